@@ -1,0 +1,162 @@
+//! State of one subtask: synchronous, one owner, no locks.
+//!
+//! A backend's life is a loop of writes and seals. A seal freezes what was written since the seal before, in time
+//! independent of the state's size, and hands it out once; the backend never hands it out again, whatever
+//! becomes of it. Aborts therefore cost the backend nothing: the holder of a [`Sealed`] carries it into the next
+//! manifest.
+
+use std::fmt::Debug;
+
+use crate::error::Result;
+use crate::id::{Epoch, TableId};
+use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
+use crate::segment::{Cut, RowSource, Sealed};
+
+/// A row of data's place, with its key located once per record.
+#[derive(Debug, Clone, Copy)]
+pub struct RowRef<'a> {
+    /// The table.
+    pub table: TableId,
+    /// The record's key.
+    pub key: &'a CurrentKey<'a>,
+    /// The encoded namespace; empty if the table has none.
+    pub namespace: &'a [u8],
+    /// The encoded sub-key; empty if the table has none.
+    pub sub: &'a [u8],
+}
+
+/// What an update does to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Leave it as it is.
+    Keep,
+    /// Put what was written into the scratch buffer.
+    Put,
+    /// Remove it.
+    Delete,
+}
+
+/// What a write does to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Write<'a> {
+    /// Put this value.
+    Put(&'a [u8]),
+    /// Remove it.
+    Delete,
+}
+
+/// A live row of data, as a scan visits it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// Its group.
+    pub group: KeyGroup,
+    /// Its encoded key.
+    pub key: &'a [u8],
+    /// Its encoded namespace.
+    pub namespace: &'a [u8],
+    /// Its encoded sub-key.
+    pub sub: &'a [u8],
+    /// Its value.
+    pub value: &'a [u8],
+}
+
+/// What became of an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// A committed manifest covers this epoch and all before it.
+    Commit,
+    /// It was given up. Nothing is undone: what it sealed belongs to the next manifest.
+    Abort,
+}
+
+/// What a backend holds, in rows and bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BackendStats {
+    /// Live rows.
+    pub rows: u64,
+    /// Bytes of live rows: keys, namespaces, sub-keys, values.
+    pub live_bytes: u64,
+    /// Bytes of memory held for rows and index, dead rows included.
+    pub memory_bytes: u64,
+    /// Distinct rows touched since the last seal.
+    pub dirty_rows: u64,
+    /// Bytes written since the last seal that a seal would freeze.
+    pub dirty_bytes: u64,
+}
+
+/// The state of one subtask.
+///
+/// Values are at most `u32::MAX` bytes; a key, namespace or sub-key at most 65,535.
+pub trait StateBackend: Debug + Send {
+    /// Returns the key groups it owns.
+    fn groups(&self) -> &KeyGroupSet;
+
+    /// Calls `f` with the row's value, `None` if it has none.
+    ///
+    /// # Errors
+    /// `Usage` if the key's group is not owned.
+    fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R>;
+
+    /// Calls `f` with the row's value and an empty scratch buffer, then does what it says. A panic in `f` changes
+    /// nothing.
+    ///
+    /// # Errors
+    /// `Usage` if the key's group is not owned; `Limit` if the value is too long or the memory budget is spent:
+    /// the row is then unchanged.
+    fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R>;
+
+    /// Writes the row without reading it.
+    ///
+    /// # Errors
+    /// As [`StateBackend::update`].
+    fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()>;
+
+    /// Hints that these rows are about to be used.
+    fn prefetch(&mut self, rows: &[RowRef<'_>]);
+
+    /// Visits the live rows of `table` in `groups` whose key starts with `prefix`, group by group, in no particular
+    /// order within a group, until `visit` returns false.
+    ///
+    /// # Errors
+    /// `Usage` if a group is not owned.
+    fn scan(
+        &mut self,
+        table: TableId,
+        groups: &KeyGroupSet,
+        prefix: &[u8],
+        visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()>;
+
+    /// Freezes what was written since the last seal, as a `Delta`; for `bases` everything, as a `Base`.
+    ///
+    /// # Errors
+    /// `Usage` if the cut does not follow the last one (epochs rise; parts rise within an epoch) or a group of
+    /// `bases` is not owned.
+    ///
+    /// # Cost
+    /// Independent of the state's size: proportional to the groups touched, plus the frozen regions of `bases`.
+    fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed>;
+
+    /// Tells what became of an epoch. `Commit` covers every epoch up to it.
+    ///
+    /// # Errors
+    /// `Usage` if the epoch was never sealed.
+    fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()>;
+
+    /// Adds the state of `groups` from restored rows; they are not part of the next delta.
+    ///
+    /// # Errors
+    /// `Usage` if a group is owned already; `Corrupt` or `Version` from the rows, which leaves the backend without
+    /// these groups.
+    fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()>;
+
+    /// Gives up `groups` and their state.
+    ///
+    /// # Errors
+    /// `Usage` if a group is not owned.
+    fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()>;
+
+    /// Returns what it holds.
+    fn stats(&self) -> BackendStats;
+}

@@ -1,0 +1,1 @@
+//! Drivers: they join decisions to I/O.

@@ -1,0 +1,1 @@
+//! Decisions: no clock, no randomness, no I/O, no async. Time is an argument.

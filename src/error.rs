@@ -1,0 +1,219 @@
+//! The one public error: coarse kinds, each an instruction to the caller.
+//!
+//! Expected outcomes (a lost race, a missing key, an aborted epoch) are values, not errors.
+
+use std::fmt;
+
+/// The crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What the caller should do about an [`Error`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// Fix the settings; nothing was done.
+    Config,
+    /// Fix the call: its order, its handle, its range.
+    Usage,
+    /// Fix the input record or file that is named.
+    Input,
+    /// Pick something that exists.
+    NotFound,
+    /// Stored bytes are damaged or misplaced: choose another checkpoint; the object is named.
+    Corrupt,
+    /// Written by a newer version, or with a feature that this build lacks: upgrade.
+    Version,
+    /// Stop this attempt at once: a newer one owns the job.
+    Fenced,
+    /// Slow down, or raise the limit that is named.
+    Limit,
+    /// The store refused access: fix credentials or permissions.
+    Denied,
+    /// Back off and try again; look at [`Error::applied`] first.
+    Unavailable,
+    /// Open anew: an earlier failure or a request to stop ended this job.
+    Stopped,
+}
+
+impl ErrorKind {
+    /// Returns the kind's stable name, as the tool prints it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Config => "config",
+            Self::Usage => "usage",
+            Self::Input => "input",
+            Self::NotFound => "not_found",
+            Self::Corrupt => "corrupt",
+            Self::Version => "version",
+            Self::Fenced => "fenced",
+            Self::Limit => "limit",
+            Self::Denied => "denied",
+            Self::Unavailable => "unavailable",
+            Self::Stopped => "stopped",
+        }
+    }
+}
+
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Whether the effect of a failed call may have happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Applied {
+    /// It did not happen.
+    No,
+    /// It may have happened, or may still happen later.
+    Unknown,
+}
+
+/// An error: what to do ([`ErrorKind`]), whether it may have been applied, what happened, and its source.
+///
+/// Its text is lower case, without a full stop, with the variables last as ``name=`value` ``; it never
+/// repeats the source.
+pub struct Error {
+    repr: Box<Repr>,
+}
+
+struct Repr {
+    kind: ErrorKind,
+    applied: Applied,
+    message: String,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// Returns an error of `kind`; its effect did not happen.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        let repr = Repr { kind, applied: Applied::No, message: message.into(), source: None };
+        Self { repr: Box::new(repr) }
+    }
+
+    /// Returns the error with what caused it.
+    #[must_use]
+    pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.repr.source = Some(source.into());
+        self
+    }
+
+    /// Returns the error, marked as possibly applied.
+    #[must_use]
+    pub fn unknown(mut self) -> Self {
+        self.repr.applied = Applied::Unknown;
+        self
+    }
+
+    /// Returns the error with ``name=`value` `` at the end of its message.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
+        use fmt::Write as _;
+        // Writing to a string cannot fail.
+        let _ = write!(self.repr.message, " {name}=`{value}`");
+        self
+    }
+
+    /// Returns what the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.repr.kind
+    }
+
+    /// Returns whether the effect may have happened.
+    #[must_use]
+    pub fn applied(&self) -> Applied {
+        self.repr.applied
+    }
+
+    /// Returns the message without its sources.
+    #[must_use]
+    pub fn message(&self) -> &str {
+        &self.repr.message
+    }
+
+    /// Returns the message followed by those of its sources, for a log line or a terminal.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.repr.message.clone();
+        let mut next = std::error::Error::source(self);
+        while let Some(source) = next {
+            text.push_str(": ");
+            text.push_str(&source.to_string());
+            next = source.source();
+        }
+        text
+    }
+}
+
+/// Declares a constructor for each kind, named after it.
+macro_rules! constructors {
+    ($($(#[$doc:meta])* $name:ident => $kind:ident),+ $(,)?) => {
+        impl Error {
+            $($(#[$doc])* pub fn $name(message: impl Into<String>) -> Self {
+                Self::new(ErrorKind::$kind, message)
+            })+
+        }
+    };
+}
+
+constructors! {
+    /// Returns an error of kind [`ErrorKind::Config`].
+    config => Config,
+    /// Returns an error of kind [`ErrorKind::Usage`].
+    usage => Usage,
+    /// Returns an error of kind [`ErrorKind::Input`].
+    input => Input,
+    /// Returns an error of kind [`ErrorKind::NotFound`].
+    not_found => NotFound,
+    /// Returns an error of kind [`ErrorKind::Corrupt`].
+    corrupt => Corrupt,
+    /// Returns an error of kind [`ErrorKind::Version`].
+    version => Version,
+    /// Returns an error of kind [`ErrorKind::Fenced`].
+    fenced => Fenced,
+    /// Returns an error of kind [`ErrorKind::Limit`].
+    limit => Limit,
+    /// Returns an error of kind [`ErrorKind::Denied`].
+    denied => Denied,
+    /// Returns an error of kind [`ErrorKind::Unavailable`].
+    unavailable => Unavailable,
+    /// Returns an error of kind [`ErrorKind::Stopped`].
+    stopped => Stopped,
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}({})", self.repr.kind, self.chain())
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.repr.message)
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.repr.source.as_deref().map(|source| source as &(dyn std::error::Error + 'static))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_names_variables_and_sources_once() {
+        let error =
+            Error::corrupt("block checksum mismatch").with("object", "data/1-2").with_source(Error::input("inner"));
+        assert_eq!(error.to_string(), "block checksum mismatch object=`data/1-2`");
+        assert_eq!(error.chain(), "block checksum mismatch object=`data/1-2`: inner");
+        assert_eq!(error.kind().name(), "corrupt");
+        assert_eq!(error.applied(), Applied::No);
+        assert_eq!(error.unknown().applied(), Applied::Unknown);
+    }
+}

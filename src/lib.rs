@@ -1,0 +1,23 @@
+//! Keyed state and checkpoints for stream processors.
+//!
+//! Two nouns and one arrow: a *segment* is an immutable run of state, a *manifest* is an immutable list of
+//! segments (it *is* a checkpoint), and everything else is a function between the two.
+
+pub mod backend;
+pub mod checkpoint;
+pub mod codec;
+pub mod control;
+pub mod envelope;
+pub mod error;
+pub mod id;
+pub mod key_group;
+pub mod manifest;
+pub mod memory;
+pub mod metrics;
+pub mod place;
+pub mod runtime;
+pub mod segment;
+pub mod store;
+pub mod time;
+
+pub use error::{Applied, Error, ErrorKind, Result};

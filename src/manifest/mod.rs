@@ -1,0 +1,335 @@
+//! Manifests: immutable lists of segments. A manifest *is* a checkpoint.
+//!
+//! The types here are the parsed form: whoever holds one need not check it again.
+
+use bytes::Bytes;
+
+use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
+use crate::key_group::{KeyGroupSet, Partitioner};
+use crate::segment::SegmentRef;
+use crate::time::Timestamp;
+
+/// Opaques up to this size stand inside the subtask manifest.
+pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
+
+/// What a manifest is. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ManifestKind {
+    /// An attempt took over the job here; its parent is the checkpoint it restores from.
+    Claim = 1,
+    /// Owned by the system: retained and collected.
+    Checkpoint = 2,
+    /// Owned by the user: self-contained, never collected.
+    Savepoint = 3,
+}
+
+/// How far a checkpoint's bytes had gone when it was committed. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum DurabilityLevel {
+    /// Sealed in the owner's memory.
+    Captured = 1,
+    /// On a local disk.
+    Local = 2,
+    /// In the memory of peers.
+    Peers = 3,
+    /// In the object store.
+    ObjectStore = 4,
+}
+
+/// A checkpoint, a savepoint or a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Manifest {
+    /// The job that it belongs to.
+    pub job: JobId,
+    /// Its number in the chain.
+    pub seq: Seq,
+    /// What it is.
+    pub kind: ManifestKind,
+    /// Who wrote it.
+    pub attempt: Attempt,
+    /// It holds all effects of epochs up to this one.
+    pub epoch: Epoch,
+    /// The checkpoint that it continues: the one before, or the claim's restore point. Never a claim.
+    pub parent: Option<ManifestId>,
+    /// All other manifests that live beside this one. What the newest manifest does not list is void.
+    pub retained: Vec<Retained>,
+    /// When it was written, by its writer's clock; for people only.
+    pub created_at: Timestamp,
+    /// Name and version of the software that wrote it.
+    pub writer: String,
+    /// What the job computes, as the embedder describes it.
+    pub program: Program,
+    /// How keys map to groups.
+    pub partitioner: Partitioner,
+    /// Number of key groups.
+    pub max_parallelism: u16,
+    /// Every data object that the subtasks' segments lie in.
+    pub objects: Vec<ObjectRef>,
+    /// How far its bytes had gone when it was committed.
+    pub level: DurabilityLevel,
+    /// The job's operators with their tables and subtasks.
+    pub operators: Vec<OperatorManifest>,
+    /// What later versions or embedders add.
+    pub extensions: Vec<Extension>,
+}
+
+/// A manifest that lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retained {
+    /// Its number and write.
+    pub id: ManifestId,
+    /// Hash of the whole object.
+    pub hash: Hash,
+    /// What it is; savepoints are never dropped.
+    pub kind: ManifestKind,
+}
+
+/// What a job computes: opaque to the crate, compared by the embedder on restart.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Program {
+    /// The embedder's description.
+    pub bytes: Bytes,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+impl Program {
+    /// Returns the program described by `bytes`.
+    #[must_use]
+    pub fn new(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self { hash: Hash::of(&bytes), bytes }
+    }
+}
+
+/// A data object.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ObjectRef {
+    /// Its identity, of which its key is made.
+    pub id: ObjectId,
+    /// The write that created it.
+    pub put_id: PutId,
+    /// Its length.
+    pub bytes: u64,
+    /// Hash of the whole object.
+    pub hash: Hash,
+    /// Whole, or cut into shards.
+    pub layout: Layout,
+    /// Id of the cipher that its blocks are under; 0 is none.
+    pub cipher: u32,
+    /// Which key; empty without a cipher.
+    pub key_id: String,
+}
+
+/// How an object is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Layout {
+    /// In one piece.
+    Whole,
+    /// As `k + m` equal shards, any `k` of which suffice.
+    Shards {
+        /// Data shards.
+        k: u32,
+        /// Parity shards.
+        m: u32,
+        /// Length of each.
+        shard_bytes: u64,
+    },
+}
+
+/// An operator in a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorManifest {
+    /// Its identity.
+    pub id: OperatorId,
+    /// Its name.
+    pub name: String,
+    /// Its number of subtasks.
+    pub parallelism: u32,
+    /// Its tables.
+    pub tables: Vec<TableSchema>,
+    /// One entry per subtask, in order.
+    pub subtasks: Vec<SubtaskEntry>,
+}
+
+/// A subtask's part of a manifest: inside it, or elsewhere so that a large manifest is not rewritten each second.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SubtaskEntry {
+    /// The subtask manifest itself.
+    Inline(SubtaskManifest),
+    /// Where its encoding lies.
+    Slice(ObjectSlice),
+}
+
+/// Bytes of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectSlice {
+    /// The object.
+    pub object: ObjectId,
+    /// Where they start.
+    pub offset: u64,
+    /// How many.
+    pub length: u64,
+    /// Their hash.
+    pub hash: Hash,
+}
+
+/// What a subtask acknowledges a barrier with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubtaskManifest {
+    /// The subtask.
+    pub subtask: Subtask,
+    /// The key groups that it owns.
+    pub groups: KeyGroupSet,
+    /// Its watermark at the barrier.
+    pub watermark: Timestamp,
+    /// Its segments, oldest first for each group.
+    pub segments: Vec<SegmentRef>,
+    /// What travels beside keyed state.
+    pub opaques: Vec<Opaque>,
+}
+
+/// The embedder's bytes in a checkpoint: source positions, operator state, in-flight data, prepared sinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opaque {
+    /// What it is for.
+    pub role: OpaqueRole,
+    /// The embedder's name for it, unique per role and subtask.
+    pub name: String,
+    /// How it is dealt out at another parallelism.
+    pub redistribution: Redistribution,
+    /// The channel it was in flight on.
+    pub channel: Option<u32>,
+    /// Where the items of a list start, for `Split` and `Union`.
+    pub item_offsets: Vec<u64>,
+    /// The bytes.
+    pub content: OpaqueContent,
+}
+
+/// What an opaque is for. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum OpaqueRole {
+    /// A source's position.
+    Source = 1,
+    /// An operator's own state.
+    Operator = 2,
+    /// Records between operators.
+    InFlight = 3,
+    /// What a two-phase sink prepared.
+    SinkPrepared = 4,
+}
+
+/// How an opaque is dealt out at another parallelism. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Redistribution {
+    /// It stays with the subtask of the same index; subtask 0 if that is gone.
+    None = 1,
+    /// Its items are dealt out evenly.
+    Split = 2,
+    /// Every subtask gets all items.
+    Union = 3,
+    /// Every subtask gets the copy of subtask 0.
+    Broadcast = 4,
+    /// It follows its channel.
+    ByChannel = 5,
+}
+
+/// Where an opaque's bytes are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum OpaqueContent {
+    /// Here; at most [`INLINE_OPAQUE_BYTES`].
+    Inline(Bytes),
+    /// In a `Foreign` segment.
+    Stored(SegmentRef),
+}
+
+/// A table's identity and types.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSchema {
+    /// Its identity.
+    pub id: TableId,
+    /// Its name, unique per operator.
+    pub name: String,
+    /// What kind of state.
+    pub kind: StateKind,
+    /// Type of its keys.
+    pub key: Schema,
+    /// Type of its namespaces; `unit` without.
+    pub namespace: Schema,
+    /// Type of its sub-keys; `unit` without.
+    pub sub: Schema,
+    /// Type of its values.
+    pub value: Schema,
+    /// When its rows expire.
+    pub ttl: Option<Ttl>,
+    /// Name of its merge operator.
+    pub merge_operator: Option<String>,
+}
+
+/// A type's name and version.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Schema {
+    /// Its name; for the crate's own codecs a type expression that tools can decode by.
+    pub name: String,
+    /// Its version.
+    pub version: u32,
+}
+
+impl Schema {
+    /// Returns version 1 of the type `name`.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), version: 1 }
+    }
+
+    /// Returns the type of what a table does not have.
+    #[must_use]
+    pub fn unit() -> Self {
+        Self::new("unit")
+    }
+}
+
+/// What kind of state a table is. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum StateKind {
+    /// One value per key and namespace.
+    Value = 1,
+    /// A list per key and namespace.
+    List = 2,
+    /// A map per key and namespace.
+    Map = 3,
+    /// A value that elements are reduced into.
+    Reducing = 4,
+    /// An accumulator that elements are added to.
+    Aggregating = 5,
+    /// Timers.
+    Timers = 6,
+}
+
+/// When rows expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Ttl {
+    /// Life in milliseconds.
+    pub millis: u64,
+    /// Whether reading renews it, beside writing.
+    pub on_read: bool,
+    /// Whether it is counted in event time; else in processing time.
+    pub event_time: bool,
+}
+
+/// A tagged addition to a manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Extension {
+    /// Its name.
+    pub tag: String,
+    /// Whether a reader that does not know it must refuse the manifest.
+    pub required: bool,
+    /// Its content.
+    pub bytes: Bytes,
+}

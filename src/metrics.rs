@@ -1,0 +1,1 @@
+//! Names of the metrics, through the `metrics` facade.

@@ -1,0 +1,53 @@
+//! The injected runtime: everything below the façade spawns, sleeps and draws randomness through it, so that
+//! the same code runs on tokio in production and under a seeded executor in simulation.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, Either, select};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+use crate::time::Timestamp;
+
+/// What the crate needs of an executor.
+pub trait Runtime: Debug + Send + Sync + 'static {
+    /// Runs `future` in the background.
+    fn spawn(&self, future: BoxFuture<'static, ()>);
+    /// Runs CPU-bound or blocking `work` where it does not hold up futures.
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+    /// Returns the wall clock's time. Only metrics, timestamps for people and timeouts depend on it.
+    fn now(&self) -> Timestamp;
+    /// Returns 128 random bits.
+    fn random(&self) -> u128;
+}
+
+/// A shared runtime.
+pub type SharedRuntime = Arc<dyn Runtime>;
+
+/// Runs `work` off the executor and returns what it returns.
+///
+/// # Errors
+/// `Stopped` if the work panicked or the runtime dropped it.
+pub async fn run_blocking<R: Send + 'static>(
+    runtime: &dyn Runtime,
+    work: impl FnOnce() -> Result<R> + Send + 'static,
+) -> Result<R> {
+    let (sender, receiver) = oneshot::channel();
+    runtime.spawn_blocking(Box::new(move || {
+        // The receiver is gone if the caller was cancelled: nobody wants the result.
+        let _cancelled = sender.send(work());
+    }));
+    receiver.await.map_err(|_| Error::stopped("background work panicked or was dropped"))?
+}
+
+/// Returns what `future` returns, or `None` if `limit` passes first; the future is then dropped.
+pub async fn timeout<F: Future>(runtime: &dyn Runtime, limit: Duration, future: F) -> Option<F::Output> {
+    match select(Box::pin(future), runtime.sleep(limit)).await {
+        Either::Left((output, _)) => Some(output),
+        Either::Right(_) => None,
+    }
+}

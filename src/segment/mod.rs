@@ -1,0 +1,168 @@
+//! Segments: immutable runs of state, one type per stage of their life.
+//!
+//! ```text
+//! StateBackend --seal--> Sealed --encode--> Encoded --place--> SegmentRef
+//! ```
+//!
+//! Invariants: equal entries give equal bytes; identity and put-ids never stand inside segment bytes; readers
+//! treat every byte as hostile.
+
+mod batch;
+mod row;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::Result;
+use crate::id::{Epoch, Hash, ObjectId, Part, SegmentId};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::time::Timestamp;
+
+pub use batch::{Fold, RowBatch};
+pub use row::{Columns, Op, Row, RowKey};
+
+/// What a segment holds. The numbers are part of the format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum SegmentKind {
+    /// All live rows of its key groups: older segments of these groups are not needed.
+    Base = 1,
+    /// What changed in its key groups since the segments before it.
+    Delta = 2,
+    /// Opaque content of another engine or of the embedder.
+    Foreign = 3,
+}
+
+/// The instant of a seal. Expiry at encode uses these times, never a clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    /// The epoch that the seal belongs to.
+    pub epoch: Epoch,
+    /// The seal within the epoch, from 0.
+    pub part: Part,
+    /// The watermark.
+    pub event_time: Timestamp,
+    /// The wall clock's time.
+    pub processing_time: Timestamp,
+}
+
+/// Rows that can be read again and again, group by group: a sealed part, a decoded segment, a stack of them.
+pub trait RowSource: fmt::Debug + Send + Sync {
+    /// Returns the groups that it may have rows for.
+    fn groups(&self) -> &KeyGroupSet;
+
+    /// Appends the rows of `group`, oldest first. A group without rows appends nothing.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Version` if the rows come from stored bytes that are damaged or too new.
+    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()>;
+
+    /// Returns the bytes of memory that it keeps alive, shared or not.
+    fn held_bytes(&self) -> u64;
+}
+
+/// Several sources as one: for each group the rows of the first, then of the second, and so on.
+#[derive(Debug, Default)]
+pub struct Stack {
+    sources: Vec<Arc<dyn RowSource>>,
+    groups: KeyGroupSet,
+}
+
+impl Stack {
+    /// Returns the stack of `sources`, oldest first.
+    #[must_use]
+    pub fn new(sources: Vec<Arc<dyn RowSource>>) -> Self {
+        let groups = KeyGroupSet::from_ranges(sources.iter().flat_map(|s| s.groups().ranges().iter().copied()));
+        Self { sources, groups }
+    }
+}
+
+impl RowSource for Stack {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.groups
+    }
+
+    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
+        let having = self.sources.iter().filter(|source| source.groups().contains(group));
+        having.into_iter().try_for_each(|source| source.append_group(group, batch))
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.held_bytes()).sum()
+    }
+}
+
+/// What one seal froze: a promise of bytes that owns what it needs, so that encoding runs on another thread
+/// while the backend moves on. It is handed out once; its holder carries it until a committed manifest lists it.
+#[derive(Debug)]
+pub struct Sealed {
+    /// When it was sealed.
+    pub cut: Cut,
+    /// At most one `Base` and one `Delta`, with disjoint groups. Empty if nothing changed.
+    pub parts: Vec<SealedPart>,
+    /// Distinct rows that were touched since the seal before.
+    pub dirty_rows: u64,
+}
+
+/// The rows of a seal for some groups.
+#[derive(Debug, Clone)]
+pub struct SealedPart {
+    /// `Base` or `Delta`.
+    pub kind: SegmentKind,
+    /// The groups that it speaks for. A `Base` speaks for a group even where the group has no rows.
+    pub groups: KeyGroupSet,
+    /// Its rows, unsorted and unfolded.
+    pub rows: Arc<dyn RowSource>,
+}
+
+/// A segment's bytes, with what a [`SegmentRef`] needs beside their place.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `Base` or `Delta`.
+    pub kind: SegmentKind,
+    /// The groups that it speaks for.
+    pub groups: KeyGroupSet,
+    /// The whole segment.
+    pub bytes: Bytes,
+    /// Where its index starts, from the segment's start.
+    pub index_offset: u64,
+    /// Length of its index.
+    pub index_length: u32,
+    /// Hash of its index, which holds the hash of each block.
+    pub index_hash: Hash,
+    /// Rows in it.
+    pub records: u64,
+    /// Bytes of its rows before compression.
+    pub raw_bytes: u64,
+}
+
+/// A segment's identity, extent and place: what manifests list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRef {
+    /// Who sealed it, and when in the stream.
+    pub id: SegmentId,
+    /// What it holds.
+    pub kind: SegmentKind,
+    /// The first epoch it covers; the last is the id's.
+    pub first_epoch: Epoch,
+    /// The groups for which this manifest still needs it; the segment may hold more.
+    pub groups: KeyGroupSet,
+    /// The object it lies in.
+    pub object: ObjectId,
+    /// Where it starts in the object.
+    pub offset: u64,
+    /// Its length.
+    pub length: u64,
+    /// Where its index starts, from the segment's start; equal to `length` if it has none.
+    pub index_offset: u64,
+    /// Length of its index; 0 for a `Foreign` segment.
+    pub index_length: u32,
+    /// Hash of its index, or of the whole content for a `Foreign` segment.
+    pub index_hash: Hash,
+    /// Rows in it.
+    pub records: u64,
+    /// Bytes of its rows before compression.
+    pub raw_bytes: u64,
+}

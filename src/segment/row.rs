@@ -1,0 +1,88 @@
+//! The row model: what every kind of state is made of.
+
+use crate::id::TableId;
+
+/// A row's place within its key group.
+///
+/// Ordered by table, key, namespace and sub-key, bytewise, an absent part before every present one. A row of
+/// data has all parts. A [`Op::Clear`] lacks some and stands for all rows that have the parts it names:
+///
+/// | key | namespace | sub | clears |
+/// |---|---|---|---|
+/// | some | none | none | a key |
+/// | some | some | none | a key's namespace |
+/// | none | some | none | a namespace in the whole group |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RowKey<'a> {
+    /// The table.
+    pub table: TableId,
+    /// The encoded key.
+    pub key: Option<&'a [u8]>,
+    /// The encoded namespace (a window, say); empty if the table has none.
+    pub namespace: Option<&'a [u8]>,
+    /// The encoded sub-key (of a map, say); empty if the table has none.
+    pub sub: Option<&'a [u8]>,
+}
+
+impl<'a> RowKey<'a> {
+    /// Returns the place of a row of data.
+    #[must_use]
+    pub const fn data(table: TableId, key: &'a [u8], namespace: &'a [u8], sub: &'a [u8]) -> Self {
+        Self { table, key: Some(key), namespace: Some(namespace), sub: Some(sub) }
+    }
+
+    /// Returns whether this is a place that `op` may have.
+    #[must_use]
+    pub const fn fits(&self, op: &Op<'_>) -> bool {
+        matches!(
+            (op, self.key, self.namespace, self.sub),
+            (Op::Clear, Some(_), _, None) | (Op::Clear, None, Some(_), None) | (_, Some(_), Some(_), Some(_))
+        ) && !matches!((op, self.sub), (Op::Clear, Some(_)))
+    }
+}
+
+/// What a row does to its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Op<'a> {
+    /// Its value is this.
+    Put(&'a [u8]),
+    /// It has no value.
+    Delete,
+    /// Its value is the value before, merged with this operand by the table's merge operator.
+    Merge(&'a [u8]),
+    /// No row that has the named parts exists: it undoes all older rows, none of its own segment.
+    Clear,
+}
+
+impl<'a> Op<'a> {
+    /// Returns the operation's bytes: a value, an operand, or nothing.
+    #[must_use]
+    pub const fn payload(&self) -> &'a [u8] {
+        match self {
+            Op::Put(bytes) | Op::Merge(bytes) => bytes,
+            Op::Delete | Op::Clear => &[],
+        }
+    }
+}
+
+/// Optional columns of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Columns {
+    /// When it expires, in milliseconds since the Unix epoch.
+    pub expiry: Option<i64>,
+    /// Version of the schema that its value was written with, if not the table's.
+    pub schema: Option<u32>,
+    /// The hash that the engine handed in for its key.
+    pub routing: Option<u64>,
+}
+
+/// A row of a key group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Row<'a> {
+    /// Its place.
+    pub key: RowKey<'a>,
+    /// What it does there.
+    pub op: Op<'a>,
+    /// Its optional columns.
+    pub columns: Columns,
+}

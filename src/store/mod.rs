@@ -1,0 +1,1 @@
+//! The only contact with an object store.
