@@ -2,8 +2,11 @@
 //!
 //! The types here are the parsed form: whoever holds one need not check it again.
 
+pub mod rescale;
+
 use bytes::Bytes;
 
+use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::segment::SegmentRef;
@@ -153,6 +156,20 @@ pub struct OperatorManifest {
     pub tables: Vec<TableSchema>,
     /// One entry per subtask, in order.
     pub subtasks: Vec<SubtaskEntry>,
+}
+
+impl OperatorManifest {
+    /// Returns the subtask manifests.
+    ///
+    /// # Errors
+    /// `Usage` if one is not inline: it has to be fetched first.
+    pub fn inline_subtasks(&self) -> Result<Vec<&SubtaskManifest>> {
+        let inline = |entry: &SubtaskEntry| match entry {
+            SubtaskEntry::Inline(subtask) => Ok(subtask),
+            SubtaskEntry::Slice(_) => Err(Error::usage("subtask manifest is stored elsewhere").with("operator", self.id)),
+        };
+        self.subtasks.iter().map(inline).collect()
+    }
 }
 
 /// A subtask's part of a manifest: inside it, or elsewhere so that a large manifest is not rewritten each second.
