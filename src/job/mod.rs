@@ -29,6 +29,7 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ManifestId, OperatorId};
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism};
 use crate::manifest::rescale::OperatorPlan;
+use crate::codec::schema::Schema;
 use crate::manifest::{Manifest, OperatorManifest, Program};
 use crate::memory::MemoryBudget;
 use crate::runtime::SharedRuntime;
@@ -98,9 +99,24 @@ pub struct OperatorSpec {
     pub name: String,
     /// Its number of subtasks.
     pub parallelism: u32,
+    /// Type of its keys.
+    pub key: Schema,
 }
 
 impl OperatorSpec {
+    /// Returns an operator whose keys are plain bytes.
+    #[must_use]
+    pub fn new(id: OperatorId, name: impl Into<String>, parallelism: u32) -> Self {
+        Self { id, name: name.into(), parallelism, key: Schema::new("bytes") }
+    }
+
+    /// Sets the type of its keys.
+    #[must_use]
+    pub fn keyed_by(mut self, key: Schema) -> Self {
+        self.key = key;
+        self
+    }
+
     fn manifest(&self) -> OperatorManifest {
         OperatorManifest {
             id: self.id,
@@ -146,8 +162,8 @@ impl JobBuilder {
 
     /// Adds an operator.
     #[must_use]
-    pub fn operator(mut self, id: OperatorId, name: impl Into<String>, parallelism: u32) -> Self {
-        self.operators.push(OperatorSpec { id, name: name.into(), parallelism });
+    pub fn operator(mut self, operator: OperatorSpec) -> Self {
+        self.operators.push(operator);
         self
     }
 
@@ -244,6 +260,7 @@ impl JobBuilder {
                     operator: operator.id,
                     share: plan,
                     tables,
+                    key: operator.key.clone(),
                     partitioner: claimed.partitioner,
                     max_parallelism: claimed.max_parallelism,
                     store: store.clone(),
@@ -266,7 +283,7 @@ impl JobBuilder {
             chains,
             catalog: Mutex::new(catalog),
         };
-        let attempt = claimed.attempt;
+        let (attempt, partitioner, max_parallelism) = (claimed.attempt, claimed.partitioner, claimed.max_parallelism);
         let collector = Collector::new(store.clone(), &claimed);
         let committer = Committer::new(store.clone(), claimed, settings.retain);
         let driver = Driver {
@@ -283,7 +300,7 @@ impl JobBuilder {
             state: State::default(),
         };
         runtime.spawn(driver.run(receiver).boxed());
-        Ok(Job { attempt, store, runtime, shared, seats, restored, budget })
+        Ok(Job { attempt, partitioner, max_parallelism, store, runtime, shared, seats, restored, budget })
     }
 }
 
@@ -359,6 +376,8 @@ impl Shared {
 #[derive(Debug)]
 pub struct Job {
     attempt: Attempt,
+    partitioner: Partitioner,
+    max_parallelism: u16,
     store: Store,
     runtime: SharedRuntime,
     shared: Arc<Shared>,
@@ -372,6 +391,18 @@ impl Job {
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    /// Returns how keys map to groups.
+    #[must_use]
+    pub fn partitioner(&self) -> Partitioner {
+        self.partitioner
+    }
+
+    /// Returns the job's number of key groups.
+    #[must_use]
+    pub fn max_parallelism(&self) -> u16 {
+        self.max_parallelism
     }
 
     /// Returns the checkpoint that this attempt goes on from.
@@ -416,6 +447,12 @@ impl Job {
         // Under the lock, so that the background hears of epochs in order.
         self.shared.send(Message::Triggered(epoch))?;
         Ok(Some(epoch))
+    }
+
+    /// Returns a watch on how far the job has come.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
     }
 
     /// Returns how far the job has come.

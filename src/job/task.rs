@@ -10,6 +10,7 @@ use crate::backend::state::KeyedState;
 use crate::backend::{Outcome, StateBackend};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore;
+use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
 use crate::error::Result;
 use crate::id::{Epoch, OperatorId, Part, Subtask};
@@ -28,6 +29,7 @@ pub struct Seat {
     pub(super) operator: OperatorId,
     pub(super) share: Share,
     pub(super) tables: Vec<TableSchema>,
+    pub(super) key: Schema,
     pub(super) partitioner: Partitioner,
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
@@ -97,7 +99,7 @@ impl Seat {
     ) -> Result<Task<B>> {
         let mut backend = make(KeyGroupSet::empty(), self.budget.clone());
         backend.load(rows, &self.share.groups)?;
-        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables);
+        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.key, self.tables);
         Ok(Task {
             operator: self.operator,
             subtask: self.share.subtask,
