@@ -16,6 +16,7 @@ struct Engine {
     job: Job,
     tasks: Vec<Task<LogBackend>>,
     counts: Vec<ValueState<u64, Fixed<u64>>>,
+    parallelism: u32,
 }
 
 impl Engine {
@@ -28,11 +29,11 @@ impl Engine {
             counts.push(task.state().value("count", Fixed::<u64>::new())?);
             tasks.push(task);
         }
-        Ok(Self { job, tasks, counts })
+        Ok(Self { job, tasks, counts, parallelism })
     }
 
     fn process(&mut self, word: &str) -> Result<()> {
-        let at = self.job.subtask_of(word.as_bytes(), OperatorId(1));
+        let at = self.job.subtask_of(word.as_bytes(), self.parallelism);
         if let (Some(task), Some(counts)) = (self.tasks.get_mut(at), self.counts.get(at)) {
             task.state().set_key(word.as_bytes())?;
             counts.update(task.state(), |count| Some(count.unwrap_or(0) + 1))?;
@@ -45,7 +46,7 @@ impl Engine {
         let Some(epoch) = self.job.trigger()? else { return Ok(None) };
         for (at, task) in self.tasks.iter_mut().enumerate() {
             // The source's position travels in the same checkpoint as the state that it led to.
-            let position = Opaque::source("words", position.to_le_bytes().to_vec());
+            let position = Opaque::new(OpaqueRole::Source, "words", position.to_le_bytes().to_vec());
             let opaques = if at == 0 { vec![position] } else { vec![] };
             task.barrier(epoch, Timestamp::MIN, opaques)?;
         }

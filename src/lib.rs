@@ -17,6 +17,7 @@ pub mod manifest;
 pub mod memory;
 pub mod metrics;
 pub mod place;
+pub mod prelude;
 pub mod runtime;
 pub mod segment;
 pub mod store;

@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::checkpoint::chain::Chain;
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, NewJob, Newest, RestoreFrom};
-use crate::checkpoint::commit::Committer;
+use crate::checkpoint::commit::{self, Committer};
 use crate::checkpoint::pipeline::{Pipeline, PipelineSettings};
 use crate::checkpoint::restore;
 use crate::checkpoint::sweep::Collector;
@@ -27,7 +27,7 @@ use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{CheckpointPolicy, Coordinator};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ManifestId, OperatorId};
-use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism};
+use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
 use crate::manifest::rescale::OperatorPlan;
 use crate::codec::schema::Schema;
 use crate::manifest::{Manifest, OperatorManifest, Program};
@@ -207,7 +207,11 @@ impl JobBuilder {
         self.start(claimed, restored)
     }
 
-    fn check(&self) -> Result<()> {
+    /// Checks what can be checked without the store.
+    ///
+    /// # Errors
+    /// `Config` if the settings cannot work.
+    pub fn check(&self) -> Result<()> {
         if self.operators.is_empty() {
             return Err(Error::config("a job needs an operator"));
         }
@@ -459,6 +463,38 @@ impl Job {
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.shared.progress.borrow().clone()
+    }
+
+    /// As [`Job::trigger`], waiting until an epoch may start.
+    ///
+    /// # Errors
+    /// What the job failed with.
+    pub async fn trigger_when_possible(&self) -> Result<Epoch> {
+        let mut watch = self.watch();
+        loop {
+            watch.mark_unchanged();
+            if let Some(epoch) = self.trigger()? {
+                return Ok(epoch);
+            }
+            if watch.changed().await.is_err() {
+                return Err(Error::stopped("the job's background has stopped"));
+            }
+        }
+    }
+
+    /// Refuses to go on if a newer attempt owns the job. To be asked before an effect that no checkpoint guards.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable` if the store does not answer.
+    pub async fn check_owner(&self) -> Result<()> {
+        commit::check_owner(&self.store, self.attempt).await
+    }
+
+    /// Returns the index of the subtask, of `parallelism`, that owns the group of `key`.
+    #[must_use]
+    pub fn subtask_of(&self, key: &[u8], parallelism: u32) -> usize {
+        let group = self.partitioner.locate(key, 0, self.max_parallelism).group;
+        owner(self.max_parallelism, parallelism, group) as usize
     }
 
     /// Waits until `epoch` has ended and returns the checkpoint that covers it, or `None` if it was given up.

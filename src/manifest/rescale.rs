@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Manifest, Opaque, OpaqueContent, Redistribution, SubtaskManifest, TableSchema};
+use super::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskManifest, TableSchema};
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupSet, check_parallelism, subtask_range};
@@ -116,6 +116,19 @@ fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) -> Result<()> {
 }
 
 impl Opaque {
+    /// Returns bytes that stay with the subtask of the same index.
+    #[must_use]
+    pub fn new(role: OpaqueRole, name: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
+        Self {
+            role,
+            name: name.into(),
+            redistribution: Redistribution::None,
+            channel: None,
+            item_offsets: Vec::new(),
+            content: OpaqueContent::Inline(bytes.into()),
+        }
+    }
+
     /// Returns the items of a list: what lies between its offsets, or all of it as one item.
     ///
     /// # Errors
@@ -141,7 +154,6 @@ impl Opaque {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::OpaqueRole;
 
     fn share(index: u32) -> Share {
         let groups = KeyGroupSet::empty();
