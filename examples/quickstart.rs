@@ -22,7 +22,7 @@ struct Engine {
 impl Engine {
     async fn open(store: Store, parallelism: u32) -> Result<Self> {
         let operator = OperatorSpec::new(OperatorId(1), "count", parallelism).keyed_by(Schema::new("utf8"));
-        let mut job = JobBuilder::new(store, TokioRuntime::current()).operator(operator).open().await?;
+        let mut job = JobBuilder::new(store).operator(operator).open().await?;
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {
             let mut task = seat.restore(LogBackend::new).await?;

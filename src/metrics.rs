@@ -23,12 +23,17 @@ use crate::id::Seq;
 
 /// Notes a committed checkpoint.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
-pub(crate) fn checkpoint_completed(id: Seq, duration: Duration, new_bytes: u64, full_bytes: u64) {
+pub(crate) fn checkpoint_completed(id: Seq, duration: Duration) {
     gauge!("lastCheckpointDuration").set(duration.as_millis() as f64);
-    gauge!("lastCheckpointSize").set(new_bytes as f64);
-    gauge!("lastCheckpointFullSize").set(full_bytes as f64);
     gauge!("lastCompletedCheckpointId").set(id.0 as f64);
     counter!("numberOfCompletedCheckpoints").increment(1);
+}
+
+/// Notes the bytes that a checkpoint's own objects have, and those of all segments that it lists.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
+pub(crate) fn checkpoint_sizes(new_bytes: u64, full_bytes: u64) {
+    gauge!("lastCheckpointSize").set(new_bytes as f64);
+    gauge!("lastCheckpointFullSize").set(full_bytes as f64);
 }
 
 /// Notes a checkpoint that was given up.

@@ -3,7 +3,7 @@
 pub use crate::backend::log::LogBackend;
 pub use crate::backend::state::{KeyedState, ValueState};
 pub use crate::backend::{Outcome, StateBackend};
-pub use crate::checkpoint::claim::RestoreFrom;
+pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{Codec, Fixed, Raw, Serde, Utf8};
 pub use crate::id::{Epoch, ManifestId, OperatorId, Seq, Subtask};

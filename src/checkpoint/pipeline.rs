@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::chain::{Chain, Content, Unplaced};
+use super::links::{Content, SegmentChain, Unplaced};
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, ObjectId, Part, PutId, SegmentId};
@@ -45,10 +45,10 @@ impl Default for PipelineSettings {
 }
 
 /// A subtask's chain, shared by its task (which adds what it seals) and the pipeline (which places it).
-pub(crate) type SharedChain = Arc<Mutex<Chain>>;
+pub(crate) type SharedChain = Arc<Mutex<SegmentChain>>;
 
 /// Locks a chain. A panic while it was held cannot leave it half changed in a way that loses state.
-pub(crate) fn lock(chain: &Mutex<Chain>) -> MutexGuard<'_, Chain> {
+pub(crate) fn lock(chain: &Mutex<SegmentChain>) -> MutexGuard<'_, SegmentChain> {
     chain.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

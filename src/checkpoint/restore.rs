@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tracing::Instrument as _;
 
-use super::chain::Narrowed;
+use super::links::Narrowed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::KeyGroupSet;

@@ -14,14 +14,16 @@ use tracing::Instrument as _;
 
 use super::{OperatorSpec, Progress, Shared};
 use crate::backend::Outcome;
-use crate::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
+use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
 use crate::checkpoint::sweep::Collector;
+use crate::control::retention::Garbage;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Epoch, ManifestId, ObjectId};
+use crate::id::{Epoch, ObjectId};
 use crate::manifest::{
-    DurabilityLevel, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, Program, SubtaskEntry, SubtaskManifest,
+    DurabilityLevel, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry, SubtaskManifest,
+    TableSchema,
 };
 use crate::metrics;
 use crate::runtime::SharedRuntime;
@@ -40,7 +42,7 @@ pub(super) enum Message {
 pub(super) enum Step {
     Message(Option<Message>, UnboundedReceiver<Message>),
     Placed(Epoch, Option<Result<Vec<Acknowledgement>>>),
-    Decided(Epoch, Box<Committer>, Result<CommitOutcome>, Draft),
+    Decided(Epoch, Box<Committer>, Result<CommitOutcome>),
     Collected(Box<Collector>),
     Timer,
 }
@@ -65,8 +67,6 @@ pub(super) struct Driver {
     pub(super) runtime: SharedRuntime,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) operators: Vec<OperatorSpec>,
-    pub(super) program: Program,
-    pub(super) parent: Option<ManifestId>,
     pub(super) committer: Option<Box<Committer>>,
     pub(super) collector: Option<Box<Collector>>,
     pub(super) settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
@@ -79,7 +79,7 @@ pub(super) struct Driver {
 pub(super) struct State {
     flights: BTreeMap<Epoch, Flight>,
     timer_armed: bool,
-    dropped: Vec<Committed>,
+    garbage: Vec<Garbage>,
 }
 
 impl Driver {
@@ -117,9 +117,11 @@ impl Driver {
                 self.gather(now, message);
             }
             Step::Placed(epoch, outcome) => self.placed(now, epoch, outcome),
-            Step::Decided(epoch, committer, outcome, draft) => {
+            Step::Decided(epoch, mut committer, outcome) => {
+                let outcome = outcome?;
+                self.state.garbage.push(committer.take_garbage());
                 self.committer = Some(committer);
-                self.decided(now, epoch, outcome?, draft)?;
+                self.decided(now, epoch, outcome)?;
             }
             Step::Collected(collector) => self.collector = Some(collector),
             Step::Timer => {
@@ -165,7 +167,7 @@ impl Driver {
         }
     }
 
-    fn decided(&mut self, now: Timestamp, epoch: Epoch, outcome: CommitOutcome, draft: Draft) -> Result<()> {
+    fn decided(&mut self, now: Timestamp, epoch: Epoch, outcome: CommitOutcome) -> Result<()> {
         let committed = match outcome {
             CommitOutcome::Committed(committed) => committed,
             CommitOutcome::Fenced { by } => {
@@ -174,21 +176,19 @@ impl Driver {
         };
         self.shared.coordinator().handle(now, Event::Committed(epoch));
         let started = self.state.flights.remove(&epoch).map_or(now, |flight| flight.started);
-        self.parent = Some(committed.id);
         for chain in self.pipeline.chains.values() {
             lock(chain).commit(epoch);
         }
         self.prune_catalog();
         self.settle(epoch, Outcome::Commit);
         let duration = now.since(started);
-        metrics::checkpoint_completed(committed.id.seq, duration, &draft);
+        metrics::checkpoint_completed(committed.id.seq, duration);
         tracing::info!(%epoch, id = %committed.id.seq, ?duration, "checkpoint committed");
         let id = committed.id;
         self.shared.update(|progress| {
             progress.committed = Some((epoch, id));
             progress.completed = progress.completed.saturating_add(1);
         });
-        self.state.dropped.push(*committed);
         Ok(())
     }
 
@@ -250,8 +250,8 @@ impl Driver {
         let span = tracing::info_span!("commit", %epoch);
         self.step(
             async move {
-                let outcome = committer.commit(draft.clone()).await;
-                Step::Decided(epoch, committer, outcome, draft)
+                let outcome = committer.commit(draft).await;
+                Step::Decided(epoch, committer, outcome)
             }
             .instrument(span),
         );
@@ -269,9 +269,6 @@ impl Driver {
         Draft {
             kind: ManifestKind::Checkpoint,
             epoch,
-            parent: self.parent,
-            created_at: self.runtime.now(),
-            program: self.program.clone(),
             objects,
             level: DurabilityLevel::ObjectStore,
             operators,
@@ -297,17 +294,16 @@ impl Driver {
         self.pipeline.catalog().retain(|id, _| placed.contains(id) || waiting.contains(id));
     }
 
-    /// Deletes what the last commits dropped, one collection at a time.
+    /// Deletes what the last commits made unreachable, one collection at a time.
     fn collect(&mut self) {
-        if self.state.dropped.is_empty() {
+        if self.state.garbage.is_empty() {
             return;
         }
         let Some(mut collector) = self.collector.take() else { return };
-        let dropped = std::mem::take(&mut self.state.dropped);
+        std::mem::take(&mut self.state.garbage).into_iter().for_each(|garbage| collector.add(garbage));
         self.step(async move {
-            for committed in dropped {
-                collector.collect(committed).await;
-            }
+            // What failed was logged and stays with the collector for the next time.
+            let _swept = collector.run().await;
             Step::Collected(collector)
         });
     }
@@ -343,7 +339,7 @@ fn objects_of(subtask: &SubtaskManifest) -> Vec<ObjectId> {
 }
 
 /// Adds the tables that the operator's manifest lacks.
-fn merge_tables(operator: &mut OperatorManifest, tables: &[crate::manifest::TableSchema]) {
+fn merge_tables(operator: &mut OperatorManifest, tables: &[TableSchema]) {
     for table in tables {
         if operator.tables.iter().all(|known| known.id != table.id) {
             operator.tables.push(table.clone());

@@ -17,22 +17,22 @@ use futures_util::FutureExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoint::chain::Chain;
-use crate::checkpoint::claim::{self, ClaimRequest, Claimed, NewJob, Newest, RestoreFrom};
-use crate::checkpoint::commit::{self, Committer};
+use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
+use crate::checkpoint::links::SegmentChain;
 use crate::checkpoint::pipeline::{Pipeline, PipelineSettings};
 use crate::checkpoint::restore;
 use crate::checkpoint::sweep::Collector;
+use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{CheckpointPolicy, Coordinator};
+use crate::control::retention::RetentionPolicy;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, ManifestId, OperatorId};
+use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
-use crate::manifest::rescale::OperatorPlan;
-use crate::codec::schema::Schema;
-use crate::manifest::{Manifest, OperatorManifest, Program};
+use crate::manifest::rescale::{OperatorPlan, Share};
+use crate::manifest::{OperatorManifest, Program, TableSchema};
 use crate::memory::MemoryBudget;
-use crate::runtime::SharedRuntime;
 use crate::store::Store;
 
 use driver::{Driver, Message, State};
@@ -60,8 +60,8 @@ pub struct JobSettings {
     pub strategy: Strategy,
     /// When checkpoints start and how long they may take.
     pub checkpoints: CheckpointPolicy,
-    /// How many checkpoints are retained, at least 1. Default 3.
-    pub retain: usize,
+    /// Which checkpoints are retained. Default: the 3 newest.
+    pub retention: RetentionPolicy,
     /// Bounds of chains of segments.
     pub chain: ChainPolicy,
     /// Bounds of the background work.
@@ -80,7 +80,7 @@ impl Default for JobSettings {
         Self {
             strategy: Strategy::default(),
             checkpoints: CheckpointPolicy::default(),
-            retain: 3,
+            retention: RetentionPolicy::default(),
             chain: ChainPolicy::default(),
             pipeline: PipelineSettings::default(),
             memory_bytes: u64::MAX,
@@ -132,7 +132,6 @@ impl OperatorSpec {
 #[derive(Debug)]
 pub struct JobBuilder {
     store: Store,
-    runtime: SharedRuntime,
     settings: JobSettings,
     operators: Vec<OperatorSpec>,
     program: Program,
@@ -140,12 +139,11 @@ pub struct JobBuilder {
 }
 
 impl JobBuilder {
-    /// Returns a builder for the job whose root is `store`.
+    /// Returns a builder for the job whose place is `store`.
     #[must_use]
-    pub fn new(store: Store, runtime: SharedRuntime) -> Self {
+    pub fn new(store: Store) -> Self {
         Self {
             store,
-            runtime,
             settings: JobSettings::default(),
             operators: Vec::new(),
             program: Program::default(),
@@ -181,12 +179,13 @@ impl JobBuilder {
         self
     }
 
-    /// Returns what stands in the store now, without claiming anything: for checks that must not stop a running job.
+    /// Returns what stands in the store now, with the checkpoint that opening would restore from, without claiming
+    /// anything: for checks that must not stop a running job.
     ///
     /// # Errors
-    /// `Corrupt`, `Version` or `Unavailable` from the store.
-    pub async fn peek(&self) -> Result<Option<Newest>> {
-        claim::peek(&self.store).await
+    /// `NotFound`, `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
+    pub async fn peek(&self) -> Result<Option<Peeked>> {
+        claim::peek(&self.store, self.from).await
     }
 
     /// Claims the job, which fences every attempt before, and reads the checkpoint to restore from.
@@ -198,13 +197,11 @@ impl JobBuilder {
     pub async fn open(self) -> Result<Job> {
         self.check()?;
         self.store.probe().await?;
-        let request = self.claim_request();
-        let mut claimed = claim::claim(&self.store, request).await?;
-        let restored = match claimed.restore_from.take() {
-            Some((id, manifest)) => Some((id, restore::resolve(&self.store, manifest).await?)),
-            None => None,
-        };
-        self.start(claimed, restored)
+        let mut claimed = claim::claim(&self.store, &self.claim_request()).await?;
+        if let Some(restore) = &mut claimed.restore {
+            restore.manifest = restore::resolve(&self.store, restore.manifest.clone()).await?;
+        }
+        self.start(claimed)
     }
 
     /// Checks what can be checked without the store.
@@ -215,34 +212,30 @@ impl JobBuilder {
         if self.operators.is_empty() {
             return Err(Error::config("a job needs an operator"));
         }
-        if self.settings.retain == 0 {
-            return Err(Error::config("at least one checkpoint must be retained"));
-        }
         self.operators.iter().try_for_each(|o| check_parallelism(o.parallelism, self.settings.max_parallelism))
     }
 
     fn claim_request(&self) -> ClaimRequest {
-        let [seed, ..] = split(self.runtime.random());
+        let seed = || u64::try_from(self.store.runtime().random() >> 64).unwrap_or(0);
         ClaimRequest {
             from: self.from,
-            job: NewJob {
-                partitioner: self.settings.partitioner,
-                seed,
-                max_parallelism: self.settings.max_parallelism,
-            },
-            program: self.program.clone(),
+            partitioner: self.settings.partitioner.unwrap_or_else(|| Partitioner::Range { seed: seed() }),
+            max_parallelism: self.settings.max_parallelism,
+            retention: self.settings.retention,
             writer: WRITER.to_owned(),
-            now: self.runtime.now(),
+            program: self.program.clone(),
         }
     }
 
-    fn start(self, claimed: Claimed, restored: Option<(ManifestId, Manifest)>) -> Result<Job> {
-        let Self { store, runtime, settings, operators, program, .. } = self;
+    fn start(self, claimed: Claimed) -> Result<Job> {
+        let Self { store, settings, operators, .. } = self;
+        let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
-        let first_epoch = restored.as_ref().map_or(Epoch(1), |(_, manifest)| manifest.epoch.next());
+        let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
         let participants: Vec<_> = operators
             .iter()
-            .flat_map(|operator| (0..operator.parallelism).map(|index| (operator.id, crate::id::Subtask(index))))
+            .flat_map(|operator| (0..operator.parallelism).map(|index| (operator.id, Subtask(index))))
             .collect();
         let (sender, receiver) = mpsc::unbounded_channel();
         let (progress, _) = watch::channel(Progress::default());
@@ -254,8 +247,8 @@ impl JobBuilder {
         let mut chains = BTreeMap::new();
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
-            for (plan, tables) in plans(restored.as_ref(), operator, claimed.max_parallelism)? {
-                let chain = Chain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
+            for (plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
                 let chain = Arc::new(Mutex::new(chain));
                 let (settlement, settled) = mpsc::unbounded_channel();
                 settlements.push(settlement);
@@ -265,8 +258,8 @@ impl JobBuilder {
                     share: plan,
                     tables,
                     key: operator.key.clone(),
-                    partitioner: claimed.partitioner,
-                    max_parallelism: claimed.max_parallelism,
+                    partitioner,
+                    max_parallelism,
                     store: store.clone(),
                     runtime: Arc::clone(&runtime),
                     shared: Arc::clone(&shared),
@@ -278,53 +271,42 @@ impl JobBuilder {
                 });
             }
         }
-        let catalog = restored.iter().flat_map(|(_, m)| m.objects.iter().map(|o| (o.id, o.clone()))).collect();
+        let catalog = restored.iter().flat_map(|r| r.manifest.objects.iter().map(|o| (o.id, o.clone()))).collect();
         let pipeline = Pipeline {
             store: store.clone(),
             runtime: Arc::clone(&runtime),
             settings: settings.pipeline,
-            attempt: claimed.attempt,
+            attempt,
             chains,
             catalog: Mutex::new(catalog),
         };
-        let (attempt, partitioner, max_parallelism) = (claimed.attempt, claimed.partitioner, claimed.max_parallelism);
-        let collector = Collector::new(store.clone(), &claimed);
-        let committer = Committer::new(store.clone(), claimed, settings.retain);
         let driver = Driver {
             shared: Arc::clone(&shared),
             runtime: Arc::clone(&runtime),
             pipeline: Arc::new(pipeline),
             operators,
-            program,
-            parent: restored.as_ref().map(|(id, _)| *id),
             committer: Some(Box::new(committer)),
-            collector: Some(Box::new(collector)),
+            collector: Some(Box::new(Collector::new(&store))),
             settlements,
             steps: FuturesUnordered::new(),
             state: State::default(),
         };
         runtime.spawn(driver.run(receiver).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, runtime, shared, seats, restored, budget })
+        Ok(Job { attempt, partitioner, max_parallelism, store, shared, seats, restored, budget })
     }
 }
 
 /// Returns each subtask's share of `operator`, with the tables as they were.
 fn plans(
-    restored: Option<&(ManifestId, Manifest)>,
+    restored: Option<&StoredManifest>,
     operator: &OperatorSpec,
     max_parallelism: u16,
-) -> Result<Vec<(crate::manifest::rescale::Share, Vec<crate::manifest::TableSchema>)>> {
+) -> Result<Vec<(Share, Vec<TableSchema>)>> {
     let plan = match restored {
-        Some((_, manifest)) => OperatorPlan::new(manifest, operator.id, operator.parallelism)?,
+        Some(restored) => OperatorPlan::new(&restored.manifest, operator.id, operator.parallelism)?,
         None => OperatorPlan::empty(operator.id, max_parallelism, operator.parallelism)?,
     };
     Ok(plan.shares.into_iter().map(|share| (share, plan.tables.clone())).collect())
-}
-
-fn split(random: u128) -> [u64; 2] {
-    let bytes = random.to_le_bytes();
-    let half = |at: usize| bytes.iter().skip(at).take(8).fold(0u64, |sum, &byte| (sum << 8) | u64::from(byte));
-    [half(0), half(8)]
 }
 
 /// How far the job has come, as its owner can watch it.
@@ -383,10 +365,9 @@ pub struct Job {
     partitioner: Partitioner,
     max_parallelism: u16,
     store: Store,
-    runtime: SharedRuntime,
     shared: Arc<Shared>,
     seats: Vec<Seat>,
-    restored: Option<(ManifestId, Manifest)>,
+    restored: Option<StoredManifest>,
     budget: MemoryBudget,
 }
 
@@ -411,7 +392,7 @@ impl Job {
 
     /// Returns the checkpoint that this attempt goes on from.
     #[must_use]
-    pub fn restored(&self) -> Option<&(ManifestId, Manifest)> {
+    pub fn restored(&self) -> Option<&StoredManifest> {
         self.restored.as_ref()
     }
 
@@ -435,7 +416,7 @@ impl Job {
     /// Returns whether the interval has passed and a checkpoint should be triggered.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        let now = self.runtime.now();
+        let now = self.store.runtime().now();
         self.shared.coordinator().is_due(now)
     }
 
@@ -445,7 +426,7 @@ impl Job {
     /// What the job failed with, if it has.
     pub fn trigger(&self) -> Result<Option<Epoch>> {
         self.shared.check()?;
-        let now = self.runtime.now();
+        let now = self.store.runtime().now();
         let mut coordinator = self.shared.coordinator();
         let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
@@ -487,7 +468,7 @@ impl Job {
     /// # Errors
     /// `Fenced`; `Unavailable` if the store does not answer.
     pub async fn check_owner(&self) -> Result<()> {
-        commit::check_owner(&self.store, self.attempt).await
+        crate::checkpoint::claim::check_owner(&self.store, self.attempt).await
     }
 
     /// Returns the index of the subtask, of `parallelism`, that owns the group of `key`.

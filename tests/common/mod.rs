@@ -7,10 +7,11 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use alluvium::backend::log::LogBackend;
 use alluvium::backend::state::ValueState;
-use alluvium::checkpoint::claim::RestoreFrom;
+use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::codec::typed::Fixed;
 use alluvium::id::{Epoch, ManifestId, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
@@ -49,7 +50,13 @@ pub fn runtime() -> SharedRuntime {
 
 /// Returns the root of job `job` in `objects`.
 pub fn store(objects: &Arc<dyn ObjectStore>) -> Store {
-    Store::new(Arc::clone(objects), Path::from("job"), runtime(), StoreSettings::default())
+    let settings = StoreSettings {
+        tries_max: 2,
+        backoff_first: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+        ..StoreSettings::default()
+    };
+    Store::new(Arc::clone(objects), &Path::default(), &"job".parse().unwrap(), runtime(), settings)
 }
 
 impl Counting {
@@ -63,7 +70,7 @@ impl Counting {
     ) -> Result<Self> {
         let max_parallelism = settings.max_parallelism;
         let operator = OperatorSpec::new(COUNT, "count", parallelism);
-        let builder = JobBuilder::new(store(objects), runtime()).settings(settings).operator(operator);
+        let builder = JobBuilder::new(store(objects)).settings(settings).operator(operator);
         let mut job = builder.restore_from(from).open().await?;
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {

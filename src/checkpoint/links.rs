@@ -16,7 +16,7 @@ use crate::segment::{Encoded, RowBatch, RowSource, Sealed, SealedPart, SegmentKi
 
 /// The chain of one subtask.
 #[derive(Debug)]
-pub struct Chain {
+pub struct SegmentChain {
     owned: KeyGroupSet,
     links: VecDeque<Link>,
     budget: MemoryBudget,
@@ -62,7 +62,7 @@ pub enum Content {
     Bytes(Encoded),
 }
 
-impl Chain {
+impl SegmentChain {
     /// Returns the chain of a subtask that owns `owned` and was restored from `segments`.
     #[must_use]
     pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
