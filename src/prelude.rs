@@ -1,8 +1,6 @@
 //! What most embedders import.
 
-pub use crate::backend::log::LogBackend;
-pub use crate::backend::state::{KeyedState, ValueState};
-pub use crate::backend::{Outcome, StateBackend};
+pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, ValueState};
 pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{Codec, Fixed, Raw, Serde, Utf8};

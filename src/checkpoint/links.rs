@@ -238,7 +238,7 @@ impl Link {
     fn rows(&self) -> Result<Arc<dyn RowSource>> {
         Ok(match &self.stage {
             Stage::Sealed(rows) => Arc::clone(rows),
-            Stage::Encoded(encoded, _) => Arc::new(SegmentRows::open(encoded.bytes.clone(), encoded.index_hash)?),
+            Stage::Encoded(encoded, _) => Arc::new(SegmentRows::open(encoded.bytes.clone(), &encoded.index_hash)?),
             Stage::Placed(_) => Arc::new(Stack::default()),
         })
     }

@@ -162,7 +162,7 @@ impl Pipeline {
 
     /// Uploads one pack and notes in the chains what is now placed.
     async fn upload(&self, load: Load) -> Result<Vec<Slice>> {
-        let Packed { id, put_id, bytes, hash } = load.builder.finish();
+        let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
         let length = bytes.len() as u64;
         match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
             Put::Created => {}
@@ -227,7 +227,7 @@ impl Load {
             first_epoch: unplaced.first_epoch,
             groups: encoded.groups.clone(),
             object: self.builder.id(),
-            offset: self.builder.add_segment(&id, encoded)?,
+            offset: self.builder.add_segment(id, encoded),
             length: encoded.bytes.len() as u64,
             index_offset: encoded.index_offset,
             index_length: encoded.index_length,
@@ -266,7 +266,7 @@ impl Load {
         (operator, subtask): Participant,
         bytes: &Bytes,
     ) -> Result<SegmentRef> {
-        let offset = self.builder.add_opaque(bytes)?;
+        let offset = self.builder.add_opaque(bytes);
         let length = bytes.len() as u64;
         Ok(SegmentRef {
             id: SegmentId { attempt, operator, subtask, epoch, part: Part(0) },

@@ -40,7 +40,7 @@ async fn fetch_segment(store: &Store, segment: SegmentRef) -> Result<Arc<dyn Row
     }
     let rows = if segment.length <= WHOLE_SEGMENT_BYTES {
         let bytes = read(store, segment.object, segment.offset, 0..segment.length).await?;
-        SegmentRows::open(bytes, segment.index_hash)
+        SegmentRows::open(bytes, &segment.index_hash)
     } else {
         fetch_blocks(store, &segment).await
     };
@@ -51,14 +51,14 @@ async fn fetch_segment(store: &Store, segment: SegmentRef) -> Result<Arc<dyn Row
 async fn fetch_blocks(store: &Store, segment: &SegmentRef) -> Result<SegmentRows> {
     let index = segment.index_offset..segment.index_offset.saturating_add(u64::from(segment.index_length));
     let index = read(store, segment.object, segment.offset, index).await?;
-    let index = SegmentIndex::decode(&index, segment.index_hash)?;
+    let index = SegmentIndex::decode(&index, &segment.index_hash)?;
     let ranges = index.blocks_for(&segment.groups);
     let blocks = stream::iter(ranges).map(async |range: Range<u64>| {
         let bytes = read(store, segment.object, segment.offset, range.clone()).await?;
         Ok::<_, Error>((range.start, bytes))
     });
     let blocks = blocks.buffered(CONCURRENT_SEGMENTS).try_collect().await?;
-    SegmentRows::new(index, &segment.groups, blocks)
+    SegmentRows::new(&index, &segment.groups, blocks)
 }
 
 /// Reads `range` of the slice of `object` that starts at `offset`.
@@ -125,7 +125,7 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
     let start = segment.index_offset;
     let index = start..start.saturating_add(u64::from(segment.index_length));
     let bytes = read(store, segment.object, segment.offset, index.clone()).await?;
-    let decoded = SegmentIndex::decode(&bytes, segment.index_hash).map_err(|e| e.with("object", segment.object))?;
+    let decoded = SegmentIndex::decode(&bytes, &segment.index_hash).map_err(|e| e.with("object", segment.object))?;
     let mut ranges = decoded.blocks_for(&segment.groups);
     ranges.push(index);
     let shifted = |range: Range<u64>| range.start.saturating_add(segment.offset)..range.end.saturating_add(segment.offset);

@@ -12,7 +12,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument as _;
 
-use super::{OperatorSpec, Progress, Shared};
+use super::{OperatorSpec, Shared};
 use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};

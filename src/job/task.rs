@@ -6,8 +6,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::driver::Message;
 use super::{Shared, Strategy};
-use crate::backend::state::KeyedState;
-use crate::backend::{Outcome, StateBackend};
+use crate::backend::{KeyedState, Outcome, StateBackend};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore;
 use crate::codec::schema::Schema;

@@ -9,8 +9,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::backend::log::LogBackend;
-use alluvium::backend::state::ValueState;
+use alluvium::backend::{LogBackend, ValueState};
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::codec::typed::Fixed;
 use alluvium::id::{Epoch, ManifestId, OperatorId};
