@@ -188,6 +188,15 @@ impl JobBuilder {
         claim::peek(&self.store, self.from).await
     }
 
+    /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Denied` or `Unavailable` from the store.
+    pub async fn resolve(&self, stored: StoredManifest) -> Result<StoredManifest> {
+        let manifest = restore::resolve(&self.store, stored.manifest).await?;
+        Ok(StoredManifest { manifest, ..stored })
+    }
+
     /// Claims the job, which fences every attempt before, and reads the checkpoint to restore from.
     ///
     /// # Errors
@@ -198,8 +207,8 @@ impl JobBuilder {
         self.check()?;
         self.store.probe().await?;
         let mut claimed = claim::claim(&self.store, &self.claim_request()).await?;
-        if let Some(restore) = &mut claimed.restore {
-            restore.manifest = restore::resolve(&self.store, restore.manifest.clone()).await?;
+        if let Some(stored) = claimed.restore.take() {
+            claimed.restore = Some(self.resolve(stored).await?);
         }
         self.start(claimed)
     }

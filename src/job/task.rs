@@ -86,7 +86,7 @@ impl Seat {
         restore::fetch(&self.store, &self.share.segments).await
     }
 
-    /// Loads fetched rows into the backend that `make` returns for its groups. CPU-bound: call it where records will
+    /// Loads fetched rows into the empty backend that `make` returns. CPU-bound: call it where records will
     /// be processed.
     ///
     /// # Errors
@@ -94,9 +94,9 @@ impl Seat {
     pub fn start<B: StateBackend>(
         self,
         rows: &dyn RowSource,
-        make: impl FnOnce(KeyGroupSet, MemoryBudget) -> B,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
-        let mut backend = make(KeyGroupSet::empty(), self.budget.clone());
+        let mut backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         backend.load(rows, &self.share.groups)?;
         let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.key, self.tables);
         Ok(Task {
@@ -120,7 +120,7 @@ impl Seat {
     /// As [`Seat::fetch`] and [`Seat::start`].
     pub async fn restore<B: StateBackend>(
         self,
-        make: impl FnOnce(KeyGroupSet, MemoryBudget) -> B,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
         let rows = self.fetch().await?;
         self.start(&*rows, make)
