@@ -164,11 +164,16 @@ impl OperatorManifest {
     /// # Errors
     /// `Usage` if one is not inline: it has to be fetched first.
     pub fn inline_subtasks(&self) -> Result<Vec<&SubtaskManifest>> {
-        let inline = |entry: &SubtaskEntry| match entry {
-            SubtaskEntry::Inline(subtask) => Ok(subtask),
-            SubtaskEntry::Slice(_) => Err(Error::usage("subtask manifest is stored elsewhere").with("operator", self.id)),
-        };
-        self.subtasks.iter().map(inline).collect()
+        let mut inline = Vec::with_capacity(self.subtasks.len());
+        for entry in &self.subtasks {
+            match entry {
+                SubtaskEntry::Inline(subtask) => inline.push(subtask),
+                SubtaskEntry::Slice(_) => {
+                    return Err(Error::usage("subtask manifest is stored elsewhere").with("operator", self.id));
+                }
+            }
+        }
+        Ok(inline)
     }
 }
 
