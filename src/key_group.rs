@@ -105,6 +105,20 @@ impl KeyGroupSet {
         Self { ranges: merged }
     }
 
+    /// Returns the set whose [`KeyGroupSet::ranges`] these are, of a job with `max_parallelism` groups.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not sorted, disjoint, non-empty, apart from each other and within the job's groups.
+    pub fn from_stored(ranges: Vec<KeyGroupRange>, max_parallelism: u16) -> Result<Self> {
+        let set = Self::from_ranges(ranges.iter().copied());
+        if set.ranges != ranges || set.ranges.last().is_some_and(|last| last.end > max_parallelism) {
+            let found = ranges.iter().map(KeyGroupRange::to_string).collect::<Vec<_>>().join(",");
+            let error = Error::corrupt("key groups are not sorted, apart and within the job's");
+            return Err(error.with("found", found).with("max_parallelism", max_parallelism));
+        }
+        Ok(set)
+    }
+
     /// Returns the ranges, sorted and disjoint.
     #[must_use]
     pub fn ranges(&self) -> &[KeyGroupRange] {

@@ -3,6 +3,11 @@
 //! The types here are the parsed form: whoever holds one need not check it again.
 
 pub mod rescale;
+mod convert;
+mod format;
+mod proto;
+mod rules;
+mod subtask;
 
 use bytes::Bytes;
 
@@ -11,6 +16,9 @@ use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, P
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
+
+pub use format::MAX_MANIFEST_BYTES;
+pub use rules::MAX_NAME_BYTES;
 
 /// Opaques up to this size stand inside the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
@@ -186,6 +194,26 @@ pub enum SubtaskEntry {
     Slice(ObjectSlice),
 }
 
+impl SubtaskEntry {
+    /// Returns the subtask manifest, if it is inside.
+    #[must_use]
+    pub const fn inline(&self) -> Option<&SubtaskManifest> {
+        match self {
+            Self::Inline(subtask) => Some(subtask),
+            Self::Slice(_) => None,
+        }
+    }
+
+    /// Returns where the subtask manifest lies, if it is elsewhere.
+    #[must_use]
+    pub const fn slice(&self) -> Option<&ObjectSlice> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Slice(slice) => Some(slice),
+        }
+    }
+}
+
 /// Bytes of an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectSlice {
@@ -229,6 +257,17 @@ pub struct Opaque {
     pub item_offsets: Vec<u64>,
     /// The bytes.
     pub content: OpaqueContent,
+}
+
+impl Opaque {
+    /// Returns the `Foreign` segment that holds its bytes, if they are not inside.
+    #[must_use]
+    pub const fn segment(&self) -> Option<&SegmentRef> {
+        match &self.content {
+            OpaqueContent::Inline(_) => None,
+            OpaqueContent::Stored(segment) => Some(segment),
+        }
+    }
 }
 
 /// What an opaque is for. The numbers are part of the format.
@@ -355,3 +394,17 @@ pub struct Extension {
     /// Its content.
     pub bytes: Bytes,
 }
+
+/// What fences: a number that one attempt, and no other, has created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptMarker {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// The job that it belongs to.
+    pub job: JobId,
+    /// When it was written, by its writer's clock; for people only.
+    pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests;
