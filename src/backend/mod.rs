@@ -7,6 +7,7 @@
 
 mod cuts;
 mod overlay;
+mod state;
 
 use std::fmt::Debug;
 
@@ -17,6 +18,7 @@ use crate::memory::MemoryBudget;
 use crate::segment::{Columns, Cut, Op, Row, RowSource, Sealed};
 
 pub use overlay::OverlayBackend;
+pub use state::{KeyedState, ValueState};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]
