@@ -21,8 +21,11 @@ pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
     ]
 }
 
-/// Returns a part's rows, folded: (key, value), `None` for a tombstone.
-fn rows(part: &SealedPart) -> Result<Vec<(Vec<u8>, Option<Vec<u8>>)>> {
+/// A sealed row's key and value, `None` for a tombstone.
+type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// Returns a part's rows, folded, by key.
+fn rows(part: &SealedPart) -> Result<Vec<Change>> {
     let mut rows = Vec::new();
     let mut batch = RowBatch::new();
     for group in part.groups.iter() {
@@ -112,7 +115,7 @@ fn bases<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     same("parts", sealed.parts.len(), 2)?;
     same("base groups", base.groups.clone(), low.clone())?;
     same("delta groups", delta.groups.clone(), high.clone())?;
-    let expected = |groups: &KeyGroupSet, base: bool| -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    let expected = |groups: &KeyGroupSet, base: bool| -> Vec<Change> {
         let row = |(i, key): (usize, [u8; 4])| {
             let value = if i % 2 == 0 { "new" } else { "old" };
             let row = match i % 5 {

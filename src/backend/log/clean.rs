@@ -23,6 +23,7 @@ const SLACK_BYTES: u64 = 4 * 1024;
 const RATE: u64 = 8;
 
 /// The constant of the bound: one region that is being filled while another is being emptied, and the slack.
+#[cfg(test)]
 pub(super) const BOUND_BYTES: u64 = 2 * REGION_BYTES as u64 + 2 * SLACK_BYTES;
 
 /// What it costs to move a region to the end of the order or to drop an empty one, in bytes gone through.

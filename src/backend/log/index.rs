@@ -139,13 +139,16 @@ mod tests {
 
     #[test]
     fn rows_of_one_key_and_tables_of_one_group_spread() {
-        let place = |table, namespace| Place { table: TableId(table), key: b"k", namespace, sub: b"", routing: None };
+        let hash = |table, namespace: &[u8]| {
+            row_hash(
+                0xabcd_ef01_2345_6789,
+                &Place { table: TableId(table), key: b"k", namespace, sub: b"", routing: None },
+            )
+        };
         let mut hashes = Vec::new();
         for table in 0..8 {
-            for window in 0..64u64 {
-                hashes.push(row_hash(0xabcd_ef01_2345_6789, &place(table, &window.to_le_bytes())));
-            }
-            hashes.push(row_hash(0xabcd_ef01_2345_6789, &place(table, b"")));
+            hashes.extend((0..64u64).map(|window| hash(table, &window.to_le_bytes())));
+            hashes.push(hash(table, b""));
         }
         hashes.sort_unstable();
         hashes.dedup();

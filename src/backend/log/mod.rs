@@ -20,6 +20,8 @@ mod group;
 mod index;
 mod record;
 mod region;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::sync::Arc;
