@@ -14,7 +14,7 @@
 
 use super::group::Group;
 use super::index::Address;
-use super::region::{Half, REGION_BYTES, Region, Run};
+use super::region::{Half, Region, Run};
 
 /// Garbage that a half of a group may hold however little is live.
 const SLACK_BYTES: u64 = 4 * 1024;
@@ -24,7 +24,7 @@ const RATE: u64 = 8;
 
 /// The constant of the bound: one region that is being filled while another is being emptied, and the slack.
 #[cfg(test)]
-pub(super) const BOUND_BYTES: u64 = 2 * REGION_BYTES as u64 + 2 * SLACK_BYTES;
+pub(super) const BOUND_BYTES: u64 = 2 * super::region::REGION_BYTES as u64 + 2 * SLACK_BYTES;
 
 /// What it costs to move a region to the end of the order or to drop an empty one, in bytes gone through.
 const STEP_BYTES: u64 = 512;
