@@ -33,7 +33,7 @@ fn actions() -> impl Strategy<Value = Action> {
 fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         40 => (places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
-        6 => (places(), 0u16..400, lengths()).prop_map(|(place, count, length)| Step::Fill(place, count, length)),
+        6 => (places(), 0u16..300, 0usize..200).prop_map(|(place, count, length)| Step::Fill(place, count, Length(length))),
         3 => (places(), 0u16..400).prop_map(|(place, count)| Step::Clear(place, count)),
         8 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
         4 => (0u64..4, any::<bool>()).prop_map(|(age, commit)| Step::Settle { age, commit }),
@@ -50,7 +50,7 @@ fn bases() -> impl Strategy<Value = u16> {
 fn config() -> ProptestConfig {
     let widened = std::env::vars().any(|(name, _)| name.starts_with("PROPTEST_"));
     let rng_seed = if widened { ProptestConfig::default().rng_seed } else { RngSeed::Fixed(1) };
-    let cases = if widened { ProptestConfig::default().cases } else { 64 };
+    let cases = if widened { ProptestConfig::default().cases } else { 128 };
     ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() }
 }
 
