@@ -2,6 +2,7 @@
 
 pub mod bytes;
 pub mod trailer;
+pub mod schema;
 pub mod typed;
 
 /// Declares how an enum whose numbers are part of a format is read back.

@@ -19,6 +19,7 @@ use crate::time::Timestamp;
 
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
+pub use crate::codec::schema::Schema;
 
 /// Opaques up to this size stand inside the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
@@ -330,29 +331,6 @@ pub struct TableSchema {
     pub ttl: Option<Ttl>,
     /// Name of its merge operator.
     pub merge_operator: Option<String>,
-}
-
-/// A type's name and version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Schema {
-    /// Its name; for the crate's own codecs a type expression that tools can decode by.
-    pub name: String,
-    /// Its version.
-    pub version: u32,
-}
-
-impl Schema {
-    /// Returns version 1 of the type `name`.
-    #[must_use]
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), version: 1 }
-    }
-
-    /// Returns the type of what a table does not have.
-    #[must_use]
-    pub fn unit() -> Self {
-        Self::new("unit")
-    }
 }
 
 /// What kind of state a table is. The numbers are part of the format.
