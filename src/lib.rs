@@ -4,6 +4,7 @@
 //! segments (it *is* a checkpoint), and everything else is a function between the two.
 
 pub mod backend;
+pub mod canary;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;

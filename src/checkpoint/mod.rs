@@ -1,1 +1,9 @@
 //! Drivers: they join decisions to I/O.
+//!
+//! Invariants: `commit` is the only creator of manifests; `sweep` is the only deleter; what the newest manifest
+//! does not list is void, whatever a listing shows.
+
+pub mod chain;
+pub mod claim;
+pub mod commit;
+pub mod sweep;

@@ -1,1 +1,3 @@
 //! Decisions: no clock, no randomness, no I/O, no async. Time is an argument.
+
+pub mod retention;
