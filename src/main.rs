@@ -1,3 +1,5 @@
 //! The command-line tool.
 
+mod cli;
+
 fn main() {}
