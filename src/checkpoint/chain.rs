@@ -101,10 +101,11 @@ impl Chain {
     /// Reads on from the end, where `object` stands, until there is no further number.
     async fn follow(&mut self, store: &Store, object: Option<Bytes>) -> Result<()> {
         let mut last = object;
-        let mut next = following(self.end)?;
-        while let Some(object) = read_object(store, next).await? {
+        loop {
+            let next = following(self.end)?;
+            let Some(object) = read_object(store, next).await? else { break };
             self.stored.insert(next, object.len() as u64);
-            self.end = std::mem::replace(&mut next, following(next)?);
+            self.end = next;
             last = Some(object);
         }
         match last {

@@ -242,8 +242,8 @@ impl Committer {
             let error = Error::usage("epochs never fall along a lineage");
             return Err(error.with("epoch", draft.epoch).with("before", self.epoch));
         }
-        let unprotected = |object: &ObjectId| !self.ledger.protects(object) && !self.is_new(object);
-        if let Some(object) = draft.objects.iter().map(|object| object.id).find(unprotected) {
+        let unheld = |object: &ObjectId| !self.ledger.holds(object) && !self.is_new(object);
+        if let Some(object) = draft.objects.iter().map(|object| object.id).find(unheld) {
             let error = Error::usage("draft refers to an object that may be gone: no live manifest reaches it");
             return Err(error.with("object", object));
         }
@@ -298,8 +298,8 @@ impl Committer {
                 return Err(error);
             }
             if canary::on(Canary::DeleteAfterUnknown) {
-                let unprotected = |object: &ObjectId| !self.ledger.protects(object);
-                let keys = proposal.objects.iter().copied().filter(unprotected).map(Key::Data).collect();
+                let own = |object: &ObjectId| !self.ledger.holds(object);
+                let keys = proposal.objects.iter().copied().filter(own).map(Key::Data).collect();
                 sweep::delete_all(&self.store, keys).await;
                 self.pending = None;
                 return Err(error);

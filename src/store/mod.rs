@@ -20,7 +20,7 @@ use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
 
 use crate::canary::{self, Canary};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
 use crate::runtime::{SharedRuntime, timeout};
 
