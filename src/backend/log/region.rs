@@ -185,7 +185,7 @@ pub(super) struct Run {
     /// The regions, oldest first.
     pub(super) order: VecDeque<u32>,
     /// The region that the next record goes to. In the frozen half this is a clean one.
-    open: Option<u32>,
+    pub(super) open: Option<u32>,
     /// Bytes of memory that they hold.
     pub(super) held_bytes: u64,
     pub(super) tally: Tally,
@@ -436,6 +436,12 @@ impl Regions {
         run.held_bytes -= region.chunk().held_bytes();
         run.tally.sub(&region.tally);
         Some((id, region))
+    }
+
+    /// Returns how many ids were ever given out, and how many are free.
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> (usize, usize) {
+        (self.slots.len(), self.free.len())
     }
 
     /// Makes the id of a region that is gone free again.
