@@ -338,3 +338,55 @@ fn a_checkpoint_leads_to_its_rows() {
         assert_eq!((encoded.kind, printed(&rows).unwrap().len() as u64), (segment.kind, segment.records));
     }
 }
+
+/// The segment that the document spells out.
+fn documented_segment() -> Bytes {
+    let rows = [(0, row(1, "a", "", "", Op::Put(b"7"))), (0, row(1, "ab", "", "", Op::Delete))];
+    let part = part(SegmentKind::Delta, KeyGroupRange::new(0, 2), &rows);
+    encode(&part, EncodeOptions { codec: Codec::None }).unwrap().bytes
+}
+
+/// The manifest that the document spells out.
+fn documented_manifest() -> Bytes {
+    let claim = Manifest {
+        job: JOB,
+        seq: Seq(1),
+        kind: ManifestKind::Claim,
+        attempt: Attempt(1),
+        epoch: Epoch(0),
+        parent: None,
+        retained: vec![],
+        created_at: Timestamp::from_millis(1_700_000_000_000),
+        writer: "alluvium 0.1.0".into(),
+        program: Program::new(""),
+        partitioner: Partitioner::Range { seed: 1 },
+        max_parallelism: 128,
+        objects: vec![],
+        level: DurabilityLevel::ObjectStore,
+        operators: vec![],
+        extensions: vec![],
+    };
+    claim.encode(PUT_ID).unwrap()
+}
+
+/// Returns the bytes of the code block that `title` begins: in each line what stands before `|`.
+fn documented(document: &str, title: &str) -> Vec<u8> {
+    let block = document.split_once(&format!("```hex {title}\n")).unwrap().1.split_once("```").unwrap().0;
+    let digits = block.lines().filter_map(|line| line.split('|').next()).flat_map(str::split_whitespace);
+    digits.map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect()
+}
+
+#[test]
+fn the_document_shows_what_is_written() {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let document = fs::read_to_string(root.join("docs/format.md")).unwrap();
+    for (title, written) in [("segment", documented_segment()), ("manifest", documented_manifest())] {
+        let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert!(documented(&document, title) == written, "the {title} is now: {}", hex.join(" "));
+    }
+    for source in ["src/segment/format.rs", "src/manifest/proto.rs"] {
+        let hash = Hash::of(&fs::read(root.join(source)).unwrap());
+        let line = format!("`{source}` {hash}");
+        assert!(document.contains(&line), "read docs/format.md again beside {source}, then put: {line}");
+    }
+}
