@@ -112,9 +112,8 @@ impl KeyGroupSet {
     pub fn from_stored(ranges: Vec<KeyGroupRange>, max_parallelism: u16) -> Result<Self> {
         let set = Self::from_ranges(ranges.iter().copied());
         if set.ranges != ranges || set.ranges.last().is_some_and(|last| last.end > max_parallelism) {
-            let found = ranges.iter().map(KeyGroupRange::to_string).collect::<Vec<_>>().join(",");
-            let error = Error::corrupt("key groups are not sorted, apart and within the job's");
-            return Err(error.with("found", found).with("max_parallelism", max_parallelism));
+            let error = Error::corrupt("ranges of key groups are not sorted, apart and within the job's");
+            return Err(error.with("ranges", ranges.len()).with("max_parallelism", max_parallelism));
         }
         Ok(set)
     }

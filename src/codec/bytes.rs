@@ -203,9 +203,38 @@ pub fn put_length_delimited(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
     use super::*;
     use crate::error::ErrorKind;
+
+    /// Bytes to overwrite, and where to cut.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Damage {
+        bytes: Vec<(Index, u8)>,
+        cut: Option<Index>,
+    }
+
+    /// Returns the damage that a hostile writer would try first.
+    pub(crate) fn any_damage() -> impl Strategy<Value = Damage> {
+        let byte = prop_oneof![any::<u8>(), Just(0), Just(1), Just(0x7f), Just(0xff)];
+        let bytes = prop::collection::vec((any::<Index>(), byte), 0..4);
+        (bytes, prop::option::weighted(0.2, any::<Index>())).prop_map(|(bytes, cut)| Damage { bytes, cut })
+    }
+
+    pub(crate) fn damaged(bytes: &[u8], damage: &Damage) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for (at, byte) in &damage.bytes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        if let Some(cut) = &damage.cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        bytes
+    }
 
     #[test]
     fn numbers_come_back_and_the_end_is_the_end() {

@@ -1,6 +1,9 @@
 //! Manifests there and back, and every rule broken once.
 
+use proptest::prelude::*;
+
 use super::*;
+use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Part, SegmentId};
 use crate::key_group::{KeyGroupRange, subtask_range};
@@ -295,17 +298,32 @@ fn every_flip_and_every_cut_is_found() {
     let manifest = manifest().encode(PUT).unwrap();
     let subtask = subtask(1).encode(MAX).unwrap();
     let marker = AttemptMarker { attempt: Attempt(4), job: JobId([1; 16]), created_at: Timestamp::MAX }.encode(PUT);
-    let decoders: [(Bytes, fn(&Bytes) -> Option<Error>); 3] = [
-        (manifest, |bytes| decode(bytes).err()),
-        (subtask, |bytes| SubtaskManifest::decode(bytes, MAX).err()),
-        (marker, |bytes| AttemptMarker::decode(bytes, Attempt(4)).err()),
-    ];
-    for (object, error) in decoders {
-        for at in 0..object.len() {
-            let mut flipped = object.to_vec();
-            flipped[at] ^= 1 << (at % 8);
-            assert_eq!(error(&flipped.into()).unwrap().kind(), ErrorKind::Corrupt, "flip at {at}");
-            assert_eq!(error(&object.slice(..at)).unwrap().kind(), ErrorKind::Corrupt, "cut at {at}");
+    let read_manifest = |bytes: &Bytes| decode(bytes).err();
+    let read_subtask = |bytes: &Bytes| SubtaskManifest::decode(bytes, MAX).err();
+    let read_marker = |bytes: &Bytes| AttemptMarker::decode(bytes, Attempt(4)).err();
+    damage(&manifest, read_manifest);
+    damage(&subtask, read_subtask);
+    damage(&marker, read_marker);
+}
+
+fn damage(object: &Bytes, error: impl Fn(&Bytes) -> Option<Error>) {
+    for at in 0..object.len() {
+        let mut flipped = object.to_vec();
+        flipped[at] ^= 1 << (at % 8);
+        assert_eq!(error(&flipped.into()).unwrap().kind(), ErrorKind::Corrupt, "flip at {at}");
+        assert_eq!(error(&object.slice(..at)).unwrap().kind(), ErrorKind::Corrupt, "cut at {at}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a reader accepts, a writer would have written.
+    #[test]
+    fn damaged_bodies_give_an_error_or_a_sound_manifest(damage in any_damage()) {
+        let body = damaged(&prost::Message::encode_to_vec(&proto::Manifest::from(&manifest())), &damage);
+        if let Ok(manifest) = decode(&crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body)) {
+            prop_assert_eq!(decode(&manifest.encode(PUT).unwrap()).unwrap(), manifest);
         }
     }
 }

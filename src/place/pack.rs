@@ -217,7 +217,11 @@ fn take_slice(reader: &mut Reader<'_>, offset: u64) -> Result<Slice> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::codec::bytes::put_checksum;
+    use crate::codec::bytes::tests::{any_damage, damaged};
     use crate::error::ErrorKind;
     use crate::key_group::KeyGroupSet;
 
@@ -250,5 +254,26 @@ mod tests {
         let error = Pack::decode(ObjectId { attempt: Attempt(4), ..ID }, &packed().0.bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().starts_with("misplaced object"), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn damaged_bodies_give_an_error_or_slices_of_the_pack(damage in any_damage()) {
+            let body = envelope::decode(Kind::Pack, &packed().0.bytes).unwrap().body;
+            let mut body = damaged(&body, &damage);
+            // The trailer's checksum, made right again.
+            if let Some(end) = body.len().checked_sub(4).filter(|end| *end >= 12) {
+                let offset = Reader::new(&body[end - 12..]).u64().unwrap();
+                let start = usize::try_from(offset).ok().and_then(|at| at.checked_sub(ENVELOPE_HEADER_BYTES));
+                body.truncate(end);
+                put_checksum(&mut body, start.unwrap_or(0));
+            }
+            let object = envelope::encode(Kind::Pack, PutId([1; 16]), &body);
+            if let Ok(pack) = Pack::decode(ID, &object) {
+                pack.slices.iter().for_each(|slice| drop(pack.bytes(slice).unwrap()));
+            }
+        }
     }
 }

@@ -307,7 +307,7 @@ impl<'a> SparseColumn<'a> {
     fn new(bytes: &'a [u8], rows: usize) -> Result<Self> {
         let mut values = Reader::new(bytes);
         let present = if bytes.is_empty() { bytes } else { values.bytes(rows.div_ceil(8))? };
-        let beyond = present.last().is_some_and(|last| rows % 8 != 0 && last >> (rows % 8) != 0);
+        let beyond = present.last().is_some_and(|last| !rows.is_multiple_of(8) && last >> (rows % 8) != 0);
         if beyond {
             return Err(values.corrupt("column has bits for rows beyond the last"));
         }

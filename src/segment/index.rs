@@ -15,6 +15,8 @@ use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
 
 const RANGE_BYTES: usize = 4;
 const ENTRY_BYTES: usize = 3 * 4 + 2 * 2 + 16;
+/// The shortest section.
+const SECTION_BYTES: usize = 3;
 
 /// A block, as the index lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,6 +133,8 @@ impl SegmentIndex {
             put_u16(out, block.last.0);
             out.extend_from_slice(&block.hash.0);
         }
+        // No sections.
+        put_length(out, 0);
     }
 
     /// Returns the index that a [`SegmentRef`] names by its hash.
@@ -184,6 +188,7 @@ impl SegmentIndex {
             let block = Self::parse_block(&mut reader, &groups, blocks.last())?;
             blocks.push(block);
         }
+        skip_sections(&mut reader)?;
         reader.finish()?;
         Ok(Self { kind, groups, blocks })
     }
@@ -236,4 +241,17 @@ impl SegmentIndex {
         }
         Ok(())
     }
+}
+
+/// Skips what later writers add to an index and a reader may do without.
+fn skip_sections(reader: &mut Reader<'_>) -> Result<()> {
+    for _ in 0..reader.count(SECTION_BYTES)? {
+        let (id, flags) = (reader.u8()?, reader.u8()?);
+        let length = reader.varint_up_to(reader.remaining())?;
+        reader.bytes(length)?;
+        if flags != 0 {
+            return Err(Error::version("index needs a section that this build lacks").with("section", id));
+        }
+    }
+    Ok(())
 }

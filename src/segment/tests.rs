@@ -1,5 +1,7 @@
 //! Segments end to end: rows in, bytes, rows out; and bytes that are not what they should be.
 
+mod hostile;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -191,7 +193,8 @@ proptest! {
 /// Rows of many groups and more than one block.
 fn large(groups: u16, rows: u32) -> Vec<Owned> {
     let value = |n: u32| n.wrapping_mul(0x9e37_79b9).to_le_bytes().repeat(6);
-    (0..rows).map(|n| put((n * u32::from(groups) / rows) as u16, format!("key-{n:08}"), value(n))).collect()
+    let group = |n: u32| u16::try_from(n * u32::from(groups) / rows).unwrap();
+    (0..rows).map(|n| put(group(n), format!("key-{n:08}"), value(n))).collect()
 }
 
 #[test]
