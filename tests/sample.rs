@@ -1,5 +1,6 @@
 //! The committed sample is what its generator gives, and has the traits that tests count on.
 
+#[cfg(test)]
 mod oracle;
 
 use std::collections::BTreeSet;

@@ -1,8 +1,7 @@
 //! What `alluvium run --emit end` must write, as a plain computation over the whole input: it follows the tool's
 //! contract alone and shares no code with the crate.
 
-#![allow(dead_code, reason = "each test uses its part")]
-#![allow(clippy::allow_attributes, reason = "unused in some tests only, so it cannot be expected")]
+#![allow(dead_code, clippy::allow_attributes, reason = "each test uses its part")]
 
 pub(crate) mod sample;
 

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{DAY_MS, MINUTE_MS, date_of, records};
 
-const ROWS: usize = 2_400;
+const ROWS: i64 = 2_400;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
 /// 2023-05-28T19:58:53.260Z
 const FIRST_MS: i64 = 1_685_303_933_260;
@@ -24,20 +24,21 @@ const TESTS: [&str; 6] = [
 struct Numbers(u64);
 
 impl Numbers {
-    fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: i64) -> i64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        ((z ^ (z >> 31)) % bound.unsigned_abs()).cast_signed()
     }
 
-    fn one_in(&mut self, n: u64) -> bool {
+    fn one_in(&mut self, n: i64) -> bool {
         self.below(n) == 0
     }
 
     fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
-        items[self.below(items.len() as u64) as usize]
+        let index = self.below(i64::try_from(items.len()).unwrap());
+        items[usize::try_from(index).unwrap()]
     }
 }
 
@@ -48,10 +49,10 @@ pub(crate) fn sample() -> String {
     let mut now = FIRST_MS;
     for _ in 0..ROWS {
         // About 16 months, in order but for what comes minutes, days or months late.
-        now += numbers.below(u64::try_from(2 * 480 * DAY_MS).unwrap() / ROWS as u64) as i64;
+        now += numbers.below(2 * 480 * DAY_MS / ROWS);
         let late = match numbers.below(40) {
-            0..=5 => numbers.below(45) as i64 * MINUTE_MS,
-            6 => numbers.below(70) as i64 * DAY_MS,
+            0..=5 => numbers.below(45) * MINUTE_MS,
+            6 => numbers.below(70) * DAY_MS,
             _ => 0,
         };
         // Few machines report often, many seldom.
@@ -114,7 +115,7 @@ pub(crate) fn shuffled(csv: &str) -> String {
     let (header, rest) = all.split_first().expect("a header");
     let time = |record: &str| super::time_of(record.split(',').next().unwrap()).expect("a time first");
     let mut order: Vec<(i64, &str)> =
-        rest.iter().map(|record| (time(record) + numbers.below(HOUR_MS as u64) as i64, *record)).collect();
+        rest.iter().map(|record| (time(record) + numbers.below(HOUR_MS), *record)).collect();
     order.sort_by_key(|(time, _)| *time);
     std::iter::once(*header).chain(order.into_iter().map(|(_, record)| record)).collect()
 }

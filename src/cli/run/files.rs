@@ -52,7 +52,10 @@ pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
 
 /// Returns the folder that a path lies in.
 pub(crate) fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 /// A file that waits for its final name; dropped before, it is removed.

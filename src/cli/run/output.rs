@@ -49,8 +49,8 @@ impl Output {
 
     /// Returns how many keys sorted rows have.
     pub(crate) fn count_keys(&self, rows: &[OutputRow]) -> u64 {
-        let key = |row: &OutputRow| row.cells.iter().take(self.key_columns).map(str::to_owned).collect::<Vec<_>>();
-        rows.chunk_by(|a, b| key(a) == key(b)).map(|_| 1).sum()
+        let keys = self.key_columns;
+        rows.chunk_by(|a, b| a.cells.iter().take(keys).eq(b.cells.iter().take(keys))).map(|_| 1).sum()
     }
 
     /// Writes the header and the rows as they stand.

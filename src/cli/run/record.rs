@@ -222,6 +222,7 @@ mod tests {
                 assert_eq!((record.cell(2).value, record.window), (Value::Null, Some(7)));
             }
             assert_eq!(batch.len(), 3);
+            assert!(batch.bytes() > 3 * size_of::<Packed>());
         }
     }
 

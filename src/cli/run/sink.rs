@@ -6,13 +6,14 @@
 //! - only staged files of this sink's own making are removed, and only those of older attempts.
 
 use std::fs::{self, DirEntry};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use alluvium::id::{Attempt, Epoch};
-use alluvium::{Error, Result};
+use alluvium::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use super::files::{io_error, rename_durably, sync_folder, write_durably};
+use super::files::{folder_of, io_error, rename_durably, sync_folder, write_durably};
 use super::output::{Output, OutputRow};
 
 /// A part that is staged, as the checkpoint lists it.
@@ -61,6 +62,7 @@ impl FileSink {
             );
         }
         fs::create_dir_all(folder).map_err(|source| io_error("cannot create folder", folder, source))?;
+        sync_folder(folder_of(folder))?;
         Ok(Self { folder: folder.to_owned(), attempt, output })
     }
 
@@ -121,20 +123,18 @@ impl FileSink {
     /// `NotFound` if it is neither staged nor published; `Corrupt` if it is not what was staged.
     pub(crate) fn publish(&self, part: &Prepared) -> Result<()> {
         let (staged, published) = (self.folder.join(part.staged_name()), self.folder.join(part.final_name()));
-        let damaged = |path: &Path| Error::corrupt("part is not what was staged").with("file", path.display());
-        if let Some(content) = read_file(&published)? {
-            if !part.is(&content) {
-                return Err(damaged(&published));
+        if !holds(&published, part)? && holds(&staged, part)? {
+            match rename_durably(&staged, &published) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => return renamed,
             }
-            // Durable before anything is done that counts on it.
+        }
+        // It was published before, or just now by another attempt that restored the same checkpoint.
+        if holds(&published, part)? {
             return sync_folder(&self.folder);
         }
-        match read_file(&staged)? {
-            Some(content) if part.is(&content) => rename_durably(&staged, &published),
-            Some(_) => Err(damaged(&staged)),
-            None => Err(Error::not_found("part of a committed checkpoint is neither staged nor published")
-                .with("file", published.display())),
-        }
+        Err(Error::not_found("part of a committed checkpoint is neither staged nor published")
+            .with("file", published.display()))
     }
 
     /// Returns the names in the folder that are text, in order.
@@ -154,16 +154,16 @@ fn part_of(name: &str) -> Option<(u64, u64)> {
     (format!("part-{}-{}.csv", parsed.0, parsed.1) == name).then_some(parsed)
 }
 
-/// Returns the content of a regular file, `None` if nothing has this name.
+/// Returns whether a file of this name is there and holds the part.
 ///
 /// # Errors
-/// `Corrupt` if it is something else: a link could point anywhere.
-fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
+/// `Corrupt` if it holds something else, or is a link, which could point anywhere.
+fn holds(path: &Path, part: &Prepared) -> Result<bool> {
     let failed = |source| io_error("cannot read part", path, source);
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() => fs::read(path).map(Some).map_err(failed),
-        Ok(_) => Err(Error::corrupt("part is not a regular file").with("file", path.display())),
-        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Ok(metadata) if metadata.is_file() && part.is(&fs::read(path).map_err(failed)?) => Ok(true),
+        Ok(_) => Err(Error::corrupt("part is not what was staged").with("file", path.display())),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(failed(source)),
     }
 }
@@ -172,7 +172,6 @@ fn read_file(path: &Path) -> Result<Option<Vec<u8>>> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use alluvium::ErrorKind;
     use csv::StringRecord;
     use tempfile::TempDir;
 

@@ -97,8 +97,7 @@ impl Job {
 
     /// Checkpoints the job and goes on with another one at `parallelism`.
     fn restart(mut self, input: &Input, parallelism: u32) -> Self {
-        let state = serde_json::to_vec(&self.source.state()).unwrap();
-        let state: SourceState = serde_json::from_slice(&state).unwrap();
+        let state = SourceState::from_bytes(&self.source.state().to_bytes().unwrap()).unwrap();
         let source = Source::open(input, &self.program, Some(state)).unwrap();
         let mut next = Self::with_source(source, &self.program, parallelism).unwrap();
         let cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };

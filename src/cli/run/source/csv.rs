@@ -130,7 +130,7 @@ impl Rows for CsvRows {
         Position { offset: self.tape.position(), line: self.parser.line(), check: self.tape.check() }
     }
 
-    fn resume(&mut self, position: &Position, _records: u64) -> Result<()> {
+    fn resume(&mut self, position: &Position) -> Result<()> {
         self.tape.resume(position.offset, &position.check)?;
         // A new parser, which has seen a line end: a byte order mark is one at the start of the input only.
         self.parser = Reader::new();

@@ -124,7 +124,7 @@ impl Rows for JsonlRows {
         Position { offset: self.tape.position(), line: self.line + 1, check: self.tape.check() }
     }
 
-    fn resume(&mut self, position: &Position, _records: u64) -> Result<()> {
+    fn resume(&mut self, position: &Position) -> Result<()> {
         self.line = position.line.saturating_sub(1);
         self.tape.resume(position.offset, &position.check)
     }

@@ -87,8 +87,8 @@ trait Rows: Debug + Send {
     fn line(&self) -> u64;
     /// Returns the place after the record just read.
     fn position(&self) -> Position;
-    /// Goes to a place that is `records` records from the start.
-    fn resume(&mut self, position: &Position, records: u64) -> Result<()>;
+    /// Goes to a place.
+    fn resume(&mut self, position: &Position) -> Result<()>;
 }
 
 enum Step {
@@ -149,6 +149,31 @@ impl Wanted {
     }
 }
 
+impl SourceState {
+    /// Returns the bytes that a checkpoint stores.
+    ///
+    /// # Errors
+    /// `Usage` if it has no JSON form, which none has.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|source| Error::usage("source state has no JSON form").with_source(source))
+    }
+
+    /// Returns the state that a checkpoint stores.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is none: a record has at least one byte, and so has a line.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let damaged = || Error::corrupt("stored source state is damaged");
+        let state: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
+        let Position { offset, line, .. } = state.position;
+        let skipped = state.bad_records.saturating_add(state.late_records);
+        if state.records > offset || line > offset.saturating_add(1) || skipped > state.records {
+            return Err(damaged());
+        }
+        Ok(state)
+    }
+}
+
 impl Source {
     /// Opens the input at its start, or where `restored` says.
     ///
@@ -179,7 +204,7 @@ impl Source {
     }
 
     fn resume(&mut self, state: &SourceState) -> Result<()> {
-        self.rows.resume(&state.position, state.records).map_err(|error| of_input(error, &self.name))?;
+        self.rows.resume(&state.position).map_err(|error| of_input(error, &self.name))?;
         (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
         self.watermark = state.watermark;
         let kind = |(_, column): &(usize, Column)| state.kinds.get(&column.name).copied();

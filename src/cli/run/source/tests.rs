@@ -151,8 +151,7 @@ fn the_state_after_n_records_gives_the_records_after_n() {
         let all = rest(&mut Source::open(input, program, None).unwrap()).unwrap();
         for n in 0..=all.len() {
             let state = source.state();
-            let stored = serde_json::to_vec(&state).unwrap();
-            let restored: SourceState = serde_json::from_slice(&stored).unwrap();
+            let restored = SourceState::from_bytes(&state.to_bytes().unwrap()).unwrap();
             assert_eq!(restored, state);
             let mut resumed = Source::open(input, program, Some(restored)).unwrap();
             assert_eq!(resumed.state(), state);
@@ -351,4 +350,23 @@ fn json_numbers_keep_their_text() {
 fn a_column_may_first_appear_later_in_jsonl() {
     let content = "{\"k\":1}\n{\"k\":2,\"v\":5}\n";
     assert_eq!(Case::new("in.jsonl", content, "--key k --agg sum:v").all(), ["1|?", "2|5"]);
+}
+
+#[test]
+fn damaged_states_are_refused() {
+    let case = Case::new("in.csv", CSV, KEYED);
+    let mut source = case.open().unwrap();
+    source.next().unwrap();
+    let state = String::from_utf8(source.state().to_bytes().unwrap()).unwrap();
+    for (whole, damaged) in [
+        ("\"records\":1", "\"records\":99"),
+        ("\"line\":2", "\"line\":18446744073709551615"),
+        ("\"bad_records\":0", "\"bad_records\":2"),
+        ("\"offset\":", "\"offset\":-"),
+        ("}", ""),
+    ] {
+        assert!(state.contains(whole), "{state}");
+        let error = SourceState::from_bytes(state.replace(whole, damaged).as_bytes()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{damaged}");
+    }
 }
