@@ -36,7 +36,7 @@ struct Link {
 #[derive(Debug)]
 enum Stage {
     Sealed(Arc<dyn RowSource>),
-    Encoded(Encoded, Charge),
+    Encoded(Encoded, #[expect(dead_code, reason = "held for its drop")] Charge),
     Placed(SegmentRef),
 }
 

@@ -80,6 +80,7 @@ pub(super) struct State {
     flights: BTreeMap<Epoch, Flight>,
     timer_armed: bool,
     garbage: Vec<Garbage>,
+    listed: BTreeSet<ObjectId>,
 }
 
 impl Driver {
@@ -205,6 +206,7 @@ impl Driver {
         self.place_oldest();
         self.collect();
         self.arm_timer();
+        metrics::in_progress(self.shared.coordinator().in_flight());
     }
 
     /// Starts placing the oldest epoch that is not placed, once everybody has arrived.
@@ -257,7 +259,7 @@ impl Driver {
         );
     }
 
-    fn draft(&self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
+    fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
         for Acknowledgement { participant, manifest, tables } in acknowledgements {
             if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
@@ -266,6 +268,7 @@ impl Driver {
             }
         }
         let objects = self.referenced(&operators);
+        self.measure(&operators, &objects);
         Draft {
             kind: ManifestKind::Checkpoint,
             epoch,
@@ -274,6 +277,15 @@ impl Driver {
             operators,
             extensions: Vec::new(),
         }
+    }
+
+    /// Notes what this checkpoint added to the store, and what it lists in all.
+    fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef]) {
+        let new = objects.iter().filter(|object| !self.state.listed.contains(&object.id)).map(|object| object.bytes);
+        let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
+        let full = subtasks.flat_map(|subtask| subtask.segments.iter().map(|segment| segment.length));
+        metrics::checkpoint_sizes(new.sum(), full.sum());
+        self.state.listed = objects.iter().map(|object| object.id).collect();
     }
 
     fn referenced(&self, operators: &[OperatorManifest]) -> Vec<ObjectRef> {

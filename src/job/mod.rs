@@ -477,7 +477,7 @@ impl Job {
     /// # Errors
     /// `Fenced`; `Unavailable` if the store does not answer.
     pub async fn check_owner(&self) -> Result<()> {
-        crate::checkpoint::claim::check_owner(&self.store, self.attempt).await
+        claim::check_owner(&self.store, self.attempt).await
     }
 
     /// Returns the index of the subtask, of `parallelism`, that owns the group of `key`.

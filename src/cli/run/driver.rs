@@ -138,8 +138,7 @@ fn position(manifest: &Manifest) -> Result<SourceState> {
     let mut opaques = subtasks.iter().flat_map(|subtask| &subtask.opaques);
     let is_position = |opaque: &&Opaque| opaque.role == OpaqueRole::Source && opaque.name == reader::OPAQUE;
     let position = opaques.find(is_position).ok_or_else(|| Error::corrupt("checkpoint has no source position"))?;
-    serde_json::from_slice(&position.items()?.concat())
-        .map_err(|source| Error::corrupt("stored source position is damaged").with_source(source))
+    SourceState::from_bytes(&position.items()?.concat())
 }
 
 fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {

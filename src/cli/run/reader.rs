@@ -141,9 +141,7 @@ impl<B: StateBackend> Reader<'_, B> {
 
     fn barrier(&mut self, epoch: Epoch, watermark: i64) -> Result<()> {
         self.flush()?;
-        let position = serde_json::to_vec(&self.source.state())
-            .map_err(|source| Error::usage("position has no JSON form").with_source(source))?;
-        let position = Opaque::new(OpaqueRole::Source, OPAQUE, position);
+        let position = Opaque::new(OpaqueRole::Source, OPAQUE, self.source.state().to_bytes()?);
         self.task.barrier(epoch, Timestamp::from_millis(watermark), vec![position])?;
         self.queues.iter().try_for_each(|queue| send(queue, ToSubtask::Barrier(Barrier { epoch, watermark })))
     }
