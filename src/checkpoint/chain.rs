@@ -104,7 +104,8 @@ impl Chain {
         let mut next = following(self.end)?;
         while let Some(object) = read_object(store, next).await? {
             self.stored.insert(next, object.len() as u64);
-            self.end = std::mem::replace(&mut next, following(next)?);
+            self.end = next;
+            next = following(next)?;
             last = Some(object);
         }
         match last {
