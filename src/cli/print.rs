@@ -33,9 +33,3 @@ pub(super) fn error(error: &Error) {
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(io::stderr().lock(), "error[{}]: {line}", error.kind());
 }
-
-/// Writes a line to standard error.
-pub(super) fn note(text: &str) -> Result<()> {
-    let written = writeln!(io::stderr().lock(), "{text}");
-    written.map_err(|source| Error::unavailable("cannot write to standard error").with_source(source))
-}

@@ -36,7 +36,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
         show(&args, &plan, json!({ "deleted": 0 }), "nothing was deleted: add --delete\n")?;
         return Ok(Finding::Nothing);
     }
-    print::note("claiming the job: an attempt that runs it now stops with error[fenced]")?;
+    print::note("claiming the job: an attempt that runs it now stops with error[fenced]\n")?;
     let Some((attempt, plan, swept)) = sweep(&store, &chain, args.retain).await? else {
         return Ok(Finding::Nothing);
     };
