@@ -104,6 +104,15 @@ impl Store {
         Self { inner: Arc::new(Inner { objects, root, runtime, settings, requests: Requests::default() }) }
     }
 
+    /// Opens the place of `job` in the store at `url`, to be written: see [`open_url`].
+    ///
+    /// # Errors
+    /// As [`open_url`].
+    pub fn open(url: &str, job: &JobName, runtime: impl crate::runtime::Runtime) -> Result<Self> {
+        let (objects, prefix) = open_url(url, Access::Write)?;
+        Ok(Self::new(objects, &prefix, job, Arc::new(runtime), StoreSettings::default()))
+    }
+
     /// Returns the runtime that it sleeps on.
     #[must_use]
     pub fn runtime(&self) -> &SharedRuntime {
