@@ -16,6 +16,7 @@ pub mod key_group;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod place;
 pub mod prelude;
 pub mod runtime;

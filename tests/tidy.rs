@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["place"],
     &["checkpoint"],
     &["job", "tokio_runtime"],
+    &["offline"],
     &["lib"],
 ];
 

@@ -6,6 +6,7 @@
 pub mod chain;
 pub mod claim;
 pub mod commit;
+pub mod found;
 pub mod links;
 pub mod pipeline;
 pub mod restore;

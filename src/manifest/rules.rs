@@ -97,7 +97,7 @@ impl Manifest {
         }
         let inline: Vec<_> = operator.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
         let owned = KeyGroupSet::from_ranges(inline.iter().flat_map(|subtask| subtask.groups.ranges()).copied());
-        if owned.len() != inline.iter().map(|subtask| subtask.groups.len()).sum() {
+        if owned.len() != inline.iter().map(|subtask| subtask.groups.len()).sum::<usize>() {
             return Err(Error::corrupt("key groups have two owners"));
         }
         let unowned = KeyGroupSet::all(self.max_parallelism).difference(&owned);
