@@ -5,3 +5,4 @@ mod cli;
 fn main() -> std::process::ExitCode {
     cli::main()
 }
+fn main() {}

@@ -1,4 +1,7 @@
 //! Drivers: they join decisions to I/O.
+//!
+//! Invariants: `commit` is the only creator of manifests; `sweep` is the only deleter; what the newest manifest
+//! does not list is void, whatever a listing shows.
 
 pub mod chain;
 pub mod claim;

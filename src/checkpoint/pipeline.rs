@@ -11,12 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 
 use super::links::{Content, SegmentChain, Unplaced};
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, Hash, ObjectId, Part, PutId, SegmentId};
+use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{
     INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema,
@@ -89,6 +89,7 @@ enum Slice {
 
 /// A pack with what lies in it.
 struct Load {
+    id: ObjectId,
     builder: PackBuilder,
     slices: Vec<Slice>,
 }
@@ -98,85 +99,69 @@ impl Pipeline {
     ///
     /// # Errors
     /// `Unavailable`, `Denied` or `Limit` from the store or the encoder: the epoch is to be declined.
-    pub(crate) async fn place(&self, epoch: Epoch, mut arrivals: BTreeMap<Participant, Arrival>) -> Result<Vec<Acknowledgement>> {
-        let mut work = Vec::new();
-        for (&participant, chain) in &self.chains {
-            work.extend(lock(chain).unplaced(epoch)?.into_iter().map(|unplaced| (participant, unplaced)));
-        }
-        let encoded = stream::iter(work)
-            .map(|(participant, unplaced)| self.encode(participant, unplaced))
-            .buffered(self.settings.encoders.max(1));
-        let packs = stream::try_unfold(Some(Box::pin(encoded)), |encoded| {
-            let arrivals = &arrivals;
-            async move {
-                let Some(mut encoded) = encoded else { return Ok(None) };
-                let mut load = self.new_load();
-                while load.builder.len() < self.settings.pack_bytes {
-                    let Some((participant, unplaced, segment)) = encoded.try_next().await? else {
-                        load.add_opaques(self.attempt, epoch, arrivals)?;
-                        return Ok((!load.slices.is_empty()).then_some((load, None)));
-                    };
-                    if let Some(segment) = segment {
-                        load.add_segment(self.attempt, participant, unplaced, &segment)?;
-                    }
-                }
-                Ok(Some((load, Some(encoded))))
-            }
-        });
-        let uploads = packs.map_ok(|load| self.upload(load)).try_buffer_unordered(self.settings.uploads.max(1));
+    pub(crate) async fn place(
+        self: Arc<Self>,
+        epoch: Epoch,
+        mut arrivals: BTreeMap<Participant, Arrival>,
+    ) -> Result<Vec<Acknowledgement>> {
+        let segments = self.encoded(epoch)?;
+        let packer = Packer { pipeline: Arc::clone(&self), epoch, segments, opaques: large_opaques(&arrivals) };
+        let packs = stream::try_unfold(Some(packer), Packer::next);
+        let pipeline = Arc::clone(&self);
+        let uploads = packs.map_ok(move |load| Arc::clone(&pipeline).upload(load));
+        let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
         let slices: Vec<_> = uploads.try_collect().await?;
         slices.into_iter().for_each(|slices| move_opaques(&mut arrivals, slices));
         self.acknowledge(epoch, arrivals)
     }
 
-    async fn encode(
-        &self,
-        participant: Participant,
-        unplaced: Unplaced,
-    ) -> Result<(Participant, Unplaced, Option<Encoded>)> {
+    /// Returns what is to be placed for `epoch`, encoded a few at a time, in the order of the subtasks.
+    fn encoded(self: &Arc<Self>, epoch: Epoch) -> Result<BoxStream<'static, Result<Segment>>> {
+        let mut work = Vec::new();
+        for (&participant, chain) in &self.chains {
+            work.extend(lock(chain).unplaced(epoch)?.into_iter().map(|unplaced| (participant, unplaced)));
+        }
+        let pipeline = Arc::clone(self);
+        let encode = move |(participant, unplaced)| Arc::clone(&pipeline).encode(participant, unplaced);
+        Ok(stream::iter(work).map(encode).buffered(self.settings.encoders.max(1)).boxed())
+    }
+
+    async fn encode(self: Arc<Self>, participant: Participant, unplaced: Unplaced) -> Result<Segment> {
         let part = match &unplaced.content {
             Content::Bytes(encoded) => {
-                let encoded = encoded.clone();
-                return Ok((participant, unplaced, Some(encoded)));
+                let encoded = Some(encoded.clone());
+                return Ok(Segment { participant, unplaced, encoded });
             }
             Content::Rows(part) => part.clone(),
         };
         let kind = part.kind;
-        let encoded =
-            run_blocking(&*self.runtime, move || segment::encode(&part, EncodeOptions::default())).await?;
-        if let Some(chain) = self.chains.get(&participant) {
-            if encoded.records == 0 && kind == SegmentKind::Delta {
-                lock(chain).vanished(&unplaced, kind);
-                return Ok((participant, unplaced, None));
-            }
-            lock(chain).encoded(&unplaced, encoded.clone());
+        let encoded = run_blocking(&*self.runtime, move || segment::encode(&part, EncodeOptions::default())).await?;
+        let Some(chain) = self.chains.get(&participant) else {
+            return Err(Error::usage("subtask has no chain").with("subtask", participant.1));
+        };
+        if encoded.records == 0 && kind == SegmentKind::Delta {
+            lock(chain).vanished(&unplaced, kind);
+            return Ok(Segment { participant, unplaced, encoded: None });
         }
-        Ok((participant, unplaced, Some(encoded)))
+        lock(chain).encoded(&unplaced, encoded.clone());
+        Ok(Segment { participant, unplaced, encoded: Some(encoded) })
     }
 
     fn new_load(&self) -> Load {
         let id = ObjectId { attempt: self.attempt, random: self.runtime.random().to_le_bytes() };
-        let put_id = PutId(self.runtime.random().to_le_bytes());
-        Load { builder: PackBuilder::new(id, put_id), slices: Vec::new() }
+        Load { id, builder: PackBuilder::new(id, self.store.draw_put_id()), slices: Vec::new() }
     }
 
     /// Uploads one pack and notes in the chains what is now placed.
-    async fn upload(&self, load: Load) -> Result<Vec<Slice>> {
+    async fn upload(self: Arc<Self>, load: Load) -> Result<Vec<Slice>> {
         let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
         let length = bytes.len() as u64;
         match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
             Put::Created => {}
             Put::Taken => return Err(Error::corrupt("a random object name was taken").with("object", id)),
         }
-        let object = ObjectRef {
-            id,
-            put_id,
-            bytes: length,
-            hash,
-            layout: Layout::Whole,
-            cipher: 0,
-            key_id: String::new(),
-        };
+        let object =
+            ObjectRef { id, put_id, bytes: length, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() };
         self.catalog().insert(id, object);
         for slice in &load.slices {
             if let Slice::Segment(participant, unplaced, segment) = slice
@@ -211,78 +196,69 @@ impl Pipeline {
     }
 }
 
-impl Load {
-    fn add_segment(
-        &mut self,
-        attempt: Attempt,
-        participant: Participant,
-        unplaced: Unplaced,
-        encoded: &Encoded,
-    ) -> Result<()> {
-        let (operator, subtask) = participant;
-        let id = SegmentId { attempt, operator, subtask, epoch: unplaced.epoch, part: unplaced.part };
-        let segment = SegmentRef {
-            id,
-            kind: encoded.kind,
-            first_epoch: unplaced.first_epoch,
-            groups: encoded.groups.clone(),
-            object: self.builder.id(),
-            offset: self.builder.add_segment(id, encoded),
-            length: encoded.bytes.len() as u64,
-            index_offset: encoded.index_offset,
-            index_length: encoded.index_length,
-            index_hash: encoded.index_hash,
-            records: encoded.records,
-            raw_bytes: encoded.raw_bytes,
-        };
-        self.slices.push(Slice::Segment(participant, unplaced, segment));
-        Ok(())
-    }
+/// Fills packs, one after the other.
+struct Packer {
+    pipeline: Arc<Pipeline>,
+    epoch: Epoch,
+    segments: BoxStream<'static, Result<Segment>>,
+    opaques: Vec<(Participant, usize, Bytes)>,
+}
 
-    /// Adds the opaques that are too large to stand in a manifest.
-    fn add_opaques(
-        &mut self,
-        attempt: Attempt,
-        epoch: Epoch,
-        arrivals: &BTreeMap<Participant, Arrival>,
-    ) -> Result<()> {
-        for (&participant, arrival) in arrivals {
-            for (at, opaque) in arrival.opaques.iter().enumerate() {
-                if let OpaqueContent::Inline(bytes) = &opaque.content
-                    && bytes.len() > INLINE_OPAQUE_BYTES
-                {
-                    let reference = self.add_opaque(attempt, epoch, participant, bytes)?;
-                    self.slices.push(Slice::Opaque(participant, at, reference));
-                }
-            }
+/// A segment on its way into a pack; without bytes if it turned out to have no rows.
+struct Segment {
+    participant: Participant,
+    unplaced: Unplaced,
+    encoded: Option<Encoded>,
+}
+
+impl Packer {
+    /// Returns the next pack and what is left to fill.
+    async fn next(packer: Option<Self>) -> Result<Option<(Load, Option<Self>)>> {
+        let Some(mut packer) = packer else { return Ok(None) };
+        let mut load = packer.pipeline.new_load();
+        while load.builder.len() < packer.pipeline.settings.pack_bytes {
+            let Some(segment) = packer.segments.try_next().await? else {
+                packer.add_opaques(&mut load);
+                return Ok((!load.slices.is_empty()).then_some((load, None)));
+            };
+            packer.add(&mut load, segment);
         }
-        Ok(())
+        Ok(Some((load, Some(packer))))
     }
 
-    fn add_opaque(
-        &mut self,
-        attempt: Attempt,
-        epoch: Epoch,
-        (operator, subtask): Participant,
-        bytes: &Bytes,
-    ) -> Result<SegmentRef> {
-        let offset = self.builder.add_opaque(bytes);
-        let length = bytes.len() as u64;
-        Ok(SegmentRef {
-            id: SegmentId { attempt, operator, subtask, epoch, part: Part(0) },
-            kind: SegmentKind::Foreign,
-            first_epoch: epoch,
-            groups: KeyGroupSet::empty(),
-            object: self.builder.id(),
-            offset,
-            length,
-            index_offset: length,
-            index_length: 0,
-            index_hash: Hash::of(bytes),
-            records: 0,
-            raw_bytes: length,
-        })
+    fn add(&self, load: &mut Load, Segment { participant, unplaced, encoded }: Segment) {
+        if let Some(encoded) = encoded {
+            let id = self.segment_id(participant, unplaced.epoch, unplaced.part);
+            let reference = encoded.at(id, unplaced.first_epoch, load.id, load.builder.add_segment(id, &encoded));
+            load.slices.push(Slice::Segment(participant, unplaced, reference));
+        }
     }
+
+    fn add_opaques(&mut self, load: &mut Load) {
+        for (participant, at, bytes) in std::mem::take(&mut self.opaques) {
+            let id = self.segment_id(participant, self.epoch, Part(0));
+            let offset = load.builder.add_opaque(&bytes);
+            let reference = Encoded::foreign(KeyGroupSet::empty(), bytes).at(id, self.epoch, load.id, offset);
+            load.slices.push(Slice::Opaque(participant, at, reference));
+        }
+    }
+
+    fn segment_id(&self, (operator, subtask): Participant, epoch: Epoch, part: Part) -> SegmentId {
+        SegmentId { attempt: self.pipeline.attempt, operator, subtask, epoch, part }
+    }
+}
+
+/// Returns the opaques that are too large to stand in a manifest.
+fn large_opaques(arrivals: &BTreeMap<Participant, Arrival>) -> Vec<(Participant, usize, Bytes)> {
+    let of = |(&participant, arrival): (&Participant, &Arrival)| {
+        let inline = arrival.opaques.iter().enumerate().filter_map(|(at, opaque)| match &opaque.content {
+            OpaqueContent::Inline(bytes) => Some((at, bytes)),
+            OpaqueContent::Stored(_) => None,
+        });
+        let large = inline.filter(|(_, bytes)| bytes.len() > INLINE_OPAQUE_BYTES);
+        large.map(|(at, bytes)| (participant, at, bytes.clone())).collect::<Vec<_>>()
+    };
+    arrivals.iter().flat_map(of).collect()
 }
 
 /// Replaces the bytes of uploaded opaques by their references.

@@ -71,3 +71,7 @@ fn block_on<R>(future: impl Future<Output = Result<R>>) -> Result<R> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?.block_on(future)
 }
+//! The commands of the tool, one module each.
+
+#[cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the driver that uses it follows"))]
+mod run;
