@@ -4,7 +4,7 @@
 //! or a difference found.
 
 mod clock;
-
+mod offline;
 mod print;
 mod run;
 
@@ -27,8 +27,8 @@ struct Cli {
 enum Command {
     /// Run a checkpointed keyed aggregation over a stream of records.
     Run(run::Args),
-
-
+    #[command(flatten)]
+    Offline(offline::Command),
 }
 
 /// What a command that did its work found.
@@ -54,6 +54,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
+        Command::Offline(command) => block_on(offline::run(command)),
     };
     match outcome {
         Ok(Finding::Nothing) => ExitCode::SUCCESS,
