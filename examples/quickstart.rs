@@ -15,7 +15,7 @@ const WORDS: &str = "the river lays its load down in layers and the layers keep 
 struct Engine {
     job: Job,
     tasks: Vec<Task<LogBackend>>,
-    counts: Vec<ValueState<u64, Fixed<u64>>>,
+    counts: Vec<ValueState<u64, Fixed>>,
     parallelism: u32,
 }
 
@@ -26,7 +26,7 @@ impl Engine {
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {
             let mut task = seat.restore(LogBackend::new).await?;
-            counts.push(task.state().value("count", Fixed::<u64>::new())?);
+            counts.push(task.state().value("count", Fixed)?);
             tasks.push(task);
         }
         Ok(Self { job, tasks, counts, parallelism })
@@ -56,8 +56,9 @@ impl Engine {
     fn content(&mut self) -> Result<BTreeMap<String, u64>> {
         let mut content = BTreeMap::new();
         for (task, counts) in self.tasks.iter_mut().zip(&self.counts) {
-            counts.scan(task.state(), |entry, count| {
-                content.insert(String::from_utf8_lossy(entry.key).into_owned(), count);
+            let groups = task.groups().clone();
+            counts.scan(task.state(), &groups, |key, _, count| {
+                content.insert(String::from_utf8_lossy(key).into_owned(), count);
                 true
             })?;
         }

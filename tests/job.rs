@@ -21,7 +21,7 @@ async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
     found
         .map(|(seq, bytes)| {
             let seq = Seq(seq.parse().unwrap());
-            (seq, Manifest::decode(bytes, seq).unwrap().0)
+            (seq, Manifest::decode(&bytes, seq).unwrap().0)
         })
         .collect()
 }

@@ -37,7 +37,7 @@ pub const COUNT: OperatorId = OperatorId(1);
 pub struct Counting {
     pub job: Job,
     pub tasks: Vec<Task<LogBackend>>,
-    counts: Vec<ValueState<u64, Fixed<u64>>>,
+    counts: Vec<ValueState<u64, Fixed>>,
     pub expected: BTreeMap<Vec<u8>, u64>,
     max_parallelism: u16,
 }
@@ -74,7 +74,7 @@ impl Counting {
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {
             let mut task = seat.restore(LogBackend::new).await?;
-            counts.push(task.state().value("count", Fixed::<u64>::new())?);
+            counts.push(task.state().value("count", Fixed)?);
             tasks.push(task);
         }
         let mut counting = Self { job, tasks, counts, expected, max_parallelism };
@@ -138,8 +138,9 @@ impl Counting {
     pub fn content(&mut self) -> Result<BTreeMap<Vec<u8>, u64>> {
         let mut content = BTreeMap::new();
         for (task, counts) in self.tasks.iter_mut().zip(&self.counts) {
-            counts.scan(task.state(), |entry, count| {
-                assert!(content.insert(entry.key.to_vec(), count).is_none(), "a key in two subtasks");
+            let groups = task.groups().clone();
+            counts.scan(task.state(), &groups, |key, _, count| {
+                assert!(content.insert(key.to_vec(), count).is_none(), "a key in two subtasks");
                 true
             })?;
         }
