@@ -4,20 +4,26 @@
 //! segments (it *is* a checkpoint), and everything else is a function between the two.
 
 pub mod backend;
+pub mod canary;
 pub mod checkpoint;
 pub mod codec;
 pub mod control;
 pub mod envelope;
 pub mod error;
 pub mod id;
+pub mod job;
 pub mod key_group;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod place;
+pub mod prelude;
 pub mod runtime;
 pub mod segment;
 pub mod store;
 pub mod time;
+#[cfg(feature = "tokio-runtime")]
+pub mod tokio_runtime;
 
 pub use error::{Applied, Error, ErrorKind, Result};

@@ -5,7 +5,11 @@
 //! becomes of it. Aborts therefore cost the backend nothing: the holder of a [`Sealed`] carries it into the next
 //! manifest.
 
+mod any;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 mod cuts;
+mod log;
 mod overlay;
 mod state;
 
@@ -17,6 +21,8 @@ use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{Columns, Cut, Op, Row, RowSource, Sealed};
 
+pub use any::AnyBackend;
+pub use log::LogBackend;
 pub use overlay::OverlayBackend;
 pub use state::{KeyedState, ValueState};
 
@@ -208,6 +214,10 @@ fn check_value(value: &[u8]) -> Result<()> {
 /// Returns the value of a folded row of stored state, if it is one that a backend of this version can hold.
 fn check_loadable<'a>(row: &Row<'a>) -> Result<&'a [u8]> {
     let refuse = |message: &str| Err(Error::version(message).with("table", row.key.table));
+    let parts = [row.key.key, row.key.namespace, row.key.sub];
+    if parts.into_iter().flatten().any(|part| part.len() > usize::from(u16::MAX)) {
+        return Err(Error::corrupt("key, namespace or sub-key is longer than 65535 bytes").with("table", row.key.table));
+    }
     match row.op {
         Op::Put(value) if (Columns { routing: None, ..row.columns }) == Columns::default() => Ok(value),
         Op::Put(_) => refuse("table has rows that expire or have a schema of their own, which needs a newer version"),

@@ -121,8 +121,12 @@ impl<B: StateBackend> KeyedState<B> {
         &mut self.backend
     }
 
-    /// Enters a table under the id of the restored one of its name, or else under the next id.
-    fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
+    /// Declares a table of any kind, for engines that lay out their own rows, and returns its id: that of the restored
+    /// table of its name, or else the next one. The id in `wanted` does not matter.
+    ///
+    /// # Errors
+    /// As [`KeyedState::value`].
+    pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
         let known = self.tables.iter().find(|table| table.name == wanted.name);
         let id = match known {
             Some(known) if self.declared.contains(&known.id) => {

@@ -448,6 +448,7 @@ impl<'a> Reader<'a> {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use proptest::test_runner::RngSeed;
     use serde::Serialize;
 
     use super::*;
@@ -541,6 +542,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..Default::default() })]
+
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let nested = "postcard:struct<a:list<option<tuple<i16,utf8>>>,b:enum<x:bytes,y:u128>,c:f32>";

@@ -11,13 +11,21 @@
 mod aggregate;
 mod args;
 mod columns;
+mod driver;
 mod files;
 mod output;
 mod program;
+mod reader;
 mod record;
+mod report;
 mod sink;
+mod sink_task;
 mod source;
+mod subtask;
 mod window;
+
+pub(crate) use args::RunArgs as Args;
+pub(crate) use driver::run;
 
 #[cfg(test)]
 mod tests;

@@ -69,14 +69,19 @@ impl Operator {
         })
     }
 
+    /// Returns the type of a program's keys.
+    pub(crate) fn key_schema(program: &Program) -> Schema {
+        key_schema(&program.key)
+    }
+
     /// Returns its tables, with types that tools can decode by.
     pub(crate) fn tables(&self) -> Vec<TableSchema> {
-        let key = struct_expression(self.key_columns.iter().map(|name| (name.as_str(), "utf8".to_owned())));
+        let key = key_schema(&self.key_columns);
         let table = |id, name: &str, kind, sub, value| TableSchema {
             id,
             name: name.to_owned(),
             kind,
-            key: Schema::new(format!("postcard:{key}")),
+            key: key.clone(),
             namespace: if self.windowed { Schema::new("bytes") } else { Schema::unit() },
             sub,
             value,
@@ -219,6 +224,12 @@ impl Operator {
     fn key_text(&self, key: &[u8]) -> String {
         decode_key(key, self.key_columns.len()).map_or_else(|_| String::new(), |cells| cells.join(","))
     }
+}
+
+/// Returns the type of keys of these columns.
+fn key_schema(columns: &[String]) -> Schema {
+    let expression = struct_expression(columns.iter().map(|name| (name.as_str(), "utf8".to_owned())));
+    Schema::new(format!("postcard:{expression}"))
 }
 
 /// Visits all rows of a table until `each` fails.

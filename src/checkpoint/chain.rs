@@ -1,0 +1,313 @@
+//! A job's chain of manifests, as a reader finds it.
+//!
+//! Invariants: a listing is only a hint of where the chain's end may be, the end itself is found by number; only the
+//! newest manifest says which others live; damage is never passed over in silence.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use bytes::Bytes;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Attempt, Hash, ManifestId, ObjectId, Seq};
+use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestKind, Retained};
+use crate::store::{Key, KeyClass, Store};
+
+/// How often a listing that lags too far behind is asked again.
+const LISTINGS_MAX: u32 = 5;
+
+/// Which checkpoint to go on from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreFrom {
+    /// The newest: where the newest claim's lineage stands.
+    Newest,
+    /// None: start empty.
+    Fresh,
+    /// This one, which must be live.
+    Checkpoint(Seq),
+}
+
+/// A manifest with the identity under which it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredManifest {
+    /// Its number and write.
+    pub id: ManifestId,
+    /// Hash of the whole object.
+    pub hash: Hash,
+    /// What it says.
+    pub manifest: Manifest,
+}
+
+impl StoredManifest {
+    fn decode(seq: Seq, object: &Bytes) -> Result<Self> {
+        let named = |error: Error| Error::new(error.kind(), "unreadable manifest").with("object", Key::Manifest(seq)).with_source(error);
+        let (manifest, put_id) = Manifest::decode(object, seq).map_err(named)?;
+        Ok(Self { id: ManifestId { seq, put_id }, hash: Hash::of(object), manifest })
+    }
+
+    /// Returns the entry under which another manifest lists it.
+    #[must_use]
+    pub fn as_retained(&self) -> Retained {
+        Retained { id: self.id, hash: self.hash, kind: self.manifest.kind }
+    }
+
+    /// Returns the data objects that it refers to.
+    #[must_use]
+    pub fn objects(&self) -> BTreeSet<ObjectId> {
+        self.manifest.objects.iter().map(|object| object.id).collect()
+    }
+}
+
+/// The end of a job's chain.
+#[derive(Debug)]
+pub struct Chain {
+    /// The last number in use.
+    end: Seq,
+    /// The newest readable manifest: the one at the end, unless that is damaged.
+    newest: Option<StoredManifest>,
+    /// Why the manifest at the end is unreadable, if it is.
+    damage: Option<Error>,
+    /// Every number known to be in use, with its object's length.
+    stored: BTreeMap<Seq, u64>,
+}
+
+impl Chain {
+    /// Finds the end of the job's chain: one listing, then a read for each further number until there is none.
+    ///
+    /// # Errors
+    /// `Version` if the newest manifest is too new for this build; `Denied` or `Unavailable` from the store. That the
+    /// newest manifest is damaged is told by what is asked of the chain.
+    pub async fn load(store: &Store) -> Result<Self> {
+        for _ in 0..LISTINGS_MAX {
+            let listed = store.list(KeyClass::Manifest).await?.entries;
+            let stored = listed.into_iter().filter_map(|(key, bytes)| match key {
+                Key::Manifest(seq) => Some((seq, bytes)),
+                _ => None,
+            });
+            let stored: BTreeMap<Seq, u64> = stored.collect();
+            let start = stored.last_key_value().map_or(Seq(0), |(seq, _)| *seq);
+            let mut chain = Self { end: start, newest: None, damage: None, stored };
+            let listed = if start == Seq(0) { None } else { read_object(store, start).await? };
+            if start == Seq(0) || listed.is_some() {
+                chain.follow(store, listed).await?;
+                return Ok(chain);
+            }
+            // The listing shows what is deleted, and misses all that came since.
+            store.runtime().sleep(store.settings().backoff_max).await;
+        }
+        Err(Error::unavailable("store lists a manifest that is gone, and none that stands"))
+    }
+
+    /// Reads on from the end, where `object` stands, until there is no further number.
+    async fn follow(&mut self, store: &Store, object: Option<Bytes>) -> Result<()> {
+        let mut last = object;
+        loop {
+            let next = following(self.end)?;
+            let Some(object) = read_object(store, next).await? else { break };
+            self.stored.insert(next, object.len() as u64);
+            self.end = next;
+            last = Some(object);
+        }
+        match last {
+            Some(object) => self.stand_on(store, &object).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Finds the end again; returns whether the chain has grown. Reading on from the old end would not do: what follows
+    /// it may have come, been dropped and been deleted.
+    async fn refresh(&mut self, store: &Store) -> Result<bool> {
+        let found = Self::load(store).await?;
+        let grown = found.end > self.end;
+        *self = found;
+        Ok(grown)
+    }
+
+    /// Takes `object` as the manifest at the end. If it is damaged, the newest readable one below takes its part, for
+    /// those who choose a checkpoint by number.
+    async fn stand_on(&mut self, store: &Store, object: &Bytes) -> Result<()> {
+        self.damage = match StoredManifest::decode(self.end, object) {
+            Ok(stored) => {
+                self.newest = Some(stored);
+                return Ok(());
+            }
+            Err(error) if error.kind() == ErrorKind::Corrupt => Some(error),
+            Err(error) => return Err(error),
+        };
+        for below in self.stored.range(..self.end).rev().map(|(below, _)| *below) {
+            let Some(object) = read_object(store, below).await? else { continue };
+            if let Ok(stored) = StoredManifest::decode(below, &object) {
+                self.newest = Some(stored);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the last number in use; 0 if the job has no manifest.
+    #[must_use]
+    pub fn end(&self) -> Seq {
+        self.end
+    }
+
+    /// Returns the newest manifest, or `None` if the job has none.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged; names it and the checkpoints that can be chosen instead.
+    pub fn newest(&self) -> Result<Option<&StoredManifest>> {
+        match &self.damage {
+            Some(damage) => Err(self.with_choices(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain())),
+            None => Ok(self.newest.as_ref()),
+        }
+    }
+
+    /// Returns the newest manifest that can be read, damaged ones after it or not: good for choosing a checkpoint by
+    /// number, not for deleting anything.
+    #[must_use]
+    pub fn newest_readable(&self) -> Option<&StoredManifest> {
+        self.newest.as_ref()
+    }
+
+    /// Returns the numbers known to be in use with their objects' lengths, void ones included.
+    #[must_use]
+    pub fn stored(&self) -> &BTreeMap<Seq, u64> {
+        &self.stored
+    }
+
+    /// Returns the live manifests, ascending: the newest and those that it lists.
+    #[must_use]
+    pub fn live(&self) -> Vec<Retained> {
+        let Some(newest) = &self.newest else { return Vec::new() };
+        let mut live = newest.manifest.retained.clone();
+        live.push(newest.as_retained());
+        live.sort_unstable_by_key(|manifest| manifest.id.seq);
+        live
+    }
+
+    /// Returns the live manifests that can be restored: all but claims.
+    #[must_use]
+    pub fn restorable(&self) -> Vec<Retained> {
+        self.live().into_iter().filter(|manifest| manifest.kind != ManifestKind::Claim).collect()
+    }
+
+    /// Reads the checkpoint that `from` stands for. If the chain has grown so that it is gone, looks again.
+    ///
+    /// # Errors
+    /// `NotFound` if the chosen checkpoint is not live; `Corrupt` if it, or what leads to it, is damaged. Both name the
+    /// checkpoints that can be chosen instead; none is taken in its place.
+    pub async fn resolve(&mut self, store: &Store, from: RestoreFrom) -> Result<Option<StoredManifest>> {
+        loop {
+            let found = match self.select(from) {
+                Ok(None) => return Ok(None),
+                Ok(Some(manifest)) => self.read(store, &manifest).await.map(Some),
+                Err(error) => Err(error),
+            };
+            match found {
+                // The owner may have gone on, and dropped it, since the end was found.
+                Err(error) if is_of_content(&error) && self.refresh(store).await? => {}
+                settled => return settled,
+            }
+        }
+    }
+
+    /// Reads every live manifest, ascending. If the chain has grown so that one is gone, begins again.
+    ///
+    /// # Errors
+    /// `Corrupt` if one is damaged or missing.
+    pub async fn read_live(&mut self, store: &Store) -> Result<Vec<StoredManifest>> {
+        loop {
+            match self.read_live_once(store).await {
+                Err(error) if is_of_content(&error) && self.refresh(store).await? => {}
+                settled => return settled,
+            }
+        }
+    }
+
+    async fn read_live_once(&self, store: &Store) -> Result<Vec<StoredManifest>> {
+        self.newest()?;
+        let mut manifests = Vec::new();
+        for manifest in self.live() {
+            manifests.push(self.read(store, &manifest).await?);
+        }
+        Ok(manifests)
+    }
+
+    /// Reads a live manifest and checks that it is the one that is listed.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is missing, damaged, or another's write under its number; names the checkpoints that can be
+    /// chosen instead.
+    pub async fn read(&self, store: &Store, manifest: &Retained) -> Result<StoredManifest> {
+        if let Some(newest) = self.newest.as_ref().filter(|newest| newest.id == manifest.id) {
+            return Ok(newest.clone());
+        }
+        let seq = manifest.id.seq;
+        let failed = |error: Error| self.with_choices(error, Some(seq)).with("object", Key::Manifest(seq));
+        let object = read_object(store, seq).await?;
+        let object = object.ok_or_else(|| failed(Error::corrupt("live manifest is missing")))?;
+        let stored = StoredManifest::decode(seq, &object)
+            .map_err(|error| failed(Error::new(error.kind(), "live manifest is unreadable")).with_source(error))?;
+        if stored.as_retained() != *manifest {
+            return Err(failed(Error::corrupt("live manifest is not the one that the newest lists")));
+        }
+        Ok(stored)
+    }
+
+    fn select(&self, from: RestoreFrom) -> Result<Option<Retained>> {
+        match from {
+            RestoreFrom::Fresh => Ok(None),
+            RestoreFrom::Newest => {
+                let Some(newest) = self.newest()? else { return Ok(None) };
+                if newest.manifest.kind != ManifestKind::Claim {
+                    return Ok(Some(newest.as_retained()));
+                }
+                let Some(parent) = newest.manifest.parent else { return Ok(None) };
+                let listed = newest.manifest.retained.iter().find(|manifest| manifest.id == parent);
+                let missing = || Error::corrupt("claim does not list its own parent").with("object", Key::Manifest(newest.id.seq));
+                listed.copied().ok_or_else(missing).map(Some)
+            }
+            RestoreFrom::Checkpoint(seq) => {
+                let found = self.restorable().into_iter().find(|manifest| manifest.id.seq == seq);
+                let missing = || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
+                found.ok_or_else(missing).map(Some)
+            }
+        }
+    }
+
+    /// Names the checkpoints that the operator can choose, except one.
+    fn with_choices(&self, error: Error, except: Option<Seq>) -> Error {
+        let mut choices = String::new();
+        for manifest in self.restorable().iter().filter(|manifest| Some(manifest.id.seq) != except) {
+            let comma = if choices.is_empty() { "" } else { "," };
+            // Writing to a string cannot fail.
+            let _infallible = write!(choices, "{comma}{}", manifest.id.seq);
+        }
+        error.with("restorable", if choices.is_empty() { "none" } else { &choices })
+    }
+}
+
+/// Whether what was read is the trouble, not reading it.
+fn is_of_content(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
+}
+
+async fn read_object(store: &Store, seq: Seq) -> Result<Option<Bytes>> {
+    store.read(&Key::Manifest(seq), MAX_MANIFEST_BYTES as u64).await
+}
+
+/// Returns the number after `seq`.
+///
+/// # Errors
+/// `Limit` at the end of numbers.
+pub(super) fn following(seq: Seq) -> Result<Seq> {
+    seq.0.checked_add(1).map(Seq).ok_or_else(|| Error::limit("the chain has no more numbers").with("seq", seq))
+}
+
+/// Returns the attempt after `attempt`.
+///
+/// # Errors
+/// `Limit` at the end of numbers.
+pub(super) fn succeeding(attempt: Attempt) -> Result<Attempt> {
+    let next = attempt.0.checked_add(1).map(Attempt);
+    next.ok_or_else(|| Error::limit("the job has no more attempts").with("attempt", attempt))
+}

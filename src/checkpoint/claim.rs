@@ -1,0 +1,269 @@
+//! Claim: a new attempt takes over a job.
+//!
+//! Create `attempt/<newest + 1>`, going higher if that is lost; find the end of the chain; append a manifest of kind
+//! `Claim` whose parent is the checkpoint to go on from. From the marker on no older attempt can commit; from the claim
+//! on none is left in doubt.
+//!
+//! Invariant: whatever can be refused is refused before the marker, so that a mistaken command stops no running job.
+
+use std::collections::BTreeSet;
+
+use crate::control::retention::{Ledger, RetentionPolicy, retain};
+use crate::error::{Error, Result};
+use crate::id::{Attempt, Epoch, JobId, ManifestId, Seq};
+use crate::key_group::{MAX_KEY_GROUPS, Partitioner};
+use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Program};
+use crate::store::{Key, Put, Store};
+
+use super::chain::{Chain, RestoreFrom, StoredManifest, following, succeeding};
+use super::commit::{Committer, Identity, Proposal, fence};
+
+/// What a new attempt wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaimRequest {
+    /// The checkpoint to go on from.
+    pub from: RestoreFrom,
+    /// How keys map to key groups. Where there is state it must be of the state's kind, whose seed holds.
+    pub partitioner: Partitioner,
+    /// Number of key groups. Where there is state it must be the state's.
+    pub max_parallelism: u16,
+    /// Which checkpoints live.
+    pub retention: RetentionPolicy,
+    /// Name and version of the software that writes.
+    pub writer: String,
+    /// What the job computes. Compare it with what [`peek`] shows before claiming.
+    pub program: Program,
+}
+
+/// A job that is ours.
+#[derive(Debug)]
+pub struct Claimed {
+    /// The job.
+    pub job: JobId,
+    /// Our fencing number.
+    pub attempt: Attempt,
+    /// Our claim in the chain.
+    pub claim: ManifestId,
+    /// The checkpoint to go on from; `None` to start empty.
+    pub restore: Option<StoredManifest>,
+    /// How keys map to key groups.
+    pub partitioner: Partitioner,
+    /// Number of key groups.
+    pub max_parallelism: u16,
+    /// The right to append to the chain.
+    pub committer: Committer,
+}
+
+/// What stands in a job's chain, for those who only look.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peeked {
+    /// The newest manifest.
+    pub newest: StoredManifest,
+    /// The checkpoint that a claim would go on from.
+    pub restore: Option<StoredManifest>,
+}
+
+/// Reads the newest manifest and the checkpoint that `from` stands for; `None` if the job has no manifest. Writes nothing.
+///
+/// # Errors
+/// `NotFound` if the chosen checkpoint is not live, `Corrupt` if it, or the newest manifest, is damaged; both name the
+/// restorable ones. `Version`, `Denied` or `Unavailable` as they come.
+pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
+    let mut chain = Chain::load(store).await?;
+    let restore = chain.resolve(store, from).await?;
+    Ok(chain.newest_readable().map(|newest| Peeked { newest: newest.clone(), restore }))
+}
+
+/// Takes over the job, or founds it.
+///
+/// # Errors
+/// Before any older attempt is disturbed: `NotFound` or `Corrupt` if the checkpoint to go on from is not live or is
+/// damaged, naming the restorable ones; `Config` if the settings are not those of its state. Afterwards: `Fenced` if a
+/// still newer attempt took over meanwhile; `Denied` or `Unavailable` from the store, in which case claiming again is safe.
+pub async fn claim(store: &Store, request: &ClaimRequest) -> Result<Claimed> {
+    request.check_settings()?;
+    let mut chain = Chain::load(store).await?;
+    request.check_state(chain.resolve(store, request.from).await?.as_ref())?;
+
+    let drawn = JobId(store.draw_put_id().0);
+    let attempt = take_attempt(store, &chain, drawn).await?;
+    let Appended { chain, identity, proposal, restore } = append(store, request, attempt, drawn).await?;
+    // A claim that slept may stand where a newer attempt's manifests have come and gone.
+    check_owner(store, attempt).await?;
+    let ledger = open_ledger(store, &chain, &proposal, restore.as_ref()).await;
+    tracing::info!(attempt = attempt.0, seq = proposal.entry().id.seq.0, "job claimed");
+    Ok(Claimed {
+        job: identity.job,
+        attempt,
+        claim: proposal.entry().id,
+        partitioner: identity.partitioner,
+        max_parallelism: identity.max_parallelism,
+        committer: Committer::new(store, identity, &proposal, restore.as_ref().map(|restore| restore.id), ledger),
+        restore,
+    })
+}
+
+/// Finds out whether `attempt` still owns the job, before it does something outside the chain that only the owner may.
+///
+/// # Errors
+/// `Fenced` if a newer attempt has begun; `Denied` or `Unavailable` from the store.
+pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
+    match fence(store, attempt).await? {
+        Some(by) => Err(fenced(attempt, by)),
+        None => Ok(()),
+    }
+}
+
+impl ClaimRequest {
+    fn check_settings(&self) -> Result<()> {
+        if self.max_parallelism == 0 || self.max_parallelism > MAX_KEY_GROUPS {
+            let error = Error::config("max parallelism out of range 1..=32768");
+            return Err(error.with("max_parallelism", self.max_parallelism));
+        }
+        Ok(())
+    }
+
+    /// Refuses settings that are not those of the state to go on from.
+    fn check_state(&self, restore: Option<&StoredManifest>) -> Result<()> {
+        let Some(StoredManifest { id, manifest, .. }) = restore else { return Ok(()) };
+        if manifest.max_parallelism != self.max_parallelism {
+            return Err(Error::config("max parallelism is not that of the state")
+                .with("checkpoint", id.seq)
+                .with("stored", manifest.max_parallelism)
+                .with("requested", self.max_parallelism));
+        }
+        let kinds = [manifest.partitioner, self.partitioner].map(|p| (p.name(), p.version_and_seed().0));
+        let [(stored, stored_version), (requested, requested_version)] = kinds;
+        if kinds.first() != kinds.last() {
+            return Err(Error::config("partitioner is not that of the state")
+                .with("checkpoint", id.seq)
+                .with("stored", format_args!("{stored} {stored_version}"))
+                .with("requested", format_args!("{requested} {requested_version}")));
+        }
+        Ok(())
+    }
+
+    /// Returns what all manifests of the attempt share. Where there is state, its partitioner goes on with its seed.
+    fn identity(&self, job: JobId, attempt: Attempt, restore: Option<&StoredManifest>) -> Identity {
+        Identity {
+            job,
+            attempt,
+            writer: self.writer.clone(),
+            program: self.program.clone(),
+            partitioner: restore.map_or(self.partitioner, |restore| restore.manifest.partitioner),
+            max_parallelism: self.max_parallelism,
+            retention: self.retention,
+        }
+    }
+}
+
+/// Creates the marker of the lowest attempt that nobody has begun: attempts are dense, or no one could be fenced by
+/// looking at the next alone. A marker of our own that a dead incarnation left is another's, too.
+async fn take_attempt(store: &Store, chain: &Chain, job: JobId) -> Result<Attempt> {
+    let mut attempt = chain.newest_readable().map_or(Attempt(0), |newest| newest.manifest.attempt);
+    loop {
+        attempt = succeeding(attempt)?;
+        let put_id = store.draw_put_id();
+        let marker = AttemptMarker { attempt, job, created_at: store.runtime().now() };
+        match store.put_new(&Key::Attempt(attempt), put_id, marker.encode(put_id)).await? {
+            Put::Created => return Ok(attempt),
+            Put::Taken => tracing::debug!(attempt = attempt.0, "attempt is taken, going higher"),
+        }
+    }
+}
+
+/// A claim in the chain.
+struct Appended {
+    /// The chain just below it.
+    chain: Chain,
+    identity: Identity,
+    proposal: Proposal,
+    restore: Option<StoredManifest>,
+}
+
+/// Appends the claim at the end of the chain, which is looked for anew: older attempts may have gone far since it was
+/// looked at before the marker. Now each can append one more manifest at most.
+async fn append(store: &Store, request: &ClaimRequest, attempt: Attempt, drawn: JobId) -> Result<Appended> {
+    loop {
+        let mut chain = Chain::load(store).await?;
+        let restore = chain.resolve(store, request.from).await;
+        let newest = chain.newest_readable();
+        if let Some(by) = newest.map(|newest| newest.manifest.attempt).filter(|by| *by >= attempt) {
+            return Err(fenced(attempt, by));
+        }
+        let restore = restore?;
+        request.check_state(restore.as_ref())?;
+        let job = newest.map_or(drawn, |newest| newest.manifest.job);
+        check_job(job, restore.as_ref())?;
+        let identity = request.identity(job, attempt, restore.as_ref());
+        let parent = restore.as_ref().map(|restore| restore.id);
+        let retention = retain(request.retention, ManifestKind::Claim, parent, &chain.live());
+        let manifest = claim_manifest(store, &identity, following(chain.end())?, restore.as_ref());
+        let proposal = Proposal::new(manifest, store.draw_put_id(), retention)?;
+        match proposal.create(store).await? {
+            Put::Created => return Ok(Appended { chain, identity, proposal, restore }),
+            // A commit of the attempt before landed first, or a newer attempt's claim: the chain tells.
+            Put::Taken => tracing::debug!(seq = chain.end().0, "chain grew under a claim"),
+        }
+    }
+}
+
+fn claim_manifest(store: &Store, identity: &Identity, seq: Seq, restore: Option<&StoredManifest>) -> Manifest {
+    let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = identity.clone();
+    Manifest {
+        job,
+        seq,
+        kind: ManifestKind::Claim,
+        attempt,
+        epoch: restore.map_or(Epoch(0), |restore| restore.manifest.epoch),
+        parent: restore.map(|restore| restore.id),
+        retained: Vec::new(),
+        created_at: store.runtime().now(),
+        writer,
+        program,
+        partitioner,
+        max_parallelism,
+        objects: Vec::new(),
+        level: restore.map_or(DurabilityLevel::ObjectStore, |restore| restore.manifest.level),
+        operators: Vec::new(),
+        extensions: Vec::new(),
+    }
+}
+
+/// Refuses to go on from another job's state.
+fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
+    match restore {
+        Some(restore) if restore.manifest.job != job => {
+            let error = Error::corrupt("checkpoint belongs to another job").with("object", Key::Manifest(restore.id.seq));
+            Err(error.with("expected", job).with("found", restore.manifest.job))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Reads what lives beside the claim, so that later commits can tell what they make unreachable.
+async fn open_ledger(store: &Store, chain: &Chain, claim: &Proposal, restore: Option<&StoredManifest>) -> Ledger {
+    let mut ledger = Ledger::default();
+    let kept = &claim.retention().kept;
+    for entry in kept {
+        let objects = match restore.filter(|restore| restore.id == entry.id) {
+            Some(restore) => Some(restore.objects()),
+            None => match chain.read(store, entry).await {
+                Ok(stored) => Some(stored.objects()),
+                Err(error) => {
+                    tracing::warn!(error = error.chain(), "nothing is collected while a live manifest is unreadable");
+                    None
+                }
+            },
+        };
+        ledger.add_live(entry.id.seq, objects);
+    }
+    ledger.add_live(claim.entry().id.seq, Some(BTreeSet::new()));
+    let live: BTreeSet<Seq> = kept.iter().map(|entry| entry.id.seq).collect();
+    chain.stored().keys().filter(|seq| !live.contains(seq)).for_each(|seq| ledger.add_void(*seq));
+    ledger
+}
+
+fn fenced(attempt: Attempt, by: Attempt) -> Error {
+    Error::fenced("a newer attempt owns the job").with("attempt", attempt).with("by", by)
+}

@@ -1,0 +1,338 @@
+//! Commit: the only creator of manifests.
+//!
+//! A checkpoint is committed by creating `manifest/<last + 1>` and *then* finding no `attempt/<a + 1>`. Before the
+//! create nothing is visible; after it nothing changes.
+//!
+//! Invariants: the outcome of a commit is determined before it is returned; an unknown outcome deletes nothing; a
+//! manifest refers to nothing but objects of live manifests and new ones of its own attempt.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use crate::canary::{self, Canary};
+use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, retain};
+use crate::error::{Applied, Error, Result};
+use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, PutId, Seq};
+use crate::key_group::Partitioner;
+use crate::manifest::{DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained};
+use crate::store::{Key, Put, Store};
+
+use super::chain::{following, succeeding};
+use super::sweep;
+
+/// Longest attempt marker that is read: that it exists is what matters.
+const MARKER_BYTES_MAX: u64 = 64 << 10;
+
+/// What an engine knows of a checkpoint that it wants committed; the rest is the attempt's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// A checkpoint or a savepoint.
+    pub kind: ManifestKind,
+    /// It holds all effects of epochs up to this one.
+    pub epoch: Epoch,
+    /// Every data object that it refers to: durable, and either new or an object of a live manifest.
+    pub objects: Vec<ObjectRef>,
+    /// How far its bytes have gone.
+    pub level: DurabilityLevel,
+    /// The job's operators with their tables and subtasks.
+    pub operators: Vec<OperatorManifest>,
+    /// What later versions or embedders add.
+    pub extensions: Vec<Extension>,
+}
+
+/// What became of a commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommitOutcome {
+    /// It is in the chain, and no newer attempt had begun when it was: announce it.
+    Committed(Committed),
+    /// A newer attempt has begun: announce nothing and stop. Whether the manifest is in the chain is for the
+    /// successor to find.
+    Fenced {
+        /// The attempt that comes after ours; there may be newer ones.
+        by: Attempt,
+    },
+}
+
+/// A committed manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Committed {
+    /// Its number and write.
+    pub id: ManifestId,
+    /// Hash of the whole object.
+    pub hash: Hash,
+    /// The manifests that it made void.
+    pub dropped: Vec<Retained>,
+}
+
+/// What is the same in every manifest of an attempt.
+#[derive(Debug, Clone)]
+pub(super) struct Identity {
+    pub(super) job: JobId,
+    pub(super) attempt: Attempt,
+    pub(super) writer: String,
+    pub(super) program: Program,
+    pub(super) partitioner: Partitioner,
+    pub(super) max_parallelism: u16,
+    pub(super) retention: RetentionPolicy,
+}
+
+/// A manifest on its way into the store.
+#[derive(Debug)]
+pub(super) struct Proposal {
+    entry: Retained,
+    epoch: Epoch,
+    objects: BTreeSet<ObjectId>,
+    retention: Retention,
+    object: Bytes,
+    /// Whether it may have been sent, so that a refusal proves nothing.
+    in_doubt: bool,
+}
+
+impl Proposal {
+    /// Encodes `manifest`, whose retained list is that of `retention`.
+    ///
+    /// # Errors
+    /// `Usage` if it breaks a rule of the format, `Limit` if it is too large.
+    pub(super) fn new(mut manifest: Manifest, put_id: PutId, retention: Retention) -> Result<Self> {
+        manifest.retained.clone_from(&retention.kept);
+        let object = manifest.encode(put_id)?;
+        let id = ManifestId { seq: manifest.seq, put_id };
+        let entry = Retained { id, hash: Hash::of(&object), kind: manifest.kind };
+        let objects = manifest.objects.iter().map(|object| object.id).collect();
+        Ok(Self { entry, epoch: manifest.epoch, objects, retention, object, in_doubt: false })
+    }
+
+    pub(super) fn entry(&self) -> Retained {
+        self.entry
+    }
+
+    pub(super) fn retention(&self) -> &Retention {
+        &self.retention
+    }
+
+    /// Creates the manifest: the one place where that happens.
+    pub(super) async fn create(&self, store: &Store) -> Result<Put> {
+        store.put_new(&Key::Manifest(self.entry.id.seq), self.entry.id.put_id, self.object.clone()).await
+    }
+}
+
+/// Looks whether an attempt after `attempt` has begun, and returns it.
+pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
+    let next = succeeding(attempt)?;
+    Ok(store.read(&Key::Attempt(next), MARKER_BYTES_MAX).await?.map(|_marker| next))
+}
+
+/// An attempt's right to append to its job's chain.
+///
+/// If the future of [`Committer::commit`] is dropped, the outcome of that commit is unknown; the next call finds it out
+/// before it does anything else.
+#[derive(Debug)]
+pub struct Committer {
+    store: Store,
+    identity: Identity,
+    /// Our last manifest: the end of the chain, unless we are fenced.
+    last: Retained,
+    epoch: Epoch,
+    /// The others that live.
+    retained: Vec<Retained>,
+    /// What the next checkpoint continues.
+    parent: Option<ManifestId>,
+    ledger: Ledger,
+    pending: Option<Proposal>,
+    fenced: Option<Attempt>,
+}
+
+impl Committer {
+    pub(super) fn new(
+        store: &Store,
+        identity: Identity,
+        claim: &Proposal,
+        parent: Option<ManifestId>,
+        ledger: Ledger,
+    ) -> Self {
+        Self {
+            store: store.clone(),
+            identity,
+            last: claim.entry,
+            epoch: claim.epoch,
+            retained: claim.retention.kept.clone(),
+            parent,
+            ledger,
+            pending: None,
+            fenced: None,
+        }
+    }
+
+    /// Returns the attempt that it commits for.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.identity.attempt
+    }
+
+    /// Returns the last manifest that it put into the chain: the claim, or a committed checkpoint.
+    #[must_use]
+    pub fn last(&self) -> ManifestId {
+        self.last.id
+    }
+
+    /// Commits `draft`: a create of the manifest, then a read of the next attempt's marker.
+    ///
+    /// While the outcome is unknown it goes on trying, with the same bytes; only dropping the future ends that. An
+    /// outcome that such a drop left unknown is found out first; what it committed counts as part of this commit.
+    ///
+    /// # Errors
+    /// `Usage` if the draft breaks the chain's rules, `Limit` if it is too large, `Denied` or `Config` if the store
+    /// refuses: in all these the manifest is not in the chain and will not be. `Corrupt` if another wrote where only
+    /// this attempt may.
+    pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
+        let mut dropped = match self.settle().await? {
+            Some(CommitOutcome::Fenced { by }) => return Ok(CommitOutcome::Fenced { by }),
+            Some(CommitOutcome::Committed(earlier)) => earlier.dropped,
+            None => Vec::new(),
+        };
+        self.pending = Some(self.propose(draft)?);
+        match self.settle().await? {
+            Some(CommitOutcome::Committed(mut committed)) => {
+                dropped.append(&mut committed.dropped);
+                committed.dropped = dropped;
+                Ok(CommitOutcome::Committed(committed))
+            }
+            Some(fenced) => Ok(fenced),
+            None => Err(Error::stopped("the commit was settled by nobody")),
+        }
+    }
+
+    /// Finds out what became of a commit whose future was dropped; `None` if there is nothing to find out.
+    ///
+    /// # Errors
+    /// As [`Committer::commit`].
+    pub async fn settle(&mut self) -> Result<Option<CommitOutcome>> {
+        if let Some(by) = self.fenced {
+            return Ok(Some(CommitOutcome::Fenced { by }));
+        }
+        if self.pending.is_none() {
+            return Ok(None);
+        }
+        let put = self.create_pending().await?;
+        // Only now, after the create: an attempt that begins later finds the manifest in the chain.
+        let next = if canary::on(Canary::SkipFence) { None } else { self.look_for_next_attempt().await };
+        if let Some(by) = next {
+            self.fenced = Some(by);
+            return Ok(Some(CommitOutcome::Fenced { by }));
+        }
+        if put == Put::Taken {
+            let error = Error::corrupt("another's manifest stands where only this attempt may write");
+            return Err(error.with("attempt", self.identity.attempt).with("after", self.last.id.seq));
+        }
+        Ok(self.pending.take().map(|proposal| CommitOutcome::Committed(self.accept(proposal))))
+    }
+
+    /// Returns what nothing live reaches any more since this was last asked.
+    #[must_use]
+    pub fn take_garbage(&mut self) -> Garbage {
+        self.ledger.take_garbage(self.store.settings().list_lag)
+    }
+
+    fn propose(&self, draft: Draft) -> Result<Proposal> {
+        if draft.kind == ManifestKind::Claim {
+            return Err(Error::usage("a claim is not committed, it is made"));
+        }
+        if draft.epoch < self.epoch {
+            let error = Error::usage("epochs never fall along a lineage");
+            return Err(error.with("epoch", draft.epoch).with("before", self.epoch));
+        }
+        let unheld = |object: &ObjectId| !self.ledger.holds(object) && !self.is_new(object);
+        if let Some(object) = draft.objects.iter().map(|object| object.id).find(unheld) {
+            let error = Error::usage("draft refers to an object that may be gone: no live manifest reaches it");
+            return Err(error.with("object", object));
+        }
+        let mut candidates = self.retained.clone();
+        candidates.push(self.last);
+        let retention = retain(self.identity.retention, draft.kind, self.parent, &candidates);
+        let manifest = self.manifest(following(self.last.id.seq)?, draft);
+        Proposal::new(manifest, self.store.draw_put_id(), retention)
+    }
+
+    /// Whether `object` can be one that no manifest has referred to yet.
+    fn is_new(&self, object: &ObjectId) -> bool {
+        object.attempt == self.identity.attempt && !self.ledger.freed(object)
+    }
+
+    fn manifest(&self, seq: Seq, draft: Draft) -> Manifest {
+        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = self.identity.clone();
+        let Draft { kind, epoch, objects, level, operators, extensions } = draft;
+        Manifest {
+            job,
+            seq,
+            kind,
+            attempt,
+            epoch,
+            parent: self.parent,
+            retained: Vec::new(),
+            created_at: self.store.runtime().now(),
+            writer,
+            program,
+            partitioner,
+            max_parallelism,
+            objects,
+            level,
+            operators,
+            extensions,
+        }
+    }
+
+    /// Creates the pending manifest, however long it takes to know that it stands, or that another's does.
+    async fn create_pending(&mut self) -> Result<Put> {
+        loop {
+            let Some(proposal) = &mut self.pending else {
+                return Err(Error::stopped("there is no commit to settle"));
+            };
+            let was_in_doubt = std::mem::replace(&mut proposal.in_doubt, true);
+            let error = match proposal.create(&self.store).await {
+                Ok(put) => return Ok(put),
+                Err(error) => error,
+            };
+            if error.applied() == Applied::No && !was_in_doubt {
+                self.pending = None;
+                return Err(error);
+            }
+            if canary::on(Canary::DeleteAfterUnknown) {
+                let own = |object: &ObjectId| !self.ledger.holds(object);
+                let keys = proposal.objects.iter().copied().filter(own).map(Key::Data).collect();
+                sweep::delete_all(&self.store, keys).await;
+                self.pending = None;
+                return Err(error);
+            }
+            self.pause(&error, "outcome of a commit is unknown, to be found out").await;
+        }
+    }
+
+    /// Reads the next attempt's marker, however long it takes to get an answer.
+    async fn look_for_next_attempt(&self) -> Option<Attempt> {
+        loop {
+            match fence(&self.store, self.identity.attempt).await {
+                Ok(next) => return next,
+                Err(error) => self.pause(&error, "cannot tell whether a newer attempt has begun").await,
+            }
+        }
+    }
+
+    async fn pause(&self, error: &Error, why: &'static str) {
+        tracing::warn!(error = error.chain(), attempt = self.identity.attempt.0, "{why}");
+        self.store.runtime().sleep(self.store.settings().backoff_max).await;
+    }
+
+    /// Makes a manifest that is known to stand, unfenced, our last.
+    fn accept(&mut self, proposal: Proposal) -> Committed {
+        let Proposal { entry, epoch, objects, retention, .. } = proposal;
+        if entry.kind == ManifestKind::Checkpoint {
+            self.parent = Some(entry.id);
+        }
+        self.ledger.advance(entry.id.seq, objects, &retention.dropped);
+        self.last = entry;
+        self.epoch = epoch;
+        self.retained = retention.kept;
+        Committed { id: entry.id, hash: entry.hash, dropped: retention.dropped }
+    }
+}

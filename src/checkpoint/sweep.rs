@@ -1,0 +1,259 @@
+//! Sweep: the only deleter.
+//!
+//! What may go is decided by reference and by ownership, never by age: an object that no live manifest refers to, and
+//! whose attempt can commit no more, since the newest *manifest* is of a later one. What is unreferenced and of the
+//! newest manifest's attempt is in flight, and only that attempt knows it.
+//!
+//! Invariants: data objects are listed before the manifests that protect them are read; everything is classified before
+//! the first delete; if one live manifest is unreadable, nothing is deleted; attempt markers are never deleted.
+
+use std::collections::BTreeSet;
+
+use futures_util::{StreamExt, stream};
+
+use crate::canary::{self, Canary};
+use crate::control::retention::{Garbage, RetentionPolicy, retain};
+use crate::error::{Error, Result};
+use crate::id::{Attempt, ObjectId, Seq};
+use crate::manifest::ManifestKind;
+use crate::store::{Key, KeyClass, Store};
+
+use super::chain::{Chain, StoredManifest, succeeding};
+
+/// Deletes under way at a time.
+const DELETES_IN_FLIGHT: usize = 8;
+
+/// How many objects, and how long in all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Tally {
+    /// Objects.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Tally {
+    fn of<'a>(entries: impl IntoIterator<Item = &'a (Key, u64)>) -> Self {
+        entries.into_iter().fold(Self::default(), |tally, (_, bytes)| Self {
+            objects: tally.objects.saturating_add(1),
+            bytes: tally.bytes.saturating_add(*bytes),
+        })
+    }
+}
+
+/// What became of deletes.
+#[derive(Debug, Default)]
+pub struct Swept {
+    /// Names that are free now.
+    pub deleted: Vec<Key>,
+    /// Names that the store did not let go, each with the reason; to be tried again.
+    pub failed: Vec<(Key, Error)>,
+}
+
+/// Deletes `keys`, in any order.
+pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
+    let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.delete(&key).await) }))
+        .buffer_unordered(DELETES_IN_FLIGHT);
+    let mut swept = Swept::default();
+    while let Some((key, outcome)) = deletes.next().await {
+        match outcome {
+            Ok(()) => swept.deleted.push(key),
+            Err(error) => swept.failed.push((key, error)),
+        }
+    }
+    swept
+}
+
+/// A running owner's deleter: takes what each commit made unreachable, without listing anything.
+#[derive(Debug)]
+pub struct Collector {
+    store: Store,
+    garbage: Garbage,
+}
+
+impl Collector {
+    /// Returns a collector with nothing to do.
+    #[must_use]
+    pub fn new(store: &Store) -> Self {
+        Self { store: store.clone(), garbage: Garbage::default() }
+    }
+
+    /// Adds what a commit made unreachable.
+    pub fn add(&mut self, garbage: Garbage) {
+        self.garbage.objects.extend(garbage.objects);
+        self.garbage.manifests.extend(garbage.manifests);
+    }
+
+    /// Deletes objects, then manifests. What fails stays for the next time.
+    pub async fn run(&mut self) -> Swept {
+        let objects = self.garbage.objects.iter().copied().map(Key::Data).collect();
+        let mut swept = delete_all(&self.store, objects).await;
+        let manifests = self.garbage.manifests.iter().copied().map(Key::Manifest).collect();
+        let manifests = delete_all(&self.store, manifests).await;
+        swept.deleted.extend(manifests.deleted);
+        swept.failed.extend(manifests.failed);
+        for key in &swept.deleted {
+            match key {
+                Key::Data(object) => drop(self.garbage.objects.remove(object)),
+                Key::Manifest(seq) => drop(self.garbage.manifests.remove(seq)),
+                Key::Attempt(_) | Key::Probe(_) => {}
+            }
+        }
+        if let Some((key, error)) = swept.failed.first() {
+            let failed = swept.failed.len();
+            tracing::warn!(failed, object = %key, error = error.chain(), "objects could not be deleted, to be tried again");
+        }
+        swept
+    }
+}
+
+/// What a sweep finds, and would delete.
+#[derive(Debug)]
+pub struct SweepPlan {
+    /// The newest manifest, from which all else follows; `None` if the job has none.
+    pub newest: Option<Seq>,
+    /// What live manifests reach, and they themselves.
+    pub live: Tally,
+    /// Unreferenced, but perhaps in flight: of an attempt that may still commit.
+    pub in_flight: Vec<(Key, u64)>,
+    /// Void manifests that lead readers with lagging listings to the end of the chain.
+    pub signposts: Vec<(Key, u64)>,
+    /// What can go.
+    pub deletable: Vec<(Key, u64)>,
+    /// Files that are not ours, left alone.
+    pub foreign: u64,
+    /// Whether it holds only after a claim that has not been made.
+    hypothetical: bool,
+}
+
+impl SweepPlan {
+    /// Returns how much can go.
+    #[must_use]
+    pub fn deletable_tally(&self) -> Tally {
+        Tally::of(&self.deletable)
+    }
+
+    /// Returns how much may be in flight.
+    #[must_use]
+    pub fn in_flight_tally(&self) -> Tally {
+        Tally::of(&self.in_flight)
+    }
+}
+
+/// Finds out what can be deleted now. `owner` is the attempt that the caller has claimed, if it has.
+///
+/// # Errors
+/// `Fenced` if the newest manifest is not `owner`'s; `Corrupt` if any live manifest is unreadable; `Denied` or
+/// `Unavailable` from the store.
+pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
+    let survey = Survey::take(store).await?;
+    let newest = survey.newest().map(|newest| newest.manifest.attempt);
+    if let (Some(owner), Some(newest)) = (owner, newest)
+        && owner != newest
+    {
+        return Err(Error::fenced("another attempt owns the job").with("attempt", owner).with("by", newest));
+    }
+    let live = survey.manifests.iter().map(|manifest| manifest.id.seq).collect();
+    Ok(survey.classify(&live, newest.unwrap_or_default(), false))
+}
+
+/// Finds out what a claim that retains by `policy` would make deletable. The plan is for people: it cannot be executed.
+///
+/// # Errors
+/// As [`plan`].
+pub async fn preview(store: &Store, policy: RetentionPolicy) -> Result<SweepPlan> {
+    let survey = Survey::take(store).await?;
+    let Some(newest) = survey.newest() else {
+        return Ok(survey.classify(&BTreeSet::new(), Attempt(0), true));
+    };
+    let parent = if newest.manifest.kind == ManifestKind::Claim { newest.manifest.parent } else { Some(newest.id) };
+    let retention = retain(policy, ManifestKind::Claim, parent, &survey.chain.live());
+    let live = retention.kept.iter().map(|entry| entry.id.seq).collect();
+    let claimed = succeeding(newest.manifest.attempt)?;
+    Ok(survey.classify(&live, claimed, true))
+}
+
+/// Deletes what the plan says: data objects, then manifests. A plan stays right however late it is executed, since what
+/// was unreachable and ownerless once is so for ever.
+///
+/// # Errors
+/// `Usage` if the plan is a preview. Deletes that fail are in the result.
+pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
+    if plan.hypothetical {
+        return Err(Error::usage("a preview cannot be executed: claim the job, then plan"));
+    }
+    let (manifests, objects): (Vec<Key>, Vec<Key>) =
+        plan.deletable.iter().map(|(key, _)| *key).partition(|key| matches!(key, Key::Manifest(_)));
+    let mut swept = delete_all(store, objects).await;
+    let manifests = delete_all(store, manifests).await;
+    swept.deleted.extend(manifests.deleted);
+    swept.failed.extend(manifests.failed);
+    Ok(swept)
+}
+
+/// Everything that a sweep decides by.
+struct Survey {
+    data: Vec<(ObjectId, u64)>,
+    foreign: u64,
+    chain: Chain,
+    manifests: Vec<StoredManifest>,
+    list_lag: u64,
+}
+
+impl Survey {
+    async fn take(store: &Store) -> Result<Self> {
+        // In this order: an object that a manifest refers to was there before the manifest was, so whatever is listed
+        // here and is referred to later is already referred to when the manifests are read, or of a living attempt.
+        let listing = store.list(KeyClass::Data).await?;
+        let mut chain = Chain::load(store).await?;
+        let manifests = chain.read_live(store).await?;
+        let data = listing.entries.into_iter().filter_map(|(key, bytes)| match key {
+            Key::Data(object) => Some((object, bytes)),
+            _ => None,
+        });
+        Ok(Self { data: data.collect(), foreign: listing.foreign, chain, manifests, list_lag: store.settings().list_lag })
+    }
+
+    fn newest(&self) -> Option<&StoredManifest> {
+        self.chain.newest_readable()
+    }
+
+    /// Sorts everything: `live` are the manifests that protect, `owner` is the attempt that may have objects in flight.
+    fn classify(self, live: &BTreeSet<Seq>, owner: Attempt, hypothetical: bool) -> SweepPlan {
+        let protecting = self.manifests.iter().filter(|manifest| live.contains(&manifest.id.seq));
+        let reached: BTreeSet<ObjectId> = protecting.flat_map(StoredManifest::objects).collect();
+        let mut plan = SweepPlan {
+            newest: self.newest().map(|newest| newest.id.seq),
+            live: Tally::default(),
+            in_flight: Vec::new(),
+            signposts: Vec::new(),
+            deletable: Vec::new(),
+            foreign: self.foreign,
+            hypothetical,
+        };
+        let mut kept = Vec::new();
+        for (object, bytes) in self.data {
+            let side = if reached.contains(&object) {
+                &mut kept
+            } else if object.attempt >= owner && !canary::on(Canary::SweepInFlight) {
+                &mut plan.in_flight
+            } else {
+                &mut plan.deletable
+            };
+            side.push((Key::Data(object), bytes));
+        }
+        let end = self.chain.end().0.saturating_add(u64::from(hypothetical));
+        for (seq, bytes) in self.chain.stored() {
+            let side = if live.contains(seq) {
+                &mut kept
+            } else if seq.0.saturating_add(self.list_lag.max(1)) > end {
+                &mut plan.signposts
+            } else {
+                &mut plan.deletable
+            };
+            side.push((Key::Manifest(*seq), *bytes));
+        }
+        plan.live = Tally::of(&kept);
+        plan
+    }
+}

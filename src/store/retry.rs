@@ -1,0 +1,198 @@
+//! When to try again, and what an error of the library means for the call that got it.
+//!
+//! The library's own retries are off wherever a store is opened by URL: this is the one mechanism.
+
+use std::fmt::Display;
+use std::io;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+use crate::error::{Error, Result};
+use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
+
+/// Text of a store's error that is kept: an endpoint's answer can be of any length.
+const SOURCE_CHARS_MAX: usize = 1024;
+
+/// How patient a store's user is, and how far the store's listings may lag.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreSettings {
+    /// Longest wait for the answer to one request, its body included. Default 60 s.
+    pub call_timeout: Duration,
+    /// No request of a call is repeated once this much time has passed. Default 3 min.
+    pub retry_deadline: Duration,
+    /// Most requests of one kind that one call makes. Default 10.
+    pub tries_max: usize,
+    /// Wait before the first repetition; each further one waits twice as long, and up to as much again at
+    /// random. Default 100 ms.
+    pub backoff_first: Duration,
+    /// Longest wait between repetitions, before the random part. Default 10 s.
+    pub backoff_max: Duration,
+    /// A listing may miss the newest manifests, but fewer than this many: dead ones younger than that are kept,
+    /// so that probing from any manifest that a listing shows reaches the end of the chain. Default 64.
+    pub list_lag: u64,
+}
+
+impl Default for StoreSettings {
+    fn default() -> Self {
+        Self {
+            call_timeout: Duration::from_secs(60),
+            retry_deadline: Duration::from_secs(180),
+            tries_max: 10,
+            backoff_first: Duration::from_millis(100),
+            backoff_max: Duration::from_secs(10),
+            list_lag: 64,
+        }
+    }
+}
+
+/// The repetitions of one call.
+#[derive(Debug)]
+pub(super) struct Retry<'a> {
+    runtime: &'a SharedRuntime,
+    delays: ExponentialBackoff,
+    deadline: Timestamp,
+    tries: u32,
+}
+
+impl<'a> Retry<'a> {
+    pub(super) fn new(runtime: &'a SharedRuntime, settings: &StoreSettings) -> Self {
+        let [seed, ..] = split(runtime.random());
+        let delays = ExponentialBuilder::new()
+            .with_factor(2.0)
+            .with_min_delay(settings.backoff_first)
+            .with_max_delay(settings.backoff_max)
+            .with_max_times(settings.tries_max.saturating_sub(1))
+            .with_jitter()
+            .with_jitter_seed(seed)
+            .build();
+        Self { runtime, delays, deadline: runtime.now().after(settings.retry_deadline), tries: 1 }
+    }
+
+    /// Waits until the call may be repeated after it failed with `error`.
+    ///
+    /// # Errors
+    /// `error`, with the number of tries, if there is to be no other.
+    pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
+        let delay = self.delays.next().filter(|delay| self.runtime.now().after(*delay) <= self.deadline);
+        let Some(delay) = delay else {
+            return Err(error.with("tries", self.tries));
+        };
+        tracing::debug!(error = error.chain(), ?delay, "store call failed, to be repeated");
+        self.tries = self.tries.saturating_add(1);
+        self.runtime.sleep(delay).await;
+        Ok(())
+    }
+}
+
+fn split(bits: u128) -> [u64; 2] {
+    let [low, high] = [bits & u128::from(u64::MAX), bits >> 64];
+    [low, high].map(|half| u64::try_from(half).unwrap_or(u64::MAX))
+}
+
+/// What a failed request tells of its effect.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// Nothing is stored under that name. For a create: the bucket or container is not there.
+    Missing(Error),
+    /// A create was refused because the name is, or is about to be, taken. Perhaps by ourselves.
+    Exists(Error),
+    /// The store refused, and did nothing.
+    Refused(Error),
+    /// The effect may have happened, or may still happen later.
+    Unclear(Error),
+}
+
+impl Fault {
+    /// Returns what `error` means for a request on `object`.
+    pub(super) fn of(error: &object_store::Error, object: impl Display) -> Self {
+        use object_store::Error as E;
+        let fault = |error: Error, source: &E| error.with("object", &object).with_source(shorten(source));
+        match error {
+            E::NotFound { .. } => Self::Missing(fault(Error::not_found("object is not in the store"), error)),
+            E::AlreadyExists { .. } | E::Precondition { .. } | E::NotModified { .. } => {
+                Self::Exists(fault(Error::unavailable("store refuses to create the object"), error))
+            }
+            E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
+                Self::Refused(fault(Error::denied("store refuses access"), error))
+            }
+            E::NotSupported { .. } | E::NotImplemented { .. } => {
+                let message = "store lacks create-if-absent, on which every commit rests";
+                Self::Refused(fault(Error::config(message), error))
+            }
+            E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => {
+                Self::Refused(fault(Error::config("store does not accept its settings"), error))
+            }
+            _ => match io_kind(error) {
+                Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+                    Self::Refused(fault(Error::denied("store refuses access"), error))
+                }
+                _ => Self::Unclear(fault(Error::unavailable("store call failed"), error)),
+            },
+        }
+    }
+
+    /// Returns the error in it.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Missing(error) | Self::Exists(error) | Self::Refused(error) | Self::Unclear(error) => error,
+        }
+    }
+}
+
+/// Returns the kind of the operating system's error that is behind `error`, if one is.
+fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io.kind());
+        }
+        next = error.source();
+    }
+    None
+}
+
+/// Returns the error's text, cut: it already repeats its own sources, and a hostile endpoint chooses its length.
+fn shorten(error: &object_store::Error) -> String {
+    let text = error.to_string();
+    match text.char_indices().nth(SOURCE_CHARS_MAX) {
+        Some((end, _)) => text.split_at(end).0.to_owned() + "...",
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
+        object_store::Error::Generic { store: "test", source: source.into() }
+    }
+
+    #[test]
+    fn only_a_refusal_proves_that_nothing_happened() {
+        let path = || "k".to_owned();
+        let refused = [
+            (object_store::Error::PermissionDenied { path: path(), source: "x".into() }, ErrorKind::Denied),
+            (object_store::Error::Unauthenticated { path: path(), source: "x".into() }, ErrorKind::Denied),
+            (object_store::Error::NotSupported { source: "x".into() }, ErrorKind::Config),
+            (generic(io::Error::from(io::ErrorKind::ReadOnlyFilesystem)), ErrorKind::Denied),
+        ];
+        for (error, kind) in refused {
+            let Fault::Refused(found) = Fault::of(&error, "k") else { panic!("{error} is a refusal") };
+            assert_eq!(found.kind(), kind, "{error}");
+        }
+        for error in [generic("503 slow down"), generic(io::Error::from(io::ErrorKind::StorageFull))] {
+            let Fault::Unclear(found) = Fault::of(&error, "k") else { panic!("{error} is unclear") };
+            assert_eq!(found.kind(), ErrorKind::Unavailable);
+        }
+    }
+
+    #[test]
+    fn an_endpoint_does_not_choose_how_long_errors_are() {
+        let error = Fault::of(&generic("ü".repeat(100_000)), "k").into_error();
+        assert!(error.chain().len() < 3 * SOURCE_CHARS_MAX);
+    }
+}

@@ -1,0 +1,168 @@
+//! Stores by URL.
+//!
+//! Credentials and endpoints come from the environment, as the library reads them; a URL that carries any is
+//! refused, and no error repeats more of a URL than its scheme, host and path.
+
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use url::Url;
+
+use crate::error::{Error, Result};
+
+/// What a store is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only to be read: a folder that does not exist is an error.
+    Read,
+    /// To be written: a folder that does not exist is made.
+    Write,
+}
+
+/// Opens the store at `url` and returns it with the prefix below which its jobs lie.
+///
+/// `file:///dir` (every create is synced to the disk), `memory:///` (gone with the value that is returned),
+/// `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`.
+///
+/// # Errors
+/// `Config` if the URL is malformed, carries credentials, or names a store that this build lacks; `NotFound` if
+/// a folder to be read does not exist; `Denied` if one cannot be made.
+pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    // A text that does not parse may hold anything, so it is not repeated.
+    let parsed = Url::parse(url).map_err(|source| Error::config("malformed store url").with_source(source))?;
+    let shown = shown(&parsed);
+    let has_secrets = !parsed.username().is_empty() || parsed.password().is_some();
+    if has_secrets || parsed.query().is_some() || parsed.fragment().is_some() {
+        let message = "a store url has no user, password, query or fragment: credentials come from the environment";
+        return Err(Error::config(message).with("url", shown));
+    }
+    let prefix = || {
+        Path::from_url_path(parsed.path())
+            .map_err(|source| Error::config("malformed path in store url").with("url", &shown).with_source(source))
+    };
+    match (parsed.scheme(), parsed.host_str().filter(|host| !host.is_empty())) {
+        ("file", None) => Ok((folder(&parsed, &shown, access)?, Path::default())),
+        ("memory", None) => Ok((Arc::new(InMemory::new()), prefix()?)),
+        ("s3" | "s3a", Some(_)) => Ok((s3(url, &shown)?, prefix()?)),
+        ("az", Some(_)) => Ok((azure(url, &shown)?, prefix()?)),
+        ("gs", Some(_)) => Ok((gcs(url, &shown)?, prefix()?)),
+        _ => {
+            let message = "a store url is file:///dir, memory:///, s3://bucket/prefix, az://container/prefix or \
+                           gs://bucket/prefix";
+            Err(Error::config(message).with("url", shown))
+        }
+    }
+}
+
+/// Returns what of `url` may be shown to anybody.
+fn shown(url: &Url) -> String {
+    format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
+}
+
+fn folder(url: &Url, shown: &str, access: Access) -> Result<Arc<dyn ObjectStore>> {
+    let path = url.to_file_path().map_err(|()| Error::config("store url is not a local path").with("url", shown))?;
+    match access {
+        Access::Read if !path.is_dir() => {
+            return Err(Error::not_found("store folder does not exist").with("path", path.display()));
+        }
+        Access::Read => {}
+        Access::Write => make_folder(&path).map_err(|source| {
+            Error::denied("cannot make the store folder").with("path", path.display()).with_source(source)
+        })?,
+    }
+    let store = LocalFileSystem::new_with_prefix(&path).map_err(|source| {
+        Error::denied("cannot open the store folder").with("path", path.display()).with_source(source)
+    })?;
+    Ok(Arc::new(store.with_fsync(true)))
+}
+
+/// Makes `path` so that it survives a power loss: a folder's name is durable once its parent is synced.
+fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
+    let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
+    std::fs::create_dir_all(path)?;
+    let parents = missing.iter().filter_map(|folder| folder.parent()).filter(|_| cfg!(unix));
+    parents.into_iter().try_for_each(|parent| std::fs::File::open(parent)?.sync_all())
+}
+
+/// Declares how one kind of cloud store is opened: from the environment, then the URL, without retries of its own.
+macro_rules! cloud {
+    ($name:ident, $feature:literal, $builder:path, $key:path) => {
+        #[cfg(feature = $feature)]
+        fn $name(url: &str, shown: &str) -> Result<Arc<dyn ObjectStore>> {
+            use object_store::{ClientConfigKey, RetryConfig};
+            use $builder as Builder;
+            use $key as Key;
+
+            let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
+            // `StoreSettings::call_timeout` decides; the library's shorter default would cut off large packs.
+            let timeout = Key::Client(ClientConfigKey::Timeout);
+            let store = Builder::from_env()
+                .with_url(url)
+                .with_retry(retry)
+                .with_config(timeout, "1 hour")
+                .build()
+                .map_err(|source| Error::config("cannot open the store").with("url", shown).with_source(source))?;
+            Ok(Arc::new(store))
+        }
+
+        #[cfg(not(feature = $feature))]
+        fn $name(_url: &str, shown: &str) -> Result<Arc<dyn ObjectStore>> {
+            let message = concat!("this build lacks the feature `", $feature, "` that this store needs");
+            Err(Error::config(message).with("url", shown))
+        }
+    };
+}
+
+cloud!(s3, "aws", object_store::aws::AmazonS3Builder, object_store::aws::AmazonS3ConfigKey);
+cloud!(azure, "azure", object_store::azure::MicrosoftAzureBuilder, object_store::azure::AzureConfigKey);
+cloud!(gcs, "gcp", object_store::gcp::GoogleCloudStorageBuilder, object_store::gcp::GoogleConfigKey);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+
+    #[test]
+    fn bad_urls_are_refused_without_repeating_their_secrets() {
+        let bad = [
+            "",
+            "dir",
+            "/dir",
+            "file://host/dir",
+            "http://host/dir",
+            "ftp://host/dir",
+            "s3:///nobucket",
+            "s3://KEY:SECRET@bucket/prefix",
+            "s3://bucket/prefix?token=SECRET",
+            "memory:///#SECRET",
+            "SECRET://[",
+        ];
+        for url in bad {
+            let error = open_url(url, Access::Write).map(|_| ()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Config, "{url}: {error}");
+            assert!(!error.chain().contains("SECRET"), "{}", error.chain());
+        }
+    }
+
+    #[cfg(not(feature = "gcp"))]
+    #[test]
+    fn a_missing_feature_is_named() {
+        let error = open_url("gs://bucket/prefix", Access::Read).map(|_| ()).unwrap_err();
+        assert!(error.to_string().contains("`gcp`"), "{error}");
+    }
+
+    #[test]
+    fn a_folder_is_made_only_to_be_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = Url::from_file_path(dir.path().join("a/b")).unwrap();
+        let error = open_url(url.as_str(), Access::Read).map(|_| ()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(!dir.path().join("a").exists());
+        assert_eq!(open_url(url.as_str(), Access::Write).unwrap().1, Path::default());
+        assert!(dir.path().join("a/b").is_dir());
+        open_url(url.as_str(), Access::Read).unwrap();
+    }
+}

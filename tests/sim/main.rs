@@ -1,0 +1,20 @@
+//! The commit protocol under simulation: competing coordinators, a sweeper and a reader on a store that fails, answers
+//! late or not at all, and keeps what its dead clients sent.
+//!
+//! * `ALLUVIUM_SIM_SEEDS=1000000 cargo test --test sim random_seeds` makes that many runs;
+//! * `ALLUVIUM_SIM_SEED=17 cargo test --test sim replay -- --nocapture` prints the trace of one.
+
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod modes;
+#[cfg(test)]
+mod nodes;
+#[cfg(test)]
+mod oracle;
+#[cfg(test)]
+mod scenario;
+#[cfg(test)]
+mod wire;

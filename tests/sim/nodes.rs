@@ -1,0 +1,306 @@
+//! What runs on the nodes: coordinators that take the job from each other, a sweeper that nobody asked, a reader.
+//!
+//! The state of the job at epoch `e` is the records `0..e` of a log; a data object holds some of them. So any manifest
+//! can be checked, whoever wrote it.
+
+use std::time::Duration;
+
+use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
+use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
+use alluvium::checkpoint::commit::{CommitOutcome, Draft};
+use alluvium::checkpoint::sweep::{self, Collector};
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::envelope::{self, Kind};
+use alluvium::error::{Applied, Error, Result};
+use alluvium::id::{Attempt, Epoch, Hash, ManifestId, ObjectId, PutId};
+use alluvium::key_group::Partitioner;
+use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, ObjectRef, Program};
+use alluvium::runtime::timeout;
+use alluvium::store::{Key, Put, Store};
+
+use crate::harness::{Node, Rng, Sim};
+use crate::oracle::Oracle;
+use crate::wire;
+
+/// Longest data object of the scenario.
+const OBJECT_BYTES_MAX: u64 = 1024;
+
+/// What all nodes of a run share.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) sim: Sim,
+    pub(crate) oracle: Oracle,
+    pub(crate) retention: RetentionPolicy,
+    /// Longest time between two commits.
+    pub(crate) think_max_ms: u64,
+}
+
+/// One incarnation of a node.
+pub(crate) struct Process {
+    pub(crate) world: World,
+    pub(crate) node: Node,
+    pub(crate) store: Store,
+    pub(crate) rng: Rng,
+}
+
+/// Some records of the log, and where they are.
+#[derive(Debug, Clone)]
+struct Piece {
+    object: ObjectRef,
+    to: u64,
+}
+
+impl Process {
+    async fn pause(&mut self, low_ms: u64, high_ms: u64) {
+        let ms = self.rng.within(low_ms, high_ms);
+        self.store.runtime().sleep(Duration::from_millis(ms)).await;
+    }
+
+    fn request(&self, from: RestoreFrom) -> ClaimRequest {
+        ClaimRequest {
+            from,
+            partitioner: Partitioner::Range { seed: 7 },
+            max_parallelism: 16,
+            retention: self.world.retention,
+            writer: format!("n{} {from:?}", self.node),
+            program: Program::new("records of a log"),
+        }
+    }
+
+    /// Takes over the job, works on it until it is fenced, and begins again.
+    pub(crate) async fn coordinate(mut self) {
+        loop {
+            self.pause(0, 2_000).await;
+            let from = match self.choose_checkpoint().await {
+                Ok(from) => from,
+                Err(error) => {
+                    self.world.oracle.failed("peek", &error, &[]);
+                    continue;
+                }
+            };
+            match claim(&self.store, &self.request(from)).await {
+                Ok(claimed) => {
+                    let attempt = claimed.attempt;
+                    if let Err(error) = self.lead(claimed).await {
+                        self.world.oracle.failed(&format!("attempt {attempt}"), &error, &[]);
+                    }
+                }
+                Err(error) => {
+                    let gone: &[_] = if matches!(from, RestoreFrom::Checkpoint(_)) { &["not_found"] } else { &[] };
+                    self.world.oracle.failed("claim", &error, &[gone, &["fenced"]].concat());
+                }
+            }
+            self.pause(1_000, 20_000).await;
+        }
+    }
+
+    /// Mostly the newest; now and then the operator wants an older one, or none.
+    async fn choose_checkpoint(&mut self) -> Result<RestoreFrom> {
+        let chance = self.rng.within(0, 99);
+        if chance < 4 {
+            return Ok(RestoreFrom::Fresh);
+        }
+        if chance < 12
+            && let Some(peeked) = peek(&self.store, RestoreFrom::Newest).await?
+        {
+            let retained = peeked.newest.manifest.retained;
+            let checkpoints: Vec<_> = retained.iter().filter(|entry| entry.kind != ManifestKind::Claim).collect();
+            if !checkpoints.is_empty() {
+                return Ok(RestoreFrom::Checkpoint(checkpoints[self.rng.index(checkpoints.len())].id.seq));
+            }
+        }
+        Ok(RestoreFrom::Newest)
+    }
+
+    /// Runs the job as its owner, until it is fenced or stops by itself.
+    async fn lead(&mut self, claimed: Claimed) -> Result<()> {
+        let Claimed { attempt, restore, mut committer, .. } = claimed;
+        let mut pieces = match &restore {
+            Some(restore) => self.restore(restore).await?,
+            None => Vec::new(),
+        };
+        let mut collector = Collector::new(&self.store);
+        if self.rng.permille(300) {
+            self.sweep(Some(attempt)).await;
+        }
+        let mut drafted_to = pieces.last().map_or(0, |piece| piece.to);
+        for _ in 0..self.rng.within(3, 40) {
+            self.pause(1, self.world.think_max_ms).await;
+            drafted_to += self.rng.within(1, 9);
+            let Some(next) = self.write(attempt, &pieces, drafted_to).await else { continue };
+            if self.rng.permille(100) {
+                // The epoch is given up: what it wrote stays behind.
+                continue;
+            }
+            let kind = if self.rng.permille(80) { ManifestKind::Savepoint } else { ManifestKind::Checkpoint };
+            let intent = self.world.oracle.drafted();
+            let draft = draft(kind, &next, intent);
+            let patience = Duration::from_millis(self.rng.within(10, 60_000));
+            let runtime = self.store.runtime().clone();
+            let Some(outcome) = timeout(runtime.as_ref(), patience, committer.commit(draft)).await else {
+                // The commit's future is dropped; the next commit finds out what became of it.
+                continue;
+            };
+            match outcome {
+                Ok(CommitOutcome::Committed(committed)) => {
+                    self.world.oracle.was_committed(intent, attempt.0, plain(committed.id));
+                    if kind == ManifestKind::Checkpoint {
+                        pieces = next;
+                    }
+                    collector.add(committer.take_garbage());
+                    if self.rng.permille(900) {
+                        collector.run().await;
+                    }
+                }
+                Ok(CommitOutcome::Fenced { by }) => {
+                    self.world.oracle.was_fenced(intent, by.0);
+                    return Ok(());
+                }
+                Err(error) if error.applied() == Applied::No => {
+                    self.world.oracle.was_refused(intent);
+                    self.world.oracle.failed("commit", &error, &[]);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores the records up to `to`: those that are not in `pieces`, or, now and then, all of them anew.
+    async fn write(&mut self, attempt: Attempt, pieces: &[Piece], to: u64) -> Option<Vec<Piece>> {
+        let mut next = if self.rng.permille(250) { Vec::new() } else { pieces.to_vec() };
+        let from = next.last().map_or(0, |piece| piece.to);
+        let middle = self.rng.within(from, to);
+        for (from, to) in [(from, middle), (middle, to)] {
+            if from == to {
+                continue;
+            }
+            match self.upload(attempt, from, to).await {
+                Ok(object) => next.push(Piece { object, to }),
+                Err(error) => {
+                    self.world.oracle.failed("upload", &error, &[]);
+                    return None;
+                }
+            }
+        }
+        Some(next)
+    }
+
+    async fn upload(&mut self, attempt: Attempt, from: u64, to: u64) -> Result<ObjectRef> {
+        let id = ObjectId { attempt, random: self.store.draw_put_id().0 };
+        let put_id = self.store.draw_put_id();
+        let object = envelope::encode(Kind::Pack, put_id, &[from.to_le_bytes(), to.to_le_bytes()].concat());
+        let (bytes, hash) = (object.len() as u64, Hash::of(&object));
+        match self.store.put_new(&Key::Data(id), put_id, object).await? {
+            Put::Created => {}
+            Put::Taken => return Err(Error::corrupt("a random name was taken").with("object", id)),
+        }
+        Ok(ObjectRef { id, put_id, bytes, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() })
+    }
+
+    /// Reads all records of a manifest back, and has the oracle check them.
+    async fn restore(&mut self, stored: &StoredManifest) -> Result<Vec<Piece>> {
+        let (id, epoch) = (plain(stored.id), stored.manifest.epoch.0);
+        let found = self.read_pieces(stored).await;
+        let outcome = match &found {
+            Ok(pieces) => Ok(pieces.last().map_or(0, |piece| piece.to)),
+            Err(error) => Err(Error::new(error.kind(), error.chain())),
+        };
+        self.world.oracle.was_restored(id, epoch, outcome);
+        // A checkpoint that was dropped under us cannot be gone on from; that is told by now.
+        found.map_err(|error| Error::unavailable("restore failed").with_source(error))
+    }
+
+    async fn read_pieces(&self, stored: &StoredManifest) -> Result<Vec<Piece>> {
+        let mut pieces = Vec::new();
+        for object in &stored.manifest.objects {
+            let key = Key::Data(object.id);
+            let bytes = self.store.read(&key, OBJECT_BYTES_MAX).await?;
+            let bytes = bytes.ok_or_else(|| Error::not_found("object is not in the store").with("object", key))?;
+            let (from, to) = wire::records(&bytes);
+            pieces.push((from, Piece { object: object.clone(), to }));
+        }
+        pieces.sort_by_key(|(from, _)| *from);
+        Ok(pieces.into_iter().map(|(_, piece)| piece).collect())
+    }
+
+    async fn sweep(&mut self, owner: Option<Attempt>) {
+        match sweep::plan(&self.store, owner).await {
+            Ok(plan) => {
+                // However late it is executed.
+                self.pause(0, 5_000).await;
+                if let Err(error) = sweep::execute(&self.store, &plan).await {
+                    self.world.oracle.failed("sweep", &error, &[]);
+                }
+            }
+            Err(error) => self.world.oracle.failed("plan of a sweep", &error, &["fenced"]),
+        }
+    }
+
+    /// Sweeps again and again, owning nothing.
+    pub(crate) async fn sweep_for_ever(mut self) {
+        loop {
+            self.pause(100, 15_000).await;
+            self.sweep(None).await;
+        }
+    }
+
+    /// Restores again and again, touching nothing.
+    pub(crate) async fn read_for_ever(mut self) {
+        loop {
+            self.pause(100, 10_000).await;
+            match peek(&self.store, RestoreFrom::Newest).await {
+                Ok(Some(peeked)) => {
+                    if let Some(restore) = &peeked.restore {
+                        // What is wrong with it the oracle has been told.
+                        drop(self.restore(restore).await);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => self.world.oracle.failed("peek", &error, &[]),
+            }
+        }
+    }
+
+    /// Shows, on a healthy store, that the job goes on: claim, restore, commit, sweep.
+    pub(crate) async fn finish(mut self) -> Result<()> {
+        let claimed = claim(&self.store, &self.request(RestoreFrom::Newest)).await?;
+        let Claimed { attempt, restore, mut committer, .. } = claimed;
+        let pieces = match &restore {
+            Some(restore) => self.restore(restore).await?,
+            None => Vec::new(),
+        };
+        let to = pieces.last().map_or(0, |piece| piece.to) + 1;
+        let next = self.write(attempt, &pieces, to).await.ok_or_else(|| Error::stopped("upload failed"))?;
+        let intent = self.world.oracle.drafted();
+        match committer.commit(draft(ManifestKind::Checkpoint, &next, intent)).await? {
+            CommitOutcome::Committed(committed) => {
+                self.world.oracle.was_committed(intent, attempt.0, plain(committed.id));
+            }
+            CommitOutcome::Fenced { .. } => return Err(Error::stopped("the only coordinator was fenced")),
+        }
+        let plan = sweep::plan(&self.store, Some(attempt)).await?;
+        let swept = sweep::execute(&self.store, &plan).await?;
+        if let Some((key, _)) = swept.failed.first() {
+            return Err(Error::stopped("delete failed").with("object", key));
+        }
+        Ok(())
+    }
+}
+
+fn draft(kind: ManifestKind, pieces: &[Piece], intent: u64) -> Draft {
+    let bytes = intent.to_le_bytes().to_vec().into();
+    Draft {
+        kind,
+        epoch: Epoch(pieces.last().map_or(0, |piece| piece.to)),
+        objects: pieces.iter().map(|piece| piece.object.clone()).collect(),
+        level: DurabilityLevel::ObjectStore,
+        operators: Vec::new(),
+        extensions: vec![Extension { tag: "intent".into(), required: false, bytes }],
+    }
+}
+
+fn plain(id: ManifestId) -> (u64, [u8; 16]) {
+    let PutId(put_id) = id.put_id;
+    (id.seq.0, put_id)
+}
