@@ -236,11 +236,14 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
     }
 }
 
+/// Reads an object and panics if it reads anything but what was written.
+type Reader = Box<dyn Fn(&Bytes) -> Result<()>>;
+
 /// An object as it is written now, and a reader that panics if it reads anything but what was written.
 struct Case {
     name: &'static str,
     written: Bytes,
-    read: Box<dyn Fn(&Bytes) -> Result<()>>,
+    read: Reader,
 }
 
 fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart) -> Case {

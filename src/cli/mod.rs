@@ -26,7 +26,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a checkpointed keyed aggregation over a stream of records.
-    Run(run::Args),
+    Run(Box<run::Args>),
     #[command(flatten)]
     Offline(offline::Command),
 }

@@ -26,7 +26,8 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
-        let message = "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
+        let message =
+            "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (store, _, checkpoint) = args.at.open().await?;
@@ -64,7 +65,9 @@ fn subtask_json(subtask: &SubtaskReads) -> Value {
 fn text(plan: &ReadPlan) -> String {
     let mut table = Table::new(["operator", "subtask", "key groups", "bytes", "object", "ranges"]);
     for subtask in &plan.subtasks {
-        let head = || [subtask.operator.to_string(), subtask.subtask.to_string(), subtask.groups.to_string(), size(subtask.bytes)];
+        let head = || {
+            [subtask.operator.to_string(), subtask.subtask.to_string(), subtask.groups.to_string(), size(subtask.bytes)]
+        };
         if subtask.objects.is_empty() {
             let [operator, index, groups, bytes] = head();
             table.row([operator, index, groups, bytes, String::new(), String::new()]);

@@ -24,7 +24,8 @@ impl<const N: usize> Table<N> {
     /// Returns the table as lines, each behind `indent`.
     pub(super) fn print(&self, indent: &str) -> String {
         let width = |column: usize| self.cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        let figures = |column: usize| self.cells(column).skip(1).all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()));
+        let figures =
+            |column: usize| self.cells(column).skip(1).all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()));
         let columns: Vec<_> = (0..N).map(|column| (width(column), figures(column))).collect();
         let mut text = String::new();
         for row in &self.rows {
@@ -32,11 +33,8 @@ impl<const N: usize> Table<N> {
             for (at, (cell, (width, right))) in row.iter().zip(&columns).enumerate() {
                 let gap = if at == 0 { "" } else { "  " };
                 // Writing to a string cannot fail.
-                let _infallible = if *right {
-                    write!(line, "{gap}{cell:>width$}")
-                } else {
-                    write!(line, "{gap}{cell:<width$}")
-                };
+                let _infallible =
+                    if *right { write!(line, "{gap}{cell:>width$}") } else { write!(line, "{gap}{cell:<width$}") };
             }
             text.push_str(line.trim_end());
             text.push('\n');
