@@ -36,7 +36,7 @@ impl Engine {
         let at = self.job.subtask_of(word.as_bytes(), self.parallelism);
         if let (Some(task), Some(counts)) = (self.tasks.get_mut(at), self.counts.get(at)) {
             task.state().set_key(word.as_bytes())?;
-            counts.update(task.state(), |count| Some(count.unwrap_or(0) + 1))?;
+            counts.update(task.state(), |count| *count = Some(count.unwrap_or(0) + 1))?;
         }
         Ok(())
     }

@@ -311,6 +311,7 @@ async fn a_small_change_uploads_little() -> Result<()> {
     put(&mut job, 0..1_000)?;
     job.checkpoint().await?;
     let delta = uploaded(&job) - start - full;
+    assert!(full > 4_000_000, "{full} bytes are not the whole state");
     assert!(delta * 1000 <= full * 15, "a change of 1 % uploaded {delta} bytes of {full}");
     Ok(())
 }

@@ -78,7 +78,7 @@ impl Counting {
             tasks.push(task);
         }
         let mut counting = Self { job, tasks, counts, expected, max_parallelism };
-        assert_eq!(counting.content()?, counting.expected, "restored state");
+        assert!(counting.content()? == counting.expected, "restored state differs");
         Ok(counting)
     }
 
@@ -109,7 +109,7 @@ impl Counting {
         let at = owner(self.max_parallelism, parallelism, group) as usize;
         let state = self.tasks[at].state();
         state.set_key(key)?;
-        self.counts[at].update(state, |count| Some(count.unwrap_or(0) + 1))?;
+        self.counts[at].update(state, |count| *count = Some(count.unwrap_or(0) + 1))?;
         *self.expected.entry(key.to_vec()).or_default() += 1;
         Ok(())
     }
