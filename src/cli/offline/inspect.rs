@@ -273,10 +273,11 @@ fn text(manifest: &Manifest, inspection: &Inspection, estimate: Option<Estimate>
 
 fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> String {
     let (longest, mean) = chain_lengths(operator);
-    let mut text = format!(
-        "\noperator {} `{}`: {} subtasks; a key group has {mean:.1} segments on average, at most {longest}\n",
-        operator.id, operator.name, operator.parallelism,
-    );
+    let mut text = format!("\noperator {} `{}`: parallelism {}", operator.id, operator.name, operator.parallelism);
+    if longest > 0 {
+        text.push_str(&format!("; a key group has {mean:.1} segments on average, at most {longest}"));
+    }
+    text.push('\n');
     let mut tables = Table::new(["table", "kind", "key", "namespace", "sub", "value", "rows", "bytes", "skew"]);
     for table in &operator.tables {
         let part = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::manifest::Schema| {
