@@ -211,8 +211,10 @@ impl Gate {
         let found: Vec<_> = self.inner.list(None).try_collect().await.unwrap();
         let mut dump = BTreeMap::new();
         for meta in found {
-            let bytes = self.inner.get(&meta.location).await.unwrap().bytes().await.unwrap();
-            dump.insert(meta.location.to_string(), bytes);
+            // The job's collector may be at work.
+            if let Ok(found) = self.inner.get(&meta.location).await {
+                dump.insert(meta.location.to_string(), found.bytes().await.unwrap());
+            }
         }
         dump
     }
