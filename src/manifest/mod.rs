@@ -99,12 +99,18 @@ pub struct Retained {
 }
 
 /// What a job computes: opaque to the crate, compared by the embedder on restart.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The embedder's description.
     pub bytes: Bytes,
     /// Its hash.
     pub hash: Hash,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self::new(Bytes::new())
+    }
 }
 
 impl Program {
