@@ -1,5 +1,7 @@
 //! `alluvium bench` at a small size: the shape of what it prints, not how fast anything is.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod tool;
 
 use serde_json::Value;
