@@ -110,9 +110,7 @@ impl Error {
     /// Returns the error with ``name=`value` `` at the end of its message.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        use fmt::Write as _;
-        // Writing to a string cannot fail.
-        let _ = write!(self.repr.message, " {name}=`{value}`");
+        self.repr.message.push_str(&format!(" {name}=`{value}`"));
         self
     }
 

@@ -105,6 +105,19 @@ impl KeyGroupSet {
         Self { ranges: merged }
     }
 
+    /// Returns the set whose [`KeyGroupSet::ranges`] these are, of a job with `max_parallelism` groups.
+    ///
+    /// # Errors
+    /// `Corrupt` if they are not sorted, disjoint, non-empty, apart from each other and within the job's groups.
+    pub fn from_stored(ranges: Vec<KeyGroupRange>, max_parallelism: u16) -> Result<Self> {
+        let set = Self::from_ranges(ranges.iter().copied());
+        if set.ranges != ranges || set.ranges.last().is_some_and(|last| last.end > max_parallelism) {
+            let error = Error::corrupt("ranges of key groups are not sorted, apart and within the job's");
+            return Err(error.with("ranges", ranges.len()).with("max_parallelism", max_parallelism));
+        }
+        Ok(set)
+    }
+
     /// Returns the ranges, sorted and disjoint.
     #[must_use]
     pub fn ranges(&self) -> &[KeyGroupRange] {
@@ -208,6 +221,9 @@ pub fn owner(max_parallelism: u16, parallelism: u32, group: KeyGroup) -> u32 {
 }
 
 /// Refuses a parallelism that cannot run: `1 <= parallelism <= max_parallelism <= 32768`.
+///
+/// # Errors
+/// `Config`, with both numbers.
 pub fn check_parallelism(parallelism: u32, max_parallelism: u16) -> Result<()> {
     if max_parallelism == 0 || max_parallelism > MAX_KEY_GROUPS {
         return Err(Error::config("max parallelism out of range 1..=32768").with("max_parallelism", max_parallelism));
@@ -268,27 +284,31 @@ impl Partitioner {
         }
     }
 
+    /// Returns the index hash of a key, the `hash` that [`Partitioner::locate`] gives it.
+    #[must_use]
+    pub fn index_hash(self, bytes: &[u8]) -> u64 {
+        xxh3_64_with_seed(bytes, self.version_and_seed().1)
+    }
+
     /// Returns the key with its hash and group, computed once per record.
     ///
     /// `routing` is what the engine hands in: its own hash for `External`, the Java hash code for `Flink`
     /// (`java_hash` has the common ones); `Range` ignores it.
     #[must_use]
     pub fn locate(self, bytes: &[u8], routing: u64, max_parallelism: u16) -> CurrentKey<'_> {
+        let hash = self.index_hash(bytes);
         match self {
-            Self::Range { seed } => {
-                let hash = xxh3_64_with_seed(bytes, seed);
-                CurrentKey { bytes, hash, group: scale(hash, max_parallelism), routing: None }
-            }
+            Self::Range { .. } => CurrentKey { bytes, hash, group: scale(hash, max_parallelism), routing: None },
             Self::Flink => {
                 // The low half is Java's 32-bit hash code, whatever its sign.
                 let [a, b, c, d, ..] = routing.to_le_bytes();
                 let group = flink_murmur(i32::from_le_bytes([a, b, c, d])) % u32::from(max_parallelism.max(1));
                 let group = KeyGroup(u16::try_from(group).unwrap_or(0));
-                CurrentKey { bytes, hash: xxh3_64_with_seed(bytes, 0), group, routing: Some(routing) }
+                CurrentKey { bytes, hash, group, routing: Some(routing) }
             }
             Self::External => {
                 let group = scale(routing, max_parallelism);
-                CurrentKey { bytes, hash: xxh3_64_with_seed(bytes, 0), group, routing: Some(routing) }
+                CurrentKey { bytes, hash, group, routing: Some(routing) }
             }
         }
     }

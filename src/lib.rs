@@ -11,14 +11,19 @@ pub mod control;
 pub mod envelope;
 pub mod error;
 pub mod id;
+pub mod job;
 pub mod key_group;
 pub mod manifest;
 pub mod memory;
 pub mod metrics;
+pub mod offline;
 pub mod place;
+pub mod prelude;
 pub mod runtime;
 pub mod segment;
 pub mod store;
 pub mod time;
+#[cfg(feature = "tokio-runtime")]
+pub mod tokio_runtime;
 
 pub use error::{Applied, Error, ErrorKind, Result};

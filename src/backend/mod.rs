@@ -5,12 +5,26 @@
 //! becomes of it. Aborts therefore cost the backend nothing: the holder of a [`Sealed`] carries it into the next
 //! manifest.
 
+mod any;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod cuts;
+mod log;
+mod overlay;
+mod state;
+
 use std::fmt::Debug;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
-use crate::segment::{Cut, RowSource, Sealed};
+use crate::memory::MemoryBudget;
+use crate::segment::{Columns, Cut, Op, Row, RowSource, Sealed};
+
+pub use any::AnyBackend;
+pub use log::LogBackend;
+pub use overlay::OverlayBackend;
+pub use state::{KeyedState, ValueState};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]
@@ -79,7 +93,7 @@ pub struct BackendStats {
     pub live_bytes: u64,
     /// Bytes of memory held for rows and index, dead rows included.
     pub memory_bytes: u64,
-    /// Distinct rows touched since the last seal.
+    /// Distinct rows that changed since the last seal; not those that came and went.
     pub dirty_rows: u64,
     /// Bytes written since the last seal that a seal would freeze.
     pub dirty_bytes: u64,
@@ -159,4 +173,62 @@ pub trait StateBackend: Debug + Send {
 
     /// Returns what it holds.
     fn stats(&self) -> BackendStats;
+}
+
+/// Refuses groups that are not owned.
+fn check_owned(owned: &KeyGroupSet, groups: &KeyGroupSet) -> Result<()> {
+    let strange = groups.difference(owned);
+    if strange.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage("key groups are not owned").with("groups", strange).with("owned", owned))
+}
+
+/// Refuses groups that are owned already.
+fn check_new(owned: &KeyGroupSet, groups: &KeyGroupSet) -> Result<()> {
+    let known = groups.intersection(owned);
+    if known.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage("key groups are owned already").with("groups", known))
+}
+
+/// Refuses a row whose parts are too long.
+fn check_lengths(row: &RowRef<'_>) -> Result<()> {
+    match [row.key.bytes, row.namespace, row.sub].into_iter().map(<[u8]>::len).max() {
+        Some(length) if length > usize::from(u16::MAX) => {
+            Err(Error::limit("key, namespace or sub-key is longer than 65535 bytes").with("length", length))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a value that is too long.
+fn check_value(value: &[u8]) -> Result<()> {
+    if u32::try_from(value.len()).is_ok() {
+        return Ok(());
+    }
+    Err(Error::limit("value is longer than 4294967295 bytes").with("length", value.len()))
+}
+
+/// Returns the value of a folded row of stored state, if it is one that a backend of this version can hold.
+fn check_loadable<'a>(row: &Row<'a>) -> Result<&'a [u8]> {
+    let refuse = |message: &str| Err(Error::version(message).with("table", row.key.table));
+    let parts = [row.key.key, row.key.namespace, row.key.sub];
+    if parts.into_iter().flatten().any(|part| part.len() > usize::from(u16::MAX)) {
+        return Err(Error::corrupt("key, namespace or sub-key is longer than 65535 bytes").with("table", row.key.table));
+    }
+    match row.op {
+        Op::Put(value) if (Columns { routing: None, ..row.columns }) == Columns::default() => Ok(value),
+        Op::Put(_) => refuse("table has rows that expire or have a schema of their own, which needs a newer version"),
+        Op::Merge(_) => refuse("table has merge rows, and no merge operator is known"),
+        Op::Delete | Op::Clear => refuse("rows of a base are not folded"),
+    }
+}
+
+/// Returns the error of a write that the budget has no room for.
+fn budget_spent(budget: &MemoryBudget) -> Error {
+    Error::limit("memory budget is spent")
+        .with("held_bytes", budget.held_bytes())
+        .with("limit_bytes", budget.limit_bytes())
 }

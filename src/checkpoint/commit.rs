@@ -15,7 +15,9 @@ use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, ret
 use crate::error::{Applied, Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, PutId, Seq};
 use crate::key_group::Partitioner;
-use crate::manifest::{DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained};
+use crate::manifest::{
+    DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
+};
 use crate::store::{Key, Put, Store};
 
 use super::chain::{following, succeeding};
@@ -254,7 +256,8 @@ impl Committer {
     }
 
     fn manifest(&self, seq: Seq, draft: Draft) -> Manifest {
-        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = self.identity.clone();
+        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } =
+            self.identity.clone();
         let Draft { kind, epoch, objects, level, operators, extensions } = draft;
         Manifest {
             job,

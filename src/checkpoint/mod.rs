@@ -6,4 +6,8 @@
 pub mod chain;
 pub mod claim;
 pub mod commit;
+pub mod found;
+pub mod links;
+pub mod pipeline;
+pub mod restore;
 pub mod sweep;

@@ -1,1 +1,294 @@
 //! Bounds-checked little-endian reading and writing; varints have one spelling.
+//!
+//! Every failure to read is [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) with the offset where it happened.
+
+use crate::error::{Error, Result};
+
+/// Reads bytes that may be hostile: nothing is taken that is not there, nothing panics.
+#[derive(Debug, Clone)]
+pub struct Reader<'a> {
+    all: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    /// Returns a reader at the start of `bytes`.
+    #[must_use]
+    pub const fn new(bytes: &'a [u8]) -> Self {
+        Self { all: bytes, rest: bytes }
+    }
+
+    /// Returns how many bytes were read.
+    #[must_use]
+    pub const fn offset(&self) -> usize {
+        self.all.len() - self.rest.len()
+    }
+
+    /// Returns how many bytes are left.
+    #[must_use]
+    pub const fn remaining(&self) -> usize {
+        self.rest.len()
+    }
+
+    /// Returns an error about the bytes at the present offset.
+    #[must_use]
+    pub fn corrupt(&self, message: &str) -> Error {
+        Error::corrupt(message).with("offset", self.offset())
+    }
+
+    /// Takes `count` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` if fewer are left.
+    pub fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
+        let Some((taken, rest)) = self.rest.split_at_checked(count) else { return Err(self.too_short(count)) };
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// Takes `N` bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` if fewer are left.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
+        let Some((taken, rest)) = self.rest.split_first_chunk() else { return Err(self.too_short(N)) };
+        self.rest = rest;
+        Ok(*taken)
+    }
+
+    #[cold]
+    fn too_short(&self, needed: usize) -> Error {
+        self.corrupt("bytes end too early").with("needed", needed).with("left", self.remaining())
+    }
+
+    /// Takes a number in LEB128, in its shortest form only.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is cut short, longer than needed or beyond 64 bits.
+    pub fn varint(&mut self) -> Result<u64> {
+        let mut value = 0;
+        for shift in (0..u64::BITS).step_by(7) {
+            let [byte] = self.array()?;
+            let low = u64::from(byte & 0x7f);
+            if shift == 63 && low > 1 {
+                break;
+            }
+            value |= low << shift;
+            if byte & 0x80 == 0 {
+                return if byte == 0 && shift > 0 {
+                    Err(self.corrupt("varint is longer than needed"))
+                } else {
+                    Ok(value)
+                };
+            }
+        }
+        Err(self.corrupt("varint exceeds 64 bits"))
+    }
+
+    /// Takes a varint that is at most `cap`.
+    ///
+    /// # Errors
+    /// `Corrupt` as [`Reader::varint`], or if it is larger.
+    pub fn varint_up_to(&mut self, cap: usize) -> Result<usize> {
+        let value = self.varint()?;
+        match usize::try_from(value) {
+            Ok(value) if value <= cap => Ok(value),
+            _ => Err(self.corrupt("number exceeds its limit").with("found", value).with("limit", cap)),
+        }
+    }
+
+    /// Takes a count of items that follow, each of at least `item_bytes`: safe to allocate for.
+    ///
+    /// # Errors
+    /// `Corrupt` as [`Reader::varint`], or if so many cannot follow.
+    pub fn count(&mut self, item_bytes: usize) -> Result<usize> {
+        let count = self.varint()?;
+        let fitting = self.remaining().checked_div(item_bytes).unwrap_or(0);
+        match usize::try_from(count) {
+            Ok(count) if count <= fitting => Ok(count),
+            _ => Err(self.corrupt("more items than bytes are left for").with("found", count).with("limit", fitting)),
+        }
+    }
+
+    /// Takes a varint length of at most `cap`, then so many bytes.
+    ///
+    /// # Errors
+    /// `Corrupt` if the length exceeds `cap` or what is left.
+    pub fn length_delimited(&mut self, cap: usize) -> Result<&'a [u8]> {
+        let length = self.varint_up_to(cap)?;
+        self.bytes(length)
+    }
+
+    /// Takes the crc32 of all bytes read so far and compares it.
+    ///
+    /// # Errors
+    /// `Corrupt` if it differs: `what` is damaged.
+    pub fn checksum(&mut self, what: &str) -> Result<()> {
+        let offset = self.offset();
+        let found = crc32fast::hash(self.all.split_at_checked(offset).unwrap_or_default().0);
+        let expected = self.u32()?;
+        // A fuzzer does not guess checksums; behind them is what it is to find.
+        if found == expected || cfg!(fuzzing) {
+            return Ok(());
+        }
+        let error = Error::corrupt(format!("{what} has another checksum")).with("offset", offset);
+        Err(error.with("expected", format!("{expected:08x}")).with("found", format!("{found:08x}")))
+    }
+
+    /// Ends the reading.
+    ///
+    /// # Errors
+    /// `Corrupt` if bytes are left.
+    pub fn finish(self) -> Result<()> {
+        match self.remaining() {
+            0 => Ok(()),
+            left => Err(self.corrupt("bytes after the end").with("left", left)),
+        }
+    }
+}
+
+/// Declares how to take and put the numbers of fixed width.
+macro_rules! fixed_width {
+    ($($number:ident $put:ident),+ $(,)?) => {
+        impl Reader<'_> {
+            $(
+                #[doc = concat!("Takes a little-endian `", stringify!($number), "`.")]
+                ///
+                /// # Errors
+                /// `Corrupt` if too few bytes are left.
+                pub fn $number(&mut self) -> Result<$number> {
+                    self.array().map($number::from_le_bytes)
+                }
+            )+
+        }
+
+        $(
+            #[doc = concat!("Appends a little-endian `", stringify!($number), "`.")]
+            pub fn $put(out: &mut Vec<u8>, value: $number) {
+                out.extend_from_slice(&value.to_le_bytes());
+            }
+        )+
+    };
+}
+
+fixed_width! { u8 put_u8, u16 put_u16, u32 put_u32, u64 put_u64, i64 put_i64 }
+
+/// Appends the crc32 of all bytes from `start` on.
+pub fn put_checksum(out: &mut Vec<u8>, start: usize) {
+    let checksum = crc32fast::hash(out.get(start..).unwrap_or_default());
+    put_u32(out, checksum);
+}
+
+/// Appends `value` in LEB128.
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let [low, ..] = value.to_le_bytes();
+        value >>= 7;
+        if value == 0 {
+            // Seven bits are left, so the high bit is clear.
+            return out.push(low & 0x7f);
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// Appends a length in LEB128.
+pub fn put_length(out: &mut Vec<u8>, length: usize) {
+    put_varint(out, length as u64);
+}
+
+/// Appends the length of `bytes` in LEB128, then `bytes`.
+pub fn put_length_delimited(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_length(out, bytes.len());
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use proptest::prelude::*;
+    use proptest::sample::Index;
+
+    use super::*;
+    use crate::error::ErrorKind;
+
+    /// Bytes to overwrite, and where to cut.
+    #[derive(Debug, Clone)]
+    pub(crate) struct Damage {
+        bytes: Vec<(Index, u8)>,
+        cut: Option<Index>,
+    }
+
+    /// Returns the damage that a hostile writer would try first.
+    pub(crate) fn any_damage() -> impl Strategy<Value = Damage> {
+        let byte = prop_oneof![any::<u8>(), Just(0), Just(1), Just(0x7f), Just(0xff)];
+        let bytes = prop::collection::vec((any::<Index>(), byte), 0..4);
+        (bytes, prop::option::weighted(0.2, any::<Index>())).prop_map(|(bytes, cut)| Damage { bytes, cut })
+    }
+
+    pub(crate) fn damaged(bytes: &[u8], damage: &Damage) -> Vec<u8> {
+        let mut bytes = bytes.to_vec();
+        for (at, byte) in &damage.bytes {
+            let at = at.index(bytes.len());
+            bytes[at] = *byte;
+        }
+        if let Some(cut) = &damage.cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        bytes
+    }
+
+    #[test]
+    fn numbers_come_back_and_the_end_is_the_end() {
+        let mut out = Vec::new();
+        put_u8(&mut out, 1);
+        put_u16(&mut out, 0x0203);
+        put_u32(&mut out, 0x0405_0607);
+        put_u64(&mut out, u64::MAX - 1);
+        put_i64(&mut out, -2);
+        put_length_delimited(&mut out, b"abc");
+        assert_eq!(out[..3], [1, 3, 2]);
+        let mut reader = Reader::new(&out);
+        assert_eq!((reader.u8().unwrap(), reader.u16().unwrap(), reader.u32().unwrap()), (1, 0x0203, 0x0405_0607));
+        assert_eq!((reader.u64().unwrap(), reader.i64().unwrap()), (u64::MAX - 1, -2));
+        assert!(reader.clone().finish().is_err());
+        assert!(reader.clone().length_delimited(2).is_err());
+        assert_eq!(reader.length_delimited(3).unwrap(), b"abc");
+        let error = reader.clone().bytes(1).unwrap_err();
+        assert_eq!(error.to_string(), "bytes end too early offset=`27` needed=`1` left=`0`");
+        reader.finish().unwrap();
+    }
+
+    #[test]
+    fn varints_have_one_spelling() {
+        for value in [0, 1, 127, 128, 300, 16_383, 16_384, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX] {
+            let mut out = Vec::new();
+            put_varint(&mut out, value);
+            let mut reader = Reader::new(&out);
+            assert_eq!(reader.varint().unwrap(), value);
+            reader.finish().unwrap();
+            for cut in 0..out.len() {
+                assert!(Reader::new(&out[..cut]).varint().is_err());
+            }
+        }
+        let nine = [0xff; 9];
+        for bad in [
+            &[0x80, 0][..],
+            &[0xff, 0x80, 0],
+            &[nine.as_slice(), &[2]].concat(),
+            &[nine.as_slice(), &[0x81, 0]].concat(),
+        ] {
+            assert_eq!(Reader::new(bad).varint().unwrap_err().kind(), ErrorKind::Corrupt, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn counts_never_exceed_what_is_left() {
+        let mut out = Vec::new();
+        put_varint(&mut out, 3);
+        out.extend_from_slice(&[0; 11]);
+        assert!(Reader::new(&out).count(4).is_err());
+        out.push(0);
+        assert_eq!(Reader::new(&out).count(4).unwrap(), 3);
+        assert!(Reader::new(&out).count(0).is_err());
+    }
+}

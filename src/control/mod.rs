@@ -1,3 +1,5 @@
 //! Decisions: no clock, no randomness, no I/O, no async. Time is an argument.
 
+pub mod chain;
+pub mod coordinator;
 pub mod retention;

@@ -2,12 +2,24 @@
 //!
 //! The types here are the parsed form: whoever holds one need not check it again.
 
+mod convert;
+mod format;
+mod proto;
+pub mod rescale;
+mod rules;
+mod subtask;
+
 use bytes::Bytes;
 
+use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
+
+pub use crate::codec::schema::Schema;
+pub use format::MAX_MANIFEST_BYTES;
+pub use rules::MAX_NAME_BYTES;
 
 /// Opaques up to this size stand inside the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
@@ -87,12 +99,18 @@ pub struct Retained {
 }
 
 /// What a job computes: opaque to the crate, compared by the embedder on restart.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The embedder's description.
     pub bytes: Bytes,
     /// Its hash.
     pub hash: Hash,
+}
+
+impl Default for Program {
+    fn default() -> Self {
+        Self::new(Bytes::new())
+    }
 }
 
 impl Program {
@@ -155,6 +173,25 @@ pub struct OperatorManifest {
     pub subtasks: Vec<SubtaskEntry>,
 }
 
+impl OperatorManifest {
+    /// Returns the subtask manifests.
+    ///
+    /// # Errors
+    /// `Usage` if one is not inline: it has to be fetched first.
+    pub fn inline_subtasks(&self) -> Result<Vec<&SubtaskManifest>> {
+        let mut inline = Vec::with_capacity(self.subtasks.len());
+        for entry in &self.subtasks {
+            match entry {
+                SubtaskEntry::Inline(subtask) => inline.push(subtask),
+                SubtaskEntry::Slice(_) => {
+                    return Err(Error::usage("subtask manifest is stored elsewhere").with("operator", self.id));
+                }
+            }
+        }
+        Ok(inline)
+    }
+}
+
 /// A subtask's part of a manifest: inside it, or elsewhere so that a large manifest is not rewritten each second.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubtaskEntry {
@@ -162,6 +199,26 @@ pub enum SubtaskEntry {
     Inline(SubtaskManifest),
     /// Where its encoding lies.
     Slice(ObjectSlice),
+}
+
+impl SubtaskEntry {
+    /// Returns the subtask manifest, if it is inside.
+    #[must_use]
+    pub const fn inline(&self) -> Option<&SubtaskManifest> {
+        match self {
+            Self::Inline(subtask) => Some(subtask),
+            Self::Slice(_) => None,
+        }
+    }
+
+    /// Returns where the subtask manifest lies, if it is elsewhere.
+    #[must_use]
+    pub const fn slice(&self) -> Option<&ObjectSlice> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Slice(slice) => Some(slice),
+        }
+    }
 }
 
 /// Bytes of an object.
@@ -207,6 +264,17 @@ pub struct Opaque {
     pub item_offsets: Vec<u64>,
     /// The bytes.
     pub content: OpaqueContent,
+}
+
+impl Opaque {
+    /// Returns the `Foreign` segment that holds its bytes, if they are not inside.
+    #[must_use]
+    pub const fn segment(&self) -> Option<&SegmentRef> {
+        match &self.content {
+            OpaqueContent::Inline(_) => None,
+            OpaqueContent::Stored(segment) => Some(segment),
+        }
+    }
 }
 
 /// What an opaque is for. The numbers are part of the format.
@@ -271,29 +339,6 @@ pub struct TableSchema {
     pub merge_operator: Option<String>,
 }
 
-/// A type's name and version.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Schema {
-    /// Its name; for the crate's own codecs a type expression that tools can decode by.
-    pub name: String,
-    /// Its version.
-    pub version: u32,
-}
-
-impl Schema {
-    /// Returns version 1 of the type `name`.
-    #[must_use]
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), version: 1 }
-    }
-
-    /// Returns the type of what a table does not have.
-    #[must_use]
-    pub fn unit() -> Self {
-        Self::new("unit")
-    }
-}
-
 /// What kind of state a table is. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -333,3 +378,17 @@ pub struct Extension {
     /// Its content.
     pub bytes: Bytes,
 }
+
+/// What fences: a number that one attempt, and no other, has created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AttemptMarker {
+    /// The attempt.
+    pub attempt: Attempt,
+    /// The job that it belongs to.
+    pub job: JobId,
+    /// When it was written, by its writer's clock; for people only.
+    pub created_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests;

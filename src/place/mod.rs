@@ -1,1 +1,3 @@
 //! Where bytes lie.
+
+pub mod pack;

@@ -8,20 +8,33 @@
 //! treat every byte as hostile.
 
 mod batch;
+mod block_reader;
+mod block_writer;
+mod encode;
+mod format;
+mod index;
+mod reader;
 mod row;
+mod writer;
 
 use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::codec::stored_enum;
 use crate::error::Result;
 use crate::id::{Epoch, Hash, ObjectId, Part, SegmentId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::time::Timestamp;
 
 pub use batch::{Fold, RowBatch};
+pub use encode::encode;
+pub use format::{Codec, MAX_PART_BYTES, MAX_VALUE_BYTES};
+pub use index::{BlockEntry, SegmentIndex};
+pub use reader::SegmentRows;
 pub use row::{Columns, Op, Row, RowKey};
+pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -34,6 +47,8 @@ pub enum SegmentKind {
     /// Opaque content of another engine or of the embedder.
     Foreign = 3,
 }
+
+stored_enum!(SegmentKind { Base, Delta, Foreign });
 
 /// The instant of a seal. Expiry at encode uses these times, never a clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,7 +117,7 @@ pub struct Sealed {
     pub cut: Cut,
     /// At most one `Base` and one `Delta`, with disjoint groups. Empty if nothing changed.
     pub parts: Vec<SealedPart>,
-    /// Distinct rows that were touched since the seal before.
+    /// Distinct rows that changed since the seal before; not those that came and went.
     pub dirty_rows: u64,
 }
 
@@ -138,6 +153,43 @@ pub struct Encoded {
     pub raw_bytes: u64,
 }
 
+impl Encoded {
+    /// Returns the `Foreign` segment with this content.
+    #[must_use]
+    pub fn foreign(groups: KeyGroupSet, bytes: Bytes) -> Self {
+        let length = bytes.len() as u64;
+        Self {
+            kind: SegmentKind::Foreign,
+            groups,
+            index_offset: length,
+            index_length: 0,
+            index_hash: Hash::of(&bytes),
+            records: 0,
+            raw_bytes: length,
+            bytes,
+        }
+    }
+
+    /// Returns the reference to this segment as it lies at `offset` in `object`, all its groups in use.
+    #[must_use]
+    pub fn at(&self, id: SegmentId, first_epoch: Epoch, object: ObjectId, offset: u64) -> SegmentRef {
+        SegmentRef {
+            id,
+            kind: self.kind,
+            first_epoch,
+            groups: self.groups.clone(),
+            object,
+            offset,
+            length: self.bytes.len() as u64,
+            index_offset: self.index_offset,
+            index_length: self.index_length,
+            index_hash: self.index_hash,
+            records: self.records,
+            raw_bytes: self.raw_bytes,
+        }
+    }
+}
+
 /// A segment's identity, extent and place: what manifests list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentRef {
@@ -166,3 +218,6 @@ pub struct SegmentRef {
     /// Bytes of its rows before compression.
     pub raw_bytes: u64,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! The row model: what every kind of state is made of.
 
+use std::cmp::Ordering;
+
 use crate::id::TableId;
 
 /// A row's place within its key group.
@@ -63,6 +65,12 @@ impl<'a> Op<'a> {
             Op::Delete | Op::Clear => &[],
         }
     }
+
+    /// Returns whether it says something where no older rows lie below.
+    #[must_use]
+    pub const fn belongs_in_base(&self) -> bool {
+        matches!(self, Op::Put(_) | Op::Merge(_))
+    }
 }
 
 /// Optional columns of a row.
@@ -85,4 +93,17 @@ pub struct Row<'a> {
     pub op: Op<'a>,
     /// Its optional columns.
     pub columns: Columns,
+}
+
+impl Row<'_> {
+    /// Returns whether it may come after a row of `place` in a folded key group: places ascend, and only merges
+    /// follow others of their own place.
+    #[must_use]
+    pub fn may_follow(&self, place: &RowKey<'_>) -> bool {
+        match place.cmp(&self.key) {
+            Ordering::Less => true,
+            Ordering::Equal => matches!(self.op, Op::Merge(_)),
+            Ordering::Greater => false,
+        }
+    }
 }

@@ -22,7 +22,7 @@ use crate::canary::{self, Canary};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
 use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
-use crate::runtime::{SharedRuntime, timeout};
+use crate::runtime::{Runtime, SharedRuntime, timeout};
 
 use retry::{Fault, Retry};
 
@@ -102,6 +102,15 @@ impl Store {
     ) -> Self {
         let root = prefix.clone().join(job.as_str());
         Self { inner: Arc::new(Inner { objects, root, runtime, settings, requests: Requests::default() }) }
+    }
+
+    /// Returns the place of `job` in the store at `url`, which is made if it is a folder that does not exist.
+    ///
+    /// # Errors
+    /// As [`open_url`].
+    pub fn open(url: &str, job: &JobName, runtime: impl Runtime) -> Result<Self> {
+        let (objects, prefix) = open_url(url, Access::Write)?;
+        Ok(Self::new(objects, &prefix, job, Arc::new(runtime), StoreSettings::default()))
     }
 
     /// Returns the runtime that it sleeps on.

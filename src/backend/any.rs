@@ -1,0 +1,92 @@
+//! A backend chosen at run time, for tools; engines name theirs as a type.
+
+use crate::error::Result;
+use crate::id::{Epoch, TableId};
+use crate::key_group::KeyGroupSet;
+use crate::segment::{Cut, RowSource, Sealed};
+
+use super::{BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, StateBackend, Write};
+
+/// One of the crate's backends.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum AnyBackend {
+    /// A log per key group.
+    Log(LogBackend),
+    /// Ordered maps over ordered maps.
+    Overlay(OverlayBackend),
+}
+
+impl From<LogBackend> for AnyBackend {
+    fn from(backend: LogBackend) -> Self {
+        Self::Log(backend)
+    }
+}
+
+impl From<OverlayBackend> for AnyBackend {
+    fn from(backend: OverlayBackend) -> Self {
+        Self::Overlay(backend)
+    }
+}
+
+/// Calls a method of whichever backend it is.
+macro_rules! each {
+    ($any:expr, $backend:ident => $call:expr) => {
+        match $any {
+            AnyBackend::Log($backend) => $call,
+            AnyBackend::Overlay($backend) => $call,
+        }
+    };
+}
+
+impl StateBackend for AnyBackend {
+    fn groups(&self) -> &KeyGroupSet {
+        each!(self, backend => backend.groups())
+    }
+
+    fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        each!(self, backend => backend.read(row, f))
+    }
+
+    fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
+        each!(self, backend => backend.update(row, f))
+    }
+
+    fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
+        each!(self, backend => backend.write(row, write))
+    }
+
+    fn prefetch(&mut self, rows: &[RowRef<'_>]) {
+        each!(self, backend => backend.prefetch(rows));
+    }
+
+    fn scan(
+        &mut self,
+        table: TableId,
+        groups: &KeyGroupSet,
+        prefix: &[u8],
+        visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        each!(self, backend => backend.scan(table, groups, prefix, visit))
+    }
+
+    fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed> {
+        each!(self, backend => backend.seal(cut, bases))
+    }
+
+    fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
+        each!(self, backend => backend.settle(epoch, outcome))
+    }
+
+    fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        each!(self, backend => backend.load(rows, groups))
+    }
+
+    fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        each!(self, backend => backend.drop_groups(groups))
+    }
+
+    fn stats(&self) -> BackendStats {
+        each!(self, backend => backend.stats())
+    }
+}

@@ -1,0 +1,451 @@
+//! Regions: the memory of a group's log, and the order that they were written in.
+//!
+//! ```text
+//! frozen: oldest region, ..., newest region      shared with sealed parts, or clean: filled with survivors
+//! tail:   region, ...                            what was written since the last seal
+//! ```
+//!
+//! Invariants:
+//! - only tail records change, and each row has at most one record in the tail that is not dead;
+//! - going through the frozen regions in order and then the tail, a row's newest record comes last;
+//! - a run's tally is the sum of its regions' tallies, and counts exactly the records that the index points at;
+//! - memory is charged where it is held: a region that a sealed part still shares stays charged.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use crate::memory::{Charge, MemoryBudget};
+
+use super::index::Address;
+use super::record::{Draft, Record, kill, rewrite};
+
+/// The largest size of a region of several records: what one step of cleaning copies at most.
+pub(super) const REGION_BYTES: usize = 64 * 1024;
+
+/// The first size of the first region of a run: an idle group costs little.
+pub(super) const LEAST_REGION_BYTES: usize = 256;
+
+/// Records longer than this get a region of their own, so that little of the others is wasted.
+const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
+
+/// What a region costs beside its bytes: its slot, the shared chunk and the counters of the `Arc`.
+const REGION_OVERHEAD_BYTES: u64 = (size_of::<Option<Region>>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
+
+/// The records of a region.
+pub(super) struct Chunk {
+    bytes: Vec<u8>,
+    charge: Charge,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} of {} bytes)", self.bytes.len(), self.bytes.capacity())
+    }
+}
+
+impl Chunk {
+    fn new(capacity: usize, budget: &MemoryBudget) -> Self {
+        let bytes = Vec::with_capacity(capacity);
+        let charge = budget.charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
+        Self { bytes, charge }
+    }
+
+    fn grow(&mut self, capacity: usize) {
+        self.bytes.reserve_exact(capacity.saturating_sub(self.bytes.len()));
+        self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
+    }
+
+    /// Returns the bytes of memory that it holds.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    fn record(&self, offset: u32) -> Option<Record<'_>> {
+        self.bytes.get(offset as usize..).and_then(Record::parse)
+    }
+
+    /// Returns all records in the order that they were written, dead ones too, with their offsets.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let offset = u32::try_from(next).ok()?;
+            let record = self.record(offset)?;
+            next += record.len;
+            Some((offset, record))
+        })
+    }
+}
+
+/// Counts of records that the index points at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) puts: u64,
+    pub(super) put_bytes: u64,
+    pub(super) tombstones: u64,
+    pub(super) tombstone_bytes: u64,
+}
+
+impl Tally {
+    fn of(tombstone: bool, bytes: usize) -> Self {
+        let bytes = bytes as u64;
+        match tombstone {
+            true => Self { tombstones: 1, tombstone_bytes: bytes, ..Self::default() },
+            false => Self { puts: 1, put_bytes: bytes, ..Self::default() },
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.puts += other.puts;
+        self.put_bytes += other.put_bytes;
+        self.tombstones += other.tombstones;
+        self.tombstone_bytes += other.tombstone_bytes;
+    }
+
+    fn sub(&mut self, other: &Self) {
+        self.puts -= other.puts;
+        self.put_bytes -= other.put_bytes;
+        self.tombstones -= other.tombstones;
+        self.tombstone_bytes -= other.tombstone_bytes;
+    }
+
+    /// Returns how many records it counts.
+    pub(super) fn records(&self) -> u64 {
+        self.puts + self.tombstones
+    }
+
+    /// Returns the bytes of the records that it counts.
+    pub(super) fn bytes(&self) -> u64 {
+        self.put_bytes + self.tombstone_bytes
+    }
+}
+
+#[derive(Debug)]
+enum Memory {
+    Tail(Chunk),
+    /// Survivors of cleaning; nobody shares it yet.
+    Clean(Chunk),
+    Frozen(Arc<Chunk>),
+}
+
+/// A region of a group's log.
+#[derive(Debug)]
+pub(super) struct Region {
+    memory: Memory,
+    /// Records ever written to it.
+    records: u64,
+    pub(super) tally: Tally,
+}
+
+impl Region {
+    pub(super) fn chunk(&self) -> &Chunk {
+        match &self.memory {
+            Memory::Tail(chunk) | Memory::Clean(chunk) => chunk,
+            Memory::Frozen(chunk) => chunk,
+        }
+    }
+
+    /// Returns the chunk as long as it is not shared.
+    fn chunk_mut(&mut self) -> Option<&mut Chunk> {
+        match &mut self.memory {
+            Memory::Tail(chunk) | Memory::Clean(chunk) => Some(chunk),
+            Memory::Frozen(_) => None,
+        }
+    }
+
+    /// Returns whether a sealed part keeps its memory alive.
+    pub(super) fn is_pinned(&self) -> bool {
+        matches!(&self.memory, Memory::Frozen(chunk) if Arc::strong_count(chunk) > 1)
+    }
+
+    /// Returns whether the index points at every record in it.
+    pub(super) fn is_all_kept(&self) -> bool {
+        self.tally.records() == self.records
+    }
+
+    fn into_frozen(self) -> Self {
+        let memory = match self.memory {
+            Memory::Tail(chunk) | Memory::Clean(chunk) => Memory::Frozen(Arc::new(chunk)),
+            frozen @ Memory::Frozen(_) => frozen,
+        };
+        Self { memory, ..self }
+    }
+}
+
+/// The two halves of a group's log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Half {
+    Tail,
+    Frozen,
+}
+
+/// The regions of one half, with their sums.
+#[derive(Debug, Default)]
+pub(super) struct Run {
+    /// The regions, oldest first.
+    pub(super) order: VecDeque<u32>,
+    /// The region that the next record goes to. In the frozen half this is a clean one.
+    pub(super) open: Option<u32>,
+    /// Bytes of memory that they hold.
+    pub(super) held_bytes: u64,
+    pub(super) tally: Tally,
+    /// Bytes of regions that the cleaner may go through by now.
+    pub(super) credit: u64,
+}
+
+/// Where the next record fits.
+enum Fit {
+    Here(u32),
+    /// After growing the region to this capacity.
+    Grown(u32, usize),
+    /// In a new region of this capacity, which may stay open for more.
+    New(usize, bool),
+}
+
+/// All regions of a group.
+#[derive(Debug)]
+pub(super) struct Regions {
+    slots: Vec<Option<Region>>,
+    /// Empty slots.
+    free: Vec<u32>,
+    tail: Run,
+    frozen: Run,
+    budget: MemoryBudget,
+}
+
+impl Regions {
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        let (tail, frozen) = (Run::default(), Run::default());
+        Self { slots: Vec::new(), free: Vec::new(), tail, frozen, budget: budget.clone() }
+    }
+
+    pub(super) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    pub(super) fn run(&self, half: Half) -> &Run {
+        match half {
+            Half::Tail => &self.tail,
+            Half::Frozen => &self.frozen,
+        }
+    }
+
+    pub(super) fn run_mut(&mut self, half: Half) -> &mut Run {
+        match half {
+            Half::Tail => &mut self.tail,
+            Half::Frozen => &mut self.frozen,
+        }
+    }
+
+    pub(super) fn region(&self, id: u32) -> Option<&Region> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    fn region_mut(&mut self, id: u32) -> Option<&mut Region> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    pub(super) fn record(&self, address: Address) -> Option<Record<'_>> {
+        self.region(address.region)?.chunk().record(address.offset)
+    }
+
+    /// Returns which half a record lies in.
+    pub(super) fn half(&self, address: Address) -> Half {
+        match self.region(address.region) {
+            Some(Region { memory: Memory::Tail(_), .. }) => Half::Tail,
+            _ => Half::Frozen,
+        }
+    }
+
+    /// Returns how many bytes more it would hold after appending a record of `len` bytes.
+    pub(super) fn growth_bytes(&self, half: Half, len: usize) -> u64 {
+        match self.fit(half, len) {
+            Fit::Here(_) => 0,
+            Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + capacity as u64,
+            Fit::Grown(id, capacity) => {
+                let held = self.region(id).map_or(0, |region| region.chunk().bytes.capacity());
+                capacity.saturating_sub(held) as u64
+            }
+        }
+    }
+
+    fn fit(&self, half: Half, len: usize) -> Fit {
+        if len > LARGE_RECORD_BYTES {
+            return Fit::New(len, false);
+        }
+        let run = self.run(half);
+        if let Some((id, region)) = run.open.and_then(|id| Some((id, self.region(id)?))) {
+            let bytes = &region.chunk().bytes;
+            let (needed, capacity) = (bytes.len() + len, bytes.capacity());
+            if needed <= capacity {
+                return Fit::Here(id);
+            }
+            if needed <= REGION_BYTES {
+                return Fit::Grown(id, needed.max((2 * capacity).min(REGION_BYTES)));
+            }
+        }
+        // In proportion to what is there: few regions, little waste.
+        let quarter = usize::try_from(run.held_bytes / 4).unwrap_or(REGION_BYTES);
+        Fit::New(quarter.clamp(LEAST_REGION_BYTES, REGION_BYTES).max(len), true)
+    }
+
+    /// Opens a region that `bytes` of records fit into, as far as a region may be that large.
+    pub(super) fn presize(&mut self, half: Half, bytes: usize) {
+        self.open(half, bytes.clamp(LEAST_REGION_BYTES, REGION_BYTES), true);
+    }
+
+    fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
+        let chunk = Chunk::new(capacity, &self.budget);
+        let held_bytes = chunk.held_bytes();
+        let memory = match half {
+            Half::Tail => Memory::Tail(chunk),
+            Half::Frozen => Memory::Clean(chunk),
+        };
+        let region = Some(Region { memory, records: 0, tally: Tally::default() });
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+        });
+        if let Some(slot) = self.slots.get_mut(id as usize) {
+            *slot = region;
+        }
+        let run = self.run_mut(half);
+        run.order.push_back(id);
+        run.held_bytes += held_bytes;
+        if stays_open {
+            run.open = Some(id);
+        }
+        id
+    }
+
+    /// Appends a record, whatever the budget says, and returns its address.
+    pub(super) fn append(&mut self, half: Half, draft: &Draft<'_>) -> Address {
+        let id = match self.fit(half, draft.len()) {
+            Fit::Here(id) => id,
+            Fit::New(capacity, stays_open) => self.open(half, capacity, stays_open),
+            Fit::Grown(id, capacity) => {
+                let before = self.region(id).map_or(0, |region| region.chunk().held_bytes());
+                let chunk = self.region_mut(id).and_then(Region::chunk_mut);
+                let after = chunk.map_or(before, |chunk| {
+                    chunk.grow(capacity);
+                    chunk.held_bytes()
+                });
+                self.run_mut(half).held_bytes += after - before;
+                id
+            }
+        };
+        let tally = Tally::of(draft.value.is_none(), draft.len());
+        let mut offset = 0;
+        if let Some(region) = self.region_mut(id) {
+            region.records += 1;
+            region.tally.add(&tally);
+            if let Some(chunk) = region.chunk_mut() {
+                offset = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
+                draft.append_to(&mut chunk.bytes);
+            }
+        }
+        self.run_mut(half).tally.add(&tally);
+        Address { region: id, offset }
+    }
+
+    /// Gives a tail record another value of at most its capacity; `None` makes it a tombstone.
+    pub(super) fn rewrite(&mut self, address: Address, value: Option<&[u8]>) {
+        let Some(record) = self.record(address) else { return };
+        let (len, capacity, tombstone) = (record.len, record.capacity, record.is_tombstone());
+        if let Some(bytes) = self.tail_bytes(address) {
+            rewrite(bytes, len, capacity, value);
+        }
+        self.count_again(address, &Tally::of(tombstone, len), &Tally::of(value.is_none(), len));
+    }
+
+    /// Notes that the index no longer points at a record, because of a newer one or, in the tail, a removal.
+    pub(super) fn supersede(&mut self, address: Address) {
+        let Some(record) = self.record(address) else { return };
+        let tally = Tally::of(record.is_tombstone(), record.len);
+        if let Some(bytes) = self.tail_bytes(address) {
+            kill(bytes);
+        }
+        self.count_again(address, &tally, &Tally::default());
+    }
+
+    fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
+        match &mut self.region_mut(address.region)?.memory {
+            Memory::Tail(chunk) => chunk.bytes.get_mut(address.offset as usize..),
+            Memory::Clean(_) | Memory::Frozen(_) => None,
+        }
+    }
+
+    fn count_again(&mut self, address: Address, old: &Tally, new: &Tally) {
+        let half = self.half(address);
+        if let Some(region) = self.region_mut(address.region) {
+            region.tally.sub(old);
+            region.tally.add(new);
+        }
+        let run = self.run_mut(half);
+        run.tally.sub(old);
+        run.tally.add(new);
+    }
+
+    /// Freezes the tail and hands each of its regions to `visit`. Regions without a use are dropped.
+    pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
+        let tail = std::mem::take(&mut self.tail);
+        for id in tail.order {
+            let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
+            if region.tally.records() == 0 {
+                self.free.push(id);
+                continue;
+            }
+            let region = region.into_frozen();
+            self.frozen.order.push_back(id);
+            self.frozen.held_bytes += region.chunk().held_bytes();
+            self.frozen.tally.add(&region.tally);
+            self.put_back(id, region, &mut visit);
+        }
+    }
+
+    /// Hands all frozen regions to `visit`, oldest first. None of them is written any more.
+    pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
+        self.frozen.open = None;
+        for at in 0..self.frozen.order.len() {
+            let Some(&id) = self.frozen.order.get(at) else { continue };
+            if let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) {
+                self.put_back(id, region.into_frozen(), &mut visit);
+            }
+        }
+    }
+
+    /// Returns a frozen region to its slot and hands its chunk to `visit`.
+    fn put_back(&mut self, id: u32, region: Region, visit: &mut impl FnMut(Arc<Chunk>)) {
+        if let Memory::Frozen(chunk) = &region.memory {
+            visit(Arc::clone(chunk));
+        }
+        if let Some(slot) = self.slots.get_mut(id as usize) {
+            *slot = Some(region);
+        }
+    }
+
+    /// Takes the oldest region out of its half. Its id stays taken until [`Regions::release`].
+    pub(super) fn take_oldest(&mut self, half: Half) -> Option<(u32, Region)> {
+        let run = self.run_mut(half);
+        let id = run.order.pop_front()?;
+        if run.open == Some(id) {
+            run.open = None;
+        }
+        let region = self.slots.get_mut(id as usize)?.take()?;
+        let run = self.run_mut(half);
+        run.held_bytes -= region.chunk().held_bytes();
+        run.tally.sub(&region.tally);
+        Some((id, region))
+    }
+
+    /// Returns how many ids were ever given out, and how many are free.
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> (usize, usize) {
+        (self.slots.len(), self.free.len())
+    }
+
+    /// Makes the id of a region that is gone free again.
+    pub(super) fn release(&mut self, id: u32) {
+        self.free.push(id);
+    }
+}

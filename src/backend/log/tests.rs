@@ -1,0 +1,335 @@
+//! What only the log has: in-place writes, cleaning, bounds of memory. The rest is in the conformance and model tests.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+
+use super::clean::BOUND_BYTES;
+use super::*;
+use crate::ErrorKind;
+use crate::id::Part;
+use crate::time::Timestamp;
+
+const T: TableId = TableId(1);
+const P: Partitioner = Partitioner::Range { seed: 11 };
+const MIB: u64 = 1 << 20;
+
+/// A backend with its budget, its number of groups and an epoch counter.
+struct World {
+    backend: LogBackend,
+    budget: MemoryBudget,
+    groups: u16,
+    epoch: u64,
+}
+
+impl World {
+    fn new(groups: u16, limit_bytes: u64) -> Self {
+        let budget = MemoryBudget::new(limit_bytes);
+        let backend = LogBackend::new(KeyGroupSet::all(groups), P, budget.clone());
+        Self { backend, budget, groups, epoch: 0 }
+    }
+
+    fn write(&mut self, key: u32, write: Write<'_>) -> Result<()> {
+        let bytes = key.to_le_bytes();
+        let key = P.locate(&bytes, 0, self.groups);
+        self.backend.write(RowRef { table: T, key: &key, namespace: &[], sub: &[] }, write)
+    }
+
+    fn put(&mut self, key: u32, length: usize) {
+        self.write(key, Write::Put(&vec![1; length])).unwrap();
+    }
+
+    fn delete(&mut self, key: u32) {
+        self.write(key, Write::Delete).unwrap();
+    }
+
+    fn read(&mut self, key: u32) -> Option<usize> {
+        let bytes = key.to_le_bytes();
+        let key = P.locate(&bytes, 0, self.groups);
+        let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+        self.backend.read(row, |value| value.map(<[u8]>::len)).unwrap()
+    }
+
+    fn seal(&mut self, bases: &KeyGroupSet) -> Sealed {
+        self.epoch += 1;
+        let at = Timestamp::default();
+        let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: at, processing_time: at };
+        self.backend.seal(cut, bases).unwrap()
+    }
+
+    /// Checks every invariant that the modules print, and returns the largest share of the bound that a half holds.
+    fn check(&self) -> f64 {
+        let mut fullest = 0.0f64;
+        for group in self.backend.groups.iter().flatten() {
+            let mut held = group.index.held_bytes();
+            let mut regions = BTreeSet::new();
+            let mut kept = 0;
+            for half in [Half::Tail, Half::Frozen] {
+                let run = group.regions.run(half);
+                let of = |id: &u32| group.regions.region(*id).unwrap();
+                assert!(run.order.iter().all(|id| regions.insert(*id)), "a region stands once");
+                assert!(run.open.is_none_or(|open| run.order.contains(&open)));
+                let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
+                assert_eq!(run.held_bytes, sum(&|region| region.chunk().held_bytes()));
+                assert_eq!(run.tally.bytes(), sum(&|region| region.tally.bytes()));
+                assert_eq!(run.tally.put_bytes, sum(&|region| region.tally.put_bytes));
+                assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
+                kept += run.tally.records();
+                held += run.held_bytes;
+                fullest = fullest.max(run.held_bytes as f64 / (4 * run.tally.bytes() + BOUND_BYTES) as f64);
+            }
+            let (ids, free) = group.regions.ids();
+            assert_eq!(ids - free, regions.len(), "no id is lost");
+            assert_eq!(kept, group.index.addresses().count() as u64, "tallies count what the index points at");
+            let records = group.index.addresses().map(|address| group.regions.record(address).unwrap());
+            let live: Vec<_> = records.inspect(|record| assert!(!record.is_dead())).collect();
+            let places: BTreeSet<_> = live.iter().map(|record| (record.place.table, record.place.key)).collect();
+            assert_eq!(places.len(), live.len(), "a row has one entry");
+            let rows = live.iter().filter(|record| !record.is_tombstone());
+            assert_eq!(group.rows, rows.clone().count() as u64);
+            assert_eq!(group.live_bytes, rows.map(|record| record.row_bytes()).sum::<u64>());
+            assert!(group.held_bytes() - held <= 512, "a group's own size");
+        }
+        assert!(fullest <= 1.0, "{fullest}");
+        fullest
+    }
+}
+
+fn none() -> KeyGroupSet {
+    KeyGroupSet::empty()
+}
+
+#[test]
+fn the_first_touch_copies_and_the_next_ones_write_in_place() {
+    let mut world = World::new(1, u64::MAX);
+    world.put(1, 100);
+    let once = world.backend.stats();
+    for length in [100, 3, 0, 99] {
+        world.put(1, length);
+    }
+    let often = world.backend.stats();
+    assert_eq!((often.dirty_bytes, often.memory_bytes), (once.dirty_bytes, once.memory_bytes));
+    let sealed = world.seal(&none());
+    world.put(1, 50);
+    assert_eq!((sealed.dirty_rows, world.backend.stats().dirty_rows, world.read(1)), (1, 1, Some(50)));
+    world.check();
+}
+
+#[test]
+fn a_key_located_by_another_partitioner_is_refused() {
+    let mut world = World::new(4, u64::MAX);
+    let key = Partitioner::Range { seed: 12 }.locate(b"k", 0, 4);
+    let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+    assert_eq!(world.backend.write(row, Write::Put(b"v")).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(world.backend.stats().rows, 0);
+}
+
+#[test]
+fn an_empty_backend_of_32768_groups_takes_at_most_16_mib() {
+    let mut world = World::new(32_768, u64::MAX);
+    let empty = world.backend.stats().memory_bytes;
+    assert!(empty <= MIB && empty == world.budget.held_bytes(), "{empty} bytes");
+    for key in 0..200_000 {
+        world.put(key, 8);
+    }
+    world.seal(&none());
+    (0..200_000).for_each(|key| world.delete(key));
+    world.seal(&none());
+    // Each group was written, and holds next to nothing now.
+    let used = world.backend.stats();
+    assert_eq!((used.rows, used.memory_bytes), (0, world.budget.held_bytes()));
+    assert!(used.memory_bytes <= 32_768 * 4096, "{} bytes", used.memory_bytes);
+    let loaded = LogBackend::new(KeyGroupSet::all(32_768), P, world.budget.clone());
+    assert!(loaded.stats().memory_bytes <= 16 * MIB);
+}
+
+#[test]
+fn rows_that_come_and_go_leave_nothing_behind() {
+    let mut world = World::new(2, u64::MAX);
+    let mut most = 0;
+    for round in 0..300u32 {
+        // Windows: the rows of a round live for two rounds.
+        (0..50).for_each(|i| world.put(round * 50 + i, 20));
+        if round >= 2 {
+            (0..50).for_each(|i| world.delete((round - 2) * 50 + i));
+        }
+        world.seal(&none());
+        most = most.max(world.backend.stats().memory_bytes);
+    }
+    world.check();
+    assert_eq!(world.backend.stats().rows, 100);
+    assert!(most < 64 * 1024, "{most} bytes for 100 rows");
+}
+
+#[test]
+fn tombstones_go_when_nothing_is_left_to_hide() {
+    let mut world = World::new(1, u64::MAX);
+    (0..2000).for_each(|key| world.put(key, 20));
+    world.seal(&none());
+    (0..2000).for_each(|key| world.delete(key));
+    assert_eq!(world.seal(&none()).dirty_rows, 2000);
+    for _ in 0..400 {
+        world.put(5000, 100);
+        world.seal(&none());
+    }
+    world.check();
+    assert_eq!(world.backend.groups[0].as_ref().unwrap().index.addresses().count(), 1);
+}
+
+#[test]
+fn cleaning_the_tail_keeps_its_tombstones() {
+    let mut world = World::new(1, u64::MAX);
+    (0..100).for_each(|key| world.put(key, 10));
+    world.seal(&none());
+    (0..100).for_each(|key| world.delete(key));
+    // A value that grows by a byte each time leaves garbage in the tail, a thousand times what is live.
+    (0..2000).for_each(|length| world.put(5000, length));
+    world.check();
+    let stats = world.backend.stats();
+    assert!(stats.memory_bytes < 32 * 1024, "the tail was cleaned: {stats:?}");
+    assert_eq!((stats.dirty_rows, world.seal(&none()).dirty_rows), (101, 101));
+}
+
+#[test]
+fn survivors_are_in_no_delta_but_in_every_base() {
+    let mut world = World::new(1, u64::MAX);
+    (0..500).for_each(|key| world.put(key, 100));
+    world.seal(&none());
+    for _ in 0..40 {
+        // Half of the rows are garbage again and again, so the other half is copied.
+        (0..250).for_each(|key| world.put(key * 2, 100));
+        let sealed = world.seal(&none());
+        let mut batch = RowBatch::new();
+        sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
+        assert_eq!((batch.len(), sealed.dirty_rows), (250, 250));
+    }
+    assert!(world.backend.stats().memory_bytes < 4 * 500 * 110);
+    let sealed = world.seal(&KeyGroupSet::all(1));
+    let mut batch = RowBatch::new();
+    sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
+    batch.fold(Fold::Base);
+    assert_eq!(batch.len(), 500);
+    world.check();
+}
+
+#[test]
+fn sealed_parts_stay_charged_while_they_live() {
+    let mut world = World::new(4, u64::MAX);
+    (0..2000).for_each(|key| world.put(key, 100));
+    let sealed = world.seal(&none());
+    let pinned = sealed.parts[0].rows.held_bytes();
+    for _ in 0..5 {
+        (0..2000).for_each(|key| world.put(key, 100));
+        world.seal(&none());
+    }
+    let held_bytes = world.backend.stats().memory_bytes;
+    assert!(pinned > 200_000 && world.budget.held_bytes() == held_bytes + pinned, "the first part left the log");
+    drop(sealed);
+    assert_eq!(world.budget.held_bytes(), held_bytes);
+    world.backend.drop_groups(&KeyGroupSet::all(4)).unwrap();
+    assert_eq!(world.budget.held_bytes(), world.backend.stats().memory_bytes);
+    drop(world.backend);
+    assert_eq!(world.budget.held_bytes(), 0);
+}
+
+#[test]
+fn a_spent_budget_refuses_writes_changes_nothing_and_comes_back() {
+    let mut world = World::new(4, MIB);
+    let written = (0..).take_while(|&key| world.write(key, Write::Put(&[1; 200])).is_ok()).count();
+    let written = u32::try_from(written).unwrap();
+    assert!(written > 2000 && world.budget.held_bytes() <= MIB);
+    let error = world.write(written, Write::Put(&[1; 200])).unwrap_err();
+    assert_eq!((error.kind(), world.read(written)), (ErrorKind::Limit, None));
+    assert_eq!(world.write(0, Write::Put(&[1; 300_000])).unwrap_err().kind(), ErrorKind::Limit);
+    assert_eq!((world.read(0), world.backend.stats().rows), (Some(200), u64::from(written)));
+    // In place and without need for memory: still fine. So are seals, reads, and settling.
+    world.put(0, 150);
+    let sealed = world.seal(&KeyGroupSet::all(4));
+    world.backend.settle(Epoch(1), Outcome::Commit).unwrap();
+    assert!((0..written).any(|key| world.write(key, Write::Put(&[2; 200])).is_err()), "pinned memory counts");
+    let refused = (0..written).filter(|&key| world.write(key, Write::Put(&[2; 300])).is_err()).count();
+    assert!(refused > 3000 && world.budget.held_bytes() <= MIB, "cleaning what is pinned would only add to it");
+    world.check();
+    drop(sealed);
+    world.backend.drop_groups(&KeyGroupSet::from_iter([KeyGroup(0)])).unwrap();
+    let key = (0..written).find(|key| P.locate(&key.to_le_bytes(), 0, 4).group != KeyGroup(0)).unwrap();
+    world.put(key, 300);
+    world.check();
+}
+
+#[test]
+fn garbage_is_cleaned_before_a_write_is_refused() {
+    let mut world = World::new(4, 2 * MIB);
+    // A quarter of what is held is garbage: less than what makes the cleaner run by itself.
+    let written = (0..).take_while(|&key| world.write(key, Write::Put(&[1; 200])).is_ok()).count();
+    let written = u32::try_from(written).unwrap();
+    (0..written / 4).for_each(|key| world.delete(key));
+    // New rows and longer values find room.
+    let refilled = (0..).take_while(|&i| world.write(written / 2 + 3 * i, Write::Put(&[1; 250])).is_ok()).count();
+    assert!(refilled as f64 > f64::from(written / 4) * 0.4, "{refilled} of {}", written / 4);
+    world.check();
+}
+
+#[test]
+fn a_load_beyond_the_budget_is_refused_whole() {
+    let mut world = World::new(4, u64::MAX);
+    (0..5000).for_each(|key| world.put(key, 100));
+    let sealed = world.seal(&KeyGroupSet::all(4));
+    let rows = sealed.parts[0].rows.as_ref();
+    let budget = MemoryBudget::new(300_000);
+    let mut small = LogBackend::new(none(), P, budget.clone());
+    assert_eq!(small.load(rows, &KeyGroupSet::all(4)).unwrap_err().kind(), ErrorKind::Limit);
+    assert!(small.groups().is_empty() && budget.held_bytes() == small.stats().memory_bytes);
+    let roomy = MemoryBudget::new(u64::MAX);
+    let mut restored = LogBackend::new(none(), P, roomy.clone());
+    restored.load(rows, &KeyGroupSet::all(4)).unwrap();
+    let stats = restored.stats();
+    assert_eq!((stats.rows, stats.dirty_rows, stats.memory_bytes), (5000, 0, roomy.held_bytes()));
+    assert!(stats.memory_bytes < 2 * stats.live_bytes, "{stats:?}");
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Put(u32, usize),
+    /// Puts a range of keys.
+    Fill(u32, u32, usize),
+    /// Deletes a range of keys.
+    Clear(u32, u32),
+    Seal(bool),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let length = prop_oneof![8 => 0usize..300, 2 => 300usize..5000, 1 => 10_000usize..100_000];
+    let step = prop_oneof![
+        6 => (0u32..1000, length.clone()).prop_map(|(key, length)| Step::Put(key, length)),
+        3 => (0u32..1000, 0u32..300, 0usize..300).prop_map(|(key, count, length)| Step::Fill(key, count, length)),
+        2 => (0u32..1000, 0u32..500).prop_map(|(key, count)| Step::Clear(key, count)),
+        2 => any::<bool>().prop_map(Step::Seal),
+    ];
+    proptest::collection::vec(step, 1..120)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 48,
+        rng_seed: RngSeed::Fixed(2),
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn garbage_stays_within_the_bound(groups in 1u16..4, steps in steps()) {
+        let mut world = World::new(groups, u64::MAX);
+        for step in steps {
+            match step {
+                Step::Put(key, length) => world.put(key, length),
+                Step::Fill(key, count, length) => (key..key + count).for_each(|key| world.put(key, length)),
+                Step::Clear(key, count) => (key..key + count).for_each(|key| world.delete(key)),
+                Step::Seal(base) => drop(world.seal(&if base { KeyGroupSet::all(groups) } else { none() })),
+            }
+            world.check();
+            prop_assert_eq!(world.budget.held_bytes(), world.backend.stats().memory_bytes);
+        }
+    }
+}

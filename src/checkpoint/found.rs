@@ -1,0 +1,38 @@
+//! Founding a job with a copy of another place's checkpoint.
+//!
+//! Invariant: the manifest comes last, through the one creator of manifests; before it nothing is visible.
+
+use crate::control::retention::Retention;
+use crate::error::{Error, Result};
+use crate::id::{ManifestId, Seq};
+use crate::manifest::{AttemptMarker, Manifest, ManifestKind};
+use crate::store::{Key, Put, Store};
+
+use super::commit::Proposal;
+
+/// Founds a job whose chain begins with `manifest`: number 1, no parent, nothing else retained. Its attempt stays,
+/// whose marker is created first, so that the next attempt here is a higher one.
+///
+/// * `manifest`: a checkpoint or savepoint all of whose objects are durable here.
+///
+/// # Errors
+/// `Config` if a job stands here already; `Usage` or `Limit` if the manifest cannot be written; `Denied` or
+/// `Unavailable` from the store, in which case the job may have been founded if the error is possibly applied.
+pub async fn found(store: &Store, manifest: Manifest) -> Result<ManifestId> {
+    if manifest.kind == ManifestKind::Claim {
+        return Err(Error::usage("a claim founds nothing by itself"));
+    }
+    let (attempt, job, created_at) = (manifest.attempt, manifest.job, manifest.created_at);
+    let manifest = Manifest { seq: Seq(1), parent: None, ..manifest };
+    let proposal = Proposal::new(manifest, store.draw_put_id(), Retention::default())?;
+    let put_id = store.draw_put_id();
+    let marker = AttemptMarker { attempt, job, created_at }.encode(put_id);
+    let occupied = || Error::config("a job stands here already");
+    if store.put_new(&Key::Attempt(attempt), put_id, marker).await? == Put::Taken {
+        return Err(occupied().with("object", Key::Attempt(attempt)));
+    }
+    match proposal.create(store).await? {
+        Put::Created => Ok(proposal.entry().id),
+        Put::Taken => Err(occupied()),
+    }
+}

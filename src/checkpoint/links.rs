@@ -1,0 +1,298 @@
+//! A subtask's chain of segments, from the last commit to what is still in memory.
+//!
+//! Invariants: a link leaves the chain only when a committed manifest no longer needs it; what an aborted epoch
+//! sealed stays and is part of the next manifest; links that wait are merged, so that however long the store is
+//! down one copy of each dirty row is carried.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
+use crate::error::Result;
+use crate::id::{Epoch, ObjectId, Part};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::memory::{Charge, MemoryBudget};
+use crate::segment::{Encoded, RowBatch, RowSource, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack};
+
+/// The chain of one subtask.
+#[derive(Debug)]
+pub struct SegmentChain {
+    owned: KeyGroupSet,
+    links: VecDeque<Link>,
+    budget: MemoryBudget,
+}
+
+/// A run of state on its way into a manifest, or in one already.
+#[derive(Debug)]
+struct Link {
+    first_epoch: Epoch,
+    epoch: Epoch,
+    part: Part,
+    kind: SegmentKind,
+    groups: KeyGroupSet,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Sealed(Arc<dyn RowSource>),
+    Encoded(Encoded, #[expect(dead_code, reason = "held for its drop")] Charge),
+    Placed(SegmentRef),
+}
+
+/// A link that has to be encoded and placed for a checkpoint.
+#[derive(Debug, Clone)]
+pub struct Unplaced {
+    /// The first epoch it covers.
+    pub first_epoch: Epoch,
+    /// The last epoch it covers.
+    pub epoch: Epoch,
+    /// The last part it covers, within that epoch.
+    pub part: Part,
+    /// Its bytes, or the rows that they will be made of.
+    pub content: Content,
+}
+
+/// What is known of an unplaced link.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Rows, not encoded yet.
+    Rows(SealedPart),
+    /// The segment's bytes, from an earlier try.
+    Bytes(Encoded),
+}
+
+impl SegmentChain {
+    /// Returns the chain of a subtask that owns `owned` and was restored from `segments`.
+    #[must_use]
+    pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
+        let links = segments.into_iter().map(Link::placed).collect();
+        Self { owned, links, budget }
+    }
+
+    /// Returns the groups that should get a new base at the next seal.
+    #[must_use]
+    pub fn bases_due(&self, policy: ChainPolicy) -> KeyGroupSet {
+        let needed = self.needed(Epoch(u64::MAX));
+        let views: Vec<_> = self.links.iter().zip(&needed).map(|(link, groups)| link.view(groups)).collect();
+        bases_due(&views, &self.owned, policy)
+    }
+
+    /// Adds what was sealed.
+    pub fn push(&mut self, sealed: Sealed) {
+        let Sealed { cut, parts, .. } = sealed;
+        self.links.extend(parts.into_iter().map(|SealedPart { kind, groups, rows }| Link {
+            first_epoch: cut.epoch,
+            epoch: cut.epoch,
+            part: cut.part,
+            kind,
+            groups,
+            stage: Stage::Sealed(rows),
+        }));
+    }
+
+    /// Returns what has to be placed so that a manifest can cover `epoch`: at most one `Base` and one `Delta`.
+    ///
+    /// # Errors
+    /// `Corrupt` if bytes encoded earlier cannot be read back.
+    pub fn unplaced(&mut self, epoch: Epoch) -> Result<Vec<Unplaced>> {
+        self.merge_waiting(epoch)?;
+        Ok(self.links.iter().filter(|link| link.waits(epoch)).map(Link::unplaced).collect())
+    }
+
+    /// Keeps the bytes of a link that was encoded, in place of its rows, until it is placed.
+    pub fn encoded(&mut self, of: &Unplaced, encoded: Encoded) {
+        let charge = self.budget.charge(encoded.bytes.len() as u64);
+        if let Some(link) = self.find(of, encoded.kind) {
+            link.stage = Stage::Encoded(encoded, charge);
+        }
+    }
+
+    /// Takes note of where a link was placed.
+    pub fn placed(&mut self, of: &Unplaced, segment: SegmentRef) {
+        if let Some(link) = self.find(of, segment.kind) {
+            link.stage = Stage::Placed(segment);
+        }
+    }
+
+    /// Drops a link that turned out to have no rows and to supersede none.
+    pub fn vanished(&mut self, of: &Unplaced, kind: SegmentKind) {
+        let is = |link: &Link| link.epoch == of.epoch && link.part == of.part && link.kind == kind;
+        self.links.retain(|link| !is(link));
+    }
+
+    /// Returns the segments that a manifest at `epoch` lists: all placed links up to it, each with the groups it is
+    /// needed for. `None` if one is not placed.
+    #[must_use]
+    pub fn segments(&self, epoch: Epoch) -> Option<Vec<SegmentRef>> {
+        let needed = self.needed(epoch);
+        let covered = self.links.iter().zip(needed).filter(|(link, groups)| link.epoch <= epoch && !groups.is_empty());
+        covered
+            .map(|(link, groups)| match &link.stage {
+                Stage::Placed(segment) => Some(SegmentRef { groups, ..segment.clone() }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Returns the objects that its placed links lie in.
+    #[must_use]
+    pub fn objects(&self) -> Vec<ObjectId> {
+        let object = |link: &Link| match &link.stage {
+            Stage::Placed(segment) => Some(segment.object),
+            _ => None,
+        };
+        self.links.iter().filter_map(object).collect()
+    }
+
+    /// Forgets what the manifest committed at `epoch` no longer lists.
+    pub fn commit(&mut self, epoch: Epoch) {
+        let needed = self.needed(epoch);
+        for (link, groups) in self.links.iter_mut().zip(needed) {
+            if link.epoch <= epoch {
+                link.groups = groups;
+            }
+        }
+        self.links.retain(|link| !link.groups.is_empty());
+    }
+
+    /// Returns, for each link, the groups that a manifest at `epoch` needs it for: those without a newer base.
+    fn needed(&self, epoch: Epoch) -> Vec<KeyGroupSet> {
+        let mut based = KeyGroupSet::empty();
+        let mut needed: Vec<_> = self
+            .links
+            .iter()
+            .rev()
+            .map(|link| {
+                let groups = link.groups.difference(&based);
+                if link.kind == SegmentKind::Base && link.epoch <= epoch {
+                    based = based.union(&link.groups);
+                }
+                groups
+            })
+            .collect();
+        needed.reverse();
+        needed
+    }
+
+    fn find(&mut self, of: &Unplaced, kind: SegmentKind) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.epoch == of.epoch && link.part == of.part && link.kind == kind)
+    }
+
+    /// Merges the links up to `epoch` that are not placed into at most one `Base` and one `Delta`.
+    fn merge_waiting(&mut self, epoch: Epoch) -> Result<()> {
+        let waiting = self.links.iter().filter(|link| link.waits(epoch)).count();
+        let newest = self.links.iter().rev().find(|link| link.waits(epoch)).map(|link| (link.epoch, link.part));
+        let same_seal = self.links.iter().filter(|link| link.waits(epoch)).all(|l| Some((l.epoch, l.part)) == newest);
+        let Some((last_epoch, part)) = newest else { return Ok(()) };
+        if waiting < 2 || same_seal {
+            return Ok(());
+        }
+        let needed = self.needed(epoch);
+        let mut first_epoch = last_epoch;
+        let (mut bases, mut sources) = (KeyGroupSet::empty(), Vec::new());
+        for (link, groups) in self.links.iter().zip(needed).filter(|(link, _)| link.waits(epoch)) {
+            first_epoch = first_epoch.min(link.first_epoch);
+            if link.kind == SegmentKind::Base {
+                bases = bases.union(&link.groups);
+            }
+            sources.push((groups, link.rows()?));
+        }
+        let touched = KeyGroupSet::from_ranges(sources.iter().flat_map(|(groups, _)| groups.ranges().iter().copied()));
+        let merged = |kind, groups: KeyGroupSet| Link {
+            first_epoch,
+            epoch: last_epoch,
+            part,
+            kind,
+            stage: Stage::Sealed(restricted(&sources, &groups)),
+            groups,
+        };
+        let deltas = touched.difference(&bases);
+        let links = [merged(SegmentKind::Base, bases), merged(SegmentKind::Delta, deltas)];
+        // Placed links of these epochs, if any, are older than all that waits; newer ones come after.
+        self.links.retain(|link| !link.waits(epoch));
+        let at = self.links.partition_point(|link| link.epoch <= epoch);
+        for link in links.into_iter().rev().filter(|link| !link.groups.is_empty()) {
+            self.links.insert(at, link);
+        }
+        Ok(())
+    }
+}
+
+impl Link {
+    fn placed(segment: SegmentRef) -> Self {
+        Self {
+            first_epoch: segment.first_epoch,
+            epoch: segment.id.epoch,
+            part: segment.id.part,
+            kind: segment.kind,
+            groups: segment.groups.clone(),
+            stage: Stage::Placed(segment),
+        }
+    }
+
+    fn waits(&self, epoch: Epoch) -> bool {
+        self.epoch <= epoch && !matches!(self.stage, Stage::Placed(_))
+    }
+
+    fn rows(&self) -> Result<Arc<dyn RowSource>> {
+        Ok(match &self.stage {
+            Stage::Sealed(rows) => Arc::clone(rows),
+            Stage::Encoded(encoded, _) => Arc::new(SegmentRows::open(encoded.bytes.clone(), &encoded.index_hash)?),
+            Stage::Placed(_) => Arc::new(Stack::default()),
+        })
+    }
+
+    fn unplaced(&self) -> Unplaced {
+        let content = match &self.stage {
+            Stage::Encoded(encoded, _) => Content::Bytes(encoded.clone()),
+            Stage::Sealed(rows) => {
+                Content::Rows(SealedPart { kind: self.kind, groups: self.groups.clone(), rows: Arc::clone(rows) })
+            }
+            Stage::Placed(_) => Content::Rows(SealedPart {
+                kind: self.kind,
+                groups: KeyGroupSet::empty(),
+                rows: Arc::new(Stack::default()),
+            }),
+        };
+        Unplaced { first_epoch: self.first_epoch, epoch: self.epoch, part: self.part, content }
+    }
+
+    fn view<'a>(&self, groups: &'a KeyGroupSet) -> LinkView<'a> {
+        let bytes = match &self.stage {
+            Stage::Sealed(_) => 0,
+            Stage::Encoded(encoded, _) => encoded.bytes.len() as u64,
+            Stage::Placed(segment) => segment.length,
+        };
+        LinkView { groups, bytes_per_group: bytes / (self.groups.len().max(1) as u64) }
+    }
+}
+
+/// Returns `sources` as one, each narrowed to its groups and to `groups`.
+fn restricted(sources: &[(KeyGroupSet, Arc<dyn RowSource>)], groups: &KeyGroupSet) -> Arc<dyn RowSource> {
+    let narrow = |(of, rows): &(KeyGroupSet, Arc<dyn RowSource>)| -> Arc<dyn RowSource> {
+        Arc::new(Narrowed { groups: of.intersection(groups), rows: Arc::clone(rows) })
+    };
+    Arc::new(Stack::new(sources.iter().map(narrow).collect()))
+}
+
+/// A source that speaks for fewer groups than it has.
+#[derive(Debug)]
+pub(crate) struct Narrowed {
+    pub(crate) groups: KeyGroupSet,
+    pub(crate) rows: Arc<dyn RowSource>,
+}
+
+impl RowSource for Narrowed {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.groups
+    }
+
+    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
+        if self.groups.contains(group) { self.rows.append_group(group, batch) } else { Ok(()) }
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.rows.held_bytes()
+    }
+}

@@ -1,0 +1,54 @@
+//! What the system says about machine and process. `None` where it does not say.
+
+use std::fs;
+
+use serde::Serialize;
+
+/// The machine that figures were measured on.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Machine {
+    os: &'static str,
+    arch: &'static str,
+    cores: Option<usize>,
+    cpu: Option<String>,
+    memory_bytes: Option<u64>,
+    build: &'static str,
+}
+
+impl Machine {
+    pub(super) fn this() -> Self {
+        Self {
+            os: std::env::consts::OS,
+            arch: std::env::consts::ARCH,
+            cores: std::thread::available_parallelism().ok().map(usize::from),
+            cpu: field("/proc/cpuinfo", "model name"),
+            memory_bytes: kibibytes("/proc/meminfo", "MemTotal"),
+            build: if cfg!(debug_assertions) { "debug" } else { "release" },
+        }
+    }
+
+    /// Returns the machine in one line.
+    pub(super) fn line(&self) -> String {
+        let Self { os, arch, cores, cpu, memory_bytes, build } = self;
+        let cores = cores.map_or_else(String::new, |cores| format!(", {cores} cores"));
+        let cpu = cpu.as_ref().map_or_else(String::new, |cpu| format!(", {cpu}"));
+        let memory = memory_bytes.map_or_else(String::new, |bytes| format!(", {} GiB", bytes >> 30));
+        format!("{os} {arch}{cores}{cpu}{memory}, {build} build")
+    }
+}
+
+/// Returns the bytes of memory that this process has in use.
+pub(super) fn resident_bytes() -> Option<u64> {
+    kibibytes("/proc/self/status", "VmRSS")
+}
+
+fn kibibytes(path: &str, name: &str) -> Option<u64> {
+    field(path, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Returns the value of the first line `name: value` of the file.
+fn field(path: &str, name: &str) -> Option<String> {
+    let text = fs::read_to_string(path).ok()?;
+    let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;
+    Some(value.trim().to_owned())
+}

@@ -1,0 +1,126 @@
+//! The figures, as they are printed: the names are what scripts rely on.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Machine;
+
+/// Everything that one run measured.
+#[derive(Debug, Serialize)]
+pub(super) struct Report {
+    pub(super) machine: Machine,
+    pub(super) version: &'static str,
+    pub(super) seed: u64,
+    pub(super) limits: Limits,
+    pub(super) cells: Vec<CellReport>,
+}
+
+/// What the machine does without the crate, on one thread, with the same keys and values.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Limits {
+    /// Number of keys that the hash map had.
+    pub(super) keys: u32,
+    pub(super) memcpy_gb_s: f64,
+    pub(super) zstd1_mb_s: f64,
+    /// Bytes of values before zstd level 1, over bytes after.
+    pub(super) value_zstd1_ratio: f64,
+    pub(super) store_write_mb_s: f64,
+    pub(super) hashmap_rmw_ops_s: HashMapRates,
+    pub(super) idle_gap_us: f64,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct HashMapRates {
+    pub(super) uniform: f64,
+    #[serde(rename = "zipf:0.99")]
+    pub(super) zipf: f64,
+}
+
+/// What one cell measured. What is `None` cannot be measured here, or does not exist yet.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct CellReport {
+    pub(super) backend: String,
+    pub(super) strategy: String,
+    pub(super) keys: u32,
+    pub(super) key_bytes: u16,
+    pub(super) value_bytes: u32,
+    pub(super) distribution: String,
+    pub(super) dirty: f64,
+    pub(super) parallelism: u32,
+    pub(super) checkpoints: u32,
+
+    pub(super) load_ops_s: f64,
+    pub(super) rmw_ops_s: f64,
+    pub(super) rmw_batch_ops_s: Option<f64>,
+    pub(super) rmw_ops_s_during_checkpoint: Option<f64>,
+    pub(super) first_10k_ops_s_after_seal: Option<f64>,
+    pub(super) max_op_us: f64,
+
+    pub(super) pause_us: Percentiles,
+    pub(super) checkpoint_ms: Percentiles,
+
+    pub(super) dirty_bytes: u64,
+    pub(super) dirty_zstd1_bytes: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) checkpoint_bytes_max: u64,
+    pub(super) full_bytes: u64,
+    pub(super) objects_put: f64,
+    pub(super) requests: Requests,
+
+    pub(super) rss_bytes_per_key: Rss,
+    pub(super) pinned_bytes_per_key: Option<f64>,
+    pub(super) restore: Restore,
+    pub(super) rescale: Rescale,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Percentiles {
+    pub(super) p50: f64,
+    pub(super) p99: f64,
+    pub(super) max: f64,
+}
+
+/// Requests per checkpoint, on average.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Requests {
+    pub(super) put: f64,
+    pub(super) get: f64,
+    pub(super) list: f64,
+    pub(super) delete: f64,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Rss {
+    pub(super) loaded: Option<f64>,
+    pub(super) steady: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Restore {
+    pub(super) ms: f64,
+    /// The part of `ms` in which the job was claimed and its manifest read.
+    pub(super) claim_ms: f64,
+    pub(super) threads: u32,
+    pub(super) first_read_ms: f64,
+    pub(super) records: u64,
+    pub(super) bytes_read: u64,
+    pub(super) lazy_first_read_ms: Option<f64>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Rescale {
+    pub(super) from: u32,
+    pub(super) to: u32,
+    pub(super) ms: f64,
+    pub(super) bytes_read: u64,
+    pub(super) ideal_bytes: u64,
+}
+
+pub(super) fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+pub(super) fn micros(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

@@ -1,0 +1,73 @@
+//! `alluvium savepoint` and `alluvium restore`: a self-contained copy at another place.
+
+use serde_json::json;
+
+use alluvium::Result;
+use alluvium::id::{ManifestId, Seq};
+use alluvium::offline::{self, RestoreOptions};
+
+use super::super::{Finding, print};
+use super::place::{CheckpointArgs, Groups, progress_bar, watch};
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct SavepointArgs {
+    #[command(flatten)]
+    at: CheckpointArgs,
+    /// Store to copy it to, under the same job name
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct RestoreArgs {
+    #[command(flatten)]
+    at: CheckpointArgs,
+    /// Store to restore it into, under the same job name
+    #[arg(long, value_name = "URL")]
+    to: String,
+    /// Subtasks of each operator that has keyed state [default: as many as it had]
+    #[arg(long, short, value_name = "P")]
+    parallelism: Option<u32>,
+    /// Take the rows of these key groups alone; the others are there and empty
+    #[arg(long, value_name = "A..B")]
+    key_groups: Option<Groups>,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn savepoint(args: SavepointArgs) -> Result<Finding> {
+    let (store, mut chain) = args.at.job.open().await?;
+    let checkpoint = offline::find(&store, &mut chain, args.at.checkpoint.map(Seq)).await?;
+    let to = args.at.job.elsewhere(&args.to)?;
+    let bar = progress_bar();
+    let copy = offline::savepoint(&store, &checkpoint, &to, &watch(&bar)).await?;
+    bar.finish_and_clear();
+    report(&args.at, checkpoint.id.seq, &args.to, copy, to.requests().put_bytes, args.json)
+}
+
+pub(super) async fn restore(args: RestoreArgs) -> Result<Finding> {
+    let (store, _, checkpoint) = args.at.open().await?;
+    let manifest = &checkpoint.manifest;
+    let groups = args.key_groups.map(|groups| Groups::of(Some(groups), manifest.max_parallelism)).transpose()?;
+    let options = RestoreOptions { parallelism: args.parallelism, groups };
+    let to = args.at.job.elsewhere(&args.to)?;
+    let bar = progress_bar();
+    let copy = offline::restore(&store, manifest, &to, &options, &watch(&bar)).await?;
+    bar.finish_and_clear();
+    report(&args.at, checkpoint.id.seq, &args.to, copy, to.requests().put_bytes, args.json)
+}
+
+fn report(at: &CheckpointArgs, from: Seq, url: &str, copy: ManifestId, bytes: u64, as_json: bool) -> Result<Finding> {
+    let job = &at.job.job;
+    if as_json {
+        print::json(&json!({ "job": job, "checkpoint": from.0, "to": url, "id": copy.seq.0, "bytes": bytes }))?;
+    } else {
+        let bytes = super::text::size(bytes);
+        print::out(&format!("wrote checkpoint {from} of {job} to {url} as {}, {bytes}\n", copy.seq))?;
+    }
+    Ok(Finding::Nothing)
+}

@@ -1,0 +1,143 @@
+//! Where a job and its checkpoint are: the flags that all tools share.
+
+use std::io::IsTerminal as _;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use alluvium::checkpoint::chain::{Chain, StoredManifest};
+use alluvium::id::{JobName, Seq};
+use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
+use alluvium::runtime::SharedRuntime;
+use alluvium::store::{Access, Store, StoreSettings, list_jobs, open_url};
+use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::{Error, Result, offline};
+
+/// A store.
+#[derive(Debug, Clone, Args)]
+pub(super) struct StoreArgs {
+    /// Where checkpoints are: file:///dir, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
+    #[arg(long, short, value_name = "URL")]
+    pub(super) store: String,
+}
+
+/// A job.
+#[derive(Debug, Clone, Args)]
+pub(super) struct JobArgs {
+    #[command(flatten)]
+    pub(super) store: StoreArgs,
+    /// Name of the job within the store
+    #[arg(long, short, value_name = "NAME")]
+    pub(super) job: String,
+}
+
+/// A checkpoint of a job.
+#[derive(Debug, Clone, Args)]
+pub(super) struct CheckpointArgs {
+    #[command(flatten)]
+    pub(super) job: JobArgs,
+    /// Id of the checkpoint or savepoint [default: the one from which the job would go on]
+    #[arg(long, short, value_name = "ID")]
+    pub(super) checkpoint: Option<u64>,
+}
+
+/// Key groups `A..B`, half-open.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Groups(KeyGroupRange);
+
+impl FromStr for Groups {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bounds = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
+        let range = bounds.map(|(start, end)| KeyGroupRange::new(start, end));
+        range
+            .filter(|range| !range.is_empty())
+            .map(Self)
+            .ok_or("key groups are written A..B, from A up to but not including B")
+    }
+}
+
+impl Groups {
+    /// Returns the groups, all if none are given.
+    pub(super) fn of(groups: Option<Self>, max_parallelism: u16) -> Result<KeyGroupSet> {
+        let all = KeyGroupSet::all(max_parallelism);
+        let Some(Self(range)) = groups else { return Ok(all) };
+        if range.end > max_parallelism {
+            let error = Error::config("the job has fewer key groups").with("key_groups", range);
+            return Err(error.with("max_parallelism", max_parallelism));
+        }
+        Ok(range.into())
+    }
+}
+
+/// Returns the runtime of this process.
+pub(super) fn runtime() -> SharedRuntime {
+    Arc::new(TokioRuntime::current())
+}
+
+impl StoreArgs {
+    /// Returns the names of the store's jobs.
+    pub(super) async fn jobs(&self) -> Result<Vec<JobName>> {
+        let (objects, prefix) = open_url(&self.store, Access::Read)?;
+        list_jobs(&*objects, &prefix, &runtime(), &StoreSettings::default()).await
+    }
+
+    /// Returns the place of `job` in it.
+    pub(super) fn open(&self, job: &JobName, access: Access) -> Result<Store> {
+        let (objects, prefix) = open_url(&self.store, access)?;
+        Ok(Store::new(objects, &prefix, job, runtime(), StoreSettings::default()))
+    }
+}
+
+impl JobArgs {
+    /// Finds the job's chain.
+    ///
+    /// # Errors
+    /// `NotFound` with the jobs that exist, if it has none.
+    pub(super) async fn open(&self) -> Result<(Store, Chain)> {
+        let store = self.store.open(&self.job.parse()?, Access::Read)?;
+        let chain = Chain::load(&store).await?;
+        if chain.end() == Seq(0) {
+            let jobs: Vec<_> = self.store.jobs().await?.iter().map(ToString::to_string).collect();
+            return Err(Error::not_found("no such job").with("job", &self.job).with("existing", jobs.join(", ")));
+        }
+        Ok((store, chain))
+    }
+
+    /// Returns the place of a job of the same name in another store, to be written.
+    pub(super) fn elsewhere(&self, url: &str) -> Result<Store> {
+        StoreArgs { store: url.to_owned() }.open(&self.job.parse()?, Access::Write)
+    }
+}
+
+impl CheckpointArgs {
+    /// Reads the checkpoint with all its parts.
+    pub(super) async fn open(&self) -> Result<(Store, Chain, StoredManifest)> {
+        let (store, mut chain) = self.job.open().await?;
+        let checkpoint = offline::open(&store, &mut chain, self.checkpoint.map(Seq)).await?;
+        Ok((store, chain, checkpoint))
+    }
+}
+
+/// Returns a bar of bytes on a terminal's standard error, else one that shows nothing.
+pub(super) fn progress_bar() -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Returns what an offline tool reports its progress to.
+pub(super) fn watch(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync + '_ {
+    |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    }
+}

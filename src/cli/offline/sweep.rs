@@ -1,0 +1,95 @@
+//! `alluvium sweep`.
+
+use serde_json::{Value, json};
+
+use alluvium::checkpoint::sweep::{SweepPlan, Tally};
+use alluvium::offline::sweep::{policy, preview, sweep};
+use alluvium::store::Key;
+use alluvium::{Error, Result};
+
+use super::super::{Finding, print};
+use super::place::JobArgs;
+use super::text::{Table, size};
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Args {
+    #[command(flatten)]
+    job: JobArgs,
+    /// Keep this many of the newest checkpoints, and all savepoints [default: all that live]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    retain: Option<u32>,
+    /// Delete nothing [default]
+    #[arg(long, conflicts_with = "delete")]
+    dry_run: bool,
+    /// Delete. Claims the job first, which stops whoever runs it
+    #[arg(long)]
+    delete: bool,
+    /// Print one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) async fn run(args: Args) -> Result<Finding> {
+    let (store, chain) = args.job.open().await?;
+    if !args.delete {
+        let plan = preview(&store, policy(&chain, args.retain)).await?;
+        show(&args, &plan, json!({ "deleted": 0 }), "nothing was deleted: add --delete\n")?;
+        return Ok(Finding::Nothing);
+    }
+    print::note("claiming the job: an attempt that runs it now stops with error[fenced]\n")?;
+    let Some((attempt, plan, swept)) = sweep(&store, &chain, args.retain).await? else {
+        return Ok(Finding::Nothing);
+    };
+    let done = json!({ "deleted": swept.deleted.len(), "failed": swept.failed.len(), "attempt": attempt.0 });
+    show(&args, &plan, done, &format!("deleted {} objects as attempt {attempt}\n", swept.deleted.len()))?;
+    match swept.failed.into_iter().next() {
+        None => Ok(Finding::Nothing),
+        Some((key, error)) => {
+            let kind = error.kind();
+            Err(Error::new(kind, "some objects could not be deleted: sweep again")
+                .with("object", key)
+                .with_source(error))
+        }
+    }
+}
+
+fn show(args: &Args, plan: &SweepPlan, outcome: Value, note: &str) -> Result<()> {
+    if args.json { print::json(&document(plan, outcome)) } else { print::out(&(text(plan) + note)) }
+}
+
+fn tally(entries: &[(Key, u64)]) -> Tally {
+    let bytes = entries.iter().fold(0u64, |sum, (_, bytes)| sum.saturating_add(*bytes));
+    Tally { objects: entries.len() as u64, bytes }
+}
+
+fn document(plan: &SweepPlan, outcome: Value) -> Value {
+    let figures = |tally: Tally| json!({ "objects": tally.objects, "bytes": tally.bytes });
+    let keys: Vec<_> =
+        plan.deletable.iter().map(|(key, bytes)| json!({ "object": key.to_string(), "bytes": bytes })).collect();
+    json!({
+        "newest": plan.newest.map(|seq| seq.0),
+        "live": figures(plan.live),
+        "in_flight": figures(tally(&plan.in_flight)),
+        "signposts": figures(tally(&plan.signposts)),
+        "deletable": figures(tally(&plan.deletable)),
+        "deletable_objects": keys,
+        "foreign": plan.foreign,
+        "outcome": outcome,
+    })
+}
+
+fn text(plan: &SweepPlan) -> String {
+    let mut table = Table::new(["what", "objects", "bytes", "meaning"]);
+    let mut row = |what: &str, tally: Tally, meaning: &str| {
+        table.row([what.to_owned(), tally.objects.to_string(), size(tally.bytes), meaning.to_owned()]);
+    };
+    row("live", plan.live, "reached by the newest manifest or one that it lists");
+    row("in flight", tally(&plan.in_flight), "unreferenced, of an attempt that may still commit");
+    row("signposts", tally(&plan.signposts), "void manifests that lead to the end of the chain");
+    row("deletable", tally(&plan.deletable), "nothing reaches it, nobody may come to");
+    let foreign = match plan.foreign {
+        0 => String::new(),
+        count => format!("{count} files are not this tool's and are left alone\n"),
+    };
+    table.print("") + &foreign
+}

@@ -1,0 +1,281 @@
+//! The two-phase file sink: parts of closed windows, staged at the barrier, published after the commit.
+//!
+//! Invariants:
+//! - what a committed checkpoint lists is published exactly once, however often publishing is tried;
+//! - nothing else ever gets a part's name;
+//! - only staged files of this sink's own making are removed, and only those of older attempts.
+
+use std::fs::{self, DirEntry};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use alluvium::id::{Attempt, Epoch};
+use alluvium::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
+
+use super::files::{folder_of, io_error, rename_durably, sync_folder, write_durably};
+use super::output::{Output, OutputRow};
+
+/// A part that is staged, as the checkpoint lists it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Prepared {
+    epoch: u64,
+    attempt: u64,
+    bytes: u64,
+    blake3: String,
+}
+
+impl Prepared {
+    /// Returns the name of the part once it is published.
+    pub(crate) fn final_name(&self) -> String {
+        format!("part-{}-{}.csv", self.epoch, self.attempt)
+    }
+
+    fn staged_name(&self) -> String {
+        format!(".staged-{}", self.final_name())
+    }
+
+    /// Returns whether this is the part's content.
+    fn is(&self, content: &[u8]) -> bool {
+        content.len() as u64 == self.bytes && blake3::hash(content).to_hex().as_str() == self.blake3
+    }
+}
+
+/// The folder that parts are published to.
+#[derive(Debug)]
+pub(crate) struct FileSink {
+    folder: PathBuf,
+    attempt: Attempt,
+    output: Output,
+}
+
+impl FileSink {
+    /// Opens the folder, creating it if it is not there.
+    ///
+    /// # Errors
+    /// `Config` if it is a file; `Denied` or `Unavailable`.
+    pub(crate) fn open(folder: &Path, attempt: Attempt, output: Output) -> Result<Self> {
+        if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
+            return Err(
+                Error::config("--output is a file, --emit on-close needs a folder").with("file", folder.display())
+            );
+        }
+        fs::create_dir_all(folder).map_err(|source| io_error("cannot create folder", folder, source))?;
+        sync_folder(folder_of(folder))?;
+        Ok(Self { folder: folder.to_owned(), attempt, output })
+    }
+
+    /// Brings the folder to the state of the checkpoint that the job goes on from: `prepared` is what that lists,
+    /// `epoch` its epoch, none for a start from the beginning. Publishes what is staged, removes what is not listed.
+    ///
+    /// # Errors
+    /// `Config` if the folder has parts of a later epoch: going on would publish their windows again. Else as
+    /// [`FileSink::publish`].
+    pub(crate) fn recover(&self, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
+        let names = self.names()?;
+        let later = |part: u64| epoch.is_none_or(|covered| part > covered.0);
+        if let Some(name) = names.iter().find(|name| part_of(name).is_some_and(|(epoch, _)| later(epoch))) {
+            return Err(Error::config("--output has parts that the restored checkpoint does not cover")
+                .with("folder", self.folder.display())
+                .with("part", name));
+        }
+        prepared.iter().try_for_each(|part| self.publish(part))?;
+        for name in &names {
+            let of_older = |part: &str| part_of(part).is_some_and(|(_, attempt)| attempt < self.attempt.0);
+            if name.strip_prefix(".staged-").is_some_and(of_older) && !prepared.iter().any(|p| p.staged_name() == *name)
+            {
+                let path = self.folder.join(name);
+                fs::remove_file(&path).map_err(|source| io_error("cannot remove staged part", &path, source))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stages the rows of windows that closed in `epoch`; without rows there is no part.
+    ///
+    /// # Errors
+    /// `Denied` or `Unavailable`.
+    pub(crate) fn prepare(&self, epoch: Epoch, mut rows: Vec<OutputRow>) -> Result<Option<Prepared>> {
+        if rows.is_empty() {
+            return Ok(None);
+        }
+        self.output.sort(&mut rows);
+        let mut content = Vec::new();
+        self.output.write(&rows, &mut content)?;
+        let part = Prepared {
+            epoch: epoch.0,
+            attempt: self.attempt.0,
+            bytes: content.len() as u64,
+            blake3: blake3::hash(&content).to_hex().to_string(),
+        };
+        let staged = self.folder.join(part.staged_name());
+        write_durably(&staged, |file| {
+            file.write_all(&content).map_err(|source| io_error("cannot write file", &staged, source))
+        })?;
+        sync_folder(&self.folder)?;
+        Ok(Some(part))
+    }
+
+    /// Publishes a part of a committed checkpoint; once more does nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if it is neither staged nor published; `Corrupt` if it is not what was staged.
+    pub(crate) fn publish(&self, part: &Prepared) -> Result<()> {
+        let (staged, published) = (self.folder.join(part.staged_name()), self.folder.join(part.final_name()));
+        if !holds(&published, part)? && holds(&staged, part)? {
+            match rename_durably(&staged, &published) {
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                renamed => return renamed,
+            }
+        }
+        // It was published before, or just now by another attempt that restored the same checkpoint.
+        if holds(&published, part)? {
+            return sync_folder(&self.folder);
+        }
+        Err(Error::not_found("part of a committed checkpoint is neither staged nor published")
+            .with("file", published.display()))
+    }
+
+    /// Returns the names in the folder that are text, in order.
+    fn names(&self) -> Result<Vec<String>> {
+        let failed = |source| io_error("cannot list folder", &self.folder, source);
+        let entries: Vec<DirEntry> = fs::read_dir(&self.folder).and_then(Iterator::collect).map_err(failed)?;
+        let mut names: Vec<_> = entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort_unstable();
+        Ok(names)
+    }
+}
+
+/// Returns epoch and attempt of a part by its name, exactly as [`Prepared::final_name`] writes it.
+fn part_of(name: &str) -> Option<(u64, u64)> {
+    let (epoch, attempt) = name.strip_prefix("part-")?.strip_suffix(".csv")?.split_once('-')?;
+    let parsed = (epoch.parse().ok()?, attempt.parse().ok()?);
+    (format!("part-{}-{}.csv", parsed.0, parsed.1) == name).then_some(parsed)
+}
+
+/// Returns whether a file of this name is there and holds the part.
+///
+/// # Errors
+/// `Corrupt` if it holds something else, or is a link, which could point anywhere.
+fn holds(path: &Path, part: &Prepared) -> Result<bool> {
+    let failed = |source| io_error("cannot read part", path, source);
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() && part.is(&fs::read(path).map_err(failed)?) => Ok(true),
+        Ok(_) => Err(Error::corrupt("part is not what was staged").with("file", path.display())),
+        Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(source) => Err(failed(source)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use csv::StringRecord;
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::cli::run::program::Program;
+
+    fn output() -> Output {
+        let program = br#"{"input":"-","format":"csv","key":["k"],"agg":["count"],"window":null,
+            "on_bad_record":"fail","emit":"on-close"}"#;
+        Output::new(&Program::from_bytes(program).unwrap())
+    }
+
+    fn sink(folder: &TempDir, attempt: u64) -> FileSink {
+        FileSink::open(&folder.path().join("out"), Attempt(attempt), output()).unwrap()
+    }
+
+    fn rows(keys: &[&str]) -> Vec<OutputRow> {
+        keys.iter().map(|key| OutputRow { cells: StringRecord::from(vec![*key, "1"]), window: Some(0) }).collect()
+    }
+
+    fn files(sink: &FileSink) -> BTreeMap<String, String> {
+        let read = |name: String| (name.clone(), fs::read_to_string(sink.folder.join(name)).unwrap_or_default());
+        sink.names().unwrap().into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn a_part_is_staged_then_published_once() {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, 3);
+        assert_eq!(sink.prepare(Epoch(4), vec![]).unwrap(), None);
+        let part = sink.prepare(Epoch(5), rows(&["b", "a"])).unwrap().unwrap();
+        assert_eq!(files(&sink).keys().collect::<Vec<_>>(), [".staged-part-5-3.csv"]);
+        let listed = serde_json::to_vec(&part).unwrap();
+        let part: Prepared = serde_json::from_slice(&listed).unwrap();
+        for _ in 0..2 {
+            sink.publish(&part).unwrap();
+            let expected = [("part-5-3.csv".to_owned(), "k,count\na,1\nb,1\n".to_owned())];
+            assert_eq!(files(&sink), BTreeMap::from(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_damaged_is_not_published() {
+        let folder = TempDir::new().unwrap();
+        let sink = sink(&folder, 1);
+        let part = sink.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
+        let (staged, published) = (sink.folder.join(part.staged_name()), sink.folder.join(part.final_name()));
+        fs::write(&staged, "k,count\na,2\n").unwrap();
+        assert_eq!(sink.publish(&part).unwrap_err().kind(), ErrorKind::Corrupt);
+        fs::remove_file(&staged).unwrap();
+        assert_eq!(sink.publish(&part).unwrap_err().kind(), ErrorKind::NotFound);
+        fs::write(&published, "other").unwrap();
+        assert_eq!(sink.publish(&part).unwrap_err().kind(), ErrorKind::Corrupt);
+        fs::remove_file(&published).unwrap();
+        std::os::unix::fs::symlink(folder.path(), &staged).unwrap();
+        assert_eq!(sink.publish(&part).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(!published.exists());
+    }
+
+    #[test]
+    fn recovery_publishes_what_is_listed_and_removes_what_older_attempts_staged() {
+        let folder = TempDir::new().unwrap();
+        let older = sink(&folder, 1);
+        let published = older.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
+        older.publish(&published).unwrap();
+        let listed = older.prepare(Epoch(2), rows(&["b"])).unwrap().unwrap();
+        older.prepare(Epoch(3), rows(&["c"])).unwrap().unwrap();
+        let foreign = [
+            ".staged-part-3.csv",
+            ".staged-part-03-1.csv",
+            ".staged-part-9-2.csv",
+            ".staged-part-3-1.csv.bak",
+            "notes.txt",
+        ];
+        foreign.iter().for_each(|name| fs::write(older.folder.join(name), "").unwrap());
+
+        let newer = sink(&folder, 2);
+        for _ in 0..2 {
+            newer.recover(Some(Epoch(2)), &[published.clone(), listed.clone()]).unwrap();
+            let mut expected: Vec<_> = foreign.to_vec();
+            expected.extend(["part-1-1.csv", "part-2-1.csv"]);
+            expected.sort_unstable();
+            assert_eq!(files(&newer).keys().collect::<Vec<_>>(), expected);
+        }
+    }
+
+    #[test]
+    fn going_back_in_time_under_published_parts_is_refused() {
+        let folder = TempDir::new().unwrap();
+        let first = sink(&folder, 1);
+        let part = first.prepare(Epoch(2), rows(&["a"])).unwrap().unwrap();
+        first.publish(&part).unwrap();
+        let second = sink(&folder, 2);
+        for epoch in [None, Some(Epoch(1))] {
+            assert_eq!(second.recover(epoch, &[]).unwrap_err().kind(), ErrorKind::Config);
+        }
+        second.recover(Some(Epoch(2)), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_file_is_no_folder() {
+        let folder = TempDir::new().unwrap();
+        fs::write(folder.path().join("out"), "").unwrap();
+        let error = FileSink::open(&folder.path().join("out"), Attempt(1), output()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config);
+    }
+}

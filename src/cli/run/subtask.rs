@@ -1,0 +1,87 @@
+//! The thread of one subtask: records to the operator, barriers to the backend.
+
+use std::sync::mpsc::{Receiver, Sender};
+
+use alluvium::backend::StateBackend;
+use alluvium::id::Epoch;
+use alluvium::job::Task;
+use alluvium::time::Timestamp;
+use alluvium::{Error, Result};
+use hdrhistogram::Histogram;
+
+use super::aggregate::Operator;
+use super::output::OutputRow;
+use super::record::RecordBatch;
+use super::sink_task::ToSink;
+use crate::cli::clock;
+
+/// What flows to a subtask, in order.
+#[derive(Debug)]
+pub(crate) enum ToSubtask {
+    /// Records of its keys.
+    Records(RecordBatch),
+    /// The end of an epoch.
+    Barrier(Barrier),
+    /// The end of the input.
+    End,
+}
+
+/// A barrier: it stands at the same record boundary in every queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Barrier {
+    /// The epoch that it ends.
+    pub(crate) epoch: Epoch,
+    /// The watermark there; at the end of the input all windows are closed.
+    pub(crate) watermark: i64,
+}
+
+/// What a subtask leaves behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The results of all its keys and windows.
+    pub(crate) rows: Vec<OutputRow>,
+    /// Its pauses in microseconds.
+    pub(crate) pauses: Histogram<u64>,
+}
+
+/// A subtask at work.
+#[derive(Debug)]
+pub(crate) struct Worker<B> {
+    pub(crate) task: Task<B>,
+    pub(crate) operator: Operator,
+    pub(crate) sink: Option<Sender<ToSink>>,
+}
+
+impl<B: StateBackend> Worker<B> {
+    /// Processes what comes until the end of the input.
+    ///
+    /// # Errors
+    /// From the operator or the backend; `Stopped` if the reader is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<ToSubtask>) -> Result<Finished> {
+        let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
+        loop {
+            match queue.recv() {
+                Ok(ToSubtask::Records(batch)) => {
+                    self.operator.apply_batch(self.task.state().backend_mut(), &batch)?;
+                }
+                Ok(ToSubtask::Barrier(barrier)) => {
+                    let start = clock::now();
+                    self.barrier(barrier)?;
+                    pauses.saturating_record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+                }
+                Ok(ToSubtask::End) => break,
+                Err(_) => return Err(Error::stopped("the reader is gone")),
+            }
+        }
+        let rows = self.operator.results(self.task.state().backend_mut())?;
+        Ok(Finished { rows, pauses })
+    }
+
+    fn barrier(&mut self, Barrier { epoch, watermark }: Barrier) -> Result<()> {
+        if let Some(sink) = &self.sink {
+            let rows = self.operator.close(self.task.state().backend_mut(), watermark)?;
+            sink.send(ToSink::Rows(epoch, rows)).map_err(|_| Error::stopped("the sink is gone"))?;
+        }
+        self.task.barrier(epoch, Timestamp::from_millis(watermark), Vec::new())
+    }
+}

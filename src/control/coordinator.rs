@@ -1,0 +1,253 @@
+//! When an epoch ends, and what becomes of it: events in, commands out.
+//!
+//! Invariants: epochs are committed in order; every triggered epoch ends in exactly one `Commit` or `Abort`;
+//! an abort undoes nothing (what it sealed belongs to the next manifest).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use crate::id::{Epoch, OperatorId, Subtask};
+use crate::time::Timestamp;
+
+/// One parallel instance of an operator.
+pub type Participant = (OperatorId, Subtask);
+
+/// When checkpoints may start and how long they may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointPolicy {
+    /// From one trigger to the next. Default 10 s.
+    pub interval: Duration,
+    /// From the end of one checkpoint to the trigger of the next. Default 0.
+    pub min_pause: Duration,
+    /// A checkpoint that is not complete after this is aborted. Default 10 min.
+    pub timeout: Duration,
+    /// At most this many epochs are in flight; further triggers are skipped. Default 2.
+    pub max_in_flight: usize,
+}
+
+impl Default for CheckpointPolicy {
+    fn default() -> Self {
+        Self {
+            interval: Duration::from_secs(10),
+            min_pause: Duration::ZERO,
+            timeout: Duration::from_secs(600),
+            max_in_flight: 2,
+        }
+    }
+}
+
+/// What happened. Unknown and late events change nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A participant's state of this epoch is placed.
+    Acknowledged(Epoch, Participant),
+    /// A participant could not place its state of this epoch.
+    Declined(Epoch),
+    /// The manifest of this epoch exists.
+    Committed(Epoch),
+    /// The manifest of this epoch does not exist and will not.
+    NotCommitted(Epoch),
+}
+
+/// What to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Command {
+    /// Create the manifest of this epoch, then report.
+    Commit(Epoch),
+    /// Give up this epoch.
+    Abort(Epoch),
+}
+
+/// Decides for one attempt of a job.
+#[derive(Debug)]
+pub struct Coordinator {
+    policy: CheckpointPolicy,
+    participants: BTreeSet<Participant>,
+    next_epoch: Epoch,
+    in_flight: BTreeMap<Epoch, InFlight>,
+    commands: VecDeque<Command>,
+    last_trigger: Timestamp,
+    last_end: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    deadline: Timestamp,
+    missing: BTreeSet<Participant>,
+    committing: bool,
+}
+
+impl Coordinator {
+    /// Returns a coordinator whose first epoch is `first_epoch` and whose first interval starts at `now`.
+    #[must_use]
+    pub fn new(
+        policy: CheckpointPolicy,
+        participants: impl IntoIterator<Item = Participant>,
+        first_epoch: Epoch,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            policy,
+            participants: participants.into_iter().collect(),
+            next_epoch: first_epoch,
+            in_flight: BTreeMap::new(),
+            commands: VecDeque::new(),
+            last_trigger: now,
+            last_end: None,
+        }
+    }
+
+    /// Returns how many epochs are in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight.len()
+    }
+
+    /// Returns whether an interval and the minimum pause have passed.
+    #[must_use]
+    pub fn is_due(&self, now: Timestamp) -> bool {
+        let paused = self.last_end.is_none_or(|end| now.since(end) >= self.policy.min_pause);
+        paused && now.since(self.last_trigger) >= self.policy.interval
+    }
+
+    /// Starts an epoch, due or not, and returns it; `None` while too many are in flight.
+    pub fn trigger(&mut self, now: Timestamp) -> Option<Epoch> {
+        if self.in_flight.len() >= self.policy.max_in_flight {
+            return None;
+        }
+        let epoch = self.next_epoch;
+        self.next_epoch = epoch.next();
+        self.last_trigger = now;
+        let deadline = now.after(self.policy.timeout);
+        self.in_flight.insert(epoch, InFlight { deadline, missing: self.participants.clone(), committing: false });
+        Some(epoch)
+    }
+
+    /// Takes note of an event.
+    pub fn handle(&mut self, now: Timestamp, event: Event) {
+        match event {
+            Event::Acknowledged(epoch, participant) => {
+                if let Some(flight) = self.in_flight.get_mut(&epoch) {
+                    flight.missing.remove(&participant);
+                }
+            }
+            Event::Declined(epoch) => self.abort(now, epoch),
+            Event::Committed(epoch) => {
+                // A commit covers every epoch before it.
+                self.in_flight.retain(|&flying, _| flying > epoch);
+                self.last_end = Some(now);
+            }
+            Event::NotCommitted(epoch) => {
+                if let Some(flight) = self.in_flight.get_mut(&epoch) {
+                    flight.committing = false;
+                }
+                self.abort(now, epoch);
+            }
+        }
+        self.commit_oldest();
+    }
+
+    /// Aborts what has passed its deadline.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        let late: Vec<_> = self.in_flight.iter().filter(|(_, f)| f.deadline <= now).map(|(&epoch, _)| epoch).collect();
+        late.into_iter().for_each(|epoch| self.abort(now, epoch));
+        self.commit_oldest();
+    }
+
+    /// Returns when [`Coordinator::handle_timeout`] should be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Timestamp> {
+        self.in_flight.values().filter(|flight| !flight.committing).map(|flight| flight.deadline).min()
+    }
+
+    /// Returns the next command. To be drained after every handled event.
+    pub fn poll(&mut self) -> Option<Command> {
+        self.commands.pop_front()
+    }
+
+    /// An epoch whose manifest is being created cannot be given up any more: only the store knows its outcome.
+    fn abort(&mut self, now: Timestamp, epoch: Epoch) {
+        if self.in_flight.get(&epoch).is_some_and(|flight| !flight.committing) {
+            self.in_flight.remove(&epoch);
+            self.last_end = Some(now);
+            self.commands.push_back(Command::Abort(epoch));
+        }
+    }
+
+    fn commit_oldest(&mut self) {
+        if let Some((&epoch, flight)) = self.in_flight.iter_mut().next()
+            && flight.missing.is_empty()
+            && !flight.committing
+        {
+            flight.committing = true;
+            self.commands.push_back(Command::Commit(epoch));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Participant = (OperatorId(1), Subtask(0));
+    const B: Participant = (OperatorId(1), Subtask(1));
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    fn coordinator() -> Coordinator {
+        Coordinator::new(CheckpointPolicy::default(), [A, B], Epoch(1), at(0))
+    }
+
+    fn drain(coordinator: &mut Coordinator) -> Vec<Command> {
+        std::iter::from_fn(|| coordinator.poll()).collect()
+    }
+
+    #[test]
+    fn commits_in_epoch_order_once_everybody_acknowledged() {
+        let mut c = coordinator();
+        assert_eq!((c.trigger(at(1)), c.trigger(at(2)), c.trigger(at(3))), (Some(Epoch(1)), Some(Epoch(2)), None));
+        for event in [(2, A), (2, B), (1, A), (1, A)] {
+            c.handle(at(4), Event::Acknowledged(Epoch(event.0), event.1));
+        }
+        assert_eq!(drain(&mut c), []);
+        c.handle(at(5), Event::Acknowledged(Epoch(1), B));
+        assert_eq!(drain(&mut c), [Command::Commit(Epoch(1))]);
+        c.handle(at(6), Event::Committed(Epoch(1)));
+        assert_eq!(drain(&mut c), [Command::Commit(Epoch(2))]);
+        c.handle(at(6), Event::Committed(Epoch(2)));
+        assert_eq!((c.in_flight(), c.trigger(at(7))), (0, Some(Epoch(3))));
+    }
+
+    #[test]
+    fn timeouts_and_declines_abort_but_never_a_commit_under_way() {
+        let mut c = coordinator();
+        c.trigger(at(0));
+        c.trigger(at(10));
+        for participant in [A, B] {
+            c.handle(at(11), Event::Acknowledged(Epoch(1), participant));
+        }
+        assert_eq!(drain(&mut c), [Command::Commit(Epoch(1))]);
+        assert_eq!(c.deadline(), Some(at(610)));
+        c.handle_timeout(at(610));
+        assert_eq!(drain(&mut c), [Command::Abort(Epoch(2))]);
+        c.handle(at(611), Event::NotCommitted(Epoch(1)));
+        assert_eq!(drain(&mut c), [Command::Abort(Epoch(1))]);
+        c.trigger(at(612));
+        c.handle(at(613), Event::Declined(Epoch(3)));
+        c.handle(at(613), Event::Declined(Epoch(3)));
+        assert_eq!(drain(&mut c), [Command::Abort(Epoch(3))]);
+    }
+
+    #[test]
+    fn due_after_interval_and_pause() {
+        let policy = CheckpointPolicy { min_pause: Duration::from_secs(30), ..CheckpointPolicy::default() };
+        let mut c = Coordinator::new(policy, [A], Epoch(5), at(0));
+        assert!(!c.is_due(at(9)) && c.is_due(at(10)));
+        c.trigger(at(10));
+        c.handle(at(11), Event::Acknowledged(Epoch(5), A));
+        c.handle(at(12), Event::Committed(Epoch(5)));
+        assert!(!c.is_due(at(41)) && c.is_due(at(42)));
+    }
+}

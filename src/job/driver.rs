@@ -1,0 +1,361 @@
+//! The job's background: gathers what tasks sealed, places it, commits it, collects what nobody needs.
+//!
+//! One loop, one closed list of things that can happen. Invariants: epochs are placed one at a time and in order,
+//! so that a link is merged only into epochs that follow those it was aborted with; a fenced attempt does nothing
+//! more.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use futures_util::future::{AbortHandle, BoxFuture, FutureExt as _, abortable};
+use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
+use tracing::Instrument as _;
+
+use super::{OperatorSpec, Shared};
+use crate::backend::Outcome;
+use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
+use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
+use crate::checkpoint::sweep::Collector;
+use crate::control::coordinator::{Command, Event, Participant};
+use crate::control::retention::Garbage;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Epoch, ObjectId};
+use crate::manifest::{
+    DurabilityLevel, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry, SubtaskManifest,
+    TableSchema,
+};
+use crate::metrics;
+use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
+
+/// What tasks and the job's owner tell the driver.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// An epoch has begun to end.
+    Triggered(Epoch),
+    /// A task sealed its part of an epoch.
+    Arrived(Epoch, Participant, Arrival),
+}
+
+/// Everything that can happen next.
+pub(super) enum Step {
+    Message(Option<Message>, UnboundedReceiver<Message>),
+    Placed(Epoch, Option<Result<Vec<Acknowledgement>>>),
+    Decided(Epoch, Box<Committer>, Result<CommitOutcome>),
+    Collected(Box<Collector>),
+    Timer,
+}
+
+/// An epoch between its trigger and its end.
+struct Flight {
+    started: Timestamp,
+    stage: Stage,
+}
+
+/// How far an epoch has come.
+enum Stage {
+    Gathering(BTreeMap<Participant, Arrival>),
+    Placing(AbortHandle),
+    Placed(Vec<Acknowledgement>),
+    Committing,
+}
+
+/// The background of one attempt.
+pub(super) struct Driver {
+    pub(super) shared: Arc<Shared>,
+    pub(super) runtime: SharedRuntime,
+    pub(super) pipeline: Arc<Pipeline>,
+    pub(super) operators: Vec<OperatorSpec>,
+    pub(super) committer: Option<Box<Committer>>,
+    pub(super) collector: Option<Box<Collector>>,
+    pub(super) settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
+    pub(super) steps: FuturesUnordered<BoxFuture<'static, Step>>,
+    pub(super) state: State,
+}
+
+/// What the driver keeps between steps.
+#[derive(Default)]
+pub(super) struct State {
+    flights: BTreeMap<Epoch, Flight>,
+    timer_armed: bool,
+    garbage: Vec<Garbage>,
+    listed: BTreeSet<ObjectId>,
+}
+
+impl Driver {
+    /// Runs until the job is dropped or fails.
+    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Message>) {
+        self.listen(receiver);
+        while let Some(step) = self.steps.next().await {
+            match self.take(step) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => return self.fail(error),
+            }
+            self.advance();
+        }
+    }
+
+    fn step(&self, future: impl Future<Output = Step> + Send + 'static) {
+        self.steps.push(future.boxed());
+    }
+
+    fn listen(&self, mut receiver: UnboundedReceiver<Message>) {
+        self.step(async move {
+            let message = receiver.recv().await;
+            Step::Message(message, receiver)
+        });
+    }
+
+    /// Handles one step; false when the job's owner is gone.
+    fn take(&mut self, step: Step) -> Result<bool> {
+        let now = self.runtime.now();
+        match step {
+            Step::Message(None, _) => return Ok(false),
+            Step::Message(Some(message), receiver) => {
+                self.listen(receiver);
+                self.gather(now, message);
+            }
+            Step::Placed(epoch, outcome) => self.placed(now, epoch, outcome),
+            Step::Decided(epoch, mut committer, outcome) => {
+                let outcome = outcome?;
+                self.state.garbage.push(committer.take_garbage());
+                self.committer = Some(committer);
+                self.decided(now, epoch, outcome)?;
+            }
+            Step::Collected(collector) => self.collector = Some(collector),
+            Step::Timer => {
+                self.state.timer_armed = false;
+                self.shared.coordinator().handle_timeout(now);
+            }
+        }
+        Ok(true)
+    }
+
+    fn gather(&mut self, now: Timestamp, message: Message) {
+        match message {
+            Message::Triggered(epoch) => {
+                self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
+            }
+            Message::Arrived(epoch, participant, arrival) => {
+                // An arrival for an epoch that was given up brings nothing: its state is in the chain.
+                if let Some(Flight { stage: Stage::Gathering(arrivals), .. }) = self.state.flights.get_mut(&epoch) {
+                    arrivals.insert(participant, arrival);
+                }
+            }
+        }
+    }
+
+    fn placed(&mut self, now: Timestamp, epoch: Epoch, outcome: Option<Result<Vec<Acknowledgement>>>) {
+        let mut coordinator = self.shared.coordinator();
+        match outcome {
+            // Given up meanwhile.
+            None => {}
+            Some(Ok(acknowledgements)) => {
+                for acknowledgement in &acknowledgements {
+                    coordinator.handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
+                }
+                if let Some(flight) = self.state.flights.get_mut(&epoch) {
+                    flight.stage = Stage::Placed(acknowledgements);
+                }
+            }
+            Some(Err(error)) => {
+                tracing::warn!(%epoch, error = error.chain(), "checkpoint declined");
+                self.shared.update(|progress| progress.last_decline = Some(error.chain()));
+                coordinator.handle(now, Event::Declined(epoch));
+            }
+        }
+    }
+
+    fn decided(&mut self, now: Timestamp, epoch: Epoch, outcome: CommitOutcome) -> Result<()> {
+        let committed = match outcome {
+            CommitOutcome::Committed(committed) => committed,
+            CommitOutcome::Fenced { by } => {
+                return Err(Error::fenced("a newer attempt owns the job").with("attempt", by));
+            }
+        };
+        self.shared.coordinator().handle(now, Event::Committed(epoch));
+        let started = self.state.flights.remove(&epoch).map_or(now, |flight| flight.started);
+        for chain in self.pipeline.chains.values() {
+            lock(chain).commit(epoch);
+        }
+        self.prune_catalog();
+        self.settle(epoch, Outcome::Commit);
+        let duration = now.since(started);
+        metrics::checkpoint_completed(committed.id.seq, duration);
+        tracing::info!(%epoch, id = %committed.id.seq, ?duration, "checkpoint committed");
+        let id = committed.id;
+        self.shared.update(|progress| {
+            progress.committed = Some((epoch, id));
+            progress.completed = progress.completed.saturating_add(1);
+        });
+        Ok(())
+    }
+
+    /// Starts whatever can start now.
+    fn advance(&mut self) {
+        loop {
+            let command = self.shared.coordinator().poll();
+            match command {
+                Some(Command::Commit(epoch)) => self.commit(epoch),
+                Some(Command::Abort(epoch)) => self.abort(epoch),
+                None => break,
+            }
+        }
+        self.place_oldest();
+        self.collect();
+        self.arm_timer();
+        metrics::in_progress(self.shared.coordinator().in_flight());
+    }
+
+    /// Starts placing the oldest epoch that is not placed, once everybody has arrived.
+    fn place_oldest(&mut self) {
+        let placed = |flight: &Flight| matches!(flight.stage, Stage::Placed(_) | Stage::Committing);
+        let Some((&epoch, flight)) = self.state.flights.iter_mut().find(|(_, flight)| !placed(flight)) else { return };
+        let Stage::Gathering(arrivals) = &mut flight.stage else { return };
+        if arrivals.len() < self.pipeline.chains.len() {
+            return;
+        }
+        let arrivals = std::mem::take(arrivals);
+        let pipeline = Arc::clone(&self.pipeline);
+        let span = tracing::info_span!("place", %epoch);
+        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals).await }.instrument(span));
+        flight.stage = Stage::Placing(handle);
+        self.step(async move { Step::Placed(epoch, place.await.ok()) });
+    }
+
+    fn abort(&mut self, epoch: Epoch) {
+        if let Some(Flight { stage: Stage::Placing(handle), .. }) = self.state.flights.remove(&epoch) {
+            handle.abort();
+        }
+        self.settle(epoch, Outcome::Abort);
+        metrics::checkpoint_failed();
+        self.shared.update(|progress| {
+            progress.aborted = progress.aborted.saturating_add(1);
+            progress.last_aborted = Some(epoch);
+        });
+    }
+
+    fn settle(&self, epoch: Epoch, outcome: Outcome) {
+        for settlement in &self.settlements {
+            // A task that is gone has no state to settle.
+            let _gone = settlement.send((epoch, outcome));
+        }
+    }
+
+    fn commit(&mut self, epoch: Epoch) {
+        let Some(flight) = self.state.flights.get_mut(&epoch) else { return };
+        let Stage::Placed(acknowledgements) = std::mem::replace(&mut flight.stage, Stage::Committing) else { return };
+        let Some(mut committer) = self.committer.take() else { return };
+        let draft = self.draft(epoch, acknowledgements);
+        let span = tracing::info_span!("commit", %epoch);
+        self.step(
+            async move {
+                let outcome = committer.commit(draft).await;
+                Step::Decided(epoch, committer, outcome)
+            }
+            .instrument(span),
+        );
+    }
+
+    fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
+        let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
+        for Acknowledgement { participant, manifest, tables } in acknowledgements {
+            if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
+                merge_tables(operator, &tables);
+                operator.subtasks.push(SubtaskEntry::Inline(manifest));
+            }
+        }
+        let objects = self.referenced(&operators);
+        self.measure(&operators, &objects);
+        Draft {
+            kind: ManifestKind::Checkpoint,
+            epoch,
+            objects,
+            level: DurabilityLevel::ObjectStore,
+            operators,
+            extensions: Vec::new(),
+        }
+    }
+
+    /// Notes what this checkpoint added to the store, and what it lists in all.
+    fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef]) {
+        let new = objects.iter().filter(|object| !self.state.listed.contains(&object.id)).map(|object| object.bytes);
+        let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
+        let full = subtasks.flat_map(|subtask| subtask.segments.iter().map(|segment| segment.length));
+        metrics::checkpoint_sizes(new.sum(), full.sum());
+        self.state.listed = objects.iter().map(|object| object.id).collect();
+    }
+
+    fn referenced(&self, operators: &[OperatorManifest]) -> Vec<ObjectRef> {
+        let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
+        let ids: BTreeSet<_> = subtasks.flat_map(objects_of).collect();
+        let catalog = self.pipeline.catalog();
+        ids.into_iter().filter_map(|id| catalog.get(&id).cloned()).collect()
+    }
+
+    /// Forgets objects in which no chain has a segment any more.
+    fn prune_catalog(&self) {
+        let placed: BTreeSet<_> = self.pipeline.chains.values().flat_map(|chain| lock(chain).objects()).collect();
+        let acknowledged = self.state.flights.values().flat_map(|flight| match &flight.stage {
+            Stage::Placed(acknowledgements) => acknowledgements.as_slice(),
+            _ => &[],
+        });
+        let waiting: BTreeSet<_> = acknowledged.flat_map(|ack| objects_of(&ack.manifest)).collect();
+        self.pipeline.catalog().retain(|id, _| placed.contains(id) || waiting.contains(id));
+    }
+
+    /// Deletes what the last commits made unreachable, one collection at a time.
+    fn collect(&mut self) {
+        if self.state.garbage.is_empty() {
+            return;
+        }
+        let Some(mut collector) = self.collector.take() else { return };
+        std::mem::take(&mut self.state.garbage).into_iter().for_each(|garbage| collector.add(garbage));
+        self.step(async move {
+            // What failed was logged and stays with the collector for the next time.
+            let _swept = collector.run().await;
+            Step::Collected(collector)
+        });
+    }
+
+    fn arm_timer(&mut self) {
+        let deadline = self.shared.coordinator().deadline();
+        if let (false, Some(deadline)) = (self.state.timer_armed, deadline) {
+            self.state.timer_armed = true;
+            let sleep = self.runtime.sleep(deadline.since(self.runtime.now()));
+            self.step(async move {
+                sleep.await;
+                Step::Timer
+            });
+        }
+    }
+
+    fn fail(&self, error: Error) {
+        match error.kind() {
+            ErrorKind::Fenced => tracing::warn!(error = error.chain(), "fenced"),
+            _ => tracing::error!(error = error.chain(), "job failed"),
+        }
+        self.shared.update(|progress| progress.failed = Some(Arc::new(error)));
+    }
+}
+
+/// Returns the objects that a subtask's segments and opaques lie in.
+fn objects_of(subtask: &SubtaskManifest) -> Vec<ObjectId> {
+    let stored = subtask.opaques.iter().filter_map(|opaque| match &opaque.content {
+        OpaqueContent::Stored(segment) => Some(segment.object),
+        OpaqueContent::Inline(_) => None,
+    });
+    subtask.segments.iter().map(|segment| segment.object).chain(stored).collect()
+}
+
+/// Adds the tables that the operator's manifest lacks.
+fn merge_tables(operator: &mut OperatorManifest, tables: &[TableSchema]) {
+    for table in tables {
+        if operator.tables.iter().all(|known| known.id != table.id) {
+            operator.tables.push(table.clone());
+        }
+    }
+    operator.tables.sort_by_key(|table| table.id);
+}

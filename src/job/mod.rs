@@ -1,0 +1,510 @@
+//! The façade: a job's life, as an engine drives it.
+//!
+//! ```text
+//! JobBuilder --open--> Job { seats } --Seat::restore--> Task --barrier--> (background) --> Progress
+//! ```
+//!
+//! A [`Job`] is one attempt: opening it claims the job and fences every attempt before. It has one [`Seat`] per
+//! subtask; a seat restored into a backend is a [`Task`], which its engine moves to wherever records are processed.
+
+mod driver;
+mod task;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use futures_util::FutureExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+
+use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
+use crate::checkpoint::links::SegmentChain;
+use crate::checkpoint::pipeline::{Pipeline, PipelineSettings};
+use crate::checkpoint::restore;
+use crate::checkpoint::sweep::Collector;
+use crate::codec::schema::Schema;
+use crate::control::chain::ChainPolicy;
+use crate::control::coordinator::{CheckpointPolicy, Coordinator};
+use crate::control::retention::RetentionPolicy;
+use crate::error::{Error, Result};
+use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
+use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
+use crate::manifest::rescale::{OperatorPlan, Share};
+use crate::manifest::{OperatorManifest, Program, TableSchema};
+use crate::memory::MemoryBudget;
+use crate::store::Store;
+
+use driver::{Driver, Message, State};
+
+pub use task::{Seat, Task};
+
+/// Name and version that manifests carry as their writer.
+pub const WRITER: &str = concat!("alluvium ", env!("CARGO_PKG_VERSION"));
+
+/// How the state of a barrier becomes segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Strategy {
+    /// Everything, at each checkpoint.
+    Full,
+    /// What changed, with a new base for a few groups when chains get long.
+    #[default]
+    Incremental,
+}
+
+/// A job's settings: plain data.
+#[derive(Debug, Clone)]
+pub struct JobSettings {
+    /// How state becomes segments. Default `Incremental`.
+    pub strategy: Strategy,
+    /// When checkpoints start and how long they may take.
+    pub checkpoints: CheckpointPolicy,
+    /// Which checkpoints are retained. Default: the 3 newest.
+    pub retention: RetentionPolicy,
+    /// Bounds of chains of segments.
+    pub chain: ChainPolicy,
+    /// Bounds of the background work.
+    pub pipeline: PipelineSettings,
+    /// Bytes of memory for state and for what waits to be uploaded, over all subtasks of this process; beyond it
+    /// writes return `limit`. Default: none.
+    pub memory_bytes: u64,
+    /// Number of key groups; fixed for the job's life. Default 128.
+    pub max_parallelism: u16,
+    /// How keys map to groups; fixed for the job's life. Default: `Range` under a random seed.
+    pub partitioner: Option<Partitioner>,
+}
+
+impl Default for JobSettings {
+    fn default() -> Self {
+        Self {
+            strategy: Strategy::default(),
+            checkpoints: CheckpointPolicy::default(),
+            retention: RetentionPolicy::default(),
+            chain: ChainPolicy::default(),
+            pipeline: PipelineSettings::default(),
+            memory_bytes: u64::MAX,
+            max_parallelism: DEFAULT_MAX_PARALLELISM,
+            partitioner: None,
+        }
+    }
+}
+
+/// An operator of the job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorSpec {
+    /// Its identity: what its state is found by after a restart.
+    pub id: OperatorId,
+    /// Its name, for people.
+    pub name: String,
+    /// Its number of subtasks.
+    pub parallelism: u32,
+    /// Type of its keys.
+    pub key: Schema,
+}
+
+impl OperatorSpec {
+    /// Returns an operator whose keys are plain bytes.
+    #[must_use]
+    pub fn new(id: OperatorId, name: impl Into<String>, parallelism: u32) -> Self {
+        Self { id, name: name.into(), parallelism, key: Schema::new("bytes") }
+    }
+
+    /// Sets the type of its keys.
+    #[must_use]
+    pub fn keyed_by(mut self, key: Schema) -> Self {
+        self.key = key;
+        self
+    }
+
+    fn manifest(&self) -> OperatorManifest {
+        OperatorManifest {
+            id: self.id,
+            name: self.name.clone(),
+            parallelism: self.parallelism,
+            tables: Vec::new(),
+            subtasks: Vec::new(),
+        }
+    }
+}
+
+/// Opens a job.
+#[derive(Debug)]
+pub struct JobBuilder {
+    store: Store,
+    settings: JobSettings,
+    operators: Vec<OperatorSpec>,
+    program: Program,
+    from: RestoreFrom,
+}
+
+impl JobBuilder {
+    /// Returns a builder for the job whose place is `store`.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            settings: JobSettings::default(),
+            operators: Vec::new(),
+            program: Program::default(),
+            from: RestoreFrom::Newest,
+        }
+    }
+
+    /// Sets the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: JobSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds an operator.
+    #[must_use]
+    pub fn operator(mut self, operator: OperatorSpec) -> Self {
+        self.operators.push(operator);
+        self
+    }
+
+    /// Sets what the job computes, in the embedder's own words; stored in every manifest.
+    #[must_use]
+    pub fn program(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
+        self.program = Program::new(bytes);
+        self
+    }
+
+    /// Sets what to restore from. Default: the newest checkpoint.
+    #[must_use]
+    pub fn restore_from(mut self, from: RestoreFrom) -> Self {
+        self.from = from;
+        self
+    }
+
+    /// Returns what stands in the store now, with the checkpoint that opening would restore from, without claiming
+    /// anything: for checks that must not stop a running job.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
+    pub async fn peek(&self) -> Result<Option<Peeked>> {
+        claim::peek(&self.store, self.from).await
+    }
+
+    /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Denied` or `Unavailable` from the store.
+    pub async fn resolve(&self, stored: StoredManifest) -> Result<StoredManifest> {
+        let manifest = restore::resolve(&self.store, stored.manifest).await?;
+        Ok(StoredManifest { manifest, ..stored })
+    }
+
+    /// Claims the job, which fences every attempt before, and reads the checkpoint to restore from.
+    ///
+    /// # Errors
+    /// `Config` if the settings cannot work, or differ from the job's in what is fixed for its life, or the store
+    /// cannot be trusted with checkpoints; `NotFound` if the checkpoint is not there; `Fenced` if a newer attempt
+    /// claimed meanwhile; `Corrupt`, `Version`, `Denied`, `Unavailable` from the store.
+    pub async fn open(self) -> Result<Job> {
+        self.check()?;
+        self.store.probe().await?;
+        let mut claimed = claim::claim(&self.store, &self.claim_request()).await?;
+        if let Some(stored) = claimed.restore.take() {
+            claimed.restore = Some(self.resolve(stored).await?);
+        }
+        self.start(claimed)
+    }
+
+    /// Checks what can be checked without the store.
+    ///
+    /// # Errors
+    /// `Config` if the settings cannot work.
+    pub fn check(&self) -> Result<()> {
+        if self.operators.is_empty() {
+            return Err(Error::config("a job needs an operator"));
+        }
+        self.operators.iter().try_for_each(|o| check_parallelism(o.parallelism, self.settings.max_parallelism))
+    }
+
+    fn claim_request(&self) -> ClaimRequest {
+        let seed = || u64::try_from(self.store.runtime().random() >> 64).unwrap_or(0);
+        ClaimRequest {
+            from: self.from,
+            partitioner: self.settings.partitioner.unwrap_or_else(|| Partitioner::Range { seed: seed() }),
+            max_parallelism: self.settings.max_parallelism,
+            retention: self.settings.retention,
+            writer: WRITER.to_owned(),
+            program: self.program.clone(),
+        }
+    }
+
+    fn start(self, claimed: Claimed) -> Result<Job> {
+        let Self { store, settings, operators, .. } = self;
+        let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let runtime = Arc::clone(store.runtime());
+        let budget = MemoryBudget::new(settings.memory_bytes);
+        let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
+        let participants: Vec<_> = operators
+            .iter()
+            .flat_map(|operator| (0..operator.parallelism).map(|index| (operator.id, Subtask(index))))
+            .collect();
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let (progress, _) = watch::channel(Progress::default());
+        let coordinator =
+            Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
+        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), sender, progress });
+
+        let mut seats = Vec::with_capacity(participants.len());
+        let mut chains = BTreeMap::new();
+        let mut settlements = Vec::with_capacity(participants.len());
+        for operator in &operators {
+            for (plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
+                let chain = Arc::new(Mutex::new(chain));
+                let (settlement, settled) = mpsc::unbounded_channel();
+                settlements.push(settlement);
+                chains.insert((operator.id, plan.subtask), Arc::clone(&chain));
+                seats.push(Seat {
+                    operator: operator.id,
+                    share: plan,
+                    tables,
+                    key: operator.key.clone(),
+                    partitioner,
+                    max_parallelism,
+                    store: store.clone(),
+                    runtime: Arc::clone(&runtime),
+                    shared: Arc::clone(&shared),
+                    chain,
+                    settled,
+                    strategy: settings.strategy,
+                    policy: settings.chain,
+                    budget: budget.clone(),
+                });
+            }
+        }
+        let catalog = restored.iter().flat_map(|r| r.manifest.objects.iter().map(|o| (o.id, o.clone()))).collect();
+        let pipeline = Pipeline {
+            store: store.clone(),
+            runtime: Arc::clone(&runtime),
+            settings: settings.pipeline,
+            attempt,
+            chains,
+            catalog: Mutex::new(catalog),
+        };
+        let driver = Driver {
+            shared: Arc::clone(&shared),
+            runtime: Arc::clone(&runtime),
+            pipeline: Arc::new(pipeline),
+            operators,
+            committer: Some(Box::new(committer)),
+            collector: Some(Box::new(Collector::new(&store))),
+            settlements,
+            steps: FuturesUnordered::new(),
+            state: State::default(),
+        };
+        runtime.spawn(driver.run(receiver).boxed());
+        Ok(Job { attempt, partitioner, max_parallelism, store, shared, seats, restored, budget })
+    }
+}
+
+/// Returns each subtask's share of `operator`, with the tables as they were.
+fn plans(
+    restored: Option<&StoredManifest>,
+    operator: &OperatorSpec,
+    max_parallelism: u16,
+) -> Result<Vec<(Share, Vec<TableSchema>)>> {
+    let plan = match restored {
+        Some(restored) => OperatorPlan::new(&restored.manifest, operator.id, operator.parallelism)?,
+        None => OperatorPlan::empty(operator.id, max_parallelism, operator.parallelism)?,
+    };
+    Ok(plan.shares.into_iter().map(|share| (share, plan.tables.clone())).collect())
+}
+
+/// How far the job has come, as its owner can watch it.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The newest committed epoch of this attempt, and its checkpoint.
+    pub committed: Option<(Epoch, ManifestId)>,
+    /// Checkpoints committed by this attempt.
+    pub completed: u64,
+    /// Checkpoints given up by this attempt.
+    pub aborted: u64,
+    /// The last epoch that was given up.
+    pub last_aborted: Option<Epoch>,
+    /// Why the last one was declined.
+    pub last_decline: Option<String>,
+    /// Why the job cannot go on.
+    pub failed: Option<Arc<Error>>,
+}
+
+/// What the job's owner, its tasks and its background share.
+#[derive(Debug)]
+struct Shared {
+    coordinator: Mutex<Coordinator>,
+    // Bounded by the coordinator: at most `max_in_flight` epochs, each with one message per task and its trigger.
+    sender: mpsc::UnboundedSender<Message>,
+    progress: watch::Sender<Progress>,
+}
+
+impl Shared {
+    fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
+        self.coordinator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.send_modify(change);
+    }
+
+    fn check(&self) -> Result<()> {
+        match &self.progress.borrow().failed {
+            Some(error) => Err(Error::new(error.kind(), error.message())),
+            None => Ok(()),
+        }
+    }
+
+    fn send(&self, message: Message) -> Result<()> {
+        self.check()?;
+        self.sender.send(message).map_err(|_| Error::stopped("the job's background has stopped"))
+    }
+}
+
+/// One attempt of a job.
+#[derive(Debug)]
+pub struct Job {
+    attempt: Attempt,
+    partitioner: Partitioner,
+    max_parallelism: u16,
+    store: Store,
+    shared: Arc<Shared>,
+    seats: Vec<Seat>,
+    restored: Option<StoredManifest>,
+    budget: MemoryBudget,
+}
+
+impl Job {
+    /// Returns the attempt that this is.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// Returns how keys map to groups.
+    #[must_use]
+    pub fn partitioner(&self) -> Partitioner {
+        self.partitioner
+    }
+
+    /// Returns the job's number of key groups.
+    #[must_use]
+    pub fn max_parallelism(&self) -> u16 {
+        self.max_parallelism
+    }
+
+    /// Returns the checkpoint that this attempt goes on from.
+    #[must_use]
+    pub fn restored(&self) -> Option<&StoredManifest> {
+        self.restored.as_ref()
+    }
+
+    /// Returns the job's store, with its counts of requests.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Returns the memory that state and waiting uploads are charged to.
+    #[must_use]
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// Hands out the seats, one per subtask, by operator and index. The second call returns none.
+    pub fn take_seats(&mut self) -> Vec<Seat> {
+        std::mem::take(&mut self.seats)
+    }
+
+    /// Returns whether the interval has passed and a checkpoint should be triggered.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        let now = self.store.runtime().now();
+        self.shared.coordinator().is_due(now)
+    }
+
+    /// Begins to end an epoch: the engine sends a barrier with it to every task. `None` while too many are in flight.
+    ///
+    /// # Errors
+    /// What the job failed with, if it has.
+    pub fn trigger(&self) -> Result<Option<Epoch>> {
+        self.shared.check()?;
+        let now = self.store.runtime().now();
+        let mut coordinator = self.shared.coordinator();
+        let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
+        // Under the lock, so that the background hears of epochs in order.
+        self.shared.send(Message::Triggered(epoch))?;
+        Ok(Some(epoch))
+    }
+
+    /// Returns a watch on how far the job has come.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<Progress> {
+        self.shared.progress.subscribe()
+    }
+
+    /// Returns how far the job has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        self.shared.progress.borrow().clone()
+    }
+
+    /// As [`Job::trigger`], waiting until an epoch may start.
+    ///
+    /// # Errors
+    /// What the job failed with.
+    pub async fn trigger_when_possible(&self) -> Result<Epoch> {
+        let mut watch = self.watch();
+        loop {
+            watch.mark_unchanged();
+            if let Some(epoch) = self.trigger()? {
+                return Ok(epoch);
+            }
+            if watch.changed().await.is_err() {
+                return Err(Error::stopped("the job's background has stopped"));
+            }
+        }
+    }
+
+    /// Refuses to go on if a newer attempt owns the job. To be asked before an effect that no checkpoint guards.
+    ///
+    /// # Errors
+    /// `Fenced`; `Unavailable` if the store does not answer.
+    pub async fn check_owner(&self) -> Result<()> {
+        claim::check_owner(&self.store, self.attempt).await
+    }
+
+    /// Returns the index of the subtask, of `parallelism`, that owns the group of `key`.
+    #[must_use]
+    pub fn subtask_of(&self, key: &[u8], parallelism: u32) -> usize {
+        let group = self.partitioner.locate(key, 0, self.max_parallelism).group;
+        owner(self.max_parallelism, parallelism, group) as usize
+    }
+
+    /// Waits until `epoch` has ended and returns the checkpoint that covers it, or `None` if it was given up.
+    ///
+    /// # Errors
+    /// What the job failed with.
+    pub async fn wait(&self, epoch: Epoch) -> Result<Option<ManifestId>> {
+        let mut watch = self.shared.progress.subscribe();
+        loop {
+            let progress = watch.borrow_and_update().clone();
+            match progress.committed {
+                Some((committed, id)) if committed >= epoch => return Ok(Some(id)),
+                _ => self.shared.check()?,
+            }
+            if progress.last_aborted.is_some_and(|aborted| aborted >= epoch) {
+                return Ok(None);
+            }
+            if watch.changed().await.is_err() {
+                return Err(Error::stopped("the job's background has stopped"));
+            }
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! One subtask: a seat to be restored, then a task that processes records and seals at barriers.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::driver::Message;
+use super::{Shared, Strategy};
+use crate::backend::{KeyedState, Outcome, StateBackend};
+use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
+use crate::checkpoint::restore;
+use crate::codec::schema::Schema;
+use crate::control::chain::ChainPolicy;
+use crate::error::Result;
+use crate::id::{Epoch, OperatorId, Part, Subtask};
+use crate::key_group::{KeyGroupSet, Partitioner};
+use crate::manifest::rescale::Share;
+use crate::manifest::{Opaque, TableSchema};
+use crate::memory::MemoryBudget;
+use crate::runtime::SharedRuntime;
+use crate::segment::{Cut, RowSource};
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// A subtask's place in the job, before its state is there. It can be sent to the thread that will process it.
+#[derive(Debug)]
+pub struct Seat {
+    pub(super) operator: OperatorId,
+    pub(super) share: Share,
+    pub(super) tables: Vec<TableSchema>,
+    pub(super) key: Schema,
+    pub(super) partitioner: Partitioner,
+    pub(super) max_parallelism: u16,
+    pub(super) store: Store,
+    pub(super) runtime: SharedRuntime,
+    pub(super) shared: Arc<Shared>,
+    pub(super) chain: SharedChain,
+    pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
+    pub(super) strategy: Strategy,
+    pub(super) policy: ChainPolicy,
+    pub(super) budget: MemoryBudget,
+}
+
+impl Seat {
+    /// Returns the operator.
+    #[must_use]
+    pub fn operator(&self) -> OperatorId {
+        self.operator
+    }
+
+    /// Returns the subtask.
+    #[must_use]
+    pub fn subtask(&self) -> Subtask {
+        self.share.subtask
+    }
+
+    /// Returns the key groups that it will own.
+    #[must_use]
+    pub fn groups(&self) -> &KeyGroupSet {
+        &self.share.groups
+    }
+
+    /// Returns the watermark that it goes on from.
+    #[must_use]
+    pub fn watermark(&self) -> Timestamp {
+        self.share.watermark
+    }
+
+    /// Returns its part of what travelled beside keyed state.
+    #[must_use]
+    pub fn opaques(&self) -> &[Opaque] {
+        &self.share.opaques
+    }
+
+    /// Returns how keys map to groups.
+    #[must_use]
+    pub fn partitioner(&self) -> Partitioner {
+        self.partitioner
+    }
+
+    /// Reads its rows from the store, verified.
+    ///
+    /// # Errors
+    /// `Corrupt` naming the object; `Version`; `Unavailable`.
+    pub async fn fetch(&self) -> Result<Arc<dyn RowSource>> {
+        restore::fetch(&self.store, &self.share.segments).await
+    }
+
+    /// Loads fetched rows into the empty backend that `make` returns. CPU-bound: call it where records will
+    /// be processed.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Version` from the rows; `Limit` if they do not fit the memory budget.
+    pub fn start<B: StateBackend>(
+        self,
+        rows: &dyn RowSource,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> Result<Task<B>> {
+        let mut backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
+        backend.load(rows, &self.share.groups)?;
+        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.key, self.tables);
+        Ok(Task {
+            operator: self.operator,
+            subtask: self.share.subtask,
+            owned: self.share.groups,
+            state,
+            runtime: self.runtime,
+            shared: self.shared,
+            chain: self.chain,
+            settled: self.settled,
+            sealed: None,
+            strategy: self.strategy,
+            policy: self.policy,
+        })
+    }
+
+    /// Reads its rows and loads them into the backend that `make` returns.
+    ///
+    /// # Errors
+    /// As [`Seat::fetch`] and [`Seat::start`].
+    pub async fn restore<B: StateBackend>(
+        self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> Result<Task<B>> {
+        let rows = self.fetch().await?;
+        self.start(&*rows, make)
+    }
+}
+
+/// A running subtask: the single owner of its backend.
+#[derive(Debug)]
+pub struct Task<B> {
+    operator: OperatorId,
+    subtask: Subtask,
+    owned: KeyGroupSet,
+    state: KeyedState<B>,
+    runtime: SharedRuntime,
+    shared: Arc<Shared>,
+    chain: SharedChain,
+    settled: UnboundedReceiver<(Epoch, Outcome)>,
+    sealed: Option<Epoch>,
+    strategy: Strategy,
+    policy: ChainPolicy,
+}
+
+impl<B: StateBackend> Task<B> {
+    /// Returns the subtask.
+    #[must_use]
+    pub fn subtask(&self) -> Subtask {
+        self.subtask
+    }
+
+    /// Returns the key groups that it owns.
+    #[must_use]
+    pub fn groups(&self) -> &KeyGroupSet {
+        &self.owned
+    }
+
+    /// Returns its keyed state.
+    #[must_use]
+    pub fn state(&mut self) -> &mut KeyedState<B> {
+        &mut self.state
+    }
+
+    /// Ends `epoch` here: freezes its state and lets the background take it from there. `opaques` travel in the
+    /// same checkpoint: source positions, operator state, in-flight data, prepared sinks.
+    ///
+    /// # Errors
+    /// What the job failed with (`Fenced`, say), if it has; `Usage` if the epoch does not follow the last.
+    ///
+    /// # Cost
+    /// Independent of the state's size (see [`StateBackend::seal`]).
+    pub fn barrier(&mut self, epoch: Epoch, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
+        self.shared.check()?;
+        self.settle()?;
+        let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
+        let bases = match self.strategy {
+            Strategy::Full => self.owned.clone(),
+            Strategy::Incremental => lock(&self.chain).bases_due(self.policy),
+        };
+        let sealed = self.state.backend_mut().seal(cut, &bases)?;
+        lock(&self.chain).push(sealed);
+        self.sealed = Some(epoch);
+        let tables = self.state.tables().into();
+        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables };
+        self.shared.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
+    }
+
+    /// Tells the backend what became of earlier epochs. Barriers do so too.
+    ///
+    /// # Errors
+    /// None from the crate's own backends.
+    pub fn settle(&mut self) -> Result<()> {
+        while let Ok((epoch, outcome)) = self.settled.try_recv() {
+            // An epoch can be given up before its barrier came here.
+            if self.sealed >= Some(epoch) {
+                self.state.backend_mut().settle(epoch, outcome)?;
+            }
+        }
+        Ok(())
+    }
+}

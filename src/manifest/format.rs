@@ -1,0 +1,164 @@
+//! Manifests, subtask manifests and attempt markers as bytes.
+
+use bytes::Bytes;
+use prost::Message;
+
+use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
+use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
+use crate::envelope::{self, Kind};
+use crate::error::{Error, Result};
+use crate::id::{Attempt, Hash, JobId, PutId, Seq};
+use crate::time::Timestamp;
+
+/// Longest manifest; larger jobs keep their subtask manifests in slices.
+pub const MAX_MANIFEST_BYTES: usize = 256 << 20;
+
+const SUBTASK_MAGIC: [u8; 4] = *b"ALSM";
+const SUBTASK_VERSION: u16 = 1;
+
+impl Manifest {
+    /// Returns the object that commits it.
+    ///
+    /// # Errors
+    /// `Usage` if it breaks a rule, so that nobody could read it back; `Limit` if it is too long.
+    pub fn encode(&self, put_id: PutId) -> Result<Bytes> {
+        self.check().map_err(refused)?;
+        if let Some(extension) = self.extensions.iter().find(|extension| extension.required) {
+            return Err(Error::usage("this version has no required extensions").with("tag", &extension.tag));
+        }
+        let body = proto::Manifest::from(self).encode_to_vec();
+        check_length(body.len()).map_err(|length| Error::limit("manifest is too long").with("bytes", length))?;
+        Ok(envelope::encode(Kind::Manifest, put_id, &body))
+    }
+
+    /// Returns the manifest that was read under the key of `expected`, and the write that created it.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged, another manifest or breaks a rule; `Version` if it is newer than this build.
+    pub fn decode(object: &Bytes, expected: Seq) -> Result<(Self, PutId)> {
+        let envelope = envelope::decode(Kind::Manifest, object)?;
+        let too_long = |length| Error::corrupt("manifest is too long").with("bytes", length);
+        check_length(envelope.body.len()).map_err(too_long)?;
+        let manifest = Self::try_from(proto::Manifest::decode(envelope.body).map_err(not_protobuf)?)?;
+        if manifest.seq != expected {
+            let error = Error::corrupt("misplaced object: it is another manifest");
+            return Err(error.with("expected", expected).with("found", manifest.seq));
+        }
+        manifest.check()?;
+        Ok((manifest, envelope.put_id))
+    }
+
+    /// Returns where the subtask manifests lie that are not inside it.
+    pub fn slices(&self) -> impl Iterator<Item = &ObjectSlice> {
+        self.operators.iter().flat_map(|operator| &operator.subtasks).filter_map(SubtaskEntry::slice)
+    }
+
+    /// Returns it with every slice replaced by the subtask manifest in the bytes that `read` returns for it.
+    ///
+    /// # Errors
+    /// Whatever `read` returns; `Corrupt` or `Version` if the bytes or the whole are not sound.
+    pub fn inlined(mut self, mut read: impl FnMut(&ObjectSlice) -> Result<Bytes>) -> Result<Self> {
+        for entry in self.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
+            let SubtaskEntry::Slice(slice) = entry else { continue };
+            let bytes = read(slice)?;
+            let found = Hash::of(&bytes);
+            if found != slice.hash {
+                let error = Error::corrupt("subtask manifest has another hash").with("object", slice.object);
+                return Err(error.with("offset", slice.offset).with("expected", slice.hash).with("found", found));
+            }
+            *entry = SubtaskEntry::Inline(SubtaskManifest::decode(&bytes, self.max_parallelism)?);
+        }
+        self.check()?;
+        Ok(self)
+    }
+}
+
+impl SubtaskManifest {
+    /// Returns its own encoding, for the way to another process or for a slice of an object.
+    ///
+    /// # Errors
+    /// `Usage` if it breaks a rule, so that nobody could read it back; `Limit` if it is too long.
+    pub fn encode(&self, max_parallelism: u16) -> Result<Bytes> {
+        self.check(max_parallelism).map_err(refused)?;
+        let body = proto::SubtaskManifest::from(self).encode_to_vec();
+        let too_long = |length| Error::limit("subtask manifest is too long").with("bytes", length);
+        let length = check_length(body.len()).map_err(too_long)?;
+        let mut out = Vec::with_capacity(body.len() + 16);
+        out.extend_from_slice(&SUBTASK_MAGIC);
+        put_u16(&mut out, SUBTASK_VERSION);
+        put_u16(&mut out, 0);
+        put_u32(&mut out, length);
+        out.extend_from_slice(&body);
+        put_checksum(&mut out, 0);
+        Ok(out.into())
+    }
+
+    /// Returns the subtask manifest of a job with `max_parallelism` key groups.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged or breaks a rule; `Version` if it is newer than this build.
+    pub fn decode(bytes: &[u8], max_parallelism: u16) -> Result<Self> {
+        let mut reader = Reader::new(bytes);
+        if reader.array()? != SUBTASK_MAGIC {
+            return Err(Error::corrupt("subtask manifest does not start with the magic bytes"));
+        }
+        let (version, required, length) = (reader.u16()?, reader.u16()?, reader.u32()?);
+        let too_long = |length| Error::corrupt("subtask manifest is too long").with("bytes", length);
+        check_length(length as usize).map_err(too_long)?;
+        let body = reader.bytes(length as usize)?;
+        reader.checksum("subtask manifest")?;
+        reader.finish()?;
+        if version != SUBTASK_VERSION || required != 0 {
+            let error = Error::version("subtask manifest was written by a newer version").with("found", version);
+            return Err(error.with("supported", SUBTASK_VERSION).with("flags", format!("{required:#x}")));
+        }
+        let subtask = Self::try_from(proto::SubtaskManifest::decode(body).map_err(not_protobuf)?)?;
+        subtask.check(max_parallelism)?;
+        Ok(subtask)
+    }
+}
+
+impl AttemptMarker {
+    /// Returns the object that claims the attempt's number.
+    #[must_use]
+    pub fn encode(&self, put_id: PutId) -> Bytes {
+        let mut body = Vec::new();
+        put_u64(&mut body, self.attempt.0);
+        body.extend_from_slice(&self.job.0);
+        put_i64(&mut body, self.created_at.as_millis());
+        envelope::encode(Kind::Attempt, put_id, &body)
+    }
+
+    /// Returns the marker that was read under the key of `expected`, and the write that created it.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is damaged or another marker; `Version` if it is newer than this build.
+    pub fn decode(object: &Bytes, expected: Attempt) -> Result<(Self, PutId)> {
+        let envelope = envelope::decode(Kind::Attempt, object)?;
+        let mut reader = Reader::new(&envelope.body);
+        let marker = Self {
+            attempt: Attempt(reader.u64()?),
+            job: JobId(reader.array()?),
+            created_at: Timestamp::from_millis(reader.i64()?),
+        };
+        reader.finish()?;
+        if marker.attempt != expected {
+            let error = Error::corrupt("misplaced object: it is the marker of another attempt");
+            return Err(error.with("expected", expected).with("found", marker.attempt));
+        }
+        Ok((marker, envelope.put_id))
+    }
+}
+
+/// Returns the length of a body, or the length that is too long.
+fn check_length(length: usize) -> Result<u32, usize> {
+    u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES).ok_or(length)
+}
+
+fn refused(rule: Error) -> Error {
+    Error::usage("manifest breaks a rule of the format").with_source(rule)
+}
+
+fn not_protobuf(source: prost::DecodeError) -> Error {
+    Error::corrupt("body is not the protobuf message that it should be").with_source(source)
+}

@@ -1,0 +1,214 @@
+//! What must hold across the fields of a manifest, checked before it is written and after it is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OperatorManifest, Program,
+    Schema, SubtaskEntry, SubtaskManifest,
+};
+use crate::error::{Error, Result};
+use crate::id::{Epoch, ObjectId};
+use crate::key_group::{KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
+use crate::segment::{SegmentKind, SegmentRef};
+
+/// Longest name of anything.
+pub const MAX_NAME_BYTES: usize = 4096;
+
+/// The lengths of the objects that a manifest lists.
+type Objects = BTreeMap<ObjectId, u64>;
+
+impl Manifest {
+    /// Checks every rule that needs nothing but the manifest.
+    pub(super) fn check(&self) -> Result<()> {
+        self.check_chain()?;
+        if !(1..=MAX_KEY_GROUPS).contains(&self.max_parallelism) {
+            return Err(Error::corrupt("max parallelism out of range").with("found", self.max_parallelism));
+        }
+        if self.program != Program::new(self.program.bytes.clone()) {
+            return Err(Error::corrupt("program has another hash").with("expected", self.program.hash));
+        }
+        name("writer", &self.writer)?;
+        unique("extension", self.extensions.iter().map(|extension| &extension.tag))?;
+        self.extensions.iter().try_for_each(|extension| name("extension", &extension.tag))?;
+        let objects = check_objects(&self.objects)?;
+        unique("operator id", self.operators.iter().map(|operator| operator.id))?;
+        unique("operator name", self.operators.iter().map(|operator| &operator.name))?;
+        let check = |operator: &OperatorManifest| self.check_operator(operator, &objects);
+        self.operators.iter().try_for_each(|operator| check(operator).map_err(|e| e.with("operator", operator.id)))
+    }
+
+    fn check_chain(&self) -> Result<()> {
+        if self.seq.0 == 0 || self.attempt.0 == 0 {
+            return Err(Error::corrupt("seq and attempt count from 1"));
+        }
+        if let Some(parent) = self.parent
+            && parent.seq >= self.seq
+        {
+            return Err(Error::corrupt("parent is not older").with("seq", self.seq).with("parent", parent.seq));
+        }
+        let seqs = self.retained.iter().map(|retained| retained.id.seq).chain([self.seq]);
+        if !seqs.is_sorted_by(|a, b| a < b) {
+            return Err(Error::corrupt("retained manifests are not in order and older").with("seq", self.seq));
+        }
+        Ok(())
+    }
+
+    fn check_operator(&self, operator: &OperatorManifest, objects: &Objects) -> Result<()> {
+        name("operator", &operator.name)?;
+        unique("table id", operator.tables.iter().map(|table| table.id))?;
+        unique("table name", operator.tables.iter().map(|table| &table.name))?;
+        for table in &operator.tables {
+            name("table", &table.name)?;
+            name("merge operator", table.merge_operator.as_deref().unwrap_or_default())?;
+            let schemas = [&table.key, &table.namespace, &table.sub, &table.value];
+            schemas.into_iter().try_for_each(|Schema { name: text, .. }| name("schema", text))?;
+        }
+        check_parallelism(operator.parallelism, self.max_parallelism)
+            .map_err(|_| Error::corrupt("parallelism out of range").with("found", operator.parallelism))?;
+        for (at, entry) in operator.subtasks.iter().enumerate() {
+            let checked = match entry {
+                SubtaskEntry::Slice(slice) => within_object(objects, slice.object, slice.offset, slice.length),
+                SubtaskEntry::Inline(subtask) if subtask.subtask.0 as usize != at => {
+                    Err(Error::corrupt("subtasks are out of order").with("found", subtask.subtask))
+                }
+                SubtaskEntry::Inline(subtask) => self.check_subtask(subtask, objects),
+            };
+            checked.map_err(|error| error.with("subtask", at))?;
+        }
+        if self.kind == ManifestKind::Claim { Ok(()) } else { self.check_cover(operator) }
+    }
+
+    /// Checks a subtask manifest against the job's groups, the epoch and the objects.
+    fn check_subtask(&self, subtask: &SubtaskManifest, objects: &Objects) -> Result<()> {
+        subtask.check(self.max_parallelism)?;
+        for segment in subtask.segments.iter().chain(subtask.opaques.iter().filter_map(Opaque::segment)) {
+            within_object(objects, segment.object, segment.offset, segment.length)
+                .and_then(|()| not_after(segment.id.epoch, self.epoch))
+                .map_err(|error| error.with("segment", segment.id))?;
+        }
+        Ok(())
+    }
+
+    /// Checks that each key group has exactly one owner. Subtasks told elsewhere may own what no other does.
+    fn check_cover(&self, operator: &OperatorManifest) -> Result<()> {
+        if operator.parallelism as usize != operator.subtasks.len() {
+            let error = Error::corrupt("operator has not as many subtasks as its parallelism says");
+            return Err(error.with("expected", operator.parallelism).with("found", operator.subtasks.len()));
+        }
+        let inline: Vec<_> = operator.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
+        let owned = KeyGroupSet::from_ranges(inline.iter().flat_map(|subtask| subtask.groups.ranges()).copied());
+        if owned.len() != inline.iter().map(|subtask| subtask.groups.len()).sum::<usize>() {
+            return Err(Error::corrupt("key groups have two owners"));
+        }
+        let unowned = KeyGroupSet::all(self.max_parallelism).difference(&owned);
+        if inline.len() == operator.subtasks.len() && !unowned.is_empty() {
+            return Err(Error::corrupt("key groups have no owner").with("groups", unowned));
+        }
+        Ok(())
+    }
+}
+
+impl SubtaskManifest {
+    /// Checks every rule that needs nothing but the subtask manifest and the number of key groups.
+    pub(super) fn check(&self, max_parallelism: u16) -> Result<()> {
+        let foreign = self.groups.difference(&KeyGroupSet::all(max_parallelism));
+        if !foreign.is_empty() {
+            let error = Error::corrupt("subtask owns groups that the job does not have").with("groups", foreign);
+            return Err(error.with("max_parallelism", max_parallelism));
+        }
+        for segment in &self.segments {
+            let foreign = segment.groups.difference(&self.groups);
+            let owned = if foreign.is_empty() {
+                Ok(())
+            } else {
+                Err(Error::corrupt("segment is wanted for groups that its subtask does not own")
+                    .with("groups", foreign))
+            };
+            owned.and_then(|()| check_segment(segment)).map_err(|error| error.with("segment", segment.id))?;
+        }
+        unique("opaque", self.opaques.iter().map(|opaque| (opaque.role, &opaque.name)))?;
+        let check = |opaque: &Opaque| check_opaque(opaque).map_err(|error| error.with("opaque", &opaque.name));
+        self.opaques.iter().try_for_each(check)
+    }
+}
+
+fn check_objects(objects: &[ObjectRef]) -> Result<Objects> {
+    for object in objects {
+        name("key id", &object.key_id)?;
+        let wrong = match object.layout {
+            Layout::Whole => false,
+            Layout::Shards { k, m: _, shard_bytes } => {
+                k == 0 || u64::from(k).checked_mul(shard_bytes).is_none_or(|room| room < object.bytes)
+            }
+        };
+        if wrong {
+            return Err(Error::corrupt("shards do not hold their object").with("object", object.id));
+        }
+    }
+    unique("object", objects.iter().map(|object| object.id))?;
+    Ok(objects.iter().map(|object| (object.id, object.bytes)).collect())
+}
+
+fn check_segment(segment: &SegmentRef) -> Result<()> {
+    not_after(segment.first_epoch, segment.id.epoch)?;
+    let index_end = segment.index_offset.checked_add(u64::from(segment.index_length));
+    let index_fits = match segment.kind {
+        SegmentKind::Foreign => segment.index_length == 0 && segment.index_offset == segment.length,
+        SegmentKind::Base | SegmentKind::Delta => {
+            segment.index_length > 0 && index_end.is_some_and(|end| end <= segment.length)
+        }
+    };
+    if index_fits { Ok(()) } else { Err(Error::corrupt("index does not lie in its segment")) }
+}
+
+fn check_opaque(opaque: &Opaque) -> Result<()> {
+    name("opaque", &opaque.name)?;
+    let length = match &opaque.content {
+        OpaqueContent::Inline(bytes) if bytes.len() > INLINE_OPAQUE_BYTES => {
+            let error = Error::corrupt("inline opaque is too long").with("found", bytes.len());
+            return Err(error.with("limit", INLINE_OPAQUE_BYTES));
+        }
+        OpaqueContent::Inline(bytes) => bytes.len() as u64,
+        OpaqueContent::Stored(segment) if segment.kind != SegmentKind::Foreign => {
+            return Err(Error::corrupt("opaque is stored in a segment of rows"));
+        }
+        OpaqueContent::Stored(segment) => check_segment(segment).map(|()| segment.length)?,
+    };
+    if opaque.item_offsets.iter().copied().chain([length]).is_sorted() {
+        return Ok(());
+    }
+    Err(Error::corrupt("items of the opaque are out of order"))
+}
+
+fn not_after(epoch: Epoch, last: Epoch) -> Result<()> {
+    if epoch <= last {
+        return Ok(());
+    }
+    Err(Error::corrupt("segment holds a later epoch than it may").with("found", epoch).with("limit", last))
+}
+
+fn within_object(objects: &Objects, object: ObjectId, offset: u64, length: u64) -> Result<()> {
+    let Some(&bytes) = objects.get(&object) else {
+        return Err(Error::corrupt("object is not listed").with("object", object));
+    };
+    if offset.checked_add(length).is_some_and(|end| end <= bytes) {
+        return Ok(());
+    }
+    let error = Error::corrupt("bytes lie beyond the end of their object").with("object", object);
+    Err(error.with("offset", offset).with("length", length).with("object_bytes", bytes))
+}
+
+fn name(of: &str, text: &str) -> Result<()> {
+    if text.len() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    Err(Error::corrupt("name is too long").with("of", of).with("bytes", text.len()).with("limit", MAX_NAME_BYTES))
+}
+
+fn unique<T: Ord>(what: &str, mut items: impl Iterator<Item = T>) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    if items.all(|item| seen.insert(item)) {
+        return Ok(());
+    }
+    Err(Error::corrupt("two of a kind that must be unique").with("of", what))
+}

@@ -1,0 +1,251 @@
+//! What changed between two checkpoints of a job.
+//!
+//! Groups whose lists of segments are the same on both sides hold the same rows and are not read.
+
+use std::collections::BTreeMap;
+
+use super::fold::{Piece, fold_group, narrowed, pieces};
+use super::table::{Place, RowTypes, table_name, table_of};
+use crate::checkpoint::restore;
+use crate::error::{Error, Result};
+use crate::id::{OperatorId, TableId};
+use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
+use crate::manifest::{Manifest, OperatorManifest};
+use crate::segment::{Row, RowBatch, RowKey, SegmentRef};
+use crate::store::Store;
+
+/// How a place changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ChangeKind {
+    /// It has a row only in the newer checkpoint.
+    Added,
+    /// It has a row only in the older checkpoint.
+    Removed,
+    /// Its rows differ.
+    Changed,
+}
+
+/// A place that changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change<'a> {
+    /// Name of the operator.
+    pub operator: &'a str,
+    /// Name of the table.
+    pub table: &'a str,
+    /// Its key group.
+    pub group: KeyGroup,
+    /// How it changed.
+    pub kind: ChangeKind,
+    /// Where.
+    pub place: Place<'a>,
+}
+
+/// Counts of a table's places that changed: a key counts once for each of its namespaces and sub-keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableDiff {
+    /// Name of the operator.
+    pub operator: String,
+    /// Name of the table.
+    pub table: String,
+    /// Places with a row only in the newer checkpoint.
+    pub added: u64,
+    /// Places with a row only in the older checkpoint.
+    pub removed: u64,
+    /// Places whose rows differ.
+    pub changed: u64,
+}
+
+/// What changed between two checkpoints.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Diff {
+    /// All tables of either, by operator and id.
+    pub tables: Vec<TableDiff>,
+    /// Key groups that were read on both sides and compared.
+    pub compared_groups: u64,
+    /// Key groups that are made of the same segments on both sides.
+    pub same_groups: u64,
+}
+
+impl Diff {
+    /// Returns whether nothing changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tables.iter().all(|table| table.added == 0 && table.removed == 0 && table.changed == 0)
+    }
+}
+
+/// Compares two checkpoints, calling `each` with every place that changed.
+///
+/// * `from`, `to`: checkpoints of one job, resolved.
+///
+/// # Errors
+/// `Config` if they are not of one job; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
+///
+/// # Cost
+/// Reads the groups whose segments differ, on both sides; memory as in a restore of one subtask, twice.
+pub async fn diff(
+    store: &Store,
+    from: &Manifest,
+    to: &Manifest,
+    mut each: impl FnMut(Change<'_>) -> Result<()>,
+) -> Result<Diff> {
+    if (from.job, from.max_parallelism, from.partitioner) != (to.job, to.max_parallelism, to.partitioner) {
+        return Err(Error::config("checkpoints are not of one job").with("from", from.job).with("to", to.job));
+    }
+    let mut total = Diff::default();
+    let all = from.operators.iter().chain(&to.operators).map(|operator| operator.id);
+    for id in all.collect::<std::collections::BTreeSet<_>>() {
+        let mut pair = Pair::new(find(from, id), find(to, id))?;
+        pair.compare(store, &mut total, &mut each).await?;
+        total.tables.extend(pair.tables.into_values().map(|table| table.counts));
+    }
+    Ok(total)
+}
+
+fn find(manifest: &Manifest, id: OperatorId) -> Option<&OperatorManifest> {
+    manifest.operators.iter().find(|operator| operator.id == id)
+}
+
+/// An operator of both checkpoints.
+struct Pair<'a> {
+    from: Option<&'a OperatorManifest>,
+    to: Option<&'a OperatorManifest>,
+    tables: BTreeMap<TableId, Compared>,
+}
+
+/// A table under comparison.
+struct Compared {
+    types: RowTypes,
+    counts: TableDiff,
+}
+
+impl<'a> Pair<'a> {
+    fn new(from: Option<&'a OperatorManifest>, to: Option<&'a OperatorManifest>) -> Result<Self> {
+        let mut pair = Self { from, to, tables: BTreeMap::new() };
+        for table in to.into_iter().chain(from).flat_map(|operator| &operator.tables) {
+            let other = from.and_then(|operator| table_of(operator, table.id));
+            if let Some(other) = other.filter(|other| other.name != table.name) {
+                let error = Error::config("the checkpoints number their tables differently");
+                return Err(error.with("from", &other.name).with("to", &table.name));
+            }
+            pair.table(table.id);
+        }
+        Ok(pair)
+    }
+
+    fn table(&mut self, id: TableId) -> &mut Compared {
+        let (from, to) = (self.from, self.to);
+        self.tables.entry(id).or_insert_with(|| {
+            let described = [to, from].into_iter().flatten().find(|operator| table_of(operator, id).is_some());
+            let types =
+                described.and_then(|operator| table_of(operator, id)).map_or_else(RowTypes::unknown, RowTypes::of);
+            let operator = to.or(from).map(|operator| operator.name.clone()).unwrap_or_default();
+            let counts = TableDiff { operator, table: table_name(described, id), added: 0, removed: 0, changed: 0 };
+            Compared { types, counts }
+        })
+    }
+
+    async fn compare(
+        &mut self,
+        store: &Store,
+        total: &mut Diff,
+        each: &mut impl FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let pieces_of = |side: Option<&OperatorManifest>| side.map(pieces).transpose().map(Option::unwrap_or_default);
+        let (from, to) = (pieces_of(self.from)?, pieces_of(self.to)?);
+        let mut batches = [RowBatch::new(), RowBatch::new()];
+        for range in common_ranges(&from, &to) {
+            let sides = [segments_at(&from, range), segments_at(&to, range)];
+            if sides.iter().all(|segments| segments.is_empty()) {
+                continue;
+            }
+            let differing: KeyGroupSet =
+                KeyGroupSet::from(range).iter().filter(|&group| lists_differ(&sides, group)).collect();
+            let same = range.len().saturating_sub(differing.len());
+            total.compared_groups = total.compared_groups.saturating_add(differing.len() as u64);
+            total.same_groups = total.same_groups.saturating_add(same as u64);
+            let old = restore::fetch(store, &narrowed(sides[0], &differing)).await?;
+            let new = restore::fetch(store, &narrowed(sides[1], &differing)).await?;
+            for group in differing.iter() {
+                let [before, after] = &mut batches;
+                fold_group(&*old, group, before)?;
+                fold_group(&*new, group, after)?;
+                merge(before, after, |kind, key| self.count(group, kind, key, each))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(
+        &mut self,
+        group: KeyGroup,
+        kind: ChangeKind,
+        key: &RowKey<'_>,
+        each: &mut impl FnMut(Change<'_>) -> Result<()>,
+    ) -> Result<()> {
+        let Compared { types, counts } = self.table(key.table);
+        let count = match kind {
+            ChangeKind::Added => &mut counts.added,
+            ChangeKind::Removed => &mut counts.removed,
+            ChangeKind::Changed => &mut counts.changed,
+        };
+        *count = count.saturating_add(1);
+        let place = types.place(key).map_err(|error| error.with("table", &counts.table))?;
+        each(Change { operator: &counts.operator, table: &counts.table, group, kind, place })
+    }
+}
+
+/// Cuts all groups at every bound of either side, so that within a range each side has one owner or none.
+fn common_ranges(from: &[Piece], to: &[Piece]) -> Vec<KeyGroupRange> {
+    let both = || from.iter().chain(to).map(|piece| piece.range);
+    let mut bounds: Vec<_> = both().flat_map(|range| [range.start, range.end]).collect();
+    bounds.sort_unstable();
+    bounds.dedup();
+    let ranges = bounds.iter().zip(bounds.iter().skip(1)).map(|(&start, &end)| KeyGroupRange::new(start, end));
+    ranges.filter(|range| both().any(|owned| !owned.intersection(*range).is_empty())).collect()
+}
+
+fn segments_at(pieces: &[Piece], range: KeyGroupRange) -> &[SegmentRef] {
+    let owner = pieces.iter().find(|piece| !piece.range.intersection(range).is_empty());
+    owner.map_or(&[], |piece| &piece.segments)
+}
+
+fn lists_differ(sides: &[&[SegmentRef]; 2], group: KeyGroup) -> bool {
+    // Data objects never change, so a slice of one is the same rows.
+    let [from, to] = sides.map(|segments| {
+        let having = segments.iter().filter(move |segment| segment.groups.contains(group));
+        having.map(|segment| (segment.object, segment.offset))
+    });
+    !from.eq(to)
+}
+
+/// Walks two folded groups side by side and calls `found` with every place whose rows differ.
+fn merge(
+    before: &RowBatch,
+    after: &RowBatch,
+    mut found: impl FnMut(ChangeKind, &RowKey<'_>) -> Result<()>,
+) -> Result<()> {
+    let [before, after] = [before, after].map(|batch| batch.iter().collect::<Vec<_>>());
+    // A place has one row, or a base and what is to be merged into it.
+    let same_place = |a: &Row<'_>, b: &Row<'_>| a.key == b.key;
+    let (mut old, mut new) = (before.chunk_by(same_place).peekable(), after.chunk_by(same_place).peekable());
+    loop {
+        let [old_key, new_key] = [old.peek(), new.peek()].map(|rows| rows.and_then(|rows| rows.first()).map(|r| r.key));
+        match (old_key, new_key) {
+            (None, None) => return Ok(()),
+            (Some(key), next) if next.is_none_or(|next| key < next) => {
+                old.next();
+                found(ChangeKind::Removed, &key)?;
+            }
+            (next, Some(key)) if next.is_none_or(|next| key < next) => {
+                new.next();
+                found(ChangeKind::Added, &key)?;
+            }
+            (Some(key), _) | (None, Some(key)) => {
+                if old.next() != new.next() {
+                    found(ChangeKind::Changed, &key)?;
+                }
+            }
+        }
+    }
+}

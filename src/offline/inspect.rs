@@ -1,0 +1,217 @@
+//! What a checkpoint is made of: tables, key groups, segments, objects, positions, and what a restore reads.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use super::fold;
+use super::list::{Summary, slices, sum};
+use super::table::table_name;
+use crate::checkpoint::restore;
+use crate::error::Result;
+use crate::id::{ObjectId, OperatorId, Subtask, TableId};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
+use crate::segment::SegmentRef;
+use crate::store::Store;
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// At the manifest alone: no rows and no indexes are read.
+    Manifest,
+    /// At every row.
+    Rows,
+}
+
+/// What a checkpoint is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inspection {
+    /// Its figures.
+    pub summary: Summary,
+    /// Its operators.
+    pub operators: Vec<OperatorInspection>,
+    /// Its data objects.
+    pub objects: Vec<ObjectInspection>,
+    /// What travels beside keyed state, inline.
+    pub opaques: Vec<(OperatorId, Subtask, Opaque)>,
+    /// What a restore at the present parallelism reads.
+    pub restore: RestoreCost,
+}
+
+/// An operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OperatorInspection {
+    /// Its identity.
+    pub id: OperatorId,
+    /// Its name.
+    pub name: String,
+    /// Its number of subtasks.
+    pub parallelism: u32,
+    /// Its tables, and those that only rows tell of.
+    pub tables: Vec<TableInspection>,
+    /// Its segments, in the order of the subtasks and oldest first.
+    pub segments: Vec<SegmentRef>,
+    /// Segments per key group: how many a restore of the group folds.
+    pub chains: Vec<usize>,
+}
+
+/// A table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableInspection {
+    /// Its id.
+    pub id: TableId,
+    /// Its name.
+    pub name: String,
+    /// Its types; `None` if the manifest does not describe it.
+    pub schema: Option<TableSchema>,
+    /// Live rows and their bytes, per key group; empty at [`Depth::Manifest`].
+    pub groups: Vec<Extent>,
+}
+
+impl TableInspection {
+    /// Returns the table's rows and bytes over all key groups.
+    #[must_use]
+    pub fn total(&self) -> Extent {
+        Extent {
+            records: sum(self.groups.iter().map(|extent| extent.records)),
+            bytes: sum(self.groups.iter().map(|extent| extent.bytes)),
+        }
+    }
+}
+
+/// Rows, and bytes of their keys, namespaces, sub-keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Extent {
+    /// Rows.
+    pub records: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// A data object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ObjectInspection {
+    /// Its identity.
+    pub id: ObjectId,
+    /// Its length.
+    pub bytes: u64,
+    /// Bytes of it that this checkpoint's segments and stored opaques take.
+    pub used_bytes: u64,
+}
+
+/// What a restore reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RestoreCost {
+    /// Bytes, over all subtasks.
+    pub bytes: u64,
+    /// Ranged reads, over all subtasks.
+    pub requests: u64,
+    /// Whether these are exact; else they are bounds, told by the manifest alone.
+    pub exact: bool,
+}
+
+/// Looks at a checkpoint.
+///
+/// * `manifest`: the checkpoint, resolved; `parent`: the one before, if it can be read.
+///
+/// # Errors
+/// `Corrupt`, `Version` or `Unavailable` from the store.
+///
+/// # Cost
+/// At [`Depth::Rows`] reads all live segments; memory as in a restore of one subtask.
+pub async fn inspect(
+    store: &Store,
+    manifest: &Manifest,
+    parent: Option<&Manifest>,
+    depth: Depth,
+) -> Result<Inspection> {
+    let mut operators = Vec::new();
+    for operator in &manifest.operators {
+        operators.push(inspect_operator(store, manifest, operator, depth).await?);
+    }
+    let opaques = manifest.operators.iter().flat_map(|operator| {
+        let subtasks = operator.subtasks.iter().filter_map(|entry| entry.inline());
+        subtasks.flat_map(|s| s.opaques.iter().map(|opaque| (operator.id, s.subtask, opaque.clone())))
+    });
+    Ok(Inspection {
+        summary: Summary::of(manifest, parent),
+        opaques: opaques.collect(),
+        objects: objects(manifest),
+        restore: restore_cost(store, &operators, depth).await?,
+        operators,
+    })
+}
+
+async fn inspect_operator(
+    store: &Store,
+    manifest: &Manifest,
+    operator: &OperatorManifest,
+    depth: Depth,
+) -> Result<OperatorInspection> {
+    let groups = usize::from(manifest.max_parallelism);
+    let blank = |id, extents| TableInspection {
+        id,
+        name: table_name(Some(operator), id),
+        schema: operator.tables.iter().find(|table| table.id == id).cloned(),
+        groups: extents,
+    };
+    let mut extents: BTreeMap<TableId, Vec<Extent>> = BTreeMap::new();
+    extents.extend(operator.tables.iter().map(|table| (table.id, Vec::new())));
+    if depth == Depth::Rows {
+        extents.values_mut().for_each(|table| table.resize(groups, Extent::default()));
+        fold::visit(store, operator, &KeyGroupSet::all(manifest.max_parallelism), |group, batch| {
+            for row in batch.iter() {
+                let table = extents.entry(row.key.table).or_insert_with(|| vec![Extent::default(); groups]);
+                if let Some(extent) = table.get_mut(usize::from(group.0)) {
+                    let parts = [row.key.key, row.key.namespace, row.key.sub, Some(row.op.payload())];
+                    extent.records = extent.records.saturating_add(1);
+                    extent.bytes = sum([extent.bytes, sum(parts.iter().flatten().map(|part| part.len() as u64))]);
+                }
+            }
+            Ok(())
+        })
+        .await?;
+    }
+    let segments: Vec<_> = operator.inline_subtasks()?.iter().flat_map(|s| s.segments.iter().cloned()).collect();
+    let chain = |group: KeyGroup| segments.iter().filter(|segment| segment.groups.contains(group)).count();
+    Ok(OperatorInspection {
+        id: operator.id,
+        name: operator.name.clone(),
+        parallelism: operator.parallelism,
+        tables: extents.into_iter().map(|(id, extents)| blank(id, extents)).collect(),
+        chains: KeyGroupSet::all(manifest.max_parallelism).iter().map(chain).collect(),
+        segments,
+    })
+}
+
+fn objects(manifest: &Manifest) -> Vec<ObjectInspection> {
+    let mut used: BTreeMap<ObjectId, u64> = BTreeMap::new();
+    for slice in slices(manifest) {
+        let bytes = used.entry(slice.object).or_default();
+        *bytes = bytes.saturating_add(slice.length);
+    }
+    let object = |object: &crate::manifest::ObjectRef| ObjectInspection {
+        id: object.id,
+        bytes: object.bytes,
+        used_bytes: used.get(&object.id).copied().unwrap_or(0),
+    };
+    manifest.objects.iter().map(object).collect()
+}
+
+async fn restore_cost(store: &Store, operators: &[OperatorInspection], depth: Depth) -> Result<RestoreCost> {
+    let mut cost = RestoreCost { exact: depth == Depth::Rows, ..RestoreCost::default() };
+    for segment in operators.iter().flat_map(|operator| &operator.segments) {
+        let ranges = match depth {
+            Depth::Rows => restore::ranges(store, segment).await?,
+            // The index, and the blocks in one go.
+            Depth::Manifest => vec![0..segment.index_offset, segment.index_offset..segment.length],
+        };
+        cost.requests = cost.requests.saturating_add(ranges.len() as u64);
+        cost.bytes = sum(ranges.iter().map(length).chain([cost.bytes]));
+    }
+    Ok(cost)
+}
+
+pub(super) fn length(range: &Range<u64>) -> u64 {
+    range.end.saturating_sub(range.start)
+}

@@ -1,0 +1,136 @@
+//! What a checkpoint is, in a line.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::checkpoint::chain::{Chain, StoredManifest};
+use crate::checkpoint::restore::resolve;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Attempt, Epoch, ObjectId, Seq};
+use crate::manifest::{Manifest, ManifestKind, Opaque, SubtaskManifest};
+use crate::segment::SegmentRef;
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// A checkpoint or savepoint in figures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// Its id.
+    pub id: Seq,
+    /// Checkpoint or savepoint.
+    pub kind: ManifestKind,
+    /// Who wrote it.
+    pub attempt: Attempt,
+    /// It holds all effects of epochs up to this one.
+    pub epoch: Epoch,
+    /// The largest parallelism of its operators.
+    pub parallelism: u32,
+    /// Number of key groups.
+    pub max_parallelism: u16,
+    /// When it was written, by its writer's clock.
+    pub created_at: Timestamp,
+    /// Bytes of the objects that it was the first to reference: those that its parent does not list or, if the
+    /// parent is gone, those in which a segment ends at its epoch.
+    pub new_bytes: u64,
+    /// Bytes of the segments and stored opaques that it lists.
+    pub total_bytes: u64,
+    /// Rows of the segments that it lists. A row that was written again counts once for each segment that has it, so
+    /// this is an upper bound of the live rows.
+    pub records: u64,
+}
+
+impl Summary {
+    /// Returns the figures of `manifest`, whose subtask manifests are inline.
+    #[must_use]
+    pub fn of(manifest: &Manifest, parent: Option<&Manifest>) -> Self {
+        let slices: Vec<_> = slices(manifest).collect();
+        let new = new_objects(manifest, parent, &slices);
+        let objects = manifest.objects.iter().filter(|object| new.contains(&object.id));
+        Self {
+            id: manifest.seq,
+            kind: manifest.kind,
+            attempt: manifest.attempt,
+            epoch: manifest.epoch,
+            parallelism: manifest.operators.iter().map(|operator| operator.parallelism).max().unwrap_or(0),
+            max_parallelism: manifest.max_parallelism,
+            created_at: manifest.created_at,
+            new_bytes: sum(objects.map(|object| object.bytes)),
+            total_bytes: sum(slices.iter().map(|segment| segment.length)),
+            records: sum(slices.iter().map(|segment| segment.records)),
+        }
+    }
+}
+
+/// A job's live checkpoints and savepoints.
+#[derive(Debug, Default)]
+pub struct Listed {
+    /// Those that can be read, ascending.
+    pub checkpoints: Vec<Summary>,
+    /// Manifests that cannot, each with the reason.
+    pub damaged: Vec<(Seq, Error)>,
+}
+
+/// Returns a job's live checkpoints and savepoints: the newest manifest and those that it lists, but for claims.
+///
+/// # Errors
+/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result.
+///
+/// # Cost
+/// A read for each of them.
+pub async fn list(store: &Store, chain: &Chain) -> Result<Listed> {
+    let mut listed = Listed::default();
+    if let Err(error) = chain.newest() {
+        listed.damaged.push((chain.end(), error));
+    }
+    let mut read: BTreeMap<Seq, Manifest> = BTreeMap::new();
+    for entry in chain.restorable() {
+        let found = match chain.read(store, &entry).await {
+            Ok(StoredManifest { manifest, .. }) if manifest.slices().next().is_none() => Ok(manifest),
+            Ok(StoredManifest { manifest, .. }) => resolve(store, manifest).await,
+            Err(error) => Err(error),
+        };
+        match found {
+            Ok(manifest) => drop(read.insert(entry.id.seq, manifest)),
+            Err(error) if error.kind() == ErrorKind::Corrupt => listed.damaged.push((entry.id.seq, error)),
+            Err(error) => return Err(error),
+        }
+    }
+    let parent = |manifest: &Manifest| manifest.parent.and_then(|parent| read.get(&parent.seq));
+    listed.checkpoints = read.values().map(|manifest| Summary::of(manifest, parent(manifest))).collect();
+    Ok(listed)
+}
+
+/// Returns the inline subtask manifests.
+pub(super) fn subtasks(manifest: &Manifest) -> impl Iterator<Item = &SubtaskManifest> {
+    let entries = manifest.operators.iter().flat_map(|operator| &operator.subtasks);
+    entries.filter_map(|entry| entry.inline())
+}
+
+/// Returns the slices of objects that the subtasks list, each once: segments and stored opaques. After a rescale two
+/// subtasks may list one segment, each for its groups.
+pub(super) fn slices(manifest: &Manifest) -> impl Iterator<Item = &SegmentRef> {
+    let all = subtasks(manifest)
+        .flat_map(|subtask| subtask.segments.iter().chain(subtask.opaques.iter().filter_map(Opaque::segment)));
+    let distinct: BTreeMap<_, _> = all.map(|segment| ((segment.object, segment.offset), segment)).collect();
+    distinct.into_values()
+}
+
+fn new_objects(manifest: &Manifest, parent: Option<&Manifest>, slices: &[&SegmentRef]) -> BTreeSet<ObjectId> {
+    let listed = manifest.objects.iter().map(|object| object.id);
+    match (manifest.parent, parent) {
+        (None, _) => listed.collect(),
+        (Some(_), Some(parent)) => {
+            let old: BTreeSet<_> = parent.objects.iter().map(|object| object.id).collect();
+            listed.filter(|id| !old.contains(id)).collect()
+        }
+        (Some(_), None) => {
+            let own = |segment: &&&SegmentRef| {
+                segment.id.epoch == manifest.epoch && segment.object.attempt == manifest.attempt
+            };
+            slices.iter().filter(own).map(|segment| segment.object).collect()
+        }
+    }
+}
+
+pub(super) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, u64::saturating_add)
+}

@@ -1,0 +1,128 @@
+//! Tables of a checkpoint by name, and their rows decoded by the types that the manifest names.
+
+use crate::codec::schema::{Type, Value, decode_any};
+use crate::error::{Error, Result};
+use crate::id::TableId;
+use crate::key_group::KeyGroup;
+use crate::manifest::{Manifest, OperatorManifest, TableSchema};
+use crate::segment::{Op, Row, RowKey};
+
+/// The types of a table's parts. A type that this build does not know is shown as bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowTypes {
+    /// Of its keys.
+    pub key: Type,
+    /// Of its namespaces.
+    pub namespace: Type,
+    /// Of its sub-keys.
+    pub sub: Type,
+    /// Of its values.
+    pub value: Type,
+    version: u32,
+}
+
+/// A row's place, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Place<'a> {
+    /// Its key.
+    pub key: Value<'a>,
+    /// Its namespace; `Unit` if the table has none.
+    pub namespace: Value<'a>,
+    /// Its sub-key; `Unit` if the table has none.
+    pub sub: Value<'a>,
+}
+
+/// A live row, decoded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry<'a> {
+    /// Its key group.
+    pub group: KeyGroup,
+    /// Its place within the group.
+    pub place: Place<'a>,
+    /// Its value.
+    pub value: Value<'a>,
+}
+
+impl RowTypes {
+    /// Returns the types of `table`.
+    #[must_use]
+    pub fn of(table: &TableSchema) -> Self {
+        let parse = |name: &str| Type::parse(name).unwrap_or(Type::Bytes);
+        Self {
+            key: parse(&table.key.name),
+            namespace: parse(&table.namespace.name),
+            sub: parse(&table.sub.name),
+            value: parse(&table.value.name),
+            version: table.value.version,
+        }
+    }
+
+    /// Returns the types of a table that the manifest does not describe.
+    #[must_use]
+    pub fn unknown() -> Self {
+        let bytes = || Type::Bytes;
+        Self { key: bytes(), namespace: bytes(), sub: bytes(), value: bytes(), version: 0 }
+    }
+
+    /// Decodes the place of a row of data.
+    ///
+    /// # Errors
+    /// `Corrupt` if its bytes do not have these types.
+    pub fn place<'a>(&'a self, key: &RowKey<'a>) -> Result<Place<'a>> {
+        let decode = |ty, part: Option<&'a [u8]>| decode_any(ty, part.unwrap_or_default());
+        Ok(Place {
+            key: decode(&self.key, key.key)?,
+            namespace: decode(&self.namespace, key.namespace)?,
+            sub: decode(&self.sub, key.sub)?,
+        })
+    }
+
+    /// Decodes a live row.
+    ///
+    /// # Errors
+    /// `Corrupt` if its bytes do not have these types; `Version` if its value is yet to be merged, which takes the
+    /// table's merge operator.
+    pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<Entry<'a>> {
+        let Op::Put(bytes) = row.op else {
+            return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group));
+        };
+        let own_version = row.columns.schema.is_none_or(|version| version == self.version);
+        // Written under another version of the type, which nothing describes.
+        let value = if own_version { decode_any(&self.value, bytes)? } else { Value::Bytes(bytes) };
+        Ok(Entry { group, place: self.place(&row.key)?, value })
+    }
+}
+
+/// Returns the table called `name`, as `TABLE` or, where two operators have one, `OPERATOR.TABLE`.
+///
+/// # Errors
+/// `NotFound` with the tables that exist; `Config` if the name fits several.
+pub fn find_table<'a>(manifest: &'a Manifest, name: &str) -> Result<(&'a OperatorManifest, &'a TableSchema)> {
+    let all = manifest.operators.iter().flat_map(|operator| operator.tables.iter().map(move |table| (operator, table)));
+    let named = |(operator, table): &(&OperatorManifest, &TableSchema)| {
+        let qualified = name.strip_prefix(operator.name.as_str()).and_then(|rest| rest.strip_prefix('.'));
+        table.name == name || qualified == Some(table.name.as_str())
+    };
+    let mut found = all.clone().filter(named);
+    match (found.next(), found.next()) {
+        (Some(one), None) => Ok(one),
+        (Some(_), Some(_)) => {
+            Err(Error::config("several operators have a table of this name: write OPERATOR.TABLE").with("table", name))
+        }
+        (None, _) => {
+            let names: Vec<_> = all.map(|(operator, table)| format!("{}.{}", operator.name, table.name)).collect();
+            Err(Error::not_found("no such table").with("table", name).with("existing", names.join(", ")))
+        }
+    }
+}
+
+/// Returns the table with this id, if the operator's manifest describes it.
+pub(super) fn table_of(operator: &OperatorManifest, id: TableId) -> Option<&TableSchema> {
+    operator.tables.iter().find(|table| table.id == id)
+}
+
+/// Returns how to call the table with this id.
+pub(super) fn table_name(operator: Option<&OperatorManifest>, id: TableId) -> String {
+    let known = operator.and_then(|operator| table_of(operator, id));
+    known.map_or_else(|| format!("table-{id}"), |table| table.name.clone())
+}

@@ -1,0 +1,141 @@
+//! What live manifests refer to, by object.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::object::check_hash;
+use super::{Damage, DamageKind, detail};
+use crate::error::{Error, Result};
+use crate::id::{Hash, JobId, ObjectId, Seq};
+use crate::key_group::Partitioner;
+use crate::manifest::{Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
+use crate::segment::{SegmentKind, SegmentRef};
+use crate::store::{Key, Store};
+
+/// Everything that live manifests refer to.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    job: Option<JobId>,
+    pub(super) objects: BTreeMap<ObjectId, Reached>,
+}
+
+/// An object with what lies in it.
+#[derive(Debug, Default)]
+pub(super) struct Reached {
+    /// What manifests say of it, as a whole: one description, unless they disagree.
+    pub(super) refs: Vec<(ObjectRef, BTreeSet<Seq>)>,
+    /// Slices by where they start: one description each, unless manifests disagree.
+    pub(super) parts: BTreeMap<u64, Vec<(Part, BTreeSet<Seq>)>>,
+}
+
+/// A slice of an object that some checkpoint needs.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Part {
+    /// A segment of rows, with how its job maps keys to groups.
+    Segment(SegmentRef, Partitioner, u16),
+    /// Other bytes, whole or not at all.
+    Bytes { length: u64, hash: Hash },
+}
+
+impl Part {
+    /// Returns whether `other` is the same slice, whose groups then count as wanted here too: each checkpoint wants
+    /// a segment for other groups, and the segment is looked at once.
+    fn absorb(&mut self, other: &Self) -> bool {
+        let (Self::Segment(known, ..), Self::Segment(segment, ..)) = (&mut *self, other) else { return self == other };
+        let union = known.groups.union(&segment.groups);
+        let same = SegmentRef { groups: known.groups.clone(), ..segment.clone() } == *known;
+        if same {
+            known.groups = union;
+        }
+        same
+    }
+}
+
+impl Reached {
+    /// Returns its length.
+    pub(super) fn length(&self) -> u64 {
+        self.refs.iter().map(|(object, _)| object.bytes).max().unwrap_or(0)
+    }
+
+    /// Returns all checkpoints that refer to it.
+    pub(super) fn checkpoints(&self) -> BTreeSet<Seq> {
+        self.refs.iter().flat_map(|(_, checkpoints)| checkpoints).copied().collect()
+    }
+
+    fn add_part(&mut self, offset: u64, part: Part, seq: Seq) {
+        let parts = self.parts.entry(offset).or_default();
+        for (known, checkpoints) in parts.iter_mut() {
+            if known.absorb(&part) {
+                checkpoints.insert(seq);
+                return;
+            }
+        }
+        parts.push((part, [seq].into()));
+    }
+}
+
+impl Reach {
+    /// Adds what `manifest` refers to. Returns the damage met on the way to its subtask manifests.
+    ///
+    /// # Errors
+    /// `Corrupt` if it belongs to another job; `Denied` or `Unavailable` from the store.
+    pub(super) async fn add(&mut self, store: &Store, manifest: Manifest) -> Result<Vec<Damage>> {
+        if manifest.kind == ManifestKind::Claim {
+            return Ok(Vec::new());
+        }
+        if *self.job.get_or_insert(manifest.job) != manifest.job {
+            return Err(Error::corrupt("manifest belongs to another job").with("found", manifest.job));
+        }
+        let seq = manifest.seq;
+        for object in &manifest.objects {
+            let refs = &mut self.objects.entry(object.id).or_default().refs;
+            match refs.iter_mut().find(|(known, _)| known == object) {
+                Some((_, checkpoints)) => drop(checkpoints.insert(seq)),
+                None => refs.push((object.clone(), [seq].into())),
+            }
+        }
+        let mut damaged = Vec::new();
+        for entry in manifest.operators.iter().flat_map(|operator| &operator.subtasks) {
+            if let Some(subtask) = entry.inline() {
+                self.add_subtask(&manifest, subtask);
+            }
+            let Some(slice) = entry.slice() else { continue };
+            match read_subtask(store, slice, manifest.max_parallelism).await {
+                Ok(subtask) => {
+                    self.add_slice(slice.object, slice.offset, slice.length, slice.hash, seq);
+                    self.add_subtask(&manifest, &subtask);
+                }
+                Err(error) => damaged.push(Damage {
+                    object: Key::Data(slice.object).to_string(),
+                    offset: slice.offset,
+                    kind: DamageKind::Slice,
+                    checkpoints: [seq].into(),
+                    detail: detail(error)?,
+                }),
+            }
+        }
+        Ok(damaged)
+    }
+
+    fn add_subtask(&mut self, manifest: &Manifest, subtask: &SubtaskManifest) {
+        let opaques = subtask.opaques.iter().filter_map(Opaque::segment);
+        for segment in subtask.segments.iter().chain(opaques) {
+            if segment.kind == SegmentKind::Foreign {
+                self.add_slice(segment.object, segment.offset, segment.length, segment.index_hash, manifest.seq);
+            } else {
+                let part = Part::Segment(segment.clone(), manifest.partitioner, manifest.max_parallelism);
+                self.objects.entry(segment.object).or_default().add_part(segment.offset, part, manifest.seq);
+            }
+        }
+    }
+
+    fn add_slice(&mut self, object: ObjectId, offset: u64, length: u64, hash: Hash, seq: Seq) {
+        self.objects.entry(object).or_default().add_part(offset, Part::Bytes { length, hash }, seq);
+    }
+}
+
+async fn read_subtask(store: &Store, slice: &ObjectSlice, max_parallelism: u16) -> Result<SubtaskManifest> {
+    let end = slice.offset.checked_add(slice.length).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
+    let bytes = store.read_range(&Key::Data(slice.object), slice.offset..end).await?;
+    check_hash("slice", &bytes, &slice.hash)?;
+    SubtaskManifest::decode(&bytes, max_parallelism)
+}

@@ -1,0 +1,14 @@
+//! What most embedders import.
+
+pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, ValueState};
+pub use crate::checkpoint::chain::RestoreFrom;
+pub use crate::codec::schema::Schema;
+pub use crate::codec::typed::{Codec, Fixed, Raw, Serde, Utf8};
+pub use crate::id::{Epoch, ManifestId, OperatorId, Seq, Subtask};
+pub use crate::job::{Job, JobBuilder, JobSettings, OperatorSpec, Progress, Seat, Strategy, Task};
+pub use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
+pub use crate::manifest::{Opaque, OpaqueRole, Redistribution};
+pub use crate::store::Store;
+pub use crate::time::Timestamp;
+#[cfg(feature = "tokio-runtime")]
+pub use crate::tokio_runtime::TokioRuntime;

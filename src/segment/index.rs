@@ -1,0 +1,257 @@
+//! A segment's index: which bytes hold which key groups, and the hash of each block.
+
+use std::ops::Range;
+
+use super::format::{
+    BLOCK_HEADER_BYTES, CHECKSUM_BYTES, HEADER_BYTES, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, VERSION, check_header,
+    check_version,
+};
+use super::{SegmentKind, SegmentRef};
+use crate::codec::bytes::{Reader, put_length, put_u8, put_u16, put_u32};
+use crate::codec::trailer::find_index;
+use crate::error::{Error, Result};
+use crate::id::Hash;
+use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
+
+const RANGE_BYTES: usize = 4;
+const ENTRY_BYTES: usize = 3 * 4 + 2 * 2 + 16;
+/// The shortest section.
+const SECTION_BYTES: usize = 3;
+
+/// A block, as the index lists it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BlockEntry {
+    /// Where it starts, from the segment's start.
+    pub offset: u64,
+    /// Its stored length.
+    pub length: u32,
+    /// Length of its payload before compression.
+    pub raw_bytes: u32,
+    /// Its rows.
+    pub rows: u32,
+    /// The group of its first row.
+    pub first: KeyGroup,
+    /// The group of its last row.
+    pub last: KeyGroup,
+    /// Hash of its stored bytes.
+    pub hash: Hash,
+}
+
+impl BlockEntry {
+    fn end(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.length))
+    }
+}
+
+/// What a segment holds and where: read first, and all that is needed to read the rest in part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentIndex {
+    kind: SegmentKind,
+    groups: KeyGroupSet,
+    blocks: Vec<BlockEntry>,
+}
+
+impl SegmentIndex {
+    pub(super) const fn new(kind: SegmentKind, groups: KeyGroupSet, blocks: Vec<BlockEntry>) -> Self {
+        Self { kind, groups, blocks }
+    }
+
+    /// Returns `Base` or `Delta`.
+    #[must_use]
+    pub const fn kind(&self) -> SegmentKind {
+        self.kind
+    }
+
+    /// Returns the groups that the segment speaks for.
+    #[must_use]
+    pub const fn groups(&self) -> &KeyGroupSet {
+        &self.groups
+    }
+
+    /// Returns the blocks in order. They lie one behind the other, and so do their groups.
+    #[must_use]
+    pub fn blocks(&self) -> &[BlockEntry] {
+        &self.blocks
+    }
+
+    /// Returns how many rows the segment has.
+    #[must_use]
+    pub fn records(&self) -> u64 {
+        self.blocks.iter().map(|block| u64::from(block.rows)).sum()
+    }
+
+    /// Returns the bytes of its rows before compression.
+    #[must_use]
+    pub fn raw_bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum()
+    }
+
+    /// Returns where the blocks end and the index starts.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        self.blocks.last().map_or(HEADER_BYTES as u64, BlockEntry::end)
+    }
+
+    /// Returns the blocks that may have rows of `groups`.
+    pub(super) fn blocks_of<'a>(&'a self, groups: &'a KeyGroupSet) -> impl Iterator<Item = &'a BlockEntry> {
+        let meets = |block: &BlockEntry| {
+            let next = groups.ranges().partition_point(|range| range.end <= block.first.0);
+            groups.ranges().get(next).is_some_and(|range| range.start <= block.last.0)
+        };
+        self.blocks.iter().filter(move |block| meets(block))
+    }
+
+    /// Returns the byte ranges, from the segment's start, that hold all rows of `groups`; blocks that touch make
+    /// one range.
+    #[must_use]
+    pub fn blocks_for(&self, groups: &KeyGroupSet) -> Vec<Range<u64>> {
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for block in self.blocks_of(groups) {
+            match ranges.last_mut() {
+                Some(last) if last.end == block.offset => last.end = block.end(),
+                _ => ranges.push(block.offset..block.end()),
+            }
+        }
+        ranges
+    }
+
+    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+        put_u16(out, VERSION);
+        put_u16(out, 0);
+        put_u8(out, self.kind as u8);
+        put_length(out, self.groups.ranges().len());
+        for range in self.groups.ranges() {
+            put_u16(out, range.start);
+            put_u16(out, range.end);
+        }
+        put_length(out, self.blocks.len());
+        for block in &self.blocks {
+            put_u32(out, block.length);
+            put_u32(out, block.raw_bytes);
+            put_u32(out, block.rows);
+            put_u16(out, block.first.0);
+            put_u16(out, block.last.0);
+            out.extend_from_slice(&block.hash.0);
+        }
+        // No sections.
+        put_length(out, 0);
+    }
+
+    /// Returns the index that a [`SegmentRef`] names by its hash.
+    ///
+    /// # Errors
+    /// `Corrupt` if these are other bytes or break a rule of the format; `Version` if they are newer.
+    pub fn decode(index: &[u8], expected: &Hash) -> Result<Self> {
+        let found = Hash::of(index);
+        if found != *expected {
+            return Err(Error::corrupt("index has another hash").with("expected", expected).with("found", found));
+        }
+        Self::parse(index)
+    }
+
+    /// Returns the index of a whole segment, found by its trailer: for readers that have no manifest.
+    ///
+    /// # Errors
+    /// As [`SegmentIndex::decode`]; and `Corrupt` if the segment is cut or has bytes that it should not have.
+    pub fn find(segment: &[u8], expected: Option<&Hash>) -> Result<Self> {
+        let Some((header, _)) = segment.split_at_checked(HEADER_BYTES) else {
+            return Err(Error::corrupt("segment is shorter than its header").with("found", segment.len()));
+        };
+        check_header(header)?;
+        let (offset, stored) = find_index(segment)?;
+        let index = match expected {
+            Some(expected) => Self::decode(stored, expected)?,
+            None => Self::parse(stored)?,
+        };
+        if index.offset() != offset {
+            return Err(Error::corrupt("index does not start where its blocks end")
+                .with("expected", index.offset())
+                .with("found", offset));
+        }
+        Ok(index)
+    }
+
+    fn parse(index: &[u8]) -> Result<Self> {
+        let mut reader = Reader::new(index);
+        check_version(reader.u16()?, reader.u16()?)?;
+        let kind = SegmentKind::from_stored(u32::from(reader.u8()?))?;
+        if kind == SegmentKind::Foreign {
+            return Err(Error::corrupt("foreign segment has an index"));
+        }
+        let ranges = reader.count(RANGE_BYTES)?;
+        let ranges: Result<Vec<_>> =
+            (0..ranges).map(|_| Ok(KeyGroupRange::new(reader.u16()?, reader.u16()?))).collect();
+        let groups = KeyGroupSet::from_stored(ranges?, MAX_KEY_GROUPS)?;
+        let count = reader.count(ENTRY_BYTES)?;
+        let mut blocks: Vec<BlockEntry> = Vec::with_capacity(count);
+        for _ in 0..count {
+            let block = Self::parse_block(&mut reader, &groups, blocks.last())?;
+            blocks.push(block);
+        }
+        skip_sections(&mut reader)?;
+        reader.finish()?;
+        Ok(Self { kind, groups, blocks })
+    }
+
+    fn parse_block(reader: &mut Reader<'_>, groups: &KeyGroupSet, before: Option<&BlockEntry>) -> Result<BlockEntry> {
+        let block = BlockEntry {
+            offset: before.map_or(HEADER_BYTES as u64, BlockEntry::end),
+            length: reader.u32()?,
+            raw_bytes: reader.u32()?,
+            rows: reader.u32()?,
+            first: KeyGroup(reader.u16()?),
+            last: KeyGroup(reader.u16()?),
+            hash: Hash(reader.array()?),
+        };
+        let refuse = |message| Err(reader.corrupt(message));
+        if (block.length as usize) < BLOCK_HEADER_BYTES + CHECKSUM_BYTES {
+            return refuse("block is shorter than its header");
+        }
+        if block.raw_bytes as usize > MAX_BLOCK_RAW_BYTES || !(1..=MAX_BLOCK_ROWS).contains(&(block.rows as usize)) {
+            return refuse("block exceeds the limits of the format");
+        }
+        let after = before.map_or(KeyGroup(0), |before| before.last);
+        if !(after <= block.first && block.first <= block.last) {
+            return refuse("groups of the blocks are out of order");
+        }
+        if !(groups.contains(block.first) && groups.contains(block.last)) {
+            return refuse("block has a group that the segment does not speak for");
+        }
+        Ok(block)
+    }
+
+    /// Compares what a manifest says about the segment with what it is.
+    ///
+    /// # Errors
+    /// `Corrupt` if they differ.
+    pub fn check_ref(&self, reference: &SegmentRef) -> Result<()> {
+        let missing = reference.groups.difference(&self.groups);
+        if !missing.is_empty() {
+            return Err(Error::corrupt("segment does not speak for groups that are wanted of it")
+                .with("segment", reference.id)
+                .with("groups", missing));
+        }
+        let expected = (reference.kind, reference.index_offset, reference.records, reference.raw_bytes);
+        let found = (self.kind, self.offset(), self.records(), self.raw_bytes());
+        if expected != found {
+            return Err(Error::corrupt("segment differs from its description")
+                .with("segment", reference.id)
+                .with("expected", format!("{expected:?}"))
+                .with("found", format!("{found:?}")));
+        }
+        Ok(())
+    }
+}
+
+/// Skips what later writers add to an index and a reader may do without.
+fn skip_sections(reader: &mut Reader<'_>) -> Result<()> {
+    for _ in 0..reader.count(SECTION_BYTES)? {
+        let (id, flags) = (reader.u8()?, reader.u8()?);
+        let length = reader.varint_up_to(reader.remaining())?;
+        reader.bytes(length)?;
+        if flags != 0 {
+            return Err(Error::version("index needs a section that this build lacks").with("section", id));
+        }
+    }
+    Ok(())
+}

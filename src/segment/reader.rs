@@ -1,0 +1,127 @@
+//! Reads segments in part: an index, the bytes of some blocks, rows of some groups.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+
+use super::batch::RowBatch;
+use super::block_reader::Block;
+use super::index::{BlockEntry, SegmentIndex};
+use super::{RowSource, SegmentKind};
+use crate::error::{Error, Result};
+use crate::id::Hash;
+use crate::key_group::{KeyGroup, KeyGroupSet};
+
+/// The rows of a segment for some groups, over bytes that were verified against the index.
+///
+/// Blocks are decoded when they are asked for. The one decoded last is kept, so that groups read in order decode
+/// each block once.
+#[derive(Debug)]
+pub struct SegmentRows {
+    kind: SegmentKind,
+    spoken_for: KeyGroupSet,
+    groups: KeyGroupSet,
+    blocks: Vec<(BlockEntry, Bytes)>,
+    decoded: Mutex<Option<(usize, Arc<Block>)>>,
+}
+
+impl SegmentRows {
+    /// Returns the rows of `groups`, given bytes of the segment with the offsets they were read from: those of
+    /// [`SegmentIndex::blocks_for`], or more.
+    ///
+    /// # Errors
+    /// `Usage` if the segment does not speak for all `groups`; `Corrupt` if a block is missing or has another hash
+    /// than the index says.
+    pub fn new(index: &SegmentIndex, groups: &KeyGroupSet, mut ranges: Vec<(u64, Bytes)>) -> Result<Self> {
+        let missing = groups.difference(index.groups());
+        if !missing.is_empty() {
+            return Err(Error::usage("segment does not speak for these groups").with("groups", missing));
+        }
+        ranges.sort_by_key(|(offset, _)| *offset);
+        let blocks = index.blocks_of(groups).map(|entry| Ok((*entry, verified(entry, &ranges)?)));
+        Ok(Self {
+            kind: index.kind(),
+            spoken_for: index.groups().clone(),
+            groups: groups.clone(),
+            blocks: blocks.collect::<Result<_>>()?,
+            decoded: Mutex::new(None),
+        })
+    }
+
+    /// Returns all rows of a whole segment whose index has the hash `expected`.
+    ///
+    /// # Errors
+    /// `Corrupt` if the segment is damaged or another one; `Version` if it is newer than this build.
+    pub fn open(segment: Bytes, expected: &Hash) -> Result<Self> {
+        let index = SegmentIndex::find(&segment, Some(expected))?;
+        Self::new(&index, index.groups(), vec![(0, segment)])
+    }
+
+    /// Returns the block `at`, decoded.
+    fn block(&self, at: usize, entry: &BlockEntry, stored: &Bytes) -> Result<Arc<Block>> {
+        // A panic while the lock was held leaves nothing half done: the slot is replaced whole.
+        let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((kept, block)) = &*slot()
+            && *kept == at
+        {
+            return Ok(Arc::clone(block));
+        }
+        let block = Block::decode(stored, entry, self.kind, &self.spoken_for)
+            .map_err(|error| error.with("block_offset", entry.offset))?;
+        let block = Arc::new(block);
+        *slot() = Some((at, Arc::clone(&block)));
+        Ok(block)
+    }
+}
+
+impl RowSource for SegmentRows {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.groups
+    }
+
+    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
+        if !self.groups.contains(group) {
+            return Err(Error::usage("group was not asked for when the segment was opened").with("group", group));
+        }
+        let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
+        let mut before: Option<Arc<Block>> = None;
+        for (at, (entry, stored)) in self.blocks.iter().enumerate().skip(first) {
+            if entry.first > group {
+                break;
+            }
+            let block = self.block(at, entry, stored)?;
+            if let Some(last) = before.as_ref().and_then(|before| before.rows_of(group).next_back())
+                && block.rows_of(group).next().is_some_and(|next| !next.may_follow(&last.key))
+            {
+                return Err(Error::corrupt("blocks are out of order").with("block_offset", entry.offset));
+            }
+            block.rows_of(group).try_for_each(|row| batch.push(&row))?;
+            before = Some(block);
+        }
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
+    }
+}
+
+/// Returns the bytes of a block out of those that were read, if they are what the index says.
+fn verified(entry: &BlockEntry, ranges: &[(u64, Bytes)]) -> Result<Bytes> {
+    let at = ranges.partition_point(|(offset, _)| *offset <= entry.offset);
+    let stored = at.checked_sub(1).and_then(|at| ranges.get(at)).and_then(|(offset, bytes)| {
+        let start = usize::try_from(entry.offset.checked_sub(*offset)?).ok()?;
+        let end = start.checked_add(entry.length as usize)?;
+        (end <= bytes.len()).then(|| bytes.slice(start..end))
+    });
+    let Some(stored) = stored else {
+        let error = Error::corrupt("block is not among the bytes that were read");
+        return Err(error.with("block_offset", entry.offset).with("length", entry.length));
+    };
+    let found = Hash::of(&stored);
+    if found != entry.hash && !cfg!(fuzzing) {
+        let error = Error::corrupt("block has another hash than the index says").with("block_offset", entry.offset);
+        return Err(error.with("expected", entry.hash).with("found", found));
+    }
+    Ok(stored)
+}

@@ -1,0 +1,229 @@
+//! Blocks and indexes whose checksums and hashes are right and whose content is not.
+
+use std::sync::LazyLock;
+
+use super::super::block_reader::Block;
+use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column, shape};
+use super::*;
+use crate::codec::bytes::tests::{any_damage, damaged};
+use crate::codec::bytes::{put_length, put_length_delimited, put_u16, put_u32, put_varint};
+
+const GROUPS: u16 = 4;
+
+/// Returns the stored block with this payload, and its index entry.
+fn wrapped(codec: u8, stored: &[u8], raw_bytes: usize, rows: u32, last: u16) -> (Bytes, BlockEntry) {
+    let raw_bytes = u32::try_from(raw_bytes).unwrap();
+    let stored_bytes = u32::try_from(stored.len()).unwrap();
+    let mut block = Vec::new();
+    BlockHeader { codec, stored_bytes, raw_bytes, rows }.put(stored, &mut block);
+    let (first, last) = (KeyGroup(0), KeyGroup(last));
+    let length = u32::try_from(block.len()).unwrap();
+    let entry = BlockEntry { offset: 16, length, raw_bytes, rows, first, last, hash: Hash::of(&block) };
+    (block.into(), entry)
+}
+
+fn decode(kind: SegmentKind, block: &Bytes, entry: &BlockEntry) -> Result<Vec<Owned>> {
+    let groups = KeyGroupSet::all(GROUPS);
+    let block = Block::decode(block, entry, kind, &groups)?;
+    let rows = |group| block.rows_of(group).map(move |row| Owned::new(group, &row)).collect::<Vec<_>>();
+    Ok(groups.iter().flat_map(rows).collect())
+}
+
+type ColumnList = Vec<(u8, u8, Vec<u8>)>;
+
+fn payload(columns: &ColumnList) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_length(&mut out, columns.len());
+    for (id, flags, bytes) in columns {
+        out.extend_from_slice(&[*id, *flags]);
+        put_length(&mut out, bytes.len());
+    }
+    columns.iter().for_each(|(_, _, bytes)| out.extend_from_slice(bytes));
+    out
+}
+
+fn run(group: u16, count: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_u16(&mut out, group);
+    put_u32(&mut out, 1);
+    put_varint(&mut out, count);
+    out
+}
+
+const DATA: u8 = shape::HAS_KEY | shape::HAS_NAMESPACE | shape::HAS_SUB;
+
+/// Columns of the rows `a=1` and `b=2` of group 0.
+fn two_rows() -> ColumnList {
+    vec![
+        (column::RUNS, 1, run(0, 2)),
+        (column::OPS, 1, vec![DATA; 2]),
+        (column::KEYS, 1, b"\x00\x01a\x00\x01b".to_vec()),
+        (column::VALUE_LENGTHS, 1, vec![1, 1]),
+        (column::VALUES, 1, b"12".to_vec()),
+    ]
+}
+
+fn set(columns: &mut ColumnList, id: u8, bytes: impl Into<Vec<u8>>) {
+    columns.iter_mut().find(|column| column.0 == id).unwrap().2 = bytes.into();
+}
+
+/// Returns what a reader says to the two rows after an edit.
+fn edited(kind: SegmentKind, last: u16, edit: impl FnOnce(&mut ColumnList)) -> Result<Vec<Owned>, ErrorKind> {
+    let mut columns = two_rows();
+    edit(&mut columns);
+    let raw = payload(&columns);
+    let (block, entry) = wrapped(0, &raw, raw.len(), 2, last);
+    decode(kind, &block, &entry).map_err(|error| error.kind())
+}
+
+#[test]
+fn rows_that_break_the_model_are_refused() {
+    let delta = |edit: fn(&mut ColumnList)| edited(SegmentKind::Delta, 0, edit);
+    assert_eq!(delta(|_| ()).unwrap(), [put(0, "a", "1"), put(0, "b", "2")]);
+    let corrupt: [fn(&mut ColumnList); 20] = [
+        |c| set(c, column::KEYS, b"\x00\x01b\x00\x01a"),
+        |c| set(c, column::KEYS, b"\x00\x01a\x01\x00"),
+        |c| set(c, column::KEYS, b"\x00\x01a\x02\x01b"),
+        |c| set(c, column::KEYS, b"\x00\x01a\x00\x02b"),
+        |c| set(c, column::KEYS, b"\x00\x01a\x00\x01b\x00\x01c"),
+        |c| set(c, column::OPS, [DATA, DATA | shape::DELETE]),
+        |c| set(c, column::OPS, [DATA, shape::HAS_KEY]),
+        |c| set(c, column::OPS, [DATA, shape::CLEAR | shape::HAS_SUB]),
+        |c| set(c, column::OPS, [DATA]),
+        |c| set(c, column::OPS, [DATA; 3]),
+        |c| set(c, column::RUNS, run(0, 1)),
+        |c| set(c, column::RUNS, run(0, 3)),
+        |c| set(c, column::RUNS, [run(0, 0), run(0, 2)].concat()),
+        |c| set(c, column::RUNS, [run(0, 1), run(0, 1)].concat()),
+        |c| set(c, column::RUNS, run(1, 2)),
+        |c| set(c, column::VALUE_LENGTHS, [1, 2]),
+        |c| set(c, column::VALUES, b"123"),
+        |c| c.swap(0, 1),
+        |c| c.push((column::EXPIRY, 1, vec![0b100; 9])),
+        |c| c.push((column::EXPIRY, 1, vec![0; 8])),
+    ];
+    for (at, edit) in corrupt.into_iter().enumerate() {
+        assert_eq!(delta(edit), Err(ErrorKind::Corrupt), "edit {at}");
+    }
+    let foreign = |c: &mut ColumnList| set(c, column::RUNS, [run(0, 1), run(GROUPS, 1)].concat());
+    assert_eq!(edited(SegmentKind::Delta, GROUPS, foreign), Err(ErrorKind::Corrupt));
+    let delete = |c: &mut ColumnList| {
+        set(c, column::OPS, [DATA, DATA | shape::DELETE]);
+        set(c, column::VALUE_LENGTHS, [2]);
+    };
+    assert!(edited(SegmentKind::Delta, 0, delete).is_ok());
+    assert_eq!(edited(SegmentKind::Base, 0, delete), Err(ErrorKind::Corrupt));
+}
+
+#[test]
+fn blocks_of_a_group_follow_each_other() {
+    let raw = payload(&two_rows());
+    let (block, entry) = wrapped(0, &raw, raw.len(), 2, 0);
+    let second = BlockEntry { offset: entry.offset + u64::from(entry.length), ..entry };
+    let index = SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry, second]);
+    let stored = [&block[..], &block].concat().into();
+    let rows = SegmentRows::new(&index, &KeyGroupSet::all(1), vec![(entry.offset, stored)]).unwrap();
+    let error = rows.append_group(KeyGroup(0), &mut RowBatch::new()).unwrap_err();
+    assert!(error.message().starts_with("blocks are out of order"), "{error}");
+}
+
+#[test]
+fn newer_columns_and_ops_are_skipped_or_refused_as_they_ask() {
+    let delta = |edit: fn(&mut ColumnList)| edited(SegmentKind::Delta, 0, edit);
+    assert_eq!(delta(|c| c.push((99, 0, vec![1, 2]))).unwrap().len(), 2);
+    assert_eq!(delta(|c| c.push((99, 1, vec![1, 2]))), Err(ErrorKind::Version));
+    assert_eq!(delta(|c| c.push((99, 2, vec![1, 2]))), Err(ErrorKind::Version));
+    assert_eq!(delta(|c| set(c, column::OPS, [DATA, DATA | 0x20])), Err(ErrorKind::Version));
+    let raw = payload(&two_rows());
+    let (block, entry) = wrapped(2, &raw, raw.len(), 2, 0);
+    assert_eq!(decode(SegmentKind::Delta, &block, &entry).unwrap_err().kind(), ErrorKind::Version);
+    let mut ciphered = block[..block.len() - 4].to_vec();
+    (ciphered[0], ciphered[1]) = (0, 1);
+    ciphered.extend_from_slice(&crc32fast::hash(&ciphered).to_le_bytes());
+    assert_eq!(decode(SegmentKind::Delta, &ciphered.into(), &entry).unwrap_err().kind(), ErrorKind::Version);
+}
+
+#[test]
+fn bombs_do_not_go_off() {
+    // Payloads that decompress to more than they say, or say more than they may.
+    let zeros = zstd::bulk::compress(&vec![0; 10 << 20], 1).unwrap();
+    let (block, entry) = wrapped(1, &zeros, 100, 1, 0);
+    assert_eq!(decode(SegmentKind::Delta, &block, &entry).unwrap_err().kind(), ErrorKind::Corrupt);
+    let index = |raw_bytes, rows| {
+        let (_, entry) = wrapped(1, &zeros, raw_bytes, rows, 0);
+        let mut bytes = Vec::new();
+        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry]).encode(&mut bytes);
+        SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.kind())
+    };
+    let most = u32::try_from(MAX_BLOCK_ROWS).unwrap();
+    assert!(index(MAX_BLOCK_RAW_BYTES, most).is_ok());
+    assert_eq!(index(MAX_BLOCK_RAW_BYTES + 1, most), Err(ErrorKind::Corrupt));
+    assert_eq!(index(MAX_BLOCK_RAW_BYTES, most + 1), Err(ErrorKind::Corrupt));
+
+    // Keys that grow to gigabytes once their prefixes are spelt out.
+    let rows = MAX_BLOCK_ROWS - 1;
+    let mut keys = vec![0];
+    put_length_delimited(&mut keys, &[b'k'; MAX_PART_BYTES]);
+    for _ in 1..rows {
+        put_length(&mut keys, MAX_PART_BYTES - 1);
+        keys.extend_from_slice(b"\x01l");
+    }
+    let columns = vec![
+        (column::RUNS, 1, run(0, rows as u64)),
+        (column::OPS, 1, vec![DATA | shape::MERGE; rows]),
+        (column::KEYS, 1, keys),
+        (column::VALUE_LENGTHS, 1, vec![0; rows]),
+    ];
+    let raw = payload(&columns);
+    let (block, entry) = wrapped(0, &raw, raw.len(), u32::try_from(rows).unwrap(), 0);
+    let error = decode(SegmentKind::Delta, &block, &entry).unwrap_err();
+    assert!(error.message().starts_with("keys of the block exceed"), "{error}");
+}
+
+/// An index of a few blocks.
+static INDEX: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let encoded = encoded(SegmentKind::Delta, &KeyGroupSet::all(40), &large(40, 600));
+    let mut index = Vec::new();
+    SegmentIndex::find(&encoded.bytes, None).unwrap().encode(&mut index);
+    index
+});
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever a reader accepts, a writer would have written.
+    #[test]
+    fn damaged_payloads_give_an_error_or_sound_rows(
+        rows in prop::collection::vec(any_row(), 1..12),
+        damage in any_damage(),
+    ) {
+        let rows: Vec<_> = rows.into_iter().filter(|row| row.group.0 < GROUPS).collect();
+        let groups = KeyGroupSet::all(GROUPS);
+        let options = EncodeOptions { codec: Codec::None };
+        let encoded = encode(&part(SegmentKind::Delta, &groups, &rows), options).unwrap();
+        let index = SegmentIndex::find(&encoded.bytes, None).unwrap();
+        let Some(entry) = index.blocks().first() else { return Ok(()) };
+        let raw = damaged(&encoded.bytes[32..entry.length as usize + 12], &damage);
+        let (block, damaged_entry) = wrapped(0, &raw, raw.len(), entry.rows, entry.last.0);
+        let damaged_entry = BlockEntry { first: entry.first, ..damaged_entry };
+        if let Ok(rows) = decode(SegmentKind::Delta, &block, &damaged_entry) {
+            let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, options).unwrap();
+            for row in &rows {
+                writer.push(row.group, &row.row()).unwrap();
+            }
+            prop_assert_eq!(rows.len(), entry.rows as usize);
+        }
+    }
+
+    #[test]
+    fn damaged_indexes_give_an_error_or_a_sound_index(damage in any_damage()) {
+        let index = damaged(&INDEX, &damage);
+        if let Ok(index) = SegmentIndex::decode(&index, &Hash::of(&index)) {
+            let ranges = index.blocks_for(&KeyGroupSet::all(40));
+            prop_assert!(ranges.iter().all(|range| range.start < range.end && range.end <= index.offset()));
+            let mut again = Vec::new();
+            index.encode(&mut again);
+            prop_assert_eq!(SegmentIndex::decode(&again, &Hash::of(&again)).unwrap(), index);
+        }
+    }
+}

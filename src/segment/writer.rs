@@ -1,0 +1,184 @@
+//! Writes a segment: sorted rows in, blocks and their index out. It refuses whatever a reader would refuse.
+
+use std::fmt;
+
+use super::block_writer::{BlockWriter, Compressor};
+use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, MAX_PART_BYTES, MAX_VALUE_BYTES, put_header};
+use super::index::{BlockEntry, SegmentIndex};
+use super::row::{Row, RowKey};
+use super::{Encoded, SegmentKind};
+use crate::codec::trailer::put_trailer;
+use crate::error::{Error, Result};
+use crate::id::{Hash, TableId};
+use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
+
+/// How segments are written. Equal rows give equal bytes under equal options.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EncodeOptions {
+    /// How blocks are stored.
+    pub codec: Codec,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self { codec: Codec::Zstd { level: 1 } }
+    }
+}
+
+/// Writes one segment, row by row, in the order of groups and within a group of places.
+pub struct SegmentWriter {
+    kind: SegmentKind,
+    groups: KeyGroupSet,
+    segment: Vec<u8>,
+    block: BlockWriter,
+    blocks: Vec<BlockEntry>,
+    compressor: Compressor,
+    previous: Previous,
+}
+
+impl fmt::Debug for SegmentWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (kind, groups) = (self.kind, &self.groups);
+        f.debug_struct("SegmentWriter").field("kind", &kind).field("groups", groups).finish_non_exhaustive()
+    }
+}
+
+impl SegmentWriter {
+    /// Returns a writer of a `Base` or `Delta` that speaks for `groups`.
+    ///
+    /// # Errors
+    /// `Usage` for a `Foreign` segment, whose bytes are not the crate's, and for groups that no job can have.
+    pub fn new(kind: SegmentKind, groups: KeyGroupSet, options: EncodeOptions) -> Result<Self> {
+        if kind == SegmentKind::Foreign {
+            return Err(Error::usage("a foreign segment has no rows to write"));
+        }
+        if groups.ranges().last().is_some_and(|last| last.end > MAX_KEY_GROUPS) {
+            return Err(Error::usage("no job has so many key groups").with("groups", groups));
+        }
+        let mut segment = Vec::new();
+        put_header(&mut segment);
+        Ok(Self {
+            kind,
+            groups,
+            segment,
+            block: BlockWriter::default(),
+            blocks: Vec::new(),
+            compressor: Compressor::new(options.codec)?,
+            previous: Previous::default(),
+        })
+    }
+
+    /// Appends a row of `group`.
+    ///
+    /// # Errors
+    /// `Usage` if the row has no place here: out of order, of a group that is not spoken for, with an op that does
+    /// not fit. `Limit` if it is too large. The row is then not part of the segment.
+    pub fn push(&mut self, group: KeyGroup, row: &Row<'_>) -> Result<()> {
+        self.check(group, row)?;
+        let full_at_group = self.block.counted_bytes() >= BLOCK_BYTES_AT_GROUP && self.previous.group != group;
+        if full_at_group || self.block.counted_bytes() >= BLOCK_BYTES {
+            self.end_block()?;
+        }
+        self.block.push(group, row);
+        self.previous.set(group, row);
+        Ok(())
+    }
+
+    fn check(&self, group: KeyGroup, row: &Row<'_>) -> Result<()> {
+        if !row.key.fits(&row.op) {
+            return Err(Error::usage("row has parts that its operation cannot have"));
+        }
+        if self.kind == SegmentKind::Base && !row.op.belongs_in_base() {
+            return Err(Error::usage("a base has no deletes and no clears"));
+        }
+        let in_order = match self.previous.row() {
+            Some((before, _)) if before < group => self.groups.contains(group),
+            Some((before, place)) => before == group && row.may_follow(&place),
+            None => self.groups.contains(group),
+        };
+        if !in_order {
+            let error = Error::usage("row is out of order or of a group that the segment does not speak for");
+            return Err(error.with("group", group));
+        }
+        let parts = [row.key.key, row.key.namespace, row.key.sub];
+        let longest = parts.into_iter().flatten().map(<[u8]>::len).max().unwrap_or(0);
+        if longest > MAX_PART_BYTES {
+            let error = Error::limit("key, namespace or sub-key is too long");
+            return Err(error.with("bytes", longest).with("limit", MAX_PART_BYTES));
+        }
+        let value_bytes = row.op.payload().len();
+        if value_bytes > MAX_VALUE_BYTES {
+            return Err(Error::limit("value is too long").with("bytes", value_bytes).with("limit", MAX_VALUE_BYTES));
+        }
+        Ok(())
+    }
+
+    fn end_block(&mut self) -> Result<()> {
+        self.blocks.push(self.block.finish(&mut self.compressor, &mut self.segment)?);
+        Ok(())
+    }
+
+    /// Returns the segment.
+    ///
+    /// # Errors
+    /// `Limit` if its index exceeds 4 GiB.
+    pub fn finish(mut self) -> Result<Encoded> {
+        if !self.block.is_empty() {
+            self.end_block()?;
+        }
+        let index = SegmentIndex::new(self.kind, self.groups, self.blocks);
+        let mut bytes = self.segment;
+        let start = bytes.len();
+        index.encode(&mut bytes);
+        let index_hash = Hash::of(bytes.get(start..).unwrap_or_default());
+        let index_length = put_trailer(&mut bytes, start, start as u64)?;
+        Ok(Encoded {
+            kind: index.kind(),
+            groups: index.groups().clone(),
+            bytes: bytes.into(),
+            index_offset: start as u64,
+            index_length,
+            index_hash,
+            records: index.records(),
+            raw_bytes: index.raw_bytes(),
+        })
+    }
+}
+
+/// The place of the row written last.
+#[derive(Default)]
+struct Previous {
+    any: bool,
+    group: KeyGroup,
+    table: TableId,
+    key: Option<Vec<u8>>,
+    namespace: Option<Vec<u8>>,
+    sub: Option<Vec<u8>>,
+}
+
+impl Previous {
+    fn row(&self) -> Option<(KeyGroup, RowKey<'_>)> {
+        let key = RowKey {
+            table: self.table,
+            key: self.key.as_deref(),
+            namespace: self.namespace.as_deref(),
+            sub: self.sub.as_deref(),
+        };
+        self.any.then_some((self.group, key))
+    }
+
+    fn set(&mut self, group: KeyGroup, row: &Row<'_>) {
+        (self.any, self.group, self.table) = (true, group, row.key.table);
+        let parts =
+            [(&mut self.key, row.key.key), (&mut self.namespace, row.key.namespace), (&mut self.sub, row.key.sub)];
+        for (slot, part) in parts {
+            // Reuses the buffer: this runs once per row.
+            let mut buffer = slot.take().unwrap_or_default();
+            buffer.clear();
+            *slot = part.map(|part| {
+                buffer.extend_from_slice(part);
+                buffer
+            });
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The runtime that most embedders have: tokio.
+#![expect(clippy::disallowed_methods, reason = "this is the one place that adapts tokio and the system's clock")]
+
+use std::time::{Duration, SystemTime};
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::runtime::Runtime;
+use crate::time::Timestamp;
+
+/// Runs the crate's background work on a tokio runtime.
+#[derive(Debug, Clone)]
+pub struct TokioRuntime {
+    handle: Handle,
+}
+
+impl TokioRuntime {
+    /// Returns an adapter for `handle`'s runtime, which needs its time driver.
+    #[must_use]
+    pub fn new(handle: Handle) -> Self {
+        Self { handle }
+    }
+
+    /// Returns an adapter for the runtime that the caller runs in.
+    ///
+    /// # Panics
+    /// If the caller is not inside a tokio runtime.
+    #[must_use]
+    pub fn current() -> Self {
+        Self::new(Handle::current())
+    }
+}
+
+impl Runtime for TokioRuntime {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        self.handle.spawn(future);
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        self.handle.spawn_blocking(work);
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        let _inside = self.handle.enter();
+        tokio::time::sleep(duration).boxed()
+    }
+
+    fn now(&self) -> Timestamp {
+        let since = |earlier: SystemTime, later: SystemTime| {
+            later.duration_since(earlier).ok().and_then(|d| i64::try_from(d.as_millis()).ok())
+        };
+        let (now, epoch) = (SystemTime::now(), SystemTime::UNIX_EPOCH);
+        let millis = since(epoch, now).or_else(|| since(now, epoch).map(|before| -before));
+        Timestamp::from_millis(millis.unwrap_or(i64::MAX))
+    }
+
+    fn random(&self) -> u128 {
+        let mut bytes = [0; 16];
+        // Without the system's randomness neither names nor seeds are safe; the process-unique hash of XXH3 over
+        // the clock would only hide it.
+        match getrandom::fill(&mut bytes) {
+            Ok(()) => u128::from_le_bytes(bytes),
+            Err(error) => std::panic::panic_any(format!("the system has no randomness: {error}")),
+        }
+    }
+}

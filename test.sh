@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what the tests need and runs them all. Needs a Rust toolchain and a C compiler, nothing else.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+if ! command -v cargo >/dev/null; then
+  echo "a Rust toolchain is needed" >&2
+  exit 1
+fi
+if ! command -v cc >/dev/null; then
+  echo "a C compiler is needed (Debian: apt-get install gcc)" >&2
+  exit 1
+fi
+
+cargo test --locked

@@ -1,0 +1,22 @@
+//! Every backend of the crate passes the suite that the crate offers to others.
+
+use alluvium::backend::conformance::{PARTITIONER, run};
+use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
+use alluvium::memory::MemoryBudget;
+
+const BUDGET_BYTES: u64 = 1 << 30;
+
+#[test]
+fn overlay_conforms() {
+    run(|groups| OverlayBackend::new(groups, MemoryBudget::new(BUDGET_BYTES)));
+}
+
+#[test]
+fn log_conforms() {
+    run(|groups| LogBackend::new(groups, PARTITIONER, MemoryBudget::new(BUDGET_BYTES)));
+}
+
+#[test]
+fn a_backend_chosen_at_run_time_conforms() {
+    run(|groups| AnyBackend::from(LogBackend::new(groups, PARTITIONER, MemoryBudget::new(BUDGET_BYTES))));
+}

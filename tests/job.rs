@@ -1,0 +1,317 @@
+//! The whole job over a store in memory: incremental checkpoints, aborts, restore, rescale, retention, limits.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::control::coordinator::CheckpointPolicy;
+use alluvium::id::Seq;
+use alluvium::job::{JobSettings, Strategy};
+use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{ErrorKind, Result};
+use bytes::Bytes;
+use common::{Counting, Door, Gate};
+
+/// Returns all manifests in the store, by seq.
+async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
+    let dump = gate.dump().await;
+    let found =
+        dump.into_iter().filter_map(|(key, bytes)| Some((key.strip_prefix("job/manifest/")?.to_owned(), bytes)));
+    found
+        .map(|(seq, bytes)| {
+            let seq = Seq(seq.parse().unwrap());
+            (seq, Manifest::decode(&bytes, seq).unwrap().0)
+        })
+        .collect()
+}
+
+fn settings(strategy: Strategy) -> JobSettings {
+    JobSettings { strategy, ..JobSettings::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn restores_exactly_at_any_parallelism() -> Result<()> {
+    for strategy in [Strategy::Full, Strategy::Incremental] {
+        let gate = Gate::new();
+        let objects = gate.objects();
+        let mut job = Counting::open(&objects, 3, settings(strategy), RestoreFrom::Newest, BTreeMap::new()).await?;
+        for (round, parallelism) in [1, 5, 2, 128, 7, 1].into_iter().enumerate() {
+            let from = u32::try_from(round).unwrap() * 300;
+            job.add(from..from + 700)?;
+            assert!(job.checkpoint().await?.is_some());
+            job.add(from..from + 20)?;
+            assert!(job.checkpoint().await?.is_some());
+            job = job.reopen(&objects, parallelism).await;
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_committed_is_not_restored() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    job.add(0..100)?;
+    job.checkpoint().await?;
+    let committed = job.expected.clone();
+    job.add(50..200)?;
+    job.expected = committed;
+    job.reopen(&gate.objects(), 4).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_steady_checkpoint_is_two_puts_and_a_get() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 8).await;
+    job.add(0..1000)?;
+    job.checkpoint().await?;
+    for round in 0..2 {
+        gate.take_calls();
+        job.add(0..100)?;
+        job.checkpoint().await?;
+        let calls = gate.take_calls();
+        let count = |verb: &str| calls.iter().filter(|call| call.starts_with(verb)).count();
+        assert_eq!((count("put"), count("get"), count("list")), (2, 1, 0), "round {round}: {calls:#?}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    job.add(0..100)?;
+    job.checkpoint().await?;
+    for round in 1..=4 {
+        gate.set(Door::Shut);
+        job.add(round * 10..round * 30)?;
+        assert_eq!(job.checkpoint().await?, None);
+        gate.set(Door::Open);
+        if round % 2 == 0 {
+            // Nothing new: the checkpoint still has to carry what was given up.
+            assert!(job.checkpoint().await?.is_some());
+            job = job.reopen(&gate.objects(), 1 + round).await;
+        }
+    }
+    assert_eq!(job.job.progress().aborted, 0, "a new attempt counts anew");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
+    let gate = Gate::new();
+    let limited = JobSettings { memory_bytes: 24 << 20, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 2, limited, RestoreFrom::Newest, BTreeMap::new()).await?;
+    job.add(0..20_000)?;
+    job.checkpoint().await?;
+    let live = job.job.budget().held_bytes();
+    gate.set(Door::Shut);
+    let mut held = 0;
+    for _ in 0..100 {
+        job.add(0..20_000)?;
+        assert_eq!(job.checkpoint().await?, None);
+        held = held.max(job.job.budget().held_bytes());
+    }
+    // Live rows, the epoch that was just sealed, and one encoded copy of each dirty row.
+    assert!(held <= 3 * live, "held {held} of {live} live");
+    let mut key = 20_000;
+    let limit = loop {
+        match job.add(key..key + 1) {
+            Ok(()) => key += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(limit.kind(), ErrorKind::Limit);
+    gate.set(Door::Open);
+    assert!(job.checkpoint().await?.is_some());
+    job.reopen(&gate.objects(), 3).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chains_stay_bounded_and_dropped_state_is_collected() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    job.add(0..2000)?;
+    for round in 0..120u32 {
+        job.add(round..round + 5)?;
+        assert!(job.checkpoint().await?.is_some());
+        let manifests = manifests(&gate).await;
+        let newest = manifests.values().next_back().unwrap();
+        for subtask in newest.operators.iter().flat_map(|o| o.inline_subtasks().unwrap()) {
+            for group in subtask.groups.iter() {
+                let chain = subtask.segments.iter().filter(|segment| segment.groups.contains(group)).count();
+                assert!(chain <= 32, "chain of {chain} segments in round {round}");
+            }
+        }
+    }
+    let manifests = manifests(&gate).await;
+    // The newest, the retained, and the dead that a lagging listing may still need as signposts.
+    assert!(manifests.len() <= 72, "{:?}", manifests.keys());
+    let data = gate.dump().await.into_keys().filter(|key| key.contains("/data/")).count();
+    assert!(data <= 48, "{data} data objects");
+    job.reopen(&gate.objects(), 5).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_retained_checkpoint_can_be_restored() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    let mut states = Vec::new();
+    for round in 0..5 {
+        job.add(round * 10..round * 10 + 40)?;
+        let id = job.checkpoint().await?.unwrap();
+        states.push((id.seq, job.expected.clone()));
+    }
+    for (seq, expected) in states[2..].iter().rev() {
+        let from = RestoreFrom::Checkpoint(*seq);
+        Counting::open(&gate.objects(), 3, JobSettings::default(), from, expected.clone()).await?;
+    }
+    let from = RestoreFrom::Checkpoint(states[0].0);
+    let gone = Counting::open(&gate.objects(), 3, JobSettings::default(), from, BTreeMap::new()).await;
+    assert_eq!(gone.err().map(|error| error.kind()), Some(ErrorKind::NotFound));
+    let fresh = Counting::open(&gate.objects(), 3, JobSettings::default(), RestoreFrom::Fresh, BTreeMap::new()).await;
+    assert!(fresh.is_ok());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_attempt_fences_the_older() -> Result<()> {
+    let gate = Gate::new();
+    let mut old = Counting::fresh(&gate.objects(), 2).await;
+    old.add(0..100)?;
+    old.checkpoint().await?;
+    let mut new = old.reopen(&gate.objects(), 3).await;
+    old.add(100..200)?;
+    let before = gate.dump().await;
+    let fenced = match old.barrier() {
+        Ok(epoch) => old.job.wait(epoch).await.expect_err("the older attempt must not commit"),
+        Err(error) => error,
+    };
+    assert_eq!(fenced.kind(), ErrorKind::Fenced);
+    assert_eq!(old.job.trigger().expect_err("fenced for good").kind(), ErrorKind::Fenced);
+    let after = gate.dump().await;
+    assert!(before.keys().all(|key| after.contains_key(key)), "a fenced attempt deletes nothing");
+    new.add(0..50)?;
+    assert!(new.checkpoint().await?.is_some());
+    new.reopen(&gate.objects(), 1).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
+    let gate = Gate::new();
+    let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(50), ..CheckpointPolicy::default() };
+    let settings = JobSettings { checkpoints, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 2, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    gate.set(Door::Silent);
+    job.add(0..100)?;
+    assert_eq!(job.checkpoint().await?, None);
+    job.add(50..150)?;
+    assert_eq!(job.checkpoint().await?, None);
+    gate.set(Door::Open);
+    while job.checkpoint().await?.is_none() {}
+    job.reopen(&gate.objects(), 2).await;
+    Ok(())
+}
+
+fn opaque(name: &str, redistribution: Redistribution, bytes: Vec<u8>, item_offsets: Vec<u64>) -> Opaque {
+    let content = OpaqueContent::Inline(Bytes::from(bytes));
+    Opaque { role: OpaqueRole::Operator, name: name.into(), redistribution, channel: None, item_offsets, content }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    job.add(0..100)?;
+    let large = vec![7u8; 100_000];
+    let epoch = job.barrier_with(|at| {
+        let at = u8::try_from(at).unwrap();
+        vec![
+            opaque("position", Redistribution::None, vec![at], vec![]),
+            opaque("large", Redistribution::Broadcast, large.clone(), vec![]),
+            opaque("list", Redistribution::Split, vec![at, 10 + at, 20 + at], vec![0, 1, 2]),
+        ]
+    })?;
+    job.job.wait(epoch).await?;
+    drop(job);
+    let store = common::store(&gate.objects());
+    let operator = alluvium::job::OperatorSpec::new(common::COUNT, "count", 3);
+    let mut job = alluvium::job::JobBuilder::new(store).operator(operator).open().await?;
+    let seats = job.take_seats();
+    let bytes = |name: &str, at: usize| {
+        let found = seats[at].opaques().iter().filter(|opaque| opaque.name == name);
+        found.flat_map(|opaque| opaque.items().unwrap().concat()).collect::<Vec<u8>>()
+    };
+    assert_eq!((bytes("position", 0), bytes("position", 1), bytes("position", 2)), (vec![0], vec![1], vec![]));
+    for at in 0..3 {
+        assert_eq!(bytes("large", at), large);
+    }
+    let mut items: Vec<u8> = (0..3).flat_map(|at| bytes("list", at)).collect();
+    items.sort_unstable();
+    assert_eq!(items, [0, 1, 10, 11, 20, 21]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rescale_reads_little_more_than_the_state_once() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 4).await;
+    job.add(0..400_000)?;
+    job.checkpoint().await?;
+    job.add(0..4_000)?;
+    let id = job.checkpoint().await?.unwrap();
+    let newest = manifests(&gate).await.remove(&id.seq).unwrap();
+    let slices: u64 = newest
+        .operators
+        .iter()
+        .flat_map(|operator| operator.inline_subtasks().unwrap())
+        .flat_map(|subtask| subtask.segments.iter().map(|segment| segment.length))
+        .sum();
+    let rescaled = job.reopen(&gate.objects(), 5).await;
+    let read = rescaled.job.store().requests().get_bytes;
+    assert!(read * 10 <= slices * 11, "read {read} bytes of {slices}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_change_uploads_little() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 4).await;
+    let value = |key: u32| {
+        let text = format!("{:0>50}", key.wrapping_mul(2_654_435_761));
+        blake3::hash(&key.to_le_bytes()).as_bytes().repeat(2)[..50].iter().copied().chain(text.into_bytes()).collect()
+    };
+    let states: Vec<_> = job
+        .tasks
+        .iter_mut()
+        .map(|task| task.state().value::<Vec<u8>, _>("payload", alluvium::codec::typed::Raw).unwrap())
+        .collect();
+    let put = |job: &mut Counting, keys: std::ops::Range<u32>| -> Result<()> {
+        for key in keys {
+            let bytes = key.to_be_bytes();
+            let group = job.job.partitioner().locate(&bytes, 0, 128).group;
+            let at = alluvium::key_group::owner(128, 4, group) as usize;
+            let state = job.tasks[at].state();
+            state.set_key(&bytes)?;
+            states[at].put(state, &value(key))?;
+        }
+        Ok(())
+    };
+    let uploaded = |job: &Counting| job.job.store().requests().put_bytes;
+    put(&mut job, 0..100_000)?;
+    let start = uploaded(&job);
+    job.checkpoint().await?;
+    let full = uploaded(&job) - start;
+    put(&mut job, 0..1_000)?;
+    job.checkpoint().await?;
+    let delta = uploaded(&job) - start - full;
+    assert!(full > 4_000_000, "{full} bytes are not the whole state");
+    assert!(delta * 1000 <= full * 15, "a change of 1 % uploaded {delta} bytes of {full}");
+    Ok(())
+}

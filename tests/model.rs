@@ -1,0 +1,72 @@
+//! The log and the overlay, at any parallelism, against an ordered map: random writes, seals with several parts per
+//! epoch and random bases, settling out of a pipeline, crashes, restores and rescales.
+//!
+//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen it beyond the fixed default.
+
+#[path = "model/world.rs"]
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::RngSeed;
+use world::{Action, GROUPS, Length, Place, Step, World};
+
+/// A small pool of places is hit again and again, a large one fills the state.
+fn places() -> impl Strategy<Value = Place> {
+    let key = prop_oneof![3 => 0u16..12, 2 => 0u16..2000];
+    (0u32..3, key, 0u8..3, 0u8..3).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
+}
+
+fn lengths() -> impl Strategy<Value = Length> {
+    prop_oneof![20 => 0usize..300, 1 => 9_000usize..11_000, 1 => Just(70_000)].prop_map(Length)
+}
+
+fn actions() -> impl Strategy<Value = Action> {
+    prop_oneof![
+        4 => lengths().prop_map(Action::Put),
+        3 => lengths().prop_map(Action::Append),
+        1 => Just(Action::Keep),
+        3 => Just(Action::Delete),
+        2 => Just(Action::UpdateDelete),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        40 => (places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
+        6 => (places(), 0u16..300, 0usize..200).prop_map(|(place, count, length)| Step::Fill(place, count, Length(length))),
+        3 => (places(), 0u16..400).prop_map(|(place, count)| Step::Clear(place, count)),
+        8 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
+        4 => (0u64..4, any::<bool>()).prop_map(|(age, commit)| Step::Settle { age, commit }),
+        1 => (1u32..=8).prop_map(Step::Crash),
+        1 => (1u32..=8).prop_map(Step::Rescale),
+    ]
+}
+
+/// A bit per group; mostly none.
+fn bases() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => Just(0), 2 => 0u16..1 << GROUPS, 1 => Just(u16::MAX)]
+}
+
+fn config() -> ProptestConfig {
+    let widened = std::env::vars().any(|(name, _)| name.starts_with("PROPTEST_"));
+    let rng_seed = if widened { ProptestConfig::default().rng_seed } else { RngSeed::Fixed(1) };
+    let cases = if widened { ProptestConfig::default().cases } else { 128 };
+    ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() }
+}
+
+proptest! {
+    #![proptest_config(config())]
+
+    #[test]
+    fn backends_agree_with_a_map(
+        parallelism in 1u32..=8,
+        steps in proptest::collection::vec(steps(), 1..150),
+    ) {
+        let mut world = World::new(parallelism);
+        for step in &steps {
+            world.take(step);
+        }
+        world.take(&Step::Rescale(3));
+        world.take(&Step::Crash(1));
+    }
+}

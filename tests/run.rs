@@ -1,0 +1,209 @@
+//! `alluvium run` against an independent computation: the same bytes at any parallelism, in any number of pieces.
+
+mod oracle;
+mod tool;
+
+use std::fs;
+use std::path::Path;
+
+use oracle::{DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
+use tool::{Bench, fails, json, real_data, run, stderr, words};
+
+/// Runs `spec` over `input` at several parallelisms; all must write `answer`.
+fn matches(input: &Path, spec: &Spec, answer: &oracle::Answer, interval: &str) {
+    for parallelism in [1, 2, 3, 8] {
+        let bench = Bench::new();
+        let (store, output) = (bench.store("state"), bench.path("out.csv"));
+        let mut args = words(&format!("run --store {store} --job j --json --interval {interval}"));
+        args.extend(words(&format!("--parallelism {parallelism} --output {}", output.display())));
+        args.extend(["--input".to_owned(), input.display().to_string()]);
+        args.extend(spec.flags());
+        let report = json(&run(&args));
+        assert!(fs::read_to_string(&output).unwrap() == answer.output, "parallelism {parallelism}: other bytes");
+        assert_eq!(report["records"], answer.records);
+        assert_eq!(report["late_records"], answer.late_records);
+        assert_eq!(report["bad_records"], answer.bad_records);
+        assert_eq!(report["stopped"], false);
+        assert!(report["checkpoints"]["committed"].as_u64().unwrap() >= 1);
+    }
+}
+
+#[test]
+fn the_sample_gives_the_same_bytes_at_any_parallelism() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let plain = bench.write("sample.csv", &csv);
+    for spec in [KEYED, WINDOWED, DISTINCT] {
+        matches(&plain, &spec, &expected(csv.as_bytes(), &spec), "20ms");
+    }
+    let csv = sample::shuffled(&csv);
+    let shuffled = bench.write("shuffled.csv", &csv);
+    matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "20ms");
+}
+
+/// Where the real input is absent, `test.sh` says so.
+#[test]
+fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
+    let Some(folder) = real_data() else { return };
+    let bench = Bench::new();
+    let packed = folder.join("cloud_benchmarks.csv.gz");
+    let mut csv = String::new();
+    let file = fs::File::open(&packed).unwrap();
+    std::io::Read::read_to_string(&mut flate2::read::MultiGzDecoder::new(file), &mut csv).unwrap();
+    for spec in [KEYED, WINDOWED, DISTINCT] {
+        matches(&packed, &spec, &expected(csv.as_bytes(), &spec), "1s");
+    }
+    let csv = sample::shuffled(&csv);
+    let shuffled = bench.write("shuffled.csv", &csv);
+    matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "1s");
+}
+
+#[test]
+fn a_job_in_pieces_ends_with_the_same_bytes() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv);
+    let answer = expected(csv.as_bytes(), &WINDOWED);
+    let output = bench.path("out.csv");
+    let args = |extra: &str| {
+        let mut args = words(&format!("run --store {} --job j --json --interval 20ms {extra}", bench.store("state")));
+        args.extend(["--input".into(), input.display().to_string(), "--output".into(), output.display().to_string()]);
+        args.extend(WINDOWED.flags());
+        args
+    };
+    let mut offset = 0;
+    for (limit, parallelism) in [(500, 3), (1200, 8), (1201, 1), (2300, 2)] {
+        let report = json(&run(args(&format!("--limit {limit} --parallelism {parallelism}"))));
+        assert_eq!(report["records"], limit);
+        assert_eq!(report["restored_offset"], offset);
+        assert_eq!(report["records_this_run"], limit - offset);
+        offset = limit;
+    }
+    for round in 0..2 {
+        fs::remove_file(&output).unwrap();
+        let report = json(&run(args("--parallelism 5")));
+        assert_eq!(report["records"], answer.records, "round {round}");
+        assert_eq!(fs::read_to_string(&output).unwrap(), answer.output, "round {round}");
+    }
+}
+
+#[test]
+fn one_signal_stops_with_a_checkpoint() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv);
+    let output = bench.path("out.csv");
+    let args = |extra: &str| {
+        let mut args = words(&format!("run --store {} --job j --json --interval 50ms {extra}", bench.store("state")));
+        args.extend(["--input".into(), input.display().to_string(), "--output".into(), output.display().to_string()]);
+        args.extend(KEYED.flags());
+        args
+    };
+    let child = tool::tool(args("--rate 1000")).spawn().unwrap();
+    // A first manifest beside the claim shows that it is at work.
+    let manifests = bench.path("state").join("j").join("manifest");
+    while fs::read_dir(&manifests).map_or(0, Iterator::count) < 3 {
+        std::thread::yield_now();
+    }
+    std::process::Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    let report = json(&child.wait_with_output().unwrap());
+    assert_eq!(report["stopped"], true);
+    assert!(!output.exists(), "a stopped job has no result yet");
+    let stopped_at = report["records"].as_u64().unwrap();
+    let report = json(&run(args("--parallelism 4")));
+    assert_eq!(report["restored_offset"], stopped_at);
+    assert_eq!(fs::read_to_string(&output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+}
+
+#[test]
+fn closed_windows_are_published_once_each() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv);
+    let folder = bench.path("parts");
+    let args = |extra: &str| {
+        let mut args = words(&format!("run --store {} --job j --json --interval 20ms {extra}", bench.store("state")));
+        args.extend(words("--emit on-close"));
+        args.extend(["--input".into(), input.display().to_string(), "--output".into(), folder.display().to_string()]);
+        args.extend(WINDOWED.flags());
+        args
+    };
+    for (limit, parallelism) in [(700, 3), (1500, 1)] {
+        json(&run(args(&format!("--limit {limit} --parallelism {parallelism}"))));
+    }
+    for _ in 0..2 {
+        json(&run(args("--parallelism 2")));
+        let answer = expected(csv.as_bytes(), &WINDOWED).output;
+        let mut rows: Vec<&str> = answer.lines().skip(1).collect();
+        rows.sort_unstable();
+        assert_eq!(tool::published(&folder), rows);
+    }
+}
+
+#[test]
+fn jsonl_and_compressed_input_give_what_csv_gives() {
+    let bench = Bench::new();
+    let csv = "k,v\na,1\nb,2\na,3\nb,NA\n";
+    let jsonl = "{\"k\":\"a\",\"v\":1}\n{\"v\":2,\"k\":\"b\"}\n{\"k\":\"a\",\"v\":3}\n{\"k\":\"b\",\"v\":null}\n";
+    let mut gz = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gz, csv.as_bytes()).unwrap();
+    let inputs = [
+        bench.write("in.csv", csv),
+        bench.write("in.csv.gz", gz.finish().unwrap()),
+        bench.write("in.csv.zst", zstd::encode_all(csv.as_bytes(), 1).unwrap()),
+        bench.write("in.jsonl", jsonl),
+    ];
+    for (at, input) in inputs.iter().enumerate() {
+        let store = bench.store(&format!("state{at}"));
+        let output =
+            run(words(&format!("run --store {store} --job j --input {} --key k --agg count,sum:v", input.display())));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), "k,count,sum_v\na,2,4\nb,2,2\n", "{}", input.display());
+    }
+}
+
+#[test]
+fn nexmark_is_the_same_stream_every_time_and_from_any_record() {
+    let bench = Bench::new();
+    let job = "--input nexmark:20000 --key auction --agg count,max:price,distinct:bidder --json";
+    let mut outputs = Vec::new();
+    for (at, pieces) in [&[0u64][..], &[5000, 11_111, 0]].iter().enumerate() {
+        let output = bench.path(&format!("out{at}.csv"));
+        for (round, limit) in pieces.iter().enumerate() {
+            let limit = if *limit > 0 { format!("--limit {limit}") } else { String::new() };
+            let store = bench.store(&format!("state{at}"));
+            let flags = format!("run {job} --store {store} --job j --output {} {limit}", output.display());
+            json(&run(words(&format!("{flags} --parallelism {}", round + 1))));
+        }
+        outputs.push(fs::read_to_string(output).unwrap());
+    }
+    assert!(outputs[0].lines().count() > 100);
+    assert_eq!(outputs[0], outputs[1]);
+}
+
+#[test]
+fn two_processes_of_one_job() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv);
+    let args = |output: &str, extra: &str| {
+        let mut args = words(&format!("run --store {} --job j --interval 50ms {extra}", bench.store("state")));
+        let output = bench.path(output).display().to_string();
+        args.extend(["--input".into(), input.display().to_string(), "--output".into(), output]);
+        args.extend(KEYED.flags());
+        args
+    };
+    let older = tool::tool(args("older.csv", "--rate 2000")).spawn().unwrap();
+    let manifests = bench.path("state").join("j").join("manifest");
+    while fs::read_dir(&manifests).map_or(0, Iterator::count) < 3 {
+        std::thread::yield_now();
+    }
+    let newer = run(args("newer.csv", "--parallelism 3"));
+    assert!(newer.status.success(), "{}", stderr(&newer));
+    let older = older.wait_with_output().unwrap();
+    fails(&older, "fenced");
+    assert!(!bench.path("older.csv").exists());
+    assert_eq!(fs::read_to_string(bench.path("newer.csv")).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+    let verify = run(words(&format!("verify --store {} --job j --level full", bench.store("state"))));
+    assert!(verify.status.success(), "{}", stderr(&verify));
+}
