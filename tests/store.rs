@@ -7,8 +7,9 @@ use std::time::Duration;
 use alluvium::envelope::{self, Kind};
 use alluvium::error::{Applied, ErrorKind};
 use alluvium::id::{Attempt, ObjectId, PutId, Seq};
-use alluvium::runtime::{SharedRuntime, TokioRuntime};
+use alluvium::runtime::SharedRuntime;
 use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, Store, StoreSettings, list_jobs, open_url};
+use alluvium::tokio_runtime::TokioRuntime;
 use bytes::Bytes;
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -19,7 +20,7 @@ use object_store::{
 };
 
 fn runtime() -> SharedRuntime {
-    Arc::new(TokioRuntime::current().unwrap())
+    Arc::new(TokioRuntime::current())
 }
 
 fn settings() -> StoreSettings {
@@ -107,7 +108,9 @@ async fn foreign_files_are_counted_and_left_alone() {
 async fn a_name_that_a_foreign_object_has_is_taken() {
     let objects = Arc::new(InMemory::new());
     let store = store(objects.clone(), &Path::default());
-    for (seq, bytes) in [(1, ""), (2, "short"), (3, &"long enough to hold a header, but none of ours is in it".repeat(9))] {
+    for (seq, bytes) in
+        [(1, ""), (2, "short"), (3, &"long enough to hold a header, but none of ours is in it".repeat(9))]
+    {
         let path = Path::from(format!("job/manifest/{seq:020}"));
         objects.put(&path, PutPayload::from(bytes.as_bytes().to_vec())).await.unwrap();
         let (id, object) = object(1);

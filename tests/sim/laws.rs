@@ -239,10 +239,12 @@ fn a06_a_create_that_lands_minutes_later_changes_nothing() {
     let owner = bench.claim(0, RestoreFrom::Newest).unwrap();
     bench.next_call(Operation::Put, "manifest", Fate::silent(Some(600_000)));
     let (owner, outcomes) = bench.commit(owner, 2);
-    outcomes.iter().for_each(|outcome| drop(committed(outcome)));
-    let before = bench.world.lock().unwrap().objects().iter().map(|(key, o)| (key.clone(), o.bytes.clone())).collect::<Vec<_>>();
+    outcomes.iter().map(committed).for_each(|committed| assert!(committed.id.seq <= Seq(3)));
+    let before =
+        bench.world.lock().unwrap().objects().iter().map(|(key, o)| (key.clone(), o.bytes.clone())).collect::<Vec<_>>();
     bench.sim.run_until(bench.sim.now_ms() + 700_000);
-    let after = bench.world.lock().unwrap().objects().iter().map(|(key, o)| (key.clone(), o.bytes.clone())).collect::<Vec<_>>();
+    let after =
+        bench.world.lock().unwrap().objects().iter().map(|(key, o)| (key.clone(), o.bytes.clone())).collect::<Vec<_>>();
     assert_eq!(before, after);
     committed(&bench.commit(owner, 1).1[0]);
 }
@@ -309,7 +311,11 @@ fn a14_the_end_of_the_chain_is_found_though_listings_lag() {
     let bench = Bench::new();
     let owner = bench.claim(0, RestoreFrom::Newest).unwrap();
     bench.commit(owner, 6);
-    let lagging = crate::harness::Profile { list_misses_max: 3, list_ghosts_max_ms: HOUR_MS, ..crate::harness::Profile::healthy() };
+    let lagging = crate::harness::Profile {
+        list_misses_max: 3,
+        list_ghosts_max_ms: HOUR_MS,
+        ..crate::harness::Profile::healthy()
+    };
     bench.faults(Faults::Drawn(lagging));
     for _ in 0..10 {
         let mut owner = bench.claim(1, RestoreFrom::Newest).unwrap();
@@ -355,10 +361,8 @@ fn a20_refused_credentials_abort_one_checkpoint() {
 
 #[test]
 fn a20_a_refusal_after_doubt_proves_nothing() {
-    let fates = vec![
-        (Operation::Put, Fate::silent(Some(20_000))),
-        (Operation::Put, Fate::not_applied(5, Answer::Denied)),
-    ];
+    let fates =
+        vec![(Operation::Put, Fate::silent(Some(20_000))), (Operation::Put, Fate::not_applied(5, Answer::Denied))];
     let (told, _, _) = put_under(fates);
     assert_eq!(told.unwrap_err().applied(), Applied::Unknown, "the first may still land");
 }
@@ -476,7 +480,12 @@ fn b04_a_restart_gets_past_its_own_ghost() {
     let bench = Bench::new();
     bench.next_call(Operation::Put, "attempt", Fate::silent(Some(3)));
     let store = bench.store(0);
-    assert!(bench.sim.block_on(0, 1_000, async move { claim(&store, &request(RestoreFrom::Newest)).await.map(|_| ()) }).is_none());
+    assert!(
+        bench
+            .sim
+            .block_on(0, 1_000, async move { claim(&store, &request(RestoreFrom::Newest)).await.map(|_| ()) })
+            .is_none()
+    );
     bench.sim.crash(0);
     let owner = bench.claim(0, RestoreFrom::Newest).unwrap();
     assert_eq!(owner.attempt, Attempt(2));
@@ -485,7 +494,12 @@ fn b04_a_restart_gets_past_its_own_ghost() {
     bench.next_call(Operation::Put, "manifest", Fate::silent(Some(20)));
     let store = bench.store(0);
     drop(owner);
-    assert!(bench.sim.block_on(0, 15, async move { claim(&store, &request(RestoreFrom::Newest)).await.map(|_| ()) }).is_none());
+    assert!(
+        bench
+            .sim
+            .block_on(0, 15, async move { claim(&store, &request(RestoreFrom::Newest)).await.map(|_| ()) })
+            .is_none()
+    );
     bench.sim.crash(0);
     let owner = bench.claim(0, RestoreFrom::Newest).unwrap();
     assert_eq!((owner.attempt, owner.epoch), (Attempt(4), 1));
@@ -500,7 +514,8 @@ fn b12_the_last_attempt_is_refused_and_does_not_wrap() {
     bench.on(0, {
         let store = store.clone();
         async move {
-            let (mut manifest, _) = Manifest::decode(&store.read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1)).unwrap();
+            let (mut manifest, _) =
+                Manifest::decode(&store.read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1)).unwrap();
             (manifest.seq, manifest.attempt) = (Seq(2), Attempt(u64::MAX));
             let put_id = store.draw_put_id();
             store.put_new(&Key::Manifest(Seq(2)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
@@ -519,8 +534,10 @@ fn b15_another_jobs_state_is_refused() {
         let store = owner.store;
         let newest = Chain::load(&store).await.unwrap().newest().unwrap().unwrap().clone();
         let mut manifest = newest.manifest.clone();
-        (manifest.seq, manifest.attempt, manifest.job, manifest.kind) = (Seq(3), Attempt(2), JobId([9; 16]), ManifestKind::Claim);
-        (manifest.parent, manifest.retained, manifest.objects) = (Some(newest.id), vec![newest.as_retained()], Vec::new());
+        (manifest.seq, manifest.attempt, manifest.job, manifest.kind) =
+            (Seq(3), Attempt(2), JobId([9; 16]), ManifestKind::Claim);
+        (manifest.parent, manifest.retained, manifest.objects) =
+            (Some(newest.id), vec![newest.as_retained()], Vec::new());
         let put_id = store.draw_put_id();
         store.put_new(&Key::Manifest(Seq(3)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
     });
@@ -632,7 +649,11 @@ fn a_mistaken_claim_disturbs_nobody() {
         (ClaimRequest { from: RestoreFrom::Checkpoint(Seq(1)), ..good() }, ErrorKind::NotFound, "restorable=`2,3`"),
         (ClaimRequest { max_parallelism: 32, ..good() }, ErrorKind::Config, "stored=`16` requested=`32`"),
         (ClaimRequest { max_parallelism: 0, ..good() }, ErrorKind::Config, "max_parallelism=`0`"),
-        (ClaimRequest { partitioner: Partitioner::Flink, ..good() }, ErrorKind::Config, "stored=`range 1` requested=`flink 1`"),
+        (
+            ClaimRequest { partitioner: Partitioner::Flink, ..good() },
+            ErrorKind::Config,
+            "stored=`range 1` requested=`flink 1`",
+        ),
     ];
     let before = bench.keys("");
     for (request, kind, text) in mistakes {
