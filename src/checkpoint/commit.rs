@@ -187,12 +187,13 @@ impl Committer {
     /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be.
     /// `Corrupt` if another wrote where only this attempt may.
     pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
+        if let Some(by) = self.fenced {
+            return Ok(CommitOutcome::Fenced { by });
+        }
         if self.pending.is_some() {
             return Err(Error::usage("an earlier commit was broken off: settle it before the next is drafted"));
         }
-        if self.fenced.is_none() {
-            self.pending = Some(self.propose(draft)?);
-        }
+        self.pending = Some(self.propose(draft)?);
         self.settle().await?.ok_or_else(|| Error::stopped("there is no commit to settle"))
     }
 

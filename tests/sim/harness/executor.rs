@@ -221,23 +221,26 @@ impl Sim {
 
     /// Runs everything that happens until `time_ms`.
     pub(crate) fn run_until(&self, time_ms: u64) {
-        loop {
-            if self.run_one_task() {
-                continue;
-            }
-            let mut world = self.world();
-            let due = world.events.first_key_value().is_some_and(|((at, _), _)| *at <= time_ms);
-            let Some(((at, _), event)) = due.then(|| world.events.pop_first()).flatten() else {
-                world.now_ms = world.now_ms.max(time_ms);
-                return;
-            };
-            world.now_ms = at;
-            drop(world);
-            match event {
-                Event::Wake(waker) => waker.wake(),
-                Event::Call(call) => call(self),
-            }
+        while self.step(time_ms) {}
+        let mut world = self.world();
+        world.now_ms = world.now_ms.max(time_ms);
+    }
+
+    /// Runs one task, or lets time pass to the next event until `time_ms`; returns false if there is neither.
+    fn step(&self, time_ms: u64) -> bool {
+        if self.run_one_task() {
+            return true;
         }
+        let mut world = self.world();
+        let due = world.events.first_key_value().is_some_and(|((at, _), _)| *at <= time_ms);
+        let Some(((at, _), event)) = due.then(|| world.events.pop_first()).flatten() else { return false };
+        world.now_ms = at;
+        drop(world);
+        match event {
+            Event::Wake(waker) => waker.wake(),
+            Event::Call(call) => call(self),
+        }
+        true
     }
 
     /// Runs `future` on `node` until it is done; `None` if it is not within `limit_ms`.
@@ -257,9 +260,11 @@ impl Sim {
             }),
         );
         let end = self.now_ms() + limit_ms;
-        while slot.lock().unwrap().is_none() && self.now_ms() < end {
-            let next = self.world().events.first_key_value().map_or(end, |((at, _), _)| *at);
-            self.run_until(next.min(end));
+        while slot.lock().unwrap().is_none() {
+            if !self.step(end) {
+                self.run_until(end);
+                break;
+            }
         }
         let value = slot.lock().unwrap().take();
         value
