@@ -95,8 +95,10 @@ fn read_modify_write(c: &mut Criterion) {
             b.iter_batched(batch, |batch| batch.iter().for_each(|key| log.rmw(key)), BatchSize::LargeInput);
         });
         drop(log);
-        let mut map =
-            hashbrown::HashMap::with_capacity_and_hasher(keys as usize, foldhash::fast::FixedState::with_seed(1));
+        let mut map = hashbrown::HashMap::with_capacity_and_hasher(
+            usize::try_from(keys).unwrap(),
+            foldhash::fast::FixedState::with_seed(1),
+        );
         map.extend((0..keys).map(|number| (key(number), Box::<[u8]>::from([7; 100]))));
         group.bench_function(BenchmarkId::new("map", keys), |b| {
             let batch = || draw.next().unwrap();

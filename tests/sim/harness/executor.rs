@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -133,7 +132,7 @@ impl Sim {
             return;
         }
         let now = world.now_ms;
-        write!(world.trace, "{now} {line}\n").unwrap();
+        writeln!(world.trace, "{now} {line}").unwrap();
         if world.tracing == Tracing::Print {
             #[expect(clippy::print_stderr, reason = "a replay is asked for to be read")]
             {
@@ -266,8 +265,7 @@ impl Sim {
                 break;
             }
         }
-        let value = slot.lock().unwrap().take();
-        value
+        slot.lock().unwrap().take()
     }
 
     /// Polls one ready task; returns false if there is none.
@@ -322,10 +320,7 @@ impl World {
     }
 
     /// Takes the future of a ready task, chosen at random, whose node is not paused.
-    fn choose(
-        &mut self,
-        ready: &mut Vec<TaskId>,
-    ) -> Option<(TaskId, Node, Pin<Box<dyn Future<Output = ()> + Send>>, Arc<TaskWaker>)> {
+    fn choose(&mut self, ready: &mut Vec<TaskId>) -> Option<(TaskId, Node, BoxFuture<'static, ()>, Arc<TaskWaker>)> {
         while !ready.is_empty() {
             let id = ready.swap_remove(self.rng.index(ready.len()));
             let Some(task) = self.tasks.get_mut(&id) else { continue };
