@@ -4,6 +4,8 @@
 //! cargo run --example quickstart
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
+
 use std::collections::BTreeMap;
 
 use alluvium::Result;
@@ -15,7 +17,7 @@ const WORDS: &str = "the river lays its load down in layers and the layers keep 
 struct Engine {
     job: Job,
     tasks: Vec<Task<LogBackend>>,
-    counts: Vec<ValueState<u64, Fixed<u64>>>,
+    counts: Vec<ValueState<u64, Fixed>>,
     parallelism: u32,
 }
 
@@ -26,7 +28,7 @@ impl Engine {
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {
             let mut task = seat.restore(LogBackend::new).await?;
-            counts.push(task.state().value("count", Fixed::<u64>::new())?);
+            counts.push(task.state().value("count", Fixed)?);
             tasks.push(task);
         }
         Ok(Self { job, tasks, counts, parallelism })
@@ -36,7 +38,7 @@ impl Engine {
         let at = self.job.subtask_of(word.as_bytes(), self.parallelism);
         if let (Some(task), Some(counts)) = (self.tasks.get_mut(at), self.counts.get(at)) {
             task.state().set_key(word.as_bytes())?;
-            counts.update(task.state(), |count| Some(count.unwrap_or(0) + 1))?;
+            counts.update(task.state(), |count| *count = Some(count.unwrap_or(0) + 1))?;
         }
         Ok(())
     }
@@ -56,8 +58,9 @@ impl Engine {
     fn content(&mut self) -> Result<BTreeMap<String, u64>> {
         let mut content = BTreeMap::new();
         for (task, counts) in self.tasks.iter_mut().zip(&self.counts) {
-            counts.scan(task.state(), |entry, count| {
-                content.insert(String::from_utf8_lossy(entry.key).into_owned(), count);
+            let groups = task.groups().clone();
+            counts.scan(task.state(), &groups, |key, _, count| {
+                content.insert(String::from_utf8_lossy(key).into_owned(), count);
                 true
             })?;
         }

@@ -194,16 +194,22 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
         let put_id = PutId([u8::try_from(seq).unwrap(); 16]);
         Retained { id: ManifestId { seq: Seq(seq), put_id }, hash: Hash([0x44; 16]), kind }
     };
-    let object = |id, layout| ObjectRef {
-        id,
+    let whole = ObjectRef {
+        id: PACK,
         put_id: pack.put_id,
         bytes: pack.bytes.len() as u64,
         hash: pack.hash,
-        layout,
+        layout: Layout::Whole,
         cipher: 0,
         key_id: String::new(),
     };
-    let other = ObjectId { attempt: Attempt(1), random: [0x55; 16] };
+    let sharded = ObjectRef {
+        id: ObjectId { attempt: Attempt(1), random: [0x55; 16] },
+        layout: Layout::Shards { k: 4, m: 2, shard_bytes: 1 << 20 },
+        cipher: 1,
+        key_id: "key-1".into(),
+        ..whole.clone()
+    };
     Manifest {
         job: JOB,
         seq: Seq(7),
@@ -217,7 +223,7 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
         program: Program::new("count per user"),
         partitioner: Partitioner::Range { seed: 0x0123_4567_89ab_cdef },
         max_parallelism: MAX_PARALLELISM,
-        objects: vec![object(PACK, Layout::Whole), object(other, Layout::Shards { k: 4, m: 2, shard_bytes: 1 << 20 })],
+        objects: vec![whole, sharded],
         level: DurabilityLevel::ObjectStore,
         operators: vec![OperatorManifest {
             id: OperatorId(1),
@@ -230,11 +236,14 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
     }
 }
 
+/// Reads an object and panics if it reads anything but what was written.
+type Reader = Box<dyn Fn(&Bytes) -> Result<()>>;
+
 /// An object as it is written now, and a reader that panics if it reads anything but what was written.
 struct Case {
     name: &'static str,
     written: Bytes,
-    read: Box<dyn Fn(&Bytes) -> Result<()>>,
+    read: Reader,
 }
 
 fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart) -> Case {

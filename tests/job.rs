@@ -17,11 +17,12 @@ use common::{Counting, Door, Gate};
 /// Returns all manifests in the store, by seq.
 async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
     let dump = gate.dump().await;
-    let found = dump.into_iter().filter_map(|(key, bytes)| Some((key.strip_prefix("job/manifest/")?.to_owned(), bytes)));
+    let found =
+        dump.into_iter().filter_map(|(key, bytes)| Some((key.strip_prefix("job/manifest/")?.to_owned(), bytes)));
     found
         .map(|(seq, bytes)| {
             let seq = Seq(seq.parse().unwrap());
-            (seq, Manifest::decode(bytes, seq).unwrap().0)
+            (seq, Manifest::decode(&bytes, seq).unwrap().0)
         })
         .collect()
 }
@@ -35,8 +36,7 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
     for strategy in [Strategy::Full, Strategy::Incremental] {
         let gate = Gate::new();
         let objects = gate.objects();
-        let mut job =
-            Counting::open(&objects, 3, settings(strategy), RestoreFrom::Newest, BTreeMap::new()).await?;
+        let mut job = Counting::open(&objects, 3, settings(strategy), RestoreFrom::Newest, BTreeMap::new()).await?;
         for (round, parallelism) in [1, 5, 2, 128, 7, 1].into_iter().enumerate() {
             let from = u32::try_from(round).unwrap() * 300;
             job.add(from..from + 700)?;
@@ -311,6 +311,7 @@ async fn a_small_change_uploads_little() -> Result<()> {
     put(&mut job, 0..1_000)?;
     job.checkpoint().await?;
     let delta = uploaded(&job) - start - full;
+    assert!(full > 4_000_000, "{full} bytes are not the whole state");
     assert!(delta * 1000 <= full * 15, "a change of 1 % uploaded {delta} bytes of {full}");
     Ok(())
 }

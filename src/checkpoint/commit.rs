@@ -15,7 +15,9 @@ use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, ret
 use crate::error::{Applied, Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, PutId, Seq};
 use crate::key_group::Partitioner;
-use crate::manifest::{DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained};
+use crate::manifest::{
+    DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
+};
 use crate::store::{Key, Put, Store};
 
 use super::chain::{following, succeeding};
@@ -125,8 +127,8 @@ pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Atte
 
 /// An attempt's right to append to its job's chain.
 ///
-/// If the future of [`Committer::commit`] is dropped, the outcome of that commit is unknown; the next call finds it out
-/// before it does anything else.
+/// If the future of [`Committer::commit`] is dropped, the outcome of that commit is unknown, and the next checkpoint
+/// depends on it: [`Committer::settle`] has to find it out before the next is drafted.
 #[derive(Debug)]
 pub struct Committer {
     store: Store,
@@ -178,29 +180,20 @@ impl Committer {
 
     /// Commits `draft`: a create of the manifest, then a read of the next attempt's marker.
     ///
-    /// While the outcome is unknown it goes on trying, with the same bytes; only dropping the future ends that. An
-    /// outcome that such a drop left unknown is found out first; what it committed counts as part of this commit.
+    /// While the outcome is unknown it goes on trying, with the same bytes; only dropping the future ends that.
     ///
     /// # Errors
-    /// `Usage` if the draft breaks the chain's rules, `Limit` if it is too large, `Denied` or `Config` if the store
-    /// refuses: in all these the manifest is not in the chain and will not be. `Corrupt` if another wrote where only
-    /// this attempt may.
+    /// `Usage` if the draft breaks the chain's rules or an earlier commit is to be settled first, `Limit` if it is too
+    /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be.
+    /// `Corrupt` if another wrote where only this attempt may.
     pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
-        let mut dropped = match self.settle().await? {
-            Some(CommitOutcome::Fenced { by }) => return Ok(CommitOutcome::Fenced { by }),
-            Some(CommitOutcome::Committed(earlier)) => earlier.dropped,
-            None => Vec::new(),
-        };
-        self.pending = Some(self.propose(draft)?);
-        match self.settle().await? {
-            Some(CommitOutcome::Committed(mut committed)) => {
-                dropped.append(&mut committed.dropped);
-                committed.dropped = dropped;
-                Ok(CommitOutcome::Committed(committed))
-            }
-            Some(fenced) => Ok(fenced),
-            None => Err(Error::stopped("the commit was settled by nobody")),
+        if self.pending.is_some() {
+            return Err(Error::usage("an earlier commit was broken off: settle it before the next is drafted"));
         }
+        if self.fenced.is_none() {
+            self.pending = Some(self.propose(draft)?);
+        }
+        self.settle().await?.ok_or_else(|| Error::stopped("there is no commit to settle"))
     }
 
     /// Finds out what became of a commit whose future was dropped; `None` if there is nothing to find out.
@@ -216,7 +209,8 @@ impl Committer {
         }
         let put = self.create_pending().await?;
         // Only now, after the create: an attempt that begins later finds the manifest in the chain.
-        let next = if canary::on(Canary::SkipFence) { None } else { self.look_for_next_attempt().await };
+        let unguarded = put == Put::Created && canary::on(Canary::SkipFence);
+        let next = if unguarded { None } else { self.look_for_next_attempt().await };
         if let Some(by) = next {
             self.fenced = Some(by);
             return Ok(Some(CommitOutcome::Fenced { by }));
@@ -242,8 +236,9 @@ impl Committer {
             let error = Error::usage("epochs never fall along a lineage");
             return Err(error.with("epoch", draft.epoch).with("before", self.epoch));
         }
-        let unheld = |object: &ObjectId| !self.ledger.holds(object) && !self.is_new(object);
-        if let Some(object) = draft.objects.iter().map(|object| object.id).find(unheld) {
+        // What no live manifest reaches any sweep may take, unless it is ours: then only we do.
+        let lost = |object: &ObjectId| !self.ledger.protects(object) && !self.is_ours(object);
+        if let Some(object) = draft.objects.iter().map(|object| object.id).find(lost) {
             let error = Error::usage("draft refers to an object that may be gone: no live manifest reaches it");
             return Err(error.with("object", object));
         }
@@ -254,13 +249,14 @@ impl Committer {
         Proposal::new(manifest, self.store.draw_put_id(), retention)
     }
 
-    /// Whether `object` can be one that no manifest has referred to yet.
-    fn is_new(&self, object: &ObjectId) -> bool {
+    /// Whether `object` is of this attempt, and not handed out as garbage.
+    fn is_ours(&self, object: &ObjectId) -> bool {
         object.attempt == self.identity.attempt && !self.ledger.freed(object)
     }
 
     fn manifest(&self, seq: Seq, draft: Draft) -> Manifest {
-        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = self.identity.clone();
+        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } =
+            self.identity.clone();
         let Draft { kind, epoch, objects, level, operators, extensions } = draft;
         Manifest {
             job,
@@ -298,7 +294,7 @@ impl Committer {
                 return Err(error);
             }
             if canary::on(Canary::DeleteAfterUnknown) {
-                let own = |object: &ObjectId| !self.ledger.holds(object);
+                let own = |object: &ObjectId| !self.ledger.protects(object);
                 let keys = proposal.objects.iter().copied().filter(own).map(Key::Data).collect();
                 sweep::delete_all(&self.store, keys).await;
                 self.pending = None;

@@ -27,7 +27,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a checkpointed keyed aggregation over a stream of records.
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// Measure backends and snapshot strategies on this machine.
     Bench(bench::Args),
     #[command(flatten)]

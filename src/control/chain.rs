@@ -32,9 +32,12 @@ pub struct Link<'a> {
 ///
 /// A group is due when the bytes of its deltas exceed those of its oldest segment, or when its chain would
 /// reach `max_segments` before its turn comes: turns start `spread` checkpoints early, since only one group
-/// in `spread` has its turn at a time. The worst come first.
+/// in `spread` has its turn at a time. The worst come first. What is left of the quota goes to the groups that hold
+/// the oldest segments, if there are more than `max_segments` in all: changes that wander over the groups would else
+/// leave a trail of small segments.
 #[must_use]
 pub fn bases_due(chain: &[Link<'_>], owned: &KeyGroupSet, policy: ChainPolicy) -> KeyGroupSet {
+    let quota = owned.len().div_ceil(policy.spread.max(1));
     let early = policy.max_segments.saturating_sub(policy.spread).max(1);
     let mut due: Vec<(Reverse<(usize, u64)>, KeyGroup)> = Vec::new();
     for group in owned.iter() {
@@ -47,8 +50,12 @@ pub fn bases_due(chain: &[Link<'_>], owned: &KeyGroupSet, policy: ChainPolicy) -
         }
     }
     due.sort_unstable();
-    due.truncate(owned.len().div_ceil(policy.spread.max(1)));
-    due.into_iter().map(|(_, group)| group).collect()
+    let due: KeyGroupSet = due.into_iter().map(|(_, group)| group).take(quota).collect();
+    let excess = chain.len().saturating_sub(early);
+    let oldest = chain.iter().take(if chain.len() > policy.max_segments { excess } else { 0 });
+    let trail = oldest.flat_map(|link| link.groups.iter()).filter(|group| !due.contains(*group));
+    let trail: KeyGroupSet = trail.take(quota.saturating_sub(due.len())).collect();
+    due.union(&trail)
 }
 
 #[cfg(test)]
@@ -93,6 +100,25 @@ mod tests {
         let (longest, most) = simulate(200, 1000, 400);
         assert!(longest <= 16, "{longest}");
         assert_eq!(most, 2);
+    }
+
+    #[test]
+    fn changes_that_wander_leave_no_long_trail() {
+        let owned = KeyGroupSet::all(64);
+        let mut chain: Vec<(KeyGroupSet, bool)> = vec![(owned.clone(), true)];
+        for checkpoint in 0..1000u16 {
+            let links: Vec<_> = chain.iter().map(|(groups, _)| Link { groups, bytes_per_group: 1 }).collect();
+            let due = bases_due(&links, &owned, ChainPolicy::default());
+            assert!(due.len() <= 8);
+            for (groups, _) in &mut chain {
+                *groups = groups.difference(&due);
+            }
+            let touched: KeyGroupSet = [KeyGroup(checkpoint * 7 % 64)].into_iter().collect();
+            chain.push((due.clone(), true));
+            chain.push((touched.difference(&due), false));
+            chain.retain(|(groups, _)| !groups.is_empty());
+            assert!(chain.len() <= 34, "{} segments at {checkpoint}", chain.len());
+        }
     }
 
     #[test]

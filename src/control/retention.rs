@@ -105,20 +105,16 @@ impl Ledger {
         }
     }
 
-    /// Returns whether a manifest refers to `object`, or did and it was not handed out as garbage.
+    /// Returns whether a live manifest refers to `object`.
     #[must_use]
-    pub fn holds(&self, object: &ObjectId) -> bool {
-        self.suspects.contains(object) || self.is_live(object)
+    pub fn protects(&self, object: &ObjectId) -> bool {
+        self.live.values().flatten().any(|objects| objects.contains(object))
     }
 
     /// Returns whether `object` was handed out as garbage lately.
     #[must_use]
     pub fn freed(&self, object: &ObjectId) -> bool {
         self.freed.iter().any(|objects| objects.contains(object))
-    }
-
-    fn is_live(&self, object: &ObjectId) -> bool {
-        self.live.values().flatten().any(|objects| objects.contains(object))
     }
 
     /// Removes and returns what may be deleted now.
@@ -132,7 +128,7 @@ impl Ledger {
         // As long as one live manifest is unreadable, any suspect may be an object of it.
         if self.live.values().all(Option::is_some) {
             objects = std::mem::take(&mut self.suspects);
-            objects.retain(|object| !self.is_live(object));
+            objects.retain(|object| !self.protects(object));
         }
         if !objects.is_empty() {
             self.freed.truncate(FREED_LOTS - 1);
@@ -219,7 +215,7 @@ mod tests {
         ledger.advance(Seq(3), objects([3, 4]), &checkpoints([1]));
         assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([1]), manifests: [Seq(1)].into() });
         assert!(ledger.freed(&object(1)) && !ledger.freed(&object(2)));
-        assert!(ledger.holds(&object(2)) && !ledger.holds(&object(1)));
+        assert!(ledger.protects(&object(2)) && !ledger.protects(&object(1)));
         ledger.advance(Seq(4), objects([4]), &checkpoints([2, 3]));
         assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([2, 3]), manifests: [Seq(2), Seq(3)].into() });
         assert_eq!(ledger.take_garbage(1), Garbage::default(), "it is handed out once");

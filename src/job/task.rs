@@ -150,6 +150,12 @@ impl<B: StateBackend> Task<B> {
         self.subtask
     }
 
+    /// Returns the key groups that it owns.
+    #[must_use]
+    pub fn groups(&self) -> &KeyGroupSet {
+        &self.owned
+    }
+
     /// Returns its keyed state.
     #[must_use]
     pub fn state(&mut self) -> &mut KeyedState<B> {

@@ -36,9 +36,9 @@ impl Manifest {
     /// # Errors
     /// `Corrupt` if it is damaged, another manifest or breaks a rule; `Version` if it is newer than this build.
     pub fn decode(object: &Bytes, expected: Seq) -> Result<(Self, PutId)> {
-        let too_long = |length| Error::corrupt("manifest is too long").with("bytes", length);
-        check_length(object.len()).map_err(too_long)?;
         let envelope = envelope::decode(Kind::Manifest, object)?;
+        let too_long = |length| Error::corrupt("manifest is too long").with("bytes", length);
+        check_length(envelope.body.len()).map_err(too_long)?;
         let manifest = Self::try_from(proto::Manifest::decode(envelope.body).map_err(not_protobuf)?)?;
         if manifest.seq != expected {
             let error = Error::corrupt("misplaced object: it is another manifest");

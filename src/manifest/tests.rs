@@ -18,7 +18,7 @@ fn object_id(n: u8) -> ObjectId {
 
 fn object(n: u8, layout: Layout) -> ObjectRef {
     let (hash, put_id) = (Hash([n; 16]), PutId([n; 16]));
-    ObjectRef { id: object_id(n), put_id, bytes: 1000, hash, layout, cipher: 0, key_id: String::new() }
+    ObjectRef { id: object_id(n), put_id, bytes: 1000, hash, layout, cipher: 3, key_id: "key-1".into() }
 }
 
 fn segment(subtask: u32, kind: SegmentKind) -> SegmentRef {

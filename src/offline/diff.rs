@@ -137,7 +137,8 @@ impl<'a> Pair<'a> {
         let (from, to) = (self.from, self.to);
         self.tables.entry(id).or_insert_with(|| {
             let described = [to, from].into_iter().flatten().find(|operator| table_of(operator, id).is_some());
-            let types = described.and_then(|operator| table_of(operator, id)).map_or_else(RowTypes::unknown, RowTypes::of);
+            let types =
+                described.and_then(|operator| table_of(operator, id)).map_or_else(RowTypes::unknown, RowTypes::of);
             let operator = to.or(from).map(|operator| operator.name.clone()).unwrap_or_default();
             let counts = TableDiff { operator, table: table_name(described, id), added: 0, removed: 0, changed: 0 };
             Compared { types, counts }
@@ -155,10 +156,14 @@ impl<'a> Pair<'a> {
         let mut batches = [RowBatch::new(), RowBatch::new()];
         for range in common_ranges(&from, &to) {
             let sides = [segments_at(&from, range), segments_at(&to, range)];
+            if sides.iter().all(|segments| segments.is_empty()) {
+                continue;
+            }
             let differing: KeyGroupSet =
                 KeyGroupSet::from(range).iter().filter(|&group| lists_differ(&sides, group)).collect();
+            let same = range.len().saturating_sub(differing.len());
             total.compared_groups = total.compared_groups.saturating_add(differing.len() as u64);
-            total.same_groups = total.same_groups.saturating_add((range.len() - differing.len()) as u64);
+            total.same_groups = total.same_groups.saturating_add(same as u64);
             let old = restore::fetch(store, &narrowed(sides[0], &differing)).await?;
             let new = restore::fetch(store, &narrowed(sides[1], &differing)).await?;
             for group in differing.iter() {

@@ -9,8 +9,8 @@ use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::Manifest;
 use crate::manifest::rescale::OperatorPlan;
+use crate::manifest::{Manifest, OperatorManifest};
 use crate::segment::SegmentKind;
 use crate::store::Store;
 
@@ -40,7 +40,12 @@ pub struct SubtaskReads {
     pub bytes: u64,
 }
 
-/// Returns what each subtask would read if every operator had `parallelism` subtasks.
+/// Returns the parallelism that `operator` gets: only keyed state is dealt out anew.
+pub(super) fn scaled(operator: &OperatorManifest, parallelism: u32) -> u32 {
+    if operator.tables.is_empty() { operator.parallelism } else { parallelism }
+}
+
+/// Returns what each subtask would read if every operator with keyed state had `parallelism` subtasks.
 ///
 /// * `manifest`: a checkpoint, resolved.
 ///
@@ -52,7 +57,7 @@ pub struct SubtaskReads {
 pub async fn read_plan(store: &Store, manifest: &Manifest, parallelism: u32) -> Result<ReadPlan> {
     let mut subtasks = Vec::new();
     for operator in &manifest.operators {
-        for share in OperatorPlan::new(manifest, operator.id, parallelism)?.shares {
+        for share in OperatorPlan::new(manifest, operator.id, scaled(operator, parallelism))?.shares {
             let mut objects: BTreeMap<ObjectId, Vec<Range<u64>>> = BTreeMap::new();
             for segment in &share.segments {
                 objects.entry(segment.object).or_default().extend(restore::ranges(store, segment).await?);

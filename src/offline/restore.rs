@@ -7,6 +7,7 @@ use super::copy::refuse_occupied;
 use super::fold::narrowed;
 use super::list::sum;
 use super::opaques::joined;
+use super::rescale::scaled;
 use crate::checkpoint::found::found;
 use crate::checkpoint::restore as read;
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ use crate::store::{Key, Put, Store};
 /// What to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RestoreOptions {
-    /// Subtasks of each operator; as many as it had if not set.
+    /// Subtasks of each operator that has keyed state; as many as it had if not set.
     pub parallelism: Option<u32>,
     /// Key groups whose rows are taken, all if not set; the others are there and empty.
     pub groups: Option<KeyGroupSet>,
@@ -51,24 +52,22 @@ pub async fn restore(
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
     let wanted = options.groups.clone().unwrap_or_else(|| KeyGroupSet::all(manifest.max_parallelism));
-    let plans: Vec<_> = manifest
-        .operators
-        .iter()
-        .map(|old| OperatorPlan::new(manifest, old.id, options.parallelism.unwrap_or(old.parallelism)))
-        .collect::<Result<_>>()?;
+    let parallelism =
+        |old: &OperatorManifest| options.parallelism.map_or(old.parallelism, |wanted| scaled(old, wanted));
+    let plan = |old: &OperatorManifest| OperatorPlan::new(manifest, old.id, parallelism(old));
+    let plans: Vec<_> = manifest.operators.iter().map(plan).collect::<Result<_>>()?;
     let total = sum(plans.iter().flat_map(|plan| &plan.shares).map(stored_bytes));
     let mut packs = Packs::new(to, manifest);
     let mut done = 0u64;
     let mut operators = Vec::new();
     for (plan, old) in plans.into_iter().zip(&manifest.operators) {
-        let parallelism = options.parallelism.unwrap_or(old.parallelism);
         let mut subtasks = Vec::new();
         for share in plan.shares {
             progress(done, total);
             done = done.saturating_add(stored_bytes(&share));
             subtasks.push(SubtaskEntry::Inline(packs.rebuild(from, old.id, share, &wanted).await?));
         }
-        operators.push(OperatorManifest { parallelism, subtasks, ..old.clone() });
+        operators.push(OperatorManifest { parallelism: parallelism(old), subtasks, ..old.clone() });
     }
     progress(done, total);
     packs.upload().await?;

@@ -1,6 +1,6 @@
 //! Writes a block: rows into columns, columns into one payload.
 
-use super::format::{BlockHeader, CHECKSUM_BYTES, Codec, ROW_BYTES, Run, column, shape};
+use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column, shape};
 use super::index::BlockEntry;
 use super::row::{Op, Row};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint};
@@ -103,7 +103,7 @@ impl BlockWriter {
         let offset = segment.len();
         header.put(payload, segment);
         let block = segment.get(offset..).unwrap_or_default();
-        let entry = BlockEntry {
+        Ok(BlockEntry {
             offset: offset as u64,
             length: length(block.len())?,
             raw_bytes: header.raw_bytes,
@@ -111,38 +111,33 @@ impl BlockWriter {
             first,
             last,
             hash: Hash::of(block),
-        };
-        debug_assert!(entry.length as usize >= payload.len() + CHECKSUM_BYTES, "a block has a header and a checksum");
-        Ok(entry)
+        })
     }
 
     /// Returns the column directory and the columns. A column without bytes is left out.
     fn payload(&mut self) -> Vec<u8> {
-        let columns = [
-            (column::RUNS, [&[], self.runs.as_slice()]),
-            (column::OPS, [&[], &self.ops]),
-            (column::KEYS, [&[], self.keys.bytes()]),
-            (column::NAMESPACES, [&[], self.namespaces.bytes()]),
-            (column::SUBS, [&[], self.subs.bytes()]),
-            (column::VALUE_LENGTHS, [&[], &self.value_lengths]),
-            (column::VALUES, [&[], &self.values]),
-            (column::EXPIRY, self.expiry.bytes(self.rows)),
-            (column::SCHEMA, self.schema.bytes(self.rows)),
-            (column::ROUTING, self.routing.bytes(self.rows)),
+        let columns: [(u8, &[u8]); _] = [
+            (column::RUNS, &self.runs),
+            (column::OPS, &self.ops),
+            (column::KEYS, self.keys.bytes()),
+            (column::NAMESPACES, self.namespaces.bytes()),
+            (column::SUBS, self.subs.bytes()),
+            (column::VALUE_LENGTHS, &self.value_lengths),
+            (column::VALUES, &self.values),
+            (column::EXPIRY, self.expiry.end(self.rows)),
+            (column::SCHEMA, self.schema.end(self.rows)),
+            (column::ROUTING, self.routing.end(self.rows)),
         ];
-        let columns = columns.map(|(id, [a, b])| (id, [a, b], a.len() + b.len()));
-        let present = || columns.iter().filter(|(_, _, length)| *length > 0);
-        let total: usize = present().map(|(_, _, length)| length).sum();
+        let present = || columns.iter().filter(|(_, bytes)| !bytes.is_empty());
+        let total: usize = present().map(|(_, bytes)| bytes.len()).sum();
         let mut out = Vec::with_capacity(total + 64);
         put_length(&mut out, present().count());
-        for (id, _, length) in present() {
+        for (id, bytes) in present() {
             put_u8(&mut out, *id);
             put_u8(&mut out, column::REQUIRED);
-            put_length(&mut out, *length);
+            put_length(&mut out, bytes.len());
         }
-        for (_, halves, _) in present() {
-            halves.iter().for_each(|half| out.extend_from_slice(half));
-        }
+        present().for_each(|(_, bytes)| out.extend_from_slice(bytes));
         out
     }
 
@@ -209,12 +204,13 @@ impl SparseColumn {
         self.values.extend_from_slice(&value);
     }
 
-    /// Returns the two halves of the column, both empty if no row has a number.
-    fn bytes(&mut self, rows: usize) -> [&[u8]; 2] {
+    /// Ends the column and returns it, empty if no row has a number.
+    fn end(&mut self, rows: usize) -> &[u8] {
         if !self.values.is_empty() {
             self.present.resize(rows.div_ceil(8), 0);
+            self.present.append(&mut self.values);
         }
-        [&self.present, &self.values]
+        &self.present
     }
 
     fn clear(&mut self) {

@@ -261,7 +261,9 @@ fn writers_refuse_what_readers_would() {
     assert_eq!(refused(delta, &[&Owned { sub: None, ..a.clone() }]), ErrorKind::Usage);
     assert_eq!(refused(delta, &[&put(1, vec![0; MAX_PART_BYTES + 1], "")]), ErrorKind::Limit);
     assert_eq!(refused(delta, &[&put(1, "a", vec![0; MAX_VALUE_BYTES + 1])]), ErrorKind::Limit);
-    assert!(SegmentWriter::new(SegmentKind::Foreign, KeyGroupSet::empty(), EncodeOptions::default()).is_err());
+    let new = |kind, groups| SegmentWriter::new(kind, groups, EncodeOptions::default());
+    assert!(new(SegmentKind::Foreign, KeyGroupSet::empty()).is_err());
+    assert!(new(delta, KeyGroupSet::all(32_768)).is_ok() && new(delta, KeyGroupSet::all(32_769)).is_err());
     let mut rows = writer(delta);
     rows.push(KeyGroup(1), &a.row()).unwrap();
     rows.push(KeyGroup(1), &b.row()).unwrap_or_else(|_| unreachable!("a refusal leaves the writer as it was"));
@@ -297,6 +299,19 @@ fn every_flip_and_every_cut_is_found() {
     }
     assert_eq!(kind(&original.bytes, Some(&Hash::default())), Some(ErrorKind::Corrupt));
     assert_eq!(kind(&[&original.bytes[..], b"x"].concat(), None), Some(ErrorKind::Corrupt));
+}
+
+#[test]
+fn a_sound_block_of_another_segment_is_found() {
+    let all = KeyGroupSet::all(4);
+    let [one, other] = ["1", "2"].map(|value| encoded(SegmentKind::Delta, &all, &[put(0, "a", value)]));
+    let index = SegmentIndex::find(&one.bytes, None).unwrap();
+    assert_eq!(index.blocks_for(&all), SegmentIndex::find(&other.bytes, None).unwrap().blocks_for(&all));
+    let error = SegmentRows::new(&index, &all, vec![(0, other.bytes.clone())]).unwrap_err();
+    assert!(error.message().starts_with("block has another hash"), "{error}");
+    let error = SegmentRows::new(&index, &all, vec![(17, one.bytes.slice(17..))]).unwrap_err();
+    assert!(error.message().starts_with("block is not among"), "{error}");
+    assert!(SegmentRows::open(one.bytes.clone(), &other.index_hash).is_err());
 }
 
 #[test]

@@ -10,7 +10,7 @@ use super::{Encoded, SegmentKind};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
 use crate::id::{Hash, TableId};
-use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
 
 /// How segments are written. Equal rows give equal bytes under equal options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,10 +47,13 @@ impl SegmentWriter {
     /// Returns a writer of a `Base` or `Delta` that speaks for `groups`.
     ///
     /// # Errors
-    /// `Usage` for a `Foreign` segment: its bytes are not the crate's.
+    /// `Usage` for a `Foreign` segment, whose bytes are not the crate's, and for groups that no job can have.
     pub fn new(kind: SegmentKind, groups: KeyGroupSet, options: EncodeOptions) -> Result<Self> {
         if kind == SegmentKind::Foreign {
             return Err(Error::usage("a foreign segment has no rows to write"));
+        }
+        if groups.ranges().last().is_some_and(|last| last.end > MAX_KEY_GROUPS) {
+            return Err(Error::usage("no job has so many key groups").with("groups", groups));
         }
         let mut segment = Vec::new();
         put_header(&mut segment);

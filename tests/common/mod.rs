@@ -1,6 +1,7 @@
 //! A small counting job over any store, and a store whose door can be shut.
+#![allow(clippy::allow_attributes, reason = "an expectation would fail in the test binaries that it does not apply to")]
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::allow_attributes, reason = "an expectation would fail where everything is used")]
+#![allow(unreachable_pub, reason = "shared by including it")]
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +38,7 @@ pub const COUNT: OperatorId = OperatorId(1);
 pub struct Counting {
     pub job: Job,
     pub tasks: Vec<Task<LogBackend>>,
-    counts: Vec<ValueState<u64, Fixed<u64>>>,
+    counts: Vec<ValueState<u64, Fixed>>,
     pub expected: BTreeMap<Vec<u8>, u64>,
     max_parallelism: u16,
 }
@@ -47,7 +48,7 @@ pub fn runtime() -> SharedRuntime {
     Arc::new(TokioRuntime::current())
 }
 
-/// Returns the root of job `job` in `objects`.
+/// Returns the place of job `job` in `objects`.
 pub fn store(objects: &Arc<dyn ObjectStore>) -> Store {
     let settings = StoreSettings {
         tries_max: 2,
@@ -55,7 +56,12 @@ pub fn store(objects: &Arc<dyn ObjectStore>) -> Store {
         backoff_max: Duration::from_millis(2),
         ..StoreSettings::default()
     };
-    Store::new(Arc::clone(objects), &Path::default(), &"job".parse().unwrap(), runtime(), settings)
+    store_on(objects, runtime(), settings)
+}
+
+/// As [`store`], on another runtime and with other settings.
+pub fn store_on(objects: &Arc<dyn ObjectStore>, runtime: SharedRuntime, settings: StoreSettings) -> Store {
+    Store::new(Arc::clone(objects), &Path::default(), &"job".parse().unwrap(), runtime, settings)
 }
 
 impl Counting {
@@ -67,18 +73,25 @@ impl Counting {
         from: RestoreFrom,
         expected: BTreeMap<Vec<u8>, u64>,
     ) -> Result<Self> {
+        let counting = Self::open_on(store(objects), parallelism, settings, from).await?;
+        assert!(counting.expected == expected, "restored state differs");
+        Ok(counting)
+    }
+
+    /// Opens the job in `store`, with whatever state it has.
+    pub async fn open_on(store: Store, parallelism: u32, settings: JobSettings, from: RestoreFrom) -> Result<Self> {
         let max_parallelism = settings.max_parallelism;
         let operator = OperatorSpec::new(COUNT, "count", parallelism);
-        let builder = JobBuilder::new(store(objects)).settings(settings).operator(operator);
+        let builder = JobBuilder::new(store).settings(settings).operator(operator);
         let mut job = builder.restore_from(from).open().await?;
         let (mut tasks, mut counts) = (Vec::new(), Vec::new());
         for seat in job.take_seats() {
             let mut task = seat.restore(LogBackend::new).await?;
-            counts.push(task.state().value("count", Fixed::<u64>::new())?);
+            counts.push(task.state().value("count", Fixed)?);
             tasks.push(task);
         }
-        let mut counting = Self { job, tasks, counts, expected, max_parallelism };
-        assert_eq!(counting.content()?, counting.expected, "restored state");
+        let mut counting = Self { job, tasks, counts, expected: BTreeMap::new(), max_parallelism };
+        counting.expected = counting.content()?;
         Ok(counting)
     }
 
@@ -109,7 +122,7 @@ impl Counting {
         let at = owner(self.max_parallelism, parallelism, group) as usize;
         let state = self.tasks[at].state();
         state.set_key(key)?;
-        self.counts[at].update(state, |count| Some(count.unwrap_or(0) + 1))?;
+        self.counts[at].update(state, |count| *count = Some(count.unwrap_or(0) + 1))?;
         *self.expected.entry(key.to_vec()).or_default() += 1;
         Ok(())
     }
@@ -138,8 +151,9 @@ impl Counting {
     pub fn content(&mut self) -> Result<BTreeMap<Vec<u8>, u64>> {
         let mut content = BTreeMap::new();
         for (task, counts) in self.tasks.iter_mut().zip(&self.counts) {
-            counts.scan(task.state(), |entry, count| {
-                assert!(content.insert(entry.key.to_vec(), count).is_none(), "a key in two subtasks");
+            let groups = task.groups().clone();
+            counts.scan(task.state(), &groups, |key, _, count| {
+                assert!(content.insert(key.to_vec(), count).is_none(), "a key in two subtasks");
                 true
             })?;
         }

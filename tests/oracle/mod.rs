@@ -5,6 +5,7 @@
 
 pub(crate) mod sample;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What to compute, in the words of the flags.
@@ -65,7 +66,9 @@ impl Spec {
 }
 
 /// The cells that each aggregate gets, in input order, by key and window.
-type Groups = BTreeMap<(Vec<String>, i64), Vec<Vec<String>>>;
+type Groups<'a> = BTreeMap<(Vec<Cell<'a>>, i64), Vec<Vec<Cell<'a>>>>;
+
+type Cell<'a> = Cow<'a, str>;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -83,13 +86,14 @@ pub(crate) fn expected(csv: &[u8], spec: &Spec) -> Answer {
     let keys: Vec<usize> = spec.key.split(',').map(column).collect();
     let aggs: Vec<(&str, usize)> =
         spec.agg.split(',').map(|agg| agg.split_once(':').map_or((agg, 0), |(f, c)| (f, column(c)))).collect();
+    let time_column = spec.window.map(|window| column(window.time));
     let mut kinds: Vec<Option<Kind>> = vec![None; header.len()];
     let mut groups = Groups::new();
     let mut answer = Answer { output: String::new(), records: 0, bad_records: 0, late_records: 0, rows: 0 };
     let mut watermark: Option<i64> = None;
     for cells in lines {
         answer.records += 1;
-        let time = spec.window.map(|window| cells.get(column(window.time)).and_then(|cell| time_of(cell)));
+        let time = time_column.map(|column| cells.get(column).and_then(|cell| time_of(cell)));
         let Some(new_kinds) = check(&cells, header.len(), &aggs, &kinds).filter(|_| time != Some(None)) else {
             assert!(spec.skip_bad, "malformed record {}: {cells:?}", answer.records);
             answer.bad_records += 1;
@@ -108,7 +112,7 @@ pub(crate) fn expected(csv: &[u8], spec: &Spec) -> Answer {
         let key = keys.iter().map(|column| cells[*column].clone()).collect();
         let columns = groups.entry((key, start)).or_insert_with(|| vec![Vec::new(); aggs.len()]);
         for ((function, column), into) in aggs.iter().zip(columns) {
-            into.push(if *function == "count" { "1".to_owned() } else { cells[*column].clone() });
+            into.push(if *function == "count" { "1".into() } else { cells[*column].clone() });
         }
     }
     answer.rows = groups.len();
@@ -118,7 +122,7 @@ pub(crate) fn expected(csv: &[u8], spec: &Spec) -> Answer {
 
 /// Returns what the columns hold after a record, `None` if it is malformed.
 fn check(
-    cells: &[String],
+    cells: &[Cell<'_>],
     columns: usize,
     aggs: &[(&str, usize)],
     kinds: &[Option<Kind>],
@@ -159,23 +163,23 @@ fn kind_of(cell: &str) -> Option<Kind> {
     }
 }
 
-fn write(spec: &Spec, groups: &Groups, aggs: &[(&str, usize)], kinds: &[Option<Kind>]) -> String {
-    let mut header: Vec<String> = spec.key.split(',').map(str::to_owned).collect();
-    header.extend(spec.window.map(|_| "window_start".to_owned()));
-    header.extend(spec.agg.split(',').map(|agg| agg.replacen(':', "_", 1)));
+fn write(spec: &Spec, groups: &Groups<'_>, aggs: &[(&str, usize)], kinds: &[Option<Kind>]) -> String {
+    let mut header: Vec<Cell<'_>> = spec.key.split(',').map(Cow::from).collect();
+    header.extend(spec.window.map(|_| "window_start".into()));
+    header.extend(spec.agg.split(',').map(|agg| agg.replacen(':', "_", 1).into()));
     let mut output = line(&header);
     for ((key, start), columns) in groups {
         let mut cells = key.clone();
-        cells.extend(spec.window.map(|_| date_of(*start)));
+        cells.extend(spec.window.map(|_| date_of(*start).into()));
         let results = aggs.iter().zip(columns);
-        cells.extend(results.map(|((function, column), cells)| aggregate(function, cells, kinds[*column])));
+        cells.extend(results.map(|((function, column), cells)| aggregate(function, cells, kinds[*column]).into()));
         output.push_str(&line(&cells));
     }
     output
 }
 
-fn aggregate(function: &str, cells: &[String], kind: Option<Kind>) -> String {
-    let present: Vec<&String> = cells.iter().filter(|cell| !is_null(cell)).collect();
+fn aggregate(function: &str, cells: &[Cell<'_>], kind: Option<Kind>) -> String {
+    let present: Vec<&str> = cells.iter().map(AsRef::as_ref).filter(|cell| !is_null(cell)).collect();
     if function == "count" {
         return cells.len().to_string();
     }
@@ -184,7 +188,7 @@ fn aggregate(function: &str, cells: &[String], kind: Option<Kind>) -> String {
     }
     let Some(last) = present.last() else { return String::new() };
     match (function, kind) {
-        ("last", _) => (*last).clone(),
+        ("last", _) => (*last).to_owned(),
         ("sum", Some(Kind::Integer)) => integers(&present).iter().sum::<i128>().to_string(),
         ("sum", _) => decimal_sum(&present).to_string(),
         ("mean", Some(Kind::Integer)) => {
@@ -204,16 +208,16 @@ fn aggregate(function: &str, cells: &[String], kind: Option<Kind>) -> String {
                     best = cell;
                 }
             }
-            best.clone()
+            best.to_owned()
         }
     }
 }
 
-fn integers(cells: &[&String]) -> Vec<i128> {
+fn integers(cells: &[&str]) -> Vec<i128> {
     cells.iter().map(|cell| cell.parse().unwrap()).collect()
 }
 
-fn decimal_sum(cells: &[&String]) -> f64 {
+fn decimal_sum(cells: &[&str]) -> f64 {
     let mut sum = 0.0;
     for cell in cells {
         sum += cell.parse::<f64>().unwrap();
@@ -239,9 +243,12 @@ pub(crate) fn records(text: &str) -> Vec<&str> {
 }
 
 /// Returns the cells of a record.
-fn split(record: &str) -> Vec<String> {
+fn split(record: &str) -> Vec<Cell<'_>> {
     let record = record.strip_suffix('\n').unwrap_or(record);
     let record = record.strip_suffix('\r').unwrap_or(record);
+    if !record.contains('"') {
+        return record.split(',').map(Cow::from).collect();
+    }
     let (mut cells, mut quoted) = (vec![String::new()], false);
     let mut chars = record.chars().peekable();
     while let Some(c) = chars.next() {
@@ -255,13 +262,13 @@ fn split(record: &str) -> Vec<String> {
             c => cells.last_mut().unwrap().push(c),
         }
     }
-    cells
+    cells.into_iter().map(Cow::from).collect()
 }
 
-fn line(cells: &[String]) -> String {
-    let quote = |cell: &String| match cell.contains([',', '"', '\n', '\r']) {
+fn line(cells: &[Cell<'_>]) -> String {
+    let quote = |cell: &Cell<'_>| match cell.contains([',', '"', '\n', '\r']) {
         true => format!("\"{}\"", cell.replace('"', "\"\"")),
-        false => cell.clone(),
+        false => cell.to_string(),
     };
     cells.iter().map(quote).collect::<Vec<_>>().join(",") + "\n"
 }

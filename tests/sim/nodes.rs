@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
 use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
-use alluvium::checkpoint::commit::{CommitOutcome, Draft};
+use alluvium::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use alluvium::checkpoint::sweep::{self, Collector};
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::envelope::{self, Kind};
@@ -18,7 +18,7 @@ use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, Objec
 use alluvium::runtime::timeout;
 use alluvium::store::{Key, Put, Store};
 
-use crate::harness::{Node, Rng, Sim};
+use crate::harness::{Node, Rng};
 use crate::oracle::Oracle;
 use crate::wire;
 
@@ -28,7 +28,6 @@ const OBJECT_BYTES_MAX: u64 = 1024;
 /// What all nodes of a run share.
 #[derive(Clone)]
 pub(crate) struct World {
-    pub(crate) sim: Sim,
     pub(crate) oracle: Oracle,
     pub(crate) retention: RetentionPolicy,
     /// Longest time between two commits.
@@ -123,24 +122,18 @@ impl Process {
         if self.rng.permille(300) {
             self.sweep(Some(attempt)).await;
         }
-        let mut drafted_to = pieces.last().map_or(0, |piece| piece.to);
+        let mut to = pieces.last().map_or(0, |piece| piece.to);
         for _ in 0..self.rng.within(3, 40) {
             self.pause(1, self.world.think_max_ms).await;
-            drafted_to += self.rng.within(1, 9);
-            let Some(next) = self.write(attempt, &pieces, drafted_to).await else { continue };
+            to += self.rng.within(1, 9);
+            let Some(next) = self.write(attempt, &pieces, to).await else { continue };
             if self.rng.permille(100) {
                 // The epoch is given up: what it wrote stays behind.
                 continue;
             }
             let kind = if self.rng.permille(80) { ManifestKind::Savepoint } else { ManifestKind::Checkpoint };
             let intent = self.world.oracle.drafted();
-            let draft = draft(kind, &next, intent);
-            let patience = Duration::from_millis(self.rng.within(10, 60_000));
-            let runtime = self.store.runtime().clone();
-            let Some(outcome) = timeout(runtime.as_ref(), patience, committer.commit(draft)).await else {
-                // The commit's future is dropped; the next commit finds out what became of it.
-                continue;
-            };
+            let outcome = self.commit(&mut committer, draft(kind, &next, intent)).await;
             match outcome {
                 Ok(CommitOutcome::Committed(committed)) => {
                     self.world.oracle.was_committed(intent, attempt.0, plain(committed.id));
@@ -164,6 +157,26 @@ impl Process {
             }
         }
         Ok(())
+    }
+
+    /// Commits, mostly; now and then loses patience, drops the future, and has to find out.
+    async fn commit(&mut self, committer: &mut Committer, draft: Draft) -> Result<CommitOutcome> {
+        let runtime = self.store.runtime().clone();
+        let mut patience = Duration::from_millis(self.rng.within(5, 60_000));
+        if let Some(outcome) = timeout(runtime.as_ref(), patience, committer.commit(draft.clone())).await {
+            return outcome;
+        }
+        if committer.commit(draft).await.is_ok() {
+            self.world.oracle.violation("a commit was made over one whose outcome is unknown".into());
+        }
+        loop {
+            match timeout(runtime.as_ref(), patience, committer.settle()).await {
+                Some(Ok(Some(outcome))) => return Ok(outcome),
+                Some(Ok(None)) => return Err(Error::stopped("a commit that was broken off is forgotten")),
+                Some(Err(error)) => return Err(error),
+                None => patience *= 2,
+            }
+        }
     }
 
     /// Stores the records up to `to`: those that are not in `pieces`, or, now and then, all of them anew.

@@ -1,6 +1,7 @@
 //! A run: everything about it is drawn from its seed.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -58,6 +59,8 @@ struct Setup {
     world: World,
     settings: StoreSettings,
     nodes: Vec<Node>,
+    /// Set when no node is to start any more.
+    over: Arc<AtomicBool>,
 }
 
 /// Makes the run of `seed`.
@@ -109,12 +112,12 @@ impl Setup {
         };
         let retention = RetentionPolicy { checkpoints: u32::try_from(rng.within(1, 4)).expect("a small number") };
         let think_max_ms = [100, 1_000, 4_000][rng.index(3)];
-        let world = World { sim: sim.clone(), oracle: oracle.clone(), retention, think_max_ms };
+        let world = World { oracle: oracle.clone(), retention, think_max_ms };
         let coordinators = 1 + rng.index(COORDINATORS.len());
         let mut nodes = COORDINATORS[..coordinators].to_vec();
         nodes.extend(rng.permille(600).then_some(SWEEPER));
         nodes.extend(rng.permille(600).then_some(READER));
-        Self { sim: sim.clone(), store: Arc::clone(store), world, settings, nodes }
+        Self { sim: sim.clone(), store: Arc::clone(store), world, settings, nodes, over: Arc::default() }
     }
 
     fn process(&self, node: Node) -> Process {
@@ -128,6 +131,9 @@ impl Setup {
     fn start(&self, node: Node, delay_ms: u64) {
         let setup = self.clone();
         self.sim.after(delay_ms, move |sim| {
+            if setup.over.load(Ordering::Relaxed) {
+                return;
+            }
             let process = setup.process(node);
             sim.spawn(
                 node,
@@ -177,7 +183,7 @@ impl Setup {
         if oracle.committed() == before {
             oracle.violation("nothing was committed after the faults had ended".into());
         }
-        sim.on_crash(|_, _| {});
+        self.over.store(true, Ordering::Relaxed);
         self.nodes.iter().for_each(|node| sim.crash(*node));
         sim.run_until(sim.now_ms() + LATE_MS);
         match sim.block_on(LAST, LATE_MS, self.process(LAST).finish()) {

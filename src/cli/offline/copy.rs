@@ -28,7 +28,7 @@ pub(in super::super) struct RestoreArgs {
     /// Store to restore it into, under the same job name
     #[arg(long, value_name = "URL")]
     to: String,
-    /// Subtasks of each operator [default: as many as it had]
+    /// Subtasks of each operator that has keyed state [default: as many as it had]
     #[arg(long, short, value_name = "P")]
     parallelism: Option<u32>,
     /// Take the rows of these key groups alone; the others are there and empty

@@ -1,7 +1,7 @@
 //! `alluvium export`: a table's rows as CSV or JSON lines.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -10,6 +10,7 @@ use alluvium::offline::{self, Entry, RowTypes};
 use alluvium::{Error, Result};
 use serde_json::json;
 
+use super::super::run::files::{folder_of, io_error, rename_durably};
 use super::super::{Finding, print};
 use super::place::{CheckpointArgs, Groups, runtime};
 use super::value::{cells, columns, json as value_json};
@@ -75,7 +76,9 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     file.publish()?;
     if args.json {
         let output = args.output.path.display().to_string();
-        print::json(&json!({ "checkpoint": checkpoint.id.seq.0, "table": args.table, "rows": rows, "output": output }))?;
+        print::json(
+            &json!({ "checkpoint": checkpoint.id.seq.0, "table": args.table, "rows": rows, "output": output }),
+        )?;
     } else {
         print::out(&format!("wrote {rows} rows to {}\n", args.output.path.display()))?;
     }
@@ -157,17 +160,14 @@ impl StagedFile {
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let staged = folder_of(target).join(format!(".{name}.{:032x}.tmp", runtime().random()));
         let file = OpenOptions::new().write(true).create_new(true).open(&staged);
-        let file = file.map_err(|source| failed("cannot create file", &staged, source))?;
+        let file = file.map_err(|source| io_error("cannot create file", &staged, source))?;
         Ok(Self { staged, target: target.to_owned(), writer: BufWriter::new(file) })
     }
 
     fn publish(mut self) -> Result<()> {
         let synced = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
-        synced.map_err(|source| failed("cannot write file", &self.staged, source))?;
-        fs::rename(&self.staged, &self.target).map_err(|source| failed("cannot rename file", &self.target, source))?;
-        let folder = folder_of(&self.target);
-        let synced = File::open(folder).and_then(|folder| folder.sync_all());
-        synced.map_err(|source| failed("cannot sync folder", folder, source))
+        synced.map_err(|source| io_error("cannot write file", &self.staged, source))?;
+        rename_durably(&self.staged, &self.target)
     }
 }
 
@@ -176,17 +176,4 @@ impl Drop for StagedFile {
         // Once renamed there is nothing to remove.
         let _renamed = fs::remove_file(&self.staged);
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn failed(what: &str, path: &Path, source: io::Error) -> Error {
-    let error = match source.kind() {
-        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Error::not_found(what),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Error::denied(what),
-        _ => Error::unavailable(what),
-    };
-    error.with("file", path.display()).with_source(source)
 }

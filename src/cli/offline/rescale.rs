@@ -13,7 +13,7 @@ use super::text::{Table, size};
 pub(in super::super) struct Args {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Subtasks of each operator
+    /// Subtasks of each operator that has keyed state
     #[arg(long, short, value_name = "P")]
     parallelism: u32,
     /// Required: the rescale itself happens at the next `alluvium run --parallelism P`
@@ -26,7 +26,8 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
-        let message = "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
+        let message =
+            "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (store, _, checkpoint) = args.at.open().await?;
@@ -62,17 +63,20 @@ fn subtask_json(subtask: &SubtaskReads) -> Value {
 }
 
 fn text(plan: &ReadPlan) -> String {
-    let mut table = Table::new(["operator", "subtask", "key groups", "bytes", "object", "ranges"]);
+    let mut table = Table::new(["operator", "subtask", "key groups", "object", "bytes", "ranges"]);
     for subtask in &plan.subtasks {
-        let head = || [subtask.operator.to_string(), subtask.subtask.to_string(), subtask.groups.to_string(), size(subtask.bytes)];
-        if subtask.objects.is_empty() {
-            let [operator, index, groups, bytes] = head();
-            table.row([operator, index, groups, bytes, String::new(), String::new()]);
-        }
         for (object, ranges) in &subtask.objects {
-            let [operator, index, groups, bytes] = head();
+            let bytes =
+                ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
             let ranges: Vec<_> = ranges.iter().map(|range| format!("{}..{}", range.start, range.end)).collect();
-            table.row([operator, index, groups, bytes, object.to_string(), ranges.join(" ")]);
+            table.row([
+                subtask.operator.to_string(),
+                subtask.subtask.to_string(),
+                subtask.groups.to_string(),
+                object.to_string(),
+                size(bytes),
+                ranges.join(" "),
+            ]);
         }
     }
     let ideal = size(plan.ideal_bytes);

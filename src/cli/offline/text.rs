@@ -16,15 +16,25 @@ impl<const N: usize> Table<N> {
         Self { rows: vec![headings.map(str::to_owned)] }
     }
 
+    /// Returns whether it has headings alone.
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
+
     /// Adds a row.
     pub(super) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 
-    /// Returns the table as lines, each behind `indent`.
+    /// Returns the table as lines, each behind `indent`; nothing if it is empty.
     pub(super) fn print(&self, indent: &str) -> String {
+        if self.is_empty() {
+            return String::new();
+        }
         let width = |column: usize| self.cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        let figures = |column: usize| self.cells(column).skip(1).all(|cell| cell.starts_with(|c: char| c.is_ascii_digit()));
+        // Times and ids begin with a digit, too.
+        let figure = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains('-');
+        let figures = |column: usize| self.cells(column).skip(1).all(figure);
         let columns: Vec<_> = (0..N).map(|column| (width(column), figures(column))).collect();
         let mut text = String::new();
         for row in &self.rows {
@@ -32,11 +42,8 @@ impl<const N: usize> Table<N> {
             for (at, (cell, (width, right))) in row.iter().zip(&columns).enumerate() {
                 let gap = if at == 0 { "" } else { "  " };
                 // Writing to a string cannot fail.
-                let _infallible = if *right {
-                    write!(line, "{gap}{cell:>width$}")
-                } else {
-                    write!(line, "{gap}{cell:<width$}")
-                };
+                let _infallible =
+                    if *right { write!(line, "{gap}{cell:>width$}") } else { write!(line, "{gap}{cell:<width$}") };
             }
             text.push_str(line.trim_end());
             text.push('\n');

@@ -209,12 +209,7 @@ impl Run<'_> {
         Ok((self.job, report, rows, end))
     }
 
-    fn read(
-        &self,
-        source: Source,
-        seat: Seat,
-        queues: Vec<mpsc::SyncSender<ToSubtask>>,
-    ) -> Result<(SourceState, End)> {
+    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<(SourceState, End)> {
         let task = self.task(seat)?;
         let batches = queues.iter().map(|_| RecordBatch::default()).collect();
         let mut reader = Reader {
@@ -334,4 +329,3 @@ async fn heed_signals() {
         }
     }
 }
-

@@ -12,7 +12,7 @@ mod aggregate;
 mod args;
 mod columns;
 mod driver;
-mod files;
+pub(super) mod files;
 mod output;
 mod program;
 mod reader;

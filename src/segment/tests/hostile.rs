@@ -116,6 +116,18 @@ fn rows_that_break_the_model_are_refused() {
 }
 
 #[test]
+fn blocks_of_a_group_follow_each_other() {
+    let raw = payload(&two_rows());
+    let (block, entry) = wrapped(0, &raw, raw.len(), 2, 0);
+    let second = BlockEntry { offset: entry.offset + u64::from(entry.length), ..entry };
+    let index = SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry, second]);
+    let stored = [&block[..], &block].concat().into();
+    let rows = SegmentRows::new(&index, &KeyGroupSet::all(1), vec![(entry.offset, stored)]).unwrap();
+    let error = rows.append_group(KeyGroup(0), &mut RowBatch::new()).unwrap_err();
+    assert!(error.message().starts_with("blocks are out of order"), "{error}");
+}
+
+#[test]
 fn newer_columns_and_ops_are_skipped_or_refused_as_they_ask() {
     let delta = |edit: fn(&mut ColumnList)| edited(SegmentKind::Delta, 0, edit);
     assert_eq!(delta(|c| c.push((99, 0, vec![1, 2]))).unwrap().len(), 2);

@@ -1,0 +1,495 @@
+//! The offline tools on checkpoints that a real job wrote.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use alluvium::codec::schema::Value;
+use alluvium::id::Seq;
+use alluvium::job::JobSettings;
+use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
+use alluvium::manifest::rescale::OperatorPlan;
+use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
+use alluvium::store::Store;
+use alluvium::{ErrorKind, Result};
+use bytes::Bytes;
+use common::{Counting, Gate};
+
+type State = BTreeMap<Vec<u8>, u64>;
+
+/// Tells nobody how far it is.
+fn silent(_done: u64, _total: u64) {}
+
+/// A job with five checkpoints of which three live, and the state of each.
+async fn history(gate: &Arc<Gate>) -> Result<(Counting, BTreeMap<Seq, State>)> {
+    let mut job = Counting::fresh(&gate.objects(), 3).await;
+    let mut states = BTreeMap::new();
+    for round in 0..5u32 {
+        job.add(round * 100..round * 100 + 300)?;
+        let id = job.checkpoint().await?.unwrap();
+        states.insert(id.seq, job.expected.clone());
+    }
+    Ok((job, states))
+}
+
+async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
+    offline::open(store, &mut Chain::load(store).await?, id).await
+}
+
+/// Returns the rows of the table `count` in `groups`, in the order in which they are exported.
+async fn export(store: &Store, id: Option<Seq>, groups: &KeyGroupSet) -> Result<Vec<(Vec<u8>, u64)>> {
+    let checkpoint = open(store, id).await?;
+    let mut rows = Vec::new();
+    let count = offline::export(store, &checkpoint.manifest, "count", groups, |entry| {
+        let (Value::Bytes(key), Value::Unsigned(count)) = (&entry.place.key, &entry.value) else {
+            panic!("decoded by other types: {entry:?}");
+        };
+        rows.push((key.to_vec(), u64::try_from(*count).unwrap()));
+        Ok(())
+    })
+    .await?;
+    assert_eq!(count, rows.len() as u64);
+    Ok(rows)
+}
+
+async fn state(store: &Store, id: Option<Seq>) -> Result<State> {
+    Ok(export(store, id, &KeyGroupSet::all(128)).await?.into_iter().collect())
+}
+
+async fn verify(store: &Store) -> Result<offline::Report> {
+    offline::verify(store, &Chain::load(store).await?, Level::Full, &silent).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn lists_what_lives() -> Result<()> {
+    let gate = Gate::new();
+    let (job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    // The claim of another attempt is not a checkpoint.
+    job.reopen(&gate.objects(), 2).await;
+    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    assert!(listed.damaged.is_empty());
+    let live: Vec<_> = states.keys().copied().skip(2).collect();
+    assert_eq!(listed.checkpoints.iter().map(|checkpoint| checkpoint.id).collect::<Vec<_>>(), live);
+    let packs = gate.dump().await.into_iter().filter(|(key, _)| key.contains("/data/"));
+    let stored: u64 = packs.map(|(_, bytes)| bytes.len() as u64).sum();
+    for checkpoint in &listed.checkpoints {
+        assert_eq!((checkpoint.kind, checkpoint.parallelism), (ManifestKind::Checkpoint, 3));
+        assert_eq!((checkpoint.max_parallelism, checkpoint.attempt.0), (128, 1));
+        assert!(checkpoint.records >= states[&checkpoint.id].len() as u64);
+        assert!(checkpoint.new_bytes > 0 && checkpoint.total_bytes < stored);
+    }
+    let last = listed.checkpoints.last().unwrap();
+    assert!(last.new_bytes < last.total_bytes, "an increment is small");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn exports_each_live_checkpoint_in_a_fixed_order() -> Result<()> {
+    let gate = Gate::new();
+    let (mut job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    for (&id, expected) in states.iter().skip(2) {
+        assert_eq!(state(&store, Some(id)).await?, *expected);
+    }
+    let all = export(&store, None, &KeyGroupSet::all(128)).await?;
+    let mut parts = Vec::new();
+    for range in [(0, 17), (17, 18), (18, 128)] {
+        parts.extend(export(&store, None, &KeyGroupRange::new(range.0, range.1).into()).await?);
+    }
+    assert_eq!(parts, all, "groups come one after the other");
+    job = job.reopen(&gate.objects(), 7).await;
+    job.checkpoint().await?;
+    assert_eq!(export(&store, None, &KeyGroupSet::all(128)).await?, all, "whatever the parallelism");
+    let gone = open(&store, states.keys().next().copied()).await.unwrap_err();
+    assert_eq!(gone.kind(), ErrorKind::NotFound);
+    assert!(gone.message().contains("restorable"), "{gone}");
+    let newest = open(&store, None).await?;
+    let unknown = offline::find_table(&newest.manifest, "nope").unwrap_err();
+    assert!(unknown.message().contains("count.count"), "{unknown}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn types_that_nobody_knows_are_bytes() -> Result<()> {
+    let gate = Gate::new();
+    let (_job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let mut manifest = open(&store, None).await?.manifest;
+    manifest.operators[0].tables[0].value.name = "bincode:Secret".into();
+    let mut bytes = 0;
+    let groups = KeyGroupSet::all(128);
+    let rows = offline::export(&store, &manifest, "count.count", &groups, |entry| {
+        let Value::Bytes(value) = entry.value else { panic!("{entry:?}") };
+        bytes += value.len();
+        Ok(())
+    })
+    .await?;
+    assert_eq!(rows, states.values().next_back().unwrap().len() as u64);
+    assert_eq!(bytes as u64, rows * 8);
+    Ok(())
+}
+
+/// Compares two checkpoints and returns the counts and each change, checked against the states.
+async fn diff(store: &Store, (from, old): (Seq, &State), (to, new): (Seq, &State)) -> Result<offline::Diff> {
+    let mut expected = BTreeMap::new();
+    for key in old.keys().chain(new.keys()) {
+        let kind = match (old.get(key), new.get(key)) {
+            (None, Some(_)) => ChangeKind::Added,
+            (Some(_), None) => ChangeKind::Removed,
+            (a, b) if a != b => ChangeKind::Changed,
+            _ => continue,
+        };
+        expected.insert(key.clone(), kind);
+    }
+    let (from, to) = (open(store, Some(from)).await?, open(store, Some(to)).await?);
+    let mut found = BTreeMap::new();
+    let diff = offline::diff(store, &from.manifest, &to.manifest, |change| {
+        let Value::Bytes(key) = change.place.key else { panic!("{change:?}") };
+        assert!(found.insert(key.to_vec(), change.kind).is_none());
+        Ok(())
+    })
+    .await?;
+    assert_eq!(found, expected);
+    let count = |kind| expected.values().filter(|found| **found == kind).count() as u64;
+    let [table] = diff.tables.as_slice() else { panic!("{diff:?}") };
+    assert_eq!((table.operator.as_str(), table.table.as_str()), ("count", "count"));
+    let counts = (table.added, table.removed, table.changed);
+    assert_eq!(counts, (count(ChangeKind::Added), count(ChangeKind::Removed), count(ChangeKind::Changed)));
+    assert_eq!(diff.is_empty(), expected.is_empty());
+    Ok(diff)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn differences_are_those_of_the_states() -> Result<()> {
+    let gate = Gate::new();
+    let (job, mut states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let mut job = job.reopen(&gate.objects(), 5).await;
+    job.add(1000..1001)?;
+    let id = job.checkpoint().await?.unwrap();
+    states.insert(id.seq, job.expected.clone());
+    let live: Vec<_> = states.iter().skip(3).map(|(&id, state)| (id, state)).collect();
+    for from in &live {
+        for to in &live {
+            diff(&store, *from, *to).await?;
+        }
+    }
+    let one_key = diff(&store, live[1], live[2]).await?;
+    assert_eq!(one_key.compared_groups + one_key.same_groups, 128);
+    // One key, and at most an eighth of the groups with a new base.
+    assert!((1..=17 + 5).contains(&one_key.compared_groups), "{one_key:?}");
+    let same = diff(&store, live[2], live[2]).await?;
+    assert_eq!(same.compared_groups, 0);
+    Ok(())
+}
+
+fn opaque(name: &str, redistribution: Redistribution, content: Vec<u8>, item_offsets: Vec<u64>) -> Opaque {
+    let content = OpaqueContent::Inline(Bytes::from(content));
+    Opaque { role: OpaqueRole::Source, name: name.into(), redistribution, channel: None, item_offsets, content }
+}
+
+/// Takes a checkpoint with opaques: a position, a list and one that is too large for a manifest.
+async fn checkpoint_with_opaques(job: &mut Counting) -> Result<()> {
+    let epoch = job.barrier_with(|at| {
+        let at = u8::try_from(at).unwrap();
+        vec![
+            opaque("position", Redistribution::None, vec![at], vec![]),
+            opaque("list", Redistribution::Split, vec![at, at + 10, at + 20], vec![0, 1, 2]),
+            opaque("large", Redistribution::Broadcast, vec![7; 50_000], vec![]),
+        ]
+    })?;
+    job.job.wait(epoch).await?.unwrap();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inspects_tables_groups_segments_and_opaques() -> Result<()> {
+    let gate = Gate::new();
+    let (mut job, _) = history(&gate).await?;
+    checkpoint_with_opaques(&mut job).await?;
+    let store = common::store(&gate.objects());
+    let checkpoint = open(&store, None).await?;
+    let inspection = offline::inspect(&store, &checkpoint.manifest, None, Depth::Rows).await?;
+    let [operator] = inspection.operators.as_slice() else { panic!("one operator") };
+    let [table] = operator.tables.as_slice() else { panic!("one table") };
+    let rows = job.expected.len() as u64;
+    assert_eq!((table.total().records, table.total().bytes), (rows, rows * 12));
+    assert_eq!((table.groups.len(), operator.chains.len()), (128, 128));
+    let longest = operator.chains.iter().max().copied().unwrap();
+    assert!((2..=5).contains(&longest), "{longest} segments for a group after five increments");
+    assert_eq!(inspection.opaques.len(), 9);
+    assert!(inspection.opaques.iter().all(|(.., opaque)| matches!(opaque.content, OpaqueContent::Inline(_))));
+    assert!(inspection.objects.iter().all(|object| object.used_bytes <= object.bytes));
+    assert!(inspection.restore.exact);
+    let fast = offline::inspect(&store, &checkpoint.manifest, None, Depth::Manifest).await?;
+    assert!(!fast.restore.exact && fast.restore.bytes >= inspection.restore.bytes / 2);
+    assert!(fast.operators[0].tables[0].groups.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_plan_is_what_a_rescale_reads() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 4).await;
+    job.add(0..60_000)?;
+    job.checkpoint().await?;
+    job.add(0..500)?;
+    job.checkpoint().await?;
+    let store = common::store(&gate.objects());
+    let checkpoint = open(&store, None).await?;
+    for parallelism in [1, 4, 5] {
+        let plan = offline::read_plan(&store, &checkpoint.manifest, parallelism).await?;
+        let before = store.requests().get_bytes;
+        for share in OperatorPlan::new(&checkpoint.manifest, common::COUNT, parallelism)?.shares {
+            alluvium::checkpoint::restore::fetch(&store, &share.segments).await?;
+        }
+        assert_eq!(plan.bytes, store.requests().get_bytes - before, "parallelism {parallelism}");
+        assert_eq!(plan.subtasks.len(), parallelism as usize);
+        assert!(plan.bytes * 10 <= plan.ideal_bytes * 11, "{} of {}", plan.bytes, plan.ideal_bytes);
+    }
+    let error = offline::read_plan(&store, &checkpoint.manifest, 129).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
+    let (gate, other) = (Gate::new(), Gate::new());
+    let (mut job, states) = history(&gate).await?;
+    checkpoint_with_opaques(&mut job).await?;
+    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let mut chain = Chain::load(&store).await?;
+    let (&id, expected) = states.iter().next_back().unwrap();
+    let checkpoint = offline::find(&store, &mut chain, Some(id)).await?;
+    let before = gate.dump().await;
+    let copy = offline::savepoint(&store, &checkpoint, &target, &silent).await?;
+    assert_eq!(gate.dump().await, before, "the source is only read");
+    assert_eq!(copy.seq, Seq(1));
+    let report = verify(&target).await?;
+    assert_eq!((report.damaged.len(), report.restorable), (0, vec![Seq(1)]));
+    let listed = offline::list(&target, &Chain::load(&target).await?).await?.checkpoints;
+    assert_eq!((listed.len(), listed[0].kind), (1, ManifestKind::Savepoint));
+    assert_eq!(state(&target, None).await?, *expected);
+    let refused = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+
+    let settings = JobSettings::default();
+    let from = RestoreFrom::Newest;
+    let mut moved = Counting::open(&other.objects(), 2, settings, from, expected.clone()).await?;
+    assert!(moved.job.attempt() > checkpoint.manifest.attempt);
+    for round in 0..6 {
+        moved.add(round..round + 50)?;
+        moved.checkpoint().await?.unwrap();
+    }
+    moved.reopen(&other.objects(), 3).await;
+    assert_eq!(state(&target, Some(Seq(1))).await?, *expected, "savepoints are never collected");
+    assert!(verify(&target).await?.damaged.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_damaged_state_is_refused_and_leaves_nothing_visible() -> Result<()> {
+    let (gate, other) = (Gate::new(), Gate::new());
+    history(&gate).await?;
+    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let checkpoint = open(&store, None).await?;
+    let key = format!("job/data/{}", checkpoint.manifest.objects.last().unwrap().id);
+    let mut bytes = gate.dump().await.remove(&key).unwrap().to_vec();
+    bytes[100] ^= 1;
+    gate.damage(&key, Some(bytes.into())).await;
+    let error = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.chain().contains(key.trim_start_matches("job/")), "{}", error.chain());
+    assert_eq!(Chain::load(&target).await?.end(), Seq(0));
+    let again = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
+    assert_eq!(again.kind(), ErrorKind::Config, "what a copy left is not overwritten");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
+    let gate = Gate::new();
+    let (mut job, _) = history(&gate).await?;
+    checkpoint_with_opaques(&mut job).await?;
+    let store = common::store(&gate.objects());
+    let checkpoint = open(&store, None).await?;
+    for parallelism in [None, Some(1), Some(8), Some(128)] {
+        let other = Gate::new();
+        let target = common::store(&other.objects());
+        let options = RestoreOptions { parallelism, groups: None };
+        offline::restore(&store, &checkpoint.manifest, &target, &options, &silent).await?;
+        assert!(verify(&target).await?.damaged.is_empty());
+        assert_eq!(state(&target, None).await?, job.expected);
+        let restored = open(&target, None).await?.manifest;
+        assert_eq!(restored.operators[0].parallelism, parallelism.unwrap_or(3));
+        assert_eq!((restored.kind, restored.epoch), (ManifestKind::Checkpoint, checkpoint.manifest.epoch));
+        let mut items: Vec<u8> = Vec::new();
+        for subtask in restored.operators[0].inline_subtasks()? {
+            let of = |name: &str| subtask.opaques.iter().filter(|o| o.name == name).collect::<Vec<_>>();
+            of("list").iter().for_each(|list| items.extend(list.items().unwrap().concat()));
+            assert_eq!(of("large")[0].items()?.concat(), vec![7; 50_000]);
+        }
+        items.sort_unstable();
+        assert_eq!(items, [0, 1, 2, 10, 11, 12, 20, 21, 22]);
+        let from = RestoreFrom::Newest;
+        Counting::open(&other.objects(), 2, JobSettings::default(), from, job.expected.clone()).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
+    let (gate, other) = (Gate::new(), Gate::new());
+    let (job, _) = history(&gate).await?;
+    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let groups: KeyGroupSet = KeyGroupRange::new(10, 30).into();
+    let expected = export(&store, None, &groups).await?;
+    let checkpoint = open(&store, None).await?;
+    let options = RestoreOptions { parallelism: Some(2), groups: Some(groups) };
+    offline::restore(&store, &checkpoint.manifest, &target, &options, &silent).await?;
+    let found = export(&target, None, &KeyGroupSet::all(128)).await?;
+    assert_eq!(found, expected);
+    assert!(found.len() < job.expected.len());
+    let (settings, expected) = (JobSettings::default(), expected.into_iter().collect());
+    let mut part = Counting::open(&other.objects(), 1, settings, RestoreFrom::Newest, expected).await?;
+    part.add(0..500)?;
+    part.checkpoint().await?.unwrap();
+    part.reopen(&other.objects(), 3).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
+    let gate = Gate::new();
+    let (mut job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let orphan = format!("job/data/1-{}", "ab".repeat(16));
+    gate.damage(&orphan, Some(Bytes::from_static(b"what a dead upload left"))).await;
+    let before = gate.dump().await;
+    let chain = Chain::load(&store).await?;
+    let plan = offline::sweep::preview(&store, offline::sweep::policy(&chain, None)).await?;
+    assert_eq!(plan.deletable.len(), 1, "{plan:?}");
+    assert_eq!(gate.dump().await, before, "a preview changes nothing");
+
+    let (attempt, _, swept) = offline::sweep::sweep(&store, &chain, None).await?.unwrap();
+    assert_eq!((swept.deleted.len(), swept.failed.len(), attempt.0), (1, 0, 2));
+    let mut left = before.clone();
+    left.remove(&orphan);
+    let after = gate.dump().await;
+    assert!(left.keys().all(|key| after.contains_key(key)));
+    assert!(!after.contains_key(&orphan));
+    job.add(0..10)?;
+    let fenced = match job.barrier() {
+        Ok(epoch) => job.job.wait(epoch).await.unwrap_err(),
+        Err(error) => error,
+    };
+    assert_eq!(fenced.kind(), ErrorKind::Fenced);
+    for (&id, expected) in states.iter().skip(2) {
+        assert_eq!(state(&store, Some(id)).await?, *expected);
+    }
+    let chain = Chain::load(&store).await?;
+    offline::sweep::sweep(&store, &chain, Some(1)).await?;
+    let (&newest, expected) = states.iter().next_back().unwrap();
+    assert_eq!(Chain::load(&store).await?.restorable().iter().map(|m| m.id.seq).collect::<Vec<_>>(), [newest]);
+    Counting::open(&gate.objects(), 2, JobSettings::default(), RestoreFrom::Newest, expected.clone()).await?;
+    assert!(verify(&store).await?.damaged.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()> {
+    let gate = Gate::new();
+    let (mut job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let seq = states.keys().nth(3).unwrap();
+    gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"not a manifest"))).await;
+    let before = gate.dump().await;
+    let chain = Chain::load(&store).await?;
+    let error = offline::sweep::sweep(&store, &chain, Some(1)).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert_eq!(gate.dump().await, before);
+    job.add(0..10)?;
+    assert!(job.checkpoint().await?.is_some(), "the job was not stopped");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn levels_find_what_they_promise() -> Result<()> {
+    let gate = Gate::new();
+    let (_job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let newest = *states.keys().next_back().unwrap();
+    let pack = open(&store, None).await?.manifest.objects.last().unwrap().id;
+    let key = format!("job/data/{pack}");
+    let bytes = gate.dump().await.remove(&key).unwrap();
+    let chain = Chain::load(&store).await?;
+    let found = async |level| {
+        let report = offline::verify(&store, &chain, level, &silent).await?;
+        let kinds: Vec<_> = report.damaged.iter().map(|damage| damage.kind).collect();
+        let touched = report.damaged.iter().all(|damage| damage.checkpoints.contains(&newest));
+        assert_eq!(report.restorable.contains(&newest), kinds.is_empty() || !touched, "{report:?}");
+        Ok::<_, alluvium::Error>(kinds)
+    };
+    let sampled = Level::Sampled { seed: 1 };
+    for level in [Level::Manifest, sampled, Level::Full] {
+        assert_eq!(found(level).await?, []);
+    }
+    gate.damage(&key, None).await;
+    for level in [Level::Manifest, sampled, Level::Full] {
+        assert_eq!(found(level).await?, [DamageKind::Missing]);
+    }
+    gate.damage(&key, Some(bytes.slice(..bytes.len() - 1))).await;
+    for level in [Level::Manifest, sampled] {
+        assert_eq!(found(level).await?, [DamageKind::Length]);
+    }
+    let segment =
+        open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
+    let at = usize::try_from(segment.offset).unwrap() + 20;
+    let mut flipped = bytes.to_vec();
+    flipped[at] ^= 4;
+    gate.damage(&key, Some(flipped.into())).await;
+    assert_eq!(found(Level::Manifest).await?, []);
+    for level in [sampled, Level::Full] {
+        assert_eq!(found(level).await?, [DamageKind::Block], "small segments have one block");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result<()> {
+    let gate = Gate::new();
+    let (_job, states) = history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let live: Vec<_> = states.iter().skip(2).collect();
+    let newest = *live[2].0;
+    gate.damage(&format!("job/manifest/{:020}", newest.0), Some(Bytes::new())).await;
+    let report = verify(&store).await?;
+    let damage: Vec<_> = report.damaged.iter().map(|damage| (damage.kind, damage.checkpoints.len())).collect();
+    assert_eq!(damage, [(DamageKind::Manifest, 1)]);
+    assert!(report.restorable.contains(live[0].0) && report.restorable.contains(live[1].0));
+    assert!(!report.restorable.contains(&newest));
+    let error = open(&store, None).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "never an older one in silence");
+    assert_eq!(state(&store, Some(*live[1].0)).await?, *live[1].1, "but by its number");
+    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    assert_eq!(listed.damaged.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [newest]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_ends_where_it_said_it_would() -> Result<()> {
+    let gate = Gate::new();
+    history(&gate).await?;
+    let store = common::store(&gate.objects());
+    let seen = Mutex::new(Vec::new());
+    let watch = |done: u64, total: u64| seen.lock().unwrap().push((done, total));
+    offline::verify(&store, &Chain::load(&store).await?, Level::Full, &watch).await?;
+    let seen = seen.into_inner().unwrap();
+    assert!(seen.is_sorted() && seen.len() > 2);
+    assert!(seen.last().is_some_and(|(done, total)| done == total && *total > 0), "{seen:?}");
+    Ok(())
+}
