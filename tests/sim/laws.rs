@@ -367,6 +367,24 @@ fn a20_a_refusal_after_doubt_proves_nothing() {
     assert_eq!(told.unwrap_err().applied(), Applied::Unknown, "the first may still land");
 }
 
+#[test]
+fn a20_a_commit_in_doubt_goes_on_through_refusals() {
+    let bench = Bench::new();
+    let owner = bench.claim(0, RestoreFrom::Newest).unwrap();
+    let mut fates = vec![
+        // The one call's tries are used up...
+        Fate::silent(Some(900_000)),
+        Fate::not_applied(1, Answer::ServerError),
+        Fate::not_applied(1, Answer::ServerError),
+        Fate::not_applied(1, Answer::ServerError),
+        // ...and the next is refused, which says nothing of the first.
+        Fate::not_applied(1, Answer::Denied),
+    ];
+    let meets = |call: &Call<'_>| call.operation == Operation::Put && call.key.contains("manifest");
+    bench.faults(Faults::Scripted(Box::new(move |call| (meets(call) && !fates.is_empty()).then(|| fates.remove(0)))));
+    committed(&bench.commit(owner, 1).1[0]);
+}
+
 /// Flips a byte of the object under `key`.
 fn damage(bench: &Bench, key: Key) {
     let mut world = bench.world.lock().unwrap();
@@ -473,6 +491,29 @@ fn b03_of_two_that_start_at_once_each_gets_its_own_number() {
     assert!(won.contains(&Attempt(2)), "the higher one owns the job: {outcomes:?}");
     assert_eq!(bench.keys("attempt").len(), 2);
     assert!(outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|e| e.kind() == ErrorKind::Fenced));
+}
+
+#[test]
+fn b03_a_claim_that_comes_late_is_fenced() {
+    let bench = Bench::new();
+    let late = Fate { effects_ms: vec![100], answer: Some((5_000, Answer::Truth)) };
+    bench.next_call(Operation::Put, "manifest", late);
+    let (store, slot) = (bench.store(0), Arc::new(Mutex::new(None)));
+    let filled = Arc::clone(&slot);
+    bench.sim.spawn(
+        0,
+        Box::pin(async move {
+            let outcome = claim(&store, &request(RestoreFrom::Newest)).await.map(|_| ());
+            *filled.lock().unwrap() = Some(outcome);
+        }),
+    );
+    bench.sim.run_until(1_000);
+    let owner = bench.claim(1, RestoreFrom::Newest).unwrap();
+    assert_eq!(bench.keys("manifest").len(), 2, "both stand in the chain");
+    bench.sim.run_until(10_000);
+    let outcome = slot.lock().unwrap().take().unwrap();
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Fenced, "and it is told before it does any work");
+    committed(&bench.commit(owner, 1).1[0]);
 }
 
 #[test]
