@@ -29,7 +29,6 @@ const OBJECT_BYTES_MAX: u64 = 1024;
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) oracle: Oracle,
-    pub(crate) retention: RetentionPolicy,
     /// Longest time between two commits.
     pub(crate) think_max_ms: u64,
 }
@@ -55,12 +54,13 @@ impl Process {
         self.store.runtime().sleep(Duration::from_millis(ms)).await;
     }
 
-    fn request(&self, from: RestoreFrom) -> ClaimRequest {
+    fn request(&mut self, from: RestoreFrom) -> ClaimRequest {
+        let checkpoints = u32::try_from(self.rng.within(1, 4)).expect("a small number");
         ClaimRequest {
             from,
             partitioner: Partitioner::Range { seed: 7 },
             max_parallelism: 16,
-            retention: self.world.retention,
+            retention: RetentionPolicy { checkpoints },
             writer: format!("n{} {from:?}", self.node),
             program: Program::new("records of a log"),
         }
@@ -77,7 +77,8 @@ impl Process {
                     continue;
                 }
             };
-            match claim(&self.store, &self.request(from)).await {
+            let request = self.request(from);
+            match claim(&self.store, &request).await {
                 Ok(claimed) => {
                     let attempt = claimed.attempt;
                     if let Err(error) = self.lead(claimed).await {
@@ -277,7 +278,8 @@ impl Process {
 
     /// Shows, on a healthy store, that the job goes on: claim, restore, commit, sweep.
     pub(crate) async fn finish(mut self) -> Result<()> {
-        let claimed = claim(&self.store, &self.request(RestoreFrom::Newest)).await?;
+        let request = self.request(RestoreFrom::Newest);
+        let claimed = claim(&self.store, &request).await?;
         let Claimed { attempt, restore, mut committer, .. } = claimed;
         let pieces = match &restore {
             Some(restore) => self.restore(restore).await?,

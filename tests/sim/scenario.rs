@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::control::retention::RetentionPolicy;
 use alluvium::store::{Store, StoreSettings};
 use object_store::path::Path;
 
@@ -36,7 +35,7 @@ pub(crate) struct Mode {
 
 impl Mode {
     pub(crate) const RANDOM: Self = Self { tracing: Tracing::Off, chaos: true, length_ms: 40_000, crash: None };
-    pub(crate) const CALM: Self = Self { tracing: Tracing::Off, chaos: false, length_ms: 12_000, crash: None };
+    pub(crate) const CALM: Self = Self { tracing: Tracing::Off, chaos: false, length_ms: 30_000, crash: None };
 }
 
 /// What came of a run.
@@ -110,9 +109,8 @@ impl Setup {
             // One more than the most that a listing misses: as sharp as the promise allows.
             list_lag: 4,
         };
-        let retention = RetentionPolicy { checkpoints: u32::try_from(rng.within(1, 4)).expect("a small number") };
         let think_max_ms = [100, 1_000, 4_000][rng.index(3)];
-        let world = World { oracle: oracle.clone(), retention, think_max_ms };
+        let world = World { oracle: oracle.clone(), think_max_ms };
         let coordinators = 1 + rng.index(COORDINATORS.len());
         let mut nodes = COORDINATORS[..coordinators].to_vec();
         nodes.extend(rng.permille(600).then_some(SWEEPER));
