@@ -250,7 +250,7 @@ pub(crate) struct SimStore {
 /// What a call does.
 #[derive(Debug, Clone)]
 enum Effect {
-    Put(Bytes, bool),
+    Put(Bytes),
     Get(Option<object_store::GetRange>, bool),
     Delete,
     List,
@@ -259,7 +259,7 @@ enum Effect {
 impl Effect {
     fn operation(&self) -> Operation {
         match self {
-            Self::Put(..) => Operation::Put,
+            Self::Put(_) => Operation::Put,
             Self::Get(..) => Operation::Get,
             Self::Delete => Operation::Delete,
             Self::List => Operation::List,
@@ -340,8 +340,8 @@ impl StoreWorld {
 
     fn apply(&mut self, key: &str, effect: &Effect) -> Reply {
         match effect {
-            Effect::Put(_, true) if self.objects.contains_key(key) => Reply::Exists,
-            Effect::Put(bytes, _) => {
+            Effect::Put(_) if self.objects.contains_key(key) => Reply::Exists,
+            Effect::Put(bytes) => {
                 self.creations += 1;
                 self.objects.insert(key.to_owned(), Stored { bytes: bytes.clone(), created: self.creations });
                 if let Some(watcher) = &mut self.watcher {
@@ -526,8 +526,8 @@ impl fmt::Debug for SimStore {
 impl ObjectStore for SimStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let bytes: Bytes = payload.into();
-        let create = options.mode == PutMode::Create;
-        self.call(location.to_string(), Effect::Put(bytes, create)).await?;
+        assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
+        self.call(location.to_string(), Effect::Put(bytes)).await?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
     }
 

@@ -1,0 +1,81 @@
+//! One create or read at a time: what its caller is told is what happened, or that nobody knows.
+
+use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::envelope;
+use alluvium::envelope::Kind;
+use alluvium::error::{Applied, ErrorKind, Result};
+use alluvium::id::Seq;
+use alluvium::store::{Key, Put};
+
+use super::Rig;
+use crate::harness::{Answer, Fate, Faults, Operation};
+
+/// Creates one object under a fate; returns what its writer was told, how many requests it took, and whether it stands.
+fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
+    let rig = Rig::new();
+    let mut fates = fates;
+    rig.faults(Faults::Scripted(Box::new(move |call| {
+        let meets = fates.first().is_some_and(|(operation, _)| *operation == call.operation);
+        meets.then(|| fates.remove(0).1)
+    })));
+    let store = rig.store(0);
+    let told = rig.on(0, {
+        let store = store.clone();
+        async move {
+            let put_id = store.draw_put_id();
+            store.put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body")).await
+        }
+    });
+    (told, store.requests().put, !rig.keys("manifest").is_empty())
+}
+
+#[test]
+fn a01_a_create_that_fails_is_repeated_until_the_deadline() {
+    let failing = || (Operation::Put, Fate::not_applied(5, Answer::ServerError));
+    let (told, puts, stands) = put_under(vec![failing(), failing()]);
+    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 3, true));
+    let (told, puts, stands) = put_under((0..9).map(|_| failing()).collect());
+    let error = told.unwrap_err();
+    assert_eq!((error.kind(), error.applied(), puts, stands), (ErrorKind::Unavailable, Applied::Unknown, 4, false));
+}
+
+#[test]
+fn a02_a_create_whose_answer_is_lost_is_found_to_be_ours() {
+    let (told, puts, stands) = put_under(vec![(Operation::Put, Fate::silent(Some(5)))]);
+    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 1, true));
+}
+
+#[test]
+fn a03_applied_then_500_then_conflict_is_found_to_be_ours() {
+    let fates = vec![
+        (Operation::Put, Fate::applied_but(5, Answer::ServerError)),
+        (Operation::Get, Fate::not_applied(5, Answer::ServerError)),
+    ];
+    let (told, puts, stands) = put_under(fates);
+    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 2, true));
+    let (told, puts, _) = put_under(vec![(Operation::Put, Fate::applied_but(5, Answer::Conflict))]);
+    assert_eq!((told.unwrap(), puts), (Put::Created, 1));
+}
+
+#[test]
+fn a04_a_conflict_with_nothing_landed_is_repeated() {
+    let (told, puts, stands) = put_under(vec![(Operation::Put, Fate::not_applied(5, Answer::Conflict))]);
+    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 2, true));
+}
+
+#[test]
+fn a11_an_answer_that_ends_early_is_asked_for_again() {
+    let rig = Rig::new();
+    let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
+    rig.commit(owner, 1);
+    rig.next_call(Operation::Get, "manifest", Fate { effects_ms: vec![1], answer: Some((1, Answer::Cut)) });
+    assert_eq!(rig.claim(1, RestoreFrom::Newest).unwrap().epoch, 1);
+}
+
+#[test]
+fn a20_a_refusal_after_doubt_proves_nothing() {
+    let fates =
+        vec![(Operation::Put, Fate::silent(Some(20_000))), (Operation::Put, Fate::not_applied(5, Answer::Denied))];
+    let (told, _, _) = put_under(fates);
+    assert_eq!(told.unwrap_err().applied(), Applied::Unknown, "the first may still land");
+}

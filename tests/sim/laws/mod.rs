@@ -1,0 +1,175 @@
+//! The laws one by one: scripted faults on a store, and what must come of them. Names begin with the row of the fault
+//! catalogue that they show.
+
+mod calls;
+mod damage;
+mod owners;
+mod sweeping;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim};
+use alluvium::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
+use alluvium::checkpoint::sweep::Collector;
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::envelope;
+use alluvium::envelope::Kind;
+use alluvium::error::Result;
+use alluvium::id::{Attempt, Epoch, Hash, ObjectId, Seq};
+use alluvium::key_group::Partitioner;
+use alluvium::manifest::{DurabilityLevel, Layout, ManifestKind, ObjectRef, Program};
+use alluvium::store::{Key, Put, Store, StoreSettings};
+use object_store::path::Path;
+
+use crate::harness::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// A store and whoever uses it.
+struct Rig {
+    sim: Sim,
+    world: Arc<Mutex<StoreWorld>>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let sim = Sim::new(1, Tracing::Off);
+        let world = StoreWorld::new(&sim, Faults::none());
+        Self { sim, world }
+    }
+
+    fn store(&self, node: usize) -> Store {
+        let settings = StoreSettings {
+            call_timeout: Duration::from_secs(10),
+            retry_deadline: Duration::from_secs(60),
+            tries_max: 4,
+            list_lag: 4,
+            ..StoreSettings::default()
+        };
+        let objects = Arc::new(SimStore::new(&self.sim, node, &self.world));
+        Store::new(objects, &Path::default(), &"job".parse().unwrap(), self.sim.runtime(node), settings)
+    }
+
+    /// Runs `future` to its end.
+    fn on<T: Send + 'static>(&self, node: usize, future: impl Future<Output = T> + Send + 'static) -> T {
+        self.sim.block_on(node, HOUR_MS, future).expect("it comes to an end")
+    }
+
+    fn faults(&self, faults: Faults) {
+        self.world.lock().unwrap().set_faults(faults);
+    }
+
+    /// The next call on a key that contains `part`, of that kind, has `fate`; all others go well.
+    fn next_call(&self, operation: Operation, part: &'static str, fate: Fate) {
+        let mut fate = Some(fate);
+        let meets = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
+        self.faults(Faults::Scripted(Box::new(move |call| if meets(call) { fate.take() } else { None })));
+    }
+
+    /// Every call on a key that contains `part`, of that kind, has the fate that `fate` makes.
+    fn every_call(&self, operation: Operation, part: &'static str, fate: impl Fn() -> Fate + Send + 'static) {
+        let meets = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
+        self.faults(Faults::Scripted(Box::new(move |call| meets(call).then(&fate))));
+    }
+
+    /// Flips a byte of the object under `key`.
+    fn damage(&self, key: Key) {
+        let mut world = self.world.lock().unwrap();
+        let stored = world.objects_mut().get_mut(&format!("job/{key}")).expect("it is stored");
+        let mut bytes = stored.bytes.to_vec();
+        bytes[60] ^= 1;
+        stored.bytes = bytes.into();
+    }
+
+    fn keys(&self, part: &str) -> Vec<String> {
+        self.world.lock().unwrap().objects().keys().filter(|key| key.contains(part)).cloned().collect()
+    }
+
+    fn claim(&self, node: usize, from: RestoreFrom) -> Result<Owner> {
+        let store = self.store(node);
+        self.on(node, async move {
+            let claimed = claim(&store, &request(from)).await?;
+            Ok(Owner::new(store, claimed))
+        })
+    }
+
+    /// Commits `count` checkpoints of one new object each.
+    fn commit(&self, owner: Owner, count: u64) -> (Owner, Vec<CommitOutcome>) {
+        self.on(0, async move {
+            let mut owner = owner;
+            let mut outcomes = Vec::new();
+            for _ in 0..count {
+                outcomes.push(owner.commit().await.unwrap());
+            }
+            (owner, outcomes)
+        })
+    }
+}
+
+fn request(from: RestoreFrom) -> ClaimRequest {
+    ClaimRequest {
+        from,
+        partitioner: Partitioner::Range { seed: 7 },
+        max_parallelism: 16,
+        retention: RetentionPolicy { checkpoints: 3 },
+        writer: "laws".into(),
+        program: Program::new("laws"),
+    }
+}
+
+/// An attempt that puts all of its state into one new object per checkpoint.
+struct Owner {
+    store: Store,
+    attempt: Attempt,
+    restored: Option<Seq>,
+    epoch: u64,
+    committer: Committer,
+    collector: Collector,
+}
+
+impl Owner {
+    fn new(store: Store, claimed: Claimed) -> Self {
+        let Claimed { attempt, restore, committer, .. } = claimed;
+        let collector = Collector::new(&store);
+        let epoch = restore.as_ref().map_or(0, |restore| restore.manifest.epoch.0);
+        Self { store, attempt, restored: restore.map(|restore| restore.id.seq), epoch, committer, collector }
+    }
+
+    async fn draft(&mut self) -> Result<Draft> {
+        self.epoch += 1;
+        let object = upload(&self.store, self.attempt, self.epoch).await?;
+        Ok(draft(ManifestKind::Checkpoint, self.epoch, vec![object]))
+    }
+
+    async fn commit(&mut self) -> Result<CommitOutcome> {
+        let draft = self.draft().await?;
+        self.committer.commit(draft).await
+    }
+
+    async fn collect(&mut self) -> usize {
+        self.collector.add(self.committer.take_garbage());
+        self.collector.run().await.failed.len()
+    }
+}
+
+async fn upload(store: &Store, attempt: Attempt, epoch: u64) -> Result<ObjectRef> {
+    let (id, put_id) = (ObjectId { attempt, random: store.draw_put_id().0 }, store.draw_put_id());
+    let object = envelope::encode(Kind::Pack, put_id, &epoch.to_le_bytes());
+    let (bytes, hash) = (object.len() as u64, Hash::of(&object));
+    assert_eq!(store.put_new(&Key::Data(id), put_id, object).await?, Put::Created);
+    Ok(ObjectRef { id, put_id, bytes, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() })
+}
+
+fn draft(kind: ManifestKind, epoch: u64, objects: Vec<ObjectRef>) -> Draft {
+    let (level, operators, extensions) = (DurabilityLevel::ObjectStore, Vec::new(), Vec::new());
+    Draft { kind, epoch: Epoch(epoch), objects, level, operators, extensions }
+}
+
+fn committed(outcome: &CommitOutcome) -> &Committed {
+    match outcome {
+        CommitOutcome::Committed(committed) => committed,
+        CommitOutcome::Fenced { by } => panic!("fenced by {by}"),
+    }
+}
