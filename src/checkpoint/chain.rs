@@ -267,6 +267,9 @@ impl Chain {
                 listed.copied().ok_or_else(missing).map(Some)
             }
             RestoreFrom::Checkpoint(seq) => {
+                if seq == self.end {
+                    self.newest()?;
+                }
                 let found = self.restorable().into_iter().find(|manifest| manifest.id.seq == seq);
                 let missing = || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
                 found.ok_or_else(missing).map(Some)

@@ -1,0 +1,242 @@
+//! Every byte of a small job's objects flipped, every object cut at every length: `verify` finds it, and a restore
+//! fails naming the object or is exactly right. Never an older checkpoint in silence, never a panic.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::restore;
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::id::Seq;
+use alluvium::job::JobSettings;
+use alluvium::manifest::rescale::OperatorPlan;
+use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::offline::{self, Level};
+use alluvium::segment::{Fold, Op, RowBatch};
+use alluvium::store::Store;
+use alluvium::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use common::{COUNT, Counting, Gate};
+
+type State = BTreeMap<Vec<u8>, u64>;
+
+/// One in so many cases is also met by restores of every checkpoint by its number.
+const NUMBERS_EVERY: usize = 3;
+
+/// One in so many cases is also met by a real job's restart.
+const RESTART_EVERY: usize = 29;
+
+/// A small job: what stands in its store, what its live checkpoints hold, and which objects matter.
+struct Scene {
+    objects: BTreeMap<String, Bytes>,
+    states: BTreeMap<Seq, State>,
+    newest: Seq,
+    reached: Vec<String>,
+}
+
+fn settings() -> JobSettings {
+    let retention = RetentionPolicy { checkpoints: 2 };
+    JobSettings { max_parallelism: 8, retention, ..JobSettings::default() }
+}
+
+/// Runs a job of two attempts: increments, and an opaque of so many bytes, which lies in a pack if it is large.
+async fn scene(opaque_bytes: usize) -> Result<Scene> {
+    let gate = Gate::new();
+    let first = RestoreFrom::Newest;
+    let mut job = Counting::open(&gate.objects(), 2, settings(), first, State::new()).await?;
+    let mut states = BTreeMap::new();
+    for round in 0..3u32 {
+        if round == 1 {
+            job = Counting::open(&gate.objects(), 3, settings(), RestoreFrom::Newest, job.expected.clone()).await?;
+        }
+        job.add(round * 7..round * 7 + 20)?;
+        let epoch = job.barrier_with(|at| opaques(at, opaque_bytes))?;
+        let id = job.job.wait(epoch).await?.unwrap();
+        states.insert(id.seq, job.expected.clone());
+    }
+    let chain = Chain::load(&common::store(&gate.objects())).await?;
+    let live: Vec<Seq> = chain.restorable().iter().map(|manifest| manifest.id.seq).collect();
+    states.retain(|seq, _| live.contains(seq));
+    assert_eq!(states.len(), 2);
+    let objects = gate.dump().await;
+    let void: Vec<String> = chain
+        .stored()
+        .keys()
+        .filter(|seq| !live.contains(seq))
+        .map(|seq| format!("job/manifest/{:020}", seq.0))
+        .collect();
+    let reached: Vec<String> = objects.keys().filter(|key| !void.contains(key)).cloned().collect();
+    for class in ["attempt", "manifest", "data"] {
+        let count = reached.iter().filter(|key| key.contains(class)).count();
+        assert!(count >= 2, "{count} objects of class {class}");
+    }
+    Ok(Scene { newest: chain.end(), objects, states, reached })
+}
+
+fn opaques(at: usize, bytes: usize) -> Vec<Opaque> {
+    let position = Opaque {
+        role: OpaqueRole::Source,
+        name: "position".into(),
+        redistribution: Redistribution::None,
+        channel: None,
+        item_offsets: Vec::new(),
+        content: OpaqueContent::Inline(Bytes::from(vec![7; bytes])),
+    };
+    if at == 0 { vec![position] } else { Vec::new() }
+}
+
+impl Scene {
+    /// Returns a store with these objects, one of them replaced.
+    async fn with(&self, key: &str, bytes: Bytes) -> Arc<Gate> {
+        let gate = Gate::new();
+        for (other, whole) in &self.objects {
+            let bytes = if other == key { bytes.clone() } else { whole.clone() };
+            gate.damage(other, Some(bytes)).await;
+        }
+        gate
+    }
+
+    /// Checks what the tools and restores make of the damaged object `key`; `case` chooses how many.
+    async fn check(&self, gate: &Arc<Gate>, key: &str, what: &str, case: usize) {
+        let store = common::store(&gate.objects());
+        let name = key.trim_start_matches("job/");
+        let chain = Chain::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await;
+        let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert!(!report.damaged.is_empty(), "{what} is not found");
+        assert!(report.damaged.iter().all(|damage| damage.object == name), "{what}: {:?}", report.damaged);
+        let check = |seq: Seq, found: Result<State>| {
+            let whole = report.restorable.contains(&seq);
+            assert!(!whole || found.is_ok(), "{what}: checkpoint {seq} is called restorable: {found:?}");
+            match found {
+                Ok(found) => assert_eq!(found, self.states[&seq], "{what}: checkpoint {seq}"),
+                Err(error) => assert_named(&error, name, what),
+            }
+        };
+        check(self.newest, restored(&store, RestoreFrom::Newest).await);
+        if case.is_multiple_of(NUMBERS_EVERY) {
+            for &seq in self.states.keys() {
+                check(seq, restored(&store, RestoreFrom::Checkpoint(seq)).await);
+            }
+        }
+        if case.is_multiple_of(RESTART_EVERY) {
+            let expected = self.states[&self.newest].clone();
+            if let Err(error) = Counting::open(&gate.objects(), 2, settings(), RestoreFrom::Newest, expected).await {
+                assert_named(&error, name, what);
+            }
+        }
+    }
+}
+
+fn assert_named(error: &Error, name: &str, what: &str) {
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{what}: {error:?}");
+    let name = name.trim_start_matches("data/");
+    assert!(error.chain().contains(name), "{what}: {} does not name {name}", error.chain());
+}
+
+/// Restores a checkpoint at another parallelism, as a job does, and returns its state.
+async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
+    let stored = Chain::load(store).await?.resolve(store, from).await?.expect("the job has checkpoints");
+    let manifest = restore::resolve(store, stored.manifest).await?;
+    let mut state = State::new();
+    let mut batch = RowBatch::new();
+    for share in OperatorPlan::new(&manifest, COUNT, 2)?.shares {
+        let rows = restore::fetch(store, &share.segments).await?;
+        for group in share.groups.iter() {
+            batch.clear();
+            rows.append_group(group, &mut batch)?;
+            batch.fold(Fold::Base);
+            state.extend(batch.iter().map(|row| {
+                let Op::Put(value) = row.op else { panic!("a count is put") };
+                (row.key.key.unwrap().to_vec(), u64::from_le_bytes(value.try_into().unwrap()))
+            }));
+        }
+    }
+    Ok(state)
+}
+
+/// Flips a bit in each `step`th byte of the objects that `class` names, another bit in each.
+async fn flip(scene: &Scene, class: &str, step: usize) {
+    for key in scene.reached.iter().filter(|key| key.contains(class)) {
+        let whole = &scene.objects[key];
+        for at in (0..whole.len()).step_by(step) {
+            let mut bytes = whole.to_vec();
+            bytes[at] ^= 1 << (at % 8);
+            let gate = scene.with(key, bytes.into()).await;
+            scene.check(&gate, key, &format!("flip of byte {at} of {key}"), at).await;
+        }
+    }
+}
+
+/// Cuts the objects that `class` names at each `step`th length.
+async fn cut(scene: &Scene, class: &str, step: usize) {
+    for key in scene.reached.iter().filter(|key| key.contains(class)) {
+        let whole = &scene.objects[key];
+        for length in (0..whole.len()).step_by(step) {
+            let gate = scene.with(key, whole.slice(..length)).await;
+            let what = format!("{key} cut to {length} bytes");
+            scene.check(&gate, key, &what, length).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_flip_in_data_is_found() -> Result<()> {
+    flip(&scene(3).await?, "/data/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_flip_in_a_manifest_is_found() -> Result<()> {
+    flip(&scene(3).await?, "/manifest/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_flip_in_a_marker_is_found() -> Result<()> {
+    flip(&scene(3).await?, "/attempt/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_cut_of_data_is_found() -> Result<()> {
+    cut(&scene(3).await?, "/data/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_cut_of_a_manifest_is_found() -> Result<()> {
+    cut(&scene(3).await?, "/manifest/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn every_cut_of_a_marker_is_found() -> Result<()> {
+    cut(&scene(3).await?, "/attempt/", 1).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn damage_in_a_stored_opaque_is_found() -> Result<()> {
+    let scene = scene(INLINE_OPAQUE_BYTES + 1).await?;
+    flip(&scene, "/data/", 211).await;
+    cut(&scene, "/data/", 211).await;
+    Ok(())
+}
+
+#[tokio::test]
+async fn whole_objects_are_whole() -> Result<()> {
+    for opaque_bytes in [3, INLINE_OPAQUE_BYTES + 1] {
+        let scene = scene(opaque_bytes).await?;
+        let gate = scene.with("", Bytes::new()).await;
+        let store = common::store(&gate.objects());
+        let report = offline::verify(&store, &Chain::load(&store).await?, Level::Full, &|_, _| {}).await?;
+        assert_eq!((report.damaged.as_slice(), report.restorable.len()), ([].as_slice(), 2));
+        assert_eq!(restored(&store, RestoreFrom::Newest).await?, scene.states[&scene.newest]);
+        let bytes: usize = scene.objects.values().map(Bytes::len).sum();
+        assert!(bytes < 100_000, "{bytes} bytes are too many for a test of each");
+    }
+    Ok(())
+}
