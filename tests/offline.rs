@@ -446,7 +446,8 @@ async fn levels_find_what_they_promise() -> Result<()> {
     for level in [Level::Manifest, sampled] {
         assert_eq!(found(level).await?, [DamageKind::Length]);
     }
-    let segment = open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
+    let segment =
+        open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
     let at = usize::try_from(segment.offset).unwrap() + 20;
     let mut flipped = bytes.to_vec();
     flipped[at] ^= 4;

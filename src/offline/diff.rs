@@ -137,7 +137,8 @@ impl<'a> Pair<'a> {
         let (from, to) = (self.from, self.to);
         self.tables.entry(id).or_insert_with(|| {
             let described = [to, from].into_iter().flatten().find(|operator| table_of(operator, id).is_some());
-            let types = described.and_then(|operator| table_of(operator, id)).map_or_else(RowTypes::unknown, RowTypes::of);
+            let types =
+                described.and_then(|operator| table_of(operator, id)).map_or_else(RowTypes::unknown, RowTypes::of);
             let operator = to.or(from).map(|operator| operator.name.clone()).unwrap_or_default();
             let counts = TableDiff { operator, table: table_name(described, id), added: 0, removed: 0, changed: 0 };
             Compared { types, counts }

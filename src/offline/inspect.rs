@@ -119,7 +119,12 @@ pub struct RestoreCost {
 ///
 /// # Cost
 /// At [`Depth::Rows`] reads all live segments; memory as in a restore of one subtask.
-pub async fn inspect(store: &Store, manifest: &Manifest, parent: Option<&Manifest>, depth: Depth) -> Result<Inspection> {
+pub async fn inspect(
+    store: &Store,
+    manifest: &Manifest,
+    parent: Option<&Manifest>,
+    depth: Depth,
+) -> Result<Inspection> {
     let mut operators = Vec::new();
     for operator in &manifest.operators {
         operators.push(inspect_operator(store, manifest, operator, depth).await?);

@@ -30,7 +30,9 @@ use crate::store::Store;
 pub use copy::savepoint;
 pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
 pub use export::export;
-pub use inspect::{Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect};
+pub use inspect::{
+    Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
+};
 pub use list::{Listed, Summary, list};
 pub use rescale::{ReadPlan, SubtaskReads, read_plan};
 pub use restore::{RestoreOptions, restore};

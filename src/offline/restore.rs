@@ -52,7 +52,8 @@ pub async fn restore(
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
     let wanted = options.groups.clone().unwrap_or_else(|| KeyGroupSet::all(manifest.max_parallelism));
-    let parallelism = |old: &OperatorManifest| options.parallelism.map_or(old.parallelism, |wanted| scaled(old, wanted));
+    let parallelism =
+        |old: &OperatorManifest| options.parallelism.map_or(old.parallelism, |wanted| scaled(old, wanted));
     let plan = |old: &OperatorManifest| OperatorPlan::new(manifest, old.id, parallelism(old));
     let plans: Vec<_> = manifest.operators.iter().map(plan).collect::<Result<_>>()?;
     let total = sum(plans.iter().flat_map(|plan| &plan.shares).map(stored_bytes));

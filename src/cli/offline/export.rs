@@ -76,7 +76,9 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     file.publish()?;
     if args.json {
         let output = args.output.path.display().to_string();
-        print::json(&json!({ "checkpoint": checkpoint.id.seq.0, "table": args.table, "rows": rows, "output": output }))?;
+        print::json(
+            &json!({ "checkpoint": checkpoint.id.seq.0, "table": args.table, "rows": rows, "output": output }),
+        )?;
     } else {
         print::out(&format!("wrote {rows} rows to {}\n", args.output.path.display()))?;
     }

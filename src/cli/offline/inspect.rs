@@ -88,9 +88,9 @@ const ASSUMPTION: &str = "one process here reads everything, 8 requests at a tim
 
 fn document(manifest: &Manifest, inspection: &Inspection, estimate: Option<Estimate>) -> Value {
     let milliseconds = |duration: Duration| duration.as_secs_f64() * 1000.0;
-    let objects = inspection.objects.iter().map(|object| {
-        json!({ "object": object.id.to_string(), "bytes": object.bytes, "used_bytes": object.used_bytes })
-    });
+    let objects = inspection.objects.iter().map(
+        |object| json!({ "object": object.id.to_string(), "bytes": object.bytes, "used_bytes": object.used_bytes }),
+    );
     json!({
         "checkpoint": summary(&inspection.summary),
         "job": manifest.job.to_string(),
@@ -281,10 +281,13 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     let mut tables = Table::new(["table", "kind", "key", "namespace", "sub", "value", "rows", "bytes", "skew"]);
     for table in &operator.tables {
         let part = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::manifest::Schema| {
-            table.schema.as_ref().map_or_else(|| "?".to_owned(), |schema| {
-                let part = pick(schema);
-                if part.version == 1 { part.name.clone() } else { format!("{} v{}", part.name, part.version) }
-            })
+            table.schema.as_ref().map_or_else(
+                || "?".to_owned(),
+                |schema| {
+                    let part = pick(schema);
+                    if part.version == 1 { part.name.clone() } else { format!("{} v{}", part.name, part.version) }
+                },
+            )
         };
         let known = !table.groups.is_empty();
         let figure = |text: String| if known { text } else { "-".to_owned() };
@@ -334,7 +337,14 @@ fn segments_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     let mut table = Table::new(["segments", "kind", "age (epochs)", "bytes", "records", "key groups"]);
     for ((kind, age), (count, bytes, records, groups)) in classes {
         let groups = groups.len().to_string();
-        table.row([count.to_string(), segment_kind(kind).to_owned(), age.to_string(), size(bytes), records.to_string(), groups]);
+        table.row([
+            count.to_string(),
+            segment_kind(kind).to_owned(),
+            age.to_string(),
+            size(bytes),
+            records.to_string(),
+            groups,
+        ]);
     }
     table.print("  ")
 }

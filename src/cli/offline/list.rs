@@ -116,8 +116,17 @@ fn job_text((name, listed): &Found) -> String {
     if listed.checkpoints.is_empty() {
         text.push_str("  no checkpoints\n");
     } else {
-        let headings =
-            ["id", "kind", "created", "attempt", "epoch", "parallelism", "new bytes", "total bytes", "records (at most)"];
+        let headings = [
+            "id",
+            "kind",
+            "created",
+            "attempt",
+            "epoch",
+            "parallelism",
+            "new bytes",
+            "total bytes",
+            "records (at most)",
+        ];
         let mut table = Table::new(headings);
         for summary in &listed.checkpoints {
             table.row([

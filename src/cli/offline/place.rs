@@ -53,7 +53,10 @@ impl FromStr for Groups {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let bounds = text.split_once("..").and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)));
         let range = bounds.map(|(start, end)| KeyGroupRange::new(start, end));
-        range.filter(|range| !range.is_empty()).map(Self).ok_or("key groups are written A..B, from A up to but not including B")
+        range
+            .filter(|range| !range.is_empty())
+            .map(Self)
+            .ok_or("key groups are written A..B, from A up to but not including B")
     }
 }
 
@@ -121,7 +124,8 @@ impl CheckpointArgs {
 
 /// Returns a bar of bytes on a terminal's standard error, else one that shows nothing.
 pub(super) fn progress_bar() -> ProgressBar {
-    let target = if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);
     let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
     match style {

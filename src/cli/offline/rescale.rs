@@ -26,7 +26,8 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
-        let message = "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
+        let message =
+            "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let (store, _, checkpoint) = args.at.open().await?;
@@ -65,7 +66,8 @@ fn text(plan: &ReadPlan) -> String {
     let mut table = Table::new(["operator", "subtask", "key groups", "object", "bytes", "ranges"]);
     for subtask in &plan.subtasks {
         for (object, ranges) in &subtask.objects {
-            let bytes = ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
+            let bytes =
+                ranges.iter().fold(0u64, |sum, range| sum.saturating_add(range.end.saturating_sub(range.start)));
             let ranges: Vec<_> = ranges.iter().map(|range| format!("{}..{}", range.start, range.end)).collect();
             table.row([
                 subtask.operator.to_string(),

@@ -46,7 +46,9 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
         None => Ok(Finding::Nothing),
         Some((key, error)) => {
             let kind = error.kind();
-            Err(Error::new(kind, "some objects could not be deleted: sweep again").with("object", key).with_source(error))
+            Err(Error::new(kind, "some objects could not be deleted: sweep again")
+                .with("object", key)
+                .with_source(error))
         }
     }
 }
@@ -62,7 +64,8 @@ fn tally(entries: &[(Key, u64)]) -> Tally {
 
 fn document(plan: &SweepPlan, outcome: Value) -> Value {
     let figures = |tally: Tally| json!({ "objects": tally.objects, "bytes": tally.bytes });
-    let keys: Vec<_> = plan.deletable.iter().map(|(key, bytes)| json!({ "object": key.to_string(), "bytes": bytes })).collect();
+    let keys: Vec<_> =
+        plan.deletable.iter().map(|(key, bytes)| json!({ "object": key.to_string(), "bytes": bytes })).collect();
     json!({
         "newest": plan.newest.map(|seq| seq.0),
         "live": figures(plan.live),

@@ -42,11 +42,8 @@ impl<const N: usize> Table<N> {
             for (at, (cell, (width, right))) in row.iter().zip(&columns).enumerate() {
                 let gap = if at == 0 { "" } else { "  " };
                 // Writing to a string cannot fail.
-                let _infallible = if *right {
-                    write!(line, "{gap}{cell:>width$}")
-                } else {
-                    write!(line, "{gap}{cell:<width$}")
-                };
+                let _infallible =
+                    if *right { write!(line, "{gap}{cell:>width$}") } else { write!(line, "{gap}{cell:<width$}") };
             }
             text.push_str(line.trim_end());
             text.push('\n');

@@ -165,7 +165,8 @@ impl Report {
     /// Reads every attempt's marker. They fence; no restore reads them.
     async fn check_markers(&mut self, store: &Store, chain: &Chain) -> Result<()> {
         let newest = chain.newest_readable().map(|newest| Key::Attempt(newest.manifest.attempt));
-        let mut keys: BTreeSet<Key> = store.list(KeyClass::Attempt).await?.entries.iter().map(|(key, _)| *key).collect();
+        let mut keys: BTreeSet<Key> =
+            store.list(KeyClass::Attempt).await?.entries.iter().map(|(key, _)| *key).collect();
         keys.extend(newest);
         for key in keys {
             let Key::Attempt(attempt) = key else { continue };
