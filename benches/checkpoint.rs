@@ -3,6 +3,7 @@
 //! ```sh
 //! cargo bench --bench checkpoint
 //! ```
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a benchmark fails by panicking")]
 
 use std::hint::black_box;
 

@@ -4,6 +4,8 @@
 //! cargo run --example quickstart
 //! ```
 
+#![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
+
 use std::collections::BTreeMap;
 
 use alluvium::Result;

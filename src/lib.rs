@@ -27,3 +27,8 @@ pub mod time;
 pub mod tokio_runtime;
 
 pub use error::{Applied, Error, ErrorKind, Result};
+
+/// Keeps the README's example compiling and running.
+#[cfg(all(doctest, feature = "tokio-runtime"))]
+#[doc = include_str!("../README.md")]
+pub struct Readme;

@@ -1,5 +1,7 @@
 //! `alluvium bench` at a small size: the shape of what it prints, not how fast anything is.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod tool;
 
 use serde_json::Value;
@@ -33,7 +35,10 @@ fn number(value: &Value, pointer: &str) -> f64 {
 fn the_quick_suite_reports_every_figure() {
     let (report, text) = report("--keys 2000 --checkpoints 2");
     has(&report, "machine version seed limits cells");
-    has(&report["limits"], "keys memcpy_gb_s zstd1_mb_s value_zstd1_ratio store_write_mb_s hashmap_rmw_ops_s idle_gap_us");
+    has(
+        &report["limits"],
+        "keys memcpy_gb_s zstd1_mb_s value_zstd1_ratio store_write_mb_s hashmap_rmw_ops_s idle_gap_us",
+    );
     has(&report["limits"]["hashmap_rmw_ops_s"], "uniform zipf:0.99");
     let cells = report["cells"].as_array().unwrap();
     assert_eq!(cells.len(), 4);

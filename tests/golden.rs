@@ -3,6 +3,8 @@
 //! The newest writer reproduces each file byte for byte, and each file reads back as the values here. A file that
 //! differs is never overwritten: what the writer says now is put beside it as `.proposed`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -236,11 +238,14 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
     }
 }
 
+/// Reads an object and panics if it reads anything but what was written.
+type Reader = Box<dyn Fn(&Bytes) -> Result<()>>;
+
 /// An object as it is written now, and a reader that panics if it reads anything but what was written.
 struct Case {
     name: &'static str,
     written: Bytes,
-    read: Box<dyn Fn(&Bytes) -> Result<()>>,
+    read: Reader,
 }
 
 fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart) -> Case {

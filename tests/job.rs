@@ -17,7 +17,8 @@ use common::{Counting, Door, Gate};
 /// Returns all manifests in the store, by seq.
 async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
     let dump = gate.dump().await;
-    let found = dump.into_iter().filter_map(|(key, bytes)| Some((key.strip_prefix("job/manifest/")?.to_owned(), bytes)));
+    let found =
+        dump.into_iter().filter_map(|(key, bytes)| Some((key.strip_prefix("job/manifest/")?.to_owned(), bytes)));
     found
         .map(|(seq, bytes)| {
             let seq = Seq(seq.parse().unwrap());
@@ -35,8 +36,7 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
     for strategy in [Strategy::Full, Strategy::Incremental] {
         let gate = Gate::new();
         let objects = gate.objects();
-        let mut job =
-            Counting::open(&objects, 3, settings(strategy), RestoreFrom::Newest, BTreeMap::new()).await?;
+        let mut job = Counting::open(&objects, 3, settings(strategy), RestoreFrom::Newest, BTreeMap::new()).await?;
         for (round, parallelism) in [1, 5, 2, 128, 7, 1].into_iter().enumerate() {
             let from = u32::try_from(round).unwrap() * 300;
             job.add(from..from + 700)?;

@@ -1,6 +1,7 @@
 //! SIGKILL at random instants, restarts at random parallelism: the output is that of an undisturbed run.
 //!
 //! `ALLUVIUM_KILLS` sets how many kills each job gets (10), `ALLUVIUM_KILL_SEED` where they fall.
+#![expect(clippy::disallowed_methods, reason = "kills fall at real instants, and the environment says how many")]
 
 mod oracle;
 mod tool;
@@ -73,6 +74,7 @@ fn closed_windows_are_published_exactly_once_under_kills() {
     let mut rows: Vec<&str> = answer.lines().skip(1).collect();
     rows.sort_unstable();
     assert_eq!(tool::published(&folder), rows);
-    let staged = fs::read_dir(&folder).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+    let staged =
+        fs::read_dir(&folder).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
     assert_eq!(staged.count(), 0, "nothing staged is left behind");
 }

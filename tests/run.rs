@@ -72,7 +72,7 @@ fn a_job_in_pieces_ends_with_the_same_bytes() {
         args
     };
     let mut offset = 0;
-    for (limit, parallelism) in [(500, 3), (1200, 8), (1201, 1), (2500, 2)] {
+    for (limit, parallelism) in [(500, 3), (1200, 8), (1201, 1), (2300, 2)] {
         let report = json(&run(args(&format!("--limit {limit} --parallelism {parallelism}"))));
         assert_eq!(report["records"], limit);
         assert_eq!(report["restored_offset"], offset);
@@ -155,7 +155,8 @@ fn jsonl_and_compressed_input_give_what_csv_gives() {
     ];
     for (at, input) in inputs.iter().enumerate() {
         let store = bench.store(&format!("state{at}"));
-        let output = run(words(&format!("run --store {store} --job j --input {} --key k --agg count,sum:v", input.display())));
+        let output =
+            run(words(&format!("run --store {store} --job j --input {} --key k --agg count,sum:v", input.display())));
         assert!(output.status.success(), "{}", stderr(&output));
         assert_eq!(String::from_utf8(output.stdout).unwrap(), "k,count,sum_v\na,2,4\nb,2,2\n", "{}", input.display());
     }

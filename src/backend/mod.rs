@@ -93,7 +93,7 @@ pub struct BackendStats {
     pub live_bytes: u64,
     /// Bytes of memory held for rows and index, dead rows included.
     pub memory_bytes: u64,
-    /// Distinct rows touched since the last seal.
+    /// Distinct rows that changed since the last seal; not those that came and went.
     pub dirty_rows: u64,
     /// Bytes written since the last seal that a seal would freeze.
     pub dirty_bytes: u64,

@@ -40,7 +40,9 @@ pub struct StoredManifest {
 
 impl StoredManifest {
     fn decode(seq: Seq, object: &Bytes) -> Result<Self> {
-        let named = |error: Error| Error::new(error.kind(), "unreadable manifest").with("object", Key::Manifest(seq)).with_source(error);
+        let named = |error: Error| {
+            Error::new(error.kind(), "unreadable manifest").with("object", Key::Manifest(seq)).with_source(error)
+        };
         let (manifest, put_id) = Manifest::decode(object, seq).map_err(named)?;
         Ok(Self { id: ManifestId { seq, put_id }, hash: Hash::of(object), manifest })
     }
@@ -156,7 +158,9 @@ impl Chain {
     /// `Corrupt` if it is damaged; names it and the checkpoints that can be chosen instead.
     pub fn newest(&self) -> Result<Option<&StoredManifest>> {
         match &self.damage {
-            Some(damage) => Err(self.with_choices(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain())),
+            Some(damage) => {
+                Err(self.with_choices(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain()))
+            }
             None => Ok(self.newest.as_ref()),
         }
     }
@@ -263,7 +267,9 @@ impl Chain {
                 }
                 let Some(parent) = newest.manifest.parent else { return Ok(None) };
                 let listed = newest.manifest.retained.iter().find(|manifest| manifest.id == parent);
-                let missing = || Error::corrupt("claim does not list its own parent").with("object", Key::Manifest(newest.id.seq));
+                let missing = || {
+                    Error::corrupt("claim does not list its own parent").with("object", Key::Manifest(newest.id.seq))
+                };
                 listed.copied().ok_or_else(missing).map(Some)
             }
             RestoreFrom::Checkpoint(seq) => {
@@ -271,7 +277,8 @@ impl Chain {
                     self.newest()?;
                 }
                 let found = self.restorable().into_iter().find(|manifest| manifest.id.seq == seq);
-                let missing = || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
+                let missing =
+                    || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
                 found.ok_or_else(missing).map(Some)
             }
         }

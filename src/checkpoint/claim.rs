@@ -234,7 +234,8 @@ fn claim_manifest(store: &Store, identity: &Identity, seq: Seq, restore: Option<
 fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
     match restore {
         Some(restore) if restore.manifest.job != job => {
-            let error = Error::corrupt("checkpoint belongs to another job").with("object", Key::Manifest(restore.id.seq));
+            let error =
+                Error::corrupt("checkpoint belongs to another job").with("object", Key::Manifest(restore.id.seq));
             Err(error.with("expected", job).with("found", restore.manifest.job))
         }
         _ => Ok(()),

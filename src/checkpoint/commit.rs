@@ -15,7 +15,9 @@ use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, ret
 use crate::error::{Applied, Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, PutId, Seq};
 use crate::key_group::Partitioner;
-use crate::manifest::{DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained};
+use crate::manifest::{
+    DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
+};
 use crate::store::{Key, Put, Store};
 
 use super::chain::{following, succeeding};
@@ -185,12 +187,13 @@ impl Committer {
     /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be.
     /// `Corrupt` if another wrote where only this attempt may.
     pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
+        if let Some(by) = self.fenced {
+            return Ok(CommitOutcome::Fenced { by });
+        }
         if self.pending.is_some() {
             return Err(Error::usage("an earlier commit was broken off: settle it before the next is drafted"));
         }
-        if self.fenced.is_none() {
-            self.pending = Some(self.propose(draft)?);
-        }
+        self.pending = Some(self.propose(draft)?);
         self.settle().await?.ok_or_else(|| Error::stopped("there is no commit to settle"))
     }
 
@@ -253,7 +256,8 @@ impl Committer {
     }
 
     fn manifest(&self, seq: Seq, draft: Draft) -> Manifest {
-        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = self.identity.clone();
+        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } =
+            self.identity.clone();
         let Draft { kind, epoch, objects, level, operators, extensions } = draft;
         Manifest {
             job,

@@ -18,9 +18,7 @@ use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{
-    INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema,
-};
+use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{self, EncodeOptions, Encoded, SegmentKind, SegmentRef};
@@ -178,11 +176,7 @@ impl Pipeline {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn acknowledge(
-        &self,
-        epoch: Epoch,
-        arrivals: BTreeMap<Participant, Arrival>,
-    ) -> Result<Vec<Acknowledgement>> {
+    fn acknowledge(&self, epoch: Epoch, arrivals: BTreeMap<Participant, Arrival>) -> Result<Vec<Acknowledgement>> {
         let manifest = |(participant, arrival): (Participant, Arrival)| {
             let chain = self.chains.get(&participant).map(|chain| lock(chain).segments(epoch));
             let Some(Some(segments)) = chain else {

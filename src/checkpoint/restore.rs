@@ -109,27 +109,31 @@ async fn inline(store: &Store, opaque: &mut Opaque) -> Result<()> {
 async fn read_slice(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
     let bytes = read(store, slice.object, slice.offset, 0..slice.length).await?;
     if Hash::of(&bytes) != slice.hash {
-        return Err(Error::corrupt("hash of a slice differs").with("object", slice.object).with("offset", slice.offset));
+        return Err(Error::corrupt("hash of a slice differs")
+            .with("object", slice.object)
+            .with("offset", slice.offset));
     }
     Ok(bytes)
 }
 
-/// Returns how many bytes of the segments' groups a restore reads, and how many bytes the segments have.
+/// Returns the byte ranges of the segment's object that a restore of its groups reads, its index last.
 ///
 /// # Errors
 /// As [`fetch`].
 pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64>>> {
+    let mut ranges = Vec::new();
     if segment.length <= WHOLE_SEGMENT_BYTES {
-        return Ok(vec![segment.offset..segment.offset.saturating_add(segment.length)]);
+        ranges.push(0..segment.length);
+    } else {
+        let end = segment.index_offset.saturating_add(u64::from(segment.index_length));
+        let index = segment.index_offset..end;
+        let bytes = read(store, segment.object, segment.offset, index.clone()).await?;
+        let decoded = SegmentIndex::decode(&bytes, &segment.index_hash);
+        ranges.extend(decoded.map_err(|error| error.with("object", segment.object))?.blocks_for(&segment.groups));
+        ranges.push(index);
     }
-    let start = segment.index_offset;
-    let index = start..start.saturating_add(u64::from(segment.index_length));
-    let bytes = read(store, segment.object, segment.offset, index.clone()).await?;
-    let decoded = SegmentIndex::decode(&bytes, &segment.index_hash).map_err(|e| e.with("object", segment.object))?;
-    let mut ranges = decoded.blocks_for(&segment.groups);
-    ranges.push(index);
-    let shifted = |range: Range<u64>| range.start.saturating_add(segment.offset)..range.end.saturating_add(segment.offset);
-    Ok(ranges.into_iter().map(shifted).collect())
+    let shift = |at: u64| at.saturating_add(segment.offset);
+    Ok(ranges.into_iter().map(|range| shift(range.start)..shift(range.end)).collect())
 }
 
 /// Returns the groups that the segments speak for.

@@ -211,7 +211,13 @@ impl Survey {
             Key::Data(object) => Some((object, bytes)),
             _ => None,
         });
-        Ok(Self { data: data.collect(), foreign: listing.foreign, chain, manifests, list_lag: store.settings().list_lag })
+        Ok(Self {
+            data: data.collect(),
+            foreign: listing.foreign,
+            chain,
+            manifests,
+            list_lag: store.settings().list_lag,
+        })
     }
 
     fn newest(&self) -> Option<&StoredManifest> {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done; 1 failed, the last line of standard error is `error[kind]: message`; 2 wrong usage; 3 damage
 //! or a difference found.
 
+mod bench;
 mod clock;
 mod offline;
 mod print;
@@ -26,7 +27,9 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a checkpointed keyed aggregation over a stream of records.
-    Run(run::Args),
+    Run(Box<run::Args>),
+    /// Measure backends and snapshot strategies on this machine.
+    Bench(Box<bench::Args>),
     #[command(flatten)]
     Offline(offline::Command),
 }
@@ -54,6 +57,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
+        Command::Bench(args) => bench::run(&args).map(|()| Finding::Nothing),
         Command::Offline(command) => block_on(offline::run(command)),
     };
     match outcome {

@@ -1,8 +1,8 @@
 //! The typed view of bytes: a bounds-checked reader and writer, and codecs for keys and values.
 
 pub mod bytes;
-pub mod trailer;
 pub mod schema;
+pub mod trailer;
 pub mod typed;
 
 /// Declares how an enum whose numbers are part of a format is read back.

@@ -1,8 +1,9 @@
 //! Schema names as types, and values decoded by them alone, so that offline tools need no user code.
 //!
 //! ```text
-//! name    = unit | bytes | utf8 | fixed | "postcard:" expr
+//! name    = unit | bytes | utf8 | fixed | "ordered:" integer | "postcard:" expr
 //! fixed   = u8 | i8 | u16le | i16le | ... | u128le | i128le | f32le | f64le
+//! integer = u8 | i8 | u16 | i16 | ... | u128 | i128
 //! expr    = unit | bool | bytes | utf8 | u8 | i8 | ... | u128 | i128 | f32 | f64
 //!         | option<expr> | list<expr> | tuple<expr,...> | struct<field:expr,...> | enum<variant:expr,...>
 //! ```
@@ -53,6 +54,9 @@ pub enum Type {
     Utf8,
     /// A number in little-endian bytes of its full width.
     Fixed(Number),
+    /// An integer in big-endian bytes of its full width, the sign bit of a signed one flipped, so that the bytes sort
+    /// as the numbers do.
+    Ordered(Number),
     /// A shape in `postcard`'s format.
     Postcard(Shape),
 }
@@ -135,12 +139,17 @@ impl Type {
             "bytes" => Some(Self::Bytes),
             "utf8" => Some(Self::Utf8),
             "u8" | "i8" => Number::parse(name).map(Self::Fixed),
-            _ => match name.strip_prefix("postcard:") {
-                Some(expression) => {
+            _ => match name.split_once(':') {
+                Some(("postcard", expression)) => {
                     let mut parser = Parser { rest: expression };
                     let shape = parser.shape(MAX_DEPTH)?;
                     parser.rest.is_empty().then_some(Self::Postcard(shape))
                 }
+                Some(("ordered", number)) => {
+                    let number = Number::parse(number)?;
+                    number.is_integer().then_some(Self::Ordered(number))
+                }
+                Some(_) => None,
                 None => {
                     let number = Number::parse(name.strip_suffix("le")?)?;
                     (number.width() > 1).then_some(Self::Fixed(number))
@@ -158,6 +167,7 @@ impl fmt::Display for Type {
             Self::Utf8 => f.write_str("utf8"),
             Self::Fixed(number) if number.width() == 1 => number.fmt(f),
             Self::Fixed(number) => write!(f, "{number}le"),
+            Self::Ordered(number) => write!(f, "ordered:{number}"),
             Self::Postcard(shape) => write!(f, "postcard:{shape}"),
         }
     }
@@ -180,6 +190,10 @@ impl Number {
             "f64" => Self::F64,
             _ => return None,
         })
+    }
+
+    const fn is_integer(self) -> bool {
+        matches!(self, Self::Unsigned(_) | Self::Signed(_))
     }
 
     const fn width(self) -> u8 {
@@ -335,6 +349,7 @@ pub fn decode_any<'a>(ty: &'a Type, bytes: &'a [u8]) -> Result<Value<'a>> {
         Type::Bytes => Some(Value::Bytes(std::mem::take(&mut reader.rest))),
         Type::Utf8 => std::str::from_utf8(std::mem::take(&mut reader.rest)).ok().map(Value::Utf8),
         Type::Fixed(number) => reader.fixed(*number),
+        Type::Ordered(number) => reader.ordered(*number),
         Type::Postcard(shape) => reader.shape(shape),
     };
     value
@@ -381,23 +396,16 @@ impl<'a> Reader<'a> {
     }
 
     fn fixed(&mut self, number: Number) -> Option<Value<'a>> {
-        let bytes = self.take(usize::from(number.width()))?;
-        // Widened to 16 bytes, with the sign's bits above a negative number.
-        let fill = |negative: bool| if negative { 0xff } else { 0 };
-        let widened = |filler: u8| {
-            let mut wide = [filler; 16];
-            wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
-            wide
-        };
-        Some(match number {
-            Number::Unsigned(_) => Value::Unsigned(u128::from_le_bytes(widened(0))),
-            Number::Signed(_) => {
-                let negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
-                Value::Signed(i128::from_le_bytes(widened(fill(negative))))
-            }
-            Number::F32 => Value::F32(f32::from_le_bytes(bytes.try_into().ok()?)),
-            Number::F64 => Value::F64(f64::from_le_bytes(bytes.try_into().ok()?)),
-        })
+        number_of(self.take(usize::from(number.width()))?, number)
+    }
+
+    fn ordered(&mut self, number: Number) -> Option<Value<'a>> {
+        let mut bytes = self.take(usize::from(number.width()))?.to_vec();
+        bytes.reverse();
+        if let (Number::Signed(_), Some(highest)) = (number, bytes.last_mut()) {
+            *highest ^= 0x80;
+        }
+        number_of(&bytes, number)
     }
 
     /// Takes a little-endian base-128 number of a type of `width` bytes.
@@ -445,6 +453,26 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// Returns the number that these little-endian bytes of its full width stand for.
+fn number_of<'a>(bytes: &[u8], number: Number) -> Option<Value<'a>> {
+    // Widened to 16 bytes, with the sign's bits above a negative number.
+    let fill = |negative: bool| if negative { 0xff } else { 0 };
+    let widened = |filler: u8| {
+        let mut wide = [filler; 16];
+        wide.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        wide
+    };
+    Some(match number {
+        Number::Unsigned(_) => Value::Unsigned(u128::from_le_bytes(widened(0))),
+        Number::Signed(_) => {
+            let negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
+            Value::Signed(i128::from_le_bytes(widened(fill(negative))))
+        }
+        Number::F32 => Value::F32(f32::from_le_bytes(bytes.try_into().ok()?)),
+        Number::F64 => Value::F64(f64::from_le_bytes(bytes.try_into().ok()?)),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -470,6 +498,8 @@ mod tests {
             "i128le",
             "f32le",
             "f64le",
+            "ordered:u8",
+            "ordered:i64",
             "postcard:u8",
             "postcard:tuple<u16,option<list<bytes>>,unit>",
             "postcard:struct<a:bool,b_2:struct<c:f32>>",
@@ -480,6 +510,9 @@ mod tests {
         let deep = format!("postcard:{}u8{}", "list<".repeat(40), ">".repeat(40));
         for name in ["", "u64", "u8le", "u24le", "postcard:", "postcard:u8 ", "postcard:list<>", "postcard:tuple<u8,>"]
         {
+            assert_eq!(Type::parse(name), None, "{name}");
+        }
+        for name in ["ordered:f64", "ordered:", "ordered:i64le"] {
             assert_eq!(Type::parse(name), None, "{name}");
         }
         for name in ["avro:x", "postcard:struct<u8>", "postcard:list<u8", "postcard:list<u8>>", "postcard:é", &deep] {
@@ -547,7 +580,7 @@ mod tests {
         #[test]
         fn no_bytes_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
             let nested = "postcard:struct<a:list<option<tuple<i16,utf8>>>,b:enum<x:bytes,y:u128>,c:f32>";
-            for name in ["unit", "utf8", "i128le", "f32le", nested] {
+            for name in ["unit", "utf8", "i128le", "f32le", "ordered:i16", nested] {
                 let ty = Type::parse(name).unwrap();
                 let _result = decode_any(&ty, &bytes);
             }

@@ -102,6 +102,37 @@ fixed! {
     f32 => "f32le", f64 => "f64le",
 }
 
+/// Integers as big-endian bytes of their full width, the sign bit of signed ones flipped, so that the bytes sort as
+/// the numbers do; schemas `ordered:u8`, `ordered:i8`, ..., `ordered:i128`. For namespaces and sub-keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ordered;
+
+/// Declares the order-preserving codec of integer types. Flipping the sign bit is subtracting the minimum.
+macro_rules! ordered {
+    ($($number:ty => $name:literal),+ $(,)?) => {
+        $(impl Codec<$number> for Ordered {
+            fn schema(&self) -> Schema {
+                Schema::new($name)
+            }
+
+            fn encode(&self, value: &$number, out: &mut Vec<u8>) -> Result<()> {
+                out.extend_from_slice(&value.wrapping_sub(<$number>::MIN).to_be_bytes());
+                Ok(())
+            }
+
+            fn decode(&self, bytes: &[u8]) -> Result<$number> {
+                let number = bytes.try_into().map(<$number>::from_be_bytes).map_err(|_| mismatch($name))?;
+                Ok(number.wrapping_add(<$number>::MIN))
+            }
+        })+
+    };
+}
+
+ordered! {
+    u8 => "ordered:u8", u16 => "ordered:u16", u32 => "ordered:u32", u64 => "ordered:u64", u128 => "ordered:u128",
+    i8 => "ordered:i8", i16 => "ordered:i16", i32 => "ordered:i32", i64 => "ordered:i64", i128 => "ordered:i128",
+}
+
 /// Whatever `serde` can describe, in `postcard`'s format; schema `postcard:` and a type expression.
 pub struct Serde<T> {
     schema: Schema,
@@ -181,10 +212,24 @@ mod tests {
         assert_eq!(check(&Fixed, &i128::MIN), i128::MIN.to_string());
         assert_eq!(check(&Fixed, &0.1f32), "0.1");
         assert_eq!(check(&Fixed, &u64::MAX), u64::MAX.to_string());
+        assert_eq!(check(&Ordered, &u16::MAX), "65535");
+        assert_eq!(check(&Ordered, &i128::MIN), i128::MIN.to_string());
         let codec = Serde::new("struct<count:u64,sum:option<i128>,names:list<tuple<utf8,bool>>>").unwrap();
         let value = (7u64, Some(-300i128), vec![("x".to_owned(), true)]);
         assert_eq!(check(&codec, &value), "{count:7,sum:-300,names:[(x,true)]}");
         assert_eq!(check(&codec, &(0, None, vec![])), "{count:0,sum:null,names:[]}");
+    }
+
+    #[test]
+    fn ordered_bytes_sort_as_numbers() {
+        let numbers = [i64::MIN, -300, -1, 0, 1, 255, 256, i64::MAX];
+        let bytes = numbers.map(|number| {
+            let mut bytes = Vec::new();
+            Ordered.encode(&number, &mut bytes).unwrap();
+            assert_eq!(check(&Ordered, &number), number.to_string());
+            bytes
+        });
+        assert!(bytes.is_sorted());
     }
 
     #[test]

@@ -17,8 +17,8 @@ use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
 use crate::checkpoint::sweep::Collector;
-use crate::control::retention::Garbage;
 use crate::control::coordinator::{Command, Event, Participant};
+use crate::control::retention::Garbage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, ObjectId};
 use crate::manifest::{

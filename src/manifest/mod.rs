@@ -2,10 +2,10 @@
 //!
 //! The types here are the parsed form: whoever holds one need not check it again.
 
-pub mod rescale;
 mod convert;
 mod format;
 mod proto;
+pub mod rescale;
 mod rules;
 mod subtask;
 
@@ -17,9 +17,9 @@ use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
+pub use crate::codec::schema::Schema;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
-pub use crate::codec::schema::Schema;
 
 /// Opaques up to this size stand inside the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;

@@ -53,7 +53,7 @@ mod tests {
     fn items_stay_apart_and_in_order() {
         let alone = opaque("alone", None, b"x", vec![]);
         let list = [opaque("list", None, b"abc", vec![0, 1]), opaque("list", None, b"", vec![])];
-        let joined = joined([list.as_slice(), &[alone.clone()]].concat()).unwrap();
+        let joined = joined([list.as_slice(), std::slice::from_ref(&alone)].concat()).unwrap();
         assert_eq!(joined[0], alone);
         assert_eq!(joined[1].items().unwrap(), ["a", "bc", ""]);
         assert_eq!(joined.len(), 2);

@@ -205,7 +205,7 @@ mod tests {
             batch.push(&Row { key, op, columns: Columns::default() }).unwrap();
         }
         batch.fold(keep);
-        let text = |part: Option<&[u8]>| part.map_or("-".into(), |p| String::from_utf8_lossy(p).into_owned());
+        let text = |part: Option<&[u8]>| part.map_or_else(|| "-".into(), |p| String::from_utf8_lossy(p).into_owned());
         let print = |row: Row<'_>| {
             let op = match row.op {
                 Op::Put(v) => format!("={}", text(Some(v))),

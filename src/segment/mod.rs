@@ -117,7 +117,7 @@ pub struct Sealed {
     pub cut: Cut,
     /// At most one `Base` and one `Delta`, with disjoint groups. Empty if nothing changed.
     pub parts: Vec<SealedPart>,
-    /// Distinct rows that were touched since the seal before.
+    /// Distinct rows that changed since the seal before; not those that came and went.
     pub dirty_rows: u64,
 }
 

@@ -255,9 +255,12 @@ impl Store {
         if let Err(error) = self.delete(&key).await {
             tracing::warn!(error = error.chain(), "store does not let objects be deleted: dead ones will stay");
         }
-        if (created, again) != (Put::Created, Put::Taken) || found != object {
+        if (created, again) != (Put::Created, Put::Taken) {
             let message = "store ignores create-if-absent, on which every commit rests";
             return Err(Error::config(message).with("object", key));
+        }
+        if found != object {
+            return Err(Error::config("store gives back something else than it took").with("object", key));
         }
         Ok(())
     }

@@ -192,7 +192,7 @@ impl World {
             Step::Seal { next_epoch, bases } => self.seal(next_epoch, bases),
             Step::Settle { age, commit } => {
                 let outcome = if commit { Outcome::Commit } else { Outcome::Abort };
-                if let Some(&epoch) = self.epochs.iter().rev().nth(age as usize) {
+                if let Some(&epoch) = self.epochs.iter().rev().nth(usize::try_from(age).unwrap()) {
                     self.log.settle(epoch, outcome);
                     self.overlay.settle(epoch, outcome);
                     self.compare();
@@ -219,7 +219,8 @@ impl World {
         let key = place.key.to_string();
         // Some rows carry a hash that an engine handed in.
         let located = PARTITIONER.locate(key.as_bytes(), 0, GROUPS);
-        let key = CurrentKey { routing: (place.key % 5 == 0).then_some(u64::from(place.key) << 40), ..located };
+        let key =
+            CurrentKey { routing: (place.key.is_multiple_of(5)).then_some(u64::from(place.key) << 40), ..located };
         let namespace = [b'n'; 2].split_at(usize::from(place.namespace)).0.to_vec();
         let sub = [b's'; 2].split_at(usize::from(place.sub)).0.to_vec();
         let row = RowRef { table: TableId(place.table), key: &key, namespace: &namespace, sub: &sub };

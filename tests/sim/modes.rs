@@ -99,7 +99,9 @@ fn random_seeds() {
         report
     });
     if let Some((seed, violations)) = violation {
-        panic!("seed {seed}: {violations:#?}\nsee it: ALLUVIUM_SIM_SEED={seed} cargo test --test sim replay -- --nocapture");
+        panic!(
+            "seed {seed}: {violations:#?}\nsee it: ALLUVIUM_SIM_SEED={seed} cargo test --test sim replay -- --nocapture"
+        );
     }
     show(&sum);
     assert!(sum.commits > sum.runs && sum.restores > sum.runs, "the runs do too little: {sum:?}");
@@ -136,7 +138,8 @@ fn planted_bugs_are_found() {
             plant(None);
             report
         });
-        let (seed, violations) = violation.unwrap_or_else(|| panic!("{canary:?} was not found in {CANARY_SEEDS} seeds"));
+        let (seed, violations) =
+            violation.unwrap_or_else(|| panic!("{canary:?} was not found in {CANARY_SEEDS} seeds"));
         show_line(&format!("{canary:?} found by seed {seed} after {} runs: {}", sum.runs, violations[0]));
     }
 }

@@ -115,7 +115,10 @@ impl Oracle {
         };
         drop(state);
         if let Err(why) = verdict {
-            self.violation(format!("attempt {attempt} was told that its draft {intent} is manifest {}, but {why}", id.0));
+            self.violation(format!(
+                "attempt {attempt} was told that its draft {intent} is manifest {}, but {why}",
+                id.0
+            ));
         }
     }
 

@@ -1,6 +1,7 @@
 //! Runs the tool as a user would.
+#![allow(clippy::allow_attributes, reason = "an expectation would fail in the test binaries that it does not apply to")]
 #![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(clippy::allow_attributes, reason = "an expectation would fail where everything is used")]
+#![allow(unreachable_pub, reason = "shared by including it")]
 
 use std::ffi::OsStr;
 use std::fs;

@@ -8,9 +8,9 @@
 //!   they were written in. Survivors of the tail stay in the tail;
 //! - the rows that the oldest frozen region is the newest for have no other record: so its survivors may stand anywhere in
 //!   the order, and its tombstones have nothing left to hide and go;
-//! - a half is cleaned while it holds more than twice the bytes of its live records plus [`SLACK_BYTES`], and whatever is
-//!   written or becomes garbage pays for going through [`RATE`] times its bytes. So **each half of a group holds at most
-//!   4 times the bytes of its records that the index points at, plus [`BOUND_BYTES`]**, after every write.
+//! - a half is cleaned while it holds more than twice the bytes of its live records plus `SLACK_BYTES`, and whatever is
+//!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
+//!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
 use super::group::Group;
 use super::index::Address;

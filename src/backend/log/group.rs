@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
@@ -131,6 +131,10 @@ impl Group {
 
     /// Writes the first record of a row.
     fn insert(&mut self, hash: u32, draft: &Draft<'_>) -> Result<()> {
+        // A row under a hash that restoring would not give it again could not be found then: better found out at once.
+        if hash != self.hash(&draft.place) {
+            return Err(Error::usage("key was located by another partitioner than the backend's"));
+        }
         self.afford(self.index.growth_bytes(1), draft.len())?;
         let address = self.regions.append(Half::Tail, draft);
         self.index.insert(hash, address);

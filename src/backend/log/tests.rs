@@ -117,6 +117,15 @@ fn the_first_touch_copies_and_the_next_ones_write_in_place() {
 }
 
 #[test]
+fn a_key_located_by_another_partitioner_is_refused() {
+    let mut world = World::new(4, u64::MAX);
+    let key = Partitioner::Range { seed: 12 }.locate(b"k", 0, 4);
+    let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+    assert_eq!(world.backend.write(row, Write::Put(b"v")).unwrap_err().kind(), ErrorKind::Usage);
+    assert_eq!(world.backend.stats().rows, 0);
+}
+
+#[test]
 fn an_empty_backend_of_32768_groups_takes_at_most_16_mib() {
     let mut world = World::new(32_768, u64::MAX);
     let empty = world.backend.stats().memory_bytes;

@@ -30,7 +30,7 @@ use super::lane::{Lane, Passage, Readback, read_back};
 use super::limits::operations;
 use super::machine::resident_bytes;
 use super::pace::{Pace, percentiles};
-use super::report::{CellReport, Requests, Rescale, Restore, Rss, micros, millis};
+use super::report::{CellReport, Requests, Rescale, Restore, Rss, micros, millis, rounded};
 use super::workload::{Records, Routing, Share, Workload};
 use crate::cli::clock;
 use crate::cli::run::{BackendKind, Strategy};
@@ -114,10 +114,7 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 
     fn routing(&self) -> Routing {
-        Routing {
-            partitioner: Partitioner::Range { seed: self.spec.seed },
-            max_parallelism: DEFAULT_MAX_PARALLELISM,
-        }
+        Routing { partitioner: Partitioner::Range { seed: self.spec.seed }, max_parallelism: DEFAULT_MAX_PARALLELISM }
     }
 
     fn open(&self, parallelism: u32) -> Result<Job> {
@@ -199,7 +196,8 @@ impl<B: StateBackend> Cell<'_, B> {
             let ended = self.wait(job, epoch);
             let duration = clock::now().duration_since(started);
             committed.store(true, Ordering::Relaxed);
-            let passages: Result<_> = threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
+            let passages: Result<_> =
+                threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
             ended.and(passages).map(|passages| (duration, passages))
         })?;
         Ok(Checkpoint { duration, bytes: self.store.requests().put_bytes - before.put_bytes, passages })
@@ -218,7 +216,7 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 
     fn per_key(&self, before: Option<u64>, after: Option<u64>) -> Option<f64> {
-        Some(after?.saturating_sub(before?) as f64 / f64::from(self.spec.keys))
+        Some(rounded(after?.saturating_sub(before?) as f64 / f64::from(self.spec.keys)))
     }
 
     /// Restores the newest checkpoint at `parallelism` and reads every key back.
@@ -313,9 +311,9 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
     let rate = |of: fn(&Passage) -> &Pace| {
         let mut all = Pace::default();
         passages().for_each(|passage| all.merge(of(passage)));
-        all.per_second().map(|rate| rate * f64::from(spec.parallelism))
+        all.per_second().map(|rate| rounded(rate * f64::from(spec.parallelism)))
     };
-    let each = |count: u64| count as f64 / checkpoints.len().max(1) as f64;
+    let each = |count: u64| rounded(count as f64 / checkpoints.len().max(1) as f64);
     Ok(CellReport {
         backend: name(&spec.backend),
         strategy: name(&spec.strategy),

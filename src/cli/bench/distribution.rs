@@ -39,9 +39,7 @@ impl FromStr for Distribution {
         let parsed = match text.split(':').collect::<Vec<_>>()[..] {
             ["uniform"] => Some(Self::Uniform),
             ["zipf", theta] => number(theta).map(Self::Zipf),
-            ["hotspot", keys, of] => {
-                share(keys).zip(share(of)).map(|(keys, share)| Self::Hotspot { keys, share })
-            }
+            ["hotspot", keys, of] => share(keys).zip(share(of)).map(|(keys, share)| Self::Hotspot { keys, share }),
             _ => None,
         };
         parsed.ok_or_else(|| "a distribution is uniform, zipf:THETA, or hotspot:F:P with 0 < F, P < 1".to_owned())
@@ -184,7 +182,7 @@ mod tests {
         assert!((18_500..20_100).contains(&zipf[0]), "{zipf:?}");
         assert!((9_000..10_300).contains(&zipf[1]), "{zipf:?}");
         let hotspot = drawn(Distribution::Hotspot { keys: 0.1, share: 0.9 }, 100, 100_000);
-        assert!((89_000..91_000).contains(&hotspot[..10].iter().sum()), "{hotspot:?}");
+        assert!((89_000..91_000).contains(&hotspot[..10].iter().sum::<usize>()), "{hotspot:?}");
     }
 
     #[test]

@@ -14,12 +14,15 @@ use tokio::runtime::Runtime;
 use super::args::CellSpec;
 use super::distribution::Distribution;
 use super::pace::{Pace, Timing, idle_gap, rate};
-use super::report::{HashMapRates, Limits, micros};
+use super::report::{HashMapRates, Limits, micros, rounded};
 use super::workload::{BATCH, Records, Share, Workload, add};
 use crate::cli::clock;
 
 /// Bytes that are copied, compressed or written at a time.
 const BLOCK_BYTES: usize = 16 << 20;
+
+/// Most blocks that are written: a store in memory keeps them.
+const BLOCKS_MAX: usize = 16;
 
 /// Measures each limit for about `time`, with the records of `spec`.
 pub(super) fn measure(spec: &CellSpec, time: Duration, store: &Store, runtime: &Runtime) -> Result<Limits> {
@@ -62,7 +65,7 @@ fn compressed(bytes: &[u8]) -> Result<usize> {
 fn value_ratio(records: Records, keys: u32) -> Result<f64> {
     let mut values = Vec::new();
     (0..keys.min(10_000)).for_each(|index| records.push_value(index, 0, &mut values));
-    Ok(values.len() as f64 / compressed(&values)? as f64)
+    Ok(rounded(values.len() as f64 / compressed(&values)? as f64))
 }
 
 fn memcpy(from: &[u8], time: Duration) -> Result<f64> {
@@ -75,18 +78,20 @@ fn memcpy(from: &[u8], time: Duration) -> Result<f64> {
 
 /// Writes objects of one block, one after the other.
 fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -> Result<f64> {
-    let mut pace = Duration::ZERO;
-    let mut bytes = 0;
-    while pace < time {
+    let (mut elapsed, mut bytes) = (Duration::ZERO, 0);
+    for _ in 0..BLOCKS_MAX {
         let put_id = store.draw_put_id();
         let object = envelope::encode(Kind::Pack, put_id, block);
         let key = Key::Data(ObjectId { attempt: Attempt(1), random: put_id.0 });
         bytes += object.len();
         let start = clock::now();
         runtime.block_on(store.put_new(&key, put_id, object))?;
-        pace += clock::now().duration_since(start);
+        elapsed += clock::now().duration_since(start);
+        if elapsed >= time {
+            break;
+        }
     }
-    Ok(bytes as f64 / 1e6 / pace.as_secs_f64())
+    Ok(rounded(bytes as f64 / 1e6 / elapsed.as_secs_f64()))
 }
 
 /// Returns read-modify-writes per second of a presized hash map without snapshots.

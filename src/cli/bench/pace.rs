@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use alluvium::{Error, Result};
 use hdrhistogram::Histogram;
 
-use super::report::Percentiles;
+use super::report::{Percentiles, rounded};
 use crate::cli::clock;
 
 /// What the clock looks at. A look at the clock costs as much as a tenth of an operation, so rates and the longest
@@ -69,7 +69,7 @@ impl Pace {
 
     /// Returns operations per second, if there were any.
     pub(super) fn per_second(&self) -> Option<f64> {
-        (self.operations > 0).then(|| self.operations as f64 / self.elapsed.as_secs_f64().max(1e-9))
+        (self.operations > 0).then(|| rounded(self.operations as f64 / self.elapsed.as_secs_f64().max(1e-9)))
     }
 
     /// Returns the time that the operations took.
@@ -85,7 +85,7 @@ pub(super) fn rate(at_least: Duration, unit: f64, mut work: impl FnMut() -> Resu
         bytes += work()?;
         let elapsed = clock::now().duration_since(start);
         if elapsed >= at_least {
-            return Ok(bytes as f64 / unit / elapsed.as_secs_f64());
+            return Ok(rounded(bytes as f64 / unit / elapsed.as_secs_f64()));
         }
     }
 }
@@ -110,6 +110,6 @@ pub(super) fn percentiles(times: impl IntoIterator<Item = Duration>, unit: Durat
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         histogram.record(nanos).map_err(|source| failed(&source))?;
     }
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / unit.as_nanos() as f64;
+    let at = |quantile| rounded(histogram.value_at_quantile(quantile) as f64 / unit.as_nanos() as f64);
     Ok(Percentiles { p50: at(0.5), p99: at(0.99), max: at(1.0) })
 }

@@ -117,10 +117,15 @@ pub(super) struct Rescale {
     pub(super) ideal_bytes: u64,
 }
 
+/// Returns `figure` with as many digits as scripts may care about.
+pub(super) fn rounded(figure: f64) -> f64 {
+    (figure * 1e3).round() / 1e3
+}
+
 pub(super) fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e3
+    rounded(time.as_secs_f64() * 1e3)
 }
 
 pub(super) fn micros(time: Duration) -> f64 {
-    time.as_secs_f64() * 1e6
+    rounded(time.as_secs_f64() * 1e6)
 }

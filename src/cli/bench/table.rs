@@ -17,7 +17,8 @@ pub(super) fn text(report: &Report) -> String {
         count(limits.hashmap_rmw_ops_s.zipf),
     ));
     text.push_str(&format!("values   zstd-1 ratio {:.2}\n", limits.value_zstd1_ratio));
-    for (title, columns) in [("operations per second", OPERATIONS), ("checkpoints", CHECKPOINTS), ("restores", RESTORES)]
+    for (title, columns) in
+        [("operations per second", OPERATIONS), ("checkpoints", CHECKPOINTS), ("restores", RESTORES)]
     {
         text.push_str(&format!("\n{title}\n"));
         text.push_str(&table(&report.cells, columns));

@@ -262,7 +262,8 @@ mod tests {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         let mut prefixes = BTreeSet::new();
         for index in 0..1000 {
-            (key.clear(), value.clear());
+            key.clear();
+            value.clear();
             RECORDS.push_key(index, &mut key);
             RECORDS.push_value(index, 0, &mut value);
             assert_eq!((key.len(), value.len()), (20, 101));

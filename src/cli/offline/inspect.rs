@@ -143,7 +143,7 @@ fn operator_json(operator: &OperatorInspection, inspection: &Inspection) -> Valu
 fn table_json(table: &TableInspection) -> Value {
     let schema = table.schema.as_ref();
     let typed = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::manifest::Schema| {
-        schema.map(|schema| pick(schema)).map(|part| json!({ "name": part.name, "version": part.version }))
+        schema.map(pick).map(|part| json!({ "name": part.name, "version": part.version }))
     };
     let mut document = json!({
         "id": table.id.0,

@@ -27,7 +27,7 @@ use super::program::{Emit, Program};
 use super::reader::{self, End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
-use super::sink::FileSink;
+use super::sink::{FileSink, check_folder};
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
 use super::subtask::{Finished, ToSubtask, Worker};
@@ -49,8 +49,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// As its parts; the store and the output are then as after a crash.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let program = Program::new(args)?;
-    if let (Some(target), Emit::End) = (&args.output, program.emit) {
-        check_target(target)?;
+    match (&args.output, program.emit) {
+        (Some(target), Emit::End) => check_target(target)?,
+        (Some(folder), Emit::OnClose) => check_folder(folder)?,
+        (None, _) => {}
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
@@ -209,12 +211,7 @@ impl Run<'_> {
         Ok((self.job, report, rows, end))
     }
 
-    fn read(
-        &self,
-        source: Source,
-        seat: Seat,
-        queues: Vec<mpsc::SyncSender<ToSubtask>>,
-    ) -> Result<(SourceState, End)> {
+    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<(SourceState, End)> {
         let task = self.task(seat)?;
         let batches = queues.iter().map(|_| RecordBatch::default()).collect();
         let mut reader = Reader {
@@ -334,4 +331,3 @@ async fn heed_signals() {
         }
     }
 }
-

@@ -24,7 +24,7 @@ mod source;
 mod subtask;
 mod window;
 
-pub(crate) use args::RunArgs as Args;
+pub(crate) use args::{BackendKind, RunArgs as Args, Strategy};
 pub(crate) use driver::run;
 
 #[cfg(test)]

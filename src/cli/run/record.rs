@@ -70,6 +70,7 @@ struct Span {
 
 impl RecordBatch {
     /// Forgets all records, keeps the memory.
+    #[cfg(test)]
     pub(crate) fn clear(&mut self) {
         self.keys.clear();
         self.text.clear();

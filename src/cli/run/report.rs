@@ -1,8 +1,8 @@
 //! What a run says at its end.
 
+use alluvium::Result;
 use alluvium::id::Seq;
 use alluvium::job::Job;
-use alluvium::Result;
 use hdrhistogram::Histogram;
 use serde_json::json;
 

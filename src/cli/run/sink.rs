@@ -42,6 +42,18 @@ impl Prepared {
     }
 }
 
+/// Refuses a folder that cannot be one, before anything is done.
+///
+/// # Errors
+/// `Config` if it is a file.
+pub(crate) fn check_folder(folder: &Path) -> Result<()> {
+    if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
+        let error = Error::config("--output is a file, --emit on-close needs a folder");
+        return Err(error.with("file", folder.display()));
+    }
+    Ok(())
+}
+
 /// The folder that parts are published to.
 #[derive(Debug)]
 pub(crate) struct FileSink {
@@ -56,11 +68,7 @@ impl FileSink {
     /// # Errors
     /// `Config` if it is a file; `Denied` or `Unavailable`.
     pub(crate) fn open(folder: &Path, attempt: Attempt, output: Output) -> Result<Self> {
-        if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(
-                Error::config("--output is a file, --emit on-close needs a folder").with("file", folder.display())
-            );
-        }
+        check_folder(folder)?;
         fs::create_dir_all(folder).map_err(|source| io_error("cannot create folder", folder, source))?;
         sync_folder(folder_of(folder))?;
         Ok(Self { folder: folder.to_owned(), attempt, output })

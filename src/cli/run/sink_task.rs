@@ -72,8 +72,8 @@ impl<B: StateBackend> SinkWorker<B> {
         let (_, rows) = self.gathering.remove(&epoch).unwrap_or_default();
         self.prepared.extend(self.sink.prepare(epoch, rows)?.map(|part| (epoch, part)));
         let parts: Vec<_> = self.prepared.iter().map(|(_, part)| part).collect();
-        let listed = serde_json::to_vec(&parts)
-            .map_err(|source| Error::usage("parts have no JSON form").with_source(source))?;
+        let listed =
+            serde_json::to_vec(&parts).map_err(|source| Error::usage("parts have no JSON form").with_source(source))?;
         let opaque = Opaque::new(OpaqueRole::SinkPrepared, OPAQUE, listed);
         self.task.barrier(epoch, Timestamp::MIN, vec![opaque])
     }

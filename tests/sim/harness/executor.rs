@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fmt::Write;
 use std::future::poll_fn;
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll, Wake, Waker};
@@ -133,7 +132,7 @@ impl Sim {
             return;
         }
         let now = world.now_ms;
-        write!(world.trace, "{now} {line}\n").unwrap();
+        writeln!(world.trace, "{now} {line}").unwrap();
         if world.tracing == Tracing::Print {
             #[expect(clippy::print_stderr, reason = "a replay is asked for to be read")]
             {
@@ -221,23 +220,26 @@ impl Sim {
 
     /// Runs everything that happens until `time_ms`.
     pub(crate) fn run_until(&self, time_ms: u64) {
-        loop {
-            if self.run_one_task() {
-                continue;
-            }
-            let mut world = self.world();
-            let due = world.events.first_key_value().is_some_and(|((at, _), _)| *at <= time_ms);
-            let Some(((at, _), event)) = due.then(|| world.events.pop_first()).flatten() else {
-                world.now_ms = world.now_ms.max(time_ms);
-                return;
-            };
-            world.now_ms = at;
-            drop(world);
-            match event {
-                Event::Wake(waker) => waker.wake(),
-                Event::Call(call) => call(self),
-            }
+        while self.step(time_ms) {}
+        let mut world = self.world();
+        world.now_ms = world.now_ms.max(time_ms);
+    }
+
+    /// Runs one task, or lets time pass to the next event until `time_ms`; returns false if there is neither.
+    fn step(&self, time_ms: u64) -> bool {
+        if self.run_one_task() {
+            return true;
         }
+        let mut world = self.world();
+        let due = world.events.first_key_value().is_some_and(|((at, _), _)| *at <= time_ms);
+        let Some(((at, _), event)) = due.then(|| world.events.pop_first()).flatten() else { return false };
+        world.now_ms = at;
+        drop(world);
+        match event {
+            Event::Wake(waker) => waker.wake(),
+            Event::Call(call) => call(self),
+        }
+        true
     }
 
     /// Runs `future` on `node` until it is done; `None` if it is not within `limit_ms`.
@@ -257,12 +259,13 @@ impl Sim {
             }),
         );
         let end = self.now_ms() + limit_ms;
-        while slot.lock().unwrap().is_none() && self.now_ms() < end {
-            let next = self.world().events.first_key_value().map_or(end, |((at, _), _)| *at);
-            self.run_until(next.min(end));
+        while slot.lock().unwrap().is_none() {
+            if !self.step(end) {
+                self.run_until(end);
+                break;
+            }
         }
-        let value = slot.lock().unwrap().take();
-        value
+        slot.lock().unwrap().take()
     }
 
     /// Polls one ready task; returns false if there is none.
@@ -317,10 +320,7 @@ impl World {
     }
 
     /// Takes the future of a ready task, chosen at random, whose node is not paused.
-    fn choose(
-        &mut self,
-        ready: &mut Vec<TaskId>,
-    ) -> Option<(TaskId, Node, Pin<Box<dyn Future<Output = ()> + Send>>, Arc<TaskWaker>)> {
+    fn choose(&mut self, ready: &mut Vec<TaskId>) -> Option<(TaskId, Node, BoxFuture<'static, ()>, Arc<TaskWaker>)> {
         while !ready.is_empty() {
             let id = ready.swap_remove(self.rng.index(ready.len()));
             let Some(task) = self.tasks.get_mut(&id) else { continue };

@@ -4,6 +4,6 @@ mod executor;
 mod rng;
 mod store;
 
-pub(crate) use executor::{Node, NodeRuntime, Sim, Tracing};
+pub(crate) use executor::{Node, Sim, Tracing};
 pub(crate) use rng::Rng;
 pub(crate) use store::{Answer, Call, Fate, Faults, Objects, Operation, Profile, SimStore, StoreWorld, Watcher};

@@ -14,8 +14,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::oneshot;
 
@@ -165,20 +165,31 @@ impl Profile {
             ("applied but failed", self.applied_but_failed, true, Fate::applied_but(latency, Answer::ServerError)),
             ("applied but silent", self.applied_but_silent, true, Fate::silent(Some(latency))),
             ("silent", self.silent, true, Fate::silent(None)),
-            ("lands late", self.lands_late, writes, Fate {
-                effects_ms: vec![late],
-                answer: rng.permille(500).then_some((latency, Answer::ServerError)),
-            }),
-            ("delivered twice", self.delivered_twice, writes, Fate {
-                effects_ms: vec![latency, late],
-                answer: Some((1, Answer::Truth)),
-            }),
+            (
+                "lands late",
+                self.lands_late,
+                writes,
+                Fate { effects_ms: vec![late], answer: rng.permille(500).then_some((latency, Answer::ServerError)) },
+            ),
+            (
+                "delivered twice",
+                self.delivered_twice,
+                writes,
+                Fate { effects_ms: vec![latency, late], answer: Some((1, Answer::Truth)) },
+            ),
             ("conflict", self.conflict, creates, Fate::not_applied(latency, Answer::Conflict)),
-            ("applied then conflict", self.applied_then_conflict, creates, Fate::applied_but(latency, Answer::Conflict)),
-            ("cut", self.cut, operation == Operation::Get, Fate {
-                effects_ms: vec![latency],
-                answer: Some((1, Answer::Cut)),
-            }),
+            (
+                "applied then conflict",
+                self.applied_then_conflict,
+                creates,
+                Fate::applied_but(latency, Answer::Conflict),
+            ),
+            (
+                "cut",
+                self.cut,
+                operation == Operation::Get,
+                Fate { effects_ms: vec![latency], answer: Some((1, Answer::Cut)) },
+            ),
         ];
         let mut drawn = rng.within(0, 999);
         for (name, chance, applicable, fate) in chances {
@@ -260,7 +271,11 @@ impl Effect {
 #[derive(Debug, Clone)]
 enum Reply {
     Done,
-    Read { bytes: Bytes, range: Range<u64>, size: u64 },
+    Read {
+        bytes: Bytes,
+        range: Range<u64>,
+        size: u64,
+    },
     /// Keys with lengths; broken off at the end if so.
     Listed(Vec<(String, u64)>, bool),
     Exists,
@@ -452,7 +467,9 @@ fn send(sender: &Sender, reply: Reply) {
 
 fn cut(reply: Reply) -> Reply {
     match reply {
-        Reply::Read { bytes, range, size } => Reply::Read { bytes: bytes.slice(..bytes.len().saturating_sub(1)), range, size },
+        Reply::Read { bytes, range, size } => {
+            Reply::Read { bytes: bytes.slice(..bytes.len().saturating_sub(1)), range, size }
+        }
         other => other,
     }
 }
@@ -543,7 +560,9 @@ impl ObjectStore for SimStore {
         let store = self.clone();
         let prefix = prefix.map(ToString::to_string).unwrap_or_default();
         let pages = async move {
-            let Reply::Listed(keys, broken) = store.call(prefix, Effect::List).await? else { return Err(wrong_reply()) };
+            let Reply::Listed(keys, broken) = store.call(prefix, Effect::List).await? else {
+                return Err(wrong_reply());
+            };
             let metas = keys.into_iter().map(|(key, size)| meta(&key, size));
             let end = broken.then(|| Err(object_store::Error::Generic { store: "sim", source: "500".into() }));
             Ok(stream::iter(metas.chain(end).collect::<Vec<_>>()))

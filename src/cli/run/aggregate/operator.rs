@@ -82,7 +82,7 @@ impl Operator {
             name: name.to_owned(),
             kind,
             key: key.clone(),
-            namespace: if self.windowed { Schema::new("bytes") } else { Schema::unit() },
+            namespace: if self.windowed { Schema::new("ordered:i64") } else { Schema::unit() },
             sub,
             value,
             ttl: None,

@@ -311,11 +311,13 @@ impl Source {
     }
 
     /// Returns how many of them were malformed.
+    #[cfg(test)]
     pub(crate) fn bad_records(&self) -> u64 {
         self.bad_records
     }
 
     /// Returns how many of them were late.
+    #[cfg(test)]
     pub(crate) fn late_records(&self) -> u64 {
         self.late_records
     }

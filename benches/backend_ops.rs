@@ -1,0 +1,128 @@
+//! Point read-modify-writes and seals of the log backend, beside a plain hash map that has no snapshots.
+//!
+//! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes and
+//! writes it back. A seal is timed alone: dirtying comes before the clock, dropping what was sealed after it.
+
+use std::hint::black_box;
+
+use alluvium::backend::{Change, LogBackend, RowRef, StateBackend, Write};
+use alluvium::id::{Epoch, Part, TableId};
+use alluvium::key_group::{KeyGroupSet, Partitioner};
+use alluvium::memory::MemoryBudget;
+use alluvium::segment::Cut;
+use alluvium::time::Timestamp;
+use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+
+const GROUPS: u16 = 128;
+const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
+const BATCH: usize = 10_000;
+
+/// Returns a number that looks random.
+fn mixed(number: u64) -> u64 {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+fn key(number: u64) -> [u8; 16] {
+    let mut key = [0; 16];
+    key[..8].copy_from_slice(&mixed(number).to_le_bytes());
+    key[8..].copy_from_slice(&number.to_le_bytes());
+    key
+}
+
+/// Returns batches of keys drawn uniformly, so that drawing is not timed.
+fn draws(keys: u64) -> impl Iterator<Item = Vec<[u8; 16]>> {
+    let mut next = 0;
+    std::iter::repeat_with(move || {
+        let batch = (next..next + BATCH as u64).map(|draw| key(mixed(draw) % keys)).collect();
+        next += BATCH as u64;
+        batch
+    })
+}
+
+fn bump(value: &mut [u8]) {
+    if let Some(counter) = value.first_chunk_mut() {
+        *counter = u64::from_le_bytes(*counter).wrapping_add(1).to_le_bytes();
+    }
+}
+
+struct Log {
+    backend: LogBackend,
+    epoch: u64,
+}
+
+impl Log {
+    fn loaded(keys: u64) -> Self {
+        let groups = KeyGroupSet::all(GROUPS);
+        let mut log = Self { backend: LogBackend::new(groups, PARTITIONER, MemoryBudget::new(u64::MAX)), epoch: 0 };
+        for number in 0..keys {
+            let bytes = key(number);
+            let key = PARTITIONER.locate(&bytes, 0, GROUPS);
+            let row = RowRef { table: TableId(0), key: &key, namespace: &[], sub: &[] };
+            log.backend.write(row, Write::Put(&[7; 100])).unwrap();
+        }
+        drop(log.seal());
+        log
+    }
+
+    fn rmw(&mut self, bytes: &[u8]) {
+        let key = PARTITIONER.locate(bytes, 0, GROUPS);
+        let row = RowRef { table: TableId(0), key: &key, namespace: &[], sub: &[] };
+        let update = |value: Option<&[u8]>, scratch: &mut Vec<u8>| {
+            scratch.extend_from_slice(value.unwrap_or_default());
+            bump(scratch);
+            (Change::Put, ())
+        };
+        self.backend.update(row, update).unwrap();
+    }
+
+    fn seal(&mut self) -> alluvium::segment::Sealed {
+        self.epoch += 1;
+        let at = Timestamp::default();
+        let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: at, processing_time: at };
+        self.backend.seal(cut, &KeyGroupSet::empty()).unwrap()
+    }
+}
+
+fn read_modify_write(c: &mut Criterion) {
+    let mut group = c.benchmark_group("rmw");
+    group.throughput(Throughput::Elements(BATCH as u64));
+    for keys in [100_000, 1_000_000] {
+        let mut log = Log::loaded(keys);
+        let mut draw = draws(keys);
+        group.bench_function(BenchmarkId::new("log", keys), |b| {
+            let batch = || draw.next().unwrap();
+            b.iter_batched(batch, |batch| batch.iter().for_each(|key| log.rmw(key)), BatchSize::LargeInput);
+        });
+        drop(log);
+        let mut map = hashbrown::HashMap::with_capacity_and_hasher(
+            usize::try_from(keys).unwrap(),
+            foldhash::fast::FixedState::with_seed(1),
+        );
+        map.extend((0..keys).map(|number| (key(number), Box::<[u8]>::from([7; 100]))));
+        group.bench_function(BenchmarkId::new("map", keys), |b| {
+            let batch = || draw.next().unwrap();
+            let mut rmw = |key: &[u8; 16]| bump(black_box(map.get_mut(key).unwrap()));
+            b.iter_batched_ref(batch, |batch| batch.iter().for_each(&mut rmw), BatchSize::LargeInput);
+        });
+    }
+    group.finish();
+}
+
+fn seal(c: &mut Criterion) {
+    let keys = 1_000_000;
+    let mut log = Log::loaded(keys);
+    let mut group = c.benchmark_group("seal");
+    group.sample_size(10);
+    for dirty in [keys / 100, keys] {
+        group.bench_function(BenchmarkId::new("dirty rows", dirty), |b| {
+            let log = std::cell::RefCell::new(&mut log);
+            let dirtied = || (0..dirty).for_each(|number| log.borrow_mut().rmw(&key(number)));
+            b.iter_batched(dirtied, |()| log.borrow_mut().seal(), BatchSize::PerIteration);
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, read_modify_write, seal);
+criterion_main!(benches);

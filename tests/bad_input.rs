@@ -1,0 +1,174 @@
+//! What users get wrong: each a clear typed error with the right exit code, nothing lost, nothing half written.
+
+mod tool;
+
+use std::fs;
+
+use serde_json::Value;
+use tool::{Bench, fails, json, run, stderr, words};
+
+/// A job over three records that works.
+struct Job {
+    bench: Bench,
+    input: String,
+}
+
+impl Job {
+    fn new() -> Self {
+        let bench = Bench::new();
+        let input = bench.write("in.csv", "k,v,t\na,1.5,0\nb,2.5,1000\na,NA,2000\n").display().to_string();
+        Self { bench, input }
+    }
+
+    /// Returns the flags of the job, with those of `extra` behind them.
+    fn args(&self, extra: &str) -> Vec<String> {
+        let base = format!(
+            "run --store {} --job j --json --input {} --key k --agg count,max:v --output {}",
+            self.bench.store("state"),
+            self.input,
+            self.bench.path("out.csv").display()
+        );
+        words(&format!("{base} {extra}"))
+    }
+
+    /// Returns the flags of the job with one of them changed.
+    fn with(&self, flag: &str, value: &str) -> Vec<String> {
+        let mut args = self.args("");
+        let at = args.iter().position(|arg| arg == flag).unwrap() + 1;
+        args[at] = value.to_owned();
+        args
+    }
+
+    fn list(&self) -> Value {
+        json(&run(words(&format!("list --store {} --json", self.bench.store("state")))))
+    }
+
+    fn nothing_is_left(&self) {
+        assert!(!self.bench.path("out.csv").exists());
+        let left: Vec<_> = fs::read_dir(self.bench.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| !name.to_string_lossy().contains("out.csv")), "{left:?}");
+    }
+}
+
+#[test]
+fn wrong_columns_and_records() {
+    let job = Job::new();
+    for (flag, value, kind, word) in [
+        ("--key", "nope", "config", "nope"),
+        ("--agg", "sum:nope", "config", "nope"),
+        ("--agg", "sum:k", "input", "line"),
+        ("--input", "/nonexistent/in.csv", "not_found", "in.csv"),
+        ("--job", "../x", "config", "job name"),
+        ("--job", "a/b", "config", "job name"),
+        ("--store", "ftp://host/x", "config", "store"),
+        ("--store", "nothing at all", "config", "url"),
+    ] {
+        let line = fails(&run(job.with(flag, value)), kind);
+        assert!(line.contains(word), "{flag} {value}: {line}");
+        job.nothing_is_left();
+    }
+    let empty = job.bench.write("empty.csv", "");
+    fails(&run(job.with("--input", &empty.display().to_string())), "input");
+    let ragged = job.bench.write("ragged.csv", "k,v,t\na,1,0\nb\n");
+    let line = fails(&run(job.with("--input", &ragged.display().to_string())), "input");
+    assert!(line.contains("ragged.csv") && line.contains('3'), "{line}");
+    job.nothing_is_left();
+    // What went wrong before left nothing in the way.
+    let mut args = job.args("");
+    let at = args.iter().position(|arg| arg == "j").unwrap();
+    args[at] = "another".to_owned();
+    assert_eq!(json(&run(args))["records"], 3);
+}
+
+#[test]
+fn wrong_usage_ends_with_2() {
+    let job = Job::new();
+    for extra in ["--strategy changelog", "--backend rocksdb", "--interval adaptive", "--format parquet", "--nope"] {
+        assert_eq!(run(job.args(extra)).status.code(), Some(2), "{extra}");
+    }
+    for command in ["", "nope", "rescale --store memory:/// --job j --parallelism 2"] {
+        assert_eq!(run(words(command)).status.code(), Some(2), "{command}");
+    }
+    for command in ["--help", "run --help", "list --help", "--version"] {
+        let output = run(words(command));
+        assert!(output.status.success() && output.stdout.len() > 10, "{command}");
+    }
+}
+
+#[test]
+fn parallelism_out_of_range() {
+    let job = Job::new();
+    for extra in ["--parallelism 0", "--parallelism 129", "--parallelism 1 --max-parallelism 40000"] {
+        let line = fails(&run(job.args(extra)), "config");
+        assert!(line.contains("parallelism"), "{line}");
+    }
+    assert_eq!(json(&run(job.args("")))["records"], 3);
+    let line = fails(&run(job.args("--max-parallelism 64")), "config");
+    assert!(line.contains("64") && line.contains("128"), "{line}");
+}
+
+#[test]
+fn a_restart_with_another_program_names_the_flag_and_changes_nothing() {
+    let job = Job::new();
+    json(&run(job.args("")));
+    let before = job.list();
+    let other = job.bench.write("other.csv", "k,v,t\n").display().to_string();
+    for (flag, value) in [("--key", "v"), ("--agg", "count"), ("--input", other.as_str())] {
+        let line = fails(&run(job.with(flag, value)), "config");
+        assert!(line.contains(flag), "{line}");
+    }
+    let line = fails(&run(job.args("--on-bad-record skip")), "config");
+    assert!(line.contains("--on-bad-record"), "{line}");
+    let line = fails(&run(job.args("--checkpoint 99")), "not_found");
+    assert!(line.contains("99"), "{line}");
+    assert_eq!(job.list(), before, "a refused restart claims nothing");
+    assert_eq!(json(&run(job.args("--parallelism 4")))["restored_offset"], 3);
+}
+
+#[test]
+fn a_changed_input_is_noticed() {
+    let job = Job::new();
+    json(&run(job.args("--limit 2")));
+    fs::write(&job.input, "k,v,t\na,9,0\nb,2.5,1000\na,NA,2000\n").unwrap();
+    let line = fails(&run(job.args("")), "input");
+    assert!(line.contains("in.csv"), "{line}");
+}
+
+#[test]
+fn stores_that_cannot_be_used() {
+    let job = Job::new();
+    let file = job.bench.write("file", "not a folder");
+    let output = run(job.with("--store", &format!("file://{}/sub", file.display())));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    for verb in ["list", "inspect --job j", "verify --job j", "sweep --job j"] {
+        let output = run(words(&format!("{verb} --store file:///nonexistent/alluvium")));
+        let line = stderr(&output);
+        assert_eq!(output.status.code(), Some(1), "{verb}: {line}");
+        assert!(line.contains("error[not_found]"), "{verb}: {line}");
+    }
+    json(&run(job.args("")));
+    let line = fails(&run(words(&format!("inspect --store {} --job other", job.bench.store("state")))), "not_found");
+    assert!(line.contains("other"), "{line}");
+}
+
+#[test]
+fn a_manifest_of_a_newer_version_is_refused_and_kept() {
+    let job = Job::new();
+    json(&run(job.args("")));
+    let folder = job.bench.path("state").join("j").join("manifest");
+    let mut names: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    names.sort();
+    let newest = names.pop().unwrap();
+    let mut bytes = fs::read(&newest).unwrap();
+    // The envelope: magic 8, kind 1, reserved 1, version 2, flags 8, put-id 16, length 8, checksum of all that.
+    bytes[10] = 9;
+    let sum = crc32fast::hash(&bytes[..44]).to_le_bytes();
+    bytes[44..48].copy_from_slice(&sum);
+    let end = bytes.len() - 4;
+    let sum = crc32fast::hash(&bytes[..end]).to_le_bytes();
+    bytes[end..].copy_from_slice(&sum);
+    fs::write(&newest, &bytes).unwrap();
+    let line = fails(&run(job.args("")), "version");
+    assert!(line.contains('9'), "{line}");
+    assert_eq!(fs::read(&newest).unwrap(), bytes);
+}
