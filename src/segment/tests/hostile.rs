@@ -80,7 +80,7 @@ fn edited(kind: SegmentKind, last: u16, edit: impl FnOnce(&mut ColumnList)) -> R
 fn rows_that_break_the_model_are_refused() {
     let delta = |edit: fn(&mut ColumnList)| edited(SegmentKind::Delta, 0, edit);
     assert_eq!(delta(|_| ()).unwrap(), [put(0, "a", "1"), put(0, "b", "2")]);
-    let corrupt: [fn(&mut ColumnList); 20] = [
+    let corrupt: [fn(&mut ColumnList); 22] = [
         |c| set(c, column::KEYS, b"\x00\x01b\x00\x01a"),
         |c| set(c, column::KEYS, b"\x00\x01a\x01\x00"),
         |c| set(c, column::KEYS, b"\x00\x01a\x02\x01b"),
@@ -101,6 +101,8 @@ fn rows_that_break_the_model_are_refused() {
         |c| c.swap(0, 1),
         |c| c.push((column::EXPIRY, 1, vec![0b100; 9])),
         |c| c.push((column::EXPIRY, 1, vec![0; 8])),
+        |c| c.push((column::EXPIRY, 1, vec![0b101, 0, 0, 0, 0, 0, 0, 0, 0])),
+        |c| c.push((column::EXPIRY, 1, vec![])),
     ];
     for (at, edit) in corrupt.into_iter().enumerate() {
         assert_eq!(delta(edit), Err(ErrorKind::Corrupt), "edit {at}");
@@ -113,6 +115,66 @@ fn rows_that_break_the_model_are_refused() {
     };
     assert!(edited(SegmentKind::Delta, 0, delete).is_ok());
     assert_eq!(edited(SegmentKind::Base, 0, delete), Err(ErrorKind::Corrupt));
+}
+
+#[test]
+fn headers_must_agree() {
+    let raw = payload(&two_rows());
+    let (block, entry) = wrapped(0, &raw, raw.len(), 2, 0);
+    let says = |block: &Bytes, entry: &BlockEntry| decode(SegmentKind::Delta, block, entry).unwrap_err().to_string();
+    for lie in [BlockEntry { rows: 1, ..entry }, BlockEntry { raw_bytes: 1, ..entry }] {
+        assert_eq!(says(&block, &lie), "block header differs from the index");
+    }
+    for (codec, stored) in [(0, raw.clone()), (1, zstd::bulk::compress(&raw, 1).unwrap())] {
+        let (block, entry) = wrapped(codec, &stored, raw.len() + 1, 2, 0);
+        assert!(says(&block, &entry).starts_with("block has another length"), "codec {codec}");
+    }
+    let mut reserved = block[..block.len() - 4].to_vec();
+    reserved[2] = 1;
+    reserved.extend_from_slice(&crc32fast::hash(&reserved).to_le_bytes());
+    assert!(says(&reserved.into(), &entry).starts_with("reserved bytes"));
+}
+
+#[test]
+fn indexes_that_break_a_rule_are_refused() {
+    let entry = wrapped(0, b"x", 1, 1, 0).1;
+    let says = |blocks: &[BlockEntry]| {
+        let mut bytes = Vec::new();
+        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(2), blocks.to_vec()).encode(&mut bytes);
+        SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.message().to_owned())
+    };
+    assert!(says(&[entry, entry]).is_ok());
+    let of = |first, last| BlockEntry { first: KeyGroup(first), last: KeyGroup(last), ..entry };
+    for (blocks, reason) in [
+        (vec![of(1, 0)], "groups of the blocks are out of order"),
+        (vec![of(0, 1), of(0, 1)], "groups of the blocks are out of order"),
+        (vec![of(1, 2)], "block has a group that the segment does not speak for"),
+        (vec![of(2, 2)], "block has a group that the segment does not speak for"),
+        (vec![BlockEntry { length: 19, ..entry }], "block is shorter than its header"),
+    ] {
+        assert!(says(&blocks).unwrap_err().starts_with(reason), "{blocks:?}");
+    }
+}
+
+#[test]
+fn nothing_lies_between_the_blocks_and_the_index() {
+    let encoded = encoded(SegmentKind::Delta, &KeyGroupSet::all(1), &[put(0, "a", "1")]);
+    let (blocks, rest) = encoded.bytes.split_at(usize::try_from(encoded.index_offset).unwrap());
+    let mut segment = [blocks, b"x", &rest[..encoded.index_length as usize]].concat();
+    crate::codec::trailer::put_trailer(&mut segment, blocks.len() + 1, encoded.index_offset + 1).unwrap();
+    let error = SegmentIndex::find(&segment, None).unwrap_err();
+    assert!(error.message().starts_with("index does not start where"), "{error}");
+}
+
+#[test]
+fn newer_sections_are_skipped_or_refused_as_they_ask() {
+    let index = |flags| {
+        let mut bytes = INDEX[..INDEX.len() - 1].to_vec();
+        bytes.extend_from_slice(&[1, 9, flags, 2, 0, 0]);
+        SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.kind())
+    };
+    assert_eq!(index(0).unwrap(), SegmentIndex::decode(&INDEX, &Hash::of(&INDEX)).unwrap());
+    assert_eq!(index(1), Err(ErrorKind::Version));
 }
 
 #[test]
