@@ -3,6 +3,8 @@
 //! The newest writer reproduces each file byte for byte, and each file reads back as the values here. A file that
 //! differs is never overwritten: what the writer says now is put beside it as `.proposed`.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
