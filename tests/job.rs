@@ -315,3 +315,15 @@ async fn a_small_change_uploads_little() -> Result<()> {
     assert!(delta * 1000 <= full * 15, "a change of 1 % uploaded {delta} bytes of {full}");
     Ok(())
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_dropped_ends_its_background() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 2).await;
+    job.add(0..10)?;
+    job.checkpoint().await?;
+    let mut watch = job.job.watch();
+    drop(job);
+    while watch.changed().await.is_ok() {}
+    Ok(())
+}

@@ -18,7 +18,7 @@ const LAYERS: &[&[&str]] = &[
     &["checkpoint"],
     &["job", "tokio_runtime"],
     &["offline"],
-    &["lib"],
+    &["prelude", "lib"],
 ];
 
 fn sources(under: &str) -> Vec<(PathBuf, String)> {

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Columns, Cut, Op, Row, RowSource, Sealed};
+use crate::segment::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowSource, Sealed};
 
 pub use any::AnyBackend;
 pub use log::LogBackend;
@@ -101,7 +101,7 @@ pub struct BackendStats {
 
 /// The state of one subtask.
 ///
-/// Values are at most `u32::MAX` bytes; a key, namespace or sub-key at most 65,535.
+/// Values are at most [`MAX_VALUE_BYTES`]; a key, namespace or sub-key at most 65,535 bytes.
 pub trait StateBackend: Debug + Send {
     /// Returns the key groups it owns.
     fn groups(&self) -> &KeyGroupSet;
@@ -205,10 +205,10 @@ fn check_lengths(row: &RowRef<'_>) -> Result<()> {
 
 /// Refuses a value that is too long.
 fn check_value(value: &[u8]) -> Result<()> {
-    if u32::try_from(value.len()).is_ok() {
+    if value.len() <= MAX_VALUE_BYTES {
         return Ok(());
     }
-    Err(Error::limit("value is longer than 4294967295 bytes").with("length", value.len()))
+    Err(Error::limit("value is too long for a segment").with("bytes", value.len()).with("limit", MAX_VALUE_BYTES))
 }
 
 /// Returns the value of a folded row of stored state, if it is one that a backend of this version can hold.

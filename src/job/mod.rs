@@ -250,7 +250,8 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), sender, progress });
+        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), progress });
+        let link = Link { shared: Arc::clone(&shared), sender };
 
         let mut seats = Vec::with_capacity(participants.len());
         let mut chains = BTreeMap::new();
@@ -271,7 +272,7 @@ impl JobBuilder {
                     max_parallelism,
                     store: store.clone(),
                     runtime: Arc::clone(&runtime),
-                    shared: Arc::clone(&shared),
+                    link: link.clone(),
                     chain,
                     settled,
                     strategy: settings.strategy,
@@ -290,7 +291,7 @@ impl JobBuilder {
             catalog: Mutex::new(catalog),
         };
         let driver = Driver {
-            shared: Arc::clone(&shared),
+            shared,
             runtime: Arc::clone(&runtime),
             pipeline: Arc::new(pipeline),
             operators,
@@ -301,7 +302,7 @@ impl JobBuilder {
             state: State::default(),
         };
         runtime.spawn(driver.run(receiver).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, shared, seats, restored, budget })
+        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
     }
 }
 
@@ -340,9 +341,22 @@ pub struct Progress {
 #[derive(Debug)]
 struct Shared {
     coordinator: Mutex<Coordinator>,
+    progress: watch::Sender<Progress>,
+}
+
+/// What the job's owner and its tasks hold of it: the background ends when the last of these is gone.
+#[derive(Debug, Clone)]
+struct Link {
+    shared: Arc<Shared>,
     // Bounded by the coordinator: at most `max_in_flight` epochs, each with one message per task and its trigger.
     sender: mpsc::UnboundedSender<Message>,
-    progress: watch::Sender<Progress>,
+}
+
+impl Link {
+    fn send(&self, message: Message) -> Result<()> {
+        self.shared.check()?;
+        self.sender.send(message).map_err(|_| Error::stopped("the job's background has stopped"))
+    }
 }
 
 impl Shared {
@@ -360,11 +374,6 @@ impl Shared {
             None => Ok(()),
         }
     }
-
-    fn send(&self, message: Message) -> Result<()> {
-        self.check()?;
-        self.sender.send(message).map_err(|_| Error::stopped("the job's background has stopped"))
-    }
 }
 
 /// One attempt of a job.
@@ -374,7 +383,7 @@ pub struct Job {
     partitioner: Partitioner,
     max_parallelism: u16,
     store: Store,
-    shared: Arc<Shared>,
+    link: Link,
     seats: Vec<Seat>,
     restored: Option<StoredManifest>,
     budget: MemoryBudget,
@@ -426,7 +435,7 @@ impl Job {
     #[must_use]
     pub fn is_due(&self) -> bool {
         let now = self.store.runtime().now();
-        self.shared.coordinator().is_due(now)
+        self.link.shared.coordinator().is_due(now)
     }
 
     /// Begins to end an epoch: the engine sends a barrier with it to every task. `None` while too many are in flight.
@@ -434,25 +443,25 @@ impl Job {
     /// # Errors
     /// What the job failed with, if it has.
     pub fn trigger(&self) -> Result<Option<Epoch>> {
-        self.shared.check()?;
+        self.link.shared.check()?;
         let now = self.store.runtime().now();
-        let mut coordinator = self.shared.coordinator();
+        let mut coordinator = self.link.shared.coordinator();
         let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
-        self.shared.send(Message::Triggered(epoch))?;
+        self.link.send(Message::Triggered(epoch))?;
         Ok(Some(epoch))
     }
 
     /// Returns a watch on how far the job has come.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Progress> {
-        self.shared.progress.subscribe()
+        self.link.shared.progress.subscribe()
     }
 
     /// Returns how far the job has come.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.shared.progress.borrow().clone()
+        self.link.shared.progress.borrow().clone()
     }
 
     /// As [`Job::trigger`], waiting until an epoch may start.
@@ -492,12 +501,12 @@ impl Job {
     /// # Errors
     /// What the job failed with.
     pub async fn wait(&self, epoch: Epoch) -> Result<Option<ManifestId>> {
-        let mut watch = self.shared.progress.subscribe();
+        let mut watch = self.link.shared.progress.subscribe();
         loop {
             let progress = watch.borrow_and_update().clone();
             match progress.committed {
                 Some((committed, id)) if committed >= epoch => return Ok(Some(id)),
-                _ => self.shared.check()?,
+                _ => self.link.shared.check()?,
             }
             if progress.last_aborted.is_some_and(|aborted| aborted >= epoch) {
                 return Ok(None);

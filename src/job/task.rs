@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::driver::Message;
-use super::{Shared, Strategy};
+use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore;
@@ -33,7 +33,7 @@ pub struct Seat {
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
     pub(super) runtime: SharedRuntime,
-    pub(super) shared: Arc<Shared>,
+    pub(super) link: Link,
     pub(super) chain: SharedChain,
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
     pub(super) strategy: Strategy,
@@ -105,7 +105,7 @@ impl Seat {
             owned: self.share.groups,
             state,
             runtime: self.runtime,
-            shared: self.shared,
+            link: self.link,
             chain: self.chain,
             settled: self.settled,
             sealed: None,
@@ -135,7 +135,7 @@ pub struct Task<B> {
     owned: KeyGroupSet,
     state: KeyedState<B>,
     runtime: SharedRuntime,
-    shared: Arc<Shared>,
+    link: Link,
     chain: SharedChain,
     settled: UnboundedReceiver<(Epoch, Outcome)>,
     sealed: Option<Epoch>,
@@ -171,7 +171,7 @@ impl<B: StateBackend> Task<B> {
     /// # Cost
     /// Independent of the state's size (see [`StateBackend::seal`]).
     pub fn barrier(&mut self, epoch: Epoch, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
-        self.shared.check()?;
+        self.link.shared.check()?;
         self.settle()?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
@@ -183,7 +183,7 @@ impl<B: StateBackend> Task<B> {
         self.sealed = Some(epoch);
         let tables = self.state.tables().into();
         let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables };
-        self.shared.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
+        self.link.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
     }
 
     /// Tells the backend what became of earlier epochs. Barriers do so too.
