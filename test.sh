@@ -12,4 +12,8 @@ if ! command -v cc >/dev/null; then
   exit 1
 fi
 
+if [ ! -f "${ALLUVIUM_DATA:-../shared/data}/cloud_benchmarks.csv.gz" ]; then
+  echo "NOT TESTED: the real input is absent (set ALLUVIUM_DATA to its folder); the sample is tested"
+fi
+
 cargo test --locked

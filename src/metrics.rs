@@ -8,16 +8,14 @@
 //! | `lastCompletedCheckpointId` | gauge | id |
 //! | `numberOfCompletedCheckpoints`, `numberOfFailedCheckpoints` | counter | |
 //! | `numberOfInProgressCheckpoints` | gauge | |
-//! | `checkpointPauseSeconds` | histogram | s, per subtask |
-//! | `numRecordsIn` | counter | records |
-//! | `alluvium_store_requests` | counter, label `kind` | requests |
-//! | `alluvium_store_bytes_read`, `alluvium_store_bytes_written` | counter | bytes |
-//! | `alluvium_held_bytes` | gauge | bytes of memory held for state and waiting uploads |
-//! | `alluvium_dirty_rows` | gauge | distinct rows touched in the last epoch, per subtask |
+//! | `numRecordsIn` | counter, by the tool | records |
+//! | `alluvium_pause_seconds` | histogram, by the tool | s a subtask stands still at a barrier |
+//! | `alluvium_dirty_rows` | histogram | distinct rows that a subtask touched in an epoch |
+//! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
 
-use metrics::{counter, gauge};
+use metrics::{counter, gauge, histogram};
 
 use crate::id::Seq;
 
@@ -45,4 +43,10 @@ pub(crate) fn checkpoint_failed() {
 #[expect(clippy::cast_precision_loss, reason = "a handful")]
 pub(crate) fn in_progress(count: usize) {
     gauge!("numberOfInProgressCheckpoints").set(count as f64);
+}
+
+/// Notes how many distinct rows a subtask touched in an epoch.
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 rows")]
+pub(crate) fn dirty_rows(rows: u64) {
+    histogram!("alluvium_dirty_rows").record(rows as f64);
 }

@@ -17,6 +17,7 @@ use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::manifest::rescale::Share;
 use crate::manifest::{Opaque, TableSchema};
 use crate::memory::MemoryBudget;
+use crate::metrics;
 use crate::runtime::SharedRuntime;
 use crate::segment::{Cut, RowSource};
 use crate::store::Store;
@@ -179,6 +180,7 @@ impl<B: StateBackend> Task<B> {
             Strategy::Incremental => lock(&self.chain).bases_due(self.policy),
         };
         let sealed = self.state.backend_mut().seal(cut, &bases)?;
+        metrics::dirty_rows(sealed.dirty_rows);
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
         let tables = self.state.tables().into();

@@ -63,11 +63,14 @@ impl<B: StateBackend> Worker<B> {
             match queue.recv() {
                 Ok(ToSubtask::Records(batch)) => {
                     self.operator.apply_batch(self.task.state().backend_mut(), &batch)?;
+                    metrics::counter!("numRecordsIn").increment(batch.len() as u64);
                 }
                 Ok(ToSubtask::Barrier(barrier)) => {
                     let start = clock::now();
                     self.barrier(barrier)?;
-                    pauses.saturating_record(u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX));
+                    let pause = start.elapsed();
+                    pauses.saturating_record(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+                    metrics::histogram!("alluvium_pause_seconds").record(pause.as_secs_f64());
                 }
                 Ok(ToSubtask::End) => break,
                 Err(_) => return Err(Error::stopped("the reader is gone")),
