@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
+use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
 use crate::control::coordinator::Participant;
@@ -106,7 +107,10 @@ impl Pipeline {
         let packer = Packer { pipeline: Arc::clone(&self), epoch, segments, opaques: large_opaques(&arrivals) };
         let packs = stream::try_unfold(Some(packer), Packer::next);
         let pipeline = Arc::clone(&self);
-        let uploads = packs.map_ok(move |load| Arc::clone(&pipeline).upload(load));
+        let uploads = packs.map_ok(move |load| {
+            let span = tracing::info_span!("upload", object = %load.id, bytes = load.builder.len());
+            Arc::clone(&pipeline).upload(load).instrument(span)
+        });
         let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
         let slices: Vec<_> = uploads.try_collect().await?;
         slices.into_iter().for_each(|slices| move_opaques(&mut arrivals, slices));
