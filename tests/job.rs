@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::id::Seq;
+use alluvium::id::{Attempt, ObjectId, Seq};
 use alluvium::job::{JobSettings, Strategy};
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::store::Key;
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;
 use common::{Counting, Door, Gate};
@@ -154,6 +155,28 @@ async fn chains_stay_bounded_and_dropped_state_is_collected() -> Result<()> {
     let data = gate.dump().await.into_keys().filter(|key| key.contains("/data/")).count();
     assert!(data <= 48, "{data} data objects");
     job.reopen(&gate.objects(), 5).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_ended_attempt_left_is_swept_by_the_next() -> Result<()> {
+    let gate = Gate::new();
+    let mut first = Counting::fresh(&gate.objects(), 2).await;
+    first.add(0..100)?;
+    first.checkpoint().await?;
+    let live = gate.dump().await;
+    let orphan = |attempt| format!("job/{}", Key::Data(ObjectId { attempt: Attempt(attempt), random: [7; 16] }));
+    // Of the attempt that has ended, and of one that will claim later.
+    for attempt in [1, 3] {
+        gate.damage(&orphan(attempt), Some(Bytes::from_static(b"half a pack"))).await;
+    }
+    let _second = first.reopen(&gate.objects(), 2).await;
+    while gate.dump().await.contains_key(&orphan(1)) {
+        tokio::task::yield_now().await;
+    }
+    let dump = gate.dump().await;
+    assert!(dump.contains_key(&orphan(3)), "an object of an attempt that is not over");
+    assert!(live.keys().all(|key| dump.contains_key(key)), "live objects stay");
     Ok(())
 }
 

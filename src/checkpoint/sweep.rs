@@ -84,6 +84,18 @@ impl Collector {
         self.garbage.manifests.extend(garbage.manifests);
     }
 
+    /// Deletes what attempts before `owner` left and no live manifest reaches. What fails stays for another attempt or
+    /// for a sweep by hand: the job does not depend on it.
+    pub async fn sweep_orphans(&self, owner: Attempt) {
+        let swept = async { execute(&self.store, &plan(&self.store, Some(owner)).await?).await };
+        match swept.await {
+            Ok(Swept { deleted, failed }) => {
+                tracing::info!(deleted = deleted.len(), failed = failed.len(), "swept what earlier attempts left");
+            }
+            Err(error) => tracing::warn!(error = error.chain(), "what earlier attempts left could not be swept"),
+        }
+    }
+
     /// Deletes objects, then manifests. What fails stays for the next time.
     pub async fn run(&mut self) -> Swept {
         let objects = self.garbage.objects.iter().copied().map(Key::Data).collect();

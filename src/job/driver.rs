@@ -20,7 +20,7 @@ use crate::checkpoint::sweep::Collector;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::control::retention::Garbage;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Epoch, ObjectId};
+use crate::id::{Attempt, Epoch, ObjectId};
 use crate::manifest::{
     DurabilityLevel, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry, SubtaskManifest,
     TableSchema,
@@ -87,6 +87,7 @@ impl Driver {
     /// Runs until the job is dropped or fails.
     pub(super) async fn run(mut self, receiver: UnboundedReceiver<Message>) {
         self.listen(receiver);
+        self.sweep_orphans();
         while let Some(step) = self.steps.next().await {
             match self.take(step) {
                 Ok(true) => {}
@@ -318,6 +319,23 @@ impl Driver {
             let _swept = collector.run().await;
             Step::Collected(collector)
         });
+    }
+
+    /// Deletes, once, what earlier attempts were uploading when they ended. In the collector's place: two deleters would
+    /// only get in each other's way.
+    fn sweep_orphans(&mut self) {
+        let attempt = self.pipeline.attempt;
+        // Nobody came before the first.
+        if attempt <= Attempt(1) {
+            return;
+        }
+        let Some(collector) = self.collector.take() else { return };
+        let span = tracing::info_span!("sweep", %attempt);
+        let sweep = async move {
+            collector.sweep_orphans(attempt).await;
+            Step::Collected(collector)
+        };
+        self.step(sweep.instrument(span));
     }
 
     fn arm_timer(&mut self) {
