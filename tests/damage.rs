@@ -14,7 +14,7 @@ use alluvium::job::JobSettings;
 use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::offline::{self, Level};
-use alluvium::segment::{Fold, Op, RowBatch};
+use alluvium::segment::{Fold, Op, RowBatch, Rules};
 use alluvium::store::Store;
 use alluvium::{Error, ErrorKind, Result};
 use bytes::Bytes;
@@ -147,7 +147,7 @@ async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
         for group in share.groups.iter() {
             batch.clear();
             rows.append_group(group, &mut batch)?;
-            batch.fold(Fold::Base);
+            batch.fold(Fold::Base, &Rules::none()).unwrap();
             state.extend(batch.iter().map(|row| {
                 let Op::Put(value) = row.op else { panic!("a count is put") };
                 (row.key.key.unwrap().to_vec(), u64::from_le_bytes(value.try_into().unwrap()))

@@ -22,7 +22,7 @@ use alluvium::manifest::{
 };
 use alluvium::place::pack::{Pack, PackBuilder, Packed};
 use alluvium::segment::{
-    Codec, Columns, EncodeOptions, Encoded, Op, Row, RowBatch, RowKey, RowSource, SealedPart, SegmentIndex,
+    Codec, Columns, EncodeOptions, Encoded, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentIndex,
     SegmentKind, SegmentRows, encode,
 };
 use alluvium::time::Timestamp;
@@ -70,7 +70,7 @@ fn part(kind: SegmentKind, groups: KeyGroupRange, rows: &[(u16, Row<'_>)]) -> Se
     for (group, row) in rows {
         source.batches.entry(KeyGroup(*group)).or_default().push(row).unwrap();
     }
-    SealedPart { kind, groups: groups.into(), rows: Arc::new(source) }
+    SealedPart { kind, groups: groups.into(), rows: Arc::new(source), rules: Rules::none() }
 }
 
 fn row<'a>(table: u32, key: &'a str, namespace: &'a str, sub: &'a str, op: Op<'a>) -> Row<'a> {
@@ -85,7 +85,7 @@ fn clear<'a>(key: Option<&'a str>, namespace: Option<&'a str>) -> Row<'a> {
 
 /// Every op, every clear, every optional column; not compressed.
 fn delta() -> SealedPart {
-    let columns = |expiry, schema, routing| Columns { expiry, schema, routing };
+    let columns = |stamp, schema, routing| Columns { stamp, schema, routing };
     let expiring = Row { columns: columns(Some(-1), None, None), ..row(1, "a", "w2", "", Op::Put(b"1")) };
     let routed = Row { columns: columns(None, Some(7), Some(u64::MAX)), ..row(2, "k", "", "s2", Op::Put(b"")) };
     let rows = [

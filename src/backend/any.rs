@@ -2,10 +2,13 @@
 
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
-use crate::key_group::KeyGroupSet;
-use crate::segment::{Cut, RowSource, Sealed};
+use crate::key_group::{CurrentKey, KeyGroupSet};
+use crate::segment::{Cut, RowSource, Sealed, TableRules};
+use crate::time::Timestamp;
 
-use super::{BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, StateBackend, Write};
+use super::{
+    BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, SubRange, Write,
+};
 
 /// One of the crate's backends.
 #[derive(Debug)]
@@ -44,6 +47,14 @@ impl StateBackend for AnyBackend {
         each!(self, backend => backend.groups())
     }
 
+    fn define(&mut self, table: TableId, rules: TableRules) {
+        each!(self, backend => backend.define(table, rules));
+    }
+
+    fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
+        each!(self, backend => backend.advance(event_time, processing_time));
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         each!(self, backend => backend.read(row, f))
     }
@@ -54,6 +65,21 @@ impl StateBackend for AnyBackend {
 
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
         each!(self, backend => backend.write(row, write))
+    }
+
+    fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
+        each!(self, backend => backend.clear(table, scope))
+    }
+
+    fn scan_key(
+        &mut self,
+        table: TableId,
+        key: &CurrentKey<'_>,
+        namespace: &[u8],
+        range: SubRange<'_>,
+        visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        each!(self, backend => backend.scan_key(table, key, namespace, range, visit))
     }
 
     fn prefetch(&mut self, rows: &[RowRef<'_>]) {

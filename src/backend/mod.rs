@@ -14,12 +14,14 @@ mod overlay;
 mod state;
 
 use std::fmt::Debug;
+use std::ops::Bound;
 
 use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowSource, Sealed};
+use crate::segment::{Cut, MAX_VALUE_BYTES, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules};
+use crate::time::Timestamp;
 
 pub use any::AnyBackend;
 pub use log::LogBackend;
@@ -58,6 +60,41 @@ pub enum Write<'a> {
     Put(&'a [u8]),
     /// Remove it.
     Delete,
+    /// Merge this operand into its value, without reading it where the table's operator allows.
+    Merge(&'a [u8]),
+}
+
+/// Which rows of a table a clear removes.
+#[derive(Debug, Clone, Copy)]
+pub enum Scope<'a> {
+    /// All of a key.
+    Key(&'a CurrentKey<'a>),
+    /// All of a key's namespace.
+    KeyNamespace(&'a CurrentKey<'a>, &'a [u8]),
+    /// All of a namespace, in one group.
+    Namespace(KeyGroup, &'a [u8]),
+}
+
+impl<'a> Scope<'a> {
+    /// Returns the group that it lies in.
+    #[must_use]
+    pub fn group(&self) -> KeyGroup {
+        match self {
+            Self::Key(key) | Self::KeyNamespace(key, _) => key.group,
+            Self::Namespace(group, _) => *group,
+        }
+    }
+
+    /// Returns the place of its clear in `table`.
+    #[must_use]
+    pub fn place(&self, table: TableId) -> RowKey<'a> {
+        let (key, namespace) = match *self {
+            Self::Key(key) => (Some(key.bytes), None),
+            Self::KeyNamespace(key, namespace) => (Some(key.bytes), Some(namespace)),
+            Self::Namespace(_, namespace) => (None, Some(namespace)),
+        };
+        RowKey { table, key, namespace, sub: None }
+    }
 }
 
 /// A live row of data, as a scan visits it.
@@ -73,7 +110,15 @@ pub struct Entry<'a> {
     pub sub: &'a [u8],
     /// Its value.
     pub value: &'a [u8],
+    /// The hash that the engine handed in for its key.
+    pub routing: Option<u64>,
 }
+
+/// Bounds of sub-keys, as encoded bytes.
+pub type SubRange<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+/// All sub-keys.
+pub const ALL_SUBS: SubRange<'static> = (Bound::Unbounded, Bound::Unbounded);
 
 /// What became of an epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -102,14 +147,23 @@ pub struct BackendStats {
 /// The state of one subtask.
 ///
 /// Values are at most [`MAX_VALUE_BYTES`]; a key, namespace or sub-key at most 65,535 bytes.
+///
+/// What the rows of a table mean stands in its [`TableRules`]: a value that has expired is no value, one of an older
+/// version is read in its present form. A table without rules holds bytes.
 pub trait StateBackend: Debug + Send {
     /// Returns the key groups it owns.
     fn groups(&self) -> &KeyGroupSet;
 
-    /// Calls `f` with the row's value, `None` if it has none.
+    /// Sets what the rows of `table` mean. To be called before they are used, best before they are loaded.
+    fn define(&mut self, table: TableId, rules: TableRules);
+
+    /// Moves the times on by which rows expire; times that go back are ignored. Seals move them on too.
+    fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp);
+
+    /// Calls `f` with the row's value, `None` if it has none. Where reading renews a row's life, it is a write.
     ///
     /// # Errors
-    /// `Usage` if the key's group is not owned.
+    /// `Usage` if the key's group is not owned; `Limit` where reading renews; what the table's rules return.
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R>;
 
     /// Calls `f` with the row's value and an empty scratch buffer, then does what it says. A panic in `f` changes
@@ -123,8 +177,34 @@ pub trait StateBackend: Debug + Send {
     /// Writes the row without reading it.
     ///
     /// # Errors
-    /// As [`StateBackend::update`].
+    /// As [`StateBackend::update`]; `Usage` for an operand if the table has no merge operator.
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()>;
+
+    /// Removes all rows in `scope`: one row in the next delta, however many they were.
+    ///
+    /// # Errors
+    /// As [`StateBackend::update`].
+    ///
+    /// # Cost
+    /// In memory, a step per row removed for a key's namespace; else a step per row of the group.
+    fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()>;
+
+    /// Visits the live rows of one key and namespace whose sub-keys lie in `range`, until `visit` returns false; in the
+    /// order of their sub-keys if the table's rules say `ordered`.
+    ///
+    /// # Errors
+    /// `Usage` if the key's group is not owned; what the table's rules return.
+    ///
+    /// # Cost
+    /// That of the rows visited, whatever other keys have. Where the table is not ordered, rows out of range count.
+    fn scan_key(
+        &mut self,
+        table: TableId,
+        key: &CurrentKey<'_>,
+        namespace: &[u8],
+        range: SubRange<'_>,
+        visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()>;
 
     /// Hints that these rows are about to be used.
     fn prefetch(&mut self, rows: &[RowRef<'_>]);
@@ -133,7 +213,7 @@ pub trait StateBackend: Debug + Send {
     /// order within a group, until `visit` returns false.
     ///
     /// # Errors
-    /// `Usage` if a group is not owned.
+    /// `Usage` if a group is not owned; what the table's rules return.
     fn scan(
         &mut self,
         table: TableId,
@@ -211,19 +291,22 @@ fn check_value(value: &[u8]) -> Result<()> {
     Err(Error::limit("value is too long for a segment").with("bytes", value.len()).with("limit", MAX_VALUE_BYTES))
 }
 
-/// Returns the value of a folded row of stored state, if it is one that a backend of this version can hold.
-fn check_loadable<'a>(row: &Row<'a>) -> Result<&'a [u8]> {
-    let refuse = |message: &str| Err(Error::version(message).with("table", row.key.table));
+/// Returns the piece of a folded row of stored state, and whether it is an operand.
+fn check_loadable<'a>(row: &Row<'a>) -> Result<(Piece<'a>, bool)> {
     let parts = [row.key.key, row.key.namespace, row.key.sub];
     if parts.into_iter().flatten().any(|part| part.len() > usize::from(u16::MAX)) {
         return Err(Error::corrupt("key, namespace or sub-key is longer than 65535 bytes").with("table", row.key.table));
     }
     match row.op {
-        Op::Put(value) if (Columns { routing: None, ..row.columns }) == Columns::default() => Ok(value),
-        Op::Put(_) => refuse("table has rows that expire or have a schema of their own, which needs a newer version"),
-        Op::Merge(_) => refuse("table has merge rows, and no merge operator is known"),
-        Op::Delete | Op::Clear => refuse("rows of a base are not folded"),
+        Op::Put(_) => Ok((row.piece(), false)),
+        Op::Merge(_) => Ok((row.piece(), true)),
+        Op::Delete | Op::Clear => Err(Error::corrupt("rows of a base are not folded").with("table", row.key.table)),
     }
+}
+
+/// Returns the error of an operand for a table that cannot merge.
+fn no_operator(table: TableId) -> Error {
+    Error::usage("table has no merge operator").with("table", table)
 }
 
 /// Returns the error of a write that the budget has no room for.

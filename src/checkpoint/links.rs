@@ -12,7 +12,9 @@ use crate::error::Result;
 use crate::id::{Epoch, ObjectId, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Encoded, RowBatch, RowSource, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack};
+use crate::segment::{
+    Encoded, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack,
+};
 
 /// The chain of one subtask.
 #[derive(Debug)]
@@ -31,6 +33,8 @@ struct Link {
     kind: SegmentKind,
     groups: KeyGroupSet,
     stage: Stage,
+    /// What its rows mean; nothing once it is placed.
+    rules: Rules,
 }
 
 #[derive(Debug)]
@@ -81,13 +85,14 @@ impl SegmentChain {
     /// Adds what was sealed.
     pub fn push(&mut self, sealed: Sealed) {
         let Sealed { cut, parts, .. } = sealed;
-        self.links.extend(parts.into_iter().map(|SealedPart { kind, groups, rows }| Link {
+        self.links.extend(parts.into_iter().map(|SealedPart { kind, groups, rows, rules }| Link {
             first_epoch: cut.epoch,
             epoch: cut.epoch,
             part: cut.part,
             kind,
             groups,
             stage: Stage::Sealed(rows),
+            rules,
         }));
     }
 
@@ -190,13 +195,14 @@ impl SegmentChain {
         }
         let needed = self.needed(epoch);
         let mut first_epoch = last_epoch;
-        let (mut bases, mut sources) = (KeyGroupSet::empty(), Vec::new());
+        let (mut bases, mut sources, mut rules) = (KeyGroupSet::empty(), Vec::new(), Rules::none());
         for (link, groups) in self.links.iter().zip(needed).filter(|(link, _)| link.waits(epoch)) {
             first_epoch = first_epoch.min(link.first_epoch);
             if link.kind == SegmentKind::Base {
                 bases = bases.union(&link.groups);
             }
             sources.push((groups, link.rows()?));
+            rules = link.rules.clone();
         }
         let touched = KeyGroupSet::from_ranges(sources.iter().flat_map(|(groups, _)| groups.ranges().iter().copied()));
         let merged = |kind, groups: KeyGroupSet| Link {
@@ -206,6 +212,7 @@ impl SegmentChain {
             kind,
             stage: Stage::Sealed(restricted(&sources, &groups)),
             groups,
+            rules: rules.clone(),
         };
         let deltas = touched.difference(&bases);
         let links = [merged(SegmentKind::Base, bases), merged(SegmentKind::Delta, deltas)];
@@ -228,6 +235,7 @@ impl Link {
             kind: segment.kind,
             groups: segment.groups.clone(),
             stage: Stage::Placed(segment),
+            rules: Rules::none(),
         }
     }
 
@@ -246,13 +254,17 @@ impl Link {
     fn unplaced(&self) -> Unplaced {
         let content = match &self.stage {
             Stage::Encoded(encoded, _) => Content::Bytes(encoded.clone()),
-            Stage::Sealed(rows) => {
-                Content::Rows(SealedPart { kind: self.kind, groups: self.groups.clone(), rows: Arc::clone(rows) })
-            }
+            Stage::Sealed(rows) => Content::Rows(SealedPart {
+                kind: self.kind,
+                groups: self.groups.clone(),
+                rows: Arc::clone(rows),
+                rules: self.rules.clone(),
+            }),
             Stage::Placed(_) => Content::Rows(SealedPart {
                 kind: self.kind,
                 groups: KeyGroupSet::empty(),
                 rows: Arc::new(Stack::default()),
+                rules: Rules::none(),
             }),
         };
         Unplaced { first_epoch: self.first_epoch, epoch: self.epoch, part: self.part, content }

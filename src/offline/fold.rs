@@ -7,7 +7,7 @@ use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::OperatorManifest;
-use crate::segment::{Fold, RowBatch, RowSource, SegmentRef};
+use crate::segment::{Fold, RowBatch, RowSource, Rules, SegmentRef};
 use crate::store::Store;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
@@ -47,8 +47,7 @@ pub(super) fn narrowed(segments: &[SegmentRef], groups: &KeyGroupSet) -> Vec<Seg
 pub(super) fn fold_group(rows: &dyn RowSource, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
     batch.clear();
     rows.append_group(group, batch)?;
-    batch.fold(Fold::Base);
-    Ok(())
+    batch.fold(Fold::Base, &Rules::none())
 }
 
 /// Calls `visit` with each group of `operator` that is in `groups`, and its live rows.

@@ -21,7 +21,7 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
 use crate::runtime::run_blocking;
-use crate::segment::{self, EncodeOptions, Encoded, SealedPart, SegmentKind, SegmentRef};
+use crate::segment::{self, EncodeOptions, Encoded, Rules, SealedPart, SegmentKind, SegmentRef};
 use crate::store::{Key, Put, Store};
 
 /// What to restore.
@@ -110,7 +110,7 @@ impl<'a> Packs<'a> {
     ) -> Result<SubtaskManifest> {
         let Share { subtask, groups, watermark, segments, opaques } = share;
         let rows = read::fetch(from, &narrowed(&segments, wanted)).await?;
-        let part = SealedPart { kind: SegmentKind::Base, groups: groups.clone(), rows };
+        let part = SealedPart { kind: SegmentKind::Base, groups: groups.clone(), rows, rules: Rules::none() };
         let runtime = Arc::clone(self.to.runtime());
         let encoded = run_blocking(&*runtime, move || segment::encode(&part, EncodeOptions::default())).await?;
         let (attempt, epoch) = (self.manifest.attempt, self.manifest.epoch);

@@ -4,8 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::row::{Columns, Op, Row, RowKey};
+use super::rules::{OwnedPiece, Rules, TableRules};
 use crate::error::{Error, Result};
 use crate::id::TableId;
+use crate::time::Timestamp;
 
 /// What a fold keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,13 +138,18 @@ impl RowBatch {
     }
 
     /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
-    /// the merges after it, unless a newer clear covers them.
-    pub fn fold(&mut self, keep: Fold) {
+    /// the merges after it, unless a newer clear covers them. Where a table has rules, what has expired goes, and
+    /// operands merge; in a base, values of older versions become present ones.
+    ///
+    /// # Errors
+    /// What the rules' operators return; `Limit` as [`RowBatch::push`].
+    pub fn fold(&mut self, keep: Fold, rules: &Rules) -> Result<()> {
         let mut order = std::mem::take(&mut self.order);
         // Stable: rows of one place stay oldest first.
         order.sort_by(|&a, &b| self.row(a).map(|row| row.key).cmp(&self.row(b).map(|row| row.key)));
         let mut clears = Clears::default();
         let mut kept = Vec::with_capacity(order.len());
+        let mut ruled = Vec::new();
         for run in order.chunk_by(|&a, &b| self.row(a).map(|row| row.key) == self.row(b).map(|row| row.key)) {
             let (Some(&newest), Some(row)) = (run.last(), run.first().and_then(|&at| self.row(at))) else { continue };
             if row.op == Op::Clear {
@@ -152,13 +159,105 @@ impl RowBatch {
             }
             let visible = run.partition_point(|&at| clears.covers(&row.key, at));
             let visible = run.get(visible..).unwrap_or_default();
-            let code = |at: u32| self.spans.get(at as usize).map(|span| span.op);
-            let newest_whole = visible.iter().rposition(|&at| code(at) != Some(Code::Merge)).unwrap_or(0);
-            let remaining = visible.get(newest_whole..).unwrap_or_default().iter().copied();
-            kept.extend(remaining.filter(|&at| keep == Fold::Delta || code(at) != Some(Code::Delete)));
+            let newest_whole = visible.iter().rposition(|&at| self.code(at) != Some(Code::Merge)).unwrap_or(0);
+            let remaining = visible.get(newest_whole..).unwrap_or_default();
+            match rules.table(row.key.table).filter(|table| self.needs_rules(remaining, table, keep)) {
+                Some(table) => ruled.push((kept.len(), self.ruled(remaining, keep, table, rules.now(table))?)),
+                None => {
+                    let remaining = remaining.iter().copied();
+                    kept.extend(remaining.filter(|&at| keep == Fold::Delta || self.code(at) != Some(Code::Delete)));
+                }
+            }
         }
+        drop(clears);
         self.order = kept;
+        self.insert(ruled)
     }
+
+    fn code(&self, at: u32) -> Option<Code> {
+        self.spans.get(at as usize).map(|span| span.op)
+    }
+
+    /// Returns whether these rows of one place may not stay as they are.
+    fn needs_rules(&self, rows: &[u32], table: &TableRules, keep: Fold) -> bool {
+        let merges = rows.iter().any(|&at| self.code(at) == Some(Code::Merge));
+        let upgrades = keep == Fold::Base && table.upgrade.is_some();
+        let older = |row: Row<'_>| row.piece().version != table.version;
+        table.ttl.is_some() || merges || (upgrades && rows.iter().filter_map(|&at| self.row(at)).any(older))
+    }
+
+    /// Returns what the rows of one place become by the rules of their table.
+    fn ruled(&self, rows: &[u32], keep: Fold, table: &TableRules, now: Timestamp) -> Result<Vec<Ruled>> {
+        let Some(template) = rows.first().copied() else { return Ok(Vec::new()) };
+        let whole = self.code(template) != Some(Code::Merge);
+        let pieces = rows.iter().filter(|&&at| matches!(self.code(at), Some(Code::Put | Code::Merge)));
+        let pieces = pieces.filter_map(|&at| Some(OwnedPiece::of(&self.row(at)?.piece()))).collect();
+        // Older versions are upgraded where everything is written anew; in a delta they stay what they were.
+        let living = table.combine(pieces, now, keep == Fold::Base)?;
+        let ruled = |code, piece| Ruled { template, code, piece };
+        // Of a row that had operands only nothing is known but them, unless nothing lies below.
+        let mut first = if whole || keep == Fold::Base { Code::Put } else { Code::Merge };
+        if living.is_empty() {
+            return Ok(if whole && keep == Fold::Delta { vec![ruled(Code::Delete, None)] } else { Vec::new() });
+        }
+        let code = || std::mem::replace(&mut first, Code::Merge);
+        Ok(living
+            .into_iter()
+            .map(Some)
+            .zip(std::iter::repeat_with(code))
+            .map(|(piece, code)| ruled(code, piece))
+            .collect())
+    }
+
+    /// Inserts new rows into the order, each list where it was made.
+    fn insert(&mut self, ruled: Vec<(usize, Vec<Ruled>)>) -> Result<()> {
+        if ruled.is_empty() {
+            return Ok(());
+        }
+        let mut kept = std::mem::take(&mut self.order).into_iter();
+        let (mut order, mut taken) = (Vec::new(), 0);
+        for (at, rows) in ruled {
+            order.extend(kept.by_ref().take(at - taken));
+            taken = at;
+            for row in rows {
+                order.push(self.add(&row)?);
+            }
+        }
+        order.extend(kept);
+        self.order = order;
+        Ok(())
+    }
+
+    /// Adds a row at the place of its template and returns its number.
+    fn add(&mut self, ruled: &Ruled) -> Result<u32> {
+        let too_large = |_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism");
+        let Some(mut span) = self.spans.get(ruled.template as usize).copied() else {
+            return Err(Error::corrupt("a row is gone"));
+        };
+        let length = [span.key, span.namespace, span.sub].into_iter().flatten().sum::<u32>();
+        let place = span.start as usize..span.start.saturating_add(length) as usize;
+        span.start = u32::try_from(self.bytes.len()).map_err(too_large)?;
+        self.bytes.extend_from_within(place);
+        span.op = ruled.code;
+        span.columns = Columns { routing: span.columns.routing, ..Columns::default() };
+        span.payload = 0;
+        if let Some(piece) = &ruled.piece {
+            self.bytes.extend_from_slice(&piece.bytes);
+            span.payload = u32::try_from(piece.bytes.len()).map_err(too_large)?;
+            span.columns = Columns::of(&piece.borrow(), span.columns.routing);
+        }
+        u32::try_from(self.bytes.len()).map_err(too_large)?;
+        let number = u32::try_from(self.spans.len()).map_err(too_large)?;
+        self.spans.push(span);
+        Ok(number)
+    }
+}
+
+/// A row that rules made, at the place of row `template`.
+struct Ruled {
+    template: u32,
+    code: Code,
+    piece: Option<OwnedPiece>,
 }
 
 /// The clears met so far in key order. Each sorts before all rows that it covers.
@@ -204,7 +303,7 @@ mod tests {
         for &(key, op) in rows {
             batch.push(&Row { key, op, columns: Columns::default() }).unwrap();
         }
-        batch.fold(keep);
+        batch.fold(keep, &Rules::none()).unwrap();
         let text = |part: Option<&[u8]>| part.map_or_else(|| "-".into(), |p| String::from_utf8_lossy(p).into_owned());
         let print = |row: Row<'_>| {
             let op = match row.op {

@@ -181,7 +181,7 @@ struct Decoder<'a> {
     value_lengths: Reader<'a>,
     values: Reader<'a>,
     values_start: usize,
-    expiry: SparseColumn<'a>,
+    stamp: SparseColumn<'a>,
     schema: SparseColumn<'a>,
     routing: SparseColumn<'a>,
 }
@@ -203,7 +203,7 @@ impl<'a> Decoder<'a> {
             value_lengths: reader(column::VALUE_LENGTHS),
             values: reader(column::VALUES),
             values_start: directory.column(column::VALUES).0,
-            expiry: sparse(column::EXPIRY)?,
+            stamp: sparse(column::STAMP)?,
             schema: sparse(column::SCHEMA)?,
             routing: sparse(column::ROUTING)?,
         })
@@ -227,7 +227,7 @@ impl<'a> Decoder<'a> {
             _ => Span::default(),
         };
         let columns = Columns {
-            expiry: self.expiry.next(row)?.map(i64::from_le_bytes),
+            stamp: self.stamp.next(row)?.map(i64::from_le_bytes),
             schema: self.schema.next(row)?.map(u32::from_le_bytes),
             routing: self.routing.next(row)?.map(u64::from_le_bytes),
         };
@@ -260,7 +260,7 @@ impl<'a> Decoder<'a> {
         if self.left_in_run > 0 {
             return Err(self.runs.corrupt("last run has more rows than the block"));
         }
-        let sparse = [self.expiry.values, self.schema.values, self.routing.values];
+        let sparse = [self.stamp.values, self.schema.values, self.routing.values];
         let prefix = [self.keys, self.namespaces, self.subs].map(|column| column.reader);
         let whole = [self.runs, self.ops, self.value_lengths, self.values];
         whole.into_iter().chain(sparse).chain(prefix.into_iter().flatten()).try_for_each(Reader::finish)

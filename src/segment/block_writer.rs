@@ -22,7 +22,7 @@ pub(super) struct BlockWriter {
     subs: PrefixColumn,
     value_lengths: Vec<u8>,
     values: Vec<u8>,
-    expiry: SparseColumn,
+    stamp: SparseColumn,
     schema: SparseColumn,
     routing: SparseColumn,
 }
@@ -64,7 +64,7 @@ impl BlockWriter {
             put_length(&mut self.value_lengths, payload.len());
             self.values.extend_from_slice(payload);
         }
-        self.expiry.push(self.rows, row.columns.expiry.map(i64::to_le_bytes));
+        self.stamp.push(self.rows, row.columns.stamp.map(i64::to_le_bytes));
         self.schema.push(self.rows, row.columns.schema.map(u32::to_le_bytes));
         self.routing.push(self.rows, row.columns.routing.map(u64::to_le_bytes));
         self.counted_bytes += payload.len() + ROW_BYTES;
@@ -124,7 +124,7 @@ impl BlockWriter {
             (column::SUBS, self.subs.bytes()),
             (column::VALUE_LENGTHS, &self.value_lengths),
             (column::VALUES, &self.values),
-            (column::EXPIRY, self.expiry.end(self.rows)),
+            (column::STAMP, self.stamp.end(self.rows)),
             (column::SCHEMA, self.schema.end(self.rows)),
             (column::ROUTING, self.routing.end(self.rows)),
         ];
@@ -150,7 +150,7 @@ impl BlockWriter {
         for column in [&mut self.keys, &mut self.namespaces, &mut self.subs] {
             column.clear();
         }
-        for column in [&mut self.expiry, &mut self.schema, &mut self.routing] {
+        for column in [&mut self.stamp, &mut self.schema, &mut self.routing] {
             column.clear();
         }
     }

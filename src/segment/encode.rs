@@ -8,7 +8,8 @@ use crate::error::Result;
 /// Returns the segment of a sealed part. Equal rows give equal bytes, in whatever order they were written.
 ///
 /// # Errors
-/// `Usage` for a `Foreign` part; `Limit` if a row or a group is too large; whatever the rows' source returns.
+/// `Usage` for a `Foreign` part; `Limit` if a row or a group is too large; whatever the rows' source and
+/// rules return.
 ///
 /// # Cost
 /// Memory for the rows of one group, beside the segment.
@@ -19,7 +20,7 @@ pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     for group in part.groups.intersection(part.rows.groups()).iter() {
         batch.clear();
         part.rows.append_group(group, &mut batch)?;
-        batch.fold(fold);
+        batch.fold(fold, &part.rules)?;
         batch.iter().try_for_each(|row| writer.push(group, &row))?;
     }
     writer.finish()

@@ -50,13 +50,13 @@ pub(super) mod column {
     pub(in super::super) const SUBS: u8 = 5;
     pub(in super::super) const VALUE_LENGTHS: u8 = 6;
     pub(in super::super) const VALUES: u8 = 7;
-    pub(in super::super) const EXPIRY: u8 = 16;
+    pub(in super::super) const STAMP: u8 = 16;
     pub(in super::super) const SCHEMA: u8 = 17;
     pub(in super::super) const ROUTING: u8 = 18;
 
     /// All that this version knows.
     pub(in super::super) const ALL: [u8; 10] =
-        [RUNS, OPS, KEYS, NAMESPACES, SUBS, VALUE_LENGTHS, VALUES, EXPIRY, SCHEMA, ROUTING];
+        [RUNS, OPS, KEYS, NAMESPACES, SUBS, VALUE_LENGTHS, VALUES, STAMP, SCHEMA, ROUTING];
 
     /// Flag: a reader that does not know the column must refuse the block.
     pub(in super::super) const REQUIRED: u8 = 1;

@@ -15,6 +15,7 @@ mod format;
 mod index;
 mod reader;
 mod row;
+mod rules;
 mod writer;
 
 use std::fmt;
@@ -34,6 +35,8 @@ pub use format::{Codec, MAX_PART_BYTES, MAX_VALUE_BYTES};
 pub use index::{BlockEntry, SegmentIndex};
 pub use reader::SegmentRows;
 pub use row::{Columns, Op, Row, RowKey};
+pub(crate) use rules::OwnedPiece;
+pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, Ttl, Upgrade};
 pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.
@@ -130,6 +133,8 @@ pub struct SealedPart {
     pub groups: KeyGroupSet,
     /// Its rows, unsorted and unfolded.
     pub rows: Arc<dyn RowSource>,
+    /// What its rows mean, at the instant of the seal.
+    pub rules: Rules,
 }
 
 /// A segment's bytes, with what a [`SegmentRef`] needs beside their place.

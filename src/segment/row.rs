@@ -2,7 +2,9 @@
 
 use std::cmp::Ordering;
 
+use super::rules::{FIRST_VERSION, Piece};
 use crate::id::TableId;
+use crate::time::Timestamp;
 
 /// A row's place within its key group.
 ///
@@ -76,12 +78,22 @@ impl<'a> Op<'a> {
 /// Optional columns of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Columns {
-    /// When it expires, in milliseconds since the Unix epoch.
-    pub expiry: Option<i64>,
-    /// Version of the schema that its value was written with, if not the table's.
+    /// When it was last written, or read where reading renews it: what its life is counted from. In milliseconds since
+    /// the Unix epoch, in the time that its table expires by.
+    pub stamp: Option<i64>,
+    /// Version of the schema that its value was written with, if not 1.
     pub schema: Option<u32>,
     /// The hash that the engine handed in for its key.
     pub routing: Option<u64>,
+}
+
+impl Columns {
+    /// Returns the columns of a row that has this piece.
+    #[must_use]
+    pub fn of(piece: &Piece<'_>, routing: Option<u64>) -> Self {
+        let schema = (piece.version != FIRST_VERSION).then_some(piece.version);
+        Self { stamp: piece.stamp.map(Timestamp::as_millis), schema, routing }
+    }
 }
 
 /// A row of a key group.
@@ -95,7 +107,17 @@ pub struct Row<'a> {
     pub columns: Columns,
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// Returns its value or operand.
+    #[must_use]
+    pub fn piece(&self) -> Piece<'a> {
+        Piece {
+            bytes: self.op.payload(),
+            version: self.columns.schema.unwrap_or(FIRST_VERSION),
+            stamp: self.columns.stamp.map(Timestamp::from_millis),
+        }
+    }
+
     /// Returns whether it may come after a row of `place` in a folded key group: places ascend, and only merges
     /// follow others of their own place.
     #[must_use]

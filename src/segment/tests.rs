@@ -71,12 +71,12 @@ fn put(group: u16, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Owned {
 
 /// Rows as a seal hands them out.
 #[derive(Debug)]
-struct Rows {
+struct Source {
     groups: KeyGroupSet,
     rows: BTreeMap<KeyGroup, Vec<Owned>>,
 }
 
-impl RowSource for Rows {
+impl RowSource for Source {
     fn groups(&self) -> &KeyGroupSet {
         &self.groups
     }
@@ -95,7 +95,12 @@ fn part(kind: SegmentKind, groups: &KeyGroupSet, rows: &[Owned]) -> SealedPart {
     for row in rows {
         by_group.entry(row.group).or_default().push(row.clone());
     }
-    SealedPart { kind, groups: groups.clone(), rows: Arc::new(Rows { groups: groups.clone(), rows: by_group }) }
+    SealedPart {
+        kind,
+        groups: groups.clone(),
+        rows: Arc::new(Source { groups: groups.clone(), rows: by_group }),
+        rules: Rules::none(),
+    }
 }
 
 fn encoded(kind: SegmentKind, groups: &KeyGroupSet, rows: &[Owned]) -> Encoded {
@@ -109,7 +114,7 @@ fn folded(kind: SegmentKind, rows: &[Owned]) -> Vec<Owned> {
     let group = |group| {
         let mut batch = RowBatch::new();
         part.rows.append_group(group, &mut batch).unwrap();
-        batch.fold(fold);
+        batch.fold(fold, &part.rules).unwrap();
         batch.iter().map(|row| Owned::new(group, &row)).collect::<Vec<_>>()
     };
     part.groups.iter().flat_map(group).collect()
@@ -164,7 +169,7 @@ fn any_row() -> impl Strategy<Value = Owned> {
                 4 => (Some(key), Some(namespace), Some(sub), OwnedOp::Merge(value)),
                 _ => (Some(key), Some(namespace), Some(sub), OwnedOp::Put(value)),
             };
-            let columns = Columns { expiry: columns.0, schema: columns.1, routing };
+            let columns = Columns { stamp: columns.0, schema: columns.1, routing };
             Owned { group: KeyGroup(group), table: TableId(table), key, namespace, sub, op, columns }
         },
     )

@@ -7,7 +7,7 @@ use alluvium::backend::{Change, LogBackend, Outcome, OverlayBackend, RowRef, Sta
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, Fold, RowBatch, RowSource};
+use alluvium::segment::{Cut, Fold, RowBatch, RowSource, Rules};
 use alluvium::time::Timestamp;
 
 /// The number of key groups: more than subtasks at times, fewer than keys.
@@ -279,7 +279,7 @@ fn compare_restores(left: &History, right: &History) {
         for (batch, history) in batches.iter_mut().zip([left, right]) {
             batch.clear();
             history.append_group(group, batch).unwrap();
-            batch.fold(Fold::Base);
+            batch.fold(Fold::Base, &Rules::none()).unwrap();
         }
         let [left, right] = &batches;
         assert!(left.iter().eq(right.iter()), "group {group}");

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::backend::Outcome;
-use crate::segment::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, SealedPart, SegmentKind};
+use crate::segment::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
@@ -31,7 +31,7 @@ fn rows(part: &SealedPart) -> Result<Vec<Change>> {
     for group in part.groups.iter() {
         batch.clear();
         part.rows.append_group(group, &mut batch)?;
-        batch.fold(if part.kind == SegmentKind::Base { Fold::Base } else { Fold::Delta });
+        batch.fold(if part.kind == SegmentKind::Base { Fold::Base } else { Fold::Delta }, &part.rules)?;
         let value = |row: &Row<'_>| (row.op != Op::Delete).then(|| row.op.payload().to_vec());
         rows.extend(batch.iter().map(|row| (row.key.key.unwrap_or_default().to_vec(), value(&row))));
     }
@@ -268,7 +268,7 @@ fn routing_comes_back<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Check
         history.add(seal(&mut backend, epoch, 0, &bases)?);
         let mut batch = RowBatch::new();
         history.append_group(key.group, &mut batch)?;
-        batch.fold(Fold::Base);
+        batch.fold(Fold::Base, &Rules::none())?;
         let routing: Vec<_> = batch.iter().map(|row| row.columns.routing).collect();
         same("routing", routing, vec![Some(77)])?;
         backend = make(none());

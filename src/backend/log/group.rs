@@ -58,7 +58,7 @@ impl Group {
         let mut group = Self::new(partitioner, budget);
         let mut bytes = 0;
         for row in batch.iter() {
-            bytes += Draft::exact(Place::of_stored(&row), check_loadable(&row)?).len();
+            bytes += Draft::exact(Place::of_stored(&row), check_loadable(&row)?.0.bytes).len();
         }
         if !budget.has_room(bytes as u64 + group.index.growth_bytes(batch.len())) {
             return Err(budget_spent(budget));
@@ -180,10 +180,10 @@ impl Group {
     ) -> bool {
         let mut records = self.index.addresses().filter_map(|address| self.regions.record(address));
         records.all(|record| {
-            let Place { table: of, key, namespace, sub, .. } = record.place;
+            let Place { table: of, key, namespace, sub, routing } = record.place;
             match record.value() {
                 Some(value) if of == table && key.starts_with(prefix) => {
-                    visit(Entry { group, key, namespace, sub, value })
+                    visit(Entry { group, key, namespace, sub, value, routing })
                 }
                 _ => true,
             }

@@ -28,16 +28,17 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
-use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
+use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Cut, Fold, RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
+use crate::segment::{Cut, Fold, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::time::Timestamp;
 
 use self::group::{Found, Group};
 use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
 use super::cuts::Cuts;
-use super::{BackendStats, Change, Entry, Outcome, RowRef, StateBackend, Write};
+use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
 use super::{check_lengths, check_new, check_owned, check_value};
 
 /// The state of one subtask, as a log per key group.
@@ -188,7 +189,27 @@ impl StateBackend for LogBackend {
         match write {
             Write::Put(value) => self.set(&located, Some(value)),
             Write::Delete => self.set(&located, None),
+            Write::Merge(_) => Err(super::no_operator(row.table)),
         }
+    }
+
+    fn define(&mut self, _table: TableId, _rules: TableRules) {}
+
+    fn advance(&mut self, _event_time: Timestamp, _processing_time: Timestamp) {}
+
+    fn clear(&mut self, table: TableId, _scope: Scope<'_>) -> Result<()> {
+        Err(super::no_operator(table))
+    }
+
+    fn scan_key(
+        &mut self,
+        table: TableId,
+        _key: &CurrentKey<'_>,
+        _namespace: &[u8],
+        _range: SubRange<'_>,
+        _visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        Err(super::no_operator(table))
     }
 
     /// Does nothing: safe code has no prefetch instruction, and reading ahead of time would be no hint.
@@ -248,7 +269,7 @@ impl StateBackend for LogBackend {
         for id in groups.iter() {
             batch.clear();
             rows.append_group(id, &mut batch)?;
-            batch.fold(Fold::Base);
+            batch.fold(Fold::Base, &Rules::none())?;
             if !batch.is_empty() {
                 loaded.push((id, Box::new(Group::load(&batch, self.partitioner, &self.budget)?)));
             }
@@ -291,7 +312,7 @@ impl StateBackend for LogBackend {
 }
 
 fn part(kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
-    SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }) }
+    SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules: Rules::none() }
 }
 
 /// What a sealed part shares with the backend: the regions of some groups.

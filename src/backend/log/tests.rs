@@ -208,7 +208,7 @@ fn survivors_are_in_no_delta_but_in_every_base() {
     let sealed = world.seal(&KeyGroupSet::all(1));
     let mut batch = RowBatch::new();
     sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
-    batch.fold(Fold::Base);
+    batch.fold(Fold::Base, &Rules::none()).unwrap();
     assert_eq!(batch.len(), 500);
     world.check();
 }

@@ -99,10 +99,10 @@ fn rows_that_break_the_model_are_refused() {
         |c| set(c, column::VALUE_LENGTHS, [1, 2]),
         |c| set(c, column::VALUES, b"123"),
         |c| c.swap(0, 1),
-        |c| c.push((column::EXPIRY, 1, vec![0b100; 9])),
-        |c| c.push((column::EXPIRY, 1, vec![0; 8])),
-        |c| c.push((column::EXPIRY, 1, vec![0b101, 0, 0, 0, 0, 0, 0, 0, 0])),
-        |c| c.push((column::EXPIRY, 1, vec![])),
+        |c| c.push((column::STAMP, 1, vec![0b100; 9])),
+        |c| c.push((column::STAMP, 1, vec![0; 8])),
+        |c| c.push((column::STAMP, 1, vec![0b101, 0, 0, 0, 0, 0, 0, 0, 0])),
+        |c| c.push((column::STAMP, 1, vec![])),
     ];
     for (at, edit) in corrupt.into_iter().enumerate() {
         assert_eq!(delta(edit), Err(ErrorKind::Corrupt), "edit {at}");

@@ -1,0 +1,401 @@
+//! What a table's rows mean beyond their bytes: how operands merge, when rows expire, how old values become new ones.
+//!
+//! Invariants:
+//! - rules look at stamps and at the times they are given, never at a clock;
+//! - a row that was expired once stays expired: times do not go back, and a longer life revives nothing;
+//! - pieces of one version merge; of several versions only after the older became newer ones.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::id::TableId;
+use crate::time::Timestamp;
+
+/// Version of values that carry none.
+pub const FIRST_VERSION: u32 = 1;
+
+/// Makes one value of two. It must be associative: a backend merges operands before it has the value they belong to.
+///
+/// A row that has operands only has what they make of each other.
+pub trait MergeOperator: Debug + Send + Sync {
+    /// Returns its name, which checkpoints store.
+    fn name(&self) -> &str;
+
+    /// Appends to `out` what `newer` makes of `older`.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes are not values; what a function of the user's returns. Nothing is changed then.
+    fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()>;
+
+    /// Returns whether a merged value is as long as both together: a backend then keeps the pieces, each with its
+    /// own life, so that adding one costs nothing of the others.
+    fn grows(&self) -> bool {
+        false
+    }
+}
+
+/// Puts bytes behind bytes: how lists grow. Known by its name to tools.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Append;
+
+impl MergeOperator for Append {
+    fn name(&self) -> &'static str {
+        "append"
+    }
+
+    fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        out.extend_from_slice(older);
+        out.extend_from_slice(newer);
+        Ok(())
+    }
+
+    fn grows(&self) -> bool {
+        true
+    }
+}
+
+/// Makes values of a table's present version of values of an older one.
+pub trait Upgrade: Debug + Send + Sync {
+    /// Appends to `out` the present form of `bytes`, which have version `from`.
+    ///
+    /// # Errors
+    /// `Corrupt` if they have not; `Version` if that version cannot be read.
+    fn upgrade(&self, from: u32, bytes: &[u8], out: &mut Vec<u8>) -> Result<()>;
+}
+
+/// When rows expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Ttl {
+    /// Life in milliseconds after a row's stamp; `u64::MAX` if rows live for ever (by now).
+    pub millis: u64,
+    /// Whether reading renews it, beside writing.
+    pub on_read: bool,
+    /// Whether it is counted in event time; else in processing time.
+    pub event_time: bool,
+    /// The stamp of rows that have none: when the table, which had rows, began to expire. `None`: such rows live on.
+    pub since: Option<Timestamp>,
+    /// Rows whose stamp is not later are gone for ever: they had expired when the life was changed.
+    pub dead_until: Option<Timestamp>,
+}
+
+impl Ttl {
+    /// Returns whether a row with this stamp has expired at `now`.
+    #[must_use]
+    pub fn expired(&self, stamp: Option<Timestamp>, now: Timestamp) -> bool {
+        let Some(stamp) = stamp.or(self.since) else { return false };
+        let life = i64::try_from(self.millis).unwrap_or(i64::MAX);
+        let end = stamp.as_millis().checked_add(life);
+        self.dead_until.is_some_and(|dead| stamp <= dead) || end.is_some_and(|end| end <= now.as_millis())
+    }
+}
+
+/// What the rows of one table mean.
+#[derive(Debug, Clone)]
+pub struct TableRules {
+    /// Version of the values that are written from now on.
+    pub version: u32,
+    /// Whether the rows of a key and namespace can be visited in the order of their sub-keys.
+    pub ordered: bool,
+    /// When rows expire; `None` if they never did.
+    pub ttl: Option<Ttl>,
+    /// How operands merge.
+    pub merge: Option<Arc<dyn MergeOperator>>,
+    /// How values of older versions become present ones.
+    pub upgrade: Option<Arc<dyn Upgrade>>,
+}
+
+impl Default for TableRules {
+    fn default() -> Self {
+        Self { version: FIRST_VERSION, ordered: false, ttl: None, merge: None, upgrade: None }
+    }
+}
+
+/// A value or an operand as it is stored. A row's value is what its pieces make, oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Piece<'a> {
+    /// Its bytes.
+    pub bytes: &'a [u8],
+    /// Version of their encoding.
+    pub version: u32,
+    /// When it was last written, or read where reading renews it; in the time that its table expires by.
+    pub stamp: Option<Timestamp>,
+}
+
+/// A piece that owns its bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct OwnedPiece {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) version: u32,
+    pub(crate) stamp: Option<Timestamp>,
+}
+
+impl OwnedPiece {
+    pub(crate) fn of(piece: &Piece<'_>) -> Self {
+        Self { bytes: piece.bytes.to_vec(), version: piece.version, stamp: piece.stamp }
+    }
+
+    pub(crate) fn borrow(&self) -> Piece<'_> {
+        Piece { bytes: &self.bytes, version: self.version, stamp: self.stamp }
+    }
+}
+
+impl TableRules {
+    /// Returns whether a piece has expired at `now`.
+    #[must_use]
+    pub fn expired(&self, stamp: Option<Timestamp>, now: Timestamp) -> bool {
+        self.ttl.is_some_and(|ttl| ttl.expired(stamp, now))
+    }
+
+    /// Returns whether a row of one piece reads as its bytes.
+    #[must_use]
+    pub fn plain(&self, piece: &Piece<'_>) -> bool {
+        self.ttl.is_none() && piece.version == self.version
+    }
+
+    /// Writes the present form of a piece's bytes to `out`, which is empty.
+    ///
+    /// # Errors
+    /// `Version` if there is no way from its version; what the upgrade returns.
+    pub fn present(&self, piece: &Piece<'_>, out: &mut Vec<u8>) -> Result<()> {
+        if piece.version == self.version {
+            out.extend_from_slice(piece.bytes);
+            return Ok(());
+        }
+        match &self.upgrade {
+            Some(upgrade) => upgrade.upgrade(piece.version, piece.bytes, out),
+            None => Err(Error::version("value has another version than the table")
+                .with("stored", piece.version)
+                .with("declared", self.version)),
+        }
+    }
+
+    /// Merges pieces, oldest first, as far as may be. What remains lives at `now`: one piece, or several whose lives or
+    /// versions differ, or several that nothing here can merge.
+    ///
+    /// * `upgrade`: whether older versions become present ones first.
+    ///
+    /// # Errors
+    /// What merging and upgrading return.
+    pub(crate) fn combine(&self, pieces: Vec<OwnedPiece>, now: Timestamp, upgrade: bool) -> Result<Vec<OwnedPiece>> {
+        let mut combined: Vec<OwnedPiece> = Vec::with_capacity(pieces.len().min(4));
+        for mut piece in pieces {
+            if upgrade && piece.version != self.version && self.upgrade.is_some() {
+                let mut bytes = Vec::new();
+                self.present(&piece.borrow(), &mut bytes)?;
+                (piece.bytes, piece.version) = (bytes, self.version);
+            }
+            let merge = combined.last().and_then(|older| self.joins(older, &piece));
+            match (merge, combined.last_mut()) {
+                (Some(Join::Merge(operator)), Some(older)) => {
+                    let mut bytes = Vec::new();
+                    operator.merge(&older.bytes, &piece.bytes, &mut bytes)?;
+                    (older.bytes, older.stamp) = (bytes, piece.stamp);
+                }
+                (Some(Join::Replace), Some(older)) => *older = piece,
+                _ => combined.push(piece),
+            }
+        }
+        combined.retain(|piece| !self.expired(piece.stamp, now));
+        Ok(combined)
+    }
+
+    /// Returns how `newer` becomes one with the piece before it, if it does.
+    fn joins(&self, older: &OwnedPiece, newer: &OwnedPiece) -> Option<Join<'_>> {
+        let operator = self.merge.as_deref()?;
+        if older.version != newer.version {
+            return None;
+        }
+        if operator.grows() {
+            return (older.stamp == newer.stamp).then_some(Join::Merge(operator));
+        }
+        // The newer operand renewed the whole value, unless it came too late.
+        let at = newer.stamp.unwrap_or(older.stamp.unwrap_or(Timestamp::MIN));
+        let late = self.ttl.is_some() && newer.stamp.is_some() && self.expired(older.stamp, at);
+        Some(if late { Join::Replace } else { Join::Merge(operator) })
+    }
+
+    /// Writes what a reader of these pieces sees at `now` to `out`, which is empty; false if there is no value.
+    ///
+    /// # Errors
+    /// What merging and upgrading return; `Usage` if there are operands and nothing to merge them by.
+    pub(crate) fn resolve(&self, pieces: Vec<OwnedPiece>, now: Timestamp, out: &mut Vec<u8>) -> Result<bool> {
+        let mut living = self.combine(pieces, now, true)?.into_iter();
+        let Some(first) = living.next() else { return Ok(false) };
+        self.present(&first.borrow(), out)?;
+        for piece in living {
+            let Some(operator) = self.merge.as_deref() else {
+                return Err(Error::usage("table has operands, and no merge operator was declared"));
+            };
+            let (older, mut newer) = (std::mem::take(out), Vec::new());
+            self.present(&piece.borrow(), &mut newer)?;
+            operator.merge(&older, &newer, out)?;
+        }
+        Ok(true)
+    }
+}
+
+enum Join<'a> {
+    Merge(&'a dyn MergeOperator),
+    Replace,
+}
+
+/// The rules of all tables at an instant.
+#[derive(Debug, Clone)]
+pub struct Rules {
+    tables: Arc<Vec<(TableId, TableRules)>>,
+    event_time: Timestamp,
+    processing_time: Timestamp,
+}
+
+impl Rules {
+    /// Returns no rules: rows are what their bytes are.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { tables: Arc::default(), event_time: Timestamp::MIN, processing_time: Timestamp::MIN }
+    }
+
+    /// Sets the rules of a table.
+    pub fn define(&mut self, table: TableId, rules: TableRules) {
+        let tables = Arc::make_mut(&mut self.tables);
+        match tables.binary_search_by_key(&table, |(id, _)| *id) {
+            Ok(at) => {
+                if let Some(slot) = tables.get_mut(at) {
+                    slot.1 = rules;
+                }
+            }
+            Err(at) => tables.insert(at, (table, rules)),
+        }
+    }
+
+    /// Moves both times on. Times do not go back: an earlier one leaves the later.
+    pub fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
+        self.event_time = self.event_time.max(event_time);
+        self.processing_time = self.processing_time.max(processing_time);
+    }
+
+    /// Returns the rules of a table that were set.
+    #[must_use]
+    pub fn table(&self, table: TableId) -> Option<&TableRules> {
+        let at = self.tables.binary_search_by_key(&table, |(id, _)| *id).ok()?;
+        self.tables.get(at).map(|(_, rules)| rules)
+    }
+
+    /// Returns the time that a table expires by.
+    #[must_use]
+    pub fn now(&self, rules: &TableRules) -> Timestamp {
+        if rules.ttl.is_some_and(|ttl| ttl.event_time) { self.event_time } else { self.processing_time }
+    }
+
+    /// Returns the version and stamp of what is written to `table` now. Before time begins there is no stamp.
+    #[must_use]
+    pub fn mark(&self, table: TableId) -> (u32, Option<Timestamp>) {
+        match self.table(table) {
+            Some(rules) => {
+                let now = self.now(rules);
+                (rules.version, rules.ttl.filter(|_| now > Timestamp::MIN).map(|_| now))
+            }
+            None => (FIRST_VERSION, None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: i64) -> Timestamp {
+        Timestamp::from_millis(millis)
+    }
+
+    fn piece(bytes: &[u8], version: u32, stamp: Option<i64>) -> OwnedPiece {
+        OwnedPiece { bytes: bytes.to_vec(), version, stamp: stamp.map(at) }
+    }
+
+    /// Adds numbers of one byte.
+    #[derive(Debug)]
+    struct Sum;
+
+    impl MergeOperator for Sum {
+        fn name(&self) -> &'static str {
+            "sum"
+        }
+
+        fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
+            out.push(older[0] + newer[0]);
+            Ok(())
+        }
+    }
+
+    /// Doubles what has version 1.
+    #[derive(Debug)]
+    struct Double;
+
+    impl Upgrade for Double {
+        fn upgrade(&self, _: u32, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+            out.extend(bytes.iter().map(|byte| byte * 2));
+            Ok(())
+        }
+    }
+
+    fn ttl(millis: u64) -> Option<Ttl> {
+        Some(Ttl { millis, ..Ttl::default() })
+    }
+
+    #[test]
+    fn rows_expire_by_their_stamp_or_by_the_tables() {
+        let ttl = Ttl { millis: 10, since: Some(at(5)), dead_until: Some(at(2)), ..Ttl::default() };
+        let expired = |stamp: Option<i64>, now| ttl.expired(stamp.map(at), at(now));
+        assert!(!expired(Some(7), 16) && expired(Some(7), 17));
+        assert!(!expired(None, 14) && expired(None, 15));
+        assert!(expired(Some(2), 3) && !expired(Some(3), 4), "dead for ever");
+        assert!(!Ttl { since: None, ..ttl }.expired(None, Timestamp::MAX));
+        let forever = Ttl { millis: u64::MAX, ..ttl };
+        assert!(!forever.expired(Some(at(3)), Timestamp::MAX) && forever.expired(Some(at(2)), at(2)));
+    }
+
+    #[test]
+    fn pieces_of_a_list_keep_their_lives_and_those_of_a_sum_share_one() {
+        let list = TableRules { merge: Some(Arc::new(Append)), ttl: ttl(10), ..TableRules::default() };
+        let pieces = vec![piece(b"a", 1, Some(0)), piece(b"b", 1, Some(4)), piece(b"c", 1, Some(4))];
+        let left = list.combine(pieces.clone(), at(9), true).unwrap();
+        assert_eq!(left, [piece(b"a", 1, Some(0)), piece(b"bc", 1, Some(4))]);
+        let mut out = vec![];
+        assert!(list.resolve(pieces.clone(), at(10), &mut out).unwrap());
+        assert_eq!(out, b"bc");
+        assert!(!list.resolve(pieces, at(14), &mut vec![]).unwrap());
+
+        let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
+        let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(19))];
+        assert_eq!(sum.combine(renewed, at(20), true).unwrap(), [piece(&[4], 1, Some(19))], "came too late for 3");
+        let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(18))];
+        assert_eq!(sum.combine(renewed, at(20), true).unwrap(), [piece(&[7], 1, Some(18))]);
+    }
+
+    #[test]
+    fn older_versions_are_upgraded_before_they_merge() {
+        let sum = TableRules {
+            version: 2,
+            merge: Some(Arc::new(Sum)),
+            upgrade: Some(Arc::new(Double)),
+            ..TableRules::default()
+        };
+        let pieces = vec![piece(&[1], 1, None), piece(&[5], 2, None)];
+        assert_eq!(sum.combine(pieces.clone(), at(0), true).unwrap(), [piece(&[7], 2, None)]);
+        let without = TableRules { upgrade: None, ..sum };
+        assert_eq!(without.combine(pieces.clone(), at(0), true).unwrap().len(), 2, "left as they are");
+        let refused = without.resolve(pieces, at(0), &mut vec![]).unwrap_err();
+        assert_eq!(refused.kind(), crate::ErrorKind::Version);
+    }
+
+    #[test]
+    fn times_do_not_go_back() {
+        let mut rules = Rules::none();
+        rules.define(TableId(3), TableRules { ttl: ttl(10), ..TableRules::default() });
+        rules.advance(at(7), at(9));
+        rules.advance(at(8), at(2));
+        assert_eq!(rules.mark(TableId(3)), (1, Some(at(9))));
+        assert_eq!(rules.mark(TableId(4)), (1, None));
+        assert_eq!(Rules { processing_time: Timestamp::MIN, ..rules }.mark(TableId(3)), (1, None));
+    }
+}
