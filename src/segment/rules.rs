@@ -244,6 +244,7 @@ enum Join<'a> {
 #[derive(Debug, Clone)]
 pub struct Rules {
     tables: Arc<Vec<(TableId, TableRules)>>,
+    expire: bool,
     event_time: Timestamp,
     processing_time: Timestamp,
 }
@@ -252,7 +253,7 @@ impl Rules {
     /// Returns no rules: rows are what their bytes are.
     #[must_use]
     pub fn none() -> Self {
-        Self { tables: Arc::default(), event_time: Timestamp::MIN, processing_time: Timestamp::MIN }
+        Self { tables: Arc::default(), expire: false, event_time: Timestamp::MIN, processing_time: Timestamp::MIN }
     }
 
     /// Sets the rules of a table.
@@ -266,6 +267,7 @@ impl Rules {
             }
             Err(at) => tables.insert(at, (table, rules)),
         }
+        self.expire = tables.iter().any(|(_, rules)| rules.ttl.is_some());
     }
 
     /// Moves both times on. Times do not go back: an earlier one leaves the later.
@@ -279,6 +281,12 @@ impl Rules {
     pub fn table(&self, table: TableId) -> Option<&TableRules> {
         let at = self.tables.binary_search_by_key(&table, |(id, _)| *id).ok()?;
         self.tables.get(at).map(|(_, rules)| rules)
+    }
+
+    /// Returns whether rows of any table expire.
+    #[must_use]
+    pub fn expire(&self) -> bool {
+        self.expire
     }
 
     /// Returns the time that a table expires by.

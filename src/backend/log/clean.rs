@@ -12,9 +12,11 @@
 //!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
 //!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
-use super::group::Group;
-use super::index::Address;
+use super::group::{Found, Group};
+use super::index::{Address, link_hash};
+use super::record::Record;
 use super::region::{Half, Region, Run};
+use crate::segment::Rules;
 
 /// Garbage that a half of a group may hold however little is live.
 const SLACK_BYTES: u64 = 4 * 1024;
@@ -36,7 +38,7 @@ impl Run {
     /// Returns the bytes of what cleaning would keep.
     fn live_bytes(&self, half: Half) -> u64 {
         match half {
-            Half::Tail => self.tally.bytes(),
+            Half::Tail | Half::Clears => self.tally.bytes(),
             Half::Frozen => self.tally.put_bytes,
         }
     }
@@ -61,9 +63,12 @@ impl Region {
 
 impl Group {
     /// Cleans as much as `churn` bytes pay for that were written or became garbage.
-    pub(super) fn pace(&mut self, churn: usize) {
+    pub(super) fn pace(&mut self, churn: usize, rules: &Rules) {
         if churn == 0 {
             return;
+        }
+        if rules.expire() {
+            self.look_for_expired(churn as u64, rules);
         }
         for half in [Half::Tail, Half::Frozen] {
             let run = self.regions.run_mut(half);
@@ -77,15 +82,51 @@ impl Group {
                     break;
                 };
                 credit = rest;
-                self.clean_oldest(half);
+                self.clean_oldest(half, rules);
             }
             self.regions.run_mut(half).credit = credit;
         }
     }
 
+    /// Goes through as many bytes of frozen regions as were written, one region after the other, and takes what has
+    /// expired there out of the index. Its bytes are garbage then like any other.
+    fn look_for_expired(&mut self, churn: u64, rules: &Rules) {
+        let frozen = self.regions.run_mut(Half::Frozen);
+        frozen.expiry_credit = (frozen.expiry_credit + churn).min(frozen.held_bytes);
+        for _ in 0..self.regions.slots() {
+            let next = self.regions.next_to_expire();
+            let Some(region) = self.regions.region(next).filter(|region| region.half() == Half::Frozen) else { continue };
+            let frozen = self.regions.run(Half::Frozen);
+            let Some(rest) = frozen.expiry_credit.checked_sub(region.chunk().held_bytes()) else {
+                self.regions.retry_expiry(next);
+                break;
+            };
+            let stale = region.chunk().records().filter(|(_, record)| has_expired(record, rules));
+            let stale: Vec<_> = stale.map(|(offset, record)| (Address::new(next, offset), record.detached())).collect();
+            self.regions.run_mut(Half::Frozen).expiry_credit = rest;
+            for (here, bytes) in stale {
+                let Some(record) = Record::parse(&bytes) else { continue };
+                if let Some((hash, found)) = self.entry_of(&record, here) {
+                    self.expire(hash, found, &record, rules);
+                }
+            }
+        }
+    }
+
+    /// Takes a record that has expired out of the index: its row, or a piece of a value whose newer pieces live on.
+    fn expire(&mut self, hash: u32, found: Found, record: &Record<'_>, rules: &Rules) {
+        if found.address.is_link() {
+            self.live_bytes -= record.value().map_or(0, <[u8]>::len) as u64;
+            self.regions.supersede(found.address);
+            self.index.remove(found.bucket);
+        } else {
+            self.forget(hash, found, record, rules);
+        }
+    }
+
     /// Cleans while an eighth of what it holds is garbage and there is `work` left, in bytes gone through. Regions that
     /// a sealed part pins are left alone: copying their survivors would free nothing.
-    pub(super) fn squeeze(&mut self, work: &mut u64) {
+    pub(super) fn squeeze(&mut self, work: &mut u64, rules: &Rules) {
         for half in [Half::Tail, Half::Frozen] {
             for _ in 0..self.regions.run(half).order.len() {
                 let run = self.regions.run(half);
@@ -95,7 +136,7 @@ impl Group {
                 let unpinned = self.oldest(half).filter(|region| !region.is_pinned());
                 let Some(rest) = unpinned.and_then(|region| work.checked_sub(region.cost(half))) else { break };
                 *work = rest;
-                self.clean_oldest(half);
+                self.clean_oldest(half, rules);
             }
         }
     }
@@ -105,7 +146,7 @@ impl Group {
     }
 
     /// Takes one step: the oldest region moves to the end, or its survivors leave it.
-    fn clean_oldest(&mut self, half: Half) {
+    fn clean_oldest(&mut self, half: Half, rules: &Rules) {
         if self.oldest(half).is_some_and(|region| region.is_clean(half)) {
             self.regions.run_mut(half).order.rotate_left(1);
             return;
@@ -116,21 +157,35 @@ impl Group {
             if left == 0 {
                 break;
             }
-            let here = Address { region: id, offset };
-            let Some((bucket, _)) = self.index.find(self.hash(&record.place), |address| address == here) else {
-                continue;
-            };
+            let Some((hash, found)) = self.entry_of(&record, Address::new(id, offset)) else { continue };
             left -= 1;
             if half == Half::Frozen && record.is_tombstone() {
-                self.index.remove(bucket);
+                self.index.remove(found.bucket);
+            } else if half == Half::Frozen && has_expired(&record, rules) {
+                // What older segments have of it has expired too.
+                self.expire(hash, found, &record, rules);
             } else {
                 let address = self.regions.append(half, &record.copy());
-                self.index.point(bucket, address);
+                self.index.point(found.bucket, if found.address.is_link() { address.as_link() } else { address });
             }
         }
         self.regions.release(id);
         self.index.trim();
     }
+
+    /// Returns the hash and entry of the row, or of its older piece, that the index has at `here`.
+    fn entry_of(&self, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
+        let hash = self.hash(&record.place);
+        let at = |hash: u32| self.index.find(hash, |address| address.same_record(here));
+        let (bucket, address) = at(hash).or_else(|| at(link_hash(hash, record.mark.ordinal)))?;
+        Some((hash, Found { bucket, address }))
+    }
+}
+
+/// Returns whether a record's value has expired.
+fn has_expired(record: &Record<'_>, rules: &Rules) -> bool {
+    let table = rules.table(record.place.table);
+    table.is_some_and(|table| table.expired(record.mark.stamp, rules.now(table)))
 }
 
 impl super::LogBackend {
@@ -142,7 +197,7 @@ impl super::LogBackend {
             work = rest;
             self.reclaim_next = (self.reclaim_next + 1) % self.groups.len();
             if let Some(Some(group)) = self.groups.get_mut(self.reclaim_next) {
-                group.squeeze(&mut work);
+                group.squeeze(&mut work, &self.rules);
             }
         }
     }

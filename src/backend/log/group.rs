@@ -1,28 +1,30 @@
 //! One key group: a log of records and the index of the newest of each row.
 //!
 //! Invariants:
-//! - the index points at the newest record of every row that has one, tombstones included;
+//! - the index points at the newest record of every row that has one, tombstones included, and by links at the older
+//!   pieces of its value;
 //! - a row that was born in the tail and removed there leaves no record: nothing older can shine through;
-//! - a write that the budget refuses has changed nothing.
+//! - a write that the budget or an operator refuses has changed nothing.
 
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::id::TableId;
-use crate::key_group::{KeyGroup, Partitioner};
+use crate::key_group::Partitioner;
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::RowBatch;
+use crate::segment::{MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
+use crate::time::Timestamp;
 
-use super::super::{Entry, budget_spent, check_loadable};
-use super::index::{Address, Bucket, Index, row_hash};
-use super::record::{Draft, Place};
+use super::super::{budget_spent, check_loadable, check_value, no_operator};
+use super::families::Families;
+use super::index::{Address, Bucket, Index, link_hash, row_hash};
+use super::record::{Draft, Mark, Place, Record};
 use super::region::{Chunk, Half, Regions};
 
 /// A row's entry in the index and what it points at, valid until the next change.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Found {
-    bucket: Bucket,
-    address: Address,
+    pub(super) bucket: Bucket,
+    pub(super) address: Address,
 }
 
 /// The state of one key group.
@@ -30,7 +32,9 @@ pub(super) struct Found {
 pub(super) struct Group {
     pub(super) index: Index,
     pub(super) regions: Regions,
-    /// Rows that have a value.
+    /// Made with the first row that has a sub-key.
+    pub(super) families: Option<Box<Families>>,
+    /// Rows that have a value, expired ones too until they are cleaned.
     pub(super) rows: u64,
     /// Bytes of their keys, namespaces, sub-keys and values.
     pub(super) live_bytes: u64,
@@ -45,6 +49,7 @@ impl Group {
         Self {
             index: Index::new(budget),
             regions: Regions::new(budget),
+            families: None,
             rows: 0,
             live_bytes: 0,
             listed: false,
@@ -54,22 +59,35 @@ impl Group {
     }
 
     /// Returns a group of the rows of a folded batch, as a clean log that is not part of the next delta.
-    pub(super) fn load(batch: &RowBatch, partitioner: Partitioner, budget: &MemoryBudget) -> Result<Self> {
+    pub(super) fn load(batch: &RowBatch, rules: &Rules, partitioner: Partitioner, budget: &MemoryBudget) -> Result<Self> {
         let mut group = Self::new(partitioner, budget);
-        let mut bytes = 0;
+        let mut drafts = Vec::with_capacity(batch.len());
         for row in batch.iter() {
-            bytes += Draft::exact(Place::of_stored(&row), check_loadable(&row)?.0.bytes).len();
+            let (piece, operand) = check_loadable(&row)?;
+            let place = Place::of_stored(&row);
+            let before = drafts.last().filter(|before: &&Draft<'_>| operand && before.place.same_row(&place));
+            let ordinal = before.map_or(0, |before| before.mark.ordinal + 1);
+            let mark = Mark { operand, ordinal, ..Mark::whole(piece.version, piece.stamp) };
+            drafts.push(Draft::exact(place, piece.bytes, mark));
         }
+        let bytes: usize = drafts.iter().map(Draft::len).sum();
         if !budget.has_room(bytes as u64 + group.index.growth_bytes(batch.len())) {
             return Err(budget_spent(budget));
         }
         group.regions.presize(Half::Frozen, bytes);
         group.index.reserve(batch.len());
-        for row in batch.iter() {
-            let draft = Draft::exact(Place::of_stored(&row), row.op.payload());
-            let address = group.regions.append(Half::Frozen, &draft);
-            group.index.insert(group.hash(&draft.place), address);
-            group.count(&draft.place, None, draft.value);
+        for draft in &drafts {
+            let address = group.regions.append(Half::Frozen, draft);
+            let hash = group.hash(&draft.place);
+            match group.find(hash, &draft.place) {
+                Some(older) => group.follow(hash, older, address, draft.mark.ordinal),
+                None => group.index.insert(hash, address),
+            }
+            let length = draft.value.map_or(0, <[u8]>::len) as u64;
+            match draft.mark.ordinal {
+                0 => group.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules),
+                _ => group.live_bytes += length,
+            }
         }
         Ok(group)
     }
@@ -86,51 +104,197 @@ impl Group {
         Some(Found { bucket, address })
     }
 
-    /// Returns the value of a row that was found.
-    pub(super) fn value(&self, found: Found) -> Option<&[u8]> {
-        self.regions.record(found.address)?.value()
+    /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
+    fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
+        (0..ordinal).filter_map(|ordinal| self.find(link_hash(hash, ordinal), place)).collect()
     }
 
-    /// Gives the row a value, or none; `found` is its present entry.
+    /// Returns all pieces of the value of a row whose newest record this is, oldest first.
+    fn pieces(&self, hash: u32, newest: &Record<'_>) -> Vec<OwnedPiece> {
+        let older = self.links(hash, &newest.place, newest.mark.ordinal);
+        let records = older.iter().filter_map(|link| self.regions.record(link.address)).chain([*newest]);
+        records.filter_map(|record| record.piece()).map(|piece| OwnedPiece::of(&piece)).collect()
+    }
+
+    /// Returns the value of a row that was found, in `buffer` if it is not stored as it reads.
+    pub(super) fn value<'a>(
+        &'a self,
+        hash: u32,
+        address: Address,
+        rules: &Rules,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>> {
+        let Some(record) = self.regions.record(address) else { return Ok(None) };
+        let Some(piece) = record.piece() else { return Ok(None) };
+        let table = rules.table(record.place.table);
+        if record.mark.ordinal == 0 && table.is_none_or(|table| table.plain(&piece)) {
+            return Ok(Some(piece.bytes));
+        }
+        let table = table.ok_or_else(|| no_operator(record.place.table))?;
+        buffer.clear();
+        let there = table.resolve(self.pieces(hash, &record), rules.now(table), buffer)?;
+        Ok(there.then_some(buffer))
+    }
+
+    /// Returns the stamp of a row that was found.
+    pub(super) fn stamp(&self, address: Address) -> Option<Timestamp> {
+        self.regions.record(address)?.mark.stamp
+    }
+
+    /// Gives the row a whole value, or none; `found` is its present entry.
     pub(super) fn set(
         &mut self,
         hash: u32,
         place: &Place<'_>,
         found: Option<Found>,
         value: Option<&[u8]>,
+        rules: &Rules,
     ) -> Result<()> {
+        let (version, stamp) = rules.mark(place.table);
+        let mark = Mark::whole(version, stamp);
         let Some((found, old)) = found.and_then(|found| Some((found, self.regions.record(found.address)?))) else {
-            return value.map_or(Ok(()), |value| self.insert(hash, &Draft::exact(*place, value)));
+            return value.map_or(Ok(()), |value| self.insert(hash, &Draft::exact(*place, value, mark), rules));
         };
-        let (old_len, old_bytes) = (old.len, old.value().map(|_| old.row_bytes()));
+        let (old_len, mut old_bytes) = (old.len, old.value().map(|_| old.row_bytes()));
         if old_bytes.is_none() && value.is_none() {
             return Ok(());
         }
         let in_tail = self.regions.half(found.address) == Half::Tail;
-        let older = !in_tail || old.has_older();
-        let fits = in_tail && value.is_none_or(|value| value.len() <= old.capacity);
+        let fits = in_tail && old.takes(&mark) && value.is_none_or(|value| value.len() <= old.capacity);
+        let mut older = !in_tail || old.has_older();
+        let links = self.links(hash, place, old.mark.ordinal);
+        for link in &links {
+            let record = self.regions.record(link.address);
+            older |= self.regions.half(link.address) != Half::Tail || record.is_some_and(|record| record.has_older());
+            let length = record.and_then(|record| record.value()).map_or(0, <[u8]>::len) as u64;
+            old_bytes = old_bytes.map(|bytes| bytes + length);
+        }
         let churn = if value.is_none() && !older {
+            self.drop_links(&links);
             self.regions.supersede(found.address);
             self.index.remove(found.bucket);
             self.index.trim();
             old_len
         } else if fits {
-            self.regions.rewrite(found.address, value);
+            self.drop_links(&links);
+            self.regions.rewrite(found.address, value, stamp);
             0
         } else {
             // A value that grew since the last seal may grow on: with spare bytes, all its records together stay in
             // proportion to the last.
             let length = value.map_or(0, <[u8]>::len);
             let capacity = if in_tail { length + length / 4 } else { length };
-            old_len + self.replace(found, &Draft { place: *place, value, capacity, older })?
+            let draft = match value {
+                Some(_) => Draft { place: *place, value, capacity, older, mark },
+                None => Draft::gone(*place, older),
+            };
+            let written = self.replace(found, &draft)?;
+            self.drop_links(&links);
+            old_len + written
         };
-        self.count(place, old_bytes, value);
-        self.pace(churn);
+        let bytes = value.map(|value| (place.bytes() + value.len()) as u64);
+        self.count(hash, place, old_bytes, bytes, rules);
+        self.pace(churn, rules);
         Ok(())
     }
 
+    /// Merges an operand into the row's value; `found` is its present entry.
+    pub(super) fn merge(
+        &mut self,
+        hash: u32,
+        place: &Place<'_>,
+        found: Option<Found>,
+        operand: &[u8],
+        rules: &Rules,
+    ) -> Result<()> {
+        check_value(operand)?;
+        let table = rules.table(place.table).ok_or_else(|| no_operator(place.table))?;
+        let operator = table.merge.as_deref().ok_or_else(|| no_operator(place.table))?;
+        let newest = found.and_then(|found| Some((found, self.regions.record(found.address)?)));
+        match newest {
+            Some((found, newest)) if newest.value().is_some() => {
+                if operator.grows() {
+                    return self.add_piece(hash, found, operand, rules);
+                }
+                let value = self.merged(hash, &newest, operand, rules, table)?;
+                self.set(hash, place, Some(found), Some(&value), rules)
+            }
+            _ => self.set(hash, place, found, Some(operand), rules),
+        }
+    }
+
+    /// Returns what the operand makes of a row's value.
+    fn merged(&self, hash: u32, newest: &Record<'_>, operand: &[u8], rules: &Rules, table: &TableRules) -> Result<Vec<u8>> {
+        let (version, stamp) = rules.mark(newest.place.table);
+        let mut pieces = self.pieces(hash, newest);
+        pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });
+        let mut value = Vec::new();
+        table.resolve(pieces, rules.now(table), &mut value)?;
+        check_value(&value)?;
+        Ok(value)
+    }
+
+    /// Puts a piece behind a row's value, without touching what lies in frozen regions.
+    fn add_piece(&mut self, hash: u32, found: Found, piece: &[u8], rules: &Rules) -> Result<()> {
+        let Some(newest) = self.regions.record(found.address) else { return Ok(()) };
+        let (version, stamp) = rules.mark(newest.place.table);
+        let in_tail = self.regions.half(found.address) == Half::Tail;
+        let (len, old) = (newest.len, newest.value().unwrap_or_default());
+        let length = old.len() + piece.len();
+        let same = (newest.mark.version, newest.mark.stamp) == (version, stamp);
+        let churn = if !in_tail || !same || length > MAX_VALUE_BYTES {
+            let ordinal = newest.mark.ordinal.saturating_add(1);
+            let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
+            let older = !in_tail || newest.has_older();
+            let draft = Draft { older, ..Draft::exact(newest.place, piece, mark) };
+            self.afford(self.index.growth_bytes(1), draft.len())?;
+            let bytes = draft.detached();
+            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            let address = self.regions.append(Half::Tail, &copy.copy());
+            self.follow(hash, found, address, ordinal);
+            bytes.len()
+        } else if length <= newest.capacity {
+            self.regions.extend(found.address, piece);
+            0
+        } else {
+            let value = [old, piece].concat();
+            let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
+            let (place, mark, older) = (newest.place, newest.mark, newest.has_older());
+            let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
+            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            len + self.replace(found, &Draft { capacity, ..copy.copy() })?
+        };
+        self.live_bytes += piece.len() as u64;
+        self.pace(churn, rules);
+        Ok(())
+    }
+
+    /// Points a row's entry at its new piece `ordinal`, and a link at the one before.
+    fn follow(&mut self, hash: u32, before: Found, address: Address, ordinal: u32) {
+        self.index.point(before.bucket, address);
+        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), before.address.as_link());
+    }
+
+    fn drop_links(&mut self, links: &[Found]) {
+        for link in links {
+            self.regions.supersede(link.address);
+            self.index.remove(link.bucket);
+        }
+    }
+
+    /// Removes a row without a tombstone: nothing older shines through, or what does has expired or is covered by a clear.
+    pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) {
+        let links = self.links(hash, &newest.place, newest.mark.ordinal);
+        let records = links.iter().filter_map(|link| self.regions.record(link.address));
+        let older: u64 = records.filter_map(|record| Some(record.value()?.len() as u64)).sum();
+        self.drop_links(&links);
+        self.regions.supersede(found.address);
+        self.index.remove(found.bucket);
+        self.count(hash, &newest.place, Some(newest.row_bytes() + older), None, rules);
+    }
+
     /// Writes the first record of a row.
-    fn insert(&mut self, hash: u32, draft: &Draft<'_>) -> Result<()> {
+    fn insert(&mut self, hash: u32, draft: &Draft<'_>, rules: &Rules) -> Result<()> {
         // A row under a hash that restoring would not give it again could not be found then: better found out at once.
         if hash != self.hash(&draft.place) {
             return Err(Error::usage("key was located by another partitioner than the backend's"));
@@ -138,8 +302,9 @@ impl Group {
         self.afford(self.index.growth_bytes(1), draft.len())?;
         let address = self.regions.append(Half::Tail, draft);
         self.index.insert(hash, address);
-        self.count(&draft.place, None, draft.value);
-        self.pace(draft.len());
+        let length = draft.value.map_or(0, <[u8]>::len);
+        self.count(hash, &draft.place, None, Some((draft.place.bytes() + length) as u64), rules);
+        self.pace(draft.len(), rules);
         Ok(())
     }
 
@@ -153,46 +318,37 @@ impl Group {
     }
 
     /// Refuses what the budget has no room for: `more` bytes and a tail record of `len`.
-    fn afford(&self, more: u64, len: usize) -> Result<()> {
+    pub(super) fn afford(&self, more: u64, len: usize) -> Result<()> {
         let needed = more + self.regions.growth_bytes(Half::Tail, len);
         let budget = self.regions.budget();
         if needed == 0 || budget.has_room(needed) { Ok(()) } else { Err(budget_spent(budget)) }
     }
 
-    fn count(&mut self, place: &Place<'_>, old_bytes: Option<u64>, value: Option<&[u8]>) {
-        if let Some(bytes) = old_bytes {
-            self.rows -= 1;
-            self.live_bytes -= bytes;
-        }
-        if let Some(value) = value {
-            self.rows += 1;
-            self.live_bytes += (place.bytes() + value.len()) as u64;
+    /// Notes the bytes that a row has now, `None` if it has no value, and had before.
+    fn count(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
+        self.rows = self.rows + u64::from(new.is_some()) - u64::from(old.is_some());
+        self.live_bytes = self.live_bytes + new.unwrap_or(0) - old.unwrap_or(0);
+        if !place.sub.is_empty() && old.is_some() != new.is_some() {
+            self.note_member(hash, place, new.is_some(), rules);
         }
     }
 
-    /// Visits the live rows of a table until `visit` returns false; returns whether it never did.
-    pub(super) fn scan(
-        &self,
-        group: KeyGroup,
-        table: TableId,
-        prefix: &[u8],
-        visit: &mut impl FnMut(Entry<'_>) -> bool,
-    ) -> bool {
-        let mut records = self.index.addresses().filter_map(|address| self.regions.record(address));
-        records.all(|record| {
-            let Place { table: of, key, namespace, sub, routing } = record.place;
-            match record.value() {
-                Some(value) if of == table && key.starts_with(prefix) => {
-                    visit(Entry { group, key, namespace, sub, value, routing })
-                }
-                _ => true,
-            }
-        })
+    /// Notes that a row with a sub-key was born or died.
+    fn note_member(&mut self, hash: u32, place: &Place<'_>, born: bool, rules: &Rules) {
+        let family = self.hash(&place.with_sub(&[]));
+        let budget = self.regions.budget();
+        let families = self.families.get_or_insert_with(|| Box::new(Families::new(budget)));
+        if born {
+            let ordered = rules.table(place.table).is_some_and(|table| table.ordered);
+            families.insert(family, place, hash, ordered);
+        } else {
+            families.remove(family, place, hash);
+        }
     }
 
     /// Freezes the tail and hands its regions to `visit`. Returns how many rows they change.
     pub(super) fn freeze(&mut self, visit: impl FnMut(Arc<Chunk>)) -> u64 {
-        let dirty_rows = self.regions.run(Half::Tail).tally.records();
+        let dirty_rows = self.regions.run(Half::Tail).tally.records() + self.regions.run(Half::Clears).tally.records();
         self.regions.freeze(visit);
         self.listed = false;
         dirty_rows
@@ -200,7 +356,9 @@ impl Group {
 
     /// Returns the bytes of memory that it holds, without regions that only sealed parts still need.
     pub(super) fn held_bytes(&self) -> u64 {
-        let regions = self.regions.run(Half::Tail).held_bytes + self.regions.run(Half::Frozen).held_bytes;
-        self.charge.bytes() + self.index.held_bytes() + regions
+        let regions: u64 =
+            [Half::Tail, Half::Clears, Half::Frozen].iter().map(|half| self.regions.run(*half).held_bytes).sum();
+        let families = self.families.as_ref().map_or(0, |families| families.held_bytes());
+        self.charge.bytes() + self.index.held_bytes() + regions + families
     }
 }

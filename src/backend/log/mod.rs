@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! group = index: row -> address of its newest record
+//!         families: key and namespace -> the rows with sub-keys, for maps
 //!         frozen regions, oldest first   shared with what was sealed, never written again
 //!         tail                           what was written since the last seal: it *is* the next delta
 //! ```
@@ -16,17 +17,20 @@
 //! - groups share nothing: one can be loaded, dropped, sealed or cleaned alone.
 
 mod clean;
+mod families;
 mod group;
 mod index;
 mod record;
 mod region;
+mod scan;
+mod subs;
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
@@ -52,6 +56,7 @@ pub struct LogBackend {
     partitioner: Partitioner,
     budget: MemoryBudget,
     cuts: Cuts,
+    rules: Rules,
     /// By group number; a group without rows so far takes no more than its place here.
     groups: Vec<Option<Box<Group>>>,
     /// Groups that were written since the last seal, each once.
@@ -60,6 +65,8 @@ pub struct LogBackend {
     reclaim_next: usize,
     /// Reused for new values.
     scratch: Vec<u8>,
+    /// Reused for values that are not stored as they read.
+    value: Vec<u8>,
     /// For `groups` itself.
     charge: Charge,
 }
@@ -84,10 +91,12 @@ impl LogBackend {
             partitioner,
             budget,
             cuts: Cuts::default(),
+            rules: Rules::none(),
             groups: Vec::new(),
             dirty: Vec::new(),
             reclaim_next: 0,
             scratch: Vec::new(),
+            value: Vec::new(),
             charge,
         };
         backend.own(&groups);
@@ -109,10 +118,10 @@ impl LogBackend {
         self.groups.get(usize::from(group.0))?.as_deref()
     }
 
-    /// Returns a group that is owned.
-    fn group_mut(&mut self, group: KeyGroup) -> Option<&mut Group> {
+    /// Returns a group that is owned, and the rules.
+    fn group_mut(&mut self, group: KeyGroup) -> Option<(&mut Group, &Rules)> {
         let slot = self.groups.get_mut(usize::from(group.0))?;
-        Some(slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.budget))))
+        Some((slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.budget))), &self.rules))
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
@@ -127,28 +136,69 @@ impl LogBackend {
         }
     }
 
-    fn value(&self, located: &Located<'_>) -> Option<&[u8]> {
-        self.group(located.id)?.value(located.found?)
+    /// Calls `f` with the row's value.
+    fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        let mut buffer = std::mem::take(&mut self.value);
+        let value = match (self.group(located.id), located.found) {
+            (Some(group), Some(found)) => group.value(located.hash, found.address, &self.rules, &mut buffer),
+            _ => Ok(None),
+        };
+        let result = value.map(f);
+        self.value = buffer;
+        result
     }
 
-    fn set(&mut self, located: &Located<'_>, value: Option<&[u8]>) -> Result<()> {
-        value.map_or(Ok(()), check_value)?;
-        let Located { id, hash, place, found } = located;
-        if value.is_none() && found.is_none() {
+    /// Begins the row's life anew, if reading does that in its table and it has a value.
+    fn renew(&mut self, table: TableId, located: &Located<'_>) -> Result<()> {
+        let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
+        let Some(found) = located.found.filter(|_| on_read) else { return Ok(()) };
+        let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
+        if stamp == self.rules.mark(table).1 {
             return Ok(());
         }
-        let refused = self.group_mut(*id).and_then(|group| group.set(*hash, place, *found, value).err());
-        if let Some(refused) = refused {
-            self.reclaim();
-            // Cleaning moved records.
-            let again = self.group_mut(*id).map(|group| group.set(*hash, place, group.find(*hash, place), value));
-            again.unwrap_or(Err(refused))?;
+        match self.with_value(located, |value| value.map(<[u8]>::to_vec))? {
+            Some(value) => self.set(located, Some(&value)),
+            None => Ok(()),
         }
-        let listed = self.group_mut(*id).map(|group| std::mem::replace(&mut group.listed, true));
+    }
+
+    /// Gives the row a value, or none.
+    fn set(&mut self, located: &Located<'_>, value: Option<&[u8]>) -> Result<()> {
+        value.map_or(Ok(()), check_value)?;
+        if value.is_none() && located.found.is_none() {
+            return Ok(());
+        }
+        let Located { hash, place, .. } = *located;
+        self.change(located.id, |group, rules, again| {
+            let found = if again { group.find(hash, &place) } else { located.found };
+            group.set(hash, &place, found, value, rules)
+        })
+    }
+
+    /// Changes a group that is owned, and once again if the budget was spent and cleaning may have made room. It is told
+    /// which time it is: cleaning moves records.
+    fn change(&mut self, id: KeyGroup, change: impl Fn(&mut Group, &Rules, bool) -> Result<()>) -> Result<()> {
+        let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
+        if let Err(refused) = change(group, rules, false) {
+            if refused.kind() != ErrorKind::Limit {
+                return Err(refused);
+            }
+            self.reclaim();
+            let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
+            change(group, rules, true)?;
+        }
+        let listed = self.group_mut(id).map(|(group, _)| std::mem::replace(&mut group.listed, true));
         if listed == Some(false) {
-            self.dirty.push(*id);
+            self.dirty.push(id);
         }
         Ok(())
+    }
+}
+
+impl LogBackend {
+    fn part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
+        let rules = self.rules.clone();
+        SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules }
     }
 }
 
@@ -165,16 +215,32 @@ impl StateBackend for LogBackend {
         &self.owned
     }
 
+    fn define(&mut self, table: TableId, rules: TableRules) {
+        let order = rules.ordered && !self.rules.table(table).is_some_and(|known| known.ordered);
+        self.rules.define(table, rules);
+        if order {
+            self.groups.iter_mut().flatten().for_each(|group| group.order(table));
+        }
+    }
+
+    fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
+        self.rules.advance(event_time, processing_time);
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
-        let located = self.locate(&row)?;
-        Ok(f(self.value(&located)))
+        let mut located = self.locate(&row)?;
+        if self.rules.expire() {
+            self.renew(row.table, &located)?;
+            located = self.locate(&row)?;
+        }
+        self.with_value(&located, f)
     }
 
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
         let located = self.locate(&row)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let (change, result) = f(self.value(&located), &mut scratch);
+        let (change, result) = self.with_value(&located, |value| f(value, &mut scratch))?;
         let set = match change {
             Change::Keep => Ok(()),
             Change::Put => self.set(&located, Some(&scratch)),
@@ -189,27 +255,45 @@ impl StateBackend for LogBackend {
         match write {
             Write::Put(value) => self.set(&located, Some(value)),
             Write::Delete => self.set(&located, None),
-            Write::Merge(_) => Err(super::no_operator(row.table)),
+            Write::Merge(operand) => {
+                let Located { hash, place, .. } = located;
+                self.change(located.id, |group, rules, again| {
+                    let found = if again { group.find(hash, &place) } else { located.found };
+                    group.merge(hash, &place, found, operand, rules)
+                })
+            }
         }
     }
 
-    fn define(&mut self, _table: TableId, _rules: TableRules) {}
-
-    fn advance(&mut self, _event_time: Timestamp, _processing_time: Timestamp) {}
-
-    fn clear(&mut self, table: TableId, _scope: Scope<'_>) -> Result<()> {
-        Err(super::no_operator(table))
+    fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
+        let id = scope.group();
+        if !self.owned.contains(id) {
+            return Err(Error::usage("key group is not owned").with("group", id).with("owned", &self.owned));
+        }
+        if self.group(id).is_none() {
+            return Ok(());
+        }
+        let scope = scope.place(table);
+        self.change(id, |group, rules, _| group.clear(&Place::of_clear(&scope), rules))
     }
 
     fn scan_key(
         &mut self,
         table: TableId,
-        _key: &CurrentKey<'_>,
-        _namespace: &[u8],
-        _range: SubRange<'_>,
-        _visit: impl FnMut(Entry<'_>) -> bool,
+        key: &CurrentKey<'_>,
+        namespace: &[u8],
+        range: SubRange<'_>,
+        mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        Err(super::no_operator(table))
+        let row = RowRef { table, key, namespace, sub: &[] };
+        check_lengths(&row)?;
+        let place = Place::of(&row);
+        match self.group(key.group) {
+            Some(group) => {
+                group.scan_key(key.group, |place| row_hash(key.hash, place), &place, range, &self.rules, &mut visit)
+            }
+            None => check_owned(&self.owned, &KeyGroupSet::from_iter([key.group])),
+        }
     }
 
     /// Does nothing: safe code has no prefetch instruction, and reading ahead of time would be no hint.
@@ -224,7 +308,8 @@ impl StateBackend for LogBackend {
     ) -> Result<()> {
         check_owned(&self.owned, groups)?;
         for id in groups.iter() {
-            if self.group(id).is_some_and(|group| !group.scan(id, table, prefix, &mut visit)) {
+            let Some(group) = self.group(id) else { continue };
+            if !group.scan(id, table, prefix, &self.rules, &mut visit)? {
                 break;
             }
         }
@@ -235,6 +320,7 @@ impl StateBackend for LogBackend {
         self.cuts.check(&cut)?;
         check_owned(&self.owned, bases)?;
         self.cuts.note(&cut);
+        self.rules.advance(cut.event_time, cut.processing_time);
         self.dirty.sort_unstable();
         let mut dirty_rows = 0;
         let mut delta = Vec::new();
@@ -250,10 +336,10 @@ impl StateBackend for LogBackend {
         }
         let mut parts = Vec::new();
         if !bases.is_empty() {
-            parts.push(part(SegmentKind::Base, bases.clone(), base));
+            parts.push(self.part(SegmentKind::Base, bases.clone(), base));
         }
         if !delta.is_empty() {
-            parts.push(part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
+            parts.push(self.part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
         }
         Ok(Sealed { cut, parts, dirty_rows })
     }
@@ -269,9 +355,9 @@ impl StateBackend for LogBackend {
         for id in groups.iter() {
             batch.clear();
             rows.append_group(id, &mut batch)?;
-            batch.fold(Fold::Base, &Rules::none())?;
+            batch.fold(Fold::Base, &self.rules)?;
             if !batch.is_empty() {
-                loaded.push((id, Box::new(Group::load(&batch, self.partitioner, &self.budget)?)));
+                loaded.push((id, Box::new(Group::load(&batch, &self.rules, self.partitioner, &self.budget)?)));
             }
         }
         self.own(groups);
@@ -300,7 +386,8 @@ impl StateBackend for LogBackend {
     fn stats(&self) -> BackendStats {
         let mut stats = BackendStats { memory_bytes: self.charge.bytes(), ..BackendStats::default() };
         for group in self.groups.iter().flatten() {
-            let tail = group.regions.run(Half::Tail).tally;
+            let mut tail = group.regions.run(Half::Tail).tally;
+            tail.add(&group.regions.run(Half::Clears).tally);
             stats.rows += group.rows;
             stats.live_bytes += group.live_bytes;
             stats.memory_bytes += group.held_bytes();
@@ -309,10 +396,6 @@ impl StateBackend for LogBackend {
         }
         stats
     }
-}
-
-fn part(kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
-    SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules: Rules::none() }
 }
 
 /// What a sealed part shares with the backend: the regions of some groups.

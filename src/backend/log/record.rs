@@ -1,16 +1,21 @@
 //! Records: a row and its value as bytes in a region.
 //!
 //! ```text
-//! flags u8 | value length, value capacity (1, 2 or 4 bytes each) | table varint | key length varint
+//! flags u8 | [more u8 | stamp i64 | version u32 | ordinal u32]
+//!          | value length, value capacity (1, 2 or 4 bytes each) | table varint | key length varint
 //!          | [namespace length, sub-key length varints] | [routing u64] | key | namespace | sub-key | value, spare
 //! ```
+//!
+//! `more` and what follows it stand only in records that expire, have a version other than the first, are operands or
+//! are clears.
 //!
 //! Invariants:
 //! - a record's own length never changes: a value that outgrows its capacity gets a new record;
 //! - records never leave memory, so their layout is not part of any format.
 
 use crate::id::TableId;
-use crate::segment::{Columns, Op, Row, RowKey};
+use crate::segment::{Columns, FIRST_VERSION, Op, Piece, Row, RowKey};
+use crate::time::Timestamp;
 
 use super::super::RowRef;
 
@@ -26,8 +31,25 @@ const ROUTED: u8 = 1 << 3;
 const SCOPED: u8 = 1 << 4;
 /// Two bits: the width of the value's length and capacity is 1, 2 or 4 bytes.
 const WIDTH_SHIFT: u32 = 5;
+/// `more` follows.
+const MORE: u8 = 1 << 7;
 
-/// A row of data's place and routing hash.
+/// In `more`: it is an operand.
+const OPERAND: u8 = 1;
+/// It has a stamp; without, the field is not used.
+const STAMPED: u8 = 1 << 1;
+/// It is a clear, of a scope that names a key, a namespace, or both.
+const CLEAR: u8 = 1 << 2;
+const CLEAR_KEY: u8 = 1 << 3;
+const CLEAR_NAMESPACE: u8 = 1 << 4;
+
+/// Where the stamp stands in a record that has one.
+const STAMP_AT: usize = 2;
+
+/// Bytes of `more` and what belongs to it.
+const MORE_BYTES: usize = 1 + 8 + 4 + 4;
+
+/// The place and routing hash of a row of data, or the scope of a clear.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Place<'a> {
     pub(super) table: TableId,
@@ -35,12 +57,65 @@ pub(super) struct Place<'a> {
     pub(super) namespace: &'a [u8],
     pub(super) sub: &'a [u8],
     pub(super) routing: Option<u64>,
+    /// `CLEAR` and the parts that it names; 0 for a row of data.
+    clear: u8,
 }
 
 impl<'a> Place<'a> {
     pub(super) fn of(row: &RowRef<'a>) -> Self {
         let RowRef { table, key, namespace, sub } = *row;
-        Self { table, key: key.bytes, namespace, sub, routing: key.routing }
+        Self { table, key: key.bytes, namespace, sub, routing: key.routing, clear: 0 }
+    }
+
+    /// Returns the place of a row without sub-key and routing hash.
+    pub(super) fn without_sub(table: u32, key: &'a [u8], namespace: &'a [u8]) -> Self {
+        Self { table: TableId(table), key, namespace, sub: &[], routing: None, clear: 0 }
+    }
+
+    /// Returns the place of another row of the same key and namespace.
+    pub(super) fn with_sub(self, sub: &'a [u8]) -> Self {
+        Self { sub, ..self }
+    }
+
+    /// Returns the place of a clear.
+    pub(super) fn of_clear(scope: &RowKey<'a>) -> Self {
+        let bit = |part: Option<&[u8]>, bit: u8| if part.is_some() { bit } else { 0 };
+        let clear = CLEAR | bit(scope.key, CLEAR_KEY) | bit(scope.namespace, CLEAR_NAMESPACE);
+        let (key, namespace) = (scope.key.unwrap_or_default(), scope.namespace.unwrap_or_default());
+        Self { table: scope.table, key, namespace, sub: &[], routing: None, clear }
+    }
+
+    /// Returns whether the rows differ in nothing but their sub-keys.
+    pub(super) fn same_family(&self, other: &Place<'_>) -> bool {
+        self.same_row(&Place { sub: self.sub, ..*other })
+    }
+
+    /// Returns whether it is the scope of a clear that names both.
+    pub(super) fn names_key_and_namespace(&self) -> bool {
+        self.clear & CLEAR_KEY != 0 && self.clear & CLEAR_NAMESPACE != 0
+    }
+
+    /// Returns whether it is the scope of a clear.
+    pub(super) fn is_clear(&self) -> bool {
+        self.clear != 0
+    }
+
+    /// Returns whether the clear of this scope covers the row of data at `row`.
+    pub(super) fn covers(&self, row: &Place<'_>) -> bool {
+        let named = |bit: u8| self.clear & bit != 0;
+        !row.is_clear()
+            && self.table == row.table
+            && (!named(CLEAR_KEY) || self.key == row.key)
+            && (!named(CLEAR_NAMESPACE) || self.namespace == row.namespace)
+    }
+
+    fn row_key(&self) -> RowKey<'a> {
+        let Self { table, key, namespace, sub, .. } = *self;
+        if !self.is_clear() {
+            return RowKey::data(table, key, namespace, sub);
+        }
+        let named = |part, bit: u8| (self.clear & bit != 0).then_some(part);
+        RowKey { table, key: named(key, CLEAR_KEY), namespace: named(namespace, CLEAR_NAMESPACE), sub: None }
     }
 
     /// Returns the place of a stored row of data.
@@ -52,6 +127,7 @@ impl<'a> Place<'a> {
             namespace: namespace.unwrap_or_default(),
             sub: sub.unwrap_or_default(),
             routing: row.columns.routing,
+            clear: 0,
         }
     }
 
@@ -61,7 +137,32 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn same_row(&self, other: &Place<'_>) -> bool {
-        self.table == other.table && self.key == other.key && self.namespace == other.namespace && self.sub == other.sub
+        self.table == other.table
+            && self.key == other.key
+            && self.namespace == other.namespace
+            && self.sub == other.sub
+            && self.clear == other.clear
+    }
+}
+
+/// What a record's value is, beside its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Mark {
+    pub(super) version: u32,
+    pub(super) stamp: Option<Timestamp>,
+    /// Whether it is an operand, else the whole value.
+    pub(super) operand: bool,
+    /// The number of pieces of the row's value that stand before it, in records of their own.
+    pub(super) ordinal: u32,
+}
+
+impl Mark {
+    /// The mark of bytes of a table without rules.
+    pub(super) const PLAIN: Self = Self { version: FIRST_VERSION, stamp: None, operand: false, ordinal: 0 };
+
+    /// Returns the mark of a whole value.
+    pub(super) fn whole(version: u32, stamp: Option<Timestamp>) -> Self {
+        Self { version, stamp, ..Self::PLAIN }
     }
 }
 
@@ -75,12 +176,22 @@ pub(super) struct Draft<'a> {
     pub(super) capacity: usize,
     /// Whether the group has an older record of the row.
     pub(super) older: bool,
+    pub(super) mark: Mark,
 }
 
 impl<'a> Draft<'a> {
     /// Returns the draft of a row's first record, without spare bytes.
-    pub(super) fn exact(place: Place<'a>, value: &'a [u8]) -> Self {
-        Self { place, value: Some(value), capacity: value.len(), older: false }
+    pub(super) fn exact(place: Place<'a>, value: &'a [u8], mark: Mark) -> Self {
+        Self { place, value: Some(value), capacity: value.len(), older: false, mark }
+    }
+
+    /// Returns the draft of a tombstone or a clear.
+    pub(super) fn gone(place: Place<'a>, older: bool) -> Self {
+        Self { place, value: None, capacity: 0, older, mark: Mark::PLAIN }
+    }
+
+    fn has_more(&self) -> bool {
+        self.mark != Mark::PLAIN || self.place.is_clear()
     }
 
     fn width_code(&self) -> u8 {
@@ -98,23 +209,39 @@ impl<'a> Draft<'a> {
     /// Returns the length of the record.
     pub(super) fn len(&self) -> usize {
         let varint = |number: usize| usize::BITS.saturating_sub(number.leading_zeros()).div_ceil(7).max(1) as usize;
-        let Place { table, key, namespace, sub, routing } = self.place;
+        let Place { table, key, namespace, sub, routing, .. } = self.place;
         let scope = if self.scoped() { varint(namespace.len()) + varint(sub.len()) } else { 0 };
         let lengths = varint(table.0 as usize) + varint(key.len()) + scope;
         let routing = routing.map_or(0, |_| size_of::<u64>());
-        1 + 2 * (1 << self.width_code()) + lengths + routing + self.place.bytes() + self.capacity
+        let more = if self.has_more() { MORE_BYTES } else { 0 };
+        1 + more + 2 * (1 << self.width_code()) + lengths + routing + self.place.bytes() + self.capacity
+    }
+
+    /// Returns the bytes of the record, for those who change what its parts lie in.
+    pub(super) fn detached(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.len());
+        self.append_to(&mut bytes);
+        bytes
     }
 
     /// Appends the record.
     pub(super) fn append_to(&self, out: &mut Vec<u8>) {
-        let Place { table, key, namespace, sub, routing } = self.place;
+        let Place { table, key, namespace, sub, routing, clear } = self.place;
         let value = self.value.unwrap_or_default();
         let bit = |set: bool, flag: u8| if set { flag } else { 0 };
         let flags = bit(self.value.is_none(), TOMBSTONE)
             | bit(self.older, OLDER)
             | bit(routing.is_some(), ROUTED)
-            | bit(self.scoped(), SCOPED);
+            | bit(self.scoped(), SCOPED)
+            | bit(self.has_more(), MORE);
         out.push(flags | self.width_code() << WIDTH_SHIFT);
+        if self.has_more() {
+            let Mark { version, stamp, operand, ordinal } = self.mark;
+            out.push(clear | bit(operand, OPERAND) | bit(stamp.is_some(), STAMPED));
+            out.extend_from_slice(&stamp.unwrap_or_default().as_millis().to_le_bytes());
+            out.extend_from_slice(&version.to_le_bytes());
+            out.extend_from_slice(&ordinal.to_le_bytes());
+        }
         push_sized(out, value.len(), self.width_code());
         push_sized(out, self.capacity, self.width_code());
         push_varint(out, table.0);
@@ -143,12 +270,14 @@ pub(super) struct Record<'a> {
     pub(super) capacity: usize,
     /// The length of the whole record.
     pub(super) len: usize,
+    pub(super) mark: Mark,
 }
 
 impl<'a> Record<'a> {
     /// Returns the record at the front of `bytes`.
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
         let (&flags, rest) = bytes.split_first()?;
+        let (mark, clear, rest) = if flags & MORE == 0 { (Mark::PLAIN, 0, rest) } else { take_more(rest)? };
         let (length, rest) = take_sized(rest, width_of(flags))?;
         let (capacity, rest) = take_sized(rest, width_of(flags))?;
         let (table, rest) = take_varint(rest)?;
@@ -170,9 +299,9 @@ impl<'a> Record<'a> {
         let (namespace, rest) = rest.split_at_checked(namespace as usize)?;
         let (sub, rest) = rest.split_at_checked(sub as usize)?;
         let (value, rest) = rest.split_at_checked(capacity as usize)?;
-        let place = Place { table: TableId(table), key, namespace, sub, routing };
+        let place = Place { table: TableId(table), key, namespace, sub, routing, clear };
         let len = bytes.len() - rest.len();
-        Some(Self { flags, place, value: value.get(..length as usize)?, capacity: capacity as usize, len })
+        Some(Self { flags, place, value: value.get(..length as usize)?, capacity: capacity as usize, len, mark })
     }
 
     pub(super) fn is_dead(&self) -> bool {
@@ -193,6 +322,12 @@ impl<'a> Record<'a> {
         (!self.is_tombstone()).then_some(self.value)
     }
 
+    /// Returns its value as a piece of the row's, `None` if this is a tombstone.
+    pub(super) fn piece(&self) -> Option<Piece<'a>> {
+        let Mark { version, stamp, .. } = self.mark;
+        self.value().map(|bytes| Piece { bytes, version, stamp })
+    }
+
     /// Returns the bytes of the row that it gives a value: key, namespace, sub-key and value.
     pub(super) fn row_bytes(&self) -> u64 {
         (self.place.bytes() + self.value.len()) as u64
@@ -200,17 +335,33 @@ impl<'a> Record<'a> {
 
     /// Returns the draft of a copy without spare bytes.
     pub(super) fn copy(&self) -> Draft<'a> {
-        Draft { place: self.place, value: self.value(), capacity: self.value.len(), older: self.has_older() }
+        let (place, mark) = (self.place, self.mark);
+        Draft { place, value: self.value(), capacity: self.value.len(), older: self.has_older(), mark }
+    }
+
+    /// Returns the bytes of a copy, for those who change what it lies in.
+    pub(super) fn detached(&self) -> Vec<u8> {
+        self.copy().detached()
+    }
+
+    /// Returns whether a value with this mark can be written in its place, if there is room.
+    pub(super) fn takes(&self, mark: &Mark) -> bool {
+        let Mark { version, stamp, operand, ordinal } = *mark;
+        let of = &self.mark;
+        (of.version, of.stamp.is_some(), of.operand, of.ordinal) == (version, stamp.is_some(), operand, ordinal)
     }
 
     /// Returns it as a row of a segment.
     pub(super) fn row(&self) -> Row<'a> {
-        let Place { table, key, namespace, sub, routing } = self.place;
-        Row {
-            key: RowKey::data(table, key, namespace, sub),
-            op: self.value().map_or(Op::Delete, Op::Put),
-            columns: Columns { routing, ..Columns::default() },
-        }
+        let Place { routing, .. } = self.place;
+        let key = self.place.row_key();
+        let (op, columns) = match self.piece() {
+            Some(piece) if self.mark.operand => (Op::Merge(piece.bytes), Columns::of(&piece, routing)),
+            Some(piece) => (Op::Put(piece.bytes), Columns::of(&piece, routing)),
+            None if self.place.is_clear() => (Op::Clear, Columns::default()),
+            None => (Op::Delete, Columns { routing, ..Columns::default() }),
+        };
+        Row { key, op, columns }
     }
 }
 
@@ -222,19 +373,53 @@ pub(super) fn kill(bytes: &mut [u8]) {
 }
 
 /// Gives the record of `len` bytes at the front of `bytes` another value of at most its `capacity`; `None` makes it a
-/// tombstone.
-pub(super) fn rewrite(bytes: &mut [u8], len: usize, capacity: usize, value: Option<&[u8]>) {
-    let Some((flags, rest)) = bytes.split_first_mut() else { return };
-    *flags = if value.is_none() { *flags | TOMBSTONE } else { *flags & !TOMBSTONE };
+/// tombstone. A record that has a stamp gets this one.
+pub(super) fn rewrite(bytes: &mut [u8], len: usize, capacity: usize, value: Option<&[u8]>, stamp: Option<Timestamp>) {
+    if let Some(flags) = bytes.first_mut() {
+        *flags = if value.is_none() { *flags | TOMBSTONE } else { *flags & !TOMBSTONE };
+    }
+    if let (Some(stamp), Some(to)) = (stamp, bytes.get_mut(STAMP_AT..STAMP_AT + size_of::<i64>())) {
+        to.copy_from_slice(&stamp.as_millis().to_le_bytes());
+    }
     let value = value.unwrap_or_default();
-    let width = width_of(*flags);
-    // Lengths are little-endian: the low bytes are the ones that a narrow field has.
-    let length = u32::try_from(value.len()).unwrap_or(u32::MAX).to_le_bytes();
-    rest.iter_mut().zip(length).take(width).for_each(|(to, from)| *to = from);
-    let start = len - 1 - capacity;
-    if let Some(to) = rest.get_mut(start..start + value.len()) {
+    set_length(bytes, value.len());
+    let start = len - capacity;
+    if let Some(to) = bytes.get_mut(start..start + value.len()) {
         to.copy_from_slice(value);
     }
+}
+
+/// Puts `more` behind the value, of `length` bytes now, of the record of `len` bytes at the front of `bytes`.
+pub(super) fn extend(bytes: &mut [u8], len: usize, capacity: usize, length: usize, more: &[u8]) {
+    set_length(bytes, length + more.len());
+    let start = len - capacity + length;
+    if let Some(to) = bytes.get_mut(start..start + more.len()) {
+        to.copy_from_slice(more);
+    }
+}
+
+/// Sets the length of the value. Lengths are little-endian: the low bytes are the ones that a narrow field has.
+fn set_length(bytes: &mut [u8], length: usize) {
+    let Some((&flags, rest)) = bytes.split_first() else { return };
+    let start = 1 + if flags & MORE == 0 { 0 } else { MORE_BYTES };
+    debug_assert!(rest.len() >= start, "a record has its header");
+    let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
+    let fields = bytes.iter_mut().skip(start);
+    fields.zip(length).take(width_of(flags)).for_each(|(to, from)| *to = from);
+}
+
+fn take_more(bytes: &[u8]) -> Option<(Mark, u8, &[u8])> {
+    let (&more, rest) = bytes.split_first()?;
+    let (stamp, rest) = rest.split_first_chunk()?;
+    let (version, rest) = rest.split_first_chunk()?;
+    let (ordinal, rest) = rest.split_first_chunk()?;
+    let mark = Mark {
+        version: u32::from_le_bytes(*version),
+        stamp: (more & STAMPED != 0).then(|| Timestamp::from_millis(i64::from_le_bytes(*stamp))),
+        operand: more & OPERAND != 0,
+        ordinal: u32::from_le_bytes(*ordinal),
+    };
+    Some((mark, more & (CLEAR | CLEAR_KEY | CLEAR_NAMESPACE), rest))
 }
 
 fn width_of(flags: u8) -> usize {
@@ -305,10 +490,13 @@ mod tests {
             (table, key, namespace, sub) in (any::<u32>(), bytes(300), bytes(40), bytes(40)),
             (routing, older) in (any::<Option<u64>>(), any::<bool>()),
             (value, spare) in (proptest::option::of(bytes(70_000)), 0usize..300),
+            (version, stamp, operand, ordinal) in (1u32..3, any::<Option<i64>>(), any::<bool>(), 0u32..2),
         ) {
-            let place = Place { table: TableId(table), key: &key, namespace: &namespace, sub: &sub, routing };
+            let place = Place { table: TableId(table), key: &key, namespace: &namespace, sub: &sub, routing, clear: 0 };
             let capacity = value.as_ref().map_or(0, Vec::len) + spare;
-            let draft = Draft { place, value: value.as_deref(), capacity, older };
+            let stamp = stamp.map(Timestamp::from_millis);
+            let mark = Mark { version, stamp, operand, ordinal };
+            let draft = Draft { place, value: value.as_deref(), capacity, older, mark };
             let mut out = vec![];
             draft.append_to(&mut out);
             prop_assert_eq!(out.len(), draft.len());
@@ -316,12 +504,16 @@ mod tests {
             let record = Record::parse(&out).unwrap();
             prop_assert!(record.place.same_row(&place) && record.place.routing == routing);
             prop_assert_eq!((record.value(), record.capacity, record.len), (value.as_deref(), capacity, draft.len()));
-            prop_assert_eq!((record.has_older(), record.is_dead()), (older, false));
+            prop_assert_eq!((record.has_older(), record.is_dead(), record.mark), (older, false, mark));
 
-            let (len, other) = (record.len, vec![7; spare]);
-            rewrite(&mut out, len, capacity, Some(&other));
-            prop_assert_eq!(Record::parse(&out).unwrap().value(), Some(other.as_slice()));
-            rewrite(&mut out, len, capacity, None);
+            let (len, other) = (record.len, vec![7; spare / 2]);
+            let later = stamp.map(|_| Timestamp::from_millis(77));
+            rewrite(&mut out, len, capacity, Some(&other), later);
+            extend(&mut out, len, capacity, spare / 2, &vec![8; spare / 2]);
+            let record = Record::parse(&out).unwrap();
+            let expected = [vec![7; spare / 2], vec![8; spare / 2]].concat();
+            prop_assert_eq!((record.value(), record.mark), (Some(expected.as_slice()), Mark { stamp: later, ..mark }));
+            rewrite(&mut out, len, capacity, None, later);
             kill(&mut out);
             let record = Record::parse(&out).unwrap();
             prop_assert!(record.place.same_row(&place) && record.value().is_none() && record.is_dead());
@@ -331,13 +523,14 @@ mod tests {
 
     #[test]
     fn rows_that_differ_in_one_part_are_not_the_same() {
-        let place = Place { table: TableId(3), key: b"k", namespace: b"n", sub: b"s", routing: None };
+        let place = Place { table: TableId(3), key: b"k", namespace: b"n", sub: b"s", routing: None, clear: 0 };
         assert!(place.same_row(&Place { routing: Some(1), ..place }));
         for other in [
             Place { table: TableId(4), ..place },
             Place { key: b"", ..place },
             Place { namespace: b"", ..place },
             Place { sub: b"", ..place },
+            Place { clear: CLEAR | CLEAR_KEY, ..place },
         ] {
             assert!(!place.same_row(&other) && !other.same_row(&place));
         }
@@ -345,8 +538,8 @@ mod tests {
 
     #[test]
     fn a_small_row_costs_five_bytes_of_header() {
-        let place = Place { table: TableId(3), key: &[1; 16], namespace: &[], sub: &[], routing: None };
-        let draft = Draft { place, value: Some(&[2; 100]), capacity: 100, older: true };
+        let place = Place { table: TableId(3), key: &[1; 16], namespace: &[], sub: &[], routing: None, clear: 0 };
+        let draft = Draft { older: true, ..Draft::exact(place, &[2; 100], Mark::PLAIN) };
         assert_eq!(draft.len(), 5 + 16 + 100);
     }
 }

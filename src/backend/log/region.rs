@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! frozen: oldest region, ..., newest region      shared with sealed parts, or clean: filled with survivors
-//! tail:   region, ...                            what was written since the last seal
+//! clears, tail: region, ...                      what was written since the last seal
 //! ```
 //!
 //! Invariants:
-//! - only tail records change, and each row has at most one record in the tail that is not dead;
+//! - only tail records change, and each row has at most one whole value in the tail that is not dead;
+//! - the clears of a tail stand before all its rows: what they cover is older, and dead if it lay in that tail;
 //! - going through the frozen regions in order and then the tail, a row's newest record comes last;
 //! - a run's tally is the sum of its regions' tallies, and counts exactly the records that the index points at;
 //! - memory is charged where it is held: a region that a sealed part still shares stays charged.
@@ -16,9 +17,10 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::memory::{Charge, MemoryBudget};
+use crate::time::Timestamp;
 
 use super::index::Address;
-use super::record::{Draft, Record, kill, rewrite};
+use super::record::{Draft, Record, extend, kill, rewrite};
 
 /// The largest size of a region of several records: what one step of cleaning copies at most.
 pub(super) const REGION_BYTES: usize = 64 * 1024;
@@ -95,7 +97,7 @@ impl Tally {
         }
     }
 
-    fn add(&mut self, other: &Self) {
+    pub(super) fn add(&mut self, other: &Self) {
         self.puts += other.puts;
         self.put_bytes += other.put_bytes;
         self.tombstones += other.tombstones;
@@ -123,6 +125,7 @@ impl Tally {
 #[derive(Debug)]
 enum Memory {
     Tail(Chunk),
+    Clears(Chunk),
     /// Survivors of cleaning; nobody shares it yet.
     Clean(Chunk),
     Frozen(Arc<Chunk>),
@@ -140,7 +143,7 @@ pub(super) struct Region {
 impl Region {
     pub(super) fn chunk(&self) -> &Chunk {
         match &self.memory {
-            Memory::Tail(chunk) | Memory::Clean(chunk) => chunk,
+            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => chunk,
             Memory::Frozen(chunk) => chunk,
         }
     }
@@ -148,8 +151,16 @@ impl Region {
     /// Returns the chunk as long as it is not shared.
     fn chunk_mut(&mut self) -> Option<&mut Chunk> {
         match &mut self.memory {
-            Memory::Tail(chunk) | Memory::Clean(chunk) => Some(chunk),
+            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Some(chunk),
             Memory::Frozen(_) => None,
+        }
+    }
+
+    pub(super) fn half(&self) -> Half {
+        match self.memory {
+            Memory::Tail(_) => Half::Tail,
+            Memory::Clears(_) => Half::Clears,
+            Memory::Clean(_) | Memory::Frozen(_) => Half::Frozen,
         }
     }
 
@@ -165,17 +176,19 @@ impl Region {
 
     fn into_frozen(self) -> Self {
         let memory = match self.memory {
-            Memory::Tail(chunk) | Memory::Clean(chunk) => Memory::Frozen(Arc::new(chunk)),
+            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Memory::Frozen(Arc::new(chunk)),
             frozen @ Memory::Frozen(_) => frozen,
         };
         Self { memory, ..self }
     }
 }
 
-/// The two halves of a group's log.
+/// The parts of a group's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Half {
     Tail,
+    /// The clears of the tail, which come before all its rows.
+    Clears,
     Frozen,
 }
 
@@ -191,6 +204,8 @@ pub(super) struct Run {
     pub(super) tally: Tally,
     /// Bytes of regions that the cleaner may go through by now.
     pub(super) credit: u64,
+    /// Bytes of regions that may be looked through for what has expired by now.
+    pub(super) expiry_credit: u64,
 }
 
 /// Where the next record fits.
@@ -209,14 +224,17 @@ pub(super) struct Regions {
     /// Empty slots.
     free: Vec<u32>,
     tail: Run,
+    clears: Run,
     frozen: Run,
+    /// The slot that is looked at next for what has expired.
+    expiry_next: u32,
     budget: MemoryBudget,
 }
 
 impl Regions {
     pub(super) fn new(budget: &MemoryBudget) -> Self {
-        let (tail, frozen) = (Run::default(), Run::default());
-        Self { slots: Vec::new(), free: Vec::new(), tail, frozen, budget: budget.clone() }
+        let [tail, clears, frozen] = Default::default();
+        Self { slots: Vec::new(), free: Vec::new(), tail, clears, frozen, expiry_next: 0, budget: budget.clone() }
     }
 
     pub(super) fn budget(&self) -> &MemoryBudget {
@@ -226,6 +244,7 @@ impl Regions {
     pub(super) fn run(&self, half: Half) -> &Run {
         match half {
             Half::Tail => &self.tail,
+            Half::Clears => &self.clears,
             Half::Frozen => &self.frozen,
         }
     }
@@ -233,6 +252,7 @@ impl Regions {
     pub(super) fn run_mut(&mut self, half: Half) -> &mut Run {
         match half {
             Half::Tail => &mut self.tail,
+            Half::Clears => &mut self.clears,
             Half::Frozen => &mut self.frozen,
         }
     }
@@ -246,15 +266,12 @@ impl Regions {
     }
 
     pub(super) fn record(&self, address: Address) -> Option<Record<'_>> {
-        self.region(address.region)?.chunk().record(address.offset)
+        self.region(address.region)?.chunk().record(address.offset())
     }
 
     /// Returns which half a record lies in.
     pub(super) fn half(&self, address: Address) -> Half {
-        match self.region(address.region) {
-            Some(Region { memory: Memory::Tail(_), .. }) => Half::Tail,
-            _ => Half::Frozen,
-        }
+        self.region(address.region).map_or(Half::Frozen, Region::half)
     }
 
     /// Returns how many bytes more it would hold after appending a record of `len` bytes.
@@ -299,6 +316,7 @@ impl Regions {
         let held_bytes = chunk.held_bytes();
         let memory = match half {
             Half::Tail => Memory::Tail(chunk),
+            Half::Clears => Memory::Clears(chunk),
             Half::Frozen => Memory::Clean(chunk),
         };
         let region = Some(Region { memory, records: 0, tally: Tally::default() });
@@ -345,17 +363,26 @@ impl Regions {
             }
         }
         self.run_mut(half).tally.add(&tally);
-        Address { region: id, offset }
+        Address::new(id, offset)
     }
 
     /// Gives a tail record another value of at most its capacity; `None` makes it a tombstone.
-    pub(super) fn rewrite(&mut self, address: Address, value: Option<&[u8]>) {
+    pub(super) fn rewrite(&mut self, address: Address, value: Option<&[u8]>, stamp: Option<Timestamp>) {
         let Some(record) = self.record(address) else { return };
         let (len, capacity, tombstone) = (record.len, record.capacity, record.is_tombstone());
         if let Some(bytes) = self.tail_bytes(address) {
-            rewrite(bytes, len, capacity, value);
+            rewrite(bytes, len, capacity, value, stamp);
         }
         self.count_again(address, &Tally::of(tombstone, len), &Tally::of(value.is_none(), len));
+    }
+
+    /// Puts `more` behind the value of a tail record that has room for it.
+    pub(super) fn extend(&mut self, address: Address, more: &[u8]) {
+        let Some(record) = self.record(address) else { return };
+        let (len, capacity, length) = (record.len, record.capacity, record.value().map_or(0, <[u8]>::len));
+        if let Some(bytes) = self.tail_bytes(address) {
+            extend(bytes, len, capacity, length, more);
+        }
     }
 
     /// Notes that the index no longer points at a record, because of a newer one or, in the tail, a removal.
@@ -370,8 +397,8 @@ impl Regions {
 
     fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
         match &mut self.region_mut(address.region)?.memory {
-            Memory::Tail(chunk) => chunk.bytes.get_mut(address.offset as usize..),
-            Memory::Clean(_) | Memory::Frozen(_) => None,
+            Memory::Tail(chunk) => chunk.bytes.get_mut(address.offset() as usize..),
+            Memory::Clears(_) | Memory::Clean(_) | Memory::Frozen(_) => None,
         }
     }
 
@@ -388,8 +415,8 @@ impl Regions {
 
     /// Freezes the tail and hands each of its regions to `visit`. Regions without a use are dropped.
     pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
-        let tail = std::mem::take(&mut self.tail);
-        for id in tail.order {
+        let (clears, tail) = (std::mem::take(&mut self.clears), std::mem::take(&mut self.tail));
+        for id in clears.order.into_iter().chain(tail.order) {
             let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
             if region.tally.records() == 0 {
                 self.free.push(id);
@@ -442,6 +469,23 @@ impl Regions {
     #[cfg(test)]
     pub(super) fn ids(&self) -> (usize, usize) {
         (self.slots.len(), self.free.len())
+    }
+
+    /// Returns how many slots there are, free ones too.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Returns the slot whose turn it is to be looked at for what has expired: all take turns.
+    pub(super) fn next_to_expire(&mut self) -> u32 {
+        let next = self.expiry_next;
+        self.expiry_next = if (next as usize) + 1 < self.slots.len() { next + 1 } else { 0 };
+        next
+    }
+
+    /// Gives a slot its turn again.
+    pub(super) fn retry_expiry(&mut self, slot: u32) {
+        self.expiry_next = slot;
     }
 
     /// Makes the id of a region that is gone free again.

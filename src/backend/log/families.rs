@@ -1,0 +1,171 @@
+//! Which rows a key has in a namespace, so that its map can be gone through without touching other keys.
+//!
+//! Invariants:
+//! - a row with a sub-key and a value is a member of the family of its table, key and namespace, and nothing else is;
+//! - families know rows by hash or by sub-key, never by address: they change only when a row is born or dies.
+
+use hashbrown::HashTable;
+
+use super::index::spread;
+use super::record::Place;
+use super::subs::Subs;
+use crate::memory::{Charge, MemoryBudget};
+
+#[derive(Debug)]
+struct Family {
+    hash: u32,
+    /// Table, length of the key, key and namespace.
+    identity: Box<[u8]>,
+    members: Members,
+}
+
+/// The rows of a family.
+#[derive(Debug)]
+pub(super) enum Members {
+    /// By the rows' hashes, which may repeat.
+    Hashed(HashTable<u32>),
+    /// By their sub-keys.
+    Sorted(Subs),
+}
+
+impl Members {
+    fn new(ordered: bool) -> Self {
+        if ordered { Self::Sorted(Subs::default()) } else { Self::Hashed(HashTable::new()) }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Hashed(hashes) => hashes.is_empty(),
+            Self::Sorted(subs) => subs.is_empty(),
+        }
+    }
+
+    fn held_bytes(&self) -> usize {
+        match self {
+            Self::Hashed(hashes) => hashes.allocation_size(),
+            Self::Sorted(subs) => subs.held_bytes(),
+        }
+    }
+
+    fn insert(&mut self, row_hash: u32, sub: &[u8]) {
+        match self {
+            Self::Hashed(hashes) => drop(hashes.insert_unique(spread(row_hash), row_hash, |hash| spread(*hash))),
+            Self::Sorted(subs) => subs.insert(sub),
+        }
+    }
+
+    fn remove(&mut self, row_hash: u32, sub: &[u8]) {
+        match self {
+            Self::Hashed(hashes) => {
+                if let Ok(entry) = hashes.find_entry(spread(row_hash), |hash| *hash == row_hash) {
+                    entry.remove();
+                }
+                if hashes.len() < hashes.capacity() / 8 {
+                    hashes.shrink_to(hashes.len() * 2, |hash| spread(*hash));
+                }
+            }
+            Self::Sorted(subs) => subs.remove(sub),
+        }
+    }
+}
+
+/// The families of one group.
+#[derive(Debug)]
+pub(super) struct Families {
+    table: HashTable<Family>,
+    members_bytes: usize,
+    charge: Charge,
+}
+
+impl Families {
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        Self { table: HashTable::new(), members_bytes: 0, charge: budget.charge(0) }
+    }
+
+    /// Returns the bytes of memory that they hold.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Returns the members of the family of `place`, whatever its sub-key.
+    pub(super) fn members(&self, hash: u32, place: &Place<'_>) -> Option<&Members> {
+        let found = self.table.find(spread(hash), |family| family.hash == hash && is_of(&family.identity, place));
+        found.map(|family| &family.members)
+    }
+
+    /// Adds a row that was born.
+    ///
+    /// * `hash`: of the row's place without its sub-key; `row_hash`: of its place.
+    pub(super) fn insert(&mut self, hash: u32, place: &Place<'_>, row_hash: u32, ordered: bool) {
+        self.change(hash, place, Some(ordered), |members| members.insert(row_hash, place.sub));
+    }
+
+    /// Removes a row that died.
+    pub(super) fn remove(&mut self, hash: u32, place: &Place<'_>, row_hash: u32) {
+        self.change(hash, place, None, |members| members.remove(row_hash, place.sub));
+    }
+
+    /// Replaces the members of a family by themselves, in order.
+    pub(super) fn order(&mut self, hash: u32, place: &Place<'_>, subs: &[Box<[u8]>]) {
+        self.change(hash, place, None, |members| {
+            let mut sorted = Subs::default();
+            subs.iter().for_each(|sub| sorted.insert(sub));
+            *members = Members::Sorted(sorted);
+        });
+    }
+
+    /// Returns table, key and namespace of the families that are not in order.
+    pub(super) fn unordered(&self) -> Vec<Box<[u8]>> {
+        let unordered = |family: &&Family| matches!(family.members, Members::Hashed(_));
+        self.table.iter().filter(unordered).map(|family| family.identity.clone()).collect()
+    }
+
+    /// Changes a family, which is made if `make` says of which kind, and goes when it is empty.
+    fn change(&mut self, hash: u32, place: &Place<'_>, make: Option<bool>, change: impl FnOnce(&mut Members)) {
+        let is_it = |family: &Family| family.hash == hash && is_of(&family.identity, place);
+        let bucket = self.table.find_bucket_index(spread(hash), is_it);
+        let bucket = match (bucket, make) {
+            (Some(bucket), _) => bucket,
+            (None, None) => return,
+            (None, Some(ordered)) => {
+                let family = Family { hash, identity: identity(place), members: Members::new(ordered) };
+                self.members_bytes += family.identity.len();
+                let _new = self.table.insert_unique(spread(hash), family, |family| spread(family.hash));
+                let Some(bucket) = self.table.find_bucket_index(spread(hash), is_it) else { return };
+                bucket
+            }
+        };
+        let Some(family) = self.table.get_bucket_mut(bucket) else { return };
+        let before = family.members.held_bytes();
+        change(&mut family.members);
+        self.members_bytes = self.members_bytes + family.members.held_bytes() - before;
+        if family.members.is_empty() {
+            self.members_bytes -= family.members.held_bytes() + family.identity.len();
+            if let Ok(entry) = self.table.get_bucket_entry(bucket) {
+                entry.remove();
+            }
+            if self.table.len() < self.table.capacity() / 8 {
+                self.table.shrink_to(self.table.len() * 2, |family| spread(family.hash));
+            }
+        }
+        self.charge.resize((self.members_bytes + self.table.allocation_size()) as u64);
+    }
+}
+
+/// Returns what [`place_of`] makes a place of.
+fn identity(place: &Place<'_>) -> Box<[u8]> {
+    let length = u16::try_from(place.key.len()).unwrap_or(u16::MAX).to_le_bytes();
+    [&place.table.0.to_le_bytes()[..], &length, place.key, place.namespace].concat().into()
+}
+
+fn is_of(identity: &[u8], place: &Place<'_>) -> bool {
+    place_of(identity).is_some_and(|of| of.same_family(place))
+}
+
+/// Returns the place, without a sub-key, of a family.
+pub(super) fn place_of(identity: &[u8]) -> Option<Place<'_>> {
+    let (table, rest) = identity.split_first_chunk()?;
+    let (length, rest) = rest.split_first_chunk()?;
+    let (key, namespace) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+    Some(Place::without_sub(u32::from_le_bytes(*table), key, namespace))
+}
