@@ -1,4 +1,5 @@
-//! The log and the overlay, at any parallelism, against an ordered map: random writes, seals with several parts per
+//! The log and the overlay, at any parallelism, against an ordered map: random writes, operands and clears, with rows that
+//! expire, seals with several parts per
 //! epoch and random bases, settling out of a pipeline, crashes, restores and rescales.
 //!
 //! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen it beyond the fixed default.
@@ -8,12 +9,12 @@ mod world;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use world::{Action, GROUPS, Length, Place, Step, World};
+use world::{Action, GROUPS, Length, Place, Step, TABLES, World};
 
 /// A small pool of places is hit again and again, a large one fills the state.
 fn places() -> impl Strategy<Value = Place> {
     let key = prop_oneof![3 => 0u16..12, 2 => 0u16..2000];
-    (0u32..3, key, 0u8..3, 0u8..3).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
+    (0u32..TABLES, key, 0u8..3, prop_oneof![4 => 0u8..3, 1 => 3u8..200]).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
 }
 
 fn lengths() -> impl Strategy<Value = Length> {
@@ -25,6 +26,7 @@ fn actions() -> impl Strategy<Value = Action> {
         4 => lengths().prop_map(Action::Put),
         3 => lengths().prop_map(Action::Append),
         1 => Just(Action::Keep),
+        6 => lengths().prop_map(Action::Merge),
         3 => Just(Action::Delete),
         2 => Just(Action::UpdateDelete),
     ]
@@ -35,6 +37,9 @@ fn steps() -> impl Strategy<Value = Step> {
         40 => (places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
         6 => (places(), 0u16..300, 0usize..200).prop_map(|(place, count, length)| Step::Fill(place, count, Length(length))),
         3 => (places(), 0u16..400).prop_map(|(place, count)| Step::Clear(place, count)),
+        4 => (places(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
+        4 => (places(), any::<[u8; 2]>()).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
+        4 => (0u16..60).prop_map(Step::Tick),
         8 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
         4 => (0u64..4, any::<bool>()).prop_map(|(age, commit)| Step::Settle { age, commit }),
         1 => (1u32..=8).prop_map(Step::Crash),

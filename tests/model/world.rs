@@ -1,19 +1,80 @@
 //! A job's keyed state three times: in log backends, in overlay backends, in a map.
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::sync::Arc;
+
 
 use alluvium::backend::conformance::{History, PARTITIONER, RowId, contents};
-use alluvium::backend::{Change, LogBackend, Outcome, OverlayBackend, RowRef, StateBackend, Write};
+use alluvium::Result;
+use alluvium::backend::{
+    Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, SubRange, Write,
+};
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, Fold, RowBatch, RowSource, Rules};
+use alluvium::segment::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl};
 use alluvium::time::Timestamp;
 
 /// The number of key groups: more than subtasks at times, fewer than keys.
 pub(crate) const GROUPS: u16 = 11;
 
-const TABLES: [TableId; 3] = [TableId(0), TableId(1), TableId(2)];
+/// Tables by what their rows mean: see [`rules`].
+pub(crate) const TABLES: u32 = 7;
+
+const ORDERED: u32 = 1;
+const LIST: u32 = 3;
+const SUM: u32 = 4;
+const LIST_EXPIRES: u32 = 5;
+const VALUE_EXPIRES: u32 = 6;
+
+/// How long rows live.
+const LIFE: i64 = 100;
+
+/// Adds wrapping bytes, of values that may differ in length.
+#[derive(Debug)]
+struct Sum;
+
+impl MergeOperator for Sum {
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        out.extend((0..older.len().max(newer.len())).map(|i| {
+            let byte = |of: &[u8]| of.get(i).copied().unwrap_or(0);
+            byte(older).wrapping_add(byte(newer))
+        }));
+        Ok(())
+    }
+}
+
+fn rules(table: u32) -> Option<TableRules> {
+    let ttl = |on_read| Some(Ttl { millis: LIFE.unsigned_abs(), on_read, ..Ttl::default() });
+    let plain = TableRules::default();
+    Some(match table {
+        ORDERED => TableRules { ordered: true, ..plain },
+        LIST => TableRules { merge: Some(Arc::new(Append)), ..plain },
+        SUM => TableRules { merge: Some(Arc::new(Sum)), ..plain },
+        LIST_EXPIRES => TableRules { merge: Some(Arc::new(Append)), ttl: ttl(false), ..plain },
+        VALUE_EXPIRES => TableRules { ttl: ttl(true), ..plain },
+        _ => return None,
+    })
+}
+
+/// Returns the rules of all tables at a time.
+fn all_rules(clock: i64) -> Rules {
+    let mut all = Rules::none();
+    for table in 0..TABLES {
+        rules(table).into_iter().for_each(|rules| all.define(TableId(table), rules));
+    }
+    all.advance(Timestamp::MIN, Timestamp::from_millis(clock));
+    all
+}
+
+/// A row's value, in pieces with their stamps.
+type Pieces = Vec<(Vec<u8>, i64)>;
+
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Place {
@@ -35,6 +96,7 @@ pub(crate) enum Action {
     Keep,
     Delete,
     UpdateDelete,
+    Merge(Length),
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +106,12 @@ pub(crate) enum Step {
     Fill(Place, u16, Length),
     /// Deletes a range of keys.
     Clear(Place, u16),
+    /// Clears a key, a key's namespace, or a namespace.
+    ClearScope(Place, u8),
+    /// Goes through the rows of a key with sub-keys between these bounds.
+    ScanKey(Place, [u8; 2]),
+    /// Lets time pass.
+    Tick(u16),
     /// Ends a part, and perhaps the epoch; groups of `bases` by bit.
     Seal {
         next_epoch: bool,
@@ -63,14 +131,54 @@ pub(crate) enum Step {
 /// The subtasks of one kind of backend, and what they sealed.
 struct Job<B> {
     make: fn(KeyGroupSet) -> B,
+    clock: i64,
     subtasks: Vec<B>,
     history: History,
 }
 
 impl<B: StateBackend> Job<B> {
     fn new(make: fn(KeyGroupSet) -> B, parallelism: u32) -> Self {
-        let subtasks = (0..parallelism).map(|i| make(range(parallelism, i))).collect();
-        Self { make, subtasks, history: History::default() }
+        let mut job = Self { make, clock: 0, subtasks: Vec::new(), history: History::default() };
+        job.subtasks = (0..parallelism).map(|i| job.start(range(parallelism, i))).collect();
+        job
+    }
+
+    /// Returns a backend that knows the tables and the time.
+    fn start(&self, groups: KeyGroupSet) -> B {
+        let mut backend = (self.make)(groups);
+        for table in 0..TABLES {
+            rules(table).into_iter().for_each(|rules| backend.define(TableId(table), rules));
+        }
+        backend.advance(Timestamp::MIN, Timestamp::from_millis(self.clock));
+        backend
+    }
+
+    fn tick(&mut self, clock: i64) {
+        self.clock = clock;
+        for backend in &mut self.subtasks {
+            // A clock that goes back changes nothing.
+            backend.advance(Timestamp::MIN, Timestamp::from_millis(clock));
+            backend.advance(Timestamp::MIN, Timestamp::from_millis(clock - 50));
+        }
+    }
+
+    fn clear(&mut self, table: TableId, scope: Scope<'_>) {
+        self.owner(scope.group()).clear(table, scope).unwrap();
+    }
+
+    /// Returns sub-keys and values of a key's rows as they are visited.
+    fn scan_key(&mut self, row: RowRef<'_>, range: SubRange<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let mut found = Vec::new();
+        let visit = |entry: Entry<'_>| {
+            assert_eq!((entry.key, entry.namespace), (row.key.bytes, row.namespace));
+            found.push((entry.sub.to_vec(), entry.value.to_vec()));
+            true
+        };
+        self.owner(row.key.group).scan_key(row.table, row.key, row.namespace, range, visit).unwrap();
+        if row.table.0 != ORDERED {
+            found.sort_unstable();
+        }
+        found
     }
 
     fn owner(&mut self, group: KeyGroup) -> &mut B {
@@ -83,6 +191,10 @@ impl<B: StateBackend> Job<B> {
         match action {
             Action::Put(length) => backend.write(row, Write::Put(&value(length, None))).unwrap(),
             Action::Delete => backend.write(row, Write::Delete).unwrap(),
+            Action::Merge(length) => {
+                let merged = backend.write(row, Write::Merge(&value(length, None)));
+                assert_eq!(merged.is_ok(), merges(row.table));
+            }
             Action::Append(_) | Action::Keep | Action::UpdateDelete => {
                 let update = |stored: Option<&[u8]>, scratch: &mut Vec<u8>| match action {
                     Action::Append(length) => {
@@ -99,8 +211,8 @@ impl<B: StateBackend> Job<B> {
     }
 
     fn seal(&mut self, epoch: u64, part: u32, bases: u16) -> u64 {
-        let at = Timestamp::default();
-        let cut = Cut { epoch: Epoch(epoch), part: Part(part), event_time: at, processing_time: at };
+        let processing_time = Timestamp::from_millis(self.clock);
+        let cut = Cut { epoch: Epoch(epoch), part: Part(part), event_time: Timestamp::MIN, processing_time };
         let mut dirty_rows = 0;
         for backend in &mut self.subtasks {
             let wanted = backend.groups().iter().filter(|group| bases >> group.0 & 1 == 1).collect();
@@ -120,7 +232,7 @@ impl<B: StateBackend> Job<B> {
     fn crash(&mut self, parallelism: u32) {
         self.subtasks.clear();
         for i in 0..parallelism {
-            let mut backend = (self.make)(KeyGroupSet::empty());
+            let mut backend = self.start(KeyGroupSet::empty());
             backend.load(&self.history, &range(parallelism, i)).unwrap();
             self.subtasks.push(backend);
         }
@@ -128,7 +240,10 @@ impl<B: StateBackend> Job<B> {
 
     /// Each subtask gives up the groups that it loses and loads the ones that it gains.
     fn rescale(&mut self, parallelism: u32) {
-        self.subtasks.resize_with(parallelism as usize, || (self.make)(KeyGroupSet::empty()));
+        self.subtasks.truncate(parallelism as usize);
+        while self.subtasks.len() < parallelism as usize {
+            self.subtasks.push(self.start(KeyGroupSet::empty()));
+        }
         for (i, backend) in (0..).zip(&mut self.subtasks) {
             let wanted = range(parallelism, i);
             let owned = backend.groups().clone();
@@ -140,10 +255,17 @@ impl<B: StateBackend> Job<B> {
     fn contents(&mut self) -> BTreeMap<RowId, Vec<u8>> {
         let mut all = BTreeMap::new();
         for backend in &mut self.subtasks {
-            let rows = contents(backend, &TABLES).unwrap();
+            let tables: Vec<_> = (0..TABLES).map(TableId).collect();
+            let rows = contents(backend, &tables).unwrap();
             let bytes = |(id, value): (&RowId, &Vec<u8>)| (id.2.len() + id.3.len() + id.4.len() + value.len()) as u64;
             let stats = backend.stats();
-            assert_eq!((stats.rows, stats.live_bytes), (rows.len() as u64, rows.iter().map(bytes).sum()));
+            let (rows_seen, bytes_seen) = (rows.len() as u64, rows.iter().map(bytes).sum::<u64>());
+            if self.clock == 0 {
+                assert_eq!((stats.rows, stats.live_bytes), (rows_seen, bytes_seen));
+            } else {
+                // What has expired counts until it is cleaned.
+                assert!(stats.rows >= rows_seen && stats.live_bytes >= bytes_seen);
+            }
             all.extend(rows);
         }
         all
@@ -154,9 +276,10 @@ impl<B: StateBackend> Job<B> {
 pub(crate) struct World {
     log: Job<LogBackend>,
     overlay: Job<OverlayBackend>,
-    model: BTreeMap<RowId, Vec<u8>>,
+    clock: i64,
+    model: BTreeMap<RowId, Pieces>,
     /// The model at the last seal: what a crash goes back to.
-    sealed: BTreeMap<RowId, Vec<u8>>,
+    sealed: BTreeMap<RowId, Pieces>,
     epoch: u64,
     part: u32,
     /// Epochs that the living backends sealed.
@@ -171,6 +294,7 @@ impl World {
         Self {
             log: Job::new(|groups| LogBackend::new(groups, PARTITIONER, budget()), parallelism),
             overlay: Job::new(|groups| OverlayBackend::new(groups, budget()), parallelism),
+            clock: 0,
             model: BTreeMap::new(),
             sealed: BTreeMap::new(),
             epoch: 1,
@@ -188,6 +312,13 @@ impl World {
             }
             Step::Clear(place, count) => {
                 (0..count).for_each(|i| self.write(Place { key: place.key + i, ..place }, Action::Delete));
+            }
+            Step::ClearScope(place, scope) => self.clear(place, scope),
+            Step::ScanKey(place, bounds) => self.scan_key(place, bounds),
+            Step::Tick(millis) => {
+                self.clock += i64::from(millis);
+                self.log.tick(self.clock);
+                self.overlay.tick(self.clock);
             }
             Step::Seal { next_epoch, bases } => self.seal(next_epoch, bases),
             Step::Settle { age, commit } => {
@@ -216,27 +347,75 @@ impl World {
     }
 
     fn write(&mut self, place: Place, action: Action) {
-        let key = place.key.to_string();
-        // Some rows carry a hash that an engine handed in.
-        let located = PARTITIONER.locate(key.as_bytes(), 0, GROUPS);
-        let key =
-            CurrentKey { routing: (place.key.is_multiple_of(5)).then_some(u64::from(place.key) << 40), ..located };
-        let namespace = [b'n'; 2].split_at(usize::from(place.namespace)).0.to_vec();
-        let sub = [b's'; 2].split_at(usize::from(place.sub)).0.to_vec();
-        let row = RowRef { table: TableId(place.table), key: &key, namespace: &namespace, sub: &sub };
-        let id = (key.group, row.table, key.bytes.to_vec(), namespace.clone(), sub.clone());
+        let owned = OwnedRow::of(place);
+        let key = owned.key();
+        let (row, id) = (owned.row(&key), owned.id());
+        let old = self.visible(&id);
+        let now = self.clock;
         match action {
-            Action::Put(length) => drop(self.model.insert(id.clone(), value(length, None))),
+            Action::Put(length) => drop(self.model.insert(id.clone(), vec![(value(length, None), now)])),
             Action::Append(length) => {
-                let grown = value(length, self.model.get(&id).map(Vec::as_slice));
-                self.model.insert(id.clone(), grown);
+                let grown = value(length, old.as_deref());
+                self.model.insert(id.clone(), vec![(grown, now)]);
             }
             Action::Keep => {}
+            Action::Merge(_) if !merges(row.table) => {}
+            Action::Merge(length) if row.table.0 == SUM => {
+                let mut sum = Vec::new();
+                Sum.merge(&old.unwrap_or_default(), &value(length, None), &mut sum).unwrap();
+                self.model.insert(id.clone(), vec![(sum, now)]);
+            }
+            Action::Merge(length) => self.model.entry(id.clone()).or_default().push((value(length, None), now)),
             Action::Delete | Action::UpdateDelete => drop(self.model.remove(&id)),
         }
-        let expected = self.model.get(&id);
-        assert_eq!(self.log.act(row, action).as_ref(), expected);
-        assert_eq!(self.overlay.act(row, action).as_ref(), expected);
+        let expected = self.visible(&id);
+        if row.table.0 == VALUE_EXPIRES && expected.is_some() {
+            // It is read right now.
+            self.model.entry(id).and_modify(|pieces| pieces[0].1 = now);
+        }
+        assert_eq!(self.log.act(row, action), expected);
+        assert_eq!(self.overlay.act(row, action), expected);
+    }
+
+    /// Returns what a row reads as now.
+    fn visible(&self, id: &RowId) -> Option<Vec<u8>> {
+        let expires = [LIST_EXPIRES, VALUE_EXPIRES].contains(&id.1.0);
+        let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + LIFE > self.clock);
+        let living: Vec<_> = pieces.map(|(bytes, _)| bytes.as_slice()).collect();
+        (!living.is_empty()).then(|| living.concat())
+    }
+
+    fn clear(&mut self, place: Place, scope: u8) {
+        let owned = OwnedRow::of(place);
+        let key = owned.key();
+        let row = owned.row(&key);
+        let scope = match scope {
+            0 => Scope::Key(row.key),
+            1 => Scope::KeyNamespace(row.key, row.namespace),
+            _ => Scope::Namespace(row.key.group, row.namespace),
+        };
+        let named = scope.place(row.table);
+        self.model.retain(|(group, table, key, namespace, _), _| {
+            *table != row.table
+                || *group != row.key.group
+                || named.key.is_some_and(|named| named != key)
+                || named.namespace.is_some_and(|named| named != namespace)
+        });
+        self.log.clear(row.table, scope);
+        self.overlay.clear(row.table, scope);
+    }
+
+    fn scan_key(&mut self, place: Place, bounds: [u8; 2]) {
+        let owned = OwnedRow::of(place);
+        let key = owned.key();
+        let row = owned.row(&key);
+        let [first, last] = bounds.map(|bound| vec![b's'; usize::from(bound)]);
+        let range = (Bound::Included(first.as_slice()), Bound::Excluded(last.as_slice()));
+        let (from, to) = (owned.with_sub(&first), owned.with_sub(&last));
+        let ids: Vec<_> = if from < to { self.model.range(from..to).map(|(id, _)| id.clone()).collect() } else { vec![] };
+        let expected: Vec<_> = ids.iter().filter_map(|id| Some((id.4.clone(), self.visible(id)?))).collect();
+        assert_eq!(self.log.scan_key(row, range), expected);
+        assert_eq!(self.overlay.scan_key(row, range), expected);
     }
 
     fn seal(&mut self, next_epoch: bool, bases: u16) {
@@ -251,13 +430,61 @@ impl World {
         if next_epoch {
             (self.epoch, self.part) = (self.epoch + 1, 0);
         }
-        compare_restores(&self.log.history, &self.overlay.history);
+        compare_restores(&self.log.history, &self.overlay.history, self.clock);
     }
 
     fn compare(&mut self) {
-        assert_eq!(self.log.contents(), self.model);
-        assert_eq!(self.overlay.contents(), self.model);
+        let expected: BTreeMap<_, _> =
+            self.model.keys().filter_map(|id| Some((id.clone(), self.visible(id)?))).collect();
+        assert_eq!(self.log.contents(), expected);
+        assert_eq!(self.overlay.contents(), expected);
     }
+}
+
+/// A place, encoded and located.
+struct OwnedRow {
+    table: TableId,
+    number: u16,
+    key: String,
+    namespace: Vec<u8>,
+    sub: Vec<u8>,
+}
+
+impl OwnedRow {
+    fn of(place: Place) -> Self {
+        let repeated = |byte: u8, times: u8| vec![byte; usize::from(times)];
+        Self {
+            table: TableId(place.table),
+            number: place.key,
+            key: place.key.to_string(),
+            namespace: repeated(b'n', place.namespace),
+            sub: repeated(b's', place.sub),
+        }
+    }
+
+    fn key(&self) -> CurrentKey<'_> {
+        let located = PARTITIONER.locate(self.key.as_bytes(), 0, GROUPS);
+        // Some rows carry a hash that an engine handed in.
+        let routing = self.number.is_multiple_of(5).then_some(u64::from(self.number) << 40);
+        CurrentKey { routing, ..located }
+    }
+
+    fn row<'a>(&'a self, key: &'a CurrentKey<'a>) -> RowRef<'a> {
+        RowRef { table: self.table, key, namespace: &self.namespace, sub: &self.sub }
+    }
+
+    fn id(&self) -> RowId {
+        self.with_sub(&self.sub)
+    }
+
+    fn with_sub(&self, sub: &[u8]) -> RowId {
+        let key = self.key.as_bytes().to_vec();
+        (self.key().group, self.table, key, self.namespace.clone(), sub.to_vec())
+    }
+}
+
+fn merges(table: TableId) -> bool {
+    [LIST, SUM, LIST_EXPIRES].contains(&table.0)
 }
 
 fn range(parallelism: u32, subtask: u32) -> KeyGroupSet {
@@ -273,13 +500,14 @@ fn value(length: Length, before: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Compares what a restore would read, routing hashes included.
-fn compare_restores(left: &History, right: &History) {
+fn compare_restores(left: &History, right: &History, clock: i64) {
+    let rules = all_rules(clock);
     let mut batches = [RowBatch::new(), RowBatch::new()];
     for group in (0..GROUPS).map(KeyGroup) {
         for (batch, history) in batches.iter_mut().zip([left, right]) {
             batch.clear();
             history.append_group(group, batch).unwrap();
-            batch.fold(Fold::Base, &Rules::none()).unwrap();
+            batch.fold(Fold::Base, &rules).unwrap();
         }
         let [left, right] = &batches;
         assert!(left.iter().eq(right.iter()), "group {group}");
