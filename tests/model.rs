@@ -14,7 +14,8 @@ use world::{Action, GROUPS, Length, Place, Step, TABLES, World};
 /// A small pool of places is hit again and again, a large one fills the state.
 fn places() -> impl Strategy<Value = Place> {
     let key = prop_oneof![3 => 0u16..12, 2 => 0u16..2000];
-    (0u32..TABLES, key, 0u8..3, prop_oneof![4 => 0u8..3, 1 => 3u8..200]).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
+    (0u32..TABLES, key, 0u8..3, prop_oneof![4 => 0u8..3, 1 => 3u8..200])
+        .prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
 }
 
 fn lengths() -> impl Strategy<Value = Length> {

@@ -95,7 +95,9 @@ impl Group {
         frozen.expiry_credit = (frozen.expiry_credit + churn).min(frozen.held_bytes);
         for _ in 0..self.regions.slots() {
             let next = self.regions.next_to_expire();
-            let Some(region) = self.regions.region(next).filter(|region| region.half() == Half::Frozen) else { continue };
+            let Some(region) = self.regions.region(next).filter(|region| region.half() == Half::Frozen) else {
+                continue;
+            };
             let frozen = self.regions.run(Half::Frozen);
             let Some(rest) = frozen.expiry_credit.checked_sub(region.chunk().held_bytes()) else {
                 self.regions.retry_expiry(next);

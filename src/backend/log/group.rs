@@ -59,7 +59,12 @@ impl Group {
     }
 
     /// Returns a group of the rows of a folded batch, as a clean log that is not part of the next delta.
-    pub(super) fn load(batch: &RowBatch, rules: &Rules, partitioner: Partitioner, budget: &MemoryBudget) -> Result<Self> {
+    pub(super) fn load(
+        batch: &RowBatch,
+        rules: &Rules,
+        partitioner: Partitioner,
+        budget: &MemoryBudget,
+    ) -> Result<Self> {
         let mut group = Self::new(partitioner, budget);
         let mut drafts = Vec::with_capacity(batch.len());
         for row in batch.iter() {
@@ -224,7 +229,14 @@ impl Group {
     }
 
     /// Returns what the operand makes of a row's value.
-    fn merged(&self, hash: u32, newest: &Record<'_>, operand: &[u8], rules: &Rules, table: &TableRules) -> Result<Vec<u8>> {
+    fn merged(
+        &self,
+        hash: u32,
+        newest: &Record<'_>,
+        operand: &[u8],
+        rules: &Rules,
+        table: &TableRules,
+    ) -> Result<Vec<u8>> {
         let (version, stamp) = rules.mark(newest.place.table);
         let mut pieces = self.pieces(hash, newest);
         pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });

@@ -141,7 +141,9 @@ impl Group {
         for identity in families.unordered() {
             let Some(row) = place_of(&identity).filter(|place| place.table == table) else { continue };
             let hash = self.hash(&row);
-            let Some(members) = self.families.as_ref().and_then(|families| families.members(hash, &row)) else { continue };
+            let Some(members) = self.families.as_ref().and_then(|families| families.members(hash, &row)) else {
+                continue;
+            };
             let rows = self.member_rows(&row, members);
             let sub = |&(_, address): &(u32, Address)| Some(Box::from(self.regions.record(address)?.place.sub));
             let subs: Vec<Box<[u8]>> = rows.iter().filter_map(sub).collect();
@@ -182,9 +184,9 @@ impl Group {
         if scope.names_key_and_namespace() {
             let row = Place::without_sub(scope.table.0, scope.key, scope.namespace);
             let family = self.hash(&row);
-            let plain = self.find(family, &row).filter(|found| {
-                self.regions.record(found.address).is_some_and(|record| !record.is_tombstone())
-            });
+            let plain = self
+                .find(family, &row)
+                .filter(|found| self.regions.record(found.address).is_some_and(|record| !record.is_tombstone()));
             let members = self.families.as_ref().and_then(|families| families.members(family, &row));
             let members = members.map(|members| self.member_rows(&row, members)).unwrap_or_default();
             return plain.map(|found| (family, found.address)).into_iter().chain(members).collect();

@@ -20,8 +20,8 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
+use crate::segment::TableRules;
 use crate::segment::{Cut, Fold, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind};
-use crate::segment::{TableRules, Ttl};
 use crate::time::Timestamp;
 
 use self::layer::{Layer, Layers, Slot};
@@ -268,8 +268,9 @@ impl StateBackend for OverlayBackend {
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.locate(&row)?;
         let found = self.current(row.table)?;
-        let renews = |ttl: Ttl| ttl.on_read;
-        if found && self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(renews) {
+        let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
+        let stamp = self.pieces(&self.place).last().and_then(|piece| piece.stamp);
+        if found && renews && stamp != self.rules.mark(row.table).1 {
             let value = std::mem::take(&mut self.value);
             self.set(row.table, row.key.routing, Some(&value))?;
             self.value = value;
