@@ -6,7 +6,7 @@
 //! | [`OperatorState::union_list`] | a list of which every subtask restores all parts | each gets all items of all |
 //! | [`OperatorState::broadcast`] | a map that is the same in every subtask, of rules, say | each gets that of subtask 0 |
 //!
-//! It is meant to be small: each barrier writes it as a whole, and so does each checkpoint.
+//! It is meant to be small: each checkpoint uploads it as a whole, and no memory budget is charged for it.
 //!
 //! Invariants:
 //! - restored state is never lost: what is not declared again travels on;
