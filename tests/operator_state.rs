@@ -243,11 +243,12 @@ async fn a_checkpoint_after_an_abort_has_all_of_it() -> Result<()> {
     let epoch = running.barrier()?;
     assert_eq!(running.job.wait(epoch).await?, None);
     gate.set(Door::Open);
-    lists[1].add(running.tasks[1].operator_state(), &10_000)?;
+    lists[0].add(running.tasks[0].operator_state(), &10_000)?;
+    lists[1].add(running.tasks[1].operator_state(), &10_001)?;
     running.checkpoint().await?;
     let mut running = Running::open(&gate, 1).await?;
     let lists = running.lists("list")?;
-    assert_eq!(running.items(&lists)?, [(0..=10_000).collect::<Vec<u64>>()]);
+    assert_eq!(running.items(&lists)?, [(0..=10_001).collect::<Vec<u64>>()]);
     Ok(())
 }
 
