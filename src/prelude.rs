@@ -5,6 +5,7 @@ pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{Codec, Fixed, Ordered, Raw, Serde, Utf8};
 pub use crate::id::{Epoch, ManifestId, OperatorId, Seq, Subtask};
+pub use crate::job::{BroadcastState, OperatorList, OperatorState};
 pub use crate::job::{Job, JobBuilder, JobSettings, OperatorSpec, Progress, Seat, Strategy, Task};
 pub use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 pub use crate::manifest::{Opaque, OpaqueRole, Redistribution};

@@ -192,13 +192,14 @@ fn opaque(name: &str, redistribution: Redistribution, content: Vec<u8>, item_off
     Opaque { role: OpaqueRole::Source, name: name.into(), redistribution, channel: None, item_offsets, content }
 }
 
-/// Takes a checkpoint with opaques: a position, a list and one that is too large for a manifest.
+/// Takes a checkpoint with opaques: a position, two lists and one that is too large for a manifest.
 async fn checkpoint_with_opaques(job: &mut Counting) -> Result<()> {
     let epoch = job.barrier_with(|at| {
         let at = u8::try_from(at).unwrap();
         vec![
             opaque("position", Redistribution::None, vec![at], vec![]),
             opaque("list", Redistribution::Split, vec![at, at + 10, at + 20], vec![0, 1, 2]),
+            opaque("union", Redistribution::Union, vec![at], vec![]),
             opaque("large", Redistribution::Broadcast, vec![7; 50_000], vec![]),
         ]
     })?;
@@ -221,7 +222,7 @@ async fn inspects_tables_groups_segments_and_opaques() -> Result<()> {
     assert_eq!((table.groups.len(), operator.chains.len()), (128, 128));
     let longest = operator.chains.iter().max().copied().unwrap();
     assert!((2..=5).contains(&longest), "{longest} segments for a group after five increments");
-    assert_eq!(inspection.opaques.len(), 9);
+    assert_eq!(inspection.opaques.len(), 12);
     assert!(inspection.opaques.iter().all(|(.., opaque)| matches!(opaque.content, OpaqueContent::Inline(_))));
     assert!(inspection.objects.iter().all(|object| object.used_bytes <= object.bytes));
     assert!(inspection.restore.exact);
@@ -327,14 +328,16 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
         let restored = open(&target, None).await?.manifest;
         assert_eq!(restored.operators[0].parallelism, parallelism.unwrap_or(3));
         assert_eq!((restored.kind, restored.epoch), (ManifestKind::Checkpoint, checkpoint.manifest.epoch));
-        let mut items: Vec<u8> = Vec::new();
+        let (mut items, mut union) = (Vec::<u8>::new(), Vec::<u8>::new());
         for subtask in restored.operators[0].inline_subtasks()? {
             let of = |name: &str| subtask.opaques.iter().filter(|o| o.name == name).collect::<Vec<_>>();
             of("list").iter().for_each(|list| items.extend(list.items().unwrap().concat()));
+            of("union").iter().for_each(|list| union.extend(list.items().unwrap().concat()));
             assert_eq!(of("large")[0].items()?.concat(), vec![7; 50_000]);
         }
         items.sort_unstable();
         assert_eq!(items, [0, 1, 2, 10, 11, 12, 20, 21, 22]);
+        assert_eq!(union, [0, 1, 2], "each once in all, so that the next restore does not find it more often");
         let from = RestoreFrom::Newest;
         Counting::open(&other.objects(), 2, JobSettings::default(), from, job.expected.clone()).await?;
     }

@@ -8,6 +8,7 @@
 //! subtask; a seat restored into a backend is a [`Task`], which its engine moves to wherever records are processed.
 
 mod driver;
+mod operator_state;
 mod task;
 
 use std::collections::BTreeMap;
@@ -37,6 +38,7 @@ use crate::store::Store;
 
 use driver::{Driver, Message, State};
 
+pub use operator_state::{BroadcastState, OperatorList, OperatorState};
 pub use task::{Seat, Task};
 
 /// Name and version that manifests carry as their writer.
@@ -257,7 +259,8 @@ impl JobBuilder {
         let mut chains = BTreeMap::new();
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
-            for (plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+            for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
                 let chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
                 let chain = Arc::new(Mutex::new(chain));
                 let (settlement, settled) = mpsc::unbounded_channel();
@@ -266,6 +269,7 @@ impl JobBuilder {
                 seats.push(Seat {
                     operator: operator.id,
                     share: plan,
+                    operator_state,
                     tables,
                     key: operator.key.clone(),
                     partitioner,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::driver::Message;
+use super::operator_state::OperatorState;
 use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
@@ -28,6 +29,8 @@ use crate::time::Timestamp;
 pub struct Seat {
     pub(super) operator: OperatorId,
     pub(super) share: Share,
+    /// The opaques that carry operator state; `share` has the others.
+    pub(super) operator_state: Vec<Opaque>,
     pub(super) tables: Vec<TableSchema>,
     pub(super) key: Schema,
     pub(super) partitioner: Partitioner,
@@ -67,7 +70,7 @@ impl Seat {
         self.share.watermark
     }
 
-    /// Returns its part of what travelled beside keyed state.
+    /// Returns its part of what travelled beside keyed state, without operator state, which its task will have.
     #[must_use]
     pub fn opaques(&self) -> &[Opaque] {
         &self.share.opaques
@@ -91,12 +94,13 @@ impl Seat {
     /// be processed.
     ///
     /// # Errors
-    /// `Corrupt` or `Version` from the rows; `Limit` if they do not fit the memory budget.
+    /// `Corrupt` or `Version` from the rows or the operator state; `Limit` if the rows do not fit the memory budget.
     pub fn start<B: StateBackend>(
         self,
         rows: &dyn RowSource,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
+        let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let mut backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         backend.load(rows, &self.share.groups)?;
         let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.key, self.tables);
@@ -105,6 +109,7 @@ impl Seat {
             subtask: self.share.subtask,
             owned: self.share.groups,
             state,
+            operator_state,
             runtime: self.runtime,
             link: self.link,
             chain: self.chain,
@@ -135,6 +140,7 @@ pub struct Task<B> {
     subtask: Subtask,
     owned: KeyGroupSet,
     state: KeyedState<B>,
+    operator_state: OperatorState,
     runtime: SharedRuntime,
     link: Link,
     chain: SharedChain,
@@ -163,17 +169,31 @@ impl<B: StateBackend> Task<B> {
         &mut self.state
     }
 
+    /// Returns its operator state.
+    #[must_use]
+    pub fn operator_state(&mut self) -> &mut OperatorState {
+        &mut self.operator_state
+    }
+
+    /// Returns keyed and operator state, for code that needs both at a time.
+    #[must_use]
+    pub fn states(&mut self) -> (&mut KeyedState<B>, &mut OperatorState) {
+        (&mut self.state, &mut self.operator_state)
+    }
+
     /// Ends `epoch` here: freezes its state and lets the background take it from there. `opaques` travel in the
-    /// same checkpoint: source positions, operator state, in-flight data, prepared sinks.
+    /// same checkpoint, as operator state does: source positions, in-flight data, prepared sinks.
     ///
     /// # Errors
-    /// What the job failed with (`Fenced`, say), if it has; `Usage` if the epoch does not follow the last.
+    /// What the job failed with (`Fenced`, say), if it has; `Usage` if the epoch does not follow the last, or an
+    /// opaque of role `Operator` has a name that starts with `operator-state:`.
     ///
     /// # Cost
-    /// Independent of the state's size (see [`StateBackend::seal`]).
+    /// Independent of the keyed state's size (see [`StateBackend::seal`]); a copy of the operator states that changed.
     pub fn barrier(&mut self, epoch: Epoch, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
         self.link.shared.check()?;
         self.settle()?;
+        let opaques = self.operator_state.add_to(opaques)?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
             Strategy::Full => self.owned.clone(),

@@ -297,7 +297,7 @@ pub enum OpaqueRole {
 pub enum Redistribution {
     /// It stays with the subtask of the same index; subtask 0 if that is gone.
     None = 1,
-    /// Its items are dealt out evenly.
+    /// Its items are dealt out in turn; at the same parallelism they stay where they are.
     Split = 2,
     /// Every subtask gets all items.
     Union = 3,

@@ -50,11 +50,17 @@ impl OperatorPlan {
         let mut shares: Vec<_> = (0..parallelism)
             .map(|index| Share::of(Subtask(index), subtask_range(max, parallelism, index).into(), &old))
             .collect();
+        let same = old.len() == shares.len();
+        let mut lists = Vec::new();
         for subtask in &old {
             for opaque in &subtask.opaques {
-                deal(subtask.subtask, opaque, &mut shares)?;
+                match opaque.redistribution {
+                    Redistribution::Split if !same => lists.push(opaque),
+                    _ => deal(subtask.subtask, opaque, &mut shares),
+                }
             }
         }
+        deal_items(lists, &mut shares)?;
         let tables = found.map(|operator| operator.tables.clone()).unwrap_or_default();
         Ok(Self { id: operator, tables, shares })
     }
@@ -87,29 +93,41 @@ impl Share {
     }
 }
 
-/// Deals one opaque of the old subtask `from` out to the new subtasks.
-fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) -> Result<()> {
+/// Deals one opaque of the old subtask `from` out to the new subtasks, as a whole.
+fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
     let count = shares.len();
-    let mut give = |index: usize, opaque: Opaque| {
+    let mut give = |index: usize| {
         if let Some(share) = shares.get_mut(index) {
-            share.opaques.push(opaque);
+            share.opaques.push(opaque.clone());
         }
     };
     match opaque.redistribution {
-        Redistribution::None => {
+        // Lists are split only where the number of subtasks changes.
+        Redistribution::None | Redistribution::Split => {
             let same = from.0 as usize;
-            give(if same < count { same } else { 0 }, opaque.clone());
+            give(if same < count { same } else { 0 });
         }
-        Redistribution::ByChannel => give(opaque.channel.unwrap_or(0) as usize % count.max(1), opaque.clone()),
+        Redistribution::ByChannel => give(opaque.channel.unwrap_or(0) as usize % count.max(1)),
         Redistribution::Broadcast if from.0 > 0 => {}
-        Redistribution::Broadcast | Redistribution::Union => (0..count).for_each(|index| give(index, opaque.clone())),
-        Redistribution::Split => {
-            let items = opaque.items()?;
-            // Old subtask `i`'s items start where the others' would end, so that leftovers spread.
-            for (at, item) in items.into_iter().enumerate() {
-                let single = Opaque { item_offsets: vec![0], content: OpaqueContent::Inline(item), ..opaque.clone() };
-                give((from.0 as usize + at) % count.max(1), single);
+        Redistribution::Broadcast | Redistribution::Union => (0..count).for_each(give),
+    }
+}
+
+/// Deals the items of lists out in turn, so that neither the items of one list nor the leftovers of many pile up.
+///
+/// * `lists`: by old subtask.
+fn deal_items(mut lists: Vec<&Opaque>, shares: &mut [Share]) -> Result<()> {
+    // Stable: the parts of one list stay in the order of the old subtasks.
+    lists.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+    let count = shares.len().max(1);
+    let mut next = 0;
+    for list in lists {
+        for item in list.items()? {
+            let single = Opaque { item_offsets: vec![0], content: OpaqueContent::Inline(item), ..list.clone() };
+            if let Some(share) = shares.get_mut(next) {
+                share.opaques.push(single);
             }
+            next = (next + 1) % count;
         }
     }
     Ok(())
@@ -165,21 +183,38 @@ mod tests {
         Opaque { role: OpaqueRole::Operator, name: "x".into(), redistribution, channel: Some(4), item_offsets, content }
     }
 
-    /// Deals `opaque` of subtask 2 out to three subtasks and prints what each got.
-    fn dealt(opaque: &Opaque) -> Vec<String> {
-        let mut shares = vec![share(0), share(1), share(2)];
-        deal(Subtask(2), opaque, &mut shares).unwrap();
+    /// Prints what each share has got.
+    fn print(shares: &[Share]) -> Vec<String> {
         let print = |opaque: &Opaque| String::from_utf8(opaque.items().unwrap().concat()).unwrap();
         shares.iter().map(|share| share.opaques.iter().map(print).collect::<Vec<_>>().join("|")).collect()
     }
 
+    /// Deals an opaque of subtask 2 out to three subtasks.
+    fn dealt(redistribution: Redistribution) -> Vec<String> {
+        let mut shares = vec![share(0), share(1), share(2)];
+        deal(Subtask(2), &opaque(redistribution, b"a", vec![]), &mut shares);
+        print(&shares)
+    }
+
     #[test]
     fn opaques_are_dealt_by_their_redistribution() {
-        assert_eq!(dealt(&opaque(Redistribution::None, b"a", vec![])), ["", "", "a"]);
-        assert_eq!(dealt(&opaque(Redistribution::Union, b"a", vec![])), ["a", "a", "a"]);
-        assert_eq!(dealt(&opaque(Redistribution::Broadcast, b"a", vec![])), ["", "", ""]);
-        assert_eq!(dealt(&opaque(Redistribution::ByChannel, b"a", vec![])), ["", "a", ""]);
-        assert_eq!(dealt(&opaque(Redistribution::Split, b"abcdef", vec![0, 1, 3, 3])), ["bc", "", "a|def"]);
+        assert_eq!(dealt(Redistribution::None), ["", "", "a"]);
+        assert_eq!(dealt(Redistribution::Split), ["", "", "a"], "not split: the parallelism is the same");
+        assert_eq!(dealt(Redistribution::Union), ["a", "a", "a"]);
+        assert_eq!(dealt(Redistribution::Broadcast), ["", "", ""]);
+        assert_eq!(dealt(Redistribution::ByChannel), ["", "a", ""]);
+    }
+
+    #[test]
+    fn items_are_dealt_in_turn_list_by_list() {
+        let list = |name: &str, content, offsets| Opaque {
+            name: name.into(),
+            ..opaque(Redistribution::Split, content, offsets)
+        };
+        let mut shares = vec![share(0), share(1), share(2)];
+        let parts = [list("x", b"abcd", vec![0, 1, 3, 3]), list("w", b"e", vec![]), list("x", b"f", vec![])];
+        deal_items(parts.iter().collect(), &mut shares).unwrap();
+        assert_eq!(print(&shares), ["e|", "a|d", "bc|f"]);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::{OperatorPlan, Share};
 use crate::manifest::{
     DurabilityLevel, INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent,
-    OperatorManifest, SubtaskEntry, SubtaskManifest,
+    OperatorManifest, Redistribution, SubtaskEntry, SubtaskManifest,
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
 use crate::runtime::run_blocking;
@@ -108,7 +108,7 @@ impl<'a> Packs<'a> {
         share: Share,
         wanted: &KeyGroupSet,
     ) -> Result<SubtaskManifest> {
-        let Share { subtask, groups, watermark, segments, opaques } = share;
+        let Share { subtask, groups, watermark, segments, mut opaques } = share;
         let rows = read::fetch(from, &narrowed(&segments, wanted)).await?;
         let part = SealedPart { kind: SegmentKind::Base, groups: groups.clone(), rows, rules: Rules::none() };
         let runtime = Arc::clone(self.to.runtime());
@@ -118,6 +118,10 @@ impl<'a> Packs<'a> {
         let mut segments = Vec::new();
         if encoded.records > 0 {
             segments.push(self.add(id, &encoded).await?);
+        }
+        if subtask.0 > 0 {
+            // Every subtask was dealt all items: a copy in each would multiply them at the next restore.
+            opaques.retain(|opaque| opaque.redistribution != Redistribution::Union);
         }
         let mut opaques = joined(opaques)?;
         for opaque in &mut opaques {
