@@ -6,12 +6,17 @@ use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
 use super::clean::BOUND_BYTES;
+use super::index::Address;
+use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
+use crate::segment::Append;
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);
+const LIST: TableId = TableId(2);
+const MAP: TableId = TableId(3);
 const P: Partitioner = Partitioner::Range { seed: 11 };
 const MIB: u64 = 1 << 20;
 
@@ -26,7 +31,9 @@ struct World {
 impl World {
     fn new(groups: u16, limit_bytes: u64) -> Self {
         let budget = MemoryBudget::new(limit_bytes);
-        let backend = LogBackend::new(KeyGroupSet::all(groups), P, budget.clone());
+        let mut backend = LogBackend::new(KeyGroupSet::all(groups), P, budget.clone());
+        backend.define(LIST, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
+        backend.define(MAP, TableRules { ordered: true, ..TableRules::default() });
         Self { backend, budget, groups, epoch: 0 }
     }
 
@@ -34,6 +41,27 @@ impl World {
         let bytes = key.to_le_bytes();
         let key = P.locate(&bytes, 0, self.groups);
         self.backend.write(RowRef { table: T, key: &key, namespace: &[], sub: &[] }, write)
+    }
+
+    /// Adds to a list.
+    fn add(&mut self, key: u32, length: usize) {
+        self.with_row(LIST, key, b"", |backend, row| backend.write(row, Write::Merge(&vec![2; length]))).unwrap();
+    }
+
+    fn clear(&mut self, table: TableId, key: u32) {
+        self.with_row(table, key, b"", |backend, row| backend.clear(table, Scope::KeyNamespace(row.key, &[]))).unwrap();
+    }
+
+    fn with_row<R>(
+        &mut self,
+        table: TableId,
+        key: u32,
+        sub: &[u8],
+        f: impl FnOnce(&mut LogBackend, RowRef<'_>) -> Result<R>,
+    ) -> Result<R> {
+        let bytes = key.to_le_bytes();
+        let key = P.locate(&bytes, 0, self.groups);
+        f(&mut self.backend, RowRef { table, key: &key, namespace: &[], sub })
     }
 
     fn put(&mut self, key: u32, length: usize) {
@@ -65,7 +93,7 @@ impl World {
             let mut held = group.index.held_bytes();
             let mut regions = BTreeSet::new();
             let mut kept = 0;
-            for half in [Half::Tail, Half::Frozen] {
+            for half in [Half::Tail, Half::Clears, Half::Frozen] {
                 let run = group.regions.run(half);
                 let of = |id: &u32| group.regions.region(*id).unwrap();
                 assert!(run.order.iter().all(|id| regions.insert(*id)), "a region stands once");
@@ -77,18 +105,30 @@ impl World {
                 assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
                 kept += run.tally.records();
                 held += run.held_bytes;
-                fullest = fullest.max(run.held_bytes as f64 / (4 * run.tally.bytes() + BOUND_BYTES) as f64);
+                if half != Half::Clears {
+                    fullest = fullest.max(run.held_bytes as f64 / (4 * run.tally.bytes() + BOUND_BYTES) as f64);
+                }
             }
             let (ids, free) = group.regions.ids();
             assert_eq!(ids - free, regions.len(), "no id is lost");
             assert_eq!(kept, group.index.addresses().count() as u64, "tallies count what the index points at");
-            let records = group.index.addresses().map(|address| group.regions.record(address).unwrap());
-            let live: Vec<_> = records.inspect(|record| assert!(!record.is_dead())).collect();
-            let places: BTreeSet<_> = live.iter().map(|record| (record.place.table, record.place.key)).collect();
-            assert_eq!(places.len(), live.len(), "a row has one entry");
-            let rows = live.iter().filter(|record| !record.is_tombstone());
+            let families = group.families.as_ref().map_or(0, |families| families.held_bytes());
+            let entries: Vec<_> = group.index.addresses().collect();
+            let record = |address: &Address| group.regions.record(*address).unwrap();
+            assert!(entries.iter().all(|address| !record(address).is_dead()));
+            let newest: Vec<_> = entries.iter().filter(|address| !address.is_link()).map(record).collect();
+            let place = |record: &Record<'_>| {
+                let Place { table, key, sub, .. } = record.place;
+                (table, key.to_vec(), sub.to_vec(), record.place.is_clear())
+            };
+            let places: BTreeSet<_> = newest.iter().map(place).collect();
+            assert_eq!(places.len(), newest.len(), "a row has one entry");
+            let rows = newest.iter().filter(|record| !record.is_tombstone());
             assert_eq!(group.rows, rows.clone().count() as u64);
-            assert_eq!(group.live_bytes, rows.map(|record| record.row_bytes()).sum::<u64>());
+            let links = entries.iter().filter(|address| address.is_link()).map(record);
+            let older: u64 = links.map(|record| record.value().unwrap().len() as u64).sum();
+            assert_eq!(group.live_bytes, older + rows.map(|record| record.row_bytes()).sum::<u64>());
+            held += families;
             assert!(group.held_bytes() - held <= 512, "a group's own size");
         }
         assert!(fullest <= 1.0, "{fullest}");
@@ -113,6 +153,79 @@ fn the_first_touch_copies_and_the_next_ones_write_in_place() {
     let sealed = world.seal(&none());
     world.put(1, 50);
     assert_eq!((sealed.dirty_rows, world.backend.stats().dirty_rows, world.read(1)), (1, 1, Some(50)));
+    world.check();
+}
+
+/// Returns the rows of the next delta.
+fn delta_rows(world: &mut World) -> Vec<(Option<Vec<u8>>, usize)> {
+    let sealed = world.seal(&none());
+    let mut batch = RowBatch::new();
+    for part in &sealed.parts {
+        part.groups.iter().for_each(|group| part.rows.append_group(group, &mut batch).unwrap());
+        batch.fold(Fold::Delta, &part.rules).unwrap();
+    }
+    batch.iter().map(|row| (row.key.sub.map(<[u8]>::to_vec), row.op.payload().len())).collect()
+}
+
+#[test]
+fn a_list_grows_by_what_is_added_whatever_its_length() {
+    let mut world = World::new(1, u64::MAX);
+    (0..10_000).for_each(|_| world.add(7, 100));
+    assert_eq!(delta_rows(&mut world), [(Some(vec![]), 1_000_000)]);
+    for _ in 0..3 {
+        world.add(7, 40);
+        world.add(7, 2);
+        assert_eq!(delta_rows(&mut world), [(Some(vec![]), 42)]);
+    }
+    let length = world.with_row(LIST, 7, b"", |backend, row| backend.read(row, |value| value.map(<[u8]>::len)));
+    assert_eq!(length.unwrap(), Some(1_000_126));
+    // Ten regions and the copies of a growing value, not a copy per element.
+    let held = world.backend.stats().memory_bytes;
+    assert!(held < 4_500_000, "{held}");
+    world.check();
+}
+
+#[test]
+fn clearing_a_map_is_one_row() {
+    let mut world = World::new(1, u64::MAX);
+    let put = |world: &mut World, sub: u32| {
+        world.with_row(MAP, 7, &sub.to_be_bytes(), |backend, row| backend.write(row, Write::Put(b"v"))).unwrap();
+    };
+    (0..100_000).for_each(|sub| put(&mut world, sub));
+    world.clear(MAP, 7);
+    assert_eq!(delta_rows(&mut world), [], "born and gone in one part");
+    (0..100_000).for_each(|sub| put(&mut world, sub));
+    assert_eq!(delta_rows(&mut world).len(), 100_000);
+    put(&mut world, 5);
+    world.clear(MAP, 7);
+    assert_eq!((world.backend.stats().rows, world.backend.stats().live_bytes), (0, 0));
+    assert_eq!(delta_rows(&mut world), [(None, 0)]);
+    put(&mut world, 8);
+    world.clear(MAP, 7);
+    put(&mut world, 9);
+    assert_eq!(delta_rows(&mut world), [(Some(9u32.to_be_bytes().to_vec()), 1)], "nothing lies below any more");
+    world.check();
+}
+
+#[test]
+fn what_expires_is_given_back_as_others_write() {
+    let mut world = World::new(2, u64::MAX);
+    let ttl = Some(crate::segment::Ttl { millis: 1000, ..Default::default() });
+    world.backend.define(T, TableRules { ttl, ..TableRules::default() });
+    world.backend.advance(Timestamp::MIN, Timestamp::from_millis(10_000));
+    (0..20_000).for_each(|key| world.put(key, 100));
+    world.seal(&none());
+    let full = world.backend.stats();
+    world.backend.advance(Timestamp::MIN, Timestamp::from_millis(11_000));
+    assert_eq!(world.read(5), None);
+    // As many bytes again pay for looking at all that was there, and for its memory.
+    for _ in 0..10 {
+        (100_000..103_000).for_each(|key| world.put(key, 100));
+        world.seal(&none());
+    }
+    let left = world.backend.stats();
+    assert_eq!(left.rows, 3_000);
+    assert!(left.memory_bytes < full.memory_bytes / 2, "{left:?} of {full:?}");
     world.check();
 }
 
@@ -296,6 +409,12 @@ enum Step {
     Fill(u32, u32, usize),
     /// Deletes a range of keys.
     Clear(u32, u32),
+    /// Adds to a list, so many times.
+    Add(u32, u32, usize),
+    /// Puts an entry of a map.
+    Map(u32, u32, usize),
+    /// Clears a list and a map.
+    Drop(u32),
     Seal(bool),
 }
 
@@ -305,6 +424,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         6 => (0u32..1000, length.clone()).prop_map(|(key, length)| Step::Put(key, length)),
         3 => (0u32..1000, 0u32..300, 0usize..300).prop_map(|(key, count, length)| Step::Fill(key, count, length)),
         2 => (0u32..1000, 0u32..500).prop_map(|(key, count)| Step::Clear(key, count)),
+        3 => (0u32..20, 1u32..200, length.clone()).prop_map(|(key, count, length)| {
+            Step::Add(key, if length > 1000 { 2 } else { count }, length)
+        }),
+        4 => (0u32..20, 0u32..400, length).prop_map(|(key, sub, length)| Step::Map(key, sub, length)),
+        2 => (0u32..20).prop_map(Step::Drop),
         2 => any::<bool>().prop_map(Step::Seal),
     ];
     proptest::collection::vec(step, 1..120)
@@ -326,6 +450,13 @@ proptest! {
                 Step::Put(key, length) => world.put(key, length),
                 Step::Fill(key, count, length) => (key..key + count).for_each(|key| world.put(key, length)),
                 Step::Clear(key, count) => (key..key + count).for_each(|key| world.delete(key)),
+                Step::Add(key, count, length) => (0..count).for_each(|_| world.add(key, length)),
+                Step::Map(key, sub, length) => {
+                    let value = vec![3; length];
+                    let sub = sub.to_be_bytes();
+                    world.with_row(MAP, key, &sub, |backend, row| backend.write(row, Write::Put(&value))).unwrap();
+                }
+                Step::Drop(key) => [LIST, MAP].into_iter().for_each(|table| world.clear(table, key)),
                 Step::Seal(base) => drop(world.seal(&if base { KeyGroupSet::all(groups) } else { none() })),
             }
             world.check();
