@@ -20,7 +20,7 @@ pub trait Codec<V>: Clone + Debug + Send + Sync + 'static {
     /// Returns the name and version of the type, which checkpoints store.
     fn schema(&self) -> Schema;
 
-    /// Appends the bytes of `value` to `out`.
+    /// Appends the bytes of `value` to `out`. After an error, what was appended is garbage: encoding may fail half way.
     ///
     /// # Errors
     /// `Usage` if the value has no encoding.
@@ -31,6 +31,26 @@ pub trait Codec<V>: Clone + Debug + Send + Sync + 'static {
     /// # Errors
     /// `Corrupt` if there is none.
     fn decode(&self, bytes: &[u8]) -> Result<V>;
+
+    /// Returns the value that exactly `bytes` stand for, which were written under `version` of the type: rows keep the
+    /// version's number if it is not their table's.
+    ///
+    /// # Errors
+    /// As [`Codec::decode`]; `Version` if the codec does not read that version.
+    fn decode_version(&self, version: u32, bytes: &[u8]) -> Result<V> {
+        let Schema { name, version: known } = self.schema();
+        if version == known {
+            return self.decode(bytes);
+        }
+        let error = Error::version("value was stored under another version of its type").with("schema", name);
+        Err(error.with("stored", version).with("known", known))
+    }
+
+    /// Returns whether the codec reads what was written under `schema`, by [`Codec::decode_version`] and the schema's
+    /// version. It always reads its own.
+    fn reads_version(&self, schema: &Schema) -> bool {
+        *schema == self.schema()
+    }
 }
 
 /// Bytes as they are; schema `bytes`.
@@ -230,6 +250,16 @@ mod tests {
             bytes
         });
         assert!(bytes.is_sorted());
+    }
+
+    #[test]
+    fn other_versions_are_refused_by_number_and_by_name() {
+        assert_eq!(Codec::<u8>::decode_version(&Fixed, 1, &[7]).unwrap(), 7);
+        let error = Codec::<u8>::decode_version(&Fixed, 3, &[7]).unwrap_err();
+        let text = "value was stored under another version of its type schema=`u8` stored=`3` known=`1`";
+        assert_eq!((error.kind(), error.message()), (crate::ErrorKind::Version, text));
+        assert!(Utf8.reads_version(&Schema::new("utf8")) && !Utf8.reads_version(&Schema::new("bytes")));
+        assert!(!Utf8.reads_version(&Schema { version: 2, ..Utf8.schema() }));
     }
 
     #[test]
