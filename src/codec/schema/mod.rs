@@ -1,21 +1,7 @@
 //! Schema names as types, and values decoded by them alone, so that offline tools need no user code.
 //!
-//! ```text
-//! name   = unit | bool | bytes | utf8 | fixed | option<part> | list<part> | tuple<part,...>
-//!        | "ordered:" order | "postcard:" expr | opaque
-//! part   = name | name "@" version            version: decimal, not 1
-//! fixed  = u8 | i8 | u16le | i16le | ... | u128le | i128le | f32le | f64le
-//! order  = unit | bool | bytes | utf8 | number | option<opart> | tuple<opart,...> | opaque
-//! opart  = order | order "@" version
-//! number = u8 | i8 | u16 | i16 | ... | u128 | i128 | f32 | f64
-//! expr   = unit | bool | bytes | utf8 | number
-//!        | option<expr> | list<expr> | tuple<expr,...> | struct<field:expr,...> | enum<variant:expr,...>
-//! opaque = "opaque:" foreign                  foreign: a name not of this crate, see below
-//! ```
-//!
-//! A part of a version other than 1 carries it in the name, so that two composed types have one name only if their
-//! parts agree. A part whose name is not of this crate becomes `opaque:` and that name, in which every byte other than
-//! `A-Z a-z 0-9 _ . : / -` is a percent sign and two hexadecimal digits; tools show its bytes.
+//! `docs/format.md` has the grammar of names and the bytes of each. A part of a version other than 1 carries it in the
+//! name of the whole, and a part whose name is not of this crate becomes `opaque:` and that name, escaped.
 //!
 //! Invariants:
 //! - every name that parses is printed as it was; every type that was parsed and printed parses back to itself;

@@ -61,8 +61,10 @@ pub struct Migrating<V, C> {
 /// What was written once, and how to read it now.
 struct Older<V> {
     schema: Schema,
-    decode: Arc<dyn Fn(&[u8]) -> Result<V> + Send + Sync>,
+    decode: Arc<Decode<V>>,
 }
+
+type Decode<V> = dyn Fn(&[u8]) -> Result<V> + Send + Sync;
 
 impl<V: 'static, C: Codec<V>> Migrating<V, C> {
     /// Returns `current`, which reads what it did.
@@ -91,7 +93,7 @@ impl<V: 'static, C: Codec<V>> Migrating<V, C> {
         if self.older.iter().any(|older| older.schema.version == schema.version) {
             return error("old version is read already");
         }
-        let decode = Arc::new(move |bytes: &[u8]| old.decode(bytes).map(&convert));
+        let decode: Arc<Decode<V>> = Arc::new(move |bytes| old.decode(bytes).map(&convert));
         self.older.push(Older { schema, decode });
         Ok(self)
     }

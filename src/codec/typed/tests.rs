@@ -77,6 +77,14 @@ fn serde_types_without_an_expression_have_a_name_and_are_shown_as_bytes() {
     assert_eq!(check(&pair, &(value, 1u8)), "(0x020000,1)");
 }
 
+/// The examples of `docs/format.md`.
+#[test]
+fn examples_are_as_documented() {
+    assert_eq!(encoded(&(Utf8, Fixed), &("ab".to_owned(), 1u16)), b"\x02ab\x01\0");
+    assert_eq!(encoded(&Ordered, &("a\0".to_owned(), true)), b"a\0\xff\0\0\x01");
+    assert_eq!(encoded(&Ordered, &(-1i16, "a\0".to_owned())), b"\x7f\xffa\0");
+}
+
 #[test]
 fn ordered_bytes_sort_as_numbers() {
     let numbers = [i64::MIN, -300, -1, 0, 1, 255, 256, i64::MAX];
