@@ -282,7 +282,7 @@ proptest! {
     #[test]
     fn ordered_values_survive(value in sorted()) {
         let ((bytes, first), pair, last) = &value;
-        let pair = pair.as_ref().map_or("null".into(), |(text, number)| format!("({text},{number})"));
+        let pair = pair.as_ref().map_or_else(|| "null".into(), |(text, number)| format!("({text},{number})"));
         let text = format!("(({},{first}),{pair},{last})", check(&Raw, bytes));
         prop_assert_eq!(check(&Ordered, &value), text);
         let (whole, bytes) = ((value, 0u8), ());
