@@ -11,6 +11,9 @@
 //! | `numRecordsIn` | counter, by the tool | records |
 //! | `alluvium_pause_seconds` | histogram, by the tool | s a subtask stands still at a barrier |
 //! | `alluvium_dirty_rows` | histogram | distinct rows that a subtask touched in an epoch |
+//! | `alluvium_group_dirty_rows` | histogram | the same per key group that has any: its spread is the skew |
+//! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | uses of such a group of late: a count of which each seal takes an eighth |
+//! | `alluvium_group_live_bytes` | histogram | bytes of live rows of such a group |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -49,4 +52,13 @@ pub(crate) fn in_progress(count: usize) {
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 rows")]
 pub(crate) fn dirty_rows(rows: u64) {
     histogram!("alluvium_dirty_rows").record(rows as f64);
+}
+
+/// Notes how busy a key group was.
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 rows, bytes and uses")]
+pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u64) {
+    histogram!("alluvium_group_dirty_rows").record(dirty_rows as f64);
+    histogram!("alluvium_group_reads").record(reads as f64);
+    histogram!("alluvium_group_writes").record(writes as f64);
+    histogram!("alluvium_group_live_bytes").record(live_bytes as f64);
 }

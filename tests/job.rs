@@ -181,6 +181,31 @@ async fn what_an_ended_attempt_left_is_swept_by_the_next() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_tells_which_groups_were_busy() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 3).await;
+    job.add(0..1000)?;
+    job.checkpoint().await?;
+    for _ in 0..5 {
+        job.add(7..8)?;
+    }
+    job.checkpoint().await?;
+    let manifests = manifests(&gate).await;
+    let [.., all, one] = manifests.values().collect::<Vec<_>>()[..] else { panic!("two checkpoints") };
+    let all = all.heat(common::COUNT)?;
+    assert_eq!(all.iter().map(|heat| heat.dirty_rows).sum::<u64>(), 1000);
+    assert_eq!(all.iter().map(|heat| heat.rows).sum::<u64>(), 1000);
+    assert!(all.iter().all(|heat| heat.writes == heat.dirty_rows && heat.live_bytes == 12 * heat.rows));
+    let group = job.job.partitioner().locate(&7u32.to_be_bytes(), 0, 128).group;
+    let before = all.iter().find(|heat| heat.group == group).unwrap();
+    let [now] = one.heat(common::COUNT)?[..] else { panic!("one group was touched") };
+    assert_eq!((now.group, now.dirty_rows, now.rows), (group, 1, before.rows));
+    // An eighth of the writes is forgotten at a barrier.
+    assert!(now.writes >= 5 && now.writes <= 5 + before.writes && now.reads >= 5, "{now:?} after {before:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn any_retained_checkpoint_can_be_restored() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;

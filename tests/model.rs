@@ -20,7 +20,12 @@ fn places() -> impl Strategy<Value = Place> {
 
 /// Rows of few keys, that clears and operands meet again and again.
 fn few() -> impl Strategy<Value = Place> {
-    (0u32..TABLES, 0u16..3, 0u8..2, 0u8..4).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
+    (0u32..TABLES, 0u16..3, 0u8..2, 0u8..4).prop_map(|(table, key, namespace, sub)| Place {
+        table,
+        key,
+        namespace,
+        sub,
+    })
 }
 
 fn lengths() -> impl Strategy<Value = Length> {

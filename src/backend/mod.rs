@@ -9,6 +9,7 @@ mod any;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod cuts;
+mod heat;
 mod log;
 mod overlay;
 mod state;

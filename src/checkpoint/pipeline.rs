@@ -22,7 +22,7 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{self, EncodeOptions, Encoded, SegmentKind, SegmentRef};
+use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
@@ -58,6 +58,7 @@ pub(crate) struct Arrival {
     pub(crate) watermark: Timestamp,
     pub(crate) opaques: Vec<Opaque>,
     pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) heat: Vec<GroupHeat>,
 }
 
 /// A subtask's acknowledgement of a barrier: its state is placed.
@@ -66,6 +67,7 @@ pub(crate) struct Acknowledgement {
     pub(crate) participant: Participant,
     pub(crate) manifest: SubtaskManifest,
     pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) heat: Vec<GroupHeat>,
 }
 
 /// Places the state of this process's subtasks.
@@ -186,9 +188,9 @@ impl Pipeline {
             let Some(Some(segments)) = chain else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
-            let Arrival { owned: groups, watermark, opaques, tables } = arrival;
+            let Arrival { owned: groups, watermark, opaques, tables, heat } = arrival;
             let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques };
-            Ok(Acknowledgement { participant, manifest, tables })
+            Ok(Acknowledgement { participant, manifest, tables, heat })
         };
         arrivals.into_iter().map(manifest).collect()
     }

@@ -20,13 +20,14 @@ use crate::checkpoint::sweep::Collector;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::control::retention::Garbage;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Attempt, Epoch, ObjectId};
+use crate::id::{Attempt, Epoch, ObjectId, OperatorId};
 use crate::manifest::{
-    DurabilityLevel, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry, SubtaskManifest,
-    TableSchema,
+    DurabilityLevel, Extension, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry,
+    SubtaskManifest, TableSchema,
 };
 use crate::metrics;
 use crate::runtime::SharedRuntime;
+use crate::segment::GroupHeat;
 use crate::time::Timestamp;
 
 /// What tasks and the job's owner tell the driver.
@@ -262,7 +263,12 @@ impl Driver {
 
     fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
-        for Acknowledgement { participant, manifest, tables } in acknowledgements {
+        let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
+        for Acknowledgement { participant, manifest, tables, heat: groups } in acknowledgements {
+            for group in &groups {
+                metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
+            }
+            heat.entry(participant.0).or_default().extend(groups);
             if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
                 merge_tables(operator, &tables);
                 operator.subtasks.push(SubtaskEntry::Inline(manifest));
@@ -276,7 +282,7 @@ impl Driver {
             objects,
             level: DurabilityLevel::ObjectStore,
             operators,
-            extensions: Vec::new(),
+            extensions: vec![Extension::heat(heat.into_iter().collect())],
         }
     }
 

@@ -199,12 +199,13 @@ impl<B: StateBackend> Task<B> {
             Strategy::Full => self.owned.clone(),
             Strategy::Incremental => lock(&self.chain).bases_due(self.policy),
         };
-        let sealed = self.state.backend_mut().seal(cut, &bases)?;
+        let mut sealed = self.state.backend_mut().seal(cut, &bases)?;
         metrics::dirty_rows(sealed.dirty_rows);
+        let heat = std::mem::take(&mut sealed.heat);
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
         let tables = self.state.tables().into();
-        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables };
+        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat };
         self.link.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
     }
 

@@ -4,6 +4,7 @@
 
 mod convert;
 mod format;
+mod heat;
 mod proto;
 pub mod rescale;
 mod rules;

@@ -167,6 +167,36 @@ pub(super) struct Schema {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct Heat {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) operators: Vec<OperatorHeat>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperatorHeat {
+    #[prost(uint32, tag = "1")]
+    pub(super) id: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) groups: Vec<GroupHeat>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct GroupHeat {
+    #[prost(uint32, tag = "1")]
+    pub(super) group: u32,
+    #[prost(uint64, tag = "2")]
+    pub(super) rows: u64,
+    #[prost(uint64, tag = "3")]
+    pub(super) live_bytes: u64,
+    #[prost(uint64, tag = "4")]
+    pub(super) dirty_rows: u64,
+    #[prost(uint64, tag = "5")]
+    pub(super) reads: u64,
+    #[prost(uint64, tag = "6")]
+    pub(super) writes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct Ttl {
     #[prost(uint64, tag = "1")]
     pub(super) life_ms: u64,

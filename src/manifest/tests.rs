@@ -81,7 +81,7 @@ fn table(id: u32, name: &str) -> TableSchema {
     }
 }
 
-fn manifest() -> Manifest {
+pub(super) fn manifest() -> Manifest {
     let id = |seq| ManifestId { seq: Seq(seq), put_id: PutId([u8::try_from(seq).unwrap(); 16]) };
     let retained = |seq, kind| Retained { id: id(seq), hash: Hash([9; 16]), kind };
     Manifest {

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
-use crate::segment::SegmentRef;
+use crate::segment::{GroupHeat, SegmentRef};
 use crate::store::Store;
 
 /// How closely to look.
@@ -53,6 +53,8 @@ pub struct OperatorInspection {
     pub segments: Vec<SegmentRef>,
     /// Segments per key group: how many a restore of the group folds.
     pub chains: Vec<usize>,
+    /// How busy the key groups were that changed in this checkpoint's epoch, as far as the manifest tells.
+    pub heat: Vec<GroupHeat>,
 }
 
 /// A table.
@@ -180,6 +182,7 @@ async fn inspect_operator(
         parallelism: operator.parallelism,
         tables: extents.into_iter().map(|(id, extents)| blank(id, extents)).collect(),
         chains: KeyGroupSet::all(manifest.max_parallelism).iter().map(chain).collect(),
+        heat: manifest.heat(operator.id)?,
         segments,
     })
 }

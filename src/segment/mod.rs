@@ -122,6 +122,25 @@ pub struct Sealed {
     pub parts: Vec<SealedPart>,
     /// Distinct rows that changed since the seal before; not those that came and went.
     pub dirty_rows: u64,
+    /// The groups that have such rows, ascending.
+    pub heat: Vec<GroupHeat>,
+}
+
+/// How large and how busy a key group is, at a seal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GroupHeat {
+    /// The group.
+    pub group: KeyGroup,
+    /// Live rows; rows that have expired may count until they are cleaned.
+    pub rows: u64,
+    /// Bytes of live rows: keys, namespaces, sub-keys, values.
+    pub live_bytes: u64,
+    /// Distinct rows that changed since the seal before; not those that came and went.
+    pub dirty_rows: u64,
+    /// Reads of late: a count of which each seal takes an eighth.
+    pub reads: u64,
+    /// Writes of late, the same way.
+    pub writes: u64,
 }
 
 /// The rows of a seal for some groups.

@@ -217,6 +217,7 @@ impl<B: StateBackend> Job<B> {
             let dirty = backend.stats().dirty_rows;
             let sealed = backend.seal(cut, &wanted).unwrap();
             assert_eq!((sealed.dirty_rows, backend.stats().dirty_rows), (dirty, 0));
+            assert_eq!(sealed.heat.iter().map(|heat| heat.dirty_rows).sum::<u64>(), dirty);
             dirty_rows += dirty;
             self.history.add(sealed);
         }

@@ -9,11 +9,12 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::key_group::Partitioner;
+use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
+use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
 use crate::time::Timestamp;
 
+use super::super::heat::Heat;
 use super::super::{budget_spent, check_loadable, check_value, no_operator};
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
@@ -40,6 +41,7 @@ pub(super) struct Group {
     pub(super) live_bytes: u64,
     /// Whether the backend's list of dirty groups has it.
     pub(super) listed: bool,
+    pub(super) heat: Heat,
     partitioner: Partitioner,
     charge: Charge,
 }
@@ -53,6 +55,7 @@ impl Group {
             rows: 0,
             live_bytes: 0,
             listed: false,
+            heat: Heat::default(),
             partitioner,
             charge: budget.charge(size_of::<Self>() as u64),
         }
@@ -364,6 +367,12 @@ impl Group {
         self.regions.freeze(visit);
         self.listed = false;
         dirty_rows
+    }
+
+    /// Returns how large and busy it is at the seal number `seals`, which froze so many rows.
+    pub(super) fn heat(&mut self, group: KeyGroup, dirty_rows: u64, seals: u32) -> GroupHeat {
+        let (reads, writes) = self.heat.at_seal(seals);
+        GroupHeat { group, rows: self.rows, live_bytes: self.live_bytes, dirty_rows, reads, writes }
     }
 
     /// Returns the bytes of memory that it holds, without regions that only sealed parts still need.

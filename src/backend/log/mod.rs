@@ -61,6 +61,8 @@ pub struct LogBackend {
     groups: Vec<Option<Box<Group>>>,
     /// Groups that were written since the last seal, each once.
     dirty: Vec<KeyGroup>,
+    /// Seals so far.
+    seals: u32,
     /// Where the cleaner last stopped that writes call when the budget is spent.
     reclaim_next: usize,
     /// Reused for new values.
@@ -94,6 +96,7 @@ impl LogBackend {
             rules: Rules::none(),
             groups: Vec::new(),
             dirty: Vec::new(),
+            seals: 0,
             reclaim_next: 0,
             scratch: Vec::new(),
             value: Vec::new(),
@@ -138,6 +141,9 @@ impl LogBackend {
 
     /// Calls `f` with the row's value.
     fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        if let Some(Some(group)) = self.groups.get_mut(usize::from(located.id.0)) {
+            group.heat.read();
+        }
         let mut buffer = std::mem::take(&mut self.value);
         let value = match (self.group(located.id), located.found) {
             (Some(group), Some(found)) => group.value(located.hash, found.address, &self.rules, &mut buffer),
@@ -187,8 +193,9 @@ impl LogBackend {
             let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
             change(group, rules, true)?;
         }
-        let listed = self.group_mut(id).map(|(group, _)| std::mem::replace(&mut group.listed, true));
-        if listed == Some(false) {
+        let Some((group, _)) = self.group_mut(id) else { return Ok(()) };
+        group.heat.write();
+        if !std::mem::replace(&mut group.listed, true) {
             self.dirty.push(id);
         }
         Ok(())
@@ -322,12 +329,15 @@ impl StateBackend for LogBackend {
         self.cuts.note(&cut);
         self.rules.advance(cut.event_time, cut.processing_time);
         self.dirty.sort_unstable();
-        let mut dirty_rows = 0;
+        self.seals = self.seals.saturating_add(1);
+        let (mut dirty_rows, mut heat) = (0, Vec::with_capacity(self.dirty.len()));
         let mut delta = Vec::new();
         for id in self.dirty.drain(..) {
             let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { continue };
             let keep = !bases.contains(id);
-            dirty_rows += group.freeze(|chunk| delta.extend(keep.then_some((id, chunk))));
+            let rows = group.freeze(|chunk| delta.extend(keep.then_some((id, chunk))));
+            dirty_rows += rows;
+            heat.push(group.heat(id, rows, self.seals));
         }
         let mut base = Vec::new();
         for id in bases.iter() {
@@ -341,7 +351,7 @@ impl StateBackend for LogBackend {
         if !delta.is_empty() {
             parts.push(self.part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
         }
-        Ok(Sealed { cut, parts, dirty_rows })
+        Ok(Sealed { cut, parts, dirty_rows, heat })
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {

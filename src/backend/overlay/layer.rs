@@ -97,6 +97,11 @@ impl Layer {
         self.entries_by_group.keys().copied().collect()
     }
 
+    /// Returns how many entries each group has that has any.
+    pub(super) fn entries_by_group(&self) -> impl Iterator<Item = (KeyGroup, u64)> {
+        self.entries_by_group.iter().map(|(group, entries)| (*group, *entries))
+    }
+
     /// Returns whether a clear of it covers the row at `place`.
     pub(super) fn covers(&self, place: &[u8]) -> bool {
         !self.clears.is_empty() && covering(place).any(|clear| self.clears.contains(clear.as_slice()))

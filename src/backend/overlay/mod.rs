@@ -21,12 +21,15 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::TableRules;
-use crate::segment::{Cut, Fold, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind};
+use crate::segment::{
+    Cut, Fold, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
+};
 use crate::time::Timestamp;
 
 use self::layer::{Layer, Layers, Slot};
 use self::place::{clear_place, read_place, row_bytes, write_place};
 use super::cuts::Cuts;
+use super::heat::Heat;
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_loadable,
     check_new, check_owned, check_value, no_operator,
@@ -44,6 +47,9 @@ pub struct OverlayBackend {
     active: Layer,
     rows: u64,
     live_bytes: u64,
+    heat: BTreeMap<KeyGroup, Heat>,
+    /// Seals so far.
+    seals: u32,
     /// Reused for the place of the row at hand.
     place: Vec<u8>,
     /// Reused for its value.
@@ -66,6 +72,8 @@ impl OverlayBackend {
             budget,
             rows: 0,
             live_bytes: 0,
+            heat: BTreeMap::new(),
+            seals: 0,
             place: Vec::new(),
             value: Vec::new(),
             scratch: Vec::new(),
@@ -137,6 +145,7 @@ impl OverlayBackend {
 
     /// Reads the value at the current place into `self.value`; false if there is none.
     fn current(&mut self, table: TableId) -> Result<bool> {
+        self.heat.entry(place::group_of(&self.place)).or_default().read();
         let mut value = std::mem::take(&mut self.value);
         value.clear();
         let found = self.resolve(table, self.pieces(&self.place), &mut value);
@@ -171,6 +180,7 @@ impl OverlayBackend {
     /// Puts a slot at the current place of the active layer.
     fn place_slot(&mut self, slot: Slot) -> Result<()> {
         let place = std::mem::take(&mut self.place);
+        self.heat.entry(place::group_of(&place)).or_default().write();
         let old = self.pieces(&place);
         let placed = if slot.pieces.is_empty() && (!slot.whole || self.below(&place).is_empty()) {
             self.active.remove(&place);
@@ -235,6 +245,16 @@ impl OverlayBackend {
             }
         }
         Ok(true)
+    }
+
+    fn heat_of(&mut self, group: KeyGroup, dirty_rows: u64) -> GroupHeat {
+        let (reads, writes) = self.heat.entry(group).or_default().at_seal(self.seals);
+        let visible = self.visible(&group.0.to_be_bytes());
+        let bytes = |(place, (pieces, _)): (&Vec<u8>, &(Vec<OwnedPiece>, _))| {
+            row_bytes(place) + pieces.iter().map(|piece| piece.bytes.len() as u64).sum::<u64>()
+        };
+        let live_bytes = visible.iter().map(bytes).sum();
+        GroupHeat { group, rows: visible.len() as u64, live_bytes, dirty_rows, reads, writes }
     }
 
     fn recount(&mut self) {
@@ -366,10 +386,12 @@ impl StateBackend for OverlayBackend {
         self.rules.advance(cut.event_time, cut.processing_time);
         let layer = Arc::new(std::mem::replace(&mut self.active, Layer::new(&self.budget)));
         let dirty_rows = layer.len() as u64;
+        self.seals = self.seals.saturating_add(1);
         let dirty = layer.groups().difference(bases);
         if dirty_rows > 0 {
             self.sealed.push((cut.epoch, Arc::clone(&layer)));
         }
+        let heat = layer.entries_by_group().map(|(group, dirty)| self.heat_of(group, dirty)).collect();
         let part = |kind, groups: KeyGroupSet, layers| SealedPart {
             kind,
             groups: groups.clone(),
@@ -384,7 +406,7 @@ impl StateBackend for OverlayBackend {
         if !dirty.is_empty() {
             parts.push(part(SegmentKind::Delta, dirty, vec![layer]));
         }
-        Ok(Sealed { cut, parts, dirty_rows })
+        Ok(Sealed { cut, parts, dirty_rows, heat })
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {

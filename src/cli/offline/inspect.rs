@@ -10,7 +10,7 @@ use alluvium::id::{OperatorId, Subtask};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
-use alluvium::segment::{SegmentKind, SegmentRef};
+use alluvium::segment::{GroupHeat, SegmentKind, SegmentRef};
 use alluvium::store::{Key, Store};
 
 use super::super::{Finding, clock, print};
@@ -137,6 +137,18 @@ fn operator_json(operator: &OperatorInspection, inspection: &Inspection) -> Valu
         "tables": operator.tables.iter().map(table_json).collect::<Vec<_>>(),
         "segments": segments.collect::<Vec<_>>(),
         "chain": { "max": longest, "mean": mean },
+        "heat": operator.heat.iter().map(heat_json).collect::<Vec<_>>(),
+    })
+}
+
+fn heat_json(heat: &GroupHeat) -> Value {
+    json!({
+        "key_group": heat.group.0,
+        "rows": heat.rows,
+        "live_bytes": heat.live_bytes,
+        "dirty_rows": heat.dirty_rows,
+        "reads": heat.reads,
+        "writes": heat.writes,
     })
 }
 
@@ -305,7 +317,32 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     }
     text.push_str(&tables.print("  "));
     operator.tables.iter().filter(|table| !table.groups.is_empty()).for_each(|table| text.push_str(&histogram(table)));
+    text.push_str(&heat_text(operator));
     text.push_str(&segments_text(operator, inspection));
+    text
+}
+
+/// Returns the key groups that were written most of late.
+fn heat_text(operator: &OperatorInspection) -> String {
+    const SHOWN: usize = 5;
+    if operator.heat.is_empty() {
+        return String::new();
+    }
+    let mut hottest: Vec<_> = operator.heat.iter().collect();
+    hottest.sort_by_key(|heat| std::cmp::Reverse((heat.writes, heat.reads)));
+    let mut text = format!("  hottest of {} key groups that changed in this epoch\n", operator.heat.len());
+    let mut table = Table::new(["key group", "writes of late", "reads of late", "rows changed", "rows", "bytes"]);
+    for heat in hottest.into_iter().take(SHOWN) {
+        table.row([
+            heat.group.to_string(),
+            heat.writes.to_string(),
+            heat.reads.to_string(),
+            heat.dirty_rows.to_string(),
+            heat.rows.to_string(),
+            size(heat.live_bytes),
+        ]);
+    }
+    text.push_str(&table.print("    "));
     text
 }
 

@@ -1,0 +1,87 @@
+//! The `heat` extension: which key groups a checkpoint's epoch was busy with. Any reader may ignore it.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::{Extension, Manifest, proto};
+use crate::error::{Error, Result};
+use crate::id::OperatorId;
+use crate::key_group::KeyGroup;
+use crate::segment::GroupHeat;
+
+const TAG: &str = "heat";
+
+/// Groups of an operator that a manifest tells of: those that were written most.
+const MAX_GROUPS: usize = 256;
+
+impl Extension {
+    /// Returns the extension that tells of these groups of each operator, as far as there is room.
+    #[must_use]
+    pub fn heat(operators: Vec<(OperatorId, Vec<GroupHeat>)>) -> Self {
+        let operators = operators.into_iter().map(|(id, mut groups)| {
+            groups.sort_unstable_by_key(|heat| std::cmp::Reverse((heat.writes, heat.dirty_rows, heat.group)));
+            groups.truncate(MAX_GROUPS);
+            groups.sort_unstable_by_key(|heat| heat.group);
+            proto::OperatorHeat { id: id.0, groups: groups.iter().map(Into::into).collect() }
+        });
+        let heat = proto::Heat { operators: operators.collect() };
+        Self { tag: TAG.to_owned(), required: false, bytes: Bytes::from(heat.encode_to_vec()) }
+    }
+}
+
+impl Manifest {
+    /// Returns how busy the groups of `operator` were that this checkpoint tells of, ascending; empty if it tells none.
+    ///
+    /// # Errors
+    /// `Corrupt` if the extension is not what it should be.
+    pub fn heat(&self, operator: OperatorId) -> Result<Vec<GroupHeat>> {
+        let Some(extension) = self.extensions.iter().find(|extension| extension.tag == TAG) else { return Ok(vec![]) };
+        let heat = proto::Heat::decode(extension.bytes.clone())
+            .map_err(|source| Error::corrupt("heat extension cannot be read").with_source(source))?;
+        let of_operator = heat.operators.into_iter().filter(|heat| heat.id == operator.0);
+        of_operator.flat_map(|heat| heat.groups).map(TryInto::try_into).collect()
+    }
+}
+
+impl From<&GroupHeat> for proto::GroupHeat {
+    fn from(heat: &GroupHeat) -> Self {
+        let GroupHeat { group, rows, live_bytes, dirty_rows, reads, writes } = *heat;
+        Self { group: u32::from(group.0), rows, live_bytes, dirty_rows, reads, writes }
+    }
+}
+
+impl TryFrom<proto::GroupHeat> for GroupHeat {
+    type Error = Error;
+
+    fn try_from(heat: proto::GroupHeat) -> Result<Self> {
+        let proto::GroupHeat { group, rows, live_bytes, dirty_rows, reads, writes } = heat;
+        let group = u16::try_from(group).map_err(|_| Error::corrupt("no such key group").with("group", group))?;
+        Ok(Self { group: KeyGroup(group), rows, live_bytes, dirty_rows, reads, writes })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::tests::manifest;
+
+    fn heat(group: u16, writes: u64) -> GroupHeat {
+        GroupHeat { group: KeyGroup(group), rows: 7, live_bytes: 70, dirty_rows: 3, reads: 9, writes }
+    }
+
+    #[test]
+    fn the_busiest_groups_are_told() {
+        let mut manifest = manifest();
+        let groups: Vec<_> = (0..1000).map(|group| heat(group, u64::from(group) % 500)).collect();
+        manifest.extensions = vec![Extension::heat(vec![(OperatorId(1), vec![heat(5, 6)]), (OperatorId(2), groups)])];
+        assert_eq!(manifest.heat(OperatorId(1)).unwrap(), [heat(5, 6)]);
+        assert_eq!(manifest.heat(OperatorId(3)).unwrap(), []);
+        let told = manifest.heat(OperatorId(2)).unwrap();
+        assert!(told.len() == MAX_GROUPS && told.is_sorted_by_key(|heat| heat.group));
+        assert!(told.iter().all(|heat| heat.writes >= 372));
+        manifest.extensions[0].bytes = Bytes::from_static(b"\xff\xff");
+        assert_eq!(manifest.heat(OperatorId(1)).unwrap_err().kind(), crate::ErrorKind::Corrupt);
+        manifest.extensions.clear();
+        assert_eq!(manifest.heat(OperatorId(1)).unwrap(), []);
+    }
+}
