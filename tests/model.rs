@@ -18,6 +18,11 @@ fn places() -> impl Strategy<Value = Place> {
         .prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
 }
 
+/// Rows of few keys, that clears and operands meet again and again.
+fn few() -> impl Strategy<Value = Place> {
+    (0u32..TABLES, 0u16..3, 0u8..2, 0u8..4).prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
+}
+
 fn lengths() -> impl Strategy<Value = Length> {
     prop_oneof![20 => 0usize..300, 1 => 9_000usize..11_000, 1 => Just(70_000)].prop_map(Length)
 }
@@ -38,12 +43,15 @@ fn steps() -> impl Strategy<Value = Step> {
         40 => (places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
         6 => (places(), 0u16..300, 0usize..200).prop_map(|(place, count, length)| Step::Fill(place, count, Length(length))),
         3 => (places(), 0u16..400).prop_map(|(place, count)| Step::Clear(place, count)),
-        4 => (places(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
-        4 => (places(), any::<[u8; 2]>()).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
+        60 => (few(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
+        8 => (few(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
+        4 => (few(), [0u8..5, 0u8..5]).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
+        1 => (places(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
+        1 => (places(), any::<[u8; 2]>()).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
         4 => (0u16..60).prop_map(Step::Tick),
-        8 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
+        14 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
         4 => (0u64..4, any::<bool>()).prop_map(|(age, commit)| Step::Settle { age, commit }),
-        1 => (1u32..=8).prop_map(Step::Crash),
+        3 => (1u32..=8).prop_map(Step::Crash),
         1 => (1u32..=8).prop_map(Step::Rescale),
     ]
 }

@@ -210,7 +210,7 @@ impl TableRules {
             return (older.stamp == newer.stamp).then_some(Join::Merge(operator));
         }
         // The newer operand renewed the whole value, unless it came too late.
-        let at = newer.stamp.unwrap_or(older.stamp.unwrap_or(Timestamp::MIN));
+        let at = newer.stamp.or(older.stamp).unwrap_or(Timestamp::MIN);
         let late = self.ttl.is_some() && newer.stamp.is_some() && self.expired(older.stamp, at);
         Some(if late { Join::Replace } else { Join::Merge(operator) })
     }

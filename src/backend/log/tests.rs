@@ -32,7 +32,8 @@ impl World {
     fn new(groups: u16, limit_bytes: u64) -> Self {
         let budget = MemoryBudget::new(limit_bytes);
         let mut backend = LogBackend::new(KeyGroupSet::all(groups), P, budget.clone());
-        backend.define(LIST, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
+        let ttl = Some(crate::segment::Ttl { millis: 1000, ..Default::default() });
+        backend.define(LIST, TableRules { merge: Some(Arc::new(Append)), ttl, ..TableRules::default() });
         backend.define(MAP, TableRules { ordered: true, ..TableRules::default() });
         Self { backend, budget, groups, epoch: 0 }
     }
@@ -415,6 +416,8 @@ enum Step {
     Map(u32, u32, usize),
     /// Clears a list and a map.
     Drop(u32),
+    /// Lets so many milliseconds pass: lists live for 1000.
+    Tick(i64),
     Seal(bool),
 }
 
@@ -429,6 +432,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         }),
         4 => (0u32..20, 0u32..400, length).prop_map(|(key, sub, length)| Step::Map(key, sub, length)),
         2 => (0u32..20).prop_map(Step::Drop),
+        3 => (0i64..400).prop_map(Step::Tick),
         2 => any::<bool>().prop_map(Step::Seal),
     ];
     proptest::collection::vec(step, 1..120)
@@ -444,7 +448,7 @@ proptest! {
 
     #[test]
     fn garbage_stays_within_the_bound(groups in 1u16..4, steps in steps()) {
-        let mut world = World::new(groups, u64::MAX);
+        let (mut world, mut clock) = (World::new(groups, u64::MAX), 0);
         for step in steps {
             match step {
                 Step::Put(key, length) => world.put(key, length),
@@ -457,6 +461,10 @@ proptest! {
                     world.with_row(MAP, key, &sub, |backend, row| backend.write(row, Write::Put(&value))).unwrap();
                 }
                 Step::Drop(key) => [LIST, MAP].into_iter().for_each(|table| world.clear(table, key)),
+                Step::Tick(millis) => {
+                    clock += millis;
+                    world.backend.advance(Timestamp::MIN, Timestamp::from_millis(clock));
+                }
                 Step::Seal(base) => drop(world.seal(&if base { KeyGroupSet::all(groups) } else { none() })),
             }
             world.check();
