@@ -1,6 +1,6 @@
 //! What most embedders import.
 
-pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, ValueState};
+pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, TimeDomain, Timers, ValueState};
 pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{

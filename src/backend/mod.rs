@@ -27,7 +27,7 @@ use crate::time::Timestamp;
 pub use any::AnyBackend;
 pub use log::LogBackend;
 pub use overlay::OverlayBackend;
-pub use state::{KeyedState, ValueState};
+pub use state::{Fired, KeyedState, TimeDomain, Timers, ValueState};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]

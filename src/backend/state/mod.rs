@@ -5,6 +5,8 @@
 //! - a table's id is for life: restored ids are kept, also of tables that are not declared again;
 //! - a codec or a closure that fails or panics changes nothing.
 
+mod timers;
+
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 
@@ -16,6 +18,8 @@ use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{StateKind, TableSchema};
 
 use super::{Change, RowRef, StateBackend};
+
+pub use timers::{Fired, TimeDomain, Timers};
 
 /// The keyed state of one subtask: a backend, the key at hand, and the tables that were declared.
 #[derive(Debug)]

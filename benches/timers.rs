@@ -1,0 +1,187 @@
+//! A million timers registered and fired on the log backend, each under a key of its own; beside what their rows alone
+//! take, and beside ordered collections of the standard library that hold the same timers and no rows.
+//!
+//! 16-byte keys in random order, no namespaces; times that rise as timers are registered, are scattered, or are shared
+//! by a thousand timers each. There is a seal halfway through registering and one halfway through firing, both timed:
+//! half of the rows that fire are frozen, and their removal writes tombstones.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap};
+
+use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, TimeDomain, Timers};
+use alluvium::codec::schema::Schema;
+use alluvium::id::{Epoch, Part, TableId};
+use alluvium::key_group::{KeyGroupSet, Partitioner};
+use alluvium::memory::MemoryBudget;
+use alluvium::segment::Cut;
+use alluvium::time::Timestamp;
+use criterion::{
+    BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
+
+const GROUPS: u16 = 128;
+const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
+const TIMERS: usize = 1_000_000;
+
+/// A timer as the plain collections have it.
+type Plain = (i64, u16, Box<[u8]>);
+
+/// Returns a number that looks random.
+fn mixed(number: u64) -> u64 {
+    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+}
+
+/// Returns the timers in the order in which they are registered.
+fn drawn(time: fn(u64) -> i64) -> Vec<(i64, [u8; 16])> {
+    let draw = |number| {
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&mixed(number).to_le_bytes());
+        key[8..].copy_from_slice(&number.to_le_bytes());
+        (time(number), key)
+    };
+    (0..TIMERS as u64).map(draw).collect()
+}
+
+fn backend() -> LogBackend {
+    LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX))
+}
+
+fn seal(backend: &mut LogBackend, epoch: u64) {
+    let at = Timestamp::default();
+    let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time: at, processing_time: at };
+    drop(backend.seal(cut, &KeyGroupSet::empty()).unwrap());
+}
+
+struct Job {
+    state: KeyedState<LogBackend>,
+    timers: Timers,
+}
+
+impl Job {
+    fn new() -> Self {
+        let mut state = KeyedState::new(backend(), PARTITIONER, GROUPS, Schema::new("bytes"), vec![]);
+        let timers = state.timers("timers", TimeDomain::Event, Schema::unit()).unwrap();
+        Self { state, timers }
+    }
+
+    fn register(&mut self, drawn: &[(i64, [u8; 16])]) {
+        for (number, (at, key)) in drawn.iter().enumerate() {
+            self.state.set_key(key).unwrap();
+            assert!(self.timers.register(&mut self.state, &[], Timestamp::from_millis(*at)).unwrap());
+            if number == TIMERS / 2 {
+                seal(self.state.backend_mut(), 1);
+            }
+        }
+        assert_eq!(self.timers.len(), TIMERS);
+    }
+
+    fn fire(&mut self) {
+        let mut fired = 0;
+        let mut last = Timestamp::MIN;
+        while let Some(timer) = self.timers.pop_due(&mut self.state, Timestamp::MAX).unwrap() {
+            assert!(last <= timer.timestamp());
+            last = timer.timestamp();
+            fired += 1;
+            if fired == TIMERS / 2 {
+                seal(self.state.backend_mut(), 2);
+            }
+        }
+        assert_eq!((fired, self.state.backend().stats().rows), (TIMERS, 0));
+    }
+}
+
+/// Writes or removes the rows alone, in the order of `drawn`.
+fn rows(backend: &mut LogBackend, drawn: &[(i64, [u8; 16])], change: Change) {
+    for (number, (at, key)) in drawn.iter().enumerate() {
+        let key = PARTITIONER.locate(key, 0, GROUPS);
+        let sub = at.wrapping_sub(i64::MIN).to_be_bytes();
+        let row = RowRef { table: TableId(0), key: &key, namespace: &[], sub: &sub };
+        let found = backend.update(row, |stored, _| (change, stored.is_some())).unwrap();
+        assert_eq!(found, change == Change::Delete);
+        if number == TIMERS / 2 {
+            seal(backend, if found { 2 } else { 1 });
+        }
+    }
+}
+
+/// Times the two halves of a life: what `register` makes of nothing, what `fire` makes of that.
+fn both<T>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, register: impl Fn() -> T, fire: impl Fn(T) -> T) {
+    group.bench_function(format!("register/{name}"), |b| {
+        b.iter_batched(|| (), |()| register(), BatchSize::PerIteration)
+    });
+    group.bench_function(format!("fire/{name}"), |b| b.iter_batched(&register, &fire, BatchSize::PerIteration));
+}
+
+fn timers(c: &mut Criterion) {
+    let shapes: [(&str, fn(u64) -> i64); 3] = [
+        ("rising", |n| n.cast_signed()),
+        ("scattered", |n| (mixed(n) >> 30).cast_signed()),
+        ("shared", |n| (mixed(n) % 1000).cast_signed()),
+    ];
+    for (shape, time) in shapes {
+        let drawn = drawn(time);
+        let mut due = drawn.clone();
+        due.sort_unstable();
+        let mut group = c.benchmark_group(shape);
+        group.sample_size(10).throughput(Throughput::Elements(TIMERS as u64));
+        let register = || {
+            let mut job = Job::new();
+            job.register(&drawn);
+            job
+        };
+        let fire = |mut job: Job| {
+            job.fire();
+            job
+        };
+        both(&mut group, "timers on log", register, fire);
+        let write = || {
+            let mut backend = backend();
+            rows(&mut backend, &drawn, Change::Put);
+            backend
+        };
+        let remove = |mut backend: LogBackend| {
+            rows(&mut backend, &due, Change::Delete);
+            backend
+        };
+        both(&mut group, "rows alone on log", write, remove);
+        let plain = || {
+            let group = |key: &[u8]| PARTITIONER.locate(key, 0, GROUPS).group.0;
+            drawn.iter().map(move |(at, key)| -> Plain { (*at, group(key), key.as_slice().into()) })
+        };
+        let empty_set = |mut set: BTreeSet<Plain>| {
+            while set.pop_first().is_some() {}
+            set
+        };
+        let fill_set = || {
+            let mut set = BTreeSet::new();
+            plain().for_each(|timer| assert!(set.insert(timer)));
+            set
+        };
+        both(&mut group, "plain BTreeSet", fill_set, empty_set);
+        let empty_heap = |mut heap: BinaryHeap<Reverse<Plain>>| {
+            while heap.pop().is_some() {}
+            heap
+        };
+        let fill_heap = || {
+            let mut heap = BinaryHeap::new();
+            plain().for_each(|timer| heap.push(Reverse(timer)));
+            heap
+        };
+        both(&mut group, "plain BinaryHeap", fill_heap, empty_heap);
+        group.finish();
+    }
+}
+
+fn rebuild(c: &mut Criterion) {
+    let mut job = Job::new();
+    job.register(&drawn(|n| (mixed(n) >> 30).cast_signed()));
+    let mut group = c.benchmark_group("rebuild");
+    group.sample_size(10).throughput(Throughput::Elements(TIMERS as u64));
+    let all = KeyGroupSet::all(GROUPS);
+    group.bench_function("scattered", |b| b.iter(|| job.timers.rebuild(&mut job.state, &all).unwrap()));
+    group.finish();
+}
+
+criterion_group!(benches, timers, rebuild);
+criterion_main!(benches);

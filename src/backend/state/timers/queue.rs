@@ -1,0 +1,240 @@
+//! Timers in the order in which they come due.
+//!
+//! ```text
+//! front: the first timers, sorted    leaf | leaf | leaf ...    each a range of later timers, unsorted
+//! ```
+//!
+//! A timer is put into its leaf as it comes; a leaf is sorted once, when its turn comes. That saves most of what a tree
+//! of sorted nodes or a heap costs, and unlike a heap's, removals find their timer.
+//!
+//! Invariants:
+//! - all in the front come before all in the leaves; each leaf starts at its key, which the one before does not reach;
+//! - the front is empty only if there is no timer at all;
+//! - no leaf is empty or full; where a removal leaves one small, it becomes one with a neighbour if that is not large,
+//!   so that leaves are an eighth full on average at least, however timers were removed.
+
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
+
+use super::timer::Timer;
+
+/// Timers in a full leaf, by measurement; it takes 12 KiB.
+const LEAF: usize = 256;
+
+/// A leaf that a removal leaves with fewer is small.
+const SMALL: usize = LEAF / 4;
+
+/// The most timers of leaves that are made one.
+const MERGED: usize = LEAF * 3 / 4;
+
+/// A sorted queue of distinct timers.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    /// Last first.
+    front: Vec<Timer>,
+    leaves: BTreeMap<Timer, Vec<Timer>>,
+    len: usize,
+    boxed_bytes: u64,
+}
+
+impl Queue {
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    pub(super) fn first(&self) -> Option<&Timer> {
+        self.front.last()
+    }
+
+    /// Returns the bytes of memory that it holds, at most.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let leaf = size_of::<(Timer, Vec<Timer>)>() + LEAF * size_of::<Timer>();
+        (self.leaves.len() * leaf + self.front.capacity() * size_of::<Timer>()) as u64 + self.boxed_bytes
+    }
+
+    /// Adds a timer that it does not have.
+    pub(super) fn insert(&mut self, timer: Timer) {
+        self.len += 1;
+        self.boxed_bytes += timer.boxed_bytes();
+        let Some((start, leaf)) = self.leaves.range_mut(..=&timer).next_back() else { return self.insert_front(timer) };
+        leaf.push(timer);
+        if leaf.len() == LEAF {
+            let start = start.clone();
+            self.split(&start);
+        }
+    }
+
+    fn insert_front(&mut self, timer: Timer) {
+        let at = self.front.partition_point(|other| *other > timer);
+        self.front.insert(at, timer);
+        if self.front.len() == LEAF {
+            let upper = self.front.drain(..LEAF / 2);
+            let mut leaf = Vec::with_capacity(LEAF);
+            leaf.extend(upper.rev());
+            self.add_leaf(leaf);
+        }
+    }
+
+    /// Halves a full leaf. Where timers come in order, the last leaf stays as it is and a new one begins.
+    fn split(&mut self, start: &Timer) {
+        let last = self.leaves.last_key_value().is_some_and(|(key, _)| key == start);
+        let Some(leaf) = self.leaves.get_mut(start) else { return };
+        let rising = last && leaf.iter().max() == leaf.last();
+        let middle = if rising { LEAF - 1 } else { LEAF / 2 };
+        leaf.select_nth_unstable(middle);
+        let mut upper = Vec::with_capacity(LEAF);
+        upper.extend(leaf.drain(middle..));
+        self.add_leaf(upper);
+    }
+
+    /// Adds a leaf whose first timer is the least.
+    fn add_leaf(&mut self, leaf: Vec<Timer>) {
+        if let Some(start) = leaf.first() {
+            self.leaves.insert(start.clone(), leaf);
+        }
+    }
+
+    /// Removes the first timer.
+    pub(super) fn pop(&mut self) -> Option<Timer> {
+        let timer = self.front.pop()?;
+        self.note_gone(&timer);
+        Some(timer)
+    }
+
+    /// Removes a timer if it has it.
+    pub(super) fn remove(&mut self, timer: &Timer) {
+        let removed = match self.leaves.range_mut(..=timer).next_back() {
+            None => {
+                let found = self.front.binary_search_by(|other| timer.cmp(other));
+                found.ok().map(|at| self.front.remove(at))
+            }
+            Some((start, leaf)) => {
+                let found = leaf.iter().position(|other| other == timer);
+                let removed = found.map(|at| leaf.swap_remove(at));
+                if leaf.len() < SMALL {
+                    let start = start.clone();
+                    self.merge(&start);
+                }
+                removed
+            }
+        };
+        if let Some(removed) = removed {
+            self.note_gone(&removed);
+        }
+    }
+
+    /// Puts a small leaf and a neighbour together, if both are not too many.
+    fn merge(&mut self, start: &Timer) {
+        let Some(small) = self.leaves.get(start).map(Vec::len) else { return };
+        let fits = |(_, other): &(&Timer, &Vec<Timer>)| small + other.len() <= MERGED;
+        let before = self.leaves.range((Unbounded, Excluded(start))).next_back().filter(fits);
+        let after = self.leaves.range((Excluded(start), Unbounded)).next().filter(fits);
+        let (lower, upper) = match (before, after) {
+            _ if small == 0 => return drop(self.leaves.remove(start)),
+            (Some((before, _)), _) => (before.clone(), start.clone()),
+            (None, Some((after, _))) => (start.clone(), after.clone()),
+            (None, None) => return,
+        };
+        let mut upper = self.leaves.remove(&upper).unwrap_or_default();
+        if let Some(lower) = self.leaves.get_mut(&lower) {
+            lower.append(&mut upper);
+        }
+    }
+
+    /// Returns its timers, in no particular order.
+    pub(super) fn into_timers(self) -> impl Iterator<Item = Timer> {
+        self.front.into_iter().chain(self.leaves.into_values().flatten())
+    }
+
+    fn note_gone(&mut self, timer: &Timer) {
+        self.len -= 1;
+        self.boxed_bytes -= timer.boxed_bytes();
+        if self.front.is_empty()
+            && let Some((_, mut leaf)) = self.leaves.pop_first()
+        {
+            leaf.sort_unstable_by(|a, b| b.cmp(a));
+            self.front = leaf;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::timer::Parts;
+    use super::*;
+    use crate::key_group::KeyGroup;
+    use crate::time::Timestamp;
+
+    fn timer(at: u64, key: u64) -> Timer {
+        let group = KeyGroup(u16::try_from(key % 7).unwrap());
+        let parts = Parts { group, key: &key.to_be_bytes(), namespace: &[], routing: None };
+        Timer::new(Timestamp::from_millis(at.cast_signed()), parts)
+    }
+
+    fn mixed(number: u64) -> u64 {
+        let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    }
+
+    fn check(queue: &Queue) {
+        let mut before = queue.front.first();
+        assert!(queue.front.is_sorted_by(|a, b| a > b) && queue.front.len() < LEAF);
+        for (start, leaf) in &queue.leaves {
+            assert!(before < Some(start) && leaf.iter().all(|timer| timer >= start));
+            assert!(!leaf.is_empty() && leaf.len() < LEAF && leaf.capacity() <= LEAF);
+            before = leaf.iter().max();
+        }
+        let all = queue.front.len() + queue.leaves.values().map(Vec::len).sum::<usize>();
+        assert_eq!(all, queue.len());
+        assert_eq!(queue.front.is_empty(), all == 0);
+    }
+
+    #[test]
+    fn it_is_a_sorted_set_however_timers_come_and_go() {
+        let orders: [fn(u64) -> u64; 5] =
+            [|n| n, |n| 1 << 20 | (u64::MAX >> 44) - n, |n| mixed(n) >> 40, |_| 5, |n| n % 3];
+        for order in orders {
+            let (mut queue, mut model) = (Queue::default(), BTreeSet::new());
+            for n in 0..4000u64 {
+                let new = timer(order(n), n);
+                queue.insert(new.clone());
+                model.insert(new);
+                match mixed(n) % 7 {
+                    0 => assert_eq!(queue.pop(), model.pop_first()),
+                    1 | 2 => {
+                        let gone = mixed(n) / 7 % (n + 1);
+                        let gone = timer(order(gone), gone);
+                        queue.remove(&gone);
+                        model.remove(&gone);
+                    }
+                    _ => {}
+                }
+                assert_eq!((queue.first(), queue.len()), (model.first(), model.len()));
+                if n % 64 == 0 {
+                    check(&queue);
+                }
+            }
+            while let Some(expected) = model.pop_first() {
+                assert_eq!(queue.pop(), Some(expected));
+            }
+            check(&queue);
+        }
+    }
+
+    #[test]
+    fn memory_follows_the_timers_left() {
+        let mut queue = Queue::default();
+        (0..100_000).for_each(|n| queue.insert(timer(n, n)));
+        assert!(queue.held_bytes() < 55 * 100_000, "{} bytes when timers come in order", queue.held_bytes());
+        let kept = |n: u64| mixed(n).is_multiple_of(50);
+        (0..100_000).filter(|n| !kept(*n)).for_each(|n| queue.remove(&timer(n, n)));
+        check(&queue);
+        let bound = queue.len() as u64 * 8 * 64;
+        assert!(queue.held_bytes() < bound, "{} bytes for {} timers", queue.held_bytes(), queue.len());
+        (0..100_000).for_each(|n| queue.remove(&timer(n, n)));
+        assert_eq!((queue.len(), queue.boxed_bytes, queue.leaves.len()), (0, 0, 0));
+        assert!(queue.held_bytes() <= 13 * 1024);
+    }
+}

@@ -1,0 +1,150 @@
+//! A timer in memory: its time and, in one run of bytes, the key, namespace and routing hash of its row.
+
+use std::cmp::Ordering;
+
+use crate::key_group::KeyGroup;
+use crate::time::Timestamp;
+
+/// Bytes that a timer holds without a box: a key of 16 with a window of 16, say.
+const SHORT_BYTES: usize = 34;
+
+/// A timer. Timers sort by time, then by group, key and namespace.
+#[derive(Debug, Clone)]
+pub(super) struct Timer {
+    pub(super) at: Timestamp,
+    place: Place,
+}
+
+/// Key, namespace and routing hash, one behind the other.
+#[derive(Debug, Clone)]
+enum Place {
+    Short { group: KeyGroup, key: u8, namespace: u8, routed: bool, bytes: [u8; SHORT_BYTES] },
+    Long { group: KeyGroup, key: u32, namespace: u32, routed: bool, bytes: Box<[u8]> },
+}
+
+/// What of a row's place is not its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Parts<'a> {
+    pub(super) group: KeyGroup,
+    pub(super) key: &'a [u8],
+    pub(super) namespace: &'a [u8],
+    pub(super) routing: Option<u64>,
+}
+
+const _: () = assert!(size_of::<Timer>() == 48);
+
+impl Timer {
+    /// Returns the timer of a row that a backend accepted: its parts are no longer than it takes.
+    pub(super) fn new(at: Timestamp, parts: Parts<'_>) -> Self {
+        let Parts { group, key, namespace, routing } = parts;
+        let routed = routing.is_some();
+        let routing = routing.map(u64::to_le_bytes);
+        let routing = routing.as_ref().map_or(&[][..], |bytes| bytes.as_slice());
+        let all = [key, namespace, routing];
+        let short = (u8::try_from(key.len()), u8::try_from(namespace.len()));
+        let place = match short {
+            (Ok(key), Ok(namespace)) if all.map(<[u8]>::len).iter().sum::<usize>() <= SHORT_BYTES => {
+                let mut bytes = [0; SHORT_BYTES];
+                for (to, from) in bytes.iter_mut().zip(all.into_iter().flatten()) {
+                    *to = *from;
+                }
+                Place::Short { group, key, namespace, routed, bytes }
+            }
+            _ => {
+                let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+                let (key, namespace) = (length(key), length(namespace));
+                Place::Long { group, key, namespace, routed, bytes: all.concat().into() }
+            }
+        };
+        Self { at, place }
+    }
+
+    pub(super) fn parts(&self) -> Parts<'_> {
+        let (group, key, namespace, routed, bytes) = match &self.place {
+            Place::Short { group, key, namespace, routed, bytes } => {
+                (*group, usize::from(*key), usize::from(*namespace), *routed, bytes.as_slice())
+            }
+            Place::Long { group, key, namespace, routed, bytes } => {
+                (*group, *key as usize, *namespace as usize, *routed, &**bytes)
+            }
+        };
+        let (key, rest) = bytes.split_at_checked(key).unwrap_or_default();
+        let (namespace, rest) = rest.split_at_checked(namespace).unwrap_or_default();
+        let routing = rest.first_chunk().filter(|_| routed).map(|bytes| u64::from_le_bytes(*bytes));
+        Parts { group, key, namespace, routing }
+    }
+
+    pub(super) fn group(&self) -> KeyGroup {
+        match self.place {
+            Place::Short { group, .. } | Place::Long { group, .. } => group,
+        }
+    }
+
+    /// Returns the bytes that it holds elsewhere.
+    pub(super) fn boxed_bytes(&self) -> u64 {
+        match &self.place {
+            Place::Short { .. } => 0,
+            Place::Long { bytes, .. } => bytes.len() as u64,
+        }
+    }
+}
+
+impl Ord for Timer {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // The routing hash comes last in the parts and is a function of the key.
+        self.at.cmp(&other.at).then_with(|| self.parts().cmp(&other.parts()))
+    }
+}
+
+impl PartialOrd for Timer {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Timer {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Timer {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_back_whatever_their_length() {
+        let bytes = [7; 70_000];
+        for (key, namespace) in [(0, 0), (16, 16), (26, 0), (34, 0), (0, 35), (1, 300), (65_535, 65_535)] {
+            for routing in [None, Some(0), Some(u64::MAX)] {
+                let parts = Parts { group: KeyGroup(9), key: &bytes[..key], namespace: &bytes[..namespace], routing };
+                let timer = Timer::new(Timestamp::MIN, parts);
+                assert_eq!((timer.parts(), timer.group()), (parts, parts.group));
+                let short = key + namespace + routing.map_or(0, |_| 8) <= SHORT_BYTES;
+                assert_eq!(timer.boxed_bytes() == 0, short);
+            }
+        }
+    }
+
+    #[test]
+    fn time_comes_first_then_group_key_and_namespace() {
+        let timer = |at, group, key: &'static [u8], namespace: &'static [u8]| {
+            let parts = Parts { group: KeyGroup(group), key, namespace, routing: None };
+            Timer::new(Timestamp::from_millis(at), parts)
+        };
+        let long = &[b'a'; 40];
+        let sorted = [
+            timer(i64::MIN, 9, b"z", b"z"),
+            timer(-1, 9, b"z", b"z"),
+            timer(0, 1, b"z", b"z"),
+            timer(0, 2, b"a", b"b"),
+            timer(0, 2, long, b""),
+            timer(0, 2, b"ab", b"a"),
+            timer(0, 2, b"ab", b"b"),
+            timer(i64::MAX, 0, b"", b""),
+        ];
+        assert!(sorted.is_sorted_by(|a, b| a < b));
+    }
+}
