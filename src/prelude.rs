@@ -3,7 +3,9 @@
 pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, ValueState};
 pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
-pub use crate::codec::typed::{Codec, Fixed, Ordered, Raw, Serde, Utf8};
+pub use crate::codec::typed::{
+    At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8,
+};
 pub use crate::id::{Epoch, ManifestId, OperatorId, Seq, Subtask};
 pub use crate::job::{Job, JobBuilder, JobSettings, OperatorSpec, Progress, Seat, Strategy, Task};
 pub use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};

@@ -46,6 +46,13 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
+    /// Takes all bytes that are left.
+    pub const fn rest(&mut self) -> &'a [u8] {
+        let (left, end) = self.rest.split_at(self.rest.len());
+        self.rest = end;
+        left
+    }
+
     /// Takes `N` bytes.
     ///
     /// # Errors

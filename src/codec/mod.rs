@@ -1,6 +1,7 @@
 //! The typed view of bytes: a bounds-checked reader and writer, and codecs for keys and values.
 
 pub mod bytes;
+mod escape;
 pub mod schema;
 pub mod trailer;
 pub mod typed;

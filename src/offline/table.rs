@@ -88,7 +88,7 @@ impl RowTypes {
         };
         let own_version = row.columns.schema.is_none_or(|version| version == self.version);
         // Written under another version of the type, which nothing describes.
-        let value = if own_version { decode_any(&self.value, bytes)? } else { Value::Bytes(bytes) };
+        let value = if own_version { decode_any(&self.value, bytes)? } else { Value::Bytes(bytes.into()) };
         Ok(Entry { group, place: self.place(&row.key)?, value })
     }
 }

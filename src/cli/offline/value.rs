@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn bytes_are_hexadecimal_and_units_nothing() {
-        assert_eq!(json(&Value::Bytes(&[0, 255])).unwrap(), "\"0x00ff\"");
+        assert_eq!(json(&Value::Bytes([0, 255][..].into())).unwrap(), "\"0x00ff\"");
         assert!(columns("key", &Type::Unit).is_empty());
         assert_eq!(columns("key", &Type::Bytes), ["key"]);
     }

@@ -1,0 +1,172 @@
+//! Names read back as types: recursion is bounded, and only the spelling that a type prints is taken.
+
+use super::{MAX_DEPTH, Number, Order, Part, Shape, Type};
+
+impl Type {
+    /// Returns the type that a schema's name stands for, if it is one of this crate's.
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        any_type(name, MAX_DEPTH)
+    }
+}
+
+fn any_type(name: &str, depth: usize) -> Option<Type> {
+    if let Some(expression) = name.strip_prefix("postcard:") {
+        let mut parser = Parser { rest: expression };
+        let shape = parser.shape(depth)?;
+        return parser.rest.is_empty().then_some(Type::Postcard(shape));
+    }
+    if let Some(order) = name.strip_prefix("ordered:") {
+        return any_order(order, depth).map(Type::Ordered);
+    }
+    if let Some(foreign) = foreign(name) {
+        return Some(Type::Opaque(foreign));
+    }
+    let depth = depth.checked_sub(1)?;
+    Some(match name {
+        "unit" => Type::Unit,
+        "bool" => Type::Bool,
+        "bytes" => Type::Bytes,
+        "utf8" => Type::Utf8,
+        "u8" | "i8" => Type::Fixed(Number::parse(name)?),
+        _ => match parts(name, |part| any_type(part, depth)) {
+            Some(("option", parts)) => Type::Option(only(parts)?),
+            Some(("list", parts)) => Type::List(only(parts)?),
+            Some(("tuple", parts)) => Type::Tuple(parts),
+            Some(_) => return None,
+            None => {
+                let number = Number::parse(name.strip_suffix("le")?)?;
+                return (number.width() > 1).then_some(Type::Fixed(number));
+            }
+        },
+    })
+}
+
+fn any_order(name: &str, depth: usize) -> Option<Order> {
+    let depth = depth.checked_sub(1)?;
+    if let Some(foreign) = foreign(name) {
+        return Some(Order::Opaque(foreign));
+    }
+    Some(match name {
+        "unit" => Order::Unit,
+        "bool" => Order::Bool,
+        "bytes" => Order::Bytes,
+        "utf8" => Order::Utf8,
+        _ => match parts(name, |part| any_order(part, depth)) {
+            Some(("option", parts)) => Order::Option(only(parts)?),
+            Some(("tuple", parts)) => Order::Tuple(parts),
+            Some(_) => return None,
+            None => Order::Number(Number::parse(name)?),
+        },
+    })
+}
+
+/// Returns the form and the parts of `form<part,...>`, each part with its version.
+fn parts<T>(name: &str, mut parse: impl FnMut(&str) -> Option<T>) -> Option<(&str, Vec<Part<T>>)> {
+    let (form, rest) = name.split_once('<')?;
+    let mut depth = 0usize;
+    let mut balanced = true;
+    let split = rest.strip_suffix('>')?.split(|c| {
+        match c {
+            '<' => depth += 1,
+            '>' => match depth.checked_sub(1) {
+                Some(outer) => depth = outer,
+                None => balanced = false,
+            },
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    let mut part = |text: &str| {
+        let (name, version) = versioned(text)?;
+        Some(Part { ty: parse(name)?, version })
+    };
+    let parts = split.map(&mut part).collect::<Option<Vec<_>>>()?;
+    (balanced && depth == 0).then_some((form, parts))
+}
+
+/// Splits `name@version`; without a version it is 1, which is never spelt out.
+fn versioned(text: &str) -> Option<(&str, u32)> {
+    match text.rsplit_once('@') {
+        Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            let version: u32 = digits.parse().ok()?;
+            (version != 1 && version.to_string() == digits).then_some((name, version))
+        }
+        _ => Some((text, 1)),
+    }
+}
+
+fn only<T>(parts: Vec<Part<T>>) -> Option<Box<Part<T>>> {
+    let [part] = <[_; 1]>::try_from(parts).ok()?;
+    Some(Box::new(part))
+}
+
+fn foreign(name: &str) -> Option<String> {
+    let name = name.strip_prefix("opaque:")?;
+    name.chars().all(|c| is_plain(c) || c == '%').then(|| name.to_owned())
+}
+
+/// Returns whether a character of a name that this crate does not know stands as it is within other names.
+pub(super) const fn is_plain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '/' | '-')
+}
+
+/// Reads the shapes of `postcard`'s format.
+struct Parser<'a> {
+    rest: &'a str,
+}
+
+impl<'a> Parser<'a> {
+    fn shape(&mut self, depth: usize) -> Option<Shape> {
+        let depth = depth.checked_sub(1)?;
+        Some(match self.word()? {
+            "unit" => Shape::Unit,
+            "bool" => Shape::Bool,
+            "bytes" => Shape::Bytes,
+            "utf8" => Shape::Utf8,
+            "option" => Shape::Option(Box::new(self.only(depth)?)),
+            "list" => Shape::List(Box::new(self.only(depth)?)),
+            "tuple" => Shape::Tuple(self.several(|parser| parser.shape(depth))?),
+            "struct" => Shape::Struct(self.several(|parser| parser.field(depth))?),
+            "enum" => Shape::Enum(self.several(|parser| parser.field(depth))?),
+            number => Shape::Number(Number::parse(number)?),
+        })
+    }
+
+    /// Takes one shape in angle brackets.
+    fn only(&mut self, depth: usize) -> Option<Shape> {
+        self.token('<')?;
+        let shape = self.shape(depth)?;
+        self.token('>')?;
+        Some(shape)
+    }
+
+    /// Takes items between commas in angle brackets, at least one.
+    fn several<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        self.token('<')?;
+        let mut items = vec![item(self)?];
+        while self.token(',').is_some() {
+            items.push(item(self)?);
+        }
+        self.token('>')?;
+        Some(items)
+    }
+
+    fn field(&mut self, depth: usize) -> Option<(String, Shape)> {
+        let name = self.word()?.to_owned();
+        self.token(':')?;
+        Some((name, self.shape(depth)?))
+    }
+
+    fn word(&mut self) -> Option<&'a str> {
+        let end = self.rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(self.rest.len());
+        let (word, rest) = self.rest.split_at_checked(end)?;
+        self.rest = rest;
+        (!word.is_empty()).then_some(word)
+    }
+
+    fn token(&mut self, token: char) -> Option<()> {
+        self.rest = self.rest.strip_prefix(token)?;
+        Some(())
+    }
+}
