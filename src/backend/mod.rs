@@ -26,7 +26,10 @@ use crate::time::Timestamp;
 pub use any::AnyBackend;
 pub use log::LogBackend;
 pub use overlay::OverlayBackend;
-pub use state::{KeyedState, ValueState};
+pub use state::{
+    Aggregate, AggregatingState, CheckpointTimes, InNamespace, Keyed, KeyedState, ListState, MapState, OrderedMapState,
+    ReducingState, TableOptions, Tables, TtlConfig, TtlTime, TtlUpdate, ValueState,
+};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]
