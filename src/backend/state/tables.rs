@@ -142,7 +142,7 @@ impl Tables {
     /// at every start: where `new` exists and `old` does not, or nothing was restored, it does nothing.
     ///
     /// # Errors
-    /// `Config` if both exist, or neither; `Usage` if `old` is declared; `Limit` if `new` is too long.
+    /// `Config` if both exist, or neither; `Usage` if `old` is declared, or `new` is too long a name.
     pub fn rename(&mut self, old: &str, new: &str) -> Result<()> {
         let known = |name: &str| self.schemas.iter().position(|table| table.name == name);
         let error = match (known(old), known(new)) {
@@ -167,8 +167,8 @@ impl Tables {
     /// table of its name, or else the next one. The id in `wanted` does not matter.
     ///
     /// # Errors
-    /// `Usage` if the name is declared already, or a merge operator is named; `Config` if the restored table of that
-    /// name has another type; `Limit` if the name is too long.
+    /// `Usage` if the name is declared already or too long, or a merge operator is named; `Config` if the restored table
+    /// of that name has another type.
     pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
         self.declare_with(wanted, TableRules::default())
     }
@@ -265,7 +265,7 @@ fn check_name(name: &str) -> Result<()> {
     if name.len() <= MAX_NAME_BYTES {
         return Ok(());
     }
-    Err(Error::limit("name of a table is too long").with("bytes", name.len()).with("limit", MAX_NAME_BYTES))
+    Err(Error::usage("name of a table is too long").with("bytes", name.len()).with("limit", MAX_NAME_BYTES))
 }
 
 /// Refuses a declaration that the rows of a stored table cannot be read under.

@@ -17,8 +17,8 @@ impl Tables {
     /// Declares a table of one value per key.
     ///
     /// # Errors
-    /// `Usage` if the name is declared already; `Config` if the restored table of that name has another type, or rows
-    /// expire in a way that it cannot take over; `Limit` if the name is too long.
+    /// `Usage` if the name is declared already or too long; `Config` if the restored table of that name has another
+    /// type, or its rows expire in another time.
     pub fn value<V: 'static, C: Codec<V>>(
         &mut self,
         options: impl Into<TableOptions>,

@@ -4,11 +4,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Lab;
 use crate::ErrorKind;
-use crate::backend::{Aggregate, StateBackend, TableOptions};
+use crate::backend::{Aggregate, CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
 use crate::codec::schema::Schema;
 use crate::codec::typed::{Codec, Fixed, Ordered, Utf8};
 use crate::error::{Error, Result};
-use crate::key_group::KeyGroupSet;
+use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
+use crate::memory::MemoryBudget;
 use crate::segment::MAX_VALUE_BYTES;
 
 #[test]
@@ -319,8 +320,8 @@ fn stored_bytes_of_another_type_are_errors() {
     // Tables as a damaged manifest might tell of them.
     let mut schemas = lab.state.tables().schemas().to_vec();
     schemas.iter_mut().for_each(|table| table.value = Schema::new("u32le"));
-    let times = crate::backend::CheckpointTimes { event_time: lab.now.0, processing_time: lab.now.1 };
-    let mut tables = crate::backend::Tables::restored(Schema::new("utf8"), schemas, times);
+    let times = CheckpointTimes { event_time: lab.now.0, processing_time: lab.now.1 };
+    let mut tables = Tables::restored(Schema::new("utf8"), schemas, times);
     let long = tables.value::<u32, _>("v", Fixed).unwrap();
     let longs = tables.list::<u32, _>("l", Fixed).unwrap();
     let mut lab = Lab::over(tables, lab.segments, 1, lab.now);
@@ -345,20 +346,14 @@ fn what_is_too_long_is_refused() {
 
 #[test]
 fn without_a_key_nothing_is_done() {
-    let lab = Lab::new();
-    let mut state = crate::backend::KeyedState::new(
-        crate::backend::OverlayBackend::new(KeyGroupSet::all(8), crate::memory::MemoryBudget::new(u64::MAX)),
-        crate::key_group::Partitioner::External,
-        8,
-        crate::backend::Tables::new(Schema::new("bytes")),
-    );
-    drop(lab);
+    let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(u64::MAX));
+    let mut state = KeyedState::new(backend, Partitioner::External, 8, Tables::new(Schema::new("bytes")));
     let list = state.list("l", Utf8).unwrap();
     assert_eq!(list.read(&mut state).unwrap_err().kind(), ErrorKind::Usage);
     assert_eq!(state.clear_key(list.table()).unwrap_err().kind(), ErrorKind::Usage);
     assert_eq!(state.set_key(b"a").unwrap_err().kind(), ErrorKind::Usage, "it needs a routing hash");
     assert_eq!(state.locate(b"a").unwrap_err().kind(), ErrorKind::Usage);
     state.set_key_routed(b"a", u64::MAX);
-    assert_eq!(state.key.group, crate::key_group::KeyGroup(7));
+    assert_eq!(state.key.group, KeyGroup(7));
     assert_eq!(list.read(&mut state).unwrap(), Vec::<String>::new());
 }

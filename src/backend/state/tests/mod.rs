@@ -26,6 +26,7 @@ pub(super) fn at(millis: i64) -> Timestamp {
 }
 
 /// A state with what it has stored so far.
+#[derive(Debug)]
 struct Lab {
     state: KeyedState<OverlayBackend>,
     segments: Vec<Arc<dyn RowSource>>,
@@ -40,12 +41,21 @@ impl Lab {
     }
 
     fn over(tables: Tables, segments: Vec<Arc<dyn RowSource>>, epoch: u64, now: (Timestamp, Timestamp)) -> Self {
+        Self::try_over(tables, segments, epoch, now).unwrap()
+    }
+
+    fn try_over(
+        tables: Tables,
+        segments: Vec<Arc<dyn RowSource>>,
+        epoch: u64,
+        now: (Timestamp, Timestamp),
+    ) -> Result<Self> {
         let backend = OverlayBackend::new(KeyGroupSet::empty(), MemoryBudget::new(u64::MAX));
         let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, GROUPS, tables);
         state.advance(now.0, now.1);
-        state.backend_mut().load(&Stack::new(segments.clone()), &KeyGroupSet::all(GROUPS)).unwrap();
-        state.set_key(b"k").unwrap();
-        Self { state, segments, epoch, now }
+        state.backend_mut().load(&Stack::new(segments.clone()), &KeyGroupSet::all(GROUPS))?;
+        state.set_key(b"k")?;
+        Ok(Self { state, segments, epoch, now })
     }
 
     /// Moves processing time on.
@@ -82,13 +92,16 @@ impl Lab {
 
     /// Restarts from what was sealed last, at the same times, with newly declared tables.
     fn restart<H>(&mut self, declare: impl FnOnce(&mut Tables) -> Result<H>) -> Result<H> {
-        let (event_time, processing_time) = self.now;
-        let times = CheckpointTimes { event_time, processing_time };
-        let schemas = self.state.tables().schemas().to_vec();
-        let mut tables = Tables::restored(Schema::new("utf8"), schemas, times);
+        let mut tables = self.restored_tables();
         let handles = declare(&mut tables)?;
         *self = Self::over(tables, self.segments.clone(), self.epoch, self.now);
         Ok(handles)
+    }
+
+    fn restored_tables(&self) -> Tables {
+        let (event_time, processing_time) = self.now;
+        let schemas = self.state.tables().schemas().to_vec();
+        Tables::restored(Schema::new("utf8"), schemas, CheckpointTimes { event_time, processing_time })
     }
 
     fn rows(&self) -> u64 {

@@ -68,7 +68,7 @@ fn a_refused_declaration_changes_nothing() {
     lab.restart(|tables| {
         assert!(tables.value("v", Utf8).is_err());
         let never = TtlConfig::new(std::time::Duration::ZERO);
-        assert_eq!(tables.value("n".repeat(5000), Utf8).unwrap_err().kind(), ErrorKind::Limit);
+        assert_eq!(tables.value("n".repeat(5000), Utf8).unwrap_err().kind(), ErrorKind::Usage);
         assert_eq!(
             tables.value::<u8, _>(TableOptions::new("n").ttl(never), Fixed).unwrap_err().kind(),
             ErrorKind::Config
