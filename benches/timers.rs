@@ -8,7 +8,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, TimeDomain, Timers};
+use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, Tables, TimeDomain, Timers};
 use alluvium::codec::schema::Schema;
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{KeyGroupSet, Partitioner};
@@ -60,7 +60,7 @@ struct Job {
 
 impl Job {
     fn new() -> Self {
-        let mut state = KeyedState::new(backend(), PARTITIONER, GROUPS, Schema::new("bytes"), vec![]);
+        let mut state = KeyedState::new(backend(), PARTITIONER, GROUPS, Tables::new(Schema::new("bytes")));
         let timers = state.timers("timers", TimeDomain::Event, Schema::unit()).unwrap();
         Self { state, timers }
     }

@@ -1,6 +1,9 @@
 //! What most embedders import.
 
-pub use crate::backend::{KeyedState, LogBackend, Outcome, StateBackend, TimeDomain, Timers, ValueState};
+pub use crate::backend::{
+    Aggregate, AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, Outcome, ReducingState,
+    StateBackend, TableOptions, TimeDomain, Timers, TtlConfig, ValueState,
+};
 pub use crate::checkpoint::chain::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{

@@ -134,7 +134,7 @@ fn table() -> TableSchema {
         namespace: Schema::unit(),
         sub: Schema::unit(),
         value: Schema { name: "u64".into(), version: 2 },
-        ttl: Some(Ttl { millis: 60_000, on_read: true, event_time: true }),
+        ttl: Some(Ttl { millis: 60_000, on_read: true, event_time: true, ..Ttl::default() }),
         merge_operator: Some("sum".into()),
     }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use alluvium::ErrorKind;
 use alluvium::backend::conformance::History;
-use alluvium::backend::{KeyedState, LogBackend, Outcome, OverlayBackend, StateBackend, TimeDomain, Timers};
+use alluvium::backend::{
+    CheckpointTimes, KeyedState, LogBackend, Outcome, OverlayBackend, StateBackend, Tables, TimeDomain, Timers,
+};
 use alluvium::codec::schema::Schema;
 use alluvium::codec::typed::Fixed;
 use alluvium::id::{Epoch, Part};
@@ -19,6 +21,12 @@ use proptest::test_runner::RngSeed;
 
 const GROUPS: u16 = 11;
 const RANGE: Partitioner = Partitioner::Range { seed: 3 };
+
+/// Returns the operator's tables, restored from these.
+fn tables(stored: Vec<TableSchema>) -> Tables {
+    let at = Timestamp::MIN;
+    Tables::restored(Schema::new("u16le"), stored, CheckpointTimes { event_time: at, processing_time: at })
+}
 
 fn log(groups: KeyGroupSet, partitioner: Partitioner) -> LogBackend {
     LogBackend::new(groups, partitioner, MemoryBudget::new(u64::MAX))
@@ -38,7 +46,7 @@ struct Subtask<B> {
 
 impl<B: StateBackend> Subtask<B> {
     fn new(backend: B, partitioner: Partitioner, restored: Vec<TableSchema>) -> Self {
-        let mut state = KeyedState::new(backend, partitioner, GROUPS, Schema::new("u16le"), restored);
+        let mut state = KeyedState::new(backend, partitioner, GROUPS, tables(restored));
         // Another table's rows lie between those of the timers.
         state.value::<u64, _>("fired", Fixed).unwrap();
         let timers = state.timers("timers", TimeDomain::Event, Schema::new("bytes")).unwrap();
@@ -97,7 +105,7 @@ impl<B: StateBackend> World<B> {
     fn new(make: fn(KeyGroupSet, Partitioner) -> B, partitioner: Partitioner, parallelism: u32) -> Self {
         let subtask = |i| Subtask::new(make(range(parallelism, i), partitioner), partitioner, vec![]);
         let subtasks: Vec<_> = (0..parallelism).map(subtask).collect();
-        let tables = subtasks[0].state.tables().to_vec();
+        let tables = subtasks[0].state.tables().schemas().to_vec();
         let (history, model) = (History::default(), Model::new());
         Self { make, partitioner, subtasks, history, tables, epoch: 0, sealed: model.clone(), model }
     }
@@ -385,8 +393,8 @@ fn mistakes_are_refused_and_change_nothing() {
 
 #[test]
 fn the_measure_of_time_is_part_of_the_type() {
-    let stored = single().state.tables().to_vec();
-    let mut state = KeyedState::new(log(KeyGroupSet::all(GROUPS), RANGE), RANGE, GROUPS, Schema::new("u16le"), stored);
+    let stored = single().state.tables().schemas().to_vec();
+    let mut state = KeyedState::new(log(KeyGroupSet::all(GROUPS), RANGE), RANGE, GROUPS, tables(stored));
     let other = state.timers("timers", TimeDomain::Processing, Schema::new("bytes")).unwrap_err();
     assert_eq!(other.kind(), ErrorKind::Config);
     for part in ["timer:event", "timer:processing"] {
@@ -420,7 +428,7 @@ fn rows_that_were_cleared_do_not_fire() {
 #[test]
 fn tools_read_a_timers_row() {
     let Subtask { state, .. } = single();
-    let types = RowTypes::of(state.tables().iter().find(|table| table.name == "timers").unwrap());
+    let types = RowTypes::of(state.tables().schemas().iter().find(|table| table.name == "timers").unwrap());
     let sub = (-5i64).wrapping_sub(i64::MIN).to_be_bytes();
     let row = alluvium::segment::RowKey::data(alluvium::id::TableId(1), &[1, 0], b"w", &sub);
     let place = types.place(&row).unwrap();

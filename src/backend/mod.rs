@@ -27,7 +27,11 @@ use crate::time::Timestamp;
 pub use any::AnyBackend;
 pub use log::LogBackend;
 pub use overlay::OverlayBackend;
-pub use state::{Fired, KeyedState, TimeDomain, Timers, ValueState};
+pub use state::{
+    Aggregate, AggregatingState, CheckpointTimes, Fired, InNamespace, Keyed, KeyedState, ListState, MapState,
+    OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, Timers, TtlConfig, TtlTime, TtlUpdate,
+    ValueState,
+};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]

@@ -18,6 +18,7 @@ use futures_util::FutureExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
+use crate::backend::{CheckpointTimes, Tables};
 use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::links::SegmentChain;
@@ -32,9 +33,10 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
 use crate::manifest::rescale::{OperatorPlan, Share};
-use crate::manifest::{OperatorManifest, Program, TableSchema};
+use crate::manifest::{Manifest, OperatorManifest, Program};
 use crate::memory::MemoryBudget;
 use crate::store::Store;
+use crate::time::Timestamp;
 
 use driver::{Driver, Message, State};
 
@@ -271,7 +273,6 @@ impl JobBuilder {
                     share: plan,
                     operator_state,
                     tables,
-                    key: operator.key.clone(),
                     partitioner,
                     max_parallelism,
                     store: store.clone(),
@@ -315,12 +316,24 @@ fn plans(
     restored: Option<&StoredManifest>,
     operator: &OperatorSpec,
     max_parallelism: u16,
-) -> Result<Vec<(Share, Vec<TableSchema>)>> {
-    let plan = match restored {
-        Some(restored) => OperatorPlan::new(&restored.manifest, operator.id, operator.parallelism)?,
-        None => OperatorPlan::empty(operator.id, max_parallelism, operator.parallelism)?,
+) -> Result<Vec<(Share, Tables)>> {
+    let Some(StoredManifest { manifest, .. }) = restored else {
+        let plan = OperatorPlan::empty(operator.id, max_parallelism, operator.parallelism)?;
+        return Ok(plan.shares.into_iter().map(|share| (share, Tables::new(operator.key.clone()))).collect());
     };
-    Ok(plan.shares.into_iter().map(|share| (share, plan.tables.clone())).collect())
+    let plan = OperatorPlan::new(manifest, operator.id, operator.parallelism)?;
+    let times = checkpoint_times(manifest, operator.id)?;
+    let tables = || Tables::restored(operator.key.clone(), plan.tables.clone(), times);
+    Ok(plan.shares.into_iter().map(|share| (share, tables())).collect())
+}
+
+/// Returns how far time had come for an operator. Its manifest was written after its cuts, by the process that made
+/// them or, for a savepoint, later still: what had expired at a cut had expired then.
+fn checkpoint_times(manifest: &Manifest, operator: OperatorId) -> Result<CheckpointTimes> {
+    let found = manifest.operators.iter().find(|candidate| candidate.id == operator);
+    let subtasks = found.map(OperatorManifest::inline_subtasks).transpose()?.unwrap_or_default();
+    let event_time = subtasks.iter().map(|subtask| subtask.watermark).max().unwrap_or(Timestamp::MIN);
+    Ok(CheckpointTimes { event_time, processing_time: manifest.created_at })
 }
 
 /// How far the job has come, as its owner can watch it.

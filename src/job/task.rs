@@ -7,16 +7,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::driver::Message;
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
-use crate::backend::{KeyedState, Outcome, StateBackend};
+use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore;
-use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
 use crate::error::Result;
 use crate::id::{Epoch, OperatorId, Part, Subtask};
 use crate::key_group::{KeyGroupSet, Partitioner};
+use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
-use crate::manifest::{Opaque, TableSchema};
 use crate::memory::MemoryBudget;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
@@ -31,8 +30,7 @@ pub struct Seat {
     pub(super) share: Share,
     /// The opaques that carry operator state; `share` has the others.
     pub(super) operator_state: Vec<Opaque>,
-    pub(super) tables: Vec<TableSchema>,
-    pub(super) key: Schema,
+    pub(super) tables: Tables,
     pub(super) partitioner: Partitioner,
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
@@ -82,6 +80,12 @@ impl Seat {
         self.partitioner
     }
 
+    /// Returns its tables, to declare them before anything is loaded: one that cannot go on is refused here, and what
+    /// rows mean is known when they are. All subtasks of an operator declare the same tables, in the same order.
+    pub fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
     /// Reads its rows from the store, verified.
     ///
     /// # Errors
@@ -101,9 +105,12 @@ impl Seat {
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
-        let mut backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        backend.load(rows, &self.share.groups)?;
-        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.key, self.tables);
+        let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
+        // A clock that went back since the checkpoint must not revive what had expired in it.
+        let before = self.tables.restored_times().map_or(Timestamp::MIN, |times| times.processing_time);
+        let mut state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables);
+        state.advance(self.share.watermark, self.runtime.now().max(before));
+        state.backend_mut().load(rows, &self.share.groups)?;
         Ok(Task {
             operator: self.operator,
             subtask: self.share.subtask,
@@ -204,7 +211,7 @@ impl<B: StateBackend> Task<B> {
         let heat = std::mem::take(&mut sealed.heat);
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
-        let tables = self.state.tables().into();
+        let tables = self.state.tables().schemas().into();
         let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat };
         self.link.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
     }

@@ -237,7 +237,6 @@ impl TryFrom<proto::SubtaskEntry> for SubtaskEntry {
 
 impl From<&TableSchema> for proto::Table {
     fn from(table: &TableSchema) -> Self {
-        let ttl = |ttl: Ttl| proto::Ttl { life_ms: ttl.millis, on_read: ttl.on_read, event_time: ttl.event_time };
         Self {
             id: table.id.0,
             name: table.name.clone(),
@@ -246,7 +245,7 @@ impl From<&TableSchema> for proto::Table {
             namespace: Some((&table.namespace).into()),
             sub: Some((&table.sub).into()),
             value: Some((&table.value).into()),
-            ttl: table.ttl.map(ttl),
+            ttl: table.ttl.map(Into::into),
             merge_operator: table.merge_operator.clone(),
         }
     }
@@ -256,7 +255,6 @@ impl TryFrom<proto::Table> for TableSchema {
     type Error = Error;
 
     fn try_from(message: proto::Table) -> Result<Self> {
-        let ttl = |ttl: proto::Ttl| Ttl { millis: ttl.life_ms, on_read: ttl.on_read, event_time: ttl.event_time };
         Ok(Self {
             id: TableId(message.id),
             name: message.name,
@@ -265,9 +263,33 @@ impl TryFrom<proto::Table> for TableSchema {
             namespace: required(message.namespace, "namespace schema")?.into(),
             sub: required(message.sub, "sub-key schema")?.into(),
             value: required(message.value, "value schema")?.into(),
-            ttl: message.ttl.map(ttl),
+            ttl: message.ttl.map(Into::into),
             merge_operator: message.merge_operator,
         })
+    }
+}
+
+impl From<Ttl> for proto::Ttl {
+    fn from(ttl: Ttl) -> Self {
+        Self {
+            life_ms: ttl.millis,
+            on_read: ttl.on_read,
+            event_time: ttl.event_time,
+            since_ms: ttl.since.map(Timestamp::as_millis),
+            dead_until_ms: ttl.dead_until.map(Timestamp::as_millis),
+        }
+    }
+}
+
+impl From<proto::Ttl> for Ttl {
+    fn from(message: proto::Ttl) -> Self {
+        Self {
+            millis: message.life_ms,
+            on_read: message.on_read,
+            event_time: message.event_time,
+            since: message.since_ms.map(Timestamp::from_millis),
+            dead_until: message.dead_until_ms.map(Timestamp::from_millis),
+        }
     }
 }
 

@@ -19,6 +19,7 @@ use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
+pub use crate::segment::Ttl;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
 
@@ -356,17 +357,6 @@ pub enum StateKind {
     Aggregating = 5,
     /// Timers.
     Timers = 6,
-}
-
-/// When rows expire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Ttl {
-    /// Life in milliseconds.
-    pub millis: u64,
-    /// Whether reading renews it, beside writing.
-    pub on_read: bool,
-    /// Whether it is counted in event time; else in processing time.
-    pub event_time: bool,
 }
 
 /// A tagged addition to a manifest.

@@ -204,6 +204,10 @@ pub(super) struct Ttl {
     pub(super) on_read: bool,
     #[prost(bool, tag = "3")]
     pub(super) event_time: bool,
+    #[prost(sint64, optional, tag = "4")]
+    pub(super) since_ms: Option<i64>,
+    #[prost(sint64, optional, tag = "5")]
+    pub(super) dead_until_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

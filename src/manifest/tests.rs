@@ -76,7 +76,13 @@ fn table(id: u32, name: &str) -> TableSchema {
         namespace: Schema::unit(),
         sub: Schema::new("u64"),
         value: Schema { name: "my.Value".into(), version: 3 },
-        ttl: Some(Ttl { millis: 1000, on_read: true, event_time: false }),
+        ttl: Some(Ttl {
+            millis: 1000,
+            on_read: true,
+            event_time: false,
+            since: Some(Timestamp::from_millis(-7)),
+            dead_until: Some(Timestamp::MIN),
+        }),
         merge_operator: Some("sum".into()),
     }
 }

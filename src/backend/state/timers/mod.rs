@@ -99,12 +99,12 @@ impl<B: StateBackend> KeyedState<B> {
     /// If the table was restored, that of scanning it: a step per row of the groups owned, of other tables too.
     pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<Timers> {
         let namespaced = namespace != Schema::unit();
-        let known = self.tables.len();
+        let known = self.tables.schemas().len();
         let table = self.declare(TableSchema {
             id: TableId(0),
             name: name.to_owned(),
             kind: StateKind::Timers,
-            key: self.key_schema.clone(),
+            key: self.tables.key().clone(),
             namespace,
             sub: Codec::<i64>::schema(&Ordered),
             value: domain.schema(),
@@ -114,7 +114,7 @@ impl<B: StateBackend> KeyedState<B> {
         let groups = self.backend.groups().clone();
         let (sub, charge) = (Vec::new(), None);
         let mut timers = Timers { table, domain, namespaced, groups, queue: Queue::default(), sub, charge };
-        if self.tables.len() == known {
+        if self.tables.schemas().len() == known {
             let groups = timers.groups.clone();
             timers.rebuild(self, &groups)?;
         }
@@ -128,13 +128,13 @@ impl<B: StateBackend> KeyedState<B> {
 /// says that their time has come: those registered by then, also while others fire.
 ///
 /// ```
-/// # use alluvium::backend::OverlayBackend;
+/// # use alluvium::backend::{OverlayBackend, Tables};
 /// # use alluvium::memory::MemoryBudget;
 /// use alluvium::prelude::*;
 ///
 /// # fn main() -> alluvium::Result<()> {
 /// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 20));
-/// # let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Schema::new("utf8"), vec![]);
+/// # let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));
 /// let count = state.value("count", Fixed)?;
 /// let mut timers = state.timers("ends", TimeDomain::Event, Schema::unit())?;
 /// for key in ["a", "b", "a"] {

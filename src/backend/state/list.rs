@@ -1,0 +1,230 @@
+//! A list per key, which grows without being read.
+//!
+//! A list's bytes are its elements one after the other, each with its length before it (LEB128): see `docs/format.md`.
+
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use crate::codec::bytes::{Reader, put_length};
+use crate::codec::typed::Codec;
+use crate::error::Result;
+use crate::id::TableId;
+use crate::key_group::CurrentKey;
+use crate::manifest::StateKind;
+use crate::segment::Append;
+
+use super::evolve::ListUpgrade;
+use super::tables::{TableOptions, Tables, Wanted};
+use super::{Access, Keyed, KeyedState, Table};
+use crate::backend::{StateBackend, Write};
+
+impl Tables {
+    /// Declares a table of a list per key. `codec` is that of an element.
+    ///
+    /// # Errors
+    /// As [`Tables::value`].
+    pub fn list<V: 'static, C: Codec<V>>(
+        &mut self,
+        options: impl Into<TableOptions>,
+        codec: C,
+    ) -> Result<ListState<V, C>> {
+        let wanted = Wanted {
+            merge: Some(Arc::new(Append)),
+            upgrade: Arc::new(ListUpgrade::new(codec.clone())),
+            ..Wanted::new(StateKind::List, &codec)
+        };
+        let table = self.declare_kind(options.into(), wanted)?;
+        Ok(ListState { table, codec, value: PhantomData })
+    }
+}
+
+impl<B: StateBackend> KeyedState<B> {
+    /// Declares a table of a list per key. `codec` is that of an element.
+    ///
+    /// # Errors
+    /// As [`Tables::value`].
+    pub fn list<V: 'static, C: Codec<V>>(
+        &mut self,
+        options: impl Into<TableOptions>,
+        codec: C,
+    ) -> Result<ListState<V, C>> {
+        self.with_tables(|tables| tables.list(options, codec))
+    }
+}
+
+/// A handle to a table of a list per key, or per key and namespace. A key without a list has an empty one.
+///
+/// Adding costs the element, in time and in the next delta, however long the list is. A list has at most
+/// [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES).
+///
+/// ```
+/// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
+/// use alluvium::codec::{schema::Schema, typed::Utf8};
+/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
+/// # fn main() -> alluvium::Result<()> {
+/// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
+/// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));
+/// let clicks = state.list("clicks", Utf8)?;
+/// state.set_key(b"user-1")?;
+/// clicks.add(&mut state, &"/home".to_owned())?;
+/// clicks.add(&mut state, &"/cart".to_owned())?;
+/// assert_eq!(clicks.read(&mut state)?, ["/home", "/cart"]);
+/// clicks.update(&mut state, &[])?;
+/// assert_eq!(state.backend_mut().groups().len(), 8);
+/// # use alluvium::backend::StateBackend as _;
+/// assert_eq!(state.backend().stats().rows, 0);
+/// # Ok(())
+/// # }
+/// ```
+pub struct ListState<V, C> {
+    table: Table,
+    codec: C,
+    value: PhantomData<fn() -> V>,
+}
+
+impl<V, C: Clone> Clone for ListState<V, C> {
+    fn clone(&self) -> Self {
+        Self { table: self.table, codec: self.codec.clone(), value: PhantomData }
+    }
+}
+
+impl<V, C: Debug> Debug for ListState<V, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ListState").field("table", &self.table).field("codec", &self.codec).finish()
+    }
+}
+
+impl<V, C: Codec<V>> ListState<V, C> {
+    /// Returns the table's id.
+    #[must_use]
+    pub fn table(&self) -> TableId {
+        self.table.id
+    }
+
+    /// Adds `value` at the end, without reading the list.
+    ///
+    /// # Errors
+    /// As [`StateBackend::write`]; `Usage` if the value has no encoding, no key is set, or there is a namespace and the
+    /// table has none. Nothing is changed.
+    pub fn add<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
+        self.add_all(state, [value])
+    }
+
+    /// Adds `values` at the end, all or none.
+    ///
+    /// # Errors
+    /// As [`ListState::add`].
+    pub fn add_all<'v, S: Keyed>(&self, state: &mut S, values: impl IntoIterator<Item = &'v V>) -> Result<()>
+    where
+        V: 'v,
+    {
+        self.table.with(state, |access| self.add_at(access, values))
+    }
+
+    /// Returns the elements, in the order they were added.
+    ///
+    /// # Errors
+    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` as [`ListState::add`].
+    pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Vec<V>> {
+        self.table.with(state, |access| self.read_at(access))
+    }
+
+    /// Calls `visit` with each element, in the order they were added.
+    ///
+    /// # Errors
+    /// As [`ListState::read`]; elements before the one that failed were visited.
+    pub fn for_each<S: Keyed>(&self, state: &mut S, visit: impl FnMut(V)) -> Result<()> {
+        self.table.with(state, |Access { backend, row, .. }| {
+            backend.read(row, |stored| self.elements(stored.unwrap_or_default(), visit))?
+        })
+    }
+
+    /// Replaces the elements.
+    ///
+    /// # Errors
+    /// As [`ListState::add`].
+    pub fn update<S: Keyed>(&self, state: &mut S, values: &[V]) -> Result<()> {
+        self.table.with(state, |Access { backend, row, buffer }| {
+            let bytes = buffer.fill(|out| self.encode(values, out))?;
+            backend.write(row, if bytes.is_empty() { Write::Delete } else { Write::Put(bytes) })
+        })
+    }
+
+    /// Removes all elements.
+    ///
+    /// # Errors
+    /// As [`ListState::add`].
+    pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
+        self.table.with(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
+    }
+
+    /// Calls `visit` with the place of each key in `keys`, and its list; in their order. The current key stays.
+    ///
+    /// # Errors
+    /// As [`ListState::read`], at the first key that has one.
+    pub fn get_many<S: Keyed>(
+        &self,
+        state: &mut S,
+        keys: &[CurrentKey<'_>],
+        mut visit: impl FnMut(usize, Vec<V>),
+    ) -> Result<()> {
+        self.table.each_key(state, keys, |at, access| self.read_at(access).map(|values| visit(at, values)))
+    }
+
+    /// Adds each value to the list of its key, in their order. The current key stays.
+    ///
+    /// # Errors
+    /// As [`ListState::add`], at the first item that has one; those before it are added.
+    pub fn add_many<S: Keyed>(&self, state: &mut S, items: &[(CurrentKey<'_>, V)]) -> Result<()> {
+        let add = |_, (_, value): &(_, V), access: Access<'_, _>| self.add_at(access, [value]);
+        self.table.each(state, items, |(key, _)| key, |_, _| Ok(()), add)
+    }
+
+    fn add_at<'v, B: StateBackend>(
+        &self,
+        Access { backend, row, buffer }: Access<'_, B>,
+        values: impl IntoIterator<Item = &'v V>,
+    ) -> Result<()>
+    where
+        V: 'v,
+    {
+        let bytes = buffer.fill(|out| self.encode(values, out))?;
+        // An element has a length, so no bytes are no elements.
+        if bytes.is_empty() { Ok(()) } else { backend.write(row, Write::Merge(bytes)) }
+    }
+
+    fn encode<'v>(&self, values: impl IntoIterator<Item = &'v V>, out: &mut Vec<u8>) -> Result<()>
+    where
+        V: 'v,
+    {
+        values.into_iter().try_for_each(|value| push_element(out, |out| self.codec.encode(value, out)))
+    }
+
+    fn read_at<B: StateBackend>(&self, Access { backend, row, .. }: Access<'_, B>) -> Result<Vec<V>> {
+        let mut values = Vec::new();
+        backend.read(row, |stored| self.elements(stored.unwrap_or_default(), |value| values.push(value)))??;
+        Ok(values)
+    }
+
+    fn elements(&self, bytes: &[u8], mut visit: impl FnMut(V)) -> Result<()> {
+        let mut reader = Reader::new(bytes);
+        while reader.remaining() > 0 {
+            visit(self.codec.decode(reader.length_delimited(bytes.len())?)?);
+        }
+        Ok(())
+    }
+}
+
+/// Appends an element as `encode` writes it, with its length before it.
+pub(super) fn push_element(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    let start = out.len();
+    encode(out)?;
+    let end = out.len();
+    put_length(out, end.saturating_sub(start));
+    let length_bytes = out.len().saturating_sub(end);
+    if let Some(element) = out.get_mut(start..) {
+        element.rotate_right(length_bytes);
+    }
+    Ok(())
+}

@@ -1,0 +1,319 @@
+//! The tables of an operator: what was restored, what is declared, and whether they agree.
+//!
+//! Invariants:
+//! - a declaration that fails changes nothing;
+//! - all subtasks that declare the same tables in the same order give them the same ids and schemas: nothing here
+//!   depends on what one subtask holds;
+//! - versions of a table's values only rise, so a row's version alone tells how to read it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use crate::codec::schema::Schema;
+use crate::codec::typed::Codec;
+use crate::error::{Error, Result};
+use crate::id::TableId;
+use crate::manifest::{MAX_NAME_BYTES, StateKind, TableSchema};
+use crate::segment::{FIRST_VERSION, MergeOperator, TableRules, Ttl, Upgrade};
+use crate::time::Timestamp;
+
+use super::Table;
+use super::evolve::ValueUpgrade;
+use super::ttl::{self, TtlConfig};
+
+/// A table's name and what can be chosen for it. A name alone will do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableOptions {
+    name: String,
+    namespace: Schema,
+    ttl: Option<TtlConfig>,
+}
+
+impl TableOptions {
+    /// Returns a table without namespaces, whose rows live for ever.
+    #[must_use]
+    pub fn new(name: impl Into<String>) -> Self {
+        Self { name: name.into(), namespace: Schema::unit(), ttl: None }
+    }
+
+    /// Gives it namespaces (windows, say) of this type.
+    #[must_use]
+    pub fn namespaced(mut self, namespace: Schema) -> Self {
+        self.namespace = namespace;
+        self
+    }
+
+    /// Lets its rows expire. What changes for rows that are stored: see [`TtlConfig`].
+    #[must_use]
+    pub fn ttl(mut self, ttl: TtlConfig) -> Self {
+        self.ttl = Some(ttl);
+        self
+    }
+}
+
+impl From<&str> for TableOptions {
+    fn from(name: &str) -> Self {
+        Self::new(name)
+    }
+}
+
+impl From<String> for TableOptions {
+    fn from(name: String) -> Self {
+        Self::new(name)
+    }
+}
+
+/// How far time had come in a checkpoint, for an operator: the same for all its subtasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CheckpointTimes {
+    /// The greatest watermark of its subtasks.
+    pub event_time: Timestamp,
+    /// A wall clock's time not before any of its cuts.
+    pub processing_time: Timestamp,
+}
+
+/// The declared and the restored tables of one operator.
+///
+/// Tables that were restored and are not declared again stay as they are, in this checkpoint and the next.
+#[derive(Debug)]
+pub struct Tables {
+    key: Schema,
+    restored: Option<CheckpointTimes>,
+    schemas: Vec<TableSchema>,
+    declared: Vec<TableId>,
+    /// What no backend was told yet.
+    rules: Vec<(TableId, TableRules)>,
+}
+
+/// What a kind of state declares.
+pub(super) struct Wanted {
+    pub(super) kind: StateKind,
+    pub(super) sub: Schema,
+    pub(super) value: Schema,
+    pub(super) ordered: bool,
+    pub(super) merge: Option<Arc<dyn MergeOperator>>,
+    pub(super) upgrade: Arc<dyn Upgrade>,
+    /// Whether values of a schema can be read.
+    pub(super) reads: Box<dyn Fn(&Schema) -> bool>,
+}
+
+impl Wanted {
+    /// Returns a kind of plain values without sub-keys.
+    pub(super) fn new<V: 'static, C: Codec<V>>(kind: StateKind, codec: &C) -> Self {
+        let reader = codec.clone();
+        Self {
+            kind,
+            sub: Schema::unit(),
+            value: codec.schema(),
+            ordered: false,
+            merge: None,
+            upgrade: Arc::new(ValueUpgrade::new(codec.clone())),
+            reads: Box::new(move |schema| reader.reads_version(schema)),
+        }
+    }
+}
+
+impl Tables {
+    /// Returns no tables, for keys of type `key`.
+    #[must_use]
+    pub fn new(key: Schema) -> Self {
+        Self { key, restored: None, schemas: Vec::new(), declared: Vec::new(), rules: Vec::new() }
+    }
+
+    /// Returns the tables of a checkpoint, for keys of type `key`.
+    #[must_use]
+    pub fn restored(key: Schema, schemas: Vec<TableSchema>, times: CheckpointTimes) -> Self {
+        Self { schemas, restored: Some(times), ..Self::new(key) }
+    }
+
+    /// Returns the tables that a checkpoint of this state has: restored and declared ones.
+    #[must_use]
+    pub fn schemas(&self) -> &[TableSchema] {
+        &self.schemas
+    }
+
+    /// Returns how far time had come in the checkpoint that is restored, if one is.
+    #[must_use]
+    pub fn restored_times(&self) -> Option<CheckpointTimes> {
+        self.restored
+    }
+
+    /// Lets the restored table `old` go on as `new`. To be called before `new` is declared; a program may call it
+    /// at every start: where `new` exists and `old` does not, or nothing was restored, it does nothing.
+    ///
+    /// # Errors
+    /// `Config` if both exist, or neither; `Usage` if `old` is declared, or `new` is too long a name.
+    pub fn rename(&mut self, old: &str, new: &str) -> Result<()> {
+        let known = |name: &str| self.schemas.iter().position(|table| table.name == name);
+        let error = match (known(old), known(new)) {
+            (Some(at), None) => {
+                check_name(new)?;
+                let Some(table) = self.schemas.get_mut(at) else { return Ok(()) };
+                if !self.declared.contains(&table.id) {
+                    new.clone_into(&mut table.name);
+                    return Ok(());
+                }
+                Error::usage("table to be renamed is declared already")
+            }
+            (None, Some(_)) => return Ok(()),
+            (None, None) if self.schemas.is_empty() => return Ok(()),
+            (Some(_), Some(_)) => Error::config("table to be renamed exists under both names"),
+            (None, None) => Error::config("table to be renamed exists under neither name"),
+        };
+        Err(error.with("old", old).with("new", new))
+    }
+
+    /// Declares a table of any kind, for engines that lay out their own rows, and returns its id: that of the restored
+    /// table of its name, or else the next one. The id in `wanted` does not matter.
+    ///
+    /// # Errors
+    /// `Usage` if the name is declared already or too long, or a merge operator is named; `Config` if the restored table
+    /// of that name has another type.
+    pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
+        self.declare_with(wanted, TableRules::default())
+    }
+
+    /// As [`Tables::declare`], for rows with a meaning: what `rules` say beside version and life, which are `wanted`'s.
+    ///
+    /// # Errors
+    /// As [`Tables::declare`]; `Usage` if the rules' merge operator is not the one that `wanted` names.
+    pub fn declare_with(&mut self, wanted: TableSchema, rules: TableRules) -> Result<TableId> {
+        if rules.merge.as_ref().map(|merge| merge.name()) != wanted.merge_operator.as_deref() {
+            return Err(Error::usage("table's merge operator is not that of its rules").with("table", &wanted.name));
+        }
+        let (at, id) = self.place(&wanted.name)?;
+        let wanted = TableSchema { id, ..wanted };
+        match self.schemas.get(at) {
+            Some(stored) if wanted != *stored => return Err(other_type(stored, &wanted)),
+            _ => {}
+        }
+        let rules = TableRules { version: wanted.value.version, ttl: wanted.ttl, ..rules };
+        self.enter(at, wanted, rules);
+        Ok(id)
+    }
+
+    /// Declares a table of one of the kinds of this crate.
+    pub(super) fn declare_kind(&mut self, options: TableOptions, wanted: Wanted) -> Result<Table> {
+        let TableOptions { name, namespace, ttl } = options;
+        let (at, id) = self.place(&name)?;
+        let namespaced = namespace != Schema::unit();
+        let mut schema = TableSchema {
+            id,
+            name,
+            kind: wanted.kind,
+            key: self.key.clone(),
+            namespace,
+            sub: wanted.sub,
+            value: wanted.value,
+            ttl: None,
+            merge_operator: wanted.merge.as_ref().map(|merge| merge.name().to_owned()),
+        };
+        let stored = self.schemas.get(at);
+        if let Some(stored) = stored {
+            check_stored(stored, &schema, &wanted.reads)?;
+        }
+        let (old, times) = (stored.and_then(|stored| stored.ttl), self.restored.filter(|_| stored.is_some()));
+        schema.ttl = ttl::settle(ttl, old, times).map_err(|error| error.with("table", &schema.name))?;
+        let version = schema.value.version;
+        let rules = TableRules {
+            version,
+            ordered: wanted.ordered,
+            ttl: schema.ttl,
+            merge: wanted.merge,
+            // Rows of older versions may lie in segments whatever the last checkpoint says of the table.
+            upgrade: (version > FIRST_VERSION).then_some(wanted.upgrade),
+        };
+        self.enter(at, schema, rules);
+        Ok(Table { id, namespaced })
+    }
+
+    /// Returns the type of the operator's keys.
+    pub(super) fn key(&self) -> &Schema {
+        &self.key
+    }
+
+    /// Returns the rules that no backend was told yet.
+    pub(super) fn take_rules(&mut self) -> Vec<(TableId, TableRules)> {
+        std::mem::take(&mut self.rules)
+    }
+
+    /// Returns where the table of this name stands or goes, and its id.
+    fn place(&self, name: &str) -> Result<(usize, TableId)> {
+        check_name(name)?;
+        if let Some((at, known)) = self.schemas.iter().enumerate().find(|(_, table)| table.name == name) {
+            if self.declared.contains(&known.id) {
+                return Err(Error::usage("table is declared already").with("table", name));
+            }
+            return Ok((at, known.id));
+        }
+        let next = self.schemas.iter().map(|table| table.id.0.checked_add(1)).max().unwrap_or(Some(0));
+        let id = next.map(TableId).ok_or_else(|| Error::limit("table ids are used up"))?;
+        Ok((self.schemas.len(), id))
+    }
+
+    fn enter(&mut self, at: usize, schema: TableSchema, rules: TableRules) {
+        let id = schema.id;
+        self.declared.push(id);
+        match self.schemas.get_mut(at) {
+            Some(stored) => *stored = schema,
+            None => self.schemas.push(schema),
+        }
+        // Rows without a meaning need no rules, and are fastest without.
+        let TableRules { version, ordered, ttl, merge, upgrade } = &rules;
+        if *version != FIRST_VERSION || *ordered || ttl.is_some() || merge.is_some() || upgrade.is_some() {
+            self.rules.push((id, rules));
+        }
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    if name.len() <= MAX_NAME_BYTES {
+        return Ok(());
+    }
+    Err(Error::usage("name of a table is too long").with("bytes", name.len()).with("limit", MAX_NAME_BYTES))
+}
+
+/// Refuses a declaration that the rows of a stored table cannot be read under.
+fn check_stored(stored: &TableSchema, wanted: &TableSchema, reads: &dyn Fn(&Schema) -> bool) -> Result<()> {
+    let places = |table: &TableSchema| (table.kind, table.key.clone(), table.namespace.clone(), table.sub.clone());
+    let (old, new) = (&stored.value, &wanted.value);
+    let reads = old == new || (old.version < new.version && reads(old));
+    if places(stored) != places(wanted) || !reads {
+        return Err(other_type(stored, wanted));
+    }
+    if stored.merge_operator != wanted.merge_operator {
+        let name = |table: &TableSchema| table.merge_operator.clone().unwrap_or_else(|| "none".to_owned());
+        return Err(Error::config("table was stored with another merge operator")
+            .with("table", &wanted.name)
+            .with("stored", name(stored))
+            .with("declared", name(wanted)));
+    }
+    Ok(())
+}
+
+fn other_type(stored: &TableSchema, wanted: &TableSchema) -> Error {
+    Error::config("table was stored with another type")
+        .with("table", &wanted.name)
+        .with("stored", Types(stored))
+        .with("declared", Types(wanted))
+}
+
+/// Prints a table's types in one word.
+struct Types<'a>(&'a TableSchema);
+
+impl fmt::Display for Types<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let TableSchema { kind, key, namespace, sub, value, ttl, merge_operator, .. } = self.0;
+        write!(f, "{kind:?}(")?;
+        for (i, schema) in [key, namespace, sub, value].into_iter().enumerate() {
+            write!(f, "{}{} v{}", if i == 0 { "" } else { ", " }, schema.name, schema.version)?;
+        }
+        if let Some(name) = merge_operator {
+            write!(f, ", {name}")?;
+        }
+        if let Some(Ttl { millis, .. }) = ttl {
+            write!(f, ", {millis} ms")?;
+        }
+        f.write_str(")")
+    }
+}
