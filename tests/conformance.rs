@@ -1,6 +1,6 @@
 //! Every backend of the crate passes the suite that the crate offers to others.
 
-use alluvium::backend::conformance::{PARTITIONER, run};
+use alluvium::backend::conformance::{PARTITIONER, run, run_kinds};
 use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
 use alluvium::memory::MemoryBudget;
 
@@ -9,6 +9,11 @@ const BUDGET_BYTES: u64 = 1 << 30;
 #[test]
 fn overlay_conforms() {
     run(|groups| OverlayBackend::new(groups, MemoryBudget::new(BUDGET_BYTES)));
+}
+
+#[test]
+fn overlay_has_what_kinds_are_made_of() {
+    run_kinds(|groups| OverlayBackend::new(groups, MemoryBudget::new(BUDGET_BYTES)));
 }
 
 #[test]

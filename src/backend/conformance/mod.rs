@@ -5,9 +5,12 @@
 //! use alluvium::memory::MemoryBudget;
 //!
 //! conformance::run(|groups| OverlayBackend::new(groups, MemoryBudget::new(1 << 30)));
+//! conformance::run_kinds(|groups| OverlayBackend::new(groups, MemoryBudget::new(1 << 30)));
 //! ```
 
 mod history;
+mod kinds;
+mod lives;
 mod rows;
 mod seals;
 
@@ -39,8 +42,20 @@ pub type RowId = (KeyGroup, TableId, Vec<u8>, Vec<u8>, Vec<u8>);
 /// # Panics
 /// If a check fails, with its name.
 pub fn run<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
-    let make: &dyn Fn(KeyGroupSet) -> B = &make;
-    for (name, check) in rows::checks().into_iter().chain(seals::checks()) {
+    check_all(rows::checks().into_iter().chain(seals::checks()), &make);
+}
+
+/// Runs the checks of what kinds of state are made of: operands, clears, rows of one key, rows that expire, versions.
+/// As [`run`].
+///
+/// # Panics
+/// If a check fails, with its name.
+pub fn run_kinds<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
+    check_all(kinds::checks().into_iter().chain(lives::checks()), &make);
+}
+
+fn check_all<B>(checks: impl Iterator<Item = Check<B>>, make: &dyn Fn(KeyGroupSet) -> B) {
+    for (name, check) in checks {
         if let Err(Failure(reason)) = check(make) {
             panic!("{name}: {reason}");
         }
