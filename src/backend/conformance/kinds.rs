@@ -93,7 +93,7 @@ impl Stored {
         let (event_time, processing_time) = (Timestamp::from_millis(event), Timestamp::from_millis(processing));
         let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time, processing_time };
         let mut sealed = backend.seal(cut, bases)?;
-        let outcome = if self.epoch % 2 == 0 { Outcome::Commit } else { Outcome::Abort };
+        let outcome = if self.epoch.is_multiple_of(2) { Outcome::Commit } else { Outcome::Abort };
         backend.settle(cut.epoch, outcome)?;
         let mut found = Vec::new();
         for part in &mut sealed.parts {
@@ -428,7 +428,7 @@ fn rows_of_a_key_change<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Che
                 let row = RowRef { table, key: &key(b"k"), namespace: b"w", sub: &sub };
                 if (n ^ round) % 3 == 0 {
                     backend.write(row, Write::Delete)?;
-                    expected.remove(&sub.to_vec());
+                    expected.remove(sub.as_slice());
                 } else {
                     backend.write(row, Write::Put(&[round; 30]))?;
                     expected.insert(sub.to_vec());
