@@ -80,7 +80,8 @@ async fn tables_change_between_attempts_and_their_rows_go_on() -> Result<()> {
     for part in ["`seen`", "u16le v1", "utf8 v1"] {
         assert!(refused.to_string().contains(part), "{refused}");
     }
-    assert_eq!(gate.take_calls(), [""; 0], "nothing was read");
+    let calls = gate.take_calls();
+    assert!(calls.iter().all(|call| !call.starts_with("get")), "something was read: {calls:?}");
     drop(job);
 
     let (job, seats) = open(&gate, 3).await?;
