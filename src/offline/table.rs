@@ -86,7 +86,7 @@ impl RowTypes {
         let Op::Put(bytes) = row.op else {
             return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group));
         };
-        let own_version = row.columns.schema.is_none_or(|version| version == self.version);
+        let own_version = row.piece().version == self.version;
         // Written under another version of the type, which nothing describes.
         let value = if own_version { decode_any(&self.value, bytes)? } else { Value::Bytes(bytes.into()) };
         Ok(Entry { group, place: self.place(&row.key)?, value })

@@ -8,6 +8,8 @@
 //! ```
 
 mod history;
+mod kinds;
+mod lives;
 mod rows;
 mod seals;
 
@@ -40,7 +42,8 @@ pub type RowId = (KeyGroup, TableId, Vec<u8>, Vec<u8>, Vec<u8>);
 /// If a check fails, with its name.
 pub fn run<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
     let make: &dyn Fn(KeyGroupSet) -> B = &make;
-    for (name, check) in rows::checks().into_iter().chain(seals::checks()) {
+    let checks = rows::checks().into_iter().chain(seals::checks()).chain(kinds::checks()).chain(lives::checks());
+    for (name, check) in checks {
         if let Err(Failure(reason)) = check(make) {
             panic!("{name}: {reason}");
         }

@@ -259,7 +259,12 @@ fn codecs_that_fail_or_panic_change_nothing() {
             &mut |state| map.put(state, fails, &good),
             &mut |state| map.put_all(state, [(&good, fails), (&good, &good)]),
             &mut |state| map.update(state, &good, |value| *value = Some(fails.clone())),
-            &mut |state| map.retain(state, |_, value| value.push_str(fails) == ()),
+            &mut |state| {
+                map.retain(state, |_, value| {
+                    value.push_str(fails);
+                    true
+                })
+            },
             &mut |state| map.remove(state, fails),
             &mut |state| sum.add(state, fails),
         ];
