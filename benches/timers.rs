@@ -23,6 +23,9 @@ const GROUPS: u16 = 128;
 const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
 const TIMERS: usize = 1_000_000;
 
+/// The time of the timer of this number.
+type Time = fn(u64) -> i64;
+
 /// A timer as the plain collections have it.
 type Plain = (i64, u16, Box<[u8]>);
 
@@ -33,7 +36,7 @@ fn mixed(number: u64) -> u64 {
 }
 
 /// Returns the timers in the order in which they are registered.
-fn drawn(time: fn(u64) -> i64) -> Vec<(i64, [u8; 16])> {
+fn drawn(time: Time) -> Vec<(i64, [u8; 16])> {
     let draw = |number| {
         let mut key = [0; 16];
         key[..8].copy_from_slice(&mixed(number).to_le_bytes());
@@ -114,7 +117,7 @@ fn both<T>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, register: impl 
 }
 
 fn timers(c: &mut Criterion) {
-    let shapes: [(&str, fn(u64) -> i64); 3] = [
+    let shapes: [(&str, Time); 3] = [
         ("rising", |n| n.cast_signed()),
         ("scattered", |n| (mixed(n) >> 30).cast_signed()),
         ("shared", |n| (mixed(n) % 1000).cast_signed()),

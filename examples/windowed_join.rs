@@ -31,6 +31,7 @@ const WINDOW_MS: i64 = 10_000;
 const EVENTS_PER_CHECKPOINT: u64 = 2_000;
 
 /// What to do.
+#[derive(Debug)]
 pub struct Options {
     /// Where state and output go.
     pub folder: PathBuf,
@@ -158,7 +159,7 @@ impl Engine {
     async fn checkpoint(&mut self) -> Result<()> {
         let epoch = self.job.trigger_when_possible().await?;
         for (at, Subtask { task, rows, fresh, .. }) in self.subtasks.iter_mut().enumerate() {
-            rows.update(task.operator_state(), fresh.drain(..).collect::<Vec<_>>().iter())?;
+            rows.update(task.operator_state(), &std::mem::take(fresh))?;
             let position = Opaque::new(OpaqueRole::Source, "events", self.position.to_le_bytes().to_vec());
             task.barrier(epoch, Timestamp::MIN, if at == 0 { vec![position] } else { vec![] })?;
         }

@@ -6,7 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use alluvium::backend::{Aggregate, Tables};
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::codec::schema::Value;
+use alluvium::offline;
 use alluvium::prelude::*;
 use alluvium::{ErrorKind, Result};
 use common::Gate;
@@ -137,7 +139,7 @@ impl World {
         if clears {
             *content = Content::default();
         }
-        content.value = (step % 4 > 0).then_some(number);
+        content.value = (!step.is_multiple_of(4)).then_some(number);
         content.windowed = Some(text.clone());
         content.list.push(step);
         content.map.insert(sub, number);
@@ -236,7 +238,7 @@ async fn every_rescale_keeps_what_every_kind_holds() -> Result<()> {
                 world.checkpoint().await?;
                 world = world.reopen(&objects, from).await?;
             }
-            (0..KEYS).filter(|key| (key + step) % 9 == 0).try_for_each(|key| world.touch(key, step))?;
+            (0..KEYS).filter(|key| (key + step).is_multiple_of(9)).try_for_each(|key| world.touch(key, step))?;
             world.fire(i64::from(step.saturating_sub(40)) * 10)?;
             world.checkpoint().await?;
             world = world.reopen(&objects, to).await?;
@@ -246,6 +248,38 @@ async fn every_rescale_keeps_what_every_kind_holds() -> Result<()> {
     world.fire(i64::MAX)?;
     let distinct: BTreeSet<_> = world.fired.iter().collect();
     assert_eq!(distinct.len(), world.fired.len(), "a timer fired twice");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_offline_tools_read_every_kind() -> Result<()> {
+    let gate = Gate::new();
+    let objects = gate.objects();
+    let mut world = World::open(&objects, 2).await?;
+    for step in [1, 2, 3] {
+        (0..KEYS).filter(|key| step == 1 || key.is_multiple_of(3)).try_for_each(|key| world.touch(key, step))?;
+        world.checkpoint().await?;
+    }
+    let store = common::store(&objects);
+    let checkpoint = offline::open(&store, &mut Chain::load(&store).await?, None).await?;
+    let all = KeyGroupSet::all(128);
+    let mut lists = BTreeMap::new();
+    offline::export(&store, &checkpoint.manifest, "list", &all, |entry| {
+        let Value::List(elements) = &entry.value else { panic!("{entry:?} is not a list") };
+        let element = |element: &Value<'_>| element.to_string().parse::<u32>().unwrap();
+        let key = entry.place.key.to_string().parse::<u32>().unwrap();
+        assert!(lists.insert(key, elements.iter().map(element).collect::<Vec<_>>()).is_none(), "one row per list");
+        Ok(())
+    })
+    .await?;
+    let expected = world.model.iter().map(|(key, content)| (*key, content.list.clone()));
+    assert!(lists.into_iter().eq(expected));
+    for (table, rows) in [("value", KEYS), ("map", KEYS + 20), ("sum", KEYS), ("mean", KEYS)] {
+        let found = offline::export(&store, &checkpoint.manifest, table, &all, |_| Ok(())).await?;
+        assert_eq!(found, u64::from(rows), "{table}");
+    }
+    let timers = offline::export(&store, &checkpoint.manifest, "timers", &all, |_| Ok(())).await?;
+    assert_eq!(timers, world.timers.len() as u64);
     Ok(())
 }
 

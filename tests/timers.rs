@@ -275,7 +275,7 @@ proptest! {
 fn every_rescale_keeps_every_timer() {
     for from in 1..=4 {
         for to in 1..=4 {
-            let timers = (0..300).map(|n: u16| Step::Register(n % 60, u8::from(n % 7 == 0), i64::from(n / 3)));
+            let timers = (0..300).map(|n: u16| Step::Register(n % 60, u8::from(n.is_multiple_of(7)), i64::from(n / 3)));
             let mut steps: Vec<_> = timers.collect();
             let seal = Step::Seal { bases: 0b101, commit: true };
             steps.extend([seal.clone(), Step::Advance(40, usize::MAX), seal, Step::Advance(50, usize::MAX)]);

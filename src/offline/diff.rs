@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fold::{Piece, fold_group, narrowed, pieces};
+use super::fold::{Folding, Piece, narrowed, pieces};
 use super::table::{Place, RowTypes, table_name, table_of};
 use crate::checkpoint::restore;
 use crate::error::{Error, Result};
@@ -154,6 +154,10 @@ impl<'a> Pair<'a> {
         let pieces_of = |side: Option<&OperatorManifest>| side.map(pieces).transpose().map(Option::unwrap_or_default);
         let (from, to) = (pieces_of(self.from)?, pieces_of(self.to)?);
         let mut batches = [RowBatch::new(), RowBatch::new()];
+        // What has expired counts as long as it is stored: the two sides are of different times.
+        let folding =
+            |side: Option<&OperatorManifest>| side.map(|operator| Folding::new(operator, None)).unwrap_or_default();
+        let folds = [folding(self.from), folding(self.to)];
         for range in common_ranges(&from, &to) {
             let sides = [segments_at(&from, range), segments_at(&to, range)];
             if sides.iter().all(|segments| segments.is_empty()) {
@@ -168,8 +172,10 @@ impl<'a> Pair<'a> {
             let new = restore::fetch(store, &narrowed(sides[1], &differing)).await?;
             for group in differing.iter() {
                 let [before, after] = &mut batches;
-                fold_group(&*old, group, before)?;
-                fold_group(&*new, group, after)?;
+                for (folding, rows, batch) in [(&folds[0], &old, before), (&folds[1], &new, after)] {
+                    folding.fold_group(&**rows, group, batch)?;
+                }
+                let [before, after] = &batches;
                 merge(before, after, |kind, key| self.count(group, kind, key, each))?;
             }
         }

@@ -3,12 +3,15 @@
 //! Invariants: groups come in ascending order, each once; at a time the stored blocks of one subtask and the rows
 //! of one group are in memory.
 
+use std::sync::Arc;
+
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
-use crate::manifest::OperatorManifest;
-use crate::segment::{Fold, RowBatch, RowSource, Rules, SegmentRef};
+use crate::manifest::{Manifest, OperatorManifest, StateKind};
+use crate::segment::{Append, Fold, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
 use crate::store::Store;
+use crate::time::Timestamp;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
 #[derive(Debug, Clone)]
@@ -40,14 +43,45 @@ pub(super) fn narrowed(segments: &[SegmentRef], groups: &KeyGroupSet) -> Vec<Seg
     segments.iter().filter_map(narrow).collect()
 }
 
-/// Fills `batch` with the live rows of `group`, in the order of their places.
-///
-/// # Errors
-/// `Corrupt` or `Version` from the stored rows.
-pub(super) fn fold_group(rows: &dyn RowSource, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-    batch.clear();
-    rows.append_group(group, batch)?;
-    batch.fold(Fold::Base, &Rules::none())
+/// What is known of an operator's rows without its code: how lists grow and when rows expire.
+#[derive(Debug, Default)]
+pub(super) struct Folding {
+    rules: Rules,
+    /// Makes one row of the elements of a list that live on, whatever their lives.
+    joining: Rules,
+}
+
+impl Folding {
+    /// Returns what the operator's tables tell. With `times`, event and processing time, what has expired is no row.
+    pub(super) fn new(operator: &OperatorManifest, times: Option<(Timestamp, Timestamp)>) -> Self {
+        let (mut rules, mut joining) = (Rules::none(), Rules::none());
+        for table in &operator.tables {
+            let append = || -> Arc<dyn MergeOperator> { Arc::new(Append) };
+            let merge = (table.kind == StateKind::List).then(append);
+            let joined = TableRules { version: table.value.version, merge, ..TableRules::default() };
+            rules.define(table.id, TableRules { ttl: table.ttl.filter(|_| times.is_some()), ..joined.clone() });
+            joining.define(table.id, joined);
+        }
+        times.into_iter().for_each(|(event_time, processing_time)| rules.advance(event_time, processing_time));
+        Self { rules, joining }
+    }
+
+    /// As of the checkpoint: the times are those that a restore goes on from.
+    pub(super) fn at(operator: &OperatorManifest, manifest: &Manifest) -> Result<Self> {
+        let watermark = operator.inline_subtasks()?.iter().map(|subtask| subtask.watermark).max();
+        Ok(Self::new(operator, Some((watermark.unwrap_or(Timestamp::MIN), manifest.created_at))))
+    }
+
+    /// Fills `batch` with the live rows of `group`, in the order of their places.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Version` from the stored rows.
+    pub(super) fn fold_group(&self, rows: &dyn RowSource, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
+        batch.clear();
+        rows.append_group(group, batch)?;
+        batch.fold(Fold::Base, &self.rules)?;
+        batch.fold(Fold::Base, &self.joining)
+    }
 }
 
 /// Calls `visit` with each group of `operator` that is in `groups`, and its live rows.
@@ -56,16 +90,18 @@ pub(super) fn fold_group(rows: &dyn RowSource, group: KeyGroup, batch: &mut RowB
 /// `Corrupt`, `Version` or `Unavailable` from the store, and what `visit` returns.
 pub(super) async fn visit(
     store: &Store,
+    manifest: &Manifest,
     operator: &OperatorManifest,
     groups: &KeyGroupSet,
     mut visit: impl FnMut(KeyGroup, &RowBatch) -> Result<()>,
 ) -> Result<()> {
+    let folding = Folding::at(operator, manifest)?;
     let mut batch = RowBatch::new();
     for piece in pieces(operator)? {
         let wanted = KeyGroupSet::from(piece.range).intersection(groups);
         let rows = restore::fetch(store, &narrowed(&piece.segments, &wanted)).await?;
         for group in wanted.iter() {
-            fold_group(&*rows, group, &mut batch)?;
+            folding.fold_group(&*rows, group, &mut batch)?;
             visit(group, &batch)?;
         }
     }

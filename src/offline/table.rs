@@ -1,10 +1,11 @@
 //! Tables of a checkpoint by name, and their rows decoded by the types that the manifest names.
 
-use crate::codec::schema::{Type, Value, decode_any};
+use crate::codec::bytes::Reader;
+use crate::codec::schema::{Part, Type, Value, decode_any};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::manifest::{Manifest, OperatorManifest, TableSchema};
+use crate::manifest::{Manifest, OperatorManifest, StateKind, TableSchema};
 use crate::segment::{Op, Row, RowKey};
 
 /// The types of a table's parts. A type that this build does not know is shown as bytes.
@@ -18,6 +19,8 @@ pub struct RowTypes {
     pub sub: Type,
     /// Of its values.
     pub value: Type,
+    /// The type of an element, if the rows are lists.
+    element: Option<Type>,
     version: u32,
 }
 
@@ -48,11 +51,16 @@ impl RowTypes {
     #[must_use]
     pub fn of(table: &TableSchema) -> Self {
         let parse = |name: &str| Type::parse(name).unwrap_or(Type::Bytes);
+        let list = (table.kind == StateKind::List).then(|| parse(&table.value.name));
         Self {
             key: parse(&table.key.name),
             namespace: parse(&table.namespace.name),
             sub: parse(&table.sub.name),
-            value: parse(&table.value.name),
+            value: match list.clone() {
+                Some(ty) => Type::List(Box::new(Part { ty, version: table.value.version })),
+                None => parse(&table.value.name),
+            },
+            element: list,
             version: table.value.version,
         }
     }
@@ -61,7 +69,7 @@ impl RowTypes {
     #[must_use]
     pub fn unknown() -> Self {
         let bytes = || Type::Bytes;
-        Self { key: bytes(), namespace: bytes(), sub: bytes(), value: bytes(), version: 0 }
+        Self { key: bytes(), namespace: bytes(), sub: bytes(), value: bytes(), element: None, version: 0 }
     }
 
     /// Decodes the place of a row of data.
@@ -83,14 +91,30 @@ impl RowTypes {
     /// `Corrupt` if its bytes do not have these types; `Version` if its value is yet to be merged, which takes the
     /// table's merge operator.
     pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<Entry<'a>> {
-        let Op::Put(bytes) = row.op else {
-            return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group));
+        let bytes = match row.op {
+            Op::Put(bytes) => bytes,
+            // Elements of a list that have another version than those before them.
+            Op::Merge(bytes) if self.element.is_some() => bytes,
+            _ => return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group)),
         };
-        let own_version = row.piece().version == self.version;
-        // Written under another version of the type, which nothing describes.
-        let value = if own_version { decode_any(&self.value, bytes)? } else { Value::Bytes(bytes.into()) };
+        let value = match &self.element {
+            // Written under another version of the type, which nothing describes.
+            _ if row.piece().version != self.version => Value::Bytes(bytes.into()),
+            Some(element) => Value::List(elements(element, bytes)?),
+            None => decode_any(&self.value, bytes)?,
+        };
         Ok(Entry { group, place: self.place(&row.key)?, value })
     }
+}
+
+/// Returns the elements of a list, each behind its length.
+fn elements<'a>(element: &'a Type, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
+    let mut reader = Reader::new(bytes);
+    let mut elements = Vec::new();
+    while reader.remaining() > 0 {
+        elements.push(decode_any(element, reader.length_delimited(bytes.len())?)?);
+    }
+    Ok(elements)
 }
 
 /// Returns the table called `name`, as `TABLE` or, where two operators have one, `OPERATOR.TABLE`.

@@ -249,6 +249,12 @@ pub struct Rules {
     processing_time: Timestamp,
 }
 
+impl Default for Rules {
+    fn default() -> Self {
+        Self::none()
+    }
+}
+
 impl Rules {
     /// Returns no rules: rows are what their bytes are.
     #[must_use]

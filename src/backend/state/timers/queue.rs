@@ -194,7 +194,7 @@ mod tests {
     #[test]
     fn it_is_a_sorted_set_however_timers_come_and_go() {
         let orders: [fn(u64) -> u64; 5] =
-            [|n| n, |n| 1 << 20 | (u64::MAX >> 44) - n, |n| mixed(n) >> 40, |_| 5, |n| n % 3];
+            [|n| n, |n| (1 << 20) | ((u64::MAX >> 44) - n), |n| mixed(n) >> 40, |_| 5, |n| n % 3];
         for order in orders {
             let (mut queue, mut model) = (Queue::default(), BTreeSet::new());
             for n in 0..4000u64 {
