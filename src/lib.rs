@@ -32,3 +32,8 @@ pub use error::{Applied, Error, ErrorKind, Result};
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
+
+/// Keeps the guide's code compiling and running.
+#[cfg(all(doctest, feature = "tokio-runtime"))]
+#[doc = include_str!("../docs/embedding.md")]
+pub struct Embedding;
