@@ -12,20 +12,22 @@ use alluvium::backend::{
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl};
+use alluvium::segment::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
 use alluvium::time::Timestamp;
 
 /// The number of key groups: more than subtasks at times, fewer than keys.
 pub(crate) const GROUPS: u16 = 11;
 
 /// Tables by what their rows mean: see [`rules`].
-pub(crate) const TABLES: u32 = 7;
+pub(crate) const TABLES: u32 = 8;
 
 const ORDERED: u32 = 1;
 const LIST: u32 = 3;
 const SUM: u32 = 4;
 const LIST_EXPIRES: u32 = 5;
 const VALUE_EXPIRES: u32 = 6;
+/// Values begin with the version that they were written under; a crash ends in a newer one.
+const VERSIONED: u32 = 7;
 
 /// How long rows live.
 const LIFE: i64 = 100;
@@ -48,7 +50,29 @@ impl MergeOperator for Sum {
     }
 }
 
-fn rules(table: u32) -> Option<TableRules> {
+/// Makes present values of older ones.
+#[derive(Debug)]
+struct Renumber(u32);
+
+impl Upgrade for Renumber {
+    fn upgrade(&self, from: u32, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+        assert_eq!(
+            bytes.first().copied().map(u32::from),
+            Some(from),
+            "a row has the version that it was written under"
+        );
+        out.push(u8::try_from(self.0).unwrap());
+        out.extend_from_slice(&bytes[1..]);
+        Ok(())
+    }
+}
+
+/// Returns the bytes of a value, as a table has them under `version`.
+fn coded(table: u32, version: u32, value: Vec<u8>) -> Vec<u8> {
+    if table == VERSIONED { [vec![u8::try_from(version).unwrap()], value].concat() } else { value }
+}
+
+fn rules(table: u32, version: u32) -> Option<TableRules> {
     let ttl = |on_read| Some(Ttl { millis: LIFE.unsigned_abs(), on_read, ..Ttl::default() });
     let plain = TableRules::default();
     Some(match table {
@@ -57,15 +81,16 @@ fn rules(table: u32) -> Option<TableRules> {
         SUM => TableRules { merge: Some(Arc::new(Sum)), ..plain },
         LIST_EXPIRES => TableRules { merge: Some(Arc::new(Append)), ttl: ttl(false), ..plain },
         VALUE_EXPIRES => TableRules { ttl: ttl(true), ..plain },
+        VERSIONED => TableRules { version, upgrade: Some(Arc::new(Renumber(version))), ..plain },
         _ => return None,
     })
 }
 
 /// Returns the rules of all tables at a time.
-fn all_rules(clock: i64) -> Rules {
+fn all_rules(clock: i64, version: u32) -> Rules {
     let mut all = Rules::none();
     for table in 0..TABLES {
-        rules(table).into_iter().for_each(|rules| all.define(TableId(table), rules));
+        rules(table, version).into_iter().for_each(|rules| all.define(TableId(table), rules));
     }
     all.advance(Timestamp::MIN, Timestamp::from_millis(clock));
     all
@@ -130,13 +155,14 @@ pub(crate) enum Step {
 struct Job<B> {
     make: fn(KeyGroupSet) -> B,
     clock: i64,
+    version: u32,
     subtasks: Vec<B>,
     history: History,
 }
 
 impl<B: StateBackend> Job<B> {
     fn new(make: fn(KeyGroupSet) -> B, parallelism: u32) -> Self {
-        let mut job = Self { make, clock: 0, subtasks: Vec::new(), history: History::default() };
+        let mut job = Self { make, clock: 0, version: 1, subtasks: Vec::new(), history: History::default() };
         job.subtasks = (0..parallelism).map(|i| job.start(range(parallelism, i))).collect();
         job
     }
@@ -145,7 +171,7 @@ impl<B: StateBackend> Job<B> {
     fn start(&self, groups: KeyGroupSet) -> B {
         let mut backend = (self.make)(groups);
         for table in 0..TABLES {
-            rules(table).into_iter().for_each(|rules| backend.define(TableId(table), rules));
+            rules(table, self.version).into_iter().for_each(|rules| backend.define(TableId(table), rules));
         }
         backend.advance(Timestamp::MIN, Timestamp::from_millis(self.clock));
         backend
@@ -185,9 +211,12 @@ impl<B: StateBackend> Job<B> {
     }
 
     fn act(&mut self, row: RowRef<'_>, action: Action) -> Option<Vec<u8>> {
+        let (table, version) = (row.table.0, self.version);
         let backend = self.owner(row.key.group);
         match action {
-            Action::Put(length) => backend.write(row, Write::Put(&value(length, None))).unwrap(),
+            Action::Put(length) => {
+                backend.write(row, Write::Put(&coded(table, version, value(length, None)))).unwrap();
+            }
             Action::Delete => backend.write(row, Write::Delete).unwrap(),
             Action::Merge(length) => {
                 let merged = backend.write(row, Write::Merge(&value(length, None)));
@@ -196,7 +225,7 @@ impl<B: StateBackend> Job<B> {
             Action::Append(_) | Action::Keep | Action::UpdateDelete => {
                 let update = |stored: Option<&[u8]>, scratch: &mut Vec<u8>| match action {
                     Action::Append(length) => {
-                        scratch.extend(value(length, stored));
+                        scratch.extend(coded(table, version, value(length, stored)));
                         (Change::Put, ())
                     }
                     Action::UpdateDelete => (Change::Delete, ()),
@@ -229,6 +258,7 @@ impl<B: StateBackend> Job<B> {
     }
 
     fn crash(&mut self, parallelism: u32) {
+        self.version += 1;
         self.subtasks.clear();
         for i in 0..parallelism {
             let mut backend = self.start(KeyGroupSet::empty());
@@ -381,7 +411,7 @@ impl World {
         let expires = [LIST_EXPIRES, VALUE_EXPIRES].contains(&id.1.0);
         let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + LIFE > self.clock);
         let living: Vec<_> = pieces.map(|(bytes, _)| bytes.as_slice()).collect();
-        (!living.is_empty()).then(|| living.concat())
+        (!living.is_empty()).then(|| coded(id.1.0, self.log.version, living.concat()))
     }
 
     fn clear(&mut self, place: Place, scope: u8) {
@@ -433,7 +463,7 @@ impl World {
         if next_epoch {
             (self.epoch, self.part) = (self.epoch + 1, 0);
         }
-        compare_restores(&self.log.history, &self.overlay.history, self.clock);
+        compare_restores(&self.log.history, &self.overlay.history, &all_rules(self.clock, self.log.version));
     }
 
     fn compare(&mut self) {
@@ -503,14 +533,13 @@ fn value(length: Length, before: Option<&[u8]>) -> Vec<u8> {
 }
 
 /// Compares what a restore would read, routing hashes included.
-fn compare_restores(left: &History, right: &History, clock: i64) {
-    let rules = all_rules(clock);
+fn compare_restores(left: &History, right: &History, rules: &Rules) {
     let mut batches = [RowBatch::new(), RowBatch::new()];
     for group in (0..GROUPS).map(KeyGroup) {
         for (batch, history) in batches.iter_mut().zip([left, right]) {
             batch.clear();
             history.append_group(group, batch).unwrap();
-            batch.fold(Fold::Base, &rules).unwrap();
+            batch.fold(Fold::Base, rules).unwrap();
         }
         let [left, right] = &batches;
         for (left, right) in left.iter().zip(right.iter()) {
