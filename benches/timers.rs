@@ -13,7 +13,7 @@ use alluvium::codec::schema::Schema;
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::Cut;
+use alluvium::segment::{Cut, TableRules};
 use alluvium::time::Timestamp;
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
@@ -47,7 +47,9 @@ fn drawn(time: Time) -> Vec<(i64, [u8; 16])> {
 }
 
 fn backend() -> LogBackend {
-    LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX))
+    let mut backend = LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX));
+    backend.define(TableId(0), TableRules { by_key: false, ..TableRules::default() });
+    backend
 }
 
 fn seal(backend: &mut LogBackend, epoch: u64) {

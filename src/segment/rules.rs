@@ -97,6 +97,9 @@ pub struct TableRules {
     pub version: u32,
     /// Whether the rows of a key and namespace can be visited in the order of their sub-keys.
     pub ordered: bool,
+    /// Whether the rows of a key and namespace can be visited alone, as those of a map are. If not, visiting or clearing
+    /// them may cost a step per row of the group, in no particular order, and writing is cheaper.
+    pub by_key: bool,
     /// When rows expire; `None` if they never did.
     pub ttl: Option<Ttl>,
     /// How operands merge.
@@ -107,7 +110,7 @@ pub struct TableRules {
 
 impl Default for TableRules {
     fn default() -> Self {
-        Self { version: FIRST_VERSION, ordered: false, ttl: None, merge: None, upgrade: None }
+        Self { version: FIRST_VERSION, ordered: false, by_key: true, ttl: None, merge: None, upgrade: None }
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! Invariants:
 //! - a row with a sub-key and a value is a member of the family of its table, key and namespace, and nothing else is;
+//!   tables whose rules say so have no families;
 //! - families know rows by hash or by sub-key, never by address: they change only when a row is born or dies.
 
 use hashbrown::HashTable;
@@ -9,6 +10,7 @@ use hashbrown::HashTable;
 use super::index::spread;
 use super::record::Place;
 use super::subs::Subs;
+use crate::id::TableId;
 use crate::memory::{Charge, MemoryBudget};
 
 #[derive(Debug)]
@@ -148,6 +150,23 @@ impl Families {
                 self.table.shrink_to(self.table.len() * 2, |family| spread(family.hash));
             }
         }
+        self.recharge();
+    }
+
+    /// Removes all families of a table.
+    pub(super) fn drop_table(&mut self, table: TableId) {
+        let mut gone = 0;
+        self.table.retain(|family| {
+            let goes = place_of(&family.identity).is_some_and(|place| place.table == table);
+            gone += if goes { family.members.held_bytes() + family.identity.len() } else { 0 };
+            !goes
+        });
+        self.table.shrink_to(self.table.len(), |family| spread(family.hash));
+        self.members_bytes -= gone;
+        self.recharge();
+    }
+
+    fn recharge(&mut self) {
         self.charge.resize((self.members_bytes + self.table.allocation_size()) as u64);
     }
 }

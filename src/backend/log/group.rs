@@ -9,6 +9,7 @@
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
+use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
@@ -343,13 +344,13 @@ impl Group {
     fn count(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
         self.rows = self.rows + u64::from(new.is_some()) - u64::from(old.is_some());
         self.live_bytes = self.live_bytes + new.unwrap_or(0) - old.unwrap_or(0);
-        if !place.sub.is_empty() && old.is_some() != new.is_some() {
+        if !place.sub.is_empty() && old.is_some() != new.is_some() && by_key(rules, place.table) {
             self.note_member(hash, place, new.is_some(), rules);
         }
     }
 
     /// Notes that a row with a sub-key was born or died.
-    fn note_member(&mut self, hash: u32, place: &Place<'_>, born: bool, rules: &Rules) {
+    pub(super) fn note_member(&mut self, hash: u32, place: &Place<'_>, born: bool, rules: &Rules) {
         let family = self.hash(&place.with_sub(&[]));
         let budget = self.regions.budget();
         let families = self.families.get_or_insert_with(|| Box::new(Families::new(budget)));
@@ -382,4 +383,9 @@ impl Group {
         let families = self.families.as_ref().map_or(0, |families| families.held_bytes());
         self.charge.bytes() + self.index.held_bytes() + regions + families
     }
+}
+
+/// Returns whether families have the rows of `table`.
+pub(super) fn by_key(rules: &Rules, table: TableId) -> bool {
+    rules.table(table).is_none_or(|table| table.by_key)
 }

@@ -37,7 +37,7 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Cut, Fold, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
-use self::group::{Found, Group};
+use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
@@ -224,9 +224,15 @@ impl StateBackend for LogBackend {
 
     fn define(&mut self, table: TableId, rules: TableRules) {
         let order = rules.ordered && !self.rules.table(table).is_some_and(|known| known.ordered);
+        let before = by_key(&self.rules, table);
         self.rules.define(table, rules);
-        if order {
-            self.groups.iter_mut().flatten().for_each(|group| group.order(table));
+        let now = by_key(&self.rules, table);
+        for group in self.groups.iter_mut().flatten() {
+            if before != now {
+                group.group_by_key(table, now, &self.rules);
+            } else if order {
+                group.order(table);
+            }
         }
     }
 

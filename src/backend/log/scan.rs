@@ -9,7 +9,7 @@ use crate::segment::Rules;
 
 use super::super::{Entry, SubRange};
 use super::families::{Members, place_of};
-use super::group::{Found, Group};
+use super::group::{Found, Group, by_key};
 use super::index::Address;
 use super::record::{Draft, Place, Record};
 use super::region::Half;
@@ -51,8 +51,19 @@ impl Group {
         visit: &mut impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         let mut buffer = Vec::new();
-        let family = hash_of(row);
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
+        if !by_key(rules, row.table) {
+            for address in self.index.addresses().filter(|address| !address.is_link()) {
+                let record = self.regions.record(address).filter(|record| !record.is_tombstone());
+                let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
+                let Some(record) = record.filter(|record| wanted(&record.place)) else { continue };
+                if !self.visit(group, hash_of(&record.place), address, rules, &mut buffer, visit)? {
+                    break;
+                }
+            }
+            return Ok(());
+        }
+        let family = hash_of(row);
         if let Some(found) = self.find(family, row).filter(|_| within(&[]))
             && !self.visit(group, family, found.address, rules, &mut buffer, visit)?
         {
@@ -153,9 +164,27 @@ impl Group {
         }
     }
 
+    /// Makes families of a table's rows, or drops those that it has.
+    pub(super) fn group_by_key(&mut self, table: TableId, by_key: bool, rules: &Rules) {
+        if let (Some(families), false) = (&mut self.families, by_key) {
+            families.drop_table(table);
+        }
+        if !by_key {
+            return;
+        }
+        let newest = self.index.addresses().filter(|address| !address.is_link());
+        let records = newest.filter_map(|address| self.regions.record(address));
+        let is_member =
+            |record: &Record<'_>| record.place.table == table && !record.is_tombstone() && !record.place.sub.is_empty();
+        let members: Vec<_> = records.filter(is_member).map(|record| record.detached()).collect();
+        for record in members.iter().filter_map(|bytes| Record::parse(bytes)) {
+            self.note_member(self.hash(&record.place), &record.place, true, rules);
+        }
+    }
+
     /// Removes all rows that `scope` covers. One clear takes the place of what the delta would have of them.
     pub(super) fn clear(&mut self, scope: &Place<'_>, rules: &Rules) -> Result<()> {
-        let covered = self.covered(scope);
+        let covered = self.covered(scope, rules);
         let lies_below = |(_, address): &(u32, Address)| {
             let record = self.regions.record(*address);
             let pieces = record.is_some_and(|record| record.has_older() || record.mark.ordinal > 0);
@@ -180,8 +209,8 @@ impl Group {
     }
 
     /// Returns hash and newest record of each live row that `scope` covers.
-    fn covered(&self, scope: &Place<'_>) -> Vec<(u32, Address)> {
-        if scope.names_key_and_namespace() {
+    fn covered(&self, scope: &Place<'_>, rules: &Rules) -> Vec<(u32, Address)> {
+        if scope.names_key_and_namespace() && by_key(rules, scope.table) {
             let row = Place::without_sub(scope.table.0, scope.key, scope.namespace);
             let family = self.hash(&row);
             let plain = self

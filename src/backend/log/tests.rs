@@ -472,3 +472,42 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn rows_without_families_are_visited_and_cleared_alike() {
+    let mut world = World::new(2, u64::MAX);
+    let plain = TableRules { by_key: false, ..TableRules::default() };
+    let keys = [b"a", b"b"].map(|bytes| P.locate(bytes, 0, 2));
+    let put = |world: &mut World, key, sub: &[u8]| {
+        let row = RowRef { table: T, key, namespace: b"n", sub };
+        world.backend.write(row, Write::Put(&[])).unwrap();
+    };
+    let subs = |world: &mut World, key| {
+        let mut subs = Vec::new();
+        let range = (std::ops::Bound::Excluded(&b"1"[..]), std::ops::Bound::Unbounded);
+        let visit = |entry: Entry<'_>| {
+            subs.push(entry.sub.to_vec());
+            true
+        };
+        world.backend.scan_key(T, key, b"n", range, visit).unwrap();
+        subs.sort();
+        subs
+    };
+    let families = |world: &World| world.backend.stats().memory_bytes;
+    for sub in [b"1", b"2", b"3"] {
+        keys.iter().for_each(|key| put(&mut world, key, sub));
+    }
+    let with = families(&world);
+    world.backend.define(T, plain.clone());
+    assert!(families(&world) < with, "families are given back");
+    keys.iter().for_each(|key| put(&mut world, key, b"4"));
+    let expected = [b"2", b"3", b"4"].map(|sub| sub.to_vec());
+    assert_eq!(subs(&mut world, &keys[0]), expected);
+    world.backend.define(T, TableRules::default());
+    assert_eq!(subs(&mut world, &keys[1]), expected, "families are made of the rows");
+    world.check();
+    world.backend.define(T, plain);
+    world.backend.clear(T, Scope::KeyNamespace(&keys[0], b"n")).unwrap();
+    assert_eq!((subs(&mut world, &keys[0]).len(), subs(&mut world, &keys[1]).len()), (0, 3));
+    world.check();
+}

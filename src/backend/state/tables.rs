@@ -218,6 +218,7 @@ impl Tables {
         let rules = TableRules {
             version,
             ordered: wanted.ordered,
+            by_key: true,
             ttl: schema.ttl,
             merge: wanted.merge,
             // Rows of older versions may lie in segments whatever the last checkpoint says of the table.
@@ -259,8 +260,8 @@ impl Tables {
             None => self.schemas.push(schema),
         }
         // Rows without a meaning need no rules, and are fastest without.
-        let TableRules { version, ordered, ttl, merge, upgrade } = &rules;
-        if *version != FIRST_VERSION || *ordered || ttl.is_some() || merge.is_some() || upgrade.is_some() {
+        let TableRules { version, ordered, by_key, ttl, merge, upgrade } = &rules;
+        if *version != FIRST_VERSION || *ordered || !by_key || ttl.is_some() || merge.is_some() || upgrade.is_some() {
             self.rules.push((id, rules));
         }
     }

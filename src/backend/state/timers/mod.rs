@@ -20,9 +20,10 @@ use crate::codec::schema::Schema;
 use crate::codec::typed::{Codec, Ordered};
 use crate::error::{Error, Result};
 use crate::id::TableId;
-use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
+use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{StateKind, TableSchema};
 use crate::memory::{Charge, MemoryBudget};
+use crate::segment::TableRules;
 use crate::time::Timestamp;
 
 use self::queue::Queue;
@@ -100,7 +101,7 @@ impl<B: StateBackend> KeyedState<B> {
     pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<Timers> {
         let namespaced = namespace != Schema::unit();
         let known = self.tables.schemas().len();
-        let table = self.declare(TableSchema {
+        let wanted = TableSchema {
             id: TableId(0),
             name: name.to_owned(),
             kind: StateKind::Timers,
@@ -110,7 +111,9 @@ impl<B: StateBackend> KeyedState<B> {
             value: domain.schema(),
             ttl: None,
             merge_operator: None,
-        })?;
+        };
+        // The queue goes from timer to timer: nobody visits those of one key.
+        let table = self.declare_with(wanted, TableRules { by_key: false, ..TableRules::default() })?;
         let groups = self.backend.groups().clone();
         let (sub, charge) = (Vec::new(), None);
         let mut timers = Timers { table, domain, namespaced, groups, queue: Queue::default(), sub, charge };
@@ -179,7 +182,7 @@ impl Timers {
         self.domain
     }
 
-    /// Returns how many timers are waiting.
+    /// Returns how many timers are waiting; those whose rows were cleared past this handle count until they are due.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -344,11 +347,7 @@ fn with_row<B: StateBackend, R>(
     sub: &[u8],
     f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>,
 ) -> Result<R> {
-    let key = &state.key;
-    if !key.set {
-        return Err(Error::usage("no key is set"));
-    }
-    let key = CurrentKey { bytes: &key.bytes, hash: key.hash, group: key.group, routing: key.routing };
+    let key = state.key.located()?;
     f(&mut state.backend, RowRef { table, key: &key, namespace, sub })
 }
 

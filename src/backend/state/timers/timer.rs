@@ -45,8 +45,11 @@ impl Timer {
         let place = match short {
             (Ok(key), Ok(namespace)) if all.map(<[u8]>::len).iter().sum::<usize>() <= SHORT_BYTES => {
                 let mut bytes = [0; SHORT_BYTES];
-                for (to, from) in bytes.iter_mut().zip(all.into_iter().flatten()) {
-                    *to = *from;
+                let mut rest = bytes.as_mut_slice();
+                for part in all {
+                    let Some((to, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+                    to.copy_from_slice(part);
+                    rest = behind;
                 }
                 Place::Short { group, key, namespace, routed, bytes }
             }
@@ -90,6 +93,7 @@ impl Timer {
 }
 
 impl Ord for Timer {
+    #[inline]
     fn cmp(&self, other: &Self) -> Ordering {
         // The routing hash comes last in the parts and is a function of the key.
         self.at.cmp(&other.at).then_with(|| self.parts().cmp(&other.parts()))
