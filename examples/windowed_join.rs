@@ -61,8 +61,9 @@ impl Subtask {
         let tables = seat.tables();
         let person = tables.value(TableOptions::new("person").namespaced(windows.clone()), Utf8)?;
         let auctions = tables.ordered_map(TableOptions::new("auctions").namespaced(windows.clone()), Ordered, Utf8)?;
+        let ends = tables.timers("ends", TimeDomain::Event, windows)?;
         let mut task = seat.restore(LogBackend::new).await?;
-        let ends = task.state().timers("ends", TimeDomain::Event, windows)?;
+        let ends = ends.load(task.state())?;
         let rows = task.operator_state().list("rows", Utf8)?;
         Ok(Self { task, person, auctions, ends, rows, fresh: Vec::new() })
     }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::id::{Attempt, ObjectId, Seq};
+use alluvium::id::{Attempt, Epoch, ObjectId, Seq};
 use alluvium::job::{JobSettings, Strategy};
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::store::Key;
+use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;
 use common::{Counting, Door, Gate};
@@ -242,6 +243,13 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
     };
     assert_eq!(fenced.kind(), ErrorKind::Fenced);
     assert_eq!(old.job.trigger().expect_err("fenced for good").kind(), ErrorKind::Fenced);
+    for task in &mut old.tasks {
+        let refused = task.barrier(Epoch(u64::MAX), Timestamp::MIN, Vec::new()).expect_err("its tasks are too");
+        assert_eq!(refused.kind(), ErrorKind::Fenced);
+    }
+    // What it has in memory is as it was, for whoever wants to look.
+    old.add(300..310)?;
+    assert_eq!(old.content()?, old.expected);
     let after = gate.dump().await;
     assert!(before.keys().all(|key| after.contains_key(key)), "a fenced attempt deletes nothing");
     new.add(0..50)?;

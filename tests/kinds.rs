@@ -107,8 +107,9 @@ impl World {
         let mut subtasks = Vec::new();
         for mut seat in job.take_seats() {
             let kinds = Kinds::declare(seat.tables())?;
+            let timers = seat.tables().timers("timers", TimeDomain::Event, Schema::unit())?;
             let mut task = seat.restore(LogBackend::new).await?;
-            let timers = task.state().timers("timers", TimeDomain::Event, Schema::unit())?;
+            let timers = timers.load(task.state())?;
             subtasks.push(Subtask { task, kinds, timers });
         }
         Ok(Self { job, subtasks, model: BTreeMap::new(), timers: BTreeSet::new(), fired: Vec::new() })

@@ -346,8 +346,9 @@ fn a_seal_in_the_middle_loses_and_repeats_none() {
 fn what_the_budget_refuses_waits_on() {
     let budget = MemoryBudget::new(1 << 22);
     let backend = LogBackend::new(KeyGroupSet::all(GROUPS), RANGE, budget.clone());
-    let Subtask { mut state, mut timers } = Subtask::new(backend, RANGE, vec![]);
-    timers.charge_to(&budget);
+    let Subtask { state, .. } = Subtask::new(backend, RANGE, vec![]);
+    let mut state = state.with_budget(budget.clone());
+    let mut timers = state.timers("charged", TimeDomain::Event, Schema::unit()).unwrap();
     state.set_key(b"ab").unwrap();
     let held = budget.held_bytes();
     (0..1000).for_each(|n| assert!(timers.register(&mut state, &[], at(n)).unwrap()));

@@ -29,8 +29,8 @@ pub use log::LogBackend;
 pub use overlay::OverlayBackend;
 pub use state::{
     Aggregate, AggregatingState, CheckpointTimes, Fired, InNamespace, Keyed, KeyedState, ListState, MapState,
-    OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, Timers, TtlConfig, TtlTime, TtlUpdate,
-    ValueState,
+    OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, TimerTable, Timers, TtlConfig, TtlTime,
+    TtlUpdate, ValueState,
 };
 
 /// A row of data's place, with its key located once per record.

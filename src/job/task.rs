@@ -108,7 +108,8 @@ impl Seat {
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         // A clock that went back since the checkpoint must not revive what had expired in it.
         let before = self.tables.restored_times().map_or(Timestamp::MIN, |times| times.processing_time);
-        let mut state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables);
+        let mut state =
+            KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
         state.advance(self.share.watermark, self.runtime.now().max(before));
         state.backend_mut().load(rows, &self.share.groups)?;
         Ok(Task {

@@ -46,6 +46,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup, Partitioner};
 use crate::manifest::TableSchema;
+use crate::memory::MemoryBudget;
 use crate::segment::TableRules;
 use crate::time::Timestamp;
 
@@ -56,7 +57,7 @@ pub use list::ListState;
 pub use map::{MapState, OrderedMapState};
 pub use reducing::ReducingState;
 pub use tables::{CheckpointTimes, TableOptions, Tables};
-pub use timers::{Fired, TimeDomain, Timers};
+pub use timers::{Fired, TimeDomain, TimerTable, Timers};
 pub use ttl::{TtlConfig, TtlTime, TtlUpdate};
 pub use value::ValueState;
 
@@ -68,6 +69,7 @@ pub struct KeyedState<B> {
     max_parallelism: u16,
     key: Key,
     tables: Tables,
+    budget: MemoryBudget,
     buffer: Buffer,
 }
 
@@ -88,9 +90,17 @@ impl<B: StateBackend> KeyedState<B> {
     #[must_use]
     pub fn new(backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
         let (key, buffer) = (Key::default(), Buffer::default());
-        let mut state = Self { backend, partitioner, max_parallelism, key, tables, buffer };
+        let budget = MemoryBudget::new(u64::MAX);
+        let mut state = Self { backend, partitioner, max_parallelism, key, tables, budget, buffer };
         state.define();
         state
+    }
+
+    /// Charges `budget` for what handles hold in memory beside rows: the queues of timers that are loaded from now on.
+    #[must_use]
+    pub fn with_budget(mut self, budget: MemoryBudget) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// Makes `key` the current key.

@@ -22,14 +22,14 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{StateKind, TableSchema};
-use crate::memory::{Charge, MemoryBudget};
+use crate::memory::Charge;
 use crate::segment::TableRules;
 use crate::time::Timestamp;
 
 use self::queue::Queue;
 use self::timer::{Parts, Timer};
 use super::super::{Change, Entry, RowRef, StateBackend};
-use super::KeyedState;
+use super::{KeyedState, Tables};
 
 /// What timers are measured by. It is part of a table's type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -89,23 +89,20 @@ impl fmt::Debug for Fired {
     }
 }
 
-impl<B: StateBackend> KeyedState<B> {
+impl Tables {
     /// Declares a table of timers, which are measured by `domain` and have namespaces of type `namespace`
-    /// (`unit` for none). Restored timers are in its queue.
+    /// (`unit` for none). Its handle is there once rows are: [`TimerTable::load`].
     ///
     /// # Errors
-    /// As [`KeyedState::value`]; `Corrupt` if restored rows are not timers.
-    ///
-    /// # Cost
-    /// If the table was restored, that of scanning it: a step per row of the groups owned, of other tables too.
-    pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<Timers> {
+    /// As [`Tables::value`].
+    pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<TimerTable> {
         let namespaced = namespace != Schema::unit();
-        let known = self.tables.schemas().len();
+        let known = self.schemas().len();
         let wanted = TableSchema {
             id: TableId(0),
             name: name.to_owned(),
             kind: StateKind::Timers,
-            key: self.tables.key().clone(),
+            key: self.key().clone(),
             namespace,
             sub: Codec::<i64>::schema(&Ordered),
             value: domain.schema(),
@@ -113,13 +110,50 @@ impl<B: StateBackend> KeyedState<B> {
             merge_operator: None,
         };
         // The queue goes from timer to timer: nobody visits those of one key.
-        let table = self.declare_with(wanted, TableRules { by_key: false, ..TableRules::default() })?;
-        let groups = self.backend.groups().clone();
-        let (sub, charge) = (Vec::new(), None);
-        let mut timers = Timers { table, domain, namespaced, groups, queue: Queue::default(), sub, charge };
-        if self.tables.schemas().len() == known {
+        let id = self.declare_with(wanted, TableRules { by_key: false, ..TableRules::default() })?;
+        Ok(TimerTable { id, domain, namespaced, restored: self.schemas().len() == known })
+    }
+}
+
+impl<B: StateBackend> KeyedState<B> {
+    /// Declares a table of timers, as [`Tables::timers`] does, and loads it.
+    ///
+    /// # Errors
+    /// As [`Tables::timers`] and [`TimerTable::load`].
+    ///
+    /// # Cost
+    /// That of [`TimerTable::load`].
+    pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<Timers> {
+        self.with_tables(|tables| tables.timers(name, domain, namespace))?.load(self)
+    }
+}
+
+/// A declared table of timers, whose queue is made when its rows are there.
+#[derive(Debug, Clone, Copy)]
+pub struct TimerTable {
+    id: TableId,
+    domain: TimeDomain,
+    namespaced: bool,
+    /// Whether a checkpoint may have rows of it.
+    restored: bool,
+}
+
+impl TimerTable {
+    /// Returns the handle to the table in `state`; restored timers are in its queue, whose memory is charged to the
+    /// [state's budget](KeyedState::with_budget).
+    ///
+    /// # Errors
+    /// `Corrupt` if restored rows are not timers.
+    ///
+    /// # Cost
+    /// If the table was restored, that of scanning it: a step per row of the groups owned, of other tables too.
+    pub fn load<B: StateBackend>(self, state: &mut KeyedState<B>) -> Result<Timers> {
+        let groups = state.backend.groups().clone();
+        let charge = state.budget.charge(0);
+        let mut timers = Timers { table: self, groups, queue: Queue::default(), sub: Vec::new(), charge };
+        if self.restored {
             let groups = timers.groups.clone();
-            timers.rebuild(self, &groups)?;
+            timers.rebuild(state, &groups)?;
         }
         Ok(timers)
     }
@@ -158,28 +192,26 @@ impl<B: StateBackend> KeyedState<B> {
 /// ```
 #[derive(Debug)]
 pub struct Timers {
-    table: TableId,
-    domain: TimeDomain,
-    namespaced: bool,
+    table: TimerTable,
     /// The groups whose rows the queue has.
     groups: KeyGroupSet,
     queue: Queue,
     /// Reused for the sub-key of the row at hand.
     sub: Vec<u8>,
-    charge: Option<Charge>,
+    charge: Charge,
 }
 
 impl Timers {
     /// Returns the table's id.
     #[must_use]
     pub fn table(&self) -> TableId {
-        self.table
+        self.table.id
     }
 
     /// Returns what the timers are measured by.
     #[must_use]
     pub fn domain(&self) -> TimeDomain {
-        self.domain
+        self.table.domain
     }
 
     /// Returns how many timers are waiting; those whose rows were cleared past this handle count until they are due.
@@ -200,16 +232,11 @@ impl Timers {
         self.queue.first().map(|timer| timer.at)
     }
 
-    /// Returns the bytes of memory that the queue holds, at most.
+    /// Returns the bytes of memory that the queue holds, at most. Where the budget that is charged for them is spent, it is
+    /// the backend that refuses a timer's row.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.queue.held_bytes()
-    }
-
-    /// Charges `budget` for the memory of the queue from now on. Where the budget is spent, it is the backend that
-    /// refuses a timer's row.
-    pub fn charge_to(&mut self, budget: &MemoryBudget) {
-        self.charge = Some(budget.charge(self.memory_bytes()));
     }
 
     /// Registers a timer of the current key; false if it is registered already. One whose time is past fires with the
@@ -271,7 +298,7 @@ impl Timers {
             let Parts { key, namespace, routing, .. } = first.parts();
             state.set_key_routed(key, routing.unwrap_or_default());
             encode(first.at, &mut self.sub)?;
-            let there = with_row(state, self.table, namespace, &self.sub, remove)?;
+            let there = with_row(state, self.table.id, namespace, &self.sub, remove)?;
             let timer = self.queue.pop();
             self.recharge();
             // A row that is gone was cleared past this handle.
@@ -288,15 +315,15 @@ impl Timers {
     /// `Corrupt` if their rows are not timers. The queue is then as it was.
     ///
     /// # Cost
-    /// That of scanning those of `changed` that are owned (see [`KeyedState::timers`]), and a step per timer waiting.
+    /// That of scanning those of `changed` that are owned (see [`TimerTable::load`]), and a step per timer waiting.
     pub fn rebuild<B: StateBackend>(&mut self, state: &mut KeyedState<B>, changed: &KeyGroupSet) -> Result<()> {
         let loaded = state.backend.groups().intersection(changed);
         let (partitioner, max_parallelism) = (state.partitioner, state.max_parallelism);
         let (mut queue, mut failed) = (Queue::default(), None);
-        state.backend.scan(self.table, &loaded, &[], |entry| {
+        state.backend.scan(self.table.id, &loaded, &[], |entry| {
             match read(partitioner, max_parallelism, &entry) {
                 Ok(timer) => queue.insert(timer),
-                Err(error) => failed = Some(error.with("table", self.table).with("group", entry.group)),
+                Err(error) => failed = Some(error.with("table", self.table.id).with("group", entry.group)),
             }
             failed.is_none()
         })?;
@@ -319,17 +346,17 @@ impl Timers {
         at: Timestamp,
         f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>,
     ) -> Result<R> {
-        if !self.namespaced && !namespace.is_empty() {
-            return Err(Error::usage("table has no namespaces").with("table", self.table));
+        if !self.table.namespaced && !namespace.is_empty() {
+            return Err(Error::usage("table has no namespaces").with("table", self.table.id));
         }
         encode(at, &mut self.sub)?;
-        with_row(state, self.table, namespace, &self.sub, f)
+        with_row(state, self.table.id, namespace, &self.sub, f)
     }
 
     fn recharge(&mut self) {
         let held = self.queue.held_bytes();
-        if let Some(charge) = self.charge.as_mut().filter(|charge| charge.bytes() != held) {
-            charge.resize(held);
+        if self.charge.bytes() != held {
+            self.charge.resize(held);
         }
     }
 }
