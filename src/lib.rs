@@ -37,3 +37,8 @@ pub struct Readme;
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/embedding.md")]
 pub struct Embedding;
+
+/// Keeps the code of the security notes compiling and running.
+#[cfg(all(doctest, feature = "tokio-runtime"))]
+#[doc = include_str!("../docs/security.md")]
+pub struct Security;

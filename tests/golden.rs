@@ -11,6 +11,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alluvium::Result;
+use alluvium::envelope::{MacKey, MacKeys};
 use alluvium::id::{
     Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, Part, PutId, SegmentId, Seq, Subtask, TableId,
 };
@@ -259,10 +260,10 @@ fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart) -> Cas
     Case { name, written: encoded.bytes.clone(), read: Box::new(read) }
 }
 
-fn manifest_case(name: &'static str, manifest: Manifest) -> Case {
-    let written = manifest.encode(PUT_ID).unwrap();
+fn manifest_case(name: &'static str, manifest: Manifest, keys: MacKeys) -> Case {
+    let written = manifest.encode_signed(PUT_ID, &keys).unwrap();
     let read = move |bytes: &Bytes| {
-        assert_eq!(Manifest::decode(bytes, manifest.seq)?, (manifest.clone(), PUT_ID));
+        assert_eq!(Manifest::decode_signed(bytes, manifest.seq, &keys)?, (manifest.clone(), PUT_ID));
         Ok(())
     };
     Case { name, written, read: Box::new(read) }
@@ -290,8 +291,9 @@ fn cases() -> Vec<Case> {
         segment_case("base.segment", &base_bytes, &base()),
         Case { name: "subtask.manifest", written: subtask_bytes, read: Box::new(read_subtask) },
         Case { name: "data.pack", written: pack.bytes, read: Box::new(read_pack) },
-        manifest_case("checkpoint.manifest", checkpoint),
-        manifest_case("claim.manifest", claim),
+        manifest_case("checkpoint.manifest", checkpoint, MacKeys::default()),
+        manifest_case("claim.manifest", claim.clone(), MacKeys::default()),
+        manifest_case("signed.manifest", claim, MacKeys::signing(MacKey::new([7; 32]))),
         Case { name: "attempt.marker", written: marker.encode(PUT_ID), read: Box::new(read_marker) },
     ]
 }

@@ -39,11 +39,11 @@ pub struct StoredManifest {
 }
 
 impl StoredManifest {
-    fn decode(seq: Seq, object: &Bytes) -> Result<Self> {
+    fn decode(store: &Store, seq: Seq, object: &Bytes) -> Result<Self> {
         let named = |error: Error| {
             Error::new(error.kind(), "unreadable manifest").with("object", Key::Manifest(seq)).with_source(error)
         };
-        let (manifest, put_id) = Manifest::decode(object, seq).map_err(named)?;
+        let (manifest, put_id) = Manifest::decode_signed(object, seq, store.manifest_keys()).map_err(named)?;
         Ok(Self { id: ManifestId { seq, put_id }, hash: Hash::of(object), manifest })
     }
 
@@ -128,7 +128,7 @@ impl Chain {
     /// Takes `object` as the manifest at the end. If it is damaged, the newest readable one below takes its part, for
     /// those who choose a checkpoint by number.
     async fn stand_on(&mut self, store: &Store, object: &Bytes) -> Result<()> {
-        self.damage = match StoredManifest::decode(self.end, object) {
+        self.damage = match StoredManifest::decode(store, self.end, object) {
             Ok(stored) => {
                 self.newest = Some(stored);
                 return Ok(());
@@ -138,7 +138,7 @@ impl Chain {
         };
         for below in self.stored.range(..self.end).rev().map(|(below, _)| *below) {
             let Some(object) = read_object(store, below).await? else { continue };
-            if let Ok(stored) = StoredManifest::decode(below, &object) {
+            if let Ok(stored) = StoredManifest::decode(store, below, &object) {
                 self.newest = Some(stored);
                 break;
             }
@@ -249,7 +249,7 @@ impl Chain {
         let failed = |error: Error| self.with_choices(error, Some(seq)).with("object", Key::Manifest(seq));
         let object = read_object(store, seq).await?;
         let object = object.ok_or_else(|| failed(Error::corrupt("live manifest is missing")))?;
-        let stored = StoredManifest::decode(seq, &object)
+        let stored = StoredManifest::decode(store, seq, &object)
             .map_err(|error| failed(Error::new(error.kind(), "live manifest is unreadable")).with_source(error))?;
         if stored.as_retained() != *manifest {
             return Err(failed(Error::corrupt("live manifest is not the one that the newest lists")));

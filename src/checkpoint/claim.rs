@@ -199,7 +199,7 @@ async fn append(store: &Store, request: &ClaimRequest, attempt: Attempt, drawn: 
         let parent = restore.as_ref().map(|restore| restore.id);
         let retention = retain(request.retention, ManifestKind::Claim, parent, &chain.live());
         let manifest = claim_manifest(store, &identity, following(chain.end())?, restore.as_ref());
-        let proposal = Proposal::new(manifest, store.draw_put_id(), retention)?;
+        let proposal = Proposal::new(store, manifest, retention)?;
         match proposal.create(store).await? {
             Put::Created => return Ok(Appended { chain, identity, proposal, restore }),
             // A commit of the attempt before landed first, or a newer attempt's claim: the chain tells.

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crate::canary::{self, Canary};
 use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, retain};
 use crate::error::{Applied, Error, Result};
-use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, PutId, Seq};
+use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{
     DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
@@ -92,13 +92,14 @@ pub(super) struct Proposal {
 }
 
 impl Proposal {
-    /// Encodes `manifest`, whose retained list is that of `retention`.
+    /// Encodes `manifest`, to be written to `store`, with the retained list of `retention`.
     ///
     /// # Errors
     /// `Usage` if it breaks a rule of the format, `Limit` if it is too large.
-    pub(super) fn new(mut manifest: Manifest, put_id: PutId, retention: Retention) -> Result<Self> {
+    pub(super) fn new(store: &Store, mut manifest: Manifest, retention: Retention) -> Result<Self> {
         manifest.retained.clone_from(&retention.kept);
-        let object = manifest.encode(put_id)?;
+        let put_id = store.draw_put_id();
+        let object = manifest.encode_signed(put_id, store.manifest_keys())?;
         let id = ManifestId { seq: manifest.seq, put_id };
         let entry = Retained { id, hash: Hash::of(&object), kind: manifest.kind };
         let objects = manifest.objects.iter().map(|object| object.id).collect();
@@ -247,7 +248,7 @@ impl Committer {
         candidates.push(self.last);
         let retention = retain(self.identity.retention, draft.kind, self.parent, &candidates);
         let manifest = self.manifest(following(self.last.id.seq)?, draft);
-        Proposal::new(manifest, self.store.draw_put_id(), retention)
+        Proposal::new(&self.store, manifest, retention)
     }
 
     /// Whether `object` is of this attempt, and not handed out as garbage.

@@ -24,7 +24,7 @@ pub async fn found(store: &Store, manifest: Manifest) -> Result<ManifestId> {
     }
     let (attempt, job, created_at) = (manifest.attempt, manifest.job, manifest.created_at);
     let manifest = Manifest { seq: Seq(1), parent: None, ..manifest };
-    let proposal = Proposal::new(manifest, store.draw_put_id(), Retention::default())?;
+    let proposal = Proposal::new(store, manifest, Retention::default())?;
     let put_id = store.draw_put_id();
     let marker = AttemptMarker { attempt, job, created_at }.encode(put_id);
     let occupied = || Error::config("a job stands here already");

@@ -5,6 +5,7 @@
 
 mod bench;
 mod clock;
+mod keys;
 mod offline;
 mod print;
 mod run;

@@ -5,7 +5,7 @@ use prost::Message;
 
 use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
 use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
-use crate::envelope::{self, Kind};
+use crate::envelope::{self, Kind, MacKeys};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
 use crate::time::Timestamp;
@@ -17,26 +17,43 @@ const SUBTASK_MAGIC: [u8; 4] = *b"ALSM";
 const SUBTASK_VERSION: u16 = 1;
 
 impl Manifest {
-    /// Returns the object that commits it.
+    /// Returns the object that commits it, unsigned.
     ///
     /// # Errors
     /// `Usage` if it breaks a rule, so that nobody could read it back; `Limit` if it is too long.
     pub fn encode(&self, put_id: PutId) -> Result<Bytes> {
+        self.encode_signed(put_id, &MacKeys::default())
+    }
+
+    /// As [`Manifest::encode`], signed if `keys` sign.
+    ///
+    /// # Errors
+    /// As [`Manifest::encode`].
+    pub fn encode_signed(&self, put_id: PutId, keys: &MacKeys) -> Result<Bytes> {
         self.check().map_err(refused)?;
         if let Some(extension) = self.extensions.iter().find(|extension| extension.required) {
             return Err(Error::usage("this version has no required extensions").with("tag", &extension.tag));
         }
         let body = proto::Manifest::from(self).encode_to_vec();
         check_length(body.len()).map_err(|length| Error::limit("manifest is too long").with("bytes", length))?;
-        Ok(envelope::encode(Kind::Manifest, put_id, &body))
+        Ok(envelope::encode_signed(Kind::Manifest, put_id, &body, keys))
     }
 
-    /// Returns the manifest that was read under the key of `expected`, and the write that created it.
+    /// Returns the manifest that was read under the key of `expected`, and the write that created it. It is not signed.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged, another manifest or breaks a rule; `Version` if it is newer than this build.
+    /// `Corrupt` if it is damaged, another manifest or breaks a rule; `Version` if it is newer than this build; `Denied` if
+    /// it is signed.
     pub fn decode(object: &Bytes, expected: Seq) -> Result<(Self, PutId)> {
-        let envelope = envelope::decode(Kind::Manifest, object)?;
+        Self::decode_signed(object, expected, &MacKeys::default())
+    }
+
+    /// As [`Manifest::decode`], and verifies that one of `keys` signed it.
+    ///
+    /// # Errors
+    /// As [`Manifest::decode`]; `Corrupt` if it should be signed and is not, or not with these keys.
+    pub fn decode_signed(object: &Bytes, expected: Seq, keys: &MacKeys) -> Result<(Self, PutId)> {
+        let envelope = envelope::decode_signed(Kind::Manifest, object, keys)?;
         let too_long = |length| Error::corrupt("manifest is too long").with("bytes", length);
         check_length(envelope.body.len()).map_err(too_long)?;
         let manifest = Self::try_from(proto::Manifest::decode(envelope.body).map_err(not_protobuf)?)?;

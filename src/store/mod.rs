@@ -19,7 +19,7 @@ use object_store::path::Path;
 use object_store::{GetOptions, GetRange, ObjectStore, ObjectStoreExt, PutMode};
 
 use crate::canary::{self, Canary};
-use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
+use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKeys};
 use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
 use crate::runtime::{Runtime, SharedRuntime, timeout};
@@ -72,6 +72,7 @@ pub struct RequestCounts {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    manifest_keys: Arc<MacKeys>,
 }
 
 struct Inner {
@@ -101,7 +102,21 @@ impl Store {
         settings: StoreSettings,
     ) -> Self {
         let root = prefix.clone().join(job.as_str());
-        Self { inner: Arc::new(Inner { objects, root, runtime, settings, requests: Requests::default() }) }
+        let inner = Inner { objects, root, runtime, settings, requests: Requests::default() };
+        Self { inner: Arc::new(inner), manifest_keys: Arc::default() }
+    }
+
+    /// Sets the keys that the job's manifests are signed and verified with. Default: none.
+    #[must_use]
+    pub fn with_manifest_keys(mut self, keys: MacKeys) -> Self {
+        self.manifest_keys = Arc::new(keys);
+        self
+    }
+
+    /// Returns the keys that the job's manifests are signed and verified with.
+    #[must_use]
+    pub fn manifest_keys(&self) -> &MacKeys {
+        &self.manifest_keys
     }
 
     /// Returns the place of `job` in the store at `url`, which is made if it is a folder that does not exist.

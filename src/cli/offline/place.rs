@@ -15,12 +15,16 @@ use alluvium::store::{Access, Store, StoreSettings, list_jobs, open_url};
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result, offline};
 
+use super::super::keys::KeyArgs;
+
 /// A store.
 #[derive(Debug, Clone, Args)]
 pub(super) struct StoreArgs {
     /// Where checkpoints are: file:///dir, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
     pub(super) store: String,
+    #[command(flatten)]
+    pub(super) keys: KeyArgs,
 }
 
 /// A job.
@@ -88,7 +92,8 @@ impl StoreArgs {
     /// Returns the place of `job` in it.
     pub(super) fn open(&self, job: &JobName, access: Access) -> Result<Store> {
         let (objects, prefix) = open_url(&self.store, access)?;
-        Ok(Store::new(objects, &prefix, job, runtime(), StoreSettings::default()))
+        let store = Store::new(objects, &prefix, job, runtime(), StoreSettings::default());
+        Ok(store.with_manifest_keys(self.keys.read()?))
     }
 }
 
@@ -109,7 +114,7 @@ impl JobArgs {
 
     /// Returns the place of a job of the same name in another store, to be written.
     pub(super) fn elsewhere(&self, url: &str) -> Result<Store> {
-        StoreArgs { store: url.to_owned() }.open(&self.job.parse()?, Access::Write)
+        StoreArgs { store: url.to_owned(), keys: self.store.keys.clone() }.open(&self.job.parse()?, Access::Write)
     }
 }
 

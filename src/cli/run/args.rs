@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::super::keys::KeyArgs;
 use super::aggregate::Aggregate;
 use super::program::{Emit, OnBadRecord};
 use super::source::{Format, Input};
@@ -47,6 +48,8 @@ pub(crate) struct RunArgs {
     /// Name of the job within the store
     #[arg(long, short, value_name = "NAME")]
     pub(crate) job: String,
+    #[command(flatten)]
+    pub(crate) keys: KeyArgs,
     /// Number of subtasks
     #[arg(long, short, default_value_t = 1, value_name = "P")]
     pub(crate) parallelism: u32,

@@ -77,6 +77,7 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
         _ => RestoreFrom::Newest,
     };
     let store = Store::open(&args.store, &args.job.parse()?, TokioRuntime::current())?;
+    let store = store.with_manifest_keys(args.keys.read()?);
     let mut builder = JobBuilder::new(store)
         .settings(settings(args))
         .program(program.to_bytes()?)

@@ -3,22 +3,25 @@
 //! Frozen for all versions: header and checksums are verified before the version is judged, so that damage is
 //! never mistaken for a newer format.
 
+mod mac;
+
 use bytes::Bytes;
 
 use crate::codec::bytes::{Reader, put_checksum, put_u8, put_u16, put_u32, put_u64};
 use crate::error::{Error, Result};
 use crate::id::PutId;
 
+use mac::MAC_BYTES;
+
+pub use mac::{MacKey, MacKeys};
+
 /// Length of the header: enough of an object to read its put-id.
 pub const ENVELOPE_HEADER_BYTES: usize = 48;
 
 const MAGIC: [u8; 8] = *b"ALLUVIUM";
 const CHECKSUM_BYTES: usize = 4;
-const MAC_BYTES: usize = 32;
 /// Required flag: a keyed MAC of everything before it ends the object.
 const FLAG_MAC: u32 = 1;
-/// The required flags that this build can honour. The MAC has its place and, as yet, no keys.
-const SUPPORTED_FLAGS: u32 = 0;
 
 /// What an object is. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,13 +66,13 @@ struct Header {
 }
 
 impl Header {
-    fn encode(kind: Kind, put_id: PutId, body_length: u64) -> Vec<u8> {
+    fn encode(kind: Kind, required: u32, put_id: PutId, body_length: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(ENVELOPE_HEADER_BYTES);
         out.extend_from_slice(&MAGIC);
         put_u8(&mut out, kind as u8);
         put_u8(&mut out, 0);
         put_u16(&mut out, kind.newest_version());
-        put_u32(&mut out, SUPPORTED_FLAGS);
+        put_u32(&mut out, required);
         put_u32(&mut out, 0);
         out.extend_from_slice(&put_id.0);
         put_u64(&mut out, body_length);
@@ -119,11 +122,18 @@ impl Builder {
 
     /// Returns the whole object.
     #[must_use]
-    pub fn finish(mut self, kind: Kind, put_id: PutId) -> Bytes {
+    pub fn finish(self, kind: Kind, put_id: PutId) -> Bytes {
+        self.finish_signed(kind, put_id, &MacKeys::default())
+    }
+
+    fn finish_signed(mut self, kind: Kind, put_id: PutId, keys: &MacKeys) -> Bytes {
         let (header, body) = self.object.split_at_mut(ENVELOPE_HEADER_BYTES);
-        let fields = Header::encode(kind, put_id, body.len() as u64);
+        let required = if keys.signs() { FLAG_MAC } else { 0 };
+        let fields = Header::encode(kind, required, put_id, body.len() as u64);
         header.copy_from_slice(&fields);
         put_checksum(&mut self.object, 0);
+        let mac = keys.sign(&self.object);
+        self.object.extend(mac.iter().flatten());
         self.object.into()
     }
 }
@@ -131,17 +141,40 @@ impl Builder {
 /// Returns the object of `kind` with this body.
 #[must_use]
 pub fn encode(kind: Kind, put_id: PutId, body: &[u8]) -> Bytes {
-    let mut builder = Builder::with_capacity(body.len());
-    builder.append(body);
-    builder.finish(kind, put_id)
+    encode_signed(kind, put_id, body, &MacKeys::default())
 }
 
-/// Verifies an object and returns what is in it.
+/// Returns the object of `kind` with this body, signed if `keys` sign.
+#[must_use]
+pub fn encode_signed(kind: Kind, put_id: PutId, body: &[u8], keys: &MacKeys) -> Bytes {
+    let mut builder = Builder::with_capacity(body.len());
+    builder.append(body);
+    builder.finish_signed(kind, put_id, keys)
+}
+
+/// Verifies an object that is never signed and returns what is in it.
 ///
 /// # Errors
 /// `Corrupt` if it is damaged, cut, has bytes after its end or is of another kind; `Version` if it is whole but
 /// newer than this build.
 pub fn decode(kind: Kind, object: &Bytes) -> Result<Envelope> {
+    open(kind, object, 0).map(|(envelope, _)| envelope)
+}
+
+/// As [`decode`], and verifies whose the object is.
+///
+/// # Errors
+/// As [`decode`]; `Corrupt` if none of `keys` signed it, though one should have; `Denied` if it is signed and there are no
+/// keys.
+pub fn decode_signed(kind: Kind, object: &Bytes, keys: &MacKeys) -> Result<Envelope> {
+    let (envelope, signed_bytes) = open(kind, object, FLAG_MAC)?;
+    let (signed, mac) = object.split_at(signed_bytes.min(object.len()));
+    keys.verify(signed, Some(mac).filter(|mac| !mac.is_empty()))?;
+    Ok(envelope)
+}
+
+/// Returns what is in an object, verified but for its MAC, and the length of what a MAC signs.
+fn open(kind: Kind, object: &Bytes, supported: u32) -> Result<(Envelope, usize)> {
     let header = Header::decode(object)?;
     if header.kind != kind as u8 {
         return Err(Error::corrupt("misplaced object: it is of another kind")
@@ -163,13 +196,14 @@ pub fn decode(kind: Kind, object: &Bytes) -> Result<Envelope> {
     let mut reader = Reader::new(object);
     reader.bytes(body_end)?;
     reader.checksum("object")?;
-    check_version(kind, &header)?;
+    check_version(kind, &header, supported)?;
     let body = object.slice(ENVELOPE_HEADER_BYTES..body_end);
-    Ok(Envelope { put_id: header.put_id, version: header.version, body })
+    let envelope = Envelope { put_id: header.put_id, version: header.version, body };
+    Ok((envelope, body_end.saturating_add(CHECKSUM_BYTES)))
 }
 
-fn check_version(kind: Kind, header: &Header) -> Result<()> {
-    let unknown = header.required & !SUPPORTED_FLAGS;
+fn check_version(kind: Kind, header: &Header, supported: u32) -> Result<()> {
+    let unknown = header.required & !supported;
     if unknown != 0 {
         return Err(
             Error::version("object needs features that this build lacks").with("flags", format!("{unknown:#x}"))
@@ -250,10 +284,65 @@ mod tests {
     }
 
     #[test]
-    fn a_mac_has_its_place() {
+    fn only_some_kinds_are_signed() {
         let mut object = rechecked(&encode(Kind::Pack, PUT, b"body"), |o| o[12] = 1);
         assert_eq!(kind_of(Kind::Pack, &object), Some(ErrorKind::Corrupt), "the mac is missing");
         object.extend_from_slice(&[0; MAC_BYTES]);
         assert_eq!(kind_of(Kind::Pack, &object), Some(ErrorKind::Version));
+    }
+
+    fn key(byte: u8) -> MacKey {
+        MacKey::new([byte; 32])
+    }
+
+    fn signed(keys: &MacKeys) -> Bytes {
+        encode_signed(Kind::Manifest, PUT, b"body", keys)
+    }
+
+    fn refusal(object: &[u8], keys: &MacKeys) -> Option<ErrorKind> {
+        decode_signed(Kind::Manifest, &Bytes::copy_from_slice(object), keys).err().map(|error| error.kind())
+    }
+
+    #[test]
+    fn who_has_the_key_is_believed_and_nobody_else() {
+        let [none, ours, other] = [MacKeys::default(), MacKeys::signing(key(1)), MacKeys::signing(key(2))];
+        let (plain, by_us) = (signed(&none), signed(&ours));
+        assert_eq!(plain, encode(Kind::Manifest, PUT, b"body"));
+        assert_eq!(decode_signed(Kind::Manifest, &by_us, &ours).unwrap().body, b"body"[..]);
+        assert_eq!(refusal(&by_us, &other), Some(ErrorKind::Corrupt));
+        assert_eq!(refusal(&by_us, &none), Some(ErrorKind::Denied));
+        assert_eq!(refusal(&plain, &none), None);
+        assert_eq!(refusal(&plain, &ours), Some(ErrorKind::Corrupt));
+        assert_eq!(refusal(&plain, &ours.clone().or_unsigned()), None);
+        assert_eq!(refusal(&by_us, &other.clone().or_signed_by(key(1))), None);
+        assert_eq!(refusal(&by_us, &other.or_unsigned()), Some(ErrorKind::Corrupt));
+    }
+
+    #[test]
+    fn every_change_by_who_lacks_the_key_is_noticed() {
+        let keys = MacKeys::signing(key(1));
+        let object = signed(&keys);
+        let end = object.len() - MAC_BYTES;
+        for at in 0..object.len() {
+            let mut forged = object.to_vec();
+            forged[at] ^= 0x10;
+            assert!(refusal(&forged, &keys).is_some(), "byte {at}");
+            // One who knows the format mends the checksums, and may take the signature off.
+            let mended = [&rechecked(&forged[..end], |_| {}), &forged[end..]].concat();
+            assert!(mended == object || refusal(&mended, &keys).is_some(), "byte {at}, checksums mended");
+            let bare = rechecked(&mended[..end], |o| o[12] = 0);
+            assert!(refusal(&bare, &keys).is_some(), "byte {at}, signature taken off");
+        }
+    }
+
+    #[test]
+    fn keys_are_read_and_never_printed() {
+        let text = "0123456789abcdef".repeat(4);
+        let read: MacKey = text.parse().unwrap();
+        assert_eq!(format!("{read:?} {:?}", MacKeys::signing(read.clone())).matches("01").count(), 0);
+        for bad in ["", "0", &text[1..], &format!("{text}0"), &text.replace('0', "g")] {
+            let error = bad.parse::<MacKey>().unwrap_err();
+            assert!(error.kind() == ErrorKind::Config && !error.to_string().contains("cdef"));
+        }
     }
 }

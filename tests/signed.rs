@@ -1,0 +1,154 @@
+//! Manifests under a key: who lacks it can neither write one that is believed nor have one believed that was changed.
+
+mod common;
+#[cfg(feature = "cli")]
+mod tool;
+
+use std::sync::Arc;
+
+use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::envelope::{MacKey, MacKeys};
+use alluvium::id::{Epoch, PutId, Seq};
+use alluvium::job::JobSettings;
+use alluvium::manifest::Manifest;
+use alluvium::offline::{self, RestoreOptions};
+use alluvium::store::Store;
+use alluvium::{ErrorKind, Result};
+use bytes::Bytes;
+use common::{Counting, Gate, store};
+
+fn key(byte: u8) -> MacKey {
+    MacKey::new([byte; 32])
+}
+
+fn under(gate: &Arc<Gate>, keys: &MacKeys) -> Store {
+    store(&gate.objects()).with_manifest_keys(keys.clone())
+}
+
+/// Opens the job at `parallelism` and adds to it; returns the number of its checkpoint.
+async fn go_on(gate: &Arc<Gate>, keys: &MacKeys, parallelism: u32) -> Result<Seq> {
+    let (settings, from) = (JobSettings::default(), RestoreFrom::Newest);
+    let mut job = Counting::open_on(under(gate, keys), parallelism, settings, from).await?;
+    job.add(0..100)?;
+    Ok(job.checkpoint().await?.expect("nobody aborts it").seq)
+}
+
+async fn refusal(gate: &Arc<Gate>, keys: &MacKeys) -> Option<ErrorKind> {
+    go_on(gate, keys, 1).await.err().map(|error| error.kind())
+}
+
+/// Counts per key, as a reader with `keys` finds them.
+async fn counts(gate: &Arc<Gate>, keys: &MacKeys) -> Result<Vec<u64>> {
+    let (settings, from) = (JobSettings::default(), RestoreFrom::Newest);
+    let mut job = Counting::open_on(under(gate, keys), 2, settings, from).await?;
+    Ok(job.content()?.into_values().collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_under_a_key_is_nobody_elses() -> Result<()> {
+    let (gate, ours) = (Gate::new(), MacKeys::signing(key(1)));
+    go_on(&gate, &ours, 2).await?;
+    go_on(&gate, &ours, 3).await?;
+    let before = gate.dump().await;
+    assert_eq!(refusal(&gate, &MacKeys::default()).await, Some(ErrorKind::Denied));
+    assert_eq!(refusal(&gate, &MacKeys::signing(key(2))).await, Some(ErrorKind::Corrupt));
+    assert!(gate.dump().await == before, "who is refused writes nothing");
+    assert_eq!(counts(&gate, &ours).await?, vec![2; 100]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_manifest_is_refused_whatever_its_checksums_say() -> Result<()> {
+    let (gate, ours) = (Gate::new(), MacKeys::signing(key(1)));
+    let seq = go_on(&gate, &ours, 2).await?;
+    let path = format!("job/manifest/{:020}", seq.0);
+    let object = gate.dump().await.remove(&path).expect("it stands there");
+    let (manifest, put_id) = Manifest::decode_signed(&object, seq, &ours)?;
+    let changed = Manifest { epoch: Epoch(manifest.epoch.0 + 1), ..manifest.clone() };
+    let forgeries = [
+        changed.encode(put_id)?,
+        changed.encode_signed(put_id, &MacKeys::signing(key(2)))?,
+        manifest.encode(PutId([9; 16]))?,
+        Bytes::from(
+            [
+                &changed.encode_signed(put_id, &MacKeys::signing(key(2)))?[..object.len() - 32],
+                &object[object.len() - 32..],
+            ]
+            .concat(),
+        ),
+    ];
+    for forged in forgeries {
+        gate.damage(&path, None).await;
+        gate.damage(&path, Some(forged)).await;
+        let error = counts(&gate, &ours).await.expect_err("it was believed");
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{}", error.chain());
+    }
+    gate.damage(&path, None).await;
+    gate.damage(&path, Some(object)).await;
+    assert_eq!(counts(&gate, &ours).await?, vec![1; 100]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_gets_a_key_and_changes_it() -> Result<()> {
+    let gate = Gate::new();
+    let [first, second] = [1, 2].map(|byte| MacKeys::signing(key(byte)));
+    go_on(&gate, &MacKeys::default(), 2).await?;
+    assert_eq!(refusal(&gate, &first).await, Some(ErrorKind::Corrupt));
+    go_on(&gate, &first.clone().or_unsigned(), 3).await?;
+    // The claim was signed, so the next start needs no exception.
+    go_on(&gate, &first, 1).await?;
+    assert_eq!(refusal(&gate, &second).await, Some(ErrorKind::Corrupt));
+    go_on(&gate, &second.clone().or_signed_by(key(1)), 2).await?;
+    assert_eq!(counts(&gate, &second).await?, vec![4; 100]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn copies_are_signed_for_the_place_that_they_go_to() -> Result<()> {
+    let (from, to) = (Gate::new(), Gate::new());
+    let [ours, theirs] = [1, 2].map(|byte| MacKeys::signing(key(byte)));
+    go_on(&from, &ours, 2).await?;
+    let source = under(&from, &ours);
+    let mut chain = Chain::load(&source).await?;
+    let checkpoint = offline::open(&source, &mut chain, None).await?;
+    offline::restore(&source, &checkpoint.manifest, &under(&to, &theirs), &RestoreOptions::default(), &|_, _| {})
+        .await?;
+    assert_eq!(counts(&to, &theirs).await?, vec![1; 100]);
+    assert_eq!(refusal(&to, &ours).await, Some(ErrorKind::Corrupt));
+    Ok(())
+}
+
+#[cfg(feature = "cli")]
+#[test]
+fn the_tool_signs_verifies_and_never_prints_a_key() {
+    use tool::{Bench, fails, run, stderr, words};
+
+    let bench = Bench::new();
+    let input = bench.write("in.csv", "k\na\nb\na\n");
+    let digits = "5ec2e7a9".repeat(8);
+    let key = bench.write("key", format!("{digits}\n"));
+    let other = bench.write("other", "0".repeat(64));
+    let bad = bench.write("bad", &digits[1..]);
+    let place = format!("--store {} --job j", bench.store("s"));
+    let call = |args: &str, key: Option<&std::path::Path>| {
+        let mut args = words(&format!("{args} {place}"));
+        args.extend(key.into_iter().flat_map(|key| ["--manifest-key".to_owned(), key.display().to_string()]));
+        let output = run(args);
+        let printed = [&output.stdout[..], &output.stderr[..]].concat();
+        assert!(!String::from_utf8_lossy(&printed).contains("5ec2e7a9"), "a key was printed");
+        output
+    };
+    let aggregate = format!("run --input {} --key k --agg count", input.display());
+    assert!(fails(&call(&aggregate, Some(&bad)), "config").contains("bad"));
+    let first = call(&aggregate, Some(&key));
+    assert!(first.status.success(), "{}", stderr(&first));
+    for command in ["list", "inspect", "verify", "sweep"] {
+        fails(&call(command, None), "denied");
+        let good = call(command, Some(&key));
+        assert!(good.status.success(), "{command}: {}", stderr(&good));
+    }
+    fails(&call(&aggregate, None), "denied");
+    fails(&call("inspect", Some(&other)), "corrupt");
+    assert_eq!(call("verify", Some(&other)).status.code(), Some(3), "to who has another key, all is damaged");
+}
