@@ -119,7 +119,7 @@ impl Group {
     fn expire(&mut self, hash: u32, found: Found, record: &Record<'_>, rules: &Rules) {
         if found.address.is_link() {
             self.live_bytes -= record.value().map_or(0, <[u8]>::len) as u64;
-            self.regions.supersede(found.address);
+            self.regions.supersede(found.address, &found.shape);
             self.index.remove(found.bucket);
         } else {
             self.forget(hash, found, record, rules);
@@ -155,13 +155,13 @@ impl Group {
         }
         let Some((id, region)) = self.regions.take_oldest(half) else { return };
         let mut left = region.tally.records();
-        for (offset, record) in region.chunk().records().filter(|(_, record)| !record.is_dead()) {
+        for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
             if left == 0 {
                 break;
             }
             let Some((hash, found)) = self.entry_of(&record, Address::new(id, offset)) else { continue };
             left -= 1;
-            if half == Half::Frozen && record.is_tombstone() {
+            if half == Half::Frozen && record.shape.is_tombstone() {
                 self.index.remove(found.bucket);
             } else if half == Half::Frozen && has_expired(&record, rules) {
                 // What older segments have of it has expired too.
@@ -180,7 +180,7 @@ impl Group {
         let hash = self.hash(&record.place);
         let at = |hash: u32| self.index.find(hash, |address| address.same_record(here));
         let (bucket, address) = at(hash).or_else(|| at(link_hash(hash, record.mark.ordinal)))?;
-        Some((hash, Found { bucket, address }))
+        Some((hash, Found { bucket, address, shape: record.shape }))
     }
 }
 

@@ -19,7 +19,7 @@ use super::super::heat::Heat;
 use super::super::{budget_spent, check_loadable, check_value, no_operator};
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
-use super::record::{Draft, Mark, Place, Record};
+use super::record::{Draft, Mark, Place, Record, Shape};
 use super::region::{Chunk, Half, Regions};
 
 /// A row's entry in the index and what it points at, valid until the next change.
@@ -27,6 +27,7 @@ use super::region::{Chunk, Half, Regions};
 pub(super) struct Found {
     pub(super) bucket: Bucket,
     pub(super) address: Address,
+    pub(super) shape: Shape,
 }
 
 /// The state of one key group.
@@ -108,9 +109,13 @@ impl Group {
 
     /// Returns the row's entry.
     pub(super) fn find(&self, hash: u32, place: &Place<'_>) -> Option<Found> {
-        let is_it = |address| self.regions.record(address).is_some_and(|record| record.place.same_row(place));
-        let (bucket, address) = self.index.find(hash, is_it)?;
-        Some(Found { bucket, address })
+        let mut shape = None;
+        let (bucket, address) = self.index.find(hash, |address| {
+            let record = self.regions.record(address).filter(|record| record.place.same_row(place));
+            shape = record.map(|record| record.shape);
+            shape.is_some()
+        })?;
+        Some(Found { bucket, address, shape: shape? })
     }
 
     /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
@@ -126,14 +131,32 @@ impl Group {
     }
 
     /// Returns the value of a row that was found, in `buffer` if it is not stored as it reads.
+    #[inline]
     pub(super) fn value<'a>(
         &'a self,
         hash: u32,
-        address: Address,
+        table: TableId,
+        found: &Found,
         rules: &Rules,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>> {
-        let Some(record) = self.regions.record(address) else { return Ok(None) };
+        if found.shape.is_plain() && rules.table(table).is_none() {
+            return Ok(self.regions.value(found.address, &found.shape));
+        }
+        match self.regions.record(found.address) {
+            Some(record) => self.value_of(hash, &record, rules, buffer),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the value of a row whose newest record this is, in `buffer` if it is not stored as it reads.
+    pub(super) fn value_of<'a>(
+        &'a self,
+        hash: u32,
+        record: &Record<'a>,
+        rules: &Rules,
+        buffer: &'a mut Vec<u8>,
+    ) -> Result<Option<&'a [u8]>> {
         let Some(piece) = record.piece() else { return Ok(None) };
         let table = rules.table(record.place.table);
         if record.mark.ordinal == 0 && table.is_none_or(|table| table.plain(&piece)) {
@@ -141,7 +164,7 @@ impl Group {
         }
         let table = table.ok_or_else(|| no_operator(record.place.table))?;
         buffer.clear();
-        let there = table.resolve(self.pieces(hash, &record), rules.now(table), buffer)?;
+        let there = table.resolve(self.pieces(hash, record), rules.now(table), buffer)?;
         Ok(there.then_some(buffer))
     }
 
@@ -161,32 +184,33 @@ impl Group {
     ) -> Result<()> {
         let (version, stamp) = rules.mark(place.table);
         let mark = Mark::whole(version, stamp);
-        let Some((found, old)) = found.and_then(|found| Some((found, self.regions.record(found.address)?))) else {
+        let Some(found) = found else {
             return value.map_or(Ok(()), |value| self.insert(hash, &Draft::exact(*place, value, mark), rules));
         };
-        let (old_len, mut old_bytes) = (old.len, old.value().map(|_| old.row_bytes()));
-        if old_bytes.is_none() && value.is_none() {
+        let shape = found.shape;
+        if shape.is_tombstone() && value.is_none() {
             return Ok(());
         }
+        let old_mark = self.mark(&found);
+        let mut old_bytes = shape.value_len().map(|length| (place.bytes() + length) as u64);
         let in_tail = self.regions.half(found.address) == Half::Tail;
-        let fits = in_tail && old.takes(&mark) && value.is_none_or(|value| value.len() <= old.capacity);
-        let mut older = !in_tail || old.has_older();
-        let links = self.links(hash, place, old.mark.ordinal);
+        let fits = in_tail && old_mark.makes_way_for(&mark) && value.is_none_or(|value| value.len() <= shape.capacity);
+        let mut older = !in_tail || shape.has_older();
+        let links = self.links(hash, place, old_mark.ordinal);
         for link in &links {
-            let record = self.regions.record(link.address);
-            older |= self.regions.half(link.address) != Half::Tail || record.is_some_and(|record| record.has_older());
-            let length = record.and_then(|record| record.value()).map_or(0, <[u8]>::len) as u64;
+            older |= self.regions.half(link.address) != Half::Tail || link.shape.has_older();
+            let length = link.shape.value_len().unwrap_or_default() as u64;
             old_bytes = old_bytes.map(|bytes| bytes + length);
         }
         let churn = if value.is_none() && !older {
             self.drop_links(&links);
-            self.regions.supersede(found.address);
+            self.regions.supersede(found.address, &shape);
             self.index.remove(found.bucket);
             self.index.trim();
-            old_len
+            shape.len
         } else if fits {
             self.drop_links(&links);
-            self.regions.rewrite(found.address, value, stamp);
+            self.regions.rewrite(found.address, &shape, value, stamp);
             0
         } else {
             // A value that grew since the last seal may grow on: with spare bytes, all its records together stay in
@@ -197,14 +221,20 @@ impl Group {
                 Some(_) => Draft { place: *place, value, capacity, older, mark },
                 None => Draft::gone(*place, older),
             };
-            let written = self.replace(found, &draft)?;
+            let written = self.replace(&found, &draft)?;
             self.drop_links(&links);
-            old_len + written
+            shape.len + written
         };
         let bytes = value.map(|value| (place.bytes() + value.len()) as u64);
         self.count(hash, place, old_bytes, bytes, rules);
         self.pace(churn, rules);
         Ok(())
+    }
+
+    /// Returns the mark of a record that was found.
+    fn mark(&self, found: &Found) -> Mark {
+        let record = if found.shape.is_plain() { None } else { self.regions.record(found.address) };
+        record.map_or(Mark::PLAIN, |record| record.mark)
     }
 
     /// Merges an operand into the row's value; `found` is its present entry.
@@ -255,13 +285,13 @@ impl Group {
         let Some(newest) = self.regions.record(found.address) else { return Ok(()) };
         let (version, stamp) = rules.mark(newest.place.table);
         let in_tail = self.regions.half(found.address) == Half::Tail;
-        let (len, old) = (newest.len, newest.value().unwrap_or_default());
+        let (shape, old) = (newest.shape, newest.value().unwrap_or_default());
         let length = old.len() + piece.len();
         let same = (newest.mark.version, newest.mark.stamp) == (version, stamp);
         let churn = if !in_tail || !same || length > MAX_VALUE_BYTES {
             let ordinal = newest.mark.ordinal.saturating_add(1);
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
-            let older = !in_tail || newest.has_older();
+            let older = !in_tail || shape.has_older();
             let draft = Draft { older, ..Draft::exact(newest.place, piece, mark) };
             self.afford(self.index.growth_bytes(1), draft.len())?;
             let bytes = draft.detached();
@@ -269,16 +299,16 @@ impl Group {
             let address = self.regions.append(Half::Tail, &copy.copy());
             self.follow(hash, found, address, ordinal);
             bytes.len()
-        } else if length <= newest.capacity {
-            self.regions.extend(found.address, piece);
+        } else if length <= shape.capacity {
+            self.regions.extend(found.address, &shape, piece);
             0
         } else {
             let value = [old, piece].concat();
             let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
-            let (place, mark, older) = (newest.place, newest.mark, newest.has_older());
+            let (place, mark, older) = (newest.place, newest.mark, shape.has_older());
             let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
-            len + self.replace(found, &Draft { capacity, ..copy.copy() })?
+            shape.len + self.replace(&found, &Draft { capacity, ..copy.copy() })?
         };
         self.live_bytes += piece.len() as u64;
         self.pace(churn, rules);
@@ -293,7 +323,7 @@ impl Group {
 
     fn drop_links(&mut self, links: &[Found]) {
         for link in links {
-            self.regions.supersede(link.address);
+            self.regions.supersede(link.address, &link.shape);
             self.index.remove(link.bucket);
         }
     }
@@ -301,12 +331,12 @@ impl Group {
     /// Removes a row without a tombstone: nothing older shines through, or what does has expired or is covered by a clear.
     pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) {
         let links = self.links(hash, &newest.place, newest.mark.ordinal);
-        let records = links.iter().filter_map(|link| self.regions.record(link.address));
-        let older: u64 = records.filter_map(|record| Some(record.value()?.len() as u64)).sum();
+        let pieces = links.iter().map(|link| &link.shape).chain([&found.shape]);
+        let bytes = newest.place.bytes() + pieces.filter_map(Shape::value_len).sum::<usize>();
         self.drop_links(&links);
-        self.regions.supersede(found.address);
+        self.regions.supersede(found.address, &found.shape);
         self.index.remove(found.bucket);
-        self.count(hash, &newest.place, Some(newest.row_bytes() + older), None, rules);
+        self.count(hash, &newest.place, Some(bytes as u64), None, rules);
     }
 
     /// Writes the first record of a row.
@@ -325,10 +355,10 @@ impl Group {
     }
 
     /// Writes a newer record of a row that was found, and returns its length.
-    fn replace(&mut self, found: Found, draft: &Draft<'_>) -> Result<usize> {
+    fn replace(&mut self, found: &Found, draft: &Draft<'_>) -> Result<usize> {
         self.afford(0, draft.len())?;
         let address = self.regions.append(Half::Tail, draft);
-        self.regions.supersede(found.address);
+        self.regions.supersede(found.address, &found.shape);
         self.index.point(found.bucket, address);
         Ok(draft.len())
     }

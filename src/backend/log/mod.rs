@@ -146,7 +146,9 @@ impl LogBackend {
         }
         let mut buffer = std::mem::take(&mut self.value);
         let value = match (self.group(located.id), located.found) {
-            (Some(group), Some(found)) => group.value(located.hash, found.address, &self.rules, &mut buffer),
+            (Some(group), Some(found)) => {
+                group.value(located.hash, located.place.table, &found, &self.rules, &mut buffer)
+            }
             _ => Ok(None),
         };
         let result = value.map(f);
@@ -193,7 +195,7 @@ impl LogBackend {
             let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
             change(group, rules, true)?;
         }
-        let Some((group, _)) = self.group_mut(id) else { return Ok(()) };
+        let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { return Ok(()) };
         group.heat.write();
         if !std::mem::replace(&mut group.listed, true) {
             self.dirty.push(id);
@@ -431,7 +433,7 @@ impl RowSource for Chunks {
         let start = self.chunks.partition_point(|(id, _)| *id < group);
         let of_group = self.chunks.iter().skip(start).take_while(|(id, _)| *id == group);
         for (_, record) in of_group.flat_map(|(_, chunk)| chunk.records()) {
-            if !record.is_dead() {
+            if !record.shape.is_dead() {
                 batch.push(&record.row())?;
             }
         }

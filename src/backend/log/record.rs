@@ -46,6 +46,9 @@ const CLEAR_NAMESPACE: u8 = 1 << 4;
 /// Where the stamp stands in a record that has one.
 const STAMP_AT: usize = 2;
 
+/// Bytes of a header in which every field has its shortest form.
+const SHORT_HEADER_BYTES: usize = 5;
+
 /// Bytes of `more` and what belongs to it.
 const MORE_BYTES: usize = 1 + 8 + 4 + 4;
 
@@ -137,10 +140,12 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn same_row(&self, other: &Place<'_>) -> bool {
+        // Most rows have no namespace and no sub-key: no call to compare nothing.
+        let same = |a: &[u8], b: &[u8]| a.len() == b.len() && (a.is_empty() || a == b);
         self.table == other.table
             && self.key == other.key
-            && self.namespace == other.namespace
-            && self.sub == other.sub
+            && same(self.namespace, other.namespace)
+            && same(self.sub, other.sub)
             && self.clear == other.clear
     }
 }
@@ -163,6 +168,12 @@ impl Mark {
     /// Returns the mark of a whole value.
     pub(super) fn whole(version: u32, stamp: Option<Timestamp>) -> Self {
         Self { version, stamp, ..Self::PLAIN }
+    }
+
+    /// Returns whether a value with the mark `other` can be written in the place of one with this.
+    pub(super) fn makes_way_for(&self, other: &Self) -> bool {
+        let form = |mark: &Self| (mark.version, mark.stamp.is_some(), mark.operand, mark.ordinal);
+        form(self) == form(other)
     }
 }
 
@@ -208,7 +219,7 @@ impl<'a> Draft<'a> {
 
     /// Returns the length of the record.
     pub(super) fn len(&self) -> usize {
-        let varint = |number: usize| usize::BITS.saturating_sub(number.leading_zeros()).div_ceil(7).max(1) as usize;
+        let varint = |number: usize| (usize::BITS - (number | 1).leading_zeros()).div_ceil(7) as usize;
         let Place { table, key, namespace, sub, routing, .. } = self.place;
         let scope = if self.scoped() { varint(namespace.len()) + varint(sub.len()) } else { 0 };
         let lengths = varint(table.0 as usize) + varint(key.len()) + scope;
@@ -260,25 +271,85 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A record, parsed.
+/// What a record's header says beside its place and mark: enough to read and rewrite its value.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Record<'a> {
+pub(super) struct Shape {
     flags: u8,
-    pub(super) place: Place<'a>,
-    /// The value, without the spare bytes behind it; empty for a tombstone.
-    value: &'a [u8],
+    value_len: usize,
+    /// How long the value may become.
     pub(super) capacity: usize,
     /// The length of the whole record.
     pub(super) len: usize,
+}
+
+impl Shape {
+    pub(super) fn is_dead(&self) -> bool {
+        self.flags & DEAD != 0
+    }
+
+    pub(super) fn is_tombstone(&self) -> bool {
+        self.flags & TOMBSTONE != 0
+    }
+
+    /// Returns whether its group had an older record of the row.
+    pub(super) fn has_older(&self) -> bool {
+        self.flags & OLDER != 0
+    }
+
+    /// Returns whether its mark is that of bytes of a table without rules, and its row is not a clear.
+    pub(super) fn is_plain(&self) -> bool {
+        self.flags & MORE == 0
+    }
+
+    /// Returns the length of the row's value, `None` if this is a tombstone.
+    pub(super) fn value_len(&self) -> Option<usize> {
+        (!self.is_tombstone()).then_some(self.value_len)
+    }
+
+    /// Returns the row's value out of the record at the front of `bytes`, `None` if it is a tombstone.
+    pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        let start = self.len - self.capacity;
+        bytes.get(start..start + self.value_len()?)
+    }
+}
+
+/// A record, parsed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Record<'a> {
+    pub(super) shape: Shape,
+    pub(super) place: Place<'a>,
+    /// The value, without the spare bytes behind it; empty for a tombstone.
+    value: &'a [u8],
     pub(super) mark: Mark,
 }
 
 impl<'a> Record<'a> {
     /// Returns the record at the front of `bytes`.
+    #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        Self::parse_short(bytes).or_else(|| Self::parse_any(bytes))
+    }
+
+    /// Returns the record at the front of `bytes` if its header is the shortest: most are.
+    #[inline]
+    fn parse_short(bytes: &'a [u8]) -> Option<Self> {
+        let (&[flags, value_len, capacity, table, key_len], rest) = bytes.split_first_chunk()?;
+        if flags & !(DEAD | TOMBSTONE | OLDER) != 0 || (table | key_len) >= 0x80 {
+            return None;
+        }
+        let (value_len, capacity, key_len) = (usize::from(value_len), usize::from(capacity), usize::from(key_len));
+        let (key, rest) = rest.split_at_checked(key_len)?;
+        let value = rest.get(..capacity)?.get(..value_len)?;
+        let place = Place { key, ..Place::without_sub(u32::from(table), &[], &[]) };
+        let shape = Shape { flags, value_len, capacity, len: SHORT_HEADER_BYTES + key_len + capacity };
+        Some(Self { shape, place, value, mark: Mark::PLAIN })
+    }
+
+    #[inline(never)]
+    fn parse_any(bytes: &'a [u8]) -> Option<Self> {
         let (&flags, rest) = bytes.split_first()?;
         let (mark, clear, rest) = if flags & MORE == 0 { (Mark::PLAIN, 0, rest) } else { take_more(rest)? };
-        let (length, rest) = take_sized(rest, width_of(flags))?;
+        let (value_len, rest) = take_sized(rest, width_of(flags))?;
         let (capacity, rest) = take_sized(rest, width_of(flags))?;
         let (table, rest) = take_varint(rest)?;
         let (key, rest) = take_varint(rest)?;
@@ -299,27 +370,16 @@ impl<'a> Record<'a> {
         let (namespace, rest) = rest.split_at_checked(namespace as usize)?;
         let (sub, rest) = rest.split_at_checked(sub as usize)?;
         let (value, rest) = rest.split_at_checked(capacity as usize)?;
+        let value = value.get(..value_len as usize)?;
         let place = Place { table: TableId(table), key, namespace, sub, routing, clear };
         let len = bytes.len() - rest.len();
-        Some(Self { flags, place, value: value.get(..length as usize)?, capacity: capacity as usize, len, mark })
-    }
-
-    pub(super) fn is_dead(&self) -> bool {
-        self.flags & DEAD != 0
-    }
-
-    pub(super) fn is_tombstone(&self) -> bool {
-        self.flags & TOMBSTONE != 0
-    }
-
-    /// Returns whether its group had an older record of the row.
-    pub(super) fn has_older(&self) -> bool {
-        self.flags & OLDER != 0
+        let shape = Shape { flags, value_len: value.len(), capacity: capacity as usize, len };
+        Some(Self { shape, place, value, mark })
     }
 
     /// Returns the row's value, `None` if this is a tombstone.
     pub(super) fn value(&self) -> Option<&'a [u8]> {
-        (!self.is_tombstone()).then_some(self.value)
+        (!self.shape.is_tombstone()).then_some(self.value)
     }
 
     /// Returns its value as a piece of the row's, `None` if this is a tombstone.
@@ -328,27 +388,15 @@ impl<'a> Record<'a> {
         self.value().map(|bytes| Piece { bytes, version, stamp })
     }
 
-    /// Returns the bytes of the row that it gives a value: key, namespace, sub-key and value.
-    pub(super) fn row_bytes(&self) -> u64 {
-        (self.place.bytes() + self.value.len()) as u64
-    }
-
     /// Returns the draft of a copy without spare bytes.
     pub(super) fn copy(&self) -> Draft<'a> {
         let (place, mark) = (self.place, self.mark);
-        Draft { place, value: self.value(), capacity: self.value.len(), older: self.has_older(), mark }
+        Draft { place, value: self.value(), capacity: self.value.len(), older: self.shape.has_older(), mark }
     }
 
     /// Returns the bytes of a copy, for those who change what it lies in.
     pub(super) fn detached(&self) -> Vec<u8> {
         self.copy().detached()
-    }
-
-    /// Returns whether a value with this mark can be written in its place, if there is room.
-    pub(super) fn takes(&self, mark: &Mark) -> bool {
-        let Mark { version, stamp, operand, ordinal } = *mark;
-        let of = &self.mark;
-        (of.version, of.stamp.is_some(), of.operand, of.ordinal) == (version, stamp.is_some(), operand, ordinal)
     }
 
     /// Returns it as a row of a segment.
@@ -372,9 +420,9 @@ pub(super) fn kill(bytes: &mut [u8]) {
     }
 }
 
-/// Gives the record of `len` bytes at the front of `bytes` another value of at most its `capacity`; `None` makes it a
-/// tombstone. A record that has a stamp gets this one.
-pub(super) fn rewrite(bytes: &mut [u8], len: usize, capacity: usize, value: Option<&[u8]>, stamp: Option<Timestamp>) {
+/// Gives the record at the front of `bytes` another value of at most its capacity; `None` makes it a tombstone. A record
+/// that has a stamp gets this one.
+pub(super) fn rewrite(bytes: &mut [u8], shape: &Shape, value: Option<&[u8]>, stamp: Option<Timestamp>) {
     if let Some(flags) = bytes.first_mut() {
         *flags = if value.is_none() { *flags | TOMBSTONE } else { *flags & !TOMBSTONE };
     }
@@ -383,16 +431,17 @@ pub(super) fn rewrite(bytes: &mut [u8], len: usize, capacity: usize, value: Opti
     }
     let value = value.unwrap_or_default();
     set_length(bytes, value.len());
-    let start = len - capacity;
+    let start = shape.len - shape.capacity;
     if let Some(to) = bytes.get_mut(start..start + value.len()) {
         to.copy_from_slice(value);
     }
 }
 
-/// Puts `more` behind the value, of `length` bytes now, of the record of `len` bytes at the front of `bytes`.
-pub(super) fn extend(bytes: &mut [u8], len: usize, capacity: usize, length: usize, more: &[u8]) {
+/// Puts `more` behind the value of the record at the front of `bytes`.
+pub(super) fn extend(bytes: &mut [u8], shape: &Shape, more: &[u8]) {
+    let length = shape.value_len().unwrap_or_default();
     set_length(bytes, length + more.len());
-    let start = len - capacity + length;
+    let start = shape.len - shape.capacity + length;
     if let Some(to) = bytes.get_mut(start..start + more.len()) {
         to.copy_from_slice(more);
     }
@@ -503,21 +552,28 @@ mod tests {
             out.push(99);
             let record = Record::parse(&out).unwrap();
             prop_assert!(record.place.same_row(&place) && record.place.routing == routing);
-            prop_assert_eq!((record.value(), record.capacity, record.len), (value.as_deref(), capacity, draft.len()));
-            prop_assert_eq!((record.has_older(), record.is_dead(), record.mark), (older, false, mark));
+            let shape = record.shape;
+            prop_assert_eq!((record.value(), shape.capacity, shape.len), (value.as_deref(), capacity, draft.len()));
+            prop_assert_eq!((shape.has_older(), shape.is_dead(), record.mark), (older, false, mark));
+            prop_assert_eq!((shape.value(&out), shape.is_plain()), (value.as_deref(), mark == Mark::PLAIN));
+            if let Some(short) = Record::parse_short(&out) {
+                let any = Record::parse_any(&out).unwrap();
+                prop_assert_eq!(format!("{short:?}"), format!("{any:?}"));
+            }
 
-            let (len, other) = (record.len, vec![7; spare / 2]);
+            let other = vec![7; spare / 2];
             let later = stamp.map(|_| Timestamp::from_millis(77));
-            rewrite(&mut out, len, capacity, Some(&other), later);
-            extend(&mut out, len, capacity, spare / 2, &vec![8; spare / 2]);
+            rewrite(&mut out, &shape, Some(&other), later);
+            let half = Record::parse(&out).unwrap().shape;
+            extend(&mut out, &half, &vec![8; spare / 2]);
             let record = Record::parse(&out).unwrap();
             let expected = [vec![7; spare / 2], vec![8; spare / 2]].concat();
             prop_assert_eq!((record.value(), record.mark), (Some(expected.as_slice()), Mark { stamp: later, ..mark }));
-            rewrite(&mut out, len, capacity, None, later);
+            rewrite(&mut out, &shape, None, later);
             kill(&mut out);
             let record = Record::parse(&out).unwrap();
-            prop_assert!(record.place.same_row(&place) && record.value().is_none() && record.is_dead());
-            prop_assert_eq!((record.len, record.has_older(), out.last()), (len, older, Some(&99)));
+            prop_assert!(record.place.same_row(&place) && record.value().is_none() && record.shape.is_dead());
+            prop_assert_eq!((record.shape.len, record.shape.has_older(), out.last()), (shape.len, older, Some(&99)));
         }
     }
 

@@ -20,7 +20,7 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::time::Timestamp;
 
 use super::index::Address;
-use super::record::{Draft, Record, extend, kill, rewrite};
+use super::record::{Draft, Record, Shape, extend, kill, rewrite};
 
 /// The largest size of a region of several records: what one step of cleaning copies at most.
 pub(super) const REGION_BYTES: usize = 64 * 1024;
@@ -73,7 +73,7 @@ impl Chunk {
         std::iter::from_fn(move || {
             let offset = u32::try_from(next).ok()?;
             let record = self.record(offset)?;
-            next += record.len;
+            next += record.shape.len;
             Some((offset, record))
         })
     }
@@ -269,6 +269,11 @@ impl Regions {
         self.region(address.region)?.chunk().record(address.offset())
     }
 
+    /// Returns the value of the record of this shape, `None` if it is a tombstone.
+    pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
+        shape.value(self.region(address.region)?.chunk().bytes.get(address.offset() as usize..)?)
+    }
+
     /// Returns which half a record lies in.
     pub(super) fn half(&self, address: Address) -> Half {
         self.region(address.region).map_or(Half::Frozen, Region::half)
@@ -367,32 +372,29 @@ impl Regions {
     }
 
     /// Gives a tail record another value of at most its capacity; `None` makes it a tombstone.
-    pub(super) fn rewrite(&mut self, address: Address, value: Option<&[u8]>, stamp: Option<Timestamp>) {
-        let Some(record) = self.record(address) else { return };
-        let (len, capacity, tombstone) = (record.len, record.capacity, record.is_tombstone());
+    pub(super) fn rewrite(&mut self, address: Address, shape: &Shape, value: Option<&[u8]>, stamp: Option<Timestamp>) {
         if let Some(bytes) = self.tail_bytes(address) {
-            rewrite(bytes, len, capacity, value, stamp);
+            rewrite(bytes, shape, value, stamp);
         }
-        self.count_again(address, &Tally::of(tombstone, len), &Tally::of(value.is_none(), len));
+        let (old, new) = (shape.is_tombstone(), value.is_none());
+        if old != new {
+            self.count_again(address, &Tally::of(old, shape.len), &Tally::of(new, shape.len));
+        }
     }
 
     /// Puts `more` behind the value of a tail record that has room for it.
-    pub(super) fn extend(&mut self, address: Address, more: &[u8]) {
-        let Some(record) = self.record(address) else { return };
-        let (len, capacity, length) = (record.len, record.capacity, record.value().map_or(0, <[u8]>::len));
+    pub(super) fn extend(&mut self, address: Address, shape: &Shape, more: &[u8]) {
         if let Some(bytes) = self.tail_bytes(address) {
-            extend(bytes, len, capacity, length, more);
+            extend(bytes, shape, more);
         }
     }
 
     /// Notes that the index no longer points at a record, because of a newer one or, in the tail, a removal.
-    pub(super) fn supersede(&mut self, address: Address) {
-        let Some(record) = self.record(address) else { return };
-        let tally = Tally::of(record.is_tombstone(), record.len);
+    pub(super) fn supersede(&mut self, address: Address, shape: &Shape) {
         if let Some(bytes) = self.tail_bytes(address) {
             kill(bytes);
         }
-        self.count_again(address, &tally, &Tally::default());
+        self.count_again(address, &Tally::of(shape.is_tombstone(), shape.len), &Tally::default());
     }
 
     fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
@@ -402,12 +404,12 @@ impl Regions {
         }
     }
 
+    /// Counts a record anew. One whose region was taken out is not counted anywhere.
     fn count_again(&mut self, address: Address, old: &Tally, new: &Tally) {
-        let half = self.half(address);
-        if let Some(region) = self.region_mut(address.region) {
-            region.tally.sub(old);
-            region.tally.add(new);
-        }
+        let Some(region) = self.region_mut(address.region) else { return };
+        region.tally.sub(old);
+        region.tally.add(new);
+        let half = region.half();
         let run = self.run_mut(half);
         run.tally.sub(old);
         run.tally.add(new);

@@ -28,7 +28,7 @@ impl Group {
         for address in self.index.addresses().filter(|address| !address.is_link()) {
             let Some(record) = self.regions.record(address) else { continue };
             let place = record.place;
-            if place.table != table || record.is_tombstone() || !place.key.starts_with(prefix) {
+            if place.table != table || record.shape.is_tombstone() || !place.key.starts_with(prefix) {
                 continue;
             }
             // Only a value of several pieces needs the row's hash.
@@ -54,7 +54,7 @@ impl Group {
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
         if !by_key(rules, row.table) {
             for address in self.index.addresses().filter(|address| !address.is_link()) {
-                let record = self.regions.record(address).filter(|record| !record.is_tombstone());
+                let record = self.regions.record(address).filter(|record| !record.shape.is_tombstone());
                 let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
                 let Some(record) = record.filter(|record| wanted(&record.place)) else { continue };
                 if !self.visit(group, hash_of(&record.place), address, rules, &mut buffer, visit)? {
@@ -105,7 +105,7 @@ impl Group {
     ) -> Result<bool> {
         let Some(record) = self.regions.record(address) else { return Ok(true) };
         let Place { key, namespace, sub, routing, .. } = record.place;
-        let Some(value) = self.value(hash, address, rules, buffer)? else { return Ok(true) };
+        let Some(value) = self.value_of(hash, &record, rules, buffer)? else { return Ok(true) };
         Ok(visit(Entry { group, key, namespace, sub, value, routing }))
     }
 
@@ -120,7 +120,7 @@ impl Group {
                     self.index.find_all(hash, |address| {
                         let record = self.regions.record(address).filter(|_| !address.is_link());
                         let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
-                        if record.is_some_and(|record| !record.is_tombstone() && is_member(&record.place)) {
+                        if record.is_some_and(|record| !record.shape.is_tombstone() && is_member(&record.place)) {
                             rows.push((hash, address));
                         }
                     });
@@ -174,8 +174,9 @@ impl Group {
         }
         let newest = self.index.addresses().filter(|address| !address.is_link());
         let records = newest.filter_map(|address| self.regions.record(address));
-        let is_member =
-            |record: &Record<'_>| record.place.table == table && !record.is_tombstone() && !record.place.sub.is_empty();
+        let is_member = |record: &Record<'_>| {
+            record.place.table == table && !record.shape.is_tombstone() && !record.place.sub.is_empty()
+        };
         let members: Vec<_> = records.filter(is_member).map(|record| record.detached()).collect();
         for record in members.iter().filter_map(|bytes| Record::parse(bytes)) {
             self.note_member(self.hash(&record.place), &record.place, true, rules);
@@ -187,7 +188,7 @@ impl Group {
         let covered = self.covered(scope, rules);
         let lies_below = |(_, address): &(u32, Address)| {
             let record = self.regions.record(*address);
-            let pieces = record.is_some_and(|record| record.has_older() || record.mark.ordinal > 0);
+            let pieces = record.is_some_and(|record| record.shape.has_older() || record.mark.ordinal > 0);
             self.regions.half(*address) != Half::Tail || pieces
         };
         let mut churn = 0;
@@ -196,11 +197,11 @@ impl Group {
         }
         for (hash, address) in covered {
             let Some(record) = self.regions.record(address) else { continue };
-            churn += record.len;
+            churn += record.shape.len;
             let Some((bucket, _)) = self.index.find(hash, |other| other == address) else { continue };
             let bytes = record.detached();
             if let Some(record) = Record::parse(&bytes) {
-                self.forget(hash, Found { bucket, address }, &record, rules);
+                self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
             }
         }
         self.index.trim();
@@ -215,14 +216,14 @@ impl Group {
             let family = self.hash(&row);
             let plain = self
                 .find(family, &row)
-                .filter(|found| self.regions.record(found.address).is_some_and(|record| !record.is_tombstone()));
+                .filter(|found| self.regions.record(found.address).is_some_and(|record| !record.shape.is_tombstone()));
             let members = self.families.as_ref().and_then(|families| families.members(family, &row));
             let members = members.map(|members| self.member_rows(&row, members)).unwrap_or_default();
             return plain.map(|found| (family, found.address)).into_iter().chain(members).collect();
         }
         let newest = self.index.addresses().filter(|address| !address.is_link());
         let live = newest.filter_map(|address| Some((address, self.regions.record(address)?)));
-        let live = live.filter(|(_, record)| !record.is_tombstone() && scope.covers(&record.place));
+        let live = live.filter(|(_, record)| !record.shape.is_tombstone() && scope.covers(&record.place));
         live.map(|(address, record)| (self.hash(&record.place), address)).collect()
     }
 
@@ -238,7 +239,7 @@ impl Group {
         let address = self.regions.append(Half::Clears, &draft);
         match found {
             Some(older) => {
-                self.regions.supersede(older.address);
+                self.regions.supersede(older.address, &older.shape);
                 self.index.point(older.bucket, address);
             }
             None => self.index.insert(hash, address),

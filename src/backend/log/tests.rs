@@ -116,7 +116,7 @@ impl World {
             let families = group.families.as_ref().map_or(0, |families| families.held_bytes());
             let entries: Vec<_> = group.index.addresses().collect();
             let record = |address: &Address| group.regions.record(*address).unwrap();
-            assert!(entries.iter().all(|address| !record(address).is_dead()));
+            assert!(entries.iter().all(|address| !record(address).shape.is_dead()));
             let newest: Vec<_> = entries.iter().filter(|address| !address.is_link()).map(record).collect();
             let place = |record: &Record<'_>| {
                 let Place { table, key, sub, .. } = record.place;
@@ -124,11 +124,14 @@ impl World {
             };
             let places: BTreeSet<_> = newest.iter().map(place).collect();
             assert_eq!(places.len(), newest.len(), "a row has one entry");
-            let rows = newest.iter().filter(|record| !record.is_tombstone());
+            let rows = newest.iter().filter(|record| !record.shape.is_tombstone());
             assert_eq!(group.rows, rows.clone().count() as u64);
             let links = entries.iter().filter(|address| address.is_link()).map(record);
             let older: u64 = links.map(|record| record.value().unwrap().len() as u64).sum();
-            assert_eq!(group.live_bytes, older + rows.map(|record| record.row_bytes()).sum::<u64>());
+            assert_eq!(
+                group.live_bytes,
+                older + rows.map(|record| (record.place.bytes() + record.value().unwrap().len()) as u64).sum::<u64>()
+            );
             held += families;
             assert!(group.held_bytes() - held <= 512, "a group's own size");
         }
