@@ -15,7 +15,7 @@
 use super::group::{Found, Group};
 use super::index::{Address, link_hash};
 use super::record::Record;
-use super::region::{Half, Region, Run};
+use super::region::{Half, REGION_OVERHEAD_BYTES, Region, Run};
 use crate::segment::Rules;
 
 /// Garbage that a half of a group may hold however little is live.
@@ -78,9 +78,8 @@ impl Group {
             }
             let mut credit = run.credit + RATE * churn as u64;
             while self.regions.run(half).needs_cleaning(half) {
-                let Some(rest) = self.oldest(half).and_then(|region| credit.checked_sub(region.cost(half))) else {
-                    break;
-                };
+                let movable = self.oldest(half).filter(|region| self.can_move(region));
+                let Some(rest) = movable.and_then(|region| credit.checked_sub(region.cost(half))) else { break };
                 credit = rest;
                 self.clean_oldest(half, rules);
             }
@@ -141,6 +140,11 @@ impl Group {
                 self.clean_oldest(half, rules);
             }
         }
+    }
+
+    /// Returns whether the budget has room for survivors beside a region that a sealed part keeps in memory.
+    fn can_move(&self, region: &Region) -> bool {
+        !region.is_pinned() || self.regions.budget().has_room(region.tally.bytes() + REGION_OVERHEAD_BYTES)
     }
 
     fn oldest(&self, half: Half) -> Option<&Region> {

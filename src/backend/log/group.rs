@@ -81,12 +81,13 @@ impl Group {
             drafts.push(Draft::exact(place, piece.bytes, mark));
         }
         let bytes: usize = drafts.iter().map(Draft::len).sum();
-        if !budget.has_room(bytes as u64 + group.index.growth_bytes(batch.len())) {
+        if !budget.has_room(bytes as u64 + Index::presized_bytes(batch.len())) {
             return Err(budget_spent(budget));
         }
         group.regions.presize(Half::Frozen, bytes);
-        group.index.reserve(batch.len());
+        group.index.presize(batch.len());
         for draft in &drafts {
+            group.regions.check_not_full()?;
             let address = group.regions.append(Half::Frozen, draft);
             let hash = group.hash(&draft.place);
             match group.find(hash, &draft.place) {
@@ -206,7 +207,7 @@ impl Group {
             self.drop_links(&links);
             self.regions.supersede(found.address, &shape);
             self.index.remove(found.bucket);
-            self.index.trim();
+            self.index.trim_at(found.bucket);
             shape.len
         } else if fits {
             self.drop_links(&links);
@@ -293,7 +294,8 @@ impl Group {
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
             let older = !in_tail || shape.has_older();
             let draft = Draft { older, ..Draft::exact(newest.place, piece, mark) };
-            self.afford(self.index.growth_bytes(1), draft.len())?;
+            let link = link_hash(hash, ordinal - 1);
+            self.afford(self.index.growth_bytes(link), draft.len())?;
             let bytes = draft.detached();
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
             let address = self.regions.append(Half::Tail, &copy.copy());
@@ -345,7 +347,7 @@ impl Group {
         if hash != self.hash(&draft.place) {
             return Err(Error::usage("key was located by another partitioner than the backend's"));
         }
-        self.afford(self.index.growth_bytes(1), draft.len())?;
+        self.afford(self.index.growth_bytes(hash), draft.len())?;
         let address = self.regions.append(Half::Tail, draft);
         self.index.insert(hash, address);
         let length = draft.value.map_or(0, <[u8]>::len);
@@ -366,6 +368,7 @@ impl Group {
     /// Refuses what the budget has no room for: `more` bytes and a tail record of `len`.
     pub(super) fn afford(&self, more: u64, len: usize) -> Result<()> {
         let needed = more + self.regions.growth_bytes(Half::Tail, len);
+        self.regions.check_not_full()?;
         let budget = self.regions.budget();
         if needed == 0 || budget.has_room(needed) { Ok(()) } else { Err(budget_spent(budget)) }
     }

@@ -1,48 +1,74 @@
 //! The hash index of one group: from a row's hash to the address of its newest record.
 //!
+//! ```text
+//! directory: top bits of the hash -> part          doubles when a part splits that it names once
+//! part:      slots of hash | address, found by the low bits of the hash, then the next and the next
+//! ```
+//!
+//! A slot is one word, so a row is found by one read of the index and one of the record. A full part grows until it has
+//! `PART_SLOTS`, then splits in two: no insertion moves more than a part.
+//!
 //! Invariants:
-//! - every row with a record in the group has exactly one entry under its hash, tombstones and clears included;
-//! - the older pieces of a row's value have entries too, links, each under a hash of its own;
-//! - the hash is kept beside the address, so that growing reads no records.
+//! - every row with a record in the group has exactly one slot under its hash, tombstones and clears included;
+//! - the older pieces of a row's value have slots too, links, each under a hash of its own;
+//! - a slot keeps enough of the hash to grow without reading records, and to pass over nearly every other row's record;
+//! - a part has at least one empty slot, or none at all.
 
-use hashbrown::HashTable;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::memory::{Charge, MemoryBudget};
 
 use super::record::Place;
 
+/// Bits of a slot that hold its address: an offset in a region, the region's number plus one, and whether it is a link.
+const ADDRESS_BITS: u32 = OFFSET_BITS + REGION_BITS + 1;
+const OFFSET_BITS: u32 = 16;
+const REGION_BITS: u32 = 19;
+const LINK: u64 = 1 << (ADDRESS_BITS - 1);
+
+/// Bits of a slot that hold what is left of the hash: its tag.
+const TAG_BITS: u32 = u64::BITS - ADDRESS_BITS;
+
+/// The most regions that a group can have.
+pub(super) const REGIONS_MAX: usize = (1 << REGION_BITS) - 1;
+
+/// The most slots of a part, unless the directory cannot tell two halves of it apart: 64 KiB.
+const PART_SLOTS: usize = 8 * 1024;
+
+/// The most bits of a tag that the directory goes by. The others find a slot within a part.
+const DEPTH_MAX: u32 = 15;
+
 /// Where a record lies: a region of its group and an offset there. It also tells whether a newer piece of the row's
 /// value stands elsewhere: a *link*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Address {
-    pub(super) region: u32,
-    /// Regions of several records are short: the highest bit is free.
-    offset_and_link: u32,
-}
-
-const LINK: u32 = 1 << 31;
+pub(super) struct Address(u64);
 
 impl Address {
+    /// * `region`: below [`REGIONS_MAX`]; `offset`: within 64 KiB, which holds for all regions of several records.
     pub(super) fn new(region: u32, offset: u32) -> Self {
-        Self { region, offset_and_link: offset & !LINK }
+        debug_assert!((region as usize) < REGIONS_MAX && offset >> OFFSET_BITS == 0, "region {region} offset {offset}");
+        Self((u64::from(region) + 1) << OFFSET_BITS | u64::from(offset))
+    }
+
+    pub(super) fn region(self) -> u32 {
+        (((self.0 >> OFFSET_BITS) & ((1 << REGION_BITS) - 1)) as u32).wrapping_sub(1)
     }
 
     pub(super) fn offset(self) -> u32 {
-        self.offset_and_link & !LINK
+        (self.0 & ((1 << OFFSET_BITS) - 1)) as u32
     }
 
     pub(super) fn is_link(self) -> bool {
-        self.offset_and_link & LINK != 0
+        self.0 & LINK != 0
     }
 
     /// Returns the address of the same record as an older piece of its row.
     pub(super) fn as_link(self) -> Self {
-        Self { offset_and_link: self.offset_and_link | LINK, ..self }
+        Self(self.0 | LINK)
     }
 
     pub(super) fn same_record(self, other: Self) -> bool {
-        (self.region, self.offset()) == (other.region, other.offset())
+        (self.0 ^ other.0) & !LINK == 0
     }
 }
 
@@ -72,102 +98,285 @@ fn low(hash: u64) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// Widens a row's hash: the table takes buckets from the low bits and its tags from the highest.
+/// Widens a row's hash: the highest bits depend on all.
 pub(super) fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-#[derive(Debug)]
-struct Slot {
-    hash: u32,
-    address: Address,
+/// Returns what slots keep of a hash.
+pub(super) fn tag(hash: u32) -> u32 {
+    (spread(hash) >> ADDRESS_BITS) as u32
+}
+
+/// A slot: empty, removed, or a tag and an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Slot(u64);
+
+impl Slot {
+    const EMPTY: Self = Self(0);
+    /// A slot whose row is gone, while rows behind it are found by passing it. No address is 1: regions count from 1.
+    const REMOVED: Self = Self(1);
+
+    fn new(tag: u32, address: Address) -> Self {
+        Self(u64::from(tag) << ADDRESS_BITS | address.0)
+    }
+
+    fn is_taken(self) -> bool {
+        self != Self::EMPTY && self != Self::REMOVED
+    }
+
+    fn tag(self) -> u32 {
+        (self.0 >> ADDRESS_BITS) as u32
+    }
+
+    fn address(self) -> Address {
+        Address(self.0 & ((1 << ADDRESS_BITS) - 1))
+    }
+}
+
+/// The rows of some values of the top bits of the tag.
+#[derive(Debug, Default)]
+struct Part {
+    /// A power of two, or none.
+    slots: Box<[Slot]>,
+    taken: usize,
+    removed: usize,
+    /// How many of a tag's top bits are the same in all its rows.
+    depth: u32,
+}
+
+impl Part {
+    fn with_slots(slots: usize, depth: u32) -> Self {
+        Self { slots: vec![Slot::EMPTY; slots].into(), depth, ..Self::default() }
+    }
+
+    /// Returns whether another row needs more slots. A quarter stays empty, so that searches are short.
+    fn is_full(&self) -> bool {
+        (self.taken + self.removed + 1) * 4 > self.slots.len() * 3
+    }
+
+    /// Returns the positions at which a tag is looked for, in order.
+    #[inline]
+    fn positions(&self, tag: u32) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.slots.len().wrapping_sub(1);
+        (0..self.slots.len()).map(move |step| (tag as usize).wrapping_add(step) & mask)
+    }
+
+    /// Returns the position of the first slot with this tag whose address `is_it` recognises.
+    #[inline]
+    fn find(&self, tag: u32, mut is_it: impl FnMut(Address) -> bool) -> Option<usize> {
+        for at in self.positions(tag) {
+            let slot = *self.slots.get(at)?;
+            if slot.tag() == tag && slot.is_taken() && is_it(slot.address()) {
+                return Some(at);
+            }
+            if slot == Slot::EMPTY {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Puts a slot where it belongs, if there is room.
+    fn put(&mut self, slot: Slot) {
+        let free = self.positions(slot.tag()).find(|at| self.slots.get(*at).is_some_and(|slot| !slot.is_taken()));
+        if let Some(to) = free.and_then(|at| self.slots.get_mut(at)) {
+            self.removed -= usize::from(*to == Slot::REMOVED);
+            self.taken += 1;
+            *to = slot;
+        }
+    }
+
+    fn remove(&mut self, at: usize) {
+        let next = at.wrapping_add(1) & self.slots.len().wrapping_sub(1);
+        // Nobody passes a slot that is followed by an empty one.
+        let ends = self.slots.get(next) == Some(&Slot::EMPTY);
+        if let Some(slot) = self.slots.get_mut(at).filter(|slot| slot.is_taken()) {
+            *slot = if ends { Slot::EMPTY } else { Slot::REMOVED };
+            self.removed += usize::from(!ends);
+            self.taken -= 1;
+        }
+    }
+
+    fn taken(&self) -> impl Iterator<Item = Slot> {
+        self.slots.iter().copied().filter(|slot| slot.is_taken())
+    }
+
+    /// Moves its rows to `slots` slots, which leaves out those that are gone.
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::replace(self, Self::with_slots(slots, self.depth));
+        old.taken().for_each(|slot| self.put(slot));
+    }
+
+    /// Returns the slots that it needs for one row more: as many as it has, if enough of them are of rows that are gone.
+    fn slots_for_one_more(&self) -> usize {
+        if (self.taken + 1) * 2 <= self.slots.len() { self.slots.len() } else { (self.slots.len() * 2).max(4) }
+    }
+
+    /// Returns whether more slots are no use: it is to be split.
+    fn is_largest(&self) -> bool {
+        self.slots_for_one_more() > PART_SLOTS && self.depth < DEPTH_MAX
+    }
 }
 
 /// The index of one group.
 #[derive(Debug)]
 pub(super) struct Index {
-    table: HashTable<Slot>,
+    /// By the top `depth` bits of a tag, a power of two of them.
+    directory: Vec<u32>,
+    parts: Vec<Part>,
+    depth: u32,
+    /// Slots of all parts.
+    slots: usize,
     charge: Charge,
 }
 
-/// An entry of the index, valid until the next insertion or removal.
+/// A slot of the index, valid until the next insertion or trim.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bucket(usize);
+pub(super) struct Bucket {
+    part: u32,
+    at: u32,
+}
 
 impl Index {
     pub(super) fn new(budget: &MemoryBudget) -> Self {
-        Self { table: HashTable::new(), charge: budget.charge(0) }
+        let charge = budget.charge(0);
+        let mut index = Self { directory: vec![0], parts: vec![Part::default()], depth: 0, slots: 0, charge };
+        index.recharge();
+        index
+    }
+
+    #[inline]
+    fn part_of(&self, tag: u32) -> u32 {
+        let top = tag >> (TAG_BITS - self.depth);
+        self.directory.get(top as usize).copied().unwrap_or_default()
     }
 
     /// Returns the entry of the row with this hash whose record `is_it` recognises.
-    pub(super) fn find(&self, hash: u32, mut is_it: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
-        let same = |slot: &Slot| slot.hash == hash && is_it(slot.address);
-        let bucket = self.table.find_bucket_index(spread(hash), same)?;
-        Some((Bucket(bucket), self.table.get_bucket(bucket)?.address))
+    #[inline]
+    pub(super) fn find(&self, hash: u32, is_it: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
+        let tag = tag(hash);
+        let part = self.part_of(tag);
+        let slots = self.parts.get(part as usize)?;
+        let at = slots.find(tag, is_it)?;
+        let address = slots.slots.get(at)?.address();
+        Some((Bucket { part, at: u32::try_from(at).unwrap_or(u32::MAX) }, address))
     }
 
-    /// Calls `visit` with every address under this hash.
+    /// Calls `visit` with every address under this hash, and under others of the same [`tag`].
     pub(super) fn find_all(&self, hash: u32, mut visit: impl FnMut(Address)) {
-        let nothing = self.table.find(spread(hash), |slot| {
-            if slot.hash == hash {
-                visit(slot.address);
-            }
+        let nothing = self.find(hash, |address| {
+            visit(address);
             false
         });
         debug_assert!(nothing.is_none(), "nothing is looked for");
     }
 
-    /// Returns how many bytes more it would hold after `rows` more insertions.
-    pub(super) fn growth_bytes(&self, rows: usize) -> u64 {
-        let wanted = self.table.len() + rows;
-        if wanted <= self.table.capacity() {
-            return 0;
-        }
-        // Buckets are a power of two, at most 7/8 full (small tables all but one); each has a slot and a tag byte.
-        let buckets = if wanted < 8 { wanted + 1 } else { wanted.saturating_mul(8).div_ceil(7) };
-        let grown = buckets.next_power_of_two().max(4) * (size_of::<Slot>() + 1) + 16;
-        (grown as u64).saturating_sub(self.charge.bytes())
+    /// Returns how many bytes more it would hold after one more insertion under this hash.
+    pub(super) fn growth_bytes(&self, hash: u32) -> u64 {
+        let part = self.parts.get(self.part_of(tag(hash)) as usize);
+        let Some(part) = part.filter(|part| part.is_full()) else { return 0 };
+        let bytes = if !part.is_largest() {
+            (part.slots_for_one_more() - part.slots.len()) * size_of::<Slot>()
+        } else {
+            let directory = if part.depth == self.depth { self.directory.len() } else { 0 };
+            PART_SLOTS * size_of::<Slot>() + size_of::<Part>() + directory * size_of::<u32>()
+        };
+        bytes as u64
     }
 
-    /// Makes room for `rows` more insertions.
-    pub(super) fn reserve(&mut self, rows: usize) {
-        self.table.reserve(rows, |slot| spread(slot.hash));
+    /// Returns how many bytes it holds with room for `rows`.
+    pub(super) fn presized_bytes(rows: usize) -> u64 {
+        let (depth, slots) = form_for(rows);
+        ((slots * size_of::<Slot>() + size_of::<u32>() + size_of::<Part>()) << depth) as u64
+    }
+
+    /// Makes room for `rows` rows in an index that has none.
+    pub(super) fn presize(&mut self, rows: usize) {
+        let (depth, slots) = form_for(rows);
+        self.depth = depth;
+        self.directory = (0..1 << depth).collect();
+        self.parts = self.directory.iter().map(|_| Part::with_slots(slots, depth)).collect();
+        self.slots = slots << depth;
         self.recharge();
     }
 
-    /// Adds the entry of a row that has none.
+    /// Adds the slot of a row that has none.
     pub(super) fn insert(&mut self, hash: u32, address: Address) {
-        let full = self.table.len() == self.table.capacity();
-        self.table.insert_unique(spread(hash), Slot { hash, address }, |slot| spread(slot.hash));
-        if full {
+        let tag = tag(hash);
+        loop {
+            let part = self.part_of(tag) as usize;
+            let Some(part) = self.parts.get_mut(part) else { return };
+            if !part.is_full() {
+                return part.put(Slot::new(tag, address));
+            }
+            if part.is_largest() {
+                self.split(tag);
+            } else {
+                let slots = part.slots_for_one_more();
+                self.slots += slots - part.slots.len();
+                part.resize(slots);
+            }
             self.recharge();
         }
+    }
+
+    /// Splits the part that a tag belongs to by one more bit.
+    fn split(&mut self, tag: u32) {
+        let (old, new) = (self.part_of(tag), u32::try_from(self.parts.len()).unwrap_or(u32::MAX));
+        let Some(part) = self.parts.get_mut(old as usize) else { return };
+        let depth = part.depth + 1;
+        let is_upper = |tag: u32| tag >> (TAG_BITS - depth) & 1 == 1;
+        let rows = std::mem::replace(part, Part::with_slots(PART_SLOTS, depth));
+        let mut upper = Part::with_slots(PART_SLOTS, depth);
+        rows.taken().for_each(|slot| if is_upper(slot.tag()) { upper.put(slot) } else { part.put(slot) });
+        self.slots += 2 * PART_SLOTS - rows.slots.len();
+        self.parts.push(upper);
+        if depth > self.depth {
+            self.depth = depth;
+            self.directory = self.directory.iter().flat_map(|part| [*part; 2]).collect();
+        }
+        // The directory names the part for a run of values of the top bits; the upper half of them is the new part's.
+        let run = 1 << (self.depth - depth);
+        let first = ((tag >> (TAG_BITS - depth)) as usize | 1) * run;
+        self.directory.iter_mut().skip(first).take(run).for_each(|part| *part = new);
     }
 
     /// Points an entry at another record.
     pub(super) fn point(&mut self, bucket: Bucket, address: Address) {
-        if let Some(slot) = self.table.get_bucket_mut(bucket.0) {
-            slot.address = address;
+        let part = self.parts.get_mut(bucket.part as usize);
+        if let Some(slot) = part.and_then(|part| part.slots.get_mut(bucket.at as usize)) {
+            *slot = Slot::new(slot.tag(), address);
         }
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket) {
-        if let Ok(entry) = self.table.get_bucket_entry(bucket.0) {
-            entry.remove();
+        if let Some(part) = self.parts.get_mut(bucket.part as usize) {
+            part.remove(bucket.at as usize);
         }
     }
 
-    /// Gives back memory once most of it is empty. Amortised, this costs a removal a constant.
-    pub(super) fn trim(&mut self) {
-        if self.table.len() < self.table.capacity() / 8 {
-            self.table.shrink_to(self.table.len() * 2, |slot| spread(slot.hash));
+    /// Gives back memory that a removal left, once most of its part is empty. Amortised, this costs a removal a constant.
+    pub(super) fn trim_at(&mut self, bucket: Bucket) {
+        let Some(part) = self.parts.get_mut(bucket.part as usize) else { return };
+        if part.taken < part.slots.len() / 8 {
+            let slots = if part.taken == 0 { 0 } else { (part.taken * 3).next_power_of_two().max(4) };
+            self.slots = self.slots + slots - part.slots.len();
+            part.resize(slots);
             self.recharge();
+        }
+    }
+
+    /// As [`Index::trim_at`], after many removals: a step per part.
+    pub(super) fn trim(&mut self) {
+        for part in 0..u32::try_from(self.parts.len()).unwrap_or(u32::MAX) {
+            self.trim_at(Bucket { part, at: 0 });
         }
     }
 
     /// Returns all addresses, in no particular order: those of the newest records, and links.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
-        self.table.iter().map(|slot| slot.address)
+        self.parts.iter().flat_map(Part::taken).map(Slot::address)
     }
 
     /// Returns the bytes of memory that it holds.
@@ -176,7 +385,20 @@ impl Index {
     }
 
     fn recharge(&mut self) {
-        self.charge.resize(self.table.allocation_size() as u64);
+        let directory = self.directory.len() * size_of::<u32>() + self.parts.len() * size_of::<Part>();
+        self.charge.resize((self.slots * size_of::<Slot>() + directory) as u64);
+    }
+}
+
+/// Returns the depth of a directory for so many rows, and the slots of each part.
+fn form_for(rows: usize) -> (u32, usize) {
+    // Parts differ in rows by chance: to begin with, the fullest of many is to have room.
+    const ROWS: usize = PART_SLOTS * 11 / 16;
+    let slots = |rows: usize| (rows * 4 / 3 + 1).next_power_of_two().clamp(4, PART_SLOTS);
+    match rows {
+        0 => (0, 0),
+        1..=ROWS => (0, slots(rows)),
+        _ => (rows.div_ceil(ROWS).next_power_of_two().trailing_zeros().min(DEPTH_MAX), PART_SLOTS),
     }
 }
 
@@ -213,19 +435,55 @@ mod tests {
         let budget = MemoryBudget::new(u64::MAX);
         let mut index = Index::new(&budget);
         for row in 0..10_000u32 {
-            let foretold = index.held_bytes() + index.growth_bytes(1);
-            index.insert(row, Address::new(0, row));
-            let spared = foretold - index.held_bytes();
-            assert!(spared <= 16, "row {row}: {spared} bytes");
+            let foretold = index.held_bytes() + index.growth_bytes(row);
+            index.insert(row, Address::new(row / 1000, row % 1000));
+            assert_eq!(foretold, index.held_bytes(), "row {row}");
         }
         for row in 0..9_900 {
-            let (bucket, address) = index.find(row, |_| true).unwrap();
-            assert_eq!(address.offset(), row);
+            let its = Address::new(row / 1000, row % 1000);
+            let (bucket, address) = index.find(row, |address| address == its).unwrap();
+            assert_eq!((address.region(), address.offset()), (row / 1000, row % 1000));
             index.remove(bucket);
+            index.trim_at(bucket);
         }
-        index.trim();
         assert!(index.held_bytes() < 8_000 && index.addresses().count() == 100);
         drop(index);
         assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn rows_are_found_while_parts_grow_split_and_shrink() {
+        let budget = MemoryBudget::new(u64::MAX);
+        let address = |row: u32| Address::new(row >> 16, row & 0xffff);
+        // Hashes that all differ, that share tags, and of which many rows have the same.
+        for (rows, hash_of) in [(60_000, None), (60_000, Some(40_000)), (3_000, Some(30))] {
+            let hash = |row: u32| hash_of.map_or(row.wrapping_mul(0x9e37_79b1), |most| row % most);
+            let mut index = Index::new(&budget);
+            index.presize(if rows == 3_000 { 0 } else { 20_000 });
+            let find = |index: &Index, row| index.find(hash(row), |found| found.same_record(address(row)));
+            for row in 0..rows {
+                index.insert(hash(row), address(row));
+                if row % 3 == 2 {
+                    let (bucket, _) = find(&index, row - 1).unwrap();
+                    index.remove(bucket);
+                    index.trim_at(bucket);
+                }
+                if row % 5 == 4 {
+                    let (bucket, _) = find(&index, row - row % 3).unwrap();
+                    index.point(bucket, address(row - row % 3).as_link());
+                }
+            }
+            let taken = |row: u32| row % 3 != 1 || row == rows - 1;
+            for row in 0..rows {
+                assert_eq!(find(&index, row).is_some(), taken(row), "row {row} of {rows}");
+            }
+            assert_eq!(index.addresses().count(), (0..rows).filter(|row| taken(*row)).count());
+            let mut all = 0;
+            index.find_all(hash(0), |_| all += 1);
+            assert!(all >= (0..rows).filter(|row| taken(*row) && hash(*row) == hash(0)).count());
+            (0..rows).filter(|row| taken(*row)).for_each(|row| index.remove(find(&index, row).unwrap().0));
+            index.trim();
+            assert!(index.addresses().count() == 0 && index.held_bytes() < 4_000, "{}", index.held_bytes());
+        }
     }
 }

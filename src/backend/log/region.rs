@@ -16,10 +16,11 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::error::{Error, Result};
 use crate::memory::{Charge, MemoryBudget};
 use crate::time::Timestamp;
 
-use super::index::Address;
+use super::index::{Address, REGIONS_MAX};
 use super::record::{Draft, Record, Shape, extend, kill, rewrite};
 
 /// The largest size of a region of several records: what one step of cleaning copies at most.
@@ -28,11 +29,15 @@ pub(super) const REGION_BYTES: usize = 64 * 1024;
 /// The first size of the first region of a run: an idle group costs little.
 pub(super) const LEAST_REGION_BYTES: usize = 256;
 
+/// Regions that are left for cleaning where a group has all that it can have.
+const CLEANING_REGIONS: usize = 1024;
+
 /// Records longer than this get a region of their own, so that little of the others is wasted.
 const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
 
 /// What a region costs beside its bytes: its slot, the shared chunk and the counters of the `Arc`.
-const REGION_OVERHEAD_BYTES: u64 = (size_of::<Option<Region>>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
+pub(super) const REGION_OVERHEAD_BYTES: u64 =
+    (size_of::<Option<Region>>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
 
 /// The records of a region.
 pub(super) struct Chunk {
@@ -266,17 +271,25 @@ impl Regions {
     }
 
     pub(super) fn record(&self, address: Address) -> Option<Record<'_>> {
-        self.region(address.region)?.chunk().record(address.offset())
+        self.region(address.region())?.chunk().record(address.offset())
     }
 
     /// Returns the value of the record of this shape, `None` if it is a tombstone.
     pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
-        shape.value(self.region(address.region)?.chunk().bytes.get(address.offset() as usize..)?)
+        shape.value(self.region(address.region())?.chunk().bytes.get(address.offset() as usize..)?)
     }
 
     /// Returns which half a record lies in.
     pub(super) fn half(&self, address: Address) -> Half {
-        self.region(address.region).map_or(Half::Frozen, Region::half)
+        self.region(address.region()).map_or(Half::Frozen, Region::half)
+    }
+
+    /// Refuses to go on where no more regions can be told apart, but for those that cleaning takes for a while.
+    pub(super) fn check_not_full(&self) -> Result<()> {
+        if self.slots.len() < REGIONS_MAX - CLEANING_REGIONS || !self.free.is_empty() {
+            return Ok(());
+        }
+        Err(Error::limit("key group is too large for this backend").with("regions", self.slots.len()))
     }
 
     /// Returns how many bytes more it would hold after appending a record of `len` bytes.
@@ -303,12 +316,19 @@ impl Regions {
                 return Fit::Here(id);
             }
             if needed <= REGION_BYTES {
-                return Fit::Grown(id, needed.max((2 * capacity).min(REGION_BYTES)));
+                let wanted = needed.max((2 * capacity).min(REGION_BYTES));
+                return Fit::Grown(id, self.affordable(wanted - capacity, needed - capacity) + capacity);
             }
         }
         // In proportion to what is there: few regions, little waste.
         let quarter = usize::try_from(run.held_bytes / 4).unwrap_or(REGION_BYTES);
-        Fit::New(quarter.clamp(LEAST_REGION_BYTES, REGION_BYTES).max(len), true)
+        let wanted = quarter.clamp(LEAST_REGION_BYTES, REGION_BYTES).max(len);
+        Fit::New(self.affordable(wanted, LEAST_REGION_BYTES.max(len)), true)
+    }
+
+    /// Returns the bytes that are wanted, or where the budget is nearly spent those that will do.
+    fn affordable(&self, wanted: usize, enough: usize) -> usize {
+        if self.budget.has_room(REGION_OVERHEAD_BYTES + wanted as u64) { wanted } else { enough }
     }
 
     /// Opens a region that `bytes` of records fit into, as far as a region may be that large.
@@ -398,7 +418,7 @@ impl Regions {
     }
 
     fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
-        match &mut self.region_mut(address.region)?.memory {
+        match &mut self.region_mut(address.region())?.memory {
             Memory::Tail(chunk) => chunk.bytes.get_mut(address.offset() as usize..),
             Memory::Clears(_) | Memory::Clean(_) | Memory::Frozen(_) => None,
         }
@@ -406,7 +426,7 @@ impl Regions {
 
     /// Counts a record anew. One whose region was taken out is not counted anywhere.
     fn count_again(&mut self, address: Address, old: &Tally, new: &Tally) {
-        let Some(region) = self.region_mut(address.region) else { return };
+        let Some(region) = self.region_mut(address.region()) else { return };
         region.tally.sub(old);
         region.tally.add(new);
         let half = region.half();

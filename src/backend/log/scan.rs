@@ -10,7 +10,7 @@ use crate::segment::Rules;
 use super::super::{Entry, SubRange};
 use super::families::{Members, place_of};
 use super::group::{Found, Group, by_key};
-use super::index::Address;
+use super::index::{Address, tag};
 use super::record::{Draft, Place, Record};
 use super::region::Half;
 
@@ -124,12 +124,12 @@ impl Group {
                             rows.push((hash, address));
                         }
                     });
-                    // Rows of one hash are all found under its first occurrence.
+                    // Rows of one tag are all found under its first occurrence.
                     if rows.len() > before + 1 {
-                        if repeated.contains(&hash) {
+                        if repeated.contains(&tag(hash)) {
                             rows.truncate(before);
                         }
-                        repeated.push(hash);
+                        repeated.push(tag(hash));
                     }
                 }
                 rows
@@ -235,7 +235,7 @@ impl Group {
             return Ok(0);
         }
         let draft = Draft::gone(*scope, true);
-        self.afford(self.index.growth_bytes(1) + self.regions.growth_bytes(Half::Clears, draft.len()), 0)?;
+        self.afford(self.index.growth_bytes(hash) + self.regions.growth_bytes(Half::Clears, draft.len()), 0)?;
         let address = self.regions.append(Half::Clears, &draft);
         match found {
             Some(older) => {
