@@ -11,12 +11,13 @@ use std::sync::Arc;
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
-use crate::memory::{Charge, MemoryBudget};
+use crate::memory::Charge;
 use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
 use super::super::{budget_spent, check_loadable, check_value, no_operator};
+use super::arena::Arena;
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
 use super::record::{Draft, Mark, Place, Record, Shape};
@@ -49,28 +50,23 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(partitioner: Partitioner, budget: &MemoryBudget) -> Self {
+    pub(super) fn new(partitioner: Partitioner, arena: &Arena) -> Self {
         Self {
-            index: Index::new(budget),
-            regions: Regions::new(budget),
+            index: Index::new(arena),
+            regions: Regions::new(arena),
             families: None,
             rows: 0,
             live_bytes: 0,
             listed: false,
             heat: Heat::default(),
             partitioner,
-            charge: budget.charge(size_of::<Self>() as u64),
+            charge: arena.budget().charge(size_of::<Self>() as u64),
         }
     }
 
     /// Returns a group of the rows of a folded batch, as a clean log that is not part of the next delta.
-    pub(super) fn load(
-        batch: &RowBatch,
-        rules: &Rules,
-        partitioner: Partitioner,
-        budget: &MemoryBudget,
-    ) -> Result<Self> {
-        let mut group = Self::new(partitioner, budget);
+    pub(super) fn load(batch: &RowBatch, rules: &Rules, partitioner: Partitioner, arena: &Arena) -> Result<Self> {
+        let (budget, mut group) = (arena.budget(), Self::new(partitioner, arena));
         let mut drafts = Vec::with_capacity(batch.len());
         for row in batch.iter() {
             let (piece, operand) = check_loadable(&row)?;

@@ -14,10 +14,13 @@
 //! - a slot keeps enough of the hash to grow without reading records, and to pass over nearly every other row's record;
 //! - a part has at least one empty slot, or none at all.
 
+use std::fmt;
+
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::memory::{Charge, MemoryBudget};
+use crate::memory::Charge;
 
+use super::arena::{Arena, BLOCK_BYTES, Block, prefetch};
 use super::record::Place;
 
 /// Bits of a slot that hold its address: an offset in a region, the region's number plus one, and whether it is a link.
@@ -33,7 +36,7 @@ const TAG_BITS: u32 = u64::BITS - ADDRESS_BITS;
 pub(super) const REGIONS_MAX: usize = (1 << REGION_BITS) - 1;
 
 /// The most slots of a part, unless the directory cannot tell two halves of it apart: 64 KiB.
-const PART_SLOTS: usize = 8 * 1024;
+const PART_SLOTS: usize = BLOCK_BYTES / size_of::<Slot>();
 
 /// The most bits of a tag that the directory goes by. The others find a slot within a part.
 const DEPTH_MAX: u32 = 15;
@@ -134,11 +137,68 @@ impl Slot {
     }
 }
 
+/// The slots of a part: a power of two, or none.
+enum Slots {
+    Heap(Box<[u64]>),
+    /// As many as a block holds.
+    Block(Block),
+}
+
+impl Slots {
+    /// Returns so many empty slots.
+    fn new(slots: usize, arena: &Arena) -> Self {
+        match if slots == PART_SLOTS { arena.take() } else { None } {
+            Some(mut block) => {
+                block.words_mut().fill(Slot::EMPTY.0);
+                Self::Block(block)
+            }
+            None => Self::Heap(vec![Slot::EMPTY.0; slots].into()),
+        }
+    }
+
+    #[inline]
+    fn words(&self) -> &[u64] {
+        match self {
+            Self::Heap(words) => words,
+            Self::Block(block) => block.words(),
+        }
+    }
+
+    #[inline]
+    fn words_mut(&mut self) -> &mut [u64] {
+        match self {
+            Self::Heap(words) => words,
+            Self::Block(block) => block.words_mut(),
+        }
+    }
+
+    #[inline]
+    fn len(&self) -> usize {
+        self.words().len()
+    }
+
+    #[inline]
+    fn get(&self, at: usize) -> Option<Slot> {
+        self.words().get(at).copied().map(Slot)
+    }
+
+    fn set(&mut self, at: usize, slot: Slot) {
+        if let Some(word) = self.words_mut().get_mut(at) {
+            *word = slot.0;
+        }
+    }
+}
+
+impl fmt::Debug for Slots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Slots({})", self.len())
+    }
+}
+
 /// The rows of some values of the top bits of the tag.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Part {
-    /// A power of two, or none.
-    slots: Box<[Slot]>,
+    slots: Slots,
     taken: usize,
     removed: usize,
     /// How many of a tag's top bits are the same in all its rows.
@@ -146,8 +206,8 @@ struct Part {
 }
 
 impl Part {
-    fn with_slots(slots: usize, depth: u32) -> Self {
-        Self { slots: vec![Slot::EMPTY; slots].into(), depth, ..Self::default() }
+    fn new(slots: usize, depth: u32, arena: &Arena) -> Self {
+        Self { slots: Slots::new(slots, arena), taken: 0, removed: 0, depth }
     }
 
     /// Returns whether another row needs more slots. A quarter stays empty, so that searches are short.
@@ -166,7 +226,7 @@ impl Part {
     #[inline]
     fn find(&self, tag: u32, mut is_it: impl FnMut(Address) -> bool) -> Option<usize> {
         for at in self.positions(tag) {
-            let slot = *self.slots.get(at)?;
+            let slot = self.slots.get(at)?;
             if slot.tag() == tag && slot.is_taken() && is_it(slot.address()) {
                 return Some(at);
             }
@@ -179,32 +239,32 @@ impl Part {
 
     /// Puts a slot where it belongs, if there is room.
     fn put(&mut self, slot: Slot) {
-        let free = self.positions(slot.tag()).find(|at| self.slots.get(*at).is_some_and(|slot| !slot.is_taken()));
-        if let Some(to) = free.and_then(|at| self.slots.get_mut(at)) {
-            self.removed -= usize::from(*to == Slot::REMOVED);
+        let mut positions = self.positions(slot.tag()).filter_map(|at| Some((at, self.slots.get(at)?)));
+        if let Some((at, before)) = positions.find(|(_, slot)| !slot.is_taken()) {
+            self.removed -= usize::from(before == Slot::REMOVED);
             self.taken += 1;
-            *to = slot;
+            self.slots.set(at, slot);
         }
     }
 
     fn remove(&mut self, at: usize) {
         let next = at.wrapping_add(1) & self.slots.len().wrapping_sub(1);
         // Nobody passes a slot that is followed by an empty one.
-        let ends = self.slots.get(next) == Some(&Slot::EMPTY);
-        if let Some(slot) = self.slots.get_mut(at).filter(|slot| slot.is_taken()) {
-            *slot = if ends { Slot::EMPTY } else { Slot::REMOVED };
+        let ends = self.slots.get(next) == Some(Slot::EMPTY);
+        if self.slots.get(at).is_some_and(Slot::is_taken) {
+            self.slots.set(at, if ends { Slot::EMPTY } else { Slot::REMOVED });
             self.removed += usize::from(!ends);
             self.taken -= 1;
         }
     }
 
     fn taken(&self) -> impl Iterator<Item = Slot> {
-        self.slots.iter().copied().filter(|slot| slot.is_taken())
+        self.slots.words().iter().copied().map(Slot).filter(|slot| slot.is_taken())
     }
 
     /// Moves its rows to `slots` slots, which leaves out those that are gone.
-    fn resize(&mut self, slots: usize) {
-        let old = std::mem::replace(self, Self::with_slots(slots, self.depth));
+    fn resize(&mut self, slots: usize, arena: &Arena) {
+        let old = std::mem::replace(self, Self::new(slots, self.depth, arena));
         old.taken().for_each(|slot| self.put(slot));
     }
 
@@ -228,6 +288,7 @@ pub(super) struct Index {
     depth: u32,
     /// Slots of all parts.
     slots: usize,
+    arena: Arena,
     charge: Charge,
 }
 
@@ -239,9 +300,9 @@ pub(super) struct Bucket {
 }
 
 impl Index {
-    pub(super) fn new(budget: &MemoryBudget) -> Self {
-        let charge = budget.charge(0);
-        let mut index = Self { directory: vec![0], parts: vec![Part::default()], depth: 0, slots: 0, charge };
+    pub(super) fn new(arena: &Arena) -> Self {
+        let (parts, charge) = (vec![Part::new(0, 0, arena)], arena.budget().charge(0));
+        let mut index = Self { directory: vec![0], parts, depth: 0, slots: 0, arena: arena.clone(), charge };
         index.recharge();
         index
     }
@@ -263,6 +324,21 @@ impl Index {
         Some((Bucket { part, at: u32::try_from(at).unwrap_or(u32::MAX) }, address))
     }
 
+    /// Asks for the slot at which a search for this hash begins.
+    #[inline]
+    pub(super) fn prefetch(&self, hash: u32) {
+        let tag = tag(hash);
+        let part = self.parts.get(self.part_of(tag) as usize);
+        let first = part.and_then(|part| part.slots.words().get(part.positions(tag).next()?));
+        first.into_iter().for_each(prefetch);
+    }
+
+    /// Returns the first address under this hash, and others of the same [`tag`].
+    #[inline]
+    pub(super) fn first(&self, hash: u32) -> Option<Address> {
+        self.find(hash, |_| true).map(|(_, address)| address)
+    }
+
     /// Calls `visit` with every address under this hash, and under others of the same [`tag`].
     pub(super) fn find_all(&self, hash: u32, mut visit: impl FnMut(Address)) {
         let nothing = self.find(hash, |address| {
@@ -277,12 +353,14 @@ impl Index {
         let part = self.parts.get(self.part_of(tag(hash)) as usize);
         let Some(part) = part.filter(|part| part.is_full()) else { return 0 };
         let bytes = if !part.is_largest() {
-            (part.slots_for_one_more() - part.slots.len()) * size_of::<Slot>()
+            let [more, now] = [part.slots_for_one_more(), part.slots.len()].map(|slots| slots * size_of::<Slot>());
+            if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
         } else {
             let directory = if part.depth == self.depth { self.directory.len() } else { 0 };
-            PART_SLOTS * size_of::<Slot>() + size_of::<Part>() + directory * size_of::<u32>()
+            let more = size_of::<Part>() + directory * size_of::<u32>();
+            self.arena.growth_bytes(PART_SLOTS * size_of::<Slot>()) + more as u64
         };
-        bytes as u64
+        bytes
     }
 
     /// Returns how many bytes it holds with room for `rows`.
@@ -296,7 +374,7 @@ impl Index {
         let (depth, slots) = form_for(rows);
         self.depth = depth;
         self.directory = (0..1 << depth).collect();
-        self.parts = self.directory.iter().map(|_| Part::with_slots(slots, depth)).collect();
+        self.parts = self.directory.iter().map(|_| Part::new(slots, depth, &self.arena)).collect();
         self.slots = slots << depth;
         self.recharge();
     }
@@ -315,7 +393,7 @@ impl Index {
             } else {
                 let slots = part.slots_for_one_more();
                 self.slots += slots - part.slots.len();
-                part.resize(slots);
+                part.resize(slots, &self.arena);
             }
             self.recharge();
         }
@@ -327,8 +405,8 @@ impl Index {
         let Some(part) = self.parts.get_mut(old as usize) else { return };
         let depth = part.depth + 1;
         let is_upper = |tag: u32| tag >> (TAG_BITS - depth) & 1 == 1;
-        let rows = std::mem::replace(part, Part::with_slots(PART_SLOTS, depth));
-        let mut upper = Part::with_slots(PART_SLOTS, depth);
+        let rows = std::mem::replace(part, Part::new(PART_SLOTS, depth, &self.arena));
+        let mut upper = Part::new(PART_SLOTS, depth, &self.arena);
         rows.taken().for_each(|slot| if is_upper(slot.tag()) { upper.put(slot) } else { part.put(slot) });
         self.slots += 2 * PART_SLOTS - rows.slots.len();
         self.parts.push(upper);
@@ -344,9 +422,9 @@ impl Index {
 
     /// Points an entry at another record.
     pub(super) fn point(&mut self, bucket: Bucket, address: Address) {
-        let part = self.parts.get_mut(bucket.part as usize);
-        if let Some(slot) = part.and_then(|part| part.slots.get_mut(bucket.at as usize)) {
-            *slot = Slot::new(slot.tag(), address);
+        let Some(part) = self.parts.get_mut(bucket.part as usize) else { return };
+        if let Some(slot) = part.slots.get(bucket.at as usize) {
+            part.slots.set(bucket.at as usize, Slot::new(slot.tag(), address));
         }
     }
 
@@ -362,7 +440,7 @@ impl Index {
         if part.taken < part.slots.len() / 8 {
             let slots = if part.taken == 0 { 0 } else { (part.taken * 3).next_power_of_two().max(4) };
             self.slots = self.slots + slots - part.slots.len();
-            part.resize(slots);
+            part.resize(slots, &self.arena);
             self.recharge();
         }
     }
@@ -406,6 +484,7 @@ fn form_for(rows: usize) -> (u32, usize) {
 mod tests {
     use super::*;
     use crate::id::TableId;
+    use crate::memory::MemoryBudget;
     use crate::segment::{Columns, Op, Row, RowKey};
 
     #[test]
@@ -433,7 +512,7 @@ mod tests {
     #[test]
     fn growth_is_foretold_and_given_back() {
         let budget = MemoryBudget::new(u64::MAX);
-        let mut index = Index::new(&budget);
+        let mut index = Index::new(&Arena::new(&budget));
         for row in 0..10_000u32 {
             let foretold = index.held_bytes() + index.growth_bytes(row);
             index.insert(row, Address::new(row / 1000, row % 1000));
@@ -458,7 +537,7 @@ mod tests {
         // Hashes that all differ, that share tags, and of which many rows have the same.
         for (rows, hash_of) in [(60_000, None), (60_000, Some(40_000)), (3_000, Some(30))] {
             let hash = |row: u32| hash_of.map_or(row.wrapping_mul(0x9e37_79b1), |most| row % most);
-            let mut index = Index::new(&budget);
+            let mut index = Index::new(&Arena::new(&budget));
             index.presize(if rows == 3_000 { 0 } else { 20_000 });
             let find = |index: &Index, row| index.find(hash(row), |found| found.same_record(address(row)));
             for row in 0..rows {

@@ -16,6 +16,7 @@
 //! - an operation on the hot path allocates nothing and touches no atomic, but where a region or an index grows;
 //! - groups share nothing: one can be loaded, dropped, sealed or cleaned alone.
 
+mod arena;
 mod clean;
 mod families;
 mod group;
@@ -37,6 +38,7 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Cut, Fold, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
+use self::arena::Arena;
 use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
@@ -44,6 +46,9 @@ use self::region::{Chunk, Half};
 use super::cuts::Cuts;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
 use super::{check_lengths, check_new, check_owned, check_value};
+
+/// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
+const PREFETCHED_ROWS: usize = 32;
 
 /// The state of one subtask, as a log per key group.
 ///
@@ -54,7 +59,7 @@ use super::{check_lengths, check_new, check_owned, check_value};
 pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
-    budget: MemoryBudget,
+    arena: Arena,
     cuts: Cuts,
     rules: Rules,
     /// By group number; a group without rows so far takes no more than its place here.
@@ -91,7 +96,7 @@ impl LogBackend {
         let mut backend = Self {
             owned: KeyGroupSet::empty(),
             partitioner,
-            budget,
+            arena: Arena::new(&budget),
             cuts: Cuts::default(),
             rules: Rules::none(),
             groups: Vec::new(),
@@ -124,7 +129,7 @@ impl LogBackend {
     /// Returns a group that is owned, and the rules.
     fn group_mut(&mut self, group: KeyGroup) -> Option<(&mut Group, &Rules)> {
         let slot = self.groups.get_mut(usize::from(group.0))?;
-        Some((slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.budget))), &self.rules))
+        Some((slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena))), &self.rules))
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
@@ -192,6 +197,7 @@ impl LogBackend {
                 return Err(refused);
             }
             self.reclaim();
+            self.arena.release();
             let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
             change(group, rules, true)?;
         }
@@ -311,8 +317,24 @@ impl StateBackend for LogBackend {
         }
     }
 
-    /// Does nothing: safe code has no prefetch instruction, and reading ahead of time would be no hint.
-    fn prefetch(&mut self, _rows: &[RowRef<'_>]) {}
+    /// Asks for index slots first, and for records once slots are there.
+    fn prefetch(&mut self, rows: &[RowRef<'_>]) {
+        let mut hashes = [0; PREFETCHED_ROWS];
+        for rows in rows.chunks(PREFETCHED_ROWS) {
+            for (row, hash) in rows.iter().zip(&mut hashes) {
+                *hash = row_hash(row.key.hash, &Place::of(row));
+                if let Some(group) = self.group(row.key.group) {
+                    group.index.prefetch(*hash);
+                }
+            }
+            for (row, hash) in rows.iter().zip(hashes) {
+                let group = self.group(row.key.group);
+                if let Some((group, address)) = group.and_then(|group| Some((group, group.index.first(hash)?))) {
+                    group.regions.prefetch(address);
+                }
+            }
+        }
+    }
 
     fn scan(
         &mut self,
@@ -375,7 +397,7 @@ impl StateBackend for LogBackend {
             rows.append_group(id, &mut batch)?;
             batch.fold(Fold::Base, &self.rules)?;
             if !batch.is_empty() {
-                loaded.push((id, Box::new(Group::load(&batch, &self.rules, self.partitioner, &self.budget)?)));
+                loaded.push((id, Box::new(Group::load(&batch, &self.rules, self.partitioner, &self.arena)?)));
             }
         }
         self.own(groups);
@@ -402,7 +424,8 @@ impl StateBackend for LogBackend {
     /// # Cost
     /// One step per group that was ever written.
     fn stats(&self) -> BackendStats {
-        let mut stats = BackendStats { memory_bytes: self.charge.bytes(), ..BackendStats::default() };
+        let memory_bytes = self.charge.bytes() + self.arena.free_bytes();
+        let mut stats = BackendStats { memory_bytes, ..BackendStats::default() };
         for group in self.groups.iter().flatten() {
             let mut tail = group.regions.run(Half::Tail).tally;
             tail.add(&group.regions.run(Half::Clears).tally);

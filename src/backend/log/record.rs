@@ -230,13 +230,13 @@ impl<'a> Draft<'a> {
 
     /// Returns the bytes of the record, for those who change what its parts lie in.
     pub(super) fn detached(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.len());
-        self.append_to(&mut bytes);
+        let mut bytes = vec![0; self.len()];
+        self.write(&mut bytes);
         bytes
     }
 
-    /// Appends the record.
-    pub(super) fn append_to(&self, out: &mut Vec<u8>) {
+    /// Writes the record into memory of its length.
+    pub(super) fn write(&self, to: &mut [u8]) {
         let Place { table, key, namespace, sub, routing, clear } = self.place;
         let value = self.value.unwrap_or_default();
         let bit = |set: bool, flag: u8| if set { flag } else { 0 };
@@ -245,29 +245,59 @@ impl<'a> Draft<'a> {
             | bit(routing.is_some(), ROUTED)
             | bit(self.scoped(), SCOPED)
             | bit(self.has_more(), MORE);
-        out.push(flags | self.width_code() << WIDTH_SHIFT);
+        let mut out = Writer(to);
+        out.put(&[flags | self.width_code() << WIDTH_SHIFT]);
         if self.has_more() {
             let Mark { version, stamp, operand, ordinal } = self.mark;
-            out.push(clear | bit(operand, OPERAND) | bit(stamp.is_some(), STAMPED));
-            out.extend_from_slice(&stamp.unwrap_or_default().as_millis().to_le_bytes());
-            out.extend_from_slice(&version.to_le_bytes());
-            out.extend_from_slice(&ordinal.to_le_bytes());
+            out.put(&[clear | bit(operand, OPERAND) | bit(stamp.is_some(), STAMPED)]);
+            out.put(&stamp.unwrap_or_default().as_millis().to_le_bytes());
+            out.put(&version.to_le_bytes());
+            out.put(&ordinal.to_le_bytes());
         }
-        push_sized(out, value.len(), self.width_code());
-        push_sized(out, self.capacity, self.width_code());
-        push_varint(out, table.0);
-        push_varint(out, short(key.len()));
+        out.put_sized(value.len(), self.width_code());
+        out.put_sized(self.capacity, self.width_code());
+        out.put_varint(table.0);
+        out.put_varint(short(key.len()));
         if self.scoped() {
-            push_varint(out, short(namespace.len()));
-            push_varint(out, short(sub.len()));
+            out.put_varint(short(namespace.len()));
+            out.put_varint(short(sub.len()));
         }
         if let Some(routing) = routing {
-            out.extend_from_slice(&routing.to_le_bytes());
+            out.put(&routing.to_le_bytes());
         }
         for part in [key, namespace, sub, value] {
-            out.extend_from_slice(part);
+            out.put(part);
         }
-        out.resize(out.len() + self.capacity.saturating_sub(value.len()), 0);
+        out.0.fill(0);
+    }
+}
+
+/// Memory that is written from its front.
+struct Writer<'a>(&'a mut [u8]);
+
+impl Writer<'_> {
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) {
+        if let Some((to, rest)) = std::mem::take(&mut self.0).split_at_mut_checked(bytes.len()) {
+            to.copy_from_slice(bytes);
+            self.0 = rest;
+        }
+    }
+
+    fn put_sized(&mut self, number: usize, width_code: u8) {
+        let bytes = u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
+        self.put(bytes.get(..1 << width_code).unwrap_or(&bytes));
+    }
+
+    fn put_varint(&mut self, mut number: u32) {
+        loop {
+            let [low, ..] = number.to_le_bytes();
+            number >>= 7;
+            if number == 0 {
+                return self.put(&[low & 0x7f]);
+            }
+            self.put(&[low | 0x80]);
+        }
     }
 }
 
@@ -480,11 +510,6 @@ fn short(length: usize) -> u32 {
     u32::from(u16::try_from(length).unwrap_or(u16::MAX))
 }
 
-fn push_sized(out: &mut Vec<u8>, number: usize, width_code: u8) {
-    let bytes = u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-    out.extend(bytes.into_iter().take(1 << width_code));
-}
-
 fn take_sized(bytes: &[u8], width: usize) -> Option<(u32, &[u8])> {
     let (number, rest) = bytes.split_at_checked(width)?;
     let number = match *number {
@@ -494,17 +519,6 @@ fn take_sized(bytes: &[u8], width: usize) -> Option<(u32, &[u8])> {
         _ => return None,
     };
     Some((number, rest))
-}
-
-fn push_varint(out: &mut Vec<u8>, mut number: u32) {
-    loop {
-        let [low, ..] = number.to_le_bytes();
-        number >>= 7;
-        if number == 0 {
-            return out.push(low & 0x7f);
-        }
-        out.push(low | 0x80);
-    }
 }
 
 fn take_varint(bytes: &[u8]) -> Option<(u32, &[u8])> {
@@ -546,10 +560,8 @@ mod tests {
             let stamp = stamp.map(Timestamp::from_millis);
             let mark = Mark { version, stamp, operand, ordinal };
             let draft = Draft { place, value: value.as_deref(), capacity, older, mark };
-            let mut out = vec![];
-            draft.append_to(&mut out);
-            prop_assert_eq!(out.len(), draft.len());
-            out.push(99);
+            let mut out = vec![99; draft.len() + 1];
+            draft.write(&mut out[..draft.len()]);
             let record = Record::parse(&out).unwrap();
             prop_assert!(record.place.same_row(&place) && record.place.routing == routing);
             let shape = record.shape;

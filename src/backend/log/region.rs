@@ -20,17 +20,22 @@ use crate::error::{Error, Result};
 use crate::memory::{Charge, MemoryBudget};
 use crate::time::Timestamp;
 
+use super::arena::{Arena, BLOCK_BYTES, Buffer, prefetch};
 use super::index::{Address, REGIONS_MAX};
 use super::record::{Draft, Record, Shape, extend, kill, rewrite};
 
 /// The largest size of a region of several records: what one step of cleaning copies at most.
-pub(super) const REGION_BYTES: usize = 64 * 1024;
+pub(super) const REGION_BYTES: usize = BLOCK_BYTES;
 
 /// The first size of the first region of a run: an idle group costs little.
 pub(super) const LEAST_REGION_BYTES: usize = 256;
 
 /// Regions that are left for cleaning where a group has all that it can have.
 const CLEANING_REGIONS: usize = 1024;
+
+/// Bytes that a processor fetches at once, and how many times that of a record is asked for ahead of time.
+const LINE_BYTES: usize = 64;
+const LINES_AHEAD: usize = 3;
 
 /// Records longer than this get a region of their own, so that little of the others is wasted.
 const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
@@ -41,7 +46,7 @@ pub(super) const REGION_OVERHEAD_BYTES: u64 =
 
 /// The records of a region.
 pub(super) struct Chunk {
-    bytes: Vec<u8>,
+    bytes: Buffer,
     charge: Charge,
 }
 
@@ -52,14 +57,14 @@ impl fmt::Debug for Chunk {
 }
 
 impl Chunk {
-    fn new(capacity: usize, budget: &MemoryBudget) -> Self {
-        let bytes = Vec::with_capacity(capacity);
-        let charge = budget.charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
+    fn new(capacity: usize, arena: &Arena) -> Self {
+        let bytes = Buffer::with_capacity(capacity, arena);
+        let charge = arena.budget().charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
         Self { bytes, charge }
     }
 
-    fn grow(&mut self, capacity: usize) {
-        self.bytes.reserve_exact(capacity.saturating_sub(self.bytes.len()));
+    fn grow(&mut self, capacity: usize, arena: &Arena) {
+        self.bytes.grow(capacity, arena);
         self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
     }
 
@@ -233,17 +238,17 @@ pub(super) struct Regions {
     frozen: Run,
     /// The slot that is looked at next for what has expired.
     expiry_next: u32,
-    budget: MemoryBudget,
+    arena: Arena,
 }
 
 impl Regions {
-    pub(super) fn new(budget: &MemoryBudget) -> Self {
+    pub(super) fn new(arena: &Arena) -> Self {
         let [tail, clears, frozen] = Default::default();
-        Self { slots: Vec::new(), free: Vec::new(), tail, clears, frozen, expiry_next: 0, budget: budget.clone() }
+        Self { slots: Vec::new(), free: Vec::new(), tail, clears, frozen, expiry_next: 0, arena: arena.clone() }
     }
 
     pub(super) fn budget(&self) -> &MemoryBudget {
-        &self.budget
+        self.arena.budget()
     }
 
     pub(super) fn run(&self, half: Half) -> &Run {
@@ -274,6 +279,14 @@ impl Regions {
         self.region(address.region())?.chunk().record(address.offset())
     }
 
+    /// Asks for the bytes of a record, as far as records usually go.
+    #[inline]
+    pub(super) fn prefetch(&self, address: Address) {
+        let bytes =
+            self.region(address.region()).and_then(|region| region.chunk().bytes.get(address.offset() as usize..));
+        bytes.into_iter().flat_map(|bytes| bytes.iter().step_by(LINE_BYTES).take(LINES_AHEAD)).for_each(prefetch);
+    }
+
     /// Returns the value of the record of this shape, `None` if it is a tombstone.
     pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
         shape.value(self.region(address.region())?.chunk().bytes.get(address.offset() as usize..)?)
@@ -296,10 +309,10 @@ impl Regions {
     pub(super) fn growth_bytes(&self, half: Half, len: usize) -> u64 {
         match self.fit(half, len) {
             Fit::Here(_) => 0,
-            Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + capacity as u64,
+            Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + self.arena.growth_bytes(capacity),
             Fit::Grown(id, capacity) => {
                 let held = self.region(id).map_or(0, |region| region.chunk().bytes.capacity());
-                capacity.saturating_sub(held) as u64
+                self.arena.growth_bytes(capacity).saturating_sub(held as u64)
             }
         }
     }
@@ -328,7 +341,7 @@ impl Regions {
 
     /// Returns the bytes that are wanted, or where the budget is nearly spent those that will do.
     fn affordable(&self, wanted: usize, enough: usize) -> usize {
-        if self.budget.has_room(REGION_OVERHEAD_BYTES + wanted as u64) { wanted } else { enough }
+        if self.budget().has_room(REGION_OVERHEAD_BYTES + wanted as u64) { wanted } else { enough }
     }
 
     /// Opens a region that `bytes` of records fit into, as far as a region may be that large.
@@ -337,7 +350,7 @@ impl Regions {
     }
 
     fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
-        let chunk = Chunk::new(capacity, &self.budget);
+        let chunk = Chunk::new(capacity, &self.arena);
         let held_bytes = chunk.held_bytes();
         let memory = match half {
             Half::Tail => Memory::Tail(chunk),
@@ -368,9 +381,10 @@ impl Regions {
             Fit::New(capacity, stays_open) => self.open(half, capacity, stays_open),
             Fit::Grown(id, capacity) => {
                 let before = self.region(id).map_or(0, |region| region.chunk().held_bytes());
+                let arena = self.arena.clone();
                 let chunk = self.region_mut(id).and_then(Region::chunk_mut);
                 let after = chunk.map_or(before, |chunk| {
-                    chunk.grow(capacity);
+                    chunk.grow(capacity, &arena);
                     chunk.held_bytes()
                 });
                 self.run_mut(half).held_bytes += after - before;
@@ -384,7 +398,7 @@ impl Regions {
             region.tally.add(&tally);
             if let Some(chunk) = region.chunk_mut() {
                 offset = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
-                draft.append_to(&mut chunk.bytes);
+                draft.write(chunk.bytes.append(draft.len()));
             }
         }
         self.run_mut(half).tally.add(&tally);

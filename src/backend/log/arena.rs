@@ -1,0 +1,330 @@
+//! Memory in blocks of 64 KiB, cut from slabs that lie in huge pages, and used again and again.
+//!
+//! Fresh memory is what costs: a page is zeroed when it is touched first, and a table of small pages is missed at nearly
+//! every row of a large state. So blocks that come back are kept for the next, as far as that is in proportion; the memory
+//! of others goes back to the system, and their addresses stay.
+//!
+//! Safety: this module has the crate's only `unsafe` code, and this is why it is sound.
+//! - A slab is a private mapping of memory that nothing else knows. It lives as long as `Shared`, which each block keeps
+//!   alive.
+//! - The address of a block is at any time either in `Free` or in one `Block`, which is no copy: so a `Block` is the only
+//!   way to its bytes, and borrows of them are borrows of it.
+//! - Bytes are initialised from the start, by the system, and every value of a byte is one.
+#![expect(unsafe_code, reason = "see above; `benches/backend_ops.rs` has what it is for")]
+
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+use std::slice;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use memmap2::MmapMut;
+
+use crate::memory::{Charge, MemoryBudget};
+
+/// Bytes of a block.
+pub(super) const BLOCK_BYTES: usize = 64 * 1024;
+
+/// The least and the most bytes of a slab: as many as there are, within these.
+const SLAB_BYTES_MIN: usize = 4 << 20;
+const SLAB_BYTES_MAX: usize = 64 << 20;
+
+/// How many blocks are kept for the next use: this part of those in use, and so many besides.
+const KEPT_PART: usize = 4;
+const KEPT_LEAST: usize = 4;
+
+/// The address of a block that nobody uses.
+struct Address(NonNull<u8>);
+
+// SAFETY: an address in `Free` is that of memory that no thread uses.
+unsafe impl Send for Address {}
+
+/// Blocks that nobody uses.
+struct Free {
+    slabs: Vec<MmapMut>,
+    slabs_bytes: usize,
+    /// Blocks without memory: never used, or given back to the system.
+    bare: Vec<Address>,
+    /// Blocks that came back, the last one last: the likeliest to be in a cache.
+    kept: Vec<Address>,
+    /// Blocks in use.
+    taken: usize,
+    /// For those that are kept.
+    charge: Charge,
+}
+
+impl Free {
+    /// Maps another slab; false if the system has none.
+    fn grow(&mut self) -> bool {
+        let bytes = self.slabs_bytes.clamp(SLAB_BYTES_MIN, SLAB_BYTES_MAX);
+        let Ok(mut slab) = MmapMut::map_anon(bytes) else { return false };
+        // It is as good without, only slower.
+        #[cfg(target_os = "linux")]
+        drop(slab.advise(memmap2::Advice::HugePage));
+        self.bare.extend(slab.chunks_exact_mut(BLOCK_BYTES).rev().map(|block| Address(NonNull::from(block).cast())));
+        self.slabs_bytes += bytes;
+        self.slabs.push(slab);
+        true
+    }
+
+    /// Gives back the memory of all but `most` of the blocks that are kept.
+    fn release(&mut self, most: usize) {
+        while self.kept.len() > most {
+            let Some(address) = self.kept.pop() else { break };
+            self.forget(&address);
+            self.bare.push(address);
+        }
+        self.charge.resize((self.kept.len() * BLOCK_BYTES) as u64);
+    }
+
+    /// Tells the system that a block's memory is not needed.
+    fn forget(&self, address: &Address) {
+        let at = address.0.as_ptr().cast_const();
+        let Some(slab) = self.slabs.iter().find(|slab| slab.as_ptr_range().contains(&at)) else { return };
+        let offset = at.addr() - slab.as_ptr().addr();
+        #[cfg(unix)]
+        // SAFETY: nobody uses the block's bytes. Afterwards they are zeros or what they were.
+        drop(unsafe { slab.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, BLOCK_BYTES) });
+        #[cfg(not(unix))]
+        let _memory_stays = offset;
+    }
+}
+
+struct Shared(Mutex<Free>);
+
+impl Shared {
+    fn free(&self) -> MutexGuard<'_, Free> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Where blocks come from. Clones share it.
+#[derive(Clone)]
+pub(super) struct Arena {
+    shared: Arc<Shared>,
+    budget: MemoryBudget,
+}
+
+impl Arena {
+    /// Returns an arena that charges `budget` for blocks that wait to be used again. Others are their users' to charge.
+    pub(super) fn new(budget: &MemoryBudget) -> Self {
+        let (slabs, bare, kept) = (Vec::new(), Vec::new(), Vec::new());
+        let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, charge: budget.charge(0) };
+        Self { shared: Arc::new(Shared(Mutex::new(free))), budget: budget.clone() }
+    }
+
+    /// Returns the budget that what is made of its memory is charged to.
+    pub(super) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
+    /// Returns the bytes of blocks that wait to be used again.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.shared.free().charge.bytes()
+    }
+
+    /// Returns a block with any content; `None` if the system has no memory.
+    pub(super) fn take(&self) -> Option<Block> {
+        let mut free = self.shared.free();
+        let address = match free.kept.pop() {
+            Some(address) => address,
+            None if free.bare.is_empty() && !free.grow() => return None,
+            None => free.bare.pop()?,
+        };
+        free.taken += 1;
+        let kept = free.kept.len();
+        free.release(kept);
+        drop(free);
+        Some(Block { bytes: address.0, shared: Arc::clone(&self.shared) })
+    }
+
+    /// Gives back the memory of all blocks that wait to be used again.
+    pub(super) fn release(&self) {
+        self.shared.free().release(0);
+    }
+
+    /// Returns the bytes that `capacity` more add to what is held: none for a block, if one waits to be used again.
+    pub(super) fn growth_bytes(&self, capacity: usize) -> u64 {
+        if capacity == BLOCK_BYTES && self.free_bytes() > 0 { 0 } else { capacity as u64 }
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let free = self.shared.free();
+        let (kept, taken) = (free.kept.len(), free.taken);
+        f.debug_struct("Arena").field("bytes", &free.slabs_bytes).field("kept", &kept).field("taken", &taken).finish()
+    }
+}
+
+/// A block of memory, which goes back to its arena when it is dropped.
+pub(super) struct Block {
+    bytes: NonNull<u8>,
+    shared: Arc<Shared>,
+}
+
+// SAFETY: a block owns its bytes, which are plain data; the list that it goes back to has a lock.
+unsafe impl Send for Block {}
+// SAFETY: what is shared of a block is its bytes, to be read.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Returns it as words, of which it is a whole number.
+    pub(super) fn words(&self) -> &[u64] {
+        let words = self.bytes.cast::<u64>();
+        debug_assert!(words.is_aligned(), "blocks begin at multiples of their length from a page");
+        // SAFETY: the words are exactly the block's bytes, aligned, initialised, and borrowed as the block is.
+        unsafe { slice::from_raw_parts(words.as_ptr(), BLOCK_BYTES / size_of::<u64>()) }
+    }
+
+    /// As [`Block::words`], to be written.
+    pub(super) fn words_mut(&mut self) -> &mut [u64] {
+        let words = self.bytes.cast::<u64>();
+        debug_assert!(words.is_aligned(), "blocks begin at multiples of their length from a page");
+        // SAFETY: as in `words`; the borrow is unique as that of the block is.
+        unsafe { slice::from_raw_parts_mut(words.as_ptr(), BLOCK_BYTES / size_of::<u64>()) }
+    }
+}
+
+impl Deref for Block {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: a block has so many bytes, initialised, and borrowed as the block is.
+        unsafe { slice::from_raw_parts(self.bytes.as_ptr(), BLOCK_BYTES) }
+    }
+}
+
+impl DerefMut for Block {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as in `deref`; the borrow is unique as that of the block is.
+        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), BLOCK_BYTES) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        let mut free = self.shared.free();
+        free.kept.push(Address(self.bytes));
+        free.taken -= 1;
+        let most = free.taken / KEPT_PART + KEPT_LEAST;
+        free.release(most);
+    }
+}
+
+/// Bytes that are appended to: a block's if there are so many, else on the heap.
+pub(super) enum Buffer {
+    Heap(Vec<u8>),
+    Block { block: Block, len: usize },
+}
+
+impl Buffer {
+    pub(super) fn with_capacity(capacity: usize, arena: &Arena) -> Self {
+        match if capacity == BLOCK_BYTES { arena.take() } else { None } {
+            Some(block) => Self::Block { block, len: 0 },
+            None => Self::Heap(Vec::with_capacity(capacity)),
+        }
+    }
+
+    pub(super) fn capacity(&self) -> usize {
+        match self {
+            Self::Heap(bytes) => bytes.capacity(),
+            Self::Block { .. } => BLOCK_BYTES,
+        }
+    }
+
+    /// Makes room for `capacity` bytes in all.
+    pub(super) fn grow(&mut self, capacity: usize, arena: &Arena) {
+        let mut grown = Self::with_capacity(capacity, arena);
+        grown.append(self.len()).copy_from_slice(self);
+        *self = grown;
+    }
+
+    /// Returns `len` bytes more, of any content, to be written. There must be room.
+    pub(super) fn append(&mut self, len: usize) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => {
+                let start = bytes.len();
+                bytes.resize(start + len, 0);
+                bytes.get_mut(start..).unwrap_or_default()
+            }
+            Self::Block { block, len: end } => {
+                let start = *end;
+                *end += len;
+                block.get_mut(start..*end).unwrap_or_default()
+            }
+        }
+    }
+}
+
+impl Deref for Buffer {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Block { block, len } => block.get(..*len).unwrap_or_default(),
+        }
+    }
+}
+
+impl DerefMut for Buffer {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        match self {
+            Self::Heap(bytes) => bytes,
+            Self::Block { block, len } => block.get_mut(..*len).unwrap_or_default(),
+        }
+    }
+}
+
+/// Asks the processor to bring what begins at `data` near, soon and without waiting. It reads nothing.
+#[inline]
+pub(super) fn prefetch<T>(data: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint about an address, which is valid besides.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(data).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _no_hint = data;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_are_apart_and_come_back() {
+        let budget = MemoryBudget::new(u64::MAX);
+        let arena = Arena::new(&budget);
+        let blocks = SLAB_BYTES_MIN / BLOCK_BYTES * 5 / 2;
+        let mut taken: Vec<_> = (0..blocks).map(|_| arena.take().unwrap()).collect();
+        for (n, block) in taken.iter_mut().enumerate() {
+            assert!(block.iter().all(|byte| *byte == 0), "zeros at first");
+            block.words_mut().fill(n as u64 + 1);
+        }
+        for (n, block) in taken.iter().enumerate() {
+            assert!(block.words().iter().all(|word| *word == n as u64 + 1));
+            assert!(block.chunks_exact(8).all(|bytes| bytes == (n as u64 + 1).to_le_bytes()));
+        }
+        assert_eq!((budget.held_bytes(), arena.growth_bytes(BLOCK_BYTES)), (0, BLOCK_BYTES as u64));
+        let other = arena.clone();
+        std::thread::spawn(move || drop((taken, other))).join().unwrap();
+        assert_eq!((budget.held_bytes(), arena.growth_bytes(BLOCK_BYTES)), ((KEPT_LEAST * BLOCK_BYTES) as u64, 0));
+        let again: Vec<_> = (0..blocks).map(|_| arena.take().unwrap()).collect();
+        let kept = again.iter().filter(|block| block.words()[0] != 0).count();
+        assert_eq!((kept, budget.held_bytes()), (KEPT_LEAST, 0), "others have no memory of what they were");
+        drop(again);
+        arena.release();
+        assert_eq!((arena.free_bytes(), budget.held_bytes()), (0, 0));
+        let mut again = arena.take().unwrap();
+        again.words_mut()[7] = 7;
+        drop(arena);
+        assert_eq!(again.words()[7], 7, "a block keeps its slab");
+        drop(again);
+        assert_eq!(budget.held_bytes(), 0);
+    }
+}
