@@ -51,6 +51,8 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
     let report = json(&run(args(1 + random.below(8), "")));
     assert_eq!(report["records"], records);
     assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
+    let verify = run(words(&format!("verify --store {} --job j --level full", bench.store("state"))));
+    assert_eq!(verify.status.code(), Some(0), "{}", tool::stderr(&verify));
 }
 
 #[test]

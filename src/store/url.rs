@@ -39,11 +39,7 @@ pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path
 ///
 /// # Errors
 /// As [`open_url`]; `Config` too if the store has no setting of such a name.
-pub fn open_url_with(
-    url: &str,
-    access: Access,
-    settings: &[(&str, &str)],
-) -> Result<(Arc<dyn ObjectStore>, Path)> {
+pub fn open_url_with(url: &str, access: Access, settings: &[(&str, &str)]) -> Result<(Arc<dyn ObjectStore>, Path)> {
     // A text that does not parse may hold anything, so it is not repeated.
     let parsed = Url::parse(url).map_err(|source| Error::config("malformed store url").with_source(source))?;
     let shown = shown(&parsed);

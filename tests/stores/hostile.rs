@@ -12,7 +12,8 @@ use super::proxy::{Act, Proxy, Request};
 /// What a client may take in of answers without end, in all its tries, with what lies in the buffers of sockets.
 const TAKEN_MAX: u64 = 16 << 20;
 
-const NONSENSE: &str = "<a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a>\n";
+const NONSENSE: &str =
+    "<a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a>\n";
 
 fn store(place: &Place, proxy: &Proxy) -> Store {
     store_on(&place.via(proxy.address).open(), runtime(), StoreSettings { tries_max: 2, ..quick() })

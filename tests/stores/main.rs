@@ -2,7 +2,10 @@
 //!
 //! `ALLUVIUM_STORE_KILLS` sets how many kills the tool gets per kind of store (20), `ALLUVIUM_STORE_SEEDS` how many
 //! seeds of a bad network (2), `ALLUVIUM_REQUIRE_STORES=1` makes it an error that a server is not installed.
-#![expect(clippy::disallowed_methods, reason = "real processes take real time, and the environment says how much of it")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "real processes take real time, and the environment says how much of it"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -248,7 +248,8 @@ impl Message {
     fn status(status: u16) -> Self {
         let body = format!("<Error><Code>Injected</Code><Message>status {status}</Message></Error>");
         let length = body.len();
-        let head = format!("HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            format!("HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n");
         Self { head, body: body.into() }
     }
 

@@ -25,7 +25,7 @@ pub(crate) struct Server {
 /// Returns the S3 server, or `None` if it is not installed.
 pub(crate) fn s3() -> Option<&'static Server> {
     static SERVER: OnceLock<Option<Server>> = OnceLock::new();
-    let start = || start("moto", "bin/moto_server", &["-H", "127.0.0.1", "-p", "0"]);
+    let start = || start("moto", "bin/python", &["-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]);
     SERVER.get_or_init(start).as_ref()
 }
 

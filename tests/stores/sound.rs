@@ -15,7 +15,7 @@ async fn real_stores_keep_the_contract() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a5_racing_creates_have_one_winner() {
+async fn a05_racing_creates_have_one_winner() {
     for place in Place::all("race").await {
         race(&store(place.open(), &Path::default(), settings())).await;
     }
@@ -30,7 +30,7 @@ async fn a_listing_of_several_pages_is_complete() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a5_a_job_comes_back_at_another_parallelism_and_fences_the_first() {
+async fn a05_a_job_comes_back_at_another_parallelism_and_fences_the_first() {
     for place in Place::all("job").await {
         let objects = place.open();
         let mut old = Counting::fresh(&objects, 2).await;
