@@ -161,3 +161,92 @@ fn strike_out(secrets: &[String], text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text).into_owned();
     secrets.iter().fold(text, |text, secret| text.replace(secret, STRUCK_OUT))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Answers with a status and a body.
+    #[derive(Debug)]
+    struct Says(u16, String);
+
+    #[async_trait]
+    impl HttpService for Says {
+        async fn call(&self, _request: HttpRequest) -> Result<HttpResponse, HttpError> {
+            let mut answer = HttpResponse::new(Bytes::from(self.1.clone()).into());
+            *answer.status_mut() = self.0.try_into().unwrap();
+            Ok(answer)
+        }
+    }
+
+    fn request(method: &str, uri: &str, header: Option<(&'static str, &str)>) -> HttpRequest {
+        let mut request = HttpRequest::new(object_store::client::HttpRequestBody::empty());
+        *request.method_mut() = method.parse().unwrap();
+        *request.uri_mut() = uri.parse().unwrap();
+        if let Some((name, value)) = header {
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        request
+    }
+
+    async fn ask(request: HttpRequest, status: u16, body: String) -> Result<(u16, Bytes), HttpError> {
+        let answer = Guard(HttpClient::new(Says(status, body))).call(request).await?;
+        let (head, body) = answer.into_parts();
+        Ok((head.status.as_u16(), body.collect().await?.to_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_by_what_was_asked() {
+        let list = || request("GET", "http://h/b?list-type=2&prefix=p", None);
+        let cases = [
+            (list(), 403, Some(Why::Denied)),
+            (request("GET", "http://h/b?restype=container&comp=list", None), 401, Some(Why::Denied)),
+            (list(), 404, Some(Why::NoBucket)),
+            (list(), 500, None),
+            (request("PUT", "http://h/b/k", Some(("if-none-match", "*"))), 501, Some(Why::LacksCreate)),
+            (request("PUT", "http://h/b/k", Some(("if-none-match", "*"))), 412, None),
+            (request("POST", "http://h/b?delete", None), 501, Some(Why::Lacks)),
+            (request("GET", "http://h/b/k", None), 301, Some(Why::Elsewhere)),
+            (request("GET", "http://h/b/k", None), 304, None),
+            (request("GET", "http://h/b/k", None), 403, None),
+            (request("HEAD", "http://h/b/k", None), 404, None),
+        ];
+        for (request, status, why) in cases {
+            let case = format!("{} {} {status}", request.method(), request.uri());
+            match (ask(request, status, "text".to_owned()).await, why) {
+                (Ok((found, _)), None) => assert_eq!(found, status, "{case}"),
+                (Err(error), Some(why)) => {
+                    let source = std::error::Error::source(&error).unwrap();
+                    assert_eq!(source.downcast_ref::<Refusal>().unwrap().why, why, "{case}");
+                    assert!(error.to_string().contains(&format!("status {status}: text")), "{case}: {error}");
+                }
+                (found, why) => panic!("{case}: {found:?}, not {why:?}"),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_read_has_a_limit_unless_it_is_an_object() {
+        let long = "x".repeat(PAGE_BYTES_MAX + 1);
+        let object = || request("GET", "http://h/b/k", None);
+        assert_eq!(ask(object(), 200, long.clone()).await.unwrap().1.len(), long.len());
+        assert_eq!(ask(object(), 500, long.clone()).await.unwrap().1.len(), ERROR_BYTES_MAX);
+        let page = || request("GET", "http://h/b?list-type=2", None);
+        ask(page(), 200, long.clone()).await.unwrap_err();
+        assert_eq!(ask(page(), 200, long[1..].to_owned()).await.unwrap().1.len(), PAGE_BYTES_MAX);
+    }
+
+    #[tokio::test]
+    async fn an_error_repeats_no_credential() {
+        for (uri, header, secret) in [
+            ("http://h/b/k", Some(("authorization", "AWS4 SECRET")), "AWS4 SECRET"),
+            ("http://h/b/k", Some(("x-amz-security-token", "SECRET")), "SECRET"),
+            ("http://h/b/k?sv=1&sig=SECRET&x=2", None, "sig=SECRET"),
+        ] {
+            let body = format!("<a>{secret}</a>{secret}");
+            let (_, text) = ask(request("PUT", uri, header), 403, body).await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            assert!(text.starts_with("<a>") && !text.contains("SECRET"), "{uri}: {text}");
+        }
+    }
+}

@@ -160,7 +160,7 @@ fn behind<E: std::error::Error + 'static, T>(error: &object_store::Error, of: im
 }
 
 /// Returns what the store's refusal comes to, if one is behind `error`.
-#[cfg(feature = "cloud")]
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 fn refusal(error: &object_store::Error) -> Option<Error> {
     use super::http::{Refusal, Why};
     behind(error, |refusal: &Refusal| match refusal.why {
@@ -174,7 +174,7 @@ fn refusal(error: &object_store::Error) -> Option<Error> {
     })
 }
 
-#[cfg(not(feature = "cloud"))]
+#[cfg(not(any(feature = "aws", feature = "azure", feature = "gcp")))]
 fn refusal(_error: &object_store::Error) -> Option<Error> {
     None
 }

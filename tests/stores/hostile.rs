@@ -54,7 +54,7 @@ async fn a27_a_listing_without_end_is_given_up() {
         let proxy = Proxy::start(place.address, move |_| act.clone());
         let error = store(&place, &proxy).list(KeyClass::Manifest).await.unwrap_err();
         // Two tries of one page each, and the buffers.
-        bounded(&place, &proxy, &error, (2 * 32 << 20) + TAKEN_MAX);
+        bounded(&place, &proxy, &error, (64 << 20) + TAKEN_MAX);
     }
 }
 

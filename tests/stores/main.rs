@@ -6,6 +6,11 @@
     clippy::disallowed_methods,
     reason = "real processes take real time, and the environment says how much of it"
 )]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "figures, for who wants to see them, and what is not tested"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -7,6 +7,8 @@ use super::proxy::{Act, Proxy, Request};
 use super::server::AZURE_KEY;
 use super::tool::{Bench, words};
 
+type Plan = fn(&Request) -> Act;
+
 /// Runs a small job on `place`, with everything logged.
 fn run(place: &Place) -> Output {
     let bench = Bench::new();
@@ -39,7 +41,7 @@ async fn g10_credentials_are_in_no_log_and_no_error() {
         assert!(good.status.success());
         silent(&place, "a good run", &good);
         let wrong = place.named("no-such-bucket");
-        let plans: [(&str, fn(&Request) -> Act); 3] =
+        let plans: [(&str, Plan); 3] =
             [("an echo", echo), ("a refusal", |_| Act::Refuse(403)), ("a redirect", |_| Act::Refuse(301))];
         let proxied = plans.map(|(case, plan)| (case, place.via(Proxy::start(place.address, plan).address)));
         for (case, place) in [("no bucket", wrong)].into_iter().chain(proxied) {
