@@ -112,8 +112,14 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-const STORE_USERS: [&str; 5] =
-    ["src/store/http.rs", "src/store/key.rs", "src/store/mod.rs", "src/store/retry.rs", "src/store/url.rs"];
+const STORE_USERS: [&str; 6] = [
+    "src/store/folder.rs",
+    "src/store/http.rs",
+    "src/store/key.rs",
+    "src/store/mod.rs",
+    "src/store/retry.rs",
+    "src/store/url.rs",
+];
 
 #[test]
 fn decisions_have_no_clock_no_randomness_no_io_no_async() {

@@ -4,6 +4,7 @@
 //! is unknown is settled here and nowhere else, by reading the key back and comparing the put-id; a repeated
 //! create sends the same bytes to the same key.
 
+mod folder;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod http;
 mod key;

@@ -13,6 +13,8 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
+use super::folder::Folder;
+
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -89,7 +91,7 @@ fn folder(url: &Url, shown: &str, access: Access) -> Result<Arc<dyn ObjectStore>
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|source| {
         Error::denied("cannot open the store folder").with("path", path.display()).with_source(source)
     })?;
-    Ok(Arc::new(store.with_fsync(true)))
+    Ok(Folder::new(store.with_fsync(true)))
 }
 
 /// Makes `path` so that it survives a power loss: a folder's name is durable once its parent is synced.
