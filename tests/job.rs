@@ -103,7 +103,7 @@ async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
+async fn d14_a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
     let gate = Gate::new();
     let limited = JobSettings { memory_bytes: 24 << 20, ..JobSettings::default() };
     let mut job = Counting::open(&gate.objects(), 2, limited, RestoreFrom::Newest, BTreeMap::new()).await?;
@@ -259,7 +259,7 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
+async fn b10_a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
     let gate = Gate::new();
     let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(50), ..CheckpointPolicy::default() };
     let settings = JobSettings { checkpoints, ..JobSettings::default() };

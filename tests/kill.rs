@@ -56,7 +56,7 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
 }
 
 #[test]
-fn the_output_survives_kills() {
+fn d01_the_output_survives_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv).display().to_string();
@@ -66,7 +66,7 @@ fn the_output_survives_kills() {
 }
 
 #[test]
-fn closed_windows_are_published_exactly_once_under_kills() {
+fn b11_closed_windows_are_published_exactly_once_under_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv).display().to_string();

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
+use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Hash, ManifestId, ObjectId, Seq};
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestKind, Retained};
@@ -105,6 +106,9 @@ impl Chain {
         let mut last = object;
         loop {
             let next = following(self.end)?;
+            if last.is_some() && canary::on(Canary::TrustListing) {
+                break;
+            }
             let Some(object) = read_object(store, next).await? else { break };
             self.stored.insert(next, object.len() as u64);
             self.end = next;
@@ -133,7 +137,9 @@ impl Chain {
                 self.newest = Some(stored);
                 return Ok(());
             }
-            Err(error) if error.kind() == ErrorKind::Corrupt => Some(error),
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                Some(error).filter(|_| !canary::on(Canary::SilentFallback))
+            }
             Err(error) => return Err(error),
         };
         for below in self.stored.range(..self.end).rev().map(|(below, _)| *below) {
@@ -251,7 +257,7 @@ impl Chain {
         let object = object.ok_or_else(|| failed(Error::corrupt("live manifest is missing")))?;
         let stored = StoredManifest::decode(store, seq, &object)
             .map_err(|error| failed(Error::new(error.kind(), "live manifest is unreadable")).with_source(error))?;
-        if stored.as_retained() != *manifest {
+        if stored.as_retained() != *manifest && !canary::on(Canary::SkipIdentity) {
             return Err(failed(Error::corrupt("live manifest is not the one that the newest lists")));
         }
         Ok(stored)

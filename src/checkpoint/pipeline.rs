@@ -15,6 +15,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
+use crate::canary::{self, Canary};
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
@@ -152,7 +153,8 @@ impl Pipeline {
     }
 
     fn new_load(&self) -> Load {
-        let id = ObjectId { attempt: self.attempt, random: self.runtime.random().to_le_bytes() };
+        let random = if canary::on(Canary::ReuseNames) { 0 } else { self.runtime.random() };
+        let id = ObjectId { attempt: self.attempt, random: random.to_le_bytes() };
         Load { id, builder: PackBuilder::new(id, self.store.draw_put_id()), slices: Vec::new() }
     }
 

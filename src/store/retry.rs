@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_does_not_choose_how_long_errors_are() {
+    fn a27_an_endpoint_does_not_choose_how_long_errors_are() {
         let error = Fault::of(&generic("ü".repeat(100_000)), "k").into_error();
         assert!(error.chain().len() < 3 * SOURCE_CHARS_MAX);
     }

@@ -131,7 +131,14 @@ fn crash_at_every_await() {
 
 #[test]
 fn planted_bugs_are_found() {
-    for canary in [Canary::DeleteAfterUnknown, Canary::SkipFence, Canary::SweepInFlight, Canary::TrustAlreadyExists] {
+    for canary in [
+        Canary::TrustAlreadyExists,
+        Canary::TrustUnknown,
+        Canary::DeleteAfterUnknown,
+        Canary::SkipFence,
+        Canary::SweepInFlight,
+        Canary::CollectShared,
+    ] {
         let (sum, violation) = search(CANARY_SEEDS, |seed| {
             plant(Some(canary));
             let report = run(seed, Mode::RANDOM);
