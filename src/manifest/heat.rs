@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::format::check_lists;
+use super::weight::{HEAT, weigh};
 use super::{Extension, Manifest, proto};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::OperatorId;
 use crate::key_group::KeyGroup;
 use crate::segment::GroupHeat;
@@ -36,6 +38,7 @@ impl Manifest {
     /// `Corrupt` if the extension is not what it should be.
     pub fn heat(&self, operator: OperatorId) -> Result<Vec<GroupHeat>> {
         let Some(extension) = self.extensions.iter().find(|extension| extension.tag == TAG) else { return Ok(vec![]) };
+        check_lists(ErrorKind::Corrupt, weigh(&extension.bytes, HEAT))?;
         let heat = proto::Heat::decode(extension.bytes.clone())
             .map_err(|source| Error::corrupt("heat extension cannot be read").with_source(source))?;
         let of_operator = heat.operators.into_iter().filter(|heat| heat.id == operator.0);
