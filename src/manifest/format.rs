@@ -176,7 +176,8 @@ impl AttemptMarker {
 /// Returns a length that is within its limit.
 fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
     let within = u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES);
-    within.ok_or_else(|| Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
+    within
+        .ok_or_else(|| Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
 }
 
 /// Checks what lists weigh against their limit.
