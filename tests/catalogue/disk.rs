@@ -372,7 +372,7 @@ fn copies(args: &str, whole: impl Fn(&Case<'_>) -> Option<bool>) {
             let case = scene.copy();
             let to = case.path("copy");
             fs::create_dir(&to).unwrap();
-            let args = words(&args.replace("STORE", &case.store()).replace("TO", &to.display().to_string()));
+            let args = words(&args.replace("{store}", &case.store()).replace("{to}", &to.display().to_string()));
             let below = Shim::below(&to);
             let shim =
                 if fault == "kill" { below.kill("any", at, "after") } else { below.refuse("any", at, 1, ENOSPC) };
@@ -393,9 +393,9 @@ fn copies(args: &str, whole: impl Fn(&Case<'_>) -> Option<bool>) {
 #[test]
 fn d05_an_export_is_there_whole_or_not_at_all() {
     let case = TO_A_FILE.copy();
-    let export = "export --store STORE --job j --table aggregates --output TO/rows.csv";
+    let export = "export --store {store} --job j --table aggregates --output {to}/rows.csv";
     let output = crate::tool::run(words(
-        &export.replace("STORE", &case.store()).replace("TO", &case.path("").display().to_string()),
+        &export.replace("{store}", &case.store()).replace("{to}", &case.path("").display().to_string()),
     ));
     assert!(output.status.success(), "{}", crate::tool::stderr(&output));
     let expected = fs::read(case.path("rows.csv")).unwrap();
@@ -404,7 +404,7 @@ fn d05_an_export_is_there_whole_or_not_at_all() {
 
 #[test]
 fn d05_a_restore_elsewhere_is_there_whole_or_not_at_all() {
-    copies("restore --store STORE --job j --to file://TO", |case| {
+    copies("restore --store {store} --job j --to file://{to}", |case| {
         on_folder(&format!("file://{}", case.path("copy").display()), async |store| {
             let chain = Chain::load(store).await.unwrap();
             if chain.end().0 == 0 {

@@ -8,7 +8,8 @@
  *   SHIM_ERRNO   what they fail with, without being made
  *   SHIM_KILL    instead: the process is killed, "before" or "after" the call
  *   SHIM_BYTES   reads and writes transfer so many bytes at most, and every second one is interrupted first
- *   SHIM_HASTE   time passes so many times as fast
+ *   SHIM_HASTE   time passes so many times as fast, from the first call on that is met, if any is to be: a start that the
+ *                machine makes slow is none that the store makes slow
  *   SHIM_YEARS   the wall clock is off by so many years
  */
 #define _GNU_SOURCE
@@ -84,6 +85,10 @@ static int meets(const char *call, const char *path) {
         return 0;
     long at = atomic_fetch_add(&met, 1) + 1;
     return shim.first && at >= shim.first && at - shim.first < shim.count;
+}
+
+static int in_haste(void) {
+    return shim.haste > 1 && (!shim.call || !shim.first || atomic_load(&met) >= shim.first);
 }
 
 static void die(void) { kill(getpid(), SIGKILL); }
@@ -192,7 +197,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     static atomic_long started[2];
     if (syscall(SYS_clock_gettime, clock, time))
         return -1;
-    if (shim.haste > 1 && (clock == CLOCK_MONOTONIC || clock == CLOCK_REALTIME)) {
+    if (in_haste() && (clock == CLOCK_MONOTONIC || clock == CLOCK_REALTIME)) {
         long now = time->tv_sec * 1000000000L + time->tv_nsec, none = 0;
         atomic_compare_exchange_strong(&started[clock == CLOCK_REALTIME], &none, now);
         long since = atomic_load(&started[clock == CLOCK_REALTIME]);
@@ -206,7 +211,7 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
 }
 
 int epoll_wait(int fd, struct epoll_event *events, int count, int timeout_ms) {
-    if (timeout_ms > 0 && shim.haste > 1)
+    if (timeout_ms > 0 && in_haste())
         timeout_ms = timeout_ms / (int)shim.haste + 1;
     return REAL(epoll_wait)(fd, events, count, timeout_ms);
 }
