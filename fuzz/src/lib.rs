@@ -26,5 +26,5 @@ pub fn run(target: &str, data: &[u8]) {
     const TOOL: [(&str, targets::Body); 2] = [("flags", flags), ("input", input)];
     let (_, body) = TOOL.iter().chain(&targets::TARGETS).find(|(name, _)| *name == target).expect("a target");
     // That damage is refused is as good as that there is none.
-    let _refused = memory::bounded(memory::CAP, || body(data));
+    let _refused = memory::alone().bounded(memory::CAP, || body(data));
 }

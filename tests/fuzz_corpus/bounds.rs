@@ -50,10 +50,11 @@ const LISTS: [(&[u64], &[u8]); 10] = [
 
 #[test]
 fn hostile_manifests_of_any_size_are_bounded() {
+    let alone = memory::alone();
     for (path, field) in LISTS {
         for length in [1 << 16, 1 << 19, MAX_MANIFEST_BYTES - 100, MAX_MANIFEST_BYTES + 100] {
             let object = envelope::encode(Kind::Manifest, PutId::default(), &repeated(path, field, length));
-            let error = memory::bounded(CAP, || Manifest::decode(&object, Seq(8)).unwrap_err());
+            let error = alone.bounded(CAP, || Manifest::decode(&object, Seq(8)).unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }
@@ -61,23 +62,25 @@ fn hostile_manifests_of_any_size_are_bounded() {
 
 #[test]
 fn a_hostile_subtask_manifest_or_heat_is_bounded() {
+    let alone = memory::alone();
     for field in [[2 << 3 | 2, 0], [4 << 3 | 2, 0], [5 << 3 | 2, 0]] {
         let body = repeated(&[], &field, MAX_MANIFEST_BYTES - 100);
         let framed = super::seal::subtask(&[b"ALSM\x01\0\0\0\0\0\0\0", body.as_slice(), &[0; 4]].concat());
-        let error = memory::bounded(CAP, || SubtaskManifest::decode(&framed, 8).unwrap_err());
+        let error = alone.bounded(CAP, || SubtaskManifest::decode(&framed, 8).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
     for (path, field) in [(&[][..], [1 << 3 | 2, 0]), (&[1], [2 << 3 | 2, 0])] {
         let bytes = Bytes::from(repeated(path, &field, 30 << 20));
         let (mut manifest, _) = golden();
         manifest.extensions = vec![Extension { tag: "heat".into(), required: false, bytes }];
-        let error = memory::bounded(CAP, || manifest.heat(OperatorId(0)).unwrap_err());
+        let error = alone.bounded(CAP, || manifest.heat(OperatorId(0)).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }
 }
 
 #[test]
 fn what_is_written_can_be_read_up_to_the_last_byte() -> Result<()> {
+    let _alone = memory::alone();
     let (mut manifest, put_id) = golden();
     let mut with = |bytes: usize| {
         let bytes = Bytes::from(vec![7; bytes]);
@@ -100,6 +103,7 @@ fn what_is_written_can_be_read_up_to_the_last_byte() -> Result<()> {
 
 #[test]
 fn the_largest_bombs_are_bounded() {
+    let alone = memory::alone();
     // Zeros as far as a block may go, behind a directory that claims as many columns as could stand there.
     for first in [vec![0u8], vec![0xff, 0xff, 0xff, 0x09], vec![1, 7, 1, 0xff, 0xff, 0xff, 0x1f]] {
         let mut raw = vec![0; 65 << 20];
@@ -109,7 +113,7 @@ fn the_largest_bombs_are_bounded() {
         drop(raw);
         for rows in [1, 4096] {
             let bomb = one_block(1, 2, rows, [0, 0], raw_bytes, &frame);
-            let error = memory::bounded(CAP, || segment(&bomb).unwrap_err());
+            let error = alone.bounded(CAP, || segment(&bomb).unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }
@@ -117,13 +121,15 @@ fn the_largest_bombs_are_bounded() {
 
 #[test]
 fn a_claim_that_cannot_be_true_takes_nothing() {
+    let alone = memory::alone();
     let claim = one_block(1, 2, 1, [0, 0], 65 << 20, &[0; 64]);
-    let error = memory::bounded(1 << 20, || segment(&claim).unwrap_err());
+    let error = alone.bounded(1 << 20, || segment(&claim).unwrap_err());
     assert_eq!(error.kind(), ErrorKind::Corrupt);
 }
 
 #[test]
 fn the_largest_value_is_bounded() -> Result<()> {
+    let alone = memory::alone();
     let value = vec![7; MAX_VALUE_BYTES];
     let row = Row { key: RowKey::data(TableId(1), b"k", b"", b""), op: Op::Put(&value), columns: Columns::default() };
     let groups = KeyGroupSet::all(1);
@@ -131,7 +137,7 @@ fn the_largest_value_is_bounded() -> Result<()> {
     writer.push(KeyGroup(0), &row)?;
     let encoded = writer.finish()?;
     drop(value);
-    let rows = memory::bounded(CAP, || {
+    let rows = alone.bounded(CAP, || {
         let rows = SegmentRows::open(encoded.bytes.clone(), &encoded.index_hash)?;
         let mut batch = RowBatch::new();
         rows.append_group(KeyGroup(0), &mut batch)?;
@@ -146,6 +152,7 @@ const KEYS: u32 = 400_000;
 
 #[test]
 fn a_real_checkpoint_restores_within_the_bound() -> Result<()> {
+    let alone = memory::alone();
     let settings = || JobSettings { max_parallelism: 128, ..JobSettings::default() };
     let objects = world::run(async {
         let (memory, store) = world::store(&Objects::new(), 1).await;
@@ -156,7 +163,7 @@ fn a_real_checkpoint_restores_within_the_bound() -> Result<()> {
         }
         Ok::<_, Error>(world::dump(&memory).await)
     })?;
-    let keys = memory::bounded(CAP, || {
+    let keys = alone.bounded(CAP, || {
         world::run(async {
             let (_, store) = world::store(&objects, 2).await;
             let job = Counting::open_on(store, 3, settings(), RestoreFrom::Newest).await?;

@@ -24,6 +24,7 @@ mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 
 use targets::TARGETS;
@@ -54,6 +55,7 @@ fn committed() -> Inputs {
 
 #[test]
 fn every_input_keeps_the_rules() {
+    let alone = memory::alone();
     let mut refused = 0;
     for (path, input) in committed() {
         let (target, name) = path.split_once('/').unwrap();
@@ -63,7 +65,7 @@ fn every_input_keeps_the_rules() {
         };
         let bad = name.starts_with("bad-");
         let cap = if bad { BAD_CAP } else { memory::CAP };
-        let outcome = std::panic::catch_unwind(|| memory::bounded(cap, || body(&input)));
+        let outcome = panic::catch_unwind(AssertUnwindSafe(|| alone.bounded(cap, || body(&input))));
         let outcome = outcome.unwrap_or_else(|_| panic!("{path} breaks a rule"));
         assert!(!bad || outcome.is_err(), "{path} is taken for good");
         refused += usize::from(bad);
@@ -73,6 +75,7 @@ fn every_input_keeps_the_rules() {
 
 #[test]
 fn the_inputs_are_those_that_are_made_here() {
+    let _alone = memory::alone();
     let made: Inputs = seeds::all().into_iter().chain(bad::all()).collect();
     if std::env::vars().any(|(name, _)| name == "BLESS") {
         for (path, input) in &made {
