@@ -35,7 +35,8 @@ pub async fn savepoint(
     let total = sum(objects.iter().map(|object| object.bytes));
     let mut done = 0u64;
     progress(done, total);
-    let mut copies = std::pin::pin!(stream::iter(objects).map(|o| copy(from, to, o)).buffered(CONCURRENT_OBJECTS));
+    let copies = stream::iter(objects.iter().cloned()).map(|object| copy(from, to, object));
+    let mut copies = std::pin::pin!(copies.buffered(CONCURRENT_OBJECTS));
     while let Some(bytes) = copies.try_next().await? {
         done = done.saturating_add(bytes);
         progress(done, total);
@@ -65,12 +66,12 @@ pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
     Ok(())
 }
 
-async fn copy(from: &Store, to: &Store, object: &ObjectRef) -> Result<u64> {
+async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<u64> {
     if object.layout != Layout::Whole {
         return Err(Error::version("object is in shards, which this build cannot copy").with("object", object.id));
     }
     let key = Key::Data(object.id);
-    let bytes = read_verified(from, &key, object).await.map_err(|error| error.with("object", key))?;
+    let bytes = read_verified(from, &key, &object).await.map_err(|error| error.with("object", key))?;
     match to.put_new(&key, object.put_id, bytes).await? {
         Put::Created => Ok(object.bytes),
         Put::Taken => Err(Error::config("somebody else writes to the target").with("object", key)),

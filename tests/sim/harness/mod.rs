@@ -1,9 +1,13 @@
 //! A seeded executor on virtual time and an object store to run on it. Nothing here knows what is tested with it.
 
 mod executor;
+mod fate;
+mod log;
 mod rng;
 mod store;
 
-pub(crate) use executor::{Node, Sim, Tracing};
+pub(crate) use executor::{Counts, Node, Sim, Tracing};
+pub(crate) use fate::{Answer, Call, Fate, Faults, Operation, Profile};
+pub(crate) use log::logged;
 pub(crate) use rng::Rng;
-pub(crate) use store::{Answer, Call, Fate, Faults, Objects, Operation, Profile, SimStore, StoreWorld, Watcher};
+pub(crate) use store::{Objects, SimStore, StoreWorld, Watcher};
