@@ -257,7 +257,8 @@ impl Process {
 
     /// Shows, on a healthy store, that the job goes on: claim, restore, commit, publish, sweep. Returns the position.
     pub(crate) async fn finish(mut self) -> Result<u64> {
-        let shape = self.draw_shape(false);
+        let mut shape = self.draw_shape(false);
+        shape.settings.checkpoints.timeout = Duration::from_secs(600);
         let (mut engine, restored) = Engine::open(self.store.clone(), &self.world.judge, shape).await?;
         self.world.judge.i01_state_is_the_models("the last engine", restored);
         engine.recover(&self.world.sink);
