@@ -124,14 +124,16 @@ impl Engine {
 
     /// Returns what can be seen right after a restore.
     fn see(&mut self) -> Result<Restored> {
+        let now = self.now();
         let mut restored = Restored {
             read: self.read,
             in_flight: self.in_flight.iter().copied().collect(),
-            now_ms: self.now().as_millis(),
+            now_ms: now.as_millis(),
             ..Restored::default()
         };
         let (mut items, mut unions, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
         for subtask in &mut self.subtasks {
+            subtask.task.state().advance(Timestamp::MIN, now);
             subtask.see(self.judge.workload.keys, &mut restored.content)?;
             let (part, mut union, broadcast) = subtask.operator_states()?;
             union.sort_unstable();
