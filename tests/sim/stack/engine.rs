@@ -49,6 +49,8 @@ pub(crate) struct Engine {
     time: Option<i64>,
     /// Transactions that the next checkpoint lists.
     listed: Vec<Transaction>,
+    /// The latest time that any part of the state was told.
+    clock_ms: i64,
     committed: Option<Epoch>,
     aborted: Option<Epoch>,
 }
@@ -86,6 +88,7 @@ impl Engine {
         let missing = || Error::stopped("an operator has no seat");
         let (source, sink) = (source.ok_or_else(missing)?, sink.ok_or_else(missing)?);
         let position = read - in_flight.len() as u64;
+        let written = job.restored().map_or(i64::MIN, |restored| restored.manifest.created_at.as_millis());
         let time = position.checked_sub(1).map(|last| judge.workload.record(last).time);
         let mut engine = Self {
             job,
@@ -98,6 +101,7 @@ impl Engine {
             in_flight: in_flight.into(),
             time,
             listed,
+            clock_ms: written,
             committed: None,
             aborted: None,
         };
@@ -118,8 +122,11 @@ impl Engine {
         self.read - self.in_flight.len() as u64
     }
 
-    fn now(&self) -> Timestamp {
-        self.job.store().runtime().now()
+    fn now(&mut self) -> Timestamp {
+        let now = self.job.store().runtime().now();
+        self.clock_ms = self.clock_ms.max(now.as_millis());
+        self.judge.clock(now.as_millis());
+        now
     }
 
     /// Returns what can be seen right after a restore.
@@ -186,14 +193,20 @@ impl Engine {
                 _ => error,
             })?;
         }
+        self.judge.sim.trace(format_args!("a{} {record:?}", self.job.attempt()));
         if record.op == Op::Seen {
-            self.judge.saw(index, now.as_millis());
+            self.judge.saw(index, now.as_millis(), self.clock_ms);
         }
         self.time = Some(record.time);
         if self.in_flight.pop_front().is_none() {
             self.read += 1;
         }
         Ok(())
+    }
+
+    /// Tells the state what became of earlier epochs, which may free memory.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.subtasks.iter_mut().try_for_each(|subtask| subtask.task.settle())
     }
 
     /// Reads on without processing.
@@ -234,13 +247,13 @@ impl Engine {
         }
         pause().await;
         let watermark = self.time.map_or(Timestamp::MIN, Timestamp::from_millis);
-        self.judge.clock(self.now().as_millis());
+        self.now();
         let position = Opaque::new(OpaqueRole::Source, "log", self.read.to_le_bytes().to_vec());
         self.source.barrier(epoch, watermark, vec![position])?;
         let count = self.subtasks.len();
         for at in 0..count {
             pause().await;
-            self.judge.clock(self.now().as_millis());
+            self.now();
             let dealt: Vec<u64> = self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
             self.subtasks[at].task.barrier(epoch, watermark, opaques)?;

@@ -33,7 +33,7 @@ pub(crate) struct Restored {
 #[derive(Default)]
 struct State {
     models: BTreeMap<u64, Model>,
-    /// When each record that leaves a trace in processing time was processed: first and last, over all attempts.
+    /// When each record that leaves a trace in processing time was processed: at least and at most, over all attempts.
     seen: BTreeMap<u64, (i64, i64)>,
     /// The latest time that any clock has shown.
     latest_ms: i64,
@@ -76,12 +76,11 @@ impl Judge {
         model
     }
 
-    /// A record was processed that leaves a trace in processing time.
-    pub(crate) fn saw(&self, index: u64, now_ms: i64) {
+    /// A record was processed that leaves a trace in processing time, which lies between these.
+    pub(crate) fn saw(&self, index: u64, from_ms: i64, to_ms: i64) {
         let mut state = self.state();
-        let seen = state.seen.entry(index).or_insert((now_ms, now_ms));
-        *seen = (seen.0.min(now_ms), seen.1.max(now_ms));
-        state.latest_ms = state.latest_ms.max(now_ms);
+        let seen = state.seen.entry(index).or_insert((from_ms, to_ms));
+        *seen = (seen.0.min(from_ms), seen.1.max(to_ms));
     }
 
     /// A clock shows this.

@@ -130,7 +130,8 @@ impl Process {
         engine.follow(&self.world.sink)
     }
 
-    /// Processes some records. Where memory is short it waits for checkpoints to be written, then gives up.
+    /// Processes some records. Where memory is short it waits for checkpoints under way, then gives up: time has moved on
+    /// for a record that is half done, so none is begun before it is whole.
     async fn process(&mut self, engine: &mut Engine) -> Result<()> {
         for _ in 0..self.rng.within(0, 12) {
             let mut patience = 5;
@@ -139,8 +140,8 @@ impl Process {
                     return Err(error);
                 }
                 patience -= 1;
-                self.checkpoint(engine).await?;
                 self.pause(50, 500).await;
+                engine.settle()?;
                 engine.follow(&self.world.sink)?;
             }
             if patience < 5 {
