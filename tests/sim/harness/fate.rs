@@ -191,7 +191,7 @@ impl Profile {
 
     /// Draws a profile; each kind of fault is off in half of all.
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let worst = [0, 20, 60, 150][rng.index(4)];
+        let worst = [20, 60, 120, 250][rng.index(4)];
         let mut rate = |most: u64| if rng.permille(500) { 0 } else { rng.within(0, most.min(worst)) };
         let rates = Fault::ALL.into_iter().map(|(fault, most)| (fault, rate(most))).collect();
         let list_breaks = rate(100);

@@ -2,6 +2,7 @@
 
 mod executor;
 mod fate;
+mod history;
 mod log;
 mod rng;
 mod store;

@@ -19,6 +19,7 @@ use object_store::{
 };
 use tokio::sync::oneshot;
 
+use super::history::{Did, Told, i11_is_linearizable};
 use super::{Answer, Call, Counts, Fate, Faults, Node, Operation, Sim};
 
 /// What is stored, by key.
@@ -50,6 +51,11 @@ pub(crate) struct StoreWorld {
     faults: Faults,
     injected: Counts,
     watcher: Option<Box<dyn Watcher>>,
+    /// Calls that are remembered, by key.
+    history: BTreeMap<String, Vec<Told>>,
+    /// Which keys are: those with this in them.
+    remembered: Option<&'static str>,
+    happened: u64,
 }
 
 /// The store as one node sees it.
@@ -112,11 +118,57 @@ impl StoreWorld {
             faults,
             injected: Counts::new(),
             watcher: None,
+            history: BTreeMap::new(),
+            remembered: None,
+            happened: 0,
         }))
     }
 
     pub(crate) fn watch(&mut self, watcher: impl Watcher + 'static) {
         self.watcher = Some(Box::new(watcher));
+    }
+
+    /// Remembers all calls on keys that have `part` in them.
+    pub(crate) fn remember(&mut self, part: &'static str) {
+        self.remembered = Some(part);
+    }
+
+    /// Returns the remembered keys whose calls cannot be put into an order.
+    pub(crate) fn disordered(&self) -> Vec<&str> {
+        let disordered = self.history.iter().filter(|(_, calls)| !i11_is_linearizable(calls));
+        disordered.map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// Notes that a call on a remembered key has begun; returns its number.
+    fn begin(&mut self, key: &str, effect: &Effect) -> Option<usize> {
+        self.remembered.filter(|part| key.contains(part))?;
+        let did = match effect {
+            Effect::Put(bytes) => Did::Put(bytes.clone()),
+            Effect::Delete => Did::Delete,
+            Effect::Get(_, false) => Did::Read(None),
+            Effect::Get(_, true) | Effect::List => return None,
+        };
+        self.happened += 1;
+        let calls = self.history.entry(key.to_owned()).or_default();
+        calls.push(Told { did, began: self.happened, done: None });
+        Some(calls.len() - 1)
+    }
+
+    /// Notes what the caller of a remembered call is told, if it is the truth.
+    fn end(&mut self, key: &str, call: usize, reply: &Reply) {
+        self.happened += 1;
+        let Some(told) = self.history.get_mut(key).and_then(|calls| calls.get_mut(call)) else { return };
+        let done = match (&mut told.did, reply) {
+            (Did::Put(_), Reply::Done) | (Did::Delete, Reply::Done | Reply::Missing) => true,
+            (Did::Read(_), Reply::Missing) => true,
+            (Did::Read(seen), Reply::Read { bytes, range, .. }) => {
+                let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it is in memory"));
+                *seen = Some((start..end, bytes.clone()));
+                true
+            }
+            _ => false,
+        };
+        told.done = done.then_some(self.happened);
     }
 
     pub(crate) fn set_faults(&mut self, faults: Faults) {
@@ -250,6 +302,7 @@ impl SimStore {
     async fn call(&self, key: String, effect: Effect) -> Result<Reply> {
         let operation = effect.operation();
         let fate = self.world().fate(operation, &key);
+        let remembered = self.world().begin(&key, &effect);
         self.sim.trace(format_args!("n{} {operation:?} {key} {fate:?}", self.node));
         let (sender, receiver) = oneshot::channel();
         let sender = Arc::new(Mutex::new(Some(sender)));
@@ -286,7 +339,13 @@ impl SimStore {
                 sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
                 if let Some((after_ms, answer)) = told {
                     let reply = if answer == Answer::Truth { reply } else { world.lock().unwrap().misread(&key, reply, answer) };
-                    sim.after(after_ms, move |_| send(&sender, reply));
+                    let remembered = remembered.filter(|_| answer == Answer::Truth);
+                    sim.after(after_ms, move |_| {
+                        if let Some(call) = remembered {
+                            world.lock().unwrap().end(&key, call, &reply);
+                        }
+                        send(&sender, reply);
+                    });
                 }
             });
         }

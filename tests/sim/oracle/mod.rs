@@ -106,13 +106,6 @@ impl Oracle {
         self.state().live.clone()
     }
 
-    /// Returns the manifest that was written so, if it is or was in the chain.
-    pub(crate) fn born(&self, id: (u64, PutId)) -> Option<SeenManifest> {
-        let state = self.state();
-        let born = state.born.iter().find(|born| born.manifest.id() == id && !born.void);
-        born.map(|born| born.manifest.clone())
-    }
-
     /// Returns the commits that nodes have been told of.
     pub(crate) fn committed(&self) -> u64 {
         self.state().committed

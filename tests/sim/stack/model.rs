@@ -70,11 +70,6 @@ impl Model {
         }
     }
 
-    /// Returns the event time that it has come to.
-    pub(crate) fn time(&self) -> Option<i64> {
-        (self.position > 0).then_some(self.time)
-    }
-
     fn fire(&mut self, to: i64) {
         while let Some(&(at, key, namespace)) = self.timers.first().filter(|(at, _, _)| *at <= to) {
             self.timers.remove(&(at, key, namespace));
