@@ -135,7 +135,7 @@ impl Engine {
         let mut restored = Restored {
             read: self.read,
             in_flight: self.in_flight.iter().copied().collect(),
-            now_ms: now.as_millis(),
+            now_ms: self.clock_ms,
             ..Restored::default()
         };
         let (mut items, mut unions, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
