@@ -413,7 +413,11 @@ mod tests {
 
         let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
         let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(19))];
-        assert_eq!(sum.combine(renewed, Below::Nothing, at(20), true).unwrap(), [piece(&[4], 1, Some(19))], "came too late for 3");
+        assert_eq!(
+            sum.combine(renewed, Below::Nothing, at(20), true).unwrap(),
+            [piece(&[4], 1, Some(19))],
+            "came too late for 3"
+        );
         let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(18))];
         assert_eq!(sum.combine(renewed, Below::Nothing, at(20), true).unwrap(), [piece(&[7], 1, Some(18))]);
     }

@@ -15,9 +15,9 @@ pub(crate) const CORE_SEEDS: Budget = Budget { variable: "ALLUVIUM_SIM_SEEDS", d
 /// Seeds of the whole stack.
 pub(crate) const STACK_SEEDS: Budget = Budget { variable: "ALLUVIUM_STACK_SEEDS", default: 2_000 };
 /// Scenarios of the core in which each node is crashed at each of its awaits.
-pub(crate) const CORE_CRASHED: Budget = Budget { variable: "ALLUVIUM_SIM_CRASHED", default: 40 };
+pub(crate) const CORE_CRASHED: Budget = Budget { variable: "ALLUVIUM_SIM_CRASHED", default: 90 };
 /// Scenarios of the whole stack likewise.
-pub(crate) const STACK_CRASHED: Budget = Budget { variable: "ALLUVIUM_STACK_CRASHED", default: 12 };
+pub(crate) const STACK_CRASHED: Budget = Budget { variable: "ALLUVIUM_STACK_CRASHED", default: 50 };
 /// Seeds within which each planted bug must be found.
 pub(crate) const CANARY_SEEDS: Budget = Budget { variable: "ALLUVIUM_CANARY_SEEDS", default: 2_000 };
 

@@ -137,7 +137,8 @@ impl SeenOperator {
                 1 => seen.id = value.number(),
                 3 => seen.parallelism = value.number(),
                 5 => {
-                    let inline = fields(value.bytes()).find(|(field, _)| *field == 1).expect("it stands in the manifest");
+                    let inline =
+                        fields(value.bytes()).find(|(field, _)| *field == 1).expect("it stands in the manifest");
                     seen.subtasks.push(SeenSubtask::parse(inline.1.bytes()));
                 }
                 _ => {}

@@ -231,7 +231,8 @@ fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
         }
         parts.extend(sealed.parts);
         if !parts.is_empty() {
-            let expected: BTreeMap<_, _> = lists.iter().map(|(key, list)| (key.to_le_bytes().to_vec(), list.clone())).collect();
+            let expected: BTreeMap<_, _> =
+                lists.iter().map(|(key, list)| (key.to_le_bytes().to_vec(), list.clone())).collect();
             assert!(sealed_lists(&parts) == expected, "epoch {epoch}");
         }
         world.check();

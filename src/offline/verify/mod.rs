@@ -212,13 +212,7 @@ impl Report {
         Ok(reach)
     }
 
-    async fn check_objects(
-        &mut self,
-        store: &Store,
-        reach: Reach,
-        level: Level,
-        progress: Progress<'_>,
-    ) -> Result<()> {
+    async fn check_objects(&mut self, store: &Store, reach: Reach, level: Level, progress: Progress<'_>) -> Result<()> {
         let stored = match level {
             Level::Full => Stored::ToBeRead,
             Level::Manifest | Level::Sampled { .. } => Stored::list(store).await?,

@@ -238,4 +238,3 @@ impl Faults {
         Self::Scripted(Box::new(move |call| (first..first.saturating_add(count)).contains(&call.number).then(&fate)))
     }
 }
-

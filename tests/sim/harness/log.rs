@@ -9,11 +9,7 @@ use tracing::{Event, Metadata, Subscriber};
 use super::Sim;
 
 /// Runs `work`; `listen` is told of each line that it logs on this thread: its message alone, and all of it.
-pub(crate) fn logged<R>(
-    sim: &Sim,
-    listen: impl Fn(&str, &str) + Send + Sync + 'static,
-    work: impl FnOnce() -> R,
-) -> R {
+pub(crate) fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + Sync + 'static, work: impl FnOnce() -> R) -> R {
     tracing::subscriber::with_default(Listener { sim: sim.clone(), listen }, work)
 }
 

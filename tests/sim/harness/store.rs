@@ -14,8 +14,8 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::oneshot;
 
@@ -307,7 +307,10 @@ impl SimStore {
         let (sender, receiver) = oneshot::channel();
         let sender = Arc::new(Mutex::new(Some(sender)));
         let told = match fate.answer {
-            Some((after_ms, answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied))) => {
+            Some((
+                after_ms,
+                answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied),
+            )) => {
                 let reply = match answer {
                     Answer::Throttled => Reply::Throttled,
                     Answer::Conflict => Reply::Exists,
@@ -338,7 +341,11 @@ impl SimStore {
                 }
                 sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
                 if let Some((after_ms, answer)) = told {
-                    let reply = if answer == Answer::Truth { reply } else { world.lock().unwrap().misread(&key, reply, answer) };
+                    let reply = if answer == Answer::Truth {
+                        reply
+                    } else {
+                        world.lock().unwrap().misread(&key, reply, answer)
+                    };
                     let remembered = remembered.filter(|_| answer == Answer::Truth);
                     sim.after(after_ms, move |_| {
                         if let Some(call) = remembered {
@@ -444,7 +451,8 @@ impl ObjectStore for SimStore {
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let reply = self.call(location.to_string(), Effect::Get(options.range, options.head)).await?;
         let Reply::Read { bytes, range, size, reset } = reply else { return Err(wrong_reply()) };
-        let broken = reset.then(|| Err(object_store::Error::Generic { store: "sim", source: "connection reset".into() }));
+        let broken =
+            reset.then(|| Err(object_store::Error::Generic { store: "sim", source: "connection reset".into() }));
         let body = stream::iter([Ok(bytes)].into_iter().chain(broken));
         let payload = GetResultPayload::Stream(body.boxed());
         let meta = meta(location.as_ref(), size)?;

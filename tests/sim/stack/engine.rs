@@ -1,6 +1,7 @@
 //! A small engine on the public API of jobs: one source, some subtasks with state of every kind, one two-phase sink.
 
 use std::collections::VecDeque;
+use std::fmt::Debug;
 
 use alluvium::backend::{AnyBackend, OverlayBackend};
 use alluvium::checkpoint::chain::RestoreFrom;
@@ -142,22 +143,19 @@ impl Engine {
         for subtask in &mut self.subtasks {
             subtask.task.state().advance(Timestamp::MIN, now);
             subtask.see(self.judge.workload.keys, &mut restored.content)?;
-            let (part, mut union, broadcast) = subtask.operator_states()?;
-            union.sort_unstable();
-            items.extend(part);
-            unions.push(union);
-            broadcasts.push(broadcast);
+            let mut operator = subtask.operator_states()?;
+            operator.union.sort_unstable();
+            items.extend(operator.items);
+            unions.push(operator.union);
+            broadcasts.push(operator.broadcast);
         }
         items.sort_unstable();
         restored.content.insert(("items", 0, 0), format!("{items:?}"));
         // Every subtask has all of it.
         unions.dedup();
         broadcasts.dedup();
-        for (name, all) in [("union", unions.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or "))] {
-            restored.content.insert((name, 0, 0), all);
-        }
-        let broadcast = broadcasts.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or ");
-        restored.content.insert(("broadcast", 0, 0), broadcast);
+        restored.content.insert(("union", 0, 0), alternatives(&unions));
+        restored.content.insert(("broadcast", 0, 0), alternatives(&broadcasts));
         Ok(restored)
     }
 
@@ -254,7 +252,8 @@ impl Engine {
         for at in 0..count {
             pause().await;
             self.now();
-            let dealt: Vec<u64> = self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
+            let dealt: Vec<u64> =
+                self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
             self.subtasks[at].task.barrier(epoch, watermark, opaques)?;
         }
@@ -285,6 +284,11 @@ impl Engine {
             None => Ok(()),
         }
     }
+}
+
+/// Prints what should be one and the same.
+fn alternatives(all: &[impl Debug]) -> String {
+    all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or ")
 }
 
 async fn stateless(seat: Seat) -> Result<Task<AnyBackend>> {

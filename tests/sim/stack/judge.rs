@@ -66,7 +66,8 @@ impl Judge {
     /// Returns the model after `position` records.
     pub(crate) fn model(&self, position: u64) -> Model {
         let mut state = self.state();
-        let mut model = state.models.range(..=position).next_back().map_or_else(Model::default, |(_, model)| model.clone());
+        let mut model =
+            state.models.range(..=position).next_back().map_or_else(Model::default, |(_, model)| model.clone());
         model.advance(&self.workload, position);
         state.models.insert(position, model.clone());
         while state.models.len() > MODELS_KEPT {
@@ -111,7 +112,8 @@ impl Judge {
         let expected = model.content();
         if content != expected {
             let differences = differences(&content, &expected);
-            self.oracle.violation(format!("I1: {what}: state after {position} records is not the model's: {differences:#?}"));
+            self.oracle
+                .violation(format!("I1: {what}: state after {position} records is not the model's: {differences:#?}"));
         }
         self.clock(now_ms);
         for wrong in self.wrongly_seen(&model, &found_seen, now_ms) {
@@ -138,7 +140,12 @@ impl Judge {
     }
 
     /// A checkpoint that was acknowledged, or is live, can be restored.
-    pub(crate) fn i02_acknowledged_is_restorable(&self, id: (u64, PutId), what: &str, outcome: Result<Restored, Error>) {
+    pub(crate) fn i02_acknowledged_is_restorable(
+        &self,
+        id: (u64, PutId),
+        what: &str,
+        outcome: Result<Restored, Error>,
+    ) {
         match outcome {
             Ok(restored) => self.i01_state_is_the_models(what, restored),
             Err(error) if self.oracle.is_live(id) && !is_of_store(&error) => {

@@ -81,11 +81,7 @@ impl Kinds {
             mean: tables.aggregating("mean", (Fixed, Fixed), Mean)?,
             fading: tables.value(fading("fading"), Fixed)?,
             fading_list: tables.list(fading("fading list"), Fixed)?,
-            fading_map: tables.map(
-                TableOptions::new("fading map").ttl(life.renewed_by_reads()),
-                Fixed,
-                Fixed,
-            )?,
+            fading_map: tables.map(TableOptions::new("fading map").ttl(life.renewed_by_reads()), Fixed, Fixed)?,
             fading_sum: tables.reducing(fading("fading sum"), Fixed, "sum", |a: u64, b| a + b)?,
             seen: tables.value(TableOptions::new("seen").ttl(seen), Fixed)?,
         })
@@ -165,9 +161,7 @@ impl Subtask {
         state.set_key_routed(&Workload::key(key), Workload::routing(key));
         match op {
             Op::ValuePut(number) => kinds.value.put(state, &number),
-            Op::ValueAdd(number) => {
-                kinds.value.update(state, |value| *value = Some(value.unwrap_or(0) + number))
-            }
+            Op::ValueAdd(number) => kinds.value.update(state, |value| *value = Some(value.unwrap_or(0) + number)),
             Op::ValueTake => kinds.value.update(state, |value| *value = None),
             Op::ValueClear => kinds.value.clear(state),
             Op::TextPut(length) => kinds.text.put(&mut state.in_namespace(namespace), &record.text(length)),
@@ -182,9 +176,7 @@ impl Subtask {
                 *number % 2 == 1
             }),
             Op::MapClear => kinds.map.clear(state),
-            Op::OrderedPut(sub) => {
-                kinds.ordered.put(&mut state.in_namespace(namespace), &sub, &format!("at {index}"))
-            }
+            Op::OrderedPut(sub) => kinds.ordered.put(&mut state.in_namespace(namespace), &sub, &format!("at {index}")),
             Op::OrderedRemove(sub) => kinds.ordered.remove(&mut state.in_namespace(namespace), &sub),
             Op::OrderedClear => kinds.ordered.clear(&mut state.in_namespace(namespace)),
             Op::OrderedClearKey => state.clear_key(kinds.ordered.table()),
@@ -286,13 +278,21 @@ impl Subtask {
         Ok(())
     }
 
-    /// Returns its items, its part of the union list (all of it, if it just was restored) and its broadcast state.
-    pub(crate) fn operator_states(&mut self) -> Result<(Vec<u64>, Vec<u64>, Vec<(u32, u64)>)> {
+    pub(crate) fn operator_states(&mut self) -> Result<OperatorStates> {
         let state = self.task.operator_state();
         let mut broadcast = self.broadcast.iter(state)?.collect::<Result<Vec<_>>>()?;
         broadcast.sort_unstable();
-        Ok((self.items.get(state)?, self.union.get(state)?, broadcast))
+        Ok(OperatorStates { items: self.items.get(state)?, union: self.union.get(state)?, broadcast })
     }
+}
+
+/// The operator states of a subtask.
+pub(crate) struct OperatorStates {
+    /// Its own.
+    pub(crate) items: Vec<u64>,
+    /// Its part; right after a restore, all.
+    pub(crate) union: Vec<u64>,
+    pub(crate) broadcast: Vec<(u32, u64)>,
 }
 
 /// Returns the key of its bytes.

@@ -181,7 +181,8 @@ impl Model {
             put(&mut content, ("fading", *key, 0), number);
         }
         for (key, list) in &self.fading_list {
-            let list: Vec<u32> = list.iter().filter(|(_, stamp)| lives(*stamp, now)).map(|(number, _)| *number).collect();
+            let list: Vec<u32> =
+                list.iter().filter(|(_, stamp)| lives(*stamp, now)).map(|(number, _)| *number).collect();
             if !list.is_empty() {
                 put(&mut content, ("fading list", *key, 0), &list);
             }
@@ -218,9 +219,9 @@ pub(crate) fn put(content: &mut Content, place: (&'static str, u16, u8), value: 
 
 /// Stands for a text, which may be long.
 pub(crate) fn digest(text: &[u8]) -> (usize, u64) {
-    let hash = text.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     (text.len(), hash)
 }
 
@@ -229,5 +230,8 @@ pub(crate) fn differences(found: &Content, expected: &Content) -> Vec<String> {
     let places: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
     let differ = places.into_iter().filter(|place| found.get(*place) != expected.get(*place));
     let show = |content: &Content, place| content.get(place).cloned().unwrap_or_else(|| "nothing".into());
-    differ.take(5).map(|place| format!("{place:?}: {} instead of {}", show(found, place), show(expected, place))).collect()
+    differ
+        .take(5)
+        .map(|place| format!("{place:?}: {} instead of {}", show(found, place), show(expected, place)))
+        .collect()
 }

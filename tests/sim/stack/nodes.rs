@@ -218,7 +218,9 @@ impl Process {
         match self.use_checkpoint(&mut chain, id.seq, &copy).await {
             Ok(point) => world.sim.hit(point),
             // It was dropped while it was read.
-            Err(error) if error.kind() == ErrorKind::Corrupt && !oracle.is_live((id.seq.0, id.put_id.0)) => return Ok(()),
+            Err(error) if error.kind() == ErrorKind::Corrupt && !oracle.is_live((id.seq.0, id.put_id.0)) => {
+                return Ok(());
+            }
             Err(error) => return Err(error),
         }
         if Chain::load(&copy).await?.newest()?.is_none() {

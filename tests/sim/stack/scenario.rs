@@ -29,8 +29,11 @@ const LATE_MS: u64 = 400_000;
 /// How often shadows look.
 const LOOK_MS: u64 = 2_000;
 
-/// The ways in which a call can fail, one by one.
-pub(crate) const WAYS: [(&str, fn() -> Fate); 8] = [
+/// A way in which a call can fail.
+type Way = (&'static str, fn() -> Fate);
+
+/// The ways in which calls can fail, one by one.
+pub(crate) const WAYS: [Way; 8] = [
     ("fails before", || Fate::not_applied(5, Answer::ServerError)),
     ("throttled", || Fate::not_applied(5, Answer::Throttled)),
     ("denied", || Fate::not_applied(5, Answer::Denied)),
@@ -118,8 +121,7 @@ impl Setup {
             list_lag: 4,
         };
         let partitioner = [Partitioner::Range { seed: rng.next() }, Partitioner::Flink, Partitioner::External];
-        let fixed =
-            Fixed { partitioner: partitioner[rng.index(3)], max_parallelism: [1, 2, 7, 16, 128][rng.index(5)] };
+        let fixed = Fixed { partitioner: partitioner[rng.index(3)], max_parallelism: [1, 2, 7, 16, 128][rng.index(5)] };
         let workload = Workload::draw(rng);
         sim.trace(format_args!("{fixed:?} {workload:?}"));
         let world = World {

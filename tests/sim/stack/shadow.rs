@@ -58,10 +58,14 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
     let (shape, judge) = (fixed.shape(RestoreFrom::Checkpoint(Seq(seq)), rng), judge.clone());
     judge.sim.trace(format_args!("shadow of {seq}: {} subtasks, overlay: {}", shape.parallelism, shape.overlay));
     let opened = async move { Engine::open(store, &judge, shape).await.map(|(_, restored)| restored) };
-    let opened = logged(&sim, move |_, line| oracle.said(line), || {
-        let opened = sim.block_on(0, LIMIT_MS, opened);
-        sim.crash(0);
-        opened
-    });
+    let opened = logged(
+        &sim,
+        move |_, line| oracle.said(line),
+        || {
+            let opened = sim.block_on(0, LIMIT_MS, opened);
+            sim.crash(0);
+            opened
+        },
+    );
     opened.expect("a restore from a healthy store comes to an end")
 }

@@ -133,7 +133,8 @@ impl Workload {
     pub(crate) fn record(&self, index: u64) -> Record {
         let mut rng = Rng::new(self.seed.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)));
         let millis = i64::try_from(index).expect("logs are short") * self.step_ms;
-        let time = 1_000 + millis + if self.step_ms > 1 { signed(&mut rng, self.step_ms.unsigned_abs() - 1) } else { 0 };
+        let time =
+            1_000 + millis + if self.step_ms > 1 { signed(&mut rng, self.step_ms.unsigned_abs() - 1) } else { 0 };
         let key = if rng.permille(self.hot) { 0 } else { rng.within(0, u64::from(self.keys) - 1) };
         let key = u16::try_from(key).expect("keys are few");
         let namespace = u8::try_from(rng.within(0, u64::from(NAMESPACES) - 1)).expect("namespaces are few");
