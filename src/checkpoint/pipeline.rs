@@ -220,7 +220,7 @@ impl Packer {
     async fn next(packer: Option<Self>) -> Result<Option<(Load, Option<Self>)>> {
         let Some(mut packer) = packer else { return Ok(None) };
         let mut load = packer.pipeline.new_load();
-        // A pack has at least one segment, however small packs are to be.
+        // One segment at least, however small a pack may be.
         while load.slices.is_empty() || load.builder.len() < packer.pipeline.settings.pack_bytes {
             let Some(segment) = packer.segments.try_next().await? else {
                 packer.add_opaques(&mut load);

@@ -35,8 +35,8 @@ pub async fn savepoint(
     let total = sum(objects.iter().map(|object| object.bytes));
     let mut done = 0u64;
     progress(done, total);
-    let copies = stream::iter(objects.iter().cloned()).map(|object| copy(from, to, object));
-    let mut copies = std::pin::pin!(copies.buffered(CONCURRENT_OBJECTS));
+    let mut copies =
+        std::pin::pin!(stream::iter(objects.clone()).map(|object| copy(from, to, object)).buffered(CONCURRENT_OBJECTS));
     while let Some(bytes) = copies.try_next().await? {
         done = done.saturating_add(bytes);
         progress(done, total);

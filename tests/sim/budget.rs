@@ -18,6 +18,8 @@ pub(crate) const STACK_SEEDS: Budget = Budget { variable: "ALLUVIUM_STACK_SEEDS"
 pub(crate) const CORE_CRASHED: Budget = Budget { variable: "ALLUVIUM_SIM_CRASHED", default: 90 };
 /// Scenarios of the whole stack likewise.
 pub(crate) const STACK_CRASHED: Budget = Budget { variable: "ALLUVIUM_STACK_CRASHED", default: 50 };
+/// Seeds of a job on a disk that loses power.
+pub(crate) const DISK_SEEDS: Budget = Budget { variable: "ALLUVIUM_DISK_SEEDS", default: 5_000 };
 /// Seeds within which each planted bug must be found.
 pub(crate) const CANARY_SEEDS: Budget = Budget { variable: "ALLUVIUM_CANARY_SEEDS", default: 2_000 };
 

@@ -92,6 +92,12 @@ pub(crate) const STACK: &[&str] = &[
     "clock went back",
     "create came too late, after its writer's death",
     "create landed after its writer's death",
+    "damage: a byte flipped",
+    "damage: an object cut",
+    "damage: an object vanished",
+    "damage: refused by name",
+    "damage: restored beside it",
+    "damage: two objects swapped",
     "job given up for want of memory",
     "limit of epochs in flight hit",
     "limit of memory hit, then gone on",
@@ -111,7 +117,7 @@ pub(crate) const STACK: &[&str] = &[
 ];
 
 /// Returns what takes note of logged lines: points count, secrets are violations.
-pub(crate) fn listener(sim: &Sim, oracle: &Oracle) -> impl Fn(&str, &str) + Send + Sync + 'static {
+pub(crate) fn listener(sim: &Sim, oracle: &Oracle) -> impl Fn(&str, &str) + Send + 'static {
     let (sim, oracle) = (sim.clone(), oracle.clone());
     move |message, line| {
         if let Some(point) = LOGGED.iter().find(|point| **point == message) {

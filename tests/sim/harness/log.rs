@@ -1,6 +1,7 @@
 //! What the code under test logs belongs to a run: each line goes into the trace, and to whoever listens.
 
 use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
 
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -9,13 +10,18 @@ use tracing::{Event, Metadata, Subscriber};
 use super::Sim;
 
 /// Runs `work`; `listen` is told of each line that it logs on this thread: its message alone, and all of it.
-pub(crate) fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + Sync + 'static, work: impl FnOnce() -> R) -> R {
-    tracing::subscriber::with_default(Listener { sim: sim.clone(), listen }, work)
+pub(crate) fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + 'static, work: impl FnOnce() -> R) -> R {
+    let ears = Arc::new(Mutex::new(Some((sim.clone(), listen))));
+    let result = tracing::subscriber::with_default(Listener { ears: Arc::clone(&ears) }, work);
+    // Another thread may be the last to let go of the listener, and hold a lock of the library's then: what a run leaves
+    // must not be dropped there, since it may log.
+    let ears = ears.lock().unwrap().take();
+    drop(ears);
+    result
 }
 
 struct Listener<F> {
-    sim: Sim,
-    listen: F,
+    ears: Arc<Mutex<Option<(Sim, F)>>>,
 }
 
 /// A line: its message, and its fields behind it.
@@ -35,7 +41,7 @@ impl Visit for Line {
     }
 }
 
-impl<F: Fn(&str, &str) + Send + Sync + 'static> Subscriber for Listener<F> {
+impl<F: Fn(&str, &str) + Send + 'static> Subscriber for Listener<F> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.is_event() && metadata.target().starts_with("alluvium")
     }
@@ -52,8 +58,10 @@ impl<F: Fn(&str, &str) + Send + Sync + 'static> Subscriber for Listener<F> {
         let mut line = Line::default();
         event.record(&mut line);
         let whole = format!("{}{}", line.message, line.fields);
-        self.sim.trace(format_args!("  log: {whole}"));
-        (self.listen)(&line.message, &whole);
+        if let Some((sim, listen)) = &*self.ears.lock().unwrap() {
+            sim.trace(format_args!("  log: {whole}"));
+            listen(&line.message, &whole);
+        }
     }
 
     fn enter(&self, _: &Id) {}

@@ -1,5 +1,6 @@
 //! A seeded executor on virtual time and an object store to run on it. Nothing here knows what is tested with it.
 
+mod disk;
 mod executor;
 mod fate;
 mod history;
@@ -7,6 +8,7 @@ mod log;
 mod rng;
 mod store;
 
+pub(crate) use disk::{Disk, DiskFaults, DiskStore};
 pub(crate) use executor::{Counts, Node, Sim, Tracing};
 pub(crate) use fate::{Answer, Call, Fate, Faults, Operation, Profile};
 pub(crate) use log::logged;

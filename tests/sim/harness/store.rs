@@ -405,7 +405,7 @@ fn wrong_reply() -> object_store::Error {
     object_store::Error::Generic { store: "sim", source: "reply to another call".into() }
 }
 
-fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
+pub(super) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
     let location = Path::parse(key)?;
     Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
 }

@@ -8,7 +8,7 @@
 //! | I3: no delete hits what a live manifest refers to | `State::i03_nothing_live_goes` |
 //! | I4: a number is used once, attempts rise, only the owner appends, positions never go back | `State::i04_lineage`, `State::i04_markers_are_dense`, `State::live_after` |
 //! | I5: what a node is told of its commit is what the chain says | `Oracle::was_committed`, `Oracle::was_refused`, `State::manifest_born` |
-//! | I6: any lost or corrupt copy is made up for | with one copy there is none: see `stack::atlas` for what is demanded instead |
+//! | I6: damage costs no more than the copies that it hit (there is one of each object), and is told by name | `stack::atlas` |
 //! | I7: output of committed checkpoints is published, each once, and nothing else | `stack::sink::Sink::i07_published_is_committed`, `stack::judge::Judge::i07_output_is_the_models` |
 //! | I8: nothing is left behind, memory is given back | `Oracle::i08_orphans`, `stack::judge::Judge::i08_memory_is_given_back` |
 //! | I9: once the faults stop, somebody leads, commits and restores | `scenario`, `stack::scenario`: `heal_and_finish` |

@@ -7,6 +7,7 @@ use std::time::Duration;
 use alluvium::key_group::Partitioner;
 use alluvium::store::{Store, StoreSettings};
 
+use super::atlas;
 use super::judge::Judge;
 use super::nodes::{Process, World};
 use super::shadow::{self, Fixed};
@@ -25,6 +26,9 @@ const LAST: Node = 5;
 
 /// Longest time that one late effect takes, and then some.
 const LATE_MS: u64 = 400_000;
+
+/// How often what a run leaves is damaged, each time anew.
+const DAMAGES: u32 = 2;
 
 /// How often shadows look.
 const LOOK_MS: u64 = 2_000;
@@ -259,7 +263,9 @@ impl Setup {
         sim.crash(LAST);
         self.look(rng);
         judge.i08_memory_is_given_back();
-        let orphans = oracle.i08_orphans(self.store.lock().unwrap().objects());
+        let objects = self.store.lock().unwrap().objects().clone();
+        (0..DAMAGES).for_each(|_| atlas::damage(judge, &objects, self.world.fixed, rng));
+        let orphans = oracle.i08_orphans(&objects);
         if !orphans.is_empty() {
             let some = &orphans[..orphans.len().min(3)];
             oracle.violation(format!("I8: left behind: {} objects, {some:?}", orphans.len()));

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::chain::{Chain, RestoreFrom};
 use alluvium::error::Result;
 use alluvium::id::Seq;
 use alluvium::job::JobSettings;
 use alluvium::key_group::Partitioner;
+use alluvium::offline::{self, Level, Report};
 use alluvium::store::{Store, StoreSettings};
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -49,23 +50,42 @@ pub(crate) fn store(sim: &Sim, node: Node, objects: Arc<dyn ObjectStore>, settin
 
 /// Restores checkpoint `seq` of `objects`.
 pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, rng: &mut Rng) -> Result<Restored> {
-    let sim = Sim::new(rng.next(), Tracing::Off);
+    let shape = fixed.shape(RestoreFrom::Checkpoint(Seq(seq)), rng);
+    judge.sim.trace(format_args!("shadow of {seq}: {} subtasks, overlay: {}", shape.parallelism, shape.overlay));
+    let opener = judge.clone();
+    on_copy(judge, objects, move |store| async move {
+        Engine::open(store, &opener, shape).await.map(|(_, restored)| restored)
+    })
+}
+
+/// Looks for damage in `objects`, as the tool does.
+pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
+    on_copy(judge, objects, |store| async move {
+        let chain = Chain::load(&store).await?;
+        offline::verify(&store, &chain, Level::Full, &|_, _| {}).await
+    })
+}
+
+/// Does something on a healthy store that holds `objects`, at the time that it is.
+fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
+    judge: &Judge,
+    objects: Objects,
+    work: impl FnOnce(Store) -> F,
+) -> Result<R> {
+    let sim = Sim::new(judge.sim.draw(Rng::next), Tracing::Off);
     sim.run_until(judge.sim.now_ms());
     let world = StoreWorld::new(&sim, Faults::none());
     *world.lock().unwrap().objects_mut() = objects;
-    let store = store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default());
+    let work = work(store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default()));
     let oracle = judge.oracle.clone();
-    let (shape, judge) = (fixed.shape(RestoreFrom::Checkpoint(Seq(seq)), rng), judge.clone());
-    judge.sim.trace(format_args!("shadow of {seq}: {} subtasks, overlay: {}", shape.parallelism, shape.overlay));
-    let opened = async move { Engine::open(store, &judge, shape).await.map(|(_, restored)| restored) };
-    let opened = logged(
+    let done = logged(
         &sim,
         move |_, line| oracle.said(line),
         || {
-            let opened = sim.block_on(0, LIMIT_MS, opened);
+            let done = sim.block_on(0, LIMIT_MS, work);
             sim.crash(0);
-            opened
+            done
         },
     );
-    opened.expect("a restore from a healthy store comes to an end")
+    done.expect("what is done on a healthy store comes to an end")
 }
