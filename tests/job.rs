@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::id::{Attempt, Epoch, ObjectId, Seq};
 use alluvium::job::{JobSettings, Strategy};
@@ -48,6 +49,21 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
             job = job.reopen(&objects, parallelism).await;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
+    let gate = Gate::new();
+    let objects = gate.objects();
+    let pipeline = PipelineSettings { pack_bytes: 1, ..PipelineSettings::default() };
+    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let mut job = Counting::open(&objects, 4, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    job.add(0..100)?;
+    assert!(job.checkpoint().await?.is_some());
+    let packs = gate.dump().await.into_keys().filter(|key| key.starts_with("job/data/")).count();
+    assert_eq!(packs, 4, "one for each subtask");
+    job.reopen(&objects, 2).await;
     Ok(())
 }
 

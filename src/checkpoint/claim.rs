@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use crate::canary::{self, Canary};
 use crate::control::retention::{Ledger, RetentionPolicy, retain};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, JobId, ManifestId, Seq};
 use crate::key_group::{MAX_KEY_GROUPS, Partitioner};
 use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Program};
@@ -114,6 +114,18 @@ pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
     match fence(store, attempt).await? {
         Some(by) => Err(fenced(attempt, by)),
         None => Ok(()),
+    }
+}
+
+/// Returns why `attempt` could not read the checkpoint that it goes on from, given the error that it met: damage, or a
+/// newer attempt that has dropped it meanwhile.
+pub(crate) async fn why_unreadable(store: &Store, attempt: Attempt, error: Error) -> Error {
+    if error.kind() != ErrorKind::Corrupt {
+        return error;
+    }
+    match check_owner(store, attempt).await {
+        Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced.with_source(error.chain()),
+        _ => error,
     }
 }
 

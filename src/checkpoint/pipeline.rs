@@ -115,8 +115,12 @@ impl Pipeline {
             Arc::clone(&pipeline).upload(load).instrument(span)
         });
         let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
-        let slices: Vec<_> = uploads.try_collect().await?;
-        slices.into_iter().for_each(|slices| move_opaques(&mut arrivals, slices));
+        let uploaded: Vec<_> = uploads.try_collect().await?;
+        for (object, slices) in uploaded {
+            // One that holds opaques alone stands in no chain: a commit meanwhile has forgotten it.
+            self.catalog().insert(object.id, object);
+            move_opaques(&mut arrivals, slices);
+        }
         self.acknowledge(epoch, arrivals)
     }
 
@@ -159,7 +163,7 @@ impl Pipeline {
     }
 
     /// Uploads one pack and notes in the chains what is now placed.
-    async fn upload(self: Arc<Self>, load: Load) -> Result<Vec<Slice>> {
+    async fn upload(self: Arc<Self>, load: Load) -> Result<(ObjectRef, Vec<Slice>)> {
         let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
         let length = bytes.len() as u64;
         match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
@@ -168,7 +172,7 @@ impl Pipeline {
         }
         let object =
             ObjectRef { id, put_id, bytes: length, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() };
-        self.catalog().insert(id, object);
+        self.catalog().insert(id, object.clone());
         for slice in &load.slices {
             if let Slice::Segment(participant, unplaced, segment) = slice
                 && let Some(chain) = self.chains.get(participant)
@@ -176,7 +180,7 @@ impl Pipeline {
                 lock(chain).placed(unplaced, segment.clone());
             }
         }
-        Ok(load.slices)
+        Ok((object, load.slices))
     }
 
     /// Returns the catalog, locked.

@@ -86,6 +86,9 @@ impl Group {
         group.regions.presize(Half::Frozen, bytes);
         group.index.reserve(batch.len());
         for draft in &drafts {
+            if draft.mark.ordinal > 0 {
+                group.regions.go_to_end(Half::Frozen);
+            }
             let address = group.regions.append(Half::Frozen, draft);
             let hash = group.hash(&draft.place);
             match group.find(hash, &draft.place) {
@@ -114,7 +117,7 @@ impl Group {
     }
 
     /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
-    fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
+    pub(super) fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
         (0..ordinal).filter_map(|ordinal| self.find(link_hash(hash, ordinal), place)).collect()
     }
 
@@ -172,8 +175,10 @@ impl Group {
         let fits = in_tail && old.takes(&mark) && value.is_none_or(|value| value.len() <= old.capacity);
         let mut older = !in_tail || old.has_older();
         let links = self.links(hash, place, old.mark.ordinal);
+        let mut dropped = 0;
         for link in &links {
             let record = self.regions.record(link.address);
+            dropped += record.map_or(0, |record| record.len);
             older |= self.regions.half(link.address) != Half::Tail || record.is_some_and(|record| record.has_older());
             let length = record.and_then(|record| record.value()).map_or(0, <[u8]>::len) as u64;
             old_bytes = old_bytes.map(|bytes| bytes + length);
@@ -183,11 +188,11 @@ impl Group {
             self.regions.supersede(found.address);
             self.index.remove(found.bucket);
             self.index.trim();
-            old_len
+            old_len + dropped
         } else if fits {
             self.drop_links(&links);
             self.regions.rewrite(found.address, value, stamp);
-            0
+            dropped
         } else {
             // A value that grew since the last seal may grow on: with spare bytes, all its records together stay in
             // proportion to the last.
@@ -199,7 +204,7 @@ impl Group {
             };
             let written = self.replace(found, &draft)?;
             self.drop_links(&links);
-            old_len + written
+            old_len + dropped + written
         };
         let bytes = value.map(|value| (place.bytes() + value.len()) as u64);
         self.count(hash, place, old_bytes, bytes, rules);
@@ -262,9 +267,9 @@ impl Group {
             let ordinal = newest.mark.ordinal.saturating_add(1);
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
             let older = !in_tail || newest.has_older();
-            let draft = Draft { older, ..Draft::exact(newest.place, piece, mark) };
-            self.afford(self.index.growth_bytes(1), draft.len())?;
-            let bytes = draft.detached();
+            let bytes = Draft { older, ..Draft::exact(newest.place, piece, mark) }.detached();
+            self.regions.go_to_end(Half::Tail);
+            self.afford(self.index.growth_bytes(1), bytes.len())?;
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
             let address = self.regions.append(Half::Tail, &copy.copy());
             self.follow(hash, found, address, ordinal);
@@ -278,6 +283,7 @@ impl Group {
             let (place, mark, older) = (newest.place, newest.mark, newest.has_older());
             let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            self.regions.go_to_end(Half::Tail);
             len + self.replace(found, &Draft { capacity, ..copy.copy() })?
         };
         self.live_bytes += piece.len() as u64;
@@ -288,7 +294,8 @@ impl Group {
     /// Points a row's entry at its new piece `ordinal`, and a link at the one before.
     fn follow(&mut self, hash: u32, before: Found, address: Address, ordinal: u32) {
         self.index.point(before.bucket, address);
-        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), before.address.as_link());
+        let link = self.regions.linked(before.address);
+        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), link);
     }
 
     fn drop_links(&mut self, links: &[Found]) {
@@ -299,14 +306,20 @@ impl Group {
     }
 
     /// Removes a row without a tombstone: nothing older shines through, or what does has expired or is covered by a clear.
-    pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) {
+    /// Returns the bytes of its records.
+    pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) -> usize {
         let links = self.links(hash, &newest.place, newest.mark.ordinal);
         let records = links.iter().filter_map(|link| self.regions.record(link.address));
-        let older: u64 = records.filter_map(|record| Some(record.value()?.len() as u64)).sum();
+        let (mut older, mut bytes) = (0, newest.len);
+        for record in records {
+            older += record.value().map_or(0, |value| value.len() as u64);
+            bytes += record.len;
+        }
         self.drop_links(&links);
         self.regions.supersede(found.address);
         self.index.remove(found.bucket);
         self.count(hash, &newest.place, Some(newest.row_bytes() + older), None, rules);
+        bytes
     }
 
     /// Writes the first record of a row.
