@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all. Needs a Rust toolchain and a C compiler, nothing else.
+# Installs what the tests need and runs them all. Needs a Rust toolchain and a C compiler; with python3 and npm the
+# tests of real object stores run too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -15,5 +16,6 @@ fi
 if [ ! -f "${ALLUVIUM_DATA:-../shared/data}/cloud_benchmarks.csv.gz" ]; then
   echo "NOT TESTED: the real input is absent (set ALLUVIUM_DATA to its folder); the sample is tested"
 fi
+tests/stores/install.sh
 
 cargo test --locked

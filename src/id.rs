@@ -234,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn job_names_are_never_paths() {
+    fn g01_job_names_are_never_paths() {
         for bad in ["", ".", "..", "a/b", "../x", "a\\b", "a\0", "a b", "%2e", ".hidden", "ü", &"x".repeat(129)] {
             assert!(bad.parse::<JobName>().is_err(), "{bad:?}");
         }

@@ -81,7 +81,7 @@ fn wrong_columns_and_records() {
 }
 
 #[test]
-fn wrong_usage_ends_with_2() {
+fn g09_wrong_usage_ends_with_2() {
     let job = Job::new();
     for extra in ["--strategy changelog", "--backend rocksdb", "--interval adaptive", "--format parquet", "--nope"] {
         assert_eq!(run(job.args(extra)).status.code(), Some(2), "{extra}");
@@ -96,7 +96,7 @@ fn wrong_usage_ends_with_2() {
 }
 
 #[test]
-fn parallelism_out_of_range() {
+fn f03_parallelism_out_of_range() {
     let job = Job::new();
     for extra in ["--parallelism 0", "--parallelism 129", "--parallelism 1 --max-parallelism 40000"] {
         let line = fails(&run(job.args(extra)), "config");
@@ -135,7 +135,7 @@ fn a_changed_input_is_noticed() {
 }
 
 #[test]
-fn stores_that_cannot_be_used() {
+fn d12_stores_that_cannot_be_used() {
     let job = Job::new();
     let file = job.bench.write("file", "not a folder");
     let output = run(job.with("--store", &format!("file://{}/sub", file.display())));
@@ -152,7 +152,7 @@ fn stores_that_cannot_be_used() {
 }
 
 #[test]
-fn a_manifest_of_a_newer_version_is_refused_and_kept() {
+fn f08_a_manifest_of_a_newer_version_is_refused_and_kept() {
     let job = Job::new();
     json(&run(job.args("")));
     let folder = job.bench.path("state").join("j").join("manifest");

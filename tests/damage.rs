@@ -183,37 +183,37 @@ async fn cut(scene: &Scene, class: &str, step: usize) {
 }
 
 #[tokio::test]
-async fn every_flip_in_data_is_found() -> Result<()> {
+async fn a24_every_flip_in_data_is_found() -> Result<()> {
     flip(&scene(3).await?, "/data/", 1).await;
     Ok(())
 }
 
 #[tokio::test]
-async fn every_flip_in_a_manifest_is_found() -> Result<()> {
+async fn a24_every_flip_in_a_manifest_is_found() -> Result<()> {
     flip(&scene(3).await?, "/manifest/", 1).await;
     Ok(())
 }
 
 #[tokio::test]
-async fn every_flip_in_a_marker_is_found() -> Result<()> {
+async fn a24_every_flip_in_a_marker_is_found() -> Result<()> {
     flip(&scene(3).await?, "/attempt/", 1).await;
     Ok(())
 }
 
 #[tokio::test]
-async fn every_cut_of_data_is_found() -> Result<()> {
+async fn a24_every_cut_of_data_is_found() -> Result<()> {
     cut(&scene(3).await?, "/data/", 1).await;
     Ok(())
 }
 
 #[tokio::test]
-async fn every_cut_of_a_manifest_is_found() -> Result<()> {
+async fn a24_every_cut_of_a_manifest_is_found() -> Result<()> {
     cut(&scene(3).await?, "/manifest/", 1).await;
     Ok(())
 }
 
 #[tokio::test]
-async fn every_cut_of_a_marker_is_found() -> Result<()> {
+async fn a24_every_cut_of_a_marker_is_found() -> Result<()> {
     cut(&scene(3).await?, "/attempt/", 1).await;
     Ok(())
 }

@@ -336,7 +336,7 @@ fn every_flip_and_every_cut_is_found() {
 }
 
 #[test]
-fn a_checkpoint_leads_to_its_rows() {
+fn f09_a_checkpoint_leads_to_its_rows() {
     let Golden { delta, base, pack, checkpoint, .. } = golden();
     let read = |offset: u64, length: u64| {
         let start = usize::try_from(offset).unwrap();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::id::{Attempt, Epoch, ObjectId, Seq};
 use alluvium::job::{JobSettings, Strategy};
@@ -48,6 +49,21 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
             job = job.reopen(&objects, parallelism).await;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
+    let gate = Gate::new();
+    let objects = gate.objects();
+    let pipeline = PipelineSettings { pack_bytes: 1, ..PipelineSettings::default() };
+    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let mut job = Counting::open(&objects, 4, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    job.add(0..100)?;
+    assert!(job.checkpoint().await?.is_some());
+    let packs = gate.dump().await.into_keys().filter(|key| key.starts_with("job/data/")).count();
+    assert_eq!(packs, 4, "one for each subtask");
+    job.reopen(&objects, 2).await;
     Ok(())
 }
 
@@ -103,7 +119,7 @@ async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
+async fn d14_a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
     let gate = Gate::new();
     let limited = JobSettings { memory_bytes: 24 << 20, ..JobSettings::default() };
     let mut job = Counting::open(&gate.objects(), 2, limited, RestoreFrom::Newest, BTreeMap::new()).await?;
@@ -259,7 +275,7 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
+async fn b10_a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
     let gate = Gate::new();
     let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(50), ..CheckpointPolicy::default() };
     let settings = JobSettings { checkpoints, ..JobSettings::default() };

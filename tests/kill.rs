@@ -51,10 +51,12 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
     let report = json(&run(args(1 + random.below(8), "")));
     assert_eq!(report["records"], records);
     assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
+    let verify = run(words(&format!("verify --store {} --job j --level full", bench.store("state"))));
+    assert_eq!(verify.status.code(), Some(0), "{}", tool::stderr(&verify));
 }
 
 #[test]
-fn the_output_survives_kills() {
+fn d01_the_output_survives_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv).display().to_string();
@@ -64,7 +66,7 @@ fn the_output_survives_kills() {
 }
 
 #[test]
-fn closed_windows_are_published_exactly_once_under_kills() {
+fn b11_closed_windows_are_published_exactly_once_under_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv).display().to_string();

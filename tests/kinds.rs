@@ -227,7 +227,7 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_rescale_keeps_what_every_kind_holds() -> Result<()> {
+async fn f01_every_rescale_keeps_what_every_kind_holds() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     let mut world = World::open(&objects, 1).await?;
@@ -285,7 +285,7 @@ async fn the_offline_tools_read_every_kind() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn another_type_is_refused_before_anything_is_loaded() -> Result<()> {
+async fn f13_another_type_is_refused_before_anything_is_loaded() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     let mut world = World::open(&objects, 2).await?;

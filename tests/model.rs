@@ -77,7 +77,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn backends_agree_with_a_map(
+    fn f11_backends_agree_with_a_map(
         parallelism in 1u32..=8,
         steps in proptest::collection::vec(steps(), 1..150),
     ) {

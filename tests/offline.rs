@@ -463,7 +463,7 @@ async fn levels_find_what_they_promise() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result<()> {
+async fn f06_an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
     let store = common::store(&gate.objects());

@@ -88,7 +88,7 @@ fn a_job_in_pieces_ends_with_the_same_bytes() {
 }
 
 #[test]
-fn one_signal_stops_with_a_checkpoint() {
+fn g05_one_signal_stops_with_a_checkpoint() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv);
@@ -182,7 +182,7 @@ fn nexmark_is_the_same_stream_every_time_and_from_any_record() {
 }
 
 #[test]
-fn two_processes_of_one_job() {
+fn d10_two_processes_of_one_job() {
     let bench = Bench::new();
     let csv = sample::sample();
     let input = bench.write("sample.csv", &csv);

@@ -1,16 +1,15 @@
 //! The store layer on real backends, in memory and on a disk, and on ones that do not keep what they promise.
 
+mod contract;
+
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
-use alluvium::envelope::{self, Kind};
 use alluvium::error::{Applied, ErrorKind};
-use alluvium::id::{Attempt, ObjectId, PutId, Seq};
-use alluvium::runtime::SharedRuntime;
-use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, Store, StoreSettings, list_jobs, open_url};
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::id::Seq;
+use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, Store, list_jobs, open_url};
 use bytes::Bytes;
+use contract::{data, object, runtime, settings};
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -19,66 +18,17 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-fn runtime() -> SharedRuntime {
-    Arc::new(TokioRuntime::current())
-}
-
-fn settings() -> StoreSettings {
-    let quick = Duration::from_millis(1);
-    StoreSettings { tries_max: 2, backoff_first: quick, backoff_max: quick, ..StoreSettings::default() }
-}
-
 fn store(objects: Arc<dyn ObjectStore>, prefix: &Path) -> Store {
-    Store::new(objects, prefix, &"job".parse().unwrap(), runtime(), settings())
-}
-
-fn object(byte: u8) -> (PutId, Bytes) {
-    let put_id = PutId([byte; 16]);
-    (put_id, envelope::encode(Kind::Pack, put_id, &[byte; 100]))
-}
-
-fn data(byte: u8) -> Key {
-    Key::Data(ObjectId { attempt: Attempt(1), random: [byte; 16] })
-}
-
-/// Everything that the protocol asks of a store.
-async fn check(store: Store) {
-    store.probe().await.unwrap();
-    assert_eq!(store.list(KeyClass::Probe).await.unwrap().entries, [], "the probe cleans up");
-    let before = store.requests();
-    let (id, bytes) = object(1);
-    assert_eq!(store.read(&data(1), 1000).await.unwrap(), None);
-    assert_eq!(store.put_new(&data(1), id, bytes.clone()).await.unwrap(), Put::Created);
-    let (other, others) = object(2);
-    assert_eq!(store.put_new(&data(1), other, others).await.unwrap(), Put::Taken);
-    assert_eq!(store.put_new(&data(1), id, bytes.clone()).await.unwrap(), Put::Created, "a repetition is ours");
-    assert_eq!(store.read(&data(1), 1000).await.unwrap(), Some(bytes.clone()));
-    assert_eq!(store.read_range(&data(1), 3..50).await.unwrap(), bytes.slice(3..50));
-    assert_eq!(store.read_range(&data(1), 50..50).await.unwrap(), Bytes::new());
-    assert_eq!(store.read(&data(1), 10).await.unwrap_err().kind(), ErrorKind::Corrupt, "longer than its cap");
-    let length = bytes.len() as u64;
-    for beyond in [length - 1..length + 1, length..length + 1, length + 5..length + 9] {
-        let error = store.read_range(&data(1), beyond.clone()).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{beyond:?}: {error}");
-    }
-    let error = store.read_range(&data(9), 0..1).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound);
-    assert!(error.message().contains(&data(9).to_string()), "{error}");
-    assert_eq!(store.list(KeyClass::Data).await.unwrap().entries, [(data(1), length)]);
-    assert_eq!(store.list(KeyClass::Manifest).await.unwrap().entries, []);
-    store.delete(&data(1)).await.unwrap();
-    store.delete(&data(1)).await.unwrap();
-    assert_eq!(store.list(KeyClass::Data).await.unwrap().entries, []);
-    let after = store.requests();
-    assert_eq!((after.put - before.put, after.list - before.list, after.delete - before.delete), (3, 3, 2));
-    assert_eq!(after.put_bytes - before.put_bytes, 3 * length);
+    contract::store(objects, prefix, settings())
 }
 
 #[tokio::test]
 async fn memory_keeps_the_contract() {
     let (objects, prefix) = open_url("memory:///deep/prefix", Access::Write).unwrap();
     assert_eq!(prefix.as_ref(), "deep/prefix");
-    check(store(objects, &prefix)).await;
+    let store = store(objects, &prefix);
+    contract::check(store.clone()).await;
+    contract::race(&store).await;
 }
 
 #[tokio::test]
@@ -86,7 +36,9 @@ async fn a_folder_keeps_the_contract() {
     let dir = tempfile::tempdir().unwrap();
     let url = format!("file://{}", dir.path().join("new/store").display());
     let (objects, prefix) = open_url(&url, Access::Write).unwrap();
-    check(store(objects, &prefix)).await;
+    let store = store(objects, &prefix);
+    contract::check(store.clone()).await;
+    contract::race(&store).await;
 }
 
 #[tokio::test]

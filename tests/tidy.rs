@@ -112,7 +112,14 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-const STORE_USERS: [&str; 4] = ["src/store/key.rs", "src/store/mod.rs", "src/store/retry.rs", "src/store/url.rs"];
+const STORE_USERS: [&str; 6] = [
+    "src/store/folder.rs",
+    "src/store/http.rs",
+    "src/store/key.rs",
+    "src/store/mod.rs",
+    "src/store/retry.rs",
+    "src/store/url.rs",
+];
 
 #[test]
 fn decisions_have_no_clock_no_randomness_no_io_no_async() {
@@ -132,5 +139,75 @@ fn files_stay_small_and_finished() {
         for word in ["TODO", "FIXME", "XXX"] {
             assert!(path.ends_with("tidy.rs") || !text.contains(word), "{} contains {word}", path.display());
         }
+    }
+}
+
+/// How many rows each part of the fault catalogue has.
+const ROWS: [(char, u32); 6] = [('A', 27), ('B', 15), ('C', 11), ('D', 17), ('F', 14), ('G', 15)];
+
+/// Returns the names of functions in `text` that begin with an id of the catalogue.
+fn named_by_id(text: &str) -> BTreeSet<String> {
+    let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let by_id = |name: &String| {
+        let [part, tens, ones, b'_', ..] = name.as_bytes() else { return false };
+        (b'a'..=b'g').contains(part) && tens.is_ascii_digit() && ones.is_ascii_digit()
+    };
+    text.match_indices("fn ").map(|(at, _)| name(&text[at + 3..])).filter(by_id).collect()
+}
+
+/// Returns the words of `text` between backticks.
+fn quoted(text: &str) -> BTreeSet<String> {
+    text.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+#[test]
+fn every_row_of_the_fault_catalogue_has_its_test() {
+    let catalogue = include_str!("../docs/catalogue.md");
+    let (rows, _) = catalogue.split_once("## Planted bugs").unwrap();
+    let functions: BTreeSet<String> =
+        ["src", "tests"].into_iter().flat_map(sources).flat_map(|(_, text)| named_by_id(&text)).collect();
+    let mut named = BTreeSet::new();
+    for (part, count) in ROWS {
+        let mut covered = Vec::new();
+        for line in rows.lines().filter(|line| line.starts_with(&format!("| {part}"))) {
+            let cells: Vec<&str> = line.split(" | ").map(|cell| cell.trim_matches(['|', ' '])).collect();
+            let number = |id: &str| id.trim_start_matches(part).parse::<u32>().unwrap();
+            let (first, last) = cells[0].split_once(" to ").unwrap_or((cells[0], cells[0]));
+            let ids = number(first)..=number(last);
+            covered.extend(ids.clone());
+            let tests = quoted(cells[3]);
+            for id in ids {
+                let prefix = format!("{}{id:02}_", part.to_ascii_lowercase());
+                let shown = tests.iter().any(|test| test.contains(&prefix));
+                assert!(shown || cells[3].starts_with("does not apply: "), "{part}{id} has no test");
+            }
+            named.extend(tests);
+        }
+        assert!(covered.iter().copied().eq(1..=count), "rows of part {part}: {covered:?}");
+    }
+    let (unknown, unnamed) = (&named - &functions, &functions - &named);
+    assert!(
+        unknown.is_empty() && unnamed.is_empty(),
+        "named but not there: {unknown:?}; there but not named: {unnamed:?}"
+    );
+}
+
+#[test]
+fn every_planted_bug_is_looked_for() {
+    let planted = include_str!("../docs/catalogue.md").split_once("## Planted bugs").unwrap().1;
+    let canaries = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/canary.rs")).unwrap();
+    let body = canaries.split("pub enum Canary {").nth(1).unwrap().split("\n}").next().unwrap();
+    let variants = body.lines().map(|line| line.trim().trim_end_matches(',')).filter(|line| !line.starts_with("//"));
+    let finders = ["tests/sim/modes.rs", "tests/sim/laws/canaries.rs", "tests/catalogue/canaries.rs"];
+    let finders = finders.map(|path| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap());
+    for variant in variants.filter(|variant| !variant.is_empty()) {
+        let switch = format!("Canary::{variant}");
+        assert_eq!(
+            sources("src").iter().filter(|(_, text)| text.contains(&format!("{switch})"))).count(),
+            1,
+            "{variant}"
+        );
+        assert!(finders.iter().any(|text| text.contains(&switch)), "nobody looks for {variant}");
+        assert!(planted.contains(&format!("| `{variant}` |")), "{variant} is not in the catalogue");
     }
 }

@@ -272,7 +272,7 @@ proptest! {
 }
 
 #[test]
-fn every_rescale_keeps_every_timer() {
+fn f01_every_rescale_keeps_every_timer() {
     for from in 1..=4 {
         for to in 1..=4 {
             let timers = (0..300).map(|n: u16| Step::Register(n % 60, u8::from(n.is_multiple_of(7)), i64::from(n / 3)));

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::canary::{self, Canary};
 use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
 use crate::error::Result;
 use crate::id::{Epoch, ObjectId, Part};
@@ -201,7 +202,9 @@ impl SegmentChain {
             if link.kind == SegmentKind::Base {
                 bases = bases.union(&link.groups);
             }
-            sources.push((groups, link.rows()?));
+            if !canary::on(Canary::ForgetAborted) || link.epoch == last_epoch {
+                sources.push((groups, link.rows()?));
+            }
             rules = link.rules.clone();
         }
         let touched = KeyGroupSet::from_ranges(sources.iter().flat_map(|(groups, _)| groups.ranges().iter().copied()));

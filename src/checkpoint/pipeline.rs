@@ -15,6 +15,7 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
+use crate::canary::{self, Canary};
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
@@ -114,8 +115,12 @@ impl Pipeline {
             Arc::clone(&pipeline).upload(load).instrument(span)
         });
         let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
-        let slices: Vec<_> = uploads.try_collect().await?;
-        slices.into_iter().for_each(|slices| move_opaques(&mut arrivals, slices));
+        let uploaded: Vec<_> = uploads.try_collect().await?;
+        for (object, slices) in uploaded {
+            // One that holds opaques alone stands in no chain: a commit meanwhile has forgotten it.
+            self.catalog().insert(object.id, object);
+            move_opaques(&mut arrivals, slices);
+        }
         self.acknowledge(epoch, arrivals)
     }
 
@@ -152,12 +157,13 @@ impl Pipeline {
     }
 
     fn new_load(&self) -> Load {
-        let id = ObjectId { attempt: self.attempt, random: self.runtime.random().to_le_bytes() };
+        let random = if canary::on(Canary::ReuseNames) { 0 } else { self.runtime.random() };
+        let id = ObjectId { attempt: self.attempt, random: random.to_le_bytes() };
         Load { id, builder: PackBuilder::new(id, self.store.draw_put_id()), slices: Vec::new() }
     }
 
     /// Uploads one pack and notes in the chains what is now placed.
-    async fn upload(self: Arc<Self>, load: Load) -> Result<Vec<Slice>> {
+    async fn upload(self: Arc<Self>, load: Load) -> Result<(ObjectRef, Vec<Slice>)> {
         let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
         let length = bytes.len() as u64;
         match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
@@ -166,7 +172,7 @@ impl Pipeline {
         }
         let object =
             ObjectRef { id, put_id, bytes: length, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() };
-        self.catalog().insert(id, object);
+        self.catalog().insert(id, object.clone());
         for slice in &load.slices {
             if let Slice::Segment(participant, unplaced, segment) = slice
                 && let Some(chain) = self.chains.get(participant)
@@ -174,7 +180,7 @@ impl Pipeline {
                 lock(chain).placed(unplaced, segment.clone());
             }
         }
-        Ok(load.slices)
+        Ok((object, load.slices))
     }
 
     /// Returns the catalog, locked.
@@ -216,7 +222,8 @@ impl Packer {
     async fn next(packer: Option<Self>) -> Result<Option<(Load, Option<Self>)>> {
         let Some(mut packer) = packer else { return Ok(None) };
         let mut load = packer.pipeline.new_load();
-        while load.builder.len() < packer.pipeline.settings.pack_bytes {
+        // One segment at least, however small a pack may be.
+        while load.slices.is_empty() || load.builder.len() < packer.pipeline.settings.pack_bytes {
             let Some(segment) = packer.segments.try_next().await? else {
                 packer.add_opaques(&mut load);
                 return Ok((!load.slices.is_empty()).then_some((load, None)));

@@ -39,12 +39,14 @@ async fn fetch_segment(store: &Store, segment: SegmentRef) -> Result<Arc<dyn Row
         return Err(Error::version("segment is of another engine").with("segment", segment.id));
     }
     let rows = if segment.length <= WHOLE_SEGMENT_BYTES {
-        let bytes = read(store, segment.object, segment.offset, 0..segment.length).await?;
-        SegmentRows::open(bytes, &segment.index_hash)
+        let bytes = read(store, segment.object, segment.offset, 0..segment.length).await;
+        bytes.and_then(|bytes| SegmentRows::open(bytes, &segment.index_hash))
     } else {
         fetch_blocks(store, &segment).await
     };
-    let rows = rows.map_err(|error| error.with("object", segment.object).with("segment", segment.id))?;
+    let rows = rows.map_err(|error| {
+        error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
+    })?;
     Ok(Arc::new(Narrowed { groups: segment.groups, rows: Arc::new(rows) }))
 }
 
@@ -70,7 +72,7 @@ async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -
         _ => error,
     };
     let range = range.start.saturating_add(offset)..end;
-    store.read_range(&Key::Data(object), range).await.map_err(|error| missing(error).with("object", object))
+    store.read_range(&Key::Data(object), range).await.map_err(missing)
 }
 
 /// Returns the manifest with all its subtask manifests and opaques inline.
@@ -107,7 +109,8 @@ async fn inline(store: &Store, opaque: &mut Opaque) -> Result<()> {
 }
 
 async fn read_slice(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
-    let bytes = read(store, slice.object, slice.offset, 0..slice.length).await?;
+    let bytes = read(store, slice.object, slice.offset, 0..slice.length).await;
+    let bytes = bytes.map_err(|error| error.with("object", slice.object))?;
     if Hash::of(&bytes) != slice.hash {
         return Err(Error::corrupt("hash of a slice differs")
             .with("object", slice.object)
@@ -127,8 +130,8 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
     } else {
         let end = segment.index_offset.saturating_add(u64::from(segment.index_length));
         let index = segment.index_offset..end;
-        let bytes = read(store, segment.object, segment.offset, index.clone()).await?;
-        let decoded = SegmentIndex::decode(&bytes, &segment.index_hash);
+        let bytes = read(store, segment.object, segment.offset, index.clone()).await;
+        let decoded = bytes.and_then(|bytes| SegmentIndex::decode(&bytes, &segment.index_hash));
         ranges.extend(decoded.map_err(|error| error.with("object", segment.object))?.blocks_for(&segment.groups));
         ranges.push(index);
     }

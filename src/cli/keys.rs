@@ -10,7 +10,7 @@ use alluvium::{Error, Result};
 
 /// Keys of manifests.
 #[derive(Debug, Clone, Default, Args)]
-pub(super) struct KeyArgs {
+pub(crate) struct KeyArgs {
     /// File with the key that the job's manifests are signed and verified with: 64 hexadecimal digits. Given again:
     /// an older key, whose manifests are believed too
     #[arg(long, value_name = "FILE")]

@@ -53,7 +53,8 @@ pub fn bases_due(chain: &[Link<'_>], owned: &KeyGroupSet, policy: ChainPolicy) -
     let due: KeyGroupSet = due.into_iter().map(|(_, group)| group).take(quota).collect();
     let excess = chain.len().saturating_sub(early);
     let oldest = chain.iter().take(if chain.len() > policy.max_segments { excess } else { 0 });
-    let trail = oldest.flat_map(|link| link.groups.iter()).filter(|group| !due.contains(*group));
+    let trail = oldest.flat_map(|link| link.groups.iter());
+    let trail = trail.filter(|group| owned.contains(*group) && !due.contains(*group));
     let trail: KeyGroupSet = trail.take(quota.saturating_sub(due.len())).collect();
     due.union(&trail)
 }
@@ -119,6 +120,14 @@ mod tests {
             chain.retain(|(groups, _)| !groups.is_empty());
             assert!(chain.len() <= 34, "{} segments at {checkpoint}", chain.len());
         }
+    }
+
+    #[test]
+    fn a_trail_of_groups_that_are_no_longer_owned_is_left_alone() {
+        let owned: KeyGroupSet = KeyGroupRange::new(0, 4).into();
+        let foreign: KeyGroupSet = KeyGroupRange::new(4, 8).into();
+        let chain = vec![Link { groups: &foreign, bytes_per_group: 1 }; 100];
+        assert!(bases_due(&chain, &owned, ChainPolicy::default()).is_empty());
     }
 
     #[test]

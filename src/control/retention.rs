@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
+use crate::canary::{self, Canary};
 use crate::id::{ManifestId, ObjectId, Seq};
 use crate::manifest::{ManifestKind, Retained};
 
@@ -54,7 +55,8 @@ pub fn retain(
         let within_room = manifest.kind == ManifestKind::Checkpoint && room > 0;
         room = room.saturating_sub(u32::from(within_room));
         let continued = !is_checkpoint && parent == Some(manifest.id);
-        let kept = within_room || continued || manifest.kind == ManifestKind::Savepoint;
+        let owned_by_user = manifest.kind == ManifestKind::Savepoint && !canary::on(Canary::CollectSavepoints);
+        let kept = within_room || continued || owned_by_user;
         let side = if kept { &mut retention.kept } else { &mut retention.dropped };
         side.push(manifest);
     }
@@ -128,7 +130,7 @@ impl Ledger {
         // As long as one live manifest is unreadable, any suspect may be an object of it.
         if self.live.values().all(Option::is_some) {
             objects = std::mem::take(&mut self.suspects);
-            objects.retain(|object| !self.protects(object));
+            objects.retain(|object| !self.protects(object) || canary::on(Canary::CollectShared));
         }
         if !objects.is_empty() {
             self.freed.truncate(FREED_LOTS - 1);

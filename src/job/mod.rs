@@ -212,7 +212,10 @@ impl JobBuilder {
         self.store.probe().await?;
         let mut claimed = claim::claim(&self.store, &self.claim_request()).await?;
         if let Some(stored) = claimed.restore.take() {
-            claimed.restore = Some(self.resolve(stored).await?);
+            claimed.restore = match self.resolve(stored).await {
+                Ok(resolved) => Some(resolved),
+                Err(error) => return Err(claim::why_unreadable(&self.store, claimed.attempt, error).await),
+            };
         }
         self.start(claimed)
     }
@@ -270,6 +273,7 @@ impl JobBuilder {
                 chains.insert((operator.id, plan.subtask), Arc::clone(&chain));
                 seats.push(Seat {
                     operator: operator.id,
+                    attempt,
                     share: plan,
                     operator_state,
                     tables,

@@ -1,17 +1,21 @@
 //! Manifests, subtask manifests and attempt markers as bytes.
 
 use bytes::Bytes;
-use prost::Message;
+use prost::{DecodeError, Message};
 
+use super::weight::{MANIFEST, SUBTASK, weigh};
 use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
 use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
 use crate::envelope::{self, Kind, MacKeys};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
 use crate::time::Timestamp;
 
-/// Longest manifest; larger jobs keep their subtask manifests in slices.
-pub const MAX_MANIFEST_BYTES: usize = 256 << 20;
+/// Longest manifest as it is stored; larger jobs keep their subtask manifests in slices.
+pub const MAX_MANIFEST_BYTES: usize = 32 << 20;
+
+/// Most bytes that the elements of a manifest's lists take in memory, in one copy.
+pub(super) const MAX_LISTS_BYTES: usize = 32 << 20;
 
 const SUBTASK_MAGIC: [u8; 4] = *b"ALSM";
 const SUBTASK_VERSION: u16 = 1;
@@ -35,8 +39,10 @@ impl Manifest {
             return Err(Error::usage("this version has no required extensions").with("tag", &extension.tag));
         }
         let body = proto::Manifest::from(self).encode_to_vec();
-        check_length(body.len()).map_err(|length| Error::limit("manifest is too long").with("bytes", length))?;
-        Ok(envelope::encode_signed(Kind::Manifest, put_id, &body, keys))
+        let object = envelope::encode_signed(Kind::Manifest, put_id, &body, keys);
+        check_length(ErrorKind::Limit, object.len())?;
+        check_lists(ErrorKind::Limit, weigh(&body, MANIFEST))?;
+        Ok(object)
     }
 
     /// Returns the manifest that was read under the key of `expected`, and the write that created it. It is not signed.
@@ -54,8 +60,8 @@ impl Manifest {
     /// As [`Manifest::decode`]; `Corrupt` if it should be signed and is not, or not with these keys.
     pub fn decode_signed(object: &Bytes, expected: Seq, keys: &MacKeys) -> Result<(Self, PutId)> {
         let envelope = envelope::decode_signed(Kind::Manifest, object, keys)?;
-        let too_long = |length| Error::corrupt("manifest is too long").with("bytes", length);
-        check_length(envelope.body.len()).map_err(too_long)?;
+        check_length(ErrorKind::Corrupt, object.len())?;
+        check_lists(ErrorKind::Corrupt, weigh(&envelope.body, MANIFEST))?;
         let manifest = Self::try_from(proto::Manifest::decode(envelope.body).map_err(not_protobuf)?)?;
         if manifest.seq != expected {
             let error = Error::corrupt("misplaced object: it is another manifest");
@@ -98,8 +104,8 @@ impl SubtaskManifest {
     pub fn encode(&self, max_parallelism: u16) -> Result<Bytes> {
         self.check(max_parallelism).map_err(refused)?;
         let body = proto::SubtaskManifest::from(self).encode_to_vec();
-        let too_long = |length| Error::limit("subtask manifest is too long").with("bytes", length);
-        let length = check_length(body.len()).map_err(too_long)?;
+        let length = check_length(ErrorKind::Limit, body.len())?;
+        check_lists(ErrorKind::Limit, weigh(&body, SUBTASK))?;
         let mut out = Vec::with_capacity(body.len() + 16);
         out.extend_from_slice(&SUBTASK_MAGIC);
         put_u16(&mut out, SUBTASK_VERSION);
@@ -120,8 +126,7 @@ impl SubtaskManifest {
             return Err(Error::corrupt("subtask manifest does not start with the magic bytes"));
         }
         let (version, required, length) = (reader.u16()?, reader.u16()?, reader.u32()?);
-        let too_long = |length| Error::corrupt("subtask manifest is too long").with("bytes", length);
-        check_length(length as usize).map_err(too_long)?;
+        check_length(ErrorKind::Corrupt, length as usize)?;
         let body = reader.bytes(length as usize)?;
         reader.checksum("subtask manifest")?;
         reader.finish()?;
@@ -129,6 +134,7 @@ impl SubtaskManifest {
             let error = Error::version("subtask manifest was written by a newer version").with("found", version);
             return Err(error.with("supported", SUBTASK_VERSION).with("flags", format!("{required:#x}")));
         }
+        check_lists(ErrorKind::Corrupt, weigh(body, SUBTASK))?;
         let subtask = Self::try_from(proto::SubtaskManifest::decode(body).map_err(not_protobuf)?)?;
         subtask.check(max_parallelism)?;
         Ok(subtask)
@@ -167,15 +173,25 @@ impl AttemptMarker {
     }
 }
 
-/// Returns the length of a body, or the length that is too long.
-fn check_length(length: usize) -> Result<u32, usize> {
-    u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES).ok_or(length)
+/// Returns a length that is within its limit.
+fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
+    let within = u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES);
+    within
+        .ok_or_else(|| Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
+}
+
+/// Checks what lists weigh against their limit.
+pub(super) fn check_lists(kind: ErrorKind, weight: Result<usize, DecodeError>) -> Result<()> {
+    match weight.map_err(not_protobuf)? {
+        ..=MAX_LISTS_BYTES => Ok(()),
+        weight => Err(Error::new(kind, "manifest lists too much").with("bytes", weight).with("limit", MAX_LISTS_BYTES)),
+    }
 }
 
 fn refused(rule: Error) -> Error {
     Error::usage("manifest breaks a rule of the format").with_source(rule)
 }
 
-fn not_protobuf(source: prost::DecodeError) -> Error {
+fn not_protobuf(source: DecodeError) -> Error {
     Error::corrupt("body is not the protobuf message that it should be").with_source(source)
 }

@@ -3,8 +3,10 @@
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::format::check_lists;
+use super::weight::{HEAT, weigh};
 use super::{Extension, Manifest, proto};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::OperatorId;
 use crate::key_group::KeyGroup;
 use crate::segment::GroupHeat;
@@ -36,6 +38,7 @@ impl Manifest {
     /// `Corrupt` if the extension is not what it should be.
     pub fn heat(&self, operator: OperatorId) -> Result<Vec<GroupHeat>> {
         let Some(extension) = self.extensions.iter().find(|extension| extension.tag == TAG) else { return Ok(vec![]) };
+        check_lists(ErrorKind::Corrupt, weigh(&extension.bytes, HEAT))?;
         let heat = proto::Heat::decode(extension.bytes.clone())
             .map_err(|source| Error::corrupt("heat extension cannot be read").with_source(source))?;
         let of_operator = heat.operators.into_iter().filter(|heat| heat.id == operator.0);
@@ -80,7 +83,7 @@ mod tests {
         assert!(told.len() == MAX_GROUPS && told.is_sorted_by_key(|heat| heat.group));
         assert!(told.iter().all(|heat| heat.writes >= 372));
         manifest.extensions[0].bytes = Bytes::from_static(b"\xff\xff");
-        assert_eq!(manifest.heat(OperatorId(1)).unwrap_err().kind(), crate::ErrorKind::Corrupt);
+        assert_eq!(manifest.heat(OperatorId(1)).unwrap_err().kind(), ErrorKind::Corrupt);
         manifest.extensions.clear();
         assert_eq!(manifest.heat(OperatorId(1)).unwrap(), []);
     }

@@ -9,6 +9,7 @@ mod proto;
 pub mod rescale;
 mod rules;
 mod subtask;
+mod weight;
 
 use bytes::Bytes;
 

@@ -205,7 +205,7 @@ macro_rules! refused {
 }
 
 #[test]
-fn rules_of_the_chain() {
+fn f10_rules_of_the_chain() {
     refused! {
         |m| m.seq = Seq(0) => "count from 1",
         |m| m.attempt = Attempt(0) => "count from 1",

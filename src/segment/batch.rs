@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::row::{Columns, Op, Row, RowKey};
-use super::rules::{OwnedPiece, Rules, TableRules};
+use super::rules::{Below, OwnedPiece, Rules, TableRules};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::time::Timestamp;
@@ -193,7 +193,8 @@ impl RowBatch {
         let pieces = rows.iter().filter(|&&at| matches!(self.code(at), Some(Code::Put | Code::Merge)));
         let pieces = pieces.filter_map(|&at| Some(OwnedPiece::of(&self.row(at)?.piece()))).collect();
         // Older versions are upgraded where everything is written anew; in a delta they stay what they were.
-        let living = table.combine(pieces, now, keep == Fold::Base)?;
+        let below = if whole || keep == Fold::Base { Below::Nothing } else { Below::Unknown };
+        let living = table.combine(pieces, below, now, keep == Fold::Base)?;
         let ruled = |code, piece| Ruled { template, code, piece };
         // Of a row that had operands only nothing is known but them, unless nothing lies below.
         let mut first = if whole || keep == Fold::Base { Code::Put } else { Code::Merge };

@@ -120,10 +120,20 @@ impl Block {
     }
 }
 
+/// Most bytes that zstd makes of this many: its blocks hold 128 KiB at most, and take a header of 3 bytes and one more.
+const fn most_decompressed(stored_bytes: usize) -> usize {
+    (stored_bytes / 4).saturating_mul(128 << 10)
+}
+
 fn decompress(header: &BlockHeader, payload: Bytes) -> Result<Bytes> {
     let raw_bytes = header.raw_bytes as usize;
     let raw = match header.codec {
         BlockHeader::CODEC_NONE => payload,
+        // A claim that cannot be true is not worth its memory.
+        BlockHeader::CODEC_ZSTD if raw_bytes > most_decompressed(payload.len()) => {
+            let error = Error::corrupt("block claims to be larger than it can be").with("stored_bytes", payload.len());
+            return Err(error.with("raw_bytes", raw_bytes));
+        }
         BlockHeader::CODEC_ZSTD => zstd::bulk::decompress(&payload, raw_bytes)
             .map_err(|source| Error::corrupt("block does not decompress").with_source(source))?
             .into(),
@@ -144,7 +154,8 @@ struct Directory<'a> {
 impl<'a> Directory<'a> {
     fn decode(raw: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(raw);
-        let count = reader.count(3)?;
+        // Each has a number of its own.
+        let count = reader.varint_up_to(1 << u8::BITS)?;
         let mut listed = Vec::with_capacity(count);
         for _ in 0..count {
             let (id, flags) = (reader.u8()?, reader.u8()?);

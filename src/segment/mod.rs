@@ -35,8 +35,8 @@ pub use format::{Codec, MAX_PART_BYTES, MAX_VALUE_BYTES};
 pub use index::{BlockEntry, SegmentIndex};
 pub use reader::SegmentRows;
 pub use row::{Columns, Op, Row, RowKey};
-pub(crate) use rules::OwnedPiece;
 pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, Ttl, Upgrade};
+pub(crate) use rules::{Below, OwnedPiece};
 pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.

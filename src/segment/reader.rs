@@ -8,6 +8,7 @@ use super::batch::RowBatch;
 use super::block_reader::Block;
 use super::index::{BlockEntry, SegmentIndex};
 use super::{RowSource, SegmentKind};
+use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -119,7 +120,7 @@ fn verified(entry: &BlockEntry, ranges: &[(u64, Bytes)]) -> Result<Bytes> {
         return Err(error.with("block_offset", entry.offset).with("length", entry.length));
     };
     let found = Hash::of(&stored);
-    if found != entry.hash && !cfg!(fuzzing) {
+    if found != entry.hash && !canary::on(Canary::SkipHash) {
         let error = Error::corrupt("block has another hash than the index says").with("block_offset", entry.offset);
         return Err(error.with("expected", entry.hash).with("found", found));
     }

@@ -180,7 +180,13 @@ impl TableRules {
     ///
     /// # Errors
     /// What merging and upgrading return.
-    pub(crate) fn combine(&self, pieces: Vec<OwnedPiece>, now: Timestamp, upgrade: bool) -> Result<Vec<OwnedPiece>> {
+    pub(crate) fn combine(
+        &self,
+        pieces: Vec<OwnedPiece>,
+        below: Below,
+        now: Timestamp,
+        upgrade: bool,
+    ) -> Result<Vec<OwnedPiece>> {
         let mut combined: Vec<OwnedPiece> = Vec::with_capacity(pieces.len().min(4));
         for mut piece in pieces {
             if upgrade && piece.version != self.version && self.upgrade.is_some() {
@@ -188,7 +194,7 @@ impl TableRules {
                 self.present(&piece.borrow(), &mut bytes)?;
                 (piece.bytes, piece.version) = (bytes, self.version);
             }
-            let merge = combined.last().and_then(|older| self.joins(older, &piece));
+            let merge = self.joins(&combined, &piece, below);
             match (merge, combined.last_mut()) {
                 (Some(Join::Merge(operator)), Some(older)) => {
                     let mut bytes = Vec::new();
@@ -199,13 +205,21 @@ impl TableRules {
                 _ => combined.push(piece),
             }
         }
-        combined.retain(|piece| !self.expired(piece.stamp, now));
+        if self.merge.as_deref().is_some_and(|operator| !operator.grows()) {
+            // The last one renewed those before it.
+            if combined.last().is_some_and(|last| self.expired(last.stamp, now)) {
+                combined.clear();
+            }
+        } else {
+            combined.retain(|piece| !self.expired(piece.stamp, now));
+        }
         Ok(combined)
     }
 
-    /// Returns how `newer` becomes one with the piece before it, if it does.
-    fn joins(&self, older: &OwnedPiece, newer: &OwnedPiece) -> Option<Join<'_>> {
+    /// Returns how `newer` becomes one with the last piece before it, if it does.
+    fn joins(&self, before: &[OwnedPiece], newer: &OwnedPiece, below: Below) -> Option<Join<'_>> {
         let operator = self.merge.as_deref()?;
+        let (older, before) = before.split_last()?;
         if older.version != newer.version {
             return None;
         }
@@ -214,8 +228,14 @@ impl TableRules {
         }
         // The newer operand renewed the whole value, unless it came too late.
         let at = newer.stamp.or(older.stamp).unwrap_or(Timestamp::MIN);
-        let late = self.ttl.is_some() && newer.stamp.is_some() && self.expired(older.stamp, at);
-        Some(if late { Join::Replace } else { Join::Merge(operator) })
+        if self.ttl.is_some() && newer.stamp.is_some() && self.expired(older.stamp, at) {
+            return Some(Join::Replace);
+        }
+        // Whether a value below lived to be renewed is seen by the stamp of the operand that came first, and by each gap
+        // after it: operands that bridge a gap stay apart.
+        let bridged = before.last().is_some_and(|before| !self.expired(before.stamp, at));
+        let joins = below == Below::Nothing || self.ttl.is_none() || older.stamp == newer.stamp || bridged;
+        joins.then_some(Join::Merge(operator))
     }
 
     /// Writes what a reader of these pieces sees at `now` to `out`, which is empty; false if there is no value.
@@ -223,7 +243,7 @@ impl TableRules {
     /// # Errors
     /// What merging and upgrading return; `Usage` if there are operands and nothing to merge them by.
     pub(crate) fn resolve(&self, pieces: Vec<OwnedPiece>, now: Timestamp, out: &mut Vec<u8>) -> Result<bool> {
-        let mut living = self.combine(pieces, now, true)?.into_iter();
+        let mut living = self.combine(pieces, Below::Nothing, now, true)?.into_iter();
         let Some(first) = living.next() else { return Ok(false) };
         self.present(&first.borrow(), out)?;
         for piece in living {
@@ -236,6 +256,15 @@ impl TableRules {
         }
         Ok(true)
     }
+}
+
+/// What lies below the oldest of some pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Below {
+    /// Nothing: they are all that the row has.
+    Nothing,
+    /// Perhaps a value, elsewhere: they are all operands.
+    Unknown,
 }
 
 enum Join<'a> {
@@ -375,7 +404,7 @@ mod tests {
     fn pieces_of_a_list_keep_their_lives_and_those_of_a_sum_share_one() {
         let list = TableRules { merge: Some(Arc::new(Append)), ttl: ttl(10), ..TableRules::default() };
         let pieces = vec![piece(b"a", 1, Some(0)), piece(b"b", 1, Some(4)), piece(b"c", 1, Some(4))];
-        let left = list.combine(pieces.clone(), at(9), true).unwrap();
+        let left = list.combine(pieces.clone(), Below::Nothing, at(9), true).unwrap();
         assert_eq!(left, [piece(b"a", 1, Some(0)), piece(b"bc", 1, Some(4))]);
         let mut out = vec![];
         assert!(list.resolve(pieces.clone(), at(10), &mut out).unwrap());
@@ -384,9 +413,41 @@ mod tests {
 
         let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
         let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(19))];
-        assert_eq!(sum.combine(renewed, at(20), true).unwrap(), [piece(&[4], 1, Some(19))], "came too late for 3");
+        assert_eq!(
+            sum.combine(renewed, Below::Nothing, at(20), true).unwrap(),
+            [piece(&[4], 1, Some(19))],
+            "came too late for 3"
+        );
         let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(18))];
-        assert_eq!(sum.combine(renewed, at(20), true).unwrap(), [piece(&[7], 1, Some(18))]);
+        assert_eq!(sum.combine(renewed, Below::Nothing, at(20), true).unwrap(), [piece(&[7], 1, Some(18))]);
+    }
+
+    /// However operands were cut into parts, and merged in them, the value is what adding them one by one makes.
+    #[test]
+    fn operands_that_are_merged_first_renew_as_they_did_one_by_one() {
+        let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
+        for gaps in 0..5usize.pow(4) {
+            let mut time = 0;
+            let mut pieces = vec![piece(&[1], 1, Some(0))];
+            for (i, bit) in [2u8, 4, 8, 16].into_iter().enumerate() {
+                time += [0, 1, 6, 9, 10][gaps / 5usize.pow(u32::try_from(i).unwrap()) % 5];
+                pieces.push(piece(&[bit], 1, Some(time)));
+            }
+            let seen = |pieces: &[OwnedPiece]| {
+                let mut out = Vec::new();
+                sum.resolve(pieces.to_vec(), at(time), &mut out).unwrap().then_some(out)
+            };
+            for cut in 0..=pieces.len() {
+                for end in cut.max(1)..=pieces.len() {
+                    let below = if cut == 0 { Below::Nothing } else { Below::Unknown };
+                    // Parts are folded by the time of their seal.
+                    let sealed = pieces[end - 1].stamp.unwrap();
+                    let merged = sum.combine(pieces[cut..end].to_vec(), below, sealed, false).unwrap();
+                    let all = [&pieces[..cut], &merged[..], &pieces[end..]].concat();
+                    assert_eq!(seen(&all), seen(&pieces), "{pieces:?}, merged in {cut}..{end}");
+                }
+            }
+        }
     }
 
     #[test]
@@ -398,9 +459,9 @@ mod tests {
             ..TableRules::default()
         };
         let pieces = vec![piece(&[1], 1, None), piece(&[5], 2, None)];
-        assert_eq!(sum.combine(pieces.clone(), at(0), true).unwrap(), [piece(&[7], 2, None)]);
+        assert_eq!(sum.combine(pieces.clone(), Below::Nothing, at(0), true).unwrap(), [piece(&[7], 2, None)]);
         let without = TableRules { upgrade: None, ..sum };
-        assert_eq!(without.combine(pieces.clone(), at(0), true).unwrap().len(), 2, "left as they are");
+        assert_eq!(without.combine(pieces.clone(), Below::Nothing, at(0), true).unwrap().len(), 2, "left as they are");
         let refused = without.resolve(pieces, at(0), &mut vec![]).unwrap_err();
         assert_eq!(refused.kind(), crate::ErrorKind::Version);
     }

@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_files_are_no_keys() {
+    fn g01_foreign_files_are_no_keys() {
         let root = Path::from("job");
         let foreign = [
             "job/manifest/12",

@@ -15,6 +15,10 @@ use crate::time::Timestamp;
 /// Text of a store's error that is kept: an endpoint's answer can be of any length.
 const SOURCE_CHARS_MAX: usize = 1024;
 
+const DENIED: &str = "store refuses access";
+pub(super) const NO_BUCKET: &str = "bucket or container of the store does not exist";
+const LACKS_CREATE: &str = "store lacks create-if-absent, on which every commit rests";
+
 /// How patient a store's user is, and how far the store's listings may lag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoreSettings {
@@ -115,20 +119,22 @@ impl Fault {
                 Self::Exists(fault(Error::unavailable("store refuses to create the object"), error))
             }
             E::PermissionDenied { .. } | E::Unauthenticated { .. } => {
-                Self::Refused(fault(Error::denied("store refuses access"), error))
+                Self::Refused(fault(Error::denied(DENIED), error))
             }
             E::NotSupported { .. } | E::NotImplemented { .. } => {
-                let message = "store lacks create-if-absent, on which every commit rests";
-                Self::Refused(fault(Error::config(message), error))
+                Self::Refused(fault(Error::config(LACKS_CREATE), error))
             }
             E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => {
                 Self::Refused(fault(Error::config("store does not accept its settings"), error))
             }
-            _ => match io_kind(error) {
+            _ => match behind(error, io::Error::kind) {
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
-                    Self::Refused(fault(Error::denied("store refuses access"), error))
+                    Self::Refused(fault(Error::denied(DENIED), error))
                 }
-                _ => Self::Unclear(fault(Error::unavailable("store call failed"), error)),
+                _ => match refusal(error) {
+                    Some(refusal) => Self::Refused(fault(refusal, error)),
+                    None => Self::Unclear(fault(Error::unavailable("store call failed"), error)),
+                },
             },
         }
     }
@@ -141,15 +147,35 @@ impl Fault {
     }
 }
 
-/// Returns the kind of the operating system's error that is behind `error`, if one is.
-fn io_kind(error: &object_store::Error) -> Option<io::ErrorKind> {
+/// Returns what `of` makes of the error of type `E` that is behind `error`, if one is.
+fn behind<E: std::error::Error + 'static, T>(error: &object_store::Error, of: impl Fn(&E) -> T) -> Option<T> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io.kind());
+        if let Some(found) = error.downcast_ref::<E>() {
+            return Some(of(found));
         }
         next = error.source();
     }
+    None
+}
+
+/// Returns what the store's refusal comes to, if one is behind `error`.
+#[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
+fn refusal(error: &object_store::Error) -> Option<Error> {
+    use super::http::{Refusal, Why};
+    behind(error, |refusal: &Refusal| match refusal.why {
+        Why::Denied => Error::denied(DENIED),
+        Why::NoBucket => Error::config(NO_BUCKET),
+        Why::LacksCreate => Error::config(LACKS_CREATE),
+        Why::Lacks => Error::config("store does not know a request that every job makes"),
+        Why::Elsewhere => {
+            Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
+        }
+    })
+}
+
+#[cfg(not(any(feature = "aws", feature = "azure", feature = "gcp")))]
+fn refusal(_error: &object_store::Error) -> Option<Error> {
     None
 }
 
@@ -191,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endpoint_does_not_choose_how_long_errors_are() {
+    fn a27_an_endpoint_does_not_choose_how_long_errors_are() {
         let error = Fault::of(&generic("ü".repeat(100_000)), "k").into_error();
         assert!(error.chain().len() < 3 * SOURCE_CHARS_MAX);
     }

@@ -1,7 +1,7 @@
 //! Stores by URL.
 //!
-//! Credentials and endpoints come from the environment, as the library reads them; a URL that carries any is
-//! refused, and no error repeats more of a URL than its scheme, host and path.
+//! Credentials and endpoints come from the environment, as the library reads them, or from the caller; a URL that
+//! carries any is refused, and no error repeats a setting's value, or more of a URL than its scheme, host and path.
 
 use std::sync::Arc;
 
@@ -11,7 +11,10 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use url::Url;
 
+use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
+
+use super::folder::Folder;
 
 /// What a store is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +34,15 @@ pub enum Access {
 /// `Config` if the URL is malformed, carries credentials, or names a store that this build lacks; `NotFound` if
 /// a folder to be read does not exist; `Denied` if one cannot be made.
 pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    open_url_with(url, access, &[])
+}
+
+/// As [`open_url`], with `settings` of a cloud store that stand above those of the environment. Their names are those
+/// of the environment's variables, such as `AWS_ENDPOINT`.
+///
+/// # Errors
+/// As [`open_url`]; `Config` too if the store has no setting of such a name.
+pub fn open_url_with(url: &str, access: Access, settings: &[(&str, &str)]) -> Result<(Arc<dyn ObjectStore>, Path)> {
     // A text that does not parse may hold anything, so it is not repeated.
     let parsed = Url::parse(url).map_err(|source| Error::config("malformed store url").with_source(source))?;
     let shown = shown(&parsed);
@@ -43,12 +55,16 @@ pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path
         Path::from_url_path(parsed.path())
             .map_err(|source| Error::config("malformed path in store url").with("url", &shown).with_source(source))
     };
-    match (parsed.scheme(), parsed.host_str().filter(|host| !host.is_empty())) {
+    let host = parsed.host_str().filter(|host| !host.is_empty());
+    if let (None, Some((name, _))) = (host, settings.first()) {
+        return Err(unknown_setting(name, &shown));
+    }
+    match (parsed.scheme(), host) {
         ("file", None) => Ok((folder(&parsed, &shown, access)?, Path::default())),
         ("memory", None) => Ok((Arc::new(InMemory::new()), prefix()?)),
-        ("s3" | "s3a", Some(_)) => Ok((s3(url, &shown)?, prefix()?)),
-        ("az", Some(_)) => Ok((azure(url, &shown)?, prefix()?)),
-        ("gs", Some(_)) => Ok((gcs(url, &shown)?, prefix()?)),
+        ("s3" | "s3a", Some(_)) => Ok((s3(url, &shown, settings)?, prefix()?)),
+        ("az", Some(_)) => Ok((azure(url, &shown, settings)?, prefix()?)),
+        ("gs", Some(_)) => Ok((gcs(url, &shown, settings)?, prefix()?)),
         _ => {
             let message = "a store url is file:///dir, memory:///, s3://bucket/prefix, az://container/prefix or \
                            gs://bucket/prefix";
@@ -76,7 +92,7 @@ fn folder(url: &Url, shown: &str, access: Access) -> Result<Arc<dyn ObjectStore>
     let store = LocalFileSystem::new_with_prefix(&path).map_err(|source| {
         Error::denied("cannot open the store folder").with("path", path.display()).with_source(source)
     })?;
-    Ok(Arc::new(store.with_fsync(true)))
+    Ok(Folder::new(store.with_fsync(!canary::on(Canary::SkipSync))))
 }
 
 /// Makes `path` so that it survives a power loss: a folder's name is durable once its parent is synced.
@@ -87,11 +103,15 @@ fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
     parents.into_iter().try_for_each(|parent| std::fs::File::open(parent)?.sync_all())
 }
 
+fn unknown_setting(name: &str, shown: &str) -> Error {
+    Error::config("store has no such setting").with("setting", name).with("url", shown)
+}
+
 /// Declares how one kind of cloud store is opened: from the environment, then the URL, without retries of its own.
 macro_rules! cloud {
     ($name:ident, $feature:literal, $builder:path, $key:path) => {
         #[cfg(feature = $feature)]
-        fn $name(url: &str, shown: &str) -> Result<Arc<dyn ObjectStore>> {
+        fn $name(url: &str, shown: &str, settings: &[(&str, &str)]) -> Result<Arc<dyn ObjectStore>> {
             use object_store::{ClientConfigKey, RetryConfig};
             use $builder as Builder;
             use $key as Key;
@@ -99,8 +119,14 @@ macro_rules! cloud {
             let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
             // `StoreSettings::call_timeout` decides; the library's shorter default would cut off large packs.
             let timeout = Key::Client(ClientConfigKey::Timeout);
-            let store = Builder::from_env()
+            let mut builder = Builder::from_env();
+            for (name, value) in settings {
+                let key: Key = name.to_ascii_lowercase().parse().map_err(|_| unknown_setting(name, shown))?;
+                builder = builder.with_config(key, *value);
+            }
+            let store = builder
                 .with_url(url)
+                .with_http_connector(super::http::Connector::default())
                 .with_retry(retry)
                 .with_config(timeout, "1 hour")
                 .build()
@@ -109,7 +135,7 @@ macro_rules! cloud {
         }
 
         #[cfg(not(feature = $feature))]
-        fn $name(_url: &str, shown: &str) -> Result<Arc<dyn ObjectStore>> {
+        fn $name(_url: &str, shown: &str, _settings: &[(&str, &str)]) -> Result<Arc<dyn ObjectStore>> {
             let message = concat!("this build lacks the feature `", $feature, "` that this store needs");
             Err(Error::config(message).with("url", shown))
         }

@@ -38,7 +38,7 @@ pub const COUNT: OperatorId = OperatorId(1);
 pub struct Counting {
     pub job: Job,
     pub tasks: Vec<Task<LogBackend>>,
-    counts: Vec<ValueState<u64, Fixed>>,
+    pub counts: Vec<ValueState<u64, Fixed>>,
     pub expected: BTreeMap<Vec<u8>, u64>,
     max_parallelism: u16,
 }

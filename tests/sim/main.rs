@@ -5,6 +5,10 @@
 //! * `ALLUVIUM_SIM_SEED=17 cargo test --test sim replay -- --nocapture` prints the trace of one.
 
 #[cfg(test)]
+mod budget;
+#[cfg(test)]
+mod disk;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
 mod laws;
@@ -15,6 +19,12 @@ mod nodes;
 #[cfg(test)]
 mod oracle;
 #[cfg(test)]
+mod points;
+#[cfg(test)]
 mod scenario;
+#[cfg(test)]
+mod search;
+#[cfg(test)]
+mod stack;
 #[cfg(test)]
 mod wire;

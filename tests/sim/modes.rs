@@ -1,166 +1,153 @@
-//! The ways to look for a violation.
-
-use std::collections::BTreeMap;
-use std::ops::Range;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+//! The ways to look for a violation, for the core and for the whole stack.
 
 use alluvium::canary::{Canary, plant};
 
+use crate::budget::{Budget, CANARY_SEEDS, CORE_CRASHED, CORE_SEEDS, TWICE_EVERY};
 use crate::harness::{Node, Tracing};
-use crate::scenario::{Mode, Report, run};
+use crate::points;
+use crate::scenario::run;
+use crate::search::{Mode, Report, Sum, search, setting, show_line};
 
-/// Seeds of one CI run.
-const SEEDS: u64 = 10_000;
-
-/// Every so many seeds one is run twice.
-const TWICE_EVERY: u64 = 97;
-
-/// Scenarios that are crashed at every await.
-const CRASHED_SCENARIOS: Range<u64> = 0..20;
-
-/// Seeds within which each planted bug must be found.
-const CANARY_SEEDS: u64 = 2_000;
-
-#[expect(clippy::disallowed_methods, reason = "how long to look is for the caller of the test to say")]
-fn setting(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
+/// What is looked at.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Suite {
+    pub(crate) name: &'static str,
+    /// Path of the test that replays a seed.
+    pub(crate) replay: &'static str,
+    /// Variable that chooses the seed.
+    pub(crate) variable: &'static str,
+    pub(crate) run: fn(u64, Mode) -> Report,
+    pub(crate) random: Mode,
+    pub(crate) calm: Mode,
+    /// Seeds that failed once.
+    pub(crate) known: &'static str,
+    /// Points that random seeds must reach.
+    pub(crate) points: &'static [&'static str],
 }
 
-/// What many runs came to.
-#[derive(Debug, Default)]
-struct Sum {
-    runs: u64,
-    commits: u64,
-    restores: u64,
-    calls: u64,
-    injected: BTreeMap<&'static str, u64>,
-}
+const CORE: Suite = Suite {
+    name: "core",
+    replay: "modes::replay",
+    variable: "ALLUVIUM_SIM_SEED",
+    run,
+    random: Mode::RANDOM,
+    calm: Mode::CALM,
+    known: include_str!("seeds.txt"),
+    points: points::CORE,
+};
 
-impl Sum {
-    fn add(&mut self, report: &Report) {
-        self.runs += 1;
-        self.commits += report.commits;
-        self.restores += report.restores;
-        self.calls += report.calls;
-        for (name, count) in &report.injected {
-            *self.injected.entry(name).or_default() += count;
+impl Suite {
+    /// Makes many runs, some of them twice; all that failed once first. Returns what they came to.
+    pub(crate) fn random_seeds(self, seeds: Budget) -> Sum {
+        for seed in self.known_seeds() {
+            let report = (self.run)(seed, self.random);
+            assert!(report.violations.is_empty(), "seed {seed} fails again: {:#?}", report.violations);
         }
+        let (sum, violation) = search(seeds.get(), |seed| {
+            if seed % TWICE_EVERY != 0 {
+                return (self.run)(seed, self.random);
+            }
+            let hashed = Mode { tracing: Tracing::Hash, ..self.random };
+            let mut report = (self.run)(seed, hashed);
+            if (self.run)(seed, hashed) != report {
+                report.violations.push("I10: the same seed gave another run".into());
+            }
+            report
+        });
+        if let Some((seed, violations)) = violation {
+            panic!("{} seed {seed}: {violations:#?}\n{}", self.name, self.hint(seed, ""));
+        }
+        sum.show(self.name);
+        if seeds.is_default() {
+            let missed: Vec<_> = self.points.iter().filter(|point| !sum.points.contains_key(*point)).collect();
+            assert!(missed.is_empty(), "{}: fault points that never fired: {missed:#?}", self.name);
+        }
+        sum
     }
-}
 
-/// Makes `count` runs on all processors and stops at the first violation.
-fn search(count: u64, one: impl Fn(u64) -> Report + Sync) -> (Sum, Option<(u64, Vec<String>)>) {
-    let (next, found) = (AtomicU64::new(0), AtomicBool::new(false));
-    let (sum, violation) = (Mutex::new(Sum::default()), Mutex::new(None));
-    let work = || {
-        while !found.load(Ordering::Relaxed) {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            if at >= count {
-                return;
-            }
-            let report = one(at);
-            sum.lock().unwrap().add(&report);
-            if !report.violations.is_empty() {
-                found.store(true, Ordering::Relaxed);
-                violation.lock().unwrap().get_or_insert((at, report.violations));
+    /// Crashes each node of `scenarios` calm runs at each of its awaits, one in each run.
+    pub(crate) fn crash_at_every_await(self, scenarios: Budget) -> Sum {
+        let mut points: Vec<(u64, Node, u64)> = Vec::new();
+        for seed in 0..scenarios.get() {
+            for (node, awaits) in (self.run)(seed, self.calm).awaits {
+                points.extend((1..=awaits).map(|k| (seed, node, k)));
             }
         }
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(work);
+        let (sum, violation) = search(points.len() as u64, |at| {
+            let (seed, node, k) = points[usize::try_from(at).unwrap()];
+            (self.run)(seed, Mode { crash: Some((node, k)), ..self.calm })
+        });
+        if let Some((at, violations)) = violation {
+            let (seed, node, k) = points[usize::try_from(at).unwrap()];
+            let hint = self.hint(seed, &format!("ALLUVIUM_SIM_NODE={node} ALLUVIUM_SIM_AWAIT={k} "));
+            panic!("{} seed {seed}, node {node} crashed at await {k}: {violations:#?}\n{hint}", self.name);
         }
-    });
-    (sum.into_inner().unwrap(), violation.into_inner().unwrap())
-}
+        sum.show(&format!("{}, crashed at every await of {} scenarios", self.name, scenarios.get()));
+        sum
+    }
 
-fn known_seeds() -> Vec<u64> {
-    let lines = include_str!("seeds.txt").lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
-    lines.map(|line| line.split_whitespace().next().unwrap().parse().expect("a line begins with a seed")).collect()
+    /// Makes the run again that the environment asks for, and prints its trace.
+    pub(crate) fn replay(self) {
+        let Some(seed) = setting(self.variable) else { return };
+        let crash = setting("ALLUVIUM_SIM_NODE").map(|node| {
+            (usize::try_from(node).unwrap(), setting("ALLUVIUM_SIM_AWAIT").expect("which await the node crashes at"))
+        });
+        let mode = if crash.is_some() { self.calm } else { self.random };
+        let report = (self.run)(seed, Mode { tracing: Tracing::Print, crash, ..mode });
+        assert!(report.violations.is_empty(), "{:#?}", report.violations);
+    }
+
+    fn hint(self, seed: u64, more: &str) -> String {
+        let Self { replay, variable, .. } = self;
+        format!("see it: {variable}={seed} {more}cargo test --test sim {replay} -- --exact --nocapture")
+    }
+
+    fn known_seeds(self) -> Vec<u64> {
+        let lines = self.known.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
+        let seed = |line: &str| line.split_whitespace().next()?.parse().ok();
+        lines.map(|line| seed(line).expect("a line begins with a seed")).collect()
+    }
 }
 
 #[test]
 fn random_seeds() {
-    for seed in known_seeds() {
-        let report = run(seed, Mode::RANDOM);
-        assert!(report.violations.is_empty(), "seed {seed} fails again: {:#?}", report.violations);
-    }
-    let (sum, violation) = search(setting("ALLUVIUM_SIM_SEEDS").unwrap_or(SEEDS), |seed| {
-        if seed % TWICE_EVERY != 0 {
-            return run(seed, Mode::RANDOM);
-        }
-        let hashed = Mode { tracing: Tracing::Hash, ..Mode::RANDOM };
-        let mut report = run(seed, hashed);
-        if run(seed, hashed) != report {
-            report.violations.push("the same seed gave another run".into());
-        }
-        report
-    });
-    if let Some((seed, violations)) = violation {
-        panic!(
-            "seed {seed}: {violations:#?}\nsee it: ALLUVIUM_SIM_SEED={seed} cargo test --test sim replay -- --nocapture"
-        );
-    }
-    show(&sum);
+    let sum = CORE.random_seeds(CORE_SEEDS);
     assert!(sum.commits > sum.runs && sum.restores > sum.runs, "the runs do too little: {sum:?}");
+    if CORE_SEEDS.is_default() {
+        assert!(sum.faults() >= 1_000_000, "{} faults", sum.faults());
+        assert!(sum.restores >= 100_000, "{} restores", sum.restores);
+    }
 }
 
 #[test]
 fn crash_at_every_await() {
-    let mut points: Vec<(u64, Node, u64)> = Vec::new();
-    for seed in CRASHED_SCENARIOS {
-        for (node, awaits) in run(seed, Mode::CALM).awaits {
-            points.extend((1..=awaits).map(|k| (seed, node, k)));
-        }
-    }
-    let (sum, violation) = search(points.len() as u64, |at| {
-        let (seed, node, k) = points[usize::try_from(at).unwrap()];
-        run(seed, Mode { crash: Some((node, k)), ..Mode::CALM })
-    });
-    if let Some((at, violations)) = violation {
-        let (seed, node, k) = points[usize::try_from(at).unwrap()];
-        panic!(
-            "seed {seed}, node {node} crashed at await {k}: {violations:#?}\nsee it: ALLUVIUM_SIM_SEED={seed} \
-             ALLUVIUM_SIM_NODE={node} ALLUVIUM_SIM_AWAIT={k} cargo test --test sim replay -- --nocapture"
-        );
-    }
-    show(&sum);
+    let sum = CORE.crash_at_every_await(CORE_CRASHED);
+    assert!(!CORE_CRASHED.is_default() || sum.runs >= 16_000, "{} runs", sum.runs);
 }
 
 #[test]
 fn planted_bugs_are_found() {
-    for canary in [Canary::DeleteAfterUnknown, Canary::SkipFence, Canary::SweepInFlight, Canary::TrustAlreadyExists] {
-        let (sum, violation) = search(CANARY_SEEDS, |seed| {
+    for canary in [
+        Canary::TrustAlreadyExists,
+        Canary::TrustUnknown,
+        Canary::DeleteAfterUnknown,
+        Canary::SkipFence,
+        Canary::SweepInFlight,
+        Canary::CollectShared,
+    ] {
+        let (sum, violation) = search(CANARY_SEEDS.get(), |seed| {
             plant(Some(canary));
             let report = run(seed, Mode::RANDOM);
             plant(None);
             report
         });
         let (seed, violations) =
-            violation.unwrap_or_else(|| panic!("{canary:?} was not found in {CANARY_SEEDS} seeds"));
+            violation.unwrap_or_else(|| panic!("{canary:?} was not found in {} seeds", CANARY_SEEDS.get()));
         show_line(&format!("{canary:?} found by seed {seed} after {} runs: {}", sum.runs, violations[0]));
     }
 }
 
 #[test]
 fn replay() {
-    let Some(seed) = setting("ALLUVIUM_SIM_SEED") else { return };
-    let crash = setting("ALLUVIUM_SIM_NODE").map(|node| {
-        (usize::try_from(node).unwrap(), setting("ALLUVIUM_SIM_AWAIT").expect("which await the node crashes at"))
-    });
-    let mode = if crash.is_some() { Mode::CALM } else { Mode::RANDOM };
-    let report = run(seed, Mode { tracing: Tracing::Print, crash, ..mode });
-    assert!(report.violations.is_empty(), "{:#?}", report.violations);
-}
-
-fn show(sum: &Sum) {
-    let Sum { runs, commits, restores, calls, injected } = sum;
-    show_line(&format!("{runs} runs, {commits} commits, {restores} restores, {calls} store calls: {injected:?}"));
-}
-
-#[expect(clippy::print_stderr, reason = "figures for whoever runs it with --nocapture")]
-fn show_line(line: &str) {
-    eprintln!("{line}");
+    CORE.replay();
 }

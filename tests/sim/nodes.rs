@@ -18,7 +18,7 @@ use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, Objec
 use alluvium::runtime::timeout;
 use alluvium::store::{Key, Put, Store};
 
-use crate::harness::{Node, Rng};
+use crate::harness::{Node, Rng, Sim};
 use crate::oracle::Oracle;
 use crate::wire;
 
@@ -28,6 +28,7 @@ const OBJECT_BYTES_MAX: u64 = 1024;
 /// What all nodes of a run share.
 #[derive(Clone)]
 pub(crate) struct World {
+    pub(crate) sim: Sim,
     pub(crate) oracle: Oracle,
     /// Longest time between two commits.
     pub(crate) think_max_ms: u64,
@@ -172,7 +173,13 @@ impl Process {
         }
         loop {
             match timeout(runtime.as_ref(), patience, committer.settle()).await {
-                Some(Ok(Some(outcome))) => return Ok(outcome),
+                Some(Ok(Some(outcome))) => {
+                    self.world.sim.hit(match outcome {
+                        CommitOutcome::Committed(_) => "commit broken off, settled as ours",
+                        CommitOutcome::Fenced { .. } => "commit broken off, settled as another's",
+                    });
+                    return Ok(outcome);
+                }
                 Some(Ok(None)) => return Err(Error::stopped("a commit that was broken off is forgotten")),
                 Some(Err(error)) => return Err(error),
                 None => patience *= 2,
@@ -243,11 +250,17 @@ impl Process {
             Ok(plan) => {
                 // However late it is executed.
                 self.pause(0, 5_000).await;
+                self.world.sim.hit("sweep executed late");
                 if let Err(error) = sweep::execute(&self.store, &plan).await {
                     self.world.oracle.failed("sweep", &error, &[]);
                 }
             }
-            Err(error) => self.world.oracle.failed("plan of a sweep", &error, &["fenced"]),
+            Err(error) => {
+                if error.kind().name() == "fenced" {
+                    self.world.sim.hit("sweep refused: another attempt owns the job");
+                }
+                self.world.oracle.failed("plan of a sweep", &error, &["fenced"]);
+            }
         }
     }
 

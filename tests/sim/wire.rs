@@ -1,5 +1,7 @@
 //! Reads what it needs of stored bytes, sharing no code with the crate: the envelope's header and protobuf fields.
 
+use crate::harness::Objects;
+
 /// Length of the envelope's header.
 pub(crate) const HEADER_BYTES: usize = 48;
 
@@ -20,10 +22,53 @@ pub(crate) struct SeenManifest {
     pub(crate) parent: Option<(u64, PutId)>,
     pub(crate) retained: Vec<(u64, PutId)>,
     pub(crate) writer: String,
-    /// Last segments of the objects' keys.
-    pub(crate) objects: Vec<String>,
-    /// The number that the scenario gave the draft.
+    pub(crate) max_parallelism: u64,
+    pub(crate) objects: Vec<SeenObject>,
+    pub(crate) operators: Vec<SeenOperator>,
+    /// The number that the scenario gave the draft, if it gave one.
     pub(crate) intent: Option<u64>,
+}
+
+/// A data object, as a manifest refers to it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenObject {
+    /// Last segment of its key.
+    pub(crate) name: String,
+    pub(crate) put_id: PutId,
+    pub(crate) bytes: u64,
+    pub(crate) hash: Vec<u8>,
+}
+
+/// An operator, with the subtasks that stand in the manifest.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenOperator {
+    pub(crate) id: u64,
+    pub(crate) parallelism: u64,
+    pub(crate) subtasks: Vec<SeenSubtask>,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenSubtask {
+    pub(crate) groups: Vec<(u64, u64)>,
+    pub(crate) segments: Vec<SeenSlice>,
+    pub(crate) opaques: Vec<SeenOpaque>,
+}
+
+/// A part of a data object.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenSlice {
+    pub(crate) object: String,
+    pub(crate) groups: Vec<(u64, u64)>,
+    pub(crate) offset: u64,
+    pub(crate) length: u64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub(crate) struct SeenOpaque {
+    pub(crate) role: u64,
+    pub(crate) name: String,
+    pub(crate) inline: Vec<u8>,
+    pub(crate) stored: Option<SeenSlice>,
 }
 
 impl SeenManifest {
@@ -41,12 +86,11 @@ impl SeenManifest {
                     let id = fields(value.bytes()).find(|(field, _)| *field == 1).expect("a retained entry has an id");
                     seen.retained.push(manifest_id(id.1.bytes()));
                 }
-                9 => seen.writer = String::from_utf8(value.bytes().to_vec()).expect("the writer is text"),
-                13 => {
-                    let id = fields(value.bytes()).find(|(field, _)| *field == 1).expect("an object has an id");
-                    seen.objects.push(object_name(id.1.bytes()));
-                }
-                16 => {
+                9 => seen.writer = text(value.bytes()),
+                12 => seen.max_parallelism = value.number(),
+                13 => seen.objects.push(SeenObject::parse(value.bytes())),
+                15 => seen.operators.push(SeenOperator::parse(value.bytes())),
+                16 if is_intent(value.bytes()) => {
                     let bytes = fields(value.bytes()).find(|(field, _)| *field == 3).expect("an extension has bytes");
                     seen.intent = Some(u64::from_le_bytes(bytes.1.bytes().try_into().expect("a number")));
                 }
@@ -67,6 +111,119 @@ impl SeenManifest {
     pub(crate) fn id(&self) -> (u64, PutId) {
         (self.seq, self.put_id)
     }
+}
+
+impl SeenObject {
+    fn parse(message: &[u8]) -> Self {
+        let mut seen = Self::default();
+        for (field, value) in fields(message) {
+            match field {
+                1 => seen.name = object_name(value.bytes()),
+                2 => seen.put_id = value.bytes().try_into().expect("a put-id has 16 bytes"),
+                3 => seen.bytes = value.number(),
+                4 => seen.hash = value.bytes().to_vec(),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl SeenOperator {
+    fn parse(message: &[u8]) -> Self {
+        let mut seen = Self::default();
+        for (field, value) in fields(message) {
+            match field {
+                1 => seen.id = value.number(),
+                3 => seen.parallelism = value.number(),
+                5 => {
+                    let inline =
+                        fields(value.bytes()).find(|(field, _)| *field == 1).expect("it stands in the manifest");
+                    seen.subtasks.push(SeenSubtask::parse(inline.1.bytes()));
+                }
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl SeenSubtask {
+    fn parse(message: &[u8]) -> Self {
+        let mut seen = Self::default();
+        for (field, value) in fields(message) {
+            match field {
+                2 => seen.groups.push(range(value.bytes())),
+                4 => seen.segments.push(SeenSlice::parse(value.bytes())),
+                5 => seen.opaques.push(SeenOpaque::parse(value.bytes())),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl SeenSlice {
+    fn parse(message: &[u8]) -> Self {
+        let mut seen = Self::default();
+        for (field, value) in fields(message) {
+            match field {
+                4 => seen.groups.push(range(value.bytes())),
+                5 => seen.object = object_name(value.bytes()),
+                6 => seen.offset = value.number(),
+                7 => seen.length = value.number(),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl SeenOpaque {
+    fn parse(message: &[u8]) -> Self {
+        let mut seen = Self::default();
+        for (field, value) in fields(message) {
+            match field {
+                1 => seen.role = value.number(),
+                2 => seen.name = text(value.bytes()),
+                6 => seen.inline = value.bytes().to_vec(),
+                7 => seen.stored = Some(SeenSlice::parse(value.bytes())),
+                _ => {}
+            }
+        }
+        seen
+    }
+}
+
+impl SeenOpaque {
+    /// Returns its bytes, wherever they are.
+    pub(crate) fn bytes(&self, objects: &Objects) -> Vec<u8> {
+        let Some(slice) = &self.stored else { return self.inline.clone() };
+        let Some(object) = objects.get(&format!("job/data/{}", slice.object)) else { return Vec::new() };
+        let [start, end] = [slice.offset, slice.offset + slice.length].map(|at| usize::try_from(at).expect("a length"));
+        object.bytes[start..end].to_vec()
+    }
+}
+
+/// Returns whether an extension is the one that the scenario adds.
+fn is_intent(extension: &[u8]) -> bool {
+    fields(extension).any(|(field, value)| field == 1 && value.bytes() == b"intent")
+}
+
+fn range(message: &[u8]) -> (u64, u64) {
+    let mut range = (0, 0);
+    for (field, value) in fields(message) {
+        match field {
+            1 => range.0 = value.number(),
+            2 => range.1 = value.number(),
+            _ => {}
+        }
+    }
+    range
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).expect("it is text")
 }
 
 /// Returns the put-id in an object's envelope.

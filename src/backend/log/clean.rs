@@ -1,13 +1,16 @@
 //! The cleaner: copies what is live out of old regions and gives their memory back.
 //!
 //! It goes through each half of a group's log in order, the oldest region first. A region that is nothing but live
-//! records moves to the end of the order; of any other the survivors are copied, and the region leaves the log.
+//! records moves to the end of the order; of any other the survivors are copied, and the region leaves the log. An older
+//! piece of a value takes all newer pieces with it, or it would come to stand behind them.
 //!
 //! Invariants:
 //! - survivors go to clean regions, which no delta has: they are durable already, or on their way, with the delta that
 //!   they were written in. Survivors of the tail stay in the tail;
-//! - the rows that the oldest frozen region is the newest for have no other record: so its survivors may stand anywhere in
-//!   the order, and its tombstones have nothing left to hide and go;
+//! - the rows that the oldest frozen region is the newest for have no record elsewhere: so its survivors may stand anywhere
+//!   in the order, and its tombstones have nothing left to hide and go;
+//! - the pieces of a value stand in their order, and the first of those that were moved in the frozen half is whole: it
+//!   hides copies of the others that sealed parts still share;
 //! - a half is cleaned while it holds more than twice the bytes of its live records plus `SLACK_BYTES`, and whatever is
 //!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
 //!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
@@ -15,7 +18,7 @@
 use super::group::{Found, Group};
 use super::index::{Address, link_hash};
 use super::record::Record;
-use super::region::{Half, REGION_OVERHEAD_BYTES, Region, Run};
+use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Run};
 use crate::segment::Rules;
 
 /// Garbage that a half of a group may hold however little is live.
@@ -52,7 +55,7 @@ impl Region {
     /// Returns whether it can stay as it is: all its records are live and they fill it well.
     fn is_clean(&self, half: Half) -> bool {
         let droppable = half == Half::Frozen && self.tally.tombstones > 0;
-        self.is_all_kept() && !droppable && self.chunk().held_bytes() <= 2 * self.tally.bytes()
+        self.is_all_kept() && !droppable && !self.has_links && self.chunk().held_bytes() <= 2 * self.tally.bytes()
     }
 
     /// Returns the bytes that a step of cleaning goes through.
@@ -80,8 +83,7 @@ impl Group {
             while self.regions.run(half).needs_cleaning(half) {
                 let movable = self.oldest(half).filter(|region| self.can_move(region));
                 let Some(rest) = movable.and_then(|region| credit.checked_sub(region.cost(half))) else { break };
-                credit = rest;
-                self.clean_oldest(half, rules);
+                credit = rest.saturating_sub(self.clean_oldest(half, rules));
             }
             self.regions.run_mut(half).credit = credit;
         }
@@ -136,8 +138,7 @@ impl Group {
                 }
                 let unpinned = self.oldest(half).filter(|region| !region.is_pinned());
                 let Some(rest) = unpinned.and_then(|region| work.checked_sub(region.cost(half))) else { break };
-                *work = rest;
-                self.clean_oldest(half, rules);
+                *work = rest.saturating_sub(self.clean_oldest(half, rules));
             }
         }
     }
@@ -151,13 +152,15 @@ impl Group {
         self.regions.region(*self.regions.run(half).order.front()?)
     }
 
-    /// Takes one step: the oldest region moves to the end, or its survivors leave it.
-    fn clean_oldest(&mut self, half: Half, rules: &Rules) {
+    /// Takes one step: the oldest region moves to the end, or its survivors leave it. Returns the bytes of values that were
+    /// moved, of which it may have the least part.
+    fn clean_oldest(&mut self, half: Half, rules: &Rules) -> u64 {
         if self.oldest(half).is_some_and(|region| region.is_clean(half)) {
             self.regions.run_mut(half).order.rotate_left(1);
-            return;
+            return 0;
         }
-        let Some((id, region)) = self.regions.take_oldest(half) else { return };
+        let moved = self.move_values(half);
+        let Some((id, region)) = self.regions.take_oldest(half) else { return moved };
         let mut left = region.tally.records();
         for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
             if left == 0 {
@@ -172,11 +175,56 @@ impl Group {
                 self.expire(hash, found, &record, rules);
             } else {
                 let address = self.regions.append(half, &record.copy());
-                self.index.point(found.bucket, if found.address.is_link() { address.as_link() } else { address });
+                self.index.point(found.bucket, address);
             }
         }
         self.regions.release(id);
         self.index.trim();
+        moved
+    }
+
+    /// Moves values that have an older piece in the oldest region to the end of their half; returns their bytes.
+    fn move_values(&mut self, half: Half) -> u64 {
+        let Some(&id) = self.regions.run(half).order.front() else { return 0 };
+        let Some(region) = self.regions.region(id).filter(|region| region.has_links) else { return 0 };
+        let is_older_piece = |offset, record: &Record<'_>| {
+            let entry = self.entry_of(record, Address::new(id, offset));
+            entry.is_some_and(|(_, found)| found.address.is_link())
+        };
+        let pieces =
+            region.chunk().records().filter(|(offset, record)| !record.shape.is_dead() && is_older_piece(*offset, record));
+        let pieces: Vec<_> = pieces.map(|(_, record)| record.detached()).collect();
+        // Not into the region that they are to leave.
+        self.regions.open(half, LEAST_REGION_BYTES, true);
+        pieces.iter().filter_map(|bytes| Record::parse(bytes)).map(|piece| self.move_value(half, id, &piece)).sum()
+    }
+
+    /// Copies all pieces of a row's value that lie in `half`, in their order, to its end, unless that was done for another
+    /// piece that lay in `region`. Returns their bytes.
+    fn move_value(&mut self, half: Half, region: u32, piece: &Record<'_>) -> u64 {
+        let hash = self.hash(&piece.place);
+        let Some(newest) = self.find(hash, &piece.place) else { return 0 };
+        let ordinal = self.regions.record(newest.address).map_or(0, |record| record.mark.ordinal);
+        let mut pieces = self.links(hash, &piece.place, ordinal);
+        pieces.push(newest);
+        pieces.retain(|piece| self.regions.half(piece.address) == half);
+        if pieces.iter().all(|piece| piece.address.region() != region) {
+            return 0;
+        }
+        let mut moved = 0;
+        for (at, Found { bucket, address, shape }) in pieces.into_iter().enumerate() {
+            let Some(bytes) = self.regions.record(address).map(|record| record.detached()) else { continue };
+            let Some(mut draft) = Record::parse(&bytes).map(|record| record.copy()) else { continue };
+            // Older ones are nowhere: what stood before it has gone with the regions before.
+            draft.mark.operand &= half == Half::Tail || at > 0;
+            self.regions.go_to_end(half);
+            let copy = self.regions.append(half, &draft);
+            self.regions.supersede(address, &shape);
+            let copy = if address.is_link() { self.regions.linked(copy) } else { copy };
+            self.index.point(bucket, copy);
+            moved += bytes.len() as u64;
+        }
+        moved
     }
 
     /// Returns the hash and entry of the row, or of its older piece, that the index has at `here`.

@@ -84,6 +84,9 @@ impl Group {
         group.index.presize(batch.len());
         for draft in &drafts {
             group.regions.check_not_full()?;
+            if draft.mark.ordinal > 0 {
+                group.regions.go_to_end(Half::Frozen);
+            }
             let address = group.regions.append(Half::Frozen, draft);
             let hash = group.hash(&draft.place);
             match group.find(hash, &draft.place) {
@@ -116,7 +119,7 @@ impl Group {
     }
 
     /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
-    fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
+    pub(super) fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
         (0..ordinal).filter_map(|ordinal| self.find(link_hash(hash, ordinal), place)).collect()
     }
 
@@ -194,6 +197,7 @@ impl Group {
         let fits = in_tail && old_mark.makes_way_for(&mark) && value.is_none_or(|value| value.len() <= shape.capacity);
         let mut older = !in_tail || shape.has_older();
         let links = self.links(hash, place, old_mark.ordinal);
+        let dropped: usize = links.iter().map(|link| link.shape.len).sum();
         for link in &links {
             older |= self.regions.half(link.address) != Half::Tail || link.shape.has_older();
             let length = link.shape.value_len().unwrap_or_default() as u64;
@@ -204,11 +208,11 @@ impl Group {
             self.regions.supersede(found.address, &shape);
             self.index.remove(found.bucket);
             self.index.trim_at(found.bucket);
-            shape.len
+            shape.len + dropped
         } else if fits {
             self.drop_links(&links);
             self.regions.rewrite(found.address, &shape, value, stamp);
-            0
+            dropped
         } else {
             // A value that grew since the last seal may grow on: with spare bytes, all its records together stay in
             // proportion to the last.
@@ -220,7 +224,7 @@ impl Group {
             };
             let written = self.replace(&found, &draft)?;
             self.drop_links(&links);
-            shape.len + written
+            shape.len + dropped + written
         };
         let bytes = value.map(|value| (place.bytes() + value.len()) as u64);
         self.count(hash, place, old_bytes, bytes, rules);
@@ -289,10 +293,9 @@ impl Group {
             let ordinal = newest.mark.ordinal.saturating_add(1);
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
             let older = !in_tail || shape.has_older();
-            let draft = Draft { older, ..Draft::exact(newest.place, piece, mark) };
-            let link = link_hash(hash, ordinal - 1);
-            self.afford(self.index.growth_bytes(link), draft.len())?;
-            let bytes = draft.detached();
+            let bytes = Draft { older, ..Draft::exact(newest.place, piece, mark) }.detached();
+            self.regions.go_to_end(Half::Tail);
+            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), bytes.len())?;
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
             let address = self.regions.append(Half::Tail, &copy.copy());
             self.follow(hash, found, address, ordinal);
@@ -306,6 +309,7 @@ impl Group {
             let (place, mark, older) = (newest.place, newest.mark, shape.has_older());
             let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
             let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            self.regions.go_to_end(Half::Tail);
             shape.len + self.replace(&found, &Draft { capacity, ..copy.copy() })?
         };
         self.live_bytes += piece.len() as u64;
@@ -316,7 +320,8 @@ impl Group {
     /// Points a row's entry at its new piece `ordinal`, and a link at the one before.
     fn follow(&mut self, hash: u32, before: Found, address: Address, ordinal: u32) {
         self.index.point(before.bucket, address);
-        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), before.address.as_link());
+        let link = self.regions.linked(before.address);
+        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), link);
     }
 
     fn drop_links(&mut self, links: &[Found]) {
@@ -327,14 +332,17 @@ impl Group {
     }
 
     /// Removes a row without a tombstone: nothing older shines through, or what does has expired or is covered by a clear.
-    pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) {
+    /// Returns the bytes of its records.
+    pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) -> usize {
         let links = self.links(hash, &newest.place, newest.mark.ordinal);
-        let pieces = links.iter().map(|link| &link.shape).chain([&found.shape]);
-        let bytes = newest.place.bytes() + pieces.filter_map(Shape::value_len).sum::<usize>();
+        let values = links.iter().map(|link| &link.shape).chain([&found.shape]).filter_map(Shape::value_len);
+        let value_bytes = newest.place.bytes() + values.sum::<usize>();
+        let bytes = links.iter().map(|link| link.shape.len).sum::<usize>() + found.shape.len;
         self.drop_links(&links);
         self.regions.supersede(found.address, &found.shape);
         self.index.remove(found.bucket);
-        self.count(hash, &newest.place, Some(bytes as u64), None, rules);
+        self.count(hash, &newest.place, Some(value_bytes as u64), None, rules);
+        bytes
     }
 
     /// Writes the first record of a row.

@@ -8,7 +8,8 @@
 //! Invariants:
 //! - only tail records change, and each row has at most one whole value in the tail that is not dead;
 //! - the clears of a tail stand before all its rows: what they cover is older, and dead if it lay in that tail;
-//! - going through the frozen regions in order and then the tail, a row's newest record comes last;
+//! - going through the frozen regions in order and then the tail, a row's newest record comes last, and the pieces of its
+//!   value before it in their order;
 //! - a run's tally is the sum of its regions' tallies, and counts exactly the records that the index points at;
 //! - memory is charged where it is held: a region that a sealed part still shares stays charged.
 
@@ -148,6 +149,8 @@ pub(super) struct Region {
     /// Records ever written to it.
     records: u64,
     pub(super) tally: Tally,
+    /// Whether it ever had a piece of a value with newer pieces elsewhere.
+    pub(super) has_links: bool,
 }
 
 impl Region {
@@ -349,7 +352,8 @@ impl Regions {
         self.open(half, bytes.clamp(LEAST_REGION_BYTES, REGION_BYTES), true);
     }
 
-    fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
+    /// Opens a region of `capacity` bytes at the end of the order, for one record or for those to come.
+    pub(super) fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
         let chunk = Chunk::new(capacity, &self.arena);
         let held_bytes = chunk.held_bytes();
         let memory = match half {
@@ -357,7 +361,7 @@ impl Regions {
             Half::Clears => Memory::Clears(chunk),
             Half::Frozen => Memory::Clean(chunk),
         };
-        let region = Some(Region { memory, records: 0, tally: Tally::default() });
+        let region = Some(Region { memory, records: 0, tally: Tally::default(), has_links: false });
         let id = self.free.pop().unwrap_or_else(|| {
             self.slots.push(None);
             u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
@@ -522,6 +526,24 @@ impl Regions {
     /// Gives a slot its turn again.
     pub(super) fn retry_expiry(&mut self, slot: u32) {
         self.expiry_next = slot;
+    }
+
+    /// Returns the address as a link, and notes that its region has one.
+    pub(super) fn linked(&mut self, address: Address) -> Address {
+        if let Some(region) = self.region_mut(address.region()) {
+            region.has_links = true;
+        }
+        address.as_link()
+    }
+
+    /// Lets the next record go to the end of the order: survivors of cleaning, and what follows a large record, may go to a
+    /// region before it. Whoever appends a piece of a value behind others calls this first.
+    pub(super) fn go_to_end(&mut self, half: Half) {
+        let run = self.run(half);
+        if run.open.is_some() && run.open != run.order.back().copied() {
+            // A small one that may grow: each large record may be followed by one.
+            self.open(half, LEAST_REGION_BYTES, true);
+        }
     }
 
     /// Makes the id of a region that is gone free again.

@@ -197,11 +197,10 @@ impl Group {
         }
         for (hash, address) in covered {
             let Some(record) = self.regions.record(address) else { continue };
-            churn += record.shape.len;
             let Some((bucket, _)) = self.index.find(hash, |other| other == address) else { continue };
             let bytes = record.detached();
             if let Some(record) = Record::parse(&bytes) {
-                self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
+                churn += self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
             }
         }
         self.index.trim();

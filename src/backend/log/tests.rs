@@ -1,6 +1,6 @@
 //! What only the log has: in-place writes, cleaning, bounds of memory. The rest is in the conformance and model tests.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -11,7 +11,7 @@ use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
-use crate::segment::Append;
+use crate::segment::{Append, SealedPart};
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);
@@ -187,6 +187,59 @@ fn a_list_grows_by_what_is_added_whatever_its_length() {
     let held = world.backend.stats().memory_bytes;
     assert!(held < 4_500_000, "{held}");
     world.check();
+}
+
+/// Returns the content of every list, as rows that were sealed have it.
+fn sealed_lists(parts: &[SealedPart]) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    let mut batch = RowBatch::new();
+    for part in parts {
+        part.groups.iter().for_each(|group| part.rows.append_group(group, &mut batch).unwrap());
+    }
+    batch.fold(Fold::Base, &parts.last().unwrap().rules).unwrap();
+    let mut lists: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+    for row in batch.iter().filter(|row| row.key.table == LIST) {
+        lists.entry(row.key.key.unwrap().to_vec()).or_default().extend_from_slice(row.op.payload());
+    }
+    lists
+}
+
+#[test]
+fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
+    let mut world = World::new(1, u64::MAX);
+    let (mut lists, mut parts, mut random) = (BTreeMap::<u32, Vec<u8>>::new(), Vec::new(), 1u64);
+    let mut below = |most: u64| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % most
+    };
+    for epoch in 0..400u64 {
+        for _ in 0..below(20) {
+            // Pieces of one epoch whose lives differ stand apart, too.
+            world.backend.advance(Timestamp::MIN, Timestamp::from_millis(i64::try_from(below(500)).unwrap()));
+            // Some have a region of their own.
+            let (key, length) = (u32::try_from(below(5)).unwrap(), if below(15) == 0 { 2_100 } else { 1 });
+            let piece = epoch.to_le_bytes().repeat(length);
+            let (list, replaces) = (lists.entry(key).or_default(), below(40) == 0);
+            if replaces {
+                list.clear();
+            }
+            list.extend_from_slice(&piece);
+            let write = if replaces { Write::Put(&piece) } else { Write::Merge(&piece) };
+            world.with_row(LIST, key, b"", |backend, row| backend.write(row, write)).unwrap();
+            (0..below(30)).for_each(|_| world.put(u32::try_from(below(60)).unwrap(), 100));
+        }
+        let bases = if below(9) == 0 { KeyGroupSet::all(1) } else { none() };
+        let sealed = world.seal(&bases);
+        if !bases.is_empty() {
+            parts.clear();
+        }
+        parts.extend(sealed.parts);
+        if !parts.is_empty() {
+            let expected: BTreeMap<_, _> =
+                lists.iter().map(|(key, list)| (key.to_le_bytes().to_vec(), list.clone())).collect();
+            assert!(sealed_lists(&parts) == expected, "epoch {epoch}");
+        }
+        world.check();
+    }
 }
 
 #[test]

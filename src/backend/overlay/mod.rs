@@ -22,7 +22,7 @@ use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::TableRules;
 use crate::segment::{
-    Cut, Fold, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
+    Below, Cut, Fold, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
 };
 use crate::time::Timestamp;
 
@@ -170,7 +170,8 @@ impl OverlayBackend {
         let whole = old.map_or_else(|| self.below(&self.place).is_empty(), |slot| slot.whole);
         let mut pieces = old.map(|slot| slot.pieces.clone()).unwrap_or_default();
         pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });
-        let pieces = rules.combine(pieces, self.rules.now(rules), false)?;
+        let below = if whole { Below::Nothing } else { Below::Unknown };
+        let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
         if let Some(piece) = pieces.iter().find(|piece| check_value(&piece.bytes).is_err()) {
             return check_value(&piece.bytes);
         }

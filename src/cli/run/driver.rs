@@ -19,6 +19,7 @@ use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, ErrorKind, Result};
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
 
 use super::aggregate::Operator;
 use super::args::{BackendKind, RunArgs, Strategy};
@@ -59,7 +60,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     serve_metrics(args, &runtime)?;
     let started = clock::now();
     let (job, source) = runtime.block_on(open(args, &program))?;
-    let run = Run { args, program: &program, job, handle: runtime.handle().clone() };
+    let run = Run { args, program: &program, job, handle: runtime.handle().clone(), gone: Notify::new() };
     let (job, mut report, rows, end) = run.process(source)?;
     report.elapsed_s = started.elapsed().as_secs_f64();
     if end != End::Stopped {
@@ -176,6 +177,17 @@ struct Run<'a> {
     program: &'a Program,
     job: Job,
     handle: Handle,
+    /// Rung when a thread downstream of the reader ends.
+    gone: Notify,
+}
+
+/// Rings when it is dropped, be it because a thread failed.
+struct Bell<'a>(&'a Notify);
+
+impl Drop for Bell<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Run<'_> {
@@ -189,7 +201,12 @@ impl Run<'_> {
             let mut seats = seats;
             let sink_seat = take(&mut seats, SINK);
             let (to_sink, sink_queue) = mpsc::channel();
-            let sink = sink_seat.map(|seat| scope.spawn(move || this.sink(seat, sink_queue)));
+            let sink = sink_seat.map(|seat| {
+                scope.spawn(move || {
+                    let _bell = Bell(&this.gone);
+                    this.sink(seat, sink_queue)
+                })
+            });
             if sink.is_some() {
                 self.handle.spawn(sink_task::announce(self.job.watch(), to_sink.clone()));
             }
@@ -200,7 +217,10 @@ impl Run<'_> {
                 let (queue, receiver) = sync_channel(QUEUE_BATCHES);
                 queues.push(queue);
                 let sink = sink.is_some().then(|| to_sink.clone());
-                workers.push(scope.spawn(move || this.worker(seat, sink, receiver)));
+                workers.push(scope.spawn(move || {
+                    let _bell = Bell(&this.gone);
+                    this.worker(seat, sink, receiver)
+                }));
             }
             let read = self.read(source, source_seat, queues);
             self.finish(read, workers, sink, &to_sink)
@@ -224,6 +244,7 @@ impl Run<'_> {
             limit: self.args.limit,
             pace: self.args.rate.map(Pace::new),
             stop: &STOP,
+            gone: &self.gone,
             handle: self.handle.clone(),
         };
         let end = reader.run()?;

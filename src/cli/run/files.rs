@@ -66,7 +66,8 @@ pub(crate) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Writes the content for `target` under a name beside it that carries `attempt`.
+    /// Writes the content for `target` under a name beside it that carries `attempt`. What older attempts left under
+    /// such names goes: they can publish no more.
     ///
     /// # Errors
     /// What `write` returns, or what became of the file; nothing is left of it then.
@@ -75,9 +76,10 @@ impl StagedFile {
         attempt: alluvium::id::Attempt,
         write: impl FnOnce(&mut dyn Write) -> Result<()>,
     ) -> Result<Self> {
+        let folder = folder_of(target);
         let name = target.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        let staged = folder_of(target).join(format!(".{name}.attempt-{attempt}.tmp"));
-        let file = Self { staged, target: target.to_owned() };
+        remove_left_overs(folder, &name, attempt)?;
+        let file = Self { staged: folder.join(staged_name(&name, attempt.0)), target: target.to_owned() };
         write_durably(&file.staged, write)?;
         Ok(file)
     }
@@ -89,6 +91,23 @@ impl StagedFile {
     pub(crate) fn publish(self) -> Result<()> {
         rename_durably(&self.staged, &self.target)
     }
+}
+
+fn staged_name(name: &str, attempt: u64) -> String {
+    format!(".{name}.attempt-{attempt}.tmp")
+}
+
+/// Removes what attempts before `attempt` staged for the file `name` and died over. One that cannot be is only in the way.
+fn remove_left_overs(folder: &Path, name: &str, attempt: alluvium::id::Attempt) -> Result<()> {
+    let entries = fs::read_dir(folder).map_err(|source| io_error("cannot list folder", folder, source))?;
+    for found in entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+        let number = found.strip_prefix(&format!(".{name}.attempt-")).and_then(|rest| rest.strip_suffix(".tmp"));
+        let older = number.and_then(|number| number.parse().ok()).filter(|older| *older < attempt.0);
+        if older.is_some_and(|older| staged_name(name, older) == found) {
+            drop(fs::remove_file(folder.join(found)));
+        }
+    }
+    Ok(())
 }
 
 impl Drop for StagedFile {

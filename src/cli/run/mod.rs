@@ -28,4 +28,6 @@ pub(crate) use args::{BackendKind, RunArgs as Args, Strategy};
 pub(crate) use driver::run;
 
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod tests;

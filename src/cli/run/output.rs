@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leftover_link_is_not_followed() {
+    fn g02_a_leftover_link_is_not_followed() {
         let folder = tempfile::tempdir().unwrap();
         let victim = folder.path().join("victim");
         fs::write(&victim, "precious").unwrap();

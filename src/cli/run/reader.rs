@@ -1,6 +1,7 @@
 //! The one reader: numbers records, routes them by key group, and puts each barrier into all queues at one record
 //! boundary.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -12,7 +13,9 @@ use alluvium::key_group::owner;
 use alluvium::manifest::{Opaque, OpaqueRole};
 use alluvium::time::Timestamp;
 use alluvium::{Error, Result};
+use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
+use tokio::sync::Notify;
 
 use super::record::RecordBatch;
 use super::source::{Next, Source};
@@ -45,6 +48,8 @@ pub(crate) struct Reader<'a, B> {
     pub(crate) limit: Option<u64>,
     pub(crate) pace: Option<Pace>,
     pub(crate) stop: &'a AtomicBool,
+    /// Rung when a subtask or the sink ends, which none does before the reader unless it fails.
+    pub(crate) gone: &'a Notify,
     pub(crate) handle: Handle,
 }
 
@@ -150,14 +155,24 @@ impl<B: StateBackend> Reader<'_, B> {
     fn last_checkpoint(&mut self, end: End) -> Result<ManifestId> {
         let watermark = if end == End::Input { i64::MAX } else { self.watermark() };
         for _ in 0..FINAL_TRIES {
-            let epoch = self.handle.block_on(self.job.trigger_when_possible())?;
+            let epoch = self.wait(self.job.trigger_when_possible())?;
             self.barrier(epoch, watermark)?;
-            if let Some(id) = self.handle.block_on(self.job.wait(epoch))? {
+            if let Some(id) = self.wait(self.job.wait(epoch))? {
                 return Ok(id);
             }
         }
         let reason = self.job.progress().last_decline.unwrap_or_else(|| "it took too long".to_owned());
         Err(Error::unavailable("the last checkpoint was given up").with("reason", reason))
+    }
+
+    /// Waits for `work`, which may need the subtasks: without one of them it would come to nothing only when the
+    /// checkpoint takes too long.
+    fn wait<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
+        let (work, gone) = (pin!(work), pin!(self.gone.notified()));
+        match self.handle.block_on(select(work, gone)) {
+            Either::Left((outcome, _)) => outcome,
+            Either::Right(_) => Err(Error::stopped("a subtask is gone")),
+        }
     }
 }
 

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn recovery_publishes_what_is_listed_and_removes_what_older_attempts_staged() {
+    fn d11_recovery_publishes_what_is_listed_and_removes_what_older_attempts_staged() {
         let folder = TempDir::new().unwrap();
         let older = sink(&folder, 1);
         let published = older.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn going_back_in_time_under_published_parts_is_refused() {
+    fn d17_going_back_in_time_under_published_parts_is_refused() {
         let folder = TempDir::new().unwrap();
         let first = sink(&folder, 1);
         let part = first.prepare(Epoch(2), rows(&["a"])).unwrap().unwrap();

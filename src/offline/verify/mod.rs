@@ -129,7 +129,7 @@ pub async fn verify(store: &Store, chain: &Chain, level: Level, progress: Progre
     let mut report = Report::default();
     report.check_markers(store, chain).await?;
     let reach = report.check_manifests(store, chain).await?;
-    report.check_objects(store, &reach, level, progress).await?;
+    report.check_objects(store, reach, level, progress).await?;
     let mut live: BTreeSet<Seq> = chain.restorable().iter().map(|manifest| manifest.id.seq).collect();
     if !report.damaged.is_empty() {
         let now = Chain::load(store).await?;
@@ -212,13 +212,7 @@ impl Report {
         Ok(reach)
     }
 
-    async fn check_objects(
-        &mut self,
-        store: &Store,
-        reach: &Reach,
-        level: Level,
-        progress: Progress<'_>,
-    ) -> Result<()> {
+    async fn check_objects(&mut self, store: &Store, reach: Reach, level: Level, progress: Progress<'_>) -> Result<()> {
         let stored = match level {
             Level::Full => Stored::ToBeRead,
             Level::Manifest | Level::Sampled { .. } => Stored::list(store).await?,
@@ -227,8 +221,8 @@ impl Report {
         let total = reach.objects.values().map(|object| object.length()).fold(0, u64::saturating_add);
         let mut done = 0u64;
         progress(done, total);
-        let check = async |(id, object): (&ObjectId, &Reached)| (object.length(), inspector.check(*id, object).await);
-        let mut checks = std::pin::pin!(stream::iter(&reach.objects).map(check).buffered(CONCURRENT_OBJECTS));
+        let check = async |(id, object): (ObjectId, Reached)| (object.length(), inspector.check(id, &object).await);
+        let mut checks = std::pin::pin!(stream::iter(reach.objects).map(check).buffered(CONCURRENT_OBJECTS));
         while let Some((length, damaged)) = checks.next().await {
             self.damaged.extend(damaged?);
             self.objects = self.objects.saturating_add(1);

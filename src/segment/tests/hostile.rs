@@ -206,7 +206,7 @@ fn newer_columns_and_ops_are_skipped_or_refused_as_they_ask() {
 }
 
 #[test]
-fn bombs_do_not_go_off() {
+fn g03_bombs_do_not_go_off() {
     // Payloads that decompress to more than they say, or say more than they may.
     let zeros = zstd::bulk::compress(&vec![0; 10 << 20], 1).unwrap();
     let (block, entry) = wrapped(1, &zeros, 100, 1, 0);

@@ -21,6 +21,9 @@ use super::Rng;
 /// A simulated process.
 pub(crate) type Node = usize;
 
+/// How often what happened, by name.
+pub(crate) type Counts = BTreeMap<&'static str, u64>;
+
 type TaskId = u64;
 type EventId = (u64, u64);
 type CrashHandler = Arc<dyn Fn(&Sim, Node) + Send + Sync>;
@@ -51,6 +54,7 @@ struct World {
     on_crash: Option<CrashHandler>,
     tracing: Tracing,
     trace: Fnv,
+    points: Counts,
 }
 
 enum Event {
@@ -73,6 +77,7 @@ struct NodeState {
     /// Awaits that did not complete at once, counted over all incarnations.
     awaits: u64,
     crash_at: Option<u64>,
+    crashes: u64,
     clock_skew_ms: i64,
 }
 
@@ -103,6 +108,7 @@ impl Sim {
             on_crash: None,
             tracing,
             trace: Fnv(0xcbf2_9ce4_8422_2325),
+            points: Counts::new(),
         };
         Self { world: Arc::new(Mutex::new(world)), ready: Arc::default() }
     }
@@ -141,6 +147,16 @@ impl Sim {
         }
     }
 
+    /// Takes note that a point was reached which a search has to reach.
+    pub(crate) fn hit(&self, point: &'static str) {
+        *self.world().points.entry(point).or_default() += 1;
+    }
+
+    /// Returns how often each point was reached.
+    pub(crate) fn points(&self) -> Counts {
+        self.world().points.clone()
+    }
+
     /// Returns the hash of the trace so far.
     pub(crate) fn trace_hash(&self) -> u64 {
         self.world().trace.0
@@ -167,12 +183,14 @@ impl Sim {
     /// Drops all futures of `node`, as a kill does.
     pub(crate) fn crash(&self, node: Node) {
         self.trace(format_args!("n{node} CRASH"));
+        self.hit("node crashed");
         let mut world = self.world();
         let lost: Vec<TaskId> = world.tasks.iter().filter(|(_, task)| task.node == node).map(|(id, _)| *id).collect();
         let lost: Vec<Option<Task>> = lost.iter().map(|id| world.tasks.remove(id)).collect();
         let state = world.nodes.entry(node).or_default();
         state.paused = false;
         state.held.clear();
+        state.crashes += 1;
         let on_crash = world.on_crash.clone();
         drop(world);
         // What the futures hold may call back into the executor when it goes.
@@ -197,9 +215,15 @@ impl Sim {
         self.world().nodes.get(&node).map_or(0, |state| state.awaits)
     }
 
+    /// Returns how often `node` has crashed: which of its incarnations runs.
+    pub(crate) fn crashes(&self, node: Node) -> u64 {
+        self.world().nodes.get(&node).map_or(0, |state| state.crashes)
+    }
+
     /// Stops `node` from running, as a stopped process or a long garbage collection does.
     pub(crate) fn pause(&self, node: Node) {
         self.trace(format_args!("n{node} PAUSE"));
+        self.hit("node paused");
         self.world().nodes.entry(node).or_default().paused = true;
     }
 
@@ -215,6 +239,7 @@ impl Sim {
 
     /// Moves the wall clock that `node` sees.
     pub(crate) fn skew_clock(&self, node: Node, by_ms: i64) {
+        self.hit(if by_ms < 0 { "clock went back" } else { "clock went ahead" });
         self.world().nodes.entry(node).or_default().clock_skew_ms += by_ms;
     }
 

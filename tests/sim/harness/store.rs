@@ -14,12 +14,13 @@ use futures_util::stream::BoxStream;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use tokio::sync::oneshot;
 
-use super::{Node, Rng, Sim};
+use super::history::{Did, Told, i11_is_linearizable};
+use super::{Answer, Call, Counts, Fate, Faults, Node, Operation, Sim};
 
 /// What is stored, by key.
 pub(crate) type Objects = BTreeMap<String, Stored>;
@@ -30,200 +31,13 @@ pub(crate) struct Stored {
     created: u64,
 }
 
+/// A stale read misses an object until so many others were created after it.
+const STALE_CREATIONS: u64 = 3;
+
 /// Sees every effect at the instant that it happens.
 pub(crate) trait Watcher: Send {
     fn created(&mut self, key: &str, objects: &Objects);
     fn deleted(&mut self, key: &str, objects: &Objects);
-}
-
-/// Kinds of calls.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Operation {
-    Put,
-    Get,
-    Delete,
-    List,
-}
-
-/// A call, as faults see it.
-#[derive(Debug)]
-pub(crate) struct Call<'a> {
-    /// Number of the call over all nodes, from 0.
-    pub(crate) number: u64,
-    pub(crate) operation: Operation,
-    pub(crate) key: &'a str,
-}
-
-/// What a caller is told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Answer {
-    /// What happened when it first took effect.
-    Truth,
-    ServerError,
-    Throttled,
-    Conflict,
-    Denied,
-    /// The truth, with the last byte of its body missing.
-    Cut,
-}
-
-/// What becomes of a call.
-#[derive(Debug, Clone)]
-pub(crate) struct Fate {
-    /// When it takes effect, after the call; several times if it is delivered twice.
-    pub(crate) effects_ms: Vec<u64>,
-    /// What the caller is told, and when, after the call or, if it is the truth, after the effect.
-    pub(crate) answer: Option<(u64, Answer)>,
-}
-
-impl Fate {
-    pub(crate) fn ok(latency_ms: u64) -> Self {
-        Self { effects_ms: vec![latency_ms / 2], answer: Some((latency_ms - latency_ms / 2, Answer::Truth)) }
-    }
-
-    /// It takes no effect, and the caller is told so, more or less.
-    pub(crate) fn not_applied(latency_ms: u64, answer: Answer) -> Self {
-        Self { effects_ms: Vec::new(), answer: Some((latency_ms, answer)) }
-    }
-
-    /// It takes effect, and the caller is told otherwise.
-    pub(crate) fn applied_but(latency_ms: u64, answer: Answer) -> Self {
-        Self { effects_ms: vec![latency_ms / 2], answer: Some((latency_ms, answer)) }
-    }
-
-    /// The caller is told nothing, whether it takes effect at once, later or never.
-    pub(crate) fn silent(effect_ms: Option<u64>) -> Self {
-        Self { effects_ms: effect_ms.into_iter().collect(), answer: None }
-    }
-}
-
-/// How often what goes wrong, in calls out of 1000.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Profile {
-    pub(crate) latency_max_ms: u64,
-    /// How late a late effect may come.
-    pub(crate) late_max_ms: u64,
-    pub(crate) fails_before: u64,
-    pub(crate) throttled: u64,
-    pub(crate) denied: u64,
-    pub(crate) applied_but_failed: u64,
-    pub(crate) applied_but_silent: u64,
-    pub(crate) silent: u64,
-    pub(crate) lands_late: u64,
-    pub(crate) delivered_twice: u64,
-    pub(crate) conflict: u64,
-    pub(crate) applied_then_conflict: u64,
-    pub(crate) cut: u64,
-    /// How many of the newest objects a listing may miss.
-    pub(crate) list_misses_max: u64,
-    /// For how long a listing may show what was deleted.
-    pub(crate) list_ghosts_max_ms: u64,
-    pub(crate) list_breaks: u64,
-}
-
-impl Profile {
-    /// A store without faults.
-    pub(crate) fn healthy() -> Self {
-        Self { latency_max_ms: 20, ..Self::default() }
-    }
-
-    /// Draws a profile; each kind of fault is off in half of all.
-    pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let worst = [0, 20, 60, 150][rng.index(4)];
-        let mut rate = |most: u64| if rng.permille(500) { 0 } else { rng.within(0, most.min(worst)) };
-        let mut profile = Self {
-            fails_before: rate(150),
-            throttled: rate(100),
-            denied: rate(10),
-            applied_but_failed: rate(150),
-            applied_but_silent: rate(100),
-            silent: rate(50),
-            lands_late: rate(100),
-            delivered_twice: rate(100),
-            conflict: rate(100),
-            applied_then_conflict: rate(100),
-            cut: rate(60),
-            list_breaks: rate(100),
-            ..Self::default()
-        };
-        profile.latency_max_ms = [5, 50, 500][rng.index(3)];
-        profile.late_max_ms = [1_000, 20_000, 300_000][rng.index(3)];
-        profile.list_misses_max = [0, 0, 1, 3][rng.index(4)];
-        profile.list_ghosts_max_ms = [0, 0, 2_000, 100_000][rng.index(4)];
-        profile
-    }
-
-    fn fate(&self, operation: Operation, rng: &mut Rng) -> (&'static str, Fate) {
-        let latency = rng.within(1, self.latency_max_ms.max(1));
-        let late = rng.within(0, self.late_max_ms);
-        let writes = matches!(operation, Operation::Put | Operation::Delete);
-        let creates = operation == Operation::Put;
-        let chances: [(&'static str, u64, bool, Fate); 11] = [
-            ("fails before", self.fails_before, true, Fate::not_applied(latency, Answer::ServerError)),
-            ("throttled", self.throttled, true, Fate::not_applied(latency, Answer::Throttled)),
-            ("denied", self.denied, true, Fate::not_applied(latency, Answer::Denied)),
-            ("applied but failed", self.applied_but_failed, true, Fate::applied_but(latency, Answer::ServerError)),
-            ("applied but silent", self.applied_but_silent, true, Fate::silent(Some(latency))),
-            ("silent", self.silent, true, Fate::silent(None)),
-            (
-                "lands late",
-                self.lands_late,
-                writes,
-                Fate { effects_ms: vec![late], answer: rng.permille(500).then_some((latency, Answer::ServerError)) },
-            ),
-            (
-                "delivered twice",
-                self.delivered_twice,
-                writes,
-                Fate { effects_ms: vec![latency, late], answer: Some((1, Answer::Truth)) },
-            ),
-            ("conflict", self.conflict, creates, Fate::not_applied(latency, Answer::Conflict)),
-            (
-                "applied then conflict",
-                self.applied_then_conflict,
-                creates,
-                Fate::applied_but(latency, Answer::Conflict),
-            ),
-            (
-                "cut",
-                self.cut,
-                operation == Operation::Get,
-                Fate { effects_ms: vec![latency], answer: Some((1, Answer::Cut)) },
-            ),
-        ];
-        let mut drawn = rng.within(0, 999);
-        for (name, chance, applicable, fate) in chances {
-            if !applicable {
-                continue;
-            }
-            if drawn < chance {
-                return (name, fate);
-            }
-            drawn -= chance;
-        }
-        ("ok", Fate::ok(latency))
-    }
-}
-
-type Script = Box<dyn FnMut(&Call<'_>) -> Option<Fate> + Send>;
-
-/// What goes wrong.
-pub(crate) enum Faults {
-    /// As the profile has it, at random.
-    Drawn(Profile),
-    /// As the script says; what it says nothing of goes well.
-    Scripted(Script),
-}
-
-impl Faults {
-    pub(crate) fn none() -> Self {
-        Self::Drawn(Profile::healthy())
-    }
-
-    /// Calls `first..first + count` have the fate that `fate` makes; all others go well.
-    pub(crate) fn nth(first: u64, count: u64, fate: impl Fn() -> Fate + Send + 'static) -> Self {
-        Self::Scripted(Box::new(move |call| (first..first.saturating_add(count)).contains(&call.number).then(&fate)))
-    }
 }
 
 /// The store itself, as all nodes share it.
@@ -235,8 +49,13 @@ pub(crate) struct StoreWorld {
     creations: u64,
     calls: u64,
     faults: Faults,
-    injected: BTreeMap<&'static str, u64>,
+    injected: Counts,
     watcher: Option<Box<dyn Watcher>>,
+    /// Calls that are remembered, by key.
+    history: BTreeMap<String, Vec<Told>>,
+    /// Which keys are: those with this in them.
+    remembered: Option<&'static str>,
+    happened: u64,
 }
 
 /// The store as one node sees it.
@@ -251,7 +70,7 @@ pub(crate) struct SimStore {
 #[derive(Debug, Clone)]
 enum Effect {
     Put(Bytes),
-    Get(Option<object_store::GetRange>, bool),
+    Get(Option<GetRange>, bool),
     Delete,
     List,
 }
@@ -275,6 +94,8 @@ enum Reply {
         bytes: Bytes,
         range: Range<u64>,
         size: u64,
+        /// Whether the connection breaks after these bytes.
+        reset: bool,
     },
     /// Keys with lengths; broken off at the end if so.
     Listed(Vec<(String, u64)>, bool),
@@ -295,13 +116,59 @@ impl StoreWorld {
             creations: 0,
             calls: 0,
             faults,
-            injected: BTreeMap::new(),
+            injected: Counts::new(),
             watcher: None,
+            history: BTreeMap::new(),
+            remembered: None,
+            happened: 0,
         }))
     }
 
     pub(crate) fn watch(&mut self, watcher: impl Watcher + 'static) {
         self.watcher = Some(Box::new(watcher));
+    }
+
+    /// Remembers all calls on keys that have `part` in them.
+    pub(crate) fn remember(&mut self, part: &'static str) {
+        self.remembered = Some(part);
+    }
+
+    /// Returns the remembered keys whose calls cannot be put into an order.
+    pub(crate) fn disordered(&self) -> Vec<&str> {
+        let disordered = self.history.iter().filter(|(_, calls)| !i11_is_linearizable(calls));
+        disordered.map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// Notes that a call on a remembered key has begun; returns its number.
+    fn begin(&mut self, key: &str, effect: &Effect) -> Option<usize> {
+        self.remembered.filter(|part| key.contains(part))?;
+        let did = match effect {
+            Effect::Put(bytes) => Did::Put(bytes.clone()),
+            Effect::Delete => Did::Delete,
+            Effect::Get(_, false) => Did::Read(None),
+            Effect::Get(_, true) | Effect::List => return None,
+        };
+        self.happened += 1;
+        let calls = self.history.entry(key.to_owned()).or_default();
+        calls.push(Told { did, began: self.happened, done: None });
+        Some(calls.len() - 1)
+    }
+
+    /// Notes what the caller of a remembered call is told, if it is the truth.
+    fn end(&mut self, key: &str, call: usize, reply: &Reply) {
+        self.happened += 1;
+        let Some(told) = self.history.get_mut(key).and_then(|calls| calls.get_mut(call)) else { return };
+        let done = match (&mut told.did, reply) {
+            (Did::Put(_), Reply::Done) | (Did::Delete, Reply::Done | Reply::Missing) => true,
+            (Did::Read(_), Reply::Missing) => true,
+            (Did::Read(seen), Reply::Read { bytes, range, .. }) => {
+                let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it is in memory"));
+                *seen = Some((start..end, bytes.clone()));
+                true
+            }
+            _ => false,
+        };
+        told.done = done.then_some(self.happened);
     }
 
     pub(crate) fn set_faults(&mut self, faults: Faults) {
@@ -323,7 +190,7 @@ impl StoreWorld {
     }
 
     /// Returns how often each fault happened.
-    pub(crate) fn injected(&self) -> &BTreeMap<&'static str, u64> {
+    pub(crate) fn injected(&self) -> &Counts {
         &self.injected
     }
 
@@ -362,17 +229,36 @@ impl StoreWorld {
         }
     }
 
-    fn read(&self, key: &str, range: Option<&object_store::GetRange>, head: bool) -> Reply {
-        let Some(stored) = self.objects.get(key) else { return Reply::Missing };
-        let size = stored.bytes.len() as u64;
-        let range = match range {
-            None => 0..size,
-            Some(object_store::GetRange::Bounded(range)) if range.start < size => range.start..range.end.min(size),
-            Some(_) => return Reply::BadRange,
+    fn read(&self, key: &str, range: Option<&GetRange>, head: bool) -> Reply {
+        self.objects.get(key).map_or(Reply::Missing, |stored| read(stored, range, head))
+    }
+
+    /// Answers a read as it would have been answered some time ago: what is new is missing, what was deleted is there.
+    fn read_stale(&mut self, key: &str, effect: &Effect) -> Reply {
+        let Effect::Get(range, head) = effect else { return self.apply(key, effect) };
+        let old = match self.objects.get(key) {
+            Some(stored) => Some(stored).filter(|stored| stored.created + STALE_CREATIONS <= self.creations),
+            None => self.graves.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
         };
-        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it lies in the object"));
-        let bytes = if head { Bytes::new() } else { stored.bytes.slice(start..end) };
-        Reply::Read { bytes, range, size }
+        old.map_or(Reply::Missing, |stored| read(stored, range.as_ref(), *head))
+    }
+
+    /// Answers a read as `answer` has it, not as it should be.
+    fn misread(&self, key: &str, reply: Reply, answer: Answer) -> Reply {
+        let Reply::Read { bytes, range, size, .. } = reply else { return reply };
+        let read = |bytes: Bytes, range, reset| Reply::Read { bytes, range, size, reset };
+        match answer {
+            Answer::Cut => read(bytes.slice(..bytes.len().saturating_sub(1)), range, false),
+            Answer::Reset => read(bytes.slice(..bytes.len() / 2), range, true),
+            Answer::Whole if !bytes.is_empty() => self.read(key, None, false),
+            Answer::Misdirected if !bytes.is_empty() => {
+                let whole = &self.objects[key].bytes;
+                let at = usize::try_from(range.end).expect("it lies in the object") % whole.len();
+                let turned = [&whole[at..], &whole[..at]].concat();
+                read(turned.into_iter().cycle().take(bytes.len()).collect(), range, false)
+            }
+            _ => read(bytes, range, false),
+        }
     }
 
     fn list(&mut self, prefix: &str) -> Reply {
@@ -416,34 +302,57 @@ impl SimStore {
     async fn call(&self, key: String, effect: Effect) -> Result<Reply> {
         let operation = effect.operation();
         let fate = self.world().fate(operation, &key);
+        let remembered = self.world().begin(&key, &effect);
         self.sim.trace(format_args!("n{} {operation:?} {key} {fate:?}", self.node));
         let (sender, receiver) = oneshot::channel();
         let sender = Arc::new(Mutex::new(Some(sender)));
         let told = match fate.answer {
-            Some((after_ms, answer @ (Answer::Truth | Answer::Cut))) => Some((after_ms, answer)),
-            Some((after_ms, answer)) => {
+            Some((
+                after_ms,
+                answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied),
+            )) => {
                 let reply = match answer {
                     Answer::Throttled => Reply::Throttled,
                     Answer::Conflict => Reply::Exists,
                     Answer::Denied => Reply::Denied,
-                    Answer::ServerError | Answer::Truth | Answer::Cut => Reply::ServerError,
+                    _ => Reply::ServerError,
                 };
                 let sender = Arc::clone(&sender);
                 self.sim.after(after_ms, move |_| send(&sender, reply));
                 None
             }
-            None => None,
+            truth => truth,
         };
+        let (node, life) = (self.node, self.sim.crashes(self.node));
         for (at, effect_ms) in fate.effects_ms.into_iter().enumerate() {
             let (world, key, effect, sender) =
                 (Arc::clone(&self.world), key.clone(), effect.clone(), Arc::clone(&sender));
             let told = told.filter(|_| at == 0);
             self.sim.after(effect_ms, move |sim| {
-                let reply = world.lock().unwrap().apply(&key, &effect);
+                let reply = match told {
+                    Some((_, Answer::Stale)) => world.lock().unwrap().read_stale(&key, &effect),
+                    _ => world.lock().unwrap().apply(&key, &effect),
+                };
+                if operation == Operation::Put && sim.crashes(node) > life {
+                    sim.hit(match reply {
+                        Reply::Done => "create landed after its writer's death",
+                        _ => "create came too late, after its writer's death",
+                    });
+                }
                 sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
                 if let Some((after_ms, answer)) = told {
-                    let reply = if answer == Answer::Cut { cut(reply) } else { reply };
-                    sim.after(after_ms, move |_| send(&sender, reply));
+                    let reply = if answer == Answer::Truth {
+                        reply
+                    } else {
+                        world.lock().unwrap().misread(&key, reply, answer)
+                    };
+                    let remembered = remembered.filter(|_| answer == Answer::Truth);
+                    sim.after(after_ms, move |_| {
+                        if let Some(call) = remembered {
+                            world.lock().unwrap().end(&key, call, &reply);
+                        }
+                        send(&sender, reply);
+                    });
                 }
             });
         }
@@ -456,21 +365,25 @@ impl SimStore {
     }
 }
 
+/// Reads what is stored, or a part of it.
+fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
+    let size = stored.bytes.len() as u64;
+    let range = match range {
+        None => 0..size,
+        Some(GetRange::Bounded(range)) if range.start < size => range.start..range.end.min(size),
+        Some(_) => return Reply::BadRange,
+    };
+    let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it lies in the object"));
+    let bytes = if head { Bytes::new() } else { stored.bytes.slice(start..end) };
+    Reply::Read { bytes, range, size, reset: false }
+}
+
 type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
 
 fn send(sender: &Sender, reply: Reply) {
     if let Some(sender) = sender.lock().unwrap().take() {
         // The caller may be gone.
         drop(sender.send(reply));
-    }
-}
-
-fn cut(reply: Reply) -> Reply {
-    match reply {
-        Reply::Read { bytes, range, size } => {
-            Reply::Read { bytes: bytes.slice(..bytes.len().saturating_sub(1)), range, size }
-        }
-        other => other,
     }
 }
 
@@ -492,7 +405,7 @@ fn wrong_reply() -> object_store::Error {
     object_store::Error::Generic { store: "sim", source: "reply to another call".into() }
 }
 
-fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
+pub(super) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
     let location = Path::parse(key)?;
     Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
 }
@@ -537,8 +450,11 @@ impl ObjectStore for SimStore {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         let reply = self.call(location.to_string(), Effect::Get(options.range, options.head)).await?;
-        let Reply::Read { bytes, range, size } = reply else { return Err(wrong_reply()) };
-        let payload = GetResultPayload::Stream(stream::once(async { Ok(bytes) }).boxed());
+        let Reply::Read { bytes, range, size, reset } = reply else { return Err(wrong_reply()) };
+        let broken =
+            reset.then(|| Err(object_store::Error::Generic { store: "sim", source: "connection reset".into() }));
+        let body = stream::iter([Ok(bytes)].into_iter().chain(broken));
+        let payload = GetResultPayload::Stream(body.boxed());
         let meta = meta(location.as_ref(), size)?;
         Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
     }

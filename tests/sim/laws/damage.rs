@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{Rig, committed};
 
 #[test]
-fn a24_damage_is_named_with_the_choices_and_never_passed_over() {
+pub(super) fn a24_damage_is_named_with_the_choices_and_never_passed_over() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 4);
@@ -31,7 +31,7 @@ fn a24_damage_is_named_with_the_choices_and_never_passed_over() {
 }
 
 #[test]
-fn a25_a_whole_manifest_in_the_wrong_place_is_damage() {
+pub(super) fn a25_a_whole_manifest_in_the_wrong_place_is_damage() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 3);

@@ -2,14 +2,17 @@
 //! catalogue that they show.
 
 mod calls;
+mod canaries;
+mod chains;
 mod damage;
 mod owners;
+mod sharing;
 mod sweeping;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim};
 use alluvium::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
 use alluvium::checkpoint::sweep::Collector;
@@ -41,6 +44,10 @@ impl Rig {
     }
 
     fn store(&self, node: usize) -> Store {
+        self.store_of(node, "job")
+    }
+
+    fn store_of(&self, node: usize, job: &str) -> Store {
         let settings = StoreSettings {
             call_timeout: Duration::from_secs(10),
             retry_deadline: Duration::from_secs(60),
@@ -49,7 +56,7 @@ impl Rig {
             ..StoreSettings::default()
         };
         let objects = Arc::new(SimStore::new(&self.sim, node, &self.world));
-        Store::new(objects, &Path::default(), &"job".parse().unwrap(), self.sim.runtime(node), settings)
+        Store::new(objects, &Path::default(), &job.parse().unwrap(), self.sim.runtime(node), settings)
     }
 
     /// Runs `future` to its end.
@@ -85,6 +92,16 @@ impl Rig {
 
     fn keys(&self, part: &str) -> Vec<String> {
         self.world.lock().unwrap().objects().keys().filter(|key| key.contains(part)).cloned().collect()
+    }
+
+    /// Checks that nothing that was committed is lost: every live manifest can be read, and what it refers to is there.
+    fn check_live(&self) -> Vec<Seq> {
+        let store = self.store(0);
+        let live = self.on(0, async move { Chain::load(&store).await.unwrap().read_live(&store).await.unwrap() });
+        for object in live.iter().flat_map(StoredManifest::objects) {
+            assert_eq!(self.keys(&format!("job/{}", Key::Data(object))).len(), 1, "{object} is gone");
+        }
+        live.iter().map(|stored| stored.id.seq).collect()
     }
 
     fn claim(&self, node: usize, from: RestoreFrom) -> Result<Owner> {

@@ -37,7 +37,7 @@ fn a05_another_owners_manifest_fences() {
 }
 
 #[test]
-fn a06_a_create_that_lands_minutes_later_changes_nothing() {
+pub(super) fn a06_a_create_that_lands_minutes_later_changes_nothing() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.next_call(Operation::Put, "manifest", Fate::silent(Some(600_000)));
@@ -101,7 +101,7 @@ fn a08_calls_that_are_delivered_twice_are_idempotent() {
 }
 
 #[test]
-fn a14_the_end_of_the_chain_is_found_though_listings_lag() {
+pub(super) fn a14_the_end_of_the_chain_is_found_though_listings_lag() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 6);
@@ -208,7 +208,7 @@ fn b03_of_two_that_start_at_once_each_gets_its_own_number() {
 }
 
 #[test]
-fn b03_a_claim_that_comes_late_is_fenced() {
+pub(super) fn b03_a_claim_that_comes_late_is_fenced() {
     let rig = Rig::new();
     let late = Fate { effects_ms: vec![100], answer: Some((5_000, Answer::Truth)) };
     rig.next_call(Operation::Put, "manifest", late);
@@ -231,7 +231,7 @@ fn b03_a_claim_that_comes_late_is_fenced() {
 }
 
 #[test]
-fn b04_a_restart_gets_past_its_own_ghost() {
+pub(super) fn b04_a_restart_gets_past_its_own_ghost() {
     let rig = Rig::new();
     rig.next_call(Operation::Put, "attempt", Fate::silent(Some(3)));
     let store = rig.store(0);
@@ -316,7 +316,7 @@ fn a_claim_goes_on_with_the_seed_of_the_state() {
 }
 
 #[test]
-fn drafts_that_break_the_chains_rules_are_refused() {
+pub(super) fn drafts_that_break_the_chains_rules_are_refused() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 3);

@@ -16,7 +16,7 @@ use super::{Owner, Rig, committed, draft, request};
 use crate::harness::{Answer, Fate, Faults, Operation, Profile};
 
 #[test]
-fn a15_a_listing_that_breaks_off_is_no_listing() {
+pub(super) fn a15_a_listing_that_breaks_off_is_no_listing() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 3);
@@ -28,7 +28,7 @@ fn a15_a_listing_that_breaks_off_is_no_listing() {
 }
 
 #[test]
-fn c01_c03_an_old_plan_deletes_only_what_is_dead_for_ever() {
+fn c03_an_old_plan_deletes_only_what_is_dead_for_ever() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (mut dead, _) = rig.commit(owner, 8);
@@ -72,7 +72,7 @@ fn c04_what_is_uploaded_but_not_committed_is_kept() {
 }
 
 #[test]
-fn c05_while_a_live_manifest_is_unreadable_nothing_is_deleted() {
+pub(super) fn c05_while_a_live_manifest_is_unreadable_nothing_is_deleted() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 4);

@@ -173,7 +173,7 @@ fn nothing_comes_back_when_a_life_is_changed_or_ends() {
 }
 
 #[test]
-fn clocks_that_go_back_revive_nothing() {
+fn f12_clocks_that_go_back_revive_nothing() {
     let (mut lab, value) = of_value(life(10));
     lab.put("k", &value, 7);
     lab.at(10);

@@ -1,0 +1,34 @@
+//! Planted bugs that a row of the catalogue finds.
+
+use std::panic::catch_unwind;
+
+use alluvium::canary::{Canary, plant};
+
+use crate::{coordinator, disk, operators, restore, store};
+
+/// A planted bug, and the row that it breaks.
+const BREAKS: [(Canary, fn()); 6] = [
+    (Canary::ReuseNames, operators::d13_names_are_drawn_and_never_told_by_a_clock),
+    (Canary::ForgetAborted, coordinator::b07_what_lands_after_its_epoch_was_given_up_is_an_orphan),
+    (Canary::SkipHash, store::a25_a_sound_block_of_another_checkpoint_is_found),
+    (Canary::SkipCap, operators::d15_what_is_longer_than_it_may_be_is_not_read),
+    (Canary::TrustClock, restore::f12_a_clock_that_went_back_over_a_restart_revives_nothing),
+    (Canary::TrustCopy, store::a24_what_is_damaged_is_not_copied),
+];
+
+#[test]
+fn planted_bugs_break_their_rows() {
+    for (canary, row) in BREAKS {
+        plant(Some(canary));
+        let outcome = catch_unwind(row);
+        plant(None);
+        assert!(outcome.is_err(), "{canary:?} was not found");
+    }
+}
+
+/// In a process of its own, so that its calls can be watched.
+#[test]
+fn files_that_are_not_synced_are_found() {
+    disk::syncs_of_a_job(None).unwrap();
+    assert!(disk::syncs_of_a_job(Some(Canary::SkipSync)).is_err(), "SkipSync was not found");
+}

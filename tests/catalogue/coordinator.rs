@@ -1,0 +1,105 @@
+//! Epochs whose acknowledgements, uploads or clocks go astray (B).
+
+use std::time::Duration;
+
+use alluvium::checkpoint::sweep;
+use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
+use alluvium::id::{Epoch, OperatorId, Subtask};
+use alluvium::job::JobSettings;
+use alluvium::time::Timestamp;
+
+use crate::harness::{Fate, Operation, Rng};
+use crate::sim::{HOUR_MS, Rig, small};
+
+#[test]
+fn b06_acknowledgements_that_are_lost_doubled_or_out_of_order_change_nothing() {
+    let participants: Vec<Participant> = (0..3).map(|at| (OperatorId(1), Subtask(at))).collect();
+    let at = |seconds: u64| Timestamp::from_millis(0).after(Duration::from_secs(seconds));
+    for seed in 0..1000 {
+        let mut rng = Rng::new(seed);
+        let policy = CheckpointPolicy { max_in_flight: 3, ..CheckpointPolicy::default() };
+        let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), at(0));
+        let epochs: Vec<Epoch> = (0..3).map(|_| coordinator.trigger(at(1)).unwrap()).collect();
+        let mut events: Vec<_> = epochs.iter().flat_map(|epoch| participants.iter().map(|p| (*epoch, *p))).collect();
+        // One of epochs that never were, and some twice.
+        events.push((Epoch(99), participants[0]));
+        events.extend_from_within(..rng.index(events.len()));
+        let lost = rng.permille(500).then(|| events[rng.index(9)]);
+        events.retain(|event| Some(*event) != lost);
+        let mut commands = Vec::new();
+        while !events.is_empty() {
+            let (epoch, participant) = events.swap_remove(rng.index(events.len()));
+            coordinator.handle(at(2), Event::Acknowledged(epoch, participant));
+            while let Some(command) = coordinator.poll() {
+                commands.push(command);
+                if let Command::Commit(epoch) = command {
+                    coordinator.handle(at(3), Event::Committed(epoch));
+                }
+            }
+        }
+        let complete = epochs.iter().take_while(|epoch| lost.is_none_or(|(lost, _)| lost > **epoch));
+        assert!(
+            commands.iter().copied().eq(complete.map(|epoch| Command::Commit(*epoch))),
+            "{commands:?}, lost {lost:?}"
+        );
+        // The one whose acknowledgement was lost is given up in time; what follows it is complete.
+        coordinator.handle_timeout(at(700));
+        let first = coordinator.poll();
+        assert_eq!(first, lost.map(|(epoch, _)| Command::Abort(epoch)));
+    }
+}
+
+#[test]
+pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
+    let rig = Rig::new();
+    let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
+    let mut job = rig.open(0, 2, JobSettings { checkpoints, ..small() }).unwrap();
+    rig.next_call(Operation::Put, "data", Fate::silent(Some(30_000)));
+    let mut job = rig.on(0, async move {
+        job.add(0..50).unwrap();
+        assert_eq!(job.checkpoint().await.unwrap(), None);
+        job.add(40..60).unwrap();
+        job.checkpoint().await.unwrap().unwrap();
+        job
+    });
+    assert_eq!(rig.keys("data").len(), 1);
+    rig.pass(Duration::from_secs(60));
+    assert_eq!(rig.keys("data").len(), 2, "it has landed");
+    let expected = std::mem::take(&mut job.expected);
+    drop(job);
+    rig.sim.crash(0);
+    let successor = rig.open(1, 3, small()).unwrap();
+    assert_eq!(successor.expected, expected);
+    rig.pass(Duration::from_secs(60));
+    assert_eq!(rig.keys("data").len(), 1, "and is swept");
+    let store = rig.store(2);
+    let plan = rig.on(2, async move { sweep::plan(&store, None).await.unwrap() });
+    assert_eq!((plan.deletable_tally().objects, plan.in_flight_tally().objects), (0, 0));
+}
+
+#[test]
+fn b13_a_clock_that_jumps_loses_nothing() {
+    let rig = Rig::new();
+    let mut job = rig.open(0, 2, small()).unwrap();
+    let mut committed = 0;
+    for (round, jump_ms) in (0..).zip([-3_600_000, 31_536_000_000, 0, -63_072_000_000, 0]) {
+        let sim = rig.sim.clone();
+        // In the middle of a checkpoint.
+        rig.sim.after(3, move |_| sim.skew_clock(0, jump_ms));
+        let (returned, done) = rig.on(0, async move {
+            job.add(round * 10..round * 10 + 30).unwrap();
+            let done = job.checkpoint().await.unwrap().is_some();
+            (job, done)
+        });
+        (job, committed) = (returned, committed + u32::from(done));
+    }
+    // A leap ahead passes the deadline of the epoch that is under way, at worst.
+    assert!(committed >= 4, "{committed} of 5 were committed");
+    let mut job = rig.on(0, async move {
+        job.checkpoint().await.unwrap().unwrap();
+        job
+    });
+    let expected = std::mem::take(&mut job.expected);
+    rig.sim.skew_clock(1, -10 * i64::try_from(HOUR_MS).unwrap());
+    assert_eq!(rig.open(1, 3, small()).unwrap().expected, expected);
+}

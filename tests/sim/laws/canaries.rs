@@ -1,0 +1,31 @@
+//! Planted bugs that a law finds, where random runs would take long or could not tell.
+
+use std::panic::catch_unwind;
+
+use alluvium::canary::{Canary, plant};
+
+use super::{damage, owners, sharing, sweeping};
+
+/// A planted bug, and the law that it breaks.
+const BREAKS: [(Canary, fn()); 10] = [
+    (Canary::Overwrite, owners::a06_a_create_that_lands_minutes_later_changes_nothing),
+    (Canary::SkipClaimFence, owners::b03_a_claim_that_comes_late_is_fenced),
+    (Canary::TrustListing, owners::a14_the_end_of_the_chain_is_found_though_listings_lag),
+    (Canary::GhostFences, owners::b04_a_restart_gets_past_its_own_ghost),
+    (Canary::TrustDraft, owners::drafts_that_break_the_chains_rules_are_refused),
+    (Canary::CollectOverUnreadable, sweeping::c05_while_a_live_manifest_is_unreadable_nothing_is_deleted),
+    (Canary::PartialListing, sweeping::a15_a_listing_that_breaks_off_is_no_listing),
+    (Canary::CollectSavepoints, sharing::b14_a_savepoint_and_checkpoints_share_objects_and_all_are_restorable),
+    (Canary::SkipIdentity, damage::a25_a_whole_manifest_in_the_wrong_place_is_damage),
+    (Canary::SilentFallback, damage::a24_damage_is_named_with_the_choices_and_never_passed_over),
+];
+
+#[test]
+fn planted_bugs_break_their_laws() {
+    for (canary, law) in BREAKS {
+        plant(Some(canary));
+        let outcome = catch_unwind(law);
+        plant(None);
+        assert!(outcome.is_err(), "{canary:?} was not found");
+    }
+}

@@ -1,0 +1,128 @@
+//! Fault points: what a search must have reached at least once, or it has searched too little.
+//!
+//! Most are lines that the code under test logs, so it needs no switches for them; the harness, nodes and oracles name
+//! the others where they happen.
+
+use crate::harness::Sim;
+use crate::oracle::Oracle;
+
+/// What must never be logged or be in an error: it is in keys and values, and in what the store says.
+pub(crate) const SECRET: &str = "s3cr3t";
+
+/// Lines of the code under test that are points, by their message.
+const LOGGED: &[&str] = &[
+    ATTEMPT_TAKEN,
+    CHAIN_GREW,
+    CHECKPOINT_COMMITTED,
+    COMMIT_UNKNOWN,
+    DECLINED,
+    DELETES_FAILED,
+    FENCE_UNKNOWN,
+    FENCED,
+    JOB_CLAIMED,
+    JOB_FAILED,
+    ORPHANS_SWEPT,
+    ORPHANS_UNSWEPT,
+    REPEATED,
+    UNDELETABLE,
+    UNREADABLE_LIVE,
+];
+
+const ATTEMPT_TAKEN: &str = "attempt is taken, going higher";
+const CHAIN_GREW: &str = "chain grew under a claim";
+const CHECKPOINT_COMMITTED: &str = "checkpoint committed";
+const COMMIT_UNKNOWN: &str = "outcome of a commit is unknown, to be found out";
+const DECLINED: &str = "checkpoint declined";
+const DELETES_FAILED: &str = "objects could not be deleted, to be tried again";
+const FENCE_UNKNOWN: &str = "cannot tell whether a newer attempt has begun";
+const FENCED: &str = "fenced";
+const JOB_CLAIMED: &str = "job claimed";
+const JOB_FAILED: &str = "job failed";
+const ORPHANS_SWEPT: &str = "swept what earlier attempts left";
+const ORPHANS_UNSWEPT: &str = "what earlier attempts left could not be swept";
+const REPEATED: &str = "store call failed, to be repeated";
+const UNDELETABLE: &str = "store does not let objects be deleted: dead ones will stay";
+const UNREADABLE_LIVE: &str = "nothing is collected while a live manifest is unreadable";
+
+/// Points of the core.
+pub(crate) const CORE: &[&str] = &[
+    ATTEMPT_TAKEN,
+    CHAIN_GREW,
+    COMMIT_UNKNOWN,
+    DELETES_FAILED,
+    FENCE_UNKNOWN,
+    JOB_CLAIMED,
+    REPEATED,
+    UNREADABLE_LIVE,
+    "clock went ahead",
+    "clock went back",
+    "commit broken off, settled as another's",
+    "commit broken off, settled as ours",
+    "commit refused, proved not done",
+    "create came too late, after its writer's death",
+    "create landed after its writer's death",
+    "manifest landed under a number used before",
+    "node crashed",
+    "node paused",
+    "node resumed",
+    "restore of a checkpoint that was dropped meanwhile",
+    "sweep executed late",
+    "sweep refused: another attempt owns the job",
+    "writer outlived by its successor",
+];
+
+/// Points of the whole stack.
+pub(crate) const STACK: &[&str] = &[
+    ATTEMPT_TAKEN,
+    CHAIN_GREW,
+    CHECKPOINT_COMMITTED,
+    COMMIT_UNKNOWN,
+    DECLINED,
+    DELETES_FAILED,
+    FENCE_UNKNOWN,
+    FENCED,
+    JOB_CLAIMED,
+    ORPHANS_SWEPT,
+    ORPHANS_UNSWEPT,
+    REPEATED,
+    UNDELETABLE,
+    UNREADABLE_LIVE,
+    "checkpoint aborted",
+    "clock went ahead",
+    "clock went back",
+    "create came too late, after its writer's death",
+    "create landed after its writer's death",
+    "damage: a byte flipped",
+    "damage: an object cut",
+    "damage: an object vanished",
+    "damage: refused by name",
+    "damage: restored beside it",
+    "damage: two objects swapped",
+    "job given up for want of memory",
+    "limit of epochs in flight hit",
+    "limit of memory hit, then gone on",
+    "manifest landed under a number used before",
+    "node crashed",
+    "node paused",
+    "node resumed",
+    "offline: copied",
+    "offline: exported",
+    "offline: restored elsewhere",
+    "offline: verified",
+    "prepared transaction abandoned",
+    "restored at another parallelism",
+    "restored on another backend",
+    "transaction published again",
+    "zombie refused",
+];
+
+/// Returns what takes note of logged lines: points count, secrets are violations.
+pub(crate) fn listener(sim: &Sim, oracle: &Oracle) -> impl Fn(&str, &str) + Send + 'static {
+    let (sim, oracle) = (sim.clone(), oracle.clone());
+    move |message, line| {
+        if let Some(point) = LOGGED.iter().find(|point| **point == message) {
+            sim.hit(point);
+        }
+        oracle.said(line);
+    }
+}

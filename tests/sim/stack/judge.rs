@@ -1,0 +1,200 @@
+//! Compares what jobs restore, hold and put out with the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use alluvium::error::Error;
+use alluvium::id::{Epoch, ManifestId};
+use alluvium::memory::MemoryBudget;
+
+use super::kinds::SEEN_LIFE_MS;
+use super::model::{Content, Model, differences};
+use super::sink::Sink;
+use super::workload::Workload;
+use crate::harness::Sim;
+use crate::oracle::Oracle;
+use crate::wire::PutId;
+
+/// States of the model that are kept, to go on from.
+const MODELS_KEPT: usize = 6;
+
+/// What a job restored.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Restored {
+    /// Records that the source had read.
+    pub(crate) read: u64,
+    /// Of these, those that had not been processed.
+    pub(crate) in_flight: Vec<u64>,
+    pub(crate) content: Content,
+    /// The clock's time.
+    pub(crate) now_ms: i64,
+}
+
+#[derive(Default)]
+struct State {
+    models: BTreeMap<u64, Model>,
+    /// When each record that leaves a trace in processing time was processed: at least and at most, over all attempts.
+    seen: BTreeMap<u64, (i64, i64)>,
+    /// The latest time that any clock has shown.
+    latest_ms: i64,
+    budgets: Vec<MemoryBudget>,
+}
+
+/// The judge. Clones share it.
+#[derive(Clone)]
+pub(crate) struct Judge {
+    pub(crate) sim: Sim,
+    pub(crate) oracle: Oracle,
+    pub(crate) workload: Arc<Workload>,
+    state: Arc<Mutex<State>>,
+}
+
+/// Returns the number by which the oracle knows what an attempt wants to commit.
+pub(crate) fn intent(attempt: u64, epoch: u64) -> u64 {
+    attempt << 32 | epoch
+}
+
+impl Judge {
+    pub(crate) fn new(sim: &Sim, oracle: &Oracle, workload: Workload) -> Self {
+        Self { sim: sim.clone(), oracle: oracle.clone(), workload: Arc::new(workload), state: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    /// Returns the model after `position` records.
+    pub(crate) fn model(&self, position: u64) -> Model {
+        let mut state = self.state();
+        let mut model =
+            state.models.range(..=position).next_back().map_or_else(Model::default, |(_, model)| model.clone());
+        model.advance(&self.workload, position);
+        state.models.insert(position, model.clone());
+        while state.models.len() > MODELS_KEPT {
+            let middle = state.models.keys().nth(MODELS_KEPT / 2).copied();
+            middle.and_then(|middle| state.models.remove(&middle));
+        }
+        model
+    }
+
+    /// A record was processed that leaves a trace in processing time, which lies between these.
+    pub(crate) fn saw(&self, index: u64, from_ms: i64, to_ms: i64) {
+        let mut state = self.state();
+        let seen = state.seen.entry(index).or_insert((from_ms, to_ms));
+        *seen = (seen.0.min(from_ms), seen.1.max(to_ms));
+    }
+
+    /// A clock shows this.
+    pub(crate) fn clock(&self, now_ms: i64) {
+        let mut state = self.state();
+        state.latest_ms = state.latest_ms.max(now_ms);
+    }
+
+    /// Restored state is what the model has at the restored position: every kind, what has expired, timers, what was
+    /// in flight.
+    pub(crate) fn i01_state_is_the_models(&self, what: &str, restored: Restored) {
+        self.oracle.count_restore();
+        let Restored { read, in_flight, mut content, now_ms } = restored;
+        let position = read.saturating_sub(in_flight.len() as u64);
+        if !in_flight.iter().copied().eq(position..read) {
+            self.oracle.violation(format!("I1: {what}: in flight at {read} are {in_flight:?}"));
+            return;
+        }
+        let model = self.model(position);
+        let mut found_seen = BTreeMap::new();
+        content.retain(|(table, key, _), value| {
+            let seen = *table == "seen";
+            if seen {
+                found_seen.insert(*key, value.parse::<u64>().expect("it is a record's number"));
+            }
+            !seen
+        });
+        let expected = model.content();
+        if content != expected {
+            let differences = differences(&content, &expected);
+            self.oracle
+                .violation(format!("I1: {what}: state after {position} records is not the model's: {differences:#?}"));
+        }
+        self.clock(now_ms);
+        for wrong in self.wrongly_seen(&model, &found_seen, now_ms) {
+            self.oracle.violation(format!("I1: {what}: after {position} records {wrong}"));
+        }
+    }
+
+    /// What expires in processing time is the last record of its key, or gone for a reason.
+    fn wrongly_seen(&self, model: &Model, found: &BTreeMap<u16, u64>, now_ms: i64) -> Vec<String> {
+        let state = self.state();
+        let keys: BTreeSet<u16> = model.seen.keys().chain(found.keys()).copied().collect();
+        let wrong = |key: u16| match (model.seen.get(&key), found.get(&key)) {
+            (Some(expected), Some(found)) if expected == found => {
+                let (_, last) = *state.seen.get(found)?;
+                (last + SEEN_LIFE_MS <= now_ms).then(|| format!("key {key} was seen in {found}, long ago"))
+            }
+            (Some(expected), None) => {
+                let (first, _) = *state.seen.get(expected)?;
+                (first + SEEN_LIFE_MS > state.latest_ms).then(|| format!("key {key} was not seen in {expected}"))
+            }
+            (expected, found) => Some(format!("key {key} was seen in {found:?}, not {expected:?}")),
+        };
+        keys.into_iter().filter_map(wrong).collect()
+    }
+
+    /// A checkpoint that was acknowledged, or is live, can be restored.
+    pub(crate) fn i02_acknowledged_is_restorable(
+        &self,
+        id: (u64, PutId),
+        what: &str,
+        outcome: Result<Restored, Error>,
+    ) {
+        match outcome {
+            Ok(restored) => self.i01_state_is_the_models(what, restored),
+            Err(error) if self.oracle.is_live(id) && !is_of_store(&error) => {
+                self.oracle.violation(format!("I2: {what} is live but cannot be restored: {}", error.chain()));
+            }
+            Err(error) => self.oracle.failed(what, &error, &["not_found"]),
+        }
+    }
+
+    /// An engine is about to end an epoch.
+    pub(crate) fn started(&self, attempt: u64, epoch: Epoch) {
+        self.oracle.started(intent(attempt, epoch.0));
+    }
+
+    /// An engine was told that an epoch is committed.
+    pub(crate) fn acknowledged(&self, attempt: u64, epoch: Epoch, id: ManifestId) {
+        self.oracle.was_committed(intent(attempt, epoch.0), attempt, (id.seq.0, id.put_id.0));
+    }
+
+    /// An engine was told that an epoch is given up.
+    pub(crate) fn given_up(&self, attempt: u64, epoch: Epoch) {
+        self.sim.hit("checkpoint aborted");
+        self.oracle.was_refused(intent(attempt, epoch.0));
+    }
+
+    /// What was put out is what the model puts out for the newest checkpoint's prefix: each row once.
+    pub(crate) fn i07_output_is_the_models(&self, sink: &Sink, position: u64) {
+        let (found, expected) = (sink.rows(), self.model(position).output);
+        let (lost, invented): (Vec<_>, Vec<_>) =
+            (expected.difference(&found).take(5).collect(), found.difference(&expected).take(5).collect());
+        if !lost.is_empty() || !invented.is_empty() {
+            self.oracle.violation(format!("I7: output of {position} records lacks {lost:?} and has {invented:?}"));
+        }
+    }
+
+    /// A job is charged for memory.
+    pub(crate) fn charges(&self, budget: &MemoryBudget) {
+        self.state().budgets.push(budget.clone());
+    }
+
+    /// When all jobs are gone, none holds memory.
+    pub(crate) fn i08_memory_is_given_back(&self) {
+        let held: u64 = self.state().budgets.iter().map(MemoryBudget::held_bytes).sum();
+        if held > 0 {
+            self.oracle.violation(format!("I8: jobs that are gone hold {held} bytes"));
+        }
+    }
+}
+
+fn is_of_store(error: &Error) -> bool {
+    matches!(error.kind().name(), "unavailable" | "denied")
+}

@@ -1,0 +1,56 @@
+//! The ways to look for a violation in the whole stack.
+
+use super::scenario::{CALM, RANDOM, WAYS, run};
+use crate::budget::{STACK_CRASHED, STACK_SEEDS};
+use crate::modes::Suite;
+use crate::points;
+use crate::search::{FailingCalls, Mode, search};
+
+const STACK: Suite = Suite {
+    name: "stack",
+    replay: "stack::modes::replay",
+    variable: "ALLUVIUM_STACK_SEED",
+    run,
+    random: RANDOM,
+    calm: CALM,
+    known: include_str!("seeds.txt"),
+    points: points::STACK,
+};
+
+#[test]
+fn random_seeds() {
+    let sum = STACK.random_seeds(STACK_SEEDS);
+    assert!(sum.commits > sum.runs && sum.restores > sum.runs, "the runs do too little: {sum:?}");
+}
+
+#[test]
+fn crash_at_every_await() {
+    let sum = STACK.crash_at_every_await(STACK_CRASHED);
+    assert!(!STACK_CRASHED.is_default() || sum.runs >= 4_000, "{} runs", sum.runs);
+}
+
+/// Every store call of a job with every kind of state fails in turn, in every way: once, three times, and until the end.
+#[test]
+fn every_call_fails_in_turn_in_every_way() {
+    let none = FailingCalls { first: u64::MAX, count: 0, way: 0 };
+    let calm = Mode { length_ms: 3_000, ..CALM };
+    let calls = run(1, Mode { calls: Some(none), ..calm }).calls;
+    let (ways, counts) = (WAYS.len() as u64, [1, 3, u64::MAX]);
+    let failing = |at: u64| FailingCalls {
+        first: at / (ways * 3),
+        count: counts[usize::try_from(at % 3).unwrap()],
+        way: usize::try_from(at / 3 % ways).unwrap(),
+    };
+    let (sum, violation) = search(calls * ways * 3, |at| run(1, Mode { calls: Some(failing(at)), ..calm }));
+    if let Some((at, violations)) = violation {
+        let FailingCalls { first, count, way } = failing(at);
+        panic!("calls {first} and {count} on, {}: {violations:#?}", WAYS[way].0);
+    }
+    sum.show("stack, each call failing in turn");
+    assert!(calls > 20, "{calls} calls");
+}
+
+#[test]
+fn replay() {
+    STACK.replay();
+}

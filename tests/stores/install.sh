@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Installs the object stores that tests/stores.rs runs against: an S3 server (moto) from PyPI and an Azure Blob server
+# (Azurite) from npm, below the cargo target folder. Does nothing where they are installed already.
+#
+# One that cannot be had is told of and left out, and its tests say so; with ALLUVIUM_REQUIRE_STORES=1 that is an error.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+moto=5.2.5
+azurite=3.37.0
+folder="${CARGO_TARGET_DIR:-target}/stores"
+mkdir -p "$folder"
+folder=$(cd "$folder" && pwd)
+missing=0
+
+# have NAME VERSION: whether that version of NAME is installed. The mark is made last, so half an installation is none.
+have() { [ "$(cat "$folder/$1/installed" 2>/dev/null)" = "$2" ]; }
+
+install_moto() {
+  python3 -m venv "$folder/moto" &&
+    "$folder/moto/bin/pip" install --quiet --disable-pip-version-check "moto[s3,server]==$moto"
+}
+
+install_azurite() {
+  npm install --prefix "$folder/azurite" --silent --no-audit --no-fund --no-save --ignore-scripts "azurite@$azurite"
+}
+
+# provide NAME VERSION NEEDED WHAT
+provide() {
+  have "$1" "$2" && return
+  rm -rf "${folder:?}/$1"
+  mkdir -p "$folder/$1"
+  if ! command -v "$3" >/dev/null; then
+    echo "NOT TESTED: $4: $3 is absent"
+  elif "install_$1" >"$folder/$1.log" 2>&1; then
+    echo "$2" >"$folder/$1/installed"
+    return
+  else
+    echo "NOT TESTED: $4: $1 $2 could not be installed, see $folder/$1.log"
+  fi
+  missing=1
+}
+
+provide moto "$moto" python3 "a real S3 server"
+provide azurite "$azurite" npm "a real Azure Blob server"
+
+if [ "$missing" = 1 ] && [ "${ALLUVIUM_REQUIRE_STORES:-0}" = 1 ]; then
+  echo "the stores are required here (ALLUVIUM_REQUIRE_STORES=1)" >&2
+  exit 1
+fi

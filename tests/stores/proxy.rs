@@ -1,0 +1,336 @@
+//! A proxy on loopback between a client and a store's server, which does to requests and answers what a plan says.
+//!
+//! It speaks plain HTTP/1.1, a request per connection upstream. What it has passed on happens, whatever becomes of the
+//! client.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufRead, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// What is done to a request. What applies to an answer alone is done to none of another shape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Act {
+    Pass,
+    /// Applied, and the connection closes without an answer.
+    Lose,
+    /// Not applied, and the connection closes.
+    Drop,
+    /// Applied, and never answered.
+    Hang,
+    /// Not applied, and never answered.
+    Ignore,
+    /// Not applied, and answered with this status.
+    Refuse(u16),
+    /// Applied, and answered with this status.
+    Mask(u16),
+    /// Answered with 500 and applied later.
+    Late,
+    /// Applied twice; the second answer is given.
+    Twice,
+    /// Applied after a while.
+    Delay,
+    /// Half of the answer's body arrives.
+    Cut,
+    /// Applied without its condition.
+    Strip,
+    /// A part is asked for and the whole is given.
+    Whole,
+    /// Another part of the object is given, and said to be another.
+    Shift,
+    /// Another part of the object is given as the one that was asked for.
+    Misread,
+    /// Not applied; answered with these bytes.
+    Say(String),
+    /// Not applied; answered with these bytes, and then this text without end.
+    Endless(String, &'static str),
+}
+
+/// What a plan knows of a request.
+#[derive(Debug, Clone)]
+pub(crate) struct Request {
+    pub(crate) method: String,
+    /// Path and query.
+    pub(crate) target: String,
+    /// How often this method and target have been asked for, this time included.
+    pub(crate) times: u64,
+    /// How many requests there have been, this one included.
+    pub(crate) nth: u64,
+    message: Message,
+}
+
+impl Request {
+    pub(crate) fn head(&self) -> &str {
+        &self.message.head
+    }
+
+    /// Whether it creates an object whose key contains `folder`.
+    pub(crate) fn creates(&self, folder: &str) -> bool {
+        self.method == "PUT" && self.target.contains(folder)
+    }
+
+    /// Whether it reads an object.
+    pub(crate) fn reads(&self) -> bool {
+        self.method == "GET" && !self.lists()
+    }
+
+    pub(crate) fn lists(&self) -> bool {
+        self.target.contains("list-type=") || self.target.contains("comp=list")
+    }
+}
+
+type Plan = Box<dyn Fn(&Request) -> Act + Send + Sync>;
+
+pub(crate) struct Proxy {
+    pub(crate) address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    upstream: SocketAddr,
+    plan: Plan,
+    asked: Mutex<BTreeMap<(String, String), u64>>,
+    done: Mutex<BTreeMap<String, u64>>,
+    endless_bytes: AtomicU64,
+}
+
+impl Proxy {
+    /// Starts one before `upstream`. It lives as long as the process, with nobody to talk to but its client.
+    pub(crate) fn start(upstream: SocketAddr, plan: impl Fn(&Request) -> Act + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (asked, done) = (Mutex::default(), Mutex::default());
+        let shared = Arc::new(Shared { upstream, plan: Box::new(plan), asked, done, endless_bytes: AtomicU64::new(0) });
+        let accepting = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let shared = Arc::clone(&accepting);
+                // A client that breaks off is no matter of ours.
+                thread::spawn(move || drop(serve(client, &shared)));
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// Returns how often each act was done.
+    pub(crate) fn done(&self) -> BTreeMap<String, u64> {
+        self.shared.done.lock().unwrap().clone()
+    }
+
+    /// Returns how many requests there were.
+    pub(crate) fn requests(&self) -> u64 {
+        self.done().values().sum()
+    }
+
+    /// Returns how much of endless answers the clients took.
+    pub(crate) fn endless_bytes(&self) -> u64 {
+        self.shared.endless_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Draws acts by `seed` for one request in `one_in`, never more than three in a row for one and the same.
+pub(crate) fn seeded(seed: u64, one_in: u64, acts: &'static [Act]) -> impl Fn(&Request) -> Act + Send + Sync {
+    let rows: Mutex<BTreeMap<(String, String), u32>> = Mutex::default();
+    move |request| {
+        let mut rows = rows.lock().unwrap();
+        let row = rows.entry((request.method.clone(), request.target.clone())).or_default();
+        let mut random = super::Random(seed.wrapping_mul(0x1_0001) ^ request.nth);
+        if *row == 3 || random.below(one_in) != 0 {
+            *row = 0;
+            return Act::Pass;
+        }
+        *row += 1;
+        acts[usize::try_from(random.below(acts.len() as u64)).unwrap()].clone()
+    }
+}
+
+fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
+    let mut reader = BufReader::new(client.try_clone()?);
+    while let Some(message) = Message::request(&mut reader)? {
+        let request = shared.admit(message);
+        let act = (shared.plan)(&request);
+        let name = format!("{act:?}").split('(').next().unwrap_or_default().to_owned();
+        *shared.done.lock().unwrap().entry(name).or_default() += 1;
+        let asked = &request.message;
+        let answer = match act {
+            Act::Pass => shared.ask(asked)?,
+            Act::Lose => return shared.ask(asked).map(drop),
+            Act::Drop => return Ok(()),
+            Act::Hang => {
+                shared.ask(asked)?;
+                return until_gone(reader);
+            }
+            Act::Ignore => return until_gone(reader),
+            Act::Refuse(status) => Message::status(status),
+            Act::Mask(status) => {
+                shared.ask(asked)?;
+                Message::status(status)
+            }
+            Act::Late => {
+                let (upstream, late) = (shared.upstream, asked.clone());
+                thread::spawn(move || {
+                    thread::sleep(Duration::from_millis(60));
+                    late.exchange(upstream)
+                });
+                Message::status(500)
+            }
+            Act::Twice => {
+                shared.ask(asked)?;
+                shared.ask(asked)?
+            }
+            Act::Delay => {
+                thread::sleep(Duration::from_millis(40));
+                shared.ask(asked)?
+            }
+            Act::Cut => {
+                let answer = shared.ask(asked)?;
+                client.write_all(answer.head.as_bytes())?;
+                client.write_all(&answer.body[..answer.body.len() / 2])?;
+                return Ok(());
+            }
+            Act::Strip => shared.ask(&asked.with("if-none-match", |_| None))?,
+            Act::Whole => shared.ask(&asked.with("range", |_| None).with("x-ms-range", |_| None))?,
+            Act::Shift => shared.ask(&asked.shifted())?,
+            Act::Misread => {
+                let (told, given) = (shared.ask(asked)?, shared.ask(&asked.shifted())?);
+                if told.body.len() == given.body.len() { Message { body: given.body, ..told } } else { told }
+            }
+            Act::Say(bytes) => Message { head: bytes, body: Vec::new() },
+            Act::Endless(head, more) => {
+                client.write_all(head.as_bytes())?;
+                loop {
+                    client.write_all(more.as_bytes())?;
+                    shared.endless_bytes.fetch_add(more.len() as u64, Ordering::Relaxed);
+                }
+            }
+        };
+        let body: &[u8] = if request.method == "HEAD" { &[] } else { &answer.body };
+        client.write_all(answer.head.as_bytes())?;
+        client.write_all(body)?;
+        client.flush()?;
+    }
+    Ok(())
+}
+
+/// Waits until the client has gone.
+fn until_gone(mut client: BufReader<TcpStream>) -> io::Result<()> {
+    io::copy(&mut client, &mut io::sink()).map(drop)
+}
+
+impl Shared {
+    fn admit(&self, message: Message) -> Request {
+        let mut words = message.head.split(' ').map(str::to_owned);
+        let (method, target) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let mut asked = self.asked.lock().unwrap();
+        let times = asked.entry((method.clone(), target.clone())).or_default();
+        *times += 1;
+        let times = *times;
+        Request { method, target, times, nth: asked.values().sum(), message }
+    }
+
+    fn ask(&self, message: &Message) -> io::Result<Message> {
+        message.exchange(self.upstream)
+    }
+}
+
+/// A request or an answer.
+#[derive(Debug, Clone)]
+struct Message {
+    /// With the empty line at its end.
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Message {
+    fn status(status: u16) -> Self {
+        let body = format!("<Error><Code>Injected</Code><Message>status {status}</Message></Error>");
+        let length = body.len();
+        let head =
+            format!("HTTP/1.1 {status} Injected\r\nContent-Type: application/xml\r\nContent-Length: {length}\r\n\r\n");
+        Self { head, body: body.into() }
+    }
+
+    /// Reads a request, or `None` if the client has none.
+    fn request(from: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let Some(mut request) = Self::head(from)? else { return Ok(None) };
+        let length = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+        from.take(length).read_to_end(&mut request.body)?;
+        Ok(Some(request))
+    }
+
+    fn head(from: &mut impl BufRead) -> io::Result<Option<Self>> {
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            if from.read_line(&mut head)? == 0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Self { head, body: Vec::new() }))
+    }
+
+    fn header(&self, name: &str) -> Option<&str> {
+        self.head.lines().find_map(|line| {
+            let (found, value) = line.split_once(':')?;
+            found.eq_ignore_ascii_case(name).then(|| value.trim())
+        })
+    }
+
+    /// Returns it with another value for header `name`, or without it, if it has that.
+    fn with(&self, name: &str, change: impl Fn(&str) -> Option<String>) -> Self {
+        let lines = self.head.split_inclusive("\r\n").filter_map(|line| match line.split_once(':') {
+            Some((found, value)) if found.eq_ignore_ascii_case(name) => {
+                change(value.trim()).map(|value| format!("{found}: {value}\r\n"))
+            }
+            _ => Some(line.to_owned()),
+        });
+        Self { head: super::place::sign(&lines.collect::<String>()), body: self.body.clone() }
+    }
+
+    /// Returns it asking for a range that lies one byte further.
+    fn shifted(&self) -> Self {
+        let further = |range: &str| {
+            let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+            Some(format!("bytes={}-{}", first.parse::<u64>().ok()? + 1, last.parse::<u64>().ok()? + 1))
+        };
+        self.with("range", further).with("x-ms-range", further)
+    }
+
+    /// Sends it to `upstream` and returns the answer.
+    fn exchange(&self, upstream: SocketAddr) -> io::Result<Self> {
+        let mut server = TcpStream::connect(upstream)?;
+        server.write_all(self.head.as_bytes())?;
+        server.write_all(&self.body)?;
+        let mut from = BufReader::new(server);
+        let mut answer = Self::head(&mut from)?.ok_or(io::ErrorKind::UnexpectedEof)?;
+        let status = answer.head.split(' ').nth(1).unwrap_or_default().to_owned();
+        if self.head.starts_with("HEAD ") || ["204", "304"].contains(&status.as_str()) {
+            return Ok(answer);
+        }
+        if answer.header("transfer-encoding").is_some() {
+            answer.body = chunks(&mut from)?;
+        } else if let Some(length) = answer.header("content-length").and_then(|text| text.parse().ok()) {
+            from.take(length).read_to_end(&mut answer.body)?;
+        } else {
+            from.read_to_end(&mut answer.body)?;
+        }
+        Ok(answer)
+    }
+}
+
+/// Reads a chunked body as it is, its framing included.
+fn chunks(from: &mut impl BufRead) -> io::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    loop {
+        let mut line = String::new();
+        from.read_line(&mut line)?;
+        body.extend_from_slice(line.as_bytes());
+        let length = u64::from_str_radix(line.trim(), 16).map_err(io::Error::other)?;
+        from.take(length + 2).read_to_end(&mut body)?;
+        if length == 0 {
+            return Ok(body);
+        }
+    }
+}
