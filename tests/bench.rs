@@ -46,7 +46,8 @@ fn the_quick_suite_reports_every_figure() {
         has(
             cell,
             "backend strategy keys key_bytes value_bytes distribution dirty parallelism checkpoints
-             load_ops_s rmw_ops_s rmw_batch_ops_s rmw_ops_s_during_checkpoint first_10k_ops_s_after_seal max_op_us
+             load_ops_s rmw_ops_s rmw_batch_ops_s rmw_ops_s_during_checkpoint first_10k_ops_s_after_seal
+             first_touch_ops_s max_op_us
              pause_us checkpoint_ms dirty_bytes dirty_zstd1_bytes checkpoint_bytes checkpoint_bytes_max full_bytes
              objects_put requests rss_bytes_per_key pinned_bytes_per_key restore rescale",
         );
@@ -56,7 +57,7 @@ fn the_quick_suite_reports_every_figure() {
             has(cell.pointer(percentiles).unwrap(), "p50 p99 max");
             assert!(number(cell, &format!("{percentiles}/p50")) <= number(cell, &format!("{percentiles}/max")));
         }
-        for pointer in ["/load_ops_s", "/rmw_ops_s", "/max_op_us", "/restore/ms", "/restore/bytes_read"] {
+        for pointer in ["/load_ops_s", "/rmw_ops_s", "/rmw_batch_ops_s", "/max_op_us", "/restore/ms", "/restore/bytes_read"] {
             assert!(number(cell, pointer) > 0.0, "{pointer}");
         }
         assert_eq!(number(cell, "/restore/records"), 2000.0);

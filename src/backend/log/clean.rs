@@ -11,7 +11,7 @@
 //!   in the order, and its tombstones have nothing left to hide and go;
 //! - the pieces of a value stand in their order, and the first of those that were moved in the frozen half is whole: it
 //!   hides copies of the others that sealed parts still share;
-//! - a half is cleaned while it holds more than twice the bytes of its live records plus `SLACK_BYTES`, and whatever is
+//! - a half is cleaned while it holds more than 4/3 of the bytes of its live records plus `SLACK_BYTES`, and whatever is
 //!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
 //!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
@@ -20,6 +20,9 @@ use super::index::{Address, link_hash};
 use super::record::Record;
 use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Run};
 use crate::segment::Rules;
+
+/// Garbage that a half of a group may hold, as a part of what is live: a third.
+const SPARE_PART: u64 = 3;
 
 /// Garbage that a half of a group may hold however little is live.
 const SLACK_BYTES: u64 = 4 * 1024;
@@ -30,6 +33,9 @@ const RATE: u64 = 8;
 /// The constant of the bound: one region that is being filled while another is being emptied, and the slack.
 #[cfg(test)]
 pub(super) const BOUND_BYTES: u64 = 2 * super::region::REGION_BYTES as u64 + 2 * SLACK_BYTES;
+
+/// Records whose index entries are asked for ahead of time.
+const AHEAD: usize = 32;
 
 /// What it costs to move a region to the end of the order or to drop an empty one, in bytes gone through.
 const STEP_BYTES: u64 = 512;
@@ -47,7 +53,8 @@ impl Run {
     }
 
     fn needs_cleaning(&self, half: Half) -> bool {
-        self.held_bytes > 2 * self.live_bytes(half) + SLACK_BYTES
+        let live = self.live_bytes(half);
+        self.held_bytes > live + live / SPARE_PART + SLACK_BYTES
     }
 }
 
@@ -162,25 +169,40 @@ impl Group {
         let moved = self.move_values(half);
         let Some((id, region)) = self.regions.take_oldest(half) else { return moved };
         let mut left = region.tally.records();
-        for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
-            if left == 0 {
+        let mut records = region.chunk().records().filter(|(_, record)| !record.shape.is_dead());
+        while left > 0 {
+            let ahead = |(offset, record): (u32, Record<'_>)| {
+                let hash = self.hash(&record.place);
+                self.index.prefetch(hash);
+                (offset, hash)
+            };
+            let window: Vec<_> = records.by_ref().take(AHEAD).map(ahead).collect();
+            if window.is_empty() {
                 break;
             }
-            let Some((hash, found)) = self.entry_of(&record, Address::new(id, offset)) else { continue };
-            left -= 1;
-            if half == Half::Frozen && record.shape.is_tombstone() {
-                self.index.remove(found.bucket);
-            } else if half == Half::Frozen && has_expired(&record, rules) {
-                // What older segments have of it has expired too.
-                self.expire(hash, found, &record, rules);
-            } else {
-                let address = self.regions.append(half, &record.copy());
-                self.index.point(found.bucket, address);
+            for (offset, hash) in window {
+                let Some(record) = region.chunk().record(offset) else { continue };
+                let Some((hash, found)) = self.entry_at(hash, &record, Address::new(id, offset)) else { continue };
+                left -= 1;
+                self.keep_or_drop(half, hash, found, &record, rules);
             }
         }
         self.regions.release(id);
         self.index.trim();
         moved
+    }
+
+    /// Copies a record to the end of its half, or lets it go if nobody needs it any more.
+    fn keep_or_drop(&mut self, half: Half, hash: u32, found: Found, record: &Record<'_>, rules: &Rules) {
+        if half == Half::Frozen && record.shape.is_tombstone() {
+            self.index.remove(found.bucket);
+        } else if half == Half::Frozen && has_expired(record, rules) {
+            // What older segments have of it has expired too.
+            self.expire(hash, found, record, rules);
+        } else {
+            let address = self.regions.append(half, &record.copy());
+            self.index.point(found.bucket, address);
+        }
     }
 
     /// Moves values that have an older piece in the oldest region to the end of their half; returns their bytes.
@@ -229,7 +251,11 @@ impl Group {
 
     /// Returns the hash and entry of the row, or of its older piece, that the index has at `here`.
     fn entry_of(&self, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
-        let hash = self.hash(&record.place);
+        self.entry_at(self.hash(&record.place), record, here)
+    }
+
+    /// As [`Group::entry_of`], where the row's hash is at hand.
+    fn entry_at(&self, hash: u32, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
         let at = |hash: u32| self.index.find(hash, |address| address.same_record(here));
         let (bucket, address) = at(hash).or_else(|| at(link_hash(hash, record.mark.ordinal)))?;
         Some((hash, Found { bucket, address, shape: record.shape }))

@@ -89,14 +89,13 @@ impl Group {
             }
             let address = group.regions.append(Half::Frozen, draft);
             let hash = group.hash(&draft.place);
-            match group.find(hash, &draft.place) {
-                Some(older) => group.follow(hash, older, address, draft.mark.ordinal),
-                None => group.index.insert(hash, address),
-            }
             let length = draft.value.map_or(0, <[u8]>::len) as u64;
-            match draft.mark.ordinal {
-                0 => group.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules),
-                _ => group.live_bytes += length,
+            if draft.mark.ordinal == 0 {
+                group.index.insert(hash, address);
+                group.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules);
+            } else if let Some(older) = group.find(hash, &draft.place) {
+                group.follow(hash, older, address, draft.mark.ordinal);
+                group.live_bytes += length;
             }
         }
         Ok(group)

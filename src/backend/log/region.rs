@@ -74,7 +74,7 @@ impl Chunk {
         self.charge.bytes()
     }
 
-    fn record(&self, offset: u32) -> Option<Record<'_>> {
+    pub(super) fn record(&self, offset: u32) -> Option<Record<'_>> {
         self.bytes.get(offset as usize..).and_then(Record::parse)
     }
 
@@ -219,6 +219,8 @@ pub(super) struct Run {
     pub(super) credit: u64,
     /// Bytes of regions that may be looked through for what has expired by now.
     pub(super) expiry_credit: u64,
+    /// Bytes of records that the half had when it was frozen last: as many are to be expected again.
+    expected_bytes: u64,
 }
 
 /// Where the next record fits.
@@ -336,9 +338,10 @@ impl Regions {
                 return Fit::Grown(id, self.affordable(wanted - capacity, needed - capacity) + capacity);
             }
         }
-        // In proportion to what is there: few regions, little waste.
-        let quarter = usize::try_from(run.held_bytes / 4).unwrap_or(REGION_BYTES);
-        let wanted = quarter.clamp(LEAST_REGION_BYTES, REGION_BYTES).max(len);
+        // In proportion to what is there, or was: few regions, little waste.
+        let proportionate = (run.held_bytes / 4).max(run.expected_bytes.saturating_sub(run.held_bytes));
+        let proportionate = usize::try_from(proportionate).unwrap_or(REGION_BYTES);
+        let wanted = proportionate.clamp(LEAST_REGION_BYTES, REGION_BYTES).max(len);
         Fit::New(self.affordable(wanted, LEAST_REGION_BYTES.max(len)), true)
     }
 
@@ -456,6 +459,7 @@ impl Regions {
     /// Freezes the tail and hands each of its regions to `visit`. Regions without a use are dropped.
     pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
         let (clears, tail) = (std::mem::take(&mut self.clears), std::mem::take(&mut self.tail));
+        self.tail.expected_bytes = tail.tally.bytes();
         for id in clears.order.into_iter().chain(tail.order) {
             let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
             if region.tally.records() == 0 {

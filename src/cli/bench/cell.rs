@@ -59,6 +59,8 @@ struct Cell<'a, B> {
 struct Written {
     load: f64,
     update: f64,
+    /// Updates of several keys together.
+    together: f64,
     longest: Duration,
     rss: Rss,
     full_bytes: u64,
@@ -148,6 +150,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let loaded = resident_bytes();
         let share = operations(self.spec.keys).div_ceil(lanes.len().max(1));
         let update = on_threads(&mut lanes, |lane| lane.update(share))?;
+        let batched = on_threads(&mut lanes, |lane| lane.update_together(share))?;
 
         let before = self.store.requests();
         self.checkpoint(&job, &mut lanes)?;
@@ -168,6 +171,7 @@ impl<B: StateBackend> Cell<'_, B> {
         Ok(Written {
             load: together(&load),
             update: together(&update),
+            together: together(&batched),
             longest: touched.chain(update.iter().map(|pace| pace.longest)).max().unwrap_or_default(),
             rss,
             full_bytes: start.put_bytes - before.put_bytes,
@@ -326,9 +330,10 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
         checkpoints: spec.checkpoints,
         load_ops_s: written.load,
         rmw_ops_s: written.update,
-        rmw_batch_ops_s: None,
+        rmw_batch_ops_s: written.together,
         rmw_ops_s_during_checkpoint: rate(|passage| &passage.during),
         first_10k_ops_s_after_seal: rate(|passage| &passage.first),
+        first_touch_ops_s: rate(|passage| &passage.first_touch),
         max_op_us: micros(written.longest),
         pause_us: percentiles(passages().map(|passage| passage.pause), Duration::from_micros(1))?,
         checkpoint_ms: percentiles(checkpoints.iter().map(|c| c.duration), Duration::from_millis(1))?,

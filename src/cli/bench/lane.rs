@@ -14,6 +14,9 @@ use super::pace::{Pace, Timing};
 use super::workload::{self, BATCH, Routing, Share, Workload};
 use crate::cli::clock;
 
+/// Keys that are read, changed and written together where batches are measured.
+const TOGETHER: usize = 32;
+
 /// Batches after a seal whose rate is reported for itself.
 const FIRST_BATCHES: usize = 10_000 / BATCH;
 
@@ -42,23 +45,43 @@ impl<B: StateBackend> Rows<B> {
 
     /// Reads the value, adds 1 to its first 8 bytes, writes it.
     fn increment(&mut self, key: &[u8]) -> Result<()> {
-        let found = self.with_row(key, |backend, row| {
-            backend.update(row, |value, new| {
-                let Some(value) = value else { return (Change::Keep, false) };
-                new.extend_from_slice(value);
-                workload::add(new, 1);
-                (Change::Put, true)
-            })
-        })?;
-        if found { Ok(()) } else { Err(Error::corrupt("a key that was loaded is gone")) }
+        self.with_row(key, increment)
     }
 
-    fn check(&mut self, key: &[u8], expected: &[u8]) -> Result<()> {
-        if self.with_row(key, |backend, row| backend.read(row, |value| value == Some(expected)))? {
-            return Ok(());
-        }
-        Err(Error::corrupt("a key does not read back as it was written"))
+    /// Does the same for several keys, whose rows are asked for first.
+    fn increment_all(&mut self, keys: &[&[u8]]) -> Result<()> {
+        let keys: Vec<_> = keys.iter().map(|key| self.routing.locate(key)).collect();
+        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
+        let rows: Vec<_> = keys.iter().map(row).collect();
+        let backend = self.task.state().backend_mut();
+        backend.prefetch(&rows);
+        rows.into_iter().try_for_each(|row| increment(backend, row))
     }
+
+    /// Checks that keys have these values; their rows are asked for first.
+    fn check_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<()> {
+        let keys: Vec<_> = rows.iter().map(|(key, _)| self.routing.locate(key)).collect();
+        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
+        let found: Vec<_> = keys.iter().map(row).collect();
+        let backend = self.task.state().backend_mut();
+        backend.prefetch(&found);
+        for (row, (_, expected)) in found.into_iter().zip(rows) {
+            if !backend.read(row, |value| value == Some(*expected))? {
+                return Err(Error::corrupt("a key does not read back as it was written"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn increment<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<()> {
+    let found = backend.update(row, |value, new| {
+        let Some(value) = value else { return (Change::Keep, false) };
+        new.extend_from_slice(value);
+        workload::add(new, 1);
+        (Change::Put, true)
+    })?;
+    if found { Ok(()) } else { Err(Error::corrupt("a key that was loaded is gone")) }
 }
 
 /// A subtask that is loaded, written to and checkpointed.
@@ -76,6 +99,8 @@ pub(super) struct Passage {
     pub(super) pause: Duration,
     /// The first operations after it.
     pub(super) first: Pace,
+    /// All operations that touched a key for the first time after it.
+    pub(super) first_touch: Pace,
     /// Operations while the checkpoint was on its way.
     pub(super) during: Pace,
 }
@@ -107,6 +132,20 @@ impl<B: StateBackend> Lane<B> {
         Ok(pace)
     }
 
+    /// Makes at least `operations` read-modify-writes of drawn keys, several together.
+    pub(super) fn update_together(&mut self, operations: usize) -> Result<Pace> {
+        let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
+        for _ in 0..operations.div_ceil(BATCH) {
+            self.workload.draw(BATCH, &mut positions);
+            self.workload.share.stage_keys(positions.iter().copied());
+            let keys: Vec<_> = self.workload.share.keys().collect();
+            pace.time_all(keys.len(), || keys.chunks(TOGETHER).try_for_each(|keys| self.rows.increment_all(keys)))?;
+            self.workload.touched(&positions);
+        }
+        self.positions = positions;
+        Ok(pace)
+    }
+
     /// Makes a read-modify-write of each of `positions`.
     fn touch(&mut self, positions: &[u32], timing: Timing, pace: &mut Pace) -> Result<()> {
         self.workload.share.stage_keys(positions.iter().copied());
@@ -133,6 +172,7 @@ impl<B: StateBackend> Lane<B> {
             if number < FIRST_BATCHES {
                 passage.first.merge(&pace);
             }
+            passage.first_touch.merge(&pace);
             if counts {
                 passage.during.merge(&pace);
             }
@@ -192,12 +232,13 @@ pub(super) fn read_back<B: StateBackend>(
     for at in (0..share.indices.len()).step_by(BATCH) {
         let batch: Vec<_> = share.indices.iter().skip(at).take(BATCH).copied().collect();
         share.stage(batch.into_iter().map(|index| (index, added.get(index as usize).copied().unwrap_or(0))));
-        let first = usize::from(at == 0);
-        pace.time(Timing::Batch, share.rows().take(first), |(key, value)| rows.check(key, value))?;
+        let staged: Vec<_> = share.rows().collect();
+        let (first, rest) = staged.split_at(staged.len().min(usize::from(at == 0)));
+        pace.time_all(first.len(), || rows.check_all(first))?;
         if at == 0 {
             first_read += pace.elapsed();
         }
-        pace.time(Timing::Batch, share.rows().skip(first), |(key, value)| rows.check(key, value))?;
+        pace.time_all(rest.len(), || rest.chunks(TOGETHER).try_for_each(|some| rows.check_all(some)))?;
     }
     let rows = rows.task.state().backend_mut().stats().rows;
     Ok(Readback { first_read, all_read: loaded + pace.elapsed(), rows })

@@ -60,6 +60,15 @@ impl Pace {
         Ok(())
     }
 
+    /// Does `work`, which is `operations`, as one batch.
+    pub(super) fn time_all(&mut self, operations: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let start = clock::now();
+        work()?;
+        self.operations += operations as u64;
+        self.elapsed += clock::now().duration_since(start);
+        Ok(())
+    }
+
     /// Adds what another has counted.
     pub(super) fn merge(&mut self, other: &Self) {
         self.operations += other.operations;

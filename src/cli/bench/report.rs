@@ -52,9 +52,11 @@ pub(super) struct CellReport {
 
     pub(super) load_ops_s: f64,
     pub(super) rmw_ops_s: f64,
-    pub(super) rmw_batch_ops_s: Option<f64>,
+    pub(super) rmw_batch_ops_s: f64,
     pub(super) rmw_ops_s_during_checkpoint: Option<f64>,
     pub(super) first_10k_ops_s_after_seal: Option<f64>,
+    /// Of operations each of which touched its key for the first time after a seal.
+    pub(super) first_touch_ops_s: Option<f64>,
     pub(super) max_op_us: f64,
 
     pub(super) pause_us: Percentiles,
