@@ -57,7 +57,9 @@ fn the_quick_suite_reports_every_figure() {
             has(cell.pointer(percentiles).unwrap(), "p50 p99 max");
             assert!(number(cell, &format!("{percentiles}/p50")) <= number(cell, &format!("{percentiles}/max")));
         }
-        for pointer in ["/load_ops_s", "/rmw_ops_s", "/rmw_batch_ops_s", "/max_op_us", "/restore/ms", "/restore/bytes_read"] {
+        for pointer in
+            ["/load_ops_s", "/rmw_ops_s", "/rmw_batch_ops_s", "/max_op_us", "/restore/ms", "/restore/bytes_read"]
+        {
             assert!(number(cell, pointer) > 0.0, "{pointer}");
         }
         assert_eq!(number(cell, "/restore/records"), 2000.0);

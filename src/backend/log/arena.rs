@@ -30,7 +30,7 @@ const SLAB_BYTES_MIN: usize = 4 << 20;
 const SLAB_BYTES_MAX: usize = 64 << 20;
 
 /// How many blocks are kept for the next use: this part of those in use, and so many besides.
-const KEPT_PART: usize = 4;
+const KEPT_PART: usize = 8;
 const KEPT_LEAST: usize = 4;
 
 /// The address of a block that nobody uses.

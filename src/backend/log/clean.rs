@@ -213,8 +213,10 @@ impl Group {
             let entry = self.entry_of(record, Address::new(id, offset));
             entry.is_some_and(|(_, found)| found.address.is_link())
         };
-        let pieces =
-            region.chunk().records().filter(|(offset, record)| !record.shape.is_dead() && is_older_piece(*offset, record));
+        let pieces = region
+            .chunk()
+            .records()
+            .filter(|(offset, record)| !record.shape.is_dead() && is_older_piece(*offset, record));
         let pieces: Vec<_> = pieces.map(|(_, record)| record.detached()).collect();
         // Not into the region that they are to leave.
         self.regions.open(half, LEAST_REGION_BYTES, true);

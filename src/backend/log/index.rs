@@ -352,15 +352,13 @@ impl Index {
     pub(super) fn growth_bytes(&self, hash: u32) -> u64 {
         let part = self.parts.get(self.part_of(tag(hash)) as usize);
         let Some(part) = part.filter(|part| part.is_full()) else { return 0 };
-        let bytes = if !part.is_largest() {
-            let [more, now] = [part.slots_for_one_more(), part.slots.len()].map(|slots| slots * size_of::<Slot>());
-            if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
-        } else {
+        if part.is_largest() {
             let directory = if part.depth == self.depth { self.directory.len() } else { 0 };
             let more = size_of::<Part>() + directory * size_of::<u32>();
-            self.arena.growth_bytes(PART_SLOTS * size_of::<Slot>()) + more as u64
-        };
-        bytes
+            return self.arena.growth_bytes(PART_SLOTS * size_of::<Slot>()) + more as u64;
+        }
+        let [more, now] = [part.slots_for_one_more(), part.slots.len()].map(|slots| slots * size_of::<Slot>());
+        if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
     }
 
     /// Returns how many bytes it holds with room for `rows`.
@@ -536,7 +534,7 @@ mod tests {
         let address = |row: u32| Address::new(row >> 16, row & 0xffff);
         // Hashes that all differ, that share tags, and of which many rows have the same.
         for (rows, hash_of) in [(60_000, None), (60_000, Some(40_000)), (3_000, Some(30))] {
-            let hash = |row: u32| hash_of.map_or(row.wrapping_mul(0x9e37_79b1), |most| row % most);
+            let hash = |row: u32| hash_of.map_or_else(|| row.wrapping_mul(0x9e37_79b1), |most| row % most);
             let mut index = Index::new(&Arena::new(&budget));
             index.presize(if rows == 3_000 { 0 } else { 20_000 });
             let find = |index: &Index, row| index.find(hash(row), |found| found.same_record(address(row)));
