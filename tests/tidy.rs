@@ -211,3 +211,15 @@ fn every_planted_bug_is_looked_for() {
         assert!(planted.contains(&format!("| `{variant}` |")), "{variant} is not in the catalogue");
     }
 }
+
+#[test]
+fn no_file_is_mapped_into_memory() {
+    let maps = |(_, text): &(PathBuf, String)| text.contains("memmap2");
+    let mapping: Vec<_> = sources("src").into_iter().filter(maps).collect();
+    let [(path, text)] = &mapping[..] else { panic!("{mapping:?}") };
+    assert_eq!(path, Path::new("src/backend/log/arena.rs"));
+    assert!(text.contains("MmapMut::map_anon("), "memory without a file");
+    for call in ["MmapOptions", "Mmap::map(", "map_mut(", "map_raw", "map_copy", "map_exec"] {
+        assert!(!text.contains(call), "{call}");
+    }
+}

@@ -1,13 +1,13 @@
 //! How much a key group is used: counters that fade.
 
 /// What is left of a counter after each seal.
-const KEPT: f32 = 7.0 / 8.0;
+const KEPT: f64 = 7.0 / 8.0;
 
 /// Reads and writes of one group. Each seal takes an eighth, so that what happened 5 seals ago counts about half.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Heat {
-    reads: f32,
-    writes: f32,
+    reads: f64,
+    writes: f64,
     /// The number of seals that it has faded by.
     seals: u32,
 }

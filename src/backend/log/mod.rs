@@ -44,6 +44,7 @@ use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
 use super::cuts::Cuts;
+use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
 use super::{check_lengths, check_new, check_owned, check_value};
 
@@ -142,6 +143,14 @@ impl LogBackend {
             None if self.owned.contains(id) => Ok(Located { id, hash, place, found: None }),
             None => Err(Error::usage("key group is not owned").with("group", id).with("owned", &self.owned)),
         }
+    }
+
+    /// Returns the row's value where another of its length can be written over it and nothing else changes: it was written
+    /// since the last seal, and is stored as it reads.
+    fn in_place(&mut self, located: &Located<'_>) -> Option<(&mut Heat, &mut [u8])> {
+        let found = located.found.filter(|_| self.rules.table(located.place.table).is_none())?;
+        let group = self.groups.get_mut(usize::from(located.id.0))?.as_deref_mut()?;
+        Some((&mut group.heat, group.regions.plain_tail_value(found.address, &found.shape)?))
     }
 
     /// Calls `f` with the row's value.
@@ -261,7 +270,20 @@ impl StateBackend for LogBackend {
         let located = self.locate(&row)?;
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let (change, result) = self.with_value(&located, |value| f(value, &mut scratch))?;
+        let (change, result) = match self.in_place(&located) {
+            Some((heat, value)) => {
+                heat.read();
+                let (change, result) = f(Some(value), &mut scratch);
+                if matches!(change, Change::Put) && scratch.len() == value.len() {
+                    value.copy_from_slice(&scratch);
+                    heat.write();
+                    self.scratch = scratch;
+                    return Ok(result);
+                }
+                (change, result)
+            }
+            None => self.with_value(&located, |value| f(value, &mut scratch))?,
+        };
         let set = match change {
             Change::Keep => Ok(()),
             Change::Put => self.set(&located, Some(&scratch)),

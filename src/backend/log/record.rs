@@ -13,6 +13,8 @@
 //! - a record's own length never changes: a value that outgrows its capacity gets a new record;
 //! - records never leave memory, so their layout is not part of any format.
 
+use std::ops::Range;
+
 use crate::id::TableId;
 use crate::segment::{Columns, FIRST_VERSION, Op, Piece, Row, RowKey};
 use crate::time::Timestamp;
@@ -338,8 +340,17 @@ impl Shape {
 
     /// Returns the row's value out of the record at the front of `bytes`, `None` if it is a tombstone.
     pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
+        bytes.get(self.value_range()?)
+    }
+
+    /// As [`Shape::value`], to be changed.
+    pub(super) fn value_mut<'a>(&self, bytes: &'a mut [u8]) -> Option<&'a mut [u8]> {
+        bytes.get_mut(self.value_range()?)
+    }
+
+    fn value_range(&self) -> Option<Range<usize>> {
         let start = self.len - self.capacity;
-        bytes.get(start..start + self.value_len()?)
+        Some(start..start + self.value_len()?)
     }
 }
 

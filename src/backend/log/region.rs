@@ -297,6 +297,13 @@ impl Regions {
         shape.value(self.region(address.region())?.chunk().bytes.get(address.offset() as usize..)?)
     }
 
+    /// Returns the value of a tail record of this shape, to be changed, if its mark is that of bytes of a table without
+    /// rules.
+    #[inline]
+    pub(super) fn plain_tail_value(&mut self, address: Address, shape: &Shape) -> Option<&mut [u8]> {
+        if shape.is_plain() { shape.value_mut(self.tail_bytes(address)?) } else { None }
+    }
+
     /// Returns which half a record lies in.
     pub(super) fn half(&self, address: Address) -> Half {
         self.region(address.region()).map_or(Half::Frozen, Region::half)

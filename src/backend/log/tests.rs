@@ -11,7 +11,7 @@ use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
-use crate::segment::{Append, SealedPart};
+use crate::segment::{Append, Op, SealedPart};
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);
@@ -380,6 +380,36 @@ fn survivors_are_in_no_delta_but_in_every_base() {
     sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
     batch.fold(Fold::Base, &Rules::none()).unwrap();
     assert_eq!(batch.len(), 500);
+    world.check();
+}
+
+#[test]
+fn an_update_of_the_same_length_is_written_over_the_value_until_it_is_sealed() {
+    let mut world = World::new(1, u64::MAX);
+    let update = |world: &mut World, change: Change, new: &[u8]| {
+        let seen = world.with_row(T, 7, b"", |backend, row| {
+            backend.update(row, |value, to| {
+                to.extend_from_slice(new);
+                (change, value.map(<[u8]>::to_vec))
+            })
+        });
+        seen.unwrap()
+    };
+    assert_eq!(update(&mut world, Change::Put, &[1; 9]), None);
+    let before = world.backend.stats();
+    assert_eq!(update(&mut world, Change::Put, &[2; 9]), Some(vec![1; 9]));
+    assert_eq!(update(&mut world, Change::Keep, &[3; 9]), Some(vec![2; 9]));
+    assert_eq!(world.backend.stats(), before, "the same record");
+    let sealed = world.seal(&none());
+    assert_eq!((sealed.heat[0].reads, sealed.heat[0].writes), (2, 2), "the group was not there to be read at first");
+    assert_eq!(update(&mut world, Change::Put, &[4; 9]), Some(vec![2; 9]));
+    assert_eq!(update(&mut world, Change::Put, &[5; 20]), Some(vec![4; 9]), "longer than its record");
+    assert_eq!(update(&mut world, Change::Put, &[6; 3]), Some(vec![5; 20]));
+    assert_eq!(update(&mut world, Change::Delete, &[]), Some(vec![6; 3]));
+    assert_eq!(update(&mut world, Change::Keep, &[]), None);
+    let mut batch = RowBatch::new();
+    sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
+    assert_eq!(batch.iter().map(|row| row.op).collect::<Vec<_>>(), [Op::Put(&[2; 9])], "as it was sealed");
     world.check();
 }
 
