@@ -11,7 +11,7 @@
 //!   in the order, and its tombstones have nothing left to hide and go;
 //! - the pieces of a value stand in their order, and the first of those that were moved in the frozen half is whole: it
 //!   hides copies of the others that sealed parts still share;
-//! - a half is cleaned while it holds more than 4/3 of the bytes of its live records plus `SLACK_BYTES`, and whatever is
+//! - a half is cleaned while it holds more than twice the bytes of its live records plus `SLACK_BYTES`, and whatever is
 //!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
 //!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
@@ -20,9 +20,6 @@ use super::index::{Address, link_hash};
 use super::record::Record;
 use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Run};
 use crate::segment::Rules;
-
-/// Garbage that a half of a group may hold, as a part of what is live: a third.
-const SPARE_PART: u64 = 3;
 
 /// Garbage that a half of a group may hold however little is live.
 const SLACK_BYTES: u64 = 4 * 1024;
@@ -53,8 +50,7 @@ impl Run {
     }
 
     fn needs_cleaning(&self, half: Half) -> bool {
-        let live = self.live_bytes(half);
-        self.held_bytes > live + live / SPARE_PART + SLACK_BYTES
+        self.held_bytes > 2 * self.live_bytes(half) + SLACK_BYTES
     }
 }
 

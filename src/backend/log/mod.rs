@@ -56,7 +56,7 @@ const PREFETCHED_ROWS: usize = 32;
 /// Memory beside the rows themselves: 5 bytes of header for a small row (key below 128 bytes, value below 256, no
 /// namespace), and an index entry of 8 bytes in a table that is at least 3/8 full. Garbage is bounded: each group
 /// holds at most 4 times the bytes of its records (live rows, and tombstones until the segments that they hide are
-/// cleaned) plus 272 KiB, and usually less than 3/2; small groups hold much less than that constant.
+/// cleaned) plus 272 KiB, and usually less than twice; small groups hold much less than that constant.
 pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
