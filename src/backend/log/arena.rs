@@ -10,7 +10,7 @@
 //! - The address of a block is at any time either in `Free` or in one `Block`, which is no copy: so a `Block` is the only
 //!   way to its bytes, and borrows of them are borrows of it.
 //! - Bytes are initialised from the start, by the system, and every value of a byte is one.
-#![expect(unsafe_code, reason = "see above; `benches/backend_ops.rs` has what it is for")]
+#![expect(unsafe_code, reason = "see above")]
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};

@@ -166,17 +166,18 @@ impl Group {
         let Some((id, region)) = self.regions.take_oldest(half) else { return moved };
         let mut left = region.tally.records();
         let mut records = region.chunk().records().filter(|(_, record)| !record.shape.is_dead());
+        let mut window = Vec::with_capacity(AHEAD);
         while left > 0 {
             let ahead = |(offset, record): (u32, Record<'_>)| {
                 let hash = self.hash(&record.place);
                 self.index.prefetch(hash);
                 (offset, hash)
             };
-            let window: Vec<_> = records.by_ref().take(AHEAD).map(ahead).collect();
+            window.extend(records.by_ref().take(AHEAD).map(ahead));
             if window.is_empty() {
                 break;
             }
-            for (offset, hash) in window {
+            for (offset, hash) in window.drain(..) {
                 let Some(record) = region.chunk().record(offset) else { continue };
                 let Some((hash, found)) = self.entry_at(hash, &record, Address::new(id, offset)) else { continue };
                 left -= 1;

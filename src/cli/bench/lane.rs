@@ -39,6 +39,20 @@ impl<B: StateBackend> Rows<B> {
         f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
     }
 
+    /// Asks for the rows of `keys`, then calls `f` with each and its place.
+    fn with_rows<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        mut f: impl FnMut(&mut B, RowRef<'_>, usize) -> Result<()>,
+    ) -> Result<()> {
+        let keys: Vec<_> = keys.map(|key| self.routing.locate(key)).collect();
+        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
+        let rows: Vec<_> = keys.iter().map(row).collect();
+        let backend = self.task.state().backend_mut();
+        backend.prefetch(&rows);
+        rows.into_iter().enumerate().try_for_each(|(at, row)| f(backend, row, at))
+    }
+
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
         self.with_row(key, |backend, row| backend.write(row, Write::Put(value)))
     }
@@ -50,27 +64,16 @@ impl<B: StateBackend> Rows<B> {
 
     /// Does the same for several keys, whose rows are asked for first.
     fn increment_all(&mut self, keys: &[&[u8]]) -> Result<()> {
-        let keys: Vec<_> = keys.iter().map(|key| self.routing.locate(key)).collect();
-        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
-        let rows: Vec<_> = keys.iter().map(row).collect();
-        let backend = self.task.state().backend_mut();
-        backend.prefetch(&rows);
-        rows.into_iter().try_for_each(|row| increment(backend, row))
+        self.with_rows(keys.iter().copied(), |backend, row, _| increment(backend, row))
     }
 
     /// Checks that keys have these values; their rows are asked for first.
     fn check_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<()> {
-        let keys: Vec<_> = rows.iter().map(|(key, _)| self.routing.locate(key)).collect();
-        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
-        let found: Vec<_> = keys.iter().map(row).collect();
-        let backend = self.task.state().backend_mut();
-        backend.prefetch(&found);
-        for (row, (_, expected)) in found.into_iter().zip(rows) {
-            if !backend.read(row, |value| value == Some(*expected))? {
-                return Err(Error::corrupt("a key does not read back as it was written"));
-            }
-        }
-        Ok(())
+        let expected = |at: usize| rows.get(at).map(|(_, value)| *value);
+        self.with_rows(rows.iter().map(|(key, _)| *key), |backend, row, at| {
+            let equal = backend.read(row, |value| value == expected(at))?;
+            if equal { Ok(()) } else { Err(Error::corrupt("a key does not read back as it was written")) }
+        })
     }
 }
 
