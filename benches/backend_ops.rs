@@ -3,32 +3,17 @@
 //! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes and
 //! writes it back. A seal is timed alone: dirtying comes before the clock, dropping what was sealed after it.
 
+mod common;
+
 use std::hint::black_box;
 
 use alluvium::backend::{Change, LogBackend, RowRef, StateBackend, Write};
-use alluvium::id::{Epoch, Part, TableId};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::segment::Cut;
-use alluvium::time::Timestamp;
+use alluvium::id::TableId;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-const GROUPS: u16 = 128;
-const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
+use common::{GROUPS, PARTITIONER, key, mixed};
+
 const BATCH: usize = 10_000;
-
-/// Returns a number that looks random.
-fn mixed(number: u64) -> u64 {
-    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
-fn key(number: u64) -> [u8; 16] {
-    let mut key = [0; 16];
-    key[..8].copy_from_slice(&mixed(number).to_le_bytes());
-    key[8..].copy_from_slice(&number.to_le_bytes());
-    key
-}
 
 /// Returns batches of keys drawn uniformly, so that drawing is not timed.
 fn draws(keys: u64) -> impl Iterator<Item = Vec<[u8; 16]>> {
@@ -53,8 +38,7 @@ struct Log {
 
 impl Log {
     fn loaded(keys: u64) -> Self {
-        let groups = KeyGroupSet::all(GROUPS);
-        let mut log = Self { backend: LogBackend::new(groups, PARTITIONER, MemoryBudget::new(u64::MAX)), epoch: 0 };
+        let mut log = Self { backend: common::backend(), epoch: 0 };
         for number in 0..keys {
             let bytes = key(number);
             let key = PARTITIONER.locate(&bytes, 0, GROUPS);
@@ -78,9 +62,7 @@ impl Log {
 
     fn seal(&mut self) -> alluvium::segment::Sealed {
         self.epoch += 1;
-        let at = Timestamp::default();
-        let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: at, processing_time: at };
-        self.backend.seal(cut, &KeyGroupSet::empty()).unwrap()
+        common::seal(&mut self.backend, self.epoch)
     }
 }
 

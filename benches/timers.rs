@@ -5,22 +5,23 @@
 //! by a thousand timers each. There is a seal halfway through registering and one halfway through firing, both timed:
 //! half of the rows that fire are frozen, and their removal writes tombstones.
 
+mod common;
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
 use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, Tables, TimeDomain, Timers};
 use alluvium::codec::schema::Schema;
-use alluvium::id::{Epoch, Part, TableId};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, TableRules};
+use alluvium::id::TableId;
+use alluvium::key_group::KeyGroupSet;
+use alluvium::segment::TableRules;
 use alluvium::time::Timestamp;
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 
-const GROUPS: u16 = 128;
-const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
+use common::{GROUPS, PARTITIONER, key, mixed};
+
 const TIMERS: usize = 1_000_000;
 
 /// The time of the timer of this number.
@@ -29,33 +30,19 @@ type Time = fn(u64) -> i64;
 /// A timer as the plain collections have it.
 type Plain = (i64, u16, Box<[u8]>);
 
-/// Returns a number that looks random.
-fn mixed(number: u64) -> u64 {
-    let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)
-}
-
 /// Returns the timers in the order in which they are registered.
 fn drawn(time: Time) -> Vec<(i64, [u8; 16])> {
-    let draw = |number| {
-        let mut key = [0; 16];
-        key[..8].copy_from_slice(&mixed(number).to_le_bytes());
-        key[8..].copy_from_slice(&number.to_le_bytes());
-        (time(number), key)
-    };
-    (0..TIMERS as u64).map(draw).collect()
+    (0..TIMERS as u64).map(|number| (time(number), key(number))).collect()
 }
 
 fn backend() -> LogBackend {
-    let mut backend = LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX));
+    let mut backend = common::backend();
     backend.define(TableId(0), TableRules { by_key: false, ..TableRules::default() });
     backend
 }
 
 fn seal(backend: &mut LogBackend, epoch: u64) {
-    let at = Timestamp::default();
-    let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time: at, processing_time: at };
-    drop(backend.seal(cut, &KeyGroupSet::empty()).unwrap());
+    drop(common::seal(backend, epoch));
 }
 
 struct Job {
