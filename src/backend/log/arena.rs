@@ -279,14 +279,17 @@ impl DerefMut for Buffer {
     }
 }
 
-/// Asks the processor to bring what begins at `data` near, soon and without waiting. It reads nothing.
+/// Bytes that a processor fetches at once.
+pub(super) const LINE_BYTES: usize = 64;
+
+/// Asks the processor to bring `data` near, soon and without waiting. It reads nothing.
 #[inline]
 pub(super) fn prefetch<T>(data: &T) {
     #[cfg(target_arch = "x86_64")]
-    // SAFETY: a hint about an address, which is valid besides.
-    unsafe {
+    for offset in (0..size_of::<T>()).step_by(LINE_BYTES) {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(data).cast());
+        // SAFETY: a hint about an address, which lies within `data` besides.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(data).cast::<i8>().wrapping_add(offset)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _no_hint = data;

@@ -11,17 +11,20 @@
 //!   in the order, and its tombstones have nothing left to hide and go;
 //! - the pieces of a value stand in their order, and the first of those that were moved in the frozen half is whole: it
 //!   hides copies of the others that sealed parts still share;
-//! - a half is cleaned while it holds more than twice the bytes of its live records plus `SLACK_BYTES`, and whatever is
-//!   written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
+//! - a half is cleaned while it holds more than the bytes of its live records, a quarter of them and `SLACK_BYTES`, and
+//!   whatever is written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
 //!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
 use super::group::{Found, Group};
 use super::index::{Address, link_hash};
 use super::record::Record;
-use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Run};
+use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Regions, Run};
 use crate::segment::Rules;
 
-/// Garbage that a half of a group may hold however little is live.
+/// Garbage that a half of a group may hold, as a part of what is live: with less, survivors are copied again and again.
+const GARBAGE_PART: u64 = 4;
+
+/// Garbage that it may hold however little is live.
 const SLACK_BYTES: u64 = 4 * 1024;
 
 /// Bytes of regions to go through for each byte that was written or became garbage.
@@ -48,9 +51,15 @@ impl Run {
             Half::Frozen => self.tally.put_bytes,
         }
     }
+}
 
+impl Regions {
+    /// Returns whether a half holds too much beside what is live. What the open region has to spare is for what comes.
     fn needs_cleaning(&self, half: Half) -> bool {
-        self.held_bytes > 2 * self.live_bytes(half) + SLACK_BYTES
+        let run = self.run(half);
+        let spare = run.open.and_then(|id| self.region(id)).map_or(0, |region| region.chunk().spare_bytes());
+        let live = run.live_bytes(half);
+        run.held_bytes - spare > live + live / GARBAGE_PART + SLACK_BYTES
     }
 }
 
@@ -77,13 +86,12 @@ impl Group {
             self.look_for_expired(churn as u64, rules);
         }
         for half in [Half::Tail, Half::Frozen] {
-            let run = self.regions.run_mut(half);
-            if !run.needs_cleaning(half) {
-                run.credit = 0;
+            if !self.regions.needs_cleaning(half) {
+                self.regions.run_mut(half).credit = 0;
                 continue;
             }
-            let mut credit = run.credit + RATE * churn as u64;
-            while self.regions.run(half).needs_cleaning(half) {
+            let mut credit = self.regions.run(half).credit + RATE * churn as u64;
+            while self.regions.needs_cleaning(half) {
                 let movable = self.oldest(half).filter(|region| self.can_move(region));
                 let Some(rest) = movable.and_then(|region| credit.checked_sub(region.cost(half))) else { break };
                 credit = rest.saturating_sub(self.clean_oldest(half, rules));
@@ -178,10 +186,7 @@ impl Group {
                 break;
             }
             for (offset, hash) in window.drain(..) {
-                let Some(record) = region.chunk().record(offset) else { continue };
-                let Some((hash, found)) = self.entry_at(hash, &record, Address::new(id, offset)) else { continue };
-                left -= 1;
-                self.keep_or_drop(half, hash, found, &record, rules);
+                left -= u64::from(self.keep_or_drop(half, &region, Address::new(id, offset), hash, rules));
             }
         }
         self.regions.release(id);
@@ -189,17 +194,25 @@ impl Group {
         moved
     }
 
-    /// Copies a record to the end of its half, or lets it go if nobody needs it any more.
-    fn keep_or_drop(&mut self, half: Half, hash: u32, found: Found, record: &Record<'_>, rules: &Rules) {
+    /// Copies the record at `here` in `region` to the end of its half, or lets it go if nobody needs it any more. Returns
+    /// whether the index pointed at it.
+    fn keep_or_drop(&mut self, half: Half, region: &Region, here: Address, hash: u32, rules: &Rules) -> bool {
+        let Some(record) = region.chunk().record(here.offset()) else { return false };
+        let Some((hash, found)) = self.entry_at(hash, &record, here, region.has_links) else { return false };
         if half == Half::Frozen && record.shape.is_tombstone() {
             self.index.remove(found.bucket);
-        } else if half == Half::Frozen && has_expired(record, rules) {
+        } else if half == Half::Frozen && has_expired(&record, rules) {
             // What older segments have of it has expired too.
-            self.expire(hash, found, record, rules);
+            self.expire(hash, found, &record, rules);
         } else {
-            let address = self.regions.append(half, &record.copy());
+            let bytes = region.chunk().bytes_of(here.offset(), &record.shape);
+            let address = match record.shape.is_compact() {
+                true => self.regions.append_copy(half, &record.shape, bytes),
+                false => self.regions.append(half, &record.copy()),
+            };
             self.index.point(found.bucket, address);
         }
+        true
     }
 
     /// Moves values that have an older piece in the oldest region to the end of their half; returns their bytes.
@@ -250,13 +263,14 @@ impl Group {
 
     /// Returns the hash and entry of the row, or of its older piece, that the index has at `here`.
     fn entry_of(&self, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
-        self.entry_at(self.hash(&record.place), record, here)
+        self.entry_at(self.hash(&record.place), record, here, true)
     }
 
-    /// As [`Group::entry_of`], where the row's hash is at hand.
-    fn entry_at(&self, hash: u32, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
+    /// As [`Group::entry_of`], where the row's hash is at hand, and whether the record may be an older piece.
+    fn entry_at(&self, hash: u32, record: &Record<'_>, here: Address, or_link: bool) -> Option<(u32, Found)> {
         let at = |hash: u32| self.index.find(hash, |address| address.same_record(here));
-        let (bucket, address) = at(hash).or_else(|| at(link_hash(hash, record.mark.ordinal)))?;
+        let as_link = || if or_link { at(link_hash(hash, record.mark.ordinal)) } else { None };
+        let (bucket, address) = at(hash).or_else(as_link)?;
         Some((hash, Found { bucket, address, shape: record.shape }))
     }
 }

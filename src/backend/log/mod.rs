@@ -38,7 +38,7 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Cut, Fold, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
-use self::arena::Arena;
+use self::arena::{Arena, prefetch};
 use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
@@ -51,12 +51,15 @@ use super::{check_lengths, check_new, check_owned, check_value};
 /// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
 const PREFETCHED_ROWS: usize = 32;
 
+/// Groups that are on their way at once where all dirty ones are gone through.
+const GROUPS_AHEAD: usize = 4;
+
 /// The state of one subtask, as a log per key group.
 ///
 /// Memory beside the rows themselves: 5 bytes of header for a small row (key below 128 bytes, value below 256, no
 /// namespace), and an index entry of 8 bytes in a table that is at least 3/8 full. Garbage is bounded: each group
 /// holds at most 4 times the bytes of its records (live rows, and tombstones until the segments that they hide are
-/// cleaned) plus 272 KiB, and usually less than twice; small groups hold much less than that constant.
+/// cleaned) plus 272 KiB, and usually a quarter more than them; small groups hold much less than that constant.
 pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
@@ -220,6 +223,13 @@ impl LogBackend {
 }
 
 impl LogBackend {
+    /// Asks for groups that are soon to be sealed, and for the tails of those that were asked for before.
+    fn prefetch_for_seal(&self, dirty: &[KeyGroup], at: usize) {
+        let ahead = |by: usize| self.group(*dirty.get(at + by)?);
+        ahead(2 * GROUPS_AHEAD).into_iter().for_each(prefetch);
+        ahead(GROUPS_AHEAD).into_iter().for_each(|group| group.regions.prefetch_tail());
+    }
+
     fn part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
         let rules = self.rules.clone();
         SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules }
@@ -384,13 +394,17 @@ impl StateBackend for LogBackend {
         self.seals = self.seals.saturating_add(1);
         let (mut dirty_rows, mut heat) = (0, Vec::with_capacity(self.dirty.len()));
         let mut delta = Vec::new();
-        for id in self.dirty.drain(..) {
+        let dirty = std::mem::take(&mut self.dirty);
+        for (at, &id) in dirty.iter().enumerate() {
+            self.prefetch_for_seal(&dirty, at);
             let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { continue };
             let keep = !bases.contains(id);
             let rows = group.freeze(|chunk| delta.extend(keep.then_some((id, chunk))));
             dirty_rows += rows;
             heat.push(group.heat(id, rows, self.seals));
         }
+        self.dirty = dirty;
+        self.dirty.clear();
         let mut base = Vec::new();
         for id in bases.iter() {
             let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { continue };

@@ -84,8 +84,7 @@ impl<'a> Place<'a> {
 
     /// Returns the place of a clear.
     pub(super) fn of_clear(scope: &RowKey<'a>) -> Self {
-        let bit = |part: Option<&[u8]>, bit: u8| if part.is_some() { bit } else { 0 };
-        let clear = CLEAR | bit(scope.key, CLEAR_KEY) | bit(scope.namespace, CLEAR_NAMESPACE);
+        let clear = CLEAR | bit(scope.key.is_some(), CLEAR_KEY) | bit(scope.namespace.is_some(), CLEAR_NAMESPACE);
         let (key, namespace) = (scope.key.unwrap_or_default(), scope.namespace.unwrap_or_default());
         Self { table: scope.table, key, namespace, sub: &[], routing: None, clear }
     }
@@ -219,8 +218,29 @@ impl<'a> Draft<'a> {
         !self.place.namespace.is_empty() || !self.place.sub.is_empty()
     }
 
+    /// Returns the header without its flags if every field has its shortest form: most do.
+    #[inline]
+    fn short_header(&self) -> Option<[u8; SHORT_HEADER_BYTES - 1]> {
+        let Place { table, key, routing, .. } = self.place;
+        if self.has_more() || self.scoped() || routing.is_some() || table.0 >= 0x80 || key.len() >= 0x80 {
+            return None;
+        }
+        let byte = |number: usize| u8::try_from(number).ok();
+        let [table, ..] = table.0.to_le_bytes();
+        Some([byte(self.value.map_or(0, <[u8]>::len))?, byte(self.capacity)?, table, byte(key.len())?])
+    }
+
     /// Returns the length of the record.
+    #[inline]
     pub(super) fn len(&self) -> usize {
+        match self.short_header() {
+            Some(_) => SHORT_HEADER_BYTES + self.place.key.len() + self.capacity,
+            None => self.any_len(),
+        }
+    }
+
+    #[inline(never)]
+    fn any_len(&self) -> usize {
         let varint = |number: usize| (usize::BITS - (number | 1).leading_zeros()).div_ceil(7) as usize;
         let Place { table, key, namespace, sub, routing, .. } = self.place;
         let scope = if self.scoped() { varint(namespace.len()) + varint(sub.len()) } else { 0 };
@@ -238,16 +258,29 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the record into memory of its length.
+    #[inline]
     pub(super) fn write(&self, to: &mut [u8]) {
+        let mut out = Writer(to);
+        match self.short_header() {
+            Some([value_len, capacity, table, key_len]) => {
+                let flags = bit(self.value.is_none(), TOMBSTONE) | bit(self.older, OLDER);
+                out.put(&[flags, value_len, capacity, table, key_len]);
+                out.put(self.place.key);
+            }
+            None => self.write_any_header(&mut out),
+        }
+        out.put(self.value.unwrap_or_default());
+        out.0.fill(0);
+    }
+
+    #[inline(never)]
+    fn write_any_header(&self, out: &mut Writer<'_>) {
         let Place { table, key, namespace, sub, routing, clear } = self.place;
-        let value = self.value.unwrap_or_default();
-        let bit = |set: bool, flag: u8| if set { flag } else { 0 };
         let flags = bit(self.value.is_none(), TOMBSTONE)
             | bit(self.older, OLDER)
             | bit(routing.is_some(), ROUTED)
             | bit(self.scoped(), SCOPED)
             | bit(self.has_more(), MORE);
-        let mut out = Writer(to);
         out.put(&[flags | self.width_code() << WIDTH_SHIFT]);
         if self.has_more() {
             let Mark { version, stamp, operand, ordinal } = self.mark;
@@ -256,7 +289,7 @@ impl<'a> Draft<'a> {
             out.put(&version.to_le_bytes());
             out.put(&ordinal.to_le_bytes());
         }
-        out.put_sized(value.len(), self.width_code());
+        out.put_sized(self.value.map_or(0, <[u8]>::len), self.width_code());
         out.put_sized(self.capacity, self.width_code());
         out.put_varint(table.0);
         out.put_varint(short(key.len()));
@@ -267,11 +300,14 @@ impl<'a> Draft<'a> {
         if let Some(routing) = routing {
             out.put(&routing.to_le_bytes());
         }
-        for part in [key, namespace, sub, value] {
+        for part in [key, namespace, sub] {
             out.put(part);
         }
-        out.0.fill(0);
     }
+}
+
+fn bit(set: bool, flag: u8) -> u8 {
+    if set { flag } else { 0 }
 }
 
 /// Memory that is written from its front.
@@ -331,6 +367,11 @@ impl Shape {
     /// Returns whether its mark is that of bytes of a table without rules, and its row is not a clear.
     pub(super) fn is_plain(&self) -> bool {
         self.flags & MORE == 0
+    }
+
+    /// Returns whether it has no bytes to spare.
+    pub(super) fn is_compact(&self) -> bool {
+        self.value_len == self.capacity
     }
 
     /// Returns the length of the row's value, `None` if this is a tombstone.

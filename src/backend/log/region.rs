@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::memory::{Charge, MemoryBudget};
 use crate::time::Timestamp;
 
-use super::arena::{Arena, BLOCK_BYTES, Buffer, prefetch};
+use super::arena::{Arena, BLOCK_BYTES, Buffer, LINE_BYTES, prefetch};
 use super::index::{Address, REGIONS_MAX};
 use super::record::{Draft, Record, Shape, extend, kill, rewrite};
 
@@ -34,9 +34,11 @@ pub(super) const LEAST_REGION_BYTES: usize = 256;
 /// Regions that are left for cleaning where a group has all that it can have.
 const CLEANING_REGIONS: usize = 1024;
 
-/// Bytes that a processor fetches at once, and how many times that of a record is asked for ahead of time.
-const LINE_BYTES: usize = 64;
+/// How many times what a processor fetches at once is asked for of a record ahead of time.
 const LINES_AHEAD: usize = 3;
+
+/// How far ahead bytes are asked for that are gone through in order.
+const READ_AHEAD_BYTES: usize = 1024;
 
 /// Records longer than this get a region of their own, so that little of the others is wasted.
 const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
@@ -74,17 +76,29 @@ impl Chunk {
         self.charge.bytes()
     }
 
+    /// Returns the bytes of memory that records may still be written to.
+    pub(super) fn spare_bytes(&self) -> u64 {
+        (self.bytes.capacity() - self.bytes.len()) as u64
+    }
+
     pub(super) fn record(&self, offset: u32) -> Option<Record<'_>> {
         self.bytes.get(offset as usize..).and_then(Record::parse)
+    }
+
+    /// Returns the bytes of the record of this shape.
+    pub(super) fn bytes_of(&self, offset: u32, shape: &Shape) -> &[u8] {
+        self.bytes.get(offset as usize..).and_then(|bytes| bytes.get(..shape.len)).unwrap_or_default()
     }
 
     /// Returns all records in the order that they were written, dead ones too, with their offsets.
     pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
         let mut next = 0;
+        let mut ahead = self.bytes.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
         std::iter::from_fn(move || {
             let offset = u32::try_from(next).ok()?;
             let record = self.record(offset)?;
             next += record.shape.len;
+            ahead.by_ref().take(record.shape.len.div_ceil(LINE_BYTES)).for_each(prefetch);
             Some((offset, record))
         })
     }
@@ -390,7 +404,18 @@ impl Regions {
 
     /// Appends a record, whatever the budget says, and returns its address.
     pub(super) fn append(&mut self, half: Half, draft: &Draft<'_>) -> Address {
-        let id = match self.fit(half, draft.len()) {
+        self.append_with(half, draft.len(), draft.value.is_none(), |to| draft.write(to))
+    }
+
+    /// Appends a copy of a record without spare bytes, of which these are all, as [`Regions::append`].
+    pub(super) fn append_copy(&mut self, half: Half, shape: &Shape, bytes: &[u8]) -> Address {
+        debug_assert!(shape.is_compact() && bytes.len() == shape.len, "all of a record without spare bytes");
+        self.append_with(half, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
+    }
+
+    #[inline]
+    fn append_with(&mut self, half: Half, len: usize, tombstone: bool, write: impl FnOnce(&mut [u8])) -> Address {
+        let id = match self.fit(half, len) {
             Fit::Here(id) => id,
             Fit::New(capacity, stays_open) => self.open(half, capacity, stays_open),
             Fit::Grown(id, capacity) => {
@@ -405,14 +430,14 @@ impl Regions {
                 id
             }
         };
-        let tally = Tally::of(draft.value.is_none(), draft.len());
+        let tally = Tally::of(tombstone, len);
         let mut offset = 0;
         if let Some(region) = self.region_mut(id) {
             region.records += 1;
             region.tally.add(&tally);
             if let Some(chunk) = region.chunk_mut() {
                 offset = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
-                draft.write(chunk.bytes.append(draft.len()));
+                write(chunk.bytes.append(len));
             }
         }
         self.run_mut(half).tally.add(&tally);
@@ -465,20 +490,32 @@ impl Regions {
 
     /// Freezes the tail and hands each of its regions to `visit`. Regions without a use are dropped.
     pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
-        let (clears, tail) = (std::mem::take(&mut self.clears), std::mem::take(&mut self.tail));
-        self.tail.expected_bytes = tail.tally.bytes();
-        for id in clears.order.into_iter().chain(tail.order) {
-            let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
-            if region.tally.records() == 0 {
-                self.free.push(id);
-                continue;
+        let expected_bytes = self.tail.tally.bytes();
+        for half in [Half::Clears, Half::Tail] {
+            while let Some(id) = self.run_mut(half).order.pop_front() {
+                let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
+                if region.tally.records() == 0 {
+                    self.free.push(id);
+                    continue;
+                }
+                let region = region.into_frozen();
+                self.frozen.order.push_back(id);
+                self.frozen.held_bytes += region.chunk().held_bytes();
+                self.frozen.tally.add(&region.tally);
+                self.put_back(id, region, &mut visit);
             }
-            let region = region.into_frozen();
-            self.frozen.order.push_back(id);
-            self.frozen.held_bytes += region.chunk().held_bytes();
-            self.frozen.tally.add(&region.tally);
-            self.put_back(id, region, &mut visit);
+            let run = self.run_mut(half);
+            *run = Run { order: std::mem::take(&mut run.order), ..Run::default() };
         }
+        self.tail.expected_bytes = expected_bytes;
+    }
+
+    /// Asks for what [`Regions::freeze`] goes through first.
+    pub(super) fn prefetch_tail(&self) {
+        let open = self.tail.open.and_then(|id| self.slots.get(id as usize));
+        open.into_iter().for_each(prefetch);
+        self.tail.order.front().into_iter().for_each(prefetch);
+        self.frozen.order.back().into_iter().for_each(prefetch);
     }
 
     /// Hands all frozen regions to `visit`, oldest first. None of them is written any more.
