@@ -219,8 +219,21 @@ impl<'a> Draft<'a> {
         !self.place.namespace.is_empty() || !self.place.sub.is_empty()
     }
 
+    /// Returns whether every field of its header has its shortest form: most have.
+    #[inline]
+    fn is_short(&self) -> bool {
+        let Place { table, key, routing, .. } = self.place;
+        let short = table.0 < 0x80 && key.len() < 0x80 && self.capacity <= 0xff;
+        short && routing.is_none() && !self.scoped() && !self.has_more()
+    }
+
     /// Returns the length of the record.
+    #[inline]
     pub(super) fn len(&self) -> usize {
+        if self.is_short() { SHORT_HEADER_BYTES + self.place.key.len() + self.capacity } else { self.any_len() }
+    }
+
+    fn any_len(&self) -> usize {
         let varint = |number: usize| (usize::BITS - (number | 1).leading_zeros()).div_ceil(7) as usize;
         let Place { table, key, namespace, sub, routing, .. } = self.place;
         let scope = if self.scoped() { varint(namespace.len()) + varint(sub.len()) } else { 0 };
