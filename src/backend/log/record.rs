@@ -251,7 +251,25 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the record into memory of its length.
+    #[inline]
     pub(super) fn write(&self, to: &mut [u8]) {
+        if self.is_short() { self.write_short(to) } else { self.write_any(to) }
+    }
+
+    #[inline]
+    fn write_short(&self, to: &mut [u8]) {
+        let (key, value) = (self.place.key, self.value.unwrap_or_default());
+        let flags = if self.value.is_none() { TOMBSTONE } else { 0 } | if self.older { OLDER } else { 0 };
+        let [[table, ..], [key_len, ..]] = [self.place.table.0.to_le_bytes(), short(key.len()).to_le_bytes()];
+        let [value_len, capacity] = [value.len(), self.capacity].map(|length| short(length).to_le_bytes()[0]);
+        let mut out = Writer(to);
+        out.put(&[flags, value_len, capacity, table, key_len]);
+        out.put(key);
+        out.put(value);
+        out.0.fill(0);
+    }
+
+    fn write_any(&self, to: &mut [u8]) {
         let Place { table, key, namespace, sub, routing, clear } = self.place;
         let value = self.value.unwrap_or_default();
         let bit = |set: bool, flag: u8| if set { flag } else { 0 };
