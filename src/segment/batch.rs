@@ -41,7 +41,7 @@ pub struct RowBatch {
 struct Rank {
     table: TableId,
     at: u32,
-    /// The key's first bytes, as a number: of keys that differ in it, it orders as they do.
+    /// The key's first bytes after those that all keys share, as a number: of keys that differ in it, it orders as they do.
     prefix: u64,
 }
 
@@ -161,9 +161,24 @@ impl RowBatch {
         self.spans.get(at as usize).map(RowSpan::op)
     }
 
-    fn rank(&self, at: u32) -> Option<Rank> {
+    fn rank(&self, at: u32, shared: usize) -> Option<Rank> {
         let span = self.spans.get(at as usize)?;
-        Some(Rank { table: span.table, at, prefix: prefix(span.key(&self.bytes)?) })
+        let key = span.key(&self.bytes)?;
+        Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
+    }
+
+    /// Returns how many bytes all keys begin with.
+    fn shared_by_keys(&self) -> usize {
+        let mut keys = self.spans.iter().map(|span| span.key(&self.bytes).unwrap_or_default());
+        let Some(mut shared) = keys.next() else { return 0 };
+        for key in keys {
+            let alike = key.iter().zip(shared).take_while(|(a, b)| a == b).count();
+            shared = shared.get(..alike).unwrap_or_default();
+            if alike == 0 {
+                break;
+            }
+        }
+        shared.len()
     }
 
     #[inline]
@@ -187,8 +202,9 @@ impl RowBatch {
     /// What the rules' operators return; `Limit` as [`RowBatch::push`].
     pub fn fold(&mut self, keep: Fold, rules: &Rules) -> Result<()> {
         let (mut kept, mut ranks) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ranks));
+        let shared = self.shared_by_keys();
         ranks.clear();
-        ranks.extend(kept.drain(..).filter_map(|at| self.rank(at)));
+        ranks.extend(kept.drain(..).filter_map(|at| self.rank(at, shared)));
         // Stable: rows of one place stay oldest first. What is in order already is passed over.
         ranks.sort_by(|a, b| self.compare(a, b));
         let mut folded = Folded { kept, ruled: Vec::new() };
@@ -305,10 +321,12 @@ impl RowBatch {
     }
 }
 
+#[inline]
 fn number(number: usize) -> Result<u32> {
     u32::try_from(number).map_err(|_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism"))
 }
 
+#[inline]
 fn prefix(key: &[u8]) -> u64 {
     if let Some(first) = key.first_chunk() {
         return u64::from_be_bytes(*first);
@@ -431,6 +449,33 @@ mod tests {
         ];
         assert_eq!(folded(&rows, Fold::Base), ["a/w2/=2", "b/w1/=3", "d/w8/=1"]);
         assert_eq!(folded(&rows, Fold::Delta), ["-/w1/-!", "a/-/-!", "a/w2/=2", "b/w1/=3", "d/w8/=1", "d/w9/-!"]);
+    }
+
+    #[test]
+    fn rows_are_in_the_order_of_their_places() {
+        let keys: [&[u8]; 9] =
+            [b"", b"\0", b"a", b"a\0", b"abcdefgh", b"abcdefgh\0", b"abcdefghi", b"abcdefgi", b"\xff\xff"];
+        let (mut places, mut batch) = (vec![clear(None, Some("w")).0], RowBatch::new());
+        for first in keys {
+            let table = TableId(u32::from(first.len() > 2));
+            places.extend(keys.iter().map(|other| RowKey::data(table, first, other, b"")));
+            places.push(RowKey { sub: None, namespace: None, ..RowKey::data(T, first, b"", b"") });
+        }
+        // Of all keys, and of those alone that share a prefix.
+        for shared in [&b""[..], b"abcd"] {
+            batch.clear();
+            let mut expected = places.clone();
+            expected.retain(|place| place.key.unwrap_or_default().starts_with(shared));
+            // Clears first: they cover what is older.
+            expected.sort_by_key(|place| place.sub.is_some());
+            for place in &expected {
+                let op = if place.sub.is_none() { Op::Clear } else { Op::Put(b"v") };
+                batch.push(&Row { key: *place, op, columns: Columns::default() }).unwrap();
+            }
+            batch.fold(Fold::Delta, &Rules::none()).unwrap();
+            expected.sort_unstable();
+            assert!(batch.iter().map(|row| row.key).eq(expected));
+        }
     }
 
     #[test]
