@@ -297,6 +297,7 @@ fn check_value(value: &[u8]) -> Result<()> {
 }
 
 /// Returns the piece of a folded row of stored state, and whether it is an operand.
+#[inline]
 fn check_loadable<'a>(row: &Row<'a>) -> Result<(Piece<'a>, bool)> {
     let parts = [row.key.key, row.key.namespace, row.key.sub];
     if parts.into_iter().flatten().any(|part| part.len() > usize::from(u16::MAX)) {

@@ -40,6 +40,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` if fewer are left.
+    #[inline]
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
         let Some((taken, rest)) = self.rest.split_at_checked(count) else { return Err(self.too_short(count)) };
         self.rest = rest;
@@ -57,6 +58,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` if fewer are left.
+    #[inline]
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N]> {
         let Some((taken, rest)) = self.rest.split_first_chunk() else { return Err(self.too_short(N)) };
         self.rest = rest;
@@ -72,7 +74,19 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` if it is cut short, longer than needed or beyond 64 bits.
+    #[inline]
     pub fn varint(&mut self) -> Result<u64> {
+        match self.rest {
+            // Most are one byte.
+            &[byte @ 0..0x80, ref rest @ ..] => {
+                self.rest = rest;
+                Ok(u64::from(byte))
+            }
+            _ => self.long_varint(),
+        }
+    }
+
+    fn long_varint(&mut self) -> Result<u64> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let [byte] = self.array()?;
@@ -96,6 +110,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` as [`Reader::varint`], or if it is larger.
+    #[inline]
     pub fn varint_up_to(&mut self, cap: usize) -> Result<usize> {
         let value = self.varint()?;
         match usize::try_from(value) {
@@ -121,6 +136,7 @@ impl<'a> Reader<'a> {
     ///
     /// # Errors
     /// `Corrupt` if the length exceeds `cap` or what is left.
+    #[inline]
     pub fn length_delimited(&mut self, cap: usize) -> Result<&'a [u8]> {
         let length = self.varint_up_to(cap)?;
         self.bytes(length)
@@ -162,6 +178,7 @@ macro_rules! fixed_width {
                 ///
                 /// # Errors
                 /// `Corrupt` if too few bytes are left.
+                #[inline]
                 pub fn $number(&mut self) -> Result<$number> {
                     self.array().map($number::from_le_bytes)
                 }

@@ -1,10 +1,13 @@
 //! A group's rows, collected, sorted and folded: the one merge that encoding, restoring, materializing and
 //! comparing are all made of.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::row::{Columns, Op, Row, RowKey};
+use super::format::shape;
+use super::row::{Columns, Row, RowKey};
 use super::rules::{Below, OwnedPiece, Rules, TableRules};
+use super::span::{RowSpan, RowSpans, shape_of};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::time::Timestamp;
@@ -23,30 +26,23 @@ pub enum Fold {
 /// It owns its bytes and is meant to be reused from group to group.
 #[derive(Debug, Default)]
 pub struct RowBatch {
+    /// Parts and payloads.
     bytes: Vec<u8>,
-    spans: Vec<Span>,
+    spans: Vec<RowSpan>,
+    /// Of rows that have any.
+    columns: Vec<Columns>,
     order: Vec<u32>,
+    /// Reused for sorting.
+    ranks: Vec<Rank>,
 }
 
-/// A row without its bytes: their start and lengths. The parts lie one behind the other.
+/// Where a row sorts: what tells most rows apart, and its number.
 #[derive(Debug, Clone, Copy)]
-struct Span {
+struct Rank {
     table: TableId,
-    start: u32,
-    key: Option<u32>,
-    namespace: Option<u32>,
-    sub: Option<u32>,
-    payload: u32,
-    op: Code,
-    columns: Columns,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Code {
-    Put,
-    Delete,
-    Merge,
-    Clear,
+    at: u32,
+    /// The key's first bytes after those that all keys share, as a number: of keys that differ in it, it orders as they do.
+    prefix: u64,
 }
 
 impl RowBatch {
@@ -60,6 +56,7 @@ impl RowBatch {
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
+        self.columns.clear();
         self.order.clear();
     }
 
@@ -83,32 +80,63 @@ impl RowBatch {
         if !row.key.fits(&row.op) {
             return Err(Error::usage("row has parts that its operation cannot have"));
         }
-        let too_large = |_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism");
-        let start = u32::try_from(self.bytes.len()).map_err(too_large)?;
-        let length = |part: Option<&[u8]>| part.map(|p| u32::try_from(p.len()).map_err(too_large)).transpose();
+        let length = |part: Option<&[u8]>| number(part.map_or(0, <[u8]>::len));
         let payload = row.op.payload();
-        let span = Span {
+        let mut span = RowSpan {
             table: row.key.table,
-            start,
+            shape: shape_of(row),
+            parts: number(self.bytes.len())?,
             key: length(row.key.key)?,
             namespace: length(row.key.namespace)?,
             sub: length(row.key.sub)?,
-            payload: u32::try_from(payload.len()).map_err(too_large)?,
-            op: match row.op {
-                Op::Put(_) => Code::Put,
-                Op::Delete => Code::Delete,
-                Op::Merge(_) => Code::Merge,
-                Op::Clear => Code::Clear,
-            },
-            columns: row.columns,
+            payload_length: length(Some(payload))?,
+            columns: self.put_columns(row.columns)?,
+            payload: 0,
         };
-        for part in [row.key.key, row.key.namespace, row.key.sub, Some(payload)].into_iter().flatten() {
+        for part in [row.key.key, row.key.namespace, row.key.sub].into_iter().flatten() {
             self.bytes.extend_from_slice(part);
         }
-        u32::try_from(self.bytes.len()).map_err(too_large)?;
-        self.order.push(u32::try_from(self.spans.len()).map_err(too_large)?);
+        span.payload = number(self.bytes.len())?;
+        self.bytes.extend_from_slice(payload);
+        number(self.bytes.len())?;
+        self.order.push(number(self.spans.len())?);
         self.spans.push(span);
         Ok(())
+    }
+
+    /// Appends rows, newer than all before them.
+    ///
+    /// # Errors
+    /// `Limit` as [`RowBatch::push`].
+    pub(super) fn append(&mut self, rows: &RowSpans<'_>) -> Result<()> {
+        let (Some(first), Some((parts, payloads))) = (rows.spans.first(), rows.bytes()) else { return Ok(()) };
+        let parts_start = number(self.bytes.len())?;
+        self.bytes.extend_from_slice(parts);
+        let payloads_start = number(self.bytes.len())?;
+        self.bytes.extend_from_slice(payloads);
+        number(self.bytes.len())?;
+        let (start, end) = (number(self.spans.len())?, number(self.spans.len() + rows.spans.len())?);
+        self.order.extend(start..end);
+        self.spans.extend(rows.spans.iter().map(|span| RowSpan {
+            parts: span.parts - first.parts + parts_start,
+            payload: span.payload - first.payload + payloads_start,
+            ..*span
+        }));
+        if !rows.columns.is_empty() {
+            for span in self.spans.iter_mut().skip(start as usize).filter(|span| span.columns > 0) {
+                self.columns.extend(rows.columns.get(span.columns as usize - 1));
+                span.columns = number(self.columns.len())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_columns(&mut self, columns: Columns) -> Result<u32> {
+        if columns == Columns::default() {
+            return Ok(0);
+        }
+        self.columns.push(columns);
+        number(self.columns.len())
     }
 
     /// Returns the rows in their present order.
@@ -116,25 +144,54 @@ impl RowBatch {
         self.order.iter().filter_map(|&at| self.row(at))
     }
 
+    pub(super) fn last(&self) -> Option<Row<'_>> {
+        self.row(*self.order.last()?)
+    }
+
+    #[inline]
     fn row(&self, at: u32) -> Option<Row<'_>> {
+        self.spans.get(at as usize)?.row(&self.bytes, &self.bytes, &self.columns)
+    }
+
+    fn place(&self, at: u32) -> Option<RowKey<'_>> {
+        self.spans.get(at as usize)?.place(&self.bytes)
+    }
+
+    fn op(&self, at: u32) -> Option<u8> {
+        self.spans.get(at as usize).map(RowSpan::op)
+    }
+
+    fn rank(&self, at: u32, shared: usize) -> Option<Rank> {
         let span = self.spans.get(at as usize)?;
-        let mut rest = self.bytes.get(span.start as usize..)?;
-        let mut take = |length: u32| {
-            let (part, tail) = rest.split_at_checked(length as usize)?;
-            rest = tail;
-            Some(part)
-        };
-        let mut part = |length: Option<u32>| length.and_then(&mut take);
-        let key =
-            RowKey { table: span.table, key: part(span.key), namespace: part(span.namespace), sub: part(span.sub) };
-        let payload = take(span.payload)?;
-        let op = match span.op {
-            Code::Put => Op::Put(payload),
-            Code::Delete => Op::Delete,
-            Code::Merge => Op::Merge(payload),
-            Code::Clear => Op::Clear,
-        };
-        Some(Row { key, op, columns: span.columns })
+        let key = span.key(&self.bytes)?;
+        Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
+    }
+
+    /// Returns how many bytes all keys begin with.
+    fn shared_by_keys(&self) -> usize {
+        let mut keys = self.spans.iter().map(|span| span.key(&self.bytes).unwrap_or_default());
+        let Some(mut shared) = keys.next() else { return 0 };
+        for key in keys {
+            let alike = key.iter().zip(shared).take_while(|(a, b)| a == b).count();
+            shared = shared.get(..alike).unwrap_or_default();
+            if alike == 0 {
+                break;
+            }
+        }
+        shared.len()
+    }
+
+    #[inline]
+    fn compare(&self, a: &Rank, b: &Rank) -> Ordering {
+        match (a.table, a.prefix).cmp(&(b.table, b.prefix)) {
+            Ordering::Equal => self.compare_places(a.at, b.at),
+            order => order,
+        }
+    }
+
+    #[inline(never)]
+    fn compare_places(&self, a: u32, b: u32) -> Ordering {
+        self.place(a).cmp(&self.place(b))
     }
 
     /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
@@ -144,70 +201,83 @@ impl RowBatch {
     /// # Errors
     /// What the rules' operators return; `Limit` as [`RowBatch::push`].
     pub fn fold(&mut self, keep: Fold, rules: &Rules) -> Result<()> {
-        let mut order = std::mem::take(&mut self.order);
-        // Stable: rows of one place stay oldest first.
-        order.sort_by(|&a, &b| self.row(a).map(|row| row.key).cmp(&self.row(b).map(|row| row.key)));
+        let (mut kept, mut ranks) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ranks));
+        let shared = self.shared_by_keys();
+        ranks.clear();
+        ranks.extend(kept.drain(..).filter_map(|at| self.rank(at, shared)));
+        // Stable: rows of one place stay oldest first. What is in order already is passed over.
+        ranks.sort_by(|a, b| self.compare(a, b));
+        let mut folded = Folded { kept, ruled: Vec::new() };
+        for of_table in ranks.chunk_by(|a, b| a.table == b.table) {
+            let table = of_table.first().and_then(|row| rules.table(row.table));
+            self.fold_table(of_table, keep, table.map(|table| (table, rules.now(table))), &mut folded)?;
+        }
+        self.ranks = ranks;
+        self.order = folded.kept;
+        self.insert(folded.ruled)
+    }
+
+    /// Folds the rows of one table, which are sorted.
+    fn fold_table(
+        &self,
+        rows: &[Rank],
+        keep: Fold,
+        rules: Option<(&TableRules, Timestamp)>,
+        folded: &mut Folded,
+    ) -> Result<()> {
         let mut clears = Clears::default();
-        let mut kept = Vec::with_capacity(order.len());
-        let mut ruled = Vec::new();
-        for run in order.chunk_by(|&a, &b| self.row(a).map(|row| row.key) == self.row(b).map(|row| row.key)) {
-            let (Some(&newest), Some(row)) = (run.last(), run.first().and_then(|&at| self.row(at))) else { continue };
-            if row.op == Op::Clear {
-                clears.note(&row.key, newest);
-                kept.extend((keep == Fold::Delta).then_some(newest));
+        for run in rows.chunk_by(|a, b| self.compare(a, b).is_eq()) {
+            let (Some(first), Some(newest)) = (run.first(), run.last()) else { continue };
+            if self.op(first.at) == Some(shape::CLEAR) {
+                self.place(first.at).into_iter().for_each(|place| clears.note(&place, newest.at));
+                folded.kept.extend((keep == Fold::Delta).then_some(newest.at));
                 continue;
             }
-            let visible = run.partition_point(|&at| clears.covers(&row.key, at));
+            let visible = match self.place(first.at) {
+                Some(place) if !clears.is_empty() => run.partition_point(|row| clears.covers(&place, row.at)),
+                _ => 0,
+            };
             let visible = run.get(visible..).unwrap_or_default();
-            let newest_whole = visible.iter().rposition(|&at| self.code(at) != Some(Code::Merge)).unwrap_or(0);
+            let newest_whole = visible.iter().rposition(|row| self.op(row.at) != Some(shape::MERGE)).unwrap_or(0);
             let remaining = visible.get(newest_whole..).unwrap_or_default();
-            match rules.table(row.key.table).filter(|table| self.needs_rules(remaining, table, keep)) {
-                Some(table) => ruled.push((kept.len(), self.ruled(remaining, keep, table, rules.now(table))?)),
+            match rules.filter(|(table, _)| self.needs_rules(remaining, table, keep)) {
+                Some((table, now)) => {
+                    folded.ruled.push((folded.kept.len(), self.ruled(remaining, keep, table, now)?));
+                }
                 None => {
-                    let remaining = remaining.iter().copied();
-                    kept.extend(remaining.filter(|&at| keep == Fold::Delta || self.code(at) != Some(Code::Delete)));
+                    let kept = |row: &&Rank| keep == Fold::Delta || self.op(row.at) != Some(shape::DELETE);
+                    folded.kept.extend(remaining.iter().filter(kept).map(|row| row.at));
                 }
             }
         }
-        drop(clears);
-        self.order = kept;
-        self.insert(ruled)
-    }
-
-    fn code(&self, at: u32) -> Option<Code> {
-        self.spans.get(at as usize).map(|span| span.op)
+        Ok(())
     }
 
     /// Returns whether these rows of one place may not stay as they are.
-    fn needs_rules(&self, rows: &[u32], table: &TableRules, keep: Fold) -> bool {
-        let merges = rows.iter().any(|&at| self.code(at) == Some(Code::Merge));
+    fn needs_rules(&self, rows: &[Rank], table: &TableRules, keep: Fold) -> bool {
+        let merges = rows.iter().any(|row| self.op(row.at) == Some(shape::MERGE));
         let upgrades = keep == Fold::Base && table.upgrade.is_some();
         let older = |row: Row<'_>| row.piece().version != table.version;
-        table.ttl.is_some() || merges || (upgrades && rows.iter().filter_map(|&at| self.row(at)).any(older))
+        table.ttl.is_some() || merges || (upgrades && rows.iter().filter_map(|row| self.row(row.at)).any(older))
     }
 
     /// Returns what the rows of one place become by the rules of their table.
-    fn ruled(&self, rows: &[u32], keep: Fold, table: &TableRules, now: Timestamp) -> Result<Vec<Ruled>> {
-        let Some(template) = rows.first().copied() else { return Ok(Vec::new()) };
-        let whole = self.code(template) != Some(Code::Merge);
-        let pieces = rows.iter().filter(|&&at| matches!(self.code(at), Some(Code::Put | Code::Merge)));
-        let pieces = pieces.filter_map(|&at| Some(OwnedPiece::of(&self.row(at)?.piece()))).collect();
+    fn ruled(&self, rows: &[Rank], keep: Fold, table: &TableRules, now: Timestamp) -> Result<Vec<Ruled>> {
+        let Some(template) = rows.first().map(|row| row.at) else { return Ok(Vec::new()) };
+        let whole = self.op(template) != Some(shape::MERGE);
+        let pieces = rows.iter().filter(|row| matches!(self.op(row.at), Some(shape::PUT | shape::MERGE)));
+        let pieces = pieces.filter_map(|row| Some(OwnedPiece::of(&self.row(row.at)?.piece()))).collect();
         // Older versions are upgraded where everything is written anew; in a delta they stay what they were.
         let below = if whole || keep == Fold::Base { Below::Nothing } else { Below::Unknown };
         let living = table.combine(pieces, below, now, keep == Fold::Base)?;
-        let ruled = |code, piece| Ruled { template, code, piece };
+        let ruled = |op, piece| Ruled { template, op, piece };
         // Of a row that had operands only nothing is known but them, unless nothing lies below.
-        let mut first = if whole || keep == Fold::Base { Code::Put } else { Code::Merge };
+        let mut first = if whole || keep == Fold::Base { shape::PUT } else { shape::MERGE };
         if living.is_empty() {
-            return Ok(if whole && keep == Fold::Delta { vec![ruled(Code::Delete, None)] } else { Vec::new() });
+            return Ok(if whole && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
         }
-        let code = || std::mem::replace(&mut first, Code::Merge);
-        Ok(living
-            .into_iter()
-            .map(Some)
-            .zip(std::iter::repeat_with(code))
-            .map(|(piece, code)| ruled(code, piece))
-            .collect())
+        let op = || std::mem::replace(&mut first, shape::MERGE);
+        Ok(living.into_iter().map(Some).zip(std::iter::repeat_with(op)).map(|(piece, op)| ruled(op, piece)).collect())
     }
 
     /// Inserts new rows into the order, each list where it was made.
@@ -231,50 +301,69 @@ impl RowBatch {
 
     /// Adds a row at the place of its template and returns its number.
     fn add(&mut self, ruled: &Ruled) -> Result<u32> {
-        let too_large = |_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism");
         let Some(mut span) = self.spans.get(ruled.template as usize).copied() else {
             return Err(Error::corrupt("a row is gone"));
         };
-        let length = [span.key, span.namespace, span.sub].into_iter().flatten().sum::<u32>();
-        let place = span.start as usize..span.start.saturating_add(length) as usize;
-        span.start = u32::try_from(self.bytes.len()).map_err(too_large)?;
-        self.bytes.extend_from_within(place);
-        span.op = ruled.code;
-        span.columns = Columns { routing: span.columns.routing, ..Columns::default() };
-        span.payload = 0;
+        let routing = self.row(ruled.template).and_then(|row| row.columns.routing);
+        let mut columns = Columns { routing, ..Columns::default() };
+        span.shape = span.shape & !shape::OP_MASK | ruled.op;
+        (span.payload, span.payload_length) = (number(self.bytes.len())?, 0);
         if let Some(piece) = &ruled.piece {
             self.bytes.extend_from_slice(&piece.bytes);
-            span.payload = u32::try_from(piece.bytes.len()).map_err(too_large)?;
-            span.columns = Columns::of(&piece.borrow(), span.columns.routing);
+            span.payload_length = number(piece.bytes.len())?;
+            columns = Columns::of(&piece.borrow(), routing);
         }
-        u32::try_from(self.bytes.len()).map_err(too_large)?;
-        let number = u32::try_from(self.spans.len()).map_err(too_large)?;
+        span.columns = self.put_columns(columns)?;
+        number(self.bytes.len())?;
+        let at = number(self.spans.len())?;
         self.spans.push(span);
-        Ok(number)
+        Ok(at)
     }
+}
+
+#[inline]
+fn number(number: usize) -> Result<u32> {
+    u32::try_from(number).map_err(|_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism"))
+}
+
+#[inline]
+fn prefix(key: &[u8]) -> u64 {
+    if let Some(first) = key.first_chunk() {
+        return u64::from_be_bytes(*first);
+    }
+    let mut first = [0; size_of::<u64>()];
+    first.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
+    u64::from_be_bytes(first)
+}
+
+/// What a fold has kept so far.
+struct Folded {
+    kept: Vec<u32>,
+    /// What rules made, each list with the number of rows kept before it.
+    ruled: Vec<(usize, Vec<Ruled>)>,
 }
 
 /// A row that rules made, at the place of row `template`.
 struct Ruled {
     template: u32,
-    code: Code,
+    op: u8,
     piece: Option<OwnedPiece>,
 }
 
-/// The clears met so far in key order. Each sorts before all rows that it covers.
+/// The clears of a table met so far in key order. Each sorts before all rows that it covers.
 #[derive(Default)]
 struct Clears<'a> {
-    table: Option<TableId>,
     namespaces: BTreeMap<&'a [u8], u32>,
     key: Option<(&'a [u8], u32)>,
     key_namespace: Option<(&'a [u8], &'a [u8], u32)>,
 }
 
 impl<'a> Clears<'a> {
+    fn is_empty(&self) -> bool {
+        self.namespaces.is_empty() && self.key.is_none() && self.key_namespace.is_none()
+    }
+
     fn note(&mut self, place: &RowKey<'a>, position: u32) {
-        if self.table != Some(place.table) {
-            *self = Self { table: Some(place.table), ..Self::default() };
-        }
         match (place.key, place.namespace) {
             (Some(key), Some(namespace)) => self.key_namespace = Some((key, namespace, position)),
             (Some(key), None) => self.key = Some((key, position)),
@@ -289,13 +378,14 @@ impl<'a> Clears<'a> {
         let of_namespace = self.namespaces.get(namespace).copied();
         let of_key = self.key.and_then(|(k, at)| (k == key).then_some(at));
         let of_both = self.key_namespace.and_then(|(k, n, at)| (k == key && n == namespace).then_some(at));
-        self.table == Some(place.table) && of_namespace.max(of_key).max(of_both).is_some_and(|at| at > position)
+        of_namespace.max(of_key).max(of_both).is_some_and(|at| at > position)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::Op;
 
     const T: TableId = TableId(1);
 
@@ -359,6 +449,33 @@ mod tests {
         ];
         assert_eq!(folded(&rows, Fold::Base), ["a/w2/=2", "b/w1/=3", "d/w8/=1"]);
         assert_eq!(folded(&rows, Fold::Delta), ["-/w1/-!", "a/-/-!", "a/w2/=2", "b/w1/=3", "d/w8/=1", "d/w9/-!"]);
+    }
+
+    #[test]
+    fn rows_are_in_the_order_of_their_places() {
+        let keys: [&[u8]; 9] =
+            [b"", b"\0", b"a", b"a\0", b"abcdefgh", b"abcdefgh\0", b"abcdefghi", b"abcdefgi", b"\xff\xff"];
+        let (mut places, mut batch) = (vec![clear(None, Some("w")).0], RowBatch::new());
+        for first in keys {
+            let table = TableId(u32::from(first.len() > 2));
+            places.extend(keys.iter().map(|other| RowKey::data(table, first, other, b"")));
+            places.push(RowKey { sub: None, namespace: None, ..RowKey::data(T, first, b"", b"") });
+        }
+        // Of all keys, and of those alone that share a prefix.
+        for shared in [&b""[..], b"abcd"] {
+            batch.clear();
+            let mut expected = places.clone();
+            expected.retain(|place| place.key.unwrap_or_default().starts_with(shared));
+            // Clears first: they cover what is older.
+            expected.sort_by_key(|place| place.sub.is_some());
+            for place in &expected {
+                let op = if place.sub.is_none() { Op::Clear } else { Op::Put(b"v") };
+                batch.push(&Row { key: *place, op, columns: Columns::default() }).unwrap();
+            }
+            batch.fold(Fold::Delta, &Rules::none()).unwrap();
+            expected.sort_unstable();
+            assert!(batch.iter().map(|row| row.key).eq(expected));
+        }
     }
 
     #[test]

@@ -1,149 +1,148 @@
 //! Reads a block: a verified payload back into rows. Whatever is handed out obeys every rule of the row model.
 
+use std::cmp::Ordering;
+use std::fmt;
+use std::ops::Range;
+
 use bytes::Bytes;
+use zstd::bulk::Decompressor;
 
 use super::SegmentKind;
 use super::format::{
     BlockHeader, MAX_BLOCK_PARTS_BYTES, MAX_BLOCK_ROWS, MAX_PART_BYTES, MAX_VALUE_BYTES, Run, column, shape,
 };
 use super::index::BlockEntry;
-use super::row::{Columns, Op, Row, RowKey};
+use super::row::Columns;
+use super::span::{RowSpan, RowSpans, fits};
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
-/// A decoded block.
-#[derive(Debug)]
+/// A decoded block. It is meant to be reused from block to block.
+#[derive(Default)]
 pub(super) struct Block {
-    raw: Bytes,
+    payload: Payload,
     /// Keys, namespaces and sub-keys with their prefixes spelt out.
     parts: Vec<u8>,
-    rows: Vec<StoredRow>,
+    rows: Vec<RowSpan>,
+    /// Of rows that have any.
+    columns: Vec<Columns>,
+    /// Each with the number of its first row.
+    runs: Vec<(Run, usize)>,
 }
 
-/// A row without its bytes.
-#[derive(Debug)]
-struct StoredRow {
-    run: Run,
-    shape: u8,
-    key: Span,
-    namespace: Span,
-    sub: Span,
-    payload: Span,
-    columns: Columns,
-}
-
-/// Bytes of the parts or of the payload.
-#[derive(Debug, Clone, Copy, Default)]
-struct Span {
-    start: usize,
-    length: usize,
-}
-
-impl Span {
-    fn of(self, bytes: &[u8]) -> &[u8] {
-        bytes.get(self.start..).and_then(|rest| rest.get(..self.length)).unwrap_or_default()
+impl fmt::Debug for Block {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Block({} rows)", self.rows.len())
     }
 }
 
 impl Block {
-    /// Decodes the stored bytes of the block that `entry` lists.
-    pub(super) fn decode(stored: &Bytes, entry: &BlockEntry, kind: SegmentKind, groups: &KeyGroupSet) -> Result<Self> {
+    /// Decodes the stored bytes of the block that `entry` lists. After an error it has no rows that mean anything.
+    pub(super) fn decode(
+        &mut self,
+        stored: &Bytes,
+        entry: &BlockEntry,
+        kind: SegmentKind,
+        groups: &KeyGroupSet,
+    ) -> Result<()> {
         let (header, payload) = BlockHeader::decode(stored)?;
         if (header.raw_bytes, header.rows) != (entry.raw_bytes, entry.rows) {
             return Err(Error::corrupt("block header differs from the index"));
         }
-        let raw = decompress(&header, stored.slice_ref(payload))?;
-        let mut rows = Vec::with_capacity(header.rows as usize);
-        let mut parts = Vec::new();
-        let mut columns = Decoder::new(&raw, header.rows as usize)?;
-        for row in 0..header.rows as usize {
-            rows.push(columns.next(row, &mut parts)?);
+        let raw = self.payload.unpack(&header, stored.slice_ref(payload))?;
+        self.parts.clear();
+        self.rows.clear();
+        self.columns.clear();
+        self.runs.clear();
+        let mut columns = Decoder::new(raw, header.rows as usize)?;
+        for at in 0..header.rows as usize {
+            let run = columns.next_run(at, &mut self.runs)?;
+            let row = columns.next(at, run, &mut self.parts, &mut self.columns)?;
+            if kind == SegmentKind::Base && !matches!(row.op(), shape::PUT | shape::MERGE) {
+                return Err(Error::corrupt("base has a delete or a clear").with("row", at));
+            }
+            self.rows.push(row);
         }
         columns.finish()?;
-        let block = Self { raw, parts, rows };
-        block.check(entry, kind, groups)?;
-        Ok(block)
+        self.check_groups(entry, groups)
     }
 
-    /// Checks what the columns cannot: order, groups, and what the kind of segment allows.
-    fn check(&self, entry: &BlockEntry, kind: SegmentKind, groups: &KeyGroupSet) -> Result<()> {
-        let bounds = (self.rows.first().map(|row| row.run.group), self.rows.last().map(|row| row.run.group));
+    fn check_groups(&self, entry: &BlockEntry, groups: &KeyGroupSet) -> Result<()> {
+        let bounds = (self.runs.first().map(|(run, _)| run.group), self.runs.last().map(|(run, _)| run.group));
         if bounds != (Some(entry.first), Some(entry.last)) {
             return Err(Error::corrupt("block has other groups than the index says"));
         }
-        let mut previous: Option<(KeyGroup, RowKey<'_>)> = None;
-        for (at, stored) in self.rows.iter().enumerate() {
-            let (group, Some(row)) = (stored.run.group, self.row(stored)) else {
-                return Err(Error::corrupt("row has parts that its operation cannot have").with("row", at));
-            };
-            let in_order = match previous {
-                Some((before, place)) if before == group => row.may_follow(&place),
-                Some((before, _)) => before < group && groups.contains(group),
-                None => groups.contains(group),
-            };
-            if !in_order {
-                return Err(Error::corrupt("row is out of order or of a foreign group").with("row", at));
-            }
-            if kind == SegmentKind::Base && !row.op.belongs_in_base() {
-                return Err(Error::corrupt("base has a delete or a clear").with("row", at));
-            }
-            previous = Some((group, row.key));
+        match self.runs.iter().find(|(run, _)| !groups.contains(run.group)) {
+            Some((_, at)) => Err(Error::corrupt("row is of a foreign group").with("row", *at)),
+            None => Ok(()),
         }
-        Ok(())
-    }
-
-    /// Returns the row, if its op and its place fit.
-    fn row(&self, stored: &StoredRow) -> Option<Row<'_>> {
-        let part = |bit: u8, span: Span| (stored.shape & bit != 0).then(|| span.of(&self.parts));
-        let key = RowKey {
-            table: stored.run.table,
-            key: part(shape::HAS_KEY, stored.key),
-            namespace: part(shape::HAS_NAMESPACE, stored.namespace),
-            sub: part(shape::HAS_SUB, stored.sub),
-        };
-        let op = match stored.shape & shape::OP_MASK {
-            shape::PUT => Op::Put(stored.payload.of(&self.raw)),
-            shape::DELETE => Op::Delete,
-            shape::MERGE => Op::Merge(stored.payload.of(&self.raw)),
-            _ => Op::Clear,
-        };
-        key.fits(&op).then_some(Row { key, op, columns: stored.columns })
     }
 
     /// Returns the rows of `group`, in order.
-    pub(super) fn rows_of(&self, group: KeyGroup) -> impl DoubleEndedIterator<Item = Row<'_>> {
-        let start = self.rows.partition_point(|row| row.run.group < group);
-        let end = self.rows.partition_point(|row| row.run.group <= group);
-        self.rows.get(start..end).unwrap_or_default().iter().filter_map(|row| self.row(row))
+    pub(super) fn rows_of(&self, group: KeyGroup) -> RowSpans<'_> {
+        let start_of = |run: usize| self.runs.get(run).map_or(self.rows.len(), |(_, start)| *start);
+        let start = start_of(self.runs.partition_point(|(run, _)| run.group < group));
+        let end = start_of(self.runs.partition_point(|(run, _)| run.group <= group));
+        RowSpans {
+            spans: self.rows.get(start..end).unwrap_or_default(),
+            parts: &self.parts,
+            payloads: self.payload.bytes(),
+            columns: &self.columns,
+        }
+    }
+}
+
+/// What the columns of a block stand in.
+#[derive(Default)]
+struct Payload {
+    /// Bytes that were stored as they are.
+    stored: Option<Bytes>,
+    /// Others, decompressed.
+    unpacked: Vec<u8>,
+    zstd: Option<Decompressor<'static>>,
+}
+
+impl Payload {
+    fn bytes(&self) -> &[u8] {
+        self.stored.as_deref().unwrap_or(&self.unpacked)
+    }
+
+    fn unpack(&mut self, header: &BlockHeader, payload: Bytes) -> Result<&[u8]> {
+        self.stored = None;
+        let raw_bytes = header.raw_bytes as usize;
+        match header.codec {
+            BlockHeader::CODEC_NONE => self.stored = Some(payload),
+            // A claim that cannot be true is not worth its memory.
+            BlockHeader::CODEC_ZSTD if raw_bytes > most_decompressed(payload.len()) => {
+                let error = Error::corrupt("block claims to be larger than it can be");
+                return Err(error.with("stored_bytes", payload.len()).with("raw_bytes", raw_bytes));
+            }
+            BlockHeader::CODEC_ZSTD => self.decompress(&payload, raw_bytes)?,
+            other => return Err(Error::version("block has a codec that this build lacks").with("codec", other)),
+        }
+        let found = self.bytes().len();
+        if found != raw_bytes {
+            let error = Error::corrupt("block has another length than its header says");
+            return Err(error.with("expected", raw_bytes).with("found", found));
+        }
+        Ok(self.bytes())
+    }
+
+    fn decompress(&mut self, payload: &[u8], raw_bytes: usize) -> Result<()> {
+        self.unpacked.clear();
+        self.unpacked.reserve_exact(raw_bytes);
+        let zstd = self.zstd.get_or_insert_default();
+        let written = zstd.decompress_to_buffer(payload, &mut self.unpacked);
+        written.map_err(|source| Error::corrupt("block does not decompress").with_source(source))?;
+        Ok(())
     }
 }
 
 /// Most bytes that zstd makes of this many: its blocks hold 128 KiB at most, and take a header of 3 bytes and one more.
 const fn most_decompressed(stored_bytes: usize) -> usize {
     (stored_bytes / 4).saturating_mul(128 << 10)
-}
-
-fn decompress(header: &BlockHeader, payload: Bytes) -> Result<Bytes> {
-    let raw_bytes = header.raw_bytes as usize;
-    let raw = match header.codec {
-        BlockHeader::CODEC_NONE => payload,
-        // A claim that cannot be true is not worth its memory.
-        BlockHeader::CODEC_ZSTD if raw_bytes > most_decompressed(payload.len()) => {
-            let error = Error::corrupt("block claims to be larger than it can be").with("stored_bytes", payload.len());
-            return Err(error.with("raw_bytes", raw_bytes));
-        }
-        BlockHeader::CODEC_ZSTD => zstd::bulk::decompress(&payload, raw_bytes)
-            .map_err(|source| Error::corrupt("block does not decompress").with_source(source))?
-            .into(),
-        other => return Err(Error::version("block has a codec that this build lacks").with("codec", other)),
-    };
-    if raw.len() != raw_bytes {
-        let error = Error::corrupt("block has another length than its header says");
-        return Err(error.with("expected", raw_bytes).with("found", raw.len()));
-    }
-    Ok(raw)
 }
 
 /// The columns of a payload by number, each with where it starts.
@@ -186,6 +185,8 @@ struct Decoder<'a> {
     run: Option<Run>,
     left_in_run: usize,
     ops: Reader<'a>,
+    /// The shape of the row before.
+    shape: u8,
     keys: PrefixColumn<'a>,
     namespaces: PrefixColumn<'a>,
     subs: PrefixColumn<'a>,
@@ -195,6 +196,13 @@ struct Decoder<'a> {
     stamp: SparseColumn<'a>,
     schema: SparseColumn<'a>,
     routing: SparseColumn<'a>,
+}
+
+/// What a row belongs to, and whether it is the first of that.
+#[derive(Clone, Copy)]
+struct InRun {
+    table: TableId,
+    is_first: bool,
 }
 
 impl<'a> Decoder<'a> {
@@ -208,6 +216,7 @@ impl<'a> Decoder<'a> {
             run: None,
             left_in_run: 0,
             ops: reader(column::OPS),
+            shape: 0,
             keys: prefix(column::KEYS),
             namespaces: prefix(column::NAMESPACES),
             subs: prefix(column::SUBS),
@@ -221,34 +230,42 @@ impl<'a> Decoder<'a> {
     }
 
     /// Takes the next row; `parts` collects its key, namespace and sub-key.
-    fn next(&mut self, row: usize, parts: &mut Vec<u8>) -> Result<StoredRow> {
-        let run = self.next_run()?;
+    #[inline]
+    fn next(&mut self, at: usize, run: InRun, parts: &mut Vec<u8>, columns: &mut Vec<Columns>) -> Result<RowSpan> {
         let shape = self.ops.u8()?;
         if shape > shape::MASK {
             return Err(Error::version("row has an operation that this build lacks").with("shape", shape));
         }
-        let mut part = |bit: u8, column: &mut PrefixColumn<'a>| {
-            if shape & bit == 0 { Ok(Span::default()) } else { column.next(parts) }
-        };
-        let key = part(shape::HAS_KEY, &mut self.keys)?;
-        let namespace = part(shape::HAS_NAMESPACE, &mut self.namespaces)?;
-        let sub = part(shape::HAS_SUB, &mut self.subs)?;
-        let payload = match shape & shape::OP_MASK {
+        if !fits(shape) {
+            return Err(Error::corrupt("row has parts that its operation cannot have").with("row", at));
+        }
+        let start = offset(parts.len());
+        let before = std::mem::replace(&mut self.shape, shape);
+        // Where both rows have a part, the string before in its column is that of the row before.
+        let presence = |bit: u8| (before & bit).cmp(&(shape & bit));
+        let (key, by_key) = self.keys.next(shape & shape::HAS_KEY != 0, parts)?;
+        let (namespace, by_namespace) = self.namespaces.next(shape & shape::HAS_NAMESPACE != 0, parts)?;
+        let (sub, by_sub) = self.subs.next(shape & shape::HAS_SUB != 0, parts)?;
+        let order = presence(shape::HAS_KEY).then(by_key);
+        let order = order.then(presence(shape::HAS_NAMESPACE)).then(by_namespace);
+        let order = order.then(presence(shape::HAS_SUB)).then(by_sub);
+        if !run.is_first && (order.is_gt() || (order.is_eq() && shape & shape::OP_MASK != shape::MERGE)) {
+            return Err(Error::corrupt("row is out of order").with("row", at));
+        }
+        let (payload, payload_length) = match shape & shape::OP_MASK {
             shape::PUT | shape::MERGE => self.next_value()?,
-            _ => Span::default(),
+            _ => (self.value_offset(), 0),
         };
-        let columns = Columns {
-            stamp: self.stamp.next(row)?.map(i64::from_le_bytes),
-            schema: self.schema.next(row)?.map(u32::from_le_bytes),
-            routing: self.routing.next(row)?.map(u64::from_le_bytes),
-        };
-        Ok(StoredRow { run, shape, key, namespace, sub, payload, columns })
+        let columns = self.next_columns(at, columns)?;
+        Ok(RowSpan { table: run.table, shape, parts: start, key, namespace, sub, payload, payload_length, columns })
     }
 
-    fn next_run(&mut self) -> Result<Run> {
+    /// Takes the run of the next row, number `at`, and notes it in `runs` if it is its first.
+    #[inline]
+    fn next_run(&mut self, at: usize, runs: &mut Vec<(Run, usize)>) -> Result<InRun> {
         if let (Some(run), 1..) = (self.run, self.left_in_run) {
             self.left_in_run -= 1;
-            return Ok(run);
+            return Ok(InRun { table: run.table, is_first: false });
         }
         let run = Run { group: KeyGroup(self.runs.u16()?), table: TableId(self.runs.u32()?) };
         let count = self.runs.varint_up_to(MAX_BLOCK_ROWS)?;
@@ -257,14 +274,38 @@ impl<'a> Decoder<'a> {
         }
         self.run = Some(run);
         self.left_in_run = count - 1;
-        Ok(run)
+        runs.push((run, at));
+        Ok(InRun { table: run.table, is_first: true })
     }
 
-    fn next_value(&mut self) -> Result<Span> {
+    fn value_offset(&self) -> u32 {
+        offset(self.values_start.saturating_add(self.values.offset()))
+    }
+
+    #[inline]
+    fn next_value(&mut self) -> Result<(u32, u32)> {
         let length = self.value_lengths.varint_up_to(MAX_VALUE_BYTES)?;
-        let start = self.values_start.saturating_add(self.values.offset());
+        let start = self.value_offset();
         self.values.bytes(length)?;
-        Ok(Span { start, length })
+        Ok((start, offset(length)))
+    }
+
+    /// Takes the optional columns of a row and returns their number, 0 if it has none.
+    #[inline]
+    fn next_columns(&mut self, at: usize, columns: &mut Vec<Columns>) -> Result<u32> {
+        if [&self.stamp, &self.schema, &self.routing].into_iter().all(SparseColumn::is_left_out) {
+            return Ok(0);
+        }
+        let of_row = Columns {
+            stamp: self.stamp.next(at)?.map(i64::from_le_bytes),
+            schema: self.schema.next(at)?.map(u32::from_le_bytes),
+            routing: self.routing.next(at)?.map(u64::from_le_bytes),
+        };
+        if of_row == Columns::default() {
+            return Ok(0);
+        }
+        columns.push(of_row);
+        Ok(offset(columns.len()))
     }
 
     fn finish(self) -> Result<()> {
@@ -278,33 +319,46 @@ impl<'a> Decoder<'a> {
     }
 }
 
+/// Returns an offset in a block, which has less than 4 GiB.
+fn offset(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or(u32::MAX)
+}
+
 /// Byte strings, each told as what it adds to a prefix of the one before.
 struct PrefixColumn<'a> {
     /// `None` if the column is left out: all its strings are empty.
     reader: Option<Reader<'a>>,
-    last: Span,
+    /// Where the one before starts and ends.
+    last: Range<usize>,
 }
 
 impl<'a> PrefixColumn<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self { reader: (!bytes.is_empty()).then(|| Reader::new(bytes)), last: Span::default() }
+        Self { reader: (!bytes.is_empty()).then(|| Reader::new(bytes)), last: 0..0 }
     }
 
-    fn next(&mut self, parts: &mut Vec<u8>) -> Result<Span> {
-        let Some(reader) = &mut self.reader else { return Ok(Span::default()) };
-        let shared = reader.varint_up_to(self.last.length)?;
-        let added = reader.length_delimited(MAX_PART_BYTES - shared)?;
-        if added.is_empty() && shared == self.last.length {
-            return Ok(self.last);
+    /// Appends the next string to `parts`, if the row has one; returns its length, and how the one before compares to it.
+    #[inline]
+    fn next(&mut self, has: bool, parts: &mut Vec<u8>) -> Result<(u32, Ordering)> {
+        match &mut self.reader {
+            Some(reader) if has => Self::next_of(reader, &mut self.last, parts),
+            _ => Ok((0, Ordering::Equal)),
         }
-        let next = Span { start: parts.len(), length: shared + added.len() };
-        if next.start + next.length > MAX_BLOCK_PARTS_BYTES {
+    }
+
+    fn next_of(reader: &mut Reader<'_>, last: &mut Range<usize>, parts: &mut Vec<u8>) -> Result<(u32, Ordering)> {
+        let shared = reader.varint_up_to(last.len())?;
+        let added = reader.length_delimited(MAX_PART_BYTES - shared)?;
+        let start = parts.len();
+        if start + shared + added.len() > MAX_BLOCK_PARTS_BYTES {
             return Err(reader.corrupt("keys of the block exceed their limit").with("limit", MAX_BLOCK_PARTS_BYTES));
         }
-        parts.extend_from_within(self.last.start..self.last.start + shared);
+        let not_shared = last.start + shared;
+        let order = parts.get(not_shared..last.end).unwrap_or_default().cmp(added);
+        parts.extend_from_within(last.start..not_shared);
         parts.extend_from_slice(added);
-        self.last = next;
-        Ok(next)
+        *last = start..parts.len();
+        Ok((offset(parts.len() - start), order))
     }
 }
 
@@ -325,6 +379,11 @@ impl<'a> SparseColumn<'a> {
         Ok(Self { present, values })
     }
 
+    fn is_left_out(&self) -> bool {
+        self.present.is_empty()
+    }
+
+    #[inline]
     fn next<const N: usize>(&mut self, row: usize) -> Result<Option<[u8; N]>> {
         let present = self.present.get(row / 8).is_some_and(|byte| byte >> (row % 8) & 1 == 1);
         present.then(|| self.values.array()).transpose()

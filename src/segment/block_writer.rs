@@ -25,6 +25,8 @@ pub(super) struct BlockWriter {
     stamp: SparseColumn,
     schema: SparseColumn,
     routing: SparseColumn,
+    /// Reused for the columns as one.
+    payload: Vec<u8>,
 }
 
 impl BlockWriter {
@@ -96,10 +98,11 @@ impl BlockWriter {
         self.end_run();
         let (first, last) = (self.first, self.run.map_or(self.first, |(run, _)| run.group));
         let rows = length(self.rows)?;
-        let raw = self.payload();
+        self.join_columns();
         self.clear();
-        let (codec, payload) = compressor.compress(&raw)?;
-        let header = BlockHeader { codec, stored_bytes: length(payload.len())?, raw_bytes: length(raw.len())?, rows };
+        let raw_bytes = length(self.payload.len())?;
+        let (codec, payload) = compressor.compress(&self.payload)?;
+        let header = BlockHeader { codec, stored_bytes: length(payload.len())?, raw_bytes, rows };
         let offset = segment.len();
         header.put(payload, segment);
         let block = segment.get(offset..).unwrap_or_default();
@@ -114,8 +117,8 @@ impl BlockWriter {
         })
     }
 
-    /// Returns the column directory and the columns. A column without bytes is left out.
-    fn payload(&mut self) -> Vec<u8> {
+    /// Makes one payload of the column directory and the columns. A column without bytes is left out.
+    fn join_columns(&mut self) {
         let columns: [(u8, &[u8]); _] = [
             (column::RUNS, &self.runs),
             (column::OPS, &self.ops),
@@ -130,15 +133,16 @@ impl BlockWriter {
         ];
         let present = || columns.iter().filter(|(_, bytes)| !bytes.is_empty());
         let total: usize = present().map(|(_, bytes)| bytes.len()).sum();
-        let mut out = Vec::with_capacity(total + 64);
-        put_length(&mut out, present().count());
+        let out = &mut self.payload;
+        out.clear();
+        out.reserve(total + 64);
+        put_length(out, present().count());
         for (id, bytes) in present() {
-            put_u8(&mut out, *id);
-            put_u8(&mut out, column::REQUIRED);
-            put_length(&mut out, bytes.len());
+            put_u8(out, *id);
+            put_u8(out, column::REQUIRED);
+            put_length(out, bytes.len());
         }
         present().for_each(|(_, bytes)| out.extend_from_slice(bytes));
-        out
     }
 
     /// Forgets all rows, keeps the memory.
@@ -162,28 +166,43 @@ struct PrefixColumn {
     bytes: Vec<u8>,
     last: Vec<u8>,
     any: bool,
+    /// Strings before the first that is not empty: most namespaces and sub-keys are.
+    empty: usize,
 }
 
 impl PrefixColumn {
+    #[inline]
     fn push(&mut self, part: &[u8]) {
+        if !self.any && part.is_empty() {
+            self.empty += 1;
+        } else {
+            self.push_next(part);
+        }
+    }
+
+    fn push_next(&mut self, part: &[u8]) {
+        if !self.any {
+            self.any = true;
+            // Each shares nothing and adds nothing.
+            self.bytes.resize(2 * self.empty, 0);
+        }
         let shared = part.iter().zip(&self.last).take_while(|(new, old)| new == old).count();
         let added = part.get(shared..).unwrap_or_default();
         put_length(&mut self.bytes, shared);
         put_length_delimited(&mut self.bytes, added);
         self.last.truncate(shared);
         self.last.extend_from_slice(added);
-        self.any |= !part.is_empty();
     }
 
     /// Returns the column, empty if all its strings are.
     fn bytes(&self) -> &[u8] {
-        if self.any { &self.bytes } else { &[] }
+        &self.bytes
     }
 
     fn clear(&mut self) {
         self.bytes.clear();
         self.last.clear();
-        self.any = false;
+        (self.any, self.empty) = (false, 0);
     }
 }
 
@@ -195,6 +214,7 @@ struct SparseColumn {
 }
 
 impl SparseColumn {
+    #[inline]
     fn push<const N: usize>(&mut self, row: usize, value: Option<[u8; N]>) {
         let Some(value) = value else { return };
         self.present.resize(row / 8 + 1, 0);

@@ -16,6 +16,7 @@ mod index;
 mod reader;
 mod row;
 mod rules;
+mod span;
 mod writer;
 
 use std::fmt;

@@ -1,6 +1,6 @@
 //! Reads segments in part: an index, the bytes of some blocks, rows of some groups.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
@@ -23,7 +23,15 @@ pub struct SegmentRows {
     spoken_for: KeyGroupSet,
     groups: KeyGroupSet,
     blocks: Vec<(BlockEntry, Bytes)>,
-    decoded: Mutex<Option<(usize, Arc<Block>)>>,
+    decoded: Mutex<Option<Decoded>>,
+}
+
+/// A decoded block, or memory for one.
+#[derive(Debug, Default)]
+struct Decoded {
+    /// Which it is.
+    at: Option<usize>,
+    block: Block,
 }
 
 impl SegmentRows {
@@ -58,20 +66,40 @@ impl SegmentRows {
         Self::new(&index, index.groups(), vec![(0, segment)])
     }
 
-    /// Returns the block `at`, decoded.
-    fn block(&self, at: usize, entry: &BlockEntry, stored: &Bytes) -> Result<Arc<Block>> {
-        // A panic while the lock was held leaves nothing half done: the slot is replaced whole.
-        let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((kept, block)) = &*slot()
-            && *kept == at
-        {
-            return Ok(Arc::clone(block));
+    /// Returns the block `at`, decoded in the place of another.
+    fn block<'a>(
+        &self,
+        at: usize,
+        (entry, stored): &(BlockEntry, Bytes),
+        decoded: &'a mut Decoded,
+    ) -> Result<&'a Block> {
+        if decoded.at != Some(at) {
+            decoded.at = None;
+            let done = decoded.block.decode(stored, entry, self.kind, &self.spoken_for);
+            done.map_err(|error| error.with("block_offset", entry.offset))?;
+            decoded.at = Some(at);
         }
-        let block = Block::decode(stored, entry, self.kind, &self.spoken_for)
-            .map_err(|error| error.with("block_offset", entry.offset))?;
-        let block = Arc::new(block);
-        *slot() = Some((at, Arc::clone(&block)));
-        Ok(block)
+        Ok(&decoded.block)
+    }
+
+    fn append(&self, group: KeyGroup, decoded: &mut Decoded, batch: &mut RowBatch) -> Result<()> {
+        let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
+        let others = batch.len();
+        for (at, block) in self.blocks.iter().enumerate().skip(first) {
+            let (entry, _) = block;
+            if entry.first > group {
+                break;
+            }
+            let rows = self.block(at, block, decoded)?.rows_of(group);
+            if batch.len() > others
+                && let (Some(last), Some(next)) = (batch.last(), rows.first())
+                && !next.may_follow(&last.key)
+            {
+                return Err(Error::corrupt("blocks are out of order").with("block_offset", entry.offset));
+            }
+            batch.append(&rows)?;
+        }
+        Ok(())
     }
 }
 
@@ -84,22 +112,13 @@ impl RowSource for SegmentRows {
         if !self.groups.contains(group) {
             return Err(Error::usage("group was not asked for when the segment was opened").with("group", group));
         }
-        let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
-        let mut before: Option<Arc<Block>> = None;
-        for (at, (entry, stored)) in self.blocks.iter().enumerate().skip(first) {
-            if entry.first > group {
-                break;
-            }
-            let block = self.block(at, entry, stored)?;
-            if let Some(last) = before.as_ref().and_then(|before| before.rows_of(group).next_back())
-                && block.rows_of(group).next().is_some_and(|next| !next.may_follow(&last.key))
-            {
-                return Err(Error::corrupt("blocks are out of order").with("block_offset", entry.offset));
-            }
-            block.rows_of(group).try_for_each(|row| batch.push(&row))?;
-            before = Some(block);
-        }
-        Ok(())
+        // Taken out, not held: who reads at the same time decodes for itself. A panic while the lock was held leaves
+        // nothing half done: the slot is replaced whole.
+        let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decoded = slot().take().unwrap_or_default();
+        let result = self.append(group, &mut decoded, batch);
+        *slot() = Some(decoded);
+        result
     }
 
     fn held_bytes(&self) -> u64 {

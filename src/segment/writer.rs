@@ -92,8 +92,8 @@ impl SegmentWriter {
             return Err(Error::usage("a base has no deletes and no clears"));
         }
         let in_order = match self.previous.row() {
-            Some((before, _)) if before < group => self.groups.contains(group),
-            Some((before, place)) => before == group && row.may_follow(&place),
+            Some((before, place)) if before == group => row.may_follow(&place),
+            Some((before, _)) => before < group && self.groups.contains(group),
             None => self.groups.contains(group),
         };
         if !in_order {

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::Charge;
-use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, RowBatch, Rules, TableRules};
+use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules, TableRules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
@@ -67,35 +67,25 @@ impl Group {
     /// Returns a group of the rows of a folded batch, as a clean log that is not part of the next delta.
     pub(super) fn load(batch: &RowBatch, rules: &Rules, partitioner: Partitioner, arena: &Arena) -> Result<Self> {
         let (budget, mut group) = (arena.budget(), Self::new(partitioner, arena));
-        let mut drafts = Vec::with_capacity(batch.len());
-        for row in batch.iter() {
-            let (piece, operand) = check_loadable(&row)?;
-            let place = Place::of_stored(&row);
-            let before = drafts.last().filter(|before: &&Draft<'_>| operand && before.place.same_row(&place));
-            let ordinal = before.map_or(0, |before| before.mark.ordinal + 1);
-            let mark = Mark { operand, ordinal, ..Mark::whole(piece.version, piece.stamp) };
-            drafts.push(Draft::exact(place, piece.bytes, mark));
-        }
-        let bytes: usize = drafts.iter().map(Draft::len).sum();
-        if !budget.has_room(bytes as u64 + Index::presized_bytes(batch.len())) {
+        let mut left = 0;
+        batch.iter().try_for_each(|row| draft_of(&row).map(|draft| left += draft.len()))?;
+        if !budget.has_room(left as u64 + Index::presized_bytes(batch.len())) {
             return Err(budget_spent(budget));
         }
-        group.regions.presize(Half::Frozen, bytes);
         group.index.presize(batch.len());
-        for draft in &drafts {
-            group.regions.check_not_full()?;
-            if draft.mark.ordinal > 0 {
-                group.regions.go_to_end(Half::Frozen);
-            }
-            let address = group.regions.append(Half::Frozen, draft);
+        for row in batch.iter() {
+            let mut draft = draft_of(&row)?;
             let hash = group.hash(&draft.place);
-            let length = draft.value.map_or(0, <[u8]>::len) as u64;
-            if draft.mark.ordinal == 0 {
+            let before = if draft.mark.operand { group.find(hash, &draft.place) } else { None };
+            draft.mark.ordinal = before.map_or(0, |before| group.mark(&before).ordinal + 1);
+            let address = group.regions.load(&draft, &mut left)?;
+            let length = draft.capacity as u64;
+            if let Some(before) = before {
+                group.follow(hash, before, address, draft.mark.ordinal);
+                group.live_bytes += length;
+            } else {
                 group.index.insert(hash, address);
                 group.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules);
-            } else if let Some(older) = group.find(hash, &draft.place) {
-                group.follow(hash, older, address, draft.mark.ordinal);
-                group.live_bytes += length;
             }
         }
         Ok(group)
@@ -419,6 +409,14 @@ impl Group {
         let families = self.families.as_ref().map_or(0, |families| families.held_bytes());
         self.charge.bytes() + self.index.held_bytes() + regions + families
     }
+}
+
+/// Returns the record of a row of a folded batch, as if it were the first piece of its value.
+#[inline]
+fn draft_of<'a>(row: &Row<'a>) -> Result<Draft<'a>> {
+    let (piece, operand) = check_loadable(row)?;
+    let mark = Mark { operand, ..Mark::whole(piece.version, piece.stamp) };
+    Ok(Draft::exact(Place::of_stored(row), piece.bytes, mark))
 }
 
 /// Returns whether families have the rows of `table`.

@@ -371,11 +371,6 @@ impl Regions {
         if self.budget().has_room(REGION_OVERHEAD_BYTES + wanted as u64) { wanted } else { enough }
     }
 
-    /// Opens a region that `bytes` of records fit into, as far as a region may be that large.
-    pub(super) fn presize(&mut self, half: Half, bytes: usize) {
-        self.open(half, bytes.clamp(LEAST_REGION_BYTES, REGION_BYTES), true);
-    }
-
     /// Opens a region of `capacity` bytes at the end of the order, for one record or for those to come.
     pub(super) fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
         let chunk = Chunk::new(capacity, &self.arena);
@@ -442,6 +437,54 @@ impl Regions {
         }
         self.run_mut(half).tally.add(&tally);
         Address::new(id, offset)
+    }
+
+    /// Appends a record to the frozen half, one of those that a group is loaded with.
+    ///
+    /// * `left`: bytes of this record and of those to come.
+    ///
+    /// # Errors
+    /// As [`Regions::check_not_full`].
+    #[inline]
+    pub(super) fn load(&mut self, draft: &Draft<'_>, left: &mut usize) -> Result<Address> {
+        let len = draft.len();
+        let in_open = if draft.mark.ordinal == 0 { self.append_to_open(draft, len) } else { None };
+        let address = match in_open {
+            Some(address) => address,
+            None => self.load_elsewhere(draft, *left)?,
+        };
+        *left -= len;
+        Ok(address)
+    }
+
+    /// Appends a record to the clean region that is open, if it fits there: [`Regions::append`] where nothing is to be
+    /// looked for.
+    #[inline]
+    fn append_to_open(&mut self, draft: &Draft<'_>, len: usize) -> Option<Address> {
+        let id = self.frozen.open?;
+        let region = self.slots.get_mut(id as usize)?.as_mut()?;
+        let Memory::Clean(chunk) = &mut region.memory else { return None };
+        let offset = chunk.bytes.len();
+        if offset + len > chunk.bytes.capacity() || len > LARGE_RECORD_BYTES {
+            return None;
+        }
+        draft.write(chunk.bytes.append(len));
+        let tally = Tally::of(draft.value.is_none(), len);
+        region.records += 1;
+        region.tally.add(&tally);
+        self.frozen.tally.add(&tally);
+        Some(Address::new(id, u32::try_from(offset).ok()?))
+    }
+
+    fn load_elsewhere(&mut self, draft: &Draft<'_>, left: usize) -> Result<Address> {
+        self.check_not_full()?;
+        if draft.mark.ordinal > 0 {
+            self.go_to_end(Half::Frozen);
+        }
+        if draft.len() <= LARGE_RECORD_BYTES && !matches!(self.fit(Half::Frozen, draft.len()), Fit::Here(_)) {
+            self.open(Half::Frozen, left.clamp(LEAST_REGION_BYTES, REGION_BYTES), true);
+        }
+        Ok(self.append(Half::Frozen, draft))
     }
 
     /// Gives a tail record another value of at most its capacity; `None` makes it a tombstone.

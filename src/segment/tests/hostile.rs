@@ -24,9 +24,15 @@ fn wrapped(codec: u8, stored: &[u8], raw_bytes: usize, rows: u32, last: u16) -> 
 
 fn decode(kind: SegmentKind, block: &Bytes, entry: &BlockEntry) -> Result<Vec<Owned>> {
     let groups = KeyGroupSet::all(GROUPS);
-    let block = Block::decode(block, entry, kind, &groups)?;
-    let rows = |group| block.rows_of(group).map(move |row| Owned::new(group, &row)).collect::<Vec<_>>();
-    Ok(groups.iter().flat_map(rows).collect())
+    let mut decoded = Block::default();
+    decoded.decode(block, entry, kind, &groups)?;
+    let mut rows = Vec::new();
+    for group in groups.iter() {
+        let mut batch = RowBatch::new();
+        batch.append(&decoded.rows_of(group))?;
+        rows.extend(batch.iter().map(|row| Owned::new(group, &row)));
+    }
+    Ok(rows)
 }
 
 type ColumnList = Vec<(u8, u8, Vec<u8>)>;
