@@ -22,6 +22,8 @@ use crate::segment::{
 pub struct SegmentChain {
     owned: KeyGroupSet,
     links: VecDeque<Link>,
+    /// The groups that get a new base at the next seal.
+    due: KeyGroupSet,
     budget: MemoryBudget,
 }
 
@@ -72,15 +74,19 @@ impl SegmentChain {
     #[must_use]
     pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
         let links = segments.into_iter().map(Link::placed).collect();
-        Self { owned, links, budget }
+        Self { owned, links, due: KeyGroupSet::empty(), budget }
     }
 
-    /// Returns the groups that should get a new base at the next seal.
-    #[must_use]
-    pub fn bases_due(&self, policy: ChainPolicy) -> KeyGroupSet {
+    /// Decides which groups get a new base at the next seal: ahead of it, so that no barrier waits for that.
+    pub fn plan_bases(&mut self, policy: ChainPolicy) {
         let needed = self.needed(Epoch(u64::MAX));
         let views: Vec<_> = self.links.iter().zip(&needed).map(|(link, groups)| link.view(groups)).collect();
-        bases_due(&views, &self.owned, policy)
+        self.due = bases_due(&views, &self.owned, policy);
+    }
+
+    /// Returns the groups that are to get a new base at this seal, once.
+    pub fn take_due(&mut self) -> KeyGroupSet {
+        std::mem::take(&mut self.due)
     }
 
     /// Adds what was sealed.

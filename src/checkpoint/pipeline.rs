@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
 use crate::canary::{self, Canary};
+use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
@@ -78,6 +79,8 @@ pub(crate) struct Pipeline {
     pub(crate) runtime: SharedRuntime,
     pub(crate) settings: PipelineSettings,
     pub(crate) attempt: Attempt,
+    /// When groups get new bases; `None` if all do, always.
+    pub(crate) policy: Option<ChainPolicy>,
     pub(crate) chains: BTreeMap<Participant, SharedChain>,
     /// Every object that a chain has a segment in, or may come to have one in.
     pub(crate) catalog: Mutex<BTreeMap<ObjectId, ObjectRef>>,
@@ -190,8 +193,12 @@ impl Pipeline {
 
     fn acknowledge(&self, epoch: Epoch, arrivals: BTreeMap<Participant, Arrival>) -> Result<Vec<Acknowledgement>> {
         let manifest = |(participant, arrival): (Participant, Arrival)| {
-            let chain = self.chains.get(&participant).map(|chain| lock(chain).segments(epoch));
-            let Some(Some(segments)) = chain else {
+            let segments = self.chains.get(&participant).and_then(|chain| {
+                let mut chain = lock(chain);
+                self.policy.into_iter().for_each(|policy| chain.plan_bases(policy));
+                chain.segments(epoch)
+            });
+            let Some(segments) = segments else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
             let Arrival { owned: groups, watermark, opaques, tables, heat } = arrival;

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::{AbortHandle, BoxFuture, FutureExt as _, abortable};
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
@@ -30,18 +31,17 @@ use crate::runtime::SharedRuntime;
 use crate::segment::GroupHeat;
 use crate::time::Timestamp;
 
-/// What tasks and the job's owner tell the driver.
-#[derive(Debug)]
-pub(super) enum Message {
-    /// An epoch has begun to end.
-    Triggered(Epoch),
-    /// A task sealed its part of an epoch.
-    Arrived(Epoch, Participant, Arrival),
-}
+/// How long the driver waits until it looks for what tasks sealed: so long at least, and this part of the time that they
+/// have taken already.
+const LOOK_AFTER: Duration = Duration::from_millis(1);
+const LOOK_PART: u32 = 16;
 
 /// Everything that can happen next.
 pub(super) enum Step {
-    Message(Option<Message>, UnboundedReceiver<Message>),
+    /// An epoch has begun to end; `None` if the job's owner is gone.
+    Triggered(Option<Epoch>, UnboundedReceiver<Epoch>),
+    /// It is time to look for what tasks sealed.
+    Look,
     Placed(Epoch, Option<Result<Vec<Acknowledgement>>>),
     Decided(Epoch, Box<Committer>, Result<CommitOutcome>),
     Collected(Box<Collector>),
@@ -79,6 +79,9 @@ pub(super) struct Driver {
 #[derive(Default)]
 pub(super) struct State {
     flights: BTreeMap<Epoch, Flight>,
+    /// The newest epoch that was triggered.
+    newest: Epoch,
+    looking: bool,
     timer_armed: bool,
     garbage: Vec<Garbage>,
     listed: BTreeSet<ObjectId>,
@@ -86,7 +89,7 @@ pub(super) struct State {
 
 impl Driver {
     /// Runs until the job is dropped or fails.
-    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Message>) {
+    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Epoch>) {
         self.listen(receiver);
         self.sweep_orphans();
         while let Some(step) = self.steps.next().await {
@@ -103,10 +106,10 @@ impl Driver {
         self.steps.push(future.boxed());
     }
 
-    fn listen(&self, mut receiver: UnboundedReceiver<Message>) {
+    fn listen(&self, mut receiver: UnboundedReceiver<Epoch>) {
         self.step(async move {
-            let message = receiver.recv().await;
-            Step::Message(message, receiver)
+            let epoch = receiver.recv().await;
+            Step::Triggered(epoch, receiver)
         });
     }
 
@@ -114,11 +117,13 @@ impl Driver {
     fn take(&mut self, step: Step) -> Result<bool> {
         let now = self.runtime.now();
         match step {
-            Step::Message(None, _) => return Ok(false),
-            Step::Message(Some(message), receiver) => {
+            Step::Triggered(None, _) => return Ok(false),
+            Step::Triggered(Some(epoch), receiver) => {
                 self.listen(receiver);
-                self.gather(now, message);
+                self.state.newest = epoch;
+                self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
             }
+            Step::Look => self.state.looking = false,
             Step::Placed(epoch, outcome) => self.placed(now, epoch, outcome),
             Step::Decided(epoch, mut committer, outcome) => {
                 let outcome = outcome?;
@@ -135,18 +140,31 @@ impl Driver {
         Ok(true)
     }
 
-    fn gather(&mut self, now: Timestamp, message: Message) {
-        match message {
-            Message::Triggered(epoch) => {
-                self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
-            }
-            Message::Arrived(epoch, participant, arrival) => {
-                // An arrival for an epoch that was given up brings nothing: its state is in the chain.
-                if let Some(Flight { stage: Stage::Gathering(arrivals), .. }) = self.state.flights.get_mut(&epoch) {
-                    arrivals.insert(participant, arrival);
-                }
+    /// Fetches what tasks sealed.
+    fn gather(&mut self) {
+        // A task may be quicker than the word that its epoch was triggered.
+        let newest = self.state.newest;
+        let arrived: Vec<_> = self.shared.arrivals().extract_if(.., |(epoch, ..)| *epoch <= newest).collect();
+        for (epoch, participant, arrival) in arrived {
+            // An arrival for an epoch that was given up brings nothing: its state is in the chain.
+            if let Some(Flight { stage: Stage::Gathering(arrivals), .. }) = self.state.flights.get_mut(&epoch) {
+                arrivals.insert(participant, arrival);
             }
         }
+    }
+
+    /// Looks again soon while tasks are expected to seal; the longer it takes them, the later.
+    fn look_again(&mut self) {
+        let all = self.pipeline.chains.len();
+        let waits = |flight: &&Flight| matches!(&flight.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
+        let Some(oldest) = self.state.flights.values().find(waits).filter(|_| !self.state.looking) else { return };
+        let pause = LOOK_AFTER.max(self.runtime.now().since(oldest.started) / LOOK_PART);
+        self.state.looking = true;
+        let sleep = self.runtime.sleep(pause);
+        self.step(async move {
+            sleep.await;
+            Step::Look
+        });
     }
 
     fn placed(&mut self, now: Timestamp, epoch: Epoch, outcome: Option<Result<Vec<Acknowledgement>>>) {
@@ -205,7 +223,9 @@ impl Driver {
                 None => break,
             }
         }
+        self.gather();
         self.place_oldest();
+        self.look_again();
         self.collect();
         self.arm_timer();
         metrics::in_progress(self.shared.coordinator().in_flight());

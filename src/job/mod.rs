@@ -22,12 +22,12 @@ use crate::backend::{CheckpointTimes, Tables};
 use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::links::SegmentChain;
-use crate::checkpoint::pipeline::{Pipeline, PipelineSettings};
+use crate::checkpoint::pipeline::{Arrival, Pipeline, PipelineSettings};
 use crate::checkpoint::restore;
 use crate::checkpoint::sweep::Collector;
 use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
-use crate::control::coordinator::{CheckpointPolicy, Coordinator};
+use crate::control::coordinator::{CheckpointPolicy, Coordinator, Participant};
 use crate::control::retention::RetentionPolicy;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
@@ -38,7 +38,7 @@ use crate::memory::MemoryBudget;
 use crate::store::Store;
 use crate::time::Timestamp;
 
-use driver::{Driver, Message, State};
+use driver::{Driver, State};
 
 pub use operator_state::{BroadcastState, OperatorList, OperatorState};
 pub use task::{Seat, Task};
@@ -257,8 +257,9 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), progress });
+        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress });
         let link = Link { shared: Arc::clone(&shared), sender };
+        let policy = (settings.strategy == Strategy::Incremental).then_some(settings.chain);
 
         let mut seats = Vec::with_capacity(participants.len());
         let mut chains = BTreeMap::new();
@@ -266,7 +267,8 @@ impl JobBuilder {
         for operator in &operators {
             for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
                 let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
-                let chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
+                let mut chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
+                policy.into_iter().for_each(|policy| chain.plan_bases(policy));
                 let chain = Arc::new(Mutex::new(chain));
                 let (settlement, settled) = mpsc::unbounded_channel();
                 settlements.push(settlement);
@@ -285,7 +287,6 @@ impl JobBuilder {
                     chain,
                     settled,
                     strategy: settings.strategy,
-                    policy: settings.chain,
                     budget: budget.clone(),
                 });
             }
@@ -296,6 +297,7 @@ impl JobBuilder {
             runtime: Arc::clone(&runtime),
             settings: settings.pipeline,
             attempt,
+            policy,
             chains,
             catalog: Mutex::new(catalog),
         };
@@ -362,6 +364,9 @@ pub struct Progress {
 #[derive(Debug)]
 struct Shared {
     coordinator: Mutex<Coordinator>,
+    /// What tasks sealed that the background has not fetched. It looks for it, for to be told would take the time of the
+    /// task: waking a thread costs more than a seal.
+    arrivals: Mutex<Vec<(Epoch, Participant, Arrival)>>,
     progress: watch::Sender<Progress>,
 }
 
@@ -369,20 +374,38 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Link {
     shared: Arc<Shared>,
-    // Bounded by the coordinator: at most `max_in_flight` epochs, each with one message per task and its trigger.
-    sender: mpsc::UnboundedSender<Message>,
+    /// Of epochs that began to end. Bounded by the coordinator: at most `max_in_flight`.
+    sender: mpsc::UnboundedSender<Epoch>,
 }
 
 impl Link {
-    fn send(&self, message: Message) -> Result<()> {
+    fn trigger(&self, epoch: Epoch) -> Result<()> {
         self.shared.check()?;
-        self.sender.send(message).map_err(|_| Error::stopped("the job's background has stopped"))
+        self.sender.send(epoch).map_err(|_| stopped())
     }
+
+    /// Leaves what a task sealed for the background.
+    fn arrive(&self, epoch: Epoch, participant: Participant, arrival: Arrival) -> Result<()> {
+        self.shared.check()?;
+        if self.sender.is_closed() {
+            return Err(stopped());
+        }
+        self.shared.arrivals().push((epoch, participant, arrival));
+        Ok(())
+    }
+}
+
+fn stopped() -> Error {
+    Error::stopped("the job's background has stopped")
 }
 
 impl Shared {
     fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
         self.coordinator.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Vec<(Epoch, Participant, Arrival)>> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn update(&self, change: impl FnOnce(&mut Progress)) {
@@ -469,7 +492,7 @@ impl Job {
         let mut coordinator = self.link.shared.coordinator();
         let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
-        self.link.send(Message::Triggered(epoch))?;
+        self.link.trigger(epoch)?;
         Ok(Some(epoch))
     }
 
@@ -497,7 +520,7 @@ impl Job {
                 return Ok(epoch);
             }
             if watch.changed().await.is_err() {
-                return Err(Error::stopped("the job's background has stopped"));
+                return Err(stopped());
             }
         }
     }
@@ -533,7 +556,7 @@ impl Job {
                 return Ok(None);
             }
             if watch.changed().await.is_err() {
-                return Err(Error::stopped("the job's background has stopped"));
+                return Err(stopped());
             }
         }
     }

@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::driver::Message;
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::{claim, restore};
-use crate::control::chain::ChainPolicy;
 use crate::error::Result;
 use crate::id::{Attempt, Epoch, OperatorId, Part, Subtask};
 use crate::key_group::{KeyGroupSet, Partitioner};
@@ -41,7 +39,6 @@ pub struct Seat {
     pub(super) chain: SharedChain,
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
     pub(super) strategy: Strategy,
-    pub(super) policy: ChainPolicy,
     pub(super) budget: MemoryBudget,
 }
 
@@ -130,7 +127,6 @@ impl Seat {
             settled: self.settled,
             sealed: None,
             strategy: self.strategy,
-            policy: self.policy,
         })
     }
 
@@ -161,7 +157,6 @@ pub struct Task<B> {
     settled: UnboundedReceiver<(Epoch, Outcome)>,
     sealed: Option<Epoch>,
     strategy: Strategy,
-    policy: ChainPolicy,
 }
 
 impl<B: StateBackend> Task<B> {
@@ -211,7 +206,7 @@ impl<B: StateBackend> Task<B> {
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
             Strategy::Full => self.owned.clone(),
-            Strategy::Incremental => lock(&self.chain).bases_due(self.policy),
+            Strategy::Incremental => lock(&self.chain).take_due(),
         };
         let mut sealed = self.state.backend_mut().seal(cut, &bases)?;
         metrics::dirty_rows(sealed.dirty_rows);
@@ -220,7 +215,7 @@ impl<B: StateBackend> Task<B> {
         self.sealed = Some(epoch);
         let tables = self.state.tables().schemas().into();
         let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat };
-        self.link.send(Message::Arrived(epoch, (self.operator, self.subtask), arrival))
+        self.link.arrive(epoch, (self.operator, self.subtask), arrival)
     }
 
     /// Tells the backend what became of earlier epochs. Barriers do so too.
