@@ -1,4 +1,5 @@
-//! Point read-modify-writes and seals of the log backend, beside a plain hash map that has no snapshots.
+//! Point read-modify-writes and seals of the log backend, beside a plain hash map that has no snapshots and, for what
+//! blocks in huge pages are worth, beside the backend with all memory from the allocator.
 //!
 //! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes and
 //! writes it back. A seal is timed alone: dirtying comes before the clock, dropping what was sealed after it.
@@ -9,6 +10,8 @@ use std::hint::black_box;
 
 use alluvium::backend::{Change, LogBackend, RowRef, StateBackend, Write};
 use alluvium::id::TableId;
+use alluvium::key_group::KeyGroupSet;
+use alluvium::memory::MemoryBudget;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use common::{GROUPS, PARTITIONER, key, mixed};
@@ -31,14 +34,18 @@ fn bump(value: &mut [u8]) {
     }
 }
 
+fn on_heap() -> LogBackend {
+    LogBackend::on_heap(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX))
+}
+
 struct Log {
     backend: LogBackend,
     epoch: u64,
 }
 
 impl Log {
-    fn loaded(keys: u64) -> Self {
-        let mut log = Self { backend: common::backend(), epoch: 0 };
+    fn loaded(backend: LogBackend, keys: u64) -> Self {
+        let mut log = Self { backend, epoch: 0 };
         for number in 0..keys {
             let bytes = key(number);
             let key = PARTITIONER.locate(&bytes, 0, GROUPS);
@@ -70,13 +77,14 @@ fn read_modify_write(c: &mut Criterion) {
     let mut group = c.benchmark_group("rmw");
     group.throughput(Throughput::Elements(BATCH as u64));
     for keys in [100_000, 1_000_000] {
-        let mut log = Log::loaded(keys);
         let mut draw = draws(keys);
-        group.bench_function(BenchmarkId::new("log", keys), |b| {
-            let batch = || draw.next().unwrap();
-            b.iter_batched(batch, |batch| batch.iter().for_each(|key| log.rmw(key)), BatchSize::LargeInput);
-        });
-        drop(log);
+        for (name, backend) in [("log", common::backend()), ("log on heap", on_heap())] {
+            let mut log = Log::loaded(backend, keys);
+            group.bench_function(BenchmarkId::new(name, keys), |b| {
+                let batch = || draw.next().unwrap();
+                b.iter_batched(batch, |batch| batch.iter().for_each(|key| log.rmw(key)), BatchSize::LargeInput);
+            });
+        }
         let mut map = hashbrown::HashMap::with_capacity_and_hasher(
             usize::try_from(keys).unwrap(),
             foldhash::fast::FixedState::with_seed(1),
@@ -91,9 +99,28 @@ fn read_modify_write(c: &mut Criterion) {
     group.finish();
 }
 
+/// Read-modify-writes of which each is its row's first since a seal, and the seals.
+fn first_touch(c: &mut Criterion) {
+    let keys = 1_000_000;
+    let mut group = c.benchmark_group("first touch");
+    group.throughput(Throughput::Elements(keys / 10)).sample_size(20);
+    for (name, backend) in [("log", common::backend()), ("log on heap", on_heap())] {
+        let mut log = Log::loaded(backend, keys);
+        let mut next = 0;
+        group.bench_function(BenchmarkId::new(name, keys), |b| {
+            b.iter(|| {
+                (next..next + keys / 10).for_each(|number| log.rmw(&key(number * 611_953 % keys)));
+                next += keys / 10;
+                log.seal()
+            });
+        });
+    }
+    group.finish();
+}
+
 fn seal(c: &mut Criterion) {
     let keys = 1_000_000;
-    let mut log = Log::loaded(keys);
+    let mut log = Log::loaded(common::backend(), keys);
     let mut group = c.benchmark_group("seal");
     group.sample_size(10);
     for dirty in [keys / 100, keys] {
@@ -106,5 +133,5 @@ fn seal(c: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, read_modify_write, seal);
+criterion_group!(benches, read_modify_write, first_touch, seal);
 criterion_main!(benches);

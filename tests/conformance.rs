@@ -17,6 +17,11 @@ fn log_conforms() {
 }
 
 #[test]
+fn log_on_the_heap_conforms() {
+    run(|groups| LogBackend::on_heap(groups, PARTITIONER, MemoryBudget::new(BUDGET_BYTES)));
+}
+
+#[test]
 fn a_backend_chosen_at_run_time_conforms() {
     run(|groups| AnyBackend::from(LogBackend::new(groups, PARTITIONER, MemoryBudget::new(BUDGET_BYTES))));
 }

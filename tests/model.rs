@@ -78,10 +78,11 @@ proptest! {
 
     #[test]
     fn f11_backends_agree_with_a_map(
+        on_heap in any::<bool>(),
         parallelism in 1u32..=8,
         steps in proptest::collection::vec(steps(), 1..150),
     ) {
-        let mut world = World::new(parallelism);
+        let mut world = World::new(parallelism, on_heap);
         for step in &steps {
             world.take(step);
         }

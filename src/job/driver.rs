@@ -31,10 +31,11 @@ use crate::runtime::SharedRuntime;
 use crate::segment::GroupHeat;
 use crate::time::Timestamp;
 
-/// How long the driver waits until it looks for what tasks sealed: so long at least, and this part of the time that they
-/// have taken already.
-const LOOK_AFTER: Duration = Duration::from_millis(1);
-const LOOK_PART: u32 = 16;
+/// How long the driver waits until it looks for what tasks sealed: this part of the time that they have taken already,
+/// within these bounds.
+const LOOK_PART: u32 = 4;
+const LOOK_LEAST: Duration = Duration::from_millis(1);
+const LOOK_MOST: Duration = Duration::from_millis(100);
 
 /// Everything that can happen next.
 pub(super) enum Step {
@@ -158,7 +159,7 @@ impl Driver {
         let all = self.pipeline.chains.len();
         let waits = |flight: &&Flight| matches!(&flight.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
         let Some(oldest) = self.state.flights.values().find(waits).filter(|_| !self.state.looking) else { return };
-        let pause = LOOK_AFTER.max(self.runtime.now().since(oldest.started) / LOOK_PART);
+        let pause = (self.runtime.now().since(oldest.started) / LOOK_PART).clamp(LOOK_LEAST, LOOK_MOST);
         self.state.looking = true;
         let sleep = self.runtime.sleep(pause);
         self.step(async move {

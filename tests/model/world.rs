@@ -1,4 +1,4 @@
-//! A job's keyed state three times: in log backends, in overlay backends, in a map.
+//! A job's keyed state three times: in log backends, with blocks of memory or without, in overlay backends, in a map.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -315,12 +315,16 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(parallelism: u32) -> Self {
+    pub(crate) fn new(parallelism: u32, on_heap: bool) -> Self {
         fn budget() -> MemoryBudget {
             MemoryBudget::new(u64::MAX)
         }
+        let log: fn(KeyGroupSet) -> LogBackend = match on_heap {
+            false => |groups| LogBackend::new(groups, PARTITIONER, budget()),
+            true => |groups| LogBackend::on_heap(groups, PARTITIONER, budget()),
+        };
         Self {
-            log: Job::new(|groups| LogBackend::new(groups, PARTITIONER, budget()), parallelism),
+            log: Job::new(log, parallelism),
             overlay: Job::new(|groups| OverlayBackend::new(groups, budget()), parallelism),
             clock: 0,
             cleared: false,

@@ -10,7 +10,7 @@
 //! - The address of a block is at any time either in `Free` or in one `Block`, which is no copy: so a `Block` is the only
 //!   way to its bytes, and borrows of them are borrows of it.
 //! - Bytes are initialised from the start, by the system, and every value of a byte is one.
-#![expect(unsafe_code, reason = "see above")]
+#![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` shows what it is worth")]
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
@@ -103,6 +103,8 @@ impl Shared {
 pub(super) struct Arena {
     shared: Arc<Shared>,
     budget: MemoryBudget,
+    /// Whether it has blocks at all; without, all that would lie in them is on the heap.
+    has_blocks: bool,
 }
 
 impl Arena {
@@ -110,7 +112,12 @@ impl Arena {
     pub(super) fn new(budget: &MemoryBudget) -> Self {
         let (slabs, bare, kept) = (Vec::new(), Vec::new(), Vec::new());
         let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, charge: budget.charge(0) };
-        Self { shared: Arc::new(Shared(Mutex::new(free))), budget: budget.clone() }
+        Self { shared: Arc::new(Shared(Mutex::new(free))), budget: budget.clone(), has_blocks: true }
+    }
+
+    /// Returns one without blocks: the safe twin of the others.
+    pub(super) fn without_blocks(budget: &MemoryBudget) -> Self {
+        Self { has_blocks: false, ..Self::new(budget) }
     }
 
     /// Returns the budget that what is made of its memory is charged to.
@@ -123,8 +130,11 @@ impl Arena {
         self.shared.free().charge.bytes()
     }
 
-    /// Returns a block with any content; `None` if the system has no memory.
+    /// Returns a block with any content; `None` if the system has no memory, or the arena no blocks.
     pub(super) fn take(&self) -> Option<Block> {
+        if !self.has_blocks {
+            return None;
+        }
         let mut free = self.shared.free();
         let address = match free.kept.pop() {
             Some(address) => address,

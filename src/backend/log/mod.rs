@@ -96,11 +96,22 @@ impl LogBackend {
     ///   whose key another one located is refused.
     #[must_use]
     pub fn new(groups: KeyGroupSet, partitioner: Partitioner, budget: MemoryBudget) -> Self {
-        let charge = budget.charge(0);
+        Self::with_arena(&groups, partitioner, Arena::new(&budget))
+    }
+
+    /// As [`LogBackend::new`], with all memory from the global allocator: where that is to see every byte, or nothing may
+    /// be mapped. Slower once the state is larger than the caches.
+    #[must_use]
+    pub fn on_heap(groups: KeyGroupSet, partitioner: Partitioner, budget: MemoryBudget) -> Self {
+        Self::with_arena(&groups, partitioner, Arena::without_blocks(&budget))
+    }
+
+    fn with_arena(groups: &KeyGroupSet, partitioner: Partitioner, arena: Arena) -> Self {
+        let charge = arena.budget().charge(0);
         let mut backend = Self {
             owned: KeyGroupSet::empty(),
             partitioner,
-            arena: Arena::new(&budget),
+            arena,
             cuts: Cuts::default(),
             rules: Rules::none(),
             groups: Vec::new(),
@@ -111,7 +122,7 @@ impl LogBackend {
             value: Vec::new(),
             charge,
         };
-        backend.own(&groups);
+        backend.own(groups);
         backend
     }
 
