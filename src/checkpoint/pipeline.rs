@@ -124,6 +124,12 @@ impl Pipeline {
         self.acknowledge(epoch, arrivals)
     }
 
+    /// Returns the bytes of memory that the chains keep alive until they are placed, shared with backends or not.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        let chains = self.chains.values().map(|chain| lock(chain).waiting());
+        chains.map(|(bytes, rows)| bytes + rows.iter().map(|rows| rows.held_bytes()).sum::<u64>()).sum()
+    }
+
     /// Returns what is to be placed for `epoch`, encoded a few at a time, in the order of the subtasks.
     fn encoded(self: &Arc<Self>, epoch: Epoch) -> Result<BoxStream<'static, Result<Segment>>> {
         let mut work = Vec::new();

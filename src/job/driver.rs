@@ -119,7 +119,10 @@ impl Driver {
                 self.listen(receiver);
                 self.gather(now, message);
             }
-            Step::Placed(epoch, outcome) => self.placed(now, epoch, outcome),
+            Step::Placed(epoch, outcome) => {
+                self.placed(now, epoch, outcome);
+                metrics::sealed_bytes(self.pipeline.sealed_bytes());
+            }
             Step::Decided(epoch, mut committer, outcome) => {
                 let outcome = outcome?;
                 self.state.garbage.push(committer.take_garbage());
@@ -220,6 +223,7 @@ impl Driver {
             return;
         }
         let arrivals = std::mem::take(arrivals);
+        metrics::sealed_bytes(self.pipeline.sealed_bytes());
         let pipeline = Arc::clone(&self.pipeline);
         let span = tracing::info_span!("place", %epoch);
         let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals).await }.instrument(span));
