@@ -8,6 +8,7 @@
 //! | `lastCompletedCheckpointId` | gauge | id |
 //! | `numberOfCompletedCheckpoints`, `numberOfFailedCheckpoints` | counter | |
 //! | `numberOfInProgressCheckpoints` | gauge | |
+//! | `alluvium_sealed_bytes` | gauge | bytes of memory that sealed state keeps alive, shared with the backend or not; set when a checkpoint begins to be encoded and when it is placed |
 //! | `numRecordsIn` | counter, by the tool | records |
 //! | `alluvium_pause_seconds` | histogram, by the tool | s a subtask stands still at a barrier |
 //! | `alluvium_dirty_rows` | histogram | distinct rows that a subtask touched in an epoch |
@@ -46,6 +47,12 @@ pub(crate) fn checkpoint_failed() {
 #[expect(clippy::cast_precision_loss, reason = "a handful")]
 pub(crate) fn in_progress(count: usize) {
     gauge!("numberOfInProgressCheckpoints").set(count as f64);
+}
+
+/// Notes how much memory sealed state keeps alive until it is placed.
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
+pub(crate) fn sealed_bytes(bytes: u64) {
+    gauge!("alluvium_sealed_bytes").set(bytes as f64);
 }
 
 /// Notes how many distinct rows a subtask touched in an epoch.

@@ -147,6 +147,21 @@ impl SegmentChain {
             .collect()
     }
 
+    /// Returns the bytes of segments that wait to be placed, and the rows of links that are not encoded yet, which know
+    /// what they hold: a step per region, so not under the chain's lock.
+    #[must_use]
+    pub fn waiting(&self) -> (u64, Vec<Arc<dyn RowSource>>) {
+        let (mut bytes, mut rows) = (0, Vec::new());
+        for link in &self.links {
+            match &link.stage {
+                Stage::Sealed(sealed) => rows.push(Arc::clone(sealed)),
+                Stage::Encoded(encoded, _) => bytes += encoded.bytes.len() as u64,
+                Stage::Placed(_) => {}
+            }
+        }
+        (bytes, rows)
+    }
+
     /// Returns the objects that its placed links lie in.
     #[must_use]
     pub fn objects(&self) -> Vec<ObjectId> {
@@ -315,5 +330,46 @@ impl RowSource for Narrowed {
 
     fn held_bytes(&self) -> u64 {
         self.rows.held_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
+    use crate::id::{Attempt, OperatorId, SegmentId, Subtask, TableId};
+    use crate::key_group::Partitioner;
+    use crate::segment::{Cut, EncodeOptions, encode};
+    use crate::time::Timestamp;
+
+    #[test]
+    fn what_waits_is_rows_then_bytes_then_nothing() {
+        let (partitioner, owned) = (Partitioner::Range { seed: 1 }, KeyGroupSet::all(4));
+        let budget = MemoryBudget::new(u64::MAX);
+        let mut backend = LogBackend::new(owned.clone(), partitioner, budget.clone());
+        let key = partitioner.locate(b"key", 0, 4);
+        backend.write(RowRef { table: TableId(1), key: &key, namespace: &[], sub: &[] }, Write::Put(b"value")).unwrap();
+        let cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
+        let sealed = backend.seal(cut, &KeyGroupSet::empty()).unwrap();
+        let held_bytes: u64 = sealed.parts.iter().map(|part| part.rows.held_bytes()).sum();
+        let mut chain = SegmentChain::new(owned, Vec::new(), budget);
+        chain.push(sealed);
+        let waiting = |chain: &SegmentChain| {
+            let (bytes, rows) = chain.waiting();
+            (bytes, rows.iter().map(|rows| rows.held_bytes()).sum::<u64>())
+        };
+        assert!(held_bytes > 0 && waiting(&chain) == (0, held_bytes));
+
+        let unplaced = chain.unplaced(Epoch(1)).unwrap().remove(0);
+        let Content::Rows(part) = &unplaced.content else { panic!("{unplaced:?}") };
+        let encoded = encode(part, EncodeOptions::default()).unwrap();
+        chain.encoded(&unplaced, encoded.clone());
+        assert_eq!(waiting(&chain), (encoded.bytes.len() as u64, 0));
+
+        let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
+        let id = SegmentId { attempt, operator, subtask, epoch: Epoch(1), part: Part(0) };
+        let object = ObjectId { attempt, random: [0; 16] };
+        chain.placed(&unplaced, encoded.at(id, Epoch(1), object, 0));
+        assert_eq!(waiting(&chain), (0, 0));
     }
 }

@@ -127,6 +127,12 @@ impl Pipeline {
         self.acknowledge(epoch, arrivals)
     }
 
+    /// Returns the bytes of memory that the chains keep alive until they are placed, shared with backends or not.
+    pub(crate) fn sealed_bytes(&self) -> u64 {
+        let chains = self.chains.values().map(|chain| lock(chain).waiting());
+        chains.map(|(bytes, rows)| bytes + rows.iter().map(|rows| rows.held_bytes()).sum::<u64>()).sum()
+    }
+
     /// Returns what is to be placed for `epoch`, encoded a few at a time, in the order of the subtasks.
     fn encoded(self: &Arc<Self>, epoch: Epoch) -> Result<BoxStream<'static, Result<Segment>>> {
         let mut work = Vec::new();
@@ -138,7 +144,7 @@ impl Pipeline {
         Ok(stream::iter(work).map(encode).buffered(self.settings.encoders.max(1)).boxed())
     }
 
-    async fn encode(self: Arc<Self>, participant: Participant, unplaced: Unplaced) -> Result<Segment> {
+    async fn encode(self: Arc<Self>, participant: Participant, mut unplaced: Unplaced) -> Result<Segment> {
         let part = match &unplaced.content {
             Content::Bytes(encoded) => {
                 let encoded = Some(encoded.clone());
@@ -156,6 +162,8 @@ impl Pipeline {
             return Ok(Segment { participant, unplaced, encoded: None });
         }
         lock(chain).encoded(&unplaced, encoded.clone());
+        // The rows' memory goes back now, not when the upload has ended.
+        unplaced.content = Content::Bytes(encoded.clone());
         Ok(Segment { participant, unplaced, encoded: Some(encoded) })
     }
 

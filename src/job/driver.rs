@@ -125,7 +125,10 @@ impl Driver {
                 self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
             }
             Step::Look => self.state.looking = false,
-            Step::Placed(epoch, outcome) => self.placed(now, epoch, outcome),
+            Step::Placed(epoch, outcome) => {
+                self.placed(now, epoch, outcome);
+                metrics::sealed_bytes(self.pipeline.sealed_bytes());
+            }
             Step::Decided(epoch, mut committer, outcome) => {
                 let outcome = outcome?;
                 self.state.garbage.push(committer.take_garbage());
@@ -241,6 +244,7 @@ impl Driver {
             return;
         }
         let arrivals = std::mem::take(arrivals);
+        metrics::sealed_bytes(self.pipeline.sealed_bytes());
         let pipeline = Arc::clone(&self.pipeline);
         let span = tracing::info_span!("place", %epoch);
         let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals).await }.instrument(span));

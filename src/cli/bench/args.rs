@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 use alluvium::key_group::DEFAULT_MAX_PARALLELISM;
 use clap::{Args, ValueEnum};
@@ -43,6 +44,10 @@ pub(crate) struct BenchArgs {
     /// Checkpoints that are measured per cell
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "K")]
     pub(super) checkpoints: Option<u32>,
+    /// How long updates go on that make a tenth of the keys dirty per second, with checkpoints back to back, and again
+    /// without; 0s for not at all [default: as the suite]
+    #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
+    pub(super) paced: Option<Duration>,
     /// Number of subtasks, each on a thread of its own
     #[arg(long, default_value_t = 1, value_parser = parallelism(), value_name = "P")]
     pub(super) parallelism: u32,
@@ -55,9 +60,18 @@ pub(crate) struct BenchArgs {
     /// Where the figures go as one JSON document
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Measure the one cell that the flags span and print it as JSON
-    #[arg(long, hide = true, requires = "store")]
-    pub(super) cell: bool,
+    /// Measure this phase of the one cell that the flags span and print it as JSON
+    #[arg(long, value_enum, hide = true, requires = "store")]
+    pub(super) cell: Option<Phase>,
+}
+
+/// What a process of its own measures of a cell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Phase {
+    /// Loading, updates, checkpoints, restores.
+    Steps,
+    /// Updates at a pace.
+    Paced,
 }
 
 /// The rescale at the end needs one subtask more.
@@ -118,19 +132,22 @@ pub(super) struct CellSpec {
     pub(super) distribution: Distribution,
     pub(super) dirty: Fraction,
     pub(super) checkpoints: u32,
+    /// Length of the paced phase; zero for none.
+    pub(super) paced: Duration,
     pub(super) parallelism: u32,
     pub(super) seed: u64,
 }
 
 impl CellSpec {
-    /// Returns the flags that span this cell alone.
-    pub(super) fn flags(&self, store: &str) -> Vec<String> {
+    /// Returns the flags that span this cell alone, for `phase` of it.
+    pub(super) fn flags(&self, phase: Phase, store: &str) -> Vec<String> {
         let Self { keys, key_bytes, value_bytes, distribution, dirty, checkpoints, parallelism, seed, .. } = self;
+        let paced_ms = self.paced.as_millis();
         let numbers = format!(
             "--keys={keys} --key-bytes={key_bytes} --value-bytes={value_bytes} --distribution={distribution} \
-             --dirty={dirty} --checkpoints={checkpoints} --parallelism={parallelism} --seed={seed}"
+             --dirty={dirty} --checkpoints={checkpoints} --paced={paced_ms}ms --parallelism={parallelism} --seed={seed}"
         );
-        let mut flags = vec!["bench".to_owned(), "--cell".to_owned(), format!("--store={store}")];
+        let mut flags = vec!["bench".to_owned(), format!("--cell={}", name(&phase)), format!("--store={store}")];
         flags.push(format!("--backend={}", name(&self.backend)));
         flags.push(format!("--strategy={}", name(&self.strategy)));
         flags.extend(numbers.split(' ').map(str::to_owned));
@@ -157,6 +174,7 @@ struct Defaults {
     distributions: Vec<Distribution>,
     dirty: Vec<Fraction>,
     checkpoints: u32,
+    paced: Duration,
 }
 
 impl Suite {
@@ -171,6 +189,7 @@ impl Suite {
                 distributions: vec![Distribution::Uniform],
                 dirty: vec![low, high],
                 checkpoints: 10,
+                paced: Duration::ZERO,
             },
             Self::Standard => Defaults {
                 backends: all,
@@ -178,6 +197,7 @@ impl Suite {
                 distributions: vec![Distribution::Uniform, zipf],
                 dirty: vec![low, middle, high],
                 checkpoints: 20,
+                paced: Duration::from_secs(5),
             },
             Self::Full => Defaults {
                 backends: all,
@@ -185,6 +205,7 @@ impl Suite {
                 distributions: vec![Distribution::Uniform, zipf, hotspot],
                 dirty: vec![low, middle, high],
                 checkpoints: 50,
+                paced: Duration::from_secs(10),
             },
         }
     }
@@ -217,6 +238,7 @@ impl BenchArgs {
                             distribution,
                             dirty,
                             checkpoints: self.checkpoints.unwrap_or(defaults.checkpoints),
+                            paced: self.paced.unwrap_or(defaults.paced),
                             parallelism: self.parallelism,
                             seed: self.seed,
                         }));
@@ -256,7 +278,7 @@ mod tests {
     fn a_cells_flags_span_that_cell() {
         let args = parse(&["--suite", "full", "--checkpoints", "3", "--parallelism", "2", "--seed", "9"]).unwrap();
         for cell in args.cells() {
-            let flags = cell.flags("memory:///");
+            let flags = cell.flags(Phase::Steps, "memory:///");
             let flags: Vec<_> = flags.iter().skip(1).map(String::as_str).collect();
             assert_eq!(parse(&flags).unwrap().cells(), [cell]);
         }
@@ -277,6 +299,8 @@ mod tests {
             ["--dirty", "1.5"],
             ["--dirty", "nan"],
             ["--checkpoints", "0"],
+            ["--paced", "5"],
+            ["--cell", "whole"],
             ["--parallelism", "128"],
             ["--distribution", "zipf"],
         ] {

@@ -27,29 +27,44 @@ use tokio::runtime::Runtime;
 
 use super::args::{CellSpec, name};
 use super::lane::{Lane, Passage, Readback, read_back};
-use super::limits::operations;
+use super::limits::{compress_in_vain, operations, sorted_records};
 use super::machine::resident_bytes;
+use super::memory::Memory;
 use super::pace::{Pace, percentiles};
-use super::report::{CellReport, Requests, Rescale, Restore, Rss, micros, millis, rounded};
+use super::report::{CellReport, Paced, Requests, Rescale, Restore, Rss, micros, millis, rounded};
 use super::workload::{Records, Routing, Share, Workload};
 use crate::cli::clock;
 use crate::cli::run::{BackendKind, Strategy};
 
-/// Measures `spec`, in a new job in the store at `url`.
+/// Measures the steps of `spec` above, in a new job in the store at `url`.
 pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<CellReport> {
-    let tokio = TokioRuntime::new(runtime.handle().clone());
-    let store = Store::open(url, &format!("bench-{:032x}", tokio.random()).parse()?, tokio)?;
+    let store = open(url, runtime)?;
     match spec.backend {
         BackendKind::Log => Cell { spec, store, runtime, make: LogBackend::new }.measure(),
-        BackendKind::Overlay => {
-            let make = |groups, _, budget| OverlayBackend::new(groups, budget);
-            Cell { spec, store, runtime, make }.measure()
-        }
+        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay }.measure(),
     }
 }
 
-struct Cell<'a, B> {
-    spec: &'a CellSpec,
+/// Measures the paced phase of `spec`, likewise.
+pub(super) fn measure_paced(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<Paced> {
+    let store = open(url, runtime)?;
+    match spec.backend {
+        BackendKind::Log => Cell { spec, store, runtime, make: LogBackend::new }.measure_paced(),
+        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay }.measure_paced(),
+    }
+}
+
+fn overlay(groups: KeyGroupSet, _partitioner: Partitioner, budget: MemoryBudget) -> OverlayBackend {
+    OverlayBackend::new(groups, budget)
+}
+
+fn open(url: &str, runtime: &Runtime) -> Result<Store> {
+    let tokio = TokioRuntime::new(runtime.handle().clone());
+    Store::open(url, &format!("bench-{:032x}", tokio.random()).parse()?, tokio)
+}
+
+pub(super) struct Cell<'a, B> {
+    pub(super) spec: &'a CellSpec,
     store: Store,
     runtime: &'a Runtime,
     make: fn(KeyGroupSet, Partitioner, MemoryBudget) -> B,
@@ -61,6 +76,8 @@ struct Written {
     update: f64,
     /// Updates of several keys together.
     together: f64,
+    /// Updates beside a thread that compresses.
+    beside_zstd: f64,
     longest: Duration,
     rss: Rss,
     full_bytes: u64,
@@ -136,21 +153,30 @@ impl<B: StateBackend> Cell<'_, B> {
         Share::all(Records::new(self.spec), self.spec.keys, self.routing(), parallelism)
     }
 
-    fn write(&self) -> Result<Written> {
+    /// Opens the job, and returns it with what its backends and checkpoints hold and its lanes, which are empty.
+    pub(super) fn start(&self) -> Result<(Job, Memory, Vec<Lane<B>>)> {
         let mut job = self.open(self.spec.parallelism)?;
+        let memory = Memory::new(job.budget().clone());
         let workloads = self.shares(self.spec.parallelism).into_iter().zip(0..);
         let workloads: Vec<_> = workloads.map(|(share, at)| Workload::new(share, self.spec, at)).collect();
         let mut lanes = Vec::new();
         for (seat, workload) in job.take_seats().into_iter().zip(workloads) {
             let task = self.runtime.block_on(seat.restore(self.make))?;
-            lanes.push(Lane::new(task, self.routing(), workload)?);
+            lanes.push(Lane::new(task, self.routing(), workload, memory.clone())?);
         }
+        Ok((job, memory, lanes))
+    }
+
+    fn write(&self) -> Result<Written> {
+        let (job, _, mut lanes) = self.start()?;
+        let block = sorted_records(Records::new(self.spec), self.spec.keys);
         let empty = resident_bytes();
         let load = on_threads(&mut lanes, Lane::load)?;
         let loaded = resident_bytes();
         let share = operations(self.spec.keys).div_ceil(lanes.len().max(1));
         let update = on_threads(&mut lanes, |lane| lane.update(share))?;
         let batched = on_threads(&mut lanes, |lane| lane.update_together(share))?;
+        let beside = beside_zstd(&mut lanes, share, &block)?;
 
         let before = self.store.requests();
         self.checkpoint(&job, &mut lanes)?;
@@ -172,6 +198,7 @@ impl<B: StateBackend> Cell<'_, B> {
             load: together(&load),
             update: together(&update),
             together: together(&batched),
+            beside_zstd: together(&beside),
             longest: touched.chain(update.iter().map(|pace| pace.longest)).max().unwrap_or_default(),
             rss,
             full_bytes: start.put_bytes - before.put_bytes,
@@ -207,11 +234,11 @@ impl<B: StateBackend> Cell<'_, B> {
         Ok(Checkpoint { duration, bytes: self.store.requests().put_bytes - before.put_bytes, passages })
     }
 
-    fn trigger(&self, job: &Job) -> Result<Epoch> {
+    pub(super) fn trigger(&self, job: &Job) -> Result<Epoch> {
         self.runtime.block_on(job.trigger_when_possible())
     }
 
-    fn wait(&self, job: &Job, epoch: Epoch) -> Result<()> {
+    pub(super) fn wait(&self, job: &Job, epoch: Epoch) -> Result<()> {
         if self.runtime.block_on(job.wait(epoch))?.is_some() {
             return Ok(());
         }
@@ -256,7 +283,10 @@ impl<B: StateBackend> Cell<'_, B> {
 }
 
 /// Runs `work` on each of `items`, each on a thread of its own.
-fn on_threads<T: Send, R: Send>(items: &mut [T], work: impl Fn(&mut T) -> Result<R> + Sync) -> Result<Vec<R>> {
+pub(super) fn on_threads<T: Send, R: Send>(
+    items: &mut [T],
+    work: impl Fn(&mut T) -> Result<R> + Sync,
+) -> Result<Vec<R>> {
     let work = &work;
     thread::scope(|scope| {
         let threads: Vec<_> = items.iter_mut().map(|item| scope.spawn(move || work(item))).collect();
@@ -264,13 +294,29 @@ fn on_threads<T: Send, R: Send>(items: &mut [T], work: impl Fn(&mut T) -> Result
     })
 }
 
-fn panicked<R>(_payload: Box<dyn std::any::Any + Send>) -> Result<R> {
+pub(super) fn panicked<R>(_payload: Box<dyn std::any::Any + Send>) -> Result<R> {
     Err(Error::stopped("a subtask panicked"))
 }
 
 /// Returns operations per second of subtasks that worked at the same time.
-fn together(paces: &[Pace]) -> f64 {
+pub(super) fn together(paces: &[Pace]) -> f64 {
     paces.iter().filter_map(Pace::per_second).sum()
+}
+
+/// Makes updates while another thread, which has nothing to do with them, compresses `block` again and again.
+fn beside_zstd<B: StateBackend>(lanes: &mut [Lane<B>], share: usize, block: &[u8]) -> Result<Vec<Pace>> {
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            while !over.load(Ordering::Relaxed) {
+                compress_in_vain(block)?;
+            }
+            Ok(())
+        });
+        let paces = on_threads(lanes, |lane| lane.update(share));
+        over.store(true, Ordering::Relaxed);
+        other.join().unwrap_or_else(panicked).and(paces)
+    })
 }
 
 fn difference(after: &RequestCounts, before: &RequestCounts) -> RequestCounts {
@@ -331,6 +377,7 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
         load_ops_s: written.load,
         rmw_ops_s: written.update,
         rmw_batch_ops_s: written.together,
+        rmw_ops_s_beside_zstd: written.beside_zstd,
         rmw_ops_s_during_checkpoint: rate(|passage| &passage.during),
         first_10k_ops_s_after_seal: rate(|passage| &passage.first),
         first_touch_ops_s: rate(|passage| &passage.first_touch),
@@ -350,8 +397,12 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
             delete: each(requests.delete),
         },
         rss_bytes_per_key: written.rss,
-        pinned_bytes_per_key: None,
+        pinned_bytes_per_key: {
+            let most = passages().map(|passage| passage.pinned_bytes).max().unwrap_or_default();
+            rounded(most as f64 / f64::from(spec.keys))
+        },
         restore,
         rescale,
+        paced: None,
     })
 }

@@ -10,6 +10,7 @@ use alluvium::job::Task;
 use alluvium::time::Timestamp;
 use alluvium::{Error, Result};
 
+use super::memory::Memory;
 use super::pace::{Pace, Timing};
 use super::workload::{self, BATCH, Routing, Share, Workload};
 use crate::cli::clock;
@@ -19,6 +20,9 @@ const TOGETHER: usize = 32;
 
 /// Batches after a seal whose rate is reported for itself.
 const FIRST_BATCHES: usize = 10_000 / BATCH;
+
+/// Batches from one look at memory to the next: a look is a step per key group.
+const LOOK_BATCHES: usize = 4;
 
 /// A subtask's backend, as the bench reaches it.
 #[derive(Debug)]
@@ -93,6 +97,9 @@ pub(super) struct Lane<B> {
     rows: Rows<B>,
     pub(super) workload: Workload,
     positions: Vec<u32>,
+    memory: Memory,
+    /// What its backend held when it last looked.
+    backend_bytes: u64,
 }
 
 /// What one subtask saw from one barrier to the next.
@@ -106,11 +113,26 @@ pub(super) struct Passage {
     pub(super) first_touch: Pace,
     /// Operations while the checkpoint was on its way.
     pub(super) during: Pace,
+    /// The most that was pinned meanwhile, by the checkpoints of all subtasks.
+    pub(super) pinned_bytes: u64,
 }
 
 impl<B: StateBackend> Lane<B> {
-    pub(super) fn new(task: Task<B>, routing: Routing, workload: Workload) -> Result<Self> {
-        Ok(Self { rows: Rows::new(task, routing)?, workload, positions: Vec::with_capacity(BATCH) })
+    pub(super) fn new(task: Task<B>, routing: Routing, workload: Workload, memory: Memory) -> Result<Self> {
+        let (rows, positions) = (Rows::new(task, routing)?, Vec::with_capacity(BATCH));
+        Ok(Self { rows, workload, positions, memory, backend_bytes: 0 })
+    }
+
+    /// Returns the bytes that are pinned after the batch `number`; 0 if nobody looked.
+    pub(super) fn pinned_bytes(&mut self, number: usize) -> u64 {
+        if number.is_multiple_of(LOOK_BATCHES) { self.look() } else { 0 }
+    }
+
+    /// Takes note of what its backend holds now, and returns the bytes that are pinned.
+    fn look(&mut self) -> u64 {
+        let bytes = self.rows.task.state().backend_mut().stats().memory_bytes;
+        self.memory.moved(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
+        self.memory.pinned_bytes()
     }
 
     /// Writes all records.
@@ -121,6 +143,8 @@ impl<B: StateBackend> Lane<B> {
             share.stage(batch);
             pace.time(Timing::Batch, share.rows(), |(key, value)| self.rows.put(key, value))?;
         }
+        // Before any lane asks what is pinned, what all of them hold has to be known.
+        self.look();
         Ok(pace)
     }
 
@@ -150,7 +174,7 @@ impl<B: StateBackend> Lane<B> {
     }
 
     /// Makes a read-modify-write of each of `positions`.
-    fn touch(&mut self, positions: &[u32], timing: Timing, pace: &mut Pace) -> Result<()> {
+    pub(super) fn touch(&mut self, positions: &[u32], timing: Timing, pace: &mut Pace) -> Result<()> {
         self.workload.share.stage_keys(positions.iter().copied());
         pace.time(timing, self.workload.share.keys(), |key| self.rows.increment(key))?;
         self.workload.touched(positions);
@@ -178,17 +202,19 @@ impl<B: StateBackend> Lane<B> {
             passage.first_touch.merge(&pace);
             if counts {
                 passage.during.merge(&pace);
+                passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
             }
         }
         for (number, batch) in dirty.chunks(BATCH).cycle().enumerate().take_while(|_| under_way()) {
             self.touch(batch, Timing::of(number), &mut passage.during)?;
+            passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
         }
         self.workload.dirty = dirty;
         Ok(passage)
     }
 
     /// Takes the barrier and touches the key at the first position after it.
-    fn barrier(&mut self, epoch: Epoch, next: &[u32]) -> Result<Duration> {
+    pub(super) fn barrier(&mut self, epoch: Epoch, next: &[u32]) -> Result<Duration> {
         self.workload.share.stage_keys(next.iter().copied());
         let last_record = clock::now();
         self.rows.task.barrier(epoch, Timestamp::MIN, Vec::new())?;

@@ -2,6 +2,7 @@
 
 use std::hash::Hash;
 use std::hint::black_box;
+use std::io;
 use std::time::Duration;
 
 use alluvium::envelope::{self, Kind};
@@ -45,7 +46,7 @@ pub(super) fn measure(spec: &CellSpec, time: Duration, store: &Store, runtime: &
 }
 
 /// Returns up to a block of records in the order of their keys.
-fn sorted_records(records: Records, keys: u32) -> Vec<u8> {
+pub(super) fn sorted_records(records: Records, keys: u32) -> Vec<u8> {
     let fitting = u32::try_from(BLOCK_BYTES / records.bytes()).unwrap_or(u32::MAX).max(1);
     let mut indices: Vec<_> = (0..keys.min(fitting)).collect();
     indices.sort_by_cached_key(|index| records.rank(*index));
@@ -60,6 +61,11 @@ fn sorted_records(records: Records, keys: u32) -> Vec<u8> {
 fn compressed(bytes: &[u8]) -> Result<usize> {
     let compressed = zstd::bulk::compress(bytes, 1);
     compressed.map(|bytes| bytes.len()).map_err(|source| Error::limit("zstd failed").with_source(source))
+}
+
+/// Compresses `bytes` and keeps nothing of the result: what is measured beside it is not to see memory of it.
+pub(super) fn compress_in_vain(bytes: &[u8]) -> Result<()> {
+    zstd::stream::copy_encode(bytes, io::sink(), 1).map_err(|source| Error::limit("zstd failed").with_source(source))
 }
 
 fn value_ratio(records: Records, keys: u32) -> Result<f64> {

@@ -1,7 +1,7 @@
 //! `alluvium bench`: backends and snapshot strategies against what the machine itself can do.
 //!
 //! ```text
-//! flags --> cells --one process each--> CellReport --> Report --> text, JSON
+//! flags --> cells --one process each, one more if paced--> CellReport --> Report --> text, JSON
 //! ```
 
 mod args;
@@ -10,9 +10,12 @@ mod distribution;
 mod lane;
 mod limits;
 mod machine;
+mod memory;
 mod pace;
+mod paced;
 mod report;
 mod table;
+mod walk;
 mod workload;
 
 use std::fs;
@@ -24,15 +27,19 @@ use alluvium::store::Store;
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;
 use url::Url;
 
-use self::args::{BenchArgs, CellSpec, Suite};
+use self::args::{BenchArgs, CellSpec, Phase, Suite};
 use self::machine::Machine;
 use self::report::{CellReport, Limits, Report};
 use super::print;
 
 pub(crate) use self::args::BenchArgs as Args;
+
+/// How many heaps glibc's malloc has at most.
+const ARENAS: &str = "MALLOC_ARENA_MAX";
 
 /// Runs the command.
 ///
@@ -42,9 +49,12 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
     let cells = args.cells();
-    if let (true, Some(store), [cell]) = (args.cell, &args.store, &cells[..]) {
-        let report = cell::measure(cell, store, &runtime)?;
-        return print::out(&to_json(&report)?);
+    if let (Some(phase), Some(store), [cell]) = (args.cell, &args.store, &cells[..]) {
+        let report = match phase {
+            Phase::Steps => to_json(&cell::measure(cell, store, &runtime)?),
+            Phase::Paced => to_json(&cell::measure_paced(cell, store, &runtime)?),
+        };
+        return print::out(&report?);
     }
     let progress = progress(cells.len());
     progress.set_message("limits of the machine");
@@ -52,7 +62,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     let mut reports = Vec::with_capacity(cells.len());
     for cell in &cells {
         progress.set_message(cell.to_string());
-        reports.push(apart(cell, &Place::new(args.store.as_deref())?)?);
+        reports.push(whole(cell, args.store.as_deref())?);
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -78,12 +88,25 @@ fn limits(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime) -> Result<Lim
     limits::measure(largest, time, &store, runtime)
 }
 
-/// Measures `cell` in a process of its own.
-fn apart(cell: &CellSpec, place: &Place) -> Result<CellReport> {
+/// Measures all of `cell`.
+fn whole(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
+    let mut report: CellReport = apart(cell, Phase::Steps, &Place::new(store)?)?;
+    if !cell.paced.is_zero() {
+        report.paced = Some(apart(cell, Phase::Paced, &Place::new(store)?)?);
+    }
+    Ok(report)
+}
+
+/// Measures a phase of `cell` in a process of its own.
+fn apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
     let failed = |source| Error::unavailable("cannot run this program again").with_source(source);
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.args(cell.flags(&place.url)).stdin(Stdio::null()).stderr(Stdio::inherit());
+    command.args(cell.flags(phase, &place.url)).stdin(Stdio::null()).stderr(Stdio::inherit());
+    // As many heaps as threads would be measured as the backend's: glibc keeps what was freed in each.
+    if std::env::var_os(ARENAS).is_none() {
+        command.env(ARENAS, "1");
+    }
     let output = command.output().map_err(failed)?;
     if !output.status.success() {
         return Err(Error::stopped("a cell failed, see above").with("cell", cell).with("status", output.status));

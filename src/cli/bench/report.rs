@@ -53,6 +53,8 @@ pub(super) struct CellReport {
     pub(super) load_ops_s: f64,
     pub(super) rmw_ops_s: f64,
     pub(super) rmw_batch_ops_s: f64,
+    /// Beside an unrelated thread that compresses.
+    pub(super) rmw_ops_s_beside_zstd: f64,
     pub(super) rmw_ops_s_during_checkpoint: Option<f64>,
     pub(super) first_10k_ops_s_after_seal: Option<f64>,
     /// Of operations each of which touched its key for the first time after a seal.
@@ -71,9 +73,33 @@ pub(super) struct CellReport {
     pub(super) requests: Requests,
 
     pub(super) rss_bytes_per_key: Rss,
-    pub(super) pinned_bytes_per_key: Option<f64>,
+    pub(super) pinned_bytes_per_key: f64,
     pub(super) restore: Restore,
     pub(super) rescale: Rescale,
+    /// None if it was not asked for.
+    pub(super) paced: Option<Paced>,
+}
+
+/// What updates at full speed showed that made a fixed share of the keys dirty per second, with a checkpoint always on
+/// its way, beside the same without checkpoints.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Paced {
+    /// Keys touched for the first time after a barrier, per second, as a share of all.
+    pub(super) dirty_per_s: f64,
+    pub(super) seconds: f64,
+    pub(super) checkpoints: usize,
+    pub(super) rmw_ops_s: f64,
+    pub(super) rmw_ops_s_without: f64,
+    pub(super) max_op_us: f64,
+    pub(super) max_op_us_without: f64,
+    pub(super) pause_us: Percentiles,
+    pub(super) checkpoint_ms: Percentiles,
+    /// Keys and values touched between two barriers, at most.
+    pub(super) dirty_bytes_per_key: f64,
+    pub(super) pinned_bytes_per_key: f64,
+    pub(super) rss_bytes_per_key: Option<f64>,
+    /// The same instant's resident memory less what was pinned at it.
+    pub(super) rss_less_pinned_bytes_per_key: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -1,6 +1,6 @@
 //! The figures as text for people.
 
-use super::report::{CellReport, Report};
+use super::report::{CellReport, Paced, Report};
 
 /// Returns the report as aligned tables.
 pub(super) fn text(report: &Report) -> String {
@@ -17,9 +17,16 @@ pub(super) fn text(report: &Report) -> String {
         count(limits.hashmap_rmw_ops_s.zipf),
     ));
     text.push_str(&format!("values   zstd-1 ratio {:.2}\n", limits.value_zstd1_ratio));
-    for (title, columns) in
-        [("operations per second", OPERATIONS), ("checkpoints", CHECKPOINTS), ("restores", RESTORES)]
-    {
+    let paced = report.cells.iter().any(|cell| cell.paced.is_some());
+    let mut tables = vec![
+        ("operations per second", OPERATIONS),
+        ("memory in bytes per key, requests per checkpoint", MEMORY),
+        ("checkpoints", CHECKPOINTS),
+        ("restores", RESTORES),
+    ];
+    tables
+        .extend(paced.then_some(("a tenth of the keys dirty per second, beside the same without checkpoints", PACED)));
+    for (title, columns) in tables {
         text.push_str(&format!("\n{title}\n"));
         text.push_str(&table(&report.cells, columns));
     }
@@ -40,25 +47,40 @@ const CELL: [Column; 5] = [
 const OPERATIONS: &[Column] = &[
     ("load", |c| count(c.load_ops_s)),
     ("update", |c| count(c.rmw_ops_s)),
-    ("during checkpoint", |c| optional(c.rmw_ops_s_during_checkpoint, count)),
-    ("10k after seal", |c| optional(c.first_10k_ops_s_after_seal, count)),
+    ("beside zstd-1", |c| count(c.rmw_ops_s_beside_zstd)),
+    ("in checkpoint", |c| optional(c.rmw_ops_s_during_checkpoint, count)),
+    ("after seal", |c| optional(c.first_10k_ops_s_after_seal, count)),
     ("longest us", |c| format!("{:.0}", c.max_op_us)),
-    ("RSS bytes/key", |c| optional(c.rss_bytes_per_key.loaded, |bytes| format!("{bytes:.0}"))),
-    ("steady", |c| optional(c.rss_bytes_per_key.steady, |bytes| format!("{bytes:.0}"))),
+];
+
+const MEMORY: &[Column] = &[
+    ("RSS loaded", |c| optional(c.rss_bytes_per_key.loaded, whole)),
+    ("steady", |c| optional(c.rss_bytes_per_key.steady, whole)),
+    ("pinned", |c| whole(c.pinned_bytes_per_key)),
+    ("puts", |c| format!("{:.1}", c.requests.put)),
+    ("gets", |c| format!("{:.1}", c.requests.get)),
+    ("lists", |c| format!("{:.1}", c.requests.list)),
 ];
 
 const CHECKPOINTS: &[Column] = &[
-    ("pause us p50", |c| format!("{:.1}", c.pause_us.p50)),
-    ("p99", |c| format!("{:.1}", c.pause_us.p99)),
-    ("max", |c| format!("{:.1}", c.pause_us.max)),
+    ("pause us p50", |c| whole(c.pause_us.p50)),
+    ("p99", |c| whole(c.pause_us.p99)),
+    ("max", |c| whole(c.pause_us.max)),
     ("ms p50", |c| format!("{:.1}", c.checkpoint_ms.p50)),
     ("p99", |c| format!("{:.1}", c.checkpoint_ms.p99)),
     ("bytes", |c| c.checkpoint_bytes.to_string()),
     ("of full", |c| percent(c.checkpoint_bytes, c.full_bytes)),
-    ("of dirty zstd-1", |c| percent(c.checkpoint_bytes, c.dirty_zstd1_bytes)),
-    ("puts", |c| format!("{:.1}", c.requests.put)),
-    ("gets", |c| format!("{:.1}", c.requests.get)),
-    ("lists", |c| format!("{:.1}", c.requests.list)),
+    ("of zstd-1", |c| percent(c.checkpoint_bytes, c.dirty_zstd1_bytes)),
+];
+
+const PACED: &[Column] = &[
+    ("update", |c| paced(c, |p| count(p.rmw_ops_s))),
+    ("of without", |c| paced(c, |p| format!("{:.1}%", p.rmw_ops_s / p.rmw_ops_s_without * 100.0))),
+    ("longest us", |c| paced(c, |p| whole(p.max_op_us))),
+    ("without", |c| paced(c, |p| whole(p.max_op_us_without))),
+    ("pause us p99", |c| paced(c, |p| whole(p.pause_us.p99))),
+    ("RSS/key", |c| paced(c, |p| optional(p.rss_bytes_per_key, whole))),
+    ("pinned/key", |c| paced(c, |p| whole(p.pinned_bytes_per_key))),
 ];
 
 const RESTORES: &[Column] = &[
@@ -95,6 +117,14 @@ fn table(cells: &[CellReport], columns: &[Column]) -> String {
 /// Returns a large number in thousands, with as many digits as anybody should believe.
 fn count(number: f64) -> String {
     if number < 1e6 { format!("{:.0}k", number / 1e3) } else { format!("{:.2}M", number / 1e6) }
+}
+
+fn whole(number: f64) -> String {
+    format!("{number:.0}")
+}
+
+fn paced(cell: &CellReport, show: impl Fn(&Paced) -> String) -> String {
+    cell.paced.as_ref().map_or_else(|| "-".to_owned(), show)
 }
 
 fn optional(number: Option<f64>, show: impl Fn(f64) -> String) -> String {
