@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::Charge;
-use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules, TableRules};
+use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
-use super::super::{budget_spent, check_loadable, check_value, no_operator};
+use super::super::{budget_spent, check_loadable, no_operator};
 use super::arena::Arena;
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
@@ -129,7 +129,7 @@ impl Group {
         rules: &Rules,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>> {
-        if found.shape.is_plain() && rules.table(table).is_none() {
+        if found.shape.is_plain() && rules.plain(table) {
             return Ok(self.regions.value(found.address, &found.shape));
         }
         match self.regions.record(found.address) {
@@ -147,11 +147,14 @@ impl Group {
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>> {
         let Some(piece) = record.piece() else { return Ok(None) };
-        let table = rules.table(record.place.table);
-        if record.mark.ordinal == 0 && table.is_none_or(|table| table.plain(&piece)) {
-            return Ok(Some(piece.bytes));
-        }
-        let table = table.ok_or_else(|| no_operator(record.place.table))?;
+        let table = match rules.table(record.place.table) {
+            None if record.mark.ordinal == 0 => return Ok(Some(piece.bytes)),
+            None => return Err(no_operator(record.place.table)),
+            Some(table) if record.mark.ordinal == 0 && piece.version == table.version => {
+                return Ok((!table.expired(piece.stamp, rules.now(table))).then_some(piece.bytes));
+            }
+            Some(table) => table,
+        };
         buffer.clear();
         let there = table.resolve(self.pieces(hash, record), rules.now(table), buffer)?;
         Ok(there.then_some(buffer))
@@ -227,53 +230,19 @@ impl Group {
         record.map_or(Mark::PLAIN, |record| record.mark)
     }
 
-    /// Merges an operand into the row's value; `found` is its present entry.
-    pub(super) fn merge(
+    /// Puts a piece behind the row's value, without touching what lies in frozen regions; `found` is its present entry.
+    pub(super) fn add_piece(
         &mut self,
         hash: u32,
         place: &Place<'_>,
         found: Option<Found>,
-        operand: &[u8],
+        piece: &[u8],
         rules: &Rules,
     ) -> Result<()> {
-        check_value(operand)?;
-        let table = rules.table(place.table).ok_or_else(|| no_operator(place.table))?;
-        let operator = table.merge.as_deref().ok_or_else(|| no_operator(place.table))?;
-        let newest = found.and_then(|found| Some((found, self.regions.record(found.address)?)));
-        match newest {
-            Some((found, newest)) if newest.value().is_some() => {
-                if operator.grows() {
-                    return self.add_piece(hash, found, operand, rules);
-                }
-                let value = self.merged(hash, &newest, operand, rules, table)?;
-                self.set(hash, place, Some(found), Some(&value), rules)
-            }
-            _ => self.set(hash, place, found, Some(operand), rules),
-        }
-    }
-
-    /// Returns what the operand makes of a row's value.
-    fn merged(
-        &self,
-        hash: u32,
-        newest: &Record<'_>,
-        operand: &[u8],
-        rules: &Rules,
-        table: &TableRules,
-    ) -> Result<Vec<u8>> {
-        let (version, stamp) = rules.mark(newest.place.table);
-        let mut pieces = self.pieces(hash, newest);
-        pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });
-        let mut value = Vec::new();
-        table.resolve(pieces, rules.now(table), &mut value)?;
-        check_value(&value)?;
-        Ok(value)
-    }
-
-    /// Puts a piece behind a row's value, without touching what lies in frozen regions.
-    fn add_piece(&mut self, hash: u32, found: Found, piece: &[u8], rules: &Rules) -> Result<()> {
-        let Some(newest) = self.regions.record(found.address) else { return Ok(()) };
-        let (version, stamp) = rules.mark(newest.place.table);
+        let with_value = found.filter(|found| !found.shape.is_tombstone());
+        let newest = with_value.and_then(|found| Some((found, self.regions.record(found.address)?)));
+        let Some((found, newest)) = newest else { return self.set(hash, place, found, Some(piece), rules) };
+        let (version, stamp) = rules.mark(place.table);
         let in_tail = self.regions.half(found.address) == Half::Tail;
         let (shape, old) = (newest.shape, newest.value().unwrap_or_default());
         let length = old.len() + piece.len();
@@ -282,24 +251,21 @@ impl Group {
             let ordinal = newest.mark.ordinal.saturating_add(1);
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
             let older = !in_tail || shape.has_older();
-            let bytes = Draft { older, ..Draft::exact(newest.place, piece, mark) }.detached();
+            let draft = Draft { older, ..Draft::exact(*place, piece, mark) };
             self.regions.go_to_end(Half::Tail);
-            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), bytes.len())?;
-            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
-            let address = self.regions.append(Half::Tail, &copy.copy());
+            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), draft.len())?;
+            let address = self.regions.append(Half::Tail, &draft);
             self.follow(hash, found, address, ordinal);
-            bytes.len()
+            draft.len()
         } else if length <= shape.capacity {
             self.regions.extend(found.address, &shape, piece);
             0
         } else {
             let value = [old, piece].concat();
             let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
-            let (place, mark, older) = (newest.place, newest.mark, shape.has_older());
-            let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
-            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            let (mark, older) = (newest.mark, shape.has_older());
             self.regions.go_to_end(Half::Tail);
-            shape.len + self.replace(&found, &Draft { capacity, ..copy.copy() })?
+            shape.len + self.replace(&found, &Draft { place: *place, value: Some(&value), capacity, older, mark })?
         };
         self.live_bytes += piece.len() as u64;
         self.pace(churn, rules);
