@@ -38,6 +38,8 @@ pub(super) struct Group {
     pub(super) regions: Regions,
     /// Made with the first row that has a sub-key.
     pub(super) families: Option<Box<Families>>,
+    /// Bits of the tables in which it ever had a row without a sub-key: in others nobody need look for one.
+    without_sub: u64,
     /// Rows that have a value, expired ones too until they are cleaned.
     pub(super) rows: u64,
     /// Bytes of their keys, namespaces, sub-keys and values.
@@ -55,6 +57,7 @@ impl Group {
             index: Index::new(arena),
             regions: Regions::new(arena),
             families: None,
+            without_sub: 0,
             rows: 0,
             live_bytes: 0,
             listed: false,
@@ -93,7 +96,12 @@ impl Group {
 
     /// Returns the hash of a row whose key's hash is not at hand.
     pub(super) fn hash(&self, place: &Place<'_>) -> u32 {
-        row_hash(self.partitioner.index_hash(place.key), place)
+        row_hash(self.key_hash(place), place)
+    }
+
+    /// Returns the hash of a row's key.
+    pub(super) fn key_hash(&self, place: &Place<'_>) -> u64 {
+        self.partitioner.index_hash(place.key)
     }
 
     /// Returns the row's entry.
@@ -105,6 +113,22 @@ impl Group {
             shape.is_some()
         })?;
         Some(Found { bucket, address, shape: shape? })
+    }
+
+    /// Returns the row's newest record and where it lies.
+    pub(super) fn find_record(&self, hash: u32, place: &Place<'_>) -> Option<(Address, Record<'_>)> {
+        let mut newest = None;
+        let (_, address) = self.index.find(hash, |address| {
+            newest = self.regions.record(address).filter(|record| record.place.same_row(place));
+            newest.is_some()
+        })?;
+        Some((address, newest?))
+    }
+
+    /// Asks for index slots first, and for records once slots are there.
+    pub(super) fn prefetch(&self, hashes: impl Iterator<Item = u32> + Clone) {
+        hashes.clone().for_each(|hash| self.index.prefetch(hash));
+        hashes.filter_map(|hash| self.index.first(hash)).for_each(|address| self.regions.prefetch(address));
     }
 
     /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
@@ -336,9 +360,19 @@ impl Group {
     fn count(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
         self.rows = self.rows + u64::from(new.is_some()) - u64::from(old.is_some());
         self.live_bytes = self.live_bytes + new.unwrap_or(0) - old.unwrap_or(0);
-        if !place.sub.is_empty() && old.is_some() != new.is_some() && by_key(rules, place.table) {
+        if old.is_some() == new.is_some() {
+            return;
+        }
+        if place.sub.is_empty() {
+            self.without_sub |= table_bit(place.table);
+        } else if by_key(rules, place.table) {
             self.note_member(hash, place, new.is_some(), rules);
         }
+    }
+
+    /// Returns whether rows of `table` may have no sub-key.
+    pub(super) fn may_lack_subs(&self, table: TableId) -> bool {
+        self.without_sub & table_bit(table) != 0
     }
 
     /// Notes that a row with a sub-key was born or died.
@@ -383,6 +417,11 @@ fn draft_of<'a>(row: &Row<'a>) -> Result<Draft<'a>> {
     let (piece, operand) = check_loadable(row)?;
     let mark = Mark { operand, ..Mark::whole(piece.version, piece.stamp) };
     Ok(Draft::exact(Place::of_stored(row), piece.bytes, mark))
+}
+
+/// Returns the bit of a table, which others may share.
+fn table_bit(table: TableId) -> u64 {
+    1 << (table.0 % u64::BITS)
 }
 
 /// Returns whether families have the rows of `table`.

@@ -45,6 +45,7 @@ use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
+use self::scan::Live;
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
@@ -382,7 +383,8 @@ impl StateBackend for LogBackend {
         let place = Place::of(&row);
         match self.group(key.group) {
             Some(group) => {
-                group.scan_key(key.group, |place| row_hash(key.hash, place), &place, range, &self.rules, &mut visit)
+                let live = Live { group: key.group, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+                group.scan_key(key.hash, &place, range, live)
             }
             None => check_owned(&self.owned, &KeyGroupSet::from_iter([key.group])),
         }
@@ -417,7 +419,8 @@ impl StateBackend for LogBackend {
         check_owned(&self.owned, groups)?;
         for id in groups.iter() {
             let Some(group) = self.group(id) else { continue };
-            if !group.scan(id, table, prefix, &self.rules, &mut visit)? {
+            let live = Live { group: id, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+            if !group.scan(table, prefix, live)? {
                 break;
             }
         }
