@@ -220,6 +220,31 @@ pub fn put_length(out: &mut Vec<u8>, length: usize) {
     put_varint(out, length as u64);
 }
 
+/// Appends what `encode` appends, behind its length in LEB128.
+///
+/// # Errors
+/// What `encode` returns; what it appended is left.
+pub(crate) fn put_delimited(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    let at = out.len();
+    out.push(0);
+    encode(out)?;
+    let end = out.len();
+    let length = end.saturating_sub(at + 1);
+    match (u8::try_from(length), out.get_mut(at)) {
+        // Most are short: their length takes the byte kept for it.
+        (Ok(short @ ..0x80), Some(kept)) => *kept = short,
+        _ => {
+            put_length(out, length);
+            let length_bytes = out.len().saturating_sub(end);
+            if let Some(part) = out.get_mut(at + 1..) {
+                part.rotate_right(length_bytes);
+            }
+            out.remove(at);
+        }
+    }
+    Ok(())
+}
+
 /// Appends the length of `bytes` in LEB128, then `bytes`.
 pub fn put_length_delimited(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());

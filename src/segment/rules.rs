@@ -150,12 +150,6 @@ impl TableRules {
         self.ttl.is_some_and(|ttl| ttl.expired(stamp, now))
     }
 
-    /// Returns whether a row of one piece reads as its bytes.
-    #[must_use]
-    pub fn plain(&self, piece: &Piece<'_>) -> bool {
-        self.ttl.is_none() && piece.version == self.version
-    }
-
     /// Writes the present form of a piece's bytes to `out`, which is empty.
     ///
     /// # Errors
@@ -315,10 +309,18 @@ impl Rules {
     }
 
     /// Returns the rules of a table that were set.
+    #[inline]
     #[must_use]
     pub fn table(&self, table: TableId) -> Option<&TableRules> {
         let at = self.tables.binary_search_by_key(&table, |(id, _)| *id).ok()?;
         self.tables.get(at).map(|(_, rules)| rules)
+    }
+
+    /// Returns whether values of a table that carry neither a version nor a stamp read as their bytes, and new ones carry
+    /// neither.
+    #[inline]
+    pub(crate) fn plain(&self, table: TableId) -> bool {
+        self.table(table).is_none_or(|rules| rules.ttl.is_none() && rules.version == FIRST_VERSION)
     }
 
     /// Returns whether rows of any table expire.

@@ -12,11 +12,11 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::Charge;
-use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules, TableRules};
+use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
-use super::super::{budget_spent, check_loadable, check_value, no_operator};
+use super::super::{budget_spent, check_loadable, no_operator};
 use super::arena::Arena;
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
@@ -38,6 +38,8 @@ pub(super) struct Group {
     pub(super) regions: Regions,
     /// Made with the first row that has a sub-key.
     pub(super) families: Option<Box<Families>>,
+    /// Bits of the tables in which it ever had a row without a sub-key: in others nobody need look for one.
+    without_sub: u64,
     /// Rows that have a value, expired ones too until they are cleaned.
     pub(super) rows: u64,
     /// Bytes of their keys, namespaces, sub-keys and values.
@@ -55,6 +57,7 @@ impl Group {
             index: Index::new(arena),
             regions: Regions::new(arena),
             families: None,
+            without_sub: 0,
             rows: 0,
             live_bytes: 0,
             listed: false,
@@ -93,7 +96,12 @@ impl Group {
 
     /// Returns the hash of a row whose key's hash is not at hand.
     pub(super) fn hash(&self, place: &Place<'_>) -> u32 {
-        row_hash(self.partitioner.index_hash(place.key), place)
+        row_hash(self.key_hash(place), place)
+    }
+
+    /// Returns the hash of a row's key.
+    pub(super) fn key_hash(&self, place: &Place<'_>) -> u64 {
+        self.partitioner.index_hash(place.key)
     }
 
     /// Returns the row's entry.
@@ -105,6 +113,22 @@ impl Group {
             shape.is_some()
         })?;
         Some(Found { bucket, address, shape: shape? })
+    }
+
+    /// Returns the row's newest record and where it lies.
+    pub(super) fn find_record(&self, hash: u32, place: &Place<'_>) -> Option<(Address, Record<'_>)> {
+        let mut newest = None;
+        let (_, address) = self.index.find(hash, |address| {
+            newest = self.regions.record(address).filter(|record| record.place.same_row(place));
+            newest.is_some()
+        })?;
+        Some((address, newest?))
+    }
+
+    /// Asks for index slots first, and for records once slots are there.
+    pub(super) fn prefetch(&self, hashes: impl Iterator<Item = u32> + Clone) {
+        hashes.clone().for_each(|hash| self.index.prefetch(hash));
+        hashes.filter_map(|hash| self.index.first(hash)).for_each(|address| self.regions.prefetch(address));
     }
 
     /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
@@ -129,7 +153,7 @@ impl Group {
         rules: &Rules,
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>> {
-        if found.shape.is_plain() && rules.table(table).is_none() {
+        if found.shape.is_plain() && rules.plain(table) {
             return Ok(self.regions.value(found.address, &found.shape));
         }
         match self.regions.record(found.address) {
@@ -147,11 +171,14 @@ impl Group {
         buffer: &'a mut Vec<u8>,
     ) -> Result<Option<&'a [u8]>> {
         let Some(piece) = record.piece() else { return Ok(None) };
-        let table = rules.table(record.place.table);
-        if record.mark.ordinal == 0 && table.is_none_or(|table| table.plain(&piece)) {
-            return Ok(Some(piece.bytes));
-        }
-        let table = table.ok_or_else(|| no_operator(record.place.table))?;
+        let table = match rules.table(record.place.table) {
+            None if record.mark.ordinal == 0 => return Ok(Some(piece.bytes)),
+            None => return Err(no_operator(record.place.table)),
+            Some(table) if record.mark.ordinal == 0 && piece.version == table.version => {
+                return Ok((!table.expired(piece.stamp, rules.now(table))).then_some(piece.bytes));
+            }
+            Some(table) => table,
+        };
         buffer.clear();
         let there = table.resolve(self.pieces(hash, record), rules.now(table), buffer)?;
         Ok(there.then_some(buffer))
@@ -227,53 +254,19 @@ impl Group {
         record.map_or(Mark::PLAIN, |record| record.mark)
     }
 
-    /// Merges an operand into the row's value; `found` is its present entry.
-    pub(super) fn merge(
+    /// Puts a piece behind the row's value, without touching what lies in frozen regions; `found` is its present entry.
+    pub(super) fn add_piece(
         &mut self,
         hash: u32,
         place: &Place<'_>,
         found: Option<Found>,
-        operand: &[u8],
+        piece: &[u8],
         rules: &Rules,
     ) -> Result<()> {
-        check_value(operand)?;
-        let table = rules.table(place.table).ok_or_else(|| no_operator(place.table))?;
-        let operator = table.merge.as_deref().ok_or_else(|| no_operator(place.table))?;
-        let newest = found.and_then(|found| Some((found, self.regions.record(found.address)?)));
-        match newest {
-            Some((found, newest)) if newest.value().is_some() => {
-                if operator.grows() {
-                    return self.add_piece(hash, found, operand, rules);
-                }
-                let value = self.merged(hash, &newest, operand, rules, table)?;
-                self.set(hash, place, Some(found), Some(&value), rules)
-            }
-            _ => self.set(hash, place, found, Some(operand), rules),
-        }
-    }
-
-    /// Returns what the operand makes of a row's value.
-    fn merged(
-        &self,
-        hash: u32,
-        newest: &Record<'_>,
-        operand: &[u8],
-        rules: &Rules,
-        table: &TableRules,
-    ) -> Result<Vec<u8>> {
-        let (version, stamp) = rules.mark(newest.place.table);
-        let mut pieces = self.pieces(hash, newest);
-        pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });
-        let mut value = Vec::new();
-        table.resolve(pieces, rules.now(table), &mut value)?;
-        check_value(&value)?;
-        Ok(value)
-    }
-
-    /// Puts a piece behind a row's value, without touching what lies in frozen regions.
-    fn add_piece(&mut self, hash: u32, found: Found, piece: &[u8], rules: &Rules) -> Result<()> {
-        let Some(newest) = self.regions.record(found.address) else { return Ok(()) };
-        let (version, stamp) = rules.mark(newest.place.table);
+        let with_value = found.filter(|found| !found.shape.is_tombstone());
+        let newest = with_value.and_then(|found| Some((found, self.regions.record(found.address)?)));
+        let Some((found, newest)) = newest else { return self.set(hash, place, found, Some(piece), rules) };
+        let (version, stamp) = rules.mark(place.table);
         let in_tail = self.regions.half(found.address) == Half::Tail;
         let (shape, old) = (newest.shape, newest.value().unwrap_or_default());
         let length = old.len() + piece.len();
@@ -282,24 +275,21 @@ impl Group {
             let ordinal = newest.mark.ordinal.saturating_add(1);
             let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
             let older = !in_tail || shape.has_older();
-            let bytes = Draft { older, ..Draft::exact(newest.place, piece, mark) }.detached();
+            let draft = Draft { older, ..Draft::exact(*place, piece, mark) };
             self.regions.go_to_end(Half::Tail);
-            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), bytes.len())?;
-            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
-            let address = self.regions.append(Half::Tail, &copy.copy());
+            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), draft.len())?;
+            let address = self.regions.append(Half::Tail, &draft);
             self.follow(hash, found, address, ordinal);
-            bytes.len()
+            draft.len()
         } else if length <= shape.capacity {
             self.regions.extend(found.address, &shape, piece);
             0
         } else {
             let value = [old, piece].concat();
             let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
-            let (place, mark, older) = (newest.place, newest.mark, shape.has_older());
-            let bytes = Draft { place, value: Some(&value), capacity: length, older, mark }.detached();
-            let Some(copy) = Record::parse(&bytes) else { return Ok(()) };
+            let (mark, older) = (newest.mark, shape.has_older());
             self.regions.go_to_end(Half::Tail);
-            shape.len + self.replace(&found, &Draft { capacity, ..copy.copy() })?
+            shape.len + self.replace(&found, &Draft { place: *place, value: Some(&value), capacity, older, mark })?
         };
         self.live_bytes += piece.len() as u64;
         self.pace(churn, rules);
@@ -370,9 +360,19 @@ impl Group {
     fn count(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
         self.rows = self.rows + u64::from(new.is_some()) - u64::from(old.is_some());
         self.live_bytes = self.live_bytes + new.unwrap_or(0) - old.unwrap_or(0);
-        if !place.sub.is_empty() && old.is_some() != new.is_some() && by_key(rules, place.table) {
+        if old.is_some() == new.is_some() {
+            return;
+        }
+        if place.sub.is_empty() {
+            self.without_sub |= table_bit(place.table);
+        } else if by_key(rules, place.table) {
             self.note_member(hash, place, new.is_some(), rules);
         }
+    }
+
+    /// Returns whether rows of `table` may have no sub-key.
+    pub(super) fn may_lack_subs(&self, table: TableId) -> bool {
+        self.without_sub & table_bit(table) != 0
     }
 
     /// Notes that a row with a sub-key was born or died.
@@ -417,6 +417,11 @@ fn draft_of<'a>(row: &Row<'a>) -> Result<Draft<'a>> {
     let (piece, operand) = check_loadable(row)?;
     let mark = Mark { operand, ..Mark::whole(piece.version, piece.stamp) };
     Ok(Draft::exact(Place::of_stored(row), piece.bytes, mark))
+}
+
+/// Returns the bit of a table, which others may share.
+fn table_bit(table: TableId) -> u64 {
+    1 << (table.0 % u64::BITS)
 }
 
 /// Returns whether families have the rows of `table`.

@@ -83,8 +83,11 @@ pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
     if place.is_clear() {
         hash = !hash;
     }
-    if !place.namespace.is_empty() || !place.sub.is_empty() {
-        hash = low(xxh3_64_with_seed(place.namespace, u64::from(hash)));
+    // Seeds in which a namespace is no sub-key.
+    if !place.namespace.is_empty() {
+        hash = low(xxh3_64_with_seed(place.namespace, !u64::from(hash)));
+    }
+    if !place.sub.is_empty() {
         hash = low(xxh3_64_with_seed(place.sub, u64::from(hash)));
     }
     hash

@@ -35,7 +35,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Cut, Fold, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::segment::{
+    Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+};
 use crate::time::Timestamp;
 
 use self::arena::{Arena, prefetch};
@@ -43,10 +45,11 @@ use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
+use self::scan::Live;
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-use super::{check_lengths, check_new, check_owned, check_value};
+use super::{check_lengths, check_new, check_owned, check_value, no_operator};
 
 /// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
 const PREFETCHED_ROWS: usize = 32;
@@ -161,14 +164,16 @@ impl LogBackend {
 
     /// Returns the row's value where another of its length can be written over it and nothing else changes: it was written
     /// since the last seal, and is stored as it reads.
-    fn in_place(&mut self, located: &Located<'_>) -> Option<(&mut Heat, &mut [u8])> {
-        let found = located.found.filter(|_| self.rules.table(located.place.table).is_none())?;
+    #[inline]
+    fn in_place(&mut self, located: &Located<'_>) -> Option<(&mut Heat, &mut [u8], &Rules)> {
+        let found = located.found.filter(|_| self.rules.plain(located.place.table))?;
         let group = self.groups.get_mut(usize::from(located.id.0))?.as_deref_mut()?;
-        Some((&mut group.heat, group.regions.plain_tail_value(found.address, &found.shape)?))
+        let value = group.regions.plain_tail_value(found.address, &found.shape)?;
+        Some((&mut group.heat, value, &self.rules))
     }
 
-    /// Calls `f` with the row's value.
-    fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+    /// Calls `f` with the row's value, and the rules.
+    fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>, &Rules) -> R) -> Result<R> {
         if let Some(Some(group)) = self.groups.get_mut(usize::from(located.id.0)) {
             group.heat.read();
         }
@@ -179,23 +184,75 @@ impl LogBackend {
             }
             _ => Ok(None),
         };
-        let result = value.map(f);
+        let result = value.map(|value| f(value, &self.rules));
         self.value = buffer;
         result
     }
 
-    /// Begins the row's life anew, if reading does that in its table and it has a value.
-    fn renew(&mut self, table: TableId, located: &Located<'_>) -> Result<()> {
+    /// Begins the row's life anew, if reading does that in its table and it has a value. Returns whether that moved it.
+    fn renew(&mut self, table: TableId, located: &Located<'_>) -> Result<bool> {
         let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
-        let Some(found) = located.found.filter(|_| on_read) else { return Ok(()) };
+        let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
         let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
         if stamp == self.rules.mark(table).1 {
-            return Ok(());
+            return Ok(false);
         }
-        match self.with_value(located, |value| value.map(<[u8]>::to_vec))? {
-            Some(value) => self.set(located, Some(&value)),
-            None => Ok(()),
+        self.update_at(located, |value, _, same| {
+            same.extend_from_slice(value.unwrap_or_default());
+            if value.is_some() { (Change::Put, true) } else { (Change::Keep, false) }
+        })
+    }
+
+    /// As [`StateBackend::update`]; `f` also gets the rules.
+    #[inline]
+    fn update_at<R>(
+        &mut self,
+        located: &Located<'_>,
+        f: impl FnOnce(Option<&[u8]>, &Rules, &mut Vec<u8>) -> (Change, R),
+    ) -> Result<R> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let (change, result) = match self.in_place(located) {
+            Some((heat, value, rules)) => {
+                heat.read();
+                let (change, result) = f(Some(value), rules, &mut scratch);
+                if matches!(change, Change::Put) && scratch.len() == value.len() {
+                    value.copy_from_slice(&scratch);
+                    heat.write();
+                    self.scratch = scratch;
+                    return Ok(result);
+                }
+                (change, result)
+            }
+            None => self.with_value(located, |value, rules| f(value, rules, &mut scratch))?,
+        };
+        let set = match change {
+            Change::Keep => Ok(()),
+            Change::Put => self.set(located, Some(&scratch)),
+            Change::Delete => self.set(located, None),
+        };
+        self.scratch = scratch;
+        set.map(|()| result)
+    }
+
+    /// Merges an operand into the row's value, which is read unless it grows.
+    fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
+        check_value(operand)?;
+        let Located { hash, place, found, .. } = *located;
+        if operator(&self.rules, place.table)?.grows() {
+            return self.change(located.id, |group, rules, again| {
+                let found = if again { group.find(hash, &place) } else { found };
+                group.add_piece(hash, &place, found, operand, rules)
+            });
         }
+        self.update_at(located, |value, rules, merged| {
+            let Some(value) = value else {
+                merged.extend_from_slice(operand);
+                return (Change::Put, Ok(()));
+            };
+            let result = operator(rules, place.table).and_then(|it| it.merge(value, operand, merged));
+            (if result.is_ok() { Change::Put } else { Change::Keep }, result)
+        })?
     }
 
     /// Gives the row a value, or none.
@@ -247,6 +304,11 @@ impl LogBackend {
     }
 }
 
+/// Returns the operator of a table that merges.
+fn operator(rules: &Rules, table: TableId) -> Result<&dyn MergeOperator> {
+    rules.table(table).and_then(|rules| rules.merge.as_deref()).ok_or_else(|| no_operator(table))
+}
+
 /// A row of a group that is owned.
 struct Located<'a> {
     id: KeyGroup,
@@ -280,52 +342,30 @@ impl StateBackend for LogBackend {
 
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         let mut located = self.locate(&row)?;
-        if self.rules.expire() {
-            self.renew(row.table, &located)?;
+        if self.rules.expire() && self.renew(row.table, &located)? {
             located = self.locate(&row)?;
         }
-        self.with_value(&located, f)
+        self.with_value(&located, |value, _| f(value))
     }
 
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
         let located = self.locate(&row)?;
-        let mut scratch = std::mem::take(&mut self.scratch);
-        scratch.clear();
-        let (change, result) = match self.in_place(&located) {
-            Some((heat, value)) => {
-                heat.read();
-                let (change, result) = f(Some(value), &mut scratch);
-                if matches!(change, Change::Put) && scratch.len() == value.len() {
-                    value.copy_from_slice(&scratch);
-                    heat.write();
-                    self.scratch = scratch;
-                    return Ok(result);
-                }
-                (change, result)
-            }
-            None => self.with_value(&located, |value| f(value, &mut scratch))?,
-        };
-        let set = match change {
-            Change::Keep => Ok(()),
-            Change::Put => self.set(&located, Some(&scratch)),
-            Change::Delete => self.set(&located, None),
-        };
-        self.scratch = scratch;
-        set.map(|()| result)
+        self.update_at(&located, |value, _, scratch| f(value, scratch))
     }
 
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
         let located = self.locate(&row)?;
         match write {
-            Write::Put(value) => self.set(&located, Some(value)),
+            Write::Put(value) => match self.in_place(&located) {
+                Some((heat, old, _)) if old.len() == value.len() => {
+                    old.copy_from_slice(value);
+                    heat.write();
+                    Ok(())
+                }
+                _ => self.set(&located, Some(value)),
+            },
             Write::Delete => self.set(&located, None),
-            Write::Merge(operand) => {
-                let Located { hash, place, .. } = located;
-                self.change(located.id, |group, rules, again| {
-                    let found = if again { group.find(hash, &place) } else { located.found };
-                    group.merge(hash, &place, found, operand, rules)
-                })
-            }
+            Write::Merge(operand) => self.merge(&located, operand),
         }
     }
 
@@ -354,7 +394,8 @@ impl StateBackend for LogBackend {
         let place = Place::of(&row);
         match self.group(key.group) {
             Some(group) => {
-                group.scan_key(key.group, |place| row_hash(key.hash, place), &place, range, &self.rules, &mut visit)
+                let live = Live { group: key.group, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+                group.scan_key(key.hash, &place, range, live)
             }
             None => check_owned(&self.owned, &KeyGroupSet::from_iter([key.group])),
         }
@@ -389,7 +430,8 @@ impl StateBackend for LogBackend {
         check_owned(&self.owned, groups)?;
         for id in groups.iter() {
             let Some(group) = self.group(id) else { continue };
-            if !group.scan(id, table, prefix, &self.rules, &mut visit)? {
+            let live = Live { group: id, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+            if !group.scan(table, prefix, live)? {
                 break;
             }
         }

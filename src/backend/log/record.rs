@@ -409,7 +409,12 @@ impl<'a> Record<'a> {
     /// Returns the record at the front of `bytes`.
     #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        Self::parse_short(bytes).or_else(|| Self::parse_any(bytes))
+        Self::parse_short(bytes).or_else(|| Self::parse_long(bytes))
+    }
+
+    #[inline(never)]
+    fn parse_long(bytes: &'a [u8]) -> Option<Self> {
+        Self::parse_scoped(bytes).or_else(|| Self::parse_any(bytes))
     }
 
     /// Returns the record at the front of `bytes` if its header is the shortest: most are.
@@ -427,7 +432,25 @@ impl<'a> Record<'a> {
         Some(Self { shape, place, value, mark: Mark::PLAIN })
     }
 
-    #[inline(never)]
+    /// Returns the record at the front of `bytes` if it has a namespace or a sub-key, and its header is the shortest then.
+    #[inline]
+    fn parse_scoped(bytes: &'a [u8]) -> Option<Self> {
+        let (&[flags, value_len, capacity, table, key, namespace, sub], rest) = bytes.split_first_chunk()?;
+        if flags & !(DEAD | TOMBSTONE | OLDER) != SCOPED || (table | key | namespace | sub) >= 0x80 {
+            return None;
+        }
+        let (key, rest) = rest.split_at_checked(usize::from(key))?;
+        let (namespace, rest) = rest.split_at_checked(usize::from(namespace))?;
+        let (sub, rest) = rest.split_at_checked(usize::from(sub))?;
+        let (value, rest) = rest.split_at_checked(usize::from(capacity))?;
+        let value = value.get(..usize::from(value_len))?;
+        let place = Place { sub, ..Place::without_sub(u32::from(table), key, namespace) };
+        let (capacity, len) = (usize::from(capacity), bytes.len() - rest.len());
+        let shape = Shape { flags, value_len: value.len(), capacity, len };
+        Some(Self { shape, place, value, mark: Mark::PLAIN })
+    }
+
+    #[inline]
     fn parse_any(bytes: &'a [u8]) -> Option<Self> {
         let (&flags, rest) = bytes.split_first()?;
         let (mark, clear, rest) = if flags & MORE == 0 { (Mark::PLAIN, 0, rest) } else { take_more(rest)? };
@@ -620,7 +643,7 @@ mod tests {
             prop_assert_eq!((record.value(), shape.capacity, shape.len), (value.as_deref(), capacity, draft.len()));
             prop_assert_eq!((shape.has_older(), shape.is_dead(), record.mark), (older, false, mark));
             prop_assert_eq!((shape.value(&out), shape.is_plain()), (value.as_deref(), mark == Mark::PLAIN));
-            if let Some(short) = Record::parse_short(&out) {
+            for short in [Record::parse_short(&out), Record::parse_scoped(&out)].into_iter().flatten() {
                 let any = Record::parse_any(&out).unwrap();
                 prop_assert_eq!(format!("{short:?}"), format!("{any:?}"));
             }

@@ -2,38 +2,56 @@
 
 use std::ops::RangeBounds;
 
+use hashbrown::HashTable;
+
 use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
 use crate::segment::Rules;
 
-use super::super::{Entry, SubRange};
+use super::super::{ALL_SUBS, Entry, SubRange};
+use super::PREFETCHED_ROWS;
 use super::families::{Members, place_of};
 use super::group::{Found, Group, by_key};
-use super::index::{Address, tag};
+use super::index::{Address, row_hash, tag};
 use super::record::{Draft, Place, Record};
 use super::region::Half;
 
+/// Who visits the live rows of a group.
+pub(super) struct Live<'a, F> {
+    pub(super) group: KeyGroup,
+    pub(super) rules: &'a Rules,
+    /// For values that are not stored as they read.
+    pub(super) buffer: Vec<u8>,
+    pub(super) visit: &'a mut F,
+}
+
+impl<F: FnMut(Entry<'_>) -> bool> Live<'_, F> {
+    /// Visits the row whose newest record this is, if it is live. Returns false once it was told to stop.
+    fn visit(&mut self, of: &Group, record: &Record<'_>) -> Result<bool> {
+        let Place { key, namespace, sub, routing, .. } = record.place;
+        // Only a value of several pieces needs the row's hash.
+        let hash = if record.mark.ordinal == 0 { 0 } else { of.hash(&record.place) };
+        let Some(value) = of.value_of(hash, record, self.rules, &mut self.buffer)? else { return Ok(true) };
+        Ok((self.visit)(Entry { group: self.group, key, namespace, sub, value, routing }))
+    }
+}
+
 impl Group {
-    /// Visits the live rows of a table until `visit` returns false; returns whether it never did.
+    /// Visits the live rows of a table until told to stop; returns whether it never was.
     pub(super) fn scan(
         &self,
-        group: KeyGroup,
         table: TableId,
         prefix: &[u8],
-        rules: &Rules,
-        visit: &mut impl FnMut(Entry<'_>) -> bool,
+        mut live: Live<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<bool> {
-        let mut buffer = Vec::new();
         for address in self.index.addresses().filter(|address| !address.is_link()) {
             let Some(record) = self.regions.record(address) else { continue };
             let place = record.place;
             if place.table != table || record.shape.is_tombstone() || !place.key.starts_with(prefix) {
                 continue;
             }
-            // Only a value of several pieces needs the row's hash.
-            let hash = if record.mark.ordinal == 0 { 0 } else { self.hash(&place) };
-            if !self.visit(group, hash, address, rules, &mut buffer, visit)? {
+            if !live.visit(self, &record)? {
                 return Ok(false);
             }
         }
@@ -43,107 +61,144 @@ impl Group {
     /// Visits the live rows of one key and namespace with sub-keys in `range`. `row` is their place without one.
     pub(super) fn scan_key(
         &self,
-        group: KeyGroup,
-        hash_of: impl Fn(&Place<'_>) -> u32,
+        key_hash: u64,
         row: &Place<'_>,
         range: SubRange<'_>,
-        rules: &Rules,
-        visit: &mut impl FnMut(Entry<'_>) -> bool,
+        mut live: Live<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<()> {
-        let mut buffer = Vec::new();
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
-        if !by_key(rules, row.table) {
+        if !by_key(live.rules, row.table) {
             for address in self.index.addresses().filter(|address| !address.is_link()) {
                 let record = self.regions.record(address).filter(|record| !record.shape.is_tombstone());
                 let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
                 let Some(record) = record.filter(|record| wanted(&record.place)) else { continue };
-                if !self.visit(group, hash_of(&record.place), address, rules, &mut buffer, visit)? {
+                if !live.visit(self, &record)? {
                     break;
                 }
             }
             return Ok(());
         }
-        let family = hash_of(row);
-        if let Some(found) = self.find(family, row).filter(|_| within(&[]))
-            && !self.visit(group, family, found.address, rules, &mut buffer, visit)?
+        let family = row_hash(key_hash, row);
+        if self.may_lack_subs(row.table)
+            && within(&[])
+            && let Some((_, record)) = self.find_record(family, row)
+            && !live.visit(self, &record)?
         {
             return Ok(());
         }
-        match self.families.as_ref().and_then(|families| families.members(family, row)) {
-            None => {}
-            Some(Members::Sorted(subs)) => {
-                for sub in subs.range(range) {
-                    let place = row.with_sub(sub);
-                    let hash = hash_of(&place);
-                    let Some(found) = self.find(hash, &place) else { continue };
-                    if !self.visit(group, hash, found.address, rules, &mut buffer, visit)? {
-                        break;
-                    }
-                }
-            }
-            Some(members @ Members::Hashed(_)) => {
-                for (hash, address) in self.member_rows(row, members) {
-                    let in_range = self.regions.record(address).is_some_and(|record| within(record.place.sub));
-                    if in_range && !self.visit(group, hash, address, rules, &mut buffer, visit)? {
-                        break;
-                    }
-                }
-            }
-        }
-        Ok(())
+        let members = self.families.as_ref().and_then(|families| families.members(family, row));
+        members.map_or(Ok(()), |members| {
+            self.each_member(key_hash, row, members, range, |_, _, record| live.visit(self, record))
+        })
     }
 
-    /// Visits the row whose newest record lies at `address`, if it is live.
-    fn visit(
+    /// Calls `visit` with hash, address and newest record of each member of the family of `row` with a sub-key in `range`,
+    /// until it returns false.
+    fn each_member(
         &self,
-        group: KeyGroup,
-        hash: u32,
-        address: Address,
-        rules: &Rules,
-        buffer: &mut Vec<u8>,
-        visit: &mut impl FnMut(Entry<'_>) -> bool,
-    ) -> Result<bool> {
-        let Some(record) = self.regions.record(address) else { return Ok(true) };
-        let Place { key, namespace, sub, routing, .. } = record.place;
-        let Some(value) = self.value_of(hash, &record, rules, buffer)? else { return Ok(true) };
-        Ok(visit(Entry { group, key, namespace, sub, value, routing }))
+        key_hash: u64,
+        row: &Place<'_>,
+        members: &Members,
+        range: SubRange<'_>,
+        visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        match members {
+            Members::Hashed(hashes) => self.each_hashed(row, hashes, range, visit),
+            Members::Sorted(subs) => self.each_sorted(key_hash, row, subs.range(range), visit),
+        }
+    }
+
+    /// Does so for members that are known by their hashes.
+    fn each_hashed(
+        &self,
+        row: &Place<'_>,
+        hashes: &HashTable<u32>,
+        range: SubRange<'_>,
+        mut visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let (mut others, mut repeated) = (Vec::new(), Vec::new());
+        let (mut window, mut left) = ([0; PREFETCHED_ROWS], hashes.iter());
+        loop {
+            let mut filled = 0;
+            for (to, hash) in window.iter_mut().zip(&mut left) {
+                *to = *hash;
+                filled += 1;
+            }
+            let hashes = || window.iter().copied().take(filled);
+            self.prefetch(hashes());
+            for hash in hashes() {
+                let mut first = None;
+                others.clear();
+                self.index.find_all(hash, |address| {
+                    let record = self.regions.record(address).filter(|_| !address.is_link());
+                    let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
+                    match record.filter(|record| !record.shape.is_tombstone() && is_member(&record.place)) {
+                        Some(record) if first.is_none() => first = Some((address, record)),
+                        Some(record) => others.push((address, record)),
+                        None => {}
+                    }
+                });
+                // Rows of one tag are all found under its first occurrence.
+                if !others.is_empty() && repeated.contains(&tag(hash)) {
+                    continue;
+                }
+                repeated.extend((!others.is_empty()).then_some(tag(hash)));
+                for (address, record) in first.iter().chain(&others) {
+                    let in_range = RangeBounds::<[u8]>::contains(&range, record.place.sub);
+                    if in_range && !visit(hash, *address, record)? {
+                        return Ok(());
+                    }
+                }
+            }
+            if filled < window.len() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Does so for members that are known by their sub-keys.
+    fn each_sorted<'s>(
+        &self,
+        key_hash: u64,
+        row: &Place<'_>,
+        mut subs: impl Iterator<Item = &'s [u8]>,
+        mut visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
+    ) -> Result<()> {
+        let mut window = [(0, &[][..]); PREFETCHED_ROWS];
+        // Whoever wants more than the first row will want many.
+        let mut ahead = 1;
+        loop {
+            let mut filled = 0;
+            for (to, sub) in window.iter_mut().take(ahead).zip(&mut subs) {
+                *to = (row_hash(key_hash, &row.with_sub(sub)), sub);
+                filled += 1;
+            }
+            let rows = || window.iter().copied().take(filled);
+            if filled > 1 {
+                self.prefetch(rows().map(|(hash, _)| hash));
+            }
+            for (hash, sub) in rows() {
+                let Some((address, record)) = self.find_record(hash, &row.with_sub(sub)) else { continue };
+                if !visit(hash, address, &record)? {
+                    return Ok(());
+                }
+            }
+            if filled < ahead {
+                return Ok(());
+            }
+            ahead = (ahead * 4).min(PREFETCHED_ROWS);
+        }
     }
 
     /// Returns hash and newest record of each member of the family of `row`.
     fn member_rows(&self, row: &Place<'_>, members: &Members) -> Vec<(u32, Address)> {
-        match members {
-            Members::Hashed(hashes) => {
-                let mut rows = Vec::with_capacity(hashes.len());
-                let mut repeated = Vec::new();
-                for &hash in hashes {
-                    let before = rows.len();
-                    self.index.find_all(hash, |address| {
-                        let record = self.regions.record(address).filter(|_| !address.is_link());
-                        let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
-                        if record.is_some_and(|record| !record.shape.is_tombstone() && is_member(&record.place)) {
-                            rows.push((hash, address));
-                        }
-                    });
-                    // Rows of one tag are all found under its first occurrence.
-                    if rows.len() > before + 1 {
-                        if repeated.contains(&tag(hash)) {
-                            rows.truncate(before);
-                        }
-                        repeated.push(tag(hash));
-                    }
-                }
-                rows
-            }
-            Members::Sorted(subs) => {
-                let all = (std::ops::Bound::Unbounded, std::ops::Bound::Unbounded);
-                let found = |sub| {
-                    let place = row.with_sub(sub);
-                    let hash = self.hash(&place);
-                    self.find(hash, &place).map(|found| (hash, found.address))
-                };
-                subs.range(all).filter_map(found).collect()
-            }
-        }
+        let mut rows = Vec::new();
+        let all = self.each_member(self.key_hash(row), row, members, ALL_SUBS, |hash, address, _| {
+            rows.push((hash, address));
+            Ok(true)
+        });
+        debug_assert!(all.is_ok(), "collecting does not fail");
+        rows
     }
 
     /// Puts the families of a table in order, whose rows came before that was asked for.

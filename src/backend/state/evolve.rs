@@ -3,12 +3,10 @@
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 
-use crate::codec::bytes::Reader;
+use crate::codec::bytes::{Reader, put_delimited};
 use crate::codec::typed::Codec;
 use crate::error::Result;
 use crate::segment::Upgrade;
-
-use super::list::push_element;
 
 /// Reads a value of any version that the codec knows and writes the present one.
 pub(super) struct ValueUpgrade<V, C> {
@@ -54,7 +52,7 @@ impl<V, C: Codec<V>> Upgrade for ListUpgrade<V, C> {
         let mut reader = Reader::new(bytes);
         while reader.remaining() > 0 {
             let element = reader.length_delimited(bytes.len())?;
-            push_element(out, |out| self.0.upgrade(from, element, out))?;
+            put_delimited(out, |out| self.0.upgrade(from, element, out))?;
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use crate::codec::bytes::{Reader, put_length};
+use crate::codec::bytes::{Reader, put_delimited};
 use crate::codec::typed::Codec;
 use crate::error::Result;
 use crate::id::TableId;
@@ -196,7 +196,7 @@ impl<V, C: Codec<V>> ListState<V, C> {
     where
         V: 'v,
     {
-        values.into_iter().try_for_each(|value| push_element(out, |out| self.codec.encode(value, out)))
+        values.into_iter().try_for_each(|value| put_delimited(out, |out| self.codec.encode(value, out)))
     }
 
     fn read_at<B: StateBackend>(&self, Access { backend, row, .. }: Access<'_, B>) -> Result<Vec<V>> {
@@ -212,17 +212,4 @@ impl<V, C: Codec<V>> ListState<V, C> {
         }
         Ok(())
     }
-}
-
-/// Appends an element as `encode` writes it, with its length before it.
-pub(super) fn push_element(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
-    let start = out.len();
-    encode(out)?;
-    let end = out.len();
-    put_length(out, end.saturating_sub(start));
-    let length_bytes = out.len().saturating_sub(end);
-    if let Some(element) = out.get_mut(start..) {
-        element.rotate_right(length_bytes);
-    }
-    Ok(())
 }

@@ -188,20 +188,21 @@ impl<K, V, KC: OrderedCodec<K>, VC: Codec<V>> OrderedMapState<K, V, KC, VC> {
         range: impl RangeBounds<K>,
         visit: impl FnMut(K, V) -> bool,
     ) -> Result<()> {
-        let encoded = |bound: Bound<&K>| -> Result<Bound<Vec<u8>>> {
-            let encode = |sub: &K| {
-                let mut out = Vec::new();
-                self.0.sub_codec.encode(sub, &mut out).map(|()| out)
+        let (start, end) = (range.start_bound(), range.end_bound());
+        self.0.table.with(state, |Access { backend, row, buffer }| {
+            let mut middle = 0;
+            let encode = |bound, out: &mut Vec<u8>| match bound {
+                Bound::Included(sub) | Bound::Excluded(sub) => self.0.sub_codec.encode(sub, out),
+                Bound::Unbounded => Ok(()),
             };
-            Ok(match bound {
-                Bound::Included(sub) => Bound::Included(encode(sub)?),
-                Bound::Excluded(sub) => Bound::Excluded(encode(sub)?),
-                Bound::Unbounded => Bound::Unbounded,
-            })
-        };
-        let (start, end) = (encoded(range.start_bound())?, encoded(range.end_bound())?);
-        let range = (start.as_ref().map(Vec::as_slice), end.as_ref().map(Vec::as_slice));
-        self.0.visit(state, range, visit)
+            let bytes = buffer.fill(|out| {
+                encode(start, out)?;
+                middle = out.len();
+                encode(end, out)
+            })?;
+            let (first, last) = bytes.split_at_checked(middle).unwrap_or_default();
+            self.0.visit_at(backend, row, (start.map(|_| first), end.map(|_| last)), visit)
+        })
     }
 
     /// Returns the entry with the least sub-key.
@@ -210,7 +211,7 @@ impl<K, V, KC: OrderedCodec<K>, VC: Codec<V>> OrderedMapState<K, V, KC, VC> {
     /// As [`MapState::for_each`].
     pub fn first<S: Keyed>(&self, state: &mut S) -> Result<Option<(K, V)>> {
         let mut first = None;
-        self.0.visit(state, ALL_SUBS, |sub, value| {
+        self.0.visit(state, |sub, value| {
             first = Some((sub, value));
             false
         })?;
@@ -247,7 +248,16 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
     /// # Errors
     /// As [`StateBackend::write`] and [`MapState::read`]; `Usage` if the value has no encoding. Nothing is changed.
     pub fn put<S: Keyed>(&self, state: &mut S, sub: &K, value: &V) -> Result<()> {
-        self.put_all(state, [(sub, value)])
+        self.table.with(state, |Access { backend, row, buffer }| {
+            let mut middle = 0;
+            let bytes = buffer.fill(|out| {
+                self.sub_codec.encode(sub, out)?;
+                middle = out.len();
+                self.codec.encode(value, out)
+            })?;
+            let (sub, value) = bytes.split_at_checked(middle).unwrap_or_default();
+            backend.write(RowRef { sub, ..row }, Write::Put(value))
+        })
     }
 
     /// Sets values under several sub-keys.
@@ -318,7 +328,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
     /// As [`StateBackend::scan_key`]; `Corrupt` if stored bytes do not decode, after the entries before it were visited;
     /// `Usage` as [`MapState::read`].
     pub fn for_each<S: Keyed>(&self, state: &mut S, mut visit: impl FnMut(K, V)) -> Result<()> {
-        self.visit(state, ALL_SUBS, |sub, value| {
+        self.visit(state, |sub, value| {
             visit(sub, value);
             true
         })
@@ -460,19 +470,28 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         backend.update(row, |stored, encoded| change(&self.codec, stored, encoded, f))?
     }
 
-    /// Visits entries of the current key until `visit` returns false.
-    fn visit<S: Keyed>(&self, state: &mut S, range: SubRange<'_>, mut visit: impl FnMut(K, V) -> bool) -> Result<()> {
+    /// Visits the entries of the current key until `visit` returns false.
+    fn visit<S: Keyed>(&self, state: &mut S, visit: impl FnMut(K, V) -> bool) -> Result<()> {
+        self.table.with(state, |Access { backend, row, .. }| self.visit_at(backend, row, ALL_SUBS, visit))
+    }
+
+    /// Visits the entries beside `row` with sub-keys in `range` until `visit` returns false.
+    fn visit_at<B: StateBackend>(
+        &self,
+        backend: &mut B,
+        row: RowRef<'_>,
+        range: SubRange<'_>,
+        mut visit: impl FnMut(K, V) -> bool,
+    ) -> Result<()> {
         let mut failed = None;
-        self.table.with(state, |Access { backend, row, .. }| {
-            backend.scan_key(row.table, row.key, row.namespace, range, |entry| {
-                match self.decode(entry.sub, entry.value) {
-                    Ok((sub, value)) => visit(sub, value),
-                    Err(error) => {
-                        failed = Some(error);
-                        false
-                    }
+        backend.scan_key(row.table, row.key, row.namespace, range, |entry| {
+            match self.decode(entry.sub, entry.value) {
+                Ok((sub, value)) => visit(sub, value),
+                Err(error) => {
+                    failed = Some(error);
+                    false
                 }
-            })
+            }
         })?;
         failed.map_or(Ok(()), Err)
     }

@@ -4,7 +4,7 @@
 //! their values alone: a tuple takes a byte per part more for short parts.
 
 use super::{Codec, mismatch};
-use crate::codec::bytes::{Reader, put_length};
+use crate::codec::bytes::{Reader, put_delimited, put_length};
 use crate::codec::schema::Schema;
 use crate::error::Result;
 
@@ -42,7 +42,7 @@ impl<V, C: Codec<V>> Codec<Vec<V>> for ListOf<C> {
 
     fn encode(&self, values: &Vec<V>, out: &mut Vec<u8>) -> Result<()> {
         put_length(out, values.len());
-        values.iter().try_for_each(|value| put_part(out, |out| self.0.encode(value, out)))
+        values.iter().try_for_each(|value| put_delimited(out, |out| self.0.encode(value, out)))
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<Vec<V>> {
@@ -67,7 +67,7 @@ macro_rules! tuples {
             }
 
             fn encode(&self, value: &($($value,)+ $last_value), out: &mut Vec<u8>) -> Result<()> {
-                $(put_part(out, |out| self.$at.encode(&value.$at, out))?;)+
+                $(put_delimited(out, |out| self.$at.encode(&value.$at, out))?;)+
                 self.$last.encode(&value.$last, out)
             }
 
@@ -85,18 +85,4 @@ tuples! {
     [A X 0, B Y 1, C Z 2; D W 3]
     [A X 0, B Y 1, C Z 2, D W 3; E V 4]
     [A X 0, B Y 1, C Z 2, D W 3, E V 4; F U 5]
-}
-
-/// Appends what `encode` appends, behind its length. Most parts are short: their length takes the byte kept for it.
-fn put_part(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
-    let at = out.len();
-    out.push(0);
-    encode(out)?;
-    let mut length = Vec::new();
-    put_length(&mut length, out.len().saturating_sub(at).saturating_sub(1));
-    match (length.as_slice(), out.get_mut(at)) {
-        ([short], Some(kept)) => *kept = *short,
-        _ => drop(out.splice(at..=at, length)),
-    }
-    Ok(())
 }
