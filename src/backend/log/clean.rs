@@ -12,8 +12,8 @@
 //! - the pieces of a value stand in their order, and the first of those that were moved in the frozen half is whole: it
 //!   hides copies of the others that sealed parts still share;
 //! - a half is cleaned while it holds more than the bytes of its live records, a quarter of them and `SLACK_BYTES`, and
-//!   whatever is written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds at most
-//!   4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
+//!   whatever is written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds
+//!   at most 4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
 use super::group::{Found, Group};
 use super::index::{Address, link_hash};
