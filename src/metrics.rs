@@ -15,6 +15,7 @@
 //! | `alluvium_group_dirty_rows` | histogram | the same per key group that has any: its spread is the skew |
 //! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | uses of such a group of late: a count of which each seal takes an eighth |
 //! | `alluvium_group_live_bytes` | histogram | bytes of live rows of such a group |
+//! | `alluvium_rocksdb_*` | gauge, label `database` | what RocksDB says of a subtask's database after each checkpoint: bytes of block cache, memtables and files, compaction debt, hits and misses, stalls (`docs/rocksdb.md`) |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -68,4 +69,11 @@ pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u
     histogram!("alluvium_group_reads").record(reads as f64);
     histogram!("alluvium_group_writes").record(writes as f64);
     histogram!("alluvium_group_live_bytes").record(live_bytes as f64);
+}
+
+/// Notes what a database says of itself.
+#[cfg(feature = "rocksdb")]
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and counts")]
+pub(crate) fn of_database(metric: &'static str, database: &str, value: u64) {
+    gauge!(metric, "database" => database.to_owned()).set(value as f64);
 }

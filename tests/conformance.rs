@@ -1,7 +1,12 @@
 //! Every backend of the crate passes the suite that the crate offers to others.
 
+#[cfg(feature = "rocksdb")]
+use std::cell::Cell;
+
 use alluvium::backend::conformance::{PARTITIONER, run};
 use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
+#[cfg(feature = "rocksdb")]
+use alluvium::backend::{RocksDb, RocksDbSettings};
 use alluvium::memory::MemoryBudget;
 
 const BUDGET_BYTES: u64 = 1 << 30;
@@ -24,4 +29,16 @@ fn log_on_the_heap_conforms() {
 #[test]
 fn a_backend_chosen_at_run_time_conforms() {
     run(|groups| AnyBackend::from(LogBackend::new(groups, PARTITIONER, MemoryBudget::new(BUDGET_BYTES))));
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn rocksdb_conforms() {
+    let folder = tempfile::tempdir().unwrap();
+    let rocksdb = RocksDb::new(RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) }).unwrap();
+    let made = Cell::new(0);
+    run(|groups| {
+        made.set(made.get() + 1);
+        rocksdb.backend(&made.get().to_string(), groups, MemoryBudget::new(BUDGET_BYTES)).unwrap()
+    });
 }

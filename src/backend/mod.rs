@@ -10,8 +10,12 @@ mod any;
 pub mod conformance;
 mod cuts;
 mod heat;
+mod layer;
 mod log;
 mod overlay;
+mod place;
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
 mod state;
 
 use std::fmt::Debug;
@@ -27,6 +31,8 @@ use crate::time::Timestamp;
 pub use any::AnyBackend;
 pub use log::LogBackend;
 pub use overlay::OverlayBackend;
+#[cfg(feature = "rocksdb")]
+pub use rocksdb::{RocksDb, RocksDbBackend, RocksDbSettings};
 pub use state::{
     Aggregate, AggregatingState, CheckpointTimes, Fired, InNamespace, Keyed, KeyedState, ListState, MapState,
     OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, TimerTable, Timers, TtlConfig, TtlTime,

@@ -308,6 +308,13 @@ impl Rules {
         self.processing_time = self.processing_time.max(processing_time);
     }
 
+    /// Moves both times back to those of `other`, where they are later.
+    #[cfg(feature = "rocksdb")]
+    pub(crate) fn no_later_than(&mut self, other: &Self) {
+        self.event_time = self.event_time.min(other.event_time);
+        self.processing_time = self.processing_time.min(other.processing_time);
+    }
+
     /// Returns the rules of a table that were set.
     #[inline]
     #[must_use]

@@ -9,8 +9,7 @@
 //! - the base has no tombstones and no clears, and every one elsewhere hides something in an older layer;
 //! - a layer in a [`Sealed`] never changes: folding it into the base copies what is still shared.
 
-mod layer;
-mod place;
+mod slot;
 
 use std::collections::BTreeMap;
 use std::ops::RangeBounds;
@@ -26,10 +25,11 @@ use crate::segment::{
 };
 use crate::time::Timestamp;
 
-use self::layer::{Layer, Layers, Slot};
-use self::place::{clear_place, read_place, row_bytes, write_place};
+use self::slot::{Layer, Slot, absorb};
 use super::cuts::Cuts;
 use super::heat::Heat;
+use super::layer::Layers;
+use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_loadable,
     check_new, check_owned, check_value, no_operator,
@@ -145,7 +145,7 @@ impl OverlayBackend {
 
     /// Reads the value at the current place into `self.value`; false if there is none.
     fn current(&mut self, table: TableId) -> Result<bool> {
-        self.heat.entry(place::group_of(&self.place)).or_default().read();
+        self.heat.entry(group_of(&self.place)).or_default().read();
         let mut value = std::mem::take(&mut self.value);
         value.clear();
         let found = self.resolve(table, self.pieces(&self.place), &mut value);
@@ -181,7 +181,7 @@ impl OverlayBackend {
     /// Puts a slot at the current place of the active layer.
     fn place_slot(&mut self, slot: Slot) -> Result<()> {
         let place = std::mem::take(&mut self.place);
-        self.heat.entry(place::group_of(&place)).or_default().write();
+        self.heat.entry(group_of(&place)).or_default().write();
         let old = self.pieces(&place);
         let placed = if slot.pieces.is_empty() && (!slot.whole || self.below(&place).is_empty()) {
             self.active.remove(&place);
@@ -415,7 +415,7 @@ impl StateBackend for OverlayBackend {
         if outcome == Outcome::Commit {
             let covered = self.sealed.partition_point(|(sealed, _)| *sealed <= epoch);
             for (_, layer) in self.sealed.drain(..covered) {
-                Arc::make_mut(&mut self.base).absorb(Arc::unwrap_or_clone(layer));
+                absorb(Arc::make_mut(&mut self.base), Arc::unwrap_or_clone(layer));
             }
         }
         Ok(())
@@ -440,7 +440,7 @@ impl StateBackend for OverlayBackend {
                 loaded.insert(&place, slot, Some(&self.budget))?;
             }
         }
-        Arc::make_mut(&mut self.base).absorb(loaded);
+        absorb(Arc::make_mut(&mut self.base), loaded);
         self.groups = self.groups.union(groups);
         self.recount();
         Ok(())
@@ -458,20 +458,20 @@ impl StateBackend for OverlayBackend {
     }
 
     fn stats(&self) -> BackendStats {
-        let frozen: u64 = self.frozen().map(|layer| layer.charge.bytes()).sum();
+        let frozen: u64 = self.frozen().map(|layer| layer.charged_bytes()).sum();
         BackendStats {
             rows: self.rows,
             live_bytes: self.live_bytes,
-            memory_bytes: frozen + self.active.charge.bytes(),
+            memory_bytes: frozen + self.active.charged_bytes(),
             dirty_rows: self.active.len() as u64,
-            dirty_bytes: self.active.bytes,
+            dirty_bytes: self.active.bytes(),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::layer::CHARGE_STEP_BYTES;
+    use super::super::layer::CHARGE_STEP_BYTES;
     use super::*;
     use crate::id::Part;
     use crate::key_group::Partitioner;

@@ -1,0 +1,169 @@
+//! Restored rows, written as sorted files that RocksDB takes over as they are.
+
+use std::path::PathBuf;
+
+use rocksdb::{IngestExternalFileOptions, SstFileWriter};
+
+use super::cell::put_all;
+use super::db::{Db, of_rocksdb};
+use crate::backend::check_loadable;
+use crate::backend::place::{row_bytes, write_place};
+use crate::error::Result;
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::segment::{Fold, OwnedPiece, RowBatch, RowSource, Rules};
+
+/// A file ends with the first group that brings it to this size.
+const FILE_BYTES: u64 = 64 << 20;
+
+/// What was loaded of a group.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Loaded {
+    pub(super) rows: u64,
+    /// Keys, namespaces, sub-keys, values and operands.
+    pub(super) live_bytes: u64,
+    /// Values and operands alone.
+    pub(super) payload_bytes: u64,
+}
+
+/// Adds the rows of `groups`, of which the database has none, all or none of them.
+///
+/// # Errors
+/// What the source, the rules and the disk return.
+pub(super) fn load(
+    db: &Db,
+    rows: &dyn RowSource,
+    groups: &KeyGroupSet,
+    rules: &Rules,
+) -> Result<Vec<(KeyGroup, Loaded)>> {
+    let mut files = Files { db, writer: None, paths: Vec::new() };
+    let loaded = fill(&mut files, rows, groups, rules);
+    let taken = loaded.and_then(|loaded| files.ingest().map(|()| loaded));
+    // What was taken over is not here any more.
+    files.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    taken
+}
+
+fn fill(
+    files: &mut Files<'_>,
+    rows: &dyn RowSource,
+    groups: &KeyGroupSet,
+    rules: &Rules,
+) -> Result<Vec<(KeyGroup, Loaded)>> {
+    let mut loaded = Vec::with_capacity(groups.len());
+    let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
+    for group in groups.iter() {
+        batch.clear();
+        rows.append_group(group, &mut batch)?;
+        batch.fold(Fold::Base, rules)?;
+        sorted.fill(group, &batch)?;
+        loaded.push((group, sorted.write(files)?));
+        files.end_if_full()?;
+    }
+    Ok(loaded)
+}
+
+/// The rows of a group as places and cells, in the order of places.
+#[derive(Debug, Default)]
+struct Sorted {
+    bytes: Vec<u8>,
+    /// Where each place starts and ends; its cell follows, up to the last number.
+    rows: Vec<[usize; 3]>,
+    /// The place whose pieces are being collected.
+    place: Vec<u8>,
+    next: Vec<u8>,
+    pieces: Vec<OwnedPiece>,
+    payload_bytes: u64,
+}
+
+impl Sorted {
+    fn fill(&mut self, group: KeyGroup, batch: &RowBatch) -> Result<()> {
+        self.bytes.clear();
+        self.rows.clear();
+        self.payload_bytes = 0;
+        let mut routing = None;
+        for row in batch.iter() {
+            let (piece, _) = check_loadable(&row)?;
+            write_place(group, &row.key, &mut self.next);
+            // Operands follow what they belong to.
+            if self.next != self.place {
+                self.end_row(routing)?;
+                std::mem::swap(&mut self.next, &mut self.place);
+            }
+            routing = row.columns.routing;
+            self.payload_bytes += piece.bytes.len() as u64;
+            self.pieces.push(OwnedPiece::of(&piece));
+        }
+        self.end_row(routing)?;
+        let bytes = &self.bytes;
+        self.rows.sort_unstable_by(|a, b| bytes.get(a[0]..a[1]).cmp(&bytes.get(b[0]..b[1])));
+        Ok(())
+    }
+
+    /// Ends the row whose pieces were collected, if there are any.
+    fn end_row(&mut self, routing: Option<u64>) -> Result<()> {
+        if self.pieces.is_empty() {
+            return Ok(());
+        }
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(&self.place);
+        let cell = self.bytes.len();
+        put_all(&mut self.bytes, routing, &self.pieces)?;
+        self.rows.push([start, cell, self.bytes.len()]);
+        self.pieces.clear();
+        Ok(())
+    }
+
+    fn write(&self, files: &mut Files<'_>) -> Result<Loaded> {
+        let payload_bytes = self.payload_bytes;
+        let mut loaded = Loaded { rows: self.rows.len() as u64, live_bytes: payload_bytes, payload_bytes };
+        for &[start, cell, end] in &self.rows {
+            let (Some(place), Some(cell)) = (self.bytes.get(start..cell), self.bytes.get(cell..end)) else { continue };
+            loaded.live_bytes += row_bytes(place);
+            files.put(place, cell)?;
+        }
+        Ok(loaded)
+    }
+}
+
+/// Sorted files, one being written.
+struct Files<'a> {
+    db: &'a Db,
+    writer: Option<SstFileWriter<'a>>,
+    paths: Vec<PathBuf>,
+}
+
+impl Files<'_> {
+    fn put(&mut self, place: &[u8], cell: &[u8]) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            None => {
+                let path = self.db.folder().join(format!("load-{}.sst", self.paths.len()));
+                let writer = SstFileWriter::create(&self.db.options);
+                writer.open(&path).map_err(|error| of_rocksdb("cannot write a file", error))?;
+                self.paths.push(path);
+                self.writer.insert(writer)
+            }
+        };
+        writer.put(place, cell).map_err(|error| of_rocksdb("cannot write a file", error))
+    }
+
+    fn end_if_full(&mut self) -> Result<()> {
+        if self.writer.as_ref().is_some_and(|writer| writer.file_size() >= FILE_BYTES) { self.end() } else { Ok(()) }
+    }
+
+    fn end(&mut self) -> Result<()> {
+        let Some(mut writer) = self.writer.take() else { return Ok(()) };
+        writer.finish().map_err(|error| of_rocksdb("cannot write a file", error))
+    }
+
+    fn ingest(&mut self) -> Result<()> {
+        self.end()?;
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let ingested = self.db.inner().ingest_external_file_opts(&options, self.paths.clone());
+        ingested.map_err(|error| of_rocksdb("cannot take over files", error))
+    }
+}

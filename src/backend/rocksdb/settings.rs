@@ -1,0 +1,158 @@
+//! What the databases of a process share: a folder, memory, settings.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rocksdb::statistics::StatsLevel;
+use rocksdb::{
+    BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, LogLevel, Options, WriteBufferManager,
+};
+
+use super::RocksDbBackend;
+use super::db::{Db, Meaning, of_rocksdb};
+use super::rows::{Expiry, merge};
+use crate::error::{Error, Result};
+use crate::key_group::KeyGroupSet;
+use crate::memory::MemoryBudget;
+use crate::segment::Below;
+
+/// A database's memtable is at most this large.
+const MEMTABLE_BYTES: usize = 64 << 20;
+
+/// Least memory that works.
+const LEAST_MEMORY_BYTES: usize = 8 << 20;
+
+/// How the process uses RocksDB: plain data.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RocksDbSettings {
+    /// The folder in which each backend has a folder of its own. What backends leave there is no checkpoint: a backend
+    /// starts empty and removes it.
+    pub directory: PathBuf,
+    /// Bytes of memory of all databases of the process together: blocks that were read, their indexes and filters, and
+    /// memtables (at most half of it). Rows that no checkpoint has placed yet are held beside it, in the job's
+    /// memory budget. Default 512 MiB, at least 8 MiB.
+    pub memory_bytes: usize,
+    /// Flushes and compactions of each database that may run at a time. Default 2.
+    pub background_jobs: u16,
+    /// Whether files are read and written past the page cache: for state that is far larger than memory, on disks that
+    /// are quick. Default no.
+    pub direct_io: bool,
+    /// RocksDB's own options by their names, as far as it can change them while it runs; they come after the defaults.
+    pub options: Vec<(String, String)>,
+}
+
+impl RocksDbSettings {
+    /// Returns the defaults, for this folder.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>) -> Self {
+        Self {
+            directory: directory.into(),
+            memory_bytes: 512 << 20,
+            background_jobs: 2,
+            direct_io: false,
+            options: Vec::new(),
+        }
+    }
+}
+
+/// RocksDB in this process: makes backends that share memory. Clones share it too.
+#[derive(Clone)]
+pub struct RocksDb {
+    settings: Arc<RocksDbSettings>,
+    cache: Cache,
+    memtables: WriteBufferManager,
+}
+
+impl std::fmt::Debug for RocksDb {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("RocksDb").field(&self.settings).finish()
+    }
+}
+
+impl RocksDb {
+    /// Returns what backends are made from.
+    ///
+    /// # Errors
+    /// `Config` if the memory is too little.
+    pub fn new(settings: RocksDbSettings) -> Result<Self> {
+        if settings.memory_bytes < LEAST_MEMORY_BYTES {
+            return Err(Error::config("too little memory for RocksDB")
+                .with("memory_bytes", settings.memory_bytes)
+                .with("least_bytes", LEAST_MEMORY_BYTES));
+        }
+        let cache = Cache::new_lru_cache(settings.memory_bytes);
+        let memtables =
+            WriteBufferManager::new_write_buffer_manager_with_cache(settings.memory_bytes / 2, false, cache.clone());
+        Ok(Self { settings: Arc::new(settings), cache, memtables })
+    }
+
+    /// Returns a backend that owns `groups`, without rows, in the folder `name`, and charges `budget` for what no
+    /// checkpoint has placed yet.
+    ///
+    /// # Errors
+    /// `Config` if another process uses the folder or an option does not parse; `Denied`, `Limit` or `Unavailable`
+    /// from the disk.
+    pub fn backend(&self, name: &str, groups: KeyGroupSet, budget: MemoryBudget) -> Result<RocksDbBackend> {
+        let meaning = Arc::new(Meaning::default());
+        let folder = self.settings.directory.join(name);
+        let db = Db::create(&folder, self.options(&meaning), meaning)?;
+        let pairs: Vec<_> =
+            self.settings.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        if !pairs.is_empty() {
+            let set = db.inner().set_options(&pairs);
+            set.map_err(|error| of_rocksdb("RocksDB refuses an option", error))?;
+        }
+        RocksDbBackend::new(Arc::new(db), groups, budget)
+    }
+
+    /// Returns the defaults for keyed state (`docs/rocksdb.md` says why).
+    fn options(&self, meaning: &Arc<Meaning>) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.set_write_buffer_manager(&self.memtables);
+        options.set_write_buffer_size(MEMTABLE_BYTES.min(self.settings.memory_bytes / 4));
+        options.set_max_write_buffer_number(4);
+        options.set_memtable_whole_key_filtering(true);
+        options.set_memtable_prefix_bloom_ratio(0.02);
+        options.set_max_background_jobs(i32::from(self.settings.background_jobs));
+        options.set_compression_per_level(&[
+            DBCompressionType::None,
+            DBCompressionType::None,
+            DBCompressionType::Lz4,
+            DBCompressionType::Lz4,
+            DBCompressionType::Lz4,
+            DBCompressionType::Lz4,
+            DBCompressionType::Lz4,
+        ]);
+        options.set_use_direct_reads(self.settings.direct_io);
+        options.set_use_direct_io_for_flush_and_compaction(self.settings.direct_io);
+        options.set_avoid_unnecessary_blocking_io(true);
+        options.set_block_based_table_factory(&self.blocks());
+        options.set_log_level(LogLevel::Warn);
+        options.set_keep_log_file_num(1);
+        options.set_stats_dump_period_sec(0);
+        options.set_stats_persist_period_sec(0);
+        options.enable_statistics();
+        options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
+        let (full, partial) = (Arc::clone(meaning), Arc::clone(meaning));
+        options.set_merge_operator(
+            c"alluvium.pieces",
+            move |place, older, newer| merge(&full, place, older, newer, Below::Nothing),
+            move |place, older, newer| merge(&partial, place, older, newer, Below::Unknown),
+        );
+        options.set_compaction_filter_factory(Expiry(Arc::clone(meaning)));
+        options
+    }
+
+    fn blocks(&self) -> BlockBasedOptions {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(&self.cache);
+        blocks.set_bloom_filter(10.0, false);
+        blocks.set_optimize_filters_for_memory(true);
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+        blocks
+    }
+}

@@ -1,0 +1,200 @@
+//! The thread that brings frozen layers into RocksDB, one after the other, each at once.
+//!
+//! It is the only one that writes. What it cannot write now it tries again with the next layer: layers stay readable
+//! and shippable meanwhile.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use rocksdb::{WriteBatch, WriteOptions};
+
+use super::db::{Db, View, of_rocksdb};
+use super::gauges;
+use super::slot::Layer;
+use crate::backend::place::{Span, read_clear, read_place};
+use crate::error::{Error, ErrorKind, Result};
+use crate::segment::Rules;
+
+/// A clear of more rows than this is one range in RocksDB: ranges slow reads down, each by a little.
+const MOST_DELETES: usize = 64;
+
+/// A layer to be written.
+#[derive(Debug)]
+pub(super) struct Write {
+    /// The number of layers up to this one.
+    pub(super) number: u64,
+    pub(super) layer: Arc<Layer>,
+    /// The rules at its seal.
+    pub(super) rules: Rules,
+}
+
+/// The owner's end of the thread.
+#[derive(Debug)]
+pub(super) struct Writer {
+    queue: Option<Sender<Write>>,
+    progress: Arc<Progress>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Layers written.
+    written: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    view: Option<Arc<View>>,
+    /// Why the last try failed, if it did.
+    failed: Option<(ErrorKind, String)>,
+}
+
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Writer {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// `Limit` if there can be no more threads.
+    pub(super) fn start(db: &Arc<Db>) -> Result<Self> {
+        let (sender, queue) = channel();
+        let progress = Arc::new(Progress::default());
+        let (db, shared) = (Arc::clone(db), Arc::clone(&progress));
+        let thread = std::thread::Builder::new().name("alluvium-rocksdb".into());
+        let thread = thread.spawn(move || run(&db, &queue, &shared));
+        let thread = thread.map_err(|source| Error::limit("cannot start a thread").with_source(source))?;
+        Ok(Self { queue: Some(sender), progress, thread: Some(thread) })
+    }
+
+    /// Queues a layer.
+    pub(super) fn send(&self, write: Write) {
+        // The thread ends after the queue.
+        let _sent = self.queue.as_ref().map(|queue| queue.send(write));
+    }
+
+    /// Returns the newest view, if it has more than `layers` in it.
+    pub(super) fn view_after(&self, layers: u64) -> Option<Arc<View>> {
+        if self.progress.written.load(Ordering::Acquire) <= layers {
+            return None;
+        }
+        self.progress.state().view.clone()
+    }
+
+    /// Waits until `layers` are written and returns a view that has them.
+    ///
+    /// # Errors
+    /// Why they cannot be written.
+    pub(super) fn wait(&self, layers: u64) -> Result<Option<Arc<View>>> {
+        let mut state = self.progress.state();
+        loop {
+            if self.progress.written.load(Ordering::Acquire) >= layers {
+                return Ok(state.view.clone());
+            }
+            if let Some((kind, message)) = state.failed.take() {
+                return Err(Error::new(kind, message));
+            }
+            state = self.progress.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that writes to RocksDB panicked");
+        }
+    }
+}
+
+fn run(db: &Arc<Db>, queue: &Receiver<Write>, progress: &Progress) {
+    let mut waiting = VecDeque::new();
+    while let Ok(write) = queue.recv() {
+        waiting.push_back(write);
+        while let Some(Write { number, layer, rules }) = waiting.front() {
+            let written = write_layer(db, layer);
+            let mut state = progress.state();
+            match written {
+                Ok(()) => {
+                    state.view = Some(View::new(db, *number, rules.clone()));
+                    state.failed = None;
+                    progress.written.store(*number, Ordering::Release);
+                    waiting.pop_front();
+                }
+                Err(error) => {
+                    tracing::warn!(error = %error.chain(), "cannot write to RocksDB, will try again at the next seal");
+                    state.failed = Some((error.kind(), error.chain()));
+                    progress.changed.notify_all();
+                    break;
+                }
+            }
+            progress.changed.notify_all();
+        }
+        gauges::publish(db);
+    }
+}
+
+fn write_layer(db: &Db, layer: &Layer) -> Result<()> {
+    let mut batch = WriteBatch::default();
+    layer.clears.iter().try_for_each(|clear| write_clear(db, clear, &mut batch))?;
+    for (place, slot) in &layer.rows {
+        if slot.is_gone() {
+            batch.delete(place);
+        } else if slot.whole {
+            batch.put(place, &slot.cell);
+        } else {
+            batch.merge(place, &slot.cell);
+        }
+    }
+    write(db, batch)
+}
+
+/// Writes a batch, at once. What is not written yet when the process ends stands in checkpoints.
+///
+/// # Errors
+/// `Limit` if the disk is full; `Unavailable`.
+pub(super) fn write(db: &Db, batch: WriteBatch) -> Result<()> {
+    let mut options = WriteOptions::default();
+    options.disable_wal(true);
+    options.set_memtable_insert_hint_per_batch(true);
+    db.inner().write_opt(batch, &options).map_err(|error| of_rocksdb("cannot write rows", error))
+}
+
+/// Deletes what a clear covers.
+fn write_clear(db: &Db, clear: &[u8], batch: &mut WriteBatch) -> Result<()> {
+    let Some((group, cleared)) = read_clear(clear) else { return Ok(()) };
+    let span = Span::of_clear(group, &cleared);
+    let mut read = rocksdb::ReadOptions::default();
+    read.set_iterate_lower_bound(span.from.clone());
+    span.to.iter().for_each(|to| read.set_iterate_upper_bound(to.clone()));
+    let mut rows = db.inner().raw_iterator_opt(read);
+    rows.seek_to_first();
+    let mut deletes = 0;
+    while let Some(place) = rows.key() {
+        let row = read_place(place).map(|(_, row)| row);
+        if cleared.key.is_some() || row.is_some_and(|row| row.namespace == cleared.namespace) {
+            batch.delete(place);
+            deletes += 1;
+        }
+        if deletes > MOST_DELETES
+            && cleared.key.is_some()
+            && let Some(to) = &span.to
+        {
+            batch.delete_range(&span.from, to);
+            break;
+        }
+        rows.next();
+    }
+    rows.status().map_err(|error| of_rocksdb("cannot read rows", error))
+}
