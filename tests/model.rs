@@ -1,4 +1,4 @@
-//! The log and the overlay, at any parallelism, against an ordered map: random writes, operands and clears, with rows that
+//! The log, RocksDB and the overlay, at any parallelism, against an ordered map: random writes, operands and clears, with rows that
 //! expire, seals with several parts per
 //! epoch and random bases, settling out of a pipeline, crashes, restores and rescales.
 //!
@@ -66,15 +66,15 @@ fn bases() -> impl Strategy<Value = u16> {
     prop_oneof![4 => Just(0), 2 => 0u16..1 << GROUPS, 1 => Just(u16::MAX)]
 }
 
-fn config() -> ProptestConfig {
+fn config(cases: u32) -> ProptestConfig {
     let widened = std::env::vars().any(|(name, _)| name.starts_with("PROPTEST_"));
     let rng_seed = if widened { ProptestConfig::default().rng_seed } else { RngSeed::Fixed(1) };
-    let cases = if widened { ProptestConfig::default().cases } else { 128 };
+    let cases = if widened { ProptestConfig::default().cases } else { cases };
     ProptestConfig { cases, rng_seed, failure_persistence: None, max_shrink_iters: 2000, ..ProptestConfig::default() }
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(config(128))]
 
     #[test]
     fn f11_backends_agree_with_a_map(
@@ -82,11 +82,47 @@ proptest! {
         parallelism in 1u32..=8,
         steps in proptest::collection::vec(steps(), 1..150),
     ) {
-        let mut world = World::new(parallelism, on_heap);
+        let mut world = World::of_logs(parallelism, on_heap);
         for step in &steps {
             world.take(step);
         }
         world.take(&Step::Rescale(3));
         world.take(&Step::Crash(1));
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+mod rocksdb {
+    use std::cell::Cell;
+
+    use alluvium::backend::{RocksDb, RocksDbSettings};
+    use alluvium::memory::MemoryBudget;
+
+    use super::*;
+
+    proptest! {
+        // Each database takes a while to open.
+        #![proptest_config(config(24))]
+
+        #[test]
+        fn f11_rocksdb_agrees_with_a_map(
+            parallelism in 1u32..=3,
+            steps in proptest::collection::vec(steps(), 1..150),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) };
+            let rocksdb = RocksDb::new(settings).unwrap();
+            let made = Cell::new(0);
+            let make = move |groups| {
+                made.set(made.get() + 1);
+                rocksdb.backend(&made.get().to_string(), groups, MemoryBudget::new(u64::MAX)).unwrap()
+            };
+            let mut world = World::new(make, false, parallelism);
+            for step in &steps {
+                world.take(step);
+            }
+            world.take(&Step::Rescale(2));
+            world.take(&Step::Crash(1));
+        }
     }
 }

@@ -96,7 +96,7 @@ impl From<AnyStep> for Step {
 pub(crate) fn backend(data: &[u8]) -> Result<()> {
     let mut data = Unstructured::new(data);
     let Ok(parallelism) = data.int_in_range(1..=8) else { return Ok(()) };
-    let mut world = World::new(parallelism, parallelism % 2 == 0);
+    let mut world = World::of_logs(parallelism, parallelism % 2 == 0);
     for step in data.arbitrary_iter::<AnyStep>().into_iter().flatten().flatten().take(STEPS) {
         world.take(&step.into());
     }

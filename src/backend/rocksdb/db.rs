@@ -50,7 +50,7 @@ impl Db {
         let at = |error: Error| error.with("folder", folder.display());
         DB::destroy(&options, folder).map_err(|error| at(of_rocksdb("cannot empty the state folder", error)))?;
         std::fs::create_dir_all(folder).map_err(|error| at(of_disk("cannot make the state folder", error)))?;
-        let inner = DB::open_cf(&options, folder, [COLUMN_FAMILY])
+        let inner = DB::open_cf_with_opts(&options, folder, [(COLUMN_FAMILY, options.clone())])
             .map_err(|error| at(of_rocksdb("cannot open the state folder", error)))?;
         Ok(Self { inner, folder: Folder(folder.to_owned()), options, meaning })
     }
