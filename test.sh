@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all. Needs a Rust toolchain and a C compiler; with python3 and npm the
-# tests of real object stores run too.
+# Installs what the tests need and runs them all. Needs a Rust toolchain, a C++ compiler and python3; with npm the tests
+# of all real object stores run too.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -8,8 +8,8 @@ if ! command -v cargo >/dev/null; then
   echo "a Rust toolchain is needed" >&2
   exit 1
 fi
-if ! command -v cc >/dev/null; then
-  echo "a C compiler is needed (Debian: apt-get install gcc)" >&2
+if ! command -v cc >/dev/null || ! command -v c++ >/dev/null; then
+  echo "a C and C++ compiler is needed (Debian: apt-get install g++)" >&2
   exit 1
 fi
 
@@ -17,5 +17,6 @@ if [ ! -f "${ALLUVIUM_DATA:-../shared/data}/cloud_benchmarks.csv.gz" ]; then
   echo "NOT TESTED: the real input is absent (set ALLUVIUM_DATA to its folder); the sample is tested"
 fi
 tests/stores/install.sh
+source tests/rocksdb/env.sh
 
-cargo test --locked
+cargo test --locked --features rocksdb

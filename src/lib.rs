@@ -27,6 +27,9 @@ pub mod time;
 pub mod tokio_runtime;
 
 pub use error::{Applied, Error, ErrorKind, Result};
+/// The RocksDB that this build has, for [`backend::RocksDb::tuned`].
+#[cfg(feature = "rocksdb")]
+pub use rocksdb;
 
 /// Keeps the README's example compiling and running.
 #[cfg(all(doctest, feature = "tokio-runtime"))]

@@ -6,6 +6,8 @@ use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::segment::{Cut, RowSource, Sealed, TableRules};
 use crate::time::Timestamp;
 
+#[cfg(feature = "rocksdb")]
+use super::RocksDbBackend;
 use super::{
     BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, SubRange, Write,
 };
@@ -18,6 +20,9 @@ pub enum AnyBackend {
     Log(LogBackend),
     /// Ordered maps over ordered maps.
     Overlay(OverlayBackend),
+    /// A RocksDB database.
+    #[cfg(feature = "rocksdb")]
+    RocksDb(Box<RocksDbBackend>),
 }
 
 impl From<LogBackend> for AnyBackend {
@@ -32,12 +37,21 @@ impl From<OverlayBackend> for AnyBackend {
     }
 }
 
+#[cfg(feature = "rocksdb")]
+impl From<RocksDbBackend> for AnyBackend {
+    fn from(backend: RocksDbBackend) -> Self {
+        Self::RocksDb(Box::new(backend))
+    }
+}
+
 /// Calls a method of whichever backend it is.
 macro_rules! each {
     ($any:expr, $backend:ident => $call:expr) => {
         match $any {
             AnyBackend::Log($backend) => $call,
             AnyBackend::Overlay($backend) => $call,
+            #[cfg(feature = "rocksdb")]
+            AnyBackend::RocksDb($backend) => $call,
         }
     };
 }

@@ -8,6 +8,8 @@ mod clock;
 mod keys;
 mod offline;
 mod print;
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
 mod run;
 
 use std::process::ExitCode;

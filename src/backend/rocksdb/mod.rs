@@ -106,6 +106,15 @@ impl RocksDbBackend {
         })
     }
 
+    /// Returns a number that RocksDB knows of the database by this name, such as `rocksdb.live-sst-files-size`; `None` if
+    /// it knows none.
+    ///
+    /// # Errors
+    /// `Unavailable` if it cannot tell.
+    pub fn property(&self, name: &str) -> Result<Option<u64>> {
+        self.db.inner().property_int_value(name).map_err(|error| db::of_rocksdb("cannot read a property", error))
+    }
+
     fn check_owns(&self, group: KeyGroup) -> Result<()> {
         if self.groups.contains(group) {
             return Ok(());

@@ -61,7 +61,10 @@ pub struct RocksDb {
     settings: Arc<RocksDbSettings>,
     cache: Cache,
     memtables: WriteBufferManager,
+    tune: Option<Arc<Tune>>,
 }
+
+type Tune = dyn Fn(&mut Options) + Send + Sync;
 
 impl std::fmt::Debug for RocksDb {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -83,7 +86,15 @@ impl RocksDb {
         let cache = Cache::new_lru_cache(settings.memory_bytes);
         let memtables =
             WriteBufferManager::new_write_buffer_manager_with_cache(settings.memory_bytes / 2, false, cache.clone());
-        Ok(Self { settings: Arc::new(settings), cache, memtables })
+        Ok(Self { settings: Arc::new(settings), cache, memtables, tune: None })
+    }
+
+    /// Lets `tune` change the options of each database before it is opened, whatever they are. The merge operator and
+    /// the compaction filter factory must stay.
+    #[must_use]
+    pub fn tuned(mut self, tune: impl Fn(&mut Options) + Send + Sync + 'static) -> Self {
+        self.tune = Some(Arc::new(tune));
+        self
     }
 
     /// Returns a backend that owns `groups`, without rows, in the folder `name`, and charges `budget` for what no
@@ -141,6 +152,7 @@ impl RocksDb {
             move |place, older, newer| merge(&partial, place, older, newer, Below::Unknown),
         );
         options.set_compaction_filter_factory(Expiry(Arc::clone(meaning)));
+        self.tune.iter().for_each(|tune| tune(&mut options));
         options
     }
 

@@ -180,7 +180,7 @@ struct Defaults {
 impl Suite {
     fn defaults(self) -> Defaults {
         let (zipf, hotspot) = (Distribution::Zipf(0.99), Distribution::Hotspot { keys: 0.1, share: 0.9 });
-        let (native, all) = (vec![BackendKind::Log], vec![BackendKind::Log, BackendKind::Overlay]);
+        let (native, all) = (vec![BackendKind::Log], BackendKind::value_variants().to_vec());
         let [low, middle, high] = [0.01, 0.1, 1.0].map(Fraction);
         match self {
             Self::Quick => Defaults {
@@ -288,7 +288,7 @@ mod tests {
     fn wrong_usage_ends_with_2() {
         for flags in [
             ["--strategy", "changelog"],
-            ["--backend", "rocksdb"],
+            ["--backend", "heap"],
             ["--suite", "huge"],
             ["--html", "x.html"],
             ["--keys", "0"],

@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+#[cfg(feature = "rocksdb")]
+use alluvium::backend::RocksDbBackend;
 use alluvium::backend::{LogBackend, OverlayBackend, StateBackend};
 use alluvium::id::{Epoch, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec};
@@ -34,14 +36,18 @@ use super::pace::{Pace, percentiles};
 use super::report::{CellReport, Paced, Requests, Rescale, Restore, Rss, micros, millis, rounded};
 use super::workload::{Records, Routing, Share, Workload};
 use crate::cli::clock;
+#[cfg(feature = "rocksdb")]
+use crate::cli::rocksdb::{Databases, RocksDbArgs};
 use crate::cli::run::{BackendKind, Strategy};
 
 /// Measures the steps of `spec` above, in a new job in the store at `url`.
 pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<CellReport> {
     let store = open(url, runtime)?;
     match spec.backend {
-        BackendKind::Log => Cell { spec, store, runtime, make: LogBackend::new }.measure(),
-        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay }.measure(),
+        BackendKind::Log => Cell { spec, store, runtime, make: log() }.measure(),
+        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay() }.measure(),
+        #[cfg(feature = "rocksdb")]
+        BackendKind::RocksDb => Cell { spec, store, runtime, make: rocksdb()? }.measure(),
     }
 }
 
@@ -49,13 +55,28 @@ pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<C
 pub(super) fn measure_paced(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<Paced> {
     let store = open(url, runtime)?;
     match spec.backend {
-        BackendKind::Log => Cell { spec, store, runtime, make: LogBackend::new }.measure_paced(),
-        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay }.measure_paced(),
+        BackendKind::Log => Cell { spec, store, runtime, make: log() }.measure_paced(),
+        BackendKind::Overlay => Cell { spec, store, runtime, make: overlay() }.measure_paced(),
+        #[cfg(feature = "rocksdb")]
+        BackendKind::RocksDb => Cell { spec, store, runtime, make: rocksdb()? }.measure_paced(),
     }
 }
 
-fn overlay(groups: KeyGroupSet, _partitioner: Partitioner, budget: MemoryBudget) -> OverlayBackend {
-    OverlayBackend::new(groups, budget)
+/// Makes a backend without groups.
+type Make<B> = Box<dyn Fn(Partitioner, MemoryBudget) -> Result<B> + Sync>;
+
+fn log() -> Make<LogBackend> {
+    Box::new(|partitioner, budget| Ok(LogBackend::new(KeyGroupSet::empty(), partitioner, budget)))
+}
+
+fn overlay() -> Make<OverlayBackend> {
+    Box::new(|_, budget| Ok(OverlayBackend::new(KeyGroupSet::empty(), budget)))
+}
+
+#[cfg(feature = "rocksdb")]
+fn rocksdb() -> Result<Make<RocksDbBackend>> {
+    let databases = Databases::open(&RocksDbArgs::default())?;
+    Ok(Box::new(move |_, budget| databases.backend(budget)))
 }
 
 fn open(url: &str, runtime: &Runtime) -> Result<Store> {
@@ -67,7 +88,7 @@ pub(super) struct Cell<'a, B> {
     pub(super) spec: &'a CellSpec,
     store: Store,
     runtime: &'a Runtime,
-    make: fn(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    make: Make<B>,
 }
 
 /// What writing and checkpointing showed.
@@ -161,7 +182,8 @@ impl<B: StateBackend> Cell<'_, B> {
         let workloads: Vec<_> = workloads.map(|(share, at)| Workload::new(share, self.spec, at)).collect();
         let mut lanes = Vec::new();
         for (seat, workload) in job.take_seats().into_iter().zip(workloads) {
-            let task = self.runtime.block_on(seat.restore(self.make))?;
+            let backend = (self.make)(job.partitioner(), job.budget().clone())?;
+            let task = self.runtime.block_on(seat.restore(|_, _, _| backend))?;
             lanes.push(Lane::new(task, self.routing(), workload, memory.clone())?);
         }
         Ok((job, memory, lanes))
@@ -264,7 +286,11 @@ impl<B: StateBackend> Cell<'_, B> {
         let mut work: Vec<_> = seats.into_iter().zip(rows).zip(shares).map(Some).collect();
         let readbacks = on_threads(&mut work, |work| {
             let ((seat, rows), mut share) = work.take().ok_or_else(|| Error::usage("work was taken twice"))?;
-            read_back(|| seat.start(&*rows, self.make), self.routing(), &mut share, added)
+            let start = || {
+                let backend = (self.make)(job.partitioner(), job.budget().clone())?;
+                seat.start(&*rows, |_, _, _| backend)
+            };
+            read_back(start, self.routing(), &mut share, added)
         })?;
         let last = |of: fn(&Readback) -> Duration| readbacks.iter().map(of).max().unwrap_or_default();
         let records = readbacks.iter().map(|readback| readback.rows).sum();

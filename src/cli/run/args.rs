@@ -11,6 +11,8 @@ use super::aggregate::Aggregate;
 use super::program::{Emit, OnBadRecord};
 use super::source::{Format, Input};
 use super::window::WindowSize;
+#[cfg(feature = "rocksdb")]
+use crate::cli::rocksdb::RocksDbArgs;
 
 /// Aggregates a stream of records by key, with checkpoints.
 ///
@@ -60,6 +62,9 @@ pub(crate) struct RunArgs {
     /// Where a subtask keeps its state
     #[arg(long, value_enum, default_value_t = BackendKind::Log)]
     pub(crate) backend: BackendKind,
+    #[cfg(feature = "rocksdb")]
+    #[command(flatten)]
+    pub(crate) rocksdb: RocksDbArgs,
     /// What a checkpoint writes
     #[arg(long, value_enum, default_value_t = Strategy::Incremental)]
     pub(crate) strategy: Strategy,
@@ -117,6 +122,10 @@ pub(crate) enum BackendKind {
     Log,
     /// Ordered maps in memory: small and slow, for comparison
     Overlay,
+    /// RocksDB: state far larger than memory
+    #[cfg(feature = "rocksdb")]
+    #[value(name = "rocksdb")]
+    RocksDb,
 }
 
 /// The snapshot strategies of this build.
@@ -167,7 +176,7 @@ mod tests {
     fn wrong_usage_ends_with_2() {
         for (extra, kind) in [
             ("--strategy changelog", ErrorKind::InvalidValue),
-            ("--backend rocksdb", ErrorKind::InvalidValue),
+            ("--backend heap", ErrorKind::InvalidValue),
             ("--format parquet", ErrorKind::InvalidValue),
             ("--interval adaptive", ErrorKind::ValueValidation),
             ("--interval 0s", ErrorKind::ValueValidation),

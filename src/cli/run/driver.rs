@@ -12,6 +12,7 @@ use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::id::{OperatorId, Seq};
+use alluvium::key_group::KeyGroupSet;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
 use alluvium::manifest::{Manifest, Opaque, OpaqueRole};
 use alluvium::store::Store;
@@ -32,6 +33,8 @@ use super::sink::{FileSink, check_folder};
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
 use super::subtask::{Finished, ToSubtask, Worker};
+#[cfg(feature = "rocksdb")]
+use crate::cli::rocksdb::Databases;
 use crate::cli::{clock, print};
 
 const SOURCE: OperatorId = OperatorId(1);
@@ -58,9 +61,19 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
     serve_metrics(args, &runtime)?;
+    #[cfg(feature = "rocksdb")]
+    let databases = (args.backend == BackendKind::RocksDb).then(|| Databases::open(&args.rocksdb)).transpose()?;
     let started = clock::now();
     let (job, source) = runtime.block_on(open(args, &program))?;
-    let run = Run { args, program: &program, job, handle: runtime.handle().clone(), gone: Notify::new() };
+    let run = Run {
+        args,
+        program: &program,
+        job,
+        handle: runtime.handle().clone(),
+        gone: Notify::new(),
+        #[cfg(feature = "rocksdb")]
+        databases,
+    };
     let (job, mut report, rows, end) = run.process(source)?;
     report.elapsed_s = started.elapsed().as_secs_f64();
     if end != End::Stopped {
@@ -179,6 +192,8 @@ struct Run<'a> {
     handle: Handle,
     /// Rung when a thread downstream of the reader ends.
     gone: Notify,
+    #[cfg(feature = "rocksdb")]
+    databases: Option<Databases>,
 }
 
 /// Rings when it is dropped, be it because a thread failed.
@@ -274,11 +289,23 @@ impl Run<'_> {
 
     fn task(&self, seat: Seat) -> Result<Task<AnyBackend>> {
         let rows = self.handle.block_on(seat.fetch())?;
-        let make = |groups, partitioner, budget| match self.args.backend {
-            BackendKind::Log => AnyBackend::Log(LogBackend::new(groups, partitioner, budget)),
-            BackendKind::Overlay => AnyBackend::Overlay(OverlayBackend::new(groups, budget)),
-        };
-        seat.start(&*rows, make)
+        let backend = self.backend(&seat)?;
+        seat.start(&*rows, |_, _, _| backend)
+    }
+
+    fn backend(&self, seat: &Seat) -> Result<AnyBackend> {
+        let (groups, budget) = (KeyGroupSet::empty(), self.job.budget().clone());
+        // Only the aggregation has rows to keep.
+        let kind = if seat.operator() == AGGREGATE { self.args.backend } else { BackendKind::Log };
+        Ok(match kind {
+            BackendKind::Log => LogBackend::new(groups, seat.partitioner(), budget).into(),
+            BackendKind::Overlay => OverlayBackend::new(groups, budget).into(),
+            #[cfg(feature = "rocksdb")]
+            BackendKind::RocksDb => match &self.databases {
+                Some(databases) => databases.backend(budget)?.into(),
+                None => return Err(Error::usage("no databases were opened")),
+            },
+        })
     }
 
     /// Waits for all threads. If several failed, the one that did not fail because of another says why.

@@ -1,0 +1,78 @@
+# To be sourced: builds RocksDB, the C++ library, below the cargo target folder, and tells cargo where it is. Does nothing
+# where that was done before.
+#
+# The crate `librocksdb-sys` would build it too, file by file, in six times the time: half of its 340 files' work is
+# reading the same headers. Here a few files include all others. Both ways give the same library.
+#
+# The crate reads RocksDB's header with libclang, which is taken from PyPI where the system has none.
+
+rocksdb_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+rocksdb_folder="${CARGO_TARGET_DIR:-$rocksdb_root/target}/rocksdb"
+mkdir -p "$rocksdb_folder"
+rocksdb_folder=$(cd "$rocksdb_folder" && pwd)
+
+# crate NAME: the folder of a dependency's sources.
+rocksdb_crate() {
+  cargo metadata --locked --format-version 1 --features rocksdb --manifest-path "$rocksdb_root/Cargo.toml" |
+    grep -o '"manifest_path":"[^"]*/'"$1"'-[0-9][^"]*"' | head -n 1 | sed 's/^"manifest_path":"//; s/\/Cargo.toml"$//'
+}
+
+rocksdb_libclang() {
+  [ -n "${LIBCLANG_PATH:-}" ] && return
+  if compgen -G "/usr/lib/llvm-*/lib/libclang*.so*" | grep -qv cpp || ldconfig -p 2>/dev/null | grep -q 'libclang[-.0-9]*\.so'; then
+    return
+  fi
+  if [ ! -f "$rocksdb_folder/libclang/installed" ]; then
+    echo "installing libclang from PyPI"
+    rm -rf "$rocksdb_folder/libclang"
+    python3 -m venv "$rocksdb_folder/libclang"
+    "$rocksdb_folder/libclang/bin/pip" install --quiet --disable-pip-version-check libclang==18.1.1
+    touch "$rocksdb_folder/libclang/installed"
+  fi
+  LIBCLANG_PATH=$(dirname "$(compgen -G "$rocksdb_folder/libclang/lib/python3*/site-packages/clang/native/libclang.so")")
+  # What it lacks of a compiler's own headers, the C compiler has.
+  BINDGEN_EXTRA_CLANG_ARGS="-I$(cc -print-file-name=include)"
+  export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
+}
+
+rocksdb_library() {
+  local sources=$1 folder=$2 parts=8 part files
+  echo "building RocksDB, once: some minutes"
+  rm -rf "$folder"
+  mkdir -p "$folder"
+  # The list is one file a line; the version is in a file of the crate's own.
+  files=$(grep -o '[^ ]*\.cc' "$sources/rocksdb_lib_sources.txt" | sed 's#^util/build_version.cc$#build_version.cc#')
+  local of_part=$(( ($(wc -l <<<"$files") + parts - 1) / parts ))
+  split -d -l "$of_part" --additional-suffix=.list - "$folder/part" <<<"$files"
+  for part in "$folder"/part*.list; do
+    sed 's/.*/#include "&"/' "$part" >"${part%.list}.cc"
+  done
+  local flags=(
+    -O2 -fPIC -ffunction-sections -fdata-sections -std=c++20 -include cstdint -w
+    -I "$sources/rocksdb/include" -I "$sources/rocksdb" -I "$sources"
+    -I "$(rocksdb_crate zstd-sys)/zstd/lib" -I "$(rocksdb_crate lz4-sys)/liblz4/lib"
+    -DLZ4=1 -DZSTD=1 -DNDEBUG=1 -DHAVE_ALIGNED_NEW -DHAVE_UINT128_EXTENSION -DOS_LINUX -DROCKSDB_PLATFORM_POSIX
+    -DROCKSDB_LIB_IO_POSIX -DROCKSDB_SCHED_GETCPU_PRESENT -DROCKSDB_AUXV_GETAUXVAL_PRESENT -DROCKSDB_FALLOCATE_PRESENT
+    -DROCKSDB_RANGESYNC_PRESENT
+  )
+  printf '%s\0' "$folder"/part*.cc |
+    xargs -0 -P "$(nproc)" -I{} "${CXX:-c++}" "${flags[@]}" -c {} -o {}.o
+  ar rcs "$folder/librocksdb.a" "$folder"/part*.o
+  rm "$folder"/part*
+}
+
+rocksdb_env() {
+  local sources folder
+  rocksdb_libclang
+  # Elsewhere the crate knows best.
+  [ "$(uname -s)" = Linux ] || return 0
+  command -v "${CXX:-c++}" >/dev/null || { echo "a C++ compiler is needed (Debian: apt-get install g++)" >&2; return 1; }
+  sources=$(rocksdb_crate librocksdb-sys)
+  [ -n "$sources" ] || { echo "cannot find the sources of librocksdb-sys" >&2; return 1; }
+  folder="$rocksdb_folder/$(basename "$sources")"
+  # The archive is made last, so half a build is none.
+  [ -f "$folder/librocksdb.a" ] || rocksdb_library "$sources" "$folder"
+  export ROCKSDB_LIB_DIR="$folder" ROCKSDB_STATIC=1
+}
+
+rocksdb_env
