@@ -35,7 +35,8 @@ fn a_backend_chosen_at_run_time_conforms() {
 #[test]
 fn rocksdb_conforms() {
     let folder = tempfile::tempdir().unwrap();
-    let rocksdb = RocksDb::new(RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) }).unwrap();
+    let rocksdb =
+        RocksDb::new(RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) }).unwrap();
     let made = Cell::new(0);
     run(|groups| {
         made.set(made.get() + 1);

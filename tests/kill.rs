@@ -65,6 +65,19 @@ fn d01_the_output_survives_kills() {
     assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
 }
 
+/// In RocksDB, whose folder the next run takes over from the killed one.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn d01_the_output_survives_kills_with_rocksdb() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let output = bench.path("out.csv");
+    let backend = format!("--backend rocksdb --rocksdb-memory 16MiB --state-dir {}", bench.path("rocksdb").display());
+    survive(&bench, &KEYED, &input, &backend, &output.display().to_string());
+    assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+}
+
 #[test]
 fn b11_closed_windows_are_published_exactly_once_under_kills() {
     let bench = Bench::new();

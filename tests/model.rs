@@ -110,7 +110,10 @@ mod rocksdb {
             steps in proptest::collection::vec(steps(), 1..150),
         ) {
             let folder = tempfile::tempdir().unwrap();
-            let settings = RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) };
+            // Small enough to be flushed and compacted.
+            let options = [("write_buffer_size", "65536"), ("level0_file_num_compaction_trigger", "2")];
+            let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+            let settings = RocksDbSettings { memory_bytes: 16 << 20, options, ..RocksDbSettings::new(folder.path()) };
             let rocksdb = RocksDb::new(settings).unwrap();
             let made = Cell::new(0);
             let make = move |groups| {

@@ -58,6 +58,54 @@ fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "1s");
 }
 
+/// A checkpoint is of no backend: each goes on where another stopped.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn a_job_moves_between_backends_and_ends_with_the_same_bytes() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv);
+    for spec in [WINDOWED, DISTINCT] {
+        let answer = expected(csv.as_bytes(), &spec);
+        let output = bench.path("out.csv");
+        let args = |extra: &str| {
+            let mut args =
+                words(&format!("run --store {} --job j --json --interval 20ms {extra}", bench.store("state")));
+            args.extend(["--input".into(), input.display().to_string()]);
+            args.extend(["--output".into(), output.display().to_string()]);
+            args.extend(spec.flags());
+            args
+        };
+        for (limit, parallelism, backend) in
+            [(500, 3, "rocksdb"), (1200, 2, "log"), (1201, 1, "rocksdb"), (2300, 2, "rocksdb"), (2400, 1, "overlay")]
+        {
+            let fresh = if limit == 500 { "--fresh" } else { "" };
+            let extra = format!("--limit {limit} --parallelism {parallelism} --backend {backend} {fresh}");
+            assert_eq!(json(&run(args(&extra)))["records"], limit);
+        }
+        json(&run(args("--parallelism 3 --backend rocksdb")));
+        assert!(fs::read_to_string(&output).unwrap() == answer.output, "other bytes");
+    }
+}
+
+#[cfg(feature = "rocksdb")]
+#[test]
+fn rocksdb_refuses_bad_settings() {
+    let bench = Bench::new();
+    let input = bench.write("sample.csv", sample::sample());
+    let args = |extra: &str| {
+        let mut args = words(&format!("run --store {} --job j --backend rocksdb {extra}", bench.store("state")));
+        args.extend(["--input".into(), input.display().to_string()]);
+        args.extend(KEYED.flags());
+        args
+    };
+    fails(&run(args("--rocksdb-memory 1KiB")), "config");
+    let error = fails(&run(args("--rocksdb-option write_buffer_size=many")), "config");
+    assert!(error.contains("option"), "{error}");
+    let output = run(args("--rocksdb-option nonsense"));
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}
+
 #[test]
 fn a_job_in_pieces_ends_with_the_same_bytes() {
     let bench = Bench::new();

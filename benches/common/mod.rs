@@ -1,4 +1,6 @@
 //! Keys and backends that several benches use.
+#![allow(clippy::allow_attributes, reason = "an expectation would fail in the benches that it does not apply to")]
+#![allow(dead_code, reason = "each bench uses its part")]
 
 use alluvium::backend::{LogBackend, StateBackend};
 use alluvium::id::{Epoch, Part};

@@ -41,7 +41,12 @@ impl Plain {
     fn open(folder: &Path, options: &Options) -> Self {
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Self { db: DB::open(options, folder.join("db")).unwrap(), write, folder: folder.to_owned(), files: BTreeMap::new() }
+        Self {
+            db: DB::open(options, folder.join("db")).unwrap(),
+            write,
+            folder: folder.to_owned(),
+            files: BTreeMap::new(),
+        }
     }
 
     fn update(&self, number: u64, round: u64) {

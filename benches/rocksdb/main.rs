@@ -6,7 +6,12 @@
 //! ```
 //!
 //! 16-byte keys in random order, 100-byte values of which half is random.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, clippy::print_stdout, reason = "a benchmark prints and panics")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a benchmark prints and panics"
+)]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 mod beside;

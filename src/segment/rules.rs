@@ -308,11 +308,15 @@ impl Rules {
         self.processing_time = self.processing_time.max(processing_time);
     }
 
-    /// Moves both times back to those of `other`, where they are later.
+    /// Returns these rules at the earliest times of `others`; at no time, when nothing has expired, if there are none.
     #[cfg(feature = "rocksdb")]
-    pub(crate) fn no_later_than(&mut self, other: &Self) {
-        self.event_time = self.event_time.min(other.event_time);
-        self.processing_time = self.processing_time.min(other.processing_time);
+    pub(crate) fn at_earliest<'a>(&self, others: impl Iterator<Item = &'a Self> + Clone) -> Self {
+        let earliest = |time: fn(&Self) -> Timestamp| others.clone().map(time).min().unwrap_or(Timestamp::MIN);
+        Self {
+            event_time: earliest(|rules| rules.event_time),
+            processing_time: earliest(|rules| rules.processing_time),
+            ..self.clone()
+        }
     }
 
     /// Returns the rules of a table that were set.

@@ -200,14 +200,18 @@ mod tests {
             let cell = cell(routing, pieces);
             assert_eq!(pieces_of([cell.as_slice()]).unwrap(), *pieces);
             let read = Cell::read(&cell).unwrap();
-            assert_eq!((read.routing, read.payload_bytes()), (routing, pieces.iter().map(|p| p.bytes.len() as u64).sum()));
+            assert_eq!(
+                (read.routing, read.payload_bytes()),
+                (routing, pieces.iter().map(|p| p.bytes.len() as u64).sum())
+            );
         }
         assert_eq!(cell(None, &[piece(b"plain", 1, None)]), b"\x02plain");
     }
 
     #[test]
     fn cells_join_in_order_under_the_newest_hash() {
-        let (a, b) = (cell(Some(1), &[piece(b"a", 1, None)]), cell(Some(2), &[piece(b"b", 1, Some(3)), piece(b"c", 1, None)]));
+        let (a, b) =
+            (cell(Some(1), &[piece(b"a", 1, None)]), cell(Some(2), &[piece(b"b", 1, Some(3)), piece(b"c", 1, None)]));
         let all = joined([a.as_slice(), &b]).unwrap();
         assert_eq!(Cell::read(&all).unwrap().routing, Some(2));
         assert_eq!(pieces_of([all.as_slice()]).unwrap(), pieces_of([a.as_slice(), &b]).unwrap());

@@ -48,8 +48,12 @@ impl Db {
     /// `Config` if the folder is in use; `Denied`, `Limit` or `Unavailable` from the disk.
     pub(super) fn create(folder: &Path, options: Options, meaning: Arc<Meaning>) -> Result<Self> {
         let at = |error: Error| error.with("folder", folder.display());
+        let made = std::fs::create_dir_all(folder);
+        made.map_err(|error| at(of_disk("cannot make the state folder", error)))?;
         DB::destroy(&options, folder).map_err(|error| at(of_rocksdb("cannot empty the state folder", error)))?;
-        std::fs::create_dir_all(folder).map_err(|error| at(of_disk("cannot make the state folder", error)))?;
+        // Emptying has removed it.
+        let made = std::fs::create_dir_all(folder);
+        made.map_err(|error| at(of_disk("cannot make the state folder", error)))?;
         let inner = DB::open_cf_with_opts(&options, folder, [(COLUMN_FAMILY, options.clone())])
             .map_err(|error| at(of_rocksdb("cannot open the state folder", error)))?;
         Ok(Self { inner, folder: Folder(folder.to_owned()), options, meaning })
@@ -68,7 +72,9 @@ impl Db {
 #[derive(Debug, Default)]
 pub(super) struct Meaning {
     rules: RwLock<Rules>,
-    views: Mutex<Vec<Weak<View>>>,
+    /// The rules of views that somebody still reads. Not the views: whoever holds one may be the last that does, and a
+    /// thread of RocksDB's must not be the one that closes it.
+    views: Mutex<Vec<Weak<Rules>>>,
 }
 
 impl Meaning {
@@ -79,16 +85,18 @@ impl Meaning {
     /// Returns the rules at the time of the oldest view that somebody still reads: what has expired by then is seen
     /// by nobody.
     pub(super) fn at_horizon(&self) -> Rules {
-        let mut rules = self.rules.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        views.iter().filter_map(Weak::upgrade).for_each(|view| rules.no_later_than(&view.rules));
-        rules
+        let views: Vec<_> = {
+            let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
+            views.iter().filter_map(Weak::upgrade).collect()
+        };
+        let rules = self.rules.read().unwrap_or_else(PoisonError::into_inner);
+        rules.at_earliest(views.iter().map(Arc::as_ref))
     }
 
-    fn note(&self, view: &Arc<View>) {
+    fn note(&self, rules: &Arc<Rules>) {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
-        views.retain(|view| view.strong_count() > 0);
-        views.push(Arc::downgrade(view));
+        views.retain(|rules| rules.strong_count() > 0);
+        views.push(Arc::downgrade(rules));
     }
 }
 
@@ -107,7 +115,7 @@ pub(super) struct View {
     /// How many layers it has in it.
     pub(super) layers: u64,
     /// The rules at the time of the last of them.
-    rules: Rules,
+    _rules: Arc<Rules>,
 }
 
 impl fmt::Debug for View {
@@ -122,9 +130,9 @@ impl View {
         let pinned = Pinned::new(Arc::clone(db), |db| db.inner.snapshot());
         let mut read = ReadOptions::default();
         read.set_snapshot(pinned.borrow_dependent());
-        let view = Arc::new(Self { read, pinned, layers, rules });
-        db.meaning.note(&view);
-        view
+        let rules = Arc::new(rules);
+        db.meaning.note(&rules);
+        Arc::new(Self { read, pinned, layers, _rules: rules })
     }
 
     fn db(&self) -> &DB {
@@ -170,8 +178,12 @@ pub(super) fn of_rocksdb(message: &str, error: rocksdb::Error) -> Error {
     let has = |part: &str| text.contains(part);
     let new = match error.kind() {
         Kind::Corruption => Error::corrupt(message),
-        Kind::IOError if has("lock") => Error::config(format!("{message}: somebody else uses it")),
-        Kind::IOError if has("No space left") => Error::limit(format!("{message}: the disk is full")),
+        Kind::IOError if has("lock hold by current process") || has("Resource temporarily unavailable") => {
+            Error::config(format!("{message}: somebody else uses it"))
+        }
+        Kind::IOError if has("No space left") || has("Disk quota") => {
+            Error::limit(format!("{message}: the disk is full"))
+        }
         Kind::IOError if has("Permission denied") => Error::denied(message),
         Kind::IOError if has("No such file") => Error::corrupt(format!("{message}: a file is gone")),
         Kind::InvalidArgument | Kind::NotSupported => Error::config(message),

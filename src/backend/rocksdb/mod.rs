@@ -23,6 +23,8 @@ mod rows;
 mod settings;
 mod slot;
 mod stack;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::VecDeque;
@@ -48,7 +50,9 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Below, Cut, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::segment::{
+    Below, Cut, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+};
 use crate::time::Timestamp;
 
 pub use settings::{RocksDb, RocksDbSettings};

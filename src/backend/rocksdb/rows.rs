@@ -17,7 +17,13 @@ use crate::segment::{Below, OwnedPiece, Rules, TableRules};
 /// Returns the cell that `older` and operands make; what the table's operator cannot merge stays side by side.
 ///
 /// RocksDB drops a database to read-only if a merge fails: so none does, unless a cell is damaged.
-pub(super) fn merge(meaning: &Meaning, place: &[u8], older: Option<&[u8]>, newer: &MergeOperands, below: Below) -> Option<Vec<u8>> {
+pub(super) fn merge(
+    meaning: &Meaning,
+    place: &[u8],
+    older: Option<&[u8]>,
+    newer: &MergeOperands,
+    below: Below,
+) -> Option<Vec<u8>> {
     let cells = joined(older.into_iter().chain(newer)).ok()?;
     let rules = meaning.at_horizon();
     // An operator of the user's that panics must not unwind into RocksDB.
@@ -72,7 +78,11 @@ impl CompactionFilter for Expired {
         let (mut living, mut dead) = (0usize, 0usize);
         let read = Cell::read(cell).and_then(|cell| {
             cell.pieces(|piece| {
-                if table.expired(piece.stamp, now) { dead += 1 } else { living += 1 }
+                if table.expired(piece.stamp, now) {
+                    dead += 1
+                } else {
+                    living += 1
+                }
                 Ok(())
             })
         });

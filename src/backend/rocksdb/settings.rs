@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rocksdb::statistics::StatsLevel;
-use rocksdb::{
-    BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, LogLevel, Options, WriteBufferManager,
-};
+use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, LogLevel, Options, WriteBufferManager};
 
 use super::RocksDbBackend;
 use super::db::{Db, Meaning, of_rocksdb};
@@ -107,8 +105,7 @@ impl RocksDb {
         let meaning = Arc::new(Meaning::default());
         let folder = self.settings.directory.join(name);
         let db = Db::create(&folder, self.options(&meaning), meaning)?;
-        let pairs: Vec<_> =
-            self.settings.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let pairs: Vec<_> = self.settings.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         if !pairs.is_empty() {
             let set = db.inner().set_options(&pairs);
             set.map_err(|error| of_rocksdb("RocksDB refuses an option", error))?;

@@ -1,0 +1,192 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::error::ErrorKind;
+use crate::id::Part;
+use crate::key_group::Partitioner;
+use crate::segment::{Append, Fold, RowBatch, Ttl};
+
+const P: Partitioner = Partitioner::Range { seed: 5 };
+const T: TableId = TableId(1);
+const GROUPS: u16 = 4;
+
+fn rocksdb(folder: &Path) -> RocksDb {
+    RocksDb::new(RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder) }).unwrap()
+}
+
+fn backend(folder: &Path) -> RocksDbBackend {
+    rocksdb(folder).backend("b", KeyGroupSet::all(GROUPS), MemoryBudget::new(u64::MAX)).unwrap()
+}
+
+fn write(backend: &mut RocksDbBackend, key: &str, sub: &str, write: Write<'_>) -> Result<()> {
+    let key = P.locate(key.as_bytes(), 0, GROUPS);
+    backend.write(RowRef { table: T, key: &key, namespace: b"", sub: sub.as_bytes() }, write)
+}
+
+fn read(backend: &mut RocksDbBackend, key: &str) -> Result<Option<Vec<u8>>> {
+    let key = P.locate(key.as_bytes(), 0, GROUPS);
+    backend.read(RowRef { table: T, key: &key, namespace: b"", sub: b"" }, |value| value.map(<[u8]>::to_vec))
+}
+
+/// Seals at this processing time, and waits until RocksDB has it.
+fn seal(backend: &mut RocksDbBackend, epoch: u64, millis: i64, bases: &KeyGroupSet) -> Sealed {
+    let (event_time, processing_time) = (Timestamp::MIN, Timestamp::from_millis(millis));
+    let sealed = backend.seal(Cut { epoch: Epoch(epoch), part: Part(0), event_time, processing_time }, bases).unwrap();
+    backend.drain().unwrap();
+    sealed
+}
+
+fn none() -> KeyGroupSet {
+    KeyGroupSet::empty()
+}
+
+/// Returns the cells that RocksDB has, after everything was compacted.
+fn compacted(backend: &RocksDbBackend) -> Vec<Vec<u8>> {
+    backend.db.inner().flush().unwrap();
+    let mut options = ::rocksdb::CompactOptions::default();
+    options.set_bottommost_level_compaction(::rocksdb::BottommostLevelCompaction::Force);
+    backend.db.inner().compact_range_opt(None::<&[u8]>, None::<&[u8]>, &options);
+    let rows = backend.db.inner().iterator(::rocksdb::IteratorMode::Start);
+    rows.map(|row| row.unwrap().1.to_vec()).collect()
+}
+
+fn rows(part: &SealedPart) -> Vec<Vec<u8>> {
+    let (mut rows, mut batch) = (Vec::new(), RowBatch::new());
+    for group in part.groups.iter() {
+        batch.clear();
+        part.rows.append_group(group, &mut batch).unwrap();
+        batch.fold(Fold::Base, &part.rules).unwrap();
+        rows.extend(batch.iter().map(|row| row.op.payload().to_vec()));
+    }
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn compaction_drops_what_has_expired_once_nobody_looks_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = backend(folder.path());
+    backend.define(T, TableRules { ttl: Some(Ttl { millis: 10, ..Ttl::default() }), ..TableRules::default() });
+    backend.advance(Timestamp::MIN, Timestamp::from_millis(100));
+    write(&mut backend, "old", "", Write::Put(b"old")).unwrap();
+    seal(&mut backend, 1, 100, &none());
+    backend.advance(Timestamp::MIN, Timestamp::from_millis(105));
+    write(&mut backend, "new", "", Write::Put(b"new")).unwrap();
+    let base = seal(&mut backend, 2, 105, &KeyGroupSet::all(GROUPS));
+    // The base was sealed when the old row was alive: its rows are read after that.
+    write(&mut backend, "later", "", Write::Put(b"later")).unwrap();
+    seal(&mut backend, 3, 112, &none());
+    assert_eq!(read(&mut backend, "old").unwrap(), None, "never returned, dropped or not");
+    assert_eq!(compacted(&backend).len(), 3);
+    assert_eq!(rows(&base.parts[0]), [b"new".to_vec(), b"old".to_vec()]);
+    drop(base);
+    assert_eq!(compacted(&backend).len(), 2);
+    assert_eq!(read(&mut backend, "new").unwrap().as_deref(), Some(b"new".as_slice()));
+}
+
+#[test]
+fn operands_of_many_checkpoints_become_one_value() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = backend(folder.path());
+    backend.define(T, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
+    for epoch in 1..=5 {
+        write(&mut backend, "k", "", Write::Merge(&[b'0' + u8::try_from(epoch).unwrap()])).unwrap();
+        seal(&mut backend, epoch, 0, &none());
+    }
+    assert_eq!(read(&mut backend, "k").unwrap().as_deref(), Some(b"12345".as_slice()));
+    assert_eq!(compacted(&backend), [b"\x0212345".to_vec()], "one plain piece");
+}
+
+#[test]
+fn an_append_to_a_stored_list_reads_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = backend(folder.path());
+    backend.define(T, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
+    write(&mut backend, "k", "", Write::Put(&[1; 100_000])).unwrap();
+    seal(&mut backend, 1, 0, &none());
+    compacted(&backend);
+    write(&mut backend, "k", "", Write::Merge(b"x")).unwrap();
+    let slot = backend.stack.active.rows.values().next().unwrap();
+    assert!(!slot.whole && slot.cell == b"\x02x");
+    let sealed = seal(&mut backend, 2, 0, &none());
+    assert_eq!(rows(&sealed.parts[0]), [b"x".to_vec()]);
+    assert_eq!(read(&mut backend, "k").unwrap().unwrap().len(), 100_001);
+}
+
+#[test]
+fn a_clear_of_many_rows_is_one_range_and_of_few_is_none() {
+    for (rows, ranges) in [(MOST_DELETES_IN_TEST - 1, 0), (MOST_DELETES_IN_TEST + 10, 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut backend = backend(folder.path());
+        for sub in 0..rows {
+            write(&mut backend, "k", &sub.to_string(), Write::Put(b"v")).unwrap();
+            write(&mut backend, "other", &sub.to_string(), Write::Put(b"v")).unwrap();
+        }
+        seal(&mut backend, 1, 0, &none());
+        let key = P.locate(b"k", 0, GROUPS);
+        backend.clear(T, Scope::Key(&key)).unwrap();
+        assert_eq!(backend.stats().rows, rows as u64);
+        assert_eq!(seal(&mut backend, 2, 0, &none()).dirty_rows, 1);
+        backend.db.inner().flush().unwrap();
+        let properties = backend.db.inner().property_value(properties::AGGREGATED_TABLE_PROPERTIES).unwrap().unwrap();
+        let deleted = properties.split("; ").find(|part| part.starts_with("# range deletions")).unwrap().to_owned();
+        assert_eq!(deleted, format!("# range deletions={ranges}"));
+        assert_eq!(compacted(&backend).len(), rows);
+    }
+}
+
+const MOST_DELETES_IN_TEST: usize = 64;
+
+/// Returns the files of RocksDB's in a folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files.filter(|path| path.extension().is_some_and(|e| e == "sst")).collect()
+}
+
+#[test]
+fn damaged_files_are_corrupt_and_the_folder_goes_with_the_backend() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stored = backend(folder.path());
+    (0..2000).for_each(|n: u32| write(&mut stored, &n.to_string(), "", Write::Put(&[7; 50])).unwrap());
+    let base = seal(&mut stored, 1, 0, &KeyGroupSet::all(GROUPS));
+    let mut loaded = rocksdb(folder.path()).backend("loaded", none(), MemoryBudget::new(u64::MAX)).unwrap();
+    loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap();
+    assert_eq!((loaded.stats().rows, loaded.stats().live_bytes), (2000, 2000 * 50 + 6890));
+    let place = folder.path().join("loaded");
+    let [file] = &files(&place)[..] else { panic!("{:?}", files(&place)) };
+    let mut bytes = fs::read(file).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[..middle].fill(0xee);
+    fs::write(file, bytes).unwrap();
+    let errors = (0..2000).filter_map(|n: u32| read(&mut loaded, &n.to_string()).err());
+    let kinds: Vec<_> = errors.map(|error| error.kind()).collect();
+    assert!(!kinds.is_empty() && kinds.iter().all(|kind| *kind == ErrorKind::Corrupt), "{kinds:?}");
+    // What was sealed is whole, whatever became of the files of others.
+    assert_eq!(rows(&base.parts[0]).len(), 2000);
+    drop(loaded);
+    assert!(!place.exists() || fs::read_dir(place).unwrap().count() == 0);
+}
+
+#[test]
+fn a_folder_in_use_and_options_that_do_not_parse_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut first = backend(folder.path());
+    write(&mut first, "k", "", Write::Put(b"v")).unwrap();
+    let budget = || MemoryBudget::new(u64::MAX);
+    let error = rocksdb(folder.path()).backend("b", none(), budget()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    seal(&mut first, 1, 0, &none());
+    assert_eq!(read(&mut first, "k").unwrap().as_deref(), Some(b"v".as_slice()), "nothing was lost");
+    for (name, value) in [("write_buffer_size", "many"), ("no_such_option", "1"), ("max_open_files", "7")] {
+        let options = vec![(name.to_owned(), value.to_owned())];
+        let settings = RocksDbSettings { options, ..RocksDbSettings::new(folder.path()) };
+        let error = RocksDb::new(settings).unwrap().backend(name, none(), budget()).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{name}: {error:?}");
+    }
+    let settings = RocksDbSettings { memory_bytes: 1 << 20, ..RocksDbSettings::new(folder.path()) };
+    assert_eq!(RocksDb::new(settings).unwrap_err().kind(), ErrorKind::Config);
+    fs::write(folder.path().join("file"), b"").unwrap();
+    let error = rocksdb(&folder.path().join("file")).backend("b", none(), budget()).unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Config), "{error:?}");
+}
