@@ -1,7 +1,7 @@
 # To be sourced: builds RocksDB, the C++ library, below the cargo target folder, and tells cargo where it is. Does nothing
 # where that was done before.
 #
-# The crate `librocksdb-sys` would build it too, file by file, in six times the time: half of its 340 files' work is
+# The crate `librocksdb-sys` would build it too, file by file, in several times the time: most of its 343 files' work is
 # reading the same headers. Here a few files include all others. Both ways give the same library.
 #
 # The crate reads RocksDB's header with libclang, which is taken from PyPI where the system has none.
