@@ -5,8 +5,8 @@ use super::{positive, sane};
 /// A change by this factor is looked for, either way.
 const CHANGE: f64 = 4.0;
 
-/// Log likelihood ratio at which a change is believed: a false alarm in some fifty failures.
-const BELIEVED: f64 = 4.0;
+/// Log likelihood ratio at which a change is believed: a false alarm in more than a hundred failures.
+const BELIEVED: f64 = 5.0;
 
 /// A time that is as good as never, s.
 const NEVER: f64 = 1e150;
@@ -79,7 +79,7 @@ pub struct FailurePrior {
 impl Default for FailurePrior {
     /// A failure a day, worth one failure of evidence, half forgotten in a week.
     fn default() -> Self {
-        Self { job_mtbf: 86_400.0, node_mtbf: f64::INFINITY, strength: 1.0, memory: 7.0 * 86_400.0 }
+        Self { job_mtbf: 86_400.0, node_mtbf: f64::INFINITY, strength: 3.0, memory: 7.0 * 86_400.0 }
     }
 }
 

@@ -44,6 +44,7 @@ pub struct LoadSample {
 #[derive(Debug, Clone)]
 pub struct Load {
     rate: Tracker,
+    /// Updates per record: unlike their rate it does not change while the job catches up.
     updates: Tracker,
     capacity: Ewma,
     quick: Ewma,
@@ -76,8 +77,8 @@ impl Load {
             return false;
         };
         let rate = received / dt;
-        let updates = sample.updates.and_then(sane).unwrap_or(processed) / dt;
-        if !(1e-6..1e7).contains(&dt) || rate > 1e15 || updates > 1e15 || processed / dt > 1e15 {
+        let updates = sample.updates.and_then(sane).unwrap_or(processed);
+        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > 1e15) {
             return false;
         }
         self.backlog = sane(sample.backlog).unwrap_or(self.backlog);
@@ -87,7 +88,8 @@ impl Load {
         self.peak = faded.max(self.quick.value().unwrap_or(rate));
         self.learn_capacity(dt, processed, sample.busy);
         let jumped = self.rate.update(dt, rate);
-        self.updates.update(dt, updates) || jumped
+        let per_record = positive(processed).is_some_and(|processed| self.updates.update(dt, updates / processed));
+        per_record || jumped
     }
 
     fn learn_capacity(&mut self, dt: f64, processed: f64, busy: Option<f64>) {
@@ -117,7 +119,7 @@ impl Load {
     /// Returns the smoothed rate of updates, per second.
     #[must_use]
     pub fn updates(&self) -> f64 {
-        self.updates.value().unwrap_or(0.0)
+        self.rate() * self.updates.value().unwrap_or(1.0)
     }
 
     /// Returns the highest rate at which records are processed, records/s (mu), if it was ever seen or told.

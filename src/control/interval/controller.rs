@@ -26,6 +26,9 @@ const STANDARD_ERRORS: f64 = 2.33;
 /// Checkpoints over which sizes and requests are averaged (half-life).
 const SIZES: f64 = 4.0;
 
+/// Share of the overhead that may be given for fewer checkpoints while the job catches up.
+const CATCH_UP_LOSS: f64 = 0.05;
+
 /// Part of the outage that reading a chain of deltas may take.
 const CHAIN_SHARE: f64 = 0.25;
 
@@ -231,6 +234,8 @@ impl Controller {
                     self.recovery.observe_outage(known, outage);
                 }
                 self.last_trigger = now;
+                // Nothing was seen during the outage: the next sample counts from here.
+                self.load_seen = now;
                 self.in_flight = false;
                 self.curve.end_epoch();
             }
@@ -253,7 +258,7 @@ impl Controller {
             self.caught_up(now);
         }
         if jumped && self.completed > 0 {
-            self.reconsider(now, false);
+            self.reconsider(now, true);
         }
     }
 
@@ -443,13 +448,20 @@ impl Controller {
             return true;
         }
         if self.recovering.is_catching_up() {
-            // Time spent on checkpoints now is time not spent on catching up; the work that a second failure would
-            // undo is bounded all the same.
-            return since >= 2 * self.decision.latest;
+            return self.too_much_to_redo();
         }
         since >= self.decision.latest
             || (since >= self.decision.earliest && self.lulls.is_lull(since, &self.decision))
             || self.recovery_is_at_stake(now)
+    }
+
+    /// Returns whether a second failure would undo more than it should. While the job catches up, time spent on checkpoints
+    /// is time not spent on catching up, so that few are made; but then it works faster too, and each second is worth more.
+    fn too_much_to_redo(&self) -> bool {
+        let rho = self.load.utilisation().max(0.05);
+        // The work of the interval that is best at full speed: there `w` is `1 / (1 - rho)`.
+        let best = self.decision.interval.as_secs_f64() * self.load.rate() / rho.sqrt();
+        self.recovering.since_durable() >= formula::band(CATCH_UP_LOSS).1 * best
     }
 
     /// Returns the shortest time between two starts that the guard rails allow.
