@@ -5,6 +5,9 @@ use super::{Ewma, Tracker, positive, sane};
 /// Half-life of the smoothed rates, s.
 const RATE_HALF_LIFE: f64 = 60.0;
 
+/// Half-life of the utilisation that is expected when a catch-up ends: a few times what one takes, s.
+const AHEAD_HALF_LIFE: f64 = 180.0;
+
 /// Half-life of the capacity, in seconds of being busy.
 const CAPACITY_HALF_LIFE: f64 = 120.0;
 
@@ -48,6 +51,7 @@ pub struct Load {
     updates: Tracker,
     capacity: Ewma,
     quick: Ewma,
+    slow: Ewma,
     peak: f64,
     backlog: f64,
     processing: f64,
@@ -64,6 +68,7 @@ impl Load {
             updates: Tracker::new(RATE_HALF_LIFE),
             capacity: known,
             quick: Ewma::new(QUICK_HALF_LIFE),
+            slow: Ewma::new(AHEAD_HALF_LIFE),
             peak: 0.0,
             backlog: 0.0,
             processing: 0.0,
@@ -84,6 +89,7 @@ impl Load {
         self.backlog = sane(sample.backlog).unwrap_or(self.backlog);
         self.processing = processed / dt;
         self.quick.update(dt, rate);
+        self.slow.update(dt, rate);
         let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
         self.peak = faded.max(self.quick.value().unwrap_or(rate));
         self.learn_capacity(dt, processed, sample.busy);
@@ -138,6 +144,12 @@ impl Load {
     #[must_use]
     pub fn utilisation(&self) -> f64 {
         self.utilisation_at(self.rate())
+    }
+
+    /// Returns the utilisation that is to be expected in some minutes: that of the last ones, whatever it is just now.
+    #[must_use]
+    pub fn utilisation_ahead(&self) -> f64 {
+        self.utilisation_at(self.slow.value().unwrap_or(0.0))
     }
 
     /// Returns the utilisation of the last seconds.

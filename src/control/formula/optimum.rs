@@ -25,13 +25,20 @@ impl ReplayWeight {
     /// `docs/formulas.md`, A5. Check: `CatchUp` at 0.8 is 4, `Capacity` 0.8, `Batch` 1.
     #[must_use]
     pub fn at(self, utilisation: f64) -> f64 {
-        if !(0.0..1.0).contains(&utilisation) {
+        self.when(utilisation, utilisation)
+    }
+
+    /// As [`ReplayWeight::at`], where the utilisation is `now` while records come that may have to be replayed, and `ahead`
+    /// when such a catch-up would end: what one more record of backlog costs is decided there, not at its beginning.
+    #[must_use]
+    pub fn when(self, now: f64, ahead: f64) -> f64 {
+        if ![now, ahead].iter().all(|utilisation| (0.0..1.0).contains(utilisation)) {
             return f64::NAN;
         }
         match self {
             Self::Batch => 1.0,
-            Self::Capacity => utilisation,
-            Self::CatchUp => utilisation / (1.0 - utilisation),
+            Self::Capacity => now,
+            Self::CatchUp => now / (1.0 - ahead),
         }
     }
 }

@@ -404,7 +404,7 @@ impl Controller {
             duration: (self.duration.fixed(), self.duration.per_byte()),
             requests: self.requests.value().unwrap_or(0.0),
             mtbf: self.failures.mtbf(),
-            weight: self.settings.weight.at(self.load.utilisation()),
+            weight: self.settings.weight.when(self.load.utilisation(), self.load.utilisation_ahead()),
             outage: self.recovery.outage(self.state.0),
             planned_rate: self.load.peak(),
             capacity: self.capacity(),
