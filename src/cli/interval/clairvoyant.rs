@@ -6,6 +6,7 @@ use super::world::World;
 ///
 /// Dynamic programming, backwards: an interval from i to j costs its checkpoint at j, and the expected replay of failures
 /// between. Sums taken beforehand make each pair cost the same.
+#[expect(clippy::indexing_slicing, reason = "every list has a place for each point and one for the end")]
 pub(super) fn schedule(world: &World, points: usize, longest: f64) -> Vec<f64> {
     let step = world.end() / points as f64;
     let at = |point: usize| point as f64 * step;

@@ -220,9 +220,9 @@ impl Run<'_, '_> {
             return;
         }
         let received = self.world.records_at(self.t) - self.world.records_at(since);
-        let per_record = self.world.updates_per_record.get(self.world.rate.len().min(self.t as usize)).copied();
+        let per_record = self.world.updates_per_record_at(self.t);
         let busy = (awake > 0.0).then(|| (busy / awake * self.noise(BUSY_NOISE)).min(1.0));
-        let updates = per_record.map(|per| per * processed);
+        let updates = Some(per_record * processed);
         self.tell(Observation::Load(LoadSample { received, processed, updates, busy, backlog: self.backlog() }));
         let (updates, rows) = self.dirty_rows();
         self.tell(Observation::Dirty { updates, rows });

@@ -117,6 +117,11 @@ impl World {
         self.records.get(at).copied().unwrap_or(0.0) + (t - at as f64) * self.rate.get(at).copied().unwrap_or(0.0)
     }
 
+    /// Returns the updates of a record that comes at `t`.
+    pub(super) fn updates_per_record_at(&self, t: f64) -> f64 {
+        self.updates_per_record.get(second(t)).copied().unwrap_or(1.0)
+    }
+
     /// Returns the updates that the first `offset` records make.
     pub(super) fn updates_at(&self, offset: f64) -> f64 {
         let at = self.records.partition_point(|sum| *sum <= offset).saturating_sub(1).min(self.rate.len() - 1);
@@ -144,11 +149,13 @@ impl World {
         loop {
             sum += failures.gap(random);
             let at = self.hazards.partition_point(|hazard| *hazard < sum);
-            let (Some(before), Some(rate)) = (at.checked_sub(1), self.hazard.get(at.wrapping_sub(1))) else { break };
-            if at >= self.hazards.len() {
+            let before = at.saturating_sub(1);
+            let (Some(_), Some(sum_before), Some(rate)) =
+                (self.hazards.get(at), self.hazards.get(before), self.hazard.get(before))
+            else {
                 break;
-            }
-            times.push(before as f64 + (sum - self.hazards[before]) / rate);
+            };
+            times.push(before as f64 + (sum - sum_before) / rate);
         }
         times
     }
@@ -172,7 +179,7 @@ impl World {
     pub(super) fn value_of_backlog(&self) -> Vec<f64> {
         let ahead = |at: usize| {
             let to = (at + AHEAD_S).min(self.rate.len());
-            (self.records[to] - self.records[at]) / (to - at).max(1) as f64
+            (self.records_at(to as f64) - self.records_at(at as f64)) / (to - at).max(1) as f64
         };
         let value = |at: usize| 1.0 / (self.job.capacity - ahead(at)).max(0.05 * self.job.capacity);
         (0..self.rate.len()).map(value).collect()

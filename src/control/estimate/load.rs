@@ -6,7 +6,7 @@ use super::{Ewma, Tracker, positive, sane};
 const RATE_HALF_LIFE: f64 = 60.0;
 
 /// Half-life of the utilisation that is expected when a catch-up ends: a few times what one takes, s.
-const AHEAD_HALF_LIFE: f64 = 180.0;
+const AHEAD_HALF_LIFE: f64 = 90.0;
 
 /// Half-life of the capacity, in seconds of being busy.
 const CAPACITY_HALF_LIFE: f64 = 120.0;

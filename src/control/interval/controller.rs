@@ -26,9 +26,6 @@ const STANDARD_ERRORS: f64 = 2.33;
 /// Checkpoints over which sizes and requests are averaged (half-life).
 const SIZES: f64 = 4.0;
 
-/// Share of the overhead that may be given for fewer checkpoints while the job catches up.
-const CATCH_UP_LOSS: f64 = 0.05;
-
 /// Part of the outage that reading a chain of deltas may take.
 const CHAIN_SHARE: f64 = 0.25;
 
@@ -461,7 +458,7 @@ impl Controller {
         let rho = self.load.utilisation().max(0.05);
         // The work of the interval that is best at full speed: there `w` is `1 / (1 - rho)`.
         let best = self.decision.interval.as_secs_f64() * self.load.rate() / rho.sqrt();
-        self.recovering.since_durable() >= formula::band(CATCH_UP_LOSS).1 * best
+        self.recovering.since_durable() >= best
     }
 
     /// Returns the shortest time between two starts that the guard rails allow.
