@@ -5,6 +5,7 @@
 
 mod bench;
 mod clock;
+mod decision;
 mod goal;
 mod interval;
 mod keys;

@@ -113,6 +113,18 @@ impl Total {
     }
 }
 
+/// Recoveries against a goal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Met {
+    pub(super) failures: usize,
+    /// Recoveries of the controller that met it.
+    pub(super) met: usize,
+    /// The fixed interval that met it most often, in how many of these failures, and in how many of those the controller did.
+    pub(super) best_fixed_s: f64,
+    pub(super) best_fixed: usize,
+    pub(super) of_best_fixed: usize,
+}
+
 /// All policies on one case.
 #[derive(Debug, Clone)]
 pub(crate) struct Comparison {
@@ -150,14 +162,20 @@ impl Comparison {
         -self.regret() / self.gap()
     }
 
-    /// Returns how many failures some fixed interval recovered from within `goal`, and from how many of these the
-    /// controller did.
-    pub(super) fn met(&self, goal: f64) -> (usize, usize) {
-        let could = |key: &(u64, usize)| {
-            self.fixed.iter().any(|(_, total)| total.recoveries.get(key).is_some_and(|took| *took <= goal))
-        };
-        let possible: Vec<_> = self.controller.recoveries.iter().filter(|(key, _)| could(key)).collect();
-        (possible.len(), possible.iter().filter(|(_, took)| **took <= goal).count())
+    /// Returns how recoveries compare with `goal`.
+    pub(super) fn met(&self, goal: f64) -> Met {
+        let within = |total: &Total, key: &(u64, usize)| total.recoveries.get(key).is_some_and(|took| *took <= goal);
+        let count = |total: &Total| total.recoveries.values().filter(|took| **took <= goal).count();
+        let keys = || self.controller.recoveries.keys();
+        let best = self.fixed.iter().max_by_key(|(_, total)| count(total));
+        let best_met = keys().filter(|key| best.is_some_and(|(_, total)| within(total, key)));
+        Met {
+            failures: keys().count(),
+            met: keys().filter(|key| within(&self.controller, key)).count(),
+            best_fixed_s: best.map_or(f64::NAN, |(interval, _)| *interval),
+            best_fixed: best_met.clone().count(),
+            of_best_fixed: best_met.filter(|key| within(&self.controller, key)).count(),
+        }
     }
 }
 

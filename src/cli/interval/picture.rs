@@ -89,7 +89,7 @@ fn intervals(
     let hours = chosen.iter().map(|(t, value)| (t / 3600.0, *value));
     chart.draw_series(LineSeries::new(hours, CHOSEN.stroke_width(2)))?.label("chosen interval").legend(legend(CHOSEN));
     let labels = &mut chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::UpperRight).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
+    labels.position(SeriesLabelPosition::LowerMiddle).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
     labels.label_font(("sans-serif", 14)).draw()?;
     Ok(())
 }

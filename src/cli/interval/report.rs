@@ -2,10 +2,11 @@
 
 use std::fmt::Write as _;
 
-use alluvium::control::interval::{Decision, Kind};
 use serde_json::{Value, json};
 
-use super::compare::{Case, Comparison, Total, USUAL_S};
+use crate::cli::decision::decisions_json;
+
+use super::compare::{Case, Comparison, Met, Total, USUAL_S};
 
 /// Returns the table.
 pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
@@ -48,9 +49,12 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
         -100.0 * comparison.gap(),
     );
     if let Some(goal) = case.goals.recovery {
-        let (possible, met) = comparison.met(goal.as_secs_f64());
-        let _infallible =
-            writeln!(text, "recovery goal met in {met} of {possible} failures where some fixed interval met it");
+        let Met { failures, met, best_fixed_s, best_fixed, of_best_fixed } = comparison.met(goal.as_secs_f64());
+        let _infallible = writeln!(
+            text,
+            "recovery goal met in {met} of {failures} failures; fixed {best_fixed_s:.1} s, which meets it most often, did in \
+             {best_fixed}, of which the controller in {of_best_fixed}",
+        );
     }
     if let Some((at, decision)) = comparison.first.changes.last() {
         let _infallible = writeln!(text, "last decision of the first run, at {at:.0} s: {}", decision.reason);
@@ -62,12 +66,11 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
 pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
     let (best_s, best) = comparison.best_fixed();
     let goal_met = case.goals.recovery.map(|goal| {
-        let (possible, met) = comparison.met(goal.as_secs_f64());
-        if possible > 0 { met as f64 / possible as f64 } else { 1.0 }
+        let met = comparison.met(goal.as_secs_f64());
+        if met.best_fixed > 0 { met.of_best_fixed as f64 / met.best_fixed as f64 } else { 1.0 }
     });
     let fixed: Vec<Value> = comparison.fixed.iter().map(|(interval, total)| of_fixed(*interval, total)).collect();
-    let decisions: Vec<Value> =
-        comparison.first.changes.iter().map(|(t, decision)| of_decision(*t, decision)).collect();
+    let decisions = decisions_json(&comparison.first.changes);
     json!({
         "trace": case.name,
         "seconds": case.world.end(),
@@ -94,21 +97,5 @@ fn of_fixed(interval: f64, total: &Total) -> Value {
         "lost_s": total.mean(),
         "checkpoints": total.checkpoints / total.lost.len().max(1) as f64,
         "recovery_p99_s": total.recovery_quantile(0.99),
-    })
-}
-
-fn of_decision(t: f64, decision: &Decision) -> Value {
-    let kind = match decision.kind {
-        Kind::Full => json!({ "full": true }),
-        Kind::Incremental { bases } => json!({ "full": false, "bases": bases }),
-        _ => Value::Null,
-    };
-    json!({
-        "t": t,
-        "interval_s": decision.interval.as_secs_f64(),
-        "kind": kind,
-        "binds": decision.reason.binds.name(),
-        "infeasible": decision.reason.infeasible.as_ref().map(ToString::to_string),
-        "reason": decision.reason.to_string(),
     })
 }

@@ -287,16 +287,17 @@ impl Run<'_, '_> {
         self.tell(Observation::Failed(Scope::Job));
         self.next_failure += 1;
         let mut up = self.t + self.outage();
+        let mut disturbed = self.catching_up.is_some();
         // One that fails while it restarts begins to restart again.
         while let Some(again) = self.failures.get(self.next_failure).copied().filter(|again| *again < up) {
             self.next_failure += 1;
+            disturbed = true;
             up = again + self.outage();
         }
         let waiting = self.world.records_at(up.min(self.world.end()));
         let with = self.world.drained(up, waiting - self.durable);
         let without = self.world.drained(up, waiting - self.offset);
         self.out.replay_s += with - without;
-        let disturbed = self.catching_up.is_some();
         self.catching_up = Some(CatchUp { failed, index, disturbed });
         self.offset = self.durable;
         self.set_barrier(self.durable);

@@ -59,7 +59,9 @@ pub(super) fn run(args: &IntervalArgs) -> Result<()> {
     }
     for variant in Variant::ALL {
         for source in &sources {
-            let mut case = IntervalArgs { trace: Some(source.clone()), ..args.clone() }.case()?;
+            // What is made has a capacity of its own.
+            let capacity = args.capacity.filter(|_| matches!(source, TraceSource::File(_)));
+            let mut case = IntervalArgs { trace: Some(source.clone()), capacity, ..args.clone() }.case()?;
             variant.apply(&mut case);
             let comparison = compare(&case)?;
             if args.json {

@@ -16,7 +16,7 @@ const QUICK_HALF_LIFE: f64 = 5.0;
 const PEAK_HALF_LIFE: f64 = 600.0;
 
 /// A share of time below which being busy tells nothing of the capacity.
-const LEAST_BUSY: f64 = 0.02;
+const LEAST_BUSY: f64 = 0.001;
 
 /// Utilisation is taken to be at most this: beyond, no finite time to catch up exists.
 const MOST_UTILISATION: f64 = 0.95;

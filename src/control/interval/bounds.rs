@@ -103,6 +103,12 @@ pub(super) struct Choice {
     pub(super) infeasible: Option<Infeasible>,
 }
 
+/// Intervals that are tried where a longer one may be better or worse.
+const SCANNED: f64 = 64.0;
+
+/// Share of the least overhead that may be given on top for a recovery goal that cannot be met for certain.
+const BEST_EFFORT: f64 = 0.25;
+
 /// Steps in which a bound is searched for.
 const HALVINGS: usize = 50;
 
@@ -125,11 +131,15 @@ impl Situation<'_> {
         self.duration.0 + self.duration.1 * self.bytes(interval)
     }
 
-    /// Returns the worst recovery at an interval, as predicted.
+    /// Returns the worst recovery at an interval, as predicted. Checkpoints take their part of the capacity while the job catches
+    /// up, so that neither the longest nor the shortest interval makes it short.
     pub(super) fn recovery(&self, interval: f64) -> f64 {
         let age = interval + self.duration(interval);
         match self.capacity {
-            Some(capacity) => formula::recovery(self.outage, age, self.planned_rate, capacity),
+            Some(capacity) => {
+                let left = capacity * (1.0 - self.cost(interval).cost / interval).max(0.0);
+                formula::recovery(self.outage, age, self.planned_rate, left)
+            }
             // Nothing is known of the capacity: as fast again as it comes in.
             None => 2.0 * self.outage + age,
         }
@@ -155,6 +165,39 @@ impl Situation<'_> {
         Some(low)
     }
 
+    /// Returns the longest interval in range at which a recovery takes at most `goal`, s.
+    fn longest_recovering_in(&self, goal: f64) -> Option<f64> {
+        if goal == f64::INFINITY {
+            return Some(goal);
+        }
+        let (low, high) = self.range();
+        let step = (high / low).powf(-1.0 / SCANNED);
+        let scanned = std::iter::successors(Some(high), |t| Some(t * step)).take_while(|t| *t > low * step);
+        let mut longer = None;
+        for t in scanned {
+            if self.recovery(t) <= goal {
+                let Some(mut above) = longer else { return Some(f64::INFINITY) };
+                let mut below = t;
+                for _ in 0..HALVINGS {
+                    let middle = 0.5 * (below + above);
+                    if self.recovery(middle) <= goal { below = middle } else { above = middle }
+                }
+                return Some(below);
+            }
+            longer = Some(t);
+        }
+        None
+    }
+
+    /// Returns the interval at which a recovery is shortest, and how long it is, s.
+    fn quickest(&self, rail: f64) -> (f64, f64) {
+        let high = self.range().1.max(rail);
+        let step = (high / rail).powf(1.0 / SCANNED).max(1.001);
+        let scanned = std::iter::successors(Some(rail), |t| Some(t * step)).take_while(|t| *t <= high);
+        let all = scanned.map(|t| (t, self.recovery(t)));
+        all.fold((rail, f64::INFINITY), |a, b| if b.1 < a.1 { b } else { a })
+    }
+
     /// Returns the shortest interval in range that keeps `holds`, which a shorter one can only break; infinite if none does.
     fn shortest_with(&self, holds: impl Fn(f64) -> bool) -> f64 {
         self.longest_with(|interval| !holds(interval)).unwrap_or(0.0)
@@ -164,8 +207,9 @@ impl Situation<'_> {
     fn uppers(&self) -> [(Bound, f64); 4] {
         let goal = |goal: Option<std::time::Duration>| goal.map_or(f64::INFINITY, |goal| goal.as_secs_f64());
         let (recovery, point) = (goal(self.goals.recovery), goal(self.goals.recovery_point));
-        let planned = recovery / self.margin;
-        let by_recovery = self.longest_with(|t| self.recovery(t) <= planned).unwrap_or(0.0);
+        let within = |goal: f64| self.longest_recovering_in(goal);
+        // A goal that leaves no room for error is still one.
+        let by_recovery = within(recovery / self.margin).or_else(|| within(recovery)).unwrap_or(0.0);
         let by_point = self.longest_with(|t| t + self.duration(t) <= point).unwrap_or(0.0);
         let most = self.settings.delta_bytes;
         let by_delta = self.longest_with(|t| (self.delta)(t).0 <= most).unwrap_or(0.0);
@@ -202,7 +246,7 @@ impl Situation<'_> {
         let optimum = if optimum.is_finite() { optimum } else { self.settings.first.as_secs_f64() };
         let rail = self.rail();
         let mut uppers = self.uppers();
-        let infeasible = self.beyond_recovery(&mut uppers, rail.1);
+        let infeasible = self.beyond_recovery(&mut uppers, rail.1, optimum);
         let upper = least(&uppers);
         let lower = self.lowers().into_iter().fold((Bound::Shortest, 0.0), |a, b| if b.1 > a.1 { b } else { a });
         let infeasible = infeasible.or_else(|| self.conflict(if lower.1 > rail.1 { lower } else { rail }, upper));
@@ -220,17 +264,20 @@ impl Situation<'_> {
         Choice { interval, binds, optimum, upper: upper.1.max(rail.1), lower: rail.1, infeasible }
     }
 
-    /// If no interval meets the recovery goal, drops it: short intervals would cost much and gain nothing. Says so.
-    fn beyond_recovery(&self, uppers: &mut [(Bound, f64); 4], rail: f64) -> Option<Infeasible> {
+    /// If no interval meets the recovery goal whenever a failure comes, loosens it: failures soon after a checkpoint may
+    /// still meet it, and a little may be given for that. Says so.
+    fn beyond_recovery(&self, uppers: &mut [(Bound, f64); 4], rail: f64, optimum: f64) -> Option<Infeasible> {
         let [(Bound::Recovery(goal), allowed), ..] = uppers else { return None };
         if *allowed >= rail {
             return None;
         }
-        let (goal, planned) = (*goal, *goal / self.margin);
-        let duration = self.duration(rail);
-        let least = self.recovery(rail) * self.margin;
-        *allowed = f64::INFINITY;
-        let age = rail + duration;
+        let (goal, (quickest, least)) = (*goal, self.quickest(rail));
+        if least <= goal {
+            *allowed = quickest;
+            return None;
+        }
+        *allowed = (formula::band(BEST_EFFORT).0 * optimum).max(quickest);
+        let (planned, age) = (goal, quickest + self.duration(quickest));
         let capacity = self.capacity.unwrap_or(f64::INFINITY);
         // Solved for the outage, and for the capacity, with the other as it is.
         let share = if capacity.is_finite() { (self.planned_rate / capacity).min(1.0) } else { 0.5 };

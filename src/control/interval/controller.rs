@@ -23,6 +23,9 @@ const TURN_AFTER: u32 = 3;
 /// A recovery is planned to take at most the goal but for this many standard errors: one in a hundred takes longer.
 const STANDARD_ERRORS: f64 = 2.33;
 
+/// That room for error is at most this: beyond, to make checkpoints more often would not help.
+const MOST_MARGIN: f64 = 1.25;
+
 /// Checkpoints over which sizes and requests are averaged (half-life).
 const SIZES: f64 = 4.0;
 
@@ -124,6 +127,10 @@ pub struct Controller {
     /// Direction of the last change, and how many checkpoints were completed then.
     turned: (bool, u32),
     notice: Option<Timestamp>,
+    /// Updates since the barrier, those of the checkpoint in flight, and whether an engine counts dirty rows in between.
+    updates: f64,
+    updates_in_flight: f64,
+    counts_dirty: bool,
     decision: Decision,
 }
 
@@ -161,6 +168,9 @@ impl Controller {
             aborted_in_a_row: 0,
             turned: (true, 0),
             notice: None,
+            updates: 0.0,
+            updates_in_flight: 0.0,
+            counts_dirty: false,
             decision: Decision {
                 at: now,
                 interval: settings.first,
@@ -203,7 +213,10 @@ impl Controller {
         self.seen = now;
         match observation {
             Observation::Load(sample) => self.observe_load(now, sample),
-            Observation::Dirty { updates, rows } => self.curve.observe(updates, rows),
+            Observation::Dirty { updates, rows } => {
+                self.counts_dirty = true;
+                self.curve.observe(updates, rows);
+            }
             Observation::State { bytes, rows } => {
                 let keep = |new: f64, old: f64| if new.is_finite() && new >= 0.0 { new } else { old };
                 self.state = (keep(bytes, self.state.0), keep(rows, self.state.1));
@@ -213,6 +226,7 @@ impl Controller {
                 self.last_trigger = now;
                 self.in_flight = true;
                 self.curve.end_epoch();
+                self.updates_in_flight = std::mem::take(&mut self.updates);
                 self.recovering.triggered();
                 self.notice = self.notice.filter(|deadline| *deadline > now.after(self.settings.shortest));
             }
@@ -235,6 +249,7 @@ impl Controller {
                 self.load_seen = now;
                 self.in_flight = false;
                 self.curve.end_epoch();
+                self.updates = 0.0;
             }
             Observation::CaughtUp => self.caught_up(now),
             Observation::Notice { deadline, probability } => {
@@ -251,6 +266,8 @@ impl Controller {
         let jumped = self.load.observe(dt, sample);
         self.lulls.observe(now, self.load.utilisation_now());
         self.recovering.processed(sample.processed);
+        let updates = sample.updates.unwrap_or(sample.processed);
+        self.updates += if updates.is_finite() { updates.max(0.0) } else { 0.0 };
         if self.recovering.is_catching_up() && self.load.residence() < 1.0 {
             self.caught_up(now);
         }
@@ -267,6 +284,11 @@ impl Controller {
         self.aborted_in_a_row = 0;
         self.recovering.completed();
         let bytes = delta_bytes + base_bytes;
+        if !self.counts_dirty {
+            // One count per checkpoint: intervals of different lengths show the curve.
+            self.curve.observe(self.updates_in_flight, rows);
+            self.curve.end_epoch();
+        }
         self.duration.observe(bytes, duration);
         self.pause.observe(bytes, pause);
         self.capacity_cost.observe(bytes, capacity.unwrap_or(pause + self.settings.slow_down * duration));
@@ -414,7 +436,7 @@ impl Controller {
     }
 
     fn margin(&self) -> f64 {
-        (STANDARD_ERRORS * self.recovery.error()).exp()
+        (STANDARD_ERRORS * self.recovery.error()).exp().min(MOST_MARGIN)
     }
 
     /// Returns how long a recovery would take if the job failed at `now`: the outage, and the catch-up of what was
@@ -428,6 +450,12 @@ impl Controller {
         let rate = self.load.peak();
         let work = self.recovering.since_durable() + self.load.residence() * capacity + rate * outage;
         if rate >= capacity { f64::INFINITY } else { outage + work / (capacity - rate) }
+    }
+
+    /// Returns by how much longer a recovery takes for each `time` that it comes later.
+    fn more_recovery(&self, time: Duration) -> f64 {
+        let time = time.as_secs_f64();
+        self.capacity().map_or(time, |capacity| formula::catch_up(time, self.load.peak(), capacity))
     }
 
     /// Returns whether a checkpoint should be started now.
@@ -476,8 +504,15 @@ impl Controller {
     /// Returns whether waiting on would break the recovery goal: more was processed than the interval was planned for.
     fn recovery_is_at_stake(&self, now: Timestamp) -> bool {
         let Some(goal) = self.goals.recovery else { return false };
+        // What is so from the start of an interval on is no surprise: the interval was chosen with it.
+        if now.since(self.last_trigger) < self.decision.interval / 2 {
+            return false;
+        }
         let possible = !matches!(self.decision.reason.infeasible, Some(super::Infeasible::Recovery { .. }));
-        possible && self.predicted_recovery(now) * self.margin() >= goal.as_secs_f64()
+        // A checkpoint that starts now helps from when it is durable.
+        let meanwhile = Duration::from_secs_f64(self.before_notice().as_secs_f64() / 1.5);
+        let then = self.predicted_recovery(now) + self.more_recovery(meanwhile);
+        possible && then * self.margin() >= goal.as_secs_f64()
     }
 
     /// Returns when to ask [`Controller::is_due`] again at the latest.
