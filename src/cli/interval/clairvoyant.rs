@@ -2,6 +2,9 @@
 
 use super::world::World;
 
+/// Replay of this many times the cost of the best interval so far ends the search for a better one.
+const TOO_MUCH: f64 = 6.0;
+
 /// Returns, for each of `points` moments spread over the trace as the start of an interval, when the interval should end.
 ///
 /// Dynamic programming, backwards: an interval from i to j costs its checkpoint at j, and the expected replay of failures
@@ -27,15 +30,18 @@ pub(super) fn schedule(world: &World, points: usize, longest: f64) -> Vec<f64> {
         let replay = |to: usize| weighted[to] - weighted[from] - records[from] * (plain[to] - plain[from]);
         // To let it run to the end costs no checkpoint.
         let mut best = (replay(points), f64::INFINITY);
+        let mut own = best.0;
         for to in from + 1..points {
             let lost = replay(to);
-            if lost > best.0 || at(to) - at(from) > longest {
+            // Several of the best ones would cost less than one whose replay alone costs that much more.
+            if lost > TOO_MUCH * own || at(to) - at(from) > longest {
                 break;
             }
             let bytes = world.job.row_bytes * world.distinct(updates[to] - updates[from]);
-            let cost = fixed + per_byte * bytes + lost + least[to];
-            if cost < best.0 {
-                best = (cost, at(to));
+            let alone = fixed + per_byte * bytes + lost;
+            if alone + least[to] < best.0 {
+                own = alone;
+                best = (alone + least[to], at(to));
             }
         }
         (least[from], ends[from]) = best;

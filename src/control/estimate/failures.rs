@@ -70,14 +70,14 @@ pub struct FailurePrior {
     pub job_mtbf: f64,
     /// Mean time between failures of one node, s; infinite if nodes are not told apart.
     pub node_mtbf: f64,
-    /// How many failures this is worth as evidence. The optimum is flat: one is enough.
+    /// How many failures this is worth as evidence. The optimum is flat: a few are enough, and forgotten soon.
     pub strength: f64,
     /// Time after which evidence counts half, s.
     pub memory: f64,
 }
 
 impl Default for FailurePrior {
-    /// A failure a day, worth one failure of evidence, half forgotten in a week.
+    /// A failure a day, worth three failures of evidence; what is seen is half forgotten in a week.
     fn default() -> Self {
         Self { job_mtbf: 86_400.0, node_mtbf: f64::INFINITY, strength: 3.0, memory: 7.0 * 86_400.0 }
     }
@@ -309,7 +309,7 @@ mod tests {
         (0..900).for_each(|_| rate.advance(1.0));
         assert!((rate.mtbf() - 1800.0).abs() < 1.0);
         rate.failed(Scope::Job);
-        assert!((rate.mtbf() - 1400.0).abs() < 1.0, "{}", rate.mtbf());
+        assert!((rate.mtbf() - 1200.0).abs() < 1.0, "{}", rate.mtbf());
         let (low, high) = rate.bounds();
         assert!(low < rate.mtbf() && rate.mtbf() < high, "{low} {high}");
     }
@@ -322,7 +322,7 @@ mod tests {
                 rate.advance(1000.0);
                 rate.failed(Scope::Job);
             }
-            assert!((800.0..1250.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
+            assert!((850.0..1450.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
         }
     }
 
