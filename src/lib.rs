@@ -45,3 +45,8 @@ pub struct Embedding;
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/security.md")]
 pub struct Security;
+
+/// Keeps the code of the notes on the adaptive interval compiling and running.
+#[cfg(all(doctest, feature = "tokio-runtime"))]
+#[doc = include_str!("../docs/adaptive.md")]
+pub struct AdaptiveInterval;

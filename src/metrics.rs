@@ -16,6 +16,12 @@
 //! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | uses of such a group of late: a count of which each seal takes an eighth |
 //! | `alluvium_group_live_bytes` | histogram | bytes of live rows of such a group |
 //! | `alluvium_rocksdb_*` | gauge, label `database` | what RocksDB says of a subtask's database after each checkpoint: bytes of block cache, memtables and files, compaction debt, hits and misses, stalls (`docs/rocksdb.md`) |
+//! | `alluvium_checkpoint_interval_seconds` | gauge | s, the interval that was chosen, if it is adaptive |
+//! | `alluvium_checkpoint_interval_bound` | gauge, label `bound` | 1 for what the interval was chosen by, else 0 |
+//! | `alluvium_checkpoint_goal_infeasible` | gauge | 1 while goals cannot be met as things are |
+//! | `alluvium_dirty_rows_per_second` | gauge | distinct rows dirtied per second of that interval |
+//! | `alluvium_expected_overhead_ratio` | gauge | share of time that checkpoints and replay are expected to cost |
+//! | `alluvium_predicted_recovery_seconds` | gauge | s until the job would have caught up if it failed now |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -76,4 +82,24 @@ pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and counts")]
 pub(crate) fn of_database(metric: &'static str, database: &str, value: u64) {
     gauge!(metric, "database" => database.to_owned()).set(value as f64);
+}
+
+/// Notes a decision on the interval: its length in seconds, what of `bounds` it was chosen by, whether goals can be met.
+pub(crate) fn interval(seconds: f64, bound: &'static str, bounds: &[&'static str], infeasible: bool) {
+    gauge!("alluvium_checkpoint_interval_seconds").set(seconds);
+    for name in bounds {
+        gauge!("alluvium_checkpoint_interval_bound", "bound" => *name).set(f64::from(u8::from(*name == bound)));
+    }
+    gauge!("alluvium_checkpoint_goal_infeasible").set(f64::from(u8::from(infeasible)));
+}
+
+/// Notes what is expected of the interval: rows dirtied per second, and the share of time that it costs.
+pub(crate) fn interval_expects(dirty_rows_per_s: f64, overhead: f64) {
+    gauge!("alluvium_dirty_rows_per_second").set(dirty_rows_per_s);
+    gauge!("alluvium_expected_overhead_ratio").set(overhead);
+}
+
+/// Notes how long a recovery would take if the job failed now.
+pub(crate) fn predicted_recovery(seconds: f64) {
+    gauge!("alluvium_predicted_recovery_seconds").set(seconds);
 }

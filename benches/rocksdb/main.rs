@@ -13,6 +13,7 @@
     reason = "a benchmark prints and panics"
 )]
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
+#![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock, and is an engine on tokio")]
 
 mod beside;
 #[path = "../common/mod.rs"]

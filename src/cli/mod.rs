@@ -5,9 +5,13 @@
 
 mod bench;
 mod clock;
+mod decision;
+mod goal;
+mod interval;
 mod keys;
 mod offline;
 mod print;
+mod random;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod run;
@@ -31,6 +35,8 @@ struct Cli {
 enum Command {
     /// Run a checkpointed keyed aggregation over a stream of records.
     Run(Box<run::Args>),
+    /// Replay a load through the adaptive checkpoint interval and through fixed ones.
+    Interval(Box<interval::Args>),
     /// Measure backends and snapshot strategies on this machine.
     Bench(Box<bench::Args>),
     #[command(flatten)]
@@ -60,6 +66,7 @@ pub(crate) fn main() -> ExitCode {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
+        Command::Interval(args) => interval::run(&args).map(|()| Finding::Nothing),
         Command::Bench(args) => bench::run(&args).map(|()| Finding::Nothing),
         Command::Offline(command) => block_on(offline::run(command)),
     };

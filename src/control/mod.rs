@@ -2,4 +2,7 @@
 
 pub mod chain;
 pub mod coordinator;
+pub mod estimate;
+pub mod formula;
+pub mod interval;
 pub mod retention;

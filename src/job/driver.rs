@@ -19,16 +19,18 @@ use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
 use crate::checkpoint::sweep::Collector;
 use crate::control::coordinator::{Command, Event, Participant};
+use crate::control::interval::{CheckpointSample, Observation};
 use crate::control::retention::Garbage;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, ObjectId, OperatorId};
+use crate::key_group::KeyGroup;
 use crate::manifest::{
     DurabilityLevel, Extension, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry,
     SubtaskManifest, TableSchema,
 };
 use crate::metrics;
 use crate::runtime::SharedRuntime;
-use crate::segment::GroupHeat;
+use crate::segment::{GroupHeat, SegmentKind};
 use crate::time::Timestamp;
 
 /// How long the driver waits until it looks for what tasks sealed: this part of the time that they have taken already,
@@ -86,6 +88,12 @@ pub(super) struct State {
     timer_armed: bool,
     garbage: Vec<Garbage>,
     listed: BTreeSet<ObjectId>,
+    /// Of the epoch that is being committed: what its checkpoint wrote.
+    sample: CheckpointSample,
+    /// Requests to the store before the last checkpoint.
+    requests: u64,
+    /// Rows of each key group, as last told.
+    rows: BTreeMap<(OperatorId, KeyGroup), u64>,
 }
 
 impl Driver {
@@ -207,6 +215,7 @@ impl Driver {
         self.prune_catalog();
         self.settle(epoch, Outcome::Commit);
         let duration = now.since(started);
+        self.tell(now, duration);
         metrics::checkpoint_completed(committed.id.seq, duration);
         tracing::info!(%epoch, id = %committed.id.seq, ?duration, "checkpoint committed");
         let id = committed.id;
@@ -215,6 +224,16 @@ impl Driver {
             progress.completed = progress.completed.saturating_add(1);
         });
         Ok(())
+    }
+
+    /// Tells the controller of the interval what the checkpoint took.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests and rows")]
+    fn tell(&mut self, now: Timestamp, duration: Duration) {
+        let requests = self.pipeline.store.requests();
+        let all = requests.put + requests.get + requests.list + requests.delete;
+        let requests = all.saturating_sub(std::mem::replace(&mut self.state.requests, all)) as f64;
+        let sample = CheckpointSample { duration: duration.as_secs_f64(), requests, ..self.state.sample };
+        self.shared.observe(now, Observation::Completed(sample));
     }
 
     /// Starts whatever can start now.
@@ -257,6 +276,7 @@ impl Driver {
             handle.abort();
         }
         self.settle(epoch, Outcome::Abort);
+        self.shared.observe(self.runtime.now(), Observation::Aborted);
         metrics::checkpoint_failed();
         self.shared.update(|progress| {
             progress.aborted = progress.aborted.saturating_add(1);
@@ -289,9 +309,12 @@ impl Driver {
     fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
         let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
+        let mut dirty = 0;
         for Acknowledgement { participant, manifest, tables, heat: groups } in acknowledgements {
             for group in &groups {
                 metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
+                dirty += group.dirty_rows;
+                self.state.rows.insert((participant.0, group.group), group.rows);
             }
             heat.entry(participant.0).or_default().extend(groups);
             if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
@@ -300,7 +323,7 @@ impl Driver {
             }
         }
         let objects = self.referenced(&operators);
-        self.measure(&operators, &objects);
+        self.measure(&operators, &objects, dirty);
         Draft {
             kind: ManifestKind::Checkpoint,
             epoch,
@@ -312,11 +335,27 @@ impl Driver {
     }
 
     /// Notes what this checkpoint added to the store, and what it lists in all.
-    fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef]) {
-        let new = objects.iter().filter(|object| !self.state.listed.contains(&object.id)).map(|object| object.bytes);
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and rows")]
+    fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef], dirty_rows: u64) {
+        let listed = &self.state.listed;
+        let new = objects.iter().filter(|object| !listed.contains(&object.id)).map(|object| object.bytes).sum::<u64>();
         let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-        let full = subtasks.flat_map(|subtask| subtask.segments.iter().map(|segment| segment.length));
-        metrics::checkpoint_sizes(new.sum(), full.sum());
+        let (mut full, mut bases) = (0, 0);
+        for segment in subtasks.flat_map(|subtask| &subtask.segments) {
+            full += segment.length;
+            if segment.kind == SegmentKind::Base && !listed.contains(&segment.object) {
+                bases += segment.length;
+            }
+        }
+        metrics::checkpoint_sizes(new, full);
+        self.state.sample = CheckpointSample {
+            delta_bytes: new.saturating_sub(bases) as f64,
+            base_bytes: bases as f64,
+            rows: dirty_rows as f64,
+            ..CheckpointSample::default()
+        };
+        let rows = self.state.rows.values().sum::<u64>() as f64;
+        self.shared.observe(self.runtime.now(), Observation::State { bytes: full as f64, rows });
         self.state.listed = objects.iter().map(|object| object.id).collect();
     }
 

@@ -8,6 +8,7 @@
 //! subtask; a seat restored into a backend is a [`Task`], which its engine moves to wherever records are processed.
 
 mod driver;
+mod interval;
 mod operator_state;
 mod task;
 
@@ -28,6 +29,7 @@ use crate::checkpoint::sweep::Collector;
 use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{CheckpointPolicy, Coordinator, Participant};
+use crate::control::interval::{Decision, Goals, Observation};
 use crate::control::retention::RetentionPolicy;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
@@ -39,7 +41,9 @@ use crate::store::Store;
 use crate::time::Timestamp;
 
 use driver::{Driver, State};
+use interval::Adaptive;
 
+pub use interval::AdaptiveInterval;
 pub use operator_state::{BroadcastState, OperatorList, OperatorState};
 pub use task::{Seat, Task};
 
@@ -64,6 +68,8 @@ pub struct JobSettings {
     pub strategy: Strategy,
     /// When checkpoints start and how long they may take.
     pub checkpoints: CheckpointPolicy,
+    /// Goals that choose the interval in place of the one in `checkpoints`. Default: none, the interval is fixed.
+    pub adaptive: Option<AdaptiveInterval>,
     /// Which checkpoints are retained. Default: the 3 newest.
     pub retention: RetentionPolicy,
     /// Bounds of chains of segments.
@@ -84,6 +90,7 @@ impl Default for JobSettings {
         Self {
             strategy: Strategy::default(),
             checkpoints: CheckpointPolicy::default(),
+            adaptive: None,
             retention: RetentionPolicy::default(),
             chain: ChainPolicy::default(),
             pipeline: PipelineSettings::default(),
@@ -228,6 +235,10 @@ impl JobBuilder {
         if self.operators.is_empty() {
             return Err(Error::config("a job needs an operator"));
         }
+        if let Some(adaptive) = &self.settings.adaptive {
+            adaptive.goals.check()?;
+            adaptive.settings.check()?;
+        }
         self.operators.iter().try_for_each(|o| check_parallelism(o.parallelism, self.settings.max_parallelism))
     }
 
@@ -257,7 +268,8 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let shared = Arc::new(Shared { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress });
+        let shared = Shared::new(coordinator, progress, &settings, max_parallelism, runtime.now())?;
+        let shared = Arc::new(shared);
         let link = Link { shared: Arc::clone(&shared), sender };
         let policy = (settings.strategy == Strategy::Incremental).then_some(settings.chain);
 
@@ -368,6 +380,7 @@ struct Shared {
     /// task: waking a thread costs more than a seal.
     arrivals: Mutex<Vec<(Epoch, Participant, Arrival)>>,
     progress: watch::Sender<Progress>,
+    adaptive: Option<Adaptive>,
 }
 
 /// What the job's owner and its tasks hold of it: the background ends when the last of these is gone.
@@ -400,6 +413,19 @@ fn stopped() -> Error {
 }
 
 impl Shared {
+    fn new(
+        coordinator: Coordinator,
+        progress: watch::Sender<Progress>,
+        settings: &JobSettings,
+        groups: u16,
+        now: Timestamp,
+    ) -> Result<Self> {
+        let adaptive = settings.adaptive.as_ref();
+        let adaptive = adaptive.map(|wanted| Adaptive::new(wanted, &settings.checkpoints, settings.chain, groups, now));
+        let adaptive = adaptive.transpose()?;
+        Ok(Self { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress, adaptive })
+    }
+
     fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
         self.coordinator.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -410,6 +436,11 @@ impl Shared {
 
     fn update(&self, change: impl FnOnce(&mut Progress)) {
         self.progress.send_modify(change);
+    }
+
+    /// Tells the controller of the interval, if there is one.
+    fn observe(&self, now: Timestamp, observation: Observation) {
+        self.adaptive.iter().for_each(|adaptive| adaptive.observe(now, observation));
     }
 
     fn check(&self) -> Result<()> {
@@ -479,7 +510,35 @@ impl Job {
     #[must_use]
     pub fn is_due(&self) -> bool {
         let now = self.store.runtime().now();
-        self.link.shared.coordinator().is_due(now)
+        match &self.link.shared.adaptive {
+            Some(adaptive) => adaptive.is_due(now),
+            None => self.link.shared.coordinator().is_due(now),
+        }
+    }
+
+    /// Tells the controller of an adaptive interval what only the engine sees: above all the load, best once a second. What
+    /// tasks and checkpoints show it is told by the job itself. Does nothing if the interval is fixed.
+    pub fn observe(&self, observation: Observation) {
+        self.link.shared.observe(self.store.runtime().now(), observation);
+    }
+
+    /// Returns the interval that holds and why, if it is adaptive.
+    #[must_use]
+    pub fn decision(&self) -> Option<Decision> {
+        self.link.shared.adaptive.as_ref().map(Adaptive::decision)
+    }
+
+    /// Changes the goals of an adaptive interval.
+    ///
+    /// # Errors
+    /// `Config` if a goal is out of range or they contradict each other, and then the old ones stay; `Usage` if the interval
+    /// is fixed.
+    pub fn set_goals(&self, goals: Goals) -> Result<()> {
+        let now = self.store.runtime().now();
+        match &self.link.shared.adaptive {
+            Some(adaptive) => adaptive.set_goals(now, goals),
+            None => Err(Error::usage("the job's interval is fixed")),
+        }
     }
 
     /// Begins to end an epoch: the engine sends a barrier with it to every task. `None` while too many are in flight.
@@ -493,6 +552,7 @@ impl Job {
         let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
         self.link.trigger(epoch)?;
+        self.link.shared.observe(now, Observation::Triggered);
         Ok(Some(epoch))
     }
 

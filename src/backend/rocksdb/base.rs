@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::db::{View, of_rocksdb};
 use super::slot::{Layer, push_cell};
-use crate::backend::place::{Span, read_place};
+use super::span::Span;
+use crate::backend::place::read_place;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::segment::{RowBatch, RowSource};

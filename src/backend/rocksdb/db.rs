@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ErrorKind as Kind, Options, ReadOptions, Snapshot};
 
 use super::cell::Cell;
-use crate::backend::place::Span;
+use super::span::Span;
 use crate::error::{Error, Result};
 use crate::segment::Rules;
 

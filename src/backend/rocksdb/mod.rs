@@ -22,6 +22,7 @@ mod load;
 mod rows;
 mod settings;
 mod slot;
+mod span;
 mod stack;
 #[cfg(test)]
 mod tests;
@@ -37,11 +38,12 @@ use self::cell::{pieces_of, put_all, put_one};
 use self::counts::Counts;
 use self::db::{Db, View};
 use self::slot::{Layer, Slot};
+use self::span::Span;
 use self::stack::{Stack, gone};
 use self::writer::{Write as LayerWrite, Writer};
 use super::cuts::Cuts;
 use super::layer::Layers;
-use super::place::{Span, clear_place, group_of, read_place, row_bytes, write_place};
+use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_new,
     check_owned, check_value, no_operator,

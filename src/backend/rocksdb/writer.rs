@@ -14,7 +14,8 @@ use rocksdb::{WriteBatch, WriteOptions};
 use super::db::{Db, View, of_rocksdb};
 use super::gauges;
 use super::slot::Layer;
-use crate::backend::place::{Span, read_clear, read_place};
+use super::span::Span;
+use crate::backend::place::{read_clear, read_place};
 use crate::error::{Error, ErrorKind, Result};
 use crate::segment::Rules;
 

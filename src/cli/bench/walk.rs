@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::distribution::Random;
 use super::workload::BATCH;
+use crate::cli::random::Random;
 
 /// Share of the keys that are touched for the first time after a barrier, per second.
 const DIRTY_PER_S: f64 = 0.1;

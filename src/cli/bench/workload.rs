@@ -6,7 +6,8 @@ use alluvium::key_group::{CurrentKey, Partitioner, owner};
 use alluvium::{Error, Result};
 
 use super::args::CellSpec;
-use super::distribution::{Random, Sampler};
+use super::distribution::Sampler;
+use crate::cli::random::Random;
 
 /// Records that are staged before the clock starts. Few, so that what is staged stays in the cache.
 pub(super) const BATCH: usize = 1000;

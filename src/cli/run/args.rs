@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use super::super::goal::{self, GoalArg};
 use super::super::keys::KeyArgs;
 use super::aggregate::Aggregate;
+use super::interval::{Interval, positive_duration};
 use super::program::{Emit, OnBadRecord};
+use super::rate::RateArg;
 use super::source::{Format, Input};
 use super::window::WindowSize;
 #[cfg(feature = "rocksdb")]
@@ -68,9 +71,14 @@ pub(crate) struct RunArgs {
     /// What a checkpoint writes
     #[arg(long, value_enum, default_value_t = Strategy::Incremental)]
     pub(crate) strategy: Strategy,
-    /// Time between the starts of two checkpoints
-    #[arg(long, default_value = "10s", value_parser = positive_duration, value_name = "DURATION")]
-    pub(crate) interval: Duration,
+    /// Time between the starts of two checkpoints; adaptive chooses it by what is measured and by --goal
+    #[arg(long, default_value = "10s", value_name = "DURATION|adaptive")]
+    pub(crate) interval: Interval,
+    #[arg(long, value_name = "GOAL=VALUE,...", help = goal::HELP)]
+    pub(crate) goal: Option<GoalArg>,
+    /// Mean time between failures that the adaptive interval expects before it has seen any
+    #[arg(long, default_value = "1d", value_parser = positive_duration, value_name = "DURATION")]
+    pub(crate) mtbf: Duration,
     /// Go on from this checkpoint instead of the newest
     #[arg(long, conflicts_with = "fresh", value_name = "ID")]
     pub(crate) checkpoint: Option<u64>,
@@ -90,9 +98,9 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) min_pause: Duration,
 
-    /// Read at most this many records per second
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..), value_name = "RECORDS_PER_S")]
-    pub(crate) rate: Option<u64>,
+    /// Read at most this many records per second; further rates hold from their times on: `1000,10000@60s,1000@2m`
+    #[arg(long, value_name = "RECORDS_PER_S[,RATE@TIME...]")]
+    pub(crate) rate: Option<RateArg>,
     /// Stop after this many records, counted from the start of the input; windows stay open
     #[arg(long, value_name = "RECORDS")]
     pub(crate) limit: Option<u64>,
@@ -137,14 +145,6 @@ pub(crate) enum Strategy {
     Incremental,
 }
 
-fn positive_duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).map_err(|source| source.to_string())?;
-    if duration < Duration::from_millis(1) {
-        return Err("must be at least 1ms".to_owned());
-    }
-    Ok(duration)
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -178,7 +178,10 @@ mod tests {
             ("--strategy changelog", ErrorKind::InvalidValue),
             ("--backend heap", ErrorKind::InvalidValue),
             ("--format parquet", ErrorKind::InvalidValue),
-            ("--interval adaptive", ErrorKind::ValueValidation),
+            ("--interval often", ErrorKind::ValueValidation),
+            ("--interval adaptive --goal recovery=0s", ErrorKind::ValueValidation),
+            ("--interval adaptive --goal speed=9", ErrorKind::ValueValidation),
+            ("--mtbf 0s", ErrorKind::ValueValidation),
             ("--interval 0s", ErrorKind::ValueValidation),
             ("--window tumbling:30d", ErrorKind::MissingRequiredArgument),
             ("--time t", ErrorKind::MissingRequiredArgument),

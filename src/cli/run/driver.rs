@@ -10,6 +10,7 @@ use std::thread::{self, ScopedJoinHandle};
 use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
 use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
 use alluvium::control::coordinator::CheckpointPolicy;
+use alluvium::control::interval::Decision;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::id::{OperatorId, Seq};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
@@ -24,6 +25,7 @@ use tokio::sync::Notify;
 
 use super::aggregate::Operator;
 use super::args::{BackendKind, RunArgs, Strategy};
+use super::interval::{self, Interval, LoadMeter};
 use super::output::{Output, OutputRow, check_target};
 use super::program::{Emit, Program};
 use super::reader::{self, End, Pace, Reader};
@@ -125,11 +127,15 @@ fn settings(args: &RunArgs) -> JobSettings {
             Strategy::Incremental => alluvium::job::Strategy::Incremental,
         },
         checkpoints: CheckpointPolicy {
-            interval: args.interval,
+            interval: match args.interval {
+                Interval::Fixed(interval) => interval,
+                Interval::Adaptive => CheckpointPolicy::default().interval,
+            },
             min_pause: args.min_pause,
             timeout: args.checkpoint_timeout,
             max_in_flight: usize::try_from(args.max_in_flight).unwrap_or(usize::MAX),
         },
+        adaptive: interval::adaptive(args),
         retention: RetentionPolicy { checkpoints: args.retain },
         max_parallelism: args.max_parallelism,
         ..JobSettings::default()
@@ -196,6 +202,13 @@ struct Run<'a> {
     databases: Option<Databases>,
 }
 
+/// What the reader came to.
+struct HasRead {
+    source: SourceState,
+    end: End,
+    decisions: Vec<(f64, Decision)>,
+}
+
 /// Rings when it is dropped, be it because a thread failed.
 struct Bell<'a>(&'a Notify);
 
@@ -247,9 +260,10 @@ impl Run<'_> {
         Ok((self.job, report, rows, end))
     }
 
-    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<(SourceState, End)> {
+    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<HasRead> {
         let task = self.task(seat)?;
         let batches = queues.iter().map(|_| RecordBatch::default()).collect();
+        let before = source.records();
         let mut reader = Reader {
             job: &self.job,
             source,
@@ -257,13 +271,15 @@ impl Run<'_> {
             queues,
             batches,
             limit: self.args.limit,
-            pace: self.args.rate.map(Pace::new),
+            pace: self.args.rate.clone().map(Pace::new),
+            meter: (self.args.interval == Interval::Adaptive).then(|| LoadMeter::new(before)),
             stop: &STOP,
             gone: &self.gone,
             handle: self.handle.clone(),
         };
         let end = reader.run()?;
-        Ok((reader.source.state(), end))
+        let decisions = reader.meter.map(LoadMeter::into_decisions).unwrap_or_default();
+        Ok(HasRead { source: reader.source.state(), end, decisions })
     }
 
     fn worker(&self, seat: Seat, sink: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
@@ -311,7 +327,7 @@ impl Run<'_> {
     /// Waits for all threads. If several failed, the one that did not fail because of another says why.
     fn finish(
         &self,
-        read: Result<(SourceState, End)>,
+        read: Result<HasRead>,
         workers: Vec<ScopedJoinHandle<'_, Result<Finished>>>,
         sink: Option<ScopedJoinHandle<'_, Result<()>>>,
         to_sink: &Sender<ToSink>,
@@ -331,7 +347,7 @@ impl Run<'_> {
         if let Some(error) = self.cause(errors) {
             return Err(error);
         }
-        let (source, end) = read.ok_or_else(|| Error::stopped("the reader is gone"))?;
+        let HasRead { source, end, decisions } = read.ok_or_else(|| Error::stopped("the reader is gone"))?;
         let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
         let mut rows = Vec::new();
         for one in finished {
@@ -339,7 +355,7 @@ impl Run<'_> {
             rows.extend(one.rows);
         }
         let stopped = end == End::Stopped;
-        Ok((Report { source, restored: None, keys: 0, stopped, pauses, elapsed_s: 0.0 }, rows, end))
+        Ok((Report { source, restored: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions }, rows, end))
     }
 
     fn cause(&self, errors: Vec<Error>) -> Option<Error> {

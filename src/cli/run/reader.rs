@@ -17,6 +17,8 @@ use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
 
+use super::interval::LoadMeter;
+use super::rate::RateArg;
 use super::record::RecordBatch;
 use super::source::{Next, Source};
 use super::subtask::{Barrier, ToSubtask};
@@ -47,6 +49,8 @@ pub(crate) struct Reader<'a, B> {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) limit: Option<u64>,
     pub(crate) pace: Option<Pace>,
+    /// If the interval is adaptive.
+    pub(crate) meter: Option<LoadMeter>,
     pub(crate) stop: &'a AtomicBool,
     /// Rung when a subtask or the sink ends, which none does before the reader unless it fails.
     pub(crate) gone: &'a Notify,
@@ -114,6 +118,7 @@ impl<B: StateBackend> Reader<'_, B> {
         while let Some(wait) = self.pace.as_mut().and_then(Pace::wait) {
             self.flush()?;
             clock::sleep(wait);
+            self.meter.iter_mut().for_each(|meter| meter.waited(wait));
             if self.attend()? {
                 return Ok(true);
             }
@@ -122,6 +127,9 @@ impl<B: StateBackend> Reader<'_, B> {
     }
 
     fn attend(&mut self) -> Result<bool> {
+        if let Some(meter) = &mut self.meter {
+            meter.tell(self.job, self.source.records());
+        }
         if self.job.is_due()
             && let Some(epoch) = self.job.trigger()?
         {
@@ -185,24 +193,26 @@ fn send(queue: &SyncSender<ToSubtask>, message: ToSubtask) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct Pace {
     start: Instant,
-    per_s: u64,
+    rate: RateArg,
     passed: u64,
 }
 
 impl Pace {
-    /// Returns a pace of `per_s` records a second from now on.
-    pub(crate) fn new(per_s: u64) -> Self {
-        Self { start: clock::now(), per_s, passed: 0 }
+    /// Returns a pace of this rate from now on.
+    pub(crate) fn new(rate: RateArg) -> Self {
+        Self { start: clock::now(), rate, passed: 0 }
     }
 
     /// Returns how long the next record has to wait; `None`, and it counts as passed, if it may go.
     fn wait(&mut self) -> Option<Duration> {
-        let due_ms = u128::from(self.passed) * 1000 / u128::from(self.per_s.max(1));
-        let now_ms = self.start.elapsed().as_millis();
-        if due_ms <= now_ms {
+        let elapsed = self.start.elapsed();
+        let ahead = u128::from(self.passed).saturating_sub(self.rate.passed(elapsed));
+        // The first record of all need not wait.
+        if ahead == 0 {
             self.passed += 1;
             return None;
         }
-        Some(Duration::from_millis(u64::try_from(due_ms - now_ms).unwrap_or(u64::MAX).clamp(1, 50)))
+        let wait_ms = ahead * 1000 / u128::from(self.rate.at(elapsed));
+        Some(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(u64::MAX).clamp(1, 50)))
     }
 }

@@ -1,12 +1,14 @@
 //! What a run says at its end.
 
 use alluvium::Result;
+use alluvium::control::interval::Decision;
 use alluvium::id::Seq;
 use alluvium::job::Job;
 use hdrhistogram::Histogram;
 use serde_json::json;
 
 use super::source::SourceState;
+use crate::cli::decision::decisions_json;
 use crate::cli::print;
 
 /// The counts of a run.
@@ -18,6 +20,8 @@ pub(crate) struct Report {
     pub(crate) stopped: bool,
     pub(crate) pauses: Histogram<u64>,
     pub(crate) elapsed_s: f64,
+    /// Decisions on an adaptive interval, each with its time in seconds.
+    pub(crate) decisions: Vec<(f64, Decision)>,
 }
 
 impl Report {
@@ -53,6 +57,7 @@ impl Report {
                     "objects_put": counts.put,
                     "pause_us": { "p50": quantile(0.5), "p99": quantile(0.99), "max": self.pauses.max() },
                 },
+                "interval": { "decisions": decisions_json(&self.decisions) },
                 "elapsed_s": self.elapsed_s,
                 "records_per_s": rate,
             }));
@@ -74,6 +79,8 @@ impl Report {
             quantile(0.99),
             self.pauses.max(),
         );
-        print::note(&text)
+        let last = self.decisions.last();
+        let interval = last.map_or_else(String::new, |(_, decision)| format!("interval {}\n", decision.reason));
+        print::note(&(text + &interval))
     }
 }

@@ -1,0 +1,179 @@
+//! What something costs by its size.
+
+use super::{positive, sane};
+
+/// A past sample's weight against the next one's.
+const FORGET: f64 = 0.95;
+
+/// Sizes must spread by this share of their mean for the slope to be taken from them alone.
+const SPREAD: f64 = 0.25;
+
+/// A sample counts at most this many times what was expected of it.
+const MOST_TIMES: f64 = 8.0;
+
+/// Samples after which an absurd one can be told.
+const KNOWN_AFTER: u32 = 5;
+
+/// `seconds = c0 + bytes / B` by exponentially forgotten least squares.
+///
+/// One for each of the three costs of a checkpoint: capacity lost, duration, pause; and for the outage by the state's size.
+/// Sizes that hardly differ tell nothing of the slope: it is then held near the last one that was well known. Both parts
+/// are kept >= 0.
+///
+/// # Source
+/// `docs/formulas.md`, B3. Check: (1e8, 0.16), (2e8, 0.26), (4e8, 0.46), (8e8, 0.86) give c0 = 0.06 s and B = 1e9 B/s.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LinearCost {
+    weight: f64,
+    mean: (f64, f64),
+    variance: f64,
+    covariance: f64,
+    samples: u32,
+    /// Slope to hold on to, s/B.
+    held: f64,
+    fixed: f64,
+    slope: f64,
+}
+
+impl LinearCost {
+    /// Returns a model that knows nothing but a guess: `fixed` seconds and `per_byte` seconds per byte, both >= 0.
+    #[must_use]
+    pub fn new(fixed: f64, per_byte: f64) -> Self {
+        let (fixed, slope) = (sane(fixed).unwrap_or(0.0), sane(per_byte).unwrap_or(0.0));
+        Self { weight: 0.0, mean: (0.0, 0.0), variance: 0.0, covariance: 0.0, samples: 0, held: slope, fixed, slope }
+    }
+
+    /// Takes a sample. One that is absurdly dear counts as merely dear.
+    pub fn observe(&mut self, bytes: f64, seconds: f64) {
+        let (Some(bytes), Some(seconds)) = (sane(bytes), sane(seconds)) else { return };
+        if bytes > f64::MAX.sqrt() / 1e3 || seconds > f64::MAX.sqrt() / 1e3 {
+            return;
+        }
+        let expected = self.at(bytes);
+        let known = self.samples >= KNOWN_AFTER && expected > 0.0;
+        let seconds = if known { seconds.min(MOST_TIMES * expected) } else { seconds };
+        self.samples = self.samples.saturating_add(1);
+        // Weighted sums about the mean: plain ones would cancel at sizes of gigabytes.
+        let before = self.weight * FORGET;
+        self.weight = before + 1.0;
+        let (dx, dy) = (bytes - self.mean.0, seconds - self.mean.1);
+        self.mean = (self.mean.0 + dx / self.weight, self.mean.1 + dy / self.weight);
+        let share = before / self.weight;
+        self.variance = self.variance * FORGET + share * dx * dx;
+        self.covariance = self.covariance * FORGET + share * dx * dy;
+        self.fit();
+    }
+
+    fn fit(&mut self) {
+        let floor = (SPREAD * self.mean.0).powi(2);
+        let variance = self.variance / self.weight;
+        let covariance = self.covariance / self.weight;
+        let slope = if variance > 0.0 && variance >= floor {
+            self.held = (covariance / variance).max(0.0);
+            self.held
+        } else {
+            positive(variance + floor).map_or(self.held, |sum| ((covariance + floor * self.held) / sum).max(0.0))
+        };
+        self.slope = slope;
+        self.fixed = self.mean.1 - slope * self.mean.0;
+        if self.fixed < 0.0 {
+            self.fixed = 0.0;
+            self.slope = positive(self.mean.0).map_or(slope, |mean| self.mean.1 / mean);
+        }
+    }
+
+    /// Returns what `bytes` cost, s.
+    #[must_use]
+    pub fn at(&self, bytes: f64) -> f64 {
+        self.fixed + self.slope * sane(bytes).unwrap_or(0.0)
+    }
+
+    /// Returns the part that does not depend on the size (c0), s.
+    #[must_use]
+    pub fn fixed(&self) -> f64 {
+        self.fixed
+    }
+
+    /// Returns what a byte costs (1/B), s.
+    #[must_use]
+    pub fn per_byte(&self) -> f64 {
+        self.slope
+    }
+
+    /// Returns how many samples were taken.
+    #[must_use]
+    pub fn samples(&self) -> u32 {
+        self.samples
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NONSENSE;
+    use super::*;
+    use crate::control::formula::prints;
+
+    const B3: [(f64, f64); 4] = [(1e8, 0.16), (2e8, 0.26), (4e8, 0.46), (8e8, 0.86)];
+
+    #[test]
+    fn b3_fixed_and_per_byte() {
+        let mut model = LinearCost::new(1.0, 1.0);
+        B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, seconds));
+        prints(model.fixed(), "0.060000000");
+        prints(1.0 / model.per_byte() / 1e9, "1.000000000");
+        prints(model.at(3e8), "0.360000000");
+    }
+
+    #[test]
+    fn equal_sizes_leave_the_slope_where_it_was() {
+        let mut model = LinearCost::new(0.0, 2e-9);
+        for _ in 0..50 {
+            model.observe(1e8, 0.5);
+        }
+        assert!((model.per_byte() - 2e-9).abs() < 1e-15 && (model.fixed() - 0.3).abs() < 1e-9, "{model:?}");
+        // Hardly different sizes with noise do not throw it off either.
+        for at in 0..200u32 {
+            let wobble = f64::from(at * 7919 % 11) / 5.0 - 1.0;
+            let noise = f64::from(at * 104_729 % 13) / 6.0 - 1.0;
+            model.observe(1e8 * (1.0 + 0.03 * wobble), 0.5 * (1.0 + 0.1 * noise));
+        }
+        assert!((1e-9..4e-9).contains(&model.per_byte()), "{model:?}");
+    }
+
+    #[test]
+    fn both_parts_stay_positive_and_the_new_is_learned() {
+        let mut model = LinearCost::new(0.1, 1e-9);
+        for _ in 0..20 {
+            B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, (seconds - 0.1).max(0.0)));
+        }
+        assert!(model.fixed() == 0.0 && model.per_byte() > 0.0, "{model:?}");
+        for _ in 0..50 {
+            B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, 2.0 * seconds));
+        }
+        assert!((model.fixed() - 0.12).abs() < 0.01, "{model:?}");
+        // Falling costs: no negative slope.
+        for _ in 0..50 {
+            [(1e8, 0.5), (8e8, 0.1)].into_iter().for_each(|(bytes, seconds)| model.observe(bytes, seconds));
+        }
+        assert!(model.per_byte() >= 0.0 && model.fixed() > 0.0, "{model:?}");
+    }
+
+    #[test]
+    fn nonsense_changes_nothing_and_absurd_costs_little() {
+        let mut model = LinearCost::new(f64::NAN, -1.0);
+        assert_eq!(model.at(f64::NAN), 0.0);
+        for (bytes, seconds) in std::iter::repeat_n(B3, 5).flatten() {
+            model.observe(bytes, seconds);
+        }
+        let before = model;
+        for bad in NONSENSE.into_iter().filter(|bad| *bad != f64::MIN_POSITIVE) {
+            model.observe(bad, 1.0);
+            model.observe(1e8, bad);
+        }
+        assert_eq!(model, before);
+        model.observe(4e8, 1e6);
+        assert!(model.at(4e8) < 3.0 * before.at(4e8), "{model:?}");
+        model.observe(0.0, 0.0);
+        assert!(model.at(1e8).is_finite() && model.at(1e8) >= 0.0);
+    }
+}

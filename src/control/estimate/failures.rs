@@ -1,0 +1,386 @@
+//! How often failures happen.
+
+use super::{positive, sane};
+
+/// A change by this factor is looked for, either way.
+const CHANGE: f64 = 4.0;
+
+/// Log likelihood ratio at which a change is believed: a false alarm in more than a hundred failures.
+const BELIEVED: f64 = 5.0;
+
+/// A time that is as good as never, s.
+const NEVER: f64 = 1e150;
+
+/// Strength of what is known after a change, in failures.
+const STRENGTH_AFTER_CHANGE: f64 = 0.5;
+
+/// A failure rate known by a Gamma distribution: `shape` failures in `time` seconds.
+///
+/// # Source
+/// `docs/formulas.md`, B4. Check: prior (1, 86400) and 2 failures in 21600 s give a mean time of 36000 s; its rate is
+/// between 7.571217e-06 and 5.829439e-05 with 5 % beyond either.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct GammaPoisson {
+    shape: f64,
+    time: f64,
+}
+
+impl GammaPoisson {
+    /// Returns what is known before any evidence: as if `strength` (> 0) failures had been seen `mtbf` (> 0) seconds apart.
+    #[must_use]
+    pub fn new(strength: f64, mtbf: f64) -> Self {
+        let shape = positive(strength).unwrap_or(1.0);
+        Self { shape, time: shape * positive(mtbf).unwrap_or(NEVER) }
+    }
+
+    /// Adds `failures` in `time` seconds.
+    pub fn observe(&mut self, failures: f64, time: f64) {
+        self.shape += sane(failures).unwrap_or(0.0);
+        self.time += sane(time).unwrap_or(0.0);
+    }
+
+    /// Forgets: all evidence counts `factor` (0 to 1) as much.
+    pub fn forget(&mut self, factor: f64) {
+        if (0.0..=1.0).contains(&factor) && factor > 0.0 {
+            self.shape *= factor;
+            self.time *= factor;
+        }
+    }
+
+    /// Returns the mean time between failures, s.
+    #[must_use]
+    pub fn mtbf(&self) -> f64 {
+        self.time / self.shape
+    }
+
+    /// Returns the rate, per second, below which the true one is with `probability` (strictly between 0 and 1).
+    #[must_use]
+    pub fn quantile(&self, probability: f64) -> f64 {
+        if !(probability > 0.0 && probability < 1.0) {
+            return f64::NAN;
+        }
+        puruspe::invgammp(probability, self.shape) / self.time
+    }
+}
+
+/// What is known of failures before any is seen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FailurePrior {
+    /// Mean time between failures of the job that no single node causes, s.
+    pub job_mtbf: f64,
+    /// Mean time between failures of one node, s; infinite if nodes are not told apart.
+    pub node_mtbf: f64,
+    /// How many failures this is worth as evidence. The optimum is flat: a few are enough, and forgotten soon.
+    pub strength: f64,
+    /// Time after which evidence counts half, s.
+    pub memory: f64,
+}
+
+impl Default for FailurePrior {
+    /// A failure a day, worth three failures of evidence; what is seen is half forgotten in a week.
+    fn default() -> Self {
+        Self { job_mtbf: 86_400.0, node_mtbf: f64::INFINITY, strength: 3.0, memory: 7.0 * 86_400.0 }
+    }
+}
+
+/// Whose failure it was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The job as a whole.
+    Job,
+    /// One of its nodes.
+    Node,
+}
+
+/// The job's failure rate: its own and that of its nodes, each learned from failures and from the time without any.
+///
+/// Units: failures per second of the job, or per second and node. Time is told by [`FailureRate::advance`]. Until the first
+/// failure the mean time is the prior's, or the time without failure once that is longer: a prior that was too long is not
+/// made worse by quiet hours. A rate that changes fourfold is noticed by Page's test on the gaps, and older evidence dropped.
+///
+/// # Source
+/// `docs/formulas.md`, B4; the job's rate is the sum of its nodes' and its own.
+#[derive(Debug, Clone, Copy)]
+pub struct FailureRate {
+    job: Evidence,
+    node: Evidence,
+    nodes: f64,
+    /// Failures that were announced, and are counted already.
+    announced: f64,
+}
+
+impl FailureRate {
+    /// Returns a rate known by `prior` alone, for one node.
+    #[must_use]
+    pub fn new(prior: FailurePrior) -> Self {
+        Self {
+            job: Evidence::new(prior.job_mtbf, prior.strength, prior.memory),
+            node: Evidence::new(prior.node_mtbf, prior.strength, prior.memory),
+            nodes: 1.0,
+            announced: 0.0,
+        }
+    }
+
+    /// Sets on how many nodes the job runs from now on.
+    pub fn set_nodes(&mut self, nodes: f64) {
+        self.nodes = positive(nodes).unwrap_or(self.nodes);
+    }
+
+    /// Lets `dt` seconds pass.
+    pub fn advance(&mut self, dt: f64) {
+        self.job.advance(dt, dt);
+        self.node.advance(dt, dt * self.nodes);
+    }
+
+    /// Notes a failure. True if the rate has changed.
+    pub fn failed(&mut self, scope: Scope) -> bool {
+        match scope {
+            Scope::Job => self.job.failed(1.0),
+            Scope::Node => {
+                let known = self.announced.min(1.0);
+                self.announced -= known;
+                self.node.failed(1.0 - known)
+            }
+        }
+    }
+
+    /// Notes that a node will be taken away, by `probability`: counted now, and not again when it fails.
+    pub fn announced(&mut self, probability: f64) {
+        let probability = sane(probability).unwrap_or(0.0).min(1.0);
+        self.announced += probability;
+        self.node.failed(probability);
+    }
+
+    /// Returns the mean time between failures of the job, s; finite and above zero.
+    #[must_use]
+    pub fn mtbf(&self) -> f64 {
+        let rate = 1.0 / self.job.mtbf() + self.nodes / self.node.mtbf();
+        (1.0 / rate).clamp(1e-3, 1e12)
+    }
+
+    /// Returns the mean times between which the true one lies with 90 %, the shorter first, s.
+    #[must_use]
+    pub fn bounds(&self) -> (f64, f64) {
+        let at = |probability| {
+            let node = if self.node.known.time < NEVER / 2.0 { self.node.known.quantile(probability) } else { 0.0 };
+            (1.0 / (self.job.known.quantile(probability) + self.nodes * node)).clamp(1e-3, 1e12)
+        };
+        (at(0.95), at(0.05))
+    }
+
+    /// Returns how many failures were seen.
+    #[must_use]
+    pub fn failures(&self) -> f64 {
+        self.job.failures + self.node.failures
+    }
+}
+
+/// What is known of one rate.
+#[derive(Debug, Clone, Copy)]
+struct Evidence {
+    prior: GammaPoisson,
+    known: GammaPoisson,
+    memory: f64,
+    failures: f64,
+    /// Time without any failure from the beginning on.
+    quiet: f64,
+    more: Page,
+    fewer: Page,
+}
+
+/// One side of Page's test: a log likelihood ratio, kept from falling below zero, and what came since it was zero.
+#[derive(Debug, Clone, Copy, Default)]
+struct Page {
+    ratio: f64,
+    failures: f64,
+    time: f64,
+}
+
+impl Page {
+    fn update(&mut self, change: f64, failures: f64, time: f64) {
+        self.ratio += change;
+        self.failures += failures;
+        self.time += time;
+        if self.ratio <= 0.0 {
+            *self = Self::default();
+        }
+    }
+}
+
+impl Evidence {
+    fn new(mtbf: f64, strength: f64, memory: f64) -> Self {
+        let prior = GammaPoisson::new(strength, mtbf);
+        let (more, fewer) = (Page::default(), Page::default());
+        Self {
+            prior,
+            known: prior,
+            memory: positive(memory).unwrap_or(f64::MAX),
+            failures: 0.0,
+            quiet: 0.0,
+            more,
+            fewer,
+        }
+    }
+
+    fn mtbf(&self) -> f64 {
+        if self.failures == 0.0 { self.prior.mtbf().max(self.quiet) } else { self.known.mtbf() }
+    }
+
+    fn advance(&mut self, dt: f64, exposure: f64) {
+        let (Some(dt), Some(exposure)) = (sane(dt), sane(exposure)) else { return };
+        if dt > 1e12 {
+            return;
+        }
+        if self.failures == 0.0 {
+            self.quiet += exposure;
+        }
+        // The prior stays: only evidence fades.
+        let kept = (-dt / self.memory).exp2();
+        self.known.shape = self.prior.shape + kept * (self.known.shape - self.prior.shape);
+        self.known.time = self.prior.time + kept * (self.known.time - self.prior.time) + exposure;
+        // Before the first failure there is nothing that could have changed.
+        if self.failures > 0.0 {
+            let expected = exposure / self.mtbf();
+            self.more.update(-(CHANGE - 1.0) * expected, 0.0, exposure);
+            self.fewer.update((1.0 - 1.0 / CHANGE) * expected, 0.0, exposure);
+            self.judge();
+        }
+    }
+
+    fn failed(&mut self, count: f64) -> bool {
+        if count <= 0.0 {
+            return false;
+        }
+        self.known.shape += count;
+        self.failures += count;
+        self.more.update(count * CHANGE.ln(), count, 0.0);
+        self.fewer.update(-count * CHANGE.ln(), count, 0.0);
+        self.judge()
+    }
+
+    /// Goes on from what came since the rate changed, if it did.
+    fn judge(&mut self) -> bool {
+        let changed = [self.more, self.fewer].into_iter().find(|side| side.ratio > BELIEVED);
+        let Some(Page { failures, time, .. }) = changed else { return false };
+        let mtbf = (time / failures.max(1.0)).max(1e-3);
+        self.prior = GammaPoisson::new(STRENGTH_AFTER_CHANGE, mtbf);
+        self.known = self.prior;
+        self.known.observe(failures, time);
+        (self.more, self.fewer) = (Page::default(), Page::default());
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NONSENSE;
+    use super::*;
+    use crate::control::formula::prints;
+
+    #[test]
+    fn b4_gamma_poisson() {
+        for (a0, m0, k, t, [m, low, high, m_high]) in [
+            (1.0, 86_400.0, 0.0, 0.0, ["86400.000", "5.936724e-07", "3.467283e-05", "28841.029"]),
+            (1.0, 86_400.0, 0.0, 86_400.0, ["172800.000", "2.968362e-07", "1.733641e-05", "57682.057"]),
+            (1.0, 86_400.0, 2.0, 21_600.0, ["36000.000", "7.571217e-06", "5.829439e-05", "17154.311"]),
+            (2.0, 86_400.0, 2.0, 21_600.0, ["48600.000", "7.028387e-06", "3.988506e-05", "25072.042"]),
+            (1.0, 86_400.0, 10.0, 86_400.0, ["15709.091", "3.570027e-05", "9.816099e-05", "10187.346"]),
+            (0.5, 604_800.0, 1.0, 3600.0, ["204000.000", "5.749123e-07", "1.276916e-05", "78313.667"]),
+        ] {
+            let mut rate = GammaPoisson::new(a0, m0);
+            rate.observe(k, t);
+            prints(rate.mtbf(), m);
+            prints(rate.quantile(0.05), low);
+            prints(rate.quantile(0.95), high);
+            prints(1.0 / rate.quantile(0.95), m_high);
+        }
+    }
+
+    fn prior(mtbf: f64) -> FailurePrior {
+        FailurePrior { job_mtbf: mtbf, ..FailurePrior::default() }
+    }
+
+    #[test]
+    fn quiet_hours_do_not_make_a_long_prior_longer() {
+        let mut rate = FailureRate::new(prior(1000.0));
+        assert_eq!(rate.mtbf(), 1000.0);
+        (0..900).for_each(|_| rate.advance(1.0));
+        assert_eq!(rate.mtbf(), 1000.0);
+        (0..900).for_each(|_| rate.advance(1.0));
+        assert!((rate.mtbf() - 1800.0).abs() < 1.0);
+        rate.failed(Scope::Job);
+        assert!((rate.mtbf() - 1200.0).abs() < 1.0, "{}", rate.mtbf());
+        let (low, high) = rate.bounds();
+        assert!(low < rate.mtbf() && rate.mtbf() < high, "{low} {high}");
+    }
+
+    #[test]
+    fn a_wrong_prior_is_forgotten() {
+        for wrong in [0.25, 4.0] {
+            let mut rate = FailureRate::new(prior(wrong * 1000.0));
+            for _ in 0..20 {
+                rate.advance(1000.0);
+                rate.failed(Scope::Job);
+            }
+            assert!((850.0..1450.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
+        }
+    }
+
+    #[test]
+    fn a_changed_rate_is_noticed() {
+        let mut rate = FailureRate::new(prior(10_000.0));
+        for _ in 0..20 {
+            rate.advance(10_000.0);
+            assert!(!rate.failed(Scope::Job));
+        }
+        let noticed = (0..10).position(|_| {
+            rate.advance(600.0);
+            rate.failed(Scope::Job)
+        });
+        assert!(noticed.is_some_and(|at| at < 6), "{noticed:?}");
+        assert!(rate.mtbf() < 1200.0, "{}", rate.mtbf());
+        (0..100).for_each(|_| rate.advance(100.0));
+        assert!(rate.mtbf() > 4000.0, "{}", rate.mtbf());
+    }
+
+    #[test]
+    fn nodes_add_up_and_an_announced_loss_counts_once() {
+        let mut rate = FailureRate::new(FailurePrior { node_mtbf: 864_000.0, ..prior(1e11) });
+        rate.set_nodes(10.0);
+        assert!((rate.mtbf() / 86_400.0 - 1.0).abs() < 1e-3, "{}", rate.mtbf());
+        rate.advance(86_400.0);
+        rate.announced(1.0);
+        let announced = rate.mtbf();
+        assert!(!rate.failed(Scope::Node));
+        assert_eq!((rate.mtbf(), rate.failures()), (announced, 1.0));
+        rate.failed(Scope::Node);
+        assert!(rate.mtbf() < announced);
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let mut rate =
+            FailureRate::new(FailurePrior { job_mtbf: f64::NAN, node_mtbf: -1.0, strength: 0.0, memory: 0.0 });
+        assert!(rate.mtbf().is_finite() && rate.mtbf() > 0.0);
+        rate = FailureRate::new(prior(1000.0));
+        let before = rate.mtbf();
+        for bad in NONSENSE.into_iter().filter(|bad| *bad != f64::MIN_POSITIVE) {
+            rate.advance(bad);
+            rate.announced(bad.min(0.0));
+            rate.set_nodes(bad.min(0.0));
+        }
+        assert_eq!((rate.mtbf(), rate.failures()), (before, 0.0));
+        (0..1000).for_each(|_| {
+            rate.failed(Scope::Job);
+        });
+        assert!(rate.mtbf() > 0.0 && rate.bounds().0 > 0.0);
+        let mut gamma = GammaPoisson::new(1.0, 100.0);
+        gamma.forget(f64::NAN);
+        gamma.forget(0.0);
+        gamma.observe(f64::NAN, -1.0);
+        assert!(gamma.mtbf() == 100.0 && gamma.quantile(1.0).is_nan());
+        gamma.observe(3.0, 100.0);
+        gamma.forget(0.5);
+        assert_eq!(gamma.mtbf(), 50.0, "forgetting widens, it does not move");
+    }
+}

@@ -1,0 +1,225 @@
+//! How much comes in, and how much could be done.
+
+use super::{Ewma, Tracker, positive, sane};
+
+/// Half-life of the smoothed rates, s.
+const RATE_HALF_LIFE: f64 = 60.0;
+
+/// Half-life of the utilisation that is expected when a catch-up ends: a few times what one takes, s.
+const AHEAD_HALF_LIFE: f64 = 90.0;
+
+/// Half-life of the capacity, in seconds of being busy.
+const CAPACITY_HALF_LIFE: f64 = 120.0;
+
+/// Half-life of the quick mean that peaks are taken of, and of a peak itself, s.
+const QUICK_HALF_LIFE: f64 = 5.0;
+const PEAK_HALF_LIFE: f64 = 600.0;
+
+/// A share of time below which being busy tells nothing of the capacity.
+const LEAST_BUSY: f64 = 0.001;
+
+/// Utilisation is taken to be at most this: beyond, no finite time to catch up exists.
+const MOST_UTILISATION: f64 = 0.95;
+
+/// What happened in the time since the sample before.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct LoadSample {
+    /// Records that came in.
+    pub received: f64,
+    /// Records that were processed.
+    pub processed: f64,
+    /// Updates of state, or `None` if they are not counted: then records stand for them.
+    pub updates: Option<f64>,
+    /// Share of the time that the job was busy, 0 to 1, or `None` if nobody measures it: then a job with a backlog is busy.
+    pub busy: Option<f64>,
+    /// Records that wait.
+    pub backlog: f64,
+}
+
+/// Input rate, updates, capacity, utilisation and backlog.
+///
+/// Units: records and updates per second; utilisation 0 to below 1. Rates are smoothed and jump with a change
+/// ([`Tracker`]); the capacity is what was processed over the time it took (`mu`), learned whenever the job is busy and
+/// above all while it catches up.
+///
+/// # Source
+/// `docs/formulas.md`, section 0 (`lam`, `mu`, `rho`) and B5. Check: 500 records in a second, half of it busy: mu = 1000/s.
+#[derive(Debug, Clone)]
+pub struct Load {
+    rate: Tracker,
+    /// Updates per record: unlike their rate it does not change while the job catches up.
+    updates: Tracker,
+    capacity: Ewma,
+    quick: Ewma,
+    slow: Ewma,
+    peak: f64,
+    backlog: f64,
+    processing: f64,
+}
+
+impl Load {
+    /// Returns a load of which nothing is known but, perhaps, the `capacity` in records per second.
+    #[must_use]
+    pub fn new(capacity: Option<f64>) -> Self {
+        let mut known = Ewma::new(CAPACITY_HALF_LIFE);
+        capacity.and_then(positive).into_iter().for_each(|capacity| known.reset(capacity));
+        Self {
+            rate: Tracker::new(RATE_HALF_LIFE),
+            updates: Tracker::new(RATE_HALF_LIFE),
+            capacity: known,
+            quick: Ewma::new(QUICK_HALF_LIFE),
+            slow: Ewma::new(AHEAD_HALF_LIFE),
+            peak: 0.0,
+            backlog: 0.0,
+            processing: 0.0,
+        }
+    }
+
+    /// Takes a sample of the last `dt` seconds; true if the rate of records or updates has jumped.
+    pub fn observe(&mut self, dt: f64, sample: LoadSample) -> bool {
+        let (Some(dt), Some(received), Some(processed)) = (positive(dt), sane(sample.received), sane(sample.processed))
+        else {
+            return false;
+        };
+        let rate = received / dt;
+        let updates = sample.updates.and_then(sane).unwrap_or(processed);
+        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > 1e15) {
+            return false;
+        }
+        self.backlog = sane(sample.backlog).unwrap_or(self.backlog);
+        self.processing = processed / dt;
+        self.quick.update(dt, rate);
+        self.slow.update(dt, rate);
+        let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
+        self.peak = faded.max(self.quick.value().unwrap_or(rate));
+        self.learn_capacity(dt, processed, sample.busy);
+        let jumped = self.rate.update(dt, rate);
+        let per_record = positive(processed).is_some_and(|processed| self.updates.update(dt, updates / processed));
+        per_record || jumped
+    }
+
+    fn learn_capacity(&mut self, dt: f64, processed: f64, busy: Option<f64>) {
+        let busy = match busy {
+            Some(busy) if (LEAST_BUSY..=1.0).contains(&busy) => busy * dt,
+            // As much waits as is processed in a second: it did not stand idle.
+            None if self.backlog > self.processing => dt,
+            _ => return,
+        };
+        if let Some(capacity) = positive(processed / busy) {
+            self.capacity.update(busy, capacity);
+        }
+    }
+
+    /// Returns the smoothed input rate, records/s (lam).
+    #[must_use]
+    pub fn rate(&self) -> f64 {
+        self.rate.value().unwrap_or(0.0)
+    }
+
+    /// Returns the highest rate of late, records/s, fading by half in ten minutes.
+    #[must_use]
+    pub fn peak(&self) -> f64 {
+        self.peak.max(self.rate())
+    }
+
+    /// Returns the smoothed rate of updates, per second.
+    #[must_use]
+    pub fn updates(&self) -> f64 {
+        self.rate() * self.updates.value().unwrap_or(1.0)
+    }
+
+    /// Returns the highest rate at which records are processed, records/s (mu), if it was ever seen or told.
+    #[must_use]
+    pub fn capacity(&self) -> Option<f64> {
+        self.capacity.value()
+    }
+
+    /// Returns the utilisation (rho = lam / mu) at `rate`, at most 0.95; 0.5 while the capacity is unknown.
+    #[must_use]
+    pub fn utilisation_at(&self, rate: f64) -> f64 {
+        self.capacity().map_or(0.5, |capacity| (rate / capacity).clamp(0.0, MOST_UTILISATION))
+    }
+
+    /// Returns the utilisation of late, 0 to 0.95.
+    #[must_use]
+    pub fn utilisation(&self) -> f64 {
+        self.utilisation_at(self.rate())
+    }
+
+    /// Returns the utilisation that is to be expected in some minutes: that of the last ones, whatever it is just now.
+    #[must_use]
+    pub fn utilisation_ahead(&self) -> f64 {
+        self.utilisation_at(self.slow.value().unwrap_or(0.0))
+    }
+
+    /// Returns the utilisation of the last seconds.
+    #[must_use]
+    pub fn utilisation_now(&self) -> f64 {
+        self.utilisation_at(self.quick.value().unwrap_or(0.0))
+    }
+
+    /// Returns how long the backlog would keep the job busy, s: the time that a record waits.
+    #[must_use]
+    pub fn residence(&self) -> f64 {
+        self.capacity().map_or(0.0, |capacity| self.backlog / capacity)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::NONSENSE;
+    use super::*;
+
+    fn sample(records: f64, busy: f64) -> LoadSample {
+        LoadSample { received: records, processed: records, busy: Some(busy), ..LoadSample::default() }
+    }
+
+    #[test]
+    fn rates_capacity_and_utilisation() {
+        let mut load = Load::new(None);
+        assert_eq!((load.rate(), load.capacity(), load.utilisation()), (0.0, None, 0.5));
+        for _ in 0..300 {
+            load.observe(1.0, sample(500.0, 0.5));
+        }
+        assert_eq!((load.rate(), load.capacity(), load.utilisation()), (500.0, Some(1000.0), 0.5));
+        // Nobody measures how busy it is: a backlog shows it.
+        let mut load = Load::new(Some(800.0));
+        for _ in 0..600 {
+            load.observe(1.0, LoadSample { received: 500.0, processed: 1000.0, backlog: 9e4, ..LoadSample::default() });
+        }
+        assert!((load.capacity().unwrap() - 1000.0).abs() < 10.0 && (load.residence() - 90.0).abs() < 2.0, "{load:?}");
+    }
+
+    #[test]
+    fn a_tenfold_step_is_seen_in_seconds() {
+        let mut load = Load::new(Some(1e4));
+        (0..600).for_each(|_| {
+            load.observe(1.0, sample(500.0, 0.05));
+        });
+        let jumped = (0..20).position(|_| load.observe(1.0, sample(5000.0, 0.5)));
+        assert!(jumped.is_some_and(|at| at < 5), "{jumped:?}");
+        assert!(load.rate() > 4000.0 && load.peak() > 1500.0, "{load:?}");
+        (0..60).for_each(|_| {
+            load.observe(1.0, sample(500.0, 0.05));
+        });
+        assert!(load.rate() < 1000.0 && load.peak() > 1500.0, "{load:?}");
+    }
+
+    #[test]
+    fn nonsense_changes_nothing() {
+        let mut load = Load::new(Some(f64::NAN));
+        assert_eq!(load.capacity(), None);
+        load.observe(1.0, sample(500.0, 0.5));
+        for bad in NONSENSE {
+            load.observe(bad, sample(1.0, 0.5));
+            load.observe(1.0, LoadSample { busy: Some(bad), backlog: bad, ..sample(500.0, 0.5) });
+            load.observe(1.0, LoadSample { updates: Some(bad.min(-1.0)), ..sample(500.0, 0.5) });
+            if bad != f64::MIN_POSITIVE {
+                load.observe(1.0, sample(bad, 0.5));
+            }
+        }
+        assert!((load.rate() - 500.0).abs() < 1e-6 && load.capacity() == Some(1000.0), "{load:?}");
+        load.observe(1e12, sample(0.0, 0.0));
+        assert!(load.rate() >= 0.0 && load.residence().is_finite() && load.utilisation() <= 0.95);
+    }
+}

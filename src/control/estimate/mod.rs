@@ -1,0 +1,32 @@
+//! What the interval depends on, estimated from samples: samples and time in, values out.
+//!
+//! Times are in seconds, rates per second, sizes in bytes. Every estimator survives samples that are zero, missing,
+//! absurd, out of order or not finite: it leaves them out, and its value stays finite and in range.
+
+mod cost;
+mod curve;
+mod failures;
+mod load;
+mod recovery;
+mod smoothing;
+
+pub use cost::LinearCost;
+pub use curve::DirtyCurve;
+pub use failures::{FailurePrior, FailureRate, GammaPoisson, Scope};
+pub use load::{Load, LoadSample};
+pub use recovery::{Recovery, RecoveryModel};
+pub use smoothing::{Cusum, Ewma, Tracker};
+
+/// Returns `value` if it is finite and not negative.
+fn sane(value: f64) -> Option<f64> {
+    (value.is_finite() && value >= 0.0).then_some(value)
+}
+
+/// Returns `value` if it is finite and above zero.
+fn positive(value: f64) -> Option<f64> {
+    (value.is_finite() && value > 0.0).then_some(value)
+}
+
+/// Samples that no estimator may choke on.
+#[cfg(test)]
+pub(crate) const NONSENSE: [f64; 6] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX, f64::MIN_POSITIVE];
