@@ -235,12 +235,12 @@ fn on_constant_conditions_the_interval_settles_and_stays() {
 
 #[test]
 fn recovery_goals_are_met() {
-    for (made, goal) in [(Made::Steady, 90), (Made::Diurnal, 180), (Made::FlashCrowd, 180), (Made::WriteStorm, 120)] {
+    for (made, goal) in [(Made::Steady, 120), (Made::Diurnal, 240), (Made::FlashCrowd, 180), (Made::WriteStorm, 120)] {
         let mut case = case(made, 1200.0, 16);
         case.goals.recovery = Some(Duration::from_secs(goal));
         let comparison = compare_with(&case, &SOME_S).unwrap();
         let met = comparison.met(goal as f64);
-        assert!(met.best_fixed > 100 && met.of_best_fixed as f64 >= 0.97 * met.best_fixed as f64, "{made:?}: {met:?}");
+        assert!(met.best_fixed > 100 && met.of_best_fixed as f64 >= 0.99 * met.best_fixed as f64, "{made:?}: {met:?}");
     }
 }
 

@@ -154,7 +154,7 @@ impl Load {
 
     /// Returns the utilisation of the last seconds.
     #[must_use]
-    pub fn utilisation_now(&self) -> f64 {
+    pub fn utilisation_just_seen(&self) -> f64 {
         self.utilisation_at(self.quick.value().unwrap_or(0.0))
     }
 

@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a10_uniform_keys() {
+    fn section_a10_uniform_keys() {
         for (c0, s, b, keys, rate, m, [t, h, naive, naive_h, full, full_h]) in [
             (0.05, 100.0, 1e9, 1e6, 1e4, 3600.0, ["19.2816", "0.006181", "22.4699", "0.006242", "32.8634", "0.006938"]),
             (0.05, 100.0, 1e9, 1e7, 1e5, 3600.0, ["22.8353", "0.014302", "60.1061", "0.016696", "86.9483", "0.019331"]),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a10_zipf_keys() {
+    fn section_a10_zipf_keys() {
         // Keys of about the same rank count as one class, to add up fewer of them.
         let keys = zipf(1_000_000, 0.99);
         let mut classes: Vec<(f64, f64)> = Vec::new();
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn a10_what_plugging_the_measured_cost_in_does() {
+    fn section_a10_what_plugging_the_measured_cost_in_does() {
         let cost = |t: f64| Cost { cost: 0.5 + 0.01 * t, slope: 0.01 };
         let (best, least) = dirty_aware_optimum(cost, 3600.0, 1.0, WIDE);
         prints(best, "60.000000");

@@ -264,7 +264,7 @@ impl Controller {
         let dt = now.since(self.load_seen).as_secs_f64();
         self.load_seen = now;
         let jumped = self.load.observe(dt, sample);
-        self.lulls.observe(now, self.load.utilisation_now());
+        self.lulls.observe(now, self.load.utilisation_just_seen());
         self.recovering.processed(sample.processed);
         let updates = sample.updates.unwrap_or(sample.processed);
         self.updates += if updates.is_finite() { updates.max(0.0) } else { 0.0 };
