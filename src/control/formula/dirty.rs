@@ -240,6 +240,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the table")]
     fn section_a10_zipf_keys() {
         // Keys of about the same rank count as one class, to add up fewer of them.
         let keys = zipf(1_000_000, 0.99);
