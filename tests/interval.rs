@@ -44,7 +44,6 @@ fn leave_one_out(recoveries: &[Recovery]) -> Vec<(f64, f64)> {
 
 /// Where the measurements are absent, `test.sh` says so.
 #[test]
-#[expect(clippy::print_stdout, reason = "both figures are reported")]
 fn a7_measured_recoveries_are_predicted() {
     let Some(folder) = real_data() else { return };
     let all = measured(&fs::read_to_string(folder.join("khaos/iot_failures.txt")).unwrap());

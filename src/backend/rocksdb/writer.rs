@@ -32,10 +32,18 @@ pub(super) struct Write {
     pub(super) rules: Rules,
 }
 
+/// What the thread is asked for.
+#[derive(Debug)]
+enum Request {
+    Write(Write),
+    /// To try again what could not be written.
+    Retry,
+}
+
 /// The owner's end of the thread.
 #[derive(Debug)]
 pub(super) struct Writer {
-    queue: Option<Sender<Write>>,
+    queue: Option<Sender<Request>>,
     progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
 }
@@ -78,8 +86,12 @@ impl Writer {
 
     /// Queues a layer.
     pub(super) fn send(&self, write: Write) {
+        self.request(Request::Write(write));
+    }
+
+    fn request(&self, request: Request) {
         // The thread ends after the queue.
-        let _sent = self.queue.as_ref().map(|queue| queue.send(write));
+        let _sent = self.queue.as_ref().map(|queue| queue.send(request));
     }
 
     /// Returns the newest view, if it has more than `layers` in it.
@@ -90,18 +102,21 @@ impl Writer {
         self.progress.state().view.clone()
     }
 
-    /// Waits until `layers` are written and returns a view that has them.
+    /// Waits until `layers` are written, or could not be once more, and returns a view that has them.
     ///
     /// # Errors
     /// Why they cannot be written.
     pub(super) fn wait(&self, layers: u64) -> Result<Option<Arc<View>>> {
         let mut state = self.progress.state();
+        if state.failed.take().is_some() {
+            self.request(Request::Retry);
+        }
         loop {
             if self.progress.written.load(Ordering::Acquire) >= layers {
                 return Ok(state.view.clone());
             }
-            if let Some((kind, message)) = state.failed.take() {
-                return Err(Error::new(kind, message));
+            if let Some((kind, message)) = &state.failed {
+                return Err(Error::new(*kind, message));
             }
             state = self.progress.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -119,10 +134,13 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Arc<Db>, queue: &Receiver<Write>, progress: &Progress) {
+fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress) {
     let mut waiting = VecDeque::new();
-    while let Ok(write) = queue.recv() {
-        waiting.push_back(write);
+    while let Ok(request) = queue.recv() {
+        match request {
+            Request::Write(write) => waiting.push_back(write),
+            Request::Retry => {}
+        }
         while let Some(Write { number, layer, rules }) = waiting.front() {
             let written = write_layer(db, layer);
             let mut state = progress.state();

@@ -256,7 +256,6 @@ mod tests {
         // Enough of the curve to be exact between: a count at every sixteenth of a doubling.
         let at = |k: f64| 1e5 * k.exp2();
         let table: Vec<f64> = (0..=208).map(|k| distinct(at(f64::from(k) / 16.0))).collect();
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= k <= 207")]
         let cost = |t: f64| {
             let position = ((t).log2() * 16.0).clamp(0.0, 207.0);
             let k = position.floor();
