@@ -14,8 +14,8 @@ const CAPACITY_HALF_LIFE: f64 = 120.0;
 /// Half-life of the quick mean that peaks are taken of, s.
 const QUICK_HALF_LIFE: f64 = 5.0;
 
-/// A peak is remembered for once to twice as long, s. It does not fade meanwhile: what is planned with it would follow.
-const PEAK_TIME: f64 = 600.0;
+/// Half-life of a peak, s.
+const PEAK_HALF_LIFE: f64 = 600.0;
 
 /// A share of time below which being busy tells nothing of the capacity.
 const LEAST_BUSY: f64 = 0.001;
@@ -54,9 +54,7 @@ pub struct Load {
     capacity: Ewma,
     quick: Ewma,
     slow: Ewma,
-    /// Highest quick mean of the last whole period and of the running one, and how long that is, s.
-    peaks: (f64, f64),
-    period: f64,
+    peak: f64,
     backlog: f64,
     processing: f64,
 }
@@ -73,8 +71,7 @@ impl Load {
             capacity: known,
             quick: Ewma::new(QUICK_HALF_LIFE),
             slow: Ewma::new(AHEAD_HALF_LIFE),
-            peaks: (0.0, 0.0),
-            period: 0.0,
+            peak: 0.0,
             backlog: 0.0,
             processing: 0.0,
         }
@@ -95,11 +92,8 @@ impl Load {
         self.processing = processed / dt;
         self.quick.update(dt, rate);
         self.slow.update(dt, rate);
-        self.period += dt;
-        if self.period > PEAK_TIME {
-            (self.peaks, self.period) = ((self.peaks.1, 0.0), 0.0);
-        }
-        self.peaks.1 = self.peaks.1.max(self.quick.value().unwrap_or(rate));
+        let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
+        self.peak = faded.max(self.quick.value().unwrap_or(rate));
         self.learn_capacity(dt, processed, sample.busy);
         let jumped = self.rate.update(dt, rate);
         let per_record = positive(processed).is_some_and(|processed| self.updates.update(dt, updates / processed));
@@ -124,10 +118,10 @@ impl Load {
         self.rate.value().unwrap_or(0.0)
     }
 
-    /// Returns the highest rate of the last ten to twenty minutes, records/s.
+    /// Returns the highest rate of late, records/s, fading by half in ten minutes.
     #[must_use]
     pub fn peak(&self) -> f64 {
-        self.peaks.0.max(self.peaks.1).max(self.rate())
+        self.peak.max(self.rate())
     }
 
     /// Returns the smoothed rate of updates, per second.
