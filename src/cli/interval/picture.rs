@@ -60,11 +60,11 @@ fn panel(
     failures: &[f64],
 ) -> std::result::Result<(), Box<dyn std::error::Error>> {
     let most = curve.iter().map(|(_, value)| *value).fold(1.0, f64::max) * 1.05;
-    let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / 3600.0, 0.0..most)?;
-    mesh(&mut chart, name, &|value| short(*value))?;
-    let hours = curve.iter().map(|(t, value)| (t / 3600.0, *value));
-    chart.draw_series(AreaSeries::new(hours, 0.0, color.mix(0.25)).border_style(color))?;
-    chart.draw_series(failures.iter().map(|at| mark(*at, 0.0..most)))?;
+    let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / unit(case).0, 0.0..most)?;
+    mesh(&mut chart, unit(case).1, name, &|value| short(*value))?;
+    let points = curve.iter().map(|(t, value)| (t / unit(case).0, *value));
+    chart.draw_series(AreaSeries::new(points, 0.0, color.mix(0.25)).border_style(color))?;
+    chart.draw_series(failures.iter().map(|at| mark(*at / unit(case).0, 0.0..most)))?;
     Ok(())
 }
 
@@ -77,19 +77,19 @@ fn intervals(
     let values = || chosen.iter().map(|(_, value)| *value);
     let (best, _) = comparison.best_fixed();
     let (low, high) = (values().fold(best, f64::min) * 0.8, values().fold(best, f64::max) * 1.25);
-    let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / 3600.0, (low..high).log_scale())?;
-    mesh(&mut chart, "interval, s", &|value| format!("{value:.0}"))?;
+    let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / unit(case).0, (low..high).log_scale())?;
+    mesh(&mut chart, unit(case).1, "interval, s", &|value| format!("{value:.0}"))?;
     chart
-        .draw_series(comparison.first_failures.iter().map(|at| mark(*at, low..high)))?
+        .draw_series(comparison.first_failures.iter().map(|at| mark(*at / unit(case).0, low..high)))?
         .label("failure")
         .legend(legend(FAILURE));
-    let across = [(0.0, best), (case.world.end() / 3600.0, best)];
+    let across = [(0.0, best), (case.world.end() / unit(case).0, best)];
     let fixed = format!("best fixed interval in hindsight, {best:.1} s");
     chart.draw_series(LineSeries::new(across, BLACK.mix(0.5)))?.label(fixed).legend(legend(RGBColor(120, 120, 120)));
-    let hours = chosen.iter().map(|(t, value)| (t / 3600.0, *value));
-    chart.draw_series(LineSeries::new(hours, CHOSEN.stroke_width(2)))?.label("chosen interval").legend(legend(CHOSEN));
+    let points = chosen.iter().map(|(t, value)| (t / unit(case).0, *value));
+    chart.draw_series(LineSeries::new(points, CHOSEN.stroke_width(2)))?.label("chosen interval").legend(legend(CHOSEN));
     let labels = &mut chart.configure_series_labels();
-    labels.position(SeriesLabelPosition::LowerMiddle).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
+    labels.position(SeriesLabelPosition::LowerLeft).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3));
     labels.label_font(("sans-serif", 14)).draw()?;
     Ok(())
 }
@@ -100,9 +100,15 @@ fn margins<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
     builder
 }
 
+/// Returns the unit of time of the axis, in seconds, and its name.
+fn unit(case: &Case) -> (f64, &'static str) {
+    if case.world.end() < 7200.0 { (60.0, "minutes") } else { (3600.0, "hours") }
+}
+
 /// Draws axes and lines.
 fn mesh<X, Y>(
     chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
+    unit: &str,
     name: &str,
     format: &dyn Fn(&f64) -> String,
 ) -> std::result::Result<(), Box<dyn std::error::Error>>
@@ -112,14 +118,14 @@ where
 {
     let mesh = &mut chart.configure_mesh();
     mesh.light_line_style(TRANSPARENT).bold_line_style(BLACK.mix(0.1)).label_style(("sans-serif", 13));
-    mesh.x_desc("hours").y_desc(name).axis_desc_style(("sans-serif", 14)).y_labels(6).y_label_formatter(&format);
+    mesh.x_desc(unit).y_desc(name).axis_desc_style(("sans-serif", 14)).y_labels(6).y_label_formatter(&format);
     mesh.draw()?;
     Ok(())
 }
 
 /// Returns the line of a failure.
 fn mark(at: f64, range: Range<f64>) -> PathElement<(f64, f64)> {
-    PathElement::new([(at / 3600.0, range.start), (at / 3600.0, range.end)], FAILURE.mix(0.55))
+    PathElement::new([(at, range.start), (at, range.end)], FAILURE.mix(0.55))
 }
 
 fn legend(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
@@ -129,7 +135,8 @@ fn legend(color: RGBColor) -> impl Fn((i32, i32)) -> PathElement<(i32, i32)> {
 fn short(value: f64) -> String {
     match value {
         v if v >= 1e6 => format!("{:.1} M", v / 1e6),
-        v if v >= 1e3 => format!("{:.0} k", v / 1e3),
+        v if v >= 1e4 => format!("{:.0} k", v / 1e3),
+        v if v >= 1e3 => format!("{:.1} k", v / 1e3),
         v => format!("{v:.0}"),
     }
 }

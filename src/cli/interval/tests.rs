@@ -219,7 +219,10 @@ fn on_constant_conditions_the_interval_settles_and_stays() {
     let mut constant = case(Made::Steady, 43_200.0, 1);
     // Half a day of the same, without a failure, which is no surprise at that rate; then with one every hour on average.
     let rate: Vec<f64> = constant.world.rate.iter().copied().cycle().take(43_200).collect();
-    for (mtbf, every) in [(43_200.0, 1e12), (3600.0, 3600.0)] {
+    // And where a goal binds, whose bound moves with the estimates.
+    let goal = Some(Duration::from_secs(90));
+    for (mtbf, every, recovery) in [(43_200.0, 1e12, None), (3600.0, 3600.0, None), (43_200.0, 1e12, goal)] {
+        constant.goals.recovery = recovery;
         constant.world = World::plain(usual_job(), rate.clone(), every);
         constant.settings.failures.job_mtbf = mtbf;
         let mut changes = 0;

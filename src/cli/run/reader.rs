@@ -117,8 +117,10 @@ impl<B: StateBackend> Reader<'_, B> {
     fn look(&mut self) -> Result<bool> {
         while let Some(wait) = self.pace.as_mut().and_then(Pace::wait) {
             self.flush()?;
+            let before = clock::now();
             clock::sleep(wait);
-            self.meter.iter_mut().for_each(|meter| meter.waited(wait));
+            // Sleeps are longer than asked for.
+            self.meter.iter_mut().for_each(|meter| meter.waited(before.elapsed()));
             if self.attend()? {
                 return Ok(true);
             }

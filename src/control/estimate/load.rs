@@ -11,8 +11,10 @@ const AHEAD_HALF_LIFE: f64 = 90.0;
 /// Half-life of the capacity, in seconds of being busy.
 const CAPACITY_HALF_LIFE: f64 = 120.0;
 
-/// Half-life of the quick mean that peaks are taken of, and of a peak itself, s.
+/// Half-life of the quick mean that peaks are taken of, s.
 const QUICK_HALF_LIFE: f64 = 5.0;
+
+/// Half-life of a peak, s.
 const PEAK_HALF_LIFE: f64 = 600.0;
 
 /// A share of time below which being busy tells nothing of the capacity.

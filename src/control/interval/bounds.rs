@@ -109,6 +109,9 @@ const SCANNED: f64 = 64.0;
 /// Share of the least overhead that may be given on top for a recovery goal that cannot be met for certain.
 const BEST_EFFORT: f64 = 0.25;
 
+/// How quickly an interval grows away from the quickest recovery's, by the share by which that misses the goal.
+const LOOSENING: f64 = 10.0;
+
 /// Steps in which a bound is searched for.
 const HALVINGS: usize = 50;
 
@@ -276,7 +279,9 @@ impl Situation<'_> {
             *allowed = quickest;
             return None;
         }
-        *allowed = (formula::band(BEST_EFFORT).0 * optimum).max(quickest);
+        // Little by little, the further the goal is off: at the edge of what is possible the choice must not jump.
+        let loosened = quickest * (LOOSENING * (least / goal - 1.0)).exp();
+        *allowed = loosened.min(formula::band(BEST_EFFORT).0 * optimum).max(quickest);
         let (planned, age) = (goal, quickest + self.duration(quickest));
         let capacity = self.capacity.unwrap_or(f64::INFINITY);
         // Solved for the outage, and for the capacity, with the other as it is.

@@ -330,11 +330,14 @@ impl Controller {
         let current = self.decision.interval.as_secs_f64();
         let bound = |interval: f64| interval.min(choice.upper).max(choice.lower);
         let (low, high) = formula::band(self.settings.dead_band);
-        let ratio = choice.interval / current;
+        // Where a bound binds, a little more than it asks for: it moves with every estimate, the interval should not.
+        let binds = choice.interval >= choice.upper;
+        let target = if binds { (choice.upper * low).max(choice.lower) } else { choice.interval };
+        let ratio = target / current;
         let up = ratio > 1.0;
         let turns = up != self.turned.0 && self.completed.saturating_sub(self.turned.1) < TURN_AFTER;
-        let wanted = if at_once {
-            choice.interval
+        let wanted = if at_once || current > choice.upper {
+            target
         } else if (low..=high).contains(&ratio) || turns {
             current
         } else {
