@@ -83,7 +83,7 @@ fn wrong_columns_and_records() {
 #[test]
 fn g09_wrong_usage_ends_with_2() {
     let job = Job::new();
-    for extra in ["--strategy changelog", "--backend rocksdb", "--interval adaptive", "--format parquet", "--nope"] {
+    for extra in ["--strategy changelog", "--backend heap", "--interval often", "--format parquet", "--nope"] {
         assert_eq!(run(job.args(extra)).status.code(), Some(2), "{extra}");
     }
     for command in ["", "nope", "rescale --store memory:/// --job j --parallelism 2"] {
