@@ -115,7 +115,7 @@ fn both_backends_are_measured() {
 
 #[test]
 fn mistakes_are_told_apart() {
-    for flags in ["--strategy changelog", "--backend rocksdb", "--html x", "--parallelism 128", "--cell"] {
+    for flags in ["--strategy changelog", "--backend heap", "--html x", "--parallelism 128", "--cell"] {
         assert_eq!(run(words(&format!("bench {flags}"))).status.code(), Some(2), "{flags}");
     }
     fails(&run(words("bench --store nowhere:///x")), "config");
