@@ -11,6 +11,10 @@ mod world;
 
 #[allow(dead_code, unused_imports, reason = "of what they do for the tool, two targets use a part")]
 mod cli {
+    #[path = "../../../src/cli/clock.rs"]
+    mod clock;
+    #[path = "../../../src/cli/goal.rs"]
+    mod goal;
     #[path = "../../../src/cli/keys.rs"]
     mod keys;
     pub(crate) mod run;

@@ -10,10 +10,14 @@ mod columns;
 mod files;
 #[path = "../../../src/cli/run/fuzz.rs"]
 pub(crate) mod fuzz;
+#[path = "../../../src/cli/run/interval.rs"]
+mod interval;
 #[path = "../../../src/cli/run/output.rs"]
 mod output;
 #[path = "../../../src/cli/run/program.rs"]
 mod program;
+#[path = "../../../src/cli/run/rate.rs"]
+mod rate;
 #[path = "../../../src/cli/run/record.rs"]
 mod record;
 #[path = "../../../src/cli/run/source/mod.rs"]
