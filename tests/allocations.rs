@@ -2,6 +2,9 @@
 //!
 //! One test, alone in its process: what another thread allocates would count. Timers have a queue, which grows.
 
+#[path = "common/mean.rs"]
+mod mean;
+
 use std::time::Duration;
 
 use alluvium::Result;
@@ -16,6 +19,7 @@ use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
 use alluvium::segment::Cut;
 use alluvium::time::Timestamp;
+use mean::Mean;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]
@@ -36,36 +40,6 @@ const GROWTH: Allowed = Allowed(KEYS / 4, 0);
 const LONGER: Allowed = Allowed(KEYS / 4, KEYS);
 
 type State = KeyedState<LogBackend>;
-
-/// Sum and count.
-#[derive(Debug)]
-struct Mean;
-
-impl Aggregate for Mean {
-    type Input = u64;
-    type Accumulator = (u64, u64);
-    type Output = u64;
-
-    fn name(&self) -> &'static str {
-        "mean"
-    }
-
-    fn create(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    fn add(&self, (sum, count): &mut (u64, u64), input: &u64) {
-        (*sum, *count) = (*sum + input, *count + 1);
-    }
-
-    fn merge(&self, older: (u64, u64), newer: (u64, u64)) -> (u64, u64) {
-        (older.0 + newer.0, older.1 + newer.1)
-    }
-
-    fn result(&self, (sum, count): &(u64, u64)) -> u64 {
-        sum / count
-    }
-}
 
 fn state() -> State {
     let partitioner = Partitioner::Range { seed: 1 };

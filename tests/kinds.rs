@@ -1,6 +1,8 @@
 //! Every kind of state in one job, over checkpoints, restores and rescales: the logical content stays what it was.
 
 mod common;
+#[path = "common/mean.rs"]
+mod mean;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,41 +14,12 @@ use alluvium::offline;
 use alluvium::prelude::*;
 use alluvium::{ErrorKind, Result};
 use common::Gate;
+use mean::Mean;
 use object_store::ObjectStore;
 
 const OPERATOR: OperatorId = OperatorId(7);
 const KEYS: u32 = 60;
 const WINDOW: &[u8] = b"window";
-
-/// Sum and count.
-#[derive(Debug)]
-struct Mean;
-
-impl Aggregate for Mean {
-    type Input = u64;
-    type Accumulator = (u64, u64);
-    type Output = u64;
-
-    fn name(&self) -> &'static str {
-        "mean"
-    }
-
-    fn create(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    fn add(&self, (sum, count): &mut (u64, u64), input: &u64) {
-        (*sum, *count) = (*sum + input, *count + 1);
-    }
-
-    fn merge(&self, older: (u64, u64), newer: (u64, u64)) -> (u64, u64) {
-        (older.0 + newer.0, older.1 + newer.1)
-    }
-
-    fn result(&self, (sum, count): &(u64, u64)) -> u64 {
-        sum.checked_div(*count).unwrap_or(0)
-    }
-}
 
 /// A table of each kind.
 struct Kinds {
@@ -149,8 +122,8 @@ impl World {
         content.ordered.push((time, text.clone()));
         content.ordered.sort();
         content.sum = Some(content.sum.unwrap_or(0) + number);
-        let (sum, count) = content.mean.unwrap_or_default();
-        content.mean = Some((sum + number, count + 1));
+        let (count, sum) = content.mean.unwrap_or_default();
+        content.mean = Some((count + 1, sum + number));
         let at = i64::from(step * 10 + key % 10);
         let is_new = self.timers.insert((at, key));
 
@@ -208,7 +181,7 @@ impl World {
         for (key, expected) in self.model.clone() {
             let Subtask { task, kinds, .. } = self.owner(key)?;
             let state = task.state();
-            let mean = expected.mean.map(|(sum, count)| sum / count);
+            let mean = expected.mean.map(|(count, sum)| sum / count);
             let found = Content {
                 value: kinds.value.read(state)?,
                 windowed: kinds.windowed.read(&mut state.in_namespace(WINDOW))?,

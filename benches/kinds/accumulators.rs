@@ -1,11 +1,15 @@
 //! What numbers were made to, per key: their maximum by a reducing state, their mean by an aggregating one.
 
+#[path = "../../tests/common/mean.rs"]
+mod mean;
+
 use std::cell::LazyCell;
 
 use alluvium::backend::{Aggregate, AggregatingState, ReducingState};
 use alluvium::codec::typed::Fixed;
 use criterion::Criterion;
 
+use self::mean::Mean;
 use super::{Draw, Log, done, each_key, plain, sizes};
 
 type Highest = Log<ReducingState<u64, Fixed>>;
@@ -50,36 +54,6 @@ pub(crate) fn reducing(c: &mut Criterion) {
             }
         });
     });
-}
-
-#[derive(Debug)]
-struct Mean;
-
-impl Aggregate for Mean {
-    type Input = u64;
-    type Accumulator = (u64, u64);
-    type Output = u64;
-
-    fn name(&self) -> &str {
-        "mean"
-    }
-
-    fn create(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    fn add(&self, (count, sum): &mut (u64, u64), input: &u64) {
-        *count += 1;
-        *sum = sum.wrapping_add(*input);
-    }
-
-    fn merge(&self, older: (u64, u64), newer: (u64, u64)) -> (u64, u64) {
-        (older.0 + newer.0, older.1.wrapping_add(newer.1))
-    }
-
-    fn result(&self, (count, sum): &(u64, u64)) -> u64 {
-        sum / count
-    }
 }
 
 type Means = Log<AggregatingState<Mean, (Fixed, Fixed)>>;

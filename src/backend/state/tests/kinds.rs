@@ -1,7 +1,11 @@
 //! What each kind does on one key and in namespaces, and that failures and panics change nothing.
 
+#[path = "../../../../tests/common/mean.rs"]
+mod mean;
+
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use self::mean::Mean;
 use super::Lab;
 use crate::ErrorKind;
 use crate::backend::{Aggregate, CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
@@ -150,37 +154,6 @@ fn ordered_maps_are_walked_by_value() {
     assert_eq!(walk((Included(1), Excluded(1)), 9), [0i64; 0]);
 }
 
-/// Counts and sums.
-#[derive(Debug)]
-struct Mean;
-
-impl Aggregate for Mean {
-    type Input = u32;
-    type Accumulator = (u64, u64);
-    type Output = u64;
-
-    fn name(&self) -> &'static str {
-        "mean"
-    }
-
-    fn create(&self) -> (u64, u64) {
-        (0, 0)
-    }
-
-    fn add(&self, (count, sum): &mut (u64, u64), input: &u32) {
-        *count += 1;
-        *sum += u64::from(*input);
-    }
-
-    fn merge(&self, older: (u64, u64), newer: (u64, u64)) -> (u64, u64) {
-        (older.0 + newer.0, older.1 + newer.1)
-    }
-
-    fn result(&self, (count, sum): &(u64, u64)) -> u64 {
-        sum / count
-    }
-}
-
 #[test]
 fn what_is_added_is_reduced_without_being_read() {
     let mut lab = Lab::new();
@@ -190,7 +163,7 @@ fn what_is_added_is_reduced_without_being_read() {
     assert_eq!((joined.read(&mut lab.state).unwrap(), mean.read(&mut lab.state).unwrap()), (None, None));
     for (i, word) in ["a", "b", "c", "d"].into_iter().enumerate() {
         joined.add(&mut lab.state, &word.to_owned()).unwrap();
-        mean.add(&mut lab.state, &(10 * u32::try_from(i).unwrap())).unwrap();
+        mean.add(&mut lab.state, &(10 * u64::try_from(i).unwrap())).unwrap();
         if i == 1 {
             assert_eq!(lab.seal(false)[1], "k//=ab", "nothing lies below");
         }
