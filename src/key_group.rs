@@ -143,9 +143,35 @@ impl KeyGroupSet {
         after.checked_sub(1).and_then(|i| self.ranges.get(i)).is_some_and(|range| range.contains(group))
     }
 
+    /// Returns the lowest group.
+    #[must_use]
+    pub fn first(&self) -> Option<KeyGroup> {
+        self.ranges.first().map(|range| KeyGroup(range.start))
+    }
+
     /// Returns the groups, ascending.
     pub fn iter(&self) -> impl Iterator<Item = KeyGroup> + '_ {
         self.ranges.iter().flat_map(|range| (range.start..range.end).map(KeyGroup))
+    }
+
+    /// Divides the set into runs, in order, each as long as its groups' sizes stay within `most` together, and of one
+    /// group at least. The empty set has no runs.
+    #[must_use]
+    pub fn divide(&self, most: u64, size: impl Fn(KeyGroup) -> u64) -> Vec<Self> {
+        let (mut runs, mut run, mut total) = (Vec::new(), Vec::new(), 0u64);
+        for group in self.iter() {
+            let next = size(group);
+            if !run.is_empty() && total.saturating_add(next) > most {
+                runs.push(run.drain(..).collect());
+                total = 0;
+            }
+            run.push(group);
+            total = total.saturating_add(next);
+        }
+        if !run.is_empty() {
+            runs.push(run.into_iter().collect());
+        }
+        runs
     }
 
     /// Returns what is in both.

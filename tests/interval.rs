@@ -36,8 +36,7 @@ fn leave_one_out(recoveries: &[Recovery]) -> Vec<(f64, f64)> {
         others.for_each(|(_, recovery)| model.observe(*recovery));
         let left_out = recoveries[at];
         let predicted = model.predict(left_out.age, left_out.rate).unwrap();
-        // At a load that no other recovery came near the model may see no end: an error as large as errors get here.
-        (left_out.total, (predicted.min(2.0 * left_out.total) / left_out.total - 1.0).abs())
+        (left_out.total, (predicted / left_out.total - 1.0).abs())
     };
     (0..recoveries.len()).map(error).collect()
 }
@@ -52,14 +51,59 @@ fn a7_measured_recoveries_are_predicted() {
     let ordinary: Vec<Recovery> = all.iter().copied().filter(|recovery| recovery.total < DIVERGED_S).collect();
     assert_eq!(ordinary.len(), 59);
     let without = mean(&leave_one_out(&ordinary));
-    let with = leave_one_out(&all);
-    let of_ordinary: Vec<_> = with.iter().copied().filter(|(total, _)| *total < DIVERGED_S).collect();
-    assert!(
-        without < 0.12 && mean(&of_ordinary) < 0.12 && mean(&with) < 0.125,
-        "without the diverged one {without}, with it {}, the others then {}",
-        mean(&with),
-        mean(&of_ordinary)
-    );
+    assert!(without < 0.12, "without the diverged one {without}");
+    // That one is not predicted by the others, whatever the model; nor may it spoil the prediction of others.
+    let (diverged, others): (Vec<_>, Vec<_>) =
+        leave_one_out(&all).into_iter().partition(|(total, _)| *total >= DIVERGED_S);
+    assert!(mean(&others) < 0.12 && diverged[0].1 < 1.0, "with it {}, itself {diverged:?}", mean(&others));
+}
+
+/// Asserts that the reason says which interval was chosen, and by what.
+fn tells_its_interval(decision: &Value) {
+    let interval = decision["interval_s"].as_f64().unwrap();
+    let interval = if interval < 1.0 { format!("{:.0} ms", 1000.0 * interval) } else { format!("{interval:.1} s") };
+    let bound = match decision["binds"].as_str().unwrap() {
+        "first" => "nothing known yet",
+        "cost" => "cost optimum binds",
+        "recovery" => "recovery goal 120.0 s binds",
+        "recovery_point" => "recovery point goal 5.0 s binds",
+        "overhead" => "overhead goal ",
+        "duration" | "shortest" | "longest" => "guard rail",
+        other => panic!("no goal asks for {other}"),
+    };
+    let reason = decision["reason"].as_str().unwrap();
+    assert!(reason.starts_with(&format!("{interval}: {bound}")), "{decision}");
+}
+
+/// A goal that nobody could meet is met by nobody; a single run says nothing of errors; nothing lost is no share.
+#[test]
+fn the_tool_says_what_it_does_not_know() {
+    let job = "interval --trace made:steady --mtbf 1h --state-bytes 64MiB --goal recovery=1s --seeds 1 --json";
+    let document = json(&run(words(job)));
+    assert_eq!(document["controller"]["goal_met"], 0.0, "{document}");
+    assert!(document["controller"]["goal_met_of_best_fixed"].is_null());
+    assert!(document["controller"]["lost_s_error_against_best_fixed"].is_null());
+    let bench = Bench::new();
+    let trace = bench.write("trace.csv", "\"second\",\"value\"\n1,10\n2,10\n3,10\n");
+    let table = run(words(&format!("interval --trace {} --mtbf 10d --seeds 2", trace.display())));
+    let table = String::from_utf8(table.stdout).unwrap();
+    assert!(table.contains("lost - % (+- - %)") && !table.contains("NaN") && !table.contains("inf"), "{table}");
+}
+
+/// Whatever the controller may choose is tried, if it can be the best.
+#[test]
+fn fixed_intervals_are_as_short_and_long_as_the_controllers() {
+    let bench = Bench::new();
+    let trace = bench.write("trace.csv", "second,value\n1,10\n2,10\n3,10\n");
+    for (cost, shortest) in [("1ms", 1.0), ("300ms", 3.0)] {
+        let args = format!("interval --trace {} --checkpoint-cost {cost} --seeds 1 --json", trace.display());
+        let document = json(&run(words(&args)));
+        let fixed = document["fixed"].as_array().unwrap();
+        assert_eq!(
+            (&fixed[0]["interval_s"], &fixed[fixed.len() - 1]["interval_s"]),
+            (&shortest.into(), &3600.0.into())
+        );
+    }
 }
 
 #[test]
@@ -71,14 +115,14 @@ fn the_tool_compares_a_trace() {
     let args = format!("interval --trace {} --goal recovery=120s,overhead=20% --mtbf 10m", trace.display());
     let args = format!("{args} --state-bytes 64MiB --capacity 1000 --seeds 3 --json --svg {}", svg.display());
     let document = json(&run(words(&args)));
-    for field in ["lost_s", "checkpoints", "recovery_p99_s", "goal_met"] {
+    for field in ["lost_s", "checkpoints", "recovery_p99_s", "goal_met", "goal_met_of_best_fixed"] {
         assert!(document["controller"][field].is_number(), "{field}: {document}");
     }
     assert!(document["fixed"].as_array().unwrap().iter().all(|fixed| fixed["lost_s"].as_f64().unwrap() > 0.0));
     assert!(document["best_fixed_s"].as_f64() > Some(0.0) && document["clairvoyant_lost_s"].as_f64() > Some(0.0));
     let decisions = document["decisions"].as_array().unwrap();
     assert!(decisions.iter().all(|decision| decision["interval_s"].as_f64().unwrap() >= 1.0), "{document}");
-    assert!(decisions.iter().all(|decision| decision["reason"].as_str().unwrap().contains("binds")));
+    decisions.iter().for_each(tells_its_interval);
     assert_eq!(json(&run(words(&args))), document, "equal seeds, equal runs");
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("chosen interval") && svg.contains("trace.csv"));
@@ -109,6 +153,8 @@ fn bad_traces_and_goals_are_refused() {
         "--mtbf 0s",
         "--capacity NaN",
         "--seeds 0",
+        "--weibull 0.005",
+        "--weibull 11",
         "--trace made:nothing",
     ] {
         let output = run(words(&format!("interval --trace made:steady {flags}")));
@@ -138,7 +184,7 @@ fn a_run_follows_a_rate_that_steps_up_tenfold() {
     for decision in &decisions {
         let interval = decision["interval_s"].as_f64().unwrap();
         assert!((0.1..=5.0).contains(&interval), "guard rail and goal: {decision}");
-        assert!(decision["reason"].as_str().unwrap().contains("dirty"), "{decision}");
+        tells_its_interval(decision);
     }
     let field = |decisions: &[Value], name: &str| decisions.last().map(|decision| decision[name].as_f64().unwrap());
     let (slow, quick) = (between(&report, 0.0, 5.0), between(&report, 5.5, 8.0));

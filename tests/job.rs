@@ -8,8 +8,10 @@ use std::time::Duration;
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::control::coordinator::CheckpointPolicy;
+use alluvium::control::estimate::FailurePrior;
+use alluvium::control::interval::{Bound, Goals, IntervalSettings};
 use alluvium::id::{Attempt, Epoch, ObjectId, Seq};
-use alluvium::job::{JobSettings, Strategy};
+use alluvium::job::{AdaptiveInterval, JobSettings, Strategy};
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::store::Key;
 use alluvium::time::Timestamp;
@@ -49,6 +51,28 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
             job = job.reopen(&objects, parallelism).await;
         }
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 1).await;
+    job.add(0..200_000)?;
+    job.checkpoint().await?;
+    job.add(0..100_000)?;
+    job.checkpoint().await?;
+    let mut reads = Vec::new();
+    for restore_bytes in [1, 400_000, JobSettings::default().restore_bytes] {
+        gate.take_calls();
+        let settings = JobSettings { restore_bytes, ..JobSettings::default() };
+        Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
+        let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
+        reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
+    }
+    // An index and all its blocks, of each of two segments.
+    assert_eq!(reads[2], 4);
+    assert!(reads[0] > reads[1] && reads[1] > reads[2], "{reads:?}");
     Ok(())
 }
 
@@ -348,6 +372,27 @@ async fn a_rescale_reads_little_more_than_the_state_once() -> Result<()> {
     let rescaled = job.reopen(&gate.objects(), 5).await;
     let read = rescaled.job.store().requests().get_bytes;
     assert!(read * 10 <= slices * 11, "read {read} bytes of {slices}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_requests_of_a_restore_are_not_a_checkpoints() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 4).await;
+    for round in 0..10 {
+        job.add(round..round + 100)?;
+        job.checkpoint().await?;
+    }
+    // The goal asks for 10 s for each request, failures for no interval at all.
+    let goals = Goals { requests_per_hour: Some(360.0), ..Goals::default() };
+    let failures = FailurePrior { job_mtbf: 1.0, ..FailurePrior::default() };
+    let adaptive = AdaptiveInterval { goals, settings: IntervalSettings { failures, ..IntervalSettings::default() } };
+    let settings = JobSettings { adaptive: Some(adaptive), ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 4, settings, RestoreFrom::Newest, job.expected.clone()).await?;
+    job.add(0..10)?;
+    job.checkpoint().await?;
+    let reason = job.job.decision().unwrap().reason;
+    assert!(matches!(reason.binds, Bound::Requests(_)) && (20.0..60.0).contains(&reason.target_s), "{reason}");
     Ok(())
 }
 

@@ -426,8 +426,9 @@ async fn levels_find_what_they_promise() -> Result<()> {
     let (_job, states) = history(&gate).await?;
     let store = common::store(&gate.objects());
     let newest = *states.keys().next_back().unwrap();
-    let pack = open(&store, None).await?.manifest.objects.last().unwrap().id;
-    let key = format!("job/data/{pack}");
+    let segment =
+        open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
+    let key = format!("job/data/{}", segment.object);
     let bytes = gate.dump().await.remove(&key).unwrap();
     let chain = Chain::load(&store).await?;
     let found = async |level| {
@@ -449,8 +450,6 @@ async fn levels_find_what_they_promise() -> Result<()> {
     for level in [Level::Manifest, sampled] {
         assert_eq!(found(level).await?, [DamageKind::Length]);
     }
-    let segment =
-        open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
     let at = usize::try_from(segment.offset).unwrap() + 20;
     let mut flipped = bytes.to_vec();
     flipped[at] ^= 4;

@@ -25,10 +25,9 @@ impl Engine {
         for seat in job.take_seats() {
             let name = format!("{}-{}", job.attempt(), seat.subtask());
             let backend = rocksdb.backend(&name, KeyGroupSet::empty(), job.budget().clone()).unwrap();
-            starting.push(tokio::spawn(async move {
-                let rows = seat.fetch().await.unwrap();
-                tokio::task::spawn_blocking(move || seat.start(&*rows, |_, _, _| backend).unwrap()).await.unwrap()
-            }));
+            let handle = tokio::runtime::Handle::current();
+            let restore = move || handle.block_on(seat.restore(|_, _, _| backend)).unwrap();
+            starting.push(tokio::task::spawn_blocking(restore));
         }
         let (mut tasks, mut values) = (Vec::new(), Vec::new());
         for task in starting {

@@ -275,6 +275,16 @@ fn check_owned(owned: &KeyGroupSet, groups: &KeyGroupSet) -> Result<()> {
     Err(Error::usage("key groups are not owned").with("groups", strange).with("owned", owned))
 }
 
+/// Refuses a group that is not owned.
+fn check_owns(owned: &KeyGroupSet, group: KeyGroup) -> Result<()> {
+    if owned.contains(group) { Ok(()) } else { Err(not_owned(owned, group)) }
+}
+
+#[cold]
+fn not_owned(owned: &KeyGroupSet, group: KeyGroup) -> Error {
+    Error::usage("key group is not owned").with("group", group).with("owned", owned)
+}
+
 /// Refuses groups that are owned already.
 fn check_new(owned: &KeyGroupSet, groups: &KeyGroupSet) -> Result<()> {
     let known = groups.intersection(owned);

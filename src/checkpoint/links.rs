@@ -2,7 +2,8 @@
 //!
 //! Invariants: a link leaves the chain only when a committed manifest no longer needs it; what an aborted epoch
 //! sealed stays and is part of the next manifest; links that wait are merged, so that however long the store is
-//! down one copy of each dirty row is carried.
+//! down one copy of each dirty row is carried; what is sealed of a large base becomes several segments of bounded size,
+//! each of other groups.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub struct SegmentChain {
     /// The groups that get a new base at the next seal.
     due: KeyGroupSet,
     budget: MemoryBudget,
+    /// About how long a segment of a base may get.
+    segment_bytes: u64,
 }
 
 /// A run of state on its way into a manifest, or in one already.
@@ -34,6 +37,8 @@ struct Link {
     epoch: Epoch,
     part: Part,
     kind: SegmentKind,
+    /// The first group that it was made for: what tells the segments of a base apart.
+    first: Option<KeyGroup>,
     groups: KeyGroupSet,
     stage: Stage,
     /// What its rows mean; nothing once it is placed.
@@ -56,6 +61,8 @@ pub struct Unplaced {
     pub epoch: Epoch,
     /// The last part it covers, within that epoch.
     pub part: Part,
+    /// The first group that it was made for.
+    first: Option<KeyGroup>,
     /// Its bytes, or the rows that they will be made of.
     pub content: Content,
 }
@@ -74,13 +81,24 @@ impl SegmentChain {
     #[must_use]
     pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
         let links = segments.into_iter().map(Link::placed).collect();
-        Self { owned, links, due: KeyGroupSet::empty(), budget }
+        Self { owned, links, due: KeyGroupSet::empty(), budget, segment_bytes: u64::MAX }
+    }
+
+    /// Makes the segments of a base about `bytes` long; of one group at least.
+    #[must_use]
+    pub fn with_segment_bytes(self, bytes: u64) -> Self {
+        Self { segment_bytes: bytes, ..self }
     }
 
     /// Decides which groups get a new base at the next seal: ahead of it, so that no barrier waits for that.
     pub fn plan_bases(&mut self, policy: ChainPolicy) {
         let needed = self.needed(Epoch(u64::MAX));
-        let views: Vec<_> = self.links.iter().zip(&needed).map(|(link, groups)| link.view(groups)).collect();
+        // The segments of one base count as one.
+        let links: Vec<_> = self.links.iter().zip(&needed).collect();
+        let seals = links.chunk_by(|(a, _), (b, _)| a.is_sealed_with(b));
+        let seals: Vec<_> = seals.map(seal_of).collect();
+        let views: Vec<_> =
+            seals.iter().map(|&(ref groups, bytes_per_group)| LinkView { groups, bytes_per_group }).collect();
         self.due = bases_due(&views, &self.owned, policy);
     }
 
@@ -97,18 +115,21 @@ impl SegmentChain {
             epoch: cut.epoch,
             part: cut.part,
             kind,
+            first: groups.first(),
             groups,
             stage: Stage::Sealed(rows),
             rules,
         }));
     }
 
-    /// Returns what has to be placed so that a manifest can cover `epoch`: at most one `Base` and one `Delta`.
+    /// Returns what has to be placed so that a manifest can cover `epoch`: at most one `Base`, in segments of other groups
+    /// each, and one `Delta`.
     ///
     /// # Errors
     /// `Corrupt` if bytes encoded earlier cannot be read back.
     pub fn unplaced(&mut self, epoch: Epoch) -> Result<Vec<Unplaced>> {
         self.merge_waiting(epoch)?;
+        self.divide_bases(epoch);
         Ok(self.links.iter().filter(|link| link.waits(epoch)).map(Link::unplaced).collect())
     }
 
@@ -129,8 +150,7 @@ impl SegmentChain {
 
     /// Drops a link that turned out to have no rows and to supersede none.
     pub fn vanished(&mut self, of: &Unplaced, kind: SegmentKind) {
-        let is = |link: &Link| link.epoch == of.epoch && link.part == of.part && link.kind == kind;
-        self.links.retain(|link| !is(link));
+        self.links.retain(|link| !link.is(of, kind));
     }
 
     /// Returns the segments that a manifest at `epoch` lists: all placed links up to it, each with the groups it is
@@ -154,6 +174,7 @@ impl SegmentChain {
         let (mut bytes, mut rows) = (0, Vec::new());
         for link in &self.links {
             match &link.stage {
+                Stage::Sealed(sealed) if rows.iter().any(|other| Arc::ptr_eq(other, sealed)) => {}
                 Stage::Sealed(sealed) => rows.push(Arc::clone(sealed)),
                 Stage::Encoded(encoded, _) => bytes += encoded.bytes.len() as u64,
                 Stage::Placed(_) => {}
@@ -203,7 +224,24 @@ impl SegmentChain {
     }
 
     fn find(&mut self, of: &Unplaced, kind: SegmentKind) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| link.epoch == of.epoch && link.part == of.part && link.kind == kind)
+        self.links.iter_mut().find(|link| link.is(of, kind))
+    }
+
+    /// Divides bases that are not encoded yet, by what their groups take in the segments there are: a segment is in
+    /// memory as a whole until it is uploaded.
+    fn divide_bases(&mut self, epoch: Epoch) {
+        if self.links.iter().map(Link::bytes).sum::<u64>() <= self.segment_bytes {
+            return;
+        }
+        let size =
+            |group| self.links.iter().filter(|link| link.groups.contains(group)).map(Link::bytes_per_group).sum();
+        let runs = |link: &Link| match link.kind {
+            SegmentKind::Base if link.waits(epoch) => link.groups.divide(self.segment_bytes, size),
+            _ => Vec::new(),
+        };
+        let runs: Vec<_> = self.links.iter().map(runs).collect();
+        let links = std::mem::take(&mut self.links).into_iter().zip(runs);
+        self.links = links.flat_map(|(link, runs)| link.divided(runs)).collect();
     }
 
     /// Merges the links up to `epoch` that are not placed into at most one `Base` and one `Delta`.
@@ -234,6 +272,7 @@ impl SegmentChain {
             epoch: last_epoch,
             part,
             kind,
+            first: groups.first(),
             stage: Stage::Sealed(restricted(&sources, &groups)),
             groups,
             rules: rules.clone(),
@@ -257,10 +296,36 @@ impl Link {
             epoch: segment.id.epoch,
             part: segment.id.part,
             kind: segment.kind,
+            first: segment.groups.first(),
             groups: segment.groups.clone(),
             stage: Stage::Placed(segment),
             rules: Rules::none(),
         }
+    }
+
+    /// Returns a link for each of `runs`, which are its groups, if there are several and it is not encoded yet.
+    fn divided(self, runs: Vec<KeyGroupSet>) -> Vec<Self> {
+        let Stage::Sealed(rows) = &self.stage else { return vec![self] };
+        if runs.len() < 2 {
+            return vec![self];
+        }
+        let of = |groups: KeyGroupSet| Self {
+            first: groups.first(),
+            groups,
+            stage: Stage::Sealed(Arc::clone(rows)),
+            rules: self.rules.clone(),
+            ..self
+        };
+        runs.into_iter().map(of).collect()
+    }
+
+    fn is(&self, of: &Unplaced, kind: SegmentKind) -> bool {
+        (self.epoch, self.part, self.kind, self.first) == (of.epoch, of.part, kind, of.first)
+    }
+
+    /// Returns whether it is of the same seal and kind.
+    fn is_sealed_with(&self, other: &Self) -> bool {
+        (self.epoch, self.part, self.kind) == (other.epoch, other.part, other.kind)
     }
 
     fn waits(&self, epoch: Epoch) -> bool {
@@ -291,17 +356,29 @@ impl Link {
                 rules: Rules::none(),
             }),
         };
-        Unplaced { first_epoch: self.first_epoch, epoch: self.epoch, part: self.part, content }
+        Unplaced { first_epoch: self.first_epoch, epoch: self.epoch, part: self.part, first: self.first, content }
     }
 
-    fn view<'a>(&self, groups: &'a KeyGroupSet) -> LinkView<'a> {
-        let bytes = match &self.stage {
+    /// Returns how long its segment is; 0 while it has none.
+    fn bytes(&self) -> u64 {
+        match &self.stage {
             Stage::Sealed(_) => 0,
             Stage::Encoded(encoded, _) => encoded.bytes.len() as u64,
             Stage::Placed(segment) => segment.length,
-        };
-        LinkView { groups, bytes_per_group: bytes / (self.groups.len().max(1) as u64) }
+        }
     }
+
+    fn bytes_per_group(&self) -> u64 {
+        self.bytes() / (self.groups.len().max(1) as u64)
+    }
+}
+
+/// Returns the groups that the links of a seal are needed for, and the bytes of each group.
+fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64) {
+    let needed = KeyGroupSet::from_ranges(seal.iter().flat_map(|(_, needed)| needed.ranges().iter().copied()));
+    let bytes: u64 = seal.iter().map(|(link, _)| link.bytes()).sum();
+    let groups: usize = seal.iter().map(|(link, _)| link.groups.len()).sum();
+    (needed, bytes / (groups.max(1) as u64))
 }
 
 /// Returns `sources` as one, each narrowed to its groups and to `groups`.
@@ -371,5 +448,95 @@ mod tests {
         let object = ObjectId { attempt, random: [0; 16] };
         chain.placed(&unplaced, encoded.at(id, Epoch(1), object, 0));
         assert_eq!(waiting(&chain), (0, 0));
+    }
+
+    /// A chain with a base of epoch 1, and another one sealed at epoch 2; and the bytes of the first.
+    fn chain_of_bases(segment_bytes: u64) -> (SegmentChain, u64) {
+        let (partitioner, owned) = (Partitioner::Range { seed: 1 }, KeyGroupSet::all(16));
+        let budget = MemoryBudget::new(u64::MAX);
+        let mut backend = LogBackend::new(owned.clone(), partitioner, budget.clone());
+        for n in 0..1600u64 {
+            let bytes = n.to_be_bytes();
+            let key = partitioner.locate(&bytes, 0, 16);
+            let row = RowRef { table: TableId(1), key: &key, namespace: &[], sub: &[] };
+            backend.write(row, Write::Put(&(n * n).to_le_bytes())).unwrap();
+        }
+        let mut chain = SegmentChain::new(owned.clone(), Vec::new(), budget).with_segment_bytes(segment_bytes);
+        let mut cut =
+            Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
+        chain.push(backend.seal(cut, &owned).unwrap());
+        let unplaced = chain.unplaced(Epoch(1)).unwrap();
+        assert_eq!(unplaced.len(), 1, "what a base takes is not known yet");
+        let length = place(&mut chain, &unplaced[0]);
+        chain.commit(Epoch(1));
+        cut.epoch = Epoch(2);
+        chain.push(backend.seal(cut, &owned).unwrap());
+        (chain, length)
+    }
+
+    /// Encodes and places a link, and returns its bytes.
+    fn place(chain: &mut SegmentChain, unplaced: &Unplaced) -> u64 {
+        let Content::Rows(part) = &unplaced.content else { panic!("{unplaced:?}") };
+        let encoded = encode(part, EncodeOptions::default()).unwrap();
+        let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
+        let id = SegmentId { attempt, operator, subtask, epoch: unplaced.epoch, part: Part(0) };
+        chain.encoded(unplaced, encoded.clone());
+        chain.placed(unplaced, encoded.at(id, unplaced.first_epoch, ObjectId { attempt, random: [0; 16] }, 0));
+        encoded.bytes.len() as u64
+    }
+
+    #[test]
+    fn a_large_base_becomes_segments_that_are_placed_one_by_one() {
+        let (mut small, length) = chain_of_bases(u64::MAX);
+        assert_eq!(small.unplaced(Epoch(2)).unwrap().len(), 1);
+        let (mut chain, _) = chain_of_bases(length / 3);
+        let unplaced = chain.unplaced(Epoch(2)).unwrap();
+        assert_eq!(unplaced.len(), 4);
+        let (_, rows) = chain.waiting();
+        assert_eq!(rows.len(), 1, "what they share is counted once");
+        assert!(place(&mut chain, &unplaced[1]) < length / 2);
+        assert_eq!(chain.segments(Epoch(2)), None, "three wait");
+        assert_eq!(chain.unplaced(Epoch(2)).unwrap().len(), 3);
+        for left in [0, 2, 3] {
+            place(&mut chain, &unplaced[left]);
+        }
+        let segments = chain.segments(Epoch(2)).unwrap();
+        let groups = KeyGroupSet::from_ranges(segments.iter().flat_map(|s| s.groups.ranges().iter().copied()));
+        assert_eq!((segments.len(), groups), (4, KeyGroupSet::all(16)));
+        chain.commit(Epoch(2));
+        assert_eq!(chain.objects().len(), 4);
+        chain.plan_bases(ChainPolicy { max_segments: 3, spread: 1 });
+        assert!(chain.take_due().is_empty(), "it is one base, not a chain of four");
+    }
+
+    #[test]
+    fn what_waits_of_a_divided_base_is_merged_with_what_comes() {
+        let (mut chain, length) = chain_of_bases(u64::MAX);
+        chain.segment_bytes = length / 3;
+        let unplaced = chain.unplaced(Epoch(2)).unwrap();
+        place(&mut chain, &unplaced[3]);
+        let rows = match &unplaced[0].content {
+            Content::Rows(part) => part.clone(),
+            Content::Bytes(_) => panic!(),
+        };
+        let delta = SealedPart { kind: SegmentKind::Delta, groups: KeyGroupSet::all(16), ..rows };
+        let cut = Cut { epoch: Epoch(3), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
+        chain.push(Sealed { cut, parts: vec![delta], dirty_rows: 0, heat: Vec::new(), statistics: Arc::default() });
+        let unplaced = chain.unplaced(Epoch(3)).unwrap();
+        let kinds: Vec<_> = unplaced
+            .iter()
+            .map(|unplaced| {
+                let Content::Rows(part) = &unplaced.content else { panic!() };
+                part.kind
+            })
+            .collect();
+        assert!(kinds.iter().filter(|kind| **kind == SegmentKind::Base).count() >= 3, "{kinds:?}");
+        unplaced.iter().for_each(|unplaced| {
+            place(&mut chain, unplaced);
+        });
+        let segments = chain.segments(Epoch(3)).unwrap();
+        let bases = segments.iter().filter(|segment| segment.kind == SegmentKind::Base);
+        let bases: usize = bases.map(|segment| segment.groups.len()).sum();
+        assert_eq!(bases, 16, "each group has one base");
     }
 }

@@ -24,7 +24,7 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef};
+use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef, Statistic};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
@@ -33,6 +33,9 @@ use crate::time::Timestamp;
 pub struct PipelineSettings {
     /// A pack is closed when it has this many bytes. Default 64 MiB.
     pub pack_bytes: u64,
+    /// A base is divided into segments of about this many bytes, of a key group at least: what is encoded is in memory until
+    /// it is uploaded. Default 64 MiB.
+    pub segment_bytes: u64,
     /// Segments encoded at a time. Default 2.
     pub encoders: usize,
     /// Packs uploaded at a time. Default 4.
@@ -41,7 +44,7 @@ pub struct PipelineSettings {
 
 impl Default for PipelineSettings {
     fn default() -> Self {
-        Self { pack_bytes: 64 << 20, encoders: 2, uploads: 4 }
+        Self { pack_bytes: 64 << 20, segment_bytes: 64 << 20, encoders: 2, uploads: 4 }
     }
 }
 
@@ -61,6 +64,7 @@ pub(crate) struct Arrival {
     pub(crate) opaques: Vec<Opaque>,
     pub(crate) tables: Arc<[TableSchema]>,
     pub(crate) heat: Vec<GroupHeat>,
+    pub(crate) statistics: Arc<[Statistic]>,
 }
 
 /// A subtask's acknowledgement of a barrier: its state is placed.
@@ -70,6 +74,7 @@ pub(crate) struct Acknowledgement {
     pub(crate) manifest: SubtaskManifest,
     pub(crate) tables: Arc<[TableSchema]>,
     pub(crate) heat: Vec<GroupHeat>,
+    pub(crate) statistics: Arc<[Statistic]>,
 }
 
 /// Places the state of this process's subtasks.
@@ -79,8 +84,6 @@ pub(crate) struct Pipeline {
     pub(crate) runtime: SharedRuntime,
     pub(crate) settings: PipelineSettings,
     pub(crate) attempt: Attempt,
-    /// When groups get new bases; `None` if all do, always.
-    pub(crate) policy: Option<ChainPolicy>,
     pub(crate) chains: BTreeMap<Participant, SharedChain>,
     /// Every object that a chain has a segment in, or may come to have one in.
     pub(crate) catalog: Mutex<BTreeMap<ObjectId, ObjectRef>>,
@@ -100,7 +103,8 @@ struct Load {
 }
 
 impl Pipeline {
-    /// Encodes, packs and uploads everything up to `epoch`. May be dropped at any await.
+    /// Encodes, packs and uploads everything up to `epoch`. May be dropped at any await. By `policy` groups get new bases
+    /// at the next seal; `None` if all do, always.
     ///
     /// # Errors
     /// `Unavailable`, `Denied` or `Limit` from the store or the encoder: the epoch is to be declined.
@@ -108,6 +112,7 @@ impl Pipeline {
         self: Arc<Self>,
         epoch: Epoch,
         mut arrivals: BTreeMap<Participant, Arrival>,
+        policy: Option<ChainPolicy>,
     ) -> Result<Vec<Acknowledgement>> {
         let segments = self.encoded(epoch)?;
         let packer = Packer { pipeline: Arc::clone(&self), epoch, segments, opaques: large_opaques(&arrivals) };
@@ -124,7 +129,7 @@ impl Pipeline {
             self.catalog().insert(object.id, object);
             move_opaques(&mut arrivals, slices);
         }
-        self.acknowledge(epoch, arrivals)
+        self.acknowledge(epoch, arrivals, policy)
     }
 
     /// Returns the bytes of memory that the chains keep alive until they are placed, shared with backends or not.
@@ -199,19 +204,24 @@ impl Pipeline {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn acknowledge(&self, epoch: Epoch, arrivals: BTreeMap<Participant, Arrival>) -> Result<Vec<Acknowledgement>> {
+    fn acknowledge(
+        &self,
+        epoch: Epoch,
+        arrivals: BTreeMap<Participant, Arrival>,
+        policy: Option<ChainPolicy>,
+    ) -> Result<Vec<Acknowledgement>> {
         let manifest = |(participant, arrival): (Participant, Arrival)| {
             let segments = self.chains.get(&participant).and_then(|chain| {
                 let mut chain = lock(chain);
-                self.policy.into_iter().for_each(|policy| chain.plan_bases(policy));
+                policy.into_iter().for_each(|policy| chain.plan_bases(policy));
                 chain.segments(epoch)
             });
             let Some(segments) = segments else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
-            let Arrival { owned: groups, watermark, opaques, tables, heat } = arrival;
+            let Arrival { owned: groups, watermark, opaques, tables, heat, statistics } = arrival;
             let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques };
-            Ok(Acknowledgement { participant, manifest, tables, heat })
+            Ok(Acknowledgement { participant, manifest, tables, heat, statistics })
         };
         arrivals.into_iter().map(manifest).collect()
     }

@@ -1,15 +1,16 @@
 //! From a manifest's list back to rows: ranged reads of what is needed, verified before use.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
 use super::links::Narrowed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
-use crate::key_group::KeyGroupSet;
+use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
 use crate::segment::{RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack};
 use crate::store::{Key, Store};
@@ -20,47 +21,141 @@ const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 /// How many segments are fetched at a time.
 const CONCURRENT_SEGMENTS: usize = 8;
 
+/// Segments whose indexes were read and verified: their rows can be read part by part.
+#[derive(Debug)]
+pub struct SegmentReader {
+    store: Store,
+    segments: Vec<Opened>,
+}
+
+/// A segment that is about to be read.
+#[derive(Debug)]
+struct Opened {
+    segment: SegmentRef,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// All of a short segment.
+    Rows(Arc<SegmentRows>),
+    Index(SegmentIndex),
+}
+
 /// Returns the rows of `segments`, each for its own groups, oldest first.
 ///
 /// # Errors
-/// `Corrupt` or `NotFound`, naming the object; `Unavailable` if the store does not answer.
+/// As [`SegmentReader::open`].
 ///
 /// # Cost
 /// At most two rounds of requests a segment: its index, then the blocks of its groups, neighbours in one range.
 pub async fn fetch(store: &Store, segments: &[SegmentRef]) -> Result<Arc<dyn RowSource>> {
-    let span = tracing::info_span!("fetch", segments = segments.len());
-    let fetched = stream::iter(segments.iter().cloned()).map(|segment| fetch_segment(store, segment));
-    let sources: Vec<_> = fetched.buffered(CONCURRENT_SEGMENTS).try_collect().instrument(span).await?;
-    Ok(Arc::new(Stack::new(sources)))
+    SegmentReader::open(store, segments).await?.fetch(&groups_of(segments)).await
 }
 
-async fn fetch_segment(store: &Store, segment: SegmentRef) -> Result<Arc<dyn RowSource>> {
-    if segment.kind == SegmentKind::Foreign {
-        return Err(Error::version("segment is of another engine").with("segment", segment.id));
+impl SegmentReader {
+    /// Reads the indexes of `segments`, which come oldest first, and short segments whole.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Version`, naming the object; `Unavailable` if the store does not answer.
+    pub async fn open(store: &Store, segments: &[SegmentRef]) -> Result<Self> {
+        let span = tracing::info_span!("open segments", segments = segments.len());
+        let opened = stream::iter(segments.iter().cloned()).map(|segment| Opened::read(store, segment));
+        let segments = opened.buffered(CONCURRENT_SEGMENTS).try_collect().instrument(span).await?;
+        Ok(Self { store: store.clone(), segments })
     }
-    let rows = if segment.length <= WHOLE_SEGMENT_BYTES {
-        let bytes = read(store, segment.object, segment.offset, 0..segment.length).await;
-        bytes.and_then(|bytes| SegmentRows::open(bytes, &segment.index_hash))
-    } else {
-        fetch_blocks(store, &segment).await
-    };
-    let rows = rows.map_err(|error| {
-        error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
-    })?;
-    Ok(Arc::new(Narrowed { groups: segment.groups, rows: Arc::new(rows) }))
+
+    /// Divides `groups` into parts whose rows take about `bytes` or less, as they are stored; of one group at least.
+    #[must_use]
+    pub fn parts(&self, groups: &KeyGroupSet, bytes: u64) -> Vec<KeyGroupSet> {
+        let mut sizes = BTreeMap::<KeyGroup, u64>::new();
+        for opened in &self.segments {
+            opened.add_sizes(&mut sizes);
+        }
+        groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
+    }
+
+    /// Returns the rows of `groups`, of each segment those that it is needed for, oldest first.
+    ///
+    /// # Errors
+    /// `Corrupt`, naming the object; `Unavailable` if the store does not answer.
+    pub async fn fetch(&self, groups: &KeyGroupSet) -> Result<Arc<dyn RowSource>> {
+        let span = tracing::info_span!("fetch", segments = self.segments.len());
+        let mut fetches = Vec::new();
+        for opened in &self.segments {
+            let groups = opened.segment.groups.intersection(groups);
+            if !groups.is_empty() {
+                fetches.push(opened.fetch(&self.store, groups));
+            }
+        }
+        let sources: Vec<_> =
+            stream::iter(fetches).buffered(CONCURRENT_SEGMENTS).try_collect().instrument(span).await?;
+        Ok(Arc::new(Stack::new(sources)))
+    }
 }
 
-async fn fetch_blocks(store: &Store, segment: &SegmentRef) -> Result<SegmentRows> {
-    let index = segment.index_offset..segment.index_offset.saturating_add(u64::from(segment.index_length));
-    let index = read(store, segment.object, segment.offset, index).await?;
-    let index = SegmentIndex::decode(&index, &segment.index_hash)?;
-    let ranges = index.blocks_for(&segment.groups);
-    let blocks = stream::iter(ranges).map(async |range: Range<u64>| {
-        let bytes = read(store, segment.object, segment.offset, range.clone()).await?;
-        Ok::<_, Error>((range.start, bytes))
-    });
-    let blocks = blocks.buffered(CONCURRENT_SEGMENTS).try_collect().await?;
-    SegmentRows::new(&index, &segment.groups, blocks)
+impl Opened {
+    async fn read(store: &Store, segment: SegmentRef) -> Result<Self> {
+        if segment.kind == SegmentKind::Foreign {
+            return Err(Error::version("segment is of another engine").with("segment", segment.id));
+        }
+        let content = if segment.length <= WHOLE_SEGMENT_BYTES {
+            let bytes = read(store, segment.object, segment.offset, 0..segment.length).await;
+            let rows = bytes.and_then(|bytes| SegmentRows::open(bytes, &segment.index_hash));
+            rows.map(|rows| Content::Rows(Arc::new(rows)))
+        } else {
+            read_index(store, &segment).await.map(Content::Index)
+        };
+        match content {
+            Ok(content) => Ok(Self { segment, content }),
+            Err(error) => Err(of_segment(error, &segment)),
+        }
+    }
+
+    /// Adds what each group takes. A block of several groups counts for its first.
+    fn add_sizes(&self, sizes: &mut BTreeMap<KeyGroup, u64>) {
+        // Short segments are in memory already.
+        let Content::Index(index) = &self.content else { return };
+        for block in index.blocks_of(&self.segment.groups) {
+            let size = sizes.entry(block.first).or_default();
+            *size = size.saturating_add(u64::from(block.length));
+        }
+    }
+
+    /// Returns the rows of `groups`, which are some of those that the segment is needed for.
+    async fn fetch(&self, store: &Store, groups: KeyGroupSet) -> Result<Arc<dyn RowSource>> {
+        let rows = match &self.content {
+            Content::Rows(rows) => Arc::clone(rows),
+            Content::Index(index) => {
+                let rows = self.fetch_blocks(store, index, &groups).await;
+                Arc::new(rows.map_err(|error| of_segment(error, &self.segment))?)
+            }
+        };
+        Ok(Arc::new(Narrowed { groups, rows }))
+    }
+
+    async fn fetch_blocks(&self, store: &Store, index: &SegmentIndex, groups: &KeyGroupSet) -> Result<SegmentRows> {
+        let blocks = stream::iter(index.blocks_for(groups)).map(|range| {
+            let start = range.start;
+            let bytes = read(store, self.segment.object, self.segment.offset, range);
+            bytes.map_ok(move |bytes| (start, bytes))
+        });
+        SegmentRows::new(index, groups, blocks.buffered(CONCURRENT_SEGMENTS).try_collect().await?)
+    }
+}
+
+fn of_segment(error: Error, segment: &SegmentRef) -> Error {
+    error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
+}
+
+async fn read_index(store: &Store, segment: &SegmentRef) -> Result<SegmentIndex> {
+    let index = read(store, segment.object, segment.offset, index_range(segment)).await?;
+    SegmentIndex::decode(&index, &segment.index_hash)
+}
+
+/// Returns where the index lies, from the segment's start.
+fn index_range(segment: &SegmentRef) -> Range<u64> {
+    segment.index_offset..segment.index_offset.saturating_add(u64::from(segment.index_length))
 }
 
 /// Reads `range` of the slice of `object` that starts at `offset`.
@@ -128,12 +223,9 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
     if segment.length <= WHOLE_SEGMENT_BYTES {
         ranges.push(0..segment.length);
     } else {
-        let end = segment.index_offset.saturating_add(u64::from(segment.index_length));
-        let index = segment.index_offset..end;
-        let bytes = read(store, segment.object, segment.offset, index.clone()).await;
-        let decoded = bytes.and_then(|bytes| SegmentIndex::decode(&bytes, &segment.index_hash));
-        ranges.extend(decoded.map_err(|error| error.with("object", segment.object))?.blocks_for(&segment.groups));
-        ranges.push(index);
+        let index = read_index(store, segment).await.map_err(|error| of_segment(error, segment))?;
+        ranges.extend(index.blocks_for(&segment.groups));
+        ranges.push(index_range(segment));
     }
     let shift = |at: u64| at.saturating_add(segment.offset);
     Ok(ranges.into_iter().map(|range| shift(range.start)..shift(range.end)).collect())

@@ -54,7 +54,11 @@ enum Finding {
 
 /// Parses the command line, runs the command, and returns the exit code.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let parsed = Cli::try_parse().and_then(|cli| match &cli.command {
+        Command::Run(args) => args.check().map(|()| cli),
+        _ => Ok(cli),
+    });
+    let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
             // Help and version are not mistakes: clap knows which stream and code each deserves.

@@ -112,13 +112,18 @@ impl Coordinator {
 
     /// Starts an epoch, due or not, and returns it; `None` while too many are in flight.
     pub fn trigger(&mut self, now: Timestamp) -> Option<Epoch> {
+        self.trigger_with_patience(now, 1)
+    }
+
+    /// As [`Coordinator::trigger`], giving the epoch so many times the policy's timeout.
+    pub fn trigger_with_patience(&mut self, now: Timestamp, timeouts: u32) -> Option<Epoch> {
         if self.in_flight.len() >= self.policy.max_in_flight {
             return None;
         }
         let epoch = self.next_epoch;
         self.next_epoch = epoch.next();
         self.last_trigger = now;
-        let deadline = now.after(self.policy.timeout);
+        let deadline = now.after(self.policy.timeout.saturating_mul(timeouts));
         self.in_flight.insert(epoch, InFlight { deadline, missing: self.participants.clone(), committing: false });
         Some(epoch)
     }
@@ -238,6 +243,16 @@ mod tests {
         c.handle(at(613), Event::Declined(Epoch(3)));
         c.handle(at(613), Event::Declined(Epoch(3)));
         assert_eq!(drain(&mut c), [Command::Abort(Epoch(3))]);
+    }
+
+    #[test]
+    fn patience_makes_timeouts_longer() {
+        let mut c = coordinator();
+        c.trigger(at(0));
+        c.trigger_with_patience(at(1), 4);
+        assert_eq!(c.deadline(), Some(at(600)));
+        c.handle_timeout(at(600));
+        assert_eq!((drain(&mut c), c.deadline()), (vec![Command::Abort(Epoch(1))], Some(at(2401))));
     }
 
     #[test]

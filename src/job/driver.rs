@@ -18,6 +18,7 @@ use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
 use crate::checkpoint::sweep::Collector;
+use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::control::interval::{CheckpointSample, Observation};
 use crate::control::retention::Garbage;
@@ -71,6 +72,8 @@ pub(super) struct Driver {
     pub(super) runtime: SharedRuntime,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) operators: Vec<OperatorSpec>,
+    /// When groups get new bases; `None` if all do, always.
+    pub(super) policy: Option<ChainPolicy>,
     pub(super) committer: Option<Box<Committer>>,
     pub(super) collector: Option<Box<Collector>>,
     pub(super) settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
@@ -129,6 +132,10 @@ impl Driver {
             Step::Triggered(None, _) => return Ok(false),
             Step::Triggered(Some(epoch), receiver) => {
                 self.listen(receiver);
+                if self.state.newest == Epoch::default() {
+                    // Neither the claim nor the restore is a checkpoint's.
+                    self.state.requests = self.requests();
+                }
                 self.state.newest = epoch;
                 self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
             }
@@ -226,11 +233,16 @@ impl Driver {
         Ok(())
     }
 
+    /// Returns how many requests the job has made.
+    fn requests(&self) -> u64 {
+        let requests = self.pipeline.store.requests();
+        requests.put + requests.get + requests.list + requests.delete
+    }
+
     /// Tells the controller of the interval what the checkpoint took.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests and rows")]
     fn tell(&mut self, now: Timestamp, duration: Duration) {
-        let requests = self.pipeline.store.requests();
-        let all = requests.put + requests.get + requests.list + requests.delete;
+        let all = self.requests();
         let requests = all.saturating_sub(std::mem::replace(&mut self.state.requests, all)) as f64;
         let sample = CheckpointSample { duration: duration.as_secs_f64(), requests, ..self.state.sample };
         self.shared.observe(now, Observation::Completed(sample));
@@ -256,6 +268,7 @@ impl Driver {
 
     /// Starts placing the oldest epoch that is not placed, once everybody has arrived.
     fn place_oldest(&mut self) {
+        let policy = self.chain_policy();
         let placed = |flight: &Flight| matches!(flight.stage, Stage::Placed(_) | Stage::Committing);
         let Some((&epoch, flight)) = self.state.flights.iter_mut().find(|(_, flight)| !placed(flight)) else { return };
         let Stage::Gathering(arrivals) = &mut flight.stage else { return };
@@ -266,9 +279,15 @@ impl Driver {
         metrics::sealed_bytes(self.pipeline.sealed_bytes());
         let pipeline = Arc::clone(&self.pipeline);
         let span = tracing::info_span!("place", %epoch);
-        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals).await }.instrument(span));
+        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals, policy).await }.instrument(span));
         flight.stage = Stage::Placing(handle);
         self.step(async move { Step::Placed(epoch, place.await.ok()) });
+    }
+
+    /// Returns the bounds of chains that hold for now.
+    fn chain_policy(&self) -> Option<ChainPolicy> {
+        let decided = |policy| self.shared.adaptive.as_ref().map_or(policy, |adaptive| adaptive.chain_policy(policy));
+        self.policy.map(decided)
     }
 
     fn abort(&mut self, epoch: Epoch) {
@@ -309,14 +328,19 @@ impl Driver {
     fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
         let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
+        let mut sums: BTreeMap<OperatorId, BTreeMap<String, u64>> = BTreeMap::new();
         let mut dirty = 0;
-        for Acknowledgement { participant, manifest, tables, heat: groups } in acknowledgements {
+        for Acknowledgement { participant, manifest, tables, heat: groups, statistics } in acknowledgements {
             for group in &groups {
                 metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
                 dirty += group.dirty_rows;
                 self.state.rows.insert((participant.0, group.group), group.rows);
             }
             heat.entry(participant.0).or_default().extend(groups);
+            for statistic in statistics.iter() {
+                let sum = sums.entry(participant.0).or_default().entry(statistic.name.clone()).or_default();
+                *sum = sum.saturating_add(statistic.value);
+            }
             if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
                 merge_tables(operator, &tables);
                 operator.subtasks.push(SubtaskEntry::Inline(manifest));
@@ -330,7 +354,10 @@ impl Driver {
             objects,
             level: DurabilityLevel::ObjectStore,
             operators,
-            extensions: vec![Extension::heat(heat.into_iter().collect())],
+            extensions: [Extension::heat(heat.into_iter().collect())]
+                .into_iter()
+                .chain(Extension::statistics(sums))
+                .collect(),
         }
     }
 

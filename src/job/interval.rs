@@ -14,14 +14,17 @@ use crate::time::Timestamp;
 pub struct AdaptiveInterval {
     /// What is wanted.
     pub goals: Goals,
-    /// Guard rails, and what is assumed until it is measured. The job's own policy gives minimum pause, bounds of chains and
-    /// number of groups.
+    /// Guard rails, and what is assumed until it is measured. The job's own policies give minimum pause, timeout, bounds of
+    /// chains and number of groups.
     pub settings: IntervalSettings,
 }
 
 /// The controller of a running job.
 #[derive(Debug)]
-pub(super) struct Adaptive(Mutex<Controller>);
+pub(super) struct Adaptive {
+    controller: Mutex<Controller>,
+    groups: u16,
+}
 
 impl Adaptive {
     /// Returns the controller of a job whose first interval begins at `now`.
@@ -35,14 +38,15 @@ impl Adaptive {
         groups: u16,
         now: Timestamp,
     ) -> Result<Self> {
-        let settings = IntervalSettings { min_pause: checkpoints.min_pause, chain, groups, ..wanted.settings };
-        let adaptive = Self(Mutex::new(Controller::new(settings, wanted.goals, now)?));
+        let CheckpointPolicy { min_pause, timeout, .. } = *checkpoints;
+        let settings = IntervalSettings { min_pause, timeout, chain, groups, ..wanted.settings };
+        let adaptive = Self { controller: Mutex::new(Controller::new(settings, wanted.goals, now)?), groups };
         show(adaptive.lock().decision());
         Ok(adaptive)
     }
 
     fn lock(&self) -> MutexGuard<'_, Controller> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn observe(&self, now: Timestamp, observation: Observation) {
@@ -59,6 +63,16 @@ impl Adaptive {
 
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
         self.lock().is_due(now)
+    }
+
+    /// Returns the bounds of chains by which the next checkpoint is of the kind that was decided; never looser than `policy`.
+    pub(super) fn chain_policy(&self, policy: ChainPolicy) -> ChainPolicy {
+        self.lock().decision().kind.chain_policy(policy, self.groups)
+    }
+
+    /// Returns how many times its timeout a checkpoint that starts now is given.
+    pub(super) fn timeout_factor(&self) -> u32 {
+        self.lock().decision().timeout_factor
     }
 
     pub(super) fn decision(&self) -> Decision {
@@ -78,4 +92,29 @@ fn show(decision: &Decision) {
     let infeasible = reason.infeasible.is_some();
     metrics::interval(decision.interval.as_secs_f64(), reason.binds.name(), &Bound::NAMES, infeasible);
     metrics::interval_expects(reason.dirty_rows_per_s, reason.overhead);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::chain::{Link, bases_due};
+    use crate::control::interval::Kind;
+    use crate::key_group::KeyGroupSet;
+
+    #[test]
+    fn a_kind_is_followed_by_the_chain_and_never_makes_it_longer() {
+        let owned = KeyGroupSet::all(128);
+        let policy = ChainPolicy::default();
+        let due = |kind: Kind, deltas: usize| {
+            let chain = vec![Link { groups: &owned, bytes_per_group: 1 << 20 }];
+            let delta = Link { groups: &owned, bytes_per_group: 1 };
+            let chain: Vec<_> = chain.into_iter().chain(vec![delta; deltas]).collect();
+            bases_due(&chain, &owned, kind.chain_policy(policy, 128)).len()
+        };
+        assert_eq!(due(Kind::Full, 0), 128);
+        for (bases, patience) in [(0, 24), (4, 24), (8, 16), (16, 8)] {
+            let kind = Kind::Incremental { bases };
+            assert_eq!((due(kind, patience - 2), due(kind, patience - 1)), (0, 16), "{bases} bases per checkpoint");
+        }
+    }
 }

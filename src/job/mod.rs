@@ -23,7 +23,7 @@ use crate::backend::{CheckpointTimes, Tables};
 use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::links::SegmentChain;
-use crate::checkpoint::pipeline::{Arrival, Pipeline, PipelineSettings};
+use crate::checkpoint::pipeline::{Arrival, Pipeline, PipelineSettings, SharedChain};
 use crate::checkpoint::restore;
 use crate::checkpoint::sweep::Collector;
 use crate::codec::schema::Schema;
@@ -79,6 +79,9 @@ pub struct JobSettings {
     /// Bytes of memory for state and for what waits to be uploaded, over all subtasks of this process; beyond it
     /// writes return `limit`. Default: none.
     pub memory_bytes: u64,
+    /// Bytes of segments that a subtask's restore holds at a time, beside the state: those being loaded and those being
+    /// read. A key group is never divided. Default 128 MiB.
+    pub restore_bytes: u64,
     /// Number of key groups; fixed for the job's life. Default 128.
     pub max_parallelism: u16,
     /// How keys map to groups; fixed for the job's life. Default: `Range` under a random seed.
@@ -95,9 +98,17 @@ impl Default for JobSettings {
             chain: ChainPolicy::default(),
             pipeline: PipelineSettings::default(),
             memory_bytes: u64::MAX,
+            restore_bytes: 128 << 20,
             max_parallelism: DEFAULT_MAX_PARALLELISM,
             partitioner: None,
         }
+    }
+}
+
+impl JobSettings {
+    /// Returns when groups get new bases; `None` if all do, always.
+    fn chain_policy(&self) -> Option<ChainPolicy> {
+        (self.strategy == Strategy::Incremental).then_some(self.chain)
     }
 }
 
@@ -271,7 +282,6 @@ impl JobBuilder {
         let shared = Shared::new(coordinator, progress, &settings, max_parallelism, runtime.now())?;
         let shared = Arc::new(shared);
         let link = Link { shared: Arc::clone(&shared), sender };
-        let policy = (settings.strategy == Strategy::Incremental).then_some(settings.chain);
 
         let mut seats = Vec::with_capacity(participants.len());
         let mut chains = BTreeMap::new();
@@ -279,9 +289,7 @@ impl JobBuilder {
         for operator in &operators {
             for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
                 let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
-                let mut chain = SegmentChain::new(plan.groups.clone(), plan.segments.clone(), budget.clone());
-                policy.into_iter().for_each(|policy| chain.plan_bases(policy));
-                let chain = Arc::new(Mutex::new(chain));
+                let chain = chain_of(&plan, &settings, &budget);
                 let (settlement, settled) = mpsc::unbounded_channel();
                 settlements.push(settlement);
                 chains.insert((operator.id, plan.subtask), Arc::clone(&chain));
@@ -300,6 +308,7 @@ impl JobBuilder {
                     settled,
                     strategy: settings.strategy,
                     budget: budget.clone(),
+                    restore_bytes: settings.restore_bytes,
                 });
             }
         }
@@ -309,7 +318,6 @@ impl JobBuilder {
             runtime: Arc::clone(&runtime),
             settings: settings.pipeline,
             attempt,
-            policy,
             chains,
             catalog: Mutex::new(catalog),
         };
@@ -318,6 +326,7 @@ impl JobBuilder {
             runtime: Arc::clone(&runtime),
             pipeline: Arc::new(pipeline),
             operators,
+            policy: settings.chain_policy(),
             committer: Some(Box::new(committer)),
             collector: Some(Box::new(Collector::new(&store))),
             settlements,
@@ -327,6 +336,14 @@ impl JobBuilder {
         runtime.spawn(driver.run(receiver).boxed());
         Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
     }
+}
+
+/// Returns the chain of a subtask that goes on from its share.
+fn chain_of(share: &Share, settings: &JobSettings, budget: &MemoryBudget) -> SharedChain {
+    let chain = SegmentChain::new(share.groups.clone(), share.segments.clone(), budget.clone());
+    let mut chain = chain.with_segment_bytes(settings.pipeline.segment_bytes);
+    settings.chain_policy().into_iter().for_each(|policy| chain.plan_bases(policy));
+    Arc::new(Mutex::new(chain))
 }
 
 /// Returns each subtask's share of `operator`, with the tables as they were.
@@ -548,8 +565,9 @@ impl Job {
     pub fn trigger(&self) -> Result<Option<Epoch>> {
         self.link.shared.check()?;
         let now = self.store.runtime().now();
+        let timeouts = self.link.shared.adaptive.as_ref().map_or(1, Adaptive::timeout_factor);
         let mut coordinator = self.link.shared.coordinator();
-        let Some(epoch) = coordinator.trigger(now) else { return Ok(None) };
+        let Some(epoch) = coordinator.trigger_with_patience(now, timeouts) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
         self.link.trigger(epoch)?;
         self.link.shared.observe(now, Observation::Triggered);

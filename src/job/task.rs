@@ -3,21 +3,23 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::oneshot;
 
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::canary::{self, Canary};
+use crate::checkpoint::claim;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
-use crate::checkpoint::{claim, restore};
-use crate::error::Result;
+use crate::checkpoint::restore::SegmentReader;
+use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, OperatorId, Part, Subtask};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
 use crate::memory::MemoryBudget;
 use crate::metrics;
-use crate::runtime::SharedRuntime;
+use crate::runtime::{Runtime, SharedRuntime};
 use crate::segment::{Cut, RowSource};
 use crate::store::Store;
 use crate::time::Timestamp;
@@ -40,6 +42,7 @@ pub struct Seat {
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
     pub(super) strategy: Strategy,
     pub(super) budget: MemoryBudget,
+    pub(super) restore_bytes: u64,
 }
 
 impl Seat {
@@ -85,27 +88,49 @@ impl Seat {
         &mut self.tables
     }
 
-    /// Reads its rows from the store, verified.
+    /// Reads its rows from the store, verified, and loads them into the empty backend that `make` returns, part by part:
+    /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
     ///
     /// # Errors
-    /// `Corrupt` naming the object; `Fenced` if it is gone because a newer attempt went on; `Version`; `Unavailable`.
-    pub async fn fetch(&self) -> Result<Arc<dyn RowSource>> {
-        match restore::fetch(&self.store, &self.share.segments).await {
-            Ok(rows) => Ok(rows),
-            Err(error) => Err(claim::why_unreadable(&self.store, self.attempt, error).await),
+    /// `Corrupt` naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer
+    /// attempt went on; `Version`; `Unavailable`; `Limit` if the rows do not fit the memory budget.
+    ///
+    /// # Cost
+    /// Beside the state about [`JobSettings::restore_bytes`] of memory. Per segment a request for its index and one per
+    /// part that it has rows of.
+    ///
+    /// [`JobSettings::restore_bytes`]: super::JobSettings::restore_bytes
+    pub async fn restore<B: StateBackend>(
+        self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> Result<Task<B>> {
+        let (store, attempt) = (self.store.clone(), self.attempt);
+        match self.restore_parts(make).await {
+            Ok(task) => Ok(task),
+            Err(error) => Err(claim::why_unreadable(&store, attempt, error).await),
         }
     }
 
-    /// Loads fetched rows into the empty backend that `make` returns. CPU-bound: call it where records will
-    /// be processed.
-    ///
-    /// # Errors
-    /// `Corrupt` or `Version` from the rows or the operator state; `Limit` if the rows do not fit the memory budget.
-    pub fn start<B: StateBackend>(
+    async fn restore_parts<B: StateBackend>(
         self,
-        rows: &dyn RowSource,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
+        let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
+        let mut parts = reader.parts(&self.share.groups, self.restore_bytes / 2).into_iter();
+        let runtime = Arc::clone(&self.runtime);
+        let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*runtime, Arc::clone(&reader), part));
+        let mut next = fetch(parts.next());
+        let mut task = self.start(make)?;
+        while let Some(part) = next {
+            let (groups, rows) = part.await?;
+            next = fetch(parts.next());
+            task.state.backend_mut().load(&*rows, &groups)?;
+        }
+        Ok(task)
+    }
+
+    /// Returns the task with none of its groups loaded.
+    fn start<B: StateBackend>(self, make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B) -> Result<Task<B>> {
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         // A clock that went back since the checkpoint must not revive what had expired in it.
@@ -114,7 +139,6 @@ impl Seat {
             KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
         let before = if canary::on(Canary::TrustClock) { Timestamp::MIN } else { before };
         state.advance(self.share.watermark, self.runtime.now().max(before));
-        state.backend_mut().load(rows, &self.share.groups)?;
         Ok(Task {
             operator: self.operator,
             subtask: self.share.subtask,
@@ -129,18 +153,21 @@ impl Seat {
             strategy: self.strategy,
         })
     }
+}
 
-    /// Reads its rows and loads them into the backend that `make` returns.
-    ///
-    /// # Errors
-    /// As [`Seat::fetch`] and [`Seat::start`].
-    pub async fn restore<B: StateBackend>(
-        self,
-        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
-    ) -> Result<Task<B>> {
-        let rows = self.fetch().await?;
-        self.start(&*rows, make)
-    }
+/// Begins to read the rows of `part`.
+fn fetch(
+    runtime: &dyn Runtime,
+    reader: Arc<SegmentReader>,
+    part: KeyGroupSet,
+) -> impl Future<Output = Result<(KeyGroupSet, Arc<dyn RowSource>)>> + use<> {
+    let (sender, receiver) = oneshot::channel();
+    runtime.spawn(Box::pin(async move {
+        let rows = reader.fetch(&part).await;
+        // The receiver is gone if the restore was given up.
+        let _given_up = sender.send(rows.map(|rows| (part, rows)));
+    }));
+    async { receiver.await.map_err(|_| Error::stopped("reading was dropped"))? }
 }
 
 /// A running subtask: the single owner of its backend.
@@ -210,11 +237,11 @@ impl<B: StateBackend> Task<B> {
         };
         let mut sealed = self.state.backend_mut().seal(cut, &bases)?;
         metrics::dirty_rows(sealed.dirty_rows);
-        let heat = std::mem::take(&mut sealed.heat);
+        let (heat, statistics) = (std::mem::take(&mut sealed.heat), std::mem::take(&mut sealed.statistics));
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
         let tables = self.state.tables().schemas().into();
-        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat };
+        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat, statistics };
         self.link.arrive(epoch, (self.operator, self.subtask), arrival)
     }
 

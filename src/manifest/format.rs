@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::{DecodeError, Message};
 
-use super::weight::{MANIFEST, SUBTASK, weigh};
+use super::weight::{Fields, MANIFEST, SUBTASK, weigh};
 use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
 use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
 use crate::envelope::{self, Kind, MacKeys};
@@ -180,8 +180,23 @@ fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
         .ok_or_else(|| Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
 }
 
+impl Manifest {
+    /// Returns the message of the extension `tag`, of which `fields` are lists; an empty one if it is not there.
+    ///
+    /// # Errors
+    /// `Corrupt` if the extension is not what it should be.
+    pub(super) fn told<M: Message + Default>(&self, tag: &str, fields: Fields) -> Result<M> {
+        let Some(extension) = self.extensions.iter().find(|extension| extension.tag == tag) else {
+            return Ok(M::default());
+        };
+        check_lists(ErrorKind::Corrupt, weigh(&extension.bytes, fields))
+            .and_then(|()| M::decode(extension.bytes.clone()).map_err(not_protobuf))
+            .map_err(|error| error.with("extension", tag))
+    }
+}
+
 /// Checks what lists weigh against their limit.
-pub(super) fn check_lists(kind: ErrorKind, weight: Result<usize, DecodeError>) -> Result<()> {
+fn check_lists(kind: ErrorKind, weight: Result<usize, DecodeError>) -> Result<()> {
     match weight.map_err(not_protobuf)? {
         ..=MAX_LISTS_BYTES => Ok(()),
         weight => Err(Error::new(kind, "manifest lists too much").with("bytes", weight).with("limit", MAX_LISTS_BYTES)),

@@ -3,10 +3,9 @@
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::format::check_lists;
-use super::weight::{HEAT, weigh};
+use super::weight::HEAT;
 use super::{Extension, Manifest, proto};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::id::OperatorId;
 use crate::key_group::KeyGroup;
 use crate::segment::GroupHeat;
@@ -37,10 +36,7 @@ impl Manifest {
     /// # Errors
     /// `Corrupt` if the extension is not what it should be.
     pub fn heat(&self, operator: OperatorId) -> Result<Vec<GroupHeat>> {
-        let Some(extension) = self.extensions.iter().find(|extension| extension.tag == TAG) else { return Ok(vec![]) };
-        check_lists(ErrorKind::Corrupt, weigh(&extension.bytes, HEAT))?;
-        let heat = proto::Heat::decode(extension.bytes.clone())
-            .map_err(|source| Error::corrupt("heat extension cannot be read").with_source(source))?;
+        let heat: proto::Heat = self.told(TAG, HEAT)?;
         let of_operator = heat.operators.into_iter().filter(|heat| heat.id == operator.0);
         of_operator.flat_map(|heat| heat.groups).map(TryInto::try_into).collect()
     }
@@ -66,6 +62,7 @@ impl TryFrom<proto::GroupHeat> for GroupHeat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::ErrorKind;
     use crate::manifest::tests::manifest;
 
     fn heat(group: u16, writes: u64) -> GroupHeat {

@@ -8,6 +8,7 @@ mod heat;
 mod proto;
 pub mod rescale;
 mod rules;
+mod statistics;
 mod subtask;
 mod weight;
 

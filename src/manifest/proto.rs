@@ -197,6 +197,28 @@ pub(super) struct GroupHeat {
 }
 
 #[derive(Clone, PartialEq, Message)]
+pub(super) struct Statistics {
+    #[prost(message, repeated, tag = "1")]
+    pub(super) operators: Vec<OperatorStatistics>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct OperatorStatistics {
+    #[prost(uint32, tag = "1")]
+    pub(super) id: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) statistics: Vec<Statistic>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Statistic {
+    #[prost(string, tag = "1")]
+    pub(super) name: String,
+    #[prost(uint64, tag = "2")]
+    pub(super) value: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
 pub(super) struct Ttl {
     #[prost(uint64, tag = "1")]
     pub(super) life_ms: u64,

@@ -18,7 +18,7 @@ pub(super) enum Field {
 }
 
 /// The fields that repeat, of a kind of message.
-type Fields = &'static [(u32, Field)];
+pub(super) type Fields = &'static [(u32, Field)];
 
 const fn repeated<T>(fields: Fields) -> Field {
     Field::Message { bytes: size_of::<T>(), fields }
@@ -52,6 +52,10 @@ pub(super) const MANIFEST: Fields = &[
 
 /// Those of the `heat` extension.
 pub(super) const HEAT: Fields = &[(1, repeated::<proto::OperatorHeat>(&[(2, repeated::<proto::GroupHeat>(&[]))]))];
+
+/// Those of the `statistics` extension.
+pub(super) const STATISTICS: Fields =
+    &[(1, repeated::<proto::OperatorStatistics>(&[(2, repeated::<proto::Statistic>(&[]))]))];
 
 /// Returns the bytes that the elements of all lists of a message take. Its text and bytes take no more than the message.
 ///

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
-use crate::segment::{GroupHeat, SegmentRef};
+use crate::segment::{GroupHeat, SegmentRef, Statistic};
 use crate::store::Store;
 
 /// How closely to look.
@@ -55,6 +55,8 @@ pub struct OperatorInspection {
     pub chains: Vec<usize>,
     /// How busy the key groups were that changed in this checkpoint's epoch, as far as the manifest tells.
     pub heat: Vec<GroupHeat>,
+    /// What the engine below the backends said of itself, summed over the subtasks; empty if there is none.
+    pub statistics: Vec<Statistic>,
 }
 
 /// A table.
@@ -183,6 +185,7 @@ async fn inspect_operator(
         tables: extents.into_iter().map(|(id, extents)| blank(id, extents)).collect(),
         chains: KeyGroupSet::all(manifest.max_parallelism).iter().map(chain).collect(),
         heat: manifest.heat(operator.id)?,
+        statistics: manifest.statistics(operator.id)?,
         segments,
     })
 }

@@ -93,7 +93,7 @@ impl SegmentIndex {
     }
 
     /// Returns the blocks that may have rows of `groups`.
-    pub(super) fn blocks_of<'a>(&'a self, groups: &'a KeyGroupSet) -> impl Iterator<Item = &'a BlockEntry> {
+    pub(crate) fn blocks_of<'a>(&'a self, groups: &'a KeyGroupSet) -> impl Iterator<Item = &'a BlockEntry> {
         let meets = |block: &BlockEntry| {
             let next = groups.ranges().partition_point(|range| range.end <= block.first.0);
             groups.ranges().get(next).is_some_and(|range| range.start <= block.last.0)

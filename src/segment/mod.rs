@@ -125,6 +125,18 @@ pub struct Sealed {
     pub dirty_rows: u64,
     /// The groups that have such rows, ascending.
     pub heat: Vec<GroupHeat>,
+    /// What the engine below the backend says of itself, as of some time before; sums over subtasks mean something. Empty
+    /// if there is none.
+    pub statistics: Arc<[Statistic]>,
+}
+
+/// A number that an engine knows of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statistic {
+    /// Its name, with its unit at the end where it has one.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
 }
 
 /// How large and how busy a key group is, at a seal.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alluvium::checkpoint::sweep;
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
 use alluvium::id::{Epoch, OperatorId, Subtask};
-use alluvium::job::JobSettings;
+use alluvium::job::{AdaptiveInterval, JobSettings};
 use alluvium::time::Timestamp;
 
 use crate::harness::{Fate, Operation, Rng};
@@ -75,6 +75,31 @@ pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
     let store = rig.store(2);
     let plan = rig.on(2, async move { sweep::plan(&store, None).await.unwrap() });
     assert_eq!((plan.deletable_tally().objects, plan.in_flight_tally().objects), (0, 0));
+}
+
+#[test]
+fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
+    let rig = Rig::new();
+    let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
+    for (adaptive, outcomes) in
+        [(None, [false; 5]), (Some(AdaptiveInterval::default()), [false, false, true, true, true])]
+    {
+        let mut job = rig.open(0, 2, JobSettings { checkpoints, adaptive, ..small() }).unwrap();
+        let mut committed = Vec::new();
+        for round in 0..5 {
+            rig.next_call(Operation::Put, "data", Fate::ok(8_000));
+            let (returned, done) = rig.on(0, async move {
+                job.add(round * 10..round * 10 + 30).unwrap();
+                let done = job.checkpoint().await.unwrap().is_some();
+                (job, done)
+            });
+            job = returned;
+            committed.push(done);
+        }
+        assert_eq!(committed, outcomes, "given twice the time after two failures, and as long as it is needed");
+        drop(job);
+        rig.sim.crash(0);
+    }
 }
 
 #[test]

@@ -72,9 +72,13 @@ fn a_hostile_subtask_manifest_or_heat_is_bounded() {
     for (path, field) in [(&[][..], [1 << 3 | 2, 0]), (&[1], [2 << 3 | 2, 0])] {
         let bytes = Bytes::from(repeated(path, &field, 30 << 20));
         let (mut manifest, _) = golden();
-        manifest.extensions = vec![Extension { tag: "heat".into(), required: false, bytes }];
-        let error = alone.bounded(CAP, || manifest.heat(OperatorId(0)).unwrap_err());
-        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        for tag in ["heat", "statistics"] {
+            manifest.extensions = vec![Extension { tag: tag.into(), required: false, bytes: bytes.clone() }];
+            let told =
+                || manifest.heat(OperatorId(0)).map(drop).and_then(|()| manifest.statistics(OperatorId(0)).map(drop));
+            let error = alone.bounded(CAP, || told().unwrap_err());
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+        }
     }
 }
 

@@ -88,6 +88,7 @@ impl Lineage {
 fn run(seed: u64, guarded: bool) -> Report {
     let mut rng = Rng::new(seed);
     let sim = Sim::new(rng.next(), Tracing::Off);
+    let _ending = sim.ending();
     let disk = Disk::new(&sim);
     let lineage = Arc::new(Mutex::new(Lineage { states: vec![Counts::new()], ..Lineage::default() }));
     let mut most = |most: u64| if rng.permille(500) { 0 } else { rng.within(0, most) };

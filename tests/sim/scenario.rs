@@ -47,6 +47,7 @@ struct Setup {
 pub(crate) fn run(seed: u64, mode: Mode) -> Report {
     let mut rng = Rng::new(seed);
     let sim = Sim::new(rng.next(), mode.tracing);
+    let _ending = sim.ending();
     let oracle = Oracle::new(&sim, Content::Records);
     logged(&sim, points::listener(&sim, &oracle), || run_on(&sim, &oracle, rng, mode))
 }

@@ -1,5 +1,7 @@
 //! Objects: the envelope, and what it may hold.
 
+use std::collections::BTreeMap;
+
 use alluvium::Result;
 use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKey, MacKeys};
 use alluvium::id::{Attempt, ObjectId, OperatorId, PutId, Seq};
@@ -55,9 +57,10 @@ pub(crate) fn pack(data: &[u8]) -> Result<()> {
     open(data)
 }
 
-/// Any bytes as a manifest, a subtask manifest, an attempt's marker and as `heat`, as they are and sealed.
+/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat` and `statistics`, as they are and sealed.
 pub(crate) fn manifest(data: &[u8]) -> Result<()> {
     let _ignored = heat(data);
+    let _ignored = statistics(data);
     let sealed = [seal::envelope(data), seal::subtask(data)];
     for bytes in &sealed {
         let _refused = any_manifest(bytes);
@@ -91,6 +94,7 @@ fn use_manifest(manifest: &Manifest) {
     let _summary = Summary::of(manifest, Some(manifest));
     for operator in &manifest.operators {
         let _heat = manifest.heat(operator.id);
+        let _statistics = manifest.statistics(operator.id);
         for parallelism in [1, 3, u32::from(manifest.max_parallelism)] {
             let Ok(plan) = OperatorPlan::new(manifest, operator.id, parallelism) else { continue };
             let groups: usize = plan.shares.iter().map(|share| share.groups.len()).sum();
@@ -108,6 +112,17 @@ fn heat(data: &[u8]) -> Result<()> {
     let groups = told(Bytes::copy_from_slice(data), &mut manifest)?;
     let again = told(Extension::heat(vec![(OperatorId(1), groups.clone())]).bytes, &mut manifest);
     assert!(again.expect("it was written").len() <= groups.len());
+    Ok(())
+}
+
+fn statistics(data: &[u8]) -> Result<()> {
+    let (mut manifest, _) = golden();
+    manifest.extensions =
+        vec![Extension { tag: "statistics".into(), required: false, bytes: Bytes::copy_from_slice(data) }];
+    let told = manifest.statistics(OperatorId(1))?;
+    let by_name: BTreeMap<_, _> = told.iter().map(|told| (told.name.clone(), told.value)).collect();
+    manifest.extensions = Extension::statistics([(OperatorId(1), by_name)].into()).into_iter().collect();
+    assert!(manifest.statistics(OperatorId(1)).expect("it was written").len() <= told.len());
     Ok(())
 }
 

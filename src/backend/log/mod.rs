@@ -31,7 +31,7 @@ mod tests;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{ErrorKind, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
@@ -49,7 +49,7 @@ use self::scan::Live;
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-use super::{check_lengths, check_new, check_owned, check_value, no_operator};
+use super::{check_lengths, check_new, check_owned, check_owns, check_value, no_operator, not_owned};
 
 /// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
 const PREFETCHED_ROWS: usize = 32;
@@ -158,7 +158,7 @@ impl LogBackend {
         match self.group(id) {
             Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
             None if self.owned.contains(id) => Ok(Located { id, hash, place, found: None }),
-            None => Err(Error::usage("key group is not owned").with("group", id).with("owned", &self.owned)),
+            None => Err(not_owned(&self.owned, id)),
         }
     }
 
@@ -371,9 +371,7 @@ impl StateBackend for LogBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let id = scope.group();
-        if !self.owned.contains(id) {
-            return Err(Error::usage("key group is not owned").with("group", id).with("owned", &self.owned));
-        }
+        check_owns(&self.owned, id)?;
         if self.group(id).is_none() {
             return Ok(());
         }
@@ -397,7 +395,7 @@ impl StateBackend for LogBackend {
                 let live = Live { group: key.group, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
                 group.scan_key(key.hash, &place, range, live)
             }
-            None => check_owned(&self.owned, &KeyGroupSet::from_iter([key.group])),
+            None => check_owns(&self.owned, key.group),
         }
     }
 
@@ -470,7 +468,7 @@ impl StateBackend for LogBackend {
         if !delta.is_empty() {
             parts.push(self.part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
         }
-        Ok(Sealed { cut, parts, dirty_rows, heat })
+        Ok(Sealed { cut, parts, dirty_rows, heat, statistics: Arc::default() })
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
@@ -32,7 +32,7 @@ use super::layer::Layers;
 use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_loadable,
-    check_new, check_owned, check_value, no_operator,
+    check_new, check_owned, check_owns, check_value, no_operator,
 };
 
 /// The state of one subtask in ordered maps.
@@ -82,17 +82,10 @@ impl OverlayBackend {
 
     /// Refuses a row that this backend cannot hold, else makes its place current.
     fn locate(&mut self, row: &RowRef<'_>) -> Result<()> {
-        self.check_owns(row.key.group)?;
+        check_owns(&self.groups, row.key.group)?;
         check_lengths(row)?;
         write_place(row.key.group, &RowKey::data(row.table, row.key.bytes, row.namespace, row.sub), &mut self.place);
         Ok(())
-    }
-
-    fn check_owns(&self, group: KeyGroup) -> Result<()> {
-        if self.groups.contains(group) {
-            return Ok(());
-        }
-        Err(Error::usage("key group is not owned").with("group", group))
     }
 
     /// Returns the layers, newest first, without the active one.
@@ -325,7 +318,7 @@ impl StateBackend for OverlayBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let group = scope.group();
-        self.check_owns(group)?;
+        check_owns(&self.groups, group)?;
         let key = scope.place(table);
         let covered = |row: &RowKey<'_>| {
             key.key.is_none_or(|key| row.key == Some(key)) && key.namespace.is_none_or(|n| row.namespace == Some(n))
@@ -354,7 +347,7 @@ impl StateBackend for OverlayBackend {
         range: SubRange<'_>,
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        self.check_owns(key.group)?;
+        check_owns(&self.groups, key.group)?;
         let mut start = Vec::new();
         write_place(key.group, &RowKey::data(table, key.bytes, namespace, &[]), &mut start);
         let within = |row: &RowKey<'_>| RangeBounds::<[u8]>::contains(&range, row.sub.unwrap_or_default());
@@ -407,7 +400,7 @@ impl StateBackend for OverlayBackend {
         if !dirty.is_empty() {
             parts.push(part(SegmentKind::Delta, dirty, vec![layer]));
         }
-        Ok(Sealed { cut, parts, dirty_rows, heat })
+        Ok(Sealed { cut, parts, dirty_rows, heat, statistics: Arc::default() })
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {

@@ -46,11 +46,11 @@ use super::layer::Layers;
 use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_new,
-    check_owned, check_value, no_operator,
+    check_owned, check_owns, check_value, no_operator,
 };
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{Epoch, TableId};
-use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
+use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{
     Below, Cut, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
@@ -121,16 +121,9 @@ impl RocksDbBackend {
         self.db.inner().property_int_value(name).map_err(|error| db::of_rocksdb("cannot read a property", error))
     }
 
-    fn check_owns(&self, group: KeyGroup) -> Result<()> {
-        if self.groups.contains(group) {
-            return Ok(());
-        }
-        Err(Error::usage("key group is not owned").with("group", group))
-    }
-
     /// Refuses a row that this backend cannot hold, else makes its place current.
     fn locate(&mut self, row: &RowRef<'_>) -> Result<()> {
-        self.check_owns(row.key.group)?;
+        check_owns(&self.groups, row.key.group)?;
         check_lengths(row)?;
         write_place(row.key.group, &RowKey::data(row.table, row.key.bytes, row.namespace, row.sub), &mut self.place);
         self.rebase();
@@ -349,7 +342,7 @@ impl StateBackend for RocksDbBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let group = scope.group();
-        self.check_owns(group)?;
+        check_owns(&self.groups, group)?;
         self.rebase();
         let key = scope.place(table);
         let span = Span::of_clear(group, &key);
@@ -374,7 +367,7 @@ impl StateBackend for RocksDbBackend {
         range: SubRange<'_>,
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        self.check_owns(key.group)?;
+        check_owns(&self.groups, key.group)?;
         self.rebase();
         let span = Span::of_subs(key.group, table, [key.bytes, namespace], range);
         self.visit(table, &span, true, |_| true, &mut visit).map(|_| ())
@@ -429,7 +422,7 @@ impl StateBackend for RocksDbBackend {
             let delta = Layers { groups: dirty.clone(), layers: vec![layer] };
             parts.push(part(SegmentKind::Delta, dirty, Arc::new(delta)));
         }
-        Ok(Sealed { cut, parts, dirty_rows, heat })
+        Ok(Sealed { cut, parts, dirty_rows, heat, statistics: self.writer.statistics() })
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {

@@ -4,7 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rocksdb::statistics::StatsLevel;
-use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, LogLevel, Options, WriteBufferManager};
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, DBCompressionType, DataBlockIndexType, LogLevel, Options,
+    WriteBufferManager,
+};
 
 use super::RocksDbBackend;
 use super::db::{Db, Meaning, of_rocksdb};
@@ -158,6 +161,10 @@ impl RocksDb {
         blocks.set_block_cache(&self.cache);
         blocks.set_bloom_filter(10.0, false);
         blocks.set_optimize_filters_for_memory(true);
+        // In parts: a whole filter is larger than a shard of a small cache, and would be read again by each get.
+        blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        blocks.set_partition_filters(true);
+        blocks.set_pin_top_level_index_and_filter(true);
         blocks.set_cache_index_and_filter_blocks(true);
         blocks.set_cache_index_and_filter_blocks_with_high_priority(true);
         blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);

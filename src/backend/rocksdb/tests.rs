@@ -1,8 +1,9 @@
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::*;
-use crate::error::ErrorKind;
+use crate::error::{Error, ErrorKind};
 use crate::id::Part;
 use crate::key_group::Partitioner;
 use crate::segment::{Append, Fold, RowBatch, Ttl};
@@ -92,7 +93,10 @@ fn operands_of_many_checkpoints_become_one_value() {
     backend.define(T, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
     for epoch in 1..=5 {
         write(&mut backend, "k", "", Write::Merge(&[b'0' + u8::try_from(epoch).unwrap()])).unwrap();
-        seal(&mut backend, epoch, 0, &none());
+        let sealed = seal(&mut backend, epoch, 0, &none());
+        // RocksDB speaks after each layer; one is surely written with the next at hand.
+        let memtables = sealed.statistics.iter().find(|told| told.name == "rocksdb_memtable_bytes");
+        assert!(epoch < 3 || memtables.unwrap().value > 0);
     }
     assert_eq!(read(&mut backend, "k").unwrap().as_deref(), Some(b"12345".as_slice()));
     assert_eq!(compacted(&backend), [b"\x0212345".to_vec()], "one plain piece");
@@ -116,7 +120,7 @@ fn an_append_to_a_stored_list_reads_nothing() {
 
 #[test]
 fn a_clear_of_many_rows_is_one_range_and_of_few_is_none() {
-    for (rows, ranges) in [(MOST_DELETES_IN_TEST - 1, 0), (MOST_DELETES_IN_TEST + 10, 1)] {
+    for (rows, ranges) in [(writer::MOST_DELETES - 1, 0), (writer::MOST_DELETES + 10, 1)] {
         let folder = tempfile::tempdir().unwrap();
         let mut backend = backend(folder.path());
         for sub in 0..rows {
@@ -136,21 +140,24 @@ fn a_clear_of_many_rows_is_one_range_and_of_few_is_none() {
     }
 }
 
-const MOST_DELETES_IN_TEST: usize = 64;
-
 /// Returns the files of RocksDB's in a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|e| e == "sst")).collect()
 }
 
+/// Returns a backend of 2,000 rows, its base, and an empty backend to load that into.
+fn to_load(folder: &Path) -> (RocksDbBackend, Sealed, RocksDbBackend) {
+    let mut stored = backend(folder);
+    (0..2000).for_each(|n: u32| write(&mut stored, &n.to_string(), "", Write::Put(&[7; 50])).unwrap());
+    let base = seal(&mut stored, 1, 0, &KeyGroupSet::all(GROUPS));
+    (stored, base, rocksdb(folder).backend("loaded", none(), MemoryBudget::new(u64::MAX)).unwrap())
+}
+
 #[test]
 fn damaged_files_are_corrupt_and_the_folder_goes_with_the_backend() {
     let folder = tempfile::tempdir().unwrap();
-    let mut stored = backend(folder.path());
-    (0..2000).for_each(|n: u32| write(&mut stored, &n.to_string(), "", Write::Put(&[7; 50])).unwrap());
-    let base = seal(&mut stored, 1, 0, &KeyGroupSet::all(GROUPS));
-    let mut loaded = rocksdb(folder.path()).backend("loaded", none(), MemoryBudget::new(u64::MAX)).unwrap();
+    let (_stored, base, mut loaded) = to_load(folder.path());
     loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap();
     assert_eq!((loaded.stats().rows, loaded.stats().live_bytes), (2000, 2000 * 50 + 6890));
     let place = folder.path().join("loaded");
@@ -166,6 +173,87 @@ fn damaged_files_are_corrupt_and_the_folder_goes_with_the_backend() {
     assert_eq!(rows(&base.parts[0]).len(), 2000);
     drop(loaded);
     assert!(!place.exists() || fs::read_dir(place).unwrap().count() == 0);
+}
+
+#[test]
+fn layers_that_cannot_be_written_stay_readable_and_are_tried_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = backend(folder.path());
+    let full = Arc::new(AtomicBool::new(true));
+    let is_full = Arc::clone(&full);
+    let (tried, tries) = std::sync::mpsc::channel();
+    let write_if_room = move |db: &Db, layer: &Layer| {
+        tried.send(()).unwrap_or_default();
+        if is_full.load(Ordering::Relaxed) {
+            return Err(Error::limit("no space left"));
+        }
+        writer::write_layer(db, layer)
+    };
+    backend.writer = Writer::start_with(&backend.db, write_if_room).unwrap();
+    let cut = |epoch: usize| Cut {
+        epoch: Epoch(epoch as u64),
+        part: Part(0),
+        event_time: Timestamp::MIN,
+        processing_time: Timestamp::MIN,
+    };
+    for epoch in 1..=MOST_FROZEN {
+        write(&mut backend, &epoch.to_string(), "", Write::Put(b"v")).unwrap();
+        let sealed = backend.seal(cut(epoch), &none()).unwrap();
+        assert_eq!(rows(&sealed.parts[0]), [b"v".to_vec()]);
+    }
+    // From here on nothing is tried but what is asked for.
+    (0..MOST_FROZEN).for_each(|_| tries.recv().unwrap());
+    write(&mut backend, "9", "", Write::Put(b"v")).unwrap();
+    for _ in 0..2 {
+        assert_eq!(backend.seal(cut(9), &none()).unwrap_err().kind(), ErrorKind::Limit);
+    }
+    full.store(false, Ordering::Relaxed);
+    let sealed = backend.seal(cut(9), &KeyGroupSet::all(GROUPS)).unwrap();
+    assert_eq!(rows(&sealed.parts[0]).len(), 9);
+    backend.drain().unwrap();
+    assert!(backend.stack.frozen.is_empty());
+    assert_eq!(compacted(&backend).len(), 9);
+    assert!((1..=9).all(|key| read(&mut backend, &key.to_string()).unwrap().is_some()));
+}
+
+#[test]
+fn what_waits_is_not_written_for_a_backend_that_is_dropped() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = backend(folder.path());
+    let (started, starts) = std::sync::mpsc::channel();
+    let (release, released) = std::sync::mpsc::channel::<()>();
+    let slow = move |_: &Db, _: &Layer| {
+        started.send(()).unwrap();
+        released.recv().unwrap();
+        Ok(())
+    };
+    backend.writer = Writer::start_with(&backend.db, slow).unwrap();
+    let mut bases = Vec::new();
+    for epoch in 1..=3u64 {
+        write(&mut backend, &epoch.to_string(), "", Write::Put(b"v")).unwrap();
+        let (event_time, processing_time) = (Timestamp::MIN, Timestamp::MIN);
+        let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time, processing_time };
+        bases = backend.seal(cut, &KeyGroupSet::all(GROUPS)).unwrap().parts;
+    }
+    starts.recv().unwrap();
+    backend.writer.stop();
+    // The thread may be gone by the second.
+    (0..3).for_each(|_| release.send(()).unwrap_or_default());
+    drop(backend);
+    assert!(starts.recv().is_err(), "nothing was begun after the first");
+    assert_eq!(rows(&bases[0]).len(), 3, "what is sealed needs no writer");
+}
+
+#[test]
+fn a_full_disk_refuses_a_load_and_leaves_none_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_stored, base, mut loaded) = to_load(folder.path());
+    std::os::unix::fs::symlink("/dev/full", loaded.db.folder().join("load-0.sst")).unwrap();
+    let error = loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Limit, "{error:?}");
+    assert!(loaded.groups().is_empty() && loaded.stats().rows == 0);
+    loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap();
+    assert_eq!(loaded.stats().rows, 2000);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! and shippable meanwhile.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -17,10 +17,10 @@ use super::slot::Layer;
 use super::span::Span;
 use crate::backend::place::{read_clear, read_place};
 use crate::error::{Error, ErrorKind, Result};
-use crate::segment::Rules;
+use crate::segment::{Rules, Statistic};
 
 /// A clear of more rows than this is one range in RocksDB: ranges slow reads down, each by a little.
-const MOST_DELETES: usize = 64;
+pub(super) const MOST_DELETES: usize = 64;
 
 /// A layer to be written.
 #[derive(Debug)]
@@ -52,6 +52,8 @@ pub(super) struct Writer {
 struct Progress {
     /// Layers written.
     written: AtomicU64,
+    /// Whether nobody will read what is written from now on.
+    stopped: AtomicBool,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -61,6 +63,8 @@ struct State {
     view: Option<Arc<View>>,
     /// Why the last try failed, if it did.
     failed: Option<(ErrorKind, String)>,
+    /// As of the last layer.
+    statistics: Arc<[Statistic]>,
 }
 
 impl Progress {
@@ -75,11 +79,19 @@ impl Writer {
     /// # Errors
     /// `Limit` if there can be no more threads.
     pub(super) fn start(db: &Arc<Db>) -> Result<Self> {
+        Self::start_with(db, write_layer)
+    }
+
+    /// Starts the thread, which writes a layer by `write`.
+    pub(super) fn start_with(
+        db: &Arc<Db>,
+        write: impl FnMut(&Db, &Layer) -> Result<()> + Send + 'static,
+    ) -> Result<Self> {
         let (sender, queue) = channel();
         let progress = Arc::new(Progress::default());
         let (db, shared) = (Arc::clone(db), Arc::clone(&progress));
         let thread = std::thread::Builder::new().name("alluvium-rocksdb".into());
-        let thread = thread.spawn(move || run(&db, &queue, &shared));
+        let thread = thread.spawn(move || run(&db, &queue, &shared, write));
         let thread = thread.map_err(|source| Error::limit("cannot start a thread").with_source(source))?;
         Ok(Self { queue: Some(sender), progress, thread: Some(thread) })
     }
@@ -87,6 +99,16 @@ impl Writer {
     /// Queues a layer.
     pub(super) fn send(&self, write: Write) {
         self.request(Request::Write(write));
+    }
+
+    /// Returns what RocksDB said of itself after the last layer that was written.
+    pub(super) fn statistics(&self) -> Arc<[Statistic]> {
+        Arc::clone(&self.progress.state().statistics)
+    }
+
+    /// Lets nothing more be written than what is being written now.
+    pub(super) fn stop(&self) {
+        self.progress.stopped.store(true, Ordering::Release);
     }
 
     fn request(&self, request: Request) {
@@ -125,6 +147,7 @@ impl Writer {
 
 impl Drop for Writer {
     fn drop(&mut self) {
+        self.stop();
         self.queue = None;
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
@@ -134,7 +157,7 @@ impl Drop for Writer {
     }
 }
 
-fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress) {
+fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress, mut write: impl FnMut(&Db, &Layer) -> Result<()>) {
     let mut waiting = VecDeque::new();
     while let Ok(request) = queue.recv() {
         match request {
@@ -142,7 +165,10 @@ fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress) {
             Request::Retry => {}
         }
         while let Some(Write { number, layer, rules }) = waiting.front() {
-            let written = write_layer(db, layer);
+            if progress.stopped.load(Ordering::Acquire) {
+                return;
+            }
+            let written = write(db, layer);
             let mut state = progress.state();
             match written {
                 Ok(()) => {
@@ -160,11 +186,13 @@ fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress) {
             }
             progress.changed.notify_all();
         }
-        gauges::publish(db);
+        let statistics = gauges::publish(db);
+        progress.state().statistics = statistics;
     }
 }
 
-fn write_layer(db: &Db, layer: &Layer) -> Result<()> {
+/// Writes a layer in one batch.
+pub(super) fn write_layer(db: &Db, layer: &Layer) -> Result<()> {
     let mut batch = WriteBatch::default();
     layer.clears.iter().try_for_each(|clear| write_clear(db, clear, &mut batch))?;
     for (place, slot) in &layer.rows {

@@ -24,7 +24,6 @@ use alluvium::runtime::Runtime as _;
 use alluvium::store::{RequestCounts, Store};
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result};
-use futures_util::future::try_join_all;
 use tokio::runtime::Runtime;
 
 use super::args::{CellSpec, name};
@@ -280,18 +279,16 @@ impl<B: StateBackend> Cell<'_, B> {
         let claim = clock::now().duration_since(started);
         let seats = job.take_seats();
         let before = self.store.requests();
-        let rows = self.runtime.block_on(try_join_all(seats.iter().map(|seat| seat.fetch())))?;
-        let fetched = clock::now().duration_since(started);
-        let bytes_read = self.store.requests().get_bytes - before.get_bytes;
-        let mut work: Vec<_> = seats.into_iter().zip(rows).zip(shares).map(Some).collect();
+        let mut work: Vec<_> = seats.into_iter().zip(shares).map(Some).collect();
         let readbacks = on_threads(&mut work, |work| {
-            let ((seat, rows), mut share) = work.take().ok_or_else(|| Error::usage("work was taken twice"))?;
-            let start = || {
+            let (seat, mut share) = work.take().ok_or_else(|| Error::usage("work was taken twice"))?;
+            let restore = || {
                 let backend = (self.make)(job.partitioner(), job.budget().clone())?;
-                seat.start(&*rows, |_, _, _| backend)
+                self.runtime.block_on(seat.restore(|_, _, _| backend))
             };
-            read_back(start, self.routing(), &mut share, added)
+            read_back(restore, self.routing(), &mut share, added)
         })?;
+        let bytes_read = self.store.requests().get_bytes - before.get_bytes;
         let last = |of: fn(&Readback) -> Duration| readbacks.iter().map(of).max().unwrap_or_default();
         let records = readbacks.iter().map(|readback| readback.rows).sum();
         if records != u64::from(self.spec.keys) {
@@ -299,8 +296,8 @@ impl<B: StateBackend> Cell<'_, B> {
         }
         Ok(Restored {
             claim,
-            first_read: fetched + last(|readback| readback.first_read),
-            all_read: fetched + last(|readback| readback.all_read),
+            first_read: claim + last(|readback| readback.first_read),
+            all_read: claim + last(|readback| readback.all_read),
             records,
             bytes_read,
             segment_bytes: job.restored().map_or(Ok(0), |stored| segment_bytes(&stored.manifest))?,

@@ -246,16 +246,16 @@ pub(super) struct Readback {
     pub(super) rows: u64,
 }
 
-/// Makes a task by `start`, then reads every key of `share`, each of which must be as `added` says. What the check
+/// Makes a task by `restore`, then reads every key of `share`, each of which must be as `added` says. What the check
 /// itself takes to make expected values does not count.
 pub(super) fn read_back<B: StateBackend>(
-    start: impl FnOnce() -> Result<Task<B>>,
+    restore: impl FnOnce() -> Result<Task<B>>,
     routing: Routing,
     share: &mut Share,
     added: &[u32],
 ) -> Result<Readback> {
     let started: Instant = clock::now();
-    let mut rows = Rows::new(start()?, routing)?;
+    let mut rows = Rows::new(restore()?, routing)?;
     let loaded = clock::now().duration_since(started);
     let (mut pace, mut first_read) = (Pace::default(), loaded);
     for at in (0..share.indices.len()).step_by(BATCH) {

@@ -60,8 +60,8 @@ pub(crate) struct IntervalArgs {
     /// Mean time between failures that the controller expects before it has seen any [default: as --mtbf]
     #[arg(long, value_parser = positive, value_name = "DURATION")]
     pub(crate) prior_mtbf: Option<Duration>,
-    /// Shape of Weibull-distributed times between failures; 1 is exponential, below 1 failures come in clusters
-    #[arg(long, default_value_t = 1.0, value_parser = above_zero, value_name = "SHAPE")]
+    /// Shape of Weibull-distributed times between failures, 0.1 to 10; 1 is exponential, below 1 failures come in clusters
+    #[arg(long, default_value_t = 1.0, value_parser = shape, value_name = "SHAPE")]
     pub(crate) weibull: f64,
     /// How many runs, each with other failures
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "N")]
@@ -80,6 +80,12 @@ pub(crate) struct IntervalArgs {
 fn number(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
     if (0.0..=10.0).contains(&value) { Ok(value) } else { Err("must be between 0 and 10".to_owned()) }
+}
+
+/// Below, almost all failures would come at once; above, they would come like clockwork.
+fn shape(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
+    if (0.1..=10.0).contains(&value) { Ok(value) } else { Err("must be between 0.1 and 10".to_owned()) }
 }
 
 fn above_zero(text: &str) -> Result<f64, String> {

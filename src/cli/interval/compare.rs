@@ -11,10 +11,11 @@ use super::simulation::{Outcome, Policy, simulate};
 use super::world::{Failures, World};
 use crate::cli::random::Random;
 
-/// Fixed intervals that are tried, from the shortest on, each longer by this factor.
-const SHORTEST_S: f64 = 4.0;
-const LONGEST_S: f64 = 2500.0;
+/// Fixed intervals that are tried, each longer than the one before by this factor.
 const FACTOR: f64 = 1.2;
+
+/// Share of the capacity that checkpoints take at the shortest of them: less is best unless failures come every few intervals.
+const MOST_COST: f64 = 0.1;
 
 /// Fixed intervals that people set.
 pub(super) const USUAL_S: [f64; 2] = [30.0, 600.0];
@@ -94,13 +95,16 @@ impl Total {
         self.lost.iter().sum::<f64>() / self.lost.len().max(1) as f64
     }
 
-    /// Returns the standard error of the mean of `self - other`, which saw the same failures.
-    pub(super) fn error_against(&self, other: &Self) -> f64 {
+    /// Returns the standard error of the mean of `self - other`, which saw the same failures; `None` of a single run.
+    fn error_against(&self, other: &Self) -> Option<f64> {
         let differences: Vec<f64> = self.lost.iter().zip(&other.lost).map(|(a, b)| a - b).collect();
-        let count = differences.len().max(2) as f64;
+        if differences.len() < 2 {
+            return None;
+        }
+        let count = differences.len() as f64;
         let mean = differences.iter().sum::<f64>() / count;
         let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (count - 1.0);
-        (variance / count).sqrt()
+        Some((variance / count).sqrt())
     }
 
     /// Returns the recovery that `share` of the failures do not exceed, s.
@@ -147,19 +151,31 @@ impl Comparison {
         self.fixed.iter().find(|(other, _)| *other == interval).map(|(_, total)| total)
     }
 
-    /// Returns by how much more the controller lost than the best fixed interval, as a share.
-    pub(super) fn regret(&self) -> f64 {
-        self.controller.mean() / self.best_fixed().1.mean() - 1.0
+    /// Returns by how much more the controller lost than the best fixed interval, as a share; `None` if that lost nothing.
+    pub(super) fn regret(&self) -> Option<f64> {
+        self.of_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
     }
 
-    /// Returns by how much less the clairvoyant lost than the best fixed interval, as a share.
-    pub(super) fn gap(&self) -> f64 {
-        1.0 - self.clairvoyant.mean() / self.best_fixed().1.mean()
+    /// Returns by how much less the clairvoyant lost than the best fixed interval, as a share; `None` if that lost nothing.
+    pub(super) fn gap(&self) -> Option<f64> {
+        self.of_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
     }
 
-    /// Returns the share of that gap which the controller closed.
-    pub(super) fn closed(&self) -> f64 {
-        -self.regret() / self.gap()
+    /// Returns the share of that gap which the controller closed; `None` if there is none.
+    pub(super) fn closed(&self) -> Option<f64> {
+        let (regret, gap) = (self.regret()?, self.gap()?);
+        (gap > 0.0).then(|| -regret / gap)
+    }
+
+    /// Returns the standard error of [`Comparison::regret`]; `None` of a single run, or if the best fixed interval lost nothing.
+    pub(super) fn error(&self) -> Option<f64> {
+        self.of_best_fixed(self.controller.error_against(self.best_fixed().1)?)
+    }
+
+    /// Returns a time as a share of what the best fixed interval lost.
+    fn of_best_fixed(&self, seconds: f64) -> Option<f64> {
+        let best = self.best_fixed().1.mean();
+        (best > 0.0).then(|| seconds / best)
     }
 
     /// Returns how recoveries compare with `goal`.
@@ -179,11 +195,15 @@ impl Comparison {
     }
 }
 
-/// Returns the fixed intervals that are tried, s.
-pub(super) fn fixed_intervals() -> Vec<f64> {
-    let mut all: Vec<f64> = std::iter::successors(Some(SHORTEST_S), |last| Some(last * FACTOR))
-        .take_while(|interval| *interval < LONGEST_S)
+/// Returns the fixed intervals that are tried, s: all over the range that the controller may choose from, but for those that
+/// are too short to be the best.
+fn fixed_intervals(case: &Case) -> Vec<f64> {
+    let (shortest, longest) = (case.settings.shortest.as_secs_f64(), case.settings.longest.as_secs_f64());
+    let shortest = shortest.max(case.world.job.cost.0 / MOST_COST).min(longest);
+    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * FACTOR))
+        .take_while(|interval| *interval < longest)
         .map(|interval| (interval * 10.0).round() / 10.0)
+        .chain([longest])
         .chain(USUAL_S)
         .collect();
     all.sort_unstable_by(f64::total_cmp);
@@ -195,7 +215,7 @@ pub(super) fn fixed_intervals() -> Vec<f64> {
 /// # Errors
 /// `Config` for goals or settings that cannot be.
 pub(super) fn compare(case: &Case) -> Result<Comparison> {
-    compare_with(case, &fixed_intervals())
+    compare_with(case, &fixed_intervals(case))
 }
 
 /// As [`compare`], with these fixed intervals.
@@ -205,7 +225,7 @@ pub(super) fn compare(case: &Case) -> Result<Comparison> {
 pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a trace")]
     let moments = MOMENTS.min(case.world.end() as usize);
-    let schedule = clairvoyant::schedule(&case.world, moments, LONGEST_S);
+    let schedule = clairvoyant::schedule(&case.world, moments, case.settings.longest.as_secs_f64());
     let mut comparison = Comparison {
         controller: Total::default(),
         clairvoyant: Total::default(),
@@ -213,16 +233,27 @@ pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison>
         first: Outcome::default(),
         first_failures: Vec::new(),
     };
-    for (at, seed) in case.seeds().enumerate() {
+    for seed in case.seeds() {
         let failures = case.draw_failures(seed);
         let run = |mut policy: Policy<'_>| simulate(&case.world, &mut policy, &failures, seed, 1.0);
         comparison.clairvoyant.add(seed, run(Policy::Schedule(&schedule)));
         for (interval, total) in &mut comparison.fixed {
             total.add(seed, run(Policy::Fixed(*interval)));
         }
+    }
+    with_controller(case, &comparison)
+}
+
+/// Runs the controller alone, over the seeds over which `others` saw what they do.
+///
+/// # Errors
+/// `Config` for goals or settings that cannot be.
+pub(super) fn with_controller(case: &Case, others: &Comparison) -> Result<Comparison> {
+    let mut comparison = Comparison { controller: Total::default(), ..others.clone() };
+    for (at, seed) in case.seeds().enumerate() {
         let outcome = case.adaptive(seed)?;
         if at == 0 {
-            (comparison.first, comparison.first_failures) = (outcome.clone(), failures);
+            (comparison.first, comparison.first_failures) = (outcome.clone(), case.draw_failures(seed));
         }
         comparison.controller.add(seed, outcome);
     }

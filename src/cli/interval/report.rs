@@ -8,6 +8,16 @@ use crate::cli::decision::decisions_json;
 
 use super::compare::{Case, Comparison, Met, Total, USUAL_S};
 
+/// Returns a share in percent; a dash for what is not known.
+pub(super) fn percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share))
+}
+
+/// As [`percent`], with its sign.
+pub(super) fn signed_percent(share: Option<f64>) -> String {
+    share.map_or_else(|| "-".to_owned(), |share| format!("{:+.1}", 100.0 * share))
+}
+
 /// Returns the table.
 pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
     let (best_s, best) = comparison.best_fixed();
@@ -39,14 +49,13 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
     for interval in USUAL_S {
         comparison.fixed_at(interval).into_iter().for_each(|total| line(&format!("fixed {interval:.0} s"), total));
     }
-    let error = comparison.controller.error_against(best) / best.mean();
     text.push_str("* the best fixed interval in hindsight\n");
     let _infallible = writeln!(
         text,
-        "\nthe controller lost {:+.1} % (+- {:.1} %) against the best fixed interval; the clairvoyant {:+.1} %",
-        100.0 * comparison.regret(),
-        100.0 * error,
-        -100.0 * comparison.gap(),
+        "\nthe controller lost {} % (+- {} %) against the best fixed interval; the clairvoyant {} %",
+        signed_percent(comparison.regret()),
+        percent(comparison.error()),
+        signed_percent(comparison.gap().map(|gap| -gap)),
     );
     if let Some(goal) = case.goals.recovery {
         let Met { failures, met, best_fixed_s, best_fixed, of_best_fixed } = comparison.met(goal.as_secs_f64());
@@ -65,10 +74,9 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
 /// Returns the document.
 pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
     let (best_s, best) = comparison.best_fixed();
-    let goal_met = case.goals.recovery.map(|goal| {
-        let met = comparison.met(goal.as_secs_f64());
-        if met.best_fixed > 0 { met.of_best_fixed as f64 / met.best_fixed as f64 } else { 1.0 }
-    });
+    let met = case.goals.recovery.map(|goal| comparison.met(goal.as_secs_f64()));
+    let goal_met = met.and_then(|met| share(met.met, met.failures));
+    let goal_met_of_best_fixed = met.and_then(|met| share(met.of_best_fixed, met.best_fixed));
     let fixed: Vec<Value> = comparison.fixed.iter().map(|(interval, total)| of_fixed(*interval, total)).collect();
     let decisions = decisions_json(&comparison.first.changes);
     json!({
@@ -77,11 +85,12 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
         "runs": case.seeds,
         "controller": {
             "lost_s": comparison.controller.mean(),
-            "lost_s_error_against_best_fixed": comparison.controller.error_against(best),
+            "lost_s_error_against_best_fixed": comparison.error().map(|error| error * best.mean()),
             "checkpoints": comparison.controller.checkpoints / f64::from(case.seeds),
             "interval_changes": comparison.controller.changes / f64::from(case.seeds),
             "recovery_p99_s": comparison.controller.recovery_quantile(0.99),
             "goal_met": goal_met,
+            "goal_met_of_best_fixed": goal_met_of_best_fixed,
         },
         "fixed": fixed,
         "best_fixed_s": best_s,
@@ -89,6 +98,11 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
         "clairvoyant_lost_s": comparison.clairvoyant.mean(),
         "decisions": decisions,
     })
+}
+
+/// Returns a share of failures; `None` of none.
+fn share(part: usize, all: usize) -> Option<f64> {
+    (all > 0).then(|| part as f64 / all as f64)
 }
 
 fn of_fixed(interval: f64, total: &Total) -> Value {

@@ -150,7 +150,9 @@ impl Run<'_, '_> {
         }
         let at = match &*self.policy {
             Policy::Fixed(interval) => self.last_start + interval,
-            Policy::Adaptive(controller, _) => controller.deadline().as_millis() as f64 / 1000.0,
+            Policy::Adaptive(controller, _) => {
+                controller.deadline().map_or(f64::INFINITY, |deadline| deadline.as_millis() as f64 / 1000.0)
+            }
             Policy::Schedule(ends) => self.scheduled(ends),
         };
         if at > self.t { at } else { f64::INFINITY }
@@ -162,11 +164,15 @@ impl Run<'_, '_> {
         ends.get(at).copied().unwrap_or(f64::INFINITY)
     }
 
-    fn is_due(&self) -> bool {
-        match &*self.policy {
-            Policy::Fixed(interval) => self.t >= self.last_start + interval,
-            Policy::Adaptive(controller, _) => controller.is_due(self.now()),
-            Policy::Schedule(ends) => self.t >= self.scheduled(ends),
+    fn is_due(&mut self) -> bool {
+        let now = self.now();
+        match &mut *self.policy {
+            Policy::Fixed(interval) => self.t >= self.last_start + *interval,
+            Policy::Adaptive(controller, _) => controller.is_due(now),
+            Policy::Schedule(ends) => {
+                let ends = *ends;
+                self.t >= self.scheduled(ends)
+            }
         }
     }
 
@@ -223,7 +229,7 @@ impl Run<'_, '_> {
         let per_record = self.world.updates_per_record_at(self.t);
         let busy = (awake > 0.0).then(|| (busy / awake * self.noise(BUSY_NOISE)).min(1.0));
         let updates = Some(per_record * processed);
-        self.tell(Observation::Load(LoadSample { received, processed, updates, busy, backlog: self.backlog() }));
+        self.tell(Observation::Load(LoadSample { received, processed, updates, busy, backlog: Some(self.backlog()) }));
         let (updates, rows) = self.dirty_rows();
         self.tell(Observation::Dirty { updates, rows });
     }

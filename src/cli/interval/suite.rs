@@ -6,7 +6,8 @@ use alluvium::Result;
 use serde_json::json;
 
 use super::args::IntervalArgs;
-use super::compare::{Case, Comparison, USUAL_S, compare};
+use super::compare::{Case, Comparison, USUAL_S, compare, with_controller};
+use super::report::{percent, signed_percent};
 use super::trace::{Made, TraceSource};
 use super::world::Failures;
 use crate::cli::print;
@@ -36,6 +37,11 @@ impl Variant {
         }
     }
 
+    /// Returns whether it is only the controller that is wrong: all others do what they do as expected.
+    fn of_controller(self) -> bool {
+        matches!(self, Self::Costs(_) | Self::Prior(_))
+    }
+
     pub(super) fn apply(self, case: &mut Case) {
         match self {
             Self::Expected => {}
@@ -53,21 +59,27 @@ impl Variant {
 pub(super) fn run(args: &IntervalArgs) -> Result<()> {
     let mut sources: Vec<TraceSource> = Made::ALL.into_iter().map(TraceSource::Made).collect();
     sources.extend(args.trace.clone());
-    let mut documents = Vec::new();
+    let (mut documents, mut expected) = (Vec::new(), Vec::new());
     if !args.json {
         print::out(HEADER)?;
     }
     for variant in Variant::ALL {
-        for source in &sources {
+        for (at, source) in sources.iter().enumerate() {
             // What is made has a capacity of its own.
             let capacity = args.capacity.filter(|_| matches!(source, TraceSource::File(_)));
             let mut case = IntervalArgs { trace: Some(source.clone()), capacity, ..args.clone() }.case()?;
             variant.apply(&mut case);
-            let comparison = compare(&case)?;
+            let comparison = match expected.get(at) {
+                Some(others) if variant.of_controller() => with_controller(&case, others)?,
+                _ => compare(&case)?,
+            };
             if args.json {
                 documents.push(document(variant, &case, &comparison));
             } else {
                 print::out(&row(variant, &case, &comparison))?;
+            }
+            if variant == Variant::Expected {
+                expected.push(comparison);
             }
         }
     }
@@ -79,10 +91,10 @@ const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|
 ";
 
-/// Returns by how much more the controller lost than a usual fixed interval, in percent.
-fn against(comparison: &Comparison, interval: f64) -> f64 {
-    let other = comparison.fixed_at(interval).map_or(f64::NAN, super::compare::Total::mean);
-    100.0 * (comparison.controller.mean() / other - 1.0)
+/// Returns by how much more the controller lost than a usual fixed interval, as a share; `None` if that lost nothing.
+fn against(comparison: &Comparison, interval: f64) -> Option<f64> {
+    let other = comparison.fixed_at(interval)?.mean();
+    (other > 0.0).then(|| comparison.controller.mean() / other - 1.0)
 }
 
 fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
@@ -95,13 +107,17 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
     });
     let _infallible = writeln!(
         row,
-        "| {:+.1} % ± {:.1} | {:.1} % | {:.0} % | {:+.1} % | {:+.1} % |",
-        100.0 * comparison.regret(),
-        100.0 * comparison.controller.error_against(best) / best.mean(),
-        100.0 * comparison.gap(),
-        100.0 * comparison.closed(),
-        against(comparison, USUAL_S[0]),
-        against(comparison, USUAL_S[1]),
+        "| {} % ± {} | {} % | {} | {} % | {} % |",
+        signed_percent(comparison.regret()),
+        percent(comparison.error()),
+        percent(comparison.gap()),
+        // Of a gap that is noise a share means nothing.
+        comparison
+            .closed()
+            .filter(|closed| closed.abs() < 5.0)
+            .map_or_else(|| "-".to_owned(), |closed| format!("{:.0} %", 100.0 * closed)),
+        signed_percent(against(comparison, USUAL_S[0])),
+        signed_percent(against(comparison, USUAL_S[1])),
     );
     row
 }
@@ -116,7 +132,7 @@ fn document(variant: Variant, case: &Case, comparison: &Comparison) -> serde_jso
         "best_fixed_lost_s": best.mean(),
         "clairvoyant_lost_s": comparison.clairvoyant.mean(),
         "against_best_fixed": comparison.regret(),
-        "standard_error": comparison.controller.error_against(best) / best.mean(),
+        "standard_error": comparison.error(),
         "gap": comparison.gap(),
         "closed": comparison.closed(),
         "interval_changes": comparison.controller.changes / f64::from(case.seeds),

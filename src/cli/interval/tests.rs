@@ -172,9 +172,13 @@ fn against_the_best_fixed_interval_in_hindsight() {
         let mut case = case(made, 1200.0, 16);
         variant.apply(&mut case);
         let comparison = compare_with(&case, &SOME_S).unwrap();
-        let regret = comparison.regret();
+        let regret = comparison.regret().unwrap();
         assert!(regret <= most, "{made:?} {variant:?}: {regret}");
-        assert!(closed.is_none_or(|least| comparison.closed() >= least), "{made:?}: {} closed", comparison.closed());
+        assert!(
+            closed.is_none_or(|least| comparison.closed().unwrap() >= least),
+            "{made:?}: {:?}",
+            comparison.closed()
+        );
         let clairvoyant = comparison.clairvoyant.mean();
         assert!(
             clairvoyant < 1.01 * comparison.best_fixed().1.mean(),
@@ -210,7 +214,7 @@ fn a_wrong_prior_costs_a_quarter_until_a_failure_is_seen_and_less_and_less_after
         let mut off = case(Made::Steady, 600.0, 12);
         Variant::Prior(factor).apply(&mut off);
         let comparison = compare_with(&off, &SOME_S).unwrap();
-        assert!(comparison.regret() < 0.1, "prior x {factor}: {}", comparison.regret());
+        assert!(comparison.regret().unwrap() < 0.1, "prior x {factor}: {:?}", comparison.regret());
     }
 }
 
@@ -247,6 +251,9 @@ fn recovery_goals_are_met() {
     }
 }
 
+/// A budget is kept but for the first checkpoints, of which nothing is known, and for noise.
+const SLACK: f64 = 1.01;
+
 #[test]
 fn guard_rails_and_budgets_hold_whatever_the_goals() {
     let shortest = Duration::from_secs(5);
@@ -267,13 +274,13 @@ fn guard_rails_and_budgets_hold_whatever_the_goals() {
     case.goals.overhead = Some(0.005);
     let run = case.adaptive(1).unwrap();
     let hours = case.world.end() / 3600.0;
-    assert!(run.checkpoint_s / case.world.end() < 0.0055, "{}", run.checkpoint_s);
+    assert!(run.checkpoint_s / case.world.end() <= 0.005 * SLACK, "{}", run.checkpoint_s / case.world.end());
     case.goals = Goals { bytes_per_hour: Some(3e9), ..Goals::default() };
     let run = case.adaptive(1).unwrap();
-    assert!(run.bytes / hours < 3.3e9, "{}", run.bytes / hours);
+    assert!(run.bytes / hours <= 3e9 * SLACK, "{}", run.bytes / hours);
     case.goals = Goals { requests_per_hour: Some(60.0), ..Goals::default() };
     let run = case.adaptive(1).unwrap();
-    assert!(run.requests / hours < 66.0, "{}", run.requests / hours);
+    assert!(run.requests / hours <= 60.0 * SLACK, "{}", run.requests / hours);
     assert!(matches!(run.changes.last().unwrap().1.reason.binds, Bound::Requests(_)));
     case.goals = Goals { recovery: Some(Duration::from_secs(2)), ..Goals::default() };
     let run = case.adaptive(1).unwrap();

@@ -16,6 +16,9 @@ const LONGEST_GAP_S: u64 = 3600;
 /// Seconds that a trace may have.
 const LONGEST_S: u64 = 32 * 86_400;
 
+/// What some editors put before a text.
+const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
+
 /// Length of the made loads, s.
 const MADE_S: usize = 21_600;
 
@@ -157,15 +160,15 @@ pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
 
 fn parse(mut reader: impl BufRead) -> Result<Vec<f64>> {
     let unreadable = |source: io::Error| Error::input("cannot read the trace").with_source(source);
-    let mut header = String::new();
-    reader.read_line(&mut header).map_err(unreadable)?;
-    let separator = [b'|', b';', b'\t', b','].into_iter().find(|byte| header.as_bytes().contains(byte)).unwrap_or(b',');
-    let mut names = header.trim().trim_start_matches('\u{feff}').split(char::from(separator)).map(str::trim);
-    let (second, value) = (names.clone().position(|name| name == "second"), names.position(|name| name == "value"));
-    let (Some(second), Some(value)) = (second, value) else {
-        return Err(Error::input("a trace needs the columns second and value").with("line", 1));
-    };
-    let mut rows = csv::ReaderBuilder::new().delimiter(separator).has_headers(false).from_reader(reader);
+    let mut header = Vec::new();
+    reader.read_until(b'\n', &mut header).map_err(unreadable)?;
+    let separator = [b'|', b';', b'\t', b','].into_iter().find(|byte| header.contains(byte)).unwrap_or(b',');
+    let mut csv = csv::ReaderBuilder::new();
+    csv.delimiter(separator).has_headers(false);
+    let names = header.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&header);
+    let (second, value) = columns(csv.from_reader(names))
+        .ok_or_else(|| Error::input("a trace needs the columns second and value").with("line", 1))?;
+    let mut rows = csv.from_reader(reader);
     let (mut rates, mut last): (Vec<f64>, Option<u64>) = (Vec::new(), None);
     for (at, row) in rows.records().enumerate() {
         let wrong = |what: &str| Error::input(what.to_owned()).with("line", at + 2);
@@ -196,15 +199,25 @@ fn parse(mut reader: impl BufRead) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
+/// Returns where `second` and `value` stand in the header.
+fn columns(mut header: csv::Reader<&[u8]>) -> Option<(usize, usize)> {
+    let names = header.records().next()?.ok()?;
+    let column = |wanted: &str| names.iter().position(|name| name.trim() == wanted);
+    Some((column("second")?, column("value")?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn separators_columns_and_gaps() {
-        for text in
-            ["second|value\n1|5\n2|6\n4|8\n", "second,value\n1,5\n2,6\n4,8\n", "value;x;second\n5;a;1\n6;b;2\n8;c;4\n"]
-        {
+        for text in [
+            "\u{feff}\"second\",\"value\"\r\n\"1\",5\r\n2,6\r\n4,8\r\n",
+            "second|value\n1|5\n2|6\n4|8\n",
+            "second,value\n1,5\n2,6\n4,8\n",
+            "value;x;second\n5;a;1\n6;b;2\n8;c;4\n",
+        ] {
             assert_eq!(parse(text.as_bytes()).unwrap(), [5.0, 6.0, 6.0, 8.0], "{text}");
         }
         assert_eq!(parse("second\tvalue\n7\t1e3\n".as_bytes()).unwrap(), [1000.0]);

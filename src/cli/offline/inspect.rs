@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use alluvium::Result;
 use alluvium::id::{OperatorId, Subtask};
@@ -138,6 +138,7 @@ fn operator_json(operator: &OperatorInspection, inspection: &Inspection) -> Valu
         "segments": segments.collect::<Vec<_>>(),
         "chain": { "max": longest, "mean": mean },
         "heat": operator.heat.iter().map(heat_json).collect::<Vec<_>>(),
+        "statistics": operator.statistics.iter().map(|s| (s.name.clone(), json!(s.value))).collect::<Map<_, _>>(),
     })
 }
 
@@ -318,6 +319,7 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     text.push_str(&tables.print("  "));
     operator.tables.iter().filter(|table| !table.groups.is_empty()).for_each(|table| text.push_str(&histogram(table)));
     text.push_str(&heat_text(operator));
+    text.push_str(&statistics_text(operator));
     text.push_str(&segments_text(operator, inspection));
     text
 }
@@ -344,6 +346,20 @@ fn heat_text(operator: &OperatorInspection) -> String {
     }
     text.push_str(&table.print("    "));
     text
+}
+
+/// Returns what the engine below the backends said of itself.
+fn statistics_text(operator: &OperatorInspection) -> String {
+    if operator.statistics.is_empty() {
+        return String::new();
+    }
+    let mut table = Table::new(["statistic", "value"]);
+    for statistic in &operator.statistics {
+        let bytes = statistic.name.ends_with("_bytes");
+        let value = if bytes { size(statistic.value) } else { statistic.value.to_string() };
+        table.row([statistic.name.clone(), value]);
+    }
+    format!("  the engine of its subtasks, in all, before this checkpoint\n{}", table.print("    "))
 }
 
 /// Returns a line per step of a histogram: how many key groups have so many rows.

@@ -77,8 +77,9 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "GOAL=VALUE,...", help = goal::HELP)]
     pub(crate) goal: Option<GoalArg>,
     /// Mean time between failures that the adaptive interval expects before it has seen any
-    #[arg(long, default_value = "1d", value_parser = positive_duration, value_name = "DURATION")]
-    pub(crate) mtbf: Duration,
+    /// [default: 1d]
+    #[arg(long, value_parser = positive_duration, value_name = "DURATION")]
+    pub(crate) mtbf: Option<Duration>,
     /// Go on from this checkpoint instead of the newest
     #[arg(long, conflicts_with = "fresh", value_name = "ID")]
     pub(crate) checkpoint: Option<u64>,
@@ -123,6 +124,23 @@ pub(crate) struct RunArgs {
     pub(crate) json: bool,
 }
 
+impl RunArgs {
+    /// Checks what one flag asks of the value of another.
+    ///
+    /// # Errors
+    /// Wrong usage, naming the flags.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let only_adaptive = [("--goal", self.goal.is_some()), ("--mtbf", self.mtbf.is_some())];
+        match only_adaptive.into_iter().find(|(_, given)| *given && self.interval != Interval::Adaptive) {
+            Some((flag, _)) => {
+                let why = format!("{flag} means nothing without --interval adaptive\n");
+                Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, why))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
 /// The state backends of this build.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum BackendKind {
@@ -160,7 +178,8 @@ mod tests {
 
     fn parse(extra: &str) -> Result<RunArgs, clap::Error> {
         let all = format!("run --input in.csv --key a,b --agg count,min:v --store memory:/// --job j {extra}");
-        Tool::try_parse_from(all.split_whitespace()).map(|tool| tool.run)
+        let run = Tool::try_parse_from(all.split_whitespace())?.run;
+        run.check().map(|()| run)
     }
 
     #[test]
@@ -182,6 +201,9 @@ mod tests {
             ("--interval adaptive --goal recovery=0s", ErrorKind::ValueValidation),
             ("--interval adaptive --goal speed=9", ErrorKind::ValueValidation),
             ("--mtbf 0s", ErrorKind::ValueValidation),
+            ("--interval 1s --goal recovery=1s", ErrorKind::ArgumentConflict),
+            ("--goal recovery=1s", ErrorKind::ArgumentConflict),
+            ("--mtbf 1h", ErrorKind::ArgumentConflict),
             ("--interval 0s", ErrorKind::ValueValidation),
             ("--window tumbling:30d", ErrorKind::MissingRequiredArgument),
             ("--time t", ErrorKind::MissingRequiredArgument),

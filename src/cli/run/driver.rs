@@ -304,9 +304,8 @@ impl Run<'_> {
     }
 
     fn task(&self, seat: Seat) -> Result<Task<AnyBackend>> {
-        let rows = self.handle.block_on(seat.fetch())?;
         let backend = self.backend(&seat)?;
-        seat.start(&*rows, |_, _, _| backend)
+        self.handle.block_on(seat.restore(|_, _, _| backend))
     }
 
     fn backend(&self, seat: &Seat) -> Result<AnyBackend> {

@@ -26,7 +26,8 @@ struct Tool {
 
 fn parse(flags: &str) -> Result<RunArgs, clap::Error> {
     let fixed = ["run", "--store", "memory:///", "--job", "j"].into_iter();
-    Tool::try_parse_from(fixed.chain(flags.split_whitespace())).map(|tool| tool.run)
+    let run = Tool::try_parse_from(fixed.chain(flags.split_whitespace()))?.run;
+    run.check().map(|()| run)
 }
 
 /// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint.

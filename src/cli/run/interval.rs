@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use alluvium::control::estimate::{FailurePrior, LoadSample};
+use alluvium::control::formula::ReplayWeight;
 use alluvium::control::interval::{Decision, IntervalSettings, Observation};
 use alluvium::job::{AdaptiveInterval, Job};
 
@@ -58,11 +59,17 @@ pub(crate) fn adaptive(args: &RunArgs) -> Option<AdaptiveInterval> {
     if args.interval != Interval::Adaptive {
         return None;
     }
-    let prior = FailurePrior { job_mtbf: args.mtbf.as_secs_f64(), ..FailurePrior::default() };
+    let prior = args.mtbf.map_or_else(FailurePrior::default, |mtbf| FailurePrior {
+        job_mtbf: mtbf.as_secs_f64(),
+        ..FailurePrior::default()
+    });
+    // Without a rate the input waits until it is read: a replay puts off the end, and no backlog grows.
+    let weight = if args.rate.is_some() { ReplayWeight::CatchUp } else { ReplayWeight::Batch };
     let settings = IntervalSettings {
         shortest: SHORTEST,
         first: Duration::from_secs(1),
         failures: prior,
+        weight,
         ..IntervalSettings::default()
     };
     Some(AdaptiveInterval { goals: args.goal.map(|goal| goal.0).unwrap_or_default(), settings })

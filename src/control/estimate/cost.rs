@@ -1,24 +1,25 @@
 //! What something costs by its size.
 
+use super::smoothing::Clip;
 use super::{positive, sane};
 
 /// A past sample's weight against the next one's.
 const FORGET: f64 = 0.95;
 
+/// More than this, of bytes or seconds, is no measurement.
+const MOST: f64 = 1e18;
+
 /// Sizes must spread by this share of their mean for the slope to be taken from them alone.
 const SPREAD: f64 = 0.25;
 
-/// A sample counts at most this many times what was expected of it.
-const MOST_TIMES: f64 = 8.0;
-
-/// Samples after which an absurd one can be told.
-const KNOWN_AFTER: u32 = 5;
+/// The slope of a model in proportion: so steep that nothing is left for a fixed part until sizes have differed.
+const STEEP: f64 = 1e15;
 
 /// `seconds = c0 + bytes / B` by exponentially forgotten least squares.
 ///
-/// One for each of the three costs of a checkpoint: capacity lost, duration, pause; and for the outage by the state's size.
-/// Sizes that hardly differ tell nothing of the slope: it is then held near the last one that was well known. Both parts
-/// are kept >= 0.
+/// One for each cost of a checkpoint, capacity lost and duration; one for the outage by the state's size; one for the bytes of
+/// changed rows by their number. Sizes that hardly differ tell nothing of the slope: it is then held near the last one that
+/// was well known. Both parts are kept >= 0. A sample that is absurdly dear counts as merely dear ([`LinearCost::clipped`]).
 ///
 /// # Source
 /// `docs/formulas.md`, B3. Check: (1e8, 0.16), (2e8, 0.26), (4e8, 0.46), (8e8, 0.86) give c0 = 0.06 s and B = 1e9 B/s.
@@ -28,7 +29,7 @@ pub struct LinearCost {
     mean: (f64, f64),
     variance: f64,
     covariance: f64,
-    samples: u32,
+    clip: Clip,
     /// Slope to hold on to, s/B.
     held: f64,
     fixed: f64,
@@ -40,19 +41,42 @@ impl LinearCost {
     #[must_use]
     pub fn new(fixed: f64, per_byte: f64) -> Self {
         let (fixed, slope) = (sane(fixed).unwrap_or(0.0), sane(per_byte).unwrap_or(0.0));
-        Self { weight: 0.0, mean: (0.0, 0.0), variance: 0.0, covariance: 0.0, samples: 0, held: slope, fixed, slope }
+        Self {
+            weight: 0.0,
+            mean: (0.0, 0.0),
+            variance: 0.0,
+            covariance: 0.0,
+            clip: Clip::default(),
+            held: slope,
+            fixed,
+            slope,
+        }
     }
 
-    /// Takes a sample. One that is absurdly dear counts as merely dear.
+    /// Returns a model that knows nothing, and takes the cost to be in proportion to the size until sizes have differed.
+    #[must_use]
+    pub fn proportional() -> Self {
+        Self { held: STEEP, ..Self::new(0.0, 0.0) }
+    }
+
+    /// Returns what a sample counts as: at most eight times what was expected, once enough is known for that.
+    #[must_use]
+    pub fn clipped(&self, bytes: f64, seconds: f64) -> f64 {
+        self.clip.of(seconds, self.at(bytes))
+    }
+
+    /// Takes a sample.
     pub fn observe(&mut self, bytes: f64, seconds: f64) {
         let (Some(bytes), Some(seconds)) = (sane(bytes), sane(seconds)) else { return };
-        if bytes > f64::MAX.sqrt() / 1e3 || seconds > f64::MAX.sqrt() / 1e3 {
+        if bytes.max(seconds) > MOST {
             return;
         }
-        let expected = self.at(bytes);
-        let known = self.samples >= KNOWN_AFTER && expected > 0.0;
-        let seconds = if known { seconds.min(MOST_TIMES * expected) } else { seconds };
-        self.samples = self.samples.saturating_add(1);
+        if self.clip.was_absurd(seconds, self.at(bytes)) {
+            // Nothing of it may stay: its weight is that of many.
+            *self = Self { held: self.held, ..Self::new(0.0, 0.0) };
+        }
+        let seconds = self.clipped(bytes, seconds);
+        self.clip.count();
         // Weighted sums about the mean: plain ones would cancel at sizes of gigabytes.
         let before = self.weight * FORGET;
         self.weight = before + 1.0;
@@ -103,7 +127,7 @@ impl LinearCost {
     /// Returns how many samples were taken.
     #[must_use]
     pub fn samples(&self) -> u32 {
-        self.samples
+        self.clip.samples()
     }
 }
 
@@ -175,5 +199,31 @@ mod tests {
         assert!(model.at(4e8) < 3.0 * before.at(4e8), "{model:?}");
         model.observe(0.0, 0.0);
         assert!(model.at(1e8).is_finite() && model.at(1e8) >= 0.0);
+    }
+
+    #[test]
+    fn an_absurd_beginning_is_forgotten() {
+        let mut model = LinearCost::new(0.0, 1e-9);
+        model.observe(1e8, 1e9);
+        B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, seconds));
+        prints(model.at(3e8), "0.360000000");
+    }
+
+    #[test]
+    fn in_proportion_until_sizes_differ() {
+        let mut model = LinearCost::proportional();
+        assert_eq!(model.at(10.0), 0.0);
+        for wobble in [0.0, 1.0, -1.0, 2.0, -2.0] {
+            let rows = 1e4 + 100.0 * wobble;
+            model.observe(rows, 1e5 + 50.0 * rows);
+        }
+        assert!(model.fixed() == 0.0 && (model.at(1e4) / 6e5 - 1.0).abs() < 0.01, "{model:?}");
+        // Little can be told of an idle time yet, and it does not make rows larger; some of them show what is fixed.
+        model.observe(1.0, 1e5 + 50.0);
+        assert!((model.at(1e4) / 6e5 - 1.0).abs() < 0.01, "{model:?}");
+        for rows in [1e4, 1.0].into_iter().cycle().take(80) {
+            model.observe(rows, 1e5 + 50.0 * rows);
+        }
+        assert!((model.fixed() / 1e5 - 1.0).abs() < 0.01 && (model.per_byte() / 50.0 - 1.0).abs() < 0.01, "{model:?}");
     }
 }

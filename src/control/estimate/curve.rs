@@ -50,15 +50,17 @@ impl DirtyCurve {
         self.keys = positive(keys).or(self.keys);
     }
 
-    /// Takes a sample within an epoch: after `updates` since it began, `distinct` keys are dirty. Both only grow.
-    pub fn observe(&mut self, updates: f64, distinct: f64) {
-        let (Some(updates), Some(distinct)) = (positive(updates), sane(distinct)) else { return };
+    /// Takes a sample within an epoch: after `updates` since it began, `distinct` keys are dirty. Both only grow. False if it
+    /// was left out.
+    pub fn observe(&mut self, updates: f64, distinct: f64) -> bool {
+        let (Some(updates), Some(distinct)) = (positive(updates), sane(distinct)) else { return false };
         if updates < 1.0 || updates <= self.last.0 || distinct < self.last.1 || updates >= (KNOTS as f64 - 2.0).exp2() {
-            return;
+            return false;
         }
         self.last = (updates, distinct);
         // Less than one key is as good as none, and has a logarithm.
         self.learn(updates.log2(), distinct.max(1e-3).ln());
+        true
     }
 
     /// Ends the epoch: the next sample counts from zero again.

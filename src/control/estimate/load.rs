@@ -1,6 +1,6 @@
 //! How much comes in, and how much could be done.
 
-use super::{Ewma, Tracker, positive, sane};
+use super::{ClippedMean, Ewma, Tracker, positive, sane};
 
 /// Half-life of the smoothed rates, s.
 const RATE_HALF_LIFE: f64 = 60.0;
@@ -16,6 +16,9 @@ const QUICK_HALF_LIFE: f64 = 5.0;
 
 /// Half-life of a peak, s.
 const PEAK_HALF_LIFE: f64 = 600.0;
+
+/// Input counts towards peaks as at most this many times the capacity: beyond that no recovery ends anyway.
+const MOST_CAPACITIES: f64 = 2.0;
 
 /// A share of time below which being busy tells nothing of the capacity.
 const LEAST_BUSY: f64 = 0.001;
@@ -34,8 +37,8 @@ pub struct LoadSample {
     pub updates: Option<f64>,
     /// Share of the time that the job was busy, 0 to 1, or `None` if nobody measures it: then a job with a backlog is busy.
     pub busy: Option<f64>,
-    /// Records that wait.
-    pub backlog: f64,
+    /// Records that wait, or `None` if nobody counts them.
+    pub backlog: Option<f64>,
 }
 
 /// Input rate, updates, capacity, utilisation and backlog.
@@ -51,11 +54,11 @@ pub struct Load {
     rate: Tracker,
     /// Updates per record: unlike their rate it does not change while the job catches up.
     updates: Tracker,
-    capacity: Ewma,
+    capacity: ClippedMean,
     quick: Ewma,
     slow: Ewma,
     peak: f64,
-    backlog: f64,
+    backlog: Option<f64>,
     processing: f64,
 }
 
@@ -63,7 +66,7 @@ impl Load {
     /// Returns a load of which nothing is known but, perhaps, the `capacity` in records per second.
     #[must_use]
     pub fn new(capacity: Option<f64>) -> Self {
-        let mut known = Ewma::new(CAPACITY_HALF_LIFE);
+        let mut known = ClippedMean::new(CAPACITY_HALF_LIFE);
         capacity.and_then(positive).into_iter().for_each(|capacity| known.reset(capacity));
         Self {
             rate: Tracker::new(RATE_HALF_LIFE),
@@ -72,7 +75,7 @@ impl Load {
             quick: Ewma::new(QUICK_HALF_LIFE),
             slow: Ewma::new(AHEAD_HALF_LIFE),
             peak: 0.0,
-            backlog: 0.0,
+            backlog: None,
             processing: 0.0,
         }
     }
@@ -88,23 +91,30 @@ impl Load {
         if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > 1e15) {
             return false;
         }
-        self.backlog = sane(sample.backlog).unwrap_or(self.backlog);
+        self.backlog = sample.backlog.and_then(sane).or(self.backlog);
         self.processing = processed / dt;
-        self.quick.update(dt, rate);
-        self.slow.update(dt, rate);
-        let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
-        self.peak = faded.max(self.quick.value().unwrap_or(rate));
         self.learn_capacity(dt, processed, sample.busy);
+        self.follow(dt, rate);
         let jumped = self.rate.update(dt, rate);
         let per_record = positive(processed).is_some_and(|processed| self.updates.update(dt, updates / processed));
         per_record || jumped
+    }
+
+    /// Follows the rate of seconds and minutes, and its peaks.
+    fn follow(&mut self, dt: f64, rate: f64) {
+        let most = self.capacity().map_or(f64::INFINITY, |capacity| MOST_CAPACITIES * capacity);
+        let rate = rate.min(most);
+        self.quick.update(dt, rate);
+        self.slow.update(dt, rate);
+        let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
+        self.peak = faded.max(self.quick.value().unwrap_or(rate)).min(most);
     }
 
     fn learn_capacity(&mut self, dt: f64, processed: f64, busy: Option<f64>) {
         let busy = match busy {
             Some(busy) if (LEAST_BUSY..=1.0).contains(&busy) => busy * dt,
             // As much waits as is processed in a second: it did not stand idle.
-            None if self.backlog > self.processing => dt,
+            None if self.backlog.is_some_and(|backlog| backlog > self.processing) => dt,
             _ => return,
         };
         if let Some(capacity) = positive(processed / busy) {
@@ -160,10 +170,17 @@ impl Load {
         self.utilisation_at(self.quick.value().unwrap_or(0.0))
     }
 
-    /// Returns how long the backlog would keep the job busy, s: the time that a record waits.
+    /// Returns the records that wait, if they were ever counted.
     #[must_use]
-    pub fn residence(&self) -> f64 {
-        self.capacity().map_or(0.0, |capacity| self.backlog / capacity)
+    pub fn backlog(&self) -> Option<f64> {
+        self.backlog
+    }
+
+    /// Returns how long the backlog would keep the job busy, s: the time that a record waits. `None` if that is not known.
+    #[must_use]
+    pub fn residence(&self) -> Option<f64> {
+        let backlog = self.backlog?;
+        if backlog == 0.0 { Some(0.0) } else { self.capacity().map(|capacity| backlog / capacity) }
     }
 }
 
@@ -187,9 +204,15 @@ mod tests {
         // Nobody measures how busy it is: a backlog shows it.
         let mut load = Load::new(Some(800.0));
         for _ in 0..600 {
-            load.observe(1.0, LoadSample { received: 500.0, processed: 1000.0, backlog: 9e4, ..LoadSample::default() });
+            load.observe(
+                1.0,
+                LoadSample { received: 500.0, processed: 1000.0, backlog: Some(9e4), ..LoadSample::default() },
+            );
         }
-        assert!((load.capacity().unwrap() - 1000.0).abs() < 10.0 && (load.residence() - 90.0).abs() < 2.0, "{load:?}");
+        assert!(
+            (load.capacity().unwrap() - 1000.0).abs() < 10.0 && (load.residence().unwrap() - 90.0).abs() < 2.0,
+            "{load:?}"
+        );
     }
 
     #[test]
@@ -208,13 +231,32 @@ mod tests {
     }
 
     #[test]
+    fn an_absurd_sample_is_soon_forgotten() {
+        for before in [0, 600] {
+            let mut load = Load::new(None);
+            let usual = |load: &mut Load, times| {
+                (0..times).for_each(|_| {
+                    load.observe(1.0, sample(500.0, 0.5));
+                });
+            };
+            usual(&mut load, before);
+            load.observe(1.0, sample(1e14, 1.0));
+            usual(&mut load, 10);
+            let capacity = load.capacity().unwrap();
+            assert!((900.0..1200.0).contains(&capacity) && load.peak() <= 2.1 * capacity, "{before} {load:?}");
+            usual(&mut load, 1200);
+            assert!(load.peak() < 900.0, "{before} {load:?}");
+        }
+    }
+
+    #[test]
     fn nonsense_changes_nothing() {
         let mut load = Load::new(Some(f64::NAN));
         assert_eq!(load.capacity(), None);
         load.observe(1.0, sample(500.0, 0.5));
         for bad in NONSENSE {
             load.observe(bad, sample(1.0, 0.5));
-            load.observe(1.0, LoadSample { busy: Some(bad), backlog: bad, ..sample(500.0, 0.5) });
+            load.observe(1.0, LoadSample { busy: Some(bad), backlog: Some(bad), ..sample(500.0, 0.5) });
             load.observe(1.0, LoadSample { updates: Some(bad.min(-1.0)), ..sample(500.0, 0.5) });
             if bad != f64::MIN_POSITIVE {
                 load.observe(1.0, sample(bad, 0.5));
@@ -222,6 +264,6 @@ mod tests {
         }
         assert!((load.rate() - 500.0).abs() < 1e-6 && load.capacity() == Some(1000.0), "{load:?}");
         load.observe(1e12, sample(0.0, 0.0));
-        assert!(load.rate() >= 0.0 && load.residence().is_finite() && load.utilisation() <= 0.95);
+        assert!(load.rate() >= 0.0 && load.residence().is_none_or(f64::is_finite) && load.utilisation() <= 0.95);
     }
 }

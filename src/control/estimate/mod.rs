@@ -15,7 +15,7 @@ pub use curve::DirtyCurve;
 pub use failures::{FailurePrior, FailureRate, GammaPoisson, Scope};
 pub use load::{Load, LoadSample};
 pub use recovery::{Recovery, RecoveryModel};
-pub use smoothing::{Cusum, Ewma, Tracker};
+pub use smoothing::{ClippedMean, Cusum, Ewma, Tracker};
 
 /// Returns `value` if it is finite and not negative.
 fn sane(value: f64) -> Option<f64> {

@@ -40,6 +40,85 @@ impl Ewma {
     }
 }
 
+/// A sample counts at most this many times what was expected of it.
+const MOST_TIMES: f64 = 8.0;
+
+/// Samples until which an absurd one may be all that the expectation rests on.
+const KNOWN_AFTER: u32 = 5;
+
+/// Tells absurd samples: those that exceed the expectation eightfold. The first ones rest on nothing: one that comes short of
+/// the expectation as far shows that those before were absurd themselves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Clip {
+    samples: u32,
+}
+
+impl Clip {
+    /// Returns what a sample counts as.
+    pub(super) fn of(self, sample: f64, expected: f64) -> f64 {
+        let known = self.samples >= KNOWN_AFTER && expected > 0.0;
+        if known { sample.min(MOST_TIMES * expected) } else { sample }
+    }
+
+    /// Returns whether `sample` shows that the few samples before it were absurd.
+    pub(super) fn was_absurd(self, sample: f64, expected: f64) -> bool {
+        (1..KNOWN_AFTER).contains(&self.samples) && MOST_TIMES * sample < expected
+    }
+
+    /// Counts a sample.
+    pub(super) fn count(&mut self) {
+        self.samples = self.samples.saturating_add(1);
+    }
+
+    pub(super) fn samples(self) -> u32 {
+        self.samples
+    }
+}
+
+/// An [`Ewma`] of samples, not negative, of which a single absurd one moves it little, and for good not at all.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ClippedMean {
+    mean: Ewma,
+    clip: Clip,
+}
+
+impl ClippedMean {
+    /// Returns a mean in which a sample counts half after `half_life` seconds (> 0, else 1).
+    #[must_use]
+    pub fn new(half_life: f64) -> Self {
+        Self { mean: Ewma::new(half_life), clip: Clip::default() }
+    }
+
+    /// Takes a sample that stands for the last `dt` seconds.
+    pub fn update(&mut self, dt: f64, sample: f64) {
+        let Some(sample) = sane(sample) else { return };
+        if self.clip.was_absurd(sample, self.value().unwrap_or(0.0)) {
+            *self = Self { mean: Ewma { value: None, ..self.mean }, clip: Clip::default() };
+        }
+        let sample = self.clipped(sample);
+        self.clip.count();
+        self.mean.update(dt, sample);
+    }
+
+    /// Replaces the mean by one that is known well.
+    pub fn reset(&mut self, value: f64) {
+        self.mean.reset(value);
+        self.clip = Clip { samples: KNOWN_AFTER };
+    }
+
+    /// Returns what a sample counts as: at most eight times the mean, once there is one.
+    #[must_use]
+    pub fn clipped(&self, sample: f64) -> f64 {
+        self.clip.of(sample, self.value().unwrap_or(0.0))
+    }
+
+    /// Returns the mean, if there was a sample.
+    #[must_use]
+    pub fn value(&self) -> Option<f64> {
+        self.mean.value()
+    }
+}
+
 /// One-sided CUSUM: adds up what standardised samples exceed a slack by, and raises an alarm at a threshold.
 ///
 /// # Source
@@ -213,6 +292,16 @@ mod tests {
         assert!((9000.0..11_000.0).contains(&after), "{after}");
         let down = (0..30).position(|at| tracker.update(1.0, 100.0 * noise(at)));
         assert!(down.is_some(), "{tracker:?}");
+    }
+
+    #[test]
+    fn an_absurd_sample_is_clipped_or_forgotten() {
+        let mut mean = ClippedMean::new(4.0);
+        [1e15, 2.0, 4.0].into_iter().for_each(|sample| mean.update(1.0, sample));
+        assert!((2.0..4.0).contains(&mean.value().unwrap()), "{mean:?}");
+        (0..20).for_each(|_| mean.update(1.0, 3.0));
+        mean.update(1.0, 1e300);
+        assert!((3.0..7.0).contains(&mean.value().unwrap()), "{mean:?}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! The intervals that the cost, the goals and the guard rails ask for.
 
-use super::goals::Goals;
+use super::goals::{Goals, LEAST_REQUESTS};
 use super::reason::Infeasible;
 use super::settings::IntervalSettings;
-use crate::control::formula::{self, Cost};
+use crate::control::formula::{self, Cost, ReplayWeight};
 
 /// What an interval is chosen by.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -27,6 +27,8 @@ pub enum Bound {
     DeltaBytes(f64),
     /// Checkpoints are under way for too large a share of the time.
     Duration,
+    /// From the end of a checkpoint to the start of the next.
+    MinPause,
     /// No interval is shorter.
     Shortest,
     /// No interval is longer.
@@ -47,13 +49,14 @@ impl Bound {
             Self::Requests(_) => "requests",
             Self::DeltaBytes(_) => "delta_bytes",
             Self::Duration => "duration",
+            Self::MinPause => "min_pause",
             Self::Shortest => "shortest",
             Self::Longest => "longest",
         }
     }
 
     /// Every name that [`Bound::name`] returns.
-    pub const NAMES: [&'static str; 11] = [
+    pub const NAMES: [&'static str; 12] = [
         "first",
         "cost",
         "recovery",
@@ -63,6 +66,7 @@ impl Bound {
         "requests",
         "delta_bytes",
         "duration",
+        "min_pause",
         "shortest",
         "longest",
     ];
@@ -80,7 +84,8 @@ pub(super) struct Situation<'a> {
     pub(super) capacity_cost: (f64, f64),
     /// Duration: fixed s, s per byte.
     pub(super) duration: (f64, f64),
-    pub(super) requests: f64,
+    /// Requests that a checkpoint makes, if one was seen.
+    pub(super) requests: Option<f64>,
     pub(super) mtbf: f64,
     pub(super) weight: f64,
     pub(super) outage: f64,
@@ -97,9 +102,12 @@ pub(super) struct Choice {
     pub(super) interval: f64,
     pub(super) binds: Bound,
     pub(super) optimum: f64,
-    /// No goal and no guard rail allows more, or less.
+    /// The longest that goals and guard rails allow.
     pub(super) upper: f64,
+    /// The shortest that goals and guard rails allow.
     pub(super) lower: f64,
+    /// The shortest that guard rails allow.
+    pub(super) rail: f64,
     pub(super) infeasible: Option<Infeasible>,
 }
 
@@ -137,14 +145,28 @@ impl Situation<'_> {
     /// Returns the worst recovery at an interval, as predicted. Checkpoints take their part of the capacity while the job catches
     /// up, so that neither the longest nor the shortest interval makes it short.
     pub(super) fn recovery(&self, interval: f64) -> f64 {
-        let age = interval + self.duration(interval);
-        match self.capacity {
-            Some(capacity) => {
-                let left = capacity * (1.0 - self.cost(interval).cost / interval).max(0.0);
-                formula::recovery(self.outage, age, self.planned_rate, left)
-            }
-            // Nothing is known of the capacity: as fast again as it comes in.
-            None => 2.0 * self.outage + age,
+        let behind = interval + self.duration(interval) + self.missed();
+        let left = (1.0 - self.cost(interval).cost / interval).max(0.0);
+        self.outage + self.catch_up(self.planned_rate * behind, behind, left)
+    }
+
+    /// Returns whether input waits to be read, so that none piles up while the job is down or catches up.
+    fn input_waits(&self) -> bool {
+        self.settings.weight == ReplayWeight::Batch
+    }
+
+    /// Returns for how long input piles up in an outage, s.
+    pub(super) fn missed(&self) -> f64 {
+        if self.input_waits() { 0.0 } else { self.outage }
+    }
+
+    /// Returns how long it takes, s, to catch up with `records` that came in `time` seconds, while more come in, with the share
+    /// `left` of the capacity. As long again, if nothing is known of the capacity or the input waited for it before.
+    pub(super) fn catch_up(&self, records: f64, time: f64, left: f64) -> f64 {
+        match self.capacity.filter(|_| !self.input_waits()) {
+            Some(capacity) if capacity * left > self.planned_rate => records / (capacity * left - self.planned_rate),
+            Some(_) => f64::INFINITY,
+            None => time,
         }
     }
 
@@ -229,18 +251,22 @@ impl Situation<'_> {
         let overhead = self.goals.overhead.unwrap_or(f64::INFINITY);
         let bytes = self.goals.bytes_per_hour.unwrap_or(f64::INFINITY);
         let requests = self.goals.requests_per_hour.unwrap_or(f64::INFINITY);
+        let each = self.requests.unwrap_or(LEAST_REQUESTS);
         [
             (Bound::Overhead(overhead), self.shortest_with(|t| self.cost(t).cost <= overhead * t)),
             (Bound::Bytes(bytes), self.shortest_with(|t| self.bytes(t) * 3600.0 <= bytes * t)),
-            (Bound::Requests(requests), self.requests * 3600.0 / requests),
+            (Bound::Requests(requests), each * 3600.0 / requests),
         ]
     }
 
     /// Returns the shortest interval that the guard rails allow.
     fn rail(&self) -> (Bound, f64) {
         let (shortest, longest) = self.range();
-        let by_duration = self.shortest_with(|t| self.duration(t) <= self.settings.busy_share * t).min(longest);
-        if by_duration > shortest { (Bound::Duration, by_duration) } else { (Bound::Shortest, shortest) }
+        let pause = self.settings.min_pause.as_secs_f64();
+        let by_duration = self.shortest_with(|t| self.duration(t) <= self.settings.busy_share * t);
+        let by_pause = if pause > 0.0 { self.shortest_with(|t| self.duration(t) + pause <= t) } else { 0.0 };
+        let rails = [(Bound::Duration, by_duration.min(longest)), (Bound::MinPause, by_pause.min(longest))];
+        most((Bound::Shortest, shortest), rails)
     }
 
     /// Returns the interval that cost, goals and guard rails agree on, or that comes nearest.
@@ -251,7 +277,7 @@ impl Situation<'_> {
         let mut uppers = self.uppers();
         let infeasible = self.beyond_recovery(&mut uppers, rail.1, optimum);
         let upper = least(&uppers);
-        let lower = self.lowers().into_iter().fold((Bound::Shortest, 0.0), |a, b| if b.1 > a.1 { b } else { a });
+        let lower = most((Bound::Shortest, 0.0), self.lowers());
         let infeasible = infeasible.or_else(|| self.conflict(if lower.1 > rail.1 { lower } else { rail }, upper));
         let mut interval = optimum;
         let mut binds = Bound::Cost;
@@ -264,7 +290,9 @@ impl Situation<'_> {
         }
         let (shortest, longest) = self.range();
         let interval = interval.clamp(shortest, longest);
-        Choice { interval, binds, optimum, upper: upper.1.max(rail.1), lower: rail.1, infeasible }
+        // A budget gives way to what bounds a recovery.
+        let (rail, lower) = (rail.1, rail.1.max(lower.1.min(upper.1)));
+        Choice { interval, binds, optimum, upper: upper.1.max(rail), lower, rail, infeasible }
     }
 
     /// If no interval meets the recovery goal whenever a failure comes, loosens it: failures soon after a checkpoint may
@@ -282,14 +310,20 @@ impl Situation<'_> {
         // Little by little, the further the goal is off: at the edge of what is possible the choice must not jump.
         let loosened = quickest * (LOOSENING * (least / goal - 1.0)).exp();
         *allowed = loosened.min(formula::band(BEST_EFFORT).0 * optimum).max(quickest);
-        let (planned, age) = (goal, quickest + self.duration(quickest));
-        let capacity = self.capacity.unwrap_or(f64::INFINITY);
-        // Solved for the outage, and for the capacity, with the other as it is.
-        let share = if capacity.is_finite() { (self.planned_rate / capacity).min(1.0) } else { 0.5 };
-        let outage = planned * (1.0 - share) - share * age;
-        let spare = planned - self.outage;
-        let needed = if spare > 0.0 { self.planned_rate * (spare + age + self.outage) / spare } else { f64::INFINITY };
-        Some(Infeasible::Recovery { goal, least, outage, capacity: needed })
+        let (outage, capacity) = self.needed(goal, quickest + self.duration(quickest));
+        Some(Infeasible::Recovery { goal, least, outage, capacity })
+    }
+
+    /// Returns the outage, s, and the capacity, records/s, either of which would make a recovery from a checkpoint of `age` take
+    /// `goal`, with the other as it is.
+    fn needed(&self, goal: f64, age: f64) -> (f64, f64) {
+        if self.input_waits() {
+            return (goal - age, f64::INFINITY);
+        }
+        let share = self.capacity.map_or(0.5, |capacity| (self.planned_rate / capacity).min(1.0));
+        let spare = goal - self.outage;
+        let capacity = if spare > 0.0 { self.planned_rate * (goal + age) / spare } else { f64::INFINITY };
+        (goal * (1.0 - share) - share * age, capacity)
     }
 
     fn conflict(&self, longer: (Bound, f64), shorter: (Bound, f64)) -> Option<Infeasible> {
@@ -300,7 +334,7 @@ impl Situation<'_> {
         let relax_longer = match longer.0 {
             Bound::Overhead(_) => self.cost(at).cost / at,
             Bound::Bytes(_) => self.bytes(at) * 3600.0 / at,
-            Bound::Requests(_) => self.requests * 3600.0 / at,
+            Bound::Requests(_) => self.requests.unwrap_or(LEAST_REQUESTS) * 3600.0 / at,
             _ => f64::NAN,
         };
         let relax_shorter = match shorter.0 {
@@ -314,4 +348,8 @@ impl Situation<'_> {
 
 fn least(bounds: &[(Bound, f64)]) -> (Bound, f64) {
     bounds.iter().copied().fold((Bound::Longest, f64::INFINITY), |a, b| if b.1 < a.1 { b } else { a })
+}
+
+fn most<const N: usize>(first: (Bound, f64), bounds: [(Bound, f64); N]) -> (Bound, f64) {
+    bounds.into_iter().fold(first, |a, b| if b.1 > a.1 { b } else { a })
 }

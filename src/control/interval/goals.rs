@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 
 /// Requests that a checkpoint makes at least: the manifest's create and the look for a newer attempt.
-const LEAST_REQUESTS: f64 = 2.0;
+pub(super) const LEAST_REQUESTS: f64 = 2.0;
 
 /// Goals, in any combination; none is: lose as little time as possible.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

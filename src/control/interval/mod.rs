@@ -9,17 +9,21 @@
 //! what bounds a recovery, then what bounds the cost; the decision says so, and what would make all of them possible.
 
 mod bounds;
+mod clock;
 mod controller;
+mod costs;
 mod goals;
 mod lull;
 mod observation;
 mod reason;
 mod recovering;
 mod settings;
+#[cfg(test)]
+mod tests;
 
 pub use bounds::Bound;
 pub use controller::{Controller, Decision, Kind};
 pub use goals::Goals;
 pub use observation::{CheckpointSample, Observation};
-pub use reason::{Infeasible, Reason};
+pub use reason::{Damping, Infeasible, Reason};
 pub use settings::IntervalSettings;

@@ -16,7 +16,7 @@ pub enum Observation {
         /// Distinct rows.
         rows: f64,
     },
-    /// Size of the whole state.
+    /// Size of the whole state; best before each checkpoint completes.
     State {
         /// Bytes, as a restore reads them.
         bytes: f64,
@@ -29,14 +29,15 @@ pub enum Observation {
     Completed(CheckpointSample),
     /// The checkpoint was given up.
     Aborted,
-    /// The job failed.
+    /// The job failed, or a node of it. Until the job is up again, as `Restored`, records that are processed or a checkpoint
+    /// that is triggered show, further failures are part of this one.
     Failed(Scope),
     /// State was read back and records are processed again.
     Restored {
         /// Bytes that were read.
         bytes: f64,
     },
-    /// Processing has reached the newest input again.
+    /// Processing has reached the newest input again. Not needed where samples of the load tell of the backlog.
     CaughtUp,
     /// A node will be taken away.
     Notice {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::bounds::Bound;
+use super::settings::IntervalSettings;
 
 /// The numbers behind a decision.
 #[derive(Debug, Clone, PartialEq)]
@@ -10,8 +11,12 @@ use super::bounds::Bound;
 pub struct Reason {
     /// The interval that was chosen, s.
     pub interval_s: f64,
-    /// What it was chosen by.
+    /// What the target was chosen by.
     pub binds: Bound,
+    /// The interval that is gone to, s: what `binds` asks for, or a little less where that moves all the time.
+    pub target_s: f64,
+    /// Why the interval is not the target, if it is not.
+    pub damping: Option<Damping>,
     /// The interval with the least overhead if there were no goals, s.
     pub optimum_s: f64,
     /// Share of time that checkpoints and replay are expected to cost.
@@ -34,6 +39,28 @@ pub struct Reason {
     pub infeasible: Option<Infeasible>,
 }
 
+/// What keeps an interval from being what was asked for at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Damping {
+    /// It would save next to nothing.
+    DeadBand,
+    /// It changes by at most a factor of two at a time.
+    Step,
+    /// It has changed in the other direction just before.
+    Turn,
+}
+
+impl fmt::Display for Damping {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::DeadBand => "which would save next to nothing",
+            Self::Step => "a factor of two at a time",
+            Self::Turn => "but not so soon after a change the other way",
+        })
+    }
+}
+
 /// A goal that cannot be met as things are.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -42,7 +69,7 @@ pub enum Infeasible {
     Recovery {
         /// The goal, s.
         goal: f64,
-        /// What a recovery takes at the shortest interval, s.
+        /// What a recovery takes at the interval that makes it quickest, s; infinite if the job would not catch up at any.
         least: f64,
         /// The outage with which it could be met, s; negative if none could.
         outage: f64,
@@ -60,6 +87,32 @@ pub enum Infeasible {
         /// The value with which the second would agree with the first; NaN if it is no goal.
         relax_shorter: f64,
     },
+}
+
+/// A target that differs from the interval by less than this share is not worth telling.
+const SHOWN: f64 = 0.005;
+
+impl Reason {
+    /// Returns why the first interval is what it is.
+    pub(super) fn first(settings: &IntervalSettings) -> Self {
+        let first = settings.first.as_secs_f64();
+        Self {
+            interval_s: first,
+            binds: Bound::First,
+            target_s: first,
+            damping: None,
+            optimum_s: first,
+            overhead: 0.0,
+            cost_s: 0.0,
+            dirty_per_s: None,
+            dirty_rows_per_s: 0.0,
+            restore_s: settings.restart.as_secs_f64(),
+            recovery_s: 0.0,
+            mtbf_s: settings.failures.job_mtbf,
+            utilisation: 0.0,
+            infeasible: None,
+        }
+    }
 }
 
 /// Prints a time in seconds for people.
@@ -90,6 +143,9 @@ impl fmt::Display for Percent {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {} binds", Seconds(self.interval_s), self.binds)?;
+        if let Some(damping) = self.damping.filter(|_| (self.target_s / self.interval_s - 1.0).abs() > SHOWN) {
+            write!(f, " and asks for {}, {damping}", Seconds(self.target_s))?;
+        }
         if self.binds != Bound::Cost {
             write!(f, "; cost optimum would be {}", Seconds(self.optimum_s))?;
         }
@@ -111,15 +167,23 @@ impl fmt::Display for Infeasible {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Recovery { goal, least, outage, capacity } => {
-                let (goal, least) = (Seconds(*goal), Seconds(*least));
-                write!(f, "recovery goal {goal} cannot be met: the shortest interval gives {least}; it needs")?;
-                if *outage > 0.0 {
-                    write!(f, " an outage of {} or", Seconds(*outage))?;
+                write!(f, "recovery goal {} cannot be met: ", Seconds(*goal))?;
+                if least.is_finite() {
+                    write!(f, "the quickest takes {}; it needs", Seconds(*least))?;
+                } else {
+                    f.write_str("the load leaves no room to catch up; it needs")?;
                 }
-                if capacity.is_finite() {
-                    write!(f, " a capacity of {capacity:.0} records/s or")?;
-                }
-                write!(f, " a goal of {least}")
+                let needs = [
+                    (*outage > 0.0).then(|| format!("an outage of {}", Seconds(*outage))),
+                    capacity.is_finite().then(|| format!("a capacity of {capacity:.0} records/s")),
+                    least.is_finite().then(|| format!("a goal of {}", Seconds(*least))),
+                ];
+                let needs: Vec<String> = needs.into_iter().flatten().collect();
+                write!(
+                    f,
+                    " {}",
+                    if needs.is_empty() { "a shorter outage and more capacity".to_owned() } else { needs.join(" or ") }
+                )
             }
             Self::Conflict { longer, shorter, relax_longer, relax_shorter } => {
                 write!(f, "{} needs {} or more, {} needs ", longer.0, Seconds(longer.1), shorter.0)?;
@@ -148,6 +212,7 @@ impl fmt::Display for Bound {
             Self::Requests(requests) => write!(f, "goal of {requests:.0} requests per hour"),
             Self::DeltaBytes(bytes) => write!(f, "guard rail of {bytes:.0} dirty bytes"),
             Self::Duration => f.write_str("guard rail of the checkpoint's duration"),
+            Self::MinPause => f.write_str("guard rail of the pause between checkpoints"),
             Self::Shortest => f.write_str("guard rail of the shortest interval"),
             Self::Longest => f.write_str("guard rail of the longest interval"),
         }

@@ -1,5 +1,7 @@
 //! Where the job stands between a failure and having caught up, and what a failure would undo.
 
+use std::time::Duration;
+
 use crate::control::estimate::Recovery;
 use crate::time::Timestamp;
 
@@ -32,17 +34,24 @@ struct Begun {
 }
 
 impl Recovering {
-    /// Notes that `records` were processed.
-    pub(super) fn processed(&mut self, records: f64) {
+    /// Notes that `records` were processed since `from`.
+    pub(super) fn processed(&mut self, from: Timestamp, records: f64) {
         if records.is_finite() && records > 0.0 {
             self.since_durable += records;
             self.since_trigger = self.since_trigger.map(|since| since + records);
+            // What was processed in part before the failure shows nothing.
+            if matches!(self.phase, Phase::Down(begun) if begun.at <= from) {
+                self.phase = Phase::Running;
+            }
         }
     }
 
-    /// Notes that a barrier was made.
+    /// Notes that a barrier was made: a job that is down makes none.
     pub(super) fn triggered(&mut self) {
         self.since_trigger = Some(0.0);
+        if self.is_down() {
+            self.phase = Phase::Running;
+        }
     }
 
     /// Notes that the checkpoint in flight is durable.
@@ -61,11 +70,11 @@ impl Recovering {
     pub(super) fn failed(&mut self, at: Timestamp, age: f64, rate: f64, predicted: f64) {
         let disturbed = !matches!(self.phase, Phase::Running);
         self.phase = Phase::Down(Begun { at, age, rate, predicted, disturbed });
-        (self.since_durable, self.since_trigger) = (0.0, None);
     }
 
     /// Notes that records are processed again; returns the outage, s, if there was one.
     pub(super) fn restored(&mut self, now: Timestamp) -> Option<f64> {
+        (self.since_durable, self.since_trigger) = (0.0, None);
         let Phase::Down(begun) = self.phase else { return None };
         let outage = now.since(begun.at).as_secs_f64();
         self.phase = Phase::CatchingUp(begun, outage);
@@ -87,6 +96,13 @@ impl Recovering {
 
     pub(super) fn is_catching_up(&self) -> bool {
         matches!(self.phase, Phase::CatchingUp(..))
+    }
+
+    /// Returns when the recovery that is under way was predicted to be over, `most` after the failure at the latest.
+    pub(super) fn expected_end(&self, most: Duration) -> Option<Timestamp> {
+        let (Phase::Down(begun) | Phase::CatchingUp(begun, _)) = self.phase else { return None };
+        let predicted = Duration::try_from_secs_f64(begun.predicted).unwrap_or(most);
+        Some(begun.at.after(predicted.min(most)))
     }
 
     /// Returns the records that a failure now would make the job process again.

@@ -18,9 +18,12 @@ pub struct IntervalSettings {
     pub first: Duration,
     /// Checkpoints are under way for at most this share of the time, above 0 and up to 1. Default 0.5.
     pub busy_share: f64,
-    /// From the end of a checkpoint to the start of the next. Default 0.
+    /// From the end of a checkpoint to the start of the next, less than the longest interval. Default 0.
     pub min_pause: Duration,
-    /// What a second to be replayed counts. Default: the time to catch up.
+    /// After this a checkpoint is given up. Default 10 min.
+    pub timeout: Duration,
+    /// What a second to be replayed counts. Default: the time to catch up. With [`ReplayWeight::Batch`] input waits to be read,
+    /// as that of a file: none piles up while the job is down.
     pub weight: ReplayWeight,
     /// An interval is kept while a better one would save less than this share of the overhead. Default 0.01.
     pub dead_band: f64,
@@ -52,6 +55,7 @@ impl Default for IntervalSettings {
             first: Duration::from_secs(10),
             busy_share: 0.5,
             min_pause: Duration::ZERO,
+            timeout: Duration::from_secs(600),
             weight: ReplayWeight::default(),
             dead_band: 0.01,
             lull: 0.01,
@@ -79,6 +83,8 @@ impl IntervalSettings {
             ("shortest", self.shortest < Duration::from_millis(1)),
             ("longest", self.longest < self.shortest || self.longest > Duration::from_secs(366 * 86_400)),
             ("first", self.first.is_zero()),
+            ("timeout", self.timeout.is_zero()),
+            ("min_pause", self.min_pause >= self.longest),
             ("busy_share", !share(self.busy_share)),
             ("dead_band", !(0.0..=1.0).contains(&self.dead_band)),
             ("lull", !(0.0..=1.0).contains(&self.lull)),
@@ -113,6 +119,7 @@ mod tests {
             IntervalSettings { shortest: Duration::ZERO, ..fine },
             IntervalSettings { longest: Duration::from_millis(1), ..fine },
             IntervalSettings { longest: Duration::MAX, ..fine },
+            IntervalSettings { min_pause: fine.longest, ..fine },
             IntervalSettings { busy_share: 0.0, ..fine },
             IntervalSettings { busy_share: f64::NAN, ..fine },
             IntervalSettings { dead_band: -1.0, ..fine },

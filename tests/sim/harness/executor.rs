@@ -8,7 +8,7 @@ use std::fmt;
 use std::fmt::Write;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
@@ -41,6 +41,19 @@ pub(crate) enum Tracing {
 pub(crate) struct Sim {
     world: Arc<Mutex<World>>,
     ready: Arc<Mutex<Vec<TaskId>>>,
+}
+
+/// Ends a world: what its futures, events and handlers hold of it would keep it in memory for good.
+pub(crate) struct Ending(Sim);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let mut world = self.0.world.lock().unwrap_or_else(PoisonError::into_inner);
+        let held = (std::mem::take(&mut world.tasks), std::mem::take(&mut world.events), world.on_crash.take());
+        drop(world);
+        // What they hold may call back into the executor when it goes.
+        drop(held);
+    }
 }
 
 struct World {
@@ -111,6 +124,11 @@ impl Sim {
             points: Counts::new(),
         };
         Self { world: Arc::new(Mutex::new(world)), ready: Arc::default() }
+    }
+
+    /// Returns what ends this world when it is dropped.
+    pub(crate) fn ending(&self) -> Ending {
+        Ending(self.clone())
     }
 
     fn world(&self) -> MutexGuard<'_, World> {

@@ -76,10 +76,12 @@ impl Process {
             chain: ChainPolicy { max_segments: small(rng.within(2, 32)), spread: small(rng.within(1, 8)) },
             pipeline: PipelineSettings {
                 pack_bytes: [1, 3_000, 64 << 20][rng.index(3)],
+                segment_bytes: if rng.permille(100) { 3_000 } else { 64 << 20 },
                 encoders: small(rng.within(1, 3)),
                 uploads: small(rng.within(1, 4)),
             },
             memory_bytes: if scarce { rng.within(20_000, 300_000) } else { u64::MAX },
+            restore_bytes: if rng.permille(100) { 40_000 } else { 128 << 20 },
             ..shape.settings
         };
         shape

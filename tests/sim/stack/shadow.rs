@@ -73,6 +73,7 @@ fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     work: impl FnOnce(Store) -> F,
 ) -> Result<R> {
     let sim = Sim::new(judge.sim.draw(Rng::next), Tracing::Off);
+    let _ending = sim.ending();
     sim.run_until(judge.sim.now_ms());
     let world = StoreWorld::new(&sim, Faults::none());
     *world.lock().unwrap().objects_mut() = objects;

@@ -1,0 +1,73 @@
+//! The `statistics` extension: what the engines below the backends said of themselves. Any reader may ignore it.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::weight::STATISTICS;
+use super::{Extension, Manifest, proto};
+use crate::error::Result;
+use crate::id::OperatorId;
+use crate::segment::Statistic;
+
+const TAG: &str = "statistics";
+
+/// Statistics of an operator that a manifest tells of.
+const MAX_STATISTICS: usize = 64;
+
+impl Extension {
+    /// Returns the extension that tells of these numbers of each operator, by name; `None` if there are none.
+    #[must_use]
+    pub fn statistics(operators: BTreeMap<OperatorId, BTreeMap<String, u64>>) -> Option<Self> {
+        let of_operator = |(id, statistics): (OperatorId, BTreeMap<String, u64>)| {
+            let statistics = statistics.into_iter().take(MAX_STATISTICS);
+            let statistics = statistics.map(|(name, value)| proto::Statistic { name, value }).collect();
+            proto::OperatorStatistics { id: id.0, statistics }
+        };
+        let operators: Vec<_> = operators.into_iter().filter(|(_, told)| !told.is_empty()).map(of_operator).collect();
+        if operators.is_empty() {
+            return None;
+        }
+        let bytes = proto::Statistics { operators }.encode_to_vec();
+        Some(Self { tag: TAG.to_owned(), required: false, bytes: Bytes::from(bytes) })
+    }
+}
+
+impl Manifest {
+    /// Returns what the engine below the backends of `operator` said of itself, summed over its subtasks, by name; empty if
+    /// there is nothing to tell.
+    ///
+    /// # Errors
+    /// `Corrupt` if the extension is not what it should be.
+    pub fn statistics(&self, operator: OperatorId) -> Result<Vec<Statistic>> {
+        let told: proto::Statistics = self.told(TAG, STATISTICS)?;
+        let of_operator = told.operators.into_iter().filter(|told| told.id == operator.0);
+        let statistics = of_operator.flat_map(|told| told.statistics);
+        Ok(statistics.map(|proto::Statistic { name, value }| Statistic { name, value }).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::manifest::tests::manifest;
+
+    #[test]
+    fn each_operator_has_its_own_numbers() {
+        let mut manifest = manifest();
+        let many = (0..100u64).map(|n| (format!("n{n:03}"), n)).collect();
+        let one = BTreeMap::from([("sst_bytes".to_owned(), u64::MAX)]);
+        let told = BTreeMap::from([(OperatorId(1), one), (OperatorId(2), many), (OperatorId(3), BTreeMap::new())]);
+        manifest.extensions = Extension::statistics(told).into_iter().collect();
+        let first = Statistic { name: "sst_bytes".to_owned(), value: u64::MAX };
+        assert_eq!(manifest.statistics(OperatorId(1)).unwrap(), [first]);
+        let second = manifest.statistics(OperatorId(2)).unwrap();
+        assert!(second.len() == MAX_STATISTICS && second[63] == Statistic { name: "n063".to_owned(), value: 63 });
+        assert_eq!(manifest.statistics(OperatorId(3)).unwrap(), []);
+        manifest.extensions[0].bytes = Bytes::from_static(b"\xff\xff");
+        assert_eq!(manifest.statistics(OperatorId(1)).unwrap_err().kind(), ErrorKind::Corrupt);
+        assert!(Extension::statistics(BTreeMap::from([(OperatorId(1), BTreeMap::new())])).is_none());
+    }
+}
