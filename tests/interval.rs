@@ -162,34 +162,24 @@ fn bad_traces_and_goals_are_refused() {
     }
 }
 
-/// Returns the decisions that were made between two times, s.
-fn between(report: &Value, from: f64, to: f64) -> Vec<Value> {
-    let decisions = report["interval"]["decisions"].as_array().unwrap();
-    decisions.iter().filter(|decision| (from..to).contains(&decision["t"].as_f64().unwrap())).cloned().collect()
-}
-
-/// NEXMark at a rate that steps up tenfold and down again. The load of the reader, and with it what a second of replay
-/// weighs, follows the rate: the interval gets shorter, and longer again.
+/// NEXMark at a rate that steps up tenfold and down again. What is decided when depends on the machine; that the interval
+/// follows such a step is shown on virtual time, in `tests/catalogue/coordinator.rs`.
 #[test]
-fn a_run_follows_a_rate_that_steps_up_tenfold() {
+fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
     let bench = Bench::new();
     let output = bench.path("out.csv");
-    let job = "--input nexmark:4000000 --key auction --agg count,max:price --job j --json --limit 64000";
+    let job = "--input nexmark:4000000 --key auction --agg count,max:price --job j --json --limit 32000";
     let flags = format!("run {job} --store {} --output {}", bench.store("state"), output.display());
-    let adaptive = "--interval adaptive --goal recovery-point=5s,overhead=50% --mtbf 2m --rate 2000,20000@5s,2000@8s";
+    let adaptive = "--interval adaptive --goal recovery-point=5s,overhead=50% --mtbf 2m --rate 2000,20000@2s,2000@3s";
     let report = json(&run(words(&format!("{flags} {adaptive}"))));
-    assert_eq!(report["records"], 64_000);
-    let decisions = between(&report, 0.0, 1e9);
-    assert!(decisions.len() >= 3, "{report:#}");
-    for decision in &decisions {
+    assert_eq!(report["records"], 32_000);
+    let decisions = report["interval"]["decisions"].as_array().unwrap();
+    assert!(!decisions.is_empty(), "{report:#}");
+    for decision in decisions {
         let interval = decision["interval_s"].as_f64().unwrap();
         assert!((0.1..=5.0).contains(&interval), "guard rail and goal: {decision}");
         tells_its_interval(decision);
     }
-    let field = |decisions: &[Value], name: &str| decisions.last().map(|decision| decision[name].as_f64().unwrap());
-    let (slow, quick) = (between(&report, 0.0, 5.0), between(&report, 5.5, 8.0));
-    assert!(field(&quick, "dirty_rows_per_s") > field(&slow, "dirty_rows_per_s"), "{report:#}");
-    assert!(field(&quick, "interval_s") < field(&slow, "interval_s"), "{report:#}");
     // The answer is that of a run with a fixed interval.
     let fixed = bench.path("fixed.csv");
     let flags = flags.replace("/state", "/other").replace(&output.display().to_string(), &fixed.display().to_string());

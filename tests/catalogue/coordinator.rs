@@ -4,11 +4,15 @@ use std::time::Duration;
 
 use alluvium::checkpoint::sweep;
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
+use alluvium::control::estimate::{FailurePrior, LoadSample};
+use alluvium::control::interval::{Decision, Goals, IntervalSettings, Observation};
 use alluvium::id::{Epoch, OperatorId, Subtask};
 use alluvium::job::{AdaptiveInterval, JobSettings};
 use alluvium::time::Timestamp;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
-use crate::harness::{Fate, Operation, Rng};
+use crate::common::Counting;
+use crate::harness::{Call, Fate, Faults, Operation, Rng, Sim};
 use crate::sim::{HOUR_MS, Rig, small};
 
 #[test]
@@ -100,6 +104,86 @@ fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
         drop(job);
         rig.sim.crash(0);
     }
+}
+
+/// A job under load of so many keys a second, of 2,500 that it could do.
+struct Loaded {
+    job: Counting,
+    keys: Rng,
+    sim: Sim,
+    metrics: PrometheusHandle,
+}
+
+impl Loaded {
+    /// Goes on for so many seconds at `per_s`, with checkpoints when they are due.
+    async fn run(&mut self, seconds: u32, per_s: u32) {
+        let received = f64::from(per_s) / 4.0;
+        let busy = Some(f64::from(per_s) / 2500.0);
+        for _ in 0..seconds * 4 {
+            self.sim.runtime(0).sleep(Duration::from_millis(250)).await;
+            for _ in 0..per_s / 4 {
+                let key = self.keys.within(0, 20_000).to_le_bytes();
+                self.job.add_key(&key).unwrap();
+            }
+            let load = LoadSample { received, processed: received, busy, ..LoadSample::default() };
+            self.job.job.observe(Observation::Load(load));
+            if self.job.job.is_due() {
+                self.job.barrier().unwrap();
+            }
+        }
+    }
+
+    /// Returns what the job decided, after checking that metrics and reason say the same.
+    fn decision(&self) -> Decision {
+        let decision = self.job.job.decision().unwrap();
+        let page = self.metrics.render();
+        let metric = |name: &str| -> f64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+            line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+        };
+        assert_eq!(metric("alluvium_checkpoint_interval_seconds"), decision.interval.as_secs_f64());
+        assert_eq!(metric("alluvium_dirty_rows_per_second"), decision.reason.dirty_rows_per_s);
+        let interval = decision.interval.as_secs_f64();
+        let reason = decision.reason.to_string();
+        assert!(reason.starts_with(&format!("{interval:.1} s: cost optimum binds")), "{reason}");
+        assert_eq!(metric("alluvium_checkpoint_interval_bound{bound=\"cost\"}"), 1.0);
+        decision
+    }
+}
+
+/// By the formula the interval goes with the root of what a checkpoint costs over what a second of replay weighs: the load.
+#[test]
+fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
+    let rig = Rig::new();
+    let slow = |call: &Call<'_>| (call.operation == Operation::Put).then(|| Fate::ok(100));
+    rig.faults(Faults::Scripted(Box::new(slow)));
+    let failures = FailurePrior { job_mtbf: 600.0, ..FailurePrior::default() };
+    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
+    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let decisions = metrics::with_local_recorder(&recorder, || {
+        let job = rig.open(0, 2, JobSettings { adaptive: Some(adaptive), ..small() }).unwrap();
+        let mut loaded = Loaded { job, keys: Rng::new(7), sim: rig.sim.clone(), metrics };
+        rig.on(0, async move {
+            let mut decisions = Vec::new();
+            for (seconds, per_s) in [(300, 200), (1, 2000), (59, 2000), (1, 200), (239, 200)] {
+                loaded.run(seconds, per_s).await;
+                decisions.push(loaded.decision());
+            }
+            decisions
+        })
+    });
+    let interval = |at: usize| decisions[at].interval.as_secs_f64();
+    let (dirty, load) =
+        (|at: usize| decisions[at].reason.dirty_rows_per_s, |at: usize| decisions[at].reason.utilisation);
+    for (from, to) in [(0, 1), (2, 3)] {
+        // Known within a second.
+        let (ratio, expected) = (interval(from) / interval(to), (load(to) / load(from)).sqrt());
+        assert!((ratio / expected - 1.0).abs() < 0.2, "{ratio} {expected}: {decisions:#?}");
+    }
+    assert!((interval(2) / interval(1) - 1.0).abs() < 0.2 && (interval(4) / interval(0) - 1.0).abs() < 0.2);
+    assert!(dirty(1) > 5.0 * dirty(0) && dirty(3) < dirty(2) / 5.0, "{decisions:#?}");
 }
 
 #[test]
