@@ -186,3 +186,20 @@ fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
     json(&run(words(&flags)));
     assert_eq!(fs::read_to_string(output).unwrap(), fs::read_to_string(fixed).unwrap());
 }
+
+/// Started again after an end on purpose: nothing is learned anew, and nothing counts as a failure.
+#[test]
+fn a_run_that_is_started_again_knows_what_it_had_learned() {
+    let bench = Bench::new();
+    let job =
+        "--input nexmark:4000000 --key auction --agg count,max:price --job j --json --interval adaptive --mtbf 2m";
+    let flags = format!("run {job} --store {} --rate 20000", bench.store("state"));
+    let first = |limit: u32| {
+        let report = json(&run(words(&format!("{flags} --limit {limit}"))));
+        report["interval"]["decisions"][0].clone()
+    };
+    assert_eq!(first(40_000)["binds"], "first");
+    let again = first(60_000);
+    assert_ne!(again["binds"], "first", "{again}");
+    assert!(again["reason"].as_str().unwrap().contains("a failure in 120.0 s"), "{again}");
+}

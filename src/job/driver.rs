@@ -13,6 +13,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument as _;
 
+use super::interval::Adaptive;
 use super::{OperatorSpec, Shared};
 use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
@@ -357,6 +358,7 @@ impl Driver {
             extensions: [Extension::heat(heat.into_iter().collect())]
                 .into_iter()
                 .chain(Extension::statistics(sums))
+                .chain(self.shared.adaptive.as_ref().map(Adaptive::extension))
                 .collect(),
         }
     }

@@ -1,13 +1,18 @@
 //! The adaptive interval of a job: its controller, told by the driver and by the engine, shown as metrics.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
-use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Observation};
-use crate::error::Result;
+use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Learned, Observation};
+use crate::error::{Error, Result};
+use crate::manifest::{Extension, Manifest};
 use crate::metrics;
 use crate::time::Timestamp;
+
+/// The extension of a manifest with what the controller had learned when its checkpoint was committed.
+const TAG: &str = "interval";
 
 /// A job's interval is chosen by goals instead of being fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -24,25 +29,48 @@ pub struct AdaptiveInterval {
 pub(super) struct Adaptive {
     controller: Mutex<Controller>,
     groups: u16,
+    /// Bytes of the state that the job goes on from, and subtasks that do not have theirs yet.
+    restored_bytes: u64,
+    to_restore: AtomicUsize,
 }
 
 impl Adaptive {
-    /// Returns the controller of a job whose first interval begins at `now`.
+    /// Returns the controller of a job whose first interval begins at `now`, when `subtasks` begin to restore their state.
     ///
     /// # Errors
     /// `Config` if goals or settings cannot be.
     pub(super) fn new(
         wanted: &AdaptiveInterval,
-        checkpoints: &CheckpointPolicy,
-        chain: ChainPolicy,
-        groups: u16,
+        (checkpoints, chain, groups): (&CheckpointPolicy, ChainPolicy, u16),
+        (restored, subtasks): (Option<&Manifest>, usize),
         now: Timestamp,
     ) -> Result<Self> {
         let CheckpointPolicy { min_pause, timeout, .. } = *checkpoints;
         let settings = IntervalSettings { min_pause, timeout, chain, groups, ..wanted.settings };
-        let adaptive = Self { controller: Mutex::new(Controller::new(settings, wanted.goals, now)?), groups };
-        show(adaptive.lock().decision());
-        Ok(adaptive)
+        let controller = match restored.and_then(learned) {
+            Some(learned) => Controller::resume(settings, wanted.goals, now, &learned)?,
+            None => Controller::new(settings, wanted.goals, now)?,
+        };
+        show(controller.decision());
+        Ok(Self {
+            controller: Mutex::new(controller),
+            groups,
+            restored_bytes: restored.map_or(0, state_bytes),
+            to_restore: AtomicUsize::new(subtasks),
+        })
+    }
+
+    /// Notes that a subtask has its state. Once all have, records can be processed.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
+    pub(super) fn restored(&self, now: Timestamp) {
+        if self.to_restore.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.lock().observe(now, Observation::Restored { bytes: self.restored_bytes as f64 });
+        }
+    }
+
+    /// Returns what the next attempt goes on from.
+    pub(super) fn extension(&self) -> Extension {
+        Extension { tag: TAG.to_owned(), required: false, bytes: self.lock().learned().to_bytes() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Controller> {
@@ -50,13 +78,18 @@ impl Adaptive {
     }
 
     pub(super) fn observe(&self, now: Timestamp, observation: Observation) {
+        let is_load = matches!(observation, Observation::Load(_));
+        // What is read before all state is there waits in front of subtasks that cannot process it.
+        if is_load && self.to_restore.load(Ordering::Acquire) > 0 {
+            return;
+        }
         let mut controller = self.lock();
         let before = controller.decision().at;
         controller.observe(now, observation);
         if controller.decision().at != before {
             show(controller.decision());
         }
-        if matches!(observation, Observation::Load(_)) {
+        if is_load {
             metrics::predicted_recovery(controller.predicted_recovery(now));
         }
     }
@@ -85,6 +118,22 @@ impl Adaptive {
         show(controller.decision());
         Ok(())
     }
+}
+
+/// Returns what the checkpoint's attempt had learned, if it had and this build understands it.
+fn learned(manifest: &Manifest) -> Option<Learned> {
+    let extension = manifest.extensions.iter().find(|extension| extension.tag == TAG)?;
+    let learned = Learned::from_bytes(&extension.bytes);
+    let ignored = |error: &Error| {
+        tracing::warn!(error = error.chain(), "what was learned about the interval is ignored");
+    };
+    learned.inspect_err(ignored).ok()
+}
+
+/// Returns the bytes of all segments.
+fn state_bytes(manifest: &Manifest) -> u64 {
+    let subtasks = manifest.operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
+    subtasks.flat_map(|subtask| &subtask.segments).map(|segment| segment.length).sum()
 }
 
 fn show(decision: &Decision) {

@@ -279,7 +279,12 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let shared = Shared::new(coordinator, progress, &settings, max_parallelism, runtime.now())?;
+        let restores = (restored.as_ref().map(|restored| &restored.manifest), participants.len());
+        let adaptive = settings.adaptive.as_ref().map(|adaptive| {
+            let policies = (&settings.checkpoints, settings.chain, max_parallelism);
+            Adaptive::new(adaptive, policies, restores, runtime.now())
+        });
+        let shared = Shared::new(coordinator, progress, adaptive.transpose()?);
         let shared = Arc::new(shared);
         let link = Link { shared: Arc::clone(&shared), sender };
 
@@ -414,6 +419,11 @@ impl Link {
         self.sender.send(epoch).map_err(|_| stopped())
     }
 
+    /// Tells that a task has its state.
+    fn restored(&self, now: Timestamp) {
+        self.shared.adaptive.iter().for_each(|adaptive| adaptive.restored(now));
+    }
+
     /// Leaves what a task sealed for the background.
     fn arrive(&self, epoch: Epoch, participant: Participant, arrival: Arrival) -> Result<()> {
         self.shared.check()?;
@@ -430,17 +440,8 @@ fn stopped() -> Error {
 }
 
 impl Shared {
-    fn new(
-        coordinator: Coordinator,
-        progress: watch::Sender<Progress>,
-        settings: &JobSettings,
-        groups: u16,
-        now: Timestamp,
-    ) -> Result<Self> {
-        let adaptive = settings.adaptive.as_ref();
-        let adaptive = adaptive.map(|wanted| Adaptive::new(wanted, &settings.checkpoints, settings.chain, groups, now));
-        let adaptive = adaptive.transpose()?;
-        Ok(Self { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress, adaptive })
+    fn new(coordinator: Coordinator, progress: watch::Sender<Progress>, adaptive: Option<Adaptive>) -> Self {
+        Self { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress, adaptive }
     }
 
     fn coordinator(&self) -> MutexGuard<'_, Coordinator> {
@@ -533,8 +534,9 @@ impl Job {
         }
     }
 
-    /// Tells the controller of an adaptive interval what only the engine sees: above all the load, best once a second. What
-    /// tasks and checkpoints show it is told by the job itself. Does nothing if the interval is fixed.
+    /// Tells the controller of an adaptive interval what only the engine sees: above all the load, best once a second, and that
+    /// the job is about to end on purpose ([`Observation::Ending`]): one that does not tell has failed, when it is opened again.
+    /// What tasks and checkpoints show it is told by the job itself. Does nothing if the interval is fixed.
     pub fn observe(&self, observation: Observation) {
         self.link.shared.observe(self.store.runtime().now(), observation);
     }

@@ -126,6 +126,7 @@ impl Seat {
             next = fetch(parts.next());
             task.state.backend_mut().load(&*rows, &groups)?;
         }
+        task.link.restored(task.runtime.now());
         Ok(task)
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use alluvium::checkpoint::sweep;
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
 use alluvium::control::estimate::{FailurePrior, LoadSample};
-use alluvium::control::interval::{Decision, Goals, IntervalSettings, Observation};
+use alluvium::control::interval::{Bound, Decision, Goals, IntervalSettings, Observation};
 use alluvium::id::{Epoch, OperatorId, Subtask};
 use alluvium::job::{AdaptiveInterval, JobSettings};
 use alluvium::time::Timestamp;
@@ -184,6 +184,45 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
     }
     assert!((interval(2) / interval(1) - 1.0).abs() < 0.2 && (interval(4) / interval(0) - 1.0).abs() < 0.2);
     assert!(dirty(1) > 5.0 * dirty(0) && dirty(3) < dirty(2) / 5.0, "{decisions:#?}");
+}
+
+/// A process that is gone tells nothing: the next one knows from the checkpoint what it had learned, and that it did not end
+/// on purpose.
+#[test]
+fn what_an_adaptive_job_has_learned_outlives_its_process() {
+    let rig = Rig::new();
+    let failures = FailurePrior { job_mtbf: 100_000.0, ..FailurePrior::default() };
+    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
+    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
+    let settings = JobSettings { adaptive: Some(adaptive), ..small() };
+    let metrics = PrometheusBuilder::new().build_recorder().handle();
+    let mut reasons = Vec::new();
+    for (life, ends) in [false, false, false, false, false, false, true, true].into_iter().enumerate() {
+        let job = rig.open(life, 2, settings.clone()).unwrap();
+        let begins = job.job.decision().unwrap().reason;
+        let mut loaded = Loaded { job, keys: Rng::new(7), sim: rig.sim.clone(), metrics: metrics.clone() };
+        let seconds = 300;
+        let loaded = rig.on(life, async move {
+            loaded.run(seconds, 200).await;
+            if ends {
+                loaded.job.job.observe(Observation::Ending);
+            }
+            loaded.job.checkpoint().await.unwrap().unwrap();
+            loaded
+        });
+        reasons.push((begins, loaded.job.job.decision().unwrap().reason));
+        drop(loaded);
+        rig.sim.crash(life);
+    }
+    assert!(reasons[0].0.binds == Bound::First && reasons[0].1.mtbf_s.round() == 100_000.0, "{reasons:#?}");
+    for (before, after) in reasons.iter().zip(&reasons[1..]) {
+        assert!(after.0.binds == Bound::Cost && after.0.target_s < 1.2 * before.1.target_s, "{reasons:#?}");
+    }
+    // Six of them failed, 300 s from start to end.
+    assert!((250.0..400.0).contains(&reasons[6].1.mtbf_s), "{reasons:#?}");
+    assert!((reasons[7].0.mtbf_s / reasons[6].1.mtbf_s - 1.0).abs() < 0.01, "that was no failure: {reasons:#?}");
+    // Detection and restart as assumed, and what the restore took.
+    assert!((10.0..10.5).contains(&reasons[7].1.restore_s), "{reasons:#?}");
 }
 
 #[test]

@@ -292,7 +292,7 @@ impl Run<'_> {
             }
         }
         operator.restored(task.state().backend_mut())?;
-        Worker { task, operator, sink }.run(&queue)
+        Worker { job: &self.job, task, operator, sink }.run(&queue)
     }
 
     fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {

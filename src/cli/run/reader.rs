@@ -7,6 +7,7 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
+use alluvium::control::interval::Observation;
 use alluvium::id::{Epoch, ManifestId};
 use alluvium::job::{Job, Task};
 use alluvium::key_group::owner;
@@ -164,6 +165,7 @@ impl<B: StateBackend> Reader<'_, B> {
     /// Takes the checkpoint that holds everything. One that is given up is tried again.
     fn last_checkpoint(&mut self, end: End) -> Result<ManifestId> {
         let watermark = if end == End::Input { i64::MAX } else { self.watermark() };
+        self.job.observe(Observation::Ending);
         for _ in 0..FINAL_TRIES {
             let epoch = self.wait(self.job.trigger_when_possible())?;
             self.barrier(epoch, watermark)?;

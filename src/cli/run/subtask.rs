@@ -3,8 +3,9 @@
 use std::sync::mpsc::{Receiver, Sender};
 
 use alluvium::backend::StateBackend;
+use alluvium::control::interval::Observation;
 use alluvium::id::Epoch;
-use alluvium::job::Task;
+use alluvium::job::{Job, Task};
 use alluvium::time::Timestamp;
 use alluvium::{Error, Result};
 use hdrhistogram::Histogram;
@@ -46,13 +47,14 @@ pub(crate) struct Finished {
 
 /// A subtask at work.
 #[derive(Debug)]
-pub(crate) struct Worker<B> {
+pub(crate) struct Worker<'a, B> {
+    pub(crate) job: &'a Job,
     pub(crate) task: Task<B>,
     pub(crate) operator: Operator,
     pub(crate) sink: Option<Sender<ToSink>>,
 }
 
-impl<B: StateBackend> Worker<B> {
+impl<B: StateBackend> Worker<'_, B> {
     /// Processes what comes until the end of the input.
     ///
     /// # Errors
@@ -71,6 +73,7 @@ impl<B: StateBackend> Worker<B> {
                     let pause = start.elapsed();
                     pauses.saturating_record(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
                     metrics::histogram!("alluvium_pause_seconds").record(pause.as_secs_f64());
+                    self.job.observe(Observation::Paused(pause.as_secs_f64()));
                 }
                 Ok(ToSubtask::End) => break,
                 Err(_) => return Err(Error::stopped("the reader is gone")),

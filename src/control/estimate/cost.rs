@@ -1,5 +1,6 @@
 //! What something costs by its size.
 
+use super::learned::LearnedLine;
 use super::smoothing::Clip;
 use super::{positive, sane};
 
@@ -122,6 +123,22 @@ impl LinearCost {
     #[must_use]
     pub fn per_byte(&self) -> f64 {
         self.slope
+    }
+
+    /// Returns what it has learned, if there was a sample.
+    pub(in crate::control) fn learned(&self) -> Option<LearnedLine> {
+        let line = LearnedLine { fixed: self.fixed, slope: self.slope, size: self.mean.0 };
+        (self.samples() > 0).then_some(line)
+    }
+
+    /// Goes on from what another has learned, as from a single sample on its line.
+    pub(in crate::control) fn recall(&mut self, learned: Option<&LearnedLine>) {
+        let Some(&LearnedLine { fixed, slope, size }) = learned.filter(|line| line.slope <= MOST) else { return };
+        let mut model = Self::new(fixed, slope);
+        model.observe(size, model.at(size));
+        if model.samples() > 0 {
+            *self = model;
+        }
     }
 
     /// Returns how many samples were taken.

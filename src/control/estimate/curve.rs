@@ -2,6 +2,7 @@
 
 use std::f64::consts::LN_2;
 
+use super::learned::LearnedCurve;
 use super::{positive, sane};
 
 /// Knots, at 1, 2, 4, ... updates.
@@ -166,6 +167,23 @@ impl DirtyCurve {
             return (most.min(updates), 0.0);
         }
         if distinct >= updates { (updates, 1.0) } else { (distinct, elasticity) }
+    }
+
+    /// Returns what it has learned.
+    pub(in crate::control) fn learned(&self) -> LearnedCurve {
+        LearnedCurve { first: u32::try_from(self.first).unwrap_or(u32::MAX), logs: self.logs.clone() }
+    }
+
+    /// Goes on from what another has learned.
+    pub(in crate::control) fn recall(&mut self, learned: &LearnedCurve) {
+        let LearnedCurve { first, logs } = learned;
+        let first = usize::try_from(*first).unwrap_or(usize::MAX);
+        // No logarithm of a count is larger than that of the updates at the last knot.
+        let makes_sense = logs.iter().all(|log| log.abs() <= KNOTS as f64 * LN_2);
+        if makes_sense && logs.len() >= 2 && first.saturating_add(logs.len()) <= KNOTS {
+            (self.first, self.logs) = (first, logs.clone());
+            self.straighten(0);
+        }
     }
 
     /// Returns whether there was a sample.

@@ -1,5 +1,6 @@
 //! How often failures happen.
 
+use super::learned::{LearnedFailures, LearnedPage};
 use super::{positive, sane};
 
 /// A change by this factor is looked for, either way.
@@ -7,6 +8,9 @@ const CHANGE: f64 = 4.0;
 
 /// Log likelihood ratio at which a change is believed: a false alarm in more than a hundred failures.
 const BELIEVED: f64 = 5.0;
+
+/// More than this, of seconds or failures, is no measurement.
+const MOST: f64 = 1e12;
 
 /// A time that is as good as never, s.
 const NEVER: f64 = 1e150;
@@ -143,6 +147,17 @@ impl FailureRate {
         self.node.failed(probability);
     }
 
+    /// Returns what it has learned of the job and of its nodes.
+    pub(in crate::control) fn learned(&self) -> (LearnedFailures, LearnedFailures) {
+        (self.job.learned(), self.node.learned())
+    }
+
+    /// Goes on from what another has learned.
+    pub(in crate::control) fn recall(&mut self, job: &LearnedFailures, node: &LearnedFailures) {
+        self.job.recall(job);
+        self.node.recall(node);
+    }
+
     /// Returns the mean time between failures of the job, s; finite and above zero.
     #[must_use]
     pub fn mtbf(&self) -> f64 {
@@ -160,6 +175,8 @@ impl FailureRate {
 /// What is known of one rate.
 #[derive(Debug, Clone, Copy)]
 struct Evidence {
+    /// What was told before any evidence, and what took its place when the rate had changed.
+    told: GammaPoisson,
     prior: GammaPoisson,
     known: GammaPoisson,
     memory: f64,
@@ -179,6 +196,16 @@ struct Page {
 }
 
 impl Page {
+    fn learned(&self) -> LearnedPage {
+        let Self { ratio, failures, time } = *self;
+        LearnedPage { ratio, failures, time }
+    }
+
+    fn recalled(learned: LearnedPage) -> Option<Self> {
+        let LearnedPage { ratio, failures, time } = learned;
+        Some(Self { ratio: believed(ratio)?, failures: believed(failures)?, time: believed(time)? })
+    }
+
     fn update(&mut self, change: f64, failures: f64, time: f64) {
         self.ratio += change;
         self.failures += failures;
@@ -189,11 +216,17 @@ impl Page {
     }
 }
 
+/// Returns `value` if it can have been learned.
+fn believed(value: f64) -> Option<f64> {
+    sane(value).filter(|value| *value <= MOST)
+}
+
 impl Evidence {
     fn new(mtbf: f64, strength: f64, memory: f64) -> Self {
         let prior = GammaPoisson::new(strength, mtbf);
         let (more, fewer) = (Page::default(), Page::default());
         Self {
+            told: prior,
             prior,
             known: prior,
             memory: positive(memory).unwrap_or(f64::MAX),
@@ -204,13 +237,39 @@ impl Evidence {
         }
     }
 
+    fn learned(&self) -> LearnedFailures {
+        LearnedFailures {
+            shape: self.known.shape - self.prior.shape,
+            time: self.known.time - self.prior.time,
+            failures: self.failures,
+            quiet: self.quiet,
+            changed_to: (self.prior != self.told).then(|| self.prior.mtbf()),
+            more: Some(self.more.learned()),
+            fewer: Some(self.fewer.learned()),
+        }
+    }
+
+    fn recall(&mut self, learned: &LearnedFailures) {
+        if let Some(mtbf) = learned.changed_to.and_then(believed).and_then(positive) {
+            self.prior = GammaPoisson::new(STRENGTH_AFTER_CHANGE, mtbf);
+        }
+        self.known = self.prior;
+        if let (Some(shape), Some(time)) = (believed(learned.shape), believed(learned.time)) {
+            self.known.observe(shape, time);
+        }
+        self.failures = believed(learned.failures).unwrap_or(0.0);
+        self.quiet = believed(learned.quiet).unwrap_or(0.0);
+        self.more = learned.more.and_then(Page::recalled).unwrap_or_default();
+        self.fewer = learned.fewer.and_then(Page::recalled).unwrap_or_default();
+    }
+
     fn mtbf(&self) -> f64 {
         if self.failures == 0.0 { self.prior.mtbf().max(self.quiet) } else { self.known.mtbf() }
     }
 
     fn advance(&mut self, dt: f64, exposure: f64) {
         let (Some(dt), Some(exposure)) = (sane(dt), sane(exposure)) else { return };
-        if dt > 1e12 {
+        if dt > MOST {
             return;
         }
         if self.failures == 0.0 {

@@ -1,5 +1,6 @@
 //! How much comes in, and how much could be done.
 
+use super::learned::LearnedLoad;
 use super::{ClippedMean, Ewma, Tracker, positive, sane};
 
 /// Half-life of the smoothed rates, s.
@@ -22,6 +23,9 @@ const MOST_CAPACITIES: f64 = 2.0;
 
 /// A share of time below which being busy tells nothing of the capacity.
 const LEAST_BUSY: f64 = 0.001;
+
+/// More than this, per second, is no measurement.
+const MOST_RATE: f64 = 1e15;
 
 /// Utilisation is taken to be at most this: beyond, no finite time to catch up exists.
 const MOST_UTILISATION: f64 = 0.95;
@@ -88,7 +92,8 @@ impl Load {
         };
         let rate = received / dt;
         let updates = sample.updates.and_then(sane).unwrap_or(processed);
-        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > 1e15) {
+        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > MOST_RATE)
+        {
             return false;
         }
         self.backlog = sample.backlog.and_then(sane).or(self.backlog);
@@ -119,6 +124,26 @@ impl Load {
         };
         if let Some(capacity) = positive(processed / busy) {
             self.capacity.update(busy, capacity);
+        }
+    }
+
+    /// Returns what it has learned.
+    pub(in crate::control) fn learned(&self) -> LearnedLoad {
+        LearnedLoad { rate: self.rate.value(), updates: self.updates.value(), capacity: self.capacity() }
+    }
+
+    /// Goes on from what another has learned. A capacity that was told stays.
+    pub(in crate::control) fn recall(&mut self, learned: &LearnedLoad) {
+        let believed = |value: Option<f64>| value.and_then(sane).filter(|value| *value <= MOST_RATE);
+        if let (None, Some(capacity)) = (self.capacity(), believed(learned.capacity).and_then(positive)) {
+            self.capacity.reset(capacity);
+        }
+        if let Some(rate) = believed(learned.rate) {
+            self.rate.update(1.0, rate);
+            self.follow(1.0, rate);
+        }
+        if let Some(updates) = believed(learned.updates) {
+            self.updates.update(1.0, updates);
         }
     }
 

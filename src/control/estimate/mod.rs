@@ -6,6 +6,7 @@
 mod cost;
 mod curve;
 mod failures;
+mod learned;
 mod load;
 mod recovery;
 mod smoothing;
@@ -13,6 +14,7 @@ mod smoothing;
 pub use cost::LinearCost;
 pub use curve::DirtyCurve;
 pub use failures::{FailurePrior, FailureRate, GammaPoisson, Scope};
+pub(in crate::control) use learned::{LearnedCurve, LearnedFailures, LearnedLine, LearnedLoad, LearnedRecoveries};
 pub use load::{Load, LoadSample};
 pub use recovery::{Recovery, RecoveryModel};
 pub use smoothing::{ClippedMean, Cusum, Ewma, Tracker};

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::learned::{LearnedRecoveries, LearnedRecovery};
 use super::{LinearCost, positive, sane};
 use crate::control::formula;
 
@@ -81,6 +82,29 @@ impl RecoveryModel {
             // Both sides of a symmetric error count once over, a prediction that was too long not at all.
             let error = (actual / predicted).ln().clamp(0.0, 1.0);
             self.errors = (self.errors.0 + 2.0 * error * error, self.errors.1 + 1.0);
+        }
+    }
+
+    /// Returns what it has learned.
+    pub(in crate::control) fn learned(&self) -> LearnedRecoveries {
+        let learned = |&Recovery { age, rate, outage, total }: &Recovery| LearnedRecovery { age, rate, outage, total };
+        LearnedRecoveries {
+            outage: self.outage.learned(),
+            seen: self.seen.iter().map(learned).collect(),
+            squares: self.errors.0,
+            checked: self.errors.1,
+        }
+    }
+
+    /// Goes on from what another has learned.
+    pub(in crate::control) fn recall(&mut self, learned: &LearnedRecoveries) {
+        self.outage.recall(learned.outage.as_ref());
+        for &LearnedRecovery { age, rate, outage, total } in learned.seen.iter().take(REMEMBERED) {
+            self.observe(Recovery { age, rate, outage, total });
+        }
+        if let (Some(squares), Some(checked)) = (sane(learned.squares), sane(learned.checked)) {
+            // No error counts more than 2.
+            self.errors = (squares.min(2.0 * checked), checked);
         }
     }
 

@@ -1,11 +1,15 @@
 //! What checkpoints cost, and how large they are.
 
+use super::learned::LearnedCosts;
 use super::observation::CheckpointSample;
 use super::settings::IntervalSettings;
 use crate::control::estimate::{ClippedMean, LinearCost};
 
 /// Checkpoints over which the size of bases and the number of requests are averaged (half-life).
 const CHECKPOINTS: f64 = 4.0;
+
+/// More bytes, or requests, than this are no measurement.
+const MOST: f64 = 1e18;
 
 /// Estimates of a checkpoint's costs by its size, and of its size.
 #[derive(Debug, Clone)]
@@ -32,6 +36,25 @@ impl Costs {
             delta_bytes: LinearCost::proportional(),
             base_bytes: ClippedMean::new(CHECKPOINTS),
             requests: ClippedMean::new(CHECKPOINTS),
+        }
+    }
+
+    pub(super) fn learned(&self) -> LearnedCosts {
+        LearnedCosts {
+            capacity: self.capacity.learned(),
+            duration: self.duration.learned(),
+            delta_bytes: self.delta_bytes.learned(),
+            base_bytes: self.base_bytes.value(),
+            requests: self.requests.value(),
+        }
+    }
+
+    pub(super) fn recall(&mut self, learned: &LearnedCosts) {
+        self.capacity.recall(learned.capacity.as_ref());
+        self.duration.recall(learned.duration.as_ref());
+        self.delta_bytes.recall(learned.delta_bytes.as_ref());
+        for (mean, learned) in [(&mut self.base_bytes, learned.base_bytes), (&mut self.requests, learned.requests)] {
+            learned.filter(|value| *value <= MOST).into_iter().for_each(|value| mean.update(1.0, value));
         }
     }
 

@@ -25,6 +25,8 @@ pub enum Observation {
     },
     /// A checkpoint was started: the interval begins.
     Triggered,
+    /// A subtask stood still for so many seconds at the barrier of the checkpoint in flight; the longest counts.
+    Paused(f64),
     /// The checkpoint is durable.
     Completed(CheckpointSample),
     /// The checkpoint was given up.
@@ -39,6 +41,8 @@ pub enum Observation {
     },
     /// Processing has reached the newest input again. Not needed where samples of the load tell of the backlog.
     CaughtUp,
+    /// The job ends on purpose after the next checkpoint: when it is started again, that is no failure.
+    Ending,
     /// A node will be taken away.
     Notice {
         /// When.
@@ -55,7 +59,7 @@ pub enum Observation {
 pub struct CheckpointSample {
     /// From its trigger until it was durable, s.
     pub duration: f64,
-    /// Longest time that a subtask stood still, s.
+    /// Longest time that a subtask stood still, s, if [`Observation::Paused`] did not tell.
     pub pause: f64,
     /// Processing time lost to it, pause and slow-down, s; `None` where nobody measures it.
     pub capacity: Option<f64>,

@@ -29,7 +29,7 @@ struct Begun {
     age: f64,
     rate: f64,
     predicted: f64,
-    /// Another failure came before it was over: it says nothing.
+    /// Another failure came before it was over, or nobody saw the failure: it says nothing.
     disturbed: bool,
 }
 
@@ -70,6 +70,11 @@ impl Recovering {
     pub(super) fn failed(&mut self, at: Timestamp, age: f64, rate: f64, predicted: f64) {
         let disturbed = !matches!(self.phase, Phase::Running);
         self.phase = Phase::Down(Begun { at, age, rate, predicted, disturbed });
+    }
+
+    /// Notes a failure that nobody saw: when it happened is not known well enough to learn from the catch-up.
+    pub(super) fn failed_unseen(&mut self, at: Timestamp, predicted: f64) {
+        self.phase = Phase::Down(Begun { at, age: 0.0, rate: 0.0, predicted, disturbed: true });
     }
 
     /// Notes that records are processed again; returns the outage, s, if there was one.

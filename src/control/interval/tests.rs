@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::control::estimate::{FailurePrior, LoadSample, Scope};
+use crate::control::estimate::{FailurePrior, LoadSample, NONSENSE, Scope};
 use crate::control::formula::ReplayWeight;
 use crate::time::Timestamp;
 
@@ -28,6 +28,7 @@ fn expecting(mtbf: f64) -> IntervalSettings {
 
 /// An engine that asks ten times a second, and does what it is told.
 struct Engine {
+    settings: IntervalSettings,
     controller: Controller,
     now: f64,
     /// Records per second, and the share of the time that they take; without any nothing is told of the load.
@@ -46,6 +47,7 @@ struct Engine {
 impl Engine {
     fn new(settings: IntervalSettings, goals: Goals) -> Self {
         Self {
+            settings,
             controller: Controller::new(settings, goals, at(0.0)).unwrap(),
             now: 0.0,
             load: Some((1000.0, 0.5)),
@@ -60,6 +62,16 @@ impl Engine {
 
     fn tell(&mut self, observation: Observation) {
         self.controller.observe(at(self.now), observation);
+    }
+
+    /// Goes on with another controller that knows what this one had learned, ten seconds later.
+    fn start_again(&mut self) {
+        let learned = Learned::from_bytes(&self.controller.learned().to_bytes()).unwrap();
+        assert_eq!(learned, self.controller.learned());
+        self.now += 10.0;
+        let (settings, goals) = (self.settings, *self.controller.goals());
+        self.controller = Controller::resume(settings, goals, at(self.now), &learned).unwrap();
+        (self.records, self.ends) = (0.0, None);
     }
 
     fn fail(&mut self) {
@@ -419,4 +431,94 @@ fn an_engine_need_not_count_rows() {
     }
     let reason = &controller.decision().reason;
     assert!((30.0..45.0).contains(&reason.interval_s) && reason.cost_s < 0.25, "{reason}");
+}
+
+#[test]
+fn a_job_that_is_started_again_goes_on_from_what_was_learned() {
+    let goals = Goals { recovery: Some(Duration::from_secs(90)), ..Goals::default() };
+    let mut engine = Engine::new(expecting(100_000.0), goals);
+    engine.overhead = 1e7;
+    engine.tell(Observation::State { bytes: 5e9, rows: 1e6 });
+    for _ in 0..10 {
+        engine.run(990.0);
+        engine.fail();
+        engine.now += 20.0;
+        engine.tell(Observation::Restored { bytes: 5e9 });
+        engine.tell(Observation::CaughtUp);
+    }
+    engine.run(500.0);
+    let before = engine.controller.clone();
+    // On purpose: nothing has changed.
+    engine.tell(Observation::Ending);
+    engine.start_again();
+    assert_eq!(engine.controller.mtbf(), before.mtbf());
+    let (reason, was) = (&engine.controller.decision().reason, &before.decision().reason);
+    let close = |a: f64, b: f64| (a / b - 1.0).abs() < 0.05;
+    assert!(close(reason.target_s, was.target_s) && reason.binds == was.binds, "{reason} {was}");
+    assert!(close(reason.optimum_s, was.optimum_s) && close(reason.recovery_s, was.recovery_s), "{reason} {was}");
+    assert!(close(reason.restore_s, 20.0) && close(reason.cost_s, was.cost_s), "{reason} {was}");
+    // Not on purpose: ten starts, each after 200 s of work, are ten failures.
+    for _ in 0..10 {
+        engine.run(200.0);
+        engine.start_again();
+        assert!(!engine.controller.is_due(at(engine.now + 1.0)), "the job is down");
+        engine.now += 5.0;
+        engine.tell(Observation::Restored { bytes: 5e9 });
+        engine.tell(Observation::CaughtUp);
+    }
+    assert!((150.0..400.0).contains(&engine.controller.mtbf()), "{}", engine.controller.mtbf());
+    let reason = &engine.controller.decision().reason;
+    assert!((15.0..20.0).contains(&reason.restore_s), "a restart of 10 s and a restore of 5 s: {reason}");
+}
+
+#[test]
+fn nonsense_that_was_learned_does_no_harm() {
+    let mut engine = Engine::new(expecting(1000.0), Goals::default());
+    engine.run(900.0);
+    engine.fail();
+    engine.tell(Observation::Restored { bytes: 1e6 });
+    engine.tell(Observation::CaughtUp);
+    engine.run(100.0);
+    let learned = engine.controller.learned().to_bytes();
+    let mut understood = 0;
+    for place in 0..learned.len() - 8 {
+        for bad in NONSENSE {
+            let mut bytes = learned.to_vec();
+            bytes[place..place + 8].copy_from_slice(&bad.to_le_bytes());
+            let Ok(learned) = Learned::from_bytes(&bytes) else { continue };
+            understood += 1;
+            let mut engine = Engine::new(expecting(1000.0), Goals::default());
+            engine.controller = Controller::resume(engine.settings, Goals::default(), at(0.0), &learned).unwrap();
+            engine.tell(Observation::Restored { bytes: 1e6 });
+            engine.run(30.0);
+            let (reason, recovery) =
+                (&engine.controller.decision().reason, engine.controller.predicted_recovery(at(engine.now)));
+            assert!((1.0..=3600.0).contains(&reason.interval_s) && recovery >= 0.0, "{bad} at {place}: {reason}");
+            assert!(
+                !reason.to_string().contains("NaN") && engine.controller.mtbf() > 0.0,
+                "{bad} at {place}: {reason}"
+            );
+        }
+    }
+    assert!(understood > 150, "{understood} of {}", 6 * learned.len());
+    assert!(Learned::from_bytes(&[0; 40_000]).is_err() && Learned::from_bytes(b"\xff\xff").is_err());
+}
+
+#[test]
+fn the_longest_pause_of_a_checkpoint_is_part_of_its_cost() {
+    let cost = |pauses: &[f64]| {
+        let mut controller = Controller::new(expecting(3600.0), Goals::default(), at(0.0)).unwrap();
+        for round in 1..=10 {
+            let now = at(10.0 * f64::from(round));
+            controller.observe(now, Observation::Triggered);
+            pauses.iter().for_each(|pause| controller.observe(now, Observation::Paused(*pause)));
+            let sample = CheckpointSample { duration: 1.0, ..CheckpointSample::default() };
+            controller.observe(now, Observation::Completed(sample));
+        }
+        controller.decision().reason.cost_s
+    };
+    assert!((cost(&[]) - 0.05).abs() < 1e-6, "a twentieth of the duration: {}", cost(&[]));
+    for pauses in [&[0.1, 0.3, 0.2][..], &[0.3, f64::NAN, -1.0]] {
+        assert!((cost(pauses) - 0.35).abs() < 1e-6, "{}", cost(pauses));
+    }
 }

@@ -35,7 +35,7 @@ impl Controller {
         let suppressed = self.catching_up_until().unwrap_or(latest);
         let by = from.max(latest.max(suppressed).min(self.began.after(SUPPRESSED * self.decision.latest)));
         let notice = self.notice.filter(|deadline| from <= *deadline);
-        Some(notice.map_or(by, |deadline| by.min(from.max(before(deadline, self.time_ahead())))))
+        Some(notice.map_or(by, |deadline| by.min(from.max(deadline.before(self.time_ahead())))))
     }
 
     /// Returns from when on guard rails allow a checkpoint; `None` while one is in flight.
@@ -134,10 +134,4 @@ impl Controller {
         let time = time.as_secs_f64();
         self.situation(|situation| situation.catch_up(time * situation.planned_rate, time, 1.0))
     }
-}
-
-/// Returns the time `duration` before `time`.
-fn before(time: Timestamp, duration: Duration) -> Timestamp {
-    let millis = i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
-    Timestamp::from_millis(time.as_millis().saturating_sub(millis))
 }

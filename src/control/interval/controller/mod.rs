@@ -1,7 +1,9 @@
-//! The controller: keeps the estimates, decides on the interval ([`decide`]), and says when a checkpoint is due ([`due`]).
+//! The controller: keeps the estimates, decides on the interval ([`decide`]), says when a checkpoint is due ([`due`]), goes on
+//! where another left off ([`resume`]).
 
 mod decide;
 mod due;
+mod resume;
 
 use std::time::Duration;
 
@@ -123,6 +125,8 @@ pub struct Controller {
     started: Timestamp,
     ended: Option<Timestamp>,
     in_flight: bool,
+    /// Longest of the checkpoint in flight, s.
+    pause: f64,
     completed: u32,
     aborted_in_a_row: u32,
     /// How often the checkpoint timeout is doubled.
@@ -130,6 +134,7 @@ pub struct Controller {
     /// Direction of the last change, and how many checkpoints were completed then.
     turned: (bool, u32),
     notice: Option<Timestamp>,
+    ending: bool,
     /// Updates since the barrier, those of the checkpoint in flight, and whether an engine counts dirty rows in between.
     updates: f64,
     updates_in_flight: f64,
@@ -166,11 +171,13 @@ impl Controller {
             started: now,
             ended: None,
             in_flight: false,
+            pause: 0.0,
             completed: 0,
             aborted_in_a_row: 0,
             doublings: 0,
             turned: (true, 0),
             notice: None,
+            ending: false,
             updates: 0.0,
             updates_in_flight: 0.0,
             counts_dirty: false,
@@ -211,12 +218,16 @@ impl Controller {
             Observation::Dirty { updates, rows } => self.counts_dirty |= self.curve.observe(updates, rows),
             Observation::State { bytes, rows } => self.observe_state(bytes, rows),
             Observation::Triggered => self.triggered(now),
-            Observation::Completed(sample) => self.completed(now, &sample),
+            Observation::Paused(seconds) => self.pause = self.pause.max(seconds),
+            Observation::Completed(sample) => {
+                self.completed(now, &CheckpointSample { pause: sample.pause.max(self.pause), ..sample })
+            }
             Observation::Aborted => self.aborted(now),
             Observation::Failed(scope) => self.failed(now, scope),
             Observation::Restored { bytes } => self.restored(now, bytes),
             Observation::CaughtUp => self.caught_up(now),
             Observation::Notice { deadline, probability } => self.noticed(now, deadline, probability),
+            Observation::Ending => self.ending = true,
             Observation::Nodes(nodes) => self.failures.set_nodes(nodes),
         }
     }
@@ -245,6 +256,7 @@ impl Controller {
     fn triggered(&mut self, now: Timestamp) {
         self.started = now;
         self.in_flight = true;
+        self.pause = 0.0;
         self.curve.end_epoch();
         self.updates_in_flight = std::mem::take(&mut self.updates);
         self.recovering.triggered();
