@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::JobSettings;
+use crate::checkpoint::chain::StoredManifest;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
 use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Learned, Observation};
@@ -35,29 +37,32 @@ pub(super) struct Adaptive {
 }
 
 impl Adaptive {
-    /// Returns the controller of a job whose first interval begins at `now`, when `subtasks` begin to restore their state.
+    /// Returns the controller of a job of `groups` key groups, if its settings want one. Its first interval begins at `now`, when
+    /// so many subtasks begin to restore their state.
     ///
     /// # Errors
     /// `Config` if goals or settings cannot be.
-    pub(super) fn new(
-        wanted: &AdaptiveInterval,
-        (checkpoints, chain, groups): (&CheckpointPolicy, ChainPolicy, u16),
-        (restored, subtasks): (Option<&Manifest>, usize),
+    pub(super) fn of(
+        settings: &JobSettings,
+        groups: u16,
+        (restored, subtasks): (Option<&StoredManifest>, usize),
         now: Timestamp,
-    ) -> Result<Self> {
-        let CheckpointPolicy { min_pause, timeout, .. } = *checkpoints;
-        let settings = IntervalSettings { min_pause, timeout, chain, groups, ..wanted.settings };
+    ) -> Result<Option<Self>> {
+        let Some(AdaptiveInterval { goals, settings: wanted }) = settings.adaptive else { return Ok(None) };
+        let CheckpointPolicy { min_pause, timeout, .. } = settings.checkpoints;
+        let settings = IntervalSettings { min_pause, timeout, chain: settings.chain, groups, ..wanted };
+        let restored = restored.map(|stored| &stored.manifest);
         let controller = match restored.and_then(learned) {
-            Some(learned) => Controller::resume(settings, wanted.goals, now, &learned)?,
-            None => Controller::new(settings, wanted.goals, now)?,
+            Some(learned) => Controller::resume(settings, goals, now, &learned)?,
+            None => Controller::new(settings, goals, now)?,
         };
         show(controller.decision());
-        Ok(Self {
+        Ok(Some(Self {
             controller: Mutex::new(controller),
             groups,
             restored_bytes: restored.map_or(0, state_bytes),
             to_restore: AtomicUsize::new(subtasks),
-        })
+        }))
     }
 
     /// Notes that a subtask has its state. Once all have, records can be processed.

@@ -279,12 +279,9 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let restores = (restored.as_ref().map(|restored| &restored.manifest), participants.len());
-        let adaptive = settings.adaptive.as_ref().map(|adaptive| {
-            let policies = (&settings.checkpoints, settings.chain, max_parallelism);
-            Adaptive::new(adaptive, policies, restores, runtime.now())
-        });
-        let shared = Shared::new(coordinator, progress, adaptive.transpose()?);
+        let goes_on = (restored.as_ref(), participants.len());
+        let adaptive = Adaptive::of(&settings, max_parallelism, goes_on, runtime.now())?;
+        let shared = Shared::new(coordinator, progress, adaptive);
         let shared = Arc::new(shared);
         let link = Link { shared: Arc::clone(&shared), sender };
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 
 use alluvium::Result;
+use alluvium::control::interval::{Controller, Goals, IntervalSettings, Learned};
 use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKey, MacKeys};
 use alluvium::id::{Attempt, ObjectId, OperatorId, PutId, Seq};
 use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{AttemptMarker, Extension, Manifest, SubtaskManifest};
 use alluvium::offline::Summary;
 use alluvium::place::pack::Pack;
+use alluvium::time::Timestamp;
 use bytes::Bytes;
 
 use super::super::seal;
@@ -57,10 +59,12 @@ pub(crate) fn pack(data: &[u8]) -> Result<()> {
     open(data)
 }
 
-/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat` and `statistics`, as they are and sealed.
+/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat`, `statistics` and what a controller
+/// learned, as they are and sealed.
 pub(crate) fn manifest(data: &[u8]) -> Result<()> {
     let _ignored = heat(data);
     let _ignored = statistics(data);
+    let _ignored = learned(data);
     let sealed = [seal::envelope(data), seal::subtask(data)];
     for bytes in &sealed {
         let _refused = any_manifest(bytes);
@@ -123,6 +127,19 @@ fn statistics(data: &[u8]) -> Result<()> {
     let by_name: BTreeMap<_, _> = told.iter().map(|told| (told.name.clone(), told.value)).collect();
     manifest.extensions = Extension::statistics([(OperatorId(1), by_name)].into()).into_iter().collect();
     assert!(manifest.statistics(OperatorId(1)).expect("it was written").len() <= told.len());
+    Ok(())
+}
+
+/// Whatever was learned, a controller that goes on from it decides on an interval.
+fn learned(data: &[u8]) -> Result<()> {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let settings = IntervalSettings::default();
+    let controller = Controller::resume(settings, Goals::default(), now, &Learned::from_bytes(data)?)?;
+    let reason = &controller.decision().reason;
+    assert!((1.0..=3600.0).contains(&reason.interval_s), "{reason}");
+    assert!(controller.predicted_recovery(now) >= 0.0 && controller.mtbf() > 0.0, "{reason}");
+    let again = Learned::from_bytes(&controller.learned().to_bytes()).expect("what was written");
+    assert_eq!(again, controller.learned());
     Ok(())
 }
 
