@@ -12,6 +12,9 @@ const BELIEVED: f64 = 5.0;
 /// More than this, of seconds or failures, is no measurement.
 const MOST: f64 = 1e12;
 
+/// Logarithm of the odds against a change before there is evidence of it.
+const DOUBT: f64 = 4.0;
+
 /// A time that is as good as never, s.
 const NEVER: f64 = 1e150;
 
@@ -92,7 +95,8 @@ pub enum Scope {
 ///
 /// Units: failures per second of the job, or per second and node. Time is told by [`FailureRate::advance`]. Until the first
 /// failure the mean time is the prior's, or the time without failure once that is longer: a prior that was too long is not
-/// made worse by quiet hours. A rate that changes fourfold is noticed by Page's test on the gaps, and older evidence dropped.
+/// made worse by quiet hours. A rate that changes fourfold is noticed by Page's test on the gaps, and older evidence dropped; until
+/// the test is sure, the change counts by its odds.
 ///
 /// # Source
 /// `docs/formulas.md`, B4; the job's rate is the sum of its nodes' and its own.
@@ -206,6 +210,11 @@ impl Page {
         Some(Self { ratio: believed(ratio)?, failures: believed(failures)?, time: believed(time)? })
     }
 
+    /// Returns how probable the change is.
+    fn probability(&self) -> f64 {
+        1.0 / (1.0 + (DOUBT - self.ratio).exp())
+    }
+
     fn update(&mut self, change: f64, failures: f64, time: f64) {
         self.ratio += change;
         self.failures += failures;
@@ -264,6 +273,11 @@ impl Evidence {
     }
 
     fn mtbf(&self) -> f64 {
+        self.unchanged_mtbf() * CHANGE.powf(self.fewer.probability() - self.more.probability())
+    }
+
+    /// Returns the mean time if the rate has not changed.
+    fn unchanged_mtbf(&self) -> f64 {
         if self.failures == 0.0 { self.prior.mtbf().max(self.quiet) } else { self.known.mtbf() }
     }
 
@@ -281,7 +295,7 @@ impl Evidence {
         self.known.time = self.prior.time + kept * (self.known.time - self.prior.time) + exposure;
         // Before the first failure there is nothing that could have changed.
         if self.failures > 0.0 {
-            let expected = exposure / self.mtbf();
+            let expected = exposure / self.unchanged_mtbf();
             self.more.update(-(CHANGE - 1.0) * expected, 0.0, exposure);
             self.fewer.update((1.0 - 1.0 / CHANGE) * expected, 0.0, exposure);
             self.judge();
@@ -350,7 +364,8 @@ mod tests {
         (0..900).for_each(|_| rate.advance(1.0));
         assert!((rate.mtbf() - 1800.0).abs() < 1.0);
         rate.failed(Scope::Job);
-        assert!((rate.mtbf() - 1200.0).abs() < 1.0, "{}", rate.mtbf());
+        // A second failure soon would show that the rate has changed: a little of that is believed already.
+        assert!((1100.0..1200.0).contains(&rate.mtbf()), "{}", rate.mtbf());
     }
 
     #[test]
@@ -361,7 +376,7 @@ mod tests {
                 rate.advance(1000.0);
                 rate.failed(Scope::Job);
             }
-            assert!((850.0..1450.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
+            assert!((800.0..1450.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
         }
     }
 
