@@ -76,9 +76,11 @@ fn intervals(
     let chosen = chosen(case, comparison);
     let values = || chosen.iter().map(|(_, value)| *value);
     let (best, _) = comparison.best_fixed();
-    let (low, high) = (values().fold(best, f64::min) * 0.8, values().fold(best, f64::max) * 1.25);
+    let (least, most) = (values().fold(best, f64::min), values().fold(best, f64::max));
+    // The lowest third is the legend's.
+    let (low, high) = (0.8 * least / (most / least).sqrt().max(2.0), 1.25 * most);
     let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / unit(case).0, (low..high).log_scale())?;
-    mesh(&mut chart, unit(case).1, "interval, s", &|value| format!("{value:.0}"))?;
+    mesh(&mut chart, unit(case).1, "interval, s", &|value| format!("{value}"))?;
     chart
         .draw_series(comparison.first_failures.iter().map(|at| mark(*at / unit(case).0, low..high)))?
         .label("failure")

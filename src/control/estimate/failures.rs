@@ -398,6 +398,26 @@ mod tests {
     }
 
     #[test]
+    fn a_change_counts_by_its_odds_until_the_test_is_sure() {
+        let mut rate = FailureRate::new(prior(1000.0));
+        (0..20).for_each(|_| {
+            rate.advance(1000.0);
+            rate.failed(Scope::Job);
+        });
+        rate.advance(2000.0);
+        let before = rate.mtbf();
+        assert!((0.95..1.5).contains(&(before / 1000.0)), "{before}");
+        for times in [1.1, 1.4, 1.9] {
+            rate.advance(1.0);
+            assert!(!rate.failed(Scope::Job), "not sure yet");
+            let now = before / rate.mtbf();
+            assert!((times..1.35 * times).contains(&now), "{times}: {now}");
+        }
+        rate.advance(1.0);
+        assert!(rate.failed(Scope::Job) && rate.mtbf() < 5.0, "{}", rate.mtbf());
+    }
+
+    #[test]
     fn nodes_add_up_and_an_announced_loss_counts_once() {
         let mut rate = FailureRate::new(FailurePrior { node_mtbf: 864_000.0, ..prior(1e11) });
         rate.set_nodes(10.0);
