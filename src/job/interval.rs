@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::JobSettings;
-use crate::checkpoint::chain::StoredManifest;
+use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
 use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Learned, Observation};
@@ -45,14 +45,17 @@ impl Adaptive {
     pub(super) fn of(
         settings: &JobSettings,
         groups: u16,
-        (restored, subtasks): (Option<&StoredManifest>, usize),
+        (from, restored, subtasks): (RestoreFrom, Option<&StoredManifest>, usize),
         now: Timestamp,
     ) -> Result<Option<Self>> {
         let Some(AdaptiveInterval { goals, settings: wanted }) = settings.adaptive else { return Ok(None) };
         let CheckpointPolicy { min_pause, timeout, .. } = settings.checkpoints;
         let settings = IntervalSettings { min_pause, timeout, chain: settings.chain, groups, ..wanted };
         let restored = restored.map(|stored| &stored.manifest);
-        let controller = match restored.and_then(learned) {
+        // Who asks for a certain checkpoint goes back on purpose.
+        let learned = restored.and_then(learned);
+        let learned = if from == RestoreFrom::Newest { learned } else { learned.map(Learned::of_an_end) };
+        let controller = match learned {
             Some(learned) => Controller::resume(settings, goals, now, &learned)?,
             None => Controller::new(settings, goals, now)?,
         };

@@ -266,7 +266,7 @@ impl JobBuilder {
     }
 
     fn start(self, claimed: Claimed) -> Result<Job> {
-        let Self { store, settings, operators, .. } = self;
+        let Self { store, settings, operators, from, .. } = self;
         let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
         let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
@@ -279,7 +279,7 @@ impl JobBuilder {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator =
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
-        let goes_on = (restored.as_ref(), participants.len());
+        let goes_on = (from, restored.as_ref(), participants.len());
         let adaptive = Adaptive::of(&settings, max_parallelism, goes_on, runtime.now())?;
         let shared = Shared::new(coordinator, progress, adaptive);
         let shared = Arc::new(shared);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::checkpoint::sweep;
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
 use alluvium::control::estimate::{FailurePrior, LoadSample};
@@ -223,6 +224,28 @@ fn what_an_adaptive_job_has_learned_outlives_its_process() {
     assert!((reasons[7].0.mtbf_s / reasons[6].1.mtbf_s - 1.0).abs() < 0.01, "that was no failure: {reasons:#?}");
     // Detection and restart as assumed, and what the restore took.
     assert!((10.0..10.5).contains(&reasons[7].1.restore_s), "{reasons:#?}");
+}
+
+#[test]
+fn to_go_back_to_a_checkpoint_is_no_failure() {
+    let rig = Rig::new();
+    let failures = FailurePrior { job_mtbf: 1000.0, ..FailurePrior::default() };
+    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
+    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
+    let settings = JobSettings { adaptive: Some(adaptive), ..small() };
+    let mut job = rig.open(0, 2, settings.clone()).unwrap();
+    let id = rig.on(0, async move {
+        job.add(0..50).unwrap();
+        job.checkpoint().await.unwrap().unwrap()
+    });
+    rig.sim.crash(0);
+    for (life, from, counts) in [(1, RestoreFrom::Checkpoint(id.seq), false), (2, RestoreFrom::Newest, true)] {
+        let job = rig.on(life, Counting::open_on(rig.store(life), 2, settings.clone(), from)).unwrap();
+        let mtbf = job.job.decision().unwrap().reason.mtbf_s;
+        assert_eq!(mtbf < 900.0, counts, "{from:?}: {mtbf}");
+        drop(job);
+        rig.sim.crash(life);
+    }
 }
 
 #[test]

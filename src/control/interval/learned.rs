@@ -17,6 +17,13 @@ const MAX_BYTES: usize = 32 << 10;
 pub struct Learned(pub(super) Estimates);
 
 impl Learned {
+    /// Returns it as that of a job which ended on purpose, whether it said so or not.
+    #[must_use]
+    pub fn of_an_end(mut self) -> Self {
+        self.0.ending = true;
+        self
+    }
+
     /// Returns it as bytes: some hundreds, three thousand at most.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {

@@ -59,10 +59,12 @@ impl Controller {
         self.completed = learned.checkpoints;
     }
 
-    /// Decides by what was recalled. That of a predecessor without a checkpoint is not worth more than the settings.
+    /// Decides by what was recalled. A predecessor without a checkpoint knew no better interval than the first.
     fn go_on(&mut self, now: Timestamp) {
         if self.completed > 0 {
             self.reconsider(now, true);
+        } else {
+            self.decide_first(now);
         }
     }
 
