@@ -15,7 +15,7 @@ use crate::id::{Epoch, ObjectId, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{
-    Encoded, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack,
+    Encoded, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack, sum,
 };
 
 /// The chain of one subtask.
@@ -230,11 +230,10 @@ impl SegmentChain {
     /// Divides bases that are not encoded yet, by what their groups take in the segments there are: a segment is in
     /// memory as a whole until it is uploaded.
     fn divide_bases(&mut self, epoch: Epoch) {
-        if self.links.iter().map(Link::bytes).sum::<u64>() <= self.segment_bytes {
+        if sum(self.links.iter().map(Link::bytes)) <= self.segment_bytes {
             return;
         }
-        let size =
-            |group| self.links.iter().filter(|link| link.groups.contains(group)).map(Link::bytes_per_group).sum();
+        let size = |group| sum(self.links.iter().filter(|link| link.groups.contains(group)).map(Link::bytes_per_group));
         let runs = |link: &Link| match link.kind {
             SegmentKind::Base if link.waits(epoch) => link.groups.divide(self.segment_bytes, size),
             _ => Vec::new(),
@@ -376,7 +375,7 @@ impl Link {
 /// Returns the groups that the links of a seal are needed for, and the bytes of each group.
 fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64) {
     let needed = KeyGroupSet::from_ranges(seal.iter().flat_map(|(_, needed)| needed.ranges().iter().copied()));
-    let bytes: u64 = seal.iter().map(|(link, _)| link.bytes()).sum();
+    let bytes = sum(seal.iter().map(|(link, _)| link.bytes()));
     let groups: usize = seal.iter().map(|(link, _)| link.groups.len()).sum();
     (needed, bytes / (groups.max(1) as u64))
 }
@@ -507,6 +506,22 @@ mod tests {
         assert_eq!(chain.objects().len(), 4);
         chain.plan_bases(ChainPolicy { max_segments: 3, spread: 1 });
         assert!(chain.take_due().is_empty(), "it is one base, not a chain of four");
+    }
+
+    #[test]
+    fn lengths_that_a_damaged_manifest_tells_do_not_overflow() {
+        let (mut chain, length) = chain_of_bases(u64::MAX);
+        chain.segment_bytes = length / 3;
+        for unplaced in chain.unplaced(Epoch(2)).unwrap() {
+            place(&mut chain, &unplaced);
+        }
+        let mut segments = chain.segments(Epoch(2)).unwrap();
+        assert_eq!(segments.len(), 4);
+        segments.iter_mut().for_each(|segment| segment.length = u64::MAX);
+        let chain = SegmentChain::new(KeyGroupSet::all(16), segments, MemoryBudget::new(u64::MAX));
+        let mut chain = chain.with_segment_bytes(1);
+        chain.plan_bases(ChainPolicy::default());
+        assert!(chain.unplaced(Epoch(2)).unwrap().is_empty());
     }
 
     #[test]

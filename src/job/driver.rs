@@ -32,7 +32,7 @@ use crate::manifest::{
 };
 use crate::metrics;
 use crate::runtime::SharedRuntime;
-use crate::segment::{GroupHeat, SegmentKind};
+use crate::segment::{GroupHeat, SegmentKind, SegmentRef, sum};
 use crate::time::Timestamp;
 
 /// How long the driver waits until it looks for what tasks sealed: this part of the time that they have taken already,
@@ -367,15 +367,12 @@ impl Driver {
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and rows")]
     fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef], dirty_rows: u64) {
         let listed = &self.state.listed;
-        let new = objects.iter().filter(|object| !listed.contains(&object.id)).map(|object| object.bytes).sum::<u64>();
+        let new = sum(objects.iter().filter(|object| !listed.contains(&object.id)).map(|object| object.bytes));
         let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-        let (mut full, mut bases) = (0, 0);
-        for segment in subtasks.flat_map(|subtask| &subtask.segments) {
-            full += segment.length;
-            if segment.kind == SegmentKind::Base && !listed.contains(&segment.object) {
-                bases += segment.length;
-            }
-        }
+        let segments: Vec<_> = subtasks.flat_map(|subtask| &subtask.segments).collect();
+        let is_new_base = |s: &&&SegmentRef| s.kind == SegmentKind::Base && !listed.contains(&s.object);
+        let full = sum(segments.iter().map(|segment| segment.length));
+        let bases = sum(segments.iter().filter(is_new_base).map(|segment| segment.length));
         metrics::checkpoint_sizes(new, full);
         self.state.sample = CheckpointSample {
             delta_bytes: new.saturating_sub(bases) as f64,

@@ -11,6 +11,7 @@ use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSetti
 use crate::error::{Error, Result};
 use crate::manifest::{Extension, Manifest};
 use crate::metrics;
+use crate::segment::sum;
 use crate::time::Timestamp;
 
 /// The extension of a manifest with what the controller had learned when its checkpoint was committed.
@@ -141,7 +142,7 @@ fn learned(manifest: &Manifest) -> Option<Learned> {
 /// Returns the bytes of all segments.
 fn state_bytes(manifest: &Manifest) -> u64 {
     let subtasks = manifest.operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-    subtasks.flat_map(|subtask| &subtask.segments).map(|segment| segment.length).sum()
+    sum(subtasks.flat_map(|subtask| &subtask.segments).map(|segment| segment.length))
 }
 
 fn show(decision: &Decision) {

@@ -4,7 +4,6 @@ use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::Progress;
-use super::list::sum;
 use crate::canary::{self, Canary};
 use crate::checkpoint::chain::StoredManifest;
 use crate::checkpoint::found::found;
@@ -12,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::id::{Hash, ManifestId};
 use crate::job::WRITER;
 use crate::manifest::{Layout, Manifest, ManifestKind, ObjectRef};
+use crate::segment::sum;
 use crate::store::{Key, KeyClass, Put, Store};
 
 /// Objects copied at a time, each held whole.

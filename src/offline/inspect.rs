@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::fold;
-use super::list::{Summary, slices, sum};
+use super::list::{Summary, slices};
 use super::table::table_name;
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
-use crate::segment::{GroupHeat, SegmentRef, Statistic};
+use crate::segment::{GroupHeat, SegmentRef, Statistic, sum};
 use crate::store::Store;
 
 /// How closely to look.

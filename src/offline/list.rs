@@ -7,7 +7,7 @@ use crate::checkpoint::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Seq};
 use crate::manifest::{Manifest, ManifestKind, Opaque, SubtaskManifest};
-use crate::segment::SegmentRef;
+use crate::segment::{SegmentRef, sum};
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -129,8 +129,4 @@ fn new_objects(manifest: &Manifest, parent: Option<&Manifest>, slices: &[&Segmen
             slices.iter().filter(own).map(|segment| segment.object).collect()
         }
     }
-}
-
-pub(super) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
-    numbers.into_iter().fold(0, u64::saturating_add)
 }

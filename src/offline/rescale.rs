@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::inspect::length;
-use super::list::{slices, sum};
+use super::list::slices;
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::OperatorPlan;
 use crate::manifest::{Manifest, OperatorManifest};
-use crate::segment::SegmentKind;
+use crate::segment::{SegmentKind, sum};
 use crate::store::Store;
 
 /// What a restore at some parallelism reads.

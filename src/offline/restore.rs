@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Progress;
 use super::copy::refuse_occupied;
 use super::fold::narrowed;
-use super::list::sum;
 use super::opaques::joined;
 use super::rescale::scaled;
 use crate::checkpoint::found::found;
@@ -21,7 +20,7 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
 use crate::runtime::run_blocking;
-use crate::segment::{self, EncodeOptions, Encoded, Rules, SealedPart, SegmentKind, SegmentRef};
+use crate::segment::{self, EncodeOptions, Encoded, Rules, SealedPart, SegmentKind, SegmentRef, sum};
 use crate::store::{Key, Put, Store};
 
 /// What to restore.

@@ -256,5 +256,10 @@ pub struct SegmentRef {
     pub raw_bytes: u64,
 }
 
+/// Adds up sizes and counts, of which damaged metadata may tell any.
+pub(crate) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
+    numbers.into_iter().fold(0, u64::saturating_add)
+}
+
 #[cfg(test)]
 mod tests;

@@ -107,6 +107,13 @@ fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
     }
 }
 
+/// Settings of a job with an adaptive interval that expects a failure after so many seconds.
+fn expecting(job_mtbf: f64) -> JobSettings {
+    let failures = FailurePrior { job_mtbf, ..FailurePrior::default() };
+    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
+    JobSettings { adaptive: Some(AdaptiveInterval { goals: Goals::default(), settings }), ..small() }
+}
+
 /// A job under load of so many keys a second, of 2,500 that it could do.
 struct Loaded {
     job: Counting,
@@ -158,13 +165,11 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
     let rig = Rig::new();
     let slow = |call: &Call<'_>| (call.operation == Operation::Put).then(|| Fate::ok(100));
     rig.faults(Faults::Scripted(Box::new(slow)));
-    let failures = FailurePrior { job_mtbf: 600.0, ..FailurePrior::default() };
-    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
-    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
+    let settings = expecting(600.0);
     let recorder = PrometheusBuilder::new().build_recorder();
     let metrics = recorder.handle();
     let decisions = metrics::with_local_recorder(&recorder, || {
-        let job = rig.open(0, 2, JobSettings { adaptive: Some(adaptive), ..small() }).unwrap();
+        let job = rig.open(0, 2, settings).unwrap();
         let mut loaded = Loaded { job, keys: Rng::new(7), sim: rig.sim.clone(), metrics };
         rig.on(0, async move {
             let mut decisions = Vec::new();
@@ -192,10 +197,7 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
 #[test]
 fn what_an_adaptive_job_has_learned_outlives_its_process() {
     let rig = Rig::new();
-    let failures = FailurePrior { job_mtbf: 100_000.0, ..FailurePrior::default() };
-    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
-    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
-    let settings = JobSettings { adaptive: Some(adaptive), ..small() };
+    let settings = expecting(100_000.0);
     let metrics = PrometheusBuilder::new().build_recorder().handle();
     let mut reasons = Vec::new();
     for (life, ends) in [false, false, false, false, false, false, true, true].into_iter().enumerate() {
@@ -229,10 +231,7 @@ fn what_an_adaptive_job_has_learned_outlives_its_process() {
 #[test]
 fn to_go_back_to_a_checkpoint_is_no_failure() {
     let rig = Rig::new();
-    let failures = FailurePrior { job_mtbf: 1000.0, ..FailurePrior::default() };
-    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
-    let adaptive = AdaptiveInterval { goals: Goals::default(), settings };
-    let settings = JobSettings { adaptive: Some(adaptive), ..small() };
+    let settings = expecting(1000.0);
     let mut job = rig.open(0, 2, settings.clone()).unwrap();
     let id = rig.on(0, async move {
         job.add(0..50).unwrap();

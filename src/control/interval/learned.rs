@@ -6,7 +6,7 @@ use prost::Message;
 use crate::control::estimate::{LearnedCurve, LearnedFailures, LearnedLine, LearnedLoad, LearnedRecoveries};
 use crate::error::{Error, Result};
 
-/// Longest form as bytes. What a controller writes is a tenth of it.
+/// Longest form as bytes. What a controller writes is an eighth of it at most.
 const MAX_BYTES: usize = 32 << 10;
 
 /// What a controller had learned: estimates, and whether it had been told that the job would end.
@@ -24,7 +24,7 @@ impl Learned {
         self
     }
 
-    /// Returns it as bytes: some hundreds, three thousand at most.
+    /// Returns it as bytes: some hundreds, four thousand at most.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         Bytes::from(self.0.encode_to_vec())

@@ -506,19 +506,25 @@ fn nonsense_that_was_learned_does_no_harm() {
 
 #[test]
 fn the_longest_pause_of_a_checkpoint_is_part_of_its_cost() {
-    let cost = |pauses: &[f64]| {
+    let cost = |pauses: &[f64], and_none: u32| {
         let mut controller = Controller::new(expecting(3600.0), Goals::default(), at(0.0)).unwrap();
-        for round in 1..=10 {
+        for round in 1..=10 + and_none {
             let now = at(10.0 * f64::from(round));
             controller.observe(now, Observation::Triggered);
+            let pauses = if round <= 10 { pauses } else { &[] };
             pauses.iter().for_each(|pause| controller.observe(now, Observation::Paused(*pause)));
             let sample = CheckpointSample { duration: 1.0, ..CheckpointSample::default() };
             controller.observe(now, Observation::Completed(sample));
         }
         controller.decision().reason.cost_s
     };
-    assert!((cost(&[]) - 0.05).abs() < 1e-6, "a twentieth of the duration: {}", cost(&[]));
+    assert!((cost(&[], 0) - 0.05).abs() < 1e-6, "a twentieth of the duration: {}", cost(&[], 0));
     for pauses in [&[0.1, 0.3, 0.2][..], &[0.3, f64::NAN, -1.0]] {
-        assert!((cost(pauses) - 0.35).abs() < 1e-6, "{}", cost(pauses));
+        assert!((cost(pauses, 0) - 0.35).abs() < 1e-6, "{}", cost(pauses, 0));
+        assert!(
+            (cost(pauses, 200) - 0.05).abs() < 1e-3,
+            "those of another checkpoint do not count: {}",
+            cost(pauses, 200)
+        );
     }
 }
