@@ -128,6 +128,11 @@ impl Scene {
     }
 }
 
+/// Returns the key of an attempt's marker.
+fn marker(attempt: u8) -> String {
+    format!("job/attempt/{attempt:020}")
+}
+
 /// Returns the key of an object.
 fn key(objects: &Objects, number: u8) -> Option<String> {
     let at = usize::from(number).checked_rem(objects.len())?;
@@ -176,7 +181,7 @@ impl Harm {
             Self::Remove { object } => drop(key(objects, object).and_then(|key| objects.remove(&key))),
             Self::Add { from, class, number } => {
                 let name = match class % 3 {
-                    0 => format!("job/attempt/{number:020}"),
+                    0 => marker(number),
                     1 => format!("job/manifest/{number:020}"),
                     _ => format!("job/data/{number}-{}", "ab".repeat(16)),
                 };
@@ -299,10 +304,23 @@ impl Law<'_> {
         Ok(state)
     }
 
+    /// Returns how many attempts have no marker while the next has one. None has, unless damage did it.
+    fn gaps(&self) -> usize {
+        let marked = |attempt: u8| self.objects.contains_key(&marker(attempt));
+        (1..u8::MAX).filter(|attempt| !marked(*attempt) && marked(attempt + 1)).count()
+    }
+
     /// Goes on from a checkpoint as a job does.
     async fn reopen(&self, from: RestoreFrom, parallelism: u32) -> Result<()> {
         let store = self.store(4).await;
-        let reopened = Counting::open_on(store, parallelism, settings(), from).await;
+        let mut reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
+        // A marker that was planted above a gap fences whoever fills the gap, and nobody after.
+        for _ in 0..self.gaps() {
+            if !reopened.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
+                break;
+            }
+            reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
+        }
         // Retention dropped those of the first attempt.
         let dropped = matches!(from, RestoreFrom::Checkpoint(seq) if seq.0 < 5);
         match reopened {
