@@ -262,7 +262,7 @@ impl Law<'_> {
             let found = match offline::open(&store, &mut chain, Some(seq)).await {
                 Ok(stored) => {
                     let exported = self.tools(&store, &stored, before.as_ref()).await;
-                    before = Some(stored);
+                    before = exported.is_ok().then_some(stored);
                     exported
                 }
                 Err(error) => Err(error),
