@@ -2,7 +2,7 @@
 //!
 //! Fresh memory is what costs: a page is zeroed when it is touched first, and a table of small pages is missed at nearly
 //! every row of a large state. So blocks that come back are kept for the next, as far as that is in proportion; the memory
-//! of others goes back to the system, and their addresses stay.
+//! of others goes back to the system, and their addresses stay. Where few are kept, another thread touches some ahead.
 //!
 //! Safety: this module has the crate's only `unsafe` code, and this is why it is sound.
 //! - A slab is a private mapping of memory that nothing else knows. It lives as long as `Shared`, which each block keeps
@@ -16,14 +16,19 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 use std::slice;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::MmapMut;
 
 use crate::memory::{Charge, MemoryBudget};
 
+use super::warmer::Warmer;
+
 /// Bytes of a block.
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Bytes of the smallest page that a system clears at once.
+const PAGE_BYTES: usize = 4096;
 
 /// The least and the most bytes of a slab: as many as there are, within these.
 const SLAB_BYTES_MIN: usize = 4 << 20;
@@ -32,6 +37,13 @@ const SLAB_BYTES_MAX: usize = 64 << 20;
 /// How many blocks are kept for the next use: this part of those in use, and so many besides.
 const KEPT_PART: usize = 8;
 const KEPT_LEAST: usize = 4;
+
+/// Fewer blocks than this that are kept are few, and so is less than this part of those in use.
+const FEW: usize = 8;
+const FEW_PART: usize = 64;
+
+/// How many blocks are made ready at once: half a huge page.
+const AHEAD: usize = 16;
 
 /// The address of a block that nobody uses.
 struct Address(NonNull<u8>);
@@ -49,11 +61,34 @@ struct Free {
     kept: Vec<Address>,
     /// Blocks in use.
     taken: usize,
+    /// Whether more are being made ready.
+    warming: bool,
     /// For those that are kept.
     charge: Charge,
 }
 
 impl Free {
+    /// Takes the address of a block that has no memory yet.
+    fn take_bare(&mut self) -> Option<Address> {
+        if self.bare.is_empty() && !self.grow() {
+            return None;
+        }
+        let address = self.bare.pop()?;
+        self.taken += 1;
+        Some(address)
+    }
+
+    /// Returns how many blocks are kept at most.
+    fn most_kept(&self) -> usize {
+        self.taken / KEPT_PART + KEPT_LEAST
+    }
+
+    /// Returns whether so few are kept that others should be made ready, which will all be kept.
+    fn runs_short(&self) -> bool {
+        let few = FEW.min(self.taken / FEW_PART);
+        !self.warming && self.kept.len() < few && self.kept.len() + AHEAD <= self.most_kept()
+    }
+
     /// Maps another slab; false if the system has none.
     fn grow(&mut self) -> bool {
         let bytes = self.slabs_bytes.clamp(SLAB_BYTES_MIN, SLAB_BYTES_MAX);
@@ -90,11 +125,45 @@ impl Free {
     }
 }
 
-struct Shared(Mutex<Free>);
+struct Shared {
+    free: Mutex<Free>,
+    /// Started when blocks run short for the first time.
+    warmer: OnceLock<Warmer>,
+}
 
 impl Shared {
     fn free(&self) -> MutexGuard<'_, Free> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns the block at an address that nobody else has.
+    fn block(self: &Arc<Self>, address: Address) -> Block {
+        Block { bytes: address.0, shared: Arc::clone(self) }
+    }
+
+    /// Touches blocks without memory, so that whoever takes them next need not wait for the system to clear their pages.
+    fn warm(self: &Arc<Self>) {
+        let bare: Vec<_> = {
+            let mut free = self.free();
+            std::iter::from_fn(|| free.take_bare()).take(AHEAD).collect()
+        };
+        for address in bare {
+            self.block(address)
+                .words_mut()
+                .iter_mut()
+                .step_by(PAGE_BYTES / size_of::<u64>())
+                .for_each(|word| *word = 0);
+        }
+        self.free().warming = false;
+    }
+
+    /// Has another thread do that.
+    fn warm_elsewhere(self: &Arc<Self>) {
+        let warmer = self.warmer.get_or_init(|| {
+            let shared = Arc::downgrade(self);
+            Warmer::start(move || shared.upgrade().into_iter().for_each(|shared| shared.warm()))
+        });
+        warmer.wake();
     }
 }
 
@@ -111,8 +180,9 @@ impl Arena {
     /// Returns an arena that charges `budget` for blocks that wait to be used again. Others are their users' to charge.
     pub(super) fn new(budget: &MemoryBudget) -> Self {
         let (slabs, bare, kept) = (Vec::new(), Vec::new(), Vec::new());
-        let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, charge: budget.charge(0) };
-        Self { shared: Arc::new(Shared(Mutex::new(free))), budget: budget.clone(), has_blocks: true }
+        let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, warming: false, charge: budget.charge(0) };
+        let shared = Shared { free: Mutex::new(free), warmer: OnceLock::new() };
+        Self { shared: Arc::new(shared), budget: budget.clone(), has_blocks: true }
     }
 
     /// Returns one without blocks: the safe twin of the others.
@@ -137,15 +207,21 @@ impl Arena {
         }
         let mut free = self.shared.free();
         let address = match free.kept.pop() {
-            Some(address) => address,
-            None if free.bare.is_empty() && !free.grow() => return None,
-            None => free.bare.pop()?,
+            Some(address) => {
+                free.taken += 1;
+                address
+            }
+            None => free.take_bare()?,
         };
-        free.taken += 1;
         let kept = free.kept.len();
         free.release(kept);
+        let warm = free.runs_short() && self.budget.has_room((2 * AHEAD * BLOCK_BYTES) as u64);
+        free.warming |= warm;
         drop(free);
-        Some(Block { bytes: address.0, shared: Arc::clone(&self.shared) })
+        if warm {
+            self.shared.warm_elsewhere();
+        }
+        Some(self.shared.block(address))
     }
 
     /// Gives back the memory of all blocks that wait to be used again.
@@ -217,7 +293,7 @@ impl Drop for Block {
         let mut free = self.shared.free();
         free.kept.push(Address(self.bytes));
         free.taken -= 1;
-        let most = free.taken / KEPT_PART + KEPT_LEAST;
+        let most = free.most_kept();
         free.release(most);
     }
 }
@@ -311,7 +387,8 @@ mod tests {
 
     #[test]
     fn blocks_are_apart_and_come_back() {
-        let budget = MemoryBudget::new(u64::MAX);
+        // With room for what is kept, and for nothing ahead.
+        let budget = MemoryBudget::new((AHEAD * BLOCK_BYTES) as u64);
         let arena = Arena::new(&budget);
         let blocks = SLAB_BYTES_MIN / BLOCK_BYTES * 5 / 2;
         let mut taken: Vec<_> = (0..blocks).map(|_| arena.take().unwrap()).collect();
@@ -339,5 +416,27 @@ mod tests {
         assert_eq!(again.words()[7], 7, "a block keeps its slab");
         drop(again);
         assert_eq!(budget.held_bytes(), 0);
+    }
+
+    #[test]
+    fn blocks_that_run_short_are_made_ready_elsewhere() {
+        let budget = MemoryBudget::new(u64::MAX);
+        let arena = Arena::new(&budget);
+        let enough = (AHEAD - KEPT_LEAST) * KEPT_PART;
+        let mut taken: Vec<_> = (1..enough).map(|_| arena.take().unwrap()).collect();
+        assert!(arena.shared.warmer.get().is_none(), "a small state needs no thread");
+        taken.push(arena.take().unwrap());
+        while arena.shared.free().warming {
+            std::thread::yield_now();
+        }
+        assert_eq!(arena.free_bytes(), (AHEAD * BLOCK_BYTES) as u64);
+        assert_eq!(budget.held_bytes(), arena.free_bytes());
+        taken.push(arena.take().unwrap());
+        assert_eq!(arena.free_bytes(), ((AHEAD - 1) * BLOCK_BYTES) as u64, "those that are ready go first");
+
+        let spent = MemoryBudget::new((AHEAD * BLOCK_BYTES) as u64);
+        let arena = Arena::new(&spent);
+        let _taken: Vec<_> = (0..2 * enough).map(|_| arena.take().unwrap()).collect();
+        assert!(arena.shared.warmer.get().is_none(), "there is no room for more");
     }
 }

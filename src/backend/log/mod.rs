@@ -27,6 +27,7 @@ mod scan;
 mod subs;
 #[cfg(test)]
 mod tests;
+mod warmer;
 
 use std::fmt;
 use std::sync::Arc;
