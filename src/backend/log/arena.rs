@@ -145,14 +145,10 @@ impl Shared {
     fn warm(self: &Arc<Self>) {
         let bare: Vec<_> = {
             let mut free = self.free();
-            std::iter::from_fn(|| free.take_bare()).take(AHEAD).collect()
+            (0..AHEAD).map_while(|_| free.take_bare()).map(|address| self.block(address)).collect()
         };
-        for address in bare {
-            self.block(address)
-                .words_mut()
-                .iter_mut()
-                .step_by(PAGE_BYTES / size_of::<u64>())
-                .for_each(|word| *word = 0);
+        for mut block in bare {
+            block.words_mut().iter_mut().step_by(PAGE_BYTES / size_of::<u64>()).for_each(|word| *word = 0);
         }
         self.free().warming = false;
     }
