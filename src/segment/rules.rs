@@ -220,11 +220,12 @@ impl TableRules {
         if operator.grows() {
             return (older.stamp == newer.stamp).then_some(Join::Merge(operator));
         }
-        // The newer operand renewed the whole value, unless it came too late.
-        let at = newer.stamp.or(older.stamp).unwrap_or(Timestamp::MIN);
-        if self.ttl.is_some() && newer.stamp.is_some() && self.expired(older.stamp, at) {
+        // The newer operand renewed the whole value, unless it came too late. One without a stamp was written before
+        // time began, when only what was dead by then had expired.
+        if self.expired(older.stamp, newer.stamp.unwrap_or(Timestamp::MIN)) {
             return Some(Join::Replace);
         }
+        let at = newer.stamp.or(older.stamp).unwrap_or(Timestamp::MIN);
         // Whether a value below lived to be renewed is seen by the stamp of the operand that came first, and by each gap
         // after it: operands that bridge a gap stay apart.
         let bridged = before.last().is_some_and(|before| !self.expired(before.stamp, at));

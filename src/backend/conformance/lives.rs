@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::kinds::{LISTS, SUMS, Stored, define, key, read_in, write_in};
+use super::kinds::{LISTS, SUMS, Stored, Sum, define, key, read_in, write_in};
 use super::*;
 use crate::backend::{ALL_SUBS, Change};
 use crate::segment::{Append, TableRules, Ttl, Upgrade};
@@ -17,6 +17,7 @@ pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
         ("elements of a list expire by themselves", elements_expire),
         ("what has expired is not stored, and not loaded", expired_is_not_stored),
         ("rows without a stamp live as the table says", rows_without_stamps),
+        ("a dead value is not merged with", dead_values_are_not_merged_with),
         ("older versions are read as present ones", versions),
         ("an operator that panics or fails changes nothing", bad_operators),
     ]
@@ -179,6 +180,35 @@ fn rows_without_stamps<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Chec
         at(&mut loaded, time);
         loaded.load(&stored.history, &all())?;
         same(&format!("{rules:?} at {time}"), read_in(&mut loaded, T, ROW)?.is_some(), alive)?;
+    }
+    Ok(())
+}
+
+/// Not even before time has begun, when what is written has no stamp.
+fn dead_values_are_not_merged_with<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let sums = |dead_until| {
+        let ttl = Ttl { millis: 10, dead_until, ..Ttl::default() };
+        TableRules { ttl: Some(ttl), merge: Some(Arc::new(Sum)), ..TableRules::default() }
+    };
+    let dead = sums(Some(Timestamp::from_millis(5)));
+    // Loaded under the new rules, or told of them later; a delta, or a base.
+    for (late, bases) in [(false, none()), (false, all()), (true, none()), (true, all())] {
+        let (mut backend, mut stored) = (make(all()), Stored::default());
+        backend.define(SUMS, sums(None));
+        at(&mut backend, 5);
+        write_in(&mut backend, SUMS, ROW, Write::Put(&1u64.to_le_bytes()))?;
+        stored.seal_at(&mut backend, &none(), (0, 5))?;
+        let mut loaded = make(none());
+        loaded.define(SUMS, if late { sums(None) } else { dead.clone() });
+        loaded.load(&stored.history, &all())?;
+        loaded.define(SUMS, dead.clone());
+        write_in(&mut loaded, SUMS, ROW, Write::Merge(&2u64.to_le_bytes()))?;
+        same("merged", read_in(&mut loaded, SUMS, ROW)?, Some(2u64.to_le_bytes().to_vec()))?;
+        stored.seal_at(&mut loaded, &bases, (0, 6))?;
+        let mut again = make(none());
+        again.define(SUMS, dead.clone());
+        again.load(&stored.history, &all())?;
+        same("loaded", read_in(&mut again, SUMS, ROW)?, Some(2u64.to_le_bytes().to_vec()))?;
     }
     Ok(())
 }
