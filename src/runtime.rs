@@ -1,5 +1,6 @@
 //! The injected runtime: everything below the façade spawns, sleeps and draws randomness through it, so that
-//! the same code runs on tokio in production and under a seeded executor in simulation.
+//! the same code runs on tokio in production and under a seeded executor in simulation. Only backends have threads
+//! of their own, for work whose moment changes no result: writing layers to files, touching fresh memory.
 
 use std::fmt::Debug;
 use std::sync::Arc;
