@@ -61,8 +61,6 @@ struct Free {
     kept: Vec<Address>,
     /// Blocks in use.
     taken: usize,
-    /// Whether more are being made ready.
-    warming: bool,
     /// For those that are kept.
     charge: Charge,
 }
@@ -73,9 +71,7 @@ impl Free {
         if self.bare.is_empty() && !self.grow() {
             return None;
         }
-        let address = self.bare.pop()?;
-        self.taken += 1;
-        Some(address)
+        self.bare.pop()
     }
 
     /// Returns how many blocks are kept at most.
@@ -86,7 +82,7 @@ impl Free {
     /// Returns whether so few are kept that others should be made ready, which will all be kept.
     fn runs_short(&self) -> bool {
         let few = FEW.min(self.taken / FEW_PART);
-        !self.warming && self.kept.len() < few && self.kept.len() + AHEAD <= self.most_kept()
+        self.kept.len() < few && self.kept.len() + AHEAD <= self.most_kept()
     }
 
     /// Maps another slab; false if the system has none.
@@ -141,16 +137,19 @@ impl Shared {
         Block { bytes: address.0, shared: Arc::clone(self) }
     }
 
-    /// Touches blocks without memory, so that whoever takes them next need not wait for the system to clear their pages.
+    /// Touches blocks without memory if others run short, so that whoever takes them next need not wait for the system to
+    /// clear their pages.
     fn warm(self: &Arc<Self>) {
-        let bare: Vec<_> = {
-            let mut free = self.free();
-            (0..AHEAD).map_while(|_| free.take_bare()).map(|address| self.block(address)).collect()
-        };
+        let mut free = self.free();
+        if !free.runs_short() {
+            return;
+        }
+        let bare: Vec<_> = (0..AHEAD).map_while(|_| free.take_bare()).map(|address| self.block(address)).collect();
+        free.taken += bare.len();
+        drop(free);
         for mut block in bare {
             block.words_mut().iter_mut().step_by(PAGE_BYTES / size_of::<u64>()).for_each(|word| *word = 0);
         }
-        self.free().warming = false;
     }
 
     /// Has another thread do that.
@@ -176,7 +175,7 @@ impl Arena {
     /// Returns an arena that charges `budget` for blocks that wait to be used again. Others are their users' to charge.
     pub(super) fn new(budget: &MemoryBudget) -> Self {
         let (slabs, bare, kept) = (Vec::new(), Vec::new(), Vec::new());
-        let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, warming: false, charge: budget.charge(0) };
+        let free = Free { slabs, slabs_bytes: 0, bare, kept, taken: 0, charge: budget.charge(0) };
         let shared = Shared { free: Mutex::new(free), warmer: OnceLock::new() };
         Self { shared: Arc::new(shared), budget: budget.clone(), has_blocks: true }
     }
@@ -203,18 +202,15 @@ impl Arena {
         }
         let mut free = self.shared.free();
         let address = match free.kept.pop() {
-            Some(address) => {
-                free.taken += 1;
-                address
-            }
+            Some(address) => address,
             None => free.take_bare()?,
         };
+        free.taken += 1;
         let kept = free.kept.len();
         free.release(kept);
-        let warm = free.runs_short() && self.budget.has_room((2 * AHEAD * BLOCK_BYTES) as u64);
-        free.warming |= warm;
+        let short = free.runs_short();
         drop(free);
-        if warm {
+        if short && self.budget.has_room((2 * AHEAD * BLOCK_BYTES) as u64) {
             self.shared.warm_elsewhere();
         }
         Some(self.shared.block(address))
@@ -415,24 +411,28 @@ mod tests {
     }
 
     #[test]
-    fn blocks_that_run_short_are_made_ready_elsewhere() {
-        let budget = MemoryBudget::new(u64::MAX);
-        let arena = Arena::new(&budget);
+    fn blocks_that_run_short_are_made_ready() {
         let enough = (AHEAD - KEPT_LEAST) * KEPT_PART;
+        // There is no room for more, so no thread starts.
+        let budget = MemoryBudget::new((2 * AHEAD * BLOCK_BYTES - 1) as u64);
+        let arena = Arena::new(&budget);
         let mut taken: Vec<_> = (1..enough).map(|_| arena.take().unwrap()).collect();
-        assert!(arena.shared.warmer.get().is_none(), "a small state needs no thread");
+        arena.shared.warm();
+        assert_eq!(arena.free_bytes(), 0, "a small state needs none");
         taken.push(arena.take().unwrap());
-        while arena.shared.free().warming {
-            std::thread::yield_now();
+        for _ in 0..2 {
+            arena.shared.warm();
+            assert_eq!(arena.free_bytes(), (AHEAD * BLOCK_BYTES) as u64, "once is enough");
         }
-        assert_eq!(arena.free_bytes(), (AHEAD * BLOCK_BYTES) as u64);
         assert_eq!(budget.held_bytes(), arena.free_bytes());
         taken.push(arena.take().unwrap());
         assert_eq!(arena.free_bytes(), ((AHEAD - 1) * BLOCK_BYTES) as u64, "those that are ready go first");
+        assert!(arena.shared.warmer.get().is_none());
 
-        let spent = MemoryBudget::new((AHEAD * BLOCK_BYTES) as u64);
-        let arena = Arena::new(&spent);
-        let _taken: Vec<_> = (0..2 * enough).map(|_| arena.take().unwrap()).collect();
-        assert!(arena.shared.warmer.get().is_none(), "there is no room for more");
+        let arena = Arena::new(&MemoryBudget::new(u64::MAX));
+        taken.extend((1..enough).map(|_| arena.take().unwrap()));
+        assert!(arena.shared.warmer.get().is_none(), "a small state needs no thread");
+        taken.push(arena.take().unwrap());
+        assert!(arena.shared.warmer.get().is_some());
     }
 }

@@ -26,3 +26,20 @@ impl Warmer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+
+    use super::*;
+
+    #[test]
+    fn it_works_when_it_is_woken_and_ends_when_it_is_dropped() {
+        let (work, done) = channel();
+        let warmer = Warmer::start(move || work.send(()).unwrap());
+        warmer.wake();
+        drop(warmer);
+        assert!(done.recv().is_ok(), "it was woken once");
+        assert!(done.recv().is_err(), "the thread is gone, and its work with it");
+    }
+}
