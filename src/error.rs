@@ -3,6 +3,7 @@
 //! Expected outcomes (a lost race, a missing key, an aborted epoch) are values, not errors.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -74,43 +75,51 @@ pub enum Applied {
 /// An error: what to do ([`ErrorKind`]), whether it may have been applied, what happened, and its source.
 ///
 /// Its text is lower case, without a full stop, with the variables last as ``name=`value` ``; it never
-/// repeats the source.
+/// repeats the source. Clones share the source, so the error of a job reaches each of its callers whole.
+#[derive(Clone)]
 pub struct Error {
-    repr: Box<Repr>,
+    repr: Arc<Repr>,
 }
 
+#[derive(Clone)]
 struct Repr {
     kind: ErrorKind,
     applied: Applied,
     message: String,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// Returns an error of `kind`; its effect did not happen.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let repr = Repr { kind, applied: Applied::No, message: message.into(), source: None };
-        Self { repr: Box::new(repr) }
+        Self { repr: Arc::new(repr) }
     }
 
-    /// Returns the error with what caused it.
+    /// Returns the error with its cause. If the cause is an [`Error`] that may have been applied, so may this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.repr.source = Some(source.into());
+        let source = source.into();
+        let cause = source.downcast_ref::<Self>().map(Self::applied);
+        let repr = Arc::make_mut(&mut self.repr);
+        if cause == Some(Applied::Unknown) {
+            repr.applied = Applied::Unknown;
+        }
+        repr.source = Some(source.into());
         self
     }
 
     /// Returns the error, marked as possibly applied.
     #[must_use]
     pub fn unknown(mut self) -> Self {
-        self.repr.applied = Applied::Unknown;
+        Arc::make_mut(&mut self.repr).applied = Applied::Unknown;
         self
     }
 
     /// Returns the error with ``name=`value` `` at the end of its message.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
-        self.repr.message.push_str(&format!(" {name}=`{value}`"));
+        Arc::make_mut(&mut self.repr).message.push_str(&format!(" {name}=`{value}`"));
         self
     }
 
@@ -144,6 +153,14 @@ impl Error {
         }
         text
     }
+}
+
+/// Stops the work: something that this process alone decides, in its own memory, is not as it must be. Bytes from outside
+/// are another matter: they get typed errors.
+#[cold]
+#[track_caller]
+pub(crate) fn broken(invariant: &str) -> ! {
+    panic!("broken invariant: {invariant}")
 }
 
 /// Declares a constructor for each kind, named after it.
@@ -213,5 +230,15 @@ mod tests {
         assert_eq!(error.kind().name(), "corrupt");
         assert_eq!(error.applied(), Applied::No);
         assert_eq!(error.unknown().applied(), Applied::Unknown);
+    }
+
+    #[test]
+    fn clones_and_wrappers_keep_source_and_applied() {
+        let error = Error::unavailable("no answer").with_source(Error::denied("403")).unknown();
+        assert_eq!(error.clone().chain(), "no answer: 403");
+        let wrapped = Error::stopped("job failed").with_source(error.clone());
+        assert_eq!((wrapped.chain().as_str(), wrapped.applied()), ("job failed: no answer: 403", Applied::Unknown));
+        assert_eq!(error.with("object", "x").message(), "no answer object=`x`");
+        assert_eq!(Error::stopped("x").with_source(Error::denied("403")).applied(), Applied::No);
     }
 }
