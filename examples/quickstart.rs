@@ -45,14 +45,14 @@ impl Engine {
 
     /// Ends an epoch. The tasks could go on at once: only the caller waits here.
     async fn checkpoint(&mut self, position: u64) -> Result<Option<ManifestId>> {
-        let Some(epoch) = self.job.trigger()? else { return Ok(None) };
+        let Some(barrier) = self.job.trigger()? else { return Ok(None) };
         for (at, task) in self.tasks.iter_mut().enumerate() {
             // The source's position travels in the same checkpoint as the state that it led to.
             let position = Opaque::new(OpaqueRole::Source, "words", position.to_le_bytes().to_vec());
             let opaques = if at == 0 { vec![position] } else { vec![] };
-            task.barrier(epoch, Timestamp::MIN, opaques)?;
+            task.barrier(barrier, Timestamp::MIN, opaques)?;
         }
-        self.job.wait(epoch).await
+        self.job.wait(barrier).await
     }
 
     fn content(&mut self) -> Result<BTreeMap<String, u64>> {

@@ -158,14 +158,14 @@ impl Engine {
     /// Ends an epoch: rows, source position and keyed state in one commit. Then, and only then, the rows are shown. The
     /// subtasks could go on while it is written; this example waits.
     async fn checkpoint(&mut self) -> Result<()> {
-        let epoch = self.job.trigger_when_possible().await?;
+        let barrier = self.job.trigger_when_possible().await?;
         for (at, Subtask { task, rows, fresh, .. }) in self.subtasks.iter_mut().enumerate() {
             rows.update(task.operator_state(), &std::mem::take(fresh))?;
             let position = Opaque::new(OpaqueRole::Source, "events", self.position.to_le_bytes().to_vec());
-            task.barrier(epoch, Timestamp::MIN, if at == 0 { vec![position] } else { vec![] })?;
+            task.barrier(barrier, Timestamp::MIN, if at == 0 { vec![position] } else { vec![] })?;
         }
-        match self.job.wait(epoch).await? {
-            Some(_) => self.publish(epoch),
+        match self.job.wait(barrier).await? {
+            Some(_) => self.publish(barrier.epoch),
             None => Err(Error::unavailable("a checkpoint was given up: start again to go on from the last")),
         }
     }

@@ -52,6 +52,14 @@ pub enum Canary {
     TrustClock,
     /// A copy is not compared with what it should be of.
     TrustCopy,
+    /// State that no operator claims is left out of the next checkpoint.
+    LoseOperators,
+    /// Output prepared in an epoch that was given up is not in the next manifest.
+    ForgetPrepared,
+    /// An epoch counts as given up as soon as a later one is.
+    EarlyOutcome,
+    /// A barrier counts although its epoch was never triggered.
+    AnyEpoch,
 }
 
 #[cfg(feature = "canary")]

@@ -67,6 +67,30 @@ impl Epoch {
     }
 }
 
+/// What ends an epoch: the engine sends it through the stream and hands it to every task.
+///
+/// Epochs repeat after a restart, so a barrier also carries the attempt that triggered it: one that a channel kept from an
+/// earlier attempt is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Barrier {
+    /// The attempt that triggered it.
+    pub attempt: Attempt,
+    /// The epoch that it ends.
+    pub epoch: Epoch,
+}
+
+impl fmt::Display for Barrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.epoch.fmt(f)
+    }
+}
+
+impl From<Barrier> for Epoch {
+    fn from(barrier: Barrier) -> Self {
+        barrier.epoch
+    }
+}
+
 /// Declares 128 bits that print as 32 hexadecimal digits.
 macro_rules! bits128 {
     ($(#[$doc:meta])* $name:ident) => {

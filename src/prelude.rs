@@ -9,7 +9,7 @@ pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{
     At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8,
 };
-pub use crate::id::{Epoch, ManifestId, OperatorId, Seq, Subtask};
+pub use crate::id::{Barrier, Epoch, ManifestId, OperatorId, Seq, Subtask};
 pub use crate::job::{BroadcastState, OperatorList, OperatorState};
 pub use crate::job::{Job, JobBuilder, JobSettings, OperatorSpec, Progress, Seat, Strategy, Task};
 pub use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};

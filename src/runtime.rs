@@ -3,8 +3,8 @@
 //! of their own, for work whose moment changes no result: writing layers to files, touching fresh memory.
 
 use std::fmt::Debug;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, Either, select};
 use tokio::sync::oneshot;
@@ -20,10 +20,22 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
-    /// Returns the wall clock's time. Only metrics, timestamps for people and timeouts depend on it.
+    /// Returns the wall clock's time: the processing time that rows expire by, and the times that people read.
     fn now(&self) -> Timestamp;
+    /// Returns the time of a clock that never goes back, in milliseconds from an arbitrary origin. Intervals, timeouts and
+    /// retries are measured by it. Default: the system's monotonic clock.
+    fn monotonic(&self) -> Timestamp {
+        system_monotonic()
+    }
     /// Returns 128 random bits.
     fn random(&self) -> u128;
+}
+
+#[expect(clippy::disallowed_methods, reason = "the default of the injected clock")]
+fn system_monotonic() -> Timestamp {
+    static ORIGIN: OnceLock<Instant> = OnceLock::new();
+    let passed = ORIGIN.get_or_init(Instant::now).elapsed();
+    Timestamp::from_millis(0).after(passed)
 }
 
 /// A shared runtime.

@@ -5,14 +5,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::chain::{Chain, RestoreFrom};
 use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::control::estimate::FailurePrior;
 use alluvium::control::interval::{Bound, Goals, IntervalSettings};
-use alluvium::id::{Attempt, Epoch, ObjectId, Seq};
+use alluvium::id::{Attempt, Barrier, Epoch, ObjectId, Seq};
 use alluvium::job::{AdaptiveInterval, JobSettings, Strategy};
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::offline::{self, Level};
 use alluvium::store::Key;
 use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
@@ -284,7 +285,8 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
     assert_eq!(fenced.kind(), ErrorKind::Fenced);
     assert_eq!(old.job.trigger().expect_err("fenced for good").kind(), ErrorKind::Fenced);
     for task in &mut old.tasks {
-        let refused = task.barrier(Epoch(u64::MAX), Timestamp::MIN, Vec::new()).expect_err("its tasks are too");
+        let barrier = Barrier { attempt: Attempt(1), epoch: Epoch(u64::MAX) };
+        let refused = task.barrier(barrier, Timestamp::MIN, Vec::new()).expect_err("its tasks are too");
         assert_eq!(refused.kind(), ErrorKind::Fenced);
     }
     // What it has in memory is as it was, for whoever wants to look.
@@ -351,6 +353,31 @@ async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
     let mut items: Vec<u8> = (0..3).flat_map(|at| bytes("list", at)).collect();
     items.sort_unstable();
     assert_eq!(items, [0, 1, 10, 11, 20, 21]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Result<()> {
+    let gate = Gate::new();
+    let settings = JobSettings { max_parallelism: 1024, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 1000, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    let opaque =
+        |at: usize| vec![Opaque::new(OpaqueRole::Source, "offsets", vec![u8::try_from(at % 251).unwrap(); 19 << 10])];
+    for round in 0..2 {
+        job.add(round..round + 2000)?;
+        let epoch = job.barrier_with(opaque)?;
+        assert!(job.job.wait(epoch).await?.is_some(), "{:?}", job.job.progress().last_decline);
+    }
+    let manifest = manifests(&gate).await.into_values().next_back().unwrap();
+    assert_eq!(manifest.slices().count(), 1000);
+    let store = common::store(&gate.objects());
+    let report = offline::verify(&store, &Chain::load(&store).await?, Level::Full, &|_, _| {}).await?;
+    assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
+    let mut next = job.reopen(&gate.objects(), 3).await;
+    // Slices are not rewritten into the next manifest, which is small again.
+    next.add(0..10)?;
+    assert!(next.checkpoint().await?.is_some());
+    assert_eq!(manifests(&gate).await.into_values().next_back().unwrap().slices().count(), 0);
     Ok(())
 }
 

@@ -60,9 +60,9 @@ impl Running {
     }
 
     fn barrier(&mut self) -> Result<Epoch> {
-        let epoch = self.job.trigger()?.ok_or_else(|| Error::limit("too many checkpoints in flight"))?;
-        self.tasks.iter_mut().try_for_each(|task| task.barrier(epoch, Timestamp::MIN, vec![]))?;
-        Ok(epoch)
+        let barrier = self.job.trigger()?.ok_or_else(|| Error::limit("too many checkpoints in flight"))?;
+        self.tasks.iter_mut().try_for_each(|task| task.barrier(barrier, Timestamp::MIN, vec![]))?;
+        Ok(barrier.epoch)
     }
 
     async fn checkpoint(&mut self) -> Result<()> {

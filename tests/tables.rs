@@ -41,15 +41,15 @@ async fn checkpoint<H>(
     tasks: &mut [(Task<OverlayBackend>, H)],
     watermark: i64,
 ) -> Result<(Epoch, Vec<TableSchema>)> {
-    let epoch = job.trigger_when_possible().await?;
+    let barrier = job.trigger_when_possible().await?;
     for (task, _) in tasks.iter_mut() {
-        task.barrier(epoch, Timestamp::from_millis(watermark), vec![])?;
+        task.barrier(barrier, Timestamp::from_millis(watermark), vec![])?;
     }
-    assert!(job.wait(epoch).await?.is_some());
+    assert!(job.wait(barrier).await?.is_some());
     let tables = tasks.iter_mut().map(|(task, _)| task.state().tables().schemas().to_vec());
     let tables: Vec<_> = tables.collect();
     assert!(tables.iter().all(|of_one| *of_one == tables[0]), "subtasks differ");
-    Ok((epoch, tables[0].clone()))
+    Ok((barrier.epoch, tables[0].clone()))
 }
 
 type Handles = (ListState<u16, Fixed>, MapState<String, u64, Utf8, Fixed>);

@@ -56,11 +56,11 @@ impl Engine {
     }
 
     pub(crate) async fn checkpoint(&mut self) -> ManifestId {
-        let epoch = self.job.trigger_when_possible().await.unwrap();
+        let barrier = self.job.trigger_when_possible().await.unwrap();
         for task in &mut self.tasks {
-            task.barrier(epoch, Timestamp::MIN, vec![]).unwrap();
+            task.barrier(barrier, Timestamp::MIN, vec![]).unwrap();
         }
-        self.job.wait(epoch).await.unwrap().unwrap()
+        self.job.wait(barrier).await.unwrap().unwrap()
     }
 
     fn debt(&mut self) -> u64 {

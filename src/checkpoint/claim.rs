@@ -18,6 +18,7 @@ use crate::store::{Key, Put, Store};
 
 use super::chain::{Chain, RestoreFrom, StoredManifest, following, succeeding};
 use super::commit::{Committer, Identity, Proposal, fence};
+use super::operators::OperatorClaims;
 
 /// What a new attempt wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub struct ClaimRequest {
     pub writer: String,
     /// What the job computes. Compare it with what [`peek`] shows before claiming.
     pub program: Program,
+    /// The operators that take over stored state; `None` for tools, which run none and lose none.
+    pub operators: Option<OperatorClaims>,
 }
 
 /// A job that is ours.
@@ -84,7 +87,7 @@ pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
 pub async fn claim(store: &Store, request: &ClaimRequest) -> Result<Claimed> {
     request.check_settings()?;
     let mut chain = Chain::load(store).await?;
-    request.check_state(chain.resolve(store, request.from).await?.as_ref())?;
+    request.check_state(store, chain.resolve(store, request.from).await?.as_ref()).await?;
 
     let drawn = JobId(store.draw_put_id().0);
     let attempt = take_attempt(store, &chain, drawn).await?;
@@ -138,9 +141,10 @@ impl ClaimRequest {
         Ok(())
     }
 
-    /// Refuses settings that are not those of the state to go on from.
-    fn check_state(&self, restore: Option<&StoredManifest>) -> Result<()> {
-        let Some(StoredManifest { id, manifest, .. }) = restore else { return Ok(()) };
+    /// Refuses settings and operators that are not those of the state to go on from.
+    async fn check_state(&self, store: &Store, restore: Option<&StoredManifest>) -> Result<()> {
+        let Some(checkpoint) = restore else { return Ok(()) };
+        let StoredManifest { id, manifest, .. } = checkpoint;
         if manifest.max_parallelism != self.max_parallelism {
             return Err(Error::config("max parallelism is not that of the state")
                 .with("checkpoint", id.seq)
@@ -155,7 +159,10 @@ impl ClaimRequest {
                 .with("stored", format_args!("{stored} {stored_version}"))
                 .with("requested", format_args!("{requested} {requested_version}")));
         }
-        Ok(())
+        match &self.operators {
+            Some(operators) => operators.check(store, checkpoint).await,
+            None => Ok(()),
+        }
     }
 
     /// Returns what all manifests of the attempt share. Where there is state, its partitioner goes on with its seed.
@@ -208,7 +215,7 @@ async fn append(store: &Store, request: &ClaimRequest, attempt: Attempt, drawn: 
             return Err(fenced(attempt, by));
         }
         let restore = restore?;
-        request.check_state(restore.as_ref())?;
+        request.check_state(store, restore.as_ref()).await?;
         let job = newest.map_or(drawn, |newest| newest.manifest.job);
         check_job(job, restore.as_ref())?;
         let identity = request.identity(job, attempt, restore.as_ref());

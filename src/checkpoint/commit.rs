@@ -7,21 +7,27 @@
 //! manifest refers to nothing but objects of live manifests and new ones of its own attempt.
 
 use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::canary::{self, Canary};
 use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, retain};
-use crate::error::{Applied, Error, Result};
+use crate::error::{Applied, Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{
     DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
 };
 use crate::store::{Key, Put, Store};
+use crate::time::Timestamp;
 
 use super::chain::{following, succeeding};
 use super::sweep;
+
+/// How often a refusal (no permission, say) is answered by another try while a commit is in doubt.
+const REFUSALS_MAX: u32 = 5;
 
 /// Longest attempt marker that is read: that it exists is what matters.
 const MARKER_BYTES_MAX: u64 = 64 << 10;
@@ -120,6 +126,12 @@ impl Proposal {
     }
 }
 
+/// How long, and how often, the store is asked for the outcome of a commit.
+struct Patience {
+    end: Timestamp,
+    refusals: u32,
+}
+
 /// Looks whether an attempt after `attempt` has begun, and returns it.
 pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
     let next = succeeding(attempt)?;
@@ -130,7 +142,6 @@ pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Atte
 ///
 /// If the future of [`Committer::commit`] is dropped, the outcome of that commit is unknown, and the next checkpoint
 /// depends on it: [`Committer::settle`] has to find it out before the next is drafted.
-#[derive(Debug)]
 pub struct Committer {
     store: Store,
     identity: Identity,
@@ -144,6 +155,16 @@ pub struct Committer {
     ledger: Ledger,
     pending: Option<Proposal>,
     fenced: Option<Attempt>,
+    on_doubt: Option<OnDoubt>,
+}
+
+/// Called with each error that leaves the outcome of a commit open.
+pub type OnDoubt = Arc<dyn Fn(&Error) + Send + Sync>;
+
+impl fmt::Debug for Committer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Committer").field("identity", &self.identity).field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 impl Committer {
@@ -164,7 +185,13 @@ impl Committer {
             ledger,
             pending: None,
             fenced: None,
+            on_doubt: None,
         }
+    }
+
+    /// Sets what is called with each error that leaves the outcome of a commit open, before the store is asked again.
+    pub fn on_doubt(&mut self, call: OnDoubt) {
+        self.on_doubt = Some(call);
     }
 
     /// Returns the attempt that it commits for.
@@ -181,12 +208,16 @@ impl Committer {
 
     /// Commits `draft`: a create of the manifest, then a read of the next attempt's marker.
     ///
-    /// While the outcome is unknown it goes on trying, with the same bytes; only dropping the future ends that.
+    /// While the outcome is unknown it tries again, with the same bytes, for [`StoreSettings::settle_patience`].
     ///
     /// # Errors
     /// `Usage` if the draft breaks the chain's rules or an earlier commit is to be settled first, `Limit` if it is too
-    /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be.
-    /// `Corrupt` if another wrote where only this attempt may.
+    /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be,
+    /// unless the error may have been applied. Such an error means that the store refused, or did not answer, while the
+    /// outcome was open: this attempt must end, and the next one finds out. `Corrupt` if another wrote where only this
+    /// attempt may.
+    ///
+    /// [`StoreSettings::settle_patience`]: crate::store::StoreSettings::settle_patience
     pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
         if let Some(by) = self.fenced {
             return Ok(CommitOutcome::Fenced { by });
@@ -212,7 +243,7 @@ impl Committer {
         let put = self.create_pending().await?;
         // Only now, after the create: an attempt that begins later finds the manifest in the chain.
         let unguarded = put == Put::Created && canary::on(Canary::SkipFence);
-        let next = if unguarded { None } else { self.look_for_next_attempt().await };
+        let next = if unguarded { None } else { self.look_for_next_attempt().await? };
         if let Some(by) = next {
             self.fenced = Some(by);
             return Ok(Some(CommitOutcome::Fenced { by }));
@@ -282,8 +313,9 @@ impl Committer {
         }
     }
 
-    /// Creates the pending manifest, however long it takes to know that it stands, or that another's does.
+    /// Creates the pending manifest, until it is known that it stands, or that another's does.
     async fn create_pending(&mut self) -> Result<Put> {
+        let mut patience = self.patience();
         loop {
             let Some(proposal) = &mut self.pending else {
                 return Err(Error::stopped("there is no commit to settle"));
@@ -307,23 +339,42 @@ impl Committer {
                 self.pending = None;
                 return Err(error);
             }
-            self.pause(&error, "outcome of a commit is unknown, to be found out").await;
+            self.pause(&mut patience, error, "outcome of a commit is unknown").await?;
         }
     }
 
-    /// Reads the next attempt's marker, however long it takes to get an answer.
-    async fn look_for_next_attempt(&self) -> Option<Attempt> {
+    /// Reads the next attempt's marker, until there is an answer.
+    async fn look_for_next_attempt(&self) -> Result<Option<Attempt>> {
+        let mut patience = self.patience();
         loop {
             match fence(&self.store, self.identity.attempt).await {
-                Ok(next) => return next,
-                Err(error) => self.pause(&error, "cannot tell whether a newer attempt has begun").await,
+                Ok(next) => return Ok(next),
+                Err(error) => self.pause(&mut patience, error, "a newer attempt may have begun").await?,
             }
         }
     }
 
-    async fn pause(&self, error: &Error, why: &'static str) {
-        tracing::warn!(error = error.chain(), attempt = self.identity.attempt.0, "{why}");
-        self.store.runtime().sleep(self.store.settings().backoff_max).await;
+    fn patience(&self) -> Patience {
+        let store = &self.store;
+        Patience { end: store.runtime().monotonic().after(store.settings().settle_patience), refusals: 0 }
+    }
+
+    /// Waits until the store is asked again.
+    ///
+    /// # Errors
+    /// The error, as possibly applied, once patience is at an end.
+    async fn pause(&self, patience: &mut Patience, error: Error, what: &'static str) -> Result<()> {
+        let runtime = self.store.runtime();
+        tracing::warn!(error = error.chain(), attempt = self.identity.attempt.0, "{what}");
+        if let Some(call) = &self.on_doubt {
+            call(&error);
+        }
+        patience.refusals += u32::from(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config));
+        if patience.refusals >= REFUSALS_MAX || runtime.monotonic() >= patience.end {
+            return Err(Error::new(error.kind(), what).with_source(error).unknown());
+        }
+        runtime.sleep(self.store.settings().backoff_max).await;
+        Ok(())
     }
 
     /// Makes a manifest that is known to stand, unfenced, our last.

@@ -21,7 +21,9 @@ use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
+use crate::manifest::{
+    INLINE_OPAQUE_BYTES, Layout, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest, TableSchema,
+};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef, Statistic};
@@ -72,6 +74,8 @@ pub(crate) struct Arrival {
 pub(crate) struct Acknowledgement {
     pub(crate) participant: Participant,
     pub(crate) manifest: SubtaskManifest,
+    /// Where the manifest's encoding lies, if not inside the job's.
+    pub(crate) slice: Option<ObjectSlice>,
     pub(crate) tables: Arc<[TableSchema]>,
     pub(crate) heat: Vec<GroupHeat>,
     pub(crate) statistics: Arc<[Statistic]>,
@@ -84,21 +88,22 @@ pub(crate) struct Pipeline {
     pub(crate) runtime: SharedRuntime,
     pub(crate) settings: PipelineSettings,
     pub(crate) attempt: Attempt,
+    pub(crate) max_parallelism: u16,
     pub(crate) chains: BTreeMap<Participant, SharedChain>,
     /// Every object that a chain has a segment in, or may come to have one in.
     pub(crate) catalog: Mutex<BTreeMap<ObjectId, ObjectRef>>,
 }
 
 /// What a slice of a pack is of.
-enum Slice {
+pub(super) enum Slice {
     Segment(Participant, Unplaced, SegmentRef),
     Opaque(Participant, usize, SegmentRef),
 }
 
 /// A pack with what lies in it.
-struct Load {
-    id: ObjectId,
-    builder: PackBuilder,
+pub(super) struct Load {
+    pub(super) id: ObjectId,
+    pub(super) builder: PackBuilder,
     slices: Vec<Slice>,
 }
 
@@ -124,12 +129,16 @@ impl Pipeline {
         });
         let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
         let uploaded: Vec<_> = uploads.try_collect().await?;
+        let mut objects = Vec::new();
         for (object, slices) in uploaded {
-            // One that holds opaques alone stands in no chain: a commit meanwhile has forgotten it.
-            self.catalog().insert(object.id, object);
+            objects.push(object);
             move_opaques(&mut arrivals, slices);
         }
-        self.acknowledge(epoch, arrivals, policy)
+        let mut acknowledgements = self.acknowledge(epoch, arrivals, policy)?;
+        objects.extend(self.slice_manifests(&mut acknowledgements).await?);
+        // Those without a segment stand in no chain: a commit meanwhile has forgotten them.
+        self.catalog().extend(objects.into_iter().map(|object| (object.id, object)));
+        Ok(acknowledgements)
     }
 
     /// Returns the bytes of memory that the chains keep alive until they are placed, shared with backends or not.
@@ -172,14 +181,14 @@ impl Pipeline {
         Ok(Segment { participant, unplaced, encoded: Some(encoded) })
     }
 
-    fn new_load(&self) -> Load {
+    pub(super) fn new_load(&self) -> Load {
         let random = if canary::on(Canary::ReuseNames) { 0 } else { self.runtime.random() };
         let id = ObjectId { attempt: self.attempt, random: random.to_le_bytes() };
         Load { id, builder: PackBuilder::new(id, self.store.draw_put_id()), slices: Vec::new() }
     }
 
     /// Uploads one pack and notes in the chains what is now placed.
-    async fn upload(self: Arc<Self>, load: Load) -> Result<(ObjectRef, Vec<Slice>)> {
+    pub(super) async fn upload(self: Arc<Self>, load: Load) -> Result<(ObjectRef, Vec<Slice>)> {
         let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
         let length = bytes.len() as u64;
         match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
@@ -221,7 +230,7 @@ impl Pipeline {
             };
             let Arrival { owned: groups, watermark, opaques, tables, heat, statistics } = arrival;
             let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques };
-            Ok(Acknowledgement { participant, manifest, tables, heat, statistics })
+            Ok(Acknowledgement { participant, manifest, slice: None, tables, heat, statistics })
         };
         arrivals.into_iter().map(manifest).collect()
     }

@@ -179,11 +179,7 @@ pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> 
         for entry in &mut operator.subtasks {
             let mut subtask = match entry {
                 SubtaskEntry::Inline(subtask) => subtask.clone(),
-                SubtaskEntry::Slice(slice) => {
-                    let bytes = read_slice(store, slice).await?;
-                    SubtaskManifest::decode(&bytes, manifest.max_parallelism)
-                        .map_err(|error| error.with("object", slice.object))?
-                }
+                SubtaskEntry::Slice(slice) => read_subtask(store, slice, manifest.max_parallelism).await?,
             };
             for opaque in &mut subtask.opaques {
                 inline(store, opaque).await?;
@@ -192,6 +188,15 @@ pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> 
         }
     }
     Ok(manifest)
+}
+
+/// Returns the subtask manifest that lies in `slice`.
+///
+/// # Errors
+/// As [`fetch`].
+pub(crate) async fn read_subtask(store: &Store, slice: &ObjectSlice, max_parallelism: u16) -> Result<SubtaskManifest> {
+    let bytes = read_slice(store, slice).await?;
+    SubtaskManifest::decode(&bytes, max_parallelism).map_err(|error| error.with("object", slice.object))
 }
 
 async fn inline(store: &Store, opaque: &mut Opaque) -> Result<()> {

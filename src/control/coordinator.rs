@@ -58,11 +58,12 @@ pub enum Command {
     Abort(Epoch),
 }
 
-/// Decides for one attempt of a job.
+/// Decides for one attempt of a job. The times that it is given are of a clock that never goes back.
 #[derive(Debug)]
 pub struct Coordinator {
     policy: CheckpointPolicy,
     participants: BTreeSet<Participant>,
+    first_epoch: Epoch,
     next_epoch: Epoch,
     in_flight: BTreeMap<Epoch, InFlight>,
     commands: VecDeque<Command>,
@@ -89,12 +90,19 @@ impl Coordinator {
         Self {
             policy,
             participants: participants.into_iter().collect(),
+            first_epoch,
             next_epoch: first_epoch,
             in_flight: BTreeMap::new(),
             commands: VecDeque::new(),
             last_trigger: now,
             last_end: None,
         }
+    }
+
+    /// Returns whether it triggered `epoch`, ended since or not.
+    #[must_use]
+    pub fn has_triggered(&self, epoch: Epoch) -> bool {
+        (self.first_epoch..self.next_epoch).contains(&epoch)
     }
 
     /// Returns how many epochs are in flight.

@@ -5,6 +5,7 @@
 //! more.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,26 +14,23 @@ use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument as _;
 
-use super::interval::Adaptive;
-use super::{OperatorSpec, Shared};
+use super::OperatorSpec;
+use super::shared::{Aborted, Latch, Mail, Shared, Triggered};
 use crate::backend::Outcome;
-use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
+use crate::checkpoint::commit::{CommitOutcome, Committer};
+use crate::checkpoint::operators::Carried;
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
+use crate::checkpoint::prepared::PreparedOutput;
 use crate::checkpoint::sweep::Collector;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::control::interval::{CheckpointSample, Observation};
 use crate::control::retention::Garbage;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Applied, Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Epoch, ObjectId, OperatorId};
 use crate::key_group::KeyGroup;
-use crate::manifest::{
-    DurabilityLevel, Extension, ManifestKind, ObjectRef, OpaqueContent, OperatorManifest, SubtaskEntry,
-    SubtaskManifest, TableSchema,
-};
 use crate::metrics;
 use crate::runtime::SharedRuntime;
-use crate::segment::{GroupHeat, SegmentKind, SegmentRef, sum};
 use crate::time::Timestamp;
 
 /// How long the driver waits until it looks for what tasks sealed: this part of the time that they have taken already,
@@ -44,7 +42,7 @@ const LOOK_MOST: Duration = Duration::from_millis(100);
 /// Everything that can happen next.
 pub(super) enum Step {
     /// An epoch has begun to end; `None` if the job's owner is gone.
-    Triggered(Option<Epoch>, UnboundedReceiver<Epoch>),
+    Triggered(Option<Triggered>, UnboundedReceiver<Triggered>),
     /// It is time to look for what tasks sealed.
     Look,
     Placed(Epoch, Option<Result<Vec<Acknowledgement>>>),
@@ -54,13 +52,17 @@ pub(super) enum Step {
 }
 
 /// An epoch between its trigger and its end.
-struct Flight {
+pub(super) struct Flight {
     started: Timestamp,
-    stage: Stage,
+    /// The newest epoch whose commit had been announced when this one was triggered.
+    announced: Option<Epoch>,
+    pub(super) stage: Stage,
+    /// Why it is to be given up.
+    reason: Option<Error>,
 }
 
 /// How far an epoch has come.
-enum Stage {
+pub(super) enum Stage {
     Gathering(BTreeMap<Participant, Arrival>),
     Placing(AbortHandle),
     Placed(Vec<Acknowledgement>),
@@ -73,6 +75,9 @@ pub(super) struct Driver {
     pub(super) runtime: SharedRuntime,
     pub(super) pipeline: Arc<Pipeline>,
     pub(super) operators: Vec<OperatorSpec>,
+    /// Stored operators that each checkpoint lists again.
+    pub(super) carried: Vec<Carried>,
+    pub(super) prepared: PreparedOutput,
     /// When groups get new bases; `None` if all do, always.
     pub(super) policy: Option<ChainPolicy>,
     pub(super) committer: Option<Box<Committer>>,
@@ -85,24 +90,27 @@ pub(super) struct Driver {
 /// What the driver keeps between steps.
 #[derive(Default)]
 pub(super) struct State {
-    flights: BTreeMap<Epoch, Flight>,
+    pub(super) flights: BTreeMap<Epoch, Flight>,
+    /// Subtasks that end no further epoch.
+    gone: BTreeSet<Participant>,
     /// The newest epoch that was triggered.
     newest: Epoch,
     looking: bool,
     timer_armed: bool,
     garbage: Vec<Garbage>,
-    listed: BTreeSet<ObjectId>,
+    pub(super) listed: BTreeSet<ObjectId>,
     /// Of the epoch that is being committed: what its checkpoint wrote.
-    sample: CheckpointSample,
+    pub(super) sample: CheckpointSample,
     /// Requests to the store before the last checkpoint.
     requests: u64,
     /// Rows of each key group, as last told.
-    rows: BTreeMap<(OperatorId, KeyGroup), u64>,
+    pub(super) rows: BTreeMap<(OperatorId, KeyGroup), u64>,
 }
 
 impl Driver {
     /// Runs until the job is dropped or fails.
-    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Epoch>) {
+    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Triggered>, _latch: Latch) {
+        self.watch_settling();
         self.listen(receiver);
         self.sweep_orphans();
         while let Some(step) = self.steps.next().await {
@@ -119,38 +127,34 @@ impl Driver {
         self.steps.push(future.boxed());
     }
 
-    fn listen(&self, mut receiver: UnboundedReceiver<Epoch>) {
+    fn listen(&self, mut receiver: UnboundedReceiver<Triggered>) {
         self.step(async move {
-            let epoch = receiver.recv().await;
-            Step::Triggered(epoch, receiver)
+            let triggered = receiver.recv().await;
+            Step::Triggered(triggered, receiver)
         });
     }
 
     /// Handles one step; false when the job's owner is gone.
     fn take(&mut self, step: Step) -> Result<bool> {
-        let now = self.runtime.now();
+        let now = self.runtime.monotonic();
         match step {
             Step::Triggered(None, _) => return Ok(false),
-            Step::Triggered(Some(epoch), receiver) => {
+            Step::Triggered(Some(Triggered { epoch, announced }), receiver) => {
                 self.listen(receiver);
                 if self.state.newest == Epoch::default() {
                     // Neither the claim nor the restore is a checkpoint's.
                     self.state.requests = self.requests();
                 }
                 self.state.newest = epoch;
-                self.state.flights.insert(epoch, Flight { started: now, stage: Stage::Gathering(BTreeMap::new()) });
+                let stage = Stage::Gathering(BTreeMap::new());
+                self.state.flights.insert(epoch, Flight { started: now, announced, stage, reason: None });
             }
             Step::Look => self.state.looking = false,
             Step::Placed(epoch, outcome) => {
                 self.placed(now, epoch, outcome);
                 metrics::sealed_bytes(self.pipeline.sealed_bytes());
             }
-            Step::Decided(epoch, mut committer, outcome) => {
-                let outcome = outcome?;
-                self.state.garbage.push(committer.take_garbage());
-                self.committer = Some(committer);
-                self.decided(now, epoch, outcome)?;
-            }
+            Step::Decided(epoch, committer, outcome) => self.settled(now, epoch, committer, outcome)?,
             Step::Collected(collector) => self.collector = Some(collector),
             Step::Timer => {
                 self.state.timer_armed = false;
@@ -160,17 +164,57 @@ impl Driver {
         Ok(true)
     }
 
-    /// Fetches what tasks sealed.
+    /// Fetches what subtasks left.
     fn gather(&mut self) {
-        // A task may be quicker than the word that its epoch was triggered.
+        // A task may be quicker than the news that its epoch was triggered.
         let newest = self.state.newest;
-        let arrived: Vec<_> = self.shared.arrivals().extract_if(.., |(epoch, ..)| *epoch <= newest).collect();
-        for (epoch, participant, arrival) in arrived {
-            // An arrival for an epoch that was given up brings nothing: its state is in the chain.
-            if let Some(Flight { stage: Stage::Gathering(arrivals), .. }) = self.state.flights.get_mut(&epoch) {
-                arrivals.insert(participant, arrival);
+        let mail: Vec<_> = self.shared.mail().extract_if(.., |mail| mail.is_known(newest)).collect();
+        for mail in mail {
+            match mail {
+                Mail::Arrived(epoch, participant, arrival) => self.arrived(epoch, participant, arrival),
+                Mail::Declined(epoch, reason) => self.decline(epoch, reason),
+                Mail::Gone(participant) => drop(self.state.gone.insert(participant)),
             }
         }
+        self.decline_for_the_gone();
+    }
+
+    fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
+        self.prepared.take(epoch, participant, &mut arrival.opaques);
+        // Epochs rise: a subtask that has passed over an epoch will not end it.
+        let waits = |flight: &Flight| matches!(&flight.stage, Stage::Gathering(arrivals) if !arrivals.contains_key(&participant));
+        let subsumed: Vec<_> =
+            self.state.flights.range(..epoch).filter(|(_, flight)| waits(flight)).map(|(&e, _)| e).collect();
+        for older in subsumed {
+            self.decline(older, of_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
+        }
+        // An arrival for an epoch that was given up brings nothing else: its state is in the chain.
+        if let Some(Flight { stage: Stage::Gathering(arrivals), .. }) = self.state.flights.get_mut(&epoch) {
+            arrivals.insert(participant, arrival);
+        }
+    }
+
+    /// Declines each epoch that waits for a subtask which has gone.
+    fn decline_for_the_gone(&mut self) {
+        let waits_in_vain = |flight: &Flight| match &flight.stage {
+            Stage::Gathering(arrivals) => self.state.gone.iter().find(|gone| !arrivals.contains_key(gone)).copied(),
+            _ => None,
+        };
+        let flights = self.state.flights.iter();
+        let vain: Vec<_> = flights.filter_map(|(&epoch, flight)| Some((epoch, waits_in_vain(flight)?))).collect();
+        for (epoch, gone) in vain {
+            self.decline(epoch, of_subtask(Error::unavailable("subtask has gone"), gone));
+        }
+    }
+
+    /// Gives up an epoch that somebody cannot end, unless its manifest is being created.
+    fn decline(&mut self, epoch: Epoch, reason: Error) {
+        let Some(flight) = self.state.flights.get_mut(&epoch) else { return };
+        if flight.reason.is_none() {
+            flight.reason = Some(reason.clone());
+            self.shared.update(|progress| progress.last_decline = Some(reason));
+        }
+        self.shared.coordinator().handle(self.runtime.monotonic(), Event::Declined(epoch));
     }
 
     /// Looks again soon while tasks are expected to seal; the longer it takes them, the later.
@@ -178,7 +222,7 @@ impl Driver {
         let all = self.pipeline.chains.len();
         let waits = |flight: &&Flight| matches!(&flight.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
         let Some(oldest) = self.state.flights.values().find(waits).filter(|_| !self.state.looking) else { return };
-        let pause = (self.runtime.now().since(oldest.started) / LOOK_PART).clamp(LOOK_LEAST, LOOK_MOST);
+        let pause = (self.runtime.monotonic().since(oldest.started) / LOOK_PART).clamp(LOOK_LEAST, LOOK_MOST);
         self.state.looking = true;
         let sleep = self.runtime.sleep(pause);
         self.step(async move {
@@ -188,24 +232,64 @@ impl Driver {
     }
 
     fn placed(&mut self, now: Timestamp, epoch: Epoch, outcome: Option<Result<Vec<Acknowledgement>>>) {
-        let mut coordinator = self.shared.coordinator();
         match outcome {
             // Given up meanwhile.
             None => {}
             Some(Ok(acknowledgements)) => {
                 for acknowledgement in &acknowledgements {
-                    coordinator.handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
+                    self.shared.coordinator().handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
                 }
                 if let Some(flight) = self.state.flights.get_mut(&epoch) {
                     flight.stage = Stage::Placed(acknowledgements);
                 }
             }
-            Some(Err(error)) => {
-                tracing::warn!(%epoch, error = error.chain(), "checkpoint declined");
-                self.shared.update(|progress| progress.last_decline = Some(error.chain()));
-                coordinator.handle(now, Event::Declined(epoch));
-            }
+            Some(Err(error)) => self.decline(epoch, error),
         }
+    }
+
+    /// Takes the committer back once the outcome of its commit is known.
+    ///
+    /// # Errors
+    /// What ends the job: the commit is in doubt, or another attempt owns the job.
+    fn settled(
+        &mut self,
+        now: Timestamp,
+        epoch: Epoch,
+        mut committer: Box<Committer>,
+        outcome: Result<CommitOutcome>,
+    ) -> Result<()> {
+        self.state.garbage.push(committer.take_garbage());
+        self.committer = Some(committer);
+        match outcome {
+            Ok(outcome) => {
+                self.shared.update(|progress| progress.unsettled = None);
+                self.decided(now, epoch, outcome)
+            }
+            // The store refused, or the draft broke a rule: the manifest does not exist and will not.
+            Err(error) if is_not_committed(&error) => {
+                if let Some(flight) = self.state.flights.get_mut(&epoch) {
+                    flight.reason = Some(error.clone());
+                }
+                self.shared.update(|progress| {
+                    progress.unsettled = None;
+                    progress.last_decline = Some(error);
+                });
+                self.shared.coordinator().handle(now, Event::NotCommitted(epoch));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Shows in the job's progress while a commit cannot be settled.
+    fn watch_settling(&mut self) {
+        let shared = Arc::downgrade(&self.shared);
+        let Some(committer) = &mut self.committer else { broken("a driver starts without its committer") };
+        committer.on_doubt(Arc::new(move |error| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|progress| progress.unsettled = Some(error.clone()));
+            }
+        }));
     }
 
     fn decided(&mut self, now: Timestamp, epoch: Epoch, outcome: CommitOutcome) -> Result<()> {
@@ -227,6 +311,7 @@ impl Driver {
         metrics::checkpoint_completed(committed.id.seq, duration);
         tracing::info!(%epoch, id = %committed.id.seq, ?duration, "checkpoint committed");
         let id = committed.id;
+        self.shared.ended(epoch, Some(id));
         self.shared.update(|progress| {
             progress.committed = Some((epoch, id));
             progress.completed = progress.completed.saturating_add(1);
@@ -251,6 +336,7 @@ impl Driver {
 
     /// Starts whatever can start now.
     fn advance(&mut self) {
+        self.gather();
         loop {
             let command = self.shared.coordinator().poll();
             match command {
@@ -259,7 +345,6 @@ impl Driver {
                 None => break,
             }
         }
-        self.gather();
         self.place_oldest();
         self.look_again();
         self.collect();
@@ -276,7 +361,13 @@ impl Driver {
         if arrivals.len() < self.pipeline.chains.len() {
             return;
         }
-        let arrivals = std::mem::take(arrivals);
+        let mut arrivals = std::mem::take(arrivals);
+        if let Some(announced) = flight.announced {
+            self.prepared.settle(announced);
+        }
+        for (&participant, arrival) in &mut arrivals {
+            arrival.opaques.extend(self.prepared.list(epoch, participant));
+        }
         metrics::sealed_bytes(self.pipeline.sealed_bytes());
         let pipeline = Arc::clone(&self.pipeline);
         let span = tracing::info_span!("place", %epoch);
@@ -292,16 +383,39 @@ impl Driver {
     }
 
     fn abort(&mut self, epoch: Epoch) {
-        if let Some(Flight { stage: Stage::Placing(handle), .. }) = self.state.flights.remove(&epoch) {
+        let Some(flight) = self.state.flights.remove(&epoch) else {
+            broken("an epoch is given up that is not in flight")
+        };
+        if let Stage::Placing(handle) = &flight.stage {
             handle.abort();
         }
         self.settle(epoch, Outcome::Abort);
-        self.shared.observe(self.runtime.now(), Observation::Aborted);
+        let now = self.runtime.monotonic();
+        self.shared.observe(now, Observation::Aborted);
         metrics::checkpoint_failed();
+        let aborted = self.given_up(epoch, flight, now);
+        self.shared.ended(epoch, None);
         self.shared.update(|progress| {
             progress.aborted = progress.aborted.saturating_add(1);
-            progress.last_aborted = Some(epoch);
+            progress.last_aborted = Some(aborted);
         });
+    }
+
+    /// Says why an epoch was given up, in the log and as data.
+    fn given_up(&self, epoch: Epoch, flight: Flight, now: Timestamp) -> Aborted {
+        let Flight { started, stage, reason, .. } = flight;
+        let reason = reason.unwrap_or_else(|| Error::unavailable("checkpoint was not complete in time"));
+        let missing: Vec<_> = match &stage {
+            Stage::Gathering(arrivals) => {
+                self.pipeline.chains.keys().filter(|subtask| !arrivals.contains_key(subtask)).copied().collect()
+            }
+            _ => Vec::new(),
+        };
+        let aborted = Aborted { epoch, reason, age: now.since(started), missing };
+        let subtasks = Subtasks(&aborted.missing);
+        tracing::warn!(%epoch, reason = aborted.reason.chain(), age = ?aborted.age, stage = stage.name(),
+            missing = %subtasks, "checkpoint given up");
+        aborted
     }
 
     fn settle(&self, epoch: Epoch, outcome: Outcome) {
@@ -312,95 +426,25 @@ impl Driver {
     }
 
     fn commit(&mut self, epoch: Epoch) {
-        let Some(flight) = self.state.flights.get_mut(&epoch) else { return };
-        let Stage::Placed(acknowledgements) = std::mem::replace(&mut flight.stage, Stage::Committing) else { return };
-        let Some(mut committer) = self.committer.take() else { return };
+        let Some(flight) = self.state.flights.get_mut(&epoch) else {
+            broken("a commit starts of an epoch not in flight")
+        };
+        let Stage::Placed(acknowledgements) = std::mem::replace(&mut flight.stage, Stage::Committing) else {
+            broken("a commit starts of an epoch that is not placed");
+        };
+        let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
         let draft = self.draft(epoch, acknowledgements);
         let span = tracing::info_span!("commit", %epoch);
         self.step(
             async move {
-                let outcome = committer.commit(draft).await;
+                let outcome = match draft {
+                    Ok(draft) => committer.commit(draft).await,
+                    Err(error) => Err(error),
+                };
                 Step::Decided(epoch, committer, outcome)
             }
             .instrument(span),
         );
-    }
-
-    fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
-        let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
-        let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
-        let mut sums: BTreeMap<OperatorId, BTreeMap<String, u64>> = BTreeMap::new();
-        let mut dirty = 0;
-        for Acknowledgement { participant, manifest, tables, heat: groups, statistics } in acknowledgements {
-            for group in &groups {
-                metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
-                dirty += group.dirty_rows;
-                self.state.rows.insert((participant.0, group.group), group.rows);
-            }
-            heat.entry(participant.0).or_default().extend(groups);
-            for statistic in statistics.iter() {
-                let sum = sums.entry(participant.0).or_default().entry(statistic.name.clone()).or_default();
-                *sum = sum.saturating_add(statistic.value);
-            }
-            if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
-                merge_tables(operator, &tables);
-                operator.subtasks.push(SubtaskEntry::Inline(manifest));
-            }
-        }
-        let objects = self.referenced(&operators);
-        self.measure(&operators, &objects, dirty);
-        Draft {
-            kind: ManifestKind::Checkpoint,
-            epoch,
-            objects,
-            level: DurabilityLevel::ObjectStore,
-            operators,
-            extensions: [Extension::heat(heat.into_iter().collect())]
-                .into_iter()
-                .chain(Extension::statistics(sums))
-                .chain(self.shared.adaptive.as_ref().map(Adaptive::extension))
-                .collect(),
-        }
-    }
-
-    /// Notes what this checkpoint added to the store, and what it lists in all.
-    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and rows")]
-    fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef], dirty_rows: u64) {
-        let listed = &self.state.listed;
-        let new = sum(objects.iter().filter(|object| !listed.contains(&object.id)).map(|object| object.bytes));
-        let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-        let segments: Vec<_> = subtasks.flat_map(|subtask| &subtask.segments).collect();
-        let is_new_base = |s: &&&SegmentRef| s.kind == SegmentKind::Base && !listed.contains(&s.object);
-        let full = sum(segments.iter().map(|segment| segment.length));
-        let bases = sum(segments.iter().filter(is_new_base).map(|segment| segment.length));
-        metrics::checkpoint_sizes(new, full);
-        self.state.sample = CheckpointSample {
-            delta_bytes: new.saturating_sub(bases) as f64,
-            base_bytes: bases as f64,
-            rows: dirty_rows as f64,
-            ..CheckpointSample::default()
-        };
-        let rows = self.state.rows.values().sum::<u64>() as f64;
-        self.shared.observe(self.runtime.now(), Observation::State { bytes: full as f64, rows });
-        self.state.listed = objects.iter().map(|object| object.id).collect();
-    }
-
-    fn referenced(&self, operators: &[OperatorManifest]) -> Vec<ObjectRef> {
-        let subtasks = operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-        let ids: BTreeSet<_> = subtasks.flat_map(objects_of).collect();
-        let catalog = self.pipeline.catalog();
-        ids.into_iter().filter_map(|id| catalog.get(&id).cloned()).collect()
-    }
-
-    /// Forgets objects in which no chain has a segment any more.
-    fn prune_catalog(&self) {
-        let placed: BTreeSet<_> = self.pipeline.chains.values().flat_map(|chain| lock(chain).objects()).collect();
-        let acknowledged = self.state.flights.values().flat_map(|flight| match &flight.stage {
-            Stage::Placed(acknowledgements) => acknowledgements.as_slice(),
-            _ => &[],
-        });
-        let waiting: BTreeSet<_> = acknowledged.flat_map(|ack| objects_of(&ack.manifest)).collect();
-        self.pipeline.catalog().retain(|id, _| placed.contains(id) || waiting.contains(id));
     }
 
     /// Deletes what the last commits made unreachable, one collection at a time.
@@ -438,7 +482,7 @@ impl Driver {
         let deadline = self.shared.coordinator().deadline();
         if let (false, Some(deadline)) = (self.state.timer_armed, deadline) {
             self.state.timer_armed = true;
-            let sleep = self.runtime.sleep(deadline.since(self.runtime.now()));
+            let sleep = self.runtime.sleep(deadline.since(self.runtime.monotonic()));
             self.step(async move {
                 sleep.await;
                 Step::Timer
@@ -451,25 +495,53 @@ impl Driver {
             ErrorKind::Fenced => tracing::warn!(error = error.chain(), "fenced"),
             _ => tracing::error!(error = error.chain(), "job failed"),
         }
-        self.shared.update(|progress| progress.failed = Some(Arc::new(error)));
+        self.shared.fail(error);
     }
 }
 
-/// Returns the objects that a subtask's segments and opaques lie in.
-fn objects_of(subtask: &SubtaskManifest) -> Vec<ObjectId> {
-    let stored = subtask.opaques.iter().filter_map(|opaque| match &opaque.content {
-        OpaqueContent::Stored(segment) => Some(segment.object),
-        OpaqueContent::Inline(_) => None,
-    });
-    subtask.segments.iter().map(|segment| segment.object).chain(stored).collect()
-}
-
-/// Adds the tables that the operator's manifest lacks.
-fn merge_tables(operator: &mut OperatorManifest, tables: &[TableSchema]) {
-    for table in tables {
-        if operator.tables.iter().all(|known| known.id != table.id) {
-            operator.tables.push(table.clone());
+impl Mail {
+    /// Returns whether it concerns no epoch after `newest`.
+    fn is_known(&self, newest: Epoch) -> bool {
+        match self {
+            Self::Arrived(epoch, ..) | Self::Declined(epoch, _) => *epoch <= newest,
+            Self::Gone(_) => true,
         }
     }
-    operator.tables.sort_by_key(|table| table.id);
+}
+
+impl Stage {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Gathering(_) => "waiting for subtasks",
+            Self::Placing(_) => "encoding and uploading",
+            Self::Placed(_) => "waiting for an earlier commit",
+            Self::Committing => "committing",
+        }
+    }
+}
+
+/// Whether a failed commit is known to have left no manifest, so that the job can continue.
+fn is_not_committed(error: &Error) -> bool {
+    let ends = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fenced | ErrorKind::Stopped);
+    error.applied() == Applied::No && !ends
+}
+
+fn of_subtask(error: Error, (operator, subtask): Participant) -> Error {
+    error.with("operator", operator).with("subtask", subtask)
+}
+
+/// Prints subtasks for a log line.
+struct Subtasks<'a>(&'a [Participant]);
+
+impl fmt::Display for Subtasks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        for (operator, subtask) in self.0.iter().take(SHOWN) {
+            write!(f, "{operator}/{subtask} ")?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "and {more} more"),
+        }
+    }
 }

@@ -1,22 +1,25 @@
 //! One subtask: a seat to be restored, then a task that processes records and seals at barriers.
 
+use std::collections::BTreeSet;
+use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
+use super::Strategy;
 use super::operator_state::OperatorState;
-use super::{Link, Strategy};
+use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::claim;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
-use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, OperatorId, Part, Subtask};
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Attempt, Barrier, Epoch, OperatorId, Part, Subtask};
 use crate::key_group::{KeyGroupSet, Partitioner};
-use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
+use crate::manifest::{Opaque, check_handed_in};
 use crate::memory::MemoryBudget;
 use crate::metrics;
 use crate::runtime::{Runtime, SharedRuntime};
@@ -27,7 +30,7 @@ use crate::time::Timestamp;
 /// A subtask's place in the job, before its state is there. It can be sent to the thread that will process it.
 #[derive(Debug)]
 pub struct Seat {
-    pub(super) operator: OperatorId,
+    pub(super) presence: Presence,
     pub(super) attempt: Attempt,
     pub(super) share: Share,
     /// The opaques that carry operator state; `share` has the others.
@@ -37,7 +40,6 @@ pub struct Seat {
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
     pub(super) runtime: SharedRuntime,
-    pub(super) link: Link,
     pub(super) chain: SharedChain,
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
     pub(super) strategy: Strategy,
@@ -49,7 +51,7 @@ impl Seat {
     /// Returns the operator.
     #[must_use]
     pub fn operator(&self) -> OperatorId {
-        self.operator
+        self.presence.participant.0
     }
 
     /// Returns the subtask.
@@ -92,8 +94,9 @@ impl Seat {
     /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
     ///
     /// # Errors
-    /// `Corrupt` naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer
-    /// attempt went on; `Version`; `Unavailable`; `Limit` if the rows do not fit the memory budget.
+    /// The seat comes back with each error and can be restored again: at once, later, or with another backend. `Corrupt`
+    /// naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer attempt
+    /// took over; `Version`; `Unavailable`; `Limit` if the rows do not fit the memory budget.
     ///
     /// # Cost
     /// Beside the state about [`JobSettings::restore_bytes`] of memory. Per segment a request for its index and one per
@@ -103,56 +106,112 @@ impl Seat {
     pub async fn restore<B: StateBackend>(
         self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
-    ) -> Result<Task<B>> {
-        let (store, attempt) = (self.store.clone(), self.attempt);
-        match self.restore_parts(make).await {
-            Ok(task) => Ok(task),
-            Err(error) => Err(claim::why_unreadable(&store, attempt, error).await),
+    ) -> Result<Task<B>, RestoreError> {
+        match self.load(make).await {
+            Ok((state, operator_state)) => Ok(self.into_task(state, operator_state)),
+            Err(error) => {
+                let error = claim::why_unreadable(&self.store, self.attempt, error).await;
+                Err(RestoreError(Box::new((self, error))))
+            }
         }
     }
 
-    async fn restore_parts<B: StateBackend>(
-        self,
+    /// Loads state into a new backend. The seat keeps all that another try needs.
+    async fn load<B: StateBackend>(
+        &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
-    ) -> Result<Task<B>> {
+    ) -> Result<(KeyedState<B>, OperatorState)> {
         let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
         let mut parts = reader.parts(&self.share.groups, self.restore_bytes / 2).into_iter();
-        let runtime = Arc::clone(&self.runtime);
-        let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*runtime, Arc::clone(&reader), part));
+        let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*self.runtime, Arc::clone(&reader), part));
         let mut next = fetch(parts.next());
-        let mut task = self.start(make)?;
+        let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
+        let mut state = self.empty_state(make);
         while let Some(part) = next {
             let (groups, rows) = part.await?;
             next = fetch(parts.next());
-            task.state.backend_mut().load(&*rows, &groups)?;
+            state.backend_mut().load(&*rows, &groups)?;
         }
-        task.link.restored(task.runtime.now());
-        Ok(task)
+        Ok((state, operator_state))
     }
 
-    /// Returns the task with none of its groups loaded.
-    fn start<B: StateBackend>(self, make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B) -> Result<Task<B>> {
-        let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
+    /// Returns the state with none of its groups loaded.
+    fn empty_state<B: StateBackend>(
+        &self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> KeyedState<B> {
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         // A clock that went back since the checkpoint must not revive what had expired in it.
         let before = self.tables.restored_times().map_or(Timestamp::MIN, |times| times.processing_time);
-        let mut state =
-            KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
+        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables.clone());
+        let mut state = state.with_budget(self.budget.clone());
         let before = if canary::on(Canary::TrustClock) { Timestamp::MIN } else { before };
         state.advance(self.share.watermark, self.runtime.now().max(before));
-        Ok(Task {
-            operator: self.operator,
-            subtask: self.share.subtask,
+        state
+    }
+
+    fn into_task<B>(self, state: KeyedState<B>, operator_state: OperatorState) -> Task<B> {
+        self.presence.link.restored(self.runtime.monotonic());
+        Task {
+            presence: self.presence,
             owned: self.share.groups,
             state,
             operator_state,
             runtime: self.runtime,
-            link: self.link,
             chain: self.chain,
             settled: self.settled,
-            sealed: None,
+            newest: None,
+            sealed: BTreeSet::new(),
+            committed: None,
             strategy: self.strategy,
-        })
+        }
+    }
+}
+
+/// Why a seat could not be restored, and the seat: it is whole, and can be restored again.
+pub struct RestoreError(Box<(Seat, Error)>);
+
+impl RestoreError {
+    /// Returns what the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.1.kind()
+    }
+
+    /// Returns what happened.
+    #[must_use]
+    pub fn error(&self) -> &Error {
+        &self.0.1
+    }
+
+    /// Returns the seat, to be restored again.
+    #[must_use]
+    pub fn into_seat(self) -> Seat {
+        self.0.0
+    }
+}
+
+impl From<RestoreError> for Error {
+    fn from(failed: RestoreError) -> Self {
+        failed.0.1
+    }
+}
+
+impl fmt::Debug for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.error(), f)
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.error(), f)
+    }
+}
+
+impl std::error::Error for RestoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error().source()
     }
 }
 
@@ -174,16 +233,18 @@ fn fetch(
 /// A running subtask: the single owner of its backend.
 #[derive(Debug)]
 pub struct Task<B> {
-    operator: OperatorId,
-    subtask: Subtask,
+    presence: Presence,
     owned: KeyGroupSet,
     state: KeyedState<B>,
     operator_state: OperatorState,
     runtime: SharedRuntime,
-    link: Link,
     chain: SharedChain,
     settled: UnboundedReceiver<(Epoch, Outcome)>,
-    sealed: Option<Epoch>,
+    /// The newest epoch that was sealed or declined here.
+    newest: Option<Epoch>,
+    /// Sealed epochs whose outcome is not known here.
+    sealed: BTreeSet<Epoch>,
+    committed: Option<Epoch>,
     strategy: Strategy,
 }
 
@@ -191,7 +252,7 @@ impl<B: StateBackend> Task<B> {
     /// Returns the subtask.
     #[must_use]
     pub fn subtask(&self) -> Subtask {
-        self.subtask
+        self.presence.participant.1
     }
 
     /// Returns the key groups that it owns.
@@ -218,18 +279,32 @@ impl<B: StateBackend> Task<B> {
         (&mut self.state, &mut self.operator_state)
     }
 
-    /// Ends `epoch` here: freezes its state and lets the background take it from there. `opaques` travel in the
+    /// Ends an epoch here: freezes its state and lets the background take it from there. `opaques` travel in the
     /// same checkpoint, as operator state does: source positions, in-flight data, prepared sinks.
     ///
+    /// Epochs rise. A task that passes over an epoch never ends it: the barrier subsumes it, and the job gives it up; its
+    /// state is part of this epoch. A barrier of an epoch that was given up meanwhile is taken, and its state is part of the
+    /// next checkpoint.
+    ///
+    /// Opaques are of this instant, and those of the newest epoch replace those before. Prepared output
+    /// ([`OpaqueRole::SinkPrepared`]) adds up instead: each checkpoint lists it until the commit of one that lists it was
+    /// announced before the barrier's trigger. So publish what [`Task::committed`] covers before the call.
+    ///
     /// # Errors
-    /// What the job failed with (`Fenced`, say), if it has; `Usage` if the epoch does not follow the last, or an
-    /// opaque of role `Operator` has a name that starts with `operator-state:`.
+    /// What the job failed with (`Fenced`, say), if it has; `Usage` if this attempt never triggered the epoch, if it does
+    /// not follow the last, or if an opaque cannot be part of a checkpoint: two of one role and name, a name that is too
+    /// long, items out of order, a name that is kept for operator state. The task is then as before: call
+    /// again, or [`Task::decline`] the epoch, which waits for this task until it takes too long.
     ///
     /// # Cost
     /// Independent of the keyed state's size (see [`StateBackend::seal`]); a copy of the operator states that changed.
-    pub fn barrier(&mut self, epoch: Epoch, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
-        self.link.shared.check()?;
+    ///
+    /// [`OpaqueRole::SinkPrepared`]: crate::manifest::OpaqueRole::SinkPrepared
+    pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
+        self.check_next(barrier)?;
+        check_handed_in(&opaques)?;
         self.settle()?;
+        let epoch = barrier.epoch;
         let opaques = self.operator_state.add_to(opaques)?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
@@ -240,10 +315,52 @@ impl<B: StateBackend> Task<B> {
         metrics::dirty_rows(sealed.dirty_rows);
         let (heat, statistics) = (std::mem::take(&mut sealed.heat), std::mem::take(&mut sealed.statistics));
         lock(&self.chain).push(sealed);
-        self.sealed = Some(epoch);
+        self.newest = Some(epoch);
+        self.sealed.insert(epoch);
         let tables = self.state.tables().schemas().into();
         let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat, statistics };
-        self.link.arrive(epoch, (self.operator, self.subtask), arrival)
+        self.presence.link.post(Mail::Arrived(epoch, self.presence.participant, arrival))
+    }
+
+    /// Refuses to end an epoch here, because its barriers could not be aligned, say, or a sink could not prepare: the job
+    /// gives it up at once. Nothing is sealed; what was written since the last barrier is part of the next epoch.
+    ///
+    /// * `reason`: text, or an error, which [`Progress::last_decline`] then has as its source.
+    ///
+    /// # Errors
+    /// As [`Task::barrier`].
+    ///
+    /// [`Progress::last_decline`]: super::Progress::last_decline
+    pub fn decline(
+        &mut self,
+        barrier: Barrier,
+        reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Result<()> {
+        self.check_next(barrier)?;
+        self.newest = Some(barrier.epoch);
+        let (operator, subtask) = self.presence.participant;
+        let error =
+            Error::unavailable("subtask declined the epoch").with("operator", operator).with("subtask", subtask);
+        self.presence.link.post(Mail::Declined(barrier.epoch, error.with_source(reason)))
+    }
+
+    fn check_next(&self, barrier: Barrier) -> Result<()> {
+        self.presence.link.shared.check()?;
+        self.presence.link.shared.check_triggered(barrier)?;
+        match self.newest {
+            Some(newest) if newest >= barrier.epoch => {
+                let error = Error::usage("epoch does not follow the last that ended here");
+                Err(error.with("epoch", barrier.epoch).with("last", newest))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns the newest epoch whose commit this task has been told: every epoch up to it can be published.
+    /// [`Task::settle`] and [`Task::barrier`] look for news.
+    #[must_use]
+    pub fn committed(&self) -> Option<Epoch> {
+        self.committed
     }
 
     /// Tells the backend what became of earlier epochs. Barriers do so too.
@@ -253,7 +370,12 @@ impl<B: StateBackend> Task<B> {
     pub fn settle(&mut self) -> Result<()> {
         while let Ok((epoch, outcome)) = self.settled.try_recv() {
             // An epoch can be given up before its barrier came here.
-            if self.sealed >= Some(epoch) {
+            let sealed = self.sealed.remove(&epoch);
+            if outcome == Outcome::Commit {
+                self.committed = Some(epoch);
+                self.sealed.retain(|other| *other > epoch);
+            }
+            if sealed {
                 self.state.backend_mut().settle(epoch, outcome)?;
             }
         }

@@ -7,7 +7,7 @@ use super::weight::{Fields, MANIFEST, SUBTASK, weigh};
 use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
 use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
 use crate::envelope::{self, Kind, MacKeys};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
 use crate::time::Timestamp;
 
@@ -97,6 +97,14 @@ impl Manifest {
 }
 
 impl SubtaskManifest {
+    /// Returns what it takes of a manifest's bounds: its bytes, or its lists in memory if they take more.
+    #[must_use]
+    pub(crate) fn weight(&self) -> usize {
+        let body = proto::SubtaskManifest::from(self).encode_to_vec();
+        let lists = weigh(&body, SUBTASK).unwrap_or_else(|_| broken("what was just encoded cannot be weighed"));
+        lists.max(body.len())
+    }
+
     /// Returns its own encoding, for the way to another process or for a slice of an object.
     ///
     /// # Errors

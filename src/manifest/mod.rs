@@ -24,9 +24,13 @@ pub use crate::codec::schema::Schema;
 pub use crate::segment::Ttl;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
+pub(crate) use rules::check_handed_in;
 
 /// Opaques up to this size stand inside the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
+
+/// Subtask manifests that weigh up to this together stand inside the manifest.
+pub const INLINE_SUBTASKS_BYTES: usize = 8 << 20;
 
 /// What a manifest is. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -253,12 +257,21 @@ pub struct SubtaskManifest {
     pub opaques: Vec<Opaque>,
 }
 
+impl SubtaskManifest {
+    /// Returns the objects that its segments and opaques lie in.
+    pub fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        let stored = self.opaques.iter().filter_map(Opaque::segment);
+        self.segments.iter().chain(stored).map(|segment| segment.object)
+    }
+}
+
 /// The embedder's bytes in a checkpoint: source positions, operator state, in-flight data, prepared sinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opaque {
     /// What it is for.
     pub role: OpaqueRole,
-    /// The embedder's name for it, unique per role and subtask.
+    /// The embedder's name for it: one opaque per role, name and barrier of a subtask. What a sink prepared in epochs that were
+    /// given up is listed beside the new, so a restored subtask may find several of one name, oldest first.
     pub name: String,
     /// How it is dealt out at another parallelism.
     pub redistribution: Redistribution,

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OperatorManifest, Program,
-    Schema, SubtaskEntry, SubtaskManifest,
+    INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OpaqueRole,
+    OperatorManifest, Program, Schema, SubtaskEntry, SubtaskManifest,
 };
 use crate::error::{Error, Result};
 use crate::id::{Epoch, ObjectId};
@@ -75,7 +75,7 @@ impl Manifest {
             };
             checked.map_err(|error| error.with("subtask", at))?;
         }
-        if self.kind == ManifestKind::Claim { Ok(()) } else { self.check_cover(operator) }
+        if self.kind == ManifestKind::Claim { Ok(()) } else { operator.check_owners(self.max_parallelism) }
     }
 
     /// Checks a subtask manifest against the job's groups, the epoch and the objects.
@@ -88,20 +88,22 @@ impl Manifest {
         }
         Ok(())
     }
+}
 
+impl OperatorManifest {
     /// Checks that each key group has exactly one owner. Subtasks told elsewhere may own what no other does.
-    fn check_cover(&self, operator: &OperatorManifest) -> Result<()> {
-        if operator.parallelism as usize != operator.subtasks.len() {
+    pub(crate) fn check_owners(&self, max_parallelism: u16) -> Result<()> {
+        if self.parallelism as usize != self.subtasks.len() {
             let error = Error::corrupt("operator has not as many subtasks as its parallelism says");
-            return Err(error.with("expected", operator.parallelism).with("found", operator.subtasks.len()));
+            return Err(error.with("expected", self.parallelism).with("found", self.subtasks.len()));
         }
-        let inline: Vec<_> = operator.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
+        let inline: Vec<_> = self.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
         let owned = KeyGroupSet::from_ranges(inline.iter().flat_map(|subtask| subtask.groups.ranges()).copied());
         if owned.len() != inline.iter().map(|subtask| subtask.groups.len()).sum::<usize>() {
             return Err(Error::corrupt("key groups have two owners"));
         }
-        let unowned = KeyGroupSet::all(self.max_parallelism).difference(&owned);
-        if inline.len() == operator.subtasks.len() && !unowned.is_empty() {
+        let unowned = KeyGroupSet::all(max_parallelism).difference(&owned);
+        if inline.len() == self.subtasks.len() && !unowned.is_empty() {
             return Err(Error::corrupt("key groups have no owner").with("groups", unowned));
         }
         Ok(())
@@ -126,7 +128,9 @@ impl SubtaskManifest {
             };
             owned.and_then(|()| check_segment(segment)).map_err(|error| error.with("segment", segment.id))?;
         }
-        unique("opaque", self.opaques.iter().map(|opaque| (opaque.role, &opaque.name)))?;
+        // Output that several epochs prepared is listed under one name.
+        let single = self.opaques.iter().filter(|opaque| opaque.role != OpaqueRole::SinkPrepared);
+        unique("opaque", single.map(|opaque| (opaque.role, &opaque.name)))?;
         let check = |opaque: &Opaque| check_opaque(opaque).map_err(|error| error.with("opaque", &opaque.name));
         self.opaques.iter().try_for_each(check)
     }
@@ -174,10 +178,33 @@ fn check_opaque(opaque: &Opaque) -> Result<()> {
         }
         OpaqueContent::Stored(segment) => check_segment(segment).map(|()| segment.length)?,
     };
+    check_items(opaque, length)
+}
+
+fn check_items(opaque: &Opaque, length: u64) -> Result<()> {
     if opaque.item_offsets.iter().copied().chain([length]).is_sorted() {
         return Ok(());
     }
     Err(Error::corrupt("items of the opaque are out of order"))
+}
+
+/// Checks opaques as an embedder hands them in at a barrier: of any length, not stored yet, each with a name of its own.
+///
+/// # Errors
+/// `Usage`, naming the opaque.
+pub(crate) fn check_handed_in(opaques: &[Opaque]) -> Result<()> {
+    let check = |opaque: &Opaque| {
+        let OpaqueContent::Inline(bytes) = &opaque.content else {
+            return Err(Error::corrupt("content is not inline"));
+        };
+        name("opaque", &opaque.name)?;
+        check_items(opaque, bytes.len() as u64)
+    };
+    let refused = |error: Error| Error::usage("opaque cannot be part of a checkpoint").with_source(error);
+    for opaque in opaques {
+        check(opaque).map_err(|error| refused(error).with("opaque", &opaque.name))?;
+    }
+    unique("opaque", opaques.iter().map(|opaque| (opaque.role, &opaque.name))).map_err(refused)
 }
 
 fn not_after(epoch: Epoch, last: Epoch) -> Result<()> {

@@ -40,6 +40,7 @@ pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<
             retention: policy(chain, retain),
             writer: WRITER.to_owned(),
             program: newest.manifest.program.clone(),
+            operators: None,
         },
     )
     .await?;

@@ -36,6 +36,9 @@ pub struct StoreSettings {
     /// A listing may miss the newest manifests, but fewer than this many: dead ones younger than that are kept,
     /// so that probing from any manifest that a listing shows reaches the end of the chain. Default 64.
     pub list_lag: u64,
+    /// Longest time for which the outcome of a commit is looked for while the store does not answer; then the attempt ends,
+    /// and the next one finds out. A store that refuses ends it after a few tries. Default 1 h.
+    pub settle_patience: Duration,
 }
 
 impl Default for StoreSettings {
@@ -47,6 +50,7 @@ impl Default for StoreSettings {
             backoff_first: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             list_lag: 64,
+            settle_patience: Duration::from_secs(3600),
         }
     }
 }
@@ -71,7 +75,7 @@ impl<'a> Retry<'a> {
             .with_jitter()
             .with_jitter_seed(seed)
             .build();
-        Self { runtime, delays, deadline: runtime.now().after(settings.retry_deadline), tries: 1 }
+        Self { runtime, delays, deadline: runtime.monotonic().after(settings.retry_deadline), tries: 1 }
     }
 
     /// Waits until the call may be repeated after it failed with `error`.
@@ -79,7 +83,7 @@ impl<'a> Retry<'a> {
     /// # Errors
     /// `error`, with the number of tries, if there is to be no other.
     pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
-        let delay = self.delays.next().filter(|delay| self.runtime.now().after(*delay) <= self.deadline);
+        let delay = self.delays.next().filter(|delay| self.runtime.monotonic().after(*delay) <= self.deadline);
         let Some(delay) = delay else {
             return Err(error.with("tries", self.tries));
         };

@@ -4,16 +4,20 @@ use std::panic::catch_unwind;
 
 use alluvium::canary::{Canary, plant};
 
-use crate::{coordinator, disk, operators, restore, store};
+use crate::{coordinator, disk, epochs, operators, restore, store};
 
 /// A planted bug, and the row that it breaks.
-const BREAKS: [(Canary, fn()); 6] = [
+const BREAKS: [(Canary, fn()); 10] = [
     (Canary::ReuseNames, operators::d13_names_are_drawn_and_never_told_by_a_clock),
     (Canary::ForgetAborted, coordinator::b07_what_lands_after_its_epoch_was_given_up_is_an_orphan),
     (Canary::SkipHash, store::a25_a_sound_block_of_another_checkpoint_is_found),
     (Canary::SkipCap, operators::d15_what_is_longer_than_it_may_be_is_not_read),
     (Canary::TrustClock, restore::f12_a_clock_that_went_back_over_a_restart_revives_nothing),
     (Canary::TrustCopy, store::a24_what_is_damaged_is_not_copied),
+    (Canary::LoseOperators, epochs::f15_state_that_no_operator_claims_is_refused_dropped_or_carried),
+    (Canary::ForgetPrepared, epochs::b16_output_prepared_in_an_epoch_that_is_given_up_is_listed_until_it_is_committed),
+    (Canary::EarlyOutcome, epochs::b17_an_epoch_is_not_given_up_because_a_later_one_is),
+    (Canary::AnyEpoch, epochs::b18_a_barrier_that_was_never_triggered_is_refused_and_changes_nothing),
 ];
 
 #[test]

@@ -16,6 +16,8 @@ mod coordinator;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
+mod epochs;
+#[cfg(test)]
 mod folder;
 #[path = "../sim/harness/mod.rs"]
 #[cfg(test)]

@@ -134,11 +134,11 @@ impl Counting {
 
     /// As [`Counting::barrier`], with opaques per subtask.
     pub fn barrier_with(&mut self, opaques: impl Fn(usize) -> Vec<Opaque>) -> Result<Epoch> {
-        let epoch = self.job.trigger()?.ok_or_else(|| Error::limit("too many checkpoints in flight"))?;
+        let barrier = self.job.trigger()?.ok_or_else(|| Error::limit("too many checkpoints in flight"))?;
         for (at, task) in self.tasks.iter_mut().enumerate() {
-            task.barrier(epoch, Timestamp::MIN, opaques(at))?;
+            task.barrier(barrier, Timestamp::MIN, opaques(at))?;
         }
-        Ok(epoch)
+        Ok(barrier.epoch)
     }
 
     /// Takes a checkpoint and waits for its end; `None` if it was aborted.

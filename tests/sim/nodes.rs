@@ -64,6 +64,7 @@ impl Process {
             retention: RetentionPolicy { checkpoints },
             writer: format!("n{} {from:?}", self.node),
             program: Program::new("records of a log"),
+            operators: None,
         }
     }
 

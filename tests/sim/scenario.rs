@@ -101,6 +101,7 @@ impl Setup {
             backoff_max: Duration::from_millis(rng.within(100, 3_000)),
             // One more than the most that a listing misses: as sharp as the promise allows.
             list_lag: 4,
+            settle_patience: Duration::from_millis([rng.within(1_000, 60_000), 3_600_000][rng.index(2)]),
         };
         let think_max_ms = [100, 1_000, 4_000][rng.index(3)];
         let world = World { sim: sim.clone(), oracle: oracle.clone(), think_max_ms };

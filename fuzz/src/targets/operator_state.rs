@@ -169,11 +169,11 @@ impl Running {
     }
 
     async fn checkpoint(&mut self) -> Result<Epoch> {
-        let epoch = self.job.trigger()?.expect("none is in flight");
+        let barrier = self.job.trigger()?.expect("none is in flight");
         for task in &mut self.tasks {
-            task.barrier(epoch, Timestamp::MIN, vec![])?;
+            task.barrier(barrier, Timestamp::MIN, vec![])?;
         }
-        assert!(self.job.wait(epoch).await?.is_some(), "aborted: {:?}", self.job.progress().last_decline);
-        Ok(epoch)
+        assert!(self.job.wait(barrier).await?.is_some(), "aborted: {:?}", self.job.progress().last_decline);
+        Ok(barrier.epoch)
     }
 }

@@ -75,7 +75,7 @@ pub struct CheckpointTimes {
 /// The declared and the restored tables of one operator.
 ///
 /// Tables that were restored and are not declared again stay as they are, in this checkpoint and the next.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Tables {
     key: Schema,
     restored: Option<CheckpointTimes>,

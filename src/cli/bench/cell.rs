@@ -15,7 +15,7 @@ use std::time::Duration;
 #[cfg(feature = "rocksdb")]
 use alluvium::backend::RocksDbBackend;
 use alluvium::backend::{LogBackend, OverlayBackend, StateBackend};
-use alluvium::id::{Epoch, OperatorId};
+use alluvium::id::{Barrier, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec};
 use alluvium::key_group::{DEFAULT_MAX_PARALLELISM, KeyGroupSet, Partitioner};
 use alluvium::manifest::Manifest;
@@ -208,9 +208,9 @@ impl<B: StateBackend> Cell<'_, B> {
         }
         let requests = difference(&self.store.requests(), &start);
         // What the last one touched is for the restores to find.
-        let epoch = self.trigger(&job)?;
-        lanes.iter_mut().try_for_each(|lane| lane.end(epoch))?;
-        self.wait(&job, epoch)?;
+        let barrier = self.trigger(&job)?;
+        lanes.iter_mut().try_for_each(|lane| lane.end(barrier))?;
+        self.wait(&job, barrier)?;
         lanes.iter_mut().try_for_each(Lane::settle)?;
         let rss = Rss { loaded: self.per_key(empty, loaded), steady: self.per_key(empty, resident_bytes()) };
         let passages = checkpoints.iter().flat_map(|checkpoint| &checkpoint.passages);
@@ -240,12 +240,12 @@ impl<B: StateBackend> Cell<'_, B> {
         let committed = AtomicBool::new(false);
         let before = self.store.requests();
         let started = clock::now();
-        let epoch = self.trigger(job)?;
+        let barrier = self.trigger(job)?;
         let (duration, passages) = thread::scope(|scope| {
             let committed = &committed;
             let threads: Vec<_> =
-                lanes.iter_mut().map(|lane| scope.spawn(move || lane.pass(epoch, committed))).collect();
-            let ended = self.wait(job, epoch);
+                lanes.iter_mut().map(|lane| scope.spawn(move || lane.pass(barrier, committed))).collect();
+            let ended = self.wait(job, barrier);
             let duration = clock::now().duration_since(started);
             committed.store(true, Ordering::Relaxed);
             let passages: Result<_> =
@@ -255,16 +255,19 @@ impl<B: StateBackend> Cell<'_, B> {
         Ok(Checkpoint { duration, bytes: self.store.requests().put_bytes - before.put_bytes, passages })
     }
 
-    pub(super) fn trigger(&self, job: &Job) -> Result<Epoch> {
+    pub(super) fn trigger(&self, job: &Job) -> Result<Barrier> {
         self.runtime.block_on(job.trigger_when_possible())
     }
 
-    pub(super) fn wait(&self, job: &Job, epoch: Epoch) -> Result<()> {
-        if self.runtime.block_on(job.wait(epoch))?.is_some() {
+    pub(super) fn wait(&self, job: &Job, barrier: Barrier) -> Result<()> {
+        if self.runtime.block_on(job.wait(barrier))?.is_some() {
             return Ok(());
         }
-        let reason = job.progress().last_decline.unwrap_or_default();
-        Err(Error::unavailable("a checkpoint was given up").with("epoch", epoch).with("reason", reason))
+        let error = Error::unavailable("a checkpoint was given up").with("epoch", barrier);
+        Err(match job.progress().last_aborted {
+            Some(aborted) => error.with_source(aborted.reason),
+            None => error,
+        })
     }
 
     fn per_key(&self, before: Option<u64>, after: Option<u64>) -> Option<f64> {
@@ -284,7 +287,7 @@ impl<B: StateBackend> Cell<'_, B> {
             let (seat, mut share) = work.take().ok_or_else(|| Error::usage("work was taken twice"))?;
             let restore = || {
                 let backend = (self.make)(job.partitioner(), job.budget().clone())?;
-                self.runtime.block_on(seat.restore(|_, _, _| backend))
+                Ok(self.runtime.block_on(seat.restore(|_, _, _| backend))?)
             };
             read_back(restore, self.routing(), &mut share, added)
         })?;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::backend::{Change, RowRef, StateBackend, Write};
 use alluvium::codec::typed::Raw;
-use alluvium::id::{Epoch, TableId};
+use alluvium::id::{Barrier, TableId};
 use alluvium::job::Task;
 use alluvium::time::Timestamp;
 use alluvium::{Error, Result};
@@ -183,7 +183,7 @@ impl<B: StateBackend> Lane<B> {
 
     /// Takes the barrier of `epoch`, then touches the keys of the next epoch: each once, and again and again until
     /// the checkpoint is `committed`, so that it has to share the machine with a writer.
-    pub(super) fn pass(&mut self, epoch: Epoch, committed: &AtomicBool) -> Result<Passage> {
+    pub(super) fn pass(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
         // A stream does not rest before a barrier: touch something that is dirty already.
         let before = std::mem::take(&mut self.workload.last_dirty);
         self.touch(&before, Timing::Batch, &mut Pace::default())?;
@@ -191,7 +191,7 @@ impl<B: StateBackend> Lane<B> {
 
         let dirty = std::mem::take(&mut self.workload.dirty);
         let (first, rest) = dirty.split_at(dirty.len().min(1));
-        let mut passage = Passage { pause: self.barrier(epoch, first)?, ..Passage::default() };
+        let mut passage = Passage { pause: self.barrier(barrier, first)?, ..Passage::default() };
         let under_way = || !committed.load(Ordering::Relaxed);
         for (number, batch) in rest.chunks(BATCH).enumerate() {
             let (mut pace, counts) = (Pace::default(), under_way());
@@ -214,19 +214,19 @@ impl<B: StateBackend> Lane<B> {
     }
 
     /// Takes the barrier and touches the key at the first position after it.
-    pub(super) fn barrier(&mut self, epoch: Epoch, next: &[u32]) -> Result<Duration> {
+    pub(super) fn barrier(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
         self.workload.share.stage_keys(next.iter().copied());
         let last_record = clock::now();
-        self.rows.task.barrier(epoch, Timestamp::MIN, Vec::new())?;
+        self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())?;
         self.workload.share.keys().try_for_each(|key| self.rows.increment(key))?;
         let pause = clock::now().duration_since(last_record);
         self.workload.touched(next);
         Ok(pause)
     }
 
-    /// Takes the barrier of `epoch` and does no more.
-    pub(super) fn end(&mut self, epoch: Epoch) -> Result<()> {
-        self.rows.task.barrier(epoch, Timestamp::MIN, Vec::new())
+    /// Takes the barrier and does no more.
+    pub(super) fn end(&mut self, barrier: Barrier) -> Result<()> {
+        self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())
     }
 
     /// Hears what became of all epochs.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use alluvium::Result;
 use alluvium::backend::StateBackend;
-use alluvium::id::Epoch;
+use alluvium::id::{Attempt, Barrier, Epoch};
 use alluvium::job::Job;
 
 use super::cell::{Cell, on_threads, panicked, together};
@@ -29,6 +29,7 @@ use crate::cli::clock;
 /// What the lanes are told while they write.
 #[derive(Debug, Default)]
 struct Calls {
+    attempt: Attempt,
     /// The epoch whose barrier is to be taken.
     epoch: AtomicU64,
     over: AtomicBool,
@@ -38,7 +39,7 @@ struct Calls {
 #[derive(Debug)]
 enum Turn {
     Write,
-    Barrier(Epoch),
+    Barrier(Barrier),
     /// Turn to other keys, as after a barrier.
     Forget,
     Stop,
@@ -100,9 +101,9 @@ impl<B: StateBackend> Writer<B> {
                 self.walk.barrier();
             }
             match turn {
-                Turn::Barrier(epoch) => {
+                Turn::Barrier(barrier) => {
                     let first = self.walk.step();
-                    run.pauses.push(self.lane.barrier(epoch, first.as_slice())?);
+                    run.pauses.push(self.lane.barrier(barrier, first.as_slice())?);
                 }
                 Turn::Write | Turn::Forget => {}
                 Turn::Stop => break,
@@ -123,7 +124,7 @@ impl<B: StateBackend> Writer<B> {
             if calls.over.load(Ordering::Relaxed) {
                 Turn::Stop
             } else if std::mem::replace(&mut taken, called) != called {
-                Turn::Barrier(Epoch(called))
+                Turn::Barrier(Barrier { attempt: calls.attempt, epoch: Epoch(called) })
             } else {
                 Turn::Write
             }
@@ -149,9 +150,9 @@ impl<B: StateBackend> Cell<'_, B> {
         let mut writers: Vec<_> = lanes.map(|(lane, at)| Writer::new(lane, self.spec.seed ^ !at)).collect();
         let empty = resident_bytes();
         on_threads(&mut writers, |writer| writer.lane.load())?;
-        let epoch = self.trigger(&job)?;
-        writers.iter_mut().try_for_each(|writer| writer.lane.end(epoch))?;
-        self.wait(&job, epoch)?;
+        let barrier = self.trigger(&job)?;
+        writers.iter_mut().try_for_each(|writer| writer.lane.end(barrier))?;
+        self.wait(&job, barrier)?;
 
         let (runs, checkpoints) = self.checkpointed(&job, &mut writers, &memory)?;
         on_threads(&mut writers, Writer::touch_all)?;
@@ -162,7 +163,7 @@ impl<B: StateBackend> Cell<'_, B> {
 
     /// Has the lanes write while checkpoints are taken back to back.
     fn checkpointed(&self, job: &Job, writers: &mut [Writer<B>], memory: &Memory) -> Result<(Vec<Run>, Checkpoints)> {
-        let calls = Calls::default();
+        let calls = Calls { attempt: job.attempt(), ..Calls::default() };
         thread::scope(|scope| {
             let calls = &calls;
             let threads: Vec<_> =
@@ -180,8 +181,8 @@ impl<B: StateBackend> Cell<'_, B> {
         loop {
             let triggered = clock::now();
             let elapsed = triggered.duration_since(started);
-            let epoch = self.trigger(job)?;
-            calls.epoch.store(epoch.0, Ordering::Relaxed);
+            let barrier = self.trigger(job)?;
+            calls.epoch.store(barrier.epoch.0, Ordering::Relaxed);
             let last = elapsed >= self.spec.paced;
             if last {
                 clock::sleep(
@@ -189,7 +190,7 @@ impl<B: StateBackend> Cell<'_, B> {
                 );
             }
             let (resident, pinned) = (resident_bytes(), memory.pinned_bytes());
-            self.wait(job, epoch)?;
+            self.wait(job, barrier)?;
             durations.push(clock::now().duration_since(triggered));
             if last {
                 return Ok(Checkpoints { durations, resident, pinned });

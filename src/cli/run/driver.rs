@@ -305,7 +305,7 @@ impl Run<'_> {
 
     fn task(&self, seat: Seat) -> Result<Task<AnyBackend>> {
         let backend = self.backend(&seat)?;
-        self.handle.block_on(seat.restore(|_, _, _| backend))
+        Ok(self.handle.block_on(seat.restore(|_, _, _| backend))?)
     }
 
     fn backend(&self, seat: &Seat) -> Result<AnyBackend> {
@@ -359,7 +359,7 @@ impl Run<'_> {
 
     fn cause(&self, errors: Vec<Error>) -> Option<Error> {
         let (symptoms, causes): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.kind() == ErrorKind::Stopped);
-        let failed = self.job.progress().failed.map(|error| Error::new(error.kind(), error.message()));
+        let failed = self.job.progress().failed;
         match (failed, causes.into_iter().next(), symptoms.into_iter().next()) {
             (Some(failed), _, Some(_)) | (Some(failed), Some(_), None) => Some(failed),
             (None, cause, symptom) => cause.or(symptom),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
 use alluvium::control::interval::Observation;
-use alluvium::id::{Epoch, ManifestId};
+use alluvium::id::{Barrier, ManifestId};
 use alluvium::job::{Job, Task};
 use alluvium::key_group::owner;
 use alluvium::manifest::{Opaque, OpaqueRole};
@@ -22,7 +22,7 @@ use super::interval::LoadMeter;
 use super::rate::RateArg;
 use super::record::RecordBatch;
 use super::source::{Next, Source};
-use super::subtask::{Barrier, ToSubtask};
+use super::subtask::{EpochEnd, ToSubtask};
 use crate::cli::clock;
 
 /// Name of the opaque with the source's position.
@@ -134,9 +134,9 @@ impl<B: StateBackend> Reader<'_, B> {
             meter.tell(self.job, self.source.records());
         }
         if self.job.is_due()
-            && let Some(epoch) = self.job.trigger()?
+            && let Some(barrier) = self.job.trigger()?
         {
-            self.barrier(epoch, self.watermark())?;
+            self.end_epoch(barrier, self.watermark())?;
         }
         Ok(self.stop.load(Ordering::Relaxed))
     }
@@ -155,11 +155,11 @@ impl<B: StateBackend> Reader<'_, B> {
         Ok(())
     }
 
-    fn barrier(&mut self, epoch: Epoch, watermark: i64) -> Result<()> {
+    fn end_epoch(&mut self, barrier: Barrier, watermark: i64) -> Result<()> {
         self.flush()?;
         let position = Opaque::new(OpaqueRole::Source, OPAQUE, self.source.state().to_bytes()?);
-        self.task.barrier(epoch, Timestamp::from_millis(watermark), vec![position])?;
-        self.queues.iter().try_for_each(|queue| send(queue, ToSubtask::Barrier(Barrier { epoch, watermark })))
+        self.task.barrier(barrier, Timestamp::from_millis(watermark), vec![position])?;
+        self.queues.iter().try_for_each(|queue| send(queue, ToSubtask::Barrier(EpochEnd { barrier, watermark })))
     }
 
     /// Takes the checkpoint that holds everything. One that is given up is tried again.
@@ -167,14 +167,17 @@ impl<B: StateBackend> Reader<'_, B> {
         let watermark = if end == End::Input { i64::MAX } else { self.watermark() };
         self.job.observe(Observation::Ending);
         for _ in 0..FINAL_TRIES {
-            let epoch = self.wait(self.job.trigger_when_possible())?;
-            self.barrier(epoch, watermark)?;
-            if let Some(id) = self.wait(self.job.wait(epoch))? {
+            let barrier = self.wait(self.job.trigger_when_possible())?;
+            self.end_epoch(barrier, watermark)?;
+            if let Some(id) = self.wait(self.job.wait(barrier))? {
                 return Ok(id);
             }
         }
-        let reason = self.job.progress().last_decline.unwrap_or_else(|| "it took too long".to_owned());
-        Err(Error::unavailable("the last checkpoint was given up").with("reason", reason))
+        let error = Error::unavailable("the last checkpoint was given up");
+        Err(match self.job.progress().last_aborted {
+            Some(aborted) => error.with_source(aborted.reason),
+            None => error,
+        })
     }
 
     /// Waits for `work`, which may need the subtasks: without one of them it would come to nothing only when the

@@ -1,13 +1,13 @@
 //! The thread of the two-phase sink: stages at barriers, publishes after commits.
 //!
-//! It is an operator of the job, downstream of all subtasks, and its prepared parts travel in the manifest. A part
-//! whose epoch was given up stays prepared and is listed by the next manifest, as the state it was taken from is.
+//! It is an operator of the job, downstream of all subtasks, and its prepared parts travel in the manifest. The job lists
+//! a part again whose epoch was given up, as it does the state that it was taken from.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
 use alluvium::backend::StateBackend;
-use alluvium::id::Epoch;
+use alluvium::id::{Barrier, Epoch};
 use alluvium::job::{Progress, Task};
 use alluvium::manifest::{Opaque, OpaqueRole};
 use alluvium::time::Timestamp;
@@ -24,7 +24,7 @@ const OPAQUE: &str = "parts";
 #[derive(Debug)]
 pub(crate) enum ToSink {
     /// What a subtask's windows came to, at its barrier.
-    Rows(Epoch, Vec<OutputRow>),
+    Rows(Barrier, Vec<OutputRow>),
     /// A manifest that covers this epoch exists.
     Committed(Epoch),
     /// Nothing more comes.
@@ -54,7 +54,7 @@ impl<B: StateBackend> SinkWorker<B> {
     pub(crate) fn run(mut self, queue: &Receiver<ToSink>) -> Result<()> {
         loop {
             match queue.recv() {
-                Ok(ToSink::Rows(epoch, rows)) => self.gather(epoch, rows)?,
+                Ok(ToSink::Rows(barrier, rows)) => self.gather(barrier, rows)?,
                 Ok(ToSink::Committed(epoch)) => self.publish(epoch)?,
                 Ok(ToSink::End) => return Ok(()),
                 Err(_) => return Err(Error::stopped("the subtasks are gone")),
@@ -62,20 +62,27 @@ impl<B: StateBackend> SinkWorker<B> {
         }
     }
 
-    fn gather(&mut self, epoch: Epoch, mut rows: Vec<OutputRow>) -> Result<()> {
-        let (arrived, gathered) = self.gathering.entry(epoch).or_default();
+    fn gather(&mut self, barrier: Barrier, mut rows: Vec<OutputRow>) -> Result<()> {
+        let (arrived, gathered) = self.gathering.entry(barrier.epoch).or_default();
         *arrived += 1;
         gathered.append(&mut rows);
         if *arrived < self.subtasks {
             return Ok(());
         }
-        let (_, rows) = self.gathering.remove(&epoch).unwrap_or_default();
-        self.prepared.extend(self.sink.prepare(epoch, rows)?.map(|part| (epoch, part)));
-        let parts: Vec<_> = self.prepared.iter().map(|(_, part)| part).collect();
-        let listed =
-            serde_json::to_vec(&parts).map_err(|source| Error::usage("parts have no JSON form").with_source(source))?;
-        let opaque = Opaque::new(OpaqueRole::SinkPrepared, OPAQUE, listed);
-        self.task.barrier(epoch, Timestamp::MIN, vec![opaque])
+        let (_, rows) = self.gathering.remove(&barrier.epoch).unwrap_or_default();
+        // What is committed by now is listed no longer.
+        self.task.settle()?;
+        if let Some(committed) = self.task.committed() {
+            self.publish(committed)?;
+        }
+        let mut opaques = Vec::new();
+        if let Some(part) = self.sink.prepare(barrier.epoch, rows)? {
+            let listed = serde_json::to_vec(&[&part])
+                .map_err(|source| Error::usage("parts have no JSON form").with_source(source))?;
+            opaques.push(Opaque::new(OpaqueRole::SinkPrepared, OPAQUE, listed));
+            self.prepared.push((barrier.epoch, part));
+        }
+        self.task.barrier(barrier, Timestamp::MIN, opaques)
     }
 
     fn publish(&mut self, epoch: Epoch) -> Result<()> {

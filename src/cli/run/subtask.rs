@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender};
 
 use alluvium::backend::StateBackend;
 use alluvium::control::interval::Observation;
-use alluvium::id::Epoch;
+use alluvium::id::Barrier;
 use alluvium::job::{Job, Task};
 use alluvium::time::Timestamp;
 use alluvium::{Error, Result};
@@ -22,16 +22,16 @@ pub(crate) enum ToSubtask {
     /// Records of its keys.
     Records(RecordBatch),
     /// The end of an epoch.
-    Barrier(Barrier),
+    Barrier(EpochEnd),
     /// The end of the input.
     End,
 }
 
-/// A barrier: it stands at the same record boundary in every queue.
+/// The end of an epoch: it stands at the same record boundary in every queue.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Barrier {
-    /// The epoch that it ends.
-    pub(crate) epoch: Epoch,
+pub(crate) struct EpochEnd {
+    /// Its barrier.
+    pub(crate) barrier: Barrier,
     /// The watermark there; at the end of the input all windows are closed.
     pub(crate) watermark: i64,
 }
@@ -67,9 +67,9 @@ impl<B: StateBackend> Worker<'_, B> {
                     self.operator.apply_batch(self.task.state().backend_mut(), &batch)?;
                     metrics::counter!("numRecordsIn").increment(batch.len() as u64);
                 }
-                Ok(ToSubtask::Barrier(barrier)) => {
+                Ok(ToSubtask::Barrier(end)) => {
                     let start = clock::now();
-                    self.barrier(barrier)?;
+                    self.end_epoch(end)?;
                     let pause = start.elapsed();
                     pauses.saturating_record(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
                     metrics::histogram!("alluvium_pause_seconds").record(pause.as_secs_f64());
@@ -83,11 +83,11 @@ impl<B: StateBackend> Worker<'_, B> {
         Ok(Finished { rows, pauses })
     }
 
-    fn barrier(&mut self, Barrier { epoch, watermark }: Barrier) -> Result<()> {
+    fn end_epoch(&mut self, EpochEnd { barrier, watermark }: EpochEnd) -> Result<()> {
         if let Some(sink) = &self.sink {
             let rows = self.operator.close(self.task.state().backend_mut(), watermark)?;
-            sink.send(ToSink::Rows(epoch, rows)).map_err(|_| Error::stopped("the sink is gone"))?;
+            sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink is gone"))?;
         }
-        self.task.barrier(epoch, Timestamp::from_millis(watermark), Vec::new())
+        self.task.barrier(barrier, Timestamp::from_millis(watermark), Vec::new())
     }
 }

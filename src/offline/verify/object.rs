@@ -77,7 +77,7 @@ impl Inspector<'_> {
     /// `Version`, `Denied` or `Unavailable`: it could not be looked at.
     pub(super) async fn check(&self, id: ObjectId, reached: &Reached) -> Result<Vec<Damage>> {
         let key = Key::Data(id);
-        let damage = |offset, kind, checkpoints: BTreeSet<Seq>, error| {
+        let damage = |offset, kind, checkpoints: BTreeSet<Seq>, error| -> Result<Damage> {
             Ok(Damage { object: key.to_string(), offset, kind, checkpoints, detail: detail(error)? })
         };
         for (object, _) in &reached.refs {

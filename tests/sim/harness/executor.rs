@@ -446,6 +446,10 @@ impl Runtime for NodeRuntime {
         Timestamp::from_millis(1_700_000_000_000 + i64::try_from(world.now_ms).unwrap_or(i64::MAX / 2) + skew)
     }
 
+    fn monotonic(&self) -> Timestamp {
+        Timestamp::from_millis(i64::try_from(self.sim.now_ms()).unwrap_or(i64::MAX))
+    }
+
     fn random(&self) -> u128 {
         self.sim.draw(|rng| u128::from(rng.next()) << 64 | u128::from(rng.next()))
     }

@@ -133,6 +133,7 @@ fn request(from: RestoreFrom) -> ClaimRequest {
         retention: RetentionPolicy { checkpoints: 3 },
         writer: "laws".into(),
         program: Program::new("laws"),
+        operators: None,
     }
 }
 

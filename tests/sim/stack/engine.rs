@@ -7,7 +7,7 @@ use alluvium::backend::{AnyBackend, OverlayBackend};
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::codec::schema::Schema;
 use alluvium::error::{Error, Result};
-use alluvium::id::{Epoch, OperatorId};
+use alluvium::id::{Barrier, Epoch, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
 use alluvium::key_group::owner;
 use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
@@ -48,8 +48,10 @@ pub(crate) struct Engine {
     in_flight: VecDeque<u64>,
     /// Event time of the last record that was processed.
     time: Option<i64>,
-    /// Transactions that the next checkpoint lists.
+    /// Transactions that the restored checkpoint lists.
     listed: Vec<Transaction>,
+    /// Transactions that this incarnation prepared and has not published.
+    unpublished: Vec<Transaction>,
     /// The latest time that any part of the state was told.
     clock_ms: i64,
     committed: Option<Epoch>,
@@ -102,6 +104,7 @@ impl Engine {
             in_flight: in_flight.into(),
             time,
             listed,
+            unpublished: Vec::new(),
             clock_ms: written,
             committed: None,
             aborted: None,
@@ -214,19 +217,19 @@ impl Engine {
     }
 
     /// Begins to end an epoch; `None` if too many are in flight.
-    pub(crate) fn trigger(&self) -> Result<Option<Epoch>> {
-        let epoch = self.job.trigger()?;
-        match epoch {
-            Some(epoch) => self.judge.started(self.attempt(), epoch),
+    pub(crate) fn trigger(&self) -> Result<Option<Barrier>> {
+        let barrier = self.job.trigger()?;
+        match barrier {
+            Some(barrier) => self.judge.started(self.attempt(), barrier.epoch),
             None => self.judge.sim.hit("limit of epochs in flight hit"),
         }
-        Ok(epoch)
+        Ok(barrier)
     }
 
     /// Ends an epoch in all tasks; `pause` is awaited between them.
     pub(crate) async fn barrier<F: Future<Output = ()>>(
         &mut self,
-        epoch: Epoch,
+        barrier: Barrier,
         sink: &Sink,
         mut pause: impl FnMut() -> F,
     ) -> Result<()> {
@@ -238,16 +241,19 @@ impl Engine {
             }
             rows.append(&mut subtask.output);
         }
+        let mut prepared = Vec::new();
         if !rows.is_empty() {
-            let transaction = Transaction { attempt: self.attempt(), epoch: epoch.0 };
+            let transaction = Transaction { attempt: self.attempt(), epoch: barrier.epoch.0 };
             sink.prepare(transaction, rows);
-            self.listed.push(transaction);
+            self.unpublished.push(transaction);
+            let bytes = Transaction::encode(&[transaction], self.shape.padding);
+            prepared.push(Opaque::new(OpaqueRole::SinkPrepared, "transactions", bytes));
         }
         pause().await;
         let watermark = self.time.map_or(Timestamp::MIN, Timestamp::from_millis);
         self.now();
         let position = Opaque::new(OpaqueRole::Source, "log", self.read.to_le_bytes().to_vec());
-        self.source.barrier(epoch, watermark, vec![position])?;
+        self.source.barrier(barrier, watermark, vec![position])?;
         let count = self.subtasks.len();
         for at in 0..count {
             pause().await;
@@ -255,10 +261,21 @@ impl Engine {
             let dealt: Vec<u64> =
                 self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
-            self.subtasks[at].task.barrier(epoch, watermark, opaques)?;
+            self.subtasks[at].task.barrier(barrier, watermark, opaques)?;
         }
-        let listed = Transaction::encode(&self.listed, self.shape.padding);
-        self.sink.barrier(epoch, watermark, vec![Opaque::new(OpaqueRole::SinkPrepared, "transactions", listed)])
+        // What is committed by now is listed no longer.
+        self.sink.settle()?;
+        if let Some(committed) = self.sink.committed() {
+            self.publish(committed, sink);
+        }
+        self.sink.barrier(barrier, watermark, prepared)
+    }
+
+    /// Publishes what epochs up to `committed` prepared.
+    fn publish(&mut self, committed: Epoch, sink: &Sink) {
+        let (done, left) = self.unpublished.iter().partition(|transaction| transaction.epoch <= committed.0);
+        self.unpublished = left;
+        Vec::into_iter(done).for_each(|transaction| sink.publish(transaction));
     }
 
     /// Takes note of how far the job has come; publishes what is committed.
@@ -271,18 +288,14 @@ impl Engine {
         if let Some((epoch, id)) = progress.committed.filter(|(epoch, _)| self.committed < Some(*epoch)) {
             self.committed = Some(epoch);
             self.judge.acknowledged(attempt, epoch, id);
-            let (done, left) = self.listed.iter().partition(|transaction| transaction.epoch <= epoch.0);
-            self.listed = left;
-            Vec::into_iter(done).for_each(|transaction| sink.publish(transaction));
+            self.publish(epoch, sink);
         }
-        if let Some(epoch) = progress.last_aborted.filter(|epoch| self.aborted < Some(*epoch)) {
+        let aborted = progress.last_aborted.map(|aborted| aborted.epoch);
+        if let Some(epoch) = aborted.filter(|epoch| self.aborted < Some(*epoch)) {
             self.aborted = Some(epoch);
             self.judge.given_up(attempt, epoch);
         }
-        match progress.failed {
-            Some(error) => Err(Error::new(error.kind(), error.message())),
-            None => Ok(()),
-        }
+        progress.failed.map_or(Ok(()), Err)
     }
 }
 
@@ -292,7 +305,7 @@ fn alternatives(all: &[impl Debug]) -> String {
 }
 
 async fn stateless(seat: Seat) -> Result<Task<AnyBackend>> {
-    seat.restore(|groups, _, budget| AnyBackend::Overlay(OverlayBackend::new(groups, budget))).await
+    Ok(seat.restore(|groups, _, budget| AnyBackend::Overlay(OverlayBackend::new(groups, budget))).await?)
 }
 
 /// Returns the opaque of records that are in flight to a subtask.

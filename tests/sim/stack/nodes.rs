@@ -157,7 +157,7 @@ impl Process {
         if self.rng.permille(300) {
             engine.read_ahead(self.rng.within(1, 6));
         }
-        let Some(epoch) = engine.trigger()? else { return Ok(()) };
+        let Some(barrier) = engine.trigger()? else { return Ok(()) };
         let runtime = self.store.runtime().clone();
         let mut rng = self.rng.fork();
         let lag = [0, 0, 5, 100][rng.index(4)];
@@ -169,9 +169,9 @@ impl Process {
                 }
             }
         };
-        engine.barrier(epoch, &self.world.sink, pause).await?;
+        engine.barrier(barrier, &self.world.sink, pause).await?;
         if self.rng.permille(300) {
-            engine.job.wait(epoch).await?;
+            engine.job.wait(barrier).await?;
         }
         Ok(())
     }
@@ -271,10 +271,10 @@ impl Process {
             engine.process()?;
         }
         loop {
-            let epoch = engine.job.trigger_when_possible().await?;
-            self.world.judge.started(engine.attempt(), epoch);
-            engine.barrier(epoch, &self.world.sink, || async {}).await?;
-            let committed = engine.job.wait(epoch).await?;
+            let barrier = engine.job.trigger_when_possible().await?;
+            self.world.judge.started(engine.attempt(), barrier.epoch);
+            engine.barrier(barrier, &self.world.sink, || async {}).await?;
+            let committed = engine.job.wait(barrier).await?;
             engine.follow(&self.world.sink)?;
             if committed.is_some() {
                 break;

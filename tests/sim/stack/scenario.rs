@@ -124,6 +124,7 @@ impl Setup {
             backoff_max: Duration::from_millis(rng.within(100, 3_000)),
             // One more than the most that a listing misses: as sharp as the promise allows.
             list_lag: 4,
+            settle_patience: Duration::from_millis([rng.within(1_000, 60_000), 3_600_000][rng.index(2)]),
         };
         let partitioner = [Partitioner::Range { seed: rng.next() }, Partitioner::Flink, Partitioner::External];
         let fixed = Fixed { partitioner: partitioner[rng.index(3)], max_parallelism: [1, 2, 7, 16, 128][rng.index(5)] };

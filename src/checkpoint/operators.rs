@@ -1,0 +1,144 @@
+//! Which stored operators an attempt takes over.
+//!
+//! Invariant: state that nobody claims is never lost in silence. Each stored operator with state is declared again, or the
+//! embedder says what becomes of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::chain::StoredManifest;
+use super::restore;
+use crate::canary::{self, Canary};
+use crate::error::{Error, Result};
+use crate::id::{ObjectId, OperatorId};
+use crate::manifest::{OperatorManifest, SubtaskEntry, SubtaskManifest};
+use crate::segment::sum;
+use crate::store::Store;
+
+/// What becomes of a stored operator that the job does not declare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Undeclared {
+    /// Its state is left behind: it is gone once no retained checkpoint has it.
+    Drop,
+    /// Its state is part of each checkpoint, unchanged, until a later attempt declares it.
+    Carry,
+}
+
+/// The operators of an attempt.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct OperatorClaims {
+    /// Those declared, each with its name and the other names that it may be stored under.
+    pub declared: BTreeMap<OperatorId, Vec<String>>,
+    /// Those not declared, with what becomes of them.
+    pub undeclared: BTreeMap<OperatorId, Undeclared>,
+}
+
+/// A stored operator that each checkpoint lists again.
+#[derive(Debug, Clone)]
+pub(crate) struct Carried {
+    /// As it was stored.
+    pub(crate) manifest: OperatorManifest,
+    /// The objects that it refers to.
+    pub(crate) objects: BTreeSet<ObjectId>,
+}
+
+impl OperatorClaims {
+    /// Refuses to restore `stored` if that would lose an operator's state or give it to another operator.
+    ///
+    /// # Errors
+    /// `Config`, naming each such operator with its rows and bytes; `Corrupt` or `Unavailable` from the store.
+    pub async fn check(&self, store: &Store, stored: &StoredManifest) -> Result<()> {
+        if canary::on(Canary::LoseOperators) {
+            return Ok(());
+        }
+        let mut unclaimed = Vec::new();
+        for operator in &stored.manifest.operators {
+            match self.declared.get(&operator.id) {
+                Some(names) if names.contains(&operator.name) => {}
+                Some(names) => {
+                    return Err(Error::config("operator was stored under another name")
+                        .with("operator", operator.id)
+                        .with("stored", operator.name.escape_debug())
+                        .with("declared", names.join(", ").escape_debug()));
+                }
+                None if self.undeclared.contains_key(&operator.id) => {}
+                None => {
+                    let subtasks = subtasks(store, operator, stored.manifest.max_parallelism).await?;
+                    unclaimed.extend(Unclaimed::of(operator, &subtasks));
+                }
+            }
+        }
+        if unclaimed.is_empty() {
+            return Ok(());
+        }
+        let list = unclaimed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let error = Error::config("stored state has no operator: declare it, or say that it is dropped or carried");
+        Err(error.with("checkpoint", stored.id.seq).with("unclaimed", list))
+    }
+
+    /// Returns the stored operators that each checkpoint is to list again.
+    ///
+    /// # Errors
+    /// `Config` if one has the name of a declared operator; `Corrupt` or `Unavailable` from the store.
+    pub(crate) async fn carried(&self, store: &Store, stored: &StoredManifest) -> Result<Vec<Carried>> {
+        let mut carried = Vec::new();
+        for operator in &stored.manifest.operators {
+            if self.undeclared.get(&operator.id) != Some(&Undeclared::Carry) {
+                continue;
+            }
+            if let Some((declared, _)) = self.declared.iter().find(|(_, names)| names.contains(&operator.name)) {
+                return Err(Error::config("carried operator has the name of a declared one")
+                    .with("operator", operator.id)
+                    .with("declared", declared)
+                    .with("name", &operator.name));
+            }
+            let subtasks = subtasks(store, operator, stored.manifest.max_parallelism).await?;
+            let slices = operator.subtasks.iter().filter_map(SubtaskEntry::slice).map(|slice| slice.object);
+            let objects = subtasks.iter().flat_map(SubtaskManifest::objects).chain(slices).collect();
+            carried.push(Carried { manifest: operator.clone(), objects });
+        }
+        Ok(carried)
+    }
+}
+
+/// What an operator would lose.
+struct Unclaimed<'a> {
+    operator: &'a OperatorManifest,
+    rows: u64,
+    bytes: u64,
+    opaques: usize,
+}
+
+impl<'a> Unclaimed<'a> {
+    /// Returns `None` if there is nothing to lose.
+    fn of(operator: &'a OperatorManifest, subtasks: &[SubtaskManifest]) -> Option<Self> {
+        let segments = || subtasks.iter().flat_map(|subtask| &subtask.segments);
+        let rows = sum(segments().map(|segment| segment.records));
+        let bytes = sum(segments().map(|segment| segment.length));
+        let opaques = subtasks.iter().map(|subtask| subtask.opaques.len()).sum();
+        (rows > 0 || opaques > 0).then_some(Self { operator, rows, bytes, opaques })
+    }
+}
+
+impl fmt::Display for Unclaimed<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operator, rows, bytes, opaques } = self;
+        write!(f, "operator {} \"{}\" with {rows} rows, {bytes} bytes", operator.id, operator.name.escape_debug())?;
+        if *opaques > 0 {
+            write!(f, ", {opaques} opaques")?;
+        }
+        Ok(())
+    }
+}
+
+/// Returns the operator's subtask manifests, wherever they lie.
+async fn subtasks(store: &Store, operator: &OperatorManifest, max_parallelism: u16) -> Result<Vec<SubtaskManifest>> {
+    let mut subtasks = Vec::with_capacity(operator.subtasks.len());
+    for entry in &operator.subtasks {
+        subtasks.push(match entry {
+            SubtaskEntry::Inline(subtask) => subtask.clone(),
+            SubtaskEntry::Slice(slice) => restore::read_subtask(store, slice, max_parallelism).await?,
+        });
+    }
+    Ok(subtasks)
+}

@@ -1,0 +1,63 @@
+//! Prepared output on its way into a committed manifest.
+//!
+//! Invariant: what a sink prepared is listed by each manifest until one that lists it is known to be committed. An epoch
+//! that is given up loses nothing: its prepared output belongs to the next manifest, as its state does.
+
+use std::collections::BTreeMap;
+
+use crate::canary::{self, Canary};
+use crate::control::coordinator::Participant;
+use crate::id::Epoch;
+use crate::manifest::{Opaque, OpaqueContent, OpaqueRole};
+use crate::memory::{Charge, MemoryBudget};
+
+/// Prepared output of all subtasks, by the epoch that it was prepared in.
+#[derive(Debug)]
+pub(crate) struct PreparedOutput {
+    budget: MemoryBudget,
+    waiting: BTreeMap<Participant, Vec<Prepared>>,
+}
+
+#[derive(Debug)]
+struct Prepared {
+    epoch: Epoch,
+    opaque: Opaque,
+    #[expect(dead_code, reason = "held for its drop")]
+    charge: Charge,
+}
+
+impl PreparedOutput {
+    pub(crate) fn new(budget: MemoryBudget) -> Self {
+        Self { budget, waiting: BTreeMap::new() }
+    }
+
+    /// Takes what a subtask prepared in `epoch` out of the opaques that it handed in.
+    pub(crate) fn take(&mut self, epoch: Epoch, participant: Participant, opaques: &mut Vec<Opaque>) {
+        let prepared: Vec<_> = opaques.extract_if(.., |opaque| opaque.role == OpaqueRole::SinkPrepared).collect();
+        for opaque in prepared {
+            let bytes = match &opaque.content {
+                OpaqueContent::Inline(bytes) => bytes.len() as u64,
+                OpaqueContent::Stored(_) => 0,
+            };
+            let charge = self.budget.charge(bytes);
+            self.waiting.entry(participant).or_default().push(Prepared { epoch, opaque, charge });
+        }
+    }
+
+    /// Returns what the manifest of `epoch` lists for a subtask, oldest first.
+    pub(crate) fn list(&self, epoch: Epoch, participant: Participant) -> Vec<Opaque> {
+        let waiting = self.waiting.get(&participant).into_iter().flatten();
+        let listed = |prepared: &&Prepared| {
+            let forgotten = canary::on(Canary::ForgetPrepared) && prepared.epoch < epoch;
+            prepared.epoch <= epoch && !forgotten
+        };
+        waiting.filter(listed).map(|prepared| prepared.opaque.clone()).collect()
+    }
+
+    /// Forgets what manifests up to `epoch` list: their commit had been announced before the next barrier.
+    pub(crate) fn settle(&mut self, epoch: Epoch) {
+        for waiting in self.waiting.values_mut() {
+            waiting.retain(|prepared| prepared.epoch > epoch);
+        }
+    }
+}

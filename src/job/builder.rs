@@ -1,0 +1,322 @@
+//! Opening a job: what can be refused is refused before the claim, which stops a running attempt.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use futures_util::FutureExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::sync::mpsc;
+
+use super::driver::{Driver, State};
+use super::interval::Adaptive;
+use super::shared::{Latch, Link, Presence, Shared};
+use super::{Job, JobSettings, OperatorSpec, Seat, WRITER, operator_state};
+use crate::backend::{CheckpointTimes, Tables};
+use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
+use crate::checkpoint::links::SegmentChain;
+use crate::checkpoint::operators::{Carried, OperatorClaims, Undeclared};
+use crate::checkpoint::pipeline::{Pipeline, SharedChain};
+use crate::checkpoint::prepared::PreparedOutput;
+use crate::checkpoint::restore;
+use crate::checkpoint::sweep::Collector;
+use crate::control::coordinator::{Coordinator, Participant};
+use crate::error::{Error, Result};
+use crate::id::{Epoch, OperatorId, Subtask};
+use crate::key_group::{Partitioner, check_parallelism};
+use crate::manifest::rescale::{OperatorPlan, Share};
+use crate::manifest::{MAX_NAME_BYTES, Manifest, OperatorManifest, Program};
+use crate::memory::MemoryBudget;
+use crate::store::Store;
+use crate::time::Timestamp;
+
+/// Longest description of a program: every manifest holds it.
+const PROGRAM_BYTES_MAX: usize = 8 << 20;
+
+/// Opens a job.
+#[derive(Debug)]
+pub struct JobBuilder {
+    store: Store,
+    settings: JobSettings,
+    operators: Vec<OperatorSpec>,
+    undeclared: BTreeMap<OperatorId, Undeclared>,
+    program: Program,
+    from: RestoreFrom,
+}
+
+impl JobBuilder {
+    /// Returns a builder for the job whose place is `store`.
+    #[must_use]
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            settings: JobSettings::default(),
+            operators: Vec::new(),
+            undeclared: BTreeMap::new(),
+            program: Program::default(),
+            from: RestoreFrom::Newest,
+        }
+    }
+
+    /// Sets the settings.
+    #[must_use]
+    pub fn settings(mut self, settings: JobSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// Adds an operator.
+    #[must_use]
+    pub fn operator(mut self, operator: OperatorSpec) -> Self {
+        self.operators.push(operator);
+        self
+    }
+
+    /// Leaves the stored state of an operator behind that the job no longer declares. Without this, or
+    /// [`JobBuilder::carry_operator`], such a job is refused.
+    #[must_use]
+    pub fn drop_operator(mut self, operator: OperatorId) -> Self {
+        self.undeclared.insert(operator, Undeclared::Drop);
+        self
+    }
+
+    /// Keeps the stored state of an operator that the job does not declare now: each checkpoint lists it again, unchanged,
+    /// until a later attempt declares it.
+    #[must_use]
+    pub fn carry_operator(mut self, operator: OperatorId) -> Self {
+        self.undeclared.insert(operator, Undeclared::Carry);
+        self
+    }
+
+    /// Sets what the job computes, in the embedder's own words; stored in every manifest.
+    #[must_use]
+    pub fn program(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
+        self.program = Program::new(bytes);
+        self
+    }
+
+    /// Sets what to restore from. Default: the newest checkpoint.
+    #[must_use]
+    pub fn restore_from(mut self, from: RestoreFrom) -> Self {
+        self.from = from;
+        self
+    }
+
+    /// Returns what stands in the store now, with the checkpoint that opening would restore from, without claiming
+    /// anything: for checks that must not stop a running job.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
+    pub async fn peek(&self) -> Result<Option<Peeked>> {
+        claim::peek(&self.store, self.from).await
+    }
+
+    /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Denied` or `Unavailable` from the store.
+    pub async fn resolve(&self, stored: StoredManifest) -> Result<StoredManifest> {
+        let manifest = restore::resolve(&self.store, stored.manifest).await?;
+        Ok(StoredManifest { manifest, ..stored })
+    }
+
+    /// Claims the job, which fences every attempt before, and reads the checkpoint to restore from.
+    ///
+    /// # Errors
+    /// `Config` if the settings cannot work, or differ from the job's in what is fixed for its life, or an operator's stored
+    /// state is not declared, dropped or carried, or has another name, or the store cannot be trusted with checkpoints;
+    /// `NotFound` if the checkpoint is not there; `Fenced` if a newer attempt
+    /// claimed meanwhile; `Corrupt`, `Version`, `Denied`, `Unavailable` from the store.
+    pub async fn open(self) -> Result<Job> {
+        self.check()?;
+        self.store.probe().await?;
+        let mut claimed = claim::claim(&self.store, &self.claim_request()).await?;
+        let mut carried = Vec::new();
+        if let Some(stored) = claimed.restore.take() {
+            let read = async {
+                carried = self.claims().carried(&self.store, &stored).await?;
+                self.resolve(stored).await
+            };
+            claimed.restore = match read.await {
+                Ok(resolved) => Some(resolved),
+                Err(error) => return Err(claim::why_unreadable(&self.store, claimed.attempt, error).await),
+            };
+        }
+        self.start(claimed, carried)
+    }
+
+    /// Checks what can be checked without the store.
+    ///
+    /// # Errors
+    /// `Config` if the settings cannot work.
+    pub fn check(&self) -> Result<()> {
+        if self.operators.is_empty() {
+            return Err(Error::config("a job needs an operator"));
+        }
+        if let Some(adaptive) = &self.settings.adaptive {
+            adaptive.goals.check()?;
+            adaptive.settings.check()?;
+        }
+        let program = self.program.bytes.len();
+        if program > PROGRAM_BYTES_MAX {
+            let error = Error::config("description of the program is too long").with("bytes", program);
+            return Err(error.with("limit", PROGRAM_BYTES_MAX));
+        }
+        let (mut ids, mut names) = (BTreeSet::new(), BTreeSet::new());
+        for OperatorSpec { id, name, parallelism, .. } in &self.operators {
+            let refused = |what| Error::config(what).with("operator", id).with("name", name.escape_debug());
+            if !ids.insert(*id) {
+                return Err(refused("two operators have one id"));
+            }
+            if !names.insert(name) {
+                return Err(refused("two operators have one name"));
+            }
+            if name.len() > MAX_NAME_BYTES {
+                return Err(Error::config("name of an operator is too long")
+                    .with("operator", id)
+                    .with("bytes", name.len()));
+            }
+            if self.undeclared.contains_key(id) {
+                return Err(refused("operator is declared, and dropped or carried too"));
+            }
+            check_parallelism(*parallelism, self.settings.max_parallelism)?;
+        }
+        Ok(())
+    }
+
+    fn claims(&self) -> OperatorClaims {
+        let names = |OperatorSpec { name, renamed_from, .. }: &OperatorSpec| {
+            [name].into_iter().chain(renamed_from).cloned().collect::<Vec<_>>()
+        };
+        let declared = self.operators.iter().map(|operator| (operator.id, names(operator)));
+        OperatorClaims { declared: declared.collect(), undeclared: self.undeclared.clone() }
+    }
+
+    fn claim_request(&self) -> ClaimRequest {
+        let seed = || u64::try_from(self.store.runtime().random() >> 64).unwrap_or(0);
+        ClaimRequest {
+            from: self.from,
+            partitioner: self.settings.partitioner.unwrap_or_else(|| Partitioner::Range { seed: seed() }),
+            max_parallelism: self.settings.max_parallelism,
+            retention: self.settings.retention,
+            writer: WRITER.to_owned(),
+            program: self.program.clone(),
+            operators: Some(self.claims()),
+        }
+    }
+
+    fn start(self, claimed: Claimed, carried: Vec<Carried>) -> Result<Job> {
+        let Self { store, settings, operators, from, .. } = self;
+        let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let runtime = Arc::clone(store.runtime());
+        let budget = MemoryBudget::new(settings.memory_bytes);
+        let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
+        let participants = participants(&operators);
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let now = runtime.monotonic();
+        let coordinator = Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, now);
+        let from = (from, restored.as_ref(), participants.len());
+        let adaptive = Adaptive::of(&settings, max_parallelism, from, now)?;
+        let shared = Arc::new(Shared::new(attempt, coordinator, adaptive));
+        let link = Link::new(Arc::clone(&shared), sender);
+
+        let mut seats = Vec::with_capacity(participants.len());
+        let mut chains = BTreeMap::new();
+        let mut settlements = Vec::with_capacity(participants.len());
+        for operator in &operators {
+            for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
+                let chain = chain_of(&plan, &settings, &budget);
+                let (settlement, settled) = mpsc::unbounded_channel();
+                settlements.push(settlement);
+                let participant = (operator.id, plan.subtask);
+                chains.insert(participant, Arc::clone(&chain));
+                seats.push(Seat {
+                    presence: Presence { link: link.clone(), participant },
+                    attempt,
+                    share: plan,
+                    operator_state,
+                    tables,
+                    partitioner,
+                    max_parallelism,
+                    store: store.clone(),
+                    runtime: Arc::clone(&runtime),
+                    chain,
+                    settled,
+                    strategy: settings.strategy,
+                    budget: budget.clone(),
+                    restore_bytes: settings.restore_bytes,
+                });
+            }
+        }
+        let catalog = restored.iter().flat_map(|r| r.manifest.objects.iter().map(|o| (o.id, o.clone()))).collect();
+        let pipeline = Pipeline {
+            store: store.clone(),
+            runtime: Arc::clone(&runtime),
+            settings: settings.pipeline,
+            attempt,
+            max_parallelism,
+            chains,
+            catalog: Mutex::new(catalog),
+        };
+        let driver = Driver {
+            shared,
+            runtime: Arc::clone(&runtime),
+            pipeline: Arc::new(pipeline),
+            operators,
+            carried,
+            prepared: PreparedOutput::new(budget.clone()),
+            policy: settings.chain_policy(),
+            committer: Some(Box::new(committer)),
+            collector: Some(Box::new(Collector::new(&store))),
+            settlements,
+            steps: FuturesUnordered::new(),
+            state: State::default(),
+        };
+        let latch = Latch(Arc::clone(&driver.shared));
+        runtime.spawn(driver.run(receiver, latch).boxed());
+        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
+    }
+}
+
+/// Returns the subtasks of all operators.
+fn participants(operators: &[OperatorSpec]) -> Vec<Participant> {
+    let of = |operator: &OperatorSpec| {
+        let id = operator.id;
+        (0..operator.parallelism).map(move |index| (id, Subtask(index)))
+    };
+    operators.iter().flat_map(of).collect()
+}
+
+/// Returns the chain of a subtask that goes on from its share.
+fn chain_of(share: &Share, settings: &JobSettings, budget: &MemoryBudget) -> SharedChain {
+    let chain = SegmentChain::new(share.groups.clone(), share.segments.clone(), budget.clone());
+    let mut chain = chain.with_segment_bytes(settings.pipeline.segment_bytes);
+    settings.chain_policy().into_iter().for_each(|policy| chain.plan_bases(policy));
+    Arc::new(Mutex::new(chain))
+}
+
+/// Returns each subtask's share of `operator`, with the tables as they were.
+fn plans(
+    restored: Option<&StoredManifest>,
+    operator: &OperatorSpec,
+    max_parallelism: u16,
+) -> Result<Vec<(Share, Tables)>> {
+    let Some(StoredManifest { manifest, .. }) = restored else {
+        let plan = OperatorPlan::empty(operator.id, max_parallelism, operator.parallelism)?;
+        return Ok(plan.shares.into_iter().map(|share| (share, Tables::new(operator.key.clone()))).collect());
+    };
+    let plan = OperatorPlan::new(manifest, operator.id, operator.parallelism)?;
+    let times = checkpoint_times(manifest, operator.id)?;
+    let tables = || Tables::restored(operator.key.clone(), plan.tables.clone(), times);
+    Ok(plan.shares.into_iter().map(|share| (share, tables())).collect())
+}
+
+/// Returns how far time had come for an operator. Its manifest was written after its cuts, by the process that made
+/// them or, for a savepoint, later still: what had expired at a cut had expired then.
+fn checkpoint_times(manifest: &Manifest, operator: OperatorId) -> Result<CheckpointTimes> {
+    let found = manifest.operators.iter().find(|candidate| candidate.id == operator);
+    let subtasks = found.map(OperatorManifest::inline_subtasks).transpose()?.unwrap_or_default();
+    let event_time = subtasks.iter().map(|subtask| subtask.watermark).max().unwrap_or(Timestamp::MIN);
+    Ok(CheckpointTimes { event_time, processing_time: manifest.created_at })
+}
