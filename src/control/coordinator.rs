@@ -105,6 +105,12 @@ impl Coordinator {
         (self.first_epoch..self.next_epoch).contains(&epoch)
     }
 
+    /// Returns whether `epoch` has begun and not ended.
+    #[must_use]
+    pub fn is_in_flight(&self, epoch: Epoch) -> bool {
+        self.in_flight.contains_key(&epoch)
+    }
+
     /// Returns how many epochs are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -8,7 +8,7 @@ use super::interval::Adaptive;
 use crate::checkpoint::commit::Draft;
 use crate::checkpoint::pipeline::{Acknowledgement, lock};
 use crate::control::interval::{CheckpointSample, Observation};
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::id::{Epoch, ObjectId, OperatorId};
 use crate::manifest::{
     DurabilityLevel, Extension, ManifestKind, ObjectRef, OperatorManifest, SubtaskEntry, SubtaskManifest, TableSchema,
@@ -37,11 +37,11 @@ impl Driver {
                 let sum = sums.entry(participant.0).or_default().entry(statistic.name.clone()).or_default();
                 *sum = sum.saturating_add(statistic.value);
             }
-            if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
-                merge_tables(operator, &tables);
-                slices.extend(slice.map(|slice| (participant, slice)));
-                operator.subtasks.push(SubtaskEntry::Inline(manifest));
-            }
+            let operator = operators.iter_mut().find(|operator| operator.id == participant.0);
+            let operator = operator.unwrap_or_else(|| broken("a subtask belongs to no operator of the job"));
+            merge_tables(operator, &tables);
+            slices.extend(slice.map(|slice| (participant, slice)));
+            operator.subtasks.push(SubtaskEntry::Inline(manifest));
         }
         let objects = self.referenced(&operators, slices.iter().map(|(_, slice)| slice.object));
         self.measure(&operators, &objects, dirty);
@@ -49,8 +49,9 @@ impl Driver {
         operators.iter().try_for_each(|operator| operator.check_owners(self.pipeline.max_parallelism))?;
         for ((id, subtask), slice) in slices {
             let operator = operators.iter_mut().find(|operator| operator.id == id);
-            if let Some(entry) = operator.and_then(|operator| operator.subtasks.get_mut(subtask.0 as usize)) {
-                *entry = SubtaskEntry::Slice(slice);
+            match operator.and_then(|operator| operator.subtasks.get_mut(subtask.0 as usize)) {
+                Some(entry) => *entry = SubtaskEntry::Slice(slice),
+                None => broken("a slice is of no subtask"),
             }
         }
         operators.extend(self.carried.iter().map(|carried| carried.manifest.clone()));
@@ -95,7 +96,8 @@ impl Driver {
         let carried = self.carried.iter().flat_map(|carried| carried.objects.iter().copied());
         let ids: BTreeSet<_> = subtasks.flat_map(SubtaskManifest::objects).chain(slices).chain(carried).collect();
         let catalog = self.pipeline.catalog();
-        ids.into_iter().filter_map(|id| catalog.get(&id).cloned()).collect()
+        let object = |id| catalog.get(&id).unwrap_or_else(|| broken("a placed object is not in the catalog")).clone();
+        ids.into_iter().map(object).collect()
     }
 
     /// Forgets objects in which no chain has a segment any more.

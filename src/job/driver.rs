@@ -61,6 +61,12 @@ pub(super) struct Flight {
     reason: Option<Error>,
 }
 
+impl Flight {
+    fn new(started: Timestamp) -> Self {
+        Self { started, announced: None, stage: Stage::Gathering(BTreeMap::new()), reason: None }
+    }
+}
+
 /// How far an epoch has come.
 pub(super) enum Stage {
     Gathering(BTreeMap<Participant, Arrival>),
@@ -146,8 +152,10 @@ impl Driver {
                     self.state.requests = self.requests();
                 }
                 self.state.newest = epoch;
-                let stage = Stage::Gathering(BTreeMap::new());
-                self.state.flights.insert(epoch, Flight { started: now, announced, stage, reason: None });
+                // One that took too long may have ended before its news came here.
+                if self.shared.coordinator().is_in_flight(epoch) {
+                    self.state.flights.insert(epoch, Flight { announced, ..Flight::new(now) });
+                }
             }
             Step::Look => self.state.looking = false,
             Step::Placed(epoch, outcome) => {
@@ -383,14 +391,12 @@ impl Driver {
     }
 
     fn abort(&mut self, epoch: Epoch) {
-        let Some(flight) = self.state.flights.remove(&epoch) else {
-            broken("an epoch is given up that is not in flight")
-        };
+        let now = self.runtime.monotonic();
+        let flight = self.state.flights.remove(&epoch).unwrap_or_else(|| Flight::new(now));
         if let Stage::Placing(handle) = &flight.stage {
             handle.abort();
         }
         self.settle(epoch, Outcome::Abort);
-        let now = self.runtime.monotonic();
         self.shared.observe(now, Observation::Aborted);
         metrics::checkpoint_failed();
         let aborted = self.given_up(epoch, flight, now);

@@ -141,6 +141,39 @@ pub(crate) fn b18_a_barrier_that_was_never_triggered_is_refused_and_changes_noth
 }
 
 #[test]
+fn b05_a_barrier_of_another_attempt_is_refused_with_both() {
+    let rig = Rig::new();
+    let first = rig.open(0, 1, small()).unwrap();
+    let stale = first.job.trigger().unwrap().unwrap();
+    drop(first);
+    let mut job = rig.open(0, 1, small()).unwrap();
+    rig.on(0, async move {
+        let current = job.job.trigger().unwrap().unwrap();
+        assert_eq!((stale.epoch, current.epoch), (Epoch(1), Epoch(1)), "epochs repeat");
+        let refused = job.tasks[0].barrier(stale, Timestamp::MIN, vec![]).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::Usage);
+        assert!(refused.message().contains("attempt=`1` expected=`2`"), "{refused}");
+        job.tasks[0].barrier(current, Timestamp::MIN, vec![]).unwrap();
+        assert!(job.job.wait(current).await.unwrap().is_some());
+    });
+}
+
+#[test]
+fn b10_an_epoch_whose_time_is_over_before_it_is_noticed_is_given_up() {
+    let rig = Rig::new();
+    let checkpoints = CheckpointPolicy { timeout: Duration::ZERO, ..CheckpointPolicy::default() };
+    let mut job: Counting = rig.open(0, 2, JobSettings { checkpoints, ..small() }).unwrap();
+    rig.on(0, async move {
+        for _ in 0..3 {
+            let barrier = job.job.trigger().unwrap().unwrap();
+            assert_eq!(job.job.wait(barrier).await.unwrap(), None);
+            // Its barrier comes too late, and is sealed all the same.
+            job.tasks[0].barrier(barrier, Timestamp::MIN, vec![]).unwrap();
+        }
+    });
+}
+
+#[test]
 fn b18_a_barrier_subsumes_the_epochs_that_its_task_passed_over() {
     let rig = Rig::new();
     let mut job = rig.open(0, 2, small()).unwrap();
