@@ -5,9 +5,12 @@
 
 pub mod chain;
 pub mod claim;
+pub mod collect;
 pub mod commit;
 pub mod found;
 pub mod links;
 pub mod pipeline;
+pub mod reading;
 pub mod restore;
+pub mod savepoints;
 pub mod sweep;

@@ -20,11 +20,13 @@ use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{CheckpointTimes, Tables};
-use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::links::SegmentChain;
 use crate::checkpoint::pipeline::{Arrival, Pipeline, PipelineSettings, SharedChain};
+use crate::checkpoint::reading::{Reader, under};
 use crate::checkpoint::restore;
+use crate::checkpoint::savepoints::Savepoints;
 use crate::checkpoint::sweep::Collector;
 use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
@@ -32,7 +34,7 @@ use crate::control::coordinator::{CheckpointPolicy, Coordinator, Participant};
 use crate::control::interval::{Decision, Goals, Observation};
 use crate::control::retention::RetentionPolicy;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
+use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Seq, Subtask};
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
 use crate::manifest::rescale::{OperatorPlan, Share};
 use crate::manifest::{Manifest, OperatorManifest, Program};
@@ -210,12 +212,26 @@ impl JobBuilder {
         claim::peek(&self.store, self.from).await
     }
 
+    /// Returns the checkpoint that opening would restore from, with everything inline that its objects hold, without
+    /// claiming anything. If the newest is dropped while it is read, returns the one that is the newest then.
+    ///
+    /// # Errors
+    /// `NotFound` if the chosen checkpoint is not there, or was dropped meanwhile; `Corrupt`, `Version`, `Denied` or
+    /// `Unavailable` from the store.
+    pub async fn peek_restored(&self) -> Result<Option<StoredManifest>> {
+        let mut chain = Chain::load(&self.store).await?;
+        if chain.resolve(&self.store, self.from).await?.is_none() {
+            return Ok(None);
+        }
+        Reader::new(&self.store, &mut chain, self.from).resolved().await.map(Some)
+    }
+
     /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
     ///
     /// # Errors
-    /// `Corrupt`, `Denied` or `Unavailable` from the store.
+    /// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Denied` or `Unavailable` from the store.
     pub async fn resolve(&self, stored: StoredManifest) -> Result<StoredManifest> {
-        let manifest = restore::resolve(&self.store, stored.manifest).await?;
+        let manifest = under(&self.store, stored.id.seq, restore::resolve(&self.store, stored.manifest)).await?;
         Ok(StoredManifest { manifest, ..stored })
     }
 
@@ -270,6 +286,7 @@ impl JobBuilder {
         let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
         let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
+        let savepoints = committer.savepoints();
         let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
         let participants: Vec<_> = operators
             .iter()
@@ -336,7 +353,7 @@ impl JobBuilder {
             state: State::default(),
         };
         runtime.spawn(driver.run(receiver).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
+        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, savepoints, budget })
     }
 }
 
@@ -476,6 +493,7 @@ pub struct Job {
     link: Link,
     seats: Vec<Seat>,
     restored: Option<StoredManifest>,
+    savepoints: Savepoints,
     budget: MemoryBudget,
 }
 
@@ -600,6 +618,16 @@ impl Job {
                 return Err(stopped());
             }
         }
+    }
+
+    /// Asks for a savepoint to be dropped: the next checkpoint does not list it, and what only it reached is deleted a few
+    /// commits later. Its manifest may be damaged or gone. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not a live savepoint, naming those that are; what the job failed with.
+    pub fn drop_savepoint(&self, id: Seq) -> Result<()> {
+        self.link.shared.check()?;
+        self.savepoints.drop_savepoint(id)
     }
 
     /// Refuses to go on if a newer attempt owns the job. To be asked before an effect that no checkpoint guards.

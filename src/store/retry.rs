@@ -36,6 +36,10 @@ pub struct StoreSettings {
     /// A listing may miss the newest manifests, but fewer than this many: dead ones younger than that are kept,
     /// so that probing from any manifest that a listing shows reaches the end of the chain. Default 64.
     pub list_lag: u64,
+    /// A running job deletes what a commit made unreachable only after this many further commits, so that whoever reads
+    /// a checkpoint while it is dropped can finish, or notice and turn to a newer one. Costs the space of what so many
+    /// commits replace: with full checkpoints, as many more copies of the state. 0 deletes at once. Default 2.
+    pub collect_lag: u64,
 }
 
 impl Default for StoreSettings {
@@ -47,6 +51,7 @@ impl Default for StoreSettings {
             backoff_first: Duration::from_millis(100),
             backoff_max: Duration::from_secs(10),
             list_lag: 64,
+            collect_lag: 2,
         }
     }
 }
