@@ -11,7 +11,7 @@ use crate::id::{Attempt, Seq};
 use crate::metrics;
 use crate::store::{Key, Store};
 
-use super::sweep::{Swept, delete_in_order, execute, plan};
+use super::sweep::{Swept, delete_all, execute, plan};
 
 /// Most names that are remembered after the store would not delete them. A sweep finds those that are forgotten.
 const REMEMBERED_MAX: usize = 16 << 10;
@@ -149,7 +149,7 @@ impl Collector {
         if again {
             keys.extend(self.failed.iter().copied());
         }
-        let swept = delete_in_order(&self.store, keys).await;
+        let swept = delete_all(&self.store, keys).await;
         self.take_note(&swept);
         swept
     }

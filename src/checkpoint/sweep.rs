@@ -57,45 +57,38 @@ pub struct Swept {
     pub left: Vec<Key>,
 }
 
-/// Deletes `keys`, in any order, until too many fail in a row.
+/// Deletes `keys`, data objects before manifests, until too many fail in a row.
 pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
+    let (manifests, objects): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(|key| matches!(key, Key::Manifest(_)));
+    let mut swept = Swept::default();
+    let mut in_a_row = 0;
+    for keys in [objects, manifests] {
+        delete_some(store, keys, &mut swept, &mut in_a_row).await;
+    }
+    swept
+}
+
+/// Deletes `keys`, in any order, until too many have failed in a row.
+async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row: &mut u32) {
     let mut left: BTreeSet<Key> = keys.iter().copied().collect();
     let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.delete(&key).await) }))
         .buffer_unordered(DELETES_IN_FLIGHT);
-    let mut swept = Swept::default();
-    let mut in_a_row = 0;
-    while in_a_row < FAILURES_IN_A_ROW_MAX
+    while *in_a_row < FAILURES_IN_A_ROW_MAX
         && let Some((key, outcome)) = deletes.next().await
     {
         left.remove(&key);
         match outcome {
             Ok(()) => {
-                in_a_row = 0;
+                *in_a_row = 0;
                 swept.deleted.push(key);
             }
             Err(error) => {
-                in_a_row += 1;
+                *in_a_row += 1;
                 swept.failed.push((key, error));
             }
         }
     }
-    swept.left = left.into_iter().collect();
-    swept
-}
-
-/// Deletes `keys`, data objects before manifests, until too many fail in a row.
-pub(super) async fn delete_in_order(store: &Store, keys: Vec<Key>) -> Swept {
-    let (manifests, objects): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(|key| matches!(key, Key::Manifest(_)));
-    let mut swept = delete_all(store, objects).await;
-    if swept.left.is_empty() {
-        let manifests = delete_all(store, manifests).await;
-        swept.deleted.extend(manifests.deleted);
-        swept.failed.extend(manifests.failed);
-        swept.left = manifests.left;
-    } else {
-        swept.left.extend(manifests);
-    }
-    swept
+    swept.left.extend(left);
 }
 
 /// What a sweep finds, and would delete.
@@ -185,7 +178,7 @@ pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
     if plan.hypothetical {
         return Err(Error::usage("a preview cannot be executed: claim the job, then plan"));
     }
-    Ok(delete_in_order(store, plan.deletable.iter().map(|(key, _)| *key).collect()).await)
+    Ok(delete_all(store, plan.deletable.iter().map(|(key, _)| *key).collect()).await)
 }
 
 /// Everything that a sweep decides by.

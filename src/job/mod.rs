@@ -298,8 +298,7 @@ impl JobBuilder {
             Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, runtime.now());
         let goes_on = (from, restored.as_ref(), participants.len());
         let adaptive = Adaptive::of(&settings, max_parallelism, goes_on, runtime.now())?;
-        let shared = Shared::new(coordinator, progress, adaptive);
-        let shared = Arc::new(shared);
+        let shared = Arc::new(Shared::new(coordinator, progress, adaptive));
         let link = Link { shared: Arc::clone(&shared), sender };
 
         let mut seats = Vec::with_capacity(participants.len());
