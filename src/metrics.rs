@@ -22,6 +22,7 @@
 //! | `alluvium_dirty_rows_per_second` | gauge | distinct rows dirtied per second of that interval |
 //! | `alluvium_expected_overhead_ratio` | gauge | share of time that checkpoints and replay are expected to cost |
 //! | `alluvium_predicted_recovery_seconds` | gauge | s until the job would have caught up if it failed now |
+//! | `alluvium_uncollected_objects` | gauge | objects that nothing reaches and that the store would not delete |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -60,6 +61,12 @@ pub(crate) fn in_progress(count: usize) {
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
 pub(crate) fn sealed_bytes(bytes: u64) {
     gauge!("alluvium_sealed_bytes").set(bytes as f64);
+}
+
+/// Notes how many objects should be gone and are not.
+#[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 objects")]
+pub(crate) fn uncollected(objects: u64) {
+    gauge!("alluvium_uncollected_objects").set(objects as f64);
 }
 
 /// Notes how many distinct rows a subtask touched in an epoch.

@@ -17,6 +17,9 @@ use crate::store::{Key, KeyClass, Store};
 /// How often a listing that lags too far behind is asked again.
 const LISTINGS_MAX: u32 = 5;
 
+/// How often a reader follows a chain that grows under it.
+pub(crate) const FOLLOWED_MAX: u32 = 8;
+
 /// Which checkpoint to go on from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreFrom {
@@ -115,18 +118,33 @@ impl Chain {
         }
     }
 
-    /// Finds the end again; returns whether the chain has grown. Reading on from the old end would not do: what follows
-    /// it may have come, been dropped and been deleted.
+    /// Finds the end again; returns whether the chain has grown.
+    ///
+    /// # Errors
+    /// As [`Chain::load`].
+    pub async fn refresh(&mut self, store: &Store) -> Result<bool> {
+        let newer = self.newer(store).await?;
+        let grown = newer.is_some();
+        newer.into_iter().for_each(|newer| *self = newer);
+        Ok(grown)
+    }
+
+    /// Returns the chain as it stands now, if it has grown. Reading on from the old end would not do: what follows it may
+    /// have come, been dropped and been deleted.
     ///
     /// Nor does a read that finds nothing prove that nothing came, if it was slow. But whatever was deleted there, a
     /// listing that begins afterwards shows a later number.
-    async fn refresh(&mut self, store: &Store) -> Result<bool> {
+    ///
+    /// # Errors
+    /// As [`Chain::load`].
+    pub async fn newer(&self, store: &Store) -> Result<Option<Self>> {
         for _ in 0..LISTINGS_MAX {
             let found = Self::load(store).await?;
-            let grown = found.end > self.end;
-            *self = found;
-            if grown || list(store).await?.keys().all(|seq| *seq <= self.end) {
-                return Ok(grown);
+            if found.end > self.end {
+                return Ok(Some(found));
+            }
+            if list(store).await?.keys().all(|seq| *seq <= self.end) {
+                return Ok(None);
             }
         }
         Err(Error::unavailable("the chain grows faster than it can be read"))
@@ -203,24 +221,47 @@ impl Chain {
         self.live().into_iter().filter(|manifest| manifest.kind != ManifestKind::Claim).collect()
     }
 
+    /// Returns whether `seq` is a live checkpoint or savepoint.
+    #[must_use]
+    pub fn lists(&self, seq: Seq) -> bool {
+        self.restorable().iter().any(|manifest| manifest.id.seq == seq)
+    }
+
     /// Reads the checkpoint that `from` stands for. If the chain has grown so that it is gone, looks again.
     ///
     /// # Errors
-    /// `NotFound` if the chosen checkpoint is not live; `Corrupt` if it, or what leads to it, is damaged. Both name the
-    /// checkpoints that can be chosen instead; none is taken in its place.
+    /// `NotFound` if the chosen checkpoint is not live, or was dropped while it was read; `Corrupt` if it, or what leads
+    /// to it, is damaged. Both name the checkpoints that can be chosen instead; none is taken in its place.
     pub async fn resolve(&mut self, store: &Store, from: RestoreFrom) -> Result<Option<StoredManifest>> {
+        let mut followed = 0;
+        let mut missed: Option<Error> = None;
         loop {
-            let found = match self.select(from) {
+            let error = match self.select(from) {
                 Ok(None) => return Ok(None),
-                Ok(Some(manifest)) => self.read(store, &manifest).await.map(Some),
-                Err(error) => Err(error),
+                Ok(Some(manifest)) => match self.read(store, &manifest).await {
+                    Ok(stored) => return Ok(Some(stored)),
+                    Err(error) => error,
+                },
+                Err(error) => match (from, missed.take()) {
+                    (RestoreFrom::Checkpoint(seq), Some(missed)) if error.kind() == ErrorKind::NotFound => {
+                        return Err(self.dropped(seq, &missed));
+                    }
+                    _ => error,
+                },
             };
-            match found {
-                // The owner may have gone on, and dropped it, since the end was found.
-                Err(error) if is_of_content(&error) && self.refresh(store).await? => {}
-                settled => return settled,
+            // The owner may have gone on, and dropped it, since the end was found.
+            if !is_of_content(&error) || followed == FOLLOWED_MAX || !self.refresh(store).await? {
+                return Err(error);
             }
+            followed += 1;
+            missed = Some(error).filter(|error| error.kind() == ErrorKind::Corrupt);
         }
+    }
+
+    /// Returns why `seq`, which is not live any more, could not be read.
+    pub(super) fn dropped(&self, seq: Seq, missed: &Error) -> Error {
+        let error = Error::not_found("checkpoint was dropped while it was read").with("checkpoint", seq);
+        self.with_choices(error, None).with_source(missed.clone())
     }
 
     /// Reads every live manifest, ascending. If the chain has grown so that one is gone, begins again.
@@ -228,18 +269,26 @@ impl Chain {
     /// # Errors
     /// `Corrupt` if one is damaged or missing.
     pub async fn read_live(&mut self, store: &Store) -> Result<Vec<StoredManifest>> {
+        self.read_live_but(store, &BTreeSet::new()).await
+    }
+
+    /// As [`Chain::read_live`], without the manifests `unread`.
+    pub(super) async fn read_live_but(&mut self, store: &Store, unread: &BTreeSet<Seq>) -> Result<Vec<StoredManifest>> {
+        let mut followed = 0;
         loop {
-            match self.read_live_once(store).await {
-                Err(error) if is_of_content(&error) && self.refresh(store).await? => {}
+            match self.read_live_once(store, unread).await {
+                Err(error) if is_of_content(&error) && followed < FOLLOWED_MAX && self.refresh(store).await? => {
+                    followed += 1;
+                }
                 settled => return settled,
             }
         }
     }
 
-    async fn read_live_once(&self, store: &Store) -> Result<Vec<StoredManifest>> {
+    async fn read_live_once(&self, store: &Store, unread: &BTreeSet<Seq>) -> Result<Vec<StoredManifest>> {
         self.newest()?;
         let mut manifests = Vec::new();
-        for manifest in self.live() {
+        for manifest in self.live().into_iter().filter(|manifest| !unread.contains(&manifest.id.seq)) {
             manifests.push(self.read(store, &manifest).await?);
         }
         Ok(manifests)
@@ -266,7 +315,11 @@ impl Chain {
         Ok(stored)
     }
 
-    fn select(&self, from: RestoreFrom) -> Result<Option<Retained>> {
+    /// Returns what the newest manifest says of the checkpoint that `from` stands for; `None` to start empty.
+    ///
+    /// # Errors
+    /// `NotFound` if the chosen checkpoint is not live; `Corrupt` if the newest manifest is damaged.
+    pub fn select(&self, from: RestoreFrom) -> Result<Option<Retained>> {
         match from {
             RestoreFrom::Fresh => Ok(None),
             RestoreFrom::Newest => {

@@ -17,6 +17,7 @@ use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Pr
 use crate::store::{Key, Put, Store};
 
 use super::chain::{Chain, RestoreFrom, StoredManifest, following, succeeding};
+use super::collect::warn_held;
 use super::commit::{Committer, Identity, Proposal, fence};
 use super::operators::OperatorClaims;
 
@@ -85,13 +86,23 @@ pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
 /// damaged, naming the restorable ones; `Config` if the settings are not those of its state. Afterwards: `Fenced` if a
 /// still newer attempt took over meanwhile; `Denied` or `Unavailable` from the store, in which case claiming again is safe.
 pub async fn claim(store: &Store, request: &ClaimRequest) -> Result<Claimed> {
+    claim_without(store, request, &BTreeSet::new()).await
+}
+
+/// As [`claim`], not listing the live manifests `unwanted` any more. Those need not be readable.
+///
+/// # Errors
+/// As [`claim`]; `Usage` if the job would go on from one of them.
+pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwanted: &BTreeSet<Seq>) -> Result<Claimed> {
     request.check_settings()?;
     let mut chain = Chain::load(store).await?;
-    request.check_state(store, chain.resolve(store, request.from).await?.as_ref()).await?;
+    let restore = chain.resolve(store, request.from).await?;
+    request.check_state(store, restore.as_ref()).await?;
+    check_unwanted(unwanted, restore.as_ref().map(|restore| restore.id))?;
 
     let drawn = JobId(store.draw_put_id().0);
     let attempt = take_attempt(store, &chain, drawn).await?;
-    let Appended { chain, identity, proposal, restore } = append(store, request, attempt, drawn).await?;
+    let Appended { chain, identity, proposal, restore } = append(store, request, unwanted, attempt, drawn).await?;
     // A claim that slept may stand where a newer attempt's manifests have come and gone.
     if !canary::on(Canary::SkipClaimFence) {
         check_owner(store, attempt).await?;
@@ -123,7 +134,7 @@ pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
 /// Returns why `attempt` could not read the checkpoint that it goes on from, given the error that it met: damage, or a
 /// newer attempt that has dropped it meanwhile.
 pub(crate) async fn why_unreadable(store: &Store, attempt: Attempt, error: Error) -> Error {
-    if error.kind() != ErrorKind::Corrupt {
+    if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
         return error;
     }
     match check_owner(store, attempt).await {
@@ -206,7 +217,13 @@ struct Appended {
 
 /// Appends the claim at the end of the chain, which is looked for anew: older attempts may have gone far since it was
 /// looked at before the marker. Now each can append one more manifest at most.
-async fn append(store: &Store, request: &ClaimRequest, attempt: Attempt, drawn: JobId) -> Result<Appended> {
+async fn append(
+    store: &Store,
+    request: &ClaimRequest,
+    unwanted: &BTreeSet<Seq>,
+    attempt: Attempt,
+    drawn: JobId,
+) -> Result<Appended> {
     loop {
         let mut chain = Chain::load(store).await?;
         let restore = chain.resolve(store, request.from).await;
@@ -220,7 +237,9 @@ async fn append(store: &Store, request: &ClaimRequest, attempt: Attempt, drawn: 
         check_job(job, restore.as_ref())?;
         let identity = request.identity(job, attempt, restore.as_ref());
         let parent = restore.as_ref().map(|restore| restore.id);
+        check_unwanted(unwanted, parent)?;
         let retention = retain(request.retention, ManifestKind::Claim, parent, &chain.live());
+        let retention = retention.without(unwanted, parent);
         let manifest = claim_manifest(store, &identity, following(chain.end())?, restore.as_ref());
         let proposal = Proposal::new(store, manifest, retention)?;
         match proposal.create(store).await? {
@@ -265,6 +284,18 @@ fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
     }
 }
 
+/// Refuses to drop what the job goes on from.
+pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<ManifestId>) -> Result<()> {
+    match continued.filter(|continued| unwanted.contains(&continued.seq)) {
+        Some(continued) => {
+            let error =
+                Error::usage("the job would go on from this checkpoint: it can be dropped once there is a newer one");
+            Err(error.with("checkpoint", continued.seq))
+        }
+        None => Ok(()),
+    }
+}
+
 /// Reads what lives beside the claim, so that later commits can tell what they make unreachable.
 async fn open_ledger(store: &Store, chain: &Chain, claim: &Proposal, restore: Option<&StoredManifest>) -> Ledger {
     let mut ledger = Ledger::default();
@@ -276,7 +307,7 @@ async fn open_ledger(store: &Store, chain: &Chain, claim: &Proposal, restore: Op
                 Ok(stored) => Some(stored.objects()),
                 Err(_) if canary::on(Canary::CollectOverUnreadable) => Some(BTreeSet::new()),
                 Err(error) => {
-                    tracing::warn!(error = error.chain(), "nothing is collected while a live manifest is unreadable");
+                    warn_held(&entry.id.seq.to_string(), Some(&error));
                     None
                 }
             },

@@ -24,6 +24,7 @@ use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
 use super::chain::{following, succeeding};
+use super::savepoints::Savepoints;
 use super::sweep;
 
 /// How often a refusal (no permission, say) is answered by another try while a commit is in doubt.
@@ -153,6 +154,7 @@ pub struct Committer {
     /// What the next checkpoint continues.
     parent: Option<ManifestId>,
     ledger: Ledger,
+    savepoints: Savepoints,
     pending: Option<Proposal>,
     fenced: Option<Attempt>,
     on_doubt: Option<OnDoubt>,
@@ -175,6 +177,8 @@ impl Committer {
         parent: Option<ManifestId>,
         ledger: Ledger,
     ) -> Self {
+        let savepoints = Savepoints::default();
+        savepoints.set_live(&claim.retention.kept);
         Self {
             store: store.clone(),
             identity,
@@ -183,6 +187,7 @@ impl Committer {
             retained: claim.retention.kept.clone(),
             parent,
             ledger,
+            savepoints,
             pending: None,
             fenced: None,
             on_doubt: None,
@@ -204,6 +209,12 @@ impl Committer {
     #[must_use]
     pub fn last(&self) -> ManifestId {
         self.last.id
+    }
+
+    /// Returns the job's savepoints: the place to ask for one to be dropped, from any thread.
+    #[must_use]
+    pub fn savepoints(&self) -> Savepoints {
+        self.savepoints.clone()
     }
 
     /// Commits `draft`: a create of the manifest, then a read of the next attempt's marker.
@@ -280,6 +291,9 @@ impl Committer {
         let mut candidates = self.retained.clone();
         candidates.push(self.last);
         let retention = retain(self.identity.retention, draft.kind, self.parent, &candidates);
+        // A checkpoint is itself what the next continues; beside a savepoint the parent has to stay.
+        let continued = if draft.kind == ManifestKind::Checkpoint { None } else { self.parent };
+        let retention = retention.without(&self.savepoints.unwanted(), continued);
         let manifest = self.manifest(following(self.last.id.seq)?, draft);
         Proposal::new(&self.store, manifest, retention)
     }
@@ -387,6 +401,7 @@ impl Committer {
         self.last = entry;
         self.epoch = epoch;
         self.retained = retention.kept;
+        self.savepoints.set_live(self.retained.iter().chain([&self.last]));
         Committed { id: entry.id, hash: entry.hash, dropped: retention.dropped }
     }
 }

@@ -5,12 +5,15 @@
 
 pub mod chain;
 pub mod claim;
+pub mod collect;
 pub mod commit;
 pub mod found;
 pub mod links;
 pub mod operators;
 pub mod pipeline;
 pub(crate) mod prepared;
+pub mod reading;
 pub mod restore;
+pub mod savepoints;
 mod slices;
 pub mod sweep;

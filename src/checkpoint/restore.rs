@@ -161,13 +161,18 @@ fn index_range(segment: &SegmentRef) -> Range<u64> {
 /// Reads `range` of the slice of `object` that starts at `offset`.
 async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -> Result<bytes::Bytes> {
     let end = range.end.checked_add(offset).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
-    let missing = |error: Error| match error.kind() {
-        // The manifest was committed after its objects: one that is missing was lost.
-        ErrorKind::NotFound => Error::corrupt("object of a committed manifest is missing").with_source(error),
-        _ => error,
-    };
     let range = range.start.saturating_add(offset)..end;
     store.read_range(&Key::Data(object), range).await.map_err(missing)
+}
+
+/// Returns the error of a read of a manifest's object. The manifest was committed after its objects: one that is missing
+/// was lost, or deleted once the manifest was dropped, which [`under`](super::reading::under) finds out.
+#[must_use]
+pub fn missing(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::corrupt("object of a committed manifest is missing").with_source(error),
+        _ => error,
+    }
 }
 
 /// Returns the manifest with all its subtask manifests and opaques inline.

@@ -12,7 +12,7 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream};
 
 use crate::canary::{self, Canary};
-use crate::control::retention::{Garbage, RetentionPolicy, retain};
+use crate::control::retention::{RetentionPolicy, retain};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, ObjectId, Seq};
 use crate::manifest::ManifestKind;
@@ -20,8 +20,13 @@ use crate::store::{Key, KeyClass, Store};
 
 use super::chain::{Chain, StoredManifest, succeeding};
 
+pub use super::collect::Collector;
+
 /// Deletes under way at a time.
 const DELETES_IN_FLIGHT: usize = 8;
+
+/// Deletes that fail in a row before the others are left: the store refuses them, or is away.
+const FAILURES_IN_A_ROW_MAX: u32 = 16;
 
 /// How many objects, and how long in all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -48,75 +53,42 @@ pub struct Swept {
     pub deleted: Vec<Key>,
     /// Names that the store did not let go, each with the reason; to be tried again.
     pub failed: Vec<(Key, Error)>,
+    /// Names that were not tried to the end, since too many failed in a row; to be tried again.
+    pub left: Vec<Key>,
 }
 
-/// Deletes `keys`, in any order.
+/// Deletes `keys`, data objects before manifests, until too many fail in a row.
 pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
-    let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.delete(&key).await) }))
-        .buffer_unordered(DELETES_IN_FLIGHT);
+    let (manifests, objects): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(|key| matches!(key, Key::Manifest(_)));
     let mut swept = Swept::default();
-    while let Some((key, outcome)) = deletes.next().await {
-        match outcome {
-            Ok(()) => swept.deleted.push(key),
-            Err(error) => swept.failed.push((key, error)),
-        }
+    let mut in_a_row = 0;
+    for keys in [objects, manifests] {
+        delete_some(store, keys, &mut swept, &mut in_a_row).await;
     }
     swept
 }
 
-/// A running owner's deleter: takes what each commit made unreachable, without listing anything.
-#[derive(Debug)]
-pub struct Collector {
-    store: Store,
-    garbage: Garbage,
-}
-
-impl Collector {
-    /// Returns a collector with nothing to do.
-    #[must_use]
-    pub fn new(store: &Store) -> Self {
-        Self { store: store.clone(), garbage: Garbage::default() }
-    }
-
-    /// Adds what a commit made unreachable.
-    pub fn add(&mut self, garbage: Garbage) {
-        self.garbage.objects.extend(garbage.objects);
-        self.garbage.manifests.extend(garbage.manifests);
-    }
-
-    /// Deletes what attempts before `owner` left and no live manifest reaches. What fails stays for another attempt or
-    /// for a sweep by hand: the job does not depend on it.
-    pub async fn sweep_orphans(&self, owner: Attempt) {
-        let swept = async { execute(&self.store, &plan(&self.store, Some(owner)).await?).await };
-        match swept.await {
-            Ok(Swept { deleted, failed }) => {
-                tracing::info!(deleted = deleted.len(), failed = failed.len(), "swept what earlier attempts left");
+/// Deletes `keys`, in any order, until too many have failed in a row.
+async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row: &mut u32) {
+    let mut left: BTreeSet<Key> = keys.iter().copied().collect();
+    let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.delete(&key).await) }))
+        .buffer_unordered(DELETES_IN_FLIGHT);
+    while *in_a_row < FAILURES_IN_A_ROW_MAX
+        && let Some((key, outcome)) = deletes.next().await
+    {
+        left.remove(&key);
+        match outcome {
+            Ok(()) => {
+                *in_a_row = 0;
+                swept.deleted.push(key);
             }
-            Err(error) => tracing::warn!(error = error.chain(), "what earlier attempts left could not be swept"),
-        }
-    }
-
-    /// Deletes objects, then manifests. What fails stays for the next time.
-    pub async fn run(&mut self) -> Swept {
-        let objects = self.garbage.objects.iter().copied().map(Key::Data).collect();
-        let mut swept = delete_all(&self.store, objects).await;
-        let manifests = self.garbage.manifests.iter().copied().map(Key::Manifest).collect();
-        let manifests = delete_all(&self.store, manifests).await;
-        swept.deleted.extend(manifests.deleted);
-        swept.failed.extend(manifests.failed);
-        for key in &swept.deleted {
-            match key {
-                Key::Data(object) => drop(self.garbage.objects.remove(object)),
-                Key::Manifest(seq) => drop(self.garbage.manifests.remove(seq)),
-                Key::Attempt(_) | Key::Probe(_) => {}
+            Err(error) => {
+                *in_a_row += 1;
+                swept.failed.push((key, error));
             }
         }
-        if let Some((key, error)) = swept.failed.first() {
-            let failed = swept.failed.len();
-            tracing::warn!(failed, object = %key, error = error.chain(), "objects could not be deleted, to be tried again");
-        }
-        swept
     }
+    swept.left.extend(left);
 }
 
 /// What a sweep finds, and would delete.
@@ -158,7 +130,7 @@ impl SweepPlan {
 /// `Fenced` if the newest manifest is not `owner`'s; `Corrupt` if any live manifest is unreadable; `Denied` or
 /// `Unavailable` from the store.
 pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
-    let survey = Survey::take(store).await?;
+    let survey = Survey::take(store, &BTreeSet::new()).await?;
     let newest = survey.newest().map(|newest| newest.manifest.attempt);
     if let (Some(owner), Some(newest)) = (owner, newest)
         && owner != newest
@@ -174,12 +146,24 @@ pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
 /// # Errors
 /// As [`plan`].
 pub async fn preview(store: &Store, policy: RetentionPolicy) -> Result<SweepPlan> {
-    let survey = Survey::take(store).await?;
+    preview_without(store, policy, &BTreeSet::new()).await
+}
+
+/// As [`preview`], of a claim that drops the manifests `unwanted`, too. Those need not be readable.
+///
+/// # Errors
+/// As [`plan`].
+pub(crate) async fn preview_without(
+    store: &Store,
+    policy: RetentionPolicy,
+    unwanted: &BTreeSet<Seq>,
+) -> Result<SweepPlan> {
+    let survey = Survey::take(store, unwanted).await?;
     let Some(newest) = survey.newest() else {
         return Ok(survey.classify(&BTreeSet::new(), Attempt(0), true));
     };
     let parent = if newest.manifest.kind == ManifestKind::Claim { newest.manifest.parent } else { Some(newest.id) };
-    let retention = retain(policy, ManifestKind::Claim, parent, &survey.chain.live());
+    let retention = retain(policy, ManifestKind::Claim, parent, &survey.chain.live()).without(unwanted, parent);
     let live = retention.kept.iter().map(|entry| entry.id.seq).collect();
     let claimed = succeeding(newest.manifest.attempt)?;
     Ok(survey.classify(&live, claimed, true))
@@ -194,13 +178,7 @@ pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
     if plan.hypothetical {
         return Err(Error::usage("a preview cannot be executed: claim the job, then plan"));
     }
-    let (manifests, objects): (Vec<Key>, Vec<Key>) =
-        plan.deletable.iter().map(|(key, _)| *key).partition(|key| matches!(key, Key::Manifest(_)));
-    let mut swept = delete_all(store, objects).await;
-    let manifests = delete_all(store, manifests).await;
-    swept.deleted.extend(manifests.deleted);
-    swept.failed.extend(manifests.failed);
-    Ok(swept)
+    Ok(delete_all(store, plan.deletable.iter().map(|(key, _)| *key).collect()).await)
 }
 
 /// Everything that a sweep decides by.
@@ -213,12 +191,13 @@ struct Survey {
 }
 
 impl Survey {
-    async fn take(store: &Store) -> Result<Self> {
+    /// Reads all but the manifests `unread`.
+    async fn take(store: &Store, unread: &BTreeSet<Seq>) -> Result<Self> {
         // In this order: an object that a manifest refers to was there before the manifest was, so whatever is listed
         // here and is referred to later is already referred to when the manifests are read, or of a living attempt.
         let listing = store.list(KeyClass::Data).await?;
         let mut chain = Chain::load(store).await?;
-        let manifests = chain.read_live(store).await?;
+        let manifests = chain.read_live_but(store, unread).await?;
         let data = listing.entries.into_iter().filter_map(|(key, bytes)| match key {
             Key::Data(object) => Some((object, bytes)),
             _ => None,

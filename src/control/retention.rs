@@ -12,6 +12,9 @@ use crate::manifest::{ManifestKind, Retained};
 /// How many of the latest lots of garbage are remembered, to catch a manifest that would refer to any of it.
 const FREED_LOTS: usize = 16;
 
+/// Most objects that are remembered while an unreadable manifest holds back their deletion. A sweep finds the others.
+const SUSPECTS_MAX: usize = 64 << 10;
+
 /// How many checkpoints live.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionPolicy {
@@ -32,6 +35,20 @@ pub struct Retention {
     pub kept: Vec<Retained>,
     /// Those that it does not list: void from the moment it exists.
     pub dropped: Vec<Retained>,
+}
+
+impl Retention {
+    /// Returns it without the manifests that the operator wants dropped.
+    ///
+    /// * `continued`: what the next checkpoint continues, if the new manifest is not itself that. It stays.
+    #[must_use]
+    pub fn without(self, unwanted: &BTreeSet<Seq>, continued: Option<ManifestId>) -> Self {
+        let goes = |manifest: &Retained| unwanted.contains(&manifest.id.seq) && Some(manifest.id) != continued;
+        let (gone, kept): (Vec<_>, Vec<_>) = self.kept.into_iter().partition(goes);
+        let mut dropped = [self.dropped, gone].concat();
+        dropped.sort_unstable_by_key(|manifest| manifest.id.seq);
+        Self { kept, dropped }
+    }
 }
 
 /// Decides which of `candidates`, the manifests that live now, a new manifest of `kind` lists.
@@ -72,6 +89,8 @@ pub struct Garbage {
     pub objects: BTreeSet<ObjectId>,
     /// Void manifests.
     pub manifests: BTreeSet<Seq>,
+    /// Live manifests that cannot be read. While there are any, no object is garbage.
+    pub held_by: BTreeSet<Seq>,
 }
 
 /// What an owner knows of its live manifests: enough to tell, without a listing, what a commit made unreachable.
@@ -127,16 +146,21 @@ impl Ledger {
         let young = self.void.split_off(&Seq(newest.saturating_sub(list_lag.max(1)).saturating_add(1)));
         let manifests = std::mem::replace(&mut self.void, young);
         let mut objects = BTreeSet::new();
+        let held_by: BTreeSet<Seq> =
+            self.live.iter().filter(|(_, objects)| objects.is_none()).map(|(seq, _)| *seq).collect();
         // As long as one live manifest is unreadable, any suspect may be an object of it.
-        if self.live.values().all(Option::is_some) {
+        if held_by.is_empty() {
             objects = std::mem::take(&mut self.suspects);
             objects.retain(|object| !self.protects(object) || canary::on(Canary::CollectShared));
+        }
+        while self.suspects.len() > SUSPECTS_MAX {
+            self.suspects.pop_first();
         }
         if !objects.is_empty() {
             self.freed.truncate(FREED_LOTS - 1);
             self.freed.push_front(objects.clone());
         }
-        Garbage { objects, manifests }
+        Garbage { objects, manifests, held_by }
     }
 }
 
@@ -208,6 +232,36 @@ mod tests {
         numbers.into_iter().map(object).collect()
     }
 
+    fn garbage<const N: usize>(objects: BTreeSet<ObjectId>, manifests: [u64; N]) -> Garbage {
+        Garbage { objects, manifests: manifests.into_iter().map(Seq).collect(), held_by: BTreeSet::new() }
+    }
+
+    #[test]
+    fn what_the_operator_drops_goes_unless_it_is_continued() {
+        let mut candidates = checkpoints([2, 5, 6]);
+        candidates.insert(0, manifest(1, ManifestKind::Savepoint));
+        let retention = |kind, continued: Option<u64>| {
+            let retention = retain(RetentionPolicy { checkpoints: 2 }, kind, continued.map(id), &candidates);
+            let left = retention.without(&[Seq(1), Seq(5), Seq(9)].into(), continued.map(id));
+            (seqs(&left.kept), seqs(&left.dropped))
+        };
+        assert_eq!(retention(ManifestKind::Checkpoint, None), (vec![6], vec![1, 2, 5]));
+        assert_eq!(retention(ManifestKind::Claim, Some(1)), (vec![1, 6], vec![2, 5]));
+        assert_eq!(retention(ManifestKind::Claim, Some(5)), (vec![5, 6], vec![1, 2]));
+    }
+
+    #[test]
+    fn what_an_unreadable_manifest_holds_back_is_bounded() {
+        let mut ledger = Ledger::default();
+        ledger.add_live(Seq(1), None);
+        let numbered = |n: u64| ObjectId { attempt: Attempt(n), random: [0; 16] };
+        ledger.add_live(Seq(2), Some((0..SUSPECTS_MAX as u64 + 9).map(numbered).collect()));
+        ledger.advance(Seq(3), objects([]), &checkpoints([2]));
+        assert_eq!(ledger.take_garbage(1).held_by, [Seq(1)].into());
+        ledger.advance(Seq(4), objects([]), &checkpoints([1]));
+        assert_eq!(ledger.take_garbage(1).objects.len(), SUSPECTS_MAX);
+    }
+
     #[test]
     fn garbage_is_what_only_dropped_manifests_reach() {
         let mut ledger = Ledger::default();
@@ -215,11 +269,11 @@ mod tests {
         ledger.advance(Seq(2), objects([2, 3]), &[]);
         assert_eq!(ledger.take_garbage(1), Garbage::default());
         ledger.advance(Seq(3), objects([3, 4]), &checkpoints([1]));
-        assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([1]), manifests: [Seq(1)].into() });
+        assert_eq!(ledger.take_garbage(1), garbage(objects([1]), [1]));
         assert!(ledger.freed(&object(1)) && !ledger.freed(&object(2)));
         assert!(ledger.protects(&object(2)) && !ledger.protects(&object(1)));
         ledger.advance(Seq(4), objects([4]), &checkpoints([2, 3]));
-        assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([2, 3]), manifests: [Seq(2), Seq(3)].into() });
+        assert_eq!(ledger.take_garbage(1), garbage(objects([2, 3]), [2, 3]));
         assert_eq!(ledger.take_garbage(1), Garbage::default(), "it is handed out once");
     }
 
@@ -229,9 +283,10 @@ mod tests {
         ledger.add_live(Seq(1), None);
         ledger.add_live(Seq(2), Some(objects([2])));
         ledger.advance(Seq(3), objects([3]), &checkpoints([2]));
-        assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([]), manifests: [Seq(2)].into() });
+        let held = Garbage { held_by: [Seq(1)].into(), ..garbage(objects([]), [2]) };
+        assert_eq!(ledger.take_garbage(1), held);
         ledger.advance(Seq(4), objects([4]), &checkpoints([1]));
-        assert_eq!(ledger.take_garbage(1), Garbage { objects: objects([2]), manifests: [Seq(1)].into() });
+        assert_eq!(ledger.take_garbage(1), garbage(objects([2]), [1]));
     }
 
     #[test]

@@ -12,12 +12,13 @@ use super::interval::Adaptive;
 use super::shared::{Latch, Link, Presence, Shared};
 use super::{Job, JobSettings, OperatorSpec, Seat, WRITER, operator_state};
 use crate::backend::{CheckpointTimes, Tables};
-use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::links::SegmentChain;
 use crate::checkpoint::operators::{Carried, OperatorClaims, Undeclared};
 use crate::checkpoint::pipeline::{Pipeline, SharedChain};
 use crate::checkpoint::prepared::PreparedOutput;
+use crate::checkpoint::reading::{Reader, under};
 use crate::checkpoint::restore;
 use crate::checkpoint::sweep::Collector;
 use crate::control::coordinator::{Coordinator, Participant};
@@ -111,12 +112,26 @@ impl JobBuilder {
         claim::peek(&self.store, self.from).await
     }
 
+    /// Returns the checkpoint that opening would restore from, with everything inline that its objects hold, without
+    /// claiming anything. If the newest is dropped while it is read, returns the one that is the newest then.
+    ///
+    /// # Errors
+    /// `NotFound` if the chosen checkpoint is not there, or was dropped meanwhile; `Corrupt`, `Version`, `Denied` or
+    /// `Unavailable` from the store.
+    pub async fn peek_restored(&self) -> Result<Option<StoredManifest>> {
+        let mut chain = Chain::load(&self.store).await?;
+        if chain.resolve(&self.store, self.from).await?.is_none() {
+            return Ok(None);
+        }
+        Reader::new(&self.store, &mut chain, self.from).resolved().await.map(Some)
+    }
+
     /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
     ///
     /// # Errors
-    /// `Corrupt`, `Denied` or `Unavailable` from the store.
+    /// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Denied` or `Unavailable` from the store.
     pub async fn resolve(&self, stored: StoredManifest) -> Result<StoredManifest> {
-        let manifest = restore::resolve(&self.store, stored.manifest).await?;
+        let manifest = under(&self.store, stored.id.seq, restore::resolve(&self.store, stored.manifest)).await?;
         Ok(StoredManifest { manifest, ..stored })
     }
 
@@ -210,6 +225,7 @@ impl JobBuilder {
         let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
         let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
+        let savepoints = committer.savepoints();
         let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
         let participants = participants(&operators);
         let (sender, receiver) = mpsc::unbounded_channel();
@@ -275,7 +291,7 @@ impl JobBuilder {
         };
         let latch = Latch(Arc::clone(&driver.shared));
         runtime.spawn(driver.run(receiver, latch).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
+        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, savepoints, budget })
     }
 }
 

@@ -20,9 +20,10 @@ use tokio::sync::watch;
 
 use crate::checkpoint::chain::StoredManifest;
 use crate::checkpoint::claim;
+use crate::checkpoint::savepoints::Savepoints;
 use crate::control::interval::{Decision, Goals, Observation};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Barrier, Epoch, ManifestId};
+use crate::id::{Attempt, Barrier, Epoch, ManifestId, Seq};
 use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
 use crate::store::Store;
@@ -50,6 +51,7 @@ pub struct Job {
     link: Link,
     seats: Vec<Seat>,
     restored: Option<StoredManifest>,
+    savepoints: Savepoints,
     budget: MemoryBudget,
 }
 
@@ -188,6 +190,16 @@ impl Job {
                 return Err(stopped());
             }
         }
+    }
+
+    /// Asks for a savepoint to be dropped: the next checkpoint does not list it, and what only it reached is deleted a few
+    /// commits later. Its manifest may be damaged or gone. Asking again changes nothing.
+    ///
+    /// # Errors
+    /// `NotFound` if it is not a live savepoint, naming those that are; what the job failed with.
+    pub fn drop_savepoint(&self, id: Seq) -> Result<()> {
+        self.link.shared.check()?;
+        self.savepoints.drop_savepoint(id)
     }
 
     /// Refuses to go on if a newer attempt owns the job. To be asked before an effect that no checkpoint guards.

@@ -1,14 +1,17 @@
 //! A self-contained copy of a checkpoint at another place.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::Progress;
+use super::{Progress, reader};
 use crate::canary::{self, Canary};
-use crate::checkpoint::chain::StoredManifest;
+use crate::checkpoint::chain::{Chain, StoredManifest};
 use crate::checkpoint::found::found;
+use crate::checkpoint::reading::under;
 use crate::error::{Error, Result};
-use crate::id::{Hash, ManifestId};
+use crate::id::{Hash, ManifestId, ObjectId, Seq};
 use crate::job::WRITER;
 use crate::manifest::{Layout, Manifest, ManifestKind, ObjectRef};
 use crate::segment::sum;
@@ -23,8 +26,9 @@ const CONCURRENT_OBJECTS: usize = 2;
 /// The manifest is written last: a copy that was cut short holds objects that nothing refers to.
 ///
 /// # Errors
-/// `Config` if anything stands at `to`; `Corrupt` if an object is not what the checkpoint lists; `Version` if one is
-/// not stored whole; `Denied` or `Unavailable` from the stores.
+/// `Config` if anything stands at `to`; `NotFound` if the checkpoint was dropped before it was copied; `Corrupt` if an
+/// object is not what the checkpoint lists; `Version` if one is not stored whole; `Denied` or `Unavailable` from the
+/// stores.
 pub async fn savepoint(
     from: &Store,
     checkpoint: &StoredManifest,
@@ -32,14 +36,52 @@ pub async fn savepoint(
     progress: Progress<'_>,
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
+    under(from, checkpoint.id.seq, write(from, checkpoint, to, &mut BTreeSet::new(), progress)).await
+}
+
+/// As [`savepoint`], of the checkpoint with this id or, without one, the newest. If the newest is dropped before it is
+/// copied, copies the one that is the newest then; objects of the former that it does not refer to stay at `to` until
+/// a job there sweeps them. Returns the checkpoint that was copied, and the copy.
+///
+/// # Errors
+/// As [`savepoint`].
+pub async fn savepoint_of(
+    from: &Store,
+    chain: &mut Chain,
+    id: Option<Seq>,
+    to: &Store,
+    progress: Progress<'_>,
+) -> Result<(Seq, ManifestId)> {
+    refuse_occupied(to).await?;
+    let mut copied = BTreeSet::new();
+    let mut reader = reader(from, chain, id);
+    loop {
+        let checkpoint = reader.checkpoint().await?;
+        match write(from, &checkpoint, to, &mut copied, progress).await {
+            Ok(copy) => return Ok((checkpoint.id.seq, copy)),
+            Err(error) => reader.follow(error).await?,
+        }
+    }
+}
+
+/// Copies what is not in `copied` yet, then the manifest.
+async fn write(
+    from: &Store,
+    checkpoint: &StoredManifest,
+    to: &Store,
+    copied: &mut BTreeSet<ObjectId>,
+    progress: Progress<'_>,
+) -> Result<ManifestId> {
     let objects = &checkpoint.manifest.objects;
     let total = sum(objects.iter().map(|object| object.bytes));
-    let mut done = 0u64;
+    let (there, missing): (Vec<_>, Vec<_>) = objects.iter().cloned().partition(|object| copied.contains(&object.id));
+    let mut done = sum(there.iter().map(|object| object.bytes));
     progress(done, total);
     let mut copies =
-        std::pin::pin!(stream::iter(objects.clone()).map(|object| copy(from, to, object)).buffered(CONCURRENT_OBJECTS));
-    while let Some(bytes) = copies.try_next().await? {
-        done = done.saturating_add(bytes);
+        std::pin::pin!(stream::iter(missing).map(|object| copy(from, to, object)).buffered(CONCURRENT_OBJECTS));
+    while let Some(object) = copies.try_next().await? {
+        copied.insert(object.id);
+        done = done.saturating_add(object.bytes);
         progress(done, total);
     }
     let manifest = Manifest {
@@ -67,14 +109,14 @@ pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
     Ok(())
 }
 
-async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<u64> {
+async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<ObjectRef> {
     if object.layout != Layout::Whole {
         return Err(Error::version("object is in shards, which this build cannot copy").with("object", object.id));
     }
     let key = Key::Data(object.id);
     let bytes = read_verified(from, &key, &object).await.map_err(|error| error.with("object", key))?;
     match to.put_new(&key, object.put_id, bytes).await? {
-        Put::Created => Ok(object.bytes),
+        Put::Created => Ok(object),
         Put::Taken => Err(Error::config("somebody else writes to the target").with("object", key)),
     }
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use super::fold::{Folding, Piece, narrowed, pieces};
 use super::table::{Place, RowTypes, table_name, table_of};
+use crate::checkpoint::reading::under;
 use crate::checkpoint::restore;
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, TableId};
@@ -79,7 +80,7 @@ impl Diff {
 /// * `from`, `to`: checkpoints of one job, resolved.
 ///
 /// # Errors
-/// `Config` if they are not of one job; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
+/// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
 ///
 /// # Cost
 /// Reads the groups whose segments differ, on both sides; memory as in a restore of one subtask, twice.
@@ -92,11 +93,20 @@ pub async fn diff(
     if (from.job, from.max_parallelism, from.partitioner) != (to.job, to.max_parallelism, to.partitioner) {
         return Err(Error::config("checkpoints are not of one job").with("from", from.job).with("to", to.job));
     }
+    under(store, from.seq, under(store, to.seq, compare(store, from, to, &mut each))).await
+}
+
+async fn compare(
+    store: &Store,
+    from: &Manifest,
+    to: &Manifest,
+    each: &mut impl FnMut(Change<'_>) -> Result<()>,
+) -> Result<Diff> {
     let mut total = Diff::default();
     let all = from.operators.iter().chain(&to.operators).map(|operator| operator.id);
     for id in all.collect::<std::collections::BTreeSet<_>>() {
         let mut pair = Pair::new(find(from, id), find(to, id))?;
-        pair.compare(store, &mut total, &mut each).await?;
+        pair.compare(store, &mut total, each).await?;
         total.tables.extend(pair.tables.into_values().map(|table| table.counts));
     }
     Ok(total)

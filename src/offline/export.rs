@@ -2,6 +2,7 @@
 
 use super::fold;
 use super::table::{Entry, RowTypes, find_table};
+use crate::checkpoint::reading::under;
 use crate::error::Result;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::Manifest;
@@ -12,7 +13,7 @@ use crate::store::Store;
 /// * `manifest`: a checkpoint, resolved (see [`restore::resolve`](crate::checkpoint::restore::resolve)).
 ///
 /// # Errors
-/// As [`find_table`]; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
+/// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
 ///
 /// # Cost
 /// Reads the blocks of `groups`, of all tables of the operator; memory as in a restore of one subtask.
@@ -26,14 +27,14 @@ pub async fn export(
     let (operator, table) = find_table(manifest, table)?;
     let types = RowTypes::of(table);
     let mut rows = 0u64;
-    fold::visit(store, manifest, operator, groups, |group, batch| {
+    let visit = fold::visit(store, manifest, operator, groups, |group, batch| {
         for row in batch.iter().filter(|row| row.key.table == table.id) {
             let entry = types.entry(group, &row).map_err(|error| error.with("table", &table.name))?;
             each(entry)?;
             rows = rows.saturating_add(1);
         }
         Ok(())
-    })
-    .await?;
+    });
+    under(store, manifest.seq, visit).await?;
     Ok(rows)
 }

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::fold;
 use super::list::{Summary, slices};
 use super::table::table_name;
+use crate::checkpoint::reading::under;
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
@@ -119,7 +120,7 @@ pub struct RestoreCost {
 /// * `manifest`: the checkpoint, resolved; `parent`: the one before, if it can be read.
 ///
 /// # Errors
-/// `Corrupt`, `Version` or `Unavailable` from the store.
+/// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store.
 ///
 /// # Cost
 /// At [`Depth::Rows`] reads all live segments; memory as in a restore of one subtask.
@@ -129,6 +130,10 @@ pub async fn inspect(
     parent: Option<&Manifest>,
     depth: Depth,
 ) -> Result<Inspection> {
+    under(store, manifest.seq, look(store, manifest, parent, depth)).await
+}
+
+async fn look(store: &Store, manifest: &Manifest, parent: Option<&Manifest>, depth: Depth) -> Result<Inspection> {
     let mut operators = Vec::new();
     for operator in &manifest.operators {
         operators.push(inspect_operator(store, manifest, operator, depth).await?);

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::chain::{Chain, StoredManifest};
+use crate::checkpoint::chain::{Chain, FOLLOWED_MAX, StoredManifest};
 use crate::checkpoint::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Seq};
@@ -72,11 +72,32 @@ pub struct Listed {
 /// Returns a job's live checkpoints and savepoints: the newest manifest and those that it lists, but for claims.
 ///
 /// # Errors
-/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result.
+/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result; what is missing of a
+/// checkpoint that was dropped meanwhile is no damage.
 ///
 /// # Cost
 /// A read for each of them.
 pub async fn list(store: &Store, chain: &Chain) -> Result<Listed> {
+    let mut newer = None;
+    let mut followed = 0;
+    loop {
+        let chain = newer.as_ref().unwrap_or(chain);
+        let mut listed = list_once(store, chain).await?;
+        if listed.damaged.is_empty() {
+            return Ok(listed);
+        }
+        let Some(now) = chain.newer(store).await?.filter(|now| now.newest().is_ok()) else { return Ok(listed) };
+        listed.damaged.retain(|(seq, _)| now.lists(*seq));
+        let all_dropped = listed.damaged.is_empty() && listed.checkpoints.is_empty();
+        if !all_dropped || followed == FOLLOWED_MAX {
+            return Ok(listed);
+        }
+        followed += 1;
+        newer = Some(now);
+    }
+}
+
+async fn list_once(store: &Store, chain: &Chain) -> Result<Listed> {
     let mut listed = Listed::default();
     if let Err(error) = chain.newest() {
         listed.damaged.push((chain.end(), error));

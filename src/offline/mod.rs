@@ -5,11 +5,18 @@
 //!                              +--> savepoint, restore                                a copy at another place
 //! ```
 //!
-//! Invariants: nothing is written to the place that is read, but by [`sweep::sweep`], which claims the job first; a
-//! copy is refused where anything stands; memory is that of a restore of one subtask, or of a few packs.
+//! Invariants: nothing is written to the place that is read, but by [`sweep::sweep`] and [`drop_savepoints`], which
+//! claim the job first; a copy is refused where anything stands; memory is that of a restore of one subtask, or of a few
+//! packs.
+//!
+//! Nothing is pinned either: the owner of a running job may drop a checkpoint while it is read. Each function that reads
+//! under a certain checkpoint then fails with `NotFound`, which names it and those that can be chosen; only what is lost
+//! although its checkpoint lives is `Corrupt`. A [`Reader`], [`savepoint_of`] and [`restore_of`] go on with a newer
+//! checkpoint where the newest was asked for.
 
 mod copy;
 mod diff;
+mod drop;
 mod export;
 mod fold;
 mod inspect;
@@ -22,20 +29,21 @@ mod table;
 mod verify;
 
 use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
-use crate::checkpoint::restore::resolve;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::Seq;
 use crate::store::Store;
 
-pub use copy::savepoint;
+pub use crate::checkpoint::reading::Reader;
+pub use copy::{savepoint, savepoint_of};
 pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
+pub use drop::{Dropped, drop_savepoints, preview_drop};
 pub use export::export;
 pub use inspect::{
     Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
 };
 pub use list::{Listed, Summary, list};
 pub use rescale::{ReadPlan, SubtaskReads, read_plan};
-pub use restore::{RestoreOptions, restore};
+pub use restore::{RestoreOptions, restore, restore_of};
 pub use table::{Entry, Place, RowTypes, find_table};
 pub use verify::{Damage, DamageKind, Level, Report, verify};
 
@@ -46,12 +54,10 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// which the job would go on.
 ///
 /// # Errors
-/// `NotFound` if it is not live; `Corrupt` if it, or without an id the newest manifest, is damaged. Both name those
-/// that can be chosen instead.
+/// `NotFound` if it is not live, or dropped meanwhile; `Corrupt` if it, or without an id the newest manifest, is damaged.
+/// Both name those that can be chosen instead.
 pub async fn open(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<StoredManifest> {
-    let mut found = find(store, chain, id).await?;
-    found.manifest = resolve(store, found.manifest).await?;
-    Ok(found)
+    reader(store, chain, id).resolved().await
 }
 
 /// Reads a checkpoint's manifest as it is stored.
@@ -59,7 +65,10 @@ pub async fn open(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<S
 /// # Errors
 /// As [`open`].
 pub async fn find(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<StoredManifest> {
-    let from = id.map_or(RestoreFrom::Newest, RestoreFrom::Checkpoint);
-    let found = chain.resolve(store, from).await?;
-    found.ok_or_else(|| Error::not_found("the job has no checkpoint to go on from: choose one by its id"))
+    reader(store, chain, id).checkpoint().await
+}
+
+/// Returns a reader of the checkpoint with this id or, without one, of that from which the job would go on.
+pub fn reader<'a>(store: &'a Store, chain: &'a mut Chain, id: Option<Seq>) -> Reader<'a> {
+    Reader::new(store, chain, id.map_or(RestoreFrom::Newest, RestoreFrom::Checkpoint))
 }

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::inspect::length;
 use super::list::slices;
+use crate::checkpoint::reading::under;
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask};
@@ -50,11 +51,15 @@ pub(super) fn scaled(operator: &OperatorManifest, parallelism: u32) -> u32 {
 /// * `manifest`: a checkpoint, resolved.
 ///
 /// # Errors
-/// `Config` if the parallelism is out of range; `Corrupt`, `Version` or `Unavailable` from the store.
+/// `Config` if the parallelism is out of range; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store.
 ///
 /// # Cost
 /// Reads the index of each segment once for each subtask that needs part of it.
 pub async fn read_plan(store: &Store, manifest: &Manifest, parallelism: u32) -> Result<ReadPlan> {
+    under(store, manifest.seq, plan_reads(store, manifest, parallelism)).await
+}
+
+async fn plan_reads(store: &Store, manifest: &Manifest, parallelism: u32) -> Result<ReadPlan> {
     let mut subtasks = Vec::new();
     for operator in &manifest.operators {
         for share in OperatorPlan::new(manifest, operator.id, scaled(operator, parallelism))?.shares {

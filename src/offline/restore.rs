@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use super::Progress;
 use super::copy::refuse_occupied;
 use super::fold::narrowed;
 use super::opaques::joined;
 use super::rescale::scaled;
+use super::{Progress, reader};
+use crate::checkpoint::chain::{Chain, StoredManifest};
 use crate::checkpoint::found::found;
+use crate::checkpoint::reading::under;
 use crate::checkpoint::restore as read;
 use crate::error::{Error, Result};
-use crate::id::{ManifestId, ObjectId, OperatorId, Part, SegmentId};
+use crate::id::{ManifestId, ObjectId, OperatorId, Part, SegmentId, Seq};
 use crate::job::WRITER;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::{OperatorPlan, Share};
@@ -37,8 +39,8 @@ pub struct RestoreOptions {
 /// * `manifest`: the checkpoint, resolved.
 ///
 /// # Errors
-/// `Config` if anything stands at `to` or the parallelism is out of range; `Corrupt` or `Version` from what is read;
-/// `Denied` or `Unavailable` from the stores.
+/// `Config` if anything stands at `to` or the parallelism is out of range; `NotFound` if the checkpoint was dropped
+/// before it was read; `Corrupt` or `Version` from what is read; `Denied` or `Unavailable` from the stores.
 ///
 /// # Cost
 /// Memory for the state of one subtask as it is stored, twice, and of a pack.
@@ -50,6 +52,41 @@ pub async fn restore(
     progress: Progress<'_>,
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
+    under(from, manifest.seq, write(from, manifest, to, options, progress)).await
+}
+
+/// As [`restore`], of the checkpoint with this id or, without one, the newest. If the newest is dropped before it is
+/// read, restores the one that is the newest then; packs of the former stay at `to` until a job there sweeps them.
+/// Returns the checkpoint that was read, and what was written.
+///
+/// # Errors
+/// As [`restore`].
+pub async fn restore_of(
+    from: &Store,
+    chain: &mut Chain,
+    id: Option<Seq>,
+    to: &Store,
+    options: &RestoreOptions,
+    progress: Progress<'_>,
+) -> Result<(Seq, ManifestId)> {
+    refuse_occupied(to).await?;
+    let mut reader = reader(from, chain, id);
+    loop {
+        let StoredManifest { id, manifest, .. } = reader.resolved().await?;
+        match write(from, &manifest, to, options, progress).await {
+            Ok(restored) => return Ok((id.seq, restored)),
+            Err(error) => reader.follow(error).await?,
+        }
+    }
+}
+
+async fn write(
+    from: &Store,
+    manifest: &Manifest,
+    to: &Store,
+    options: &RestoreOptions,
+    progress: Progress<'_>,
+) -> Result<ManifestId> {
     let wanted = options.groups.clone().unwrap_or_else(|| KeyGroupSet::all(manifest.max_parallelism));
     let parallelism =
         |old: &OperatorManifest| options.parallelism.map_or(old.parallelism, |wanted| scaled(old, wanted));

@@ -1,6 +1,6 @@
 //! Deleting what no live manifest reaches, when no job does it itself.
 
-use crate::checkpoint::chain::{Chain, RestoreFrom};
+use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{ClaimRequest, claim};
 use crate::checkpoint::sweep::{SweepPlan, Swept, execute, plan};
 use crate::control::retention::RetentionPolicy;
@@ -20,6 +20,19 @@ pub fn policy(chain: &Chain, retain: Option<u32>) -> RetentionPolicy {
     RetentionPolicy { checkpoints }
 }
 
+/// Returns what a tool claims that goes on from where the job stands.
+pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> ClaimRequest {
+    ClaimRequest {
+        from: RestoreFrom::Newest,
+        partitioner: newest.manifest.partitioner,
+        max_parallelism: newest.manifest.max_parallelism,
+        retention,
+        writer: WRITER.to_owned(),
+        program: newest.manifest.program.clone(),
+        operators: None,
+    }
+}
+
 /// Claims the job, which stops whoever runs it, and deletes what no live manifest reaches.
 ///
 /// * `chain`: the job's, which exists.
@@ -31,19 +44,7 @@ pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<
     // Unreadable manifests are found before anybody is stopped.
     plan(store, None).await?;
     let Some(newest) = chain.newest()? else { return Ok(None) };
-    let claimed = claim(
-        store,
-        &ClaimRequest {
-            from: RestoreFrom::Newest,
-            partitioner: newest.manifest.partitioner,
-            max_parallelism: newest.manifest.max_parallelism,
-            retention: policy(chain, retain),
-            writer: WRITER.to_owned(),
-            program: newest.manifest.program.clone(),
-            operators: None,
-        },
-    )
-    .await?;
+    let claimed = claim(store, &request(newest, policy(chain, retain))).await?;
     let plan = plan(store, Some(claimed.attempt)).await?;
     let swept = execute(store, &plan).await?;
     Ok(Some((claimed.attempt, plan, swept)))

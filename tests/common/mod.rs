@@ -23,6 +23,7 @@ use alluvium::time::Timestamp;
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -178,17 +179,28 @@ pub enum Door {
     NoCreate = 5,
 }
 
+/// What happens before the next read of data.
+struct Meanwhile(BoxFuture<'static, ()>);
+
+impl fmt::Debug for Meanwhile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Meanwhile")
+    }
+}
+
 /// A store in memory behind a door, which keeps a list of calls.
 #[derive(Debug)]
 pub struct Gate {
     inner: InMemory,
     door: AtomicU8,
     calls: Mutex<Vec<String>>,
+    meanwhile: Mutex<Option<Meanwhile>>,
 }
 
 impl Gate {
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { inner: InMemory::new(), door: AtomicU8::new(0), calls: Mutex::default() })
+        let inner = InMemory::new();
+        Arc::new(Self { inner, door: AtomicU8::new(0), calls: Mutex::default(), meanwhile: Mutex::default() })
     }
 
     pub fn objects(self: &Arc<Self>) -> Arc<dyn ObjectStore> {
@@ -197,6 +209,11 @@ impl Gate {
 
     pub fn set(&self, door: Door) {
         self.door.store(door as u8, Ordering::Relaxed);
+    }
+
+    /// Lets `meanwhile` happen before the next read of a data object.
+    pub fn before_next_read(&self, meanwhile: impl Future<Output = ()> + Send + 'static) {
+        *self.meanwhile.lock().unwrap() = Some(Meanwhile(Box::pin(meanwhile)));
     }
 
     /// Returns the calls since the last look, each as its verb and key.
@@ -240,6 +257,12 @@ impl Gate {
     }
 
     async fn pass(&self, verb: &str, key: &Path, write: bool) -> object_store::Result<()> {
+        if verb == "get" && key.as_ref().contains("/data/") {
+            let meanwhile = self.meanwhile.lock().unwrap().take();
+            if let Some(Meanwhile(meanwhile)) = meanwhile {
+                meanwhile.await;
+            }
+        }
         self.calls.lock().unwrap().push(format!("{verb} {key}"));
         match self.door() {
             Door::Silent => std::future::pending().await,

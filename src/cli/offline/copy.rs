@@ -41,24 +41,25 @@ pub(in super::super) struct RestoreArgs {
 
 pub(super) async fn savepoint(args: SavepointArgs) -> Result<Finding> {
     let (store, mut chain) = args.at.job.open().await?;
-    let checkpoint = offline::find(&store, &mut chain, args.at.checkpoint.map(Seq)).await?;
+    offline::find(&store, &mut chain, args.at.id()).await?;
     let to = args.at.job.elsewhere(&args.to)?;
     let bar = progress_bar();
-    let copy = offline::savepoint(&store, &checkpoint, &to, &watch(&bar)).await?;
+    let (from, copy) = offline::savepoint_of(&store, &mut chain, args.at.id(), &to, &watch(&bar)).await?;
     bar.finish_and_clear();
-    report(&args.at, checkpoint.id.seq, &args.to, copy, to.requests().put_bytes, args.json)
+    report(&args.at, from, &args.to, copy, to.requests().put_bytes, args.json)
 }
 
 pub(super) async fn restore(args: RestoreArgs) -> Result<Finding> {
-    let (store, _, checkpoint) = args.at.open().await?;
-    let manifest = &checkpoint.manifest;
-    let groups = args.key_groups.map(|groups| Groups::of(Some(groups), manifest.max_parallelism)).transpose()?;
+    let (store, mut chain) = args.at.job.open().await?;
+    let found = offline::find(&store, &mut chain, args.at.id()).await?;
+    let max_parallelism = found.manifest.max_parallelism;
+    let groups = args.key_groups.map(|groups| Groups::of(Some(groups), max_parallelism)).transpose()?;
     let options = RestoreOptions { parallelism: args.parallelism, groups };
     let to = args.at.job.elsewhere(&args.to)?;
     let bar = progress_bar();
-    let copy = offline::restore(&store, manifest, &to, &options, &watch(&bar)).await?;
+    let (from, copy) = offline::restore_of(&store, &mut chain, args.at.id(), &to, &options, &watch(&bar)).await?;
     bar.finish_and_clear();
-    report(&args.at, checkpoint.id.seq, &args.to, copy, to.requests().put_bytes, args.json)
+    report(&args.at, from, &args.to, copy, to.requests().put_bytes, args.json)
 }
 
 fn report(at: &CheckpointArgs, from: Seq, url: &str, copy: ManifestId, bytes: u64, as_json: bool) -> Result<Finding> {

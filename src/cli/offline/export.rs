@@ -5,8 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use alluvium::checkpoint::chain::StoredManifest;
 use alluvium::codec::schema::Type;
 use alluvium::offline::{self, Entry, RowTypes};
+use alluvium::store::Store;
 use alluvium::{Error, Result};
 use serde_json::json;
 
@@ -64,21 +66,22 @@ impl FromStr for Output {
 }
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
-    let (store, _, checkpoint) = args.at.open().await?;
-    let manifest = &checkpoint.manifest;
-    let (_, table) = offline::find_table(manifest, &args.table)?;
-    let groups = Groups::of(args.key_groups, manifest.max_parallelism)?;
-    let types = RowTypes::of(table);
-    let mut file = StagedFile::create(&args.output.path)?;
-    let mut writer = RowWriter::new(args.output.format, types, &mut file.writer)?;
-    let rows = offline::export(&store, manifest, &args.table, &groups, |entry| writer.write(&entry)).await?;
-    writer.finish()?;
-    file.publish()?;
+    let write = async |store: &Store, checkpoint: &StoredManifest| {
+        let manifest = &checkpoint.manifest;
+        let (_, table) = offline::find_table(manifest, &args.table)?;
+        let groups = Groups::of(args.key_groups, manifest.max_parallelism)?;
+        let types = RowTypes::of(table);
+        let mut file = StagedFile::create(&args.output.path)?;
+        let mut writer = RowWriter::new(args.output.format, types, &mut file.writer)?;
+        let rows = offline::export(store, manifest, &args.table, &groups, |entry| writer.write(&entry)).await?;
+        writer.finish()?;
+        file.publish()?;
+        Ok((checkpoint.id.seq, rows))
+    };
+    let (checkpoint, rows) = args.at.read(async |store, _, checkpoint| write(store, checkpoint).await).await?;
     if args.json {
         let output = args.output.path.display().to_string();
-        print::json(
-            &json!({ "checkpoint": checkpoint.id.seq.0, "table": args.table, "rows": rows, "output": output }),
-        )?;
+        print::json(&json!({ "checkpoint": checkpoint.0, "table": args.table, "rows": rows, "output": output }))?;
     } else {
         print::out(&format!("wrote {rows} rows to {}\n", args.output.path.display()))?;
     }

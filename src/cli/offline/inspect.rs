@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use alluvium::Result;
+use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::restore;
 use alluvium::id::{OperatorId, Subtask};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
@@ -37,22 +39,32 @@ pub(in super::super) struct Args {
 }
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
-    let (store, chain, checkpoint) = args.at.open().await?;
-    let parent = checkpoint.manifest.parent.and_then(|id| chain.live().into_iter().find(|entry| entry.id == id));
-    let parent = match parent {
-        Some(parent) => chain.read(&store, &parent).await.ok(),
-        None => None,
-    };
     let depth = if args.fast { Depth::Manifest } else { Depth::Rows };
-    let parent = parent.as_ref().map(|parent| &parent.manifest);
-    let inspection = offline::inspect(&store, &checkpoint.manifest, parent, depth).await?;
-    let estimate = estimate(&store, &inspection).await?;
+    let looked = args.at.read(async |store, chain, checkpoint| look(store, chain, &checkpoint.manifest, depth).await);
+    let (manifest, inspection, estimate) = looked.await?;
     if args.json {
-        print::json(&document(&checkpoint.manifest, &inspection, estimate))?;
+        print::json(&document(&manifest, &inspection, estimate))?;
     } else {
-        print::out(&text(&checkpoint.manifest, &inspection, estimate))?;
+        print::out(&text(&manifest, &inspection, estimate))?;
     }
     Ok(Finding::Nothing)
+}
+
+async fn look(
+    store: &Store,
+    chain: &Chain,
+    manifest: &Manifest,
+    depth: Depth,
+) -> Result<(Manifest, Inspection, Option<Estimate>)> {
+    let parent = manifest.parent.and_then(|id| chain.live().into_iter().find(|entry| entry.id == id));
+    let parent = match parent {
+        Some(parent) => chain.read(store, &parent).await.ok(),
+        None => None,
+    };
+    let parent = parent.as_ref().map(|parent| &parent.manifest);
+    let inspection = offline::inspect(store, manifest, parent, depth).await?;
+    let estimate = estimate(store, &inspection).await?;
+    Ok((manifest.clone(), inspection, estimate))
 }
 
 /// How long a restore would take, told by two reads that were timed here.
@@ -70,7 +82,7 @@ async fn estimate(store: &Store, inspection: &Inspection) -> Result<Option<Estim
     let Some(largest) = inspection.objects.iter().max_by_key(|object| object.bytes) else { return Ok(None) };
     let timed = async |bytes: u64| {
         let start = clock::now();
-        store.read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes)).await?;
+        store.read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes)).await.map_err(restore::missing)?;
         Ok::<_, alluvium::Error>(start.elapsed())
     };
     // The first read opens the connection.

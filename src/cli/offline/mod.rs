@@ -4,6 +4,7 @@
 
 mod copy;
 mod diff;
+mod drop;
 mod export;
 mod inspect;
 mod list;
@@ -47,6 +48,10 @@ pub(super) enum Command {
     Restore(copy::RestoreArgs),
     /// Show which subtask would read which byte ranges at another parallelism.
     Rescale(rescale::Args),
+    /// Show what would go with savepoints or checkpoints, and with --yes drop them.
+    ///
+    /// Works on one whose manifest is damaged or gone, too: while that is live, nothing of the job is deleted.
+    Drop(drop::Args),
     /// Show what is live, orphaned and deletable, and with --delete delete it.
     Sweep(sweep::Args),
 }
@@ -62,6 +67,7 @@ pub(super) async fn run(command: Command) -> Result<Finding> {
         Command::Savepoint(args) => copy::savepoint(args).await,
         Command::Restore(args) => copy::restore(args).await,
         Command::Rescale(args) => rescale::run(args).await,
+        Command::Drop(args) => drop::run(args).await,
         Command::Sweep(args) => sweep::run(args).await,
     }
 }

@@ -119,11 +119,26 @@ impl JobArgs {
 }
 
 impl CheckpointArgs {
-    /// Reads the checkpoint with all its parts.
-    pub(super) async fn open(&self) -> Result<(Store, Chain, StoredManifest)> {
+    /// Calls `read` with the checkpoint and all its parts; again, with a newer one, if it is dropped while it is read and
+    /// none was asked for by its id.
+    pub(super) async fn read<T>(
+        &self,
+        mut read: impl AsyncFnMut(&Store, &Chain, &StoredManifest) -> Result<T>,
+    ) -> Result<T> {
         let (store, mut chain) = self.job.open().await?;
-        let checkpoint = offline::open(&store, &mut chain, self.checkpoint.map(Seq)).await?;
-        Ok((store, chain, checkpoint))
+        let mut reader = offline::reader(&store, &mut chain, self.id());
+        loop {
+            let checkpoint = reader.resolved().await?;
+            match read(&store, reader.chain(), &checkpoint).await {
+                Ok(found) => return Ok(found),
+                Err(error) => reader.follow(error).await?,
+            }
+        }
+    }
+
+    /// Returns the id that was asked for.
+    pub(super) fn id(&self) -> Option<Seq> {
+        self.checkpoint.map(Seq)
     }
 }
 

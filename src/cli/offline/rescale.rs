@@ -30,13 +30,16 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
             "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
-    let (store, _, checkpoint) = args.at.open().await?;
-    let plan = offline::read_plan(&store, &checkpoint.manifest, args.parallelism).await?;
-    let from: Vec<_> = checkpoint.manifest.operators.iter().map(|operator| operator.parallelism).collect();
+    let read = args.at.read(async |store, _, checkpoint| {
+        let plan = offline::read_plan(store, &checkpoint.manifest, args.parallelism).await?;
+        let from = checkpoint.manifest.operators.iter().map(|operator| operator.parallelism).max();
+        Ok((checkpoint.id.seq, from, plan))
+    });
+    let (checkpoint, from, plan) = read.await?;
     if args.json {
         print::json(&json!({
-            "checkpoint": checkpoint.id.seq.0,
-            "from": from.iter().max(),
+            "checkpoint": checkpoint.0,
+            "from": from,
             "to": args.parallelism,
             "subtasks": plan.subtasks.iter().map(subtask_json).collect::<Vec<_>>(),
             "bytes": plan.bytes,

@@ -104,10 +104,7 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
         builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
     }
     builder.check()?;
-    let before = match builder.peek().await?.and_then(|peeked| peeked.restore) {
-        Some(stored) => Some(builder.resolve(stored).await?),
-        None => None,
-    };
+    let before = builder.peek_restored().await?;
     check_program(before.as_ref(), program)?;
     let source = open_source(args, program, before.as_ref())?;
     let job = builder.open().await?;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream};
 
 use super::Progress;
-use crate::checkpoint::chain::Chain;
+use crate::checkpoint::chain::{Chain, FOLLOWED_MAX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ObjectId, Seq};
 use crate::manifest::{AttemptMarker, ManifestKind};
@@ -116,7 +116,8 @@ pub struct Report {
 
 /// Looks at everything that the live checkpoints of a job reach.
 ///
-/// A running job may drop a checkpoint meanwhile; what is missing of it then is not damage.
+/// A running job may drop a checkpoint meanwhile; what is missing of it then is not damage. If it drops all of them, those
+/// that live then are looked at.
 ///
 /// # Errors
 /// `Version` if something whole is newer than this build; `Denied` or
@@ -126,23 +127,35 @@ pub struct Report {
 /// One listing, two unless at [`Level::Full`]; then a read per marker, manifest and, at [`Level::Full`], object, or
 /// two per segment at [`Level::Sampled`]. Memory for a few objects.
 pub async fn verify(store: &Store, chain: &Chain, level: Level, progress: Progress<'_>) -> Result<Report> {
+    let mut newer = None;
+    let mut followed = 0;
+    loop {
+        let chain = newer.as_ref().unwrap_or(chain);
+        let mut report = look(store, chain, level, progress).await?;
+        if report.damaged.is_empty() {
+            return Ok(report);
+        }
+        // A newest manifest that is damaged says of no checkpoint that it was dropped.
+        let Some(now) = chain.newer(store).await?.filter(|now| now.newest().is_ok()) else { return Ok(report) };
+        report.forget_dropped(&now);
+        let all_dropped = report.damaged.is_empty() && report.restorable.is_empty();
+        if !all_dropped || followed == FOLLOWED_MAX {
+            return Ok(report);
+        }
+        followed += 1;
+        newer = Some(now);
+    }
+}
+
+/// Looks at everything that the checkpoints reach which live in `chain`.
+async fn look(store: &Store, chain: &Chain, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut report = Report::default();
     report.check_markers(store, chain).await?;
     let reach = report.check_manifests(store, chain).await?;
     report.check_objects(store, reach, level, progress).await?;
-    let mut live: BTreeSet<Seq> = chain.restorable().iter().map(|manifest| manifest.id.seq).collect();
-    if !report.damaged.is_empty() {
-        let now = Chain::load(store).await?;
-        if now.end() > chain.end() {
-            let now: BTreeSet<Seq> = now.live().iter().map(|manifest| manifest.id.seq).collect();
-            live.retain(|seq| now.contains(seq));
-            report.damaged.retain(|damage| {
-                damage.checkpoints.is_empty() || damage.checkpoints.iter().any(|seq| now.contains(seq))
-            });
-        }
-    }
     let touched = |seq: &Seq| report.damaged.iter().any(|damage| damage.checkpoints.contains(seq));
-    report.restorable = live.into_iter().filter(|seq| !touched(seq)).collect();
+    let live = chain.restorable().into_iter().map(|manifest| manifest.id.seq);
+    report.restorable = live.filter(|seq| !touched(seq)).collect();
     Ok(report)
 }
 
@@ -158,6 +171,17 @@ fn detail(error: Error) -> Result<String> {
 }
 
 impl Report {
+    /// Takes back what was said of checkpoints that do not live in `now`, and of claims, which live until the next manifest.
+    fn forget_dropped(&mut self, now: &Chain) {
+        let is_claim = |damage: &Damage| damage.kind == DamageKind::Manifest && damage.checkpoints.is_empty();
+        self.damaged.retain_mut(|damage| {
+            let of_none = damage.checkpoints.is_empty();
+            damage.checkpoints.retain(|seq| now.lists(*seq));
+            !is_claim(damage) && (of_none || !damage.checkpoints.is_empty())
+        });
+        self.restorable.retain(|seq| now.lists(*seq));
+    }
+
     fn add(&mut self, object: &Key, kind: DamageKind, checkpoints: BTreeSet<Seq>, detail: String) {
         self.damaged.push(Damage { object: object.to_string(), offset: 0, kind, checkpoints, detail });
     }

@@ -183,15 +183,15 @@ fn c07_a_base_is_kept_as_long_as_a_checkpoint_refers_to_it() {
         (owner, base)
     });
     assert!(rig.has(&base));
-    assert_eq!(rig.keys("data").len(), 4, "the base and three deltas");
+    assert_eq!(rig.keys("data").len(), 4 + 2, "the base, three deltas, and two that rest");
     rig.check_live();
     rig.on(0, async move {
-        for _ in 0..3 {
+        for _ in 0..3 + 2 {
             let new = owner.upload().await;
             owner.commit_of(ManifestKind::Checkpoint, &[new]).await;
         }
     });
-    assert!(!rig.has(&base), "three checkpoints live, none refers to it");
+    assert!(!rig.has(&base), "three checkpoints live, none refers to it, and it has rested");
 }
 
 #[test]
@@ -241,8 +241,15 @@ fn c10_orphans_that_pile_up_are_told_of() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.every_call(Operation::Delete, "data", || Fate::not_applied(1, Answer::Throttled));
-    let (mut owner, _) = rig.commit(owner, 8);
-    assert_eq!(rig.on(0, async move { owner.collect().await }), 5);
+    let mut owner = owner;
+    let uncollected = rig.on(0, async move {
+        for _ in 0..8 {
+            committed(&owner.commit().await.unwrap());
+            owner.collect().await;
+        }
+        owner.collector.uncollected().objects
+    });
+    assert_eq!(uncollected, 3, "two more rest");
     let store = rig.store(1);
     let plan = rig.on(1, async move { sweep::preview(&store, RetentionPolicy { checkpoints: 3 }).await }).unwrap();
     let world = rig.world.lock().unwrap();

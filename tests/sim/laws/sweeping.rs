@@ -13,7 +13,7 @@ use alluvium::manifest::ManifestKind;
 use alluvium::store::Key;
 
 use super::{Owner, Rig, committed, draft, request};
-use crate::harness::{Answer, Fate, Faults, Operation, Profile};
+use crate::harness::{Answer, Call, Fate, Faults, Operation, Profile};
 
 #[test]
 pub(super) fn a15_a_listing_that_breaks_off_is_no_listing() {
@@ -94,17 +94,76 @@ pub(super) fn c05_while_a_live_manifest_is_unreadable_nothing_is_deleted() {
 #[test]
 fn c09_deletes_that_fail_are_tried_again() {
     let rig = Rig::new();
-    let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
-    rig.every_call(Operation::Delete, "data", || Fate::not_applied(1, Answer::Denied));
-    let (mut owner, _) = rig.commit(owner, 5);
-    let (mut owner, failed) = rig.on(0, async move {
-        let failed = [owner.collect().await, owner.collect().await];
-        (owner, failed)
-    });
-    assert_eq!(failed, [2, 2]);
+    let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
+    rig.every_call(Operation::Delete, "", || Fate::not_applied(1, Answer::Denied));
+    let mut tries = Vec::new();
+    for commit in 1..=200 {
+        let failed;
+        (owner, failed) = step(&rig, owner);
+        if failed > 0 {
+            assert!(failed <= 16, "commit {commit}: {failed} deletes");
+            tries.push(commit);
+        }
+    }
+    // Two commits rest, three checkpoints live; then after 2, 4, 8, ... commits, 64 at most.
+    assert_eq!(tries, [6, 8, 12, 20, 36, 68, 132, 196]);
+    let uncollected = owner.collector.uncollected();
+    assert_eq!(uncollected.last_error.map(|error| error.kind()), Some(ErrorKind::Denied));
+    assert!(uncollected.objects > 190, "{}", uncollected.objects);
     rig.faults(Faults::none());
-    assert_eq!(rig.on(0, async move { owner.collect().await }), 0);
+    for _ in 0..64 {
+        let failed;
+        (owner, failed) = step(&rig, owner);
+        assert_eq!(failed, 0);
+    }
+    assert_eq!(rig.keys("data").len(), 3 + 2);
+    assert_eq!(owner.collector.uncollected().objects, 0);
+}
+
+#[test]
+fn one_name_that_cannot_be_deleted_keeps_no_other() {
+    let rig = Rig::new();
+    let (mut owner, _) = rig.commit(rig.claim(0, RestoreFrom::Newest).unwrap(), 1);
+    let held = rig.keys("data").remove(0);
+    let denied = held.clone();
+    let meets = move |call: &Call<'_>| call.operation == Operation::Delete && denied.contains(call.key);
+    let fate = move |call: &Call<'_>| meets(call).then(|| Fate::not_applied(1, Answer::Denied));
+    rig.faults(Faults::Scripted(Box::new(fate)));
+    let mut failed = 0;
+    for _ in 0..100 {
+        let failures;
+        (owner, failures) = step(&rig, owner);
+        failed += failures;
+    }
+    assert!(rig.keys("data").contains(&held) && rig.keys("data").len() == 1 + 3 + 2);
+    assert!(failed <= 7, "{failed} tries of the one");
+}
+
+#[test]
+fn what_a_commit_frees_rests_and_what_a_dead_owner_left_resting_is_swept() {
+    let rig = Rig::new();
+    let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
+    for commit in 1..=9 {
+        (owner, _) = step(&rig, owner);
+        // Three live, two rest.
+        assert_eq!(rig.keys("data").len(), commit.min(3 + 2));
+    }
+    let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
+    let owner = rig.on(1, async move {
+        owner.collector.sweep_orphans(owner.attempt).await;
+        owner
+    });
     assert_eq!(rig.keys("data").len(), 3);
+    rig.commit(owner, 1);
+}
+
+/// Commits a checkpoint and collects. Returns the owner and how many deletes failed.
+fn step(rig: &Rig, owner: Owner) -> (Owner, usize) {
+    let (mut owner, _) = rig.commit(owner, 1);
+    rig.on(0, async move {
+        let failed = owner.collect().await;
+        (owner, failed)
+    })
 }
 
 #[test]

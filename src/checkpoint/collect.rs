@@ -1,0 +1,198 @@
+//! A running owner's deleter: takes what each commit made unreachable, without listing anything.
+//!
+//! Invariants: no name is deleted before `collect_lag` further commits, so that its readers have time; names that cannot
+//! be deleted cost a bounded number of requests and bounded memory, and are reported. Waiting counts commits, no clock.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::control::retention::Garbage;
+use crate::error::Error;
+use crate::id::{Attempt, Seq};
+use crate::metrics;
+use crate::store::{Key, Store};
+
+use super::sweep::{Swept, delete_all, execute, plan};
+
+/// Most names that are remembered after the store would not delete them. A sweep finds those that are forgotten.
+const REMEMBERED_MAX: usize = 16 << 10;
+
+/// Most commits between two tries.
+const BACKOFF_MAX: u64 = 64;
+
+/// What should be gone and is not.
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct Uncollected {
+    /// Objects that nothing reaches and that could not be deleted, or not yet after a failure.
+    pub objects: u64,
+    /// Live manifests that cannot be read. While there are any, no data object is deleted.
+    pub held_by: Vec<Seq>,
+    /// Why the last delete failed, until all have succeeded.
+    pub last_error: Option<Error>,
+}
+
+/// When to try again what has failed: after 2, 4, 8, ... commits.
+#[derive(Debug, Default)]
+struct Backoff {
+    step: u64,
+    next: u64,
+}
+
+impl Backoff {
+    fn is_due(&self, commits: u64) -> bool {
+        commits >= self.next
+    }
+
+    fn failed(&mut self, commits: u64) {
+        self.step = self.step.saturating_mul(2).clamp(2, BACKOFF_MAX);
+        self.next = commits.saturating_add(self.step);
+    }
+}
+
+/// Deletes what a running owner's commits made unreachable.
+#[derive(Debug)]
+pub struct Collector {
+    store: Store,
+    /// How many commits it was told of.
+    commits: u64,
+    /// What the last commits made unreachable, oldest first: readers may still need it.
+    resting: VecDeque<Garbage>,
+    /// To be deleted, oldest first.
+    due: VecDeque<Key>,
+    /// Names that the store would not delete, in the order of the tries.
+    failed: VecDeque<Key>,
+    /// How many of those were forgotten.
+    forgotten: u64,
+    last_error: Option<Error>,
+    /// Whether the last collection deleted nothing though it tried. New garbage then waits with the old.
+    refused: bool,
+    backoff: Backoff,
+    held_by: BTreeSet<Seq>,
+    held: Backoff,
+}
+
+impl Collector {
+    /// Returns a collector with nothing to do.
+    #[must_use]
+    pub fn new(store: &Store) -> Self {
+        Self {
+            store: store.clone(),
+            commits: 0,
+            resting: VecDeque::new(),
+            due: VecDeque::new(),
+            failed: VecDeque::new(),
+            forgotten: 0,
+            last_error: None,
+            refused: false,
+            backoff: Backoff::default(),
+            held_by: BTreeSet::new(),
+            held: Backoff::default(),
+        }
+    }
+
+    /// Adds what a commit made unreachable. To be called once for each commit, since waiting is counted in calls.
+    pub fn add(&mut self, mut garbage: Garbage) {
+        self.commits = self.commits.saturating_add(1);
+        self.held_by = std::mem::take(&mut garbage.held_by);
+        self.warn_if_held();
+        self.resting.push_back(garbage);
+        let lag = usize::try_from(self.store.settings().collect_lag).unwrap_or(usize::MAX);
+        while self.resting.len() > lag {
+            let Some(Garbage { objects, manifests, .. }) = self.resting.pop_front() else { break };
+            self.due.extend(objects.into_iter().map(Key::Data));
+            self.due.extend(manifests.into_iter().map(Key::Manifest));
+        }
+    }
+
+    /// Says now and then that a live manifest keeps everything from being deleted, and the way out.
+    fn warn_if_held(&mut self) {
+        if self.held_by.is_empty() {
+            self.held = Backoff::default();
+        } else if self.held.is_due(self.commits) {
+            self.held.failed(self.commits);
+            warn_held(&format!("{:?}", self.held_by.iter().map(|seq| seq.0).collect::<Vec<_>>()), None);
+        }
+    }
+
+    /// Returns what should be gone and is not.
+    #[must_use]
+    pub fn uncollected(&self) -> Uncollected {
+        let failing = if self.last_error.is_some() { self.due.len().saturating_add(self.failed.len()) } else { 0 };
+        Uncollected {
+            objects: self.forgotten.saturating_add(failing as u64),
+            held_by: self.held_by.iter().copied().collect(),
+            last_error: self.last_error.clone(),
+        }
+    }
+
+    /// Deletes what attempts before `owner` left and no live manifest reaches. What fails stays for another attempt or
+    /// for a sweep by hand: the job does not depend on it.
+    pub async fn sweep_orphans(&self, owner: Attempt) {
+        let swept = async { execute(&self.store, &plan(&self.store, Some(owner)).await?).await };
+        match swept.await {
+            Ok(Swept { deleted, failed, left }) => {
+                let (deleted, failed, left) = (deleted.len(), failed.len(), left.len());
+                tracing::info!(deleted, failed, left, "swept what earlier attempts left");
+            }
+            Err(error) => tracing::warn!(error = error.chain(), "what earlier attempts left could not be swept"),
+        }
+    }
+
+    /// Deletes what is due: objects, then manifests. If the store deletes nothing, the next tries come after 2, 4, 8, ...
+    /// commits, at most 64; a try ends once several deletes have failed in a row.
+    pub async fn run(&mut self) -> Swept {
+        let again = self.backoff.is_due(self.commits);
+        let mut keys = Vec::new();
+        if again || !self.refused {
+            keys.extend(self.due.iter().copied());
+        }
+        if again {
+            keys.extend(self.failed.iter().copied());
+        }
+        let swept = delete_all(&self.store, keys).await;
+        self.take_note(&swept);
+        swept
+    }
+
+    fn take_note(&mut self, swept: &Swept) {
+        let failed = || swept.failed.iter().map(|(key, _)| *key);
+        let settled: BTreeSet<Key> = swept.deleted.iter().copied().chain(failed()).collect();
+        self.due.retain(|key| !settled.contains(key));
+        self.failed.retain(|key| !settled.contains(key));
+        self.failed.extend(failed());
+        let forgotten = self.due.len().saturating_add(self.failed.len()).saturating_sub(REMEMBERED_MAX);
+        if let Some((key, error)) = swept.failed.first() {
+            self.refused = swept.deleted.is_empty();
+            self.backoff.failed(self.commits);
+            self.last_error = Some(error.clone().with("object", key));
+            for _ in 0..forgotten {
+                let _oldest = self.failed.pop_front().or_else(|| self.due.pop_front());
+            }
+            self.forgotten = self.forgotten.saturating_add(forgotten as u64);
+            let (failed, waiting) = (swept.failed.len(), self.due.len().saturating_add(self.failed.len()));
+            let (commits, forgotten) = (self.backoff.step, self.forgotten);
+            let error = error.chain();
+            tracing::warn!(
+                failed, waiting, forgotten, commits, object = %key, error,
+                "objects could not be deleted, to be tried again"
+            );
+        } else if !swept.deleted.is_empty() {
+            self.refused = false;
+            if self.failed.is_empty() {
+                self.backoff = Backoff::default();
+                self.last_error = None;
+            }
+        }
+        metrics::uncollected(self.uncollected().objects);
+    }
+}
+
+/// Says that nothing is collected because of the live manifests `checkpoints`, and what helps.
+pub(super) fn warn_held(checkpoints: &str, error: Option<&Error>) {
+    tracing::warn!(
+        checkpoints,
+        error = error.map(Error::chain),
+        help = "if it stays unreadable, drop it with `alluvium drop` or Job::drop_savepoint",
+        "nothing is collected while a live manifest is unreadable"
+    );
+}

@@ -1,0 +1,367 @@
+//! Checkpoints that are dropped: while they are read, and because their user wants it.
+
+mod common;
+mod tool;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use alluvium::codec::schema::Value;
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::id::Seq;
+use alluvium::job::{JobBuilder, JobSettings, OperatorSpec, Strategy};
+use alluvium::key_group::KeyGroupSet;
+use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::offline::{self, Depth, Level, RestoreOptions};
+use alluvium::store::Store;
+use alluvium::{Error, ErrorKind, Result};
+use bytes::Bytes;
+use common::{Counting, Gate};
+
+/// Tells nobody how far it is.
+fn silent(_done: u64, _total: u64) {}
+
+async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
+    offline::open(store, &mut Chain::load(store).await?, id).await
+}
+
+async fn verify(store: &Store) -> Result<offline::Report> {
+    offline::verify(store, &Chain::load(store).await?, Level::Full, &silent).await
+}
+
+/// Returns the rows of the newest checkpoint.
+async fn state(store: &Store) -> Result<BTreeMap<Vec<u8>, u64>> {
+    let (manifest, mut rows) = (open(store, None).await?.manifest, BTreeMap::new());
+    offline::export(store, &manifest, "count", &KeyGroupSet::all(128), |entry| {
+        let (Value::Bytes(key), Value::Unsigned(count)) = (&entry.place.key, &entry.value) else { panic!("{entry:?}") };
+        rows.insert(key.to_vec(), u64::try_from(*count).unwrap());
+        Ok(())
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// Takes a checkpoint with an opaque that is too large for a manifest.
+async fn checkpoint(job: &mut Counting) -> Result<Seq> {
+    let large = |at| Opaque {
+        role: OpaqueRole::Source,
+        name: format!("large {at}"),
+        redistribution: Redistribution::None,
+        channel: None,
+        item_offsets: Vec::new(),
+        content: OpaqueContent::Inline(Bytes::from(vec![7; 50_000])),
+    };
+    let epoch = job.barrier_with(|at| vec![large(at)])?;
+    Ok(job.job.wait(epoch).await?.unwrap().seq)
+}
+
+/// A job that keeps one checkpoint and writes all of its state into each.
+async fn busy(gate: &Arc<Gate>) -> Result<Counting> {
+    let retention = RetentionPolicy { checkpoints: 1 };
+    let settings = JobSettings { strategy: Strategy::Full, retention, ..JobSettings::default() };
+    let store = common::store(&gate.objects());
+    let mut job = Counting::open_on(store, 2, settings, RestoreFrom::Newest).await?;
+    job.add(0..300)?;
+    checkpoint(&mut job).await?;
+    Ok(job)
+}
+
+/// Takes checkpoints until the owner's collector has deleted all objects of `gone`.
+async fn collect(job: &mut Counting, gate: &Gate, gone: &StoredManifest) -> Result<()> {
+    for _ in 0..500 {
+        checkpoint(job).await?;
+        let stored = gate.dump().await;
+        if gone.objects().iter().all(|id| !stored.contains_key(&format!("job/data/{id}"))) {
+            return Ok(());
+        }
+    }
+    panic!("the owner deletes nothing");
+}
+
+fn assert_dropped(error: &Error, checkpoint: Seq, newest: Seq) {
+    assert_eq!(error.kind(), ErrorKind::NotFound, "{error:?}");
+    let text = error.message();
+    assert!(text.contains("dropped while it was read"), "{text}");
+    assert!(text.contains(&format!("checkpoint=`{checkpoint}`")), "{text}");
+    assert!(text.contains(&format!("restorable=`{newest}`")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -> Result<()> {
+    let (gate, other) = (Gate::new(), Gate::new());
+    let mut job = busy(&gate).await?;
+    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let stored = offline::find(&store, &mut Chain::load(&store).await?, None).await?;
+    let StoredManifest { id, manifest, .. } = open(&store, None).await?;
+    collect(&mut job, &gate, &stored).await?;
+    let newest = open(&store, None).await?;
+    let all = KeyGroupSet::all(128);
+    let operator = || OperatorSpec::new(common::COUNT, "count", 2);
+    let errors = [
+        offline::savepoint(&store, &stored, &target, &silent).await.unwrap_err(),
+        offline::restore(&store, &manifest, &target, &RestoreOptions::default(), &silent).await.unwrap_err(),
+        offline::export(&store, &manifest, "count", &all, |_| Ok(())).await.unwrap_err(),
+        offline::inspect(&store, &manifest, None, Depth::Rows).await.unwrap_err(),
+        offline::diff(&store, &manifest, &newest.manifest, |_| Ok(())).await.unwrap_err(),
+        offline::diff(&store, &newest.manifest, &manifest, |_| Ok(())).await.unwrap_err(),
+        JobBuilder::new(store.clone()).operator(operator()).resolve(stored.clone()).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert_dropped(&error, id.seq, newest.id.seq);
+    }
+    assert_eq!(Chain::load(&target).await?.end(), Seq(0));
+
+    // An object that is lost although its checkpoint lives is damage.
+    let lost = newest.objects().into_iter().next().unwrap();
+    gate.damage(&format!("job/data/{lost}"), None).await;
+    let error = offline::export(&store, &newest.manifest, "count", &all, |_| Ok(())).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    let error = offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &target, &silent).await;
+    assert_eq!(error.unwrap_err().kind(), ErrorKind::Corrupt);
+    Ok(())
+}
+
+/// Before the next read of data the job goes on until what is the newest checkpoint now is gone.
+async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Result<Seq> {
+    let store = common::store(&gate.objects());
+    let newest = offline::find(&store, &mut Chain::load(&store).await?, None).await?;
+    let (seq, job, owners) = (newest.id.seq, Arc::clone(job), Arc::clone(gate));
+    gate.before_next_read(async move { collect(&mut *job.lock().await, &owners, &newest).await.unwrap() });
+    Ok(seq)
+}
+
+/// An engine may spawn what it awaits.
+fn sendable<T>(future: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
+    future
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()> {
+    let gate = Gate::new();
+    let job = Arc::new(tokio::sync::Mutex::new(busy(&gate).await?));
+    let store = common::store(&gate.objects());
+    let expected = job.lock().await.expected.clone();
+    let mut reads = 0;
+    let mut next = async || {
+        reads += 1;
+        let raced = race(&gate, &job).await?;
+        Ok::<_, Error>((raced, Chain::load(&store).await?, Gate::new()))
+    };
+
+    let (raced, mut chain, other) = next().await?;
+    let target = common::store(&other.objects());
+    let (copied, _) = sendable(offline::savepoint_of(&store, &mut chain, None, &target, &silent)).await?;
+    assert!(copied > raced && verify(&target).await?.damaged.is_empty());
+    assert_eq!(state(&target).await?, expected);
+
+    let (raced, mut chain, other) = next().await?;
+    let target = common::store(&other.objects());
+    let options = RestoreOptions::default();
+    let (restored, _) = sendable(offline::restore_of(&store, &mut chain, None, &target, &options, &silent)).await?;
+    assert!(restored > raced && verify(&target).await?.damaged.is_empty());
+    assert_eq!(state(&target).await?, expected);
+
+    // The large opaque is an object of its own.
+    let (raced, mut chain, _) = next().await?;
+    assert!(sendable(offline::open(&store, &mut chain, None)).await?.id.seq > raced);
+    let (raced, ..) = next().await?;
+    let builder = JobBuilder::new(store.clone()).operator(OperatorSpec::new(common::COUNT, "count", 2));
+    assert!(sendable(builder.peek_restored()).await?.unwrap().id.seq > raced);
+
+    let (raced, chain, _) = next().await?;
+    let report = sendable(offline::verify(&store, &chain, Level::Full, &silent)).await?;
+    assert!(report.damaged.is_empty() && report.restorable.iter().all(|seq| *seq > raced), "{report:?}");
+    assert_eq!(report.restorable.len(), 1);
+    // One that was asked for by its id has no other in its place.
+    let (raced, mut chain, other) = next().await?;
+    let target = common::store(&other.objects());
+    let error = offline::savepoint_of(&store, &mut chain, Some(raced), &target, &silent).await.unwrap_err();
+    assert_dropped(&error, raced, Chain::load(&store).await?.end());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<()> {
+    let gate = Gate::new();
+    let mut job = Counting::fresh(&gate.objects(), 3).await;
+    for _ in 0..3 {
+        job.checkpoint().await?.unwrap();
+    }
+    let store = common::store(&gate.objects());
+    let chain = Chain::load(&store).await?;
+    for _ in 0..5 {
+        job.checkpoint().await?.unwrap();
+    }
+    // As the collector does once they are old enough.
+    for entry in chain.restorable() {
+        gate.damage(&format!("job/manifest/{:020}", entry.id.seq.0), None).await;
+    }
+    let listed = offline::list(&store, &chain).await?;
+    assert!(listed.damaged.is_empty(), "{listed:?}");
+    let newest = Chain::load(&store).await?.restorable();
+    gate.damage(&format!("job/manifest/{:020}", newest[0].id.seq.0), None).await;
+    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    assert_eq!(listed.damaged.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [newest[0].id.seq]);
+    Ok(())
+}
+
+/// A copied savepoint that a job went on from, at number 1, and the job, which keeps one checkpoint.
+async fn gone_on_from_savepoint(gate: &Arc<Gate>) -> Result<Counting> {
+    let origin = Gate::new();
+    drop(busy(&origin).await?);
+    let (store, target) = (common::store(&origin.objects()), common::store(&gate.objects()));
+    offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &target, &silent).await?;
+    let mut job = busy(gate).await?;
+    job.add(0..10)?;
+    job.checkpoint().await?.unwrap();
+    Ok(job)
+}
+
+fn live(chain: &Chain) -> Vec<u64> {
+    chain.restorable().iter().map(|entry| entry.id.seq.0).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<()> {
+    for gone in [false, true] {
+        let gate = Gate::new();
+        let mut job = gone_on_from_savepoint(&gate).await?;
+        let store = common::store(&gate.objects());
+        let savepoint = open(&store, Some(Seq(1))).await?;
+        if gone {
+            gate.damage("job/manifest/00000000000000000001", None).await;
+            // The next attempt cannot read it, and deletes nothing because of it.
+            drop(job);
+            job = busy(&gate).await?;
+            for _ in 0..10 {
+                job.checkpoint().await?.unwrap();
+            }
+            assert!(gate.dump().await.keys().filter(|key| key.contains("/data/")).count() > 10);
+        }
+        let error = job.job.drop_savepoint(Seq(2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        job.job.drop_savepoint(Seq(1))?;
+        job.job.drop_savepoint(Seq(1))?;
+        let newest = job.checkpoint().await?.unwrap();
+        assert_eq!(live(&Chain::load(&store).await?), [newest.seq.0]);
+        assert_eq!(job.job.drop_savepoint(Seq(1)).unwrap_err().kind(), ErrorKind::NotFound);
+        if !gone {
+            collect(&mut job, &gate, &savepoint).await?;
+        }
+        let newest = open(&store, None).await?;
+        collect(&mut job, &gate, &newest).await?;
+        job.reopen(&gate.objects(), 3).await;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn savepoints_are_dropped_offline_though_their_manifests_are_gone() -> Result<()> {
+    for gone in [false, true] {
+        let gate = Gate::new();
+        let mut job = gone_on_from_savepoint(&gate).await?;
+        let store = common::store(&gate.objects());
+        let savepoint = open(&store, Some(Seq(1))).await?;
+        if gone {
+            gate.damage("job/manifest/00000000000000000001", None).await;
+        }
+        let before = gate.dump().await;
+        let chain = Chain::load(&store).await?;
+        let newest = chain.end();
+        let unknown = offline::drop_savepoints(&store, &chain, &[Seq(2)].into()).await.unwrap_err();
+        assert_eq!(unknown.kind(), ErrorKind::NotFound);
+        let needed = offline::drop_savepoints(&store, &chain, &[Seq(1), newest].into()).await.unwrap_err();
+        assert_eq!(needed.kind(), ErrorKind::Usage);
+        let plan = offline::preview_drop(&store, &chain, &[Seq(1)].into()).await?;
+        let deletable: Vec<_> = plan.deletable.iter().map(|(key, _)| key.to_string()).collect();
+        assert!(savepoint.objects().iter().all(|id| deletable.contains(&format!("data/{id}"))), "{deletable:?}");
+        assert_eq!(gate.dump().await, before, "nothing is written until it is meant");
+
+        let dropped = offline::drop_savepoints(&store, &chain, &[Seq(1)].into()).await?;
+        let (_, swept) = dropped.swept?;
+        assert!(swept.failed.is_empty());
+        assert_eq!(live(&Chain::load(&store).await?), [newest.0]);
+        let stored = gate.dump().await;
+        assert!(savepoint.objects().iter().all(|id| !stored.contains_key(&format!("job/data/{id}"))));
+        job.add(0..1)?;
+        let stopped = match job.barrier() {
+            Ok(epoch) => job.job.wait(epoch).await.unwrap_err(),
+            Err(error) => error,
+        };
+        assert_eq!(stopped.kind(), ErrorKind::Fenced);
+        assert!(verify(&store).await?.damaged.is_empty());
+        busy(&gate).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
+    let gate = Gate::new();
+    drop(gone_on_from_savepoint(&gate).await?);
+    let store = common::store(&gate.objects());
+    let chain = Chain::load(&store).await?;
+    // What was founded stays the job's only way back: it cannot be dropped.
+    let fresh = Gate::new();
+    let copy = common::store(&fresh.objects());
+    offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &copy, &silent).await?;
+    let error = offline::preview_drop(&copy, &Chain::load(&copy).await?, &[Seq(1)].into()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Usage);
+
+    let settings = JobSettings { retention: RetentionPolicy { checkpoints: 3 }, ..JobSettings::default() };
+    let mut job = Counting::open_on(store.clone(), 2, settings, RestoreFrom::Newest).await?;
+    let first = job.checkpoint().await?.unwrap().seq;
+    job.checkpoint().await?.unwrap();
+    drop(chain);
+    for seq in [Seq(1), first] {
+        gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"no manifest"))).await;
+    }
+    let chain = Chain::load(&store).await?;
+    let dropped = offline::drop_savepoints(&store, &chain, &[Seq(1)].into()).await?;
+    assert_eq!(
+        dropped.swept.unwrap_err().kind(),
+        ErrorKind::Corrupt,
+        "nothing is deleted as long as one is unreadable"
+    );
+    let chain = Chain::load(&store).await?;
+    assert!(!chain.lists(Seq(1)) && chain.lists(first));
+    // A checkpoint can be dropped by its id, too.
+    let dropped = offline::drop_savepoints(&store, &chain, &[first].into()).await?;
+    dropped.swept?;
+    assert!(verify(&store).await?.damaged.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_tool_drops_savepoints() -> Result<()> {
+    let bench = tool::Bench::new();
+    bench.write("in.csv", "k\na\nb\n");
+    let (input, from, to) = (bench.path("in.csv"), bench.store("from"), bench.store("to"));
+    let run = |store: &str| format!("run -i {} -k k -a count -s {store} -j j --retain 1 --json", input.display());
+    let on = |text: &str| tool::run(tool::words(text));
+    tool::json(&on(&run(&from)));
+    tool::json(&on(&format!("savepoint -s {from} -j j --to {to} --json")));
+    tool::json(&on(&run(&to)));
+    let ids = || {
+        let listed = tool::json(&on(&format!("list -s {to} -j j --json")));
+        let ids = listed["jobs"][0]["checkpoints"].as_array().unwrap().iter();
+        ids.map(|checkpoint| checkpoint["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let before = ids();
+    assert_eq!(before[0], 1);
+    let manifest = bench.path("to/j/manifest/00000000000000000001");
+    std::fs::remove_file(manifest).unwrap();
+    tool::fails(&on(&format!("sweep -s {to} -j j --delete")), "corrupt");
+    tool::fails(&on(&format!("drop -s {to} -j j --savepoint 99")), "not_found");
+    tool::fails(&on(&format!("drop -s {to} -j j --savepoint {}", before[1])), "usage");
+    let dry = tool::json(&on(&format!("drop -s {to} -j j --savepoint 1 --json")));
+    assert_eq!((&dry["dropped"], &dry["checkpoints"][0]["kind"]), (&false.into(), &"savepoint".into()));
+    assert_eq!(ids(), before[1..], "its manifest cannot be read");
+    let done = tool::json(&on(&format!("drop -s {to} -j j --savepoint 1 --yes --json")));
+    assert_eq!((&done["dropped"], &done["deleted"]), (&true.into(), &dry["deletable"]));
+    assert_eq!(ids(), before[1..]);
+    tool::json(&on(&format!("sweep -s {to} -j j --delete --json")));
+    assert!(on(&format!("verify -s {to} -j j")).status.success());
+    Ok(())
+}
