@@ -67,7 +67,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(|| print::Log).init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
         Command::Interval(args) => interval::run(&args).map(|()| Finding::Nothing),

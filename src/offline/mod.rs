@@ -12,6 +12,7 @@ mod copy;
 mod diff;
 mod export;
 mod fold;
+mod foreign;
 mod inspect;
 mod list;
 mod opaques;
@@ -30,6 +31,7 @@ use crate::store::Store;
 pub use copy::savepoint;
 pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
 pub use export::export;
+pub use foreign::{Foreign, foreign};
 pub use inspect::{
     Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
 };

@@ -29,7 +29,7 @@ pub fn policy(chain: &Chain, retain: Option<u32>) -> RetentionPolicy {
 /// meanwhile; `Denied` or `Unavailable` from the store. Deletes that fail are in the result.
 pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<Option<(Attempt, SweepPlan, Swept)>> {
     // Unreadable manifests are found before anybody is stopped.
-    plan(store, None).await?;
+    let dropped = preview(store, policy(chain, retain)).await?.dropped;
     let Some(newest) = chain.newest()? else { return Ok(None) };
     let claimed = claim(
         store,
@@ -43,7 +43,8 @@ pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<
         },
     )
     .await?;
-    let plan = plan(store, Some(claimed.attempt)).await?;
+    let mut plan = plan(store, Some(claimed.attempt)).await?;
+    plan.dropped = dropped;
     let swept = execute(store, &plan).await?;
     Ok(Some((claimed.attempt, plan, swept)))
 }
