@@ -100,7 +100,6 @@ mod settings {
             "AWS_WEB_IDENTITY_TOKEN_FILE",
             "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI",
             "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-            "AWS_METADATA_ENDPOINT",
         ],
         credentials: "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         place: "AWS_ENDPOINT, AWS_REGION and AWS_ALLOW_HTTP",
@@ -147,7 +146,7 @@ mod settings {
             let Some((name, endpoint)) = endpoint else {
                 return match self.region.and_then(|name| Some((name, value(name)?))) {
                     Some((name, region)) if !is_region(&region) => {
-                        Err(Error::config(format!("{name} is no region: one is like eu-central-1")))
+                        Err(Error::config(format!("{name} is not the name of a region, such as eu-central-1")))
                     }
                     _ => Ok(()),
                 };
@@ -158,11 +157,9 @@ mod settings {
                 Some("http") if value(self.allow_http).is_some_and(|allowed| is_true(&allowed)) => Ok(()),
                 Some("http") => {
                     let allow = self.allow_http;
-                    Err(Error::config(format!(
-                        "{name} is http, which {allow}=true allows: without TLS anybody can read along"
-                    )))
+                    Err(Error::config(format!("{name} is http, which is refused unless {allow}=true")))
                 }
-                _ => Err(Error::config(format!("{name} is no url of a server: one is like https://host:port"))),
+                _ => Err(Error::config(format!("{name} is not the url of a server: write https://host:port"))),
             }
         }
 

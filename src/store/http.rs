@@ -53,6 +53,8 @@ pub(super) enum Why {
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) why: Why,
+    /// What the user can do, if that is known here.
+    pub(super) advice: Option<String>,
     text: String,
 }
 
@@ -114,7 +116,7 @@ impl HttpService for Guard {
         match asked.refused_by(status, &text) {
             Some(why) => {
                 let text = format!("status {status}: {text}");
-                Err(HttpError::new(HttpErrorKind::Decode, Refusal { why, text }))
+                Err(HttpError::new(HttpErrorKind::Decode, Refusal { why, advice: None, text }))
             }
             None => Ok(HttpResponse::from_parts(head, Bytes::from(text).into())),
         }
@@ -129,9 +131,9 @@ impl Guard {
         if !malformed && (!unknown || self.answered.load(Ordering::Relaxed)) {
             return error;
         }
-        let why = if malformed { "no request can be sent" } else { "there is no such host" };
-        let text = format!("{why} host=`{host}`: look at {}", self.place);
-        HttpError::new(HttpErrorKind::Decode, Refusal { why: Why::Nowhere, text })
+        let fault = if malformed { "no request can be sent" } else { "store's host does not exist" };
+        let advice = Some(format!("{fault}: look at {}, host=`{host}`", self.place));
+        HttpError::new(HttpErrorKind::Decode, Refusal { why: Why::Nowhere, advice, text: error.to_string() })
     }
 }
 
@@ -180,8 +182,9 @@ impl<C: std::fmt::Debug + Send + Sync> CredentialProvider for MachineCredentials
             if self.given.load(Ordering::Relaxed) {
                 return error;
             }
-            let text = format!("set {}; this machine gives none: {error}", self.settings);
-            object_store::Error::Generic { store: "cloud", source: Refusal { why: Why::NoCredentials, text }.into() }
+            let advice = Some(format!("store needs credentials: set {}, since this machine gives none", self.settings));
+            let source = Refusal { why: Why::NoCredentials, advice, text: error.to_string() }.into();
+            object_store::Error::Generic { store: "cloud", source }
         })
     }
 }
@@ -422,7 +425,9 @@ mod tests {
             let client = HttpClient::new(Silent(text));
             let guard = Guard { client, place: "PLACE", answered: AtomicBool::new(answered) };
             let error = guard.call(request("GET", "http://h/b/k", None)).await.unwrap_err();
-            assert_eq!(error.to_string().contains("look at PLACE"), mistake, "{text}: {error}");
+            let refusal = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<Refusal>());
+            let advice = refusal.and_then(|refusal| refusal.advice.as_ref());
+            assert_eq!(advice.is_some_and(|advice| advice.contains("look at PLACE, host=`h`")), mistake, "{text}");
         }
     }
 
@@ -445,12 +450,16 @@ mod tests {
     async fn a_machine_that_gave_credentials_once_is_only_disturbed() {
         let service = Arc::new(Service(AtomicBool::new(false)));
         let credentials = MachineCredentials::new(service.clone(), "SETTINGS");
-        let told = || async { credentials.get_credential().await.unwrap_err().to_string().contains("set SETTINGS") };
-        assert!(told().await);
+        let forgotten = || async {
+            let error = credentials.get_credential().await.unwrap_err();
+            let source = std::error::Error::source(&error).unwrap();
+            source.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.why == Why::NoCredentials)
+        };
+        assert!(forgotten().await);
         service.0.store(true, Ordering::Relaxed);
         credentials.get_credential().await.unwrap();
         service.0.store(false, Ordering::Relaxed);
-        assert!(!told().await);
+        assert!(!forgotten().await);
     }
 
     #[tokio::test]

@@ -250,8 +250,9 @@ fn refusal(error: &object_store::Error) -> Option<Error> {
         Why::Elsewhere => {
             Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
         }
-        Why::Nowhere => Error::config("store's place does not exist"),
-        Why::NoCredentials => Error::config("store needs credentials"),
+        Why::Nowhere | Why::NoCredentials => {
+            Error::config(refusal.advice.as_deref().unwrap_or("store's settings are incomplete"))
+        }
     })
 }
 
