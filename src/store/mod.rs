@@ -65,7 +65,7 @@ impl Listing {
     fn add_foreign(&mut self, root: &Path, location: &Path) {
         self.foreign = self.foreign.saturating_add(1);
         if self.foreign_names.len() < FOREIGN_NAMES_MAX {
-            let below = location.as_ref().strip_prefix(root.as_ref()).unwrap_or(location.as_ref());
+            let below = location.as_ref().strip_prefix(root.as_ref()).unwrap_or_else(|| location.as_ref());
             self.foreign_names.push(below.trim_start_matches('/').to_owned());
         }
     }
