@@ -232,7 +232,8 @@ impl Run<'_> {
         let (mut report, mut rows, end) = thread::scope(|scope| {
             // Hung up when this closure ends, however it ends.
             let (_working, ended) = mpsc::channel();
-            scope.spawn(move || progress::watch(&this.job, &this.records, &ended));
+            let before = source.records();
+            scope.spawn(move || progress::watch(&this.job, &this.records, before, &ended));
             let mut seats = seats;
             let sink_seat = take(&mut seats, SINK);
             let (to_sink, sink_queue) = mpsc::channel();

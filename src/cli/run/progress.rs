@@ -17,12 +17,14 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Time between two lines where there is no terminal.
 const LINE: Duration = Duration::from_secs(10);
 
-/// Shows how far `job` is, until `ended` is hung up. `records`: how many of the input have been read, counted from its
-/// start; as many as there are now were read before this run.
-pub(super) fn watch(job: &Job, records: &AtomicU64, ended: &Receiver<()>) -> Result<()> {
+/// Shows how far `job` is, until `ended` is hung up.
+///
+/// * `records`: how many of the input have been read, counted from its start.
+/// * `before`: how many of them before this run.
+pub(super) fn watch(job: &Job, records: &AtomicU64, before: u64, ended: &Receiver<()>) -> Result<()> {
     let read = || records.load(Ordering::Relaxed);
     let bar = print::bar("{spinner} {wide_msg}");
-    let mut watch = Watch::new(clock::now(), read());
+    let mut watch = Watch::new(clock::now(), before);
     while ended.recv_timeout(LOOK) == Err(RecvTimeoutError::Timeout) {
         let now = clock::now();
         watch.look(now, &job.progress());
@@ -31,6 +33,8 @@ pub(super) fn watch(job: &Job, records: &AtomicU64, ended: &Receiver<()>) -> Res
             bar.tick();
         } else if watch.is_due(now) {
             print::note(&(watch.line(now, read()) + "\n"))?;
+        }
+        if watch.is_due(now) {
             watch.lined(now, read());
         }
     }
