@@ -2,7 +2,9 @@
 
 mod tool;
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 
 use serde_json::Value;
 use tool::{Bench, fails, json, run, stderr, words};
@@ -171,4 +173,85 @@ fn f08_a_manifest_of_a_newer_version_is_refused_and_kept() {
     let line = fails(&run(job.args("")), "version");
     assert!(line.contains('9'), "{line}");
     assert_eq!(fs::read(&newest).unwrap(), bytes);
+}
+
+/// Returns the names of all files below `folder`.
+fn files(folder: &Path) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for class in ["attempt", "data", "manifest"] {
+        let entries = fs::read_dir(folder.join(class)).unwrap().map(|entry| entry.unwrap().file_name());
+        found.extend(entries.map(|name| format!("{class}/{}", name.to_string_lossy())));
+    }
+    found
+}
+
+#[test]
+fn a_dry_run_names_all_that_would_go() {
+    let job = Job::new();
+    for limit in 1..=3 {
+        json(&run(job.args(&format!("--limit {limit}"))));
+    }
+    let folder = job.bench.path("state").join("j");
+    // An attempt that has begun, written and died: the sweep's claim comes after it.
+    let copy = |class: &str, to: &str| {
+        let newest = files(&folder).into_iter().rfind(|name| name.starts_with(class)).unwrap();
+        fs::copy(folder.join(newest), folder.join(class).join(to)).unwrap();
+    };
+    copy("attempt", "00000000000000000004");
+    copy("data", &format!("4-{}", "ab".repeat(16)));
+    let ids = |job: &Job| -> Vec<u64> {
+        let checkpoints = job.list()["jobs"][0]["checkpoints"].clone();
+        checkpoints.as_array().unwrap().iter().map(|checkpoint| checkpoint["id"].as_u64().unwrap()).collect()
+    };
+    let named = |plan: &Value, list: &str, field: &str| -> Vec<Value> {
+        plan[list].as_array().unwrap().iter().map(|one| one[field].clone()).collect()
+    };
+    let sweep = |extra: &str| run(words(&format!("sweep --store {} --job j {extra}", job.bench.store("state"))));
+    let (before, live) = (files(&folder), ids(&job));
+    let dry = json(&sweep("--retain 1 --json"));
+    let text = String::from_utf8(sweep("--retain 1").stdout).unwrap();
+    assert_eq!((files(&folder), ids(&job)), (before.clone(), live.clone()), "a dry run changes nothing");
+    let swept = json(&sweep("--retain 1 --delete --json"));
+    let gone: Vec<String> = before.difference(&files(&folder)).cloned().collect();
+    let left = ids(&job);
+    let dropped: Vec<u64> = live.into_iter().filter(|id| !left.contains(id)).collect();
+    assert!(dropped.len() >= 2 && gone.iter().any(|name| name.starts_with("data/4-")), "{dropped:?} {gone:?}");
+    for plan in [&dry, &swept] {
+        let mut objects: Vec<_> = named(plan, "deletable_objects", "object");
+        objects.sort_by_key(ToString::to_string);
+        assert_eq!(objects, gone, "{plan:#}");
+        assert_eq!(named(plan, "dropped_checkpoints", "id"), dropped, "{plan:#}");
+        assert!(named(plan, "dropped_checkpoints", "epoch").iter().all(Value::is_u64), "{plan:#}");
+        assert_eq!(plan["deletable"]["objects"], gone.len(), "{plan:#}");
+    }
+    assert!(dropped.iter().all(|id| text.contains(&format!("would drop checkpoint {id} of epoch "))), "{text}");
+    assert!(gone.iter().all(|name| text.contains(name)), "{text}");
+}
+
+#[cfg(unix)]
+#[test]
+fn odd_files_beside_a_job_hide_nothing() {
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::symlink;
+
+    let job = Job::new();
+    json(&run(job.args("--limit 2")));
+    let state = job.bench.path("state");
+    for folder in [state.clone(), state.join("j/manifest"), state.join("j/data"), state.join("j/attempt")] {
+        fs::write(folder.join(std::ffi::OsStr::from_bytes(b"\xff")), "").unwrap();
+        fs::write(folder.join("back\nwards"), "").unwrap();
+        symlink(&state, folder.join("loop")).unwrap();
+        symlink("itself", folder.join("itself")).unwrap();
+        symlink("nowhere", folder.join("00000000000000000999")).unwrap();
+        fs::create_dir_all(folder.join("00000000000000000777/x")).unwrap();
+    }
+    assert_eq!(json(&run(job.args("")))["restored_offset"], 2);
+    let names: Vec<_> = job.list()["jobs"].as_array().unwrap().iter().map(|job| job["name"].clone()).collect();
+    assert_eq!(names, ["j"]);
+    let ask = |verb: &str| json(&run(words(&format!("{verb} --store {} --job j --json", job.bench.store("state")))));
+    for verb in ["verify", "sweep", "sweep --delete", "verify"] {
+        let found = ask(verb);
+        assert_eq!(found["foreign"], 15, "{verb}: {found:#}");
+        assert!(found["foreign_names"].to_string().contains("manifest/%FF (a name that no object has)"), "{found:#}");
+    }
 }

@@ -206,3 +206,80 @@ async fn a_folder_without_rights_is_denied() {
         assert_eq!(probed.unwrap_err().kind(), ErrorKind::Denied);
     }
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn odd_names_in_a_folder_are_foreign_and_hide_nothing() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::symlink;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (objects, prefix) = open_url(&format!("file://{}", dir.path().display()), Access::Write).unwrap();
+    let store = store(objects.clone(), &prefix);
+    let (id, bytes) = object(1);
+    store.put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
+    let folder = dir.path().join("job/manifest");
+    std::fs::write(folder.join(OsStr::from_bytes(b"b\xffd")), "").unwrap();
+    std::fs::write(folder.join("line\nbreak"), "").unwrap();
+    std::fs::write(folder.join("..%2F"), "").unwrap();
+    symlink(&folder, folder.join("loop")).unwrap();
+    symlink("itself", folder.join("itself")).unwrap();
+    symlink("nowhere", folder.join("00000000000000000004")).unwrap();
+    std::fs::create_dir_all(folder.join("00000000000000000005/deep")).unwrap();
+    std::fs::write(folder.join("00000000000000000005/00000000000000000006"), "").unwrap();
+    for name in ["back", "not a job"] {
+        symlink(dir.path(), dir.path().join(name)).unwrap();
+    }
+    symlink("itself", dir.path().join("itself")).unwrap();
+    std::fs::write(dir.path().join(OsStr::from_bytes(b"\xff")), "").unwrap();
+
+    let listing = store.list(KeyClass::Manifest).await.unwrap();
+    assert_eq!(listing.entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [Key::Manifest(Seq(3))]);
+    let mut names = listing.foreign_names;
+    names.sort_unstable();
+    let expected = [
+        "manifest/..%2F",
+        "manifest/00000000000000000004 (a link that leads nowhere)",
+        "manifest/00000000000000000005/00000000000000000006",
+        "manifest/b%FFd (a name that no object has)",
+        "manifest/itself (a link that leads nowhere)",
+        "manifest/line%0Abreak (a name that no object has)",
+        "manifest/loop (a link to a folder)",
+    ];
+    assert_eq!((names.as_slice(), listing.foreign), (&expected.map(str::to_owned)[..], 7));
+    let jobs = list_jobs(objects.as_ref(), &prefix, &runtime(), &settings()).await.unwrap();
+    assert_eq!(jobs.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["back", "job"]);
+    // A folder that stands where an object belongs is damage, not an object that is missing.
+    let error = store.read(&Key::Manifest(Seq(5)), 100).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_is_no_empty_one() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (objects, prefix) = open_url(&format!("file://{}", dir.path().display()), Access::Write).unwrap();
+    let store = store(objects, &prefix);
+    let (id, bytes) = object(1);
+    store.put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
+    let (folder, below) = (dir.path().join("job/manifest"), dir.path().join("job/manifest/below"));
+    std::fs::create_dir(&below).unwrap();
+    let set = |path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    set(&below, 0o000);
+    let beside = store.list(KeyClass::Manifest).await;
+    let privileged = std::fs::read_dir(&below).is_ok();
+    set(&below, 0o755);
+    set(&folder, 0o000);
+    let whole = store.list(KeyClass::Manifest).await;
+    set(&folder, 0o755);
+    // A privileged user may read anything.
+    if !privileged {
+        let beside = beside.unwrap();
+        assert_eq!((beside.entries.len(), beside.foreign), (1, 1));
+        assert_eq!(beside.foreign_names, ["manifest/below (an unreadable folder)"]);
+        assert_eq!(whole.unwrap_err().kind(), ErrorKind::Denied);
+    }
+}

@@ -113,13 +113,15 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-const STORE_USERS: [&str; 6] = [
+const STORE_USERS: [&str; 8] = [
+    "src/store/cloud.rs",
     "src/store/folder.rs",
     "src/store/http.rs",
     "src/store/key.rs",
     "src/store/mod.rs",
     "src/store/retry.rs",
     "src/store/url.rs",
+    "src/store/walk.rs",
 ];
 
 #[test]

@@ -14,11 +14,12 @@ use futures_util::{StreamExt, stream};
 use crate::canary::{self, Canary};
 use crate::control::retention::{RetentionPolicy, retain};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, ObjectId, Seq};
+use crate::id::{Attempt, Epoch, ObjectId, Seq};
 use crate::manifest::ManifestKind;
 use crate::store::{Key, KeyClass, Store};
 
 use super::chain::{Chain, StoredManifest, succeeding};
+use super::commit::fence;
 
 pub use super::collect::Collector;
 
@@ -91,6 +92,15 @@ async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row:
     swept.left.extend(left);
 }
 
+/// A checkpoint or savepoint that can no longer be restored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dropped {
+    /// Its id.
+    pub id: Seq,
+    /// The last epoch that it holds.
+    pub epoch: Epoch,
+}
+
 /// What a sweep finds, and would delete.
 #[derive(Debug)]
 pub struct SweepPlan {
@@ -104,6 +114,8 @@ pub struct SweepPlan {
     pub signposts: Vec<(Key, u64)>,
     /// What can go.
     pub deletable: Vec<(Key, u64)>,
+    /// Checkpoints and savepoints that live now and no longer would, ascending. Their manifests may stay as signposts.
+    pub dropped: Vec<Dropped>,
     /// Files that are not ours, left alone.
     pub foreign: u64,
     /// Whether it holds only after a claim that has not been made.
@@ -165,7 +177,12 @@ pub(crate) async fn preview_without(
     let parent = if newest.manifest.kind == ManifestKind::Claim { newest.manifest.parent } else { Some(newest.id) };
     let retention = retain(policy, ManifestKind::Claim, parent, &survey.chain.live()).without(unwanted, parent);
     let live = retention.kept.iter().map(|entry| entry.id.seq).collect();
-    let claimed = succeeding(newest.manifest.attempt)?;
+    // Attempts that have begun and committed nothing: the claim goes higher, and what they wrote can go.
+    let mut before = newest.manifest.attempt;
+    while let Some(begun) = fence(store, before).await? {
+        before = begun;
+    }
+    let claimed = succeeding(before)?;
     Ok(survey.classify(&live, claimed, true))
 }
 
@@ -219,8 +236,12 @@ impl Survey {
     fn classify(self, live: &BTreeSet<Seq>, owner: Attempt, hypothetical: bool) -> SweepPlan {
         let protecting = self.manifests.iter().filter(|manifest| live.contains(&manifest.id.seq));
         let reached: BTreeSet<ObjectId> = protecting.flat_map(StoredManifest::objects).collect();
+        let restorable = self.manifests.iter().filter(|manifest| manifest.manifest.kind != ManifestKind::Claim);
+        let dropped = restorable.filter(|manifest| !live.contains(&manifest.id.seq));
+        let dropped = dropped.map(|manifest| Dropped { id: manifest.id.seq, epoch: manifest.manifest.epoch });
         let mut plan = SweepPlan {
             newest: self.newest().map(|newest| newest.id.seq),
+            dropped: dropped.collect(),
             live: Tally::default(),
             in_flight: Vec::new(),
             signposts: Vec::new(),

@@ -16,6 +16,7 @@ mod random;
 mod rocksdb;
 mod run;
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -67,7 +68,8 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(|| print::Log).init();
     let outcome = match cli.command {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
         Command::Interval(args) => interval::run(&args).map(|()| Finding::Nothing),

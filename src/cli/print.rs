@@ -1,8 +1,14 @@
 //! Standard output and standard error.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use alluvium::{Error, Result};
+
+/// The line at the end of a terminal that is drawn anew all the time. What is written meanwhile goes above it.
+static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Writes `text` to standard output.
 pub(super) fn out(text: &str) -> Result<()> {
@@ -23,13 +29,49 @@ pub(super) fn bytes(bytes: &[u8]) -> Result<()> {
 
 /// Writes `text` to standard error.
 pub(super) fn note(text: &str) -> Result<()> {
-    let written = io::stderr().lock().write_all(text.as_bytes());
+    let written = Log.write_all(text.as_bytes());
     written.map_err(|source| Error::unavailable("cannot write to standard error").with_source(source))
 }
 
 /// Writes the error as the last line of standard error.
 pub(super) fn error(error: &Error) {
+    if let Some(bar) = shown_bar() {
+        bar.finish_and_clear();
+    }
     let line = error.chain().replace('\n', " ");
     // Nowhere is left to say that standard error is closed.
     let _closed = writeln!(io::stderr().lock(), "error[{}]: {line}", error.kind());
+}
+
+/// Returns a bar or line at the end of a terminal's standard error, else one that shows nothing.
+pub(super) fn bar(template: &str) -> ProgressBar {
+    let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let bar = ProgressBar::with_draw_target(None, target);
+    let bar = match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    };
+    *BAR.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar.clone());
+    bar
+}
+
+fn shown_bar() -> Option<ProgressBar> {
+    BAR.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|bar| !bar.is_finished())
+}
+
+/// Standard error, above the bar if there is one.
+#[derive(Debug)]
+pub(super) struct Log;
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match shown_bar() {
+            Some(bar) => bar.suspend(|| io::stderr().lock().write(bytes)),
+            None => io::stderr().lock().write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().lock().flush()
+    }
 }

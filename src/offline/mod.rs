@@ -19,6 +19,7 @@ mod diff;
 mod drop;
 mod export;
 mod fold;
+mod foreign;
 mod inspect;
 mod list;
 mod opaques;
@@ -38,6 +39,7 @@ pub use copy::{savepoint, savepoint_of};
 pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
 pub use drop::{Dropped, drop_savepoints, preview_drop};
 pub use export::export;
+pub use foreign::{Foreign, foreign};
 pub use inspect::{
     Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
 };

@@ -42,10 +42,11 @@ pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> Cl
 /// meanwhile; `Denied` or `Unavailable` from the store. Deletes that fail are in the result.
 pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<Option<(Attempt, SweepPlan, Swept)>> {
     // Unreadable manifests are found before anybody is stopped.
-    plan(store, None).await?;
+    let dropped = preview(store, policy(chain, retain)).await?.dropped;
     let Some(newest) = chain.newest()? else { return Ok(None) };
     let claimed = claim(store, &request(newest, policy(chain, retain))).await?;
-    let plan = plan(store, Some(claimed.attempt)).await?;
+    let mut plan = plan(store, Some(claimed.attempt)).await?;
+    plan.dropped = dropped;
     let swept = execute(store, &plan).await?;
     Ok(Some((claimed.attempt, plan, swept)))
 }

@@ -4,13 +4,13 @@
 //! hears of it, the name stands and may be gone after a power loss. So it is not enough to find it there.
 //!
 //! Invariants: an object whose create did not succeed is not read before its name is durable; a sync that failed is not
-//! repeated over the same changes and then trusted.
+//! repeated over the same changes and then trusted; an entry that is no object never hides those that are.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
@@ -22,18 +22,31 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use super::retry::behind;
+use super::walk;
+
+/// What `link` answers where the file system has no hard links: EPERM (VFAT), ENOSYS and EOPNOTSUPP (FUSE).
+const NO_HARD_LINKS: [i32; 3] = [1, 38, 95];
+
 /// The objects in a folder.
 #[derive(Debug)]
 pub(super) struct Folder {
+    root: PathBuf,
     files: LocalFileSystem,
     /// Names that perhaps stand without being durable.
     doubtful: Mutex<BTreeSet<Path>>,
 }
 
 impl Folder {
-    /// Returns the objects of `files`, whose creates are synced.
-    pub(super) fn new(files: LocalFileSystem) -> Arc<Self> {
-        Arc::new(Self { files, doubtful: Mutex::default() })
+    /// Returns the objects in the folder `root`, which exists. `sync`: creates are durable.
+    pub(super) fn open(root: &FilePath, sync: bool) -> Result<Arc<Self>> {
+        let files = LocalFileSystem::new_with_prefix(root)?.with_fsync(sync);
+        Ok(Arc::new(Self { root: root.to_owned(), files, doubtful: Mutex::default() }))
+    }
+
+    /// Returns where the objects below `prefix` lie.
+    fn below(&self, prefix: &Path) -> PathBuf {
+        prefix.parts().fold(self.root.clone(), |folder, part| folder.join(part.as_ref()))
     }
 
     fn doubtful(&self) -> MutexGuard<'_, BTreeSet<Path>> {
@@ -83,7 +96,7 @@ impl ObjectStore for Folder {
         if put.is_ok() || undoubted && matches!(put, Err(Error::AlreadyExists { .. })) {
             self.doubtful().remove(location);
         }
-        put
+        put.map_err(lacks_links)
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
@@ -92,7 +105,13 @@ impl ObjectStore for Folder {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.settle(location)?;
-        self.files.get_opts(location, options).await
+        let got = self.files.get_opts(location, options).await;
+        // The library calls a folder under the object's name "not found", but nothing can be created there.
+        if matches!(got, Err(Error::NotFound { .. })) && self.below(location).is_dir() {
+            let source = io::Error::from(ErrorKind::IsADirectory).into();
+            return Err(Error::Generic { store: "folder", source });
+        }
+        got
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
@@ -100,15 +119,32 @@ impl ObjectStore for Folder {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.files.list(prefix)
+        let prefix = prefix.cloned().unwrap_or_default();
+        walk::all(&self.below(&prefix), &prefix)
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.files.list_with_delimiter(prefix).await
+        let prefix = prefix.cloned().unwrap_or_default();
+        walk::direct(&self.below(&prefix), &prefix)
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
         Err(unused("a copy"))
+    }
+}
+
+/// Tells a file system without hard links, which a create needs to be atomic, from one that refuses access or is
+/// disturbed.
+fn lacks_links(error: Error) -> Error {
+    // Before it links, the library has written the file, so EPERM is not about rights in the folder.
+    let of_the_link = matches!(&error, Error::Generic { .. }) && error.to_string().contains("Unable to rename file");
+    let number = behind(&error, |source: &io::Error| source.raw_os_error()).flatten();
+    match number {
+        Some(number) if of_the_link && NO_HARD_LINKS.contains(&number) => {
+            let source = format!("the file system has no hard links: {error}").into();
+            Error::NotSupported { source }
+        }
+        _ => error,
     }
 }
 

@@ -4,12 +4,14 @@
 //! is unknown is settled here and nowhere else, by reading the key back and comparing the put-id; a repeated
 //! create sends the same bytes to the same key.
 
+mod cloud;
 mod folder;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod http;
 mod key;
 mod retry;
 mod url;
+mod walk;
 
 use std::fmt;
 use std::ops::Range;
@@ -25,9 +27,9 @@ use crate::canary::{self, Canary};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKeys};
 use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
-use crate::runtime::{Runtime, SharedRuntime, timeout};
+use crate::runtime::{Runtime, SharedRuntime};
 
-use retry::{Fault, NO_BUCKET, Retry};
+use retry::{Fault, NO_BUCKET, Patience};
 
 pub use key::{Key, KeyClass};
 pub use retry::StoreSettings;
@@ -35,6 +37,9 @@ pub use url::{Access, open_url, open_url_with};
 
 /// Most keys that one listing may return.
 const LISTED_MAX: usize = 16 << 20;
+
+/// Most foreign names that one listing returns: anybody may write any number of them.
+const FOREIGN_NAMES_MAX: usize = 100;
 
 /// What became of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +57,18 @@ pub struct Listing {
     pub entries: Vec<(Key, u64)>,
     /// Names in the folder that are not ours.
     pub foreign: u64,
+    /// The first of them, at most 100, as they can be shown.
+    pub foreign_names: Vec<String>,
+}
+
+impl Listing {
+    fn add_foreign(&mut self, root: &Path, location: &Path) {
+        self.foreign = self.foreign.saturating_add(1);
+        if self.foreign_names.len() < FOREIGN_NAMES_MAX {
+            let below = location.as_ref().strip_prefix(root.as_ref()).unwrap_or_else(|| location.as_ref());
+            self.foreign_names.push(below.trim_start_matches('/').to_owned());
+        }
+    }
 }
 
 /// Requests made so far.
@@ -81,8 +98,7 @@ pub struct Store {
 struct Inner {
     objects: Arc<dyn ObjectStore>,
     root: Path,
-    runtime: SharedRuntime,
-    settings: StoreSettings,
+    patience: Patience,
     requests: Requests,
 }
 
@@ -105,7 +121,7 @@ impl Store {
         settings: StoreSettings,
     ) -> Self {
         let root = prefix.clone().join(job.as_str());
-        let inner = Inner { objects, root, runtime, settings, requests: Requests::default() };
+        let inner = Inner { objects, root, patience: Patience::new(runtime, settings), requests: Requests::default() };
         Self { inner: Arc::new(inner), manifest_keys: Arc::default() }
     }
 
@@ -134,13 +150,13 @@ impl Store {
     /// Returns the runtime that it sleeps on.
     #[must_use]
     pub fn runtime(&self) -> &SharedRuntime {
-        &self.inner.runtime
+        &self.inner.patience.runtime
     }
 
     /// Returns its settings.
     #[must_use]
     pub fn settings(&self) -> &StoreSettings {
-        &self.inner.settings
+        &self.inner.patience.settings
     }
 
     /// Returns the requests that it and its clones have made.
@@ -152,7 +168,7 @@ impl Store {
     /// Draws the identity of a write.
     #[must_use]
     pub fn draw_put_id(&self) -> PutId {
-        PutId(self.inner.runtime.random().to_le_bytes())
+        PutId(self.inner.patience.runtime.random().to_le_bytes())
     }
 
     /// Creates `object`, whose envelope carries `put_id`, unless `key` is taken.
@@ -167,7 +183,7 @@ impl Store {
     /// [`Applied::No`]: crate::Applied::No
     /// [`Applied::Unknown`]: crate::Applied::Unknown
     pub async fn put_new(&self, key: &Key, put_id: PutId, object: Bytes) -> Result<Put> {
-        let mut retry = self.retry();
+        let mut retry = self.inner.patience.retry();
         let mut in_doubt = false;
         loop {
             let mut failure = match self.create(key, object.clone()).await {
@@ -240,14 +256,15 @@ impl Store {
         let path = &key.path(&self.inner.root);
         let once = || {
             self.inner.requests.count(&self.inner.requests.delete, "delete");
-            self.within_timeout(key, async move {
+            self.inner.patience.answer(key, 0, async move {
                 self.inner.objects.delete(path).await.map_err(|error| Fault::of(&error, key))
             })
         };
         self.retrying(once).await.map(|_gone| ()).map_err(Error::unknown)
     }
 
-    /// Returns the job's keys of `class`. A page that fails discards the whole listing.
+    /// Returns the job's keys of `class`. A page that fails discards the whole listing; a name that is not ours, however
+    /// odd, is counted and passed over.
     ///
     /// A listing may lag: it may miss what was just created and show what was just deleted.
     ///
@@ -283,16 +300,12 @@ impl Store {
         Ok(())
     }
 
-    fn retry(&self) -> Retry<'_> {
-        Retry::new(&self.inner.runtime, &self.inner.settings)
-    }
-
     /// Repeats `once` until it is settled; `None` is an object that does not exist.
     async fn retrying<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>>
     where
         F: Future<Output = Result<T, Fault>>,
     {
-        let mut retry = self.retry();
+        let mut retry = self.inner.patience.retry();
         loop {
             match once().await {
                 Ok(value) => return Ok(Some(value)),
@@ -303,29 +316,17 @@ impl Store {
         }
     }
 
-    /// Returns what `call` returns, or that it is unclear if it takes too long.
-    async fn within_timeout<T>(
-        &self,
-        object: impl fmt::Display,
-        call: impl Future<Output = Result<T, Fault>>,
-    ) -> Result<T, Fault> {
-        let limit = self.inner.settings.call_timeout;
-        timeout(self.inner.runtime.as_ref(), limit, call).await.unwrap_or_else(|| {
-            let error = Error::unavailable("store did not answer in time").with("object", object);
-            Err(Fault::Unclear(error.with("limit_ms", limit.as_millis())))
-        })
-    }
-
     async fn create(&self, key: &Key, object: Bytes) -> Result<(), Fault> {
         let path = key.path(&self.inner.root);
         self.inner.requests.count(&self.inner.requests.put, "put");
-        self.inner.requests.put_bytes.fetch_add(object.len() as u64, Ordering::Relaxed);
-        self.within_timeout(key, async {
+        let bytes = object.len() as u64;
+        self.inner.requests.put_bytes.fetch_add(bytes, Ordering::Relaxed);
+        let call = async {
             let mode = if canary::on(Canary::Overwrite) { PutMode::Overwrite } else { PutMode::Create };
             let put = self.inner.objects.put_opts(&path, object.into(), mode.into());
             put.await.map(|_| ()).map_err(|error| Fault::of(&error, key))
-        })
-        .await
+        };
+        self.inner.patience.answer(key, bytes, call).await
     }
 
     async fn holder(&self, key: &Key) -> Result<Holder> {
@@ -347,7 +348,8 @@ impl Store {
     async fn fetch(&self, key: &Key, path: &Path, range: Option<Range<u64>>, cap: u64) -> Result<Bytes, Fault> {
         self.inner.requests.count(&self.inner.requests.get, "get");
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
-        self.within_timeout(key, async {
+        let asked = range.as_ref().map_or(0, |range| range.end.saturating_sub(range.start));
+        let call = async {
             let unclear = |error: object_store::Error| Fault::of(&error, key);
             let answer = self.inner.objects.get_opts(path, options).await.map_err(unclear)?;
             let got = answer.range.clone();
@@ -367,16 +369,15 @@ impl Store {
             }
             self.inner.requests.get_bytes.fetch_add(length, Ordering::Relaxed);
             Ok(bytes)
-        })
-        .await
+        };
+        self.inner.patience.answer(key, asked, call).await
     }
 
     async fn length(&self, key: &Key, path: &Path) -> Result<u64, Fault> {
         self.inner.requests.count(&self.inner.requests.get, "get");
-        self.within_timeout(key, async {
-            self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::of(&error, key))
-        })
-        .await
+        let call =
+            async { self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::of(&error, key)) };
+        self.inner.patience.answer(key, 0, call).await
     }
 
     async fn list_once(&self, class: KeyClass) -> Result<Listing, Fault> {
@@ -384,14 +385,14 @@ impl Store {
         self.inner.requests.count(&self.inner.requests.list, "list");
         let mut pages = self.inner.objects.list(Some(&folder));
         let mut listing = Listing::default();
-        while let Some(page) = self.within_timeout(&folder, async { Ok(pages.next().await) }).await? {
+        while let Some(page) = self.inner.patience.answer(&folder, 0, async { Ok(pages.next().await) }).await? {
             let meta = match page.map_err(|error| Fault::of(&error, &folder)) {
                 Err(_) if canary::on(Canary::PartialListing) => break,
                 page => page?,
             };
             match Key::parse(class, &self.inner.root, &meta.location) {
                 Some(key) => listing.entries.push((key, meta.size)),
-                None => listing.foreign = listing.foreign.saturating_add(1),
+                None => listing.add_foreign(&self.inner.root, &meta.location),
             }
             if listing.entries.len() > LISTED_MAX {
                 return Err(Fault::Refused(Error::limit("too many objects to list").with("limit", LISTED_MAX)));
@@ -443,23 +444,21 @@ pub async fn list_jobs(
     runtime: &SharedRuntime,
     settings: &StoreSettings,
 ) -> Result<Vec<JobName>> {
-    let mut retry = Retry::new(runtime, settings);
+    let patience = Patience::new(Arc::clone(runtime), settings.clone());
+    let mut retry = patience.retry();
     loop {
-        let call = timeout(runtime.as_ref(), settings.call_timeout, objects.list_with_delimiter(Some(prefix)));
-        let fault = match call.await {
-            Some(Ok(found)) => {
+        let call = objects.list_with_delimiter(Some(prefix));
+        let call = async { call.await.map_err(|error| Fault::of(&error, prefix)) };
+        match patience.answer(prefix, 0, call).await {
+            Ok(found) => {
                 let names = found.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
                 let mut jobs: Vec<JobName> = names.collect();
                 jobs.sort_unstable();
                 return Ok(jobs);
             }
-            Some(Err(error)) => Fault::of(&error, prefix),
-            None => Fault::Unclear(Error::unavailable("store did not answer in time").with("object", prefix)),
-        };
-        match fault {
-            Fault::Missing(_) => return Ok(Vec::new()),
-            Fault::Refused(error) => return Err(error),
-            Fault::Exists(error) | Fault::Unclear(error) => retry.wait(error).await?,
+            Err(Fault::Missing(_)) => return Ok(Vec::new()),
+            Err(Fault::Refused(error)) => return Err(error),
+            Err(Fault::Exists(error) | Fault::Unclear(error)) => retry.wait(error).await?,
         }
     }
 }

@@ -4,12 +4,14 @@
 
 use std::fmt::Display;
 use std::io;
+use std::pin::pin;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 use crate::error::{Error, Result};
-use crate::runtime::SharedRuntime;
+use crate::runtime::{SharedRuntime, timeout};
 use crate::time::Timestamp;
 
 /// Text of a store's error that is kept: an endpoint's answer can be of any length.
@@ -60,41 +62,112 @@ impl Default for StoreSettings {
     }
 }
 
+/// Silence after which people hear that the store is being waited for. What is sent or asked for may take longer.
+const QUIET: Duration = Duration::from_millis(1500);
+
+/// Bytes that may take one second more.
+const QUIET_BYTES_PER_S: u64 = 1 << 20;
+
+/// How long repetitions stay between their author and the store.
+const QUIET_REPETITIONS: Duration = Duration::from_secs(1);
+
+/// Least time between two lines that say so.
+const NOTICE_EVERY: Duration = Duration::from_secs(5);
+
+/// How calls wait for the store, and what people hear of it.
+pub(super) struct Patience {
+    pub(super) runtime: SharedRuntime,
+    pub(super) settings: StoreSettings,
+    /// When the last line was written: one in a while, however many calls wait.
+    noticed: Mutex<Option<Timestamp>>,
+}
+
+impl Patience {
+    pub(super) fn new(runtime: SharedRuntime, settings: StoreSettings) -> Self {
+        Self { runtime, settings, noticed: Mutex::default() }
+    }
+
+    /// Returns the repetitions of one call.
+    pub(super) fn retry(&self) -> Retry<'_> {
+        let [seed, ..] = split(self.runtime.random());
+        let delays = ExponentialBuilder::new()
+            .with_factor(2.0)
+            .with_min_delay(self.settings.backoff_first)
+            .with_max_delay(self.settings.backoff_max)
+            .with_max_times(self.settings.tries_max.saturating_sub(1))
+            .with_jitter()
+            .with_jitter_seed(seed)
+            .build();
+        let begun = self.runtime.monotonic();
+        Retry { patience: self, delays, begun, deadline: begun.after(self.settings.retry_deadline), tries: 1 }
+    }
+
+    /// Returns what `call`, which sends or asks for `bytes`, returns, or that it is unclear if it takes too long.
+    pub(super) async fn answer<T>(
+        &self,
+        object: impl Display,
+        bytes: u64,
+        call: impl Future<Output = Result<T, Fault>>,
+    ) -> Result<T, Fault> {
+        let (runtime, limit) = (self.runtime.as_ref(), self.settings.call_timeout);
+        let quiet = QUIET.saturating_add(Duration::from_secs(bytes / QUIET_BYTES_PER_S)).min(limit);
+        let rest = limit.saturating_sub(quiet);
+        let mut call = pin!(call);
+        let mut answer = timeout(runtime, quiet, call.as_mut()).await;
+        if answer.is_none() && !rest.is_zero() {
+            let reason = format!("no answer for {} ms object=`{object}`", quiet.as_millis());
+            self.notice(rest.saturating_add(self.settings.retry_deadline), &reason);
+            answer = timeout(runtime, rest, call).await;
+        }
+        answer.unwrap_or_else(|| {
+            let error = Error::unavailable("store did not answer in time").with("object", object);
+            Err(Fault::Unclear(error.with("limit_ms", limit.as_millis())))
+        })
+    }
+
+    /// Says that the store is being waited for, unless that was said a moment ago.
+    fn notice(&self, longest: Duration, reason: &str) {
+        let now = self.runtime.monotonic();
+        let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
+        if noticed.is_some_and(|last| last <= now && now < last.after(NOTICE_EVERY)) {
+            return;
+        }
+        *noticed = Some(now);
+        drop(noticed);
+        // An endpoint's text may have lines.
+        let reason = reason.replace(char::is_control, " ");
+        tracing::warn!("waiting for the store (at most {} s more): {reason}", longest.as_secs());
+    }
+}
+
 /// The repetitions of one call.
-#[derive(Debug)]
 pub(super) struct Retry<'a> {
-    runtime: &'a SharedRuntime,
+    patience: &'a Patience,
     delays: ExponentialBackoff,
+    begun: Timestamp,
     deadline: Timestamp,
     tries: u32,
 }
 
-impl<'a> Retry<'a> {
-    pub(super) fn new(runtime: &'a SharedRuntime, settings: &StoreSettings) -> Self {
-        let [seed, ..] = split(runtime.random());
-        let delays = ExponentialBuilder::new()
-            .with_factor(2.0)
-            .with_min_delay(settings.backoff_first)
-            .with_max_delay(settings.backoff_max)
-            .with_max_times(settings.tries_max.saturating_sub(1))
-            .with_jitter()
-            .with_jitter_seed(seed)
-            .build();
-        Self { runtime, delays, deadline: runtime.monotonic().after(settings.retry_deadline), tries: 1 }
-    }
-
+impl Retry<'_> {
     /// Waits until the call may be repeated after it failed with `error`.
     ///
     /// # Errors
     /// `error`, with the number of tries, if there is to be no other.
     pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
-        let delay = self.delays.next().filter(|delay| self.runtime.monotonic().after(*delay) <= self.deadline);
+        let Patience { runtime, settings, .. } = self.patience;
+        let now = runtime.monotonic();
+        let delay = self.delays.next().filter(|delay| now.after(*delay) <= self.deadline);
         let Some(delay) = delay else {
             return Err(error.with("tries", self.tries));
         };
         tracing::debug!(error = error.chain(), ?delay, "store call failed, to be repeated");
+        if now.after(delay) >= self.begun.after(QUIET_REPETITIONS) {
+            let longest = self.deadline.since(now).saturating_add(settings.call_timeout);
+            self.patience.notice(longest, &error.chain());
+        }
         self.tries = self.tries.saturating_add(1);
-        self.runtime.sleep(delay).await;
+        runtime.sleep(delay).await;
         Ok(())
     }
 }
@@ -140,6 +213,9 @@ impl Fault {
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                     Self::Refused(fault(Error::denied(DENIED), error))
                 }
+                Some(io::ErrorKind::IsADirectory) => {
+                    Self::Refused(fault(Error::corrupt("a folder stands where an object belongs"), error))
+                }
                 _ => match refusal(error) {
                     Some(refusal) => Self::Refused(fault(refusal, error)),
                     None => Self::Unclear(fault(Error::unavailable("store call failed"), error)),
@@ -157,7 +233,10 @@ impl Fault {
 }
 
 /// Returns what `of` makes of the error of type `E` that is behind `error`, if one is.
-fn behind<E: std::error::Error + 'static, T>(error: &object_store::Error, of: impl Fn(&E) -> T) -> Option<T> {
+pub(super) fn behind<E: std::error::Error + 'static, T>(
+    error: &object_store::Error,
+    of: impl Fn(&E) -> T,
+) -> Option<T> {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
         if let Some(found) = error.downcast_ref::<E>() {
@@ -179,6 +258,9 @@ fn refusal(error: &object_store::Error) -> Option<Error> {
         Why::Lacks => Error::config("store does not know a request that every job makes"),
         Why::Elsewhere => {
             Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
+        }
+        Why::Nowhere | Why::NoCredentials => {
+            Error::config(refusal.advice.as_deref().unwrap_or("store's settings are incomplete"))
         }
     })
 }
@@ -204,6 +286,49 @@ mod tests {
 
     fn generic(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> object_store::Error {
         object_store::Error::Generic { store: "test", source: source.into() }
+    }
+
+    /// A runtime without time.
+    #[derive(Debug)]
+    struct Still(Mutex<Timestamp>);
+
+    impl crate::runtime::Runtime for Still {
+        fn spawn(&self, _: futures_util::future::BoxFuture<'static, ()>) {}
+        fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+            work();
+        }
+        fn sleep(&self, duration: Duration) -> futures_util::future::BoxFuture<'static, ()> {
+            let mut now = self.0.lock().unwrap();
+            *now = now.after(duration);
+            Box::pin(async {})
+        }
+        fn now(&self) -> Timestamp {
+            *self.0.lock().unwrap()
+        }
+        fn random(&self) -> u128 {
+            7
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_away_is_reported_soon_and_rarely() {
+        let runtime = std::sync::Arc::new(Still(Mutex::new(Timestamp::from_millis(0))));
+        let patience = Patience::new(runtime.clone(), StoreSettings::default());
+        let mut retry = patience.retry();
+        let mut notices = Vec::new();
+        while retry.wait(Error::unavailable("away")).await.is_ok() {
+            let noticed = *patience.noticed.lock().unwrap();
+            notices.extend(noticed.filter(|noticed| !notices.contains(noticed)));
+        }
+        assert!(notices[0].as_millis() < 2_000, "{notices:?}");
+        assert!(
+            notices.len() > 2 && notices.windows(2).all(|pair| pair[0].after(NOTICE_EVERY) <= pair[1]),
+            "{notices:?}"
+        );
+        // A short disturbance is no news.
+        let patience = Patience::new(runtime, StoreSettings::default());
+        patience.retry().wait(Error::unavailable("away")).await.unwrap();
+        assert_eq!(*patience.noticed.lock().unwrap(), None);
     }
 
     #[test]

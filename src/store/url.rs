@@ -6,7 +6,6 @@
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::local::LocalFileSystem;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use url::Url;
@@ -14,6 +13,7 @@ use url::Url;
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 
+use super::cloud::{azure, gcs, s3};
 use super::folder::Folder;
 
 /// What a store is opened for.
@@ -31,8 +31,9 @@ pub enum Access {
 /// `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`.
 ///
 /// # Errors
-/// `Config` if the URL is malformed, carries credentials, or names a store that this build lacks; `NotFound` if
-/// a folder to be read does not exist; `Denied` if one cannot be made.
+/// `Config` if the URL is malformed, carries credentials, or names a store that this build lacks, or if the settings
+/// that the environment has for it cannot be right (which names the variables); `NotFound` if a folder to be read does
+/// not exist; `Denied` if one cannot be made. No request is made.
 pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path)> {
     open_url_with(url, access, &[])
 }
@@ -89,10 +90,10 @@ fn folder(url: &Url, shown: &str, access: Access) -> Result<Arc<dyn ObjectStore>
             Error::denied("cannot make the store folder").with("path", path.display()).with_source(source)
         })?,
     }
-    let store = LocalFileSystem::new_with_prefix(&path).map_err(|source| {
+    let store = Folder::open(&path, !canary::on(Canary::SkipSync)).map_err(|source| {
         Error::denied("cannot open the store folder").with("path", path.display()).with_source(source)
     })?;
-    Ok(Folder::new(store.with_fsync(!canary::on(Canary::SkipSync))))
+    Ok(store)
 }
 
 /// Makes `path` so that it survives a power loss: a folder's name is durable once its parent is synced.
@@ -103,48 +104,9 @@ fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
     parents.into_iter().try_for_each(|parent| std::fs::File::open(parent)?.sync_all())
 }
 
-fn unknown_setting(name: &str, shown: &str) -> Error {
+pub(super) fn unknown_setting(name: &str, shown: &str) -> Error {
     Error::config("store has no such setting").with("setting", name).with("url", shown)
 }
-
-/// Declares how one kind of cloud store is opened: from the environment, then the URL, without retries of its own.
-macro_rules! cloud {
-    ($name:ident, $feature:literal, $builder:path, $key:path) => {
-        #[cfg(feature = $feature)]
-        fn $name(url: &str, shown: &str, settings: &[(&str, &str)]) -> Result<Arc<dyn ObjectStore>> {
-            use object_store::{ClientConfigKey, RetryConfig};
-            use $builder as Builder;
-            use $key as Key;
-
-            let retry = RetryConfig { max_retries: 0, ..RetryConfig::default() };
-            // `StoreSettings::call_timeout` decides; the library's shorter default would cut off large packs.
-            let timeout = Key::Client(ClientConfigKey::Timeout);
-            let mut builder = Builder::from_env();
-            for (name, value) in settings {
-                let key: Key = name.to_ascii_lowercase().parse().map_err(|_| unknown_setting(name, shown))?;
-                builder = builder.with_config(key, *value);
-            }
-            let store = builder
-                .with_url(url)
-                .with_http_connector(super::http::Connector::default())
-                .with_retry(retry)
-                .with_config(timeout, "1 hour")
-                .build()
-                .map_err(|source| Error::config("cannot open the store").with("url", shown).with_source(source))?;
-            Ok(Arc::new(store))
-        }
-
-        #[cfg(not(feature = $feature))]
-        fn $name(_url: &str, shown: &str, _settings: &[(&str, &str)]) -> Result<Arc<dyn ObjectStore>> {
-            let message = concat!("this build lacks the feature `", $feature, "` that this store needs");
-            Err(Error::config(message).with("url", shown))
-        }
-    };
-}
-
-cloud!(s3, "aws", object_store::aws::AmazonS3Builder, object_store::aws::AmazonS3ConfigKey);
-cloud!(azure, "azure", object_store::azure::MicrosoftAzureBuilder, object_store::azure::AzureConfigKey);
-cloud!(gcs, "gcp", object_store::gcp::GoogleCloudStorageBuilder, object_store::gcp::GoogleConfigKey);
 
 #[cfg(test)]
 mod tests {

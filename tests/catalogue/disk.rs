@@ -20,11 +20,14 @@ use crate::folder::{Case, Emit, Ended, Scene};
 use crate::shim::{Call, Shim, calls};
 use crate::tool::words;
 
+const EPERM: i32 = 1;
 const EIO: i32 = 5;
 const ENFILE: i32 = 23;
 const EMFILE: i32 = 24;
 const ENOSPC: i32 = 28;
 const EROFS: i32 = 30;
+const ENOSYS: i32 = 38;
+const EOPNOTSUPP: i32 = 95;
 const EDQUOT: i32 = 122;
 
 static TO_A_FILE: LazyLock<Scene> = LazyLock::new(|| Scene::new(Emit::End));
@@ -227,6 +230,17 @@ fn d05_no_space_for_names() {
         fs::remove_dir_all(case.path("state")).unwrap();
         case.run(&case.shim().refuse("mkdir", at, 1, ENOSPC));
         case.check_result();
+    }
+}
+
+#[test]
+fn a_file_system_without_hard_links_is_refused_at_once() {
+    for errno in [EPERM, ENOSYS, EOPNOTSUPP] {
+        let case = TO_A_FILE.copy();
+        let ended = case.run(&case.shim().refuse("link", 1, 1_000_000, errno));
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with("error[config]: ") && last.contains("hard links"), "{errno}: {}", ended.stderr);
+        assert_eq!((ended.code, ended.calls.iter().filter(|call| call.refused).count()), (Some(1), 1), "{errno}");
     }
 }
 

@@ -22,6 +22,7 @@ mod oracle;
 mod tool;
 
 mod answers;
+mod away;
 mod hostile;
 mod kills;
 mod network;

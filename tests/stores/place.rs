@@ -100,15 +100,29 @@ impl Place {
 
     /// Makes the bucket.
     pub(crate) async fn make(&self) {
+        let container = if self.kind == Kind::Azure { "?restype=container" } else { "" };
+        self.create(container).await;
+    }
+
+    /// Creates an empty object, whatever its name.
+    pub(crate) async fn plant(&self, name: &str) {
+        self.create(&format!("/{name}")).await;
+    }
+
+    async fn create(&self, below: &str) {
         let (address, bucket) = (self.address, &self.bucket);
         let client = ReqwestConnector::default().connect(&ClientOptions::new().with_allow_http(true)).unwrap();
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = "PUT".parse().unwrap();
         let url = match self.kind {
-            Kind::S3 => format!("http://{address}/{bucket}"),
-            Kind::Azure => format!("http://{address}/{AZURE_ACCOUNT}/{bucket}?restype=container"),
+            Kind::S3 => format!("http://{address}/{bucket}{below}"),
+            Kind::Azure => format!("http://{address}/{AZURE_ACCOUNT}/{bucket}{below}"),
         };
         *request.uri_mut() = url.parse().unwrap();
+        request.headers_mut().insert("content-length", "0".parse().unwrap());
+        if self.kind == Kind::Azure {
+            request.headers_mut().insert("x-ms-blob-type", "BlockBlob".parse().unwrap());
+        }
         if self.kind == Kind::Azure {
             let credential = AzureCredential::AccessKey(AzureAccessKey::try_new(AZURE_KEY).unwrap());
             AzureAuthorizer::new(&credential, AZURE_ACCOUNT).try_authorize(&mut request).unwrap();

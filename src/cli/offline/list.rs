@@ -46,14 +46,16 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     Ok(Finding::Nothing)
 }
 
-/// Lists every job; one that is damaged does not hide the others.
+/// Lists every job; one that is damaged, or may not be looked at, does not hide the others.
 async fn all(args: &StoreArgs) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in args.jobs().await? {
         let listed = match list_job(args, &name).await {
             Ok(None) => continue,
             Ok(Some(listed)) => Ok(listed),
-            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Version) => Err(error),
+            Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Version | ErrorKind::Denied) => {
+                Err(error)
+            }
             Err(error) => return Err(error),
         };
         found.push((name.to_string(), listed));

@@ -1,11 +1,10 @@
 //! Where a job and its checkpoint are: the flags that all tools share.
 
-use std::io::IsTerminal as _;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use clap::Args;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::ProgressBar;
 
 use alluvium::checkpoint::chain::{Chain, StoredManifest};
 use alluvium::id::{JobName, Seq};
@@ -16,6 +15,7 @@ use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result, offline};
 
 use super::super::keys::KeyArgs;
+use super::super::print;
 
 /// A store.
 #[derive(Debug, Clone, Args)]
@@ -144,14 +144,7 @@ impl CheckpointArgs {
 
 /// Returns a bar of bytes on a terminal's standard error, else one that shows nothing.
 pub(super) fn progress_bar() -> ProgressBar {
-    let target =
-        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-    let bar = ProgressBar::with_draw_target(None, target);
-    let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}");
-    match style {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    print::bar("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
 /// Returns what an offline tool reports its progress to.

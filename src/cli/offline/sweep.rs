@@ -4,12 +4,13 @@ use serde_json::{Value, json};
 
 use alluvium::checkpoint::sweep::{SweepPlan, Tally};
 use alluvium::offline::sweep::{policy, preview, sweep};
+use alluvium::offline::{Foreign, foreign};
 use alluvium::store::Key;
 use alluvium::{Error, Result};
 
 use super::super::{Finding, print};
 use super::place::JobArgs;
-use super::text::{Table, size};
+use super::text::{Table, foreign_text, size};
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
@@ -33,7 +34,8 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     let (store, chain) = args.job.open().await?;
     if !args.delete {
         let plan = preview(&store, policy(&chain, args.retain)).await?;
-        show(&args, &plan, json!({ "deleted": 0 }), "nothing was deleted: add --delete\n")?;
+        let foreign = foreign(&store).await?;
+        show(&args, &plan, &foreign, json!({ "deleted": 0 }), "nothing was deleted: add --delete\n")?;
         return Ok(Finding::Nothing);
     }
     print::note("claiming the job: an attempt that runs it now stops with error[fenced]\n")?;
@@ -41,7 +43,9 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
         return Ok(Finding::Nothing);
     };
     let done = json!({ "deleted": swept.deleted.len(), "failed": swept.failed.len(), "attempt": attempt.0 });
-    show(&args, &plan, done, &format!("deleted {} objects as attempt {attempt}\n", swept.deleted.len()))?;
+    let foreign = foreign(&store).await?;
+    let note = format!("deleted {} objects as attempt {attempt}\n", swept.deleted.len());
+    show(&args, &plan, &foreign, done, &note)?;
     match swept.failed.into_iter().next() {
         None => Ok(Finding::Nothing),
         Some((key, error)) => {
@@ -53,8 +57,12 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     }
 }
 
-fn show(args: &Args, plan: &SweepPlan, outcome: Value, note: &str) -> Result<()> {
-    if args.json { print::json(&document(plan, outcome)) } else { print::out(&(text(plan) + note)) }
+fn show(args: &Args, plan: &SweepPlan, foreign: &Foreign, outcome: Value, note: &str) -> Result<()> {
+    if args.json {
+        return print::json(&document(plan, foreign, outcome));
+    }
+    let gone = if args.delete { "dropped" } else { "would drop" };
+    print::out(&(text(plan, foreign, gone) + note))
 }
 
 fn tally(entries: &[(Key, u64)]) -> Tally {
@@ -62,10 +70,12 @@ fn tally(entries: &[(Key, u64)]) -> Tally {
     Tally { objects: entries.len() as u64, bytes }
 }
 
-fn document(plan: &SweepPlan, outcome: Value) -> Value {
+fn document(plan: &SweepPlan, foreign: &Foreign, outcome: Value) -> Value {
     let figures = |tally: Tally| json!({ "objects": tally.objects, "bytes": tally.bytes });
     let keys: Vec<_> =
         plan.deletable.iter().map(|(key, bytes)| json!({ "object": key.to_string(), "bytes": bytes })).collect();
+    let dropped: Vec<_> =
+        plan.dropped.iter().map(|dropped| json!({ "id": dropped.id.0, "epoch": dropped.epoch.0 })).collect();
     json!({
         "newest": plan.newest.map(|seq| seq.0),
         "live": figures(plan.live),
@@ -73,12 +83,14 @@ fn document(plan: &SweepPlan, outcome: Value) -> Value {
         "signposts": figures(tally(&plan.signposts)),
         "deletable": figures(tally(&plan.deletable)),
         "deletable_objects": keys,
-        "foreign": plan.foreign,
+        "dropped_checkpoints": dropped,
+        "foreign": foreign.count,
+        "foreign_names": foreign.names,
         "outcome": outcome,
     })
 }
 
-fn text(plan: &SweepPlan) -> String {
+fn text(plan: &SweepPlan, foreign: &Foreign, gone: &str) -> String {
     let mut table = Table::new(["what", "objects", "bytes", "meaning"]);
     let mut row = |what: &str, tally: Tally, meaning: &str| {
         table.row([what.to_owned(), tally.objects.to_string(), size(tally.bytes), meaning.to_owned()]);
@@ -87,9 +99,12 @@ fn text(plan: &SweepPlan) -> String {
     row("in flight", tally(&plan.in_flight), "unreferenced, of an attempt that may still commit");
     row("signposts", tally(&plan.signposts), "void manifests that lead to the end of the chain");
     row("deletable", tally(&plan.deletable), "nothing reaches it, nobody may come to");
-    let foreign = match plan.foreign {
-        0 => String::new(),
-        count => format!("{count} files are not this tool's and are left alone\n"),
-    };
-    table.print("") + &foreign
+    let mut text = table.print("");
+    for dropped in &plan.dropped {
+        text.push_str(&format!("{gone} checkpoint {} of epoch {}\n", dropped.id, dropped.epoch));
+    }
+    for (key, bytes) in &plan.deletable {
+        text.push_str(&format!("deletable {key} {}\n", size(*bytes)));
+    }
+    text + &foreign_text(foreign)
 }

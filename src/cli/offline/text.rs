@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use alluvium::offline::Foreign;
 use alluvium::time::Timestamp;
 
 /// A table of text, its columns aligned: text to the left, figures to the right.
@@ -65,6 +66,17 @@ pub(super) fn size(bytes: u64) -> String {
 pub(super) fn time(time: Timestamp) -> String {
     let known = jiff::Timestamp::from_millisecond(time.as_millis());
     known.map_or_else(|_| time.to_string(), |known| known.to_string())
+}
+
+/// Names what is not the tool's.
+pub(super) fn foreign_text(foreign: &Foreign) -> String {
+    if foreign.count == 0 {
+        return String::new();
+    }
+    let more = foreign.count.saturating_sub(foreign.names.len() as u64);
+    let more = if more > 0 { format!("and {more} more\n") } else { String::new() };
+    let names: String = foreign.names.iter().map(|name| format!("  {}\n", name.escape_debug())).collect();
+    format!("{} entries are not this tool's and are left alone:\n{names}{more}", foreign.count)
 }
 
 #[cfg(test)]

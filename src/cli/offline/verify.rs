@@ -9,7 +9,7 @@ use alluvium::offline::{self, Damage, Report};
 
 use super::super::{Finding, print};
 use super::place::{JobArgs, progress_bar, watch};
-use super::text::{Table, size};
+use super::text::{Table, foreign_text, size};
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
@@ -43,6 +43,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
         Level::Sampled => offline::Level::Sampled { seed: args.seed },
         Level::Full => offline::Level::Full,
     };
+    let foreign = offline::foreign(&store).await?;
     let bar = progress_bar();
     let report = offline::verify(&store, &chain, level, &watch(&bar)).await?;
     bar.finish_and_clear();
@@ -52,9 +53,11 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
             "bytes": report.bytes,
             "damaged": report.damaged.iter().map(damage_json).collect::<Vec<_>>(),
             "restorable": ids(&report.restorable),
+            "foreign": foreign.count,
+            "foreign_names": foreign.names,
         }))?;
     } else {
-        print::out(&text(&report))?;
+        print::out(&(text(&report) + &foreign_text(&foreign)))?;
     }
     Ok(if report.damaged.is_empty() { Finding::Nothing } else { Finding::Something })
 }

@@ -3,7 +3,7 @@
 //! Three operators share each checkpoint: the source (its position), the aggregation (its keyed state), and with
 //! `--emit on-close` the sink (its prepared parts).
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
@@ -28,6 +28,7 @@ use super::args::{BackendKind, RunArgs, Strategy};
 use super::interval::{self, Interval, LoadMeter};
 use super::output::{Output, OutputRow, check_target};
 use super::program::{Emit, Program};
+use super::progress;
 use super::reader::{self, End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
@@ -72,6 +73,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         program: &program,
         job,
         handle: runtime.handle().clone(),
+        records: AtomicU64::new(source.records()),
         gone: Notify::new(),
         #[cfg(feature = "rocksdb")]
         databases,
@@ -193,6 +195,8 @@ struct Run<'a> {
     program: &'a Program,
     job: Job,
     handle: Handle,
+    /// Records of the input that have been read.
+    records: AtomicU64,
     /// Rung when a thread downstream of the reader ends.
     gone: Notify,
     #[cfg(feature = "rocksdb")]
@@ -223,6 +227,10 @@ impl Run<'_> {
         self.handle.spawn(heed_signals());
         let this = &self;
         let (mut report, mut rows, end) = thread::scope(|scope| {
+            // Hung up when this closure ends, however it ends.
+            let (_working, ended) = mpsc::channel();
+            let before = source.records();
+            scope.spawn(move || progress::watch(&this.job, &this.records, before, &ended));
             let mut seats = seats;
             let sink_seat = take(&mut seats, SINK);
             let (to_sink, sink_queue) = mpsc::channel();
@@ -271,6 +279,7 @@ impl Run<'_> {
             pace: self.args.rate.clone().map(Pace::new),
             meter: (self.args.interval == Interval::Adaptive).then(|| LoadMeter::new(before)),
             stop: &STOP,
+            records: &self.records,
             gone: &self.gone,
             handle: self.handle.clone(),
         };

@@ -16,6 +16,7 @@ pub(super) mod files;
 pub(super) mod interval;
 mod output;
 mod program;
+mod progress;
 mod rate;
 mod reader;
 mod record;

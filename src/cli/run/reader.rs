@@ -2,7 +2,7 @@
 //! boundary.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
@@ -53,6 +53,8 @@ pub(crate) struct Reader<'a, B> {
     /// If the interval is adaptive.
     pub(crate) meter: Option<LoadMeter>,
     pub(crate) stop: &'a AtomicBool,
+    /// Records of the input that have been read, for those who watch.
+    pub(crate) records: &'a AtomicU64,
     /// Rung when a subtask or the sink ends, which none does before the reader unless it fails.
     pub(crate) gone: &'a Notify,
     pub(crate) handle: Handle,
@@ -130,6 +132,7 @@ impl<B: StateBackend> Reader<'_, B> {
     }
 
     fn attend(&mut self) -> Result<bool> {
+        self.records.store(self.source.records(), Ordering::Relaxed);
         if let Some(meter) = &mut self.meter {
             meter.tell(self.job, self.source.records());
         }

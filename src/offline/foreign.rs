@@ -1,0 +1,30 @@
+//! What lies among a job's objects and is none of them.
+
+use crate::error::Result;
+use crate::store::{KeyClass, Store};
+
+/// Entries in a job's folders that are not its objects. They are left alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Foreign {
+    /// How many.
+    pub count: u64,
+    /// The first of each folder, below the job's root, as they can be shown: names that no object can have are escaped.
+    pub names: Vec<String>,
+}
+
+/// Finds the entries that are not the job's.
+///
+/// # Errors
+/// `Denied` or `Unavailable` from the store.
+///
+/// # Cost
+/// Four listings.
+pub async fn foreign(store: &Store) -> Result<Foreign> {
+    let mut foreign = Foreign::default();
+    for class in [KeyClass::Attempt, KeyClass::Manifest, KeyClass::Data, KeyClass::Probe] {
+        let listing = store.list(class).await?;
+        foreign.count = foreign.count.saturating_add(listing.foreign);
+        foreign.names.extend(listing.foreign_names);
+    }
+    Ok(foreign)
+}
