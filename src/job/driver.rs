@@ -163,7 +163,11 @@ impl Driver {
                 metrics::sealed_bytes(self.pipeline.sealed_bytes());
             }
             Step::Decided(epoch, committer, outcome) => self.settled(now, epoch, committer, outcome)?,
-            Step::Collected(collector) => self.collector = Some(collector),
+            Step::Collected(collector) => {
+                let left = collector.uncollected();
+                self.shared.update(|progress| progress.uncollected = left);
+                self.collector = Some(collector);
+            }
             Step::Timer => {
                 self.state.timer_armed = false;
                 self.shared.coordinator().handle_timeout(now);

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::interval::Adaptive;
 use crate::canary::{self, Canary};
+use crate::checkpoint::collect::Uncollected;
 use crate::checkpoint::pipeline::Arrival;
 use crate::control::coordinator::{Coordinator, Participant};
 use crate::control::interval::Observation;
@@ -35,6 +36,8 @@ pub struct Progress {
     /// Why the commit under way cannot be settled yet: the store does not answer, and it is asked again. `None` once it is
     /// settled.
     pub unsettled: Option<Error>,
+    /// What should be deleted and is not: the store refuses, or a live manifest cannot be read.
+    pub uncollected: Uncollected,
     /// Why the job has ended.
     pub failed: Option<Error>,
 }
