@@ -8,6 +8,8 @@ pub mod claim;
 pub mod commit;
 pub mod found;
 pub mod links;
+pub mod load;
 pub mod pipeline;
 pub mod restore;
 pub mod sweep;
+mod waiting;

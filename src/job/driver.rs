@@ -295,6 +295,7 @@ impl Driver {
         if let Some(Flight { stage: Stage::Placing(handle), .. }) = self.state.flights.remove(&epoch) {
             handle.abort();
         }
+        self.merge_waiting(epoch);
         self.settle(epoch, Outcome::Abort);
         self.shared.observe(self.runtime.now(), Observation::Aborted);
         metrics::checkpoint_failed();
@@ -302,6 +303,15 @@ impl Driver {
             progress.aborted = progress.aborted.saturating_add(1);
             progress.last_aborted = Some(epoch);
         });
+    }
+
+    /// Makes one copy of each row that waits of epochs up to `aborted`, none of which is in flight any more: without, every
+    /// epoch that is given up would leave a delta in memory.
+    fn merge_waiting(&self, aborted: Epoch) {
+        let in_flight = self.state.flights.keys().next();
+        let until = in_flight.map_or(aborted, |oldest| aborted.min(Epoch(oldest.0.saturating_sub(1))));
+        let pipeline = Arc::clone(&self.pipeline);
+        self.runtime.spawn_blocking(Box::new(move || pipeline.merge_waiting(until)));
     }
 
     fn settle(&self, epoch: Epoch, outcome: Outcome) {

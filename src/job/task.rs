@@ -3,24 +3,24 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
 
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::claim;
+use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::id::{Attempt, Epoch, OperatorId, Part, Subtask};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
 use crate::memory::MemoryBudget;
 use crate::metrics;
-use crate::runtime::{Runtime, SharedRuntime};
-use crate::segment::{Cut, RowSource};
+use crate::runtime::SharedRuntime;
+use crate::segment::Cut;
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -115,16 +115,12 @@ impl Seat {
         self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>> {
-        let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
-        let mut parts = reader.parts(&self.share.groups, self.restore_bytes / 2).into_iter();
+        let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
         let runtime = Arc::clone(&self.runtime);
-        let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*runtime, Arc::clone(&reader), part));
-        let mut next = fetch(parts.next());
+        let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let mut task = self.start(make)?;
-        while let Some(part) = next {
-            let (groups, rows) = part.await?;
-            next = fetch(parts.next());
-            task.state.backend_mut().load(&*rows, &groups)?;
+        while let Some(part) = parts.next().await? {
+            part.load_into(task.state.backend_mut())?;
         }
         task.link.restored(task.runtime.now());
         Ok(task)
@@ -154,21 +150,6 @@ impl Seat {
             strategy: self.strategy,
         })
     }
-}
-
-/// Begins to read the rows of `part`.
-fn fetch(
-    runtime: &dyn Runtime,
-    reader: Arc<SegmentReader>,
-    part: KeyGroupSet,
-) -> impl Future<Output = Result<(KeyGroupSet, Arc<dyn RowSource>)>> + use<> {
-    let (sender, receiver) = oneshot::channel();
-    runtime.spawn(Box::pin(async move {
-        let rows = reader.fetch(&part).await;
-        // The receiver is gone if the restore was given up.
-        let _given_up = sender.send(rows.map(|rows| (part, rows)));
-    }));
-    async { receiver.await.map_err(|_| Error::stopped("reading was dropped"))? }
 }
 
 /// A running subtask: the single owner of its backend.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Invariants: nothing is written to the place that is read, but by [`sweep::sweep`], which claims the job first; a
-//! copy is refused where anything stands; memory is that of a restore of one subtask, or of a few packs.
+//! copy is refused where anything stands; memory is that of a key group, or of a few packs.
 
 mod copy;
 mod diff;
