@@ -77,6 +77,28 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() -> Result<()> {
+    let gate = Gate::new();
+    let settings = JobSettings { max_parallelism: 2, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 1, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
+    for round in 0..4 {
+        job.add(round * 5_000..40_000 - round * 5_000)?;
+        job.checkpoint().await?;
+    }
+    let mut reads = Vec::new();
+    for restore_bytes in [1, 150_000, JobSettings::default().restore_bytes] {
+        gate.take_calls();
+        let settings = JobSettings { restore_bytes, ..settings.clone() };
+        Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
+        let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
+        reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
+    }
+    // Block by block, a few at a time, and all that touch.
+    assert!(reads[0] > 2 * reads[1] && reads[1] > reads[2], "{reads:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
