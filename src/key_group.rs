@@ -94,7 +94,8 @@ impl KeyGroupSet {
     #[must_use]
     pub fn from_ranges(ranges: impl IntoIterator<Item = KeyGroupRange>) -> Self {
         let mut sorted: Vec<_> = ranges.into_iter().filter(|range| !range.is_empty()).collect();
-        sorted.sort_unstable();
+        // Stable: it finds runs that are in order already, and most sets are made of a few.
+        sorted.sort();
         let mut merged: Vec<KeyGroupRange> = Vec::with_capacity(sorted.len());
         for range in sorted {
             match merged.last_mut() {
@@ -174,31 +175,52 @@ impl KeyGroupSet {
         runs
     }
 
-    /// Returns what is in both.
+    /// Returns what is in both. Costs a step per range.
     #[must_use]
     pub fn intersection(&self, other: &Self) -> Self {
-        Self::from_ranges(self.ranges.iter().flat_map(|a| other.ranges.iter().map(|b| a.intersection(*b))))
+        let (mut ours, mut theirs) = (self.not_before(other), other.not_before(self));
+        let mut ranges = Vec::new();
+        while let (Some((a, after_a)), Some((b, after_b))) = (ours.split_first(), theirs.split_first()) {
+            let both = a.intersection(*b);
+            ranges.extend((!both.is_empty()).then_some(both));
+            // The one that ends first meets nothing more.
+            if a.end <= b.end { ours = after_a } else { theirs = after_b }
+        }
+        Self { ranges }
     }
 
-    /// Returns what is in either.
+    /// Returns what is in either. Costs a step per range.
     #[must_use]
     pub fn union(&self, other: &Self) -> Self {
         Self::from_ranges(self.ranges.iter().chain(&other.ranges).copied())
     }
 
-    /// Returns what is in `self` and not in `other`.
+    /// Returns what is in `self` and not in `other`. Costs a step per range.
     #[must_use]
     pub fn difference(&self, other: &Self) -> Self {
-        let mut left = Vec::new();
+        let mut cuts = other.not_before(self);
+        let mut ranges = Vec::with_capacity(self.ranges.len());
         for range in &self.ranges {
-            let mut start = range.start;
-            for cut in other.ranges.iter().map(|cut| cut.intersection(*range)).filter(|cut| !cut.is_empty()) {
-                left.push(KeyGroupRange::new(start, cut.start));
-                start = cut.end;
+            let mut rest = *range;
+            while let Some((cut, after)) = cuts.split_first().filter(|(cut, _)| cut.start < range.end) {
+                let before = KeyGroupRange::new(rest.start, cut.start);
+                ranges.extend((!before.is_empty()).then_some(before));
+                rest.start = rest.start.max(cut.end);
+                if cut.end > range.end {
+                    // It may cut the next one too.
+                    break;
+                }
+                cuts = after;
             }
-            left.push(KeyGroupRange::new(start, range.end));
+            ranges.extend((!rest.is_empty()).then_some(rest));
         }
-        Self::from_ranges(left)
+        Self { ranges }
+    }
+
+    /// Returns the ranges from the first that ends after `other` starts.
+    fn not_before(&self, other: &Self) -> &[KeyGroupRange] {
+        let start = other.first().map_or(u16::MAX, |group| group.0);
+        self.ranges.get(self.ranges.partition_point(|range| range.end <= start)..).unwrap_or_default()
     }
 }
 
@@ -397,6 +419,10 @@ pub mod java_hash {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn set(ranges: &[(u16, u16)]) -> KeyGroupSet {
@@ -444,6 +470,25 @@ mod tests {
         assert_eq!(a.intersection(&set(&[(7, 11)])).to_string(), "7..8,10..11");
         assert_eq!(a.union(&set(&[(8, 10)])).to_string(), "0..12");
         assert_eq!((a.len(), a.contains(KeyGroup(9)), a.contains(KeyGroup(11))), (10, false, true));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn sets_are_what_sets_of_groups_are(
+            a in prop::collection::btree_set(0u16..24, 0..24),
+            b in prop::collection::btree_set(0u16..24, 0..24),
+        ) {
+            let set = |groups: &BTreeSet<u16>| groups.iter().copied().map(KeyGroup).collect::<KeyGroupSet>();
+            let (of_a, of_b) = (set(&a), set(&b));
+            // Equal sets have equal ranges, so these are sorted, apart and not empty too.
+            prop_assert_eq!(of_a.intersection(&of_b), set(&a.intersection(&b).copied().collect()));
+            prop_assert_eq!(of_a.union(&of_b), set(&a.union(&b).copied().collect()));
+            prop_assert_eq!(of_a.difference(&of_b), set(&a.difference(&b).copied().collect()));
+            prop_assert_eq!(of_a.len(), a.len());
+            prop_assert!((0..24).all(|group| of_a.contains(KeyGroup(group)) == a.contains(&group)));
+        }
     }
 
     #[test]

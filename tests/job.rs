@@ -78,6 +78,28 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() -> Result<()> {
+    let gate = Gate::new();
+    let settings = JobSettings { max_parallelism: 2, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 1, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
+    for round in 0..4 {
+        job.add(round * 5_000..40_000 - round * 5_000)?;
+        job.checkpoint().await?;
+    }
+    let mut reads = Vec::new();
+    for restore_bytes in [1, 150_000, JobSettings::default().restore_bytes] {
+        gate.take_calls();
+        let settings = JobSettings { restore_bytes, ..settings.clone() };
+        Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
+        let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
+        reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
+    }
+    // Block by block, a few at a time, and all that touch.
+    assert!(reads[0] > 2 * reads[1] && reads[1] > reads[2], "{reads:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
@@ -89,6 +111,88 @@ async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
     let packs = gate.dump().await.into_keys().filter(|key| key.starts_with("job/data/")).count();
     assert_eq!(packs, 4, "one for each subtask");
     job.reopen(&objects, 2).await;
+    Ok(())
+}
+
+/// Returns the lengths of the data objects.
+async fn data_lengths(gate: &Gate) -> Vec<usize> {
+    let dump = gate.dump().await.into_iter();
+    dump.filter(|(key, _)| key.starts_with("job/data/")).map(|(_, bytes)| bytes.len()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_uploaded_is_divided() -> Result<()> {
+    let gate = Gate::new();
+    let objects = gate.objects();
+    // Segments of deltas and packs: what a group takes, and a pack's own bytes, come on top.
+    let pipeline = PipelineSettings { segment_bytes: 20_000, pack_bytes: 30_000, ..PipelineSettings::default() };
+    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let mut job = Counting::open(&objects, 2, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
+    for round in 1..=12 {
+        job.add(0..40_000)?;
+        assert!(job.checkpoint().await?.is_some(), "round {round}");
+    }
+    let lengths = data_lengths(&gate).await;
+    let longest = lengths.iter().max().unwrap();
+    assert!(lengths.len() > 20 && *longest <= 32_000, "{} objects, the longest of {longest}", lengths.len());
+    let job = Counting::open(&objects, 3, settings, RestoreFrom::Newest, job.expected.clone()).await?;
+    job.reopen(&objects, 1).await;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
+    let gate = Gate::new();
+    let objects = gate.objects();
+    let pipeline = PipelineSettings { pack_bytes: 250_000, ..PipelineSettings::default() };
+    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let mut job = Counting::open(&objects, 6, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    let large = |name: &str, bytes| opaque(name, Redistribution::None, vec![7u8; bytes], vec![]);
+    let epoch =
+        job.barrier_with(|at| vec![large("a", 100_000), large("b", if at == 2 { 400_000 } else { 100_000 })])?;
+    assert!(job.job.wait(epoch).await?.is_some());
+    let mut lengths = data_lengths(&gate).await;
+    lengths.sort_unstable();
+    assert!(lengths.len() == 7 && lengths[5] <= 250_000 && lengths[6] > 400_000, "{lengths:?}");
+    // None of them is answered, and all are asked for.
+    let manifest = manifests(&gate).await.into_values().last().unwrap();
+    gate.set(Door::Silent);
+    gate.take_calls();
+    let store = common::store(&objects);
+    let mut resolving = std::pin::pin!(alluvium::checkpoint::restore::resolve(&store, manifest));
+    assert!(futures_util::poll!(&mut resolving).is_pending());
+    let calls = gate.take_calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("get job/data/")).count(), 12, "{calls:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_subtask_that_never_comes_leaves_no_trail_in_the_others() -> Result<()> {
+    let gate = Gate::new();
+    let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(20), ..CheckpointPolicy::default() };
+    let settings = JobSettings { checkpoints, ..JobSettings::default() };
+    let mut job = Counting::open(&gate.objects(), 2, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
+    job.add(0..20_000)?;
+    while job.checkpoint().await?.is_none() {}
+    let alone = job.job.budget().held_bytes();
+    let mut epochs = 0;
+    while epochs < 12 {
+        job.add(0..20_000)?;
+        let epoch = job.job.trigger_when_possible().await?;
+        job.tasks[0].barrier(epoch, Timestamp::MIN, vec![])?;
+        assert_eq!(job.job.wait(epoch).await?, None);
+        epochs += 1;
+    }
+    // Each epoch's rows take more than 200 KB as they were sealed, and merged in the background less than that together.
+    let mut looks = 0;
+    while job.job.budget().held_bytes() > alone * 2 && looks < 200_000 {
+        tokio::task::yield_now().await;
+        looks += 1;
+    }
+    let held = job.job.budget().held_bytes();
+    assert!(held <= alone * 2, "{held} after {epochs} epochs, {alone} before");
+    while job.checkpoint().await?.is_none() {}
+    job.reopen(&gate.objects(), 3).await;
     Ok(())
 }
 

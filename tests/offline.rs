@@ -7,13 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use alluvium::codec::schema::Value;
-use alluvium::id::Seq;
+use alluvium::id::{Hash, Seq};
 use alluvium::job::JobSettings;
 use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
 use alluvium::manifest::rescale::OperatorPlan;
-use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskEntry};
 use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
-use alluvium::store::Store;
+use alluvium::segment::SegmentKind;
+use alluvium::store::{Key, Store};
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;
 use common::{Counting, Gate};
@@ -458,6 +459,35 @@ async fn levels_find_what_they_promise() -> Result<()> {
     for level in [sampled, Level::Full] {
         assert_eq!(found(level).await?, [DamageKind::Block], "small segments have one block");
     }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_restore_refuses_is_not_called_restorable() -> Result<()> {
+    let gate = Gate::new();
+    let (job, states) = history(&gate).await?;
+    drop(job);
+    let newest = *states.last_key_value().unwrap().0;
+    let store = common::store(&gate.objects());
+    let StoredManifest { id, mut manifest, .. } = open(&store, None).await?;
+    let objects = gate.dump().await;
+    for entry in manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
+        let SubtaskEntry::Inline(subtask) = entry else { panic!("inline") };
+        for segment in &mut subtask.segments {
+            // Whole, by its hash, and of another engine.
+            let object = &objects[&format!("job/{}", Key::Data(segment.object))];
+            let [start, length] = [segment.offset, segment.length].map(|at| usize::try_from(at).unwrap());
+            segment.kind = SegmentKind::Foreign;
+            (segment.index_offset, segment.index_length) = (segment.length, 0);
+            segment.index_hash = Hash::of(&object[start..start + length]);
+        }
+    }
+    gate.damage(&format!("job/{}", Key::Manifest(id.seq)), Some(manifest.encode(id.put_id)?)).await;
+    let report = verify(&store).await?;
+    assert!(!report.restorable.contains(&newest) && !report.restorable.is_empty(), "{report:?}");
+    assert!(report.damaged.iter().all(|damage| damage.checkpoints == [newest].into()), "{report:?}");
+    let opened = Counting::open_on(store, 1, JobSettings::default(), RestoreFrom::Newest).await;
+    assert_eq!(opened.err().map(|error| error.kind()), Some(ErrorKind::Version));
     Ok(())
 }
 

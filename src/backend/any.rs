@@ -122,6 +122,10 @@ impl StateBackend for AnyBackend {
         each!(self, backend => backend.load(rows, groups))
     }
 
+    fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        each!(self, backend => backend.load_more(rows, groups))
+    }
+
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         each!(self, backend => backend.drop_groups(groups))
     }

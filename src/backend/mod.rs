@@ -256,6 +256,16 @@ pub trait StateBackend: Debug + Send {
     /// these groups.
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()>;
 
+    /// Adds more rows of `groups`, which were loaded last: of places above all that were loaded of them. A group that is
+    /// too large to be loaded at once comes so. They are not part of the next delta.
+    ///
+    /// # Errors
+    /// As [`StateBackend::load`], but that these groups are owned, and keep the rows that they had. `Limit`, as by default,
+    /// if the backend cannot: the job's `restore_bytes` must then have room for its largest group twice.
+    fn load_more(&mut self, _rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        Err(Error::limit("key group is too large to be loaded at once: raise restore_bytes").with("groups", groups))
+    }
+
     /// Gives up `groups` and their state.
     ///
     /// # Errors

@@ -2,20 +2,20 @@
 //!
 //! Invariants: a link leaves the chain only when a committed manifest no longer needs it; what an aborted epoch
 //! sealed stays and is part of the next manifest; links that wait are merged, so that however long the store is
-//! down one copy of each dirty row is carried; what is sealed of a large base becomes several segments of bounded size,
-//! each of other groups.
+//! down one copy of each dirty row is carried; what is sealed becomes segments of bounded size, each of other groups.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::waiting::{EncodedRows, restricted};
 use crate::canary::{self, Canary};
 use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
 use crate::error::Result;
 use crate::id::{Epoch, ObjectId, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::memory::{Charge, MemoryBudget};
+use crate::memory::MemoryBudget;
 use crate::segment::{
-    Encoded, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, SegmentRows, Stack, sum,
+    EncodeOptions, Encoded, Encoder, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, Stack, sum,
 };
 
 /// The chain of one subtask.
@@ -26,18 +26,20 @@ pub struct SegmentChain {
     /// The groups that get a new base at the next seal.
     due: KeyGroupSet,
     budget: MemoryBudget,
-    /// About how long a segment of a base may get.
+    /// About how long a segment may get.
     segment_bytes: u64,
+    /// Whether what waits is being merged elsewhere.
+    merging: bool,
 }
 
 /// A run of state on its way into a manifest, or in one already.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Link {
     first_epoch: Epoch,
     epoch: Epoch,
     part: Part,
     kind: SegmentKind,
-    /// The first group that it was made for: what tells the segments of a base apart.
+    /// The first group that it was made for: what tells the segments of one seal apart.
     first: Option<KeyGroup>,
     groups: KeyGroupSet,
     stage: Stage,
@@ -45,11 +47,22 @@ struct Link {
     rules: Rules,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Stage {
     Sealed(Arc<dyn RowSource>),
-    Encoded(Encoded, #[expect(dead_code, reason = "held for its drop")] Charge),
+    Encoded(Arc<EncodedRows>),
     Placed(SegmentRef),
+}
+
+/// What waits of a chain, on its way to one copy of each row.
+#[derive(Debug)]
+pub struct Merging {
+    epoch: Epoch,
+    /// What they were made of: the links' first groups and rows.
+    was: Vec<(Option<KeyGroup>, Arc<dyn RowSource>)>,
+    links: Vec<Link>,
+    budget: MemoryBudget,
+    segment_bytes: u64,
 }
 
 /// A link that has to be encoded and placed for a checkpoint.
@@ -62,7 +75,7 @@ pub struct Unplaced {
     /// The last part it covers, within that epoch.
     pub part: Part,
     /// The first group that it was made for.
-    first: Option<KeyGroup>,
+    pub(super) first: Option<KeyGroup>,
     /// Its bytes, or the rows that they will be made of.
     pub content: Content,
 }
@@ -81,10 +94,10 @@ impl SegmentChain {
     #[must_use]
     pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
         let links = segments.into_iter().map(Link::placed).collect();
-        Self { owned, links, due: KeyGroupSet::empty(), budget, segment_bytes: u64::MAX }
+        Self { owned, links, due: KeyGroupSet::empty(), budget, segment_bytes: u64::MAX, merging: false }
     }
 
-    /// Makes the segments of a base about `bytes` long; of one group at least.
+    /// Makes segments about `bytes` long; of one group at least.
     #[must_use]
     pub fn with_segment_bytes(self, bytes: u64) -> Self {
         Self { segment_bytes: bytes, ..self }
@@ -93,12 +106,18 @@ impl SegmentChain {
     /// Decides which groups get a new base at the next seal: ahead of it, so that no barrier waits for that.
     pub fn plan_bases(&mut self, policy: ChainPolicy) {
         let needed = self.needed(Epoch(u64::MAX));
-        // The segments of one base count as one.
+        // The segments of one seal count as one.
         let links: Vec<_> = self.links.iter().zip(&needed).collect();
         let seals = links.chunk_by(|(a, _), (b, _)| a.is_sealed_with(b));
         let seals: Vec<_> = seals.map(seal_of).collect();
-        let views: Vec<_> =
-            seals.iter().map(|&(ref groups, bytes_per_group)| LinkView { groups, bytes_per_group }).collect();
+        let views: Vec<_> = seals
+            .iter()
+            .map(|&(ref groups, bytes_per_group, raw_bytes_per_group)| LinkView {
+                groups,
+                bytes_per_group,
+                raw_bytes_per_group,
+            })
+            .collect();
         self.due = bases_due(&views, &self.owned, policy);
     }
 
@@ -122,35 +141,83 @@ impl SegmentChain {
         }));
     }
 
-    /// Returns what has to be placed so that a manifest can cover `epoch`: at most one `Base`, in segments of other groups
-    /// each, and one `Delta`.
-    ///
-    /// # Errors
-    /// `Corrupt` if bytes encoded earlier cannot be read back.
-    pub fn unplaced(&mut self, epoch: Epoch) -> Result<Vec<Unplaced>> {
-        self.merge_waiting(epoch)?;
+    /// Returns what has to be placed so that a manifest can cover `epoch`: one `Base` and one `Delta` at most, in segments
+    /// of other groups each.
+    pub fn unplaced(&mut self, epoch: Epoch) -> Vec<Unplaced> {
+        if let Some(merged) = self.merged(epoch) {
+            self.replace_waiting(epoch, merged);
+        }
         self.divide_bases(epoch);
-        Ok(self.links.iter().filter(|link| link.waits(epoch)).map(Link::unplaced).collect())
+        self.links.iter().filter(|link| link.waits(epoch)).map(Link::unplaced).collect()
     }
 
-    /// Keeps the bytes of a link that was encoded, in place of its rows, until it is placed.
-    pub fn encoded(&mut self, of: &Unplaced, encoded: Encoded) {
-        let charge = self.budget.charge(encoded.bytes.len() as u64);
-        if let Some(link) = self.find(of, encoded.kind) {
-            link.stage = Stage::Encoded(encoded, charge);
+    /// Begins to merge and encode what waits of epochs up to `epoch`, of which none can be committed any more by itself: of
+    /// each row one copy is carried then, compressed. The work is for [`Merging::encode`], without the chain; this is quick.
+    /// `None` if there is nothing to gain, or it is under way.
+    pub fn begin_merge(&mut self, epoch: Epoch) -> Option<Merging> {
+        let waiting = || self.links.iter().filter(|link| link.waits(epoch));
+        if self.merging || !waiting().any(|link| matches!(link.stage, Stage::Sealed(_))) {
+            return None;
         }
+        let was = waiting().map(|link| (link.first, link.rows())).collect();
+        let links = self.merged(epoch).unwrap_or_else(|| waiting().cloned().collect());
+        self.merging = true;
+        Some(Merging { epoch, was, links, budget: self.budget.clone(), segment_bytes: self.segment_bytes })
+    }
+
+    /// Takes what was merged in the place of what it was made of, unless that has gone further meanwhile.
+    pub fn end_merge(&mut self, merged: Option<Merging>) {
+        self.merging = false;
+        let Some(Merging { epoch, was, links, .. }) = merged else { return };
+        let now: Vec<_> = self.links.iter().filter(|link| link.waits(epoch)).collect();
+        let same = |link: &&Link, (first, rows): &(_, Arc<dyn RowSource>)| {
+            link.first == *first && Arc::ptr_eq(&link.rows(), rows)
+        };
+        if now.len() == was.len() && now.iter().zip(&was).all(|(link, was)| same(link, was)) {
+            self.replace_waiting(epoch, links);
+        }
+    }
+
+    /// Keeps the bytes of a link that was encoded, or of those of its groups that they speak for, in place of their rows,
+    /// until they are placed. Returns the first of its other groups.
+    pub fn encoded(&mut self, of: &Unplaced, encoded: Encoded) -> Option<KeyGroup> {
+        let (kind, groups) = (encoded.kind, encoded.groups.clone());
+        let stage = Stage::Encoded(Arc::new(EncodedRows::new(encoded, &self.budget)));
+        self.split(of, kind, &groups, Some(stage))
     }
 
     /// Takes note of where a link was placed.
     pub fn placed(&mut self, of: &Unplaced, segment: SegmentRef) {
-        if let Some(link) = self.find(of, segment.kind) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.is(of, segment.kind)) {
             link.stage = Stage::Placed(segment);
         }
     }
 
-    /// Drops a link that turned out to have no rows and to supersede none.
-    pub fn vanished(&mut self, of: &Unplaced, kind: SegmentKind) {
-        self.links.retain(|link| !link.is(of, kind));
+    /// Drops `groups` of a link that turned out to have no rows of them and to supersede none. Returns the first of its
+    /// other groups.
+    pub fn vanished(&mut self, of: &Unplaced, kind: SegmentKind, groups: &KeyGroupSet) -> Option<KeyGroup> {
+        self.split(of, kind, groups, None)
+    }
+
+    /// Takes `groups` out of a link; they become a link at `stage` in front of it. Returns the first of the others.
+    fn split(
+        &mut self,
+        of: &Unplaced,
+        kind: SegmentKind,
+        groups: &KeyGroupSet,
+        stage: Option<Stage>,
+    ) -> Option<KeyGroup> {
+        let at = self.links.iter().position(|link| link.is(of, kind))?;
+        let link = self.links.remove(at)?;
+        let (done, rest) = (link.groups.intersection(groups), link.groups.difference(groups));
+        let first = rest.first();
+        if first.is_some() {
+            self.links.insert(at, Link { first, groups: rest, ..link.clone() });
+        }
+        if let Some(stage) = stage {
+            self.links.insert(at, Link { groups: done, stage, ..link });
+        }
+        first
     }
 
     /// Returns the segments that a manifest at `epoch` lists: all placed links up to it, each with the groups it is
@@ -176,7 +243,7 @@ impl SegmentChain {
             match &link.stage {
                 Stage::Sealed(sealed) if rows.iter().any(|other| Arc::ptr_eq(other, sealed)) => {}
                 Stage::Sealed(sealed) => rows.push(Arc::clone(sealed)),
-                Stage::Encoded(encoded, _) => bytes += encoded.bytes.len() as u64,
+                Stage::Encoded(encoded) => bytes += encoded.held_bytes(),
                 Stage::Placed(_) => {}
             }
         }
@@ -223,48 +290,49 @@ impl SegmentChain {
         needed
     }
 
-    fn find(&mut self, of: &Unplaced, kind: SegmentKind) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| link.is(of, kind))
-    }
-
-    /// Divides bases that are not encoded yet, by what their groups take in the segments there are: a segment is in
-    /// memory as a whole until it is uploaded.
+    /// Divides bases that are not encoded yet, by what their groups take in the segments there are, so that several can be
+    /// encoded at a time. A little less than a segment each: what is encoded is cut again where it gets too long.
     fn divide_bases(&mut self, epoch: Epoch) {
-        if sum(self.links.iter().map(Link::bytes)) <= self.segment_bytes {
+        let most = self.segment_bytes - self.segment_bytes / 8;
+        let is_base = |link: &Link| link.kind == SegmentKind::Base && link.waits(epoch);
+        if sum(self.links.iter().map(Link::bytes)) <= most || !self.links.iter().any(is_base) {
             return;
         }
-        let size = |group| sum(self.links.iter().filter(|link| link.groups.contains(group)).map(Link::bytes_per_group));
-        let runs = |link: &Link| match link.kind {
-            SegmentKind::Base if link.waits(epoch) => link.groups.divide(self.segment_bytes, size),
-            _ => Vec::new(),
-        };
+        let end = self.links.iter().filter_map(|link| link.groups.ranges().last()).map(|last| last.end).max();
+        let mut sizes = vec![0u64; end.map_or(0, usize::from)];
+        for link in &self.links {
+            let bytes = link.bytes_per_group();
+            for group in link.groups.iter() {
+                sizes.get_mut(usize::from(group.0)).into_iter().for_each(|size| *size = size.saturating_add(bytes));
+            }
+        }
+        let size = |group: KeyGroup| sizes.get(usize::from(group.0)).copied().unwrap_or(0);
+        let runs = |link: &Link| if is_base(link) { link.groups.divide(most, size) } else { Vec::new() };
         let runs: Vec<_> = self.links.iter().map(runs).collect();
         let links = std::mem::take(&mut self.links).into_iter().zip(runs);
         self.links = links.flat_map(|(link, runs)| link.divided(runs)).collect();
     }
 
-    /// Merges the links up to `epoch` that are not placed into at most one `Base` and one `Delta`.
-    fn merge_waiting(&mut self, epoch: Epoch) -> Result<()> {
-        let waiting = self.links.iter().filter(|link| link.waits(epoch)).count();
-        let newest = self.links.iter().rev().find(|link| link.waits(epoch)).map(|link| (link.epoch, link.part));
-        let same_seal = self.links.iter().filter(|link| link.waits(epoch)).all(|l| Some((l.epoch, l.part)) == newest);
-        let Some((last_epoch, part)) = newest else { return Ok(()) };
-        if waiting < 2 || same_seal {
-            return Ok(());
+    /// Returns what the links up to `epoch` that are not placed are together: at most one `Base` and one `Delta`. `None`
+    /// if they are of one seal.
+    fn merged(&self, epoch: Epoch) -> Option<Vec<Link>> {
+        let newest = self.links.iter().rev().find(|link| link.waits(epoch))?;
+        let (last_epoch, part, rules) = (newest.epoch, newest.part, newest.rules.clone());
+        let waiting = || self.links.iter().filter(|link| link.waits(epoch));
+        if waiting().all(|link| (link.epoch, link.part) == (last_epoch, part)) {
+            return None;
         }
-        let needed = self.needed(epoch);
-        let mut first_epoch = last_epoch;
-        let (mut bases, mut sources, mut rules) = (KeyGroupSet::empty(), Vec::new(), Rules::none());
-        for (link, groups) in self.links.iter().zip(needed).filter(|(link, _)| link.waits(epoch)) {
-            first_epoch = first_epoch.min(link.first_epoch);
+        let first_epoch = waiting().map(|link| link.first_epoch).min().unwrap_or(last_epoch);
+        let (mut bases, mut sources) = (Vec::new(), Vec::new());
+        for (link, groups) in self.links.iter().zip(self.needed(epoch)).filter(|(link, _)| link.waits(epoch)) {
             if link.kind == SegmentKind::Base {
-                bases = bases.union(&link.groups);
+                bases.extend_from_slice(link.groups.ranges());
             }
             if !canary::on(Canary::ForgetAborted) || link.epoch == last_epoch {
-                sources.push((groups, link.rows()?));
+                sources.push((groups, link.rows()));
             }
-            rules = link.rules.clone();
         }
+        let bases = KeyGroupSet::from_ranges(bases);
         let touched = KeyGroupSet::from_ranges(sources.iter().flat_map(|(groups, _)| groups.ranges().iter().copied()));
         let merged = |kind, groups: KeyGroupSet| Link {
             first_epoch,
@@ -278,13 +346,43 @@ impl SegmentChain {
         };
         let deltas = touched.difference(&bases);
         let links = [merged(SegmentKind::Base, bases), merged(SegmentKind::Delta, deltas)];
-        // Placed links of these epochs, if any, are older than all that waits; newer ones come after.
+        Some(links.into_iter().filter(|link| !link.groups.is_empty()).collect())
+    }
+
+    /// Puts `links` in the place of those up to `epoch` that are not placed. Placed ones of these epochs, if any, are older
+    /// than all that waits; newer ones come after.
+    fn replace_waiting(&mut self, epoch: Epoch, links: Vec<Link>) {
         self.links.retain(|link| !link.waits(epoch));
         let at = self.links.partition_point(|link| link.epoch <= epoch);
-        for link in links.into_iter().rev().filter(|link| !link.groups.is_empty()) {
+        for link in links.into_iter().rev() {
             self.links.insert(at, link);
         }
-        Ok(())
+    }
+}
+
+impl Merging {
+    /// Encodes what is not encoded.
+    ///
+    /// # Errors
+    /// As [`Encoder::next_segment`].
+    ///
+    /// # Cost
+    /// That of encoding what waits, and memory for the result.
+    pub fn encode(mut self) -> Result<Self> {
+        let mut links = Vec::new();
+        for link in std::mem::take(&mut self.links) {
+            if !matches!(link.stage, Stage::Sealed(_)) {
+                links.push(link);
+                continue;
+            }
+            let mut encoder = Encoder::new(link.part(), EncodeOptions::default(), self.segment_bytes);
+            while let Some(encoded) = encoder.next_segment()? {
+                if encoded.records > 0 || link.kind == SegmentKind::Base {
+                    links.push(link.in_bytes(encoded, &self.budget));
+                }
+            }
+        }
+        Ok(Self { links, ..self })
     }
 }
 
@@ -331,29 +429,30 @@ impl Link {
         self.epoch <= epoch && !matches!(self.stage, Stage::Placed(_))
     }
 
-    fn rows(&self) -> Result<Arc<dyn RowSource>> {
-        Ok(match &self.stage {
+    /// Returns its rows; none once it is placed.
+    fn rows(&self) -> Arc<dyn RowSource> {
+        match &self.stage {
             Stage::Sealed(rows) => Arc::clone(rows),
-            Stage::Encoded(encoded, _) => Arc::new(SegmentRows::open(encoded.bytes.clone(), &encoded.index_hash)?),
+            Stage::Encoded(encoded) => Arc::<EncodedRows>::clone(encoded),
             Stage::Placed(_) => Arc::new(Stack::default()),
-        })
+        }
+    }
+
+    fn part(&self) -> SealedPart {
+        SealedPart { kind: self.kind, groups: self.groups.clone(), rows: self.rows(), rules: self.rules.clone() }
+    }
+
+    /// Returns a link for the groups that `encoded`, which was made of it, speaks for.
+    fn in_bytes(&self, encoded: Encoded, budget: &MemoryBudget) -> Self {
+        let groups = encoded.groups.clone();
+        let stage = Stage::Encoded(Arc::new(EncodedRows::new(encoded, budget)));
+        Self { first: groups.first(), groups, stage, rules: self.rules.clone(), ..*self }
     }
 
     fn unplaced(&self) -> Unplaced {
         let content = match &self.stage {
-            Stage::Encoded(encoded, _) => Content::Bytes(encoded.clone()),
-            Stage::Sealed(rows) => Content::Rows(SealedPart {
-                kind: self.kind,
-                groups: self.groups.clone(),
-                rows: Arc::clone(rows),
-                rules: self.rules.clone(),
-            }),
-            Stage::Placed(_) => Content::Rows(SealedPart {
-                kind: self.kind,
-                groups: KeyGroupSet::empty(),
-                rows: Arc::new(Stack::default()),
-                rules: Rules::none(),
-            }),
+            Stage::Encoded(encoded) => Content::Bytes(encoded.encoded().clone()),
+            Stage::Sealed(_) | Stage::Placed(_) => Content::Rows(self.part()),
         };
         Unplaced { first_epoch: self.first_epoch, epoch: self.epoch, part: self.part, first: self.first, content }
     }
@@ -362,8 +461,17 @@ impl Link {
     fn bytes(&self) -> u64 {
         match &self.stage {
             Stage::Sealed(_) => 0,
-            Stage::Encoded(encoded, _) => encoded.bytes.len() as u64,
+            Stage::Encoded(encoded) => encoded.held_bytes(),
             Stage::Placed(segment) => segment.length,
+        }
+    }
+
+    /// Returns how long its rows are before compression; 0 while it has no segment.
+    fn raw_bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Sealed(_) => 0,
+            Stage::Encoded(encoded) => encoded.encoded().raw_bytes,
+            Stage::Placed(segment) => segment.raw_bytes,
         }
     }
 
@@ -372,41 +480,13 @@ impl Link {
     }
 }
 
-/// Returns the groups that the links of a seal are needed for, and the bytes of each group.
-fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64) {
+/// Returns the groups that the links of a seal are needed for, and the bytes of each group, stored and before compression.
+fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64, u64) {
     let needed = KeyGroupSet::from_ranges(seal.iter().flat_map(|(_, needed)| needed.ranges().iter().copied()));
     let bytes = sum(seal.iter().map(|(link, _)| link.bytes()));
-    let groups: usize = seal.iter().map(|(link, _)| link.groups.len()).sum();
-    (needed, bytes / (groups.max(1) as u64))
-}
-
-/// Returns `sources` as one, each narrowed to its groups and to `groups`.
-fn restricted(sources: &[(KeyGroupSet, Arc<dyn RowSource>)], groups: &KeyGroupSet) -> Arc<dyn RowSource> {
-    let narrow = |(of, rows): &(KeyGroupSet, Arc<dyn RowSource>)| -> Arc<dyn RowSource> {
-        Arc::new(Narrowed { groups: of.intersection(groups), rows: Arc::clone(rows) })
-    };
-    Arc::new(Stack::new(sources.iter().map(narrow).collect()))
-}
-
-/// A source that speaks for fewer groups than it has.
-#[derive(Debug)]
-pub(crate) struct Narrowed {
-    pub(crate) groups: KeyGroupSet,
-    pub(crate) rows: Arc<dyn RowSource>,
-}
-
-impl RowSource for Narrowed {
-    fn groups(&self) -> &KeyGroupSet {
-        &self.groups
-    }
-
-    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        if self.groups.contains(group) { self.rows.append_group(group, batch) } else { Ok(()) }
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.rows.held_bytes()
-    }
+    let raw_bytes = sum(seal.iter().map(|(link, _)| link.raw_bytes()));
+    let groups = seal.iter().map(|(link, _)| link.groups.len()).sum::<usize>().max(1) as u64;
+    (needed, bytes / groups, raw_bytes / groups)
 }
 
 #[cfg(test)]
@@ -436,7 +516,7 @@ mod tests {
         };
         assert!(held_bytes > 0 && waiting(&chain) == (0, held_bytes));
 
-        let unplaced = chain.unplaced(Epoch(1)).unwrap().remove(0);
+        let unplaced = chain.unplaced(Epoch(1)).remove(0);
         let Content::Rows(part) = &unplaced.content else { panic!("{unplaced:?}") };
         let encoded = encode(part, EncodeOptions::default()).unwrap();
         chain.encoded(&unplaced, encoded.clone());
@@ -464,7 +544,7 @@ mod tests {
         let mut cut =
             Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
         chain.push(backend.seal(cut, &owned).unwrap());
-        let unplaced = chain.unplaced(Epoch(1)).unwrap();
+        let unplaced = chain.unplaced(Epoch(1));
         assert_eq!(unplaced.len(), 1, "what a base takes is not known yet");
         let length = place(&mut chain, &unplaced[0]);
         chain.commit(Epoch(1));
@@ -487,15 +567,15 @@ mod tests {
     #[test]
     fn a_large_base_becomes_segments_that_are_placed_one_by_one() {
         let (mut small, length) = chain_of_bases(u64::MAX);
-        assert_eq!(small.unplaced(Epoch(2)).unwrap().len(), 1);
+        assert_eq!(small.unplaced(Epoch(2)).len(), 1);
         let (mut chain, _) = chain_of_bases(length / 3);
-        let unplaced = chain.unplaced(Epoch(2)).unwrap();
+        let unplaced = chain.unplaced(Epoch(2));
         assert_eq!(unplaced.len(), 4);
         let (_, rows) = chain.waiting();
         assert_eq!(rows.len(), 1, "what they share is counted once");
         assert!(place(&mut chain, &unplaced[1]) < length / 2);
         assert_eq!(chain.segments(Epoch(2)), None, "three wait");
-        assert_eq!(chain.unplaced(Epoch(2)).unwrap().len(), 3);
+        assert_eq!(chain.unplaced(Epoch(2)).len(), 3);
         for left in [0, 2, 3] {
             place(&mut chain, &unplaced[left]);
         }
@@ -508,11 +588,117 @@ mod tests {
         assert!(chain.take_due().is_empty(), "it is one base, not a chain of four");
     }
 
+    /// A chain whose task has sealed the same rows again and again, each time for an epoch that was given up.
+    struct Stuck {
+        chain: SegmentChain,
+        backend: LogBackend,
+        budget: MemoryBudget,
+        epoch: u64,
+    }
+
+    impl Stuck {
+        fn new() -> Self {
+            let (partitioner, owned) = (Partitioner::Range { seed: 1 }, KeyGroupSet::all(16));
+            let budget = MemoryBudget::new(u64::MAX);
+            let backend = LogBackend::new(owned.clone(), partitioner, budget.clone());
+            let chain = SegmentChain::new(owned, Vec::new(), budget.clone()).with_segment_bytes(4000);
+            Self { chain, backend, budget, epoch: 0 }
+        }
+
+        fn seal(&mut self, bases: &KeyGroupSet) {
+            self.epoch += 1;
+            for n in 0..1600u64 {
+                let bytes = n.to_be_bytes();
+                let key = Partitioner::Range { seed: 1 }.locate(&bytes, 0, 16);
+                let row = RowRef { table: TableId(1), key: &key, namespace: &[], sub: &[] };
+                self.backend.write(row, Write::Put(&self.epoch.to_le_bytes())).unwrap();
+            }
+            let at = Timestamp::MIN;
+            let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: at, processing_time: at };
+            self.chain.push(self.backend.seal(cut, bases).unwrap());
+        }
+
+        fn merge(&mut self) {
+            let merging = self.chain.begin_merge(Epoch(self.epoch)).unwrap();
+            assert!(self.chain.begin_merge(Epoch(self.epoch)).is_none(), "one at a time");
+            self.chain.end_merge(Some(merging.encode().unwrap()));
+        }
+
+        /// Places all and returns the rows that there are, once for each segment.
+        fn place_all(&mut self) -> Vec<(SegmentKind, u64)> {
+            let epoch = Epoch(self.epoch);
+            let mut placed = Vec::new();
+            for unplaced in self.chain.unplaced(epoch) {
+                let Content::Bytes(encoded) = &unplaced.content else { panic!("{unplaced:?}") };
+                placed.push((encoded.kind, encoded.records));
+                let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
+                let id = SegmentId { attempt, operator, subtask, epoch, part: Part(0) };
+                let object = ObjectId { attempt, random: [0; 16] };
+                self.chain.placed(&unplaced, encoded.at(id, unplaced.first_epoch, object, 0));
+            }
+            assert!(self.chain.segments(epoch).is_some());
+            placed
+        }
+    }
+
+    #[test]
+    fn what_waits_is_merged_at_each_abort() {
+        let mut stuck = Stuck::new();
+        let mut held = Vec::new();
+        for _ in 0..10 {
+            stuck.seal(&KeyGroupSet::empty());
+            stuck.merge();
+            held.push(stuck.budget.held_bytes());
+            let (bytes, rows) = stuck.chain.waiting();
+            assert!(bytes > 0 && rows.is_empty(), "compressed, all of it");
+        }
+        assert!(held[9] <= held[4] + held[4] / 10, "{held:?}");
+        assert!(stuck.chain.begin_merge(Epoch(10)).is_none(), "nothing to gain");
+        let placed = stuck.place_all();
+        assert!(placed.len() > 1 && placed.iter().all(|(kind, _)| *kind == SegmentKind::Delta), "{placed:?}");
+        assert_eq!(placed.iter().map(|(_, records)| records).sum::<u64>(), 1600, "one copy of each");
+    }
+
+    #[test]
+    fn bases_that_wait_are_merged_with_what_follows() {
+        let mut stuck = Stuck::new();
+        let low: KeyGroupSet = crate::key_group::KeyGroupRange::new(0, 8).into();
+        stuck.seal(&KeyGroupSet::empty());
+        stuck.seal(&low);
+        stuck.merge();
+        stuck.seal(&KeyGroupSet::empty());
+        stuck.merge();
+        let placed = stuck.place_all();
+        assert_eq!(placed.iter().map(|(_, records)| records).sum::<u64>(), 1600, "{placed:?}");
+        assert!([SegmentKind::Base, SegmentKind::Delta].iter().all(|kind| placed.iter().any(|(k, _)| k == kind)));
+    }
+
+    #[test]
+    fn what_was_merged_is_of_no_use_once_its_links_have_gone_on() {
+        let mut stuck = Stuck::new();
+        stuck.seal(&KeyGroupSet::empty());
+        stuck.seal(&KeyGroupSet::empty());
+        let merging = stuck.chain.begin_merge(Epoch(2)).unwrap();
+        stuck.seal(&KeyGroupSet::empty());
+        let unplaced = stuck.chain.unplaced(Epoch(3));
+        stuck.chain.end_merge(Some(merging.encode().unwrap()));
+        assert_eq!(unplaced.len(), 1);
+        place(&mut stuck.chain, &unplaced[0]);
+        assert!(stuck.chain.segments(Epoch(3)).is_some_and(|segments| segments.len() == 1));
+        // A link of a later epoch stays as it was.
+        stuck.seal(&KeyGroupSet::empty());
+        stuck.seal(&KeyGroupSet::empty());
+        let merging = stuck.chain.begin_merge(Epoch(4)).unwrap();
+        stuck.chain.end_merge(Some(merging.encode().unwrap()));
+        let epochs: Vec<_> = stuck.chain.links.iter().map(|link| link.epoch.0).collect();
+        assert!(epochs.is_sorted() && epochs.ends_with(&[4, 5]), "{epochs:?}");
+    }
+
     #[test]
     fn lengths_that_a_damaged_manifest_tells_do_not_overflow() {
         let (mut chain, length) = chain_of_bases(u64::MAX);
         chain.segment_bytes = length / 3;
-        for unplaced in chain.unplaced(Epoch(2)).unwrap() {
+        for unplaced in chain.unplaced(Epoch(2)) {
             place(&mut chain, &unplaced);
         }
         let mut segments = chain.segments(Epoch(2)).unwrap();
@@ -521,14 +707,14 @@ mod tests {
         let chain = SegmentChain::new(KeyGroupSet::all(16), segments, MemoryBudget::new(u64::MAX));
         let mut chain = chain.with_segment_bytes(1);
         chain.plan_bases(ChainPolicy::default());
-        assert!(chain.unplaced(Epoch(2)).unwrap().is_empty());
+        assert!(chain.unplaced(Epoch(2)).is_empty());
     }
 
     #[test]
     fn what_waits_of_a_divided_base_is_merged_with_what_comes() {
         let (mut chain, length) = chain_of_bases(u64::MAX);
         chain.segment_bytes = length / 3;
-        let unplaced = chain.unplaced(Epoch(2)).unwrap();
+        let unplaced = chain.unplaced(Epoch(2));
         place(&mut chain, &unplaced[3]);
         let rows = match &unplaced[0].content {
             Content::Rows(part) => part.clone(),
@@ -537,7 +723,7 @@ mod tests {
         let delta = SealedPart { kind: SegmentKind::Delta, groups: KeyGroupSet::all(16), ..rows };
         let cut = Cut { epoch: Epoch(3), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
         chain.push(Sealed { cut, parts: vec![delta], dirty_rows: 0, heat: Vec::new(), statistics: Arc::default() });
-        let unplaced = chain.unplaced(Epoch(3)).unwrap();
+        let unplaced = chain.unplaced(Epoch(3));
         let kinds: Vec<_> = unplaced
             .iter()
             .map(|unplaced| {

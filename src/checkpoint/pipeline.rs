@@ -5,7 +5,8 @@
 //! ```
 //!
 //! Invariants: whatever is dropped or fails midway stays in its chain, encoded or placed as far as it came, and
-//! belongs to the next manifest; segments of all subtasks share packs, in the order of the subtasks.
+//! belongs to the next manifest; segments of all subtasks share packs, in the order of the subtasks; nothing is encoded
+//! far ahead of what is uploaded.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,17 +27,17 @@ use crate::manifest::{
 };
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef, Statistic};
+use crate::segment::{EncodeOptions, Encoded, Encoder, GroupHeat, SealedPart, SegmentKind, SegmentRef, Statistic};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
 /// Bounds of the background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PipelineSettings {
-    /// A pack is closed when it has this many bytes. Default 64 MiB.
+    /// A pack has this many bytes at most, or one segment or opaque. Default 64 MiB.
     pub pack_bytes: u64,
-    /// A base is divided into segments of about this many bytes, of a key group at least: what is encoded is in memory until
-    /// it is uploaded. Default 64 MiB.
+    /// What is sealed is divided into segments of about this many bytes, of a key group at least: what is encoded is in
+    /// memory until it is uploaded. Default 64 MiB.
     pub segment_bytes: u64,
     /// Segments encoded at a time. Default 2.
     pub encoders: usize,
@@ -119,8 +120,9 @@ impl Pipeline {
         mut arrivals: BTreeMap<Participant, Arrival>,
         policy: Option<ChainPolicy>,
     ) -> Result<Vec<Acknowledgement>> {
-        let segments = self.encoded(epoch)?;
-        let packer = Packer { pipeline: Arc::clone(&self), epoch, segments, opaques: large_opaques(&arrivals) };
+        let opaques = stream::iter(large_opaques(&arrivals).into_iter().map(Ok));
+        let items = self.encoded(epoch).map_ok(Item::Segment).chain(opaques).boxed();
+        let packer = Packer { pipeline: Arc::clone(&self), epoch, items, next: None };
         let packs = stream::try_unfold(Some(packer), Packer::next);
         let pipeline = Arc::clone(&self);
         let uploads = packs.map_ok(move |load| {
@@ -147,38 +149,29 @@ impl Pipeline {
         chains.map(|(bytes, rows)| bytes + rows.iter().map(|rows| rows.held_bytes()).sum::<u64>()).sum()
     }
 
-    /// Returns what is to be placed for `epoch`, encoded a few at a time, in the order of the subtasks.
-    fn encoded(self: &Arc<Self>, epoch: Epoch) -> Result<BoxStream<'static, Result<Segment>>> {
-        let mut work = Vec::new();
-        for (&participant, chain) in &self.chains {
-            work.extend(lock(chain).unplaced(epoch)?.into_iter().map(|unplaced| (participant, unplaced)));
+    /// Merges and encodes what waits of epochs up to `until`, of which none can be committed any more by itself. It takes as
+    /// long as encoding does: for a thread that may.
+    pub(crate) fn merge_waiting(&self, until: Epoch) {
+        for chain in self.chains.values() {
+            let Some(merging) = lock(chain).begin_merge(until) else { continue };
+            let merged = merging.encode();
+            // What waits stays as it is, and placing it will fail in the same way.
+            let merged = merged.inspect_err(|error| tracing::warn!(error = error.chain(), "what waits was not merged"));
+            lock(chain).end_merge(merged.ok());
         }
-        let pipeline = Arc::clone(self);
-        let encode = move |(participant, unplaced)| Arc::clone(&pipeline).encode(participant, unplaced);
-        Ok(stream::iter(work).map(encode).buffered(self.settings.encoders.max(1)).boxed())
     }
 
-    async fn encode(self: Arc<Self>, participant: Participant, mut unplaced: Unplaced) -> Result<Segment> {
-        let part = match &unplaced.content {
-            Content::Bytes(encoded) => {
-                let encoded = Some(encoded.clone());
-                return Ok(Segment { participant, unplaced, encoded });
-            }
-            Content::Rows(part) => part.clone(),
-        };
-        let kind = part.kind;
-        let encoded = run_blocking(&*self.runtime, move || segment::encode(&part, EncodeOptions::default())).await?;
-        let Some(chain) = self.chains.get(&participant) else {
-            return Err(Error::usage("subtask has no chain").with("subtask", participant.1));
-        };
-        if encoded.records == 0 && kind == SegmentKind::Delta {
-            lock(chain).vanished(&unplaced, kind);
-            return Ok(Segment { participant, unplaced, encoded: None });
+    /// Returns what is to be placed for `epoch`, encoded a few at a time, in the order of the subtasks.
+    fn encoded(self: &Arc<Self>, epoch: Epoch) -> BoxStream<'static, Result<Segment>> {
+        let mut work = Vec::new();
+        for (&participant, chain) in &self.chains {
+            work.extend(lock(chain).unplaced(epoch).into_iter().map(|unplaced| (participant, unplaced)));
         }
-        lock(chain).encoded(&unplaced, encoded.clone());
-        // The rows' memory goes back now, not when the upload has ended.
-        unplaced.content = Content::Bytes(encoded.clone());
-        Ok(Segment { participant, unplaced, encoded: Some(encoded) })
+        let pipeline = Arc::clone(self);
+        // Of each link the first segment is made ahead, and the others when it is their turn.
+        let first = move |(participant, unplaced)| Encoding::begin(Arc::clone(&pipeline), participant, unplaced);
+        let begun = stream::iter(work).map(first).buffered(self.settings.encoders.max(1));
+        begun.map_ok(|encoding| stream::try_unfold(encoding, Encoding::next)).try_flatten().boxed()
     }
 
     pub(super) fn new_load(&self) -> Load {
@@ -236,52 +229,143 @@ impl Pipeline {
     }
 }
 
+/// A link on its way to segments, the first of which is there.
+struct Encoding {
+    pipeline: Arc<Pipeline>,
+    participant: Participant,
+    unplaced: Unplaced,
+    encoder: Option<Encoder>,
+    ready: Option<Segment>,
+}
+
+impl Encoding {
+    async fn begin(pipeline: Arc<Pipeline>, participant: Participant, unplaced: Unplaced) -> Result<Self> {
+        let (encoder, ready) = match &unplaced.content {
+            Content::Bytes(encoded) => {
+                let (encoded, unplaced) = (encoded.clone(), unplaced.clone());
+                (None, Some(Segment { participant, unplaced, encoded }))
+            }
+            Content::Rows(part) => {
+                let bytes = pipeline.settings.segment_bytes;
+                (Some(Encoder::new(part.clone(), EncodeOptions::default(), bytes)), None)
+            }
+        };
+        let mut encoding = Self { pipeline, participant, unplaced, encoder, ready };
+        // The rows are the encoder's: their memory goes back with it, not when the uploads have ended.
+        encoding.unplaced.content = Content::Rows(SealedPart::empty());
+        encoding.encode().await?;
+        Ok(encoding)
+    }
+
+    /// Returns the segment that is ready and what makes the others.
+    async fn next(mut self) -> Result<Option<(Segment, Self)>> {
+        if self.ready.is_none() {
+            self.encode().await?;
+        }
+        Ok(self.ready.take().map(|segment| (segment, self)))
+    }
+
+    /// Makes the next segment that has rows, if there is one.
+    async fn encode(&mut self) -> Result<()> {
+        while self.ready.is_none() {
+            let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
+            let work = move || Ok((encoder.next_segment()?, encoder));
+            let (encoded, encoder) = run_blocking(&*self.pipeline.runtime, work).await?;
+            let Some(encoded) = encoded else { return Ok(()) };
+            self.encoder = (!encoder.is_done()).then_some(encoder);
+            let Some(chain) = self.pipeline.chains.get(&self.participant) else {
+                return Err(Error::usage("subtask has no chain").with("subtask", self.participant.1));
+            };
+            let unplaced = Unplaced { content: Content::Bytes(encoded.clone()), ..self.unplaced.clone() };
+            let mut chain = lock(chain);
+            // What is left of the link begins with the group after these.
+            self.unplaced.first = if encoded.records == 0 && encoded.kind == SegmentKind::Delta {
+                chain.vanished(&unplaced, encoded.kind, &encoded.groups)
+            } else {
+                let rest = chain.encoded(&unplaced, encoded.clone());
+                self.ready = Some(Segment { participant: self.participant, unplaced, encoded });
+                rest
+            };
+        }
+        Ok(())
+    }
+}
+
 /// Fills packs, one after the other.
 struct Packer {
     pipeline: Arc<Pipeline>,
     epoch: Epoch,
-    segments: BoxStream<'static, Result<Segment>>,
-    opaques: Vec<(Participant, usize, Bytes)>,
+    items: BoxStream<'static, Result<Item>>,
+    /// What did not fit into the last pack.
+    next: Option<Item>,
 }
 
-/// A segment on its way into a pack; without bytes if it turned out to have no rows.
+/// A segment on its way into a pack.
 struct Segment {
     participant: Participant,
     unplaced: Unplaced,
-    encoded: Option<Encoded>,
+    encoded: Encoded,
+}
+
+/// What stands in packs.
+enum Item {
+    Segment(Segment),
+    Opaque(Participant, usize, Bytes),
+}
+
+impl Item {
+    fn bytes(&self) -> &Bytes {
+        match self {
+            Self::Segment(segment) => &segment.encoded.bytes,
+            Self::Opaque(_, _, bytes) => bytes,
+        }
+    }
 }
 
 impl Packer {
     /// Returns the next pack and what is left to fill.
     async fn next(packer: Option<Self>) -> Result<Option<(Load, Option<Self>)>> {
         let Some(mut packer) = packer else { return Ok(None) };
+        let most = packer.pipeline.settings.pack_bytes;
         let mut load = packer.pipeline.new_load();
-        // One segment at least, however small a pack may be.
-        while load.slices.is_empty() || load.builder.len() < packer.pipeline.settings.pack_bytes {
-            let Some(segment) = packer.segments.try_next().await? else {
-                packer.add_opaques(&mut load);
+        loop {
+            let Some(item) = packer.next_item().await? else {
                 return Ok((!load.slices.is_empty()).then_some((load, None)));
             };
-            packer.add(&mut load, segment);
+            // One item at least, however small a pack may be.
+            if !load.slices.is_empty() && load.builder.len().saturating_add(item.bytes().len() as u64) > most {
+                packer.next = Some(item);
+                return Ok(Some((load, Some(packer))));
+            }
+            packer.add(&mut load, item);
+            if load.builder.len() >= most {
+                return Ok(Some((load, Some(packer))));
+            }
         }
-        Ok(Some((load, Some(packer))))
     }
 
-    fn add(&self, load: &mut Load, Segment { participant, unplaced, encoded }: Segment) {
-        if let Some(encoded) = encoded {
-            let id = self.segment_id(participant, unplaced.epoch, unplaced.part);
-            let reference = encoded.at(id, unplaced.first_epoch, load.id, load.builder.add_segment(id, &encoded));
-            load.slices.push(Slice::Segment(participant, unplaced, reference));
+    async fn next_item(&mut self) -> Result<Option<Item>> {
+        match self.next.take() {
+            Some(item) => Ok(Some(item)),
+            None => self.items.try_next().await,
         }
     }
 
-    fn add_opaques(&mut self, load: &mut Load) {
-        for (participant, at, bytes) in std::mem::take(&mut self.opaques) {
-            let id = self.segment_id(participant, self.epoch, Part(0));
-            let offset = load.builder.add_opaque(&bytes);
-            let reference = Encoded::foreign(KeyGroupSet::empty(), bytes).at(id, self.epoch, load.id, offset);
-            load.slices.push(Slice::Opaque(participant, at, reference));
-        }
+    fn add(&self, load: &mut Load, item: Item) {
+        let slice = match item {
+            Item::Segment(Segment { participant, unplaced, encoded }) => {
+                let id = self.segment_id(participant, unplaced.epoch, unplaced.part);
+                let reference = encoded.at(id, unplaced.first_epoch, load.id, load.builder.add_segment(id, &encoded));
+                Slice::Segment(participant, unplaced, reference)
+            }
+            Item::Opaque(participant, at, bytes) => {
+                let id = self.segment_id(participant, self.epoch, Part(0));
+                let offset = load.builder.add_opaque(&bytes);
+                let reference = Encoded::foreign(KeyGroupSet::empty(), bytes).at(id, self.epoch, load.id, offset);
+                Slice::Opaque(participant, at, reference)
+            }
+        };
+        load.slices.push(slice);
     }
 
     fn segment_id(&self, (operator, subtask): Participant, epoch: Epoch, part: Part) -> SegmentId {
@@ -290,14 +374,14 @@ impl Packer {
 }
 
 /// Returns the opaques that are too large to stand in a manifest.
-fn large_opaques(arrivals: &BTreeMap<Participant, Arrival>) -> Vec<(Participant, usize, Bytes)> {
+fn large_opaques(arrivals: &BTreeMap<Participant, Arrival>) -> Vec<Item> {
     let of = |(&participant, arrival): (&Participant, &Arrival)| {
         let inline = arrival.opaques.iter().enumerate().filter_map(|(at, opaque)| match &opaque.content {
             OpaqueContent::Inline(bytes) => Some((at, bytes)),
             OpaqueContent::Stored(_) => None,
         });
         let large = inline.filter(|(_, bytes)| bytes.len() > INLINE_OPAQUE_BYTES);
-        large.map(|(at, bytes)| (participant, at, bytes.clone())).collect::<Vec<_>>()
+        large.map(|(at, bytes)| Item::Opaque(participant, at, bytes.clone())).collect::<Vec<_>>()
     };
     arrivals.iter().flat_map(of).collect()
 }

@@ -7,36 +7,42 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
-use super::links::Narrowed;
+use super::waiting::Narrowed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
-use crate::segment::{RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack};
+use crate::segment::{BlockEntry, RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack, touching};
 use crate::store::{Key, Store};
 
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 
-/// How many segments are fetched at a time.
+/// How many segments are fetched at a time, and reads made of each.
 const CONCURRENT_SEGMENTS: usize = 8;
+
+/// How many subtask manifests or opaques are fetched at a time.
+const CONCURRENT_SLICES: usize = 16;
+
+/// What is longer, or a block, is read in several requests.
+const READ_BYTES_MAX: u64 = 64 << 20;
 
 /// Segments whose indexes were read and verified: their rows can be read part by part.
 #[derive(Debug)]
 pub struct SegmentReader {
-    store: Store,
-    segments: Vec<Opened>,
+    pub(super) store: Store,
+    pub(super) segments: Vec<Opened>,
 }
 
 /// A segment that is about to be read.
 #[derive(Debug)]
-struct Opened {
-    segment: SegmentRef,
-    content: Content,
+pub(super) struct Opened {
+    pub(super) segment: SegmentRef,
+    pub(super) content: Content,
 }
 
 #[derive(Debug)]
-enum Content {
+pub(super) enum Content {
     /// All of a short segment.
     Rows(Arc<SegmentRows>),
     Index(SegmentIndex),
@@ -68,11 +74,23 @@ impl SegmentReader {
     /// Divides `groups` into parts whose rows take about `bytes` or less, as they are stored; of one group at least.
     #[must_use]
     pub fn parts(&self, groups: &KeyGroupSet, bytes: u64) -> Vec<KeyGroupSet> {
-        let mut sizes = BTreeMap::<KeyGroup, u64>::new();
+        let sizes = self.sizes();
+        groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
+    }
+
+    /// Returns what the rows of `group` take, as they are stored.
+    pub(super) fn stored_bytes(&self, group: KeyGroup) -> u64 {
+        self.sizes().get(&group).copied().unwrap_or(0)
+    }
+
+    /// Returns what the rows of each group take, as they are stored. A block of several groups counts for its first, and
+    /// what is in memory already counts for none.
+    pub(super) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
+        let mut sizes = BTreeMap::new();
         for opened in &self.segments {
             opened.add_sizes(&mut sizes);
         }
-        groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
+        sizes
     }
 
     /// Returns the rows of `groups`, of each segment those that it is needed for, oldest first.
@@ -135,16 +153,25 @@ impl Opened {
     }
 
     async fn fetch_blocks(&self, store: &Store, index: &SegmentIndex, groups: &KeyGroupSet) -> Result<SegmentRows> {
-        let blocks = stream::iter(index.blocks_for(groups)).map(|range| {
+        SegmentRows::new(index, groups, self.read_blocks(store, index.blocks_of(groups)).await?)
+    }
+
+    /// Reads blocks, neighbours in one request, and returns what was read with where it starts in the segment, ascending.
+    pub(super) async fn read_blocks<'a>(
+        &self,
+        store: &Store,
+        blocks: impl IntoIterator<Item = &'a BlockEntry>,
+    ) -> Result<Vec<(u64, bytes::Bytes)>> {
+        let reads = stream::iter(touching(blocks, READ_BYTES_MAX)).map(|range| {
             let start = range.start;
             let bytes = read(store, self.segment.object, self.segment.offset, range);
             bytes.map_ok(move |bytes| (start, bytes))
         });
-        SegmentRows::new(index, groups, blocks.buffered(CONCURRENT_SEGMENTS).try_collect().await?)
+        reads.buffered(CONCURRENT_SEGMENTS).try_collect().await
     }
 }
 
-fn of_segment(error: Error, segment: &SegmentRef) -> Error {
+pub(super) fn of_segment(error: Error, segment: &SegmentRef) -> Error {
     error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
 }
 
@@ -179,20 +206,29 @@ pub fn missing(error: Error) -> Error {
 ///
 /// # Errors
 /// As [`fetch`].
+///
+/// # Cost
+/// A request per 64 MiB of each that is not inline, 16 of them at a time, and memory for all.
 pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> {
-    for operator in &mut manifest.operators {
-        for entry in &mut operator.subtasks {
-            let mut subtask = match entry {
-                SubtaskEntry::Inline(subtask) => subtask.clone(),
-                SubtaskEntry::Slice(slice) => read_subtask(store, slice, manifest.max_parallelism).await?,
-            };
-            for opaque in &mut subtask.opaques {
-                inline(store, opaque).await?;
-            }
-            *entry = SubtaskEntry::Inline(subtask);
-        }
-    }
+    let max_parallelism = manifest.max_parallelism;
+    let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
+    let entries = stream::iter(entries.map(Ok));
+    entries.try_for_each_concurrent(CONCURRENT_SLICES, |entry| inline_subtask(store, entry, max_parallelism)).await?;
+    let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
+    let opaques = entries.flat_map(|entry| match entry {
+        SubtaskEntry::Inline(subtask) => subtask.opaques.as_mut_slice(),
+        SubtaskEntry::Slice(_) => &mut [],
+    });
+    let opaques = stream::iter(opaques.map(Ok));
+    opaques.try_for_each_concurrent(CONCURRENT_SLICES, |opaque| inline(store, opaque)).await?;
     Ok(manifest)
+}
+
+async fn inline_subtask(store: &Store, entry: &mut SubtaskEntry, max_parallelism: u16) -> Result<()> {
+    if let SubtaskEntry::Slice(slice) = entry {
+        *entry = SubtaskEntry::Inline(read_subtask(store, slice, max_parallelism).await?);
+    }
+    Ok(())
 }
 
 /// Returns the subtask manifest that lies in `slice`.
@@ -214,14 +250,31 @@ async fn inline(store: &Store, opaque: &mut Opaque) -> Result<()> {
 }
 
 async fn read_slice(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
-    let bytes = read(store, slice.object, slice.offset, 0..slice.length).await;
-    let bytes = bytes.map_err(|error| error.with("object", slice.object))?;
+    let bytes = read_long(store, slice).await.map_err(|error| error.with("object", slice.object))?;
     if Hash::of(&bytes) != slice.hash {
         return Err(Error::corrupt("hash of a slice differs")
             .with("object", slice.object)
             .with("offset", slice.offset));
     }
     Ok(bytes)
+}
+
+/// Reads a slice in as many requests as it takes.
+async fn read_long(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
+    if slice.length <= READ_BYTES_MAX {
+        return read(store, slice.object, slice.offset, 0..slice.length).await;
+    }
+    let parts = (0..slice.length.div_ceil(READ_BYTES_MAX)).map(|part| {
+        let start = part.saturating_mul(READ_BYTES_MAX);
+        read(store, slice.object, slice.offset, start..start.saturating_add(READ_BYTES_MAX).min(slice.length))
+    });
+    let mut parts = stream::iter(parts).buffered(CONCURRENT_SEGMENTS);
+    // What a manifest says of its length is not to be believed before the bytes are there.
+    let mut bytes = Vec::new();
+    while let Some(part) = parts.try_next().await? {
+        bytes.extend_from_slice(&part);
+    }
+    Ok(bytes.into())
 }
 
 /// Returns the byte ranges of the segment's object that a restore of its groups reads, its index last.
@@ -234,7 +287,7 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
         ranges.push(0..segment.length);
     } else {
         let index = read_index(store, segment).await.map_err(|error| of_segment(error, segment))?;
-        ranges.extend(index.blocks_for(&segment.groups));
+        ranges.extend(touching(index.blocks_of(&segment.groups), READ_BYTES_MAX));
         ranges.push(index_range(segment));
     }
     let shift = |at: u64| at.saturating_add(segment.offset);

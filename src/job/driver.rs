@@ -400,6 +400,7 @@ impl Driver {
         if let Stage::Placing(handle) = &flight.stage {
             handle.abort();
         }
+        self.merge_waiting(epoch);
         self.settle(epoch, Outcome::Abort);
         self.shared.observe(now, Observation::Aborted);
         metrics::checkpoint_failed();
@@ -409,6 +410,15 @@ impl Driver {
             progress.aborted = progress.aborted.saturating_add(1);
             progress.last_aborted = Some(aborted);
         });
+    }
+
+    /// Makes one copy of each row that waits of epochs up to `aborted`, none of which is in flight any more: without, every
+    /// epoch that is given up would leave a delta in memory.
+    fn merge_waiting(&self, aborted: Epoch) {
+        let in_flight = self.state.flights.keys().next();
+        let until = in_flight.map_or(aborted, |oldest| aborted.min(Epoch(oldest.0.saturating_sub(1))));
+        let pipeline = Arc::clone(&self.pipeline);
+        self.runtime.spawn_blocking(Box::new(move || pipeline.merge_waiting(until)));
     }
 
     /// Says why an epoch was given up, in the log and as data.

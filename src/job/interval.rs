@@ -164,8 +164,8 @@ mod tests {
         let owned = KeyGroupSet::all(128);
         let policy = ChainPolicy::default();
         let due = |kind: Kind, deltas: usize| {
-            let chain = vec![Link { groups: &owned, bytes_per_group: 1 << 20 }];
-            let delta = Link { groups: &owned, bytes_per_group: 1 };
+            let chain = vec![Link { groups: &owned, bytes_per_group: 1 << 20, raw_bytes_per_group: 1 << 20 }];
+            let delta = Link { groups: &owned, bytes_per_group: 1, raw_bytes_per_group: 1 };
             let chain: Vec<_> = chain.into_iter().chain(vec![delta; deltas]).collect();
             bases_due(&chain, &owned, kind.chain_policy(policy, 128)).len()
         };

@@ -39,8 +39,8 @@ pub struct JobSettings {
     /// Bytes of memory for state and for what waits to be uploaded, over all subtasks of this process; beyond it
     /// writes return `limit`. Default: none.
     pub memory_bytes: u64,
-    /// Bytes of segments that a subtask's restore holds at a time, beside the state: those being loaded and those being
-    /// read. A key group is never divided. Default 128 MiB.
+    /// Bytes of segments, as they are stored, that a subtask's restore holds at a time, beside the state: those being loaded
+    /// and those being read. A key group that takes more than half is merged as it is read. Default 128 MiB.
     pub restore_bytes: u64,
     /// Number of key groups; fixed for the job's life. Default 128.
     pub max_parallelism: u16,

@@ -5,7 +5,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::oneshot;
 
 use super::Strategy;
 use super::operator_state::OperatorState;
@@ -13,6 +12,7 @@ use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::claim;
+use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +22,8 @@ use crate::manifest::rescale::Share;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::memory::MemoryBudget;
 use crate::metrics;
-use crate::runtime::{Runtime, SharedRuntime};
-use crate::segment::{Cut, RowSource};
+use crate::runtime::SharedRuntime;
+use crate::segment::Cut;
 use crate::store::Store;
 use crate::time::Timestamp;
 
@@ -121,16 +121,13 @@ impl Seat {
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<(KeyedState<B>, OperatorState)> {
-        let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
-        let mut parts = reader.parts(&self.share.groups, self.restore_bytes / 2).into_iter();
-        let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*self.runtime, Arc::clone(&reader), part));
-        let mut next = fetch(parts.next());
+        let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
+        let runtime = Arc::clone(&self.runtime);
+        let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let mut state = self.empty_state(make);
-        while let Some(part) = next {
-            let (groups, rows) = part.await?;
-            next = fetch(parts.next());
-            state.backend_mut().load(&*rows, &groups)?;
+        while let Some(part) = parts.next().await? {
+            part.load_into(state.backend_mut())?;
         }
         Ok((state, operator_state))
     }
@@ -213,21 +210,6 @@ impl std::error::Error for RestoreError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.error().source()
     }
-}
-
-/// Begins to read the rows of `part`.
-fn fetch(
-    runtime: &dyn Runtime,
-    reader: Arc<SegmentReader>,
-    part: KeyGroupSet,
-) -> impl Future<Output = Result<(KeyGroupSet, Arc<dyn RowSource>)>> + use<> {
-    let (sender, receiver) = oneshot::channel();
-    runtime.spawn(Box::pin(async move {
-        let rows = reader.fetch(&part).await;
-        // The receiver is gone if the restore was given up.
-        let _given_up = sender.send(rows.map(|rows| (part, rows)));
-    }));
-    async { receiver.await.map_err(|_| Error::stopped("reading was dropped"))? }
 }
 
 /// A running subtask: the single owner of its backend.

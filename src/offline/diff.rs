@@ -4,10 +4,10 @@
 
 use std::collections::BTreeMap;
 
-use super::fold::{Folding, Piece, narrowed, pieces};
+use super::fold::{Folding, LiveRows, PART_BYTES, Piece, narrowed, pieces};
 use super::table::{Place, RowTypes, table_name, table_of};
 use crate::checkpoint::reading::under;
-use crate::checkpoint::restore;
+use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, TableId};
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
@@ -83,7 +83,8 @@ impl Diff {
 /// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
 ///
 /// # Cost
-/// Reads the groups whose segments differ, on both sides; memory as in a restore of one subtask, twice.
+/// Reads the groups whose segments differ, on both sides; memory for 64 MiB of blocks of each as
+/// they are stored, of a group at least.
 pub async fn diff(
     store: &Store,
     from: &Manifest,
@@ -178,15 +179,17 @@ impl<'a> Pair<'a> {
             let same = range.len().saturating_sub(differing.len());
             total.compared_groups = total.compared_groups.saturating_add(differing.len() as u64);
             total.same_groups = total.same_groups.saturating_add(same as u64);
-            let old = restore::fetch(store, &narrowed(sides[0], &differing)).await?;
-            let new = restore::fetch(store, &narrowed(sides[1], &differing)).await?;
-            for group in differing.iter() {
-                let [before, after] = &mut batches;
-                for (folding, rows, batch) in [(&folds[0], &old, before), (&folds[1], &new, after)] {
-                    folding.fold_group(&**rows, group, batch)?;
+            let old = SegmentReader::open(store, &narrowed(sides[0], &differing)).await?;
+            let new = SegmentReader::open(store, &narrowed(sides[1], &differing)).await?;
+            let parts = old.parts(&differing, PART_BYTES);
+            for part in parts.iter().flat_map(|part| new.parts(part, PART_BYTES)) {
+                let (old, new) = (old.fetch(&part).await?, new.fetch(&part).await?);
+                for group in part.iter() {
+                    let [before, after] = &mut batches;
+                    let before = Side::new(folds[0].rows(&*old, group), before);
+                    let after = Side::new(folds[1].rows(&*new, group), after);
+                    merge(before, after, |kind, key| self.count(group, kind, key, each))?;
                 }
-                let [before, after] = &batches;
-                merge(before, after, |kind, key| self.count(group, kind, key, each))?;
             }
         }
         Ok(())
@@ -235,33 +238,65 @@ fn lists_differ(sides: &[&[SegmentRef]; 2], group: KeyGroup) -> bool {
     !from.eq(to)
 }
 
-/// Walks two folded groups side by side and calls `found` with every place whose rows differ.
+/// The live rows of a group on one side, place by place.
+struct Side<'a> {
+    rows: LiveRows<'a>,
+    batch: &'a mut RowBatch,
+    /// How many rows of the batch are done.
+    done: usize,
+}
+
+impl<'a> Side<'a> {
+    fn new(rows: LiveRows<'a>, batch: &'a mut RowBatch) -> Self {
+        batch.clear();
+        Self { rows, batch, done: 0 }
+    }
+
+    /// Makes sure that the rows of the next place are in the batch, if there is one.
+    fn fill(&mut self) -> Result<()> {
+        if self.done >= self.batch.len() {
+            self.done = 0;
+            self.rows.next_batch(self.batch)?;
+        }
+        Ok(())
+    }
+
+    fn place(&self) -> Option<RowKey<'_>> {
+        self.batch.iter_from(self.done).next().map(|row| row.key)
+    }
+
+    /// Returns how many rows the next place has: one, or a base and what is to be merged into it.
+    fn count(&self) -> usize {
+        let place = self.place();
+        self.batch.iter_from(self.done).take_while(|row| Some(row.key) == place).count()
+    }
+
+    /// Returns the rows of the next place.
+    fn next_rows(&self) -> impl Iterator<Item = Row<'_>> {
+        self.batch.iter_from(self.done).take(self.count())
+    }
+}
+
+/// Walks two sides of a group and calls `found` with every place whose rows differ.
 fn merge(
-    before: &RowBatch,
-    after: &RowBatch,
+    mut before: Side<'_>,
+    mut after: Side<'_>,
     mut found: impl FnMut(ChangeKind, &RowKey<'_>) -> Result<()>,
 ) -> Result<()> {
-    let [before, after] = [before, after].map(|batch| batch.iter().collect::<Vec<_>>());
-    // A place has one row, or a base and what is to be merged into it.
-    let same_place = |a: &Row<'_>, b: &Row<'_>| a.key == b.key;
-    let (mut old, mut new) = (before.chunk_by(same_place).peekable(), after.chunk_by(same_place).peekable());
     loop {
-        let [old_key, new_key] = [old.peek(), new.peek()].map(|rows| rows.and_then(|rows| rows.first()).map(|r| r.key));
-        match (old_key, new_key) {
+        before.fill()?;
+        after.fill()?;
+        let (kind, place) = match (before.place(), after.place()) {
             (None, None) => return Ok(()),
-            (Some(key), next) if next.is_none_or(|next| key < next) => {
-                old.next();
-                found(ChangeKind::Removed, &key)?;
-            }
-            (next, Some(key)) if next.is_none_or(|next| key < next) => {
-                new.next();
-                found(ChangeKind::Added, &key)?;
-            }
-            (Some(key), _) | (None, Some(key)) => {
-                if old.next() != new.next() {
-                    found(ChangeKind::Changed, &key)?;
-                }
-            }
+            (Some(old), new) if new.is_none_or(|new| old < new) => (ChangeKind::Removed, old),
+            (old, Some(new)) if old.is_none_or(|old| new < old) => (ChangeKind::Added, new),
+            (Some(place), _) | (None, Some(place)) => (ChangeKind::Changed, place),
+        };
+        if kind != ChangeKind::Changed || !before.next_rows().eq(after.next_rows()) {
+            found(kind, &place)?;
         }
+        let (old, new) = (before.count(), after.count());
+        before.done += if kind == ChangeKind::Added { 0 } else { old };
+        after.done += if kind == ChangeKind::Removed { 0 } else { new };
     }
 }

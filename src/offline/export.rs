@@ -16,7 +16,8 @@ use crate::store::Store;
 /// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
 ///
 /// # Cost
-/// Reads the blocks of `groups`, of all tables of the operator; memory as in a restore of one subtask.
+/// Reads the blocks of `groups`, of all tables of the operator; memory for 64 MiB of blocks as they are
+/// stored, of a group at least.
 pub async fn export(
     store: &Store,
     manifest: &Manifest,

@@ -1,17 +1,20 @@
 //! The live rows of a checkpoint, group by group.
 //!
-//! Invariants: groups come in ascending order, each once; at a time the stored blocks of one subtask and the rows
-//! of one group are in memory.
+//! Invariants: groups come in ascending order, each in one batch of rows or several that ascend; at a time the stored blocks
+//! of some groups and one batch are in memory.
 
 use std::sync::Arc;
 
-use crate::checkpoint::restore;
+use crate::checkpoint::restore::SegmentReader;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::{Manifest, OperatorManifest, StateKind};
-use crate::segment::{Append, Fold, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
+use crate::segment::{Append, Fold, FoldedGroup, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
 use crate::store::Store;
 use crate::time::Timestamp;
+
+/// Stored blocks that are read at a time, of a group at least.
+pub(super) const PART_BYTES: u64 = 64 << 20;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
 #[derive(Debug, Clone)]
@@ -72,19 +75,33 @@ impl Folding {
         Ok(Self::new(operator, Some((watermark.unwrap_or(Timestamp::MIN), manifest.created_at))))
     }
 
-    /// Fills `batch` with the live rows of `group`, in the order of their places.
-    ///
-    /// # Errors
-    /// `Corrupt` or `Version` from the stored rows.
-    pub(super) fn fold_group(&self, rows: &dyn RowSource, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        batch.clear();
-        rows.append_group(group, batch)?;
-        batch.fold(Fold::Base, &self.rules)?;
-        batch.fold(Fold::Base, &self.joining)
+    /// Returns the live rows of `group`.
+    pub(super) fn rows<'a>(&'a self, rows: &'a dyn RowSource, group: KeyGroup) -> LiveRows<'a> {
+        LiveRows { folded: FoldedGroup::new(rows, group, Fold::Base, &self.rules), joining: &self.joining }
     }
 }
 
-/// Calls `visit` with each group of `operator` that is in `groups`, and its live rows.
+/// The live rows of a group, in the order of their places.
+#[derive(Debug)]
+pub(super) struct LiveRows<'a> {
+    folded: FoldedGroup<'a>,
+    joining: &'a Rules,
+}
+
+impl LiveRows<'_> {
+    /// Fills `batch` with the next ones; false, and an empty batch, if there are no more.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Version` from the stored rows.
+    pub(super) fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
+        let more = self.folded.next_batch(batch)?;
+        batch.fold(Fold::Base, self.joining)?;
+        Ok(more)
+    }
+}
+
+/// Calls `visit` with the groups of `operator` that are in `groups` and have live rows, and those: more than once if there are
+/// many.
 ///
 /// # Errors
 /// `Corrupt`, `Version` or `Unavailable` from the store, and what `visit` returns.
@@ -99,10 +116,15 @@ pub(super) async fn visit(
     let mut batch = RowBatch::new();
     for piece in pieces(operator)? {
         let wanted = KeyGroupSet::from(piece.range).intersection(groups);
-        let rows = restore::fetch(store, &narrowed(&piece.segments, &wanted)).await?;
-        for group in wanted.iter() {
-            folding.fold_group(&*rows, group, &mut batch)?;
-            visit(group, &batch)?;
+        let reader = SegmentReader::open(store, &narrowed(&piece.segments, &wanted)).await?;
+        for part in reader.parts(&wanted, PART_BYTES) {
+            let rows = reader.fetch(&part).await?;
+            for group in part.iter() {
+                let mut live = folding.rows(&*rows, group);
+                while live.next_batch(&mut batch)? {
+                    visit(group, &batch)?;
+                }
+            }
         }
     }
     Ok(())

@@ -123,7 +123,7 @@ pub struct RestoreCost {
 /// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store.
 ///
 /// # Cost
-/// At [`Depth::Rows`] reads all live segments; memory as in a restore of one subtask.
+/// At [`Depth::Rows`] reads all live segments; memory for 64 MiB of blocks, of a group at least.
 pub async fn inspect(
     store: &Store,
     manifest: &Manifest,

@@ -6,8 +6,7 @@
 //! ```
 //!
 //! Invariants: nothing is written to the place that is read, but by [`sweep::sweep`] and [`drop_savepoints`], which
-//! claim the job first; a copy is refused where anything stands; memory is that of a restore of one subtask, or of a few
-//! packs.
+//! claim the job first; a copy is refused where anything stands; memory is that of a key group, or of a few packs.
 //!
 //! Nothing is pinned either: the owner of a running job may drop a checkpoint while it is read. Each function that reads
 //! under a certain checkpoint then fails with `NotFound`, which names it and those that can be chosen; only what is lost

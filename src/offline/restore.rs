@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::copy::refuse_occupied;
-use super::fold::narrowed;
+use super::fold::{PART_BYTES, narrowed};
 use super::opaques::joined;
 use super::rescale::scaled;
 use super::{Progress, reader};
 use crate::checkpoint::chain::{Chain, StoredManifest};
 use crate::checkpoint::found::found;
 use crate::checkpoint::reading::under;
-use crate::checkpoint::restore as read;
+use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
 use crate::id::{ManifestId, ObjectId, OperatorId, Part, SegmentId, Seq};
 use crate::job::WRITER;
@@ -22,7 +22,7 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
 use crate::runtime::run_blocking;
-use crate::segment::{self, EncodeOptions, Encoded, Rules, SealedPart, SegmentKind, SegmentRef, sum};
+use crate::segment::{EncodeOptions, Encoded, Encoder, Rules, SealedPart, SegmentKind, SegmentRef, sum};
 use crate::store::{Key, Put, Store};
 
 /// What to restore.
@@ -34,7 +34,7 @@ pub struct RestoreOptions {
     pub groups: Option<KeyGroupSet>,
 }
 
-/// Restores a checkpoint into `to`, one new base per subtask, and commits it there.
+/// Restores a checkpoint into `to`, a new base per subtask, and commits it there.
 ///
 /// * `manifest`: the checkpoint, resolved.
 ///
@@ -43,7 +43,7 @@ pub struct RestoreOptions {
 /// before it was read; `Corrupt` or `Version` from what is read; `Denied` or `Unavailable` from the stores.
 ///
 /// # Cost
-/// Memory for the state of one subtask as it is stored, twice, and of a pack.
+/// Memory for 64 MiB of blocks as they are stored, twice, and of a pack; of a key group at least.
 pub async fn restore(
     from: &Store,
     manifest: &Manifest,
@@ -145,15 +145,14 @@ impl<'a> Packs<'a> {
         wanted: &KeyGroupSet,
     ) -> Result<SubtaskManifest> {
         let Share { subtask, groups, watermark, segments, mut opaques } = share;
-        let rows = read::fetch(from, &narrowed(&segments, wanted)).await?;
-        let part = SealedPart { kind: SegmentKind::Base, groups: groups.clone(), rows, rules: Rules::none() };
-        let runtime = Arc::clone(self.to.runtime());
-        let encoded = run_blocking(&*runtime, move || segment::encode(&part, EncodeOptions::default())).await?;
         let (attempt, epoch) = (self.manifest.attempt, self.manifest.epoch);
         let id = SegmentId { attempt, operator, subtask, epoch, part: Part(0) };
+        let reader = SegmentReader::open(from, &narrowed(&segments, wanted)).await?;
         let mut segments = Vec::new();
-        if encoded.records > 0 {
-            segments.push(self.add(id, &encoded).await?);
+        for groups in reader.parts(&groups, PART_BYTES) {
+            let rows = reader.fetch(&groups).await?;
+            let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: Rules::none() };
+            self.encode(id, part, &mut segments).await?;
         }
         if subtask.0 > 0 {
             // Every subtask was dealt all items: a copy in each would multiply them at the next restore.
@@ -164,6 +163,21 @@ impl<'a> Packs<'a> {
             self.store_large(id, opaque).await?;
         }
         Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques })
+    }
+
+    /// Writes the rows of `part`, in segments of bounded size, to be listed in `segments`.
+    async fn encode(&mut self, id: SegmentId, part: SealedPart, segments: &mut Vec<SegmentRef>) -> Result<()> {
+        let runtime = Arc::clone(self.to.runtime());
+        let mut encoder = Encoder::new(part, EncodeOptions::default(), PACK_BYTES);
+        loop {
+            let encoded;
+            let work = move || Ok((encoder.next_segment()?, encoder));
+            (encoded, encoder) = run_blocking(&*runtime, work).await?;
+            let Some(encoded) = encoded else { return Ok(()) };
+            if encoded.records > 0 {
+                segments.push(self.add(id, &encoded).await?);
+            }
+        }
     }
 
     /// Moves an opaque that is too large for a manifest into a pack.
@@ -178,6 +192,10 @@ impl<'a> Packs<'a> {
     }
 
     async fn add(&mut self, id: SegmentId, encoded: &Encoded) -> Result<SegmentRef> {
+        let with = |(_, pack): &(_, PackBuilder)| pack.len().saturating_add(encoded.bytes.len() as u64);
+        if self.open.as_ref().is_some_and(|open| with(open) > PACK_BYTES) {
+            self.upload().await?;
+        }
         let (object, pack) = self.open.get_or_insert_with(|| {
             let random = self.to.draw_put_id().0;
             let object = ObjectId { attempt: self.manifest.attempt, random };

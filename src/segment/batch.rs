@@ -4,12 +4,17 @@
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
+use super::SegmentKind;
 use super::format::shape;
+use super::reader::SegmentRows;
 use super::row::{Columns, Row, RowKey};
 use super::rules::{Below, OwnedPiece, Rules, TableRules};
+use super::run::Run;
 use super::span::{RowSpan, RowSpans, shape_of};
+use super::writer::{EncodeOptions, SegmentWriter};
 use crate::error::{Error, Result};
 use crate::id::TableId;
+use crate::key_group::KeyGroup;
 use crate::time::Timestamp;
 
 /// What a fold keeps.
@@ -34,6 +39,17 @@ pub struct RowBatch {
     order: Vec<u32>,
     /// Reused for sorting.
     ranks: Vec<Rank>,
+    /// Where rows go that are too many; `None` if they are refused.
+    overflow: Option<Overflow>,
+}
+
+/// Rows that were too many for a batch.
+#[derive(Debug)]
+struct Overflow {
+    /// They are when they take this many bytes.
+    at: usize,
+    /// Oldest first.
+    runs: Vec<Run>,
 }
 
 /// Where a row sorts: what tells most rows apart, and its number.
@@ -58,12 +74,66 @@ impl RowBatch {
         self.spans.clear();
         self.columns.clear();
         self.order.clear();
+        self.overflow = None;
+    }
+
+    fn clear_rows(&mut self) {
+        let overflow = self.overflow.take();
+        self.clear();
+        self.overflow = overflow;
+    }
+
+    /// From now on, until it is cleared, makes runs of rows that take more than `bytes`.
+    pub(super) fn overflow_at(&mut self, bytes: usize) {
+        self.overflow = Some(Overflow { at: bytes, runs: Vec::new() });
+    }
+
+    /// Returns the runs that were made, all older than the rows that it has.
+    pub(super) fn take_overflow(&mut self) -> Vec<Run> {
+        self.overflow.take().map(|overflow| overflow.runs).unwrap_or_default()
+    }
+
+    /// Makes a run of its rows if they are too many.
+    #[inline]
+    fn make_room(&mut self) -> Result<()> {
+        let bytes = self.bytes.len() + size_of::<RowSpan>() * self.spans.len();
+        if self.overflow.as_ref().is_some_and(|overflow| bytes >= overflow.at) { self.overflow() } else { Ok(()) }
+    }
+
+    #[cold]
+    fn overflow(&mut self) -> Result<()> {
+        let run = self.make_run()?;
+        if let Some(overflow) = &mut self.overflow {
+            overflow.runs.push(run);
+        }
+        self.clear_rows();
+        Ok(())
+    }
+
+    /// Folds its rows as those of a delta and returns them, compressed.
+    ///
+    /// # Errors
+    /// `Limit` if one is too large for a segment.
+    pub(super) fn make_run(&mut self) -> Result<Run> {
+        self.fold(Fold::Delta, &Rules::none())?;
+        // A batch does not know its group, and a run has but one.
+        let group = KeyGroup(0);
+        let groups = std::iter::once(group).collect();
+        let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, EncodeOptions::default())?;
+        self.iter().try_for_each(|row| writer.push(group, &row))?;
+        let encoded = writer.finish()?;
+        Ok(SegmentRows::open(encoded.bytes, &encoded.index_hash)?.run(group))
     }
 
     /// Returns how many rows it has (after a fold: how many remain).
     #[must_use]
     pub fn len(&self) -> usize {
         self.order.len()
+    }
+
+    /// Returns the bytes of memory that it takes.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        (self.bytes.capacity() + self.spans.capacity() * size_of::<RowSpan>()) as u64
     }
 
     /// Returns whether it has no rows.
@@ -80,6 +150,7 @@ impl RowBatch {
         if !row.key.fits(&row.op) {
             return Err(Error::usage("row has parts that its operation cannot have"));
         }
+        self.make_room()?;
         let length = |part: Option<&[u8]>| number(part.map_or(0, <[u8]>::len));
         let payload = row.op.payload();
         let mut span = RowSpan {
@@ -110,6 +181,7 @@ impl RowBatch {
     /// `Limit` as [`RowBatch::push`].
     pub(super) fn append(&mut self, rows: &RowSpans<'_>) -> Result<()> {
         let (Some(first), Some((parts, payloads))) = (rows.spans.first(), rows.bytes()) else { return Ok(()) };
+        self.make_room()?;
         let parts_start = number(self.bytes.len())?;
         self.bytes.extend_from_slice(parts);
         let payloads_start = number(self.bytes.len())?;
@@ -142,6 +214,17 @@ impl RowBatch {
     /// Returns the rows in their present order.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.order.iter().filter_map(|&at| self.row(at))
+    }
+
+    /// Returns the rows in their present order, from number `start`.
+    pub(crate) fn iter_from(&self, start: usize) -> impl Iterator<Item = Row<'_>> {
+        self.order.iter().skip(start).filter_map(|&at| self.row(at))
+    }
+
+    /// Forgets the rows before `place`, once it is folded.
+    pub(super) fn skip_below(&mut self, place: &RowKey<'_>) {
+        let below = self.order.partition_point(|&at| self.place(at).is_some_and(|found| found < *place));
+        self.order.drain(..below);
     }
 
     pub(super) fn last(&self) -> Option<Row<'_>> {

@@ -105,14 +105,7 @@ impl SegmentIndex {
     /// one range.
     #[must_use]
     pub fn blocks_for(&self, groups: &KeyGroupSet) -> Vec<Range<u64>> {
-        let mut ranges: Vec<Range<u64>> = Vec::new();
-        for block in self.blocks_of(groups) {
-            match ranges.last_mut() {
-                Some(last) if last.end == block.offset => last.end = block.end(),
-                _ => ranges.push(block.offset..block.end()),
-            }
-        }
-        ranges
+        touching(self.blocks_of(groups), u64::MAX)
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
@@ -241,6 +234,20 @@ impl SegmentIndex {
         }
         Ok(())
     }
+}
+
+/// Returns the byte ranges of `blocks`, which are in order: those that touch make one range of `most` bytes, or a block.
+pub(crate) fn touching<'a>(blocks: impl IntoIterator<Item = &'a BlockEntry>, most: u64) -> Vec<Range<u64>> {
+    let mut ranges: Vec<Range<u64>> = Vec::new();
+    for block in blocks {
+        match ranges.last_mut() {
+            Some(last) if last.end == block.offset && block.end().saturating_sub(last.start) <= most => {
+                last.end = block.end();
+            }
+            _ => ranges.push(block.offset..block.end()),
+        }
+    }
+    ranges
 }
 
 /// Skips what later writers add to an index and a reader may do without.

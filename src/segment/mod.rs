@@ -13,9 +13,11 @@ mod block_writer;
 mod encode;
 mod format;
 mod index;
+mod merge;
 mod reader;
 mod row;
 mod rules;
+mod run;
 mod span;
 mod writer;
 
@@ -31,13 +33,19 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::time::Timestamp;
 
 pub use batch::{Fold, RowBatch};
-pub use encode::encode;
+pub use encode::{Encoder, encode};
 pub use format::{Codec, MAX_PART_BYTES, MAX_VALUE_BYTES};
+pub(crate) use index::touching;
 pub use index::{BlockEntry, SegmentIndex};
+pub use merge::FoldedGroup;
+pub(crate) use merge::{Merge, Step};
 pub use reader::SegmentRows;
+pub(crate) use reader::verified_blocks;
 pub use row::{Columns, Op, Row, RowKey};
 pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, Ttl, Upgrade};
 pub(crate) use rules::{Below, OwnedPiece};
+pub use run::Run;
+pub(crate) use run::Spare;
 pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.
@@ -80,6 +88,20 @@ pub trait RowSource: fmt::Debug + Send + Sync {
 
     /// Returns the bytes of memory that it keeps alive, shared or not.
     fn held_bytes(&self) -> u64;
+
+    /// Returns about how many bytes the rows of `group` take in memory, if they stand in sorted runs. `None`, as by
+    /// default: they are to be appended.
+    fn sorted_bytes(&self, _group: KeyGroup) -> Option<u64> {
+        None
+    }
+
+    /// Returns the rows of `group` as sorted runs, oldest first, where [`RowSource::sorted_bytes`] says that it has some.
+    ///
+    /// # Errors
+    /// As [`RowSource::append_group`].
+    fn runs(&self, _group: KeyGroup) -> Result<Vec<Run>> {
+        Ok(Vec::new())
+    }
 }
 
 /// Several sources as one: for each group the rows of the first, then of the second, and so on.
@@ -96,6 +118,10 @@ impl Stack {
         let groups = KeyGroupSet::from_ranges(sources.iter().flat_map(|s| s.groups().ranges().iter().copied()));
         Self { sources, groups }
     }
+
+    fn having(&self, group: KeyGroup) -> impl Iterator<Item = &Arc<dyn RowSource>> {
+        self.sources.iter().filter(move |source| source.groups().contains(group))
+    }
 }
 
 impl RowSource for Stack {
@@ -104,12 +130,23 @@ impl RowSource for Stack {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        let having = self.sources.iter().filter(|source| source.groups().contains(group));
-        having.into_iter().try_for_each(|source| source.append_group(group, batch))
+        self.having(group).try_for_each(|source| source.append_group(group, batch))
     }
 
     fn held_bytes(&self) -> u64 {
         self.sources.iter().map(|source| source.held_bytes()).sum()
+    }
+
+    fn sorted_bytes(&self, group: KeyGroup) -> Option<u64> {
+        self.having(group).try_fold(0u64, |bytes, source| Some(bytes.saturating_add(source.sorted_bytes(group)?)))
+    }
+
+    fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
+        let mut runs = Vec::new();
+        for source in self.having(group) {
+            runs.extend(source.runs(group)?);
+        }
+        Ok(runs)
     }
 }
 
@@ -167,6 +204,14 @@ pub struct SealedPart {
     pub rows: Arc<dyn RowSource>,
     /// What its rows mean, at the instant of the seal.
     pub rules: Rules,
+}
+
+impl SealedPart {
+    /// Returns a part without groups.
+    pub(crate) fn empty() -> Self {
+        let (groups, rows) = (KeyGroupSet::empty(), Arc::new(Stack::default()));
+        Self { kind: SegmentKind::Delta, groups, rows, rules: Rules::none() }
+    }
 }
 
 /// A segment's bytes, with what a [`SegmentRef`] needs beside their place.

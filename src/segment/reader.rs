@@ -7,7 +7,8 @@ use bytes::Bytes;
 use super::batch::RowBatch;
 use super::block_reader::Block;
 use super::index::{BlockEntry, SegmentIndex};
-use super::{RowSource, SegmentKind};
+use super::run::Run;
+use super::{RowSource, SegmentKind, sum};
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::Hash;
@@ -47,12 +48,11 @@ impl SegmentRows {
             return Err(Error::usage("segment does not speak for these groups").with("groups", missing));
         }
         ranges.sort_by_key(|(offset, _)| *offset);
-        let blocks = index.blocks_of(groups).map(|entry| Ok((*entry, verified(entry, &ranges)?)));
         Ok(Self {
             kind: index.kind(),
             spoken_for: index.groups().clone(),
             groups: groups.clone(),
-            blocks: blocks.collect::<Result<_>>()?,
+            blocks: verified_blocks(index.blocks_of(groups), &ranges)?,
             decoded: Mutex::new(None),
         })
     }
@@ -64,6 +64,25 @@ impl SegmentRows {
     pub fn open(segment: Bytes, expected: &Hash) -> Result<Self> {
         let index = SegmentIndex::find(&segment, Some(expected))?;
         Self::new(&index, index.groups(), vec![(0, segment)])
+    }
+
+    fn check_asked(&self, group: KeyGroup) -> Result<()> {
+        if self.groups.contains(group) {
+            return Ok(());
+        }
+        Err(Error::usage("group was not asked for when the segment was opened").with("group", group))
+    }
+
+    /// Returns the rows of `group` as a run.
+    pub(crate) fn run(&self, group: KeyGroup) -> Run {
+        let blocks = self.blocks_of(group).map(|(_, block)| block.clone()).collect();
+        Run::new((self.kind, self.spoken_for.clone()), group, blocks, 0)
+    }
+
+    /// Returns the blocks that may have rows of `group`, with their numbers.
+    fn blocks_of(&self, group: KeyGroup) -> impl Iterator<Item = (usize, &(BlockEntry, Bytes))> {
+        let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
+        self.blocks.iter().enumerate().skip(first).take_while(move |(_, (entry, _))| entry.first <= group)
     }
 
     /// Returns the block `at`, decoded in the place of another.
@@ -83,13 +102,9 @@ impl SegmentRows {
     }
 
     fn append(&self, group: KeyGroup, decoded: &mut Decoded, batch: &mut RowBatch) -> Result<()> {
-        let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
         let others = batch.len();
-        for (at, block) in self.blocks.iter().enumerate().skip(first) {
+        for (at, block) in self.blocks_of(group) {
             let (entry, _) = block;
-            if entry.first > group {
-                break;
-            }
             let rows = self.block(at, block, decoded)?.rows_of(group);
             if batch.len() > others
                 && let (Some(last), Some(next)) = (batch.last(), rows.first())
@@ -109,9 +124,7 @@ impl RowSource for SegmentRows {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        if !self.groups.contains(group) {
-            return Err(Error::usage("group was not asked for when the segment was opened").with("group", group));
-        }
+        self.check_asked(group)?;
         // Taken out, not held: who reads at the same time decodes for itself. A panic while the lock was held leaves
         // nothing half done: the slot is replaced whole.
         let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
@@ -124,6 +137,26 @@ impl RowSource for SegmentRows {
     fn held_bytes(&self) -> u64 {
         self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
     }
+
+    fn sorted_bytes(&self, group: KeyGroup) -> Option<u64> {
+        Some(sum(self.blocks_of(group).map(|(_, (entry, _))| u64::from(entry.raw_bytes))))
+    }
+
+    fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
+        self.check_asked(group)?;
+        Ok(vec![self.run(group)])
+    }
+}
+
+/// Returns blocks with their bytes, given bytes of the segment with the offsets they were read from, ascending.
+///
+/// # Errors
+/// `Corrupt` if a block is missing or has another hash than the index says.
+pub(crate) fn verified_blocks<'a>(
+    blocks: impl IntoIterator<Item = &'a BlockEntry>,
+    ranges: &[(u64, Bytes)],
+) -> Result<Vec<(BlockEntry, Bytes)>> {
+    blocks.into_iter().map(|entry| Ok((*entry, verified(entry, ranges)?))).collect()
 }
 
 /// Returns the bytes of a block out of those that were read, if they are what the index says.

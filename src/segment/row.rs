@@ -45,6 +45,40 @@ impl<'a> RowKey<'a> {
     }
 }
 
+/// A place that owns its bytes; reused from row to row.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PlaceBuf {
+    table: TableId,
+    key: Option<Vec<u8>>,
+    namespace: Option<Vec<u8>>,
+    sub: Option<Vec<u8>>,
+}
+
+impl PlaceBuf {
+    pub(super) fn get(&self) -> RowKey<'_> {
+        RowKey {
+            table: self.table,
+            key: self.key.as_deref(),
+            namespace: self.namespace.as_deref(),
+            sub: self.sub.as_deref(),
+        }
+    }
+
+    pub(super) fn set(&mut self, place: &RowKey<'_>) {
+        self.table = place.table;
+        let parts = [(&mut self.key, place.key), (&mut self.namespace, place.namespace), (&mut self.sub, place.sub)];
+        for (slot, part) in parts {
+            // Reuses the buffer: this runs once per row.
+            let mut buffer = slot.take().unwrap_or_default();
+            buffer.clear();
+            *slot = part.map(|part| {
+                buffer.extend_from_slice(part);
+                buffer
+            });
+        }
+    }
+}
+
 /// What a row does to its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op<'a> {

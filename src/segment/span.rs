@@ -86,6 +86,24 @@ impl<'a> RowSpans<'a> {
         self.spans.first()?.row(self.parts, self.payloads, self.columns)
     }
 
+    /// Returns the place of the last row.
+    pub(super) fn last(&self) -> Option<RowKey<'a>> {
+        self.spans.last()?.place(self.parts)
+    }
+
+    pub(super) fn skip(self, rows: usize) -> Self {
+        Self { spans: self.spans.get(rows..).unwrap_or_default(), ..self }
+    }
+
+    pub(super) fn take(self, rows: usize) -> Self {
+        Self { spans: self.spans.get(..rows).unwrap_or(self.spans), ..self }
+    }
+
+    /// Returns how many rows, which are sorted, come before `place`.
+    pub(super) fn count_below(&self, place: &RowKey<'_>) -> usize {
+        self.spans.partition_point(|span| span.place(self.parts).is_some_and(|found| found < *place))
+    }
+
     /// Returns the bytes of all parts, and those of all payloads.
     pub(super) fn bytes(&self) -> Option<(&'a [u8], &'a [u8])> {
         let (first, last) = (self.spans.first()?, self.spans.last()?);

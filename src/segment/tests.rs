@@ -219,6 +219,30 @@ fn large_segments_are_read_in_part() {
 }
 
 #[test]
+fn long_parts_become_segments_of_other_groups_each() {
+    let rows = large(MAX, 20_000);
+    // Group 4 has no rows.
+    let rows: Vec<_> = rows.into_iter().filter(|row| row.group != KeyGroup(4)).collect();
+    let whole = encoded(SegmentKind::Delta, &KeyGroupSet::all(MAX), &rows);
+    let group_bytes = whole.bytes.len() as u64 / 7;
+    for (segment_bytes, count) in [(0, 7), (1, 7), (group_bytes * 3 / 2, 4), (u64::MAX, 1)] {
+        let part = part(SegmentKind::Delta, &KeyGroupSet::all(MAX), &rows);
+        let mut encoder = Encoder::new(part, EncodeOptions::default(), segment_bytes);
+        let (mut found, mut groups) = (Vec::new(), Vec::new());
+        while let Some(segment) = encoder.next_segment().unwrap() {
+            assert!(segment.bytes.len() as u64 <= segment_bytes.saturating_add(2 * group_bytes));
+            found.extend(open(&segment).unwrap());
+            groups.push(segment.groups);
+        }
+        assert!(encoder.is_done() && encoder.next_segment().unwrap().is_none());
+        assert_eq!(groups.len(), count, "of {segment_bytes}");
+        assert!(found == rows, "too long to print");
+        assert_eq!(groups.iter().map(KeyGroupSet::len).sum::<usize>(), usize::from(MAX), "each group once");
+        assert!(groups.is_sorted_by_key(|groups| groups.first()));
+    }
+}
+
+#[test]
 fn small_groups_share_blocks() {
     let all = KeyGroupSet::all(1000);
     let encoded = encoded(SegmentKind::Delta, &all, &large(1000, 3000));

@@ -3,13 +3,15 @@
 use std::fmt;
 
 use super::block_writer::{BlockWriter, Compressor};
-use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, MAX_PART_BYTES, MAX_VALUE_BYTES, put_header};
+use super::format::{
+    BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES, put_header,
+};
 use super::index::{BlockEntry, SegmentIndex};
-use super::row::{Row, RowKey};
+use super::row::{PlaceBuf, Row, RowKey};
 use super::{Encoded, SegmentKind};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
-use crate::id::{Hash, TableId};
+use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
 
 /// How segments are written. Equal rows give equal bytes under equal options.
@@ -118,6 +120,19 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Ends a block where one ends if the next row is of another group, and returns the bytes of all blocks.
+    pub(super) fn end_group(&mut self) -> Result<u64> {
+        if self.block.counted_bytes() >= BLOCK_BYTES_AT_GROUP {
+            self.end_block()?;
+        }
+        Ok((self.segment.len() - HEADER_BYTES) as u64)
+    }
+
+    /// Returns the segment, which speaks for `groups` alone: those of them that its rows are of, and perhaps more.
+    pub(super) fn finish_for(self, groups: KeyGroupSet) -> Result<Encoded> {
+        Self { groups, ..self }.finish()
+    }
+
     /// Returns the segment.
     ///
     /// # Errors
@@ -150,35 +165,16 @@ impl SegmentWriter {
 struct Previous {
     any: bool,
     group: KeyGroup,
-    table: TableId,
-    key: Option<Vec<u8>>,
-    namespace: Option<Vec<u8>>,
-    sub: Option<Vec<u8>>,
+    place: PlaceBuf,
 }
 
 impl Previous {
     fn row(&self) -> Option<(KeyGroup, RowKey<'_>)> {
-        let key = RowKey {
-            table: self.table,
-            key: self.key.as_deref(),
-            namespace: self.namespace.as_deref(),
-            sub: self.sub.as_deref(),
-        };
-        self.any.then_some((self.group, key))
+        self.any.then(|| (self.group, self.place.get()))
     }
 
     fn set(&mut self, group: KeyGroup, row: &Row<'_>) {
-        (self.any, self.group, self.table) = (true, group, row.key.table);
-        let parts =
-            [(&mut self.key, row.key.key), (&mut self.namespace, row.key.namespace), (&mut self.sub, row.key.sub)];
-        for (slot, part) in parts {
-            // Reuses the buffer: this runs once per row.
-            let mut buffer = slot.take().unwrap_or_default();
-            buffer.clear();
-            *slot = part.map(|part| {
-                buffer.extend_from_slice(part);
-                buffer
-            });
-        }
+        (self.any, self.group) = (true, group);
+        self.place.set(&row.key);
     }
 }

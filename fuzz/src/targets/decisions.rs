@@ -209,7 +209,10 @@ fn check_retention(
 fn chains(case: &Case) {
     let set = |bits: u16| -> KeyGroupSet { (0..16).filter(|bit| bits >> bit & 1 == 1).map(KeyGroup).collect() };
     let layers: Vec<_> = case.chains.iter().map(|(bits, bytes)| (set(*bits), u64::from(*bytes))).collect();
-    let links: Vec<_> = layers.iter().map(|(groups, bytes)| Link { groups, bytes_per_group: *bytes }).collect();
+    let links: Vec<_> = layers
+        .iter()
+        .map(|(groups, bytes)| Link { groups, bytes_per_group: *bytes, raw_bytes_per_group: *bytes / 2 })
+        .collect();
     let owned = KeyGroupSet::all(1 + u16::from(case.retained) % 16);
     let policy = ChainPolicy { max_segments: 1 + usize::from(case.list_lag), spread: usize::from(case.participants) };
     let due = bases_due(&links, &owned, policy);

@@ -15,6 +15,7 @@ pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
         ("an abort undoes nothing and repeats nothing", aborts),
         ("state comes back from what was sealed", round_trip),
         ("a load that fails adds nothing", failed_loads),
+        ("a group is loaded in parts", loads_go_on),
         ("a routing hash comes back", routing_comes_back),
         ("groups move between backends", groups_move),
         ("sealed parts are read by another thread", parts_cross_threads),
@@ -256,6 +257,28 @@ fn failed_loads<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     }
     backend.load(&History::default(), &high)?;
     same("groups without rows", (backend.groups().clone(), contents(&mut backend, &[T])?.len()), (all(), 0))
+}
+
+/// Loads a large group in two parts. A backend may refuse the second.
+fn loads_go_on<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let (mut whole, mut parts) = (make(all()), [History::default(), History::default()]);
+    for (epoch, history) in (1..).zip(&mut parts) {
+        // Of the second some are older, in the order of their bytes.
+        for key in keys(300).filter(|key| u64::from(key[3] % 2) + 1 == epoch) {
+            put(&mut whole, key, "1")?;
+        }
+        history.add(seal(&mut whole, epoch, 0, &none())?);
+    }
+    let mut loaded = make(none());
+    loaded.load(&parts[0], &all())?;
+    match loaded.load_more(&parts[1], &all()) {
+        Err(error) if error.kind() == ErrorKind::Limit => return Ok(()),
+        done => done?,
+    }
+    same("rows", contents(&mut loaded, &[T])?, contents(&mut whole, &[T])?)?;
+    same("counts", loaded.stats().rows, whole.stats().rows)?;
+    same("nothing is dirty", kinds(&seal(&mut loaded, 1, 0, &none())?), vec![])?;
+    refused("not owned", make(none()).load_more(&parts[1], &all()), ErrorKind::Usage)
 }
 
 fn routing_comes_back<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {

@@ -67,31 +67,35 @@ impl Group {
         }
     }
 
-    /// Returns a group of the rows of a folded batch, as a clean log that is not part of the next delta.
-    pub(super) fn load(batch: &RowBatch, rules: &Rules, partitioner: Partitioner, arena: &Arena) -> Result<Self> {
-        let (budget, mut group) = (arena.budget(), Self::new(partitioner, arena));
+    /// Adds the rows of a folded batch, of places that it has none of, to a clean log; they are not part of the next delta.
+    pub(super) fn load(&mut self, batch: &RowBatch, rules: &Rules, arena: &Arena) -> Result<()> {
+        let budget = arena.budget();
         let mut left = 0;
         batch.iter().try_for_each(|row| draft_of(&row).map(|draft| left += draft.len()))?;
-        if !budget.has_room(left as u64 + Index::presized_bytes(batch.len())) {
+        let first = self.rows == 0;
+        let index_bytes = if first { Index::presized_bytes(batch.len()) } else { 0 };
+        if !budget.has_room(left as u64 + index_bytes) {
             return Err(budget_spent(budget));
         }
-        group.index.presize(batch.len());
+        if first {
+            self.index.presize(batch.len());
+        }
         for row in batch.iter() {
             let mut draft = draft_of(&row)?;
-            let hash = group.hash(&draft.place);
-            let before = if draft.mark.operand { group.find(hash, &draft.place) } else { None };
-            draft.mark.ordinal = before.map_or(0, |before| group.mark(&before).ordinal + 1);
-            let address = group.regions.load(&draft, &mut left)?;
+            let hash = self.hash(&draft.place);
+            let before = if draft.mark.operand { self.find(hash, &draft.place) } else { None };
+            draft.mark.ordinal = before.map_or(0, |before| self.mark(&before).ordinal + 1);
+            let address = self.regions.load(&draft, &mut left)?;
             let length = draft.capacity as u64;
             if let Some(before) = before {
-                group.follow(hash, before, address, draft.mark.ordinal);
-                group.live_bytes += length;
+                self.follow(hash, before, address, draft.mark.ordinal);
+                self.live_bytes += length;
             } else {
-                group.index.insert(hash, address);
-                group.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules);
+                self.index.insert(hash, address);
+                self.count(hash, &draft.place, None, Some(draft.place.bytes() as u64 + length), rules);
             }
         }
-        Ok(group)
+        Ok(())
     }
 
     /// Returns the hash of a row whose key's hash is not at hand.

@@ -37,7 +37,7 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{
-    Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Cut, Fold, FoldedGroup, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
 };
 use crate::time::Timestamp;
 
@@ -481,17 +481,32 @@ impl StateBackend for LogBackend {
         let mut loaded = Vec::new();
         let mut batch = RowBatch::new();
         for id in groups.iter() {
-            batch.clear();
-            rows.append_group(id, &mut batch)?;
-            batch.fold(Fold::Base, &self.rules)?;
-            if !batch.is_empty() {
-                loaded.push((id, Box::new(Group::load(&batch, &self.rules, self.partitioner, &self.arena)?)));
+            let mut group = None;
+            let mut folded = FoldedGroup::new(rows, id, Fold::Base, &self.rules);
+            while folded.next_batch(&mut batch)? {
+                let new = || Box::new(Group::new(self.partitioner, &self.arena));
+                group.get_or_insert_with(new).load(&batch, &self.rules, &self.arena)?;
             }
+            loaded.extend(group.map(|group| (id, group)));
         }
         self.own(groups);
         for (id, group) in loaded {
             if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {
                 *slot = Some(group);
+            }
+        }
+        Ok(())
+    }
+
+    fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        check_owned(&self.owned, groups)?;
+        let mut batch = RowBatch::new();
+        for id in groups.iter() {
+            let Some(slot) = self.groups.get_mut(usize::from(id.0)) else { continue };
+            let mut folded = FoldedGroup::new(rows, id, Fold::Base, &self.rules);
+            while folded.next_batch(&mut batch)? {
+                let new = || Box::new(Group::new(self.partitioner, &self.arena));
+                slot.get_or_insert_with(new).load(&batch, &self.rules, &self.arena)?;
             }
         }
         Ok(())

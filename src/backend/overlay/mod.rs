@@ -21,7 +21,8 @@ use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::TableRules;
 use crate::segment::{
-    Below, Cut, Fold, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
+    Below, Cut, Fold, FoldedGroup, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
+    SegmentKind,
 };
 use crate::time::Timestamp;
 
@@ -59,6 +60,29 @@ pub struct OverlayBackend {
 }
 
 impl OverlayBackend {
+    /// Adds rows of `groups`, all or none.
+    fn absorb_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        let mut loaded = Layer::new(&self.budget);
+        let mut batch = RowBatch::new();
+        let mut place = Vec::new();
+        for group in groups.iter() {
+            let mut folded = FoldedGroup::new(rows, group, Fold::Base, &self.rules);
+            while folded.next_batch(&mut batch)? {
+                for row in batch.iter() {
+                    let (piece, operand) = check_loadable(&row)?;
+                    write_place(group, &row.key, &mut place);
+                    let older = loaded.rows.get(place.as_slice()).filter(|_| operand);
+                    let mut pieces = older.map(|slot| slot.pieces.clone()).unwrap_or_default();
+                    pieces.push(OwnedPiece::of(&piece));
+                    let slot = Slot { whole: true, pieces, routing: row.columns.routing };
+                    loaded.insert(&place, slot, Some(&self.budget))?;
+                }
+            }
+        }
+        absorb(Arc::make_mut(&mut self.base), loaded);
+        Ok(())
+    }
+
     /// Returns a backend that owns `groups`, without rows, and charges `budget` for what it holds.
     #[must_use]
     pub fn new(groups: KeyGroupSet, budget: MemoryBudget) -> Self {
@@ -416,25 +440,15 @@ impl StateBackend for OverlayBackend {
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_new(&self.groups, groups)?;
-        let mut loaded = Layer::new(&self.budget);
-        let mut batch = RowBatch::new();
-        let mut place = Vec::new();
-        for group in groups.iter() {
-            batch.clear();
-            rows.append_group(group, &mut batch)?;
-            batch.fold(Fold::Base, &self.rules)?;
-            for row in batch.iter() {
-                let (piece, operand) = check_loadable(&row)?;
-                write_place(group, &row.key, &mut place);
-                let older = loaded.rows.get(place.as_slice()).filter(|_| operand);
-                let mut pieces = older.map(|slot| slot.pieces.clone()).unwrap_or_default();
-                pieces.push(OwnedPiece::of(&piece));
-                let slot = Slot { whole: true, pieces, routing: row.columns.routing };
-                loaded.insert(&place, slot, Some(&self.budget))?;
-            }
-        }
-        absorb(Arc::make_mut(&mut self.base), loaded);
+        self.absorb_rows(rows, groups)?;
         self.groups = self.groups.union(groups);
+        self.recount();
+        Ok(())
+    }
+
+    fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        check_owned(&self.groups, groups)?;
+        self.absorb_rows(rows, groups)?;
         self.recount();
         Ok(())
     }

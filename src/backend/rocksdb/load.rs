@@ -10,7 +10,7 @@ use crate::backend::check_loadable;
 use crate::backend::place::{row_bytes, write_place};
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{Fold, OwnedPiece, RowBatch, RowSource, Rules};
+use crate::segment::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
 /// A file ends with the first group that brings it to this size.
 const FILE_BYTES: u64 = 64 << 20;
@@ -25,7 +25,15 @@ pub(super) struct Loaded {
     pub(super) payload_bytes: u64,
 }
 
-/// Adds the rows of `groups`, of which the database has none, all or none of them.
+impl Loaded {
+    fn add(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.live_bytes += other.live_bytes;
+        self.payload_bytes += other.payload_bytes;
+    }
+}
+
+/// Adds rows of `groups` that the database has none of, all or none.
 ///
 /// # Errors
 /// What the source, the rules and the disk return.
@@ -52,11 +60,17 @@ fn fill(
     let mut loaded = Vec::with_capacity(groups.len());
     let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
     for group in groups.iter() {
-        batch.clear();
-        rows.append_group(group, &mut batch)?;
-        batch.fold(Fold::Base, rules)?;
-        sorted.fill(group, &batch)?;
-        loaded.push((group, sorted.write(files)?));
+        let mut total = Loaded::default();
+        let mut folded = FoldedGroup::new(rows, group, Fold::Base, rules);
+        while folded.next_batch(&mut batch)? {
+            if total.rows > 0 {
+                // The database orders places otherwise than batches come: each has a file of its own.
+                files.end()?;
+            }
+            sorted.fill(group, &batch)?;
+            total.add(sorted.write(files)?);
+        }
+        loaded.push((group, total));
         files.end_if_full()?;
     }
     Ok(loaded)

@@ -140,6 +140,17 @@ impl RocksDbBackend {
         }
     }
 
+    /// Adds rows of `groups`, all or none.
+    fn add_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        self.drain()?;
+        let loaded = load::load(&self.db, rows, groups, &self.rules)?;
+        self.stack.view = View::new(&self.db, self.layers, self.rules.clone());
+        for (group, loaded) in loaded {
+            self.counts.add(group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
+        }
+        Ok(())
+    }
+
     /// Waits until RocksDB has all layers.
     fn drain(&mut self) -> Result<()> {
         if let Some(view) = self.writer.wait(self.layers)?
@@ -431,14 +442,14 @@ impl StateBackend for RocksDbBackend {
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_new(&self.groups, groups)?;
-        self.drain()?;
-        let loaded = load::load(&self.db, rows, groups, &self.rules)?;
-        self.stack.view = View::new(&self.db, self.layers, self.rules.clone());
-        for (group, loaded) in loaded {
-            self.counts.add(group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
-        }
+        self.add_rows(rows, groups)?;
         self.groups = self.groups.union(groups);
         Ok(())
+    }
+
+    fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        check_owned(&self.groups, groups)?;
+        self.add_rows(rows, groups)
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {

@@ -13,7 +13,7 @@ use crate::id::{Hash, ObjectId, Seq};
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{Layout, ObjectRef};
 use crate::place::pack::Pack;
-use crate::segment::{RowBatch, RowSource, SegmentIndex, SegmentRef, SegmentRows};
+use crate::segment::{RowBatch, RowSource, SegmentIndex, SegmentRef, SegmentRows, Spare};
 use crate::store::{Key, KeyClass, Store};
 
 /// What is known of the lengths of data objects.
@@ -197,6 +197,9 @@ pub(super) fn check_hash(what: &str, bytes: &[u8], expected: &Hash) -> Result<()
     Err(Error::corrupt(format!("{what} has another hash")).with("expected", expected).with("found", found))
 }
 
+/// Rows of a group that are looked at together; of more it is a block at a time.
+const GROUP_BYTES: u64 = 64 << 20;
+
 /// A segment and what its rows must obey.
 struct Rules<'a> {
     segment: &'a SegmentRef,
@@ -254,14 +257,23 @@ impl Rules<'_> {
         self.check_rows(&rows, index.groups())
     }
 
-    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys.
+    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A restore bounds no group
+    /// by its rows, and this does not either: many are looked at
+    /// block by block.
     fn check_rows(&self, rows: &SegmentRows, groups: &KeyGroupSet) -> Result<(), Fault> {
         let fault = self.fault(0, DamageKind::Rows);
-        let mut batch = RowBatch::new();
+        let (mut batch, mut spare) = (RowBatch::new(), Spare::default());
         for group in groups.iter() {
-            batch.clear();
-            rows.append_group(group, &mut batch).map_err(&fault)?;
-            self.check_keys(group, &batch).map_err(&fault)?;
+            if rows.sorted_bytes(group).is_some_and(|bytes| bytes <= GROUP_BYTES) {
+                batch.clear();
+                rows.append_group(group, &mut batch).map_err(&fault)?;
+                self.check_keys(group, &batch).map_err(&fault)?;
+                continue;
+            }
+            let mut run = rows.run(group);
+            while run.next_block(&mut batch, &mut spare).map_err(&fault)? {
+                self.check_keys(group, &batch).map_err(&fault)?;
+            }
         }
         Ok(())
     }

@@ -96,13 +96,13 @@ impl Reach {
         let mut damaged = Vec::new();
         for entry in manifest.operators.iter().flat_map(|operator| &operator.subtasks) {
             if let Some(subtask) = entry.inline() {
-                self.add_subtask(&manifest, subtask);
+                damaged.extend(self.add_subtask(&manifest, subtask));
             }
             let Some(slice) = entry.slice() else { continue };
             match read_subtask(store, slice, manifest.max_parallelism).await {
                 Ok(subtask) => {
                     self.add_slice(slice.object, slice.offset, slice.length, slice.hash, seq);
-                    self.add_subtask(&manifest, &subtask);
+                    damaged.extend(self.add_subtask(&manifest, &subtask));
                 }
                 Err(error) => damaged.push(Damage {
                     object: Key::Data(slice.object).to_string(),
@@ -116,16 +116,25 @@ impl Reach {
         Ok(damaged)
     }
 
-    fn add_subtask(&mut self, manifest: &Manifest, subtask: &SubtaskManifest) {
-        let opaques = subtask.opaques.iter().filter_map(Opaque::segment);
-        for segment in subtask.segments.iter().chain(opaques) {
-            if segment.kind == SegmentKind::Foreign {
-                self.add_slice(segment.object, segment.offset, segment.length, segment.index_hash, manifest.seq);
-            } else {
-                let part = Part::Segment(segment.clone(), manifest.partitioner, manifest.max_parallelism);
-                self.objects.entry(segment.object).or_default().add_part(segment.offset, part, manifest.seq);
-            }
+    /// Returns the segments of which no restore can make rows.
+    fn add_subtask(&mut self, manifest: &Manifest, subtask: &SubtaskManifest) -> Vec<Damage> {
+        for opaque in subtask.opaques.iter().filter_map(Opaque::segment) {
+            self.add_slice(opaque.object, opaque.offset, opaque.length, opaque.index_hash, manifest.seq);
         }
+        let (foreign, segments): (Vec<_>, Vec<_>) =
+            subtask.segments.iter().partition(|segment| segment.kind == SegmentKind::Foreign);
+        for segment in segments {
+            let part = Part::Segment(segment.clone(), manifest.partitioner, manifest.max_parallelism);
+            self.objects.entry(segment.object).or_default().add_part(segment.offset, part, manifest.seq);
+        }
+        let refused = |segment: &&SegmentRef| Damage {
+            object: Key::Data(segment.object).to_string(),
+            offset: segment.offset,
+            kind: DamageKind::Rows,
+            checkpoints: [manifest.seq].into(),
+            detail: "segment is of another engine".to_owned(),
+        };
+        foreign.iter().map(refused).collect()
     }
 
     fn add_slice(&mut self, object: ObjectId, offset: u64, length: u64, hash: Hash, seq: Seq) {

@@ -1,0 +1,146 @@
+//! A sorted run: the rows of one key group in one segment, decoded block by block.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+
+use super::SegmentKind;
+use super::batch::RowBatch;
+use super::block_reader::Block;
+use super::index::BlockEntry;
+use super::row::{PlaceBuf, RowKey};
+use super::span::RowSpans;
+use crate::error::{Error, Result};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+
+/// The rows of one key group in one segment, over bytes that were verified against its index.
+#[derive(Debug)]
+pub struct Run {
+    kind: SegmentKind,
+    spoken_for: KeyGroupSet,
+    group: KeyGroup,
+    /// Blocks that are not decoded yet.
+    blocks: VecDeque<(BlockEntry, Bytes)>,
+    /// How many are to be added.
+    missing: usize,
+    decoded: VecDeque<Decoded>,
+    /// The place of the last row that was decoded.
+    last: Option<PlaceBuf>,
+}
+
+/// Memory for blocks, used again and again.
+#[derive(Debug, Default)]
+pub(crate) struct Spare(Vec<Block>);
+
+#[derive(Debug)]
+struct Decoded {
+    block: Block,
+    raw_bytes: usize,
+    /// How many of its rows of the group were taken.
+    taken: usize,
+}
+
+impl Run {
+    /// * `missing`: how many blocks will be added.
+    pub(crate) fn new(
+        (kind, spoken_for): (SegmentKind, KeyGroupSet),
+        group: KeyGroup,
+        blocks: VecDeque<(BlockEntry, Bytes)>,
+        missing: usize,
+    ) -> Self {
+        Self { kind, spoken_for, group, blocks, missing, decoded: VecDeque::new(), last: None }
+    }
+
+    /// Adds blocks that were missing, in their order.
+    pub(crate) fn extend(&mut self, blocks: impl IntoIterator<Item = (BlockEntry, Bytes)>) {
+        let before = self.blocks.len();
+        self.blocks.extend(blocks);
+        self.missing = self.missing.saturating_sub(self.blocks.len() - before);
+    }
+
+    /// Returns whether every row is decoded.
+    pub(super) fn is_decoded(&self) -> bool {
+        self.blocks.is_empty() && self.missing == 0
+    }
+
+    /// Returns the stored bytes of blocks that are here and not decoded.
+    pub(crate) fn waiting_bytes(&self) -> u64 {
+        self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
+    }
+
+    /// Returns the bytes of decoded blocks that have rows left.
+    pub(super) fn decoded_bytes(&self) -> usize {
+        self.decoded.iter().map(|decoded| decoded.raw_bytes).sum()
+    }
+
+    /// Returns the place of the last row that was decoded, taken or not.
+    pub(super) fn last(&self) -> Option<RowKey<'_>> {
+        self.last.as_ref().map(PlaceBuf::get)
+    }
+
+    /// Returns the place of the first decoded row that was not taken.
+    pub(super) fn first(&self) -> Option<RowKey<'_>> {
+        self.decoded.iter().find_map(|decoded| Some(decoded.rows(self.group).first()?.key))
+    }
+
+    /// Decodes the next block into memory of `spare`; false if it has none at hand.
+    pub(super) fn decode(&mut self, spare: &mut Spare) -> Result<bool> {
+        let Some((entry, stored)) = self.blocks.pop_front() else { return Ok(false) };
+        let mut block = spare.0.pop().unwrap_or_default();
+        block
+            .decode(&stored, &entry, self.kind, &self.spoken_for)
+            .map_err(|error| error.with("block_offset", entry.offset))?;
+        let decoded = Decoded { block, raw_bytes: entry.raw_bytes as usize, taken: 0 };
+        let rows = decoded.rows(self.group);
+        if let (Some(last), Some(next)) = (self.last(), rows.first())
+            && !next.may_follow(&last)
+        {
+            return Err(Error::corrupt("blocks are out of order").with("block_offset", entry.offset));
+        }
+        match rows.last() {
+            Some(last) => {
+                self.last.get_or_insert_default().set(&last);
+                self.decoded.push_back(decoded);
+            }
+            // Its other group's rows lie in this block alone.
+            None => spare.0.push(decoded.block),
+        }
+        Ok(true)
+    }
+
+    /// Replaces what `batch` holds by the rows of the next block; false if there is none at hand.
+    pub(crate) fn next_block(&mut self, batch: &mut RowBatch, spare: &mut Spare) -> Result<bool> {
+        batch.clear();
+        let more = self.decode(spare)?;
+        self.take_below(None, batch, spare)?;
+        Ok(more)
+    }
+
+    /// Appends the decoded rows below `bound`, or all, to `batch`.
+    pub(super) fn take_below(
+        &mut self,
+        bound: Option<&RowKey<'_>>,
+        batch: &mut RowBatch,
+        spare: &mut Spare,
+    ) -> Result<()> {
+        while let Some(decoded) = self.decoded.front_mut() {
+            let rows = decoded.rows(self.group);
+            let all = rows.spans.len();
+            let below = bound.map_or(all, |bound| rows.count_below(bound));
+            batch.append(&rows.take(below))?;
+            if below < all {
+                decoded.taken += below;
+                break;
+            }
+            spare.0.extend(self.decoded.pop_front().map(|decoded| decoded.block));
+        }
+        Ok(())
+    }
+}
+
+impl Decoded {
+    /// Returns the rows of `group` that were not taken.
+    fn rows(&self, group: KeyGroup) -> RowSpans<'_> {
+        self.block.rows_of(group).skip(self.taken)
+    }
+}
