@@ -32,7 +32,7 @@ use crate::control::coordinator::{CheckpointPolicy, Coordinator, Participant};
 use crate::control::interval::{Decision, Goals, Observation};
 use crate::control::retention::RetentionPolicy;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, ManifestId, OperatorId, Subtask};
+use crate::id::{Attempt, Epoch, JobId, ManifestId, OperatorId, Subtask};
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner, check_parallelism, owner};
 use crate::manifest::rescale::{OperatorPlan, Share};
 use crate::manifest::{Manifest, OperatorManifest, Program};
@@ -267,7 +267,7 @@ impl JobBuilder {
 
     fn start(self, claimed: Claimed) -> Result<Job> {
         let Self { store, settings, operators, from, .. } = self;
-        let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let Claimed { job: id, attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
         let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
         let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
@@ -336,7 +336,7 @@ impl JobBuilder {
             state: State::default(),
         };
         runtime.spawn(driver.run(receiver).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
+        Ok(Job { id, attempt, partitioner, max_parallelism, store, link, seats, restored, budget })
     }
 }
 
@@ -469,6 +469,7 @@ impl Shared {
 /// One attempt of a job.
 #[derive(Debug)]
 pub struct Job {
+    id: JobId,
     attempt: Attempt,
     partitioner: Partitioner,
     max_parallelism: u16,
@@ -480,6 +481,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Returns the job's identity, which all of its attempts share and no other job has.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
     /// Returns the attempt that this is.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
