@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use alluvium::id::{Attempt, JobId};
 use alluvium::{Error, Result};
+use xxhash_rust::xxh3::xxh3_128;
 
 /// Returns what a failed file operation means for the user.
 pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
@@ -158,7 +159,7 @@ impl StagedFile {
 /// Returns what a result is called in the name that it is staged under: its own name, unless there is no room for that.
 fn label(name: &str) -> String {
     const ROOM: usize = 160;
-    if name.len() <= ROOM { name.to_owned() } else { blake3::hash(name.as_bytes()).to_hex().to_string() }
+    if name.len() <= ROOM { name.to_owned() } else { format!("{:032x}", xxh3_128(name.as_bytes())) }
 }
 
 impl Drop for StagedFile {

@@ -374,7 +374,7 @@ fn a_record_that_is_too_long_is_one_bad_record() {
     let all = rest(&mut source).unwrap();
     assert_eq!((all[0].as_str(), all[1].as_str(), all.last().unwrap().as_str()), ("a", "skipped", "c"));
     assert_eq!(all.len(), 3 + MAX_RECORD_BYTES / 2);
-    assert_eq!(source.state().position.line as usize, 5 + MAX_RECORD_BYTES / 2);
+    assert_eq!(source.state().position.line, 5 + MAX_RECORD_BYTES as u64 / 2);
     // The longest that there may be.
     for (name, content) in [
         ("in.csv", format!("k,v\n{},{}\nc,3\n", "a", &huge[2..])),
