@@ -137,6 +137,86 @@ fn a_changed_input_is_noticed() {
 }
 
 #[test]
+fn columns_of_the_output_that_would_have_one_name_are_refused() {
+    let job = Job::new();
+    for extra in ["--key count", "--key sum_v --agg sum:v", "--key window_start --window tumbling:1s --time t"] {
+        let mut args = job.args("");
+        let at = args.iter().position(|arg| arg == "--key").unwrap();
+        args.splice(at..at + 2, words(extra));
+        let line = fails(&run(args), "config");
+        assert!(line.contains("two columns"), "{line}");
+        job.nothing_is_left();
+        assert!(!job.bench.path("state").exists(), "{extra}: nothing is done");
+    }
+}
+
+#[test]
+fn a_result_that_would_replace_the_input_or_lie_among_checkpoints_is_refused() {
+    let job = Job::new();
+    let before = fs::read(&job.input).unwrap();
+    fs::hard_link(&job.input, job.bench.path("hard.csv")).unwrap();
+    std::os::unix::fs::symlink(&job.input, job.bench.path("soft.csv")).unwrap();
+    for output in ["in.csv", "./in.csv", "hard.csv", "soft.csv", "state/out.csv", "state/j/out.csv"] {
+        let line = fails(&run(job.with("--output", &job.bench.path(output).display().to_string())), "config");
+        assert!(line.contains(output), "{line}");
+        assert!(!job.bench.path("state").exists(), "{output}: nothing is done");
+        assert_eq!(fs::read(&job.input).unwrap(), before);
+    }
+    // The input by the name that standard input has it under.
+    let at = job.bench.path("in.csv");
+    let mut args = job.with("--input", "-");
+    let output = args.iter().position(|arg| arg == "--output").unwrap() + 1;
+    args[output] = at.display().to_string();
+    let mut stdin = tool::tool(args);
+    stdin.stdin(fs::File::open(&at).unwrap());
+    fails(&stdin.output().unwrap(), "config");
+    assert_eq!(fs::read(&job.input).unwrap(), before);
+}
+
+#[test]
+fn a_folder_of_parts_belongs_to_one_job() {
+    let job = Job::new();
+    let args = |job_name: &str, store: &str, extra: &str| {
+        let parts = job.bench.path("parts").display().to_string();
+        words(&format!(
+            "run --store {} --job {job_name} --input {} --key k --agg count --window tumbling:1s --time t --json \
+             --emit on-close --output {parts} {extra}",
+            job.bench.store(store),
+            job.input
+        ))
+    };
+    json(&run(args("j", "state", "--limit 2")));
+    let published = tool::published(&job.bench.path("parts"));
+    for (other, store) in [("other", "state"), ("j", "elsewhere")] {
+        let line = fails(&run(args(other, store, "")), "config");
+        assert!(line.contains("job=`j`") && line.contains("state"), "{line}");
+        let listed = run(words(&format!("list --store {} --job {other} --json", job.bench.store(store))));
+        assert!(!listed.status.success(), "nothing is claimed");
+    }
+    assert_eq!(tool::published(&job.bench.path("parts")), published);
+    json(&run(args("j", "state", "")));
+    assert_eq!(tool::published(&job.bench.path("parts")).len(), 3);
+}
+
+#[test]
+fn stray_quotes_long_records_and_records_without_a_key() {
+    let job = Job::new();
+    for (name, content, counted) in [
+        ("quote.csv", "k,v\na,1\nb,\"2\nc,3\n".to_owned(), "k,count\na,1\nc,1\n"),
+        ("long.csv", format!("k,v\na,1\nb,{}\nc,3\n", "9".repeat(17 << 20)), "k,count\na,1\nc,1\n"),
+        ("key.jsonl", "{\"k\":\"a\"}\n{\"v\":1}\n{\"k\":null}\n{\"k\":\"\"}\n".to_owned(), "k,count\n,1\na,1\n"),
+    ] {
+        let input = job.bench.write(name, content).display().to_string();
+        let base = format!("run --store memory:/// --job j --key k --agg count --input {input}");
+        let line = fails(&run(words(&base)), "input");
+        assert!(line.contains(name) && line.contains("line=`"), "{line}");
+        let output = run(words(&format!("{base} --on-bad-record skip")));
+        assert!(output.status.success(), "{}", stderr(&output));
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), counted, "{name}");
+    }
+}
+
+#[test]
 fn d12_stores_that_cannot_be_used() {
     let job = Job::new();
     let file = job.bench.write("file", "not a folder");

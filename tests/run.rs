@@ -188,6 +188,72 @@ fn closed_windows_are_published_once_each() {
     }
 }
 
+/// A finished job that is run again over an input that has grown gives what the whole input gives, or refuses.
+#[test]
+fn a_finished_job_goes_on_with_an_input_that_has_grown() {
+    for (name, old, more, fine) in [
+        ("in.csv", "k,v\na,1\nb,2\n", "a,3\n", true),
+        ("in.csv", "k,v\na,1\nb,2", "\na,3", true),
+        ("in.csv", "k,v\na,1\nb,2", "5\na,3\n", false),
+        ("in.jsonl", "{\"k\":\"a\",\"v\":1}\n{\"k\":\"b\",\"v\":2}", "\n{\"k\":\"a\",\"v\":3}\n", true),
+        ("in.jsonl", "{\"k\":\"a\",\"v\":1}\n{\"k\":\"b\",\"v\":2}", "x\n{\"k\":\"a\",\"v\":3}\n", false),
+        ("in.jsonl", "{\"k\":\"a\",\"v\":1}\n{\"k\":\"b\",", "\"v\":2}\n", false),
+    ] {
+        let bench = Bench::new();
+        let input = bench.write(name, old);
+        let job = |store: &str| {
+            let flags = "--key k --agg count,sum:v --on-bad-record skip";
+            run(words(&format!("run --store {store} --job j --input {} {flags}", input.display())))
+        };
+        let first = job(&bench.store("state"));
+        assert!(first.status.success(), "{}", stderr(&first));
+        fs::write(&input, format!("{old}{more}")).unwrap();
+        let again = job(&bench.store("state"));
+        if fine {
+            assert_eq!(again.stdout, job("memory:///").stdout, "{old:?} {more:?}: {}", stderr(&again));
+        } else {
+            let line = fails(&again, "input");
+            assert!(line.contains("input changed") && line.contains(name), "{line}");
+        }
+    }
+}
+
+#[test]
+fn windows_that_the_end_of_the_input_closed_are_published_once_when_it_grows() {
+    let bench = Bench::new();
+    let input = bench.write("in.csv", "k,t\na,1000\nb,2000\na,3000\n");
+    let args = |emit: &str, extra: &str| {
+        let flags = "--key k --agg count --window tumbling:10s --time t --json";
+        let (store, output) = (bench.store(emit), bench.path(&format!("{emit}-out")));
+        let (input, output) = (input.display(), output.display());
+        words(&format!("run --store {store} --job j --input {input} {flags} --emit {emit} --output {output} {extra}"))
+    };
+    for emit in ["on-close", "end"] {
+        json(&run(args(emit, "")));
+        json(&run(args(emit, "")));
+    }
+    fs::write(&input, "k,t\na,1000\nb,2000\na,3000\na,4000\nb,15000\n").unwrap();
+    let report = json(&run(args("on-close", "")));
+    assert_eq!((&report["records"], &report["late_records"]), (&5.into(), &1.into()));
+    let rows = ["a,1970-01-01T00:00:00Z,2", "b,1970-01-01T00:00:00Z,1", "b,1970-01-01T00:00:10Z,1"];
+    assert_eq!(tool::published(&bench.path("on-close-out")), rows);
+    assert_eq!(json(&run(args("end", "")))["late_records"], 0);
+    let rows = "k,window_start,count\na,1970-01-01T00:00:00Z,3\nb,1970-01-01T00:00:00Z,1\nb,1970-01-01T00:00:10Z,1\n";
+    assert_eq!(fs::read_to_string(bench.path("end-out")).unwrap(), rows);
+}
+
+#[test]
+fn names_of_columns_may_have_commas() {
+    let bench = Bench::new();
+    let input = bench.write("in.csv", "\"a,b\",\"price, USD\",\"price, USD (old)\",x,x\nk,1,5,y,z\nk,2,6,y,z\n");
+    let mut args = words(&format!("run --store memory:/// --job j --input {}", input.display()));
+    args.extend(["--key", "\"a,b\"", "--agg", "sum:\"price, USD\",count,\"max:price, USD (old)\""].map(str::to_owned));
+    let output = run(args);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(text, "\"a,b\",\"sum_price, USD\",count,\"max_price, USD (old)\"\nk,3,2,6\n");
+}
+
 #[test]
 fn jsonl_and_compressed_input_give_what_csv_gives() {
     let bench = Bench::new();

@@ -222,7 +222,7 @@ impl JobBuilder {
 
     fn start(self, claimed: Claimed, carried: Vec<Carried>) -> Result<Job> {
         let Self { store, settings, operators, from, .. } = self;
-        let Claimed { attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let Claimed { job: id, attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
         let runtime = Arc::clone(store.runtime());
         let budget = MemoryBudget::new(settings.memory_bytes);
         let savepoints = committer.savepoints();
@@ -291,7 +291,7 @@ impl JobBuilder {
         };
         let latch = Latch(Arc::clone(&driver.shared));
         runtime.spawn(driver.run(receiver, latch).boxed());
-        Ok(Job { attempt, partitioner, max_parallelism, store, link, seats, restored, savepoints, budget })
+        Ok(Job { id, attempt, partitioner, max_parallelism, store, link, seats, restored, savepoints, budget })
     }
 }
 

@@ -23,7 +23,7 @@ use crate::checkpoint::claim;
 use crate::checkpoint::savepoints::Savepoints;
 use crate::control::interval::{Decision, Goals, Observation};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Barrier, Epoch, ManifestId, Seq};
+use crate::id::{Attempt, Barrier, Epoch, JobId, ManifestId, Seq};
 use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
 use crate::store::Store;
@@ -44,6 +44,7 @@ pub const WRITER: &str = concat!("alluvium ", env!("CARGO_PKG_VERSION"));
 /// One attempt of a job.
 #[derive(Debug)]
 pub struct Job {
+    id: JobId,
     attempt: Attempt,
     partitioner: Partitioner,
     max_parallelism: u16,
@@ -56,6 +57,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Returns the job's identity, which all of its attempts share and no other job has.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
     /// Returns the attempt that this is.
     #[must_use]
     pub fn attempt(&self) -> Attempt {

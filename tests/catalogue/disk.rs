@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
@@ -313,20 +313,96 @@ fn d09_a_file_that_is_cut_or_removed_under_a_job_is_an_error_that_names_it() {
     // That no file is mapped into memory, so that none can end a process by being cut, is a rule of `tests/tidy.rs`.
 }
 
+/// An attempt that is stopped before any call on its result, and goes on when its successor is through.
+#[test]
+fn d10_an_attempt_that_sleeps_at_any_call_replaces_nothing() {
+    let from = format!("--checkpoint {}", IN_PARTS.committed.0.last_key_value().unwrap().0);
+    for (scene, calls_on, extra) in [
+        (&*TO_A_FILE, ".staged", ""),
+        (&*TO_A_FILE, "out.csv", ""),
+        (&*IN_PARTS, "parts", ""),
+        (&*IN_PARTS, "parts", from.as_str()),
+    ] {
+        for at in 1.. {
+            let case = scene.copy();
+            let shim = Shim::below(&case.path(calls_on)).stop("any", at);
+            let parts = || {
+                fs::read_dir(case.path("parts")).map_or(0, |names| {
+                    names
+                        .filter(|name| name.as_ref().unwrap().file_name().to_string_lossy().starts_with("part-"))
+                        .count()
+                })
+            };
+            let before = parts();
+            let Some(mut older) = case.start_until_stopped(&shim) else {
+                assert!(at > 1, "{calls_on}: never stopped");
+                break;
+            };
+            if !extra.is_empty() && parts() > before {
+                // Nobody may go back behind what it has published by now.
+                crate::tool::kill(&mut older);
+                break;
+            }
+            // Before it begins it is not the older one; behind its rename it is through.
+            let begun = fs::read_dir(case.path("state/j/attempt")).unwrap().count() > 3;
+            let sleeps = begun && !case.path("out.csv").exists();
+            case.run_on(extra);
+            case.check_output(true, "the newer attempt");
+            let result = fs::metadata(case.path("out.csv")).ok().map(|result| result.ino());
+            assert!(Command::new("kill").args(["-CONT", &older.id().to_string()]).status().unwrap().success());
+            let ended = older.wait_with_output().unwrap();
+            let what = format!("stopped at {calls_on} {at}");
+            if sleeps {
+                crate::tool::fails(&ended, "fenced");
+                assert_eq!(fs::metadata(case.path("out.csv")).ok().map(|result| result.ino()), result, "{what}");
+            } else {
+                assert!(ended.status.success(), "{what}: {}", crate::tool::stderr(&ended));
+            }
+            case.check_output(true, &what);
+            case.run_on("");
+            case.check_nothing_is_left(&what);
+        }
+    }
+}
+
+#[test]
+fn d11_a_folder_is_claimed_whole_or_not_at_all() {
+    for fault in ["no space", "kill"] {
+        for at in 1.. {
+            let case = IN_PARTS.copy();
+            fs::remove_file(case.path("parts/_owner.json")).unwrap();
+            let below = Shim::below(&case.path("parts"));
+            let shim =
+                if fault == "kill" { below.kill("any", at, "after") } else { below.refuse("any", at, 1, ENOSPC) };
+            let ended = case.run(&shim);
+            case.check(&ended, &format!("{fault} at call {at}"));
+            assert!(case.path("parts/_owner.json").is_file());
+            if ended.calls.iter().filter(|call| call.name != "read").count() < at {
+                assert!(at > 8, "{at} calls");
+                break;
+            }
+        }
+    }
+}
+
 #[test]
 fn d11_what_dead_runs_left_is_removed_if_it_is_its_own_and_nothing_else() {
     let case = TO_A_FILE.copy();
-    let own = [".out.csv.attempt-1.tmp", ".out.csv.attempt-2.tmp"];
+    let job = on_folder(&case.store(), async |store| {
+        Chain::load(store).await.unwrap().newest_readable().unwrap().manifest.job
+    });
+    let own = [1, 2].map(|attempt| format!(".staged-{job}-{attempt}-out.csv"));
     let foreign = [
-        ".out.csv.attempt-01.tmp",
-        ".out.csv.attempt-x.tmp",
-        ".out.csv.attempt-999.tmp",
-        ".other.csv.attempt-1.tmp",
-        "out.csv.attempt-1.tmp",
-        ".out.csv.attempt-1.tmp.bak",
+        format!(".staged-{job}-01-out.csv"),
+        format!(".staged-{job}-x-out.csv"),
+        format!(".staged-{job}-999-out.csv"),
+        format!(".staged-{job}-1-other.csv"),
+        format!("staged-{job}-1-out.csv"),
+        format!(".staged-{job}-1-out.csv.bak"),
+        format!(".staged-{}-1-out.csv", "0".repeat(32)),
     ];
-    let own = own.map(|name| case.path(name));
-    let foreign = foreign.map(|name| case.path(name));
+    let own = own.map(|name| case.path(&name));
+    let foreign = foreign.map(|name| case.path(&name));
     own.iter().chain(&foreign).for_each(|path| fs::write(path, "left over").unwrap());
     // What a dead upload leaves in the store has a name that no listing shows and no upload waits for.
     let staged = |n: usize| case.path("state/j").join(["data", "manifest"][n % 2]).join(format!("{:020}#{n}", n / 10));

@@ -137,12 +137,40 @@ impl Case<'_> {
         self.check_output(ended.code == Some(0), what);
         self.check_result();
         self.scene.committed.check_folder(&self.store(), what);
+        self.check_nothing_is_left(what);
+    }
+
+    /// Checks that the folder of the output has nothing but results in it, and who they belong to.
+    pub(crate) fn check_nothing_is_left(&self, what: &str) {
         let output = self.scene.emit == Emit::OnClose;
         for entry in fs::read_dir(self.path(if output { "parts" } else { "" })).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let known = name.starts_with("part-") || name == "state" || name == "out.csv";
+            let known = name.starts_with("part-") || ["_owner.json", "state", "out.csv"].contains(&name.as_str());
             assert!(known, "{what}: {name} is left behind");
         }
+    }
+
+    /// Starts the job from where it stands, waits until `shim` stops it, and returns it; `None` if it ends before.
+    pub(crate) fn start_until_stopped(&self, shim: &Shim) -> Option<Child> {
+        let mut command = tool::tool(arguments(&self.scene.bench, &self.bench, self.scene.emit, ""));
+        shim.under(&mut command, &self.bench.path("calls"));
+        let mut child = command.spawn().unwrap();
+        let stat = format!("/proc/{}/stat", child.id());
+        loop {
+            match fs::read_to_string(&stat).unwrap().rsplit(") ").next().and_then(|state| state.chars().next()) {
+                Some('T') => return Some(child),
+                Some('Z') => {
+                    child.wait().unwrap();
+                    return None;
+                }
+                _ => thread::yield_now(),
+            }
+        }
+    }
+
+    /// Runs the job to its end, undisturbed, with more flags.
+    pub(crate) fn run_on(&self, extra: &str) {
+        json(&run(arguments(&self.scene.bench, &self.bench, self.scene.emit, extra)));
     }
 
     /// Runs the job to its end, undisturbed, and checks its result.
@@ -151,7 +179,7 @@ impl Case<'_> {
         self.check_output(true, "undisturbed");
     }
 
-    fn check_output(&self, complete: bool, what: &str) {
+    pub(crate) fn check_output(&self, complete: bool, what: &str) {
         match self.scene.emit {
             Emit::End => {
                 let found = fs::read_to_string(self.path("out.csv")).ok();

@@ -6,7 +6,8 @@
  *   SHIM_FIRST   the first of them that is met, from 1; none if 0
  *   SHIM_COUNT   how many are met from there on
  *   SHIM_ERRNO   what they fail with, without being made
- *   SHIM_KILL    instead: the process is killed, "before" or "after" the call
+ *   SHIM_KILL    instead: the process is killed, "before" or "after" the call; or it is stopped before it, "stop", and
+ *                makes the call once it is continued
  *   SHIM_BYTES   reads and writes transfer so many bytes at most, and every second one is interrupted first
  *   SHIM_HASTE   time passes so many times as fast, from the first call on that is met, if any is to be: a start that the
  *                machine makes slow is none that the store makes slow
@@ -93,12 +94,16 @@ static int in_haste(void) {
 
 static void die(void) { kill(getpid(), SIGKILL); }
 
+static int stops(void) { return shim.kill && !strcmp(shim.kill, "stop"); }
+
 /* Returns 1 if the call is not to be made; errno says why. */
 static int refuses(int meets, const char *call, const char *path) {
     if (!meets)
         return 0;
     if (shim.kill && !strcmp(shim.kill, "before"))
         die();
+    if (stops())
+        raise(SIGSTOP); /* of this very thread, so that it goes no further */
     if (shim.kill)
         return 0;
     note(call, path, " refused");
@@ -110,7 +115,7 @@ static void made(int meets, const char *call, const char *path, int failed) {
     int kept = errno;
     if (below_root(path))
         note(call, path, failed ? " failed" : "");
-    if (meets)
+    if (meets && !stops())
         die();
     errno = kept;
 }

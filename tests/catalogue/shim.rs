@@ -61,6 +61,11 @@ impl Shim {
         self.meet(call, first, 1).with("SHIM_KILL", when)
     }
 
+    /// The process stops at the `first` of these calls, before it.
+    pub(crate) fn stop(self, call: &str, first: usize) -> Self {
+        self.meet(call, first, 1).with("SHIM_KILL", "stop")
+    }
+
     fn meet(self, call: &str, first: usize, count: u64) -> Self {
         self.with("SHIM_CALL", call).with("SHIM_FIRST", first).with("SHIM_COUNT", count)
     }

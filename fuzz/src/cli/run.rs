@@ -12,6 +12,8 @@ mod files;
 pub(crate) mod fuzz;
 #[path = "../../../src/cli/run/interval.rs"]
 mod interval;
+#[path = "../../../src/cli/run/list.rs"]
+mod list;
 #[path = "../../../src/cli/run/output.rs"]
 mod output;
 #[path = "../../../src/cli/run/program.rs"]

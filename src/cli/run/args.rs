@@ -8,8 +8,8 @@ use clap::{Args, ValueEnum};
 
 use super::super::goal::{self, GoalArg};
 use super::super::keys::KeyArgs;
-use super::aggregate::Aggregate;
 use super::interval::{Interval, positive_duration};
+use super::list::{Aggregates, Columns};
 use super::program::{Emit, OnBadRecord};
 use super::rate::RateArg;
 use super::source::{Format, Input};
@@ -30,12 +30,12 @@ pub(crate) struct RunArgs {
     /// Format of the input [default: by the file's name, else csv]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
-    /// Columns that make the key
-    #[arg(long, short, required = true, value_delimiter = ',', value_name = "COL")]
-    pub(crate) key: Vec<String>,
+    /// Columns that make the key; a name with a comma is put into double quotes
+    #[arg(long, short, required = true, value_name = "COL[,COL...]")]
+    pub(crate) key: Vec<Columns>,
     /// Aggregates per key: count, sum:COL, min:COL, max:COL, mean:COL, last:COL, distinct:COL
-    #[arg(long, short, required = true, value_delimiter = ',', value_name = "AGG")]
-    pub(crate) agg: Vec<Aggregate>,
+    #[arg(long, short, required = true, value_name = "AGG[,AGG...]")]
+    pub(crate) agg: Vec<Aggregates>,
 
     /// Aggregate per key and window of this length, aligned to the Unix epoch
     #[arg(long, short, requires = "time", required_if_eq("emit", "on-close"), value_name = "tumbling:DURATION")]
@@ -185,7 +185,8 @@ mod tests {
     #[test]
     fn defaults_and_lists() {
         let args = parse("").unwrap();
-        assert_eq!((args.key.len(), args.agg.len(), args.parallelism, args.max_parallelism), (2, 2, 1, 128));
+        assert_eq!((args.key[0].0.len(), args.agg[0].0.len()), (2, 2));
+        assert_eq!((args.parallelism, args.max_parallelism), (1, 128));
         assert_eq!((args.retain, args.max_in_flight, args.min_pause), (3, 2, Duration::ZERO));
         let args = parse("--window tumbling:30d --time t --lateness 30m --emit on-close --output dir").unwrap();
         assert_eq!((args.lateness, args.emit), (Some(Duration::from_secs(1800)), Emit::OnClose));
@@ -218,6 +219,7 @@ mod tests {
             ("--agg median:v", ErrorKind::ValueValidation),
             ("--agg count:v", ErrorKind::ValueValidation),
             ("--agg sum", ErrorKind::ValueValidation),
+            ("--key \"a", ErrorKind::ValueValidation),
             ("--retain 0", ErrorKind::ValueValidation),
             ("--rate 0", ErrorKind::ValueValidation),
         ] {

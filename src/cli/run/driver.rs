@@ -25,14 +25,17 @@ use tokio::sync::Notify;
 
 use super::aggregate::Operator;
 use super::args::{BackendKind, RunArgs, Strategy};
+use super::files::Writer;
 use super::interval::{self, Interval, LoadMeter};
-use super::output::{Output, OutputRow, check_target};
+use super::output::{Output, OutputRow};
+use super::owner::Owner;
+use super::places;
 use super::program::{Emit, Program};
 use super::progress;
 use super::reader::{self, End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
-use super::sink::{FileSink, check_folder};
+use super::sink::FileSink;
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
 use super::subtask::{Finished, ToSubtask, Worker};
@@ -56,11 +59,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// As its parts; the store and the output are then as after a crash.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let program = Program::new(args)?;
-    match (&args.output, program.emit) {
-        (Some(target), Emit::End) => check_target(target)?,
-        (Some(folder), Emit::OnClose) => check_folder(folder)?,
-        (None, _) => {}
-    }
+    places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
     serve_metrics(args, &runtime)?;
@@ -81,8 +80,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let (job, mut report, rows, end) = run.process(source)?;
     report.elapsed_s = started.elapsed().as_secs_f64();
     if end != End::Stopped {
-        runtime.block_on(job.check_owner())?;
-        write_output(args, &program, &job, &rows)?;
+        runtime.block_on(write_output(args, &program, &job, &rows))?;
     }
     report.print(&job, args.json)
 }
@@ -106,6 +104,10 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
         builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
     }
     builder.check()?;
+    if let (Emit::OnClose, Some(folder)) = (program.emit, &args.output) {
+        let peeked = builder.peek().await?;
+        Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
+    }
     let before = builder.peek_restored().await?;
     check_program(before.as_ref(), program)?;
     let source = open_source(args, program, before.as_ref())?;
@@ -172,20 +174,41 @@ fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
         .map_err(|source| Error::config("cannot serve metrics").with("address", address).with_source(source))
 }
 
-/// Writes the results where they belong; published parts are there already.
-fn write_output(args: &RunArgs, program: &Program, job: &Job, rows: &[OutputRow]) -> Result<()> {
-    if program.emit == Emit::OnClose {
-        return Ok(());
-    }
+/// Writes the results where they belong, if the job is still this attempt's; published parts are there already.
+async fn write_output(args: &RunArgs, program: &Program, job: &Job, rows: &[OutputRow]) -> Result<()> {
     let output = Output::new(program);
     match &args.output {
-        Some(target) => output.stage(rows, target, job.attempt())?.publish(),
-        None if args.json => Ok(()),
-        None => {
+        Some(target) if program.emit == Emit::End => {
+            // In this order: see [`Writer`].
+            let staged = output.stage(rows, target, writer(job))?;
+            job.check_owner().await?;
+            match staged.publish() {
+                Err(error) => Err(unless_fenced(job, error).await),
+                Ok(()) => Ok(()),
+            }
+        }
+        _ if args.json || program.emit == Emit::OnClose => job.check_owner().await,
+        _ => {
+            job.check_owner().await?;
             let mut text = Vec::new();
             output.write(rows, &mut text)?;
             print::bytes(&text)
         }
+    }
+}
+
+fn writer(job: &Job) -> Writer {
+    Writer { job: job.id(), attempt: job.attempt() }
+}
+
+/// Returns why a result could not be published: if there is a newer attempt, it removed what was staged, or went further.
+async fn unless_fenced(job: &Job, error: Error) -> Error {
+    if error.kind() == ErrorKind::Unavailable {
+        return error;
+    }
+    match job.check_owner().await {
+        Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced.with_source(error),
+        _ => error,
     }
 }
 
@@ -303,10 +326,13 @@ impl Run<'_> {
 
     fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
         let folder = self.args.output.as_deref().ok_or_else(|| Error::config("--emit on-close needs --output"))?;
-        let sink = FileSink::open(folder, self.job.attempt(), Output::new(self.program))?;
+        let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
+        let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
         let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
-        sink.recover(epoch, &sink_task::listed(seat.opaques())?)?;
-        SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue)
+        let recovered = sink.recover(&owner, epoch, &sink_task::listed(seat.opaques())?);
+        let worked =
+            recovered.and_then(|()| SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue));
+        worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
     }
 
     fn task(&self, seat: Seat) -> Result<Task<AnyBackend>> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use alluvium::Result;
+use alluvium::{ErrorKind, Result};
 use clap::Parser;
 use tempfile::TempDir;
 
@@ -30,7 +30,8 @@ fn parse(flags: &str) -> Result<RunArgs, clap::Error> {
     run.check().map(|()| run)
 }
 
-/// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint.
+/// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint,
+/// and what share of it was there at first.
 pub(crate) fn input(data: &[u8]) -> Result<()> {
     let [choice, records, content @ ..] = data else { return Ok(()) };
     let folder = TempDir::new().expect("a folder for temporary files");
@@ -51,7 +52,26 @@ pub(crate) fn input(data: &[u8]) -> Result<()> {
     let rest = rest.expect("what could be read once").0;
     let same = first.iter().chain(&rest).take(whole.len()).eq(&whole);
     assert!(same, "another run reads other records: {first:?} {rest:?} {whole:?}");
+    if path.extension().is_some_and(|extension| extension == "csv" || extension == "jsonl") {
+        let cut = content.len() * usize::from(*records) / 256;
+        fs::write(&path, &content[..cut]).expect("a temporary file");
+        let old = Source::open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
+        fs::write(&path, content).expect("a temporary file");
+        old.into_iter().for_each(|old| grown(&args, &program, old, &whole));
+    }
     Ok(())
+}
+
+/// Goes on behind `old` records of an input that has grown: together they are those of the `whole`, or it is refused.
+fn grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
+    let more = Source::open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
+    match more {
+        Ok((more, _)) => {
+            let same = old.iter().chain(&more).take(whole.len()).eq(whole);
+            assert!(same, "what has grown is read as something else: {old:?} {more:?} {whole:?}");
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Input, "{error}"),
+    }
 }
 
 /// Reads so many records, as text, and returns the state after them.
@@ -101,7 +121,43 @@ pub(crate) fn flags(data: &[u8]) -> Result<()> {
 mod tests {
     use std::path::Path;
 
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn inputs_made_of_what_formats_are_made_of_keep_the_rules(
+            choice in any::<u8>(),
+            records in any::<u8>(),
+            parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..24),
+        ) {
+            let head = if choice % 2 == 0 { "k,v,w,t\n" } else { "{\"k\":1,\"v\":2,\"w\":3,\"t\":4}\n" };
+            let content = [&[choice & 0b1101, records], head.as_bytes(), parts.concat().as_bytes()].concat();
+            let _refused = input(&content);
+        }
+    }
+
+    const PARTS: [&str; 16] = [
+        "\n",
+        "\r\n",
+        "\r",
+        ",",
+        "\"",
+        "\"\"",
+        "a",
+        "1",
+        "a,1,b,2\n",
+        "\"a\",1,\"b\n\",9",
+        " ",
+        "{\"k\":1}\n",
+        "{\"k\":\"a\",\"t\":99,\"w\":\"\"}",
+        "{",
+        "}",
+        "\u{feff}",
+    ];
 
     #[test]
     fn every_committed_input_keeps_the_rules() {

@@ -4,11 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use alluvium::id::Attempt;
 use alluvium::{Error, Result};
 use csv::{QuoteStyle, StringRecord, Terminator, WriterBuilder};
 
-use super::files::{StagedFile, folder_of, io_error};
+use super::files::{StagedFile, Writer, folder_of, io_error};
 use super::program::Program;
 
 /// The results of one key and window.
@@ -30,12 +29,14 @@ pub(crate) struct Output {
 impl Output {
     /// Returns the shape of a program's output.
     pub(crate) fn new(program: &Program) -> Self {
-        let mut header = StringRecord::from(program.key.clone());
-        if program.window.is_some() {
-            header.push_field("window_start");
-        }
-        program.agg.iter().for_each(|aggregate| header.push_field(&aggregate.output_name()));
-        Self { header, key_columns: program.key.len() }
+        Self { header: Self::columns(program).collect::<Vec<_>>().into(), key_columns: program.key.len() }
+    }
+
+    /// Returns the names of its columns.
+    pub(crate) fn columns(program: &Program) -> impl Iterator<Item = String> + '_ {
+        let window = program.window.iter().map(|_| "window_start".to_owned());
+        let aggregates = program.agg.iter().map(super::aggregate::Aggregate::output_name);
+        program.key.iter().cloned().chain(window).chain(aggregates)
     }
 
     /// Sorts the rows by their key cells' UTF-8 bytes, then by window.
@@ -70,8 +71,8 @@ impl Output {
     ///
     /// # Errors
     /// `NotFound`, `Denied` or `Unavailable`.
-    pub(crate) fn stage(&self, rows: &[OutputRow], target: &Path, attempt: Attempt) -> Result<StagedFile> {
-        StagedFile::write(target, attempt, |file| self.write(rows, file))
+    pub(crate) fn stage(&self, rows: &[OutputRow], target: &Path, writer: Writer) -> Result<StagedFile> {
+        StagedFile::write(target, writer, |file| self.write(rows, file))
     }
 }
 
@@ -94,8 +95,11 @@ pub(crate) fn check_target(target: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use alluvium::ErrorKind;
+    use alluvium::id::{Attempt, JobId};
 
     use super::*;
+
+    const WRITER: Writer = Writer { job: JobId([9; 16]), attempt: Attempt(7) };
 
     fn output() -> Output {
         Output { header: StringRecord::from(vec!["a", "b", "window_start", "count"]), key_columns: 2 }
@@ -146,11 +150,11 @@ mod tests {
         let target = folder.path().join("out.csv");
         let names = || fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
         fs::write(&target, "old").unwrap();
-        drop(output().stage(&[], &target, Attempt(7)).unwrap());
+        drop(output().stage(&[], &target, WRITER).unwrap());
         assert_eq!((names().len(), fs::read_to_string(&target).unwrap()), (1, "old".to_owned()));
 
-        let staged = output().stage(&[], &target, Attempt(7)).unwrap();
-        assert!(names().contains(&".out.csv.attempt-7.tmp".into()));
+        let staged = output().stage(&[], &target, WRITER).unwrap();
+        assert!(names().contains(&WRITER.staged_name("out.csv").into()));
         assert_eq!(fs::read_to_string(&target).unwrap(), "old");
         staged.publish().unwrap();
         assert_eq!((names().len(), fs::read_to_string(&target).unwrap()), (1, "a,b,window_start,count\n".to_owned()));
@@ -161,8 +165,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let victim = folder.path().join("victim");
         fs::write(&victim, "precious").unwrap();
-        std::os::unix::fs::symlink(&victim, folder.path().join(".out.csv.attempt-1.tmp")).unwrap();
-        output().stage(&[], &folder.path().join("out.csv"), Attempt(1)).unwrap().publish().unwrap();
+        std::os::unix::fs::symlink(&victim, folder.path().join(WRITER.staged_name("out.csv"))).unwrap();
+        output().stage(&[], &folder.path().join("out.csv"), WRITER).unwrap().publish().unwrap();
         assert_eq!(fs::read_to_string(&victim).unwrap(), "precious");
         assert!(folder.path().join("out.csv").is_file());
     }

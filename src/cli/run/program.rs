@@ -6,6 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::aggregate::Aggregate;
 use super::args::RunArgs;
+use super::list;
+use super::output::Output;
 use super::source::{Format, Input};
 use super::window::Window;
 
@@ -60,10 +62,12 @@ impl Program {
             (Input::Nexmark { .. }, Some(_)) => return Err(Error::config("--format has no meaning for nexmark input")),
             (input, format) => Some(format.unwrap_or_else(|| Format::of(input))),
         };
-        if let Some(twice) = first_repeated(&args.key) {
+        let key: Vec<String> = args.key.iter().flat_map(|columns| columns.0.clone()).collect();
+        let agg: Vec<Aggregate> = args.agg.iter().flat_map(|aggregates| aggregates.0.clone()).collect();
+        if let Some(twice) = first_repeated(&key) {
             return Err(Error::config("--key names a column twice").with("column", twice));
         }
-        if let Some(twice) = first_repeated(&args.agg) {
+        if let Some(twice) = first_repeated(&agg) {
             return Err(Error::config("--agg names an aggregate twice").with("aggregate", twice));
         }
         let window = match (args.window, &args.time) {
@@ -74,15 +78,20 @@ impl Program {
         if window.is_none() && args.emit == Emit::OnClose {
             return Err(Error::config("--emit on-close needs --window"));
         }
-        Ok(Self {
+        let program = Self {
             input: args.input.identity(),
             format,
-            key: args.key.clone(),
-            agg: args.agg.clone(),
+            key,
+            agg,
             window,
             on_bad_record: args.on_bad_record,
             emit: args.emit,
-        })
+        };
+        let columns: Vec<String> = Output::columns(&program).collect();
+        if let Some(twice) = first_repeated(&columns) {
+            return Err(Error::config("two columns of the output would have this name").with("column", twice));
+        }
+        Ok(program)
     }
 
     /// Returns the bytes that manifests store.
@@ -119,12 +128,11 @@ impl Program {
     /// Returns the flags that say the same.
     fn flags(&self) -> [(&'static str, String); 9] {
         let window = |text: fn(&Window) -> String| self.window.as_ref().map_or_else(|| "none".to_owned(), text);
-        let agg: Vec<_> = self.agg.iter().map(Aggregate::to_string).collect();
         [
             ("--input", self.input.clone()),
             ("--format", self.format.map_or_else(|| "none".to_owned(), name)),
-            ("--key", self.key.join(",")),
-            ("--agg", agg.join(",")),
+            ("--key", list::join(self.key.iter().cloned())),
+            ("--agg", list::join(self.agg.iter().map(Aggregate::to_string))),
             ("--window", window(|w| format!("tumbling:{}", humantime::format_duration(w.size())))),
             ("--time", window(|w| w.time.clone())),
             ("--lateness", window(|w| humantime::format_duration(w.lateness()).to_string())),
@@ -174,6 +182,7 @@ mod tests {
             ("--input", FLAGS.replace("in.csv", "other.csv")),
             ("--format", format!("{FLAGS} --format jsonl")),
             ("--key", FLAGS.replace("a,b", "b,a")),
+            ("--key", FLAGS.replace("a,b", "\"a,b\"")),
             ("--agg", FLAGS.replace("min:v", "max:v")),
             ("--window", FLAGS.replace("30d", "31d")),
             ("--window", "--input data/in.csv --key a,b --agg count,min:v".to_owned()),
@@ -198,6 +207,10 @@ mod tests {
         for flags in [
             "--input x --key a,a --agg count",
             "--input x --key a --agg count,count",
+            "--input x --key a --key b,a --agg count",
+            "--input x --key count --agg count",
+            "--input x --key a,sum_v --agg sum:v",
+            "--input x --key window_start --agg count --window tumbling:1d --time t",
             "--input nexmark:5 --format csv --key a --agg count",
         ] {
             assert_eq!(program(flags).unwrap_err().kind(), ErrorKind::Config, "{flags}");

@@ -167,7 +167,12 @@ impl<B: StateBackend> Reader<'_, B> {
 
     /// Takes the checkpoint that holds everything. One that is given up is tried again.
     fn last_checkpoint(&mut self, end: End) -> Result<ManifestId> {
-        let watermark = if end == End::Input { i64::MAX } else { self.watermark() };
+        let watermark = if end == End::Input {
+            self.source.close_windows();
+            i64::MAX
+        } else {
+            self.watermark()
+        };
         self.job.observe(Observation::Ending);
         for _ in 0..FINAL_TRIES {
             let barrier = self.wait(self.job.trigger_when_possible())?;

@@ -3,18 +3,21 @@
 //! Invariants:
 //! - what a committed checkpoint lists is published exactly once, however often publishing is tried;
 //! - nothing else ever gets a part's name;
-//! - only staged files of this sink's own making are removed, and only those of older attempts.
+//! - a folder has parts of one job: see [`Owner`];
+//! - only staged files of the job's own making are removed, and only those of older attempts: which can therefore
+//!   publish nothing that the job does not go on from, however late they wake up (see [`Writer`]).
 
-use std::fs::{self, DirEntry};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use alluvium::id::{Attempt, Epoch};
+use alluvium::id::{Attempt, Epoch, JobId};
 use alluvium::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 
-use super::files::{folder_of, io_error, rename_durably, sync_folder, write_durably};
+use super::files::{Writer, folder_of, io_error, names_in, rename_durably, sync_folder, write_durably};
 use super::output::{Output, OutputRow};
+use super::owner::{Owner, RECORD};
 
 /// A part that is staged, as the checkpoint lists it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,8 +35,8 @@ impl Prepared {
         format!("part-{}-{}.csv", self.epoch, self.attempt)
     }
 
-    fn staged_name(&self) -> String {
-        format!(".staged-{}", self.final_name())
+    fn staged_name(&self, job: JobId) -> String {
+        Writer { job, attempt: Attempt(self.attempt) }.staged_name(&self.final_name())
     }
 
     /// Returns whether this is the part's content.
@@ -58,7 +61,7 @@ pub(crate) fn check_folder(folder: &Path) -> Result<()> {
 #[derive(Debug)]
 pub(crate) struct FileSink {
     folder: PathBuf,
-    attempt: Attempt,
+    writer: Writer,
     output: Output,
 }
 
@@ -67,37 +70,38 @@ impl FileSink {
     ///
     /// # Errors
     /// `Config` if it is a file; `Denied` or `Unavailable`.
-    pub(crate) fn open(folder: &Path, attempt: Attempt, output: Output) -> Result<Self> {
+    pub(crate) fn open(folder: &Path, writer: Writer, output: Output) -> Result<Self> {
         check_folder(folder)?;
         fs::create_dir_all(folder).map_err(|source| io_error("cannot create folder", folder, source))?;
         sync_folder(folder_of(folder))?;
-        Ok(Self { folder: folder.to_owned(), attempt, output })
+        Ok(Self { folder: folder.to_owned(), writer, output })
     }
 
-    /// Brings the folder to the state of the checkpoint that the job goes on from: `prepared` is what that lists,
-    /// `epoch` its epoch, none for a start from the beginning. Publishes what is staged, removes what is not listed.
+    /// Makes the folder that of the job, and brings it to the state of the checkpoint that the job goes on from:
+    /// `prepared` is what that lists, `epoch` its epoch, none for a start from the beginning. Publishes what is staged,
+    /// removes what is not listed.
     ///
     /// # Errors
-    /// `Config` if the folder has parts of a later epoch: going on would publish their windows again. Else as
-    /// [`FileSink::publish`].
-    pub(crate) fn recover(&self, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
-        let names = self.names()?;
-        let later = |part: u64| epoch.is_none_or(|covered| part > covered.0);
-        if let Some(name) = names.iter().find(|name| part_of(name).is_some_and(|(epoch, _)| later(epoch))) {
-            return Err(Error::config("--output has parts that the restored checkpoint does not cover")
-                .with("folder", self.folder.display())
-                .with("part", name));
-        }
+    /// `Config` if the folder is another job's, or has parts of a later epoch: going on would publish their windows
+    /// again. Else as [`FileSink::publish`].
+    pub(crate) fn recover(&self, owner: &Owner, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
+        self.check_covered(epoch)?;
+        owner.claim(&self.folder, self.writer)?;
         prepared.iter().try_for_each(|part| self.publish(part))?;
-        for name in &names {
-            let of_older = |part: &str| part_of(part).is_some_and(|(_, attempt)| attempt < self.attempt.0);
-            if name.strip_prefix(".staged-").is_some_and(of_older) && !prepared.iter().any(|p| p.staged_name() == *name)
-            {
-                let path = self.folder.join(name);
-                fs::remove_file(&path).map_err(|source| io_error("cannot remove staged part", &path, source))?;
-            }
+        let listed = |name: &str| prepared.iter().any(|part| part.staged_name(self.writer.job) == name);
+        self.writer.remove_older(&self.folder, |name, result| is_of_sink(result) && !listed(name))?;
+        // An older attempt may have published until just now.
+        self.check_covered(epoch)
+    }
+
+    fn check_covered(&self, epoch: Option<Epoch>) -> Result<()> {
+        let later = |part: u64| epoch.is_none_or(|covered| part > covered.0);
+        match names_in(&self.folder)?.iter().find(|name| part_of(name).is_some_and(|(epoch, _)| later(epoch))) {
+            None => Ok(()),
+            Some(name) => Err(Error::config("--output has parts that the restored checkpoint does not cover")
+                .with("folder", self.folder.display())
+                .with("part", name)),
         }
-        Ok(())
     }
 
     /// Stages the rows of windows that closed in `epoch`; without rows there is no part.
@@ -113,11 +117,11 @@ impl FileSink {
         self.output.write(&rows, &mut content)?;
         let part = Prepared {
             epoch: epoch.0,
-            attempt: self.attempt.0,
+            attempt: self.writer.attempt.0,
             bytes: content.len() as u64,
             blake3: blake3::hash(&content).to_hex().to_string(),
         };
-        let staged = self.folder.join(part.staged_name());
+        let staged = self.folder.join(part.staged_name(self.writer.job));
         write_durably(&staged, |file| {
             file.write_all(&content).map_err(|source| io_error("cannot write file", &staged, source))
         })?;
@@ -130,7 +134,8 @@ impl FileSink {
     /// # Errors
     /// `NotFound` if it is neither staged nor published; `Corrupt` if it is not what was staged.
     pub(crate) fn publish(&self, part: &Prepared) -> Result<()> {
-        let (staged, published) = (self.folder.join(part.staged_name()), self.folder.join(part.final_name()));
+        let staged = self.folder.join(part.staged_name(self.writer.job));
+        let published = self.folder.join(part.final_name());
         if !holds(&published, part)? && holds(&staged, part)? {
             match rename_durably(&staged, &published) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -144,15 +149,11 @@ impl FileSink {
         Err(Error::not_found("part of a committed checkpoint is neither staged nor published")
             .with("file", published.display()))
     }
+}
 
-    /// Returns the names in the folder that are text, in order.
-    fn names(&self) -> Result<Vec<String>> {
-        let failed = |source| io_error("cannot list folder", &self.folder, source);
-        let entries: Vec<DirEntry> = fs::read_dir(&self.folder).and_then(Iterator::collect).map_err(failed)?;
-        let mut names: Vec<_> = entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-        names.sort_unstable();
-        Ok(names)
-    }
+/// Returns whether this sink makes files of this name.
+pub(crate) fn is_of_sink(name: &str) -> bool {
+    name == RECORD || part_of(name).is_some()
 }
 
 /// Returns epoch and attempt of a part by its name, exactly as [`Prepared::final_name`] writes it.
@@ -192,8 +193,19 @@ mod tests {
         Output::new(&Program::from_bytes(program).unwrap())
     }
 
+    const JOB: JobId = JobId([7; 16]);
+
     fn sink(folder: &TempDir, attempt: u64) -> FileSink {
-        FileSink::open(&folder.path().join("out"), Attempt(attempt), output()).unwrap()
+        let writer = Writer { job: JOB, attempt: Attempt(attempt) };
+        FileSink::open(&folder.path().join("out"), writer, output()).unwrap()
+    }
+
+    fn recover(sink: &FileSink, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
+        sink.recover(&Owner::new(sink.writer.job, "j", "memory:///"), epoch, prepared)
+    }
+
+    fn staged(attempt: u64, part: &str) -> String {
+        Writer { job: JOB, attempt: Attempt(attempt) }.staged_name(part)
     }
 
     fn rows(keys: &[&str]) -> Vec<OutputRow> {
@@ -202,7 +214,7 @@ mod tests {
 
     fn files(sink: &FileSink) -> BTreeMap<String, String> {
         let read = |name: String| (name.clone(), fs::read_to_string(sink.folder.join(name)).unwrap_or_default());
-        sink.names().unwrap().into_iter().map(read).collect()
+        names_in(&sink.folder).unwrap().into_iter().filter(|name| name != RECORD).map(read).collect()
     }
 
     #[test]
@@ -211,7 +223,7 @@ mod tests {
         let sink = sink(&folder, 3);
         assert_eq!(sink.prepare(Epoch(4), vec![]).unwrap(), None);
         let part = sink.prepare(Epoch(5), rows(&["b", "a"])).unwrap().unwrap();
-        assert_eq!(files(&sink).keys().collect::<Vec<_>>(), [".staged-part-5-3.csv"]);
+        assert_eq!(files(&sink).keys().collect::<Vec<_>>(), [&staged(3, "part-5-3.csv")]);
         let listed = serde_json::to_vec(&part).unwrap();
         let part: Prepared = serde_json::from_slice(&listed).unwrap();
         for _ in 0..2 {
@@ -226,7 +238,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let sink = sink(&folder, 1);
         let part = sink.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
-        let (staged, published) = (sink.folder.join(part.staged_name()), sink.folder.join(part.final_name()));
+        let (staged, published) = (sink.folder.join(part.staged_name(JOB)), sink.folder.join(part.final_name()));
         fs::write(&staged, "k,count\na,2\n").unwrap();
         assert_eq!(sink.publish(&part).unwrap_err().kind(), ErrorKind::Corrupt);
         fs::remove_file(&staged).unwrap();
@@ -247,22 +259,26 @@ mod tests {
         older.publish(&published).unwrap();
         let listed = older.prepare(Epoch(2), rows(&["b"])).unwrap().unwrap();
         older.prepare(Epoch(3), rows(&["c"])).unwrap().unwrap();
+        let own = [staged(1, "part-9-1.csv"), staged(1, RECORD)];
         let foreign = [
-            ".staged-part-3.csv",
-            ".staged-part-03-1.csv",
-            ".staged-part-9-2.csv",
-            ".staged-part-3-1.csv.bak",
-            "notes.txt",
+            staged(1, "part-3.csv"),
+            staged(1, "part-03-1.csv"),
+            staged(1, "part-3-1.csv.bak"),
+            staged(2, "part-9-2.csv"),
+            staged(3, "part-9-3.csv"),
+            Writer { job: JobId([8; 16]), attempt: Attempt(1) }.staged_name("part-3-1.csv"),
+            ".staged-part-3-1.csv".to_owned(),
+            "notes.txt".to_owned(),
         ];
-        foreign.iter().for_each(|name| fs::write(older.folder.join(name), "").unwrap());
+        own.iter().chain(&foreign).for_each(|name| fs::write(older.folder.join(name), "").unwrap());
 
         let newer = sink(&folder, 2);
         for _ in 0..2 {
-            newer.recover(Some(Epoch(2)), &[published.clone(), listed.clone()]).unwrap();
+            recover(&newer, Some(Epoch(2)), &[published.clone(), listed.clone()]).unwrap();
             let mut expected: Vec<_> = foreign.to_vec();
-            expected.extend(["part-1-1.csv", "part-2-1.csv"]);
+            expected.extend(["part-1-1.csv", "part-2-1.csv"].map(str::to_owned));
             expected.sort_unstable();
-            assert_eq!(files(&newer).keys().collect::<Vec<_>>(), expected);
+            assert_eq!(files(&newer).into_keys().collect::<Vec<_>>(), expected);
         }
     }
 
@@ -274,16 +290,40 @@ mod tests {
         first.publish(&part).unwrap();
         let second = sink(&folder, 2);
         for epoch in [None, Some(Epoch(1))] {
-            assert_eq!(second.recover(epoch, &[]).unwrap_err().kind(), ErrorKind::Config);
+            assert_eq!(recover(&second, epoch, &[]).unwrap_err().kind(), ErrorKind::Config);
         }
-        second.recover(Some(Epoch(2)), &[]).unwrap();
+        assert!(!second.folder.join(RECORD).exists(), "a folder that is refused is not claimed");
+        recover(&second, Some(Epoch(2)), &[]).unwrap();
+    }
+
+    #[test]
+    fn a_folder_of_another_job_is_refused_and_left_alone() {
+        let folder = TempDir::new().unwrap();
+        let first = sink(&folder, 1);
+        recover(&first, None, &[]).unwrap();
+        let part = first.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
+        let mut second = sink(&folder, 2);
+        second.writer.job = JobId([8; 16]);
+        let error = recover(&second, Some(Epoch(1)), &[]).unwrap_err();
+        assert!(error.kind() == ErrorKind::Config && error.message().contains("job=`j`"), "{error}");
+        first.publish(&part).unwrap();
+    }
+
+    #[test]
+    fn what_an_older_attempt_staged_and_is_not_gone_on_from_cannot_be_published_any_more() {
+        let folder = TempDir::new().unwrap();
+        let older = sink(&folder, 1);
+        let part = older.prepare(Epoch(2), rows(&["a"])).unwrap().unwrap();
+        recover(&sink(&folder, 2), Some(Epoch(1)), &[]).unwrap();
+        assert_eq!(older.publish(&part).unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]
     fn a_file_is_no_folder() {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("out"), "").unwrap();
-        let error = FileSink::open(&folder.path().join("out"), Attempt(1), output()).unwrap_err();
+        let writer = Writer { job: JOB, attempt: Attempt(1) };
+        let error = FileSink::open(&folder.path().join("out"), writer, output()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config);
     }
 }

@@ -68,7 +68,8 @@ impl Window {
 }
 
 /// Reads an event time in milliseconds since the Unix epoch, rounded down: an integer is taken as it is; a date
-/// and time without an offset as UTC.
+/// and time without an offset as UTC. The name of a time zone says nothing beside an offset, and without one it would
+/// take the history of all zones to read: that is no time.
 pub(crate) fn parse_time(text: &str) -> Option<i64> {
     static PARSER: DateTimeParser = DateTimeParser::new();
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -76,12 +77,15 @@ pub(crate) fn parse_time(text: &str) -> Option<i64> {
         let millis = text.parse().ok()?;
         return jiff::Timestamp::from_millisecond(millis).is_ok().then_some(millis);
     }
+    let (clock, annotation) = text.find('[').map_or((text, ""), |at| text.split_at(at));
     // What comes after the date tells whether there is an offset: a civil time has none.
-    let has_offset = text.get(10..).is_some_and(|rest| rest.contains(['Z', 'z', '+', '-']));
-    let time = if has_offset {
+    let has_offset = clock.get(10..).is_some_and(|rest| rest.contains(['Z', 'z', '+', '-']));
+    let time = if has_offset && !annotation.contains('!') {
         PARSER.parse_timestamp(text).ok()?
-    } else {
+    } else if annotation.is_empty() {
         Offset::UTC.to_timestamp(PARSER.parse_datetime(text).ok()?).ok()?
+    } else {
+        return None;
     };
     i64::try_from(time.as_nanosecond().div_euclid(1_000_000)).ok()
 }
@@ -132,6 +136,28 @@ mod tests {
         assert_eq!(parse_time("1969-12-31T23:59:59.9999Z"), Some(-1));
         assert_eq!(parse_time("-1"), Some(-1));
         for bad in ["", "NA", "-", "2023-13-01 00:00:00", "yesterday", "1e3", "1.5", "99999999999999999999", "é"] {
+            assert_eq!(parse_time(bad), None, "{bad}");
+        }
+        // An offset decides; a zone's name without one would decide nothing.
+        for text in ["2023-05-28T14:58:53.260-05:00[America/Chicago]", "2023-05-28T19:58:53.260Z[America/Chicago]"] {
+            assert_eq!(parse_time(text), Some(time), "{text}");
+        }
+        for bad in [
+            "2023-05-28T14:58:53[America/Chicago]",
+            "2023-05-28T14:58:53[UTC]",
+            "2023-05-28T14:58:53[Etc/GMT-5]",
+            "2023-05-28[America/Port-au-Prince]",
+            "2023-05-28T14:58:53[u-ca=hebrew]",
+            "2023-05-28T14:58:53-05:00[!America/Chicago]",
+            "2023-05-28T14:58:53 -05:00",
+            "2023-05-28 14:58:53 CDT",
+            "2023-05-28T14:58:53 UTC",
+            "2023-05-28T14:58:53\u{2212}05:00",
+            "28/05/2023 14:58:53",
+            "05-28-2023",
+            "1.6e12",
+            "1600000000000.0",
+        ] {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
         // Integers that no date can print.

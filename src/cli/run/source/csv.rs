@@ -1,10 +1,15 @@
 //! CSV, parsed straight from a [`Tape`], so that the position after a record is exact.
+//!
+//! A quote that is not closed within the largest record, or by the end of the input, is a stray one: its record is
+//! malformed and ends with the line on which it opened, so that one stray quote costs one record and a bounded room.
 
 use alluvium::{Error, Result};
 use csv_core::{ReadRecordResult, Reader};
 
 use super::tape::Tape;
-use super::{MAX_RECORD_BYTES, Malformed, Position, Rows, Step};
+use super::{MAX_RECORD_BYTES, Malformed, Position, Rows, Step, TOO_LONG, changed, grown};
+
+const OPEN_QUOTE: &str = "a quote is never closed";
 
 /// Records of a CSV input; the first line names the columns.
 #[derive(Debug)]
@@ -15,11 +20,21 @@ pub(super) struct CsvRows {
     text: Vec<u8>,
     ends: Vec<usize>,
     cells: usize,
-    /// The line that the present record starts on, from 1.
+    /// The line that the present record starts on, from 1, or the one where it went wrong.
     line: u64,
     columns: usize,
     /// For each wanted column, its index.
     wanted: Vec<usize>,
+    /// As in [`Position`].
+    unterminated: bool,
+    ends_at: Option<u64>,
+}
+
+/// What there is to read.
+enum Read {
+    Record,
+    Broken(&'static str),
+    End,
 }
 
 impl CsvRows {
@@ -30,16 +45,22 @@ impl CsvRows {
     pub(super) fn open(tape: Tape, wanted: &[String]) -> Result<Self> {
         let mut rows = Self {
             tape,
-            parser: Reader::new(),
+            parser: parser_at(1),
             text: vec![0; 1024],
             ends: vec![0; 64],
             cells: 0,
             line: 1,
             columns: 0,
             wanted: Vec::new(),
+            unterminated: false,
+            ends_at: None,
         };
-        if !rows.read_record()? {
-            return Err(Error::input("input is empty: its first line must name the columns"));
+        match rows.read_record()? {
+            Read::Record => {}
+            Read::Broken(reason) => {
+                return Err(Error::input(format!("malformed names of columns: {reason}")).with("line", rows.line));
+            }
+            Read::End => return Err(Error::input("input is empty: its first line must name the columns")),
         }
         rows.columns = rows.cells;
         let names: Vec<_> = (0..rows.columns).map(|i| String::from_utf8_lossy(rows.field(i)).into_owned()).collect();
@@ -56,13 +77,28 @@ impl CsvRows {
         Ok(rows)
     }
 
-    /// Parses the next record; returns false at the end.
-    fn read_record(&mut self) -> Result<bool> {
+    /// Parses the next record.
+    fn read_record(&mut self) -> Result<Read> {
         self.skip_line_ends()?;
         self.line = self.parser.line();
+        self.tape.hold();
+        let read = self.parse_record();
+        self.tape.release();
+        read
+    }
+
+    fn parse_record(&mut self) -> Result<Read> {
         let (mut written, mut ended) = (0, 0);
+        self.cells = 0;
         loop {
+            // With its line end.
+            let room = (MAX_RECORD_BYTES + 1).saturating_sub(self.tape.held().len());
+            if room == 0 {
+                return self.give_up(TOO_LONG);
+            }
             let input = self.tape.fill().map_err(super::cannot_read)?;
+            let input = input.get(..room).unwrap_or(input);
+            let at_end = input.is_empty();
             let text = self.text.get_mut(written..).unwrap_or_default();
             let ends = self.ends.get_mut(ended..).unwrap_or_default();
             let (result, read, wrote, more_ends) = self.parser.read_record(input, text, ends);
@@ -71,18 +107,45 @@ impl CsvRows {
             ended += more_ends;
             match result {
                 ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::OutputFull if self.text.len() >= MAX_RECORD_BYTES => {
-                    return Err(super::too_long().with("line", self.line));
-                }
                 ReadRecordResult::OutputFull => self.text.resize(self.text.len() * 2, 0),
                 ReadRecordResult::OutputEndsFull => self.ends.resize(self.ends.len() * 2, 0),
-                ReadRecordResult::Record => {
-                    self.cells = ended;
-                    return Ok(true);
+                ReadRecordResult::Record if at_end && open_quote(self.tape.held()).is_some() => {
+                    self.check_end(true)?;
+                    self.ends_at = Some(self.tape.position());
+                    return self.give_up(OPEN_QUOTE);
                 }
-                ReadRecordResult::End => return Ok(false),
+                ReadRecordResult::Record => {
+                    (self.cells, self.unterminated) = (ended, at_end);
+                    return Ok(Read::Record);
+                }
+                ReadRecordResult::End => return Ok(Read::End),
             }
         }
+    }
+
+    /// Gives the present record up and goes to the end of the line on which it went wrong: where a quote opened that is
+    /// still open, or here.
+    fn give_up(&mut self, reason: &'static str) -> Result<Read> {
+        let held = self.tape.held();
+        let quote = open_quote(held);
+        let line_of = |at: usize| {
+            let before = held.get(..at).unwrap_or_default();
+            self.line + before.iter().filter(|byte| **byte == b'\n').count() as u64
+        };
+        let (from, line) = quote.map_or((held.len(), self.line), |quote| (quote, line_of(quote)));
+        let end = held.iter().skip(from).position(|byte| is_line_end(*byte)).map(|length| from + length);
+        let goes_on_at = line_of(end.unwrap_or(held.len()));
+        match end {
+            Some(end) => self.tape.rewind(end),
+            None => {
+                self.tape.release();
+                self.tape.skip_line(is_line_end).map_err(super::cannot_read)?;
+            }
+        }
+        self.unterminated = self.tape.at_end().map_err(super::cannot_read)?;
+        self.parser = parser_at(goes_on_at);
+        self.line = line;
+        Ok(Read::Broken(reason))
     }
 
     /// Takes what is left of the line before, and empty lines, so that a record's line is the one it starts on.
@@ -104,22 +167,68 @@ impl CsvRows {
         let start = index.checked_sub(1).map_or(0, end);
         self.text.get(start..end(index)).unwrap_or_default()
     }
+
+    /// Refuses an input that must have ended elsewhere.
+    fn check_end(&self, at_end: bool) -> Result<()> {
+        let position = self.tape.position();
+        match self.ends_at {
+            Some(end) if position > end || at_end && position != end => Err(changed(end)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Returns a parser in front of a line that is not the first: what looks like a byte order mark is none there.
+fn parser_at(line: u64) -> Reader {
+    let mut parser = Reader::new();
+    parser.read_record(b"\n", &mut [0], &mut [0]);
+    parser.set_line(line);
+    parser
+}
+
+fn is_line_end(byte: u8) -> bool {
+    matches!(byte, b'\n' | b'\r')
+}
+
+/// Returns where a quote opens in the start of a record that is still open at its end. Quotes are what they are to the
+/// parser, which does not tell.
+fn open_quote(record: &[u8]) -> Option<usize> {
+    enum At {
+        CellStart,
+        Cell,
+        Quoted(usize),
+        QuoteInQuoted(usize),
+    }
+    let state = record.iter().enumerate().fold(At::CellStart, |state, (at, byte)| match (state, byte) {
+        (At::CellStart, b'"') => At::Quoted(at),
+        (At::QuoteInQuoted(start), b'"') => At::Quoted(start),
+        (At::Quoted(start), b'"') => At::QuoteInQuoted(start),
+        (At::Quoted(start), _) => At::Quoted(start),
+        (_, b',') => At::CellStart,
+        _ => At::Cell,
+    });
+    match state {
+        At::Quoted(start) => Some(start),
+        _ => None,
+    }
 }
 
 impl Rows for CsvRows {
     fn next(&mut self) -> Result<Step> {
-        if !self.read_record()? {
-            return Ok(Step::End);
-        }
-        if self.cells == self.columns {
-            return Ok(Step::Row);
+        let read = self.read_record()?;
+        self.check_end(matches!(read, Read::End))?;
+        match read {
+            Read::End => return Ok(Step::End),
+            Read::Broken(reason) => return Ok(Step::Malformed(Malformed { column: None, reason })),
+            Read::Record if self.cells == self.columns => return Ok(Step::Row),
+            Read::Record => {}
         }
         let first_missing = self.wanted.iter().position(|index| *index >= self.cells);
         Ok(Step::Malformed(Malformed { column: first_missing, reason: "more or fewer cells than columns" }))
     }
 
-    fn cell(&self, wanted: usize) -> &[u8] {
-        self.wanted.get(wanted).map_or(&[], |index| self.field(*index))
+    fn cell(&self, wanted: usize) -> Option<&[u8]> {
+        self.wanted.get(wanted).map(|index| self.field(*index))
     }
 
     fn line(&self) -> u64 {
@@ -127,15 +236,19 @@ impl Rows for CsvRows {
     }
 
     fn position(&self) -> Position {
-        Position { offset: self.tape.position(), line: self.parser.line(), check: self.tape.check() }
+        let place = Position::new(self.tape.position(), self.parser.line(), self.tape.check());
+        Position { unterminated: self.unterminated, ends_at: self.ends_at, ..place }
     }
 
     fn resume(&mut self, position: &Position) -> Result<()> {
         self.tape.resume(position.offset, &position.check)?;
-        // A new parser, which has seen a line end: a byte order mark is one at the start of the input only.
-        self.parser = Reader::new();
-        self.parser.read_record(b"\n", &mut [0], &mut [0]);
-        self.parser.set_line(position.line);
+        self.parser = parser_at(position.line);
+        self.ends_at = position.ends_at;
+        let next = self.tape.fill().map_err(super::cannot_read)?.first().copied();
+        if position.unterminated && next.is_some_and(|byte| !is_line_end(byte)) {
+            return Err(grown(position.offset));
+        }
+        self.unterminated = position.unterminated && next.is_none();
         Ok(())
     }
 }

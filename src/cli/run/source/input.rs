@@ -8,6 +8,7 @@ use alluvium::{Error, Result};
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
+use super::gzip::Members;
 use super::tape::{Stream, Tape};
 use crate::cli::run::files::io_error;
 
@@ -96,7 +97,7 @@ pub(super) fn open(path: Option<&Path>) -> Result<Tape> {
         return Err(Error::input("input is a folder").with("file", path.display()));
     }
     let stream = match extension(path).as_str() {
-        "gz" => Stream::Once(Box::new(flate2::read::MultiGzDecoder::new(file))),
+        "gz" => Stream::Once(Box::new(Members::new(file))),
         "zst" => Stream::Once(Box::new(zstd::Decoder::new(file).map_err(failed)?)),
         // A pipe has no place to go back to.
         _ if metadata.is_file() => Stream::File(file),

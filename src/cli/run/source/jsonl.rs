@@ -9,12 +9,12 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::tape::Tape;
-use super::{MAX_RECORD_BYTES, Malformed, Position, Rows, Step};
+use super::{MAX_RECORD_BYTES, Malformed, Position, Rows, Step, TOO_LONG, grown};
 
 /// How many records tell which columns there are.
 const RECORDS_WITH_ALL_COLUMNS: usize = 100;
 
-/// Records of a JSONL input. A column that a record lacks is null.
+/// Records of a JSONL input. A column that a record lacks is null, as one that is `null`.
 #[derive(Debug)]
 pub(super) struct JsonlRows {
     tape: Tape,
@@ -23,9 +23,18 @@ pub(super) struct JsonlRows {
     bytes: Vec<u8>,
     /// The wanted cells of the present record, one behind the other, and where each starts and ends.
     text: String,
-    cells: Vec<(usize, usize)>,
+    cells: Vec<Option<(usize, usize)>>,
     /// The line of the present record and how many were read, from 1.
     line: u64,
+    /// As in [`Position`].
+    unterminated: bool,
+}
+
+/// What there is to read.
+enum Read {
+    Line,
+    TooLong,
+    End,
 }
 
 impl JsonlRows {
@@ -44,34 +53,53 @@ impl JsonlRows {
         if let Some(unknown) = wanted.iter().find(|name| !names.is_empty() && !names.contains(*name)) {
             return Err(super::unknown_column(unknown, &names.into_iter().collect::<Vec<_>>()));
         }
-        let cells = vec![(0, 0); wanted.len()];
-        Ok(Self { tape, wanted: wanted.to_vec(), bytes: Vec::new(), text: String::new(), cells, line: 0 })
+        let (cells, bytes, text) = (vec![None; wanted.len()], Vec::new(), String::new());
+        Ok(Self { tape, wanted: wanted.to_vec(), bytes, text, cells, line: 0, unterminated: false })
     }
 
-    /// Reads the next line that is not blank; returns false at the end.
-    fn read_line(&mut self) -> Result<bool> {
+    /// Reads the next line that is not blank.
+    fn read_line(&mut self) -> Result<Read> {
         loop {
             self.bytes.clear();
-            loop {
+            let mut length = 0;
+            let ended = loop {
                 let ahead = self.tape.fill().map_err(super::cannot_read)?;
                 let end = ahead.iter().position(|byte| *byte == b'\n');
                 let taken = ahead.get(..end.unwrap_or(ahead.len())).unwrap_or_default();
-                if self.bytes.len() + taken.len() > MAX_RECORD_BYTES {
-                    return Err(super::too_long().with("line", self.line + 1));
+                length += taken.len();
+                if length <= MAX_RECORD_BYTES {
+                    self.bytes.extend_from_slice(taken);
                 }
-                self.bytes.extend_from_slice(taken);
-                let (taken, last) = (taken.len(), end.is_none() && ahead.is_empty());
+                let (taken, last) = (taken.len(), ahead.is_empty());
                 self.tape.consume(taken + usize::from(end.is_some()));
-                if last && self.bytes.is_empty() {
-                    return Ok(false);
-                }
                 if end.is_some() || last {
-                    break;
+                    break end.is_some();
                 }
+            };
+            let blank = length <= MAX_RECORD_BYTES && self.bytes.trim_ascii().is_empty();
+            if blank && !ended {
+                return Ok(Read::End);
             }
-            self.line += 1;
-            if !self.bytes.trim_ascii().is_empty() {
-                return Ok(true);
+            (self.line, self.unterminated) = (self.line + 1, !ended);
+            if !blank {
+                return Ok(if length > MAX_RECORD_BYTES { Read::TooLong } else { Read::Line });
+            }
+        }
+    }
+
+    /// Goes on behind a record that had no line end when it was read, and must have nothing but that by now.
+    fn finish_line(&mut self, position: &Position) -> Result<()> {
+        self.line = position.line;
+        loop {
+            let next = self.tape.fill().map_err(super::cannot_read)?.first().copied();
+            self.unterminated = next.is_none();
+            match next {
+                None => return Ok(()),
+                Some(byte) if !byte.is_ascii_whitespace() => return Err(grown(position.offset)),
+                Some(_) => self.tape.consume(1),
+            }
+            if next == Some(b'\n') {
+                return Ok(());
             }
         }
     }
@@ -79,7 +107,7 @@ impl JsonlRows {
     /// Takes the wanted cells out of the present line.
     fn parse(&mut self) -> Result<(), Malformed> {
         self.text.clear();
-        self.cells.fill((0, 0));
+        self.cells.fill(None);
         let raw = Wanted { names: &self.wanted }.deserialize_line(&self.bytes);
         let raw = raw.map_err(|_| Malformed { column: None, reason: "not a JSON object" })?;
         for (index, cell) in raw.into_iter().enumerate() {
@@ -93,11 +121,11 @@ impl JsonlRows {
                         serde_json::from_str(raw.get()).map_err(|_| malformed("not valid text"))?;
                     self.text.push_str(&text);
                 }
-                _ if raw.get() == "null" => {}
+                _ if raw.get() == "null" => continue,
                 _ => self.text.push_str(raw.get()),
             }
             if let Some(cell) = self.cells.get_mut(index) {
-                *cell = (start, self.text.len());
+                *cell = Some((start, self.text.len()));
             }
         }
         Ok(())
@@ -106,14 +134,17 @@ impl JsonlRows {
 
 impl Rows for JsonlRows {
     fn next(&mut self) -> Result<Step> {
-        if !self.read_line()? {
-            return Ok(Step::End);
-        }
-        Ok(self.parse().map_or_else(Step::Malformed, |()| Step::Row))
+        self.cells.fill(None);
+        Ok(match self.read_line()? {
+            Read::End => Step::End,
+            Read::TooLong => Step::Malformed(Malformed { column: None, reason: TOO_LONG }),
+            Read::Line => self.parse().map_or_else(Step::Malformed, |()| Step::Row),
+        })
     }
 
-    fn cell(&self, wanted: usize) -> &[u8] {
-        self.cells.get(wanted).and_then(|(start, end)| self.text.get(*start..*end)).unwrap_or_default().as_bytes()
+    fn cell(&self, wanted: usize) -> Option<&[u8]> {
+        let (start, end) = (*self.cells.get(wanted)?)?;
+        self.text.get(start..end).map(str::as_bytes)
     }
 
     fn line(&self) -> u64 {
@@ -121,12 +152,19 @@ impl Rows for JsonlRows {
     }
 
     fn position(&self) -> Position {
-        Position { offset: self.tape.position(), line: self.line + 1, check: self.tape.check() }
+        // Behind a line without an end one is still on it.
+        let line = self.line + u64::from(!self.unterminated);
+        let place = Position::new(self.tape.position(), line, self.tape.check());
+        Position { unterminated: self.unterminated, ..place }
     }
 
     fn resume(&mut self, position: &Position) -> Result<()> {
-        self.line = position.line.saturating_sub(1);
-        self.tape.resume(position.offset, &position.check)
+        self.tape.resume(position.offset, &position.check)?;
+        (self.line, self.unterminated) = (position.line.saturating_sub(1), false);
+        if position.unterminated {
+            self.finish_line(position)?;
+        }
+        Ok(())
     }
 }
 

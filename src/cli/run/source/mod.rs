@@ -2,9 +2,11 @@
 //!
 //! Invariants:
 //! - a malformed record leaves no trace but a count: it sets no kind and moves no watermark;
-//! - the state after n records, put into a new source over the same input, gives the records after n.
+//! - the state after n records, put into a new source over the same input, gives the records after n;
+//! - an input that has grown since then gives what the whole of it would have given, or is refused.
 
 mod csv;
+mod gzip;
 mod input;
 mod jsonl;
 mod nexmark;
@@ -21,7 +23,7 @@ use alluvium::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Column, Kind};
-use super::program::{OnBadRecord, Program};
+use super::program::{Emit, OnBadRecord, Program};
 use super::record::{Draft, Record};
 use super::window::{Window, parse_time};
 use csv::CsvRows;
@@ -31,7 +33,7 @@ use nexmark::NexmarkRows;
 pub(crate) use input::{Format, Input};
 pub(crate) use tape::Check;
 
-/// The largest record.
+/// The largest record, without its line end.
 const MAX_RECORD_BYTES: usize = 16 << 20;
 
 /// The largest encoded key or sub-key: see [`alluvium::backend::StateBackend`].
@@ -53,6 +55,9 @@ pub(crate) struct SourceState {
     pub(crate) kinds: BTreeMap<String, Kind>,
     /// The maximum event time of all records, in milliseconds since the Unix epoch.
     pub(crate) watermark: Option<i64>,
+    /// Start of the last window that the end of an input closed, whatever the watermark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) closed: Option<i64>,
 }
 
 /// A place in the input.
@@ -64,6 +69,20 @@ pub(crate) struct Position {
     pub(crate) line: u64,
     /// What the input before it must be.
     pub(crate) check: Check,
+    /// Whether the input ended here before its last record had a line end. A line end is then all that may follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unterminated: bool,
+    /// Where the input must end: a quote was open there, and more input could close it, which would make other records
+    /// of those that were read since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ends_at: Option<u64>,
+}
+
+impl Position {
+    /// Returns a place between two lines.
+    fn new(offset: u64, line: u64, check: Check) -> Self {
+        Self { offset, line, check, unterminated: false, ends_at: None }
+    }
 }
 
 /// What comes next.
@@ -81,9 +100,9 @@ pub(crate) enum Next<'a> {
 trait Rows: Debug + Send {
     /// Reads the next record.
     fn next(&mut self) -> Result<Step>;
-    /// Returns a cell of the record just read, by the index of the wanted column.
-    fn cell(&self, wanted: usize) -> &[u8];
-    /// Returns the line that the record just read starts on.
+    /// Returns a cell of the record just read, by the index of the wanted column; `None` if the record has none.
+    fn cell(&self, wanted: usize) -> Option<&[u8]>;
+    /// Returns the line that the record just read starts on, or the one where it went wrong.
     fn line(&self) -> u64;
     /// Returns the place after the record just read.
     fn position(&self) -> Position;
@@ -112,6 +131,8 @@ pub(crate) struct Source {
     name: String,
     wanted: Wanted,
     window: Option<Window>,
+    /// Whether the end of the input closes windows for good.
+    end_closes: bool,
     on_bad_record: OnBadRecord,
     draft: Draft,
     kinds: Vec<Option<Kind>>,
@@ -119,6 +140,7 @@ pub(crate) struct Source {
     bad_records: u64,
     late_records: u64,
     watermark: Option<i64>,
+    closed: Option<i64>,
 }
 
 /// The columns that a program reads, and what for.
@@ -165,9 +187,13 @@ impl SourceState {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let damaged = || Error::corrupt("stored source state is damaged");
         let state: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
-        let Position { offset, line, .. } = state.position;
+        let Position { offset, line, ends_at, .. } = state.position;
         let skipped = state.bad_records.saturating_add(state.late_records);
-        if state.records > offset || line > offset.saturating_add(1) || skipped > state.records {
+        if state.records > offset
+            || line > offset.saturating_add(1)
+            || skipped > state.records
+            || ends_at.is_some_and(|end| end < offset)
+        {
             return Err(damaged());
         }
         Ok(state)
@@ -190,12 +216,14 @@ impl Source {
             kinds: vec![None; wanted.cells.len()],
             wanted,
             window: program.window.clone(),
+            end_closes: program.emit == Emit::OnClose,
             on_bad_record: program.on_bad_record,
             draft: Draft::default(),
             records: 0,
             bad_records: 0,
             late_records: 0,
             watermark: None,
+            closed: None,
         };
         if let Some(state) = restored {
             source.resume(&state)?;
@@ -206,7 +234,7 @@ impl Source {
     fn resume(&mut self, state: &SourceState) -> Result<()> {
         self.rows.resume(&state.position).map_err(|error| of_input(error, &self.name))?;
         (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
-        self.watermark = state.watermark;
+        (self.watermark, self.closed) = (state.watermark, state.closed);
         let kind = |(_, column): &(usize, Column)| state.kinds.get(&column.name).copied();
         self.kinds = self.wanted.cells.iter().map(kind).collect();
         Ok(())
@@ -236,7 +264,7 @@ impl Source {
         }
         let record = self.draft.record();
         if let (Some(window), Some(start), Some(watermark)) = (&self.window, record.window, self.watermark)
-            && window.closed(start, watermark)
+            && (window.closed(start, watermark) || self.closed.is_some_and(|last| start <= last))
         {
             self.late_records += 1;
             return Ok(Next::Skipped);
@@ -249,10 +277,15 @@ impl Source {
     fn parse(&mut self) -> Result<Option<i64>, Malformed> {
         let (rows, draft) = (&self.rows, &mut self.draft);
         let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
-        let text =
-            |column: usize| std::str::from_utf8(rows.cell(column)).map_err(|_| malformed(column, "not valid UTF-8"));
+        let text = |column: usize| {
+            let cell = rows.cell(column).unwrap_or_default();
+            std::str::from_utf8(cell).map_err(|_| malformed(column, "not valid UTF-8"))
+        };
         draft.clear();
         for column in &self.wanted.key {
+            if rows.cell(*column).is_none() {
+                return Err(malformed(*column, "no key"));
+            }
             let length = draft.push_key(text(*column)?).map_err(|_| malformed(*column, "key has no encoding"))?;
             if length > MAX_KEY_BYTES {
                 return Err(malformed(*column, "key is longer than 65535 bytes"));
@@ -283,7 +316,7 @@ impl Source {
         match malformed.column.and_then(|column| Some((column, self.wanted.names.get(column)?))) {
             None => error,
             Some((column, name)) => {
-                let cell = String::from_utf8_lossy(self.rows.cell(column));
+                let cell = String::from_utf8_lossy(self.rows.cell(column).unwrap_or_default());
                 let shown: String = cell.chars().take(60).flat_map(char::escape_debug).collect();
                 error.with("column", name).with("cell", shown)
             }
@@ -302,6 +335,15 @@ impl Source {
             late_records: self.late_records,
             kinds: kinds.filter_map(|((_, column), kind)| Some((column.name.clone(), (*kind)?))).collect(),
             watermark: self.watermark,
+            closed: self.closed,
+        }
+    }
+
+    /// Notes that every window is being closed because the input has ended. If it grows later, records of these windows
+    /// are late: their results are out.
+    pub(crate) fn close_windows(&mut self) {
+        if let (Some(window), Some(watermark), true) = (&self.window, self.watermark, self.end_closes) {
+            self.closed = self.closed.max(window.start(watermark));
         }
     }
 
@@ -334,7 +376,8 @@ fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result
         Input::Path(path) => Some(path.as_path()),
         Input::Stdin => None,
     };
-    let tape = input::open(path)?;
+    let mut tape = input::open(path)?;
+    tape.skip_byte_order_mark()?;
     Ok(match format.unwrap_or_else(|| Format::of(input)) {
         Format::Csv => Box::new(CsvRows::open(tape, wanted)?),
         Format::Jsonl => Box::new(JsonlRows::open(tape, wanted)?),
@@ -354,6 +397,16 @@ fn cannot_read(source: io::Error) -> Error {
     Error::input("cannot read input").with_source(source)
 }
 
-fn too_long() -> Error {
-    Error::input("record is longer than 16 MiB")
+/// The input is not the one that the checkpoint was taken of.
+fn changed(offset: u64) -> Error {
+    Error::input("input changed since the checkpoint").with("offset", offset)
 }
+
+/// More than a line end follows the last record that was read.
+fn grown(offset: u64) -> Error {
+    let why = "input changed since the checkpoint: its last record had no line end and has grown";
+    Error::input(why).with("offset", offset)
+}
+
+/// What is wrong with a record of more than [`MAX_RECORD_BYTES`].
+const TOO_LONG: &str = "longer than 16 MiB";

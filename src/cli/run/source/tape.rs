@@ -3,7 +3,8 @@
 //! Invariants:
 //! - a check covers bytes that were consumed, all of them and none after: parsers get at what is ahead only through
 //!   [`Tape::fill`], and tell with [`Tape::consume`] what they took;
-//! - memory is bounded: consumed bytes are kept only as far as a check needs them.
+//! - memory is bounded: consumed bytes are kept only as far as a check needs them, and from [`Tape::hold`] on, which
+//!   parsers call at the start of a record and whose length they bound.
 
 use std::fmt;
 use std::fs::File;
@@ -74,6 +75,8 @@ pub(super) struct Tape {
     start: u64,
     /// How many bytes of `kept` are consumed.
     consumed: usize,
+    /// Where in the stream bytes are held that a parser may go back to.
+    held: Option<u64>,
     /// For [`Stream::Once`]: the hash of everything before `kept`.
     before: Xxh3Default,
     /// Whether the stream has ended; a terminal must not be asked twice.
@@ -89,7 +92,7 @@ impl fmt::Debug for Tape {
 impl Tape {
     /// Returns the tape at the start of `stream`.
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, kept: Vec::new(), start: 0, consumed: 0, before: Xxh3Default::new(), ended: false }
+        Self { stream, kept: Vec::new(), start: 0, consumed: 0, held: None, before: Xxh3Default::new(), ended: false }
     }
 
     /// Returns how many bytes are consumed.
@@ -114,9 +117,68 @@ impl Tape {
         Ok(self.ahead())
     }
 
+    /// Returns whether nothing is ahead.
+    pub(super) fn at_end(&mut self) -> io::Result<bool> {
+        Ok(self.fill()?.is_empty())
+    }
+
     /// Consumes bytes that [`Tape::fill`] returned.
     pub(super) fn consume(&mut self, bytes: usize) {
         self.consumed = self.kept.len().min(self.consumed + bytes);
+    }
+
+    /// From here on keeps what is consumed.
+    pub(super) fn hold(&mut self) {
+        self.held = Some(self.position());
+    }
+
+    /// Returns what was consumed since [`Tape::hold`].
+    pub(super) fn held(&self) -> &[u8] {
+        self.kept.get(self.held_from()..self.consumed).unwrap_or_default()
+    }
+
+    /// Goes back to so many bytes behind the place of [`Tape::hold`].
+    pub(super) fn rewind(&mut self, bytes: usize) {
+        self.consumed = self.consumed.min(self.held_from() + bytes);
+    }
+
+    /// Keeps no more than checks need.
+    pub(super) fn release(&mut self) {
+        self.held = None;
+    }
+
+    /// Returns where in `kept` the held bytes start; where the consumed ones end, if none are held.
+    fn held_from(&self) -> usize {
+        let held = self.held.and_then(|held| usize::try_from(held - self.start).ok());
+        held.unwrap_or(self.consumed)
+    }
+
+    /// Skips the byte order mark of UTF-8 at the start of the input.
+    ///
+    /// # Errors
+    /// `Input` if there is the mark of another encoding, or the input cannot be read.
+    pub(super) fn skip_byte_order_mark(&mut self) -> Result<()> {
+        while self.ahead().len() < 4 && self.read_more().map_err(super::cannot_read)? {}
+        match self.ahead() {
+            [0xef, 0xbb, 0xbf, ..] => self.consume(3),
+            [0xfe, 0xff, ..] | [0xff, 0xfe, ..] | [0, 0, 0xfe, 0xff, ..] => {
+                return Err(Error::input("input is UTF-16 or UTF-32: only UTF-8 can be read"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Consumes what is left of a line, up to its end.
+    pub(super) fn skip_line(&mut self, is_end: impl Fn(u8) -> bool) -> io::Result<()> {
+        loop {
+            let ahead = self.fill()?;
+            let (end, length) = (ahead.iter().position(|byte| is_end(*byte)), ahead.len());
+            self.consume(end.unwrap_or(length));
+            if end.is_some() || length == 0 {
+                return Ok(());
+            }
+        }
     }
 
     /// Returns the check of what is consumed.
@@ -149,17 +211,21 @@ impl Tape {
             (Stream::Once(_), Check::Whole { .. }) => self.skip_to(position),
             _ => Err(ErrorKind::InvalidData.into()),
         };
-        let changed = || Error::input("input changed since the checkpoint").with("offset", position);
+        let changed = || super::changed(position);
         match read {
             Ok(()) if self.position() == position && self.check() == *check => Ok(()),
             Ok(()) => Err(changed()),
             Err(source) if matches!(source.kind(), ErrorKind::UnexpectedEof | ErrorKind::InvalidData) => Err(changed()),
-            Err(source) => Err(Error::input("cannot read input").with_source(source)),
+            Err(source) => Err(super::cannot_read(source)),
         }
     }
 
-    /// Consumes everything up to `position`, or to the end.
+    /// Consumes everything up to `position`, or to the end. A parser may have looked at what it lies in front of: it goes
+    /// back as far as bytes are kept.
     fn skip_to(&mut self, position: u64) -> io::Result<()> {
+        if let Some(kept) = position.checked_sub(self.start).and_then(|kept| usize::try_from(kept).ok()) {
+            self.consumed = self.consumed.min(kept);
+        }
         while self.position() < position {
             let ahead = self.fill()?.len();
             if ahead == 0 {
@@ -175,14 +241,15 @@ impl Tape {
         self.kept.get(self.consumed..).unwrap_or_default()
     }
 
-    /// Drops consumed bytes that no check needs.
+    /// Drops consumed bytes that are not held and that no check needs, not even one of the place where the held ones
+    /// start.
     fn forget(&mut self) {
-        let consumed = self.kept.get(..self.consumed).unwrap_or_default();
+        let done = self.kept.get(..self.held_from()).unwrap_or_default();
         let spare = match self.stream {
-            Stream::File(_) => consumed.len() - tail_of(consumed).len(),
+            Stream::File(_) => done.len() - tail_of(done).len(),
             Stream::Once(_) => {
-                self.before.update(consumed);
-                consumed.len()
+                self.before.update(done);
+                done.len()
             }
         };
         self.kept.drain(..spare);
@@ -270,6 +337,27 @@ mod tests {
                     *byte ^= 1;
                     assert!(open(&other).resume(position as u64, &check).is_err());
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn one_can_go_back_to_what_is_held_and_checks_are_the_same() {
+        let content = content(3 * CHUNK_BYTES + 17);
+        for open in [file, once] {
+            for (at, back) in [(0, 1), (TAIL_BYTES + 5, 0), (CHUNK_BYTES - 1, 2), (CHUNK_BYTES + 9, CHUNK_BYTES)] {
+                let mut plain = open(&content);
+                plain.skip_to((at + back) as u64).unwrap();
+                let mut tape = open(&content);
+                tape.skip_to(at as u64).unwrap();
+                tape.hold();
+                tape.skip_to(content.len() as u64).unwrap();
+                assert!(tape.held() == &content[at..]);
+                assert!(tape.fill().unwrap().is_empty());
+                tape.rewind(back);
+                tape.release();
+                assert_eq!((tape.position(), tape.check()), (plain.position(), plain.check()), "{at} {back}");
+                assert!(tape.ahead() == &content[at + back..]);
             }
         }
     }

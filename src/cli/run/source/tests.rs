@@ -24,6 +24,7 @@ struct Case {
 }
 
 const KEYED: &str = "--key k --agg count,min:v,last:w";
+const TIMED: &str = "--key k --agg count --window tumbling:10ms --time t";
 const WINDOWED: &str = "--key k --agg count,sum:v --window tumbling:10ms --time t";
 
 impl Case {
@@ -119,7 +120,7 @@ const CSV: &str = "w,k,v\n\
 const JSONL: &str = "{\"k\":\"a\",\"v\":1,\"w\":\"x\"}\n\
     \n\
     {\"v\":-2, \"k\":\"b\", \"w\":\"multi\\nline, \\\"quoted\\\"\", \"other\":[1,{}]}\r\n\
-    {\"k\":null,\"w\":\"NA\"}\n\
+    {\"k\":\"\",\"w\":\"NA\"}\n\
     {\"k\":\"NA\",\"v\":\"NA\",\"w\":\"\\u00e9\"}\n\
     {\"k\":\"c\",\"v\":3,\"w\":\"\u{feff}bom\"}\n\
     {\"k\":\"x\",\"k\":\"d\",\"v\":\"04\",\"w\":\"last\"}";
@@ -262,6 +263,12 @@ fn malformed_records_are_named() {
         ),
         ("in.jsonl", "{\"k\":\"\\ud800\",\"v\":2}\n", "--key k --agg sum:v", "line=`1` column=`k`"),
         ("in.jsonl", "{\"k\":1}\n{\"v\":1,\"t\":2}\n", WINDOWED, "line=`1` column=`t` cell=``"),
+        ("in.jsonl", "{\"k\":1}\n{\"v\":1}\n", "--key k --agg count", "line=`2` column=`k` cell=``"),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":null}\n", "--key k --agg count", "line=`2` column=`k` cell=``"),
+        ("in.csv", "k,t\na,2024-07-10T02:30:00[America/New_York]\n", TIMED, "line=`2` column=`t`"),
+        ("in.csv", "k,v\na,1\nb,\"2\nc,3\n", "--key k --agg count", "line=`3`"),
+        ("in.csv", "k,v\n\"a\na\",\"2\nc,3\n", "--key k --agg count", "line=`3`"),
+        ("in.csv", "k,v\na,1\n\"b", "--key k --agg count", "line=`3`"),
     ] {
         let case = Case::new(name, content, flags);
         let error = case.error();
@@ -330,13 +337,216 @@ fn limits() {
     let error = Case::new("in.csv", &csv, "--key v --agg count,distinct:k").error();
     assert!(error.message().contains("distinct cell is longer than 65535 bytes"), "{error}");
     assert_eq!(Case::new("in.csv", "k,v\na,b\n", "--key v --agg last:k").all(), ["b|a"]);
+}
+
+/// Each is one bad record, whatever it is made of, and what follows is read.
+#[test]
+fn a_record_that_is_too_long_is_one_bad_record() {
     let huge = "y".repeat(MAX_RECORD_BYTES);
-    for (name, content) in
-        [("in.csv", format!("k,v\na,b\n\"{huge}{huge}")), ("in.jsonl", format!("{{\"k\":1}}\n{{\"k\":\"{huge}\"}}\n"))]
-    {
-        let error = Case::new(name, content, "--key k --agg count").error();
-        assert_eq!(error.kind(), ErrorKind::Input);
-        assert!(error.message().starts_with("record is longer than 16 MiB line=`"), "{error}");
+    let (quoted, lines) = (format!("\"{huge}\""), "y\n".repeat(MAX_RECORD_BYTES / 2));
+    for (name, before, long, behind) in [
+        ("in.csv", "k,v\na,1\n", format!("{huge},2"), "\nc,3\n"),
+        ("in.csv", "k,v\na,1\n", format!("{huge},2"), "\r\nc,3"),
+        ("in.csv", "k,v\na,1\n", format!("b,{quoted}"), "\nc,3\n"),
+        ("in.csv", "k,v\na,1\n", format!("b,\"{}", "\"\"".repeat(MAX_RECORD_BYTES)), "\nc,3\n"),
+        ("in.csv", "k,v\na,1\n", ",".repeat(MAX_RECORD_BYTES + 1), "\nc,3\n"),
+        ("in.csv.zst", "k,v\na,1\n", format!("{huge},2"), "\nc,3\n"),
+        ("in.jsonl", "{\"k\":\"a\"}\n", format!("{{\"k\":{quoted}}}"), "\n{\"k\":\"c\"}"),
+        ("in.jsonl.gz", "{\"k\":\"a\"}\n", format!("{huge}{huge}{huge}"), "\n{\"k\":\"c\"}\n"),
+    ] {
+        let content = format!("{before}{long}{behind}");
+        let case = Case::new(name, &content, "--key k --agg count --on-bad-record skip");
+        let mut source = case.open().unwrap();
+        let mut all = vec![text(&source.next().unwrap(), 0), text(&source.next().unwrap(), 0)];
+        let state = source.state();
+        all.extend(rest(&mut source).unwrap());
+        assert_eq!(all, ["a", "skipped", "c"], "{name}");
+        let mut resumed = Source::open(&case.input, &case.program, Some(state)).unwrap();
+        assert_eq!(rest(&mut resumed).unwrap(), ["c"], "{name}");
+        let error = Case::new(name, &content, "--key k --agg count").error();
+        let line = before.lines().count() + 1;
+        assert!(error.message().starts_with("malformed record: longer than 16 MiB file=`"), "{error}");
+        assert!(error.message().contains(&format!("line=`{line}`")), "{error}");
+    }
+    // A stray quote with more behind it than a record can hold: its line is the record.
+    let content = format!("k,v\na,1\nb,\"2\n{lines}c,3\n");
+    let mut source = Case::new("in.csv", &content, "--key k --agg count --on-bad-record skip").open().unwrap();
+    let all = rest(&mut source).unwrap();
+    assert_eq!((all[0].as_str(), all[1].as_str(), all.last().unwrap().as_str()), ("a", "skipped", "c"));
+    assert_eq!(all.len(), 3 + MAX_RECORD_BYTES / 2);
+    assert_eq!(source.state().position.line, 5 + MAX_RECORD_BYTES as u64 / 2);
+    // The longest that there may be.
+    for (name, content) in [
+        ("in.csv", format!("k,v\n{},{}\nc,3\n", "a", &huge[2..])),
+        ("in.csv", format!("v,k\n{},{}", &huge[2..], "a")),
+        ("in.jsonl", format!("{{\"k\":\"a\",\"v\":\"{}\"}}\r\n", &huge[17..])),
+    ] {
+        assert_eq!(Case::new(name, content, "--key k --agg count").all()[0], "a");
+    }
+}
+
+#[test]
+fn a_stray_quote_costs_one_record() {
+    let flags = "--key k --agg count --on-bad-record skip";
+    for (content, records) in [
+        ("k,v\na,1\nb,\"2\nc,3\nd,4\n", &["a", "skipped", "c", "d"][..]),
+        ("k,v\na,1\nb,\"2\nc,3\nd,4", &["a", "skipped", "c", "d"]),
+        ("k,v\n\"a\na\",1\n\"b\nb\",\"2\nc,\"\"\n", &["a\na", "skipped", "c"]),
+        ("k,v\na,1\nb,\"2", &["a", "skipped"]),
+        ("k,v\na,1\n\"\"\"\nb,2\r\n", &["a", "skipped", "b"]),
+        // No stray ones: a quote within a cell, quotes that close, a doubled one at the end.
+        ("k,v\na\",1\nb,\"2\"\nc,\"x\"\"\"", &["a\"", "b", "c"]),
+    ] {
+        let case = Case::new("in.csv", content, flags);
+        assert_eq!(case.all(), records, "{content:?}");
+        let mut source = case.open().unwrap();
+        for n in 0..=records.len() {
+            let state = source.state();
+            let mut resumed = Source::open(&case.input, &case.program, Some(state.clone())).unwrap();
+            assert_eq!(resumed.state(), state);
+            assert_eq!(rest(&mut resumed).unwrap(), records[n..], "{content:?} after {n}");
+            let _read = source.next().unwrap();
+        }
+    }
+    let error = Case::new("in.csv", "k,\"v\na,1\n", flags).error();
+    assert!(error.message().starts_with("malformed names of columns: a quote is never closed line=`1`"), "{error}");
+}
+
+/// What a job makes of an input that grows between two runs is what it makes of the whole, or it is refused.
+#[test]
+fn an_input_that_grows_is_gone_on_with_or_refused() {
+    let skip = "--key k --agg count --on-bad-record skip";
+    for (name, old, more, fine) in [
+        ("in.csv", "k,v\na,1\nb,2", "\nc,3\n", true),
+        ("in.csv", "k,v\na,1\nb,2", "\r\nc,3", true),
+        ("in.csv", "k,v\na,1\nb,2", "\n", true),
+        ("in.csv", "k,v\na,1\nb,2\r", "\nc,3\n", true),
+        ("in.csv", "k,v\na,1\nb,2\n", "c,3\n", true),
+        ("in.csv", "k,v\na,1\nb,2", "5\nc,3\n", false),
+        ("in.csv", "k,v\na,1\nb,2", ",3\n", false),
+        ("in.csv", "k,v\na,1\nb", ",2\n", false),
+        ("in.csv", "k,v", "\na,1\n", true),
+        ("in.csv", "k,v", ",w\na,1,2\n", false),
+        ("in.csv", "k,v\na,\"1\"", "\"\nc,3\n", false),
+        ("in.csv", "k,v\na,\"1\nc,3\n", "d,4\n", false),
+        ("in.csv", "k,v\na,\"1", "\n", false),
+        ("in.csv", "k,v\na,\"1", "\"\nb,2\n", false),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":2}", "\n{\"k\":3}\n", true),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":2}", " \r\n{\"k\":3}", true),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":2}", " ", true),
+        ("in.jsonl", "{\"k\":1}\n  ", "{\"k\":3}\n", true),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":2}", "{\"k\":3}\n", false),
+        ("in.jsonl", "{\"k\":1}\n{\"k\":", "2}\n", false),
+    ] {
+        for name in [name.to_owned(), format!("{name}.gz"), format!("{name}.zst")] {
+            let case = Case::new(&name, old, skip);
+            let mut source = case.open().unwrap();
+            let mut states = vec![source.state()];
+            let mut read = Vec::new();
+            loop {
+                let next = text(&source.next().unwrap(), 0);
+                if next == "end" {
+                    break;
+                }
+                read.push(next);
+                states.push(source.state());
+            }
+            let whole = format!("{old}{more}");
+            fs::write(case.path(), compressed(&name, whole.as_bytes())).unwrap();
+            let expected = case.all();
+            for (n, state) in states.iter().enumerate() {
+                let resumed = Source::open(&case.input, &case.program, Some(state.clone()));
+                let got = resumed.and_then(|mut source| Ok((rest(&mut source)?, source.state())));
+                match got {
+                    Ok((more_read, state)) => {
+                        assert_eq!([&read[..n], &more_read].concat(), expected, "{old:?} + {more:?} after {n}");
+                        let mut plain = case.open().unwrap();
+                        let _all = rest(&mut plain).unwrap();
+                        assert_eq!(state.position.line, plain.state().position.line, "{old:?} + {more:?} after {n}");
+                        assert!(fine || n < read.len(), "{old:?} + {more:?}");
+                    }
+                    Err(error) => {
+                        assert!(!fine, "{old:?} + {more:?} after {n}: {error}");
+                        assert_eq!(error.kind(), ErrorKind::Input);
+                        assert!(error.message().starts_with("input changed since the checkpoint"), "{error}");
+                        assert!(error.message().contains(&name), "{error}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn byte_order_marks() {
+    for name in ["in.csv", "in.csv.gz", "in.jsonl", "in.jsonl.zst"] {
+        let content = if name.contains("csv") { "k\na\nb\n" } else { "{\"k\":\"a\"}\n{\"k\":\"b\"}\n" };
+        let case = Case::new(name, format!("\u{feff}{content}"), "--key k --agg count");
+        assert_eq!(case.all(), ["a", "b"], "{name}");
+        let mut resumed = Source::open(&case.input, &case.program, Some(case.open().unwrap().state())).unwrap();
+        assert_eq!(rest(&mut resumed).unwrap(), ["a", "b"], "{name}");
+        let wide = |bytes: fn(u16) -> [u8; 2]| {
+            format!("\u{feff}{content}").encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
+        };
+        for other in [wide(u16::to_le_bytes), wide(u16::to_be_bytes)] {
+            let error = Case::new(name, other, "--key k --agg count").error();
+            assert!(error.message().starts_with("input is UTF-16 or UTF-32"), "{name}: {error}");
+        }
+        let error = Case::new(name, "\u{feff}", "--key k --agg count").error();
+        assert!(error.message().starts_with("input is empty"), "{name}: {error}");
+    }
+}
+
+#[test]
+fn what_follows_compressed_input_is_padding_or_an_error() {
+    let read = |name: &str, behind: &[u8]| {
+        let case = Case::new(name, "k\na\nb\n", "--key k --agg count");
+        let file = [fs::read(case.path()).unwrap(), behind.to_vec()].concat();
+        fs::write(case.path(), file).unwrap();
+        let read = rest(&mut case.open()?)?;
+        Ok::<_, Error>(read)
+    };
+    let member = compressed("in.csv.gz", b"c\n");
+    for (behind, more) in [(&b""[..], &[][..]), (&[0], &[]), (&[0; 100_000], &[]), (&member, &["c"])] {
+        assert_eq!(read("in.csv.gz", behind).unwrap(), [&["a", "b"], more].concat(), "{} bytes", behind.len());
+    }
+    let padded = [&[0; 512], &member[..]].concat();
+    for behind in [&b"x"[..], b"\0x", &[0x1f], &member[..5], &member[..member.len() - 1], &padded] {
+        let error = read("in.csv.gz", behind).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{behind:?}");
+    }
+    let frame = compressed("in.csv.zst", b"c\n");
+    assert_eq!(read("in.csv.zst", &frame).unwrap(), ["a", "b", "c"]);
+    for behind in [&b"x"[..], b"\0\0\0\0", b"garbage", &frame[..6], &frame[..frame.len() - 1]] {
+        let error = read("in.csv.zst", behind).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{behind:?}");
+    }
+}
+
+#[test]
+fn what_the_end_of_the_input_closed_is_late_when_it_grows() {
+    let old = "k,v,t\na,1,1\nb,2,25\na,3,12\n";
+    let more = "a,4,24\na,5,29\na,6,30\nb,7,29\nb,8,45\n";
+    let flags = format!("{WINDOWED} --lateness 7ms --emit on-close --output x");
+    for (flags, expected) in [
+        (flags.as_str(), &["skipped", "skipped", "a|30|6", "skipped", "b|40|8"][..]),
+        // Where nothing is published until the end, nothing is closed by it.
+        (&format!("{WINDOWED} --lateness 7ms"), &["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]),
+    ] {
+        let case = Case::new("in.csv", old, flags);
+        let mut source = case.open().unwrap();
+        let _all = rest(&mut source).unwrap();
+        let before = source.state();
+        for _ in 0..3 {
+            source.close_windows();
+            source = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
+        }
+        fs::write(case.path(), format!("{old}{more}")).unwrap();
+        let mut grown = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
+        assert_eq!(rest(&mut grown).unwrap(), expected);
+        // From a checkpoint before the end, no window was closed by it.
+        let mut grown = Source::open(&case.input, &case.program, Some(before)).unwrap();
+        assert_eq!(rest(&mut grown).unwrap(), ["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]);
     }
 }
 
