@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::id::Part;
-use crate::key_group::Partitioner;
-use crate::segment::{Append, Fold, RowBatch, Ttl};
+use crate::key_group::{KeyGroup, Partitioner};
+use crate::segment::{Append, Columns, Fold, Op, Row, RowBatch, Ttl};
 
 const P: Partitioner = Partitioner::Range { seed: 5 };
 const T: TableId = TableId(1);
@@ -84,6 +84,52 @@ fn compaction_drops_what_has_expired_once_nobody_looks_back() {
     drop(base);
     assert_eq!(compacted(&backend).len(), 2);
     assert_eq!(read(&mut backend, "new").unwrap().as_deref(), Some(b"new".as_slice()));
+}
+
+/// One group of rows whose places RocksDB orders otherwise than segments do.
+#[derive(Debug)]
+struct Large(KeyGroupSet);
+
+impl Large {
+    fn key(n: usize) -> Vec<u8> {
+        vec![b'a' + u8::try_from(n % 5).unwrap(); 1 + n / 5]
+    }
+}
+
+impl RowSource for Large {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.0
+    }
+
+    fn append_group(&self, _: KeyGroup, batch: &mut RowBatch) -> Result<()> {
+        let value = vec![7; 4 << 20];
+        (0..70).try_for_each(|n| {
+            let key = Self::key(n);
+            let key = RowKey::data(T, &key, b"", b"");
+            batch.push(&Row { key, op: Op::Put(&value), columns: Columns::default() })
+        })
+    }
+
+    fn held_bytes(&self) -> u64 {
+        0
+    }
+}
+
+#[test]
+fn a_group_of_several_batches_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut backend = rocksdb(folder.path()).backend("b", none(), MemoryBudget::new(u64::MAX)).unwrap();
+    let group = std::iter::once(KeyGroup(1)).collect();
+    backend.load(&Large(KeyGroupSet::all(GROUPS)), &group).unwrap();
+    assert_eq!(backend.stats().rows, 70);
+    let mut found = 0;
+    backend
+        .scan(T, &group, &[], |entry| {
+            found += usize::from(entry.value.len() == 4 << 20);
+            true
+        })
+        .unwrap();
+    assert_eq!(found, 70);
 }
 
 #[test]
