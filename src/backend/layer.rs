@@ -5,13 +5,13 @@ use std::fmt::Debug;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Columns, Op, Row, RowBatch, RowKey, RowSource};
 
 use super::budget_spent;
-use super::place::{covering, group_of, read_clear, read_place};
+use super::place::{covering, group_of, known_place, read_clear};
 
 /// What a map entry costs beside its bytes, roughly.
 pub(super) const ROW_OVERHEAD_BYTES: u64 = 80;
@@ -169,11 +169,10 @@ impl<S: LayerSlot> Layer<S> {
 
     fn forget(&mut self, group: KeyGroup, bytes: u64) {
         self.held.give_back(bytes);
-        if let Some(entries) = self.entries_by_group.get_mut(&group) {
-            *entries -= 1;
-            if *entries == 0 {
-                self.entries_by_group.remove(&group);
-            }
+        match self.entries_by_group.get_mut(&group) {
+            Some(1) => drop(self.entries_by_group.remove(&group)),
+            Some(entries @ 2..) => *entries -= 1,
+            Some(0) | None => broken("an entry that goes was counted"),
         }
     }
 
@@ -182,12 +181,11 @@ impl<S: LayerSlot> Layer<S> {
         let start = group.0.to_be_bytes();
         let clears = self.clears.range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded));
         let of_group = clears.take_while(|place| place.starts_with(&start));
-        for (_, key) in of_group.filter_map(|place| read_clear(place)) {
+        for (_, key) in of_group.map(|place| read_clear(place)) {
             batch.push(&Row { key, op: Op::Clear, columns: Columns::default() })?;
         }
         for (place, slot) in self.starting_with(&start) {
-            let Some((_, key)) = read_place(place) else { continue };
-            slot.push_to(key, batch)?;
+            slot.push_to(known_place(place).1, batch)?;
         }
         Ok(())
     }

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Cut, MAX_VALUE_BYTES, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules};
+use crate::segment::{Cut, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules, check_value_length};
 use crate::time::Timestamp;
 
 pub use any::AnyBackend;
@@ -157,7 +157,7 @@ pub struct BackendStats {
 
 /// The state of one subtask.
 ///
-/// Values are at most [`MAX_VALUE_BYTES`]; a key, namespace or sub-key at most 65,535 bytes.
+/// Values are at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535 bytes.
 ///
 /// What the rows of a table mean stands in its [`TableRules`]: a value that has expired is no value, one of an older
 /// version is read in its present form. A table without rules holds bytes.
@@ -188,7 +188,7 @@ pub trait StateBackend: Debug + Send {
     /// Writes the row without reading it.
     ///
     /// # Errors
-    /// As [`StateBackend::update`]; `Usage` for an operand if the table has no merge operator.
+    /// As [`StateBackend::update`]: `Limit` also for an operand with which the value would be too long; `Usage` for an operand if the table has no merge operator.
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()>;
 
     /// Removes all rows in `scope`: one row in the next delta, however many they were.
@@ -306,7 +306,19 @@ fn check_new(owned: &KeyGroupSet, groups: &KeyGroupSet) -> Result<()> {
 
 /// Refuses a row whose parts are too long.
 fn check_lengths(row: &RowRef<'_>) -> Result<()> {
-    match [row.key.bytes, row.namespace, row.sub].into_iter().map(<[u8]>::len).max() {
+    check_parts(&[row.key.bytes, row.namespace, row.sub])
+}
+
+/// Refuses a scope whose parts are too long.
+fn check_scope(scope: &Scope<'_>) -> Result<()> {
+    let RowKey { key, namespace, .. } = scope.place(TableId(0));
+    check_parts(&[key.unwrap_or_default(), namespace.unwrap_or_default()])
+}
+
+/// Refuses parts of a row's place that are too long.
+#[inline]
+fn check_parts(parts: &[&[u8]]) -> Result<()> {
+    match parts.iter().map(|part| part.len()).max() {
         Some(length) if length > usize::from(u16::MAX) => {
             Err(Error::limit("key, namespace or sub-key is longer than 65535 bytes").with("length", length))
         }
@@ -316,10 +328,7 @@ fn check_lengths(row: &RowRef<'_>) -> Result<()> {
 
 /// Refuses a value that is too long.
 fn check_value(value: &[u8]) -> Result<()> {
-    if value.len() <= MAX_VALUE_BYTES {
-        return Ok(());
-    }
-    Err(Error::limit("value is too long for a segment").with("bytes", value.len()).with("limit", MAX_VALUE_BYTES))
+    check_value_length(value.len())
 }
 
 /// Returns the piece of a folded row of stored state, and whether it is an operand.

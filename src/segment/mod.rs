@@ -43,7 +43,7 @@ pub use reader::SegmentRows;
 pub(crate) use reader::verified_blocks;
 pub use row::{Columns, Op, Row, RowKey};
 pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, Ttl, Upgrade};
-pub(crate) use rules::{Below, OwnedPiece};
+pub(crate) use rules::{Below, OwnedPiece, check_value_length};
 pub use run::Run;
 pub(crate) use run::Spare;
 pub use writer::{EncodeOptions, SegmentWriter};

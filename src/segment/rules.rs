@@ -8,7 +8,8 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
+use super::format::MAX_VALUE_BYTES;
+use crate::error::{Error, Result, broken};
 use crate::id::TableId;
 use crate::time::Timestamp;
 
@@ -27,6 +28,18 @@ pub trait MergeOperator: Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` if the bytes are not values; what a function of the user's returns. Nothing is changed then.
     fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()>;
+
+    /// Makes of `value` what `newer` makes of it. An operator that [grows](MergeOperator::grows) should do so in place:
+    /// a value of many pieces is put together by one such call for each.
+    ///
+    /// # Errors
+    /// As [`MergeOperator::merge`]; `value` is then as it was.
+    fn merge_into(&self, value: &mut Vec<u8>, newer: &[u8]) -> Result<()> {
+        let mut merged = Vec::new();
+        self.merge(value, newer, &mut merged)?;
+        *value = merged;
+        Ok(())
+    }
 
     /// Returns whether a merged value is as long as both together: a backend then keeps the pieces, each with its
     /// own life, so that adding one costs nothing of the others.
@@ -47,6 +60,11 @@ impl MergeOperator for Append {
     fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
         out.extend_from_slice(older);
         out.extend_from_slice(newer);
+        Ok(())
+    }
+
+    fn merge_into(&self, value: &mut Vec<u8>, newer: &[u8]) -> Result<()> {
+        value.extend_from_slice(newer);
         Ok(())
     }
 
@@ -141,6 +159,25 @@ impl OwnedPiece {
     pub(crate) fn borrow(&self) -> Piece<'_> {
         Piece { bytes: &self.bytes, version: self.version, stamp: self.stamp }
     }
+
+    /// Merges a newer piece into this one, unless that becomes too long for a segment. Returns whether it did.
+    fn merge(&mut self, operator: &dyn MergeOperator, newer: &Piece<'_>) -> Result<bool> {
+        if operator.grows() {
+            if self.bytes.len() + newer.bytes.len() > MAX_VALUE_BYTES {
+                return Ok(false);
+            }
+            operator.merge_into(&mut self.bytes, newer.bytes)?;
+        } else {
+            let mut merged = Vec::new();
+            operator.merge(&self.bytes, newer.bytes, &mut merged)?;
+            if merged.len() > MAX_VALUE_BYTES {
+                return Ok(false);
+            }
+            self.bytes = merged;
+        }
+        self.stamp = newer.stamp;
+        Ok(true)
+    }
 }
 
 impl TableRules {
@@ -168,9 +205,14 @@ impl TableRules {
     }
 
     /// Merges pieces, oldest first, as far as may be. What remains lives at `now`: one piece, or several whose lives or
-    /// versions differ, or several that nothing here can merge.
+    /// versions differ, or that together are too long for a segment, or that nothing here can merge.
+    ///
+    /// No piece becomes longer than [`MAX_VALUE_BYTES`] here, so that no row keeps a segment from being written.
     ///
     /// * `upgrade`: whether older versions become present ones first.
+    ///
+    /// # Cost
+    /// Linear in the pieces' bytes for an operator that grows; for others that of as many merges as there are pieces.
     ///
     /// # Errors
     /// What merging and upgrading return.
@@ -186,17 +228,20 @@ impl TableRules {
             if upgrade && piece.version != self.version && self.upgrade.is_some() {
                 let mut bytes = Vec::new();
                 self.present(&piece.borrow(), &mut bytes)?;
-                (piece.bytes, piece.version) = (bytes, self.version);
-            }
-            let merge = self.joins(&combined, &piece, below);
-            match (merge, combined.last_mut()) {
-                (Some(Join::Merge(operator)), Some(older)) => {
-                    let mut bytes = Vec::new();
-                    operator.merge(&older.bytes, &piece.bytes, &mut bytes)?;
-                    (older.bytes, older.stamp) = (bytes, piece.stamp);
+                // A form that is too long is made anew by each reader.
+                if bytes.len() <= MAX_VALUE_BYTES {
+                    (piece.bytes, piece.version) = (bytes, self.version);
                 }
-                (Some(Join::Replace), Some(older)) => *older = piece,
-                _ => combined.push(piece),
+            }
+            let join = self.joins(&combined, &piece, below);
+            if let (Some(join), Some(older)) = (join, combined.last_mut()) {
+                match join {
+                    Join::Replace => *older = piece,
+                    Join::Merge(operator) if older.merge(operator, &piece.borrow())? => {}
+                    Join::Merge(_) => combined.push(piece),
+                }
+            } else {
+                combined.push(piece);
             }
         }
         if self.merge.as_deref().is_some_and(|operator| !operator.grows()) {
@@ -208,6 +253,19 @@ impl TableRules {
             combined.retain(|piece| !self.expired(piece.stamp, now));
         }
         Ok(combined)
+    }
+
+    /// Merges `newer` into the piece before it if the table's operator grows, and their lives and versions are the same.
+    /// Returns whether it did.
+    ///
+    /// # Errors
+    /// What merging returns; `older` is then as it was.
+    pub(crate) fn append(&self, older: &mut OwnedPiece, newer: &Piece<'_>) -> Result<bool> {
+        let alike = (older.version, older.stamp) == (newer.version, newer.stamp);
+        match self.merge.as_deref().filter(|operator| alike && operator.grows()) {
+            Some(operator) => older.merge(operator, newer),
+            None => Ok(false),
+        }
     }
 
     /// Returns how `newer` becomes one with the last piece before it, if it does.
@@ -233,24 +291,78 @@ impl TableRules {
         joins.then_some(Join::Merge(operator))
     }
 
-    /// Writes what a reader of these pieces sees at `now` to `out`, which is empty; false if there is no value.
+    /// Writes what a reader of these pieces, oldest first, sees at `now` to `out`, which is empty; false if there is no
+    /// value.
+    ///
+    /// # Cost
+    /// As [`TableRules::combine`].
     ///
     /// # Errors
     /// What merging and upgrading return; `Usage` if there are operands and nothing to merge them by.
-    pub(crate) fn resolve(&self, pieces: Vec<OwnedPiece>, now: Timestamp, out: &mut Vec<u8>) -> Result<bool> {
-        let mut living = self.combine(pieces, Below::Nothing, now, true)?.into_iter();
-        let Some(first) = living.next() else { return Ok(false) };
-        self.present(&first.borrow(), out)?;
+    pub(crate) fn resolve<'a>(
+        &self,
+        pieces: impl IntoIterator<Item = Piece<'a>>,
+        now: Timestamp,
+        out: &mut Vec<u8>,
+    ) -> Result<bool> {
+        let pieces = pieces.into_iter();
+        if self.merge.as_deref().is_some_and(MergeOperator::grows) {
+            let living = pieces.filter(|piece| !self.expired(piece.stamp, now));
+            return self.put_together(living, out);
+        }
+        let living = self.combine(pieces.map(|piece| OwnedPiece::of(&piece)).collect(), Below::Nothing, now, true)?;
+        self.put_together(living.iter().map(OwnedPiece::borrow), out)
+    }
+
+    /// Writes what living pieces make to `out`, which is empty; false if there are none.
+    fn put_together<'a>(&self, living: impl Iterator<Item = Piece<'a>>, out: &mut Vec<u8>) -> Result<bool> {
+        let (mut any, mut newer) = (false, Vec::new());
         for piece in living {
+            if !std::mem::replace(&mut any, true) {
+                self.present(&piece, out)?;
+                continue;
+            }
             let Some(operator) = self.merge.as_deref() else {
                 return Err(Error::usage("table has operands, and no merge operator was declared"));
             };
-            let (older, mut newer) = (std::mem::take(out), Vec::new());
-            self.present(&piece.borrow(), &mut newer)?;
-            operator.merge(&older, &newer, out)?;
+            if piece.version == self.version {
+                operator.merge_into(out, piece.bytes)?;
+            } else {
+                newer.clear();
+                self.present(&piece, &mut newer)?;
+                operator.merge_into(out, &newer)?;
+            }
         }
-        Ok(true)
+        Ok(any)
     }
+
+    /// Refuses pieces, oldest first, whose value at `now` is longer than values may be.
+    ///
+    /// # Cost
+    /// A step per piece for an operator that grows; for others that of reading them.
+    ///
+    /// # Errors
+    /// `Limit`; what merging and upgrading return.
+    pub(crate) fn check_length<'a>(&self, pieces: impl IntoIterator<Item = Piece<'a>>, now: Timestamp) -> Result<()> {
+        if self.merge.as_deref().is_some_and(MergeOperator::grows) {
+            let living = pieces.into_iter().filter(|piece| !self.expired(piece.stamp, now));
+            return check_value_length(living.map(|piece| piece.bytes.len()).sum());
+        }
+        let mut value = Vec::new();
+        self.resolve(pieces, now, &mut value)?;
+        check_value_length(value.len())
+    }
+}
+
+/// Refuses a value of so many bytes if that is too long.
+///
+/// # Errors
+/// `Limit`.
+pub(crate) fn check_value_length(bytes: usize) -> Result<()> {
+    if bytes <= MAX_VALUE_BYTES {
+        return Ok(());
+    }
+    Err(Error::limit("value is too long for a segment").with("bytes", bytes).with("limit", MAX_VALUE_BYTES))
 }
 
 /// What lies below the oldest of some pieces.
@@ -293,11 +405,10 @@ impl Rules {
     pub fn define(&mut self, table: TableId, rules: TableRules) {
         let tables = Arc::make_mut(&mut self.tables);
         match tables.binary_search_by_key(&table, |(id, _)| *id) {
-            Ok(at) => {
-                if let Some(slot) = tables.get_mut(at) {
-                    slot.1 = rules;
-                }
-            }
+            Ok(at) => match tables.get_mut(at) {
+                Some(slot) => slot.1 = rules,
+                None => broken("a table that was found has its rules"),
+            },
             Err(at) => tables.insert(at, (table, rules)),
         }
         self.expire = tables.iter().any(|(_, rules)| rules.ttl.is_some());
@@ -372,6 +483,10 @@ mod tests {
         OwnedPiece { bytes: bytes.to_vec(), version, stamp: stamp.map(at) }
     }
 
+    fn borrowed(pieces: &[OwnedPiece]) -> impl Iterator<Item = Piece<'_>> {
+        pieces.iter().map(OwnedPiece::borrow)
+    }
+
     /// Adds numbers of one byte.
     #[derive(Debug)]
     struct Sum;
@@ -421,9 +536,9 @@ mod tests {
         let left = list.combine(pieces.clone(), Below::Nothing, at(9), true).unwrap();
         assert_eq!(left, [piece(b"a", 1, Some(0)), piece(b"bc", 1, Some(4))]);
         let mut out = vec![];
-        assert!(list.resolve(pieces.clone(), at(10), &mut out).unwrap());
+        assert!(list.resolve(borrowed(&pieces), at(10), &mut out).unwrap());
         assert_eq!(out, b"bc");
-        assert!(!list.resolve(pieces, at(14), &mut vec![]).unwrap());
+        assert!(!list.resolve(borrowed(&pieces), at(14), &mut vec![]).unwrap());
 
         let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
         let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(19))];
@@ -449,7 +564,7 @@ mod tests {
             }
             let seen = |pieces: &[OwnedPiece]| {
                 let mut out = Vec::new();
-                sum.resolve(pieces.to_vec(), at(time), &mut out).unwrap().then_some(out)
+                sum.resolve(borrowed(pieces), at(time), &mut out).unwrap().then_some(out)
             };
             for cut in 0..=pieces.len() {
                 for end in cut.max(1)..=pieces.len() {
@@ -476,8 +591,90 @@ mod tests {
         assert_eq!(sum.combine(pieces.clone(), Below::Nothing, at(0), true).unwrap(), [piece(&[7], 2, None)]);
         let without = TableRules { upgrade: None, ..sum };
         assert_eq!(without.combine(pieces.clone(), Below::Nothing, at(0), true).unwrap().len(), 2, "left as they are");
-        let refused = without.resolve(pieces, at(0), &mut vec![]).unwrap_err();
+        let refused = without.resolve(borrowed(&pieces), at(0), &mut vec![]).unwrap_err();
         assert_eq!(refused.kind(), crate::ErrorKind::Version);
+    }
+
+    /// Puts bytes behind bytes, and says nothing of it.
+    #[derive(Debug)]
+    struct Concat;
+
+    impl MergeOperator for Concat {
+        fn name(&self) -> &'static str {
+            "concat"
+        }
+
+        fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
+            Append.merge(older, newer, out)
+        }
+    }
+
+    /// Makes of values of version 1 ones that no segment holds.
+    #[derive(Debug)]
+    struct Blow;
+
+    impl Upgrade for Blow {
+        fn upgrade(&self, _: u32, _: &[u8], out: &mut Vec<u8>) -> Result<()> {
+            out.resize(MAX_VALUE_BYTES + 1, 7);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_segment_stays_in_pieces_and_is_read_whole() {
+        let lengths = [MAX_VALUE_BYTES - 1, 1, 1, 5];
+        let pieces: Vec<_> = lengths.iter().map(|length| piece(&vec![1; *length], 1, None)).collect();
+        for merge in [Arc::new(Append) as Arc<dyn MergeOperator>, Arc::new(Concat)] {
+            let table = TableRules { merge: Some(merge), ..TableRules::default() };
+            let left = table.combine(pieces.clone(), Below::Nothing, at(0), true).unwrap();
+            assert_eq!(left.iter().map(|piece| piece.bytes.len()).collect::<Vec<_>>(), [MAX_VALUE_BYTES, 6]);
+            let mut out = vec![];
+            assert!(table.resolve(borrowed(&left), at(0), &mut out).unwrap());
+            assert_eq!(out.len(), MAX_VALUE_BYTES + 6);
+            let refused = table.check_length(borrowed(&pieces), at(0)).unwrap_err();
+            assert_eq!(refused.kind(), crate::ErrorKind::Limit);
+            assert!(table.check_length(borrowed(&pieces[..2]), at(0)).is_ok());
+        }
+        let table = TableRules { version: 2, upgrade: Some(Arc::new(Blow)), ..TableRules::default() };
+        let old = vec![piece(b"old", 1, None)];
+        assert_eq!(table.combine(old.clone(), Below::Nothing, at(0), true).unwrap(), old, "left as it is");
+    }
+
+    /// Counts the bytes that it copies.
+    #[derive(Debug, Default)]
+    struct Counted(std::sync::atomic::AtomicUsize);
+
+    impl MergeOperator for Counted {
+        fn name(&self) -> &'static str {
+            "counted"
+        }
+
+        fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()> {
+            self.0.fetch_add(older.len(), std::sync::atomic::Ordering::Relaxed);
+            Append.merge(older, newer, out)
+        }
+
+        fn merge_into(&self, value: &mut Vec<u8>, newer: &[u8]) -> Result<()> {
+            self.0.fetch_add(newer.len(), std::sync::atomic::Ordering::Relaxed);
+            Append.merge_into(value, newer)
+        }
+
+        fn grows(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_value_of_many_pieces_is_put_together_in_one_pass() {
+        let counted = Arc::new(Counted::default());
+        let table = TableRules { merge: Some(counted.clone()), ..TableRules::default() };
+        let pieces = vec![piece(&[1; 100], 1, None); 2000];
+        let copied = || counted.0.swap(0, std::sync::atomic::Ordering::Relaxed);
+        let mut out = vec![];
+        assert!(table.resolve(borrowed(&pieces), at(0), &mut out).unwrap());
+        assert_eq!((out.len(), copied() <= 200_000), (200_000, true));
+        let combined = table.combine(pieces, Below::Unknown, at(0), true).unwrap();
+        assert_eq!((combined.len(), copied() <= 200_000), (1, true));
     }
 
     #[test]

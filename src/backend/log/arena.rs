@@ -20,6 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::MmapMut;
 
+use crate::error::broken;
 use crate::memory::{Charge, MemoryBudget};
 
 use super::warmer::Warmer;
@@ -111,7 +112,8 @@ impl Free {
     /// Tells the system that a block's memory is not needed.
     fn forget(&self, address: &Address) {
         let at = address.0.as_ptr().cast_const();
-        let Some(slab) = self.slabs.iter().find(|slab| slab.as_ptr_range().contains(&at)) else { return };
+        let slab = self.slabs.iter().find(|slab| slab.as_ptr_range().contains(&at));
+        let slab = slab.unwrap_or_else(|| broken("a block lies in one of its arena's slabs"));
         let offset = at.addr() - slab.as_ptr().addr();
         #[cfg(unix)]
         // SAFETY: nobody uses the block's bytes. Afterwards they are zeros or what they were.
@@ -320,17 +322,21 @@ impl Buffer {
 
     /// Returns `len` bytes more, of any content, to be written. There must be room.
     pub(super) fn append(&mut self, len: usize) -> &mut [u8] {
-        match self {
+        let appended = match self {
             Self::Heap(bytes) => {
                 let start = bytes.len();
                 bytes.resize(start + len, 0);
-                bytes.get_mut(start..).unwrap_or_default()
+                bytes.get_mut(start..)
             }
             Self::Block { block, len: end } => {
                 let start = *end;
                 *end += len;
-                block.get_mut(start..*end).unwrap_or_default()
+                block.get_mut(start..*end)
             }
+        };
+        match appended {
+            Some(bytes) => bytes,
+            None => beyond(),
         }
     }
 }
@@ -342,7 +348,10 @@ impl Deref for Buffer {
     fn deref(&self) -> &[u8] {
         match self {
             Self::Heap(bytes) => bytes,
-            Self::Block { block, len } => block.get(..*len).unwrap_or_default(),
+            Self::Block { block, len } => match block.get(..*len) {
+                Some(bytes) => bytes,
+                None => beyond(),
+            },
         }
     }
 }
@@ -352,9 +361,17 @@ impl DerefMut for Buffer {
     fn deref_mut(&mut self) -> &mut [u8] {
         match self {
             Self::Heap(bytes) => bytes,
-            Self::Block { block, len } => block.get_mut(..*len).unwrap_or_default(),
+            Self::Block { block, len } => match block.get_mut(..*len) {
+                Some(bytes) => bytes,
+                None => beyond(),
+            },
         }
     }
+}
+
+#[cold]
+fn beyond() -> ! {
+    broken("a block has room for what is appended to it")
 }
 
 /// Bytes that a processor fetches at once.

@@ -15,10 +15,12 @@
 //!   whatever is written or becomes garbage pays for going through `RATE` times its bytes. So **each half of a group holds
 //!   at most 4 times the bytes of its records that the index points at, plus 136 KiB**, after every write.
 
+use super::chains::Link;
 use super::group::{Found, Group};
-use super::index::{Address, link_hash};
+use super::index::{Address, Bucket};
 use super::record::Record;
-use super::region::{Half, LEAST_REGION_BYTES, REGION_OVERHEAD_BYTES, Region, Regions, Run};
+use super::region::{Half, REGION_OVERHEAD_BYTES, Region, Regions, Run};
+use crate::error::broken;
 use crate::segment::Rules;
 
 /// Garbage that a half of a group may hold, as a part of what is live: with less, survivors are copied again and again.
@@ -28,7 +30,7 @@ const GARBAGE_PART: u64 = 4;
 const SLACK_BYTES: u64 = 4 * 1024;
 
 /// Bytes of regions to go through for each byte that was written or became garbage.
-const RATE: u64 = 8;
+pub(super) const RATE: u64 = 8;
 
 /// The constant of the bound: one region that is being filled while another is being emptied, and the slack.
 #[cfg(test)]
@@ -38,7 +40,7 @@ pub(super) const BOUND_BYTES: u64 = 2 * super::region::REGION_BYTES as u64 + 2 *
 const AHEAD: usize = 32;
 
 /// What it costs to move a region to the end of the order or to drop an empty one, in bytes gone through.
-const STEP_BYTES: u64 = 512;
+pub(super) const STEP_BYTES: u64 = 512;
 
 /// Bytes of regions that a write may go through that would otherwise be refused.
 const RECLAIM_BYTES: u64 = 1024 * 1024;
@@ -57,7 +59,7 @@ impl Regions {
     /// Returns whether a half holds too much beside what is live. What the open region has to spare is for what comes.
     fn needs_cleaning(&self, half: Half) -> bool {
         let run = self.run(half);
-        let spare = run.open.and_then(|id| self.region(id)).map_or(0, |region| region.chunk().spare_bytes());
+        let spare = run.open.map_or(0, |id| self.region(id).chunk().spare_bytes());
         let live = run.live_bytes(half);
         run.held_bytes - spare > live + live / GARBAGE_PART + SLACK_BYTES
     }
@@ -76,6 +78,15 @@ impl Region {
     }
 }
 
+/// What points at a record.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Entry {
+    /// The index: it is its row's newest.
+    Newest(Bucket),
+    /// Its row's chain: it is an older piece.
+    Link,
+}
+
 impl Group {
     /// Cleans as much as `churn` bytes pay for that were written or became garbage.
     pub(super) fn pace(&mut self, churn: usize, rules: &Rules) {
@@ -85,6 +96,7 @@ impl Group {
         if rules.expire() {
             self.look_for_expired(churn as u64, rules);
         }
+        self.join_small(churn as u64, rules);
         for half in [Half::Tail, Half::Frozen] {
             if !self.regions.needs_cleaning(half) {
                 self.regions.run_mut(half).credit = 0;
@@ -107,9 +119,7 @@ impl Group {
         frozen.expiry_credit = (frozen.expiry_credit + churn).min(frozen.held_bytes);
         for _ in 0..self.regions.slots() {
             let next = self.regions.next_to_expire();
-            let Some(region) = self.regions.region(next).filter(|region| region.half() == Half::Frozen) else {
-                continue;
-            };
+            let Some(region) = self.regions.frozen_at(next) else { continue };
             let frozen = self.regions.run(Half::Frozen);
             let Some(rest) = frozen.expiry_credit.checked_sub(region.chunk().held_bytes()) else {
                 self.regions.retry_expiry(next);
@@ -119,22 +129,23 @@ impl Group {
             let stale: Vec<_> = stale.map(|(offset, record)| (Address::new(next, offset), record.detached())).collect();
             self.regions.run_mut(Half::Frozen).expiry_credit = rest;
             for (here, bytes) in stale {
-                let Some(record) = Record::parse(&bytes) else { continue };
-                if let Some((hash, found)) = self.entry_of(&record, here) {
-                    self.expire(hash, found, &record, rules);
+                let record = copied(&bytes);
+                let hash = self.hash(&record.place);
+                if let Some(entry) = self.entry_at(hash, here, &record, true) {
+                    self.expire(hash, entry, here, &record, rules);
                 }
             }
         }
     }
 
-    /// Takes a record that has expired out of the index: its row, or a piece of a value whose newer pieces live on.
-    fn expire(&mut self, hash: u32, found: Found, record: &Record<'_>, rules: &Rules) {
-        if found.address.is_link() {
-            self.live_bytes -= record.value().map_or(0, <[u8]>::len) as u64;
-            self.regions.supersede(found.address, &found.shape);
-            self.index.remove(found.bucket);
-        } else {
-            self.forget(hash, found, record, rules);
+    /// Takes a record that has expired out of the log: its row, or a piece of a value whose newer pieces live on.
+    fn expire(&mut self, hash: u32, entry: Entry, here: Address, record: &Record<'_>, rules: &Rules) {
+        match entry {
+            Entry::Link => self.drop_link(hash, Link { ordinal: record.mark.ordinal, address: here }, record.shape),
+            Entry::Newest(bucket) => {
+                let found = Found { bucket, address: here, shape: record.shape };
+                self.forget(hash, found, record, rules);
+            }
         }
     }
 
@@ -160,7 +171,7 @@ impl Group {
     }
 
     fn oldest(&self, half: Half) -> Option<&Region> {
-        self.regions.region(*self.regions.run(half).order.front()?)
+        self.regions.run(half).order.front().map(|id| self.regions.region(*id))
     }
 
     /// Takes one step: the oldest region moves to the end, or its survivors leave it. Returns the bytes of values that were
@@ -170,8 +181,8 @@ impl Group {
             self.regions.run_mut(half).order.rotate_left(1);
             return 0;
         }
-        let moved = self.move_values(half);
-        let Some((id, region)) = self.regions.take_oldest(half) else { return moved };
+        let moved = self.move_values(half, rules);
+        let Some((id, region)) = self.regions.take_oldest(half) else { broken("a half that is cleaned has a region") };
         let mut left = region.tally.records();
         let mut records = region.chunk().records().filter(|(_, record)| !record.shape.is_dead());
         let mut window = Vec::with_capacity(AHEAD);
@@ -183,7 +194,7 @@ impl Group {
             };
             window.extend(records.by_ref().take(AHEAD).map(ahead));
             if window.is_empty() {
-                break;
+                broken("a region has the records that its tally counts");
             }
             for (offset, hash) in window.drain(..) {
                 left -= u64::from(self.keep_or_drop(half, &region, Address::new(id, offset), hash, rules));
@@ -197,31 +208,38 @@ impl Group {
     /// Copies the record at `here` in `region` to the end of its half, or lets it go if nobody needs it any more. Returns
     /// whether the index pointed at it.
     fn keep_or_drop(&mut self, half: Half, region: &Region, here: Address, hash: u32, rules: &Rules) -> bool {
-        let Some(record) = region.chunk().record(here.offset()) else { return false };
-        let Some((hash, found)) = self.entry_at(hash, &record, here, region.has_links) else { return false };
+        let record = region.chunk().record(here.offset());
+        let bucket = match self.entry_at(hash, here, &record, region.has_links) {
+            Some(Entry::Newest(bucket)) => bucket,
+            Some(Entry::Link) => broken("older pieces leave a region before it goes"),
+            None => return false,
+        };
         if half == Half::Frozen && record.shape.is_tombstone() {
-            self.index.remove(found.bucket);
+            self.index.remove(bucket);
         } else if half == Half::Frozen && has_expired(&record, rules) {
             // What older segments have of it has expired too.
-            self.expire(hash, found, &record, rules);
+            self.expire(hash, Entry::Newest(bucket), here, &record, rules);
         } else {
             let bytes = region.chunk().bytes_of(here.offset(), &record.shape);
             let address = match record.shape.is_compact() {
                 true => self.regions.append_copy(half, &record.shape, bytes),
                 false => self.regions.append(half, &record.copy()),
             };
-            self.index.point(found.bucket, address);
+            self.index.point(bucket, address);
         }
         true
     }
 
     /// Moves values that have an older piece in the oldest region to the end of their half; returns their bytes.
-    fn move_values(&mut self, half: Half) -> u64 {
+    fn move_values(&mut self, half: Half, rules: &Rules) -> u64 {
         let Some(&id) = self.regions.run(half).order.front() else { return 0 };
-        let Some(region) = self.regions.region(id).filter(|region| region.has_links) else { return 0 };
+        let region = self.regions.region(id);
+        if !region.has_links {
+            return 0;
+        }
         let is_older_piece = |offset, record: &Record<'_>| {
-            let entry = self.entry_of(record, Address::new(id, offset));
-            entry.is_some_and(|(_, found)| found.address.is_link())
+            let entry = self.entry_at(self.hash(&record.place), Address::new(id, offset), record, true);
+            matches!(entry, Some(Entry::Link))
         };
         let pieces = region
             .chunk()
@@ -229,50 +247,52 @@ impl Group {
             .filter(|(offset, record)| !record.shape.is_dead() && is_older_piece(*offset, record));
         let pieces: Vec<_> = pieces.map(|(_, record)| record.detached()).collect();
         // Not into the region that they are to leave.
-        self.regions.open(half, LEAST_REGION_BYTES, true);
-        pieces.iter().filter_map(|bytes| Record::parse(bytes)).map(|piece| self.move_value(half, id, &piece)).sum()
+        self.regions.close(half, id);
+        pieces.iter().map(|bytes| self.move_value(half, id, &copied(bytes), rules)).sum()
     }
 
-    /// Copies all pieces of a row's value that lie in `half`, in their order, to its end, unless that was done for another
-    /// piece that lay in `region`. Returns their bytes.
-    fn move_value(&mut self, half: Half, region: u32, piece: &Record<'_>) -> u64 {
+    /// Copies all pieces of a row's value that lie in `half`, in their order and folded, to its end, unless that was done
+    /// for another piece that lay in `region`. Returns their bytes.
+    fn move_value(&mut self, half: Half, region: u32, piece: &Record<'_>, rules: &Rules) -> u64 {
         let hash = self.hash(&piece.place);
-        let Some(newest) = self.find(hash, &piece.place) else { return 0 };
-        let ordinal = self.regions.record(newest.address).map_or(0, |record| record.mark.ordinal);
-        let mut pieces = self.links(hash, &piece.place, ordinal);
-        pieces.push(newest);
-        pieces.retain(|piece| self.regions.half(piece.address) == half);
+        let Some(newest) = self.find(hash, &piece.place) else { broken("a row in pieces has a newest one") };
+        let newest_record = self.regions.record(newest.address);
+        let was_chained = newest_record.mark.is_chained();
+        let all = self.all_links(hash, newest.address, &newest_record);
+        let pieces: Vec<_> = all.filter(|piece| self.regions.half(piece.address) == half).collect();
         if pieces.iter().all(|piece| piece.address.region() != region) {
             return 0;
         }
         let mut moved = 0;
-        for (at, Found { bucket, address, shape }) in pieces.into_iter().enumerate() {
-            let Some(bytes) = self.regions.record(address).map(|record| record.detached()) else { continue };
-            let Some(mut draft) = Record::parse(&bytes).map(|record| record.copy()) else { continue };
+        for (at, folded) in self.fold(&pieces, rules).iter().enumerate() {
+            let is_newest = folded.last().address == newest.address;
             // Older ones are nowhere: what stood before it has gone with the regions before.
-            draft.mark.operand &= half == Half::Tail || at > 0;
+            let has_older = half == Half::Tail || at > 0;
+            let draft = folded.draft(folded.operand && has_older, !is_newest || (was_chained && has_older));
             self.regions.go_to_end(half);
             let copy = self.regions.append(half, &draft);
-            self.regions.supersede(address, &shape);
-            let copy = if address.is_link() { self.regions.linked(copy) } else { copy };
-            self.index.point(bucket, copy);
-            moved += bytes.len() as u64;
+            folded.from.iter().for_each(|(piece, shape)| self.regions.supersede(piece.address, shape));
+            self.settle(hash, folded, is_newest.then_some(newest.bucket), copy);
+            moved += draft.len() as u64;
         }
         moved
     }
 
-    /// Returns the hash and entry of the row, or of its older piece, that the index has at `here`.
-    fn entry_of(&self, record: &Record<'_>, here: Address) -> Option<(u32, Found)> {
-        self.entry_at(self.hash(&record.place), record, here, true)
+    /// Returns what points at this record, at `here` and of a row of this hash, if anything does.
+    ///
+    /// * `or_link`: whether it may be an older piece.
+    pub(super) fn entry_at(&self, hash: u32, here: Address, record: &Record<'_>, or_link: bool) -> Option<Entry> {
+        if let Some((bucket, _)) = self.index.find(hash, |address| address == here) {
+            return Some(Entry::Newest(bucket));
+        }
+        let chains = self.chains.as_deref().filter(|_| or_link)?;
+        chains.of_link(hash, Link { ordinal: record.mark.ordinal, address: here }).map(|_| Entry::Link)
     }
+}
 
-    /// As [`Group::entry_of`], where the row's hash is at hand, and whether the record may be an older piece.
-    fn entry_at(&self, hash: u32, record: &Record<'_>, here: Address, or_link: bool) -> Option<(u32, Found)> {
-        let at = |hash: u32| self.index.find(hash, |address| address.same_record(here));
-        let as_link = || if or_link { at(link_hash(hash, record.mark.ordinal)) } else { None };
-        let (bucket, address) = at(hash).or_else(as_link)?;
-        Some((hash, Found { bucket, address, shape: record.shape }))
-    }
+/// Returns a record out of a copy of its bytes.
+pub(super) fn copied(bytes: &[u8]) -> Record<'_> {
+    Record::parse(bytes).unwrap_or_else(|| broken("a copy of a record is one"))
 }
 
 /// Returns whether a record's value has expired.

@@ -10,6 +10,7 @@ use hashbrown::HashTable;
 use super::index::spread;
 use super::record::Place;
 use super::subs::Subs;
+use crate::error::broken;
 use crate::id::TableId;
 use crate::memory::{Charge, MemoryBudget};
 
@@ -59,8 +60,9 @@ impl Members {
     fn remove(&mut self, row_hash: u32, sub: &[u8]) {
         match self {
             Self::Hashed(hashes) => {
-                if let Ok(entry) = hashes.find_entry(spread(row_hash), |hash| *hash == row_hash) {
-                    entry.remove();
+                match hashes.find_entry(spread(row_hash), |hash| *hash == row_hash) {
+                    Ok(entry) => drop(entry.remove()),
+                    Err(_) => broken("a row that dies is a member of its family"),
                 }
                 if hashes.len() < hashes.capacity() / 8 {
                     hashes.shrink_to(hashes.len() * 2, |hash| spread(*hash));
@@ -128,23 +130,23 @@ impl Families {
         let bucket = self.table.find_bucket_index(spread(hash), is_it);
         let bucket = match (bucket, make) {
             (Some(bucket), _) => bucket,
-            (None, None) => return,
+            (None, None) => no_family(),
             (None, Some(ordered)) => {
                 let family = Family { hash, identity: identity(place), members: Members::new(ordered) };
                 self.members_bytes += family.identity.len();
                 let _new = self.table.insert_unique(spread(hash), family, |family| spread(family.hash));
-                let Some(bucket) = self.table.find_bucket_index(spread(hash), is_it) else { return };
-                bucket
+                self.table.find_bucket_index(spread(hash), is_it).unwrap_or_else(|| no_family())
             }
         };
-        let Some(family) = self.table.get_bucket_mut(bucket) else { return };
+        let Some(family) = self.table.get_bucket_mut(bucket) else { no_family() };
         let before = family.members.held_bytes();
         change(&mut family.members);
         self.members_bytes = self.members_bytes + family.members.held_bytes() - before;
         if family.members.is_empty() {
             self.members_bytes -= family.members.held_bytes() + family.identity.len();
-            if let Ok(entry) = self.table.get_bucket_entry(bucket) {
-                entry.remove();
+            match self.table.get_bucket_entry(bucket) {
+                Ok(entry) => drop(entry.remove()),
+                Err(_) => no_family(),
             }
             if self.table.len() < self.table.capacity() / 8 {
                 self.table.shrink_to(self.table.len() * 2, |family| spread(family.hash));
@@ -157,7 +159,7 @@ impl Families {
     pub(super) fn drop_table(&mut self, table: TableId) {
         let mut gone = 0;
         self.table.retain(|family| {
-            let goes = place_of(&family.identity).is_some_and(|place| place.table == table);
+            let goes = place_of(&family.identity).table == table;
             gone += if goes { family.members.held_bytes() + family.identity.len() } else { 0 };
             !goes
         });
@@ -171,20 +173,41 @@ impl Families {
     }
 }
 
+#[cold]
+fn no_family() -> ! {
+    broken("a row with a sub-key is a member of a family")
+}
+
 /// Returns what [`place_of`] makes a place of.
 fn identity(place: &Place<'_>) -> Box<[u8]> {
-    let length = u16::try_from(place.key.len()).unwrap_or(u16::MAX).to_le_bytes();
-    [&place.table.0.to_le_bytes()[..], &length, place.key, place.namespace].concat().into()
+    let length =
+        u16::try_from(place.key.len()).unwrap_or_else(|_| broken("keys are checked to be shorter than 64 KiB"));
+    [&place.table.0.to_le_bytes()[..], &length.to_le_bytes(), place.key, place.namespace].concat().into()
 }
 
 fn is_of(identity: &[u8], place: &Place<'_>) -> bool {
-    place_of(identity).is_some_and(|of| of.same_family(place))
+    place_of(identity).same_family(place)
 }
 
 /// Returns the place, without a sub-key, of a family.
-pub(super) fn place_of(identity: &[u8]) -> Option<Place<'_>> {
-    let (table, rest) = identity.split_first_chunk()?;
-    let (length, rest) = rest.split_first_chunk()?;
-    let (key, namespace) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
-    Some(Place::without_sub(u32::from_le_bytes(*table), key, namespace))
+pub(super) fn place_of(identity: &[u8]) -> Place<'_> {
+    let parts = || {
+        let (table, rest) = identity.split_first_chunk()?;
+        let (length, rest) = rest.split_first_chunk()?;
+        let (key, namespace) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
+        Some(Place::without_sub(u32::from_le_bytes(*table), key, namespace))
+    };
+    parts().unwrap_or_else(|| broken("a family knows its key and namespace"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[should_panic(expected = "is a member of a family")]
+    fn a_row_that_dies_unborn_stops_the_work() {
+        let place = Place::without_sub(3, b"key", b"").with_sub(b"sub");
+        Families::new(&MemoryBudget::new(u64::MAX)).remove(7, &place, 8);
+    }
 }

@@ -1,8 +1,8 @@
 //! One key group: a log of records and the index of the newest of each row.
 //!
 //! Invariants:
-//! - the index points at the newest record of every row that has one, tombstones included, and by links at the older
-//!   pieces of its value;
+//! - the index points at the newest record of every row that has one, tombstones included; the older pieces of its value
+//!   stand in its chain;
 //! - a row that was born in the tail and removed there leaves no record: nothing older can shine through;
 //! - a write that the budget or an operator refuses has changed nothing.
 
@@ -12,16 +12,19 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::Charge;
-use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rules};
+use crate::segment::{GroupHeat, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
 use super::super::{budget_spent, check_loadable, no_operator};
 use super::arena::Arena;
+use super::chains::Chains;
+use super::chunk::{Chunk, less};
 use super::families::Families;
-use super::index::{Address, Bucket, Index, link_hash, row_hash};
+use super::index::{Address, Bucket, Index, row_hash};
+use super::pieces::sum;
 use super::record::{Draft, Mark, Place, Record, Shape};
-use super::region::{Chunk, Half, Regions};
+use super::region::{Half, Regions};
 
 /// A row's entry in the index and what it points at, valid until the next change.
 #[derive(Debug, Clone, Copy)]
@@ -38,6 +41,8 @@ pub(super) struct Group {
     pub(super) regions: Regions,
     /// Made with the first row that has a sub-key.
     pub(super) families: Option<Box<Families>>,
+    /// Made with the first value in pieces.
+    pub(super) chains: Option<Box<Chains>>,
     /// Bits of the tables in which it ever had a row without a sub-key: in others nobody need look for one.
     without_sub: u64,
     /// Rows that have a value, expired ones too until they are cleaned.
@@ -57,6 +62,7 @@ impl Group {
             index: Index::new(arena),
             regions: Regions::new(arena),
             families: None,
+            chains: None,
             without_sub: 0,
             rows: 0,
             live_bytes: 0,
@@ -88,7 +94,7 @@ impl Group {
             let address = self.regions.load(&draft, &mut left)?;
             let length = draft.capacity as u64;
             if let Some(before) = before {
-                self.follow(hash, before, address, draft.mark.ordinal);
+                self.follow(hash, &draft.place, before, address);
                 self.live_bytes += length;
             } else {
                 self.index.insert(hash, address);
@@ -109,21 +115,23 @@ impl Group {
     }
 
     /// Returns the row's entry.
+    #[inline]
     pub(super) fn find(&self, hash: u32, place: &Place<'_>) -> Option<Found> {
         let mut shape = None;
         let (bucket, address) = self.index.find(hash, |address| {
-            let record = self.regions.record(address).filter(|record| record.place.same_row(place));
-            shape = record.map(|record| record.shape);
+            let record = self.regions.record(address);
+            shape = record.place.same_row(place).then_some(record.shape);
             shape.is_some()
         })?;
         Some(Found { bucket, address, shape: shape? })
     }
 
     /// Returns the row's newest record and where it lies.
+    #[inline]
     pub(super) fn find_record(&self, hash: u32, place: &Place<'_>) -> Option<(Address, Record<'_>)> {
         let mut newest = None;
         let (_, address) = self.index.find(hash, |address| {
-            newest = self.regions.record(address).filter(|record| record.place.same_row(place));
+            newest = Some(self.regions.record(address)).filter(|record| record.place.same_row(place));
             newest.is_some()
         })?;
         Some((address, newest?))
@@ -133,18 +141,6 @@ impl Group {
     pub(super) fn prefetch(&self, hashes: impl Iterator<Item = u32> + Clone) {
         hashes.clone().for_each(|hash| self.index.prefetch(hash));
         hashes.filter_map(|hash| self.index.first(hash)).for_each(|address| self.regions.prefetch(address));
-    }
-
-    /// Returns the entries of the pieces before `ordinal` of a row, oldest first, as far as they are there.
-    pub(super) fn links(&self, hash: u32, place: &Place<'_>, ordinal: u32) -> Vec<Found> {
-        (0..ordinal).filter_map(|ordinal| self.find(link_hash(hash, ordinal), place)).collect()
-    }
-
-    /// Returns all pieces of the value of a row whose newest record this is, oldest first.
-    fn pieces(&self, hash: u32, newest: &Record<'_>) -> Vec<OwnedPiece> {
-        let older = self.links(hash, &newest.place, newest.mark.ordinal);
-        let records = older.iter().filter_map(|link| self.regions.record(link.address)).chain([*newest]);
-        records.filter_map(|record| record.piece()).map(|piece| OwnedPiece::of(&piece)).collect()
     }
 
     /// Returns the value of a row that was found, in `buffer` if it is not stored as it reads.
@@ -160,10 +156,7 @@ impl Group {
         if found.shape.is_plain() && rules.plain(table) {
             return Ok(self.regions.value(found.address, &found.shape));
         }
-        match self.regions.record(found.address) {
-            Some(record) => self.value_of(hash, &record, rules, buffer),
-            None => Ok(None),
-        }
+        self.value_of(hash, &self.regions.record(found.address), rules, buffer)
     }
 
     /// Returns the value of a row whose newest record this is, in `buffer` if it is not stored as it reads.
@@ -176,9 +169,9 @@ impl Group {
     ) -> Result<Option<&'a [u8]>> {
         let Some(piece) = record.piece() else { return Ok(None) };
         let table = match rules.table(record.place.table) {
-            None if record.mark.ordinal == 0 => return Ok(Some(piece.bytes)),
+            None if !record.mark.is_chained() => return Ok(Some(piece.bytes)),
             None => return Err(no_operator(record.place.table)),
-            Some(table) if record.mark.ordinal == 0 && piece.version == table.version => {
+            Some(table) if !record.mark.is_chained() && piece.version == table.version => {
                 return Ok((!table.expired(piece.stamp, rules.now(table))).then_some(piece.bytes));
             }
             Some(table) => table,
@@ -190,7 +183,7 @@ impl Group {
 
     /// Returns the stamp of a row that was found.
     pub(super) fn stamp(&self, address: Address) -> Option<Timestamp> {
-        self.regions.record(address)?.mark.stamp
+        self.regions.record(address).mark.stamp
     }
 
     /// Gives the row a whole value, or none; `found` is its present entry.
@@ -216,21 +209,18 @@ impl Group {
         let in_tail = self.regions.half(found.address) == Half::Tail;
         let fits = in_tail && old_mark.makes_way_for(&mark) && value.is_none_or(|value| value.len() <= shape.capacity);
         let mut older = !in_tail || shape.has_older();
-        let links = self.links(hash, place, old_mark.ordinal);
-        let dropped: usize = links.iter().map(|link| link.shape.len).sum();
-        for link in &links {
-            older |= self.regions.half(link.address) != Half::Tail || link.shape.has_older();
-            let length = link.shape.value_len().unwrap_or_default() as u64;
-            old_bytes = old_bytes.map(|bytes| bytes + length);
-        }
+        let links = if old_mark.is_chained() { self.link_shapes(hash, place) } else { Vec::new() };
+        let dropped: usize = links.iter().map(|(_, shape)| shape.len).sum();
+        older |= links.iter().any(|(link, shape)| self.regions.half(link.address) != Half::Tail || shape.has_older());
+        old_bytes = old_bytes.map(|bytes| bytes + sum(&links));
         let churn = if value.is_none() && !older {
-            self.drop_links(&links);
+            self.drop_links(hash, &links);
             self.regions.supersede(found.address, &shape);
             self.index.remove(found.bucket);
             self.index.trim_at(found.bucket);
             shape.len + dropped
         } else if fits {
-            self.drop_links(&links);
+            self.drop_links(hash, &links);
             self.regions.rewrite(found.address, &shape, value, stamp);
             dropped
         } else {
@@ -243,7 +233,7 @@ impl Group {
                 None => Draft::gone(*place, older),
             };
             let written = self.replace(&found, &draft)?;
-            self.drop_links(&links);
+            self.drop_links(hash, &links);
             shape.len + dropped + written
         };
         let bytes = value.map(|value| (place.bytes() + value.len()) as u64);
@@ -253,78 +243,21 @@ impl Group {
     }
 
     /// Returns the mark of a record that was found.
-    fn mark(&self, found: &Found) -> Mark {
-        let record = if found.shape.is_plain() { None } else { self.regions.record(found.address) };
-        record.map_or(Mark::PLAIN, |record| record.mark)
-    }
-
-    /// Puts a piece behind the row's value, without touching what lies in frozen regions; `found` is its present entry.
-    pub(super) fn add_piece(
-        &mut self,
-        hash: u32,
-        place: &Place<'_>,
-        found: Option<Found>,
-        piece: &[u8],
-        rules: &Rules,
-    ) -> Result<()> {
-        let with_value = found.filter(|found| !found.shape.is_tombstone());
-        let newest = with_value.and_then(|found| Some((found, self.regions.record(found.address)?)));
-        let Some((found, newest)) = newest else { return self.set(hash, place, found, Some(piece), rules) };
-        let (version, stamp) = rules.mark(place.table);
-        let in_tail = self.regions.half(found.address) == Half::Tail;
-        let (shape, old) = (newest.shape, newest.value().unwrap_or_default());
-        let length = old.len() + piece.len();
-        let same = (newest.mark.version, newest.mark.stamp) == (version, stamp);
-        let churn = if !in_tail || !same || length > MAX_VALUE_BYTES {
-            let ordinal = newest.mark.ordinal.saturating_add(1);
-            let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
-            let older = !in_tail || shape.has_older();
-            let draft = Draft { older, ..Draft::exact(*place, piece, mark) };
-            self.regions.go_to_end(Half::Tail);
-            self.afford(self.index.growth_bytes(link_hash(hash, ordinal - 1)), draft.len())?;
-            let address = self.regions.append(Half::Tail, &draft);
-            self.follow(hash, found, address, ordinal);
-            draft.len()
-        } else if length <= shape.capacity {
-            self.regions.extend(found.address, &shape, piece);
-            0
-        } else {
-            let value = [old, piece].concat();
-            let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
-            let (mark, older) = (newest.mark, shape.has_older());
-            self.regions.go_to_end(Half::Tail);
-            shape.len + self.replace(&found, &Draft { place: *place, value: Some(&value), capacity, older, mark })?
-        };
-        self.live_bytes += piece.len() as u64;
-        self.pace(churn, rules);
-        Ok(())
-    }
-
-    /// Points a row's entry at its new piece `ordinal`, and a link at the one before.
-    fn follow(&mut self, hash: u32, before: Found, address: Address, ordinal: u32) {
-        self.index.point(before.bucket, address);
-        let link = self.regions.linked(before.address);
-        self.index.insert(link_hash(hash, ordinal.saturating_sub(1)), link);
-    }
-
-    fn drop_links(&mut self, links: &[Found]) {
-        for link in links {
-            self.regions.supersede(link.address, &link.shape);
-            self.index.remove(link.bucket);
-        }
+    #[inline]
+    pub(super) fn mark(&self, found: &Found) -> Mark {
+        if found.shape.is_plain() { Mark::PLAIN } else { self.regions.record(found.address).mark }
     }
 
     /// Removes a row without a tombstone: nothing older shines through, or what does has expired or is covered by a clear.
     /// Returns the bytes of its records.
     pub(super) fn forget(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) -> usize {
-        let links = self.links(hash, &newest.place, newest.mark.ordinal);
-        let values = links.iter().map(|link| &link.shape).chain([&found.shape]).filter_map(Shape::value_len);
-        let value_bytes = newest.place.bytes() + values.sum::<usize>();
-        let bytes = links.iter().map(|link| link.shape.len).sum::<usize>() + found.shape.len;
-        self.drop_links(&links);
+        let links = if newest.mark.is_chained() { self.link_shapes(hash, &newest.place) } else { Vec::new() };
+        let own_bytes = newest.place.bytes() + newest.value().map_or(0, <[u8]>::len);
+        let bytes = links.iter().map(|(_, shape)| shape.len).sum::<usize>() + found.shape.len;
+        self.drop_links(hash, &links);
         self.regions.supersede(found.address, &found.shape);
         self.index.remove(found.bucket);
-        self.count(hash, &newest.place, Some(value_bytes as u64), None, rules);
+        self.count(hash, &newest.place, Some(own_bytes as u64 + sum(&links)), None, rules);
         bytes
     }
 
@@ -344,7 +277,7 @@ impl Group {
     }
 
     /// Writes a newer record of a row that was found, and returns its length.
-    fn replace(&mut self, found: &Found, draft: &Draft<'_>) -> Result<usize> {
+    pub(super) fn replace(&mut self, found: &Found, draft: &Draft<'_>) -> Result<usize> {
         self.afford(0, draft.len())?;
         let address = self.regions.append(Half::Tail, draft);
         self.regions.supersede(found.address, &found.shape);
@@ -362,8 +295,8 @@ impl Group {
 
     /// Notes the bytes that a row has now, `None` if it has no value, and had before.
     fn count(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
-        self.rows = self.rows + u64::from(new.is_some()) - u64::from(old.is_some());
-        self.live_bytes = self.live_bytes + new.unwrap_or(0) - old.unwrap_or(0);
+        self.rows = less(self.rows + u64::from(new.is_some()), u64::from(old.is_some()));
+        self.live_bytes = less(self.live_bytes + new.unwrap_or(0), old.unwrap_or(0));
         if old.is_some() == new.is_some() {
             return;
         }
@@ -411,7 +344,8 @@ impl Group {
         let regions: u64 =
             [Half::Tail, Half::Clears, Half::Frozen].iter().map(|half| self.regions.run(*half).held_bytes).sum();
         let families = self.families.as_ref().map_or(0, |families| families.held_bytes());
-        self.charge.bytes() + self.index.held_bytes() + regions + families
+        let chains = self.chains.as_ref().map_or(0, |chains| chains.held_bytes());
+        self.charge.bytes() + self.index.held_bytes() + regions + families + chains
     }
 }
 

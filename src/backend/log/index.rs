@@ -10,7 +10,6 @@
 //!
 //! Invariants:
 //! - every row with a record in the group has exactly one slot under its hash, tombstones and clears included;
-//! - the older pieces of a row's value have slots too, links, each under a hash of its own;
 //! - a slot keeps enough of the hash to grow without reading records, and to pass over nearly every other row's record;
 //! - a part has at least one empty slot, or none at all.
 
@@ -18,16 +17,16 @@ use std::fmt;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use crate::error::broken;
 use crate::memory::Charge;
 
 use super::arena::{Arena, BLOCK_BYTES, Block, prefetch};
 use super::record::Place;
 
-/// Bits of a slot that hold its address: an offset in a region, the region's number plus one, and whether it is a link.
-const ADDRESS_BITS: u32 = OFFSET_BITS + REGION_BITS + 1;
+/// Bits of a slot that hold its address: an offset in a region, and the region's number plus one.
+const ADDRESS_BITS: u32 = OFFSET_BITS + REGION_BITS;
 const OFFSET_BITS: u32 = 16;
-const REGION_BITS: u32 = 19;
-const LINK: u64 = 1 << (ADDRESS_BITS - 1);
+const REGION_BITS: u32 = 20;
 
 /// Bits of a slot that hold what is left of the hash: its tag.
 const TAG_BITS: u32 = u64::BITS - ADDRESS_BITS;
@@ -41,15 +40,16 @@ const PART_SLOTS: usize = BLOCK_BYTES / size_of::<Slot>();
 /// The most bits of a tag that the directory goes by. The others find a slot within a part.
 const DEPTH_MAX: u32 = 15;
 
-/// Where a record lies: a region of its group and an offset there. It also tells whether a newer piece of the row's
-/// value stands elsewhere: a *link*.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Where a record lies: a region of its group and an offset there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Address(u64);
 
 impl Address {
     /// * `region`: below [`REGIONS_MAX`]; `offset`: within 64 KiB, which holds for all regions of several records.
     pub(super) fn new(region: u32, offset: u32) -> Self {
-        debug_assert!((region as usize) < REGIONS_MAX && offset >> OFFSET_BITS == 0, "region {region} offset {offset}");
+        if region as usize >= REGIONS_MAX || offset >> OFFSET_BITS != 0 {
+            broken("a record lies where an address can say");
+        }
         Self((u64::from(region) + 1) << OFFSET_BITS | u64::from(offset))
     }
 
@@ -59,19 +59,6 @@ impl Address {
 
     pub(super) fn offset(self) -> u32 {
         (self.0 & ((1 << OFFSET_BITS) - 1)) as u32
-    }
-
-    pub(super) fn is_link(self) -> bool {
-        self.0 & LINK != 0
-    }
-
-    /// Returns the address of the same record as an older piece of its row.
-    pub(super) fn as_link(self) -> Self {
-        Self(self.0 | LINK)
-    }
-
-    pub(super) fn same_record(self, other: Self) -> bool {
-        (self.0 ^ other.0) & !LINK == 0
     }
 }
 
@@ -91,12 +78,6 @@ pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
         hash = low(xxh3_64_with_seed(place.sub, u64::from(hash)));
     }
     hash
-}
-
-/// Returns the hash under which the index has piece `ordinal` of a row, while a newer piece has the row's own.
-pub(super) fn link_hash(hash: u32, ordinal: u32) -> u32 {
-    // An odd number times anything but 0 is not 0: never the row's own.
-    hash ^ ordinal.wrapping_add(1).wrapping_mul(0x85eb_ca6b)
 }
 
 fn low(hash: u64) -> u32 {
@@ -181,15 +162,24 @@ impl Slots {
     }
 
     #[inline]
-    fn get(&self, at: usize) -> Option<Slot> {
-        self.words().get(at).copied().map(Slot)
+    fn get(&self, at: usize) -> Slot {
+        match self.words().get(at) {
+            Some(word) => Slot(*word),
+            None => no_slot(),
+        }
     }
 
     fn set(&mut self, at: usize, slot: Slot) {
-        if let Some(word) = self.words_mut().get_mut(at) {
-            *word = slot.0;
+        match self.words_mut().get_mut(at) {
+            Some(word) => *word = slot.0,
+            None => no_slot(),
         }
     }
+}
+
+#[cold]
+fn no_slot() -> ! {
+    broken("a part has the slot that is looked at")
 }
 
 impl fmt::Debug for Slots {
@@ -229,7 +219,7 @@ impl Part {
     #[inline]
     fn find(&self, tag: u32, mut is_it: impl FnMut(Address) -> bool) -> Option<usize> {
         for at in self.positions(tag) {
-            let slot = self.slots.get(at)?;
+            let slot = self.slots.get(at);
             if slot.tag() == tag && slot.is_taken() && is_it(slot.address()) {
                 return Some(at);
             }
@@ -240,25 +230,27 @@ impl Part {
         None
     }
 
-    /// Puts a slot where it belongs, if there is room.
+    /// Puts a slot where it belongs. There must be room.
     fn put(&mut self, slot: Slot) {
-        let mut positions = self.positions(slot.tag()).filter_map(|at| Some((at, self.slots.get(at)?)));
-        if let Some((at, before)) = positions.find(|(_, slot)| !slot.is_taken()) {
-            self.removed -= usize::from(before == Slot::REMOVED);
-            self.taken += 1;
-            self.slots.set(at, slot);
-        }
+        let mut positions = self.positions(slot.tag()).map(|at| (at, self.slots.get(at)));
+        let Some((at, before)) = positions.find(|(_, slot)| !slot.is_taken()) else {
+            broken("a part that an entry goes to has an empty slot")
+        };
+        self.removed -= usize::from(before == Slot::REMOVED);
+        self.taken += 1;
+        self.slots.set(at, slot);
     }
 
     fn remove(&mut self, at: usize) {
+        if !self.slots.get(at).is_taken() {
+            broken("an entry that goes is there");
+        }
         let next = at.wrapping_add(1) & self.slots.len().wrapping_sub(1);
         // Nobody passes a slot that is followed by an empty one.
-        let ends = self.slots.get(next) == Some(Slot::EMPTY);
-        if self.slots.get(at).is_some_and(Slot::is_taken) {
-            self.slots.set(at, if ends { Slot::EMPTY } else { Slot::REMOVED });
-            self.removed += usize::from(!ends);
-            self.taken -= 1;
-        }
+        let ends = self.slots.get(next) == Slot::EMPTY;
+        self.slots.set(at, if ends { Slot::EMPTY } else { Slot::REMOVED });
+        self.removed += usize::from(!ends);
+        self.taken -= 1;
     }
 
     fn taken(&self) -> impl Iterator<Item = Slot> {
@@ -299,7 +291,7 @@ pub(super) struct Index {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
     part: u32,
-    at: u32,
+    at: usize,
 }
 
 impl Index {
@@ -313,7 +305,26 @@ impl Index {
     #[inline]
     fn part_of(&self, tag: u32) -> u32 {
         let top = tag >> (TAG_BITS - self.depth);
-        self.directory.get(top as usize).copied().unwrap_or_default()
+        match self.directory.get(top as usize) {
+            Some(part) => *part,
+            None => no_part(),
+        }
+    }
+
+    #[inline]
+    fn part(&self, part: u32) -> &Part {
+        match self.parts.get(part as usize) {
+            Some(part) => part,
+            None => no_part(),
+        }
+    }
+
+    #[inline]
+    fn part_mut(&mut self, part: u32) -> &mut Part {
+        match self.parts.get_mut(part as usize) {
+            Some(part) => part,
+            None => no_part(),
+        }
     }
 
     /// Returns the entry of the row with this hash whose record `is_it` recognises.
@@ -321,18 +332,18 @@ impl Index {
     pub(super) fn find(&self, hash: u32, is_it: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
         let tag = tag(hash);
         let part = self.part_of(tag);
-        let slots = self.parts.get(part as usize)?;
+        let slots = self.part(part);
         let at = slots.find(tag, is_it)?;
-        let address = slots.slots.get(at)?.address();
-        Some((Bucket { part, at: u32::try_from(at).unwrap_or(u32::MAX) }, address))
+        let address = slots.slots.get(at).address();
+        Some((Bucket { part, at }, address))
     }
 
     /// Asks for the slot at which a search for this hash begins.
     #[inline]
     pub(super) fn prefetch(&self, hash: u32) {
         let tag = tag(hash);
-        let part = self.parts.get(self.part_of(tag) as usize);
-        let first = part.and_then(|part| part.slots.words().get(part.positions(tag).next()?));
+        let part = self.part(self.part_of(tag));
+        let first = part.positions(tag).next().and_then(|at| part.slots.words().get(at));
         first.into_iter().for_each(prefetch);
     }
 
@@ -353,8 +364,10 @@ impl Index {
 
     /// Returns how many bytes more it would hold after one more insertion under this hash.
     pub(super) fn growth_bytes(&self, hash: u32) -> u64 {
-        let part = self.parts.get(self.part_of(tag(hash)) as usize);
-        let Some(part) = part.filter(|part| part.is_full()) else { return 0 };
+        let part = self.part(self.part_of(tag(hash)));
+        if !part.is_full() {
+            return 0;
+        }
         if part.is_largest() {
             let directory = if part.depth == self.depth { self.directory.len() } else { 0 };
             let more = size_of::<Part>() + directory * size_of::<u32>();
@@ -384,8 +397,8 @@ impl Index {
     pub(super) fn insert(&mut self, hash: u32, address: Address) {
         let tag = tag(hash);
         loop {
-            let part = self.part_of(tag) as usize;
-            let Some(part) = self.parts.get_mut(part) else { return };
+            let part = self.part_of(tag);
+            let Some(part) = self.parts.get_mut(part as usize) else { no_part() };
             if !part.is_full() {
                 return part.put(Slot::new(tag, address));
             }
@@ -402,8 +415,8 @@ impl Index {
 
     /// Splits the part that a tag belongs to by one more bit.
     fn split(&mut self, tag: u32) {
-        let (old, new) = (self.part_of(tag), u32::try_from(self.parts.len()).unwrap_or(u32::MAX));
-        let Some(part) = self.parts.get_mut(old as usize) else { return };
+        let (old, new) = (self.part_of(tag), part_number(self.parts.len()));
+        let Some(part) = self.parts.get_mut(old as usize) else { no_part() };
         let depth = part.depth + 1;
         let is_upper = |tag: u32| tag >> (TAG_BITS - depth) & 1 == 1;
         let rows = std::mem::replace(part, Part::new(PART_SLOTS, depth, &self.arena));
@@ -423,21 +436,30 @@ impl Index {
 
     /// Points an entry at another record.
     pub(super) fn point(&mut self, bucket: Bucket, address: Address) {
-        let Some(part) = self.parts.get_mut(bucket.part as usize) else { return };
-        if let Some(slot) = part.slots.get(bucket.at as usize) {
-            part.slots.set(bucket.at as usize, Slot::new(slot.tag(), address));
+        let part = self.part_mut(bucket.part);
+        let slot = part.slots.get(bucket.at);
+        if !slot.is_taken() {
+            broken("an entry that changes is there");
         }
+        part.slots.set(bucket.at, Slot::new(slot.tag(), address));
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket) {
-        if let Some(part) = self.parts.get_mut(bucket.part as usize) {
-            part.remove(bucket.at as usize);
-        }
+        self.part_mut(bucket.part).remove(bucket.at);
     }
 
     /// Gives back memory that a removal left, once most of its part is empty. Amortised, this costs a removal a constant.
     pub(super) fn trim_at(&mut self, bucket: Bucket) {
-        let Some(part) = self.parts.get_mut(bucket.part as usize) else { return };
+        self.trim_part(bucket.part);
+    }
+
+    /// As [`Index::trim_at`], after many removals: a step per part.
+    pub(super) fn trim(&mut self) {
+        (0..part_number(self.parts.len())).for_each(|part| self.trim_part(part));
+    }
+
+    fn trim_part(&mut self, part: u32) {
+        let Some(part) = self.parts.get_mut(part as usize) else { no_part() };
         if part.taken < part.slots.len() / 8 {
             let slots = if part.taken == 0 { 0 } else { (part.taken * 3).next_power_of_two().max(4) };
             self.slots = self.slots + slots - part.slots.len();
@@ -446,14 +468,7 @@ impl Index {
         }
     }
 
-    /// As [`Index::trim_at`], after many removals: a step per part.
-    pub(super) fn trim(&mut self) {
-        for part in 0..u32::try_from(self.parts.len()).unwrap_or(u32::MAX) {
-            self.trim_at(Bucket { part, at: 0 });
-        }
-    }
-
-    /// Returns all addresses, in no particular order: those of the newest records, and links.
+    /// Returns the addresses of the newest records of all rows, in no particular order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
         self.parts.iter().flat_map(Part::taken).map(Slot::address)
     }
@@ -467,6 +482,16 @@ impl Index {
         let directory = self.directory.len() * size_of::<u32>() + self.parts.len() * size_of::<Part>();
         self.charge.resize((self.slots * size_of::<Slot>() + directory) as u64);
     }
+}
+
+#[cold]
+fn no_part() -> ! {
+    broken("the directory names the parts that there are")
+}
+
+/// Returns the number of a part that comes after so many.
+fn part_number(parts: usize) -> u32 {
+    u32::try_from(parts).unwrap_or_else(|_| broken("a directory has fewer parts than 4 billion"))
 }
 
 /// Returns the depth of a directory for so many rows, and the slots of each part.
@@ -532,6 +557,22 @@ mod tests {
     }
 
     #[test]
+    #[should_panic(expected = "an entry that goes is there")]
+    fn removing_an_entry_twice_stops_the_work() {
+        let mut index = Index::new(&Arena::new(&MemoryBudget::new(u64::MAX)));
+        index.insert(5, Address::new(0, 0));
+        let (bucket, _) = index.find(5, |_| true).unwrap();
+        index.remove(bucket);
+        index.remove(bucket);
+    }
+
+    #[test]
+    #[should_panic(expected = "a record lies where an address can say")]
+    fn an_address_beyond_its_bits_stops_the_work() {
+        Address::new(0, 1 << OFFSET_BITS);
+    }
+
+    #[test]
     fn rows_are_found_while_parts_grow_split_and_shrink() {
         let budget = MemoryBudget::new(u64::MAX);
         let address = |row: u32| Address::new(row >> 16, row & 0xffff);
@@ -540,7 +581,7 @@ mod tests {
             let hash = |row: u32| hash_of.map_or_else(|| row.wrapping_mul(0x9e37_79b1), |most| row % most);
             let mut index = Index::new(&Arena::new(&budget));
             index.presize(if rows == 3_000 { 0 } else { 20_000 });
-            let find = |index: &Index, row| index.find(hash(row), |found| found.same_record(address(row)));
+            let find = |index: &Index, row| index.find(hash(row), |found| found == address(row));
             for row in 0..rows {
                 index.insert(hash(row), address(row));
                 if row % 3 == 2 {
@@ -550,7 +591,7 @@ mod tests {
                 }
                 if row % 5 == 4 {
                     let (bucket, _) = find(&index, row - row % 3).unwrap();
-                    index.point(bucket, address(row - row % 3).as_link());
+                    index.point(bucket, address(row - row % 3));
                 }
             }
             let taken = |row: u32| row % 3 != 1 || row == rows - 1;

@@ -17,10 +17,14 @@
 //! - groups share nothing: one can be loaded, dropped, sealed or cleaned alone.
 
 mod arena;
+mod chains;
+mod chunk;
 mod clean;
 mod families;
 mod group;
 mod index;
+mod join;
+mod pieces;
 mod record;
 mod region;
 mod scan;
@@ -32,7 +36,7 @@ mod warmer;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{ErrorKind, Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
@@ -42,15 +46,16 @@ use crate::segment::{
 use crate::time::Timestamp;
 
 use self::arena::{Arena, prefetch};
+use self::chunk::Chunk;
 use self::group::{Found, Group, by_key};
 use self::index::row_hash;
 use self::record::Place;
-use self::region::{Chunk, Half};
+use self::region::Half;
 use self::scan::Live;
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-use super::{check_lengths, check_new, check_owned, check_owns, check_value, no_operator, not_owned};
+use super::{check_lengths, check_new, check_owned, check_owns, check_scope, check_value, no_operator, not_owned};
 
 /// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
 const PREFETCHED_ROWS: usize = 32;
@@ -146,9 +151,9 @@ impl LogBackend {
     }
 
     /// Returns a group that is owned, and the rules.
-    fn group_mut(&mut self, group: KeyGroup) -> Option<(&mut Group, &Rules)> {
-        let slot = self.groups.get_mut(usize::from(group.0))?;
-        Some((slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena))), &self.rules))
+    fn group_mut(&mut self, group: KeyGroup) -> (&mut Group, &Rules) {
+        let slot = slot(&mut self.groups, group);
+        (slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena))), &self.rules)
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
@@ -183,7 +188,8 @@ impl LogBackend {
             (Some(group), Some(found)) => {
                 group.value(located.hash, located.place.table, &found, &self.rules, &mut buffer)
             }
-            _ => Ok(None),
+            (_, None) => Ok(None),
+            (None, Some(_)) => broken("a row that was found is in a group"),
         };
         let result = value.map(|value| f(value, &self.rules));
         self.value = buffer;
@@ -199,8 +205,10 @@ impl LogBackend {
             return Ok(false);
         }
         self.update_at(located, |value, _, same| {
-            same.extend_from_slice(value.unwrap_or_default());
-            if value.is_some() { (Change::Put, true) } else { (Change::Keep, false) }
+            // One that is too long to be written anew is read as it is.
+            let Some(value) = value.filter(|value| check_value(value).is_ok()) else { return (Change::Keep, false) };
+            same.extend_from_slice(value);
+            (Change::Put, true)
         })
     }
 
@@ -272,17 +280,17 @@ impl LogBackend {
     /// Changes a group that is owned, and once again if the budget was spent and cleaning may have made room. It is told
     /// which time it is: cleaning moves records.
     fn change(&mut self, id: KeyGroup, change: impl Fn(&mut Group, &Rules, bool) -> Result<()>) -> Result<()> {
-        let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
+        let (group, rules) = self.group_mut(id);
         if let Err(refused) = change(group, rules, false) {
             if refused.kind() != ErrorKind::Limit {
                 return Err(refused);
             }
             self.reclaim();
             self.arena.release();
-            let Some((group, rules)) = self.group_mut(id) else { return Ok(()) };
+            let (group, rules) = self.group_mut(id);
             change(group, rules, true)?;
         }
-        let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { return Ok(()) };
+        let (group, _) = self.group_mut(id);
         group.heat.write();
         if !std::mem::replace(&mut group.listed, true) {
             self.dirty.push(id);
@@ -302,6 +310,14 @@ impl LogBackend {
     fn part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
         let rules = self.rules.clone();
         SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules }
+    }
+}
+
+/// Returns the place of a group that is owned.
+fn slot(groups: &mut [Option<Box<Group>>], group: KeyGroup) -> &mut Option<Box<Group>> {
+    match groups.get_mut(usize::from(group.0)) {
+        Some(slot) => slot,
+        None => broken("a group that is owned has a place"),
     }
 }
 
@@ -373,6 +389,7 @@ impl StateBackend for LogBackend {
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let id = scope.group();
         check_owns(&self.owned, id)?;
+        check_scope(&scope)?;
         if self.group(id).is_none() {
             return Ok(());
         }
@@ -449,7 +466,7 @@ impl StateBackend for LogBackend {
         let dirty = std::mem::take(&mut self.dirty);
         for (at, &id) in dirty.iter().enumerate() {
             self.prefetch_for_seal(&dirty, at);
-            let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { continue };
+            let Some(group) = slot(&mut self.groups, id) else { broken("a dirty group was written") };
             let keep = !bases.contains(id);
             let rows = group.freeze(|chunk| delta.extend(keep.then_some((id, chunk))));
             dirty_rows += rows;
@@ -459,7 +476,7 @@ impl StateBackend for LogBackend {
         self.dirty.clear();
         let mut base = Vec::new();
         for id in bases.iter() {
-            let Some(Some(group)) = self.groups.get_mut(usize::from(id.0)) else { continue };
+            let Some(group) = slot(&mut self.groups, id) else { continue };
             group.regions.share(|chunk| base.push((id, chunk)));
         }
         let mut parts = Vec::new();
@@ -491,9 +508,7 @@ impl StateBackend for LogBackend {
         }
         self.own(groups);
         for (id, group) in loaded {
-            if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {
-                *slot = Some(group);
-            }
+            *slot(&mut self.groups, id) = Some(group);
         }
         Ok(())
     }
@@ -516,11 +531,7 @@ impl StateBackend for LogBackend {
         check_owned(&self.owned, groups)?;
         self.owned = self.owned.difference(groups);
         self.dirty.retain(|id| !groups.contains(*id));
-        for id in groups.iter() {
-            if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {
-                *slot = None;
-            }
-        }
+        groups.iter().for_each(|id| *slot(&mut self.groups, id) = None);
         Ok(())
     }
 

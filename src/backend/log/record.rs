@@ -6,8 +6,8 @@
 //!          | [namespace length, sub-key length varints] | [routing u64] | key | namespace | sub-key | value, spare
 //! ```
 //!
-//! `more` and what follows it stand only in records that expire, have a version other than the first, are operands or
-//! are clears.
+//! `more` and what follows it stand only in records that expire, have a version other than the first, are operands, have
+//! older pieces elsewhere or are clears.
 //!
 //! Invariants:
 //! - a record's own length never changes: a value that outgrows its capacity gets a new record;
@@ -15,6 +15,7 @@
 
 use std::ops::Range;
 
+use crate::error::broken;
 use crate::id::TableId;
 use crate::segment::{Columns, FIRST_VERSION, Op, Piece, Row, RowKey};
 use crate::time::Timestamp;
@@ -158,7 +159,8 @@ pub(super) struct Mark {
     pub(super) stamp: Option<Timestamp>,
     /// Whether it is an operand, else the whole value.
     pub(super) operand: bool,
-    /// The number of pieces of the row's value that stand before it, in records of their own.
+    /// Higher than that of every piece of the row's value that stands before it, in a record of its own: see
+    /// [`super::chains`]. 0 if there is none.
     pub(super) ordinal: u32,
 }
 
@@ -169,6 +171,12 @@ impl Mark {
     /// Returns the mark of a whole value.
     pub(super) fn whole(version: u32, stamp: Option<Timestamp>) -> Self {
         Self { version, stamp, ..Self::PLAIN }
+    }
+
+    /// Returns whether older pieces of the row's value may stand in records of their own.
+    #[inline]
+    pub(super) fn is_chained(&self) -> bool {
+        self.ordinal > 0
     }
 
     /// Returns whether a value with the mark `other` can be written in the place of one with this.
@@ -316,15 +324,17 @@ struct Writer<'a>(&'a mut [u8]);
 impl Writer<'_> {
     #[inline]
     fn put(&mut self, bytes: &[u8]) {
-        if let Some((to, rest)) = std::mem::take(&mut self.0).split_at_mut_checked(bytes.len()) {
-            to.copy_from_slice(bytes);
-            self.0 = rest;
-        }
+        let Some((to, rest)) = std::mem::take(&mut self.0).split_at_mut_checked(bytes.len()) else { no_record() };
+        to.copy_from_slice(bytes);
+        self.0 = rest;
     }
 
     fn put_sized(&mut self, number: usize, width_code: u8) {
-        let bytes = u32::try_from(number).unwrap_or(u32::MAX).to_le_bytes();
-        self.put(bytes.get(..1 << width_code).unwrap_or(&bytes));
+        match length_bytes(number).split_at_checked(1 << width_code) {
+            Some((bytes, [])) => self.put(bytes),
+            Some((bytes, rest)) if rest.iter().all(|byte| *byte == 0) => self.put(bytes),
+            _ => broken("a length fits its field"),
+        }
     }
 
     fn put_varint(&mut self, mut number: u32) {
@@ -380,13 +390,21 @@ impl Shape {
     }
 
     /// Returns the row's value out of the record at the front of `bytes`, `None` if it is a tombstone.
+    #[inline]
     pub(super) fn value<'a>(&self, bytes: &'a [u8]) -> Option<&'a [u8]> {
-        bytes.get(self.value_range()?)
+        match bytes.get(self.value_range()?) {
+            Some(value) => Some(value),
+            None => no_record(),
+        }
     }
 
     /// As [`Shape::value`], to be changed.
+    #[inline]
     pub(super) fn value_mut<'a>(&self, bytes: &'a mut [u8]) -> Option<&'a mut [u8]> {
-        bytes.get_mut(self.value_range()?)
+        match bytes.get_mut(self.value_range()?) {
+            Some(value) => Some(value),
+            None => no_record(),
+        }
     }
 
     fn value_range(&self) -> Option<Range<usize>> {
@@ -520,46 +538,60 @@ impl<'a> Record<'a> {
 
 /// Marks the record at the front of `bytes` as dead.
 pub(super) fn kill(bytes: &mut [u8]) {
-    if let Some(flags) = bytes.first_mut() {
-        *flags |= DEAD;
-    }
+    *flags_mut(bytes) |= DEAD;
 }
 
 /// Gives the record at the front of `bytes` another value of at most its capacity; `None` makes it a tombstone. A record
 /// that has a stamp gets this one.
 pub(super) fn rewrite(bytes: &mut [u8], shape: &Shape, value: Option<&[u8]>, stamp: Option<Timestamp>) {
-    if let Some(flags) = bytes.first_mut() {
-        *flags = if value.is_none() { *flags | TOMBSTONE } else { *flags & !TOMBSTONE };
-    }
-    if let (Some(stamp), Some(to)) = (stamp, bytes.get_mut(STAMP_AT..STAMP_AT + size_of::<i64>())) {
-        to.copy_from_slice(&stamp.as_millis().to_le_bytes());
+    let flags = flags_mut(bytes);
+    *flags = if value.is_none() { *flags | TOMBSTONE } else { *flags & !TOMBSTONE };
+    if let Some(stamp) = stamp {
+        part_mut(bytes, STAMP_AT, size_of::<i64>()).copy_from_slice(&stamp.as_millis().to_le_bytes());
     }
     let value = value.unwrap_or_default();
-    set_length(bytes, value.len());
-    let start = shape.len - shape.capacity;
-    if let Some(to) = bytes.get_mut(start..start + value.len()) {
-        to.copy_from_slice(value);
-    }
+    set_length(bytes, shape, value.len());
+    part_mut(bytes, shape.len - shape.capacity, value.len()).copy_from_slice(value);
 }
 
 /// Puts `more` behind the value of the record at the front of `bytes`.
 pub(super) fn extend(bytes: &mut [u8], shape: &Shape, more: &[u8]) {
-    let length = shape.value_len().unwrap_or_default();
-    set_length(bytes, length + more.len());
-    let start = shape.len - shape.capacity + length;
-    if let Some(to) = bytes.get_mut(start..start + more.len()) {
-        to.copy_from_slice(more);
-    }
+    set_length(bytes, shape, shape.value_len + more.len());
+    part_mut(bytes, shape.len - shape.capacity + shape.value_len, more.len()).copy_from_slice(more);
 }
 
 /// Sets the length of the value. Lengths are little-endian: the low bytes are the ones that a narrow field has.
-fn set_length(bytes: &mut [u8], length: usize) {
-    let Some((&flags, rest)) = bytes.split_first() else { return };
-    let start = 1 + if flags & MORE == 0 { 0 } else { MORE_BYTES };
-    debug_assert!(rest.len() >= start, "a record has its header");
-    let length = u32::try_from(length).unwrap_or(u32::MAX).to_le_bytes();
-    let fields = bytes.iter_mut().skip(start);
-    fields.zip(length).take(width_of(flags)).for_each(|(to, from)| *to = from);
+fn set_length(bytes: &mut [u8], shape: &Shape, length: usize) {
+    if length > shape.capacity {
+        broken("a value that is written over another fits its record");
+    }
+    let start = 1 + if shape.flags & MORE == 0 { 0 } else { MORE_BYTES };
+    let field = part_mut(bytes, start, width_of(shape.flags));
+    field.iter_mut().zip(length_bytes(length)).for_each(|(to, from)| *to = from);
+}
+
+fn flags_mut(bytes: &mut [u8]) -> &mut u8 {
+    match bytes.first_mut() {
+        Some(flags) => flags,
+        None => no_record(),
+    }
+}
+
+fn part_mut(bytes: &mut [u8], start: usize, length: usize) -> &mut [u8] {
+    match bytes.get_mut(start..start + length) {
+        Some(part) => part,
+        None => no_record(),
+    }
+}
+
+#[cold]
+fn no_record() -> ! {
+    broken("a record lies whole where it is written")
+}
+
+/// Returns a length of a value that was checked to be one.
+fn length_bytes(length: usize) -> [u8; 4] {
+    u32::try_from(length).unwrap_or_else(|_| broken("a value is shorter than 4 GiB")).to_le_bytes()
 }
 
 fn take_more(bytes: &[u8]) -> Option<(Mark, u8, &[u8])> {
@@ -582,7 +614,7 @@ fn width_of(flags: u8) -> usize {
 
 /// Returns a length that was checked to be at most 65,535.
 fn short(length: usize) -> u32 {
-    u32::from(u16::try_from(length).unwrap_or(u16::MAX))
+    u32::from(u16::try_from(length).unwrap_or_else(|_| broken("keys are checked to be shorter than 64 KiB")))
 }
 
 fn take_sized(bytes: &[u8], width: usize) -> Option<(u32, &[u8])> {
@@ -677,6 +709,15 @@ mod tests {
         ] {
             assert!(!place.same_row(&other) && !other.same_row(&place));
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "fits its record")]
+    fn a_value_that_outgrows_its_record_stops_the_work() {
+        let place = Place { table: TableId(3), key: b"k", namespace: &[], sub: &[], routing: None, clear: 0 };
+        let mut bytes = Draft::exact(place, b"value", Mark::PLAIN).detached();
+        let shape = Record::parse(&bytes).unwrap().shape;
+        rewrite(&mut bytes, &shape, Some(b"longer"), None);
     }
 
     #[test]

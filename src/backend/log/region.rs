@@ -11,18 +11,20 @@
 //! - going through the frozen regions in order and then the tail, a row's newest record comes last, and the pieces of its
 //!   value before it in their order;
 //! - a run's tally is the sum of its regions' tallies, and counts exactly the records that the index points at;
-//! - memory is charged where it is held: a region that a sealed part still shares stays charged.
+//! - memory is charged where it is held: a region that a sealed part still shares stays charged;
+//! - an address is of a record in a region of its group. What breaks that stops the work.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{Error, Result};
-use crate::memory::{Charge, MemoryBudget};
+use crate::error::{Error, Result, broken};
+use crate::memory::MemoryBudget;
 use crate::time::Timestamp;
 
-use super::arena::{Arena, BLOCK_BYTES, Buffer, LINE_BYTES, prefetch};
+use super::arena::{Arena, BLOCK_BYTES, LINE_BYTES, prefetch};
+use super::chunk::{Chunk, Tally, no_record, offset};
 use super::index::{Address, REGIONS_MAX};
+use super::join::Joining;
 use super::record::{Draft, Record, Shape, extend, kill, rewrite};
 
 /// The largest size of a region of several records: what one step of cleaning copies at most.
@@ -37,115 +39,11 @@ const CLEANING_REGIONS: usize = 1024;
 /// How many times what a processor fetches at once is asked for of a record ahead of time.
 const LINES_AHEAD: usize = 3;
 
-/// How far ahead bytes are asked for that are gone through in order.
-const READ_AHEAD_BYTES: usize = 1024;
-
 /// Records longer than this get a region of their own, so that little of the others is wasted.
-const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
+pub(super) const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
 
 /// What a region costs beside its bytes: its slot, the shared chunk and the counters of the `Arc`.
-pub(super) const REGION_OVERHEAD_BYTES: u64 =
-    (size_of::<Option<Region>>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
-
-/// The records of a region.
-pub(super) struct Chunk {
-    bytes: Buffer,
-    charge: Charge,
-}
-
-impl fmt::Debug for Chunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Chunk({} of {} bytes)", self.bytes.len(), self.bytes.capacity())
-    }
-}
-
-impl Chunk {
-    fn new(capacity: usize, arena: &Arena) -> Self {
-        let bytes = Buffer::with_capacity(capacity, arena);
-        let charge = arena.budget().charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
-        Self { bytes, charge }
-    }
-
-    fn grow(&mut self, capacity: usize, arena: &Arena) {
-        self.bytes.grow(capacity, arena);
-        self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
-    }
-
-    /// Returns the bytes of memory that it holds.
-    pub(super) fn held_bytes(&self) -> u64 {
-        self.charge.bytes()
-    }
-
-    /// Returns the bytes of memory that records may still be written to.
-    pub(super) fn spare_bytes(&self) -> u64 {
-        (self.bytes.capacity() - self.bytes.len()) as u64
-    }
-
-    pub(super) fn record(&self, offset: u32) -> Option<Record<'_>> {
-        self.bytes.get(offset as usize..).and_then(Record::parse)
-    }
-
-    /// Returns the bytes of the record of this shape.
-    pub(super) fn bytes_of(&self, offset: u32, shape: &Shape) -> &[u8] {
-        self.bytes.get(offset as usize..).and_then(|bytes| bytes.get(..shape.len)).unwrap_or_default()
-    }
-
-    /// Returns all records in the order that they were written, dead ones too, with their offsets.
-    pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
-        let mut next = 0;
-        let mut ahead = self.bytes.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
-        std::iter::from_fn(move || {
-            let offset = u32::try_from(next).ok()?;
-            let record = self.record(offset)?;
-            next += record.shape.len;
-            ahead.by_ref().take(record.shape.len.div_ceil(LINE_BYTES)).for_each(prefetch);
-            Some((offset, record))
-        })
-    }
-}
-
-/// Counts of records that the index points at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
-    pub(super) puts: u64,
-    pub(super) put_bytes: u64,
-    pub(super) tombstones: u64,
-    pub(super) tombstone_bytes: u64,
-}
-
-impl Tally {
-    fn of(tombstone: bool, bytes: usize) -> Self {
-        let bytes = bytes as u64;
-        match tombstone {
-            true => Self { tombstones: 1, tombstone_bytes: bytes, ..Self::default() },
-            false => Self { puts: 1, put_bytes: bytes, ..Self::default() },
-        }
-    }
-
-    pub(super) fn add(&mut self, other: &Self) {
-        self.puts += other.puts;
-        self.put_bytes += other.put_bytes;
-        self.tombstones += other.tombstones;
-        self.tombstone_bytes += other.tombstone_bytes;
-    }
-
-    fn sub(&mut self, other: &Self) {
-        self.puts -= other.puts;
-        self.put_bytes -= other.put_bytes;
-        self.tombstones -= other.tombstones;
-        self.tombstone_bytes -= other.tombstone_bytes;
-    }
-
-    /// Returns how many records it counts.
-    pub(super) fn records(&self) -> u64 {
-        self.puts + self.tombstones
-    }
-
-    /// Returns the bytes of the records that it counts.
-    pub(super) fn bytes(&self) -> u64 {
-        self.put_bytes + self.tombstone_bytes
-    }
-}
+pub(super) const REGION_OVERHEAD_BYTES: u64 = (size_of::<Slot>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
 
 #[derive(Debug)]
 enum Memory {
@@ -167,6 +65,16 @@ pub(super) struct Region {
     pub(super) has_links: bool,
 }
 
+/// What stands under a region's number.
+#[derive(Debug)]
+enum Slot {
+    /// The number is free.
+    Free,
+    /// The region was taken out, and its survivors are on their way.
+    Out,
+    In(Region),
+}
+
 impl Region {
     pub(super) fn chunk(&self) -> &Chunk {
         match &self.memory {
@@ -175,11 +83,11 @@ impl Region {
         }
     }
 
-    /// Returns the chunk as long as it is not shared.
-    fn chunk_mut(&mut self) -> Option<&mut Chunk> {
+    /// Returns the chunk, to be written: of a region that is not frozen.
+    fn chunk_mut(&mut self) -> &mut Chunk {
         match &mut self.memory {
-            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Some(chunk),
-            Memory::Frozen(_) => None,
+            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => chunk,
+            Memory::Frozen(_) => broken("a frozen region never changes"),
         }
     }
 
@@ -196,17 +104,23 @@ impl Region {
         matches!(&self.memory, Memory::Frozen(chunk) if Arc::strong_count(chunk) > 1)
     }
 
+    /// Returns whether it is to be joined with others once there are many like it.
+    pub(super) fn is_small(&self) -> bool {
+        self.chunk().bytes.capacity() < LARGE_RECORD_BYTES
+    }
+
     /// Returns whether the index points at every record in it.
     pub(super) fn is_all_kept(&self) -> bool {
         self.tally.records() == self.records
     }
 
-    fn into_frozen(self) -> Self {
-        let memory = match self.memory {
-            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Memory::Frozen(Arc::new(chunk)),
-            frozen @ Memory::Frozen(_) => frozen,
+    /// Returns it as one that never changes again, and its chunk.
+    fn into_frozen(self) -> (Self, Arc<Chunk>) {
+        let chunk = match self.memory {
+            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Arc::new(chunk),
+            Memory::Frozen(chunk) => chunk,
         };
-        Self { memory, ..self }
+        (Self { memory: Memory::Frozen(Arc::clone(&chunk)), ..self }, chunk)
     }
 }
 
@@ -229,12 +143,30 @@ pub(super) struct Run {
     /// Bytes of memory that they hold.
     pub(super) held_bytes: u64,
     pub(super) tally: Tally,
+    /// How many of them are small.
+    pub(super) small: u64,
     /// Bytes of regions that the cleaner may go through by now.
     pub(super) credit: u64,
     /// Bytes of regions that may be looked through for what has expired by now.
     pub(super) expiry_credit: u64,
     /// Bytes of records that the half had when it was frozen last: as many are to be expected again.
     expected_bytes: u64,
+}
+
+impl Run {
+    /// Counts a region that comes in.
+    fn enter(&mut self, region: &Region) {
+        self.held_bytes += region.chunk().held_bytes();
+        self.tally.add(&region.tally);
+        self.small += u64::from(region.is_small());
+    }
+
+    /// Counts a region that goes.
+    fn leave(&mut self, region: &Region) {
+        self.held_bytes -= region.chunk().held_bytes();
+        self.tally.sub(&region.tally);
+        self.small -= u64::from(region.is_small());
+    }
 }
 
 /// Where the next record fits.
@@ -249,21 +181,31 @@ enum Fit {
 /// All regions of a group.
 #[derive(Debug)]
 pub(super) struct Regions {
-    slots: Vec<Option<Region>>,
-    /// Empty slots.
+    slots: Vec<Slot>,
+    /// Numbers of free slots.
     free: Vec<u32>,
     tail: Run,
     clears: Run,
     frozen: Run,
     /// The slot that is looked at next for what has expired.
     expiry_next: u32,
+    pub(super) joining: Joining,
     arena: Arena,
 }
 
 impl Regions {
     pub(super) fn new(arena: &Arena) -> Self {
         let [tail, clears, frozen] = Default::default();
-        Self { slots: Vec::new(), free: Vec::new(), tail, clears, frozen, expiry_next: 0, arena: arena.clone() }
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            tail,
+            clears,
+            frozen,
+            expiry_next: 0,
+            joining: Joining::default(),
+            arena: arena.clone(),
+        }
     }
 
     pub(super) fn budget(&self) -> &MemoryBudget {
@@ -286,29 +228,62 @@ impl Regions {
         }
     }
 
-    pub(super) fn region(&self, id: u32) -> Option<&Region> {
-        self.slots.get(id as usize)?.as_ref()
+    /// Returns a region that is in the log.
+    #[inline]
+    pub(super) fn region(&self, id: u32) -> &Region {
+        match self.slots.get(id as usize) {
+            Some(Slot::In(region)) => region,
+            _ => no_region(),
+        }
     }
 
-    fn region_mut(&mut self, id: u32) -> Option<&mut Region> {
-        self.slots.get_mut(id as usize)?.as_mut()
+    #[inline]
+    fn region_mut(&mut self, id: u32) -> &mut Region {
+        match self.slots.get_mut(id as usize) {
+            Some(Slot::In(region)) => region,
+            _ => no_region(),
+        }
     }
 
-    pub(super) fn record(&self, address: Address) -> Option<Record<'_>> {
-        self.region(address.region())?.chunk().record(address.offset())
+    /// Returns the frozen region that has this number, if one has.
+    pub(super) fn frozen_at(&self, id: u32) -> Option<&Region> {
+        match self.slots.get(id as usize) {
+            Some(Slot::In(region)) => Some(region).filter(|region| region.half() == Half::Frozen),
+            Some(Slot::Free) => None,
+            Some(Slot::Out) | None => no_region(),
+        }
+    }
+
+    /// Puts something under a number, and returns the region that stood there.
+    fn put(&mut self, id: u32, new: Slot) -> Option<Region> {
+        let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
+        match std::mem::replace(slot, new) {
+            Slot::In(region) => Some(region),
+            Slot::Free | Slot::Out => None,
+        }
+    }
+
+    /// Takes a region out of the log.
+    fn take(&mut self, id: u32) -> Region {
+        self.put(id, Slot::Out).unwrap_or_else(|| no_region())
+    }
+
+    #[inline]
+    pub(super) fn record(&self, address: Address) -> Record<'_> {
+        self.region(address.region()).chunk().record(address.offset())
     }
 
     /// Asks for the bytes of a record, as far as records usually go.
     #[inline]
     pub(super) fn prefetch(&self, address: Address) {
-        let bytes =
-            self.region(address.region()).and_then(|region| region.chunk().bytes.get(address.offset() as usize..));
-        bytes.into_iter().flat_map(|bytes| bytes.iter().step_by(LINE_BYTES).take(LINES_AHEAD)).for_each(prefetch);
+        let bytes = self.region(address.region()).chunk().bytes_at(address.offset());
+        bytes.iter().step_by(LINE_BYTES).take(LINES_AHEAD).for_each(prefetch);
     }
 
     /// Returns the value of the record of this shape, `None` if it is a tombstone.
+    #[inline]
     pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
-        shape.value(self.region(address.region())?.chunk().bytes.get(address.offset() as usize..)?)
+        shape.value(self.region(address.region()).chunk().bytes_at(address.offset()))
     }
 
     /// Returns the value of a tail record of this shape, to be changed, if its mark is that of bytes of a table without
@@ -319,8 +294,9 @@ impl Regions {
     }
 
     /// Returns which half a record lies in.
+    #[inline]
     pub(super) fn half(&self, address: Address) -> Half {
-        self.region(address.region()).map_or(Half::Frozen, Region::half)
+        self.region(address.region()).half()
     }
 
     /// Refuses to go on where no more regions can be told apart, but for those that cleaning takes for a while.
@@ -328,7 +304,8 @@ impl Regions {
         if self.slots.len() < REGIONS_MAX - CLEANING_REGIONS || !self.free.is_empty() {
             return Ok(());
         }
-        Err(Error::limit("key group is too large for this backend").with("regions", self.slots.len()))
+        Err(Error::limit("key group is too large for this backend: raise max_parallelism")
+            .with("regions", self.slots.len()))
     }
 
     /// Returns how many bytes more it would hold after appending a record of `len` bytes.
@@ -337,7 +314,7 @@ impl Regions {
             Fit::Here(_) => 0,
             Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + self.arena.growth_bytes(capacity),
             Fit::Grown(id, capacity) => {
-                let held = self.region(id).map_or(0, |region| region.chunk().bytes.capacity());
+                let held = self.region(id).chunk().bytes.capacity();
                 self.arena.growth_bytes(capacity).saturating_sub(held as u64)
             }
         }
@@ -348,8 +325,8 @@ impl Regions {
             return Fit::New(len, false);
         }
         let run = self.run(half);
-        if let Some((id, region)) = run.open.and_then(|id| Some((id, self.region(id)?))) {
-            let bytes = &region.chunk().bytes;
+        if let Some(id) = run.open {
+            let bytes = &self.region(id).chunk().bytes;
             let (needed, capacity) = (bytes.len() + len, bytes.capacity());
             if needed <= capacity {
                 return Fit::Here(id);
@@ -373,28 +350,54 @@ impl Regions {
 
     /// Opens a region of `capacity` bytes at the end of the order, for one record or for those to come.
     pub(super) fn open(&mut self, half: Half, capacity: usize, stays_open: bool) -> u32 {
+        let id = self.add(half, capacity);
+        let run = self.run_mut(half);
+        run.order.push_back(id);
+        if stays_open {
+            run.open = Some(id);
+        }
+        id
+    }
+
+    /// Makes a region that has no place in the order yet.
+    fn add(&mut self, half: Half, capacity: usize) -> u32 {
         let chunk = Chunk::new(capacity, &self.arena);
-        let held_bytes = chunk.held_bytes();
         let memory = match half {
             Half::Tail => Memory::Tail(chunk),
             Half::Clears => Memory::Clears(chunk),
             Half::Frozen => Memory::Clean(chunk),
         };
-        let region = Some(Region { memory, records: 0, tally: Tally::default(), has_links: false });
+        let region = Region { memory, records: 0, tally: Tally::default(), has_links: false };
+        self.run_mut(half).enter(&region);
         let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(None);
-            u32::try_from(self.slots.len() - 1).unwrap_or(u32::MAX)
+            self.slots.push(Slot::Free);
+            u32::try_from(self.slots.len() - 1).unwrap_or_else(|_| no_region())
         });
-        if let Some(slot) = self.slots.get_mut(id as usize) {
-            *slot = region;
-        }
-        let run = self.run_mut(half);
-        run.order.push_back(id);
-        run.held_bytes += held_bytes;
-        if stays_open {
-            run.open = Some(id);
+        if self.put(id, Slot::In(region)).is_some() {
+            broken("a free number is that of no region");
         }
         id
+    }
+
+    /// Makes a frozen region for `bytes` of records, which has no place in the order until [`Regions::end_joined`].
+    pub(super) fn begin_joined(&mut self, bytes: usize) -> u32 {
+        self.add(Half::Frozen, bytes)
+    }
+
+    /// Appends a record, of which these are all bytes, to a region that was made for it.
+    pub(super) fn append_joined(&mut self, id: u32, shape: &Shape, bytes: &[u8]) -> Address {
+        self.append_in(Half::Frozen, id, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
+    }
+
+    /// Puts the new region, if there is one, in the place of `count` frozen ones.
+    pub(super) fn end_joined(&mut self, at: usize, count: usize, new: Option<u32>) {
+        let old: Vec<_> = self.frozen.order.drain(at..at + count).collect();
+        for id in old {
+            let region = self.take(id);
+            self.frozen.leave(&region);
+            self.release(id);
+        }
+        new.into_iter().for_each(|id| self.frozen.order.insert(at, id));
     }
 
     /// Appends a record, whatever the budget says, and returns its address.
@@ -414,29 +417,45 @@ impl Regions {
             Fit::Here(id) => id,
             Fit::New(capacity, stays_open) => self.open(half, capacity, stays_open),
             Fit::Grown(id, capacity) => {
-                let before = self.region(id).map_or(0, |region| region.chunk().held_bytes());
-                let arena = self.arena.clone();
-                let chunk = self.region_mut(id).and_then(Region::chunk_mut);
-                let after = chunk.map_or(before, |chunk| {
-                    chunk.grow(capacity, &arena);
-                    chunk.held_bytes()
-                });
-                self.run_mut(half).held_bytes += after - before;
+                self.grow(half, id, capacity);
                 id
             }
         };
+        self.append_in(half, id, len, tombstone, write)
+    }
+
+    #[inline(never)]
+    fn grow(&mut self, half: Half, id: u32, capacity: usize) {
+        let arena = self.arena.clone();
+        let region = self.region_mut(id);
+        let (held_bytes, small) = (region.chunk().held_bytes(), region.is_small());
+        region.chunk_mut().grow(capacity, &arena);
+        let more = region.chunk().held_bytes() - held_bytes;
+        let grown_up = small && !region.is_small();
+        let run = self.run_mut(half);
+        run.held_bytes += more;
+        run.small -= u64::from(grown_up);
+    }
+
+    /// Appends a record of `len` bytes to a region that has room for it.
+    #[inline]
+    fn append_in(
+        &mut self,
+        half: Half,
+        id: u32,
+        len: usize,
+        tombstone: bool,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Address {
         let tally = Tally::of(tombstone, len);
-        let mut offset = 0;
-        if let Some(region) = self.region_mut(id) {
-            region.records += 1;
-            region.tally.add(&tally);
-            if let Some(chunk) = region.chunk_mut() {
-                offset = u32::try_from(chunk.bytes.len()).unwrap_or(u32::MAX);
-                write(chunk.bytes.append(len));
-            }
-        }
+        let region = self.region_mut(id);
+        let chunk = region.chunk_mut();
+        let address = Address::new(id, offset(chunk.bytes.len()));
+        write(chunk.bytes.append(len));
+        region.records += 1;
+        region.tally.add(&tally);
         self.run_mut(half).tally.add(&tally);
-        Address::new(id, offset)
+        address
     }
 
     /// Appends a record to the frozen half, one of those that a group is loaded with.
@@ -448,7 +467,7 @@ impl Regions {
     #[inline]
     pub(super) fn load(&mut self, draft: &Draft<'_>, left: &mut usize) -> Result<Address> {
         let len = draft.len();
-        let in_open = if draft.mark.ordinal == 0 { self.append_to_open(draft, len) } else { None };
+        let in_open = if !draft.mark.is_chained() { self.append_to_open(draft, len) } else { None };
         let address = match in_open {
             Some(address) => address,
             None => self.load_elsewhere(draft, *left)?,
@@ -462,23 +481,16 @@ impl Regions {
     #[inline]
     fn append_to_open(&mut self, draft: &Draft<'_>, len: usize) -> Option<Address> {
         let id = self.frozen.open?;
-        let region = self.slots.get_mut(id as usize)?.as_mut()?;
-        let Memory::Clean(chunk) = &mut region.memory else { return None };
-        let offset = chunk.bytes.len();
-        if offset + len > chunk.bytes.capacity() || len > LARGE_RECORD_BYTES {
+        let bytes = &self.region(id).chunk().bytes;
+        if bytes.len() + len > bytes.capacity() || len > LARGE_RECORD_BYTES {
             return None;
         }
-        draft.write(chunk.bytes.append(len));
-        let tally = Tally::of(draft.value.is_none(), len);
-        region.records += 1;
-        region.tally.add(&tally);
-        self.frozen.tally.add(&tally);
-        Some(Address::new(id, u32::try_from(offset).ok()?))
+        Some(self.append_in(Half::Frozen, id, len, draft.value.is_none(), |to| draft.write(to)))
     }
 
     fn load_elsewhere(&mut self, draft: &Draft<'_>, left: usize) -> Result<Address> {
         self.check_not_full()?;
-        if draft.mark.ordinal > 0 {
+        if draft.mark.is_chained() {
             self.go_to_end(Half::Frozen);
         }
         if draft.len() <= LARGE_RECORD_BYTES && !matches!(self.fit(Half::Frozen, draft.len()), Fit::Here(_)) {
@@ -489,8 +501,9 @@ impl Regions {
 
     /// Gives a tail record another value of at most its capacity; `None` makes it a tombstone.
     pub(super) fn rewrite(&mut self, address: Address, shape: &Shape, value: Option<&[u8]>, stamp: Option<Timestamp>) {
-        if let Some(bytes) = self.tail_bytes(address) {
-            rewrite(bytes, shape, value, stamp);
+        match self.tail_bytes(address) {
+            Some(bytes) => rewrite(bytes, shape, value, stamp),
+            None => no_tail_record(),
         }
         let (old, new) = (shape.is_tombstone(), value.is_none());
         if old != new {
@@ -500,8 +513,9 @@ impl Regions {
 
     /// Puts `more` behind the value of a tail record that has room for it.
     pub(super) fn extend(&mut self, address: Address, shape: &Shape, more: &[u8]) {
-        if let Some(bytes) = self.tail_bytes(address) {
-            extend(bytes, shape, more);
+        match self.tail_bytes(address) {
+            Some(bytes) => extend(bytes, shape, more),
+            None => no_tail_record(),
         }
     }
 
@@ -513,16 +527,27 @@ impl Regions {
         self.count_again(address, &Tally::of(shape.is_tombstone(), shape.len), &Tally::default());
     }
 
+    /// Returns the bytes from a record on, to be changed, `None` if it does not lie in the tail.
+    #[inline]
     fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
-        match &mut self.region_mut(address.region())?.memory {
-            Memory::Tail(chunk) => chunk.bytes.get_mut(address.offset() as usize..),
-            Memory::Clears(_) | Memory::Clean(_) | Memory::Frozen(_) => None,
+        let chunk = match self.slots.get_mut(address.region() as usize) {
+            Some(Slot::In(Region { memory: Memory::Tail(chunk), .. })) => chunk,
+            Some(Slot::In(_) | Slot::Out) => return None,
+            Some(Slot::Free) | None => no_region(),
+        };
+        match chunk.bytes.get_mut(address.offset() as usize..) {
+            Some(bytes) => Some(bytes),
+            None => no_record(),
         }
     }
 
     /// Counts a record anew. One whose region was taken out is not counted anywhere.
     fn count_again(&mut self, address: Address, old: &Tally, new: &Tally) {
-        let Some(region) = self.region_mut(address.region()) else { return };
+        let region = match self.slots.get_mut(address.region() as usize) {
+            Some(Slot::In(region)) => region,
+            Some(Slot::Out) => return,
+            Some(Slot::Free) | None => no_region(),
+        };
         region.tally.sub(old);
         region.tally.add(new);
         let half = region.half();
@@ -536,15 +561,13 @@ impl Regions {
         let expected_bytes = self.tail.tally.bytes();
         for half in [Half::Clears, Half::Tail] {
             while let Some(id) = self.run_mut(half).order.pop_front() {
-                let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) else { continue };
+                let region = self.take(id);
                 if region.tally.records() == 0 {
-                    self.free.push(id);
+                    self.release(id);
                     continue;
                 }
-                let region = region.into_frozen();
                 self.frozen.order.push_back(id);
-                self.frozen.held_bytes += region.chunk().held_bytes();
-                self.frozen.tally.add(&region.tally);
+                self.frozen.enter(&region);
                 self.put_back(id, region, &mut visit);
             }
             let run = self.run_mut(half);
@@ -564,35 +587,27 @@ impl Regions {
     /// Hands all frozen regions to `visit`, oldest first. None of them is written any more.
     pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
         self.frozen.open = None;
-        for at in 0..self.frozen.order.len() {
-            let Some(&id) = self.frozen.order.get(at) else { continue };
-            if let Some(region) = self.slots.get_mut(id as usize).and_then(Option::take) {
-                self.put_back(id, region.into_frozen(), &mut visit);
-            }
+        let order = std::mem::take(&mut self.frozen.order);
+        for &id in &order {
+            let region = self.take(id);
+            self.put_back(id, region, &mut visit);
         }
+        self.frozen.order = order;
     }
 
-    /// Returns a frozen region to its slot and hands its chunk to `visit`.
+    /// Returns a region to its slot, frozen, and hands its chunk to `visit`.
     fn put_back(&mut self, id: u32, region: Region, visit: &mut impl FnMut(Arc<Chunk>)) {
-        if let Memory::Frozen(chunk) = &region.memory {
-            visit(Arc::clone(chunk));
-        }
-        if let Some(slot) = self.slots.get_mut(id as usize) {
-            *slot = Some(region);
-        }
+        let (region, chunk) = region.into_frozen();
+        visit(chunk);
+        self.put(id, Slot::In(region));
     }
 
     /// Takes the oldest region out of its half. Its id stays taken until [`Regions::release`].
     pub(super) fn take_oldest(&mut self, half: Half) -> Option<(u32, Region)> {
-        let run = self.run_mut(half);
-        let id = run.order.pop_front()?;
-        if run.open == Some(id) {
-            run.open = None;
-        }
-        let region = self.slots.get_mut(id as usize)?.take()?;
-        let run = self.run_mut(half);
-        run.held_bytes -= region.chunk().held_bytes();
-        run.tally.sub(&region.tally);
+        let id = self.run_mut(half).order.pop_front()?;
+        self.close(half, id);
+        let region = self.take(id);
+        self.run_mut(half).leave(&region);
         Some((id, region))
     }
 
@@ -619,12 +634,15 @@ impl Regions {
         self.expiry_next = slot;
     }
 
-    /// Returns the address as a link, and notes that its region has one.
-    pub(super) fn linked(&mut self, address: Address) -> Address {
-        if let Some(region) = self.region_mut(address.region()) {
-            region.has_links = true;
-        }
-        address.as_link()
+    /// Notes that a record is of an older piece of a value.
+    pub(super) fn note_link(&mut self, address: Address) {
+        self.region_mut(address.region()).has_links = true;
+    }
+
+    /// Lets nothing more be written to a region.
+    pub(super) fn close(&mut self, half: Half, id: u32) {
+        let run = self.run_mut(half);
+        run.open = run.open.filter(|open| *open != id);
     }
 
     /// Lets the next record go to the end of the order: survivors of cleaning, and what follows a large record, may go to a
@@ -639,6 +657,19 @@ impl Regions {
 
     /// Makes the id of a region that is gone free again.
     pub(super) fn release(&mut self, id: u32) {
+        if self.put(id, Slot::Free).is_some() {
+            broken("a number is given back after its region went");
+        }
         self.free.push(id);
     }
+}
+
+#[cold]
+fn no_tail_record() -> ! {
+    broken("a record that changes lies in the tail")
+}
+
+#[cold]
+fn no_region() -> ! {
+    broken("an address is of a region of its group")
 }

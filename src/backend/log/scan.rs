@@ -4,13 +4,14 @@ use std::ops::RangeBounds;
 
 use hashbrown::HashTable;
 
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
 use crate::segment::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
 use super::PREFETCHED_ROWS;
+use super::clean::copied;
 use super::families::{Members, place_of};
 use super::group::{Found, Group, by_key};
 use super::index::{Address, row_hash, tag};
@@ -31,7 +32,7 @@ impl<F: FnMut(Entry<'_>) -> bool> Live<'_, F> {
     fn visit(&mut self, of: &Group, record: &Record<'_>) -> Result<bool> {
         let Place { key, namespace, sub, routing, .. } = record.place;
         // Only a value of several pieces needs the row's hash.
-        let hash = if record.mark.ordinal == 0 { 0 } else { of.hash(&record.place) };
+        let hash = if record.mark.is_chained() { of.hash(&record.place) } else { 0 };
         let Some(value) = of.value_of(hash, record, self.rules, &mut self.buffer)? else { return Ok(true) };
         Ok((self.visit)(Entry { group: self.group, key, namespace, sub, value, routing }))
     }
@@ -45,8 +46,8 @@ impl Group {
         prefix: &[u8],
         mut live: Live<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<bool> {
-        for address in self.index.addresses().filter(|address| !address.is_link()) {
-            let Some(record) = self.regions.record(address) else { continue };
+        for address in self.index.addresses() {
+            let record = self.regions.record(address);
             let place = record.place;
             if place.table != table || record.shape.is_tombstone() || !place.key.starts_with(prefix) {
                 continue;
@@ -68,11 +69,10 @@ impl Group {
     ) -> Result<()> {
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
         if !by_key(live.rules, row.table) {
-            for address in self.index.addresses().filter(|address| !address.is_link()) {
-                let record = self.regions.record(address).filter(|record| !record.shape.is_tombstone());
+            for address in self.index.addresses() {
+                let record = self.regions.record(address);
                 let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
-                let Some(record) = record.filter(|record| wanted(&record.place)) else { continue };
-                if !live.visit(self, &record)? {
+                if !record.shape.is_tombstone() && wanted(&record.place) && !live.visit(self, &record)? {
                     break;
                 }
             }
@@ -130,14 +130,19 @@ impl Group {
                 let mut first = None;
                 others.clear();
                 self.index.find_all(hash, |address| {
-                    let record = self.regions.record(address).filter(|_| !address.is_link());
+                    let record = self.regions.record(address);
                     let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
-                    match record.filter(|record| !record.shape.is_tombstone() && is_member(&record.place)) {
-                        Some(record) if first.is_none() => first = Some((address, record)),
-                        Some(record) => others.push((address, record)),
-                        None => {}
+                    if record.shape.is_tombstone() || !is_member(&record.place) {
+                        return;
+                    }
+                    match first {
+                        None => first = Some((address, record)),
+                        Some(_) => others.push((address, record)),
                     }
                 });
+                if first.is_none() {
+                    no_record();
+                }
                 // Rows of one tag are all found under its first occurrence.
                 if !others.is_empty() && repeated.contains(&tag(hash)) {
                     continue;
@@ -178,7 +183,7 @@ impl Group {
                 self.prefetch(rows().map(|(hash, _)| hash));
             }
             for (hash, sub) in rows() {
-                let Some((address, record)) = self.find_record(hash, &row.with_sub(sub)) else { continue };
+                let Some((address, record)) = self.find_record(hash, &row.with_sub(sub)) else { no_record() };
                 if !visit(hash, address, &record)? {
                     return Ok(());
                 }
@@ -197,26 +202,28 @@ impl Group {
             rows.push((hash, address));
             Ok(true)
         });
-        debug_assert!(all.is_ok(), "collecting does not fail");
+        if all.is_err() {
+            broken("collecting does not fail");
+        }
         rows
     }
 
     /// Puts the families of a table in order, whose rows came before that was asked for.
     pub(super) fn order(&mut self, table: TableId) {
-        let Some(families) = &self.families else { return };
+        let Some(mut families) = self.families.take() else { return };
         for identity in families.unordered() {
-            let Some(row) = place_of(&identity).filter(|place| place.table == table) else { continue };
-            let hash = self.hash(&row);
-            let Some(members) = self.families.as_ref().and_then(|families| families.members(hash, &row)) else {
+            let row = place_of(&identity);
+            if row.table != table {
                 continue;
-            };
-            let rows = self.member_rows(&row, members);
-            let sub = |&(_, address): &(u32, Address)| Some(Box::from(self.regions.record(address)?.place.sub));
-            let subs: Vec<Box<[u8]>> = rows.iter().filter_map(sub).collect();
-            if let Some(families) = &mut self.families {
-                families.order(hash, &row, &subs);
             }
+            let hash = self.hash(&row);
+            let Some(members) = families.members(hash, &row) else { broken("a family that was found is there") };
+            let rows = self.member_rows(&row, members);
+            let subs: Vec<Box<[u8]>> =
+                rows.iter().map(|(_, address)| self.regions.record(*address).place.sub.into()).collect();
+            families.order(hash, &row, &subs);
         }
+        self.families = Some(families);
     }
 
     /// Makes families of a table's rows, or drops those that it has.
@@ -227,13 +234,12 @@ impl Group {
         if !by_key {
             return;
         }
-        let newest = self.index.addresses().filter(|address| !address.is_link());
-        let records = newest.filter_map(|address| self.regions.record(address));
+        let records = self.index.addresses().map(|address| self.regions.record(address));
         let is_member = |record: &Record<'_>| {
             record.place.table == table && !record.shape.is_tombstone() && !record.place.sub.is_empty()
         };
         let members: Vec<_> = records.filter(is_member).map(|record| record.detached()).collect();
-        for record in members.iter().filter_map(|bytes| Record::parse(bytes)) {
+        for record in members.iter().map(|bytes| copied(bytes)) {
             self.note_member(self.hash(&record.place), &record.place, true, rules);
         }
     }
@@ -243,20 +249,17 @@ impl Group {
         let covered = self.covered(scope, rules);
         let lies_below = |(_, address): &(u32, Address)| {
             let record = self.regions.record(*address);
-            let pieces = record.is_some_and(|record| record.shape.has_older() || record.mark.ordinal > 0);
-            self.regions.half(*address) != Half::Tail || pieces
+            self.regions.half(*address) != Half::Tail || record.shape.has_older() || record.mark.is_chained()
         };
         let mut churn = 0;
         if covered.iter().any(lies_below) {
             churn += self.write_clear(scope)?;
         }
         for (hash, address) in covered {
-            let Some(record) = self.regions.record(address) else { continue };
-            let Some((bucket, _)) = self.index.find(hash, |other| other == address) else { continue };
-            let bytes = record.detached();
-            if let Some(record) = Record::parse(&bytes) {
-                churn += self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
-            }
+            let bytes = self.regions.record(address).detached();
+            let (bucket, _) = self.index.find(hash, |other| other == address).unwrap_or_else(|| no_record());
+            let record = copied(&bytes);
+            churn += self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
         }
         self.index.trim();
         self.pace(churn, rules);
@@ -268,15 +271,12 @@ impl Group {
         if scope.names_key_and_namespace() && by_key(rules, scope.table) {
             let row = Place::without_sub(scope.table.0, scope.key, scope.namespace);
             let family = self.hash(&row);
-            let plain = self
-                .find(family, &row)
-                .filter(|found| self.regions.record(found.address).is_some_and(|record| !record.shape.is_tombstone()));
+            let plain = self.find(family, &row).filter(|found| !found.shape.is_tombstone());
             let members = self.families.as_ref().and_then(|families| families.members(family, &row));
             let members = members.map(|members| self.member_rows(&row, members)).unwrap_or_default();
             return plain.map(|found| (family, found.address)).into_iter().chain(members).collect();
         }
-        let newest = self.index.addresses().filter(|address| !address.is_link());
-        let live = newest.filter_map(|address| Some((address, self.regions.record(address)?)));
+        let live = self.index.addresses().map(|address| (address, self.regions.record(address)));
         let live = live.filter(|(_, record)| !record.shape.is_tombstone() && scope.covers(&record.place));
         live.map(|(address, record)| (self.hash(&record.place), address)).collect()
     }
@@ -300,4 +300,9 @@ impl Group {
         }
         Ok(draft.len())
     }
+}
+
+#[cold]
+fn no_record() -> ! {
+    broken("a row that a key or a clear has is in the index")
 }

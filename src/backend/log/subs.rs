@@ -7,6 +7,7 @@ use std::fmt;
 use std::ops::Bound;
 
 use super::super::SubRange;
+use crate::error::broken;
 
 /// The most keys in a run.
 const RUN_KEYS: usize = 64;
@@ -33,7 +34,10 @@ impl SubKey {
 
     fn bytes(&self) -> &[u8] {
         match self {
-            Self::Inline(length, bytes) => bytes.get(..usize::from(*length)).unwrap_or_default(),
+            Self::Inline(length, bytes) => match bytes.get(..usize::from(*length)) {
+                Some(bytes) => bytes,
+                None => broken("a small key has a small length"),
+            },
             Self::Heap(bytes) => bytes,
         }
     }
@@ -73,20 +77,20 @@ impl Subs {
     fn find(&self, sub: &[u8]) -> (usize, Result<usize, usize>) {
         let after = self.runs.partition_point(|run| run.first().is_some_and(|first| first.bytes() <= sub));
         let at = after.saturating_sub(1);
-        let run = self.runs.get(at).map(Vec::as_slice).unwrap_or_default();
+        let Some(run) = self.runs.get(at) else { return (0, Err(0)) };
         (at, run.binary_search_by(|key| key.bytes().cmp(sub)))
     }
 
     /// Adds a sub-key that is not in it.
     pub(super) fn insert(&mut self, sub: &[u8]) {
-        let (mut at, Err(mut within)) = self.find(sub) else { return };
+        let (mut at, Err(mut within)) = self.find(sub) else { broken("a sub-key that is added is new") };
         if self.runs.is_empty() {
             self.runs.push(Vec::new());
         }
         if self.runs.get(at).is_some_and(|run| run.len() >= RUN_KEYS) {
             // Behind all others, as times come, a new run leaves the full one full.
             let split = if at + 1 == self.runs.len() && within == RUN_KEYS { RUN_KEYS } else { RUN_KEYS / 2 };
-            let Some(run) = self.runs.get_mut(at) else { return };
+            let Some(run) = self.runs.get_mut(at) else { no_run() };
             let before = run.capacity();
             let upper = run.split_off(split);
             run.shrink_to_fit();
@@ -96,7 +100,7 @@ impl Subs {
                 (at, within) = (at + 1, within - split);
             }
         }
-        let Some(run) = self.runs.get_mut(at) else { return };
+        let Some(run) = self.runs.get_mut(at) else { no_run() };
         let before = run.capacity();
         if run.len() == before {
             run.reserve_exact((before / 4).clamp(1, RUN_KEYS - before.min(RUN_KEYS - 1)));
@@ -108,8 +112,8 @@ impl Subs {
 
     /// Removes a sub-key.
     pub(super) fn remove(&mut self, sub: &[u8]) {
-        let (at, Ok(within)) = self.find(sub) else { return };
-        let Some(run) = self.runs.get_mut(at) else { return };
+        let (at, Ok(within)) = self.find(sub) else { broken("a sub-key that is removed is there") };
+        let Some(run) = self.runs.get_mut(at) else { no_run() };
         self.held_bytes -= run.remove(within).heap_bytes();
         if run.is_empty() {
             self.held_bytes -= size(run.capacity());
@@ -138,6 +142,11 @@ impl Subs {
             Bound::Excluded(after) => *sub < after,
         })
     }
+}
+
+#[cold]
+fn no_run() -> ! {
+    broken("a run that was found is there")
 }
 
 fn size(capacity: usize) -> usize {
@@ -185,6 +194,14 @@ mod tests {
             let held: usize = subs.runs.iter().map(|run| size(run.capacity()) + run.iter().map(SubKey::heap_bytes).sum::<usize>()).sum();
             prop_assert_eq!(held, subs.held_bytes);
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "a sub-key that is added is new")]
+    fn a_sub_key_that_is_added_twice_stops_the_work() {
+        let mut subs = Subs::default();
+        subs.insert(b"a");
+        subs.insert(b"a");
     }
 
     #[test]

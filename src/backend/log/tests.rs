@@ -1,6 +1,8 @@
 //! What only the log has: in-place writes, cleaning, bounds of memory. The rest is in the conformance and model tests.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod pieces;
+
+use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -11,7 +13,7 @@ use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
-use crate::segment::{Append, Op, SealedPart};
+use crate::segment::{Append, Op};
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);
@@ -96,7 +98,7 @@ impl World {
             let mut kept = 0;
             for half in [Half::Tail, Half::Clears, Half::Frozen] {
                 let run = group.regions.run(half);
-                let of = |id: &u32| group.regions.region(*id).unwrap();
+                let of = |id: &u32| group.regions.region(*id);
                 assert!(run.order.iter().all(|id| regions.insert(*id)), "a region stands once");
                 assert!(run.open.is_none_or(|open| run.order.contains(&open)));
                 let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
@@ -104,6 +106,7 @@ impl World {
                 assert_eq!(run.tally.bytes(), sum(&|region| region.tally.bytes()));
                 assert_eq!(run.tally.put_bytes, sum(&|region| region.tally.put_bytes));
                 assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
+                assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
                 kept += run.tally.records();
                 held += run.held_bytes;
                 if half != Half::Clears {
@@ -112,12 +115,24 @@ impl World {
             }
             let (ids, free) = group.regions.ids();
             assert_eq!(ids - free, regions.len(), "no id is lost");
-            assert_eq!(kept, group.index.addresses().count() as u64, "tallies count what the index points at");
+            let links: Vec<_> =
+                group.chains.iter().flat_map(|chains| chains.links()).map(|link| link.address).collect();
+            let entries = group.index.addresses().chain(links.iter().copied());
+            let entries: BTreeSet<_> = entries.map(|address| (address.region(), address.offset())).collect();
+            assert_eq!(kept, entries.len() as u64, "tallies count what index and chains point at");
+            assert_eq!(entries.len(), group.index.addresses().count() + links.len(), "no record is pointed at twice");
             let families = group.families.as_ref().map_or(0, |families| families.held_bytes());
-            let entries: Vec<_> = group.index.addresses().collect();
-            let record = |address: &Address| group.regions.record(*address).unwrap();
-            assert!(entries.iter().all(|address| !record(address).shape.is_dead()));
-            let newest: Vec<_> = entries.iter().filter(|address| !address.is_link()).map(record).collect();
+            let record = |address: &Address| group.regions.record(*address);
+            let newest: Vec<_> = group.index.addresses().map(|address| record(&address)).collect();
+            assert!(
+                newest
+                    .iter()
+                    .chain(&links.iter().map(record).collect::<Vec<_>>())
+                    .all(|record| !record.shape.is_dead())
+            );
+            let chained =
+                newest.iter().map(|newest| group.links(group.hash(&newest.place), newest).len()).sum::<usize>();
+            assert_eq!(chained, links.len(), "each chain is of a row whose newest record says so");
             let place = |record: &Record<'_>| {
                 let Place { table, key, sub, .. } = record.place;
                 (table, key.to_vec(), sub.to_vec(), record.place.is_clear())
@@ -126,13 +141,12 @@ impl World {
             assert_eq!(places.len(), newest.len(), "a row has one entry");
             let rows = newest.iter().filter(|record| !record.shape.is_tombstone());
             assert_eq!(group.rows, rows.clone().count() as u64);
-            let links = entries.iter().filter(|address| address.is_link()).map(record);
-            let older: u64 = links.map(|record| record.value().unwrap().len() as u64).sum();
+            let older: u64 = links.iter().map(record).map(|record| record.value().unwrap().len() as u64).sum();
             assert_eq!(
                 group.live_bytes,
                 older + rows.map(|record| (record.place.bytes() + record.value().unwrap().len()) as u64).sum::<u64>()
             );
-            held += families;
+            held += families + group.chains.as_ref().map_or(0, |chains| chains.held_bytes());
             assert!(group.held_bytes() - held <= 768, "a group's own size: {}", group.held_bytes() - held);
         }
         assert!(fullest <= 1.0, "{fullest}");
@@ -189,57 +203,23 @@ fn a_list_grows_by_what_is_added_whatever_its_length() {
     world.check();
 }
 
-/// Returns the content of every list, as rows that were sealed have it.
-fn sealed_lists(parts: &[SealedPart]) -> BTreeMap<Vec<u8>, Vec<u8>> {
-    let mut batch = RowBatch::new();
-    for part in parts {
-        part.groups.iter().for_each(|group| part.rows.append_group(group, &mut batch).unwrap());
-    }
-    batch.fold(Fold::Base, &parts.last().unwrap().rules).unwrap();
-    let mut lists: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    for row in batch.iter().filter(|row| row.key.table == LIST) {
-        lists.entry(row.key.key.unwrap().to_vec()).or_default().extend_from_slice(row.op.payload());
-    }
-    lists
+#[test]
+#[should_panic(expected = "a record lies where its address says")]
+fn an_address_of_no_record_stops_the_work() {
+    let mut world = World::new(1, u64::MAX);
+    world.put(1, 10);
+    world.backend.groups[0].as_ref().unwrap().regions.record(Address::new(0, 4_000));
 }
 
 #[test]
-fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
+#[should_panic(expected = "an address is of a region of its group")]
+fn a_row_whose_region_is_gone_stops_the_work() {
     let mut world = World::new(1, u64::MAX);
-    let (mut lists, mut parts, mut random) = (BTreeMap::<u32, Vec<u8>>::new(), Vec::new(), 1u64);
-    let mut below = |most: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % most
-    };
-    for epoch in 0..400u64 {
-        for _ in 0..below(20) {
-            // Pieces of one epoch whose lives differ stand apart, too.
-            world.backend.advance(Timestamp::MIN, Timestamp::from_millis(i64::try_from(below(500)).unwrap()));
-            // Some have a region of their own.
-            let (key, length) = (u32::try_from(below(5)).unwrap(), if below(15) == 0 { 2_100 } else { 1 });
-            let piece = epoch.to_le_bytes().repeat(length);
-            let (list, replaces) = (lists.entry(key).or_default(), below(40) == 0);
-            if replaces {
-                list.clear();
-            }
-            list.extend_from_slice(&piece);
-            let write = if replaces { Write::Put(&piece) } else { Write::Merge(&piece) };
-            world.with_row(LIST, key, b"", |backend, row| backend.write(row, write)).unwrap();
-            (0..below(30)).for_each(|_| world.put(u32::try_from(below(60)).unwrap(), 100));
-        }
-        let bases = if below(9) == 0 { KeyGroupSet::all(1) } else { none() };
-        let sealed = world.seal(&bases);
-        if !bases.is_empty() {
-            parts.clear();
-        }
-        parts.extend(sealed.parts);
-        if !parts.is_empty() {
-            let expected: BTreeMap<_, _> =
-                lists.iter().map(|(key, list)| (key.to_le_bytes().to_vec(), list.clone())).collect();
-            assert!(sealed_lists(&parts) == expected, "epoch {epoch}");
-        }
-        world.check();
-    }
+    world.put(1, 10);
+    let group = world.backend.groups[0].as_mut().unwrap();
+    let (id, _) = group.regions.take_oldest(Half::Tail).unwrap();
+    group.regions.release(id);
+    world.read(1);
 }
 
 #[test]

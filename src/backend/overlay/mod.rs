@@ -19,10 +19,9 @@ use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::TableRules;
 use crate::segment::{
     Below, Cut, Fold, FoldedGroup, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
-    SegmentKind,
+    SegmentKind, TableRules, check_value_length,
 };
 use crate::time::Timestamp;
 
@@ -30,10 +29,10 @@ use self::slot::{Layer, Slot, absorb};
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::layer::Layers;
-use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
+use super::place::{clear_place, group_of, known_place, parts, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_loadable,
-    check_new, check_owned, check_owns, check_value, no_operator,
+    check_new, check_owned, check_owns, check_scope, check_value, no_operator,
 };
 
 /// The state of one subtask in ordered maps.
@@ -148,7 +147,7 @@ impl OverlayBackend {
     /// Writes what pieces of `table` read as to `out`, which is empty; false if there is no value.
     fn resolve(&self, table: TableId, pieces: Vec<OwnedPiece>, out: &mut Vec<u8>) -> Result<bool> {
         if let Some(rules) = self.rules.table(table) {
-            return rules.resolve(pieces, self.rules.now(rules), out);
+            return rules.resolve(pieces.iter().map(OwnedPiece::borrow), self.rules.now(rules), out);
         }
         match pieces.as_slice() {
             [] => Ok(false),
@@ -183,15 +182,19 @@ impl OverlayBackend {
         check_value(operand)?;
         let rules = self.rules.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
         let (version, stamp) = self.rules.mark(table);
+        let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
+        let all = self.pieces(&self.place);
+        let all = || all.iter().chain([&operand]).map(OwnedPiece::borrow);
+        // Merged values are not longer than what they are made of, as a rule.
+        if check_value_length(all().map(|piece| piece.bytes.len()).sum()).is_err() {
+            rules.check_length(all(), self.rules.now(rules))?;
+        }
         let old = self.active.rows.get(self.place.as_slice());
         let whole = old.map_or_else(|| self.below(&self.place).is_empty(), |slot| slot.whole);
         let mut pieces = old.map(|slot| slot.pieces.clone()).unwrap_or_default();
-        pieces.push(OwnedPiece { bytes: operand.to_vec(), version, stamp });
+        pieces.push(operand);
         let below = if whole { Below::Nothing } else { Below::Unknown };
         let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
-        if let Some(piece) = pieces.iter().find(|piece| check_value(&piece.bytes).is_err()) {
-            return check_value(&piece.bytes);
-        }
         self.place_slot(Slot { whole, pieces, routing })
     }
 
@@ -252,12 +255,12 @@ impl OverlayBackend {
     ) -> Result<bool> {
         let mut value = Vec::new();
         for (place, (pieces, routing)) in self.visible(start) {
-            let Some((group, row)) = read_place(&place) else { continue };
+            let (group, row) = known_place(&place);
             value.clear();
             if !filter(&row) || !self.resolve(table, pieces, &mut value)? {
                 continue;
             }
-            let (Some(key), Some(namespace), Some(sub)) = (row.key, row.namespace, row.sub) else { continue };
+            let [key, namespace, sub] = parts(&row);
             if !visit(Entry { group, key, namespace, sub, value: &value, routing }) {
                 return Ok(false);
             }
@@ -308,7 +311,8 @@ impl StateBackend for OverlayBackend {
         let found = self.current(row.table)?;
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let stamp = self.pieces(&self.place).last().and_then(|piece| piece.stamp);
-        if found && renews && stamp != self.rules.mark(row.table).1 {
+        // One that is too long to be written anew is read as it is.
+        if found && renews && check_value(&self.value).is_ok() && stamp != self.rules.mark(row.table).1 {
             let value = std::mem::take(&mut self.value);
             self.set(row.table, row.key.routing, Some(&value))?;
             self.value = value;
@@ -343,15 +347,16 @@ impl StateBackend for OverlayBackend {
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let group = scope.group();
         check_owns(&self.groups, group)?;
+        check_scope(&scope)?;
         let key = scope.place(table);
         let covered = |row: &RowKey<'_>| {
             key.key.is_none_or(|key| row.key == Some(key)) && key.namespace.is_none_or(|n| row.namespace == Some(n))
         };
         let mut rows = self.visible(&table_start(group, table));
-        rows.retain(|place, _| read_place(place).is_some_and(|(_, row)| covered(&row)));
+        rows.retain(|place, _| covered(&known_place(place).1));
         let start = table_start(group, table);
         let written = self.active.starting_with(&start).map(|(place, _)| place.to_vec());
-        let written: Vec<_> = written.filter(|place| read_place(place).is_some_and(|(_, row)| covered(&row))).collect();
+        let written: Vec<_> = written.filter(|place| covered(&known_place(place).1)).collect();
         // Rows that were deleted since the last seal are hidden by what goes now.
         if rows.keys().chain(&written).any(|place| !self.below(place).is_empty()) {
             self.active.insert_clear(&clear_place(group, &key), Some(&self.budget))?;
@@ -372,6 +377,7 @@ impl StateBackend for OverlayBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         check_owns(&self.groups, key.group)?;
+        check_lengths(&RowRef { table, key, namespace, sub: &[] })?;
         let mut start = Vec::new();
         write_place(key.group, &RowKey::data(table, key.bytes, namespace, &[]), &mut start);
         let within = |row: &RowKey<'_>| RangeBounds::<[u8]>::contains(&range, row.sub.unwrap_or_default());

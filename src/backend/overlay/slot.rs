@@ -1,6 +1,6 @@
 //! What a layer of the overlay says of a row.
 
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::segment::{Columns, Op, OwnedPiece, Row, RowBatch, RowKey};
 
 use super::super::layer::{self, LayerSlot, ROW_OVERHEAD_BYTES};
@@ -51,7 +51,8 @@ pub(super) fn absorb(older: &mut Layer, newer: Layer) {
         if let Some(below) = older.rows.get(&place).filter(|_| !slot.whole) {
             slot.pieces.splice(..0, below.pieces.iter().cloned());
         }
-        // Without a limit it cannot fail.
-        let _inserted = older.insert(&place, Slot { whole: true, ..slot }, None);
+        if older.insert(&place, Slot { whole: true, ..slot }, None).is_err() {
+            broken("nothing is refused without a limit");
+        }
     }
 }

@@ -31,9 +31,7 @@ impl RowSource for Base {
         // Read once, from end to end: it would push what is hot out of the cache.
         let mut rows = self.view.iterate(&Span::starting_with(group.0.to_be_bytes().to_vec()), false);
         while let Some((place, cell)) = rows.item() {
-            if let Some((_, key)) = read_place(place) {
-                push_cell(cell, key, true, batch)?;
-            }
+            push_cell(cell, read_place(place)?.1, true, batch)?;
             rows.next();
         }
         rows.status().map_err(|error| of_rocksdb("cannot read rows", error))?;

@@ -8,7 +8,7 @@ use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ErrorKind as Kind, Options, Re
 
 use super::cell::Cell;
 use super::span::Span;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, broken};
 use crate::segment::Rules;
 
 /// The column family that all rows lie in.
@@ -150,7 +150,7 @@ impl View {
     /// Returns what is known without reading from disk of the cell at `place`: `None` if there is none, else the bytes of
     /// its pieces, if they are known. Now and then a row that is not there is taken for one that is.
     pub(super) fn peek(&self, place: &[u8]) -> Option<Option<u64>> {
-        let Some(family) = self.db().cf_handle(COLUMN_FAMILY) else { return Some(None) };
+        let Some(family) = self.db().cf_handle(COLUMN_FAMILY) else { broken("the database has its column family") };
         let (maybe, cell) = self.db().key_may_exist_cf_opt_value(family, place, &self.read);
         maybe.then(|| cell.and_then(|cell| Some(Cell::read(cell.as_ref()).ok()?.payload_bytes())))
     }

@@ -6,9 +6,10 @@ use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::cell::put_all;
 use super::db::{Db, of_rocksdb};
+use super::lengths::Lengths;
 use crate::backend::check_loadable;
 use crate::backend::place::{row_bytes, write_place};
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::segment::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
@@ -42,9 +43,10 @@ pub(super) fn load(
     rows: &dyn RowSource,
     groups: &KeyGroupSet,
     rules: &Rules,
+    lengths: &mut Lengths,
 ) -> Result<Vec<(KeyGroup, Loaded)>> {
     let mut files = Files { db, writer: None, paths: Vec::new() };
-    let loaded = fill(&mut files, rows, groups, rules);
+    let loaded = fill(&mut files, rows, groups, rules, lengths);
     let taken = loaded.and_then(|loaded| files.ingest().map(|()| loaded));
     // What was taken over is not here any more.
     files.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
@@ -56,6 +58,7 @@ fn fill(
     rows: &dyn RowSource,
     groups: &KeyGroupSet,
     rules: &Rules,
+    lengths: &mut Lengths,
 ) -> Result<Vec<(KeyGroup, Loaded)>> {
     let mut loaded = Vec::with_capacity(groups.len());
     let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
@@ -67,7 +70,7 @@ fn fill(
                 // The database orders places otherwise than batches come: each has a file of its own.
                 files.end()?;
             }
-            sorted.fill(group, &batch)?;
+            sorted.fill(group, &batch, lengths)?;
             total.add(sorted.write(files)?);
         }
         loaded.push((group, total));
@@ -90,21 +93,24 @@ struct Sorted {
 }
 
 impl Sorted {
-    fn fill(&mut self, group: KeyGroup, batch: &RowBatch) -> Result<()> {
+    fn fill(&mut self, group: KeyGroup, batch: &RowBatch, lengths: &mut Lengths) -> Result<()> {
         self.bytes.clear();
         self.rows.clear();
         self.payload_bytes = 0;
-        let mut routing = None;
+        let (mut routing, mut row_bytes) = (None, 0);
         for row in batch.iter() {
             let (piece, _) = check_loadable(&row)?;
             write_place(group, &row.key, &mut self.next);
             // Operands follow what they belong to.
             if self.next != self.place {
                 self.end_row(routing)?;
+                row_bytes = 0;
                 std::mem::swap(&mut self.next, &mut self.place);
             }
             routing = row.columns.routing;
             self.payload_bytes += piece.bytes.len() as u64;
+            row_bytes += piece.bytes.len() as u64;
+            lengths.note(row.key.table, row_bytes);
             self.pieces.push(OwnedPiece::of(&piece));
         }
         self.end_row(routing)?;
@@ -131,7 +137,9 @@ impl Sorted {
         let payload_bytes = self.payload_bytes;
         let mut loaded = Loaded { rows: self.rows.len() as u64, live_bytes: payload_bytes, payload_bytes };
         for &[start, cell, end] in &self.rows {
-            let (Some(place), Some(cell)) = (self.bytes.get(start..cell), self.bytes.get(cell..end)) else { continue };
+            let (Some(place), Some(cell)) = (self.bytes.get(start..cell), self.bytes.get(cell..end)) else {
+                broken("a row that was sorted has its bytes")
+            };
             loaded.live_bytes += row_bytes(place);
             files.put(place, cell)?;
         }

@@ -18,6 +18,7 @@ mod cell;
 mod counts;
 mod db;
 mod gauges;
+mod lengths;
 mod load;
 mod rows;
 mod settings;
@@ -37,23 +38,25 @@ use self::base::Base;
 use self::cell::{pieces_of, put_all, put_one};
 use self::counts::Counts;
 use self::db::{Db, View};
+use self::lengths::Lengths;
 use self::slot::{Layer, Slot};
 use self::span::Span;
 use self::stack::{Stack, gone};
 use self::writer::{Write as LayerWrite, Writer};
 use super::cuts::Cuts;
 use super::layer::Layers;
-use super::place::{clear_place, group_of, read_place, row_bytes, write_place};
+use super::place::{clear_place, group_of, parts, read_place, row_bytes, write_place};
 use super::{
     BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_new,
-    check_owned, check_owns, check_value, no_operator,
+    check_owned, check_owns, check_scope, check_value, no_operator,
 };
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{
-    Below, Cut, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Below, Cut, MAX_VALUE_BYTES, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
+    TableRules,
 };
 use crate::time::Timestamp;
 
@@ -73,6 +76,7 @@ pub struct RocksDbBackend {
     /// Layers sealed so far.
     layers: u64,
     counts: Counts,
+    lengths: Lengths,
     /// Reused for the place of the row at hand.
     place: Vec<u8>,
     /// Reused for values that are made of several pieces.
@@ -103,6 +107,7 @@ impl RocksDbBackend {
             stack: Stack { active: Layer::new(&budget), frozen: VecDeque::new(), view },
             layers: 0,
             counts: Counts::default(),
+            lengths: Lengths::default(),
             place: Vec::new(),
             value: Vec::new(),
             scratch: Vec::new(),
@@ -143,7 +148,8 @@ impl RocksDbBackend {
     /// Adds rows of `groups`, all or none.
     fn add_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         self.drain()?;
-        let loaded = load::load(&self.db, rows, groups, &self.rules)?;
+        let loaded = load::load(&self.db, rows, groups, &self.rules, &mut self.lengths)?;
+        self.lengths.seal();
         self.stack.view = View::new(&self.db, self.layers, self.rules.clone());
         for (group, loaded) in loaded {
             self.counts.add(group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
@@ -179,44 +185,82 @@ impl RocksDbBackend {
                     let (version, stamp) = self.rules.mark(table);
                     let mut cell = Vec::with_capacity(bytes.len() + 1);
                     put_one(&mut cell, routing, &Piece { bytes, version, stamp })?;
-                    Slot { whole: true, cell, below }
+                    Slot { whole: true, cell, below, below_was_read: false }
                 }
                 None => gone(routing, below)?,
             };
             self.stack.active.insert(&self.place, slot, Some(&self.budget))?;
         }
         self.note(old, value.map(|value| value.len() as u64));
+        self.lengths.note(table, value.map_or(0, |value| value.len() as u64));
         Ok(())
     }
 
-    /// Merges an operand into the row at the current place, without reading what is in RocksDB of it.
+    /// Merges an operand into the row at the current place, without reading what is in RocksDB of it, unless the row might
+    /// become too long.
     fn merge(&mut self, table: TableId, routing: Option<u64>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
         let rules = self.rules.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
         let (version, stamp) = self.rules.mark(table);
         let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
-        let (old, slot) = match self.stack.active.rows.get(self.place.as_slice()) {
+        let there = self.stack.active.rows.get(self.place.as_slice());
+        let own = there.map_or(0, Slot::own_bytes);
+        let (longest, read) = self.below_at_most(table, rules, there, &operand)?;
+        let (old, slot) = match there {
             Some(slot) => {
                 let mut pieces = pieces_of([slot.cell.as_slice()])?;
+                let longest = longest + own + operand.bytes.len() as u64;
                 pieces.push(operand);
+                self.lengths.note(table, longest);
                 let below = if slot.whole { Below::Nothing } else { Below::Unknown };
                 let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
-                pieces.iter().try_for_each(|piece| check_value(&piece.bytes))?;
                 let mut cell = Vec::new();
                 put_all(&mut cell, routing, &pieces)?;
-                (slot.payload_bytes(), Slot { whole: slot.whole, cell, below: slot.below })
+                let below = read.map_or(slot.below, |read| read.map(|bytes| bytes - own));
+                let below_was_read = slot.below_was_read || read.is_some();
+                (slot.payload_bytes(), Slot { whole: slot.whole, cell, below, below_was_read })
             }
             None => {
-                let below = self.below(Known::No);
+                self.lengths.note(table, longest + operand.bytes.len() as u64);
+                let below = self.below(read.map_or(Known::No, Known::Yes));
                 let mut cell = Vec::new();
                 put_all(&mut cell, routing, &[operand])?;
-                (below, Slot { whole: below.is_none(), cell, below })
+                (below, Slot { whole: below.is_none(), cell, below, below_was_read: read.is_some() })
             }
         };
         let new = slot.payload_bytes();
         self.stack.active.insert(&self.place, slot, Some(&self.budget))?;
         self.note(old, new);
         Ok(())
+    }
+
+    /// Returns the bytes that the row at the current place has at most below the active layer; and all of its bytes, if
+    /// that had to be read, `None` if there are none. What is merged is taken to be no longer than its parts: where it is,
+    /// it stays in pieces.
+    ///
+    /// # Errors
+    /// `Limit` if the row is too long with `operand`; what reading returns.
+    fn below_at_most(
+        &self,
+        table: TableId,
+        rules: &TableRules,
+        there: Option<&Slot>,
+        operand: &OwnedPiece,
+    ) -> Result<(u64, Option<Option<u64>>)> {
+        let longest = match there {
+            Some(slot) if slot.whole => 0,
+            Some(slot) if slot.below_was_read => slot.below.unwrap_or(0),
+            _ => self.lengths.below(table),
+        };
+        let own = there.map_or(0, Slot::own_bytes);
+        if longest + own + operand.bytes.len() as u64 <= MAX_VALUE_BYTES as u64 {
+            return Ok((longest, None));
+        }
+        let found = self.stack.find(&self.place)?;
+        let pieces = found.pieces()?;
+        rules.check_length(pieces.iter().chain([operand]).map(OwnedPiece::borrow), self.rules.now(rules))?;
+        let read = found.payload_bytes();
+        Ok((read.unwrap_or(0) - own, Some(read)))
     }
 
     /// Returns the bytes of the row below the active layer, `None` if there is none: as far as they are known without
@@ -237,11 +281,11 @@ impl RocksDbBackend {
     }
 
     /// Returns what there is in `span` that a clear covers.
-    fn covered(&self, span: &Span, covers: impl Fn(&[u8]) -> bool) -> Result<Covered> {
+    fn covered(&self, span: &Span, covers: impl Fn(&[u8]) -> Result<bool>) -> Result<Covered> {
         let mut covered = Covered::default();
         let active = &self.stack.active.rows;
         self.stack.each(span, true, |place, found| {
-            if covers(place) {
+            if covers(place)? {
                 let payload_bytes = found.payload_bytes().unwrap_or(0);
                 covered.rows += 1;
                 covered.payload_bytes += payload_bytes;
@@ -250,10 +294,12 @@ impl RocksDbBackend {
             }
             Ok(true)
         })?;
-        for (place, slot) in active.range::<[u8], _>(span.bounds()).filter(|(place, _)| covers(place)) {
-            covered.written.push(place.clone());
-            // Rows that were deleted since the last seal are hidden by what goes now.
-            covered.below |= slot.below.is_some();
+        for (place, slot) in active.range::<[u8], _>(span.bounds()) {
+            if covers(place)? {
+                covered.written.push(place.clone());
+                // Rows that were deleted since the last seal are hidden by what goes now.
+                covered.below |= slot.below.is_some();
+            }
         }
         Ok(covered)
     }
@@ -269,8 +315,11 @@ impl RocksDbBackend {
     ) -> Result<bool> {
         let mut buffer = Vec::new();
         self.stack.each(span, keep, |place, found| {
-            let Some((group, row)) = read_place(place).filter(|(_, row)| filter(row)) else { return Ok(true) };
-            let (Some(key), Some(namespace), Some(sub)) = (row.key, row.namespace, row.sub) else { return Ok(true) };
+            let (group, row) = read_place(place)?;
+            if !filter(&row) {
+                return Ok(true);
+            }
+            let [key, namespace, sub] = parts(&row);
             let routing = found.routing();
             let Some(value) = found.value(&self.rules, table, &mut buffer)? else { return Ok(true) };
             Ok(visit(Entry { group, key, namespace, sub, value, routing }))
@@ -311,7 +360,8 @@ impl StateBackend for RocksDbBackend {
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let known = Known::Yes(found.payload_bytes());
         let Some(value) = found.value(&self.rules, row.table, &mut self.value)? else { return Ok(f(None)) };
-        if !renews || found.stamp()? == self.rules.mark(row.table).1 {
+        // One that is too long to be written anew is read as it is.
+        if !renews || check_value(value).is_err() || found.stamp()? == self.rules.mark(row.table).1 {
             return Ok(f(Some(value)));
         }
         let value = value.to_vec();
@@ -354,12 +404,13 @@ impl StateBackend for RocksDbBackend {
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let group = scope.group();
         check_owns(&self.groups, group)?;
+        check_scope(&scope)?;
         self.rebase();
         let key = scope.place(table);
         let span = Span::of_clear(group, &key);
         let covers = |place: &[u8]| {
-            let row = read_place(place).map(|(_, row)| row);
-            key.key.is_some() || row.is_some_and(|row| row.namespace == key.namespace)
+            let (_, row) = read_place(place)?;
+            Ok(key.key.is_some() || row.namespace == key.namespace)
         };
         let covered = self.covered(&span, covers)?;
         if covered.below {
@@ -379,6 +430,7 @@ impl StateBackend for RocksDbBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         check_owns(&self.groups, key.group)?;
+        check_lengths(&RowRef { table, key, namespace, sub: &[] })?;
         self.rebase();
         let span = Span::of_subs(key.group, table, [key.bytes, namespace], range);
         self.visit(table, &span, true, |_| true, &mut visit).map(|_| ())
@@ -414,6 +466,7 @@ impl StateBackend for RocksDbBackend {
         self.cuts.note(&cut);
         self.rules.advance(cut.event_time, cut.processing_time);
         let layer = Arc::new(std::mem::replace(&mut self.stack.active, Layer::new(&self.budget)));
+        self.lengths.seal();
         let dirty_rows = layer.len() as u64;
         let dirty = layer.groups().difference(bases);
         let heat = self.counts.seal(layer.entries_by_group());

@@ -32,7 +32,8 @@ pub(super) fn merge(
 }
 
 fn table_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<&'a TableRules> {
-    rules.table(read_place(place)?.1.table)
+    // What has no place means nothing; whoever reads it learns of the damage.
+    rules.table(read_place(place).ok()?.1.table)
 }
 
 /// Returns the cell with what is left of its pieces, `None` if that is all of them.

@@ -2,7 +2,7 @@
 
 use super::cell::Cell;
 use crate::backend::layer::{self, LayerSlot};
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::segment::{Columns, Op, Row, RowBatch, RowKey};
 
 /// What was written between two seals, in front of RocksDB.
@@ -18,18 +18,29 @@ pub(super) struct Slot {
     /// Bytes of what lay below when the layer was first told of the row, as far as that was known without reading it;
     /// `None` if nothing did.
     pub(super) below: Option<u64>,
+    /// Whether that was read, so that it is no estimate.
+    pub(super) below_was_read: bool,
 }
 
 impl Slot {
     /// Returns the bytes of the row's value and operands, `None` if it is gone.
     pub(super) fn payload_bytes(&self) -> Option<u64> {
-        let own = Cell::read(&self.cell).map_or(0, |cell| cell.payload_bytes());
+        let own = self.own_bytes();
         if self.whole { (!self.is_gone()).then_some(own) } else { Some(self.below.unwrap_or(0) + own) }
+    }
+
+    /// Returns the bytes of the value and operands that stand in it.
+    pub(super) fn own_bytes(&self) -> u64 {
+        self.cell().payload_bytes()
     }
 
     /// Returns whether it says that there is no such row.
     pub(super) fn is_gone(&self) -> bool {
-        self.whole && Cell::read(&self.cell).is_ok_and(|cell| cell.is_empty())
+        self.whole && self.cell().is_empty()
+    }
+
+    fn cell(&self) -> Cell<'_> {
+        Cell::read(&self.cell).unwrap_or_else(|_| broken("a cell in memory is as it was written"))
     }
 }
 
@@ -40,7 +51,7 @@ impl LayerSlot for Slot {
 
     fn push_to(&self, key: RowKey<'_>, batch: &mut RowBatch) -> Result<()> {
         if self.is_gone() {
-            let routing = Cell::read(&self.cell)?.routing;
+            let routing = self.cell().routing;
             return batch.push(&Row { key, op: Op::Delete, columns: Columns { routing, ..Columns::default() } });
         }
         push_cell(&self.cell, key, self.whole, batch)

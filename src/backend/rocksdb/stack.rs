@@ -67,7 +67,7 @@ impl Found<'_> {
     ///
     /// # Errors
     /// `Corrupt` if the cell is damaged.
-    fn pieces(&self) -> Result<Vec<OwnedPiece>> {
+    pub(super) fn pieces(&self) -> Result<Vec<OwnedPiece>> {
         match self {
             Self::Pieces(pieces) => Ok(pieces.clone()),
             found => pieces_of(found.cell()),
@@ -95,6 +95,7 @@ impl Found<'_> {
         buffer.clear();
         let pieces = self.pieces()?;
         if let Some(of_table) = rules.table(table) {
+            let pieces = pieces.iter().map(OwnedPiece::borrow);
             return Ok(of_table.resolve(pieces, rules.now(of_table), buffer)?.then_some(buffer));
         }
         match pieces.as_slice() {
@@ -264,5 +265,5 @@ fn gathered<'a>(below: Found<'a>, operands: &[&'a [u8]]) -> Result<Found<'a>> {
 pub(super) fn gone(routing: Option<u64>, below: Option<u64>) -> Result<Slot> {
     let mut cell = Vec::new();
     super::cell::put_all(&mut cell, routing, &[])?;
-    Ok(Slot { whole: true, cell, below })
+    Ok(Slot { whole: true, cell, below, below_was_read: false })
 }

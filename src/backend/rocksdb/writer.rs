@@ -16,7 +16,7 @@ use super::gauges;
 use super::slot::Layer;
 use super::span::Span;
 use crate::backend::place::{read_clear, read_place};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::segment::{Rules, Statistic};
 
 /// A clear of more rows than this is one range in RocksDB: ranges slow reads down, each by a little.
@@ -62,7 +62,9 @@ struct Progress {
 struct State {
     view: Option<Arc<View>>,
     /// Why the last try failed, if it did.
-    failed: Option<(ErrorKind, String)>,
+    failed: Option<Error>,
+    /// Whether the thread has ended: it writes nothing any more.
+    ended: bool,
     /// As of the last layer.
     statistics: Arc<[Statistic]>,
 }
@@ -112,7 +114,7 @@ impl Writer {
     }
 
     fn request(&self, request: Request) {
-        // The thread ends after the queue.
+        // A thread that has ended says so to whoever waits for it.
         let _sent = self.queue.as_ref().map(|queue| queue.send(request));
     }
 
@@ -137,8 +139,11 @@ impl Writer {
             if self.progress.written.load(Ordering::Acquire) >= layers {
                 return Ok(state.view.clone());
             }
-            if let Some((kind, message)) = &state.failed {
-                return Err(Error::new(*kind, message));
+            if let Some(error) = &state.failed {
+                return Err(error.clone());
+            }
+            if state.ended {
+                return Err(Error::stopped("the thread that writes to RocksDB has ended"));
             }
             state = self.progress.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
@@ -157,8 +162,18 @@ impl Drop for Writer {
     }
 }
 
+/// Says that the thread has ended, however it did.
+struct End<'a>(&'a Progress);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.state().ended = true;
+        self.0.changed.notify_all();
+    }
+}
+
 fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress, mut write: impl FnMut(&Db, &Layer) -> Result<()>) {
-    let mut waiting = VecDeque::new();
+    let (_end, mut waiting) = (End(progress), VecDeque::new());
     while let Ok(request) = queue.recv() {
         match request {
             Request::Write(write) => waiting.push_back(write),
@@ -179,7 +194,7 @@ fn run(db: &Arc<Db>, queue: &Receiver<Request>, progress: &Progress, mut write: 
                 }
                 Err(error) => {
                     tracing::warn!(error = %error.chain(), "cannot write to RocksDB, will try again at the next seal");
-                    state.failed = Some((error.kind(), error.chain()));
+                    state.failed = Some(error);
                     progress.changed.notify_all();
                     break;
                 }
@@ -220,7 +235,7 @@ pub(super) fn write(db: &Db, batch: WriteBatch) -> Result<()> {
 
 /// Deletes what a clear covers.
 fn write_clear(db: &Db, clear: &[u8], batch: &mut WriteBatch) -> Result<()> {
-    let Some((group, cleared)) = read_clear(clear) else { return Ok(()) };
+    let (group, cleared) = read_clear(clear);
     let span = Span::of_clear(group, &cleared);
     let mut read = rocksdb::ReadOptions::default();
     read.set_iterate_lower_bound(span.from.clone());
@@ -229,8 +244,8 @@ fn write_clear(db: &Db, clear: &[u8], batch: &mut WriteBatch) -> Result<()> {
     rows.seek_to_first();
     let mut deletes = 0;
     while let Some(place) = rows.key() {
-        let row = read_place(place).map(|(_, row)| row);
-        if cleared.key.is_some() || row.is_some_and(|row| row.namespace == cleared.namespace) {
+        let (_, row) = read_place(place)?;
+        if cleared.key.is_some() || row.namespace == cleared.namespace {
             batch.delete(place);
             deletes += 1;
         }

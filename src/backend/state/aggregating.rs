@@ -163,8 +163,8 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
     /// Adds `input`.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]; `Usage` if the accumulator has no encoding, no key is set, or there is a namespace
-    /// and the table has none. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if what the key has would be too long; `Usage` if the accumulator has
+    /// no encoding, no key is set, or there is a namespace and the table has none. Nothing is changed.
     pub fn add<S: Keyed>(&self, state: &mut S, input: &A::Input) -> Result<()> {
         self.table.with(state, |access| self.add_at(access, input))
     }

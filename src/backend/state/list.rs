@@ -55,8 +55,9 @@ impl<B: StateBackend> KeyedState<B> {
 
 /// A handle to a table of a list per key, or per key and namespace. A key without a list has an empty one.
 ///
-/// Adding costs the element, in time and in the next delta, however long the list is. A list has at most
-/// [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES).
+/// Adding costs the element, in time and in the next delta, however long the list is; reading costs the list, however
+/// many seals it was added over. A list has at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES), elements that
+/// have expired not counted: what would make it longer is refused.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
@@ -103,7 +104,7 @@ impl<V, C: Codec<V>> ListState<V, C> {
     /// Adds `value` at the end, without reading the list.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]; `Usage` if the value has no encoding, no key is set, or there is a namespace and the
+    /// As [`StateBackend::write`]: `Limit` if the list would be too long; `Usage` if the value has no encoding, no key is set, or there is a namespace and the
     /// table has none. Nothing is changed.
     pub fn add<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
         self.add_all(state, [value])

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::{Bound, Deref, RangeBounds};
 
 use crate::codec::typed::{Codec, OrderedCodec};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
@@ -200,7 +200,7 @@ impl<K, V, KC: OrderedCodec<K>, VC: Codec<V>> OrderedMapState<K, V, KC, VC> {
                 middle = out.len();
                 encode(end, out)
             })?;
-            let (first, last) = bytes.split_at_checked(middle).unwrap_or_default();
+            let (first, last) = bytes.split_at_checked(middle).ok_or_else(shortened)?;
             self.0.visit_at(backend, row, (start.map(|_| first), end.map(|_| last)), visit)
         })
     }
@@ -255,7 +255,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
                 middle = out.len();
                 self.codec.encode(value, out)
             })?;
-            let (sub, value) = bytes.split_at_checked(middle).unwrap_or_default();
+            let (sub, value) = bytes.split_at_checked(middle).ok_or_else(shortened)?;
             backend.write(RowRef { sub, ..row }, Write::Put(value))
         })
     }
@@ -283,8 +283,8 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
             })?;
             let mut start = 0;
             for (middle, end) in ends {
-                let part = |from, to| bytes.get(from..to).unwrap_or_default();
-                backend.write(RowRef { sub: part(start, middle), ..row }, Write::Put(part(middle, end)))?;
+                let part = |from, to| bytes.get(from..to).ok_or_else(shortened);
+                backend.write(RowRef { sub: part(start, middle)?, ..row }, Write::Put(part(middle, end)?))?;
                 start = end;
             }
             Ok(())
@@ -499,4 +499,9 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
     fn decode(&self, sub: &[u8], value: &[u8]) -> Result<(K, V)> {
         Ok((self.sub_codec.decode(sub)?, self.codec.decode(value)?))
     }
+}
+
+/// Returns the error of a codec that took away what was written before.
+fn shortened() -> Error {
+    Error::usage("codec removed bytes that it did not write")
 }

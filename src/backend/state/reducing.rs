@@ -126,8 +126,8 @@ impl<V, C: Codec<V>> ReducingState<V, C> {
     /// Adds `value`: alone it is what the key has, else the function makes one of both.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]; `Usage` if the value has no encoding, no key is set, or there is a namespace and the
-    /// table has none. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if what the key has would be too long; `Usage` if the value has no
+    /// encoding, no key is set, or there is a namespace and the table has none. Nothing is changed.
     pub fn add<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
         self.table.with(state, |access| self.add_at(access, value))
     }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::timer::Timer;
+use crate::error::broken;
 
 /// Timers in a full leaf, by measurement; it takes 12 KiB.
 const LEAF: usize = 256;
@@ -78,7 +79,7 @@ impl Queue {
     /// Halves a full leaf. Where timers come in order, the last leaf stays as it is and a new one begins.
     fn split(&mut self, start: &Timer) {
         let last = self.leaves.last_key_value().is_some_and(|(key, _)| key == start);
-        let Some(leaf) = self.leaves.get_mut(start) else { return };
+        let Some(leaf) = self.leaves.get_mut(start) else { no_leaf() };
         let rising = last && leaf.iter().max() == leaf.last();
         let middle = if rising { LEAF - 1 } else { LEAF / 2 };
         leaf.select_nth_unstable(middle);
@@ -89,8 +90,9 @@ impl Queue {
 
     /// Adds a leaf whose first timer is the least.
     fn add_leaf(&mut self, leaf: Vec<Timer>) {
-        if let Some(start) = leaf.first() {
-            self.leaves.insert(start.clone(), leaf);
+        let Some(start) = leaf.first().cloned() else { no_leaf() };
+        if self.leaves.insert(start, leaf).is_some() {
+            broken("a new leaf stands apart from others");
         }
     }
 
@@ -125,7 +127,7 @@ impl Queue {
 
     /// Puts a small leaf and a neighbour together, if both are not too many.
     fn merge(&mut self, start: &Timer) {
-        let Some(small) = self.leaves.get(start).map(Vec::len) else { return };
+        let Some(small) = self.leaves.get(start).map(Vec::len) else { no_leaf() };
         let fits = |(_, other): &(&Timer, &Vec<Timer>)| small + other.len() <= MERGED;
         let before = self.leaves.range((Unbounded, Excluded(start))).next_back().filter(fits);
         let after = self.leaves.range((Excluded(start), Unbounded)).next().filter(fits);
@@ -135,10 +137,9 @@ impl Queue {
             (None, Some((after, _))) => (start.clone(), after.clone()),
             (None, None) => return,
         };
-        let mut upper = self.leaves.remove(&upper).unwrap_or_default();
-        if let Some(lower) = self.leaves.get_mut(&lower) {
-            lower.append(&mut upper);
-        }
+        let Some(mut upper) = self.leaves.remove(&upper) else { no_leaf() };
+        let Some(lower) = self.leaves.get_mut(&lower) else { no_leaf() };
+        lower.append(&mut upper);
     }
 
     /// Returns its timers, in no particular order.
@@ -156,6 +157,11 @@ impl Queue {
             self.front = leaf;
         }
     }
+}
+
+#[cold]
+fn no_leaf() -> ! {
+    broken("a leaf that was found is there, and not empty")
 }
 
 #[cfg(test)]

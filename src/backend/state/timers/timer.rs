@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 
+use crate::error::broken;
 use crate::key_group::KeyGroup;
 use crate::time::Timestamp;
 
@@ -47,14 +48,14 @@ impl Timer {
                 let mut bytes = [0; SHORT_BYTES];
                 let mut rest = bytes.as_mut_slice();
                 for part in all {
-                    let Some((to, behind)) = rest.split_at_mut_checked(part.len()) else { break };
+                    let Some((to, behind)) = rest.split_at_mut_checked(part.len()) else { not_whole() };
                     to.copy_from_slice(part);
                     rest = behind;
                 }
                 Place::Short { group, key, namespace, routed, bytes }
             }
             _ => {
-                let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or(u32::MAX);
+                let length = |part: &[u8]| u32::try_from(part.len()).unwrap_or_else(|_| not_whole());
                 let (key, namespace) = (length(key), length(namespace));
                 Place::Long { group, key, namespace, routed, bytes: all.concat().into() }
             }
@@ -71,10 +72,10 @@ impl Timer {
                 (*group, *key as usize, *namespace as usize, *routed, &**bytes)
             }
         };
-        let (key, rest) = bytes.split_at_checked(key).unwrap_or_default();
-        let (namespace, rest) = rest.split_at_checked(namespace).unwrap_or_default();
-        let routing = rest.first_chunk().filter(|_| routed).map(|bytes| u64::from_le_bytes(*bytes));
-        Parts { group, key, namespace, routing }
+        let Some((key, rest)) = bytes.split_at_checked(key) else { not_whole() };
+        let Some((namespace, rest)) = rest.split_at_checked(namespace) else { not_whole() };
+        let hash = || rest.first_chunk().map_or_else(|| not_whole(), |bytes| u64::from_le_bytes(*bytes));
+        Parts { group, key, namespace, routing: routed.then(hash) }
     }
 
     pub(super) fn group(&self) -> KeyGroup {
@@ -90,6 +91,11 @@ impl Timer {
             Place::Long { bytes, .. } => bytes.len() as u64,
         }
     }
+}
+
+#[cold]
+fn not_whole() -> ! {
+    broken("a timer has the bytes of its parts")
 }
 
 impl Ord for Timer {

@@ -1,0 +1,157 @@
+//! Chunks: the memory of a region, which sealed parts share; and what is counted of the records in it.
+
+use std::fmt;
+
+use super::arena::{Arena, Buffer, LINE_BYTES, prefetch};
+use super::record::{Record, Shape};
+use super::region::REGION_OVERHEAD_BYTES;
+use crate::error::broken;
+use crate::memory::Charge;
+
+/// How far ahead bytes are asked for that are gone through in order.
+const READ_AHEAD_BYTES: usize = 1024;
+
+/// The records of a region.
+pub(super) struct Chunk {
+    pub(super) bytes: Buffer,
+    charge: Charge,
+}
+
+impl fmt::Debug for Chunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Chunk({} of {} bytes)", self.bytes.len(), self.bytes.capacity())
+    }
+}
+
+impl Chunk {
+    pub(super) fn new(capacity: usize, arena: &Arena) -> Self {
+        let bytes = Buffer::with_capacity(capacity, arena);
+        let charge = arena.budget().charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
+        Self { bytes, charge }
+    }
+
+    pub(super) fn grow(&mut self, capacity: usize, arena: &Arena) {
+        self.bytes.grow(capacity, arena);
+        self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
+    }
+
+    /// Returns the bytes of memory that it holds.
+    pub(super) fn held_bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Returns the bytes of its records.
+    pub(super) fn written_bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
+    /// Returns the bytes of memory that records may still be written to.
+    pub(super) fn spare_bytes(&self) -> u64 {
+        (self.bytes.capacity() - self.bytes.len()) as u64
+    }
+
+    /// Returns the record at an offset.
+    #[inline]
+    pub(super) fn record(&self, offset: u32) -> Record<'_> {
+        match Record::parse(self.bytes_at(offset)) {
+            Some(record) => record,
+            None => no_record(),
+        }
+    }
+
+    /// Returns the bytes from an offset on.
+    #[inline]
+    pub(super) fn bytes_at(&self, offset: u32) -> &[u8] {
+        match self.bytes.get(offset as usize..) {
+            Some(bytes) => bytes,
+            None => no_record(),
+        }
+    }
+
+    /// Returns the bytes of the record of this shape.
+    pub(super) fn bytes_of(&self, offset: u32, shape: &Shape) -> &[u8] {
+        match self.bytes_at(offset).get(..shape.len) {
+            Some(bytes) => bytes,
+            None => no_record(),
+        }
+    }
+
+    /// Returns all records in the order that they were written, dead ones too, with their offsets.
+    pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
+        let mut next = 0;
+        let mut ahead = self.bytes.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
+        std::iter::from_fn(move || {
+            if next == self.bytes.len() {
+                return None;
+            }
+            let offset = offset(next);
+            let record = self.record(offset);
+            next += record.shape.len;
+            ahead.by_ref().take(record.shape.len.div_ceil(LINE_BYTES)).for_each(prefetch);
+            Some((offset, record))
+        })
+    }
+}
+
+/// Returns an offset in a region.
+#[inline]
+pub(super) fn offset(offset: usize) -> u32 {
+    u32::try_from(offset).unwrap_or_else(|_| broken("a region is shorter than 4 GiB"))
+}
+
+#[cold]
+pub(super) fn no_record() -> ! {
+    broken("a record lies where its address says")
+}
+
+/// Returns a count without what goes, which was counted.
+#[inline]
+pub(super) fn less(count: u64, gone: u64) -> u64 {
+    match count.checked_sub(gone) {
+        Some(rest) => rest,
+        None => broken("what goes was counted"),
+    }
+}
+
+/// Counts of records that the index and chains point at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Tally {
+    pub(super) puts: u64,
+    pub(super) put_bytes: u64,
+    pub(super) tombstones: u64,
+    pub(super) tombstone_bytes: u64,
+}
+
+impl Tally {
+    pub(super) fn of(tombstone: bool, bytes: usize) -> Self {
+        let bytes = bytes as u64;
+        match tombstone {
+            true => Self { tombstones: 1, tombstone_bytes: bytes, ..Self::default() },
+            false => Self { puts: 1, put_bytes: bytes, ..Self::default() },
+        }
+    }
+
+    pub(super) fn add(&mut self, other: &Self) {
+        self.puts += other.puts;
+        self.put_bytes += other.put_bytes;
+        self.tombstones += other.tombstones;
+        self.tombstone_bytes += other.tombstone_bytes;
+    }
+
+    pub(super) fn sub(&mut self, other: &Self) {
+        self.puts = less(self.puts, other.puts);
+        self.put_bytes = less(self.put_bytes, other.put_bytes);
+        self.tombstones = less(self.tombstones, other.tombstones);
+        self.tombstone_bytes = less(self.tombstone_bytes, other.tombstone_bytes);
+    }
+
+    /// Returns how many records it counts.
+    pub(super) fn records(&self) -> u64 {
+        self.puts + self.tombstones
+    }
+
+    /// Returns the bytes of the records that it counts.
+    pub(super) fn bytes(&self) -> u64 {
+        self.put_bytes + self.tombstone_bytes
+    }
+}
