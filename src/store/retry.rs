@@ -305,6 +305,9 @@ mod tests {
         fn now(&self) -> Timestamp {
             *self.0.lock().unwrap()
         }
+        fn monotonic(&self) -> Timestamp {
+            *self.0.lock().unwrap()
+        }
         fn random(&self) -> u128 {
             7
         }
