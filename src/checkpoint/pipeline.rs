@@ -24,7 +24,7 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, SegmentKind, SegmentRef, Statistic};
+use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, GroupTimes, SegmentKind, SegmentRef, Statistic};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
@@ -61,6 +61,7 @@ pub(crate) fn lock(chain: &Mutex<SegmentChain>) -> MutexGuard<'_, SegmentChain> 
 pub(crate) struct Arrival {
     pub(crate) owned: KeyGroupSet,
     pub(crate) watermark: Timestamp,
+    pub(crate) times: Vec<GroupTimes>,
     pub(crate) opaques: Vec<Opaque>,
     pub(crate) tables: Arc<[TableSchema]>,
     pub(crate) heat: Vec<GroupHeat>,
@@ -219,8 +220,8 @@ impl Pipeline {
             let Some(segments) = segments else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
-            let Arrival { owned: groups, watermark, opaques, tables, heat, statistics } = arrival;
-            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques };
+            let Arrival { owned: groups, watermark, times, opaques, tables, heat, statistics } = arrival;
+            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques, times };
             Ok(Acknowledgement { participant, manifest, tables, heat, statistics })
         };
         arrivals.into_iter().map(manifest).collect()

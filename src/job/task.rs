@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
-use crate::canary::{self, Canary};
 use crate::checkpoint::claim;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
@@ -134,12 +133,10 @@ impl Seat {
     fn start<B: StateBackend>(self, make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B) -> Result<Task<B>> {
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        // A clock that went back since the checkpoint must not revive what had expired in it.
-        let before = self.tables.restored_times().map_or(Timestamp::MIN, |times| times.processing_time);
         let mut state =
             KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
-        let before = if canary::on(Canary::TrustClock) { Timestamp::MIN } else { before };
-        state.advance(self.share.watermark, self.runtime.now().max(before));
+        // In each group the later of this and its record counts: nothing revives what had expired for its old owner.
+        state.advance(self.share.watermark, self.runtime.now());
         Ok(Task {
             operator: self.operator,
             subtask: self.share.subtask,
@@ -242,7 +239,8 @@ impl<B: StateBackend> Task<B> {
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
         let tables = self.state.tables().schemas().into();
-        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat, statistics };
+        let times = self.state.backend().times();
+        let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, tables, heat, statistics };
         self.link.arrive(epoch, (self.operator, self.subtask), arrival)
     }
 

@@ -8,10 +8,9 @@ use std::sync::Arc;
 use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
-use crate::manifest::{Manifest, OperatorManifest, StateKind};
-use crate::segment::{Append, Fold, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
+use crate::manifest::{OperatorManifest, StateKind};
+use crate::segment::{Append, Fold, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
 use crate::store::Store;
-use crate::time::Timestamp;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
 #[derive(Debug, Clone)]
@@ -52,8 +51,8 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Returns what the operator's tables tell. With `times`, event and processing time, what has expired is no row.
-    pub(super) fn new(operator: &OperatorManifest, times: Option<(Timestamp, Timestamp)>) -> Self {
+    /// Returns what the operator's tables tell. With `times`, what has expired is no row.
+    pub(super) fn new(operator: &OperatorManifest, times: Option<&[GroupTimes]>) -> Self {
         let (mut rules, mut joining) = (Rules::none(), Rules::none());
         for table in &operator.tables {
             let append = || -> Arc<dyn MergeOperator> { Arc::new(Append) };
@@ -62,14 +61,15 @@ impl Folding {
             rules.define(table.id, TableRules { ttl: table.ttl.filter(|_| times.is_some()), ..joined.clone() });
             joining.define(table.id, joined);
         }
-        times.into_iter().for_each(|(event_time, processing_time)| rules.advance(event_time, processing_time));
+        times.into_iter().for_each(|times| rules.resume(times));
         Self { rules, joining }
     }
 
     /// As of the checkpoint: the times are those that a restore goes on from.
-    pub(super) fn at(operator: &OperatorManifest, manifest: &Manifest) -> Result<Self> {
-        let watermark = operator.inline_subtasks()?.iter().map(|subtask| subtask.watermark).max();
-        Ok(Self::new(operator, Some((watermark.unwrap_or(Timestamp::MIN), manifest.created_at))))
+    pub(super) fn at(operator: &OperatorManifest) -> Result<Self> {
+        let mut times: Vec<_> = operator.inline_subtasks()?.iter().flat_map(|subtask| subtask.group_times()).collect();
+        times.sort_by_key(|times| times.groups);
+        Ok(Self::new(operator, Some(&times)))
     }
 
     /// Fills `batch` with the live rows of `group`, in the order of their places.
@@ -79,7 +79,7 @@ impl Folding {
     pub(super) fn fold_group(&self, rows: &dyn RowSource, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
         batch.clear();
         rows.append_group(group, batch)?;
-        batch.fold(Fold::Base, &self.rules)?;
+        batch.fold(Fold::Base, self.rules.of(group))?;
         batch.fold(Fold::Base, &self.joining)
     }
 }
@@ -90,12 +90,11 @@ impl Folding {
 /// `Corrupt`, `Version` or `Unavailable` from the store, and what `visit` returns.
 pub(super) async fn visit(
     store: &Store,
-    manifest: &Manifest,
     operator: &OperatorManifest,
     groups: &KeyGroupSet,
     mut visit: impl FnMut(KeyGroup, &RowBatch) -> Result<()>,
 ) -> Result<()> {
-    let folding = Folding::at(operator, manifest)?;
+    let folding = Folding::at(operator)?;
     let mut batch = RowBatch::new();
     for piece in pieces(operator)? {
         let wanted = KeyGroupSet::from(piece.range).intersection(groups);

@@ -107,7 +107,7 @@ impl<'a> Packs<'a> {
         share: Share,
         wanted: &KeyGroupSet,
     ) -> Result<SubtaskManifest> {
-        let Share { subtask, groups, watermark, segments, mut opaques } = share;
+        let Share { subtask, groups, watermark, times, segments, mut opaques } = share;
         let rows = read::fetch(from, &narrowed(&segments, wanted)).await?;
         let part = SealedPart { kind: SegmentKind::Base, groups: groups.clone(), rows, rules: Rules::none() };
         let runtime = Arc::clone(self.to.runtime());
@@ -126,7 +126,7 @@ impl<'a> Packs<'a> {
         for opaque in &mut opaques {
             self.store_large(id, opaque).await?;
         }
-        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques })
+        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques, times })
     }
 
     /// Moves an opaque that is too large for a manifest into a pack.

@@ -20,7 +20,7 @@ pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     for group in part.groups.intersection(part.rows.groups()).iter() {
         batch.clear();
         part.rows.append_group(group, &mut batch)?;
-        batch.fold(fold, &part.rules)?;
+        batch.fold(fold, part.rules.of(group))?;
         batch.iter().try_for_each(|row| writer.push(group, &row))?;
     }
     writer.finish()

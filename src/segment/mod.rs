@@ -17,6 +17,7 @@ mod reader;
 mod row;
 mod rules;
 mod span;
+mod times;
 mod writer;
 
 use std::fmt;
@@ -38,6 +39,8 @@ pub use reader::SegmentRows;
 pub use row::{Columns, Op, Row, RowKey};
 pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, Ttl, Upgrade};
 pub(crate) use rules::{Below, OwnedPiece};
+pub use times::{GroupTimes, Life};
+pub(crate) use times::{narrowed as times_of, united as later_times};
 pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.
@@ -165,7 +168,7 @@ pub struct SealedPart {
     pub groups: KeyGroupSet,
     /// Its rows, unsorted and unfolded.
     pub rows: Arc<dyn RowSource>,
-    /// What its rows mean, at the instant of the seal.
+    /// What its rows mean, at the instant of the seal; of each group, [`Rules::of`] it.
     pub rules: Rules,
 }
 

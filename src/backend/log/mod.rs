@@ -37,7 +37,7 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{
-    Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Cut, Fold, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
 };
 use crate::time::Timestamp;
 
@@ -145,10 +145,11 @@ impl LogBackend {
         self.groups.get(usize::from(group.0))?.as_deref()
     }
 
-    /// Returns a group that is owned, and the rules.
+    /// Returns a group that is owned, and its rules.
     fn group_mut(&mut self, group: KeyGroup) -> Option<(&mut Group, &Rules)> {
         let slot = self.groups.get_mut(usize::from(group.0))?;
-        Some((slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena))), &self.rules))
+        let group_mut = slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena)));
+        Some((group_mut, self.rules.of(group)))
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
@@ -170,22 +171,20 @@ impl LogBackend {
         let found = located.found.filter(|_| self.rules.plain(located.place.table))?;
         let group = self.groups.get_mut(usize::from(located.id.0))?.as_deref_mut()?;
         let value = group.regions.plain_tail_value(found.address, &found.shape)?;
-        Some((&mut group.heat, value, &self.rules))
+        Some((&mut group.heat, value, self.rules.of(located.id)))
     }
 
-    /// Calls `f` with the row's value, and the rules.
+    /// Calls `f` with the row's value, and its group's rules.
     fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>, &Rules) -> R) -> Result<R> {
         if let Some(Some(group)) = self.groups.get_mut(usize::from(located.id.0)) {
             group.heat.read();
         }
-        let mut buffer = std::mem::take(&mut self.value);
+        let (mut buffer, rules) = (std::mem::take(&mut self.value), self.rules.of(located.id));
         let value = match (self.group(located.id), located.found) {
-            (Some(group), Some(found)) => {
-                group.value(located.hash, located.place.table, &found, &self.rules, &mut buffer)
-            }
+            (Some(group), Some(found)) => group.value(located.hash, located.place.table, &found, rules, &mut buffer),
             _ => Ok(None),
         };
-        let result = value.map(|value| f(value, &self.rules));
+        let result = value.map(|value| f(value, rules));
         self.value = buffer;
         result
     }
@@ -195,7 +194,7 @@ impl LogBackend {
         let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
         let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
-        if stamp == self.rules.mark(table).1 {
+        if stamp == self.rules.of(located.id).mark(table).1 {
             return Ok(false);
         }
         self.update_at(located, |value, _, same| {
@@ -341,6 +340,14 @@ impl StateBackend for LogBackend {
         self.rules.advance(event_time, processing_time);
     }
 
+    fn resume(&mut self, times: &[GroupTimes]) {
+        self.rules.resume(times);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        self.rules.times(&self.owned)
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         let mut located = self.locate(&row)?;
         if self.rules.expire() && self.renew(row.table, &located)? {
@@ -393,7 +400,8 @@ impl StateBackend for LogBackend {
         let place = Place::of(&row);
         match self.group(key.group) {
             Some(group) => {
-                let live = Live { group: key.group, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+                let rules = self.rules.of(key.group);
+                let live = Live { group: key.group, rules, buffer: Vec::new(), visit: &mut visit };
                 group.scan_key(key.hash, &place, range, live)
             }
             None => check_owns(&self.owned, key.group),
@@ -429,7 +437,7 @@ impl StateBackend for LogBackend {
         check_owned(&self.owned, groups)?;
         for id in groups.iter() {
             let Some(group) = self.group(id) else { continue };
-            let live = Live { group: id, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+            let live = Live { group: id, rules: self.rules.of(id), buffer: Vec::new(), visit: &mut visit };
             if !group.scan(table, prefix, live)? {
                 break;
             }
@@ -483,9 +491,10 @@ impl StateBackend for LogBackend {
         for id in groups.iter() {
             batch.clear();
             rows.append_group(id, &mut batch)?;
-            batch.fold(Fold::Base, &self.rules)?;
+            let rules = self.rules.of(id);
+            batch.fold(Fold::Base, rules)?;
             if !batch.is_empty() {
-                loaded.push((id, Box::new(Group::load(&batch, &self.rules, self.partitioner, &self.arena)?)));
+                loaded.push((id, Box::new(Group::load(&batch, rules, self.partitioner, &self.arena)?)));
             }
         }
         self.own(groups);
@@ -500,6 +509,7 @@ impl StateBackend for LogBackend {
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.owned, groups)?;
         self.owned = self.owned.difference(groups);
+        self.rules.forget(groups);
         self.dirty.retain(|id| !groups.contains(*id));
         for id in groups.iter() {
             if let Some(slot) = self.groups.get_mut(usize::from(id.0)) {

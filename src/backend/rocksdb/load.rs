@@ -54,7 +54,7 @@ fn fill(
     for group in groups.iter() {
         batch.clear();
         rows.append_group(group, &mut batch)?;
-        batch.fold(Fold::Base, rules)?;
+        batch.fold(Fold::Base, rules.of(group))?;
         sorted.fill(group, &batch)?;
         loaded.push((group, sorted.write(files)?));
         files.end_if_full()?;

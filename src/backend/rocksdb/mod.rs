@@ -53,7 +53,7 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{
-    Below, Cut, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Below, Cut, GroupTimes, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
 };
 use crate::time::Timestamp;
 
@@ -130,6 +130,11 @@ impl RocksDbBackend {
         Ok(())
     }
 
+    /// Returns the rules of the group of the current place.
+    fn rules_here(&self) -> &Rules {
+        self.rules.of(group_of(&self.place))
+    }
+
     /// Takes over a newer view of RocksDB, if there is one.
     fn rebase(&mut self) {
         if self.stack.frozen.is_empty() {
@@ -165,7 +170,7 @@ impl RocksDbBackend {
         } else {
             let slot = match value {
                 Some(bytes) => {
-                    let (version, stamp) = self.rules.mark(table);
+                    let (version, stamp) = self.rules_here().mark(table);
                     let mut cell = Vec::with_capacity(bytes.len() + 1);
                     put_one(&mut cell, routing, &Piece { bytes, version, stamp })?;
                     Slot { whole: true, cell, below }
@@ -181,15 +186,16 @@ impl RocksDbBackend {
     /// Merges an operand into the row at the current place, without reading what is in RocksDB of it.
     fn merge(&mut self, table: TableId, routing: Option<u64>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
-        let rules = self.rules.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
-        let (version, stamp) = self.rules.mark(table);
+        let here = self.rules_here();
+        let rules = here.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
+        let (version, stamp) = here.mark(table);
         let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
         let (old, slot) = match self.stack.active.rows.get(self.place.as_slice()) {
             Some(slot) => {
                 let mut pieces = pieces_of([slot.cell.as_slice()])?;
                 pieces.push(operand);
                 let below = if slot.whole { Below::Nothing } else { Below::Unknown };
-                let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
+                let pieces = rules.combine(pieces, below, here.now(rules), false)?;
                 pieces.iter().try_for_each(|piece| check_value(&piece.bytes))?;
                 let mut cell = Vec::new();
                 put_all(&mut cell, routing, &pieces)?;
@@ -261,7 +267,7 @@ impl RocksDbBackend {
             let Some((group, row)) = read_place(place).filter(|(_, row)| filter(row)) else { return Ok(true) };
             let (Some(key), Some(namespace), Some(sub)) = (row.key, row.namespace, row.sub) else { return Ok(true) };
             let routing = found.routing();
-            let Some(value) = found.value(&self.rules, table, &mut buffer)? else { return Ok(true) };
+            let Some(value) = found.value(self.rules.of(group), table, &mut buffer)? else { return Ok(true) };
             Ok(visit(Entry { group, key, namespace, sub, value, routing }))
         })
     }
@@ -293,14 +299,23 @@ impl StateBackend for RocksDbBackend {
         self.rules.advance(event_time, processing_time);
     }
 
+    fn resume(&mut self, times: &[GroupTimes]) {
+        self.rules.resume(times);
+        self.db.meaning.set(&self.rules);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        self.rules.times(&self.groups)
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.locate(&row)?;
         self.counts.read(row.key.group);
         let found = self.stack.find(&self.place)?;
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
-        let known = Known::Yes(found.payload_bytes());
-        let Some(value) = found.value(&self.rules, row.table, &mut self.value)? else { return Ok(f(None)) };
-        if !renews || found.stamp()? == self.rules.mark(row.table).1 {
+        let (known, rules) = (Known::Yes(found.payload_bytes()), self.rules.of(row.key.group));
+        let Some(value) = found.value(rules, row.table, &mut self.value)? else { return Ok(f(None)) };
+        if !renews || found.stamp()? == rules.mark(row.table).1 {
             return Ok(f(Some(value)));
         }
         let value = value.to_vec();
@@ -316,7 +331,7 @@ impl StateBackend for RocksDbBackend {
         scratch.clear();
         let found = self.stack.find(&self.place)?;
         let known = Known::Yes(found.payload_bytes());
-        let (change, result) = f(found.value(&self.rules, row.table, &mut self.value)?, &mut scratch);
+        let (change, result) = f(found.value(self.rules.of(row.key.group), row.table, &mut self.value)?, &mut scratch);
         drop(found);
         let set = match change {
             Change::Keep => Ok(()),
@@ -454,6 +469,8 @@ impl StateBackend for RocksDbBackend {
         self.stack.active.drop_groups(groups);
         self.counts.drop_groups(groups);
         self.groups = self.groups.difference(groups);
+        self.rules.forget(groups);
+        self.db.meaning.set(&self.rules);
         Ok(())
     }
 

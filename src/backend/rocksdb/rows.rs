@@ -31,13 +31,16 @@ pub(super) fn merge(
     Some(merged.ok().and_then(Result::ok).flatten().unwrap_or(cells))
 }
 
-fn table_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<&'a TableRules> {
-    rules.table(read_place(place)?.1.table)
+/// Returns the rules of the group of `place`, and of its table.
+fn rules_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<(&'a Rules, &'a TableRules)> {
+    let (group, row) = read_place(place)?;
+    let rules = rules.of(group);
+    Some((rules, rules.table(row.table)?))
 }
 
 /// Returns the cell with what is left of its pieces, `None` if that is all of them.
 fn combined(rules: &Rules, place: &[u8], cell: &[u8], below: Below) -> Result<Option<Vec<u8>>> {
-    let Some(table) = table_of(rules, place) else { return Ok(None) };
+    let Some((rules, table)) = rules_of(rules, place) else { return Ok(None) };
     let read = Cell::read(cell)?;
     let mut pieces: Vec<OwnedPiece> = Vec::new();
     read.push_to(&mut pieces)?;
@@ -71,10 +74,10 @@ pub(super) struct Expired(Rules);
 
 impl CompactionFilter for Expired {
     fn filter(&mut self, _level: u32, place: &[u8], cell: &[u8]) -> CompactionDecision {
-        let Some(table) = table_of(&self.0, place).filter(|table| table.ttl.is_some()) else {
+        let Some((rules, table)) = rules_of(&self.0, place).filter(|(_, table)| table.ttl.is_some()) else {
             return CompactionDecision::Keep;
         };
-        let now = self.0.now(table);
+        let now = rules.now(table);
         let (mut living, mut dead) = (0usize, 0usize);
         let read = Cell::read(cell).and_then(|cell| {
             cell.pieces(|piece| {

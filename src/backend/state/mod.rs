@@ -217,6 +217,7 @@ impl<B: StateBackend> KeyedState<B> {
         for (table, rules) in self.tables.take_rules() {
             self.backend.define(table, rules);
         }
+        self.tables.take_times().into_iter().for_each(|times| self.backend.resume(times));
     }
 
     fn check_unrouted(&self) -> Result<()> {

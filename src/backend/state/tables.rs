@@ -13,7 +13,7 @@ use crate::codec::schema::Schema;
 use crate::codec::typed::Codec;
 use crate::error::{Error, Result};
 use crate::id::TableId;
-use crate::manifest::{MAX_NAME_BYTES, StateKind, TableSchema};
+use crate::manifest::{GroupTimes, Life, MAX_NAME_BYTES, StateKind, TableSchema};
 use crate::segment::{FIRST_VERSION, MergeOperator, TableRules, Ttl, Upgrade};
 use crate::time::Timestamp;
 
@@ -63,13 +63,25 @@ impl From<String> for TableOptions {
     }
 }
 
-/// How far time had come in a checkpoint, for an operator: the same for all its subtasks.
+/// How far time had come in a checkpoint for all key groups of an operator alike: the same for all its subtasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointTimes {
-    /// The greatest watermark of its subtasks.
+    /// Event time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
     pub event_time: Timestamp,
-    /// A wall clock's time not before any of its cuts.
+    /// Processing time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
     pub processing_time: Timestamp,
+}
+
+impl CheckpointTimes {
+    /// Returns what these records, of all groups of an operator, have in common.
+    pub(crate) fn common<'a>(records: impl Iterator<Item = &'a GroupTimes> + Clone) -> Self {
+        let common = |time: fn(&GroupTimes) -> Timestamp| {
+            let mut times = records.clone().map(time);
+            let first = times.next().unwrap_or(Timestamp::MIN);
+            if times.all(|time| time == first) { first } else { Timestamp::MIN }
+        };
+        Self { event_time: common(|it| it.event_time), processing_time: common(|it| it.processing_time) }
+    }
 }
 
 /// The declared and the restored tables of one operator.
@@ -81,6 +93,10 @@ pub struct Tables {
     restored: Option<CheckpointTimes>,
     schemas: Vec<TableSchema>,
     declared: Vec<TableId>,
+    /// How far time had come for the groups that are restored, with the bounds of their rows' lives.
+    times: Vec<GroupTimes>,
+    /// Whether the backend has not seen these times yet.
+    changed_times: bool,
     /// What no backend was told yet.
     rules: Vec<(TableId, TableRules)>,
 }
@@ -117,7 +133,8 @@ impl Tables {
     /// Returns no tables, for keys of type `key`.
     #[must_use]
     pub fn new(key: Schema) -> Self {
-        Self { key, restored: None, schemas: Vec::new(), declared: Vec::new(), rules: Vec::new() }
+        let (schemas, declared, times, rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { key, restored: None, schemas, declared, times, changed_times: false, rules }
     }
 
     /// Returns the tables of a checkpoint, for keys of type `key`.
@@ -126,13 +143,26 @@ impl Tables {
         Self { schemas, restored: Some(times), ..Self::new(key) }
     }
 
+    /// Sets how far time had come for each of the groups that are restored.
+    #[must_use]
+    pub(crate) fn in_groups(self, mut times: Vec<GroupTimes>) -> Self {
+        for (id, ttl) in self.schemas.iter().filter_map(|table| Some((table.id, table.ttl?))) {
+            for record in &mut times {
+                // Until the table is declared here: others may declare it with another life meanwhile.
+                let life = record.life(id).copied().unwrap_or(Life { table: id, ..Life::NONE });
+                record.set_life(id, Some(Life { millis: life.millis.or(Some(ttl.millis)), ..life }));
+            }
+        }
+        Self { times, changed_times: true, ..self }
+    }
+
     /// Returns the tables that a checkpoint of this state has: restored and declared ones.
     #[must_use]
     pub fn schemas(&self) -> &[TableSchema] {
         &self.schemas
     }
 
-    /// Returns how far time had come in the checkpoint that is restored, if one is.
+    /// Returns how far time had come in the checkpoint that is restored, if one is, where that is the same for all groups.
     #[must_use]
     pub fn restored_times(&self) -> Option<CheckpointTimes> {
         self.restored
@@ -188,7 +218,7 @@ impl Tables {
             _ => {}
         }
         let rules = TableRules { version: wanted.value.version, ttl: wanted.ttl, ..rules };
-        self.enter(at, wanted, rules);
+        self.enter(at, wanted, rules, |_, life| Ok(life.map(|life| Life { millis: None, ..*life })))?;
         Ok(id)
     }
 
@@ -214,6 +244,16 @@ impl Tables {
         }
         let (old, times) = (stored.and_then(|stored| stored.ttl), self.restored.filter(|_| stored.is_some()));
         schema.ttl = ttl::settle(ttl, old, times).map_err(|error| error.with("table", &schema.name))?;
+        let (of_table, is_stored) = (schema.ttl, stored.is_some());
+        let life = |record: &GroupTimes, life: Option<&Life>| {
+            if !is_stored {
+                return Ok(None);
+            }
+            let old = old.map(|old| life.map_or(old, |life| life.before(old)));
+            let times = CheckpointTimes { event_time: record.event_time, processing_time: record.processing_time };
+            let settled = ttl::settle(ttl, old, Some(times))?;
+            Ok(settled.filter(|_| settled != of_table).map(|ttl| Life::of(id, ttl)))
+        };
         let version = schema.value.version;
         let rules = TableRules {
             version,
@@ -224,7 +264,7 @@ impl Tables {
             // Rows of older versions may lie in segments whatever the last checkpoint says of the table.
             upgrade: (version > FIRST_VERSION).then_some(wanted.upgrade),
         };
-        self.enter(at, schema, rules);
+        self.enter(at, schema, rules, life)?;
         Ok(Table { id, namespaced })
     }
 
@@ -236,6 +276,11 @@ impl Tables {
     /// Returns the rules that no backend was told yet.
     pub(super) fn take_rules(&mut self) -> Vec<(TableId, TableRules)> {
         std::mem::take(&mut self.rules)
+    }
+
+    /// Returns the records that no backend was told yet.
+    pub(super) fn take_times(&mut self) -> Option<&[GroupTimes]> {
+        std::mem::take(&mut self.changed_times).then_some(self.times.as_slice())
     }
 
     /// Returns where the table of this name stands or goes, and its id.
@@ -252,8 +297,22 @@ impl Tables {
         Ok((self.schemas.len(), id))
     }
 
-    fn enter(&mut self, at: usize, schema: TableSchema, rules: TableRules) {
+    /// Enters a table that was declared.
+    ///
+    /// * `life`: what bounds its rows in groups with such a record, given what did before.
+    fn enter(
+        &mut self,
+        at: usize,
+        schema: TableSchema,
+        rules: TableRules,
+        life: impl Fn(&GroupTimes, Option<&Life>) -> Result<Option<Life>>,
+    ) -> Result<()> {
         let id = schema.id;
+        let lives: Vec<_> = self.times.iter().map(|record| life(record, record.life(id))).collect::<Result<_>>()?;
+        for (record, life) in self.times.iter_mut().zip(lives) {
+            self.changed_times |= record.life(id) != life.as_ref();
+            record.set_life(id, life);
+        }
         self.declared.push(id);
         match self.schemas.get_mut(at) {
             Some(stored) => *stored = schema,
@@ -264,6 +323,7 @@ impl Tables {
         if *version != FIRST_VERSION || *ordered || !by_key || ttl.is_some() || merge.is_some() || upgrade.is_some() {
             self.rules.push((id, rules));
         }
+        Ok(())
     }
 }
 
