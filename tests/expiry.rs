@@ -229,11 +229,13 @@ impl Random {
     }
 
     fn lives(&mut self, before: Lives) -> Lives {
-        before.map(|life| match self.below(6) {
+        let [event, processing, sum] = before;
+        let mut changed = |life| match self.below(6) {
             0 => None,
             1 => Some(15 + self.below(60)),
             _ => life,
-        })
+        };
+        [changed(event), changed(processing), sum]
     }
 }
 

@@ -38,6 +38,7 @@ pub use state::{
     OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, TimerTable, Timers, TtlConfig, TtlTime,
     TtlUpdate, ValueState,
 };
+pub(crate) use state::{TableEntry, Types};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]

@@ -15,13 +15,14 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
+use crate::backend::TableEntry;
 use crate::canary::{self, Canary};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest, TableSchema};
+use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, Opaque, OpaqueContent, SubtaskManifest};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{self, EncodeOptions, Encoded, GroupHeat, GroupTimes, SegmentKind, SegmentRef, Statistic};
@@ -63,7 +64,7 @@ pub(crate) struct Arrival {
     pub(crate) watermark: Timestamp,
     pub(crate) times: Vec<GroupTimes>,
     pub(crate) opaques: Vec<Opaque>,
-    pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) tables: Arc<[TableEntry]>,
     pub(crate) heat: Vec<GroupHeat>,
     pub(crate) statistics: Arc<[Statistic]>,
 }
@@ -73,7 +74,7 @@ pub(crate) struct Arrival {
 pub(crate) struct Acknowledgement {
     pub(crate) participant: Participant,
     pub(crate) manifest: SubtaskManifest,
-    pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) tables: Arc<[TableEntry]>,
     pub(crate) heat: Vec<GroupHeat>,
     pub(crate) statistics: Arc<[Statistic]>,
 }

@@ -14,7 +14,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument as _;
 
 use super::interval::Adaptive;
-use super::{OperatorSpec, Shared};
+use super::{OperatorSpec, Shared, schemas};
 use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use crate::checkpoint::pipeline::{Acknowledgement, Arrival, Pipeline, lock};
@@ -23,7 +23,7 @@ use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::{Command, Event, Participant};
 use crate::control::interval::{CheckpointSample, Observation};
 use crate::control::retention::Garbage;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Epoch, ObjectId, OperatorId};
 use crate::key_group::KeyGroup;
 use crate::manifest::{
@@ -142,7 +142,7 @@ impl Driver {
             }
             Step::Look => self.state.looking = false,
             Step::Placed(epoch, outcome) => {
-                self.placed(now, epoch, outcome);
+                self.placed(now, epoch, outcome.map(|placed| placed.and_then(agreed)));
                 metrics::sealed_bytes(self.pipeline.sealed_bytes());
             }
             Step::Decided(epoch, mut committer, outcome) => {
@@ -328,10 +328,14 @@ impl Driver {
 
     fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Draft {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
+        let Ok(mut tables) = tables_of(&acknowledgements) else { broken("tables that had agreed differ") };
+        for operator in &mut operators {
+            operator.tables = tables.remove(&operator.id).unwrap_or_default();
+        }
         let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
         let mut sums: BTreeMap<OperatorId, BTreeMap<String, u64>> = BTreeMap::new();
         let mut dirty = 0;
-        for Acknowledgement { participant, manifest, tables, heat: groups, statistics } in acknowledgements {
+        for Acknowledgement { participant, manifest, heat: groups, statistics, .. } in acknowledgements {
             for group in &groups {
                 metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
                 dirty += group.dirty_rows;
@@ -343,7 +347,6 @@ impl Driver {
                 *sum = sum.saturating_add(statistic.value);
             }
             if let Some(operator) = operators.iter_mut().find(|operator| operator.id == participant.0) {
-                merge_tables(operator, &tables);
                 operator.subtasks.push(SubtaskEntry::Inline(manifest));
             }
         }
@@ -464,12 +467,14 @@ fn objects_of(subtask: &SubtaskManifest) -> Vec<ObjectId> {
     subtask.segments.iter().map(|segment| segment.object).chain(stored).collect()
 }
 
-/// Adds the tables that the operator's manifest lacks.
-fn merge_tables(operator: &mut OperatorManifest, tables: &[TableSchema]) {
-    for table in tables {
-        if operator.tables.iter().all(|known| known.id != table.id) {
-            operator.tables.push(table.clone());
-        }
-    }
-    operator.tables.sort_by_key(|table| table.id);
+/// Returns the tables of each operator.
+fn tables_of(acknowledgements: &[Acknowledgement]) -> Result<BTreeMap<OperatorId, Vec<TableSchema>>> {
+    schemas::merged(
+        acknowledgements.iter().map(|acknowledgement| (acknowledgement.participant, &*acknowledgement.tables)),
+    )
+}
+
+/// Refuses acknowledgements of subtasks that differ about a table.
+fn agreed(acknowledgements: Vec<Acknowledgement>) -> Result<Vec<Acknowledgement>> {
+    tables_of(&acknowledgements).map(|_| acknowledgements)
 }

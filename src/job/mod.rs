@@ -10,6 +10,7 @@
 mod driver;
 mod interval;
 mod operator_state;
+mod schemas;
 mod task;
 
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ use crate::time::Timestamp;
 
 use driver::{Driver, State};
 use interval::Adaptive;
+use schemas::Schemas;
 
 pub use interval::AdaptiveInterval;
 pub use operator_state::{BroadcastState, OperatorList, OperatorState};
@@ -396,6 +398,8 @@ struct Shared {
     arrivals: Mutex<Vec<(Epoch, Participant, Arrival)>>,
     progress: watch::Sender<Progress>,
     adaptive: Option<Adaptive>,
+    /// What its tasks have declared.
+    schemas: Schemas,
 }
 
 /// What the job's owner and its tasks hold of it: the background ends when the last of these is gone.
@@ -434,7 +438,8 @@ fn stopped() -> Error {
 
 impl Shared {
     fn new(coordinator: Coordinator, progress: watch::Sender<Progress>, adaptive: Option<Adaptive>) -> Self {
-        Self { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress, adaptive }
+        let schemas = Schemas::default();
+        Self { coordinator: Mutex::new(coordinator), arrivals: Mutex::default(), progress, adaptive, schemas }
     }
 
     fn coordinator(&self) -> MutexGuard<'_, Coordinator> {

@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 
 use super::operator_state::OperatorState;
 use super::{Link, Strategy};
-use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
+use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::checkpoint::claim;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
@@ -82,7 +82,8 @@ impl Seat {
     }
 
     /// Returns its tables, to declare them before anything is loaded: one that cannot go on is refused here, and what
-    /// rows mean is known when they are. All subtasks of an operator declare the same tables, in the same order.
+    /// rows mean is known when they are. Subtasks of an operator may declare different tables, in any order; what two of them
+    /// declare under one name must be the same.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
     }
@@ -91,7 +92,7 @@ impl Seat {
     /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
     ///
     /// # Errors
-    /// `Corrupt` naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer
+    /// `Config` if another subtask of the operator declared a table differently; `Corrupt` naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer
     /// attempt went on; `Version`; `Unavailable`; `Limit` if the rows do not fit the memory budget.
     ///
     /// # Cost
@@ -132,6 +133,8 @@ impl Seat {
     /// Returns the task with none of its groups loaded.
     fn start<B: StateBackend>(self, make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B) -> Result<Task<B>> {
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
+        let tables = Standing::of(&self.tables);
+        self.link.shared.schemas.agree(self.operator, self.share.subtask, &tables.entries)?;
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
         let mut state =
             KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
@@ -149,6 +152,7 @@ impl Seat {
             settled: self.settled,
             sealed: None,
             strategy: self.strategy,
+            tables,
         })
     }
 }
@@ -182,6 +186,20 @@ pub struct Task<B> {
     settled: UnboundedReceiver<(Epoch, Outcome)>,
     sealed: Option<Epoch>,
     strategy: Strategy,
+    tables: Standing,
+}
+
+/// The tables as the job knows them.
+#[derive(Debug)]
+struct Standing {
+    changes: usize,
+    entries: Arc<[TableEntry]>,
+}
+
+impl Standing {
+    fn of(tables: &Tables) -> Self {
+        Self { changes: tables.changes(), entries: tables.entries() }
+    }
 }
 
 impl<B: StateBackend> Task<B> {
@@ -219,14 +237,16 @@ impl<B: StateBackend> Task<B> {
     /// same checkpoint, as operator state does: source positions, in-flight data, prepared sinks.
     ///
     /// # Errors
-    /// What the job failed with (`Fenced`, say), if it has; `Usage` if the epoch does not follow the last, or an
-    /// opaque of role `Operator` has a name that starts with `operator-state:`.
+    /// What the job failed with (`Fenced`, say), if it has; `Config` if a table was declared meanwhile that another subtask
+    /// of the operator declared differently; `Usage` if the epoch does not follow the last, or an opaque of role `Operator`
+    /// has a name that starts with `operator-state:`.
     ///
     /// # Cost
     /// Independent of the keyed state's size (see [`StateBackend::seal`]); a copy of the operator states that changed.
     pub fn barrier(&mut self, epoch: Epoch, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
         self.link.shared.check()?;
         self.settle()?;
+        self.agree_on_tables()?;
         let opaques = self.operator_state.add_to(opaques)?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
@@ -238,10 +258,22 @@ impl<B: StateBackend> Task<B> {
         let (heat, statistics) = (std::mem::take(&mut sealed.heat), std::mem::take(&mut sealed.statistics));
         lock(&self.chain).push(sealed);
         self.sealed = Some(epoch);
-        let tables = self.state.tables().schemas().into();
+        let tables = Arc::clone(&self.tables.entries);
         let times = self.state.backend().times();
         let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, tables, heat, statistics };
         self.link.arrive(epoch, (self.operator, self.subtask), arrival)
+    }
+
+    /// Takes note of tables that were declared since the last barrier.
+    fn agree_on_tables(&mut self) -> Result<()> {
+        let tables = self.state.tables();
+        if tables.changes() == self.tables.changes {
+            return Ok(());
+        }
+        let new = Standing::of(tables);
+        self.link.shared.schemas.agree(self.operator, self.subtask, &new.entries)?;
+        self.tables = new;
+        Ok(())
     }
 
     /// Tells the backend what became of earlier epochs. Barriers do so too.

@@ -194,6 +194,17 @@ impl RowBatch {
         self.place(a).cmp(&self.place(b))
     }
 
+    /// Gives the tables of the rows other numbers.
+    pub(crate) fn renumber(&mut self, mut number: impl FnMut(TableId) -> TableId) {
+        let mut last: Option<(TableId, TableId)> = None;
+        for span in &mut self.spans {
+            let (_, new) =
+                last.filter(|(old, _)| *old == span.table).unwrap_or_else(|| (span.table, number(span.table)));
+            last = Some((span.table, new));
+            span.table = new;
+        }
+    }
+
     /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
     /// the merges after it, unless a newer clear covers them. Where a table has rules, what has expired goes, and
     /// operands merge; in a base, values of older versions become present ones.

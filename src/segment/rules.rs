@@ -370,6 +370,24 @@ impl Rules {
         self.own = (!own.is_empty()).then(|| Arc::new(own));
     }
 
+    /// Returns these rules for tables that have other numbers.
+    pub(crate) fn renumbered(&self, number: impl Fn(TableId) -> TableId + Copy) -> Self {
+        if self.tables.is_empty() && self.own.is_none() {
+            return self.clone();
+        }
+        let mut tables: Vec<_> = self.tables.iter().map(|(id, rules)| (number(*id), rules.clone())).collect();
+        tables.sort_by_key(|(id, _)| *id);
+        let own = self.own.as_ref().map(|own| {
+            // Their records stay with whoever made them: what is sealed needs the rules alone.
+            let renumbered = |own: &Own| Own {
+                record: GroupTimes { lives: Vec::new(), ..own.record.clone() },
+                rules: own.rules.renumbered(number),
+            };
+            Arc::new(own.iter().map(renumbered).collect())
+        });
+        Self { tables: Arc::new(tables), own, ..self.clone() }
+    }
+
     /// Returns the rules that hold for a group.
     #[inline]
     #[must_use]

@@ -16,7 +16,7 @@ use crate::segment::{GroupHeat, MAX_VALUE_BYTES, OwnedPiece, Row, RowBatch, Rule
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
-use super::super::{budget_spent, check_loadable, no_operator};
+use super::super::{budget_spent, check_loadable};
 use super::arena::Arena;
 use super::families::Families;
 use super::index::{Address, Bucket, Index, link_hash, row_hash};
@@ -173,7 +173,8 @@ impl Group {
         let Some(piece) = record.piece() else { return Ok(None) };
         let table = match rules.table(record.place.table) {
             None if record.mark.ordinal == 0 => return Ok(Some(piece.bytes)),
-            None => return Err(no_operator(record.place.table)),
+            // The caller knows the table by its id.
+            None => return Err(Error::usage("table has no merge operator")),
             Some(table) if record.mark.ordinal == 0 && piece.version == table.version => {
                 return Ok((!table.expired(piece.stamp, rules.now(table))).then_some(piece.bytes));
             }

@@ -24,6 +24,7 @@ mod index;
 mod record;
 mod region;
 mod scan;
+mod slots;
 mod subs;
 #[cfg(test)]
 mod tests;
@@ -32,12 +33,13 @@ mod warmer;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{
-    Cut, Fold, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Cut, Fold, GroupTimes, MergeOperator, Row, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
+    TableRules,
 };
 use crate::time::Timestamp;
 
@@ -47,6 +49,7 @@ use self::index::row_hash;
 use self::record::Place;
 use self::region::{Chunk, Half};
 use self::scan::Live;
+use self::slots::{Slots, renumber};
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
@@ -69,7 +72,9 @@ pub struct LogBackend {
     partitioner: Partitioner,
     arena: Arena,
     cuts: Cuts,
+    /// By slot: see [`Slots`].
     rules: Rules,
+    slots: Slots,
     /// By group number; a group without rows so far takes no more than its place here.
     groups: Vec<Option<Box<Group>>>,
     /// Groups that were written since the last seal, each once.
@@ -118,6 +123,7 @@ impl LogBackend {
             arena,
             cuts: Cuts::default(),
             rules: Rules::none(),
+            slots: Slots::default(),
             groups: Vec::new(),
             dirty: Vec::new(),
             seals: 0,
@@ -153,8 +159,8 @@ impl LogBackend {
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
-    fn locate<'a>(&self, row: &RowRef<'a>) -> Result<Located<'a>> {
-        let (place, id) = (Place::of(row), row.key.group);
+    fn locate<'a>(&mut self, row: &RowRef<'a>) -> Result<Located<'a>> {
+        let (place, id) = (Place::of(&self.slots.put(row)), row.key.group);
         check_lengths(row)?;
         let hash = row_hash(row.key.hash, &place);
         match self.group(id) {
@@ -185,12 +191,14 @@ impl LogBackend {
             _ => Ok(None),
         };
         let result = value.map(|value| f(value, rules));
+        let result = result.map_err(|error| error.with("table", self.slots.table(located.place.table)));
         self.value = buffer;
         result
     }
 
     /// Begins the row's life anew, if reading does that in its table and it has a value. Returns whether that moved it.
-    fn renew(&mut self, table: TableId, located: &Located<'_>) -> Result<bool> {
+    fn renew(&mut self, located: &Located<'_>) -> Result<bool> {
+        let table = located.place.table;
         let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
         let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
@@ -239,7 +247,8 @@ impl LogBackend {
     fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
         let Located { hash, place, found, .. } = *located;
-        if operator(&self.rules, place.table)?.grows() {
+        let no_operator = || no_operator(self.slots.table(place.table));
+        if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
             return self.change(located.id, |group, rules, again| {
                 let found = if again { group.find(hash, &place) } else { found };
                 group.add_piece(hash, &place, found, operand, rules)
@@ -250,7 +259,8 @@ impl LogBackend {
                 merged.extend_from_slice(operand);
                 return (Change::Put, Ok(()));
             };
-            let result = operator(rules, place.table).and_then(|it| it.merge(value, operand, merged));
+            let merge = operator(rules, place.table).ok_or_else(|| Error::usage("table has no merge operator"));
+            let result = merge.and_then(|it| it.merge(value, operand, merged));
             (if result.is_ok() { Change::Put } else { Change::Keep }, result)
         })?
     }
@@ -299,14 +309,19 @@ impl LogBackend {
     }
 
     fn part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
-        let rules = self.rules.clone();
-        SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules }
+        let rules = self.rules.renumbered(|slot| self.slots.table(slot));
+        SealedPart {
+            kind,
+            groups: groups.clone(),
+            rows: Arc::new(Chunks { groups, chunks, slots: self.slots.clone() }),
+            rules,
+        }
     }
 }
 
 /// Returns the operator of a table that merges.
-fn operator(rules: &Rules, table: TableId) -> Result<&dyn MergeOperator> {
-    rules.table(table).and_then(|rules| rules.merge.as_deref()).ok_or_else(|| no_operator(table))
+fn operator(rules: &Rules, slot: TableId) -> Option<&dyn MergeOperator> {
+    rules.table(slot)?.merge.as_deref()
 }
 
 /// A row of a group that is owned.
@@ -323,6 +338,7 @@ impl StateBackend for LogBackend {
     }
 
     fn define(&mut self, table: TableId, rules: TableRules) {
+        let table = self.slots.of(table);
         let order = rules.ordered && !self.rules.table(table).is_some_and(|known| known.ordered);
         let before = by_key(&self.rules, table);
         self.rules.define(table, rules);
@@ -341,16 +357,20 @@ impl StateBackend for LogBackend {
     }
 
     fn resume(&mut self, times: &[GroupTimes]) {
-        self.rules.resume(times);
+        let mut times = times.to_vec();
+        renumber(&mut times, |table| self.slots.of(table));
+        self.rules.resume(&times);
     }
 
     fn times(&self) -> Vec<GroupTimes> {
-        self.rules.times(&self.owned)
+        let mut times = self.rules.times(&self.owned);
+        renumber(&mut times, |slot| self.slots.table(slot));
+        times
     }
 
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         let mut located = self.locate(&row)?;
-        if self.rules.expire() && self.renew(row.table, &located)? {
+        if self.rules.expire() && self.renew(&located)? {
             located = self.locate(&row)?;
         }
         self.with_value(&located, |value, _| f(value))
@@ -383,7 +403,7 @@ impl StateBackend for LogBackend {
         if self.group(id).is_none() {
             return Ok(());
         }
-        let scope = scope.place(table);
+        let scope = scope.place(self.slots.of(table));
         self.change(id, |group, rules, _| group.clear(&Place::of_clear(&scope), rules))
     }
 
@@ -395,7 +415,7 @@ impl StateBackend for LogBackend {
         range: SubRange<'_>,
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        let row = RowRef { table, key, namespace, sub: &[] };
+        let row = RowRef { table: self.slots.of(table), key, namespace, sub: &[] };
         check_lengths(&row)?;
         let place = Place::of(&row);
         match self.group(key.group) {
@@ -413,7 +433,7 @@ impl StateBackend for LogBackend {
         let mut hashes = [0; PREFETCHED_ROWS];
         for rows in rows.chunks(PREFETCHED_ROWS) {
             for (row, hash) in rows.iter().zip(&mut hashes) {
-                *hash = row_hash(row.key.hash, &Place::of(row));
+                *hash = row_hash(row.key.hash, &Place::of(&self.slots.put(row)));
                 if let Some(group) = self.group(row.key.group) {
                     group.index.prefetch(*hash);
                 }
@@ -435,6 +455,7 @@ impl StateBackend for LogBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         check_owned(&self.owned, groups)?;
+        let table = self.slots.of(table);
         for id in groups.iter() {
             let Some(group) = self.group(id) else { continue };
             let live = Live { group: id, rules: self.rules.of(id), buffer: Vec::new(), visit: &mut visit };
@@ -492,6 +513,7 @@ impl StateBackend for LogBackend {
             batch.clear();
             rows.append_group(id, &mut batch)?;
             let rules = self.rules.of(id);
+            batch.renumber(|table| self.slots.of(table));
             batch.fold(Fold::Base, rules)?;
             if !batch.is_empty() {
                 loaded.push((id, Box::new(Group::load(&batch, rules, self.partitioner, &self.arena)?)));
@@ -541,6 +563,7 @@ impl StateBackend for LogBackend {
 #[derive(Debug)]
 struct Chunks {
     groups: KeyGroupSet,
+    slots: Slots,
     /// By group, then oldest first.
     chunks: Vec<(KeyGroup, Arc<Chunk>)>,
 }
@@ -555,7 +578,9 @@ impl RowSource for Chunks {
         let of_group = self.chunks.iter().skip(start).take_while(|(id, _)| *id == group);
         for (_, record) in of_group.flat_map(|(_, chunk)| chunk.records()) {
             if !record.shape.is_dead() {
-                batch.push(&record.row())?;
+                let row = record.row();
+                let key = RowKey { table: self.slots.table(row.key.table), ..row.key };
+                batch.push(&Row { key, ..row })?;
             }
         }
         Ok(())

@@ -14,7 +14,8 @@
 //!
 //! Invariants:
 //! - a record's key is hashed once, whatever number of tables it touches;
-//! - a table's id is for life: restored ids are kept, also of tables that are not declared again;
+//! - a table's id is for life, and a new one's depends on its name alone: restored ids are kept, also of tables that
+//!   are not declared again;
 //! - a codec or a function of the user's that fails or panics changes nothing.
 //!
 //! Where the kinds differ from Flink's of the same names:
@@ -57,6 +58,7 @@ pub use list::ListState;
 pub use map::{MapState, OrderedMapState};
 pub use reducing::ReducingState;
 pub use tables::{CheckpointTimes, TableOptions, Tables};
+pub(crate) use tables::{TableEntry, Types};
 pub use timers::{Fired, TimeDomain, TimerTable, Timers};
 pub use ttl::{TtlConfig, TtlTime, TtlUpdate};
 pub use value::ValueState;

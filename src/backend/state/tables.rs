@@ -2,12 +2,14 @@
 //!
 //! Invariants:
 //! - a declaration that fails changes nothing;
-//! - all subtasks that declare the same tables in the same order give them the same ids and schemas: nothing here
-//!   depends on what one subtask holds;
+//! - all subtasks give a table the same id and schema, in whatever order they declare their tables, and whatever others
+//!   they have: a restored table keeps its id, a new one's is made of its name;
 //! - versions of a table's values only rise, so a row's version alone tells how to read it.
 
 use std::fmt;
 use std::sync::Arc;
+
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::codec::schema::Schema;
 use crate::codec::typed::Codec;
@@ -93,12 +95,22 @@ pub struct Tables {
     restored: Option<CheckpointTimes>,
     schemas: Vec<TableSchema>,
     declared: Vec<TableId>,
+    /// Tables that were renamed here.
+    renamed: Vec<TableId>,
     /// How far time had come for the groups that are restored, with the bounds of their rows' lives.
     times: Vec<GroupTimes>,
     /// Whether the backend has not seen these times yet.
     changed_times: bool,
     /// What no backend was told yet.
     rules: Vec<(TableId, TableRules)>,
+}
+
+/// A table as a subtask has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableEntry {
+    pub(crate) schema: TableSchema,
+    /// Whether the subtask declared or renamed it; else it is as it was restored.
+    pub(crate) declared: bool,
 }
 
 /// What a kind of state declares.
@@ -134,7 +146,7 @@ impl Tables {
     #[must_use]
     pub fn new(key: Schema) -> Self {
         let (schemas, declared, times, rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { key, restored: None, schemas, declared, times, changed_times: false, rules }
+        Self { key, restored: None, schemas, declared, renamed: Vec::new(), times, changed_times: false, rules }
     }
 
     /// Returns the tables of a checkpoint, for keys of type `key`.
@@ -162,6 +174,20 @@ impl Tables {
         &self.schemas
     }
 
+    /// Returns how often something was declared or renamed: as long as that stays, so do [`Tables::entries`].
+    pub(crate) fn changes(&self) -> usize {
+        self.declared.len() + self.renamed.len()
+    }
+
+    /// Returns the tables, each with whether this subtask speaks for it.
+    pub(crate) fn entries(&self) -> Arc<[TableEntry]> {
+        let entry = |schema: &TableSchema| {
+            let id = schema.id;
+            TableEntry { declared: self.declared.contains(&id) || self.renamed.contains(&id), schema: schema.clone() }
+        };
+        self.schemas.iter().map(entry).collect()
+    }
+
     /// Returns how far time had come in the checkpoint that is restored, if one is, where that is the same for all groups.
     #[must_use]
     pub fn restored_times(&self) -> Option<CheckpointTimes> {
@@ -181,6 +207,7 @@ impl Tables {
                 let Some(table) = self.schemas.get_mut(at) else { return Ok(()) };
                 if !self.declared.contains(&table.id) {
                     new.clone_into(&mut table.name);
+                    self.renamed.push(table.id);
                     return Ok(());
                 }
                 Error::usage("table to be renamed is declared already")
@@ -194,11 +221,11 @@ impl Tables {
     }
 
     /// Declares a table of any kind, for engines that lay out their own rows, and returns its id: that of the restored
-    /// table of its name, or else the next one. The id in `wanted` does not matter.
+    /// table of its name, or else a hash of the name. The id in `wanted` does not matter.
     ///
     /// # Errors
     /// `Usage` if the name is declared already or too long, or a merge operator is named; `Config` if the restored table
-    /// of that name has another type.
+    /// of that name has another type, or the id of a new one is another table's.
     pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
         self.declare_with(wanted, TableRules::default())
     }
@@ -292,9 +319,14 @@ impl Tables {
             }
             return Ok((at, known.id));
         }
-        let next = self.schemas.iter().map(|table| table.id.0.checked_add(1)).max().unwrap_or(Some(0));
-        let id = next.map(TableId).ok_or_else(|| Error::limit("table ids are used up"))?;
-        Ok((self.schemas.len(), id))
+        let id = id_of(name);
+        match self.schemas.iter().find(|table| table.id == id) {
+            Some(other) => Err(Error::config("table's id is taken by another table: it needs another name")
+                .with("table", name)
+                .with("other", &other.name)
+                .with("id", id)),
+            None => Ok((self.schemas.len(), id)),
+        }
     }
 
     /// Enters a table that was declared.
@@ -325,6 +357,16 @@ impl Tables {
         }
         Ok(())
     }
+}
+
+/// Seed of the hash that ids of new tables are made by. Readers take ids from the registry: it is no part of the format,
+/// but all subtasks of a job must have the same.
+const ID_SEED: u64 = 0x7461_626c_6569_6473;
+
+/// Returns the id of a new table of this name.
+pub(super) fn id_of(name: &str) -> TableId {
+    let [a, b, c, d, ..] = xxh3_64_with_seed(name.as_bytes(), ID_SEED).to_le_bytes();
+    TableId(u32::from_le_bytes([a, b, c, d]))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -360,7 +402,7 @@ fn other_type(stored: &TableSchema, wanted: &TableSchema) -> Error {
 }
 
 /// Prints a table's types in one word.
-struct Types<'a>(&'a TableSchema);
+pub(crate) struct Types<'a>(pub(crate) &'a TableSchema);
 
 impl fmt::Display for Types<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -372,8 +414,10 @@ impl fmt::Display for Types<'_> {
         if let Some(name) = merge_operator {
             write!(f, ", {name}")?;
         }
-        if let Some(Ttl { millis, .. }) = ttl {
-            write!(f, ", {millis} ms")?;
+        if let Some(Ttl { millis, on_read, event_time, .. }) = ttl {
+            let time = if *event_time { "event" } else { "processing" };
+            let renewed = if *on_read { ", renewed by reads" } else { "" };
+            write!(f, ", {millis} ms of {time} time{renewed}")?;
         }
         f.write_str(")")
     }
