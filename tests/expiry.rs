@@ -385,7 +385,7 @@ async fn run<B: StateBackend>(seeds: std::ops::Range<u64>, make: Make<B>) -> Res
 
 #[tokio::test]
 async fn f12_expired_rows_stay_so_and_others_live_on() -> Result<()> {
-    run(0..100, LogBackend::new).await?;
+    run(0..150, LogBackend::new).await?;
     run(1000..1150, |groups, _, budget| OverlayBackend::new(groups, budget)).await
 }
 
@@ -402,5 +402,5 @@ async fn rocksdb_keeps_to_the_times_of_groups() -> Result<()> {
     fn make(groups: KeyGroupSet, _: Partitioner, budget: MemoryBudget) -> RocksDbBackend {
         ENGINE.backend(&NEXT.fetch_add(1, Ordering::SeqCst).to_string(), groups, budget).unwrap()
     }
-    run(200..210, make).await
+    run(200..215, make).await
 }

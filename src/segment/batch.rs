@@ -285,7 +285,9 @@ impl RowBatch {
         // Of a row that had operands only nothing is known but them, unless nothing lies below.
         let mut first = if whole || keep == Fold::Base { shape::PUT } else { shape::MERGE };
         if living.is_empty() {
-            return Ok(if whole && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
+            // An operand that renews the whole value takes it along, even one below that has no stamp to expire by.
+            let gone = whole || table.renews_whole();
+            return Ok(if gone && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
         }
         let op = || std::mem::replace(&mut first, shape::MERGE);
         Ok(living.into_iter().map(Some).zip(std::iter::repeat_with(op)).map(|(piece, op)| ruled(op, piece)).collect())

@@ -146,6 +146,13 @@ impl OwnedPiece {
 }
 
 impl TableRules {
+    /// Returns whether an operand renews the life of all that it is merged with: then only the newest piece of a row decides
+    /// whether the row has expired.
+    #[must_use]
+    pub fn renews_whole(&self) -> bool {
+        self.merge.as_deref().is_some_and(|operator| !operator.grows())
+    }
+
     /// Returns whether a piece has expired at `now`.
     #[must_use]
     pub fn expired(&self, stamp: Option<Timestamp>, now: Timestamp) -> bool {
@@ -201,7 +208,7 @@ impl TableRules {
                 _ => combined.push(piece),
             }
         }
-        if self.merge.as_deref().is_some_and(|operator| !operator.grows()) {
+        if self.renews_whole() {
             // The last one renewed those before it.
             if combined.last().is_some_and(|last| self.expired(last.stamp, now)) {
                 combined.clear();

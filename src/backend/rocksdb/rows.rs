@@ -46,7 +46,9 @@ fn combined(rules: &Rules, place: &[u8], cell: &[u8], below: Below) -> Result<Op
     read.push_to(&mut pieces)?;
     let before = pieces.len();
     let pieces = table.combine(pieces, below, rules.now(table), false)?;
-    if pieces.len() == before {
+    // Expired operands say of what lies below that it has expired too: without them it would be seen again.
+    let speak_for_below = pieces.is_empty() && below == Below::Unknown && table.renews_whole();
+    if pieces.len() == before || speak_for_below {
         return Ok(None);
     }
     let mut out = Vec::new();
@@ -77,6 +79,10 @@ impl CompactionFilter for Expired {
         let Some((rules, table)) = rules_of(&self.0, place).filter(|(_, table)| table.ttl.is_some()) else {
             return CompactionDecision::Keep;
         };
+        // An operand that is not part of this compaction may have renewed the value in time.
+        if table.renews_whole() {
+            return CompactionDecision::Keep;
+        }
         let now = rules.now(table);
         let (mut living, mut dead) = (0usize, 0usize);
         let read = Cell::read(cell).and_then(|cell| {
@@ -90,7 +96,6 @@ impl CompactionFilter for Expired {
             })
         });
         match (read, living, dead) {
-            // Of operands that renew each other only the newest decides.
             (Ok(()), 0, 1..) => CompactionDecision::Remove,
             _ => CompactionDecision::Keep,
         }
