@@ -229,13 +229,11 @@ impl Random {
     }
 
     fn lives(&mut self, before: Lives) -> Lives {
-        let [event, processing, sum] = before;
-        let mut changed = |life| match self.below(6) {
+        before.map(|life| match self.below(6) {
             0 => None,
             1 => Some(15 + self.below(60)),
             _ => life,
-        };
-        [changed(event), changed(processing), sum]
+        })
     }
 }
 

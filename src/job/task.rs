@@ -120,11 +120,17 @@ impl Seat {
         let runtime = Arc::clone(&self.runtime);
         let fetch = |part: Option<KeyGroupSet>| part.map(|part| fetch(&*runtime, Arc::clone(&reader), part));
         let mut next = fetch(parts.next());
+        let (merged_otherwise, watermark) = (self.tables.merged_otherwise(), self.share.watermark);
         let mut task = self.start(make)?;
         while let Some(part) = next {
             let (groups, rows) = part.await?;
             next = fetch(parts.next());
             task.state.backend_mut().load(&*rows, &groups)?;
+        }
+        if merged_otherwise {
+            lock(&task.chain).rebase();
+            task.state.begin_lives();
+            task.begin(watermark);
         }
         task.link.restored(task.runtime.now());
         Ok(task)
@@ -136,11 +142,11 @@ impl Seat {
         let tables = Standing::of(&self.tables);
         self.link.shared.schemas.agree(self.operator, self.share.subtask, &tables.entries)?;
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        let mut state =
-            KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
-        // In each group the later of this and its record counts: nothing revives what had expired for its old owner.
-        state.advance(self.share.watermark, self.runtime.now());
-        Ok(Task {
+        let loads_as_before = self.tables.merged_otherwise();
+        let make_state = if loads_as_before { KeyedState::loading } else { KeyedState::new };
+        let state = make_state(backend, self.partitioner, self.max_parallelism, self.tables).with_budget(self.budget);
+        let watermark = self.share.watermark;
+        let mut task = Task {
             operator: self.operator,
             subtask: self.share.subtask,
             owned: self.share.groups,
@@ -153,7 +159,11 @@ impl Seat {
             sealed: None,
             strategy: self.strategy,
             tables,
-        })
+        };
+        if !loads_as_before {
+            task.begin(watermark);
+        }
+        Ok(task)
     }
 }
 
@@ -203,6 +213,12 @@ impl Standing {
 }
 
 impl<B: StateBackend> Task<B> {
+    /// Moves times on to now. In each group the later of this and its record counts: nothing revives what had expired for its
+    /// old owner.
+    fn begin(&mut self, watermark: Timestamp) {
+        self.state.advance(watermark, self.runtime.now());
+    }
+
     /// Returns the subtask.
     #[must_use]
     pub fn subtask(&self) -> Subtask {

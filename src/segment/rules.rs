@@ -469,7 +469,7 @@ impl Own {
         if !record.lives.is_empty() {
             let tables = Arc::make_mut(&mut rules.tables);
             for (id, table) in tables.iter_mut() {
-                table.ttl = table.ttl.map(|ttl| record.life(*id).map_or(ttl, |life| life.bound(ttl)));
+                table.ttl = table.ttl.map(|ttl| record.life(*id).map_or(ttl, |life| life.before(ttl)));
             }
         }
         let mut own = Self { record, rules };

@@ -98,6 +98,22 @@ impl<B: StateBackend> KeyedState<B> {
         state
     }
 
+    /// As [`KeyedState::new`], for rows that are loaded by what had held for them in their checkpoint. Once they are,
+    /// [`KeyedState::begin_lives`].
+    pub(crate) fn loading(mut backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
+        let (rules, times) = tables.rules_before();
+        rules.into_iter().for_each(|(table, rules)| backend.define(table, rules));
+        backend.resume(times);
+        let (key, buffer) = (Key::default(), Buffer::default());
+        let budget = MemoryBudget::new(u64::MAX);
+        Self { backend, partitioner, max_parallelism, key, tables, budget, buffer }
+    }
+
+    /// Lets rows that were loaded live on as their tables were declared.
+    pub(crate) fn begin_lives(&mut self) {
+        self.define();
+    }
+
     /// Charges `budget` for what handles hold in memory beside rows: the queues of timers that are loaded from now on.
     #[must_use]
     pub fn with_budget(mut self, budget: MemoryBudget) -> Self {

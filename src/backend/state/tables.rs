@@ -103,6 +103,18 @@ pub struct Tables {
     changed_times: bool,
     /// What no backend was told yet.
     rules: Vec<(TableId, TableRules)>,
+    /// What had held for rows that are restored.
+    before: Before,
+}
+
+/// What had held for rows in the checkpoint that is restored.
+#[derive(Debug, Default)]
+struct Before {
+    times: Vec<GroupTimes>,
+    /// Of stored tables that were declared.
+    ttls: Vec<(TableId, Option<Ttl>)>,
+    /// Whether rows whose operands renew each other get another life.
+    merged_otherwise: bool,
 }
 
 /// A table as a subtask has it.
@@ -146,7 +158,17 @@ impl Tables {
     #[must_use]
     pub fn new(key: Schema) -> Self {
         let (schemas, declared, times, rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        Self { key, restored: None, schemas, declared, renamed: Vec::new(), times, changed_times: false, rules }
+        Self {
+            key,
+            restored: None,
+            schemas,
+            declared,
+            renamed: Vec::new(),
+            times,
+            changed_times: false,
+            before: Before::default(),
+            rules,
+        }
     }
 
     /// Returns the tables of a checkpoint, for keys of type `key`.
@@ -165,7 +187,8 @@ impl Tables {
                 record.set_life(id, Some(Life { millis: life.millis.or(Some(ttl.millis)), ..life }));
             }
         }
-        Self { times, changed_times: true, ..self }
+        let before = Before { times: times.clone(), ..self.before };
+        Self { times, before, changed_times: true, ..self }
     }
 
     /// Returns the tables that a checkpoint of this state has: restored and declared ones.
@@ -305,6 +328,21 @@ impl Tables {
         std::mem::take(&mut self.rules)
     }
 
+    /// Returns whether rows have to be loaded, and stored anew, by what had held for them: operands that no base has merged
+    /// yet renewed each other under another life than they have now.
+    pub(crate) fn merged_otherwise(&self) -> bool {
+        self.before.merged_otherwise
+    }
+
+    /// Returns what the rows of tables that were declared meant in the checkpoint that is restored.
+    pub(super) fn rules_before(&self) -> (Vec<(TableId, TableRules)>, &[GroupTimes]) {
+        let before = |(id, rules): &(TableId, TableRules)| {
+            let ttl = self.before.ttls.iter().find(|(of, _)| of == id).map_or(rules.ttl, |(_, ttl)| *ttl);
+            (*id, TableRules { ttl, ..rules.clone() })
+        };
+        (self.rules.iter().map(before).collect(), &self.before.times)
+    }
+
     /// Returns the records that no backend was told yet.
     pub(super) fn take_times(&mut self) -> Option<&[GroupTimes]> {
         std::mem::take(&mut self.changed_times).then_some(self.times.as_slice())
@@ -341,6 +379,16 @@ impl Tables {
     ) -> Result<()> {
         let id = schema.id;
         let lives: Vec<_> = self.times.iter().map(|record| life(record, record.life(id))).collect::<Result<_>>()?;
+        if let Some(stored) = self.schemas.get(at) {
+            let last = |record: &GroupTimes| {
+                let ttl = stored.ttl?;
+                Some(record.life(id).map_or(ttl, |life| life.before(ttl)).millis)
+            };
+            let now = schema.ttl.map(|ttl| ttl.millis);
+            let changes = self.times.iter().map(last).any(|last| last.is_some() && last != now);
+            self.before.merged_otherwise |= changes && rules.renews_whole();
+            self.before.ttls.push((id, stored.ttl));
+        }
         for (record, life) in self.times.iter_mut().zip(lives) {
             self.changed_times |= record.life(id) != life.as_ref();
             record.set_life(id, life);
