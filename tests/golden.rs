@@ -168,6 +168,7 @@ fn golden() -> Golden {
         watermark: Timestamp::from_millis(1_685_303_933_260),
         segments: vec![segment],
         opaques,
+        times: vec![],
     };
     let inline = OpaqueContent::Inline(Bytes::from_static(b"offset"));
     let opaques =

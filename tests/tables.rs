@@ -5,14 +5,14 @@ mod common;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::backend::{ListState, MapState, OverlayBackend, Tables, TtlConfig};
+use alluvium::backend::{ListState, MapState, OverlayBackend, Tables, TtlConfig, ValueState};
 use alluvium::codec::typed::{At, Fixed, Migrating, Utf8};
 use alluvium::id::Epoch;
 use alluvium::job::{Job, JobBuilder, OperatorSpec, Seat, Task};
 use alluvium::manifest::{TableSchema, Ttl};
 use alluvium::prelude::TableOptions;
 use alluvium::time::Timestamp;
-use alluvium::{ErrorKind, Result};
+use alluvium::{Error, ErrorKind, Result};
 use common::{COUNT, Gate, store};
 
 async fn open(gate: &Arc<Gate>, parallelism: u32) -> Result<(Job, Vec<Seat>)> {
@@ -85,7 +85,6 @@ async fn tables_change_between_attempts_and_their_rows_go_on() -> Result<()> {
     drop(job);
 
     let (job, seats) = open(&gate, 3).await?;
-    let at = job.restored().unwrap().manifest.created_at;
     let second = |tables: &mut Tables| {
         tables.rename("seen", "visited")?;
         let wide = Migrating::new(At::new(Fixed, 2)).from(Fixed, |old: u16| u32::from(old))?;
@@ -107,15 +106,139 @@ async fn tables_change_between_attempts_and_their_rows_go_on() -> Result<()> {
         tasks.iter_mut().for_each(|(task, _)| task.state().advance(Timestamp::from_millis(1010), Timestamp::MIN));
     }
     let (_, tables) = checkpoint(&job, &mut tasks, 1010).await?;
+    let tables = by_name(tables, ["visited", "stock"]);
     assert_eq!((tables[0].name.as_str(), tables[0].value.version), ("visited", 2));
-    assert_eq!(tables[0].ttl, Some(Ttl { millis: 3_600_000, since: Some(at), ..Ttl::default() }));
+    let visited = Ttl { since: None, ..tables[0].ttl.unwrap() };
+    assert_eq!(visited, Ttl { millis: 3_600_000, ..Ttl::default() }, "from when it counts may differ by groups");
     let since = Some(Timestamp::from_millis(1000));
     assert_eq!(tables[1].ttl, Some(Ttl { millis: 10, event_time: true, since, ..Ttl::default() }));
     drop((job, tasks));
 
     let (job, seats) = open(&gate, 1).await?;
-    assert_eq!(job.restored().unwrap().manifest.operators[0].tables, tables, "as they were stored");
+    let stored = job.restored().unwrap().manifest.operators[0].tables.clone();
+    assert_eq!(by_name(stored, ["visited", "stock"]), tables, "as they were stored");
     let mut tasks = start(seats, second).await?;
-    assert_eq!(checkpoint(&job, &mut tasks, 1010).await?.1, tables);
+    assert_eq!(by_name(checkpoint(&job, &mut tasks, 1010).await?.1, ["visited", "stock"]), tables);
+    Ok(())
+}
+
+/// Returns the tables of these names.
+fn by_name(mut tables: Vec<TableSchema>, names: [&str; 2]) -> Vec<TableSchema> {
+    names.map(|name| tables.remove(tables.iter().position(|table| table.name == name).unwrap())).to_vec()
+}
+
+type Value = ValueState<u64, Fixed>;
+
+/// Declares `a` and `b`, in an order that depends on the subtask.
+fn by_order(tables: &mut Tables, at: usize) -> Result<[Value; 2]> {
+    if at.is_multiple_of(2) {
+        let a = tables.value("a", Fixed)?;
+        Ok([a, tables.value("b", Fixed)?])
+    } else {
+        let b = tables.value("b", Fixed)?;
+        Ok([tables.value("a", Fixed)?, b])
+    }
+}
+
+async fn start_each<H>(
+    seats: Vec<Seat>,
+    declare: impl Fn(&mut Tables, usize) -> Result<H>,
+) -> Result<Vec<(Task<OverlayBackend>, H)>> {
+    let mut tasks = Vec::new();
+    for (at, mut seat) in seats.into_iter().enumerate() {
+        let handles = declare(seat.tables(), at)?;
+        tasks.push((seat.restore(|groups, _, budget| OverlayBackend::new(groups, budget)).await?, handles));
+    }
+    Ok(tasks)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tables_are_the_same_in_whatever_order_subtasks_declare_them() -> Result<()> {
+    let gate = Gate::new();
+    let (job, seats) = open(&gate, 2).await?;
+    let mut tasks = start_each(seats, by_order).await?;
+    for n in 0..40u64 {
+        let key = n.to_be_bytes();
+        let (task, [a, b]) = &mut tasks[job.subtask_of(&key, 2)];
+        task.state().set_key(&key)?;
+        a.put(task.state(), &n)?;
+        b.put(task.state(), &(1000 + n))?;
+    }
+    checkpoint_all(&job, &mut tasks).await?;
+    drop((job, tasks));
+    for parallelism in [1, 2, 3] {
+        let (job, seats) = open(&gate, parallelism).await?;
+        let mut tasks = start_each(seats, |tables, at| by_order(tables, at + 1)).await?;
+        for n in 0..40u64 {
+            let key = n.to_be_bytes();
+            let (task, [a, b]) = &mut tasks[job.subtask_of(&key, parallelism)];
+            task.state().set_key(&key)?;
+            assert_eq!((a.read(task.state())?, b.read(task.state())?), (Some(n), Some(1000 + n)));
+        }
+        checkpoint_all(&job, &mut tasks).await?;
+    }
+    Ok(())
+}
+
+async fn checkpoint_all<H>(job: &Job, tasks: &mut [(Task<OverlayBackend>, H)]) -> Result<()> {
+    let epoch = job.trigger_when_possible().await?;
+    for (task, _) in tasks.iter_mut() {
+        task.barrier(epoch, Timestamp::MIN, vec![])?;
+    }
+    assert!(job.wait(epoch).await?.is_some());
+    Ok(())
+}
+
+fn assert_differ(refused: &Error) {
+    assert_eq!(refused.kind(), ErrorKind::Config, "{refused}");
+    let said = refused.to_string();
+    for part in ["operator=`1`", "table=`a`", "subtask=`1`", "other_subtask=`0`", "u64le v1", "utf8 v1"] {
+        assert!(said.contains(part), "{said} lacks {part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subtasks_that_differ_about_a_table_are_refused_with_both_sides() -> Result<()> {
+    let gate = Gate::new();
+    let (_job, seats) = open(&gate, 2).await?;
+    let declare = |tables: &mut Tables, at| match at {
+        0 => tables.value::<u64, _>("a", Fixed).map(drop),
+        _ => tables.value("a", Utf8).map(drop),
+    };
+    assert_differ(&start_each(seats, declare).await.unwrap_err());
+
+    // Declared while the job runs: refused before the barrier has sealed anything.
+    let (job, seats) = open(&gate, 2).await?;
+    let mut tasks = start_each(seats, |_, _| Ok(())).await?;
+    tasks[0].0.state().value::<u64, _>("a", Fixed)?;
+    tasks[1].0.state().value("a", Utf8)?;
+    let epoch = job.trigger_when_possible().await?;
+    tasks[0].0.barrier(epoch, Timestamp::MIN, vec![])?;
+    assert_differ(&tasks[1].0.barrier(epoch, Timestamp::MIN, vec![]).unwrap_err());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_that_some_subtasks_declare_is_no_difference() -> Result<()> {
+    let gate = Gate::new();
+    for (parallelism, wide) in [(2, false), (2, true), (3, true)] {
+        let (job, seats) = open(&gate, parallelism).await?;
+        // Only the first subtask declares `a`, later in a newer version.
+        let declare = |tables: &mut Tables, at| match (at, wide) {
+            (0, false) => tables.value::<u16, _>("a", Fixed).map(drop),
+            (0, true) => {
+                let codec = Migrating::new(At::new(Fixed, 2)).from(Fixed, |old: u16| u32::from(old))?;
+                tables.value::<u32, _>("a", codec).map(drop)
+            }
+            _ => tables.value::<u64, _>("b", Fixed).map(drop),
+        };
+        let mut tasks = start_each(seats, declare).await?;
+        checkpoint_all(&job, &mut tasks).await?;
+        drop((job, tasks));
+        let (job, _) = open(&gate, 1).await?;
+        let stored = job.restored().unwrap().manifest.operators[0].tables.clone();
+        let stored = by_name(stored, ["a", "b"]);
+        assert_eq!(stored[0].value.version, if wide { 2 } else { 1 });
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
-use crate::segment::{Cut, RowSource, Sealed, TableRules};
+use crate::segment::{Cut, GroupTimes, RowSource, Sealed, TableRules};
 use crate::time::Timestamp;
 
 #[cfg(feature = "rocksdb")]
@@ -67,6 +67,14 @@ impl StateBackend for AnyBackend {
 
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
         each!(self, backend => backend.advance(event_time, processing_time));
+    }
+
+    fn resume(&mut self, times: &[GroupTimes]) {
+        each!(self, backend => backend.resume(times));
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        each!(self, backend => backend.times())
     }
 
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Cut, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules, check_value_length};
+use crate::segment::{Cut, GroupTimes, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules, check_value_length};
 use crate::time::Timestamp;
 
 pub use any::AnyBackend;
@@ -38,6 +38,7 @@ pub use state::{
     OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, TimerTable, Timers, TtlConfig, TtlTime,
     TtlUpdate, ValueState,
 };
+pub(crate) use state::{TableEntry, Types};
 
 /// A row of data's place, with its key located once per record.
 #[derive(Debug, Clone, Copy)]
@@ -170,6 +171,17 @@ pub trait StateBackend: Debug + Send {
 
     /// Moves the times on by which rows expire; times that go back are ignored. Seals move them on too.
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp);
+
+    /// Lets groups continue from how far time had come in their checkpoint: from now on the rows of a group expire by the
+    /// later of its record and the times of [`StateBackend::advance`], and within its record's bounds. To be called before
+    /// the groups are loaded; a later call adds to it.
+    ///
+    /// * `times`: sorted by groups, which do not overlap.
+    fn resume(&mut self, times: &[GroupTimes]);
+
+    /// Returns how far time has come for the groups it owns: the furthest times that their rows have expired by. What a
+    /// checkpoint stores for [`StateBackend::resume`].
+    fn times(&self) -> Vec<GroupTimes>;
 
     /// Calls `f` with the row's value, `None` if it has none. Where reading renews a row's life, it is a write.
     ///

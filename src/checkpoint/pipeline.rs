@@ -16,18 +16,19 @@ use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
 use super::links::{Content, SegmentChain, Unplaced};
+use crate::backend::TableEntry;
 use crate::canary::{self, Canary};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{
-    INLINE_OPAQUE_BYTES, Layout, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest, TableSchema,
-};
+use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest};
 use crate::place::pack::{PackBuilder, Packed};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{EncodeOptions, Encoded, Encoder, GroupHeat, SealedPart, SegmentKind, SegmentRef, Statistic};
+use crate::segment::{
+    EncodeOptions, Encoded, Encoder, GroupHeat, GroupTimes, SealedPart, SegmentKind, SegmentRef, Statistic,
+};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
@@ -64,8 +65,9 @@ pub(crate) fn lock(chain: &Mutex<SegmentChain>) -> MutexGuard<'_, SegmentChain> 
 pub(crate) struct Arrival {
     pub(crate) owned: KeyGroupSet,
     pub(crate) watermark: Timestamp,
+    pub(crate) times: Vec<GroupTimes>,
     pub(crate) opaques: Vec<Opaque>,
-    pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) tables: Arc<[TableEntry]>,
     pub(crate) heat: Vec<GroupHeat>,
     pub(crate) statistics: Arc<[Statistic]>,
 }
@@ -77,7 +79,7 @@ pub(crate) struct Acknowledgement {
     pub(crate) manifest: SubtaskManifest,
     /// Where the manifest's encoding lies, if not inside the job's.
     pub(crate) slice: Option<ObjectSlice>,
-    pub(crate) tables: Arc<[TableSchema]>,
+    pub(crate) tables: Arc<[TableEntry]>,
     pub(crate) heat: Vec<GroupHeat>,
     pub(crate) statistics: Arc<[Statistic]>,
 }
@@ -221,8 +223,8 @@ impl Pipeline {
             let Some(segments) = segments else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
-            let Arrival { owned: groups, watermark, opaques, tables, heat, statistics } = arrival;
-            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques };
+            let Arrival { owned: groups, watermark, times, opaques, tables, heat, statistics } = arrival;
+            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques, times };
             Ok(Acknowledgement { participant, manifest, slice: None, tables, heat, statistics })
         };
         arrivals.into_iter().map(manifest).collect()

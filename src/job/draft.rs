@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::OperatorSpec;
 use super::driver::{Driver, Stage};
 use super::interval::Adaptive;
+use super::{OperatorSpec, schemas};
 use crate::checkpoint::commit::Draft;
 use crate::checkpoint::pipeline::{Acknowledgement, lock};
 use crate::control::interval::{CheckpointSample, Observation};
@@ -23,10 +23,14 @@ impl Driver {
     /// `Usage` if a key group has no owner, or two.
     pub(super) fn draft(&mut self, epoch: Epoch, acknowledgements: Vec<Acknowledgement>) -> Result<Draft> {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
+        let Ok(mut tables) = tables_of(&acknowledgements) else { broken("tables that had agreed differ") };
+        for operator in &mut operators {
+            operator.tables = tables.remove(&operator.id).unwrap_or_default();
+        }
         let mut heat: BTreeMap<OperatorId, Vec<GroupHeat>> = BTreeMap::new();
         let mut sums: BTreeMap<OperatorId, BTreeMap<String, u64>> = BTreeMap::new();
         let (mut dirty, mut slices) = (0, Vec::new());
-        for Acknowledgement { participant, manifest, slice, tables, heat: groups, statistics } in acknowledgements {
+        for Acknowledgement { participant, manifest, slice, heat: groups, statistics, .. } in acknowledgements {
             for group in &groups {
                 metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
                 dirty += group.dirty_rows;
@@ -39,7 +43,6 @@ impl Driver {
             }
             let operator = operators.iter_mut().find(|operator| operator.id == participant.0);
             let operator = operator.unwrap_or_else(|| broken("a subtask belongs to no operator of the job"));
-            merge_tables(operator, &tables);
             slices.extend(slice.map(|slice| (participant, slice)));
             operator.subtasks.push(SubtaskEntry::Inline(manifest));
         }
@@ -117,12 +120,14 @@ impl Driver {
     }
 }
 
-/// Adds the tables that the operator's manifest lacks.
-fn merge_tables(operator: &mut OperatorManifest, tables: &[TableSchema]) {
-    for table in tables {
-        if operator.tables.iter().all(|known| known.id != table.id) {
-            operator.tables.push(table.clone());
-        }
-    }
-    operator.tables.sort_by_key(|table| table.id);
+/// Returns the tables of each operator.
+fn tables_of(acknowledgements: &[Acknowledgement]) -> Result<BTreeMap<OperatorId, Vec<TableSchema>>> {
+    schemas::merged(
+        acknowledgements.iter().map(|acknowledgement| (acknowledgement.participant, &*acknowledgement.tables)),
+    )
+}
+
+/// Refuses acknowledgements of subtasks that differ about a table.
+pub(super) fn agreed(acknowledgements: Vec<Acknowledgement>) -> Result<Vec<Acknowledgement>> {
+    tables_of(&acknowledgements).map(|_| acknowledgements)
 }

@@ -15,6 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender};
 use tracing::Instrument as _;
 
 use super::OperatorSpec;
+use super::draft::agreed;
 use super::shared::{Aborted, Latch, Mail, Shared, Triggered};
 use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer};
@@ -159,7 +160,7 @@ impl Driver {
             }
             Step::Look => self.state.looking = false,
             Step::Placed(epoch, outcome) => {
-                self.placed(now, epoch, outcome);
+                self.placed(now, epoch, outcome.map(|placed| placed.and_then(agreed)));
                 metrics::sealed_bytes(self.pipeline.sealed_bytes());
             }
             Step::Decided(epoch, committer, outcome) => self.settled(now, epoch, committer, outcome)?,

@@ -12,6 +12,7 @@ mod draft;
 mod driver;
 mod interval;
 mod operator_state;
+mod schemas;
 mod settings;
 mod shared;
 mod task;

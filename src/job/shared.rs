@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 
 use super::interval::Adaptive;
+use super::schemas::Schemas;
 use crate::canary::{self, Canary};
 use crate::checkpoint::collect::Uncollected;
 use crate::checkpoint::pipeline::Arrival;
@@ -84,13 +85,16 @@ pub(super) struct Shared {
     outcomes: Mutex<Outcomes>,
     progress: watch::Sender<Progress>,
     pub(super) adaptive: Option<Adaptive>,
+    /// What its tasks have declared.
+    pub(super) schemas: Schemas,
 }
 
 impl Shared {
     pub(super) fn new(attempt: Attempt, coordinator: Coordinator, adaptive: Option<Adaptive>) -> Self {
         let (progress, _) = watch::channel(Progress::default());
         let coordinator = Mutex::new(coordinator);
-        Self { attempt, coordinator, mail: Mutex::default(), outcomes: Mutex::default(), progress, adaptive }
+        let (mail, outcomes, schemas) = (Mutex::default(), Mutex::default(), Schemas::default());
+        Self { attempt, coordinator, mail, outcomes, progress, adaptive, schemas }
     }
 
     pub(super) fn coordinator(&self) -> MutexGuard<'_, Coordinator> {

@@ -9,8 +9,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use super::Strategy;
 use super::operator_state::OperatorState;
 use super::shared::{Mail, Presence};
-use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
-use crate::canary::{self, Canary};
+use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::checkpoint::claim;
 use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
@@ -85,7 +84,8 @@ impl Seat {
     }
 
     /// Returns its tables, to declare them before anything is loaded: one that cannot go on is refused here, and what
-    /// rows mean is known when they are. All subtasks of an operator declare the same tables, in the same order.
+    /// rows mean is known when they are. Subtasks of an operator may declare different tables, in any order; what two of them
+    /// declare under one name must be the same.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
     }
@@ -94,9 +94,10 @@ impl Seat {
     /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
     ///
     /// # Errors
-    /// The seat comes back with each error and can be restored again: at once, later, or with another backend. `Corrupt`
-    /// naming the object, or from the rows or the operator state; `Fenced` if an object is gone because a newer attempt
-    /// took over; `Version`; `Unavailable`; `Limit` if the rows do not fit the memory budget.
+    /// The seat comes back with each error and can be restored again: at once, later, or with another backend. `Config` if
+    /// another subtask of the operator declared a table differently; `Corrupt` naming the object, or from the rows or the
+    /// operator state; `Fenced` if an object is gone because a newer attempt took over; `Version`; `Unavailable`; `Limit` if
+    /// the rows do not fit the memory budget.
     ///
     /// # Cost
     /// Beside the state about [`JobSettings::restore_bytes`] of memory. Per segment a request for its index and one per
@@ -108,7 +109,7 @@ impl Seat {
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>, RestoreError> {
         match self.load(make).await {
-            Ok((state, operator_state)) => Ok(self.into_task(state, operator_state)),
+            Ok(loaded) => Ok(self.into_task(loaded)),
             Err(error) => {
                 let error = claim::why_unreadable(&self.store, self.attempt, error).await;
                 Err(RestoreError(Box::new((self, error))))
@@ -120,34 +121,49 @@ impl Seat {
     async fn load<B: StateBackend>(
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
-    ) -> Result<(KeyedState<B>, OperatorState)> {
+    ) -> Result<Loaded<B>> {
         let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
         let runtime = Arc::clone(&self.runtime);
         let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
-        let mut state = self.empty_state(make);
+        let tables = Standing::of(&self.tables);
+        let (operator, subtask) = self.presence.participant;
+        self.presence.link.shared.schemas.agree(operator, subtask, &tables.entries)?;
+        let loads_as_before = self.tables.merged_otherwise();
+        let mut state = self.empty_state(make, loads_as_before);
+        if !loads_as_before {
+            self.begin(&mut state);
+        }
         while let Some(part) = parts.next().await? {
             part.load_into(state.backend_mut())?;
         }
-        Ok((state, operator_state))
+        if loads_as_before {
+            lock(&self.chain).rebase();
+            state.begin_lives();
+            self.begin(&mut state);
+        }
+        Ok(Loaded { state, operator_state, tables })
     }
 
     /// Returns the state with none of its groups loaded.
     fn empty_state<B: StateBackend>(
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+        loads_as_before: bool,
     ) -> KeyedState<B> {
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        // A clock that went back since the checkpoint must not revive what had expired in it.
-        let before = self.tables.restored_times().map_or(Timestamp::MIN, |times| times.processing_time);
-        let state = KeyedState::new(backend, self.partitioner, self.max_parallelism, self.tables.clone());
-        let mut state = state.with_budget(self.budget.clone());
-        let before = if canary::on(Canary::TrustClock) { Timestamp::MIN } else { before };
-        state.advance(self.share.watermark, self.runtime.now().max(before));
-        state
+        let make_state = if loads_as_before { KeyedState::loading } else { KeyedState::new };
+        let state = make_state(backend, self.partitioner, self.max_parallelism, self.tables.clone());
+        state.with_budget(self.budget.clone())
     }
 
-    fn into_task<B>(self, state: KeyedState<B>, operator_state: OperatorState) -> Task<B> {
+    /// Moves times on to now. In each group the later of this and its record counts: nothing revives what had expired for
+    /// its old owner.
+    fn begin<B: StateBackend>(&self, state: &mut KeyedState<B>) {
+        state.advance(self.share.watermark, self.runtime.now());
+    }
+
+    fn into_task<B>(self, Loaded { state, operator_state, tables }: Loaded<B>) -> Task<B> {
         self.presence.link.restored(self.runtime.monotonic());
         Task {
             presence: self.presence,
@@ -161,8 +177,16 @@ impl Seat {
             sealed: BTreeSet::new(),
             committed: None,
             strategy: self.strategy,
+            tables,
         }
     }
+}
+
+/// What a task is made of, beside its seat.
+struct Loaded<B> {
+    state: KeyedState<B>,
+    operator_state: OperatorState,
+    tables: Standing,
 }
 
 /// Why a seat could not be restored, and the seat: it is whole, and can be restored again.
@@ -228,6 +252,20 @@ pub struct Task<B> {
     sealed: BTreeSet<Epoch>,
     committed: Option<Epoch>,
     strategy: Strategy,
+    tables: Standing,
+}
+
+/// The tables as the job knows them.
+#[derive(Debug)]
+struct Standing {
+    changes: usize,
+    entries: Arc<[TableEntry]>,
+}
+
+impl Standing {
+    fn of(tables: &Tables) -> Self {
+        Self { changes: tables.changes(), entries: tables.entries() }
+    }
 }
 
 impl<B: StateBackend> Task<B> {
@@ -273,10 +311,11 @@ impl<B: StateBackend> Task<B> {
     /// announced before the barrier's trigger. So publish what [`Task::committed`] covers before the call.
     ///
     /// # Errors
-    /// What the job failed with (`Fenced`, say), if it has; `Usage` if this attempt never triggered the epoch, if it does
-    /// not follow the last, or if an opaque cannot be part of a checkpoint: two of one role and name, a name that is too
-    /// long, items out of order, a name that is kept for operator state. The task is then as before: call
-    /// again, or [`Task::decline`] the epoch, which waits for this task until it takes too long.
+    /// What the job failed with (`Fenced`, say), if it has; `Config` if a table was declared meanwhile that another subtask
+    /// of the operator declared differently; `Usage` if this attempt never triggered the epoch, if it does not follow the
+    /// last, or if an opaque cannot be part of a checkpoint: two of one role and name, a name that is too long, items out of
+    /// order, a name that is kept for operator state. The task is then as before: call again, or [`Task::decline`] the
+    /// epoch, which waits for this task until it takes too long.
     ///
     /// # Cost
     /// Independent of the keyed state's size (see [`StateBackend::seal`]); a copy of the operator states that changed.
@@ -286,6 +325,7 @@ impl<B: StateBackend> Task<B> {
         self.check_next(barrier)?;
         check_handed_in(&opaques)?;
         self.settle()?;
+        self.agree_on_tables()?;
         let epoch = barrier.epoch;
         let opaques = self.operator_state.add_to(opaques)?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
@@ -299,8 +339,9 @@ impl<B: StateBackend> Task<B> {
         lock(&self.chain).push(sealed);
         self.newest = Some(epoch);
         self.sealed.insert(epoch);
-        let tables = self.state.tables().schemas().into();
-        let arrival = Arrival { owned: self.owned.clone(), watermark, opaques, tables, heat, statistics };
+        let tables = Arc::clone(&self.tables.entries);
+        let times = self.state.backend().times();
+        let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, tables, heat, statistics };
         self.presence.link.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 
@@ -343,6 +384,19 @@ impl<B: StateBackend> Task<B> {
     #[must_use]
     pub fn committed(&self) -> Option<Epoch> {
         self.committed
+    }
+
+    /// Takes note of tables that were declared since the last barrier.
+    fn agree_on_tables(&mut self) -> Result<()> {
+        let tables = self.state.tables();
+        if tables.changes() == self.tables.changes {
+            return Ok(());
+        }
+        let new = Standing::of(tables);
+        let (operator, subtask) = self.presence.participant;
+        self.presence.link.shared.schemas.agree(operator, subtask, &new.entries)?;
+        self.tables = new;
+        Ok(())
     }
 
     /// Tells the backend what became of earlier epochs. Barriers do so too.

@@ -16,12 +16,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
-use crate::key_group::{KeyGroupSet, Partitioner};
-use crate::segment::SegmentRef;
+use crate::key_group::{KeyGroupRange, KeyGroupSet, Partitioner};
+use crate::segment::{SegmentRef, later_times};
 use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
-pub use crate::segment::Ttl;
+pub use crate::segment::{GroupTimes, Life, Ttl};
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
 pub(crate) use rules::check_handed_in;
@@ -255,6 +255,22 @@ pub struct SubtaskManifest {
     pub segments: Vec<SegmentRef>,
     /// What travels beside keyed state.
     pub opaques: Vec<Opaque>,
+    /// How far time had come for its groups, sorted by them; empty if it was written before that was recorded.
+    pub times: Vec<GroupTimes>,
+}
+
+impl SubtaskManifest {
+    /// Returns how far time had come for each of its groups.
+    ///
+    /// What was written before that was recorded has the watermark, which rows had expired by at least, and no processing
+    /// time: then the clock of the next owner counts alone. The manifest's own time would not do: it may be of another
+    /// clock, and a row that lives is not to be lost on a guess.
+    #[must_use]
+    pub fn group_times(&self) -> Vec<GroupTimes> {
+        let least = |range: &KeyGroupRange| GroupTimes::new(*range, self.watermark, Timestamp::MIN);
+        let least: Vec<_> = self.groups.ranges().iter().map(least).collect();
+        later_times(&least, &self.times)
+    }
 }
 
 impl SubtaskManifest {

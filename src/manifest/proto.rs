@@ -270,6 +270,34 @@ pub(super) struct SubtaskManifest {
     pub(super) segments: Vec<SegmentRef>,
     #[prost(message, repeated, tag = "5")]
     pub(super) opaques: Vec<Opaque>,
+    #[prost(message, repeated, tag = "6")]
+    pub(super) times: Vec<GroupTimes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct GroupTimes {
+    #[prost(uint32, tag = "1")]
+    pub(super) start: u32,
+    #[prost(uint32, tag = "2")]
+    pub(super) end: u32,
+    #[prost(sint64, optional, tag = "3")]
+    pub(super) event_time_ms: Option<i64>,
+    #[prost(sint64, optional, tag = "4")]
+    pub(super) processing_time_ms: Option<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub(super) lives: Vec<Life>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(super) struct Life {
+    #[prost(uint32, tag = "1")]
+    pub(super) table: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub(super) life_ms: Option<u64>,
+    #[prost(sint64, optional, tag = "3")]
+    pub(super) since_ms: Option<i64>,
+    #[prost(sint64, optional, tag = "4")]
+    pub(super) dead_until_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]

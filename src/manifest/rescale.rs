@@ -6,7 +6,7 @@ use super::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution, Subtask
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupSet, check_parallelism, subtask_range};
-use crate::segment::SegmentRef;
+use crate::segment::{GroupTimes, SegmentRef, later_times, times_of};
 use crate::time::Timestamp;
 
 /// What each subtask of an operator restores.
@@ -27,8 +27,10 @@ pub struct Share {
     pub subtask: Subtask,
     /// The groups that it will own.
     pub groups: KeyGroupSet,
-    /// The smallest watermark of those it takes over from.
+    /// The smallest watermark of those it takes over from: timers up to it have fired for all.
     pub watermark: Timestamp,
+    /// How far time had come for its groups, each by its old owner; what their rows expire by until the clock has passed it.
+    pub times: Vec<GroupTimes>,
     /// The segments to read, oldest first for each group, each narrowed to the groups needed of it.
     pub segments: Vec<SegmentRef>,
     /// Its part of what travelled beside keyed state.
@@ -89,7 +91,10 @@ impl Share {
         let from: Vec<_> = old.iter().filter(|other| !other.groups.intersection(&groups).is_empty()).collect();
         let segments = from.iter().flat_map(|other| other.segments.iter().filter_map(narrowed)).collect();
         let watermark = from.iter().map(|other| other.watermark).min().unwrap_or(Timestamp::MIN);
-        Self { subtask, groups, watermark, segments, opaques: Vec::new() }
+        let mut times: Vec<_> = from.iter().flat_map(|other| times_of(&other.group_times(), &groups)).collect();
+        times.sort_by_key(|times| times.groups);
+        let times = later_times(&[], &times);
+        Self { subtask, groups, watermark, times, segments, opaques: Vec::new() }
     }
 }
 
@@ -175,7 +180,8 @@ mod tests {
 
     fn share(index: u32) -> Share {
         let groups = KeyGroupSet::empty();
-        Share { subtask: Subtask(index), groups, watermark: Timestamp::MIN, segments: vec![], opaques: vec![] }
+        let (times, segments, opaques) = (vec![], vec![], vec![]);
+        Share { subtask: Subtask(index), groups, watermark: Timestamp::MIN, times, segments, opaques }
     }
 
     fn opaque(redistribution: Redistribution, content: &'static [u8], item_offsets: Vec<u64>) -> Opaque {

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OpaqueRole,
+    GroupTimes, INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OpaqueRole,
     OperatorManifest, Program, Schema, SubtaskEntry, SubtaskManifest,
 };
 use crate::error::{Error, Result};
 use crate::id::{Epoch, ObjectId};
-use crate::key_group::{KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
+use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
 use crate::segment::{SegmentKind, SegmentRef};
 
 /// Longest name of anything.
@@ -128,11 +128,26 @@ impl SubtaskManifest {
             };
             owned.and_then(|()| check_segment(segment)).map_err(|error| error.with("segment", segment.id))?;
         }
+        self.check_times()?;
         // Output that several epochs prepared is listed under one name.
         let single = self.opaques.iter().filter(|opaque| opaque.role != OpaqueRole::SinkPrepared);
         unique("opaque", single.map(|opaque| (opaque.role, &opaque.name)))?;
         let check = |opaque: &Opaque| check_opaque(opaque).map_err(|error| error.with("opaque", &opaque.name));
         self.opaques.iter().try_for_each(check)
+    }
+}
+
+impl SubtaskManifest {
+    /// Checks that the records of times are sorted, apart, and of its groups.
+    fn check_times(&self) -> Result<()> {
+        let ranges = self.times.iter().map(|times| times.groups);
+        let apart = self.times.iter().zip(self.times.iter().skip(1)).all(|(a, b)| a.groups.end <= b.groups.start);
+        let foreign = KeyGroupSet::from_ranges(ranges.clone()).difference(&self.groups);
+        if ranges.into_iter().any(KeyGroupRange::is_empty) || !apart || !foreign.is_empty() {
+            return Err(Error::corrupt("times are not those of the subtask's groups").with("foreign", foreign));
+        }
+        let lives = |times: &GroupTimes| times.lives.is_sorted_by(|a, b| a.table < b.table);
+        if self.times.iter().all(lives) { Ok(()) } else { Err(Error::corrupt("lives are not sorted by table")) }
     }
 }
 

@@ -5,9 +5,9 @@ use super::convert::{bits128, each, required};
 use super::{Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskManifest, proto};
 use crate::codec::stored_enum;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, Hash, OperatorId, Part, SegmentId, Subtask};
+use crate::id::{Attempt, Epoch, Hash, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
-use crate::segment::{SegmentKind, SegmentRef};
+use crate::segment::{GroupTimes, Life, SegmentKind, SegmentRef};
 use crate::time::Timestamp;
 
 stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared });
@@ -21,6 +21,7 @@ impl From<&SubtaskManifest> for proto::SubtaskManifest {
             watermark_ms: subtask.watermark.as_millis(),
             segments: subtask.segments.iter().map(Into::into).collect(),
             opaques: subtask.opaques.iter().map(Into::into).collect(),
+            times: subtask.times.iter().map(Into::into).collect(),
         }
     }
 }
@@ -35,8 +36,62 @@ impl TryFrom<proto::SubtaskManifest> for SubtaskManifest {
             watermark: Timestamp::from_millis(message.watermark_ms),
             segments: each(message.segments)?,
             opaques: each(message.opaques)?,
+            times: each(message.times)?,
         })
     }
+}
+
+impl From<&GroupTimes> for proto::GroupTimes {
+    fn from(times: &GroupTimes) -> Self {
+        let begun = |time: Timestamp| (time > Timestamp::MIN).then(|| time.as_millis());
+        Self {
+            start: u32::from(times.groups.start),
+            end: u32::from(times.groups.end),
+            event_time_ms: begun(times.event_time),
+            processing_time_ms: begun(times.processing_time),
+            lives: times.lives.iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl TryFrom<proto::GroupTimes> for GroupTimes {
+    type Error = Error;
+
+    fn try_from(message: proto::GroupTimes) -> Result<Self> {
+        let time = |millis: Option<i64>| millis.map_or(Timestamp::MIN, Timestamp::from_millis);
+        Ok(Self {
+            groups: KeyGroupRange::new(group(message.start)?, group(message.end)?),
+            event_time: time(message.event_time_ms),
+            processing_time: time(message.processing_time_ms),
+            lives: message.lives.into_iter().map(Into::into).collect(),
+        })
+    }
+}
+
+impl From<&Life> for proto::Life {
+    fn from(life: &Life) -> Self {
+        Self {
+            table: life.table.0,
+            life_ms: life.millis,
+            since_ms: life.since.map(Timestamp::as_millis),
+            dead_until_ms: life.dead_until.map(Timestamp::as_millis),
+        }
+    }
+}
+
+impl From<proto::Life> for Life {
+    fn from(message: proto::Life) -> Self {
+        Self {
+            table: TableId(message.table),
+            millis: message.life_ms,
+            since: message.since_ms.map(Timestamp::from_millis),
+            dead_until: message.dead_until_ms.map(Timestamp::from_millis),
+        }
+    }
+}
+
+fn group(number: u32) -> Result<u16> {
+    u16::try_from(number).map_err(|_| Error::corrupt("no such key group").with("found", number))
 }
 
 fn ranges(groups: &KeyGroupSet) -> Vec<proto::KeyGroupRange> {
@@ -46,7 +101,6 @@ fn ranges(groups: &KeyGroupSet) -> Vec<proto::KeyGroupRange> {
 }
 
 fn groups(ranges: &[proto::KeyGroupRange]) -> Result<KeyGroupSet> {
-    let group = |number| u16::try_from(number).map_err(|_| Error::corrupt("no such key group").with("found", number));
     let range = |range: &proto::KeyGroupRange| Ok(KeyGroupRange::new(group(range.start)?, group(range.end)?));
     KeyGroupSet::from_stored(ranges.iter().map(range).collect::<Result<_>>()?, MAX_KEY_GROUPS)
 }

@@ -64,7 +64,27 @@ fn subtask(index: u32) -> SubtaskManifest {
             opaque(OpaqueRole::Source, "csv", OpaqueContent::Inline(Bytes::from_static(b"abc"))),
             opaque(OpaqueRole::InFlight, "csv", OpaqueContent::Stored(segment(index, SegmentKind::Foreign))),
         ],
+        times: times(index),
     }
+}
+
+/// What time had come to in the halves of a subtask's four groups.
+fn times(index: u32) -> Vec<GroupTimes> {
+    let start = subtask_range(MAX, 2, index).start;
+    let life = |table| Life {
+        table: TableId(table),
+        millis: Some(u64::MAX),
+        since: Some(Timestamp::MIN),
+        dead_until: Some(Timestamp::from_millis(-1)),
+    };
+    let first = GroupTimes {
+        groups: KeyGroupRange::new(start, start + 2),
+        event_time: Timestamp::MIN,
+        processing_time: Timestamp::from_millis(-5),
+        lives: vec![life(1), Life { millis: None, since: None, ..life(2) }],
+    };
+    let second = GroupTimes::new(KeyGroupRange::new(start + 2, start + 4), Timestamp::default(), Timestamp::MAX);
+    vec![first, second]
 }
 
 fn table(id: u32, name: &str) -> TableSchema {
@@ -247,8 +267,13 @@ fn rules_of_operators_and_objects() {
 fn rules_of_subtasks() {
     refused! {
         |m| inline(m, 0).groups = KeyGroupRange::new(0, 5).into() => "two owners",
-        |m| (inline(m, 1).groups, inline(m, 1).segments) = (KeyGroupRange::new(4, 7).into(), vec![]) => "no owner groups=`7..8`",
+        |m| (inline(m, 1).groups, inline(m, 1).segments, inline(m, 1).times) = (KeyGroupRange::new(4, 7).into(), vec![], vec![]) => "no owner groups=`7..8`",
         |m| inline(m, 1).groups = KeyGroupRange::new(4, 9).into() => "does not have",
+        |m| inline(m, 0).times[1].groups.end = 5 => "not those of the subtask's groups",
+        |m| inline(m, 0).times[1].groups.start = 1 => "not those of the subtask's groups",
+        |m| inline(m, 0).times[1].groups.end = 2 => "not those of the subtask's groups",
+        |m| inline(m, 0).times.reverse() => "not those of the subtask's groups",
+        |m| inline(m, 0).times[0].lives.reverse() => "not sorted by table",
         |m| inline(m, 0).segments[0].groups = KeyGroupRange::new(3, 5).into() => "does not own",
         |m| inline(m, 0).segments[0].first_epoch = Epoch(10) => "later epoch",
         |m| inline(m, 0).segments[0].offset = u64::MAX => "beyond the end",

@@ -28,7 +28,7 @@ pub async fn export(
     let (operator, table) = find_table(manifest, table)?;
     let types = RowTypes::of(table);
     let mut rows = 0u64;
-    let visit = fold::visit(store, manifest, operator, groups, |group, batch| {
+    let visit = fold::visit(store, operator, groups, |group, batch| {
         for row in batch.iter().filter(|row| row.key.table == table.id) {
             let entry = types.entry(group, &row).map_err(|error| error.with("table", &table.name))?;
             each(entry)?;

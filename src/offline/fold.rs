@@ -8,10 +8,11 @@ use std::sync::Arc;
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
-use crate::manifest::{Manifest, OperatorManifest, StateKind};
-use crate::segment::{Append, Fold, FoldedGroup, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules};
+use crate::manifest::{OperatorManifest, StateKind};
+use crate::segment::{
+    Append, Fold, FoldedGroup, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules,
+};
 use crate::store::Store;
-use crate::time::Timestamp;
 
 /// Stored blocks that are read at a time, of a group at least.
 pub(super) const PART_BYTES: u64 = 64 << 20;
@@ -55,8 +56,8 @@ pub(super) struct Folding {
 }
 
 impl Folding {
-    /// Returns what the operator's tables tell. With `times`, event and processing time, what has expired is no row.
-    pub(super) fn new(operator: &OperatorManifest, times: Option<(Timestamp, Timestamp)>) -> Self {
+    /// Returns what the operator's tables tell. With `times`, what has expired is no row.
+    pub(super) fn new(operator: &OperatorManifest, times: Option<&[GroupTimes]>) -> Self {
         let (mut rules, mut joining) = (Rules::none(), Rules::none());
         for table in &operator.tables {
             let append = || -> Arc<dyn MergeOperator> { Arc::new(Append) };
@@ -65,14 +66,15 @@ impl Folding {
             rules.define(table.id, TableRules { ttl: table.ttl.filter(|_| times.is_some()), ..joined.clone() });
             joining.define(table.id, joined);
         }
-        times.into_iter().for_each(|(event_time, processing_time)| rules.advance(event_time, processing_time));
+        times.into_iter().for_each(|times| rules.resume(times));
         Self { rules, joining }
     }
 
     /// As of the checkpoint: the times are those that a restore goes on from.
-    pub(super) fn at(operator: &OperatorManifest, manifest: &Manifest) -> Result<Self> {
-        let watermark = operator.inline_subtasks()?.iter().map(|subtask| subtask.watermark).max();
-        Ok(Self::new(operator, Some((watermark.unwrap_or(Timestamp::MIN), manifest.created_at))))
+    pub(super) fn at(operator: &OperatorManifest) -> Result<Self> {
+        let mut times: Vec<_> = operator.inline_subtasks()?.iter().flat_map(|subtask| subtask.group_times()).collect();
+        times.sort_by_key(|times| times.groups);
+        Ok(Self::new(operator, Some(&times)))
     }
 
     /// Returns the live rows of `group`.
@@ -107,12 +109,11 @@ impl LiveRows<'_> {
 /// `Corrupt`, `Version` or `Unavailable` from the store, and what `visit` returns.
 pub(super) async fn visit(
     store: &Store,
-    manifest: &Manifest,
     operator: &OperatorManifest,
     groups: &KeyGroupSet,
     mut visit: impl FnMut(KeyGroup, &RowBatch) -> Result<()>,
 ) -> Result<()> {
-    let folding = Folding::at(operator, manifest)?;
+    let folding = Folding::at(operator)?;
     let mut batch = RowBatch::new();
     for piece in pieces(operator)? {
         let wanted = KeyGroupSet::from(piece.range).intersection(groups);

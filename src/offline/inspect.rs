@@ -168,7 +168,7 @@ async fn inspect_operator(
     extents.extend(operator.tables.iter().map(|table| (table.id, Vec::new())));
     if depth == Depth::Rows {
         extents.values_mut().for_each(|table| table.resize(groups, Extent::default()));
-        fold::visit(store, manifest, operator, &KeyGroupSet::all(manifest.max_parallelism), |group, batch| {
+        fold::visit(store, operator, &KeyGroupSet::all(manifest.max_parallelism), |group, batch| {
             for row in batch.iter() {
                 let table = extents.entry(row.key.table).or_insert_with(|| vec![Extent::default(); groups]);
                 if let Some(extent) = table.get_mut(usize::from(group.0)) {

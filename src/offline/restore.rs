@@ -144,7 +144,7 @@ impl<'a> Packs<'a> {
         share: Share,
         wanted: &KeyGroupSet,
     ) -> Result<SubtaskManifest> {
-        let Share { subtask, groups, watermark, segments, mut opaques } = share;
+        let Share { subtask, groups, watermark, times, segments, mut opaques } = share;
         let (attempt, epoch) = (self.manifest.attempt, self.manifest.epoch);
         let id = SegmentId { attempt, operator, subtask, epoch, part: Part(0) };
         let reader = SegmentReader::open(from, &narrowed(&segments, wanted)).await?;
@@ -162,7 +162,7 @@ impl<'a> Packs<'a> {
         for opaque in &mut opaques {
             self.store_large(id, opaque).await?;
         }
-        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques })
+        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques, times })
     }
 
     /// Writes the rows of `part`, in segments of bounded size, to be listed in `segments`.

@@ -277,6 +277,17 @@ impl RowBatch {
         self.place(a).cmp(&self.place(b))
     }
 
+    /// Gives the tables of the rows other numbers.
+    pub(crate) fn renumber(&mut self, mut number: impl FnMut(TableId) -> TableId) {
+        let mut last: Option<(TableId, TableId)> = None;
+        for span in &mut self.spans {
+            let (_, new) =
+                last.filter(|(old, _)| *old == span.table).unwrap_or_else(|| (span.table, number(span.table)));
+            last = Some((span.table, new));
+            span.table = new;
+        }
+    }
+
     /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
     /// the merges after it, unless a newer clear covers them. Where a table has rules, what has expired goes, and
     /// operands merge; in a base, values of older versions become present ones.
@@ -357,7 +368,9 @@ impl RowBatch {
         // Of a row that had operands only nothing is known but them, unless nothing lies below.
         let mut first = if whole || keep == Fold::Base { shape::PUT } else { shape::MERGE };
         if living.is_empty() {
-            return Ok(if whole && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
+            // An operand that renews the whole value takes it along, even one below that has no stamp to expire by.
+            let gone = whole || table.renews_whole();
+            return Ok(if gone && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
         }
         let op = || std::mem::replace(&mut first, shape::MERGE);
         Ok(living.into_iter().map(Some).zip(std::iter::repeat_with(op)).map(|(piece, op)| ruled(op, piece)).collect())

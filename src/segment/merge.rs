@@ -53,7 +53,7 @@ enum Stage {
 }
 
 impl<'a> FoldedGroup<'a> {
-    /// Returns the rows of `group`, of which nothing is read yet.
+    /// Returns the rows of `group`, of which nothing is read yet; the rules are those that hold for it.
     #[must_use]
     pub fn new(rows: &'a dyn RowSource, group: KeyGroup, keep: Fold, rules: &'a Rules) -> Self {
         Self::within(Bounds::DEFAULT, rows, group, keep, rules)
@@ -66,7 +66,7 @@ impl<'a> FoldedGroup<'a> {
         keep: Fold,
         rules: &'a Rules,
     ) -> Self {
-        Self { rows, group, keep, rules, stage: Stage::Unread, bounds }
+        Self { rows, group, keep, rules: rules.of(group), stage: Stage::Unread, bounds }
     }
 
     /// Fills `batch` with the next rows, in the order of their places; false, and an empty batch, if there are no more.

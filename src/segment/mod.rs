@@ -19,6 +19,7 @@ mod row;
 mod rules;
 mod run;
 mod span;
+mod times;
 mod writer;
 
 use std::fmt;
@@ -46,6 +47,8 @@ pub use rules::{Append, FIRST_VERSION, MergeOperator, Piece, Rules, TableRules, 
 pub(crate) use rules::{Below, OwnedPiece, check_value_length};
 pub use run::Run;
 pub(crate) use run::Spare;
+pub use times::{GroupTimes, Life};
+pub(crate) use times::{narrowed as times_of, united as later_times};
 pub use writer::{EncodeOptions, SegmentWriter};
 
 /// What a segment holds. The numbers are part of the format.
@@ -202,7 +205,7 @@ pub struct SealedPart {
     pub groups: KeyGroupSet,
     /// Its rows, unsorted and unfolded.
     pub rows: Arc<dyn RowSource>,
-    /// What its rows mean, at the instant of the seal.
+    /// What its rows mean, at the instant of the seal; of each group, [`Rules::of`] it.
     pub rules: Rules,
 }
 

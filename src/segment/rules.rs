@@ -9,8 +9,10 @@ use std::fmt::Debug;
 use std::sync::Arc;
 
 use super::format::MAX_VALUE_BYTES;
+use super::times::{GroupTimes, narrowed, united};
 use crate::error::{Error, Result, broken};
 use crate::id::TableId;
+use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::time::Timestamp;
 
 /// Version of values that carry none.
@@ -181,6 +183,13 @@ impl OwnedPiece {
 }
 
 impl TableRules {
+    /// Returns whether an operand renews the life of all that it is merged with: then only the newest piece of a row decides
+    /// whether the row has expired.
+    #[must_use]
+    pub fn renews_whole(&self) -> bool {
+        self.merge.as_deref().is_some_and(|operator| !operator.grows())
+    }
+
     /// Returns whether a piece has expired at `now`.
     #[must_use]
     pub fn expired(&self, stamp: Option<Timestamp>, now: Timestamp) -> bool {
@@ -244,7 +253,7 @@ impl TableRules {
                 combined.push(piece);
             }
         }
-        if self.merge.as_deref().is_some_and(|operator| !operator.grows()) {
+        if self.renews_whole() {
             // The last one renewed those before it.
             if combined.last().is_some_and(|last| self.expired(last.stamp, now)) {
                 combined.clear();
@@ -380,12 +389,26 @@ enum Join<'a> {
 }
 
 /// The rules of all tables at an instant.
+///
+/// Groups that were restored may have times that the clock has not passed yet, and bounds of their own: [`Rules::of`] has
+/// what holds for a group.
 #[derive(Debug, Clone)]
 pub struct Rules {
     tables: Arc<Vec<(TableId, TableRules)>>,
     expire: bool,
     event_time: Timestamp,
     processing_time: Timestamp,
+    /// Groups for which something else holds, ascending; `None` if there are none, which is the rule: then looking up a
+    /// group's rules is one comparison.
+    own: Option<Arc<Vec<Own>>>,
+}
+
+/// The rules of some groups, made of their record, the tables' rules and the clock.
+#[derive(Debug, Clone)]
+struct Own {
+    record: GroupTimes,
+    /// Without groups of their own.
+    rules: Rules,
 }
 
 impl Default for Rules {
@@ -398,7 +421,8 @@ impl Rules {
     /// Returns no rules: rows are what their bytes are.
     #[must_use]
     pub fn none() -> Self {
-        Self { tables: Arc::default(), expire: false, event_time: Timestamp::MIN, processing_time: Timestamp::MIN }
+        let (event_time, processing_time) = (Timestamp::MIN, Timestamp::MIN);
+        Self { tables: Arc::default(), expire: false, event_time, processing_time, own: None }
     }
 
     /// Sets the rules of a table.
@@ -412,23 +436,101 @@ impl Rules {
             Err(at) => tables.insert(at, (table, rules)),
         }
         self.expire = tables.iter().any(|(_, rules)| rules.ttl.is_some());
+        let records = self.own_records();
+        self.set_own(records);
     }
 
     /// Moves both times on. Times do not go back: an earlier one leaves the later.
     pub fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
+        let before = (self.event_time, self.processing_time);
         self.event_time = self.event_time.max(event_time);
         self.processing_time = self.processing_time.max(processing_time);
+        let now = (self.event_time, self.processing_time);
+        if let Some(own) = self.own.as_mut().filter(|_| now != before) {
+            let own = Arc::make_mut(own);
+            own.retain_mut(|own| own.advance(now));
+            if own.is_empty() {
+                self.own = None;
+            }
+        }
+    }
+
+    /// Lets groups continue from the records of the checkpoint that they are loaded from: in each the later of its record
+    /// and the clock counts, and its record's bounds.
+    pub fn resume(&mut self, times: &[GroupTimes]) {
+        let records = united(&self.own_records(), times);
+        self.set_own(records);
+    }
+
+    /// Forgets what held for these groups alone.
+    pub(crate) fn forget(&mut self, groups: &KeyGroupSet) {
+        let records = self.own_records();
+        let all = KeyGroupSet::from_ranges(records.iter().map(|record| record.groups));
+        self.set_own(narrowed(&records, &all.difference(groups)));
+    }
+
+    /// Returns how far time has come in `groups`: the furthest that their rows have expired by.
+    #[must_use]
+    pub fn times(&self, groups: &KeyGroupSet) -> Vec<GroupTimes> {
+        let by_clock = |range| GroupTimes::new(range, self.event_time, self.processing_time);
+        let by_clock: Vec<_> = groups.ranges().iter().copied().map(by_clock).collect();
+        united(&by_clock, &narrowed(&self.own_records(), groups))
+    }
+
+    fn own_records(&self) -> Vec<GroupTimes> {
+        self.own.iter().flat_map(|own| own.iter().map(|own| own.record.clone())).collect()
+    }
+
+    /// Makes the rules of groups with these records, where they differ from those of others.
+    fn set_own(&mut self, records: Vec<GroupTimes>) {
+        let clock = (self.event_time, self.processing_time);
+        let own: Vec<_> = records.into_iter().filter_map(|record| Own::new(record, self, clock)).collect();
+        self.own = (!own.is_empty()).then(|| Arc::new(own));
+    }
+
+    /// Returns these rules for tables that have other numbers.
+    pub(crate) fn renumbered(&self, number: impl Fn(TableId) -> TableId + Copy) -> Self {
+        if self.tables.is_empty() && self.own.is_none() {
+            return self.clone();
+        }
+        let mut tables: Vec<_> = self.tables.iter().map(|(id, rules)| (number(*id), rules.clone())).collect();
+        tables.sort_by_key(|(id, _)| *id);
+        let own = self.own.as_ref().map(|own| {
+            // Their records stay with whoever made them: what is sealed needs the rules alone.
+            let renumbered = |own: &Own| Own {
+                record: GroupTimes { lives: Vec::new(), ..own.record.clone() },
+                rules: own.rules.renumbered(number),
+            };
+            Arc::new(own.iter().map(renumbered).collect())
+        });
+        Self { tables: Arc::new(tables), own, ..self.clone() }
+    }
+
+    /// Returns the rules that hold for a group.
+    #[inline]
+    #[must_use]
+    pub fn of(&self, group: KeyGroup) -> &Self {
+        match &self.own {
+            None => self,
+            Some(own) => own_of(own, group).unwrap_or(self),
+        }
     }
 
     /// Returns these rules at the earliest times of `others`; at no time, when nothing has expired, if there are none.
+    /// Records that are ahead of the clock do not count: what has expired by them alone stays, unseen.
     #[cfg(feature = "rocksdb")]
     pub(crate) fn at_earliest<'a>(&self, others: impl Iterator<Item = &'a Self> + Clone) -> Self {
         let earliest = |time: fn(&Self) -> Timestamp| others.clone().map(time).min().unwrap_or(Timestamp::MIN);
-        Self {
+        let mut rules = Self {
             event_time: earliest(|rules| rules.event_time),
             processing_time: earliest(|rules| rules.processing_time),
+            own: None,
             ..self.clone()
-        }
+        };
+        let bounded = self.own_records().into_iter().filter(|record| !record.lives.is_empty());
+        let unbegun = |record| GroupTimes { event_time: Timestamp::MIN, processing_time: Timestamp::MIN, ..record };
+        rules.set_own(bounded.map(unbegun).collect());
+        rules
     }
 
     /// Returns the rules of a table that were set.
@@ -471,9 +573,40 @@ impl Rules {
     }
 }
 
+impl Own {
+    /// Returns the rules of groups with this record; `None` if they are those of all others.
+    fn new(record: GroupTimes, all: &Rules, clock: (Timestamp, Timestamp)) -> Option<Self> {
+        let mut rules = Rules { own: None, ..all.clone() };
+        if !record.lives.is_empty() {
+            let tables = Arc::make_mut(&mut rules.tables);
+            for (id, table) in tables.iter_mut() {
+                table.ttl = table.ttl.map(|ttl| record.life(*id).map_or(ttl, |life| life.before(ttl)));
+            }
+        }
+        let mut own = Self { record, rules };
+        own.advance(clock).then_some(own)
+    }
+
+    /// Takes note of the clock; false if nothing is left that holds for these groups alone.
+    fn advance(&mut self, (event_time, processing_time): (Timestamp, Timestamp)) -> bool {
+        self.rules.event_time = self.record.event_time.max(event_time);
+        self.rules.processing_time = self.record.processing_time.max(processing_time);
+        let ahead = self.record.event_time > event_time || self.record.processing_time > processing_time;
+        ahead || !self.record.lives.is_empty()
+    }
+}
+
+#[inline(never)]
+fn own_of(own: &[Own], group: KeyGroup) -> Option<&Rules> {
+    let at = own.partition_point(|own| own.record.groups.end <= group.0);
+    own.get(at).filter(|own| own.record.groups.contains(group)).map(|own| &own.rules)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::times::Life;
     use super::*;
+    use crate::key_group::KeyGroupRange;
 
     fn at(millis: i64) -> Timestamp {
         Timestamp::from_millis(millis)
@@ -686,5 +819,48 @@ mod tests {
         assert_eq!(rules.mark(TableId(3)), (1, Some(at(9))));
         assert_eq!(rules.mark(TableId(4)), (1, None));
         assert_eq!(Rules { processing_time: Timestamp::MIN, ..rules }.mark(TableId(3)), (1, None));
+    }
+
+    fn record(start: u16, end: u16, event: i64, processing: i64) -> GroupTimes {
+        GroupTimes::new(KeyGroupRange::new(start, end), at(event), at(processing))
+    }
+
+    #[test]
+    fn groups_continue_from_their_own_records() {
+        let mut rules = Rules::none();
+        rules.define(TableId(3), TableRules { ttl: ttl(10), ..TableRules::default() });
+        rules.advance(at(5), at(50));
+        rules.resume(&[record(0, 2, 1, 70), record(2, 4, 9, 60)]);
+        let stamp = |rules: &Rules, group| rules.of(KeyGroup(group)).mark(TableId(3)).1.unwrap().as_millis();
+        assert_eq!([0, 1, 2, 3, 4].map(|group| stamp(&rules, group)), [70, 70, 60, 60, 50]);
+        let all = KeyGroupSet::all(6);
+        assert_eq!(rules.times(&all), [record(0, 2, 5, 70), record(2, 4, 9, 60), record(4, 6, 5, 50)]);
+        // The clock counts once it has passed a record.
+        rules.advance(at(5), at(65));
+        assert_eq!([0, 2, 4].map(|group| stamp(&rules, group)), [70, 65, 65]);
+        rules.advance(at(9), at(70));
+        assert!(rules.own.is_none(), "nothing is left of the records");
+        assert_eq!(rules.times(&all), [record(0, 6, 9, 70)]);
+    }
+
+    #[test]
+    fn bounds_hold_for_their_groups_alone_and_are_kept() {
+        let mut rules = Rules::none();
+        rules.advance(at(0), at(100));
+        let mut bounded = record(0, 2, 0, 0);
+        let dead = Life { table: TableId(3), millis: None, since: None, dead_until: Some(at(40)) };
+        bounded.set_life(TableId(3), Some(dead));
+        rules.resume(std::slice::from_ref(&bounded));
+        rules.define(TableId(3), TableRules { ttl: ttl(1000), ..TableRules::default() });
+        let expired = |rules: &Rules, group| {
+            let of = rules.of(KeyGroup(group));
+            of.table(TableId(3)).unwrap().expired(Some(at(40)), at(100))
+        };
+        assert!(expired(&rules, 1) && !expired(&rules, 2));
+        let times = rules.times(&KeyGroupSet::all(4));
+        assert_eq!(times[0].lives, [dead]);
+        assert_eq!((times.len(), times[0].processing_time), (2, at(100)));
+        rules.forget(&KeyGroupSet::all(1));
+        assert!(!expired(&rules, 0) && expired(&rules, 1));
     }
 }

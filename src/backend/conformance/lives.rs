@@ -6,13 +6,15 @@ use std::sync::Arc;
 use super::kinds::{LISTS, SUMS, Stored, Sum, define, key, read_in, write_in};
 use super::*;
 use crate::backend::{ALL_SUBS, Change};
-use crate::segment::{Append, TableRules, Ttl, Upgrade};
+use crate::segment::{Append, GroupTimes, Life, TableRules, Ttl, Upgrade};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
     vec![
         ("what has expired is not there", expired_is_gone),
         ("times do not go back", times_do_not_go_back),
+        ("groups continue from their own times", groups_have_their_own_times),
+        ("groups have their own bounds of lives", groups_have_their_own_bounds),
         ("reading renews where the rules say so", reading_renews),
         ("elements of a list expire by themselves", elements_expire),
         ("what has expired is not stored, and not loaded", expired_is_not_stored),
@@ -89,6 +91,90 @@ fn times_do_not_go_back<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Che
     same("before time began", read_in(&mut backend, SUMS, ["k", "", "early"])?.is_some(), true)?;
     Stored::default().seal_at(&mut backend, &none(), (0, 0))?;
     same("a seal of the past", read_in(&mut backend, T, ROW)?, None)
+}
+
+/// Two keys, the first of the lower half of the groups, the second of the upper.
+fn a_key_of_each_half() -> [[u8; 4]; 2] {
+    let (lower, upper) = halves();
+    [lower, upper].map(|half| keys(1000).find(|key| half.contains(group_of(key))).unwrap_or_default())
+}
+
+/// Rows of both keys of table [`T`] that were written at `millis` and sealed, and a backend that will load them: with a record
+/// of the lower half of the groups.
+fn loaded_with<B: StateBackend>(
+    make: &dyn Fn(KeyGroupSet) -> B,
+    rules: &TableRules,
+    record: &GroupTimes,
+    write: Write<'_>,
+) -> Result<(B, Stored)> {
+    let (mut backend, mut stored) = (make(all()), Stored::default());
+    backend.define(T, rules.clone());
+    at(&mut backend, 100);
+    for key in a_key_of_each_half() {
+        with_row(&key, |row| backend.write(row, write))?;
+    }
+    stored.seal_at(&mut backend, &none(), (0, 100))?;
+    let mut loaded = make(none());
+    loaded.define(T, rules.clone());
+    at(&mut loaded, 105);
+    loaded.resume(std::slice::from_ref(record));
+    loaded.load(&stored.history, &all())?;
+    Ok((loaded, stored))
+}
+
+fn groups_have_their_own_times<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let [ahead, behind] = a_key_of_each_half();
+    let (lower, upper) = halves();
+    let range = KeyGroupRange::new(0, MAX_PARALLELISM / 2);
+    let time = Timestamp::from_millis;
+    let record = GroupTimes::new(range, Timestamp::MIN, time(110));
+    let (mut backend, mut stored) = loaded_with(make, &ttl(10), &record, Write::Put(b"v"))?;
+    let seen = |backend: &mut B| Ok::<_, Error>((read(backend, ahead)?.is_some(), read(backend, behind)?.is_some()));
+    same("by their own times", seen(&mut backend)?, (false, true))?;
+    same("scanned", contents(&mut backend, &[T])?.len(), 1)?;
+    put(&mut backend, ahead, b"new")?;
+    at(&mut backend, 109);
+    same("the clock has passed no record", seen(&mut backend)?, (true, true))?;
+    let times =
+        [GroupTimes::new(range, Timestamp::MIN, time(110)), GroupTimes::new(upper_range(), Timestamp::MIN, time(109))];
+    same("times", backend.times(), times.to_vec())?;
+    let base = stored.seal_at(&mut backend, &all(), (i64::MIN, 109))?;
+    same("rows of a base", base.len(), 2)?;
+    at(&mut backend, 112);
+    same("the clock counts for those it has passed", seen(&mut backend)?, (true, false))?;
+    at(&mut backend, 120);
+    same("and for the others in the end", seen(&mut backend)?, (false, false))?;
+    let whole = KeyGroupRange::new(0, MAX_PARALLELISM);
+    same("times", backend.times(), vec![GroupTimes::new(whole, Timestamp::MIN, time(120))])?;
+    backend.drop_groups(&lower)?;
+    same("times of what is left", backend.times(), vec![GroupTimes::new(upper_range(), Timestamp::MIN, time(120))])?;
+    same("groups", backend.groups(), &upper)
+}
+
+fn upper_range() -> KeyGroupRange {
+    KeyGroupRange::new(MAX_PARALLELISM / 2, MAX_PARALLELISM)
+}
+
+fn groups_have_their_own_bounds<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let [dead, alive] = a_key_of_each_half();
+    let mut record = GroupTimes::new(KeyGroupRange::new(0, MAX_PARALLELISM / 2), Timestamp::MIN, Timestamp::MIN);
+    record.lives = vec![Life { table: T, millis: None, since: None, dead_until: Some(Timestamp::from_millis(100)) }];
+    let sums = TableRules { merge: Some(Arc::new(Sum)), ..ttl(1000) };
+    let number = |n: u64| n.to_le_bytes();
+    let (mut backend, mut stored) = loaded_with(make, &sums, &record, Write::Merge(&number(1)))?;
+    same("kept", backend.times().first().map(|times| times.lives.clone()), Some(record.lives.clone()))?;
+    for key in [dead, alive] {
+        with_row(&key, |row| backend.write(row, Write::Merge(&number(2))))?;
+    }
+    let seen = |backend: &mut B| Ok::<_, Error>([read(backend, dead)?, read(backend, alive)?]);
+    let expected = [number(2), number(3)].map(|sum| Some(sum.to_vec()));
+    same("merged with what lives alone", seen(&mut backend)?, expected.clone())?;
+    stored.seal_at(&mut backend, &none(), (0, 110))?;
+    let mut again = make(none());
+    again.define(T, sums);
+    again.resume(&[record]);
+    again.load(&stored.history, &all())?;
+    same("loaded", seen(&mut again)?, expected)
 }
 
 fn reading_renews<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {

@@ -21,6 +21,7 @@ use super::index::{Address, Bucket};
 use super::record::Record;
 use super::region::{Half, REGION_OVERHEAD_BYTES, Region, Regions, Run};
 use crate::error::broken;
+use crate::key_group::KeyGroup;
 use crate::segment::Rules;
 
 /// Garbage that a half of a group may hold, as a part of what is live: with less, survivors are copied again and again.
@@ -310,7 +311,10 @@ impl super::LogBackend {
             work = rest;
             self.reclaim_next = (self.reclaim_next + 1) % self.groups.len();
             if let Some(Some(group)) = self.groups.get_mut(self.reclaim_next) {
-                group.squeeze(&mut work, &self.rules);
+                let Ok(id) = u16::try_from(self.reclaim_next).map(KeyGroup) else {
+                    broken("more groups than there can be")
+                };
+                group.squeeze(&mut work, self.rules.of(id));
             }
         }
     }

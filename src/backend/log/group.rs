@@ -16,7 +16,7 @@ use crate::segment::{GroupHeat, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
 use super::super::heat::Heat;
-use super::super::{budget_spent, check_loadable, no_operator};
+use super::super::{budget_spent, check_loadable};
 use super::arena::Arena;
 use super::chains::Chains;
 use super::chunk::{Chunk, less};
@@ -170,7 +170,8 @@ impl Group {
         let Some(piece) = record.piece() else { return Ok(None) };
         let table = match rules.table(record.place.table) {
             None if !record.mark.is_chained() => return Ok(Some(piece.bytes)),
-            None => return Err(no_operator(record.place.table)),
+            // The caller knows the table by its id.
+            None => return Err(Error::usage("table has no merge operator")),
             Some(table) if !record.mark.is_chained() && piece.version == table.version => {
                 return Ok((!table.expired(piece.stamp, rules.now(table))).then_some(piece.bytes));
             }

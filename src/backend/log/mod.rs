@@ -28,6 +28,7 @@ mod pieces;
 mod record;
 mod region;
 mod scan;
+mod slots;
 mod subs;
 #[cfg(test)]
 mod tests;
@@ -36,12 +37,13 @@ mod warmer;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::error::{ErrorKind, Result, broken};
+use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{
-    Cut, Fold, FoldedGroup, MergeOperator, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+    Cut, Fold, FoldedGroup, GroupTimes, MergeOperator, Row, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
+    SegmentKind, TableRules,
 };
 use crate::time::Timestamp;
 
@@ -52,6 +54,7 @@ use self::index::row_hash;
 use self::record::Place;
 use self::region::Half;
 use self::scan::Live;
+use self::slots::{Slots, renumber};
 use super::cuts::Cuts;
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
@@ -74,7 +77,9 @@ pub struct LogBackend {
     partitioner: Partitioner,
     arena: Arena,
     cuts: Cuts,
+    /// By slot: see [`Slots`].
     rules: Rules,
+    slots: Slots,
     /// By group number; a group without rows so far takes no more than its place here.
     groups: Vec<Option<Box<Group>>>,
     /// Groups that were written since the last seal, each once.
@@ -123,6 +128,7 @@ impl LogBackend {
             arena,
             cuts: Cuts::default(),
             rules: Rules::none(),
+            slots: Slots::default(),
             groups: Vec::new(),
             dirty: Vec::new(),
             seals: 0,
@@ -150,15 +156,16 @@ impl LogBackend {
         self.groups.get(usize::from(group.0))?.as_deref()
     }
 
-    /// Returns a group that is owned, and the rules.
+    /// Returns a group that is owned, and its rules.
     fn group_mut(&mut self, group: KeyGroup) -> (&mut Group, &Rules) {
         let slot = slot(&mut self.groups, group);
-        (slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena))), &self.rules)
+        let group_mut = slot.get_or_insert_with(|| Box::new(Group::new(self.partitioner, &self.arena)));
+        (group_mut, self.rules.of(group))
     }
 
     /// Returns the row's group, hash and place, and its entry if it has one.
-    fn locate<'a>(&self, row: &RowRef<'a>) -> Result<Located<'a>> {
-        let (place, id) = (Place::of(row), row.key.group);
+    fn locate<'a>(&mut self, row: &RowRef<'a>) -> Result<Located<'a>> {
+        let (place, id) = (Place::of(&self.slots.put(row)), row.key.group);
         check_lengths(row)?;
         let hash = row_hash(row.key.hash, &place);
         match self.group(id) {
@@ -175,33 +182,33 @@ impl LogBackend {
         let found = located.found.filter(|_| self.rules.plain(located.place.table))?;
         let group = self.groups.get_mut(usize::from(located.id.0))?.as_deref_mut()?;
         let value = group.regions.plain_tail_value(found.address, &found.shape)?;
-        Some((&mut group.heat, value, &self.rules))
+        Some((&mut group.heat, value, self.rules.of(located.id)))
     }
 
-    /// Calls `f` with the row's value, and the rules.
+    /// Calls `f` with the row's value, and its group's rules.
     fn with_value<R>(&mut self, located: &Located<'_>, f: impl FnOnce(Option<&[u8]>, &Rules) -> R) -> Result<R> {
         if let Some(Some(group)) = self.groups.get_mut(usize::from(located.id.0)) {
             group.heat.read();
         }
-        let mut buffer = std::mem::take(&mut self.value);
+        let (mut buffer, rules) = (std::mem::take(&mut self.value), self.rules.of(located.id));
         let value = match (self.group(located.id), located.found) {
-            (Some(group), Some(found)) => {
-                group.value(located.hash, located.place.table, &found, &self.rules, &mut buffer)
-            }
+            (Some(group), Some(found)) => group.value(located.hash, located.place.table, &found, rules, &mut buffer),
             (_, None) => Ok(None),
             (None, Some(_)) => broken("a row that was found is in a group"),
         };
-        let result = value.map(|value| f(value, &self.rules));
+        let result = value.map(|value| f(value, rules));
+        let result = result.map_err(|error| error.with("table", self.slots.table(located.place.table)));
         self.value = buffer;
         result
     }
 
     /// Begins the row's life anew, if reading does that in its table and it has a value. Returns whether that moved it.
-    fn renew(&mut self, table: TableId, located: &Located<'_>) -> Result<bool> {
+    fn renew(&mut self, located: &Located<'_>) -> Result<bool> {
+        let table = located.place.table;
         let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
         let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
-        if stamp == self.rules.mark(table).1 {
+        if stamp == self.rules.of(located.id).mark(table).1 {
             return Ok(false);
         }
         self.update_at(located, |value, _, same| {
@@ -248,7 +255,8 @@ impl LogBackend {
     fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
         let Located { hash, place, found, .. } = *located;
-        if operator(&self.rules, place.table)?.grows() {
+        let no_operator = || no_operator(self.slots.table(place.table));
+        if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
             return self.change(located.id, |group, rules, again| {
                 let found = if again { group.find(hash, &place) } else { found };
                 group.add_piece(hash, &place, found, operand, rules)
@@ -259,7 +267,8 @@ impl LogBackend {
                 merged.extend_from_slice(operand);
                 return (Change::Put, Ok(()));
             };
-            let result = operator(rules, place.table).and_then(|it| it.merge(value, operand, merged));
+            let merge = operator(rules, place.table).ok_or_else(|| Error::usage("table has no merge operator"));
+            let result = merge.and_then(|it| it.merge(value, operand, merged));
             (if result.is_ok() { Change::Put } else { Change::Keep }, result)
         })?
     }
@@ -307,9 +316,34 @@ impl LogBackend {
         ahead(GROUPS_AHEAD).into_iter().for_each(|group| group.regions.prefetch_tail());
     }
 
+    /// Adds rows to a group.
+    ///
+    /// * `by_id`: the rules by table id, as the rows come.
+    fn load_group(
+        &mut self,
+        rows: &dyn RowSource,
+        id: KeyGroup,
+        by_id: &Rules,
+        group: &mut Option<Box<Group>>,
+        batch: &mut RowBatch,
+    ) -> Result<()> {
+        let mut folded = FoldedGroup::new(rows, id, Fold::Base, by_id);
+        while folded.next_batch(batch)? {
+            batch.renumber(|table| self.slots.of(table));
+            let new = || Box::new(Group::new(self.partitioner, &self.arena));
+            group.get_or_insert_with(new).load(batch, self.rules.of(id), &self.arena)?;
+        }
+        Ok(())
+    }
+
     fn part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
-        let rules = self.rules.clone();
-        SealedPart { kind, groups: groups.clone(), rows: Arc::new(Chunks { groups, chunks }), rules }
+        let rules = self.rules.renumbered(|slot| self.slots.table(slot));
+        SealedPart {
+            kind,
+            groups: groups.clone(),
+            rows: Arc::new(Chunks { groups, chunks, slots: self.slots.clone() }),
+            rules,
+        }
     }
 }
 
@@ -322,8 +356,8 @@ fn slot(groups: &mut [Option<Box<Group>>], group: KeyGroup) -> &mut Option<Box<G
 }
 
 /// Returns the operator of a table that merges.
-fn operator(rules: &Rules, table: TableId) -> Result<&dyn MergeOperator> {
-    rules.table(table).and_then(|rules| rules.merge.as_deref()).ok_or_else(|| no_operator(table))
+fn operator(rules: &Rules, slot: TableId) -> Option<&dyn MergeOperator> {
+    rules.table(slot)?.merge.as_deref()
 }
 
 /// A row of a group that is owned.
@@ -340,6 +374,7 @@ impl StateBackend for LogBackend {
     }
 
     fn define(&mut self, table: TableId, rules: TableRules) {
+        let table = self.slots.of(table);
         let order = rules.ordered && !self.rules.table(table).is_some_and(|known| known.ordered);
         let before = by_key(&self.rules, table);
         self.rules.define(table, rules);
@@ -357,9 +392,21 @@ impl StateBackend for LogBackend {
         self.rules.advance(event_time, processing_time);
     }
 
+    fn resume(&mut self, times: &[GroupTimes]) {
+        let mut times = times.to_vec();
+        renumber(&mut times, |table| self.slots.of(table));
+        self.rules.resume(&times);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        let mut times = self.rules.times(&self.owned);
+        renumber(&mut times, |slot| self.slots.table(slot));
+        times
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         let mut located = self.locate(&row)?;
-        if self.rules.expire() && self.renew(row.table, &located)? {
+        if self.rules.expire() && self.renew(&located)? {
             located = self.locate(&row)?;
         }
         self.with_value(&located, |value, _| f(value))
@@ -393,7 +440,7 @@ impl StateBackend for LogBackend {
         if self.group(id).is_none() {
             return Ok(());
         }
-        let scope = scope.place(table);
+        let scope = scope.place(self.slots.of(table));
         self.change(id, |group, rules, _| group.clear(&Place::of_clear(&scope), rules))
     }
 
@@ -405,12 +452,13 @@ impl StateBackend for LogBackend {
         range: SubRange<'_>,
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        let row = RowRef { table, key, namespace, sub: &[] };
+        let row = RowRef { table: self.slots.of(table), key, namespace, sub: &[] };
         check_lengths(&row)?;
         let place = Place::of(&row);
         match self.group(key.group) {
             Some(group) => {
-                let live = Live { group: key.group, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+                let rules = self.rules.of(key.group);
+                let live = Live { group: key.group, rules, buffer: Vec::new(), visit: &mut visit };
                 group.scan_key(key.hash, &place, range, live)
             }
             None => check_owns(&self.owned, key.group),
@@ -422,7 +470,7 @@ impl StateBackend for LogBackend {
         let mut hashes = [0; PREFETCHED_ROWS];
         for rows in rows.chunks(PREFETCHED_ROWS) {
             for (row, hash) in rows.iter().zip(&mut hashes) {
-                *hash = row_hash(row.key.hash, &Place::of(row));
+                *hash = row_hash(row.key.hash, &Place::of(&self.slots.put(row)));
                 if let Some(group) = self.group(row.key.group) {
                     group.index.prefetch(*hash);
                 }
@@ -444,9 +492,10 @@ impl StateBackend for LogBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         check_owned(&self.owned, groups)?;
+        let table = self.slots.of(table);
         for id in groups.iter() {
             let Some(group) = self.group(id) else { continue };
-            let live = Live { group: id, rules: &self.rules, buffer: Vec::new(), visit: &mut visit };
+            let live = Live { group: id, rules: self.rules.of(id), buffer: Vec::new(), visit: &mut visit };
             if !group.scan(table, prefix, live)? {
                 break;
             }
@@ -495,15 +544,11 @@ impl StateBackend for LogBackend {
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_new(&self.owned, groups)?;
-        let mut loaded = Vec::new();
-        let mut batch = RowBatch::new();
+        let by_id = self.rules.renumbered(|slot| self.slots.table(slot));
+        let (mut loaded, mut batch) = (Vec::new(), RowBatch::new());
         for id in groups.iter() {
             let mut group = None;
-            let mut folded = FoldedGroup::new(rows, id, Fold::Base, &self.rules);
-            while folded.next_batch(&mut batch)? {
-                let new = || Box::new(Group::new(self.partitioner, &self.arena));
-                group.get_or_insert_with(new).load(&batch, &self.rules, &self.arena)?;
-            }
+            self.load_group(rows, id, &by_id, &mut group, &mut batch)?;
             loaded.extend(group.map(|group| (id, group)));
         }
         self.own(groups);
@@ -515,14 +560,13 @@ impl StateBackend for LogBackend {
 
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.owned, groups)?;
+        let by_id = self.rules.renumbered(|slot| self.slots.table(slot));
         let mut batch = RowBatch::new();
         for id in groups.iter() {
-            let Some(slot) = self.groups.get_mut(usize::from(id.0)) else { continue };
-            let mut folded = FoldedGroup::new(rows, id, Fold::Base, &self.rules);
-            while folded.next_batch(&mut batch)? {
-                let new = || Box::new(Group::new(self.partitioner, &self.arena));
-                slot.get_or_insert_with(new).load(&batch, &self.rules, &self.arena)?;
-            }
+            let mut group = slot(&mut self.groups, id).take();
+            let loaded = self.load_group(rows, id, &by_id, &mut group, &mut batch);
+            *slot(&mut self.groups, id) = group;
+            loaded?;
         }
         Ok(())
     }
@@ -530,6 +574,7 @@ impl StateBackend for LogBackend {
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.owned, groups)?;
         self.owned = self.owned.difference(groups);
+        self.rules.forget(groups);
         self.dirty.retain(|id| !groups.contains(*id));
         groups.iter().for_each(|id| *slot(&mut self.groups, id) = None);
         Ok(())
@@ -557,6 +602,7 @@ impl StateBackend for LogBackend {
 #[derive(Debug)]
 struct Chunks {
     groups: KeyGroupSet,
+    slots: Slots,
     /// By group, then oldest first.
     chunks: Vec<(KeyGroup, Arc<Chunk>)>,
 }
@@ -571,7 +617,9 @@ impl RowSource for Chunks {
         let of_group = self.chunks.iter().skip(start).take_while(|(id, _)| *id == group);
         for (_, record) in of_group.flat_map(|(_, chunk)| chunk.records()) {
             if !record.shape.is_dead() {
-                batch.push(&record.row())?;
+                let row = record.row();
+                let key = RowKey { table: self.slots.table(row.key.table), ..row.key };
+                batch.push(&Row { key, ..row })?;
             }
         }
         Ok(())

@@ -20,8 +20,8 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{
-    Below, Cut, Fold, FoldedGroup, GroupHeat, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
-    SegmentKind, TableRules, check_value_length,
+    Below, Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed,
+    SealedPart, SegmentKind, TableRules, check_value_length,
 };
 use crate::time::Timestamp;
 
@@ -144,10 +144,17 @@ impl OverlayBackend {
         Self::gather([&self.active].into_iter().chain(self.frozen().map(Arc::as_ref)), place)
     }
 
+    /// Returns the rules of the group of the current place.
+    fn rules_here(&self) -> &Rules {
+        self.rules.of(group_of(&self.place))
+    }
+
     /// Writes what pieces of `table` read as to `out`, which is empty; false if there is no value.
-    fn resolve(&self, table: TableId, pieces: Vec<OwnedPiece>, out: &mut Vec<u8>) -> Result<bool> {
-        if let Some(rules) = self.rules.table(table) {
-            return rules.resolve(pieces.iter().map(OwnedPiece::borrow), self.rules.now(rules), out);
+    ///
+    /// * `rules`: those of the row's group.
+    fn resolve(rules: &Rules, table: TableId, pieces: Vec<OwnedPiece>, out: &mut Vec<u8>) -> Result<bool> {
+        if let Some(of_table) = rules.table(table) {
+            return of_table.resolve(pieces.iter().map(OwnedPiece::borrow), rules.now(of_table), out);
         }
         match pieces.as_slice() {
             [] => Ok(false),
@@ -164,7 +171,7 @@ impl OverlayBackend {
         self.heat.entry(group_of(&self.place)).or_default().read();
         let mut value = std::mem::take(&mut self.value);
         value.clear();
-        let found = self.resolve(table, self.pieces(&self.place), &mut value);
+        let found = Self::resolve(self.rules_here(), table, self.pieces(&self.place), &mut value);
         self.value = value;
         found
     }
@@ -172,7 +179,7 @@ impl OverlayBackend {
     /// Gives the row at the current place a value, or none.
     fn set(&mut self, table: TableId, routing: Option<u64>, value: Option<&[u8]>) -> Result<()> {
         value.map_or(Ok(()), check_value)?;
-        let (version, stamp) = self.rules.mark(table);
+        let (version, stamp) = self.rules_here().mark(table);
         let pieces = value.map(|bytes| OwnedPiece { bytes: bytes.to_vec(), version, stamp });
         self.place_slot(Slot { whole: true, pieces: pieces.into_iter().collect(), routing })
     }
@@ -180,21 +187,22 @@ impl OverlayBackend {
     /// Merges an operand into the row at the current place.
     fn merge(&mut self, table: TableId, routing: Option<u64>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
-        let rules = self.rules.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
-        let (version, stamp) = self.rules.mark(table);
+        let here = self.rules_here();
+        let rules = here.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
+        let (version, stamp) = here.mark(table);
         let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
         let all = self.pieces(&self.place);
         let all = || all.iter().chain([&operand]).map(OwnedPiece::borrow);
         // Merged values are not longer than what they are made of, as a rule.
         if check_value_length(all().map(|piece| piece.bytes.len()).sum()).is_err() {
-            rules.check_length(all(), self.rules.now(rules))?;
+            rules.check_length(all(), here.now(rules))?;
         }
         let old = self.active.rows.get(self.place.as_slice());
         let whole = old.map_or_else(|| self.below(&self.place).is_empty(), |slot| slot.whole);
         let mut pieces = old.map(|slot| slot.pieces.clone()).unwrap_or_default();
         pieces.push(operand);
         let below = if whole { Below::Nothing } else { Below::Unknown };
-        let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
+        let pieces = rules.combine(pieces, below, here.now(rules), false)?;
         self.place_slot(Slot { whole, pieces, routing })
     }
 
@@ -257,7 +265,7 @@ impl OverlayBackend {
         for (place, (pieces, routing)) in self.visible(start) {
             let (group, row) = known_place(&place);
             value.clear();
-            if !filter(&row) || !self.resolve(table, pieces, &mut value)? {
+            if !filter(&row) || !Self::resolve(self.rules.of(group), table, pieces, &mut value)? {
                 continue;
             }
             let [key, namespace, sub] = parts(&row);
@@ -306,13 +314,21 @@ impl StateBackend for OverlayBackend {
         self.rules.advance(event_time, processing_time);
     }
 
+    fn resume(&mut self, times: &[GroupTimes]) {
+        self.rules.resume(times);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        self.rules.times(&self.groups)
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.locate(&row)?;
         let found = self.current(row.table)?;
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let stamp = self.pieces(&self.place).last().and_then(|piece| piece.stamp);
         // One that is too long to be written anew is read as it is.
-        if found && renews && check_value(&self.value).is_ok() && stamp != self.rules.mark(row.table).1 {
+        if found && renews && check_value(&self.value).is_ok() && stamp != self.rules_here().mark(row.table).1 {
             let value = std::mem::take(&mut self.value);
             self.set(row.table, row.key.routing, Some(&value))?;
             self.value = value;
@@ -462,6 +478,7 @@ impl StateBackend for OverlayBackend {
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.groups, groups)?;
         self.groups = self.groups.difference(groups);
+        self.rules.forget(groups);
         for layer in self.sealed.iter_mut().map(|(_, layer)| layer).chain([&mut self.base]) {
             Arc::make_mut(layer).drop_groups(groups);
         }

@@ -55,8 +55,8 @@ use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::segment::{
-    Below, Cut, MAX_VALUE_BYTES, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind,
-    TableRules,
+    Below, Cut, GroupTimes, MAX_VALUE_BYTES, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart,
+    SegmentKind, TableRules,
 };
 use crate::time::Timestamp;
 
@@ -135,6 +135,11 @@ impl RocksDbBackend {
         Ok(())
     }
 
+    /// Returns the rules of the group of the current place.
+    fn rules_here(&self) -> &Rules {
+        self.rules.of(group_of(&self.place))
+    }
+
     /// Takes over a newer view of RocksDB, if there is one.
     fn rebase(&mut self) {
         if self.stack.frozen.is_empty() {
@@ -182,7 +187,7 @@ impl RocksDbBackend {
         } else {
             let slot = match value {
                 Some(bytes) => {
-                    let (version, stamp) = self.rules.mark(table);
+                    let (version, stamp) = self.rules_here().mark(table);
                     let mut cell = Vec::with_capacity(bytes.len() + 1);
                     put_one(&mut cell, routing, &Piece { bytes, version, stamp })?;
                     Slot { whole: true, cell, below, below_was_read: false }
@@ -200,8 +205,9 @@ impl RocksDbBackend {
     /// become too long.
     fn merge(&mut self, table: TableId, routing: Option<u64>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
-        let rules = self.rules.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
-        let (version, stamp) = self.rules.mark(table);
+        let here = self.rules.of(group_of(&self.place));
+        let rules = here.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
+        let (version, stamp) = here.mark(table);
         let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
         let there = self.stack.active.rows.get(self.place.as_slice());
         let own = there.map_or(0, Slot::own_bytes);
@@ -213,7 +219,7 @@ impl RocksDbBackend {
                 pieces.push(operand);
                 self.lengths.note(table, longest);
                 let below = if slot.whole { Below::Nothing } else { Below::Unknown };
-                let pieces = rules.combine(pieces, below, self.rules.now(rules), false)?;
+                let pieces = rules.combine(pieces, below, here.now(rules), false)?;
                 let mut cell = Vec::new();
                 put_all(&mut cell, routing, &pieces)?;
                 let below = read.map_or(slot.below, |read| read.map(|bytes| bytes - own));
@@ -258,7 +264,7 @@ impl RocksDbBackend {
         }
         let found = self.stack.find(&self.place)?;
         let pieces = found.pieces()?;
-        rules.check_length(pieces.iter().chain([operand]).map(OwnedPiece::borrow), self.rules.now(rules))?;
+        rules.check_length(pieces.iter().chain([operand]).map(OwnedPiece::borrow), self.rules_here().now(rules))?;
         let read = found.payload_bytes();
         Ok((read.unwrap_or(0) - own, Some(read)))
     }
@@ -321,7 +327,7 @@ impl RocksDbBackend {
             }
             let [key, namespace, sub] = parts(&row);
             let routing = found.routing();
-            let Some(value) = found.value(&self.rules, table, &mut buffer)? else { return Ok(true) };
+            let Some(value) = found.value(self.rules.of(group), table, &mut buffer)? else { return Ok(true) };
             Ok(visit(Entry { group, key, namespace, sub, value, routing }))
         })
     }
@@ -353,15 +359,24 @@ impl StateBackend for RocksDbBackend {
         self.rules.advance(event_time, processing_time);
     }
 
+    fn resume(&mut self, times: &[GroupTimes]) {
+        self.rules.resume(times);
+        self.db.meaning.set(&self.rules);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        self.rules.times(&self.groups)
+    }
+
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.locate(&row)?;
         self.counts.read(row.key.group);
         let found = self.stack.find(&self.place)?;
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
-        let known = Known::Yes(found.payload_bytes());
-        let Some(value) = found.value(&self.rules, row.table, &mut self.value)? else { return Ok(f(None)) };
+        let (known, rules) = (Known::Yes(found.payload_bytes()), self.rules.of(row.key.group));
+        let Some(value) = found.value(rules, row.table, &mut self.value)? else { return Ok(f(None)) };
         // One that is too long to be written anew is read as it is.
-        if !renews || check_value(value).is_err() || found.stamp()? == self.rules.mark(row.table).1 {
+        if !renews || check_value(value).is_err() || found.stamp()? == rules.mark(row.table).1 {
             return Ok(f(Some(value)));
         }
         let value = value.to_vec();
@@ -377,7 +392,7 @@ impl StateBackend for RocksDbBackend {
         scratch.clear();
         let found = self.stack.find(&self.place)?;
         let known = Known::Yes(found.payload_bytes());
-        let (change, result) = f(found.value(&self.rules, row.table, &mut self.value)?, &mut scratch);
+        let (change, result) = f(found.value(self.rules.of(row.key.group), row.table, &mut self.value)?, &mut scratch);
         drop(found);
         let set = match change {
             Change::Keep => Ok(()),
@@ -518,6 +533,8 @@ impl StateBackend for RocksDbBackend {
         self.stack.active.drop_groups(groups);
         self.counts.drop_groups(groups);
         self.groups = self.groups.difference(groups);
+        self.rules.forget(groups);
+        self.db.meaning.set(&self.rules);
         Ok(())
     }
 

@@ -31,20 +31,25 @@ pub(super) fn merge(
     Some(merged.ok().and_then(Result::ok).flatten().unwrap_or(cells))
 }
 
-fn table_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<&'a TableRules> {
+/// Returns the rules of the group of `place`, and of its table.
+fn rules_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<(&'a Rules, &'a TableRules)> {
     // What has no place means nothing; whoever reads it learns of the damage.
-    rules.table(read_place(place).ok()?.1.table)
+    let (group, row) = read_place(place).ok()?;
+    let rules = rules.of(group);
+    Some((rules, rules.table(row.table)?))
 }
 
 /// Returns the cell with what is left of its pieces, `None` if that is all of them.
 fn combined(rules: &Rules, place: &[u8], cell: &[u8], below: Below) -> Result<Option<Vec<u8>>> {
-    let Some(table) = table_of(rules, place) else { return Ok(None) };
+    let Some((rules, table)) = rules_of(rules, place) else { return Ok(None) };
     let read = Cell::read(cell)?;
     let mut pieces: Vec<OwnedPiece> = Vec::new();
     read.push_to(&mut pieces)?;
     let before = pieces.len();
     let pieces = table.combine(pieces, below, rules.now(table), false)?;
-    if pieces.len() == before {
+    // Expired operands say of what lies below that it has expired too: without them it would be seen again.
+    let speak_for_below = pieces.is_empty() && below == Below::Unknown && table.renews_whole();
+    if pieces.len() == before || speak_for_below {
         return Ok(None);
     }
     let mut out = Vec::new();
@@ -72,10 +77,14 @@ pub(super) struct Expired(Rules);
 
 impl CompactionFilter for Expired {
     fn filter(&mut self, _level: u32, place: &[u8], cell: &[u8]) -> CompactionDecision {
-        let Some(table) = table_of(&self.0, place).filter(|table| table.ttl.is_some()) else {
+        let Some((rules, table)) = rules_of(&self.0, place).filter(|(_, table)| table.ttl.is_some()) else {
             return CompactionDecision::Keep;
         };
-        let now = self.0.now(table);
+        // An operand that is not part of this compaction may have renewed the value in time.
+        if table.renews_whole() {
+            return CompactionDecision::Keep;
+        }
+        let now = rules.now(table);
         let (mut living, mut dead) = (0usize, 0usize);
         let read = Cell::read(cell).and_then(|cell| {
             cell.pieces(|piece| {
@@ -88,7 +97,6 @@ impl CompactionFilter for Expired {
             })
         });
         match (read, living, dead) {
-            // Of operands that renew each other only the newest decides.
             (Ok(()), 0, 1..) => CompactionDecision::Remove,
             _ => CompactionDecision::Keep,
         }

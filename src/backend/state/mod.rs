@@ -14,7 +14,8 @@
 //!
 //! Invariants:
 //! - a record's key is hashed once, whatever number of tables it touches;
-//! - a table's id is for life: restored ids are kept, also of tables that are not declared again;
+//! - a table's id is for life, and a new one's depends on its name alone: restored ids are kept, also of tables that
+//!   are not declared again;
 //! - a codec or a function of the user's that fails or panics changes nothing.
 //!
 //! Where the kinds differ from Flink's of the same names:
@@ -57,6 +58,7 @@ pub use list::ListState;
 pub use map::{MapState, OrderedMapState};
 pub use reducing::ReducingState;
 pub use tables::{CheckpointTimes, TableOptions, Tables};
+pub(crate) use tables::{TableEntry, Types};
 pub use timers::{Fired, TimeDomain, TimerTable, Timers};
 pub use ttl::{TtlConfig, TtlTime, TtlUpdate};
 pub use value::ValueState;
@@ -94,6 +96,22 @@ impl<B: StateBackend> KeyedState<B> {
         let mut state = Self { backend, partitioner, max_parallelism, key, tables, budget, buffer };
         state.define();
         state
+    }
+
+    /// As [`KeyedState::new`], for rows that are loaded by what had held for them in their checkpoint. Once they are,
+    /// [`KeyedState::begin_lives`].
+    pub(crate) fn loading(mut backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
+        let (rules, times) = tables.rules_before();
+        rules.into_iter().for_each(|(table, rules)| backend.define(table, rules));
+        backend.resume(times);
+        let (key, buffer) = (Key::default(), Buffer::default());
+        let budget = MemoryBudget::new(u64::MAX);
+        Self { backend, partitioner, max_parallelism, key, tables, budget, buffer }
+    }
+
+    /// Lets rows that were loaded live on as their tables were declared.
+    pub(crate) fn begin_lives(&mut self) {
+        self.define();
     }
 
     /// Charges `budget` for what handles hold in memory beside rows: the queues of timers that are loaded from now on.
@@ -217,6 +235,7 @@ impl<B: StateBackend> KeyedState<B> {
         for (table, rules) in self.tables.take_rules() {
             self.backend.define(table, rules);
         }
+        self.tables.take_times().into_iter().for_each(|times| self.backend.resume(times));
     }
 
     fn check_unrouted(&self) -> Result<()> {

@@ -2,18 +2,20 @@
 //!
 //! Invariants:
 //! - a declaration that fails changes nothing;
-//! - all subtasks that declare the same tables in the same order give them the same ids and schemas: nothing here
-//!   depends on what one subtask holds;
+//! - all subtasks give a table the same id and schema, in whatever order they declare their tables, and whatever others
+//!   they have: a restored table keeps its id, a new one's is made of its name;
 //! - versions of a table's values only rise, so a row's version alone tells how to read it.
 
 use std::fmt;
 use std::sync::Arc;
 
+use xxhash_rust::xxh3::xxh3_64_with_seed;
+
 use crate::codec::schema::Schema;
 use crate::codec::typed::Codec;
 use crate::error::{Error, Result};
 use crate::id::TableId;
-use crate::manifest::{MAX_NAME_BYTES, StateKind, TableSchema};
+use crate::manifest::{GroupTimes, Life, MAX_NAME_BYTES, StateKind, TableSchema};
 use crate::segment::{FIRST_VERSION, MergeOperator, TableRules, Ttl, Upgrade};
 use crate::time::Timestamp;
 
@@ -63,13 +65,25 @@ impl From<String> for TableOptions {
     }
 }
 
-/// How far time had come in a checkpoint, for an operator: the same for all its subtasks.
+/// How far time had come in a checkpoint for all key groups of an operator alike: the same for all its subtasks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CheckpointTimes {
-    /// The greatest watermark of its subtasks.
+    /// Event time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
     pub event_time: Timestamp,
-    /// A wall clock's time not before any of its cuts.
+    /// Processing time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
     pub processing_time: Timestamp,
+}
+
+impl CheckpointTimes {
+    /// Returns what these records, of all groups of an operator, have in common.
+    pub(crate) fn common<'a>(records: impl Iterator<Item = &'a GroupTimes> + Clone) -> Self {
+        let common = |time: fn(&GroupTimes) -> Timestamp| {
+            let mut times = records.clone().map(time);
+            let first = times.next().unwrap_or(Timestamp::MIN);
+            if times.all(|time| time == first) { first } else { Timestamp::MIN }
+        };
+        Self { event_time: common(|it| it.event_time), processing_time: common(|it| it.processing_time) }
+    }
 }
 
 /// The declared and the restored tables of one operator.
@@ -81,8 +95,34 @@ pub struct Tables {
     restored: Option<CheckpointTimes>,
     schemas: Vec<TableSchema>,
     declared: Vec<TableId>,
+    /// Tables that were renamed here.
+    renamed: Vec<TableId>,
+    /// How far time had come for the groups that are restored, with the bounds of their rows' lives.
+    times: Vec<GroupTimes>,
+    /// Whether the backend has not seen these times yet.
+    changed_times: bool,
     /// What no backend was told yet.
     rules: Vec<(TableId, TableRules)>,
+    /// What had held for rows that are restored.
+    before: Before,
+}
+
+/// What had held for rows in the checkpoint that is restored.
+#[derive(Debug, Clone, Default)]
+struct Before {
+    times: Vec<GroupTimes>,
+    /// Of stored tables that were declared.
+    ttls: Vec<(TableId, Option<Ttl>)>,
+    /// Whether rows whose operands renew each other get another life.
+    merged_otherwise: bool,
+}
+
+/// A table as a subtask has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableEntry {
+    pub(crate) schema: TableSchema,
+    /// Whether the subtask declared or renamed it; else it is as it was restored.
+    pub(crate) declared: bool,
 }
 
 /// What a kind of state declares.
@@ -117,7 +157,18 @@ impl Tables {
     /// Returns no tables, for keys of type `key`.
     #[must_use]
     pub fn new(key: Schema) -> Self {
-        Self { key, restored: None, schemas: Vec::new(), declared: Vec::new(), rules: Vec::new() }
+        let (schemas, declared, times, rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        Self {
+            key,
+            restored: None,
+            schemas,
+            declared,
+            renamed: Vec::new(),
+            times,
+            changed_times: false,
+            before: Before::default(),
+            rules,
+        }
     }
 
     /// Returns the tables of a checkpoint, for keys of type `key`.
@@ -126,13 +177,41 @@ impl Tables {
         Self { schemas, restored: Some(times), ..Self::new(key) }
     }
 
+    /// Sets how far time had come for each of the groups that are restored.
+    #[must_use]
+    pub(crate) fn in_groups(self, mut times: Vec<GroupTimes>) -> Self {
+        for (id, ttl) in self.schemas.iter().filter_map(|table| Some((table.id, table.ttl?))) {
+            for record in &mut times {
+                // Until the table is declared here: others may declare it with another life meanwhile.
+                let life = record.life(id).copied().unwrap_or(Life { table: id, ..Life::NONE });
+                record.set_life(id, Some(Life { millis: life.millis.or(Some(ttl.millis)), ..life }));
+            }
+        }
+        let before = Before { times: times.clone(), ..self.before };
+        Self { times, before, changed_times: true, ..self }
+    }
+
     /// Returns the tables that a checkpoint of this state has: restored and declared ones.
     #[must_use]
     pub fn schemas(&self) -> &[TableSchema] {
         &self.schemas
     }
 
-    /// Returns how far time had come in the checkpoint that is restored, if one is.
+    /// Returns how often something was declared or renamed: as long as that stays, so do [`Tables::entries`].
+    pub(crate) fn changes(&self) -> usize {
+        self.declared.len() + self.renamed.len()
+    }
+
+    /// Returns the tables, each with whether this subtask speaks for it.
+    pub(crate) fn entries(&self) -> Arc<[TableEntry]> {
+        let entry = |schema: &TableSchema| {
+            let id = schema.id;
+            TableEntry { declared: self.declared.contains(&id) || self.renamed.contains(&id), schema: schema.clone() }
+        };
+        self.schemas.iter().map(entry).collect()
+    }
+
+    /// Returns how far time had come in the checkpoint that is restored, if one is, where that is the same for all groups.
     #[must_use]
     pub fn restored_times(&self) -> Option<CheckpointTimes> {
         self.restored
@@ -151,6 +230,7 @@ impl Tables {
                 let Some(table) = self.schemas.get_mut(at) else { return Ok(()) };
                 if !self.declared.contains(&table.id) {
                     new.clone_into(&mut table.name);
+                    self.renamed.push(table.id);
                     return Ok(());
                 }
                 Error::usage("table to be renamed is declared already")
@@ -164,11 +244,11 @@ impl Tables {
     }
 
     /// Declares a table of any kind, for engines that lay out their own rows, and returns its id: that of the restored
-    /// table of its name, or else the next one. The id in `wanted` does not matter.
+    /// table of its name, or else a hash of the name. The id in `wanted` does not matter.
     ///
     /// # Errors
     /// `Usage` if the name is declared already or too long, or a merge operator is named; `Config` if the restored table
-    /// of that name has another type.
+    /// of that name has another type, or the id of a new one is another table's.
     pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
         self.declare_with(wanted, TableRules::default())
     }
@@ -188,7 +268,7 @@ impl Tables {
             _ => {}
         }
         let rules = TableRules { version: wanted.value.version, ttl: wanted.ttl, ..rules };
-        self.enter(at, wanted, rules);
+        self.enter(at, wanted, rules, |_, life| Ok(life.map(|life| Life { millis: None, ..*life })))?;
         Ok(id)
     }
 
@@ -214,6 +294,16 @@ impl Tables {
         }
         let (old, times) = (stored.and_then(|stored| stored.ttl), self.restored.filter(|_| stored.is_some()));
         schema.ttl = ttl::settle(ttl, old, times).map_err(|error| error.with("table", &schema.name))?;
+        let (of_table, is_stored) = (schema.ttl, stored.is_some());
+        let life = |record: &GroupTimes, life: Option<&Life>| {
+            if !is_stored {
+                return Ok(None);
+            }
+            let old = old.map(|old| life.map_or(old, |life| life.before(old)));
+            let times = CheckpointTimes { event_time: record.event_time, processing_time: record.processing_time };
+            let settled = ttl::settle(ttl, old, Some(times))?;
+            Ok(settled.filter(|_| settled != of_table).map(|ttl| Life::of(id, ttl)))
+        };
         let version = schema.value.version;
         let rules = TableRules {
             version,
@@ -224,7 +314,7 @@ impl Tables {
             // Rows of older versions may lie in segments whatever the last checkpoint says of the table.
             upgrade: (version > FIRST_VERSION).then_some(wanted.upgrade),
         };
-        self.enter(at, schema, rules);
+        self.enter(at, schema, rules, life)?;
         Ok(Table { id, namespaced })
     }
 
@@ -238,6 +328,26 @@ impl Tables {
         std::mem::take(&mut self.rules)
     }
 
+    /// Returns whether rows have to be loaded, and stored anew, by what had held for them: operands that no base has merged
+    /// yet renewed each other under another life than they have now.
+    pub(crate) fn merged_otherwise(&self) -> bool {
+        self.before.merged_otherwise
+    }
+
+    /// Returns what the rows of tables that were declared meant in the checkpoint that is restored.
+    pub(super) fn rules_before(&self) -> (Vec<(TableId, TableRules)>, &[GroupTimes]) {
+        let before = |(id, rules): &(TableId, TableRules)| {
+            let ttl = self.before.ttls.iter().find(|(of, _)| of == id).map_or(rules.ttl, |(_, ttl)| *ttl);
+            (*id, TableRules { ttl, ..rules.clone() })
+        };
+        (self.rules.iter().map(before).collect(), &self.before.times)
+    }
+
+    /// Returns the records that no backend was told yet.
+    pub(super) fn take_times(&mut self) -> Option<&[GroupTimes]> {
+        std::mem::take(&mut self.changed_times).then_some(self.times.as_slice())
+    }
+
     /// Returns where the table of this name stands or goes, and its id.
     fn place(&self, name: &str) -> Result<(usize, TableId)> {
         check_name(name)?;
@@ -247,13 +357,42 @@ impl Tables {
             }
             return Ok((at, known.id));
         }
-        let next = self.schemas.iter().map(|table| table.id.0.checked_add(1)).max().unwrap_or(Some(0));
-        let id = next.map(TableId).ok_or_else(|| Error::limit("table ids are used up"))?;
-        Ok((self.schemas.len(), id))
+        let id = id_of(name);
+        match self.schemas.iter().find(|table| table.id == id) {
+            Some(other) => Err(Error::config("table's id is taken by another table: it needs another name")
+                .with("table", name)
+                .with("other", &other.name)
+                .with("id", id)),
+            None => Ok((self.schemas.len(), id)),
+        }
     }
 
-    fn enter(&mut self, at: usize, schema: TableSchema, rules: TableRules) {
+    /// Enters a table that was declared.
+    ///
+    /// * `life`: what bounds its rows in groups with such a record, given what did before.
+    fn enter(
+        &mut self,
+        at: usize,
+        schema: TableSchema,
+        rules: TableRules,
+        life: impl Fn(&GroupTimes, Option<&Life>) -> Result<Option<Life>>,
+    ) -> Result<()> {
         let id = schema.id;
+        let lives: Vec<_> = self.times.iter().map(|record| life(record, record.life(id))).collect::<Result<_>>()?;
+        if let Some(stored) = self.schemas.get(at) {
+            let last = |record: &GroupTimes| {
+                let ttl = stored.ttl?;
+                Some(record.life(id).map_or(ttl, |life| life.before(ttl)).millis)
+            };
+            let now = schema.ttl.map(|ttl| ttl.millis);
+            let changes = self.times.iter().map(last).any(|last| last.is_some() && last != now);
+            self.before.merged_otherwise |= changes && rules.renews_whole();
+            self.before.ttls.push((id, stored.ttl));
+        }
+        for (record, life) in self.times.iter_mut().zip(lives) {
+            self.changed_times |= record.life(id) != life.as_ref();
+            record.set_life(id, life);
+        }
         self.declared.push(id);
         match self.schemas.get_mut(at) {
             Some(stored) => *stored = schema,
@@ -264,7 +403,18 @@ impl Tables {
         if *version != FIRST_VERSION || *ordered || !by_key || ttl.is_some() || merge.is_some() || upgrade.is_some() {
             self.rules.push((id, rules));
         }
+        Ok(())
     }
+}
+
+/// Seed of the hash that ids of new tables are made by. Readers take ids from the registry: it is no part of the format,
+/// but all subtasks of a job must have the same.
+const ID_SEED: u64 = 0x7461_626c_6569_6473;
+
+/// Returns the id of a new table of this name.
+pub(super) fn id_of(name: &str) -> TableId {
+    let [a, b, c, d, ..] = xxh3_64_with_seed(name.as_bytes(), ID_SEED).to_le_bytes();
+    TableId(u32::from_le_bytes([a, b, c, d]))
 }
 
 fn check_name(name: &str) -> Result<()> {
@@ -300,7 +450,7 @@ fn other_type(stored: &TableSchema, wanted: &TableSchema) -> Error {
 }
 
 /// Prints a table's types in one word.
-struct Types<'a>(&'a TableSchema);
+pub(crate) struct Types<'a>(pub(crate) &'a TableSchema);
 
 impl fmt::Display for Types<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -312,8 +462,10 @@ impl fmt::Display for Types<'_> {
         if let Some(name) = merge_operator {
             write!(f, ", {name}")?;
         }
-        if let Some(Ttl { millis, .. }) = ttl {
-            write!(f, ", {millis} ms")?;
+        if let Some(Ttl { millis, on_read, event_time, .. }) = ttl {
+            let time = if *event_time { "event" } else { "processing" };
+            let renewed = if *on_read { ", renewed by reads" } else { "" };
+            write!(f, ", {millis} ms of {time} time{renewed}")?;
         }
         f.write_str(")")
     }

@@ -314,12 +314,7 @@ impl Run<'_> {
     fn worker(&self, seat: Seat, sink: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
         let mut task = self.task(seat)?;
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
-        for table in operator.tables() {
-            let wanted = table.id;
-            if task.state().declare(table)? != wanted {
-                return Err(Error::corrupt("stored tables are not those of the program").with("table", wanted));
-            }
-        }
+        operator.declare(|table| task.state().declare(table))?;
         operator.restored(task.state().backend_mut())?;
         Worker { job: &self.job, task, operator, sink }.run(&queue)
     }

@@ -16,14 +16,13 @@ use crate::cli::run::program::{Emit, Program};
 use crate::cli::run::record::{Record, RecordBatch, decode_key};
 use crate::cli::run::window::{Rfc3339, Window, namespace, start_of};
 
-/// The table with one row of accumulators per key and window.
-const ACCUMULATORS: TableId = TableId(0);
-
 /// A keyed aggregation. Its state is one row of accumulators per key and window, and for each distinct aggregate
 /// one row per key, window and cell.
 #[derive(Debug)]
 pub(crate) struct Operator {
     layout: Layout,
+    /// The table with one row of accumulators per key and window.
+    accumulators: TableId,
     distinct: Vec<DistinctTable>,
     key_columns: Vec<String>,
     partitioner: Partitioner,
@@ -51,7 +50,8 @@ impl Operator {
     pub(crate) fn new(program: &Program, partitioner: Partitioner, max_parallelism: u16) -> Result<Self> {
         let columns = Column::of(&program.agg);
         let layout = Layout::new(&program.agg, &columns)?;
-        let ids = (ACCUMULATORS.0 + 1..).map(TableId);
+        let accumulators = TableId(0);
+        let ids = (accumulators.0 + 1..).map(TableId);
         let distinct = layout.distinct().zip(ids).filter_map(|(column, id)| {
             let name = format!("distinct_{}", columns.get(column)?.name);
             Some(DistinctTable { id, column, name })
@@ -60,6 +60,7 @@ impl Operator {
         Ok(Self {
             distinct: distinct.collect(),
             layout,
+            accumulators,
             key_columns: program.key.clone(),
             partitioner,
             max_parallelism,
@@ -72,6 +73,16 @@ impl Operator {
     /// Returns the type of a program's keys.
     pub(crate) fn key_schema(program: &Program) -> Schema {
         key_schema(&program.key)
+    }
+
+    /// Declares its tables by `declare`, which returns the id that each has in the job.
+    ///
+    /// # Errors
+    /// What `declare` returns.
+    pub(crate) fn declare(&mut self, mut declare: impl FnMut(TableSchema) -> Result<TableId>) -> Result<()> {
+        let tables = self.tables();
+        let ids = std::iter::once(&mut self.accumulators).chain(self.distinct.iter_mut().map(|table| &mut table.id));
+        ids.zip(tables).try_for_each(|(id, table)| declare(table).map(|of_job| *id = of_job))
     }
 
     /// Returns its tables, with types that tools can decode by.
@@ -89,7 +100,7 @@ impl Operator {
             merge_operator: None,
         };
         let row = Schema::new(format!("postcard:{}", self.layout.expression()));
-        let mut tables = vec![table(ACCUMULATORS, "aggregates", StateKind::Aggregating, Schema::unit(), row)];
+        let mut tables = vec![table(self.accumulators, "aggregates", StateKind::Aggregating, Schema::unit(), row)];
         tables.extend(
             self.distinct.iter().map(|d| table(d.id, &d.name, StateKind::Map, Schema::new("utf8"), Schema::unit())),
         );
@@ -120,7 +131,7 @@ impl Operator {
             self.fresh.push(!cell.is_null() && backend.update(row, add)?);
         }
         let (layout, fresh) = (&self.layout, &self.fresh);
-        let row = RowRef { table: ACCUMULATORS, key, namespace, sub: &[] };
+        let row = RowRef { table: self.accumulators, key, namespace, sub: &[] };
         let first = backend.update(row, |old, out| match layout.fold(old, record, fresh, out) {
             Ok(()) => (Change::Put, Ok(old.is_none())),
             Err(error) => (Change::Keep, Err(error)),
@@ -139,7 +150,7 @@ impl Operator {
     pub(crate) fn restored<B: StateBackend>(&mut self, backend: &mut B) -> Result<()> {
         let Some((_, open)) = &mut self.closing else { return Ok(()) };
         open.clear();
-        visit(backend, ACCUMULATORS, |entry| {
+        visit(backend, self.accumulators, |entry| {
             open.insert(start_of(entry.namespace)?);
             Ok(())
         })
@@ -170,7 +181,7 @@ impl Operator {
         let window = window.clone();
         let is_closed = |start: Option<i64>| start.is_some_and(|start| window.closed(start, watermark));
         let rows = self.results_where(backend, is_closed)?;
-        for table in std::iter::once(ACCUMULATORS).chain(self.distinct.iter().map(|table| table.id)) {
+        for table in std::iter::once(self.accumulators).chain(self.distinct.iter().map(|table| table.id)) {
             self.remove_where(backend, table, is_closed)?;
         }
         Ok(rows)
@@ -182,7 +193,7 @@ impl Operator {
         wanted: impl Fn(Option<i64>) -> bool,
     ) -> Result<Vec<OutputRow>> {
         let mut rows = Vec::new();
-        visit(backend, ACCUMULATORS, |entry| {
+        visit(backend, self.accumulators, |entry| {
             let window = self.window_of(entry.namespace)?;
             if wanted(window) {
                 let mut cells = StringRecord::from(decode_key(entry.key, self.key_columns.len())?);

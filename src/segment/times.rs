@@ -1,0 +1,200 @@
+//! How far time has come, by key groups: what expiry continues from after a restore.
+//!
+//! Times belong to groups, not to subtasks: whoever owns a group next, at whatever parallelism, continues from the
+//! group's own record. Lists of records are sorted by their groups, which do not overlap.
+
+use super::Ttl;
+use crate::id::TableId;
+use crate::key_group::{KeyGroupRange, KeyGroupSet};
+use crate::time::Timestamp;
+
+/// How far time has come for some key groups: the furthest times that their rows have expired by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupTimes {
+    /// The groups.
+    pub groups: KeyGroupRange,
+    /// Event time; [`Timestamp::MIN`] if it has not begun.
+    pub event_time: Timestamp,
+    /// Processing time; [`Timestamp::MIN`] if it has not begun.
+    pub processing_time: Timestamp,
+    /// Tables whose rows in these groups have other bounds than the table's schema says, by table.
+    pub lives: Vec<Life>,
+}
+
+/// How the lives of a table's rows are bounded in some key groups, where that differs from the table's schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// The table.
+    pub table: TableId,
+    /// The life in milliseconds that rows were last expired by, if the table's owner there did not declare it: the schema
+    /// may have another one since.
+    pub millis: Option<u64>,
+    /// As [`Ttl::since`].
+    pub since: Option<Timestamp>,
+    /// As [`Ttl::dead_until`].
+    pub dead_until: Option<Timestamp>,
+}
+
+impl Life {
+    /// No bounds of no table.
+    pub(crate) const NONE: Self = Self { table: TableId(0), millis: None, since: None, dead_until: None };
+
+    /// Returns the bounds of `table` that `ttl` has.
+    pub(crate) const fn of(table: TableId, ttl: Ttl) -> Self {
+        Self { table, millis: None, since: ttl.since, dead_until: ttl.dead_until }
+    }
+
+    /// Returns what rows were last expired by, where `ttl` is what the table's schema says.
+    pub(crate) fn before(&self, ttl: Ttl) -> Ttl {
+        Ttl { millis: self.millis.unwrap_or(ttl.millis), ..self.bound(ttl) }
+    }
+
+    /// Returns `ttl`, which the table's schema says, within these bounds.
+    #[must_use]
+    pub fn bound(&self, ttl: Ttl) -> Ttl {
+        Ttl { since: self.since.or(ttl.since), dead_until: self.dead_until.max(ttl.dead_until), ..ttl }
+    }
+}
+
+impl GroupTimes {
+    /// Returns the record of groups in which time has come so far, and that have no bounds of their own.
+    #[must_use]
+    pub fn new(groups: KeyGroupRange, event_time: Timestamp, processing_time: Timestamp) -> Self {
+        Self { groups, event_time, processing_time, lives: Vec::new() }
+    }
+
+    /// Returns the bounds of a table's rows, if they are not those of its schema.
+    #[must_use]
+    pub fn life(&self, table: TableId) -> Option<&Life> {
+        let at = self.lives.binary_search_by_key(&table, |life| life.table).ok()?;
+        self.lives.get(at)
+    }
+
+    /// Sets the bounds of a table's rows; `None` if they are those of its schema.
+    pub(crate) fn set_life(&mut self, table: TableId, life: Option<Life>) {
+        let at = self.lives.partition_point(|life| life.table < table);
+        let known = self.lives.get(at).is_some_and(|life| life.table == table);
+        self.lives.splice(at..at + usize::from(known), life);
+    }
+
+    fn over(&self, groups: KeyGroupRange) -> Self {
+        Self { groups, ..self.clone() }
+    }
+
+    /// Returns the later times of both, with the bounds of `newer`.
+    fn joined(&self, newer: &Self, groups: KeyGroupRange) -> Self {
+        Self {
+            groups,
+            event_time: self.event_time.max(newer.event_time),
+            processing_time: self.processing_time.max(newer.processing_time),
+            lives: newer.lives.clone(),
+        }
+    }
+}
+
+/// Returns the records of all groups that either list has: the later times, and the bounds of `newer` where it has a
+/// record.
+pub(crate) fn united(older: &[GroupTimes], newer: &[GroupTimes]) -> Vec<GroupTimes> {
+    let mut bounds: Vec<u16> = older.iter().chain(newer).flat_map(|it| [it.groups.start, it.groups.end]).collect();
+    bounds.sort_unstable();
+    bounds.dedup();
+    let (mut older, mut newer) = (older.iter().peekable(), newer.iter().peekable());
+    let mut united = Vec::new();
+    for (&start, &end) in bounds.iter().zip(bounds.iter().skip(1)) {
+        let groups = KeyGroupRange::new(start, end);
+        while older.next_if(|it| it.groups.end <= start).is_some() {}
+        while newer.next_if(|it| it.groups.end <= start).is_some() {}
+        let here = |it: &&&GroupTimes| it.groups.start <= start;
+        match (older.peek().filter(here), newer.peek().filter(here)) {
+            (Some(older), Some(newer)) => united.push(older.joined(newer, groups)),
+            (Some(only), None) | (None, Some(only)) => united.push(only.over(groups)),
+            (None, None) => {}
+        }
+    }
+    coalesced(united)
+}
+
+/// Returns the records of those of `groups` that have one.
+pub(crate) fn narrowed(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
+    let of_range = |range: &KeyGroupRange| {
+        let from = times.partition_point(|it| it.groups.end <= range.start);
+        let range = *range;
+        let meeting = times.iter().skip(from).take_while(move |it| it.groups.start < range.end);
+        meeting.map(move |it| it.over(it.groups.intersection(range)))
+    };
+    coalesced(groups.ranges().iter().flat_map(of_range).collect())
+}
+
+/// Joins records of neighbouring groups that are alike.
+fn coalesced(times: Vec<GroupTimes>) -> Vec<GroupTimes> {
+    let mut coalesced: Vec<GroupTimes> = Vec::with_capacity(times.len());
+    for record in times {
+        match coalesced.last_mut() {
+            Some(last) if last.groups.end == record.groups.start && last.over(record.groups) == record => {
+                last.groups.end = record.groups.end;
+            }
+            _ => coalesced.push(record),
+        }
+    }
+    coalesced
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(start: u16, end: u16, event: i64, processing: i64) -> GroupTimes {
+        let at = Timestamp::from_millis;
+        GroupTimes::new(KeyGroupRange::new(start, end), at(event), at(processing))
+    }
+
+    fn life(table: u32, dead_until: i64) -> Life {
+        let dead_until = Some(Timestamp::from_millis(dead_until));
+        Life { table: TableId(table), millis: None, since: None, dead_until }
+    }
+
+    #[test]
+    fn the_later_time_counts_group_by_group() {
+        let older = [record(0, 4, 1, 9), record(6, 8, 5, 5)];
+        let newer = [record(2, 7, 3, 3)];
+        let united = united(&older, &newer);
+        let expected =
+            [record(0, 2, 1, 9), record(2, 4, 3, 9), record(4, 6, 3, 3), record(6, 7, 5, 5), record(7, 8, 5, 5)];
+        assert_eq!(united, coalesced(expected.to_vec()));
+        assert_eq!(united.len(), 4, "those that are alike are joined");
+        assert_eq!(super::united(&[], &newer), newer);
+        assert_eq!(super::united(&newer, &[]), newer);
+    }
+
+    #[test]
+    fn the_bounds_of_the_newer_record_count() {
+        let (mut older, mut newer) = (record(0, 4, 1, 1), record(2, 4, 0, 0));
+        older.set_life(TableId(7), Some(life(7, 1)));
+        newer.set_life(TableId(7), Some(life(7, 2)));
+        let united = united(std::slice::from_ref(&older), &[newer]);
+        assert_eq!(united[0], record(0, 2, 1, 1).joined(&older, KeyGroupRange::new(0, 2)));
+        assert_eq!(united[1].lives, [life(7, 2)]);
+    }
+
+    #[test]
+    fn records_are_narrowed_to_groups() {
+        let times = [record(0, 4, 1, 1), record(4, 8, 2, 2)];
+        let groups = KeyGroupSet::from_ranges([KeyGroupRange::new(1, 2), KeyGroupRange::new(3, 5)]);
+        assert_eq!(narrowed(&times, &groups), [record(1, 2, 1, 1), record(3, 4, 1, 1), record(4, 5, 2, 2)]);
+        assert_eq!(narrowed(&times, &KeyGroupSet::all(8)), times);
+    }
+
+    #[test]
+    fn lives_are_kept_in_order() {
+        let mut record = record(0, 1, 0, 0);
+        for table in [3, 1, 2] {
+            record.set_life(TableId(table), Some(life(table, 5)));
+        }
+        record.set_life(TableId(2), None);
+        record.set_life(TableId(9), None);
+        assert_eq!(record.lives, [life(1, 5), life(3, 5)]);
+        assert_eq!(record.life(TableId(3)), Some(&life(3, 5)));
+        let ttl = Ttl { dead_until: Some(Timestamp::from_millis(9)), ..Ttl::default() };
+        assert_eq!(life(1, 5).bound(ttl), ttl, "what is dead stays dead");
+    }
+}
