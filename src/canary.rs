@@ -60,6 +60,12 @@ pub enum Canary {
     EarlyOutcome,
     /// A barrier counts although its epoch was never triggered.
     AnyEpoch,
+    /// A new table's id is its place among the tables that its subtask declared.
+    PositionalIds,
+    /// A checkpoint does not say how far time had come.
+    ForgetTimes,
+    /// Chains are bounded by stored bytes alone, however much these decode to.
+    BoundStoredOnly,
 }
 
 #[cfg(feature = "canary")]

@@ -151,7 +151,7 @@ fn columns_of_the_output_that_would_have_one_name_are_refused() {
 }
 
 #[test]
-fn a_result_that_would_replace_the_input_or_lie_among_checkpoints_is_refused() {
+fn g16_a_result_that_would_replace_the_input_or_lie_among_checkpoints_is_refused() {
     let job = Job::new();
     let before = fs::read(&job.input).unwrap();
     fs::hard_link(&job.input, job.bench.path("hard.csv")).unwrap();
@@ -174,7 +174,7 @@ fn a_result_that_would_replace_the_input_or_lie_among_checkpoints_is_refused() {
 }
 
 #[test]
-fn a_folder_of_parts_belongs_to_one_job() {
+fn d20_a_folder_of_parts_belongs_to_one_job() {
     let job = Job::new();
     let args = |job_name: &str, store: &str, extra: &str| {
         let parts = job.bench.path("parts").display().to_string();
@@ -310,7 +310,7 @@ fn a_dry_run_names_all_that_would_go() {
 
 #[cfg(unix)]
 #[test]
-fn odd_files_beside_a_job_hide_nothing() {
+fn d18_odd_files_beside_a_job_hide_nothing() {
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::symlink;
 

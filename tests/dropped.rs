@@ -137,7 +137,7 @@ fn sendable<T>(future: impl Future<Output = T> + Send) -> impl Future<Output = T
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()> {
+async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()> {
     let gate = Gate::new();
     let job = Arc::new(tokio::sync::Mutex::new(busy(&gate).await?));
     let store = common::store(&gate.objects());
@@ -257,7 +257,7 @@ async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn savepoints_are_dropped_offline_though_their_manifests_are_gone() -> Result<()> {
+async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() -> Result<()> {
     for gone in [false, true] {
         let gate = Gate::new();
         let mut job = gone_on_from_savepoint(&gate).await?;

@@ -78,7 +78,7 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() -> Result<()> {
+async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() -> Result<()> {
     let gate = Gate::new();
     let settings = JobSettings { max_parallelism: 2, ..JobSettings::default() };
     let mut job = Counting::open(&gate.objects(), 1, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
@@ -121,7 +121,7 @@ async fn data_lengths(gate: &Gate) -> Vec<usize> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whatever_is_uploaded_is_divided() -> Result<()> {
+async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     // Segments of deltas and packs: what a group takes, and a pack's own bytes, come on top.
@@ -167,7 +167,7 @@ async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_subtask_that_never_comes_leaves_no_trail_in_the_others() -> Result<()> {
+async fn b21_one_subtask_that_never_comes_leaves_no_trail_in_the_others() -> Result<()> {
     let gate = Gate::new();
     let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(20), ..CheckpointPolicy::default() };
     let settings = JobSettings { checkpoints, ..JobSettings::default() };

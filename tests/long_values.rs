@@ -220,7 +220,7 @@ fn overlay(groups: KeyGroupSet) -> OverlayBackend {
 }
 
 #[test]
-fn the_log_refuses_what_makes_a_row_too_long() {
+fn f18_the_log_refuses_what_makes_a_row_too_long() {
     refused_at_the_limit(&[Kind::List, Kind::Reducing, Kind::Aggregating], log);
 }
 
@@ -230,7 +230,7 @@ fn the_overlay_refuses_what_makes_a_row_too_long() {
 }
 
 #[test]
-fn a_row_that_is_too_long_stops_no_checkpoint() {
+fn f18_a_row_that_is_too_long_stops_no_checkpoint() {
     stored_in_pieces(log);
 }
 

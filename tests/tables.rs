@@ -198,7 +198,7 @@ fn assert_differ(refused: &Error) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subtasks_that_differ_about_a_table_are_refused_with_both_sides() -> Result<()> {
+async fn f16_subtasks_that_differ_about_a_table_are_refused_with_both_sides() -> Result<()> {
     let gate = Gate::new();
     let (_job, seats) = open(&gate, 2).await?;
     let declare = |tables: &mut Tables, at| match at {

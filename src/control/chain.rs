@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 
+use crate::canary::{self, Canary};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
 /// Bounds of a key group's chain of segments.
@@ -57,8 +58,9 @@ impl Chained {
     }
 
     fn is_due(&self, early: usize) -> bool {
-        let outweighed =
-            self.delta_bytes > self.base_bytes || self.delta_raw_bytes / RAW_BYTES_FACTOR > self.base_raw_bytes;
+        let decodes_to_more = self.delta_raw_bytes / RAW_BYTES_FACTOR > self.base_raw_bytes;
+        let decodes_to_more = decodes_to_more && !canary::on(Canary::BoundStoredOnly);
+        let outweighed = self.delta_bytes > self.base_bytes || decodes_to_more;
         // One delta is never worth a base: it would be written again at once when everything is dirty.
         self.deltas + 1 >= early || (self.deltas > 1 && outweighed)
     }

@@ -10,6 +10,7 @@ use super::Strategy;
 use super::operator_state::OperatorState;
 use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
+use crate::canary::{self, Canary};
 use crate::checkpoint::claim;
 use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{Arrival, SharedChain, lock};
@@ -340,7 +341,7 @@ impl<B: StateBackend> Task<B> {
         self.newest = Some(epoch);
         self.sealed.insert(epoch);
         let tables = Arc::clone(&self.tables.entries);
-        let times = self.state.backend().times();
+        let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
         let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, tables, heat, statistics };
         self.presence.link.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }

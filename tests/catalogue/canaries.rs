@@ -4,10 +4,10 @@ use std::panic::catch_unwind;
 
 use alluvium::canary::{Canary, plant};
 
-use crate::{coordinator, disk, epochs, operators, restore, store};
+use crate::{coordinator, disk, epochs, operators, restore, state, store};
 
 /// A planted bug, and the row that it breaks.
-const BREAKS: [(Canary, fn()); 10] = [
+const BREAKS: [(Canary, fn()); 13] = [
     (Canary::ReuseNames, operators::d13_names_are_drawn_and_never_told_by_a_clock),
     (Canary::ForgetAborted, coordinator::b07_what_lands_after_its_epoch_was_given_up_is_an_orphan),
     (Canary::SkipHash, store::a25_a_sound_block_of_another_checkpoint_is_found),
@@ -18,6 +18,9 @@ const BREAKS: [(Canary, fn()); 10] = [
     (Canary::ForgetPrepared, epochs::b16_output_prepared_in_an_epoch_that_is_given_up_is_listed_until_it_is_committed),
     (Canary::EarlyOutcome, epochs::b17_an_epoch_is_not_given_up_because_a_later_one_is),
     (Canary::AnyEpoch, epochs::b18_a_barrier_that_was_never_triggered_is_refused_and_changes_nothing),
+    (Canary::PositionalIds, state::f16_tables_declared_in_another_order_keep_their_rows),
+    (Canary::ForgetTimes, state::f12_watermarks_that_differ_revive_and_lose_nothing_at_a_rescale),
+    (Canary::BoundStoredOnly, state::f17_a_chain_is_bounded_by_what_it_decodes_to),
 ];
 
 #[test]

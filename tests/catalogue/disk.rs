@@ -234,7 +234,7 @@ fn d05_no_space_for_names() {
 }
 
 #[test]
-fn a_file_system_without_hard_links_is_refused_at_once() {
+fn d19_a_file_system_without_hard_links_is_refused_at_once() {
     for errno in [EPERM, ENOSYS, EOPNOTSUPP] {
         let case = TO_A_FILE.copy();
         let ended = case.run(&case.shim().refuse("link", 1, 1_000_000, errno));

@@ -35,6 +35,8 @@ mod shim;
 #[cfg(test)]
 mod sim;
 #[cfg(test)]
+mod state;
+#[cfg(test)]
 mod store;
 #[path = "../tool/mod.rs"]
 #[cfg(test)]

@@ -22,7 +22,7 @@ fn tool_in(environment: &[(&str, &str)], args: &str) -> Command {
 }
 
 #[test]
-fn settings_that_cannot_be_right_are_refused_by_name_at_once() {
+fn a29_settings_that_cannot_be_right_are_refused_by_name_at_once() {
     let (s3, http) = (KEYS.to_vec(), ("AWS_ENDPOINT", "http://127.0.0.1:1"));
     let with = |more: &[(&'static str, &'static str)]| [s3.as_slice(), more].concat();
     let account = ("AZURE_STORAGE_ACCOUNT_NAME", "planted");
@@ -83,19 +83,19 @@ fn heard_in_time(address: &str, reason: &str) {
 }
 
 #[test]
-fn a_store_that_refuses_connections_is_reported_within_two_seconds() {
+fn a30_a_store_that_refuses_connections_is_reported_within_two_seconds() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     heard_in_time(&format!("http://{address}"), "store call failed");
 }
 
 #[test]
-fn a_store_that_says_nothing_is_reported_within_two_seconds() {
+fn a30_a_store_that_says_nothing_is_reported_within_two_seconds() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     heard_in_time(&format!("http://{}", silent.local_addr().unwrap()), "no answer");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn odd_names_beside_a_job_are_foreign_and_hide_nothing() {
+async fn a28_odd_names_beside_a_job_are_foreign_and_hide_nothing() {
     for place in Place::all("odd-names").await {
         let bench = Bench::new();
         let input = bench.write("in.csv", "k,v\na,1\n");

@@ -14,7 +14,7 @@ use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::store::Store;
 use alluvium::time::Timestamp;
 
-use super::judge::{Judge, Restored};
+use super::judge::{Judge, Restored, intent};
 use super::kinds::Subtask;
 use super::sink::{Sink, Transaction};
 use super::workload::{Op, Reach, Workload};
@@ -52,6 +52,8 @@ pub(crate) struct Engine {
     listed: Vec<Transaction>,
     /// Transactions that this incarnation prepared and has not published.
     unpublished: Vec<Transaction>,
+    /// How far processing time had come for all of the state when it was restored, at least.
+    least_ms: i64,
     /// The latest time that any part of the state was told.
     clock_ms: i64,
     committed: Option<Epoch>,
@@ -91,7 +93,9 @@ impl Engine {
         let missing = || Error::stopped("an operator has no seat");
         let (source, sink) = (source.ok_or_else(missing)?, sink.ok_or_else(missing)?);
         let position = read - in_flight.len() as u64;
-        let written = job.restored().map_or(i64::MIN, |restored| restored.manifest.created_at.as_millis());
+        let (least_ms, most_ms) = job.restored().map_or((i64::MIN, i64::MIN), |restored| {
+            judge.times(intent(restored.manifest.attempt.0, restored.manifest.epoch.0))
+        });
         let time = position.checked_sub(1).map(|last| judge.workload.record(last).time);
         let mut engine = Self {
             job,
@@ -105,7 +109,8 @@ impl Engine {
             time,
             listed,
             unpublished: Vec::new(),
-            clock_ms: written,
+            least_ms,
+            clock_ms: most_ms,
             committed: None,
             aborted: None,
         };
@@ -139,7 +144,7 @@ impl Engine {
         let mut restored = Restored {
             read: self.read,
             in_flight: self.in_flight.iter().copied().collect(),
-            now_ms: self.clock_ms,
+            now_ms: self.least_ms.max(now.as_millis()),
             ..Restored::default()
         };
         let (mut items, mut unions, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
@@ -263,6 +268,9 @@ impl Engine {
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
             self.subtasks[at].task.barrier(barrier, watermark, opaques)?;
         }
+        // Before the first record nothing but the barriers told the state the time.
+        let least_ms = self.time.map_or(i64::MIN, |_| now.as_millis());
+        self.judge.told(intent(self.attempt(), barrier.epoch.0), least_ms, self.clock_ms);
         // What is committed by now is listed no longer.
         self.sink.settle()?;
         if let Some(committed) = self.sink.committed() {

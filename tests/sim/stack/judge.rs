@@ -26,7 +26,7 @@ pub(crate) struct Restored {
     /// Of these, those that had not been processed.
     pub(crate) in_flight: Vec<u64>,
     pub(crate) content: Content,
-    /// The clock's time.
+    /// How far processing time has come for all of it, at least.
     pub(crate) now_ms: i64,
 }
 
@@ -35,6 +35,8 @@ struct State {
     models: BTreeMap<u64, Model>,
     /// When each record that leaves a trace in processing time was processed: at least and at most, over all attempts.
     seen: BTreeMap<u64, (i64, i64)>,
+    /// How far processing time had come for the state of each checkpoint: in all of its groups at least, in any at most.
+    times: BTreeMap<u64, (i64, i64)>,
     /// The latest time that any clock has shown.
     latest_ms: i64,
     budgets: Vec<MemoryBudget>,
@@ -84,6 +86,16 @@ impl Judge {
         *seen = (seen.0.min(from_ms), seen.1.max(to_ms));
     }
 
+    /// The checkpoint of this intent is about to be made, and its state has been told these times.
+    pub(crate) fn told(&self, intent: u64, least_ms: i64, most_ms: i64) {
+        self.state().times.insert(intent, (least_ms, most_ms));
+    }
+
+    /// Returns what the state of the checkpoint of this intent was told: in all of its groups at least, in any at most.
+    pub(crate) fn times(&self, intent: u64) -> (i64, i64) {
+        self.state().times.get(&intent).copied().unwrap_or((i64::MIN, i64::MAX))
+    }
+
     /// A clock shows this.
     pub(crate) fn clock(&self, now_ms: i64) {
         let mut state = self.state();
@@ -115,7 +127,6 @@ impl Judge {
             self.oracle
                 .violation(format!("I1: {what}: state after {position} records is not the model's: {differences:#?}"));
         }
-        self.clock(now_ms);
         for wrong in self.wrongly_seen(&model, &found_seen, now_ms) {
             self.oracle.violation(format!("I1: {what}: after {position} records {wrong}"));
         }

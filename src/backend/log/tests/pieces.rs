@@ -67,7 +67,7 @@ fn regions(world: &World) -> (u64, u64) {
 }
 
 #[test]
-fn seals_do_not_use_up_regions() {
+fn g17_seals_do_not_use_up_regions() {
     // Rows that are small, middling, and as large as a region of their own: one for each seal, and nothing else.
     for (length, seals) in [(1, 4_000), (500, 4_000), (5_000, 600), (20_000, 300)] {
         let mut world = World::new(1, u64::MAX);

@@ -414,7 +414,7 @@ fn a_stray_quote_costs_one_record() {
 
 /// What a job makes of an input that grows between two runs is what it makes of the whole, or it is refused.
 #[test]
-fn an_input_that_grows_is_gone_on_with_or_refused() {
+fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
     let skip = "--key k --agg count --on-bad-record skip";
     for (name, old, more, fine) in [
         ("in.csv", "k,v\na,1\nb,2", "\nc,3\n", true),
