@@ -85,9 +85,24 @@ impl fmt::Display for Barrier {
     }
 }
 
-impl From<Barrier> for Epoch {
+/// An epoch that is waited for: that of a [`Barrier`], or one of any attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Awaited {
+    /// The attempt that triggered it, if that is known.
+    pub attempt: Option<Attempt>,
+    /// The epoch.
+    pub epoch: Epoch,
+}
+
+impl From<Barrier> for Awaited {
     fn from(barrier: Barrier) -> Self {
-        barrier.epoch
+        Self { attempt: Some(barrier.attempt), epoch: barrier.epoch }
+    }
+}
+
+impl From<Epoch> for Awaited {
+    fn from(epoch: Epoch) -> Self {
+        Self { attempt: None, epoch }
     }
 }
 

@@ -208,7 +208,7 @@ fn stored_in_pieces<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
     state.backend_mut().load(&history, &KeyGroupSet::all(GROUPS)).unwrap();
     assert_eq!(kinds.read(Kind::List, &mut state), 2 * PIECE_BYTES);
     assert_eq!(kinds.read(Kind::Aggregating, &mut state), 2);
-    assert!(2 * PIECE_BYTES > MAX_VALUE_BYTES);
+    const { assert!(2 * PIECE_BYTES > MAX_VALUE_BYTES) };
 }
 
 fn log(groups: KeyGroupSet) -> LogBackend {

@@ -30,6 +30,8 @@ pub struct SegmentChain {
     segment_bytes: u64,
     /// Whether what waits is being merged elsewhere.
     merging: bool,
+    /// The newest epoch that was asked what has to be placed for it.
+    handed_out: Epoch,
 }
 
 /// A run of state on its way into a manifest, or in one already.
@@ -94,7 +96,15 @@ impl SegmentChain {
     #[must_use]
     pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
         let links = segments.into_iter().map(Link::placed).collect();
-        Self { owned, links, due: KeyGroupSet::empty(), budget, segment_bytes: u64::MAX, merging: false }
+        Self {
+            owned,
+            links,
+            due: KeyGroupSet::empty(),
+            budget,
+            segment_bytes: u64::MAX,
+            merging: false,
+            handed_out: Epoch(0),
+        }
     }
 
     /// Makes segments about `bytes` long; of one group at least.
@@ -121,7 +131,7 @@ impl SegmentChain {
         self.due = bases_due(&views, &self.owned, policy);
     }
 
-    /// Lets all groups get a new base at the next seal: what is stored of them is not to be read by other rules.
+    /// Lets all groups get a new base at the next seal: their stored rows must not be read under the new rules.
     pub fn rebase(&mut self) {
         self.due = self.owned.clone();
     }
@@ -129,6 +139,11 @@ impl SegmentChain {
     /// Returns the groups that are to get a new base at this seal, once.
     pub fn take_due(&mut self) -> KeyGroupSet {
         std::mem::take(&mut self.due)
+    }
+
+    /// Lets `groups` get a new base at the next seal: the last one failed.
+    pub fn add_due(&mut self, groups: &KeyGroupSet) {
+        self.due = self.due.union(groups);
     }
 
     /// Adds what was sealed.
@@ -149,6 +164,7 @@ impl SegmentChain {
     /// Returns what has to be placed so that a manifest can cover `epoch`: one `Base` and one `Delta` at most, in segments
     /// of other groups each.
     pub fn unplaced(&mut self, epoch: Epoch) -> Vec<Unplaced> {
+        self.handed_out = self.handed_out.max(epoch);
         if let Some(merged) = self.merged(epoch) {
             self.replace_waiting(epoch, merged);
         }
@@ -158,10 +174,10 @@ impl SegmentChain {
 
     /// Begins to merge and encode what waits of epochs up to `epoch`, of which none can be committed any more by itself: of
     /// each row one copy is carried then, compressed. The work is for [`Merging::encode`], without the chain; this is quick.
-    /// `None` if there is nothing to gain, or it is under way.
+    /// `None` if there is nothing to gain, it is under way, or a later epoch is being placed.
     pub fn begin_merge(&mut self, epoch: Epoch) -> Option<Merging> {
         let waiting = || self.links.iter().filter(|link| link.waits(epoch));
-        if self.merging || !waiting().any(|link| matches!(link.stage, Stage::Sealed(_))) {
+        if self.merging || self.handed_out > epoch || !waiting().any(|link| matches!(link.stage, Stage::Sealed(_))) {
             return None;
         }
         let was = waiting().map(|link| (link.first, link.rows())).collect();
@@ -170,10 +186,12 @@ impl SegmentChain {
         Some(Merging { epoch, was, links, budget: self.budget.clone(), segment_bytes: self.segment_bytes })
     }
 
-    /// Takes what was merged in the place of what it was made of, unless that has gone further meanwhile.
+    /// Replaces the merged links, unless they changed meanwhile or are being placed for a later epoch.
     pub fn end_merge(&mut self, merged: Option<Merging>) {
         self.merging = false;
-        let Some(Merging { epoch, was, links, .. }) = merged else { return };
+        let Some(Merging { epoch, was, links, .. }) = merged.filter(|merged| self.handed_out <= merged.epoch) else {
+            return;
+        };
         let now: Vec<_> = self.links.iter().filter(|link| link.waits(epoch)).collect();
         let same = |link: &&Link, (first, rows): &(_, Arc<dyn RowSource>)| {
             link.first == *first && Arc::ptr_eq(&link.rows(), rows)
@@ -183,8 +201,8 @@ impl SegmentChain {
         }
     }
 
-    /// Keeps the bytes of a link that was encoded, or of those of its groups that they speak for, in place of their rows,
-    /// until they are placed. Returns the first of its other groups.
+    /// Stores a link's encoded bytes, for all of its groups or for those encoded so far, in place of their rows until they
+    /// are placed. Returns the first of its other groups.
     pub fn encoded(&mut self, of: &Unplaced, encoded: Encoded) -> Option<KeyGroup> {
         let (kind, groups) = (encoded.kind, encoded.groups.clone());
         let stage = Stage::Encoded(Arc::new(EncodedRows::new(encoded, &self.budget)));

@@ -3,14 +3,14 @@
 //! Invariants: parts are of whole key groups, or of one group that takes more than a part may; that one is read in ranges,
 //! a little of each segment ahead of the merge, and loaded as it is merged.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::vec;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
-use super::restore::{Content, Opened, SegmentReader, of_segment};
+use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -56,8 +56,10 @@ impl Parts {
     /// Begins to read the rows of `groups`, of which about twice `bytes` are held at a time, as they are stored.
     #[must_use]
     pub fn read(runtime: SharedRuntime, reader: SegmentReader, groups: &KeyGroupSet, bytes: u64) -> Self {
-        let left = reader.parts(groups, bytes).into_iter();
-        let reading = Reading { runtime: Arc::clone(&runtime), reader: Arc::new(reader), left, bytes, group: None };
+        let sizes = reader.sizes();
+        let left = divide(groups, bytes, &sizes).into_iter();
+        let reader = Arc::new(reader);
+        let reading = Reading { runtime: Arc::clone(&runtime), reader, left, sizes, bytes, group: None };
         Self { next: begin(&runtime, reading), runtime }
     }
 
@@ -90,6 +92,8 @@ struct Reading {
     runtime: SharedRuntime,
     reader: Arc<SegmentReader>,
     left: vec::IntoIter<KeyGroupSet>,
+    /// What the rows of each group take, as they are stored.
+    sizes: BTreeMap<KeyGroup, u64>,
     /// What a part may take.
     bytes: u64,
     /// A group that takes more.
@@ -106,7 +110,7 @@ impl Reading {
         }
         let Some(groups) = self.left.next() else { return Ok(None) };
         let alone = groups.first().filter(|_| groups.len() == 1);
-        if let Some(group) = alone.filter(|group| self.reader.stored_bytes(*group) > self.bytes) {
+        if let Some(group) = alone.filter(|group| self.sizes.get(group).is_some_and(|size| *size > self.bytes)) {
             let mut large = Large::new(Arc::clone(&self.reader), group, self.bytes);
             let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.none());
             self.group = Some(large);

@@ -6,14 +6,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::chain::StoredManifest;
 use super::restore;
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::{ObjectId, OperatorId};
-use crate::manifest::{OperatorManifest, SubtaskEntry, SubtaskManifest};
+use crate::manifest::{Manifest, OperatorManifest, SubtaskEntry, SubtaskManifest};
 use crate::segment::sum;
 use crate::store::Store;
+
+/// Subtask manifests read at a time.
+const CONCURRENT_SUBTASKS: usize = 16;
 
 /// What becomes of a stored operator that the job does not declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,11 +66,14 @@ impl OperatorClaims {
                         .with("stored", operator.name.escape_debug())
                         .with("declared", names.join(", ").escape_debug()));
                 }
-                None if self.undeclared.contains_key(&operator.id) => {}
-                None => {
-                    let subtasks = subtasks(store, operator, stored.manifest.max_parallelism).await?;
-                    unclaimed.extend(Unclaimed::of(operator, &subtasks));
-                }
+                None => match self.undeclared.get(&operator.id) {
+                    Some(Undeclared::Drop) => {}
+                    Some(Undeclared::Carry) => self.check_carried(operator)?,
+                    None => {
+                        let subtasks = subtasks(store, operator, &stored.manifest).await?;
+                        unclaimed.extend(Unclaimed::of(operator, &subtasks));
+                    }
+                },
             }
         }
         if unclaimed.is_empty() {
@@ -76,23 +84,28 @@ impl OperatorClaims {
         Err(error.with("checkpoint", stored.id.seq).with("unclaimed", list))
     }
 
+    /// Refuses to carry an operator under the name of one that is declared.
+    fn check_carried(&self, operator: &OperatorManifest) -> Result<()> {
+        match self.declared.iter().find(|(_, names)| names.contains(&operator.name)) {
+            Some((declared, _)) => Err(Error::config("carried operator has the name of a declared one")
+                .with("operator", operator.id)
+                .with("declared", declared)
+                .with("name", operator.name.escape_debug())),
+            None => Ok(()),
+        }
+    }
+
     /// Returns the stored operators that each checkpoint is to list again.
     ///
     /// # Errors
-    /// `Config` if one has the name of a declared operator; `Corrupt` or `Unavailable` from the store.
+    /// `Corrupt` or `Unavailable` from the store.
     pub(crate) async fn carried(&self, store: &Store, stored: &StoredManifest) -> Result<Vec<Carried>> {
         let mut carried = Vec::new();
         for operator in &stored.manifest.operators {
             if self.undeclared.get(&operator.id) != Some(&Undeclared::Carry) {
                 continue;
             }
-            if let Some((declared, _)) = self.declared.iter().find(|(_, names)| names.contains(&operator.name)) {
-                return Err(Error::config("carried operator has the name of a declared one")
-                    .with("operator", operator.id)
-                    .with("declared", declared)
-                    .with("name", &operator.name));
-            }
-            let subtasks = subtasks(store, operator, stored.manifest.max_parallelism).await?;
+            let subtasks = subtasks(store, operator, &stored.manifest).await?;
             let slices = operator.subtasks.iter().filter_map(SubtaskEntry::slice).map(|slice| slice.object);
             let objects = subtasks.iter().flat_map(SubtaskManifest::objects).chain(slices).collect();
             carried.push(Carried { manifest: operator.clone(), objects });
@@ -132,13 +145,18 @@ impl fmt::Display for Unclaimed<'_> {
 }
 
 /// Returns the operator's subtask manifests, wherever they lie.
-async fn subtasks(store: &Store, operator: &OperatorManifest, max_parallelism: u16) -> Result<Vec<SubtaskManifest>> {
-    let mut subtasks = Vec::with_capacity(operator.subtasks.len());
-    for entry in &operator.subtasks {
-        subtasks.push(match entry {
-            SubtaskEntry::Inline(subtask) => subtask.clone(),
-            SubtaskEntry::Slice(slice) => restore::read_subtask(store, slice, max_parallelism).await?,
-        });
-    }
+async fn subtasks(store: &Store, operator: &OperatorManifest, manifest: &Manifest) -> Result<Vec<SubtaskManifest>> {
+    let reads: Vec<_> = operator
+        .subtasks
+        .iter()
+        .map(|entry| async move {
+            match entry {
+                SubtaskEntry::Inline(subtask) => Ok(subtask.clone()),
+                SubtaskEntry::Slice(slice) => restore::read_subtask(store, slice, manifest.max_parallelism).await,
+            }
+        })
+        .collect();
+    let subtasks: Vec<_> = stream::iter(reads).buffered(CONCURRENT_SUBTASKS).try_collect().await?;
+    restore::check_listed(&manifest.objects, &subtasks)?;
     Ok(subtasks)
 }

@@ -151,8 +151,8 @@ impl Pipeline {
         chains.map(|(bytes, rows)| bytes + rows.iter().map(|rows| rows.held_bytes()).sum::<u64>()).sum()
     }
 
-    /// Merges and encodes what waits of epochs up to `until`, of which none can be committed any more by itself. It takes as
-    /// long as encoding does: for a thread that may.
+    /// Merges and encodes what waits of epochs up to `until`, of which none can be committed any more by itself. It is
+    /// CPU-bound: call it on a blocking thread.
     pub(crate) fn merge_waiting(&self, until: Epoch) {
         for chain in self.chains.values() {
             let Some(merging) = lock(chain).begin_merge(until) else { continue };

@@ -2,8 +2,8 @@
 //!
 //! Readers pin nothing. The owner of a running job drops checkpoints and deletes what only they reached, a few commits
 //! later; a reader that misses an object looks at the chain again. If the checkpoint is still live, the object was lost:
-//! damage. If not, the checkpoint was dropped: whoever wanted the newest goes on with a newer one, whoever wanted this
-//! one gets an error of its own.
+//! damage. If not, the checkpoint was dropped: a reader of the newest continues with a newer one; a reader of this one
+//! gets `NotFound`.
 
 use super::chain::{Chain, FOLLOWED_MAX, RestoreFrom, StoredManifest};
 use super::restore::resolve;
@@ -38,11 +38,11 @@ async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
 async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
     let mut chain = Chain::load(store).await?;
     for _ in 0..FOLLOWED_MAX {
-        // A newest manifest that is damaged says of no checkpoint that it was dropped.
+        // A damaged newest manifest cannot show that a checkpoint was dropped.
         if chain.newest().is_err() {
             return Ok(None);
         }
-        // A chain that ends before the checkpoint is one that a listing shows too late.
+        // If the chain ends before the checkpoint, the listing lags.
         if chain.end() >= seq && !chain.lists(seq) {
             return Ok(Some(chain.dropped(seq, error)));
         }

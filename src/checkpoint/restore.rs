@@ -1,6 +1,6 @@
 //! From a manifest's list back to rows: ranged reads of what is needed, verified before use.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use super::waiting::Narrowed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::manifest::{Manifest, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
+use crate::manifest::{Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
 use crate::segment::{BlockEntry, RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack, touching};
 use crate::store::{Key, Store};
 
@@ -74,13 +74,7 @@ impl SegmentReader {
     /// Divides `groups` into parts whose rows take about `bytes` or less, as they are stored; of one group at least.
     #[must_use]
     pub fn parts(&self, groups: &KeyGroupSet, bytes: u64) -> Vec<KeyGroupSet> {
-        let sizes = self.sizes();
-        groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
-    }
-
-    /// Returns what the rows of `group` take, as they are stored.
-    pub(super) fn stored_bytes(&self, group: KeyGroup) -> u64 {
-        self.sizes().get(&group).copied().unwrap_or(0)
+        divide(groups, bytes, &self.sizes())
     }
 
     /// Returns what the rows of each group take, as they are stored. A block of several groups counts for its first, and
@@ -171,6 +165,11 @@ impl Opened {
     }
 }
 
+/// Divides `groups` into parts that take about `bytes` or less by these sizes; of one group at least.
+pub(super) fn divide(groups: &KeyGroupSet, bytes: u64, sizes: &BTreeMap<KeyGroup, u64>) -> Vec<KeyGroupSet> {
+    groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
+}
+
 pub(super) fn of_segment(error: Error, segment: &SegmentRef) -> Error {
     error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
 }
@@ -214,6 +213,8 @@ pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> 
     let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
     let entries = stream::iter(entries.map(Ok));
     entries.try_for_each_concurrent(CONCURRENT_SLICES, |entry| inline_subtask(store, entry, max_parallelism)).await?;
+    let subtasks = manifest.operators.iter().flat_map(|operator| &operator.subtasks).filter_map(SubtaskEntry::inline);
+    check_listed(&manifest.objects, subtasks)?;
     let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
     let opaques = entries.flat_map(|entry| match entry {
         SubtaskEntry::Inline(subtask) => subtask.opaques.as_mut_slice(),
@@ -229,6 +230,22 @@ async fn inline_subtask(store: &Store, entry: &mut SubtaskEntry, max_parallelism
         *entry = SubtaskEntry::Inline(read_subtask(store, slice, max_parallelism).await?);
     }
     Ok(())
+}
+
+/// Refuses subtask manifests that refer to objects which their manifest does not list: decoding a manifest does not see
+/// what lies in slices.
+///
+/// # Errors
+/// `Corrupt`, naming the object.
+pub(crate) fn check_listed<'a>(
+    objects: &[ObjectRef],
+    subtasks: impl IntoIterator<Item = &'a SubtaskManifest>,
+) -> Result<()> {
+    let listed: BTreeSet<_> = objects.iter().map(|object| object.id).collect();
+    match subtasks.into_iter().flat_map(SubtaskManifest::objects).find(|id| !listed.contains(id)) {
+        Some(id) => Err(Error::corrupt("object is not listed").with("object", id)),
+        None => Ok(()),
+    }
 }
 
 /// Returns the subtask manifest that lies in `slice`.
@@ -269,7 +286,7 @@ async fn read_long(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
         read(store, slice.object, slice.offset, start..start.saturating_add(READ_BYTES_MAX).min(slice.length))
     });
     let mut parts = stream::iter(parts).buffered(CONCURRENT_SEGMENTS);
-    // What a manifest says of its length is not to be believed before the bytes are there.
+    // Do not allocate by the stated length: it is not verified yet.
     let mut bytes = Vec::new();
     while let Some(part) = parts.try_next().await? {
         bytes.extend_from_slice(&part);

@@ -7,8 +7,8 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Encoded, RowBatch, RowSource, Run, SegmentRows, Stack};
 
-/// A segment that is not placed yet, charged to a budget. It is opened when its rows are asked for: that takes a step per
-/// byte, and nobody should wait for it who only wants to know that it is there.
+/// A segment that is not placed yet, charged to a budget. Opening hashes every byte, so it is
+/// done on first read.
 #[derive(Debug)]
 pub(super) struct EncodedRows {
     encoded: Encoded,

@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
+use alluvium::job::Job;
 use alluvium::{Error, Result};
 
 /// Keyed state and checkpoints for stream processors.
@@ -83,6 +84,14 @@ pub(crate) fn main() -> ExitCode {
             print::error(&error);
             ExitCode::from(1)
         }
+    }
+}
+
+/// Returns the error of work that needed a checkpoint which was given up: of the kind of the reason, its source.
+fn given_up(message: &str, job: &Job) -> Error {
+    match job.progress().last_aborted {
+        Some(aborted) => Error::new(aborted.reason.kind(), message).with_source(aborted.reason),
+        None => Error::unavailable(message),
     }
 }
 

@@ -21,7 +21,7 @@ impl Default for ChainPolicy {
 }
 
 /// A group gets a new base when its deltas have this many times the bytes of its base, before compression. Deltas that
-/// compress well are cheap to store, and a restore decodes all of them: it is to cost no more than a few times what lives.
+/// compress well are cheap to store, and a restore decodes all of them: so decoding stays within a few times the live bytes.
 const RAW_BYTES_FACTOR: u64 = 8;
 
 /// A segment of a chain, as far as this decision needs it.

@@ -41,7 +41,7 @@ impl Default for CheckpointPolicy {
 pub enum Event {
     /// A participant's state of this epoch is placed.
     Acknowledged(Epoch, Participant),
-    /// A participant could not place its state of this epoch.
+    /// This epoch cannot be completed, or is no longer wanted.
     Declined(Epoch),
     /// The manifest of this epoch exists.
     Committed(Epoch),

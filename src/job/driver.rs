@@ -16,7 +16,7 @@ use tracing::Instrument as _;
 
 use super::OperatorSpec;
 use super::draft::agreed;
-use super::shared::{Aborted, Latch, Mail, Shared, Triggered};
+use super::shared::{Aborted, Latch, Mail, Shared, Wake};
 use crate::backend::Outcome;
 use crate::checkpoint::commit::{CommitOutcome, Committer};
 use crate::checkpoint::operators::Carried;
@@ -42,14 +42,15 @@ const LOOK_MOST: Duration = Duration::from_millis(100);
 
 /// Everything that can happen next.
 pub(super) enum Step {
-    /// An epoch has begun to end; `None` if the job's owner is gone.
-    Triggered(Option<Triggered>, UnboundedReceiver<Triggered>),
+    /// The background was woken; `None` if the job's owner is gone.
+    Woken(Option<Wake>, UnboundedReceiver<Wake>),
     /// It is time to look for what tasks sealed.
     Look,
     Placed(Epoch, Option<Result<Vec<Acknowledgement>>>),
     Decided(Epoch, Box<Committer>, Result<CommitOutcome>),
     Collected(Box<Collector>),
-    Timer,
+    /// An epoch may have passed its deadline.
+    Timer(Timestamp),
 }
 
 /// An epoch between its trigger and its end.
@@ -103,7 +104,8 @@ pub(super) struct State {
     /// The newest epoch that was triggered.
     newest: Epoch,
     looking: bool,
-    timer_armed: bool,
+    /// The deadline that a timer waits for.
+    timer_armed: Option<Timestamp>,
     garbage: Vec<Garbage>,
     pub(super) listed: BTreeSet<ObjectId>,
     /// Of the epoch that is being committed: what its checkpoint wrote.
@@ -116,7 +118,7 @@ pub(super) struct State {
 
 impl Driver {
     /// Runs until the job is dropped or fails.
-    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Triggered>, _latch: Latch) {
+    pub(super) async fn run(mut self, receiver: UnboundedReceiver<Wake>, _latch: Latch) {
         self.watch_settling();
         self.listen(receiver);
         self.sweep_orphans();
@@ -134,10 +136,10 @@ impl Driver {
         self.steps.push(future.boxed());
     }
 
-    fn listen(&self, mut receiver: UnboundedReceiver<Triggered>) {
+    fn listen(&self, mut receiver: UnboundedReceiver<Wake>) {
         self.step(async move {
-            let triggered = receiver.recv().await;
-            Step::Triggered(triggered, receiver)
+            let wake = receiver.recv().await;
+            Step::Woken(wake, receiver)
         });
     }
 
@@ -145,8 +147,9 @@ impl Driver {
     fn take(&mut self, step: Step) -> Result<bool> {
         let now = self.runtime.monotonic();
         match step {
-            Step::Triggered(None, _) => return Ok(false),
-            Step::Triggered(Some(Triggered { epoch, announced }), receiver) => {
+            Step::Woken(None, _) => return Ok(false),
+            Step::Woken(Some(Wake::Mail), receiver) => self.listen(receiver),
+            Step::Woken(Some(Wake::Triggered { epoch, announced }), receiver) => {
                 self.listen(receiver);
                 if self.state.newest == Epoch::default() {
                     // Neither the claim nor the restore is a checkpoint's.
@@ -169,8 +172,8 @@ impl Driver {
                 self.shared.update(|progress| progress.uncollected = left);
                 self.collector = Some(collector);
             }
-            Step::Timer => {
-                self.state.timer_armed = false;
+            Step::Timer(deadline) => {
+                self.state.timer_armed.take_if(|armed| *armed == deadline);
                 self.shared.coordinator().handle_timeout(now);
             }
         }
@@ -222,7 +225,8 @@ impl Driver {
 
     /// Gives up an epoch that somebody cannot end, unless its manifest is being created.
     fn decline(&mut self, epoch: Epoch, reason: Error) {
-        let Some(flight) = self.state.flights.get_mut(&epoch) else { return };
+        let flight = self.state.flights.get_mut(&epoch).filter(|flight| !matches!(flight.stage, Stage::Committing));
+        let Some(flight) = flight else { return };
         if flight.reason.is_none() {
             flight.reason = Some(reason.clone());
             self.shared.update(|progress| progress.last_decline = Some(reason));
@@ -271,7 +275,9 @@ impl Driver {
         mut committer: Box<Committer>,
         outcome: Result<CommitOutcome>,
     ) -> Result<()> {
-        self.state.garbage.push(committer.take_garbage());
+        if outcome.is_ok() {
+            self.state.garbage.push(committer.take_garbage());
+        }
         self.committer = Some(committer);
         match outcome {
             Ok(outcome) => {
@@ -368,8 +374,8 @@ impl Driver {
     /// Starts placing the oldest epoch that is not placed, once everybody has arrived.
     fn place_oldest(&mut self) {
         let policy = self.chain_policy();
-        let placed = |flight: &Flight| matches!(flight.stage, Stage::Placed(_) | Stage::Committing);
-        let Some((&epoch, flight)) = self.state.flights.iter_mut().find(|(_, flight)| !placed(flight)) else { return };
+        let to_place = self.state.flights.iter_mut().find(|(_, flight)| !flight.stage.is_placed());
+        let Some((&epoch, flight)) = to_place else { return };
         let Stage::Gathering(arrivals) = &mut flight.stage else { return };
         if arrivals.len() < self.pipeline.chains.len() {
             return;
@@ -413,11 +419,11 @@ impl Driver {
         });
     }
 
-    /// Makes one copy of each row that waits of epochs up to `aborted`, none of which is in flight any more: without, every
+    /// Makes one copy of each row that waits of epochs up to `aborted`, none of which is still to be placed: without, every
     /// epoch that is given up would leave a delta in memory.
     fn merge_waiting(&self, aborted: Epoch) {
-        let in_flight = self.state.flights.keys().next();
-        let until = in_flight.map_or(aborted, |oldest| aborted.min(Epoch(oldest.0.saturating_sub(1))));
+        let to_place = self.state.flights.iter().find(|(_, flight)| !flight.stage.is_placed());
+        let until = to_place.map_or(aborted, |(oldest, _)| aborted.min(Epoch(oldest.0.saturating_sub(1))));
         let pipeline = Arc::clone(&self.pipeline);
         self.runtime.spawn_blocking(Box::new(move || pipeline.merge_waiting(until)));
     }
@@ -500,15 +506,17 @@ impl Driver {
     }
 
     fn arm_timer(&mut self) {
-        let deadline = self.shared.coordinator().deadline();
-        if let (false, Some(deadline)) = (self.state.timer_armed, deadline) {
-            self.state.timer_armed = true;
-            let sleep = self.runtime.sleep(deadline.since(self.runtime.monotonic()));
-            self.step(async move {
-                sleep.await;
-                Step::Timer
-            });
+        let Some(deadline) = self.shared.coordinator().deadline() else { return };
+        // Deadlines may fall: the patience for an epoch is the controller's.
+        if self.state.timer_armed.is_some_and(|armed| armed <= deadline) {
+            return;
         }
+        self.state.timer_armed = Some(deadline);
+        let sleep = self.runtime.sleep(deadline.since(self.runtime.monotonic()));
+        self.step(async move {
+            sleep.await;
+            Step::Timer(deadline)
+        });
     }
 
     fn fail(&self, error: Error) {
@@ -531,6 +539,11 @@ impl Mail {
 }
 
 impl Stage {
+    /// Returns whether all that it covers is in the store.
+    const fn is_placed(&self) -> bool {
+        matches!(self, Self::Placed(_) | Self::Committing)
+    }
+
     const fn name(&self) -> &'static str {
         match self {
             Self::Gathering(_) => "waiting for subtasks",

@@ -24,7 +24,7 @@ use crate::checkpoint::claim;
 use crate::checkpoint::savepoints::Savepoints;
 use crate::control::interval::{Decision, Goals, Observation};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Barrier, Epoch, JobId, ManifestId, Seq};
+use crate::id::{Attempt, Awaited, Barrier, JobId, ManifestId, Seq};
 use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
 use crate::store::Store;
@@ -152,6 +152,7 @@ impl Job {
         let mut coordinator = self.link.shared.coordinator();
         let Some(epoch) = coordinator.trigger_with_patience(now, timeouts) else { return Ok(None) };
         // Under the lock, so that the background hears of epochs in order.
+        self.link.shared.began(epoch);
         self.link.trigger(epoch)?;
         self.link.shared.observe(now, Observation::Triggered);
         Ok(Some(Barrier { attempt: self.attempt, epoch }))
@@ -168,7 +169,9 @@ impl Job {
         self.link.shared.check()?;
         self.link.shared.check_triggered(barrier)?;
         let error = Error::unavailable("the job declined the epoch").with_source(reason);
-        self.link.post(Mail::Declined(barrier.epoch, error))
+        self.link.post(Mail::Declined(barrier.epoch, error))?;
+        // While an epoch is uploaded, nobody looks for mail.
+        self.link.wake()
     }
 
     /// Returns a watch on how far the job has come.
@@ -228,14 +231,17 @@ impl Job {
     /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was given up; what it sealed is then part of
     /// the next checkpoint.
     ///
-    /// * `epoch`: a barrier or its epoch. Of the last 1,024 epochs each has its own outcome; an older one counts as
+    /// * `epoch`: a barrier, or an epoch of this attempt or before. Of the last 1,024 epochs each has its own outcome; an older one counts as
     ///   committed if a later commit covers it.
     ///
     /// # Errors
     /// What the job failed with before the outcome was known: the store may still show the checkpoint. `Usage` if this
-    /// attempt never triggered the epoch.
-    pub async fn wait(&self, epoch: impl Into<Epoch>) -> Result<Option<ManifestId>> {
-        let epoch = epoch.into();
+    /// attempt never triggered the epoch, or the barrier is another attempt's.
+    pub async fn wait(&self, epoch: impl Into<Awaited>) -> Result<Option<ManifestId>> {
+        let Awaited { attempt, epoch } = epoch.into();
+        if let Some(attempt) = attempt.filter(|attempt| *attempt != self.attempt) {
+            return Err(self.link.shared.other_attempt(Barrier { attempt, epoch }));
+        }
         if let Some(restored) = self.restored.as_ref().filter(|restored| restored.manifest.epoch >= epoch) {
             return Ok(Some(restored.id));
         }

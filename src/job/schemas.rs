@@ -59,7 +59,7 @@ impl Declared {
                 }
             }
         }
-        // Its own earlier words do not bind a subtask that is restored once more.
+        // A subtask restored again may declare other tables.
         self.0.retain(|known| known.other_than(subtask).is_some());
         for schema in declared() {
             match self.0.iter_mut().find(|known| known.schema == *schema) {
@@ -85,7 +85,8 @@ fn differ(
     error.with("other_subtask", other).with("other_declared", format_args!("{} {}", known.id, Types(known)))
 }
 
-/// Returns the tables of each operator, by id: what its subtasks declared, and what none of them did as it was restored.
+/// Returns the tables of each operator, by id: what its subtasks declared; tables nobody declared keep their restored
+/// schema.
 ///
 /// * `subtasks`: what each has.
 ///

@@ -1,6 +1,6 @@
 //! What a job's owner, its tasks and its background share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -68,12 +68,17 @@ pub(super) enum Mail {
     Gone(Participant),
 }
 
-/// An epoch that began to end.
+/// What wakes the background.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Triggered {
-    pub(super) epoch: Epoch,
-    /// The newest epoch whose commit had been announced by then.
-    pub(super) announced: Option<Epoch>,
+pub(super) enum Wake {
+    /// An epoch began to end.
+    Triggered {
+        epoch: Epoch,
+        /// The newest epoch whose commit had been announced by then.
+        announced: Option<Epoch>,
+    },
+    /// There is mail that should not wait.
+    Mail,
 }
 
 /// State shared by the handles of one attempt and its background.
@@ -107,6 +112,11 @@ impl Shared {
 
     fn outcomes(&self) -> MutexGuard<'_, Outcomes> {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an epoch begins. To be called under the coordinator's lock, before the background hears of it.
+    pub(super) fn began(&self, epoch: Epoch) {
+        self.outcomes().open.insert(epoch);
     }
 
     /// Notes what became of an epoch; `None` if it was given up. To be called before the progress that announces it.
@@ -159,11 +169,16 @@ impl Shared {
         }
     }
 
+    /// Returns why a barrier of another attempt is refused.
+    pub(super) fn other_attempt(&self, barrier: Barrier) -> Error {
+        let error = Error::usage("barrier is of another attempt").with("epoch", barrier.epoch);
+        error.with("attempt", barrier.attempt).with("expected", self.attempt)
+    }
+
     /// Refuses a barrier that this attempt never triggered.
     pub(super) fn check_triggered(&self, barrier: Barrier) -> Result<()> {
         if barrier.attempt != self.attempt {
-            let error = Error::usage("barrier is of another attempt").with("epoch", barrier.epoch);
-            return Err(error.with("attempt", barrier.attempt).with("expected", self.attempt));
+            return Err(self.other_attempt(barrier));
         }
         if self.coordinator().has_triggered(barrier.epoch) || canary::on(Canary::AnyEpoch) {
             return Ok(());
@@ -175,25 +190,28 @@ impl Shared {
 /// What became of the epochs of this attempt.
 #[derive(Debug, Default)]
 struct Outcomes {
+    /// Those that have not ended.
+    open: BTreeSet<Epoch>,
     ended: BTreeMap<Epoch, Option<ManifestId>>,
 }
 
 impl Outcomes {
     fn end(&mut self, epoch: Epoch, outcome: Option<ManifestId>) {
+        self.open.remove(&epoch);
         self.ended.insert(epoch, outcome);
         if self.ended.len() > OUTCOMES_KEPT {
             self.ended.pop_first();
         }
     }
 
-    /// Returns the outcome of `epoch`. One that is no longer remembered has ended; the newest commit covers it, if there is
-    /// one that follows it.
+    /// Returns the outcome of `epoch` once it has ended. If that is no longer remembered, the newest commit covers it, if
+    /// there is one that follows it.
     fn of(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
         if let Some(outcome) = self.ended.get(&epoch) {
             return Some(*outcome);
         }
         let (oldest, _) = self.ended.first_key_value()?;
-        let forgotten = self.ended.len() >= OUTCOMES_KEPT && epoch < *oldest;
+        let forgotten = epoch < *oldest && !self.open.contains(&epoch);
         forgotten.then(|| committed.filter(|(newest, _)| *newest >= epoch).map(|(_, id)| id))
     }
 }
@@ -203,18 +221,23 @@ impl Outcomes {
 pub(super) struct Link {
     pub(super) shared: Arc<Shared>,
     /// Epochs that began to end. Bounded by the coordinator: at most `max_in_flight`.
-    sender: mpsc::UnboundedSender<Triggered>,
+    sender: mpsc::UnboundedSender<Wake>,
 }
 
 impl Link {
-    pub(super) fn new(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Triggered>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Wake>) -> Self {
         Self { shared, sender }
     }
 
     pub(super) fn trigger(&self, epoch: Epoch) -> Result<()> {
         self.shared.check()?;
         let announced = self.shared.progress.borrow().committed.map(|(epoch, _)| epoch);
-        self.sender.send(Triggered { epoch, announced }).map_err(|_| stopped())
+        self.sender.send(Wake::Triggered { epoch, announced }).map_err(|_| stopped())
+    }
+
+    /// Has the background look at its mail now.
+    pub(super) fn wake(&self) -> Result<()> {
+        self.sender.send(Wake::Mail).map_err(|_| stopped())
     }
 
     /// Notes that a task has its state.
@@ -270,7 +293,7 @@ mod tests {
     fn each_epoch_has_an_outcome_of_its_own_even_when_it_is_forgotten() {
         let id = |seq| ManifestId { seq: Seq(seq), put_id: PutId::default() };
         let mut outcomes = Outcomes::default();
-        assert_eq!(outcomes.of(Epoch(1), None), None);
+        outcomes.open.insert(Epoch(1));
         outcomes.end(Epoch(2), None);
         assert_eq!((outcomes.of(Epoch(1), None), outcomes.of(Epoch(2), None)), (None, Some(None)));
         for epoch in 3..3 + OUTCOMES_KEPT as u64 {
@@ -281,5 +304,17 @@ mod tests {
         assert_eq!(outcomes.of(Epoch(3), committed), Some(Some(id(3))));
         assert_eq!(outcomes.of(Epoch(2), None), Some(None));
         assert_eq!(outcomes.of(Epoch(5000), committed), None, "it has not ended");
+    }
+
+    #[test]
+    fn an_epoch_in_flight_has_no_outcome_however_many_later_ones_have() {
+        let mut outcomes = Outcomes::default();
+        outcomes.open.insert(Epoch(1));
+        for epoch in 2..10 + OUTCOMES_KEPT as u64 {
+            outcomes.end(Epoch(epoch), None);
+        }
+        assert_eq!(outcomes.of(Epoch(1), None), None);
+        outcomes.end(Epoch(1), None);
+        assert_eq!(outcomes.of(Epoch(1), None), Some(None));
     }
 }

@@ -334,7 +334,8 @@ impl<B: StateBackend> Task<B> {
             Strategy::Full => self.owned.clone(),
             Strategy::Incremental => lock(&self.chain).take_due(),
         };
-        let mut sealed = self.state.backend_mut().seal(cut, &bases)?;
+        let sealed = self.state.backend_mut().seal(cut, &bases);
+        let mut sealed = sealed.inspect_err(|_| lock(&self.chain).add_due(&bases))?;
         metrics::dirty_rows(sealed.dirty_rows);
         let (heat, statistics) = (std::mem::take(&mut sealed.heat), std::mem::take(&mut sealed.statistics));
         lock(&self.chain).push(sealed);

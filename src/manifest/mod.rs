@@ -40,7 +40,7 @@ pub enum ManifestKind {
     Claim = 1,
     /// Owned by the system: retained and collected.
     Checkpoint = 2,
-    /// Owned by the user: self-contained, never collected.
+    /// Owned by the user: self-contained, and kept until the user drops it.
     Savepoint = 3,
 }
 
@@ -102,7 +102,7 @@ pub struct Retained {
     pub id: ManifestId,
     /// Hash of the whole object.
     pub hash: Hash,
-    /// What it is; savepoints are never dropped.
+    /// What it is; no policy drops a savepoint, only its user does.
     pub kind: ManifestKind,
 }
 

@@ -280,7 +280,7 @@ mod tests {
         let parts = [key, namespace, sub].map(|part| part.map(|part| vec![b'a' + part]));
         let [key, namespace, sub] = [0, 1, 2].map(|at| parts[at].as_deref());
         let mut value = vec![b'v'; long];
-        value.extend(number.to_le_bytes());
+        value.extend((number as u64).to_le_bytes());
         let op = match op {
             0 => Op::Put(&value),
             1 => Op::Delete,

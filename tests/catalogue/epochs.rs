@@ -153,6 +153,11 @@ fn b05_a_barrier_of_another_attempt_is_refused_with_both() {
         let refused = job.tasks[0].barrier(stale, Timestamp::MIN, vec![]).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Usage);
         assert!(refused.message().contains("attempt=`1` expected=`2`"), "{refused}");
+        assert_eq!(
+            job.job.wait(stale).await.unwrap_err().kind(),
+            ErrorKind::Usage,
+            "its outcome is not this attempt's"
+        );
         job.tasks[0].barrier(current, Timestamp::MIN, vec![]).unwrap();
         assert!(job.job.wait(current).await.unwrap().is_some());
     });
@@ -220,6 +225,25 @@ fn b18_an_epoch_that_is_declined_is_given_up_at_once_with_the_reason() {
     assert!(rig.sim.now_ms() - before < 1_000, "nothing waited for the timeout");
     let mut job = job;
     rig.on(0, async move { assert!(job.checkpoint().await.unwrap().is_some()) });
+}
+
+#[test]
+fn b18_an_epoch_that_is_declined_while_it_is_uploaded_is_given_up_at_once() {
+    let rig = Rig::new();
+    let mut job = rig.open(0, 1, small()).unwrap();
+    rig.faults(Faults::Scripted(Box::new(|call: &Call<'_>| {
+        (call.operation == Operation::Put).then(|| Fate::ok(20_000))
+    })));
+    let (before, runtime) = (rig.sim.now_ms(), rig.sim.runtime(0));
+    rig.on(0, async move {
+        job.add(0..10).unwrap();
+        let barrier = job.job.trigger().unwrap().unwrap();
+        job.tasks[0].barrier(barrier, Timestamp::MIN, vec![]).unwrap();
+        runtime.sleep(Duration::from_secs(1)).await;
+        job.job.decline(barrier, "the user stopped it").unwrap();
+        assert_eq!(job.job.wait(barrier).await.unwrap(), None);
+    });
+    assert!(rig.sim.now_ms() - before < 2_000, "nothing waited for the upload");
 }
 
 #[test]
@@ -391,7 +415,11 @@ pub(crate) fn f15_state_that_no_operator_claims_is_refused_dropped_or_carried() 
 
         // Carried over more checkpoints than are retained, then declared again.
         let carry = |builder: JobBuilder| builder.operator(orders()).carry_operator(OperatorId(2));
+        let name_taken = OperatorSpec::new(OperatorId(3), "users", 2);
+        let name_taken = open(&store, |builder| carry(builder).operator(name_taken)).await.unwrap_err();
+        refused(name_taken, "carried operator has the name of a declared one");
         let (job, mut tasks) = open(&store, carry).await.unwrap();
+        assert_eq!(job.attempt(), Attempt(2), "what was refused claimed nothing");
         for _ in 0..5 {
             checkpoint(&job, &mut tasks).await.unwrap();
         }

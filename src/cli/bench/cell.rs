@@ -34,10 +34,10 @@ use super::memory::Memory;
 use super::pace::{Pace, percentiles};
 use super::report::{CellReport, Paced, Requests, Rescale, Restore, Rss, micros, millis, rounded};
 use super::workload::{Records, Routing, Share, Workload};
-use crate::cli::clock;
 #[cfg(feature = "rocksdb")]
 use crate::cli::rocksdb::{Databases, RocksDbArgs};
 use crate::cli::run::{BackendKind, Strategy};
+use crate::cli::{clock, given_up};
 
 /// Measures the steps of `spec` above, in a new job in the store at `url`.
 pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<CellReport> {
@@ -263,11 +263,7 @@ impl<B: StateBackend> Cell<'_, B> {
         if self.runtime.block_on(job.wait(barrier))?.is_some() {
             return Ok(());
         }
-        let error = Error::unavailable("a checkpoint was given up").with("epoch", barrier);
-        Err(match job.progress().last_aborted {
-            Some(aborted) => error.with_source(aborted.reason),
-            None => error,
-        })
+        Err(given_up("a checkpoint was given up", job).with("epoch", barrier))
     }
 
     fn per_key(&self, before: Option<u64>, after: Option<u64>) -> Option<f64> {

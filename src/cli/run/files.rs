@@ -58,7 +58,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Who writes results: an attempt of a job. What it stages carries both, so that nobody takes it for his own.
+/// Who writes results: an attempt of a job. What it stages carries both, so no other writer mistakes it for its own.
 ///
 /// No attempt replaces what a newer one published, however long it sleeps between any two steps: each stages first, then
 /// finds out that no newer attempt has begun, then renames. Whatever an older attempt may still rename was therefore

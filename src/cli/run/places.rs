@@ -54,7 +54,7 @@ fn same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// Returns the metadata of an input that is a file; one that is not there is the source's to complain of.
+/// Returns the metadata of an input that is a file; the source reports a missing input.
 fn metadata_of(input: &Input) -> Option<Metadata> {
     let metadata = match input {
         Input::Path(path) => fs::metadata(path),

@@ -23,7 +23,7 @@ use super::rate::RateArg;
 use super::record::RecordBatch;
 use super::source::{Next, Source};
 use super::subtask::{EpochEnd, ToSubtask};
-use crate::cli::clock;
+use crate::cli::{clock, given_up};
 
 /// Name of the opaque with the source's position.
 pub(crate) const OPAQUE: &str = "input";
@@ -181,11 +181,7 @@ impl<B: StateBackend> Reader<'_, B> {
                 return Ok(id);
             }
         }
-        let error = Error::unavailable("the last checkpoint was given up");
-        Err(match self.job.progress().last_aborted {
-            Some(aborted) => error.with_source(aborted.reason),
-            None => error,
-        })
+        Err(given_up("the last checkpoint was given up", self.job))
     }
 
     /// Waits for `work`, which may need the subtasks: without one of them it would come to nothing only when the

@@ -131,7 +131,7 @@ fn ids_do_not_depend_on_the_order_of_declaration() {
 
 #[test]
 fn names_that_collide_are_refused_with_both() {
-    let mut seen = std::collections::HashMap::new();
+    let mut seen = std::collections::BTreeMap::new();
     let names = (0u32..).map(|n| n.to_string());
     let collision = names.map(|name| (super::super::tables::id_of(&name), name));
     let [first, second] =
