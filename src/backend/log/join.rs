@@ -84,11 +84,15 @@ impl Regions {
 
 impl Group {
     /// Joins as much as `churn` bytes pay for that were written or became garbage.
+    #[inline]
     pub(super) fn join_small(&mut self, churn: u64, rules: &Rules) {
-        if !self.regions.run(Half::Frozen).has_too_many() {
-            self.regions.joining = Joining { next: self.regions.joining.next, ..Joining::default() };
-            return;
+        if self.regions.run(Half::Frozen).has_too_many() {
+            self.join_some(churn, rules);
         }
+    }
+
+    #[cold]
+    fn join_some(&mut self, churn: u64, rules: &Rules) {
         self.regions.joining.credit += RATE * churn + LEAST_PAY;
         while self.regions.run(Half::Frozen).has_too_many() {
             let Joining { next, credit, wanted } = self.regions.joining;
@@ -106,6 +110,9 @@ impl Group {
             if joins && credit >= cost {
                 self.join(at, &ids, rules);
             }
+        }
+        if !self.regions.run(Half::Frozen).has_too_many() {
+            self.regions.joining = Joining { next: self.regions.joining.next, ..Joining::default() };
         }
     }
 

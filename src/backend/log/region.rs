@@ -561,14 +561,17 @@ impl Regions {
         let expected_bytes = self.tail.tally.bytes();
         for half in [Half::Clears, Half::Tail] {
             while let Some(id) = self.run_mut(half).order.pop_front() {
-                let region = self.take(id);
+                let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
+                let Slot::In(region) = std::mem::replace(slot, Slot::Free) else { no_region() };
                 if region.tally.records() == 0 {
-                    self.release(id);
+                    self.free.push(id);
                     continue;
                 }
                 self.frozen.order.push_back(id);
                 self.frozen.enter(&region);
-                self.put_back(id, region, &mut visit);
+                let (region, chunk) = region.into_frozen();
+                *slot = Slot::In(region);
+                visit(chunk);
             }
             let run = self.run_mut(half);
             *run = Run { order: std::mem::take(&mut run.order), ..Run::default() };

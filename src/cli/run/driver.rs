@@ -367,9 +367,10 @@ impl Run<'_> {
         let published = sink.map_or(Ok(()), join);
         let mut errors = Vec::new();
         let mut note = |error: Error| errors.push(error);
-        let read = read.map_err(&mut note).ok();
+        // A subtask that failed is why the reader's last checkpoint was given up.
         published.map_err(&mut note).ok();
         let finished: Vec<Finished> = finished.into_iter().filter_map(|one| one.map_err(&mut note).ok()).collect();
+        let read = read.map_err(&mut note).ok();
         if let Some(error) = self.cause(errors) {
             return Err(error);
         }
