@@ -122,7 +122,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
     Ok(())
 }
 
-/// Before the next read of data the job goes on until what is the newest checkpoint now is gone.
+/// Before the next read of data the job continues until what is the newest checkpoint now is gone.
 async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Result<Seq> {
     let store = common::store(&gate.objects());
     let newest = offline::find(&store, &mut Chain::load(&store).await?, None).await?;

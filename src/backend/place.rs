@@ -87,7 +87,7 @@ fn split_clear(place: &[u8]) -> Option<(KeyGroup, RowKey<'_>)> {
 
 /// Returns the places of the clears that would cover the row at `place`.
 pub(super) fn covering(place: &[u8]) -> impl Iterator<Item = Vec<u8>> {
-    // What has no place is covered by nothing, and reported by whoever reads it.
+    // What has no place is covered by nothing, and reading it reports it.
     split_place(place).into_iter().flat_map(|(group, RowKey { table, key, namespace, .. })| {
         let scopes = [(key, None), (key, namespace), (None, namespace)];
         scopes.map(|(key, namespace)| clear_place(group, &RowKey { table, key, namespace, sub: None }))

@@ -284,7 +284,7 @@ fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
     }
 }
 
-/// Refuses to drop what the job goes on from.
+/// Refuses to drop what the job continues from.
 pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<ManifestId>) -> Result<()> {
     match continued.filter(|continued| unwanted.contains(&continued.seq)) {
         Some(continued) => {

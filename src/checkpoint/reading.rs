@@ -1,4 +1,4 @@
-//! Reading under a checkpoint whose job goes on meanwhile.
+//! Reading under a checkpoint whose job keeps running.
 //!
 //! Readers pin nothing. The owner of a running job drops checkpoints and deletes what only they reached, a few commits
 //! later; a reader that misses an object looks at the chain again. If the checkpoint is still live, the object was lost:
@@ -128,7 +128,7 @@ impl<'a> Reader<'a> {
             return Err(error);
         }
         self.followed += 1;
-        tracing::info!(checkpoint = seq.0, "checkpoint was dropped while it was read, going on with a newer one");
+        tracing::info!(checkpoint = seq.0, "checkpoint was dropped while it was read, continuing with a newer one");
         Ok(())
     }
 }

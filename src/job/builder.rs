@@ -304,7 +304,7 @@ fn participants(operators: &[OperatorSpec]) -> Vec<Participant> {
     operators.iter().flat_map(of).collect()
 }
 
-/// Returns the chain of a subtask that goes on from its share.
+/// Returns the chain of a subtask that continues from its share.
 fn chain_of(share: &Share, settings: &JobSettings, budget: &MemoryBudget) -> SharedChain {
     let chain = SegmentChain::new(share.groups.clone(), share.segments.clone(), budget.clone());
     let mut chain = chain.with_segment_bytes(settings.pipeline.segment_bytes);

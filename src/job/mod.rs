@@ -170,7 +170,7 @@ impl Job {
         self.link.shared.check_triggered(barrier)?;
         let error = Error::unavailable("the job declined the epoch").with_source(reason);
         self.link.post(Mail::Declined(barrier.epoch, error))?;
-        // While an epoch is uploaded, nobody looks for mail.
+        // While an epoch is uploaded, the background does not look for mail.
         self.link.wake()
     }
 

@@ -20,14 +20,14 @@ pub struct Dropped {
     pub swept: Result<(SweepPlan, Swept)>,
 }
 
-/// Claims the job, which stops whoever runs it, without listing the savepoints or checkpoints `ids` any more, and deletes
+/// Claims the job, which stops the process that runs it, without listing the savepoints or checkpoints `ids` any more, and deletes
 /// what no live manifest reaches then. The manifests of `ids` are not read: they may be damaged or gone.
 ///
 /// * `chain`: the job's, which exists.
 ///
 /// # Errors
 /// Before anybody is stopped: `NotFound` if one of them is not live, naming those that are; `Usage` if the job would go on
-/// from one of them; `Corrupt` if the newest manifest or the checkpoint that the job goes on from is damaged. `Fenced` if
+/// from one of them; `Corrupt` if the newest manifest or the checkpoint that the job continues from is damaged. `Fenced` if
 /// another attempt takes over meanwhile; `Denied` or `Unavailable` from the store.
 pub async fn drop_savepoints(store: &Store, chain: &Chain, ids: &BTreeSet<Seq>) -> Result<Dropped> {
     check(chain, ids)?;
@@ -50,7 +50,7 @@ pub async fn preview_drop(store: &Store, chain: &Chain, ids: &BTreeSet<Seq>) -> 
     preview_without(store, policy(chain, None), ids).await
 }
 
-/// Refuses ids that are not live, and the one that the job goes on from.
+/// Refuses ids that are not live, and the one that the job continues from.
 fn check(chain: &Chain, ids: &BTreeSet<Seq>) -> Result<()> {
     ids.iter().try_for_each(|id| chain.select(RestoreFrom::Checkpoint(*id)).map(|_live| ()))?;
     check_unwanted(ids, chain.select(RestoreFrom::Newest)?.map(|continued| continued.id))

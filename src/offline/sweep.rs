@@ -20,7 +20,7 @@ pub fn policy(chain: &Chain, retain: Option<u32>) -> RetentionPolicy {
     RetentionPolicy { checkpoints }
 }
 
-/// Returns what a tool claims that goes on from where the job stands.
+/// Returns what a tool claims that continues from where the job stands.
 pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> ClaimRequest {
     ClaimRequest {
         from: RestoreFrom::Newest,

@@ -1,6 +1,6 @@
 //! How far time has come, by key groups: what expiry continues from after a restore.
 //!
-//! Times belong to groups, not to subtasks: whoever owns a group next, at whatever parallelism, continues from the
+//! Times belong to groups, not to subtasks: the next owner of a group, at whatever parallelism, continues from the
 //! group's own record. Lists of records are sorted by their groups, which do not overlap.
 
 use super::Ttl;

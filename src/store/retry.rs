@@ -41,7 +41,7 @@ pub struct StoreSettings {
     /// Longest time for which the outcome of a commit is looked for while the store does not answer; then the attempt ends,
     /// and the next one finds out. A store that refuses ends it after a few tries. Default 1 h.
     pub settle_patience: Duration,
-    /// A running job deletes what a commit made unreachable only after this many further commits, so that whoever reads
+    /// A running job deletes what a commit made unreachable only after this many further commits, so that one who reads
     /// a checkpoint while it is dropped can finish, or notice and turn to a newer one. Costs the space of what so many
     /// commits replace: with full checkpoints, as many more copies of the state. 0 deletes at once. Default 2.
     pub collect_lag: u64,

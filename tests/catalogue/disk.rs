@@ -313,7 +313,7 @@ fn d09_a_file_that_is_cut_or_removed_under_a_job_is_an_error_that_names_it() {
     // That no file is mapped into memory, so that none can end a process by being cut, is a rule of `tests/tidy.rs`.
 }
 
-/// An attempt that is stopped before any call on its result, and goes on when its successor is through.
+/// An attempt that is stopped before any call on its result, and continues when its successor is through.
 #[test]
 fn d10_an_attempt_that_sleeps_at_any_call_replaces_nothing() {
     let from = format!("--checkpoint {}", IN_PARTS.committed.0.last_key_value().unwrap().0);

@@ -15,10 +15,10 @@ const LOGGED: &[&str] = &[
     CHAIN_GREW,
     CHECKPOINT_COMMITTED,
     COMMIT_UNKNOWN,
-    DECLINED,
     DELETES_FAILED,
     FENCE_UNKNOWN,
     FENCED,
+    GIVEN_UP,
     JOB_CLAIMED,
     JOB_FAILED,
     ORPHANS_SWEPT,
@@ -31,11 +31,11 @@ const LOGGED: &[&str] = &[
 const ATTEMPT_TAKEN: &str = "attempt is taken, going higher";
 const CHAIN_GREW: &str = "chain grew under a claim";
 const CHECKPOINT_COMMITTED: &str = "checkpoint committed";
-const COMMIT_UNKNOWN: &str = "outcome of a commit is unknown, to be found out";
-const DECLINED: &str = "checkpoint declined";
+const COMMIT_UNKNOWN: &str = "outcome of a commit is unknown";
 const DELETES_FAILED: &str = "objects could not be deleted, to be tried again";
-const FENCE_UNKNOWN: &str = "cannot tell whether a newer attempt has begun";
+const FENCE_UNKNOWN: &str = "a newer attempt may have begun";
 const FENCED: &str = "fenced";
+const GIVEN_UP: &str = "checkpoint given up";
 const JOB_CLAIMED: &str = "job claimed";
 const JOB_FAILED: &str = "job failed";
 const ORPHANS_SWEPT: &str = "swept what earlier attempts left";
@@ -77,10 +77,10 @@ pub(crate) const STACK: &[&str] = &[
     CHAIN_GREW,
     CHECKPOINT_COMMITTED,
     COMMIT_UNKNOWN,
-    DECLINED,
     DELETES_FAILED,
     FENCE_UNKNOWN,
     FENCED,
+    GIVEN_UP,
     JOB_CLAIMED,
     ORPHANS_SWEPT,
     ORPHANS_UNSWEPT,

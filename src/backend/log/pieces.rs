@@ -170,7 +170,7 @@ impl Group {
     }
 
     /// Folds pieces of a row that follow each other, oldest first, as far as their table merges them. An operator that
-    /// fails leaves them as they are: whoever reads the row learns of it.
+    /// fails leaves them as they are: reading the row returns the error.
     pub(super) fn fold(&self, pieces: &[Link], rules: &Rules) -> Vec<Folded> {
         let mut folded: Vec<Folded> = Vec::new();
         for &link in pieces {

@@ -33,7 +33,7 @@ pub(super) fn merge(
 
 /// Returns the rules of the group of `place`, and of its table.
 fn rules_of<'a>(rules: &'a Rules, place: &[u8]) -> Option<(&'a Rules, &'a TableRules)> {
-    // What has no place means nothing; whoever reads it learns of the damage.
+    // What has no place means nothing; reading it reports the damage.
     let (group, row) = read_place(place).ok()?;
     let rules = rules.of(group);
     Some((rules, rules.table(row.table)?))

@@ -114,7 +114,7 @@ impl Writer {
     }
 
     fn request(&self, request: Request) {
-        // A thread that has ended says so to whoever waits for it.
+        // A thread that has ended wakes those that wait for it.
         let _sent = self.queue.as_ref().map(|queue| queue.send(request));
     }
 

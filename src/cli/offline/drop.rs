@@ -25,7 +25,7 @@ pub(in super::super) struct Args {
     /// Drop nothing [default]
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Drop them. Claims the job first, which stops whoever runs it
+    /// Drop them. Claims the job first, which stops the process that runs it
     #[arg(long)]
     yes: bool,
     /// Print one JSON document

@@ -62,7 +62,7 @@ pub(crate) fn input(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Goes on behind `old` records of an input that has grown: together they are those of the `whole`, or it is refused.
+/// Continues behind `old` records of an input that has grown: together they are those of the `whole`, or it is refused.
 fn grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
     let more = Source::open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
     match more {

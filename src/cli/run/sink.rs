@@ -77,7 +77,7 @@ impl FileSink {
         Ok(Self { folder: folder.to_owned(), writer, output })
     }
 
-    /// Makes the folder that of the job, and brings it to the state of the checkpoint that the job goes on from:
+    /// Makes the folder that of the job, and brings it to the state of the checkpoint that the job continues from:
     /// `prepared` is what that lists, `epoch` its epoch, none for a start from the beginning. Publishes what is staged,
     /// removes what is not listed.
     ///

@@ -87,7 +87,7 @@ impl JsonlRows {
         }
     }
 
-    /// Goes on behind a record that had no line end when it was read, and must have nothing but that by now.
+    /// Continues behind a record that had no line end when it was read, and must have nothing but that by now.
     fn finish_line(&mut self, position: &Position) -> Result<()> {
         self.line = position.line;
         loop {
