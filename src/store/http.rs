@@ -2,8 +2,8 @@
 //!
 //! Invariants: no endpoint decides how much memory an error or a listing takes (an object's bytes are counted by who
 //! asked for them); what an error repeats of a request's credentials is struck out, since errors are logged; an answer
-//! by which the store turns out to be unfit is told from one that it may take back; until a first answer, what looks
-//! like a mistake in the settings is one, afterwards it is a disturbance.
+//! that shows the store to be unfit differs from one that may pass; until a first answer, what looks like a mistake in
+//! the settings is one, afterwards it is a disturbance.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -153,7 +153,7 @@ fn mentions(error: &HttpError, text: &str) -> bool {
     false
 }
 
-/// Credentials that nobody has set: the service of the machine that this runs on is asked for them. Where there is none,
+/// Credentials that are not set: the instance metadata service of the machine is asked for them. Where there is none,
 /// the user has forgotten to set them; where it gave some before, it is disturbed.
 #[derive(Debug)]
 pub(super) struct MachineCredentials<C> {
