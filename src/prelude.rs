@@ -14,7 +14,7 @@ pub use crate::job::{BroadcastState, OperatorList, OperatorState};
 pub use crate::job::{Job, JobBuilder, JobSettings, OperatorSpec, Progress, Seat, Strategy, Task};
 pub use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 pub use crate::manifest::{Opaque, OpaqueRole, Redistribution};
-pub use crate::store::Store;
+pub use crate::place::Store;
 pub use crate::time::Timestamp;
 #[cfg(feature = "tokio-runtime")]
 pub use crate::tokio_runtime::TokioRuntime;

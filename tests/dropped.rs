@@ -14,7 +14,7 @@ use alluvium::job::{JobBuilder, JobSettings, OperatorSpec, Strategy};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::offline::{self, Depth, Level, RestoreOptions};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use common::{Counting, Gate};

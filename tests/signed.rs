@@ -12,7 +12,7 @@ use alluvium::id::{Epoch, PutId, Seq};
 use alluvium::job::JobSettings;
 use alluvium::manifest::Manifest;
 use alluvium::offline::{self, RestoreOptions};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;
 use common::{Counting, Gate, store};

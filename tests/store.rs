@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use alluvium::error::{Applied, ErrorKind};
 use alluvium::id::Seq;
-use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, Store, list_jobs, open_url};
+use alluvium::place::Store;
+use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, list_jobs, open_url};
 use bytes::Bytes;
 use contract::{data, object, runtime, settings};
 use futures_util::stream::BoxStream;
@@ -48,11 +49,11 @@ async fn foreign_files_are_counted_and_left_alone() {
     let (objects, prefix) = open_url(&url, Access::Write).unwrap();
     let store = store(objects, &prefix);
     let (id, bytes) = object(1);
-    store.put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
+    store.folder().put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
     for name in ["notes.txt", "3", "00000000000000000003.bak"] {
         std::fs::write(dir.path().join("job/manifest").join(name), "mine").unwrap();
     }
-    let listing = store.list(KeyClass::Manifest).await.unwrap();
+    let listing = store.folder().list(KeyClass::Manifest).await.unwrap();
     assert_eq!((listing.entries.len(), listing.foreign), (1, 3));
 }
 
@@ -66,7 +67,7 @@ async fn a_name_that_a_foreign_object_has_is_taken() {
         let path = Path::from(format!("job/manifest/{seq:020}"));
         objects.put(&path, PutPayload::from(bytes.as_bytes().to_vec())).await.unwrap();
         let (id, object) = object(1);
-        assert_eq!(store.put_new(&Key::Manifest(Seq(seq)), id, object).await.unwrap(), Put::Taken, "{bytes:?}");
+        assert_eq!(store.folder().put_new(&Key::Manifest(Seq(seq)), id, object).await.unwrap(), Put::Taken, "{bytes:?}");
     }
 }
 
@@ -183,7 +184,7 @@ async fn a21_a22_a23_the_probe_refuses_stores_that_cannot_hold_a_job() {
 async fn what_a_store_out_of_reach_was_sent_is_unknown() {
     let store = store(Arc::new(Vicious(InMemory::new(), Vice::OutOfReach)), &Path::default());
     let (id, bytes) = object(1);
-    let error = store.put_new(&data(1), id, bytes).await.unwrap_err();
+    let error = store.folder().put_new(&data(1), id, bytes).await.unwrap_err();
     assert_eq!((error.kind(), error.applied()), (ErrorKind::Unavailable, Applied::Unknown));
     assert!(error.message().contains("tries=`2`"), "{error}");
     assert_eq!(store.requests(), RequestCounts { put: 2, get: 4, put_bytes: 304, ..RequestCounts::default() });
@@ -218,7 +219,7 @@ async fn odd_names_in_a_folder_are_foreign_and_hide_nothing() {
     let (objects, prefix) = open_url(&format!("file://{}", dir.path().display()), Access::Write).unwrap();
     let store = store(objects.clone(), &prefix);
     let (id, bytes) = object(1);
-    store.put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
+    store.folder().put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
     let folder = dir.path().join("job/manifest");
     std::fs::write(folder.join(OsStr::from_bytes(b"b\xffd")), "").unwrap();
     std::fs::write(folder.join("line\nbreak"), "").unwrap();
@@ -234,7 +235,7 @@ async fn odd_names_in_a_folder_are_foreign_and_hide_nothing() {
     symlink("itself", dir.path().join("itself")).unwrap();
     std::fs::write(dir.path().join(OsStr::from_bytes(b"\xff")), "").unwrap();
 
-    let listing = store.list(KeyClass::Manifest).await.unwrap();
+    let listing = store.folder().list(KeyClass::Manifest).await.unwrap();
     assert_eq!(listing.entries.iter().map(|(key, _)| *key).collect::<Vec<_>>(), [Key::Manifest(Seq(3))]);
     let mut names = listing.foreign_names;
     names.sort_unstable();
@@ -251,7 +252,7 @@ async fn odd_names_in_a_folder_are_foreign_and_hide_nothing() {
     let jobs = list_jobs(objects.as_ref(), &prefix, &runtime(), &settings()).await.unwrap();
     assert_eq!(jobs.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["back", "job"]);
     // A folder that stands where an object belongs is damage, not an object that is missing.
-    let error = store.read(&Key::Manifest(Seq(5)), 100).await.unwrap_err();
+    let error = store.folder().read(&Key::Manifest(Seq(5)), 100).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
 
@@ -264,16 +265,16 @@ async fn a_folder_that_cannot_be_read_is_no_empty_one() {
     let (objects, prefix) = open_url(&format!("file://{}", dir.path().display()), Access::Write).unwrap();
     let store = store(objects, &prefix);
     let (id, bytes) = object(1);
-    store.put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
+    store.folder().put_new(&Key::Manifest(Seq(3)), id, bytes).await.unwrap();
     let (folder, below) = (dir.path().join("job/manifest"), dir.path().join("job/manifest/below"));
     std::fs::create_dir(&below).unwrap();
     let set = |path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     set(&below, 0o000);
-    let beside = store.list(KeyClass::Manifest).await;
+    let beside = store.folder().list(KeyClass::Manifest).await;
     let privileged = std::fs::read_dir(&below).is_ok();
     set(&below, 0o755);
     set(&folder, 0o000);
-    let whole = store.list(KeyClass::Manifest).await;
+    let whole = store.folder().list(KeyClass::Manifest).await;
     set(&folder, 0o755);
     // A privileged user may read anything.
     if !privileged {

@@ -97,10 +97,12 @@ fn elsewhere(needle: &str, allowed: &[&str]) -> Vec<String> {
 fn one_committer_one_deleter_one_place_for_keys() {
     let none: Vec<String> = Vec::new();
     // The store layer defines deletes; its probe removes its own object. RocksDB's are of rows.
-    let deleters = ["src/backend/rocksdb/writer.rs", "src/checkpoint/sweep.rs", "src/store/mod.rs"];
+    let deleters = ["src/backend/rocksdb/writer.rs", "src/checkpoint/sweep.rs", "src/store/job_folder.rs"];
     assert_eq!(elsewhere(".delete(", &deleters), none);
     assert_eq!(elsewhere("put_new(&Key::Manifest(", &["src/checkpoint/commit.rs"]), none);
     assert_eq!(elsewhere("Key::Manifest(", &KEY_USERS), none);
+    assert_eq!(elsewhere("Key::Data(", &DATA_KEY_USERS), none, "data objects are put and read through place/");
+    assert_eq!(elsewhere("KeyClass::Data", &DATA_KEY_USERS), none);
     assert_eq!(elsewhere("/manifest/", &["src/store/key.rs"]), none);
     assert_eq!(elsewhere("object_store", &STORE_USERS), none);
 }
@@ -113,11 +115,24 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-const STORE_USERS: [&str; 8] = [
+/// The seam, and those that count and delete: collection, sweep, and the offline checks of what is foreign or in the way.
+const DATA_KEY_USERS: [&str; 6] = [
+    "src/checkpoint/collect.rs",
+    "src/checkpoint/commit.rs",
+    "src/checkpoint/sweep.rs",
+    "src/offline/copy.rs",
+    "src/place/objects.rs",
+    "src/store/key.rs",
+];
+
+const STORE_USERS: [&str; 10] = [
+    "src/place/store.rs",
     "src/store/cloud.rs",
     "src/store/folder.rs",
     "src/store/http.rs",
+    "src/store/job_folder.rs",
     "src/store/key.rs",
+    "src/store/listing.rs",
     "src/store/mod.rs",
     "src/store/retry.rs",
     "src/store/url.rs",

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use alluvium::place::Store;
 use alluvium::runtime::{Runtime, SharedRuntime};
-use alluvium::store::{Store, StoreSettings};
+use alluvium::store::StoreSettings;
 use alluvium::time::Timestamp;
 use alluvium::tokio_runtime::TokioRuntime;
 use bytes::Bytes;

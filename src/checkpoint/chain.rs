@@ -12,7 +12,8 @@ use crate::canary::{self, Canary};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Hash, ManifestId, ObjectId, Seq};
 use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestKind, Retained};
-use crate::store::{Key, KeyClass, Store};
+use crate::place::Store;
+use crate::store::{Key, KeyClass};
 
 /// How often a listing that lags too far behind is asked again.
 const LISTINGS_MAX: u32 = 5;
@@ -365,7 +366,7 @@ fn is_of_content(error: &Error) -> bool {
 
 /// Returns the numbers that a listing shows, with their objects' lengths.
 async fn list(store: &Store) -> Result<BTreeMap<Seq, u64>> {
-    let listed = store.list(KeyClass::Manifest).await?.entries;
+    let listed = store.folder().list(KeyClass::Manifest).await?.entries;
     let manifests = listed.into_iter().filter_map(|(key, bytes)| match key {
         Key::Manifest(seq) => Some((seq, bytes)),
         _ => None,
@@ -374,7 +375,7 @@ async fn list(store: &Store) -> Result<BTreeMap<Seq, u64>> {
 }
 
 async fn read_object(store: &Store, seq: Seq) -> Result<Option<Bytes>> {
-    store.read(&Key::Manifest(seq), MAX_MANIFEST_BYTES as u64).await
+    store.folder().read(&Key::Manifest(seq), MAX_MANIFEST_BYTES as u64).await
 }
 
 /// Returns the number after `seq`.

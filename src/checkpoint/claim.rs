@@ -14,7 +14,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, JobId, ManifestId, Seq};
 use crate::key_group::{MAX_KEY_GROUPS, Partitioner};
 use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Program};
-use crate::store::{Key, Put, Store};
+use crate::place::Store;
+use crate::store::{Key, Put};
 
 use super::chain::{Chain, RestoreFrom, StoredManifest, following, succeeding};
 use super::collect::warn_held;
@@ -198,7 +199,7 @@ async fn take_attempt(store: &Store, chain: &Chain, job: JobId) -> Result<Attemp
         attempt = succeeding(attempt)?;
         let put_id = store.draw_put_id();
         let marker = AttemptMarker { attempt, job, created_at: store.runtime().now() };
-        match store.put_new(&Key::Attempt(attempt), put_id, marker.encode(put_id)).await? {
+        match store.folder().put_new(&Key::Attempt(attempt), put_id, marker.encode(put_id)).await? {
             Put::Created => return Ok(attempt),
             Put::Taken if canary::on(Canary::GhostFences) => return Err(fenced(attempt, attempt)),
             Put::Taken => tracing::debug!(attempt = attempt.0, "attempt is taken, going higher"),

@@ -9,7 +9,8 @@ use crate::control::retention::Garbage;
 use crate::error::Error;
 use crate::id::{Attempt, Seq};
 use crate::metrics;
-use crate::store::{Key, Store};
+use crate::place::Store;
+use crate::store::Key;
 
 use super::sweep::{Swept, delete_all, execute, plan};
 

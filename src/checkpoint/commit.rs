@@ -20,7 +20,8 @@ use crate::key_group::Partitioner;
 use crate::manifest::{
     DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
 };
-use crate::store::{Key, Put, Store};
+use crate::place::Store;
+use crate::store::{Key, Put};
 use crate::time::Timestamp;
 
 use super::chain::{following, succeeding};
@@ -123,7 +124,7 @@ impl Proposal {
 
     /// Creates the manifest: the one place where that happens.
     pub(super) async fn create(&self, store: &Store) -> Result<Put> {
-        store.put_new(&Key::Manifest(self.entry.id.seq), self.entry.id.put_id, self.object.clone()).await
+        store.folder().put_new(&Key::Manifest(self.entry.id.seq), self.entry.id.put_id, self.object.clone()).await
     }
 }
 
@@ -136,7 +137,7 @@ struct Patience {
 /// Looks whether an attempt after `attempt` has begun, and returns it.
 pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
     let next = succeeding(attempt)?;
-    Ok(store.read(&Key::Attempt(next), MARKER_BYTES_MAX).await?.map(|_marker| next))
+    Ok(store.folder().read(&Key::Attempt(next), MARKER_BYTES_MAX).await?.map(|_marker| next))
 }
 
 /// An attempt's right to append to its job's chain.

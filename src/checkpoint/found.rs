@@ -6,7 +6,8 @@ use crate::control::retention::Retention;
 use crate::error::{Error, Result};
 use crate::id::{ManifestId, Seq};
 use crate::manifest::{AttemptMarker, Manifest, ManifestKind};
-use crate::store::{Key, Put, Store};
+use crate::place::Store;
+use crate::store::{Key, Put};
 
 use super::commit::Proposal;
 
@@ -28,7 +29,7 @@ pub async fn found(store: &Store, manifest: Manifest) -> Result<ManifestId> {
     let put_id = store.draw_put_id();
     let marker = AttemptMarker { attempt, job, created_at }.encode(put_id);
     let occupied = || Error::config("a job stands here already");
-    if store.put_new(&Key::Attempt(attempt), put_id, marker).await? == Put::Taken {
+    if store.folder().put_new(&Key::Attempt(attempt), put_id, marker).await? == Put::Taken {
         return Err(occupied().with("object", Key::Attempt(attempt)));
     }
     match proposal.create(store).await? {

@@ -14,8 +14,8 @@ use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::{ObjectId, OperatorId};
 use crate::manifest::{Manifest, OperatorManifest, SubtaskEntry, SubtaskManifest};
+use crate::place::Store;
 use crate::segment::sum;
-use crate::store::Store;
 
 /// Subtask manifests read at a time.
 const CONCURRENT_SUBTASKS: usize = 16;

@@ -23,13 +23,13 @@ use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest};
-use crate::place::pack::{PackBuilder, Packed};
+use crate::manifest::{INLINE_OPAQUE_BYTES, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest};
+use crate::place::Store;
+use crate::place::pack::PackBuilder;
 use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{
     EncodeOptions, Encoded, Encoder, GroupHeat, GroupTimes, SealedPart, SegmentKind, SegmentRef, Statistic,
 };
-use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 
 /// Bounds of the background work.
@@ -184,14 +184,11 @@ impl Pipeline {
 
     /// Uploads one pack and notes in the chains what is now placed.
     pub(super) async fn upload(self: Arc<Self>, load: Load) -> Result<(ObjectRef, Vec<Slice>)> {
-        let Packed { id, put_id, bytes, hash } = load.builder.finish()?;
-        let length = bytes.len() as u64;
-        match self.store.put_new(&Key::Data(id), put_id, bytes).await? {
-            Put::Created => {}
-            Put::Taken => return Err(Error::corrupt("a random object name was taken").with("object", id)),
-        }
-        let object =
-            ObjectRef { id, put_id, bytes: length, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() };
+        let pack = load.builder.finish()?;
+        let id = pack.id;
+        let Some(object) = self.store.data().put(pack).await? else {
+            return Err(Error::corrupt("a random object name was taken").with("object", id));
+        };
         self.catalog().insert(id, object.clone());
         for slice in &load.slices {
             if let Slice::Segment(participant, unplaced, segment) = slice

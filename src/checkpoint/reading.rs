@@ -9,7 +9,7 @@ use super::chain::{Chain, FOLLOWED_MAX, RestoreFrom, StoredManifest};
 use super::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Seq;
-use crate::store::Store;
+use crate::place::Store;
 
 /// Runs `read`, which reads what the checkpoint `seq` of the job in `store` refers to.
 ///

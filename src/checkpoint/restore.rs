@@ -12,8 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
+use crate::place::Store;
 use crate::segment::{BlockEntry, RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack, touching};
-use crate::store::{Key, Store};
 
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
@@ -188,7 +188,7 @@ fn index_range(segment: &SegmentRef) -> Range<u64> {
 async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -> Result<bytes::Bytes> {
     let end = range.end.checked_add(offset).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
     let range = range.start.saturating_add(offset)..end;
-    store.read_range(&Key::Data(object), range).await.map_err(missing)
+    store.data().read(object, range).await.map_err(missing)
 }
 
 /// Returns the error of a read of a manifest's object. The manifest was committed after its objects: one that is missing

@@ -16,7 +16,8 @@ use crate::control::retention::{RetentionPolicy, retain};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Seq};
 use crate::manifest::ManifestKind;
-use crate::store::{Key, KeyClass, Store};
+use crate::place::Store;
+use crate::store::{Key, KeyClass};
 
 use super::chain::{Chain, StoredManifest, succeeding};
 use super::commit::fence;
@@ -72,7 +73,7 @@ pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
 /// Deletes `keys`, in any order, until too many have failed in a row.
 async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row: &mut u32) {
     let mut left: BTreeSet<Key> = keys.iter().copied().collect();
-    let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.delete(&key).await) }))
+    let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.folder().delete(&key).await) }))
         .buffer_unordered(DELETES_IN_FLIGHT);
     while *in_a_row < FAILURES_IN_A_ROW_MAX
         && let Some((key, outcome)) = deletes.next().await
@@ -212,7 +213,7 @@ impl Survey {
     async fn take(store: &Store, unread: &BTreeSet<Seq>) -> Result<Self> {
         // In this order: an object that a manifest refers to was there before the manifest was, so whatever is listed
         // here and is referred to later is already referred to when the manifests are read, or of a living attempt.
-        let listing = store.list(KeyClass::Data).await?;
+        let listing = store.folder().list(KeyClass::Data).await?;
         let mut chain = Chain::load(store).await?;
         let manifests = chain.read_live_but(store, unread).await?;
         let data = listing.entries.into_iter().filter_map(|(key, bytes)| match key {

@@ -29,7 +29,7 @@ use crate::key_group::{Partitioner, check_parallelism};
 use crate::manifest::rescale::{OperatorPlan, Share};
 use crate::manifest::{MAX_NAME_BYTES, Program};
 use crate::memory::MemoryBudget;
-use crate::store::Store;
+use crate::place::Store;
 
 /// Longest description of a program: every manifest holds it.
 const PROGRAM_BYTES_MAX: usize = 8 << 20;

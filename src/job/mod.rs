@@ -27,7 +27,7 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Awaited, Barrier, JobId, ManifestId, Seq};
 use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
-use crate::store::Store;
+use crate::place::Store;
 
 use interval::Adaptive;
 use shared::{Link, Mail, stopped};

@@ -22,9 +22,9 @@ use crate::manifest::rescale::Share;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::memory::MemoryBudget;
 use crate::metrics;
+use crate::place::Store;
 use crate::runtime::SharedRuntime;
 use crate::segment::Cut;
-use crate::store::Store;
 use crate::time::Timestamp;
 
 /// A subtask's place in the job, before its state is there. It can be sent to the thread that will process it.

@@ -13,9 +13,11 @@ use crate::checkpoint::reading::under;
 use crate::error::{Error, Result};
 use crate::id::{Hash, ManifestId, ObjectId, Seq};
 use crate::job::WRITER;
-use crate::manifest::{Layout, Manifest, ManifestKind, ObjectRef};
+use crate::manifest::{Manifest, ManifestKind, ObjectRef};
+use crate::place::pack::Packed;
+use crate::place::{DataObjects, Store, check_layout};
 use crate::segment::sum;
-use crate::store::{Key, KeyClass, Put, Store};
+use crate::store::KeyClass;
 
 /// Objects copied at a time, each held whole.
 const CONCURRENT_OBJECTS: usize = 2;
@@ -99,7 +101,7 @@ async fn write(
 /// `Config`, naming what stands there; `Denied` or `Unavailable` from the store.
 pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
     for class in [KeyClass::Manifest, KeyClass::Attempt, KeyClass::Data] {
-        let listing = to.list(class).await?;
+        let listing = to.folder().list(class).await?;
         let found = listing.entries.first().map(|(key, _)| key.to_string());
         if let Some(found) = found.or_else(|| (listing.foreign > 0).then(|| "foreign files".to_owned())) {
             let error = Error::config("something stands at the target already: choose another place or job name");
@@ -110,19 +112,18 @@ pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
 }
 
 async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<ObjectRef> {
-    if object.layout != Layout::Whole {
-        return Err(Error::version("object is in shards, which this build cannot copy").with("object", object.id));
-    }
-    let key = Key::Data(object.id);
-    let bytes = read_verified(from, &key, &object).await.map_err(|error| error.with("object", key))?;
-    match to.put_new(&key, object.put_id, bytes).await? {
-        Put::Created => Ok(object),
-        Put::Taken => Err(Error::config("somebody else writes to the target").with("object", key)),
+    check_layout(&object)?;
+    let name = DataObjects::name(object.id);
+    let bytes = read_verified(from, &object).await.map_err(|error| error.with("object", &name))?;
+    let pack = Packed { id: object.id, put_id: object.put_id, hash: object.hash, bytes };
+    match to.data().put(pack).await? {
+        Some(_) => Ok(object),
+        None => Err(Error::config("somebody else writes to the target").with("object", name)),
     }
 }
 
-async fn read_verified(from: &Store, key: &Key, object: &ObjectRef) -> Result<Bytes> {
-    let bytes = from.read(key, object.bytes).await?;
+async fn read_verified(from: &Store, object: &ObjectRef) -> Result<Bytes> {
+    let bytes = from.data().read_whole(object.id, object.bytes).await?;
     let bytes = bytes.ok_or_else(|| Error::corrupt("object of a committed manifest is missing"))?;
     let (expected, found) = (object.hash, Hash::of(&bytes));
     if expected != found && !canary::on(Canary::TrustCopy) {

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 use crate::id::{OperatorId, TableId};
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::{Manifest, OperatorManifest};
+use crate::place::Store;
 use crate::segment::{Row, RowBatch, RowKey, SegmentRef};
-use crate::store::Store;
 
 /// How a place changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -9,7 +9,7 @@ use crate::checkpoint::claim::{check_unwanted, claim_without};
 use crate::checkpoint::sweep::{SweepPlan, Swept, execute, plan, preview_without};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Seq};
-use crate::store::Store;
+use crate::place::Store;
 
 /// What was dropped.
 #[derive(Debug)]

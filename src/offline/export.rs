@@ -6,7 +6,7 @@ use crate::checkpoint::reading::under;
 use crate::error::Result;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::Manifest;
-use crate::store::Store;
+use crate::place::Store;
 
 /// Calls `each` with every live row of `table` in `groups` and returns how many there were.
 ///

@@ -9,10 +9,10 @@ use crate::checkpoint::restore::SegmentReader;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::{OperatorManifest, StateKind};
+use crate::place::Store;
 use crate::segment::{
     Append, Fold, FoldedGroup, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules,
 };
-use crate::store::Store;
 
 /// Stored blocks that are read at a time, of a group at least.
 pub(super) const PART_BYTES: u64 = 64 << 20;

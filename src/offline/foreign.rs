@@ -1,7 +1,8 @@
 //! What lies among a job's objects and is none of them.
 
 use crate::error::Result;
-use crate::store::{KeyClass, Store};
+use crate::place::Store;
+use crate::store::KeyClass;
 
 /// Entries in a job's folders that are not its objects. They are left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -22,7 +23,7 @@ pub struct Foreign {
 pub async fn foreign(store: &Store) -> Result<Foreign> {
     let mut foreign = Foreign::default();
     for class in [KeyClass::Attempt, KeyClass::Manifest, KeyClass::Data, KeyClass::Probe] {
-        let listing = store.list(class).await?;
+        let listing = store.folder().list(class).await?;
         foreign.count = foreign.count.saturating_add(listing.foreign);
         foreign.names.extend(listing.foreign_names);
     }

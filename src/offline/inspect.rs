@@ -12,8 +12,8 @@ use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
+use crate::place::Store;
 use crate::segment::{GroupHeat, SegmentRef, Statistic, sum};
-use crate::store::Store;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

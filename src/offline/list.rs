@@ -7,8 +7,8 @@ use crate::checkpoint::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Seq};
 use crate::manifest::{Manifest, ManifestKind, Opaque, SubtaskManifest};
+use crate::place::Store;
 use crate::segment::{SegmentRef, sum};
-use crate::store::Store;
 use crate::time::Timestamp;
 
 /// A checkpoint or savepoint in figures.

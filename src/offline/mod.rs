@@ -31,7 +31,7 @@ mod verify;
 use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::error::Result;
 use crate::id::Seq;
-use crate::store::Store;
+use crate::place::Store;
 
 pub use crate::checkpoint::reading::Reader;
 pub use copy::{savepoint, savepoint_of};

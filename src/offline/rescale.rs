@@ -12,8 +12,8 @@ use crate::id::{ObjectId, OperatorId, Subtask};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::OperatorPlan;
 use crate::manifest::{Manifest, OperatorManifest};
+use crate::place::Store;
 use crate::segment::{SegmentKind, sum};
-use crate::store::Store;
 
 /// What a restore at some parallelism reads.
 #[derive(Debug, Clone, PartialEq, Eq)]

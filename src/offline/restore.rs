@@ -17,13 +17,13 @@ use crate::job::WRITER;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::{OperatorPlan, Share};
 use crate::manifest::{
-    DurabilityLevel, INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent,
-    OperatorManifest, Redistribution, SubtaskEntry, SubtaskManifest,
+    DurabilityLevel, INLINE_OPAQUE_BYTES, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OperatorManifest,
+    Redistribution, SubtaskEntry, SubtaskManifest,
 };
-use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
+use crate::place::pack::{PACK_BYTES, PackBuilder};
+use crate::place::{DataObjects, Store};
 use crate::runtime::run_blocking;
 use crate::segment::{EncodeOptions, Encoded, Encoder, Rules, SealedPart, SegmentKind, SegmentRef, sum};
-use crate::store::{Key, Put, Store};
 
 /// What to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -215,20 +215,12 @@ impl<'a> Packs<'a> {
     /// Ends the open pack and writes it.
     async fn upload(&mut self) -> Result<()> {
         let Some((_, pack)) = self.open.take() else { return Ok(()) };
-        let Packed { id, put_id, bytes, hash } = pack.finish()?;
-        let (length, key) = (bytes.len() as u64, Key::Data(id));
-        if self.to.put_new(&key, put_id, bytes).await? == Put::Taken {
-            return Err(Error::config("somebody else writes to the target").with("object", key));
-        }
-        self.objects.push(ObjectRef {
-            id,
-            put_id,
-            bytes: length,
-            hash,
-            layout: Layout::Whole,
-            cipher: 0,
-            key_id: String::new(),
-        });
+        let pack = pack.finish()?;
+        let name = DataObjects::name(pack.id);
+        let Some(object) = self.to.data().put(pack).await? else {
+            return Err(Error::config("somebody else writes to the target").with("object", name));
+        };
+        self.objects.push(object);
         Ok(())
     }
 }

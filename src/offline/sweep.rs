@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::id::Attempt;
 use crate::job::WRITER;
 use crate::manifest::ManifestKind;
-use crate::store::Store;
+use crate::place::Store;
 
 pub use crate::checkpoint::sweep::preview;
 

@@ -7,7 +7,8 @@ use alluvium::checkpoint::chain::Chain;
 use alluvium::id::Seq;
 use alluvium::key_group::KeyGroupSet;
 use alluvium::offline::{self, Level};
-use alluvium::store::{Access, Store, StoreSettings, open_url};
+use alluvium::place::Store;
+use alluvium::store::{Access, StoreSettings, open_url};
 
 use crate::common;
 

@@ -8,7 +8,7 @@ use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::id::{Attempt, Barrier, Epoch, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
 use alluvium::manifest::{Opaque, OpaqueRole};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::time::Timestamp;
 use alluvium::{Error, ErrorKind, Result};
 use futures_util::FutureExt as _;

@@ -103,8 +103,8 @@ pub(crate) fn d15_what_is_longer_than_it_may_be_is_not_read() {
         let store = common::store(&objects);
         let key = Key::Data(ObjectId { attempt: Attempt(1), random: [1; 16] });
         let object = envelope::encode(Kind::Pack, PutId([1; 16]), &[0; 100_000]);
-        assert_eq!(store.put_new(&key, PutId([1; 16]), object).await.unwrap(), Put::Created);
-        let error = store.read(&key, 65_536).await.unwrap_err();
+        assert_eq!(store.folder().put_new(&key, PutId([1; 16]), object).await.unwrap(), Put::Created);
+        let error = store.folder().read(&key, 65_536).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().contains("limit=`65536`"), "{error}");
         assert_eq!(store.requests().get_bytes, 0, "none of it was taken in");
@@ -269,7 +269,7 @@ fn g08_a_listing_takes_a_bounded_room() {
         for n in 0..20_000u64 {
             gate.damage(&format!("job/manifest/{n:020}"), Some("x".into())).await;
         }
-        let listing = common::store(&gate.objects()).list(KeyClass::Manifest).await.unwrap();
+        let listing = common::store(&gate.objects()).folder().list(KeyClass::Manifest).await.unwrap();
         assert_eq!(listing.entries.len(), 20_000);
         assert!(listing.entries.capacity() <= 2 * 20_000);
     });

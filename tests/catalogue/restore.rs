@@ -11,8 +11,8 @@ use alluvium::control::retention::RetentionPolicy;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::offline::{self, RestoreOptions};
+use alluvium::place::Store;
 use alluvium::prelude::TableOptions;
-use alluvium::store::Store;
 use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
 

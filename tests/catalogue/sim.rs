@@ -7,7 +7,8 @@ use alluvium::Result;
 use alluvium::checkpoint::chain::RestoreFrom;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::job::JobSettings;
-use alluvium::store::{Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::StoreSettings;
 use object_store::ObjectStore;
 
 use crate::common::{Counting, store_on};

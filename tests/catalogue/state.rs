@@ -8,8 +8,8 @@ use alluvium::codec::typed::{Fixed, Raw};
 use alluvium::id::Seq;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
 use alluvium::manifest::Manifest;
+use alluvium::place::Store;
 use alluvium::segment::SegmentKind;
-use alluvium::store::Store;
 use alluvium::time::Timestamp;
 
 use crate::common::COUNT;

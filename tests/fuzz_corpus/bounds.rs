@@ -98,8 +98,8 @@ fn what_is_written_can_be_read_up_to_the_last_byte() -> Result<()> {
     world::run(async {
         let (_, store) = world::store(&Objects::new(), 1).await;
         let (read, _) = Manifest::decode(&largest, Seq(8)).or_else(|_| Manifest::decode(&largest, Seq(7)))?;
-        store.put_new(&Key::Manifest(read.seq), put_id, largest.clone()).await?;
-        let found = store.read(&Key::Manifest(read.seq), MAX_MANIFEST_BYTES as u64).await?;
+        store.folder().put_new(&Key::Manifest(read.seq), put_id, largest.clone()).await?;
+        let found = store.folder().read(&Key::Manifest(read.seq), MAX_MANIFEST_BYTES as u64).await?;
         assert_eq!(found.as_ref(), Some(&largest));
         Ok(())
     })

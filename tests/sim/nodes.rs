@@ -15,8 +15,9 @@ use alluvium::error::{Applied, Error, Result};
 use alluvium::id::{Attempt, Epoch, Hash, ManifestId, ObjectId, PutId};
 use alluvium::key_group::Partitioner;
 use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, ObjectRef, Program};
+use alluvium::place::Store;
 use alluvium::runtime::timeout;
-use alluvium::store::{Key, Put, Store};
+use alluvium::store::{Key, Put};
 
 use crate::harness::{Node, Rng, Sim};
 use crate::oracle::Oracle;
@@ -213,7 +214,7 @@ impl Process {
         let put_id = self.store.draw_put_id();
         let object = envelope::encode(Kind::Pack, put_id, &[from.to_le_bytes(), to.to_le_bytes()].concat());
         let (bytes, hash) = (object.len() as u64, Hash::of(&object));
-        match self.store.put_new(&Key::Data(id), put_id, object).await? {
+        match self.store.folder().put_new(&Key::Data(id), put_id, object).await? {
             Put::Created => {}
             Put::Taken => return Err(Error::corrupt("a random name was taken").with("object", id)),
         }
@@ -237,7 +238,7 @@ impl Process {
         let mut pieces = Vec::new();
         for object in &stored.manifest.objects {
             let key = Key::Data(object.id);
-            let bytes = self.store.read(&key, OBJECT_BYTES_MAX).await?;
+            let bytes = self.store.folder().read(&key, OBJECT_BYTES_MAX).await?;
             let bytes = bytes.ok_or_else(|| Error::not_found("object is not in the store").with("object", key))?;
             let (from, to) = wire::records(&bytes);
             pieces.push((from, Piece { object: object.clone(), to }));

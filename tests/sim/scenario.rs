@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::store::{Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::StoreSettings;
 use object_store::path::Path;
 
 use crate::harness::{Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, Tracing, logged};

@@ -1,7 +1,8 @@
 //! Endpoints that mean harm: what they send is bounded by the client, in memory and in errors.
 
 use alluvium::error::ErrorKind;
-use alluvium::store::{Key, KeyClass, Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::{Key, KeyClass, StoreSettings};
 use alluvium::{Error, id::Seq};
 
 use super::common::{runtime, store_on};
@@ -38,11 +39,11 @@ async fn a27_an_error_without_end_is_read_only_at_its_start() {
         let proxy = Proxy::start(place.address, move |_| act.clone());
         let store = store(&place, &proxy);
         let (put_id, bytes) = object(1);
-        let error = store.put_new(&Key::Manifest(Seq(1)), put_id, bytes).await.unwrap_err();
+        let error = store.folder().put_new(&Key::Manifest(Seq(1)), put_id, bytes).await.unwrap_err();
         bounded(&place, &proxy, &error, TAKEN_MAX);
-        let error = store.list(KeyClass::Manifest).await.unwrap_err();
+        let error = store.folder().list(KeyClass::Manifest).await.unwrap_err();
         bounded(&place, &proxy, &error, TAKEN_MAX);
-        let error = store.read_range(&Key::Manifest(Seq(1)), 0..64).await.unwrap_err();
+        let error = store.folder().read_range(&Key::Manifest(Seq(1)), 0..64).await.unwrap_err();
         bounded(&place, &proxy, &error, TAKEN_MAX);
     }
 }
@@ -52,7 +53,7 @@ async fn a27_a_listing_without_end_is_given_up() {
     for place in Place::all("a27-list").await {
         let act = Act::Endless(head("200 OK", ""), NONSENSE);
         let proxy = Proxy::start(place.address, move |_| act.clone());
-        let error = store(&place, &proxy).list(KeyClass::Manifest).await.unwrap_err();
+        let error = store(&place, &proxy).folder().list(KeyClass::Manifest).await.unwrap_err();
         // Two tries of one page each, and the buffers.
         bounded(&place, &proxy, &error, (64 << 20) + TAKEN_MAX);
     }
@@ -70,8 +71,8 @@ async fn a27_an_object_that_is_longer_than_it_says_is_not_read_to_its_end() {
         });
         let store = store(&place, &proxy);
         let (put_id, bytes) = object(1);
-        store.put_new(&Key::Manifest(Seq(1)), put_id, bytes).await.unwrap();
-        let error = store.read_range(&Key::Manifest(Seq(1)), 0..64).await.unwrap_err();
+        store.folder().put_new(&Key::Manifest(Seq(1)), put_id, bytes).await.unwrap();
+        let error = store.folder().read_range(&Key::Manifest(Seq(1)), 0..64).await.unwrap_err();
         bounded(&place, &proxy, &error, TAKEN_MAX);
         assert!(error.chain().contains("not as long as it says"), "{}", error.chain());
     }
@@ -96,7 +97,7 @@ async fn a27_entities_in_a_listing_are_not_expanded() {
             true => Act::Say(text.clone()),
             false => Act::Pass,
         });
-        let error = store(&place, &proxy).list(KeyClass::Manifest).await.unwrap_err();
+        let error = store(&place, &proxy).folder().list(KeyClass::Manifest).await.unwrap_err();
         bounded(&place, &proxy, &error, TAKEN_MAX);
     }
 }

@@ -48,7 +48,7 @@ async fn a21_a_bucket_that_is_missing_is_told_at_the_start() {
 async fn a20_a21_a_listing_that_is_refused_is_not_asked_for_again() {
     for place in Place::all("a21-list").await {
         let error = store_on(&place.named("a21-no-list").open(), runtime(), quick());
-        let error = error.list(alluvium::store::KeyClass::Manifest).await.unwrap_err();
+        let error = error.folder().list(alluvium::store::KeyClass::Manifest).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{:?}: {}", place.kind, error.chain());
         let proxy = Proxy::start(place.address, |_| Act::Refuse(403));
         let place = place.via(proxy.address);

@@ -79,7 +79,7 @@ async fn listing(text: &str) -> Result<()> {
     }
     let (memory, store) = world::store(&objects, 1).await;
     for (folder, class) in folders {
-        let listing = store.list(class).await?;
+        let listing = store.folder().list(class).await?;
         for (key, _) in &listing.entries {
             assert!(objects.contains_key(&format!("job/{key}")), "{key} is not there");
         }

@@ -11,7 +11,7 @@ use alluvium::manifest::{
     Manifest, ManifestKind, Opaque, OpaqueContent, OpaqueRole, OperatorManifest, Redistribution, SubtaskEntry,
     SubtaskManifest,
 };
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::time::Timestamp;
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;

@@ -13,7 +13,7 @@ use alluvium::job::JobSettings;
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueRole};
 use alluvium::offline::{self, Depth, Level, RestoreOptions, TableInspection};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::{Error, ErrorKind, Result};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use alluvium::envelope::{self, Kind};
 use alluvium::id::{Attempt, ObjectId};
-use alluvium::store::{Key, Store};
+use alluvium::place::Store;
+use alluvium::store::Key;
 use alluvium::{Error, Result};
 use hashbrown::HashMap;
 use tokio::runtime::Runtime;
@@ -91,7 +92,7 @@ fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -
         let key = Key::Data(ObjectId { attempt: Attempt(1), random: put_id.0 });
         bytes += object.len();
         let start = clock::now();
-        runtime.block_on(store.put_new(&key, put_id, object))?;
+        runtime.block_on(store.folder().put_new(&key, put_id, object))?;
         elapsed += clock::now().duration_since(start);
         if elapsed >= time {
             break;

@@ -23,7 +23,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};

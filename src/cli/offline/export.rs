@@ -8,7 +8,7 @@ use std::str::FromStr;
 use alluvium::checkpoint::chain::StoredManifest;
 use alluvium::codec::schema::Type;
 use alluvium::offline::{self, Entry, RowTypes};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::{Error, Result};
 use serde_json::json;
 

@@ -12,8 +12,9 @@ use alluvium::id::{OperatorId, Subtask};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
+use alluvium::place::Store;
 use alluvium::segment::{GroupHeat, SegmentKind, SegmentRef};
-use alluvium::store::{Key, Store};
+use alluvium::store::Key;
 
 use super::super::{Finding, clock, print};
 use super::list::summary;
@@ -82,7 +83,7 @@ async fn estimate(store: &Store, inspection: &Inspection) -> Result<Option<Estim
     let Some(largest) = inspection.objects.iter().max_by_key(|object| object.bytes) else { return Ok(None) };
     let timed = async |bytes: u64| {
         let start = clock::now();
-        store.read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes)).await.map_err(restore::missing)?;
+        store.folder().read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes)).await.map_err(restore::missing)?;
         Ok::<_, alluvium::Error>(start.elapsed())
     };
     // The first read opens the connection.

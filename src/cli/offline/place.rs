@@ -9,8 +9,9 @@ use indicatif::ProgressBar;
 use alluvium::checkpoint::chain::{Chain, StoredManifest};
 use alluvium::id::{JobName, Seq};
 use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
+use alluvium::place::Store;
 use alluvium::runtime::SharedRuntime;
-use alluvium::store::{Access, Store, StoreSettings, list_jobs, open_url};
+use alluvium::store::{Access, StoreSettings, list_jobs, open_url};
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, Result, offline};
 

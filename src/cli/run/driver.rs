@@ -16,7 +16,7 @@ use alluvium::id::{OperatorId, Seq};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueRole};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::tokio_runtime::TokioRuntime;
 use alluvium::{Error, ErrorKind, Result};
 use hdrhistogram::Histogram;

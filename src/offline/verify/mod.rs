@@ -7,6 +7,7 @@
 //! Invariants: damage ends nothing, everything else is still looked at; a checkpoint is called restorable only if
 //! every byte that a restore of it reads was looked at, as closely as the level says, and found whole.
 
+mod hash;
 mod object;
 mod reach;
 
@@ -19,7 +20,8 @@ use crate::checkpoint::chain::{Chain, FOLLOWED_MAX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ObjectId, Seq};
 use crate::manifest::{AttemptMarker, ManifestKind};
-use crate::store::{Key, KeyClass, Store};
+use crate::place::Store;
+use crate::store::{Key, KeyClass};
 
 use object::{Inspector, Stored};
 use reach::{Reach, Reached};
@@ -190,11 +192,11 @@ impl Report {
     async fn check_markers(&mut self, store: &Store, chain: &Chain) -> Result<()> {
         let newest = chain.newest_readable().map(|newest| Key::Attempt(newest.manifest.attempt));
         let mut keys: BTreeSet<Key> =
-            store.list(KeyClass::Attempt).await?.entries.iter().map(|(key, _)| *key).collect();
+            store.folder().list(KeyClass::Attempt).await?.entries.iter().map(|(key, _)| *key).collect();
         keys.extend(newest);
         for key in keys {
             let Key::Attempt(attempt) = key else { continue };
-            let checked = match store.read(&key, MARKER_BYTES_MAX).await {
+            let checked = match store.folder().read(&key, MARKER_BYTES_MAX).await {
                 Ok(Some(object)) => {
                     self.objects = self.objects.saturating_add(1);
                     self.bytes = self.bytes.saturating_add(object.len() as u64);

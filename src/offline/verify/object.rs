@@ -6,15 +6,16 @@ use std::ops::Range;
 use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
+use super::hash::check_hash;
 use super::reach::{Part, Reached};
 use super::{Damage, DamageKind, Level, detail};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Hash, ObjectId, Seq};
+use crate::id::{ObjectId, Seq};
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
-use crate::manifest::{Layout, ObjectRef};
+use crate::manifest::ObjectRef;
 use crate::place::pack::Pack;
+use crate::place::{DataObjects, Store, check_layout};
 use crate::segment::{RowBatch, RowSource, SegmentIndex, SegmentRef, SegmentRows, Spare};
-use crate::store::{Key, KeyClass, Store};
 
 /// What is known of the lengths of data objects.
 pub(super) enum Stored {
@@ -26,12 +27,7 @@ pub(super) enum Stored {
 
 impl Stored {
     pub(super) async fn list(store: &Store) -> Result<Self> {
-        let listed = store.list(KeyClass::Data).await?.entries.into_iter();
-        let lengths = listed.filter_map(|(key, length)| match key {
-            Key::Data(id) => Some((id, length)),
-            _ => None,
-        });
-        Ok(Self::Listed(lengths.collect()))
+        Ok(Self::Listed(store.data().lengths().await?))
     }
 }
 
@@ -52,7 +48,7 @@ struct Fault {
 /// An object's bytes, or where to read them.
 struct Source<'a> {
     store: &'a Store,
-    key: Key,
+    id: ObjectId,
     whole: Option<Bytes>,
 }
 
@@ -61,7 +57,7 @@ impl Source<'_> {
         let beyond = || Error::corrupt("slice reaches beyond its object").with("offset", offset);
         let start = range.start.checked_add(offset).ok_or_else(beyond)?;
         let end = range.end.checked_add(offset).ok_or_else(beyond)?;
-        let Some(whole) = &self.whole else { return self.store.read_range(&self.key, start..end).await };
+        let Some(whole) = &self.whole else { return self.store.data().read(self.id, start..end).await };
         let bounds = usize::try_from(start).ok().zip(usize::try_from(end).ok());
         match bounds {
             Some((start, end)) if start <= end && end <= whole.len() => Ok(whole.slice(start..end)),
@@ -76,16 +72,14 @@ impl Inspector<'_> {
     /// # Errors
     /// `Version`, `Denied` or `Unavailable`: it could not be looked at.
     pub(super) async fn check(&self, id: ObjectId, reached: &Reached) -> Result<Vec<Damage>> {
-        let key = Key::Data(id);
+        let name = DataObjects::name(id);
         let damage = |offset, kind, checkpoints: BTreeSet<Seq>, error| -> Result<Damage> {
-            Ok(Damage { object: key.to_string(), offset, kind, checkpoints, detail: detail(error)? })
+            Ok(Damage { object: name.clone(), offset, kind, checkpoints, detail: detail(error)? })
         };
         for (object, _) in &reached.refs {
-            if object.layout != Layout::Whole {
-                return Err(Error::version("object is in shards, which this build cannot read").with("object", id));
-            }
+            check_layout(object)?;
         }
-        let mut source = Source { store: self.store, key, whole: None };
+        let mut source = Source { store: self.store, id, whole: None };
         let whole = self.check_whole(id, reached, &mut source).await;
         if let Err((DamageKind::Missing, error)) = whole {
             return Ok(vec![damage(0, DamageKind::Missing, reached.checkpoints(), error)?]);
@@ -122,7 +116,7 @@ impl Inspector<'_> {
                 // A listing may lag: whether it has its last byte tells as much.
                 None => {
                     let length = reached.length();
-                    match self.store.read_range(&source.key, length.saturating_sub(1)..length).await {
+                    match self.store.data().read(id, length.saturating_sub(1)..length).await {
                         Ok(_) => length,
                         Err(error) if error.kind() == ErrorKind::NotFound => return Err(missing()),
                         Err(error) => return Err((DamageKind::Length, error)),
@@ -130,7 +124,7 @@ impl Inspector<'_> {
                 }
             },
             Stored::ToBeRead => {
-                let read = self.store.read(&source.key, reached.length()).await;
+                let read = self.store.data().read_whole(id, reached.length()).await;
                 let object = read.map_err(|error| (DamageKind::Length, error))?.ok_or_else(missing)?;
                 source.whole.insert(object).len() as u64
             }
@@ -187,14 +181,6 @@ fn check_bytes(object: &ObjectRef, whole: &Bytes, reached: &Reached) -> Result<(
         }
     }
     Ok(())
-}
-
-pub(super) fn check_hash(what: &str, bytes: &[u8], expected: &Hash) -> Result<()> {
-    let found = Hash::of(bytes);
-    if found == *expected {
-        return Ok(());
-    }
-    Err(Error::corrupt(format!("{what} has another hash")).with("expected", expected).with("found", found))
 }
 
 /// Rows of a group that are looked at together; of more it is a block at a time.

@@ -2,14 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::object::check_hash;
+use super::hash::check_hash;
 use super::{Damage, DamageKind, detail};
 use crate::error::{Error, Result};
 use crate::id::{Hash, JobId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
+use crate::place::{DataObjects, Store};
 use crate::segment::{SegmentKind, SegmentRef};
-use crate::store::{Key, Store};
 
 /// Everything that live manifests refer to.
 #[derive(Debug, Default)]
@@ -105,7 +105,7 @@ impl Reach {
                     damaged.extend(self.add_subtask(&manifest, &subtask));
                 }
                 Err(error) => damaged.push(Damage {
-                    object: Key::Data(slice.object).to_string(),
+                    object: DataObjects::name(slice.object),
                     offset: slice.offset,
                     kind: DamageKind::Slice,
                     checkpoints: [seq].into(),
@@ -128,7 +128,7 @@ impl Reach {
             self.objects.entry(segment.object).or_default().add_part(segment.offset, part, manifest.seq);
         }
         let refused = |segment: &&SegmentRef| Damage {
-            object: Key::Data(segment.object).to_string(),
+            object: DataObjects::name(segment.object),
             offset: segment.offset,
             kind: DamageKind::Rows,
             checkpoints: [manifest.seq].into(),
@@ -144,7 +144,7 @@ impl Reach {
 
 async fn read_subtask(store: &Store, slice: &ObjectSlice, max_parallelism: u16) -> Result<SubtaskManifest> {
     let end = slice.offset.checked_add(slice.length).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
-    let bytes = store.read_range(&Key::Data(slice.object), slice.offset..end).await?;
+    let bytes = store.data().read(slice.object, slice.offset..end).await?;
     check_hash("slice", &bytes, &slice.hash)?;
     SubtaskManifest::decode(&bytes, max_parallelism)
 }

@@ -23,7 +23,7 @@ fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
         let store = store.clone();
         async move {
             let put_id = store.draw_put_id();
-            store.put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body")).await
+            store.folder().put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body")).await
         }
     });
     (told, store.requests().put, !rig.keys("manifest").is_empty())

@@ -87,12 +87,12 @@ fn b09_a_number_that_has_other_content_is_refused() {
     let (mut owner, _) = rig.commit(owner, 1);
     let intruder = rig.store(1);
     rig.on(1, async move {
-        let second = intruder.read(&Key::Manifest(Seq(2)), 1 << 20).await.unwrap().unwrap();
+        let second = intruder.folder().read(&Key::Manifest(Seq(2)), 1 << 20).await.unwrap().unwrap();
         let (mut manifest, _) = Manifest::decode(&second, Seq(2)).unwrap();
         (manifest.seq, manifest.retained) = (Seq(3), Vec::new());
         let put_id = intruder.draw_put_id();
         let object = manifest.encode(put_id).unwrap();
-        assert_eq!(intruder.put_new(&Key::Manifest(Seq(3)), put_id, object).await.unwrap(), Put::Created);
+        assert_eq!(intruder.folder().put_new(&Key::Manifest(Seq(3)), put_id, object).await.unwrap(), Put::Created);
     });
     let before = rig.keys("manifest");
     let error = rig.on(0, async move { owner.commit().await.unwrap_err() });

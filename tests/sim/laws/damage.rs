@@ -47,7 +47,7 @@ pub(super) fn a25_a_whole_manifest_in_the_wrong_place_is_damage() {
     let store = rig.store(1);
     let key = Key::Manifest(Seq(3));
     let other = rig.on(1, async move {
-        let (mut manifest, _) = Manifest::decode(&store.read(&key, 1 << 20).await.unwrap().unwrap(), Seq(3)).unwrap();
+        let (mut manifest, _) = Manifest::decode(&store.folder().read(&key, 1 << 20).await.unwrap().unwrap(), Seq(3)).unwrap();
         manifest.writer = "somebody else".into();
         manifest.encode(store.draw_put_id()).unwrap()
     });
@@ -66,10 +66,10 @@ fn b12_the_last_attempt_is_refused_and_does_not_wrap() {
         let store = store.clone();
         async move {
             let (mut manifest, _) =
-                Manifest::decode(&store.read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1)).unwrap();
+                Manifest::decode(&store.folder().read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1)).unwrap();
             (manifest.seq, manifest.attempt) = (Seq(2), Attempt(u64::MAX));
             let put_id = store.draw_put_id();
-            store.put_new(&Key::Manifest(Seq(2)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
+            store.folder().put_new(&Key::Manifest(Seq(2)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
         }
     });
     assert_eq!(rig.claim(1, RestoreFrom::Newest).map(|_| ()).unwrap_err().kind(), ErrorKind::Limit);
@@ -90,7 +90,7 @@ fn b15_another_jobs_state_is_refused() {
         (manifest.parent, manifest.retained, manifest.objects) =
             (Some(newest.id), vec![newest.as_retained()], Vec::new());
         let put_id = store.draw_put_id();
-        store.put_new(&Key::Manifest(Seq(3)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
+        store.folder().put_new(&Key::Manifest(Seq(3)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
     });
     let error = rig.claim(1, RestoreFrom::Newest).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");

@@ -23,7 +23,8 @@ use alluvium::error::Result;
 use alluvium::id::{Attempt, Epoch, Hash, ObjectId, Seq};
 use alluvium::key_group::Partitioner;
 use alluvium::manifest::{DurabilityLevel, Layout, ManifestKind, ObjectRef, Program};
-use alluvium::store::{Key, Put, Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::{Key, Put, StoreSettings};
 use object_store::path::Path;
 
 use crate::harness::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
@@ -176,7 +177,7 @@ async fn upload(store: &Store, attempt: Attempt, epoch: u64) -> Result<ObjectRef
     let (id, put_id) = (ObjectId { attempt, random: store.draw_put_id().0 }, store.draw_put_id());
     let object = envelope::encode(Kind::Pack, put_id, &epoch.to_le_bytes());
     let (bytes, hash) = (object.len() as u64, Hash::of(&object));
-    assert_eq!(store.put_new(&Key::Data(id), put_id, object).await?, Put::Created);
+    assert_eq!(store.folder().put_new(&Key::Data(id), put_id, object).await?, Put::Created);
     Ok(ObjectRef { id, put_id, bytes, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() })
 }
 

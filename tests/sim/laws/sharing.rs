@@ -229,7 +229,7 @@ fn c08_nobody_deletes_what_another_job_or_a_copy_has() {
             assert!(!chain.restorable().is_empty());
             for manifest in Chain::load(&store).await.unwrap().read_live(&store).await.unwrap() {
                 for object in manifest.manifest.objects {
-                    assert!(store.read(&Key::Data(object.id), object.bytes).await.unwrap().is_some());
+                    assert!(store.folder().read(&Key::Data(object.id), object.bytes).await.unwrap().is_some());
                 }
             }
         });

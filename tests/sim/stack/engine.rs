@@ -11,7 +11,7 @@ use alluvium::id::{Barrier, Epoch, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
 use alluvium::key_group::owner;
 use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
-use alluvium::store::Store;
+use alluvium::place::Store;
 use alluvium::time::Timestamp;
 
 use super::judge::{Judge, Restored, intent};

@@ -15,7 +15,8 @@ use alluvium::id::Seq;
 use alluvium::job::{JobSettings, Strategy};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::offline::{self, Level, RestoreOptions};
-use alluvium::store::{Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::StoreSettings;
 use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::key_group::Partitioner;
-use alluvium::store::{Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::StoreSettings;
 
 use super::atlas;
 use super::judge::Judge;

@@ -8,7 +8,8 @@ use alluvium::id::Seq;
 use alluvium::job::JobSettings;
 use alluvium::key_group::Partitioner;
 use alluvium::offline::{self, Level, Report};
-use alluvium::store::{Store, StoreSettings};
+use alluvium::place::Store;
+use alluvium::store::StoreSettings;
 use object_store::ObjectStore;
 use object_store::path::Path;
 

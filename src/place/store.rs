@@ -1,0 +1,111 @@
+//! A job's place: its folder in an object store, its data objects, and what signs its manifests.
+
+use std::fmt;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::path::Path;
+
+use super::objects::DataObjects;
+use crate::envelope::MacKeys;
+use crate::error::Result;
+use crate::id::{JobName, PutId};
+use crate::runtime::{Runtime, SharedRuntime};
+use crate::store::{Access, JobFolder, RequestCounts, StoreSettings, open_url};
+
+/// Where one job's checkpoints are kept. Clones share it, and its counts of requests.
+#[derive(Clone)]
+pub struct Store {
+    folder: JobFolder,
+    data: DataObjects,
+    runtime: SharedRuntime,
+    manifest_keys: Arc<MacKeys>,
+}
+
+impl Store {
+    /// Returns the store of `job` below `prefix`. No request is made.
+    #[must_use]
+    pub fn new(
+        objects: Arc<dyn ObjectStore>,
+        prefix: &Path,
+        job: &JobName,
+        runtime: SharedRuntime,
+        settings: StoreSettings,
+    ) -> Self {
+        let folder = JobFolder::new(objects, prefix, job, Arc::clone(&runtime), settings);
+        Self { data: DataObjects::new(folder.clone()), folder, runtime, manifest_keys: Arc::default() }
+    }
+
+    /// Returns the store of `job` at `url`. A local folder that does not exist is made.
+    ///
+    /// # Errors
+    /// As [`open_url`].
+    pub fn open(url: &str, job: &JobName, runtime: impl Runtime) -> Result<Self> {
+        let (objects, prefix) = open_url(url, Access::Write)?;
+        Ok(Self::new(objects, &prefix, job, Arc::new(runtime), StoreSettings::default()))
+    }
+
+    /// Sets the keys that sign and verify the job's manifests. Default: none.
+    #[must_use]
+    pub fn with_manifest_keys(mut self, keys: MacKeys) -> Self {
+        self.manifest_keys = Arc::new(keys);
+        self
+    }
+
+    /// Returns the keys that sign and verify the job's manifests.
+    #[must_use]
+    pub fn manifest_keys(&self) -> &MacKeys {
+        &self.manifest_keys
+    }
+
+    /// Returns the job's data objects.
+    #[must_use]
+    pub fn data(&self) -> &DataObjects {
+        &self.data
+    }
+
+    /// Returns the job's folder: manifests and markers are read and created there.
+    #[must_use]
+    pub fn folder(&self) -> &JobFolder {
+        &self.folder
+    }
+
+    /// Returns the runtime that the job runs on.
+    #[must_use]
+    pub fn runtime(&self) -> &SharedRuntime {
+        &self.runtime
+    }
+
+    /// Returns its settings.
+    #[must_use]
+    pub fn settings(&self) -> &StoreSettings {
+        self.folder.settings()
+    }
+
+    /// Returns the requests that it and its clones have made.
+    #[must_use]
+    pub fn requests(&self) -> RequestCounts {
+        self.folder.requests()
+    }
+
+    /// Draws the identity of a write.
+    #[must_use]
+    pub fn draw_put_id(&self) -> PutId {
+        PutId(self.runtime.random().to_le_bytes())
+    }
+
+    /// Checks whether the store can hold a job: whether it creates objects, refuses to create one twice, and returns the
+    /// bytes it took.
+    ///
+    /// # Errors
+    /// As [`JobFolder::probe`].
+    pub async fn probe(&self) -> Result<()> {
+        self.folder.probe().await
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("folder", &self.folder).finish_non_exhaustive()
+    }
+}
