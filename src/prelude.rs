@@ -4,7 +4,7 @@ pub use crate::backend::{
     Aggregate, AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, Outcome, ReducingState,
     StateBackend, TableOptions, TimeDomain, Timers, TtlConfig, ValueState,
 };
-pub use crate::checkpoint::chain::RestoreFrom;
+pub use crate::checkpoint::manifest_log::RestoreFrom;
 pub use crate::codec::schema::Schema;
 pub use crate::codec::typed::{
     At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8,

@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::restore;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::id::Seq;
@@ -56,7 +56,7 @@ async fn scene(opaque_bytes: usize) -> Result<Scene> {
         let id = job.job.wait(epoch).await?.unwrap();
         states.insert(id.seq, job.expected.clone());
     }
-    let chain = Chain::load(&common::store(&gate.objects())).await?;
+    let chain = ManifestLog::load(&common::store(&gate.objects())).await?;
     let live: Vec<Seq> = chain.restorable().iter().map(|manifest| manifest.id.seq).collect();
     states.retain(|seq, _| live.contains(seq));
     assert_eq!(states.len(), 2);
@@ -102,7 +102,7 @@ impl Scene {
     async fn check(&self, gate: &Arc<Gate>, key: &str, what: &str, case: usize) {
         let store = common::store(&gate.objects());
         let name = key.trim_start_matches("job/");
-        let chain = Chain::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let chain = ManifestLog::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await;
         let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert!(!report.damaged.is_empty(), "{what} is not found");
@@ -138,7 +138,7 @@ fn assert_named(error: &Error, name: &str, what: &str) {
 
 /// Restores a checkpoint at another parallelism, as a job does, and returns its state.
 async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
-    let stored = Chain::load(store).await?.resolve(store, from).await?.expect("the job has checkpoints");
+    let stored = ManifestLog::load(store).await?.resolve(store, from).await?.expect("the job has checkpoints");
     let manifest = restore::resolve(store, stored.manifest).await?;
     let mut state = State::new();
     let mut batch = RowBatch::new();
@@ -232,7 +232,7 @@ async fn whole_objects_are_whole() -> Result<()> {
         let scene = scene(opaque_bytes).await?;
         let gate = scene.with("", Bytes::new()).await;
         let store = common::store(&gate.objects());
-        let report = offline::verify(&store, &Chain::load(&store).await?, Level::Full, &|_, _| {}).await?;
+        let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
         assert_eq!((report.damaged.as_slice(), report.restorable.len()), ([].as_slice(), 2));
         assert_eq!(restored(&store, RestoreFrom::Newest).await?, scene.states[&scene.newest]);
         let bytes: usize = scene.objects.values().map(Bytes::len).sum();

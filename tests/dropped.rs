@@ -6,7 +6,7 @@ mod tool;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use alluvium::codec::schema::Value;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::id::Seq;
@@ -23,11 +23,11 @@ use common::{Counting, Gate};
 fn silent(_done: u64, _total: u64) {}
 
 async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
-    offline::open(store, &mut Chain::load(store).await?, id).await
+    offline::open(store, &mut ManifestLog::load(store).await?, id).await
 }
 
 async fn verify(store: &Store) -> Result<offline::Report> {
-    offline::verify(store, &Chain::load(store).await?, Level::Full, &silent).await
+    offline::verify(store, &ManifestLog::load(store).await?, Level::Full, &silent).await
 }
 
 /// Returns the rows of the newest checkpoint.
@@ -92,7 +92,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
     let (gate, other) = (Gate::new(), Gate::new());
     let mut job = busy(&gate).await?;
     let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
-    let stored = offline::find(&store, &mut Chain::load(&store).await?, None).await?;
+    let stored = offline::find(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let StoredManifest { id, manifest, .. } = open(&store, None).await?;
     collect(&mut job, &gate, &stored).await?;
     let newest = open(&store, None).await?;
@@ -110,14 +110,14 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
     for error in errors {
         assert_dropped(&error, id.seq, newest.id.seq);
     }
-    assert_eq!(Chain::load(&target).await?.end(), Seq(0));
+    assert_eq!(ManifestLog::load(&target).await?.end(), Seq(0));
 
     // An object that is lost although its checkpoint lives is damage.
     let lost = newest.objects().into_iter().next().unwrap();
     gate.damage(&format!("job/data/{lost}"), None).await;
     let error = offline::export(&store, &newest.manifest, "count", &all, |_| Ok(())).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let error = offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &target, &silent).await;
+    let error = offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &target, &silent).await;
     assert_eq!(error.unwrap_err().kind(), ErrorKind::Corrupt);
     Ok(())
 }
@@ -125,7 +125,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
 /// Before the next read of data the job continues until what is the newest checkpoint now is gone.
 async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Result<Seq> {
     let store = common::store(&gate.objects());
-    let newest = offline::find(&store, &mut Chain::load(&store).await?, None).await?;
+    let newest = offline::find(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let (seq, job, owners) = (newest.id.seq, Arc::clone(job), Arc::clone(gate));
     gate.before_next_read(async move { collect(&mut *job.lock().await, &owners, &newest).await.unwrap() });
     Ok(seq)
@@ -146,7 +146,7 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     let mut next = async || {
         reads += 1;
         let raced = race(&gate, &job).await?;
-        Ok::<_, Error>((raced, Chain::load(&store).await?, Gate::new()))
+        Ok::<_, Error>((raced, ManifestLog::load(&store).await?, Gate::new()))
     };
 
     let (raced, mut chain, other) = next().await?;
@@ -177,7 +177,7 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     let (raced, mut chain, other) = next().await?;
     let target = common::store(&other.objects());
     let error = offline::savepoint_of(&store, &mut chain, Some(raced), &target, &silent).await.unwrap_err();
-    assert_dropped(&error, raced, Chain::load(&store).await?.end());
+    assert_dropped(&error, raced, ManifestLog::load(&store).await?.end());
     Ok(())
 }
 
@@ -189,7 +189,7 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
         job.checkpoint().await?.unwrap();
     }
     let store = common::store(&gate.objects());
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     for _ in 0..5 {
         job.checkpoint().await?.unwrap();
     }
@@ -199,9 +199,9 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
     }
     let listed = offline::list(&store, &chain).await?;
     assert!(listed.damaged.is_empty(), "{listed:?}");
-    let newest = Chain::load(&store).await?.restorable();
+    let newest = ManifestLog::load(&store).await?.restorable();
     gate.damage(&format!("job/manifest/{:020}", newest[0].id.seq.0), None).await;
-    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    let listed = offline::list(&store, &ManifestLog::load(&store).await?).await?;
     assert_eq!(listed.damaged.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [newest[0].id.seq]);
     Ok(())
 }
@@ -211,14 +211,14 @@ async fn gone_on_from_savepoint(gate: &Arc<Gate>) -> Result<Counting> {
     let origin = Gate::new();
     drop(busy(&origin).await?);
     let (store, target) = (common::store(&origin.objects()), common::store(&gate.objects()));
-    offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &target, &silent).await?;
+    offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &target, &silent).await?;
     let mut job = busy(gate).await?;
     job.add(0..10)?;
     job.checkpoint().await?.unwrap();
     Ok(job)
 }
 
-fn live(chain: &Chain) -> Vec<u64> {
+fn live(chain: &ManifestLog) -> Vec<u64> {
     chain.restorable().iter().map(|entry| entry.id.seq.0).collect()
 }
 
@@ -244,7 +244,7 @@ async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<
         job.job.drop_savepoint(Seq(1))?;
         job.job.drop_savepoint(Seq(1))?;
         let newest = job.checkpoint().await?.unwrap();
-        assert_eq!(live(&Chain::load(&store).await?), [newest.seq.0]);
+        assert_eq!(live(&ManifestLog::load(&store).await?), [newest.seq.0]);
         assert_eq!(job.job.drop_savepoint(Seq(1)).unwrap_err().kind(), ErrorKind::NotFound);
         if !gone {
             collect(&mut job, &gate, &savepoint).await?;
@@ -267,7 +267,7 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
             gate.damage("job/manifest/00000000000000000001", None).await;
         }
         let before = gate.dump().await;
-        let chain = Chain::load(&store).await?;
+        let chain = ManifestLog::load(&store).await?;
         let newest = chain.end();
         let unknown = offline::drop_savepoints(&store, &chain, &[Seq(2)].into()).await.unwrap_err();
         assert_eq!(unknown.kind(), ErrorKind::NotFound);
@@ -281,7 +281,7 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
         let dropped = offline::drop_savepoints(&store, &chain, &[Seq(1)].into()).await?;
         let (_, swept) = dropped.swept?;
         assert!(swept.failed.is_empty());
-        assert_eq!(live(&Chain::load(&store).await?), [newest.0]);
+        assert_eq!(live(&ManifestLog::load(&store).await?), [newest.0]);
         let stored = gate.dump().await;
         assert!(savepoint.objects().iter().all(|id| !stored.contains_key(&format!("job/data/{id}"))));
         job.add(0..1)?;
@@ -301,12 +301,12 @@ async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     let gate = Gate::new();
     drop(gone_on_from_savepoint(&gate).await?);
     let store = common::store(&gate.objects());
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     // What was founded stays the job's only way back: it cannot be dropped.
     let fresh = Gate::new();
     let copy = common::store(&fresh.objects());
-    offline::savepoint_of(&store, &mut Chain::load(&store).await?, None, &copy, &silent).await?;
-    let error = offline::preview_drop(&copy, &Chain::load(&copy).await?, &[Seq(1)].into()).await.unwrap_err();
+    offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &copy, &silent).await?;
+    let error = offline::preview_drop(&copy, &ManifestLog::load(&copy).await?, &[Seq(1)].into()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
 
     let settings = JobSettings { retention: RetentionPolicy { checkpoints: 3 }, ..JobSettings::default() };
@@ -317,14 +317,14 @@ async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     for seq in [Seq(1), first] {
         gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"no manifest"))).await;
     }
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     let dropped = offline::drop_savepoints(&store, &chain, &[Seq(1)].into()).await?;
     assert_eq!(
         dropped.swept.unwrap_err().kind(),
         ErrorKind::Corrupt,
         "nothing is deleted as long as one is unreadable"
     );
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     assert!(!chain.lists(Seq(1)) && chain.lists(first));
     // A checkpoint can be dropped by its id, too.
     let dropped = offline::drop_savepoints(&store, &chain, &[first].into()).await?;

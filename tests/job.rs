@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::control::estimate::FailurePrior;
@@ -475,7 +475,7 @@ async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Re
     let manifest = manifests(&gate).await.into_values().next_back().unwrap();
     assert_eq!(manifest.slices().count(), 1000);
     let store = common::store(&gate.objects());
-    let report = offline::verify(&store, &Chain::load(&store).await?, Level::Full, &|_, _| {}).await?;
+    let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
     assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
     let mut next = job.reopen(&gate.objects(), 3).await;
     // Slices are not rewritten into the next manifest, which is small again.

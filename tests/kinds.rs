@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use alluvium::backend::{Aggregate, Tables};
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::codec::schema::Value;
 use alluvium::offline;
 use alluvium::prelude::*;
@@ -235,7 +235,7 @@ async fn the_offline_tools_read_every_kind() -> Result<()> {
         world.checkpoint().await?;
     }
     let store = common::store(&objects);
-    let checkpoint = offline::open(&store, &mut Chain::load(&store).await?, None).await?;
+    let checkpoint = offline::open(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let all = KeyGroupSet::all(128);
     let mut lists = BTreeMap::new();
     offline::export(&store, &checkpoint.manifest, "list", &all, |entry| {

@@ -5,7 +5,7 @@ mod common;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use alluvium::codec::schema::Value;
 use alluvium::id::{Hash, Seq};
 use alluvium::job::JobSettings;
@@ -38,7 +38,7 @@ async fn history(gate: &Arc<Gate>) -> Result<(Counting, BTreeMap<Seq, State>)> {
 }
 
 async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
-    offline::open(store, &mut Chain::load(store).await?, id).await
+    offline::open(store, &mut ManifestLog::load(store).await?, id).await
 }
 
 /// Returns the rows of the table `count` in `groups`, in the order in which they are exported.
@@ -62,7 +62,7 @@ async fn state(store: &Store, id: Option<Seq>) -> Result<State> {
 }
 
 async fn verify(store: &Store) -> Result<offline::Report> {
-    offline::verify(store, &Chain::load(store).await?, Level::Full, &silent).await
+    offline::verify(store, &ManifestLog::load(store).await?, Level::Full, &silent).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -72,7 +72,7 @@ async fn lists_what_lives() -> Result<()> {
     let store = common::store(&gate.objects());
     // The claim of another attempt is not a checkpoint.
     job.reopen(&gate.objects(), 2).await;
-    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    let listed = offline::list(&store, &ManifestLog::load(&store).await?).await?;
     assert!(listed.damaged.is_empty());
     let live: Vec<_> = states.keys().copied().skip(2).collect();
     assert_eq!(listed.checkpoints.iter().map(|checkpoint| checkpoint.id).collect::<Vec<_>>(), live);
@@ -265,7 +265,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
     let (mut job, states) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
     let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
-    let mut chain = Chain::load(&store).await?;
+    let mut chain = ManifestLog::load(&store).await?;
     let (&id, expected) = states.iter().next_back().unwrap();
     let checkpoint = offline::find(&store, &mut chain, Some(id)).await?;
     let before = gate.dump().await;
@@ -274,7 +274,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
     assert_eq!(copy.seq, Seq(1));
     let report = verify(&target).await?;
     assert_eq!((report.damaged.len(), report.restorable), (0, vec![Seq(1)]));
-    let listed = offline::list(&target, &Chain::load(&target).await?).await?.checkpoints;
+    let listed = offline::list(&target, &ManifestLog::load(&target).await?).await?.checkpoints;
     assert_eq!((listed.len(), listed[0].kind), (1, ManifestKind::Savepoint));
     assert_eq!(state(&target, None).await?, *expected);
     let refused = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
@@ -307,7 +307,7 @@ async fn a_copy_of_damaged_state_is_refused_and_leaves_nothing_visible() -> Resu
     let error = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.chain().contains(key.trim_start_matches("job/")), "{}", error.chain());
-    assert_eq!(Chain::load(&target).await?.end(), Seq(0));
+    assert_eq!(ManifestLog::load(&target).await?.end(), Seq(0));
     let again = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
     assert_eq!(again.kind(), ErrorKind::Config, "what a copy left is not overwritten");
     Ok(())
@@ -375,7 +375,7 @@ async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
     let orphan = format!("job/data/1-{}", "ab".repeat(16));
     gate.damage(&orphan, Some(Bytes::from_static(b"what a dead upload left"))).await;
     let before = gate.dump().await;
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     let plan = offline::sweep::preview(&store, offline::sweep::policy(&chain, None)).await?;
     assert_eq!(plan.deletable.len(), 1, "{plan:?}");
     assert_eq!(gate.dump().await, before, "a preview changes nothing");
@@ -396,10 +396,10 @@ async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
     for (&id, expected) in states.iter().skip(2) {
         assert_eq!(state(&store, Some(id)).await?, *expected);
     }
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     offline::sweep::sweep(&store, &chain, Some(1)).await?;
     let (&newest, expected) = states.iter().next_back().unwrap();
-    assert_eq!(Chain::load(&store).await?.restorable().iter().map(|m| m.id.seq).collect::<Vec<_>>(), [newest]);
+    assert_eq!(ManifestLog::load(&store).await?.restorable().iter().map(|m| m.id.seq).collect::<Vec<_>>(), [newest]);
     Counting::open(&gate.objects(), 2, JobSettings::default(), RestoreFrom::Newest, expected.clone()).await?;
     assert!(verify(&store).await?.damaged.is_empty());
     Ok(())
@@ -413,7 +413,7 @@ async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()>
     let seq = states.keys().nth(3).unwrap();
     gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"not a manifest"))).await;
     let before = gate.dump().await;
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     let error = offline::sweep::sweep(&store, &chain, Some(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(gate.dump().await, before);
@@ -432,7 +432,7 @@ async fn levels_find_what_they_promise() -> Result<()> {
         open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
     let key = format!("job/data/{}", segment.object);
     let bytes = gate.dump().await.remove(&key).unwrap();
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     let found = async |level| {
         let report = offline::verify(&store, &chain, level, &silent).await?;
         let kinds: Vec<_> = report.damaged.iter().map(|damage| damage.kind).collect();
@@ -508,7 +508,7 @@ async fn f06_an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result
     let error = open(&store, None).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "never an older one in silence");
     assert_eq!(state(&store, Some(*live[1].0)).await?, *live[1].1, "but by its number");
-    let listed = offline::list(&store, &Chain::load(&store).await?).await?;
+    let listed = offline::list(&store, &ManifestLog::load(&store).await?).await?;
     assert_eq!(listed.damaged.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [newest]);
     Ok(())
 }
@@ -520,7 +520,7 @@ async fn progress_ends_where_it_said_it_would() -> Result<()> {
     let store = common::store(&gate.objects());
     let seen = Mutex::new(Vec::new());
     let watch = |done: u64, total: u64| seen.lock().unwrap().push((done, total));
-    offline::verify(&store, &Chain::load(&store).await?, Level::Full, &watch).await?;
+    offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &watch).await?;
     let seen = seen.into_inner().unwrap();
     assert!(seen.is_sorted() && seen.len() > 2);
     assert!(seen.last().is_some_and(|(done, total)| done == total && *total > 0), "{seen:?}");

@@ -6,7 +6,7 @@ mod tool;
 
 use std::sync::Arc;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::envelope::{MacKey, MacKeys};
 use alluvium::id::{Epoch, PutId, Seq};
 use alluvium::job::JobSettings;
@@ -110,7 +110,7 @@ async fn copies_are_signed_for_the_place_that_they_go_to() -> Result<()> {
     let [ours, theirs] = [1, 2].map(|byte| MacKeys::signing(key(byte)));
     go_on(&from, &ours, 2).await?;
     let source = under(&from, &ours);
-    let mut chain = Chain::load(&source).await?;
+    let mut chain = ManifestLog::load(&source).await?;
     let checkpoint = offline::open(&source, &mut chain, None).await?;
     offline::restore(&source, &checkpoint.manifest, &under(&to, &theirs), &RestoreOptions::default(), &|_, _| {})
         .await?;

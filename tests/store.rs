@@ -67,7 +67,11 @@ async fn a_name_that_a_foreign_object_has_is_taken() {
         let path = Path::from(format!("job/manifest/{seq:020}"));
         objects.put(&path, PutPayload::from(bytes.as_bytes().to_vec())).await.unwrap();
         let (id, object) = object(1);
-        assert_eq!(store.folder().put_new(&Key::Manifest(Seq(seq)), id, object).await.unwrap(), Put::Taken, "{bytes:?}");
+        assert_eq!(
+            store.folder().put_new(&Key::Manifest(Seq(seq)), id, object).await.unwrap(),
+            Put::Taken,
+            "{bytes:?}"
+        );
     }
 }
 

@@ -115,12 +115,11 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-/// The seam, and those that count and delete: collection, sweep, and the offline checks of what is foreign or in the way.
-const DATA_KEY_USERS: [&str; 6] = [
-    "src/checkpoint/collect.rs",
-    "src/checkpoint/commit.rs",
+/// The seam, the deleter, and the offline checks for foreign files and for an empty target.
+const DATA_KEY_USERS: [&str; 5] = [
     "src/checkpoint/sweep.rs",
     "src/offline/copy.rs",
+    "src/offline/foreign.rs",
     "src/place/objects.rs",
     "src/store/key.rs",
 ];

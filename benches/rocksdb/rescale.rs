@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::offline::list;
 use alluvium::prelude::*;
 
@@ -11,7 +11,7 @@ use super::growth::Engine;
 
 /// Returns the bytes of all segments that the job's newest checkpoint lists.
 async fn listed_bytes(store: &Store) -> u64 {
-    let chain = Chain::load(store).await.unwrap();
+    let chain = ManifestLog::load(store).await.unwrap();
     let listed = list(store, &chain).await.unwrap();
     listed.checkpoints.last().map_or(0, |checkpoint| checkpoint.total_bytes)
 }

@@ -17,9 +17,9 @@ use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Pr
 use crate::place::Store;
 use crate::store::{Key, Put};
 
-use super::chain::{Chain, RestoreFrom, StoredManifest, following, succeeding};
 use super::collect::warn_held;
 use super::commit::{Committer, Identity, Proposal, fence};
+use super::manifest_log::{ManifestLog, RestoreFrom, StoredManifest, following, succeeding};
 use super::operators::OperatorClaims;
 
 /// What a new attempt wants.
@@ -75,7 +75,7 @@ pub struct Peeked {
 /// `NotFound` if the chosen checkpoint is not live, `Corrupt` if it, or the newest manifest, is damaged; both name the
 /// restorable ones. `Version`, `Denied` or `Unavailable` as they come.
 pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
-    let mut chain = Chain::load(store).await?;
+    let mut chain = ManifestLog::load(store).await?;
     let restore = chain.resolve(store, from).await?;
     Ok(chain.newest_readable().map(|newest| Peeked { newest: newest.clone(), restore }))
 }
@@ -96,7 +96,7 @@ pub async fn claim(store: &Store, request: &ClaimRequest) -> Result<Claimed> {
 /// As [`claim`]; `Usage` if the job would go on from one of them.
 pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwanted: &BTreeSet<Seq>) -> Result<Claimed> {
     request.check_settings()?;
-    let mut chain = Chain::load(store).await?;
+    let mut chain = ManifestLog::load(store).await?;
     let restore = chain.resolve(store, request.from).await?;
     request.check_state(store, restore.as_ref()).await?;
     check_unwanted(unwanted, restore.as_ref().map(|restore| restore.id))?;
@@ -193,7 +193,7 @@ impl ClaimRequest {
 
 /// Creates the marker of the lowest attempt that nobody has begun: attempts are dense, or no one could be fenced by
 /// looking at the next alone. A marker of our own that a dead incarnation left is another's, too.
-async fn take_attempt(store: &Store, chain: &Chain, job: JobId) -> Result<Attempt> {
+async fn take_attempt(store: &Store, chain: &ManifestLog, job: JobId) -> Result<Attempt> {
     let mut attempt = chain.newest_readable().map_or(Attempt(0), |newest| newest.manifest.attempt);
     loop {
         attempt = succeeding(attempt)?;
@@ -210,7 +210,7 @@ async fn take_attempt(store: &Store, chain: &Chain, job: JobId) -> Result<Attemp
 /// A claim in the chain.
 struct Appended {
     /// The chain just below it.
-    chain: Chain,
+    chain: ManifestLog,
     identity: Identity,
     proposal: Proposal,
     restore: Option<StoredManifest>,
@@ -226,7 +226,7 @@ async fn append(
     drawn: JobId,
 ) -> Result<Appended> {
     loop {
-        let mut chain = Chain::load(store).await?;
+        let mut chain = ManifestLog::load(store).await?;
         let restore = chain.resolve(store, request.from).await;
         let newest = chain.newest_readable();
         if let Some(by) = newest.map(|newest| newest.manifest.attempt).filter(|by| *by >= attempt) {
@@ -298,7 +298,7 @@ pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<Manifes
 }
 
 /// Reads what lives beside the claim, so that later commits can tell what they make unreachable.
-async fn open_ledger(store: &Store, chain: &Chain, claim: &Proposal, restore: Option<&StoredManifest>) -> Ledger {
+async fn open_ledger(store: &Store, chain: &ManifestLog, claim: &Proposal, restore: Option<&StoredManifest>) -> Ledger {
     let mut ledger = Ledger::default();
     let kept = &claim.retention().kept;
     for entry in kept {

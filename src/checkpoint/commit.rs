@@ -24,7 +24,7 @@ use crate::place::Store;
 use crate::store::{Key, Put};
 use crate::time::Timestamp;
 
-use super::chain::{following, succeeding};
+use super::manifest_log::{following, succeeding};
 use super::savepoints::Savepoints;
 use super::sweep;
 

@@ -3,19 +3,19 @@
 //! Invariants: `commit` is the only creator of manifests; `sweep` is the only deleter; what the newest manifest
 //! does not list is void, whatever a listing shows.
 
-pub mod chain;
+pub(crate) mod acknowledgement;
 pub mod claim;
 pub mod collect;
 pub mod commit;
 pub mod found;
-pub mod links;
 pub mod load;
+pub mod manifest_log;
 pub mod operators;
 pub mod pipeline;
 pub(crate) mod prepared;
 pub mod reading;
 pub mod restore;
 pub mod savepoints;
-mod slices;
+pub mod segment_chain;
 pub mod sweep;
 mod waiting;

@@ -8,12 +8,12 @@ use std::fmt;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::chain::StoredManifest;
+use super::manifest_log::StoredManifest;
 use super::restore;
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
-use crate::id::{ObjectId, OperatorId};
-use crate::manifest::{Manifest, OperatorManifest, SubtaskEntry, SubtaskManifest};
+use crate::id::OperatorId;
+use crate::manifest::{Manifest, ObjectRef, OperatorManifest, SubtaskEntry, SubtaskManifest};
 use crate::place::Store;
 use crate::segment::sum;
 
@@ -44,7 +44,7 @@ pub(crate) struct Carried {
     /// As it was stored.
     pub(crate) manifest: OperatorManifest,
     /// The objects that it refers to.
-    pub(crate) objects: BTreeSet<ObjectId>,
+    pub(crate) objects: Vec<ObjectRef>,
 }
 
 impl OperatorClaims {
@@ -107,7 +107,8 @@ impl OperatorClaims {
             }
             let subtasks = subtasks(store, operator, &stored.manifest).await?;
             let slices = operator.subtasks.iter().filter_map(SubtaskEntry::slice).map(|slice| slice.object);
-            let objects = subtasks.iter().flat_map(SubtaskManifest::objects).chain(slices).collect();
+            let ids: BTreeSet<_> = subtasks.iter().flat_map(SubtaskManifest::objects).chain(slices).collect();
+            let objects = stored.manifest.objects.iter().filter(|object| ids.contains(&object.id)).cloned().collect();
             carried.push(Carried { manifest: operator.clone(), objects });
         }
         Ok(carried)

@@ -5,7 +5,7 @@
 //! damage. If not, the checkpoint was dropped: a reader of the newest continues with a newer one; a reader of this one
 //! gets `NotFound`.
 
-use super::chain::{Chain, FOLLOWED_MAX, RestoreFrom, StoredManifest};
+use super::manifest_log::{FOLLOWED_MAX, ManifestLog, RestoreFrom, StoredManifest};
 use super::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Seq;
@@ -36,7 +36,7 @@ async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
 }
 
 async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
-    let mut chain = Chain::load(store).await?;
+    let mut chain = ManifestLog::load(store).await?;
     for _ in 0..FOLLOWED_MAX {
         // A damaged newest manifest cannot show that a checkpoint was dropped.
         if chain.newest().is_err() {
@@ -62,7 +62,7 @@ async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Err
 #[derive(Debug)]
 pub struct Reader<'a> {
     store: &'a Store,
-    chain: &'a mut Chain,
+    chain: &'a mut ManifestLog,
     from: RestoreFrom,
     /// The checkpoint that is being read.
     seq: Option<Seq>,
@@ -71,13 +71,13 @@ pub struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// Returns a reader that has read nothing.
-    pub fn new(store: &'a Store, chain: &'a mut Chain, from: RestoreFrom) -> Self {
+    pub fn new(store: &'a Store, chain: &'a mut ManifestLog, from: RestoreFrom) -> Self {
         Self { store, chain, from, seq: None, followed: 0 }
     }
 
     /// Returns the chain as it was last seen.
     #[must_use]
-    pub fn chain(&self) -> &Chain {
+    pub fn chain(&self) -> &ManifestLog {
         self.chain
     }
 

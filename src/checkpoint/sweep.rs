@@ -19,8 +19,8 @@ use crate::manifest::ManifestKind;
 use crate::place::Store;
 use crate::store::{Key, KeyClass};
 
-use super::chain::{Chain, StoredManifest, succeeding};
 use super::commit::fence;
+use super::manifest_log::{ManifestLog, StoredManifest, succeeding};
 
 pub use super::collect::Collector;
 
@@ -203,7 +203,7 @@ pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
 struct Survey {
     data: Vec<(ObjectId, u64)>,
     foreign: u64,
-    chain: Chain,
+    chain: ManifestLog,
     manifests: Vec<StoredManifest>,
     list_lag: u64,
 }
@@ -214,7 +214,7 @@ impl Survey {
         // In this order: an object that a manifest refers to was there before the manifest was, so whatever is listed
         // here and is referred to later is already referred to when the manifests are read, or of a living attempt.
         let listing = store.folder().list(KeyClass::Data).await?;
-        let mut chain = Chain::load(store).await?;
+        let mut chain = ManifestLog::load(store).await?;
         let manifests = chain.read_live_but(store, unread).await?;
         let data = listing.entries.into_iter().filter_map(|(key, bytes)| match key {
             Key::Data(object) => Some((object, bytes)),

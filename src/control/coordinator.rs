@@ -111,6 +111,12 @@ impl Coordinator {
         self.in_flight.contains_key(&epoch)
     }
 
+    /// Returns whether the manifest of `epoch` is being created.
+    #[must_use]
+    pub fn is_committing(&self, epoch: Epoch) -> bool {
+        self.in_flight.get(&epoch).is_some_and(|flight| flight.committing)
+    }
+
     /// Returns how many epochs are in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {

@@ -4,24 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
 use futures_util::FutureExt as _;
-use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 
-use super::driver::{Driver, State};
+use super::background::{Background, Latch};
 use super::interval::Adaptive;
-use super::shared::{Latch, Link, Presence, Shared};
+use super::owner::Owner;
+use super::shared::{BackgroundHandle, Presence, Shared};
+use super::worker::Worker;
 use super::{Job, JobSettings, OperatorSpec, Seat, WRITER, operator_state};
 use crate::backend::{CheckpointTimes, Tables};
 use crate::canary::{self, Canary};
-use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
-use crate::checkpoint::links::SegmentChain;
+use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use crate::checkpoint::operators::{Carried, OperatorClaims, Undeclared};
 use crate::checkpoint::pipeline::{Pipeline, SharedChain};
 use crate::checkpoint::prepared::PreparedOutput;
 use crate::checkpoint::reading::{Reader, under};
 use crate::checkpoint::restore;
-use crate::checkpoint::sweep::Collector;
+use crate::checkpoint::segment_chain::SegmentChain;
 use crate::control::coordinator::{Coordinator, Participant};
 use crate::error::{Error, Result};
 use crate::id::{Epoch, OperatorId, Subtask};
@@ -119,7 +119,7 @@ impl JobBuilder {
     /// `NotFound` if the chosen checkpoint is not there, or was dropped meanwhile; `Corrupt`, `Version`, `Denied` or
     /// `Unavailable` from the store.
     pub async fn peek_restored(&self) -> Result<Option<StoredManifest>> {
-        let mut chain = Chain::load(&self.store).await?;
+        let mut chain = ManifestLog::load(&self.store).await?;
         if chain.resolve(&self.store, self.from).await?.is_none() {
             return Ok(None);
         }
@@ -228,13 +228,13 @@ impl JobBuilder {
         let savepoints = committer.savepoints();
         let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
         let participants = participants(&operators);
-        let (sender, receiver) = mpsc::unbounded_channel();
+        let (sender, wakes) = mpsc::unbounded_channel();
         let now = runtime.monotonic();
         let coordinator = Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, now);
         let from = (from, restored.as_ref(), participants.len());
         let adaptive = Adaptive::of(&settings, max_parallelism, from, now)?;
         let shared = Arc::new(Shared::new(attempt, coordinator, adaptive));
-        let link = Link::new(Arc::clone(&shared), sender);
+        let background = BackgroundHandle::new(Arc::clone(&shared), sender);
 
         let mut seats = Vec::with_capacity(participants.len());
         let mut chains = BTreeMap::new();
@@ -248,7 +248,7 @@ impl JobBuilder {
                 let participant = (operator.id, plan.subtask);
                 chains.insert(participant, Arc::clone(&chain));
                 seats.push(Seat {
-                    presence: Presence { link: link.clone(), participant },
+                    presence: Presence { background: background.clone(), participant },
                     attempt,
                     share: plan,
                     operator_state,
@@ -275,23 +275,14 @@ impl JobBuilder {
             chains,
             catalog: Mutex::new(catalog),
         };
-        let driver = Driver {
-            shared,
-            runtime: Arc::clone(&runtime),
-            pipeline: Arc::new(pipeline),
-            operators,
-            carried,
-            prepared: PreparedOutput::new(budget.clone()),
-            policy: settings.chain_policy(),
-            committer: Some(Box::new(committer)),
-            collector: Some(Box::new(Collector::new(&store))),
-            settlements,
-            steps: FuturesUnordered::new(),
-            state: State::default(),
-        };
-        let latch = Latch(Arc::clone(&driver.shared));
-        runtime.spawn(driver.run(receiver, latch).boxed());
-        Ok(Job { id, attempt, partitioner, max_parallelism, store, link, seats, restored, savepoints, budget })
+        let prepared = PreparedOutput::new(budget.clone());
+        let owner =
+            Owner::new(Arc::clone(&shared), &store, (attempt, max_parallelism), (operators, carried), committer);
+        let worker = Worker::new(Arc::clone(&shared), pipeline, prepared, settings.chain_policy(), settlements);
+        let latch = Latch(Arc::clone(&shared));
+        let running = Background { shared, runtime: Arc::clone(&runtime), owner, worker, wakes, latch };
+        runtime.spawn(running.run().boxed());
+        Ok(Job { id, attempt, partitioner, max_parallelism, store, background, seats, restored, savepoints, budget })
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::JobSettings;
-use crate::checkpoint::chain::{RestoreFrom, StoredManifest};
+use crate::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
 use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Learned, Observation};

@@ -1,87 +1,45 @@
-//! What a job's owner, its tasks and its background share.
+//! What a job's handle, its tasks and its background share.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 
 use super::interval::Adaptive;
+use super::progress::{Outcomes, Progress};
 use super::schemas::Schemas;
 use crate::canary::{self, Canary};
-use crate::checkpoint::collect::Uncollected;
-use crate::checkpoint::pipeline::Arrival;
+use crate::checkpoint::acknowledgement::Arrival;
 use crate::control::coordinator::{Coordinator, Participant};
 use crate::control::interval::Observation;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Barrier, Epoch, ManifestId};
 use crate::time::Timestamp;
 
-/// Outcomes of epochs that are remembered one by one.
-const OUTCOMES_KEPT: usize = 1024;
-
-/// How far the job has come, as its owner can watch it.
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct Progress {
-    /// The newest committed epoch of this attempt, and its checkpoint.
-    pub committed: Option<(Epoch, ManifestId)>,
-    /// Checkpoints committed by this attempt.
-    pub completed: u64,
-    /// Checkpoints given up by this attempt.
-    pub aborted: u64,
-    /// The last epoch that was given up.
-    pub last_aborted: Option<Aborted>,
-    /// Why the last epoch that was declined was: a subtask, an upload or the store refused it.
-    pub last_decline: Option<Error>,
-    /// Why the commit under way cannot be settled yet: the store does not answer, and it is asked again. `None` once it is
-    /// settled.
-    pub unsettled: Option<Error>,
-    /// What should be deleted and is not: the store refuses, or a live manifest cannot be read.
-    pub uncollected: Uncollected,
-    /// Why the job has ended.
-    pub failed: Option<Error>,
-}
-
-/// An epoch that was given up. What it sealed belongs to the next checkpoint.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Aborted {
-    /// The epoch.
-    pub epoch: Epoch,
-    /// Why.
-    pub reason: Error,
-    /// From its trigger until it was given up.
-    pub age: Duration,
-    /// The subtasks that had not arrived.
-    pub missing: Vec<Participant>,
-}
-
-/// What subtasks leave for the background, which looks for it: waking a thread costs more than a seal.
+/// What subtasks post to the background. The background polls for it: waking a thread costs more than a seal.
 #[derive(Debug)]
 pub(super) enum Mail {
     /// A subtask ended an epoch.
     Arrived(Epoch, Participant, Arrival),
-    /// A subtask, or the job's owner, cannot end an epoch.
+    /// A subtask, or the engine, refuses an epoch.
     Declined(Epoch, Error),
-    /// A seat or task was dropped: it will end no further epoch.
+    /// A seat or task was dropped: no further epoch will see it arrive.
     Gone(Participant),
 }
 
 /// What wakes the background.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wake {
-    /// An epoch began to end.
+    /// A checkpoint was triggered.
     Triggered {
         epoch: Epoch,
-        /// The newest epoch whose commit had been announced by then.
+        /// The newest epoch whose commit had been announced before.
         announced: Option<Epoch>,
     },
-    /// There is mail that should not wait.
+    /// There is mail that should not wait for the next poll.
     Mail,
 }
 
-/// State shared by the handles of one attempt and its background.
+/// The shared state of one attempt.
 #[derive(Debug)]
 pub(super) struct Shared {
     attempt: Attempt,
@@ -90,7 +48,7 @@ pub(super) struct Shared {
     outcomes: Mutex<Outcomes>,
     progress: watch::Sender<Progress>,
     pub(super) adaptive: Option<Adaptive>,
-    /// What its tasks have declared.
+    /// The tables that its tasks have declared.
     pub(super) schemas: Schemas,
 }
 
@@ -114,12 +72,12 @@ impl Shared {
         self.outcomes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that an epoch begins. To be called under the coordinator's lock, before the background hears of it.
+    /// Records that an epoch begins. Call it under the coordinator's lock, before the background is woken.
     pub(super) fn began(&self, epoch: Epoch) {
-        self.outcomes().open.insert(epoch);
+        self.outcomes().begin(epoch);
     }
 
-    /// Notes what became of an epoch; `None` if it was given up. To be called before the progress that announces it.
+    /// Records what became of an epoch; `None` if it was given up. Call it before the progress that announces it.
     pub(super) fn ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
         self.outcomes().end(epoch, outcome);
     }
@@ -155,13 +113,12 @@ impl Shared {
         });
     }
 
-    /// Passes an observation on to the controller of the interval, if there is one.
+    /// Reports an observation to the controller of the interval, if there is one.
     pub(super) fn observe(&self, now: Timestamp, observation: Observation) {
         self.adaptive.iter().for_each(|adaptive| adaptive.observe(now, observation));
     }
 
-    /// # Errors
-    /// What the job failed with, if it has.
+    /// Returns the job's error, if it has failed.
     pub(super) fn check(&self) -> Result<()> {
         match &self.progress.borrow().failed {
             Some(error) => Err(error.clone()),
@@ -187,44 +144,15 @@ impl Shared {
     }
 }
 
-/// What became of the epochs of this attempt.
-#[derive(Debug, Default)]
-struct Outcomes {
-    /// Those that have not ended.
-    open: BTreeSet<Epoch>,
-    ended: BTreeMap<Epoch, Option<ManifestId>>,
-}
-
-impl Outcomes {
-    fn end(&mut self, epoch: Epoch, outcome: Option<ManifestId>) {
-        self.open.remove(&epoch);
-        self.ended.insert(epoch, outcome);
-        if self.ended.len() > OUTCOMES_KEPT {
-            self.ended.pop_first();
-        }
-    }
-
-    /// Returns the outcome of `epoch` once it has ended. If that is no longer remembered, the newest commit covers it, if
-    /// there is one that follows it.
-    fn of(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
-        if let Some(outcome) = self.ended.get(&epoch) {
-            return Some(*outcome);
-        }
-        let (oldest, _) = self.ended.first_key_value()?;
-        let forgotten = epoch < *oldest && !self.open.contains(&epoch);
-        forgotten.then(|| committed.filter(|(newest, _)| *newest >= epoch).map(|(_, id)| id))
-    }
-}
-
-/// What the job's owner and its tasks hold of it: the background ends when the last of these is gone.
+/// A handle on the background, held by the job's handle and by its tasks. The background ends when the last one is dropped.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(super) struct BackgroundHandle {
     pub(super) shared: Arc<Shared>,
-    /// Epochs that began to end. Bounded by the coordinator: at most `max_in_flight`.
+    /// Bounded by the coordinator, which lets `max_in_flight` epochs be triggered.
     sender: mpsc::UnboundedSender<Wake>,
 }
 
-impl Link {
+impl BackgroundHandle {
     pub(super) fn new(shared: Arc<Shared>, sender: mpsc::UnboundedSender<Wake>) -> Self {
         Self { shared, sender }
     }
@@ -235,17 +163,17 @@ impl Link {
         self.sender.send(Wake::Triggered { epoch, announced }).map_err(|_| stopped())
     }
 
-    /// Has the background look at its mail now.
+    /// Makes the background read its mail now.
     pub(super) fn wake(&self) -> Result<()> {
         self.sender.send(Wake::Mail).map_err(|_| stopped())
     }
 
-    /// Notes that a task has its state.
+    /// Reports that a task has its state.
     pub(super) fn restored(&self, now: Timestamp) {
         self.shared.adaptive.iter().for_each(|adaptive| adaptive.restored(now));
     }
 
-    /// Leaves `mail` for the background.
+    /// Posts `mail` to the background.
     pub(super) fn post(&self, mail: Mail) -> Result<()> {
         self.shared.check()?;
         if self.sender.is_closed() {
@@ -260,61 +188,26 @@ pub(super) fn stopped() -> Error {
     Error::stopped("the job's background has stopped")
 }
 
-/// A subtask's presence in the job. Once it is dropped, epochs that wait for the subtask are declined at once.
+/// A subtask's presence in the job. When it is dropped, epochs that wait for the subtask are declined at once.
 #[derive(Debug)]
 pub(super) struct Presence {
-    pub(super) link: Link,
+    pub(super) background: BackgroundHandle,
     pub(super) participant: Participant,
 }
 
 impl Drop for Presence {
     fn drop(&mut self) {
-        // A job that has ended waits for nobody.
-        let _ended = self.link.post(Mail::Gone(self.participant));
+        // A job that has ended waits for no subtask.
+        let _ended = self.background.post(Mail::Gone(self.participant));
     }
 }
 
-/// Marks the job as failed if its background ends in any way that did not say so: by a panic, or dropped by its runtime.
-#[derive(Debug)]
-pub(super) struct Latch(pub(super) Arc<Shared>);
-
-impl Drop for Latch {
-    fn drop(&mut self) {
-        self.0.fail(Error::stopped("the job's background ended: it panicked, or its runtime dropped it"));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::{PutId, Seq};
-
-    #[test]
-    fn each_epoch_has_an_outcome_of_its_own_even_when_it_is_forgotten() {
-        let id = |seq| ManifestId { seq: Seq(seq), put_id: PutId::default() };
-        let mut outcomes = Outcomes::default();
-        outcomes.open.insert(Epoch(1));
-        outcomes.end(Epoch(2), None);
-        assert_eq!((outcomes.of(Epoch(1), None), outcomes.of(Epoch(2), None)), (None, Some(None)));
-        for epoch in 3..3 + OUTCOMES_KEPT as u64 {
-            outcomes.end(Epoch(epoch), Some(id(epoch)));
+impl Mail {
+    /// Returns whether it concerns no epoch after `newest`.
+    pub(super) fn is_known(&self, newest: Epoch) -> bool {
+        match self {
+            Self::Arrived(epoch, ..) | Self::Declined(epoch, _) => *epoch <= newest,
+            Self::Gone(_) => true,
         }
-        let committed = Some((Epoch(900), id(900)));
-        assert_eq!(outcomes.of(Epoch(2), committed), Some(Some(id(900))), "covered since");
-        assert_eq!(outcomes.of(Epoch(3), committed), Some(Some(id(3))));
-        assert_eq!(outcomes.of(Epoch(2), None), Some(None));
-        assert_eq!(outcomes.of(Epoch(5000), committed), None, "it has not ended");
-    }
-
-    #[test]
-    fn an_epoch_in_flight_has_no_outcome_however_many_later_ones_have() {
-        let mut outcomes = Outcomes::default();
-        outcomes.open.insert(Epoch(1));
-        for epoch in 2..10 + OUTCOMES_KEPT as u64 {
-            outcomes.end(Epoch(epoch), None);
-        }
-        assert_eq!(outcomes.of(Epoch(1), None), None);
-        outcomes.end(Epoch(1), None);
-        assert_eq!(outcomes.of(Epoch(1), None), Some(None));
     }
 }

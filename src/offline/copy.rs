@@ -7,8 +7,8 @@ use futures_util::{StreamExt, TryStreamExt, stream};
 
 use super::{Progress, reader};
 use crate::canary::{self, Canary};
-use crate::checkpoint::chain::{Chain, StoredManifest};
 use crate::checkpoint::found::found;
+use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::checkpoint::reading::under;
 use crate::error::{Error, Result};
 use crate::id::{Hash, ManifestId, ObjectId, Seq};
@@ -49,7 +49,7 @@ pub async fn savepoint(
 /// As [`savepoint`].
 pub async fn savepoint_of(
     from: &Store,
-    chain: &mut Chain,
+    chain: &mut ManifestLog,
     id: Option<Seq>,
     to: &Store,
     progress: Progress<'_>,

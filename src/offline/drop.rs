@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use super::sweep::{policy, request};
-use crate::checkpoint::chain::{Chain, RestoreFrom};
 use crate::checkpoint::claim::{check_unwanted, claim_without};
+use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use crate::checkpoint::sweep::{SweepPlan, Swept, execute, plan, preview_without};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Seq};
@@ -29,7 +29,7 @@ pub struct Dropped {
 /// Before anybody is stopped: `NotFound` if one of them is not live, naming those that are; `Usage` if the job would go on
 /// from one of them; `Corrupt` if the newest manifest or the checkpoint that the job continues from is damaged. `Fenced` if
 /// another attempt takes over meanwhile; `Denied` or `Unavailable` from the store.
-pub async fn drop_savepoints(store: &Store, chain: &Chain, ids: &BTreeSet<Seq>) -> Result<Dropped> {
+pub async fn drop_savepoints(store: &Store, chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<Dropped> {
     check(chain, ids)?;
     let newest = chain.newest()?.ok_or_else(|| Error::not_found("the job has no manifest"))?;
     let claimed = claim_without(store, &request(newest, policy(chain, None)), ids).await?;
@@ -45,13 +45,13 @@ pub async fn drop_savepoints(store: &Store, chain: &Chain, ids: &BTreeSet<Seq>) 
 ///
 /// # Errors
 /// As [`drop_savepoints`], and `Corrupt` if any other live manifest is unreadable.
-pub async fn preview_drop(store: &Store, chain: &Chain, ids: &BTreeSet<Seq>) -> Result<SweepPlan> {
+pub async fn preview_drop(store: &Store, chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<SweepPlan> {
     check(chain, ids)?;
     preview_without(store, policy(chain, None), ids).await
 }
 
 /// Refuses ids that are not live, and the one that the job continues from.
-fn check(chain: &Chain, ids: &BTreeSet<Seq>) -> Result<()> {
+fn check(chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<()> {
     ids.iter().try_for_each(|id| chain.select(RestoreFrom::Checkpoint(*id)).map(|_live| ()))?;
     check_unwanted(ids, chain.select(RestoreFrom::Newest)?.map(|continued| continued.id))
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::checkpoint::chain::{Chain, FOLLOWED_MAX, StoredManifest};
+use crate::checkpoint::manifest_log::{FOLLOWED_MAX, ManifestLog, StoredManifest};
 use crate::checkpoint::restore::resolve;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, ObjectId, Seq};
@@ -77,7 +77,7 @@ pub struct Listed {
 ///
 /// # Cost
 /// A read for each of them.
-pub async fn list(store: &Store, chain: &Chain) -> Result<Listed> {
+pub async fn list(store: &Store, chain: &ManifestLog) -> Result<Listed> {
     let mut newer = None;
     let mut followed = 0;
     loop {
@@ -97,7 +97,7 @@ pub async fn list(store: &Store, chain: &Chain) -> Result<Listed> {
     }
 }
 
-async fn list_once(store: &Store, chain: &Chain) -> Result<Listed> {
+async fn list_once(store: &Store, chain: &ManifestLog) -> Result<Listed> {
     let mut listed = Listed::default();
     if let Err(error) = chain.newest() {
         listed.damaged.push((chain.end(), error));

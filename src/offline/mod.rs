@@ -1,7 +1,7 @@
 //! Tools on what was written, with no job running and none of the embedder's code: pure data out.
 //!
 //! ```text
-//! Chain --open--> checkpoint --+--> list, inspect, verify, diff, export, read_plan    what is there
+//! ManifestLog --open--> checkpoint --+--> list, inspect, verify, diff, export, read_plan    what is there
 //!                              +--> savepoint, restore                                a copy at another place
 //! ```
 //!
@@ -28,7 +28,7 @@ pub mod sweep;
 mod table;
 mod verify;
 
-use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use crate::error::Result;
 use crate::id::Seq;
 use crate::place::Store;
@@ -57,7 +57,7 @@ pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 /// # Errors
 /// `NotFound` if it is not live, or dropped meanwhile; `Corrupt` if it, or without an id the newest manifest, is damaged.
 /// Both name those that can be chosen instead.
-pub async fn open(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<StoredManifest> {
+pub async fn open(store: &Store, chain: &mut ManifestLog, id: Option<Seq>) -> Result<StoredManifest> {
     reader(store, chain, id).resolved().await
 }
 
@@ -65,11 +65,11 @@ pub async fn open(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<S
 ///
 /// # Errors
 /// As [`open`].
-pub async fn find(store: &Store, chain: &mut Chain, id: Option<Seq>) -> Result<StoredManifest> {
+pub async fn find(store: &Store, chain: &mut ManifestLog, id: Option<Seq>) -> Result<StoredManifest> {
     reader(store, chain, id).checkpoint().await
 }
 
 /// Returns a reader of the checkpoint with this id or, without one, of that from which the job would go on.
-pub fn reader<'a>(store: &'a Store, chain: &'a mut Chain, id: Option<Seq>) -> Reader<'a> {
+pub fn reader<'a>(store: &'a Store, chain: &'a mut ManifestLog, id: Option<Seq>) -> Reader<'a> {
     Reader::new(store, chain, id.map_or(RestoreFrom::Newest, RestoreFrom::Checkpoint))
 }

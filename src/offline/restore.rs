@@ -7,8 +7,8 @@ use super::fold::{PART_BYTES, narrowed};
 use super::opaques::joined;
 use super::rescale::scaled;
 use super::{Progress, reader};
-use crate::checkpoint::chain::{Chain, StoredManifest};
 use crate::checkpoint::found::found;
+use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
@@ -63,7 +63,7 @@ pub async fn restore(
 /// As [`restore`].
 pub async fn restore_of(
     from: &Store,
-    chain: &mut Chain,
+    chain: &mut ManifestLog,
     id: Option<Seq>,
     to: &Store,
     options: &RestoreOptions,

@@ -1,7 +1,7 @@
 //! Deleting what no live manifest reaches, when no job does it itself.
 
-use crate::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use crate::checkpoint::claim::{ClaimRequest, claim};
+use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use crate::checkpoint::sweep::{SweepPlan, Swept, execute, plan};
 use crate::control::retention::RetentionPolicy;
 use crate::error::Result;
@@ -14,7 +14,7 @@ pub use crate::checkpoint::sweep::preview;
 
 /// Returns the policy that keeps the newest `retain` checkpoints or, if not set, all that live now.
 #[must_use]
-pub fn policy(chain: &Chain, retain: Option<u32>) -> RetentionPolicy {
+pub fn policy(chain: &ManifestLog, retain: Option<u32>) -> RetentionPolicy {
     let live = chain.live().iter().filter(|manifest| manifest.kind == ManifestKind::Checkpoint).count();
     let checkpoints = retain.unwrap_or_else(|| u32::try_from(live).unwrap_or(u32::MAX));
     RetentionPolicy { checkpoints }
@@ -40,7 +40,11 @@ pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> Cl
 /// # Errors
 /// `Corrupt` if any live manifest is damaged: nothing is deleted then; `Fenced` if another attempt takes over
 /// meanwhile; `Denied` or `Unavailable` from the store. Deletes that fail are in the result.
-pub async fn sweep(store: &Store, chain: &Chain, retain: Option<u32>) -> Result<Option<(Attempt, SweepPlan, Swept)>> {
+pub async fn sweep(
+    store: &Store,
+    chain: &ManifestLog,
+    retain: Option<u32>,
+) -> Result<Option<(Attempt, SweepPlan, Swept)>> {
     // Unreadable manifests are found before anybody is stopped.
     let dropped = preview(store, policy(chain, retain)).await?.dropped;
     let Some(newest) = chain.newest()? else { return Ok(None) };

@@ -209,14 +209,6 @@ pub struct SealedPart {
     pub rules: Rules,
 }
 
-impl SealedPart {
-    /// Returns a part without groups.
-    pub(crate) fn empty() -> Self {
-        let (groups, rows) = (KeyGroupSet::empty(), Arc::new(Stack::default()));
-        Self { kind: SegmentKind::Delta, groups, rows, rules: Rules::none() }
-    }
-}
-
 /// A segment's bytes, with what a [`SegmentRef`] needs beside their place.
 #[derive(Debug, Clone)]
 pub struct Encoded {

@@ -1,7 +1,7 @@
 //! What is kept because a part of it is needed (C).
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::offline::{self, Depth};
 
 use crate::committed::Committed;
@@ -18,7 +18,7 @@ async fn c11_a_pack_stays_as_long_as_one_slice_of_it_is_live() -> Result<()> {
         job.add(round..round + 200)?;
         job.checkpoint().await?.unwrap();
         let store = common::store(&gate.objects());
-        let newest = offline::open(&store, &mut Chain::load(&store).await?, None).await?;
+        let newest = offline::open(&store, &mut ManifestLog::load(&store).await?, None).await?;
         let inspected = offline::inspect(&store, &newest.manifest, None, Depth::Manifest).await?;
         partly_live += inspected.objects.iter().filter(|object| object.used_bytes * 2 < object.bytes).count();
         Committed::of(&store).await?.check(&store, &format!("round {round}")).await;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::id::Seq;
 use alluvium::key_group::KeyGroupSet;
 use alluvium::offline::{self, Level};
@@ -19,7 +19,7 @@ pub(crate) struct Committed(pub(crate) BTreeMap<Seq, Vec<String>>);
 impl Committed {
     /// Reads every restorable checkpoint of the job.
     pub(crate) async fn of(store: &Store) -> Result<Self> {
-        let chain = Chain::load(store).await?;
+        let chain = ManifestLog::load(store).await?;
         let mut states = BTreeMap::new();
         for seq in chain.restorable().iter().map(|manifest| manifest.id.seq) {
             states.insert(seq, rows(store, seq).await?);
@@ -32,7 +32,7 @@ impl Committed {
     /// # Panics
     /// If not.
     pub(crate) async fn check(&self, store: &Store, what: &str) {
-        let chain = Chain::load(store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        let chain = ManifestLog::load(store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await;
         let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert_eq!(report.damaged, [], "{what}");
@@ -66,7 +66,7 @@ pub(crate) fn on_folder<R>(url: &str, look: impl AsyncFnOnce(&Store) -> R) -> R 
 
 /// Returns all rows of a checkpoint as text, and what travels beside them.
 async fn rows(store: &Store, seq: Seq) -> Result<Vec<String>> {
-    let checkpoint = offline::open(store, &mut Chain::load(store).await?, Some(seq)).await?;
+    let checkpoint = offline::open(store, &mut ManifestLog::load(store).await?, Some(seq)).await?;
     let mut rows = Vec::new();
     for operator in &checkpoint.manifest.operators {
         for table in &operator.tables {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::checkpoint::sweep;
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
 use alluvium::control::estimate::{FailurePrior, LoadSample};

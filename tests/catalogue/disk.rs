@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use alluvium::ErrorKind;
 use alluvium::canary::{Canary, plant};
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::job::JobSettings;
 use alluvium::offline::{self, Level};
 use alluvium::store::{Access, open_url};
@@ -84,7 +84,7 @@ fn d02_blocks_that_were_not_written_are_found() {
                     fs::write(&file, &bytes).unwrap();
                     let what = format!("{} without {start}..{end}", file.display());
                     let (damaged, restorable) = on_folder(&case.store(), async |store| {
-                        let chain = Chain::load(store).await.unwrap();
+                        let chain = ManifestLog::load(store).await.unwrap();
                         let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await.unwrap();
                         (report.damaged, report.restorable)
                     });
@@ -389,7 +389,7 @@ fn d11_a_folder_is_claimed_whole_or_not_at_all() {
 fn d11_what_dead_runs_left_is_removed_if_it_is_its_own_and_nothing_else() {
     let case = TO_A_FILE.copy();
     let job = on_folder(&case.store(), async |store| {
-        Chain::load(store).await.unwrap().newest_readable().unwrap().manifest.job
+        ManifestLog::load(store).await.unwrap().newest_readable().unwrap().manifest.job
     });
     let own = [1, 2].map(|attempt| format!(".staged-{job}-{attempt}-out.csv"));
     let foreign = [
@@ -495,7 +495,7 @@ fn d05_an_export_is_there_whole_or_not_at_all() {
 fn d05_a_restore_elsewhere_is_there_whole_or_not_at_all() {
     copies("restore --store {store} --job j --to file://{to}", |case| {
         on_folder(&format!("file://{}", case.path("copy").display()), async |store| {
-            let chain = Chain::load(store).await.unwrap();
+            let chain = ManifestLog::load(store).await.unwrap();
             if chain.end().0 == 0 {
                 return None;
             }

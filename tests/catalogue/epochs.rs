@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use alluvium::backend::LogBackend;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::id::{Attempt, Barrier, Epoch, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};

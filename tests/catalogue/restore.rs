@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::backend::{LogBackend, TtlConfig, ValueState};
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::codec::typed::Fixed;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
@@ -116,7 +116,7 @@ async fn f07_a_missing_object_is_named_with_its_groups_and_the_rest_is_restored(
     let store = common::store(&gate.objects());
     let error = Counting::open_on(store.clone(), 2, JobSettings::default(), RestoreFrom::Newest).await.err().unwrap();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    let checkpoint = offline::open(&store, &mut Chain::load(&store).await?, Some(newest.seq)).await?;
+    let checkpoint = offline::open(&store, &mut ManifestLog::load(&store).await?, Some(newest.seq)).await?;
     let subtasks = checkpoint.manifest.operators[0].inline_subtasks()?;
     let segments = subtasks.iter().flat_map(|subtask| &subtask.segments);
     let touched: Vec<_> = segments.filter(|segment| lost.contains(&segment.object.to_string())).collect();

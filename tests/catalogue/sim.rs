@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::job::JobSettings;
 use alluvium::place::Store;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::job::{JobSettings, Strategy};
 use alluvium::manifest::{Opaque, OpaqueRole};
 use alluvium::store::Key;
@@ -125,11 +125,11 @@ pub(crate) fn a24_what_is_damaged_is_not_copied() {
         bytes[100] ^= 1;
         gate.damage(&key, Some(bytes.into())).await;
         let (from, to) = [&gate, &other].map(|gate| common::store(&gate.objects())).into();
-        let checkpoint = offline::find(&from, &mut Chain::load(&from).await.unwrap(), None).await.unwrap();
+        let checkpoint = offline::find(&from, &mut ManifestLog::load(&from).await.unwrap(), None).await.unwrap();
         let error = offline::savepoint(&from, &checkpoint, &to, &|_, _| {}).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.chain().contains(key.trim_start_matches("job/")), "{}", error.chain());
-        assert_eq!(Chain::load(&to).await.unwrap().end().0, 0, "nothing is visible");
+        assert_eq!(ManifestLog::load(&to).await.unwrap().end().0, 0, "nothing is visible");
     });
 }
 
@@ -147,7 +147,8 @@ pub(crate) fn a25_a_sound_block_of_another_checkpoint_is_found() {
             job.add(0..8).unwrap();
             let id = job.checkpoint().await.unwrap().unwrap();
             let store = common::store(&gate.objects());
-            let stored = offline::open(&store, &mut Chain::load(&store).await.unwrap(), Some(id.seq)).await.unwrap();
+            let stored =
+                offline::open(&store, &mut ManifestLog::load(&store).await.unwrap(), Some(id.seq)).await.unwrap();
             let segment = stored.manifest.operators[0].inline_subtasks().unwrap()[0].segments[0].clone();
             let key = format!("job/{}", Key::Data(segment.object));
             let bytes = gate.dump().await.remove(&key).unwrap();

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::backend::{LogBackend, ValueState};
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::codec::typed::Fixed;
 use alluvium::id::{Epoch, ManifestId, OperatorId};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};

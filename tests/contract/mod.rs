@@ -53,7 +53,11 @@ pub async fn check(store: Store) {
     assert_eq!(store.folder().put_new(&data(1), id, bytes.clone()).await.unwrap(), Put::Created);
     let (other, others) = object(2);
     assert_eq!(store.folder().put_new(&data(1), other, others).await.unwrap(), Put::Taken);
-    assert_eq!(store.folder().put_new(&data(1), id, bytes.clone()).await.unwrap(), Put::Created, "a repetition is ours");
+    assert_eq!(
+        store.folder().put_new(&data(1), id, bytes.clone()).await.unwrap(),
+        Put::Created,
+        "a repetition is ours"
+    );
     assert_eq!(store.folder().read(&data(1), 1000).await.unwrap(), Some(bytes.clone()));
     assert_eq!(store.folder().read_range(&data(1), 3..50).await.unwrap(), bytes.slice(3..50));
     assert_eq!(store.folder().read_range(&data(1), 50..50).await.unwrap(), Bytes::new());

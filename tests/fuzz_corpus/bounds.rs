@@ -1,6 +1,6 @@
 //! What readers hold of memory at most: hostile objects of the largest size, and a real checkpoint.
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::codec::bytes::{put_length, put_varint};
 use alluvium::envelope::{self, Kind};
 use alluvium::id::{Attempt, OperatorId, PutId, Seq, TableId};

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::job::JobSettings;
 use alluvium::store::StoreSettings;
 use common::{Counting, store_on};

@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
 use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
 use alluvium::checkpoint::commit::{CommitOutcome, Committer, Draft};
+use alluvium::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
 use alluvium::checkpoint::sweep::{self, Collector};
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::envelope::{self, Kind};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::error::ErrorKind;
 use alluvium::job::JobSettings;
 use alluvium::store::StoreSettings;

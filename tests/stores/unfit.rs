@@ -1,7 +1,7 @@
 //! Stores that can hold no job: a job is told so when it opens, at once, and nothing is left in them.
 
 use alluvium::Error;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::error::ErrorKind;
 use alluvium::job::JobSettings;
 

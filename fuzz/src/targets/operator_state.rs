@@ -2,7 +2,7 @@
 
 use alluvium::Result;
 use alluvium::backend::LogBackend;
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::codec::typed::{Fixed, Raw, Utf8};
 use alluvium::id::{Epoch, OperatorId, Seq, Subtask};
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};

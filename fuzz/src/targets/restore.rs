@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use alluvium::codec::schema::Value;
 use alluvium::codec::typed::Utf8;
 use alluvium::control::retention::RetentionPolicy;
@@ -253,7 +253,7 @@ impl Law<'_> {
     /// Reads everything with the offline tools.
     async fn read(&self) -> Result<()> {
         let store = self.store(3).await;
-        let mut chain = Chain::load(&store).await?;
+        let mut chain = ManifestLog::load(&store).await?;
         let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await?;
         assert!(!self.whole || (report.damaged.is_empty() && report.restorable.len() == 2), "{report:?}");
         let _listed = offline::list(&store, &chain).await;
@@ -297,7 +297,7 @@ impl Law<'_> {
             offline::restore(store, manifest, &to, &RestoreOptions::default(), &|_, _| {}).await
         };
         if let Ok(id) = copied {
-            let mut chain = Chain::load(&to).await?;
+            let mut chain = ManifestLog::load(&to).await?;
             let copy = offline::open(&to, &mut chain, Some(id.seq)).await?;
             assert!(self.hostile || exported(&to, &copy).await.is_ok_and(|copied| copied == state));
         }

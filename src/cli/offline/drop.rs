@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::checkpoint::sweep::Tally;
 use alluvium::id::Seq;
 use alluvium::manifest::ManifestKind;
@@ -71,7 +71,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
 }
 
 /// Returns the ids with their kinds, as far as they are live.
-fn named(chain: &Chain, ids: &BTreeSet<Seq>) -> Vec<(Seq, &'static str)> {
+fn named(chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Vec<(Seq, &'static str)> {
     let live = chain.restorable().into_iter().filter(|entry| ids.contains(&entry.id.seq));
     live.map(|entry| {
         let kind = if entry.kind == ManifestKind::Savepoint { "savepoint" } else { "checkpoint" };

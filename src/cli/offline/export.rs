@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use alluvium::checkpoint::chain::StoredManifest;
+use alluvium::checkpoint::manifest_log::StoredManifest;
 use alluvium::codec::schema::Type;
 use alluvium::offline::{self, Entry, RowTypes};
 use alluvium::place::Store;

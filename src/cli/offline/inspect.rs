@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use alluvium::Result;
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::checkpoint::restore;
 use alluvium::id::{OperatorId, Subtask};
 use alluvium::key_group::KeyGroupSet;
@@ -53,7 +53,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
 
 async fn look(
     store: &Store,
-    chain: &Chain,
+    chain: &ManifestLog,
     manifest: &Manifest,
     depth: Depth,
 ) -> Result<(Manifest, Inspection, Option<Estimate>)> {
@@ -83,7 +83,11 @@ async fn estimate(store: &Store, inspection: &Inspection) -> Result<Option<Estim
     let Some(largest) = inspection.objects.iter().max_by_key(|object| object.bytes) else { return Ok(None) };
     let timed = async |bytes: u64| {
         let start = clock::now();
-        store.folder().read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes)).await.map_err(restore::missing)?;
+        store
+            .folder()
+            .read_range(&Key::Data(largest.id), 0..bytes.min(largest.bytes))
+            .await
+            .map_err(restore::missing)?;
         Ok::<_, alluvium::Error>(start.elapsed())
     };
     // The first read opens the connection.

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use alluvium::checkpoint::chain::Chain;
+use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::id::{JobName, Seq};
 use alluvium::manifest::ManifestKind;
 use alluvium::offline::{self, Listed, Summary};
@@ -66,7 +66,7 @@ async fn all(args: &StoreArgs) -> Result<Vec<Found>> {
 /// Lists a job; `None` if the folder of that name holds no manifest.
 async fn list_job(args: &StoreArgs, name: &JobName) -> Result<Option<Listed>> {
     let store = args.open(name, Access::Read)?;
-    let chain = Chain::load(&store).await?;
+    let chain = ManifestLog::load(&store).await?;
     if chain.end() == Seq(0) {
         return Ok(None);
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use alluvium::checkpoint::chain::{Chain, StoredManifest};
+use alluvium::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use alluvium::id::{JobName, Seq};
 use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
 use alluvium::place::Store;
@@ -103,9 +103,9 @@ impl JobArgs {
     ///
     /// # Errors
     /// `NotFound` with the jobs that exist, if it has none.
-    pub(super) async fn open(&self) -> Result<(Store, Chain)> {
+    pub(super) async fn open(&self) -> Result<(Store, ManifestLog)> {
         let store = self.store.open(&self.job.parse()?, Access::Read)?;
-        let chain = Chain::load(&store).await?;
+        let chain = ManifestLog::load(&store).await?;
         if chain.end() == Seq(0) {
             let jobs: Vec<_> = self.store.jobs().await?.iter().map(ToString::to_string).collect();
             return Err(Error::not_found("no such job").with("job", &self.job).with("existing", jobs.join(", ")));
@@ -124,7 +124,7 @@ impl CheckpointArgs {
     /// none was asked for by its id.
     pub(super) async fn read<T>(
         &self,
-        mut read: impl AsyncFnMut(&Store, &Chain, &StoredManifest) -> Result<T>,
+        mut read: impl AsyncFnMut(&Store, &ManifestLog, &StoredManifest) -> Result<T>,
     ) -> Result<T> {
         let (store, mut chain) = self.job.open().await?;
         let mut reader = offline::reader(&store, &mut chain, self.id());

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
-use alluvium::checkpoint::chain::{RestoreFrom, StoredManifest};
+use alluvium::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
 use alluvium::control::coordinator::CheckpointPolicy;
 use alluvium::control::interval::Decision;
 use alluvium::control::retention::RetentionPolicy;

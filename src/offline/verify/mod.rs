@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use futures_util::{StreamExt, stream};
 
 use super::Progress;
-use crate::checkpoint::chain::{Chain, FOLLOWED_MAX};
+use crate::checkpoint::manifest_log::{FOLLOWED_MAX, ManifestLog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ObjectId, Seq};
 use crate::manifest::{AttemptMarker, ManifestKind};
@@ -128,7 +128,7 @@ pub struct Report {
 /// # Cost
 /// One listing, two unless at [`Level::Full`]; then a read per marker, manifest and, at [`Level::Full`], object, or
 /// two per segment at [`Level::Sampled`]. Memory for a few objects.
-pub async fn verify(store: &Store, chain: &Chain, level: Level, progress: Progress<'_>) -> Result<Report> {
+pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut newer = None;
     let mut followed = 0;
     loop {
@@ -150,7 +150,7 @@ pub async fn verify(store: &Store, chain: &Chain, level: Level, progress: Progre
 }
 
 /// Looks at everything that the checkpoints reach which live in `chain`.
-async fn look(store: &Store, chain: &Chain, level: Level, progress: Progress<'_>) -> Result<Report> {
+async fn look(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut report = Report::default();
     report.check_markers(store, chain).await?;
     let reach = report.check_manifests(store, chain).await?;
@@ -174,7 +174,7 @@ fn detail(error: Error) -> Result<String> {
 
 impl Report {
     /// Takes back what was said of checkpoints that do not live in `now`, and of claims, which live until the next manifest.
-    fn forget_dropped(&mut self, now: &Chain) {
+    fn forget_dropped(&mut self, now: &ManifestLog) {
         let is_claim = |damage: &Damage| damage.kind == DamageKind::Manifest && damage.checkpoints.is_empty();
         self.damaged.retain_mut(|damage| {
             let of_none = damage.checkpoints.is_empty();
@@ -189,7 +189,7 @@ impl Report {
     }
 
     /// Reads every attempt's marker. They fence; no restore reads them.
-    async fn check_markers(&mut self, store: &Store, chain: &Chain) -> Result<()> {
+    async fn check_markers(&mut self, store: &Store, chain: &ManifestLog) -> Result<()> {
         let newest = chain.newest_readable().map(|newest| Key::Attempt(newest.manifest.attempt));
         let mut keys: BTreeSet<Key> =
             store.folder().list(KeyClass::Attempt).await?.entries.iter().map(|(key, _)| *key).collect();
@@ -213,7 +213,7 @@ impl Report {
     }
 
     /// Reads every live manifest and returns what those that can be read refer to.
-    async fn check_manifests(&mut self, store: &Store, chain: &Chain) -> Result<Reach> {
+    async fn check_manifests(&mut self, store: &Store, chain: &ManifestLog) -> Result<Reach> {
         if let Err(error) = chain.newest() {
             self.add(&Key::Manifest(chain.end()), DamageKind::Manifest, [chain.end()].into(), detail(error)?);
         }

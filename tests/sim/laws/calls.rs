@@ -1,6 +1,6 @@
 //! One create or read at a time: what its caller is told is what happened, or that nobody knows.
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::envelope;
 use alluvium::envelope::Kind;
 use alluvium::error::{Applied, ErrorKind, Result};
@@ -23,7 +23,10 @@ fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
         let store = store.clone();
         async move {
             let put_id = store.draw_put_id();
-            store.folder().put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body")).await
+            store
+                .folder()
+                .put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body"))
+                .await
         }
     });
     (told, store.requests().put, !rig.keys("manifest").is_empty())

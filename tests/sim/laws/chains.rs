@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::error::{Applied, ErrorKind};
 use alluvium::id::{OperatorId, Seq, Subtask};
 use alluvium::key_group::{KeyGroupRange, KeyGroupSet};

@@ -1,6 +1,6 @@
 //! Stored bytes that are damaged, misplaced or another job's.
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::sweep;
 use alluvium::error::ErrorKind;
 use alluvium::id::{Attempt, JobId, Seq};
@@ -47,7 +47,8 @@ pub(super) fn a25_a_whole_manifest_in_the_wrong_place_is_damage() {
     let store = rig.store(1);
     let key = Key::Manifest(Seq(3));
     let other = rig.on(1, async move {
-        let (mut manifest, _) = Manifest::decode(&store.folder().read(&key, 1 << 20).await.unwrap().unwrap(), Seq(3)).unwrap();
+        let (mut manifest, _) =
+            Manifest::decode(&store.folder().read(&key, 1 << 20).await.unwrap().unwrap(), Seq(3)).unwrap();
         manifest.writer = "somebody else".into();
         manifest.encode(store.draw_put_id()).unwrap()
     });
@@ -66,7 +67,8 @@ fn b12_the_last_attempt_is_refused_and_does_not_wrap() {
         let store = store.clone();
         async move {
             let (mut manifest, _) =
-                Manifest::decode(&store.folder().read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1)).unwrap();
+                Manifest::decode(&store.folder().read(&Key::Manifest(Seq(1)), 1 << 20).await.unwrap().unwrap(), Seq(1))
+                    .unwrap();
             (manifest.seq, manifest.attempt) = (Seq(2), Attempt(u64::MAX));
             let put_id = store.draw_put_id();
             store.folder().put_new(&Key::Manifest(Seq(2)), put_id, manifest.encode(put_id).unwrap()).await.unwrap();
@@ -83,7 +85,7 @@ fn b15_another_jobs_state_is_refused() {
     // A claim of another job, as a copy into the wrong folder would leave it.
     rig.on(0, async move {
         let store = owner.store;
-        let newest = Chain::load(&store).await.unwrap().newest().unwrap().unwrap().clone();
+        let newest = ManifestLog::load(&store).await.unwrap().newest().unwrap().unwrap().clone();
         let mut manifest = newest.manifest.clone();
         (manifest.seq, manifest.attempt, manifest.job, manifest.kind) =
             (Seq(3), Attempt(2), JobId([9; 16]), ManifestKind::Claim);

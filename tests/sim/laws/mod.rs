@@ -12,9 +12,9 @@ mod sweeping;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom, StoredManifest};
 use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim};
 use alluvium::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use alluvium::checkpoint::sweep::Collector;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::envelope;
@@ -98,7 +98,7 @@ impl Rig {
     /// Checks that nothing that was committed is lost: every live manifest can be read, and what it refers to is there.
     fn check_live(&self) -> Vec<Seq> {
         let store = self.store(0);
-        let live = self.on(0, async move { Chain::load(&store).await.unwrap().read_live(&store).await.unwrap() });
+        let live = self.on(0, async move { ManifestLog::load(&store).await.unwrap().read_live(&store).await.unwrap() });
         for object in live.iter().flat_map(StoredManifest::objects) {
             assert_eq!(self.keys(&format!("job/{}", Key::Data(object))).len(), 1, "{object} is gone");
         }

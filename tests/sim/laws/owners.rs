@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
 use alluvium::checkpoint::claim::{ClaimRequest, check_owner, claim, peek};
 use alluvium::checkpoint::commit::CommitOutcome;
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::sweep;
 use alluvium::error::{Applied, ErrorKind};
 use alluvium::id::{Attempt, Seq};
@@ -167,7 +167,7 @@ fn b02_a_zombie_that_wakes_commits_and_deletes_nothing() {
     let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
     let (_, outcomes) = rig.commit(owner, 1);
     let reader = rig.store(2);
-    let live = rig.on(2, async move { Chain::load(&reader).await.unwrap().read_live(&reader).await.unwrap() });
+    let live = rig.on(2, async move { ManifestLog::load(&reader).await.unwrap().read_live(&reader).await.unwrap() });
     // What it was about to delete it may delete: it was unreachable when it still owned the job.
     zombie.collector.add(garbage);
     let (zombie, failed) = rig.on(0, async move {
@@ -321,7 +321,7 @@ pub(super) fn drafts_that_break_the_chains_rules_are_refused() {
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 3);
     let old = owner.store.clone();
-    let dropped = rig.on(0, async move { Chain::load(&old).await.unwrap().read_live(&old).await.unwrap() });
+    let dropped = rig.on(0, async move { ManifestLog::load(&old).await.unwrap().read_live(&old).await.unwrap() });
     let dropped = dropped.first().unwrap().manifest.objects.clone();
     let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 3);

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
 use alluvium::checkpoint::claim::{ClaimRequest, claim};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::sweep;
 use alluvium::control::retention::RetentionPolicy;
 use alluvium::id::Seq;
@@ -202,7 +202,7 @@ fn c08_nobody_deletes_what_another_job_or_a_copy_has() {
     let (from, [copy, other]) = (rig.store(0), ["copy", "other"].map(|job| rig.store_of(0, job)));
     let (copied, others) = (copy.clone(), other.clone());
     rig.on(0, async move {
-        let checkpoint = offline::find(&from, &mut Chain::load(&from).await.unwrap(), None).await.unwrap();
+        let checkpoint = offline::find(&from, &mut ManifestLog::load(&from).await.unwrap(), None).await.unwrap();
         offline::savepoint(&from, &checkpoint, &copied, &|_, _| {}).await.unwrap();
         let claimed = claim(&others, &request(RestoreFrom::Newest)).await.unwrap();
         let mut owner = Owner::new(others, claimed);
@@ -219,15 +219,15 @@ fn c08_nobody_deletes_what_another_job_or_a_copy_has() {
             committed(&owner.commit().await.unwrap());
             assert_eq!(owner.collect().await, 0);
         }
-        let chain = Chain::load(&owner.store).await.unwrap();
+        let chain = ManifestLog::load(&owner.store).await.unwrap();
         offline::sweep::sweep(&owner.store, &chain, Some(1)).await.unwrap();
     });
     assert_eq!(foreign(&rig), before);
     for store in [copy, other] {
         rig.on(0, async move {
-            let chain = Chain::load(&store).await.unwrap();
+            let chain = ManifestLog::load(&store).await.unwrap();
             assert!(!chain.restorable().is_empty());
-            for manifest in Chain::load(&store).await.unwrap().read_live(&store).await.unwrap() {
+            for manifest in ManifestLog::load(&store).await.unwrap().read_live(&store).await.unwrap() {
                 for object in manifest.manifest.objects {
                     assert!(store.folder().read(&Key::Data(object.id), object.bytes).await.unwrap().is_some());
                 }

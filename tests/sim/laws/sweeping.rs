@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
 use alluvium::checkpoint::claim::claim;
 use alluvium::checkpoint::commit::{CommitOutcome, Draft};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::sweep;
 use alluvium::error::ErrorKind;
 use alluvium::id::Seq;
@@ -43,7 +43,7 @@ fn c03_an_old_plan_deletes_only_what_is_dead_for_ever() {
     let swept = rig.on(2, async move { sweep::execute(&store, &plan).await }).unwrap();
     assert!(swept.failed.is_empty());
     let store = owner.store.clone();
-    let live = rig.on(1, async move { Chain::load(&store).await.unwrap().read_live(&store).await.unwrap() });
+    let live = rig.on(1, async move { ManifestLog::load(&store).await.unwrap().read_live(&store).await.unwrap() });
     assert_eq!(live.len(), 3);
     for object in live.iter().flat_map(|stored| stored.objects()) {
         assert_eq!(rig.keys(&Key::Data(object).to_string()).len(), 1, "{object} is gone");
@@ -180,7 +180,7 @@ fn savepoints_stay_and_are_gone_on_from() {
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 9);
     let store = owner.store;
-    let chain = rig.on(0, async move { Chain::load(&store).await.unwrap() });
+    let chain = rig.on(0, async move { ManifestLog::load(&store).await.unwrap() });
     assert_eq!(chain.restorable().iter().map(|entry| entry.id.seq.0).collect::<Vec<_>>(), [2, 11, 12, 13]);
 }
 
@@ -222,7 +222,7 @@ fn every_call_failing_in_turn_leaves_the_state_before_or_after() {
             assert!((committed_epoch..=drafted_epoch).contains(&owner.epoch), "call {n}");
             let store = owner.store;
             let objects = rig.on(1, async move {
-                let live = Chain::load(&store).await.unwrap().read_live(&store).await.unwrap();
+                let live = ManifestLog::load(&store).await.unwrap().read_live(&store).await.unwrap();
                 live.iter().flat_map(|stored| stored.objects()).collect::<BTreeSet<_>>()
             });
             for object in objects {

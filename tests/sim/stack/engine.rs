@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use alluvium::backend::{AnyBackend, OverlayBackend};
-use alluvium::checkpoint::chain::RestoreFrom;
+use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::codec::schema::Schema;
 use alluvium::error::{Error, Result};
 use alluvium::id::{Barrier, Epoch, OperatorId};

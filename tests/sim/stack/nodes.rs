@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::checkpoint::pipeline::PipelineSettings;
 use alluvium::checkpoint::sweep;
 use alluvium::control::chain::ChainPolicy;
@@ -206,7 +206,7 @@ impl Process {
 
     async fn read(&mut self) -> Result<()> {
         let world = self.world.clone();
-        let mut chain = Chain::load(&self.store).await?;
+        let mut chain = ManifestLog::load(&self.store).await?;
         let Some(id) = chain.restorable().last().map(|newest| newest.id) else { return Ok(()) };
         if self.rng.permille(250) {
             let level = [Level::Manifest, Level::Sampled { seed: self.rng.next() }, Level::Full][self.rng.index(3)];
@@ -226,7 +226,7 @@ impl Process {
             }
             Err(error) => return Err(error),
         }
-        if Chain::load(&copy).await?.newest()?.is_none() {
+        if ManifestLog::load(&copy).await?.newest()?.is_none() {
             return Ok(());
         }
         let shape = world.fixed.shape(RestoreFrom::Newest, &mut self.rng);
@@ -241,7 +241,7 @@ impl Process {
     }
 
     /// Exports a table of a checkpoint, or makes a copy of it; returns what was done.
-    async fn use_checkpoint(&mut self, chain: &mut Chain, seq: Seq, copy: &Store) -> Result<&'static str> {
+    async fn use_checkpoint(&mut self, chain: &mut ManifestLog, seq: Seq, copy: &Store) -> Result<&'static str> {
         let chosen = self.rng.within(0, 2);
         if chosen == 0 {
             let stored = offline::find(&self.store, chain, Some(seq)).await?;

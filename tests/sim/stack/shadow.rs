@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alluvium::checkpoint::chain::{Chain, RestoreFrom};
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::error::Result;
 use alluvium::id::Seq;
 use alluvium::job::JobSettings;
@@ -62,7 +62,7 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
 /// Looks for damage in `objects`, as the tool does.
 pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     on_copy(judge, objects, |store| async move {
-        let chain = Chain::load(&store).await?;
+        let chain = ManifestLog::load(&store).await?;
         offline::verify(&store, &chain, Level::Full, &|_, _| {}).await
     })
 }

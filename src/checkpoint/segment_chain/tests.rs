@@ -1,12 +1,12 @@
 use super::*;
 use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
-use crate::id::{Attempt, OperatorId, SegmentId, Subtask, TableId};
+use crate::id::{Attempt, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::Partitioner;
 use crate::segment::{Cut, EncodeOptions, encode};
 use crate::time::Timestamp;
 
 #[test]
-fn what_waits_is_rows_then_bytes_then_nothing() {
+fn a_pending_link_holds_rows_then_bytes_then_nothing() {
     let (partitioner, owned) = (Partitioner::Range { seed: 1 }, KeyGroupSet::all(4));
     let budget = MemoryBudget::new(u64::MAX);
     let mut backend = LogBackend::new(owned.clone(), partitioner, budget.clone());
@@ -17,23 +17,23 @@ fn what_waits_is_rows_then_bytes_then_nothing() {
     let held_bytes: u64 = sealed.parts.iter().map(|part| part.rows.held_bytes()).sum();
     let mut chain = SegmentChain::new(owned, Vec::new(), budget);
     chain.push(sealed);
-    let waiting = |chain: &SegmentChain| {
-        let (bytes, rows) = chain.waiting();
+    let held = |chain: &SegmentChain| {
+        let (bytes, rows) = chain.held();
         (bytes, rows.iter().map(|rows| rows.held_bytes()).sum::<u64>())
     };
-    assert!(held_bytes > 0 && waiting(&chain) == (0, held_bytes));
+    assert!(held_bytes > 0 && held(&chain) == (0, held_bytes));
 
-    let unplaced = chain.unplaced(Epoch(1)).remove(0);
-    let Content::Rows(part) = &unplaced.content else { panic!("{unplaced:?}") };
+    let link = chain.pending(Epoch(1)).remove(0);
+    let Content::Rows(part) = &link.content else { panic!("{link:?}") };
     let encoded = encode(part, EncodeOptions::default()).unwrap();
-    chain.encoded(&unplaced, encoded.clone());
-    assert_eq!(waiting(&chain), (encoded.bytes.len() as u64, 0));
+    let bytes = chain.encoded(link.id, encoded.clone());
+    assert_eq!(held(&chain), (encoded.bytes.len() as u64, 0));
 
     let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
     let id = SegmentId { attempt, operator, subtask, epoch: Epoch(1), part: Part(0) };
     let object = ObjectId { attempt, random: [0; 16] };
-    chain.placed(&unplaced, encoded.at(id, Epoch(1), object, 0));
-    assert_eq!(waiting(&chain), (0, 0));
+    chain.placed(bytes, encoded.at(id, Epoch(1), object, 0));
+    assert_eq!(held(&chain), (0, 0));
 }
 
 /// A chain with a base of epoch 1, and another one sealed at epoch 2; and the bytes of the first.
@@ -50,9 +50,9 @@ fn chain_of_bases(segment_bytes: u64) -> (SegmentChain, u64) {
     let mut chain = SegmentChain::new(owned.clone(), Vec::new(), budget).with_segment_bytes(segment_bytes);
     let mut cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
     chain.push(backend.seal(cut, &owned).unwrap());
-    let unplaced = chain.unplaced(Epoch(1));
-    assert_eq!(unplaced.len(), 1, "what a base takes is not known yet");
-    let length = place(&mut chain, &unplaced[0]);
+    let pending = chain.pending(Epoch(1));
+    assert_eq!(pending.len(), 1, "what a base takes is not known yet");
+    let length = place(&mut chain, &pending[0]);
     chain.commit(Epoch(1));
     cut.epoch = Epoch(2);
     chain.push(backend.seal(cut, &owned).unwrap());
@@ -60,30 +60,30 @@ fn chain_of_bases(segment_bytes: u64) -> (SegmentChain, u64) {
 }
 
 /// Encodes and places a link, and returns its bytes.
-fn place(chain: &mut SegmentChain, unplaced: &Unplaced) -> u64 {
-    let Content::Rows(part) = &unplaced.content else { panic!("{unplaced:?}") };
+fn place(chain: &mut SegmentChain, link: &PendingLink) -> u64 {
+    let Content::Rows(part) = &link.content else { panic!("{link:?}") };
     let encoded = encode(part, EncodeOptions::default()).unwrap();
     let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
-    let id = SegmentId { attempt, operator, subtask, epoch: unplaced.epoch, part: Part(0) };
-    chain.encoded(unplaced, encoded.clone());
-    chain.placed(unplaced, encoded.at(id, unplaced.first_epoch, ObjectId { attempt, random: [0; 16] }, 0));
+    let id = SegmentId { attempt, operator, subtask, epoch: link.seals.epoch, part: Part(0) };
+    let bytes = chain.encoded(link.id, encoded.clone());
+    chain.placed(bytes, encoded.at(id, link.seals.first_epoch, ObjectId { attempt, random: [0; 16] }, 0));
     encoded.bytes.len() as u64
 }
 
 #[test]
 fn a_large_base_becomes_segments_that_are_placed_one_by_one() {
     let (mut small, length) = chain_of_bases(u64::MAX);
-    assert_eq!(small.unplaced(Epoch(2)).len(), 1);
+    assert_eq!(small.pending(Epoch(2)).len(), 1);
     let (mut chain, _) = chain_of_bases(length / 3);
-    let unplaced = chain.unplaced(Epoch(2));
-    assert_eq!(unplaced.len(), 4);
-    let (_, rows) = chain.waiting();
+    let pending = chain.pending(Epoch(2));
+    assert_eq!(pending.len(), 4);
+    let (_, rows) = chain.held();
     assert_eq!(rows.len(), 1, "what they share is counted once");
-    assert!(place(&mut chain, &unplaced[1]) < length / 2);
+    assert!(place(&mut chain, &pending[1]) < length / 2);
     assert_eq!(chain.segments(Epoch(2)), None, "three wait");
-    assert_eq!(chain.unplaced(Epoch(2)).len(), 3);
+    assert_eq!(chain.pending(Epoch(2)).len(), 3);
     for left in [0, 2, 3] {
-        place(&mut chain, &unplaced[left]);
+        place(&mut chain, &pending[left]);
     }
     let segments = chain.segments(Epoch(2)).unwrap();
     let groups = KeyGroupSet::from_ranges(segments.iter().flat_map(|s| s.groups.ranges().iter().copied()));
@@ -134,13 +134,13 @@ impl Stuck {
     fn place_all(&mut self) -> Vec<(SegmentKind, u64)> {
         let epoch = Epoch(self.epoch);
         let mut placed = Vec::new();
-        for unplaced in self.chain.unplaced(epoch) {
-            let Content::Bytes(encoded) = &unplaced.content else { panic!("{unplaced:?}") };
+        for pending in self.chain.pending(epoch) {
+            let Content::Bytes(encoded) = &pending.content else { panic!("{pending:?}") };
             placed.push((encoded.kind, encoded.records));
             let (attempt, operator, subtask) = (Attempt(1), OperatorId(1), Subtask(0));
             let id = SegmentId { attempt, operator, subtask, epoch, part: Part(0) };
             let object = ObjectId { attempt, random: [0; 16] };
-            self.chain.placed(&unplaced, encoded.at(id, unplaced.first_epoch, object, 0));
+            self.chain.placed(pending.id, encoded.at(id, pending.seals.first_epoch, object, 0));
         }
         assert!(self.chain.segments(epoch).is_some());
         placed
@@ -148,14 +148,14 @@ impl Stuck {
 }
 
 #[test]
-fn what_waits_is_merged_at_each_abort() {
+fn pending_links_are_merged_at_each_abort() {
     let mut stuck = Stuck::new();
     let mut held = Vec::new();
     for _ in 0..10 {
         stuck.seal(&KeyGroupSet::empty());
         stuck.merge();
         held.push(stuck.budget.held_bytes());
-        let (bytes, rows) = stuck.chain.waiting();
+        let (bytes, rows) = stuck.chain.held();
         assert!(bytes > 0 && rows.is_empty(), "compressed, all of it");
     }
     assert!(held[9] <= held[4] + held[4] / 10, "{held:?}");
@@ -166,7 +166,7 @@ fn what_waits_is_merged_at_each_abort() {
 }
 
 #[test]
-fn bases_that_wait_are_merged_with_what_follows() {
+fn pending_bases_are_merged_with_later_deltas() {
     let mut stuck = Stuck::new();
     let low: KeyGroupSet = crate::key_group::KeyGroupRange::new(0, 8).into();
     stuck.seal(&KeyGroupSet::empty());
@@ -180,32 +180,32 @@ fn bases_that_wait_are_merged_with_what_follows() {
 }
 
 #[test]
-fn what_was_merged_is_of_no_use_once_its_links_have_gone_on() {
+fn a_merge_is_discarded_once_its_links_have_changed() {
     let mut stuck = Stuck::new();
     stuck.seal(&KeyGroupSet::empty());
     stuck.seal(&KeyGroupSet::empty());
     let merging = stuck.chain.begin_merge(Epoch(2)).unwrap();
     stuck.seal(&KeyGroupSet::empty());
-    let unplaced = stuck.chain.unplaced(Epoch(3));
+    let pending = stuck.chain.pending(Epoch(3));
     stuck.chain.end_merge(Some(merging.encode().unwrap()));
-    assert_eq!(unplaced.len(), 1);
-    place(&mut stuck.chain, &unplaced[0]);
+    assert_eq!(pending.len(), 1);
+    place(&mut stuck.chain, &pending[0]);
     assert!(stuck.chain.segments(Epoch(3)).is_some_and(|segments| segments.len() == 1));
     // A link of a later epoch stays as it was.
     stuck.seal(&KeyGroupSet::empty());
     stuck.seal(&KeyGroupSet::empty());
     let merging = stuck.chain.begin_merge(Epoch(4)).unwrap();
     stuck.chain.end_merge(Some(merging.encode().unwrap()));
-    let epochs: Vec<_> = stuck.chain.links.iter().map(|link| link.epoch.0).collect();
+    let epochs: Vec<_> = stuck.chain.links.iter().map(|link| link.seals.epoch.0).collect();
     assert!(epochs.is_sorted() && epochs.ends_with(&[4, 5]), "{epochs:?}");
 }
 
 #[test]
-fn lengths_that_a_damaged_manifest_tells_do_not_overflow() {
+fn lengths_of_a_damaged_manifest_do_not_overflow() {
     let (mut chain, length) = chain_of_bases(u64::MAX);
     chain.segment_bytes = length / 3;
-    for unplaced in chain.unplaced(Epoch(2)) {
-        place(&mut chain, &unplaced);
+    for pending in chain.pending(Epoch(2)) {
+        place(&mut chain, &pending);
     }
     let mut segments = chain.segments(Epoch(2)).unwrap();
     assert_eq!(segments.len(), 4);
@@ -213,33 +213,33 @@ fn lengths_that_a_damaged_manifest_tells_do_not_overflow() {
     let chain = SegmentChain::new(KeyGroupSet::all(16), segments, MemoryBudget::new(u64::MAX));
     let mut chain = chain.with_segment_bytes(1);
     chain.plan_bases(ChainPolicy::default());
-    assert!(chain.unplaced(Epoch(2)).is_empty());
+    assert!(chain.pending(Epoch(2)).is_empty());
 }
 
 #[test]
-fn what_waits_of_a_divided_base_is_merged_with_what_comes() {
+fn the_pending_part_of_a_divided_base_is_merged_with_a_later_delta() {
     let (mut chain, length) = chain_of_bases(u64::MAX);
     chain.segment_bytes = length / 3;
-    let unplaced = chain.unplaced(Epoch(2));
-    place(&mut chain, &unplaced[3]);
-    let rows = match &unplaced[0].content {
+    let pending = chain.pending(Epoch(2));
+    place(&mut chain, &pending[3]);
+    let rows = match &pending[0].content {
         Content::Rows(part) => part.clone(),
         Content::Bytes(_) => panic!(),
     };
     let delta = SealedPart { kind: SegmentKind::Delta, groups: KeyGroupSet::all(16), ..rows };
     let cut = Cut { epoch: Epoch(3), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
     chain.push(Sealed { cut, parts: vec![delta], dirty_rows: 0, heat: Vec::new(), statistics: Arc::default() });
-    let unplaced = chain.unplaced(Epoch(3));
-    let kinds: Vec<_> = unplaced
+    let pending = chain.pending(Epoch(3));
+    let kinds: Vec<_> = pending
         .iter()
-        .map(|unplaced| {
-            let Content::Rows(part) = &unplaced.content else { panic!() };
+        .map(|pending| {
+            let Content::Rows(part) = &pending.content else { panic!() };
             part.kind
         })
         .collect();
     assert!(kinds.iter().filter(|kind| **kind == SegmentKind::Base).count() >= 3, "{kinds:?}");
-    unplaced.iter().for_each(|unplaced| {
-        place(&mut chain, unplaced);
+    pending.iter().for_each(|pending| {
+        place(&mut chain, pending);
     });
     let segments = chain.segments(Epoch(3)).unwrap();
     let bases = segments.iter().filter(|segment| segment.kind == SegmentKind::Base);

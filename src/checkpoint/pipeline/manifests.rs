@@ -1,19 +1,20 @@
-//! Subtask manifests outside the manifest: where they are too much for one object, they lie in packs of their own.
+//! Subtask manifests that are too much for one object are placed in packs of their own.
 
 use std::sync::Arc;
 
-use super::pipeline::{Acknowledgement, Pipeline};
+use super::Pipeline;
+use crate::checkpoint::acknowledgement::Acknowledgement;
 use crate::error::Result;
 use crate::id::Hash;
 use crate::manifest::{INLINE_SUBTASKS_BYTES, ObjectRef, ObjectSlice};
 
 impl Pipeline {
-    /// Moves the subtask manifests out of the manifest if they weigh more than [`INLINE_SUBTASKS_BYTES`] together. Returns
-    /// the objects that they now lie in.
+    /// Uploads the subtask manifests if they weigh more than [`INLINE_SUBTASKS_BYTES`] together. Returns the objects that
+    /// they lie in.
     ///
     /// # Errors
     /// `Limit` if one of them is too long by itself; `Unavailable` or `Denied` from the store.
-    pub(super) async fn slice_manifests(
+    pub(super) async fn upload_manifests(
         self: &Arc<Self>,
         acknowledgements: &mut [Acknowledgement],
     ) -> Result<Vec<ObjectRef>> {
@@ -24,16 +25,16 @@ impl Pipeline {
         let mut objects = Vec::new();
         let mut rest = acknowledgements.iter_mut().peekable();
         while rest.peek().is_some() {
-            let mut load = self.new_load();
-            // One manifest at least, however small a pack may be.
-            while load.builder.is_empty() || load.builder.len() < self.settings.pack_bytes {
+            let mut pack = self.open_pack();
+            // A pack holds one manifest at least, however small packs may be.
+            while pack.builder.is_empty() || pack.builder.len() < self.settings.pack_bytes {
                 let Some(acknowledgement) = rest.next() else { break };
                 let bytes = acknowledgement.manifest.encode(self.max_parallelism)?;
-                let (object, offset) = (load.id, load.builder.add_opaque(&bytes));
+                let (object, offset) = (pack.id, pack.builder.add_opaque(&bytes));
                 let (length, hash) = (bytes.len() as u64, Hash::of(&bytes));
                 acknowledgement.slice = Some(ObjectSlice { object, offset, length, hash });
             }
-            let (object, _) = Arc::clone(self).upload(load).await?;
+            let (object, _) = Arc::clone(self).upload(pack).await?;
             objects.push(object);
         }
         Ok(objects)

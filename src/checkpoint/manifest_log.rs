@@ -67,7 +67,7 @@ impl StoredManifest {
 
 /// The end of a job's chain.
 #[derive(Debug)]
-pub struct Chain {
+pub struct ManifestLog {
     /// The last number in use.
     end: Seq,
     /// The newest readable manifest: the one at the end, unless that is damaged.
@@ -78,7 +78,7 @@ pub struct Chain {
     stored: BTreeMap<Seq, u64>,
 }
 
-impl Chain {
+impl ManifestLog {
     /// Finds the end of the job's chain: one listing, then a read for each further number until there is none.
     ///
     /// # Errors
@@ -122,7 +122,7 @@ impl Chain {
     /// Finds the end again; returns whether the chain has grown.
     ///
     /// # Errors
-    /// As [`Chain::load`].
+    /// As [`ManifestLog::load`].
     pub async fn refresh(&mut self, store: &Store) -> Result<bool> {
         let newer = self.newer(store).await?;
         let grown = newer.is_some();
@@ -137,7 +137,7 @@ impl Chain {
     /// listing that begins afterwards shows a later number.
     ///
     /// # Errors
-    /// As [`Chain::load`].
+    /// As [`ManifestLog::load`].
     pub async fn newer(&self, store: &Store) -> Result<Option<Self>> {
         for _ in 0..LISTINGS_MAX {
             let found = Self::load(store).await?;
@@ -273,7 +273,7 @@ impl Chain {
         self.read_live_but(store, &BTreeSet::new()).await
     }
 
-    /// As [`Chain::read_live`], without the manifests `unread`.
+    /// As [`ManifestLog::read_live`], without the manifests `unread`.
     pub(super) async fn read_live_but(&mut self, store: &Store, unread: &BTreeSet<Seq>) -> Result<Vec<StoredManifest>> {
         let mut followed = 0;
         loop {

@@ -1,0 +1,139 @@
+//! One link of a segment chain: a run of state on its way into a manifest, or in one already.
+
+use std::sync::Arc;
+
+use crate::checkpoint::waiting::EncodedRows;
+use crate::id::{Epoch, Part};
+use crate::key_group::KeyGroupSet;
+use crate::memory::MemoryBudget;
+use crate::segment::{Encoded, RowSource, Rules, SealedPart, SegmentKind, SegmentRef, Stack};
+
+/// Identifies a link within its chain, for as long as its content stays the same. Never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub(super) u64);
+
+/// The seals that a link covers: those of `first_epoch` up to part `part` of `epoch`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seals {
+    /// The first epoch.
+    pub first_epoch: Epoch,
+    /// The last epoch.
+    pub epoch: Epoch,
+    /// The last part, within that epoch.
+    pub part: Part,
+}
+
+/// A link of a chain.
+#[derive(Debug, Clone)]
+pub(super) struct Link {
+    pub(super) id: LinkId,
+    pub(super) seals: Seals,
+    pub(super) kind: SegmentKind,
+    /// The groups that the link speaks for. A newer base, once committed, takes groups out.
+    pub(super) groups: KeyGroupSet,
+    pub(super) stage: Stage,
+    /// What its rows mean; empty once it is placed.
+    pub(super) rules: Rules,
+}
+
+/// How far a link has come.
+#[derive(Debug, Clone)]
+pub(super) enum Stage {
+    Sealed(Arc<dyn RowSource>),
+    Encoded(Arc<EncodedRows>),
+    Placed(SegmentRef),
+}
+
+/// A link to be encoded and placed for a checkpoint.
+#[derive(Debug, Clone)]
+pub struct PendingLink {
+    /// Which link of its chain.
+    pub id: LinkId,
+    /// What it covers.
+    pub seals: Seals,
+    /// Its bytes, or the rows to encode.
+    pub content: Content,
+}
+
+/// The content of a pending link.
+#[derive(Debug, Clone)]
+pub enum Content {
+    /// Rows, not encoded yet.
+    Rows(SealedPart),
+    /// The segment's bytes, from an earlier try.
+    Bytes(Encoded),
+}
+
+impl Link {
+    /// Returns the link of a segment that a manifest lists.
+    pub(super) fn placed(id: LinkId, segment: SegmentRef) -> Self {
+        Self {
+            id,
+            seals: Seals { first_epoch: segment.first_epoch, epoch: segment.id.epoch, part: segment.id.part },
+            kind: segment.kind,
+            groups: segment.groups.clone(),
+            stage: Stage::Placed(segment),
+            rules: Rules::none(),
+        }
+    }
+
+    /// Returns whether it comes from the same seal and is of the same kind.
+    pub(super) fn is_sealed_with(&self, other: &Self) -> bool {
+        (self.seals.epoch, self.seals.part, self.kind) == (other.seals.epoch, other.seals.part, other.kind)
+    }
+
+    /// Returns whether it has to be placed before a manifest can cover `epoch`.
+    pub(super) fn is_pending(&self, epoch: Epoch) -> bool {
+        self.seals.epoch <= epoch && !matches!(self.stage, Stage::Placed(_))
+    }
+
+    /// Returns its rows; none once it is placed.
+    pub(super) fn rows(&self) -> Arc<dyn RowSource> {
+        match &self.stage {
+            Stage::Sealed(rows) => Arc::clone(rows),
+            Stage::Encoded(encoded) => Arc::<EncodedRows>::clone(encoded),
+            Stage::Placed(_) => Arc::new(Stack::default()),
+        }
+    }
+
+    pub(super) fn sealed_part(&self) -> SealedPart {
+        SealedPart { kind: self.kind, groups: self.groups.clone(), rows: self.rows(), rules: self.rules.clone() }
+    }
+
+    /// Returns a link for the groups of `encoded`, which was encoded from this one.
+    pub(super) fn encoded_as(&self, id: LinkId, encoded: Encoded, budget: &MemoryBudget) -> Self {
+        let groups = encoded.groups.clone();
+        let stage = Stage::Encoded(Arc::new(EncodedRows::new(encoded, budget)));
+        Self { id, groups, stage, rules: self.rules.clone(), ..*self }
+    }
+
+    pub(super) fn pending(&self) -> PendingLink {
+        let content = match &self.stage {
+            Stage::Encoded(encoded) => Content::Bytes(encoded.encoded().clone()),
+            Stage::Sealed(_) | Stage::Placed(_) => Content::Rows(self.sealed_part()),
+        };
+        PendingLink { id: self.id, seals: self.seals, content }
+    }
+
+    /// Returns the length of its segment; 0 before it is encoded.
+    pub(super) fn bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Sealed(_) => 0,
+            Stage::Encoded(encoded) => encoded.held_bytes(),
+            Stage::Placed(segment) => segment.length,
+        }
+    }
+
+    /// Returns the bytes of its rows before compression; 0 before it is encoded.
+    pub(super) fn raw_bytes(&self) -> u64 {
+        match &self.stage {
+            Stage::Sealed(_) => 0,
+            Stage::Encoded(encoded) => encoded.encoded().raw_bytes,
+            Stage::Placed(segment) => segment.raw_bytes,
+        }
+    }
+
+    pub(super) fn bytes_per_group(&self) -> u64 {
+        self.bytes() / (self.groups.len().max(1) as u64)
+    }
+}

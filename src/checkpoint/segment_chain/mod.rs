@@ -1,0 +1,330 @@
+//! A subtask's chain of segments, from the last commit to what is still in memory.
+//!
+//! Invariants: a link leaves the chain only when a committed manifest no longer needs it; what an aborted epoch
+//! sealed stays and is part of the next manifest; pending links are merged, so that one copy of each dirty row is carried
+//! however long the store is down; a seal becomes segments of bounded size, each of other groups.
+
+mod link;
+mod merging;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::waiting::restricted;
+use crate::canary::{self, Canary};
+use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
+use crate::error::broken;
+use crate::id::{Epoch, ObjectId};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::memory::MemoryBudget;
+use crate::segment::{Encoded, RowSource, Sealed, SealedPart, SegmentKind, SegmentRef, sum};
+
+use link::{Link, Stage};
+
+pub use link::{Content, LinkId, PendingLink, Seals};
+pub use merging::Merging;
+
+/// The chain of one subtask.
+#[derive(Debug)]
+pub struct SegmentChain {
+    owned: KeyGroupSet,
+    links: VecDeque<Link>,
+    ids: Ids,
+    /// The groups that get a new base at the next seal.
+    due: KeyGroupSet,
+    budget: MemoryBudget,
+    /// The target length of a segment.
+    segment_bytes: u64,
+    /// Whether a [`Merging`] is under way.
+    merging: bool,
+    /// The newest epoch whose pending links were handed out.
+    handed_out: Epoch,
+}
+
+/// Draws the ids of a chain's links. A merge off the task's thread draws from the same source.
+#[derive(Debug, Clone, Default)]
+struct Ids(Arc<AtomicU64>);
+
+impl Ids {
+    fn draw(&self) -> LinkId {
+        LinkId(self.0.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl SegmentChain {
+    /// Returns the chain of a subtask that owns `owned` and was restored from `segments`.
+    #[must_use]
+    pub fn new(owned: KeyGroupSet, segments: Vec<SegmentRef>, budget: MemoryBudget) -> Self {
+        let ids = Ids::default();
+        let links = segments.into_iter().map(|segment| Link::placed(ids.draw(), segment)).collect();
+        Self {
+            owned,
+            links,
+            ids,
+            due: KeyGroupSet::empty(),
+            budget,
+            segment_bytes: u64::MAX,
+            merging: false,
+            handed_out: Epoch(0),
+        }
+    }
+
+    /// Sets the target length of a segment, in bytes; one group is never divided.
+    #[must_use]
+    pub fn with_segment_bytes(self, bytes: u64) -> Self {
+        Self { segment_bytes: bytes, ..self }
+    }
+
+    /// Decides which groups get a new base at the next seal. Done ahead of the seal, so that no barrier waits for it.
+    pub fn plan_bases(&mut self, policy: ChainPolicy) {
+        let needed = self.needed(Epoch(u64::MAX));
+        // The segments of one seal count as one.
+        let links: Vec<_> = self.links.iter().zip(&needed).collect();
+        let seals = links.chunk_by(|(a, _), (b, _)| a.is_sealed_with(b));
+        let seals: Vec<_> = seals.map(seal_of).collect();
+        let views: Vec<_> = seals
+            .iter()
+            .map(|&(ref groups, bytes_per_group, raw_bytes_per_group)| LinkView {
+                groups,
+                bytes_per_group,
+                raw_bytes_per_group,
+            })
+            .collect();
+        self.due = bases_due(&views, &self.owned, policy);
+    }
+
+    /// Gives all groups a new base at the next seal: their stored rows must not be read under the new rules.
+    pub fn rebase(&mut self) {
+        self.due = self.owned.clone();
+    }
+
+    /// Takes the groups that get a new base at this seal.
+    pub fn take_due(&mut self) -> KeyGroupSet {
+        std::mem::take(&mut self.due)
+    }
+
+    /// Gives `groups` a new base at the next seal, after a seal that failed.
+    pub fn add_due(&mut self, groups: &KeyGroupSet) {
+        self.due = self.due.union(groups);
+    }
+
+    /// Appends the parts of a seal.
+    pub fn push(&mut self, sealed: Sealed) {
+        let Sealed { cut, parts, .. } = sealed;
+        let seals = Seals { first_epoch: cut.epoch, epoch: cut.epoch, part: cut.part };
+        for SealedPart { kind, groups, rows, rules } in parts {
+            self.links.push_back(Link { id: self.ids.draw(), seals, kind, groups, stage: Stage::Sealed(rows), rules });
+        }
+    }
+
+    /// Returns the links to place before a manifest can cover `epoch`: merged to one `Base` and one `Delta` at most, each in
+    /// segments of other groups.
+    pub fn pending(&mut self, epoch: Epoch) -> Vec<PendingLink> {
+        self.handed_out = self.handed_out.max(epoch);
+        if let Some(merged) = self.merged(epoch) {
+            self.replace_pending(epoch, merged);
+        }
+        self.divide_bases(epoch);
+        self.links.iter().filter(|link| link.is_pending(epoch)).map(Link::pending).collect()
+    }
+
+    /// Keeps the encoded bytes of a link, for all of its groups or for some, in place of their rows until they are placed.
+    /// Returns the link of the bytes; the other groups stay with the link `id`.
+    pub fn encoded(&mut self, id: LinkId, encoded: Encoded) -> LinkId {
+        let (at, link) = self.take_groups(id, &encoded.groups);
+        let bytes = link.encoded_as(self.ids.draw(), encoded, &self.budget);
+        let (id, groups) = (bytes.id, link.groups);
+        self.links.insert(at, Link { groups, ..bytes });
+        id
+    }
+
+    /// Drops `groups` of a link: encoding found that it has no rows of them and supersedes none.
+    pub fn discard(&mut self, id: LinkId, groups: &KeyGroupSet) {
+        self.take_groups(id, groups);
+    }
+
+    /// Records where a link was placed.
+    pub fn placed(&mut self, id: LinkId, segment: SegmentRef) {
+        let at = self.position(id);
+        if let Some(link) = self.links.get_mut(at) {
+            link.stage = Stage::Placed(segment);
+        }
+    }
+
+    /// Takes `groups` out of a link, which goes if it has no others. Returns where the link was, and a link of those groups.
+    fn take_groups(&mut self, id: LinkId, groups: &KeyGroupSet) -> (usize, Link) {
+        let at = self.position(id);
+        let Some(link) = self.links.remove(at) else { broken("a link moved") };
+        let (taken, rest) = (link.groups.intersection(groups), link.groups.difference(groups));
+        if !rest.is_empty() {
+            self.links.insert(at, Link { groups: rest, ..link.clone() });
+        }
+        (at, Link { groups: taken, ..link })
+    }
+
+    /// A link that is being encoded or placed stays: only commits and merges remove links, and neither touches these.
+    fn position(&self, id: LinkId) -> usize {
+        let position = self.links.iter().position(|link| link.id == id);
+        position.unwrap_or_else(|| broken("a link that is being placed left its chain"))
+    }
+
+    /// Returns the segments that a manifest at `epoch` lists: all placed links up to it, each with the groups it is
+    /// needed for. `None` if one is not placed.
+    #[must_use]
+    pub fn segments(&self, epoch: Epoch) -> Option<Vec<SegmentRef>> {
+        let needed = self.needed(epoch);
+        let covered =
+            self.links.iter().zip(needed).filter(|(link, groups)| link.seals.epoch <= epoch && !groups.is_empty());
+        covered
+            .map(|(link, groups)| match &link.stage {
+                Stage::Placed(segment) => Some(SegmentRef { groups, ..segment.clone() }),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Asking the rows
+    /// for the bytes they hold takes a step per region, so it is done without the chain's lock.
+    #[must_use]
+    pub fn held(&self) -> (u64, Vec<Arc<dyn RowSource>>) {
+        let (mut bytes, mut rows) = (0, Vec::new());
+        for link in &self.links {
+            match &link.stage {
+                Stage::Sealed(sealed) if rows.iter().any(|other| Arc::ptr_eq(other, sealed)) => {}
+                Stage::Sealed(sealed) => rows.push(Arc::clone(sealed)),
+                Stage::Encoded(encoded) => bytes += encoded.held_bytes(),
+                Stage::Placed(_) => {}
+            }
+        }
+        (bytes, rows)
+    }
+
+    /// Returns the objects that its placed links lie in.
+    #[must_use]
+    pub fn objects(&self) -> Vec<ObjectId> {
+        let object = |link: &Link| match &link.stage {
+            Stage::Placed(segment) => Some(segment.object),
+            _ => None,
+        };
+        self.links.iter().filter_map(object).collect()
+    }
+
+    /// Drops what the manifest committed at `epoch` no longer lists.
+    pub fn commit(&mut self, epoch: Epoch) {
+        let needed = self.needed(epoch);
+        for (link, groups) in self.links.iter_mut().zip(needed) {
+            if link.seals.epoch <= epoch {
+                link.groups = groups;
+            }
+        }
+        self.links.retain(|link| !link.groups.is_empty());
+    }
+
+    /// Returns, for each link, the groups that a manifest at `epoch` needs it for: those without a newer base.
+    fn needed(&self, epoch: Epoch) -> Vec<KeyGroupSet> {
+        let mut based = KeyGroupSet::empty();
+        let mut needed: Vec<_> = self
+            .links
+            .iter()
+            .rev()
+            .map(|link| {
+                let groups = link.groups.difference(&based);
+                if link.kind == SegmentKind::Base && link.seals.epoch <= epoch {
+                    based = based.union(&link.groups);
+                }
+                groups
+            })
+            .collect();
+        needed.reverse();
+        needed
+    }
+
+    /// Divides bases that are not encoded yet, by the size of their groups in the segments there are, so that several can be
+    /// encoded at a time. The target is a little less than a segment, since the encoder cuts whatever turns out too long.
+    fn divide_bases(&mut self, epoch: Epoch) {
+        let most = self.segment_bytes - self.segment_bytes / 8;
+        let is_base = |link: &Link| link.kind == SegmentKind::Base && link.is_pending(epoch);
+        if sum(self.links.iter().map(Link::bytes)) <= most || !self.links.iter().any(is_base) {
+            return;
+        }
+        let end = self.links.iter().filter_map(|link| link.groups.ranges().last()).map(|last| last.end).max();
+        let mut sizes = vec![0u64; end.map_or(0, usize::from)];
+        for link in &self.links {
+            let bytes = link.bytes_per_group();
+            for group in link.groups.iter() {
+                sizes.get_mut(usize::from(group.0)).into_iter().for_each(|size| *size = size.saturating_add(bytes));
+            }
+        }
+        let size = |group: KeyGroup| sizes.get(usize::from(group.0)).copied().unwrap_or(0);
+        let runs = |link: &Link| if is_base(link) { link.groups.divide(most, size) } else { Vec::new() };
+        let runs: Vec<_> = self.links.iter().map(runs).collect();
+        let ids = self.ids.clone();
+        let links = std::mem::take(&mut self.links).into_iter().zip(runs);
+        self.links = links.flat_map(|(link, runs)| divided(link, runs, &ids)).collect();
+    }
+
+    /// Merges the pending links up to `epoch` to at most one `Base` and one `Delta`. Returns `None` if they come from one
+    /// seal.
+    fn merged(&self, epoch: Epoch) -> Option<Vec<Link>> {
+        let newest = self.links.iter().rev().find(|link| link.is_pending(epoch))?;
+        let (last, rules) = (newest.seals, newest.rules.clone());
+        let pending = || self.links.iter().filter(|link| link.is_pending(epoch));
+        if pending().all(|link| (link.seals.epoch, link.seals.part) == (last.epoch, last.part)) {
+            return None;
+        }
+        let first_epoch = pending().map(|link| link.seals.first_epoch).min().unwrap_or(last.epoch);
+        let (mut bases, mut sources) = (Vec::new(), Vec::new());
+        for (link, groups) in self.links.iter().zip(self.needed(epoch)).filter(|(link, _)| link.is_pending(epoch)) {
+            if link.kind == SegmentKind::Base {
+                bases.extend_from_slice(link.groups.ranges());
+            }
+            if !canary::on(Canary::ForgetAborted) || link.seals.epoch == last.epoch {
+                sources.push((groups, link.rows()));
+            }
+        }
+        let bases = KeyGroupSet::from_ranges(bases);
+        let touched = KeyGroupSet::from_ranges(sources.iter().flat_map(|(groups, _)| groups.ranges().iter().copied()));
+        let merged = |kind, groups: KeyGroupSet| Link {
+            id: self.ids.draw(),
+            seals: Seals { first_epoch, ..last },
+            kind,
+            stage: Stage::Sealed(restricted(&sources, &groups)),
+            groups,
+            rules: rules.clone(),
+        };
+        let deltas = touched.difference(&bases);
+        let links = [merged(SegmentKind::Base, bases), merged(SegmentKind::Delta, deltas)];
+        Some(links.into_iter().filter(|link| !link.groups.is_empty()).collect())
+    }
+
+    /// Puts `links` in place of the pending links up to `epoch`. Placed links of these epochs are older than all pending ones;
+    /// links of later epochs come after them.
+    fn replace_pending(&mut self, epoch: Epoch, links: Vec<Link>) {
+        self.links.retain(|link| !link.is_pending(epoch));
+        let at = self.links.partition_point(|link| link.seals.epoch <= epoch);
+        for link in links.into_iter().rev() {
+            self.links.insert(at, link);
+        }
+    }
+}
+
+/// Divides a sealed link into one for each of `runs`, which are its groups. Other links stay whole.
+fn divided(link: Link, runs: Vec<KeyGroupSet>, ids: &Ids) -> Vec<Link> {
+    if runs.len() < 2 || !matches!(link.stage, Stage::Sealed(_)) {
+        return vec![link];
+    }
+    runs.into_iter().map(|groups| Link { id: ids.draw(), groups, ..link.clone() }).collect()
+}
+
+/// Returns the groups that the links of a seal are needed for, and the bytes per group, stored and before compression.
+fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64, u64) {
+    let needed = KeyGroupSet::from_ranges(seal.iter().flat_map(|(_, needed)| needed.ranges().iter().copied()));
+    let bytes = sum(seal.iter().map(|(link, _)| link.bytes()));
+    let raw_bytes = sum(seal.iter().map(|(link, _)| link.raw_bytes()));
+    let groups = seal.iter().map(|(link, _)| link.groups.len()).sum::<usize>().max(1) as u64;
+    (needed, bytes / groups, raw_bytes / groups)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! The owner: coordinates the epochs of an attempt, commits them, collects garbage.
+//!
+//! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a fenced
+//! attempt does nothing more.
+
+mod draft;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::FutureExt as _;
+use tracing::Instrument as _;
+
+use super::OperatorSpec;
+use super::background::Steps;
+use super::progress::Aborted;
+use super::shared::Shared;
+use super::worker::Unfinished;
+use crate::checkpoint::acknowledgement::Placed;
+use crate::checkpoint::commit::{CommitOutcome, Committer};
+use crate::checkpoint::operators::Carried;
+use crate::checkpoint::sweep::Collector;
+use crate::control::coordinator::{Command, Event, Participant};
+use crate::control::interval::{CheckpointSample, Observation};
+use crate::control::retention::Garbage;
+use crate::error::{Applied, Error, ErrorKind, Result, broken};
+use crate::id::{Attempt, Epoch, ManifestId, ObjectId, OperatorId};
+use crate::key_group::KeyGroup;
+use crate::metrics;
+use crate::place::Store;
+use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
+
+/// What the owner's own work ends with.
+pub(super) enum Step {
+    /// The outcome of a commit is known, or will stay unknown.
+    Decided(Epoch, Decision),
+    /// A collection ended.
+    Collected(Box<Collector>),
+    /// An epoch may have passed its deadline.
+    Deadline(Timestamp),
+}
+
+/// How a commit ended.
+pub(super) struct Decision {
+    committer: Box<Committer>,
+    outcome: Result<CommitOutcome>,
+}
+
+/// The owner of one attempt.
+pub(super) struct Owner {
+    pub(super) steps: Steps<Step>,
+    shared: Arc<Shared>,
+    runtime: SharedRuntime,
+    store: Store,
+    attempt: Attempt,
+    max_parallelism: u16,
+    operators: Vec<OperatorSpec>,
+    /// Stored operators that each checkpoint lists again.
+    carried: Vec<Carried>,
+    /// `None` while a commit is under way.
+    committer: Option<Box<Committer>>,
+    /// `None` while a collection is under way.
+    collector: Option<Box<Collector>>,
+    garbage: Vec<Garbage>,
+    epochs: BTreeMap<Epoch, InFlight>,
+    /// The deadline that a timer waits for.
+    timer: Option<Timestamp>,
+    /// Objects of the last checkpoint.
+    listed: BTreeSet<ObjectId>,
+    /// What the checkpoint being committed wrote.
+    sample: CheckpointSample,
+    /// Requests to the store before the last checkpoint; `None` before the first.
+    requests: Option<u64>,
+    /// Rows of each key group, as last reported.
+    rows: BTreeMap<(OperatorId, KeyGroup), u64>,
+}
+
+/// What the owner keeps of an epoch that the coordinator has in flight.
+struct InFlight {
+    started: Timestamp,
+    placed: Option<Placed>,
+    /// Why it is to be given up.
+    reason: Option<Error>,
+}
+
+impl InFlight {
+    fn new(started: Timestamp) -> Self {
+        Self { started, placed: None, reason: None }
+    }
+}
+
+impl Owner {
+    /// * `carried`: stored operators that each checkpoint lists again.
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        store: &Store,
+        (attempt, max_parallelism): (Attempt, u16),
+        (operators, carried): (Vec<OperatorSpec>, Vec<Carried>),
+        committer: Committer,
+    ) -> Self {
+        Self {
+            steps: Steps::new(),
+            shared,
+            runtime: Arc::clone(store.runtime()),
+            store: store.clone(),
+            attempt,
+            max_parallelism,
+            operators,
+            carried,
+            committer: Some(Box::new(committer)),
+            collector: Some(Box::new(Collector::new(store))),
+            garbage: Vec::new(),
+            epochs: BTreeMap::new(),
+            timer: None,
+            listed: BTreeSet::new(),
+            sample: CheckpointSample::default(),
+            requests: None,
+            rows: BTreeMap::new(),
+        }
+    }
+
+    pub(super) fn begin(&mut self) {
+        self.show_doubt();
+        self.sweep_orphans();
+    }
+
+    /// Shows in the job's progress that a commit cannot be settled.
+    fn show_doubt(&mut self) {
+        let shared = Arc::downgrade(&self.shared);
+        let Some(committer) = &mut self.committer else { broken("an owner starts without its committer") };
+        committer.on_doubt(Arc::new(move |error| {
+            if let Some(shared) = shared.upgrade() {
+                shared.update(|progress| progress.unsettled = Some(error.clone()));
+            }
+        }));
+    }
+
+    /// An epoch was triggered.
+    ///
+    /// * `open`: whether it is still in flight.
+    pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, open: bool) {
+        // The requests of claim and restore belong to no checkpoint.
+        if self.requests.is_none() {
+            self.requests = Some(self.store_requests());
+        }
+        if open {
+            self.epochs.insert(epoch, InFlight::new(now));
+        }
+    }
+
+    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its epoch.
+    ///
+    /// # Errors
+    /// The job's end: the commit is in doubt, or another attempt owns the job.
+    pub(super) fn handle(&mut self, now: Timestamp, step: Step) -> Result<Option<(Epoch, ManifestId)>> {
+        match step {
+            Step::Decided(epoch, decision) => {
+                let committed = self.decided(now, epoch, decision)?;
+                return Ok(committed.map(|id| (epoch, id)));
+            }
+            Step::Collected(collector) => {
+                let left = collector.uncollected();
+                self.shared.update(|progress| progress.uncollected = left);
+                self.collector = Some(collector);
+            }
+            Step::Deadline(deadline) => {
+                self.timer.take_if(|armed| *armed == deadline);
+                self.shared.coordinator().handle_timeout(now);
+            }
+        }
+        Ok(None)
+    }
+
+    /// All state of an epoch is placed.
+    pub(super) fn placed(&mut self, now: Timestamp, epoch: Epoch, placed: Placed) {
+        if let Err(error) = draft::check_tables(&placed.acknowledgements) {
+            return self.decline(now, epoch, error);
+        }
+        // An epoch that was given up meanwhile is gone here, and the coordinator ignores it.
+        for acknowledgement in &placed.acknowledgements {
+            self.shared.coordinator().handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
+        }
+        if let Some(epoch) = self.epochs.get_mut(&epoch) {
+            epoch.placed = Some(placed);
+        }
+    }
+
+    /// Gives up an epoch, unless its manifest is being created.
+    pub(super) fn decline(&mut self, now: Timestamp, epoch: Epoch, reason: Error) {
+        let committing = self.shared.coordinator().is_committing(epoch);
+        let Some(flight) = self.epochs.get_mut(&epoch).filter(|_| !committing) else { return };
+        if flight.reason.is_none() {
+            flight.reason = Some(reason.clone());
+            self.shared.update(|progress| progress.last_decline = Some(reason));
+        }
+        self.shared.coordinator().handle(now, Event::Declined(epoch));
+    }
+
+    /// Returns the coordinator's next command.
+    pub(super) fn poll(&self) -> Option<Command> {
+        self.shared.coordinator().poll()
+    }
+
+    /// Starts creating the manifest of an epoch.
+    pub(super) fn commit(&mut self, epoch: Epoch) {
+        let placed = self.epochs.get_mut(&epoch).and_then(|flight| flight.placed.take());
+        let Some(placed) = placed else { broken("a commit starts of an epoch that is not placed") };
+        let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
+        let draft = self.draft(epoch, placed);
+        let span = tracing::info_span!("commit", %epoch);
+        let commit = async move {
+            let outcome = match draft {
+                Ok(draft) => committer.commit(draft).await,
+                Err(error) => Err(error),
+            };
+            Step::Decided(epoch, Decision { committer, outcome })
+        };
+        self.steps.push(commit.instrument(span).boxed());
+    }
+
+    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is committed.
+    fn decided(&mut self, now: Timestamp, epoch: Epoch, decision: Decision) -> Result<Option<ManifestId>> {
+        let Decision { mut committer, outcome } = decision;
+        if outcome.is_ok() {
+            self.garbage.push(committer.take_garbage());
+        }
+        self.committer = Some(committer);
+        match outcome {
+            Ok(CommitOutcome::Committed(committed)) => {
+                self.shared.update(|progress| progress.unsettled = None);
+                self.shared.coordinator().handle(now, Event::Committed(epoch));
+                Ok(Some(committed.id))
+            }
+            Ok(CommitOutcome::Fenced { by }) => {
+                self.shared.update(|progress| progress.unsettled = None);
+                Err(Error::fenced("a newer attempt owns the job").with("attempt", by))
+            }
+            // The store refused, or the draft broke a rule: the manifest does not exist and will not.
+            Err(error) if is_not_committed(&error) => {
+                if let Some(flight) = self.epochs.get_mut(&epoch) {
+                    flight.reason = Some(error.clone());
+                }
+                self.shared.update(|progress| {
+                    progress.unsettled = None;
+                    progress.last_decline = Some(error);
+                });
+                self.shared.coordinator().handle(now, Event::NotCommitted(epoch));
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Announces a checkpoint.
+    pub(super) fn announce(&mut self, now: Timestamp, epoch: Epoch, id: ManifestId) {
+        let started = self.epochs.remove(&epoch).map_or(now, |flight| flight.started);
+        let duration = now.since(started);
+        self.observe_completed(now, duration);
+        metrics::checkpoint_completed(id.seq, duration);
+        tracing::info!(%epoch, id = %id.seq, ?duration, "checkpoint committed");
+        self.shared.ended(epoch, Some(id));
+        self.shared.update(|progress| {
+            progress.committed = Some((epoch, id));
+            progress.completed = progress.completed.saturating_add(1);
+        });
+    }
+
+    /// Returns how many requests the job has made.
+    fn store_requests(&self) -> u64 {
+        let requests = self.store.requests();
+        requests.put + requests.get + requests.list + requests.delete
+    }
+
+    /// Reports to the controller of the interval what the checkpoint took.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests and rows")]
+    fn observe_completed(&mut self, now: Timestamp, duration: Duration) {
+        let all = self.store_requests();
+        let requests = all.saturating_sub(self.requests.replace(all).unwrap_or(all)) as f64;
+        let sample = CheckpointSample { duration: duration.as_secs_f64(), requests, ..self.sample };
+        self.shared.observe(now, Observation::Completed(sample));
+    }
+
+    /// Records, logs and announces that an epoch was given up.
+    ///
+    /// * `unfinished`: what was left of it at the worker, unless all was placed.
+    pub(super) fn aborted(&mut self, now: Timestamp, epoch: Epoch, unfinished: Option<Unfinished>) {
+        self.shared.observe(now, Observation::Aborted);
+        metrics::checkpoint_failed();
+        let InFlight { started, placed, reason } = self.epochs.remove(&epoch).unwrap_or_else(|| InFlight::new(now));
+        let placed_stage = if placed.is_some() { "waiting for an earlier commit" } else { "committing" };
+        let Unfinished { stage, missing } =
+            unfinished.unwrap_or_else(|| Unfinished { stage: placed_stage, missing: Vec::new() });
+        let reason = reason.unwrap_or_else(|| Error::unavailable("checkpoint was not complete in time"));
+        let aborted = Aborted { epoch, reason, age: now.since(started), missing };
+        let subtasks = Subtasks(&aborted.missing);
+        tracing::warn!(%epoch, reason = aborted.reason.chain(), age = ?aborted.age, stage,
+            missing = %subtasks, "checkpoint given up");
+        self.shared.ended(epoch, None);
+        self.shared.update(|progress| {
+            progress.aborted = progress.aborted.saturating_add(1);
+            progress.last_aborted = Some(aborted);
+        });
+    }
+
+    /// Starts whatever can start now.
+    pub(super) fn advance(&mut self) {
+        self.collect();
+        self.arm_timer();
+    }
+
+    /// Deletes what the last commits made unreachable, one collection at a time.
+    fn collect(&mut self) {
+        if self.garbage.is_empty() {
+            return;
+        }
+        let Some(mut collector) = self.collector.take() else { return };
+        std::mem::take(&mut self.garbage).into_iter().for_each(|garbage| collector.add(garbage));
+        let collect = async move {
+            // A failure was logged; its keys stay with the collector for the next time.
+            let _swept = collector.run().await;
+            Step::Collected(collector)
+        };
+        self.steps.push(collect.boxed());
+    }
+
+    /// Deletes, once, what earlier attempts were uploading when they ended. It takes the collector's place: two deleters would
+    /// only get in each other's way.
+    fn sweep_orphans(&mut self) {
+        let attempt = self.attempt;
+        if attempt <= Attempt(1) {
+            return;
+        }
+        let Some(collector) = self.collector.take() else { return };
+        let span = tracing::info_span!("sweep", %attempt);
+        let sweep = async move {
+            collector.sweep_orphans(attempt).await;
+            Step::Collected(collector)
+        };
+        self.steps.push(sweep.instrument(span).boxed());
+    }
+
+    fn arm_timer(&mut self) {
+        let Some(deadline) = self.shared.coordinator().deadline() else { return };
+        // A later epoch may have an earlier deadline: its timeout is the controller's choice.
+        if self.timer.is_some_and(|armed| armed <= deadline) {
+            return;
+        }
+        self.timer = Some(deadline);
+        let sleep = self.runtime.sleep(deadline.since(self.runtime.monotonic()));
+        self.steps.push(sleep.map(move |()| Step::Deadline(deadline)).boxed());
+    }
+
+    pub(super) fn fail(&self, error: Error) {
+        match error.kind() {
+            ErrorKind::Fenced => tracing::warn!(error = error.chain(), "fenced"),
+            _ => tracing::error!(error = error.chain(), "job failed"),
+        }
+        self.shared.fail(error);
+    }
+}
+
+/// Returns whether a failed commit is known to have left no manifest, so that the job can continue.
+fn is_not_committed(error: &Error) -> bool {
+    let ends = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fenced | ErrorKind::Stopped);
+    error.applied() == Applied::No && !ends
+}
+
+/// Prints subtasks for a log line.
+struct Subtasks<'a>(&'a [Participant]);
+
+impl fmt::Display for Subtasks<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const SHOWN: usize = 8;
+        for (operator, subtask) in self.0.iter().take(SHOWN) {
+            write!(f, "{operator}/{subtask} ")?;
+        }
+        match self.0.len().saturating_sub(SHOWN) {
+            0 => Ok(()),
+            more => write!(f, "and {more} more"),
+        }
+    }
+}

@@ -1,0 +1,289 @@
+//! The worker: gathers what this process's tasks sealed for an epoch, places it, and reports.
+//!
+//! Invariant: epochs are placed one at a time and in order, so that pending links are merged only into epochs that follow
+//! those they were aborted with.
+
+mod seat;
+mod task;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{AbortHandle, FutureExt as _, abortable};
+use tokio::sync::mpsc::UnboundedSender;
+use tracing::Instrument as _;
+
+use super::background::Steps;
+use super::shared::{Mail, Shared};
+use crate::backend::Outcome;
+use crate::checkpoint::acknowledgement::{Arrival, Placed};
+use crate::checkpoint::pipeline::Pipeline;
+use crate::checkpoint::prepared::PreparedOutput;
+use crate::control::chain::ChainPolicy;
+use crate::control::coordinator::Participant;
+use crate::error::{Error, Result};
+use crate::id::Epoch;
+use crate::metrics;
+use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
+
+pub use seat::{RestoreError, Seat};
+pub use task::Task;
+
+/// The pause before the next poll for mail: this fraction of the time since the trigger, within these bounds.
+const POLL_FRACTION: u32 = 4;
+const POLL_MIN: Duration = Duration::from_millis(1);
+const POLL_MAX: Duration = Duration::from_millis(100);
+
+/// What the worker's own work ends with.
+pub(super) enum Step {
+    /// It is time to poll for mail.
+    Poll,
+    /// Placing ended; `None` if the epoch was given up meanwhile.
+    Placed(Epoch, Option<Result<Placed>>),
+}
+
+/// What the worker reports to the owner.
+pub(super) enum Report {
+    /// All of this process's state for the epoch is placed.
+    Placed(Epoch, Placed),
+    /// The epoch cannot be completed here.
+    Declined(Epoch, Error),
+}
+
+/// What was left of an epoch when it was given up.
+pub(super) struct Unfinished {
+    /// How far it had come.
+    pub(super) stage: &'static str,
+    /// The subtasks that had not arrived.
+    pub(super) missing: Vec<Participant>,
+}
+
+/// The worker of one attempt in this process.
+pub(super) struct Worker {
+    pub(super) steps: Steps<Step>,
+    shared: Arc<Shared>,
+    runtime: SharedRuntime,
+    pipeline: Arc<Pipeline>,
+    prepared: PreparedOutput,
+    /// When groups get new bases; `None` if all do, always.
+    policy: Option<ChainPolicy>,
+    /// One per task.
+    settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
+    epochs: BTreeMap<Epoch, InProgress>,
+    /// Subtasks that end no further epoch.
+    gone: BTreeSet<Participant>,
+    /// The newest epoch that was triggered.
+    newest: Epoch,
+    polling: bool,
+    reports: Vec<Report>,
+}
+
+/// An epoch from its trigger until it is settled.
+struct InProgress {
+    started: Timestamp,
+    /// The newest epoch whose commit had been announced when this one was triggered.
+    announced: Option<Epoch>,
+    stage: Stage,
+}
+
+/// How far an epoch has come in this process.
+enum Stage {
+    Gathering(BTreeMap<Participant, Arrival>),
+    Placing(AbortHandle),
+    Placed,
+}
+
+impl Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        pipeline: Pipeline,
+        prepared: PreparedOutput,
+        policy: Option<ChainPolicy>,
+        settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
+    ) -> Self {
+        Self {
+            steps: Steps::new(),
+            shared,
+            runtime: Arc::clone(&pipeline.runtime),
+            pipeline: Arc::new(pipeline),
+            prepared,
+            policy,
+            settlements,
+            epochs: BTreeMap::new(),
+            gone: BTreeSet::new(),
+            newest: Epoch::default(),
+            polling: false,
+            reports: Vec::new(),
+        }
+    }
+
+    /// An epoch was triggered.
+    ///
+    /// * `announced`: the newest epoch whose commit had been announced before; `None` if the epoch has ended already.
+    pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, announced: Option<Option<Epoch>>) {
+        self.newest = epoch;
+        if let Some(announced) = announced {
+            let stage = Stage::Gathering(BTreeMap::new());
+            self.epochs.insert(epoch, InProgress { started: now, announced, stage });
+        }
+    }
+
+    pub(super) fn handle(&mut self, step: Step) {
+        match step {
+            Step::Poll => self.polling = false,
+            Step::Placed(epoch, outcome) => {
+                match outcome {
+                    None => {}
+                    Some(Ok(placed)) => {
+                        self.epochs.entry(epoch).and_modify(|epoch| epoch.stage = Stage::Placed);
+                        self.reports.push(Report::Placed(epoch, placed));
+                    }
+                    Some(Err(error)) => self.decline(epoch, error),
+                }
+                metrics::sealed_bytes(self.pipeline.held_bytes());
+            }
+        }
+    }
+
+    /// Reads the mail of the tasks. Returns what there is to report.
+    pub(super) fn gather(&mut self) -> Vec<Report> {
+        // A task may be quicker than the wake for its epoch's trigger: its mail then waits here.
+        let newest = self.newest;
+        let mail: Vec<_> = self.shared.mail().extract_if(.., |mail| mail.is_known(newest)).collect();
+        for mail in mail {
+            match mail {
+                Mail::Arrived(epoch, participant, arrival) => self.arrived(epoch, participant, arrival),
+                Mail::Declined(epoch, reason) => self.decline(epoch, reason),
+                Mail::Gone(participant) => drop(self.gone.insert(participant)),
+            }
+        }
+        self.decline_for_the_gone();
+        std::mem::take(&mut self.reports)
+    }
+
+    fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
+        self.prepared.take(epoch, participant, &mut arrival.opaques);
+        // Epochs rise: a subtask that skipped an epoch will not arrive for it.
+        let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.lacks(participant));
+        let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
+        for older in skipped {
+            self.decline(older, of_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
+        }
+        // For an epoch that was given up nothing is left to do: the sealed state is in the chain.
+        if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = self.epochs.get_mut(&epoch) {
+            arrivals.insert(participant, arrival);
+        }
+    }
+
+    /// Declines each epoch that waits for a subtask which is gone.
+    fn decline_for_the_gone(&mut self) {
+        let missing = |stage: &Stage| self.gone.iter().find(|gone| stage.lacks(**gone)).copied();
+        let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
+        let declined: Vec<_> = epochs.collect();
+        for (epoch, gone) in declined {
+            self.decline(epoch, of_subtask(Error::unavailable("subtask has gone"), gone));
+        }
+    }
+
+    fn decline(&mut self, epoch: Epoch, reason: Error) {
+        self.reports.push(Report::Declined(epoch, reason));
+    }
+
+    /// Starts whatever can start now.
+    pub(super) fn advance(&mut self) {
+        self.place_oldest();
+        self.poll_again();
+    }
+
+    /// Starts placing the oldest epoch that is not placed, once every subtask has arrived.
+    fn place_oldest(&mut self) {
+        let policy = self.chain_policy();
+        let oldest = self.epochs.iter_mut().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
+        let Some((&epoch, InProgress { announced, stage, .. })) = oldest else { return };
+        let Stage::Gathering(arrivals) = stage else { return };
+        if arrivals.len() < self.pipeline.chains.len() {
+            return;
+        }
+        let mut arrivals = std::mem::take(arrivals);
+        if let Some(announced) = *announced {
+            self.prepared.settle(announced);
+        }
+        for (&participant, arrival) in &mut arrivals {
+            arrival.opaques.extend(self.prepared.list(epoch, participant));
+        }
+        metrics::sealed_bytes(self.pipeline.held_bytes());
+        let pipeline = Arc::clone(&self.pipeline);
+        let span = tracing::info_span!("place", %epoch);
+        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals, policy).await }.instrument(span));
+        *stage = Stage::Placing(handle);
+        self.steps.push(async move { Step::Placed(epoch, place.await.ok()) }.boxed());
+    }
+
+    /// Returns the bounds of chains that hold now.
+    fn chain_policy(&self) -> Option<ChainPolicy> {
+        let decided = |policy| self.shared.adaptive.as_ref().map_or(policy, |adaptive| adaptive.chain_policy(policy));
+        self.policy.map(decided)
+    }
+
+    /// Polls again soon while tasks are expected to seal; the longer they take, the later.
+    fn poll_again(&mut self) {
+        let all = self.pipeline.chains.len();
+        let gathers = |epoch: &&InProgress| matches!(&epoch.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
+        let Some(oldest) = self.epochs.values().find(gathers).filter(|_| !self.polling) else { return };
+        let pause = (self.runtime.monotonic().since(oldest.started) / POLL_FRACTION).clamp(POLL_MIN, POLL_MAX);
+        self.polling = true;
+        let sleep = self.runtime.sleep(pause);
+        self.steps.push(sleep.map(|()| Step::Poll).boxed());
+    }
+
+    /// Records the outcome of an epoch in the chains, and passes it to the tasks. Returns what was left of an epoch that is
+    /// not placed.
+    pub(super) fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Option<Unfinished> {
+        let ended = self.epochs.remove(&epoch);
+        if let Some(InProgress { stage: Stage::Placing(handle), .. }) = &ended {
+            handle.abort();
+        }
+        match outcome {
+            Outcome::Commit => self.pipeline.commit(epoch),
+            Outcome::Abort => self.merge_pending(epoch),
+        }
+        for settlement in &self.settlements {
+            // A task that is gone has no state to settle.
+            let _gone = settlement.send((epoch, outcome));
+        }
+        ended.and_then(|ended| ended.stage.unfinished(&self.pipeline))
+    }
+
+    /// Merges the pending links of epochs up to `aborted`, none of which is still to be placed. Otherwise every aborted epoch
+    /// would leave a delta in memory.
+    fn merge_pending(&self, aborted: Epoch) {
+        let to_place = self.epochs.iter().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
+        let until = to_place.map_or(aborted, |(oldest, _)| aborted.min(Epoch(oldest.0.saturating_sub(1))));
+        let pipeline = Arc::clone(&self.pipeline);
+        self.runtime.spawn_blocking(Box::new(move || pipeline.merge_pending(until)));
+    }
+}
+
+impl Stage {
+    /// Returns whether it waits for `participant` to arrive.
+    fn lacks(&self, participant: Participant) -> bool {
+        matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
+    }
+
+    fn unfinished(&self, pipeline: &Pipeline) -> Option<Unfinished> {
+        match self {
+            Self::Gathering(_) => {
+                let missing = pipeline.chains.keys().filter(|subtask| self.lacks(**subtask)).copied().collect();
+                Some(Unfinished { stage: "waiting for subtasks", missing })
+            }
+            Self::Placing(_) => Some(Unfinished { stage: "encoding and uploading", missing: Vec::new() }),
+            Self::Placed => None,
+        }
+    }
+}
+
+fn of_subtask(error: Error, (operator, subtask): Participant) -> Error {
+    error.with("operator", operator).with("subtask", subtask)
+}

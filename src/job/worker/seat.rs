@@ -1,0 +1,236 @@
+//! A seat: a subtask's place in the job, to be restored into a task.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::sync::Arc;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::task::{AgreedTables, Task};
+use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
+use crate::checkpoint::claim;
+use crate::checkpoint::load::Parts;
+use crate::checkpoint::pipeline::{SharedChain, lock};
+use crate::checkpoint::restore::SegmentReader;
+use crate::error::{Error, ErrorKind, Result};
+use crate::id::{Attempt, Epoch, OperatorId, Subtask};
+use crate::job::Strategy;
+use crate::job::operator_state::OperatorState;
+use crate::job::shared::Presence;
+use crate::key_group::{KeyGroupSet, Partitioner};
+use crate::manifest::Opaque;
+use crate::manifest::rescale::Share;
+use crate::memory::MemoryBudget;
+use crate::place::Store;
+use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
+
+/// A subtask's place in the job, before its state is there. It can be sent to the thread that will process it.
+#[derive(Debug)]
+pub struct Seat {
+    pub(in crate::job) presence: Presence,
+    pub(in crate::job) attempt: Attempt,
+    pub(in crate::job) share: Share,
+    /// The opaques that carry operator state; `share` has the others.
+    pub(in crate::job) operator_state: Vec<Opaque>,
+    pub(in crate::job) tables: Tables,
+    pub(in crate::job) partitioner: Partitioner,
+    pub(in crate::job) max_parallelism: u16,
+    pub(in crate::job) store: Store,
+    pub(in crate::job) runtime: SharedRuntime,
+    pub(in crate::job) chain: SharedChain,
+    pub(in crate::job) settled: UnboundedReceiver<(Epoch, Outcome)>,
+    pub(in crate::job) strategy: Strategy,
+    pub(in crate::job) budget: MemoryBudget,
+    pub(in crate::job) restore_bytes: u64,
+}
+
+impl Seat {
+    /// Returns the operator.
+    #[must_use]
+    pub fn operator(&self) -> OperatorId {
+        self.presence.participant.0
+    }
+
+    /// Returns the subtask.
+    #[must_use]
+    pub fn subtask(&self) -> Subtask {
+        self.share.subtask
+    }
+
+    /// Returns the key groups that it will own.
+    #[must_use]
+    pub fn groups(&self) -> &KeyGroupSet {
+        &self.share.groups
+    }
+
+    /// Returns the watermark that it goes on from.
+    #[must_use]
+    pub fn watermark(&self) -> Timestamp {
+        self.share.watermark
+    }
+
+    /// Returns its part of what travelled beside keyed state, without operator state, which its task will have.
+    #[must_use]
+    pub fn opaques(&self) -> &[Opaque] {
+        &self.share.opaques
+    }
+
+    /// Returns how keys map to groups.
+    #[must_use]
+    pub fn partitioner(&self) -> Partitioner {
+        self.partitioner
+    }
+
+    /// Returns its tables, to declare them before anything is loaded: one that cannot go on is refused here, and what
+    /// rows mean is known when they are. Subtasks of an operator may declare different tables, in any order; what two of them
+    /// declare under one name must be the same.
+    pub fn tables(&mut self) -> &mut Tables {
+        &mut self.tables
+    }
+
+    /// Reads its rows from the store, verified, and loads them into the empty backend that `make` returns, part by part:
+    /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
+    ///
+    /// # Errors
+    /// The seat comes back with each error and can be restored again: at once, later, or with another backend. `Config` if
+    /// another subtask of the operator declared a table differently; `Corrupt` naming the object, or from the rows or the
+    /// operator state; `Fenced` if an object is gone because a newer attempt took over; `Version`; `Unavailable`; `Limit` if
+    /// the rows do not fit the memory budget.
+    ///
+    /// # Cost
+    /// Beside the state about [`JobSettings::restore_bytes`] of memory. Per segment a request for its index and one per
+    /// part that it has rows of.
+    ///
+    /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
+    pub async fn restore<B: StateBackend>(
+        self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> Result<Task<B>, RestoreError> {
+        match self.load(make).await {
+            Ok(loaded) => Ok(self.into_task(loaded)),
+            Err(error) => {
+                let error = claim::why_unreadable(&self.store, self.attempt, error).await;
+                Err(RestoreError(Box::new((self, error))))
+            }
+        }
+    }
+
+    /// Loads state into a new backend. The seat keeps all that another try needs.
+    async fn load<B: StateBackend>(
+        &self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+    ) -> Result<Loaded<B>> {
+        let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
+        let runtime = Arc::clone(&self.runtime);
+        let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
+        let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
+        let tables = AgreedTables::of(&self.tables);
+        let (operator, subtask) = self.presence.participant;
+        self.presence.background.shared.schemas.agree(operator, subtask, &tables.entries)?;
+        let loads_as_before = self.tables.merged_otherwise();
+        let mut state = self.empty_state(make, loads_as_before);
+        if !loads_as_before {
+            self.begin(&mut state);
+        }
+        while let Some(part) = parts.next().await? {
+            part.load_into(state.backend_mut())?;
+        }
+        if loads_as_before {
+            lock(&self.chain).rebase();
+            state.begin_lives();
+            self.begin(&mut state);
+        }
+        Ok(Loaded { state, operator_state, tables })
+    }
+
+    /// Returns the state with none of its groups loaded.
+    fn empty_state<B: StateBackend>(
+        &self,
+        make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+        loads_as_before: bool,
+    ) -> KeyedState<B> {
+        let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
+        let make_state = if loads_as_before { KeyedState::loading } else { KeyedState::new };
+        let state = make_state(backend, self.partitioner, self.max_parallelism, self.tables.clone());
+        state.with_budget(self.budget.clone())
+    }
+
+    /// Moves times on to now. In each group the later of this and its record counts: nothing revives what had expired for
+    /// its old owner.
+    fn begin<B: StateBackend>(&self, state: &mut KeyedState<B>) {
+        state.advance(self.share.watermark, self.runtime.now());
+    }
+
+    fn into_task<B>(self, Loaded { state, operator_state, tables }: Loaded<B>) -> Task<B> {
+        self.presence.background.restored(self.runtime.monotonic());
+        Task {
+            presence: self.presence,
+            owned: self.share.groups,
+            state,
+            operator_state,
+            runtime: self.runtime,
+            chain: self.chain,
+            settled: self.settled,
+            newest: None,
+            sealed: BTreeSet::new(),
+            committed: None,
+            strategy: self.strategy,
+            tables,
+        }
+    }
+}
+
+/// What a task is made of, beside its seat.
+struct Loaded<B> {
+    state: KeyedState<B>,
+    operator_state: OperatorState,
+    tables: AgreedTables,
+}
+
+/// Why a seat could not be restored, and the seat: it is whole, and can be restored again.
+pub struct RestoreError(Box<(Seat, Error)>);
+
+impl RestoreError {
+    /// Returns what the caller should do.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.1.kind()
+    }
+
+    /// Returns what happened.
+    #[must_use]
+    pub fn error(&self) -> &Error {
+        &self.0.1
+    }
+
+    /// Returns the seat, to be restored again.
+    #[must_use]
+    pub fn into_seat(self) -> Seat {
+        self.0.0
+    }
+}
+
+impl From<RestoreError> for Error {
+    fn from(failed: RestoreError) -> Self {
+        failed.0.1
+    }
+}
+
+impl fmt::Debug for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.error(), f)
+    }
+}
+
+impl fmt::Display for RestoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self.error(), f)
+    }
+}
+
+impl std::error::Error for RestoreError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.error().source()
+    }
+}
