@@ -1,4 +1,4 @@
-//! Chunks: the memory of a region, which sealed parts share; and what is counted of the records in it.
+//! Chunks: the memory of a region, which sealed parts share. Tallies: counts of the records in regions.
 
 use std::fmt;
 
@@ -8,10 +8,10 @@ use super::region::REGION_OVERHEAD_BYTES;
 use crate::error::broken;
 use crate::memory::Charge;
 
-/// How far ahead bytes are asked for that are gone through in order.
+/// Bytes to prefetch ahead of a sequential pass.
 const READ_AHEAD_BYTES: usize = 1024;
 
-/// The records of a region.
+/// The memory of a region.
 pub(super) struct Chunk {
     pub(super) bytes: Buffer,
     charge: Charge,
@@ -35,17 +35,17 @@ impl Chunk {
         self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
     }
 
-    /// Returns the bytes of memory that it holds.
+    /// Returns the bytes of memory held.
     pub(super) fn held_bytes(&self) -> u64 {
         self.charge.bytes()
     }
 
-    /// Returns the bytes of its records.
+    /// Returns the bytes of all records.
     pub(super) fn written_bytes(&self) -> u64 {
         self.bytes.len() as u64
     }
 
-    /// Returns the bytes of memory that records may still be written to.
+    /// Returns the bytes left for further records.
     pub(super) fn spare_bytes(&self) -> u64 {
         (self.bytes.capacity() - self.bytes.len()) as u64
     }
@@ -68,7 +68,7 @@ impl Chunk {
         }
     }
 
-    /// Returns the bytes of the record of this shape.
+    /// Returns the bytes of the record with this shape.
     pub(super) fn bytes_of(&self, offset: u32, shape: &Shape) -> &[u8] {
         match self.bytes_at(offset).get(..shape.len) {
             Some(bytes) => bytes,
@@ -76,7 +76,7 @@ impl Chunk {
         }
     }
 
-    /// Returns all records in the order that they were written, dead ones too, with their offsets.
+    /// Returns all records with their offsets, dead ones included, in the order in which they were written.
     pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
         let mut next = 0;
         let mut ahead = self.bytes.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
@@ -93,7 +93,7 @@ impl Chunk {
     }
 }
 
-/// Returns an offset in a region.
+/// Converts an offset in a region.
 #[inline]
 pub(super) fn offset(offset: usize) -> u32 {
     u32::try_from(offset).unwrap_or_else(|_| broken("a region is shorter than 4 GiB"))
@@ -104,16 +104,16 @@ pub(super) fn no_record() -> ! {
     broken("a record lies where its address says")
 }
 
-/// Returns a count without what goes, which was counted.
+/// Returns `count - gone`; panics if that is negative, as only what was counted can go.
 #[inline]
-pub(super) fn less(count: u64, gone: u64) -> u64 {
+pub(super) fn subtract(count: u64, gone: u64) -> u64 {
     match count.checked_sub(gone) {
         Some(rest) => rest,
-        None => broken("what goes was counted"),
+        None => broken("removed records were counted"),
     }
 }
 
-/// Counts of records that the index and chains point at.
+/// Counts of records that the index and the chains point at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Tally {
     pub(super) puts: u64,
@@ -123,7 +123,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    pub(super) fn of(tombstone: bool, bytes: usize) -> Self {
+    pub(super) fn one(tombstone: bool, bytes: usize) -> Self {
         let bytes = bytes as u64;
         match tombstone {
             true => Self { tombstones: 1, tombstone_bytes: bytes, ..Self::default() },
@@ -139,18 +139,18 @@ impl Tally {
     }
 
     pub(super) fn sub(&mut self, other: &Self) {
-        self.puts = less(self.puts, other.puts);
-        self.put_bytes = less(self.put_bytes, other.put_bytes);
-        self.tombstones = less(self.tombstones, other.tombstones);
-        self.tombstone_bytes = less(self.tombstone_bytes, other.tombstone_bytes);
+        self.puts = subtract(self.puts, other.puts);
+        self.put_bytes = subtract(self.put_bytes, other.put_bytes);
+        self.tombstones = subtract(self.tombstones, other.tombstones);
+        self.tombstone_bytes = subtract(self.tombstone_bytes, other.tombstone_bytes);
     }
 
-    /// Returns how many records it counts.
+    /// Returns the number of records.
     pub(super) fn records(&self) -> u64 {
         self.puts + self.tombstones
     }
 
-    /// Returns the bytes of the records that it counts.
+    /// Returns the bytes of the records.
     pub(super) fn bytes(&self) -> u64 {
         self.put_bytes + self.tombstone_bytes
     }

@@ -1,15 +1,15 @@
-//! Which rows a key has in a namespace, so that its map can be gone through without touching other keys.
+//! Families: the rows of each key and namespace, so that a scan or clear of a map touches no other keys.
 //!
 //! Invariants:
-//! - a row with a sub-key and a value is a member of the family of its table, key and namespace, and nothing else is;
-//!   tables whose rules say so have no families;
-//! - families know rows by hash or by sub-key, never by address: they change only when a row is born or dies.
+//! - the members of a family are exactly the rows with its table, key and namespace that have a sub-key and a value;
+//!   tables whose rules opt out have no families;
+//! - families know rows by hash or by sub-key, never by address: they change only when a row gains or loses its value.
 
 use hashbrown::HashTable;
 
 use super::index::spread;
 use super::record::Place;
-use super::subs::Subs;
+use super::sub_keys::SubKeySet;
 use crate::error::broken;
 use crate::id::TableId;
 use crate::memory::{Charge, MemoryBudget};
@@ -17,7 +17,7 @@ use crate::memory::{Charge, MemoryBudget};
 #[derive(Debug)]
 struct Family {
     hash: u32,
-    /// Table, length of the key, key and namespace.
+    /// Table, length of the key, key, namespace.
     identity: Box<[u8]>,
     members: Members,
 }
@@ -25,15 +25,15 @@ struct Family {
 /// The rows of a family.
 #[derive(Debug)]
 pub(super) enum Members {
-    /// By the rows' hashes, which may repeat.
+    /// Hashes of the rows, which may repeat.
     Hashed(HashTable<u32>),
-    /// By their sub-keys.
-    Sorted(Subs),
+    /// Sub-keys of the rows.
+    Sorted(SubKeySet),
 }
 
 impl Members {
     fn new(ordered: bool) -> Self {
-        if ordered { Self::Sorted(Subs::default()) } else { Self::Hashed(HashTable::new()) }
+        if ordered { Self::Sorted(SubKeySet::default()) } else { Self::Hashed(HashTable::new()) }
     }
 
     fn is_empty(&self) -> bool {
@@ -62,7 +62,7 @@ impl Members {
             Self::Hashed(hashes) => {
                 match hashes.find_entry(spread(row_hash), |hash| *hash == row_hash) {
                     Ok(entry) => drop(entry.remove()),
-                    Err(_) => broken("a row that dies is a member of its family"),
+                    Err(_) => broken("a removed row is a member of its family"),
                 }
                 if hashes.len() < hashes.capacity() / 8 {
                     hashes.shrink_to(hashes.len() * 2, |hash| spread(*hash));
@@ -86,48 +86,50 @@ impl Families {
         Self { table: HashTable::new(), members_bytes: 0, charge: budget.charge(0) }
     }
 
-    /// Returns the bytes of memory that they hold.
+    /// Returns the bytes of memory held.
     pub(super) fn held_bytes(&self) -> u64 {
         self.charge.bytes()
     }
 
-    /// Returns the members of the family of `place`, whatever its sub-key.
+    /// Returns the members of the family of `place`, ignoring its sub-key.
     pub(super) fn members(&self, hash: u32, place: &Place<'_>) -> Option<&Members> {
-        let found = self.table.find(spread(hash), |family| family.hash == hash && is_of(&family.identity, place));
+        let found =
+            self.table.find(spread(hash), |family| family.hash == hash && is_identity_of(&family.identity, place));
         found.map(|family| &family.members)
     }
 
-    /// Adds a row that was born.
+    /// Adds a row that gained a value.
     ///
     /// * `hash`: of the row's place without its sub-key; `row_hash`: of its place.
     pub(super) fn insert(&mut self, hash: u32, place: &Place<'_>, row_hash: u32, ordered: bool) {
         self.change(hash, place, Some(ordered), |members| members.insert(row_hash, place.sub));
     }
 
-    /// Removes a row that died.
+    /// Removes a row that lost its value.
     pub(super) fn remove(&mut self, hash: u32, place: &Place<'_>, row_hash: u32) {
         self.change(hash, place, None, |members| members.remove(row_hash, place.sub));
     }
 
-    /// Replaces the members of a family by themselves, in order.
+    /// Converts a family to sorted members, given their sub-keys.
     pub(super) fn order(&mut self, hash: u32, place: &Place<'_>, subs: &[Box<[u8]>]) {
         self.change(hash, place, None, |members| {
-            let mut sorted = Subs::default();
+            let mut sorted = SubKeySet::default();
             subs.iter().for_each(|sub| sorted.insert(sub));
             *members = Members::Sorted(sorted);
         });
     }
 
-    /// Returns table, key and namespace of the families that are not in order.
+    /// Returns table, key and namespace of each hashed family.
     pub(super) fn unordered(&self) -> Vec<Box<[u8]>> {
         let unordered = |family: &&Family| matches!(family.members, Members::Hashed(_));
         self.table.iter().filter(unordered).map(|family| family.identity.clone()).collect()
     }
 
-    /// Changes a family, which is made if `make` says of which kind, and goes when it is empty.
+    /// Changes a family, and removes it once it is empty. A missing family is created if `make` gives its kind (true:
+    /// sorted).
     fn change(&mut self, hash: u32, place: &Place<'_>, make: Option<bool>, change: impl FnOnce(&mut Members)) {
-        let is_it = |family: &Family| family.hash == hash && is_of(&family.identity, place);
-        let bucket = self.table.find_bucket_index(spread(hash), is_it);
+        let is_match = |family: &Family| family.hash == hash && is_identity_of(&family.identity, place);
+        let bucket = self.table.find_bucket_index(spread(hash), is_match);
         let bucket = match (bucket, make) {
             (Some(bucket), _) => bucket,
             (None, None) => no_family(),
@@ -135,7 +137,7 @@ impl Families {
                 let family = Family { hash, identity: identity(place), members: Members::new(ordered) };
                 self.members_bytes += family.identity.len();
                 let _new = self.table.insert_unique(spread(hash), family, |family| spread(family.hash));
-                self.table.find_bucket_index(spread(hash), is_it).unwrap_or_else(|| no_family())
+                self.table.find_bucket_index(spread(hash), is_match).unwrap_or_else(|| no_family())
             }
         };
         let Some(family) = self.table.get_bucket_mut(bucket) else { no_family() };
@@ -157,14 +159,14 @@ impl Families {
 
     /// Removes all families of a table.
     pub(super) fn drop_table(&mut self, table: TableId) {
-        let mut gone = 0;
+        let mut removed_bytes = 0;
         self.table.retain(|family| {
-            let goes = place_of(&family.identity).table == table;
-            gone += if goes { family.members.held_bytes() + family.identity.len() } else { 0 };
-            !goes
+            let removed = place_of(&family.identity).table == table;
+            removed_bytes += if removed { family.members.held_bytes() + family.identity.len() } else { 0 };
+            !removed
         });
         self.table.shrink_to(self.table.len(), |family| spread(family.hash));
-        self.members_bytes -= gone;
+        self.members_bytes -= removed_bytes;
         self.recharge();
     }
 
@@ -178,18 +180,18 @@ fn no_family() -> ! {
     broken("a row with a sub-key is a member of a family")
 }
 
-/// Returns what [`place_of`] makes a place of.
+/// Encodes a family's place for [`place_of`].
 fn identity(place: &Place<'_>) -> Box<[u8]> {
     let length =
         u16::try_from(place.key.len()).unwrap_or_else(|_| broken("keys are checked to be shorter than 64 KiB"));
     [&place.table.0.to_le_bytes()[..], &length.to_le_bytes(), place.key, place.namespace].concat().into()
 }
 
-fn is_of(identity: &[u8], place: &Place<'_>) -> bool {
+fn is_identity_of(identity: &[u8], place: &Place<'_>) -> bool {
     place_of(identity).same_family(place)
 }
 
-/// Returns the place, without a sub-key, of a family.
+/// Returns a family's place, without a sub-key.
 pub(super) fn place_of(identity: &[u8]) -> Place<'_> {
     let parts = || {
         let (table, rest) = identity.split_first_chunk()?;
@@ -206,7 +208,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "is a member of a family")]
-    fn a_row_that_dies_unborn_stops_the_work() {
+    fn removing_a_row_of_no_family_panics() {
         let place = Place::without_sub(3, b"key", b"").with_sub(b"sub");
         Families::new(&MemoryBudget::new(u64::MAX)).remove(7, &place, 8);
     }

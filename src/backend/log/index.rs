@@ -1,43 +1,44 @@
 //! The hash index of one group: from a row's hash to the address of its newest record.
 //!
 //! ```text
-//! directory: top bits of the hash -> part          doubles when a part splits that it names once
-//! part:      slots of hash | address, found by the low bits of the hash, then the next and the next
+//! directory: top bits of the hash -> part          doubles when a part with a single entry splits
+//! part:      slots of hash | address, found by the low bits of the hash, with linear probing
 //! ```
 //!
-//! A slot is one word, so a row is found by one read of the index and one of the record. A full part grows until it has
+//! A slot is one word, so finding a row takes one read of the index and one of the record. A full part grows up to
 //! `PART_SLOTS`, then splits in two: no insertion moves more than a part.
 //!
 //! Invariants:
 //! - every row with a record in the group has exactly one slot under its hash, tombstones and clears included;
-//! - a slot keeps enough of the hash to grow without reading records, and to pass over nearly every other row's record;
-//! - a part has at least one empty slot, or none at all.
+//! - a slot keeps enough of the hash to grow without reading records, and to skip nearly every other row's record;
+//! - a part has at least one empty slot, or no slots.
 
-use std::fmt;
+mod part;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::error::broken;
 use crate::memory::Charge;
 
-use super::arena::{Arena, BLOCK_BYTES, Block, prefetch};
+use self::part::{Part, Slot};
+use super::arena::{Arena, BLOCK_BYTES, prefetch};
 use super::record::Place;
 
-/// Bits of a slot that hold its address: an offset in a region, and the region's number plus one.
+/// Bits of a slot's address: an offset in a region, and the region's number plus one.
 const ADDRESS_BITS: u32 = OFFSET_BITS + REGION_BITS;
 const OFFSET_BITS: u32 = 16;
 const REGION_BITS: u32 = 20;
 
-/// Bits of a slot that hold what is left of the hash: its tag.
+/// Bits of a slot's tag: what it keeps of the hash.
 const TAG_BITS: u32 = u64::BITS - ADDRESS_BITS;
 
 /// The most regions that a group can have.
 pub(super) const REGIONS_MAX: usize = (1 << REGION_BITS) - 1;
 
-/// The most slots of a part, unless the directory cannot tell two halves of it apart: 64 KiB.
+/// The most slots of a part, 64 KiB, unless the directory has no more bits to split it by.
 const PART_SLOTS: usize = BLOCK_BYTES / size_of::<Slot>();
 
-/// The most bits of a tag that the directory goes by. The others find a slot within a part.
+/// The most bits of a tag that the directory uses. The others select a slot within a part.
 const DEPTH_MAX: u32 = 15;
 
 /// Where a record lies: a region of its group and an offset there.
@@ -45,10 +46,10 @@ const DEPTH_MAX: u32 = 15;
 pub(super) struct Address(u64);
 
 impl Address {
-    /// * `region`: below [`REGIONS_MAX`]; `offset`: within 64 KiB, which holds for all regions of several records.
+    /// * `region`: below [`REGIONS_MAX`]; `offset`: within 64 KiB, as in all regions of several records.
     pub(super) fn new(region: u32, offset: u32) -> Self {
         if region as usize >= REGIONS_MAX || offset >> OFFSET_BITS != 0 {
-            broken("a record lies where an address can say");
+            broken("an address has enough bits for its record");
         }
         Self((u64::from(region) + 1) << OFFSET_BITS | u64::from(offset))
     }
@@ -62,7 +63,7 @@ impl Address {
     }
 }
 
-/// Returns the hash of a row, made of its key's hash.
+/// Returns the hash of a row, derived from its key's hash.
 pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
     // All keys of a group share the high bits; the low ones are as good as random. The tables of a key differ by a
     // multiple of an odd number, hence in their low bits too.
@@ -70,7 +71,7 @@ pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
     if place.is_clear() {
         hash = !hash;
     }
-    // Seeds in which a namespace is no sub-key.
+    // Different seeds: a namespace and an equal sub-key must differ in their hashes.
     if !place.namespace.is_empty() {
         hash = low(xxh3_64_with_seed(place.namespace, !u64::from(hash)));
     }
@@ -85,209 +86,30 @@ fn low(hash: u64) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// Widens a row's hash: the highest bits depend on all.
+/// Widens a row's hash to 64 bits, the highest of which depend on all of it.
 pub(super) fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Returns what slots keep of a hash.
+/// Returns the part of a hash that slots keep.
 pub(super) fn tag(hash: u32) -> u32 {
     (spread(hash) >> ADDRESS_BITS) as u32
-}
-
-/// A slot: empty, removed, or a tag and an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Slot(u64);
-
-impl Slot {
-    const EMPTY: Self = Self(0);
-    /// A slot whose row is gone, while rows behind it are found by passing it. No address is 1: regions count from 1.
-    const REMOVED: Self = Self(1);
-
-    fn new(tag: u32, address: Address) -> Self {
-        Self(u64::from(tag) << ADDRESS_BITS | address.0)
-    }
-
-    fn is_taken(self) -> bool {
-        self != Self::EMPTY && self != Self::REMOVED
-    }
-
-    fn tag(self) -> u32 {
-        (self.0 >> ADDRESS_BITS) as u32
-    }
-
-    fn address(self) -> Address {
-        Address(self.0 & ((1 << ADDRESS_BITS) - 1))
-    }
-}
-
-/// The slots of a part: a power of two, or none.
-enum Slots {
-    Heap(Box<[u64]>),
-    /// As many as a block holds.
-    Block(Block),
-}
-
-impl Slots {
-    /// Returns so many empty slots.
-    fn new(slots: usize, arena: &Arena) -> Self {
-        match if slots == PART_SLOTS { arena.take() } else { None } {
-            Some(mut block) => {
-                block.words_mut().fill(Slot::EMPTY.0);
-                Self::Block(block)
-            }
-            None => Self::Heap(vec![Slot::EMPTY.0; slots].into()),
-        }
-    }
-
-    #[inline]
-    fn words(&self) -> &[u64] {
-        match self {
-            Self::Heap(words) => words,
-            Self::Block(block) => block.words(),
-        }
-    }
-
-    #[inline]
-    fn words_mut(&mut self) -> &mut [u64] {
-        match self {
-            Self::Heap(words) => words,
-            Self::Block(block) => block.words_mut(),
-        }
-    }
-
-    #[inline]
-    fn len(&self) -> usize {
-        self.words().len()
-    }
-
-    #[inline]
-    fn get(&self, at: usize) -> Slot {
-        match self.words().get(at) {
-            Some(word) => Slot(*word),
-            None => no_slot(),
-        }
-    }
-
-    fn set(&mut self, at: usize, slot: Slot) {
-        match self.words_mut().get_mut(at) {
-            Some(word) => *word = slot.0,
-            None => no_slot(),
-        }
-    }
-}
-
-#[cold]
-fn no_slot() -> ! {
-    broken("a part has the slot that is looked at")
-}
-
-impl fmt::Debug for Slots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Slots({})", self.len())
-    }
-}
-
-/// The rows of some values of the top bits of the tag.
-#[derive(Debug)]
-struct Part {
-    slots: Slots,
-    taken: usize,
-    removed: usize,
-    /// How many of a tag's top bits are the same in all its rows.
-    depth: u32,
-}
-
-impl Part {
-    fn new(slots: usize, depth: u32, arena: &Arena) -> Self {
-        Self { slots: Slots::new(slots, arena), taken: 0, removed: 0, depth }
-    }
-
-    /// Returns whether another row needs more slots. A quarter stays empty, so that searches are short.
-    fn is_full(&self) -> bool {
-        (self.taken + self.removed + 1) * 4 > self.slots.len() * 3
-    }
-
-    /// Returns the positions at which a tag is looked for, in order.
-    #[inline]
-    fn positions(&self, tag: u32) -> impl Iterator<Item = usize> + use<> {
-        let mask = self.slots.len().wrapping_sub(1);
-        (0..self.slots.len()).map(move |step| (tag as usize).wrapping_add(step) & mask)
-    }
-
-    /// Returns the position of the first slot with this tag whose address `is_it` recognises.
-    #[inline]
-    fn find(&self, tag: u32, mut is_it: impl FnMut(Address) -> bool) -> Option<usize> {
-        for at in self.positions(tag) {
-            let slot = self.slots.get(at);
-            if slot.tag() == tag && slot.is_taken() && is_it(slot.address()) {
-                return Some(at);
-            }
-            if slot == Slot::EMPTY {
-                return None;
-            }
-        }
-        None
-    }
-
-    /// Puts a slot where it belongs. There must be room.
-    fn put(&mut self, slot: Slot) {
-        let mut positions = self.positions(slot.tag()).map(|at| (at, self.slots.get(at)));
-        let Some((at, before)) = positions.find(|(_, slot)| !slot.is_taken()) else {
-            broken("a part that an entry goes to has an empty slot")
-        };
-        self.removed -= usize::from(before == Slot::REMOVED);
-        self.taken += 1;
-        self.slots.set(at, slot);
-    }
-
-    fn remove(&mut self, at: usize) {
-        if !self.slots.get(at).is_taken() {
-            broken("an entry that goes is there");
-        }
-        let next = at.wrapping_add(1) & self.slots.len().wrapping_sub(1);
-        // Nobody passes a slot that is followed by an empty one.
-        let ends = self.slots.get(next) == Slot::EMPTY;
-        self.slots.set(at, if ends { Slot::EMPTY } else { Slot::REMOVED });
-        self.removed += usize::from(!ends);
-        self.taken -= 1;
-    }
-
-    fn taken(&self) -> impl Iterator<Item = Slot> {
-        self.slots.words().iter().copied().map(Slot).filter(|slot| slot.is_taken())
-    }
-
-    /// Moves its rows to `slots` slots, which leaves out those that are gone.
-    fn resize(&mut self, slots: usize, arena: &Arena) {
-        let old = std::mem::replace(self, Self::new(slots, self.depth, arena));
-        old.taken().for_each(|slot| self.put(slot));
-    }
-
-    /// Returns the slots that it needs for one row more: as many as it has, if enough of them are of rows that are gone.
-    fn slots_for_one_more(&self) -> usize {
-        if (self.taken + 1) * 2 <= self.slots.len() { self.slots.len() } else { (self.slots.len() * 2).max(4) }
-    }
-
-    /// Returns whether more slots are no use: it is to be split.
-    fn is_largest(&self) -> bool {
-        self.slots_for_one_more() > PART_SLOTS && self.depth < DEPTH_MAX
-    }
 }
 
 /// The index of one group.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// By the top `depth` bits of a tag, a power of two of them.
+    /// By the top `depth` bits of a tag: 2^`depth` part numbers.
     directory: Vec<u32>,
     parts: Vec<Part>,
     depth: u32,
-    /// Slots of all parts.
+    /// Number of slots of all parts.
     slots: usize,
     arena: Arena,
     charge: Charge,
 }
 
-/// A slot of the index, valid until the next insertion or trim.
+/// The position of a slot, valid until the next insertion or trim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
     part: u32,
@@ -327,18 +149,18 @@ impl Index {
         }
     }
 
-    /// Returns the entry of the row with this hash whose record `is_it` recognises.
+    /// Returns the entry with this hash whose record `is_match` accepts.
     #[inline]
-    pub(super) fn find(&self, hash: u32, is_it: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
+    pub(super) fn find(&self, hash: u32, is_match: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
         let tag = tag(hash);
         let part = self.part_of(tag);
         let slots = self.part(part);
-        let at = slots.find(tag, is_it)?;
+        let at = slots.find(tag, is_match)?;
         let address = slots.slots.get(at).address();
         Some((Bucket { part, at }, address))
     }
 
-    /// Asks for the slot at which a search for this hash begins.
+    /// Prefetches the slot at which a search for this hash begins.
     #[inline]
     pub(super) fn prefetch(&self, hash: u32) {
         let tag = tag(hash);
@@ -347,22 +169,22 @@ impl Index {
         first.into_iter().for_each(prefetch);
     }
 
-    /// Returns the first address under this hash, and others of the same [`tag`].
+    /// Returns the first address with this hash's [`tag`].
     #[inline]
     pub(super) fn first(&self, hash: u32) -> Option<Address> {
         self.find(hash, |_| true).map(|(_, address)| address)
     }
 
-    /// Calls `visit` with every address under this hash, and under others of the same [`tag`].
+    /// Calls `visit` with every address with this hash's [`tag`]; other hashes may share it.
     pub(super) fn find_all(&self, hash: u32, mut visit: impl FnMut(Address)) {
         let nothing = self.find(hash, |address| {
             visit(address);
             false
         });
-        debug_assert!(nothing.is_none(), "nothing is looked for");
+        debug_assert!(nothing.is_none(), "the predicate never matches");
     }
 
-    /// Returns how many bytes more it would hold after one more insertion under this hash.
+    /// Returns how many more bytes of memory one more insertion under this hash would take.
     pub(super) fn growth_bytes(&self, hash: u32) -> u64 {
         let part = self.part(self.part_of(tag(hash)));
         if !part.is_full() {
@@ -377,15 +199,15 @@ impl Index {
         if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
     }
 
-    /// Returns how many bytes it holds with room for `rows`.
+    /// Returns how many bytes of memory an index for `rows` rows takes.
     pub(super) fn presized_bytes(rows: usize) -> u64 {
-        let (depth, slots) = form_for(rows);
+        let (depth, slots) = layout_for(rows);
         ((slots * size_of::<Slot>() + size_of::<u32>() + size_of::<Part>()) << depth) as u64
     }
 
-    /// Makes room for `rows` rows in an index that has none.
+    /// Makes room for `rows` rows in an empty index.
     pub(super) fn presize(&mut self, rows: usize) {
-        let (depth, slots) = form_for(rows);
+        let (depth, slots) = layout_for(rows);
         self.depth = depth;
         self.directory = (0..1 << depth).collect();
         self.parts = self.directory.iter().map(|_| Part::new(slots, depth, &self.arena)).collect();
@@ -393,7 +215,7 @@ impl Index {
         self.recharge();
     }
 
-    /// Adds the slot of a row that has none.
+    /// Adds a row that has no slot yet.
     pub(super) fn insert(&mut self, hash: u32, address: Address) {
         let tag = tag(hash);
         loop {
@@ -413,7 +235,7 @@ impl Index {
         }
     }
 
-    /// Splits the part that a tag belongs to by one more bit.
+    /// Splits the part of this tag by one more bit.
     fn split(&mut self, tag: u32) {
         let (old, new) = (self.part_of(tag), part_number(self.parts.len()));
         let Some(part) = self.parts.get_mut(old as usize) else { no_part() };
@@ -428,7 +250,7 @@ impl Index {
             self.depth = depth;
             self.directory = self.directory.iter().flat_map(|part| [*part; 2]).collect();
         }
-        // The directory names the part for a run of values of the top bits; the upper half of them is the new part's.
+        // A run of directory entries points at the part; the upper half of the run now belongs to the new part.
         let run = 1 << (self.depth - depth);
         let first = ((tag >> (TAG_BITS - depth)) as usize | 1) * run;
         self.directory.iter_mut().skip(first).take(run).for_each(|part| *part = new);
@@ -439,7 +261,7 @@ impl Index {
         let part = self.part_mut(bucket.part);
         let slot = part.slots.get(bucket.at);
         if !slot.is_taken() {
-            broken("an entry that changes is there");
+            broken("a changed entry exists");
         }
         part.slots.set(bucket.at, Slot::new(slot.tag(), address));
     }
@@ -448,12 +270,13 @@ impl Index {
         self.part_mut(bucket.part).remove(bucket.at);
     }
 
-    /// Gives back memory that a removal left, once most of its part is empty. Amortised, this costs a removal a constant.
+    /// Gives back memory after a removal, once most of the part is empty. Amortised, a removal pays a constant for
+    /// this.
     pub(super) fn trim_at(&mut self, bucket: Bucket) {
         self.trim_part(bucket.part);
     }
 
-    /// As [`Index::trim_at`], after many removals: a step per part.
+    /// As [`Index::trim_at`], after many removals: one step per part.
     pub(super) fn trim(&mut self) {
         (0..part_number(self.parts.len())).for_each(|part| self.trim_part(part));
     }
@@ -473,7 +296,7 @@ impl Index {
         self.parts.iter().flat_map(Part::taken).map(Slot::address)
     }
 
-    /// Returns the bytes of memory that it holds.
+    /// Returns the bytes of memory held.
     pub(super) fn held_bytes(&self) -> u64 {
         self.charge.bytes()
     }
@@ -486,17 +309,17 @@ impl Index {
 
 #[cold]
 fn no_part() -> ! {
-    broken("the directory names the parts that there are")
+    broken("the directory points at existing parts")
 }
 
-/// Returns the number of a part that comes after so many.
+/// Returns the number of the next part after `parts` parts.
 fn part_number(parts: usize) -> u32 {
-    u32::try_from(parts).unwrap_or_else(|_| broken("a directory has fewer parts than 4 billion"))
+    u32::try_from(parts).unwrap_or_else(|_| broken("a directory has fewer than 2^32 parts"))
 }
 
-/// Returns the depth of a directory for so many rows, and the slots of each part.
-fn form_for(rows: usize) -> (u32, usize) {
-    // Parts differ in rows by chance: to begin with, the fullest of many is to have room.
+/// Returns the depth of a directory for `rows` rows, and the slots of each part.
+fn layout_for(rows: usize) -> (u32, usize) {
+    // Rows spread unevenly over parts: this leaves room in the fullest of many.
     const ROWS: usize = PART_SLOTS * 11 / 16;
     let slots = |rows: usize| (rows * 4 / 3 + 1).next_power_of_two().clamp(4, PART_SLOTS);
     match rows {
@@ -514,7 +337,7 @@ mod tests {
     use crate::segment::{Columns, Op, Row, RowKey};
 
     #[test]
-    fn rows_of_one_key_and_tables_of_one_group_spread() {
+    fn hashes_of_one_key_differ_by_table_and_namespace() {
         let hash = |table, namespace: &[u8]| {
             row_hash(
                 0xabcd_ef01_2345_6789,
@@ -536,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn growth_is_foretold_and_given_back() {
+    fn predicted_growth_is_exact_and_removals_free_memory() {
         let budget = MemoryBudget::new(u64::MAX);
         let mut index = Index::new(&Arena::new(&budget));
         for row in 0..10_000u32 {
@@ -557,8 +380,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "an entry that goes is there")]
-    fn removing_an_entry_twice_stops_the_work() {
+    #[should_panic(expected = "a removed entry exists")]
+    fn removing_an_entry_twice_panics() {
         let mut index = Index::new(&Arena::new(&MemoryBudget::new(u64::MAX)));
         index.insert(5, Address::new(0, 0));
         let (bucket, _) = index.find(5, |_| true).unwrap();
@@ -567,8 +390,8 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a record lies where an address can say")]
-    fn an_address_beyond_its_bits_stops_the_work() {
+    #[should_panic(expected = "an address has enough bits for its record")]
+    fn an_address_out_of_range_panics() {
         Address::new(0, 1 << OFFSET_BITS);
     }
 
@@ -576,7 +399,7 @@ mod tests {
     fn rows_are_found_while_parts_grow_split_and_shrink() {
         let budget = MemoryBudget::new(u64::MAX);
         let address = |row: u32| Address::new(row >> 16, row & 0xffff);
-        // Hashes that all differ, that share tags, and of which many rows have the same.
+        // All hashes different; tags shared; many rows per hash.
         for (rows, hash_of) in [(60_000, None), (60_000, Some(40_000)), (3_000, Some(30))] {
             let hash = |row: u32| hash_of.map_or_else(|| row.wrapping_mul(0x9e37_79b1), |most| row % most);
             let mut index = Index::new(&Arena::new(&budget));

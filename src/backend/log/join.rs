@@ -1,59 +1,60 @@
-//! Joins small regions, so that a group does not come to have a region for each seal.
+//! Joins small regions, so that their number does not grow with the number of seals.
 //!
-//! Each seal that a group was written before leaves it a region at least, however little was written. Where it has more
-//! small ones than is in proportion to what it holds, those that stand next to each other become one, and pieces of a
-//! value among them are folded.
+//! A seal leaves at least one region to each group written since the last, however little was written. A group with too
+//! many small regions for its size joins neighbours into one, and folds pieces of values among them.
 //!
 //! Invariants:
-//! - the joined region stands in the place of those that it is made of, with all their records that the index or a chain
-//!   points at, in their order: tombstones and clears too, as older records may stand before them;
-//! - a group has at most `SMALL_MOST` small regions, one more for each `LARGE_RECORD_BYTES` that it holds, and those that
-//!   came since writing paid for joining others. Every write pays `LEAST_PAY` then, more than a region costs that it may
-//!   have opened: so **seals alone do not use up regions**, and a seal itself joins nothing.
+//! - the joined region takes the place of its sources in the order, and keeps their records to which the index or a
+//!   chain points, in order: tombstones and clears too, as they may hide older records;
+//! - a group has at most `SMALL_REGIONS_MAX` small regions, one more for each `LARGE_RECORD_BYTES` that it holds, and
+//!   those opened before enough was paid to join others. Above that limit every write pays at least `PAY_BYTES_MIN`,
+//!   more than a region costs that the write may have opened: so **seals alone do not use up regions**, and a seal
+//!   itself joins nothing.
 
 use std::collections::BTreeMap;
 
-use super::chains::Link;
-use super::clean::{Entry, RATE, STEP_BYTES};
+use super::chains::PieceRef;
+use super::clean::{RATE, Referrer, STEP_BYTES};
 use super::group::Group;
 use super::index::Address;
 use super::pieces::Folded;
 use super::record::Record;
-use super::region::{Half, LARGE_RECORD_BYTES, REGION_BYTES, REGION_OVERHEAD_BYTES, Regions, Run};
+use super::region::{LARGE_RECORD_BYTES, REGION_BYTES, REGION_OVERHEAD_BYTES, Run, Section};
+use super::regions::Regions;
 use crate::error::broken;
 use crate::segment::Rules;
 
-/// Small regions that a group may have however little it holds. In unit tests few, so that they join often.
-pub(super) const SMALL_MOST: u64 = if cfg!(test) { 4 } else { 64 };
+/// Small regions that any group may have. Few in unit tests, so that they join often.
+pub(super) const SMALL_REGIONS_MAX: u64 = if cfg!(test) { 4 } else { 64 };
 
-/// The most regions that become one at once.
-const JOINED_MOST: usize = 64;
+/// The most regions to join into one.
+const JOINED_MAX: usize = 64;
 
-/// What a write pays for at least, in bytes gone through.
-const LEAST_PAY: u64 = 4 * STEP_BYTES;
+/// The least that a write pays, in bytes gone through.
+const PAY_BYTES_MIN: u64 = 4 * STEP_BYTES;
 
-/// What it costs to look at a region that stays as it is.
-const LOOK_BYTES: u64 = 64;
+/// The cost of inspecting a region that is not joined.
+const INSPECT_BYTES: u64 = 64;
 
-/// How far joining has come.
+/// The state of the pass over the frozen regions.
 #[derive(Debug, Default)]
-pub(super) struct Joining {
-    /// The position in the order that is looked at next.
+pub(super) struct JoinProgress {
+    /// Position in the order to inspect next.
     next: usize,
-    /// Bytes that may be gone through by now.
+    /// Bytes that writes have paid for.
     credit: u64,
-    /// Bytes that have to be paid for before it is worth another look.
+    /// Credit needed to join the regions at `next`.
     wanted: u64,
 }
 
 impl Run {
-    /// Returns whether it has more small regions than is in proportion.
+    /// Returns whether it has too many small regions for its size.
     fn has_too_many(&self) -> bool {
-        self.small > SMALL_MOST + self.held_bytes / LARGE_RECORD_BYTES as u64
+        self.small > SMALL_REGIONS_MAX + self.held_bytes / LARGE_RECORD_BYTES as u64
     }
 }
 
-/// Small regions that stand next to each other and fit into one.
+/// Adjacent small regions that fit into one.
 struct Neighbours {
     ids: Vec<u32>,
     /// Bytes to go through.
@@ -61,11 +62,11 @@ struct Neighbours {
 }
 
 impl Regions {
-    /// Returns the frozen regions from this position on that can become one.
+    /// Returns the frozen regions from position `at` on that can be joined.
     fn neighbours(&self, at: usize) -> Neighbours {
-        let run = self.run(Half::Frozen);
+        let run = self.run(Section::Frozen);
         let (mut found, mut kept_bytes) = (Neighbours { ids: Vec::new(), cost: 0 }, 0);
-        for &id in run.order.range(at..).take(JOINED_MOST) {
+        for &id in run.order.range(at..).take(JOINED_MAX) {
             let region = self.region(id);
             kept_bytes += region.tally.bytes();
             if !region.is_small() || run.open == Some(id) || kept_bytes > REGION_BYTES as u64 {
@@ -74,7 +75,7 @@ impl Regions {
             found.ids.push(id);
             found.cost += STEP_BYTES + region.chunk().written_bytes();
         }
-        // What is joined stands beside what it is made of, for as long as that is pinned.
+        // The joined region needs memory beside its sources while sealed parts pin them.
         if !self.budget().has_room(kept_bytes.min(REGION_BYTES as u64) + REGION_OVERHEAD_BYTES) {
             found.ids.clear();
         }
@@ -86,66 +87,66 @@ impl Group {
     /// Joins as much as `churn` bytes pay for that were written or became garbage.
     #[inline]
     pub(super) fn join_small(&mut self, churn: u64, rules: &Rules) {
-        if self.regions.run(Half::Frozen).has_too_many() {
-            self.join_some(churn, rules);
+        if self.regions.run(Section::Frozen).has_too_many() {
+            self.join_within_credit(churn, rules);
         }
     }
 
     #[cold]
-    fn join_some(&mut self, churn: u64, rules: &Rules) {
-        self.regions.joining.credit += RATE * churn + LEAST_PAY;
-        while self.regions.run(Half::Frozen).has_too_many() {
-            let Joining { next, credit, wanted } = self.regions.joining;
-            if credit < wanted.max(LOOK_BYTES) {
+    fn join_within_credit(&mut self, churn: u64, rules: &Rules) {
+        self.regions.joining.credit += RATE * churn + PAY_BYTES_MIN;
+        while self.regions.run(Section::Frozen).has_too_many() {
+            let JoinProgress { next, credit, wanted } = self.regions.joining;
+            if credit < wanted.max(INSPECT_BYTES) {
                 break;
             }
-            let at = next % self.regions.run(Half::Frozen).order.len();
+            let at = next % self.regions.run(Section::Frozen).order.len();
             let Neighbours { ids, cost } = self.regions.neighbours(at);
             let joins = ids.len() > 1;
-            let cost = if joins { cost } else { LOOK_BYTES };
+            let cost = if joins { cost } else { INSPECT_BYTES };
             self.regions.joining = match credit.checked_sub(cost) {
-                Some(credit) => Joining { next: at + 1, credit, wanted: 0 },
-                None => Joining { next: at, credit, wanted: cost },
+                Some(credit) => JoinProgress { next: at + 1, credit, wanted: 0 },
+                None => JoinProgress { next: at, credit, wanted: cost },
             };
             if joins && credit >= cost {
                 self.join(at, &ids, rules);
             }
         }
-        if !self.regions.run(Half::Frozen).has_too_many() {
-            self.regions.joining = Joining { next: self.regions.joining.next, ..Joining::default() };
+        if !self.regions.run(Section::Frozen).has_too_many() {
+            self.regions.joining = JoinProgress { next: self.regions.joining.next, ..JoinProgress::default() };
         }
     }
 
-    /// Makes one region of those that stand from `at` on in the order.
+    /// Joins the regions from position `at` on.
     fn join(&mut self, at: usize, ids: &[u32], rules: &Rules) {
         let survivors = self.survivors(ids, rules);
         let total = survivors.bytes.len();
         let joined = (total > 0).then(|| self.regions.begin_joined(total));
         let mut rest = survivors.bytes.as_slice();
-        for Survivor { hash, entry, here, what } in survivors.kept {
-            let Some(id) = joined else { broken("survivors have bytes") };
-            let Some(record) = Record::parse(rest) else { broken("survivors are records") };
+        for Survivor { hash, referrer, here, form } in survivors.kept {
+            let Some(id) = joined else { broken("surviving records have bytes") };
+            let Some(record) = Record::parse(rest) else { broken("surviving bytes parse as records") };
             let (bytes, after) = rest.split_at(record.shape.len);
             rest = after;
             let to = self.regions.append_joined(id, &record.shape, bytes);
-            match (what, entry) {
-                (What::Folded(folded), Entry::Newest(bucket)) => self.settle(hash, &folded, Some(bucket), to),
-                (What::Folded(folded), Entry::Link) => self.settle(hash, &folded, None, to),
-                (What::Copy, Entry::Newest(bucket)) => self.index.point(bucket, to),
-                (What::Copy, Entry::Link) => {
-                    self.regions.note_link(to);
+            match (form, referrer) {
+                (Form::Folded(folded), Referrer::Index(bucket)) => self.replace_folded(hash, &folded, Some(bucket), to),
+                (Form::Folded(folded), Referrer::Chain) => self.replace_folded(hash, &folded, None, to),
+                (Form::Copy, Referrer::Index(bucket)) => self.index.point(bucket, to),
+                (Form::Copy, Referrer::Chain) => {
+                    self.regions.note_older_piece(to);
                     let (from, bytes) = (
-                        Link { ordinal: record.mark.ordinal, address: here },
+                        PieceRef { ordinal: record.meta.ordinal, address: here },
                         record.value().map_or(0, <[u8]>::len) as u64,
                     );
-                    self.chains_mut().replace(hash, from, (1, bytes), Some((Link { address: to, ..from }, bytes)));
+                    self.chains_mut().replace(hash, from, (1, bytes), Some((PieceRef { address: to, ..from }, bytes)));
                 }
             }
         }
         self.regions.end_joined(at, ids.len(), joined);
     }
 
-    /// Returns the records in these regions that are needed.
+    /// Returns the records in these regions that the index or a chain points at, folded.
     fn survivors(&self, ids: &[u32], rules: &Rules) -> Survivors {
         let mut survivors = Survivors::default();
         let mut folded: BTreeMap<Address, Option<Folded>> = BTreeMap::new();
@@ -153,8 +154,8 @@ impl Group {
             let region = self.regions.region(id);
             for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
                 let (here, hash) = (Address::new(id, offset), self.hash(&record.place));
-                let Some(entry) = self.entry_at(hash, here, &record, region.has_links) else { continue };
-                let in_pieces = matches!(entry, Entry::Link) || record.mark.is_chained();
+                let Some(referrer) = self.referrer_of(hash, here, &record, region.has_older_pieces) else { continue };
+                let in_pieces = matches!(referrer, Referrer::Chain) || record.meta.is_chained();
                 if in_pieces && !folded.contains_key(&here) {
                     let pieces = self.pieces_within(hash, here, &record, ids);
                     for of_row in self.fold(&pieces, rules) {
@@ -163,66 +164,66 @@ impl Group {
                         folded.insert(last.address, Some(of_row));
                     }
                 }
-                let what = match folded.get_mut(&here) {
-                    None => What::Copy,
-                    // It goes into a newer one.
+                let form = match folded.get_mut(&here) {
+                    None => Form::Copy,
+                    // Folded into a newer piece.
                     Some(None) => continue,
                     Some(of_row) => match of_row.take() {
-                        Some(of_row) if of_row.from.len() > 1 => What::Folded(of_row),
-                        _ => What::Copy,
+                        Some(of_row) if of_row.from.len() > 1 => Form::Folded(of_row),
+                        _ => Form::Copy,
                     },
                 };
-                survivors.push(self, &record, Survivor { hash, entry, here, what });
+                survivors.push(self, &record, Survivor { hash, referrer, here, form });
             }
         }
         survivors
     }
 
     /// Returns the pieces of a row that lie in these regions, from the one at `here` on.
-    fn pieces_within(&self, hash: u32, here: Address, record: &Record<'_>, ids: &[u32]) -> Vec<Link> {
-        let Some(newest) = self.find(hash, &record.place) else { broken("a row in pieces has a newest one") };
+    fn pieces_within(&self, hash: u32, here: Address, record: &Record<'_>, ids: &[u32]) -> Vec<PieceRef> {
+        let Some(newest) = self.find(hash, &record.place) else { broken("a row in pieces has a newest piece") };
         let newest_record = self.regions.record(newest.address);
-        let all = self.all_links(hash, newest.address, &newest_record);
+        let all = self.piece_refs(hash, newest.address, &newest_record);
         let from_here = all.skip_while(|piece| piece.address != here);
         from_here.take_while(|piece| ids.contains(&piece.address.region())).collect()
     }
 }
 
-/// Records that are needed, as bytes and in their order.
+/// The bytes of surviving records, and what points at them, in order.
 #[derive(Default)]
 struct Survivors {
     bytes: Vec<u8>,
     kept: Vec<Survivor>,
 }
 
-/// A record that is needed.
+/// A surviving record.
 struct Survivor {
     hash: u32,
-    entry: Entry,
+    referrer: Referrer,
     here: Address,
-    what: What,
+    form: Form,
 }
 
-/// How a record is kept.
-enum What {
+/// How a record survives.
+enum Form {
     Copy,
-    /// With older pieces of its row.
+    /// Folded with older pieces of its row.
     Folded(Folded),
 }
 
 impl Survivors {
-    fn push(&mut self, of: &Group, record: &Record<'_>, survivor: Survivor) {
-        let draft = match &survivor.what {
-            What::Copy => record.copy(),
-            What::Folded(folded) => {
-                let is_newest = matches!(survivor.entry, Entry::Newest(_));
-                let has_older = !is_newest || of.links(survivor.hash, record).len() >= folded.from.len();
+    fn push(&mut self, group: &Group, record: &Record<'_>, survivor: Survivor) {
+        let draft = match &survivor.form {
+            Form::Copy => record.copy(),
+            Form::Folded(folded) => {
+                let is_newest = matches!(survivor.referrer, Referrer::Index(_));
+                let has_older = !is_newest || group.older_refs(survivor.hash, record).len() >= folded.from.len();
                 folded.draft(folded.operand, has_older)
             }
         };
         let start = self.bytes.len();
         self.bytes.resize(start + draft.len(), 0);
-        draft.write(self.bytes.get_mut(start..).unwrap_or_else(|| broken("a buffer has what it was resized to")));
+        draft.write(self.bytes.get_mut(start..).unwrap_or_else(|| broken("a buffer has its new length")));
         self.kept.push(survivor);
     }
 }

@@ -1,23 +1,23 @@
-//! Values in pieces: operands that are kept as they came, each in a record of its own, until they are folded.
+//! Values in pieces: operands stored unmerged, each in a record of its own, until they are folded.
 //!
-//! A row's newest piece is the one that the index points at; the older ones stand in its chain, oldest first. Pieces whose
-//! lives and versions are the same are folded into one where they are copied anyway.
+//! The index points at a row's newest piece; the row's chain has the older ones, oldest first. Pieces with the same
+//! stamp and version are folded into one whenever they are copied anyway.
 
-use super::chains::{Chain, Chains, Link};
-use super::chunk::less;
-use super::clean::copied;
+use super::chains::{Chain, Chains, PieceRef};
+use super::chunk::subtract;
+use super::clean::parse_copy;
 use super::group::{Found, Group};
 use super::index::{Address, Bucket};
-use super::record::{Draft, Mark, Place, Record, Shape};
-use super::region::Half;
+use super::record::{Draft, Place, Record, Shape, ValueMeta};
+use super::region::Section;
 use crate::error::{Result, broken};
 use crate::segment::{MAX_VALUE_BYTES, OwnedPiece, Piece, Rules};
 
-/// Pieces of a value that follow each other and are one from now on.
+/// Consecutive pieces of a value, folded into one.
 #[derive(Debug)]
 pub(super) struct Folded {
-    /// What they were.
-    pub(super) from: Vec<(Link, Shape)>,
+    /// The pieces that were folded.
+    pub(super) from: Vec<(PieceRef, Shape)>,
     /// A record of the row, without its value.
     row: Vec<u8>,
     piece: OwnedPiece,
@@ -26,57 +26,57 @@ pub(super) struct Folded {
 }
 
 impl Folded {
-    /// Returns the record that takes their place.
+    /// Returns the record that replaces them.
     ///
-    /// * `has_older`: whether the row has pieces before it.
+    /// * `has_older`: whether the row has older pieces.
     pub(super) fn draft(&self, operand: bool, has_older: bool) -> Draft<'_> {
-        let Record { place, .. } = copied(&self.row);
+        let Record { place, .. } = parse_copy(&self.row);
         let ordinal = if has_older { self.last().ordinal } else { 0 };
-        let mark = Mark { operand, ordinal, ..Mark::whole(self.piece.version, self.piece.stamp) };
-        Draft { older: self.older, ..Draft::exact(place, &self.piece.bytes, mark) }
+        let meta = ValueMeta { operand, ordinal, ..ValueMeta::whole(self.piece.version, self.piece.stamp) };
+        Draft { older: self.older, ..Draft::exact(place, &self.piece.bytes, meta) }
     }
 
-    /// Returns the newest of them.
-    pub(super) fn last(&self) -> Link {
-        self.from.last().map_or_else(|| broken("pieces are folded of one at least"), |(last, _)| *last)
+    /// Returns the newest of the folded pieces.
+    pub(super) fn last(&self) -> PieceRef {
+        self.from.last().map_or_else(|| broken("a fold has at least one piece"), |(last, _)| *last)
     }
 }
 
 impl Group {
     fn chain(&self, hash: u32, place: &Place<'_>) -> Option<&Chain> {
-        self.chains.as_deref()?.of_row(hash, |link| self.regions.record(link).place.same_row(place))
+        self.chains.as_deref()?.chain_of_row(hash, |piece_ref| self.regions.record(piece_ref).place.same_row(place))
     }
 
-    /// Returns the older pieces of the row whose newest record this is, oldest first.
-    pub(super) fn links(&self, hash: u32, newest: &Record<'_>) -> &[Link] {
-        let chain = if newest.mark.is_chained() { self.chain(hash, &newest.place) } else { None };
-        chain.map_or(&[], Chain::links)
+    /// Returns the older pieces of the row with this newest record, oldest first.
+    pub(super) fn older_refs(&self, hash: u32, newest: &Record<'_>) -> &[PieceRef] {
+        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place) } else { None };
+        chain.map_or(&[], Chain::pieces)
     }
 
-    /// Returns the older pieces of a row, oldest first.
-    pub(super) fn link_shapes(&self, hash: u32, place: &Place<'_>) -> Vec<(Link, Shape)> {
-        let links = self.chain(hash, place).map_or(&[][..], Chain::links);
-        links.iter().map(|link| (*link, self.regions.record(link.address).shape)).collect()
+    /// Returns the older pieces of a row with their shapes, oldest first.
+    pub(super) fn older_shapes(&self, hash: u32, place: &Place<'_>) -> Vec<(PieceRef, Shape)> {
+        let older_refs = self.chain(hash, place).map_or(&[][..], Chain::pieces);
+        older_refs.iter().map(|piece_ref| (*piece_ref, self.regions.record(piece_ref.address).shape)).collect()
     }
 
-    /// Returns all pieces of the row whose newest record this is, oldest first, that one too.
-    pub(super) fn all_links<'a>(
+    /// Returns all pieces of the row with this newest record, oldest first, the newest included.
+    pub(super) fn piece_refs<'a>(
         &'a self,
         hash: u32,
         at: Address,
         newest: &Record<'_>,
-    ) -> impl Iterator<Item = Link> + 'a {
-        let last = Link { ordinal: newest.mark.ordinal, address: at };
-        self.links(hash, newest).iter().copied().chain([last])
+    ) -> impl Iterator<Item = PieceRef> + 'a {
+        let last = PieceRef { ordinal: newest.meta.ordinal, address: at };
+        self.older_refs(hash, newest).iter().copied().chain([last])
     }
 
-    /// Returns all pieces of the value of a row whose newest record this is, oldest first.
+    /// Returns the values of all pieces of the row with this newest record, oldest first.
     pub(super) fn pieces<'a>(&'a self, hash: u32, newest: &Record<'a>) -> impl Iterator<Item = Piece<'a>> {
-        let older = self.links(hash, newest).iter().map(|link| self.regions.record(link.address));
+        let older = self.older_refs(hash, newest).iter().map(|piece_ref| self.regions.record(piece_ref.address));
         older.chain([*newest]).map(|record| piece_of(&record))
     }
 
-    /// Puts a piece behind the row's value, without touching what lies in frozen regions; `found` is its present entry.
+    /// Appends a piece to the row's value without touching frozen regions. `found` is the row's present entry.
     pub(super) fn add_piece(
         &mut self,
         hash: u32,
@@ -91,20 +91,20 @@ impl Group {
         let newest = self.regions.record(found.address);
         self.check_row_length(hash, &newest, piece, rules)?;
         let (version, stamp) = rules.mark(place.table);
-        let in_tail = self.regions.half(found.address) == Half::Tail;
+        let in_tail = self.regions.section(found.address) == Section::Tail;
         let (shape, old) = (newest.shape, piece_of(&newest).bytes);
         let length = old.len() + piece.len();
-        let same = (newest.mark.version, newest.mark.stamp) == (version, stamp);
+        let same = (newest.meta.version, newest.meta.stamp) == (version, stamp);
         let churn = if !in_tail || !same || length > MAX_VALUE_BYTES {
             let ordinal =
-                newest.mark.ordinal.checked_add(1).unwrap_or_else(|| broken("a row has fewer than 2^32 pieces"));
-            let mark = Mark { operand: true, ordinal, ..Mark::whole(version, stamp) };
+                newest.meta.ordinal.checked_add(1).unwrap_or_else(|| broken("a row has fewer than 2^32 pieces"));
+            let meta = ValueMeta { operand: true, ordinal, ..ValueMeta::whole(version, stamp) };
             let older = !in_tail || shape.has_older();
-            let draft = Draft { older, ..Draft::exact(*place, piece, mark) };
-            self.regions.go_to_end(Half::Tail);
-            self.afford(0, draft.len())?;
-            let address = self.regions.append(Half::Tail, &draft);
-            self.follow(hash, place, found, address);
+            let draft = Draft { older, ..Draft::exact(*place, piece, meta) };
+            self.regions.open_at_end(Section::Tail);
+            self.check_budget(0, draft.len())?;
+            let address = self.regions.append(Section::Tail, &draft);
+            self.link_piece(hash, place, found, address);
             draft.len()
         } else if length <= shape.capacity {
             self.regions.extend(found.address, &shape, piece);
@@ -112,24 +112,24 @@ impl Group {
         } else {
             let value = [old, piece].concat();
             let capacity = (length + length / 2).min(MAX_VALUE_BYTES);
-            let (mark, older) = (newest.mark, shape.has_older());
-            self.regions.go_to_end(Half::Tail);
-            shape.len + self.replace(&found, &Draft { place: *place, value: Some(&value), capacity, older, mark })?
+            let (meta, older) = (newest.meta, shape.has_older());
+            self.regions.open_at_end(Section::Tail);
+            shape.len + self.replace(&found, &Draft { place: *place, value: Some(&value), capacity, older, meta })?
         };
         self.live_bytes += piece.len() as u64;
-        self.pace(churn, rules);
+        self.maintain(churn, rules);
         Ok(())
     }
 
-    /// Refuses a piece with which the row's value would be too long. What has expired does not count.
+    /// Refuses a piece that would make the row's value too long, expired pieces not counted.
     ///
-    /// A step, as chains know how long they are; one per piece where only what has expired is too much.
+    /// One step, as a chain knows its length; one step per piece only if the value is too long with its expired pieces.
     fn check_row_length(&self, hash: u32, newest: &Record<'_>, piece: &[u8], rules: &Rules) -> Result<()> {
-        // No row has more than all rows together.
+        // No value is longer than all rows of the group together.
         if self.live_bytes + piece.len() as u64 <= MAX_VALUE_BYTES as u64 {
             return Ok(());
         }
-        let chain = if newest.mark.is_chained() { self.chain(hash, &newest.place) } else { None };
+        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place) } else { None };
         let own = piece_of(newest).bytes.len() + piece.len();
         if chain.map_or(0, Chain::bytes) + own as u64 <= MAX_VALUE_BYTES as u64 {
             return Ok(());
@@ -141,83 +141,83 @@ impl Group {
         of_table.check_length(self.pieces(hash, newest).chain([added]), rules.now(of_table))
     }
 
-    /// Points a row's entry at its new piece, and lets the one before follow those in its chain.
-    pub(super) fn follow(&mut self, hash: u32, place: &Place<'_>, before: Found, address: Address) {
+    /// Points a row's entry at its new piece, and appends the previous one to the row's chain.
+    pub(super) fn link_piece(&mut self, hash: u32, place: &Place<'_>, before: Found, address: Address) {
         self.index.point(before.bucket, address);
-        self.regions.note_link(before.address);
+        self.regions.note_older_piece(before.address);
         let Some(length) = before.shape.value_len() else { broken("a piece follows a value") };
-        let link = Link { ordinal: self.mark(&before).ordinal, address: before.address };
+        let piece_ref = PieceRef { ordinal: self.meta(&before).ordinal, address: before.address };
         let (regions, budget) = (&self.regions, self.regions.budget());
         let chains = self.chains.get_or_insert_with(|| Box::new(Chains::new(budget)));
-        chains.push(hash, link, length as u64, |link| regions.record(link).place.same_row(place));
+        chains.push(hash, piece_ref, length as u64, |piece_ref| regions.record(piece_ref).place.same_row(place));
     }
 
-    /// Takes all older pieces of a row out of the log.
-    pub(super) fn drop_links(&mut self, hash: u32, links: &[(Link, Shape)]) {
-        let Some((first, _)) = links.first() else { return };
-        links.iter().for_each(|(link, shape)| self.regions.supersede(link.address, shape));
-        self.chains_mut().replace(hash, *first, (links.len(), sum(links)), None);
+    /// Removes all given older pieces of a row from the log.
+    pub(super) fn drop_older(&mut self, hash: u32, older_refs: &[(PieceRef, Shape)]) {
+        let Some((first, _)) = older_refs.first() else { return };
+        older_refs.iter().for_each(|(piece_ref, shape)| self.regions.supersede(piece_ref.address, shape));
+        self.chains_mut().replace(hash, *first, (older_refs.len(), value_bytes(older_refs)), None);
     }
 
-    /// Takes one older piece of a row out of the log.
-    pub(super) fn drop_link(&mut self, hash: u32, link: Link, shape: Shape) {
-        self.live_bytes = less(self.live_bytes, sum(&[(link, shape)]));
-        self.drop_links(hash, &[(link, shape)]);
+    /// Removes one older piece of a row from the log.
+    pub(super) fn drop_older_piece(&mut self, hash: u32, piece_ref: PieceRef, shape: Shape) {
+        self.live_bytes = subtract(self.live_bytes, value_bytes(&[(piece_ref, shape)]));
+        self.drop_older(hash, &[(piece_ref, shape)]);
     }
 
     pub(super) fn chains_mut(&mut self) -> &mut Chains {
         self.chains.as_deref_mut().unwrap_or_else(|| broken("a row in pieces has a chain"))
     }
 
-    /// Folds pieces of a row that follow each other, oldest first, as far as their table merges them. An operator that
-    /// fails leaves them as they are: reading the row returns the error.
-    pub(super) fn fold(&self, pieces: &[Link], rules: &Rules) -> Vec<Folded> {
+    /// Folds consecutive pieces of a row, oldest first, where their table merges them. Pieces on which the operator
+    /// fails stay as they are: reading the row returns the error.
+    pub(super) fn fold(&self, pieces: &[PieceRef], rules: &Rules) -> Vec<Folded> {
         let mut folded: Vec<Folded> = Vec::new();
-        for &link in pieces {
-            let record = self.regions.record(link.address);
+        for &piece_ref in pieces {
+            let record = self.regions.record(piece_ref.address);
             let piece = piece_of(&record);
             if let (Some(table), Some(before)) = (rules.table(record.place.table), folded.last_mut())
                 && table.append(&mut before.piece, &piece).unwrap_or(false)
             {
-                before.from.push((link, record.shape));
+                before.from.push((piece_ref, record.shape));
                 continue;
             }
-            let row = Draft::exact(record.place, &[], Mark::PLAIN).detached();
-            let (from, piece) = (vec![(link, record.shape)], OwnedPiece::of(&piece));
-            folded.push(Folded { from, row, piece, operand: record.mark.operand, older: record.shape.has_older() });
+            let row = Draft::exact(record.place, &[], ValueMeta::PLAIN).to_bytes();
+            let (from, piece) = (vec![(piece_ref, record.shape)], OwnedPiece::of(&piece));
+            folded.push(Folded { from, row, piece, operand: record.meta.operand, older: record.shape.has_older() });
         }
         folded
     }
 
-    /// Notes that pieces are one now, which lies at `to`.
+    /// Replaces folded pieces by their copy, which lies at `to`.
     ///
-    /// * `newest`: the row's entry, if the newest piece is among them.
-    pub(super) fn settle(&mut self, hash: u32, folded: &Folded, newest: Option<Bucket>, to: Address) {
-        let (old, new) = (sum(&folded.from), folded.piece.bytes.len() as u64);
-        self.live_bytes = less(self.live_bytes + new, old);
-        let Some((last, older)) = folded.from.split_last() else { broken("pieces are folded of one at least") };
+    /// * `newest`: the row's entry, if the newest piece was folded.
+    pub(super) fn replace_folded(&mut self, hash: u32, folded: &Folded, newest: Option<Bucket>, to: Address) {
+        let (old, new) = (value_bytes(&folded.from), folded.piece.bytes.len() as u64);
+        self.live_bytes = subtract(self.live_bytes + new, old);
+        let Some((last, older)) = folded.from.split_last() else { broken("a fold has at least one piece") };
         match newest {
             Some(bucket) => {
                 self.index.point(bucket, to);
                 if let Some((first, _)) = older.first() {
-                    self.chains_mut().replace(hash, *first, (older.len(), sum(older)), None);
+                    self.chains_mut().replace(hash, *first, (older.len(), value_bytes(older)), None);
                 }
             }
             None => {
-                self.regions.note_link(to);
-                let (first, link) = (older.first().unwrap_or(last).0, Link { address: to, ..last.0 });
-                self.chains_mut().replace(hash, first, (folded.from.len(), old), Some((link, new)));
+                self.regions.note_older_piece(to);
+                let (first, piece_ref) = (older.first().unwrap_or(last).0, PieceRef { address: to, ..last.0 });
+                self.chains_mut().replace(hash, first, (folded.from.len(), old), Some((piece_ref, new)));
             }
         }
     }
 }
 
-/// Returns the piece that a record of a value is.
+/// Returns the piece in a record that has a value.
 fn piece_of<'a>(record: &Record<'a>) -> Piece<'a> {
     record.piece().unwrap_or_else(|| broken("a piece of a value has bytes"))
 }
 
-/// Returns the bytes of the values of pieces.
-pub(super) fn sum(pieces: &[(Link, Shape)]) -> u64 {
+/// Returns the bytes of the pieces' values.
+pub(super) fn value_bytes(pieces: &[(PieceRef, Shape)]) -> u64 {
     pieces.iter().filter_map(|(_, shape)| shape.value_len()).map(|length| length as u64).sum()
 }

@@ -1,4 +1,4 @@
-//! Going through a group's rows: all of a table, those of one key, those that a clear removes.
+//! Scans and clears: all rows of a table, the rows of one key, the rows that a clear covers.
 
 use std::ops::RangeBounds;
 
@@ -11,40 +11,40 @@ use crate::segment::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
 use super::PREFETCHED_ROWS;
-use super::clean::copied;
+use super::clean::parse_copy;
 use super::families::{Members, place_of};
-use super::group::{Found, Group, by_key};
+use super::group::{Found, Group, has_families};
 use super::index::{Address, row_hash, tag};
 use super::record::{Draft, Place, Record};
-use super::region::Half;
+use super::region::Section;
 
-/// Who visits the live rows of a group.
-pub(super) struct Live<'a, F> {
+/// Visits the live rows of a group.
+pub(super) struct LiveVisitor<'a, F> {
     pub(super) group: KeyGroup,
     pub(super) rules: &'a Rules,
-    /// For values that are not stored as they read.
+    /// Buffer for values whose stored bytes differ from what a read returns.
     pub(super) buffer: Vec<u8>,
     pub(super) visit: &'a mut F,
 }
 
-impl<F: FnMut(Entry<'_>) -> bool> Live<'_, F> {
-    /// Visits the row whose newest record this is, if it is live. Returns false once it was told to stop.
-    fn visit(&mut self, of: &Group, record: &Record<'_>) -> Result<bool> {
+impl<F: FnMut(Entry<'_>) -> bool> LiveVisitor<'_, F> {
+    /// Visits the row with this newest record if it is live. Returns whether to continue.
+    fn visit(&mut self, group: &Group, record: &Record<'_>) -> Result<bool> {
         let Place { key, namespace, sub, routing, .. } = record.place;
-        // Only a value of several pieces needs the row's hash.
-        let hash = if record.mark.is_chained() { of.hash(&record.place) } else { 0 };
-        let Some(value) = of.value_of(hash, record, self.rules, &mut self.buffer)? else { return Ok(true) };
+        // Only a value in pieces needs the row's hash.
+        let hash = if record.meta.is_chained() { group.hash(&record.place) } else { 0 };
+        let Some(value) = group.value_of(hash, record, self.rules, &mut self.buffer)? else { return Ok(true) };
         Ok((self.visit)(Entry { group: self.group, key, namespace, sub, value, routing }))
     }
 }
 
 impl Group {
-    /// Visits the live rows of a table until told to stop; returns whether it never was.
+    /// Visits the live rows of a table whose keys start with `prefix`. Returns whether the scan reached the end.
     pub(super) fn scan(
         &self,
         table: TableId,
         prefix: &[u8],
-        mut live: Live<'_, impl FnMut(Entry<'_>) -> bool>,
+        mut visitor: LiveVisitor<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<bool> {
         for address in self.index.addresses() {
             let record = self.regions.record(address);
@@ -52,48 +52,48 @@ impl Group {
             if place.table != table || record.shape.is_tombstone() || !place.key.starts_with(prefix) {
                 continue;
             }
-            if !live.visit(self, &record)? {
+            if !visitor.visit(self, &record)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    /// Visits the live rows of one key and namespace with sub-keys in `range`. `row` is their place without one.
+    /// Visits the live rows of one key and namespace with sub-keys in `range`. `row` is their place without a sub-key.
     pub(super) fn scan_key(
         &self,
         key_hash: u64,
         row: &Place<'_>,
         range: SubRange<'_>,
-        mut live: Live<'_, impl FnMut(Entry<'_>) -> bool>,
+        mut visitor: LiveVisitor<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<()> {
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
-        if !by_key(live.rules, row.table) {
+        if !has_families(visitor.rules, row.table) {
             for address in self.index.addresses() {
                 let record = self.regions.record(address);
                 let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
-                if !record.shape.is_tombstone() && wanted(&record.place) && !live.visit(self, &record)? {
+                if !record.shape.is_tombstone() && wanted(&record.place) && !visitor.visit(self, &record)? {
                     break;
                 }
             }
             return Ok(());
         }
         let family = row_hash(key_hash, row);
-        if self.may_lack_subs(row.table)
+        if self.may_have_rows_without_subs(row.table)
             && within(&[])
             && let Some((_, record)) = self.find_record(family, row)
-            && !live.visit(self, &record)?
+            && !visitor.visit(self, &record)?
         {
             return Ok(());
         }
         let members = self.families.as_ref().and_then(|families| families.members(family, row));
         members.map_or(Ok(()), |members| {
-            self.each_member(key_hash, row, members, range, |_, _, record| live.visit(self, record))
+            self.each_member(key_hash, row, members, range, |_, _, record| visitor.visit(self, record))
         })
     }
 
-    /// Calls `visit` with hash, address and newest record of each member of the family of `row` with a sub-key in `range`,
-    /// until it returns false.
+    /// Calls `visit` with hash, address and newest record of each member of the family of `row` with a sub-key in
+    /// `range`, until it returns false.
     fn each_member(
         &self,
         key_hash: u64,
@@ -108,7 +108,7 @@ impl Group {
         }
     }
 
-    /// Does so for members that are known by their hashes.
+    /// As [`Group::each_member`], for hashed members.
     fn each_hashed(
         &self,
         row: &Place<'_>,
@@ -143,7 +143,7 @@ impl Group {
                 if first.is_none() {
                     no_record();
                 }
-                // Rows of one tag are all found under its first occurrence.
+                // The first hash with a tag finds all rows with that tag.
                 if !others.is_empty() && repeated.contains(&tag(hash)) {
                     continue;
                 }
@@ -161,7 +161,7 @@ impl Group {
         }
     }
 
-    /// Does so for members that are known by their sub-keys.
+    /// As [`Group::each_member`], for sorted members.
     fn each_sorted<'s>(
         &self,
         key_hash: u64,
@@ -170,7 +170,7 @@ impl Group {
         mut visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
     ) -> Result<()> {
         let mut window = [(0, &[][..]); PREFETCHED_ROWS];
-        // Whoever wants more than the first row will want many.
+        // A visitor that wants more than the first row will want many.
         let mut ahead = 1;
         loop {
             let mut filled = 0;
@@ -195,7 +195,7 @@ impl Group {
         }
     }
 
-    /// Returns hash and newest record of each member of the family of `row`.
+    /// Returns hash and newest record's address of each member of the family of `row`.
     fn member_rows(&self, row: &Place<'_>, members: &Members) -> Vec<(u32, Address)> {
         let mut rows = Vec::new();
         let all = self.each_member(self.key_hash(row), row, members, ALL_SUBS, |hash, address, _| {
@@ -208,7 +208,7 @@ impl Group {
         rows
     }
 
-    /// Puts the families of a table in order, whose rows came before that was asked for.
+    /// Sorts the families of a table that was not ordered when its rows were written.
     pub(super) fn order(&mut self, table: TableId) {
         let Some(mut families) = self.families.take() else { return };
         for identity in families.unordered() {
@@ -217,7 +217,7 @@ impl Group {
                 continue;
             }
             let hash = self.hash(&row);
-            let Some(members) = families.members(hash, &row) else { broken("a family that was found is there") };
+            let Some(members) = families.members(hash, &row) else { broken("an unordered family exists") };
             let rows = self.member_rows(&row, members);
             let subs: Vec<Box<[u8]>> =
                 rows.iter().map(|(_, address)| self.regions.record(*address).place.sub.into()).collect();
@@ -226,7 +226,7 @@ impl Group {
         self.families = Some(families);
     }
 
-    /// Makes families of a table's rows, or drops those that it has.
+    /// Builds or drops the families of a table.
     pub(super) fn group_by_key(&mut self, table: TableId, by_key: bool, rules: &Rules) {
         if let (Some(families), false) = (&mut self.families, by_key) {
             families.drop_table(table);
@@ -238,37 +238,37 @@ impl Group {
         let is_member = |record: &Record<'_>| {
             record.place.table == table && !record.shape.is_tombstone() && !record.place.sub.is_empty()
         };
-        let members: Vec<_> = records.filter(is_member).map(|record| record.detached()).collect();
-        for record in members.iter().map(|bytes| copied(bytes)) {
+        let members: Vec<_> = records.filter(is_member).map(|record| record.to_bytes()).collect();
+        for record in members.iter().map(|bytes| parse_copy(bytes)) {
             self.note_member(self.hash(&record.place), &record.place, true, rules);
         }
     }
 
-    /// Removes all rows that `scope` covers. One clear takes the place of what the delta would have of them.
+    /// Removes all rows that `scope` covers. One clear takes the place of their tombstones in the delta.
     pub(super) fn clear(&mut self, scope: &Place<'_>, rules: &Rules) -> Result<()> {
         let covered = self.covered(scope, rules);
         let lies_below = |(_, address): &(u32, Address)| {
             let record = self.regions.record(*address);
-            self.regions.half(*address) != Half::Tail || record.shape.has_older() || record.mark.is_chained()
+            self.regions.section(*address) != Section::Tail || record.shape.has_older() || record.meta.is_chained()
         };
         let mut churn = 0;
         if covered.iter().any(lies_below) {
             churn += self.write_clear(scope)?;
         }
         for (hash, address) in covered {
-            let bytes = self.regions.record(address).detached();
+            let bytes = self.regions.record(address).to_bytes();
             let (bucket, _) = self.index.find(hash, |other| other == address).unwrap_or_else(|| no_record());
-            let record = copied(&bytes);
-            churn += self.forget(hash, Found { bucket, address, shape: record.shape }, &record, rules);
+            let record = parse_copy(&bytes);
+            churn += self.remove_row(hash, Found { bucket, address, shape: record.shape }, &record, rules);
         }
         self.index.trim();
-        self.pace(churn, rules);
+        self.maintain(churn, rules);
         Ok(())
     }
 
-    /// Returns hash and newest record of each live row that `scope` covers.
+    /// Returns hash and newest record's address of each live row that `scope` covers.
     fn covered(&self, scope: &Place<'_>, rules: &Rules) -> Vec<(u32, Address)> {
-        if scope.names_key_and_namespace() && by_key(rules, scope.table) {
+        if scope.names_key_and_namespace() && has_families(rules, scope.table) {
             let row = Place::without_sub(scope.table.0, scope.key, scope.namespace);
             let family = self.hash(&row);
             let plain = self.find(family, &row).filter(|found| !found.shape.is_tombstone());
@@ -281,16 +281,16 @@ impl Group {
         live.map(|(address, record)| (self.hash(&record.place), address)).collect()
     }
 
-    /// Writes the clear of `scope`, unless the tail has it, and returns its length.
+    /// Writes the clear of `scope`, unless the tail has it already. Returns its length.
     fn write_clear(&mut self, scope: &Place<'_>) -> Result<usize> {
         let hash = self.hash(scope);
         let found = self.find(hash, scope);
-        if found.is_some_and(|found| self.regions.half(found.address) == Half::Clears) {
+        if found.is_some_and(|found| self.regions.section(found.address) == Section::Clears) {
             return Ok(0);
         }
-        let draft = Draft::gone(*scope, true);
-        self.afford(self.index.growth_bytes(hash) + self.regions.growth_bytes(Half::Clears, draft.len()), 0)?;
-        let address = self.regions.append(Half::Clears, &draft);
+        let draft = Draft::without_value(*scope, true);
+        self.check_budget(self.index.growth_bytes(hash) + self.regions.growth_bytes(Section::Clears, draft.len()), 0)?;
+        let address = self.regions.append(Section::Clears, &draft);
         match found {
             Some(older) => {
                 self.regions.supersede(older.address, &older.shape);
@@ -304,5 +304,5 @@ impl Group {
 
 #[cold]
 fn no_record() -> ! {
-    broken("a row that a key or a clear has is in the index")
+    broken("a member of a family or a cleared row is in the index")
 }

@@ -1,4 +1,5 @@
-//! What only the log has: in-place writes, cleaning, bounds of memory. The rest is in the conformance and model tests.
+//! Properties of the log alone: in-place writes, cleaning, bounds of memory. The conformance and model tests cover the
+//! rest.
 
 mod pieces;
 
@@ -46,7 +47,7 @@ impl World {
         self.backend.write(RowRef { table: T, key: &key, namespace: &[], sub: &[] }, write)
     }
 
-    /// Adds to a list.
+    /// Appends to a list.
     fn add(&mut self, key: u32, length: usize) {
         self.with_row(LIST, key, b"", |backend, row| backend.write(row, Write::Merge(&vec![2; length]))).unwrap();
     }
@@ -89,17 +90,17 @@ impl World {
         self.backend.seal(cut, bases).unwrap()
     }
 
-    /// Checks every invariant that the modules print, and returns the largest share of the bound that a half holds.
+    /// Checks every invariant of the module docs; returns the largest share of its bound that a section holds.
     fn check(&self) -> f64 {
         let mut fullest = 0.0f64;
         for group in self.backend.groups.iter().flatten() {
             let mut held = group.index.held_bytes();
             let mut regions = BTreeSet::new();
             let mut kept = 0;
-            for half in [Half::Tail, Half::Clears, Half::Frozen] {
-                let run = group.regions.run(half);
+            for section in [Section::Tail, Section::Clears, Section::Frozen] {
+                let run = group.regions.run(section);
                 let of = |id: &u32| group.regions.region(*id);
-                assert!(run.order.iter().all(|id| regions.insert(*id)), "a region stands once");
+                assert!(run.order.iter().all(|id| regions.insert(*id)), "a region is in the order once");
                 assert!(run.open.is_none_or(|open| run.order.contains(&open)));
                 let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
                 assert_eq!(run.held_bytes, sum(&|region| region.chunk().held_bytes()));
@@ -109,30 +110,34 @@ impl World {
                 assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
                 kept += run.tally.records();
                 held += run.held_bytes;
-                if half != Half::Clears {
+                if section != Section::Clears {
                     fullest = fullest.max(run.held_bytes as f64 / (4 * run.tally.bytes() + BOUND_BYTES) as f64);
                 }
             }
             let (ids, free) = group.regions.ids();
-            assert_eq!(ids - free, regions.len(), "no id is lost");
-            let links: Vec<_> =
-                group.chains.iter().flat_map(|chains| chains.links()).map(|link| link.address).collect();
-            let entries = group.index.addresses().chain(links.iter().copied());
+            assert_eq!(ids - free, regions.len(), "no region number is lost");
+            let older_pieces: Vec<_> =
+                group.chains.iter().flat_map(|chains| chains.pieces()).map(|piece| piece.address).collect();
+            let entries = group.index.addresses().chain(older_pieces.iter().copied());
             let entries: BTreeSet<_> = entries.map(|address| (address.region(), address.offset())).collect();
-            assert_eq!(kept, entries.len() as u64, "tallies count what index and chains point at");
-            assert_eq!(entries.len(), group.index.addresses().count() + links.len(), "no record is pointed at twice");
+            assert_eq!(kept, entries.len() as u64, "tallies count the records that index and chains point at");
+            assert_eq!(
+                entries.len(),
+                group.index.addresses().count() + older_pieces.len(),
+                "no record is pointed at twice"
+            );
             let families = group.families.as_ref().map_or(0, |families| families.held_bytes());
             let record = |address: &Address| group.regions.record(*address);
             let newest: Vec<_> = group.index.addresses().map(|address| record(&address)).collect();
             assert!(
                 newest
                     .iter()
-                    .chain(&links.iter().map(record).collect::<Vec<_>>())
+                    .chain(&older_pieces.iter().map(record).collect::<Vec<_>>())
                     .all(|record| !record.shape.is_dead())
             );
             let chained =
-                newest.iter().map(|newest| group.links(group.hash(&newest.place), newest).len()).sum::<usize>();
-            assert_eq!(chained, links.len(), "each chain is of a row whose newest record says so");
+                newest.iter().map(|newest| group.older_refs(group.hash(&newest.place), newest).len()).sum::<usize>();
+            assert_eq!(chained, older_pieces.len(), "only a row whose newest record has an ordinal has a chain");
             let place = |record: &Record<'_>| {
                 let Place { table, key, sub, .. } = record.place;
                 (table, key.to_vec(), sub.to_vec(), record.place.is_clear())
@@ -141,7 +146,7 @@ impl World {
             assert_eq!(places.len(), newest.len(), "a row has one entry");
             let rows = newest.iter().filter(|record| !record.shape.is_tombstone());
             assert_eq!(group.rows, rows.clone().count() as u64);
-            let older: u64 = links.iter().map(record).map(|record| record.value().unwrap().len() as u64).sum();
+            let older: u64 = older_pieces.iter().map(record).map(|record| record.value().unwrap().len() as u64).sum();
             assert_eq!(
                 group.live_bytes,
                 older + rows.map(|record| (record.place.bytes() + record.value().unwrap().len()) as u64).sum::<u64>()
@@ -159,7 +164,7 @@ fn none() -> KeyGroupSet {
 }
 
 #[test]
-fn the_first_touch_copies_and_the_next_ones_write_in_place() {
+fn the_first_touch_copies_and_later_ones_write_in_place() {
     let mut world = World::new(1, u64::MAX);
     world.put(1, 100);
     let once = world.backend.stats();
@@ -186,7 +191,7 @@ fn delta_rows(world: &mut World) -> Vec<(Option<Vec<u8>>, usize)> {
 }
 
 #[test]
-fn a_list_grows_by_what_is_added_whatever_its_length() {
+fn appending_to_a_list_costs_only_the_appended_bytes() {
     let mut world = World::new(1, u64::MAX);
     (0..10_000).for_each(|_| world.add(7, 100));
     assert_eq!(delta_rows(&mut world), [(Some(vec![]), 1_000_000)]);
@@ -197,7 +202,7 @@ fn a_list_grows_by_what_is_added_whatever_its_length() {
     }
     let length = world.with_row(LIST, 7, b"", |backend, row| backend.read(row, |value| value.map(<[u8]>::len)));
     assert_eq!(length.unwrap(), Some(1_000_126));
-    // Ten regions and the copies of a growing value, not a copy per element.
+    // Ten regions and the copies of a growing value, not one copy per element.
     let held = world.backend.stats().memory_bytes;
     assert!(held < 4_500_000, "{held}");
     world.check();
@@ -205,7 +210,7 @@ fn a_list_grows_by_what_is_added_whatever_its_length() {
 
 #[test]
 #[should_panic(expected = "a record lies where its address says")]
-fn an_address_of_no_record_stops_the_work() {
+fn reading_an_invalid_address_panics() {
     let mut world = World::new(1, u64::MAX);
     world.put(1, 10);
     world.backend.groups[0].as_ref().unwrap().regions.record(Address::new(0, 4_000));
@@ -213,24 +218,24 @@ fn an_address_of_no_record_stops_the_work() {
 
 #[test]
 #[should_panic(expected = "an address is of a region of its group")]
-fn a_row_whose_region_is_gone_stops_the_work() {
+fn reading_a_row_of_a_removed_region_panics() {
     let mut world = World::new(1, u64::MAX);
     world.put(1, 10);
     let group = world.backend.groups[0].as_mut().unwrap();
-    let (id, _) = group.regions.take_oldest(Half::Tail).unwrap();
+    let (id, _) = group.regions.take_oldest(Section::Tail).unwrap();
     group.regions.release(id);
     world.read(1);
 }
 
 #[test]
-fn clearing_a_map_is_one_row() {
+fn clearing_a_map_writes_one_row() {
     let mut world = World::new(1, u64::MAX);
     let put = |world: &mut World, sub: u32| {
         world.with_row(MAP, 7, &sub.to_be_bytes(), |backend, row| backend.write(row, Write::Put(b"v"))).unwrap();
     };
     (0..100_000).for_each(|sub| put(&mut world, sub));
     world.clear(MAP, 7);
-    assert_eq!(delta_rows(&mut world), [], "born and gone in one part");
+    assert_eq!(delta_rows(&mut world), [], "created and removed in one part");
     (0..100_000).for_each(|sub| put(&mut world, sub));
     assert_eq!(delta_rows(&mut world).len(), 100_000);
     put(&mut world, 5);
@@ -240,12 +245,12 @@ fn clearing_a_map_is_one_row() {
     put(&mut world, 8);
     world.clear(MAP, 7);
     put(&mut world, 9);
-    assert_eq!(delta_rows(&mut world), [(Some(9u32.to_be_bytes().to_vec()), 1)], "nothing lies below any more");
+    assert_eq!(delta_rows(&mut world), [(Some(9u32.to_be_bytes().to_vec()), 1)], "no older row is left to clear");
     world.check();
 }
 
 #[test]
-fn what_expires_is_given_back_as_others_write() {
+fn writes_free_the_memory_of_expired_rows() {
     let mut world = World::new(2, u64::MAX);
     let ttl = Some(crate::segment::Ttl { millis: 1000, ..Default::default() });
     world.backend.define(T, TableRules { ttl, ..TableRules::default() });
@@ -255,7 +260,7 @@ fn what_expires_is_given_back_as_others_write() {
     let full = world.backend.stats();
     world.backend.advance(Timestamp::MIN, Timestamp::from_millis(11_000));
     assert_eq!(world.read(5), None);
-    // As many bytes again pay for looking at all that was there, and for its memory.
+    // Writing as many bytes again pays for a search through all rows and for giving back their memory.
     for _ in 0..10 {
         (100_000..103_000).for_each(|key| world.put(key, 100));
         world.seal(&none());
@@ -286,7 +291,7 @@ fn an_empty_backend_of_32768_groups_takes_at_most_16_mib() {
     world.seal(&none());
     (0..200_000).for_each(|key| world.delete(key));
     world.seal(&none());
-    // Each group was written, and holds next to nothing now.
+    // Every group was written, and now holds next to nothing.
     let used = world.backend.stats();
     assert_eq!((used.rows, used.memory_bytes), (0, world.budget.held_bytes()));
     assert!(used.memory_bytes <= 32_768 * 4096, "{} bytes", used.memory_bytes);
@@ -295,7 +300,7 @@ fn an_empty_backend_of_32768_groups_takes_at_most_16_mib() {
 }
 
 #[test]
-fn rows_that_come_and_go_leave_nothing_behind() {
+fn short_lived_rows_leave_no_memory_behind() {
     let mut world = World::new(2, u64::MAX);
     let mut most = 0;
     for round in 0..300u32 {
@@ -313,7 +318,7 @@ fn rows_that_come_and_go_leave_nothing_behind() {
 }
 
 #[test]
-fn tombstones_go_when_nothing_is_left_to_hide() {
+fn tombstones_are_dropped_once_they_hide_nothing() {
     let mut world = World::new(1, u64::MAX);
     (0..2000).for_each(|key| world.put(key, 20));
     world.seal(&none());
@@ -333,7 +338,7 @@ fn cleaning_the_tail_keeps_its_tombstones() {
     (0..100).for_each(|key| world.put(key, 10));
     world.seal(&none());
     (0..100).for_each(|key| world.delete(key));
-    // A value that grows by a byte each time leaves garbage in the tail, a thousand times what is live.
+    // A value that grows by a byte each time leaves garbage in the tail: a thousand times its live bytes.
     (0..2000).for_each(|length| world.put(5000, length));
     world.check();
     let stats = world.backend.stats();
@@ -347,7 +352,7 @@ fn survivors_are_in_no_delta_but_in_every_base() {
     (0..500).for_each(|key| world.put(key, 100));
     world.seal(&none());
     for _ in 0..40 {
-        // Half of the rows are garbage again and again, so the other half is copied.
+        // Half of the rows keep turning into garbage, so the other half is copied.
         (0..250).for_each(|key| world.put(key * 2, 100));
         let sealed = world.seal(&none());
         let mut batch = RowBatch::new();
@@ -365,13 +370,13 @@ fn survivors_are_in_no_delta_but_in_every_base() {
 }
 
 #[test]
-fn a_tail_is_not_cleaned_for_the_room_that_it_has() {
+fn spare_bytes_of_a_tail_are_not_garbage() {
     let mut world = World::new(1, u64::MAX);
-    // As much as a region holds: it is expected again.
+    // Records for a whole region: the next tail expects as many.
     (0..700).for_each(|key| world.put(key, 100));
     world.seal(&none());
     world.put(0, 100);
-    let open = |world: &World| world.backend.groups[0].as_ref().unwrap().regions.run(Half::Tail).open;
+    let open = |world: &World| world.backend.groups[0].as_ref().unwrap().regions.run(Section::Tail).open;
     let first = open(&world);
     for key in 1..300 {
         world.put(key, 100);
@@ -380,7 +385,7 @@ fn a_tail_is_not_cleaned_for_the_room_that_it_has() {
 }
 
 #[test]
-fn an_update_of_the_same_length_is_written_over_the_value_until_it_is_sealed() {
+fn an_update_of_equal_length_overwrites_the_value_until_the_seal() {
     let mut world = World::new(1, u64::MAX);
     let update = |world: &mut World, change: Change, new: &[u8]| {
         let seen = world.with_row(T, 7, b"", |backend, row| {
@@ -397,7 +402,7 @@ fn an_update_of_the_same_length_is_written_over_the_value_until_it_is_sealed() {
     assert_eq!(update(&mut world, Change::Keep, &[3; 9]), Some(vec![2; 9]));
     assert_eq!(world.backend.stats(), before, "the same record");
     let sealed = world.seal(&none());
-    assert_eq!((sealed.heat[0].reads, sealed.heat[0].writes), (2, 2), "the group was not there to be read at first");
+    assert_eq!((sealed.heat[0].reads, sealed.heat[0].writes), (2, 2), "the first read found no group");
     assert_eq!(update(&mut world, Change::Put, &[4; 9]), Some(vec![2; 9]));
     assert_eq!(update(&mut world, Change::Put, &[5; 20]), Some(vec![4; 9]), "longer than its record");
     assert_eq!(update(&mut world, Change::Put, &[6; 3]), Some(vec![5; 20]));
@@ -405,7 +410,7 @@ fn an_update_of_the_same_length_is_written_over_the_value_until_it_is_sealed() {
     assert_eq!(update(&mut world, Change::Keep, &[]), None);
     let mut batch = RowBatch::new();
     sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
-    assert_eq!(batch.iter().map(|row| row.op).collect::<Vec<_>>(), [Op::Put(&[2; 9])], "as it was sealed");
+    assert_eq!(batch.iter().map(|row| row.op).collect::<Vec<_>>(), [Op::Put(&[2; 9])], "sealed rows do not change");
     world.check();
 }
 
@@ -422,7 +427,7 @@ fn sealed_parts_stay_charged_while_they_live() {
     let held_bytes = world.backend.stats().memory_bytes;
     assert!(pinned > 200_000 && world.budget.held_bytes() == held_bytes + pinned, "the first part left the log");
     drop(sealed);
-    assert!(world.budget.held_bytes() < held_bytes + pinned, "some of it is kept for the next use");
+    assert!(world.budget.held_bytes() < held_bytes + pinned, "some blocks are kept for the next use");
     assert_eq!(world.budget.held_bytes(), world.backend.stats().memory_bytes);
     world.backend.drop_groups(&KeyGroupSet::all(4)).unwrap();
     assert_eq!(world.budget.held_bytes(), world.backend.stats().memory_bytes);
@@ -431,7 +436,7 @@ fn sealed_parts_stay_charged_while_they_live() {
 }
 
 #[test]
-fn a_spent_budget_refuses_writes_changes_nothing_and_comes_back() {
+fn a_spent_budget_refuses_writes_and_recovers() {
     let mut world = World::new(4, MIB);
     let written = (0..).take_while(|&key| world.write(key, Write::Put(&[1; 200])).is_ok()).count();
     let written = u32::try_from(written).unwrap();
@@ -440,13 +445,13 @@ fn a_spent_budget_refuses_writes_changes_nothing_and_comes_back() {
     assert_eq!((error.kind(), world.read(written)), (ErrorKind::Limit, None));
     assert_eq!(world.write(0, Write::Put(&[1; 300_000])).unwrap_err().kind(), ErrorKind::Limit);
     assert_eq!((world.read(0), world.backend.stats().rows), (Some(200), u64::from(written)));
-    // In place and without need for memory: still fine. So are seals, reads, and settling.
+    // Writes in place, seals, reads and settling need no memory, and still succeed.
     world.put(0, 150);
     let sealed = world.seal(&KeyGroupSet::all(4));
     world.backend.settle(Epoch(1), Outcome::Commit).unwrap();
     assert!((0..written).any(|key| world.write(key, Write::Put(&[2; 200])).is_err()), "pinned memory counts");
     let refused = (0..written).filter(|&key| world.write(key, Write::Put(&[2; 300])).is_err()).count();
-    assert!(refused > 3000 && world.budget.held_bytes() <= MIB, "cleaning what is pinned would only add to it");
+    assert!(refused > 3000 && world.budget.held_bytes() <= MIB, "cleaning pinned regions would only add memory");
     world.check();
     drop(sealed);
     world.backend.drop_groups(&KeyGroupSet::from_iter([KeyGroup(0)])).unwrap();
@@ -458,7 +463,7 @@ fn a_spent_budget_refuses_writes_changes_nothing_and_comes_back() {
 #[test]
 fn garbage_is_cleaned_before_a_write_is_refused() {
     let mut world = World::new(4, 2 * MIB);
-    // A quarter of what is held is garbage: less than what makes the cleaner run by itself.
+    // A quarter of the memory is garbage: too little for the cleaner to run by itself.
     let written = (0..).take_while(|&key| world.write(key, Write::Put(&[1; 200])).is_ok()).count();
     let written = u32::try_from(written).unwrap();
     (0..written / 4).for_each(|key| world.delete(key));
@@ -489,17 +494,17 @@ fn a_load_beyond_the_budget_is_refused_whole() {
 #[derive(Debug, Clone)]
 enum Step {
     Put(u32, usize),
-    /// Puts a range of keys.
+    /// Puts a range of keys: first key, count, length.
     Fill(u32, u32, usize),
-    /// Deletes a range of keys.
+    /// Deletes a range of keys: first key, count.
     Clear(u32, u32),
-    /// Adds to a list, so many times.
+    /// Appends to a list: key, count, length.
     Add(u32, u32, usize),
     /// Puts an entry of a map.
     Map(u32, u32, usize),
     /// Clears a list and a map.
     Drop(u32),
-    /// Lets so many milliseconds pass: lists live for 1000.
+    /// Advances the clock by milliseconds; lists live for 1000.
     Tick(i64),
     Seal(bool),
 }
@@ -582,12 +587,12 @@ fn rows_without_families_are_visited_and_cleared_alike() {
     }
     let with = families(&world);
     world.backend.define(T, plain.clone());
-    assert!(families(&world) < with, "families are given back");
+    assert!(families(&world) < with, "families free their memory");
     keys.iter().for_each(|key| put(&mut world, key, b"4"));
     let expected = [b"2", b"3", b"4"].map(|sub| sub.to_vec());
     assert_eq!(subs(&mut world, &keys[0]), expected);
     world.backend.define(T, TableRules::default());
-    assert_eq!(subs(&mut world, &keys[1]), expected, "families are made of the rows");
+    assert_eq!(subs(&mut world, &keys[1]), expected, "families are rebuilt from the rows");
     world.check();
     world.backend.define(T, plain);
     world.backend.clear(T, Scope::KeyNamespace(&keys[0], b"n")).unwrap();

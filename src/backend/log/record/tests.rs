@@ -20,31 +20,31 @@ proptest! {
         let place = Place { table: TableId(table), key: &key, namespace: &namespace, sub: &sub, routing, clear: 0 };
         let capacity = value.as_ref().map_or(0, Vec::len) + spare;
         let stamp = stamp.map(Timestamp::from_millis);
-        let mark = Mark { version, stamp, operand, ordinal };
-        let draft = Draft { place, value: value.as_deref(), capacity, older, mark };
+        let meta = ValueMeta { version, stamp, operand, ordinal };
+        let draft = Draft { place, value: value.as_deref(), capacity, older, meta };
         let mut out = vec![99; draft.len() + 1];
         draft.write(&mut out[..draft.len()]);
         let record = Record::parse(&out).unwrap();
         prop_assert!(record.place.same_row(&place) && record.place.routing == routing);
         let shape = record.shape;
         prop_assert_eq!((record.value(), shape.capacity, shape.len), (value.as_deref(), capacity, draft.len()));
-        prop_assert_eq!((shape.has_older(), shape.is_dead(), record.mark), (older, false, mark));
-        prop_assert_eq!((shape.value(&out), shape.is_plain()), (value.as_deref(), mark == Mark::PLAIN));
+        prop_assert_eq!((shape.has_older(), shape.is_dead(), record.meta), (older, false, meta));
+        prop_assert_eq!((shape.value(&out), shape.is_plain()), (value.as_deref(), meta == ValueMeta::PLAIN));
         for short in [Record::parse_short(&out), Record::parse_scoped(&out)].into_iter().flatten() {
-            let any = Record::parse_any(&out).unwrap();
+            let any = Record::parse_full(&out).unwrap();
             prop_assert_eq!(format!("{short:?}"), format!("{any:?}"));
         }
 
         let other = vec![7; spare / 2];
         let later = stamp.map(|_| Timestamp::from_millis(77));
         rewrite(&mut out, &shape, Some(&other), later);
-        let half = Record::parse(&out).unwrap().shape;
-        extend(&mut out, &half, &vec![8; spare / 2]);
+        let rewritten = Record::parse(&out).unwrap().shape;
+        extend(&mut out, &rewritten, &vec![8; spare / 2]);
         let record = Record::parse(&out).unwrap();
         let expected = [vec![7; spare / 2], vec![8; spare / 2]].concat();
-        prop_assert_eq!((record.value(), record.mark), (Some(expected.as_slice()), Mark { stamp: later, ..mark }));
+        prop_assert_eq!((record.value(), record.meta), (Some(expected.as_slice()), ValueMeta { stamp: later, ..meta }));
         rewrite(&mut out, &shape, None, later);
-        kill(&mut out);
+        mark_dead(&mut out);
         let record = Record::parse(&out).unwrap();
         prop_assert!(record.place.same_row(&place) && record.value().is_none() && record.shape.is_dead());
         prop_assert_eq!((record.shape.len, record.shape.has_older(), out.last()), (shape.len, older, Some(&99)));
@@ -52,7 +52,7 @@ proptest! {
 }
 
 #[test]
-fn rows_that_differ_in_one_part_are_not_the_same() {
+fn places_that_differ_in_one_part_are_different_rows() {
     let place = Place { table: TableId(3), key: b"k", namespace: b"n", sub: b"s", routing: None, clear: 0 };
     assert!(place.same_row(&Place { routing: Some(1), ..place }));
     for other in [
@@ -68,9 +68,9 @@ fn rows_that_differ_in_one_part_are_not_the_same() {
 
 #[test]
 #[should_panic(expected = "fits its record")]
-fn a_value_that_outgrows_its_record_stops_the_work() {
+fn overwriting_beyond_the_capacity_panics() {
     let place = Place { table: TableId(3), key: b"k", namespace: &[], sub: &[], routing: None, clear: 0 };
-    let mut bytes = Draft::exact(place, b"value", Mark::PLAIN).detached();
+    let mut bytes = Draft::exact(place, b"value", ValueMeta::PLAIN).to_bytes();
     let shape = Record::parse(&bytes).unwrap().shape;
     rewrite(&mut bytes, &shape, Some(b"longer"), None);
 }
@@ -78,6 +78,6 @@ fn a_value_that_outgrows_its_record_stops_the_work() {
 #[test]
 fn a_small_row_costs_five_bytes_of_header() {
     let place = Place { table: TableId(3), key: &[1; 16], namespace: &[], sub: &[], routing: None, clear: 0 };
-    let draft = Draft { older: true, ..Draft::exact(place, &[2; 100], Mark::PLAIN) };
+    let draft = Draft { older: true, ..Draft::exact(place, &[2; 100], ValueMeta::PLAIN) };
     assert_eq!(draft.len(), 5 + 16 + 100);
 }

@@ -1,11 +1,11 @@
-//! Values in pieces and small regions: what becomes of them over many seals.
+//! Values in pieces and small regions, over many seals.
 
 use std::collections::BTreeMap;
 
 use super::*;
 use crate::segment::SealedPart;
 
-/// Returns the content of every list, as rows that were sealed have it.
+/// Returns the content of every list according to sealed parts.
 fn sealed_lists(parts: &[SealedPart]) -> BTreeMap<Vec<u8>, Vec<u8>> {
     let mut batch = RowBatch::new();
     for part in parts {
@@ -20,7 +20,7 @@ fn sealed_lists(parts: &[SealedPart]) -> BTreeMap<Vec<u8>, Vec<u8>> {
 }
 
 #[test]
-fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
+fn list_pieces_keep_their_order_through_cleaning() {
     let mut world = World::new(1, u64::MAX);
     let (mut lists, mut parts, mut random) = (BTreeMap::<u32, Vec<u8>>::new(), Vec::new(), 1u64);
     let mut below = |most: u64| {
@@ -29,9 +29,9 @@ fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
     };
     for epoch in 0..400u64 {
         for _ in 0..below(20) {
-            // Pieces of one epoch whose lives differ stand apart, too.
+            // Pieces of one epoch with different stamps are not folded.
             world.backend.advance(Timestamp::MIN, Timestamp::from_millis(i64::try_from(below(500)).unwrap()));
-            // Some have a region of their own.
+            // Some pieces are so large that they get a region of their own.
             let (key, length) = (u32::try_from(below(5)).unwrap(), if below(15) == 0 { 2_100 } else { 1 });
             let piece = epoch.to_le_bytes().repeat(length);
             let (list, replaces) = (lists.entry(key).or_default(), below(40) == 0);
@@ -58,17 +58,17 @@ fn pieces_of_lists_stand_in_their_order_whatever_is_cleaned() {
     }
 }
 
-/// Returns how many regions the group has, and how many are in proportion to what they hold.
+/// Returns the group's number of frozen regions, and the number in proportion to its size.
 fn regions(world: &World) -> (u64, u64) {
     let group = world.backend.groups[0].as_ref().unwrap();
-    let frozen = group.regions.run(Half::Frozen);
-    let in_proportion = join::SMALL_MOST + 2 * frozen.held_bytes / region::LARGE_RECORD_BYTES as u64;
+    let frozen = group.regions.run(Section::Frozen);
+    let in_proportion = join::SMALL_REGIONS_MAX + 2 * frozen.held_bytes / region::LARGE_RECORD_BYTES as u64;
     (frozen.order.len() as u64, in_proportion)
 }
 
 #[test]
 fn g17_seals_do_not_use_up_regions() {
-    // Rows that are small, middling, and as large as a region of their own: one for each seal, and nothing else.
+    // Small, medium and large rows, and rows with a region of their own: one row per seal.
     for (length, seals) in [(1, 4_000), (500, 4_000), (5_000, 600), (20_000, 300)] {
         let mut world = World::new(1, u64::MAX);
         let mut most = 0.0f64;
@@ -76,7 +76,7 @@ fn g17_seals_do_not_use_up_regions() {
             world.put(key, length);
             world.seal(&none());
             let (found, in_proportion) = regions(&world);
-            // What has been paid for may wait for a run to be paid for as a whole.
+            // Credit may accumulate until it suffices to join a run of regions at once.
             most = most.max(found as f64 / (in_proportion + 72) as f64);
             if key % 500 == 0 {
                 world.check();
@@ -90,7 +90,7 @@ fn g17_seals_do_not_use_up_regions() {
 }
 
 #[test]
-fn a_list_that_gains_a_piece_per_seal_has_few() {
+fn a_list_with_a_piece_per_seal_is_folded() {
     let mut world = World::new(1, u64::MAX);
     let mut expected = Vec::new();
     for seal in 0..3_000u32 {
@@ -109,7 +109,7 @@ fn a_list_that_gains_a_piece_per_seal_has_few() {
 }
 
 #[test]
-fn joined_regions_keep_what_each_row_is() {
+fn joined_regions_keep_every_row() {
     let mut world = World::new(1, u64::MAX);
     let (mut model, mut parts, mut random) = (BTreeMap::<Vec<u8>, Vec<u8>>::new(), Vec::new(), 9u64);
     let mut below = |most: u32| {

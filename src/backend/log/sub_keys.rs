@@ -1,7 +1,7 @@
-//! An ordered set of sub-keys: sorted runs of small keys, behind each other.
+//! An ordered set of sub-keys: a list of sorted runs.
 //!
-//! Invariants: runs are not empty, each ascends, and each ends below the next. A key of up to 22 bytes takes 24 bytes, at
-//! most a quarter more for room to grow, and its share of a run's 24.
+//! Invariants: runs are not empty, each ascends, and each ends below the next. A key of up to 22 bytes takes 24 bytes,
+//! at most a quarter more for growth, and its share of a run's 24.
 
 use std::fmt;
 use std::ops::Bound;
@@ -36,7 +36,7 @@ impl SubKey {
         match self {
             Self::Inline(length, bytes) => match bytes.get(..usize::from(*length)) {
                 Some(bytes) => bytes,
-                None => broken("a small key has a small length"),
+                None => broken("an inline key fits its array"),
             },
             Self::Heap(bytes) => bytes,
         }
@@ -50,30 +50,30 @@ impl SubKey {
     }
 }
 
-/// Sub-keys in bytewise order, each once.
+/// Distinct sub-keys in bytewise order.
 #[derive(Clone, Default)]
-pub(super) struct Subs {
+pub(super) struct SubKeySet {
     runs: Vec<Vec<SubKey>>,
     held_bytes: usize,
 }
 
-impl fmt::Debug for Subs {
+impl fmt::Debug for SubKeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Subs({} in {} runs)", self.runs.iter().map(Vec::len).sum::<usize>(), self.runs.len())
+        write!(f, "SubKeySet({} in {} runs)", self.runs.iter().map(Vec::len).sum::<usize>(), self.runs.len())
     }
 }
 
-impl Subs {
+impl SubKeySet {
     pub(super) fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Returns the bytes of memory that it holds.
+    /// Returns the bytes of memory held.
     pub(super) fn held_bytes(&self) -> usize {
         self.held_bytes + self.runs.capacity() * size_of::<Vec<SubKey>>()
     }
 
-    /// Returns the run that `sub` belongs to, and its place there or where it would stand.
+    /// Returns the run of `sub`, and its position there or where it would be inserted.
     fn find(&self, sub: &[u8]) -> (usize, Result<usize, usize>) {
         let after = self.runs.partition_point(|run| run.first().is_some_and(|first| first.bytes() <= sub));
         let at = after.saturating_sub(1);
@@ -81,14 +81,14 @@ impl Subs {
         (at, run.binary_search_by(|key| key.bytes().cmp(sub)))
     }
 
-    /// Adds a sub-key that is not in it.
+    /// Adds a sub-key, which must be new.
     pub(super) fn insert(&mut self, sub: &[u8]) {
-        let (mut at, Err(mut within)) = self.find(sub) else { broken("a sub-key that is added is new") };
+        let (mut at, Err(mut within)) = self.find(sub) else { broken("an added sub-key is new") };
         if self.runs.is_empty() {
             self.runs.push(Vec::new());
         }
         if self.runs.get(at).is_some_and(|run| run.len() >= RUN_KEYS) {
-            // Behind all others, as times come, a new run leaves the full one full.
+            // Ascending insertions, such as times, start a new run and leave the full one full.
             let split = if at + 1 == self.runs.len() && within == RUN_KEYS { RUN_KEYS } else { RUN_KEYS / 2 };
             let Some(run) = self.runs.get_mut(at) else { no_run() };
             let before = run.capacity();
@@ -110,9 +110,9 @@ impl Subs {
         run.insert(within, key);
     }
 
-    /// Removes a sub-key.
+    /// Removes a sub-key, which must exist.
     pub(super) fn remove(&mut self, sub: &[u8]) {
-        let (at, Ok(within)) = self.find(sub) else { broken("a sub-key that is removed is there") };
+        let (at, Ok(within)) = self.find(sub) else { broken("a removed sub-key exists") };
         let Some(run) = self.runs.get_mut(at) else { no_run() };
         self.held_bytes -= run.remove(within).heap_bytes();
         if run.is_empty() {
@@ -146,7 +146,7 @@ impl Subs {
 
 #[cold]
 fn no_run() -> ! {
-    broken("a run that was found is there")
+    broken("a found run exists")
 }
 
 fn size(capacity: usize) -> usize {
@@ -167,12 +167,12 @@ mod tests {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(4), failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn it_is_an_ordered_set(
+        fn a_sub_key_set_matches_an_ordered_set(
             steps in proptest::collection::vec((any::<bool>(), 0u16..700, prop_oneof![8 => Just(0), 1 => Just(40)]), 0..1500),
             bounds in (0u16..700, 0u16..700, any::<[bool; 2]>()),
         ) {
             let bytes = |key: u16, long: usize| [key.to_be_bytes().to_vec(), vec![7; long]].concat();
-            let (mut subs, mut model) = (Subs::default(), BTreeSet::new());
+            let (mut subs, mut model) = (SubKeySet::default(), BTreeSet::new());
             for (insert, key, long) in steps {
                 let key = bytes(key, long);
                 if insert && model.insert(key.clone()) {
@@ -197,18 +197,18 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "a sub-key that is added is new")]
-    fn a_sub_key_that_is_added_twice_stops_the_work() {
-        let mut subs = Subs::default();
+    #[should_panic(expected = "an added sub-key is new")]
+    fn adding_a_sub_key_twice_panics() {
+        let mut subs = SubKeySet::default();
         subs.insert(b"a");
         subs.insert(b"a");
     }
 
     #[test]
-    fn an_entry_takes_at_most_48_bytes() {
+    fn a_sub_key_takes_at_most_48_bytes() {
         let orders: [fn(u64) -> u64; 3] = [|n| n, |n| u64::MAX - n, |n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15)];
         for order in orders {
-            let mut subs = Subs::default();
+            let mut subs = SubKeySet::default();
             for number in 0..20_000 {
                 subs.insert(&order(number).to_be_bytes());
             }

@@ -1,0 +1,186 @@
+//! Parts: open-addressing hash tables, each with the rows of one range of tags.
+
+use std::fmt;
+
+use crate::error::broken;
+
+use super::super::arena::{Arena, Block};
+use super::{ADDRESS_BITS, Address, DEPTH_MAX, PART_SLOTS};
+
+/// A slot: empty, removed, or a tag and an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Slot(u64);
+
+impl Slot {
+    const EMPTY: Self = Self(0);
+    /// The row is gone, but searches for other rows must probe past its slot. No address is 1: regions count from 1.
+    const REMOVED: Self = Self(1);
+
+    pub(super) fn new(tag: u32, address: Address) -> Self {
+        Self(u64::from(tag) << ADDRESS_BITS | address.0)
+    }
+
+    pub(super) fn is_taken(self) -> bool {
+        self != Self::EMPTY && self != Self::REMOVED
+    }
+
+    pub(super) fn tag(self) -> u32 {
+        (self.0 >> ADDRESS_BITS) as u32
+    }
+
+    pub(super) fn address(self) -> Address {
+        Address(self.0 & ((1 << ADDRESS_BITS) - 1))
+    }
+}
+
+/// The slots of a part: a power of two, or none.
+pub(super) enum PartSlots {
+    Heap(Box<[u64]>),
+    /// `PART_SLOTS` slots, which fill a block.
+    Block(Block),
+}
+
+impl PartSlots {
+    /// Returns `slots` empty slots.
+    pub(super) fn new(slots: usize, arena: &Arena) -> Self {
+        match if slots == PART_SLOTS { arena.take() } else { None } {
+            Some(mut block) => {
+                block.words_mut().fill(Slot::EMPTY.0);
+                Self::Block(block)
+            }
+            None => Self::Heap(vec![Slot::EMPTY.0; slots].into()),
+        }
+    }
+
+    #[inline]
+    pub(super) fn words(&self) -> &[u64] {
+        match self {
+            Self::Heap(words) => words,
+            Self::Block(block) => block.words(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn words_mut(&mut self) -> &mut [u64] {
+        match self {
+            Self::Heap(words) => words,
+            Self::Block(block) => block.words_mut(),
+        }
+    }
+
+    #[inline]
+    pub(super) fn len(&self) -> usize {
+        self.words().len()
+    }
+
+    #[inline]
+    pub(super) fn get(&self, at: usize) -> Slot {
+        match self.words().get(at) {
+            Some(word) => Slot(*word),
+            None => no_slot(),
+        }
+    }
+
+    pub(super) fn set(&mut self, at: usize, slot: Slot) {
+        match self.words_mut().get_mut(at) {
+            Some(word) => *word = slot.0,
+            None => no_slot(),
+        }
+    }
+}
+
+#[cold]
+fn no_slot() -> ! {
+    broken("a part has the slots of its probe sequences")
+}
+
+impl fmt::Debug for PartSlots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "PartSlots({})", self.len())
+    }
+}
+
+/// The rows whose tags share their top `depth` bits.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) slots: PartSlots,
+    pub(super) taken: usize,
+    removed: usize,
+    pub(super) depth: u32,
+}
+
+impl Part {
+    pub(super) fn new(slots: usize, depth: u32, arena: &Arena) -> Self {
+        Self { slots: PartSlots::new(slots, arena), taken: 0, removed: 0, depth }
+    }
+
+    /// Returns whether one more row needs a resize. A quarter of the slots stays empty, so that searches are short.
+    pub(super) fn is_full(&self) -> bool {
+        (self.taken + self.removed + 1) * 4 > self.slots.len() * 3
+    }
+
+    /// Returns the probe sequence of a tag.
+    #[inline]
+    pub(super) fn positions(&self, tag: u32) -> impl Iterator<Item = usize> + use<> {
+        let mask = self.slots.len().wrapping_sub(1);
+        (0..self.slots.len()).map(move |step| (tag as usize).wrapping_add(step) & mask)
+    }
+
+    /// Returns the position of the first slot with this tag whose address `is_match` accepts.
+    #[inline]
+    pub(super) fn find(&self, tag: u32, mut is_match: impl FnMut(Address) -> bool) -> Option<usize> {
+        for at in self.positions(tag) {
+            let slot = self.slots.get(at);
+            if slot.tag() == tag && slot.is_taken() && is_match(slot.address()) {
+                return Some(at);
+            }
+            if slot == Slot::EMPTY {
+                return None;
+            }
+        }
+        None
+    }
+
+    /// Adds a slot at its position. There must be room.
+    pub(super) fn put(&mut self, slot: Slot) {
+        let mut positions = self.positions(slot.tag()).map(|at| (at, self.slots.get(at)));
+        let Some((at, before)) = positions.find(|(_, slot)| !slot.is_taken()) else {
+            broken("a part has an empty slot for an insertion")
+        };
+        self.removed -= usize::from(before == Slot::REMOVED);
+        self.taken += 1;
+        self.slots.set(at, slot);
+    }
+
+    pub(super) fn remove(&mut self, at: usize) {
+        if !self.slots.get(at).is_taken() {
+            broken("a removed entry exists");
+        }
+        let next = at.wrapping_add(1) & self.slots.len().wrapping_sub(1);
+        // No probe sequence passes a slot that is followed by an empty one.
+        let ends = self.slots.get(next) == Slot::EMPTY;
+        self.slots.set(at, if ends { Slot::EMPTY } else { Slot::REMOVED });
+        self.removed += usize::from(!ends);
+        self.taken -= 1;
+    }
+
+    pub(super) fn taken(&self) -> impl Iterator<Item = Slot> {
+        self.slots.words().iter().copied().map(Slot).filter(|slot| slot.is_taken())
+    }
+
+    /// Moves all rows to `slots` new slots, which drops the removed ones.
+    pub(super) fn resize(&mut self, slots: usize, arena: &Arena) {
+        let old = std::mem::replace(self, Self::new(slots, self.depth, arena));
+        old.taken().for_each(|slot| self.put(slot));
+    }
+
+    /// Returns the number of slots for one more row: unchanged if enough slots are of removed rows.
+    pub(super) fn slots_for_one_more(&self) -> usize {
+        if (self.taken + 1) * 2 <= self.slots.len() { self.slots.len() } else { (self.slots.len() * 2).max(4) }
+    }
+
+    /// Returns whether the part must split instead of growing.
+    pub(super) fn is_largest(&self) -> bool {
+        self.slots_for_one_more() > PART_SLOTS && self.depth < DEPTH_MAX
+    }
+}

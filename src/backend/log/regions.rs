@@ -1,0 +1,320 @@
+//! All regions of a group: lookup by address, changes of tail records, freezing, and removal.
+
+mod append;
+
+use std::sync::Arc;
+
+use crate::error::{Error, Result, broken};
+use crate::memory::MemoryBudget;
+use crate::time::Timestamp;
+
+use super::arena::{Arena, LINE_BYTES, prefetch};
+use super::chunk::{Chunk, Tally, no_record};
+use super::index::{Address, REGIONS_MAX};
+use super::join::JoinProgress;
+use super::record::{Record, Shape, extend, mark_dead, rewrite};
+use super::region::{Memory, Region, RegionSlot, Run, Section};
+
+/// Regions reserved for the cleaner: a group refuses writes once it has only these left.
+const RESERVED_REGIONS: usize = 1024;
+
+/// Cache lines to prefetch of a record.
+const LINES_AHEAD: usize = 3;
+
+/// All regions of a group.
+#[derive(Debug)]
+pub(super) struct Regions {
+    slots: Vec<RegionSlot>,
+    /// Numbers of free slots.
+    free: Vec<u32>,
+    tail: Run,
+    clears: Run,
+    frozen: Run,
+    /// The slot to search next for expired records.
+    expiry_next: u32,
+    pub(super) joining: JoinProgress,
+    arena: Arena,
+}
+
+impl Regions {
+    pub(super) fn new(arena: &Arena) -> Self {
+        let [tail, clears, frozen] = Default::default();
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            tail,
+            clears,
+            frozen,
+            expiry_next: 0,
+            joining: JoinProgress::default(),
+            arena: arena.clone(),
+        }
+    }
+
+    pub(super) fn budget(&self) -> &MemoryBudget {
+        self.arena.budget()
+    }
+
+    pub(super) fn run(&self, section: Section) -> &Run {
+        match section {
+            Section::Tail => &self.tail,
+            Section::Clears => &self.clears,
+            Section::Frozen => &self.frozen,
+        }
+    }
+
+    pub(super) fn run_mut(&mut self, section: Section) -> &mut Run {
+        match section {
+            Section::Tail => &mut self.tail,
+            Section::Clears => &mut self.clears,
+            Section::Frozen => &mut self.frozen,
+        }
+    }
+
+    /// Returns a region that is in the log.
+    #[inline]
+    pub(super) fn region(&self, id: u32) -> &Region {
+        match self.slots.get(id as usize) {
+            Some(RegionSlot::In(region)) => region,
+            _ => no_region(),
+        }
+    }
+
+    #[inline]
+    fn region_mut(&mut self, id: u32) -> &mut Region {
+        match self.slots.get_mut(id as usize) {
+            Some(RegionSlot::In(region)) => region,
+            _ => no_region(),
+        }
+    }
+
+    /// Returns the region with this number if there is one and it is frozen.
+    pub(super) fn frozen_at(&self, id: u32) -> Option<&Region> {
+        match self.slots.get(id as usize) {
+            Some(RegionSlot::In(region)) => Some(region).filter(|region| region.section() == Section::Frozen),
+            Some(RegionSlot::Free) => None,
+            Some(RegionSlot::Out) | None => no_region(),
+        }
+    }
+
+    /// Replaces the content of a slot; returns the region that was there.
+    fn replace_slot(&mut self, id: u32, new: RegionSlot) -> Option<Region> {
+        let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
+        match std::mem::replace(slot, new) {
+            RegionSlot::In(region) => Some(region),
+            RegionSlot::Free | RegionSlot::Out => None,
+        }
+    }
+
+    /// Takes a region out of the log.
+    fn take_out(&mut self, id: u32) -> Region {
+        self.replace_slot(id, RegionSlot::Out).unwrap_or_else(|| no_region())
+    }
+
+    #[inline]
+    pub(super) fn record(&self, address: Address) -> Record<'_> {
+        self.region(address.region()).chunk().record(address.offset())
+    }
+
+    /// Prefetches a record, as far as records usually reach.
+    #[inline]
+    pub(super) fn prefetch(&self, address: Address) {
+        let bytes = self.region(address.region()).chunk().bytes_at(address.offset());
+        bytes.iter().step_by(LINE_BYTES).take(LINES_AHEAD).for_each(prefetch);
+    }
+
+    /// Returns the value of the record with this shape, `None` if it is a tombstone.
+    #[inline]
+    pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
+        shape.value(self.region(address.region()).chunk().bytes_at(address.offset()))
+    }
+
+    /// Returns the mutable value of a tail record with this shape if its metadata is plain.
+    #[inline]
+    pub(super) fn plain_tail_value(&mut self, address: Address, shape: &Shape) -> Option<&mut [u8]> {
+        if shape.is_plain() { shape.value_mut(self.tail_bytes(address)?) } else { None }
+    }
+
+    /// Returns the section that a record lies in.
+    #[inline]
+    pub(super) fn section(&self, address: Address) -> Section {
+        self.region(address.region()).section()
+    }
+
+    /// Returns `Limit` once region numbers run out, keeping some in reserve for the cleaner.
+    pub(super) fn check_not_full(&self) -> Result<()> {
+        if self.slots.len() < REGIONS_MAX - RESERVED_REGIONS || !self.free.is_empty() {
+            return Ok(());
+        }
+        Err(Error::limit("key group is too large for this backend: raise max_parallelism")
+            .with("regions", self.slots.len()))
+    }
+
+    /// Overwrites the value of a tail record with one of at most its capacity; `None` makes the record a tombstone.
+    pub(super) fn rewrite(&mut self, address: Address, shape: &Shape, value: Option<&[u8]>, stamp: Option<Timestamp>) {
+        match self.tail_bytes(address) {
+            Some(bytes) => rewrite(bytes, shape, value, stamp),
+            None => no_tail_record(),
+        }
+        let (old, new) = (shape.is_tombstone(), value.is_none());
+        if old != new {
+            self.recount(address, &Tally::one(old, shape.len), &Tally::one(new, shape.len));
+        }
+    }
+
+    /// Appends `more` to the value of a tail record that has room for it.
+    pub(super) fn extend(&mut self, address: Address, shape: &Shape, more: &[u8]) {
+        match self.tail_bytes(address) {
+            Some(bytes) => extend(bytes, shape, more),
+            None => no_tail_record(),
+        }
+    }
+
+    /// Stops counting a record that the index or a chain no longer points at; a tail record also becomes dead.
+    pub(super) fn supersede(&mut self, address: Address, shape: &Shape) {
+        if let Some(bytes) = self.tail_bytes(address) {
+            mark_dead(bytes);
+        }
+        self.recount(address, &Tally::one(shape.is_tombstone(), shape.len), &Tally::default());
+    }
+
+    /// Returns the mutable bytes from a record on, `None` if the record lies outside the tail.
+    #[inline]
+    fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
+        let chunk = match self.slots.get_mut(address.region() as usize) {
+            Some(RegionSlot::In(Region { memory: Memory::Tail(chunk), .. })) => chunk,
+            Some(RegionSlot::In(_) | RegionSlot::Out) => return None,
+            Some(RegionSlot::Free) | None => no_region(),
+        };
+        match chunk.bytes.get_mut(address.offset() as usize..) {
+            Some(bytes) => Some(bytes),
+            None => no_record(),
+        }
+    }
+
+    /// Replaces a record's share of the tallies. A record whose region was taken out has none.
+    fn recount(&mut self, address: Address, old: &Tally, new: &Tally) {
+        let region = match self.slots.get_mut(address.region() as usize) {
+            Some(RegionSlot::In(region)) => region,
+            Some(RegionSlot::Out) => return,
+            Some(RegionSlot::Free) | None => no_region(),
+        };
+        region.tally.sub(old);
+        region.tally.add(new);
+        let section = region.section();
+        let run = self.run_mut(section);
+        run.tally.sub(old);
+        run.tally.add(new);
+    }
+
+    /// Freezes the tail and its clears, and passes each region to `visit`. Drops a region if nothing
+    /// points at any of its records.
+    pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
+        let expected_bytes = self.tail.tally.bytes();
+        for section in [Section::Clears, Section::Tail] {
+            while let Some(id) = self.run_mut(section).order.pop_front() {
+                let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
+                let RegionSlot::In(region) = std::mem::replace(slot, RegionSlot::Free) else { no_region() };
+                if region.tally.records() == 0 {
+                    self.free.push(id);
+                    continue;
+                }
+                self.frozen.order.push_back(id);
+                self.frozen.enter(&region);
+                let (region, chunk) = region.into_frozen();
+                *slot = RegionSlot::In(region);
+                visit(chunk);
+            }
+            let run = self.run_mut(section);
+            *run = Run { order: std::mem::take(&mut run.order), ..Run::default() };
+        }
+        self.tail.expected_bytes = expected_bytes;
+    }
+
+    /// Prefetches what [`Regions::freeze`] touches first.
+    pub(super) fn prefetch_tail(&self) {
+        let open = self.tail.open.and_then(|id| self.slots.get(id as usize));
+        open.into_iter().for_each(prefetch);
+        self.tail.order.front().into_iter().for_each(prefetch);
+        self.frozen.order.back().into_iter().for_each(prefetch);
+    }
+
+    /// Passes all frozen regions to `visit`, oldest first, and closes the open one: shared regions never change.
+    pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
+        self.frozen.open = None;
+        let order = std::mem::take(&mut self.frozen.order);
+        for &id in &order {
+            let region = self.take_out(id);
+            self.put_back(id, region, &mut visit);
+        }
+        self.frozen.order = order;
+    }
+
+    /// Freezes a region, puts it back into its slot, and passes its chunk to `visit`.
+    fn put_back(&mut self, id: u32, region: Region, visit: &mut impl FnMut(Arc<Chunk>)) {
+        let (region, chunk) = region.into_frozen();
+        visit(chunk);
+        self.replace_slot(id, RegionSlot::In(region));
+    }
+
+    /// Takes the oldest region out of its section. Its number stays reserved until [`Regions::release`].
+    pub(super) fn take_oldest(&mut self, section: Section) -> Option<(u32, Region)> {
+        let id = self.run_mut(section).order.pop_front()?;
+        self.close(section, id);
+        let region = self.take_out(id);
+        self.run_mut(section).leave(&region);
+        Some((id, region))
+    }
+
+    /// Returns how many region numbers were ever issued, and how many are free.
+    #[cfg(test)]
+    pub(super) fn ids(&self) -> (usize, usize) {
+        (self.slots.len(), self.free.len())
+    }
+
+    /// Returns the number of slots, free ones included.
+    pub(super) fn slots(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Returns the slot to search next for expired records, round-robin.
+    pub(super) fn next_to_expire(&mut self) -> u32 {
+        let next = self.expiry_next;
+        self.expiry_next = if (next as usize) + 1 < self.slots.len() { next + 1 } else { 0 };
+        next
+    }
+
+    /// Makes `slot` the next one to search for expired records.
+    pub(super) fn retry_expiry(&mut self, slot: u32) {
+        self.expiry_next = slot;
+    }
+
+    /// Notes that a chain points at the record.
+    pub(super) fn note_older_piece(&mut self, address: Address) {
+        self.region_mut(address.region()).has_older_pieces = true;
+    }
+
+    /// Closes a region to further records.
+    pub(super) fn close(&mut self, section: Section, id: u32) {
+        let run = self.run_mut(section);
+        run.open = run.open.filter(|open| *open != id);
+    }
+
+    /// Frees the number of a region that was taken out.
+    pub(super) fn release(&mut self, id: u32) {
+        if self.replace_slot(id, RegionSlot::Free).is_some() {
+            broken("a number is freed after its region is taken out");
+        }
+        self.free.push(id);
+    }
+}
+
+#[cold]
+fn no_tail_record() -> ! {
+    broken("a changed record lies in the tail")
+}
+
+#[cold]
+fn no_region() -> ! {
+    broken("an address is of a region of its group")
+}

@@ -1,0 +1,222 @@
+//! Where a new record goes: into the open region, into that region after it has grown, or into a new one.
+
+use crate::error::{Result, broken};
+
+use super::super::chunk::{Chunk, Tally, offset};
+use super::super::index::Address;
+use super::super::record::{Draft, Shape};
+use super::super::region::{
+    LARGE_RECORD_BYTES, Memory, REGION_BYTES, REGION_BYTES_MIN, REGION_OVERHEAD_BYTES, Region, RegionSlot, Section,
+};
+use super::{Regions, no_region};
+
+/// Where the next record fits.
+enum Fit {
+    Here(u32),
+    /// In this region, grown to this capacity.
+    Grown(u32, usize),
+    /// In a new region of this capacity; whether it stays open for more records.
+    New(usize, bool),
+}
+
+impl Regions {
+    /// Returns how many more bytes of memory appending a record of `len` bytes would take.
+    pub(in crate::backend::log) fn growth_bytes(&self, section: Section, len: usize) -> u64 {
+        match self.fit(section, len) {
+            Fit::Here(_) => 0,
+            Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + self.arena.growth_bytes(capacity),
+            Fit::Grown(id, capacity) => {
+                let held = self.region(id).chunk().bytes.capacity();
+                self.arena.growth_bytes(capacity).saturating_sub(held as u64)
+            }
+        }
+    }
+
+    fn fit(&self, section: Section, len: usize) -> Fit {
+        if len > LARGE_RECORD_BYTES {
+            return Fit::New(len, false);
+        }
+        let run = self.run(section);
+        if let Some(id) = run.open {
+            let bytes = &self.region(id).chunk().bytes;
+            let (needed, capacity) = (bytes.len() + len, bytes.capacity());
+            if needed <= capacity {
+                return Fit::Here(id);
+            }
+            if needed <= REGION_BYTES {
+                let wanted = needed.max((2 * capacity).min(REGION_BYTES));
+                return Fit::Grown(id, self.affordable(wanted - capacity, needed - capacity) + capacity);
+            }
+        }
+        // In proportion to the run's bytes, now or at the last seal: few regions, little waste.
+        let proportionate = (run.held_bytes / 4).max(run.expected_bytes.saturating_sub(run.held_bytes));
+        let proportionate = usize::try_from(proportionate).unwrap_or(REGION_BYTES);
+        let wanted = proportionate.clamp(REGION_BYTES_MIN, REGION_BYTES).max(len);
+        Fit::New(self.affordable(wanted, REGION_BYTES_MIN.max(len)), true)
+    }
+
+    /// Returns `wanted`, or `enough` if the budget has no room for that.
+    fn affordable(&self, wanted: usize, enough: usize) -> usize {
+        if self.budget().has_room(REGION_OVERHEAD_BYTES + wanted as u64) { wanted } else { enough }
+    }
+
+    /// Opens a region of `capacity` bytes at the end of the order. It takes one record, or stays open for more.
+    pub(in crate::backend::log) fn open(&mut self, section: Section, capacity: usize, stays_open: bool) -> u32 {
+        let id = self.add(section, capacity);
+        let run = self.run_mut(section);
+        run.order.push_back(id);
+        if stays_open {
+            run.open = Some(id);
+        }
+        id
+    }
+
+    /// Creates a region outside the order.
+    fn add(&mut self, section: Section, capacity: usize) -> u32 {
+        let chunk = Chunk::new(capacity, &self.arena);
+        let memory = match section {
+            Section::Tail => Memory::Tail(chunk),
+            Section::Clears => Memory::Clears(chunk),
+            Section::Frozen => Memory::Clean(chunk),
+        };
+        let region = Region { memory, records: 0, tally: Tally::default(), has_older_pieces: false };
+        self.run_mut(section).enter(&region);
+        let id = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(RegionSlot::Free);
+            u32::try_from(self.slots.len() - 1).unwrap_or_else(|_| no_region())
+        });
+        if self.replace_slot(id, RegionSlot::In(region)).is_some() {
+            broken("a free number has no region");
+        }
+        id
+    }
+
+    /// Creates a frozen region for `bytes` of records, outside the order until [`Regions::end_joined`].
+    pub(in crate::backend::log) fn begin_joined(&mut self, bytes: usize) -> u32 {
+        self.add(Section::Frozen, bytes)
+    }
+    /// Appends a record, given as all its bytes, to a region from [`Regions::begin_joined`].
+    pub(in crate::backend::log) fn append_joined(&mut self, id: u32, shape: &Shape, bytes: &[u8]) -> Address {
+        self.append_to(Section::Frozen, id, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
+    }
+
+    /// Replaces `count` frozen regions by the joined one, or by nothing if none of their records survived.
+    pub(in crate::backend::log) fn end_joined(&mut self, at: usize, count: usize, new: Option<u32>) {
+        let old: Vec<_> = self.frozen.order.drain(at..at + count).collect();
+        for id in old {
+            let region = self.take_out(id);
+            self.frozen.leave(&region);
+            self.release(id);
+        }
+        new.into_iter().for_each(|id| self.frozen.order.insert(at, id));
+    }
+
+    /// Appends a record without asking the budget; returns its address.
+    pub(in crate::backend::log) fn append(&mut self, section: Section, draft: &Draft<'_>) -> Address {
+        self.append_with(section, draft.len(), draft.value.is_none(), |to| draft.write(to))
+    }
+
+    /// As [`Regions::append`], for a record without spare bytes, given as all its bytes.
+    pub(in crate::backend::log) fn append_copy(&mut self, section: Section, shape: &Shape, bytes: &[u8]) -> Address {
+        debug_assert!(shape.is_compact() && bytes.len() == shape.len, "all of a record without spare bytes");
+        self.append_with(section, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
+    }
+
+    #[inline]
+    fn append_with(&mut self, section: Section, len: usize, tombstone: bool, write: impl FnOnce(&mut [u8])) -> Address {
+        let id = match self.fit(section, len) {
+            Fit::Here(id) => id,
+            Fit::New(capacity, stays_open) => self.open(section, capacity, stays_open),
+            Fit::Grown(id, capacity) => {
+                self.grow(section, id, capacity);
+                id
+            }
+        };
+        self.append_to(section, id, len, tombstone, write)
+    }
+
+    #[inline(never)]
+    fn grow(&mut self, section: Section, id: u32, capacity: usize) {
+        let arena = self.arena.clone();
+        let region = self.region_mut(id);
+        let (held_bytes, small) = (region.chunk().held_bytes(), region.is_small());
+        region.chunk_mut().grow(capacity, &arena);
+        let more = region.chunk().held_bytes() - held_bytes;
+        let grown_up = small && !region.is_small();
+        let run = self.run_mut(section);
+        run.held_bytes += more;
+        run.small -= u64::from(grown_up);
+    }
+
+    /// Appends a record of `len` bytes to a region that has room for it.
+    #[inline]
+    fn append_to(
+        &mut self,
+        section: Section,
+        id: u32,
+        len: usize,
+        tombstone: bool,
+        write: impl FnOnce(&mut [u8]),
+    ) -> Address {
+        let tally = Tally::one(tombstone, len);
+        let region = self.region_mut(id);
+        let chunk = region.chunk_mut();
+        let address = Address::new(id, offset(chunk.bytes.len()));
+        write(chunk.bytes.append(len));
+        region.records += 1;
+        region.tally.add(&tally);
+        self.run_mut(section).tally.add(&tally);
+        address
+    }
+
+    /// Appends a loaded record to the frozen section.
+    ///
+    /// * `left`: bytes of this record and of the remaining ones.
+    ///
+    /// # Errors
+    /// As [`Regions::check_not_full`].
+    #[inline]
+    pub(in crate::backend::log) fn load(&mut self, draft: &Draft<'_>, left: &mut usize) -> Result<Address> {
+        let len = draft.len();
+        let in_open = if !draft.meta.is_chained() { self.append_to_open(draft, len) } else { None };
+        let address = match in_open {
+            Some(address) => address,
+            None => self.load_by_fit(draft, *left)?,
+        };
+        *left -= len;
+        Ok(address)
+    }
+
+    /// Appends a record to the open clean region if it fits there: [`Regions::append`] for the common case.
+    #[inline]
+    fn append_to_open(&mut self, draft: &Draft<'_>, len: usize) -> Option<Address> {
+        let id = self.frozen.open?;
+        let bytes = &self.region(id).chunk().bytes;
+        if bytes.len() + len > bytes.capacity() || len > LARGE_RECORD_BYTES {
+            return None;
+        }
+        Some(self.append_to(Section::Frozen, id, len, draft.value.is_none(), |to| draft.write(to)))
+    }
+
+    fn load_by_fit(&mut self, draft: &Draft<'_>, left: usize) -> Result<Address> {
+        self.check_not_full()?;
+        if draft.meta.is_chained() {
+            self.open_at_end(Section::Frozen);
+        }
+        if draft.len() <= LARGE_RECORD_BYTES && !matches!(self.fit(Section::Frozen, draft.len()), Fit::Here(_)) {
+            self.open(Section::Frozen, left.clamp(REGION_BYTES_MIN, REGION_BYTES), true);
+        }
+        Ok(self.append(Section::Frozen, draft))
+    }
+
+    /// Makes the next record go to the end of the order. Otherwise it may go to an open region before the end: one that
+    /// takes survivors of cleaning, or one that a large record's region follows. Required before appending a newer
+    /// piece of a value, as pieces must keep their order.
+    pub(in crate::backend::log) fn open_at_end(&mut self, section: Section) {
+        let run = self.run(section);
+        if run.open.is_some() && run.open != run.order.back().copied() {
+            // Small, and grown on demand: each large record may be followed by such a region.
+            self.open(section, REGION_BYTES_MIN, true);
+        }
+    }
+}

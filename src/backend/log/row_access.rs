@@ -1,0 +1,182 @@
+//! Reading and writing one row: locate it, read it, write it in place or through its group, retry once the budget is
+//! spent.
+
+use crate::error::{Error, ErrorKind, Result, broken};
+use crate::id::TableId;
+use crate::key_group::KeyGroup;
+use crate::segment::{MergeOperator, Rules};
+
+use super::super::heat::Heat;
+use super::super::{Change, RowRef, check_lengths, check_value, no_operator, not_owned};
+use super::LogBackend;
+use super::group::{Found, Group};
+use super::index::row_hash;
+use super::record::Place;
+
+/// A row of an owned group: its hash, its place, and its index entry if it has one.
+pub(super) struct Located<'a> {
+    id: KeyGroup,
+    hash: u32,
+    place: Place<'a>,
+    found: Option<Found>,
+}
+
+impl LogBackend {
+    /// Locates a row.
+    pub(super) fn locate<'a>(&mut self, row: &RowRef<'a>) -> Result<Located<'a>> {
+        let (place, id) = (Place::of_row(&self.table_slots.with_slot(row)), row.key.group);
+        check_lengths(row)?;
+        let hash = row_hash(row.key.hash, &place);
+        match self.group(id) {
+            Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
+            None if self.owned.contains(id) => Ok(Located { id, hash, place, found: None }),
+            None => Err(not_owned(&self.owned, id)),
+        }
+    }
+
+    /// Returns the row's value if another of the same length can overwrite it without further changes: the row was
+    /// written since the last seal, and its stored bytes are its value.
+    #[inline]
+    pub(super) fn in_place(&mut self, located: &Located<'_>) -> Option<(&mut Heat, &mut [u8], &Rules)> {
+        let found = located.found.filter(|_| self.rules.plain(located.place.table))?;
+        let group = self.groups.get_mut(usize::from(located.id.0))?.as_deref_mut()?;
+        let value = group.regions.plain_tail_value(found.address, &found.shape)?;
+        Some((&mut group.heat, value, self.rules.of(located.id)))
+    }
+
+    /// Calls `f` with the row's value and its group's rules.
+    pub(super) fn with_value<R>(
+        &mut self,
+        located: &Located<'_>,
+        f: impl FnOnce(Option<&[u8]>, &Rules) -> R,
+    ) -> Result<R> {
+        if let Some(Some(group)) = self.groups.get_mut(usize::from(located.id.0)) {
+            group.heat.read();
+        }
+        let (mut buffer, rules) = (std::mem::take(&mut self.value), self.rules.of(located.id));
+        let value = match (self.group(located.id), located.found) {
+            (Some(group), Some(found)) => group.value(located.hash, located.place.table, &found, rules, &mut buffer),
+            (_, None) => Ok(None),
+            (None, Some(_)) => broken("a found row is in a group"),
+        };
+        let result = value.map(|value| f(value, rules));
+        let result = result.map_err(|error| error.with("table", self.table_slots.table(located.place.table)));
+        self.value = buffer;
+        result
+    }
+
+    /// Renews the row's stamp if reads do that in its table and it has a value. Returns whether its record may have
+    /// moved.
+    pub(super) fn renew(&mut self, located: &Located<'_>) -> Result<bool> {
+        let table = located.place.table;
+        let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
+        let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
+        let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
+        if stamp == self.rules.of(located.id).mark(table).1 {
+            return Ok(false);
+        }
+        self.update_at(located, |value, _, same| {
+            // A value that is too long to be written again is read without renewal.
+            let Some(value) = value.filter(|value| check_value(value).is_ok()) else { return (Change::Keep, false) };
+            same.extend_from_slice(value);
+            (Change::Put, true)
+        })
+    }
+
+    /// As [`StateBackend::update`](super::super::StateBackend::update); `f` also gets the rules.
+    #[inline]
+    pub(super) fn update_at<R>(
+        &mut self,
+        located: &Located<'_>,
+        f: impl FnOnce(Option<&[u8]>, &Rules, &mut Vec<u8>) -> (Change, R),
+    ) -> Result<R> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        let (change, result) = match self.in_place(located) {
+            Some((heat, value, rules)) => {
+                heat.read();
+                let (change, result) = f(Some(value), rules, &mut scratch);
+                if matches!(change, Change::Put) && scratch.len() == value.len() {
+                    value.copy_from_slice(&scratch);
+                    heat.write();
+                    self.scratch = scratch;
+                    return Ok(result);
+                }
+                (change, result)
+            }
+            None => self.with_value(located, |value, rules| f(value, rules, &mut scratch))?,
+        };
+        let set = match change {
+            Change::Keep => Ok(()),
+            Change::Put => self.set(located, Some(&scratch)),
+            Change::Delete => self.set(located, None),
+        };
+        self.scratch = scratch;
+        set.map(|()| result)
+    }
+
+    /// Merges an operand into the row's value. An operator that grows its value appends the operand without a read.
+    pub(super) fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
+        check_value(operand)?;
+        let Located { hash, place, found, .. } = *located;
+        let no_operator = || no_operator(self.table_slots.table(place.table));
+        if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
+            return self.change(located.id, |group, rules, is_retry| {
+                let found = if is_retry { group.find(hash, &place) } else { found };
+                group.add_piece(hash, &place, found, operand, rules)
+            });
+        }
+        self.update_at(located, |value, rules, merged| {
+            let Some(value) = value else {
+                merged.extend_from_slice(operand);
+                return (Change::Put, Ok(()));
+            };
+            let merge = operator(rules, place.table).ok_or_else(|| Error::usage("table has no merge operator"));
+            let result = merge.and_then(|it| it.merge(value, operand, merged));
+            (if result.is_ok() { Change::Put } else { Change::Keep }, result)
+        })?
+    }
+
+    /// Sets the row's value; `None` deletes the row.
+    pub(super) fn set(&mut self, located: &Located<'_>, value: Option<&[u8]>) -> Result<()> {
+        value.map_or(Ok(()), check_value)?;
+        if value.is_none() && located.found.is_none() {
+            return Ok(());
+        }
+        let Located { hash, place, .. } = *located;
+        self.change(located.id, |group, rules, is_retry| {
+            let found = if is_retry { group.find(hash, &place) } else { located.found };
+            group.set(hash, &place, found, value, rules)
+        })
+    }
+
+    /// Applies `change` to an owned group, and once more after cleaning if the budget was spent. The last argument of
+    /// `change` is true on that retry: addresses found before are stale, as cleaning moves records.
+    pub(super) fn change(
+        &mut self,
+        id: KeyGroup,
+        change: impl Fn(&mut Group, &Rules, bool) -> Result<()>,
+    ) -> Result<()> {
+        let (group, rules) = self.group_mut(id);
+        if let Err(refused) = change(group, rules, false) {
+            if refused.kind() != ErrorKind::Limit {
+                return Err(refused);
+            }
+            self.reclaim();
+            self.arena.release();
+            let (group, rules) = self.group_mut(id);
+            change(group, rules, true)?;
+        }
+        let (group, _) = self.group_mut(id);
+        group.heat.write();
+        if !std::mem::replace(&mut group.in_dirty_list, true) {
+            self.dirty.push(id);
+        }
+        Ok(())
+    }
+}
+
+/// Returns the table's merge operator, if it has one.
+fn operator(rules: &Rules, slot: TableId) -> Option<&dyn MergeOperator> {
+    rules.table(slot)?.merge.as_deref()
+}
