@@ -241,7 +241,8 @@ impl JobBuilder {
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
             for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
-                let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
+                let operator_state =
+                    plan.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
                 let chain = chain_of(&plan, &settings, &budget);
                 let (settlement, settled) = mpsc::unbounded_channel();
                 settlements.push(settlement);
