@@ -327,7 +327,7 @@ fn plans(
     let common = CheckpointTimes::common(plan.shares.iter().flat_map(|share| &share.times));
     let tables = |share: &Share| {
         let times = if canary::on(Canary::TrustClock) { Vec::new() } else { share.times.clone() };
-        Tables::restored(operator.key.clone(), plan.tables.clone(), common).in_groups(times)
+        Tables::restored(operator.key.clone(), plan.tables.clone(), common).with_group_times(times)
     };
     let tables: Vec<_> = plan.shares.iter().map(tables).collect();
     Ok(plan.shares.into_iter().zip(tables).collect())

@@ -130,7 +130,7 @@ impl Seat {
         let tables = Standing::of(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.link.shared.schemas.agree(operator, subtask, &tables.entries)?;
-        let loads_as_before = self.tables.merged_otherwise();
+        let loads_as_before = self.tables.must_load_under_stored_rules();
         let mut state = self.empty_state(make, loads_as_before);
         if !loads_as_before {
             self.begin(&mut state);
@@ -140,7 +140,7 @@ impl Seat {
         }
         if loads_as_before {
             lock(&self.chain).rebase();
-            state.begin_lives();
+            state.apply_declared_rules();
             self.begin(&mut state);
         }
         Ok(Loaded { state, operator_state, tables })
@@ -153,7 +153,7 @@ impl Seat {
         loads_as_before: bool,
     ) -> KeyedState<B> {
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        let make_state = if loads_as_before { KeyedState::loading } else { KeyedState::new };
+        let make_state = if loads_as_before { KeyedState::under_stored_rules } else { KeyedState::new };
         let state = make_state(backend, self.partitioner, self.max_parallelism, self.tables.clone());
         state.with_budget(self.budget.clone())
     }
