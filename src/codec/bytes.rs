@@ -1,10 +1,10 @@
-//! Bounds-checked little-endian reading and writing; varints have one spelling.
+//! Bounds-checked little-endian reading and writing. A varint has one valid encoding, the shortest.
 //!
-//! Every failure to read is [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) with the offset where it happened.
+//! Every failed read is [`ErrorKind::Corrupt`](crate::ErrorKind::Corrupt) and reports its offset.
 
 use crate::error::{Error, Result};
 
-/// Reads bytes that may be hostile: nothing is taken that is not there, nothing panics.
+/// Reads bytes that may be hostile: never beyond their end, and without panics.
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     all: &'a [u8],
@@ -18,19 +18,19 @@ impl<'a> Reader<'a> {
         Self { all: bytes, rest: bytes }
     }
 
-    /// Returns how many bytes were read.
+    /// Returns the number of bytes read.
     #[must_use]
     pub const fn offset(&self) -> usize {
         self.all.len() - self.rest.len()
     }
 
-    /// Returns how many bytes are left.
+    /// Returns the number of bytes left.
     #[must_use]
     pub const fn remaining(&self) -> usize {
         self.rest.len()
     }
 
-    /// Returns an error about the bytes at the present offset.
+    /// Returns a `Corrupt` error about the bytes at the current offset.
     #[must_use]
     pub fn corrupt(&self, message: &str) -> Error {
         Error::corrupt(message).with("offset", self.offset())
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
         Ok(taken)
     }
 
-    /// Takes all bytes that are left.
+    /// Takes all remaining bytes.
     pub const fn rest(&mut self) -> &'a [u8] {
         let (left, end) = self.rest.split_at(self.rest.len());
         self.rest = end;
@@ -70,14 +70,14 @@ impl<'a> Reader<'a> {
         self.corrupt("bytes end too early").with("needed", needed).with("left", self.remaining())
     }
 
-    /// Takes a number in LEB128, in its shortest form only.
+    /// Takes a number in LEB128.
     ///
     /// # Errors
-    /// `Corrupt` if it is cut short, longer than needed or beyond 64 bits.
+    /// `Corrupt` if the number is truncated, longer than its shortest form, or exceeds 64 bits.
     #[inline]
     pub fn varint(&mut self) -> Result<u64> {
         match self.rest {
-            // Most are one byte.
+            // Most varints are one byte.
             &[byte @ 0..0x80, ref rest @ ..] => {
                 self.rest = rest;
                 Ok(u64::from(byte))
@@ -106,10 +106,10 @@ impl<'a> Reader<'a> {
         Err(self.corrupt("varint exceeds 64 bits"))
     }
 
-    /// Takes a varint that is at most `cap`.
+    /// Takes a varint of at most `cap`.
     ///
     /// # Errors
-    /// `Corrupt` as [`Reader::varint`], or if it is larger.
+    /// `Corrupt` as [`Reader::varint`], or if the number exceeds `cap`.
     #[inline]
     pub fn varint_up_to(&mut self, cap: usize) -> Result<usize> {
         let value = self.varint()?;
@@ -119,33 +119,39 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Takes a count of items that follow, each of at least `item_bytes`: safe to allocate for.
+    /// Takes a varint count of the items that follow. The count is safe to allocate for: that many items fit the
+    /// remaining bytes.
+    ///
+    /// * `item_bytes`: the least length of an item; 0 allows only a count of 0.
     ///
     /// # Errors
-    /// `Corrupt` as [`Reader::varint`], or if so many cannot follow.
+    /// `Corrupt` as [`Reader::varint`], or if that many items cannot fit.
     pub fn count(&mut self, item_bytes: usize) -> Result<usize> {
         let count = self.varint()?;
         let fitting = self.remaining().checked_div(item_bytes).unwrap_or(0);
         match usize::try_from(count) {
             Ok(count) if count <= fitting => Ok(count),
-            _ => Err(self.corrupt("more items than bytes are left for").with("found", count).with("limit", fitting)),
+            _ => Err(self
+                .corrupt("more items than the remaining bytes can hold")
+                .with("found", count)
+                .with("limit", fitting)),
         }
     }
 
-    /// Takes a varint length of at most `cap`, then so many bytes.
+    /// Takes a varint length of at most `cap` bytes, then that many bytes.
     ///
     /// # Errors
-    /// `Corrupt` if the length exceeds `cap` or what is left.
+    /// `Corrupt` as [`Reader::varint`], or if the length exceeds `cap` or the remaining bytes.
     #[inline]
     pub fn length_delimited(&mut self, cap: usize) -> Result<&'a [u8]> {
         let length = self.varint_up_to(cap)?;
         self.bytes(length)
     }
 
-    /// Takes the crc32 of all bytes read so far and compares it.
+    /// Takes a crc32 and compares it with that of all bytes before it.
     ///
     /// # Errors
-    /// `Corrupt` if it differs: `what` is damaged.
+    /// `Corrupt` if the two differ, with an error that names `what` as damaged.
     pub fn checksum(&mut self, what: &str) -> Result<()> {
         let offset = self.offset();
         let found = crc32fast::hash(self.all.split_at_checked(offset).unwrap_or_default().0);
@@ -153,11 +159,11 @@ impl<'a> Reader<'a> {
         if found == expected {
             return Ok(());
         }
-        let error = Error::corrupt(format!("{what} has another checksum")).with("offset", offset);
+        let error = Error::corrupt(format!("{what} does not match its checksum")).with("offset", offset);
         Err(error.with("expected", format!("{expected:08x}")).with("found", format!("{found:08x}")))
     }
 
-    /// Ends the reading.
+    /// Checks that all bytes were read.
     ///
     /// # Errors
     /// `Corrupt` if bytes are left.
@@ -169,7 +175,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Declares how to take and put the numbers of fixed width.
+/// Declares the reader and the writer of each fixed-width number.
 macro_rules! fixed_width {
     ($($number:ident $put:ident),+ $(,)?) => {
         impl Reader<'_> {
@@ -196,7 +202,7 @@ macro_rules! fixed_width {
 
 fixed_width! { u8 put_u8, u16 put_u16, u32 put_u32, u64 put_u64, i64 put_i64 }
 
-/// Appends the crc32 of all bytes from `start` on.
+/// Appends the crc32 of all bytes of `out` from `start` on.
 pub fn put_checksum(out: &mut Vec<u8>, start: usize) {
     let checksum = crc32fast::hash(out.get(start..).unwrap_or_default());
     put_u32(out, checksum);
@@ -208,22 +214,22 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         let [low, ..] = value.to_le_bytes();
         value >>= 7;
         if value == 0 {
-            // Seven bits are left, so the high bit is clear.
+            // At most seven bits are left, so the high bit is clear.
             return out.push(low & 0x7f);
         }
         out.push(low | 0x80);
     }
 }
 
-/// Appends a length in LEB128.
+/// Appends `length` in LEB128.
 pub fn put_length(out: &mut Vec<u8>, length: usize) {
     put_varint(out, length as u64);
 }
 
-/// Appends what `encode` appends, behind its length in LEB128.
+/// Appends the output of `encode`, after its length in LEB128.
 ///
 /// # Errors
-/// What `encode` returns; what it appended is left.
+/// Those of `encode`; partial output stays in `out`.
 pub(crate) fn put_delimited(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
     let at = out.len();
     out.push(0);
@@ -231,8 +237,8 @@ pub(crate) fn put_delimited(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)
     let end = out.len();
     let length = end.saturating_sub(at + 1);
     match (u8::try_from(length), out.get_mut(at)) {
-        // Most are short: their length takes the byte kept for it.
-        (Ok(short @ ..0x80), Some(kept)) => *kept = short,
+        // Most outputs are short: their length fits the byte reserved for it.
+        (Ok(short @ ..0x80), Some(reserved)) => *reserved = short,
         _ => {
             put_length(out, length);
             let length_bytes = out.len().saturating_sub(end);
@@ -259,14 +265,14 @@ pub(crate) mod tests {
     use super::*;
     use crate::error::ErrorKind;
 
-    /// Bytes to overwrite, and where to cut.
+    /// Bytes to overwrite, and a length to truncate to.
     #[derive(Debug, Clone)]
     pub(crate) struct Damage {
         bytes: Vec<(Index, u8)>,
         cut: Option<Index>,
     }
 
-    /// Returns the damage that a hostile writer would try first.
+    /// Returns damage with values that a hostile writer would try first.
     pub(crate) fn any_damage() -> impl Strategy<Value = Damage> {
         let byte = prop_oneof![any::<u8>(), Just(0), Just(1), Just(0x7f), Just(0xff)];
         let bytes = prop::collection::vec((any::<Index>(), byte), 0..4);
@@ -286,7 +292,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn numbers_come_back_and_the_end_is_the_end() {
+    fn numbers_come_back_and_no_read_passes_the_end() {
         let mut out = Vec::new();
         put_u8(&mut out, 1);
         put_u16(&mut out, 0x0203);
@@ -307,7 +313,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn varints_have_one_spelling() {
+    fn a_varint_has_one_valid_encoding() {
         for value in [0, 1, 127, 128, 300, 16_383, 16_384, u64::from(u32::MAX), u64::MAX >> 1, u64::MAX] {
             let mut out = Vec::new();
             put_varint(&mut out, value);
@@ -330,7 +336,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn counts_never_exceed_what_is_left() {
+    fn a_count_never_exceeds_the_remaining_bytes() {
         let mut out = Vec::new();
         put_varint(&mut out, 3);
         out.extend_from_slice(&[0; 11]);

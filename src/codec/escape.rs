@@ -1,7 +1,7 @@
-//! Bytes of any length with an end of their own, in an order that is theirs.
+//! A self-terminating, order-preserving encoding of bytes of any length.
 //!
-//! A zero byte becomes `00 ff`, and `00 00` ends them. What is shorter ends with a byte below any that could follow, so
-//! that escaped bytes compare as the bytes did, and whatever stands behind them decides only between equals.
+//! A zero byte becomes `00 ff`, and `00 00` terminates. No escaped byte sorts below the terminator, so a prefix sorts
+//! before its extensions: escaped bytes compare as the plain bytes do, and bytes that follow decide only between equals.
 
 use std::borrow::Cow;
 
@@ -9,7 +9,7 @@ const ZERO: u8 = 0;
 const END: u8 = 0;
 const ESCAPED: u8 = 0xff;
 
-/// Escapes and ends all bytes of `out` from `start` on.
+/// Escapes and terminates all bytes of `out` from `start` on.
 pub(super) fn escape_from(out: &mut Vec<u8>, start: usize) {
     if out.iter().skip(start).any(|byte| *byte == ZERO) {
         for byte in out.split_off(start.min(out.len())) {
@@ -22,7 +22,8 @@ pub(super) fn escape_from(out: &mut Vec<u8>, start: usize) {
     out.extend_from_slice(&[ZERO, END]);
 }
 
-/// Takes escaped bytes and their end off the front of `rest`; nothing if they have no end.
+/// Takes escaped bytes and their terminator off the front of `rest`, and returns the plain bytes: borrowed if no byte
+/// was escaped. `None` if an escape is invalid or the terminator is missing.
 pub(super) fn take_escaped<'a>(rest: &mut &'a [u8]) -> Option<Cow<'a, [u8]>> {
     let mut taken = Cow::Borrowed(&[][..]);
     loop {
@@ -58,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn zeros_are_marked_and_the_end_is_two() {
+    fn zeros_are_escaped_and_two_zeros_terminate() {
         assert_eq!(escaped(b""), [0, 0]);
         assert_eq!(escaped(b"a"), [b'a', 0, 0]);
         assert_eq!(escaped(&[0, 0xff, 0]), [0, 0xff, 0xff, 0, 0xff, 0, 0]);
@@ -67,8 +68,8 @@ mod tests {
         }
     }
 
-    /// Bytes rich in those that matter here.
-    fn few() -> impl Strategy<Value = Vec<u8>> {
+    /// Bytes rich in those that escaping treats specially.
+    fn special_bytes() -> impl Strategy<Value = Vec<u8>> {
         vec(prop_oneof![Just(0), Just(1), Just(0xfe), Just(0xff)], 0..6)
     }
 
@@ -76,10 +77,10 @@ mod tests {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn they_come_back_and_sort_as_they_did(a in few(), b in few(), tail in few()) {
+        fn escaped_bytes_come_back_and_sort_as_before(a in special_bytes(), b in special_bytes(), tail in special_bytes()) {
             let (left, right) = (escaped(&a), escaped(&b));
             prop_assert_eq!(a.cmp(&b), left.cmp(&right));
-            prop_assert!(a == b || !left.starts_with(&right), "what follows would decide");
+            prop_assert!(a == b || !left.starts_with(&right), "the tail would decide");
             let all = [left.as_slice(), &tail].concat();
             let mut rest = all.as_slice();
             prop_assert_eq!(take_escaped(&mut rest).unwrap(), a);

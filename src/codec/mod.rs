@@ -1,4 +1,4 @@
-//! The typed view of bytes: a bounds-checked reader and writer, and codecs for keys and values.
+//! Bytes as typed values: a bounds-checked reader, writers, and codecs for keys and values.
 
 pub mod bytes;
 mod escape;
@@ -6,11 +6,11 @@ pub mod schema;
 pub mod trailer;
 pub mod typed;
 
-/// Declares how an enum whose numbers are part of a format is read back.
+/// Declares `from_stored` for an enum whose numbers are part of a format.
 macro_rules! stored_enum {
     ($name:ident { $($variant:ident),+ $(,)? }) => {
         impl $name {
-            /// Returns the variant with this number.
+            /// Returns the variant with the stored `number`.
             ///
             /// # Errors
             /// `Corrupt` for 0, which no version writes; `Version` for a number that this build does not know.

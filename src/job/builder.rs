@@ -241,7 +241,8 @@ impl JobBuilder {
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
             for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
-                let operator_state = plan.opaques.extract_if(.., |opaque| operator_state::is_own(opaque)).collect();
+                let operator_state =
+                    plan.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
                 let chain = chain_of(&plan, &settings, &budget);
                 let (settlement, settled) = mpsc::unbounded_channel();
                 settlements.push(settlement);
@@ -317,7 +318,7 @@ fn plans(
     let common = CheckpointTimes::common(plan.shares.iter().flat_map(|share| &share.times));
     let tables = |share: &Share| {
         let times = if canary::on(Canary::TrustClock) { Vec::new() } else { share.times.clone() };
-        Tables::restored(operator.key.clone(), plan.tables.clone(), common).in_groups(times)
+        Tables::restored(operator.key.clone(), plan.tables.clone(), common).with_group_times(times)
     };
     let tables: Vec<_> = plan.shares.iter().map(tables).collect();
     Ok(plan.shares.into_iter().zip(tables).collect())

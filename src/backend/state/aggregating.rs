@@ -1,55 +1,58 @@
-//! An accumulator per key that values are added to, without being read.
+//! An accumulator per key, added to without a read.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
 
+use super::KeyedState;
+use super::access::{Access, Keyed, Table, handle};
+use super::options::TableOptions;
 use super::reducing::Reduce;
-use super::tables::{TableOptions, Tables, Wanted};
+use super::tables::{KindSpec, Tables};
 use super::value::decode;
-use super::{Access, Keyed, KeyedState, Table};
 use crate::backend::{StateBackend, Write};
 
-/// How values are aggregated. A function that cannot merge accumulators is a [`ValueState::update`].
+/// How values are aggregated. If accumulators cannot be merged, use [`ValueState::update`] instead.
 ///
-/// Nothing here may fail: what was added cannot be refused later, and a panic comes back at each read.
+/// No method may fail, because an added value cannot be refused later. A panic in [`Aggregate::merge`] or
+/// [`Aggregate::result`] recurs at each read of that key.
 ///
 /// [`ValueState::update`]: super::ValueState::update
 pub trait Aggregate: Debug + Send + Sync + 'static {
-    /// What is added.
+    /// The type of the values added.
     type Input;
-    /// What is stored.
+    /// The type of the stored accumulator.
     type Accumulator: 'static;
-    /// What is read.
+    /// The type of the result.
     type Output;
 
-    /// Returns its name, which checkpoints store; a table cannot go on with another.
+    /// Returns the function's name. Checkpoints store it, and a stored table cannot be declared with another name.
     fn name(&self) -> &str;
 
-    /// Returns the accumulator of no values.
+    /// Returns an empty accumulator.
     fn create(&self) -> Self::Accumulator;
 
-    /// Adds a value.
+    /// Adds a value to an accumulator.
     fn add(&self, accumulator: &mut Self::Accumulator, input: &Self::Input);
 
-    /// Makes one of two: it must be associative, and adding must be merging what one value makes.
+    /// Merges two accumulators, older values first. Must be associative, and merging an accumulator of one value must
+    /// equal adding that value.
     fn merge(&self, older: Self::Accumulator, newer: Self::Accumulator) -> Self::Accumulator;
 
-    /// Returns what an accumulator comes to.
+    /// Returns the result of an accumulator.
     fn result(&self, accumulator: &Self::Accumulator) -> Self::Output;
 }
 
 impl Tables {
-    /// Declares a table of one accumulator per key. `codec` is that of the accumulator.
+    /// Declares a table of one accumulator per key. `codec` encodes the accumulator.
     ///
     /// # Errors
-    /// As [`Tables::value`]; `Config` if the restored table has another function.
+    /// As [`Tables::value`]; `Config` if the restored table has an aggregate of another name.
     pub fn aggregating<A: Aggregate, C: Codec<A::Accumulator>>(
         &mut self,
         options: impl Into<TableOptions>,
@@ -64,14 +67,14 @@ impl Tables {
             reduce: move |older, newer| merging.merge(older, newer),
             value: PhantomData,
         };
-        let wanted = Wanted { merge: Some(Arc::new(merge)), ..Wanted::new(StateKind::Aggregating, &codec) };
+        let wanted = KindSpec { merge: Some(Arc::new(merge)), ..KindSpec::new(StateKind::Aggregating, &codec) };
         let table = self.declare_kind(options.into(), wanted)?;
         Ok(AggregatingState { table, codec, aggregate })
     }
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of one accumulator per key. `codec` is that of the accumulator.
+    /// Declares a table of one accumulator per key: see [`Tables::aggregating`].
     ///
     /// # Errors
     /// As [`Tables::aggregating`].
@@ -86,6 +89,10 @@ impl<B: StateBackend> KeyedState<B> {
 }
 
 /// A handle to a table of one accumulator per key, or per key and namespace.
+///
+/// Adding writes an accumulator of one value: it merges at once with values since the last seal, and with older ones at a
+/// read or in the next base. An encoded accumulator has at most
+/// [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{Aggregate, KeyedState, OverlayBackend, Tables};
@@ -139,42 +146,26 @@ pub struct AggregatingState<A, C> {
     aggregate: Arc<A>,
 }
 
-impl<A, C: Clone> Clone for AggregatingState<A, C> {
-    fn clone(&self) -> Self {
-        Self { table: self.table, codec: self.codec.clone(), aggregate: Arc::clone(&self.aggregate) }
-    }
-}
-
-impl<A: Debug, C: Debug> Debug for AggregatingState<A, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, codec, aggregate } = self;
-        let mut debug = f.debug_struct("AggregatingState");
-        debug.field("table", table).field("codec", codec).field("aggregate", aggregate).finish()
-    }
-}
+handle! { [A, C: Clone] [A: Debug, C: Debug] AggregatingState<A, C> { codec, aggregate } }
 
 impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
-    /// Returns the table's id.
-    #[must_use]
-    pub fn table(&self) -> TableId {
-        self.table.id
-    }
-
-    /// Adds `input`.
+    /// Adds `input` to the accumulator.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]: `Limit` if what the key has would be too long; `Usage` if the accumulator has
-    /// no encoding, no key is set, or there is a namespace and the table has none. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if the accumulator would be too long or the memory budget is spent; `Usage` if
+    /// the accumulator has no encoding, no key is set, or the state is in a namespace and the table has none. Nothing
+    /// changes.
     pub fn add<S: Keyed>(&self, state: &mut S, input: &A::Input) -> Result<()> {
-        self.table.with(state, |access| self.add_at(access, input))
+        self.table.with_row(state, |access| self.add_at(access, input))
     }
 
-    /// Returns what the accumulator comes to; `None` if nothing was added.
+    /// Returns the accumulator's result; `None` if nothing was added or the accumulator has expired.
     ///
     /// # Errors
-    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` as [`AggregatingState::add`].
+    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or the state is
+    /// in a namespace and the table has none.
     pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Option<A::Output>> {
-        self.table.with(state, |access| self.read_at(access))
+        self.table.with_row(state, |access| self.read_at(access))
     }
 
     /// Removes the accumulator.
@@ -182,14 +173,14 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
     /// # Errors
     /// As [`AggregatingState::add`].
     pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
+        self.table.with_row(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
     }
 
-    /// Calls `visit` with the place of each key in `keys`, and what its accumulator comes to; in their order. The
-    /// current key stays.
+    /// Calls `visit` with the index and the result of each of `keys`, in order. The current key stays. Backends prefetch
+    /// the rows, so one call is faster than a read per key.
     ///
     /// # Errors
-    /// As [`AggregatingState::read`], at the first key that has one.
+    /// As [`AggregatingState::read`], at the first key that fails.
     pub fn get_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -199,10 +190,10 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
         self.table.each_key(state, keys, |at, access| self.read_at(access).map(|result| visit(at, result)))
     }
 
-    /// Adds each input to the accumulator of its key, in their order. The current key stays.
+    /// Adds each input to the accumulator of its key, in order. The current key stays.
     ///
     /// # Errors
-    /// As [`AggregatingState::add`], at the first item that has one; those before it are added.
+    /// As [`AggregatingState::add`], at the first item that fails; the items before it are added.
     pub fn add_many<S: Keyed>(&self, state: &mut S, items: &[(CurrentKey<'_>, A::Input)]) -> Result<()> {
         let add = |_, (_, input): &(_, A::Input), access: Access<'_, _>| self.add_at(access, input);
         self.table.each(state, items, |(key, _)| key, |_, _| Ok(()), add)

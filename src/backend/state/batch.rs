@@ -1,16 +1,17 @@
-//! Operations on many rows: each key is located once, by the caller, and the backend hears of rows ahead of their use.
+//! Operations on many rows: the caller locates each key once, and the backend prefetches rows ahead of their use.
 
 use crate::error::Result;
 use crate::key_group::CurrentKey;
 
-use super::{Access, Keyed, KeyedState, Table};
+use super::KeyedState;
+use super::access::{Access, Keyed, Table};
 use crate::backend::{RowRef, StateBackend as _};
 
-/// Rows that the backend hears of at once: what a cache of 32 KiB holds of keys and index entries.
-const WINDOW: usize = 64;
+/// Rows prefetched at a time: their keys and index entries fit a cache of 32 KiB.
+const PREFETCH_ROWS: usize = 64;
 
 impl Table {
-    /// Calls `f` for each of `keys` in order, with its place, until it fails.
+    /// Calls `f` with the position and the row of each key, in order, until `f` fails.
     pub(super) fn each_key<S: Keyed>(
         self,
         state: &mut S,
@@ -20,7 +21,8 @@ impl Table {
         self.each(state, keys, |key| key, |_, _| Ok(()), |at, _, access| f(at, access))
     }
 
-    /// Calls `f` for each of `items` in order, with its place and the row of its key and sub-key, until it fails.
+    /// Calls `f` with the position of each item, the item, and the row of its key and sub-key, in order, until `f` fails
+    /// or a sub-key has no encoding.
     pub(super) fn each<'k, S: Keyed, T>(
         self,
         state: &mut S,
@@ -30,14 +32,14 @@ impl Table {
         mut f: impl FnMut(usize, &T, Access<'_, S::Backend>) -> Result<()>,
     ) -> Result<()> {
         let (state, namespace) = state.parts();
-        self.check(namespace)?;
+        self.check_namespace(namespace)?;
         let KeyedState { backend, buffer, .. } = state;
         let (mut subs, mut at) = (Vec::new(), 0);
-        for window in items.chunks(WINDOW) {
+        for window in items.chunks(PREFETCH_ROWS) {
             subs.clear();
             let mut ends = Vec::with_capacity(window.len());
             for item in window {
-                // An item that has no encoding fails when its turn comes.
+                // An item without an encoding fails in its turn: earlier items are still applied.
                 let start = subs.len();
                 let encoded = encode_sub(item, &mut subs);
                 ends.push(encoded.map(|()| start..subs.len()));

@@ -1,4 +1,4 @@
-//! Values of older versions made present ones, by the codec that reads them.
+//! Upgrades of stored values from older versions to the current one, through the table's codec.
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -8,7 +8,7 @@ use crate::codec::typed::Codec;
 use crate::error::Result;
 use crate::segment::Upgrade;
 
-/// Reads a value of any version that the codec knows and writes the present one.
+/// Decodes a value of any version that the codec reads, and encodes it in the current version.
 pub(super) struct ValueUpgrade<V, C> {
     codec: C,
     value: PhantomData<fn() -> V>,
@@ -32,7 +32,7 @@ impl<V, C: Codec<V>> Upgrade for ValueUpgrade<V, C> {
     }
 }
 
-/// Does so with each element of a list.
+/// Upgrades each element of a list as [`ValueUpgrade`] does.
 pub(super) struct ListUpgrade<V, C>(ValueUpgrade<V, C>);
 
 impl<V, C: Codec<V>> ListUpgrade<V, C> {

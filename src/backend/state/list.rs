@@ -1,26 +1,27 @@
-//! A list per key, which grows without being read.
+//! A list per key, appended to without a read.
 //!
-//! A list's bytes are its elements one after the other, each with its length before it (LEB128): see `docs/format.md`.
+//! A list's bytes are its elements in order, each after its length in LEB128: see `docs/format.md`.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::codec::bytes::{Reader, put_delimited};
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
 use crate::segment::Append;
 
+use super::KeyedState;
+use super::access::{Access, Keyed, Table, handle};
 use super::evolve::ListUpgrade;
-use super::tables::{TableOptions, Tables, Wanted};
-use super::{Access, Keyed, KeyedState, Table};
+use super::options::TableOptions;
+use super::tables::{KindSpec, Tables};
 use crate::backend::{StateBackend, Write};
 
 impl Tables {
-    /// Declares a table of a list per key. `codec` is that of an element.
+    /// Declares a table of one list per key. `codec` encodes an element.
     ///
     /// # Errors
     /// As [`Tables::value`].
@@ -29,10 +30,10 @@ impl Tables {
         options: impl Into<TableOptions>,
         codec: C,
     ) -> Result<ListState<V, C>> {
-        let wanted = Wanted {
+        let wanted = KindSpec {
             merge: Some(Arc::new(Append)),
             upgrade: Arc::new(ListUpgrade::new(codec.clone())),
-            ..Wanted::new(StateKind::List, &codec)
+            ..KindSpec::new(StateKind::List, &codec)
         };
         let table = self.declare_kind(options.into(), wanted)?;
         Ok(ListState { table, codec, value: PhantomData })
@@ -40,7 +41,7 @@ impl Tables {
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of a list per key. `codec` is that of an element.
+    /// Declares a table of one list per key. `codec` encodes an element.
     ///
     /// # Errors
     /// As [`Tables::value`].
@@ -53,11 +54,11 @@ impl<B: StateBackend> KeyedState<B> {
     }
 }
 
-/// A handle to a table of a list per key, or per key and namespace. A key without a list has an empty one.
+/// A handle to a table of one list per key, or per key and namespace. A key without a row has an empty list.
 ///
-/// Adding costs the element, in time and in the next delta, however long the list is; reading costs the list, however
-/// many seals it was added over. A list has at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES), elements that
-/// have expired not counted: what would make it longer is refused.
+/// Adding costs the new elements, in time and in the next delta, however long the list is. Reading costs the list,
+/// however many seals lie between its elements. A list holds at most
+/// [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES) of encoded, unexpired elements; adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
@@ -82,35 +83,19 @@ pub struct ListState<V, C> {
     value: PhantomData<fn() -> V>,
 }
 
-impl<V, C: Clone> Clone for ListState<V, C> {
-    fn clone(&self) -> Self {
-        Self { table: self.table, codec: self.codec.clone(), value: PhantomData }
-    }
-}
-
-impl<V, C: Debug> Debug for ListState<V, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ListState").field("table", &self.table).field("codec", &self.codec).finish()
-    }
-}
+handle! { [V, C: Clone] [V, C: Debug] ListState<V, C> { codec } }
 
 impl<V, C: Codec<V>> ListState<V, C> {
-    /// Returns the table's id.
-    #[must_use]
-    pub fn table(&self) -> TableId {
-        self.table.id
-    }
-
-    /// Adds `value` at the end, without reading the list.
+    /// Appends `value`, without reading the list.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]: `Limit` if the list would be too long; `Usage` if the value has no encoding, no key is set, or there is a namespace and the
-    /// table has none. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if the list would be too long or the memory budget is spent; `Usage` if the
+    /// value has no encoding, no key is set, or the state is in a namespace and the table has none. Nothing changes.
     pub fn add<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
         self.add_all(state, [value])
     }
 
-    /// Adds `values` at the end, all or none.
+    /// Appends all of `values` or, on failure, none. No values leave the list as it is.
     ///
     /// # Errors
     /// As [`ListState::add`].
@@ -118,33 +103,34 @@ impl<V, C: Codec<V>> ListState<V, C> {
     where
         V: 'v,
     {
-        self.table.with(state, |access| self.add_at(access, values))
+        self.table.with_row(state, |access| self.add_at(access, values))
     }
 
-    /// Returns the elements, in the order they were added.
+    /// Returns the unexpired elements, in the order they were added.
     ///
     /// # Errors
-    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` as [`ListState::add`].
+    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or the state is
+    /// in a namespace and the table has none.
     pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Vec<V>> {
-        self.table.with(state, |access| self.read_at(access))
+        self.table.with_row(state, |access| self.read_at(access))
     }
 
-    /// Calls `visit` with each element, in the order they were added.
+    /// Calls `visit` with each unexpired element, in the order they were added.
     ///
     /// # Errors
-    /// As [`ListState::read`]; elements before the one that failed were visited.
+    /// As [`ListState::read`]; `visit` has seen the elements before the one that failed.
     pub fn for_each<S: Keyed>(&self, state: &mut S, visit: impl FnMut(V)) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| {
+        self.table.with_row(state, |Access { backend, row, .. }| {
             backend.read(row, |stored| self.elements(stored.unwrap_or_default(), visit))?
         })
     }
 
-    /// Replaces the elements.
+    /// Replaces all elements by `values`; no values remove the list's row.
     ///
     /// # Errors
     /// As [`ListState::add`].
     pub fn update<S: Keyed>(&self, state: &mut S, values: &[V]) -> Result<()> {
-        self.table.with(state, |Access { backend, row, buffer }| {
+        self.table.with_row(state, |Access { backend, row, buffer }| {
             let bytes = buffer.fill(|out| self.encode(values, out))?;
             backend.write(row, if bytes.is_empty() { Write::Delete } else { Write::Put(bytes) })
         })
@@ -155,13 +141,14 @@ impl<V, C: Codec<V>> ListState<V, C> {
     /// # Errors
     /// As [`ListState::add`].
     pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
+        self.table.with_row(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
     }
 
-    /// Calls `visit` with the place of each key in `keys`, and its list; in their order. The current key stays.
+    /// Calls `visit` with the index and the list of each of `keys`, in order. The current key stays. Backends prefetch
+    /// the rows, so one call is faster than a read per key.
     ///
     /// # Errors
-    /// As [`ListState::read`], at the first key that has one.
+    /// As [`ListState::read`], at the first key that fails.
     pub fn get_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -171,10 +158,10 @@ impl<V, C: Codec<V>> ListState<V, C> {
         self.table.each_key(state, keys, |at, access| self.read_at(access).map(|values| visit(at, values)))
     }
 
-    /// Adds each value to the list of its key, in their order. The current key stays.
+    /// Appends each value to the list of its key, in order. The current key stays.
     ///
     /// # Errors
-    /// As [`ListState::add`], at the first item that has one; those before it are added.
+    /// As [`ListState::add`], at the first item that fails; the items before it are added.
     pub fn add_many<S: Keyed>(&self, state: &mut S, items: &[(CurrentKey<'_>, V)]) -> Result<()> {
         let add = |_, (_, value): &(_, V), access: Access<'_, _>| self.add_at(access, [value]);
         self.table.each(state, items, |(key, _)| key, |_, _| Ok(()), add)
@@ -189,7 +176,7 @@ impl<V, C: Codec<V>> ListState<V, C> {
         V: 'v,
     {
         let bytes = buffer.fill(|out| self.encode(values, out))?;
-        // An element has a length, so no bytes are no elements.
+        // Each element has a length byte at least, so no bytes means no elements.
         if bytes.is_empty() { Ok(()) } else { backend.write(row, Write::Merge(bytes)) }
     }
 

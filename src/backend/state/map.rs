@@ -1,22 +1,23 @@
-//! A map per key: a row per entry, so that each is read, written and expires by itself.
+//! A map per key: one row per entry, so that each entry is read, written and expires alone.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::marker::PhantomData;
-use std::ops::{Bound, Deref, RangeBounds};
 
-use crate::codec::typed::{Codec, OrderedCodec};
+use crate::codec::typed::Codec;
 use crate::error::{Error, Result};
-use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
 
-use super::tables::{TableOptions, Tables, Wanted};
-use super::value::{change, decode};
-use super::{Access, Keyed, KeyedState, Table};
+use super::KeyedState;
+use super::access::{Access, Keyed, Table, handle};
+use super::options::TableOptions;
+use super::tables::{KindSpec, Tables};
+use super::value::{decode, update_stored};
 use crate::backend::{ALL_SUBS, RowRef, Scope, StateBackend, SubRange, Write};
 
 impl Tables {
-    /// Declares a table of a map per key. Entries are found by the bytes that `sub_codec` makes of their sub-key.
+    /// Declares a table of one map per key. An entry is found by its encoded sub-key, so equal sub-keys must have equal
+    /// bytes.
     ///
     /// # Errors
     /// As [`Tables::value`].
@@ -26,38 +27,24 @@ impl Tables {
         sub_codec: KC,
         codec: VC,
     ) -> Result<MapState<K, V, KC, VC>> {
-        self.any_map(options.into(), sub_codec, codec, false)
+        self.declare_map(options.into(), sub_codec, codec, false)
     }
 
-    /// Declares a table of a map per key whose entries are visited in the order of their sub-keys. A stored map can
-    /// become ordered, and cease to be.
-    ///
-    /// # Errors
-    /// As [`Tables::value`].
-    pub fn ordered_map<K, V: 'static, KC: OrderedCodec<K>, VC: Codec<V>>(
-        &mut self,
-        options: impl Into<TableOptions>,
-        sub_codec: KC,
-        codec: VC,
-    ) -> Result<OrderedMapState<K, V, KC, VC>> {
-        self.any_map(options.into(), sub_codec, codec, true).map(OrderedMapState)
-    }
-
-    fn any_map<K, V: 'static, KC: Codec<K>, VC: Codec<V>>(
+    pub(super) fn declare_map<K, V: 'static, KC: Codec<K>, VC: Codec<V>>(
         &mut self,
         options: TableOptions,
         sub_codec: KC,
         codec: VC,
         ordered: bool,
     ) -> Result<MapState<K, V, KC, VC>> {
-        let wanted = Wanted { sub: sub_codec.schema(), ordered, ..Wanted::new(StateKind::Map, &codec) };
+        let wanted = KindSpec { sub: sub_codec.schema(), ordered, ..KindSpec::new(StateKind::Map, &codec) };
         let table = self.declare_kind(options, wanted)?;
         Ok(MapState { table, sub_codec, codec, entry: PhantomData })
     }
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of a map per key: see [`Tables::map`].
+    /// Declares a table of one map per key: see [`Tables::map`].
     ///
     /// # Errors
     /// As [`Tables::value`].
@@ -69,26 +56,13 @@ impl<B: StateBackend> KeyedState<B> {
     ) -> Result<MapState<K, V, KC, VC>> {
         self.with_tables(|tables| tables.map(options, sub_codec, codec))
     }
-
-    /// Declares a table of a map per key whose entries are visited in the order of their sub-keys: see
-    /// [`Tables::ordered_map`]. To be declared before the state is loaded, or else the backend orders what it has.
-    ///
-    /// # Errors
-    /// As [`Tables::value`].
-    pub fn ordered_map<K, V: 'static, KC: OrderedCodec<K>, VC: Codec<V>>(
-        &mut self,
-        options: impl Into<TableOptions>,
-        sub_codec: KC,
-        codec: VC,
-    ) -> Result<OrderedMapState<K, V, KC, VC>> {
-        self.with_tables(|tables| tables.ordered_map(options, sub_codec, codec))
-    }
 }
 
-/// A handle to a table of a map per key, or per key and namespace.
+/// A handle to a table of one map per key, or per key and namespace.
 ///
-/// A map without entries is no row: it is there for every key. Visiting one costs its own entries, whatever other keys
-/// have.
+/// Each entry is a row, so every key has a map, without rows if empty. Reading or writing an entry touches its row alone;
+/// visiting a map costs its own entries, however many other keys have. An encoded sub-key has at most 65,535 bytes, an
+/// encoded value at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES).
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
@@ -110,167 +84,65 @@ impl<B: StateBackend> KeyedState<B> {
 /// # }
 /// ```
 pub struct MapState<K, V, KC, VC> {
-    table: Table,
-    sub_codec: KC,
+    pub(super) table: Table,
+    pub(super) sub_codec: KC,
     codec: VC,
     entry: PhantomData<fn() -> (K, V)>,
 }
 
-/// A [`MapState`] whose entries are visited in the order of their sub-keys.
-///
-/// ```
-/// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
-/// use alluvium::codec::{schema::Schema, typed::{Ordered, Utf8}};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
-/// # fn main() -> alluvium::Result<()> {
-/// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
-/// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));
-/// let events = state.ordered_map("events", Ordered, Utf8)?;
-/// state.set_key(b"user-1")?;
-/// for (time, event) in [(30i64, "out"), (-5, "born"), (10, "in")] {
-///     events.put(&mut state, &time, &event.to_owned())?;
-/// }
-/// let mut seen = Vec::new();
-/// events.range(&mut state, 0.., |time, event| {
-///     seen.push((time, event));
-///     true
-/// })?;
-/// assert_eq!(seen, [(10, "in".to_owned()), (30, "out".to_owned())]);
-/// assert_eq!(events.first(&mut state)?, Some((-5, "born".to_owned())));
-/// # Ok(())
-/// # }
-/// ```
-pub struct OrderedMapState<K, V, KC, VC>(MapState<K, V, KC, VC>);
-
-impl<K, V, KC: Clone, VC: Clone> Clone for MapState<K, V, KC, VC> {
-    fn clone(&self) -> Self {
-        let (sub_codec, codec) = (self.sub_codec.clone(), self.codec.clone());
-        Self { table: self.table, sub_codec, codec, entry: PhantomData }
-    }
-}
-
-impl<K, V, KC: Debug, VC: Debug> Debug for MapState<K, V, KC, VC> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { table, sub_codec, codec, entry: PhantomData } = self;
-        let mut debug = f.debug_struct("MapState");
-        debug.field("table", table).field("sub_codec", sub_codec).field("codec", codec).finish()
-    }
-}
-
-impl<K, V, KC: Clone, VC: Clone> Clone for OrderedMapState<K, V, KC, VC> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
-    }
-}
-
-impl<K, V, KC: Debug, VC: Debug> Debug for OrderedMapState<K, V, KC, VC> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("OrderedMapState").field(&self.0).finish()
-    }
-}
-
-impl<K, V, KC, VC> Deref for OrderedMapState<K, V, KC, VC> {
-    type Target = MapState<K, V, KC, VC>;
-
-    fn deref(&self) -> &Self::Target {
-        &self.0
-    }
-}
-
-impl<K, V, KC: OrderedCodec<K>, VC: Codec<V>> OrderedMapState<K, V, KC, VC> {
-    /// Visits the entries with sub-keys in `range`, in their order, until `visit` returns false.
-    ///
-    /// # Errors
-    /// As [`MapState::for_each`].
-    pub fn range<S: Keyed>(
-        &self,
-        state: &mut S,
-        range: impl RangeBounds<K>,
-        visit: impl FnMut(K, V) -> bool,
-    ) -> Result<()> {
-        let (start, end) = (range.start_bound(), range.end_bound());
-        self.0.table.with(state, |Access { backend, row, buffer }| {
-            let mut middle = 0;
-            let encode = |bound, out: &mut Vec<u8>| match bound {
-                Bound::Included(sub) | Bound::Excluded(sub) => self.0.sub_codec.encode(sub, out),
-                Bound::Unbounded => Ok(()),
-            };
-            let bytes = buffer.fill(|out| {
-                encode(start, out)?;
-                middle = out.len();
-                encode(end, out)
-            })?;
-            let (first, last) = bytes.split_at_checked(middle).ok_or_else(shortened)?;
-            self.0.visit_at(backend, row, (start.map(|_| first), end.map(|_| last)), visit)
-        })
-    }
-
-    /// Returns the entry with the least sub-key.
-    ///
-    /// # Errors
-    /// As [`MapState::for_each`].
-    pub fn first<S: Keyed>(&self, state: &mut S) -> Result<Option<(K, V)>> {
-        let mut first = None;
-        self.0.visit(state, |sub, value| {
-            first = Some((sub, value));
-            false
-        })?;
-        Ok(first)
-    }
-}
+handle! { [K, V, KC: Clone, VC: Clone] [K, V, KC: Debug, VC: Debug] MapState<K, V, KC, VC> { sub_codec, codec } }
 
 impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
-    /// Returns the table's id.
-    #[must_use]
-    pub fn table(&self) -> TableId {
-        self.table.id
-    }
-
-    /// Returns the value under `sub`.
+    /// Returns the value under `sub`; `None` if there is none or it has expired.
     ///
     /// # Errors
     /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if the sub-key has no encoding,
-    /// no key is set, or there is a namespace and the table has none.
+    /// no key is set, or the state is in a namespace and the table has none.
     pub fn read<S: Keyed>(&self, state: &mut S, sub: &K) -> Result<Option<V>> {
         self.with_entry(state, sub, |backend, row| self.read_at(backend, row))
     }
 
-    /// Returns whether there is a value under `sub`. It counts as reading it.
+    /// Returns whether there is a value under `sub`. Renews the entry if the table's TTL is renewed by reads.
     ///
     /// # Errors
-    /// As [`MapState::read`], but for values that do not decode.
+    /// As [`MapState::read`], except that the value is not decoded.
     pub fn contains<S: Keyed>(&self, state: &mut S, sub: &K) -> Result<bool> {
         self.with_entry(state, sub, |backend, row| backend.read(row, |stored| stored.is_some()))
     }
 
-    /// Sets the value under `sub`.
+    /// Sets the value under `sub`, without reading the old one.
     ///
     /// # Errors
-    /// As [`StateBackend::write`] and [`MapState::read`]; `Usage` if the value has no encoding. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if the encoded sub-key or value is too long or the memory budget is spent;
+    /// `Usage` if one has no encoding, no key is set, or the state is in a namespace and the table has none. Nothing
+    /// changes.
     pub fn put<S: Keyed>(&self, state: &mut S, sub: &K, value: &V) -> Result<()> {
-        self.table.with(state, |Access { backend, row, buffer }| {
+        self.table.with_row(state, |Access { backend, row, buffer }| {
             let mut middle = 0;
             let bytes = buffer.fill(|out| {
                 self.sub_codec.encode(sub, out)?;
                 middle = out.len();
                 self.codec.encode(value, out)
             })?;
-            let (sub, value) = bytes.split_at_checked(middle).ok_or_else(shortened)?;
+            let (sub, value) = bytes.split_at_checked(middle).ok_or_else(truncated)?;
             backend.write(RowRef { sub, ..row }, Write::Put(value))
         })
     }
 
-    /// Sets values under several sub-keys.
+    /// Sets the values of several entries, in order.
     ///
     /// # Errors
-    /// As [`MapState::put`]. If something has no encoding, nothing is changed; if the backend refuses an entry, those
-    /// before it are set.
+    /// As [`MapState::put`]. If a sub-key or value has no encoding, nothing changes; if the backend refuses an entry, the
+    /// entries before it are set.
+    ///
+    /// # Cost
+    /// Memory for all encoded entries at once.
     pub fn put_all<'e, S: Keyed>(&self, state: &mut S, entries: impl IntoIterator<Item = (&'e K, &'e V)>) -> Result<()>
     where
         K: 'e,
         V: 'e,
     {
-        self.table.with(state, |Access { backend, row, buffer }| {
+        self.table.with_row(state, |Access { backend, row, buffer }| {
             let mut ends = Vec::new();
             let bytes = buffer.fill(|out| {
                 entries.into_iter().try_for_each(|(sub, value)| {
@@ -283,7 +155,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
             })?;
             let mut start = 0;
             for (middle, end) in ends {
-                let part = |from, to| bytes.get(from..to).ok_or_else(shortened);
+                let part = |from, to| bytes.get(from..to).ok_or_else(truncated);
                 backend.write(RowRef { sub: part(start, middle)?, ..row }, Write::Put(part(middle, end)?))?;
                 start = end;
             }
@@ -291,29 +163,30 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         })
     }
 
-    /// Calls `f` with the value under `sub`, which it may set, change or take, and stores what is left.
+    /// Calls `f` with the value under `sub`, which `f` may set, change or take, and stores the outcome: `None` removes the
+    /// entry.
     ///
     /// # Errors
-    /// As [`MapState::read`] and [`MapState::put`]. Nothing is changed.
+    /// As [`MapState::read`] and [`MapState::put`]. Nothing changes.
     pub fn update<S: Keyed, R>(&self, state: &mut S, sub: &K, f: impl FnOnce(&mut Option<V>) -> R) -> Result<R> {
         self.with_entry(state, sub, |backend, row| self.update_at(backend, row, f))
     }
 
-    /// Removes the value under `sub`.
+    /// Removes the entry of `sub`, without reading it.
     ///
     /// # Errors
-    /// As [`StateBackend::write`] and [`MapState::read`].
+    /// As [`StateBackend::write`]; `Usage` as [`MapState::read`].
     pub fn remove<S: Keyed>(&self, state: &mut S, sub: &K) -> Result<()> {
         self.with_entry(state, sub, |backend, row| backend.write(row, Write::Delete))
     }
 
-    /// Returns whether it has no entry.
+    /// Returns whether the map has no unexpired entry.
     ///
     /// # Errors
-    /// As [`StateBackend::scan_key`]; `Usage` as [`MapState::read`].
+    /// As [`StateBackend::scan_key`]; `Usage` if no key is set, or the state is in a namespace and the table has none.
     pub fn is_empty<S: Keyed>(&self, state: &mut S) -> Result<bool> {
         let mut empty = true;
-        self.table.with(state, |Access { backend, row, .. }| {
+        self.table.with_row(state, |Access { backend, row, .. }| {
             backend.scan_key(row.table, row.key, row.namespace, ALL_SUBS, |_| {
                 empty = false;
                 false
@@ -322,11 +195,15 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         Ok(empty)
     }
 
-    /// Calls `visit` with each entry; of an [`OrderedMapState`] in the order of the sub-keys.
+    /// Calls `visit` with each entry: in the order of the sub-keys for an
+    /// [`OrderedMapState`](super::OrderedMapState), in no particular order otherwise. Renews no entry.
     ///
     /// # Errors
-    /// As [`StateBackend::scan_key`]; `Corrupt` if stored bytes do not decode, after the entries before it were visited;
-    /// `Usage` as [`MapState::read`].
+    /// As [`StateBackend::scan_key`]; `Corrupt` if stored bytes do not decode, after `visit` has seen the entries before
+    /// them; `Usage` as [`MapState::is_empty`].
+    ///
+    /// # Cost
+    /// A step per entry of this map.
     pub fn for_each<S: Keyed>(&self, state: &mut S, mut visit: impl FnMut(K, V)) -> Result<()> {
         self.visit(state, |sub, value| {
             visit(sub, value);
@@ -364,14 +241,17 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         Ok(values)
     }
 
-    /// Calls `keep` with each entry, stores the values that it changes and removes the entries for which it returns
-    /// false; after it has seen all, so that a panic in it changes nothing.
+    /// Calls `keep` with each entry, stores the values that `keep` changed, and removes the entries for which it returned
+    /// false. Writing starts after `keep` has seen all entries, so a panic in `keep` changes nothing.
     ///
     /// # Errors
-    /// As [`MapState::for_each`] and [`MapState::put`]. If bytes do not decode or a value has no encoding, nothing is
-    /// changed; if the backend refuses an entry, those before it are changed.
+    /// As [`MapState::for_each`] and [`MapState::put`]. If bytes do not decode or a value has no encoding, nothing
+    /// changes; if the backend refuses an entry, the entries before it are changed.
+    ///
+    /// # Cost
+    /// A step per entry of this map, and memory for the changed entries.
     pub fn retain<S: Keyed>(&self, state: &mut S, mut keep: impl FnMut(&K, &mut V) -> bool) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| {
+        self.table.with_row(state, |Access { backend, row, .. }| {
             let mut changes: Vec<(Vec<u8>, Option<Vec<u8>>)> = Vec::new();
             let mut failed = Ok(());
             backend.scan_key(row.table, row.key, row.namespace, ALL_SUBS, |entry| {
@@ -396,21 +276,24 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         })
     }
 
-    /// Removes all entries: one row in the next delta, however many they were.
+    /// Removes all entries.
     ///
     /// # Errors
-    /// As [`StateBackend::clear`]; `Usage` as [`MapState::read`].
+    /// As [`StateBackend::clear`]; `Usage` as [`MapState::is_empty`].
+    ///
+    /// # Cost
+    /// In memory a step per entry of this map; one row in the next delta, however many entries there were.
     pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| {
+        self.table.with_row(state, |Access { backend, row, .. }| {
             backend.clear(row.table, Scope::KeyNamespace(row.key, row.namespace))
         })
     }
 
-    /// Calls `visit` with the place of each item in `items`, and the value under its sub-key; in their order. The
-    /// current key stays.
+    /// Calls `visit` with the index of each of `items` and the value under its key and sub-key, in order. The current key
+    /// stays. Backends prefetch the rows, so one call is faster than a read per item.
     ///
     /// # Errors
-    /// As [`MapState::read`], at the first item that has one.
+    /// As [`MapState::read`], at the first item that fails.
     pub fn get_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -420,11 +303,11 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         self.each_entry(state, items, |at, backend, row| self.read_at(backend, row).map(|value| visit(at, value)))
     }
 
-    /// Does as [`MapState::update`] for each of `items`, in their order; `f` also gets the item's place. The current
-    /// key stays.
+    /// Updates the entry of each of `items`, in order, as [`MapState::update`] does; `f` also gets the item's index. The
+    /// current key stays.
     ///
     /// # Errors
-    /// As [`MapState::update`], at the first item that has one; those before it are updated.
+    /// As [`MapState::update`], at the first item that fails; the items before it are updated.
     pub fn update_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -434,19 +317,20 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         self.each_entry(state, items, |at, backend, row| self.update_at(backend, row, |value| f(at, value)))
     }
 
-    /// Calls `f` with the row of the current key's entry.
+    /// Calls `f` with the row of an entry of the current key.
     fn with_entry<S: Keyed, R>(
         &self,
         state: &mut S,
         sub: &K,
         f: impl FnOnce(&mut S::Backend, RowRef<'_>) -> Result<R>,
     ) -> Result<R> {
-        self.table.with(state, |Access { backend, row, buffer }| {
+        self.table.with_row(state, |Access { backend, row, buffer }| {
             let sub = buffer.fill(|out| self.sub_codec.encode(sub, out))?;
             f(backend, RowRef { sub, ..row })
         })
     }
 
+    /// Calls `f` with the index and the row of each item, in order, until `f` fails or a sub-key has no encoding.
     fn each_entry<S: Keyed>(
         &self,
         state: &mut S,
@@ -467,16 +351,16 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         row: RowRef<'_>,
         f: impl FnOnce(&mut Option<V>) -> R,
     ) -> Result<R> {
-        backend.update(row, |stored, encoded| change(&self.codec, stored, encoded, f))?
+        backend.update(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
     }
 
     /// Visits the entries of the current key until `visit` returns false.
-    fn visit<S: Keyed>(&self, state: &mut S, visit: impl FnMut(K, V) -> bool) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| self.visit_at(backend, row, ALL_SUBS, visit))
+    pub(super) fn visit<S: Keyed>(&self, state: &mut S, visit: impl FnMut(K, V) -> bool) -> Result<()> {
+        self.table.with_row(state, |Access { backend, row, .. }| self.visit_at(backend, row, ALL_SUBS, visit))
     }
 
-    /// Visits the entries beside `row` with sub-keys in `range` until `visit` returns false.
-    fn visit_at<B: StateBackend>(
+    /// Visits the entries of `row`'s key and namespace with sub-keys in `range` until `visit` returns false.
+    pub(super) fn visit_at<B: StateBackend>(
         &self,
         backend: &mut B,
         row: RowRef<'_>,
@@ -501,7 +385,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
     }
 }
 
-/// Returns the error of a codec that took away what was written before.
-fn shortened() -> Error {
+/// Returns the error about a codec that truncated the buffer it was to append to.
+pub(super) fn truncated() -> Error {
     Error::usage("codec removed bytes that it did not write")
 }

@@ -1,45 +1,52 @@
-//! Typed state over a backend: the current key, the tables, and handles to each kind of state.
+//! Typed state over a backend: the current key, the tables, and a handle for each kind of state.
 //!
-//! | kind | a key (and namespace) has | handle | declared by |
+//! | kind | holds, per key and namespace | handle | declared by |
 //! |---|---|---|---|
-//! | value | a value | [`ValueState`] | [`KeyedState::value`] |
-//! | list | values in the order they came | [`ListState`] | [`KeyedState::list`] |
+//! | value | one value | [`ValueState`] | [`KeyedState::value`] |
+//! | list | values in the order they were added | [`ListState`] | [`KeyedState::list`] |
 //! | map | values by sub-key | [`MapState`], [`OrderedMapState`] | [`KeyedState::map`], [`KeyedState::ordered_map`] |
-//! | reducing | what values were reduced to | [`ReducingState`] | [`KeyedState::reducing`] |
-//! | aggregating | an accumulator of values | [`AggregatingState`] | [`KeyedState::aggregating`] |
-//! | timers | times to be called back at | [`Timers`] | [`KeyedState::timers`] |
+//! | reducing | the reduction of all values added | [`ReducingState`] | [`KeyedState::reducing`] |
+//! | aggregating | an accumulator of all values added | [`AggregatingState`] | [`KeyedState::aggregating`] |
+//! | timers | times at which to call the operator back | [`Timers`] | [`KeyedState::timers`] |
 //!
-//! Handles belong to no state: their methods take it, and act on its current key; or on that key in a namespace, if
-//! they are given [`KeyedState::in_namespace`].
+//! Handles hold no rows. Their methods take a [`KeyedState`] and act on its current key, or take
+//! [`KeyedState::in_namespace`] and act on the current key in that namespace.
 //!
 //! Invariants:
-//! - a record's key is hashed once, whatever number of tables it touches;
-//! - a table's id is for life, and a new one's depends on its name alone: restored ids are kept, also of tables that
-//!   are not declared again;
-//! - a codec or a function of the user's that fails or panics changes nothing.
+//! - a record's key is hashed once, however many tables the record touches;
+//! - a table's id never changes, and a new table's id depends on its name alone; ids of restored tables are kept, even
+//!   if the tables are not declared again;
+//! - a user's codec or function that fails or panics changes nothing.
 //!
-//! Where the kinds differ from Flink's of the same names:
-//! - namespaces are for every kind and the user's to choose; Flink keeps them for windows;
-//! - lists, maps, reduced values and accumulators have names of functions and types in the checkpoint, and a table
-//!   declared with others is refused before anything is loaded;
-//! - no value is null: an encoding that says so ([`crate::codec::typed::Optional`]) stands for it;
-//! - adding nothing to a list leaves it as it was, and a list of no elements is no row, as in Flink; reading it gives an
-//!   empty `Vec`, not null;
-//! - handles borrow the state while they visit, so what an iteration changes goes through [`MapState::retain`];
-//! - rows expire in processing or event time; the life can be set, changed and taken away on stored state;
-//! - visiting a map renews no entry's life, reading one by its key does; Flink renews what an iterator passes;
-//! - expired rows are never returned, and removed without a setting: at reads, by backends, at encodes.
+//! Differences from Flink's kinds of the same names:
+//! - every kind has namespaces, chosen by the user; Flink reserves namespaces for windows;
+//! - checkpoints store the names of types and functions, and declaring a stored table with other names fails before any
+//!   row is loaded;
+//! - no value is null: [`crate::codec::typed::Optional`] encodes a missing value;
+//! - adding no elements leaves a list unchanged, and an empty list has no row, as in Flink; reading one returns an empty
+//!   `Vec`, not null;
+//! - handles borrow the state during a visit, so changes to visited entries go through [`MapState::retain`];
+//! - rows expire in processing or event time, and a TTL can be added to stored state, changed and removed;
+//! - visiting a map renews no entry, reading one entry by its sub-key does; Flink renews every entry that an iterator
+//!   passes;
+//! - expired rows are never returned, and are removed without a setting: by reads, by backends, and when segments are
+//!   encoded.
 
+mod access;
 mod aggregating;
 mod batch;
+mod compatibility;
 mod evolve;
 mod list;
 mod map;
+mod options;
+mod ordered_map;
 mod reducing;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod times;
 mod ttl;
 mod value;
 
@@ -51,19 +58,27 @@ use crate::memory::MemoryBudget;
 use crate::segment::TableRules;
 use crate::time::Timestamp;
 
-use super::{RowRef, Scope, StateBackend};
+use super::{Scope, StateBackend};
+use access::Buffer;
 
+pub use access::{InNamespace, Keyed};
 pub use aggregating::{Aggregate, AggregatingState};
+pub(crate) use compatibility::Types;
 pub use list::ListState;
-pub use map::{MapState, OrderedMapState};
+pub use map::MapState;
+pub use options::TableOptions;
+pub use ordered_map::OrderedMapState;
 pub use reducing::ReducingState;
-pub use tables::{CheckpointTimes, TableOptions, Tables};
-pub(crate) use tables::{TableEntry, Types};
+pub(crate) use tables::TableEntry;
+pub use tables::Tables;
 pub use timers::{Fired, TimeDomain, TimerTable, Timers};
+pub use times::CheckpointTimes;
 pub use ttl::{TtlConfig, TtlTime, TtlUpdate};
 pub use value::ValueState;
 
-/// The keyed state of one subtask: a backend, the key at hand, and the tables that were declared.
+/// The keyed state of one subtask: a backend, the current key, and the declared tables.
+///
+/// One thread owns it at a time; it has no locks.
 #[derive(Debug)]
 pub struct KeyedState<B> {
     backend: B,
@@ -75,7 +90,7 @@ pub struct KeyedState<B> {
     buffer: Buffer,
 }
 
-/// The key at hand: the bytes and what was computed of them.
+/// The current key: its bytes, and the location computed from them.
 #[derive(Debug, Default)]
 struct Key {
     bytes: Vec<u8>,
@@ -86,9 +101,9 @@ struct Key {
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Returns the state over `backend`, which learns what the rows of the declared `tables` mean. Load it afterwards.
+    /// Returns the state over `backend`, and gives the backend the rules of the declared `tables`. Load rows afterwards.
     ///
-    /// * `partitioner`, `max_parallelism`: the job's, as its manifests store them.
+    /// * `partitioner`, `max_parallelism`: those of the job, which its manifests store.
     #[must_use]
     pub fn new(backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
         let (key, buffer) = (Key::default(), Buffer::default());
@@ -98,10 +113,15 @@ impl<B: StateBackend> KeyedState<B> {
         state
     }
 
-    /// As [`KeyedState::new`], for rows that are loaded by what had held for them in their checkpoint. Once they are,
-    /// [`KeyedState::begin_lives`].
-    pub(crate) fn loading(mut backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
-        let (rules, times) = tables.rules_before();
+    /// As [`KeyedState::new`], but rows load under the rules of their checkpoint. Call
+    /// [`KeyedState::apply_declared_rules`] after the load.
+    pub(crate) fn under_stored_rules(
+        mut backend: B,
+        partitioner: Partitioner,
+        max_parallelism: u16,
+        tables: Tables,
+    ) -> Self {
+        let (rules, times) = tables.stored_rules();
         rules.into_iter().for_each(|(table, rules)| backend.define(table, rules));
         backend.resume(times);
         let (key, buffer) = (Key::default(), Buffer::default());
@@ -109,12 +129,13 @@ impl<B: StateBackend> KeyedState<B> {
         Self { backend, partitioner, max_parallelism, key, tables, budget, buffer }
     }
 
-    /// Lets rows that were loaded live on as their tables were declared.
-    pub(crate) fn begin_lives(&mut self) {
+    /// Puts loaded rows under the rules that their tables were declared with.
+    pub(crate) fn apply_declared_rules(&mut self) {
         self.define();
     }
 
-    /// Charges `budget` for what handles hold in memory beside rows: the queues of timers that are loaded from now on.
+    /// Charges `budget` for the memory that handles hold beside rows: the queues of timers loaded from now on. Without
+    /// this call nothing is charged.
     #[must_use]
     pub fn with_budget(mut self, budget: MemoryBudget) -> Self {
         self.budget = budget;
@@ -124,14 +145,18 @@ impl<B: StateBackend> KeyedState<B> {
     /// Makes `key` the current key.
     ///
     /// # Errors
-    /// `Usage` if the partitioner needs a routing hash.
+    /// `Usage` if the partitioner needs a routing hash: see [`KeyedState::set_key_routed`].
+    ///
+    /// # Cost
+    /// One hash and one copy of the key.
     pub fn set_key(&mut self, key: &[u8]) -> Result<()> {
         self.check_unrouted()?;
         self.set_key_routed(key, 0);
         Ok(())
     }
 
-    /// Makes `key` the current key, with what the engine routed it by: see [`Partitioner::locate`].
+    /// Makes `key` the current key; `routing` is the hash by which the engine routed the record: see
+    /// [`Partitioner::locate`].
     pub fn set_key_routed(&mut self, key: &[u8], routing: u64) {
         let CurrentKey { hash, group, routing, .. } = self.locate_routed(key, routing);
         self.key.bytes.clear();
@@ -139,7 +164,7 @@ impl<B: StateBackend> KeyedState<B> {
         (self.key.hash, self.key.group, self.key.routing, self.key.set) = (hash, group, routing, true);
     }
 
-    /// Returns `key`, located, for the forms that take many keys; the current key stays.
+    /// Returns `key` with its location, for methods that take many keys. The current key stays.
     ///
     /// # Errors
     /// As [`KeyedState::set_key`].
@@ -148,42 +173,49 @@ impl<B: StateBackend> KeyedState<B> {
         Ok(self.locate_routed(key, 0))
     }
 
-    /// Returns `key`, located with what the engine routed it by.
+    /// Returns `key` with its location, as [`KeyedState::locate`]; `routing` is the hash by which the engine routed the
+    /// record.
     #[must_use]
     pub fn locate_routed<'k>(&self, key: &'k [u8], routing: u64) -> CurrentKey<'k> {
         self.partitioner.locate(key, routing, self.max_parallelism)
     }
 
-    /// Returns this state in the namespace (a window, say) that `namespace` encodes: handles to tables with namespaces
-    /// act there.
+    /// Returns this state in a namespace (a window, say); `namespace` holds the encoded bytes, at most 65,535. Handles to
+    /// tables with namespaces act in that namespace.
     pub fn in_namespace<'a>(&'a mut self, namespace: &'a [u8]) -> InNamespace<'a, B> {
         InNamespace { state: self, namespace }
     }
 
-    /// Moves the times on by which rows expire. Times that go back are ignored.
+    /// Advances the times by which rows expire. Earlier times are ignored.
     pub fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
         self.backend.advance(event_time, processing_time);
     }
 
-    /// Removes all rows of `table` that the current key has, in all namespaces.
+    /// Removes all rows of the current key in `table`, in all namespaces.
     ///
     /// # Errors
     /// As [`StateBackend::clear`]; `Usage` if no key is set.
+    ///
+    /// # Cost
+    /// That of [`StateBackend::clear`] for a key; one row in the next delta.
     pub fn clear_key(&mut self, table: TableId) -> Result<()> {
         let key = self.key.located()?;
         self.backend.clear(table, Scope::Key(&key))
     }
 
-    /// Removes all rows of `table` in the namespace, of all keys: one row in the next delta per key group that has any.
+    /// Removes all rows of all keys in `table` and `namespace`.
     ///
     /// # Errors
-    /// As [`StateBackend::clear`]; groups before the one that failed are cleared.
+    /// As [`StateBackend::clear`]; groups before the failing one are cleared.
+    ///
+    /// # Cost
+    /// That of [`StateBackend::clear`] per owned group; one row in the next delta per group that has such rows.
     pub fn clear_namespace(&mut self, table: TableId, namespace: &[u8]) -> Result<()> {
         let groups = self.backend.groups().clone();
         groups.iter().try_for_each(|group| self.backend.clear(table, Scope::Namespace(group, namespace)))
     }
 
-    /// Returns the tables, declared and restored.
+    /// Returns the declared and restored tables.
     #[must_use]
     pub fn tables(&self) -> &Tables {
         &self.tables
@@ -208,7 +240,7 @@ impl<B: StateBackend> KeyedState<B> {
         self.with_tables(|tables| tables.declare(wanted))
     }
 
-    /// Declares a table of any kind whose rows have a meaning: see [`Tables::declare_with`].
+    /// Declares a table of any kind with rules for its rows: see [`Tables::declare_with`].
     ///
     /// # Errors
     /// As [`Tables::declare_with`].
@@ -216,7 +248,7 @@ impl<B: StateBackend> KeyedState<B> {
         self.with_tables(|tables| tables.declare_with(wanted, rules))
     }
 
-    /// Gives a restored table another name: see [`Tables::rename`].
+    /// Renames a restored table: see [`Tables::rename`].
     ///
     /// # Errors
     /// As [`Tables::rename`].
@@ -224,7 +256,7 @@ impl<B: StateBackend> KeyedState<B> {
         self.with_tables(|tables| tables.rename(old, new))
     }
 
-    /// Declares something and tells the backend.
+    /// Calls `declare`, then gives the backend the rules of newly declared tables.
     fn with_tables<R>(&mut self, declare: impl FnOnce(&mut Tables) -> Result<R>) -> Result<R> {
         let declared = declare(&mut self.tables)?;
         self.define();
@@ -232,10 +264,10 @@ impl<B: StateBackend> KeyedState<B> {
     }
 
     fn define(&mut self) {
-        for (table, rules) in self.tables.take_rules() {
+        for (table, rules) in self.tables.take_new_rules() {
             self.backend.define(table, rules);
         }
-        self.tables.take_times().into_iter().for_each(|times| self.backend.resume(times));
+        self.tables.take_changed_times().into_iter().for_each(|times| self.backend.resume(times));
     }
 
     fn check_unrouted(&self) -> Result<()> {
@@ -247,96 +279,13 @@ impl<B: StateBackend> KeyedState<B> {
 }
 
 impl Key {
+    /// # Errors
+    /// `Usage` if no key is set.
     fn located(&self) -> Result<CurrentKey<'_>> {
         let Self { bytes, hash, group, routing, set } = self;
         if *set {
             return Ok(CurrentKey { bytes, hash: *hash, group: *group, routing: *routing });
         }
         Err(Error::usage("no key is set"))
-    }
-}
-
-/// What handles act on: a [`KeyedState`], or one [in a namespace](KeyedState::in_namespace).
-pub trait Keyed: sealed::Sealed {
-    /// The state's backend.
-    type Backend: StateBackend;
-
-    /// Returns the state and the namespace, empty if there is none.
-    #[doc(hidden)]
-    fn parts(&mut self) -> (&mut KeyedState<Self::Backend>, &[u8]);
-}
-
-/// A state in a namespace: see [`KeyedState::in_namespace`].
-#[derive(Debug)]
-pub struct InNamespace<'a, B> {
-    state: &'a mut KeyedState<B>,
-    namespace: &'a [u8],
-}
-
-mod sealed {
-    pub trait Sealed {}
-}
-
-impl<B> sealed::Sealed for KeyedState<B> {}
-impl<B> sealed::Sealed for InNamespace<'_, B> {}
-
-impl<B: StateBackend> Keyed for KeyedState<B> {
-    type Backend = B;
-
-    fn parts(&mut self) -> (&mut Self, &[u8]) {
-        (self, &[])
-    }
-}
-
-impl<B: StateBackend> Keyed for InNamespace<'_, B> {
-    type Backend = B;
-
-    fn parts(&mut self) -> (&mut KeyedState<B>, &[u8]) {
-        (self.state, self.namespace)
-    }
-}
-
-/// Bytes that are encoded anew each time, in memory that is reused.
-#[derive(Debug, Default)]
-struct Buffer(Vec<u8>);
-
-impl Buffer {
-    fn fill(&mut self, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<&[u8]> {
-        self.0.clear();
-        encode(&mut self.0)?;
-        Ok(&self.0)
-    }
-}
-
-/// What every handle knows of its table.
-#[derive(Debug, Clone, Copy)]
-struct Table {
-    id: TableId,
-    namespaced: bool,
-}
-
-/// What an operation of a handle works with.
-struct Access<'a, B> {
-    backend: &'a mut B,
-    /// The row without a sub-key.
-    row: RowRef<'a>,
-    buffer: &'a mut Buffer,
-}
-
-impl Table {
-    /// Calls `f` with the row of the current key.
-    fn with<S: Keyed, R>(self, state: &mut S, f: impl FnOnce(Access<'_, S::Backend>) -> Result<R>) -> Result<R> {
-        let (state, namespace) = state.parts();
-        self.check(namespace)?;
-        let key = state.key.located()?;
-        let row = RowRef { table: self.id, key: &key, namespace, sub: &[] };
-        f(Access { backend: &mut state.backend, row, buffer: &mut state.buffer })
-    }
-
-    fn check(self, namespace: &[u8]) -> Result<()> {
-        if self.namespaced || namespace.is_empty() {
-            return Ok(());
-        }
-        Err(Error::usage("table has no namespaces").with("table", self.id))
     }
 }

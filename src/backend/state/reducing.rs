@@ -1,4 +1,4 @@
-//! A value per key that values are reduced into, without being read.
+//! A reduced value per key, added to without a read.
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -6,25 +6,26 @@ use std::sync::Arc;
 
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
 use crate::segment::MergeOperator;
 
-use super::tables::{TableOptions, Tables, Wanted};
+use super::KeyedState;
+use super::access::{Access, Keyed, Table, handle};
+use super::options::TableOptions;
+use super::tables::{KindSpec, Tables};
 use super::value::decode;
-use super::{Access, Keyed, KeyedState, Table};
 use crate::backend::{StateBackend, Write};
 
 impl Tables {
-    /// Declares a table of one value per key, of which `reduce` makes one with each value that is added.
+    /// Declares a table of one value per key, into which `reduce` combines each value added.
     ///
-    /// * `name`: the function's, which checkpoints store; a table cannot go on with another.
-    /// * `reduce`: makes one value of an older and a newer one. It must be associative, as values meet in any grouping
-    ///   though in their order, and it must not fail: a panic comes back at each read.
+    /// * `name`: the function's name. Checkpoints store it, and a stored table cannot be declared with another name.
+    /// * `reduce`: combines an older value with a newer one. Must be associative, because values are combined in order
+    ///   but in any grouping. Must not fail: a panic recurs at each read of that key.
     ///
     /// # Errors
-    /// As [`Tables::value`]; `Config` if the restored table has another function.
+    /// As [`Tables::value`]; `Config` if the restored table has a function of another name.
     pub fn reducing<V: 'static, C: Codec<V>>(
         &mut self,
         options: impl Into<TableOptions>,
@@ -33,15 +34,14 @@ impl Tables {
         reduce: impl Fn(V, V) -> V + Send + Sync + 'static,
     ) -> Result<ReducingState<V, C>> {
         let merge = Reduce { name: name.to_owned(), codec: codec.clone(), reduce, value: PhantomData };
-        let wanted = Wanted { merge: Some(Arc::new(merge)), ..Wanted::new(StateKind::Reducing, &codec) };
+        let wanted = KindSpec { merge: Some(Arc::new(merge)), ..KindSpec::new(StateKind::Reducing, &codec) };
         let table = self.declare_kind(options.into(), wanted)?;
         Ok(ReducingState { table, codec, value: PhantomData })
     }
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of one value per key, of which `reduce` makes one with each value that is added: see
-    /// [`Tables::reducing`].
+    /// Declares a table of one value per key, into which `reduce` combines each value added: see [`Tables::reducing`].
     ///
     /// # Errors
     /// As [`Tables::reducing`].
@@ -56,7 +56,7 @@ impl<B: StateBackend> KeyedState<B> {
     }
 }
 
-/// A function of the user's on the bytes of its values.
+/// A user's function as a merge operator on encoded values.
 pub(super) struct Reduce<V, C, F> {
     pub(super) name: String,
     pub(super) codec: C,
@@ -81,7 +81,10 @@ impl<V, C: Codec<V>, F: Fn(V, V) -> V + Send + Sync> MergeOperator for Reduce<V,
     }
 }
 
-/// A handle to a table of one value per key, or per key and namespace, that values are reduced into.
+/// A handle to a table of one reduced value per key, or per key and namespace.
+///
+/// Adding combines a value at once with values since the last seal, and with older ones at a read or in the next base. An
+/// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
@@ -104,54 +107,41 @@ pub struct ReducingState<V, C> {
     value: PhantomData<fn() -> V>,
 }
 
-impl<V, C: Clone> Clone for ReducingState<V, C> {
-    fn clone(&self) -> Self {
-        Self { table: self.table, codec: self.codec.clone(), value: PhantomData }
-    }
-}
-
-impl<V, C: Debug> Debug for ReducingState<V, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ReducingState").field("table", &self.table).field("codec", &self.codec).finish()
-    }
-}
+handle! { [V, C: Clone] [V, C: Debug] ReducingState<V, C> { codec } }
 
 impl<V, C: Codec<V>> ReducingState<V, C> {
-    /// Returns the table's id.
-    #[must_use]
-    pub fn table(&self) -> TableId {
-        self.table.id
-    }
-
-    /// Adds `value`: alone it is what the key has, else the function makes one of both.
+    /// Adds `value`. The first value is stored as it is; later ones are combined with the function.
     ///
     /// # Errors
-    /// As [`StateBackend::write`]: `Limit` if what the key has would be too long; `Usage` if the value has no
-    /// encoding, no key is set, or there is a namespace and the table has none. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if the reduced value would be too long or the memory budget is spent; `Usage`
+    /// if the value has no encoding, no key is set, or the state is in a namespace and the table has none. Nothing
+    /// changes.
     pub fn add<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
-        self.table.with(state, |access| self.add_at(access, value))
+        self.table.with_row(state, |access| self.add_at(access, value))
     }
 
-    /// Returns what was made of the values; `None` if none was added.
+    /// Returns the reduced value; `None` if nothing was added or the value has expired.
     ///
     /// # Errors
-    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` as [`ReducingState::add`].
+    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or the state is
+    /// in a namespace and the table has none.
     pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Option<V>> {
-        self.table.with(state, |access| self.read_at(access))
+        self.table.with_row(state, |access| self.read_at(access))
     }
 
-    /// Removes what was made of the values.
+    /// Removes the reduced value.
     ///
     /// # Errors
     /// As [`ReducingState::add`].
     pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
+        self.table.with_row(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
     }
 
-    /// Calls `visit` with the place of each key in `keys`, and what it has; in their order. The current key stays.
+    /// Calls `visit` with the index and the reduced value of each of `keys`, in order. The current key stays. Backends
+    /// prefetch the rows, so one call is faster than a read per key.
     ///
     /// # Errors
-    /// As [`ReducingState::read`], at the first key that has one.
+    /// As [`ReducingState::read`], at the first key that fails.
     pub fn get_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -161,10 +151,10 @@ impl<V, C: Codec<V>> ReducingState<V, C> {
         self.table.each_key(state, keys, |at, access| self.read_at(access).map(|value| visit(at, value)))
     }
 
-    /// Adds each value to what its key has, in their order. The current key stays.
+    /// Adds each value to the reduced value of its key, in order. The current key stays.
     ///
     /// # Errors
-    /// As [`ReducingState::add`], at the first item that has one; those before it are added.
+    /// As [`ReducingState::add`], at the first item that fails; the items before it are added.
     pub fn add_many<S: Keyed>(&self, state: &mut S, items: &[(CurrentKey<'_>, V)]) -> Result<()> {
         let add = |_, (_, value): &(_, V), access: Access<'_, _>| self.add_at(access, value);
         self.table.each(state, items, |(key, _)| key, |_, _| Ok(()), add)

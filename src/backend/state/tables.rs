@@ -1,12 +1,11 @@
-//! The tables of an operator: what was restored, what is declared, and whether they agree.
+//! The restored and declared tables of an operator.
 //!
 //! Invariants:
 //! - a declaration that fails changes nothing;
-//! - all subtasks give a table the same id and schema, in whatever order they declare their tables, and whatever others
-//!   they have: a restored table keeps its id, a new one's is made of its name;
-//! - versions of a table's values only rise, so a row's version alone tells how to read it.
+//! - all subtasks give a table the same id and schema, in whatever order they declare their tables and whatever other
+//!   tables they have: a restored table keeps its id, and a new table's id is a hash of its name;
+//! - versions of a table's values only rise, so a row's version alone selects its decoder.
 
-use std::fmt;
 use std::sync::Arc;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -18,128 +17,67 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::manifest::{GroupTimes, Life, MAX_NAME_BYTES, StateKind, TableSchema};
 use crate::segment::{FIRST_VERSION, MergeOperator, TableRules, Ttl, Upgrade};
-use crate::time::Timestamp;
 
-use super::Table;
+use super::access::Table;
+use super::compatibility::{check_stored, other_type};
 use super::evolve::ValueUpgrade;
-use super::ttl::{self, TtlConfig};
+use super::options::TableOptions;
+use super::times::CheckpointTimes;
+use super::ttl;
 
-/// A table's name and what can be chosen for it. A name alone will do.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TableOptions {
-    name: String,
-    namespace: Schema,
-    ttl: Option<TtlConfig>,
-}
-
-impl TableOptions {
-    /// Returns a table without namespaces, whose rows live for ever.
-    #[must_use]
-    pub fn new(name: impl Into<String>) -> Self {
-        Self { name: name.into(), namespace: Schema::unit(), ttl: None }
-    }
-
-    /// Gives it namespaces (windows, say) of this type.
-    #[must_use]
-    pub fn namespaced(mut self, namespace: Schema) -> Self {
-        self.namespace = namespace;
-        self
-    }
-
-    /// Lets its rows expire. What changes for rows that are stored: see [`TtlConfig`].
-    #[must_use]
-    pub fn ttl(mut self, ttl: TtlConfig) -> Self {
-        self.ttl = Some(ttl);
-        self
-    }
-}
-
-impl From<&str> for TableOptions {
-    fn from(name: &str) -> Self {
-        Self::new(name)
-    }
-}
-
-impl From<String> for TableOptions {
-    fn from(name: String) -> Self {
-        Self::new(name)
-    }
-}
-
-/// How far time had come in a checkpoint for all key groups of an operator alike: the same for all its subtasks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CheckpointTimes {
-    /// Event time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
-    pub event_time: Timestamp,
-    /// Processing time; [`Timestamp::MIN`] if it had not begun, or was not the same for all groups.
-    pub processing_time: Timestamp,
-}
-
-impl CheckpointTimes {
-    /// Returns what these records, of all groups of an operator, have in common.
-    pub(crate) fn common<'a>(records: impl Iterator<Item = &'a GroupTimes> + Clone) -> Self {
-        let common = |time: fn(&GroupTimes) -> Timestamp| {
-            let mut times = records.clone().map(time);
-            let first = times.next().unwrap_or(Timestamp::MIN);
-            if times.all(|time| time == first) { first } else { Timestamp::MIN }
-        };
-        Self { event_time: common(|it| it.event_time), processing_time: common(|it| it.processing_time) }
-    }
-}
-
-/// The declared and the restored tables of one operator.
+/// The restored and declared tables of one operator.
 ///
-/// Tables that were restored and are not declared again stay as they are, in this checkpoint and the next.
+/// A restored table that is not declared again stays as it is, in this checkpoint and in later ones.
 #[derive(Debug, Clone)]
 pub struct Tables {
     key: Schema,
+    /// Times of the restored checkpoint; `None` if nothing was restored.
     restored: Option<CheckpointTimes>,
     schemas: Vec<TableSchema>,
     declared: Vec<TableId>,
-    /// Tables that were renamed here.
+    /// Tables renamed by this program.
     renamed: Vec<TableId>,
-    /// How far time had come for the groups that are restored, with the bounds of their rows' lives.
+    /// Times of the restored groups, with the TTL bounds of their rows.
     times: Vec<GroupTimes>,
-    /// Whether the backend has not seen these times yet.
+    /// Whether `times` changed since the backend last took them.
     changed_times: bool,
-    /// What no backend was told yet.
-    rules: Vec<(TableId, TableRules)>,
-    /// What had held for rows that are restored.
-    before: Before,
+    /// Rules that the backend has not taken yet.
+    new_rules: Vec<(TableId, TableRules)>,
+    stored: StoredRules,
 }
 
-/// What had held for rows in the checkpoint that is restored.
+/// The rules that rows had in the restored checkpoint.
 #[derive(Debug, Clone, Default)]
-struct Before {
+struct StoredRules {
     times: Vec<GroupTimes>,
-    /// Of stored tables that were declared.
+    /// Stored TTLs of the restored tables that are declared by now.
     ttls: Vec<(TableId, Option<Ttl>)>,
-    /// Whether rows whose operands renew each other get another life.
-    merged_otherwise: bool,
+    /// Whether the TTL changed for rows whose operands renew each other.
+    renewal_changed: bool,
 }
 
-/// A table as a subtask has it.
+/// A table as one subtask sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TableEntry {
     pub(crate) schema: TableSchema,
-    /// Whether the subtask declared or renamed it; else it is as it was restored.
+    /// Whether the subtask declared or renamed the table; if not, the schema is the restored one.
     pub(crate) declared: bool,
 }
 
-/// What a kind of state declares.
-pub(super) struct Wanted {
+/// The part of a table's declaration that its kind of state decides.
+pub(super) struct KindSpec {
     pub(super) kind: StateKind,
     pub(super) sub: Schema,
     pub(super) value: Schema,
     pub(super) ordered: bool,
     pub(super) merge: Option<Arc<dyn MergeOperator>>,
     pub(super) upgrade: Arc<dyn Upgrade>,
-    /// Whether values of a schema can be read.
+    /// Returns whether the codec reads values of a schema.
     pub(super) reads: Box<dyn Fn(&Schema) -> bool>,
 }
 
-impl Wanted {
-    /// Returns a kind of plain values without sub-keys.
+impl KindSpec {
+    /// Returns the spec of a kind with plain values and no sub-keys.
     pub(super) fn new<V: 'static, C: Codec<V>>(kind: StateKind, codec: &C) -> Self {
         let reader = codec.clone();
         Self {
@@ -155,55 +93,57 @@ impl Wanted {
 }
 
 impl Tables {
-    /// Returns no tables, for keys of type `key`.
+    /// Returns an empty set of tables, for keys of type `key`.
     #[must_use]
     pub fn new(key: Schema) -> Self {
-        let (schemas, declared, times, rules) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         Self {
             key,
             restored: None,
-            schemas,
-            declared,
+            schemas: Vec::new(),
+            declared: Vec::new(),
             renamed: Vec::new(),
-            times,
+            times: Vec::new(),
             changed_times: false,
-            before: Before::default(),
-            rules,
+            new_rules: Vec::new(),
+            stored: StoredRules::default(),
         }
     }
 
-    /// Returns the tables of a checkpoint, for keys of type `key`.
+    /// Returns the tables of a restored checkpoint, for keys of type `key`.
+    ///
+    /// * `times`: the checkpoint's, from which TTLs that are new for stored rows count.
     #[must_use]
     pub fn restored(key: Schema, schemas: Vec<TableSchema>, times: CheckpointTimes) -> Self {
         Self { schemas, restored: Some(times), ..Self::new(key) }
     }
 
-    /// Sets how far time had come for each of the groups that are restored.
+    /// Sets the times of each restored group.
     #[must_use]
-    pub(crate) fn in_groups(self, mut times: Vec<GroupTimes>) -> Self {
+    pub(crate) fn with_group_times(self, mut times: Vec<GroupTimes>) -> Self {
         for (id, ttl) in self.schemas.iter().filter_map(|table| Some((table.id, table.ttl?))) {
             for record in &mut times {
-                // Until the table is declared here: others may declare it with another life meanwhile.
+                // Keeps the TTL for groups here until the table is declared; another subtask may declare another TTL
+                // before that.
                 let life = record.life(id).copied().unwrap_or(Life { table: id, ..Life::NONE });
                 record.set_life(id, Some(Life { millis: life.millis.or(Some(ttl.millis)), ..life }));
             }
         }
-        let before = Before { times: times.clone(), ..self.before };
-        Self { times, before, changed_times: true, ..self }
+        let stored = StoredRules { times: times.clone(), ..self.stored };
+        Self { times, stored, changed_times: true, ..self }
     }
 
-    /// Returns the tables that a checkpoint of this state has: restored and declared ones.
+    /// Returns the schemas of all restored and declared tables, which every checkpoint of this state lists.
     #[must_use]
     pub fn schemas(&self) -> &[TableSchema] {
         &self.schemas
     }
 
-    /// Returns how often something was declared or renamed: as long as that stays, so do [`Tables::entries`].
+    /// Returns the number of declarations and renames so far. While it stays, so do [`Tables::entries`].
     pub(crate) fn changes(&self) -> usize {
         self.declared.len() + self.renamed.len()
     }
 
-    /// Returns the tables, each with whether this subtask speaks for it.
+    /// Returns all tables, each with whether this subtask declared or renamed it.
     pub(crate) fn entries(&self) -> Arc<[TableEntry]> {
         let entry = |schema: &TableSchema| {
             let id = schema.id;
@@ -212,17 +152,18 @@ impl Tables {
         self.schemas.iter().map(entry).collect()
     }
 
-    /// Returns how far time had come in the checkpoint that is restored, if one is, where that is the same for all groups.
+    /// Returns the times of the restored checkpoint; `None` if nothing was restored.
     #[must_use]
     pub fn restored_times(&self) -> Option<CheckpointTimes> {
         self.restored
     }
 
-    /// Lets the restored table `old` go on as `new`. To be called before `new` is declared; a program may call it
-    /// at every start: where `new` exists and `old` does not, or nothing was restored, it does nothing.
+    /// Renames the restored table `old` to `new`; rows and id stay. Call it before declaring `new`. A program may call it
+    /// at every start: if `new` exists and `old` does not, or nothing was restored, the call does nothing.
     ///
     /// # Errors
-    /// `Config` if both exist, or neither; `Usage` if `old` is declared, or `new` is too long a name.
+    /// `Config` if both tables exist, or neither; `Usage` if `old` is declared already, or `new` is longer than
+    /// [`MAX_NAME_BYTES`].
     pub fn rename(&mut self, old: &str, new: &str) -> Result<()> {
         let known = |name: &str| self.schemas.iter().position(|table| table.name == name);
         let error = match (known(old), known(new)) {
@@ -244,39 +185,42 @@ impl Tables {
         Err(error.with("old", old).with("new", new))
     }
 
-    /// Declares a table of any kind, for engines that lay out their own rows, and returns its id: that of the restored
-    /// table of its name, or else a hash of the name. The id in `wanted` does not matter.
+    /// Declares a table of any kind, for engines that lay out their own rows. Returns the id of the restored table of
+    /// that name, or else a hash of the name; the id in `wanted` is ignored.
     ///
     /// # Errors
-    /// `Usage` if the name is declared already or too long, or a merge operator is named; `Config` if the restored table
-    /// of that name has another type, or the id of a new one is another table's.
+    /// `Usage` if the name is declared already or longer than [`MAX_NAME_BYTES`], or `wanted` names a merge operator;
+    /// `Config` if the restored table of that name has another type, or another table has a new table's id.
     pub fn declare(&mut self, wanted: TableSchema) -> Result<TableId> {
         self.declare_with(wanted, TableRules::default())
     }
 
-    /// As [`Tables::declare`], for rows with a meaning: what `rules` say beside version and life, which are `wanted`'s.
+    /// Declares a table as [`Tables::declare`] does, with rules for its rows. Version and TTL come from `wanted`, the rest
+    /// from `rules`.
     ///
     /// # Errors
-    /// As [`Tables::declare`]; `Usage` if the rules' merge operator is not the one that `wanted` names.
+    /// As [`Tables::declare`], except that `wanted` may name a merge operator: `Usage` if it is not that of `rules`.
     pub fn declare_with(&mut self, wanted: TableSchema, rules: TableRules) -> Result<TableId> {
         if rules.merge.as_ref().map(|merge| merge.name()) != wanted.merge_operator.as_deref() {
-            return Err(Error::usage("table's merge operator is not that of its rules").with("table", &wanted.name));
+            return Err(
+                Error::usage("table's merge operator differs from that of its rules").with("table", &wanted.name)
+            );
         }
-        let (at, id) = self.place(&wanted.name)?;
+        let (at, id) = self.position(&wanted.name)?;
         let wanted = TableSchema { id, ..wanted };
         match self.schemas.get(at) {
             Some(stored) if wanted != *stored => return Err(other_type(stored, &wanted)),
             _ => {}
         }
         let rules = TableRules { version: wanted.value.version, ttl: wanted.ttl, ..rules };
-        self.enter(at, wanted, rules, |_, life| Ok(life.map(|life| Life { millis: None, ..*life })))?;
+        self.register(at, wanted, rules, |_, life| Ok(life.map(|life| Life { millis: None, ..*life })))?;
         Ok(id)
     }
 
-    /// Declares a table of one of the kinds of this crate.
-    pub(super) fn declare_kind(&mut self, options: TableOptions, wanted: Wanted) -> Result<Table> {
+    /// Declares a table of one of this crate's kinds.
+    pub(super) fn declare_kind(&mut self, options: TableOptions, wanted: KindSpec) -> Result<Table> {
         let TableOptions { name, namespace, ttl } = options;
-        let (at, id) = self.place(&name)?;
+        let (at, id) = self.position(&name)?;
         let namespaced = namespace != Schema::unit();
         let mut schema = TableSchema {
             id,
@@ -294,16 +238,16 @@ impl Tables {
             check_stored(stored, &schema, &wanted.reads)?;
         }
         let (old, times) = (stored.and_then(|stored| stored.ttl), self.restored.filter(|_| stored.is_some()));
-        schema.ttl = ttl::settle(ttl, old, times).map_err(|error| error.with("table", &schema.name))?;
-        let (of_table, is_stored) = (schema.ttl, stored.is_some());
+        schema.ttl = ttl::resolve(ttl, old, times).map_err(|error| error.with("table", &schema.name))?;
+        let (table_ttl, is_stored) = (schema.ttl, stored.is_some());
         let life = |record: &GroupTimes, life: Option<&Life>| {
             if !is_stored {
                 return Ok(None);
             }
             let old = old.map(|old| life.map_or(old, |life| life.before(old)));
             let times = CheckpointTimes { event_time: record.event_time, processing_time: record.processing_time };
-            let settled = ttl::settle(ttl, old, Some(times))?;
-            Ok(settled.filter(|_| settled != of_table).map(|ttl| Life::of(id, ttl)))
+            let group_ttl = ttl::resolve(ttl, old, Some(times))?;
+            Ok(group_ttl.filter(|_| group_ttl != table_ttl).map(|ttl| Life::of(id, ttl)))
         };
         let version = schema.value.version;
         let rules = TableRules {
@@ -312,10 +256,10 @@ impl Tables {
             by_key: true,
             ttl: schema.ttl,
             merge: wanted.merge,
-            // Rows of older versions may lie in segments whatever the last checkpoint says of the table.
+            // Segments may hold rows of older versions, whatever version the last checkpoint lists for the table.
             upgrade: (version > FIRST_VERSION).then_some(wanted.upgrade),
         };
-        self.enter(at, schema, rules, life)?;
+        self.register(at, schema, rules, life)?;
         Ok(Table { id, namespaced })
     }
 
@@ -324,33 +268,33 @@ impl Tables {
         &self.key
     }
 
-    /// Returns the rules that no backend was told yet.
-    pub(super) fn take_rules(&mut self) -> Vec<(TableId, TableRules)> {
-        std::mem::take(&mut self.rules)
+    /// Returns the rules that the backend has not taken yet.
+    pub(super) fn take_new_rules(&mut self) -> Vec<(TableId, TableRules)> {
+        std::mem::take(&mut self.new_rules)
     }
 
-    /// Returns whether rows have to be loaded, and stored anew, by what had held for them: operands that no base has merged
-    /// yet renewed each other under another life than they have now.
-    pub(crate) fn merged_otherwise(&self) -> bool {
-        self.before.merged_otherwise
+    /// Returns whether rows must load under their stored rules and get new bases: operands that no base has merged yet
+    /// renewed each other under another TTL than the declared one.
+    pub(crate) fn must_load_under_stored_rules(&self) -> bool {
+        self.stored.renewal_changed
     }
 
-    /// Returns what the rows of tables that were declared meant in the checkpoint that is restored.
-    pub(super) fn rules_before(&self) -> (Vec<(TableId, TableRules)>, &[GroupTimes]) {
-        let before = |(id, rules): &(TableId, TableRules)| {
-            let ttl = self.before.ttls.iter().find(|(of, _)| of == id).map_or(rules.ttl, |(_, ttl)| *ttl);
+    /// Returns the declared tables' rules, with the TTLs and group times of the restored checkpoint.
+    pub(super) fn stored_rules(&self) -> (Vec<(TableId, TableRules)>, &[GroupTimes]) {
+        let with_stored_ttl = |(id, rules): &(TableId, TableRules)| {
+            let ttl = self.stored.ttls.iter().find(|(table, _)| table == id).map_or(rules.ttl, |(_, ttl)| *ttl);
             (*id, TableRules { ttl, ..rules.clone() })
         };
-        (self.rules.iter().map(before).collect(), &self.before.times)
+        (self.new_rules.iter().map(with_stored_ttl).collect(), &self.stored.times)
     }
 
-    /// Returns the records that no backend was told yet.
-    pub(super) fn take_times(&mut self) -> Option<&[GroupTimes]> {
+    /// Returns the group times if they changed since the backend last took them.
+    pub(super) fn take_changed_times(&mut self) -> Option<&[GroupTimes]> {
         std::mem::take(&mut self.changed_times).then_some(self.times.as_slice())
     }
 
-    /// Returns where the table of this name stands or goes, and its id.
-    fn place(&self, name: &str) -> Result<(usize, TableId)> {
+    /// Returns the index of the table in `schemas`, or the end if the table is new, and its id.
+    fn position(&self, name: &str) -> Result<(usize, TableId)> {
         check_name(name)?;
         if let Some((at, known)) = self.schemas.iter().enumerate().find(|(_, table)| table.name == name) {
             if self.declared.contains(&known.id) {
@@ -358,10 +302,10 @@ impl Tables {
             }
             return Ok((at, known.id));
         }
-        let by_place = || u32::try_from(self.schemas.len()).unwrap_or(u32::MAX);
-        let id = if canary::on(Canary::PositionalIds) { TableId(by_place()) } else { id_of(name) };
+        let by_position = || u32::try_from(self.schemas.len()).unwrap_or(u32::MAX);
+        let id = if canary::on(Canary::PositionalIds) { TableId(by_position()) } else { id_of(name) };
         match self.schemas.iter().find(|table| table.id == id) {
-            Some(other) => Err(Error::config("table's id is taken by another table: it needs another name")
+            Some(other) => Err(Error::config("table's id collides with another table's: choose another name")
                 .with("table", name)
                 .with("other", &other.name)
                 .with("id", id)),
@@ -369,10 +313,10 @@ impl Tables {
         }
     }
 
-    /// Enters a table that was declared.
+    /// Registers a declared table as entry `at` of `schemas`.
     ///
-    /// * `life`: what bounds its rows in groups with such a record, given what did before.
-    fn enter(
+    /// * `life`: returns the TTL bounds of the table's rows in the groups of a record, given the record's old bounds.
+    fn register(
         &mut self,
         at: usize,
         schema: TableSchema,
@@ -388,8 +332,8 @@ impl Tables {
             };
             let now = schema.ttl.map(|ttl| ttl.millis);
             let changes = self.times.iter().map(last).any(|last| last.is_some() && last != now);
-            self.before.merged_otherwise |= changes && rules.renews_whole();
-            self.before.ttls.push((id, stored.ttl));
+            self.stored.renewal_changed |= changes && rules.renews_whole();
+            self.stored.ttls.push((id, stored.ttl));
         }
         for (record, life) in self.times.iter_mut().zip(lives) {
             self.changed_times |= record.life(id) != life.as_ref();
@@ -400,17 +344,17 @@ impl Tables {
             Some(stored) => *stored = schema,
             None => self.schemas.push(schema),
         }
-        // Rows without a meaning need no rules, and are fastest without.
+        // Backends are fastest for tables without rules.
         let TableRules { version, ordered, by_key, ttl, merge, upgrade } = &rules;
         if *version != FIRST_VERSION || *ordered || !by_key || ttl.is_some() || merge.is_some() || upgrade.is_some() {
-            self.rules.push((id, rules));
+            self.new_rules.push((id, rules));
         }
         Ok(())
     }
 }
 
-/// Seed of the hash that ids of new tables are made by. Readers take ids from the registry: it is no part of the format,
-/// but all subtasks of a job must have the same.
+/// Seed of the hash that gives new tables their ids. Readers take ids from the manifest, so the seed is no part of the
+/// format, but all subtasks of a job must use the same one.
 const ID_SEED: u64 = 0x7461_626c_6569_6473;
 
 /// Returns the id of a new table of this name.
@@ -423,52 +367,5 @@ fn check_name(name: &str) -> Result<()> {
     if name.len() <= MAX_NAME_BYTES {
         return Ok(());
     }
-    Err(Error::usage("name of a table is too long").with("bytes", name.len()).with("limit", MAX_NAME_BYTES))
-}
-
-/// Refuses a declaration that the rows of a stored table cannot be read under.
-fn check_stored(stored: &TableSchema, wanted: &TableSchema, reads: &dyn Fn(&Schema) -> bool) -> Result<()> {
-    let places = |table: &TableSchema| (table.kind, table.key.clone(), table.namespace.clone(), table.sub.clone());
-    let (old, new) = (&stored.value, &wanted.value);
-    let reads = old == new || (old.version < new.version && reads(old));
-    if places(stored) != places(wanted) || !reads {
-        return Err(other_type(stored, wanted));
-    }
-    if stored.merge_operator != wanted.merge_operator {
-        let name = |table: &TableSchema| table.merge_operator.clone().unwrap_or_else(|| "none".to_owned());
-        return Err(Error::config("table was stored with another merge operator")
-            .with("table", &wanted.name)
-            .with("stored", name(stored))
-            .with("declared", name(wanted)));
-    }
-    Ok(())
-}
-
-fn other_type(stored: &TableSchema, wanted: &TableSchema) -> Error {
-    Error::config("table was stored with another type")
-        .with("table", &wanted.name)
-        .with("stored", Types(stored))
-        .with("declared", Types(wanted))
-}
-
-/// Prints a table's types in one word.
-pub(crate) struct Types<'a>(pub(crate) &'a TableSchema);
-
-impl fmt::Display for Types<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let TableSchema { kind, key, namespace, sub, value, ttl, merge_operator, .. } = self.0;
-        write!(f, "{kind:?}(")?;
-        for (i, schema) in [key, namespace, sub, value].into_iter().enumerate() {
-            write!(f, "{}{} v{}", if i == 0 { "" } else { ", " }, schema.name, schema.version)?;
-        }
-        if let Some(name) = merge_operator {
-            write!(f, ", {name}")?;
-        }
-        if let Some(Ttl { millis, on_read, event_time, .. }) = ttl {
-            let time = if *event_time { "event" } else { "processing" };
-            let renewed = if *on_read { ", renewed by reads" } else { "" };
-            write!(f, ", {millis} ms of {time} time{renewed}")?;
-        }
-        f.write_str(")")
-    }
+    Err(Error::usage("table name is too long").with("bytes", name.len()).with("limit", MAX_NAME_BYTES))
 }

@@ -1,4 +1,4 @@
-//! When rows expire, and what becomes of stored rows when that changes.
+//! When rows expire, and what a changed TTL means for stored rows.
 
 use std::time::Duration;
 
@@ -6,87 +6,110 @@ use crate::error::{Error, Result};
 use crate::segment::Ttl;
 use crate::time::Timestamp;
 
-use super::tables::CheckpointTimes;
+use super::times::CheckpointTimes;
 
-/// How long the rows of a table live: a value, an element of a list, an entry of a map, what was reduced or aggregated.
+/// The time to live of a table's rows: of a value, each element of a list, each entry of a map, a reduced value or an
+/// accumulator.
 ///
-/// A row that has expired is never returned again. In event time nothing expires before the first watermark, and what
-/// was written before it counts from the first checkpoint that is restored after it.
+/// An expired row is never returned. In event time nothing expires before the first watermark; for rows written before
+/// it, the TTL counts from the first checkpoint that is taken after it and restored.
 ///
-/// Of a table with stored rows it can be changed at a restart, counted from the restored checkpoint: given to a table
-/// that had none, its rows live on for `life`; changed, rows that had expired stay expired; taken away likewise.
-/// Between event and processing time it cannot be changed.
+/// A restart may change the TTL of stored rows, as of the restored checkpoint:
+/// - added to a table without one, stored rows expire `life` after the checkpoint;
+/// - changed or removed, rows that had expired by then stay expired.
+///
+/// Switching between event and processing time is refused.
+///
+/// ```
+/// use std::time::Duration;
+/// use alluvium::backend::{KeyedState, OverlayBackend, TableOptions, Tables, TtlConfig};
+/// use alluvium::codec::{schema::Schema, typed::Fixed};
+/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget, time::Timestamp};
+/// # fn main() -> alluvium::Result<()> {
+/// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
+/// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));
+/// let hour = TtlConfig::new(Duration::from_secs(3600));
+/// let attempts = state.value(TableOptions::new("attempts").ttl(hour), Fixed)?;
+/// state.set_key(b"user-1")?;
+/// state.advance(Timestamp::MIN, Timestamp::from_millis(0));
+/// attempts.put(&mut state, &1u32)?;
+/// state.advance(Timestamp::MIN, Timestamp::from_millis(3_600_000));
+/// assert_eq!(attempts.read(&mut state)?, None);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TtlConfig {
-    /// From the last write (or read) to the end; at least a millisecond.
+    /// Time from the last renewal until the row expires. Counted in whole milliseconds, from 1 to `i64::MAX`; declaring
+    /// a table with another life is a `Config` error.
     pub life: Duration,
-    /// What renews it.
+    /// Which accesses renew a row.
     pub update: TtlUpdate,
-    /// Which time it is counted in.
+    /// The time that `life` is counted in.
     pub time: TtlTime,
 }
 
-/// What renews a row's life.
+/// Which accesses renew a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TtlUpdate {
-    /// Writing it.
+    /// Writes.
     OnWrite,
-    /// Writing it, and reading it by its key. Reads are then writes: they come into the next delta.
+    /// Writes, and reads of the row by its key. Each such read is a write: the row goes into the next delta.
     OnReadAndWrite,
 }
 
-/// Which time a life is counted in.
+/// The time that a TTL is counted in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TtlTime {
-    /// That of the watermarks.
+    /// Event time: the watermark last passed to [`KeyedState::advance`](super::KeyedState::advance) or to a seal.
     Event,
-    /// That of the wall clock, as the state was last told.
+    /// Processing time: the wall clock last passed to [`KeyedState::advance`](super::KeyedState::advance) or to a seal.
     Processing,
 }
 
 impl TtlConfig {
-    /// Returns a life in processing time that writing renews.
+    /// Returns a TTL in processing time that writes renew.
     #[must_use]
     pub const fn new(life: Duration) -> Self {
         Self { life, update: TtlUpdate::OnWrite, time: TtlTime::Processing }
     }
 
-    /// Lets reads renew it too.
+    /// Makes reads renew rows too: [`TtlUpdate::OnReadAndWrite`].
     #[must_use]
     pub const fn renewed_by_reads(self) -> Self {
         Self { update: TtlUpdate::OnReadAndWrite, ..self }
     }
 
-    /// Counts it in event time.
+    /// Counts the TTL in event time.
     #[must_use]
     pub const fn in_event_time(self) -> Self {
         Self { time: TtlTime::Event, ..self }
     }
 }
 
-/// What a life of `u64::MAX` is: none.
-const FOR_EVER: u64 = u64::MAX;
+/// The life in milliseconds of rows that never expire.
+const FOREVER: u64 = u64::MAX;
 
-/// Returns what a table's schema says of expiry from now on.
+/// Returns the TTL for a table's schema.
 ///
-/// * `old`: what it said in the checkpoint that is restored.
-/// * `times`: how far time had come in it; `None` if the table has no rows.
+/// * `old`: the TTL in the restored checkpoint.
+/// * `times`: the times of that checkpoint; `None` if the table has no stored rows.
 ///
 /// # Errors
-/// `Config` if the life is out of range, or the time is not the one that stored rows have stamps of.
-pub(super) fn settle(
+/// `Config` if the life is out of range, or `wanted` counts in another time than the stamps of stored rows.
+pub(super) fn resolve(
     wanted: Option<TtlConfig>,
     old: Option<Ttl>,
     times: Option<CheckpointTimes>,
 ) -> Result<Option<Ttl>> {
     let (millis, on_read, event_time) = match (wanted, old) {
         (None, None) => return Ok(None),
-        // Stamps and what they were compared with stay, so that nothing comes back.
-        (None, Some(old)) => (FOR_EVER, false, old.event_time),
+        // The bounds on stamps stay: without them, expired rows would come back.
+        (None, Some(old)) => (FOREVER, false, old.event_time),
         (Some(wanted), _) => {
             let event_time = wanted.time == TtlTime::Event;
             if old.is_some_and(|old| old.event_time != event_time) {
-                return Err(Error::config("rows cannot expire by another time than they did"));
+                return Err(Error::config("TTL cannot switch between event and processing time"));
             }
             (life_ms(wanted.life)?, wanted.update == TtlUpdate::OnReadAndWrite, event_time)
         }
@@ -102,7 +125,7 @@ pub(super) fn settle(
     }))
 }
 
-/// Returns up to which stamp rows had expired before their life became `millis`.
+/// Returns the latest stamp of rows that had expired before the life became `millis`.
 fn dead_until(old: &Ttl, millis: u64, now: Option<Timestamp>) -> Option<Timestamp> {
     if old.millis == millis {
         return old.dead_until;
@@ -115,7 +138,7 @@ fn dead_until(old: &Ttl, millis: u64, now: Option<Timestamp>) -> Option<Timestam
 fn life_ms(life: Duration) -> Result<u64> {
     match i64::try_from(life.as_millis()) {
         Ok(millis @ 1..) => Ok(millis.unsigned_abs()),
-        _ => Err(Error::config("life of rows is out of range").with("life", format_args!("{life:?}"))),
+        _ => Err(Error::config("TTL is out of range").with("life", format_args!("{life:?}"))),
     }
 }
 
@@ -137,38 +160,38 @@ mod tests {
         CheckpointTimes { event_time: Timestamp::from_millis(5), processing_time: Timestamp::from_millis(100) };
 
     #[test]
-    fn lives_begin_change_and_end_at_the_checkpoint() {
-        let on = settle(Some(config(10)), None, Some(TIMES)).unwrap().unwrap();
+    fn a_ttl_is_added_changed_and_removed_as_of_the_checkpoint() {
+        let on = resolve(Some(config(10)), None, Some(TIMES)).unwrap().unwrap();
         assert_eq!(on, Ttl { millis: 10, since: Some(at(100)), ..Ttl::default() });
         let later = CheckpointTimes { processing_time: at(200), ..TIMES };
-        assert_eq!(settle(Some(config(10)), Some(on), Some(later)).unwrap(), Some(on), "nothing changed");
-        let longer = settle(Some(config(50).renewed_by_reads()), Some(on), Some(later)).unwrap().unwrap();
+        assert_eq!(resolve(Some(config(10)), Some(on), Some(later)).unwrap(), Some(on), "nothing changed");
+        let longer = resolve(Some(config(50).renewed_by_reads()), Some(on), Some(later)).unwrap().unwrap();
         assert_eq!((longer.millis, longer.on_read), (50, true));
         assert_eq!((longer.since, longer.dead_until), (Some(at(100)), Some(at(190))));
-        let off = settle(None, Some(longer), Some(CheckpointTimes { processing_time: at(210), ..TIMES }));
+        let off = resolve(None, Some(longer), Some(CheckpointTimes { processing_time: at(210), ..TIMES }));
         let off = off.unwrap().unwrap();
         assert_eq!((off.millis, off.on_read, off.dead_until), (u64::MAX, false, Some(at(190))));
-        assert_eq!(settle(None, Some(off), Some(later)).unwrap(), Some(off));
-        let again = settle(Some(config(1)), Some(off), Some(later)).unwrap().unwrap();
+        assert_eq!(resolve(None, Some(off), Some(later)).unwrap(), Some(off));
+        let again = resolve(Some(config(1)), Some(off), Some(later)).unwrap().unwrap();
         assert_eq!((again.millis, again.dead_until), (1, Some(at(190))));
-        assert_eq!(settle(None, None, Some(TIMES)).unwrap(), None);
+        assert_eq!(resolve(None, None, Some(TIMES)).unwrap(), None);
     }
 
     #[test]
-    fn unknown_times_say_nothing() {
+    fn an_unknown_time_bounds_no_rows() {
         let event = config(10).in_event_time();
         let before = CheckpointTimes { event_time: Timestamp::MIN, ..TIMES };
-        let new = settle(Some(event), None, Some(before)).unwrap().unwrap();
+        let new = resolve(Some(event), None, Some(before)).unwrap().unwrap();
         assert_eq!(new, Ttl { millis: 10, event_time: true, ..Ttl::default() });
-        assert_eq!(settle(Some(event), Some(new), Some(TIMES)).unwrap().unwrap().since, Some(at(5)));
-        let shorter = settle(Some(config(3).in_event_time()), Some(new), Some(before)).unwrap().unwrap();
+        assert_eq!(resolve(Some(event), Some(new), Some(TIMES)).unwrap().unwrap().since, Some(at(5)));
+        let shorter = resolve(Some(config(3).in_event_time()), Some(new), Some(before)).unwrap().unwrap();
         assert_eq!(shorter.dead_until, None);
-        assert_eq!(settle(Some(event), None, None).unwrap().unwrap().since, None, "a new table");
+        assert_eq!(resolve(Some(event), None, None).unwrap().unwrap().since, None, "a new table");
     }
 
     #[test]
-    fn what_cannot_be_is_refused() {
-        let refused = |wanted, old| settle(Some(wanted), old, Some(TIMES)).unwrap_err().kind();
+    fn a_life_out_of_range_and_another_time_are_refused() {
+        let refused = |wanted, old| resolve(Some(wanted), old, Some(TIMES)).unwrap_err().kind();
         assert_eq!(refused(config(0), None), ErrorKind::Config);
         assert_eq!(refused(TtlConfig::new(Duration::MAX), None), ErrorKind::Config);
         let processing = Ttl { millis: 10, ..Ttl::default() };

@@ -1,37 +1,39 @@
 //! One value per key.
 
-use std::fmt::{self, Debug};
+use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::manifest::StateKind;
 
-use super::tables::{TableOptions, Tables, Wanted};
-use super::{Access, Keyed, KeyedState, Table};
+use super::KeyedState;
+use super::access::{Access, Keyed, Table, handle};
+use super::options::TableOptions;
+use super::tables::{KindSpec, Tables};
 use crate::backend::{Change, StateBackend, Write};
 
 impl Tables {
     /// Declares a table of one value per key.
     ///
     /// # Errors
-    /// `Usage` if the name is declared already or too long; `Config` if the restored table of that name has another
-    /// type, or its rows expire in another time.
+    /// `Usage` if the name is declared already, or longer than [`MAX_NAME_BYTES`](crate::manifest::MAX_NAME_BYTES);
+    /// `Config` if the restored table of that name has another type, if its TTL counts in another time, if the TTL is out
+    /// of range, or if the hash that is a new table's id collides with another table's.
     pub fn value<V: 'static, C: Codec<V>>(
         &mut self,
         options: impl Into<TableOptions>,
         codec: C,
     ) -> Result<ValueState<V, C>> {
-        let wanted = Wanted::new(StateKind::Value, &codec);
+        let wanted = KindSpec::new(StateKind::Value, &codec);
         let table = self.declare_kind(options.into(), wanted)?;
         Ok(ValueState { table, codec, value: PhantomData })
     }
 }
 
 impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of one value per key.
+    /// Declares a table of one value per key: see [`Tables::value`].
     ///
     /// # Errors
     /// As [`Tables::value`].
@@ -45,6 +47,8 @@ impl<B: StateBackend> KeyedState<B> {
 }
 
 /// A handle to a table of one value per key, or per key and namespace.
+///
+/// A read or write touches one row, however many rows the table has.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, TableOptions, Tables};
@@ -69,64 +73,51 @@ pub struct ValueState<V, C> {
     value: PhantomData<fn() -> V>,
 }
 
-impl<V, C: Clone> Clone for ValueState<V, C> {
-    fn clone(&self) -> Self {
-        Self { table: self.table, codec: self.codec.clone(), value: PhantomData }
-    }
-}
-
-impl<V, C: Debug> Debug for ValueState<V, C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ValueState").field("table", &self.table).field("codec", &self.codec).finish()
-    }
-}
+handle! { [V, C: Clone] [V, C: Debug] ValueState<V, C> { codec } }
 
 impl<V, C: Codec<V>> ValueState<V, C> {
-    /// Returns the table's id.
-    #[must_use]
-    pub fn table(&self) -> TableId {
-        self.table.id
-    }
-
-    /// Returns the value.
+    /// Returns the value; `None` if there is none or it has expired.
     ///
     /// # Errors
-    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or there is
-    /// a namespace and the table has none.
+    /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or the state is
+    /// in a namespace and the table has none.
     pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Option<V>> {
-        self.table.with(state, |access| self.read_at(access))
+        self.table.with_row(state, |access| self.read_at(access))
     }
 
-    /// Sets the value.
+    /// Sets the value, without reading the old one.
     ///
     /// # Errors
-    /// As [`StateBackend::write`] and [`ValueState::read`]; `Usage` if the value has no encoding. Nothing is changed.
+    /// As [`StateBackend::write`]: `Limit` if the encoded value exceeds
+    /// [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES) or the memory budget is spent; `Usage` if the value has no
+    /// encoding, no key is set, or the state is in a namespace and the table has none. Nothing changes.
     pub fn put<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
-        self.table.with(state, |Access { backend, row, buffer }| {
+        self.table.with_row(state, |Access { backend, row, buffer }| {
             backend.write(row, Write::Put(buffer.fill(|out| self.codec.encode(value, out))?))
         })
     }
 
-    /// Calls `f` with the value, which it may set, change or take, and stores what is left.
+    /// Calls `f` with the value, which `f` may set, change or take, and stores the outcome: `None` removes the value.
     ///
     /// # Errors
-    /// As [`ValueState::read`] and [`ValueState::put`]. Nothing is changed.
+    /// As [`ValueState::read`] and [`ValueState::put`]. Nothing changes.
     pub fn update<S: Keyed, R>(&self, state: &mut S, f: impl FnOnce(&mut Option<V>) -> R) -> Result<R> {
-        self.table.with(state, |access| self.update_at(access, f))
+        self.table.with_row(state, |access| self.update_at(access, f))
     }
 
-    /// Removes the value.
+    /// Removes the value, without reading it.
     ///
     /// # Errors
-    /// As [`StateBackend::write`] and [`ValueState::read`].
+    /// As [`StateBackend::write`]; `Usage` as [`ValueState::read`].
     pub fn clear<S: Keyed>(&self, state: &mut S) -> Result<()> {
-        self.table.with(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
+        self.table.with_row(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
     }
 
-    /// Calls `visit` with the place of each key in `keys`, and its value; in their order. The current key stays.
+    /// Calls `visit` with the index and the value of each of `keys`, in order. The current key stays. Backends prefetch
+    /// the rows, so one call is faster than a read per key.
     ///
     /// # Errors
-    /// As [`ValueState::read`], at the first key that has one.
+    /// As [`ValueState::read`], at the first key that fails.
     pub fn get_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -136,11 +127,11 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         self.table.each_key(state, keys, |at, access| self.read_at(access).map(|value| visit(at, value)))
     }
 
-    /// Does as [`ValueState::update`] for each key in `keys`, in their order; `f` also gets the key's place in `keys`.
-    /// The current key stays.
+    /// Updates the value of each of `keys`, in order, as [`ValueState::update`] does; `f` also gets the key's index. The
+    /// current key stays.
     ///
     /// # Errors
-    /// As [`ValueState::update`], at the first key that has one; those before it are updated.
+    /// As [`ValueState::update`], at the first key that fails; the keys before it are updated.
     pub fn update_many<S: Keyed>(
         &self,
         state: &mut S,
@@ -150,10 +141,14 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         self.table.each_key(state, keys, |at, access| self.update_at(access, |value| f(at, value)))
     }
 
-    /// Visits all values of `groups` with their key and namespace, group by group, until `visit` returns false.
+    /// Calls `visit` with the key, namespace and value of each row in `groups`, group by group, until `visit` returns
+    /// false. Order within a group is unspecified.
     ///
     /// # Errors
     /// As [`StateBackend::scan`]; `Corrupt` if stored bytes do not decode.
+    ///
+    /// # Cost
+    /// A step per row of `groups`, rows of other tables included.
     pub fn scan<B: StateBackend>(
         &self,
         state: &mut KeyedState<B>,
@@ -180,17 +175,17 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         Access { backend, row, .. }: Access<'_, B>,
         f: impl FnOnce(&mut Option<V>) -> R,
     ) -> Result<R> {
-        backend.update(row, |stored, encoded| change(&self.codec, stored, encoded, f))?
+        backend.update(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
     }
 }
 
-/// Returns the value of stored bytes.
+/// Decodes a stored value, if there is one.
 pub(super) fn decode<V, C: Codec<V>>(codec: &C, stored: Option<&[u8]>) -> Result<Option<V>> {
     stored.map(|bytes| codec.decode(bytes)).transpose()
 }
 
-/// Lets `f` change a stored value; changes nothing on failure.
-pub(super) fn change<V, C: Codec<V>, R>(
+/// Lets `f` change a stored value, and encodes the outcome into `encoded`. On failure the row is kept.
+pub(super) fn update_stored<V, C: Codec<V>, R>(
     codec: &C,
     stored: Option<&[u8]>,
     encoded: &mut Vec<u8>,

@@ -1,4 +1,4 @@
-//! Values decoded by their types. Bytes are hostile: nothing is taken that is not there, nothing panics.
+//! Values decoded by their types. Bytes may be hostile: no read passes their end, and none panics.
 
 use std::borrow::Cow;
 
@@ -7,15 +7,18 @@ use crate::codec::bytes;
 use crate::codec::escape::take_escaped;
 use crate::error::{Error, Result};
 
-/// Returns the value that exactly `bytes` stand for.
+/// Decodes a value of type `ty` from all of `bytes`.
 ///
 /// # Errors
-/// `Corrupt` if they stand for none.
+/// `Corrupt` if `bytes` encode no such value, or one and more.
+///
+/// # Cost
+/// Memory in proportion to `bytes` and `ty`.
 pub fn decode_any<'a>(ty: &'a Type, bytes: &'a [u8]) -> Result<Value<'a>> {
-    any_value(ty, bytes).ok_or_else(|| Error::corrupt("stored bytes do not have their schema").with("schema", ty))
+    decode_value(ty, bytes).ok_or_else(|| Error::corrupt("stored bytes do not match their schema").with("schema", ty))
 }
 
-fn any_value<'a>(ty: &'a Type, bytes: &'a [u8]) -> Option<Value<'a>> {
+fn decode_value<'a>(ty: &'a Type, bytes: &'a [u8]) -> Option<Value<'a>> {
     let mut reader = Reader { rest: bytes };
     let value = match ty {
         Type::Unit => Value::Unit,
@@ -25,7 +28,7 @@ fn any_value<'a>(ty: &'a Type, bytes: &'a [u8]) -> Option<Value<'a>> {
         Type::List(part) => return list(part, bytes),
         Type::Tuple(parts) => return tuple(parts, bytes),
         Type::Option(part) => match reader.flag()? {
-            true => return Some(Value::Option(Some(Box::new(any_value(&part.ty, reader.rest)?)))),
+            true => return Some(Value::Option(Some(Box::new(decode_value(&part.ty, reader.rest)?)))),
             false => Value::Option(None),
         },
         Type::Bool => Value::Bool(reader.flag()?),
@@ -38,7 +41,7 @@ fn any_value<'a>(ty: &'a Type, bytes: &'a [u8]) -> Option<Value<'a>> {
 fn list<'a>(part: &'a Part<Type>, bytes: &'a [u8]) -> Option<Value<'a>> {
     let mut reader = bytes::Reader::new(bytes);
     let count = reader.count(1).ok()?;
-    let mut item = |_| any_value(&part.ty, reader.length_delimited(usize::MAX).ok()?);
+    let mut item = |_| decode_value(&part.ty, reader.length_delimited(usize::MAX).ok()?);
     let items = (0..count).map(&mut item).collect::<Option<_>>()?;
     reader.finish().ok()?;
     Some(Value::List(items))
@@ -49,13 +52,13 @@ fn tuple<'a>(parts: &'a [Part<Type>], bytes: &'a [u8]) -> Option<Value<'a>> {
     let mut reader = bytes::Reader::new(bytes);
     let mut items = Vec::with_capacity(parts.len());
     for head in heads {
-        items.push(any_value(&head.ty, reader.length_delimited(usize::MAX).ok()?)?);
+        items.push(decode_value(&head.ty, reader.length_delimited(usize::MAX).ok()?)?);
     }
-    items.push(any_value(&last.ty, reader.rest())?);
+    items.push(decode_value(&last.ty, reader.rest())?);
     Some(Value::Tuple(items))
 }
 
-/// Decodes bytes of which `keep` makes what the value holds: borrowed if they are stored as they are, else copied.
+/// Decodes a value that sorts by its bytes. `keep` borrows bytes for the value, or copies those that had to be unescaped.
 fn ordered<'a, 'b>(order: &Order, bytes: &'b [u8], keep: fn(&'b [u8]) -> Cow<'a, [u8]>) -> Option<Value<'a>> {
     Some(match order {
         Order::Unit => bytes.is_empty().then_some(Value::Unit)?,
@@ -111,10 +114,10 @@ fn ordered_number<'a>(bytes: &[u8], number: Number) -> Option<Value<'a>> {
         Number::F32 | Number::F64 if *highest & 0x80 != 0 => *highest ^= 0x80,
         Number::F32 | Number::F64 => bytes.iter_mut().for_each(|byte| *byte = !*byte),
     }
-    number_of(&bytes, number)
+    decode_number(&bytes, number)
 }
 
-/// Takes values off the front of bytes.
+/// Takes values off the front of `rest`.
 struct Reader<'a> {
     rest: &'a [u8],
 }
@@ -130,8 +133,8 @@ impl<'a> Reader<'a> {
                 Value::Signed((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
             }
             Shape::Number(number) => self.fixed(*number)?,
-            Shape::Bytes => Value::Bytes(self.counted()?.into()),
-            Shape::Utf8 => Value::Utf8(std::str::from_utf8(self.counted()?).ok()?.into()),
+            Shape::Bytes => Value::Bytes(self.counted_bytes()?.into()),
+            Shape::Utf8 => Value::Utf8(std::str::from_utf8(self.counted_bytes()?).ok()?.into()),
             Shape::Option(inner) => {
                 let some = self.flag()?;
                 Value::Option(if some { Some(Box::new(self.shape(inner)?)) } else { None })
@@ -153,10 +156,10 @@ impl<'a> Reader<'a> {
     }
 
     fn fixed(&mut self, number: Number) -> Option<Value<'a>> {
-        number_of(self.take(usize::from(number.width()))?, number)
+        decode_number(self.take(usize::from(number.width()))?, number)
     }
 
-    /// Takes a little-endian base-128 number of a type of `width` bytes.
+    /// Takes a varint of a number type of `width` bytes; `None` if it does not fit that type.
     fn varint(&mut self, width: u8) -> Option<u128> {
         let bits = u32::from(width) * 8;
         let mut value = 0u128;
@@ -175,13 +178,13 @@ impl<'a> Reader<'a> {
         None
     }
 
-    /// Takes a count of items that have at least one byte each.
+    /// Takes a count of items of at least one byte each.
     fn count(&mut self) -> Option<usize> {
         let count = usize::try_from(self.varint(8)?).ok()?;
         (count <= self.rest.len()).then_some(count)
     }
 
-    fn counted(&mut self) -> Option<&'a [u8]> {
+    fn counted_bytes(&mut self) -> Option<&'a [u8]> {
         let count = self.count()?;
         self.take(count)
     }
@@ -201,9 +204,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Returns the number that these little-endian bytes of its full width stand for.
-fn number_of<'a>(bytes: &[u8], number: Number) -> Option<Value<'a>> {
-    // Widened to 16 bytes, with the sign's bits above a negative number.
+/// Decodes a number from little-endian bytes of its full width.
+fn decode_number<'a>(bytes: &[u8], number: Number) -> Option<Value<'a>> {
+    // Sign-extends to 16 bytes.
     let fill = |negative: bool| if negative { 0xff } else { 0 };
     let widened = |filler: u8| {
         let mut wide = [filler; 16];

@@ -1,43 +1,55 @@
-//! Schema names as types, and values decoded by them alone, so that offline tools need no user code.
+//! Schema names parsed as types. Tools decode values by these types alone, without the user's code.
 //!
-//! `docs/format.md` has the grammar of names and the bytes of each. A part of a version other than 1 carries it in the
-//! name of the whole, and a part whose name is not of this crate becomes `opaque:` and that name, escaped.
+//! `docs/format.md` has the grammar of names and the bytes of each type. The name of a composed type holds the version of
+//! a part if it is not 1. A part whose name this crate does not know becomes `opaque:` and that name, escaped.
 //!
 //! Invariants:
-//! - every name that parses is printed as it was; every type that was parsed and printed parses back to itself;
-//! - a value takes memory in proportion to its bytes and its type: each element of a list has at least one byte.
+//! - a parsed type prints as the name it was parsed from, and that name parses to the same type;
+//! - a decoded value takes memory in proportion to its bytes and its type: each element of a list has at least one byte.
 
 mod decode;
 mod parse;
+mod print;
 #[cfg(test)]
 mod tests;
 
 use std::borrow::Cow;
-use std::fmt;
-use std::fmt::Write as _;
 
 pub use decode::decode_any;
 
-/// How deep type expressions may nest.
+/// Levels that type expressions may nest.
 const MAX_DEPTH: usize = 32;
 
-/// A type's name and version.
+/// A type's name and version, as checkpoints store them.
+///
+/// ```
+/// use alluvium::codec::schema::{Schema, Type, decode_any};
+/// use alluvium::codec::typed::{Codec, Fixed, Utf8};
+/// # fn main() -> alluvium::Result<()> {
+/// let codec = (Utf8, Fixed);
+/// let schema = Codec::<(String, u16)>::schema(&codec);
+/// assert_eq!(schema, Schema::new("tuple<utf8,u16le>"));
+/// let parsed = Type::parse(&schema.name).unwrap();
+/// assert_eq!(decode_any(&parsed, b"\x02ab\x01\0")?.to_string(), "(ab,1)");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Schema {
-    /// Its name; for the crate's own codecs a type expression that tools can decode by.
+    /// The name; for this crate's codecs a type expression, by which tools decode values.
     pub name: String,
-    /// Its version.
+    /// The version.
     pub version: u32,
 }
 
 impl Schema {
-    /// Returns version 1 of the type `name`.
+    /// Returns the schema of type `name`, version 1.
     #[must_use]
     pub fn new(name: impl Into<String>) -> Self {
         Self { name: name.into(), version: 1 }
     }
 
-    /// Returns the type of what a table does not have.
+    /// Returns the schema for a part that a table does not have: `unit`, in no bytes.
     #[must_use]
     pub fn unit() -> Self {
         Self::new("unit")
@@ -45,18 +57,19 @@ impl Schema {
 
     /// Returns version 1 of `form<part,...>`.
     pub(super) fn composed(form: &str, parts: &[Self]) -> Self {
-        Self::of_parts(form, parts, |name| Type::parse(name).map(|_| name))
+        Self::compose(form, parts, |name| Type::parse(name).map(|_| name))
     }
 
     /// Returns version 1 of `ordered:form<part,...>`, whose parts lose their own `ordered:`.
     pub(super) fn ordered(form: &str, parts: &[Self]) -> Self {
-        Self::of_parts(&format!("ordered:{form}"), parts, |name| match Type::parse(name) {
+        Self::compose(&format!("ordered:{form}"), parts, |name| match Type::parse(name) {
             Some(Type::Ordered(_)) => name.strip_prefix("ordered:"),
             _ => None,
         })
     }
 
-    fn of_parts(form: &str, parts: &[Self], known: impl Fn(&str) -> Option<&str>) -> Self {
+    /// * `known`: returns the spelling of a part's name within the whole; `None` if the name is not known.
+    fn compose(form: &str, parts: &[Self], known: impl Fn(&str) -> Option<&str>) -> Self {
         let mut name = format!("{form}<");
         for (i, part) in parts.iter().enumerate() {
             if i > 0 {
@@ -75,7 +88,7 @@ impl Schema {
     }
 }
 
-/// Returns a name that other names can hold, whatever is in it.
+/// Escapes a name of any text, so that it can stand within other names.
 fn escaped(name: &str) -> String {
     let mut escaped = String::new();
     for byte in name.bytes() {
@@ -89,63 +102,63 @@ fn escaped(name: &str) -> String {
     escaped
 }
 
-/// A type that values can be decoded by: a form of encoding and, for some forms, what it is made of.
+/// A type by which values are decoded: an encoding and, for composed encodings, its parts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Type {
-    /// No bytes at all.
+    /// No bytes.
     Unit,
     /// One byte, 0 or 1.
     Bool,
-    /// Bytes as they are.
+    /// Plain bytes.
     Bytes,
-    /// UTF-8 text as it is.
+    /// Plain UTF-8 text.
     Utf8,
     /// A number in little-endian bytes of its full width.
     Fixed(Number),
     /// A byte, 0 or 1, and the value if 1.
     Option(Box<Part<Self>>),
-    /// A count, and each value behind its length.
+    /// A count, and each value after its length.
     List(Box<Part<Self>>),
-    /// Values one after the other, all but the last behind their lengths.
+    /// Values in order, all but the last after their lengths.
     Tuple(Vec<Part<Self>>),
     /// Bytes that sort as the values do.
     Ordered(Order),
-    /// A shape in `postcard`'s format.
+    /// A value in `postcard`'s format.
     Postcard(Shape),
-    /// Bytes in a format of this name, which this crate does not know.
+    /// Bytes in a format of this name, unknown to this crate.
     Opaque(String),
 }
 
-/// A type that sorts by its bytes.
+/// A type whose bytes sort as its values do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Order {
-    /// No bytes at all.
+    /// No bytes.
     Unit,
     /// One byte, 0 or 1.
     Bool,
-    /// Bytes as they are.
+    /// Plain bytes.
     Bytes,
-    /// UTF-8 text as it is.
+    /// Plain UTF-8 text.
     Utf8,
-    /// A number in big-endian bytes of its full width: the sign bit of a signed one flipped; of a float, the sign bit
-    /// of a positive one and all bits of a negative one.
+    /// A number in big-endian bytes of its full width. Flipped are the sign bit of signed integers and positive floats,
+    /// and all bits of negative floats.
     Number(Number),
     /// A byte, 0 or 1, and the value if 1.
     Option(Box<Part<Self>>),
-    /// Values one after the other; those that have no fixed width, but for the last, escaped and terminated.
+    /// Values in order; those without a fixed width, except the last, are escaped and terminated.
     Tuple(Vec<Part<Self>>),
-    /// Bytes in a format of this name, which this crate does not know.
+    /// Bytes in a format of this name, unknown to this crate.
     Opaque(String),
 }
 
-/// A type within another, of some version.
+/// A part of a composed type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Part<T> {
-    /// The type.
+    /// The part's type.
     pub ty: T,
-    /// Its version.
+    /// The part's version.
     pub version: u32,
 }
 
@@ -166,34 +179,34 @@ pub enum Number {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Shape {
-    /// Nothing.
+    /// No bytes.
     Unit,
     /// One byte, 0 or 1.
     Bool,
-    /// A number; integers beyond a byte as varints, signed ones in zigzag.
+    /// A number; integers wider than a byte are varints, zigzag if signed.
     Number(Number),
-    /// Length and bytes.
+    /// A length and bytes.
     Bytes,
-    /// Length and UTF-8 text.
+    /// A length and UTF-8 text.
     Utf8,
     /// A byte, 0 or 1, and the value if 1.
     Option(Box<Self>),
-    /// A count and values. Elements that take no bytes are not supported.
+    /// A count and values. Elements of no bytes are not supported.
     List(Box<Self>),
-    /// Values one after the other.
+    /// Values in order.
     Tuple(Vec<Self>),
-    /// Named values one after the other.
+    /// Named values in order.
     Struct(Vec<(String, Self)>),
-    /// The number of a variant, from 0, and its value.
+    /// The index of a variant, from 0, and the variant's value.
     Enum(Vec<(String, Self)>),
 }
 
-/// A decoded value that borrows its bytes where they are stored as they are, and its names from the type. It prints
-/// readably, not reversibly.
+/// A decoded value. It borrows bytes that are stored plain, and borrows names from the type. Its printed form is for
+/// people, and cannot be parsed back.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
 pub enum Value<'a> {
-    /// Nothing.
+    /// The unit value.
     Unit,
     /// A truth value.
     Bool(bool),
@@ -201,9 +214,9 @@ pub enum Value<'a> {
     Unsigned(u128),
     /// A signed number.
     Signed(i128),
-    /// A single.
+    /// A single-precision float.
     F32(f32),
-    /// A double.
+    /// A double-precision float.
     F64(f64),
     /// Bytes.
     Bytes(Cow<'a, [u8]>),
@@ -215,12 +228,12 @@ pub enum Value<'a> {
     List(Vec<Self>),
     /// Values of several types.
     Tuple(Vec<Self>),
-    /// Named values. A variant of an enum is a struct with one field.
+    /// Named values. An enum's value is a struct with one field, named after the variant.
     Struct(Vec<(&'a str, Self)>),
 }
 
 impl Order {
-    /// Returns how many bytes every value has, if all have as many.
+    /// Returns the width of every value in bytes; `None` if widths differ.
     fn width(&self) -> Option<usize> {
         match self {
             Self::Unit => Some(0),
@@ -228,55 +241,6 @@ impl Order {
             Self::Number(number) => Some(number.width().into()),
             Self::Tuple(parts) => parts.iter().map(|part| part.ty.width()).sum(),
             Self::Bytes | Self::Utf8 | Self::Option(_) | Self::Opaque(_) => None,
-        }
-    }
-}
-
-impl fmt::Display for Type {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unit => f.write_str("unit"),
-            Self::Bytes => f.write_str("bytes"),
-            Self::Utf8 => f.write_str("utf8"),
-            Self::Fixed(number) if number.width() == 1 => number.fmt(f),
-            Self::Bool => f.write_str("bool"),
-            Self::Fixed(number) => write!(f, "{number}le"),
-            Self::Option(part) => write!(f, "option<{part}>"),
-            Self::List(part) => write!(f, "list<{part}>"),
-            Self::Tuple(parts) => {
-                f.write_str("tuple")?;
-                joined(f, ('<', '>'), parts, |f, part| part.fmt(f))
-            }
-            Self::Ordered(order) => write!(f, "ordered:{order}"),
-            Self::Postcard(shape) => write!(f, "postcard:{shape}"),
-            Self::Opaque(name) => write!(f, "opaque:{name}"),
-        }
-    }
-}
-
-impl fmt::Display for Order {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unit => f.write_str("unit"),
-            Self::Bool => f.write_str("bool"),
-            Self::Bytes => f.write_str("bytes"),
-            Self::Utf8 => f.write_str("utf8"),
-            Self::Number(number) => number.fmt(f),
-            Self::Option(part) => write!(f, "option<{part}>"),
-            Self::Tuple(parts) => {
-                f.write_str("tuple")?;
-                joined(f, ('<', '>'), parts, |f, part| part.fmt(f))
-            }
-            Self::Opaque(name) => write!(f, "opaque:{name}"),
-        }
-    }
-}
-
-impl<T: fmt::Display> fmt::Display for Part<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.version {
-            1 => self.ty.fmt(f),
-            version => write!(f, "{}@{version}", self.ty),
         }
     }
 }
@@ -307,76 +271,4 @@ impl Number {
             Self::F64 => 8,
         }
     }
-}
-
-impl fmt::Display for Number {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let letter = match self {
-            Self::Unsigned(_) => 'u',
-            Self::Signed(_) => 'i',
-            Self::F32 | Self::F64 => 'f',
-        };
-        write!(f, "{letter}{}", u32::from(self.width()) * 8)
-    }
-}
-
-impl fmt::Display for Shape {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unit => f.write_str("unit"),
-            Self::Bool => f.write_str("bool"),
-            Self::Number(number) => number.fmt(f),
-            Self::Bytes => f.write_str("bytes"),
-            Self::Utf8 => f.write_str("utf8"),
-            Self::Option(inner) => write!(f, "option<{inner}>"),
-            Self::List(inner) => write!(f, "list<{inner}>"),
-            Self::Tuple(items) => {
-                f.write_str("tuple")?;
-                joined(f, ('<', '>'), items, |f, item| item.fmt(f))
-            }
-            Self::Struct(fields) | Self::Enum(fields) => {
-                f.write_str(if matches!(self, Self::Struct(_)) { "struct" } else { "enum" })?;
-                joined(f, ('<', '>'), fields, |f, (name, shape)| write!(f, "{name}:{shape}"))
-            }
-        }
-    }
-}
-
-impl fmt::Display for Value<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Unit => Ok(()),
-            Self::Bool(value) => value.fmt(f),
-            Self::Unsigned(value) => value.fmt(f),
-            Self::Signed(value) => value.fmt(f),
-            Self::F32(value) => value.fmt(f),
-            Self::F64(value) => value.fmt(f),
-            Self::Utf8(text) => f.write_str(text),
-            Self::Bytes(bytes) => {
-                f.write_str("0x")?;
-                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-            }
-            Self::Option(None) => f.write_str("null"),
-            Self::Option(Some(value)) => value.fmt(f),
-            Self::List(items) => joined(f, ('[', ']'), items, |f, item| item.fmt(f)),
-            Self::Tuple(items) => joined(f, ('(', ')'), items, |f, item| item.fmt(f)),
-            Self::Struct(fields) => joined(f, ('{', '}'), fields, |f, (name, value)| write!(f, "{name}:{value}")),
-        }
-    }
-}
-
-fn joined<T>(
-    f: &mut fmt::Formatter<'_>,
-    (open, close): (char, char),
-    items: &[T],
-    mut print: impl FnMut(&mut fmt::Formatter<'_>, &T) -> fmt::Result,
-) -> fmt::Result {
-    f.write_char(open)?;
-    for (i, item) in items.iter().enumerate() {
-        if i > 0 {
-            f.write_char(',')?;
-        }
-        print(f, item)?;
-    }
-    f.write_char(close)
 }

@@ -1,26 +1,26 @@
-//! Names read back as types: recursion is bounded, and only the spelling that a type prints is taken.
+//! Names parsed as types. Recursion is bounded, and each type has one accepted spelling, the one it prints.
 
 use super::{MAX_DEPTH, Number, Order, Part, Shape, Type};
 
 impl Type {
-    /// Returns the type that a schema's name stands for, if it is one of this crate's.
+    /// Parses a schema's name; `None` if this crate does not know the type, or the name nests more than 32 levels.
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
-        any_type(name, MAX_DEPTH)
+        parse_type(name, MAX_DEPTH)
     }
 }
 
-fn any_type(name: &str, depth: usize) -> Option<Type> {
+fn parse_type(name: &str, depth: usize) -> Option<Type> {
     if let Some(expression) = name.strip_prefix("postcard:") {
         let mut parser = Parser { rest: expression };
         let shape = parser.shape(depth)?;
         return parser.rest.is_empty().then_some(Type::Postcard(shape));
     }
     if let Some(order) = name.strip_prefix("ordered:") {
-        return any_order(order, depth).map(Type::Ordered);
+        return parse_order(order, depth).map(Type::Ordered);
     }
-    if let Some(foreign) = foreign(name) {
-        return Some(Type::Opaque(foreign));
+    if let Some(opaque) = opaque_name(name) {
+        return Some(Type::Opaque(opaque));
     }
     let depth = depth.checked_sub(1)?;
     Some(match name {
@@ -29,9 +29,9 @@ fn any_type(name: &str, depth: usize) -> Option<Type> {
         "bytes" => Type::Bytes,
         "utf8" => Type::Utf8,
         "u8" | "i8" => Type::Fixed(Number::parse(name)?),
-        _ => match parts(name, |part| any_type(part, depth)) {
-            Some(("option", parts)) => Type::Option(only(parts)?),
-            Some(("list", parts)) => Type::List(only(parts)?),
+        _ => match parse_parts(name, |part| parse_type(part, depth)) {
+            Some(("option", parts)) => Type::Option(single(parts)?),
+            Some(("list", parts)) => Type::List(single(parts)?),
             Some(("tuple", parts)) => Type::Tuple(parts),
             Some(_) => return None,
             None => {
@@ -42,18 +42,18 @@ fn any_type(name: &str, depth: usize) -> Option<Type> {
     })
 }
 
-fn any_order(name: &str, depth: usize) -> Option<Order> {
+fn parse_order(name: &str, depth: usize) -> Option<Order> {
     let depth = depth.checked_sub(1)?;
-    if let Some(foreign) = foreign(name) {
-        return Some(Order::Opaque(foreign));
+    if let Some(opaque) = opaque_name(name) {
+        return Some(Order::Opaque(opaque));
     }
     Some(match name {
         "unit" => Order::Unit,
         "bool" => Order::Bool,
         "bytes" => Order::Bytes,
         "utf8" => Order::Utf8,
-        _ => match parts(name, |part| any_order(part, depth)) {
-            Some(("option", parts)) => Order::Option(only(parts)?),
+        _ => match parse_parts(name, |part| parse_order(part, depth)) {
+            Some(("option", parts)) => Order::Option(single(parts)?),
             Some(("tuple", parts)) => Order::Tuple(parts),
             Some(_) => return None,
             None => Order::Number(Number::parse(name)?),
@@ -61,8 +61,8 @@ fn any_order(name: &str, depth: usize) -> Option<Order> {
     })
 }
 
-/// Returns the form and the parts of `form<part,...>`, each part with its version.
-fn parts<T>(name: &str, mut parse: impl FnMut(&str) -> Option<T>) -> Option<(&str, Vec<Part<T>>)> {
+/// Parses `form<part,...>`, each part with its version.
+fn parse_parts<T>(name: &str, mut parse: impl FnMut(&str) -> Option<T>) -> Option<(&str, Vec<Part<T>>)> {
     let (form, rest) = name.split_once('<')?;
     let mut depth = 0usize;
     let mut balanced = true;
@@ -85,7 +85,7 @@ fn parts<T>(name: &str, mut parse: impl FnMut(&str) -> Option<T>) -> Option<(&st
     (balanced && depth == 0).then_some((form, parts))
 }
 
-/// Splits `name@version`; without a version it is 1, which is never spelt out.
+/// Splits `name@version`. A missing version is 1; an explicit 1 is refused.
 fn versioned(text: &str) -> Option<(&str, u32)> {
     match text.rsplit_once('@') {
         Some((name, digits)) if digits.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -96,22 +96,22 @@ fn versioned(text: &str) -> Option<(&str, u32)> {
     }
 }
 
-fn only<T>(parts: Vec<Part<T>>) -> Option<Box<Part<T>>> {
+fn single<T>(parts: Vec<Part<T>>) -> Option<Box<Part<T>>> {
     let [part] = <[_; 1]>::try_from(parts).ok()?;
     Some(Box::new(part))
 }
 
-fn foreign(name: &str) -> Option<String> {
+fn opaque_name(name: &str) -> Option<String> {
     let name = name.strip_prefix("opaque:")?;
     name.chars().all(|c| is_plain(c) || c == '%').then(|| name.to_owned())
 }
 
-/// Returns whether a character of a name that this crate does not know stands as it is within other names.
+/// Returns whether a character of an unknown name stands unescaped within other names.
 pub(super) const fn is_plain(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | ':' | '/' | '-')
 }
 
-/// Reads the shapes of `postcard`'s format.
+/// Parses shapes of `postcard`'s format.
 struct Parser<'a> {
     rest: &'a str,
 }
@@ -124,25 +124,25 @@ impl<'a> Parser<'a> {
             "bool" => Shape::Bool,
             "bytes" => Shape::Bytes,
             "utf8" => Shape::Utf8,
-            "option" => Shape::Option(Box::new(self.only(depth)?)),
-            "list" => Shape::List(Box::new(self.only(depth)?)),
-            "tuple" => Shape::Tuple(self.several(|parser| parser.shape(depth))?),
-            "struct" => Shape::Struct(self.several(|parser| parser.field(depth))?),
-            "enum" => Shape::Enum(self.several(|parser| parser.field(depth))?),
+            "option" => Shape::Option(Box::new(self.single(depth)?)),
+            "list" => Shape::List(Box::new(self.single(depth)?)),
+            "tuple" => Shape::Tuple(self.items(|parser| parser.shape(depth))?),
+            "struct" => Shape::Struct(self.items(|parser| parser.field(depth))?),
+            "enum" => Shape::Enum(self.items(|parser| parser.field(depth))?),
             number => Shape::Number(Number::parse(number)?),
         })
     }
 
     /// Takes one shape in angle brackets.
-    fn only(&mut self, depth: usize) -> Option<Shape> {
+    fn single(&mut self, depth: usize) -> Option<Shape> {
         self.token('<')?;
         let shape = self.shape(depth)?;
         self.token('>')?;
         Some(shape)
     }
 
-    /// Takes items between commas in angle brackets, at least one.
-    fn several<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+    /// Takes one or more items between commas, in angle brackets.
+    fn items<T>(&mut self, mut item: impl FnMut(&mut Self) -> Option<T>) -> Option<Vec<T>> {
         self.token('<')?;
         let mut items = vec![item(self)?];
         while self.token(',').is_some() {

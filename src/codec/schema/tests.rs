@@ -12,7 +12,7 @@ fn decoded(name: &str, bytes: &[u8]) -> Option<String> {
 }
 
 #[test]
-fn names_print_as_they_parse() {
+fn a_parsed_type_prints_its_name() {
     for name in [
         "unit",
         "bytes",
@@ -70,7 +70,7 @@ fn names_print_as_they_parse() {
 }
 
 #[test]
-fn composed_names_hold_versions_and_what_is_not_known() {
+fn composed_names_hold_versions_and_unknown_names() {
     let name = |form: &str, parts: &[Schema]| Schema::composed(form, parts).name;
     let text = |version| Schema { version, ..Schema::new("utf8") };
     assert_eq!(name("tuple", &[text(1), text(2)]), "tuple<utf8,utf8@2>");
@@ -79,14 +79,14 @@ fn composed_names_hold_versions_and_what_is_not_known() {
     let ordered = Schema::ordered("tuple", &[Schema::new("ordered:i64"), Schema::new("i64"), foreign]);
     assert_eq!(ordered.name, "ordered:tuple<i64,opaque:i64,opaque:avro:%3c%c3%a9%401%2c%25@0>");
     assert!(Type::parse(&ordered.name).is_some());
-    // What is nested too deep is a foreign name.
+    // A part that nests too deep becomes an opaque name.
     let deep = (0..40).fold(Schema::unit(), |inner, _| Schema::composed("option", &[inner]));
     assert!(deep.name.starts_with("option<option<option<") && deep.name.contains("<opaque:option%3c"));
     assert!(Type::parse(&deep.name).is_some());
 }
 
 #[test]
-fn composed_types_are_read_by_their_names() {
+fn composed_values_decode_by_their_names() {
     let check = |name: &str, bytes: &[u8], expected: &str| {
         assert_eq!(decoded(name, bytes).as_deref(), Some(expected), "{name}");
     };
@@ -124,7 +124,7 @@ enum Cell {
 }
 
 #[test]
-fn postcard_is_read_as_it_is_written() {
+fn postcard_values_decode_as_written() {
     let check = |expression: &str, bytes: Vec<u8>, expected: &str| {
         let name = format!("postcard:{expression}");
         assert_eq!(decoded(&name, &bytes).as_deref(), Some(expected));
@@ -147,7 +147,7 @@ fn postcard_is_read_as_it_is_written() {
     check(cells, of(&Cell::Null), "{null:}");
 }
 
-/// Serde's trait is not dyn compatible; this is what the test needs of it.
+/// Encoding through an object: Serde's own trait is not dyn compatible.
 mod erased {
     pub(super) trait Value {
         fn bytes(&self) -> Vec<u8>;
@@ -161,7 +161,7 @@ mod erased {
 }
 
 #[test]
-fn hostile_bytes_are_refused_before_memory_is_taken() {
+fn hostile_bytes_are_refused_before_memory_is_allocated() {
     assert_eq!(decoded("postcard:list<unit>", &[0xff, 0xff, 0xff, 0xff, 0x0f]), None);
     assert_eq!(decoded("postcard:bytes", &[0xff, 0xff, 0xff, 0xff, 0x0f]), None);
     assert_eq!(decoded("postcard:u16", &[0xff, 0xff, 0x04]), None, "17 bits");
@@ -170,7 +170,7 @@ fn hostile_bytes_are_refused_before_memory_is_taken() {
     assert_eq!(decoded("postcard:enum<a:unit>", &[1]), None);
 }
 
-/// What type names are made of.
+/// Fragments of type names.
 const WORDS: &[&str] = &[
     "tuple<",
     "option<",
@@ -196,7 +196,7 @@ proptest! {
     #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn no_bytes_panic(bytes in vec(any::<u8>(), 0..40)) {
+    fn decoding_never_panics(bytes in vec(any::<u8>(), 0..40)) {
         let nested = "postcard:struct<a:list<option<tuple<i16,utf8>>>,b:enum<x:bytes,y:u128>,c:f32>";
         let composed = "tuple<list<option<utf8>>,ordered:option<tuple<utf8,tuple<bytes,bytes>,f32,unit>>>";
         let ordered = "ordered:tuple<tuple<bytes,tuple<utf8,bool>>,option<utf8>,opaque:x,i8>";
@@ -207,7 +207,7 @@ proptest! {
     }
 
     #[test]
-    fn what_parses_prints_as_it_was(words in vec(select(WORDS), 0..12), close in 0usize..4) {
+    fn every_parsed_name_prints_as_it_was(words in vec(select(WORDS), 0..12), close in 0usize..4) {
         let name = words.concat() + &">".repeat(close);
         if let Some(ty) = Type::parse(&name) {
             prop_assert_eq!(ty.to_string(), name);
@@ -215,7 +215,7 @@ proptest! {
     }
 
     #[test]
-    fn any_part_makes_a_name_that_parses(parts in vec((any::<String>(), any::<u32>()), 1..4)) {
+    fn a_name_composed_of_any_parts_parses(parts in vec((any::<String>(), any::<u32>()), 1..4)) {
         let parts: Vec<_> = parts.into_iter().map(|(name, version)| Schema { name, version }).collect();
         for schema in [Schema::composed("tuple", &parts), Schema::ordered("tuple", &parts)] {
             prop_assert_eq!(Type::parse(&schema.name).unwrap().to_string(), schema.name);

@@ -1,14 +1,14 @@
-//! Codecs made of codecs: tuples, options, lists.
+//! Codecs composed of codecs: tuples, options, lists.
 //!
-//! Every part but the last of a whole stands behind its length, so that any codec can be a part. Encodings grow with
-//! their values alone: a tuple takes a byte per part more for short parts.
+//! Every part but the last follows its length, so any codec can be a part. A part of up to 127 bytes costs one byte for
+//! the length.
 
 use super::{Codec, mismatch};
 use crate::codec::bytes::{Reader, put_delimited, put_length};
 use crate::codec::schema::Schema;
 use crate::error::Result;
 
-/// Values that may be missing: a byte 0, or a byte 1 and the value; schema `option<part>`.
+/// Optional values: a byte 0, or a byte 1 and the value; schema `option<part>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Optional<C>(pub C);
 
@@ -31,7 +31,7 @@ impl<V, C: Codec<V>> Codec<Option<V>> for Optional<C> {
     }
 }
 
-/// Lists: the count as a varint, then each value behind its length; schema `list<part>`.
+/// Lists: the count as a varint, then each value after its length; schema `list<part>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ListOf<C>(pub C);
 
@@ -47,7 +47,7 @@ impl<V, C: Codec<V>> Codec<Vec<V>> for ListOf<C> {
 
     fn decode(&self, bytes: &[u8]) -> Result<Vec<V>> {
         let mut reader = Reader::new(bytes);
-        // No memory is taken for the count: values may be much larger than their bytes.
+        // The count reserves no memory: values may be much larger than their bytes.
         let count = reader.count(1)?;
         let mut item = |_| self.0.decode(reader.length_delimited(usize::MAX)?);
         let values = (0..count).map(&mut item).collect::<Result<_>>()?;
@@ -56,7 +56,7 @@ impl<V, C: Codec<V>> Codec<Vec<V>> for ListOf<C> {
     }
 }
 
-/// Declares tuples of codecs as the codec of tuples. All parts but the last stand behind their lengths.
+/// Declares tuples of codecs as codecs of tuples. All parts but the last follow their lengths.
 macro_rules! tuples {
     ($([$($codec:ident $value:ident $at:tt),+; $last_codec:ident $last_value:ident $last:tt])+) => {
         $(impl<$($value, $codec: Codec<$value>,)+ $last_value, $last_codec: Codec<$last_value>>

@@ -1,7 +1,7 @@
-//! Codecs of other versions: another number for a codec, and codecs that read what older ones wrote.
+//! Versions of codecs: a codec under another version number, and codecs that also read older versions.
 //!
 //! Invariants:
-//! - rows keep the number of their version alone, so no two types that a codec reads have one number;
+//! - a row stores only its version number, so a codec reads at most one type per number;
 //! - only the current version is written.
 
 use std::fmt::{self, Debug};
@@ -11,7 +11,8 @@ use super::{Codec, OrderedCodec};
 use crate::codec::schema::Schema;
 use crate::error::{Error, Result};
 
-/// A codec under another version. It reads this version alone: put it into a [`Migrating`], not around one.
+/// A codec under another version number. It reads that version alone: wrap it in a [`Migrating`], never the other way
+/// round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct At<C> {
     codec: C,
@@ -19,7 +20,7 @@ pub struct At<C> {
 }
 
 impl<C> At<C> {
-    /// Returns `codec`, whose type is version `version` from now on.
+    /// Returns `codec` with its type as version `version`.
     #[must_use]
     pub const fn new(codec: C, version: u32) -> Self {
         Self { codec, version }
@@ -42,8 +43,8 @@ impl<V, C: Codec<V>> Codec<V> for At<C> {
 
 impl<V, C: OrderedCodec<V>> OrderedCodec<V> for At<C> {}
 
-/// A codec that also reads what older codecs wrote, perhaps of other types. For values; places have to be found under
-/// the bytes they were stored with.
+/// A codec that also reads values of older versions, which may have other types. For values only: keys, namespaces and
+/// sub-keys are found by their stored bytes, so their encoding cannot change.
 ///
 /// ```
 /// use alluvium::codec::typed::{At, Codec, Fixed, Migrating};
@@ -58,7 +59,7 @@ pub struct Migrating<V, C> {
     older: Vec<Older<V>>,
 }
 
-/// What was written once, and how to read it now.
+/// An older version, and its conversion to the current type.
 struct Older<V> {
     schema: Schema,
     decode: Arc<Decode<V>>,
@@ -67,16 +68,16 @@ struct Older<V> {
 type Decode<V> = dyn Fn(&[u8]) -> Result<V> + Send + Sync;
 
 impl<V: 'static, C: Codec<V>> Migrating<V, C> {
-    /// Returns `current`, which reads what it did.
+    /// Returns a codec that reads and writes as `current` does.
     #[must_use]
     pub const fn new(current: C) -> Self {
         Self { current, older: Vec::new() }
     }
 
-    /// Returns the codec that also reads what `old` wrote, as `convert` makes it of the old values.
+    /// Returns the codec that also reads values written by `old`, converted with `convert`.
     ///
     /// # Errors
-    /// `Config` if the old version is not below the current one, or is read already.
+    /// `Config` if the version of `old` is not below the current one, or the codec reads that version already.
     pub fn from<O: 'static>(
         mut self,
         old: impl Codec<O>,

@@ -1,10 +1,10 @@
-//! Bytes, text and numbers, as they are.
+//! Bytes, text, numbers and truth values in plain encodings.
 
 use super::{Codec, OrderedCodec, mismatch};
 use crate::codec::schema::Schema;
 use crate::error::Result;
 
-/// Bytes as they are; schema `bytes`.
+/// Plain bytes; schema `bytes`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Raw;
 
@@ -25,7 +25,7 @@ impl Codec<Vec<u8>> for Raw {
 
 impl OrderedCodec<Vec<u8>> for Raw {}
 
-/// Text; schema `utf8`.
+/// Text as plain UTF-8; schema `utf8`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Utf8;
 
@@ -47,7 +47,7 @@ impl Codec<String> for Utf8 {
 
 impl OrderedCodec<String> for Utf8 {}
 
-/// Nothing, in no bytes; schema `unit`.
+/// The unit value, in no bytes; schema `unit`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Unit;
 
@@ -67,10 +67,10 @@ impl Codec<()> for Unit {
 
 impl OrderedCodec<()> for Unit {}
 
-/// Numbers as little-endian bytes of their full width; schemas `u8`, `i8`, `u16le`, ..., `i128le`, `f32le`, `f64le`.
+/// Numbers in little-endian bytes of their full width; schemas `u8`, `i8`, `u16le`, ..., `i128le`, `f32le`, `f64le`.
 /// Truth values as a byte, 0 or 1; schema `bool`.
 ///
-/// Floats keep their bits: `-0.0` and `0.0` have different bytes, and so have the many kinds of NaN.
+/// Floats keep all bits: `-0.0` and `0.0` have different bytes, and so do NaNs with different bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Fixed;
 

@@ -7,16 +7,15 @@
 //! | tuples of 2 to 6 | a tuple of codecs | `tuple<utf8,u64le>` |
 //! | `Option<V>`, `Vec<V>` | [`Optional`], [`ListOf`] | `option<utf8>`, `list<utf8>` |
 //! | all of these but `Vec<V>`, sorted by their bytes | [`Ordered`] | `ordered:tuple<i64,utf8>` |
-//! | whatever `serde` can describe | [`Serde`] | `postcard:...`, `serde:...` |
+//! | any type with `serde` implementations | [`Serde`] | `postcard:...`, `serde:...` |
 //!
-//! [`At`] gives a codec another version, [`Migrating`] lets it read older ones. A composed type is of version 1, and
-//! its name holds the versions of its parts where they are not 1: parts of another version make another type. What
-//! migrates is therefore the whole, never a part.
+//! [`At`] gives a codec another version, [`Migrating`] makes it read older ones. A composed type has version 1, and its
+//! name holds the versions of its parts other than 1, so a part of another version makes another type. Migrate the
+//! whole, therefore, never a part.
 //!
 //! Invariants:
-//! - what a codec of this crate encodes, [`super::schema`] decodes by the codec's schema name alone, unless that name
-//!   says otherwise (`serde:`);
-//! - decoding takes all bytes or fails: stored bytes are hostile.
+//! - [`super::schema`] decodes the bytes of this crate's codecs by the schema's name alone, except for `serde:` names;
+//! - decoding uses all bytes or fails: stored bytes may be hostile.
 
 mod compose;
 mod evolve;
@@ -37,27 +36,41 @@ pub use evolve::{At, Migrating};
 pub use fixed::{Fixed, Raw, Unit, Utf8};
 pub use ordered::{Ordered, OrderedCodec};
 
-/// Turns values of type `V` into bytes and back.
+/// Encodes values of type `V` as bytes and decodes them.
 ///
-/// Equal values should give equal bytes, so that unchanged state is seen as unchanged.
+/// Equal values should give equal bytes: sub-keys are found, and unchanged values recognised, by their bytes.
+///
+/// ```
+/// use alluvium::codec::typed::{Codec, Fixed, Utf8};
+/// # fn main() -> alluvium::Result<()> {
+/// let codec = (Utf8, Fixed);
+/// let mut bytes = Vec::new();
+/// codec.encode(&("ab".to_owned(), 1u16), &mut bytes)?;
+/// assert_eq!(bytes, b"\x02ab\x01\0");
+/// let (text, number): (String, u16) = codec.decode(&bytes)?;
+/// assert_eq!((text.as_str(), number), ("ab", 1));
+/// # Ok(())
+/// # }
+/// ```
 pub trait Codec<V>: Clone + Debug + Send + Sync + 'static {
-    /// Returns the name and version of the type, which checkpoints store.
+    /// Returns the type's name and version, which checkpoints store.
     fn schema(&self) -> Schema;
 
-    /// Appends the bytes of `value` to `out`. After an error, what was appended is garbage: encoding may fail half way.
+    /// Appends the bytes of `value` to `out`, and leaves the bytes already there. After an error `out` may hold partial
+    /// output.
     ///
     /// # Errors
     /// `Usage` if the value has no encoding.
     fn encode(&self, value: &V, out: &mut Vec<u8>) -> Result<()>;
 
-    /// Returns the value that exactly `bytes` stand for.
+    /// Decodes a value from all of `bytes`.
     ///
     /// # Errors
-    /// `Corrupt` if there is none.
+    /// `Corrupt` if `bytes` encode no value, or a value and more.
     fn decode(&self, bytes: &[u8]) -> Result<V>;
 
-    /// Returns the value that exactly `bytes` stand for, which were written under `version` of the type: rows keep the
-    /// version's number if it is not their table's.
+    /// Decodes a value from all of `bytes`, which were written under `version` of the type. Rows store their version if it
+    /// is not their table's.
     ///
     /// # Errors
     /// As [`Codec::decode`]; `Version` if the codec does not read that version.
@@ -70,14 +83,14 @@ pub trait Codec<V>: Clone + Debug + Send + Sync + 'static {
         Err(error.with("stored", version).with("known", known))
     }
 
-    /// Returns whether the codec reads what was written under `schema`, by [`Codec::decode_version`] and the schema's
-    /// version. It always reads its own.
+    /// Returns whether [`Codec::decode_version`] reads values that were written under `schema`. A codec always reads its
+    /// own schema.
     fn reads_version(&self, schema: &Schema) -> bool {
         *schema == self.schema()
     }
 }
 
-/// Returns the error about bytes that no value has.
+/// Returns the error about bytes that encode no value of the schema.
 fn mismatch(schema: &str) -> Error {
-    Error::corrupt("stored bytes do not have their schema").with("schema", schema)
+    Error::corrupt("stored bytes do not match their schema").with("schema", schema)
 }

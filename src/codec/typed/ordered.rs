@@ -1,6 +1,6 @@
 //! Encodings that sort as their values do, for namespaces, sub-keys and timers.
 //!
-//! Invariant: bytes compare as values do, at the top and inside of tuples.
+//! Invariant: bytes compare as values do, alone and within tuples.
 
 use std::borrow::Cow;
 
@@ -9,30 +9,30 @@ use crate::codec::escape::{escape_from, take_escaped};
 use crate::codec::schema::Schema;
 use crate::error::Result;
 
-/// A codec whose bytes compare as the values do, so that a table can be walked and cut by value. For floats, values
-/// compare as by `total_cmp`.
+/// A codec whose bytes compare as the values do, so that a table can be visited in order and by ranges. Floats compare
+/// as by `total_cmp`.
 pub trait OrderedCodec<V>: Codec<V> {
-    /// How many bytes every value has, if all have as many and the schema's name is one of a type of fixed width
-    /// (`ordered:` and a number, `bool`, `unit` or a tuple of these). Within [`Ordered`] tuples they lie as they are,
-    /// others escaped and terminated; tools go by the name.
+    /// The width of every value in bytes, if all have the same. Then the schema must name a type of fixed width, by which
+    /// tools decode: `ordered:` and a number, `bool`, `unit` or a tuple of these. Within [`Ordered`] tuples such values
+    /// are stored plain; others are escaped and terminated.
     const WIDTH: Option<usize> = None;
 }
 
-/// Values as bytes that sort as they do; schemas `ordered:u8`, `ordered:utf8`, `ordered:tuple<i64,i64>`, ...
+/// Values as bytes that sort as the values do; schemas `ordered:u8`, `ordered:utf8`, `ordered:tuple<i64,i64>`, ...
 ///
 /// * Integers: big-endian in their full width, the sign bit of signed ones flipped.
 /// * Floats: as integers, in IEEE 754's total order: negative NaN, `-inf`, ..., `-0.0`, `0.0`, ..., `inf`, positive NaN.
-///   Bits are kept: `-0.0` and `0.0` are two values, and so are NaNs of other bits.
-/// * `bool`: a byte, 0 or 1. `()`: nothing. `Vec<u8>` and `String`: as they are, in the order of bytes.
-/// * `Option`: a byte 0 for `None`, which comes first, or a byte 1 and the value.
-/// * Tuples of 2 to 6: one after the other. A part before the last whose type has no fixed width is escaped, a zero
-///   byte as `00 ff`, and ends with `00 00`. A window is a tuple of two `i64`.
+///   All bits are kept: `-0.0` and `0.0` are distinct values, and so are NaNs with different bits.
+/// * `bool`: a byte, 0 or 1. `()`: no bytes. `Vec<u8>` and `String`: plain, in the order of bytes.
+/// * `Option`: a byte 0 for `None`, which sorts first, or a byte 1 and the value.
+/// * Tuples of 2 to 6: the parts in order. A part before the last without a fixed width is escaped, a zero byte as
+///   `00 ff`, and terminated by `00 00`. A window is a tuple of two `i64`.
 ///
-/// Types of other crates join in with an implementation of [`Codec`] and [`OrderedCodec`] for `Ordered`.
+/// Other crates add a type by implementing [`Codec`] and [`OrderedCodec`] of the type for `Ordered`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ordered;
 
-/// Declares the order-preserving codec of integer types. Flipping the sign bit is subtracting the minimum.
+/// Declares the order-preserving codec of integer types. Subtracting the minimum flips the sign bit.
 macro_rules! integers {
     ($($number:ty => $name:literal),+ $(,)?) => {
         $(impl Codec<$number> for Ordered {
@@ -62,7 +62,7 @@ integers! {
     i8 => "ordered:i8", i16 => "ordered:i16", i32 => "ordered:i32", i64 => "ordered:i64", i128 => "ordered:i128",
 }
 
-/// Declares the order-preserving codec of floats: the larger a negative one's other bits, the smaller it is.
+/// Declares the order-preserving codec of floats. A negative float shrinks as its other bits grow, so all its bits flip.
 macro_rules! floats {
     ($($float:ty as $bits:ty => $name:literal),+ $(,)?) => {
         $(impl Codec<$float> for Ordered {
@@ -92,7 +92,7 @@ macro_rules! floats {
 
 floats! { f32 as u32 => "ordered:f32", f64 as u64 => "ordered:f64" }
 
-/// Declares types whose plain encoding sorts as it is.
+/// Declares types whose plain encoding already sorts.
 macro_rules! plain {
     ($($value:ty => $name:literal, $codec:expr, $width:expr);+ $(;)?) => {
         $(impl Codec<$value> for Ordered {
@@ -182,6 +182,7 @@ tuples! {
     [A 0, B 1, C 2, D 3, E 4; F 5]
 }
 
+/// Returns the total width; `None` if a part has no fixed width.
 const fn sum(mut widths: &[Option<usize>]) -> Option<usize> {
     let mut sum = 0;
     while let [first, rest @ ..] = widths {

@@ -1,4 +1,4 @@
-//! Values that `serde` can describe, in `postcard`'s format.
+//! Values with `serde` implementations, in `postcard`'s format.
 
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -10,18 +10,30 @@ use super::{Codec, mismatch};
 use crate::codec::schema::{Schema, Type};
 use crate::error::{Error, Result};
 
-/// Whatever `serde` can describe, in `postcard`'s format; schema `postcard:` and a type expression, which tools decode
-/// by, or `serde:` and a name, of which tools show the bytes.
+/// Values with `serde` implementations, in `postcard`'s format. The schema is `postcard:` and a type expression, by which
+/// tools decode the values, or `serde:` and a name, for which tools show plain bytes.
+///
+/// ```
+/// use alluvium::codec::typed::{Codec, Serde};
+/// # fn main() -> alluvium::Result<()> {
+/// let codec = Serde::<(u64, Option<i128>)>::new("struct<count:u64,sum:option<i128>>")?;
+/// let mut bytes = Vec::new();
+/// codec.encode(&(7, None), &mut bytes)?;
+/// assert_eq!(codec.decode(&bytes)?, (7, None));
+/// # Ok(())
+/// # }
+/// ```
 pub struct Serde<T> {
     schema: Schema,
     value: PhantomData<fn() -> T>,
 }
 
 impl<T> Serde<T> {
-    /// Returns the codec of `T`, whose fields `expression` describes for tools: `struct<count:u64,sum:option<i128>>`.
+    /// Returns the codec of `T`, version 1. `expression` describes the fields for tools:
+    /// `struct<count:u64,sum:option<i128>>`. It must match the `serde` implementation, which is not checked.
     ///
     /// # Errors
-    /// `Config` if the expression is not one that [`Type`] knows.
+    /// `Config` if [`Type::parse`] does not accept the expression.
     pub fn new(expression: &str) -> Result<Self> {
         let schema = Schema::new(format!("postcard:{expression}"));
         if Type::parse(&schema.name).is_none() {
@@ -30,8 +42,8 @@ impl<T> Serde<T> {
         Ok(Self { schema, value: PhantomData })
     }
 
-    /// Returns the codec of version `version` of a `T` that no expression describes: one that refers to itself, or has
-    /// maps. `name` stands for the layout of its fields: change the version with them.
+    /// Returns the codec of a `T` that no expression describes, such as a recursive type or one with maps. `name` and
+    /// `version` stand for the layout of the fields: raise the version when the layout changes.
     #[must_use]
     pub fn opaque(name: &str, version: u32) -> Self {
         Self { schema: Schema { name: format!("serde:{name}"), version }, value: PhantomData }

@@ -18,7 +18,7 @@ fn encoded<V>(codec: &impl Codec<V>, value: &V) -> Vec<u8> {
     bytes
 }
 
-/// Encodes, decodes, decodes by name. Returns the printed dynamic value.
+/// Checks that `value` comes back, and returns the printed value that tools decode by the schema.
 fn check<V: PartialEq + Debug>(codec: &impl Codec<V>, value: &V) -> String {
     let bytes = encoded(codec, value);
     assert_eq!(codec.decode(&bytes).unwrap(), *value);
@@ -27,7 +27,7 @@ fn check<V: PartialEq + Debug>(codec: &impl Codec<V>, value: &V) -> String {
 }
 
 #[test]
-fn values_come_back_and_tools_can_read_them() {
+fn values_come_back_and_tools_decode_them() {
     assert_eq!(check(&Raw, &vec![0, 255]), "0x00ff");
     assert_eq!(check(&Utf8, &"a\"é".to_owned()), "a\"é");
     assert_eq!(check(&Fixed, &-3i16), "-3");
@@ -43,7 +43,7 @@ fn values_come_back_and_tools_can_read_them() {
 }
 
 #[test]
-fn composed_values_come_back_and_tools_can_read_them() {
+fn composed_values_come_back_and_tools_decode_them() {
     assert_eq!(check(&Unit, &()), "");
     assert_eq!(check(&Fixed, &true), "true");
     assert_eq!(check(&(Utf8, Fixed), &("a".to_owned(), 7u64)), "(a,7)");
@@ -66,7 +66,7 @@ fn schema_of<V>(codec: &impl Codec<V>, _value: &V) -> Schema {
 struct Tree(Vec<Self>);
 
 #[test]
-fn serde_types_without_an_expression_have_a_name_and_are_shown_as_bytes() {
+fn tools_show_serde_types_without_an_expression_as_bytes() {
     let codec = Serde::<Tree>::opaque("shop.Tree", 4);
     assert_eq!(codec.schema(), Schema { name: "serde:shop.Tree".into(), version: 4 });
     let value = Tree(vec![Tree(vec![]), Tree(vec![])]);
@@ -109,7 +109,7 @@ fn floats_sort_in_total_order_and_keep_their_bits() {
 }
 
 #[test]
-fn a_window_is_two_numbers_and_nothing_more() {
+fn a_window_is_sixteen_bytes() {
     let window = (-5i64, 5i64);
     assert_eq!(encoded(&Ordered, &window).len(), 16);
     assert_eq!(schema_of(&Ordered, &window).name, "ordered:tuple<i64,i64>");
@@ -117,7 +117,7 @@ fn a_window_is_two_numbers_and_nothing_more() {
     assert_eq!(<Ordered as OrderedCodec<(bool, String)>>::WIDTH, None);
 }
 
-/// Another crate's ordered type, of no name that this one knows.
+/// Another crate's ordered type, under a name that this crate does not know.
 #[derive(Debug, Clone, PartialEq, PartialOrd)]
 struct Reversed(u8);
 
@@ -139,7 +139,7 @@ impl Codec<Reversed> for Ordered {
 impl OrderedCodec<Reversed> for Ordered {}
 
 #[test]
-fn foreign_ordered_types_are_parts_too() {
+fn a_foreign_ordered_type_can_be_a_part() {
     let value = (Reversed(0xff), 1u8);
     assert_eq!(schema_of(&Ordered, &value).name, "ordered:tuple<opaque:reversed%20u8@2,u8>");
     assert_eq!(encoded(&Ordered, &value), [0, 0xff, 0, 0, 1]);
@@ -147,7 +147,7 @@ fn foreign_ordered_types_are_parts_too() {
 }
 
 #[test]
-fn older_versions_are_converted() {
+fn values_of_older_versions_are_converted() {
     let codec = Migrating::new(At::new((Fixed, Fixed), 5)).from(Fixed, |old: u8| (u64::from(old), false)).unwrap();
     let codec = codec.from(At::new(Utf8, 3), |old| (old.len() as u64, true)).unwrap();
     assert_eq!(check(&codec, &(8, true)), "(8,true)");
@@ -162,7 +162,7 @@ fn older_versions_are_converted() {
     {
         assert_eq!(codec.reads_version(&Schema { name: name.into(), version }), reads, "{name} {version}");
     }
-    // What was read already stays readable when the type moves on.
+    // Each old version has a number of its own, below the current one.
     let next = Migrating::new(At::new(Fixed, 6)).from(Raw, |_| 0u64).unwrap();
     let error = next.clone().from(Utf8, |_| 0).unwrap_err();
     let text = "old version is read already old=`utf8` old_version=`1` current=`u64le` current_version=`6`";
@@ -173,7 +173,7 @@ fn older_versions_are_converted() {
 }
 
 #[test]
-fn other_versions_are_refused_by_number_and_by_name() {
+fn an_unknown_version_is_refused_by_number_and_by_name() {
     assert_eq!(Codec::<u8>::decode_version(&Fixed, 1, &[7]).unwrap(), 7);
     let error = Codec::<u8>::decode_version(&Fixed, 3, &[7]).unwrap_err();
     let text = "value was stored under another version of its type schema=`u8` stored=`3` known=`1`";
@@ -183,7 +183,7 @@ fn other_versions_are_refused_by_number_and_by_name() {
 }
 
 #[test]
-fn a_byte_less_or_more_is_not_the_value() {
+fn a_missing_or_extra_byte_is_refused() {
     assert!(Codec::<u32>::decode(&Fixed, &[0; 3]).is_err());
     assert!(Codec::<u32>::decode(&Fixed, &[0; 5]).is_err());
     assert!(Utf8.decode(&[0xff]).is_err());
@@ -214,7 +214,7 @@ impl Codec<u8> for Broken {
 }
 
 #[test]
-fn a_part_that_fails_fails_the_whole() {
+fn a_failing_part_fails_the_whole() {
     let mut out = Vec::new();
     assert!((Fixed, Broken).encode(&(1u8, 1), &mut out).is_err());
     assert!((Broken, Fixed).encode(&(1, 1u8), &mut out).is_err());
@@ -229,7 +229,7 @@ fn plain() -> impl Strategy<Value = Plain> {
     (any::<Option<String>>(), vec((vec(any::<u8>(), 0..200), any::<bool>()), 0..4), any::<i64>())
 }
 
-/// Short values of few letters, so that many are equal in part.
+/// Short values of few letters, so that many share parts.
 fn sorted() -> impl Strategy<Value = Sorted> {
     let bytes = || vec(prop_oneof![Just(0u8), Just(1), Just(255)], 0..4);
     let text = || "[\0\u{1}é]{0,3}";
@@ -243,13 +243,13 @@ where
     encoded::<V>(&Ordered, value)
 }
 
-/// Checks that bytes, of the wholes and beside other parts, compare as the values do.
-fn same_order<V: Clone>(a: &V, b: &V, expected: Ordering)
+/// Checks that the bytes of `a` and `b`, alone and within options and tuples, compare as the values do.
+fn assert_order<V: Clone>(a: &V, b: &V, expected: Ordering)
 where
     Ordered: OrderedCodec<V>,
 {
     assert_eq!(sorted_bytes(a).cmp(&sorted_bytes(b)), expected);
-    // Within this function the compiler takes a bare call to be about `V`.
+    // The bound makes the compiler infer `V` for a call without a type.
     let some = |value: &V| sorted_bytes::<Option<V>>(&Some(value.clone()));
     assert_eq!(some(a).cmp(&some(b)), expected);
     assert!(sorted_bytes::<Option<V>>(&None) < some(a));
@@ -265,7 +265,7 @@ proptest! {
     #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..Default::default() })]
 
     #[test]
-    fn composed_values_survive(value in plain(), cut in any::<Index>(), byte in any::<u8>()) {
+    fn composed_values_come_back(value in plain(), cut in any::<Index>(), byte in any::<u8>()) {
         let codec = (Optional(Utf8), ListOf((Raw, Fixed)), Fixed);
         let (name, items, number) = &value;
         let items: Vec<_> = items.iter().map(|(bytes, flag)| format!("({},{flag})", check(&Raw, bytes))).collect();
@@ -280,7 +280,7 @@ proptest! {
     }
 
     #[test]
-    fn ordered_values_survive(value in sorted()) {
+    fn ordered_values_come_back(value in sorted()) {
         let ((bytes, first), pair, last) = &value;
         let pair = pair.as_ref().map_or_else(|| "null".into(), |(text, number)| format!("({text},{number})"));
         let text = format!("(({},{first}),{pair},{last})", check(&Raw, bytes));
@@ -299,31 +299,31 @@ proptest! {
     }
 
     #[test]
-    fn ordered_values_sort(a in sorted(), b in sorted(), x in any::<(i64, u128, bool)>(), y in any::<(i64, u128, bool)>()) {
-        same_order(&a, &b, a.cmp(&b));
-        same_order(&a.0, &b.0, a.0.cmp(&b.0));
-        same_order(&a.1, &b.1, a.1.cmp(&b.1));
-        same_order(&a.2, &b.2, a.2.cmp(&b.2));
-        same_order(&x, &y, x.cmp(&y));
+    fn ordered_bytes_sort_as_their_values(a in sorted(), b in sorted(), x in any::<(i64, u128, bool)>(), y in any::<(i64, u128, bool)>()) {
+        assert_order(&a, &b, a.cmp(&b));
+        assert_order(&a.0, &b.0, a.0.cmp(&b.0));
+        assert_order(&a.1, &b.1, a.1.cmp(&b.1));
+        assert_order(&a.2, &b.2, a.2.cmp(&b.2));
+        assert_order(&x, &y, x.cmp(&y));
     }
 
     #[test]
-    fn floats_sort(a in any::<u64>().prop_map(f64::from_bits), b in any::<u64>().prop_map(f64::from_bits)) {
-        same_order(&a, &b, a.total_cmp(&b));
+    fn float_bytes_sort_in_total_order(a in any::<u64>().prop_map(f64::from_bits), b in any::<u64>().prop_map(f64::from_bits)) {
+        assert_order(&a, &b, a.total_cmp(&b));
         #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
         let (a, b) = (f32::from_bits(a.to_bits() as u32), f32::from_bits(b.to_bits() as u32));
-        same_order(&a, &b, a.total_cmp(&b));
+        assert_order(&a, &b, a.total_cmp(&b));
     }
 
-    /// Hostile bytes panic neither way, and both readers agree on what is a value.
+    /// Neither reader panics on hostile bytes, and both accept the same bytes.
     #[test]
-    fn names_say_what_types_say(bytes in vec(prop_oneof![0u8..4, any::<u8>()], 0..24)) {
+    fn codecs_and_tools_accept_the_same_bytes(bytes in vec(prop_oneof![0u8..4, any::<u8>()], 0..24)) {
         fn agree<V>(codec: &impl Codec<V>, bytes: &[u8]) {
             let name = codec.schema().name;
             let dynamic = decode_any(&Type::parse(&name).unwrap(), bytes).is_ok();
             let typed = codec.decode(bytes);
             assert_eq!(typed.is_ok(), dynamic, "{name}");
-            // There is one encoding of each value.
+            // Each value has one encoding.
             if let Ok(value) = typed {
                 assert_eq!(encoded(codec, &value), bytes, "{name}");
             }

@@ -1,17 +1,17 @@
-//! The bytes of one operator state: kept as they are stored, so that a barrier only concatenates.
+//! The contents of one operator state, kept in the stored encoding so that a barrier only concatenates.
 //!
-//! Invariant: bytes that were damaged end in errors, and what was read is written back the same.
+//! Invariant: damaged bytes are an error, and restored contents are written again byte for byte.
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
-use super::label::{Kind, Label};
+use super::label::{Label, OperatorStateKind};
 use crate::codec::bytes::{Reader, put_length_delimited};
 use crate::error::{Error, Result};
 use crate::manifest::{Opaque, OpaqueContent, OpaqueRole};
 
-/// Encoded items, one behind the other.
+/// Encoded items in one run of bytes.
 #[derive(Debug, Default)]
 pub(super) struct Items {
     bytes: Vec<u8>,
@@ -34,23 +34,23 @@ impl Items {
     }
 }
 
-/// Encoded keys and their values.
+/// Encoded values by encoded key.
 pub(super) type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a state holds.
+/// The contents of an operator state.
 #[derive(Debug)]
 pub(super) enum Content {
-    /// Of a list.
+    /// Those of a list.
     Items(Items),
-    /// Of a broadcast state.
+    /// Those of a broadcast state.
     Entries(Entries),
 }
 
 impl Content {
-    fn empty(kind: Kind) -> Self {
+    fn empty(kind: OperatorStateKind) -> Self {
         match kind {
-            Kind::List | Kind::UnionList => Self::Items(Items::default()),
-            Kind::Broadcast => Self::Entries(Entries::new()),
+            OperatorStateKind::List | OperatorStateKind::UnionList => Self::Items(Items::default()),
+            OperatorStateKind::Broadcast => Self::Entries(Entries::new()),
         }
     }
 
@@ -67,48 +67,48 @@ impl Content {
 pub(super) struct Slot {
     pub(super) label: Label,
     content: Content,
-    /// What the last barrier wrote, while it still holds.
-    written: Option<Opaque>,
+    /// The opaque of the last barrier; `None` once the content changes.
+    cached: Option<Opaque>,
 }
 
 impl Slot {
     pub(super) fn new(label: Label) -> Self {
-        Self { content: Content::empty(label.kind), label, written: None }
+        Self { content: Content::empty(label.kind), label, cached: None }
     }
 
     pub(super) fn content(&self) -> &Content {
         &self.content
     }
 
-    /// Returns what it holds, to be changed.
+    /// Returns the content for a change, and drops the cached opaque.
     pub(super) fn content_mut(&mut self) -> &mut Content {
-        self.written = None;
+        self.cached = None;
         &mut self.content
     }
 
-    /// Adds what one of its opaques holds.
+    /// Adds the content of a restored opaque of this state.
     ///
     /// # Errors
-    /// `Corrupt` if that is not what such a state writes.
+    /// `Corrupt` if the opaque does not fit the state's kind or is damaged, or a broadcast state has two opaques.
     pub(super) fn restore(&mut self, opaque: &Opaque) -> Result<()> {
         if opaque.redistribution != self.label.kind.redistribution() {
-            return Err(Error::corrupt("operator state was dealt out as another kind"));
+            return Err(Error::corrupt("operator state has the redistribution of another kind"));
         }
         match self.content_mut() {
             Content::Items(items) => opaque.items()?.iter().for_each(|item| items.push(item)),
             Content::Entries(entries) if entries.is_empty() => *entries = decode_entries(opaque)?,
-            Content::Entries(_) => return Err(Error::corrupt("broadcast state is there twice")),
+            Content::Entries(_) => return Err(Error::corrupt("broadcast state occurs twice")),
         }
         Ok(())
     }
 
-    /// Returns the opaque that carries it; none if it is empty, for an opaque without offsets has one item.
+    /// Returns the opaque that carries the state; `None` if it is empty, because an opaque without offsets means one item.
     pub(super) fn opaque(&mut self) -> Option<Opaque> {
         if self.content.is_empty() {
             return None;
         }
-        let Self { label, content, written } = self;
-        Some(written.get_or_insert_with(|| encode(label, content)).clone())
+        let Self { label, content, cached } = self;
+        Some(cached.get_or_insert_with(|| encode(label, content)).clone())
     }
 }
 
@@ -127,8 +127,8 @@ fn encode(label: &Label, content: &Content) -> Opaque {
     opaque(label.kind, label.to_string(), bytes, item_offsets)
 }
 
-/// Returns an opaque of operator state.
-pub(super) fn opaque(kind: Kind, name: String, bytes: Vec<u8>, item_offsets: Vec<u64>) -> Opaque {
+/// Returns an opaque that carries operator state of `kind`.
+pub(super) fn opaque(kind: OperatorStateKind, name: String, bytes: Vec<u8>, item_offsets: Vec<u64>) -> Opaque {
     Opaque {
         role: OpaqueRole::Operator,
         name,
@@ -167,27 +167,27 @@ mod tests {
     use crate::codec::schema::Schema;
     use crate::error::ErrorKind;
 
-    fn slot(kind: Kind) -> Slot {
+    fn slot(kind: OperatorStateKind) -> Slot {
         Slot::new(Label { kind, schemas: vec![Schema::new("bytes")], name: "x".into() })
     }
 
     fn broadcast(bytes: &[u8]) -> Opaque {
-        opaque(Kind::Broadcast, "x".into(), bytes.to_vec(), vec![])
+        opaque(OperatorStateKind::Broadcast, "x".into(), bytes.to_vec(), vec![])
     }
 
     fn restored(opaque: &Opaque) -> Result<Slot> {
-        let mut slot = slot(Kind::Broadcast);
+        let mut slot = slot(OperatorStateKind::Broadcast);
         slot.restore(opaque).map(|()| slot)
     }
 
     #[test]
     fn lists_keep_empty_items_apart() {
-        let mut first = slot(Kind::List);
+        let mut first = slot(OperatorStateKind::List);
         assert_eq!(first.opaque(), None);
         for items in [&[b"".as_slice()][..], &[b"ab", b"", b""]] {
             let Content::Items(list) = first.content_mut() else { panic!("a list") };
             items.iter().for_each(|item| list.push(item));
-            let mut second = slot(Kind::List);
+            let mut second = slot(OperatorStateKind::List);
             second.restore(&first.opaque().unwrap()).unwrap();
             let (Content::Items(a), Content::Items(b)) = (first.content(), second.content()) else { panic!("lists") };
             assert!(a.iter().eq(b.iter()) && a.len() == b.len());
@@ -196,8 +196,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_holds_until_a_change() {
-        let mut slot = slot(Kind::List);
+    fn an_unchanged_state_shares_its_bytes_with_the_last_barrier() {
+        let mut slot = slot(OperatorStateKind::List);
         let Content::Items(list) = slot.content_mut() else { panic!("a list") };
         list.push(b"abc");
         let bytes = |opaque: Option<Opaque>| match opaque.unwrap().content {
@@ -212,12 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn entries_have_one_spelling() {
+    fn entries_have_one_valid_encoding() {
         let bytes = [1, b'a', 2, b'x', b'y', 2, b'a', b'a', 0];
         assert_eq!(
             restored(&broadcast(&bytes)).unwrap().opaque(),
             Some(broadcast(&bytes)).map(|o| {
-                let name = slot(Kind::Broadcast).label.to_string();
+                let name = slot(OperatorStateKind::Broadcast).label.to_string();
                 Opaque { name, ..o }
             })
         );
@@ -236,7 +236,7 @@ mod tests {
         assert_eq!(twice.unwrap_err().kind(), ErrorKind::Corrupt);
         let items = Opaque { item_offsets: vec![0], ..broadcast(&bytes) };
         assert_eq!(restored(&items).unwrap_err().kind(), ErrorKind::Corrupt);
-        let split = opaque(Kind::List, "x".into(), bytes.to_vec(), vec![0]);
+        let split = opaque(OperatorStateKind::List, "x".into(), bytes.to_vec(), vec![0]);
         assert_eq!(restored(&split).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 
@@ -244,11 +244,11 @@ mod tests {
         #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(7), failure_persistence: None, ..Default::default() })]
 
         #[test]
-        fn damage_is_corrupt_or_other_entries_in_the_one_spelling(
+        fn damage_is_corrupt_or_other_entries_in_a_valid_encoding(
             entries in prop::collection::btree_map(any::<Vec<u8>>(), any::<Vec<u8>>(), 1..6),
             damage in any_damage(),
         ) {
-            let mut first = slot(Kind::Broadcast);
+            let mut first = slot(OperatorStateKind::Broadcast);
             *first.content_mut() = Content::Entries(entries);
             let OpaqueContent::Inline(bytes) = first.opaque().unwrap().content else { panic!("inline") };
             let bytes = damaged(&bytes, &damage);

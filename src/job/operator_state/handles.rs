@@ -1,4 +1,6 @@
-//! Handles to lists and broadcast states. A codec that fails or panics changes nothing.
+//! Handles to lists and broadcast states.
+//!
+//! Invariant: a codec that fails or panics changes nothing.
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -8,7 +10,7 @@ use super::content::{Entries, Items};
 use crate::codec::typed::Codec;
 use crate::error::Result;
 
-/// A handle to a list, split or united at another parallelism as it was declared.
+/// A handle to a list: see [`OperatorState::list`] and [`OperatorState::union_list`] for what a restore does with it.
 ///
 /// ```
 /// use alluvium::id::Subtask;
@@ -48,23 +50,23 @@ impl<V, C: Codec<V>> OperatorList<V, C> {
         Self { slot, codec, value: PhantomData }
     }
 
-    /// Returns the items.
+    /// Returns all items, decoded, in order.
     ///
     /// # Errors
-    /// `Corrupt` if stored bytes do not decode; `Usage` if the handle is another operator's.
+    /// `Corrupt` if stored bytes do not decode; `Usage` if the handle belongs to another operator state.
     pub fn get(&self, state: &OperatorState) -> Result<Vec<V>> {
         state.items(self.slot)?.iter().map(|item| self.codec.decode(item)).collect()
     }
 
-    /// Returns how many items there are.
+    /// Returns the number of items.
     ///
     /// # Errors
-    /// `Usage` if the handle is another operator's.
+    /// `Usage` if the handle belongs to another operator state.
     pub fn len(&self, state: &OperatorState) -> Result<usize> {
         state.items(self.slot).map(Items::len)
     }
 
-    /// Returns whether there are none.
+    /// Returns whether the list has no items.
     ///
     /// # Errors
     /// As [`OperatorList::len`].
@@ -72,10 +74,10 @@ impl<V, C: Codec<V>> OperatorList<V, C> {
         self.len(state).map(|len| len == 0)
     }
 
-    /// Adds an item at the end.
+    /// Appends an item.
     ///
     /// # Errors
-    /// `Usage` if the value has no encoding, or the handle is another operator's. Nothing is changed.
+    /// `Usage` if the value has no encoding, or the handle belongs to another operator state. Nothing changes.
     pub fn add(&self, state: &mut OperatorState, value: &V) -> Result<()> {
         let item = encoded(&self.codec, value)?;
         state.items_mut(self.slot)?.push(&item);
@@ -108,9 +110,10 @@ impl<V, C: Codec<V>> OperatorList<V, C> {
     }
 }
 
-/// A handle to a map that is the same in every subtask.
+/// A handle to a map that is equal in every subtask: see [`OperatorState::broadcast`].
 ///
-/// Reading takes the state shared, so code that only looks things up needs no more than that.
+/// Reads borrow the state shared, writes exclusively: code that only looks up needs a shared reference. Keys are found by
+/// their encoded bytes, in time logarithmic in their number.
 ///
 /// ```
 /// use alluvium::id::Subtask;
@@ -154,11 +157,11 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> BroadcastState<K, V, KC, VC> {
         Self { slot, key, value, entry: PhantomData }
     }
 
-    /// Returns the value of `key`.
+    /// Returns the value of `key`; `None` if there is none.
     ///
     /// # Errors
-    /// `Corrupt` if stored bytes do not decode; `Usage` if the key has no encoding, or the handle is another
-    /// operator's.
+    /// `Corrupt` if stored bytes do not decode; `Usage` if the key has no encoding, or the handle belongs to another
+    /// operator state.
     pub fn get(&self, state: &OperatorState, key: &K) -> Result<Option<V>> {
         let value = state.entries(self.slot)?.get(&encoded(&self.key, key)?);
         value.map(|value| self.value.decode(value)).transpose()
@@ -167,20 +170,20 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> BroadcastState<K, V, KC, VC> {
     /// Returns whether `key` has a value.
     ///
     /// # Errors
-    /// `Usage` if the key has no encoding, or the handle is another operator's.
+    /// `Usage` if the key has no encoding, or the handle belongs to another operator state.
     pub fn contains(&self, state: &OperatorState, key: &K) -> Result<bool> {
         Ok(state.entries(self.slot)?.contains_key(&encoded(&self.key, key)?))
     }
 
-    /// Returns how many keys there are.
+    /// Returns the number of keys.
     ///
     /// # Errors
-    /// `Usage` if the handle is another operator's.
+    /// `Usage` if the handle belongs to another operator state.
     pub fn len(&self, state: &OperatorState) -> Result<usize> {
         state.entries(self.slot).map(Entries::len)
     }
 
-    /// Returns whether there are none.
+    /// Returns whether the map has no keys.
     ///
     /// # Errors
     /// As [`BroadcastState::len`].
@@ -188,10 +191,11 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> BroadcastState<K, V, KC, VC> {
         self.len(state).map(|len| len == 0)
     }
 
-    /// Visits all keys and values in the order of the encoded keys.
+    /// Returns an iterator over all keys and values, in the order of the encoded keys. It decodes as it goes.
     ///
     /// # Errors
-    /// `Usage` if the handle is another operator's. What does not decode is a `Corrupt` among the items.
+    /// `Usage` if the handle belongs to another operator state. The iterator yields `Corrupt` for an entry that does not
+    /// decode.
     pub fn iter<'a>(&'a self, state: &'a OperatorState) -> Result<impl Iterator<Item = Result<(K, V)>> + 'a> {
         let entries = state.entries(self.slot)?.iter();
         Ok(entries.map(|(key, value)| Ok((self.key.decode(key)?, self.value.decode(value)?))))
@@ -200,7 +204,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> BroadcastState<K, V, KC, VC> {
     /// Sets the value of `key`.
     ///
     /// # Errors
-    /// `Usage` if key or value have no encoding, or the handle is another operator's. Nothing is changed.
+    /// `Usage` if key or value has no encoding, or the handle belongs to another operator state. Nothing changes.
     pub fn put(&self, state: &mut OperatorState, key: &K, value: &V) -> Result<()> {
         let (key, value) = (encoded(&self.key, key)?, encoded(&self.value, value)?);
         state.entries_mut(self.slot)?.insert(key, value);
@@ -210,7 +214,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> BroadcastState<K, V, KC, VC> {
     /// Removes `key`.
     ///
     /// # Errors
-    /// As [`BroadcastState::contains`]. Nothing is changed.
+    /// As [`BroadcastState::contains`]. Nothing changes.
     pub fn remove(&self, state: &mut OperatorState, key: &K) -> Result<()> {
         let key = encoded(&self.key, key)?;
         state.entries_mut(self.slot)?.remove(&key);

@@ -1,6 +1,6 @@
-//! What an operator state is, as the name of its opaques: kind, types and name in one string.
+//! Labels: kind, types and name of an operator state in one string, which names its opaques.
 //!
-//! Items of a list are dealt out one by one, so each of them has to say what it is. Its name does.
+//! A restore redistributes the items of a list one by one, so the opaque of each item must identify its state.
 
 use std::fmt;
 
@@ -8,24 +8,24 @@ use crate::codec::schema::Schema;
 use crate::error::{Error, Result};
 use crate::manifest::Redistribution;
 
-/// What the names of all opaques of operator state start with.
+/// Prefix of the names of all opaques that carry operator state.
 pub(super) const PREFIX: &str = "operator-state:";
 
-/// Name of the opaque that lists all labels, also of states that have no items.
+/// Name of the opaque that lists all labels, including those of empty states.
 pub(super) const LABELS: &str = "operator-state:labels";
 
-/// How an operator state is dealt out, and so what it is.
+/// The kind of an operator state, which decides how a restore redistributes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    /// A list whose items are split.
+pub(super) enum OperatorStateKind {
+    /// A list whose items are split between subtasks.
     List,
-    /// A list that every subtask gets whole.
+    /// A list that every subtask restores whole.
     UnionList,
     /// A map that is the same in every subtask.
     Broadcast,
 }
 
-impl Kind {
+impl OperatorStateKind {
     const ALL: [Self; 3] = [Self::List, Self::UnionList, Self::Broadcast];
 
     const fn word(self) -> &'static str {
@@ -36,8 +36,8 @@ impl Kind {
         }
     }
 
-    /// Returns how many types it has: of items, or of keys and values.
-    const fn schemas(self) -> usize {
+    /// Returns the number of the kind's types: of items, or of keys and values.
+    const fn type_count(self) -> usize {
         match self {
             Self::List | Self::UnionList => 1,
             Self::Broadcast => 2,
@@ -53,10 +53,10 @@ impl Kind {
     }
 }
 
-/// An operator state's kind, types and name. It prints as it is stored: `operator-state:list:1:5:u64le:offsets`.
+/// An operator state's kind, types and name. Prints in the stored form: `operator-state:list:1:5:u64le:offsets`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Label {
-    pub(super) kind: Kind,
+    pub(super) kind: OperatorStateKind,
     pub(super) schemas: Vec<Schema>,
     pub(super) name: String,
 }
@@ -75,25 +75,25 @@ impl Label {
     /// Returns the label that prints as `text`.
     ///
     /// # Errors
-    /// `Corrupt` if there is none; `Version` if its kind is not known.
+    /// `Corrupt` if no label does; `Version` if the kind is unknown.
     pub(super) fn parse(text: &str) -> Result<Self> {
         let corrupt = || Error::corrupt("not the label of an operator state").with("label", text);
         let (word, mut rest) = text.strip_prefix(PREFIX).and_then(|rest| rest.split_once(':')).ok_or_else(corrupt)?;
-        let Some(kind) = Kind::ALL.into_iter().find(|kind| kind.word() == word) else {
+        let Some(kind) = OperatorStateKind::ALL.into_iter().find(|kind| kind.word() == word) else {
             return Err(Error::version("unknown kind of operator state").with("label", text));
         };
         let mut schemas = Vec::new();
-        for _ in 0..kind.schemas() {
+        for _ in 0..kind.type_count() {
             let (schema, after) = take_schema(rest).ok_or_else(corrupt)?;
             schemas.push(schema);
             rest = after;
         }
         let label = Self { kind, schemas, name: rest.to_owned() };
-        // Numbers have other spellings, with a plus or zeros in front.
+        // A number parses with a leading plus or zeros too; only the printed form is accepted.
         if label.to_string() == text { Ok(label) } else { Err(corrupt()) }
     }
 
-    /// Returns kind and types in one word, for people.
+    /// Returns kind and types for error messages: `list(u64le v1)`.
     pub(super) fn types(&self) -> String {
         let schemas: Vec<_> =
             self.schemas.iter().map(|schema| format!("{} v{}", schema.name, schema.version)).collect();
@@ -101,7 +101,7 @@ impl Label {
     }
 }
 
-/// Takes a schema from the start of `text`: version, length, name.
+/// Splits a schema (version, length, name) off the start of `text`.
 fn take_schema(text: &str) -> Option<(Schema, &str)> {
     let (version, rest) = text.split_once(':')?;
     let (length, rest) = rest.split_once(':')?;
@@ -120,25 +120,25 @@ mod tests {
     }
 
     #[test]
-    fn labels_parse_as_they_print() {
+    fn a_label_parses_as_it_prints() {
         let odd = schema("a:1:b>é", u32::MAX);
         for (schemas, kind) in [
-            (vec![schema("u64le", 1)], Kind::List),
-            (vec![schema("", 0)], Kind::UnionList),
-            (vec![odd, schema("ordered:u8", 2)], Kind::Broadcast),
+            (vec![schema("u64le", 1)], OperatorStateKind::List),
+            (vec![schema("", 0)], OperatorStateKind::UnionList),
+            (vec![odd, schema("ordered:u8", 2)], OperatorStateKind::Broadcast),
         ] {
             for name in ["offsets", "", "1:2:x:é"] {
                 let label = Label { kind, schemas: schemas.clone(), name: name.into() };
                 assert_eq!(Label::parse(&label.to_string()).unwrap(), label);
             }
         }
-        let label = Label { kind: Kind::List, schemas: vec![schema("u64le", 1)], name: "offsets".into() };
+        let label = Label { kind: OperatorStateKind::List, schemas: vec![schema("u64le", 1)], name: "offsets".into() };
         assert_eq!(label.to_string(), "operator-state:list:1:5:u64le:offsets");
         assert_eq!(label.types(), "list(u64le v1)");
     }
 
     #[test]
-    fn what_does_not_print_like_that_is_refused() {
+    fn text_that_no_label_prints_is_refused() {
         for text in [
             "",
             "list:1:5:u64le:x",

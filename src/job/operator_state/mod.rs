@@ -1,17 +1,17 @@
-//! Operator state: lists and maps of a subtask that have no key, beside keyed state in the same checkpoints.
+//! Operator state: a subtask's lists and maps without a key, in the same checkpoints as keyed state.
 //!
-//! | declared by | it is | another parallelism |
+//! | declared by | state | after a restore |
 //! |---|---|---|
-//! | [`OperatorState::list`] | a list of this subtask, of source partitions, say | items are dealt out in turn |
-//! | [`OperatorState::union_list`] | a list of which every subtask restores all parts | each gets all items of all |
-//! | [`OperatorState::broadcast`] | a map that is the same in every subtask, of rules, say | each gets that of subtask 0 |
+//! | [`OperatorState::list`] | a list of this subtask: source partitions, say | items are dealt out in turn |
+//! | [`OperatorState::union_list`] | a list of this subtask | each subtask gets the items of all |
+//! | [`OperatorState::broadcast`] | a map that is equal in every subtask: rules, say | each subtask gets subtask 0's |
 //!
-//! It is meant to be small: each checkpoint uploads it as a whole, and no memory budget is charged for it.
+//! Keep it small: each checkpoint uploads all of it, and no memory budget is charged for it.
 //!
 //! Invariants:
-//! - restored state is never lost: what is not declared again travels on;
-//! - a state's types are stored even while it is empty, and other types are refused when it is declared;
-//! - a barrier encodes nothing: items are kept as they are stored. What did not change is not even copied.
+//! - restored state is never lost: later checkpoints carry states that are not declared again;
+//! - checkpoints store the types of empty states too, and declaring a state with other types is refused;
+//! - a barrier encodes nothing, because contents are kept encoded, and copies only states that changed.
 
 mod content;
 mod handles;
@@ -26,14 +26,14 @@ use crate::id::Subtask;
 use crate::manifest::{MAX_NAME_BYTES, Opaque, OpaqueRole};
 
 use content::{Content, Entries, Items, Slot, opaque};
-use label::{Kind, LABELS, Label, PREFIX};
+use label::{LABELS, Label, OperatorStateKind, PREFIX};
 
 pub use handles::{BroadcastState, OperatorList};
 
 /// The operator state of one subtask.
 ///
-/// A subtask declares its states before the first record, all subtasks the same ones, and works on them through the
-/// handles that it gets.
+/// All subtasks declare the same states before the first record, and work on them through handles. Reads and writes are
+/// synchronous, in memory, and cost their items.
 ///
 /// ```
 /// use alluvium::id::Subtask;
@@ -58,21 +58,21 @@ pub struct OperatorState {
     subtask: Subtask,
     /// By handle.
     declared: Vec<Slot>,
-    /// What is not declared, yet or any more, by label.
+    /// Restored states that are not declared, by label.
     restored: BTreeMap<String, Slot>,
 }
 
 impl OperatorState {
-    /// Returns the state of a subtask that has none yet.
+    /// Returns the empty state of a new subtask.
     #[must_use]
     pub fn new(subtask: Subtask) -> Self {
         Self { subtask, declared: Vec::new(), restored: BTreeMap::new() }
     }
 
-    /// Returns the state that `opaques`, a share's own, carry.
+    /// Restores the state from `opaques`, the subtask's share of the checkpoint.
     ///
     /// # Errors
-    /// `Corrupt` if they are damaged; `Version` if a newer version wrote them.
+    /// `Corrupt` if an opaque is damaged; `Version` if a newer version of this crate wrote it.
     pub(super) fn restore(subtask: Subtask, opaques: &[Opaque]) -> Result<Self> {
         let mut state = Self::new(subtask);
         for opaque in opaques {
@@ -98,33 +98,33 @@ impl OperatorState {
         self.restored.entry(label.to_string()).or_insert_with(|| Slot::new(label))
     }
 
-    /// Declares a list of this subtask's own. At another parallelism the items of all subtasks are dealt out in turn.
+    /// Declares a list of this subtask. A restore at another parallelism deals the items of all subtasks out in turn.
     ///
     /// # Errors
-    /// `Usage` if the name is declared already, or too long; `Config` if the restored state of that name has another
-    /// type.
+    /// `Usage` if the name is declared already, or if name and types together exceed [`MAX_NAME_BYTES`]; `Config` if the
+    /// restored state of that name has another type.
     pub fn list<V, C: Codec<V>>(&mut self, name: &str, codec: C) -> Result<OperatorList<V, C>> {
-        let slot = self.declare(Kind::List, vec![codec.schema()], name)?;
+        let slot = self.declare(OperatorStateKind::List, vec![codec.schema()], name)?;
         Ok(OperatorList::new(slot, codec))
     }
 
     /// Declares a list that every subtask restores whole: the items of subtask 0, then those of subtask 1, and so on.
     ///
-    /// A checkpoint holds what each subtask's list holds at the barrier. So a subtask that restored narrows the list
-    /// to its own part by [`OperatorList::update`], or clears it; where all keep all, the next restore finds each item
-    /// as many times as there were subtasks.
+    /// A checkpoint stores each subtask's list as of the barrier. After a restore, each subtask must therefore reduce the
+    /// list to its own part with [`OperatorList::update`], or clear it; if all subtasks keep the whole list, the next
+    /// restore returns each item once per subtask.
     ///
     /// # Errors
     /// As [`OperatorState::list`].
     pub fn union_list<V, C: Codec<V>>(&mut self, name: &str, codec: C) -> Result<OperatorList<V, C>> {
-        let slot = self.declare(Kind::UnionList, vec![codec.schema()], name)?;
+        let slot = self.declare(OperatorStateKind::UnionList, vec![codec.schema()], name)?;
         Ok(OperatorList::new(slot, codec))
     }
 
-    /// Declares a map that is the same in every subtask, also in those that a higher parallelism adds.
+    /// Declares a map that is equal in every subtask, including subtasks that a higher parallelism adds.
     ///
-    /// That it is the same is up to the operator: all subtasks make the same changes in each epoch. Subtask 0's is
-    /// the one that checkpoints hold.
+    /// The operator must keep the maps equal: all subtasks make the same changes in each epoch. Checkpoints store the map
+    /// of subtask 0 alone.
     ///
     /// # Errors
     /// As [`OperatorState::list`].
@@ -134,11 +134,11 @@ impl OperatorState {
         key: KC,
         value: VC,
     ) -> Result<BroadcastState<K, V, KC, VC>> {
-        let slot = self.declare(Kind::Broadcast, vec![key.schema(), value.schema()], name)?;
+        let slot = self.declare(OperatorStateKind::Broadcast, vec![key.schema(), value.schema()], name)?;
         Ok(BroadcastState::new(slot, key, value))
     }
 
-    fn declare(&mut self, kind: Kind, schemas: Vec<Schema>, name: &str) -> Result<usize> {
+    fn declare(&mut self, kind: OperatorStateKind, schemas: Vec<Schema>, name: &str) -> Result<usize> {
         if self.declared.iter().any(|slot| slot.label.name == name) {
             return Err(Error::usage("operator state is declared already").with("name", name));
         }
@@ -159,19 +159,19 @@ impl OperatorState {
         Ok(self.declared.len() - 1)
     }
 
-    /// Adds what carries this state to the opaques that the engine passes to a barrier.
+    /// Appends the opaques that carry this state to the engine's opaques of a barrier.
     ///
     /// # Errors
-    /// `Usage` if one of those has a name of operator state.
+    /// `Usage` if an opaque of the engine has a name reserved for operator state.
     pub(super) fn add_to(&mut self, mut opaques: Vec<Opaque>) -> Result<Vec<Opaque>> {
-        if let Some(foreign) = opaques.iter().find(|opaque| is_own(opaque)) {
-            let error = Error::usage("opaque has a name that is kept for operator state");
+        if let Some(foreign) = opaques.iter().find(|opaque| carries_operator_state(opaque)) {
+            let error = Error::usage("opaque has a name that is reserved for operator state");
             return Err(error.with("name", &foreign.name));
         }
         let first = self.subtask == Subtask(0);
-        let declared = self.declared.iter_mut().filter(|slot| first || slot.label.kind != Kind::Broadcast);
-        // Every subtask has all of a union list: if it is declared nowhere, one of them keeps it.
-        let restored = self.restored.values_mut().filter(|slot| first || slot.label.kind == Kind::List);
+        let declared = self.declared.iter_mut().filter(|slot| first || slot.label.kind != OperatorStateKind::Broadcast);
+        // Each subtask restored the whole of an undeclared union list, so subtask 0 alone carries it on.
+        let restored = self.restored.values_mut().filter(|slot| first || slot.label.kind == OperatorStateKind::List);
         opaques.extend(declared.chain(restored).filter_map(Slot::opaque));
         if first {
             opaques.extend(self.labels());
@@ -179,51 +179,51 @@ impl OperatorState {
         Ok(opaques)
     }
 
-    /// Returns the opaque that lists all labels, so that the types of empty states are known too.
+    /// Returns the opaque that lists all labels, which stores the types of empty states; `None` without any state.
     fn labels(&self) -> Option<Opaque> {
         let (mut bytes, mut starts) = (Vec::new(), Vec::new());
         for slot in self.declared.iter().chain(self.restored.values()) {
             starts.push(bytes.len() as u64);
             bytes.extend_from_slice(slot.label.to_string().as_bytes());
         }
-        (!starts.is_empty()).then(|| opaque(Kind::Broadcast, LABELS.to_owned(), bytes, starts))
+        (!starts.is_empty()).then(|| opaque(OperatorStateKind::Broadcast, LABELS.to_owned(), bytes, starts))
     }
 
     fn items(&self, slot: usize) -> Result<&Items> {
         match self.declared.get(slot).map(Slot::content) {
             Some(Content::Items(items)) => Ok(items),
-            _ => Err(stray()),
+            _ => Err(foreign_handle()),
         }
     }
 
     fn items_mut(&mut self, slot: usize) -> Result<&mut Items> {
         match self.declared.get_mut(slot).map(Slot::content_mut) {
             Some(Content::Items(items)) => Ok(items),
-            _ => Err(stray()),
+            _ => Err(foreign_handle()),
         }
     }
 
     fn entries(&self, slot: usize) -> Result<&Entries> {
         match self.declared.get(slot).map(Slot::content) {
             Some(Content::Entries(entries)) => Ok(entries),
-            _ => Err(stray()),
+            _ => Err(foreign_handle()),
         }
     }
 
     fn entries_mut(&mut self, slot: usize) -> Result<&mut Entries> {
         match self.declared.get_mut(slot).map(Slot::content_mut) {
             Some(Content::Entries(entries)) => Ok(entries),
-            _ => Err(stray()),
+            _ => Err(foreign_handle()),
         }
     }
 }
 
-/// Returns whether an opaque carries operator state, and so is none of the engine's.
-pub(super) fn is_own(opaque: &Opaque) -> bool {
+/// Returns whether an opaque carries operator state, and is not the engine's.
+pub(super) fn carries_operator_state(opaque: &Opaque) -> bool {
     opaque.role == OpaqueRole::Operator && opaque.name.starts_with(PREFIX)
 }
 
-fn stray() -> Error {
+fn foreign_handle() -> Error {
     Error::usage("handle was declared in another operator's state")
 }
 

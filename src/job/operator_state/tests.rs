@@ -3,21 +3,21 @@ use crate::codec::typed::{Fixed, Raw, Utf8};
 use crate::error::ErrorKind;
 use crate::manifest::{OpaqueContent, Redistribution};
 
-/// Returns what subtask `subtask` restores if it gets all that subtask `of` wrote.
-fn again(of: &mut OperatorState, subtask: u32) -> OperatorState {
-    OperatorState::restore(Subtask(subtask), &of.add_to(vec![]).unwrap()).unwrap()
+/// Restores subtask `subtask` from all opaques of `from`.
+fn restored_from(from: &mut OperatorState, subtask: u32) -> OperatorState {
+    OperatorState::restore(Subtask(subtask), &from.add_to(vec![]).unwrap()).unwrap()
 }
 
 fn names(state: &mut OperatorState) -> Vec<String> {
     state.add_to(vec![]).unwrap().into_iter().map(|opaque| opaque.name).collect()
 }
 
-fn message(error: &Error, kind: ErrorKind, parts: &[&str]) {
+fn assert_error(error: &Error, kind: ErrorKind, parts: &[&str]) {
     assert_eq!(error.kind(), kind, "{error}");
     parts.iter().for_each(|part| assert!(error.to_string().contains(part), "{error}"));
 }
 
-/// A state of subtask 0 with one of each kind.
+/// Returns a state of subtask 0 with one state of each kind and an empty list.
 fn sample() -> OperatorState {
     let mut state = OperatorState::new(Subtask(0));
     let list = state.list("list", Fixed).unwrap();
@@ -31,40 +31,40 @@ fn sample() -> OperatorState {
 }
 
 #[test]
-fn other_types_are_refused_with_both_named() {
-    let restored = || again(&mut sample(), 0);
+fn another_type_is_refused_and_both_are_named() {
+    let restored = || restored_from(&mut sample(), 0);
     let error = restored().list("list", Utf8).unwrap_err();
-    message(&error, ErrorKind::Config, &["`list`", "list(u64le v1)", "list(utf8 v1)"]);
+    assert_error(&error, ErrorKind::Config, &["`list`", "list(u64le v1)", "list(utf8 v1)"]);
     let error = restored().union_list::<u64, _>("list", Fixed).unwrap_err();
-    message(&error, ErrorKind::Config, &["`list(u64le v1)`", "union-list(u64le v1)"]);
+    assert_error(&error, ErrorKind::Config, &["`list(u64le v1)`", "union-list(u64le v1)"]);
     let error = restored().broadcast::<_, u64, _, _>("map", Utf8, Fixed).unwrap_err();
-    message(&error, ErrorKind::Config, &["broadcast(utf8 v1, u32le v1)", "broadcast(utf8 v1, u64le v1)"]);
+    assert_error(&error, ErrorKind::Config, &["broadcast(utf8 v1, u32le v1)", "broadcast(utf8 v1, u64le v1)"]);
     let error = restored().list("empty", Utf8).unwrap_err();
-    message(&error, ErrorKind::Config, &["list(bytes v1)", "list(utf8 v1)"]);
+    assert_error(&error, ErrorKind::Config, &["list(bytes v1)", "list(utf8 v1)"]);
 
     let mut twice = restored();
     let _list = twice.list::<u64, _>("list", Fixed).unwrap();
-    message(&twice.list::<u64, _>("list", Fixed).unwrap_err(), ErrorKind::Usage, &["`list`"]);
-    message(&twice.broadcast("list", Utf8, Utf8).unwrap_err(), ErrorKind::Usage, &["`list`"]);
+    assert_error(&twice.list::<u64, _>("list", Fixed).unwrap_err(), ErrorKind::Usage, &["`list`"]);
+    assert_error(&twice.broadcast("list", Utf8, Utf8).unwrap_err(), ErrorKind::Usage, &["`list`"]);
     let long = "x".repeat(MAX_NAME_BYTES - 30);
     assert!(twice.list("longest".to_owned().as_str(), Utf8).is_ok());
     assert!(twice.list(&long, Utf8).is_ok());
-    message(&twice.list(&"x".repeat(MAX_NAME_BYTES), Utf8).unwrap_err(), ErrorKind::Usage, &["too long", "4096"]);
+    assert_error(&twice.list(&"x".repeat(MAX_NAME_BYTES), Utf8).unwrap_err(), ErrorKind::Usage, &["too long", "4096"]);
 }
 
 #[test]
-fn subtasks_that_disagreed_about_a_type_are_found_out() {
+fn a_restore_finds_subtasks_that_disagree_about_a_type() {
     let mut state = OperatorState::new(Subtask(1));
     let list = state.list("list", Utf8).unwrap();
     list.add(&mut state, &"a".to_owned()).unwrap();
     let parts = [sample().add_to(vec![]).unwrap(), state.add_to(vec![]).unwrap()].concat();
     let mut both = OperatorState::restore(Subtask(0), &parts).unwrap();
-    message(&both.list::<u64, _>("list", Fixed).unwrap_err(), ErrorKind::Config, &["u64le", "utf8"]);
-    message(&both.list("list", Utf8).unwrap_err(), ErrorKind::Config, &["u64le", "utf8"]);
+    assert_error(&both.list::<u64, _>("list", Fixed).unwrap_err(), ErrorKind::Config, &["u64le", "utf8"]);
+    assert_error(&both.list("list", Utf8).unwrap_err(), ErrorKind::Config, &["u64le", "utf8"]);
 }
 
 #[test]
-fn each_part_is_written_where_a_restore_takes_it_from() {
+fn each_state_is_written_by_the_subtasks_that_a_restore_reads() {
     let all = [
         "operator-state:list:1:5:u64le:list",
         "operator-state:union-list:1:4:utf8:union",
@@ -72,15 +72,15 @@ fn each_part_is_written_where_a_restore_takes_it_from() {
         LABELS,
     ];
     assert_eq!(names(&mut sample()), all);
-    // Not declared again: nothing is lost and nothing is there twice, whoever is subtask 0.
-    let mut carried = names(&mut again(&mut sample(), 0));
+    // Not declared again: nothing is lost or doubled, whichever subtask restores.
+    let mut carried = names(&mut restored_from(&mut sample(), 0));
     carried.sort();
     let mut expected = all.to_vec();
     expected.sort_unstable();
     assert_eq!(carried, expected);
-    assert_eq!(names(&mut again(&mut sample(), 1)), [all[0]]);
-    // Declared again: a union list is each subtask's own, a broadcast state is subtask 0's.
-    let mut declared = again(&mut sample(), 1);
+    assert_eq!(names(&mut restored_from(&mut sample(), 1)), [all[0]]);
+    // Declared again: each subtask writes its union list, subtask 0 alone the broadcast state.
+    let mut declared = restored_from(&mut sample(), 1);
     let _union = declared.union_list("union", Utf8).unwrap();
     let map = declared.broadcast::<_, u32, _, _>("map", Utf8, Fixed).unwrap();
     assert_eq!(map.get(&declared, &"k".to_owned()).unwrap(), Some(7));
@@ -89,7 +89,7 @@ fn each_part_is_written_where_a_restore_takes_it_from() {
 }
 
 #[test]
-fn what_is_carried_on_is_the_same_bytes() {
+fn undeclared_state_is_carried_byte_for_byte() {
     let sorted = |state: &mut OperatorState| {
         let mut opaques = state.add_to(vec![]).unwrap();
         opaques.retain(|opaque| opaque.name != LABELS);
@@ -97,11 +97,11 @@ fn what_is_carried_on_is_the_same_bytes() {
         opaques
     };
     let written = sorted(&mut sample());
-    assert_eq!(sorted(&mut again(&mut again(&mut sample(), 0), 0)), written);
+    assert_eq!(sorted(&mut restored_from(&mut restored_from(&mut sample(), 0), 0)), written);
     assert_eq!(written.len(), 3);
 }
 
-/// Encodes all but 13, at which it stops in the middle.
+/// Encodes all numbers but 13, where it fails after a partial output.
 #[derive(Debug, Clone)]
 struct Picky;
 
@@ -137,7 +137,7 @@ fn a_codec_that_fails_changes_nothing() {
 }
 
 #[test]
-fn handles_of_another_state_are_refused() {
+fn a_handle_of_another_state_is_refused() {
     let mut state = sample();
     let (mut lists, mut maps) = (OperatorState::new(Subtask(0)), OperatorState::new(Subtask(0)));
     let list = lists.list::<u8, _>("a", Fixed).unwrap();
@@ -153,11 +153,11 @@ fn handles_of_another_state_are_refused() {
 }
 
 #[test]
-fn names_of_operator_state_are_not_the_engines() {
+fn an_engine_cannot_use_names_of_operator_state() {
     let mut state = sample();
     for name in [LABELS, "operator-state:", "operator-state:list:1:5:u64le:list"] {
         let error = state.add_to(vec![Opaque::new(OpaqueRole::Operator, name, vec![])]).unwrap_err();
-        message(&error, ErrorKind::Usage, &[name]);
+        assert_error(&error, ErrorKind::Usage, &[name]);
     }
     let engines =
         vec![Opaque::new(OpaqueRole::Source, LABELS, vec![]), Opaque::new(OpaqueRole::Operator, "list", vec![])];
@@ -165,14 +165,14 @@ fn names_of_operator_state_are_not_the_engines() {
 }
 
 #[test]
-fn damage_is_corrupt() {
+fn damaged_opaques_are_corrupt() {
     let good = sample().add_to(vec![]).unwrap();
     assert!(OperatorState::restore(Subtask(0), &good).is_ok());
     let refused = |at: usize, damage: &dyn Fn(&mut Opaque)| {
         let mut opaques = good.clone();
         damage(&mut opaques[at]);
         let error = OperatorState::restore(Subtask(0), &opaques).unwrap_err();
-        message(&error, ErrorKind::Corrupt, &[&opaques[at].name]);
+        assert_error(&error, ErrorKind::Corrupt, &[&opaques[at].name]);
     };
     let inline = |bytes: &'static [u8]| OpaqueContent::Inline(bytes.into());
     refused(0, &|opaque| opaque.name = opaque.name.replace(":5:", ":6:"));
@@ -183,7 +183,7 @@ fn damage_is_corrupt() {
     refused(3, &|opaque| opaque.item_offsets = vec![0, 7]);
     refused(3, &|opaque| (opaque.item_offsets, opaque.content) = (vec![], inline(b"")));
 
-    // Bytes that are no value of their type.
+    // Bytes that encode no value of their type.
     let mut short = good;
     short[0].item_offsets = vec![0, 7];
     let mut state = OperatorState::restore(Subtask(0), &short).unwrap();

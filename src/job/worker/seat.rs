@@ -128,17 +128,17 @@ impl Seat {
         let tables = AgreedTables::of(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.background.shared.schemas.agree(operator, subtask, &tables.entries)?;
-        let loads_as_before = self.tables.merged_otherwise();
-        let mut state = self.empty_state(make, loads_as_before);
-        if !loads_as_before {
+        let under_stored_rules = self.tables.must_load_under_stored_rules();
+        let mut state = self.empty_state(make, under_stored_rules);
+        if !under_stored_rules {
             self.begin(&mut state);
         }
         while let Some(part) = parts.next().await? {
             part.load_into(state.backend_mut())?;
         }
-        if loads_as_before {
+        if under_stored_rules {
             lock(&self.chain).rebase();
-            state.begin_lives();
+            state.apply_declared_rules();
             self.begin(&mut state);
         }
         Ok(Loaded { state, operator_state, tables })
@@ -148,10 +148,10 @@ impl Seat {
     fn empty_state<B: StateBackend>(
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
-        loads_as_before: bool,
+        under_stored_rules: bool,
     ) -> KeyedState<B> {
         let backend = make(KeyGroupSet::empty(), self.partitioner, self.budget.clone());
-        let make_state = if loads_as_before { KeyedState::loading } else { KeyedState::new };
+        let make_state = if under_stored_rules { KeyedState::under_stored_rules } else { KeyedState::new };
         let state = make_state(backend, self.partitioner, self.max_parallelism, self.tables.clone());
         state.with_budget(self.budget.clone())
     }

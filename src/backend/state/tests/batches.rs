@@ -1,4 +1,4 @@
-//! Forms that take many keys: the same as one by one.
+//! Batch methods give the same rows as single calls.
 
 use super::Lab;
 use crate::ErrorKind;
@@ -8,7 +8,7 @@ use crate::codec::typed::{Codec, Fixed, Utf8};
 use crate::error::{Error, Result};
 use crate::key_group::CurrentKey;
 
-/// Keys with repetitions, more than one window of them.
+/// Keys with repetitions, more than the backend prefetches at a time.
 fn keys() -> Vec<Vec<u8>> {
     (0..300u32).map(|n| (n % 90).to_be_bytes().to_vec()).collect()
 }
@@ -18,7 +18,7 @@ fn located<'k>(lab: &Lab, keys: &'k [Vec<u8>]) -> Vec<CurrentKey<'k>> {
 }
 
 #[test]
-fn many_values_are_as_one_by_one() {
+fn a_batch_of_values_equals_single_updates() {
     let (mut many, mut single) = (Lab::new(), Lab::new());
     let options = || TableOptions::new("v").namespaced(Schema::new("utf8"));
     let value = many.state.value(options(), Fixed).unwrap();
@@ -51,7 +51,7 @@ fn many_values_are_as_one_by_one() {
 }
 
 #[test]
-fn many_entries_are_as_one_by_one() {
+fn a_batch_of_entries_equals_single_updates() {
     let (mut many, mut single) = (Lab::new(), Lab::new());
     let map = many.state.map("m", Utf8, Fixed).unwrap();
     single.state.map::<String, u64, _, _>("m", Utf8, Fixed).unwrap();
@@ -73,7 +73,7 @@ fn many_entries_are_as_one_by_one() {
 }
 
 #[test]
-fn many_additions_are_as_one_by_one() {
+fn a_batch_of_additions_equals_single_additions() {
     let mut lab = Lab::new();
     let list = lab.state.list("l", Fixed).unwrap();
     let sum = lab.state.reducing("r", Fixed, "sum", |a: u64, b| a + b).unwrap();
@@ -89,7 +89,7 @@ fn many_additions_are_as_one_by_one() {
     assert!(lists.iter().zip(sums).all(|(list, sum)| list.iter().sum::<u64>() == sum));
 }
 
-/// Text that may not be empty.
+/// Encodes text, and refuses empty text.
 #[derive(Debug, Clone)]
 struct NotEmpty;
 

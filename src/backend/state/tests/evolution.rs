@@ -1,4 +1,4 @@
-//! Values of older versions under newer codecs.
+//! Stored values of older versions under newer codecs.
 
 use std::time::Duration;
 
@@ -12,19 +12,19 @@ use crate::id::{Epoch, Part};
 use crate::key_group::KeyGroupSet;
 use crate::segment::{Cut, EncodeOptions, SegmentKind, encode};
 
-/// Reads numbers of 16 bits, writes numbers of 32.
+/// Version 2: `u32`, and version 1 was `u16`.
 fn second() -> Migrating<u32, At<Fixed>> {
     Migrating::new(At::new(Fixed, 2)).from(Fixed, |old: u16| u32::from(old)).unwrap()
 }
 
-/// Numbers of 64 bits, which were of 32, which were of 16.
+/// Version 3: `u64`; version 2 was `u32`, version 1 `u16`.
 fn third() -> Migrating<u64, At<Fixed>> {
     let codec = Migrating::new(At::new(Fixed, 3)).from(At::new(Fixed, 2), |old: u32| u64::from(old)).unwrap();
     codec.from(Fixed, |old: u16| u64::from(old)).unwrap()
 }
 
 #[test]
-fn values_migrate_when_they_are_written_and_at_the_next_base() {
+fn values_migrate_when_written_and_at_the_next_base() {
     let mut lab = Lab::new();
     let first = lab.state.value("v", Fixed).unwrap();
     for key in ["a", "b", "c"] {
@@ -50,11 +50,11 @@ fn values_migrate_when_they_are_written_and_at_the_next_base() {
     assert_eq!(base, ["a", "b", "c"].map(|key| format!("{key}//=\\x02\\x01{} v3", "\\x00".repeat(6))));
     let value = lab.restart(|tables| tables.value::<u64, _>("v", At::new(Fixed, 3))).unwrap();
     lab.state.set_key(b"c").unwrap();
-    assert_eq!(value.read(&mut lab.state).unwrap(), Some(258), "nothing older is left");
+    assert_eq!(value.read(&mut lab.state).unwrap(), Some(258), "the base holds no older version");
 }
 
 #[test]
-fn a_codec_that_cannot_read_what_is_stored_is_refused_before_anything_is_loaded() {
+fn a_codec_that_cannot_read_stored_rows_is_refused_before_the_load() {
     let mut lab = Lab::new();
     lab.state.value("v", third()).unwrap();
     let mut refused = |declare: &dyn Fn(&mut Tables) -> Result<()>, parts: [&str; 2]| {
@@ -75,13 +75,13 @@ fn a_codec_that_cannot_read_what_is_stored_is_refused_before_anything_is_loaded(
 }
 
 #[test]
-fn rows_of_a_version_that_nobody_reads_are_errors() {
+fn a_row_of_an_unreadable_version_fails_the_load() {
     let mut lab = Lab::new();
     let first = lab.state.value("v", Fixed).unwrap();
     first.put(&mut lab.state, &1u16).unwrap();
     lab.seal(false);
     lab.restart(|tables| tables.value("v", second())).unwrap();
-    // The table is of version 2 now, its row still of version 1, and version 3 forgets that there was one.
+    // The table has version 2 by now, its row still version 1, and the codec of version 3 reads only 2.
     let forgetful = Migrating::new(At::new(Fixed, 3)).from(At::new(Fixed, 2), |old: u32| u64::from(old)).unwrap();
     let mut tables = lab.restored_tables();
     tables.value("v", forgetful).unwrap();
@@ -90,7 +90,7 @@ fn rows_of_a_version_that_nobody_reads_are_errors() {
 }
 
 #[test]
-fn lists_have_elements_of_several_versions() {
+fn a_list_may_hold_elements_of_several_versions() {
     let mut lab = Lab::new();
     let first = lab.state.list("l", Fixed).unwrap();
     first.add_all(&mut lab.state, &[1u16, 2]).unwrap();
@@ -108,7 +108,7 @@ fn lists_have_elements_of_several_versions() {
 }
 
 #[test]
-fn lists_of_several_versions_and_lives() {
+fn elements_of_several_versions_expire_one_by_one() {
     let ttl = TtlConfig::new(Duration::from_millis(10));
     let options = || TableOptions::new("l").ttl(ttl);
     let mut lab = Lab::new();
@@ -129,7 +129,7 @@ fn lists_of_several_versions_and_lives() {
 }
 
 #[test]
-fn operands_of_older_versions_merge_with_newer() {
+fn operands_of_older_versions_merge_with_newer_ones() {
     let mut lab = Lab::new();
     let first = lab.state.reducing("r", Fixed, "sum", |a: u16, b| a + b).unwrap();
     first.add(&mut lab.state, &1).unwrap();
@@ -155,10 +155,14 @@ fn maps_migrate_entry_by_entry() {
     second.put(&mut lab.state, &"c".to_owned(), &2).unwrap();
     second.retain(&mut lab.state, |_, _| true).unwrap();
     assert_eq!(second.values(&mut lab.state).unwrap(), [1, 1, 2]);
-    assert_eq!(lab.seal(false), ["k//c=\\x02\\x00\\x00\\x00 v2"], "what is only seen stays as it is");
+    assert_eq!(
+        lab.seal(false),
+        ["k//c=\\x02\\x00\\x00\\x00 v2"],
+        "visited entries that do not change stay as they are"
+    );
 }
 
-/// Numbers that were texts.
+/// Version 2: `u32`; version 1 was its digits as text.
 #[derive(Debug, Clone)]
 struct Numbers;
 
@@ -189,7 +193,7 @@ impl Codec<u32> for Numbers {
 }
 
 #[test]
-fn a_value_that_does_not_migrate_spoils_the_base_not_the_rest() {
+fn a_value_that_cannot_migrate_fails_the_base_and_nothing_else() {
     let mut lab = Lab::new();
     let first = lab.state.value("v", Utf8).unwrap();
     for (key, value) in [("a", "1"), ("b", "no number")] {
@@ -197,7 +201,7 @@ fn a_value_that_does_not_migrate_spoils_the_base_not_the_rest() {
         first.put(&mut lab.state, &value.to_owned()).unwrap();
     }
     lab.seal(false);
-    // Loaded before it is declared, so that the load does not migrate.
+    // The load precedes the declaration, so the load does not migrate rows.
     lab.restart(|_| Ok(())).unwrap();
     let second = lab.state.value("v", Numbers).unwrap();
     lab.state.set_key(b"b").unwrap();

@@ -1,11 +1,7 @@
-//! What each kind does on one key and in namespaces, and that failures and panics change nothing.
-
-#[path = "../../../../tests/common/mean.rs"]
-mod mean;
+//! Each kind under keys and namespaces; failures and panics change nothing.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use self::mean::Mean;
 use super::Lab;
 use crate::ErrorKind;
 use crate::backend::{Aggregate, CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
@@ -45,7 +41,7 @@ fn values_live_under_key_and_namespace() {
 }
 
 #[test]
-fn adding_to_a_list_is_one_operand_however_long_it_is() {
+fn adding_to_a_list_writes_one_operand_however_long_the_list() {
     let mut lab = Lab::new();
     let list = lab.state.list("l", Utf8).unwrap();
     assert_eq!(list.read(&mut lab.state).unwrap(), Vec::<String>::new());
@@ -73,7 +69,7 @@ fn adding_to_a_list_is_one_operand_however_long_it_is() {
 }
 
 #[test]
-fn maps_have_a_row_per_entry_and_go_at_once() {
+fn a_map_has_a_row_per_entry_and_clears_in_one_row() {
     let mut lab = Lab::new();
     let map = lab.state.map(TableOptions::new("m").namespaced(Schema::new("utf8")), Utf8, Fixed).unwrap();
     for key in ["k", "other"] {
@@ -108,7 +104,11 @@ fn maps_have_a_row_per_entry_and_go_at_once() {
     map.put(&mut state, &"new".to_owned(), &1).unwrap();
     assert_eq!(lab.seal(false), ["other/w/-!", "other/w/new=\\x01\\x00\\x00\\x00"]);
     let map = lab.restart(|tables| tables.map::<String, u32, _, _>(options(), Utf8, Fixed)).unwrap();
-    assert_eq!(map.read(&mut lab.state.in_namespace(b"w"), &"17".to_owned()).unwrap(), Some(17), "of another key");
+    assert_eq!(
+        map.read(&mut lab.state.in_namespace(b"w"), &"17".to_owned()).unwrap(),
+        Some(17),
+        "the other key keeps its entries"
+    );
     lab.state.clear_namespace(map.table(), b"w").unwrap();
     assert_eq!(lab.rows(), 2);
     lab.state.clear_key(map.table()).unwrap();
@@ -116,12 +116,42 @@ fn maps_have_a_row_per_entry_and_go_at_once() {
     assert_eq!(lab.seal(false).len(), 3, "two groups, and a key");
 }
 
+/// Adds up numbers, stored with their count.
+#[derive(Debug)]
+struct Sum;
+
+impl Aggregate for Sum {
+    type Input = u64;
+    type Accumulator = (u64, u64);
+    type Output = (u64, u64);
+
+    fn name(&self) -> &'static str {
+        "sum"
+    }
+
+    fn create(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    fn add(&self, (count, sum): &mut (u64, u64), input: &u64) {
+        (*count, *sum) = (*count + 1, *sum + input);
+    }
+
+    fn merge(&self, older: (u64, u64), newer: (u64, u64)) -> (u64, u64) {
+        (older.0 + newer.0, older.1 + newer.1)
+    }
+
+    fn result(&self, accumulator: &(u64, u64)) -> (u64, u64) {
+        *accumulator
+    }
+}
+
 fn options() -> TableOptions {
     TableOptions::new("m").namespaced(Schema::new("utf8"))
 }
 
 #[test]
-fn ordered_maps_are_walked_by_value() {
+fn ordered_maps_are_visited_in_the_order_of_sub_keys() {
     let mut lab = Lab::new();
     let map = lab.state.ordered_map("m", Ordered, Fixed).unwrap();
     let numbers = [5i64, -1, i64::MIN, 300, 0, i64::MAX, -300];
@@ -155,38 +185,38 @@ fn ordered_maps_are_walked_by_value() {
 }
 
 #[test]
-fn what_is_added_is_reduced_without_being_read() {
+fn additions_are_merged_without_a_read() {
     let mut lab = Lab::new();
     let text = |a: String, b: String| a + &b;
     let joined = lab.state.reducing("joined", Utf8, "concat", text).unwrap();
-    let mean = lab.state.aggregating("mean", (Fixed, Fixed), Mean).unwrap();
-    assert_eq!((joined.read(&mut lab.state).unwrap(), mean.read(&mut lab.state).unwrap()), (None, None));
+    let sum = lab.state.aggregating("sum", (Fixed, Fixed), Sum).unwrap();
+    assert_eq!((joined.read(&mut lab.state).unwrap(), sum.read(&mut lab.state).unwrap()), (None, None));
     for (i, word) in ["a", "b", "c", "d"].into_iter().enumerate() {
         joined.add(&mut lab.state, &word.to_owned()).unwrap();
-        mean.add(&mut lab.state, &(10 * u64::try_from(i).unwrap())).unwrap();
+        sum.add(&mut lab.state, &(10 * u64::try_from(i).unwrap())).unwrap();
         if i == 1 {
-            assert_eq!(lab.seal(false)[1], "k//=ab", "nothing lies below");
+            assert_eq!(lab.seal(false)[1], "k//=ab", "a first operand is a value");
         }
     }
     assert_eq!(joined.read(&mut lab.state).unwrap().as_deref(), Some("abcd"));
-    assert_eq!(mean.read(&mut lab.state).unwrap(), Some(15));
+    assert_eq!(sum.read(&mut lab.state).unwrap(), Some((4, 60)));
     assert_eq!(lab.seal(false)[1], "k//+cd");
     assert_eq!(lab.seal(true)[1], "k//=abcd");
-    let (joined, mean) = lab
+    let (joined, sum) = lab
         .restart(|tables| {
             let joined = tables.reducing("joined", Utf8, "concat", text)?;
-            Ok((joined, tables.aggregating("mean", (Fixed, Fixed), Mean)?))
+            Ok((joined, tables.aggregating("sum", (Fixed, Fixed), Sum)?))
         })
         .unwrap();
-    mean.add(&mut lab.state, &115).unwrap();
-    assert_eq!(mean.read(&mut lab.state).unwrap(), Some(35));
+    sum.add(&mut lab.state, &115).unwrap();
+    assert_eq!(sum.read(&mut lab.state).unwrap(), Some((5, 175)));
     joined.clear(&mut lab.state).unwrap();
     assert_eq!(joined.read(&mut lab.state).unwrap(), None);
     joined.add(&mut lab.state, &"z".to_owned()).unwrap();
     assert_eq!(lab.seal(false)[1], "k//=z");
 }
 
-/// A codec of words that fails at `bad` and panics at `panic`.
+/// A codec for words that fails on `bad` and panics on `panic`.
 #[derive(Debug, Clone)]
 struct Fragile;
 
@@ -207,7 +237,7 @@ impl Codec<String> for Fragile {
 }
 
 fn panics<R>(f: impl FnOnce() -> R) {
-    assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "it did not panic");
+    assert!(catch_unwind(AssertUnwindSafe(f)).is_err(), "no panic");
 }
 
 #[test]
@@ -277,7 +307,7 @@ fn functions_that_panic_change_nothing() {
     sum.add(&mut lab.state, &2).unwrap();
     assert_eq!(sum.read(&mut lab.state).unwrap(), Some(3));
     assert_eq!((value.read(&mut lab.state).unwrap(), map.entries(&mut lab.state).unwrap()), (Some(1), vec![(1, 1)]));
-    // Over a seal the operand stands alone, so the panic comes at the read; it can be cleared.
+    // After a seal the operand stays unmerged until a read, so the read panics. Clearing the row still works.
     lab.seal(false);
     sum.add(&mut lab.state, &13).unwrap();
     panics(|| sum.read(&mut lab.state));
@@ -288,14 +318,14 @@ fn functions_that_panic_change_nothing() {
 }
 
 #[test]
-fn stored_bytes_of_another_type_are_errors() {
+fn stored_bytes_of_another_type_are_corrupt() {
     let mut lab = Lab::new();
     let short = lab.state.value("v", Fixed).unwrap();
     let list = lab.state.list("l", Fixed).unwrap();
     short.put(&mut lab.state, &7u16).unwrap();
     list.add(&mut lab.state, &7u16).unwrap();
     lab.seal(false);
-    // Tables as a damaged manifest might tell of them.
+    // Tables as a damaged manifest might list them.
     let mut schemas = lab.state.tables().schemas().to_vec();
     schemas.iter_mut().for_each(|table| table.value = Schema::new("u32le"));
     let times = CheckpointTimes { event_time: lab.now.0, processing_time: lab.now.1 };
@@ -309,7 +339,7 @@ fn stored_bytes_of_another_type_are_errors() {
 }
 
 #[test]
-fn what_is_too_long_is_refused() {
+fn values_and_sub_keys_that_are_too_long_are_refused() {
     let Lab { mut state, .. } = Lab::new();
     let value = state.value("v", Utf8).unwrap();
     let map = state.map("m", Utf8, Utf8).unwrap();
@@ -323,13 +353,13 @@ fn what_is_too_long_is_refused() {
 }
 
 #[test]
-fn without_a_key_nothing_is_done() {
+fn without_a_current_key_every_operation_fails() {
     let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(u64::MAX));
     let mut state = KeyedState::new(backend, Partitioner::External, 8, Tables::new(Schema::new("bytes")));
     let list = state.list("l", Utf8).unwrap();
     assert_eq!(list.read(&mut state).unwrap_err().kind(), ErrorKind::Usage);
     assert_eq!(state.clear_key(list.table()).unwrap_err().kind(), ErrorKind::Usage);
-    assert_eq!(state.set_key(b"a").unwrap_err().kind(), ErrorKind::Usage, "it needs a routing hash");
+    assert_eq!(state.set_key(b"a").unwrap_err().kind(), ErrorKind::Usage, "the partitioner needs a routing hash");
     assert_eq!(state.locate(b"a").unwrap_err().kind(), ErrorKind::Usage);
     state.set_key_routed(b"a", u64::MAX);
     assert_eq!(state.key.group, KeyGroup(7));

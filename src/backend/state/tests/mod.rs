@@ -1,4 +1,4 @@
-//! Every kind on the overlay backend, over seals, encoded segments and restarts.
+//! Every kind on the overlay backend, across seals, encoded segments and restarts.
 
 mod batches;
 mod evolution;
@@ -25,7 +25,7 @@ pub(super) fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
 }
 
-/// A state with what it has stored so far.
+/// A state, and the segments stored from it so far.
 #[derive(Debug)]
 struct Lab {
     state: KeyedState<OverlayBackend>,
@@ -58,7 +58,7 @@ impl Lab {
         Ok(Self { state, segments, epoch, now })
     }
 
-    /// Moves processing time on.
+    /// Advances processing time.
     fn at(&mut self, processing: i64) {
         self.at_both(self.now.0, processing);
     }
@@ -68,7 +68,7 @@ impl Lab {
         self.state.advance(self.now.0, self.now.1);
     }
 
-    /// Seals and stores, and returns the rows as they are stored.
+    /// Seals and stores the state. Returns the stored rows as text.
     fn seal(&mut self, base: bool) -> Vec<String> {
         self.epoch += 1;
         let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: self.now.0, processing_time: self.now.1 };
@@ -90,7 +90,7 @@ impl Lab {
         rows
     }
 
-    /// Restarts from what was sealed last, at the same times, with newly declared tables.
+    /// Restarts from the last seal, at the same times, with the tables that `declare` declares.
     fn restart<H>(&mut self, declare: impl FnOnce(&mut Tables) -> Result<H>) -> Result<H> {
         let mut tables = self.restored_tables();
         let handles = declare(&mut tables)?;

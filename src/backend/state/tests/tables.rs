@@ -1,4 +1,4 @@
-//! What may be declared over what was stored.
+//! Declarations over stored tables.
 
 use super::Lab;
 use crate::ErrorKind;
@@ -7,7 +7,7 @@ use crate::codec::schema::Schema;
 use crate::codec::typed::{Fixed, Utf8};
 use crate::error::{Error, Result};
 
-/// Returns the error of a declaration over stored tables: value `v`, map `m`, reducing `r`.
+/// Returns the error of `declare` over the stored tables `v` (value), `m` (map) and `r` (reducing).
 fn refused<H: std::fmt::Debug>(declare: impl FnOnce(&mut Tables) -> Result<H>) -> Error {
     let mut lab = Lab::new();
     lab.state.value::<u64, _>("v", Fixed).unwrap();
@@ -17,7 +17,7 @@ fn refused<H: std::fmt::Debug>(declare: impl FnOnce(&mut Tables) -> Result<H>) -
 }
 
 #[test]
-fn restored_ids_win_and_types_must_agree() {
+fn a_restored_table_keeps_its_id_and_its_type() {
     let mut lab = Lab::new();
     let _a = lab.state.value::<u64, _>("a", Fixed).unwrap();
     let b = lab.state.list("b", Utf8).unwrap();
@@ -35,12 +35,12 @@ fn restored_ids_win_and_types_must_agree() {
         .unwrap();
     assert_eq!(b.table(), id);
     assert_ne!(c.table(), id);
-    assert_eq!(lab.state.tables().schemas().len(), 3, "a table that is not declared again stays");
+    assert_eq!(lab.state.tables().schemas().len(), 3, "a table that is not declared again stays listed");
     assert_eq!(b.read(&mut lab.state).unwrap(), ["x"]);
 }
 
 #[test]
-fn other_types_are_refused_with_both() {
+fn another_type_is_refused_and_both_are_named() {
     let parts = |error: Error, parts: &[&str]| {
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         for part in parts {
@@ -81,7 +81,7 @@ fn a_refused_declaration_changes_nothing() {
 }
 
 #[test]
-fn a_table_can_have_another_name() {
+fn a_restored_table_can_be_renamed() {
     let mut lab = Lab::new();
     lab.state.rename("a", "b").unwrap();
     let a = lab.state.value("a", Fixed).unwrap();
@@ -101,7 +101,7 @@ fn a_table_can_have_another_name() {
         assert_eq!((b.table(), b.read(&mut lab.state).unwrap()), (id, Some(7)));
         assert_eq!(lab.state.tables().schemas()[0].name, "b");
     }
-    // Its id is still the one of its old name.
+    // The table keeps the id that is the hash of its old name.
     refused_for(lab.state.value::<u8, _>("a", Fixed).unwrap_err(), ["`a`", "`b`"]);
     lab.state.value::<u8, _>("c", Fixed).unwrap();
     let both = lab.restart(|tables| tables.rename("b", "c")).unwrap_err();
@@ -125,12 +125,12 @@ fn ids_do_not_depend_on_the_order_of_declaration() {
     for names in [["c", "b", "a"], ["b", "c", "a"]] {
         assert_eq!(ids(names), sorted);
     }
-    // Processes of several builds may work at one job.
+    // The hash must not change: processes of several builds may run one job.
     assert_eq!(sorted.map(|(_, id)| id.0), [363_059_444, 1_028_634_069, 426_264_139]);
 }
 
 #[test]
-fn names_that_collide_are_refused_with_both() {
+fn names_with_colliding_ids_are_refused_and_both_are_named() {
     let mut seen = std::collections::BTreeMap::new();
     let names = (0u32..).map(|n| n.to_string());
     let collision = names.map(|name| (super::super::tables::id_of(&name), name));
@@ -141,6 +141,6 @@ fn names_that_collide_are_refused_with_both() {
     refused_for(lab.state.value::<u8, _>(second.as_str(), Fixed).unwrap_err(), [&first, &second]);
     let over_stored = lab.restart(|tables| tables.value::<u8, _>(second.as_str(), Fixed)).unwrap_err();
     refused_for(over_stored, [&first, &second]);
-    // A stored table keeps its id, whatever another name would have.
+    // A stored table keeps its id even if a new name hashes to it.
     lab.restart(|tables| tables.value::<u8, _>(first.as_str(), Fixed)).unwrap();
 }

@@ -1,79 +1,60 @@
-//! Timers: times at which an operator wants to be called back under a key and namespace.
+//! Timers: times at which to call an operator back under a key and namespace.
 //!
 //! ```text
-//! row: table, key, namespace, sub-key = the time as `ordered:i64` -> no bytes
+//! row: table, key, namespace, sub-key = the time as `ordered:i64` -> empty value
 //! ```
 //!
 //! Invariants:
-//! - the rows are the truth: a timer fires if its row is there, and firing removes the row, in the same epoch as what
-//!   the operator does then. So each fires exactly once, across restore and rescale;
-//! - the queue is an index of the rows and of nothing else: made of live rows when state was loaded, it never meets a
-//!   tombstone, neither then nor when timers fire;
-//! - a row that could not be written or removed leaves the queue as it was.
+//! - the rows are authoritative: a timer fires only if its row exists, and firing removes the row in the same epoch as
+//!   the operator's reaction; so each timer fires exactly once, across restore and rescale;
+//! - the queue is an in-memory index of the rows, built from live rows after a load; neither building it nor firing
+//!   scans tombstones;
+//! - a row that cannot be written or removed leaves the queue unchanged.
 
 mod queue;
+mod table;
 mod timer;
 
 use std::fmt;
 
-use crate::codec::schema::Schema;
 use crate::codec::typed::{Codec, Ordered};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
-use crate::manifest::{StateKind, TableSchema};
 use crate::memory::Charge;
-use crate::segment::TableRules;
 use crate::time::Timestamp;
 
 use self::queue::Queue;
 use self::timer::{Parts, Timer};
-use super::super::{Change, Entry, RowRef, StateBackend};
-use super::{KeyedState, Tables};
+use super::KeyedState;
+use crate::backend::{Change, Entry, RowRef, StateBackend};
 
-/// What timers are measured by. It is part of a table's type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum TimeDomain {
-    /// Watermarks.
-    Event,
-    /// The clock.
-    Processing,
-}
+pub use table::{TimeDomain, TimerTable};
 
-impl TimeDomain {
-    /// Returns the schema that a table of timers has for its values, which are empty.
-    fn schema(self) -> Schema {
-        Schema::new(match self {
-            Self::Event => "timer:event",
-            Self::Processing => "timer:processing",
-        })
-    }
-}
-
-/// A timer that fired.
+/// A timer that fired: see [`Timers::pop_due`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fired(Timer);
 
 impl Fired {
-    /// Returns the time that it was registered for; what it fired at may be later.
+    /// Returns the time that the timer was registered for; it may have fired later.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.0.at
     }
 
-    /// Returns its encoded key.
+    /// Returns the timer's encoded key.
     #[must_use]
     pub fn key(&self) -> &[u8] {
         self.0.parts().key
     }
 
-    /// Returns the group of its key.
+    /// Returns the key group of the timer's key.
     #[must_use]
     pub fn group(&self) -> KeyGroup {
         self.0.group()
     }
 
-    /// Returns its encoded namespace; empty if the table has none.
+    /// Returns the timer's encoded namespace; empty if the table has none.
     #[must_use]
     pub fn namespace(&self) -> &[u8] {
         self.0.parts().namespace
@@ -89,80 +70,10 @@ impl fmt::Debug for Fired {
     }
 }
 
-impl Tables {
-    /// Declares a table of timers, which are measured by `domain` and have namespaces of type `namespace`
-    /// (`unit` for none). Its handle is there once rows are: [`TimerTable::load`].
-    ///
-    /// # Errors
-    /// As [`Tables::value`].
-    pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<TimerTable> {
-        let namespaced = namespace != Schema::unit();
-        let known = self.schemas().len();
-        let wanted = TableSchema {
-            id: TableId(0),
-            name: name.to_owned(),
-            kind: StateKind::Timers,
-            key: self.key().clone(),
-            namespace,
-            sub: Codec::<i64>::schema(&Ordered),
-            value: domain.schema(),
-            ttl: None,
-            merge_operator: None,
-        };
-        // The queue goes from timer to timer: nobody visits those of one key.
-        let id = self.declare_with(wanted, TableRules { by_key: false, ..TableRules::default() })?;
-        Ok(TimerTable { id, domain, namespaced, restored: self.schemas().len() == known })
-    }
-}
-
-impl<B: StateBackend> KeyedState<B> {
-    /// Declares a table of timers, as [`Tables::timers`] does, and loads it.
-    ///
-    /// # Errors
-    /// As [`Tables::timers`] and [`TimerTable::load`].
-    ///
-    /// # Cost
-    /// That of [`TimerTable::load`].
-    pub fn timers(&mut self, name: &str, domain: TimeDomain, namespace: Schema) -> Result<Timers> {
-        self.with_tables(|tables| tables.timers(name, domain, namespace))?.load(self)
-    }
-}
-
-/// A declared table of timers, whose queue is made when its rows are there.
-#[derive(Debug, Clone, Copy)]
-pub struct TimerTable {
-    id: TableId,
-    domain: TimeDomain,
-    namespaced: bool,
-    /// Whether a checkpoint may have rows of it.
-    restored: bool,
-}
-
-impl TimerTable {
-    /// Returns the handle to the table in `state`; restored timers are in its queue, whose memory is charged to the
-    /// [state's budget](KeyedState::with_budget).
-    ///
-    /// # Errors
-    /// `Corrupt` if restored rows are not timers.
-    ///
-    /// # Cost
-    /// If the table was restored, that of scanning it: a step per row of the groups owned, of other tables too.
-    pub fn load<B: StateBackend>(self, state: &mut KeyedState<B>) -> Result<Timers> {
-        let groups = state.backend.groups().clone();
-        let charge = state.budget.charge(0);
-        let mut timers = Timers { table: self, groups, queue: Queue::default(), sub: Vec::new(), charge };
-        if self.restored {
-            let groups = timers.groups.clone();
-            timers.rebuild(state, &groups)?;
-        }
-        Ok(timers)
-    }
-}
-
 /// A handle to a table of timers, and their queue.
 ///
-/// A timer is one per key, namespace and time, whatever number of times it is registered. Timers fire when the operator
-/// says that their time has come: those registered by then, also while others fire.
+/// There is one timer per key, namespace and time, however often it is registered. Timers fire when the operator calls
+/// [`Timers::pop_due`]; a timer that is registered while others fire, and is due, fires too.
 ///
 /// ```
 /// # use alluvium::backend::{OverlayBackend, Tables};
@@ -193,10 +104,10 @@ impl TimerTable {
 #[derive(Debug)]
 pub struct Timers {
     table: TimerTable,
-    /// The groups whose rows the queue has.
+    /// The groups whose timers the queue holds.
     groups: KeyGroupSet,
     queue: Queue,
-    /// Reused for the sub-key of the row at hand.
+    /// Reused for encoding sub-keys.
     sub: Vec<u8>,
     charge: Charge,
 }
@@ -208,42 +119,47 @@ impl Timers {
         self.table.id
     }
 
-    /// Returns what the timers are measured by.
+    /// Returns the time that the timers are measured in.
     #[must_use]
     pub fn domain(&self) -> TimeDomain {
         self.table.domain
     }
 
-    /// Returns how many timers are waiting; those whose rows were cleared past this handle count until they are due.
+    /// Returns the number of waiting timers. A timer whose row was cleared by other means than this handle counts until
+    /// it is due.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()
     }
 
-    /// Returns whether no timer is waiting.
+    /// Returns whether no timer is waiting, by the count of [`Timers::len`].
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.queue.len() == 0
     }
 
-    /// Returns the time of the timer that fires next.
+    /// Returns the time of the earliest waiting timer; `None` if there is none.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
         self.queue.first().map(|timer| timer.at)
     }
 
-    /// Returns the bytes of memory that the queue holds, at most. Where the budget that is charged for them is spent, it is
-    /// the backend that refuses a timer's row.
+    /// Returns an upper bound of the queue's memory in bytes. The state's budget is charged for it; once the budget is
+    /// spent, the backend refuses new rows, and so new timers.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.queue.held_bytes()
     }
 
-    /// Registers a timer of the current key; false if it is registered already. One whose time is past fires with the
-    /// next that are due.
+    /// Registers a timer of the current key; returns false if it is registered already. A timer in the past fires at the
+    /// next [`Timers::pop_due`].
     ///
     /// # Errors
-    /// As [`StateBackend::update`]; `Usage` if no key is set, or if the table has no namespaces. Nothing is changed.
+    /// As [`StateBackend::update`]: `Limit` if the memory budget is spent; `Usage` if no key is set, or `namespace` is not
+    /// empty and the table has no namespaces. Nothing changes.
+    ///
+    /// # Cost
+    /// One row, and a queue insert that is logarithmic in the number of waiting timers.
     pub fn register<B: StateBackend>(
         &mut self,
         state: &mut KeyedState<B>,
@@ -257,37 +173,42 @@ impl Timers {
             })
         })?;
         if new {
-            self.queue.insert(current(state, namespace, at));
+            self.queue.insert(current_timer(state, namespace, at));
             self.recharge();
         }
         Ok(new)
     }
 
-    /// Removes a timer of the current key; false if there is none.
+    /// Removes a timer of the current key; returns false if there is none.
     ///
     /// # Errors
     /// As [`Timers::register`].
+    ///
+    /// # Cost
+    /// That of [`Timers::register`], and a search of at most 256 timers.
     pub fn delete<B: StateBackend>(
         &mut self,
         state: &mut KeyedState<B>,
         namespace: &[u8],
         at: Timestamp,
     ) -> Result<bool> {
-        let found = self.with_row(state, namespace, at, remove)?;
+        let found = self.with_row(state, namespace, at, remove_row)?;
         if found {
-            self.queue.remove(&current(state, namespace, at));
+            self.queue.remove(&current_timer(state, namespace, at));
             self.recharge();
         }
         Ok(found)
     }
 
-    /// Takes the first timer whose time is `to` or earlier, makes its key the current key, and removes it; `None` if
-    /// there is none (left). By time, then by group, key and namespace. It counts as fired from then on: an operator
-    /// that fails on it goes back to a checkpoint, where it still waits.
+    /// Removes and returns the first timer due at `to` (its time is `to` or earlier), and makes its key the current key;
+    /// `None` if no timer is due. Timers come by time, then by group, key and namespace.
+    ///
+    /// The timer has fired once this returns. If the operator fails to process it, restore a checkpoint: the timer is
+    /// still in it.
     ///
     /// # Errors
-    /// As [`StateBackend::update`]: the timer then waits on, and its key is current. `Usage` if groups were loaded or
-    /// dropped since [`Timers::rebuild`].
+    /// As [`StateBackend::update`]: the timer stays, and its key is current. `Usage` if groups were loaded or dropped
+    /// since the last [`Timers::rebuild`].
     pub fn pop_due<B: StateBackend>(&mut self, state: &mut KeyedState<B>, to: Timestamp) -> Result<Option<Fired>> {
         if self.groups != *state.backend.groups() {
             return Err(Error::usage("groups were loaded or dropped: rebuild the timers")
@@ -297,31 +218,32 @@ impl Timers {
         while let Some(first) = self.queue.first().filter(|first| first.at <= to) {
             let Parts { key, namespace, routing, .. } = first.parts();
             state.set_key_routed(key, routing.unwrap_or_default());
-            encode(first.at, &mut self.sub)?;
-            let there = with_row(state, self.table.id, namespace, &self.sub, remove)?;
+            encode_time(first.at, &mut self.sub)?;
+            let removed = with_row(state, self.table.id, namespace, &self.sub, remove_row)?;
             let timer = self.queue.pop();
             self.recharge();
-            // A row that is gone was cleared past this handle.
-            if let (true, Some(timer)) = (there, timer) {
+            // Without a row the timer was cleared by other means than this handle: it does not fire.
+            if let (true, Some(timer)) = (removed, timer) {
                 return Ok(Some(Fired(timer)));
             }
         }
         Ok(None)
     }
 
-    /// Reads the timers of `changed` groups anew, after groups were loaded or dropped.
+    /// Rebuilds the queue for the `changed` groups, after groups were loaded or dropped.
     ///
     /// # Errors
-    /// `Corrupt` if their rows are not timers. The queue is then as it was.
+    /// `Corrupt` if a row is no timer, or lies in another group than the partitioner gives its key; otherwise as
+    /// [`StateBackend::scan`]. The queue stays as it was.
     ///
     /// # Cost
-    /// That of scanning those of `changed` that are owned (see [`TimerTable::load`]), and a step per timer waiting.
+    /// A step per row of the owned groups in `changed`, rows of other tables included, and a step per waiting timer.
     pub fn rebuild<B: StateBackend>(&mut self, state: &mut KeyedState<B>, changed: &KeyGroupSet) -> Result<()> {
         let loaded = state.backend.groups().intersection(changed);
         let (partitioner, max_parallelism) = (state.partitioner, state.max_parallelism);
         let (mut queue, mut failed) = (Queue::default(), None);
         state.backend.scan(self.table.id, &loaded, &[], |entry| {
-            match read(partitioner, max_parallelism, &entry) {
+            match decode_row(partitioner, max_parallelism, &entry) {
                 Ok(timer) => queue.insert(timer),
                 Err(error) => failed = Some(error.with("table", self.table.id).with("group", entry.group)),
             }
@@ -338,7 +260,7 @@ impl Timers {
         Ok(())
     }
 
-    /// Calls `f` with the row of the current key's timer.
+    /// Calls `f` with the row of a timer of the current key.
     fn with_row<B: StateBackend, R>(
         &mut self,
         state: &mut KeyedState<B>,
@@ -349,7 +271,7 @@ impl Timers {
         if !self.table.namespaced && !namespace.is_empty() {
             return Err(Error::usage("table has no namespaces").with("table", self.table.id));
         }
-        encode(at, &mut self.sub)?;
+        encode_time(at, &mut self.sub)?;
         with_row(state, self.table.id, namespace, &self.sub, f)
     }
 
@@ -361,7 +283,7 @@ impl Timers {
     }
 }
 
-fn encode(at: Timestamp, sub: &mut Vec<u8>) -> Result<()> {
+fn encode_time(at: Timestamp, sub: &mut Vec<u8>) -> Result<()> {
     sub.clear();
     Ordered.encode(&at.as_millis(), sub)
 }
@@ -378,28 +300,31 @@ fn with_row<B: StateBackend, R>(
     f(&mut state.backend, RowRef { table, key: &key, namespace, sub })
 }
 
-/// Removes a row; false if there is none.
-fn remove<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<bool> {
+/// Removes a row; returns false if there is none.
+fn remove_row<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<bool> {
     backend.update(row, |stored, _| match stored {
         Some(_) => (Change::Delete, true),
         None => (Change::Keep, false),
     })
 }
 
-/// Returns a timer of the current key.
-fn current<B>(state: &KeyedState<B>, namespace: &[u8], at: Timestamp) -> Timer {
+/// Returns the timer of the current key.
+fn current_timer<B>(state: &KeyedState<B>, namespace: &[u8], at: Timestamp) -> Timer {
     let key = &state.key;
     Timer::new(at, Parts { group: key.group, key: &key.bytes, namespace, routing: key.routing })
 }
 
 /// Returns the timer of a stored row.
-fn read(partitioner: Partitioner, max_parallelism: u16, entry: &Entry<'_>) -> Result<Timer> {
+///
+/// # Errors
+/// `Corrupt` if the sub-key is no time, or the partitioner gives the key another group or routing hash.
+fn decode_row(partitioner: Partitioner, max_parallelism: u16, entry: &Entry<'_>) -> Result<Timer> {
     let at = Ordered.decode(entry.sub).map(Timestamp::from_millis)?;
     let Entry { group, key, namespace, routing, .. } = *entry;
-    // Firing it must find the row again.
+    // Firing locates the row by its key: with another location it would not find the row.
     let located = partitioner.locate(key, routing.unwrap_or_default(), max_parallelism);
     if (located.group, located.routing) != (group, routing) {
-        return Err(Error::corrupt("partitioner does not lead to the group of a timer's row")
+        return Err(Error::corrupt("partitioner does not map the key of a timer's row to its group")
             .with("partitioner", partitioner.name())
             .with("routed", routing.is_some()));
     }

@@ -1,17 +1,18 @@
-//! Timers in the order in which they come due.
+//! A queue of timers, sorted by due time.
 //!
 //! ```text
 //! front: the first timers, sorted    leaf | leaf | leaf ...    each a range of later timers, unsorted
 //! ```
 //!
-//! A timer is put into its leaf as it comes; a leaf is sorted once, when its turn comes. That saves most of what a tree
-//! of sorted nodes or a heap costs, and unlike a heap's, removals find their timer.
+//! An insert appends to a leaf; a leaf is sorted once, when it becomes the front. That saves most of the cost of a tree
+//! with sorted nodes or of a heap, and unlike a heap, the queue can find a timer to remove.
 //!
 //! Invariants:
-//! - all in the front come before all in the leaves; each leaf starts at its key, which the one before does not reach;
-//! - the front is empty only if there is no timer at all;
-//! - no leaf is empty or full; where a removal leaves one small, it becomes one with a neighbour if that is not large,
-//!   so that leaves are an eighth full on average at least, however timers were removed.
+//! - all timers of the front come before all timers of the leaves; a leaf's timers are at or after its key, and before
+//!   the next leaf's key;
+//! - the front is empty only if the queue is empty;
+//! - no leaf is empty or full; a leaf left small by a removal merges with a neighbour that is not large, so leaves are
+//!   at least an eighth full on average, whatever is removed.
 
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
@@ -19,22 +20,24 @@ use std::ops::Bound::{Excluded, Unbounded};
 use super::timer::Timer;
 use crate::error::broken;
 
-/// Timers in a full leaf, by measurement; it takes 12 KiB.
-const LEAF: usize = 256;
+/// Timers in a full leaf: 12 KiB. Chosen by measurement.
+const LEAF_TIMERS: usize = 256;
 
-/// A leaf that a removal leaves with fewer is small.
-const SMALL: usize = LEAF / 4;
+/// A leaf with fewer timers after a removal is small.
+const SMALL_LEAF: usize = LEAF_TIMERS / 4;
 
-/// The most timers of leaves that are made one.
-const MERGED: usize = LEAF * 3 / 4;
+/// The most timers that two merged leaves may have together.
+const MERGED_LEAF: usize = LEAF_TIMERS * 3 / 4;
 
 /// A sorted queue of distinct timers.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// Last first.
+    /// In descending order, so that the first timer pops off the end.
     front: Vec<Timer>,
+    /// By lower bound.
     leaves: BTreeMap<Timer, Vec<Timer>>,
     len: usize,
+    /// Heap bytes of long timers.
     boxed_bytes: u64,
 }
 
@@ -47,19 +50,19 @@ impl Queue {
         self.front.last()
     }
 
-    /// Returns the bytes of memory that it holds, at most.
+    /// Returns an upper bound of the queue's memory in bytes.
     pub(super) fn held_bytes(&self) -> u64 {
-        let leaf = size_of::<(Timer, Vec<Timer>)>() + LEAF * size_of::<Timer>();
+        let leaf = size_of::<(Timer, Vec<Timer>)>() + LEAF_TIMERS * size_of::<Timer>();
         (self.leaves.len() * leaf + self.front.capacity() * size_of::<Timer>()) as u64 + self.boxed_bytes
     }
 
-    /// Adds a timer that it does not have.
+    /// Adds a timer, which must not be in the queue.
     pub(super) fn insert(&mut self, timer: Timer) {
         self.len += 1;
         self.boxed_bytes += timer.boxed_bytes();
         let Some((start, leaf)) = self.leaves.range_mut(..=&timer).next_back() else { return self.insert_front(timer) };
         leaf.push(timer);
-        if leaf.len() == LEAF {
+        if leaf.len() == LEAF_TIMERS {
             let start = start.clone();
             self.split(&start);
         }
@@ -68,42 +71,42 @@ impl Queue {
     fn insert_front(&mut self, timer: Timer) {
         let at = self.front.partition_point(|other| *other > timer);
         self.front.insert(at, timer);
-        if self.front.len() == LEAF {
-            let upper = self.front.drain(..LEAF / 2);
-            let mut leaf = Vec::with_capacity(LEAF);
+        if self.front.len() == LEAF_TIMERS {
+            let upper = self.front.drain(..LEAF_TIMERS / 2);
+            let mut leaf = Vec::with_capacity(LEAF_TIMERS);
             leaf.extend(upper.rev());
             self.add_leaf(leaf);
         }
     }
 
-    /// Halves a full leaf. Where timers come in order, the last leaf stays as it is and a new one begins.
+    /// Splits a full leaf in half. If timers arrive in order, the last leaf keeps all but one timer instead.
     fn split(&mut self, start: &Timer) {
         let last = self.leaves.last_key_value().is_some_and(|(key, _)| key == start);
-        let Some(leaf) = self.leaves.get_mut(start) else { no_leaf() };
-        let rising = last && leaf.iter().max() == leaf.last();
-        let middle = if rising { LEAF - 1 } else { LEAF / 2 };
+        let Some(leaf) = self.leaves.get_mut(start) else { missing_leaf() };
+        let ascending = last && leaf.iter().max() == leaf.last();
+        let middle = if ascending { LEAF_TIMERS - 1 } else { LEAF_TIMERS / 2 };
         leaf.select_nth_unstable(middle);
-        let mut upper = Vec::with_capacity(LEAF);
+        let mut upper = Vec::with_capacity(LEAF_TIMERS);
         upper.extend(leaf.drain(middle..));
         self.add_leaf(upper);
     }
 
-    /// Adds a leaf whose first timer is the least.
+    /// Adds a leaf; its first timer must be its least.
     fn add_leaf(&mut self, leaf: Vec<Timer>) {
-        let Some(start) = leaf.first().cloned() else { no_leaf() };
+        let Some(start) = leaf.first().cloned() else { missing_leaf() };
         if self.leaves.insert(start, leaf).is_some() {
-            broken("a new leaf stands apart from others");
+            broken("a new leaf overlaps no other");
         }
     }
 
     /// Removes the first timer.
     pub(super) fn pop(&mut self) -> Option<Timer> {
         let timer = self.front.pop()?;
-        self.note_gone(&timer);
+        self.after_removal(&timer);
         Some(timer)
     }
 
-    /// Removes a timer if it has it.
+    /// Removes a timer, if the queue has it.
     pub(super) fn remove(&mut self, timer: &Timer) {
         let removed = match self.leaves.range_mut(..=timer).next_back() {
             None => {
@@ -113,7 +116,7 @@ impl Queue {
             Some((start, leaf)) => {
                 let found = leaf.iter().position(|other| other == timer);
                 let removed = found.map(|at| leaf.swap_remove(at));
-                if leaf.len() < SMALL {
+                if leaf.len() < SMALL_LEAF {
                     let start = start.clone();
                     self.merge(&start);
                 }
@@ -121,14 +124,14 @@ impl Queue {
             }
         };
         if let Some(removed) = removed {
-            self.note_gone(&removed);
+            self.after_removal(&removed);
         }
     }
 
-    /// Puts a small leaf and a neighbour together, if both are not too many.
+    /// Merges a small leaf with a neighbour, if they fit [`MERGED_LEAF`] together; drops an empty leaf.
     fn merge(&mut self, start: &Timer) {
-        let Some(small) = self.leaves.get(start).map(Vec::len) else { no_leaf() };
-        let fits = |(_, other): &(&Timer, &Vec<Timer>)| small + other.len() <= MERGED;
+        let Some(small) = self.leaves.get(start).map(Vec::len) else { missing_leaf() };
+        let fits = |(_, other): &(&Timer, &Vec<Timer>)| small + other.len() <= MERGED_LEAF;
         let before = self.leaves.range((Unbounded, Excluded(start))).next_back().filter(fits);
         let after = self.leaves.range((Excluded(start), Unbounded)).next().filter(fits);
         let (lower, upper) = match (before, after) {
@@ -137,17 +140,18 @@ impl Queue {
             (None, Some((after, _))) => (start.clone(), after.clone()),
             (None, None) => return,
         };
-        let Some(mut upper) = self.leaves.remove(&upper) else { no_leaf() };
-        let Some(lower) = self.leaves.get_mut(&lower) else { no_leaf() };
+        let Some(mut upper) = self.leaves.remove(&upper) else { missing_leaf() };
+        let Some(lower) = self.leaves.get_mut(&lower) else { missing_leaf() };
         lower.append(&mut upper);
     }
 
-    /// Returns its timers, in no particular order.
+    /// Returns all timers, in no particular order.
     pub(super) fn into_timers(self) -> impl Iterator<Item = Timer> {
         self.front.into_iter().chain(self.leaves.into_values().flatten())
     }
 
-    fn note_gone(&mut self, timer: &Timer) {
+    /// Updates the counts, and refills an empty front from the first leaf.
+    fn after_removal(&mut self, timer: &Timer) {
         self.len -= 1;
         self.boxed_bytes -= timer.boxed_bytes();
         if self.front.is_empty()
@@ -160,8 +164,8 @@ impl Queue {
 }
 
 #[cold]
-fn no_leaf() -> ! {
-    broken("a leaf that was found is there, and not empty")
+fn missing_leaf() -> ! {
+    broken("a leaf that was found exists and is not empty")
 }
 
 #[cfg(test)]
@@ -186,10 +190,10 @@ mod tests {
 
     fn check(queue: &Queue) {
         let mut before = queue.front.first();
-        assert!(queue.front.is_sorted_by(|a, b| a > b) && queue.front.len() < LEAF);
+        assert!(queue.front.is_sorted_by(|a, b| a > b) && queue.front.len() < LEAF_TIMERS);
         for (start, leaf) in &queue.leaves {
             assert!(before < Some(start) && leaf.iter().all(|timer| timer >= start));
-            assert!(!leaf.is_empty() && leaf.len() < LEAF && leaf.capacity() <= LEAF);
+            assert!(!leaf.is_empty() && leaf.len() < LEAF_TIMERS && leaf.capacity() <= LEAF_TIMERS);
             before = leaf.iter().max();
         }
         let all = queue.front.len() + queue.leaves.values().map(Vec::len).sum::<usize>();
@@ -198,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_a_sorted_set_however_timers_come_and_go() {
+    fn the_queue_is_a_sorted_set_under_any_inserts_and_removals() {
         let orders: [fn(u64) -> u64; 5] =
             [|n| n, |n| (1 << 20) | ((u64::MAX >> 44) - n), |n| mixed(n) >> 40, |_| 5, |n| n % 3];
         for order in orders {
@@ -230,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_follows_the_timers_left() {
+    fn memory_shrinks_with_the_timers_left() {
         let mut queue = Queue::default();
         (0..100_000).for_each(|n| queue.insert(timer(n, n)));
         assert!(queue.held_bytes() < 55 * 100_000, "{} bytes when timers come in order", queue.held_bytes());
