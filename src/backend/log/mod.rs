@@ -55,10 +55,12 @@ use self::record::Place;
 use self::region::Half;
 use self::scan::Live;
 use self::slots::{Slots, renumber};
-use super::cuts::Cuts;
+use super::checks::{
+    CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned, check_value, no_merge_operator,
+    not_owned,
+};
 use super::heat::Heat;
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-use super::{check_lengths, check_new, check_owned, check_owns, check_scope, check_value, no_operator, not_owned};
 
 /// Rows that are on their way at once: enough to keep the memory busy, few enough to be there still when they are used.
 const PREFETCHED_ROWS: usize = 32;
@@ -76,7 +78,7 @@ pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
     arena: Arena,
-    cuts: Cuts,
+    cuts: CutOrder,
     /// By slot: see [`Slots`].
     rules: Rules,
     slots: Slots,
@@ -126,7 +128,7 @@ impl LogBackend {
             owned: KeyGroupSet::empty(),
             partitioner,
             arena,
-            cuts: Cuts::default(),
+            cuts: CutOrder::default(),
             rules: Rules::none(),
             slots: Slots::default(),
             groups: Vec::new(),
@@ -166,7 +168,7 @@ impl LogBackend {
     /// Returns the row's group, hash and place, and its entry if it has one.
     fn locate<'a>(&mut self, row: &RowRef<'a>) -> Result<Located<'a>> {
         let (place, id) = (Place::of(&self.slots.put(row)), row.key.group);
-        check_lengths(row)?;
+        check_row(row)?;
         let hash = row_hash(row.key.hash, &place);
         match self.group(id) {
             Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
@@ -255,7 +257,7 @@ impl LogBackend {
     fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
         let Located { hash, place, found, .. } = *located;
-        let no_operator = || no_operator(self.slots.table(place.table));
+        let no_operator = || no_merge_operator(self.slots.table(place.table));
         if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
             return self.change(located.id, |group, rules, again| {
                 let found = if again { group.find(hash, &place) } else { found };
@@ -435,7 +437,7 @@ impl StateBackend for LogBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let id = scope.group();
-        check_owns(&self.owned, id)?;
+        check_owned_group(&self.owned, id)?;
         check_scope(&scope)?;
         if self.group(id).is_none() {
             return Ok(());
@@ -453,7 +455,7 @@ impl StateBackend for LogBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         let row = RowRef { table: self.slots.of(table), key, namespace, sub: &[] };
-        check_lengths(&row)?;
+        check_row(&row)?;
         let place = Place::of(&row);
         match self.group(key.group) {
             Some(group) => {
@@ -461,7 +463,7 @@ impl StateBackend for LogBackend {
                 let live = Live { group: key.group, rules, buffer: Vec::new(), visit: &mut visit };
                 group.scan_key(key.hash, &place, range, live)
             }
-            None => check_owns(&self.owned, key.group),
+            None => check_owned_group(&self.owned, key.group),
         }
     }
 
@@ -543,7 +545,7 @@ impl StateBackend for LogBackend {
     }
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
-        check_new(&self.owned, groups)?;
+        check_unowned(&self.owned, groups)?;
         let by_id = self.rules.renumbered(|slot| self.slots.table(slot));
         let (mut loaded, mut batch) = (Vec::new(), RowBatch::new());
         for id in groups.iter() {
