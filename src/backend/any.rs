@@ -1,4 +1,4 @@
-//! A backend chosen at run time, for tools; engines name theirs as a type.
+//! A backend chosen at run time, for tools. Engines name their backend's type.
 
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
@@ -44,8 +44,8 @@ impl From<RocksDbBackend> for AnyBackend {
     }
 }
 
-/// Calls a method of whichever backend it is.
-macro_rules! each {
+/// Delegates a call to the wrapped backend.
+macro_rules! delegate {
     ($any:expr, $backend:ident => $call:expr) => {
         match $any {
             AnyBackend::Log($backend) => $call,
@@ -56,41 +56,42 @@ macro_rules! each {
     };
 }
 
+#[deny(clippy::missing_trait_methods)]
 impl StateBackend for AnyBackend {
     fn groups(&self) -> &KeyGroupSet {
-        each!(self, backend => backend.groups())
+        delegate!(self, backend => backend.groups())
     }
 
     fn define(&mut self, table: TableId, rules: TableRules) {
-        each!(self, backend => backend.define(table, rules));
+        delegate!(self, backend => backend.define(table, rules));
     }
 
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
-        each!(self, backend => backend.advance(event_time, processing_time));
+        delegate!(self, backend => backend.advance(event_time, processing_time));
     }
 
     fn resume(&mut self, times: &[GroupTimes]) {
-        each!(self, backend => backend.resume(times));
+        delegate!(self, backend => backend.resume(times));
     }
 
     fn times(&self) -> Vec<GroupTimes> {
-        each!(self, backend => backend.times())
+        delegate!(self, backend => backend.times())
     }
 
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
-        each!(self, backend => backend.read(row, f))
+        delegate!(self, backend => backend.read(row, f))
     }
 
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
-        each!(self, backend => backend.update(row, f))
+        delegate!(self, backend => backend.update(row, f))
     }
 
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
-        each!(self, backend => backend.write(row, write))
+        delegate!(self, backend => backend.write(row, write))
     }
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
-        each!(self, backend => backend.clear(table, scope))
+        delegate!(self, backend => backend.clear(table, scope))
     }
 
     fn scan_key(
@@ -101,11 +102,11 @@ impl StateBackend for AnyBackend {
         range: SubRange<'_>,
         visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        each!(self, backend => backend.scan_key(table, key, namespace, range, visit))
+        delegate!(self, backend => backend.scan_key(table, key, namespace, range, visit))
     }
 
     fn prefetch(&mut self, rows: &[RowRef<'_>]) {
-        each!(self, backend => backend.prefetch(rows));
+        delegate!(self, backend => backend.prefetch(rows));
     }
 
     fn scan(
@@ -115,30 +116,30 @@ impl StateBackend for AnyBackend {
         prefix: &[u8],
         visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        each!(self, backend => backend.scan(table, groups, prefix, visit))
+        delegate!(self, backend => backend.scan(table, groups, prefix, visit))
     }
 
     fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed> {
-        each!(self, backend => backend.seal(cut, bases))
+        delegate!(self, backend => backend.seal(cut, bases))
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
-        each!(self, backend => backend.settle(epoch, outcome))
+        delegate!(self, backend => backend.settle(epoch, outcome))
     }
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
-        each!(self, backend => backend.load(rows, groups))
+        delegate!(self, backend => backend.load(rows, groups))
     }
 
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
-        each!(self, backend => backend.load_more(rows, groups))
+        delegate!(self, backend => backend.load_more(rows, groups))
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
-        each!(self, backend => backend.drop_groups(groups))
+        delegate!(self, backend => backend.drop_groups(groups))
     }
 
     fn stats(&self) -> BackendStats {
-        each!(self, backend => backend.stats())
+        delegate!(self, backend => backend.stats())
     }
 }

@@ -1,4 +1,4 @@
-//! Layers: what was written between two seals.
+//! Layers: the writes between two seals, in ordered maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
@@ -10,36 +10,36 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
 use crate::segment::{Columns, Op, Row, RowBatch, RowKey, RowSource};
 
-use super::budget_spent;
-use super::place::{covering, group_of, known_place, read_clear};
+use super::checks::budget_spent;
+use super::row_key::{covering_clears, decode_clear, decode_trusted, group_of};
 
-/// What a map entry costs beside its bytes, roughly.
+/// Approximate bytes of a map entry beside its key and value.
 pub(super) const ROW_OVERHEAD_BYTES: u64 = 80;
 
-/// Layers charge the budget in steps of this size, so that few operations touch its shared counter.
+/// Layers charge the budget in steps of this size, so that few operations touch the shared counter.
 pub(super) const CHARGE_STEP_BYTES: u64 = 4096;
 
-/// What a layer says of a row.
+/// A row's entry in a layer.
 pub(super) trait LayerSlot: Clone + Debug + Send + Sync {
-    /// Returns what it takes in memory, roughly, beside its place and the map's entry.
+    /// Returns the approximate bytes that the slot holds beside its row key and map entry.
     fn held_bytes(&self) -> u64;
 
-    /// Appends the rows of a segment that it stands for, if it is at `key`.
+    /// Appends the slot's segment rows, with this key.
     fn push_to(&self, key: RowKey<'_>, batch: &mut RowBatch) -> Result<()>;
 }
 
-/// Clears and rows, the rows newer than the clears.
+/// Clears and rows; the rows are newer than the clears.
 #[derive(Debug)]
 pub(super) struct Layer<S> {
     pub(super) rows: BTreeMap<Box<[u8]>, S>,
-    /// Places of clears: rows of older layers that they cover are gone.
+    /// Keys of clears, which remove the covered rows of older layers.
     pub(super) clears: BTreeSet<Box<[u8]>>,
-    /// How many entries each group has; no zeros.
+    /// Entries of each group; no zeros.
     entries_by_group: BTreeMap<KeyGroup, u64>,
     held: Held,
 }
 
-/// What a layer's entries take, charged to a budget.
+/// Bytes held by a layer's entries, charged to a budget.
 #[derive(Debug)]
 struct Held {
     bytes: u64,
@@ -52,8 +52,11 @@ impl Held {
         Self { bytes: 0, charge: budget.charge(0), budget: budget.clone() }
     }
 
-    /// Holds `bytes` in all, unless `limit` is given and has no room for them.
-    fn afford(&mut self, bytes: u64, limit: Option<&MemoryBudget>) -> Result<()> {
+    /// Sets the bytes held to `bytes`.
+    ///
+    /// # Errors
+    /// `Limit` if `limit` is given and has no room for them.
+    fn resize(&mut self, bytes: u64, limit: Option<&MemoryBudget>) -> Result<()> {
         if bytes > self.charge.bytes() {
             let wanted = bytes.next_multiple_of(CHARGE_STEP_BYTES);
             if let Some(limit) = limit.filter(|limit| !limit.has_room(wanted - self.charge.bytes())) {
@@ -65,7 +68,7 @@ impl Held {
         Ok(())
     }
 
-    fn give_back(&mut self, bytes: u64) {
+    fn release(&mut self, bytes: u64) {
         self.bytes -= bytes;
         self.charge.resize(self.bytes.next_multiple_of(CHARGE_STEP_BYTES));
     }
@@ -83,8 +86,8 @@ impl<S: LayerSlot> Clone for Layer<S> {
     }
 }
 
-fn entry_bytes(place: &[u8], slot: &impl LayerSlot) -> u64 {
-    ROW_OVERHEAD_BYTES + place.len() as u64 + slot.held_bytes()
+fn entry_bytes(row_key: &[u8], slot: &impl LayerSlot) -> u64 {
+    ROW_OVERHEAD_BYTES + row_key.len() as u64 + slot.held_bytes()
 }
 
 impl<S: LayerSlot> Layer<S> {
@@ -97,111 +100,118 @@ impl<S: LayerSlot> Layer<S> {
         }
     }
 
-    /// Returns how many rows of a segment it stands for, counting those of one place once.
+    /// Returns the number of rows and clears.
     pub(super) fn len(&self) -> usize {
         self.rows.len() + self.clears.len()
     }
 
-    /// Returns what its entries take, roughly.
+    /// Returns the approximate bytes of the entries.
     pub(super) fn bytes(&self) -> u64 {
         self.held.bytes
     }
 
-    /// Returns what it charges its budget with.
+    /// Returns the bytes charged to the budget.
     pub(super) fn charged_bytes(&self) -> u64 {
         self.held.charge.bytes()
     }
 
-    /// Returns the groups that it has entries for.
+    /// Returns the groups that have entries.
     pub(super) fn groups(&self) -> KeyGroupSet {
         self.entries_by_group.keys().copied().collect()
     }
 
-    /// Returns how many entries each group has that has any.
+    /// Returns the number of entries of each group that has any.
     pub(super) fn entries_by_group(&self) -> impl Iterator<Item = (KeyGroup, u64)> {
         self.entries_by_group.iter().map(|(group, entries)| (*group, *entries))
     }
 
-    /// Returns whether a clear of it covers the row at `place`.
-    pub(super) fn covers(&self, place: &[u8]) -> bool {
-        !self.clears.is_empty() && covering(place).any(|clear| self.clears.contains(clear.as_slice()))
+    /// Returns whether a clear in this layer covers the row at `row_key`.
+    pub(super) fn covers(&self, row_key: &[u8]) -> bool {
+        !self.clears.is_empty() && covering_clears(row_key).any(|clear| self.clears.contains(clear.as_slice()))
     }
 
+    /// Returns the rows whose row keys start with `start`, in order.
     pub(super) fn starting_with<'a, 's>(
         &'a self,
         start: &'s [u8],
     ) -> impl Iterator<Item = (&'a [u8], &'a S)> + use<'a, 's, S> {
         let from = (Bound::Included(start), Bound::Unbounded);
-        let rows = self.rows.range::<[u8], _>(from).map(|(place, slot)| (place.as_ref(), slot));
-        rows.take_while(move |(place, _)| place.starts_with(start))
+        let rows = self.rows.range::<[u8], _>(from).map(|(row_key, slot)| (row_key.as_ref(), slot));
+        rows.take_while(move |(row_key, _)| row_key.starts_with(start))
     }
 
-    /// Sets a slot, unless `limit` is given and has no room for it.
-    pub(super) fn insert(&mut self, place: &[u8], slot: S, limit: Option<&MemoryBudget>) -> Result<()> {
-        let new = entry_bytes(place, &slot);
-        if let Some(there) = self.rows.get_mut(place) {
-            self.held.afford(self.held.bytes - entry_bytes(place, there) + new, limit)?;
-            *there = slot;
+    /// Sets a row's slot.
+    ///
+    /// # Errors
+    /// `Limit` if `limit` is given and has no room for the slot.
+    pub(super) fn insert(&mut self, row_key: &[u8], slot: S, limit: Option<&MemoryBudget>) -> Result<()> {
+        let new = entry_bytes(row_key, &slot);
+        if let Some(old) = self.rows.get_mut(row_key) {
+            self.held.resize(self.held.bytes - entry_bytes(row_key, old) + new, limit)?;
+            *old = slot;
             return Ok(());
         }
-        self.held.afford(self.held.bytes + new, limit)?;
-        self.rows.insert(place.into(), slot);
-        *self.entries_by_group.entry(group_of(place)).or_default() += 1;
+        self.held.resize(self.held.bytes + new, limit)?;
+        self.rows.insert(row_key.into(), slot);
+        *self.entries_by_group.entry(group_of(row_key)).or_default() += 1;
         Ok(())
     }
 
-    /// Adds a clear, unless `limit` is given and has no room for it.
-    pub(super) fn insert_clear(&mut self, place: &[u8], limit: Option<&MemoryBudget>) -> Result<()> {
-        if self.clears.contains(place) {
+    /// Adds a clear.
+    ///
+    /// # Errors
+    /// `Limit` if `limit` is given and has no room for the clear.
+    pub(super) fn insert_clear(&mut self, clear: &[u8], limit: Option<&MemoryBudget>) -> Result<()> {
+        if self.clears.contains(clear) {
             return Ok(());
         }
-        self.held.afford(self.held.bytes + ROW_OVERHEAD_BYTES + place.len() as u64, limit)?;
-        self.clears.insert(place.into());
-        *self.entries_by_group.entry(group_of(place)).or_default() += 1;
+        self.held.resize(self.held.bytes + ROW_OVERHEAD_BYTES + clear.len() as u64, limit)?;
+        self.clears.insert(clear.into());
+        *self.entries_by_group.entry(group_of(clear)).or_default() += 1;
         Ok(())
     }
 
-    pub(super) fn remove(&mut self, place: &[u8]) {
-        if let Some(old) = self.rows.remove(place) {
-            self.forget(group_of(place), entry_bytes(place, &old));
+    pub(super) fn remove(&mut self, row_key: &[u8]) {
+        if let Some(old) = self.rows.remove(row_key) {
+            self.uncount(group_of(row_key), entry_bytes(row_key, &old));
         }
     }
 
-    fn forget(&mut self, group: KeyGroup, bytes: u64) {
-        self.held.give_back(bytes);
+    fn uncount(&mut self, group: KeyGroup, bytes: u64) {
+        self.held.release(bytes);
         match self.entries_by_group.get_mut(&group) {
             Some(1) => drop(self.entries_by_group.remove(&group)),
             Some(entries @ 2..) => *entries -= 1,
-            Some(0) | None => broken("an entry that goes was counted"),
+            Some(0) | None => broken("a removed entry was counted"),
         }
     }
 
-    /// Appends the rows of a segment that its entries for `group` stand for.
+    /// Appends the segment rows of the entries of `group`.
     pub(super) fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
         let start = group.0.to_be_bytes();
         let clears = self.clears.range::<[u8], _>((Bound::Included(start.as_slice()), Bound::Unbounded));
-        let of_group = clears.take_while(|place| place.starts_with(&start));
-        for (_, key) in of_group.map(|place| read_clear(place)) {
+        let of_group = clears.take_while(|clear| clear.starts_with(&start));
+        for (_, key) in of_group.map(|clear| decode_clear(clear)) {
             batch.push(&Row { key, op: Op::Clear, columns: Columns::default() })?;
         }
-        for (place, slot) in self.starting_with(&start) {
-            slot.push_to(known_place(place).1, batch)?;
+        for (row_key, slot) in self.starting_with(&start) {
+            slot.push_to(decode_trusted(row_key).1, batch)?;
         }
         Ok(())
     }
 
     pub(super) fn drop_groups(&mut self, groups: &KeyGroupSet) {
-        let gone: Vec<_> = self.rows.keys().filter(|place| groups.contains(group_of(place))).cloned().collect();
-        gone.iter().for_each(|place| self.remove(place));
-        let gone: Vec<_> = self.clears.iter().filter(|place| groups.contains(group_of(place))).cloned().collect();
-        for place in gone {
-            self.clears.remove(&place);
-            self.forget(group_of(&place), ROW_OVERHEAD_BYTES + place.len() as u64);
+        let dropped: Vec<_> = self.rows.keys().filter(|row_key| groups.contains(group_of(row_key))).cloned().collect();
+        dropped.iter().for_each(|row_key| self.remove(row_key));
+        let dropped: Vec<_> = self.clears.iter().filter(|clear| groups.contains(group_of(clear))).cloned().collect();
+        for clear in dropped {
+            self.clears.remove(&clear);
+            self.uncount(group_of(&clear), ROW_OVERHEAD_BYTES + clear.len() as u64);
         }
     }
 }
 
-/// What a sealed part shares with the backend: layers, oldest first.
+/// Layers that a sealed part shares with the backend, oldest first.
 #[derive(Debug)]
 pub(super) struct Layers<S> {
     pub(super) groups: KeyGroupSet,

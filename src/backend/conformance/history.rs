@@ -1,10 +1,10 @@
-//! Everything that was sealed so far, as what a restore would read.
+//! All sealed parts so far, as a restore would read them.
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::segment::{RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
 
-/// The parts that were handed out, oldest first. As rows: for each group its newest base and what came after it.
+/// Sealed parts, oldest first. As a [`RowSource`]: each group's newest base and later deltas.
 #[derive(Debug, Clone, Default)]
 pub struct History {
     parts: Vec<SealedPart>,
@@ -12,7 +12,7 @@ pub struct History {
 }
 
 impl History {
-    /// Adds what a seal handed out.
+    /// Adds the parts of a seal.
     pub fn add(&mut self, sealed: Sealed) {
         let groups = sealed.parts.iter().flat_map(|part| part.groups.ranges()).copied();
         self.groups = self.groups.union(&KeyGroupSet::from_ranges(groups));

@@ -1,4 +1,4 @@
-//! What every backend must do, as checks that anybody can run on theirs.
+//! The conformance suite of backends, for backends outside the crate too.
 //!
 //! ```
 //! use alluvium::backend::{OverlayBackend, conformance};
@@ -7,10 +7,11 @@
 //! conformance::run(|groups| OverlayBackend::new(groups, MemoryBudget::new(1 << 30)));
 //! ```
 
+mod fixture;
 mod history;
 mod kinds;
-mod lives;
 mod rows;
+mod rules;
 mod seals;
 
 use std::collections::BTreeMap;
@@ -26,23 +27,25 @@ use super::{RowRef, StateBackend, Write};
 
 pub use history::History;
 
-/// The partitioner that locates all keys of the checks.
+/// The partitioner of all keys in the checks.
 pub const PARTITIONER: Partitioner = Partitioner::Range { seed: 0x5eed };
 
-/// The number of key groups of the checks.
+/// The number of key groups in the checks.
 pub const MAX_PARALLELISM: u16 = 16;
 
-/// A live row by group, table, key, namespace and sub-key.
+/// A row's identity: group, table, key, namespace and sub-key.
 pub type RowId = (KeyGroup, TableId, Vec<u8>, Vec<u8>, Vec<u8>);
 
-/// Runs all checks on backends that `make` makes: owning the given groups, without rows, for keys located by
-/// [`PARTITIONER`], with a memory budget of at least 64 MiB.
+/// Runs all checks on backends created by `make`.
+///
+/// * `make`: returns a backend without rows that owns the given groups, for keys located by [`PARTITIONER`], with a
+///   memory budget of at least 64 MiB.
 ///
 /// # Panics
-/// If a check fails, with its name.
+/// If a check fails; the message names the check.
 pub fn run<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
     let make: &dyn Fn(KeyGroupSet) -> B = &make;
-    let checks = rows::checks().into_iter().chain(seals::checks()).chain(kinds::checks()).chain(lives::checks());
+    let checks = rows::checks().into_iter().chain(seals::checks()).chain(kinds::checks()).chain(rules::checks());
     for (name, check) in checks {
         if let Err(Failure(reason)) = check(make) {
             panic!("{name}: {reason}");
@@ -53,10 +56,10 @@ pub fn run<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
 /// A named check.
 type Check<B> = (&'static str, fn(&dyn Fn(KeyGroupSet) -> B) -> Checked);
 
-/// What a check returns.
+/// The result of a check.
 type Checked = Result<(), Failure>;
 
-/// Why a check failed.
+/// The reason of a failed check.
 struct Failure(String);
 
 impl From<Error> for Failure {
@@ -65,12 +68,12 @@ impl From<Error> for Failure {
     }
 }
 
-/// Fails the check unless both are equal.
+/// Fails the check unless `found` equals `expected`.
 fn same<T: PartialEq + Debug>(what: &str, found: T, expected: T) -> Checked {
     if found == expected { Ok(()) } else { Err(Failure(format!("{what}: found {found:?}, expected {expected:?}"))) }
 }
 
-/// Fails the check unless the call failed with this kind.
+/// Fails the check unless `result` is an error of this kind.
 fn refused<T: Debug>(what: &str, result: Result<T>, kind: ErrorKind) -> Checked {
     match result {
         Err(error) if error.kind() == kind => Ok(()),
@@ -80,7 +83,7 @@ fn refused<T: Debug>(what: &str, result: Result<T>, kind: ErrorKind) -> Checked 
 
 const T: TableId = TableId(1);
 
-/// Calls `f` with the row of a key, table [`T`], no namespace and no sub-key.
+/// Calls `f` with the row of a key in table [`T`], without namespace and sub-key.
 fn with_row<R>(key: &[u8], f: impl FnOnce(RowRef<'_>) -> R) -> R {
     let key = PARTITIONER.locate(key, 0, MAX_PARALLELISM);
     f(RowRef { table: T, key: &key, namespace: &[], sub: &[] })
@@ -98,18 +101,17 @@ fn read<B: StateBackend>(backend: &mut B, key: impl AsRef<[u8]>) -> Result<Optio
     with_row(key.as_ref(), |row| backend.read(row, |value| value.map(<[u8]>::to_vec)))
 }
 
-/// Returns all live rows of `tables` by scanning.
+/// Scans all live rows of `tables`.
 ///
 /// # Errors
-/// From the backend; `Usage` if a scan visits a row twice.
+/// Errors of the backend; `Usage` if a scan visits a row twice.
 pub fn contents<B: StateBackend>(backend: &mut B, tables: &[TableId]) -> Result<BTreeMap<RowId, Vec<u8>>> {
     let mut rows = BTreeMap::new();
     let mut twice = false;
     let groups = backend.groups().clone();
     for &table in tables {
         backend.scan(table, &groups, &[], |entry| {
-            let place = [entry.key, entry.namespace, entry.sub].map(<[u8]>::to_vec);
-            let [key, namespace, sub] = place;
+            let [key, namespace, sub] = [entry.key, entry.namespace, entry.sub].map(<[u8]>::to_vec);
             twice |= rows.insert((entry.group, table, key, namespace, sub), entry.value.to_vec()).is_some();
             true
         })?;
@@ -117,7 +119,7 @@ pub fn contents<B: StateBackend>(backend: &mut B, tables: &[TableId]) -> Result<
     if twice { Err(Error::usage("a scan visited a row twice")) } else { Ok(rows) }
 }
 
-/// Seals with empty times.
+/// Seals at time zero.
 fn seal<B: StateBackend>(backend: &mut B, epoch: u64, part: u32, bases: &KeyGroupSet) -> Result<Sealed> {
     let at = Timestamp::default();
     backend.seal(Cut { epoch: Epoch(epoch), part: Part(part), event_time: at, processing_time: at }, bases)
@@ -127,13 +129,13 @@ fn all() -> KeyGroupSet {
     KeyGroupSet::all(MAX_PARALLELISM)
 }
 
-/// The lower and the upper half of the groups.
+/// Returns the lower and the upper half of the groups.
 fn halves() -> (KeyGroupSet, KeyGroupSet) {
     let middle = MAX_PARALLELISM / 2;
     (KeyGroupRange::new(0, middle).into(), KeyGroupRange::new(middle, MAX_PARALLELISM).into())
 }
 
-/// Returns `count` keys, in all groups.
+/// Returns `count` distinct keys.
 fn keys(count: u32) -> impl Iterator<Item = [u8; 4]> {
     (0..count).map(u32::to_be_bytes)
 }

@@ -10,13 +10,13 @@ pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
     vec![
         ("a new backend is empty", new_is_empty),
         ("reads see the last write", reads_see_writes),
-        ("tables, namespaces and sub-keys are apart", places_are_apart),
+        ("rows differ by table, namespace and sub-key", addresses_are_distinct),
         ("values grow and shrink", values_grow_and_shrink),
-        ("an update does what it says", updates),
+        ("an update applies its change", updates),
         ("a panic in an update changes nothing", panics_change_nothing),
-        ("groups that are not owned are refused", strangers_are_refused),
-        ("parts that are too long are refused", long_parts_are_refused),
-        ("a scan visits what it is asked for", scans),
+        ("groups not owned are refused", unowned_groups_are_refused),
+        ("keys, namespaces and sub-keys that are too long are refused", long_parts_are_refused),
+        ("a scan visits the selected rows", scans),
         ("stats count live rows and bytes", stats_count),
     ]
 }
@@ -53,7 +53,7 @@ fn reads_see_writes<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked
     same("empty key and value", read(&mut backend, [])?, Some(vec![]))
 }
 
-fn places_are_apart<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+fn addresses_are_distinct<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut backend = make(all());
     let key = PARTITIONER.locate(b"ab", 0, MAX_PARALLELISM);
     let parts: [&[u8]; 4] = [b"", b"a", b"b", b"ab"];
@@ -132,7 +132,7 @@ fn panics_change_nothing<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Ch
     same("value", read(&mut backend, "k")?, Some(b"after".to_vec()))
 }
 
-fn strangers_are_refused<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+fn unowned_groups_are_refused<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let (low, high) = halves();
     let mut backend = make(low.clone());
     for key in keys(20).filter(|key| high.contains(group_of(key))) {

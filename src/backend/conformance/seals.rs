@@ -1,5 +1,6 @@
-//! Checks of what leaves a backend and what comes in: seals, settling, loading, giving up groups.
+//! Checks of seals, outcomes, loads and dropped groups.
 
+use super::fixture::none;
 use super::*;
 use crate::backend::Outcome;
 use crate::segment::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind};
@@ -8,25 +9,25 @@ use crate::segment::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, Rules,
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
     vec![
         ("a seal without changes is empty", empty_seals),
-        ("a delta is what changed since the last seal", deltas),
-        ("a base is everything", bases),
-        ("what was sealed never changes", sealed_is_immutable),
+        ("a delta has the changes since the last seal", deltas),
+        ("a base has all rows", bases),
+        ("sealed parts never change", sealed_parts_are_immutable),
         ("cuts rise", cuts_rise),
         ("an abort undoes nothing and repeats nothing", aborts),
-        ("state comes back from what was sealed", round_trip),
-        ("a load that fails adds nothing", failed_loads),
-        ("a group is loaded in parts", loads_go_on),
-        ("a routing hash comes back", routing_comes_back),
+        ("sealed parts restore the state", round_trip),
+        ("a failed load adds nothing", failed_loads),
+        ("a group is loaded in parts", loads_in_parts),
+        ("routing hashes are restored", routing_round_trips),
         ("groups move between backends", groups_move),
         ("sealed parts are read by another thread", parts_cross_threads),
     ]
 }
 
-/// A sealed row's key and value, `None` for a tombstone.
-type Change = (Vec<u8>, Option<Vec<u8>>);
+/// A sealed row: its key, and its value or `None` for a tombstone.
+type SealedRow = (Vec<u8>, Option<Vec<u8>>);
 
-/// Returns a part's rows, folded, by key.
-fn rows(part: &SealedPart) -> Result<Vec<Change>> {
+/// Returns a part's rows, folded and sorted by key.
+fn rows(part: &SealedPart) -> Result<Vec<SealedRow>> {
     let mut rows = Vec::new();
     let mut batch = RowBatch::new();
     for group in part.groups.iter() {
@@ -49,10 +50,6 @@ fn part(sealed: &Sealed, kind: SegmentKind) -> Result<&SealedPart, Failure> {
     found.ok_or_else(|| Failure(format!("no {kind:?} was sealed")))
 }
 
-fn none() -> KeyGroupSet {
-    KeyGroupSet::empty()
-}
-
 fn empty_seals<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut backend = make(all());
     let sealed = seal(&mut backend, 1, 0, &none())?;
@@ -61,11 +58,11 @@ fn empty_seals<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     delete(&mut backend, "k")?;
     delete(&mut backend, "never")?;
     let sealed = seal(&mut backend, 2, 0, &none())?;
-    same("came and went", (kinds(&sealed), sealed.dirty_rows), (vec![], 0))?;
+    same("created and deleted", (kinds(&sealed), sealed.dirty_rows), (vec![], 0))?;
     same("epoch", sealed.cut.epoch, Epoch(2))?;
     let sealed = seal(&mut backend, 3, 0, &all())?;
     let base = part(&sealed, SegmentKind::Base)?;
-    same("a base speaks for groups without rows", (base.groups.clone(), rows(base)?), (all(), vec![]))?;
+    same("a base covers groups without rows", (base.groups.clone(), rows(base)?), (all(), vec![]))?;
     same("parts", kinds(&sealed).len(), 1)
 }
 
@@ -116,7 +113,7 @@ fn bases<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     same("parts", sealed.parts.len(), 2)?;
     same("base groups", base.groups.clone(), low.clone())?;
     same("delta groups", delta.groups.clone(), high.clone())?;
-    let expected = |groups: &KeyGroupSet, base: bool| -> Vec<Change> {
+    let expected = |groups: &KeyGroupSet, base: bool| -> Vec<SealedRow> {
         let row = |(i, key): (usize, [u8; 4])| {
             let value = if i % 2 == 0 { "new" } else { "old" };
             let row = match i % 5 {
@@ -132,7 +129,7 @@ fn bases<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     same("nothing is repeated", kinds(&seal(&mut backend, 3, 0, &none())?), vec![])
 }
 
-fn sealed_is_immutable<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+fn sealed_parts_are_immutable<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut backend = make(all());
     for key in keys(300) {
         put(&mut backend, key, [1; 50])?;
@@ -220,25 +217,25 @@ fn round_trip<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     same("base", rows(part(&sealed, SegmentKind::Base)?)?.len(), expected.len() - 1)
 }
 
-/// A source of one put in every group, and in one group of a row that cannot be loaded.
+/// A source with one row in every group; in one group the row cannot be loaded.
 #[derive(Debug)]
-struct Bad {
+struct DamagedSource {
     groups: KeyGroupSet,
-    group: KeyGroup,
-    /// A key that is too long, else an error.
-    long: bool,
+    damaged: KeyGroup,
+    /// Whether the damage is a key that is too long, rather than an error of the source.
+    long_key: bool,
 }
 
-impl RowSource for Bad {
+impl RowSource for DamagedSource {
     fn groups(&self) -> &KeyGroupSet {
         &self.groups
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        let long = vec![b'k'; if group == self.group && self.long { 70_000 } else { 1 }];
+        let long = vec![b'k'; if group == self.damaged && self.long_key { 70_000 } else { 1 }];
         let key = RowKey::data(T, &long, b"", b"");
         batch.push(&Row { key, op: Op::Put(b"v"), columns: Columns::default() })?;
-        if group == self.group && !self.long { Err(Error::corrupt("planned")) } else { Ok(()) }
+        if group == self.damaged && !self.long_key { Err(Error::corrupt("planned")) } else { Ok(()) }
     }
 
     fn held_bytes(&self) -> u64 {
@@ -249,9 +246,10 @@ impl RowSource for Bad {
 fn failed_loads<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let (low, high) = halves();
     let mut backend = make(low.clone());
-    for long in [true, false] {
-        let bad = Bad { groups: high.clone(), group: KeyGroup(MAX_PARALLELISM - 1), long };
-        refused("load", backend.load(&bad, &high), ErrorKind::Corrupt)?;
+    for long_key in [true, false] {
+        let damaged = KeyGroup(MAX_PARALLELISM - 1);
+        let source = DamagedSource { groups: high.clone(), damaged, long_key };
+        refused("load", backend.load(&source, &high), ErrorKind::Corrupt)?;
         same("groups", backend.groups().clone(), low.clone())?;
         same("rows", backend.stats().rows, 0)?;
     }
@@ -259,11 +257,11 @@ fn failed_loads<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     same("groups without rows", (backend.groups().clone(), contents(&mut backend, &[T])?.len()), (all(), 0))
 }
 
-/// Loads a large group in two parts. A backend may refuse the second.
-fn loads_go_on<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+/// Loads groups in two parts. A backend may refuse the second with `Limit`.
+fn loads_in_parts<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let (mut whole, mut parts) = (make(all()), [History::default(), History::default()]);
     for (epoch, history) in (1..).zip(&mut parts) {
-        // Of the second some are older, in the order of their bytes.
+        // In byte order, some keys of the second part precede keys of the first.
         for key in keys(300).filter(|key| u64::from(key[3] % 2) + 1 == epoch) {
             put(&mut whole, key, "1")?;
         }
@@ -281,7 +279,7 @@ fn loads_go_on<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     refused("not owned", make(none()).load_more(&parts[1], &all()), ErrorKind::Usage)
 }
 
-fn routing_comes_back<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+fn routing_round_trips<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut backend = make(all());
     let mut history = History::default();
     for (epoch, bases) in [(1, none()), (2, all())] {
@@ -311,7 +309,7 @@ fn groups_move<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut right = make(none());
     right.load(&history, &high)?;
     for key in keys(300) {
-        put(&mut left, key, "unsealed, and given up with its group")?;
+        put(&mut left, key, "unsealed, and dropped with its group")?;
     }
     left.drop_groups(&high)?;
     same("groups", (left.groups().clone(), right.groups().clone()), (low.clone(), high.clone()))?;

@@ -15,8 +15,8 @@ use crate::memory::Charge;
 use crate::segment::{GroupHeat, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
+use super::super::checks::{budget_spent, check_loadable};
 use super::super::heat::Heat;
-use super::super::{budget_spent, check_loadable};
 use super::arena::Arena;
 use super::chains::Chains;
 use super::chunk::{Chunk, subtract};

@@ -59,9 +59,8 @@ use self::region::Section;
 use self::scan::LiveVisitor;
 use self::sealed::SealedChunks;
 use self::table_slots::{TableSlots, renumber};
-use super::cuts::Cuts;
+use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned};
 use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-use super::{check_lengths, check_new, check_owned, check_owns, check_scope};
 
 /// Rows prefetched at once: enough to keep the memory bus busy, few enough to be still cached when they are used.
 const PREFETCHED_ROWS: usize = 32;
@@ -79,7 +78,7 @@ pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
     arena: Arena,
-    cuts: Cuts,
+    cuts: CutOrder,
     /// By slot: see [`TableSlots`].
     rules: Rules,
     table_slots: TableSlots,
@@ -129,7 +128,7 @@ impl LogBackend {
             owned: KeyGroupSet::empty(),
             partitioner,
             arena,
-            cuts: Cuts::default(),
+            cuts: CutOrder::default(),
             rules: Rules::none(),
             table_slots: TableSlots::default(),
             groups: Vec::new(),
@@ -279,7 +278,7 @@ impl StateBackend for LogBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let id = scope.group();
-        check_owns(&self.owned, id)?;
+        check_owned_group(&self.owned, id)?;
         check_scope(&scope)?;
         if self.group(id).is_none() {
             return Ok(());
@@ -297,7 +296,7 @@ impl StateBackend for LogBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         let row = RowRef { table: self.table_slots.slot_of(table), key, namespace, sub: &[] };
-        check_lengths(&row)?;
+        check_row(&row)?;
         let place = Place::of_row(&row);
         match self.group(key.group) {
             Some(group) => {
@@ -305,7 +304,7 @@ impl StateBackend for LogBackend {
                 let visitor = LiveVisitor { group: key.group, rules, buffer: Vec::new(), visit: &mut visit };
                 group.scan_key(key.hash, &place, range, visitor)
             }
-            None => check_owns(&self.owned, key.group),
+            None => check_owned_group(&self.owned, key.group),
         }
     }
 
@@ -387,7 +386,7 @@ impl StateBackend for LogBackend {
     }
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
-        check_new(&self.owned, groups)?;
+        check_unowned(&self.owned, groups)?;
         let by_id = self.rules.renumbered(|slot| self.table_slots.table(slot));
         let (mut loaded, mut batch) = (Vec::new(), RowBatch::new());
         for id in groups.iter() {

@@ -7,7 +7,8 @@ use crate::key_group::KeyGroup;
 use crate::segment::{MergeOperator, Rules};
 
 use super::super::heat::Heat;
-use super::super::{Change, RowRef, check_lengths, check_value, no_operator, not_owned};
+use super::super::checks::{check_row, check_value, no_merge_operator, not_owned};
+use super::super::{Change, RowRef};
 use super::LogBackend;
 use super::group::{Found, Group};
 use super::index::row_hash;
@@ -25,7 +26,7 @@ impl LogBackend {
     /// Locates a row.
     pub(super) fn locate<'a>(&mut self, row: &RowRef<'a>) -> Result<Located<'a>> {
         let (place, id) = (Place::of_row(&self.table_slots.with_slot(row)), row.key.group);
-        check_lengths(row)?;
+        check_row(row)?;
         let hash = row_hash(row.key.hash, &place);
         match self.group(id) {
             Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
@@ -119,7 +120,7 @@ impl LogBackend {
     pub(super) fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
         let Located { hash, place, found, .. } = *located;
-        let no_operator = || no_operator(self.table_slots.table(place.table));
+        let no_operator = || no_merge_operator(self.table_slots.table(place.table));
         if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
             return self.change(located.id, |group, rules, is_retry| {
                 let found = if is_retry { group.find(hash, &place) } else { found };

@@ -1,4 +1,4 @@
-//! What a layer of the overlay says of a row.
+//! A row's slot in a layer of the overlay.
 
 use crate::error::{Result, broken};
 use crate::segment::{Columns, Op, OwnedPiece, Row, RowBatch, RowKey};
@@ -8,12 +8,12 @@ use super::super::layer::{self, LayerSlot, ROW_OVERHEAD_BYTES};
 /// A layer of the overlay.
 pub(super) type Layer = layer::Layer<Slot>;
 
-/// What a layer says of a row.
+/// A row's entry in a layer.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
-    /// Whether older layers do not matter any more.
+    /// Whether the slot hides older layers.
     pub(super) whole: bool,
-    /// A value and operands after it; operands only if it is not whole; nothing if the row is gone.
+    /// A value followed by operands; operands only, if not whole; empty for a tombstone.
     pub(super) pieces: Vec<OwnedPiece>,
     pub(super) routing: Option<u64>,
 }
@@ -37,22 +37,22 @@ impl LayerSlot for Slot {
     }
 }
 
-/// Adds to `older`, which has nothing below it, the entries of a newer layer.
+/// Folds a newer layer into `older`, the lowest layer.
 pub(super) fn absorb(older: &mut Layer, newer: Layer) {
     if !newer.clears.is_empty() {
-        let gone: Vec<_> = older.rows.keys().filter(|place| newer.covers(place)).cloned().collect();
-        gone.iter().for_each(|place| older.remove(place));
+        let cleared: Vec<_> = older.rows.keys().filter(|row_key| newer.covers(row_key)).cloned().collect();
+        cleared.iter().for_each(|row_key| older.remove(row_key));
     }
-    for (place, mut slot) in newer.rows {
+    for (row_key, mut slot) in newer.rows {
         if slot.whole && slot.pieces.is_empty() {
-            older.remove(&place);
+            older.remove(&row_key);
             continue;
         }
-        if let Some(below) = older.rows.get(&place).filter(|_| !slot.whole) {
+        if let Some(below) = older.rows.get(&row_key).filter(|_| !slot.whole) {
             slot.pieces.splice(..0, below.pieces.iter().cloned());
         }
-        if older.insert(&place, Slot { whole: true, ..slot }, None).is_err() {
-            broken("nothing is refused without a limit");
+        if older.insert(&row_key, Slot { whole: true, ..slot }, None).is_err() {
+            broken("an insert without a limit succeeds");
         }
     }
 }

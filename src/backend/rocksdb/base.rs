@@ -1,11 +1,11 @@
-//! Everything of some groups, as of a seal.
+//! All rows of some groups as of a seal.
 
 use std::sync::Arc;
 
-use super::db::{View, of_rocksdb};
+use super::db::{View, rocksdb_error};
 use super::slot::{Layer, push_cell};
 use super::span::Span;
-use crate::backend::place::read_place;
+use crate::backend::row_key::decode_row_key;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::segment::{RowBatch, RowSource};
@@ -28,13 +28,13 @@ impl RowSource for Base {
         if !self.groups.contains(group) {
             return Ok(());
         }
-        // Read once, from end to end: it would push what is hot out of the cache.
+        // A full scan through the block cache would evict the hot blocks.
         let mut rows = self.view.iterate(&Span::starting_with(group.0.to_be_bytes().to_vec()), false);
-        while let Some((place, cell)) = rows.item() {
-            push_cell(cell, read_place(place)?.1, true, batch)?;
+        while let Some((row_key, cell)) = rows.item() {
+            push_cell(cell, decode_row_key(row_key)?.1, true, batch)?;
             rows.next();
         }
-        rows.status().map_err(|error| of_rocksdb("cannot read rows", error))?;
+        rows.status().map_err(|error| rocksdb_error("cannot read rows", error))?;
         self.layers.iter().try_for_each(|layer| layer.append_group(group, batch))
     }
 

@@ -1,9 +1,9 @@
-//! What stands behind a row's place, in a layer and in RocksDB: the pieces of its value, and the routing hash of its key.
+//! Cells: a row's pieces and the routing hash of its key, encoded for layers and RocksDB.
 //!
 //! ```text
 //! cell  := head, [routing u64], (bytes | piece*)
-//! head  := u8: bit 0, routing is there; bit 1, one piece of the first version and without a stamp, as plain bytes
-//! piece := flags u8 (bit 0, version is there; bit 1, stamp is there), [version u32], [stamp i64], length u32, bytes
+//! head  := u8: bit 0, routing present; bit 1, one plain piece: of the first version, without a stamp, bytes only
+//! piece := flags u8 (bit 0, version present; bit 1, stamp present), [version u32], [stamp i64], length u32, bytes
 //! ```
 
 use crate::codec::bytes::{Reader, put_u8, put_u32, put_u64};
@@ -16,7 +16,7 @@ const PLAIN: u8 = 2;
 const VERSION: u8 = 1;
 const STAMP: u8 = 2;
 
-/// A cell, taken apart.
+/// A decoded cell.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cell<'a> {
     pub(super) routing: Option<u64>,
@@ -25,10 +25,10 @@ pub(super) struct Cell<'a> {
 }
 
 impl<'a> Cell<'a> {
-    /// Takes a cell apart.
+    /// Decodes a cell's head.
     ///
     /// # Errors
-    /// `Corrupt` if it is none.
+    /// `Corrupt` if the head is damaged.
     pub(super) fn read(cell: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(cell);
         let head = reader.u8()?;
@@ -39,21 +39,21 @@ impl<'a> Cell<'a> {
         Ok(Self { routing, plain: head & PLAIN != 0, rest: reader.rest() })
     }
 
-    /// Returns its bytes, if they are one piece of the first version and without a stamp.
+    /// Returns the bytes of a cell with one plain piece.
     pub(super) fn plain(&self) -> Option<&'a [u8]> {
         self.plain.then_some(self.rest)
     }
 
-    /// Returns whether it has no pieces.
+    /// Returns whether the cell has no pieces.
     pub(super) fn is_empty(&self) -> bool {
         !self.plain && self.rest.is_empty()
     }
 
-    /// Calls `visit` with its pieces, oldest first.
+    /// Visits the pieces, oldest first.
     ///
     /// # Errors
-    /// `Corrupt` if they are none; what `visit` returns.
-    pub(super) fn pieces(&self, mut visit: impl FnMut(Piece<'a>) -> Result<()>) -> Result<()> {
+    /// `Corrupt` if a piece is damaged; errors of `visit`.
+    pub(super) fn visit_pieces(&self, mut visit: impl FnMut(Piece<'a>) -> Result<()>) -> Result<()> {
         if self.plain {
             return visit(Piece { bytes: self.rest, version: FIRST_VERSION, stamp: None });
         }
@@ -72,25 +72,25 @@ impl<'a> Cell<'a> {
         Ok(())
     }
 
-    /// Adds its pieces to `pieces`.
+    /// Appends the cell's pieces to `pieces`.
     ///
     /// # Errors
-    /// As [`Cell::pieces`].
+    /// As [`Cell::visit_pieces`].
     pub(super) fn push_to(&self, pieces: &mut Vec<OwnedPiece>) -> Result<()> {
-        self.pieces(|piece| {
+        self.visit_pieces(|piece| {
             pieces.push(OwnedPiece::of(&piece));
             Ok(())
         })
     }
 
-    /// Returns the bytes of its pieces. Of a damaged cell, those that can be read.
+    /// Returns the bytes of the pieces; of a damaged cell, those of the pieces before the damage.
     pub(super) fn payload_bytes(&self) -> u64 {
         let mut bytes = 0;
         if self.plain {
             return self.rest.len() as u64;
         }
-        // What is damaged is reported by whoever reads it for its value.
-        let _damaged = self.pieces(|piece| {
+        // Reading the value reports the damage.
+        let _damaged = self.visit_pieces(|piece| {
             bytes += piece.bytes.len() as u64;
             Ok(())
         });
@@ -118,7 +118,7 @@ fn put_head(out: &mut Vec<u8>, flags: u8, routing: Option<u64>) {
 /// Appends the cell of one piece.
 ///
 /// # Errors
-/// `Limit` if it is longer than 4 GiB.
+/// `Limit` if the piece is longer than 4 GiB.
 pub(super) fn put_one(out: &mut Vec<u8>, routing: Option<u64>, piece: &Piece<'_>) -> Result<()> {
     if piece.version == FIRST_VERSION && piece.stamp.is_none() {
         put_head(out, PLAIN, routing);
@@ -157,11 +157,11 @@ fn put_piece(out: &mut Vec<u8>, piece: &Piece<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Returns the pieces of all `cells`, oldest first, in one cell under the routing hash of the newest.
+/// Returns the pieces of all `cells`, oldest first, as one cell with the newest cell's routing hash.
 ///
 /// # Errors
 /// `Corrupt` if one is damaged.
-pub(super) fn joined<'a>(cells: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>> {
+pub(super) fn concat_cells<'a>(cells: impl IntoIterator<Item = &'a [u8]>) -> Result<Vec<u8>> {
     let (mut routing, mut pieces) = (None, Vec::new());
     for cell in cells {
         let cell = Cell::read(cell)?;
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn pieces_come_back_and_a_plain_one_costs_a_byte() {
+    fn cells_round_trip_and_a_plain_piece_costs_one_byte() {
         let cases = [
             vec![],
             vec![piece(b"", 1, None)],
@@ -209,10 +209,10 @@ mod tests {
     }
 
     #[test]
-    fn cells_join_in_order_under_the_newest_hash() {
+    fn concatenated_cells_keep_their_order_and_take_the_newest_hash() {
         let (a, b) =
             (cell(Some(1), &[piece(b"a", 1, None)]), cell(Some(2), &[piece(b"b", 1, Some(3)), piece(b"c", 1, None)]));
-        let all = joined([a.as_slice(), &b]).unwrap();
+        let all = concat_cells([a.as_slice(), &b]).unwrap();
         assert_eq!(Cell::read(&all).unwrap().routing, Some(2));
         assert_eq!(pieces_of([all.as_slice()]).unwrap(), pieces_of([a.as_slice(), &b]).unwrap());
     }

@@ -1,4 +1,4 @@
-//! An open database in a folder of its own, and views of it.
+//! An open database in its own folder, and snapshots of it.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,20 @@ use super::span::Span;
 use crate::error::{Error, Result, broken};
 use crate::segment::Rules;
 
-/// The column family that all rows lie in.
+/// The column family of all rows.
 pub(super) const COLUMN_FAMILY: &str = "default";
 
-/// A database. Its folder goes when it does: what is to last stands in checkpoints.
+/// A database. Dropping it deletes its folder: durable state is in checkpoints.
 pub(super) struct Db {
     inner: DB,
-    /// Dropped after the database is closed.
+    /// After `inner`: the folder can be deleted only once the database is closed.
     folder: Folder,
-    /// Its statistics are read through them.
+    /// Kept for the statistics, which RocksDB exposes through its options.
     pub(super) options: Options,
-    pub(super) meaning: Arc<Meaning>,
+    pub(super) shared_rules: Arc<SharedRules>,
 }
 
-/// A folder that only this process uses.
+/// A folder that is deleted on drop.
 struct Folder(PathBuf);
 
 impl Drop for Folder {
@@ -42,21 +42,21 @@ impl fmt::Debug for Db {
 }
 
 impl Db {
-    /// Opens an empty database in `folder`. What another one left there, which is not in use any more, is removed.
+    /// Opens an empty database in `folder`, and first deletes a database that no process uses any more.
     ///
     /// # Errors
     /// `Config` if the folder is in use; `Denied`, `Limit` or `Unavailable` from the disk.
-    pub(super) fn create(folder: &Path, options: Options, meaning: Arc<Meaning>) -> Result<Self> {
+    pub(super) fn create(folder: &Path, options: Options, shared_rules: Arc<SharedRules>) -> Result<Self> {
         let at = |error: Error| error.with("folder", folder.display());
-        let made = std::fs::create_dir_all(folder);
-        made.map_err(|error| at(of_disk("cannot make the state folder", error)))?;
-        DB::destroy(&options, folder).map_err(|error| at(of_rocksdb("cannot empty the state folder", error)))?;
-        // Emptying has removed it.
-        let made = std::fs::create_dir_all(folder);
-        made.map_err(|error| at(of_disk("cannot make the state folder", error)))?;
+        let created = std::fs::create_dir_all(folder);
+        created.map_err(|error| at(disk_error("cannot make the state folder", error)))?;
+        DB::destroy(&options, folder).map_err(|error| at(rocksdb_error("cannot empty the state folder", error)))?;
+        // `destroy` deletes the folder too.
+        let created = std::fs::create_dir_all(folder);
+        created.map_err(|error| at(disk_error("cannot make the state folder", error)))?;
         let inner = DB::open_cf_with_opts(&options, folder, [(COLUMN_FAMILY, options.clone())])
-            .map_err(|error| at(of_rocksdb("cannot open the state folder", error)))?;
-        Ok(Self { inner, folder: Folder(folder.to_owned()), options, meaning })
+            .map_err(|error| at(rocksdb_error("cannot open the state folder", error)))?;
+        Ok(Self { inner, folder: Folder(folder.to_owned()), options, shared_rules })
     }
 
     pub(super) fn inner(&self) -> &DB {
@@ -68,22 +68,21 @@ impl Db {
     }
 }
 
-/// What rows mean, for merging and dropping them where no operation of the owner's is under way.
+/// The rules of rows, shared with RocksDB's callbacks, which run outside the owner's calls.
 #[derive(Debug, Default)]
-pub(super) struct Meaning {
+pub(super) struct SharedRules {
     rules: RwLock<Rules>,
-    /// The rules of views that somebody still reads. Not the views: whoever holds one may be the last that does, and a
-    /// thread of RocksDB's must not be the one that closes it.
+    /// The rules of live views. Not the views themselves: a callback that upgraded one could become its last owner and
+    /// close the database on a thread of RocksDB.
     views: Mutex<Vec<Weak<Rules>>>,
 }
 
-impl Meaning {
+impl SharedRules {
     pub(super) fn set(&self, rules: &Rules) {
         self.rules.write().unwrap_or_else(PoisonError::into_inner).clone_from(rules);
     }
 
-    /// Returns the rules at the time of the oldest view that somebody still reads: what has expired by then is seen
-    /// by nobody.
+    /// Returns the rules at the time of the oldest live view. No reader sees a row that had expired by then.
     pub(super) fn at_horizon(&self) -> Rules {
         let views: Vec<_> = {
             let views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
@@ -93,7 +92,7 @@ impl Meaning {
         rules.at_earliest(views.iter().map(Arc::as_ref))
     }
 
-    fn note(&self, rules: &Arc<Rules>) {
+    fn register_view(&self, rules: &Arc<Rules>) {
         let mut views = self.views.lock().unwrap_or_else(PoisonError::into_inner);
         views.retain(|rules| rules.strong_count() > 0);
         views.push(Arc::downgrade(rules));
@@ -108,13 +107,13 @@ self_cell::self_cell!(
     }
 );
 
-/// The database as it was at an instant.
+/// A snapshot of the database.
 pub(super) struct View {
     read: ReadOptions,
     pinned: Pinned,
-    /// How many layers it has in it.
+    /// Number of layers written before the snapshot.
     pub(super) layers: u64,
-    /// The rules at the time of the last of them.
+    /// The rules at the seal of the last of these layers: the horizon of compaction while the view lives.
     _rules: Arc<Rules>,
 }
 
@@ -125,13 +124,13 @@ impl fmt::Debug for View {
 }
 
 impl View {
-    /// Returns the database as it is, which has `layers` in it. Nobody may write to it meanwhile.
+    /// Takes a snapshot of the database, which contains `layers` layers. The caller must prevent concurrent writes.
     pub(super) fn new(db: &Arc<Db>, layers: u64, rules: Rules) -> Arc<Self> {
         let pinned = Pinned::new(Arc::clone(db), |db| db.inner.snapshot());
         let mut read = ReadOptions::default();
         read.set_snapshot(pinned.borrow_dependent());
         let rules = Arc::new(rules);
-        db.meaning.note(&rules);
+        db.shared_rules.register_view(&rules);
         Arc::new(Self { read, pinned, layers, _rules: rules })
     }
 
@@ -139,41 +138,41 @@ impl View {
         &self.pinned.borrow_owner().inner
     }
 
-    /// Returns the cell at `place`.
+    /// Returns the cell of a row.
     ///
     /// # Errors
-    /// `Corrupt` if the files are damaged or gone; `Unavailable` from the disk.
-    pub(super) fn get(&self, place: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
-        self.db().get_pinned_opt(place, &self.read).map_err(|error| of_rocksdb("cannot read a row", error))
+    /// `Corrupt` if files are damaged or missing; `Unavailable` from the disk.
+    pub(super) fn get(&self, row_key: &[u8]) -> Result<Option<DBPinnableSlice<'_>>> {
+        self.db().get_pinned_opt(row_key, &self.read).map_err(|error| rocksdb_error("cannot read a row", error))
     }
 
-    /// Returns what is known without reading from disk of the cell at `place`: `None` if there is none, else the bytes of
-    /// its pieces, if they are known. Now and then a row that is not there is taken for one that is.
-    pub(super) fn peek(&self, place: &[u8]) -> Option<Option<u64>> {
+    /// Looks up a row without reading from disk. Returns `None` if the row is absent, else the bytes of its pieces, if
+    /// known. An absent row sometimes passes for a present one (Bloom filters).
+    pub(super) fn peek(&self, row_key: &[u8]) -> Option<Option<u64>> {
         let Some(family) = self.db().cf_handle(COLUMN_FAMILY) else { broken("the database has its column family") };
-        let (maybe, cell) = self.db().key_may_exist_cf_opt_value(family, place, &self.read);
+        let (maybe, cell) = self.db().key_may_exist_cf_opt_value(family, row_key, &self.read);
         maybe.then(|| cell.and_then(|cell| Some(Cell::read(cell.as_ref()).ok()?.payload_bytes())))
     }
 
     /// Returns an iterator at the start of `span`.
     ///
-    /// * `keep`: whether the blocks that are read are likely to be read again.
-    pub(super) fn iterate(&self, span: &Span, keep: bool) -> DBRawIterator<'_> {
+    /// * `fill_cache`: whether the blocks are likely to be read again.
+    pub(super) fn iterate(&self, span: &Span, fill_cache: bool) -> DBRawIterator<'_> {
         let mut read = ReadOptions::default();
         read.set_iterate_lower_bound(span.from.clone());
         if let Some(to) = &span.to {
             read.set_iterate_upper_bound(to.clone());
         }
-        read.fill_cache(keep);
-        read.set_auto_readahead_size(!keep);
+        read.fill_cache(fill_cache);
+        read.set_auto_readahead_size(!fill_cache);
         let mut rows = self.pinned.borrow_dependent().raw_iterator_opt(read);
         rows.seek_to_first();
         rows
     }
 }
 
-/// Returns what to do about an error of RocksDB's.
-pub(super) fn of_rocksdb(message: &str, error: rocksdb::Error) -> Error {
+/// Converts an error of RocksDB.
+pub(super) fn rocksdb_error(message: &str, error: rocksdb::Error) -> Error {
     let text = error.to_string();
     let has = |part: &str| text.contains(part);
     let new = match error.kind() {
@@ -193,8 +192,8 @@ pub(super) fn of_rocksdb(message: &str, error: rocksdb::Error) -> Error {
     new.with_source(error)
 }
 
-/// Returns what to do about an error of the disk's.
-pub(super) fn of_disk(message: &str, error: std::io::Error) -> Error {
+/// Converts an error of the file system.
+pub(super) fn disk_error(message: &str, error: std::io::Error) -> Error {
     let new = match error.kind() {
         std::io::ErrorKind::PermissionDenied => Error::denied(message),
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => Error::limit(message),

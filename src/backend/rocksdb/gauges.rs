@@ -1,4 +1,4 @@
-//! What RocksDB says of itself: after each layer, never on the way of a record.
+//! RocksDB's metrics, read after each layer and never on the path of a record.
 
 use std::sync::Arc;
 
@@ -9,13 +9,13 @@ use super::db::Db;
 use crate::metrics;
 use crate::segment::Statistic;
 
-/// Of the cache, which all databases of the process share.
+/// Gauges of the cache shared by all databases of the process.
 const SHARED: [(&str, &properties::PropName); 2] = [
     ("alluvium_rocksdb_block_cache_bytes", properties::BLOCK_CACHE_USAGE),
     ("alluvium_rocksdb_block_cache_pinned_bytes", properties::BLOCK_CACHE_PINNED_USAGE),
 ];
 
-/// Sizes and states of a database.
+/// Gauges of one database.
 const SIZES: [(&str, &properties::PropName); 7] = [
     ("alluvium_rocksdb_memtable_bytes", properties::CUR_SIZE_ALL_MEM_TABLES),
     ("alluvium_rocksdb_live_sst_bytes", properties::LIVE_SST_FILES_SIZE),
@@ -26,7 +26,7 @@ const SIZES: [(&str, &properties::PropName); 7] = [
     ("alluvium_rocksdb_write_stopped", properties::IS_WRITE_STOPPED),
 ];
 
-/// Counts since a database was opened.
+/// Counters since a database was opened.
 const COUNTS: [(&str, Ticker); 6] = [
     ("alluvium_rocksdb_block_cache_hits", Ticker::BlockCacheHit),
     ("alluvium_rocksdb_block_cache_misses", Ticker::BlockCacheMiss),
@@ -36,7 +36,7 @@ const COUNTS: [(&str, Ticker); 6] = [
     ("alluvium_rocksdb_stall_us", Ticker::StallMicros),
 ];
 
-/// Publishes what a database says as metrics, labelled by the name of its folder, and returns what is its own.
+/// Publishes a database's metrics, labelled by the name of its folder, and returns those not shared with others.
 pub(super) fn publish(db: &Db) -> Arc<[Statistic]> {
     let database = db.folder().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let size = |(metric, property)| Some((metric, db.inner().property_int_value(property).ok().flatten()?));

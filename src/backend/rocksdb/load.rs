@@ -1,22 +1,22 @@
-//! Restored rows, written as sorted files that RocksDB takes over as they are.
+//! Loading restored rows: sorted files that RocksDB ingests without rewriting them.
 
 use std::path::PathBuf;
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::cell::put_all;
-use super::db::{Db, of_rocksdb};
-use super::lengths::Lengths;
-use crate::backend::check_loadable;
-use crate::backend::place::{row_bytes, write_place};
+use super::db::{Db, rocksdb_error};
+use super::longest::LongestRows;
+use crate::backend::checks::check_loadable;
+use crate::backend::row_key::{encode_row_key, row_bytes};
 use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::segment::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
-/// A file ends with the first group that brings it to this size.
+/// A file ends after the first group that fills it to this size.
 const FILE_BYTES: u64 = 64 << 20;
 
-/// What was loaded of a group.
+/// Counts of a group's loaded rows.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Loaded {
     pub(super) rows: u64,
@@ -34,23 +34,23 @@ impl Loaded {
     }
 }
 
-/// Adds rows of `groups` that the database has none of, all or none.
+/// Adds rows of `groups` that are not in the database yet, all or none.
 ///
 /// # Errors
-/// What the source, the rules and the disk return.
+/// Errors of the source, the rules and the disk.
 pub(super) fn load(
     db: &Db,
     rows: &dyn RowSource,
     groups: &KeyGroupSet,
     rules: &Rules,
-    lengths: &mut Lengths,
+    longest: &mut LongestRows,
 ) -> Result<Vec<(KeyGroup, Loaded)>> {
     let mut files = Files { db, writer: None, paths: Vec::new() };
-    let loaded = fill(&mut files, rows, groups, rules, lengths);
-    let taken = loaded.and_then(|loaded| files.ingest().map(|()| loaded));
-    // What was taken over is not here any more.
+    let loaded = fill(&mut files, rows, groups, rules, longest);
+    let ingested = loaded.and_then(|loaded| files.ingest().map(|()| loaded));
+    // Ingestion moved the files away; after a failure they are still here.
     files.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
-    taken
+    ingested
 }
 
 fn fill(
@@ -58,7 +58,7 @@ fn fill(
     rows: &dyn RowSource,
     groups: &KeyGroupSet,
     rules: &Rules,
-    lengths: &mut Lengths,
+    longest: &mut LongestRows,
 ) -> Result<Vec<(KeyGroup, Loaded)>> {
     let mut loaded = Vec::with_capacity(groups.len());
     let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
@@ -67,10 +67,10 @@ fn fill(
         let mut folded = FoldedGroup::new(rows, group, Fold::Base, rules);
         while folded.next_batch(&mut batch)? {
             if total.rows > 0 {
-                // The database orders places otherwise than batches come: each has a file of its own.
+                // Batches follow segment order, not row key order: each batch needs a file of its own.
                 files.end()?;
             }
-            sorted.fill(group, &batch, lengths)?;
+            sorted.fill(group, &batch, longest)?;
             total.add(sorted.write(files)?);
         }
         loaded.push((group, total));
@@ -79,38 +79,39 @@ fn fill(
     Ok(loaded)
 }
 
-/// The rows of a group as places and cells, in the order of places.
+/// One batch of a group as row keys and cells, sorted by row key.
 #[derive(Debug, Default)]
 struct Sorted {
     bytes: Vec<u8>,
-    /// Where each place starts and ends; its cell follows, up to the last number.
+    /// Offsets in `bytes` of each row: start of its row key, start of its cell, end of its cell.
     rows: Vec<[usize; 3]>,
-    /// The place whose pieces are being collected.
-    place: Vec<u8>,
+    /// The row key whose pieces are being collected.
+    row_key: Vec<u8>,
+    /// Buffer for the next row's key.
     next: Vec<u8>,
     pieces: Vec<OwnedPiece>,
     payload_bytes: u64,
 }
 
 impl Sorted {
-    fn fill(&mut self, group: KeyGroup, batch: &RowBatch, lengths: &mut Lengths) -> Result<()> {
+    fn fill(&mut self, group: KeyGroup, batch: &RowBatch, longest: &mut LongestRows) -> Result<()> {
         self.bytes.clear();
         self.rows.clear();
         self.payload_bytes = 0;
         let (mut routing, mut row_bytes) = (None, 0);
         for row in batch.iter() {
             let (piece, _) = check_loadable(&row)?;
-            write_place(group, &row.key, &mut self.next);
-            // Operands follow what they belong to.
-            if self.next != self.place {
+            encode_row_key(group, &row.key, &mut self.next);
+            // A row's operands follow its value: a new row key ends the previous row.
+            if self.next != self.row_key {
                 self.end_row(routing)?;
                 row_bytes = 0;
-                std::mem::swap(&mut self.next, &mut self.place);
+                std::mem::swap(&mut self.next, &mut self.row_key);
             }
             routing = row.columns.routing;
             self.payload_bytes += piece.bytes.len() as u64;
             row_bytes += piece.bytes.len() as u64;
-            lengths.note(row.key.table, row_bytes);
+            longest.note(row.key.table, row_bytes);
             self.pieces.push(OwnedPiece::of(&piece));
         }
         self.end_row(routing)?;
@@ -119,13 +120,13 @@ impl Sorted {
         Ok(())
     }
 
-    /// Ends the row whose pieces were collected, if there are any.
+    /// Appends the collected pieces, if any, as one row.
     fn end_row(&mut self, routing: Option<u64>) -> Result<()> {
         if self.pieces.is_empty() {
             return Ok(());
         }
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(&self.place);
+        self.bytes.extend_from_slice(&self.row_key);
         let cell = self.bytes.len();
         put_all(&mut self.bytes, routing, &self.pieces)?;
         self.rows.push([start, cell, self.bytes.len()]);
@@ -137,17 +138,17 @@ impl Sorted {
         let payload_bytes = self.payload_bytes;
         let mut loaded = Loaded { rows: self.rows.len() as u64, live_bytes: payload_bytes, payload_bytes };
         for &[start, cell, end] in &self.rows {
-            let (Some(place), Some(cell)) = (self.bytes.get(start..cell), self.bytes.get(cell..end)) else {
-                broken("a row that was sorted has its bytes")
+            let (Some(row_key), Some(cell)) = (self.bytes.get(start..cell), self.bytes.get(cell..end)) else {
+                broken("a sorted row has its bytes")
             };
-            loaded.live_bytes += row_bytes(place);
-            files.put(place, cell)?;
+            loaded.live_bytes += row_bytes(row_key);
+            files.put(row_key, cell)?;
         }
         Ok(loaded)
     }
 }
 
-/// Sorted files, one being written.
+/// Sorted files; at most one is being written.
 struct Files<'a> {
     db: &'a Db,
     writer: Option<SstFileWriter<'a>>,
@@ -155,18 +156,18 @@ struct Files<'a> {
 }
 
 impl Files<'_> {
-    fn put(&mut self, place: &[u8], cell: &[u8]) -> Result<()> {
+    fn put(&mut self, row_key: &[u8], cell: &[u8]) -> Result<()> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
                 let path = self.db.folder().join(format!("load-{}.sst", self.paths.len()));
                 let writer = SstFileWriter::create(&self.db.options);
-                writer.open(&path).map_err(|error| of_rocksdb("cannot write a file", error))?;
+                writer.open(&path).map_err(|error| rocksdb_error("cannot write a file", error))?;
                 self.paths.push(path);
                 self.writer.insert(writer)
             }
         };
-        writer.put(place, cell).map_err(|error| of_rocksdb("cannot write a file", error))
+        writer.put(row_key, cell).map_err(|error| rocksdb_error("cannot write a file", error))
     }
 
     fn end_if_full(&mut self) -> Result<()> {
@@ -175,7 +176,7 @@ impl Files<'_> {
 
     fn end(&mut self) -> Result<()> {
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
-        writer.finish().map_err(|error| of_rocksdb("cannot write a file", error))
+        writer.finish().map_err(|error| rocksdb_error("cannot write a file", error))
     }
 
     fn ingest(&mut self) -> Result<()> {
@@ -186,6 +187,6 @@ impl Files<'_> {
         let mut options = IngestExternalFileOptions::default();
         options.set_move_files(true);
         let ingested = self.db.inner().ingest_external_file_opts(&options, self.paths.clone());
-        ingested.map_err(|error| of_rocksdb("cannot take over files", error))
+        ingested.map_err(|error| rocksdb_error("cannot take over files", error))
     }
 }

@@ -1,26 +1,28 @@
-//! State in RocksDB: far larger than memory, in the order of its keys.
+//! State in RocksDB: larger than memory, ordered by row key.
 //!
 //! ```text
 //! writes --> active layer --seal--> frozen layer --+--> Delta of the next checkpoint
-//! reads <--  active, frozen, view of RocksDB       +--> RocksDB, by a thread of its own; a view of it is the next Base
+//! reads <--  active, frozen, view of RocksDB       +--> RocksDB, by the writer thread; a view of it is the next Base
 //! ```
 //!
-//! What was written since the last seal is held in a layer in memory and is, at the seal, the delta: no flush, no files
-//! to compare, and what compaction rewrites is nobody's business. RocksDB gets a layer after it was sealed, in one batch.
+//! The writes since the last seal are a layer in memory, and the seal makes that layer the delta. So a checkpoint needs
+//! no flush and no comparison of files, and does not depend on compaction. RocksDB receives a layer after its seal, in
+//! one batch.
 //!
 //! Invariants:
-//! - a layer is in RocksDB as a whole or not at all; reads see it either in front of a view or in it;
-//! - only the thread of [`writer`] writes rows while layers wait; loads and dropped groups wait for it;
-//! - a sealed part owns a view or layers that nobody changes.
+//! - a layer is in RocksDB as a whole or not at all; reads see it either over the view or in the view;
+//! - only the thread of [`writer`] writes while layers are queued; loads and `drop_groups` drain the queue first;
+//! - a sealed part owns an immutable view or immutable layers.
 
 mod base;
+mod callbacks;
 mod cell;
 mod counts;
 mod db;
 mod gauges;
-mod lengths;
 mod load;
-mod rows;
+mod longest;
+mod row_write;
 mod settings;
 mod slot;
 mod span;
@@ -35,66 +37,51 @@ use std::sync::Arc;
 use rocksdb::{WriteBatch, properties};
 
 use self::base::Base;
-use self::cell::{pieces_of, put_all, put_one};
 use self::counts::Counts;
 use self::db::{Db, View};
-use self::lengths::Lengths;
-use self::slot::{Layer, Slot};
+use self::longest::LongestRows;
+use self::row_write::Prior;
+use self::slot::Layer;
 use self::span::Span;
-use self::stack::{Stack, gone};
-use self::writer::{Write as LayerWrite, Writer};
-use super::cuts::Cuts;
+use self::stack::Stack;
+use self::writer::{LayerWrite, Writer};
+use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned, check_value};
 use super::layer::Layers;
-use super::place::{clear_place, group_of, parts, read_place, row_bytes, write_place};
-use super::{
-    BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write, check_lengths, check_new,
-    check_owned, check_owns, check_scope, check_value, no_operator,
-};
+use super::row_key::{decode_row_key, encode_clear, encode_row_key, parts, row_bytes};
+use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{
-    Below, Cut, GroupTimes, MAX_VALUE_BYTES, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart,
-    SegmentKind, TableRules,
-};
+use crate::segment::{Cut, GroupTimes, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
 pub use settings::{RocksDb, RocksDbSettings};
 
-/// With this many layers on their way into RocksDB a seal waits for it.
-const MOST_FROZEN: usize = 8;
+/// With this many frozen layers, a seal waits until RocksDB has them all.
+const MAX_FROZEN_LAYERS: usize = 8;
 
-/// The state of one subtask in a RocksDB database of its own. [`RocksDb`] makes it.
+/// The state of one subtask in its own RocksDB database. Created by [`RocksDb::backend`].
 #[derive(Debug)]
 pub struct RocksDbBackend {
     groups: KeyGroupSet,
     budget: MemoryBudget,
-    cuts: Cuts,
+    cuts: CutOrder,
     rules: Rules,
     stack: Stack,
-    /// Layers sealed so far.
+    /// Number of the last layer sealed.
     layers: u64,
     counts: Counts,
-    lengths: Lengths,
-    /// Reused for the place of the row at hand.
-    place: Vec<u8>,
-    /// Reused for values that are made of several pieces.
+    longest: LongestRows,
+    /// Buffer for the current row's encoded key.
+    row_key: Vec<u8>,
+    /// Buffer for values made of several pieces.
     value: Vec<u8>,
-    /// Reused for new values.
+    /// Buffer for new values.
     scratch: Vec<u8>,
     writer: Writer,
-    /// Closed when all else that has it is gone.
+    /// Closed with its last owner: views in sealed parts keep it open.
     db: Arc<Db>,
-}
-
-/// What is known of the row at a place that the active layer says nothing of.
-#[derive(Debug, Clone, Copy)]
-enum Known {
-    /// Nothing yet.
-    No,
-    /// Its bytes, `None` if there is none.
-    Yes(Option<u64>),
 }
 
 impl RocksDbBackend {
@@ -102,13 +89,13 @@ impl RocksDbBackend {
         let view = View::new(&db, 0, Rules::none());
         Ok(Self {
             groups,
-            cuts: Cuts::default(),
+            cuts: CutOrder::default(),
             rules: Rules::none(),
             stack: Stack { active: Layer::new(&budget), frozen: VecDeque::new(), view },
             layers: 0,
             counts: Counts::default(),
-            lengths: Lengths::default(),
-            place: Vec::new(),
+            longest: LongestRows::default(),
+            row_key: Vec::new(),
             value: Vec::new(),
             scratch: Vec::new(),
             writer: Writer::start(&db)?,
@@ -117,44 +104,43 @@ impl RocksDbBackend {
         })
     }
 
-    /// Returns a number that RocksDB knows of the database by this name, such as `rocksdb.live-sst-files-size`; `None` if
-    /// it knows none.
+    /// Returns an integer property of the database, such as `rocksdb.live-sst-files-size`; `None` if RocksDB has no
+    /// property of this name.
     ///
     /// # Errors
-    /// `Unavailable` if it cannot tell.
+    /// `Unavailable` if RocksDB cannot read the property.
     pub fn property(&self, name: &str) -> Result<Option<u64>> {
-        self.db.inner().property_int_value(name).map_err(|error| db::of_rocksdb("cannot read a property", error))
+        self.db.inner().property_int_value(name).map_err(|error| db::rocksdb_error("cannot read a property", error))
     }
 
-    /// Refuses a row that this backend cannot hold, else makes its place current.
+    /// Checks the row's address, makes the row current and adopts the newest view.
     fn locate(&mut self, row: &RowRef<'_>) -> Result<()> {
-        check_owns(&self.groups, row.key.group)?;
-        check_lengths(row)?;
-        write_place(row.key.group, &RowKey::data(row.table, row.key.bytes, row.namespace, row.sub), &mut self.place);
-        self.rebase();
+        check_owned_group(&self.groups, row.key.group)?;
+        check_row(row)?;
+        encode_row_key(
+            row.key.group,
+            &RowKey::data(row.table, row.key.bytes, row.namespace, row.sub),
+            &mut self.row_key,
+        );
+        self.adopt_newest_view();
         Ok(())
     }
 
-    /// Returns the rules of the group of the current place.
-    fn rules_here(&self) -> &Rules {
-        self.rules.of(group_of(&self.place))
-    }
-
-    /// Takes over a newer view of RocksDB, if there is one.
-    fn rebase(&mut self) {
+    /// Adopts a newer view of RocksDB, if there is one.
+    fn adopt_newest_view(&mut self) {
         if self.stack.frozen.is_empty() {
             return;
         }
         if let Some(view) = self.writer.view_after(self.stack.view.layers) {
-            self.stack.rebase(view);
+            self.stack.adopt(view);
         }
     }
 
-    /// Adds rows of `groups`, all or none.
-    fn add_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+    /// Adds restored rows of `groups`, all or none.
+    fn load_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         self.drain()?;
-        let loaded = load::load(&self.db, rows, groups, &self.rules, &mut self.lengths)?;
-        self.lengths.seal();
+        let loaded = load::load(&self.db, rows, groups, &self.rules, &mut self.longest)?;
+        self.longest.seal();
         self.stack.view = View::new(&self.db, self.layers, self.rules.clone());
         for (group, loaded) in loaded {
             self.counts.add(group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
@@ -162,166 +148,55 @@ impl RocksDbBackend {
         Ok(())
     }
 
-    /// Waits until RocksDB has all layers.
+    /// Waits until RocksDB has all sealed layers.
     fn drain(&mut self) -> Result<()> {
         if let Some(view) = self.writer.wait(self.layers)?
             && view.layers > self.stack.view.layers
         {
-            self.stack.rebase(view);
+            self.stack.adopt(view);
         }
         Ok(())
     }
 
-    /// Gives the row at the current place a value, or none.
-    fn set(&mut self, table: TableId, routing: Option<u64>, value: Option<&[u8]>, known: Known) -> Result<()> {
-        value.map_or(Ok(()), check_value)?;
-        let (old, below) = match self.stack.active.rows.get(self.place.as_slice()) {
-            Some(slot) => (slot.payload_bytes(), slot.below),
-            None => {
-                let below = self.below(known);
-                (below, below)
-            }
-        };
-        if value.is_none() && below.is_none() {
-            self.stack.active.remove(&self.place);
-        } else {
-            let slot = match value {
-                Some(bytes) => {
-                    let (version, stamp) = self.rules_here().mark(table);
-                    let mut cell = Vec::with_capacity(bytes.len() + 1);
-                    put_one(&mut cell, routing, &Piece { bytes, version, stamp })?;
-                    Slot { whole: true, cell, below, below_was_read: false }
-                }
-                None => gone(routing, below)?,
-            };
-            self.stack.active.insert(&self.place, slot, Some(&self.budget))?;
-        }
-        self.note(old, value.map(|value| value.len() as u64));
-        self.lengths.note(table, value.map_or(0, |value| value.len() as u64));
-        Ok(())
-    }
-
-    /// Merges an operand into the row at the current place, without reading what is in RocksDB of it, unless the row might
-    /// become too long.
-    fn merge(&mut self, table: TableId, routing: Option<u64>, operand: &[u8]) -> Result<()> {
-        check_value(operand)?;
-        let here = self.rules.of(group_of(&self.place));
-        let rules = here.table(table).filter(|rules| rules.merge.is_some()).ok_or_else(|| no_operator(table))?;
-        let (version, stamp) = here.mark(table);
-        let operand = OwnedPiece { bytes: operand.to_vec(), version, stamp };
-        let there = self.stack.active.rows.get(self.place.as_slice());
-        let own = there.map_or(0, Slot::own_bytes);
-        let (longest, read) = self.below_at_most(table, rules, there, &operand)?;
-        let (old, slot) = match there {
-            Some(slot) => {
-                let mut pieces = pieces_of([slot.cell.as_slice()])?;
-                let longest = longest + own + operand.bytes.len() as u64;
-                pieces.push(operand);
-                self.lengths.note(table, longest);
-                let below = if slot.whole { Below::Nothing } else { Below::Unknown };
-                let pieces = rules.combine(pieces, below, here.now(rules), false)?;
-                let mut cell = Vec::new();
-                put_all(&mut cell, routing, &pieces)?;
-                let below = read.map_or(slot.below, |read| read.map(|bytes| bytes - own));
-                let below_was_read = slot.below_was_read || read.is_some();
-                (slot.payload_bytes(), Slot { whole: slot.whole, cell, below, below_was_read })
-            }
-            None => {
-                self.lengths.note(table, longest + operand.bytes.len() as u64);
-                let below = self.below(read.map_or(Known::No, Known::Yes));
-                let mut cell = Vec::new();
-                put_all(&mut cell, routing, &[operand])?;
-                (below, Slot { whole: below.is_none(), cell, below, below_was_read: read.is_some() })
-            }
-        };
-        let new = slot.payload_bytes();
-        self.stack.active.insert(&self.place, slot, Some(&self.budget))?;
-        self.note(old, new);
-        Ok(())
-    }
-
-    /// Returns the bytes that the row at the current place has at most below the active layer; and all of its bytes, if
-    /// that had to be read, `None` if there are none. What is merged is taken to be no longer than its parts: where it is,
-    /// it stays in pieces.
-    ///
-    /// # Errors
-    /// `Limit` if the row is too long with `operand`; what reading returns.
-    fn below_at_most(
-        &self,
-        table: TableId,
-        rules: &TableRules,
-        there: Option<&Slot>,
-        operand: &OwnedPiece,
-    ) -> Result<(u64, Option<Option<u64>>)> {
-        let longest = match there {
-            Some(slot) if slot.whole => 0,
-            Some(slot) if slot.below_was_read => slot.below.unwrap_or(0),
-            _ => self.lengths.below(table),
-        };
-        let own = there.map_or(0, Slot::own_bytes);
-        if longest + own + operand.bytes.len() as u64 <= MAX_VALUE_BYTES as u64 {
-            return Ok((longest, None));
-        }
-        let found = self.stack.find(&self.place)?;
-        let pieces = found.pieces()?;
-        rules.check_length(pieces.iter().chain([operand]).map(OwnedPiece::borrow), self.rules_here().now(rules))?;
-        let read = found.payload_bytes();
-        Ok((read.unwrap_or(0) - own, Some(read)))
-    }
-
-    /// Returns the bytes of the row below the active layer, `None` if there is none: as far as they are known without
-    /// reading from disk.
-    fn below(&self, known: Known) -> Option<u64> {
-        match known {
-            Known::Yes(bytes) => bytes,
-            Known::No => {
-                let bytes = self.stack.peek(&self.place)?;
-                Some(bytes.unwrap_or_else(|| self.counts.mean_payload_bytes(group_of(&self.place))))
-            }
-        }
-    }
-
-    /// Counts a write of the row at the current place.
-    fn note(&mut self, old: Option<u64>, new: Option<u64>) {
-        self.counts.note(group_of(&self.place), row_bytes(&self.place), old, new);
-    }
-
-    /// Returns what there is in `span` that a clear covers.
+    /// Counts the rows in `span` that a clear covers.
     fn covered(&self, span: &Span, covers: impl Fn(&[u8]) -> Result<bool>) -> Result<Covered> {
         let mut covered = Covered::default();
         let active = &self.stack.active.rows;
-        self.stack.each(span, true, |place, found| {
-            if covers(place)? {
+        self.stack.scan(span, true, |row_key, found| {
+            if covers(row_key)? {
                 let payload_bytes = found.payload_bytes().unwrap_or(0);
                 covered.rows += 1;
                 covered.payload_bytes += payload_bytes;
-                covered.live_bytes += row_bytes(place) + payload_bytes;
-                covered.below |= !active.contains_key(place);
+                covered.live_bytes += row_bytes(row_key) + payload_bytes;
+                covered.below |= !active.contains_key(row_key);
             }
             Ok(true)
         })?;
-        for (place, slot) in active.range::<[u8], _>(span.bounds()) {
-            if covers(place)? {
-                covered.written.push(place.clone());
-                // Rows that were deleted since the last seal are hidden by what goes now.
-                covered.below |= slot.below.is_some();
+        for (row_key, slot) in active.range::<[u8], _>(span.bounds()) {
+            if covers(row_key)? {
+                covered.written.push(row_key.clone());
+                // The clear removes this slot, perhaps a tombstone: without the clear, the row that it hides would
+                // return.
+                covered.below |= slot.below_bytes.is_some();
             }
         }
         Ok(covered)
     }
 
-    /// Visits the rows of `table` in `span` that pass `filter`; false if `visit` has enough.
+    /// Visits the live rows of `table` in `span` that pass `filter`; returns false if `visit` stopped the scan.
+    ///
+    /// * `fill_cache`: whether the blocks are likely to be read again.
     fn visit(
         &self,
         table: TableId,
         span: &Span,
-        keep: bool,
+        fill_cache: bool,
         filter: impl Fn(&RowKey<'_>) -> bool,
         visit: &mut impl FnMut(Entry<'_>) -> bool,
     ) -> Result<bool> {
         let mut buffer = Vec::new();
-        self.stack.each(span, keep, |place, found| {
-            let (group, row) = read_place(place)?;
+        self.stack.scan(span, fill_cache, |row_key, found| {
+            let (group, row) = decode_row_key(row_key)?;
             if !filter(&row) {
                 return Ok(true);
             }
@@ -333,15 +208,15 @@ impl RocksDbBackend {
     }
 }
 
-/// What a clear covers.
+/// The rows that a clear covers.
 #[derive(Debug, Default)]
 struct Covered {
     rows: u64,
     live_bytes: u64,
     payload_bytes: u64,
-    /// Places that the active layer has.
+    /// Row keys of covered slots in the active layer.
     written: Vec<Box<[u8]>>,
-    /// Whether anything lies below the active layer.
+    /// Whether a covered row exists below the active layer.
     below: bool,
 }
 
@@ -352,7 +227,7 @@ impl StateBackend for RocksDbBackend {
 
     fn define(&mut self, table: TableId, rules: TableRules) {
         self.rules.define(table, rules);
-        self.db.meaning.set(&self.rules);
+        self.db.shared_rules.set(&self.rules);
     }
 
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
@@ -361,7 +236,7 @@ impl StateBackend for RocksDbBackend {
 
     fn resume(&mut self, times: &[GroupTimes]) {
         self.rules.resume(times);
-        self.db.meaning.set(&self.rules);
+        self.db.shared_rules.set(&self.rules);
     }
 
     fn times(&self) -> Vec<GroupTimes> {
@@ -371,17 +246,17 @@ impl StateBackend for RocksDbBackend {
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.locate(&row)?;
         self.counts.read(row.key.group);
-        let found = self.stack.find(&self.place)?;
+        let found = self.stack.find(&self.row_key)?;
         let renews = self.rules.table(row.table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
-        let (known, rules) = (Known::Yes(found.payload_bytes()), self.rules.of(row.key.group));
+        let (prior, rules) = (Prior::Read(found.payload_bytes()), self.rules.of(row.key.group));
         let Some(value) = found.value(rules, row.table, &mut self.value)? else { return Ok(f(None)) };
-        // One that is too long to be written anew is read as it is.
+        // A value too long to be written again is returned without renewal.
         if !renews || check_value(value).is_err() || found.stamp()? == rules.mark(row.table).1 {
             return Ok(f(Some(value)));
         }
         let value = value.to_vec();
         drop(found);
-        self.set(row.table, row.key.routing, Some(&value), known)?;
+        self.set(row.table, row.key.routing, Some(&value), prior)?;
         Ok(f(Some(&value)))
     }
 
@@ -390,14 +265,14 @@ impl StateBackend for RocksDbBackend {
         self.counts.read(row.key.group);
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
-        let found = self.stack.find(&self.place)?;
-        let known = Known::Yes(found.payload_bytes());
+        let found = self.stack.find(&self.row_key)?;
+        let prior = Prior::Read(found.payload_bytes());
         let (change, result) = f(found.value(self.rules.of(row.key.group), row.table, &mut self.value)?, &mut scratch);
         drop(found);
         let set = match change {
             Change::Keep => Ok(()),
-            Change::Put => self.set(row.table, row.key.routing, Some(&scratch), known),
-            Change::Delete => self.set(row.table, row.key.routing, None, known),
+            Change::Put => self.set(row.table, row.key.routing, Some(&scratch), prior),
+            Change::Delete => self.set(row.table, row.key.routing, None, prior),
         };
         self.scratch = scratch;
         set.map(|()| result)
@@ -406,11 +281,11 @@ impl StateBackend for RocksDbBackend {
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
         self.locate(&row)?;
         match write {
-            Write::Put(value) => self.set(row.table, row.key.routing, Some(value), Known::No),
+            Write::Put(value) => self.set(row.table, row.key.routing, Some(value), Prior::Unread),
             Write::Delete => {
-                // A tombstone for a row that never was would be shipped and kept: that is worth a look.
-                let known = Known::Yes(self.stack.find(&self.place)?.payload_bytes());
-                self.set(row.table, row.key.routing, None, known)
+                // Without this read, a delete of an absent row would ship and store a tombstone.
+                let prior = Prior::Read(self.stack.find(&self.row_key)?.payload_bytes());
+                self.set(row.table, row.key.routing, None, prior)
             }
             Write::Merge(operand) => self.merge(row.table, row.key.routing, operand),
         }
@@ -418,21 +293,21 @@ impl StateBackend for RocksDbBackend {
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
         let group = scope.group();
-        check_owns(&self.groups, group)?;
+        check_owned_group(&self.groups, group)?;
         check_scope(&scope)?;
-        self.rebase();
+        self.adopt_newest_view();
         let key = scope.place(table);
         let span = Span::of_clear(group, &key);
-        let covers = |place: &[u8]| {
-            let (_, row) = read_place(place)?;
+        let covers = |row_key: &[u8]| {
+            let (_, row) = decode_row_key(row_key)?;
             Ok(key.key.is_some() || row.namespace == key.namespace)
         };
         let covered = self.covered(&span, covers)?;
         if covered.below {
-            self.stack.active.insert_clear(&clear_place(group, &key), Some(&self.budget))?;
+            self.stack.active.insert_clear(&encode_clear(group, &key), Some(&self.budget))?;
         }
         self.counts.remove(group, covered.rows, covered.live_bytes, covered.payload_bytes);
-        covered.written.iter().for_each(|place| self.stack.active.remove(place));
+        covered.written.iter().for_each(|row_key| self.stack.active.remove(row_key));
         Ok(())
     }
 
@@ -444,9 +319,9 @@ impl StateBackend for RocksDbBackend {
         range: SubRange<'_>,
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
-        check_owns(&self.groups, key.group)?;
-        check_lengths(&RowRef { table, key, namespace, sub: &[] })?;
-        self.rebase();
+        check_owned_group(&self.groups, key.group)?;
+        check_row(&RowRef { table, key, namespace, sub: &[] })?;
+        self.adopt_newest_view();
         let span = Span::of_subs(key.group, table, [key.bytes, namespace], range);
         self.visit(table, &span, true, |_| true, &mut visit).map(|_| ())
     }
@@ -461,7 +336,7 @@ impl StateBackend for RocksDbBackend {
         mut visit: impl FnMut(Entry<'_>) -> bool,
     ) -> Result<()> {
         check_owned(&self.groups, groups)?;
-        self.rebase();
+        self.adopt_newest_view();
         let wanted = |row: &RowKey<'_>| row.key.is_some_and(|key| key.starts_with(prefix));
         for group in groups.iter() {
             if !self.visit(table, &Span::of_table(group, table), false, wanted, &mut visit)? {
@@ -474,14 +349,14 @@ impl StateBackend for RocksDbBackend {
     fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed> {
         self.cuts.check(&cut)?;
         check_owned(&self.groups, bases)?;
-        self.rebase();
-        if self.stack.frozen.len() >= MOST_FROZEN {
+        self.adopt_newest_view();
+        if self.stack.frozen.len() >= MAX_FROZEN_LAYERS {
             self.drain()?;
         }
         self.cuts.note(&cut);
         self.rules.advance(cut.event_time, cut.processing_time);
         let layer = Arc::new(std::mem::replace(&mut self.stack.active, Layer::new(&self.budget)));
-        self.lengths.seal();
+        self.longest.seal();
         let dirty_rows = layer.len() as u64;
         let dirty = layer.groups().difference(bases);
         let heat = self.counts.seal(layer.entries_by_group());
@@ -509,15 +384,15 @@ impl StateBackend for RocksDbBackend {
     }
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
-        check_new(&self.groups, groups)?;
-        self.add_rows(rows, groups)?;
+        check_unowned(&self.groups, groups)?;
+        self.load_rows(rows, groups)?;
         self.groups = self.groups.union(groups);
         Ok(())
     }
 
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.groups, groups)?;
-        self.add_rows(rows, groups)
+        self.load_rows(rows, groups)
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
@@ -534,7 +409,7 @@ impl StateBackend for RocksDbBackend {
         self.counts.drop_groups(groups);
         self.groups = self.groups.difference(groups);
         self.rules.forget(groups);
-        self.db.meaning.set(&self.rules);
+        self.db.shared_rules.set(&self.rules);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What the databases of a process share: a folder, memory, settings.
+//! Settings and resources shared by the databases of a process.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -10,40 +10,39 @@ use rocksdb::{
 };
 
 use super::RocksDbBackend;
-use super::db::{Db, Meaning, of_rocksdb};
-use super::rows::{Expiry, merge};
+use super::callbacks::{ExpiryFilterFactory, merge};
+use super::db::{Db, SharedRules, rocksdb_error};
 use crate::error::{Error, Result};
 use crate::key_group::KeyGroupSet;
 use crate::memory::MemoryBudget;
 use crate::segment::Below;
 
-/// A database's memtable is at most this large.
+/// Upper bound of a database's memtable.
 const MEMTABLE_BYTES: usize = 64 << 20;
 
-/// Least memory that works.
-const LEAST_MEMORY_BYTES: usize = 8 << 20;
+/// Least `memory_bytes` that works.
+const MIN_MEMORY_BYTES: usize = 8 << 20;
 
-/// How the process uses RocksDB: plain data.
+/// RocksDB settings of the process: plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RocksDbSettings {
-    /// The folder in which each backend has a folder of its own. What backends leave there is no checkpoint: a backend
-    /// starts empty and removes it.
+    /// The parent of each backend's own folder. Its files are not checkpoints: a backend starts empty and deletes files
+    /// left by its predecessor.
     pub directory: PathBuf,
-    /// Bytes of memory of all databases of the process together: blocks that were read, their indexes and filters, and
-    /// memtables (at most half of it). Rows that no checkpoint has placed yet are held beside it, in the job's
-    /// memory budget. Default 512 MiB, at least 8 MiB.
+    /// Bytes of memory for all databases of the process together: cached blocks, indexes and filters, and memtables (at
+    /// most half of it). Rows not yet placed by a checkpoint are charged to the job's memory budget instead. Default
+    /// 512 MiB, at least 8 MiB.
     pub memory_bytes: usize,
-    /// Flushes and compactions of each database that may run at a time. Default 2.
+    /// Concurrent flushes and compactions of each database. Default 2.
     pub background_jobs: u16,
-    /// Whether files are read and written past the page cache: for state that is far larger than memory, on disks that
-    /// are quick. Default no.
+    /// Whether file I/O bypasses the page cache: for state far larger than memory on fast disks. Default no.
     pub direct_io: bool,
-    /// RocksDB's own options by their names, as far as it can change them while it runs; they come after the defaults.
+    /// RocksDB options by name, applied after the defaults. Only options that can change at run time.
     pub options: Vec<(String, String)>,
 }
 
 impl RocksDbSettings {
-    /// Returns the defaults, for this folder.
+    /// Returns the defaults for this parent folder.
     #[must_use]
     pub fn new(directory: impl Into<PathBuf>) -> Self {
         Self {
@@ -56,7 +55,7 @@ impl RocksDbSettings {
     }
 }
 
-/// RocksDB in this process: makes backends that share memory. Clones share it too.
+/// Creates backends that share one memory limit. Clones share it too.
 #[derive(Clone)]
 pub struct RocksDb {
     settings: Arc<RocksDbSettings>,
@@ -74,15 +73,15 @@ impl std::fmt::Debug for RocksDb {
 }
 
 impl RocksDb {
-    /// Returns what backends are made from.
+    /// Allocates the shared cache.
     ///
     /// # Errors
-    /// `Config` if the memory is too little.
+    /// `Config` if `memory_bytes` is too small.
     pub fn new(settings: RocksDbSettings) -> Result<Self> {
-        if settings.memory_bytes < LEAST_MEMORY_BYTES {
+        if settings.memory_bytes < MIN_MEMORY_BYTES {
             return Err(Error::config("too little memory for RocksDB")
                 .with("memory_bytes", settings.memory_bytes)
-                .with("least_bytes", LEAST_MEMORY_BYTES));
+                .with("least_bytes", MIN_MEMORY_BYTES));
         }
         let cache = Cache::new_lru_cache(settings.memory_bytes);
         let memtables =
@@ -90,34 +89,34 @@ impl RocksDb {
         Ok(Self { settings: Arc::new(settings), cache, memtables, tune: None })
     }
 
-    /// Lets `tune` change the options of each database before it is opened, whatever they are. The merge operator and
-    /// the compaction filter factory must stay.
+    /// Lets `tune` change any option of each database before it is opened, except the merge operator and the compaction
+    /// filter factory.
     #[must_use]
     pub fn tuned(mut self, tune: impl Fn(&mut Options) + Send + Sync + 'static) -> Self {
         self.tune = Some(Arc::new(tune));
         self
     }
 
-    /// Returns a backend that owns `groups`, without rows, in the folder `name`, and charges `budget` for what no
-    /// checkpoint has placed yet.
+    /// Returns a backend without rows that owns `groups`, keeps its files in the folder `name`, and charges `budget`
+    /// for rows not yet placed by a checkpoint.
     ///
     /// # Errors
     /// `Config` if another process uses the folder or an option does not parse; `Denied`, `Limit` or `Unavailable`
     /// from the disk.
     pub fn backend(&self, name: &str, groups: KeyGroupSet, budget: MemoryBudget) -> Result<RocksDbBackend> {
-        let meaning = Arc::new(Meaning::default());
+        let shared_rules = Arc::new(SharedRules::default());
         let folder = self.settings.directory.join(name);
-        let db = Db::create(&folder, self.options(&meaning), meaning)?;
+        let db = Db::create(&folder, self.options(&shared_rules), shared_rules)?;
         let pairs: Vec<_> = self.settings.options.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         if !pairs.is_empty() {
             let set = db.inner().set_options(&pairs);
-            set.map_err(|error| of_rocksdb("RocksDB refuses an option", error))?;
+            set.map_err(|error| rocksdb_error("RocksDB refuses an option", error))?;
         }
         RocksDbBackend::new(Arc::new(db), groups, budget)
     }
 
-    /// Returns the defaults for keyed state (`docs/rocksdb.md` says why).
-    fn options(&self, meaning: &Arc<Meaning>) -> Options {
+    /// Returns the default options for keyed state (reasons in `docs/rocksdb.md`).
+    fn options(&self, shared_rules: &Arc<SharedRules>) -> Options {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.set_write_buffer_manager(&self.memtables);
@@ -145,13 +144,13 @@ impl RocksDb {
         options.set_stats_persist_period_sec(0);
         options.enable_statistics();
         options.set_statistics_level(StatsLevel::ExceptHistogramOrTimers);
-        let (full, partial) = (Arc::clone(meaning), Arc::clone(meaning));
+        let (full, partial) = (Arc::clone(shared_rules), Arc::clone(shared_rules));
         options.set_merge_operator(
             c"alluvium.pieces",
-            move |place, older, newer| merge(&full, place, older, newer, Below::Nothing),
-            move |place, older, newer| merge(&partial, place, older, newer, Below::Unknown),
+            move |row_key, older, newer| merge(&full, row_key, older, newer, Below::Nothing),
+            move |row_key, older, newer| merge(&partial, row_key, older, newer, Below::Unknown),
         );
-        options.set_compaction_filter_factory(Expiry(Arc::clone(meaning)));
+        options.set_compaction_filter_factory(ExpiryFilterFactory(Arc::clone(shared_rules)));
         self.tune.iter().for_each(|tune| tune(&mut options));
         options
     }
@@ -161,7 +160,7 @@ impl RocksDb {
         blocks.set_block_cache(&self.cache);
         blocks.set_bloom_filter(10.0, false);
         blocks.set_optimize_filters_for_memory(true);
-        // In parts: a whole filter is larger than a shard of a small cache, and would be read again by each get.
+        // Partitioned: a whole filter exceeds a shard of a small cache, and each get would read it again.
         blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
         blocks.set_partition_filters(true);
         blocks.set_pin_top_level_index_and_filter(true);

@@ -1,46 +1,53 @@
-//! What a layer over RocksDB says of a row.
+//! A row's slot in a layer over RocksDB.
 
-use super::cell::Cell;
+use super::cell::{Cell, put_all};
 use crate::backend::layer::{self, LayerSlot};
 use crate::error::{Result, broken};
 use crate::segment::{Columns, Op, Row, RowBatch, RowKey};
 
-/// What was written between two seals, in front of RocksDB.
+/// The writes between two seals, over RocksDB.
 pub(super) type Layer = layer::Layer<Slot>;
 
-/// What a layer says of a row.
+/// A row's entry in a layer.
 #[derive(Debug, Clone)]
 pub(super) struct Slot {
-    /// Whether what lies below does not matter any more.
+    /// Whether the slot hides the layers below and RocksDB.
     pub(super) whole: bool,
-    /// A value and operands after it; operands only if it is not whole; nothing if the row is gone.
+    /// A value followed by operands; operands only, if not whole; empty for a tombstone.
     pub(super) cell: Vec<u8>,
-    /// Bytes of what lay below when the layer was first told of the row, as far as that was known without reading it;
-    /// `None` if nothing did.
-    pub(super) below: Option<u64>,
-    /// Whether that was read, so that it is no estimate.
-    pub(super) below_was_read: bool,
+    /// Bytes of the row below when the slot was created, an estimate if RocksDB was not read; `None` if there was no
+    /// row.
+    pub(super) below_bytes: Option<u64>,
+    /// Whether `below_bytes` was read, not estimated.
+    pub(super) below_is_exact: bool,
 }
 
 impl Slot {
-    /// Returns the bytes of the row's value and operands, `None` if it is gone.
-    pub(super) fn payload_bytes(&self) -> Option<u64> {
-        let own = self.own_bytes();
-        if self.whole { (!self.is_gone()).then_some(own) } else { Some(self.below.unwrap_or(0) + own) }
+    /// Returns the slot of a deleted row.
+    pub(super) fn tombstone(routing: Option<u64>, below_bytes: Option<u64>) -> Result<Self> {
+        let mut cell = Vec::new();
+        put_all(&mut cell, routing, &[])?;
+        Ok(Self { whole: true, cell, below_bytes, below_is_exact: false })
     }
 
-    /// Returns the bytes of the value and operands that stand in it.
+    /// Returns the bytes of the row's value and operands, those below included; `None` for a tombstone.
+    pub(super) fn payload_bytes(&self) -> Option<u64> {
+        let own = self.own_bytes();
+        if self.whole { (!self.is_tombstone()).then_some(own) } else { Some(self.below_bytes.unwrap_or(0) + own) }
+    }
+
+    /// Returns the bytes of the slot's own value and operands.
     pub(super) fn own_bytes(&self) -> u64 {
         self.cell().payload_bytes()
     }
 
-    /// Returns whether it says that there is no such row.
-    pub(super) fn is_gone(&self) -> bool {
+    /// Returns whether the slot deletes the row.
+    pub(super) fn is_tombstone(&self) -> bool {
         self.whole && self.cell().is_empty()
     }
 
     fn cell(&self) -> Cell<'_> {
-        Cell::read(&self.cell).unwrap_or_else(|_| broken("a cell in memory is as it was written"))
+        Cell::read(&self.cell).unwrap_or_else(|_| broken("a cell in memory decodes"))
     }
 }
 
@@ -50,7 +57,7 @@ impl LayerSlot for Slot {
     }
 
     fn push_to(&self, key: RowKey<'_>, batch: &mut RowBatch) -> Result<()> {
-        if self.is_gone() {
+        if self.is_tombstone() {
             let routing = self.cell().routing;
             return batch.push(&Row { key, op: Op::Delete, columns: Columns { routing, ..Columns::default() } });
         }
@@ -58,14 +65,16 @@ impl LayerSlot for Slot {
     }
 }
 
-/// Appends the rows of a segment that a cell stands for: a value first, if it is `whole`.
+/// Appends the segment rows of a cell.
+///
+/// * `whole`: whether the first piece is a value; all others are operands.
 ///
 /// # Errors
-/// `Corrupt` if it is damaged; what the batch returns.
+/// `Corrupt` if the cell is damaged; errors of the batch.
 pub(super) fn push_cell(cell: &[u8], key: RowKey<'_>, whole: bool, batch: &mut RowBatch) -> Result<()> {
     let cell = Cell::read(cell)?;
     let mut first = whole;
-    cell.pieces(|piece| {
+    cell.visit_pieces(|piece| {
         let op = if std::mem::take(&mut first) { Op::Put(piece.bytes) } else { Op::Merge(piece.bytes) };
         batch.push(&Row { key, op, columns: Columns::of(&piece, cell.routing) })
     })

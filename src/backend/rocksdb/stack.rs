@@ -1,10 +1,10 @@
-//! Where a row may stand: the layer that is being written, layers that are on their way into RocksDB, a view of RocksDB.
+//! The levels of a row: the active layer, frozen layers on their way into RocksDB, and a view of RocksDB.
 //!
 //! ```text
 //! active -> frozen, newest first -> view
 //! ```
 //!
-//! Invariant: a layer is either frozen here or in the view, never both: operands would count twice.
+//! Invariant: a layer is either frozen here or in the view, never both; its operands would be merged twice.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -12,19 +12,19 @@ use std::sync::Arc;
 use rocksdb::DBPinnableSlice;
 
 use super::cell::{Cell, pieces_of};
-use super::db::{View, of_rocksdb};
-use super::slot::{Layer, Slot};
+use super::db::{View, rocksdb_error};
+use super::slot::Layer;
 use super::span::Span;
-use crate::backend::no_operator;
+use crate::backend::checks::no_merge_operator;
 use crate::error::Result;
 use crate::id::TableId;
 use crate::segment::{OwnedPiece, Rules};
 use crate::time::Timestamp;
 
-/// A layer on its way into RocksDB: the number of layers up to it, and itself.
+/// A layer on its way into RocksDB, with its number: layers are numbered from 1 in the order of their seals.
 pub(super) type Frozen = (u64, Arc<Layer>);
 
-/// All that a backend has of its rows.
+/// All levels of a backend's rows.
 #[derive(Debug)]
 pub(super) struct Stack {
     pub(super) active: Layer,
@@ -33,7 +33,7 @@ pub(super) struct Stack {
     pub(super) view: Arc<View>,
 }
 
-/// What stands at a place.
+/// A row as found over all levels.
 pub(super) enum Found<'a> {
     /// No row.
     Nothing,
@@ -41,12 +41,12 @@ pub(super) enum Found<'a> {
     Cell(&'a [u8]),
     /// The row's cell, in RocksDB.
     Stored(DBPinnableSlice<'a>),
-    /// The row's pieces, gathered from several, oldest first.
+    /// The row's pieces from several levels, oldest first.
     Pieces(Vec<OwnedPiece>),
 }
 
 impl Found<'_> {
-    /// Returns its cell, if it is one.
+    /// Returns the row's cell, if one level has the whole row.
     fn cell(&self) -> Option<&[u8]> {
         match self {
             Self::Nothing | Self::Pieces(_) => None,
@@ -55,7 +55,7 @@ impl Found<'_> {
         }
     }
 
-    /// Returns its bytes, if they are one piece of the first version and without a stamp.
+    /// Returns the row's bytes, if the row is one plain piece.
     ///
     /// # Errors
     /// `Corrupt` if the cell is damaged.
@@ -63,7 +63,7 @@ impl Found<'_> {
         self.cell().map_or(Ok(None), |cell| Ok(Cell::read(cell)?.plain()))
     }
 
-    /// Returns its pieces, oldest first.
+    /// Returns the row's pieces, oldest first.
     ///
     /// # Errors
     /// `Corrupt` if the cell is damaged.
@@ -74,12 +74,12 @@ impl Found<'_> {
         }
     }
 
-    /// Returns what the row's pieces read as, `None` if it has no value.
+    /// Returns the row's value, `None` if absent or expired.
     ///
-    /// * `buffer`: for a value that stands nowhere as it is.
+    /// * `buffer`: holds a value that has to be merged, upgraded or copied.
     ///
     /// # Errors
-    /// `Corrupt` if the cell is damaged; what the table's rules return.
+    /// `Corrupt` if the cell is damaged; errors of the table's rules.
     pub(super) fn value<'a>(
         &'a self,
         rules: &Rules,
@@ -94,9 +94,9 @@ impl Found<'_> {
         }
         buffer.clear();
         let pieces = self.pieces()?;
-        if let Some(of_table) = rules.table(table) {
+        if let Some(table_rules) = rules.table(table) {
             let pieces = pieces.iter().map(OwnedPiece::borrow);
-            return Ok(of_table.resolve(pieces, rules.now(of_table), buffer)?.then_some(buffer));
+            return Ok(table_rules.resolve(pieces, rules.now(table_rules), buffer)?.then_some(buffer));
         }
         match pieces.as_slice() {
             [] => Ok(None),
@@ -104,11 +104,11 @@ impl Found<'_> {
                 buffer.extend_from_slice(&piece.bytes);
                 Ok(Some(buffer))
             }
-            _ => Err(no_operator(table)),
+            _ => Err(no_merge_operator(table)),
         }
     }
 
-    /// Returns the stamp of its newest piece.
+    /// Returns the stamp of the newest piece.
     ///
     /// # Errors
     /// `Corrupt` if the cell is damaged.
@@ -116,12 +116,12 @@ impl Found<'_> {
         Ok(self.pieces()?.last().and_then(|piece| piece.stamp))
     }
 
-    /// Returns the routing hash that it carries.
+    /// Returns the routing hash stored with the row.
     pub(super) fn routing(&self) -> Option<u64> {
         Cell::read(self.cell()?).ok()?.routing
     }
 
-    /// Returns the bytes of its pieces; `None` if there is no row.
+    /// Returns the bytes of the row's pieces, `None` if there is no row.
     pub(super) fn payload_bytes(&self) -> Option<u64> {
         match self {
             Self::Nothing => None,
@@ -133,123 +133,128 @@ impl Found<'_> {
 }
 
 impl Stack {
-    /// Returns the layers, newest first.
+    /// Returns the active and frozen layers, newest first.
     fn layers(&self) -> impl Iterator<Item = &Layer> {
         [&self.active].into_iter().chain(self.frozen.iter().rev().map(|(_, layer)| layer.as_ref()))
     }
 
-    /// Returns the layers that a sealed part needs beside the view, oldest first.
+    /// Returns the frozen layers, oldest first.
     pub(super) fn frozen_layers(&self) -> Vec<Arc<Layer>> {
         self.frozen.iter().map(|(_, layer)| Arc::clone(layer)).collect()
     }
 
-    /// Takes over a newer view; what is in it leaves the layers.
-    pub(super) fn rebase(&mut self, view: Arc<View>) {
+    /// Adopts a newer view and drops the frozen layers that it contains.
+    pub(super) fn adopt(&mut self, view: Arc<View>) {
         while self.frozen.front().is_some_and(|(number, _)| *number <= view.layers) {
             self.frozen.pop_front();
         }
         self.view = view;
     }
 
-    /// Returns what stands at `place`.
+    /// Returns the row at `row_key`.
     ///
     /// # Errors
     /// `Corrupt` or `Unavailable` from RocksDB.
-    pub(super) fn find(&self, place: &[u8]) -> Result<Found<'_>> {
+    pub(super) fn find(&self, row_key: &[u8]) -> Result<Found<'_>> {
         let mut operands: Vec<&[u8]> = Vec::new();
         for layer in self.layers() {
-            match layer.rows.get(place) {
-                Some(slot) if slot.is_gone() => return gathered(Found::Nothing, &operands),
-                Some(slot) if slot.whole => return gathered(Found::Cell(&slot.cell), &operands),
+            match layer.rows.get(row_key) {
+                Some(slot) if slot.is_tombstone() => return with_operands(Found::Nothing, &operands),
+                Some(slot) if slot.whole => return with_operands(Found::Cell(&slot.cell), &operands),
                 Some(slot) => operands.push(&slot.cell),
                 None => {}
             }
-            if layer.covers(place) {
-                return gathered(Found::Nothing, &operands);
+            if layer.covers(row_key) {
+                return with_operands(Found::Nothing, &operands);
             }
         }
-        gathered(self.view.get(place)?.filter(|cell| !is_empty(cell)).map_or(Found::Nothing, Found::Stored), &operands)
+        with_operands(
+            self.view.get(row_key)?.filter(|cell| !is_empty(cell)).map_or(Found::Nothing, Found::Stored),
+            &operands,
+        )
     }
 
-    /// Returns the bytes of the row's pieces as far as they are known without reading from disk, `None` if there is no
-    /// row (see [`View::peek`]), for a place that the active layer says nothing of.
-    pub(super) fn peek(&self, place: &[u8]) -> Option<Option<u64>> {
-        if self.active.covers(place) {
+    /// Looks up a row below the active layer without reading from disk. Returns `None` if the row is absent, else the
+    /// bytes of its pieces, if known (see [`View::peek`]). The active layer must have no slot for the row.
+    pub(super) fn peek(&self, row_key: &[u8]) -> Option<Option<u64>> {
+        if self.active.covers(row_key) {
             return None;
         }
         for (_, layer) in self.frozen.iter().rev() {
-            if let Some(slot) = layer.rows.get(place) {
+            if let Some(slot) = layer.rows.get(row_key) {
                 return slot.payload_bytes().map(Some);
             }
-            if layer.covers(place) {
+            if layer.covers(row_key) {
                 return None;
             }
         }
-        self.view.peek(place)
+        self.view.peek(row_key)
     }
 
-    /// Visits what stands in `span`, by place, until `visit` returns false; then it returns false too.
+    /// Visits the rows in `span` in the order of row keys, until `visit` returns false; returns false in that case.
     ///
-    /// * `keep`: whether the blocks that are read are likely to be read again.
+    /// * `fill_cache`: whether the blocks are likely to be read again.
     ///
     /// # Errors
-    /// What `visit` returns; `Corrupt` or `Unavailable` from RocksDB.
-    pub(super) fn each(
+    /// Errors of `visit`; `Corrupt` or `Unavailable` from RocksDB.
+    pub(super) fn scan(
         &self,
         span: &Span,
-        keep: bool,
+        fill_cache: bool,
         mut visit: impl FnMut(&[u8], Found<'_>) -> Result<bool>,
     ) -> Result<bool> {
-        let layered: BTreeSet<&[u8]> = self.layers().flat_map(|layer| places(layer, span)).collect();
+        let layered: BTreeSet<&[u8]> = self.layers().flat_map(|layer| row_keys(layer, span)).collect();
         let cleared = self.layers().any(|layer| !layer.clears.is_empty());
         let mut layered = layered.into_iter().peekable();
-        let mut stored = self.view.iterate(span, keep);
-        while let Some(place) = stored.key() {
-            while let Some(before) = layered.next_if(|next| *next < place) {
-                if !self.visit_layered(before, &mut visit)? {
+        let mut stored = self.view.iterate(span, fill_cache);
+        while let Some(row_key) = stored.key() {
+            while let Some(earlier) = layered.next_if(|next| *next < row_key) {
+                if !self.visit_layered(earlier, &mut visit)? {
                     return Ok(false);
                 }
             }
-            if layered.next_if_eq(&place).is_some() {
-                if !self.visit_layered(place, &mut visit)? {
+            if layered.next_if_eq(&row_key).is_some() {
+                if !self.visit_layered(row_key, &mut visit)? {
                     return Ok(false);
                 }
             } else if let Some(cell) = stored.value().filter(|cell| !is_empty(cell))
-                && !(cleared && self.layers().any(|layer| layer.covers(place)))
-                && !visit(place, Found::Cell(cell))?
+                && !(cleared && self.layers().any(|layer| layer.covers(row_key)))
+                && !visit(row_key, Found::Cell(cell))?
             {
                 return Ok(false);
             }
             stored.next();
         }
-        stored.status().map_err(|error| of_rocksdb("cannot read rows", error))?;
-        for place in layered {
-            if !self.visit_layered(place, &mut visit)? {
+        stored.status().map_err(|error| rocksdb_error("cannot read rows", error))?;
+        for row_key in layered {
+            if !self.visit_layered(row_key, &mut visit)? {
                 return Ok(false);
             }
         }
         Ok(true)
     }
 
-    fn visit_layered(&self, place: &[u8], visit: &mut impl FnMut(&[u8], Found<'_>) -> Result<bool>) -> Result<bool> {
-        match self.find(place)? {
+    /// Visits a row that has a slot in a layer.
+    fn visit_layered(&self, row_key: &[u8], visit: &mut impl FnMut(&[u8], Found<'_>) -> Result<bool>) -> Result<bool> {
+        match self.find(row_key)? {
             Found::Nothing => Ok(true),
-            found => visit(place, found),
+            found => visit(row_key, found),
         }
     }
 }
 
-fn places<'a>(layer: &'a Layer, span: &Span) -> impl Iterator<Item = &'a [u8]> + use<'a> {
-    layer.rows.range::<[u8], _>(span.bounds()).map(|(place, _)| place.as_ref())
+/// Returns the row keys of a layer in `span`.
+fn row_keys<'a>(layer: &'a Layer, span: &Span) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+    layer.rows.range::<[u8], _>(span.bounds()).map(|(row_key, _)| row_key.as_ref())
 }
 
-/// Returns whether a cell says nothing: its last pieces have expired.
+/// Returns whether a merge dropped all pieces of a cell as expired.
 fn is_empty(cell: &[u8]) -> bool {
     Cell::read(cell).is_ok_and(|cell| cell.is_empty())
 }
 
-/// Returns what `operands`, newest first, make of what lies below them.
-fn gathered<'a>(below: Found<'a>, operands: &[&'a [u8]]) -> Result<Found<'a>> {
+/// Returns a row with `operands`, newest first, added to its state below.
+fn with_operands<'a>(below: Found<'a>, operands: &[&'a [u8]]) -> Result<Found<'a>> {
     match operands {
         [] => Ok(below),
         [only] if matches!(below, Found::Nothing) => Ok(Found::Cell(only)),
@@ -259,11 +264,4 @@ fn gathered<'a>(below: Found<'a>, operands: &[&'a [u8]]) -> Result<Found<'a>> {
             Ok(Found::Pieces(pieces))
         }
     }
-}
-
-/// Returns the slot of a row that is gone.
-pub(super) fn gone(routing: Option<u64>, below: Option<u64>) -> Result<Slot> {
-    let mut cell = Vec::new();
-    super::cell::put_all(&mut cell, routing, &[])?;
-    Ok(Slot { whole: true, cell, below, below_was_read: false })
 }

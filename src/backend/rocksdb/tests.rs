@@ -30,7 +30,7 @@ fn read(backend: &mut RocksDbBackend, key: &str) -> Result<Option<Vec<u8>>> {
     backend.read(RowRef { table: T, key: &key, namespace: b"", sub: b"" }, |value| value.map(<[u8]>::to_vec))
 }
 
-/// Seals at this processing time, and waits until RocksDB has it.
+/// Seals at this processing time and waits until RocksDB has the layer.
 fn seal(backend: &mut RocksDbBackend, epoch: u64, millis: i64, bases: &KeyGroupSet) -> Sealed {
     let (event_time, processing_time) = (Timestamp::MIN, Timestamp::from_millis(millis));
     let sealed = backend.seal(Cut { epoch: Epoch(epoch), part: Part(0), event_time, processing_time }, bases).unwrap();
@@ -42,7 +42,7 @@ fn none() -> KeyGroupSet {
     KeyGroupSet::empty()
 }
 
-/// Returns the cells that RocksDB has, after everything was compacted.
+/// Compacts the whole database and returns its cells.
 fn compacted(backend: &RocksDbBackend) -> Vec<Vec<u8>> {
     backend.db.inner().flush().unwrap();
     let mut options = ::rocksdb::CompactOptions::default();
@@ -65,7 +65,7 @@ fn rows(part: &SealedPart) -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn compaction_drops_what_has_expired_once_nobody_looks_back() {
+fn compaction_drops_expired_rows_once_no_older_view_is_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut backend = backend(folder.path());
     backend.define(T, TableRules { ttl: Some(Ttl { millis: 10, ..Ttl::default() }), ..TableRules::default() });
@@ -75,7 +75,7 @@ fn compaction_drops_what_has_expired_once_nobody_looks_back() {
     backend.advance(Timestamp::MIN, Timestamp::from_millis(105));
     write(&mut backend, "new", "", Write::Put(b"new")).unwrap();
     let base = seal(&mut backend, 2, 105, &KeyGroupSet::all(GROUPS));
-    // The base was sealed when the old row was alive: its rows are read after that.
+    // The old row was alive at the base's seal, so it must stay until the base is dropped.
     write(&mut backend, "later", "", Write::Put(b"later")).unwrap();
     seal(&mut backend, 3, 112, &none());
     assert_eq!(read(&mut backend, "old").unwrap(), None, "never returned, dropped or not");
@@ -86,7 +86,7 @@ fn compaction_drops_what_has_expired_once_nobody_looks_back() {
     assert_eq!(read(&mut backend, "new").unwrap().as_deref(), Some(b"new".as_slice()));
 }
 
-/// One group of rows whose places RocksDB orders otherwise than segments do.
+/// Rows of one group, whose order in segments differs from the order of their row keys.
 #[derive(Debug)]
 struct Large(KeyGroupSet);
 
@@ -140,8 +140,8 @@ fn operands_of_many_checkpoints_become_one_value() {
     for epoch in 1..=5 {
         write(&mut backend, "k", "", Write::Merge(&[b'0' + u8::try_from(epoch).unwrap()])).unwrap();
         let sealed = seal(&mut backend, epoch, 0, &none());
-        // RocksDB speaks after each layer; one is surely written with the next at hand.
-        let memtables = sealed.statistics.iter().find(|told| told.name == "rocksdb_memtable_bytes");
+        // Statistics follow each layer with a delay: those of one layer are there at the seal of the next but one.
+        let memtables = sealed.statistics.iter().find(|statistic| statistic.name == "rocksdb_memtable_bytes");
         assert!(epoch < 3 || memtables.unwrap().value > 0);
     }
     assert_eq!(read(&mut backend, "k").unwrap().as_deref(), Some(b"12345".as_slice()));
@@ -149,7 +149,7 @@ fn operands_of_many_checkpoints_become_one_value() {
 }
 
 #[test]
-fn an_append_to_a_stored_list_reads_nothing() {
+fn an_append_does_not_read_the_stored_list() {
     let folder = tempfile::tempdir().unwrap();
     let mut backend = backend(folder.path());
     backend.define(T, TableRules { merge: Some(Arc::new(Append)), ..TableRules::default() });
@@ -165,8 +165,8 @@ fn an_append_to_a_stored_list_reads_nothing() {
 }
 
 #[test]
-fn a_clear_of_many_rows_is_one_range_and_of_few_is_none() {
-    for (rows, ranges) in [(writer::MOST_DELETES - 1, 0), (writer::MOST_DELETES + 10, 1)] {
+fn only_a_clear_of_many_rows_becomes_a_range_tombstone() {
+    for (rows, ranges) in [(writer::MAX_POINT_DELETES - 1, 0), (writer::MAX_POINT_DELETES + 10, 1)] {
         let folder = tempfile::tempdir().unwrap();
         let mut backend = backend(folder.path());
         for sub in 0..rows {
@@ -186,14 +186,14 @@ fn a_clear_of_many_rows_is_one_range_and_of_few_is_none() {
     }
 }
 
-/// Returns the files of RocksDB's in a folder.
+/// Returns the table files in a folder.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     files.filter(|path| path.extension().is_some_and(|e| e == "sst")).collect()
 }
 
-/// Returns a backend of 2,000 rows, its base, and an empty backend to load that into.
-fn to_load(folder: &Path) -> (RocksDbBackend, Sealed, RocksDbBackend) {
+/// Returns a backend of 2,000 rows, its base, and an empty backend for a load of that base.
+fn base_and_empty_backend(folder: &Path) -> (RocksDbBackend, Sealed, RocksDbBackend) {
     let mut stored = backend(folder);
     (0..2000).for_each(|n: u32| write(&mut stored, &n.to_string(), "", Write::Put(&[7; 50])).unwrap());
     let base = seal(&mut stored, 1, 0, &KeyGroupSet::all(GROUPS));
@@ -201,13 +201,13 @@ fn to_load(folder: &Path) -> (RocksDbBackend, Sealed, RocksDbBackend) {
 }
 
 #[test]
-fn damaged_files_are_corrupt_and_the_folder_goes_with_the_backend() {
+fn damaged_files_are_reported_and_the_folder_is_deleted_with_the_backend() {
     let folder = tempfile::tempdir().unwrap();
-    let (_stored, base, mut loaded) = to_load(folder.path());
+    let (_stored, base, mut loaded) = base_and_empty_backend(folder.path());
     loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap();
     assert_eq!((loaded.stats().rows, loaded.stats().live_bytes), (2000, 2000 * 50 + 6890));
-    let place = folder.path().join("loaded");
-    let [file] = &files(&place)[..] else { panic!("{:?}", files(&place)) };
+    let database = folder.path().join("loaded");
+    let [file] = &files(&database)[..] else { panic!("{:?}", files(&database)) };
     let mut bytes = fs::read(file).unwrap();
     let middle = bytes.len() / 2;
     bytes[..middle].fill(0xee);
@@ -215,14 +215,14 @@ fn damaged_files_are_corrupt_and_the_folder_goes_with_the_backend() {
     let errors = (0..2000).filter_map(|n: u32| read(&mut loaded, &n.to_string()).err());
     let kinds: Vec<_> = errors.map(|error| error.kind()).collect();
     assert!(!kinds.is_empty() && kinds.iter().all(|kind| *kind == ErrorKind::Corrupt), "{kinds:?}");
-    // What was sealed is whole, whatever became of the files of others.
+    // The sealed base reads its own backend's files, which are intact.
     assert_eq!(rows(&base.parts[0]).len(), 2000);
     drop(loaded);
-    assert!(!place.exists() || fs::read_dir(place).unwrap().count() == 0);
+    assert!(!database.exists() || fs::read_dir(database).unwrap().count() == 0);
 }
 
 #[test]
-fn layers_that_cannot_be_written_stay_readable_and_are_tried_again() {
+fn layers_that_cannot_be_written_stay_readable_and_are_retried() {
     let folder = tempfile::tempdir().unwrap();
     let mut backend = backend(folder.path());
     let full = Arc::new(AtomicBool::new(true));
@@ -242,13 +242,13 @@ fn layers_that_cannot_be_written_stay_readable_and_are_tried_again() {
         event_time: Timestamp::MIN,
         processing_time: Timestamp::MIN,
     };
-    for epoch in 1..=MOST_FROZEN {
+    for epoch in 1..=MAX_FROZEN_LAYERS {
         write(&mut backend, &epoch.to_string(), "", Write::Put(b"v")).unwrap();
         let sealed = backend.seal(cut(epoch), &none()).unwrap();
         assert_eq!(rows(&sealed.parts[0]), [b"v".to_vec()]);
     }
-    // From here on nothing is tried but what is asked for.
-    (0..MOST_FROZEN).for_each(|_| tries.recv().unwrap());
+    // All layers were tried once: from here on only explicit retries write.
+    (0..MAX_FROZEN_LAYERS).for_each(|_| tries.recv().unwrap());
     write(&mut backend, "9", "", Write::Put(b"v")).unwrap();
     for _ in 0..2 {
         assert_eq!(backend.seal(cut(9), &none()).unwrap_err().kind(), ErrorKind::Limit);
@@ -263,7 +263,7 @@ fn layers_that_cannot_be_written_stay_readable_and_are_tried_again() {
 }
 
 #[test]
-fn what_waits_is_not_written_for_a_backend_that_is_dropped() {
+fn a_dropped_backend_discards_queued_layers() {
     let folder = tempfile::tempdir().unwrap();
     let mut backend = backend(folder.path());
     let (started, starts) = std::sync::mpsc::channel();
@@ -283,17 +283,17 @@ fn what_waits_is_not_written_for_a_backend_that_is_dropped() {
     }
     starts.recv().unwrap();
     backend.writer.stop();
-    // The thread may be gone by the second.
+    // The thread may end before the second release.
     (0..3).for_each(|_| release.send(()).unwrap_or_default());
     drop(backend);
-    assert!(starts.recv().is_err(), "nothing was begun after the first");
-    assert_eq!(rows(&bases[0]).len(), 3, "what is sealed needs no writer");
+    assert!(starts.recv().is_err(), "no write was started after the first");
+    assert_eq!(rows(&bases[0]).len(), 3, "a sealed base needs no writer");
 }
 
 #[test]
-fn a_full_disk_refuses_a_load_and_leaves_none_of_it() {
+fn a_load_on_a_full_disk_fails_and_adds_no_rows() {
     let folder = tempfile::tempdir().unwrap();
-    let (_stored, base, mut loaded) = to_load(folder.path());
+    let (_stored, base, mut loaded) = base_and_empty_backend(folder.path());
     std::os::unix::fs::symlink("/dev/full", loaded.db.folder().join("load-0.sst")).unwrap();
     let error = loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error:?}");
@@ -303,7 +303,7 @@ fn a_full_disk_refuses_a_load_and_leaves_none_of_it() {
 }
 
 #[test]
-fn a_folder_in_use_and_options_that_do_not_parse_are_refused() {
+fn a_folder_in_use_and_invalid_options_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let mut first = backend(folder.path());
     write(&mut first, "k", "", Write::Put(b"v")).unwrap();

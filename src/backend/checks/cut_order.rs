@@ -1,23 +1,27 @@
-//! The order of cuts that one backend has seen.
+//! The order of the cuts of one backend.
 
+use crate::backend::Outcome;
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Part};
 use crate::segment::Cut;
 
-use super::Outcome;
-
-/// Which epochs were sealed and which are covered by a commit.
+/// Sealed and committed epochs of one backend: refuses cuts out of order and outcomes of unknown epochs.
+///
+/// A seal calls [`CutOrder::check`] first and [`CutOrder::note`] once nothing else can refuse the cut.
 #[derive(Debug, Default)]
-pub(super) struct Cuts {
+pub struct CutOrder {
     last: Option<(Epoch, Part)>,
-    /// Sealed epochs that no commit covers yet, ascending.
+    /// Sealed epochs not yet covered by a commit, ascending.
     uncovered: Vec<Epoch>,
     committed: Option<Epoch>,
 }
 
-impl Cuts {
-    /// Refuses a cut that does not follow the last one.
-    pub(super) fn check(&self, cut: &Cut) -> Result<()> {
+impl CutOrder {
+    /// Refuses a cut that does not follow the last one: epochs rise, and parts rise within an epoch.
+    ///
+    /// # Errors
+    /// `Usage`.
+    pub fn check(&self, cut: &Cut) -> Result<()> {
         match self.last {
             Some((epoch, part)) if (cut.epoch, cut.part) <= (epoch, part) => {
                 Err(Error::usage("cut does not follow the last one")
@@ -30,16 +34,19 @@ impl Cuts {
         }
     }
 
-    /// Notes a cut that was checked.
-    pub(super) fn note(&mut self, cut: &Cut) {
+    /// Records a checked cut as the last one.
+    pub fn note(&mut self, cut: &Cut) {
         self.last = Some((cut.epoch, cut.part));
         if self.uncovered.last() != Some(&cut.epoch) {
             self.uncovered.push(cut.epoch);
         }
     }
 
-    /// Notes what became of an epoch. An epoch below a committed one may still be told of, late.
-    pub(super) fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
+    /// Records the outcome of an epoch. A late outcome of an epoch below a committed one is accepted.
+    ///
+    /// # Errors
+    /// `Usage` if the epoch was never sealed.
+    pub fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
         let sealed = self.uncovered.contains(&epoch) || self.committed.is_some_and(|committed| epoch <= committed);
         if !sealed {
             return Err(Error::usage("epoch was never sealed").with("epoch", epoch));
@@ -64,7 +71,7 @@ mod tests {
 
     #[test]
     fn cuts_rise_and_only_sealed_epochs_settle() {
-        let mut cuts = Cuts::default();
+        let mut cuts = CutOrder::default();
         for (epoch, part) in [(3, 0), (3, 1), (4, 0), (7, 2)] {
             cuts.check(&cut(epoch, part)).unwrap();
             cuts.note(&cut(epoch, part));

@@ -1,34 +1,35 @@
-//! How long rows are at most, by table: so that an operand is added without reading what it belongs to, and yet refused
-//! where the row would become too long.
+//! Upper bounds of row lengths by table. An operand is merged without reading its row, and still refused if the row
+//! would become too long.
 //!
-//! These are upper bounds: of rows in RocksDB that operands were added to blindly, the longest is taken to be the one
-//! that got the most. As long as no row of a table can be near the limit, nothing is read.
+//! For rows in RocksDB, the bound assumes that the longest row received the most operands. Nothing is read as long as
+//! no row of a table can be near the limit.
 
 use std::collections::BTreeMap;
 
 use crate::id::TableId;
 
+/// Bounds of payload bytes by table.
 #[derive(Debug, Default)]
-pub(super) struct Lengths {
+pub(super) struct LongestRows {
     /// Of rows below the active layer.
     below: BTreeMap<TableId, u64>,
-    /// Of rows that the active layer has, with what lies below them.
+    /// Of rows in the active layer, their payload below included.
     active: BTreeMap<TableId, u64>,
 }
 
-impl Lengths {
-    /// Returns what a row of `table` has at most below the active layer.
+impl LongestRows {
+    /// Returns the bound for rows of `table` below the active layer.
     pub(super) fn below(&self, table: TableId) -> u64 {
         self.below.get(&table).copied().unwrap_or(0)
     }
 
-    /// Notes what a row of the active layer has at most.
+    /// Raises the bound for rows of the active layer to at least `bytes`.
     pub(super) fn note(&mut self, table: TableId, bytes: u64) {
         let longest = self.active.entry(table).or_default();
         *longest = bytes.max(*longest);
     }
 
-    /// Notes that the active layer was sealed, or that its rows were loaded.
+    /// Moves the active layer's bounds below it, after a seal or a load.
     pub(super) fn seal(&mut self) {
         for (table, bytes) in std::mem::take(&mut self.active) {
             let longest = self.below.entry(table).or_default();
