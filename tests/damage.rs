@@ -14,7 +14,7 @@ use alluvium::job::JobSettings;
 use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::offline::{self, Level};
-use alluvium::segment::{Fold, Op, RowBatch, Rules};
+use alluvium::row::{Fold, Op, RowBatch, Rules};
 use alluvium::store::Store;
 use alluvium::{Error, ErrorKind, Result};
 use bytes::Bytes;

@@ -13,7 +13,7 @@ use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
 use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskEntry};
 use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
-use alluvium::segment::SegmentKind;
+use alluvium::row::SegmentKind;
 use alluvium::store::{Key, Store};
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;

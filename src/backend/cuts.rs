@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Part};
-use crate::segment::Cut;
+use crate::row::Cut;
 
 use super::Outcome;
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Columns, Op, Row, RowBatch, RowKey, RowSource};
+use crate::row::{Columns, Op, Row, RowBatch, RowKey, RowSource};
 
 use super::budget_spent;
 use super::place::{covering, group_of, known_place, read_clear};

@@ -25,7 +25,7 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Cut, GroupTimes, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules, check_value_length};
+use crate::row::{Cut, GroupTimes, Op, Piece, Row, RowKey, RowSource, Sealed, TableRules, check_value_length};
 use crate::time::Timestamp;
 
 pub use any::AnyBackend;
@@ -158,7 +158,7 @@ pub struct BackendStats {
 
 /// The state of one subtask.
 ///
-/// Values are at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535 bytes.
+/// Values are at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535 bytes.
 ///
 /// What the rows of a table mean stands in its [`TableRules`]: a value that has expired is no value, one of an older
 /// version is read in its present form. A table without rules holds bytes.

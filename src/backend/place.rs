@@ -3,7 +3,7 @@
 use crate::error::broken;
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::RowKey;
+use crate::row::RowKey;
 
 /// Bytes of a place beside the row's own: group, table, two lengths.
 const PLACE_OVERHEAD_BYTES: usize = 2 + 4 + 2 + 2;

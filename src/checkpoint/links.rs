@@ -14,9 +14,8 @@ use crate::error::Result;
 use crate::id::{Epoch, ObjectId, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{
-    EncodeOptions, Encoded, Encoder, RowSource, Rules, Sealed, SealedPart, SegmentKind, SegmentRef, Stack, sum,
-};
+use crate::row::{RowSource, Rules, Sealed, SealedPart, SegmentKind, Stack};
+use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 
 /// The chain of one subtask.
 #[derive(Debug)]

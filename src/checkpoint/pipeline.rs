@@ -25,10 +25,9 @@ use crate::id::{Attempt, Epoch, ObjectId, Part, SegmentId};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskManifest};
 use crate::place::pack::{PackBuilder, Packed};
+use crate::row::{GroupHeat, GroupTimes, SealedPart, SegmentKind, Statistic};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{
-    EncodeOptions, Encoded, Encoder, GroupHeat, GroupTimes, SealedPart, SegmentKind, SegmentRef, Statistic,
-};
+use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef};
 use crate::store::{Key, Put, Store};
 use crate::time::Timestamp;
 

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
-use crate::segment::{BlockEntry, RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack, touching};
+use crate::row::{RowSource, SegmentKind, Stack};
+use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
 use crate::store::{Key, Store};
 
 /// Segments up to this length are read in one request, index and all.

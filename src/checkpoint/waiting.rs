@@ -5,7 +5,8 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Encoded, RowBatch, RowSource, Run, SegmentRows, Stack};
+use crate::row::{RowBatch, RowSource, Run, Stack};
+use crate::segment::{Encoded, SegmentRows};
 
 /// A segment that is not placed yet, charged to a budget. Opening hashes every byte, so it is
 /// done on first read.

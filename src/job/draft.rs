@@ -14,7 +14,8 @@ use crate::manifest::{
     DurabilityLevel, Extension, ManifestKind, ObjectRef, OperatorManifest, SubtaskEntry, SubtaskManifest, TableSchema,
 };
 use crate::metrics;
-use crate::segment::{GroupHeat, SegmentKind, SegmentRef, sum};
+use crate::row::{GroupHeat, SegmentKind};
+use crate::segment::{SegmentRef, sum};
 
 impl Driver {
     /// Returns the manifest of `epoch`, to be committed.

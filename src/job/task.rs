@@ -22,8 +22,8 @@ use crate::manifest::rescale::Share;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::memory::MemoryBudget;
 use crate::metrics;
+use crate::row::Cut;
 use crate::runtime::SharedRuntime;
-use crate::segment::Cut;
 use crate::store::Store;
 use crate::time::Timestamp;
 

@@ -8,7 +8,7 @@ use super::{Extension, Manifest, proto};
 use crate::error::{Error, Result};
 use crate::id::OperatorId;
 use crate::key_group::KeyGroup;
-use crate::segment::GroupHeat;
+use crate::row::GroupHeat;
 
 const TAG: &str = "heat";
 

@@ -17,11 +17,11 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, Partitioner};
-use crate::segment::{SegmentRef, later_times};
+use crate::row::{GroupTimes, Ttl, later_times};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
-pub use crate::segment::{GroupTimes, Life, Ttl};
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
 pub(crate) use rules::check_handed_in;

@@ -6,7 +6,8 @@ use super::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution, Subtask
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupSet, check_parallelism, subtask_range};
-use crate::segment::{GroupTimes, SegmentRef, later_times, times_of};
+use crate::row::{GroupTimes, later_times, times_of};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 /// What each subtask of an operator restores.

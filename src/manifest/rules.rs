@@ -9,7 +9,8 @@ use super::{
 use crate::error::{Error, Result};
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
-use crate::segment::{SegmentKind, SegmentRef};
+use crate::row::SegmentKind;
+use crate::segment::SegmentRef;
 
 /// Longest name of anything.
 pub const MAX_NAME_BYTES: usize = 4096;

@@ -9,7 +9,7 @@ use super::weight::STATISTICS;
 use super::{Extension, Manifest, proto};
 use crate::error::Result;
 use crate::id::OperatorId;
-use crate::segment::Statistic;
+use crate::row::Statistic;
 
 const TAG: &str = "statistics";
 

@@ -7,7 +7,8 @@ use crate::codec::stored_enum;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
-use crate::segment::{GroupTimes, Life, SegmentKind, SegmentRef};
+use crate::row::{GroupTimes, Life, SegmentKind};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared });

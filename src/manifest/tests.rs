@@ -7,7 +7,7 @@ use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Part, SegmentId};
 use crate::key_group::{KeyGroupRange, subtask_range};
-use crate::segment::SegmentKind;
+use crate::row::{Life, SegmentKind};
 
 const PUT: PutId = PutId([5; 16]);
 const MAX: u16 = 8;

@@ -12,7 +12,8 @@ use crate::error::Result;
 use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
-use crate::segment::{GroupHeat, SegmentRef, Statistic, sum};
+use crate::row::{GroupHeat, Statistic};
+use crate::segment::{SegmentRef, sum};
 use crate::store::Store;
 
 /// How closely to look.

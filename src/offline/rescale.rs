@@ -12,7 +12,8 @@ use crate::id::{ObjectId, OperatorId, Subtask};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::OperatorPlan;
 use crate::manifest::{Manifest, OperatorManifest};
-use crate::segment::{SegmentKind, sum};
+use crate::row::SegmentKind;
+use crate::segment::sum;
 use crate::store::Store;
 
 /// What a restore at some parallelism reads.

@@ -21,8 +21,9 @@ use crate::manifest::{
     OperatorManifest, Redistribution, SubtaskEntry, SubtaskManifest,
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder, Packed};
+use crate::row::{Rules, SealedPart, SegmentKind};
 use crate::runtime::run_blocking;
-use crate::segment::{EncodeOptions, Encoded, Encoder, Rules, SealedPart, SegmentKind, SegmentRef, sum};
+use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 use crate::store::{Key, Put, Store};
 
 /// What to restore.

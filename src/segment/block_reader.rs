@@ -7,17 +7,14 @@ use std::ops::Range;
 use bytes::Bytes;
 use zstd::bulk::Decompressor;
 
-use super::SegmentKind;
-use super::format::{
-    BlockHeader, MAX_BLOCK_PARTS_BYTES, MAX_BLOCK_ROWS, MAX_PART_BYTES, MAX_VALUE_BYTES, Run, column, shape,
-};
+use super::format::{BlockHeader, MAX_BLOCK_PARTS_BYTES, MAX_BLOCK_ROWS, Run, column};
 use super::index::BlockEntry;
-use super::row::Columns;
-use super::span::{RowSpan, RowSpans, fits};
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::span::{RowSpan, RowSpans};
+use crate::row::{Columns, MAX_PART_BYTES, MAX_VALUE_BYTES, SegmentKind, shape};
 
 /// A decoded block. It is meant to be reused from block to block.
 #[derive(Default)]
@@ -236,7 +233,7 @@ impl<'a> Decoder<'a> {
         if shape > shape::MASK {
             return Err(Error::version("row has an operation that this build lacks").with("shape", shape));
         }
-        if !fits(shape) {
+        if !shape::fits(shape) {
             return Err(Error::corrupt("row has parts that its operation cannot have").with("row", at));
         }
         let start = offset(parts.len());

@@ -1,12 +1,12 @@
 //! Writes a block: rows into columns, columns into one payload.
 
-use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column, shape};
+use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column};
 use super::index::BlockEntry;
-use super::row::{Op, Row};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::KeyGroup;
+use crate::row::{Op, Row, shape};
 
 /// Rows of the block being written, as columns.
 #[derive(Debug, Default)]

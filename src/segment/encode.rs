@@ -1,11 +1,11 @@
 //! Encoding: a sealed part's rows, sorted and folded group by group, as segments.
 
-use super::batch::{Fold, RowBatch};
-use super::merge::FoldedGroup;
+use super::Encoded;
+use super::run::spill;
 use super::writer::{EncodeOptions, SegmentWriter};
-use super::{Encoded, SealedPart, SegmentKind};
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
+use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 
 /// Returns the segment of a sealed part. Equal rows give equal bytes, in whatever order they were written.
 ///
@@ -73,8 +73,7 @@ impl Encoder {
 
     fn write(&mut self, group: KeyGroup, writer: &mut SegmentWriter) -> Result<()> {
         let SealedPart { kind, rows, rules, .. } = &self.part;
-        let keep = if *kind == SegmentKind::Base { Fold::Base } else { Fold::Delta };
-        let mut folded = FoldedGroup::new(&**rows, group, keep, rules);
+        let mut folded = FoldedGroup::new(&**rows, group, Fold::of(*kind), rules).spilling(spill);
         while folded.next_batch(&mut self.batch)? {
             self.batch.iter().try_for_each(|row| writer.push(group, &row))?;
         }

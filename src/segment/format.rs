@@ -4,11 +4,7 @@ use crate::codec::bytes::{Reader, put_checksum, put_u8, put_u16, put_u32};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-
-/// Longest key, namespace or sub-key.
-pub const MAX_PART_BYTES: usize = 65_535;
-/// Longest value or merge operand.
-pub const MAX_VALUE_BYTES: usize = 64 << 20;
+use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES};
 
 pub(super) const MAGIC: [u8; 4] = *b"ALSG";
 pub(super) const VERSION: u16 = 1;
@@ -60,19 +56,6 @@ pub(super) mod column {
 
     /// Flag: a reader that does not know the column must refuse the block.
     pub(in super::super) const REQUIRED: u8 = 1;
-}
-
-/// A row's op and shape in one byte: bits 0 and 1 are the op, bits 2 to 4 tell which parts its place has.
-pub(super) mod shape {
-    pub(in super::super) const PUT: u8 = 0;
-    pub(in super::super) const DELETE: u8 = 1;
-    pub(in super::super) const MERGE: u8 = 2;
-    pub(in super::super) const CLEAR: u8 = 3;
-    pub(in super::super) const OP_MASK: u8 = 3;
-    pub(in super::super) const HAS_KEY: u8 = 4;
-    pub(in super::super) const HAS_NAMESPACE: u8 = 8;
-    pub(in super::super) const HAS_SUB: u8 = 16;
-    pub(in super::super) const MASK: u8 = 31;
 }
 
 /// How a block's payload is stored. The numbers are part of the format.

@@ -2,16 +2,17 @@
 
 use std::ops::Range;
 
+use super::SegmentRef;
 use super::format::{
     BLOCK_HEADER_BYTES, CHECKSUM_BYTES, HEADER_BYTES, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, VERSION, check_header,
     check_version,
 };
-use super::{SegmentKind, SegmentRef};
 use crate::codec::bytes::{Reader, put_length, put_u8, put_u16, put_u32};
 use crate::codec::trailer::find_index;
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
+use crate::row::SegmentKind;
 
 const RANGE_BYTES: usize = 4;
 const ENTRY_BYTES: usize = 3 * 4 + 2 * 2 + 16;

@@ -4,15 +4,15 @@ use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::batch::RowBatch;
 use super::block_reader::Block;
 use super::index::{BlockEntry, SegmentIndex};
-use super::run::Run;
-use super::{RowSource, SegmentKind, sum};
+use super::run::SegmentRun;
+use super::sum;
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::{RowBatch, RowSource, Run, SegmentKind};
 
 /// The rows of a segment for some groups, over bytes that were verified against the index.
 ///
@@ -74,9 +74,9 @@ impl SegmentRows {
     }
 
     /// Returns the rows of `group` as a run.
-    pub(crate) fn run(&self, group: KeyGroup) -> Run {
+    pub(crate) fn run(&self, group: KeyGroup) -> SegmentRun {
         let blocks = self.blocks_of(group).map(|(_, block)| block.clone()).collect();
-        Run::new((self.kind, self.spoken_for.clone()), group, blocks, 0)
+        SegmentRun::new((self.kind, self.spoken_for.clone()), group, blocks, 0)
     }
 
     /// Returns the blocks that may have rows of `group`, with their numbers.
@@ -144,7 +144,7 @@ impl RowSource for SegmentRows {
 
     fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
         self.check_asked(group)?;
-        Ok(vec![self.run(group)])
+        Ok(vec![Run::new(self.run(group))])
     }
 }
 

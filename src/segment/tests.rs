@@ -1,6 +1,7 @@
 //! Segments end to end: rows in, bytes, rows out; and bytes that are not what they should be.
 
 mod hostile;
+mod merge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,9 +10,12 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::TableId;
-use crate::key_group::KeyGroupRange;
+use crate::key_group::{KeyGroup, KeyGroupRange};
+use crate::row::{
+    Columns, Fold, MAX_PART_BYTES, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart,
+};
 
 /// A row that owns its bytes, with its group.
 #[derive(Debug, Clone, PartialEq)]

@@ -2,17 +2,15 @@
 
 use std::fmt;
 
+use super::Encoded;
 use super::block_writer::{BlockWriter, Compressor};
-use super::format::{
-    BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES, put_header,
-};
+use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, put_header};
 use super::index::{BlockEntry, SegmentIndex};
-use super::row::{PlaceBuf, Row, RowKey};
-use super::{Encoded, SegmentKind};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
+use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, Row, RowKey, RowKeyBuf, SegmentKind};
 
 /// How segments are written. Equal rows give equal bytes under equal options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +163,7 @@ impl SegmentWriter {
 struct Previous {
     any: bool,
     group: KeyGroup,
-    place: PlaceBuf,
+    place: RowKeyBuf,
 }
 
 impl Previous {

@@ -8,7 +8,7 @@ use alluvium::codec::typed::{Fixed, Raw};
 use alluvium::id::Seq;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
 use alluvium::manifest::Manifest;
-use alluvium::segment::SegmentKind;
+use alluvium::row::SegmentKind;
 use alluvium::store::Store;
 use alluvium::time::Timestamp;
 

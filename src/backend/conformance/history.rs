@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
+use crate::row::{RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
 
 /// The parts that were handed out, oldest first. As rows: for each group its newest base and what came after it.
 #[derive(Debug, Clone, Default)]

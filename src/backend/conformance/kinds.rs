@@ -7,8 +7,7 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::{ALL_SUBS, Entry, Outcome, Scope, SubRange};
 use crate::key_group::CurrentKey;
-use crate::segment::{Append, EncodeOptions, MergeOperator, Op, RowBatch, RowSource as _};
-use crate::segment::{SealedPart, SegmentRows, TableRules, encode};
+use crate::row::{Append, MergeOperator, Op, RowBatch, RowSource as _, SealedPart, TableRules};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
@@ -116,10 +115,9 @@ impl Stored {
     }
 }
 
-/// Replaces a part's rows by those of the segment that it becomes, and returns them.
+/// Folds a part's rows, as encoding does, and returns them.
 fn store(part: &mut SealedPart) -> Result<Vec<StoredRow>> {
-    let encoded = encode(part, EncodeOptions::default())?;
-    let rows = SegmentRows::open(encoded.bytes, &encoded.index_hash)?;
+    let rows = part.folded()?;
     let mut batch = RowBatch::new();
     part.groups.iter().try_for_each(|group| rows.append_group(group, &mut batch))?;
     part.rows = Arc::new(rows);

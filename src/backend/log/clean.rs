@@ -22,7 +22,7 @@ use super::record::Record;
 use super::region::{Half, REGION_OVERHEAD_BYTES, Region, Regions, Run};
 use crate::error::broken;
 use crate::key_group::KeyGroup;
-use crate::segment::Rules;
+use crate::row::Rules;
 
 /// Garbage that a half of a group may hold, as a part of what is live: with less, survivors are copied again and again.
 const GARBAGE_PART: u64 = 4;

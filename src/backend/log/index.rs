@@ -511,7 +511,7 @@ mod tests {
     use super::*;
     use crate::id::TableId;
     use crate::memory::MemoryBudget;
-    use crate::segment::{Columns, Op, Row, RowKey};
+    use crate::row::{Columns, Op, Row, RowKey};
 
     #[test]
     fn rows_of_one_key_and_tables_of_one_group_spread() {

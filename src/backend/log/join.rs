@@ -21,7 +21,7 @@ use super::pieces::Folded;
 use super::record::Record;
 use super::region::{Half, LARGE_RECORD_BYTES, REGION_BYTES, REGION_OVERHEAD_BYTES, Regions, Run};
 use crate::error::broken;
-use crate::segment::Rules;
+use crate::row::Rules;
 
 /// Small regions that a group may have however little it holds. In unit tests few, so that they join often.
 pub(super) const SMALL_MOST: u64 = if cfg!(test) { 4 } else { 64 };

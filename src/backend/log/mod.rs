@@ -41,7 +41,7 @@ use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{
+use crate::row::{
     Cut, Fold, FoldedGroup, GroupTimes, MergeOperator, Row, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
     SegmentKind, TableRules,
 };

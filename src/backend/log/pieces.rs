@@ -11,7 +11,7 @@ use super::index::{Address, Bucket};
 use super::record::{Draft, Mark, Place, Record, Shape};
 use super::region::Half;
 use crate::error::{Result, broken};
-use crate::segment::{MAX_VALUE_BYTES, OwnedPiece, Piece, Rules};
+use crate::row::{MAX_VALUE_BYTES, OwnedPiece, Piece, Rules};
 
 /// Pieces of a value that follow each other and are one from now on.
 #[derive(Debug)]

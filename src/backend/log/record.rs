@@ -17,7 +17,7 @@ use std::ops::Range;
 
 use crate::error::broken;
 use crate::id::TableId;
-use crate::segment::{Columns, FIRST_VERSION, Op, Piece, Row, RowKey};
+use crate::row::{Columns, FIRST_VERSION, Op, Piece, Row, RowKey};
 use crate::time::Timestamp;
 
 use super::super::RowRef;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::RowRef;
 use crate::error::broken;
 use crate::id::TableId;
-use crate::segment::{GroupTimes, Life};
+use crate::row::{GroupTimes, Life};
 
 /// The ids of tables, by slot. Slots are for life. A copy is cheap, and knows the tables there were.
 #[derive(Debug, Clone, Default)]

@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{
+use crate::row::{
     Below, Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed,
     SealedPart, SegmentKind, TableRules, check_value_length,
 };

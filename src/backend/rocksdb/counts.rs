@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::backend::heat::Heat;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::GroupHeat;
+use crate::row::GroupHeat;
 
 /// Counts by group. Those of rows and bytes are estimates: a row that was written without having been read is now and
 /// then taken for one that was there, and its old length for the mean.

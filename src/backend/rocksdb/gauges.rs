@@ -7,7 +7,7 @@ use rocksdb::statistics::Ticker;
 
 use super::db::Db;
 use crate::metrics;
-use crate::segment::Statistic;
+use crate::row::Statistic;
 
 /// Of the cache, which all databases of the process share.
 const SHARED: [(&str, &properties::PropName); 2] = [

@@ -11,7 +11,7 @@ use crate::backend::check_loadable;
 use crate::backend::place::{row_bytes, write_place};
 use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
+use crate::row::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
 /// A file ends with the first group that brings it to this size.
 const FILE_BYTES: u64 = 64 << 20;

@@ -54,7 +54,7 @@ use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{
+use crate::row::{
     Below, Cut, GroupTimes, MAX_VALUE_BYTES, OwnedPiece, Piece, RowKey, RowSource, Rules, Sealed, SealedPart,
     SegmentKind, TableRules,
 };

@@ -12,7 +12,7 @@ use super::cell::{Cell, joined, put_all};
 use super::db::Meaning;
 use crate::backend::place::read_place;
 use crate::error::Result;
-use crate::segment::{Below, OwnedPiece, Rules, TableRules};
+use crate::row::{Below, OwnedPiece, Rules, TableRules};
 
 /// Returns the cell that `older` and operands make; what the table's operator cannot merge stays side by side.
 ///

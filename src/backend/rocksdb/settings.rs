@@ -15,7 +15,7 @@ use super::rows::{Expiry, merge};
 use crate::error::{Error, Result};
 use crate::key_group::KeyGroupSet;
 use crate::memory::MemoryBudget;
-use crate::segment::Below;
+use crate::row::Below;
 
 /// A database's memtable is at most this large.
 const MEMTABLE_BYTES: usize = 64 << 20;

@@ -3,7 +3,7 @@
 use super::cell::Cell;
 use crate::backend::layer::{self, LayerSlot};
 use crate::error::{Result, broken};
-use crate::segment::{Columns, Op, Row, RowBatch, RowKey};
+use crate::row::{Columns, Op, Row, RowBatch, RowKey};
 
 /// What was written between two seals, in front of RocksDB.
 pub(super) type Layer = layer::Layer<Slot>;

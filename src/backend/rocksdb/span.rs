@@ -6,7 +6,7 @@ use crate::backend::SubRange;
 use crate::backend::place::{push_part, write_place};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::RowKey;
+use crate::row::RowKey;
 
 /// Places from one up to another, which is not among them.
 #[derive(Debug, Clone, PartialEq, Eq)]

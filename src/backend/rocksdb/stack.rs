@@ -18,7 +18,7 @@ use super::span::Span;
 use crate::backend::no_operator;
 use crate::error::Result;
 use crate::id::TableId;
-use crate::segment::{OwnedPiece, Rules};
+use crate::row::{OwnedPiece, Rules};
 use crate::time::Timestamp;
 
 /// A layer on its way into RocksDB: the number of layers up to it, and itself.

@@ -17,7 +17,7 @@ use super::slot::Layer;
 use super::span::Span;
 use crate::backend::place::{read_clear, read_place};
 use crate::error::{Error, Result};
-use crate::segment::{Rules, Statistic};
+use crate::row::{Rules, Statistic};
 
 /// A clear of more rows than this is one range in RocksDB: ranges slow reads down, each by a little.
 pub(super) const MOST_DELETES: usize = 64;

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::codec::bytes::{Reader, put_delimited};
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::segment::Upgrade;
+use crate::row::Upgrade;
 
 /// Reads a value of any version that the codec knows and writes the present one.
 pub(super) struct ValueUpgrade<V, C> {

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
-use crate::segment::Append;
+use crate::row::Append;
 
 use super::evolve::ListUpgrade;
 use super::tables::{TableOptions, Tables, Wanted};
@@ -56,7 +56,7 @@ impl<B: StateBackend> KeyedState<B> {
 /// A handle to a table of a list per key, or per key and namespace. A key without a list has an empty one.
 ///
 /// Adding costs the element, in time and in the next delta, however long the list is; reading costs the list, however
-/// many seals it was added over. A list has at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES), elements that
+/// many seals it was added over. A list has at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES), elements that
 /// have expired not counted: what would make it longer is refused.
 ///
 /// ```

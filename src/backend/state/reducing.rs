@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
-use crate::segment::MergeOperator;
+use crate::row::MergeOperator;
 
 use super::tables::{TableOptions, Tables, Wanted};
 use super::value::decode;

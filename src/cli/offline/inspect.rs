@@ -12,7 +12,8 @@ use alluvium::id::{OperatorId, Subtask};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
-use alluvium::segment::{GroupHeat, SegmentKind, SegmentRef};
+use alluvium::row::{GroupHeat, SegmentKind};
+use alluvium::segment::SegmentRef;
 use alluvium::store::{Key, Store};
 
 use super::super::{Finding, clock, print};

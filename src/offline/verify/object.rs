@@ -13,7 +13,8 @@ use crate::id::{Hash, ObjectId, Seq};
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{Layout, ObjectRef};
 use crate::place::pack::Pack;
-use crate::segment::{RowBatch, RowSource, SegmentIndex, SegmentRef, SegmentRows, Spare};
+use crate::row::{RowBatch, RowSource, Spare};
+use crate::segment::{SegmentIndex, SegmentRef, SegmentRows};
 use crate::store::{Key, KeyClass, Store};
 
 /// What is known of the lengths of data objects.

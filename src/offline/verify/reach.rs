@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::id::{Hash, JobId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
-use crate::segment::{SegmentKind, SegmentRef};
+use crate::row::SegmentKind;
+use crate::segment::SegmentRef;
 use crate::store::{Key, Store};
 
 /// Everything that live manifests refer to.

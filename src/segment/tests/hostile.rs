@@ -3,10 +3,11 @@
 use std::sync::LazyLock;
 
 use super::super::block_reader::Block;
-use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column, shape};
+use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column};
 use super::*;
 use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u16, put_u32, put_varint};
+use crate::row::shape;
 
 const GROUPS: u16 = 4;
 

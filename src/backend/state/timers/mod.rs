@@ -23,7 +23,7 @@ use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::{StateKind, TableSchema};
 use crate::memory::Charge;
-use crate::segment::TableRules;
+use crate::row::TableRules;
 use crate::time::Timestamp;
 
 use self::queue::Queue;

@@ -1,8 +1,10 @@
 //! Rules: what they keep, merge and let expire, and how far time has come per group.
 
-use super::super::times::Life;
 use super::*;
+use crate::error::Result;
 use crate::key_group::KeyGroupRange;
+use crate::row::piece::{OwnedPiece, Piece};
+use crate::row::{Life, MAX_VALUE_BYTES};
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)

@@ -1,83 +1,10 @@
-//! The row model: what every kind of state is made of.
+//! Rows: what each does to its place, and the columns that few have.
 
 use std::cmp::Ordering;
 
-use super::rules::{FIRST_VERSION, Piece};
-use crate::id::TableId;
+use super::key::RowKey;
+use super::piece::{FIRST_VERSION, Piece};
 use crate::time::Timestamp;
-
-/// A row's place within its key group.
-///
-/// Ordered by table, key, namespace and sub-key, bytewise, an absent part before every present one. A row of
-/// data has all parts. A [`Op::Clear`] lacks some and stands for all rows that have the parts it names:
-///
-/// | key | namespace | sub | clears |
-/// |---|---|---|---|
-/// | some | none | none | a key |
-/// | some | some | none | a key's namespace |
-/// | none | some | none | a namespace in the whole group |
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RowKey<'a> {
-    /// The table.
-    pub table: TableId,
-    /// The encoded key.
-    pub key: Option<&'a [u8]>,
-    /// The encoded namespace (a window, say); empty if the table has none.
-    pub namespace: Option<&'a [u8]>,
-    /// The encoded sub-key (of a map, say); empty if the table has none.
-    pub sub: Option<&'a [u8]>,
-}
-
-impl<'a> RowKey<'a> {
-    /// Returns the place of a row of data.
-    #[must_use]
-    pub const fn data(table: TableId, key: &'a [u8], namespace: &'a [u8], sub: &'a [u8]) -> Self {
-        Self { table, key: Some(key), namespace: Some(namespace), sub: Some(sub) }
-    }
-
-    /// Returns whether this is a place that `op` may have.
-    #[must_use]
-    pub const fn fits(&self, op: &Op<'_>) -> bool {
-        matches!(
-            (op, self.key, self.namespace, self.sub),
-            (Op::Clear, Some(_), _, None) | (Op::Clear, None, Some(_), None) | (_, Some(_), Some(_), Some(_))
-        ) && !matches!((op, self.sub), (Op::Clear, Some(_)))
-    }
-}
-
-/// A place that owns its bytes; reused from row to row.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PlaceBuf {
-    table: TableId,
-    key: Option<Vec<u8>>,
-    namespace: Option<Vec<u8>>,
-    sub: Option<Vec<u8>>,
-}
-
-impl PlaceBuf {
-    pub(super) fn get(&self) -> RowKey<'_> {
-        RowKey {
-            table: self.table,
-            key: self.key.as_deref(),
-            namespace: self.namespace.as_deref(),
-            sub: self.sub.as_deref(),
-        }
-    }
-
-    pub(super) fn set(&mut self, place: &RowKey<'_>) {
-        self.table = place.table;
-        let parts = [(&mut self.key, place.key), (&mut self.namespace, place.namespace), (&mut self.sub, place.sub)];
-        for (slot, part) in parts {
-            // Reuses the buffer: this runs once per row.
-            let mut buffer = slot.take().unwrap_or_default();
-            buffer.clear();
-            *slot = part.map(|part| {
-                buffer.extend_from_slice(part);
-                buffer
-            });
-        }
-    }
-}
 
 /// What a row does to its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

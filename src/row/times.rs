@@ -3,7 +3,7 @@
 //! Times belong to groups, not to subtasks: the next owner of a group, at whatever parallelism, continues from the
 //! group's own record. Lists of records are sorted by their groups, which do not overlap.
 
-use super::Ttl;
+use super::rules::Ttl;
 use crate::id::TableId;
 use crate::key_group::{KeyGroupRange, KeyGroupSet};
 use crate::time::Timestamp;

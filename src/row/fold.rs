@@ -1,20 +1,18 @@
-//! A group's rows, collected, sorted and folded: the one merge that encoding, restoring, materializing and
-//! comparing are all made of.
+//! The fold: the one merge that encoding, restoring, materializing and comparing are all made of.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
-use super::SegmentKind;
-use super::format::shape;
-use super::reader::SegmentRows;
-use super::row::{Columns, Row, RowKey};
-use super::rules::{Below, OwnedPiece, Rules, TableRules};
-use super::run::Run;
-use super::span::{RowSpan, RowSpans, shape_of};
-use super::writer::{EncodeOptions, SegmentWriter};
+use super::batch::{RowBatch, number};
+use super::key::RowKey;
+use super::op::{Columns, Row};
+use super::piece::OwnedPiece;
+use super::rules::{Below, Rules, TableRules};
+use super::sealed::SegmentKind;
+use super::shape;
+use super::span::RowSpan;
 use crate::error::{Error, Result};
 use crate::id::TableId;
-use crate::key_group::KeyGroup;
 use crate::time::Timestamp;
 
 /// What a fold keeps.
@@ -26,35 +24,16 @@ pub enum Fold {
     Delta,
 }
 
-/// Rows of one key group in position order, oldest first; after [`RowBatch::fold`] in key order.
-///
-/// It owns its bytes and is meant to be reused from group to group.
-#[derive(Debug, Default)]
-pub struct RowBatch {
-    /// Parts and payloads.
-    bytes: Vec<u8>,
-    spans: Vec<RowSpan>,
-    /// Of rows that have any.
-    columns: Vec<Columns>,
-    order: Vec<u32>,
-    /// Reused for sorting.
-    ranks: Vec<Rank>,
-    /// Where rows go that are too many; `None` if they are refused.
-    overflow: Option<Overflow>,
-}
-
-/// Rows that were too many for a batch.
-#[derive(Debug)]
-struct Overflow {
-    /// They are when they take this many bytes.
-    at: usize,
-    /// Oldest first.
-    runs: Vec<Run>,
+impl Fold {
+    /// Returns what the fold of a segment of this kind keeps.
+    pub(crate) fn of(kind: SegmentKind) -> Self {
+        if kind == SegmentKind::Base { Self::Base } else { Self::Delta }
+    }
 }
 
 /// Where a row sorts: what tells most rows apart, and its number.
 #[derive(Debug, Clone, Copy)]
-struct Rank {
+pub(super) struct Rank {
     table: TableId,
     at: u32,
     /// The key's first bytes after those that all keys share, as a number: of keys that differ in it, it orders as they do.
@@ -62,232 +41,6 @@ struct Rank {
 }
 
 impl RowBatch {
-    /// Returns an empty batch.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Forgets all rows, keeps the memory.
-    pub fn clear(&mut self) {
-        self.bytes.clear();
-        self.spans.clear();
-        self.columns.clear();
-        self.order.clear();
-        self.overflow = None;
-    }
-
-    fn clear_rows(&mut self) {
-        let overflow = self.overflow.take();
-        self.clear();
-        self.overflow = overflow;
-    }
-
-    /// From now on, until it is cleared, makes runs of rows that take more than `bytes`.
-    pub(super) fn overflow_at(&mut self, bytes: usize) {
-        self.overflow = Some(Overflow { at: bytes, runs: Vec::new() });
-    }
-
-    /// Returns the runs that were made, all older than the rows that it has.
-    pub(super) fn take_overflow(&mut self) -> Vec<Run> {
-        self.overflow.take().map(|overflow| overflow.runs).unwrap_or_default()
-    }
-
-    /// Makes a run of its rows if they are too many.
-    #[inline]
-    fn make_room(&mut self) -> Result<()> {
-        let bytes = self.bytes.len() + size_of::<RowSpan>() * self.spans.len();
-        if self.overflow.as_ref().is_some_and(|overflow| bytes >= overflow.at) { self.overflow() } else { Ok(()) }
-    }
-
-    #[cold]
-    fn overflow(&mut self) -> Result<()> {
-        let run = self.make_run()?;
-        if let Some(overflow) = &mut self.overflow {
-            overflow.runs.push(run);
-        }
-        self.clear_rows();
-        Ok(())
-    }
-
-    /// Folds its rows as those of a delta and returns them, compressed.
-    ///
-    /// # Errors
-    /// `Limit` if one is too large for a segment.
-    pub(super) fn make_run(&mut self) -> Result<Run> {
-        self.fold(Fold::Delta, &Rules::none())?;
-        // A batch does not know its group, and a run has but one.
-        let group = KeyGroup(0);
-        let groups = std::iter::once(group).collect();
-        let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, EncodeOptions::default())?;
-        self.iter().try_for_each(|row| writer.push(group, &row))?;
-        let encoded = writer.finish()?;
-        Ok(SegmentRows::open(encoded.bytes, &encoded.index_hash)?.run(group))
-    }
-
-    /// Returns how many rows it has (after a fold: how many remain).
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.order.len()
-    }
-
-    /// Returns the bytes of memory that it takes.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        (self.bytes.capacity() + self.spans.capacity() * size_of::<RowSpan>()) as u64
-    }
-
-    /// Returns whether it has no rows.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.order.is_empty()
-    }
-
-    /// Appends a row, newer than all before it.
-    ///
-    /// # Errors
-    /// `Usage` if the place does not fit the operation; `Limit` if the group's rows exceed 4 GiB.
-    pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
-        if !row.key.fits(&row.op) {
-            return Err(Error::usage("row has parts that its operation cannot have"));
-        }
-        self.make_room()?;
-        let length = |part: Option<&[u8]>| number(part.map_or(0, <[u8]>::len));
-        let payload = row.op.payload();
-        let mut span = RowSpan {
-            table: row.key.table,
-            shape: shape_of(row),
-            parts: number(self.bytes.len())?,
-            key: length(row.key.key)?,
-            namespace: length(row.key.namespace)?,
-            sub: length(row.key.sub)?,
-            payload_length: length(Some(payload))?,
-            columns: self.put_columns(row.columns)?,
-            payload: 0,
-        };
-        for part in [row.key.key, row.key.namespace, row.key.sub].into_iter().flatten() {
-            self.bytes.extend_from_slice(part);
-        }
-        span.payload = number(self.bytes.len())?;
-        self.bytes.extend_from_slice(payload);
-        number(self.bytes.len())?;
-        self.order.push(number(self.spans.len())?);
-        self.spans.push(span);
-        Ok(())
-    }
-
-    /// Appends rows, newer than all before them.
-    ///
-    /// # Errors
-    /// `Limit` as [`RowBatch::push`].
-    pub(super) fn append(&mut self, rows: &RowSpans<'_>) -> Result<()> {
-        let (Some(first), Some((parts, payloads))) = (rows.spans.first(), rows.bytes()) else { return Ok(()) };
-        self.make_room()?;
-        let parts_start = number(self.bytes.len())?;
-        self.bytes.extend_from_slice(parts);
-        let payloads_start = number(self.bytes.len())?;
-        self.bytes.extend_from_slice(payloads);
-        number(self.bytes.len())?;
-        let (start, end) = (number(self.spans.len())?, number(self.spans.len() + rows.spans.len())?);
-        self.order.extend(start..end);
-        self.spans.extend(rows.spans.iter().map(|span| RowSpan {
-            parts: span.parts - first.parts + parts_start,
-            payload: span.payload - first.payload + payloads_start,
-            ..*span
-        }));
-        if !rows.columns.is_empty() {
-            for span in self.spans.iter_mut().skip(start as usize).filter(|span| span.columns > 0) {
-                self.columns.extend(rows.columns.get(span.columns as usize - 1));
-                span.columns = number(self.columns.len())?;
-            }
-        }
-        Ok(())
-    }
-
-    fn put_columns(&mut self, columns: Columns) -> Result<u32> {
-        if columns == Columns::default() {
-            return Ok(0);
-        }
-        self.columns.push(columns);
-        number(self.columns.len())
-    }
-
-    /// Returns the rows in their present order.
-    pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
-        self.order.iter().filter_map(|&at| self.row(at))
-    }
-
-    /// Returns the rows in their present order, from number `start`.
-    pub(crate) fn iter_from(&self, start: usize) -> impl Iterator<Item = Row<'_>> {
-        self.order.iter().skip(start).filter_map(|&at| self.row(at))
-    }
-
-    /// Forgets the rows before `place`, once it is folded.
-    pub(super) fn skip_below(&mut self, place: &RowKey<'_>) {
-        let below = self.order.partition_point(|&at| self.place(at).is_some_and(|found| found < *place));
-        self.order.drain(..below);
-    }
-
-    pub(super) fn last(&self) -> Option<Row<'_>> {
-        self.row(*self.order.last()?)
-    }
-
-    #[inline]
-    fn row(&self, at: u32) -> Option<Row<'_>> {
-        self.spans.get(at as usize)?.row(&self.bytes, &self.bytes, &self.columns)
-    }
-
-    fn place(&self, at: u32) -> Option<RowKey<'_>> {
-        self.spans.get(at as usize)?.place(&self.bytes)
-    }
-
-    fn op(&self, at: u32) -> Option<u8> {
-        self.spans.get(at as usize).map(RowSpan::op)
-    }
-
-    fn rank(&self, at: u32, shared: usize) -> Option<Rank> {
-        let span = self.spans.get(at as usize)?;
-        let key = span.key(&self.bytes)?;
-        Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
-    }
-
-    /// Returns how many bytes all keys begin with.
-    fn shared_by_keys(&self) -> usize {
-        let mut keys = self.spans.iter().map(|span| span.key(&self.bytes).unwrap_or_default());
-        let Some(mut shared) = keys.next() else { return 0 };
-        for key in keys {
-            let alike = key.iter().zip(shared).take_while(|(a, b)| a == b).count();
-            shared = shared.get(..alike).unwrap_or_default();
-            if alike == 0 {
-                break;
-            }
-        }
-        shared.len()
-    }
-
-    #[inline]
-    fn compare(&self, a: &Rank, b: &Rank) -> Ordering {
-        match (a.table, a.prefix).cmp(&(b.table, b.prefix)) {
-            Ordering::Equal => self.compare_places(a.at, b.at),
-            order => order,
-        }
-    }
-
-    #[inline(never)]
-    fn compare_places(&self, a: u32, b: u32) -> Ordering {
-        self.place(a).cmp(&self.place(b))
-    }
-
-    /// Gives the tables of the rows other numbers.
-    pub(crate) fn renumber(&mut self, mut number: impl FnMut(TableId) -> TableId) {
-        let mut last: Option<(TableId, TableId)> = None;
-        for span in &mut self.spans {
-            let (_, new) =
-                last.filter(|(old, _)| *old == span.table).unwrap_or_else(|| (span.table, number(span.table)));
-            last = Some((span.table, new));
-            span.table = new;
-        }
-    }
-
     /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
     /// the merges after it, unless a newer clear covers them. Where a table has rules, what has expired goes, and
     /// operands merge; in a base, values of older versions become present ones.
@@ -415,11 +168,43 @@ impl RowBatch {
         self.spans.push(span);
         Ok(at)
     }
-}
 
-#[inline]
-fn number(number: usize) -> Result<u32> {
-    u32::try_from(number).map_err(|_| Error::limit("rows of one key group exceed 4 GiB: raise max_parallelism"))
+    fn op(&self, at: u32) -> Option<u8> {
+        self.spans.get(at as usize).map(RowSpan::op)
+    }
+
+    fn rank(&self, at: u32, shared: usize) -> Option<Rank> {
+        let span = self.spans.get(at as usize)?;
+        let key = span.key(&self.bytes)?;
+        Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
+    }
+
+    /// Returns how many bytes all keys begin with.
+    fn shared_by_keys(&self) -> usize {
+        let mut keys = self.spans.iter().map(|span| span.key(&self.bytes).unwrap_or_default());
+        let Some(mut shared) = keys.next() else { return 0 };
+        for key in keys {
+            let alike = key.iter().zip(shared).take_while(|(a, b)| a == b).count();
+            shared = shared.get(..alike).unwrap_or_default();
+            if alike == 0 {
+                break;
+            }
+        }
+        shared.len()
+    }
+
+    #[inline]
+    fn compare(&self, a: &Rank, b: &Rank) -> Ordering {
+        match (a.table, a.prefix).cmp(&(b.table, b.prefix)) {
+            Ordering::Equal => self.compare_places(a.at, b.at),
+            order => order,
+        }
+    }
+
+    #[inline(never)]
+    fn compare_places(&self, a: u32, b: u32) -> Ordering {
+        self.place(a).cmp(&self.place(b))
+    }
 }
 
 #[inline]
@@ -481,7 +266,7 @@ impl<'a> Clears<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::segment::Op;
+    use crate::row::Op;
 
     const T: TableId = TableId(1);
 
