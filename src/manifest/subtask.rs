@@ -1,5 +1,4 @@
-//! Between a subtask manifest's messages and its types. Each field is parsed here; rules across fields are
-//! `rules`'.
+//! Conversion between a subtask manifest's messages and its types, field by field; `rules` checks across fields.
 
 use super::convert::{bits128, each, required};
 use super::{Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskManifest, proto};

@@ -1,5 +1,4 @@
-//! A group's rows, collected, sorted and folded: the one merge that encoding, restoring, materializing and
-//! comparing are all made of.
+//! Row batches: the rows of one key group, in one buffer.
 
 use super::fold::{Fold, Rank};
 use super::key::RowKey;
@@ -11,28 +10,28 @@ use super::span::{RowSpan, RowSpans};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 
-/// Rows of one key group in position order, oldest first; after [`RowBatch::fold`] in key order.
+/// Rows of one key group, oldest first; in the order of their places after [`RowBatch::fold`].
 ///
-/// It owns its bytes and is meant to be reused from group to group.
+/// Owns its bytes. Reuse one batch from group to group.
 #[derive(Debug, Default)]
 pub struct RowBatch {
     /// Parts and payloads.
     pub(super) bytes: Vec<u8>,
     pub(super) spans: Vec<RowSpan>,
-    /// Of rows that have any.
+    /// The optional columns of rows that have any.
     columns: Vec<Columns>,
     pub(super) order: Vec<u32>,
-    /// Reused for sorting.
+    /// Scratch memory for sorting.
     pub(super) ranks: Vec<Rank>,
-    /// Where rows go that are too many; `None` if they are refused.
-    overflow: Option<Overflow>,
+    /// Runs of earlier rows; `None` if the batch keeps all rows.
+    spilled: Option<Spilled>,
 }
 
-/// Rows that were too many for a batch.
+/// Rows moved out of a batch into sorted runs.
 #[derive(Debug)]
-struct Overflow {
-    /// They are when they take this many bytes.
-    at: usize,
+struct Spilled {
+    /// The batch spills its rows once they take this many bytes.
+    limit_bytes: usize,
     spill: Spill,
     /// Oldest first.
     runs: Vec<Run>,
@@ -45,79 +44,79 @@ impl RowBatch {
         Self::default()
     }
 
-    /// Forgets all rows, keeps the memory.
+    /// Removes all rows and keeps the memory.
     pub fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
         self.columns.clear();
         self.order.clear();
-        self.overflow = None;
+        self.spilled = None;
     }
 
     fn clear_rows(&mut self) {
-        let overflow = self.overflow.take();
+        let spilled = self.spilled.take();
         self.clear();
-        self.overflow = overflow;
+        self.spilled = spilled;
     }
 
-    /// From now on, until it is cleared, makes runs of rows that take more than `bytes`.
-    pub(super) fn overflow_at(&mut self, bytes: usize, spill: Spill) {
-        self.overflow = Some(Overflow { at: bytes, spill, runs: Vec::new() });
+    /// Spills rows into runs at `limit_bytes`, until the batch is cleared.
+    pub(super) fn spill_at(&mut self, limit_bytes: usize, spill: Spill) {
+        self.spilled = Some(Spilled { limit_bytes, spill, runs: Vec::new() });
     }
 
-    /// Returns the runs that were made, all older than the rows that it has.
-    pub(super) fn take_overflow(&mut self) -> Vec<Run> {
-        self.overflow.take().map(|overflow| overflow.runs).unwrap_or_default()
+    /// Takes the spilled runs, all older than the rows in the batch.
+    pub(super) fn take_spilled(&mut self) -> Vec<Run> {
+        self.spilled.take().map(|spilled| spilled.runs).unwrap_or_default()
     }
 
-    /// Makes a run of its rows if they are too many.
+    /// Spills the rows if they take too many bytes.
     #[inline]
     fn make_room(&mut self) -> Result<()> {
         let bytes = self.bytes.len() + size_of::<RowSpan>() * self.spans.len();
-        if self.overflow.as_ref().is_some_and(|overflow| bytes >= overflow.at) { self.overflow() } else { Ok(()) }
+        if self.spilled.as_ref().is_some_and(|spilled| bytes >= spilled.limit_bytes) { self.spill() } else { Ok(()) }
     }
 
     #[cold]
-    fn overflow(&mut self) -> Result<()> {
-        let Some(Overflow { spill, .. }) = self.overflow else { return Ok(()) };
+    fn spill(&mut self) -> Result<()> {
+        let Some(Spilled { spill, .. }) = self.spilled else { return Ok(()) };
         let run = self.make_run(spill)?;
-        if let Some(overflow) = &mut self.overflow {
-            overflow.runs.push(run);
+        if let Some(spilled) = &mut self.spilled {
+            spilled.runs.push(run);
         }
         self.clear_rows();
         Ok(())
     }
 
-    /// Folds its rows as those of a delta and returns them as a run.
+    /// Folds the rows as a delta and returns them as a run.
     ///
     /// # Errors
-    /// `Limit` if one is too large for a segment.
+    /// `Limit` if a row is too large for a segment.
     pub(super) fn make_run(&mut self, spill: Spill) -> Result<Run> {
         self.fold(Fold::Delta, &Rules::none())?;
         spill(self)
     }
 
-    /// Returns how many rows it has (after a fold: how many remain).
+    /// Returns the number of rows; after a fold, of the rows left.
     #[must_use]
     pub fn len(&self) -> usize {
         self.order.len()
     }
 
-    /// Returns the bytes of memory that it takes.
+    /// Returns the bytes of memory taken.
     pub(crate) fn held_bytes(&self) -> u64 {
         (self.bytes.capacity() + self.spans.capacity() * size_of::<RowSpan>()) as u64
     }
 
-    /// Returns whether it has no rows.
+    /// Returns whether the batch has no rows.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.order.is_empty()
     }
 
-    /// Appends a row, newer than all before it.
+    /// Appends a row, newer than all rows so far.
     ///
     /// # Errors
-    /// `Usage` if the place does not fit the operation; `Limit` if the group's rows exceed 4 GiB.
+    /// `Usage` if the place does not fit the operation; `Limit` if the rows exceed 4 GiB.
     pub fn push(&mut self, row: &Row<'_>) -> Result<()> {
         if !row.key.fits(&row.op) {
             return Err(Error::usage("row has parts that its operation cannot have"));
@@ -129,9 +128,9 @@ impl RowBatch {
             table: row.key.table,
             shape: shape::of(row),
             parts: number(self.bytes.len())?,
-            key: length(row.key.key)?,
-            namespace: length(row.key.namespace)?,
-            sub: length(row.key.sub)?,
+            key_length: length(row.key.key)?,
+            namespace_length: length(row.key.namespace)?,
+            sub_length: length(row.key.sub)?,
             payload_length: length(Some(payload))?,
             columns: self.put_columns(row.columns)?,
             payload: 0,
@@ -147,7 +146,7 @@ impl RowBatch {
         Ok(())
     }
 
-    /// Appends rows, newer than all before them.
+    /// Appends rows, newer than all rows so far.
     ///
     /// # Errors
     /// `Limit` as [`RowBatch::push`].
@@ -183,17 +182,17 @@ impl RowBatch {
         number(self.columns.len())
     }
 
-    /// Returns the rows in their present order.
+    /// Returns the rows in their current order.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.order.iter().filter_map(|&at| self.row(at))
     }
 
-    /// Returns the rows in their present order, from number `start`.
+    /// Returns the rows in their current order, from index `start`.
     pub(crate) fn iter_from(&self, start: usize) -> impl Iterator<Item = Row<'_>> {
         self.order.iter().skip(start).filter_map(|&at| self.row(at))
     }
 
-    /// Forgets the rows before `place`, once it is folded.
+    /// Removes the rows before `place` from a folded batch.
     pub(super) fn skip_below(&mut self, place: &RowKey<'_>) {
         let below = self.order.partition_point(|&at| self.place(at).is_some_and(|found| found < *place));
         self.order.drain(..below);
@@ -212,7 +211,7 @@ impl RowBatch {
         self.spans.get(at as usize)?.place(&self.bytes)
     }
 
-    /// Gives the tables of the rows other numbers.
+    /// Replaces the table ids of the rows.
     pub(crate) fn renumber(&mut self, mut number: impl FnMut(TableId) -> TableId) {
         let mut last: Option<(TableId, TableId)> = None;
         for span in &mut self.spans {

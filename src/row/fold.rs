@@ -1,4 +1,5 @@
-//! The fold: the one merge that encoding, restoring, materializing and comparing are all made of.
+//! The fold: sorts a batch and keeps the rows that still matter. Encoding, restoring, materializing and comparing share
+//! this code.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -15,44 +16,46 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::time::Timestamp;
 
-/// What a fold keeps.
+/// The rows kept by a fold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fold {
-    /// The rows stand alone: deletes and clears have done their work and go.
+    /// No older rows lie below: deletes and clears are dropped once applied.
     Base,
-    /// Older rows lie below: deletes and clears stay.
+    /// Older rows lie below: deletes and clears are kept.
     Delta,
 }
 
 impl Fold {
-    /// Returns what the fold of a segment of this kind keeps.
+    /// Returns the fold for a segment of this kind.
     pub(crate) fn of(kind: SegmentKind) -> Self {
         if kind == SegmentKind::Base { Self::Base } else { Self::Delta }
     }
 }
 
-/// Where a row sorts: what tells most rows apart, and its number.
+/// The sort key of a row: decides most comparisons without reading the row.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rank {
     table: TableId,
+    /// The row's index.
     at: u32,
-    /// The key's first bytes after those that all keys share, as a number: of keys that differ in it, it orders as they do.
+    /// The first bytes of the key after the prefix common to all keys, big-endian. Orders keys correctly whenever
+    /// prefixes differ.
     prefix: u64,
 }
 
 impl RowBatch {
-    /// Sorts the rows by place and keeps, for each place, only what still matters: the newest put or delete and
-    /// the merges after it, unless a newer clear covers them. Where a table has rules, what has expired goes, and
-    /// operands merge; in a base, values of older versions become present ones.
+    /// Sorts the rows by place and keeps, at each place, the newest put or delete and the later merges, unless a newer
+    /// clear covers them. Rules of a table drop expired rows and merge operands; in a base they also upgrade values of
+    /// older versions.
     ///
     /// # Errors
-    /// What the rules' operators return; `Limit` as [`RowBatch::push`].
+    /// The errors of the rules' operators; `Limit` as [`RowBatch::push`].
     pub fn fold(&mut self, keep: Fold, rules: &Rules) -> Result<()> {
         let (mut kept, mut ranks) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ranks));
-        let shared = self.shared_by_keys();
+        let shared = self.common_prefix_length();
         ranks.clear();
         ranks.extend(kept.drain(..).filter_map(|at| self.rank(at, shared)));
-        // Stable: rows of one place stay oldest first. What is in order already is passed over.
+        // Stable: rows of one place stay oldest first. Rows already in order cost one pass.
         ranks.sort_by(|a, b| self.compare(a, b));
         let mut folded = Folded { kept, ruled: Vec::new() };
         for of_table in ranks.chunk_by(|a, b| a.table == b.table) {
@@ -61,10 +64,10 @@ impl RowBatch {
         }
         self.ranks = ranks;
         self.order = folded.kept;
-        self.insert(folded.ruled)
+        self.insert_ruled(folded.ruled)
     }
 
-    /// Folds the rows of one table, which are sorted.
+    /// Folds the sorted rows of one table.
     fn fold_table(
         &self,
         rows: &[Rank],
@@ -89,7 +92,7 @@ impl RowBatch {
             let remaining = visible.get(newest_whole..).unwrap_or_default();
             match rules.filter(|(table, _)| self.needs_rules(remaining, table, keep)) {
                 Some((table, now)) => {
-                    folded.ruled.push((folded.kept.len(), self.ruled(remaining, keep, table, now)?));
+                    folded.ruled.push((folded.kept.len(), self.apply_rules(remaining, keep, table, now)?));
                 }
                 None => {
                     let kept = |row: &&Rank| keep == Fold::Delta || self.op(row.at) != Some(shape::DELETE);
@@ -100,7 +103,7 @@ impl RowBatch {
         Ok(())
     }
 
-    /// Returns whether these rows of one place may not stay as they are.
+    /// Returns whether the table's rules may change these rows of one place.
     fn needs_rules(&self, rows: &[Rank], table: &TableRules, keep: Fold) -> bool {
         let merges = rows.iter().any(|row| self.op(row.at) == Some(shape::MERGE));
         let upgrades = keep == Fold::Base && table.upgrade.is_some();
@@ -108,20 +111,20 @@ impl RowBatch {
         table.ttl.is_some() || merges || (upgrades && rows.iter().filter_map(|row| self.row(row.at)).any(older))
     }
 
-    /// Returns what the rows of one place become by the rules of their table.
-    fn ruled(&self, rows: &[Rank], keep: Fold, table: &TableRules, now: Timestamp) -> Result<Vec<Ruled>> {
+    /// Applies the table's rules to the rows of one place.
+    fn apply_rules(&self, rows: &[Rank], keep: Fold, table: &TableRules, now: Timestamp) -> Result<Vec<Ruled>> {
         let Some(template) = rows.first().map(|row| row.at) else { return Ok(Vec::new()) };
         let whole = self.op(template) != Some(shape::MERGE);
         let pieces = rows.iter().filter(|row| matches!(self.op(row.at), Some(shape::PUT | shape::MERGE)));
         let pieces = pieces.filter_map(|row| Some(OwnedPiece::of(&self.row(row.at)?.piece()))).collect();
-        // Older versions are upgraded where everything is written anew; in a delta they stay what they were.
+        // Only a base upgrades older versions: it rewrites every row. A delta keeps them.
         let below = if whole || keep == Fold::Base { Below::Nothing } else { Below::Unknown };
         let living = table.combine(pieces, below, now, keep == Fold::Base)?;
         let ruled = |op, piece| Ruled { template, op, piece };
-        // Of a row that had operands only nothing is known but them, unless nothing lies below.
+        // Operands alone stay operands, unless nothing lies below.
         let mut first = if whole || keep == Fold::Base { shape::PUT } else { shape::MERGE };
         if living.is_empty() {
-            // An operand that renews the whole value takes it along, even one below that has no stamp to expire by.
+            // An operand that renews the whole value also expires it, even a value below without a stamp.
             let gone = whole || table.renews_whole();
             return Ok(if gone && keep == Fold::Delta { vec![ruled(shape::DELETE, None)] } else { Vec::new() });
         }
@@ -129,8 +132,8 @@ impl RowBatch {
         Ok(living.into_iter().map(Some).zip(std::iter::repeat_with(op)).map(|(piece, op)| ruled(op, piece)).collect())
     }
 
-    /// Inserts new rows into the order, each list where it was made.
-    fn insert(&mut self, ruled: Vec<(usize, Vec<Ruled>)>) -> Result<()> {
+    /// Inserts the rows made by rules into the order, each list at its position.
+    fn insert_ruled(&mut self, ruled: Vec<(usize, Vec<Ruled>)>) -> Result<()> {
         if ruled.is_empty() {
             return Ok(());
         }
@@ -148,7 +151,7 @@ impl RowBatch {
         Ok(())
     }
 
-    /// Adds a row at the place of its template and returns its number.
+    /// Adds a row at the place of its template and returns its index.
     fn add(&mut self, ruled: &Ruled) -> Result<u32> {
         let Some(mut span) = self.spans.get(ruled.template as usize).copied() else {
             return Err(Error::corrupt("a row is gone"));
@@ -179,8 +182,8 @@ impl RowBatch {
         Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
     }
 
-    /// Returns how many bytes all keys begin with.
-    fn shared_by_keys(&self) -> usize {
+    /// Returns the length of the prefix common to all keys.
+    fn common_prefix_length(&self) -> usize {
         let mut keys = self.spans.iter().map(|span| span.key(&self.bytes).unwrap_or_default());
         let Some(mut shared) = keys.next() else { return 0 };
         for key in keys {
@@ -217,21 +220,21 @@ fn prefix(key: &[u8]) -> u64 {
     u64::from_be_bytes(first)
 }
 
-/// What a fold has kept so far.
+/// The result of a fold so far.
 struct Folded {
     kept: Vec<u32>,
-    /// What rules made, each list with the number of rows kept before it.
+    /// Rows made by rules; each list with the number of kept rows before it.
     ruled: Vec<(usize, Vec<Ruled>)>,
 }
 
-/// A row that rules made, at the place of row `template`.
+/// A row made by rules, at the place of row `template`.
 struct Ruled {
     template: u32,
     op: u8,
     piece: Option<OwnedPiece>,
 }
 
-/// The clears of a table met so far in key order. Each sorts before all rows that it covers.
+/// The clears of a table so far, in the order of places. Each sorts before all rows covered by it.
 #[derive(Default)]
 struct Clears<'a> {
     namespaces: BTreeMap<&'a [u8], u32>,
@@ -253,7 +256,7 @@ impl<'a> Clears<'a> {
         }
     }
 
-    /// Returns whether a clear newer than `position` covers the row of data at `place`.
+    /// Returns whether a clear newer than `position` covers the data row at `place`.
     fn covers(&self, place: &RowKey<'_>, position: u32) -> bool {
         let (Some(key), Some(namespace)) = (place.key, place.namespace) else { return false };
         let of_namespace = self.namespaces.get(namespace).copied();
@@ -299,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn newest_wins_and_merges_stay_behind_their_base() {
+    fn the_newest_put_wins_and_later_merges_stay_behind_it() {
         let rows = [
             (data("b", ""), Op::Put(b"1")),
             (data("a", ""), Op::Put(b"1")),
@@ -314,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn clears_undo_older_rows_in_scope_and_nothing_else() {
+    fn clears_remove_older_rows_in_scope_and_no_others() {
         let rows = [
             (data("a", "w1"), Op::Put(b"1")),
             (data("a", "w2"), Op::Put(b"1")),
@@ -333,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn rows_are_in_the_order_of_their_places() {
+    fn folded_rows_are_in_the_order_of_their_places() {
         let keys: [&[u8]; 9] =
             [b"", b"\0", b"a", b"a\0", b"abcdefgh", b"abcdefgh\0", b"abcdefghi", b"abcdefgi", b"\xff\xff"];
         let (mut places, mut batch) = (vec![clear(None, Some("w")).0], RowBatch::new());
@@ -342,12 +345,12 @@ mod tests {
             places.extend(keys.iter().map(|other| RowKey::data(table, first, other, b"")));
             places.push(RowKey { sub: None, namespace: None, ..RowKey::data(T, first, b"", b"") });
         }
-        // Of all keys, and of those alone that share a prefix.
+        // Once with all keys, once with the keys that share a prefix.
         for shared in [&b""[..], b"abcd"] {
             batch.clear();
             let mut expected = places.clone();
             expected.retain(|place| place.key.unwrap_or_default().starts_with(shared));
-            // Clears first: they cover what is older.
+            // Clears first: a clear covers older rows only.
             expected.sort_by_key(|place| place.sub.is_some());
             for place in &expected {
                 let op = if place.sub.is_none() { Op::Clear } else { Op::Put(b"v") };

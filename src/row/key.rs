@@ -1,12 +1,12 @@
-//! Row keys: the place of a row within its key group.
+//! Row keys: the place of a row in its key group.
 
 use super::op::Op;
 use crate::id::TableId;
 
-/// A row's place within its key group.
+/// The place of a row in its key group.
 ///
-/// Ordered by table, key, namespace and sub-key, bytewise, an absent part before every present one. A row of
-/// data has all parts. A [`Op::Clear`] lacks some and stands for all rows that have the parts it names:
+/// Places are ordered by table, then bytewise by key, namespace and sub-key; an absent part sorts before every present
+/// one. A data row has all parts. An [`Op::Clear`] lacks some and applies to all rows with the parts it has:
 ///
 /// | key | namespace | sub | clears |
 /// |---|---|---|---|
@@ -19,20 +19,20 @@ pub struct RowKey<'a> {
     pub table: TableId,
     /// The encoded key.
     pub key: Option<&'a [u8]>,
-    /// The encoded namespace (a window, say); empty if the table has none.
+    /// The encoded namespace, such as a window; empty if the table has none.
     pub namespace: Option<&'a [u8]>,
-    /// The encoded sub-key (of a map, say); empty if the table has none.
+    /// The encoded sub-key, such as a map's key; empty if the table has none.
     pub sub: Option<&'a [u8]>,
 }
 
 impl<'a> RowKey<'a> {
-    /// Returns the place of a row of data.
+    /// Returns the place of a data row.
     #[must_use]
     pub const fn data(table: TableId, key: &'a [u8], namespace: &'a [u8], sub: &'a [u8]) -> Self {
         Self { table, key: Some(key), namespace: Some(namespace), sub: Some(sub) }
     }
 
-    /// Returns whether this is a place that `op` may have.
+    /// Returns whether a row with `op` may have this place.
     #[must_use]
     pub const fn fits(&self, op: &Op<'_>) -> bool {
         matches!(
@@ -42,7 +42,7 @@ impl<'a> RowKey<'a> {
     }
 }
 
-/// A place that owns its bytes; reused from row to row.
+/// A place that owns its bytes. Reused from row to row.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RowKeyBuf {
     table: TableId,
@@ -65,7 +65,7 @@ impl RowKeyBuf {
         self.table = place.table;
         let parts = [(&mut self.key, place.key), (&mut self.namespace, place.namespace), (&mut self.sub, place.sub)];
         for (slot, part) in parts {
-            // Reuses the buffer: this runs once per row.
+            // Runs once per row, so reuses the buffer.
             let mut buffer = slot.take().unwrap_or_default();
             buffer.clear();
             *slot = part.map(|part| {

@@ -1,11 +1,10 @@
-//! Merging: the rows of a key group, however many, folded in batches of bounded size.
+//! Merging: any number of rows of a key group, folded in batches of bounded size.
 //!
-//! Rows that stand in sorted runs are merged run by run, block by block. All places below the least of the places that
-//! the unfinished runs were read up to are complete: their rows make a batch, oldest run first, and the fold is that of
-//! [`RowBatch`]. Rows that are not sorted become sorted runs first, if they are too many for one batch.
+//! The merge decodes sorted runs block by block. Each unfinished run is decoded up to some place; all places below the
+//! least of these are complete. Their rows make a batch, oldest run first, folded as in [`RowBatch::fold`]. Unsorted rows
+//! too many for one batch become sorted runs first.
 //!
-//! Invariants: the rows of one place are in one batch; batches ascend; clears are kept as long as they can cover rows that
-//! are to come.
+//! Invariants: the rows of one place are in one batch; batches ascend; a clear is kept while it can cover later rows.
 
 use super::batch::RowBatch;
 use super::fold::Fold;
@@ -17,14 +16,14 @@ use super::source::RowSource;
 use crate::error::Result;
 use crate::key_group::KeyGroup;
 
-/// What a fold holds at a time.
+/// Memory bounds of a fold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Sorted rows of more bytes are merged; fewer are appended and sorted, which is quicker.
+    /// Sorted rows above this are merged; fewer are appended and sorted, which is faster.
     pub(crate) appended_bytes: u64,
-    /// Bytes of blocks that a merge decodes for a batch.
+    /// Bytes of blocks decoded for one batch of a merge.
     pub(crate) decoded_bytes: usize,
-    /// Rows of more bytes that are not sorted become several runs.
+    /// Unsorted rows above this become several runs.
     pub(crate) batch_bytes: usize,
 }
 
@@ -35,8 +34,8 @@ impl Bounds {
 /// The rows of a key group, folded, in batches of bounded size.
 ///
 /// # Cost
-/// Up to 64 MiB of sorted rows, or 256 MiB of others, are one batch. More sorted rows cost memory for a block or a few of each
-/// run, beside the runs; more of others are compressed while they are sorted.
+/// Up to 64 MiB of sorted rows are one batch; more cost memory for a few decoded blocks of each run, beside the runs.
+/// Unsorted rows are one batch; the encoder compresses each 256 MiB of them into a run.
 #[derive(Debug)]
 pub struct FoldedGroup<'a> {
     rows: &'a dyn RowSource,
@@ -56,7 +55,7 @@ enum Stage {
 }
 
 impl<'a> FoldedGroup<'a> {
-    /// Returns the rows of `group`, of which nothing is read yet; the rules are those that hold for it.
+    /// Returns the folded rows of `group`, not read yet, under the group's own rules.
     #[must_use]
     pub fn new(rows: &'a dyn RowSource, group: KeyGroup, keep: Fold, rules: &'a Rules) -> Self {
         Self::within(Bounds::DEFAULT, rows, group, keep, rules)
@@ -72,15 +71,16 @@ impl<'a> FoldedGroup<'a> {
         Self { rows, group, keep, rules: rules.of(group), stage: Stage::Unread, bounds, spill: None }
     }
 
-    /// Makes sorted runs of unsorted rows that are too many for one batch.
+    /// Spills unsorted rows too many for one batch into sorted runs.
     pub(crate) fn spilling(self, spill: Spill) -> Self {
         Self { spill: Some(spill), ..self }
     }
 
-    /// Fills `batch` with the next rows, in the order of their places; false, and an empty batch, if there are no more.
+    /// Replaces the rows of `batch` with the next rows, in the order of their places. Returns false, and an empty batch,
+    /// at the end.
     ///
     /// # Errors
-    /// What the source and the rules return. The rows that were handed out before are of no use then.
+    /// The errors of the source and the rules. Discard the rows returned before.
     pub fn next_batch(&mut self, batch: &mut RowBatch) -> Result<bool> {
         batch.clear();
         match std::mem::replace(&mut self.stage, Stage::Done) {
@@ -96,7 +96,7 @@ impl<'a> FoldedGroup<'a> {
         }
     }
 
-    /// Reads the rows into `batch`, or returns the runs that are to be merged because they are too many.
+    /// Reads the rows into `batch`, or returns a merge if they are too many.
     fn read(&self, batch: &mut RowBatch) -> Result<Option<Merge<Run>>> {
         let merge = |runs| Some(Merge::new(runs, self.bounds.decoded_bytes));
         if self.rows.sorted_bytes(self.group).is_some_and(|bytes| bytes > self.bounds.appended_bytes) {
@@ -106,9 +106,9 @@ impl<'a> FoldedGroup<'a> {
             self.rows.append_group(self.group, batch)?;
             return Ok(None);
         };
-        batch.overflow_at(self.bounds.batch_bytes, spill);
+        batch.spill_at(self.bounds.batch_bytes, spill);
         self.rows.append_group(self.group, batch)?;
-        let mut runs = batch.take_overflow();
+        let mut runs = batch.take_spilled();
         if runs.is_empty() {
             return Ok(None);
         }
@@ -124,24 +124,24 @@ impl<'a> FoldedGroup<'a> {
     }
 }
 
-/// What a step of a merge came to.
+/// The result of one step of a merge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// There are rows.
+    /// The batch has rows.
     Rows,
-    /// The run of this number has to be given blocks first.
+    /// The run with this index needs more blocks first.
     Starved(usize),
-    /// There are no more rows.
+    /// No rows are left.
     End,
 }
 
-/// Sorted runs of one key group on their way to one.
+/// A merge of sorted runs of one key group.
 #[derive(Debug)]
 pub(crate) struct Merge<R> {
     /// Oldest first.
     runs: Vec<Source<R>>,
     decoded_bytes: usize,
-    /// All places below it are done.
+    /// All places below this one were returned.
     done: Option<RowKeyBuf>,
     spare: Spare,
 }
@@ -149,11 +149,11 @@ pub(crate) struct Merge<R> {
 #[derive(Debug)]
 struct Source<R> {
     run: R,
-    /// Clears that were taken and can cover rows that are to come.
+    /// Clears already taken that can cover later rows.
     clears: RowBatch,
 }
 
-/// How far the decoded rows are complete.
+/// The places with all their rows decoded.
 enum Reach {
     All,
     Below(RowKeyBuf),
@@ -161,21 +161,21 @@ enum Reach {
 }
 
 impl<R: SortedRun> Merge<R> {
-    /// * `decoded_bytes`: how many bytes of blocks to decode for a batch, if they are there.
+    /// Returns a merge of `runs`, oldest first, decoding about `decoded_bytes` of blocks for each batch.
     pub(crate) fn new(runs: Vec<R>, decoded_bytes: usize) -> Self {
         let runs = runs.into_iter().map(|run| Source { run, clears: RowBatch::new() }).collect();
         Self { runs, decoded_bytes, done: None, spare: Spare::default() }
     }
 
-    /// Returns the run of this number.
+    /// Returns the run with this index.
     pub(crate) fn run(&mut self, at: usize) -> Option<&mut R> {
         self.runs.get_mut(at).map(|source| &mut source.run)
     }
 
-    /// Replaces what `batch` holds by the next rows, folded.
+    /// Replaces the rows of `batch` with the next rows, folded.
     ///
     /// # Errors
-    /// `Corrupt` or `Version` from the blocks; what the rules return.
+    /// `Corrupt` or `Version` for a bad block; the errors of the rules.
     pub(crate) fn step(&mut self, keep: Fold, rules: &Rules, batch: &mut RowBatch) -> Result<Step> {
         loop {
             batch.clear();
@@ -187,13 +187,13 @@ impl<R: SortedRun> Merge<R> {
             self.collect(bound.as_ref(), batch)?;
             batch.fold(keep, rules)?;
             if let Some(done) = &self.done {
-                // Clears of the batch before.
+                // Clears carried over from earlier batches, already returned.
                 batch.skip_below(&done.get());
             }
             match (batch.is_empty(), bound) {
                 (true, None) => return Ok(Step::End),
                 (empty, bound) => {
-                    // With no bound all is taken: the next step finds nothing.
+                    // Without a bound all rows are taken, and the next step ends.
                     self.done = bound;
                     if !empty {
                         return Ok(Step::Rows);
@@ -203,7 +203,7 @@ impl<R: SortedRun> Merge<R> {
         }
     }
 
-    /// Decodes blocks until there is enough for a batch, and returns how far rows are complete.
+    /// Decodes blocks until a batch is full and returns the complete places.
     fn reach(&mut self) -> Result<Reach> {
         loop {
             let unfinished = self.runs.iter().enumerate().filter(|(_, source)| !source.run.is_decoded());
@@ -231,7 +231,7 @@ impl<R: SortedRun> Merge<R> {
         self.runs.iter().any(|source| source.run.first().is_some_and(|first| first < *bound))
     }
 
-    /// Takes the rows below `bound`, run by run, each behind the clears that were taken of it before.
+    /// Takes the rows below `bound`, oldest run first, each run's rows after the clears carried over from it.
     fn collect(&mut self, bound: Option<&RowKeyBuf>, batch: &mut RowBatch) -> Result<()> {
         let bound = bound.map(RowKeyBuf::get);
         for Source { run, clears } in &mut self.runs {
@@ -248,7 +248,7 @@ impl<R: SortedRun> Merge<R> {
     }
 }
 
-/// Returns whether a clear below `bound` can cover rows that are not below it.
+/// Returns whether a clear below `bound` can cover rows at or above `bound`.
 fn can_cover(clear: &RowKey<'_>, bound: &RowKey<'_>) -> bool {
     let of_key = clear.key.is_none() || clear.key == bound.key;
     let of_namespace = clear.key.is_none() || clear.namespace.is_none() || clear.namespace == bound.namespace;

@@ -1,12 +1,15 @@
-//! The row model: what every kind of state is made of, wherever it lies.
+//! The row model: every kind of state is rows.
 //!
-//! Backends hand rows out at a seal and take them back at a load; segments store them. A row has a key, an operation and
-//! a few optional columns. Rules say how operands merge and what expires; the fold applies them to a batch of rows.
+//! Backends hand rows out at a seal and take rows back at a load; segments store rows. A row has a place, an operation
+//! and a few optional columns. Rules define how operands merge and which rows expire; the fold applies the rules to a
+//! batch of rows.
 //!
-//! Invariants: nothing here knows how rows are stored, or reads a clock.
+//! Invariants: no code here knows the segment format or reads a clock.
 
 mod batch;
 mod fold;
+#[cfg(any(test, feature = "conformance"))]
+mod folded;
 mod key;
 mod merge;
 mod op;
@@ -37,9 +40,9 @@ pub(crate) use run::{SortedRun, Spare};
 pub use sealed::{Cut, GroupHeat, Sealed, SealedPart, SegmentKind, Statistic};
 pub use source::{RowSource, Stack};
 pub use times::{GroupTimes, Life};
-pub(crate) use times::{narrowed as times_of, united as later_times};
+pub(crate) use times::{later_times, times_of};
 
-/// Longest key, namespace or sub-key.
+/// Maximum length of a key, a namespace or a sub-key.
 pub const MAX_PART_BYTES: usize = 65_535;
-/// Longest value or merge operand.
+/// Maximum length of a value or a merge operand.
 pub const MAX_VALUE_BYTES: usize = 64 << 20;

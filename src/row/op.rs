@@ -1,4 +1,4 @@
-//! Rows: what each does to its place, and the columns that few have.
+//! Rows: an operation at a place, with optional columns.
 
 use std::cmp::Ordering;
 
@@ -6,21 +6,21 @@ use super::key::RowKey;
 use super::piece::{FIRST_VERSION, Piece};
 use crate::time::Timestamp;
 
-/// What a row does to its place.
+/// The operation of a row on its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Op<'a> {
-    /// Its value is this.
+    /// Sets the value.
     Put(&'a [u8]),
-    /// It has no value.
+    /// Removes the value.
     Delete,
-    /// Its value is the value before, merged with this operand by the table's merge operator.
+    /// Merges this operand into the value, by the table's merge operator.
     Merge(&'a [u8]),
-    /// No row that has the named parts exists: it undoes all older rows, none of its own segment.
+    /// Removes all older rows with the named parts, but no row of its own segment.
     Clear,
 }
 
 impl<'a> Op<'a> {
-    /// Returns the operation's bytes: a value, an operand, or nothing.
+    /// Returns the value or the operand; empty for other operations.
     #[must_use]
     pub const fn payload(&self) -> &'a [u8] {
         match self {
@@ -29,27 +29,27 @@ impl<'a> Op<'a> {
         }
     }
 
-    /// Returns whether it says something where no older rows lie below.
+    /// Returns whether the operation has an effect where no older rows lie below.
     #[must_use]
     pub const fn belongs_in_base(&self) -> bool {
         matches!(self, Op::Put(_) | Op::Merge(_))
     }
 }
 
-/// Optional columns of a row.
+/// The optional columns of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Columns {
-    /// When it was last written, or read where reading renews it: what its life is counted from. In milliseconds since
-    /// the Unix epoch, in the time that its table expires by.
+    /// Time of the last write, or of the last read if reads renew; the row's life starts here. Milliseconds since the
+    /// Unix epoch, in the time domain of the table's expiry.
     pub stamp: Option<i64>,
-    /// Version of the schema that its value was written with, if not 1.
+    /// Version of the value's schema, if not 1.
     pub schema: Option<u32>,
-    /// The hash that the engine handed in for its key.
+    /// The engine's hash of the key.
     pub routing: Option<u64>,
 }
 
 impl Columns {
-    /// Returns the columns of a row that has this piece.
+    /// Returns the columns of a row with this piece.
     #[must_use]
     pub fn of(piece: &Piece<'_>, routing: Option<u64>) -> Self {
         let schema = (piece.version != FIRST_VERSION).then_some(piece.version);
@@ -62,14 +62,14 @@ impl Columns {
 pub struct Row<'a> {
     /// Its place.
     pub key: RowKey<'a>,
-    /// What it does there.
+    /// Its operation.
     pub op: Op<'a>,
     /// Its optional columns.
     pub columns: Columns,
 }
 
 impl<'a> Row<'a> {
-    /// Returns its value or operand.
+    /// Returns the value or the operand.
     #[must_use]
     pub fn piece(&self) -> Piece<'a> {
         Piece {
@@ -79,8 +79,8 @@ impl<'a> Row<'a> {
         }
     }
 
-    /// Returns whether it may come after a row of `place` in a folded key group: places ascend, and only merges
-    /// follow others of their own place.
+    /// Returns whether this row may follow a row at `place` in a folded key group: places ascend, and only a merge
+    /// may repeat the place.
     #[must_use]
     pub fn may_follow(&self, place: &RowKey<'_>) -> bool {
         match place.cmp(&self.key) {

@@ -1,20 +1,20 @@
-//! Pieces: what a row's value is made of.
+//! Pieces: stored values and operands. A row's value is its pieces merged, oldest first.
 
 use super::MAX_VALUE_BYTES;
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
-/// Version of values that carry none.
+/// Version of values stored without one.
 pub const FIRST_VERSION: u32 = 1;
 
-/// A value or an operand as it is stored. A row's value is what its pieces make, oldest first.
+/// A stored value or operand. A row's value is its pieces merged, oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Piece<'a> {
     /// Its bytes.
     pub bytes: &'a [u8],
     /// Version of their encoding.
     pub version: u32,
-    /// When it was last written, or read where reading renews it; in the time that its table expires by.
+    /// Time of the last write, or of the last read if reads renew, in the time domain of the table's expiry.
     pub stamp: Option<Timestamp>,
 }
 
@@ -36,7 +36,7 @@ impl OwnedPiece {
     }
 }
 
-/// Refuses a value of so many bytes if that is too long.
+/// Refuses a value longer than [`MAX_VALUE_BYTES`].
 ///
 /// # Errors
 /// `Limit`.

@@ -1,4 +1,4 @@
-//! Sorted runs: rows of one key group that stand in order somewhere, decoded a few at a time.
+//! Sorted runs: rows of one key group in order, decoded block by block.
 
 use std::any::Any;
 use std::fmt::Debug;
@@ -7,10 +7,10 @@ use super::batch::RowBatch;
 use super::key::RowKey;
 use crate::error::Result;
 
-/// Makes a run of a folded batch, in less memory than the batch takes.
+/// Turns a folded batch into a run that takes less memory.
 pub(crate) type Spill = fn(&RowBatch) -> Result<Run>;
 
-/// A sorted run: rows of one key group in the order of their keys.
+/// A sorted run: rows of one key group in the order of their places.
 #[derive(Debug)]
 pub struct Run(Box<dyn SortedRun>);
 
@@ -25,16 +25,16 @@ pub(crate) trait SortedRun: Debug + Send + Sync {
     /// Returns whether every row is decoded.
     fn is_decoded(&self) -> bool;
 
-    /// Returns the bytes of decoded blocks that have rows left.
+    /// Returns the bytes of decoded blocks with rows left.
     fn decoded_bytes(&self) -> usize;
 
-    /// Returns the key of the last decoded row, taken or not.
+    /// Returns the place of the last decoded row, taken or not.
     fn last(&self) -> Option<RowKey<'_>>;
 
-    /// Returns the key of the first decoded row that was not taken.
+    /// Returns the place of the first decoded row not yet taken.
     fn first(&self) -> Option<RowKey<'_>>;
 
-    /// Decodes the next block into a buffer of `spare`; false if it has none at hand.
+    /// Decodes the next block into a buffer of `spare`. Returns false if no block is at hand.
     ///
     /// # Errors
     /// `Corrupt` or `Version` if the block is damaged or too new.
@@ -73,7 +73,7 @@ impl SortedRun for Run {
     }
 }
 
-/// Decoding buffers that the runs of one merge share and reuse.
+/// Decoding buffers shared and reused by the runs of one merge.
 #[derive(Debug, Default)]
 pub(crate) struct Spare(Vec<Box<dyn Any + Send + Sync>>);
 

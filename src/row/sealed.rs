@@ -1,86 +1,82 @@
-//! What a seal hands out.
+//! The result of a seal: frozen rows by key groups, with sizes and statistics.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::batch::RowBatch;
-use super::fold::Fold;
-use super::merge::FoldedGroup;
 use super::rules::Rules;
 use super::source::{RowSource, Stack};
 use crate::codec::stored_enum;
-use crate::error::Result;
 use crate::id::{Epoch, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::time::Timestamp;
 
-/// What a segment holds. The numbers are part of the format.
+/// The content of a segment. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum SegmentKind {
-    /// All live rows of its key groups: older segments of these groups are not needed.
+    /// All live rows of its key groups; replaces every older segment of these groups.
     Base = 1,
-    /// What changed in its key groups since the segments before it.
+    /// The changes in its key groups since the previous segment.
     Delta = 2,
-    /// Opaque content of another engine or of the embedder.
+    /// Opaque bytes of another engine or of the embedder.
     Foreign = 3,
 }
 
 stored_enum!(SegmentKind { Base, Delta, Foreign });
 
-/// The instant of a seal. Expiry at encode uses these times, never a clock.
+/// The instant of a seal. Encoding expires rows by these times, never by a clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cut {
-    /// The epoch that the seal belongs to.
+    /// The epoch of the seal.
     pub epoch: Epoch,
-    /// The seal within the epoch, from 0.
+    /// The seal's number within the epoch, from 0.
     pub part: Part,
     /// The watermark.
     pub event_time: Timestamp,
-    /// The wall clock's time.
+    /// The wall-clock time.
     pub processing_time: Timestamp,
 }
 
-/// What one seal froze: a promise of bytes that owns what it needs, so that encoding runs on another thread
-/// while the backend moves on. It is handed out once; its holder carries it until a committed manifest lists it.
+/// The rows frozen by one seal. Owns its data, so encoding runs on another thread while the backend continues.
+///
+/// A backend hands each one out once; the holder keeps it until a committed manifest lists it.
 #[derive(Debug)]
 pub struct Sealed {
-    /// When it was sealed.
+    /// The instant of the seal.
     pub cut: Cut,
     /// At most one `Base` and one `Delta`, with disjoint groups. Empty if nothing changed.
     pub parts: Vec<SealedPart>,
-    /// Distinct rows that changed since the seal before; not those that came and went.
+    /// Distinct rows changed since the previous seal, without rows both created and deleted since.
     pub dirty_rows: u64,
-    /// The groups that have such rows, ascending.
+    /// The groups with dirty rows, ascending.
     pub heat: Vec<GroupHeat>,
-    /// What the engine below the backend says of itself, as of some time before; sums over subtasks mean something. Empty
-    /// if there is none.
+    /// Numbers reported by the engine below the backend, possibly slightly old; each can be summed over subtasks. Empty
+    /// without such an engine.
     pub statistics: Arc<[Statistic]>,
 }
 
-/// A number that an engine knows of itself.
+/// A number reported by the engine below a backend.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statistic {
-    /// Its name, with its unit at the end where it has one.
+    /// Its name, ending with the unit, if any.
     pub name: String,
     /// Its value.
     pub value: u64,
 }
 
-/// How large and how busy a key group is, at a seal.
+/// Size and load of a key group at a seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GroupHeat {
     /// The group.
     pub group: KeyGroup,
-    /// Live rows; rows that have expired may count until they are cleaned.
+    /// Live rows; may include expired rows not yet cleaned.
     pub rows: u64,
-    /// Bytes of live rows: keys, namespaces, sub-keys, values.
+    /// Bytes of the live rows' keys, namespaces, sub-keys and values.
     pub live_bytes: u64,
-    /// Distinct rows that changed since the seal before; not those that came and went.
+    /// Distinct rows changed since the previous seal, without rows both created and deleted since.
     pub dirty_rows: u64,
-    /// Reads of late: a count of which each seal takes an eighth.
+    /// Recent reads: a count that decays by an eighth at each seal.
     pub reads: u64,
-    /// Writes of late, the same way.
+    /// Recent writes, with the same decay.
     pub writes: u64,
 }
 
@@ -89,11 +85,11 @@ pub struct GroupHeat {
 pub struct SealedPart {
     /// `Base` or `Delta`.
     pub kind: SegmentKind,
-    /// The groups that it speaks for. A `Base` speaks for a group even where the group has no rows.
+    /// The groups covered. A `Base` also covers groups without rows.
     pub groups: KeyGroupSet,
-    /// Its rows, unsorted and unfolded.
+    /// The rows, neither sorted nor folded.
     pub rows: Arc<dyn RowSource>,
-    /// What its rows mean, at the instant of the seal; of each group, [`Rules::of`] it.
+    /// The rules of the rows at the instant of the seal; [`Rules::of`] returns a group's.
     pub rules: Rules,
 }
 
@@ -102,42 +98,5 @@ impl SealedPart {
     pub(crate) fn empty() -> Self {
         let (groups, rows) = (KeyGroupSet::empty(), Arc::new(Stack::default()));
         Self { kind: SegmentKind::Delta, groups, rows, rules: Rules::none() }
-    }
-
-    /// Returns its rows as a segment of them would hold them, in memory.
-    ///
-    /// # Errors
-    /// What the source and the rules return.
-    pub(crate) fn folded(&self) -> Result<FoldedRows> {
-        let (mut rows, mut batch) = (BTreeMap::<_, RowBatch>::new(), RowBatch::new());
-        for group in self.groups.intersection(self.rows.groups()).iter() {
-            let mut folded = FoldedGroup::new(&*self.rows, group, Fold::of(self.kind), &self.rules);
-            while folded.next_batch(&mut batch)? {
-                let of_group = rows.entry(group).or_default();
-                batch.iter().try_for_each(|row| of_group.push(&row))?;
-            }
-        }
-        Ok(FoldedRows { groups: self.groups.clone(), rows })
-    }
-}
-
-/// Rows of some groups, folded, in memory.
-#[derive(Debug)]
-pub(crate) struct FoldedRows {
-    groups: KeyGroupSet,
-    rows: BTreeMap<KeyGroup, RowBatch>,
-}
-
-impl RowSource for FoldedRows {
-    fn groups(&self) -> &KeyGroupSet {
-        &self.groups
-    }
-
-    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        self.rows.get(&group).into_iter().flat_map(RowBatch::iter).try_for_each(|row| batch.push(&row))
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.rows.values().map(RowBatch::held_bytes).sum()
     }
 }

@@ -1,6 +1,6 @@
-//! A row's op and parts in one byte, in memory and in segments: the numbers are part of the format.
+//! The shape of a row: its operation and the parts of its place in one byte, the same in memory and in segments.
 //!
-//! Bits 0 and 1 are the op, bits 2 to 4 tell which parts its place has.
+//! Bits 0 and 1 are the operation, bits 2 to 4 the parts that are present. The numbers are part of the format.
 
 use super::op::{Op, Row};
 
@@ -28,7 +28,7 @@ pub(crate) const fn of(row: &Row<'_>) -> u8 {
     op | key | namespace | sub
 }
 
-/// Returns whether a row can have these parts with this op, as [`RowKey::fits`] says.
+/// Returns whether the parts fit the operation, as [`RowKey::fits`](super::RowKey::fits) does.
 pub(crate) const fn fits(row_shape: u8) -> bool {
     const KEY_AND_NAMESPACE: u8 = HAS_KEY | HAS_NAMESPACE;
     let parts = row_shape & !OP_MASK;
@@ -45,7 +45,7 @@ mod tests {
     use crate::row::{Columns, RowKey};
 
     #[test]
-    fn shapes_fit_as_rows_do() {
+    fn shapes_fit_as_row_keys_do() {
         for (op, number) in [(Op::Put(b"v"), PUT), (Op::Delete, DELETE), (Op::Clear, CLEAR)] {
             for parts in 0..8 {
                 let part = |bit: u8| (parts & bit != 0).then_some(&b"part"[..]);

@@ -1,4 +1,4 @@
-//! Row sources: rows that can be read again and again.
+//! Row sources: rows that can be read repeatedly, group by group.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use super::run::Run;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
-/// Rows that can be read again and again, group by group: a sealed part, a decoded segment, a stack of them.
+/// Rows that can be read repeatedly, group by group: a sealed part, a segment, or a stack of sources.
 pub trait RowSource: fmt::Debug + Send + Sync {
-    /// Returns the groups that it may have rows for.
+    /// Returns the groups that may have rows.
     fn groups(&self) -> &KeyGroupSet;
 
     /// Appends the rows of `group`, oldest first. A group without rows appends nothing.
     ///
     /// # Errors
-    /// `Corrupt` or `Version` if the rows come from stored bytes that are damaged or too new.
+    /// `Corrupt` or `Version` if the stored bytes of the rows are damaged or too new.
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()>;
 
-    /// Returns the bytes of memory that it keeps alive, shared or not.
+    /// Returns the bytes of memory kept alive by this source, shared or not.
     fn held_bytes(&self) -> u64;
 
-    /// Returns about how many bytes the rows of `group` take in memory, if they stand in sorted runs. `None`, as by
-    /// default: they are to be appended.
+    /// Returns about how many bytes the rows of `group` take in memory if [`RowSource::runs`] has them as sorted runs.
+    /// `None`, the default, if only [`RowSource::append_group`] has them.
     fn sorted_bytes(&self, _group: KeyGroup) -> Option<u64> {
         None
     }
 
-    /// Returns the rows of `group` as sorted runs, oldest first, where [`RowSource::sorted_bytes`] says that it has some.
+    /// Returns the rows of `group` as sorted runs, oldest first, where [`RowSource::sorted_bytes`] is not `None`.
     ///
     /// # Errors
     /// As [`RowSource::append_group`].
@@ -37,7 +37,7 @@ pub trait RowSource: fmt::Debug + Send + Sync {
     }
 }
 
-/// Several sources as one: for each group the rows of the first, then of the second, and so on.
+/// Several sources as one: each group's rows from the first source, then from the second, and so on.
 #[derive(Debug, Default)]
 pub struct Stack {
     sources: Vec<Arc<dyn RowSource>>,
@@ -52,7 +52,7 @@ impl Stack {
         Self { sources, groups }
     }
 
-    fn having(&self, group: KeyGroup) -> impl Iterator<Item = &Arc<dyn RowSource>> {
+    fn sources_of(&self, group: KeyGroup) -> impl Iterator<Item = &Arc<dyn RowSource>> {
         self.sources.iter().filter(move |source| source.groups().contains(group))
     }
 }
@@ -63,7 +63,7 @@ impl RowSource for Stack {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        self.having(group).try_for_each(|source| source.append_group(group, batch))
+        self.sources_of(group).try_for_each(|source| source.append_group(group, batch))
     }
 
     fn held_bytes(&self) -> u64 {
@@ -71,12 +71,12 @@ impl RowSource for Stack {
     }
 
     fn sorted_bytes(&self, group: KeyGroup) -> Option<u64> {
-        self.having(group).try_fold(0u64, |bytes, source| Some(bytes.saturating_add(source.sorted_bytes(group)?)))
+        self.sources_of(group).try_fold(0u64, |bytes, source| Some(bytes.saturating_add(source.sorted_bytes(group)?)))
     }
 
     fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
         let mut runs = Vec::new();
-        for source in self.having(group) {
+        for source in self.sources_of(group) {
             runs.extend(source.runs(group)?);
         }
         Ok(runs)

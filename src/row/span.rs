@@ -1,25 +1,25 @@
-//! Rows without their bytes: what a decoded block and a batch keep of each.
+//! Row spans: rows as offsets into shared buffers, in decoded blocks and in batches.
 
 use super::key::RowKey;
 use super::op::{Columns, Op, Row};
 use super::shape;
 use crate::id::TableId;
 
-/// A row whose parts and payload stand elsewhere, in memory of less than 4 GiB.
+/// A row as offsets into buffers of less than 4 GiB.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct RowSpan {
     pub(crate) table: TableId,
-    /// Its op, and which parts it has: one of [`shape`].
+    /// Its [`shape`]: the operation and the parts present.
     pub(crate) shape: u8,
-    /// Where its key starts. Namespace and sub-key follow.
+    /// Start of the key; namespace and sub-key follow.
     pub(crate) parts: u32,
-    pub(crate) key: u32,
-    pub(crate) namespace: u32,
-    pub(crate) sub: u32,
-    /// Where its value or operand starts.
+    pub(crate) key_length: u32,
+    pub(crate) namespace_length: u32,
+    pub(crate) sub_length: u32,
+    /// Start of the value or operand.
     pub(crate) payload: u32,
     pub(crate) payload_length: u32,
-    /// The number of its optional columns in a list of them, counted from 1; 0 if it has none.
+    /// Index of its optional columns in the list of columns, counted from 1; 0 without any.
     pub(crate) columns: u32,
 }
 
@@ -28,24 +28,24 @@ impl RowSpan {
         self.shape & shape::OP_MASK
     }
 
-    /// Returns the bytes of its parts.
+    /// Returns the length of all parts.
     pub(crate) const fn parts_length(&self) -> u32 {
-        self.key + self.namespace + self.sub
+        self.key_length + self.namespace_length + self.sub_length
     }
 
-    /// Returns its key, empty if it has none.
+    /// Returns the key, empty if absent.
     #[inline]
     pub(crate) fn key<'a>(&self, parts: &'a [u8]) -> Option<&'a [u8]> {
-        parts.get(self.parts as usize..)?.get(..self.key as usize)
+        parts.get(self.parts as usize..)?.get(..self.key_length as usize)
     }
 
-    /// Returns its place, given what the parts of all rows stand in.
+    /// Returns the place, given the buffer of parts.
     #[inline]
     pub(crate) fn place<'a>(&self, parts: &'a [u8]) -> Option<RowKey<'a>> {
         let rest = parts.get(self.parts as usize..)?;
-        let (key, rest) = rest.split_at_checked(self.key as usize)?;
-        let (namespace, rest) = rest.split_at_checked(self.namespace as usize)?;
-        let sub = rest.get(..self.sub as usize)?;
+        let (key, rest) = rest.split_at_checked(self.key_length as usize)?;
+        let (namespace, rest) = rest.split_at_checked(self.namespace_length as usize)?;
+        let sub = rest.get(..self.sub_length as usize)?;
         let part = |bit: u8, part: &'a [u8]| (self.shape & bit != 0).then_some(part);
         Some(RowKey {
             table: self.table,
@@ -55,7 +55,7 @@ impl RowSpan {
         })
     }
 
-    /// Returns the row.
+    /// Returns the row, given the buffers.
     #[inline]
     pub(crate) fn row<'a>(&self, parts: &'a [u8], payloads: &'a [u8], columns: &[Columns]) -> Option<Row<'a>> {
         let payload = payloads.get(self.payload as usize..)?.get(..self.payload_length as usize)?;
@@ -73,7 +73,7 @@ impl RowSpan {
     }
 }
 
-/// Rows that follow each other, with what their bytes stand in: parts behind parts, payloads behind payloads.
+/// Consecutive rows with their buffers. The parts are contiguous, and so are the payloads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowSpans<'a> {
     pub(crate) spans: &'a [RowSpan],
@@ -100,12 +100,12 @@ impl<'a> RowSpans<'a> {
         Self { spans: self.spans.get(..rows).unwrap_or(self.spans), ..self }
     }
 
-    /// Returns how many rows, which are sorted, come before `place`.
+    /// Returns how many of the rows, which are sorted, come before `place`.
     pub(crate) fn count_below(&self, place: &RowKey<'_>) -> usize {
         self.spans.partition_point(|span| span.place(self.parts).is_some_and(|found| found < *place))
     }
 
-    /// Returns the bytes of all parts, and those of all payloads.
+    /// Returns the bytes of all parts and of all payloads.
     pub(crate) fn bytes(&self) -> Option<(&'a [u8], &'a [u8])> {
         let (first, last) = (self.spans.first()?, self.spans.last()?);
         let parts = first.parts as usize..(last.parts + last.parts_length()) as usize;

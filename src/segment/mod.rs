@@ -1,11 +1,11 @@
-//! Segments: immutable runs of state, one type per stage of their life.
+//! Segments: immutable runs of rows as bytes, with one type per stage.
 //!
 //! ```text
 //! StateBackend --seal--> Sealed --encode--> Encoded --place--> SegmentRef
 //! ```
 //!
-//! Invariants: equal entries give equal bytes; identity and put-ids never stand inside segment bytes; readers
-//! treat every byte as hostile.
+//! Invariants: equal rows give equal bytes; segment bytes never contain identities or put-ids; readers treat every byte
+//! as hostile.
 
 mod block_reader;
 mod block_writer;
@@ -31,29 +31,29 @@ pub(crate) use reader::verified_blocks;
 pub(crate) use run::SegmentRun;
 pub use writer::{EncodeOptions, SegmentWriter};
 
-/// A segment's bytes, with what a [`SegmentRef`] needs beside their place.
+/// A segment's bytes with the fields of a [`SegmentRef`], except its position in an object.
 #[derive(Debug, Clone)]
 pub struct Encoded {
     /// `Base` or `Delta`.
     pub kind: SegmentKind,
-    /// The groups that it speaks for.
+    /// The groups covered.
     pub groups: KeyGroupSet,
     /// The whole segment.
     pub bytes: Bytes,
-    /// Where its index starts, from the segment's start.
+    /// Start of the index, from the segment's start.
     pub index_offset: u64,
-    /// Length of its index.
+    /// Length of the index.
     pub index_length: u32,
-    /// Hash of its index, which holds the hash of each block.
+    /// Hash of the index, which has the hash of each block.
     pub index_hash: Hash,
-    /// Rows in it.
+    /// Number of rows.
     pub records: u64,
-    /// Bytes of its rows before compression.
+    /// Bytes of the rows before compression.
     pub raw_bytes: u64,
 }
 
 impl Encoded {
-    /// Returns the `Foreign` segment with this content.
+    /// Returns a `Foreign` segment with this content.
     #[must_use]
     pub fn foreign(groups: KeyGroupSet, bytes: Bytes) -> Self {
         let length = bytes.len() as u64;
@@ -69,7 +69,7 @@ impl Encoded {
         }
     }
 
-    /// Returns the reference to this segment as it lies at `offset` in `object`, all its groups in use.
+    /// Returns the reference to this segment at `offset` in `object`, with all its groups.
     #[must_use]
     pub fn at(&self, id: SegmentId, first_epoch: Epoch, object: ObjectId, offset: u64) -> SegmentRef {
         SegmentRef {
@@ -89,36 +89,36 @@ impl Encoded {
     }
 }
 
-/// A segment's identity, extent and place: what manifests list.
+/// A segment's identity, extent and position, as listed in manifests.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentRef {
-    /// Who sealed it, and when in the stream.
+    /// Identity: the seal that made it.
     pub id: SegmentId,
-    /// What it holds.
+    /// Kind of the content.
     pub kind: SegmentKind,
-    /// The first epoch it covers; the last is the id's.
+    /// The first epoch covered; the last is in the id.
     pub first_epoch: Epoch,
-    /// The groups for which this manifest still needs it; the segment may hold more.
+    /// The groups that this manifest still needs; the segment may have more.
     pub groups: KeyGroupSet,
-    /// The object it lies in.
+    /// The object with its bytes.
     pub object: ObjectId,
-    /// Where it starts in the object.
+    /// Start in the object.
     pub offset: u64,
-    /// Its length.
+    /// Length.
     pub length: u64,
-    /// Where its index starts, from the segment's start; equal to `length` if it has none.
+    /// Start of the index, from the segment's start; equal to `length` without one.
     pub index_offset: u64,
-    /// Length of its index; 0 for a `Foreign` segment.
+    /// Length of the index; 0 for a `Foreign` segment.
     pub index_length: u32,
-    /// Hash of its index, or of the whole content for a `Foreign` segment.
+    /// Hash of the index, or of the whole content for a `Foreign` segment.
     pub index_hash: Hash,
-    /// Rows in it.
+    /// Number of rows.
     pub records: u64,
-    /// Bytes of its rows before compression.
+    /// Bytes of the rows before compression.
     pub raw_bytes: u64,
 }
 
-/// Adds up sizes and counts, of which damaged metadata may tell any.
+/// Adds up sizes and counts. Saturates: damaged metadata may have any numbers.
 pub(crate) fn sum(numbers: impl IntoIterator<Item = u64>) -> u64 {
     numbers.into_iter().fold(0, u64::saturating_add)
 }

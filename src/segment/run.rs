@@ -1,4 +1,4 @@
-//! A sorted run: the rows of one key group in one segment, decoded block by block.
+//! Sorted runs of segments: the rows of one key group, decoded block by block.
 
 use std::collections::VecDeque;
 
@@ -13,18 +13,18 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::span::RowSpans;
 use crate::row::{RowBatch, RowKey, RowKeyBuf, Run, SegmentKind, SortedRun, Spare};
 
-/// The rows of one key group in one segment, over bytes that were verified against its index.
+/// The rows of one key group in one segment, over bytes verified against its index.
 #[derive(Debug)]
 pub(crate) struct SegmentRun {
     kind: SegmentKind,
-    spoken_for: KeyGroupSet,
+    covered: KeyGroupSet,
     group: KeyGroup,
-    /// Blocks that are not decoded yet.
+    /// Blocks not decoded yet.
     blocks: VecDeque<(BlockEntry, Bytes)>,
-    /// How many are to be added.
+    /// Number of blocks not added yet.
     missing: usize,
     decoded: VecDeque<Decoded>,
-    /// The place of the last row that was decoded.
+    /// The place of the last decoded row.
     last: Option<RowKeyBuf>,
 }
 
@@ -32,34 +32,34 @@ pub(crate) struct SegmentRun {
 struct Decoded {
     block: Box<Block>,
     raw_bytes: usize,
-    /// How many of its rows of the group were taken.
+    /// Number of the group's rows already taken.
     taken: usize,
 }
 
 impl SegmentRun {
-    /// * `missing`: how many blocks will be added.
+    /// Returns a run of these blocks; the caller [adds](SegmentRun::extend) `missing` more.
     pub(crate) fn new(
-        (kind, spoken_for): (SegmentKind, KeyGroupSet),
+        (kind, covered): (SegmentKind, KeyGroupSet),
         group: KeyGroup,
         blocks: VecDeque<(BlockEntry, Bytes)>,
         missing: usize,
     ) -> Self {
-        Self { kind, spoken_for, group, blocks, missing, decoded: VecDeque::new(), last: None }
+        Self { kind, covered, group, blocks, missing, decoded: VecDeque::new(), last: None }
     }
 
-    /// Adds blocks that were missing, in their order.
+    /// Adds missing blocks, in order.
     pub(crate) fn extend(&mut self, blocks: impl IntoIterator<Item = (BlockEntry, Bytes)>) {
         let before = self.blocks.len();
         self.blocks.extend(blocks);
         self.missing = self.missing.saturating_sub(self.blocks.len() - before);
     }
 
-    /// Returns the stored bytes of blocks that are here and not decoded.
+    /// Returns the stored bytes of the blocks at hand, not decoded yet.
     pub(crate) fn waiting_bytes(&self) -> u64 {
         self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
     }
 
-    /// Replaces what `batch` holds by the rows of the next block; false if there is none at hand.
+    /// Replaces the rows of `batch` with those of the next block. Returns false if no block is at hand.
     pub(crate) fn next_block(&mut self, batch: &mut RowBatch, spare: &mut Spare) -> Result<bool> {
         batch.clear();
         let more = self.decode(spare)?;
@@ -89,7 +89,7 @@ impl SortedRun for SegmentRun {
         let Some((entry, stored)) = self.blocks.pop_front() else { return Ok(false) };
         let mut block: Box<Block> = spare.take();
         block
-            .decode(&stored, &entry, self.kind, &self.spoken_for)
+            .decode(&stored, &entry, self.kind, &self.covered)
             .map_err(|error| error.with("block_offset", entry.offset))?;
         let decoded = Decoded { block, raw_bytes: entry.raw_bytes as usize, taken: 0 };
         let rows = decoded.rows(self.group);
@@ -103,7 +103,7 @@ impl SortedRun for SegmentRun {
                 self.last.get_or_insert_default().set(&last);
                 self.decoded.push_back(decoded);
             }
-            // Its other group's rows lie in this block alone.
+            // The block has rows of neighbouring groups only.
             None => spare.give(decoded.block),
         }
         Ok(true)
@@ -126,7 +126,7 @@ impl SortedRun for SegmentRun {
 }
 
 impl Decoded {
-    /// Returns the rows of `group` that were not taken.
+    /// Returns the rows of `group` not yet taken.
     fn rows(&self, group: KeyGroup) -> RowSpans<'_> {
         self.block.rows_of(group).skip(self.taken)
     }
@@ -134,7 +134,7 @@ impl Decoded {
 
 /// Returns the rows of a folded batch as a run, compressed.
 pub(super) fn spill(batch: &RowBatch) -> Result<Run> {
-    // A batch does not know its group, and a run has but one.
+    // A batch does not know its group, and a run has one group: any number will do.
     let group = KeyGroup(0);
     let groups = std::iter::once(group).collect();
     let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, EncodeOptions::default())?;

@@ -1,19 +1,19 @@
-//! When rows expire.
+//! Time to live: when rows expire.
 
 use crate::time::Timestamp;
 
-/// When rows expire.
+/// The time to live of a table's rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct Ttl {
-    /// Life in milliseconds after a row's stamp; `u64::MAX` if rows live for ever (by now).
+    /// Life after a row's stamp, in milliseconds; `u64::MAX` if rows no longer expire.
     pub millis: u64,
-    /// Whether reading renews it, beside writing.
+    /// Whether reads renew a row's life, as writes do.
     pub on_read: bool,
-    /// Whether it is counted in event time; else in processing time.
+    /// Whether life is measured in event time, or else in processing time.
     pub event_time: bool,
-    /// The stamp of rows that have none: when the table, which had rows, began to expire. `None`: such rows live on.
+    /// The stamp of rows without one: when expiry was turned on for a table with rows. `None`: such rows never expire.
     pub since: Option<Timestamp>,
-    /// Rows whose stamp is not later are gone for ever: they had expired when the life was changed.
+    /// Rows with a stamp up to this time stay expired: they had expired when the life was changed.
     pub dead_until: Option<Timestamp>,
 }
 

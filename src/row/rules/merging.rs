@@ -1,4 +1,4 @@
-//! How operands merge, and what of them remains.
+//! Merge operators, and the merging of a row's pieces under expiry and versions.
 
 use std::fmt::Debug;
 
@@ -8,24 +8,24 @@ use crate::row::MAX_VALUE_BYTES;
 use crate::row::piece::{OwnedPiece, Piece, check_value_length};
 use crate::time::Timestamp;
 
-/// Makes one value of two. It must be associative: a backend merges operands before it has the value they belong to.
+/// Merges two values into one. Must be associative: a backend merges operands before it has the value below.
 ///
-/// A row that has operands only has what they make of each other.
+/// The value of a row with operands only is those operands merged.
 pub trait MergeOperator: Debug + Send + Sync {
-    /// Returns its name, which checkpoints store.
+    /// Returns the operator's name, stored in checkpoints.
     fn name(&self) -> &str;
 
-    /// Appends to `out` what `newer` makes of `older`.
+    /// Appends `older` merged with `newer` to `out`.
     ///
     /// # Errors
-    /// `Corrupt` if the bytes are not values; what a function of the user's returns. Nothing is changed then.
+    /// `Corrupt` if the bytes are not values; the errors of a user's function. Nothing is changed then.
     fn merge(&self, older: &[u8], newer: &[u8], out: &mut Vec<u8>) -> Result<()>;
 
-    /// Makes of `value` what `newer` makes of it. An operator that [grows](MergeOperator::grows) should do so in place:
-    /// a value of many pieces is put together by one such call for each.
+    /// Merges `newer` into `value`. An operator that [grows](MergeOperator::grows) should merge in place: a value of many
+    /// pieces takes one call per piece.
     ///
     /// # Errors
-    /// As [`MergeOperator::merge`]; `value` is then as it was.
+    /// As [`MergeOperator::merge`]; `value` is then unchanged.
     fn merge_into(&self, value: &mut Vec<u8>, newer: &[u8]) -> Result<()> {
         let mut merged = Vec::new();
         self.merge(value, newer, &mut merged)?;
@@ -33,14 +33,14 @@ pub trait MergeOperator: Debug + Send + Sync {
         Ok(())
     }
 
-    /// Returns whether a merged value is as long as both together: a backend then keeps the pieces, each with its
-    /// own life, so that adding one costs nothing of the others.
+    /// Returns whether a merged value is as long as both inputs together. A backend then keeps the pieces apart, each with
+    /// its own life, and adding a piece does not copy the others.
     fn grows(&self) -> bool {
         false
     }
 }
 
-/// Puts bytes behind bytes: how lists grow. Known by its name to tools.
+/// Concatenates bytes: the operator of lists. Tools recognize its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Append;
 
@@ -65,12 +65,12 @@ impl MergeOperator for Append {
     }
 }
 
-/// What lies below the oldest of some pieces.
+/// The rows below the oldest of some pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Below {
-    /// Nothing: they are all that the row has.
+    /// None: the row has no other pieces.
     Nothing,
-    /// Perhaps a value, elsewhere: they are all operands.
+    /// Possibly a value, elsewhere: all pieces are operands.
     Unknown,
 }
 
@@ -80,18 +80,18 @@ enum Join<'a> {
 }
 
 impl TableRules {
-    /// Merges pieces, oldest first, as far as may be. What remains lives at `now`: one piece, or several whose lives or
-    /// versions differ, or that together are too long for a segment, or that nothing here can merge.
+    /// Merges pieces, oldest first, as far as possible, and drops pieces expired at `now`. Several pieces remain if their
+    /// lives or versions differ, if they are too long for a segment together, or if the table has no merge operator.
     ///
-    /// No piece becomes longer than [`MAX_VALUE_BYTES`] here, so that no row keeps a segment from being written.
+    /// No merged piece is longer than [`MAX_VALUE_BYTES`]: a longer one would make its segment unwritable.
     ///
-    /// * `upgrade`: whether older versions become present ones first.
+    /// * `upgrade`: whether to upgrade older versions first.
     ///
     /// # Cost
-    /// Linear in the pieces' bytes for an operator that grows; for others that of as many merges as there are pieces.
+    /// Linear in the pieces' bytes for an operator that grows; otherwise one merge per piece.
     ///
     /// # Errors
-    /// What merging and upgrading return.
+    /// The errors of merging and upgrading.
     pub(crate) fn combine(
         &self,
         pieces: Vec<OwnedPiece>,
@@ -104,12 +104,12 @@ impl TableRules {
             if upgrade && piece.version != self.version && self.upgrade.is_some() {
                 let mut bytes = Vec::new();
                 self.present(&piece.borrow(), &mut bytes)?;
-                // A form that is too long is made anew by each reader.
+                // Each reader upgrades a value whose upgraded form is too long to store.
                 if bytes.len() <= MAX_VALUE_BYTES {
                     (piece.bytes, piece.version) = (bytes, self.version);
                 }
             }
-            let join = self.joins(&combined, &piece, below);
+            let join = self.join(&combined, &piece, below);
             if let (Some(join), Some(older)) = (join, combined.last_mut()) {
                 match join {
                     Join::Replace => *older = piece,
@@ -121,7 +121,7 @@ impl TableRules {
             }
         }
         if self.renews_whole() {
-            // The last one renewed those before it.
+            // The last piece renewed all earlier ones.
             if combined.last().is_some_and(|last| self.expired(last.stamp, now)) {
                 combined.clear();
             }
@@ -131,11 +131,11 @@ impl TableRules {
         Ok(combined)
     }
 
-    /// Merges `newer` into the piece before it if the table's operator grows, and their lives and versions are the same.
-    /// Returns whether it did.
+    /// Merges `newer` into `older` if the table's operator grows and both have the same stamp and version. Returns whether
+    /// the pieces were merged.
     ///
     /// # Errors
-    /// What merging returns; `older` is then as it was.
+    /// The errors of merging; `older` is then unchanged.
     pub(crate) fn append(&self, older: &mut OwnedPiece, newer: &Piece<'_>) -> Result<bool> {
         let alike = (older.version, older.stamp) == (newer.version, newer.stamp);
         match self.merge.as_deref().filter(|operator| alike && operator.grows()) {
@@ -144,8 +144,8 @@ impl TableRules {
         }
     }
 
-    /// Returns how `newer` becomes one with the last piece before it, if it does.
-    fn joins(&self, before: &[OwnedPiece], newer: &OwnedPiece, below: Below) -> Option<Join<'_>> {
+    /// Returns how `newer` joins the last piece before it; `None` if the pieces stay apart.
+    fn join(&self, before: &[OwnedPiece], newer: &OwnedPiece, below: Below) -> Option<Join<'_>> {
         let operator = self.merge.as_deref()?;
         let (older, before) = before.split_last()?;
         if older.version != newer.version {
@@ -154,27 +154,26 @@ impl TableRules {
         if operator.grows() {
             return (older.stamp == newer.stamp).then_some(Join::Merge(operator));
         }
-        // The newer operand renewed the whole value, unless it came too late. One without a stamp was written before
-        // time began, when only what was dead by then had expired.
+        // The newer operand renewed the whole value, unless the value had expired by then. An operand without a stamp was
+        // written before time began, when only rows under `dead_until` had expired.
         if self.expired(older.stamp, newer.stamp.unwrap_or(Timestamp::MIN)) {
             return Some(Join::Replace);
         }
         let at = newer.stamp.or(older.stamp).unwrap_or(Timestamp::MIN);
-        // Whether a value below lived to be renewed is seen by the stamp of the operand that came first, and by each gap
-        // after it: operands that bridge a gap stay apart.
+        // The stamp of the first operand, and each gap after it, decide whether a value below was still alive to be
+        // renewed. Merging across a gap would hide the gap, so such operands stay apart.
         let bridged = before.last().is_some_and(|before| !self.expired(before.stamp, at));
         let joins = below == Below::Nothing || self.ttl.is_none() || older.stamp == newer.stamp || bridged;
         joins.then_some(Join::Merge(operator))
     }
 
-    /// Writes what a reader of these pieces, oldest first, sees at `now` to `out`, which is empty; false if there is no
-    /// value.
+    /// Writes the value of these pieces, oldest first, at `now` to the empty `out`. Returns false if there is no value.
     ///
     /// # Cost
     /// As [`TableRules::combine`].
     ///
     /// # Errors
-    /// What merging and upgrading return; `Usage` if there are operands and nothing to merge them by.
+    /// The errors of merging and upgrading; `Usage` if there are operands and no merge operator.
     pub(crate) fn resolve<'a>(
         &self,
         pieces: impl IntoIterator<Item = Piece<'a>>,
@@ -184,14 +183,14 @@ impl TableRules {
         let pieces = pieces.into_iter();
         if self.merge.as_deref().is_some_and(MergeOperator::grows) {
             let living = pieces.filter(|piece| !self.expired(piece.stamp, now));
-            return self.put_together(living, out);
+            return self.assemble(living, out);
         }
         let living = self.combine(pieces.map(|piece| OwnedPiece::of(&piece)).collect(), Below::Nothing, now, true)?;
-        self.put_together(living.iter().map(OwnedPiece::borrow), out)
+        self.assemble(living.iter().map(OwnedPiece::borrow), out)
     }
 
-    /// Writes what living pieces make to `out`, which is empty; false if there are none.
-    fn put_together<'a>(&self, living: impl Iterator<Item = Piece<'a>>, out: &mut Vec<u8>) -> Result<bool> {
+    /// Writes the value of living pieces to the empty `out`. Returns false if there are none.
+    fn assemble<'a>(&self, living: impl Iterator<Item = Piece<'a>>, out: &mut Vec<u8>) -> Result<bool> {
         let (mut any, mut newer) = (false, Vec::new());
         for piece in living {
             if !std::mem::replace(&mut any, true) {
@@ -212,13 +211,13 @@ impl TableRules {
         Ok(any)
     }
 
-    /// Refuses pieces, oldest first, whose value at `now` is longer than values may be.
+    /// Refuses pieces, oldest first, whose value at `now` is longer than [`MAX_VALUE_BYTES`].
     ///
     /// # Cost
-    /// A step per piece for an operator that grows; for others that of reading them.
+    /// A step per piece for an operator that grows; otherwise that of [`TableRules::resolve`].
     ///
     /// # Errors
-    /// `Limit`; what merging and upgrading return.
+    /// `Limit`; the errors of merging and upgrading.
     pub(crate) fn check_length<'a>(&self, pieces: impl IntoIterator<Item = Piece<'a>>, now: Timestamp) -> Result<()> {
         if self.merge.as_deref().is_some_and(MergeOperator::grows) {
             let living = pieces.into_iter().filter(|piece| !self.expired(piece.stamp, now));
@@ -231,7 +230,8 @@ impl TableRules {
 }
 
 impl OwnedPiece {
-    /// Merges a newer piece into this one, unless that becomes too long for a segment. Returns whether it did.
+    /// Merges a newer piece into this one, unless the result is too long for a segment. Returns whether the pieces were
+    /// merged.
     fn merge(&mut self, operator: &dyn MergeOperator, newer: &Piece<'_>) -> Result<bool> {
         if operator.grows() {
             if self.bytes.len() + newer.bytes.len() > MAX_VALUE_BYTES {

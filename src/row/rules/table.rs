@@ -1,4 +1,4 @@
-//! What the rows of one table mean.
+//! The rules of one table.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -9,21 +9,21 @@ use crate::error::{Error, Result};
 use crate::row::piece::{FIRST_VERSION, Piece};
 use crate::time::Timestamp;
 
-/// What the rows of one table mean.
+/// The rules of one table's rows.
 #[derive(Debug, Clone)]
 pub struct TableRules {
-    /// Version of the values that are written from now on.
+    /// Version of newly written values.
     pub version: u32,
-    /// Whether the rows of a key and namespace can be visited in the order of their sub-keys.
+    /// Whether the rows of a key and namespace can be visited in sub-key order.
     pub ordered: bool,
-    /// Whether the rows of a key and namespace can be visited alone, as those of a map are. If not, visiting or clearing
-    /// them may cost a step per row of the group, in no particular order, and writing is cheaper.
+    /// Whether the rows of a key and namespace can be visited without scanning the group, as a map needs. If not, visiting
+    /// or clearing them may cost a step per row of the group, in no particular order, and writing is cheaper.
     pub by_key: bool,
-    /// When rows expire; `None` if they never did.
+    /// When rows expire; `None` if the table never had a time to live.
     pub ttl: Option<Ttl>,
     /// How operands merge.
     pub merge: Option<Arc<dyn MergeOperator>>,
-    /// How values of older versions become present ones.
+    /// How values of older versions are upgraded.
     pub upgrade: Option<Arc<dyn Upgrade>>,
 }
 
@@ -34,8 +34,8 @@ impl Default for TableRules {
 }
 
 impl TableRules {
-    /// Returns whether an operand renews the life of all that it is merged with: then only the newest piece of a row decides
-    /// whether the row has expired.
+    /// Returns whether an operand renews the life of the whole value: then the newest piece alone decides whether a row has
+    /// expired.
     #[must_use]
     pub fn renews_whole(&self) -> bool {
         self.merge.as_deref().is_some_and(|operator| !operator.grows())
@@ -47,10 +47,10 @@ impl TableRules {
         self.ttl.is_some_and(|ttl| ttl.expired(stamp, now))
     }
 
-    /// Writes the present form of a piece's bytes to `out`, which is empty.
+    /// Writes a piece's bytes, upgraded to the table's version, to the empty `out`.
     ///
     /// # Errors
-    /// `Version` if there is no way from its version; what the upgrade returns.
+    /// `Version` if the table has no upgrade; the errors of the upgrade.
     pub fn present(&self, piece: &Piece<'_>, out: &mut Vec<u8>) -> Result<()> {
         if piece.version == self.version {
             out.extend_from_slice(piece.bytes);
@@ -65,11 +65,11 @@ impl TableRules {
     }
 }
 
-/// Makes values of a table's present version of values of an older one.
+/// Upgrades values of older versions to a table's version.
 pub trait Upgrade: Debug + Send + Sync {
-    /// Appends to `out` the present form of `bytes`, which have version `from`.
+    /// Appends the value `bytes` of version `from` to `out`, upgraded.
     ///
     /// # Errors
-    /// `Corrupt` if they have not; `Version` if that version cannot be read.
+    /// `Corrupt` if the bytes are not a value of that version; `Version` if that version cannot be read.
     fn upgrade(&self, from: u32, bytes: &[u8], out: &mut Vec<u8>) -> Result<()>;
 }

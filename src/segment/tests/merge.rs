@@ -1,4 +1,4 @@
-//! Groups of many rows, merged in batches.
+//! Merging the rows of a group in batches.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use crate::row::{
 };
 
 const GROUP: KeyGroup = KeyGroup(3);
-/// All that there is, at once.
+/// All rows in one batch.
 const WHOLE: Bounds = Bounds { appended_bytes: u64::MAX, decoded_bytes: usize::MAX, batch_bytes: usize::MAX };
 
-/// A row as bytes that own themselves: table, key, namespace, sub-key, op, and how long its value is.
+/// A generated row: table, key, namespace, sub-key, op, and the length of its value.
 type Made = (u32, Option<u8>, Option<u8>, Option<u8>, u8, usize);
 
 fn made() -> impl Strategy<Value = Made> {
@@ -49,12 +49,12 @@ fn push(batch: &mut RowBatch, number: usize, made: &Made) {
     batch.push(&Row { key, op, columns: Columns::default() }).unwrap();
 }
 
-/// A segment of rows, in the order that they were written.
+/// Returns a segment of rows, given in write order.
 fn segment(rows: &[(usize, Made)]) -> Arc<dyn RowSource> {
     let mut batch = RowBatch::new();
     rows.iter().for_each(|(number, made)| push(&mut batch, *number, made));
     batch.fold(Fold::Delta, &Rules::none()).unwrap();
-    // A group before and one behind, in the same blocks.
+    // Blocks also have rows of a lower and of a higher group.
     let groups = KeyGroupSet::all(8);
     let options = EncodeOptions { codec: Codec::None };
     let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, options).unwrap();
@@ -67,7 +67,7 @@ fn segment(rows: &[(usize, Made)]) -> Arc<dyn RowSource> {
     Arc::new(SegmentRows::open(encoded.bytes, &encoded.index_hash).unwrap())
 }
 
-/// Rows that are not sorted.
+/// Unsorted rows.
 #[derive(Debug)]
 struct Unsorted(KeyGroupSet, Vec<(usize, Made)>);
 
@@ -86,7 +86,7 @@ impl RowSource for Unsorted {
     }
 }
 
-/// Returns all rows as text, and how many batches they came in.
+/// Returns all rows as text, and the number of batches.
 fn read(bounds: Bounds, rows: &dyn RowSource, keep: Fold, rules: &Rules) -> (Vec<String>, usize) {
     let mut folded = FoldedGroup::within(bounds, rows, GROUP, keep, rules).spilling(spill);
     let (mut batch, mut all, mut batches) = (RowBatch::new(), Vec::new(), 0);
@@ -114,9 +114,9 @@ fn rules(of_lists: bool) -> Rules {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// However rows lie in segments and blocks, merging them in batches makes what sorting them at once does.
+    /// Merging in batches gives the same rows as one fold, however rows are divided into segments and blocks.
     #[test]
-    fn batches_are_together_what_one_fold_is(
+    fn batches_together_equal_one_fold(
         segments in prop::collection::vec(prop::collection::vec(made(), 0..24), 1..5),
         decoded_bytes in prop_oneof![Just(1usize), Just(200_000)],
         batch_bytes in prop_oneof![Just(1usize), Just(300_000)],
@@ -128,7 +128,7 @@ proptest! {
         };
         let segments: Vec<_> = segments.iter().map(&mut numbered).collect();
         let sorted = Stack::new(segments.iter().map(|rows| segment(rows)).collect());
-        // Each segment's clears undo none of its own rows where they are sorted, so rows that are not may differ.
+        // A clear removes no row of its own segment, so unsorted rows may fold differently from sorted ones.
         let unsorted = Unsorted(KeyGroupSet::all(8), segments.concat());
         let rules = rules(of_lists);
         for keep in [Fold::Base, Fold::Delta] {
