@@ -67,7 +67,7 @@ impl Log {
         self.backend.update(row, update).unwrap();
     }
 
-    fn seal(&mut self) -> alluvium::segment::Sealed {
+    fn seal(&mut self) -> alluvium::row::Sealed {
         self.epoch += 1;
         common::seal(&mut self.backend, self.epoch)
     }

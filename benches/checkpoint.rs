@@ -11,7 +11,8 @@ use alluvium::backend::{LogBackend, RowRef, StateBackend, Write};
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, EncodeOptions, Sealed, SegmentRows, encode};
+use alluvium::row::{Cut, Sealed};
+use alluvium::segment::{EncodeOptions, SegmentRows, encode};
 use alluvium::time::Timestamp;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -14,7 +14,7 @@ use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, Ta
 use alluvium::codec::schema::Schema;
 use alluvium::id::TableId;
 use alluvium::key_group::KeyGroupSet;
-use alluvium::segment::TableRules;
+use alluvium::row::TableRules;
 use alluvium::time::Timestamp;
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,

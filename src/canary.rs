@@ -1,70 +1,70 @@
-//! Planted bugs, off unless a test switches one on: a suite that cannot find them finds nothing.
+//! Planted bugs, off unless a test enables one: they prove that the test suite detects such bugs.
 //!
-//! Each breaks a law of `docs/protocol.md`, as a mistake that lost somebody's data did. Without the feature `canary` the
-//! switches are constants. `docs/catalogue.md` tells where each is found.
+//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `canary` the
+//! switches are constants. `docs/catalogue.md` lists the test that finds each.
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Canary {
-    /// "Already exists" is taken to mean "another's", without reading back whose it is.
+    /// Treats "already exists" as another writer's object, without reading the object back.
     TrustAlreadyExists,
-    /// A commit whose outcome is unknown is announced.
+    /// Announces a commit of unknown outcome.
     TrustUnknown,
-    /// A commit whose outcome is unknown is taken as failed, and its objects are deleted.
+    /// Treats a commit of unknown outcome as failed and deletes its objects.
     DeleteAfterUnknown,
-    /// Objects are put whether or not their name is taken.
+    /// Overwrites existing objects.
     Overwrite,
-    /// A commit counts without looking whether a newer attempt has begun.
+    /// Accepts a commit without checking for a newer attempt.
     SkipFence,
-    /// A claim counts without looking whether a newer attempt has begun.
+    /// Accepts a claim without checking for a newer attempt.
     SkipClaimFence,
-    /// The end of the chain is where a listing ends.
+    /// Takes the end of a listing as the end of the chain.
     TrustListing,
-    /// All packs of an attempt have one name.
+    /// Gives all packs of an attempt one name.
     ReuseNames,
-    /// A sweep takes whatever is unreferenced, even of the attempt that is running.
+    /// Sweeps all unreferenced objects, even those of the running attempt.
     SweepInFlight,
-    /// What a dropped checkpoint referred to is deleted, whoever else refers to it.
+    /// Deletes all objects of a dropped checkpoint, even those shared with live ones.
     CollectShared,
-    /// A draft may refer to objects that a sweep may be deleting.
+    /// Lets a draft refer to objects that a sweep may be deleting.
     TrustDraft,
-    /// A live manifest that cannot be read protects nothing.
+    /// Lets an unreadable live manifest protect no objects.
     CollectOverUnreadable,
-    /// A listing that breaks off is taken for the whole.
+    /// Takes an interrupted listing as complete.
     PartialListing,
-    /// Savepoints are dropped as checkpoints are.
+    /// Drops savepoints by the retention policy of checkpoints.
     CollectSavepoints,
-    /// What an aborted epoch sealed is forgotten.
+    /// Discards the sealed parts of an aborted epoch.
     ForgetAborted,
-    /// A start that loses its number to a ghost of its own gives up.
+    /// Fails a start that finds its attempt number taken by its own earlier write.
     GhostFences,
-    /// Whatever stands under a live manifest's number is taken for it.
+    /// Accepts any manifest stored under a live manifest's number.
     SkipIdentity,
-    /// Blocks are used without comparing their hash.
+    /// Uses blocks without checking their hash.
     SkipHash,
-    /// If the newest manifest is damaged, an older one takes its place in silence.
+    /// Silently falls back to an older manifest if the newest is damaged.
     SilentFallback,
-    /// Files are not synced.
+    /// Does not sync files.
     SkipSync,
-    /// An object may be as long as its store says.
+    /// Reads an object of any length that the store reports.
     SkipCap,
-    /// Time goes back over a restart if the clock did.
+    /// Lets time go back over a restart if the clock did.
     TrustClock,
-    /// A copy is not compared with what it should be of.
+    /// Does not compare a copy with its source.
     TrustCopy,
-    /// State that no operator claims is left out of the next checkpoint.
+    /// Omits state of undeclared operators from the next checkpoint.
     LoseOperators,
-    /// Output prepared in an epoch that was given up is not in the next manifest.
+    /// Omits output prepared in an abandoned epoch from the next manifest.
     ForgetPrepared,
-    /// An epoch counts as given up as soon as a later one is.
+    /// Treats an epoch as abandoned as soon as a later one is.
     EarlyOutcome,
-    /// A barrier counts although its epoch was never triggered.
+    /// Accepts a barrier of an epoch that was never triggered.
     AnyEpoch,
-    /// A new table's id is its place among the tables that its subtask declared.
+    /// Gives a new table its index among the subtask's declared tables as id.
     PositionalIds,
-    /// A checkpoint does not say how far time had come.
+    /// Omits group times from a checkpoint.
     ForgetTimes,
-    /// Chains are bounded by stored bytes alone, however much these decode to.
+    /// Bounds chains by stored bytes alone, regardless of their decoded size.
     BoundStoredOnly,
 }
 
@@ -78,7 +78,7 @@ mod switch {
         static PLANTED: Cell<Option<Canary>> = const { Cell::new(None) };
     }
 
-    /// Plants `canary`, and only it, in what runs on this thread from now on.
+    /// Plants `canary` alone, or none, in all code on this thread from now on.
     pub fn plant(canary: Option<Canary>) {
         PLANTED.set(canary);
     }

@@ -1,4 +1,4 @@
-//! The one public error: coarse kinds, each an instruction to the caller.
+//! The crate's one error type: coarse kinds, each an instruction to the caller.
 //!
 //! Expected outcomes (a lost race, a missing key, an aborted epoch) are values, not errors.
 
@@ -8,36 +8,36 @@ use std::sync::Arc;
 /// The crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What the caller should do about an [`Error`].
+/// Kind of an [`Error`]: the caller's remedy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// Fix the settings; nothing was done.
+    /// Fix the settings; the call had no effect.
     Config,
-    /// Fix the call: its order, its handle, its range.
+    /// Fix the call: its order, handle or range.
     Usage,
-    /// Fix the input record or file that is named.
+    /// Fix the input record or file named in the message.
     Input,
-    /// Pick something that exists.
+    /// Choose one that exists.
     NotFound,
-    /// Stored bytes are damaged or misplaced: choose another checkpoint; the object is named.
+    /// Choose another checkpoint: stored bytes are damaged or misplaced. The message names the object.
     Corrupt,
-    /// Written by a newer version, or with a feature that this build lacks: upgrade.
+    /// Upgrade: a newer version wrote the data, or a build with more features.
     Version,
     /// Stop this attempt at once: a newer one owns the job.
     Fenced,
-    /// Slow down, or raise the limit that is named.
+    /// Slow down, or raise the limit named in the message.
     Limit,
-    /// The store refused access: fix credentials or permissions.
+    /// Fix credentials or permissions: the store refused access.
     Denied,
-    /// Back off and try again; look at [`Error::applied`] first.
+    /// Back off and retry; check [`Error::applied`] first.
     Unavailable,
-    /// Open anew: an earlier failure or a request to stop ended this job.
+    /// Open the job again: an earlier failure or a request to stop ended it.
     Stopped,
 }
 
 impl ErrorKind {
-    /// Returns the kind's stable name, as the tool prints it.
+    /// Returns the kind's stable name, as printed by the tool.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -62,20 +62,20 @@ impl fmt::Display for ErrorKind {
     }
 }
 
-/// Whether the effect of a failed call may have happened.
+/// Whether a failed call may have taken effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Applied {
-    /// It did not happen.
+    /// It had no effect.
     No,
-    /// It may have happened, or may still happen later.
+    /// It may have taken effect, or may still do so.
     Unknown,
 }
 
-/// An error: what to do ([`ErrorKind`]), whether it may have been applied, what happened, and its source.
+/// An error: its [`ErrorKind`], whether the call may have been [`Applied`], a message and a source.
 ///
-/// Its text is lower case, without a full stop, with the variables last as ``name=`value` ``; it never
-/// repeats the source. Clones share the source, so the error of a job reaches each of its callers whole.
+/// Messages are lower case, without a full stop, with variables last as ``name=`value` ``; they never repeat the source.
+/// Clones share the source, so every caller of a failed job gets the complete error.
 #[derive(Clone)]
 pub struct Error {
     repr: Arc<Repr>,
@@ -90,13 +90,13 @@ struct Repr {
 }
 
 impl Error {
-    /// Returns an error of `kind`; its effect did not happen.
+    /// Returns an error of `kind`, not applied.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         let repr = Repr { kind, applied: Applied::No, message: message.into(), source: None };
         Self { repr: Arc::new(repr) }
     }
 
-    /// Returns the error with its cause. If the cause is an [`Error`] that may have been applied, so may this one.
+    /// Returns the error with a source. If the source is a possibly applied [`Error`], so is this one.
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         let source = source.into();
@@ -116,26 +116,26 @@ impl Error {
         self
     }
 
-    /// Returns the error with ``name=`value` `` at the end of its message.
+    /// Returns the error with ``name=`value` `` appended to its message.
     #[must_use]
     pub fn with(mut self, name: &str, value: impl fmt::Display) -> Self {
         Arc::make_mut(&mut self.repr).message.push_str(&format!(" {name}=`{value}`"));
         self
     }
 
-    /// Returns what the caller should do.
+    /// Returns the kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.repr.kind
     }
 
-    /// Returns whether the effect may have happened.
+    /// Returns whether the call may have taken effect.
     #[must_use]
     pub fn applied(&self) -> Applied {
         self.repr.applied
     }
 
-    /// Returns the message without its sources.
+    /// Returns the message without those of its sources.
     #[must_use]
     pub fn message(&self) -> &str {
         &self.repr.message
@@ -155,8 +155,7 @@ impl Error {
     }
 }
 
-/// Stops the work: something that this process alone decides, in its own memory, is not as it must be. Bytes from outside
-/// are another matter: they get typed errors.
+/// Panics: an invariant of this process's own memory is broken. Never for bytes from outside, which get typed errors.
 #[cold]
 #[track_caller]
 pub(crate) fn broken(invariant: &str) -> ! {

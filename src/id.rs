@@ -1,11 +1,11 @@
-//! Identities: newtypes that print as they parse, and nothing that a path could hide in.
+//! Identities: newtypes whose printed form parses back, and none of which can contain a path.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, Result};
 
-/// Declares a number that means one thing only.
+/// Declares a number with a type of its own.
 macro_rules! number {
     ($(#[$doc:meta])* $name:ident($inner:ty)) => {
         $(#[$doc])*
@@ -35,7 +35,7 @@ number! {
     Attempt(u64)
 }
 number! {
-    /// What lies between two barriers. A checkpoint at epoch `e` holds all effects of epochs `<= e`.
+    /// The part of the stream between two barriers. A checkpoint at epoch `e` includes all effects of epochs `<= e`.
     Epoch(u64)
 }
 number! {
@@ -60,22 +60,22 @@ number! {
 }
 
 impl Epoch {
-    /// Returns the epoch that follows.
+    /// Returns the next epoch.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
 }
 
-/// What ends an epoch: the engine sends it through the stream and hands it to every task.
+/// The end of an epoch: the engine sends the barrier through the stream and passes it to every task.
 ///
-/// Epochs repeat after a restart, so a barrier also carries the attempt that triggered it: one that a channel kept from an
-/// earlier attempt is refused.
+/// Epoch numbers repeat after a restart, so a barrier also has the attempt that triggered it: a task refuses a barrier left in
+/// a channel by an earlier attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Barrier {
     /// The attempt that triggered it.
     pub attempt: Attempt,
-    /// The epoch that it ends.
+    /// The epoch ended by it.
     pub epoch: Epoch,
 }
 
@@ -85,10 +85,10 @@ impl fmt::Display for Barrier {
     }
 }
 
-/// An epoch that is waited for: that of a [`Barrier`], or one of any attempt.
+/// An epoch to wait for: that of a [`Barrier`], or one of any attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Awaited {
-    /// The attempt that triggered it, if that is known.
+    /// The attempt that triggered it, if known.
     pub attempt: Option<Attempt>,
     /// The epoch.
     pub epoch: Epoch,
@@ -106,7 +106,7 @@ impl From<Epoch> for Awaited {
     }
 }
 
-/// Declares 128 bits that print as 32 hexadecimal digits.
+/// Declares an identity of 128 bits, printed as 32 hexadecimal digits.
 macro_rules! bits128 {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
@@ -138,11 +138,11 @@ macro_rules! bits128 {
 }
 
 bits128! {
-    /// Identity of one write: it tells our own object from another's under the same key.
+    /// Identity of one write: distinguishes our own object from another writer's under the same key.
     PutId
 }
 bits128! {
-    /// Identity of a job for life, drawn at its first claim.
+    /// Identity of a job, drawn at its first claim and never changed.
     JobId
 }
 bits128! {
@@ -177,7 +177,7 @@ fn parse_hex(text: &str) -> Option<[u8; 16]> {
 /// Identity of a data object: the attempt that wrote it and 128 random bits. Prints as `<attempt>-<hex>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectId {
-    /// The attempt that wrote it, which decides who may delete it.
+    /// The attempt that wrote it; decides which attempts may delete it.
     pub attempt: Attempt,
     /// Random bits: names are never reused.
     pub random: [u8; 16],
@@ -204,7 +204,7 @@ impl FromStr for ObjectId {
     }
 }
 
-/// Identity of a segment: who sealed it, and when in the stream.
+/// Identity of a segment: the subtask and the seal that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct SegmentId {
     /// The attempt that sealed it.
@@ -213,9 +213,9 @@ pub struct SegmentId {
     pub operator: OperatorId,
     /// The subtask that sealed it.
     pub subtask: Subtask,
-    /// The last epoch that it covers.
+    /// The last epoch covered.
     pub epoch: Epoch,
-    /// The seal within that epoch.
+    /// The seal's number within that epoch.
     pub part: Part,
 }
 
@@ -225,7 +225,7 @@ impl fmt::Display for SegmentId {
     }
 }
 
-/// Identity of a manifest: its place in the chain and which write it was.
+/// Identity of a manifest: its number in the chain and its put-id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ManifestId {
     /// Its number.
@@ -234,8 +234,8 @@ pub struct ManifestId {
     pub put_id: PutId,
 }
 
-/// A job's name: 1 to 128 ASCII letters, digits, `_`, `-` or `.`, not starting with a `.`, so that it is a
-/// path segment on every store and never a path.
+/// A job's name: 1 to 128 ASCII letters, digits, `_`, `-` or `.`, not starting with `.`. Such a name is a path segment on
+/// every store, and never a path.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JobName(String);
 

@@ -19,6 +19,7 @@ pub mod metrics;
 pub mod offline;
 pub mod place;
 pub mod prelude;
+pub mod row;
 pub mod runtime;
 pub mod segment;
 pub mod store;

@@ -1,4 +1,4 @@
-//! A memory budget that several owners charge: backends for their rows, the pipeline for what it carries.
+//! A memory budget shared by several owners: backends for their rows, the pipeline for its segments.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,13 +29,13 @@ impl MemoryBudget {
         self.limit
     }
 
-    /// Returns whether `bytes` more would still be within the limit.
+    /// Returns whether `bytes` more would stay within the limit.
     #[must_use]
     pub fn has_room(&self, bytes: u64) -> bool {
         self.held_bytes().saturating_add(bytes) <= self.limit
     }
 
-    /// Holds `bytes` until the charge is dropped, even beyond the limit: whoever can wait asks
+    /// Holds `bytes` until the charge is dropped, even beyond the limit. Callers that can wait check
     /// [`MemoryBudget::has_room`] first.
     #[must_use]
     pub fn charge(&self, bytes: u64) -> Charge {
@@ -44,7 +44,7 @@ impl MemoryBudget {
     }
 }
 
-/// Bytes held in a [`MemoryBudget`] while this lives.
+/// Bytes held in a [`MemoryBudget`] until dropped.
 #[derive(Debug)]
 pub struct Charge {
     held: Arc<AtomicU64>,
@@ -52,13 +52,13 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// Returns how many bytes it holds.
+    /// Returns the bytes held.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Holds `bytes` from now on.
+    /// Changes the bytes held to `bytes`.
     pub fn resize(&mut self, bytes: u64) {
         self.held.fetch_add(bytes, Ordering::Relaxed);
         self.held.fetch_sub(self.bytes, Ordering::Relaxed);
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn charges_are_given_back() {
+    fn dropped_charges_are_released() {
         let budget = MemoryBudget::new(10);
         let mut charge = budget.charge(6);
         assert!(budget.has_room(4) && !budget.has_room(5));

@@ -1,28 +1,28 @@
-//! Names of the metrics, through the `metrics` facade: Flink's where Flink has one.
+//! Metrics, through the `metrics` facade. Names are Flink's where Flink has the metric.
 //!
 //! | name | kind | unit |
 //! |---|---|---|
 //! | `lastCheckpointDuration` | gauge | ms, trigger to commit |
-//! | `lastCheckpointSize` | gauge | bytes uploaded for it |
-//! | `lastCheckpointFullSize` | gauge | bytes of all segments it lists |
+//! | `lastCheckpointSize` | gauge | bytes uploaded for the checkpoint |
+//! | `lastCheckpointFullSize` | gauge | bytes of all segments listed in the checkpoint |
 //! | `lastCompletedCheckpointId` | gauge | id |
 //! | `numberOfCompletedCheckpoints`, `numberOfFailedCheckpoints` | counter | |
 //! | `numberOfInProgressCheckpoints` | gauge | |
-//! | `alluvium_sealed_bytes` | gauge | bytes of memory that sealed state keeps alive, shared with the backend or not; set when a checkpoint begins to be encoded and when it is placed |
+//! | `alluvium_sealed_bytes` | gauge | bytes of memory kept alive by sealed state, shared with the backend or not; set when encoding of a checkpoint begins and when it is placed |
 //! | `numRecordsIn` | counter, by the tool | records |
-//! | `alluvium_pause_seconds` | histogram, by the tool | s a subtask stands still at a barrier |
-//! | `alluvium_dirty_rows` | histogram | distinct rows that a subtask touched in an epoch |
-//! | `alluvium_group_dirty_rows` | histogram | the same per key group that has any: its spread is the skew |
-//! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | uses of such a group of late: a count of which each seal takes an eighth |
+//! | `alluvium_pause_seconds` | histogram, by the tool | s that a subtask pauses at a barrier |
+//! | `alluvium_dirty_rows` | histogram | distinct rows changed by a subtask in an epoch |
+//! | `alluvium_group_dirty_rows` | histogram | the same per key group with dirty rows; the spread shows skew |
+//! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | recent uses of such a group: a count that decays by an eighth at each seal |
 //! | `alluvium_group_live_bytes` | histogram | bytes of live rows of such a group |
-//! | `alluvium_rocksdb_*` | gauge, label `database` | what RocksDB says of a subtask's database after each checkpoint: bytes of block cache, memtables and files, compaction debt, hits and misses, stalls (`docs/rocksdb.md`) |
-//! | `alluvium_checkpoint_interval_seconds` | gauge | s, the interval that was chosen, if it is adaptive |
-//! | `alluvium_checkpoint_interval_bound` | gauge, label `bound` | 1 for what the interval was chosen by, else 0 |
-//! | `alluvium_checkpoint_goal_infeasible` | gauge | 1 while goals cannot be met as things are |
+//! | `alluvium_rocksdb_*` | gauge, label `database` | RocksDB's numbers of a subtask's database after each checkpoint: bytes of block cache, memtables and files, compaction debt, hits and misses, stalls (`docs/rocksdb.md`) |
+//! | `alluvium_checkpoint_interval_seconds` | gauge | s, the chosen interval, if adaptive |
+//! | `alluvium_checkpoint_interval_bound` | gauge, label `bound` | 1 for the bound that decided the interval, else 0 |
+//! | `alluvium_checkpoint_goal_infeasible` | gauge | 1 while the goals cannot be met |
 //! | `alluvium_dirty_rows_per_second` | gauge | distinct rows dirtied per second of that interval |
-//! | `alluvium_expected_overhead_ratio` | gauge | share of time that checkpoints and replay are expected to cost |
-//! | `alluvium_predicted_recovery_seconds` | gauge | s until the job would have caught up if it failed now |
-//! | `alluvium_uncollected_objects` | gauge | objects that nothing reaches and that the store would not delete |
+//! | `alluvium_expected_overhead_ratio` | gauge | expected share of time lost to checkpoints and replay |
+//! | `alluvium_predicted_recovery_seconds` | gauge | s until the job would catch up after a failure now |
+//! | `alluvium_uncollected_objects` | gauge | unreachable objects that the store failed to delete |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -31,7 +31,7 @@ use metrics::{counter, gauge, histogram};
 
 use crate::id::Seq;
 
-/// Notes a committed checkpoint.
+/// Records a committed checkpoint.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
 pub(crate) fn checkpoint_completed(id: Seq, duration: Duration) {
     gauge!("lastCheckpointDuration").set(duration.as_millis() as f64);
@@ -39,43 +39,43 @@ pub(crate) fn checkpoint_completed(id: Seq, duration: Duration) {
     counter!("numberOfCompletedCheckpoints").increment(1);
 }
 
-/// Notes the bytes that a checkpoint's own objects have, and those of all segments that it lists.
+/// Records the bytes of a checkpoint's new objects and of all segments listed in it.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
 pub(crate) fn checkpoint_sizes(new_bytes: u64, full_bytes: u64) {
     gauge!("lastCheckpointSize").set(new_bytes as f64);
     gauge!("lastCheckpointFullSize").set(full_bytes as f64);
 }
 
-/// Notes a checkpoint that was given up.
+/// Records an abandoned checkpoint.
 pub(crate) fn checkpoint_failed() {
     counter!("numberOfFailedCheckpoints").increment(1);
 }
 
-/// Notes how many checkpoints are in flight.
+/// Records the number of checkpoints in flight.
 #[expect(clippy::cast_precision_loss, reason = "a handful")]
 pub(crate) fn in_progress(count: usize) {
     gauge!("numberOfInProgressCheckpoints").set(count as f64);
 }
 
-/// Notes how much memory sealed state keeps alive until it is placed.
+/// Records the memory kept alive by sealed state until it is placed.
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
 pub(crate) fn sealed_bytes(bytes: u64) {
     gauge!("alluvium_sealed_bytes").set(bytes as f64);
 }
 
-/// Notes how many objects should be gone and are not.
+/// Records the number of unreachable objects not deleted.
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 objects")]
 pub(crate) fn uncollected(objects: u64) {
     gauge!("alluvium_uncollected_objects").set(objects as f64);
 }
 
-/// Notes how many distinct rows a subtask touched in an epoch.
+/// Records the distinct rows changed by a subtask in an epoch.
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 rows")]
 pub(crate) fn dirty_rows(rows: u64) {
     histogram!("alluvium_dirty_rows").record(rows as f64);
 }
 
-/// Notes how busy a key group was.
+/// Records the load of a key group.
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 rows, bytes and uses")]
 pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u64) {
     histogram!("alluvium_group_dirty_rows").record(dirty_rows as f64);
@@ -84,14 +84,14 @@ pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u
     histogram!("alluvium_group_live_bytes").record(live_bytes as f64);
 }
 
-/// Notes what a database says of itself.
+/// Records a statistic of a database.
 #[cfg(feature = "rocksdb")]
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and counts")]
 pub(crate) fn of_database(metric: &'static str, database: &str, value: u64) {
     gauge!(metric, "database" => database.to_owned()).set(value as f64);
 }
 
-/// Notes a decision on the interval: its length in seconds, what of `bounds` it was chosen by, whether goals can be met.
+/// Records a decision on the interval: its length in seconds, the deciding one of `bounds`, and whether goals can be met.
 pub(crate) fn interval(seconds: f64, bound: &'static str, bounds: &[&'static str], infeasible: bool) {
     gauge!("alluvium_checkpoint_interval_seconds").set(seconds);
     for name in bounds {
@@ -100,13 +100,13 @@ pub(crate) fn interval(seconds: f64, bound: &'static str, bounds: &[&'static str
     gauge!("alluvium_checkpoint_goal_infeasible").set(f64::from(u8::from(infeasible)));
 }
 
-/// Notes what is expected of the interval: rows dirtied per second, and the share of time that it costs.
+/// Records the expectations for the interval: rows dirtied per second, and the share of time lost.
 pub(crate) fn interval_expects(dirty_rows_per_s: f64, overhead: f64) {
     gauge!("alluvium_dirty_rows_per_second").set(dirty_rows_per_s);
     gauge!("alluvium_expected_overhead_ratio").set(overhead);
 }
 
-/// Notes how long a recovery would take if the job failed now.
+/// Records the predicted duration of a recovery after a failure now.
 pub(crate) fn predicted_recovery(seconds: f64) {
     gauge!("alluvium_predicted_recovery_seconds").set(seconds);
 }

@@ -1,6 +1,6 @@
-//! The injected runtime: everything below the façade spawns, sleeps and draws randomness through it, so that
-//! the same code runs on tokio in production and under a seeded executor in simulation. Only backends have threads
-//! of their own, for work whose moment changes no result: writing layers to files, touching fresh memory.
+//! The injected runtime: all code below the façade spawns, sleeps and draws randomness through it, so that the same code
+//! runs on tokio in production and on a seeded executor in simulation. Only backends have their own threads, for work whose
+//! timing changes no result: writing layers to files, touching fresh memory.
 
 use std::fmt::Debug;
 use std::sync::{Arc, OnceLock};
@@ -12,18 +12,18 @@ use tokio::sync::oneshot;
 use crate::error::{Error, Result};
 use crate::time::Timestamp;
 
-/// What the crate needs of an executor.
+/// The executor functions that the crate needs.
 pub trait Runtime: Debug + Send + Sync + 'static {
     /// Runs `future` in the background.
     fn spawn(&self, future: BoxFuture<'static, ()>);
-    /// Runs CPU-bound or blocking `work` where it does not hold up futures.
+    /// Runs CPU-bound or blocking `work` without delaying futures.
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
-    /// Returns the wall clock's time: the processing time that rows expire by, and the times that people read.
+    /// Returns the wall-clock time: used as processing time for expiry, and for displayed times.
     fn now(&self) -> Timestamp;
-    /// Returns the time of a clock that never goes back, in milliseconds from an arbitrary origin. Intervals, timeouts and
-    /// retries are measured by it. Default: the system's monotonic clock.
+    /// Returns the time of a clock that never goes back, in milliseconds from an arbitrary origin. Measures intervals,
+    /// timeouts and retries. Default: the system's monotonic clock.
     fn monotonic(&self) -> Timestamp {
         system_monotonic()
     }
@@ -41,7 +41,7 @@ fn system_monotonic() -> Timestamp {
 /// A shared runtime.
 pub type SharedRuntime = Arc<dyn Runtime>;
 
-/// Runs `work` off the executor and returns what it returns.
+/// Runs `work` off the executor and returns its result.
 ///
 /// # Errors
 /// `Stopped` if the work panicked or the runtime dropped it.
@@ -51,13 +51,13 @@ pub async fn run_blocking<R: Send + 'static>(
 ) -> Result<R> {
     let (sender, receiver) = oneshot::channel();
     runtime.spawn_blocking(Box::new(move || {
-        // The receiver is gone if the caller was cancelled: nobody wants the result.
+        // The receiver is gone if the caller was cancelled.
         let _cancelled = sender.send(work());
     }));
     receiver.await.map_err(|_| Error::stopped("background work panicked or was dropped"))?
 }
 
-/// Returns what `future` returns, or `None` if `limit` passes first; the future is then dropped.
+/// Returns the output of `future`, or drops it and returns `None` once `limit` has passed.
 pub async fn timeout<F: Future>(runtime: &dyn Runtime, limit: Duration, future: F) -> Option<F::Output> {
     match select(Box::pin(future), runtime.sleep(limit)).await {
         Either::Left((output, _)) => Some(output),

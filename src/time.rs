@@ -1,4 +1,4 @@
-//! Time as a value. Nothing here reads a clock: times come from the caller or the injected runtime.
+//! Time as a value. No code here reads a clock: times come from the caller or the injected runtime.
 
 use std::fmt;
 use std::time::Duration;
@@ -37,7 +37,7 @@ impl Timestamp {
         Self(self.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
     }
 
-    /// Returns the time that passed since `earlier`, zero if it is not earlier.
+    /// Returns the time since `earlier`; zero if `earlier` is not earlier.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))

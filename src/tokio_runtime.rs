@@ -1,5 +1,5 @@
-//! The runtime that most embedders have: tokio.
-#![expect(clippy::disallowed_methods, reason = "this is the one place that adapts tokio and the system's clock")]
+//! The runtime for embedders on tokio.
+#![expect(clippy::disallowed_methods, reason = "this file alone adapts tokio and the system's clock")]
 
 use std::time::{Duration, SystemTime};
 
@@ -17,16 +17,16 @@ pub struct TokioRuntime {
 }
 
 impl TokioRuntime {
-    /// Returns an adapter for `handle`'s runtime, which needs its time driver.
+    /// Returns an adapter for `handle`'s runtime, which must have its time driver enabled.
     #[must_use]
     pub fn new(handle: Handle) -> Self {
         Self { handle }
     }
 
-    /// Returns an adapter for the runtime that the caller runs in.
+    /// Returns an adapter for the caller's runtime.
     ///
     /// # Panics
-    /// If the caller is not inside a tokio runtime.
+    /// If the caller is outside a tokio runtime.
     #[must_use]
     pub fn current() -> Self {
         Self::new(Handle::current())
@@ -58,8 +58,8 @@ impl Runtime for TokioRuntime {
 
     fn random(&self) -> u128 {
         let mut bytes = [0; 16];
-        // Without the system's randomness neither names nor seeds are safe; the process-unique hash of XXH3 over
-        // the clock would only hide it.
+        // Without the system's randomness neither names nor seeds are safe, and a fallback derived from the clock would
+        // only hide the failure.
         match getrandom::fill(&mut bytes) {
             Ok(()) => u128::from_le_bytes(bytes),
             Err(error) => std::panic::panic_any(format!("the system has no randomness: {error}")),

@@ -17,7 +17,7 @@ use alluvium::codec::typed::{Fixed, Ordered};
 use alluvium::id::{Epoch, Part};
 use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::Cut;
+use alluvium::row::Cut;
 use alluvium::time::Timestamp;
 use mean::Mean;
 use peak_alloc::PeakAlloc;

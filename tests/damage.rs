@@ -15,7 +15,7 @@ use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::offline::{self, Level};
 use alluvium::place::Store;
-use alluvium::segment::{Fold, Op, RowBatch, Rules};
+use alluvium::row::{Fold, Op, RowBatch, Rules};
 use alluvium::{Error, ErrorKind, Result};
 use bytes::Bytes;
 use common::{COUNT, Counting, Gate};

@@ -19,13 +19,11 @@ use alluvium::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};
 use alluvium::manifest::{
     AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque,
     OpaqueContent, OpaqueRole, OperatorManifest, Program, Redistribution, Retained, Schema, StateKind, SubtaskEntry,
-    SubtaskManifest, TableSchema, Ttl,
+    SubtaskManifest, TableSchema,
 };
 use alluvium::place::pack::{Pack, PackBuilder, Packed};
-use alluvium::segment::{
-    Codec, Columns, EncodeOptions, Encoded, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentIndex,
-    SegmentKind, SegmentRows, encode,
-};
+use alluvium::row::{Columns, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
+use alluvium::segment::{Codec, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
 use alluvium::time::Timestamp;
 use bytes::Bytes;
 
@@ -398,7 +396,7 @@ fn the_document_shows_what_is_written() {
         let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
         assert!(documented(&document, title) == written, "the {title} is now: {}", hex.join(" "));
     }
-    for source in ["src/segment/format.rs", "src/manifest/proto.rs"] {
+    for source in ["src/row/shape.rs", "src/segment/format.rs", "src/manifest/proto.rs"] {
         let hash = Hash::of(&fs::read(root.join(source)).unwrap());
         let line = format!("`{source}` {hash}");
         assert!(document.contains(&line), "read docs/format.md again beside {source}, then put: {line}");

@@ -12,9 +12,8 @@ use alluvium::codec::typed::Raw;
 use alluvium::id::{Epoch, Part};
 use alluvium::key_group::{KeyGroup, KeyGroupSet};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{
-    Codec, Columns, Cut, EncodeOptions, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Sealed, encode,
-};
+use alluvium::row::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Sealed};
+use alluvium::segment::{Codec, EncodeOptions, encode};
 use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
 

@@ -14,7 +14,7 @@ use alluvium::manifest::rescale::OperatorPlan;
 use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskEntry};
 use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
 use alluvium::place::Store;
-use alluvium::segment::SegmentKind;
+use alluvium::row::SegmentKind;
 use alluvium::store::Key;
 use alluvium::{ErrorKind, Result};
 use bytes::Bytes;

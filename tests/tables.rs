@@ -9,8 +9,9 @@ use alluvium::backend::{ListState, MapState, OverlayBackend, Tables, TtlConfig, 
 use alluvium::codec::typed::{At, Fixed, Migrating, Utf8};
 use alluvium::id::Epoch;
 use alluvium::job::{Job, JobBuilder, OperatorSpec, Seat, Task};
-use alluvium::manifest::{TableSchema, Ttl};
+use alluvium::manifest::TableSchema;
 use alluvium::prelude::TableOptions;
+use alluvium::row::Ttl;
 use alluvium::time::Timestamp;
 use alluvium::{Error, ErrorKind, Result};
 use common::{COUNT, Gate, store};

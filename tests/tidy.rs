@@ -11,6 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["id", "time", "memory", "canary", "codec"],
     &["key_group", "metrics", "runtime"],
     &["envelope"],
+    &["row"],
     &["segment"],
     &["manifest"],
     &["backend", "control", "store"],
@@ -84,6 +85,13 @@ fn modules_use_only_what_stands_above_them() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn backends_take_rows_and_know_no_segments() {
+    for (path, text) in sources("src/backend") {
+        assert!(!text.contains("crate::segment"), "{} names `crate::segment`", path.display());
+    }
 }
 
 /// Returns the files under `src`, beside `allowed`, whose production code contains `needle`.

@@ -14,7 +14,7 @@ use alluvium::key_group::{KeyGroup, KeyGroupSet, Partitioner, owner, subtask_ran
 use alluvium::manifest::TableSchema;
 use alluvium::memory::MemoryBudget;
 use alluvium::offline::RowTypes;
-use alluvium::segment::Cut;
+use alluvium::row::Cut;
 use alluvium::time::Timestamp;
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -431,7 +431,7 @@ fn tools_read_a_timers_row() {
     let Subtask { state, .. } = single();
     let types = RowTypes::of(state.tables().schemas().iter().find(|table| table.name == "timers").unwrap());
     let sub = (-5i64).wrapping_sub(i64::MIN).to_be_bytes();
-    let row = alluvium::segment::RowKey::data(alluvium::id::TableId(1), &[1, 0], b"w", &sub);
+    let row = alluvium::row::RowKey::data(alluvium::id::TableId(1), &[1, 0], b"w", &sub);
     let place = types.place(&row).unwrap();
     assert_eq!((place.key.to_string(), place.sub.to_string()), ("1".to_owned(), "-5".to_owned()));
 }

@@ -6,7 +6,7 @@ use alluvium::backend::{LogBackend, StateBackend};
 use alluvium::id::{Epoch, Part};
 use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, Sealed};
+use alluvium::row::{Cut, Sealed};
 use alluvium::time::Timestamp;
 
 pub(crate) const GROUPS: u16 = 128;

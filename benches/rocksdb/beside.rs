@@ -9,7 +9,8 @@ use alluvium::backend::{Change, Outcome, RocksDbBackend, RowRef, StateBackend, W
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::KeyGroupSet;
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Cut, EncodeOptions, encode};
+use alluvium::row::Cut;
+use alluvium::segment::{EncodeOptions, encode};
 use alluvium::time::Timestamp;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Options, WriteOptions};

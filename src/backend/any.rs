@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
-use crate::segment::{Cut, GroupTimes, RowSource, Sealed, TableRules};
+use crate::row::{Cut, GroupTimes, RowSource, Sealed, TableRules};
 use crate::time::Timestamp;
 
 #[cfg(feature = "rocksdb")]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Columns, Op, Row, RowBatch, RowKey, RowSource};
+use crate::row::{Columns, Op, Row, RowBatch, RowKey, RowSource};
 
 use super::checks::budget_spent;
 use super::row_key::{covering_clears, decode_clear, decode_trusted, group_of};

@@ -23,7 +23,7 @@ use std::fmt::Debug;
 use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
-use crate::segment::{Cut, GroupTimes, RowSource, Sealed, TableRules};
+use crate::row::{Cut, GroupTimes, RowSource, Sealed, TableRules};
 use crate::time::Timestamp;
 
 pub use any::AnyBackend;
@@ -41,7 +41,7 @@ pub(crate) use state::{TableEntry, Types};
 
 /// The state of one subtask.
 ///
-/// Values are at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535
+/// Values are at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535
 /// bytes. [`TableRules`] define what the rows of a table mean: an expired value counts as absent, and a value of an
 /// older version is read in its present form. A table without rules holds bytes.
 ///

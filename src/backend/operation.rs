@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup};
-use crate::segment::RowKey;
+use crate::row::RowKey;
 
 /// A row's address. Its key is located once per record, not once per row.
 #[derive(Debug, Clone, Copy)]

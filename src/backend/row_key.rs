@@ -6,7 +6,7 @@
 use crate::error::broken;
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::RowKey;
+use crate::row::RowKey;
 
 /// Bytes of a row key beside key, namespace and sub-key: group, table, two lengths.
 const ROW_KEY_OVERHEAD_BYTES: usize = 2 + 4 + 2 + 2;

@@ -6,7 +6,7 @@ use crate::backend::TableEntry;
 use crate::control::coordinator::Participant;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
-use crate::segment::{GroupHeat, GroupTimes, Statistic};
+use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
 /// What a subtask says about its state; it belongs to its operator's entry in the manifest.

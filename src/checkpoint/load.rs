@@ -14,8 +14,9 @@ use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::{Fold, Merge, RowBatch, RowSource, Rules, Step};
 use crate::runtime::{SharedRuntime, run_blocking};
-use crate::segment::{BlockEntry, Fold, Merge, RowBatch, RowSource, Rules, Run, Step, verified_blocks};
+use crate::segment::{BlockEntry, SegmentRun, verified_blocks};
 
 /// Bytes of blocks that are decoded for a part of one group.
 const DECODED_BYTES: usize = 8 << 20;
@@ -127,7 +128,7 @@ struct Large {
     reader: Arc<SegmentReader>,
     group: KeyGroup,
     /// `None` after an error, and while it works elsewhere.
-    merge: Option<Merge>,
+    merge: Option<Merge<SegmentRun>>,
     /// One for each run of the merge.
     sources: Vec<Ahead>,
     /// Bytes that all runs may have ahead together.
@@ -152,7 +153,7 @@ impl Large {
                 Content::Index(index) => {
                     let blocks: VecDeque<_> = index.blocks_of(&groups_of(group)).copied().collect();
                     let of = (index.kind(), index.groups().clone());
-                    (Run::new(of, group, VecDeque::new(), blocks.len()), blocks)
+                    (SegmentRun::new(of, group, VecDeque::new(), blocks.len()), blocks)
                 }
             };
             runs.push(run);

@@ -18,4 +18,4 @@ pub mod restore;
 pub mod savepoints;
 pub mod segment_chain;
 pub mod sweep;
-mod waiting;
+mod encoded_rows;

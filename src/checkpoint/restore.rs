@@ -7,13 +7,14 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
-use super::waiting::Narrowed;
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
 use crate::place::Store;
-use crate::segment::{BlockEntry, RowSource, SegmentIndex, SegmentKind, SegmentRef, SegmentRows, Stack, touching};
+use crate::row::{Narrowed, RowSource, SegmentKind, Stack};
+use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
 
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;

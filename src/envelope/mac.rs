@@ -1,8 +1,8 @@
-//! Signatures of objects. A checksum finds accidents; a keyed MAC finds intent: only who has the key can have written
-//! what it verifies.
+//! Signatures of objects. A checksum detects accidents; a keyed MAC detects tampering: only a holder of the key can write an
+//! object that verifies.
 //!
-//! Keyed BLAKE3 over all bytes of the object before the MAC, flags included, so that nobody can take a signature off and
-//! call the rest unsigned.
+//! The MAC is keyed BLAKE3 over all bytes before it. These include the flags, so removing a signature also invalidates the
+//! object.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,12 +11,12 @@ use crate::error::{Error, Result};
 
 pub(super) const MAC_BYTES: usize = 32;
 
-/// A secret that objects are signed and verified with: 32 random bytes. It is never printed.
+/// A secret key for signing and verifying objects: 32 random bytes. Never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct MacKey([u8; 32]);
 
 impl MacKey {
-    /// Returns the key of these bytes, which should come from a source of randomness, not from a password.
+    /// Returns the key of these bytes. They should be random, not a password.
     #[must_use]
     pub const fn new(bytes: [u8; 32]) -> Self {
         Self(bytes)
@@ -33,7 +33,7 @@ impl FromStr for MacKey {
     /// Reads 64 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self> {
         let bytes = blake3::Hash::from_hex(text).map(|hash| *hash.as_bytes());
-        // The text may be nearly a key, so no error repeats any of it.
+        // The text may be most of a key, so the error repeats none of it.
         bytes.map(Self).map_err(|_| Error::config("a key is 64 hexadecimal digits").with("bytes", text.len()))
     }
 }
@@ -44,8 +44,8 @@ impl fmt::Debug for MacKey {
     }
 }
 
-/// The keys of a job's manifests: what signs new ones, and what is believed. By default nothing is signed, and nothing
-/// that is signed can be read.
+/// The keys of a job's manifests: the key that signs new ones, and all keys accepted. By default no manifest is signed, and
+/// signed ones cannot be read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct MacKeys {
     signing: Option<MacKey>,
@@ -54,45 +54,45 @@ pub struct MacKeys {
 }
 
 impl MacKeys {
-    /// Signs with `key`, and believes only what it signed.
+    /// Returns keys that sign with `key` and accept only its signatures.
     #[must_use]
     pub fn signing(key: MacKey) -> Self {
         Self { signing: Some(key), ..Self::default() }
     }
 
-    /// Believes what `older` signed, too: a key that has been replaced.
+    /// Also accepts signatures of `older`, a key that has been replaced.
     #[must_use]
     pub fn or_signed_by(mut self, older: MacKey) -> Self {
         self.older.push(older);
         self
     }
 
-    /// Believes what nobody signed, too: for the start under a job's first key, and no longer.
+    /// Also accepts unsigned objects. Use only for the start under a job's first key.
     #[must_use]
     pub fn or_unsigned(mut self) -> Self {
         self.unsigned = true;
         self
     }
 
-    /// Returns whether objects are signed.
+    /// Returns whether there is a signing key.
     #[must_use]
     pub fn signs(&self) -> bool {
         self.signing.is_some()
     }
 
-    /// Returns the MAC of `bytes`, if objects are signed.
+    /// Returns the MAC of `bytes`, if there is a signing key.
     pub(super) fn sign(&self, bytes: &[u8]) -> Option<[u8; MAC_BYTES]> {
         self.signing.as_ref().map(|key| *key.mac(bytes).as_bytes())
     }
 
-    /// Checks that `mac`, which ends an object, is that of the `bytes` before it.
+    /// Verifies `mac`, the end of an object, over the `bytes` before it.
     pub(super) fn verify(&self, bytes: &[u8], mac: Option<&[u8]>) -> Result<()> {
         let mut keys = self.signing.iter().chain(&self.older).peekable();
         match mac {
             None if self.unsigned || keys.peek().is_none() => Ok(()),
             None => Err(Error::corrupt("object is not signed, and a key is set")),
             Some(_) if keys.peek().is_none() => Err(Error::denied("object is signed, and no key is set")),
-            // Hashes are compared in constant time.
+            // This comparison of hashes takes constant time.
             Some(mac) if keys.any(|key| key.mac(bytes) == *mac) => Ok(()),
             Some(_) => Err(Error::corrupt("object was not signed with a key that is set")),
         }

@@ -1,7 +1,7 @@
-//! The envelope of every object: what it is, which write made it, and that all of it is there.
+//! The envelope of every object: its kind, its put-id, and checksums of the whole.
 //!
-//! Frozen for all versions: header and checksums are verified before the version is judged, so that damage is
-//! never mistaken for a newer format.
+//! Frozen for all versions: header and checksums are verified before the version is checked, so that damage is never
+//! mistaken for a newer format.
 
 mod mac;
 
@@ -15,15 +15,15 @@ use mac::MAC_BYTES;
 
 pub use mac::{MacKey, MacKeys};
 
-/// Length of the header: enough of an object to read its put-id.
+/// Length of the header: enough bytes of an object to read its put-id.
 pub const ENVELOPE_HEADER_BYTES: usize = 48;
 
 const MAGIC: [u8; 8] = *b"ALLUVIUM";
 const CHECKSUM_BYTES: usize = 4;
-/// Required flag: a keyed MAC of everything before it ends the object.
+/// Required flag: the object ends with a keyed MAC of all bytes before it.
 const FLAG_MAC: u32 = 1;
 
-/// What an object is. The numbers are part of the format.
+/// Kind of an object. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Kind {
@@ -36,7 +36,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// Returns the newest version of its body: the one that is written. All from 1 to this are read.
+    /// Returns the newest version of the body. This version is written; all versions from 1 to it are read.
     #[must_use]
     pub const fn newest_version(self) -> u16 {
         match self {
@@ -94,14 +94,14 @@ impl Header {
     }
 }
 
-/// An object under construction: its body is appended piece by piece, so that a large one is copied once.
+/// Builds an object by appending to its body, so that a large body is copied once.
 #[derive(Debug)]
 pub struct Builder {
     object: Vec<u8>,
 }
 
 impl Builder {
-    /// Returns an object with an empty body and room for `body_bytes`.
+    /// Returns a builder with an empty body and room for `body_bytes`.
     #[must_use]
     pub fn with_capacity(body_bytes: usize) -> Self {
         let mut object = Vec::with_capacity(ENVELOPE_HEADER_BYTES + body_bytes + CHECKSUM_BYTES);
@@ -109,7 +109,7 @@ impl Builder {
         Self { object }
     }
 
-    /// Returns where the next byte of the body will stand, from the object's start.
+    /// Returns the position of the next byte of the body, from the object's start.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.object.len()
@@ -144,7 +144,7 @@ pub fn encode(kind: Kind, put_id: PutId, body: &[u8]) -> Bytes {
     encode_signed(kind, put_id, body, &MacKeys::default())
 }
 
-/// Returns the object of `kind` with this body, signed if `keys` sign.
+/// Returns the object of `kind` with this body, signed if `keys` has a signing key.
 #[must_use]
 pub fn encode_signed(kind: Kind, put_id: PutId, body: &[u8], keys: &MacKeys) -> Bytes {
     let mut builder = Builder::with_capacity(body.len());
@@ -152,20 +152,20 @@ pub fn encode_signed(kind: Kind, put_id: PutId, body: &[u8], keys: &MacKeys) -> 
     builder.finish_signed(kind, put_id, keys)
 }
 
-/// Verifies an object that is never signed and returns what is in it.
+/// Verifies an object of an unsigned kind and returns its content.
 ///
 /// # Errors
-/// `Corrupt` if it is damaged, cut, has bytes after its end or is of another kind; `Version` if it is whole but
-/// newer than this build.
+/// `Corrupt` if it is damaged, truncated, has extra bytes or is of another kind; `Version` if it is intact but newer than
+/// this build.
 pub fn decode(kind: Kind, object: &Bytes) -> Result<Envelope> {
     open(kind, object, 0).map(|(envelope, _)| envelope)
 }
 
-/// As [`decode`], and verifies whose the object is.
+/// Verifies an object and its signature and returns its content.
 ///
 /// # Errors
-/// As [`decode`]; `Corrupt` if none of `keys` signed it, though one should have; `Denied` if it is signed and there are no
-/// keys.
+/// As [`decode`]; `Corrupt` if the required signature of one of `keys` is missing or wrong; `Denied` if the object is signed
+/// and there are no keys.
 pub fn decode_signed(kind: Kind, object: &Bytes, keys: &MacKeys) -> Result<Envelope> {
     let (envelope, signed_bytes) = open(kind, object, FLAG_MAC)?;
     let (signed, mac) = object.split_at(signed_bytes.min(object.len()));
@@ -173,7 +173,7 @@ pub fn decode_signed(kind: Kind, object: &Bytes, keys: &MacKeys) -> Result<Envel
     Ok(envelope)
 }
 
-/// Returns what is in an object, verified but for its MAC, and the length of what a MAC signs.
+/// Returns the content of an object, verified except for the MAC, and the length of the signed bytes.
 fn open(kind: Kind, object: &Bytes, supported: u32) -> Result<(Envelope, usize)> {
     let header = Header::decode(object)?;
     if header.kind != kind as u8 {
@@ -218,11 +218,11 @@ fn check_version(kind: Kind, header: &Header, supported: u32) -> Result<()> {
     }
 }
 
-/// Returns the put-id of an object, given its first [`ENVELOPE_HEADER_BYTES`] or more. It says whose write this
-/// is, not that the rest is whole.
+/// Returns the put-id of an object, given its first [`ENVELOPE_HEADER_BYTES`] or more. Does not verify the rest of the
+/// object.
 ///
 /// # Errors
-/// `Corrupt` if the header is damaged or cut.
+/// `Corrupt` if the header is damaged or truncated.
 pub fn peek_put_id(header: &[u8]) -> Result<PutId> {
     Header::decode(header).map(|header| header.put_id)
 }
@@ -238,7 +238,7 @@ mod tests {
         decode(kind, &Bytes::copy_from_slice(object)).err().map(|error| error.kind())
     }
 
-    /// Rewrites both checksums after an edit, as another writer would have written them.
+    /// Recomputes both checksums after an edit.
     fn rechecked(object: &[u8], edit: impl FnOnce(&mut [u8])) -> Vec<u8> {
         let mut object = object.to_vec();
         edit(&mut object);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn comes_back_whole_or_not_at_all() {
+    fn an_object_is_read_intact_or_refused() {
         let object = encode(Kind::Manifest, PUT, b"body");
         let envelope = decode(Kind::Manifest, &object).unwrap();
         assert_eq!((envelope.put_id, envelope.version, &envelope.body[..]), (PUT, 1, &b"body"[..]));
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn kind_comes_before_version_and_damage_before_both() {
+    fn kind_is_checked_before_version_and_damage_before_both() {
         let object = encode(Kind::Pack, PUT, b"body");
         assert_eq!(kind_of(Kind::Manifest, &object), Some(ErrorKind::Corrupt));
         assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[10] = 2)), Some(ErrorKind::Version));
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_the_key_is_believed_and_nobody_else() {
+    fn only_objects_signed_with_a_known_key_are_accepted() {
         let [none, ours, other] = [MacKeys::default(), MacKeys::signing(key(1)), MacKeys::signing(key(2))];
         let (plain, by_us) = (signed(&none), signed(&ours));
         assert_eq!(plain, encode(Kind::Manifest, PUT, b"body"));
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn every_change_by_who_lacks_the_key_is_noticed() {
+    fn every_change_without_the_key_is_detected() {
         let keys = MacKeys::signing(key(1));
         let object = signed(&keys);
         let end = object.len() - MAC_BYTES;
@@ -327,11 +327,14 @@ mod tests {
             let mut forged = object.to_vec();
             forged[at] ^= 0x10;
             assert!(refusal(&forged, &keys).is_some(), "byte {at}");
-            // One who knows the format mends the checksums, and may take the signature off.
-            let mended = [&rechecked(&forged[..end], |_| {}), &forged[end..]].concat();
-            assert!(mended == object || refusal(&mended, &keys).is_some(), "byte {at}, checksums mended");
-            let bare = rechecked(&mended[..end], |o| o[12] = 0);
-            assert!(refusal(&bare, &keys).is_some(), "byte {at}, signature taken off");
+            // An attacker who knows the format can recompute the checksums, and can remove the signature.
+            let rechecksummed = [&rechecked(&forged[..end], |_| {}), &forged[end..]].concat();
+            assert!(
+                rechecksummed == object || refusal(&rechecksummed, &keys).is_some(),
+                "byte {at}, checksums recomputed"
+            );
+            let bare = rechecked(&rechecksummed[..end], |o| o[12] = 0);
+            assert!(refusal(&bare, &keys).is_some(), "byte {at}, signature removed");
         }
     }
 

@@ -119,7 +119,8 @@ mod tests {
     use crate::ErrorKind;
     use crate::codec::schema::Schema;
     use crate::id::TableId;
-    use crate::manifest::{StateKind, Ttl};
+    use crate::manifest::StateKind;
+    use crate::row::Ttl;
 
     const OPERATOR: OperatorId = OperatorId(5);
 

@@ -1,4 +1,4 @@
-//! Between a manifest's messages and its types. Each field is parsed here; rules across fields are `rules`'.
+//! Conversion between a manifest's messages and its types, field by field; `rules` checks across fields.
 
 use bytes::Bytes;
 
@@ -16,18 +16,18 @@ stored_enum!(ManifestKind { Claim, Checkpoint, Savepoint });
 stored_enum!(DurabilityLevel { Captured, Local, Peers, ObjectStore });
 stored_enum!(StateKind { Value, List, Map, Reducing, Aggregating, Timers });
 
-/// Returns a field that every version writes.
+/// Returns a field written by every version.
 pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T> {
     field.ok_or_else(|| Error::corrupt("field is missing").with("field", name))
 }
 
-/// Returns 128 bits.
+/// Returns a field of 128 bits.
 pub(super) fn bits128(bytes: &Bytes, name: &str) -> Result<[u8; 16]> {
-    let wrong = |_| Error::corrupt("field has not 16 bytes").with("field", name).with("found", bytes.len());
+    let wrong = |_| Error::corrupt("field does not have 16 bytes").with("field", name).with("found", bytes.len());
     <[u8; 16]>::try_from(bytes.as_ref()).map_err(wrong)
 }
 
-/// Returns what all items become, or the first error.
+/// Converts all items, or returns the first error.
 pub(super) fn each<A, B: TryFrom<A, Error = Error>>(items: Vec<A>) -> Result<Vec<B>> {
     items.into_iter().map(B::try_from).collect()
 }
@@ -230,7 +230,7 @@ impl TryFrom<proto::SubtaskEntry> for SubtaskEntry {
                 length: slice.length,
                 hash: Hash(bits128(&slice.hash, "slice hash")?),
             })),
-            None => Err(Error::version("subtask is told in a way that this build lacks")),
+            None => Err(Error::version("subtask is stored in a way that this build lacks")),
         }
     }
 }
@@ -315,7 +315,7 @@ impl TryFrom<proto::Extension> for Extension {
     type Error = Error;
 
     fn try_from(message: proto::Extension) -> Result<Self> {
-        // This version knows no tag.
+        // This version has no required extensions.
         if message.required {
             let error = Error::version("manifest needs an extension that this build lacks");
             return Err(error.with("tag", message.tag.escape_debug()));

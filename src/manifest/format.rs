@@ -1,4 +1,4 @@
-//! Manifests, subtask manifests and attempt markers as bytes.
+//! The encoding of manifests, subtask manifests and attempt markers.
 
 use bytes::Bytes;
 use prost::{DecodeError, Message};
@@ -11,25 +11,25 @@ use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
 use crate::time::Timestamp;
 
-/// Longest manifest as it is stored; larger jobs keep their subtask manifests in slices.
+/// Maximum length of a stored manifest; larger jobs store their subtask manifests in slices.
 pub const MAX_MANIFEST_BYTES: usize = 32 << 20;
 
-/// Most bytes that the elements of a manifest's lists take in memory, in one copy.
+/// Maximum memory of the elements of a manifest's lists, in one copy.
 pub(super) const MAX_LISTS_BYTES: usize = 32 << 20;
 
 const SUBTASK_MAGIC: [u8; 4] = *b"ALSM";
 const SUBTASK_VERSION: u16 = 1;
 
 impl Manifest {
-    /// Returns the object that commits it, unsigned.
+    /// Returns the manifest as an unsigned object.
     ///
     /// # Errors
-    /// `Usage` if it breaks a rule, so that nobody could read it back; `Limit` if it is too long.
+    /// `Usage` if it breaks a rule and would be unreadable; `Limit` if it is too long.
     pub fn encode(&self, put_id: PutId) -> Result<Bytes> {
         self.encode_signed(put_id, &MacKeys::default())
     }
 
-    /// As [`Manifest::encode`], signed if `keys` sign.
+    /// Returns the manifest as an object, signed if `keys` has a signing key.
     ///
     /// # Errors
     /// As [`Manifest::encode`].
@@ -45,19 +45,19 @@ impl Manifest {
         Ok(object)
     }
 
-    /// Returns the manifest that was read under the key of `expected`, and the write that created it. It is not signed.
+    /// Returns the unsigned manifest stored under the key of `expected`, and its put-id.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged, another manifest or breaks a rule; `Version` if it is newer than this build; `Denied` if
-    /// it is signed.
+    /// `Corrupt` if it is damaged, breaks a rule or is a different manifest; `Version` if it is newer than this build;
+    /// `Denied` if it is signed.
     pub fn decode(object: &Bytes, expected: Seq) -> Result<(Self, PutId)> {
         Self::decode_signed(object, expected, &MacKeys::default())
     }
 
-    /// As [`Manifest::decode`], and verifies that one of `keys` signed it.
+    /// Returns the manifest as [`Manifest::decode`] does, and verifies its signature with `keys`.
     ///
     /// # Errors
-    /// As [`Manifest::decode`]; `Corrupt` if it should be signed and is not, or not with these keys.
+    /// As [`Manifest::decode`]; `Corrupt` if a required signature is missing or not of these keys.
     pub fn decode_signed(object: &Bytes, expected: Seq, keys: &MacKeys) -> Result<(Self, PutId)> {
         let envelope = envelope::decode_signed(Kind::Manifest, object, keys)?;
         check_length(ErrorKind::Corrupt, object.len())?;
@@ -71,15 +71,15 @@ impl Manifest {
         Ok((manifest, envelope.put_id))
     }
 
-    /// Returns where the subtask manifests lie that are not inside it.
+    /// Returns the slices with the subtask manifests that are not inline.
     pub fn slices(&self) -> impl Iterator<Item = &ObjectSlice> {
         self.operators.iter().flat_map(|operator| &operator.subtasks).filter_map(SubtaskEntry::slice)
     }
 
-    /// Returns it with every slice replaced by the subtask manifest in the bytes that `read` returns for it.
+    /// Returns the manifest with every slice replaced by its subtask manifest, from the bytes returned by `read`.
     ///
     /// # Errors
-    /// Whatever `read` returns; `Corrupt` or `Version` if the bytes or the whole are not sound.
+    /// The errors of `read`; `Corrupt` or `Version` if the bytes or the resulting manifest are invalid.
     pub fn inlined(mut self, mut read: impl FnMut(&ObjectSlice) -> Result<Bytes>) -> Result<Self> {
         for entry in self.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
             let SubtaskEntry::Slice(slice) = entry else { continue };
@@ -97,18 +97,18 @@ impl Manifest {
 }
 
 impl SubtaskManifest {
-    /// Returns what it takes of a manifest's bounds: its bytes, or its lists in memory if they take more.
+    /// Returns the share of a manifest's limits taken: its bytes, or the memory of its lists if larger.
     #[must_use]
     pub(crate) fn weight(&self) -> usize {
         let body = proto::SubtaskManifest::from(self).encode_to_vec();
-        let lists = weigh(&body, SUBTASK).unwrap_or_else(|_| broken("what was just encoded cannot be weighed"));
+        let lists = weigh(&body, SUBTASK).unwrap_or_else(|_| broken("a message just encoded can be weighed"));
         lists.max(body.len())
     }
 
-    /// Returns its own encoding, for the way to another process or for a slice of an object.
+    /// Returns a separate encoding, to send to another process or to store as a slice of an object.
     ///
     /// # Errors
-    /// `Usage` if it breaks a rule, so that nobody could read it back; `Limit` if it is too long.
+    /// `Usage` if it breaks a rule and would be unreadable; `Limit` if it is too long.
     pub fn encode(&self, max_parallelism: u16) -> Result<Bytes> {
         self.check(max_parallelism).map_err(refused)?;
         let body = proto::SubtaskManifest::from(self).encode_to_vec();
@@ -124,7 +124,7 @@ impl SubtaskManifest {
         Ok(out.into())
     }
 
-    /// Returns the subtask manifest of a job with `max_parallelism` key groups.
+    /// Returns the subtask manifest in these bytes, of a job with `max_parallelism` key groups.
     ///
     /// # Errors
     /// `Corrupt` if it is damaged or breaks a rule; `Version` if it is newer than this build.
@@ -150,7 +150,7 @@ impl SubtaskManifest {
 }
 
 impl AttemptMarker {
-    /// Returns the object that claims the attempt's number.
+    /// Returns the object that reserves the attempt's number.
     #[must_use]
     pub fn encode(&self, put_id: PutId) -> Bytes {
         let mut body = Vec::new();
@@ -160,10 +160,10 @@ impl AttemptMarker {
         envelope::encode(Kind::Attempt, put_id, &body)
     }
 
-    /// Returns the marker that was read under the key of `expected`, and the write that created it.
+    /// Returns the marker stored under the key of `expected`, and its put-id.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged or another marker; `Version` if it is newer than this build.
+    /// `Corrupt` if it is damaged or a different marker; `Version` if it is newer than this build.
     pub fn decode(object: &Bytes, expected: Attempt) -> Result<(Self, PutId)> {
         let envelope = envelope::decode(Kind::Attempt, object)?;
         let mut reader = Reader::new(&envelope.body);
@@ -181,7 +181,7 @@ impl AttemptMarker {
     }
 }
 
-/// Returns a length that is within its limit.
+/// Returns the length if it is within the limit.
 fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
     let within = u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES);
     within
@@ -189,11 +189,11 @@ fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
 }
 
 impl Manifest {
-    /// Returns the message of the extension `tag`, of which `fields` are lists; an empty one if it is not there.
+    /// Returns the message in extension `tag`, with repeated `fields`; an empty message without the extension.
     ///
     /// # Errors
-    /// `Corrupt` if the extension is not what it should be.
-    pub(super) fn told<M: Message + Default>(&self, tag: &str, fields: Fields) -> Result<M> {
+    /// `Corrupt` if the extension is malformed.
+    pub(super) fn extension<M: Message + Default>(&self, tag: &str, fields: Fields) -> Result<M> {
         let Some(extension) = self.extensions.iter().find(|extension| extension.tag == tag) else {
             return Ok(M::default());
         };
@@ -203,7 +203,7 @@ impl Manifest {
     }
 }
 
-/// Checks what lists weigh against their limit.
+/// Checks the memory of lists against the limit.
 fn check_lists(kind: ErrorKind, weight: Result<usize, DecodeError>) -> Result<()> {
     match weight.map_err(not_protobuf)? {
         ..=MAX_LISTS_BYTES => Ok(()),
@@ -216,5 +216,5 @@ fn refused(rule: Error) -> Error {
 }
 
 fn not_protobuf(source: DecodeError) -> Error {
-    Error::corrupt("body is not the protobuf message that it should be").with_source(source)
+    Error::corrupt("body is not a valid protobuf message").with_source(source)
 }

@@ -1,4 +1,4 @@
-//! The `heat` extension: which key groups a checkpoint's epoch was busy with. Any reader may ignore it.
+//! The `heat` extension: the load of key groups in a checkpoint's epoch. Readers may ignore it.
 
 use bytes::Bytes;
 use prost::Message as _;
@@ -8,15 +8,15 @@ use super::{Extension, Manifest, proto};
 use crate::error::{Error, Result};
 use crate::id::OperatorId;
 use crate::key_group::KeyGroup;
-use crate::segment::GroupHeat;
+use crate::row::GroupHeat;
 
 const TAG: &str = "heat";
 
-/// Groups of an operator that a manifest tells of: those that were written most.
+/// Maximum number of groups per operator: the most written ones are kept.
 const MAX_GROUPS: usize = 256;
 
 impl Extension {
-    /// Returns the extension that tells of these groups of each operator, as far as there is room.
+    /// Returns the extension with the most written groups of each operator.
     #[must_use]
     pub fn heat(operators: Vec<(OperatorId, Vec<GroupHeat>)>) -> Self {
         let operators = operators.into_iter().map(|(id, mut groups)| {
@@ -31,12 +31,12 @@ impl Extension {
 }
 
 impl Manifest {
-    /// Returns how busy the groups of `operator` were that this checkpoint tells of, ascending; empty if it tells none.
+    /// Returns the load of the groups of `operator` listed in this checkpoint, ascending; empty without any.
     ///
     /// # Errors
-    /// `Corrupt` if the extension is not what it should be.
+    /// `Corrupt` if the extension is malformed.
     pub fn heat(&self, operator: OperatorId) -> Result<Vec<GroupHeat>> {
-        let heat: proto::Heat = self.told(TAG, HEAT)?;
+        let heat: proto::Heat = self.extension(TAG, HEAT)?;
         let of_operator = heat.operators.into_iter().filter(|heat| heat.id == operator.0);
         of_operator.flat_map(|heat| heat.groups).map(TryInto::try_into).collect()
     }
@@ -70,15 +70,15 @@ mod tests {
     }
 
     #[test]
-    fn the_busiest_groups_are_told() {
+    fn the_most_written_groups_are_listed() {
         let mut manifest = manifest();
         let groups: Vec<_> = (0..1000).map(|group| heat(group, u64::from(group) % 500)).collect();
         manifest.extensions = vec![Extension::heat(vec![(OperatorId(1), vec![heat(5, 6)]), (OperatorId(2), groups)])];
         assert_eq!(manifest.heat(OperatorId(1)).unwrap(), [heat(5, 6)]);
         assert_eq!(manifest.heat(OperatorId(3)).unwrap(), []);
-        let told = manifest.heat(OperatorId(2)).unwrap();
-        assert!(told.len() == MAX_GROUPS && told.is_sorted_by_key(|heat| heat.group));
-        assert!(told.iter().all(|heat| heat.writes >= 372));
+        let listed = manifest.heat(OperatorId(2)).unwrap();
+        assert!(listed.len() == MAX_GROUPS && listed.is_sorted_by_key(|heat| heat.group));
+        assert!(listed.iter().all(|heat| heat.writes >= 372));
         manifest.extensions[0].bytes = Bytes::from_static(b"\xff\xff");
         assert_eq!(manifest.heat(OperatorId(1)).unwrap_err().kind(), ErrorKind::Corrupt);
         manifest.extensions.clear();

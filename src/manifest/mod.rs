@@ -1,6 +1,6 @@
 //! Manifests: immutable lists of segments. A manifest *is* a checkpoint.
 //!
-//! The types here are the parsed form: whoever holds one need not check it again.
+//! The types here are the parsed form: a value of one has passed every check.
 
 mod convert;
 mod format;
@@ -17,34 +17,34 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, Partitioner};
-use crate::segment::{SegmentRef, later_times};
+use crate::row::{GroupTimes, Ttl, later_times};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
-pub use crate::segment::{GroupTimes, Life, Ttl};
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
 pub(crate) use rules::check_handed_in;
 
-/// Opaques up to this size stand inside the subtask manifest.
+/// Opaques up to this size are stored inline, in the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
 
-/// Subtask manifests that weigh up to this together stand inside the manifest.
+/// Subtask manifests up to this total weight are stored inline, in the manifest.
 pub const INLINE_SUBTASKS_BYTES: usize = 8 << 20;
 
-/// What a manifest is. The numbers are part of the format.
+/// Kind of a manifest. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ManifestKind {
-    /// An attempt took over the job here; its parent is the checkpoint it restores from.
+    /// Takes over the job for an attempt; its parent is the checkpoint that the attempt restores.
     Claim = 1,
-    /// Owned by the system: retained and collected.
+    /// Owned by the system, which retains and collects it.
     Checkpoint = 2,
-    /// Owned by the user: self-contained, and kept until the user drops it.
+    /// Owned by the user: self-contained, kept until the user drops it.
     Savepoint = 3,
 }
 
-/// How far a checkpoint's bytes had gone when it was committed. The numbers are part of the format.
+/// Where a checkpoint's bytes were stored at the commit. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DurabilityLevel {
@@ -61,52 +61,52 @@ pub enum DurabilityLevel {
 /// A checkpoint, a savepoint or a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
-    /// The job that it belongs to.
+    /// The job.
     pub job: JobId,
-    /// Its number in the chain.
+    /// Number in the chain of manifests.
     pub seq: Seq,
-    /// What it is.
+    /// Kind of this manifest.
     pub kind: ManifestKind,
-    /// Who wrote it.
+    /// The attempt that wrote it.
     pub attempt: Attempt,
-    /// It holds all effects of epochs up to this one.
+    /// The last epoch included.
     pub epoch: Epoch,
-    /// The checkpoint that it continues: the one before, or the claim's restore point. Never a claim.
+    /// The checkpoint continued: the previous one, or a claim's restore point. Never a claim.
     pub parent: Option<ManifestId>,
-    /// All other manifests that live beside this one. What the newest manifest does not list is void.
+    /// All other live manifests. A manifest not listed in the newest one is void.
     pub retained: Vec<Retained>,
-    /// When it was written, by its writer's clock; for people only.
+    /// Time of writing by the writer's clock, for display only.
     pub created_at: Timestamp,
-    /// Name and version of the software that wrote it.
+    /// Name and version of the writing software.
     pub writer: String,
-    /// What the job computes, as the embedder describes it.
+    /// The job's program, as described by the embedder.
     pub program: Program,
     /// How keys map to groups.
     pub partitioner: Partitioner,
     /// Number of key groups.
     pub max_parallelism: u16,
-    /// Every data object that the subtasks' segments lie in.
+    /// Every data object referred to by the subtasks' segments.
     pub objects: Vec<ObjectRef>,
-    /// How far its bytes had gone when it was committed.
+    /// Where its bytes were stored at the commit.
     pub level: DurabilityLevel,
-    /// The job's operators with their tables and subtasks.
+    /// The operators with their tables and subtasks.
     pub operators: Vec<OperatorManifest>,
-    /// What later versions or embedders add.
+    /// Additions of later versions or of embedders.
     pub extensions: Vec<Extension>,
 }
 
-/// A manifest that lives.
+/// A live manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retained {
-    /// Its number and write.
+    /// Its identity.
     pub id: ManifestId,
     /// Hash of the whole object.
     pub hash: Hash,
-    /// What it is; no policy drops a savepoint, only its user does.
+    /// Its kind. No policy drops a savepoint: only the user does.
     pub kind: ManifestKind,
 }
 
-/// What a job computes: opaque to the crate, compared by the embedder on restart.
+/// A description of the job's computation: opaque to the crate, compared by the embedder on restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
     /// The embedder's description.
@@ -133,7 +133,7 @@ impl Program {
 /// A data object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ObjectRef {
-    /// Its identity, of which its key is made.
+    /// Its identity; the object key is derived from this.
     pub id: ObjectId,
     /// The write that created it.
     pub put_id: PutId,
@@ -141,11 +141,11 @@ pub struct ObjectRef {
     pub bytes: u64,
     /// Hash of the whole object.
     pub hash: Hash,
-    /// Whole, or cut into shards.
+    /// Whole, or divided into shards.
     pub layout: Layout,
-    /// Id of the cipher that its blocks are under; 0 is none.
+    /// Id of the cipher of its blocks; 0 for none.
     pub cipher: u32,
-    /// Which key; empty without a cipher.
+    /// Id of the cipher's key; empty without a cipher.
     pub key_id: String,
 }
 
@@ -155,13 +155,13 @@ pub struct ObjectRef {
 pub enum Layout {
     /// In one piece.
     Whole,
-    /// As `k + m` equal shards, any `k` of which suffice.
+    /// As `k + m` equal shards; any `k` of them suffice.
     Shards {
         /// Data shards.
         k: u32,
         /// Parity shards.
         m: u32,
-        /// Length of each.
+        /// Length of a shard.
         shard_bytes: u64,
     },
 }
@@ -173,7 +173,7 @@ pub struct OperatorManifest {
     pub id: OperatorId,
     /// Its name.
     pub name: String,
-    /// Its number of subtasks.
+    /// Number of subtasks.
     pub parallelism: u32,
     /// Its tables.
     pub tables: Vec<TableSchema>,
@@ -185,7 +185,7 @@ impl OperatorManifest {
     /// Returns the subtask manifests.
     ///
     /// # Errors
-    /// `Usage` if one is not inline: it has to be fetched first.
+    /// `Usage` if one is not inline and must be fetched first.
     pub fn inline_subtasks(&self) -> Result<Vec<&SubtaskManifest>> {
         let mut inline = Vec::with_capacity(self.subtasks.len());
         for entry in &self.subtasks {
@@ -200,17 +200,17 @@ impl OperatorManifest {
     }
 }
 
-/// A subtask's part of a manifest: inside it, or elsewhere so that a large manifest is not rewritten each second.
+/// A subtask's part of a manifest: inline, or elsewhere, to avoid rewriting a large manifest with every commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SubtaskEntry {
     /// The subtask manifest itself.
     Inline(SubtaskManifest),
-    /// Where its encoding lies.
+    /// The slice with its encoding.
     Slice(ObjectSlice),
 }
 
 impl SubtaskEntry {
-    /// Returns the subtask manifest, if it is inside.
+    /// Returns the subtask manifest, if inline.
     #[must_use]
     pub const fn inline(&self) -> Option<&SubtaskManifest> {
         match self {
@@ -219,7 +219,7 @@ impl SubtaskEntry {
         }
     }
 
-    /// Returns where the subtask manifest lies, if it is elsewhere.
+    /// Returns the slice with the subtask manifest, if not inline.
     #[must_use]
     pub const fn slice(&self) -> Option<&ObjectSlice> {
         match self {
@@ -229,52 +229,50 @@ impl SubtaskEntry {
     }
 }
 
-/// Bytes of an object.
+/// A range of an object's bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ObjectSlice {
     /// The object.
     pub object: ObjectId,
-    /// Where they start.
+    /// Start.
     pub offset: u64,
-    /// How many.
+    /// Number of bytes.
     pub length: u64,
-    /// Their hash.
+    /// Hash of the bytes.
     pub hash: Hash,
 }
 
-/// What a subtask acknowledges a barrier with.
+/// A subtask's state in a checkpoint: its acknowledgement of a barrier.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SubtaskManifest {
     /// The subtask.
     pub subtask: Subtask,
-    /// The key groups that it owns.
+    /// The key groups owned.
     pub groups: KeyGroupSet,
-    /// Its watermark at the barrier.
+    /// The watermark at the barrier.
     pub watermark: Timestamp,
-    /// Its segments, oldest first for each group.
+    /// The segments, oldest first within each group.
     pub segments: Vec<SegmentRef>,
-    /// What travels beside keyed state.
+    /// The opaques: everything beside keyed state.
     pub opaques: Vec<Opaque>,
-    /// How far time had come for its groups, sorted by them; empty if it was written before that was recorded.
+    /// Times of its groups, sorted by group; empty in manifests older than this field.
     pub times: Vec<GroupTimes>,
 }
 
 impl SubtaskManifest {
-    /// Returns how far time had come for each of its groups.
+    /// Returns the times of each of its groups.
     ///
-    /// What was written before that was recorded has the watermark, which rows had expired by at least, and no processing
-    /// time: then the clock of the next owner counts alone. The manifest's own time would not do: it may be of another
-    /// clock, and a row that lives is not to be lost on a guess.
+    /// A manifest without times yields the watermark as event time, since rows had expired by at least that, and no
+    /// processing time: the next owner's clock alone applies. The manifest's time of writing is no substitute: it may come
+    /// from a different clock, and could expire live rows.
     #[must_use]
     pub fn group_times(&self) -> Vec<GroupTimes> {
         let least = |range: &KeyGroupRange| GroupTimes::new(*range, self.watermark, Timestamp::MIN);
         let least: Vec<_> = self.groups.ranges().iter().map(least).collect();
         later_times(&least, &self.times)
     }
-}
 
-impl SubtaskManifest {
-    /// Returns the objects that its segments and opaques lie in.
+    /// Returns the objects referred to by its segments and opaques.
     pub fn objects(&self) -> impl Iterator<Item = ObjectId> + '_ {
         let stored = self.opaques.iter().filter_map(Opaque::segment);
         self.segments.iter().chain(stored).map(|segment| segment.object)
@@ -284,23 +282,23 @@ impl SubtaskManifest {
 /// The embedder's bytes in a checkpoint: source positions, operator state, in-flight data, prepared sinks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Opaque {
-    /// What it is for.
+    /// Its role.
     pub role: OpaqueRole,
-    /// The embedder's name for it: one opaque per role, name and barrier of a subtask. What a sink prepared in epochs that were
-    /// given up is listed beside the new, so a restored subtask may find several of one name, oldest first.
+    /// The embedder's name: one opaque per role, name and barrier of a subtask. Output prepared in abandoned epochs is listed
+    /// beside newer output, so a restored subtask may have several opaques of one name, oldest first.
     pub name: String,
-    /// How it is dealt out at another parallelism.
+    /// How it is distributed at another parallelism.
     pub redistribution: Redistribution,
-    /// The channel it was in flight on.
+    /// The channel of in-flight data.
     pub channel: Option<u32>,
-    /// Where the items of a list start, for `Split` and `Union`.
+    /// Starts of the items of a list, for `Split` and `Union`.
     pub item_offsets: Vec<u64>,
     /// The bytes.
     pub content: OpaqueContent,
 }
 
 impl Opaque {
-    /// Returns the `Foreign` segment that holds its bytes, if they are not inside.
+    /// Returns the `Foreign` segment with its bytes, if they are not inline.
     #[must_use]
     pub const fn segment(&self) -> Option<&SegmentRef> {
         match &self.content {
@@ -310,7 +308,7 @@ impl Opaque {
     }
 }
 
-/// What an opaque is for. The numbers are part of the format.
+/// Role of an opaque. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum OpaqueRole {
@@ -320,30 +318,30 @@ pub enum OpaqueRole {
     Operator = 2,
     /// Records between operators.
     InFlight = 3,
-    /// What a two-phase sink prepared.
+    /// Prepared output of a two-phase sink.
     SinkPrepared = 4,
 }
 
-/// How an opaque is dealt out at another parallelism. The numbers are part of the format.
+/// How an opaque is distributed at another parallelism. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Redistribution {
-    /// It stays with the subtask of the same index; subtask 0 if that is gone.
+    /// To the subtask of the same index, or to subtask 0 without one.
     None = 1,
-    /// Its items are dealt out in turn; at the same parallelism they stay where they are.
+    /// Items in turn to all subtasks; at the same parallelism each stays with its subtask.
     Split = 2,
-    /// Every subtask gets all items.
+    /// All items to every subtask.
     Union = 3,
-    /// Every subtask gets the copy of subtask 0.
+    /// Subtask 0's copy to every subtask.
     Broadcast = 4,
-    /// It follows its channel.
+    /// To the owner of its channel.
     ByChannel = 5,
 }
 
-/// Where an opaque's bytes are.
+/// The bytes of an opaque.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum OpaqueContent {
-    /// Here; at most [`INLINE_OPAQUE_BYTES`].
+    /// Inline; at most [`INLINE_OPAQUE_BYTES`].
     Inline(Bytes),
     /// In a `Foreign` segment.
     Stored(SegmentRef),
@@ -356,23 +354,23 @@ pub struct TableSchema {
     pub id: TableId,
     /// Its name, unique per operator.
     pub name: String,
-    /// What kind of state.
+    /// Kind of state.
     pub kind: StateKind,
-    /// Type of its keys.
+    /// Type of the keys.
     pub key: Schema,
-    /// Type of its namespaces; `unit` without.
+    /// Type of the namespaces; `unit` without any.
     pub namespace: Schema,
-    /// Type of its sub-keys; `unit` without.
+    /// Type of the sub-keys; `unit` without any.
     pub sub: Schema,
-    /// Type of its values.
+    /// Type of the values.
     pub value: Schema,
-    /// When its rows expire.
+    /// When rows expire.
     pub ttl: Option<Ttl>,
-    /// Name of its merge operator.
+    /// Name of the merge operator.
     pub merge_operator: Option<String>,
 }
 
-/// What kind of state a table is. The numbers are part of the format.
+/// Kind of state of a table. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum StateKind {
@@ -382,9 +380,9 @@ pub enum StateKind {
     List = 2,
     /// A map per key and namespace.
     Map = 3,
-    /// A value that elements are reduced into.
+    /// A value reduced from elements.
     Reducing = 4,
-    /// An accumulator that elements are added to.
+    /// An accumulator of elements.
     Aggregating = 5,
     /// Timers.
     Timers = 6,
@@ -395,20 +393,20 @@ pub enum StateKind {
 pub struct Extension {
     /// Its name.
     pub tag: String,
-    /// Whether a reader that does not know it must refuse the manifest.
+    /// Whether a reader without support for it must refuse the manifest.
     pub required: bool,
-    /// Its content.
+    /// Content.
     pub bytes: Bytes,
 }
 
-/// What fences: a number that one attempt, and no other, has created.
+/// The fence: the object that reserves a number for exactly one attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AttemptMarker {
     /// The attempt.
     pub attempt: Attempt,
-    /// The job that it belongs to.
+    /// The job.
     pub job: JobId,
-    /// When it was written, by its writer's clock; for people only.
+    /// Time of writing by the writer's clock, for display only.
     pub created_at: Timestamp,
 }
 

@@ -1,4 +1,4 @@
-//! Who restores what: a manifest and a parallelism in, each subtask's share out. Pure.
+//! Restore plans: computes each subtask's share of a manifest at a parallelism, without I/O.
 
 use bytes::Bytes;
 
@@ -6,44 +6,46 @@ use super::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution, Subtask
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupSet, check_parallelism, subtask_range};
-use crate::segment::{GroupTimes, SegmentRef, later_times, times_of};
+use crate::row::{GroupTimes, later_times, times_of};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
-/// What each subtask of an operator restores.
+/// The shares of all subtasks of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorPlan {
     /// The operator.
     pub id: OperatorId,
-    /// Its tables as they were.
+    /// The stored tables.
     pub tables: Vec<TableSchema>,
     /// One share per subtask of the new parallelism, in order.
     pub shares: Vec<Share>,
 }
 
-/// What one subtask restores.
+/// The state that one subtask restores.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Share {
     /// The subtask.
     pub subtask: Subtask,
-    /// The groups that it will own.
+    /// The groups to own.
     pub groups: KeyGroupSet,
-    /// The smallest watermark of those it takes over from: timers up to it have fired for all.
+    /// The smallest watermark of the old owners: timers up to it have fired in all groups.
     pub watermark: Timestamp,
-    /// How far time had come for its groups, each by its old owner; what their rows expire by until the clock has passed it.
+    /// Times of the groups, by their old owners; rows expire by these times until the clock passes them.
     pub times: Vec<GroupTimes>,
-    /// The segments to read, oldest first for each group, each narrowed to the groups needed of it.
+    /// The segments to read, oldest first within each group, each narrowed to the groups needed.
     pub segments: Vec<SegmentRef>,
-    /// Its part of what travelled beside keyed state.
+    /// Its share of the opaques.
     pub opaques: Vec<Opaque>,
 }
 
 impl OperatorPlan {
-    /// Returns the plan for `operator` of `manifest` at `parallelism`; if the manifest lacks it, one without rows.
+    /// Returns the plan for `operator` of `manifest` at `parallelism`; a plan without rows if the manifest lacks the
+    /// operator.
     ///
-    /// All its subtask manifests must be inline, and its opaques too (see `checkpoint::restore::resolve`).
+    /// All subtask manifests and opaques must be inline (see `checkpoint::restore::resolve`).
     ///
     /// # Errors
-    /// `Config` if the parallelism is out of range; `Usage` if something is not inline.
+    /// `Config` if the parallelism is out of range; `Usage` if a subtask manifest or an opaque is not inline.
     pub fn new(manifest: &Manifest, operator: OperatorId, parallelism: u32) -> Result<Self> {
         let max = manifest.max_parallelism;
         check_parallelism(parallelism, max)?;
@@ -58,18 +60,16 @@ impl OperatorPlan {
             for opaque in &subtask.opaques {
                 match opaque.redistribution {
                     Redistribution::Split if !same => lists.push(opaque),
-                    _ => deal(subtask.subtask, opaque, &mut shares),
+                    _ => distribute(subtask.subtask, opaque, &mut shares),
                 }
             }
         }
-        deal_items(lists, &mut shares)?;
+        distribute_items(lists, &mut shares)?;
         let tables = found.map(|operator| operator.tables.clone()).unwrap_or_default();
         Ok(Self { id: operator, tables, shares })
     }
-}
 
-impl OperatorPlan {
-    /// Returns the plan of an operator that has no state yet.
+    /// Returns the plan of an operator without state.
     ///
     /// # Errors
     /// `Config` if the parallelism is out of range.
@@ -83,7 +83,7 @@ impl OperatorPlan {
 
 impl Share {
     fn of(subtask: Subtask, groups: KeyGroupSet, old: &[&SubtaskManifest]) -> Self {
-        // A group has one old owner, so its segments keep their order.
+        // A group has one old owner, so its segments stay in order.
         let narrowed = |segment: &SegmentRef| {
             let groups = segment.groups.intersection(&groups);
             (!groups.is_empty()).then(|| SegmentRef { groups, ..segment.clone() })
@@ -98,8 +98,8 @@ impl Share {
     }
 }
 
-/// Deals one opaque of the old subtask `from` out to the new subtasks, as a whole.
-fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
+/// Distributes one whole opaque of the old subtask `from` to the new subtasks.
+fn distribute(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
     let count = shares.len();
     let mut give = |index: usize| {
         if let Some(share) = shares.get_mut(index) {
@@ -107,7 +107,7 @@ fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
         }
     };
     match opaque.redistribution {
-        // Lists are split only where the number of subtasks changes.
+        // Lists are split only if the number of subtasks changes.
         Redistribution::None | Redistribution::Split => {
             let same = from.0 as usize;
             give(if same < count { same } else { 0 });
@@ -118,11 +118,11 @@ fn deal(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
     }
 }
 
-/// Deals the items of lists out in turn, so that neither the items of one list nor the leftovers of many pile up.
+/// Distributes the items of lists in turn across all lists, so that no subtask collects the remainders of many lists.
 ///
-/// * `lists`: by old subtask.
-fn deal_items(mut lists: Vec<&Opaque>, shares: &mut [Share]) -> Result<()> {
-    // Stable: the parts of one list stay in the order of the old subtasks.
+/// * `lists`: in the order of the old subtasks.
+fn distribute_items(mut lists: Vec<&Opaque>, shares: &mut [Share]) -> Result<()> {
+    // Stable: parts of one list stay in the order of the old subtasks.
     lists.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
     let count = shares.len().max(1);
     let mut next = 0;
@@ -139,7 +139,7 @@ fn deal_items(mut lists: Vec<&Opaque>, shares: &mut [Share]) -> Result<()> {
 }
 
 impl Opaque {
-    /// Returns bytes that stay with the subtask of the same index.
+    /// Returns an opaque that stays with the subtask of the same index.
     #[must_use]
     pub fn new(role: OpaqueRole, name: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
         Self {
@@ -152,7 +152,7 @@ impl Opaque {
         }
     }
 
-    /// Returns the items of a list: what lies between its offsets, or all of it as one item.
+    /// Returns the items of a list: the bytes between offsets, or all bytes as one item without offsets.
     ///
     /// # Errors
     /// `Usage` if the content is not inline; `Corrupt` if the offsets do not fit it.
@@ -189,37 +189,37 @@ mod tests {
         Opaque { role: OpaqueRole::Operator, name: "x".into(), redistribution, channel: Some(4), item_offsets, content }
     }
 
-    /// Prints what each share has got.
+    /// Prints the opaques of each share.
     fn print(shares: &[Share]) -> Vec<String> {
         let print = |opaque: &Opaque| String::from_utf8(opaque.items().unwrap().concat()).unwrap();
         shares.iter().map(|share| share.opaques.iter().map(print).collect::<Vec<_>>().join("|")).collect()
     }
 
-    /// Deals an opaque of subtask 2 out to three subtasks.
-    fn dealt(redistribution: Redistribution) -> Vec<String> {
+    /// Distributes an opaque of subtask 2 to three subtasks.
+    fn distributed(redistribution: Redistribution) -> Vec<String> {
         let mut shares = vec![share(0), share(1), share(2)];
-        deal(Subtask(2), &opaque(redistribution, b"a", vec![]), &mut shares);
+        distribute(Subtask(2), &opaque(redistribution, b"a", vec![]), &mut shares);
         print(&shares)
     }
 
     #[test]
-    fn opaques_are_dealt_by_their_redistribution() {
-        assert_eq!(dealt(Redistribution::None), ["", "", "a"]);
-        assert_eq!(dealt(Redistribution::Split), ["", "", "a"], "not split: the parallelism is the same");
-        assert_eq!(dealt(Redistribution::Union), ["a", "a", "a"]);
-        assert_eq!(dealt(Redistribution::Broadcast), ["", "", ""]);
-        assert_eq!(dealt(Redistribution::ByChannel), ["", "a", ""]);
+    fn opaques_are_distributed_by_their_redistribution() {
+        assert_eq!(distributed(Redistribution::None), ["", "", "a"]);
+        assert_eq!(distributed(Redistribution::Split), ["", "", "a"], "not split: the parallelism is the same");
+        assert_eq!(distributed(Redistribution::Union), ["a", "a", "a"]);
+        assert_eq!(distributed(Redistribution::Broadcast), ["", "", ""]);
+        assert_eq!(distributed(Redistribution::ByChannel), ["", "a", ""]);
     }
 
     #[test]
-    fn items_are_dealt_in_turn_list_by_list() {
+    fn items_are_distributed_in_turn_list_by_list() {
         let list = |name: &str, content, offsets| Opaque {
             name: name.into(),
             ..opaque(Redistribution::Split, content, offsets)
         };
         let mut shares = vec![share(0), share(1), share(2)];
         let parts = [list("x", b"abcd", vec![0, 1, 3, 3]), list("w", b"e", vec![]), list("x", b"f", vec![])];
-        deal_items(parts.iter().collect(), &mut shares).unwrap();
+        distribute_items(parts.iter().collect(), &mut shares).unwrap();
         assert_eq!(print(&shares), ["e|", "a|d", "bc|f"]);
     }
 

@@ -1,4 +1,4 @@
-//! What must hold across the fields of a manifest, checked before it is written and after it is read.
+//! Rules across the fields of a manifest, checked before writing and after reading.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,16 +9,17 @@ use super::{
 use crate::error::{Error, Result};
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
-use crate::segment::{SegmentKind, SegmentRef};
+use crate::row::SegmentKind;
+use crate::segment::SegmentRef;
 
-/// Longest name of anything.
+/// Maximum length of any name.
 pub const MAX_NAME_BYTES: usize = 4096;
 
-/// The lengths of the objects that a manifest lists.
+/// The lengths of the objects listed in a manifest.
 type Objects = BTreeMap<ObjectId, u64>;
 
 impl Manifest {
-    /// Checks every rule that needs nothing but the manifest.
+    /// Checks every rule that depends on the manifest alone.
     pub(super) fn check(&self) -> Result<()> {
         self.check_chain()?;
         if !(1..=MAX_KEY_GROUPS).contains(&self.max_parallelism) {
@@ -91,10 +92,10 @@ impl Manifest {
 }
 
 impl OperatorManifest {
-    /// Checks that each key group has exactly one owner. Subtasks told elsewhere may own what no other does.
+    /// Checks that each key group has exactly one owner. Groups without an inline owner may belong to subtasks in slices.
     pub(crate) fn check_owners(&self, max_parallelism: u16) -> Result<()> {
         if self.parallelism as usize != self.subtasks.len() {
-            let error = Error::corrupt("operator has not as many subtasks as its parallelism says");
+            let error = Error::corrupt("operator does not have as many subtasks as its parallelism");
             return Err(error.with("expected", self.parallelism).with("found", self.subtasks.len()));
         }
         let inline: Vec<_> = self.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
@@ -111,7 +112,7 @@ impl OperatorManifest {
 }
 
 impl SubtaskManifest {
-    /// Checks every rule that needs nothing but the subtask manifest and the number of key groups.
+    /// Checks every rule that depends only on the subtask manifest and the number of key groups.
     pub(super) fn check(&self, max_parallelism: u16) -> Result<()> {
         let foreign = self.groups.difference(&KeyGroupSet::all(max_parallelism));
         if !foreign.is_empty() {
@@ -123,22 +124,20 @@ impl SubtaskManifest {
             let owned = if foreign.is_empty() {
                 Ok(())
             } else {
-                Err(Error::corrupt("segment is wanted for groups that its subtask does not own")
+                Err(Error::corrupt("segment is listed for groups that its subtask does not own")
                     .with("groups", foreign))
             };
             owned.and_then(|()| check_segment(segment)).map_err(|error| error.with("segment", segment.id))?;
         }
         self.check_times()?;
-        // Output that several epochs prepared is listed under one name.
+        // Prepared output of several epochs shares one name.
         let single = self.opaques.iter().filter(|opaque| opaque.role != OpaqueRole::SinkPrepared);
         unique("opaque", single.map(|opaque| (opaque.role, &opaque.name)))?;
         let check = |opaque: &Opaque| check_opaque(opaque).map_err(|error| error.with("opaque", &opaque.name));
         self.opaques.iter().try_for_each(check)
     }
-}
 
-impl SubtaskManifest {
-    /// Checks that the records of times are sorted, apart, and of its groups.
+    /// Checks that the times are sorted, disjoint and of the subtask's groups.
     fn check_times(&self) -> Result<()> {
         let ranges = self.times.iter().map(|times| times.groups);
         let apart = self.times.iter().zip(self.times.iter().skip(1)).all(|(a, b)| a.groups.end <= b.groups.start);
@@ -203,7 +202,7 @@ fn check_items(opaque: &Opaque, length: u64) -> Result<()> {
     Err(Error::corrupt("items of the opaque are out of order"))
 }
 
-/// Checks opaques as an embedder hands them in at a barrier: of any length, not stored yet, each with a name of its own.
+/// Checks the opaques of an embedder at a barrier: of any length, inline, with unique names.
 ///
 /// # Errors
 /// `Usage`, naming the opaque.

@@ -1,4 +1,4 @@
-//! The `statistics` extension: what the engines below the backends said of themselves. Any reader may ignore it.
+//! The `statistics` extension: numbers reported by the engines below the backends. Readers may ignore it.
 
 use std::collections::BTreeMap;
 
@@ -9,15 +9,15 @@ use super::weight::STATISTICS;
 use super::{Extension, Manifest, proto};
 use crate::error::Result;
 use crate::id::OperatorId;
-use crate::segment::Statistic;
+use crate::row::Statistic;
 
 const TAG: &str = "statistics";
 
-/// Statistics of an operator that a manifest tells of.
+/// Maximum number of statistics per operator.
 const MAX_STATISTICS: usize = 64;
 
 impl Extension {
-    /// Returns the extension that tells of these numbers of each operator, by name; `None` if there are none.
+    /// Returns the extension with each operator's numbers by name; `None` without any.
     #[must_use]
     pub fn statistics(operators: BTreeMap<OperatorId, BTreeMap<String, u64>>) -> Option<Self> {
         let of_operator = |(id, statistics): (OperatorId, BTreeMap<String, u64>)| {
@@ -25,7 +25,8 @@ impl Extension {
             let statistics = statistics.map(|(name, value)| proto::Statistic { name, value }).collect();
             proto::OperatorStatistics { id: id.0, statistics }
         };
-        let operators: Vec<_> = operators.into_iter().filter(|(_, told)| !told.is_empty()).map(of_operator).collect();
+        let operators: Vec<_> =
+            operators.into_iter().filter(|(_, numbers)| !numbers.is_empty()).map(of_operator).collect();
         if operators.is_empty() {
             return None;
         }
@@ -35,15 +36,15 @@ impl Extension {
 }
 
 impl Manifest {
-    /// Returns what the engine below the backends of `operator` said of itself, summed over its subtasks, by name; empty if
-    /// there is nothing to tell.
+    /// Returns the numbers reported by the engines below the backends of `operator`, summed over subtasks, by name; empty
+    /// without any.
     ///
     /// # Errors
-    /// `Corrupt` if the extension is not what it should be.
+    /// `Corrupt` if the extension is malformed.
     pub fn statistics(&self, operator: OperatorId) -> Result<Vec<Statistic>> {
-        let told: proto::Statistics = self.told(TAG, STATISTICS)?;
-        let of_operator = told.operators.into_iter().filter(|told| told.id == operator.0);
-        let statistics = of_operator.flat_map(|told| told.statistics);
+        let stored: proto::Statistics = self.extension(TAG, STATISTICS)?;
+        let of_operator = stored.operators.into_iter().filter(|stored| stored.id == operator.0);
+        let statistics = of_operator.flat_map(|stored| stored.statistics);
         Ok(statistics.map(|proto::Statistic { name, value }| Statistic { name, value }).collect())
     }
 }
@@ -59,8 +60,8 @@ mod tests {
         let mut manifest = manifest();
         let many = (0..100u64).map(|n| (format!("n{n:03}"), n)).collect();
         let one = BTreeMap::from([("sst_bytes".to_owned(), u64::MAX)]);
-        let told = BTreeMap::from([(OperatorId(1), one), (OperatorId(2), many), (OperatorId(3), BTreeMap::new())]);
-        manifest.extensions = Extension::statistics(told).into_iter().collect();
+        let reported = BTreeMap::from([(OperatorId(1), one), (OperatorId(2), many), (OperatorId(3), BTreeMap::new())]);
+        manifest.extensions = Extension::statistics(reported).into_iter().collect();
         let first = Statistic { name: "sst_bytes".to_owned(), value: u64::MAX };
         assert_eq!(manifest.statistics(OperatorId(1)).unwrap(), [first]);
         let second = manifest.statistics(OperatorId(2)).unwrap();

@@ -1,5 +1,4 @@
-//! Between a subtask manifest's messages and its types. Each field is parsed here; rules across fields are
-//! `rules`'.
+//! Conversion between a subtask manifest's messages and its types, field by field; `rules` checks across fields.
 
 use super::convert::{bits128, each, required};
 use super::{Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskManifest, proto};
@@ -7,7 +6,8 @@ use crate::codec::stored_enum;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
-use crate::segment::{GroupTimes, Life, SegmentKind, SegmentRef};
+use crate::row::{GroupTimes, Life, SegmentKind};
+use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared });

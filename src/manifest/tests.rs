@@ -7,7 +7,7 @@ use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Part, SegmentId};
 use crate::key_group::{KeyGroupRange, subtask_range};
-use crate::segment::SegmentKind;
+use crate::row::{Life, SegmentKind};
 
 const PUT: PutId = PutId([5; 16]);
 const MAX: u16 = 8;
@@ -68,7 +68,7 @@ fn subtask(index: u32) -> SubtaskManifest {
     }
 }
 
-/// What time had come to in the halves of a subtask's four groups.
+/// Times of the two halves of a subtask's four groups.
 fn times(index: u32) -> Vec<GroupTimes> {
     let start = subtask_range(MAX, 2, index).start;
     let life = |table| Life {
@@ -141,7 +141,7 @@ fn decode(object: &Bytes) -> Result<Manifest> {
 }
 
 #[test]
-fn comes_back_with_every_field() {
+fn a_decoded_manifest_has_every_field() {
     let manifest = manifest();
     let object = manifest.encode(PUT).unwrap();
     assert_eq!(Manifest::decode(&object, Seq(7)).unwrap(), (manifest.clone(), PUT));
@@ -181,7 +181,7 @@ fn subtask_manifests_travel_alone_or_lie_in_slices() {
 }
 
 #[test]
-fn markers_come_back() {
+fn a_decoded_marker_equals_the_encoded_one() {
     let marker = AttemptMarker { attempt: Attempt(4), job: JobId([1; 16]), created_at: Timestamp::from_millis(5) };
     let object = marker.encode(PUT);
     assert_eq!(AttemptMarker::decode(&object, Attempt(4)).unwrap(), (marker, PUT));
@@ -189,7 +189,7 @@ fn markers_come_back() {
     assert_eq!(decode(&object).unwrap_err().kind(), ErrorKind::Corrupt, "a marker is not a manifest");
 }
 
-/// Breaks a rule and returns what the writer says; a reader must say `Corrupt` to the same.
+/// Breaks a rule and returns the writer's error; the reader must return `Corrupt` for the same manifest.
 fn broken(edit: impl FnOnce(&mut Manifest)) -> String {
     let mut manifest = manifest();
     edit(&mut manifest);
@@ -209,12 +209,12 @@ fn inline(manifest: &mut Manifest, at: usize) -> &mut SubtaskManifest {
     }
 }
 
-/// A foreign segment with an index, which it cannot have.
+/// An invalid foreign segment: one with an index.
 fn indexed() -> SegmentRef {
     SegmentRef { kind: SegmentKind::Foreign, ..segment(0, SegmentKind::Base) }
 }
 
-/// Asserts that each edit is refused for the reason beside it.
+/// Asserts that each edit is refused with the message beside it.
 macro_rules! refused {
     ($($edit:expr => $reason:literal),+ $(,)?) => {
         $({
@@ -290,7 +290,7 @@ fn rules_of_subtasks() {
 }
 
 #[test]
-fn what_a_newer_version_may_write_is_not_damage() {
+fn values_of_newer_versions_are_not_reported_as_damage() {
     let edited = |edit: fn(&mut proto::Manifest)| {
         let mut message = proto::Manifest::from(&manifest());
         edit(&mut message);
@@ -325,14 +325,14 @@ fn what_a_newer_version_may_write_is_not_damage() {
 #[test]
 fn unknown_fields_are_skipped() {
     let mut body = prost::Message::encode_to_vec(&proto::Manifest::from(&manifest()));
-    // Field 1000 as a varint: a later version's, ignorable by protobuf's own rule.
+    // Field 1000 as a varint: a later version's field, which protobuf readers skip.
     body.extend_from_slice(&[0xc0, 0x3e, 0x01]);
     let object = crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body);
     assert_eq!(decode(&object).unwrap(), manifest());
 }
 
 #[test]
-fn every_flip_and_every_cut_is_found() {
+fn every_bit_flip_and_truncation_is_detected() {
     let manifest = manifest().encode(PUT).unwrap();
     let subtask = subtask(1).encode(MAX).unwrap();
     let marker = AttemptMarker { attempt: Attempt(4), job: JobId([1; 16]), created_at: Timestamp::MAX }.encode(PUT);
@@ -356,9 +356,9 @@ fn damage(object: &Bytes, error: impl Fn(&Bytes) -> Option<Error>) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a reader accepts, a writer would have written.
+    /// A writer accepts every manifest that a reader accepts.
     #[test]
-    fn damaged_bodies_give_an_error_or_a_sound_manifest(damage in any_damage()) {
+    fn damaged_bodies_give_an_error_or_a_valid_manifest(damage in any_damage()) {
         let body = damaged(&prost::Message::encode_to_vec(&proto::Manifest::from(&manifest())), &damage);
         if let Ok(manifest) = decode(&crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body)) {
             prop_assert_eq!(decode(&manifest.encode(PUT).unwrap()).unwrap(), manifest);

@@ -1,6 +1,6 @@
-//! What a message takes in memory once it is decoded, told by its bytes before it is.
+//! The memory of a decoded message, computed from its bytes before decoding.
 //!
-//! Two bytes of a hostile message can make a structure of two hundred, so its length bounds nothing.
+//! Two bytes of a hostile message can decode to a structure of two hundred, so the message's length bounds nothing.
 
 use bytes::Buf as _;
 use prost::DecodeError;
@@ -8,23 +8,23 @@ use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_f
 
 use super::proto;
 
-/// What a field, which may appear any number of times, adds each time.
+/// The memory added by each occurrence of a repeated field.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Field {
-    /// A structure with such fields.
+    /// A structure with repeated fields.
     Message { bytes: usize, fields: Fields },
     /// Numbers, packed or one by one.
     Numbers,
 }
 
-/// The fields that repeat, of a kind of message.
+/// The repeated fields of a message type, by number.
 pub(super) type Fields = &'static [(u32, Field)];
 
 const fn repeated<T>(fields: Fields) -> Field {
     Field::Message { bytes: size_of::<T>(), fields }
 }
 
-/// A message that stands in the structure around it.
+/// A message stored inside the enclosing structure.
 const fn within(fields: Fields) -> Field {
     Field::Message { bytes: 0, fields }
 }
@@ -32,7 +32,7 @@ const fn within(fields: Fields) -> Field {
 const SEGMENT: Fields = &[(4, repeated::<proto::KeyGroupRange>(&[]))];
 const OPAQUE: Fields = &[(5, Field::Numbers), (7, within(SEGMENT))];
 
-/// Those of a subtask manifest.
+/// The repeated fields of a subtask manifest.
 pub(super) const SUBTASK: Fields = &[
     (2, repeated::<proto::KeyGroupRange>(&[])),
     (4, repeated::<proto::SegmentRef>(SEGMENT)),
@@ -42,7 +42,7 @@ pub(super) const SUBTASK: Fields = &[
 const OPERATOR: Fields =
     &[(4, repeated::<proto::Table>(&[])), (5, repeated::<proto::SubtaskEntry>(&[(1, within(SUBTASK))]))];
 
-/// Those of a manifest.
+/// The repeated fields of a manifest.
 pub(super) const MANIFEST: Fields = &[
     (7, repeated::<proto::Retained>(&[])),
     (13, repeated::<proto::Object>(&[])),
@@ -50,17 +50,17 @@ pub(super) const MANIFEST: Fields = &[
     (16, repeated::<proto::Extension>(&[])),
 ];
 
-/// Those of the `heat` extension.
+/// The repeated fields of the `heat` extension.
 pub(super) const HEAT: Fields = &[(1, repeated::<proto::OperatorHeat>(&[(2, repeated::<proto::GroupHeat>(&[]))]))];
 
-/// Those of the `statistics` extension.
+/// The repeated fields of the `statistics` extension.
 pub(super) const STATISTICS: Fields =
     &[(1, repeated::<proto::OperatorStatistics>(&[(2, repeated::<proto::Statistic>(&[]))]))];
 
-/// Returns the bytes that the elements of all lists of a message take. Its text and bytes take no more than the message.
+/// Returns the memory of the elements of all lists in a message. Strings and byte fields take no more than the message.
 ///
 /// # Errors
-/// As decoding it; not all that decoding finds.
+/// Some of the errors of decoding.
 pub(super) fn weigh(mut message: &[u8], fields: Fields) -> Result<usize, DecodeError> {
     let mut total = 0usize;
     while message.has_remaining() {
@@ -72,7 +72,7 @@ pub(super) fn weigh(mut message: &[u8], fields: Fields) -> Result<usize, DecodeE
             continue;
         };
         let length = usize::try_from(decode_varint(&mut message)?).unwrap_or(usize::MAX);
-        // Bytes that are missing are for the decoder to complain about.
+        // The decoder reports missing bytes.
         let (inner, rest) = message.split_at_checked(length).unwrap_or((message, &[]));
         message = rest;
         total = total.saturating_add(match field {
@@ -91,7 +91,7 @@ mod tests {
     use crate::manifest::tests::manifest;
 
     #[test]
-    fn every_list_weighs() {
+    fn every_list_has_weight() {
         let mut message = proto::Manifest::from(&manifest());
         let weight = |message: &proto::Manifest| weigh(&message.encode_to_vec(), MANIFEST).unwrap();
         let subtask = |message: &mut proto::Manifest| match message.operators[0].subtasks[0].subtask.take() {

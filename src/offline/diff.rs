@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::fold::{Folding, LiveRows, PART_BYTES, Piece, narrowed, pieces};
+use super::fold::{Folding, LiveRows, PART_BYTES, RangeSegments, narrowed, range_segments};
 use super::table::{Place, RowTypes, table_name, table_of};
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore::SegmentReader;
@@ -13,7 +13,8 @@ use crate::id::{OperatorId, TableId};
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::{Manifest, OperatorManifest};
 use crate::place::Store;
-use crate::segment::{Row, RowBatch, RowKey, SegmentRef};
+use crate::row::{Row, RowBatch, RowKey};
+use crate::segment::SegmentRef;
 
 /// How a place changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -162,8 +163,9 @@ impl<'a> Pair<'a> {
         total: &mut Diff,
         each: &mut impl FnMut(Change<'_>) -> Result<()>,
     ) -> Result<()> {
-        let pieces_of = |side: Option<&OperatorManifest>| side.map(pieces).transpose().map(Option::unwrap_or_default);
-        let (from, to) = (pieces_of(self.from)?, pieces_of(self.to)?);
+        let ranges_of =
+            |side: Option<&OperatorManifest>| side.map(range_segments).transpose().map(Option::unwrap_or_default);
+        let (from, to) = (ranges_of(self.from)?, ranges_of(self.to)?);
         let mut batches = [RowBatch::new(), RowBatch::new()];
         // What has expired counts as long as it is stored: the two sides are of different times.
         let folding =
@@ -215,8 +217,8 @@ impl<'a> Pair<'a> {
 }
 
 /// Cuts all groups at every bound of either side, so that within a range each side has one owner or none.
-fn common_ranges(from: &[Piece], to: &[Piece]) -> Vec<KeyGroupRange> {
-    let both = || from.iter().chain(to).map(|piece| piece.range);
+fn common_ranges(from: &[RangeSegments], to: &[RangeSegments]) -> Vec<KeyGroupRange> {
+    let both = || from.iter().chain(to).map(|owned| owned.range);
     let mut bounds: Vec<_> = both().flat_map(|range| [range.start, range.end]).collect();
     bounds.sort_unstable();
     bounds.dedup();
@@ -224,9 +226,9 @@ fn common_ranges(from: &[Piece], to: &[Piece]) -> Vec<KeyGroupRange> {
     ranges.filter(|range| both().any(|owned| !owned.intersection(*range).is_empty())).collect()
 }
 
-fn segments_at(pieces: &[Piece], range: KeyGroupRange) -> &[SegmentRef] {
-    let owner = pieces.iter().find(|piece| !piece.range.intersection(range).is_empty());
-    owner.map_or(&[], |piece| &piece.segments)
+fn segments_at(ranges: &[RangeSegments], range: KeyGroupRange) -> &[SegmentRef] {
+    let owner = ranges.iter().find(|owned| !owned.range.intersection(range).is_empty());
+    owner.map_or(&[], |owner| &owner.segments)
 }
 
 fn lists_differ(sides: &[&[SegmentRef]; 2], group: KeyGroup) -> bool {

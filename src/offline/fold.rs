@@ -10,32 +10,32 @@ use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::manifest::{OperatorManifest, StateKind};
 use crate::place::Store;
-use crate::segment::{
-    Append, Fold, FoldedGroup, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, SegmentRef, TableRules,
-};
+use crate::row::{Append, Fold, FoldedGroup, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, TableRules};
+use crate::segment::SegmentRef;
 
 /// Stored blocks that are read at a time, of a group at least.
 pub(super) const PART_BYTES: u64 = 64 << 20;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
 #[derive(Debug, Clone)]
-pub(super) struct Piece {
+pub(super) struct RangeSegments {
     pub(super) range: KeyGroupRange,
     pub(super) segments: Vec<SegmentRef>,
 }
 
-/// Returns the pieces of `operator`, ascending.
+/// Returns the ranges of `operator` with their segments, ascending.
 ///
 /// # Errors
 /// `Usage` if a subtask manifest is not inline.
-pub(super) fn pieces(operator: &OperatorManifest) -> Result<Vec<Piece>> {
-    let mut pieces = Vec::new();
+pub(super) fn range_segments(operator: &OperatorManifest) -> Result<Vec<RangeSegments>> {
+    let mut ranges = Vec::new();
     for subtask in operator.inline_subtasks()? {
-        let piece = |&range: &KeyGroupRange| Piece { range, segments: narrowed(&subtask.segments, &range.into()) };
-        pieces.extend(subtask.groups.ranges().iter().map(piece));
+        let with_segments =
+            |&range: &KeyGroupRange| RangeSegments { range, segments: narrowed(&subtask.segments, &range.into()) };
+        ranges.extend(subtask.groups.ranges().iter().map(with_segments));
     }
-    pieces.sort_by_key(|piece: &Piece| piece.range);
-    Ok(pieces)
+    ranges.sort_by_key(|owned: &RangeSegments| owned.range);
+    Ok(ranges)
 }
 
 /// Returns the segments that are needed for `groups`, each for its part of them.
@@ -115,9 +115,9 @@ pub(super) async fn visit(
 ) -> Result<()> {
     let folding = Folding::at(operator)?;
     let mut batch = RowBatch::new();
-    for piece in pieces(operator)? {
-        let wanted = KeyGroupSet::from(piece.range).intersection(groups);
-        let reader = SegmentReader::open(store, &narrowed(&piece.segments, &wanted)).await?;
+    for owned in range_segments(operator)? {
+        let wanted = KeyGroupSet::from(owned.range).intersection(groups);
+        let reader = SegmentReader::open(store, &narrowed(&owned.segments, &wanted)).await?;
         for part in reader.parts(&wanted, PART_BYTES) {
             let rows = reader.fetch(&part).await?;
             for group in part.iter() {

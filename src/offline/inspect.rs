@@ -13,7 +13,8 @@ use crate::id::{ObjectId, OperatorId, Subtask, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{Manifest, Opaque, OperatorManifest, TableSchema};
 use crate::place::Store;
-use crate::segment::{GroupHeat, SegmentRef, Statistic, sum};
+use crate::row::{GroupHeat, Statistic};
+use crate::segment::{SegmentRef, sum};
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,8 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::OperatorPlan;
 use crate::manifest::{Manifest, OperatorManifest};
 use crate::place::Store;
-use crate::segment::{SegmentKind, sum};
+use crate::row::SegmentKind;
+use crate::segment::sum;
 
 /// What a restore at some parallelism reads.
 #[derive(Debug, Clone, PartialEq, Eq)]

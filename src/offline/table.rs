@@ -6,7 +6,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
 use crate::manifest::{Manifest, OperatorManifest, StateKind, TableSchema};
-use crate::segment::{Op, Row, RowKey};
+use crate::row::{Op, Row, RowKey};
 
 /// The types of a table's parts. A type that this build does not know is shown as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]

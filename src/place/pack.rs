@@ -9,7 +9,8 @@ use crate::codec::trailer::{find_index, put_trailer};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, ObjectId, OperatorId, Part, PutId, SegmentId, Subtask};
-use crate::segment::{Encoded, SegmentKind};
+use crate::row::SegmentKind;
+use crate::segment::Encoded;
 
 /// A pack that reached this length takes no more segments.
 pub const PACK_BYTES: u64 = 64 << 20;

@@ -1,4 +1,4 @@
-//! Reads a block: a verified payload back into rows. Whatever is handed out obeys every rule of the row model.
+//! Reads a block: decodes a verified payload into rows. Every returned row obeys the rules of the row model.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -7,28 +7,25 @@ use std::ops::Range;
 use bytes::Bytes;
 use zstd::bulk::Decompressor;
 
-use super::SegmentKind;
-use super::format::{
-    BlockHeader, MAX_BLOCK_PARTS_BYTES, MAX_BLOCK_ROWS, MAX_PART_BYTES, MAX_VALUE_BYTES, Run, column, shape,
-};
+use super::format::{BlockHeader, MAX_BLOCK_PARTS_BYTES, MAX_BLOCK_ROWS, Run, column};
 use super::index::BlockEntry;
-use super::row::Columns;
-use super::span::{RowSpan, RowSpans, fits};
 use crate::codec::bytes::Reader;
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::span::{RowSpan, RowSpans};
+use crate::row::{Columns, MAX_PART_BYTES, MAX_VALUE_BYTES, SegmentKind, shape};
 
-/// A decoded block. It is meant to be reused from block to block.
+/// A decoded block. Reused from block to block.
 #[derive(Default)]
 pub(super) struct Block {
     payload: Payload,
-    /// Keys, namespaces and sub-keys with their prefixes spelt out.
+    /// Keys, namespaces and sub-keys with their prefixes restored.
     parts: Vec<u8>,
     rows: Vec<RowSpan>,
-    /// Of rows that have any.
+    /// The optional columns of rows that have any.
     columns: Vec<Columns>,
-    /// Each with the number of its first row.
+    /// Each run with the index of its first row.
     runs: Vec<(Run, usize)>,
 }
 
@@ -39,13 +36,13 @@ impl fmt::Debug for Block {
 }
 
 impl Block {
-    /// Decodes the stored bytes of the block that `entry` lists. After an error it has no rows that mean anything.
+    /// Decodes the stored bytes of the block `entry`. After an error the block's rows are meaningless.
     pub(super) fn decode(
         &mut self,
         stored: &Bytes,
         entry: &BlockEntry,
         kind: SegmentKind,
-        groups: &KeyGroupSet,
+        covered: &KeyGroupSet,
     ) -> Result<()> {
         let (header, payload) = BlockHeader::decode(stored)?;
         if (header.raw_bytes, header.rows) != (entry.raw_bytes, entry.rows) {
@@ -66,15 +63,15 @@ impl Block {
             self.rows.push(row);
         }
         columns.finish()?;
-        self.check_groups(entry, groups)
+        self.check_groups(entry, covered)
     }
 
-    fn check_groups(&self, entry: &BlockEntry, groups: &KeyGroupSet) -> Result<()> {
+    fn check_groups(&self, entry: &BlockEntry, covered: &KeyGroupSet) -> Result<()> {
         let bounds = (self.runs.first().map(|(run, _)| run.group), self.runs.last().map(|(run, _)| run.group));
         if bounds != (Some(entry.first), Some(entry.last)) {
             return Err(Error::corrupt("block has other groups than the index says"));
         }
-        match self.runs.iter().find(|(run, _)| !groups.contains(run.group)) {
+        match self.runs.iter().find(|(run, _)| !covered.contains(run.group)) {
             Some((_, at)) => Err(Error::corrupt("row is of a foreign group").with("row", *at)),
             None => Ok(()),
         }
@@ -94,12 +91,12 @@ impl Block {
     }
 }
 
-/// What the columns of a block stand in.
+/// The buffer of a block's columns.
 #[derive(Default)]
 struct Payload {
-    /// Bytes that were stored as they are.
+    /// Bytes stored uncompressed.
     stored: Option<Bytes>,
-    /// Others, decompressed.
+    /// Bytes stored compressed, decompressed.
     unpacked: Vec<u8>,
     zstd: Option<Decompressor<'static>>,
 }
@@ -114,7 +111,7 @@ impl Payload {
         let raw_bytes = header.raw_bytes as usize;
         match header.codec {
             BlockHeader::CODEC_NONE => self.stored = Some(payload),
-            // A claim that cannot be true is not worth its memory.
+            // Refuses an impossible length before reserving memory for it.
             BlockHeader::CODEC_ZSTD if raw_bytes > most_decompressed(payload.len()) => {
                 let error = Error::corrupt("block claims to be larger than it can be");
                 return Err(error.with("stored_bytes", payload.len()).with("raw_bytes", raw_bytes));
@@ -140,12 +137,13 @@ impl Payload {
     }
 }
 
-/// Most bytes that zstd makes of this many: its blocks hold 128 KiB at most, and take a header of 3 bytes and one more.
+/// Returns the maximum decompressed length: a zstd block has at most 128 KiB, and at least a header of 3 bytes and one
+/// byte more.
 const fn most_decompressed(stored_bytes: usize) -> usize {
     (stored_bytes / 4).saturating_mul(128 << 10)
 }
 
-/// The columns of a payload by number, each with where it starts.
+/// The columns of a payload by number, each with its start.
 struct Directory<'a> {
     columns: Vec<(u8, usize, &'a [u8])>,
 }
@@ -153,7 +151,7 @@ struct Directory<'a> {
 impl<'a> Directory<'a> {
     fn decode(raw: &'a [u8]) -> Result<Self> {
         let mut reader = Reader::new(raw);
-        // Each has a number of its own.
+        // Column numbers are unique, and one byte each.
         let count = reader.varint_up_to(1 << u8::BITS)?;
         let mut listed = Vec::with_capacity(count);
         for _ in 0..count {
@@ -173,19 +171,19 @@ impl<'a> Directory<'a> {
         Ok(Self { columns })
     }
 
-    /// Returns a column and where it starts; one that is left out is empty.
+    /// Returns the start and the bytes of a column; an absent column is empty.
     fn column(&self, id: u8) -> (usize, &'a [u8]) {
         self.columns.iter().find(|column| column.0 == id).map_or((0, &[]), |&(_, start, bytes)| (start, bytes))
     }
 }
 
-/// The columns of a block, read in step, row by row.
+/// Reads the columns of a block in parallel, row by row.
 struct Decoder<'a> {
     runs: Reader<'a>,
     run: Option<Run>,
     left_in_run: usize,
     ops: Reader<'a>,
-    /// The shape of the row before.
+    /// The shape of the previous row.
     shape: u8,
     keys: PrefixColumn<'a>,
     namespaces: PrefixColumn<'a>,
@@ -198,7 +196,7 @@ struct Decoder<'a> {
     routing: SparseColumn<'a>,
 }
 
-/// What a row belongs to, and whether it is the first of that.
+/// The table of a row, and whether the row is the first of its run.
 #[derive(Clone, Copy)]
 struct InRun {
     table: TableId,
@@ -229,23 +227,23 @@ impl<'a> Decoder<'a> {
         })
     }
 
-    /// Takes the next row; `parts` collects its key, namespace and sub-key.
+    /// Reads the next row and appends its key, namespace and sub-key to `parts`.
     #[inline]
     fn next(&mut self, at: usize, run: InRun, parts: &mut Vec<u8>, columns: &mut Vec<Columns>) -> Result<RowSpan> {
         let shape = self.ops.u8()?;
         if shape > shape::MASK {
             return Err(Error::version("row has an operation that this build lacks").with("shape", shape));
         }
-        if !fits(shape) {
+        if !shape::fits(shape) {
             return Err(Error::corrupt("row has parts that its operation cannot have").with("row", at));
         }
         let start = offset(parts.len());
         let before = std::mem::replace(&mut self.shape, shape);
-        // Where both rows have a part, the string before in its column is that of the row before.
+        // If both rows have a part, the previous string of its column is the previous row's.
         let presence = |bit: u8| (before & bit).cmp(&(shape & bit));
-        let (key, by_key) = self.keys.next(shape & shape::HAS_KEY != 0, parts)?;
-        let (namespace, by_namespace) = self.namespaces.next(shape & shape::HAS_NAMESPACE != 0, parts)?;
-        let (sub, by_sub) = self.subs.next(shape & shape::HAS_SUB != 0, parts)?;
+        let (key_length, by_key) = self.keys.next(shape & shape::HAS_KEY != 0, parts)?;
+        let (namespace_length, by_namespace) = self.namespaces.next(shape & shape::HAS_NAMESPACE != 0, parts)?;
+        let (sub_length, by_sub) = self.subs.next(shape & shape::HAS_SUB != 0, parts)?;
         let order = presence(shape::HAS_KEY).then(by_key);
         let order = order.then(presence(shape::HAS_NAMESPACE)).then(by_namespace);
         let order = order.then(presence(shape::HAS_SUB)).then(by_sub);
@@ -257,10 +255,20 @@ impl<'a> Decoder<'a> {
             _ => (self.value_offset(), 0),
         };
         let columns = self.next_columns(at, columns)?;
-        Ok(RowSpan { table: run.table, shape, parts: start, key, namespace, sub, payload, payload_length, columns })
+        Ok(RowSpan {
+            table: run.table,
+            shape,
+            parts: start,
+            key_length,
+            namespace_length,
+            sub_length,
+            payload,
+            payload_length,
+            columns,
+        })
     }
 
-    /// Takes the run of the next row, number `at`, and notes it in `runs` if it is its first.
+    /// Returns the run of the next row, with index `at`; adds the run to `runs` at its first row.
     #[inline]
     fn next_run(&mut self, at: usize, runs: &mut Vec<(Run, usize)>) -> Result<InRun> {
         if let (Some(run), 1..) = (self.run, self.left_in_run) {
@@ -290,10 +298,10 @@ impl<'a> Decoder<'a> {
         Ok((start, offset(length)))
     }
 
-    /// Takes the optional columns of a row and returns their number, 0 if it has none.
+    /// Reads the optional columns of a row and returns their index, counted from 1; 0 without any.
     #[inline]
     fn next_columns(&mut self, at: usize, columns: &mut Vec<Columns>) -> Result<u32> {
-        if [&self.stamp, &self.schema, &self.routing].into_iter().all(SparseColumn::is_left_out) {
+        if [&self.stamp, &self.schema, &self.routing].into_iter().all(SparseColumn::is_absent) {
             return Ok(0);
         }
         let of_row = Columns {
@@ -319,16 +327,16 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// Returns an offset in a block, which has less than 4 GiB.
+/// Converts an offset in a block, which is less than 4 GiB.
 fn offset(offset: usize) -> u32 {
     u32::try_from(offset).unwrap_or(u32::MAX)
 }
 
-/// Byte strings, each told as what it adds to a prefix of the one before.
+/// Byte strings, each stored as its difference from the previous one: the length of the shared prefix, then the rest.
 struct PrefixColumn<'a> {
-    /// `None` if the column is left out: all its strings are empty.
+    /// `None` if the column is absent: all its strings are empty.
     reader: Option<Reader<'a>>,
-    /// Where the one before starts and ends.
+    /// Range of the previous string.
     last: Range<usize>,
 }
 
@@ -337,7 +345,8 @@ impl<'a> PrefixColumn<'a> {
         Self { reader: (!bytes.is_empty()).then(|| Reader::new(bytes)), last: 0..0 }
     }
 
-    /// Appends the next string to `parts`, if the row has one; returns its length, and how the one before compares to it.
+    /// Appends the next string to `parts`, if the row has one. Returns its length and the order of the previous string
+    /// relative to it.
     #[inline]
     fn next(&mut self, has: bool, parts: &mut Vec<u8>) -> Result<(u32, Ordering)> {
         match &mut self.reader {
@@ -362,7 +371,7 @@ impl<'a> PrefixColumn<'a> {
     }
 }
 
-/// Numbers that few rows have: a bit per row, then the numbers.
+/// Numbers of few rows: a presence bit per row, then the numbers.
 struct SparseColumn<'a> {
     present: &'a [u8],
     values: Reader<'a>,
@@ -379,7 +388,7 @@ impl<'a> SparseColumn<'a> {
         Ok(Self { present, values })
     }
 
-    fn is_left_out(&self) -> bool {
+    fn is_absent(&self) -> bool {
         self.present.is_empty()
     }
 

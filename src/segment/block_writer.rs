@@ -1,14 +1,14 @@
-//! Writes a block: rows into columns, columns into one payload.
+//! Writes a block: collects rows as columns and joins the columns into one payload.
 
-use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column, shape};
+use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column};
 use super::index::BlockEntry;
-use super::row::{Op, Row};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::KeyGroup;
+use crate::row::{Op, Row, shape};
 
-/// Rows of the block being written, as columns.
+/// The rows of the block being written, as columns.
 #[derive(Debug, Default)]
 pub(super) struct BlockWriter {
     rows: usize,
@@ -25,12 +25,12 @@ pub(super) struct BlockWriter {
     stamp: SparseColumn,
     schema: SparseColumn,
     routing: SparseColumn,
-    /// Reused for the columns as one.
+    /// Scratch memory for the joined columns.
     payload: Vec<u8>,
 }
 
 impl BlockWriter {
-    /// Returns what its rows count for: their bytes and a little for each.
+    /// Returns the counted bytes of the rows: their data and [`ROW_BYTES`] each.
     pub(super) fn counted_bytes(&self) -> usize {
         self.counted_bytes
     }
@@ -39,7 +39,7 @@ impl BlockWriter {
         self.rows == 0
     }
 
-    /// Appends a row that the caller has checked.
+    /// Appends a row; the caller has checked it.
     pub(super) fn push(&mut self, group: KeyGroup, row: &Row<'_>) {
         self.push_run(Run { group, table: row.key.table });
         let (op, has_value) = match row.op {
@@ -117,7 +117,7 @@ impl BlockWriter {
         })
     }
 
-    /// Makes one payload of the column directory and the columns. A column without bytes is left out.
+    /// Joins the column directory and the columns into the payload. Empty columns are omitted.
     fn join_columns(&mut self) {
         let columns: [(u8, &[u8]); _] = [
             (column::RUNS, &self.runs),
@@ -145,7 +145,7 @@ impl BlockWriter {
         present().for_each(|(_, bytes)| out.extend_from_slice(bytes));
     }
 
-    /// Forgets all rows, keeps the memory.
+    /// Removes all rows and keeps the memory.
     fn clear(&mut self) {
         (self.rows, self.counted_bytes, self.run) = (0, 0, None);
         for column in [&mut self.runs, &mut self.ops, &mut self.value_lengths, &mut self.values] {
@@ -160,13 +160,13 @@ impl BlockWriter {
     }
 }
 
-/// Byte strings, each told as what it adds to a prefix of the one before.
+/// Byte strings, each stored as its difference from the previous one: the length of the shared prefix, then the rest.
 #[derive(Debug, Default)]
 struct PrefixColumn {
     bytes: Vec<u8>,
     last: Vec<u8>,
     any: bool,
-    /// Strings before the first that is not empty: most namespaces and sub-keys are.
+    /// Number of empty strings before the first non-empty one. Most namespaces and sub-keys are empty.
     empty: usize,
 }
 
@@ -183,7 +183,7 @@ impl PrefixColumn {
     fn push_next(&mut self, part: &[u8]) {
         if !self.any {
             self.any = true;
-            // Each shares nothing and adds nothing.
+            // An empty string: two zero lengths.
             self.bytes.resize(2 * self.empty, 0);
         }
         let shared = part.iter().zip(&self.last).take_while(|(new, old)| new == old).count();
@@ -194,7 +194,7 @@ impl PrefixColumn {
         self.last.extend_from_slice(added);
     }
 
-    /// Returns the column, empty if all its strings are.
+    /// Returns the column; empty if all its strings are.
     fn bytes(&self) -> &[u8] {
         &self.bytes
     }
@@ -206,7 +206,7 @@ impl PrefixColumn {
     }
 }
 
-/// Numbers that few rows have: a bit per row, then the numbers.
+/// Numbers of few rows: a presence bit per row, then the numbers.
 #[derive(Debug, Default)]
 struct SparseColumn {
     present: Vec<u8>,
@@ -224,7 +224,7 @@ impl SparseColumn {
         self.values.extend_from_slice(&value);
     }
 
-    /// Ends the column and returns it, empty if no row has a number.
+    /// Ends and returns the column; empty if no row has a number.
     fn end(&mut self, rows: usize) -> &[u8] {
         if !self.values.is_empty() {
             self.present.resize(rows.div_ceil(8), 0);
@@ -239,7 +239,7 @@ impl SparseColumn {
     }
 }
 
-/// Compresses payloads, where that makes them smaller.
+/// Compresses payloads where that makes them smaller.
 pub(super) struct Compressor {
     zstd: Option<zstd::bulk::Compressor<'static>>,
     compressed: Vec<u8>,

@@ -1,48 +1,48 @@
-//! Encoding: a sealed part's rows, sorted and folded group by group, as segments.
+//! Encoding: sorts and folds the rows of a sealed part, group by group, into segments.
 
-use super::batch::{Fold, RowBatch};
-use super::merge::FoldedGroup;
+use super::Encoded;
+use super::run::spill;
 use super::writer::{EncodeOptions, SegmentWriter};
-use super::{Encoded, SealedPart, SegmentKind};
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
+use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 
-/// Returns the segment of a sealed part. Equal rows give equal bytes, in whatever order they were written.
+/// Returns a sealed part as one segment. Equal rows give equal bytes, regardless of write order.
 ///
 /// # Errors
-/// `Usage` for a `Foreign` part; `Limit` if a row is too large; whatever the rows' source and rules return.
+/// `Usage` for a `Foreign` part; `Limit` if a row is too large; the errors of the part's source and rules.
 ///
 /// # Cost
-/// Memory for the rows of one group, of which a few hundred MiB stand uncompressed, beside the segment.
+/// Memory for the rows of one group beside the segment; at most a few hundred MiB of the rows are uncompressed.
 pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     let groups = part.groups.clone();
     Encoder::new(part.clone(), options, u64::MAX).encode(groups)
 }
 
-/// Makes segments of a sealed part, one after the other: each ends with the group that brings it to its length.
+/// Encodes a sealed part as several segments. Each ends with the group that fills it.
 #[derive(Debug)]
 pub struct Encoder {
     part: SealedPart,
     options: EncodeOptions,
     segment_bytes: u64,
-    /// The groups that no segment speaks for yet; `None` once all have one.
+    /// The groups not encoded yet; `None` once all are.
     left: Option<KeyGroupSet>,
     batch: RowBatch,
 }
 
 impl Encoder {
-    /// Returns an encoder of `part` in segments of about `segment_bytes`, of one group at least.
+    /// Returns an encoder of `part` into segments of about `segment_bytes`, with at least one group each.
     #[must_use]
     pub fn new(part: SealedPart, options: EncodeOptions, segment_bytes: u64) -> Self {
         let left = Some(part.groups.clone());
         Self { part, options, segment_bytes, left, batch: RowBatch::new() }
     }
 
-    /// Returns the next segment; `None` after the last. Each speaks for groups above those of the one before, and all
-    /// of them for the groups of the part.
+    /// Returns the next segment; `None` after the last. Each covers groups above those of the previous one, and all
+    /// together cover the groups of the part.
     ///
     /// # Errors
-    /// As [`encode`]. The encoder is of no use then.
+    /// As [`encode`]. Discard the encoder then.
     ///
     /// # Cost
     /// As [`encode`].
@@ -56,7 +56,7 @@ impl Encoder {
         self.left.is_none()
     }
 
-    /// Encodes `groups`, or the first of them, and keeps the others for later.
+    /// Encodes `groups`, or the first of them, and keeps the rest for the next segment.
     fn encode(&mut self, groups: KeyGroupSet) -> Result<Encoded> {
         let mut writer = SegmentWriter::new(self.part.kind, groups.clone(), self.options)?;
         let having = groups.intersection(self.part.rows.groups());
@@ -73,8 +73,7 @@ impl Encoder {
 
     fn write(&mut self, group: KeyGroup, writer: &mut SegmentWriter) -> Result<()> {
         let SealedPart { kind, rows, rules, .. } = &self.part;
-        let keep = if *kind == SegmentKind::Base { Fold::Base } else { Fold::Delta };
-        let mut folded = FoldedGroup::new(&**rows, group, keep, rules);
+        let mut folded = FoldedGroup::new(&**rows, group, Fold::of(*kind), rules).spilling(spill);
         while folded.next_batch(&mut self.batch)? {
             self.batch.iter().try_for_each(|row| writer.push(group, &row))?;
         }

@@ -1,14 +1,10 @@
-//! The layout of a segment: numbers and limits, and the parts of fixed size. `docs/format.md` explains it.
+//! The layout of a segment: numbers, limits and headers. `docs/format.md` explains it.
 
 use crate::codec::bytes::{Reader, put_checksum, put_u8, put_u16, put_u32};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-
-/// Longest key, namespace or sub-key.
-pub const MAX_PART_BYTES: usize = 65_535;
-/// Longest value or merge operand.
-pub const MAX_VALUE_BYTES: usize = 64 << 20;
+use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES};
 
 pub(super) const MAGIC: [u8; 4] = *b"ALSG";
 pub(super) const VERSION: u16 = 1;
@@ -16,24 +12,24 @@ pub(super) const HEADER_BYTES: usize = 16;
 pub(super) const BLOCK_HEADER_BYTES: usize = 16;
 pub(super) const CHECKSUM_BYTES: usize = 4;
 
-/// What a row counts for beside its bytes. It bounds the rows of a block.
+/// Bytes counted for a row beside its data. Bounds the rows of a block.
 pub(super) const ROW_BYTES: usize = 16;
-/// A block ends as soon as its rows count for this much.
+/// A block ends once its counted bytes reach this.
 pub(super) const BLOCK_BYTES: usize = 64 << 10;
-/// A block that counts for this much ends where the next key group begins, so that two readers of neighbouring
-/// groups fetch little twice.
+/// From this many counted bytes, a block ends at the next key group, so that readers of neighbouring groups fetch
+/// little twice.
 pub(super) const BLOCK_BYTES_AT_GROUP: usize = 8 << 10;
 
-/// Most rows of a block.
+/// Maximum number of rows in a block.
 pub(super) const MAX_BLOCK_ROWS: usize = BLOCK_BYTES / ROW_BYTES;
-/// Most bytes of a block's keys, namespaces and sub-keys once their shared prefixes are spelt out.
+/// Maximum bytes of a block's keys, namespaces and sub-keys with their prefixes restored.
 pub(super) const MAX_BLOCK_PARTS_BYTES: usize = BLOCK_BYTES + 3 * MAX_PART_BYTES;
-/// Most bytes of a block's payload before compression: the bound of every decompression.
+/// Maximum bytes of a block's payload before compression; bounds every decompression.
 pub(super) const MAX_BLOCK_RAW_BYTES: usize = MAX_VALUE_BYTES + (1 << 20);
 
 const _: () = {
-    // Beside its bytes a row takes at most 11 for a run, 1 for its op, 3 * 6 for prefix lengths, 4 for a value
-    // length, 23 for optional columns; the directory takes less than 128.
+    // Beside its data a row takes at most 11 bytes for a run, 1 for the op, 3 * 6 for prefix lengths, 4 for the value
+    // length and 23 for optional columns; the directory takes less than 128.
     let others = MAX_BLOCK_PARTS_BYTES + MAX_BLOCK_ROWS * (11 + 1 + 18 + 4 + 23) + 128;
     assert!(MAX_VALUE_BYTES + others <= MAX_BLOCK_RAW_BYTES);
     assert!(MAX_BLOCK_RAW_BYTES <= u32::MAX as usize);
@@ -54,48 +50,35 @@ pub(super) mod column {
     pub(in super::super) const SCHEMA: u8 = 17;
     pub(in super::super) const ROUTING: u8 = 18;
 
-    /// All that this version knows.
+    /// All columns of this version.
     pub(in super::super) const ALL: [u8; 10] =
         [RUNS, OPS, KEYS, NAMESPACES, SUBS, VALUE_LENGTHS, VALUES, STAMP, SCHEMA, ROUTING];
 
-    /// Flag: a reader that does not know the column must refuse the block.
+    /// Flag: a reader without support for the column must refuse the block.
     pub(in super::super) const REQUIRED: u8 = 1;
-}
-
-/// A row's op and shape in one byte: bits 0 and 1 are the op, bits 2 to 4 tell which parts its place has.
-pub(super) mod shape {
-    pub(in super::super) const PUT: u8 = 0;
-    pub(in super::super) const DELETE: u8 = 1;
-    pub(in super::super) const MERGE: u8 = 2;
-    pub(in super::super) const CLEAR: u8 = 3;
-    pub(in super::super) const OP_MASK: u8 = 3;
-    pub(in super::super) const HAS_KEY: u8 = 4;
-    pub(in super::super) const HAS_NAMESPACE: u8 = 8;
-    pub(in super::super) const HAS_SUB: u8 = 16;
-    pub(in super::super) const MASK: u8 = 31;
 }
 
 /// How a block's payload is stored. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
-    /// As it is.
+    /// Uncompressed.
     None,
-    /// As one zstd frame, where that is smaller.
+    /// As one zstd frame, if that is smaller.
     Zstd {
         /// Compression level.
         level: i32,
     },
 }
 
-/// Rows of a group and table that follow each other.
+/// Consecutive rows of one group and table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Run {
     pub(super) group: KeyGroup,
     pub(super) table: TableId,
 }
 
-/// Appends the header that begins a segment.
+/// Appends the segment header.
 pub(super) fn put_header(out: &mut Vec<u8>) {
     let start = out.len();
     out.extend_from_slice(&MAGIC);
@@ -105,7 +88,7 @@ pub(super) fn put_header(out: &mut Vec<u8>) {
     put_checksum(out, start);
 }
 
-/// Verifies the header that begins a segment.
+/// Verifies the segment header.
 pub(super) fn check_header(header: &[u8]) -> Result<()> {
     let mut reader = Reader::new(header);
     if reader.array()? != MAGIC {
@@ -120,7 +103,7 @@ pub(super) fn check_header(header: &[u8]) -> Result<()> {
     reader.finish()
 }
 
-/// Refuses what this build cannot read.
+/// Refuses a version or features that this build cannot read.
 pub(super) fn check_version(version: u16, required: u16) -> Result<()> {
     match (version, required) {
         (VERSION, 0) => Ok(()),
@@ -135,7 +118,7 @@ pub(super) fn check_version(version: u16, required: u16) -> Result<()> {
     }
 }
 
-/// What begins a block. The stored payload and a checksum of both follow.
+/// The block header. The stored payload and a checksum of both follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct BlockHeader {
     pub(super) codec: u8,
@@ -162,7 +145,7 @@ impl BlockHeader {
         put_checksum(out, start);
     }
 
-    /// Returns the header and the stored payload of exactly one block.
+    /// Returns the header and the stored payload of a block with no bytes after it.
     pub(super) fn decode(block: &[u8]) -> Result<(Self, &[u8])> {
         let mut reader = Reader::new(block);
         let (codec, cipher, reserved) = (reader.u8()?, reader.u8()?, reader.u16()?);

@@ -1,39 +1,40 @@
-//! A segment's index: which bytes hold which key groups, and the hash of each block.
+//! The index of a segment: the key groups, position and hash of each block.
 
 use std::ops::Range;
 
+use super::SegmentRef;
 use super::format::{
     BLOCK_HEADER_BYTES, CHECKSUM_BYTES, HEADER_BYTES, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, VERSION, check_header,
     check_version,
 };
-use super::{SegmentKind, SegmentRef};
 use crate::codec::bytes::{Reader, put_length, put_u8, put_u16, put_u32};
 use crate::codec::trailer::find_index;
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
+use crate::row::SegmentKind;
 
 const RANGE_BYTES: usize = 4;
 const ENTRY_BYTES: usize = 3 * 4 + 2 * 2 + 16;
 /// The shortest section.
 const SECTION_BYTES: usize = 3;
 
-/// A block, as the index lists it.
+/// An index entry: one block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BlockEntry {
-    /// Where it starts, from the segment's start.
+    /// Start, from the segment's start.
     pub offset: u64,
-    /// Its stored length.
+    /// Stored length.
     pub length: u32,
-    /// Length of its payload before compression.
+    /// Length of the payload before compression.
     pub raw_bytes: u32,
-    /// Its rows.
+    /// Number of rows.
     pub rows: u32,
-    /// The group of its first row.
+    /// The group of the first row.
     pub first: KeyGroup,
-    /// The group of its last row.
+    /// The group of the last row.
     pub last: KeyGroup,
-    /// Hash of its stored bytes.
+    /// Hash of the stored bytes.
     pub hash: Hash,
 }
 
@@ -43,7 +44,7 @@ impl BlockEntry {
     }
 }
 
-/// What a segment holds and where: read first, and all that is needed to read the rest in part.
+/// The index of a segment. Readers read it first and fetch only the blocks they need.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentIndex {
     kind: SegmentKind,
@@ -62,31 +63,31 @@ impl SegmentIndex {
         self.kind
     }
 
-    /// Returns the groups that the segment speaks for.
+    /// Returns the groups covered by the segment.
     #[must_use]
     pub const fn groups(&self) -> &KeyGroupSet {
         &self.groups
     }
 
-    /// Returns the blocks in order. They lie one behind the other, and so do their groups.
+    /// Returns the blocks, in the order of their bytes and of their groups.
     #[must_use]
     pub fn blocks(&self) -> &[BlockEntry] {
         &self.blocks
     }
 
-    /// Returns how many rows the segment has.
+    /// Returns the number of rows in the segment.
     #[must_use]
     pub fn records(&self) -> u64 {
         self.blocks.iter().map(|block| u64::from(block.rows)).sum()
     }
 
-    /// Returns the bytes of its rows before compression.
+    /// Returns the bytes of the rows before compression.
     #[must_use]
     pub fn raw_bytes(&self) -> u64 {
         self.blocks.iter().map(|block| u64::from(block.raw_bytes)).sum()
     }
 
-    /// Returns where the blocks end and the index starts.
+    /// Returns the end of the blocks, which is the start of the index.
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.blocks.last().map_or(HEADER_BYTES as u64, BlockEntry::end)
@@ -101,8 +102,7 @@ impl SegmentIndex {
         self.blocks.iter().filter(move |block| meets(block))
     }
 
-    /// Returns the byte ranges, from the segment's start, that hold all rows of `groups`; blocks that touch make
-    /// one range.
+    /// Returns the byte ranges, from the segment's start, with all rows of `groups`. Adjacent blocks make one range.
     #[must_use]
     pub fn blocks_for(&self, groups: &KeyGroupSet) -> Vec<Range<u64>> {
         touching(self.blocks_of(groups), u64::MAX)
@@ -130,10 +130,10 @@ impl SegmentIndex {
         put_length(out, 0);
     }
 
-    /// Returns the index that a [`SegmentRef`] names by its hash.
+    /// Returns the index in these bytes, whose hash a [`SegmentRef`] has.
     ///
     /// # Errors
-    /// `Corrupt` if these are other bytes or break a rule of the format; `Version` if they are newer.
+    /// `Corrupt` if the hash differs or the bytes break a rule of the format; `Version` if they are newer than this build.
     pub fn decode(index: &[u8], expected: &Hash) -> Result<Self> {
         let found = Hash::of(index);
         if found != *expected {
@@ -142,10 +142,10 @@ impl SegmentIndex {
         Self::parse(index)
     }
 
-    /// Returns the index of a whole segment, found by its trailer: for readers that have no manifest.
+    /// Finds the index of a whole segment by its trailer, for readers without a manifest.
     ///
     /// # Errors
-    /// As [`SegmentIndex::decode`]; and `Corrupt` if the segment is cut or has bytes that it should not have.
+    /// As [`SegmentIndex::decode`]; also `Corrupt` if the segment is truncated or has extra bytes.
     pub fn find(segment: &[u8], expected: Option<&Hash>) -> Result<Self> {
         let Some((header, _)) = segment.split_at_checked(HEADER_BYTES) else {
             return Err(Error::corrupt("segment is shorter than its header").with("found", segment.len()));
@@ -208,19 +208,19 @@ impl SegmentIndex {
             return refuse("groups of the blocks are out of order");
         }
         if !(groups.contains(block.first) && groups.contains(block.last)) {
-            return refuse("block has a group that the segment does not speak for");
+            return refuse("block has a group that the segment does not cover");
         }
         Ok(block)
     }
 
-    /// Compares what a manifest says about the segment with what it is.
+    /// Compares a manifest's reference with the segment.
     ///
     /// # Errors
     /// `Corrupt` if they differ.
     pub fn check_ref(&self, reference: &SegmentRef) -> Result<()> {
         let missing = reference.groups.difference(&self.groups);
         if !missing.is_empty() {
-            return Err(Error::corrupt("segment does not speak for groups that are wanted of it")
+            return Err(Error::corrupt("segment does not have all groups of its reference")
                 .with("segment", reference.id)
                 .with("groups", missing));
         }
@@ -236,7 +236,8 @@ impl SegmentIndex {
     }
 }
 
-/// Returns the byte ranges of `blocks`, which are in order: those that touch make one range of `most` bytes, or a block.
+/// Returns the byte ranges of `blocks`, which are in order. Adjacent blocks make one range of at most `most` bytes, or of
+/// one block.
 pub(crate) fn touching<'a>(blocks: impl IntoIterator<Item = &'a BlockEntry>, most: u64) -> Vec<Range<u64>> {
     let mut ranges: Vec<Range<u64>> = Vec::new();
     for block in blocks {
@@ -250,7 +251,7 @@ pub(crate) fn touching<'a>(blocks: impl IntoIterator<Item = &'a BlockEntry>, mos
     ranges
 }
 
-/// Skips what later writers add to an index and a reader may do without.
+/// Skips the optional sections that later versions may add.
 fn skip_sections(reader: &mut Reader<'_>) -> Result<()> {
     for _ in 0..reader.count(SECTION_BYTES)? {
         let (id, flags) = (reader.u8()?, reader.u8()?);

@@ -1,56 +1,55 @@
-//! Reads segments in part: an index, the bytes of some blocks, rows of some groups.
+//! Reads parts of segments: the rows of some groups from the bytes of some blocks.
 
 use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 
-use super::batch::RowBatch;
 use super::block_reader::Block;
 use super::index::{BlockEntry, SegmentIndex};
-use super::run::Run;
-use super::{RowSource, SegmentKind, sum};
+use super::run::SegmentRun;
+use super::sum;
 use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::{RowBatch, RowSource, Run, SegmentKind};
 
-/// The rows of a segment for some groups, over bytes that were verified against the index.
+/// The rows of a segment for some groups, over bytes verified against the index.
 ///
-/// Blocks are decoded when they are asked for. The one decoded last is kept, so that groups read in order decode
-/// each block once.
+/// Blocks are decoded on demand. The last decoded block is kept, so that reading groups in order decodes each block once.
 #[derive(Debug)]
 pub struct SegmentRows {
     kind: SegmentKind,
-    spoken_for: KeyGroupSet,
+    covered: KeyGroupSet,
     groups: KeyGroupSet,
     blocks: Vec<(BlockEntry, Bytes)>,
     decoded: Mutex<Option<Decoded>>,
 }
 
-/// A decoded block, or memory for one.
+/// A decoded block, or reusable memory for one.
 #[derive(Debug, Default)]
 struct Decoded {
-    /// Which it is.
+    /// Index of the block; `None` if there is only memory.
     at: Option<usize>,
     block: Block,
 }
 
 impl SegmentRows {
-    /// Returns the rows of `groups`, given bytes of the segment with the offsets they were read from: those of
+    /// Returns the rows of `groups`, given ranges of the segment's bytes with their offsets:
     /// [`SegmentIndex::blocks_for`], or more.
     ///
     /// # Errors
-    /// `Usage` if the segment does not speak for all `groups`; `Corrupt` if a block is missing or has another hash
-    /// than the index says.
+    /// `Usage` if the segment does not cover all `groups`; `Corrupt` if a block is missing or its hash differs from the
+    /// index.
     pub fn new(index: &SegmentIndex, groups: &KeyGroupSet, mut ranges: Vec<(u64, Bytes)>) -> Result<Self> {
         let missing = groups.difference(index.groups());
         if !missing.is_empty() {
-            return Err(Error::usage("segment does not speak for these groups").with("groups", missing));
+            return Err(Error::usage("segment does not have these groups").with("groups", missing));
         }
         ranges.sort_by_key(|(offset, _)| *offset);
         Ok(Self {
             kind: index.kind(),
-            spoken_for: index.groups().clone(),
+            covered: index.groups().clone(),
             groups: groups.clone(),
             blocks: verified_blocks(index.blocks_of(groups), &ranges)?,
             decoded: Mutex::new(None),
@@ -60,32 +59,32 @@ impl SegmentRows {
     /// Returns all rows of a whole segment whose index has the hash `expected`.
     ///
     /// # Errors
-    /// `Corrupt` if the segment is damaged or another one; `Version` if it is newer than this build.
+    /// `Corrupt` if the segment is damaged or a different one; `Version` if it is newer than this build.
     pub fn open(segment: Bytes, expected: &Hash) -> Result<Self> {
         let index = SegmentIndex::find(&segment, Some(expected))?;
         Self::new(&index, index.groups(), vec![(0, segment)])
     }
 
-    fn check_asked(&self, group: KeyGroup) -> Result<()> {
+    fn check_opened(&self, group: KeyGroup) -> Result<()> {
         if self.groups.contains(group) {
             return Ok(());
         }
-        Err(Error::usage("group was not asked for when the segment was opened").with("group", group))
+        Err(Error::usage("segment was opened without this group").with("group", group))
     }
 
     /// Returns the rows of `group` as a run.
-    pub(crate) fn run(&self, group: KeyGroup) -> Run {
+    pub(crate) fn run(&self, group: KeyGroup) -> SegmentRun {
         let blocks = self.blocks_of(group).map(|(_, block)| block.clone()).collect();
-        Run::new((self.kind, self.spoken_for.clone()), group, blocks, 0)
+        SegmentRun::new((self.kind, self.covered.clone()), group, blocks, 0)
     }
 
-    /// Returns the blocks that may have rows of `group`, with their numbers.
+    /// Returns the blocks that may have rows of `group`, with their indexes.
     fn blocks_of(&self, group: KeyGroup) -> impl Iterator<Item = (usize, &(BlockEntry, Bytes))> {
         let first = self.blocks.partition_point(|(entry, _)| entry.last < group);
         self.blocks.iter().enumerate().skip(first).take_while(move |(_, (entry, _))| entry.first <= group)
     }
 
-    /// Returns the block `at`, decoded in the place of another.
+    /// Returns the block `at`, decoding it over the previous block if needed.
     fn block<'a>(
         &self,
         at: usize,
@@ -94,7 +93,7 @@ impl SegmentRows {
     ) -> Result<&'a Block> {
         if decoded.at != Some(at) {
             decoded.at = None;
-            let done = decoded.block.decode(stored, entry, self.kind, &self.spoken_for);
+            let done = decoded.block.decode(stored, entry, self.kind, &self.covered);
             done.map_err(|error| error.with("block_offset", entry.offset))?;
             decoded.at = Some(at);
         }
@@ -124,9 +123,9 @@ impl RowSource for SegmentRows {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        self.check_asked(group)?;
-        // Taken out, not held: who reads at the same time decodes for itself. A panic while the lock was held leaves
-        // nothing half done: the slot is replaced whole.
+        self.check_opened(group)?;
+        // The block is taken out, so a concurrent reader decodes its own. A poisoned lock is harmless: the slot is always
+        // replaced whole.
         let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
         let mut decoded = slot().take().unwrap_or_default();
         let result = self.append(group, &mut decoded, batch);
@@ -143,15 +142,15 @@ impl RowSource for SegmentRows {
     }
 
     fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
-        self.check_asked(group)?;
-        Ok(vec![self.run(group)])
+        self.check_opened(group)?;
+        Ok(vec![Run::new(self.run(group))])
     }
 }
 
-/// Returns blocks with their bytes, given bytes of the segment with the offsets they were read from, ascending.
+/// Returns blocks with their bytes, given ranges of the segment's bytes with their offsets, ascending.
 ///
 /// # Errors
-/// `Corrupt` if a block is missing or has another hash than the index says.
+/// `Corrupt` if a block is missing or its hash differs from the index.
 pub(crate) fn verified_blocks<'a>(
     blocks: impl IntoIterator<Item = &'a BlockEntry>,
     ranges: &[(u64, Bytes)],
@@ -159,7 +158,7 @@ pub(crate) fn verified_blocks<'a>(
     blocks.into_iter().map(|entry| Ok((*entry, verified(entry, ranges)?))).collect()
 }
 
-/// Returns the bytes of a block out of those that were read, if they are what the index says.
+/// Returns the bytes of a block from the ranges, if their hash matches the index.
 fn verified(entry: &BlockEntry, ranges: &[(u64, Bytes)]) -> Result<Bytes> {
     let at = ranges.partition_point(|(offset, _)| *offset <= entry.offset);
     let stored = at.checked_sub(1).and_then(|at| ranges.get(at)).and_then(|(offset, bytes)| {

@@ -1,94 +1,95 @@
-//! A sorted run: the rows of one key group in one segment, decoded block by block.
+//! Sorted runs of segments: the rows of one key group, decoded block by block.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 
-use super::SegmentKind;
-use super::batch::RowBatch;
 use super::block_reader::Block;
 use super::index::BlockEntry;
-use super::row::{PlaceBuf, RowKey};
-use super::span::RowSpans;
+use super::reader::SegmentRows;
+use super::writer::{EncodeOptions, SegmentWriter};
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::span::RowSpans;
+use crate::row::{RowBatch, RowKey, RowKeyBuf, Run, SegmentKind, SortedRun, Spare};
 
-/// The rows of one key group in one segment, over bytes that were verified against its index.
+/// The rows of one key group in one segment, over bytes verified against its index.
 #[derive(Debug)]
-pub struct Run {
+pub(crate) struct SegmentRun {
     kind: SegmentKind,
-    spoken_for: KeyGroupSet,
+    covered: KeyGroupSet,
     group: KeyGroup,
-    /// Blocks that are not decoded yet.
+    /// Blocks not decoded yet.
     blocks: VecDeque<(BlockEntry, Bytes)>,
-    /// How many are to be added.
+    /// Number of blocks not added yet.
     missing: usize,
     decoded: VecDeque<Decoded>,
-    /// The place of the last row that was decoded.
-    last: Option<PlaceBuf>,
+    /// The place of the last decoded row.
+    last: Option<RowKeyBuf>,
 }
-
-/// Memory for blocks, used again and again.
-#[derive(Debug, Default)]
-pub(crate) struct Spare(Vec<Block>);
 
 #[derive(Debug)]
 struct Decoded {
-    block: Block,
+    block: Box<Block>,
     raw_bytes: usize,
-    /// How many of its rows of the group were taken.
+    /// Number of the group's rows already taken.
     taken: usize,
 }
 
-impl Run {
-    /// * `missing`: how many blocks will be added.
+impl SegmentRun {
+    /// Returns a run of these blocks; the caller [adds](SegmentRun::extend) `missing` more.
     pub(crate) fn new(
-        (kind, spoken_for): (SegmentKind, KeyGroupSet),
+        (kind, covered): (SegmentKind, KeyGroupSet),
         group: KeyGroup,
         blocks: VecDeque<(BlockEntry, Bytes)>,
         missing: usize,
     ) -> Self {
-        Self { kind, spoken_for, group, blocks, missing, decoded: VecDeque::new(), last: None }
+        Self { kind, covered, group, blocks, missing, decoded: VecDeque::new(), last: None }
     }
 
-    /// Adds blocks that were missing, in their order.
+    /// Adds missing blocks, in order.
     pub(crate) fn extend(&mut self, blocks: impl IntoIterator<Item = (BlockEntry, Bytes)>) {
         let before = self.blocks.len();
         self.blocks.extend(blocks);
         self.missing = self.missing.saturating_sub(self.blocks.len() - before);
     }
 
-    /// Returns whether every row is decoded.
-    pub(super) fn is_decoded(&self) -> bool {
-        self.blocks.is_empty() && self.missing == 0
-    }
-
-    /// Returns the stored bytes of blocks that are here and not decoded.
+    /// Returns the stored bytes of the blocks at hand, not decoded yet.
     pub(crate) fn waiting_bytes(&self) -> u64 {
         self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
     }
 
-    /// Returns the bytes of decoded blocks that have rows left.
-    pub(super) fn decoded_bytes(&self) -> usize {
+    /// Replaces the rows of `batch` with those of the next block. Returns false if no block is at hand.
+    pub(crate) fn next_block(&mut self, batch: &mut RowBatch, spare: &mut Spare) -> Result<bool> {
+        batch.clear();
+        let more = self.decode(spare)?;
+        self.take_below(None, batch, spare)?;
+        Ok(more)
+    }
+}
+
+impl SortedRun for SegmentRun {
+    fn is_decoded(&self) -> bool {
+        self.blocks.is_empty() && self.missing == 0
+    }
+
+    fn decoded_bytes(&self) -> usize {
         self.decoded.iter().map(|decoded| decoded.raw_bytes).sum()
     }
 
-    /// Returns the place of the last row that was decoded, taken or not.
-    pub(super) fn last(&self) -> Option<RowKey<'_>> {
-        self.last.as_ref().map(PlaceBuf::get)
+    fn last(&self) -> Option<RowKey<'_>> {
+        self.last.as_ref().map(RowKeyBuf::get)
     }
 
-    /// Returns the place of the first decoded row that was not taken.
-    pub(super) fn first(&self) -> Option<RowKey<'_>> {
+    fn first(&self) -> Option<RowKey<'_>> {
         self.decoded.iter().find_map(|decoded| Some(decoded.rows(self.group).first()?.key))
     }
 
-    /// Decodes the next block into memory of `spare`; false if it has none at hand.
-    pub(super) fn decode(&mut self, spare: &mut Spare) -> Result<bool> {
+    fn decode(&mut self, spare: &mut Spare) -> Result<bool> {
         let Some((entry, stored)) = self.blocks.pop_front() else { return Ok(false) };
-        let mut block = spare.0.pop().unwrap_or_default();
+        let mut block: Box<Block> = spare.take();
         block
-            .decode(&stored, &entry, self.kind, &self.spoken_for)
+            .decode(&stored, &entry, self.kind, &self.covered)
             .map_err(|error| error.with("block_offset", entry.offset))?;
         let decoded = Decoded { block, raw_bytes: entry.raw_bytes as usize, taken: 0 };
         let rows = decoded.rows(self.group);
@@ -102,27 +103,13 @@ impl Run {
                 self.last.get_or_insert_default().set(&last);
                 self.decoded.push_back(decoded);
             }
-            // Its other group's rows lie in this block alone.
-            None => spare.0.push(decoded.block),
+            // The block has rows of neighbouring groups only.
+            None => spare.give(decoded.block),
         }
         Ok(true)
     }
 
-    /// Replaces what `batch` holds by the rows of the next block; false if there is none at hand.
-    pub(crate) fn next_block(&mut self, batch: &mut RowBatch, spare: &mut Spare) -> Result<bool> {
-        batch.clear();
-        let more = self.decode(spare)?;
-        self.take_below(None, batch, spare)?;
-        Ok(more)
-    }
-
-    /// Appends the decoded rows below `bound`, or all, to `batch`.
-    pub(super) fn take_below(
-        &mut self,
-        bound: Option<&RowKey<'_>>,
-        batch: &mut RowBatch,
-        spare: &mut Spare,
-    ) -> Result<()> {
+    fn take_below(&mut self, bound: Option<&RowKey<'_>>, batch: &mut RowBatch, spare: &mut Spare) -> Result<()> {
         while let Some(decoded) = self.decoded.front_mut() {
             let rows = decoded.rows(self.group);
             let all = rows.spans.len();
@@ -132,15 +119,26 @@ impl Run {
                 decoded.taken += below;
                 break;
             }
-            spare.0.extend(self.decoded.pop_front().map(|decoded| decoded.block));
+            self.decoded.pop_front().into_iter().for_each(|decoded| spare.give(decoded.block));
         }
         Ok(())
     }
 }
 
 impl Decoded {
-    /// Returns the rows of `group` that were not taken.
+    /// Returns the rows of `group` not yet taken.
     fn rows(&self, group: KeyGroup) -> RowSpans<'_> {
         self.block.rows_of(group).skip(self.taken)
     }
+}
+
+/// Returns the rows of a folded batch as a run, compressed.
+pub(super) fn spill(batch: &RowBatch) -> Result<Run> {
+    // A batch does not know its group, and a run has one group: any number will do.
+    let group = KeyGroup(0);
+    let groups = std::iter::once(group).collect();
+    let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, EncodeOptions::default())?;
+    batch.iter().try_for_each(|row| writer.push(group, &row))?;
+    let encoded = writer.finish()?;
+    Ok(Run::new(SegmentRows::open(encoded.bytes, &encoded.index_hash)?.run(group)))
 }

@@ -1,6 +1,7 @@
-//! Segments end to end: rows in, bytes, rows out; and bytes that are not what they should be.
+//! Segments end to end: rows to bytes and back, and damaged bytes.
 
 mod hostile;
+mod merge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,11 +10,14 @@ use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
-use crate::error::{Error, ErrorKind};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::TableId;
-use crate::key_group::KeyGroupRange;
+use crate::key_group::{KeyGroup, KeyGroupRange};
+use crate::row::{
+    Columns, Fold, MAX_PART_BYTES, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart,
+};
 
-/// A row that owns its bytes, with its group.
+/// A row with its group and its own bytes.
 #[derive(Debug, Clone, PartialEq)]
 struct Owned {
     group: KeyGroup,
@@ -69,7 +73,7 @@ fn put(group: u16, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Owned {
     Owned::new(KeyGroup(group), &row)
 }
 
-/// Rows as a seal hands them out.
+/// Rows of a seal.
 #[derive(Debug)]
 struct Source {
     groups: KeyGroupSet,
@@ -107,7 +111,7 @@ fn encoded(kind: SegmentKind, groups: &KeyGroupSet, rows: &[Owned]) -> Encoded {
     encode(&part(kind, groups, rows), EncodeOptions::default()).unwrap()
 }
 
-/// Returns what a fold leaves of the rows: what a segment must give back.
+/// Returns the folded rows, which a segment must return.
 fn folded(kind: SegmentKind, rows: &[Owned]) -> Vec<Owned> {
     let fold = if kind == SegmentKind::Base { Fold::Base } else { Fold::Delta };
     let part = part(kind, &KeyGroupSet::all(MAX), rows);
@@ -134,7 +138,7 @@ fn open(encoded: &Encoded) -> Result<Vec<Owned>> {
     read(&SegmentRows::open(encoded.bytes.clone(), &encoded.index_hash)?)
 }
 
-/// Reads only the ranges that the index names for `groups`, as a restore does.
+/// Reads only the index's ranges for `groups`, as a restore does.
 fn read_ranges(encoded: &Encoded, groups: &KeyGroupSet) -> (Vec<Owned>, u64) {
     let start = usize::try_from(encoded.index_offset).unwrap();
     let index = encoded.bytes.slice(start..start + encoded.index_length as usize);
@@ -150,7 +154,7 @@ fn read_ranges(encoded: &Encoded, groups: &KeyGroupSet) -> (Vec<Owned>, u64) {
 const MAX: u16 = 8;
 
 fn bytes_of(length: std::ops::Range<usize>) -> impl Strategy<Value = Vec<u8>> {
-    // Few letters, so that places meet and prefixes are shared.
+    // Few letters, so that places coincide and prefixes are shared.
     prop::collection::vec(prop_oneof![Just(0), Just(b'a'), Just(0xff)], length)
 }
 
@@ -183,7 +187,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn rows_come_back(rows in prop::collection::vec(any_row(), 0..200), base: bool, wanted in any_groups()) {
+    fn rows_survive_encoding_and_decoding(rows in prop::collection::vec(any_row(), 0..200), base: bool, wanted in any_groups()) {
         let kind = if base { SegmentKind::Base } else { SegmentKind::Delta };
         let all = KeyGroupSet::all(MAX);
         let encoded = encoded(kind, &all, &rows);
@@ -195,7 +199,7 @@ proptest! {
     }
 }
 
-/// Rows of many groups and more than one block.
+/// Rows of many groups, in more than one block.
 fn large(groups: u16, rows: u32) -> Vec<Owned> {
     let value = |n: u32| n.wrapping_mul(0x9e37_79b9).to_le_bytes().repeat(6);
     let group = |n: u32| u16::try_from(n * u32::from(groups) / rows).unwrap();
@@ -208,7 +212,7 @@ fn large_segments_are_read_in_part() {
     let encoded = encoded(SegmentKind::Base, &KeyGroupSet::all(MAX), &rows);
     let index = SegmentIndex::find(&encoded.bytes, None).unwrap();
     assert!(index.blocks().len() > 10, "{} blocks", index.blocks().len());
-    assert!(index.blocks().iter().all(|block| block.first == block.last), "blocks of a full size end at a group");
+    assert!(index.blocks().iter().all(|block| block.first == block.last), "full blocks end at a group");
     assert_eq!(open(&encoded).unwrap(), rows);
     let two = KeyGroupSet::from_ranges([KeyGroupRange::new(1, 2), KeyGroupRange::new(5, 6)]);
     let (found, fetched) = read_ranges(&encoded, &two);
@@ -219,7 +223,7 @@ fn large_segments_are_read_in_part() {
 }
 
 #[test]
-fn long_parts_become_segments_of_other_groups_each() {
+fn long_parts_become_several_segments_with_disjoint_groups() {
     let rows = large(MAX, 20_000);
     // Group 4 has no rows.
     let rows: Vec<_> = rows.into_iter().filter(|row| row.group != KeyGroup(4)).collect();
@@ -253,7 +257,7 @@ fn small_groups_share_blocks() {
 }
 
 #[test]
-fn equal_rows_give_equal_bytes_in_whatever_order() {
+fn equal_rows_give_equal_bytes_in_any_order() {
     let mut rows = large(MAX, 500);
     let all = KeyGroupSet::all(MAX);
     let ascending = encoded(SegmentKind::Base, &all, &rows);
@@ -262,7 +266,7 @@ fn equal_rows_give_equal_bytes_in_whatever_order() {
 }
 
 #[test]
-fn empty_segments_speak_for_their_groups() {
+fn empty_segments_cover_their_groups() {
     let groups = KeyGroupSet::from(KeyGroupRange::new(3, 7));
     let encoded = encoded(SegmentKind::Base, &groups, &[]);
     assert_eq!((encoded.records, encoded.raw_bytes), (0, 0));
@@ -273,7 +277,7 @@ fn empty_segments_speak_for_their_groups() {
 }
 
 #[test]
-fn writers_refuse_what_readers_would() {
+fn writers_refuse_rows_that_readers_refuse() {
     let writer = |kind| SegmentWriter::new(kind, KeyGroupSet::all(4), EncodeOptions::default()).unwrap();
     let refused = |kind, rows: &[&Owned]| {
         let mut writer = writer(kind);
@@ -295,7 +299,7 @@ fn writers_refuse_what_readers_would() {
     assert!(new(delta, KeyGroupSet::all(32_768)).is_ok() && new(delta, KeyGroupSet::all(32_769)).is_err());
     let mut rows = writer(delta);
     rows.push(KeyGroup(1), &a.row()).unwrap();
-    rows.push(KeyGroup(1), &b.row()).unwrap_or_else(|_| unreachable!("a refusal leaves the writer as it was"));
+    rows.push(KeyGroup(1), &b.row()).unwrap_or_else(|_| unreachable!("a refusal leaves the writer unchanged"));
     assert_eq!(rows.finish().unwrap().records, 2);
 }
 
@@ -308,7 +312,7 @@ fn the_largest_row_is_written_and_read() {
 }
 
 #[test]
-fn every_flip_and_every_cut_is_found() {
+fn every_bit_flip_and_truncation_is_detected() {
     let rows = large(4, 60);
     let original = encoded(SegmentKind::Delta, &KeyGroupSet::all(4), &rows);
     let kind = |bytes: &[u8], hash: Option<&Hash>| {
@@ -331,7 +335,7 @@ fn every_flip_and_every_cut_is_found() {
 }
 
 #[test]
-fn a_sound_block_of_another_segment_is_found() {
+fn an_intact_block_of_another_segment_is_detected() {
     let all = KeyGroupSet::all(4);
     let [one, other] = ["1", "2"].map(|value| encoded(SegmentKind::Delta, &all, &[put(0, "a", value)]));
     let index = SegmentIndex::find(&one.bytes, None).unwrap();
@@ -344,7 +348,7 @@ fn a_sound_block_of_another_segment_is_found() {
 }
 
 #[test]
-fn a_reference_must_tell_the_truth() {
+fn a_reference_must_match_its_segment() {
     let encoded = encoded(SegmentKind::Delta, &KeyGroupSet::all(4), &large(4, 60));
     let index = SegmentIndex::find(&encoded.bytes, None).unwrap();
     let object = ObjectId { attempt: crate::id::Attempt(1), random: [0; 16] };

@@ -1,23 +1,21 @@
-//! Writes a segment: sorted rows in, blocks and their index out. It refuses whatever a reader would refuse.
+//! Writes a segment: sorted rows in, blocks and index out. The writer refuses every row that a reader would refuse.
 
 use std::fmt;
 
+use super::Encoded;
 use super::block_writer::{BlockWriter, Compressor};
-use super::format::{
-    BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, MAX_PART_BYTES, MAX_VALUE_BYTES, put_header,
-};
+use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, put_header};
 use super::index::{BlockEntry, SegmentIndex};
-use super::row::{PlaceBuf, Row, RowKey};
-use super::{Encoded, SegmentKind};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
+use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, Row, RowKey, RowKeyBuf, SegmentKind};
 
-/// How segments are written. Equal rows give equal bytes under equal options.
+/// Options of the writer. Equal rows give equal bytes under equal options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
-    /// How blocks are stored.
+    /// Compression of blocks.
     pub codec: Codec,
 }
 
@@ -27,7 +25,7 @@ impl Default for EncodeOptions {
     }
 }
 
-/// Writes one segment, row by row, in the order of groups and within a group of places.
+/// Writes one segment, row by row, ordered by group and then by place.
 pub struct SegmentWriter {
     kind: SegmentKind,
     groups: KeyGroupSet,
@@ -46,10 +44,10 @@ impl fmt::Debug for SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Returns a writer of a `Base` or `Delta` that speaks for `groups`.
+    /// Returns a writer of a `Base` or `Delta` segment that covers `groups`.
     ///
     /// # Errors
-    /// `Usage` for a `Foreign` segment, whose bytes are not the crate's, and for groups that no job can have.
+    /// `Usage` for a `Foreign` segment, which has no rows, and for groups beyond [`MAX_KEY_GROUPS`].
     pub fn new(kind: SegmentKind, groups: KeyGroupSet, options: EncodeOptions) -> Result<Self> {
         if kind == SegmentKind::Foreign {
             return Err(Error::usage("a foreign segment has no rows to write"));
@@ -73,8 +71,8 @@ impl SegmentWriter {
     /// Appends a row of `group`.
     ///
     /// # Errors
-    /// `Usage` if the row has no place here: out of order, of a group that is not spoken for, with an op that does
-    /// not fit. `Limit` if it is too large. The row is then not part of the segment.
+    /// `Usage` if the row is out of order, of a group not covered, or its op does not fit its place or the segment's kind.
+    /// `Limit` if the row is too large. The segment then remains without the row.
     pub fn push(&mut self, group: KeyGroup, row: &Row<'_>) -> Result<()> {
         self.check(group, row)?;
         let full_at_group = self.block.counted_bytes() >= BLOCK_BYTES_AT_GROUP && self.previous.group != group;
@@ -99,7 +97,7 @@ impl SegmentWriter {
             None => self.groups.contains(group),
         };
         if !in_order {
-            let error = Error::usage("row is out of order or of a group that the segment does not speak for");
+            let error = Error::usage("row is out of order or of a group that the segment does not cover");
             return Err(error.with("group", group));
         }
         let parts = [row.key.key, row.key.namespace, row.key.sub];
@@ -120,7 +118,7 @@ impl SegmentWriter {
         Ok(())
     }
 
-    /// Ends a block where one ends if the next row is of another group, and returns the bytes of all blocks.
+    /// Ends the block if it would end before a row of another group, and returns the bytes of all blocks.
     pub(super) fn end_group(&mut self) -> Result<u64> {
         if self.block.counted_bytes() >= BLOCK_BYTES_AT_GROUP {
             self.end_block()?;
@@ -128,7 +126,7 @@ impl SegmentWriter {
         Ok((self.segment.len() - HEADER_BYTES) as u64)
     }
 
-    /// Returns the segment, which speaks for `groups` alone: those of them that its rows are of, and perhaps more.
+    /// Returns the segment, covering only `groups`, which include the groups of all its rows.
     pub(super) fn finish_for(self, groups: KeyGroupSet) -> Result<Encoded> {
         Self { groups, ..self }.finish()
     }
@@ -160,12 +158,12 @@ impl SegmentWriter {
     }
 }
 
-/// The place of the row written last.
+/// Group and place of the last written row.
 #[derive(Default)]
 struct Previous {
     any: bool,
     group: KeyGroup,
-    place: PlaceBuf,
+    place: RowKeyBuf,
 }
 
 impl Previous {

@@ -9,7 +9,7 @@ use alluvium::id::Seq;
 use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
 use alluvium::manifest::Manifest;
 use alluvium::place::Store;
-use alluvium::segment::SegmentKind;
+use alluvium::row::SegmentKind;
 use alluvium::time::Timestamp;
 
 use crate::common::COUNT;

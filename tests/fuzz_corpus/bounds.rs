@@ -7,10 +7,8 @@ use alluvium::id::{Attempt, OperatorId, PutId, Seq, TableId};
 use alluvium::job::JobSettings;
 use alluvium::key_group::{KeyGroup, KeyGroupSet};
 use alluvium::manifest::{Extension, MAX_MANIFEST_BYTES, Manifest, SubtaskManifest};
-use alluvium::segment::{
-    Columns, EncodeOptions, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind, SegmentRows,
-    SegmentWriter,
-};
+use alluvium::row::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
+use alluvium::segment::{EncodeOptions, SegmentRows, SegmentWriter};
 use alluvium::store::Key;
 use alluvium::{Error, ErrorKind, Result};
 use bytes::Bytes;

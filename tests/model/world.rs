@@ -12,7 +12,7 @@ use alluvium::backend::{
 use alluvium::id::{Epoch, Part, TableId};
 use alluvium::key_group::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
+use alluvium::row::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
 use alluvium::time::Timestamp;
 
 /// The number of key groups: more than subtasks at times, fewer than keys.

@@ -5,9 +5,8 @@ use alluvium::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, 
 use alluvium::codec::trailer::put_trailer;
 use alluvium::id::Hash;
 use alluvium::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
-use alluvium::segment::{
-    EncodeOptions, Fold, RowBatch, RowSource as _, Rules, SegmentIndex, SegmentRows, SegmentWriter,
-};
+use alluvium::row::{Fold, RowBatch, RowSource as _, Rules};
+use alluvium::segment::{EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
 use bytes::Bytes;
 
 use super::super::seal;

@@ -3,7 +3,7 @@
 use crate::backend::Outcome;
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Part};
-use crate::segment::Cut;
+use crate::row::Cut;
 
 /// Sealed and committed epochs of one backend: refuses cuts out of order and outcomes of unknown epochs.
 ///

@@ -20,7 +20,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Op, Piece, Row, RowKey, check_value_length};
+use crate::row::{Op, Piece, Row, RowKey, check_value_length};
 
 use super::{RowRef, Scope};
 
@@ -92,7 +92,7 @@ fn check_parts(parts: &[&[u8]]) -> Result<()> {
     }
 }
 
-/// Refuses a value longer than [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES).
+/// Refuses a value longer than [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES).
 ///
 /// # Errors
 /// `Limit`.
@@ -102,7 +102,7 @@ pub fn check_value(value: &[u8]) -> Result<()> {
 
 /// Returns the piece of a restored row, and whether the piece is an operand.
 ///
-/// * `row`: from a batch folded with [`Fold::Base`](crate::segment::Fold::Base).
+/// * `row`: from a batch folded with [`Fold::Base`](crate::row::Fold::Base).
 ///
 /// # Errors
 /// `Corrupt` if a part of the row's key is longer than 65,535 bytes, or if the row is a delete or a clear.

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use super::*;
 use crate::backend::Outcome;
 use crate::key_group::CurrentKey;
-use crate::segment::{Append, EncodeOptions, MergeOperator, Op, RowBatch, RowSource as _};
-use crate::segment::{SealedPart, SegmentRows, TableRules, encode};
+use crate::row::{Append, MergeOperator, Op, RowBatch, RowSource as _, SealedPart, TableRules};
 
 /// Returns a located key.
 pub(super) fn key(bytes: &[u8]) -> CurrentKey<'_> {
@@ -103,10 +102,9 @@ impl Stored {
     }
 }
 
-/// Replaces a part's rows with those of its encoded segment, and returns them.
+/// Replaces a part's rows with the folded rows that encoding would store, and returns them.
 fn store(part: &mut SealedPart) -> Result<Vec<StoredRow>> {
-    let encoded = encode(part, EncodeOptions::default())?;
-    let rows = SegmentRows::open(encoded.bytes, &encoded.index_hash)?;
+    let rows = part.folded()?;
     let mut batch = RowBatch::new();
     part.groups.iter().try_for_each(|group| rows.append_group(group, &mut batch))?;
     part.rows = Arc::new(rows);

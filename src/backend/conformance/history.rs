@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
+use crate::row::{RowBatch, RowSource, Sealed, SealedPart, SegmentKind};
 
 /// Sealed parts, oldest first. As a [`RowSource`]: each group's newest base and later deltas.
 #[derive(Debug, Clone, Default)]

@@ -20,7 +20,7 @@ use std::fmt::Debug;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, Part, TableId};
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};
-use crate::segment::{Cut, Sealed};
+use crate::row::{Cut, Sealed};
 use crate::time::Timestamp;
 
 use super::{RowRef, StateBackend, Write};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::fixture::{LISTS, SUMS, Stored, Sum, define, key, none, read_in, write_in};
 use super::*;
 use crate::backend::{ALL_SUBS, Change};
-use crate::segment::{Append, GroupTimes, Life, TableRules, Ttl, Upgrade};
+use crate::row::{Append, GroupTimes, Life, TableRules, Ttl, Upgrade};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {

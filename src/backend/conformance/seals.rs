@@ -3,7 +3,7 @@
 use super::fixture::none;
 use super::*;
 use crate::backend::Outcome;
-use crate::segment::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind};
+use crate::row::{Columns, Fold, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {

@@ -23,7 +23,7 @@ use super::region::{REGION_OVERHEAD_BYTES, Region, Run, Section};
 use super::regions::Regions;
 use crate::error::broken;
 use crate::key_group::KeyGroup;
-use crate::segment::Rules;
+use crate::row::Rules;
 
 /// Garbage that a section may hold, as a share of its live bytes: with less, survivors would be copied too often.
 const GARBAGE_DIVISOR: u64 = 4;

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, Partitioner};
 use crate::memory::Charge;
-use crate::segment::{GroupHeat, Row, RowBatch, Rules};
+use crate::row::{GroupHeat, Row, RowBatch, Rules};
 use crate::time::Timestamp;
 
 use super::super::checks::{budget_spent, check_loadable};

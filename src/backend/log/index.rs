@@ -334,7 +334,7 @@ mod tests {
     use super::*;
     use crate::id::TableId;
     use crate::memory::MemoryBudget;
-    use crate::segment::{Columns, Op, Row, RowKey};
+    use crate::row::{Columns, Op, Row, RowKey};
 
     #[test]
     fn hashes_of_one_key_differ_by_table_and_namespace() {

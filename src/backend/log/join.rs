@@ -22,7 +22,7 @@ use super::record::Record;
 use super::region::{LARGE_RECORD_BYTES, REGION_BYTES, REGION_OVERHEAD_BYTES, Run, Section};
 use super::regions::Regions;
 use crate::error::broken;
-use crate::segment::Rules;
+use crate::row::Rules;
 
 /// Small regions that any group may have. Few in unit tests, so that they join often.
 pub(super) const SMALL_REGIONS_MAX: u64 = if cfg!(test) { 4 } else { 64 };

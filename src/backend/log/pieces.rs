@@ -11,7 +11,7 @@ use super::index::{Address, Bucket};
 use super::record::{Draft, Place, Record, Shape, ValueMeta};
 use super::region::Section;
 use crate::error::{Result, broken};
-use crate::segment::{MAX_VALUE_BYTES, OwnedPiece, Piece, Rules};
+use crate::row::{MAX_VALUE_BYTES, OwnedPiece, Piece, Rules};
 
 /// Consecutive pieces of a value, folded into one.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ use std::ops::Range;
 
 use crate::error::broken;
 use crate::id::TableId;
-use crate::segment::{Columns, FIRST_VERSION, Op, Piece, Row};
+use crate::row::{Columns, FIRST_VERSION, Op, Piece, Row};
 use crate::time::Timestamp;
 
 pub(super) use self::draft::Draft;

@@ -4,7 +4,7 @@
 use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::{MergeOperator, Rules};
+use crate::row::{MergeOperator, Rules};
 
 use super::super::heat::Heat;
 use super::super::checks::{check_row, check_value, no_merge_operator, not_owned};

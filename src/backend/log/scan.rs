@@ -7,7 +7,7 @@ use hashbrown::HashTable;
 use crate::error::{Result, broken};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::Rules;
+use crate::row::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
 use super::PREFETCHED_ROWS;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{Row, RowBatch, RowKey, RowSource};
+use crate::row::{Row, RowBatch, RowKey, RowSource};
 
 use super::chunk::Chunk;
 use super::table_slots::TableSlots;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::super::RowRef;
 use crate::error::broken;
 use crate::id::TableId;
-use crate::segment::{GroupTimes, Life};
+use crate::row::{GroupTimes, Life};
 
 /// Table ids by slot. Slots are permanent. A clone is cheap, and does not see tables added later.
 #[derive(Debug, Clone, Default)]

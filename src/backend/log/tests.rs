@@ -14,7 +14,7 @@ use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
-use crate::segment::{Append, Op};
+use crate::row::{Append, Op};
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);
@@ -35,7 +35,7 @@ impl World {
     fn new(groups: u16, limit_bytes: u64) -> Self {
         let budget = MemoryBudget::new(limit_bytes);
         let mut backend = LogBackend::new(KeyGroupSet::all(groups), P, budget.clone());
-        let ttl = Some(crate::segment::Ttl { millis: 1000, ..Default::default() });
+        let ttl = Some(crate::row::Ttl { millis: 1000, ..Default::default() });
         backend.define(LIST, TableRules { merge: Some(Arc::new(Append)), ttl, ..TableRules::default() });
         backend.define(MAP, TableRules { ordered: true, ..TableRules::default() });
         Self { backend, budget, groups, epoch: 0 }
@@ -252,7 +252,7 @@ fn clearing_a_map_writes_one_row() {
 #[test]
 fn writes_free_the_memory_of_expired_rows() {
     let mut world = World::new(2, u64::MAX);
-    let ttl = Some(crate::segment::Ttl { millis: 1000, ..Default::default() });
+    let ttl = Some(crate::row::Ttl { millis: 1000, ..Default::default() });
     world.backend.define(T, TableRules { ttl, ..TableRules::default() });
     world.backend.advance(Timestamp::MIN, Timestamp::from_millis(10_000));
     (0..20_000).for_each(|key| world.put(key, 100));

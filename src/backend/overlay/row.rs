@@ -8,7 +8,7 @@ use crate::backend::checks::{check_value, no_merge_operator};
 use crate::backend::row_key::{group_of, row_bytes};
 use crate::error::Result;
 use crate::id::TableId;
-use crate::segment::{Below, OwnedPiece, Rules, check_value_length};
+use crate::row::{Below, OwnedPiece, Rules, check_value_length};
 
 impl OverlayBackend {
     /// Returns the pieces of a row, oldest first.

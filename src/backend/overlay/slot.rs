@@ -1,7 +1,7 @@
 //! A row's slot in a layer of the overlay.
 
 use crate::error::{Result, broken};
-use crate::segment::{Columns, Op, OwnedPiece, Row, RowBatch, RowKey};
+use crate::row::{Columns, Op, OwnedPiece, Row, RowBatch, RowKey};
 
 use super::super::layer::{self, LayerSlot, ROW_OVERHEAD_BYTES};
 

@@ -8,7 +8,7 @@ use super::span::Span;
 use crate::backend::row_key::decode_row_key;
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{RowBatch, RowSource};
+use crate::row::{RowBatch, RowSource};
 
 /// A view of RocksDB and the layers over it.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use super::cell::{Cell, concat_cells, put_all};
 use super::db::SharedRules;
 use crate::backend::row_key::decode_row_key;
 use crate::error::Result;
-use crate::segment::{Below, OwnedPiece, Rules, TableRules};
+use crate::row::{Below, OwnedPiece, Rules, TableRules};
 
 /// Returns `older` and its operands as one cell. Pieces that the table's operator cannot merge stay side by side.
 ///

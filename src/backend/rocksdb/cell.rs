@@ -8,7 +8,7 @@
 
 use crate::codec::bytes::{Reader, put_u8, put_u32, put_u64};
 use crate::error::{Error, Result};
-use crate::segment::{FIRST_VERSION, OwnedPiece, Piece};
+use crate::row::{FIRST_VERSION, OwnedPiece, Piece};
 use crate::time::Timestamp;
 
 const ROUTING: u8 = 1;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::backend::heat::Heat;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::GroupHeat;
+use crate::row::GroupHeat;
 
 /// Counts by group. Rows and bytes are estimates: a write without a read sometimes counts a new row as an overwrite,
 /// with the group's mean as its old length.

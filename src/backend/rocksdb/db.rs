@@ -9,7 +9,7 @@ use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ErrorKind as Kind, Options, Re
 use super::cell::Cell;
 use super::span::Span;
 use crate::error::{Error, Result, broken};
-use crate::segment::Rules;
+use crate::row::Rules;
 
 /// The column family of all rows.
 pub(super) const COLUMN_FAMILY: &str = "default";

@@ -7,7 +7,7 @@ use rocksdb::statistics::Ticker;
 
 use super::db::Db;
 use crate::metrics;
-use crate::segment::Statistic;
+use crate::row::Statistic;
 
 /// Gauges of the cache shared by all databases of the process.
 const SHARED: [(&str, &properties::PropName); 2] = [

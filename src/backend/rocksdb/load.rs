@@ -11,7 +11,7 @@ use crate::backend::checks::check_loadable;
 use crate::backend::row_key::{encode_row_key, row_bytes};
 use crate::error::{Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::segment::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
+use crate::row::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
 /// A file ends after the first group that fills it to this size.
 const FILE_BYTES: u64 = 64 << 20;

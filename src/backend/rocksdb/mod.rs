@@ -53,7 +53,7 @@ use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Cut, GroupTimes, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::row::{Cut, GroupTimes, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
 pub use settings::{RocksDb, RocksDbSettings};

@@ -7,7 +7,7 @@ use crate::backend::checks::{check_value, no_merge_operator};
 use crate::backend::row_key::{group_of, row_bytes};
 use crate::error::Result;
 use crate::id::TableId;
-use crate::segment::{Below, MAX_VALUE_BYTES, OwnedPiece, Piece, Rules, TableRules};
+use crate::row::{Below, MAX_VALUE_BYTES, OwnedPiece, Piece, Rules, TableRules};
 
 /// What a write knows of its row below the active layer, if the active layer has no slot for the row.
 #[derive(Debug, Clone, Copy)]

@@ -15,7 +15,7 @@ use super::db::{Db, SharedRules, rocksdb_error};
 use crate::error::{Error, Result};
 use crate::key_group::KeyGroupSet;
 use crate::memory::MemoryBudget;
-use crate::segment::Below;
+use crate::row::Below;
 
 /// Upper bound of a database's memtable.
 const MEMTABLE_BYTES: usize = 64 << 20;

@@ -3,7 +3,7 @@
 use super::cell::{Cell, put_all};
 use crate::backend::layer::{self, LayerSlot};
 use crate::error::{Result, broken};
-use crate::segment::{Columns, Op, Row, RowBatch, RowKey};
+use crate::row::{Columns, Op, Row, RowBatch, RowKey};
 
 /// The writes between two seals, over RocksDB.
 pub(super) type Layer = layer::Layer<Slot>;

@@ -6,7 +6,7 @@ use crate::backend::SubRange;
 use crate::backend::row_key::{encode_row_key, push_part};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::segment::RowKey;
+use crate::row::RowKey;
 
 /// A half-open range of row keys.
 #[derive(Debug, Clone, PartialEq, Eq)]

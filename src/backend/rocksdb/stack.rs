@@ -18,7 +18,7 @@ use super::span::Span;
 use crate::backend::checks::no_merge_operator;
 use crate::error::Result;
 use crate::id::TableId;
-use crate::segment::{OwnedPiece, Rules};
+use crate::row::{OwnedPiece, Rules};
 use crate::time::Timestamp;
 
 /// A layer on its way into RocksDB, with its number: layers are numbered from 1 in the order of their seals.

@@ -6,7 +6,7 @@ use super::*;
 use crate::error::{Error, ErrorKind};
 use crate::id::Part;
 use crate::key_group::{KeyGroup, Partitioner};
-use crate::segment::{Append, Columns, Fold, Op, Row, RowBatch, Ttl};
+use crate::row::{Append, Columns, Fold, Op, Row, RowBatch, Ttl};
 
 const P: Partitioner = Partitioner::Range { seed: 5 };
 const T: TableId = TableId(1);

@@ -17,7 +17,7 @@ use super::slot::Layer;
 use super::span::Span;
 use crate::backend::row_key::{decode_clear, decode_row_key};
 use crate::error::{Error, Result};
-use crate::segment::{Rules, Statistic};
+use crate::row::{Rules, Statistic};
 
 /// A clear of a key that deletes more rows than this becomes one range tombstone. Other clears become point deletes,
 /// because each range tombstone slows reads down a little.

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::codec::schema::Schema;
 use crate::error::{Error, Result};
 use crate::manifest::TableSchema;
-use crate::segment::Ttl;
+use crate::row::Ttl;
 
 /// Checks that the rows of `stored` can be read as `wanted`: the same kind, key, namespace, sub-key and merge operator,
 /// and a value type that is the same or newer.

@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use crate::codec::bytes::{Reader, put_delimited};
 use crate::codec::typed::Codec;
 use crate::error::Result;
-use crate::segment::Upgrade;
+use crate::row::Upgrade;
 
 /// Decodes a value of any version that the codec reads, and encodes it in the current version.
 pub(super) struct ValueUpgrade<V, C> {

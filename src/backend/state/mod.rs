@@ -55,7 +55,7 @@ use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup, Partitioner};
 use crate::manifest::TableSchema;
 use crate::memory::MemoryBudget;
-use crate::segment::TableRules;
+use crate::row::TableRules;
 use crate::time::Timestamp;
 
 use super::{Scope, StateBackend};

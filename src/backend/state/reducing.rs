@@ -8,7 +8,7 @@ use crate::codec::typed::Codec;
 use crate::error::Result;
 use crate::key_group::CurrentKey;
 use crate::manifest::StateKind;
-use crate::segment::MergeOperator;
+use crate::row::MergeOperator;
 
 use super::KeyedState;
 use super::access::{Access, Keyed, Table, handle};
@@ -84,7 +84,7 @@ impl<V, C: Codec<V>, F: Fn(V, V) -> V + Send + Sync> MergeOperator for Reduce<V,
 /// A handle to a table of one reduced value per key, or per key and namespace.
 ///
 /// Adding combines a value at once with values since the last seal, and with older ones at a read or in the next base. An
-/// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::segment::MAX_VALUE_BYTES); adding beyond that fails.
+/// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};

@@ -15,8 +15,8 @@ use crate::codec::schema::Schema;
 use crate::codec::typed::Codec;
 use crate::error::{Error, Result};
 use crate::id::TableId;
-use crate::manifest::{GroupTimes, Life, MAX_NAME_BYTES, StateKind, TableSchema};
-use crate::segment::{FIRST_VERSION, MergeOperator, TableRules, Ttl, Upgrade};
+use crate::manifest::{MAX_NAME_BYTES, StateKind, TableSchema};
+use crate::row::{FIRST_VERSION, GroupTimes, Life, MergeOperator, TableRules, Ttl, Upgrade};
 
 use super::access::Table;
 use super::compatibility::{check_stored, other_type};

@@ -1,6 +1,6 @@
 //! Event and processing time of a checkpoint.
 
-use crate::manifest::GroupTimes;
+use crate::row::GroupTimes;
 use crate::time::Timestamp;
 
 /// Event and processing time of a checkpoint, where all key groups of an operator agree. Equal for all subtasks.

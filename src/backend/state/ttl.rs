@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::error::{Error, Result};
-use crate::segment::Ttl;
+use crate::row::Ttl;
 use crate::time::Timestamp;
 
 use super::times::CheckpointTimes;

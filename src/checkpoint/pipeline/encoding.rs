@@ -7,7 +7,8 @@ use crate::checkpoint::segment_chain::{Content, LinkId, PendingLink, Seals};
 use crate::control::coordinator::Participant;
 use crate::error::Result;
 use crate::runtime::run_blocking;
-use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentKind};
+use crate::row::SegmentKind;
+use crate::segment::{EncodeOptions, Encoded, Encoder};
 
 /// A segment on its way into a pack.
 pub(super) struct Segment {

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::checkpoint::waiting::EncodedRows;
+use crate::checkpoint::encoded_rows::EncodedRows;
 use crate::id::{Epoch, Part};
 use crate::key_group::KeyGroupSet;
 use crate::memory::MemoryBudget;
-use crate::segment::{Encoded, RowSource, Rules, SealedPart, SegmentKind, SegmentRef, Stack};
+use crate::row::{RowSource, Rules, SealedPart, SegmentKind, Stack};
+use crate::segment::{Encoded, SegmentRef};
 
 /// Identifies a link within its chain, for as long as its content stays the same. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

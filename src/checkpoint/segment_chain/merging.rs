@@ -5,7 +5,8 @@ use super::{Ids, SegmentChain};
 use crate::error::Result;
 use crate::id::Epoch;
 use crate::memory::MemoryBudget;
-use crate::segment::{EncodeOptions, Encoder, SegmentKind};
+use crate::row::SegmentKind;
+use crate::segment::{EncodeOptions, Encoder};
 
 /// The pending links of a chain while they are merged, off the task's thread.
 #[derive(Debug)]

@@ -11,14 +11,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::waiting::restricted;
+use super::encoded_rows::restricted;
 use crate::canary::{self, Canary};
 use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
 use crate::error::broken;
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::segment::{Encoded, RowSource, Sealed, SealedPart, SegmentKind, SegmentRef, sum};
+use crate::row::{RowSource, Sealed, SealedPart, SegmentKind};
+use crate::segment::{Encoded, SegmentRef, sum};
 
 use link::{Link, Stage};
 

@@ -2,7 +2,8 @@ use super::*;
 use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
 use crate::id::{Attempt, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::Partitioner;
-use crate::segment::{Cut, EncodeOptions, encode};
+use crate::row::Cut;
+use crate::segment::{EncodeOptions, encode};
 use crate::time::Timestamp;
 
 #[test]

@@ -13,7 +13,8 @@ use alluvium::key_group::KeyGroupSet;
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
 use alluvium::place::Store;
-use alluvium::segment::{GroupHeat, SegmentKind, SegmentRef};
+use alluvium::row::{GroupHeat, SegmentKind};
+use alluvium::segment::SegmentRef;
 use alluvium::store::Key;
 
 use super::super::{Finding, clock, print};

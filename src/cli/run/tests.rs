@@ -11,7 +11,7 @@ use alluvium::codec::schema::{Type, decode_any};
 use alluvium::id::{Epoch, Part};
 use alluvium::key_group::{KeyGroupSet, Partitioner, owner, subtask_range};
 use alluvium::memory::MemoryBudget;
-use alluvium::segment::Cut;
+use alluvium::row::Cut;
 use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
 use clap::Parser;

@@ -15,7 +15,8 @@ use crate::manifest::{
     DurabilityLevel, Extension, ManifestKind, ObjectRef, ObjectSlice, OperatorManifest, SubtaskEntry, TableSchema,
 };
 use crate::metrics;
-use crate::segment::{GroupHeat, SegmentKind, SegmentRef, sum};
+use crate::row::{GroupHeat, SegmentKind};
+use crate::segment::{SegmentRef, sum};
 
 /// What the acknowledgements of a checkpoint say together, by operator.
 #[derive(Default)]

@@ -18,7 +18,7 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::metrics;
 use crate::runtime::SharedRuntime;
-use crate::segment::Cut;
+use crate::row::Cut;
 use crate::time::Timestamp;
 
 /// A running subtask: the single owner of its backend.

@@ -15,7 +15,8 @@ use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::ObjectRef;
 use crate::place::pack::Pack;
 use crate::place::{DataObjects, Store, check_layout};
-use crate::segment::{RowBatch, RowSource, SegmentIndex, SegmentRef, SegmentRows, Spare};
+use crate::row::{RowBatch, RowSource, Spare};
+use crate::segment::{SegmentIndex, SegmentRef, SegmentRows};
 
 /// What is known of the lengths of data objects.
 pub(super) enum Stored {

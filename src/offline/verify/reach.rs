@@ -9,7 +9,8 @@ use crate::id::{Hash, JobId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
 use crate::place::{DataObjects, Store};
-use crate::segment::{SegmentKind, SegmentRef};
+use crate::row::SegmentKind;
+use crate::segment::SegmentRef;
 
 /// Everything that live manifests refer to.
 #[derive(Debug, Default)]

@@ -1,12 +1,13 @@
-//! Blocks and indexes whose checksums and hashes are right and whose content is not.
+//! Blocks and indexes with valid checksums and hashes and invalid content.
 
 use std::sync::LazyLock;
 
 use super::super::block_reader::Block;
-use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column, shape};
+use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column};
 use super::*;
 use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u16, put_u32, put_varint};
+use crate::row::shape;
 
 const GROUPS: u16 = 4;
 
@@ -58,7 +59,7 @@ fn run(group: u16, count: u64) -> Vec<u8> {
 
 const DATA: u8 = shape::HAS_KEY | shape::HAS_NAMESPACE | shape::HAS_SUB;
 
-/// Columns of the rows `a=1` and `b=2` of group 0.
+/// The columns of rows `a=1` and `b=2` of group 0.
 fn two_rows() -> ColumnList {
     vec![
         (column::RUNS, 1, run(0, 2)),
@@ -73,7 +74,7 @@ fn set(columns: &mut ColumnList, id: u8, bytes: impl Into<Vec<u8>>) {
     columns.iter_mut().find(|column| column.0 == id).unwrap().2 = bytes.into();
 }
 
-/// Returns what a reader says to the two rows after an edit.
+/// Returns the result of reading the two rows after an edit.
 fn edited(kind: SegmentKind, last: u16, edit: impl FnOnce(&mut ColumnList)) -> Result<Vec<Owned>, ErrorKind> {
     let mut columns = two_rows();
     edit(&mut columns);
@@ -127,38 +128,39 @@ fn rows_that_break_the_model_are_refused() {
 fn headers_must_agree() {
     let raw = payload(&two_rows());
     let (block, entry) = wrapped(0, &raw, raw.len(), 2, 0);
-    let says = |block: &Bytes, entry: &BlockEntry| decode(SegmentKind::Delta, block, entry).unwrap_err().to_string();
+    let error_of =
+        |block: &Bytes, entry: &BlockEntry| decode(SegmentKind::Delta, block, entry).unwrap_err().to_string();
     for lie in [BlockEntry { rows: 1, ..entry }, BlockEntry { raw_bytes: 1, ..entry }] {
-        assert_eq!(says(&block, &lie), "block header differs from the index");
+        assert_eq!(error_of(&block, &lie), "block header differs from the index");
     }
     for (codec, stored) in [(0, raw.clone()), (1, zstd::bulk::compress(&raw, 1).unwrap())] {
         let (block, entry) = wrapped(codec, &stored, raw.len() + 1, 2, 0);
-        assert!(says(&block, &entry).starts_with("block has another length"), "codec {codec}");
+        assert!(error_of(&block, &entry).starts_with("block has another length"), "codec {codec}");
     }
     let mut reserved = block[..block.len() - 4].to_vec();
     reserved[2] = 1;
     reserved.extend_from_slice(&crc32fast::hash(&reserved).to_le_bytes());
-    assert!(says(&reserved.into(), &entry).starts_with("reserved bytes"));
+    assert!(error_of(&reserved.into(), &entry).starts_with("reserved bytes"));
 }
 
 #[test]
 fn indexes_that_break_a_rule_are_refused() {
     let entry = wrapped(0, b"x", 1, 1, 0).1;
-    let says = |blocks: &[BlockEntry]| {
+    let decode = |blocks: &[BlockEntry]| {
         let mut bytes = Vec::new();
         SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(2), blocks.to_vec()).encode(&mut bytes);
         SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.message().to_owned())
     };
-    assert!(says(&[entry, entry]).is_ok());
+    assert!(decode(&[entry, entry]).is_ok());
     let of = |first, last| BlockEntry { first: KeyGroup(first), last: KeyGroup(last), ..entry };
     for (blocks, reason) in [
         (vec![of(1, 0)], "groups of the blocks are out of order"),
         (vec![of(0, 1), of(0, 1)], "groups of the blocks are out of order"),
-        (vec![of(1, 2)], "block has a group that the segment does not speak for"),
-        (vec![of(2, 2)], "block has a group that the segment does not speak for"),
+        (vec![of(1, 2)], "block has a group that the segment does not cover"),
+        (vec![of(2, 2)], "block has a group that the segment does not cover"),
         (vec![BlockEntry { length: 19, ..entry }], "block is shorter than its header"),
     ] {
-        assert!(says(&blocks).unwrap_err().starts_with(reason), "{blocks:?}");
+        assert!(decode(&blocks).unwrap_err().starts_with(reason), "{blocks:?}");
     }
 }
 
@@ -173,7 +175,7 @@ fn nothing_lies_between_the_blocks_and_the_index() {
 }
 
 #[test]
-fn newer_sections_are_skipped_or_refused_as_they_ask() {
+fn newer_sections_are_skipped_or_refused_by_their_flags() {
     let index = |flags| {
         let mut bytes = INDEX[..INDEX.len() - 1].to_vec();
         bytes.extend_from_slice(&[1, 9, flags, 2, 0, 0]);
@@ -196,7 +198,7 @@ fn blocks_of_a_group_follow_each_other() {
 }
 
 #[test]
-fn newer_columns_and_ops_are_skipped_or_refused_as_they_ask() {
+fn newer_columns_are_skipped_or_refused_by_their_flags() {
     let delta = |edit: fn(&mut ColumnList)| edited(SegmentKind::Delta, 0, edit);
     assert_eq!(delta(|c| c.push((99, 0, vec![1, 2]))).unwrap().len(), 2);
     assert_eq!(delta(|c| c.push((99, 1, vec![1, 2]))), Err(ErrorKind::Version));
@@ -213,7 +215,7 @@ fn newer_columns_and_ops_are_skipped_or_refused_as_they_ask() {
 
 #[test]
 fn g03_bombs_do_not_go_off() {
-    // Payloads that decompress to more than they say, or say more than they may.
+    // Payloads that decompress beyond their stated length, or state a length beyond the limit.
     let zeros = zstd::bulk::compress(&vec![0; 10 << 20], 1).unwrap();
     let (block, entry) = wrapped(1, &zeros, 100, 1, 0);
     assert_eq!(decode(SegmentKind::Delta, &block, &entry).unwrap_err().kind(), ErrorKind::Corrupt);
@@ -228,7 +230,7 @@ fn g03_bombs_do_not_go_off() {
     assert_eq!(index(MAX_BLOCK_RAW_BYTES + 1, most), Err(ErrorKind::Corrupt));
     assert_eq!(index(MAX_BLOCK_RAW_BYTES, most + 1), Err(ErrorKind::Corrupt));
 
-    // Keys that grow to gigabytes once their prefixes are spelt out.
+    // Keys that grow to gigabytes once their prefixes are restored.
     let rows = MAX_BLOCK_ROWS - 1;
     let mut keys = vec![0];
     put_length_delimited(&mut keys, &[b'k'; MAX_PART_BYTES]);
@@ -259,9 +261,9 @@ static INDEX: LazyLock<Vec<u8>> = LazyLock::new(|| {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// Whatever a reader accepts, a writer would have written.
+    /// A writer accepts every row that a reader accepts.
     #[test]
-    fn damaged_payloads_give_an_error_or_sound_rows(
+    fn damaged_payloads_give_an_error_or_valid_rows(
         rows in prop::collection::vec(any_row(), 1..12),
         damage in any_damage(),
     ) {
@@ -284,7 +286,7 @@ proptest! {
     }
 
     #[test]
-    fn damaged_indexes_give_an_error_or_a_sound_index(damage in any_damage()) {
+    fn damaged_indexes_give_an_error_or_a_valid_index(damage in any_damage()) {
         let index = damaged(&INDEX, &damage);
         if let Ok(index) = SegmentIndex::decode(&index, &Hash::of(&index)) {
             let ranges = index.blocks_for(&KeyGroupSet::all(40));

@@ -1,7 +1,7 @@
 //! Places: what identifies a row of data, or the scope of a clear.
 
 use crate::id::TableId;
-use crate::segment::{Row, RowKey};
+use crate::row::{Row, RowKey};
 
 use super::super::super::RowRef;
 use super::{CLEAR, CLEAR_KEY, CLEAR_NAMESPACE, flag_if};

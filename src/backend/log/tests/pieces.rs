@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::segment::SealedPart;
+use crate::row::SealedPart;
 
 /// Returns the content of every list according to sealed parts.
 fn sealed_lists(parts: &[SealedPart]) -> BTreeMap<Vec<u8>, Vec<u8>> {

@@ -10,7 +10,7 @@ use crate::codec::typed::{At, Codec, Fixed, Migrating, Utf8};
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Part};
 use crate::key_group::KeyGroupSet;
-use crate::segment::{Cut, EncodeOptions, SegmentKind, encode};
+use crate::row::{Cut, SegmentKind};
 
 /// Version 2: `u32`, and version 1 was `u16`.
 fn second() -> Migrating<u32, At<Fixed>> {
@@ -212,7 +212,7 @@ fn a_value_that_cannot_migrate_fails_the_base_and_nothing_else() {
     let cut = Cut { epoch: Epoch(9), part: Part(0), event_time: lab.now.0, processing_time: lab.now.1 };
     let sealed = backend.seal(cut, &KeyGroupSet::all(super::GROUPS)).unwrap();
     assert_eq!(sealed.parts[0].kind, SegmentKind::Base);
-    assert_eq!(encode(&sealed.parts[0], EncodeOptions::default()).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(sealed.parts[0].folded().unwrap_err().kind(), ErrorKind::Corrupt);
     lab.state.set_key(b"b").unwrap();
     second.clear(&mut lab.state).unwrap();
     lab.epoch = 9;

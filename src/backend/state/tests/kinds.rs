@@ -10,7 +10,7 @@ use crate::codec::typed::{Codec, Fixed, Ordered, Utf8};
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::MemoryBudget;
-use crate::segment::MAX_VALUE_BYTES;
+use crate::row::MAX_VALUE_BYTES;
 
 #[test]
 fn values_live_under_key_and_namespace() {

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::id::{Epoch, Part};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::memory::MemoryBudget;
-use crate::segment::{Cut, EncodeOptions, Op, Row, RowBatch, RowSource, SegmentRows, Stack, encode};
+use crate::row::{Cut, Op, Row, RowBatch, RowSource, Stack};
 use crate::time::Timestamp;
 
 use super::CheckpointTimes;
@@ -80,8 +80,7 @@ impl Lab {
         }
         let mut batch = RowBatch::new();
         for part in &sealed.parts {
-            let encoded = encode(part, EncodeOptions::default()).unwrap();
-            let rows = SegmentRows::open(encoded.bytes, &encoded.index_hash).unwrap();
+            let rows = part.folded().unwrap();
             part.groups.iter().for_each(|group| rows.append_group(group, &mut batch).unwrap());
             self.segments.push(Arc::new(rows));
         }

@@ -5,7 +5,7 @@ use crate::codec::typed::{Codec, Ordered};
 use crate::error::Result;
 use crate::id::TableId;
 use crate::manifest::{StateKind, TableSchema};
-use crate::segment::TableRules;
+use crate::row::TableRules;
 
 use super::Timers;
 use super::queue::Queue;

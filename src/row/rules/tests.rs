@@ -1,8 +1,10 @@
-//! Rules: what they keep, merge and let expire, and how far time has come per group.
+//! Rules: merging, expiry, upgrades, and times by group.
 
-use super::super::times::Life;
 use super::*;
+use crate::error::Result;
 use crate::key_group::KeyGroupRange;
+use crate::row::piece::{OwnedPiece, Piece};
+use crate::row::{Life, MAX_VALUE_BYTES};
 
 fn at(millis: i64) -> Timestamp {
     Timestamp::from_millis(millis)
@@ -31,7 +33,7 @@ impl MergeOperator for Sum {
     }
 }
 
-/// Doubles what has version 1.
+/// Upgrades values of version 1 by doubling them.
 #[derive(Debug)]
 struct Double;
 
@@ -47,19 +49,19 @@ fn ttl(millis: u64) -> Option<Ttl> {
 }
 
 #[test]
-fn rows_expire_by_their_stamp_or_by_the_tables() {
+fn rows_expire_by_their_own_stamp_or_else_by_the_tables() {
     let ttl = Ttl { millis: 10, since: Some(at(5)), dead_until: Some(at(2)), ..Ttl::default() };
     let expired = |stamp: Option<i64>, now| ttl.expired(stamp.map(at), at(now));
     assert!(!expired(Some(7), 16) && expired(Some(7), 17));
     assert!(!expired(None, 14) && expired(None, 15));
-    assert!(expired(Some(2), 3) && !expired(Some(3), 4), "dead for ever");
+    assert!(expired(Some(2), 3) && !expired(Some(3), 4), "expired for good");
     assert!(!Ttl { since: None, ..ttl }.expired(None, Timestamp::MAX));
     let forever = Ttl { millis: u64::MAX, ..ttl };
     assert!(!forever.expired(Some(at(3)), Timestamp::MAX) && forever.expired(Some(at(2)), at(2)));
 }
 
 #[test]
-fn pieces_of_a_list_keep_their_lives_and_those_of_a_sum_share_one() {
+fn pieces_of_a_list_have_separate_lives_and_pieces_of_a_sum_share_one() {
     let list = TableRules { merge: Some(Arc::new(Append)), ttl: ttl(10), ..TableRules::default() };
     let pieces = vec![piece(b"a", 1, Some(0)), piece(b"b", 1, Some(4)), piece(b"c", 1, Some(4))];
     let left = list.combine(pieces.clone(), Below::Nothing, at(9), true).unwrap();
@@ -74,15 +76,15 @@ fn pieces_of_a_list_keep_their_lives_and_those_of_a_sum_share_one() {
     assert_eq!(
         sum.combine(renewed, Below::Nothing, at(20), true).unwrap(),
         [piece(&[4], 1, Some(19))],
-        "came too late for 3"
+        "the third operand found the value expired"
     );
     let renewed = vec![piece(&[1], 1, Some(0)), piece(&[2], 1, Some(9)), piece(&[4], 1, Some(18))];
     assert_eq!(sum.combine(renewed, Below::Nothing, at(20), true).unwrap(), [piece(&[7], 1, Some(18))]);
 }
 
-/// However operands were cut into parts, and merged in them, the value is what adding them one by one makes.
+/// However operands are divided into parts and merged part by part, the value equals that of merging one by one.
 #[test]
-fn operands_that_are_merged_first_renew_as_they_did_one_by_one() {
+fn operands_merged_early_renew_a_value_as_single_operands_do() {
     let sum = TableRules { merge: Some(Arc::new(Sum)), ttl: ttl(10), ..TableRules::default() };
     for gaps in 0..5usize.pow(4) {
         let mut time = 0;
@@ -98,7 +100,7 @@ fn operands_that_are_merged_first_renew_as_they_did_one_by_one() {
         for cut in 0..=pieces.len() {
             for end in cut.max(1)..=pieces.len() {
                 let below = if cut == 0 { Below::Nothing } else { Below::Unknown };
-                // Parts are folded by the time of their seal.
+                // A part is folded by the time of its seal.
                 let sealed = pieces[end - 1].stamp.unwrap();
                 let merged = sum.combine(pieces[cut..end].to_vec(), below, sealed, false).unwrap();
                 let all = [&pieces[..cut], &merged[..], &pieces[end..]].concat();
@@ -120,7 +122,7 @@ fn older_versions_are_upgraded_before_they_merge() {
     assert_eq!(refused.kind(), crate::ErrorKind::Version);
 }
 
-/// Puts bytes behind bytes, and says nothing of it.
+/// Concatenates bytes without declaring that it grows.
 #[derive(Debug)]
 struct Concat;
 
@@ -134,7 +136,7 @@ impl MergeOperator for Concat {
     }
 }
 
-/// Makes of values of version 1 ones that no segment holds.
+/// Upgrades values of version 1 to values too long for a segment.
 #[derive(Debug)]
 struct Blow;
 
@@ -146,7 +148,7 @@ impl Upgrade for Blow {
 }
 
 #[test]
-fn what_is_too_long_for_a_segment_stays_in_pieces_and_is_read_whole() {
+fn a_value_too_long_for_a_segment_stays_in_pieces_and_is_read_whole() {
     let lengths = [MAX_VALUE_BYTES - 1, 1, 1, 5];
     let pieces: Vec<_> = lengths.iter().map(|length| piece(&vec![1; *length], 1, None)).collect();
     for merge in [Arc::new(Append) as Arc<dyn MergeOperator>, Arc::new(Concat)] {
@@ -165,7 +167,7 @@ fn what_is_too_long_for_a_segment_stays_in_pieces_and_is_read_whole() {
     assert_eq!(table.combine(old.clone(), Below::Nothing, at(0), true).unwrap(), old, "left as it is");
 }
 
-/// Counts the bytes that it copies.
+/// Counts copied bytes.
 #[derive(Debug, Default)]
 struct Counted(std::sync::atomic::AtomicUsize);
 
@@ -190,7 +192,7 @@ impl MergeOperator for Counted {
 }
 
 #[test]
-fn a_value_of_many_pieces_is_put_together_in_one_pass() {
+fn a_value_of_many_pieces_is_assembled_in_one_pass() {
     let counted = Arc::new(Counted::default());
     let table = TableRules { merge: Some(counted.clone()), ..TableRules::default() };
     let pieces = vec![piece(&[1; 100], 1, None); 2000];
@@ -227,21 +229,21 @@ fn groups_continue_from_their_own_records() {
     assert_eq!([0, 1, 2, 3, 4].map(|group| stamp(&rules, group)), [70, 70, 60, 60, 50]);
     let all = KeyGroupSet::all(6);
     assert_eq!(rules.times(&all), [record(0, 2, 5, 70), record(2, 4, 9, 60), record(4, 6, 5, 50)]);
-    // The clock counts once it has passed a record.
+    // The clock applies once it has passed a record.
     rules.advance(at(5), at(65));
     assert_eq!([0, 2, 4].map(|group| stamp(&rules, group)), [70, 65, 65]);
     rules.advance(at(9), at(70));
-    assert!(rules.own.is_none(), "nothing is left of the records");
+    assert!(rules.overrides.is_none(), "the clock has passed all records");
     assert_eq!(rules.times(&all), [record(0, 6, 9, 70)]);
 }
 
 #[test]
-fn bounds_hold_for_their_groups_alone_and_are_kept() {
+fn bounds_apply_to_their_groups_alone_and_are_kept() {
     let mut rules = Rules::none();
     rules.advance(at(0), at(100));
     let mut bounded = record(0, 2, 0, 0);
-    let dead = Life { table: TableId(3), millis: None, since: None, dead_until: Some(at(40)) };
-    bounded.set_life(TableId(3), Some(dead));
+    let expired_life = Life { table: TableId(3), millis: None, since: None, dead_until: Some(at(40)) };
+    bounded.set_life(TableId(3), Some(expired_life));
     rules.resume(std::slice::from_ref(&bounded));
     rules.define(TableId(3), TableRules { ttl: ttl(1000), ..TableRules::default() });
     let expired = |rules: &Rules, group| {
@@ -250,7 +252,7 @@ fn bounds_hold_for_their_groups_alone_and_are_kept() {
     };
     assert!(expired(&rules, 1) && !expired(&rules, 2));
     let times = rules.times(&KeyGroupSet::all(4));
-    assert_eq!(times[0].lives, [dead]);
+    assert_eq!(times[0].lives, [expired_life]);
     assert_eq!((times.len(), times[0].processing_time), (2, at(100)));
     rules.forget(&KeyGroupSet::all(1));
     assert!(!expired(&rules, 0) && expired(&rules, 1));

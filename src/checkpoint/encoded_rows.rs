@@ -1,11 +1,12 @@
-//! The rows of links that wait to be placed, as sources to be merged.
+//! Rows of links that are not placed yet, as sources to merge.
 
 use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::segment::{Encoded, RowBatch, RowSource, Run, SegmentRows, Stack};
+use crate::row::{Narrowed, RowBatch, RowSource, Run, Stack};
+use crate::segment::{Encoded, SegmentRows};
 
 /// A segment that is not placed yet, charged to a budget. Opening hashes every byte, so it is
 /// done on first read.
@@ -64,33 +65,4 @@ pub(super) fn restricted(sources: &[(KeyGroupSet, Arc<dyn RowSource>)], groups: 
         Arc::new(Narrowed { groups: of.intersection(groups), rows: Arc::clone(rows) })
     };
     Arc::new(Stack::new(sources.iter().map(narrow).collect()))
-}
-
-/// A source that speaks for fewer groups than it has.
-#[derive(Debug)]
-pub(super) struct Narrowed {
-    pub(super) groups: KeyGroupSet,
-    pub(super) rows: Arc<dyn RowSource>,
-}
-
-impl RowSource for Narrowed {
-    fn groups(&self) -> &KeyGroupSet {
-        &self.groups
-    }
-
-    fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        if self.groups.contains(group) { self.rows.append_group(group, batch) } else { Ok(()) }
-    }
-
-    fn held_bytes(&self) -> u64 {
-        self.rows.held_bytes()
-    }
-
-    fn sorted_bytes(&self, group: KeyGroup) -> Option<u64> {
-        if self.groups.contains(group) { self.rows.sorted_bytes(group) } else { Some(0) }
-    }
-
-    fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
-        if self.groups.contains(group) { self.rows.runs(group) } else { Ok(Vec::new()) }
-    }
 }

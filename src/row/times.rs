@@ -1,33 +1,33 @@
-//! How far time has come, by key groups: what expiry continues from after a restore.
+//! Group times: event and processing time by key group, from which expiry continues after a restore.
 //!
-//! Times belong to groups, not to subtasks: the next owner of a group, at whatever parallelism, continues from the
-//! group's own record. Lists of records are sorted by their groups, which do not overlap.
+//! Times belong to groups, not to subtasks: at any parallelism, the next owner of a group continues from the group's own
+//! record. Lists of records are sorted by group and do not overlap.
 
-use super::Ttl;
+use super::rules::Ttl;
 use crate::id::TableId;
 use crate::key_group::{KeyGroupRange, KeyGroupSet};
 use crate::time::Timestamp;
 
-/// How far time has come for some key groups: the furthest times that their rows have expired by.
+/// Event and processing time of some key groups: the latest times by which their rows were expired.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GroupTimes {
     /// The groups.
     pub groups: KeyGroupRange,
-    /// Event time; [`Timestamp::MIN`] if it has not begun.
+    /// Event time; [`Timestamp::MIN`] before it begins.
     pub event_time: Timestamp,
-    /// Processing time; [`Timestamp::MIN`] if it has not begun.
+    /// Processing time; [`Timestamp::MIN`] before it begins.
     pub processing_time: Timestamp,
-    /// Tables whose rows in these groups have other bounds than the table's schema says, by table.
+    /// Bounds that differ from the tables' schemas, sorted by table.
     pub lives: Vec<Life>,
 }
 
-/// How the lives of a table's rows are bounded in some key groups, where that differs from the table's schema.
+/// Bounds on the lives of a table's rows in some key groups, where they differ from the table's schema.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Life {
     /// The table.
     pub table: TableId,
-    /// The life in milliseconds that rows were last expired by, if the table's owner there did not declare it: the schema
-    /// may have another one since.
+    /// The life last applied to the rows, in milliseconds, if the groups' owner did not declare the table; the schema may
+    /// have changed since.
     pub millis: Option<u64>,
     /// As [`Ttl::since`].
     pub since: Option<Timestamp>,
@@ -36,20 +36,20 @@ pub struct Life {
 }
 
 impl Life {
-    /// No bounds of no table.
+    /// No bounds, for an unset table.
     pub(crate) const NONE: Self = Self { table: TableId(0), millis: None, since: None, dead_until: None };
 
-    /// Returns the bounds of `table` that `ttl` has.
+    /// Returns the bounds of `ttl` for `table`.
     pub(crate) const fn of(table: TableId, ttl: Ttl) -> Self {
         Self { table, millis: None, since: ttl.since, dead_until: ttl.dead_until }
     }
 
-    /// Returns what rows were last expired by, where `ttl` is what the table's schema says.
+    /// Returns the rule by which rows were last expired, given the schema's `ttl`.
     pub(crate) fn before(&self, ttl: Ttl) -> Ttl {
         Ttl { millis: self.millis.unwrap_or(ttl.millis), ..self.bound(ttl) }
     }
 
-    /// Returns `ttl`, which the table's schema says, within these bounds.
+    /// Returns the schema's `ttl` within these bounds.
     #[must_use]
     pub fn bound(&self, ttl: Ttl) -> Ttl {
         Ttl { since: self.since.or(ttl.since), dead_until: self.dead_until.max(ttl.dead_until), ..ttl }
@@ -57,20 +57,20 @@ impl Life {
 }
 
 impl GroupTimes {
-    /// Returns the record of groups in which time has come so far, and that have no bounds of their own.
+    /// Returns the record of groups at these times, without bounds of their own.
     #[must_use]
     pub fn new(groups: KeyGroupRange, event_time: Timestamp, processing_time: Timestamp) -> Self {
         Self { groups, event_time, processing_time, lives: Vec::new() }
     }
 
-    /// Returns the bounds of a table's rows, if they are not those of its schema.
+    /// Returns the bounds of a table's rows, if they differ from its schema.
     #[must_use]
     pub fn life(&self, table: TableId) -> Option<&Life> {
         let at = self.lives.binary_search_by_key(&table, |life| life.table).ok()?;
         self.lives.get(at)
     }
 
-    /// Sets the bounds of a table's rows; `None` if they are those of its schema.
+    /// Sets the bounds of a table's rows; `None` if they equal its schema's.
     pub(crate) fn set_life(&mut self, table: TableId, life: Option<Life>) {
         let at = self.lives.partition_point(|life| life.table < table);
         let known = self.lives.get(at).is_some_and(|life| life.table == table);
@@ -81,7 +81,7 @@ impl GroupTimes {
         Self { groups, ..self.clone() }
     }
 
-    /// Returns the later times of both, with the bounds of `newer`.
+    /// Returns the later of both times, with the bounds of `newer`.
     fn joined(&self, newer: &Self, groups: KeyGroupRange) -> Self {
         Self {
             groups,
@@ -92,30 +92,29 @@ impl GroupTimes {
     }
 }
 
-/// Returns the records of all groups that either list has: the later times, and the bounds of `newer` where it has a
-/// record.
-pub(crate) fn united(older: &[GroupTimes], newer: &[GroupTimes]) -> Vec<GroupTimes> {
+/// Returns the records of all groups in either list: the later times, and the bounds of `newer` where it has a record.
+pub(crate) fn later_times(older: &[GroupTimes], newer: &[GroupTimes]) -> Vec<GroupTimes> {
     let mut bounds: Vec<u16> = older.iter().chain(newer).flat_map(|it| [it.groups.start, it.groups.end]).collect();
     bounds.sort_unstable();
     bounds.dedup();
     let (mut older, mut newer) = (older.iter().peekable(), newer.iter().peekable());
-    let mut united = Vec::new();
+    let mut merged = Vec::new();
     for (&start, &end) in bounds.iter().zip(bounds.iter().skip(1)) {
         let groups = KeyGroupRange::new(start, end);
         while older.next_if(|it| it.groups.end <= start).is_some() {}
         while newer.next_if(|it| it.groups.end <= start).is_some() {}
         let here = |it: &&&GroupTimes| it.groups.start <= start;
         match (older.peek().filter(here), newer.peek().filter(here)) {
-            (Some(older), Some(newer)) => united.push(older.joined(newer, groups)),
-            (Some(only), None) | (None, Some(only)) => united.push(only.over(groups)),
+            (Some(older), Some(newer)) => merged.push(older.joined(newer, groups)),
+            (Some(only), None) | (None, Some(only)) => merged.push(only.over(groups)),
             (None, None) => {}
         }
     }
-    coalesced(united)
+    coalesced(merged)
 }
 
-/// Returns the records of those of `groups` that have one.
-pub(crate) fn narrowed(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
+/// Returns the records of `groups`.
+pub(crate) fn times_of(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
     let of_range = |range: &KeyGroupRange| {
         let from = times.partition_point(|it| it.groups.end <= range.start);
         let range = *range;
@@ -125,7 +124,7 @@ pub(crate) fn narrowed(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupT
     coalesced(groups.ranges().iter().flat_map(of_range).collect())
 }
 
-/// Joins records of neighbouring groups that are alike.
+/// Joins equal records of neighbouring groups.
 fn coalesced(times: Vec<GroupTimes>) -> Vec<GroupTimes> {
     let mut coalesced: Vec<GroupTimes> = Vec::with_capacity(times.len());
     for record in times {
@@ -154,34 +153,34 @@ mod tests {
     }
 
     #[test]
-    fn the_later_time_counts_group_by_group() {
+    fn the_later_time_applies_group_by_group() {
         let older = [record(0, 4, 1, 9), record(6, 8, 5, 5)];
         let newer = [record(2, 7, 3, 3)];
-        let united = united(&older, &newer);
+        let found = later_times(&older, &newer);
         let expected =
             [record(0, 2, 1, 9), record(2, 4, 3, 9), record(4, 6, 3, 3), record(6, 7, 5, 5), record(7, 8, 5, 5)];
-        assert_eq!(united, coalesced(expected.to_vec()));
-        assert_eq!(united.len(), 4, "those that are alike are joined");
-        assert_eq!(super::united(&[], &newer), newer);
-        assert_eq!(super::united(&newer, &[]), newer);
+        assert_eq!(found, coalesced(expected.to_vec()));
+        assert_eq!(found.len(), 4, "equal neighbours are joined");
+        assert_eq!(later_times(&[], &newer), newer);
+        assert_eq!(later_times(&newer, &[]), newer);
     }
 
     #[test]
-    fn the_bounds_of_the_newer_record_count() {
+    fn the_bounds_of_the_newer_record_apply() {
         let (mut older, mut newer) = (record(0, 4, 1, 1), record(2, 4, 0, 0));
         older.set_life(TableId(7), Some(life(7, 1)));
         newer.set_life(TableId(7), Some(life(7, 2)));
-        let united = united(std::slice::from_ref(&older), &[newer]);
-        assert_eq!(united[0], record(0, 2, 1, 1).joined(&older, KeyGroupRange::new(0, 2)));
-        assert_eq!(united[1].lives, [life(7, 2)]);
+        let found = later_times(std::slice::from_ref(&older), &[newer]);
+        assert_eq!(found[0], record(0, 2, 1, 1).joined(&older, KeyGroupRange::new(0, 2)));
+        assert_eq!(found[1].lives, [life(7, 2)]);
     }
 
     #[test]
     fn records_are_narrowed_to_groups() {
         let times = [record(0, 4, 1, 1), record(4, 8, 2, 2)];
         let groups = KeyGroupSet::from_ranges([KeyGroupRange::new(1, 2), KeyGroupRange::new(3, 5)]);
-        assert_eq!(narrowed(&times, &groups), [record(1, 2, 1, 1), record(3, 4, 1, 1), record(4, 5, 2, 2)]);
-        assert_eq!(narrowed(&times, &KeyGroupSet::all(8)), times);
+        assert_eq!(times_of(&times, &groups), [record(1, 2, 1, 1), record(3, 4, 1, 1), record(4, 5, 2, 2)]);
+        assert_eq!(times_of(&times, &KeyGroupSet::all(8)), times);
     }
 
     #[test]
@@ -195,6 +194,6 @@ mod tests {
         assert_eq!(record.lives, [life(1, 5), life(3, 5)]);
         assert_eq!(record.life(TableId(3)), Some(&life(3, 5)));
         let ttl = Ttl { dead_until: Some(Timestamp::from_millis(9)), ..Ttl::default() };
-        assert_eq!(life(1, 5).bound(ttl), ttl, "what is dead stays dead");
+        assert_eq!(life(1, 5).bound(ttl), ttl, "the later `dead_until` applies");
     }
 }
