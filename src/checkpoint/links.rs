@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::waiting::{EncodedRows, restricted};
 use crate::canary::{self, Canary};
-use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
+use crate::control::chain::{ChainPolicy, LinkSize as LinkView, bases_due};
 use crate::error::Result;
 use crate::id::{Epoch, ObjectId, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};
