@@ -62,7 +62,11 @@ impl DirtyCurve {
     /// Returns false if the sample was ignored.
     pub fn observe(&mut self, updates: f64, distinct: f64) -> bool {
         let (Some(updates), Some(distinct)) = (positive(updates), sane(distinct)) else { return false };
-        if updates < 1.0 || updates <= self.last.updates || distinct < self.last.distinct || updates >= (KNOTS as f64 - 2.0).exp2() {
+        if updates < 1.0
+            || updates <= self.last.updates
+            || distinct < self.last.distinct
+            || updates >= (KNOTS as f64 - 2.0).exp2()
+        {
             return false;
         }
         self.last = Sample { updates, distinct };

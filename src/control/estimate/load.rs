@@ -52,7 +52,8 @@ pub struct LoadSample {
 /// while it catches up.
 ///
 /// # Source
-/// `docs/formulas.md`, the table of symbols (`lam`, `mu`, `rho`) and B5. Check: 500 records in a second, half of it busy: mu = 1000/s.
+/// `docs/formulas.md`, the table of symbols (`lam`, `mu`, `rho`) and B5. Check: 500 records in a second, half of it busy, give
+/// mu = 1000/s.
 #[derive(Debug, Clone)]
 pub struct Load {
     rate: Tracker,
@@ -93,8 +94,7 @@ impl Load {
         };
         let rate = received / dt;
         let updates = sample.updates.and_then(sane).unwrap_or(processed);
-        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > MAX_RATE)
-        {
+        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > MAX_RATE) {
             return false;
         }
         self.backlog = sample.backlog.and_then(sane).or(self.backlog);
@@ -102,7 +102,8 @@ impl Load {
         self.learn_capacity(dt, processed, sample.busy);
         self.follow(dt, rate);
         let jumped = self.rate.update(dt, rate);
-        let updates_jumped = positive(processed).is_some_and(|processed| self.updates_per_record.update(dt, updates / processed));
+        let updates_jumped =
+            positive(processed).is_some_and(|processed| self.updates_per_record.update(dt, updates / processed));
         updates_jumped || jumped
     }
 

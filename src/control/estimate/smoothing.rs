@@ -4,7 +4,7 @@ use super::sane;
 
 /// An exponentially weighted mean of samples at irregular times.
 ///
-/// Unit: that of the samples. A sample's weight against all earlier ones is `1 - 2^(-dt / h)`.
+/// Unit: the unit of the samples. A sample's weight against all earlier ones is `1 - 2^(-dt / h)`.
 ///
 /// # Source
 /// `docs/formulas.md`, B5. Check: half-life 10, start 100, then (1 s, 200) gives 106.696700846.
@@ -157,8 +157,8 @@ impl Cusum {
     }
 }
 
-/// Slack and threshold of a [`Tracker`]: one false alarm in thousands of independent samples, and about 16 samples to detect a shift
-/// of one standard deviation.
+/// Slack and threshold of a [`Tracker`]: one false alarm in thousands of independent samples, and about 16 samples to detect
+/// a shift of one standard deviation.
 const SLACK: f64 = 0.5;
 const THRESHOLD: f64 = 8.0;
 
@@ -170,8 +170,8 @@ const LEAST_SHARE: f64 = 0.05;
 
 /// A smoothed value that follows a level change by a jump instead of slowly.
 ///
-/// Unit: that of the samples, which must not be negative. An [`Ewma`] with a [`Cusum`] on either side; on an alarm the mean
-/// of the samples since the sum left zero replaces the smoothed value.
+/// Unit: the unit of the samples, which must not be negative. An [`Ewma`] with a [`Cusum`] on either side; on an alarm the
+/// mean of the samples since the sum left zero replaces the smoothed value.
 ///
 /// # Source
 /// `docs/formulas.md`, B5.

@@ -41,13 +41,13 @@ impl Clock {
         self.monotonic
     }
 
-    /// Converts a future time of the caller's clock to monotonic time.
-    pub(super) fn from_caller(&self, then: Timestamp) -> Timestamp {
+    /// Returns the monotonic time when the caller's clock will read `then`.
+    pub(super) fn monotonic_at(&self, then: Timestamp) -> Timestamp {
         self.monotonic.after(then.since(self.caller))
     }
 
-    /// Converts a monotonic time to the caller's clock; a past one to the last reading.
-    pub(super) fn to_caller(&self, time: Timestamp) -> Timestamp {
+    /// Returns the reading of the caller's clock at the monotonic `time`; the last reading if `time` has passed.
+    pub(super) fn caller_at(&self, time: Timestamp) -> Timestamp {
         self.caller.after(time.since(self.monotonic))
     }
 }
@@ -67,7 +67,7 @@ mod tests {
         // Set back by an hour, then ten seconds pass.
         assert_eq!((clock.advance(at(-3490)), clock.advance(at(-3480))), (at(110), at(120)));
         assert_eq!(
-            (clock.to_caller(at(150)), clock.from_caller(at(-3450)), clock.to_caller(at(0))),
+            (clock.caller_at(at(150)), clock.monotonic_at(at(-3450)), clock.caller_at(at(0))),
             (at(-3450), at(150), at(-3480))
         );
         for far in [Timestamp::MAX, Timestamp::MIN, Timestamp::MAX, at(0)] {

@@ -11,7 +11,7 @@ use crate::control::formula::{self, Cost, ReplayWeight};
 pub(super) struct Situation<'a> {
     pub(super) settings: &'a IntervalSettings,
     pub(super) goals: &'a Goals,
-    /// The changed rows after so many seconds.
+    /// The changed rows after a number of seconds.
     pub(super) delta: &'a dyn Fn(f64) -> Delta,
     /// Bytes of bases per checkpoint, whatever the interval.
     pub(super) base_bytes: f64,
@@ -52,7 +52,7 @@ const SCAN_STEPS: f64 = 64.0;
 /// Share of the least overhead that may be spent in addition on a recovery goal that cannot be met for certain.
 const BEST_EFFORT: f64 = 0.25;
 
-/// Rate at which the allowed interval grows beyond that of the quickest recovery, by the share by which the goal is missed.
+/// Exponent of the allowed interval over the one with the quickest recovery, per relative miss of the goal.
 const LOOSENING: f64 = 10.0;
 
 /// Bisection steps in the search for a bound.

@@ -110,7 +110,7 @@ impl Controller {
         self.decided.rail = duration(choice.rail);
         self.decided.lower = duration(choice.lower);
         self.decided.decision = Decision {
-            at: self.clock.to_caller(now),
+            at: self.clock.caller_at(now),
             interval: duration(interval),
             earliest: duration(earliest),
             latest: duration(latest),

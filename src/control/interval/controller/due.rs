@@ -26,7 +26,7 @@ impl Controller {
     /// in flight. A lull or a surge can make a checkpoint due earlier, so call `is_due` after each observation.
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
-        self.due_by().map(|by| self.clock.to_caller(by))
+        self.due_by().map(|by| self.clock.caller_at(by))
     }
 
     fn due_by(&self) -> Option<Timestamp> {

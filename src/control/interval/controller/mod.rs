@@ -120,8 +120,8 @@ impl Controller {
         &self.goals
     }
 
-    /// Records an observation. A time before that of an earlier observation counts as the earlier time; a step of the clock back
-    /// by a second or more, or ahead by more than a year, takes no time.
+    /// Records an observation. Observations may arrive up to a second out of order. A larger step of the clock back, or one ahead
+    /// by more than a year, takes no time.
     pub fn observe(&mut self, now: Timestamp, observation: Observation) {
         let now = self.clock.advance(now);
         self.model.failures.advance(now.since(self.accounted.time).as_secs_f64());
@@ -231,7 +231,7 @@ impl Controller {
 
     fn noticed(&mut self, now: Timestamp, deadline: Timestamp, probability: f64) {
         self.model.failures.announced(probability);
-        let deadline = self.clock.from_caller(deadline);
+        let deadline = self.clock.monotonic_at(deadline);
         let pending = [self.announced.node_loss, Some(deadline)].into_iter().flatten();
         self.announced.node_loss = pending.filter(|deadline| *deadline > now).min();
     }
