@@ -1,6 +1,6 @@
 //! Decisions on the interval, as JSON.
 
-use alluvium::control::interval::{Decision, Kind};
+use alluvium::control::interval::{CheckpointKind, Decision};
 use serde_json::{Value, json};
 
 /// Returns decisions as JSON.
@@ -11,8 +11,8 @@ pub(super) fn decisions_json(decisions: &[(f64, Decision)]) -> Vec<Value> {
 /// Returns a decision as JSON.
 fn decision_json(t: f64, decision: &Decision) -> Value {
     let kind = match decision.kind {
-        Kind::Full => json!({ "full": true }),
-        Kind::Incremental { bases } => json!({ "full": false, "bases": bases }),
+        CheckpointKind::Full => json!({ "full": true }),
+        CheckpointKind::Incremental { bases } => json!({ "full": false, "bases": bases }),
         _ => Value::Null,
     };
     json!({

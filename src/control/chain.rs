@@ -1,16 +1,16 @@
-//! When a key group gets a new base, so that chains stay short and no checkpoint is a spike.
+//! When a key group gets a new base. Bases bound the length of chains, and are spread over checkpoints to avoid spikes.
 
 use std::cmp::Reverse;
 
 use crate::canary::{self, Canary};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
-/// Bounds of a key group's chain of segments.
+/// Bounds of the segment chain of a key group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainPolicy {
-    /// A group's chain has at most this many segments. Default 32.
+    /// Most segments of a group's chain. Default 32.
     pub max_segments: usize,
-    /// At most one group in this many gets a new base in one checkpoint. Default 8.
+    /// At most one group in this many gets a new base per checkpoint. Default 8.
     pub spread: usize,
 }
 
@@ -20,24 +20,24 @@ impl Default for ChainPolicy {
     }
 }
 
-/// A group gets a new base when its deltas have this many times the bytes of its base, before compression. Deltas that
-/// compress well are cheap to store, and a restore decodes all of them: so decoding stays within a few times the live bytes.
+/// A group gets a new base when its deltas reach this many times the bytes of its base, before compression. Deltas that
+/// compress well are cheap to store, but a restore decodes all of them; this bounds decoding to a few times the live bytes.
 const RAW_BYTES_FACTOR: u64 = 8;
 
-/// A segment of a chain, as far as this decision needs it.
+/// The size of a segment in a chain.
 #[derive(Debug, Clone, Copy)]
-pub struct Link<'a> {
-    /// The groups for which it is needed.
+pub struct LinkSize<'a> {
+    /// The groups that need the segment.
     pub groups: &'a KeyGroupSet,
-    /// Its bytes per group, on average; 0 while it is not encoded.
+    /// Mean bytes per group; 0 until the segment is encoded.
     pub bytes_per_group: u64,
-    /// The same before compression.
+    /// Mean bytes per group before compression.
     pub raw_bytes_per_group: u64,
 }
 
-/// The chain of one group.
+/// The size of one group's chain.
 #[derive(Debug, Clone, Copy)]
-struct Chained {
+struct ChainSize {
     base_bytes: u64,
     base_raw_bytes: u64,
     deltas: usize,
@@ -45,56 +45,56 @@ struct Chained {
     delta_raw_bytes: u64,
 }
 
-impl Chained {
-    fn on(base: &Link<'_>) -> Self {
+impl ChainSize {
+    fn of_base(base: &LinkSize<'_>) -> Self {
         let (base_bytes, base_raw_bytes) = (base.bytes_per_group, base.raw_bytes_per_group);
         Self { base_bytes, base_raw_bytes, deltas: 0, delta_bytes: 0, delta_raw_bytes: 0 }
     }
 
-    fn add(&mut self, delta: &Link<'_>) {
+    fn add(&mut self, delta: &LinkSize<'_>) {
         self.deltas += 1;
         self.delta_bytes = self.delta_bytes.saturating_add(delta.bytes_per_group);
         self.delta_raw_bytes = self.delta_raw_bytes.saturating_add(delta.raw_bytes_per_group);
     }
 
+    /// Returns whether the group needs a base, with a bound of `early` segments.
     fn is_due(&self, early: usize) -> bool {
-        let decodes_to_more = self.delta_raw_bytes / RAW_BYTES_FACTOR > self.base_raw_bytes;
-        let decodes_to_more = decodes_to_more && !canary::on(Canary::BoundStoredOnly);
-        let outweighed = self.delta_bytes > self.base_bytes || decodes_to_more;
-        // One delta is never worth a base: it would be written again at once when everything is dirty.
+        let costly_to_decode = self.delta_raw_bytes / RAW_BYTES_FACTOR > self.base_raw_bytes;
+        let costly_to_decode = costly_to_decode && !canary::on(Canary::BoundStoredOnly);
+        let outweighed = self.delta_bytes > self.base_bytes || costly_to_decode;
+        // A single delta never justifies a base: if every row is dirty each time, every checkpoint would write one.
         self.deltas + 1 >= early || (self.deltas > 1 && outweighed)
     }
 }
 
-/// Returns the groups of `owned` that should get a new base now, given their chain, oldest first.
+/// Returns the groups of `owned` that should get a new base now. `chain` is oldest first.
 ///
-/// A group is due when the bytes of its deltas exceed those of its oldest segment, or 8 times those before compression, or
-/// when its chain would reach `max_segments` before its turn comes: turns start `spread` checkpoints early, since only one
-/// group in `spread` has its turn at a time. The worst come first. What is left of the quota goes to the groups that hold
-/// the oldest segments, if there are more than `max_segments` in all: changes that wander over the groups would else
-/// leave a trail of small segments.
+/// A group is due when its deltas outweigh its oldest segment, or exceed 8 times its size before compression, or when the
+/// chain is within `spread` segments of `max_segments`: only one group in `spread` gets a base per checkpoint, so groups must
+/// start early. The longest chains come first. If the subtask has more than `max_segments` segments in all, the rest of the
+/// quota goes to the groups of the oldest ones: otherwise changes that wander over the groups leave a trail of small segments.
 ///
 /// # Cost
-/// A step per group of each segment.
+/// One step per group of each segment.
 #[must_use]
-pub fn bases_due(chain: &[Link<'_>], owned: &KeyGroupSet, policy: ChainPolicy) -> KeyGroupSet {
+pub fn bases_due(chain: &[LinkSize<'_>], owned: &KeyGroupSet, policy: ChainPolicy) -> KeyGroupSet {
     let quota = owned.len().div_ceil(policy.spread.max(1));
     let early = policy.max_segments.saturating_sub(policy.spread).max(1);
-    let mut chains: Vec<Option<Chained>> = vec![None; owned.ranges().last().map_or(0, |last| usize::from(last.end))];
+    let mut chains: Vec<Option<ChainSize>> = vec![None; owned.ranges().last().map_or(0, |last| usize::from(last.end))];
     for link in chain {
         for group in link.groups.intersection(owned).iter() {
             match chains.get_mut(usize::from(group.0)) {
-                Some(Some(chained)) => chained.add(link),
-                Some(slot) => *slot = Some(Chained::on(link)),
+                Some(Some(size)) => size.add(link),
+                Some(slot) => *slot = Some(ChainSize::of_base(link)),
                 None => {}
             }
         }
     }
     let mut due: Vec<(Reverse<(usize, u64)>, KeyGroup)> = Vec::new();
     for group in owned.iter() {
-        let Some(Some(chained)) = chains.get(usize::from(group.0)) else { continue };
-        if chained.is_due(early) {
-            due.push((Reverse((chained.deltas, chained.delta_bytes)), group));
+        let Some(Some(size)) = chains.get(usize::from(group.0)) else { continue };
+        if size.is_due(early) {
+            due.push((Reverse((size.deltas, size.delta_bytes)), group));
         }
     }
     due.sort_unstable();
@@ -112,15 +112,15 @@ mod tests {
     use super::*;
     use crate::key_group::KeyGroupRange;
 
-    fn link(groups: &KeyGroupSet, bytes: u64) -> Link<'_> {
-        Link { groups, bytes_per_group: bytes, raw_bytes_per_group: bytes }
+    fn link(groups: &KeyGroupSet, bytes: u64) -> LinkSize<'_> {
+        LinkSize { groups, bytes_per_group: bytes, raw_bytes_per_group: bytes }
     }
 
     #[test]
-    fn deltas_that_compress_well_are_bounded_by_what_they_decode_to() {
+    fn deltas_that_compress_well_are_bounded_by_their_decoded_size() {
         let owned: KeyGroupSet = KeyGroupRange::new(0, 1).into();
-        let base = Link { groups: &owned, bytes_per_group: 1_000_000, raw_bytes_per_group: 20_000_000 };
-        let delta = Link { bytes_per_group: 10, ..base };
+        let base = LinkSize { groups: &owned, bytes_per_group: 1_000_000, raw_bytes_per_group: 20_000_000 };
+        let delta = LinkSize { bytes_per_group: 10, ..base };
         let due = |deltas: usize| {
             let chain: Vec<_> = std::iter::once(base).chain(vec![delta; deltas]).collect();
             !bases_due(&chain, &owned, ChainPolicy::default()).is_empty()
@@ -128,7 +128,7 @@ mod tests {
         assert!(!due(8) && due(9));
     }
 
-    /// Runs `checkpoints` of equal deltas and returns the longest chain seen and the most bases in one checkpoint.
+    /// Runs checkpoints with equal deltas; returns the longest chain and the most bases in one checkpoint.
     fn simulate(checkpoints: usize, base: u64, delta: u64) -> (usize, usize) {
         let owned = KeyGroupSet::all(16);
         let mut chains = vec![vec![base]; 16];
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn small_deltas_reach_the_segment_bound_and_never_pass_it() {
+    fn small_deltas_reach_but_never_pass_the_segment_bound() {
         let (longest, most) = simulate(200, 1_000_000, 10);
         assert!((24..=32).contains(&longest), "{longest}");
         assert_eq!(most, 2);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_that_wander_leave_no_long_trail() {
+    fn wandering_changes_leave_no_long_trail() {
         let owned = KeyGroupSet::all(64);
         let mut chain: Vec<(KeyGroupSet, bool)> = vec![(owned.clone(), true)];
         for checkpoint in 0..1000u16 {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trail_of_groups_that_are_no_longer_owned_is_left_alone() {
+    fn groups_no_longer_owned_get_no_base() {
         let owned: KeyGroupSet = KeyGroupRange::new(0, 4).into();
         let foreign: KeyGroupSet = KeyGroupRange::new(4, 8).into();
         let chain = vec![link(&foreign, 1); 100];
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn untouched_and_young_groups_are_left_alone() {
+    fn untouched_and_young_groups_get_no_base() {
         let owned: KeyGroupSet = KeyGroupRange::new(0, 8).into();
         assert!(bases_due(&[], &owned, ChainPolicy::default()).is_empty());
         let link = link(&owned, 5);

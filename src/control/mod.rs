@@ -1,4 +1,4 @@
-//! Decisions: no clock, no randomness, no I/O, no async. Time is an argument.
+//! Decisions as pure code: no clock, no randomness, no I/O, no async. Time is an argument.
 
 pub mod chain;
 pub mod coordinator;

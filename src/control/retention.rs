@@ -1,7 +1,7 @@
-//! Retention: which manifests live on beside the newest, and what nothing reaches any more.
+//! Retention: which manifests live beside the newest, and which objects are garbage.
 //!
-//! Invariants: a manifest is live if and only if it is the newest or the newest lists it; liveness of objects is
-//! computed from live manifests, never counted; whatever is unreadable protects everything.
+//! Invariants: a manifest is live if and only if it is the newest or the newest lists it; the liveness of objects is
+//! computed from live manifests, never counted; an unreadable live manifest protects every object.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -9,16 +9,16 @@ use crate::canary::{self, Canary};
 use crate::id::{ManifestId, ObjectId, Seq};
 use crate::manifest::{ManifestKind, Retained};
 
-/// How many of the latest lots of garbage are remembered, to catch a manifest that would refer to any of it.
-const FREED_LOTS: usize = 16;
+/// Number of recent garbage batches kept, to detect a manifest that refers to a deleted object.
+const FREED_BATCHES: usize = 16;
 
-/// Most objects that are remembered while an unreadable manifest holds back their deletion. A sweep finds the others.
-const SUSPECTS_MAX: usize = 64 << 10;
+/// Most objects kept while an unreadable manifest blocks their deletion. A sweep finds the rest.
+const MAX_SUSPECTS: usize = 64 << 10;
 
-/// How many checkpoints live.
+/// The number of retained checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetentionPolicy {
-    /// The newest ones that stay restorable, at least 1. Default 3.
+    /// Number of newest checkpoints that stay restorable, at least 1. Default 3.
     pub checkpoints: u32,
 }
 
@@ -28,34 +28,34 @@ impl Default for RetentionPolicy {
     }
 }
 
-/// What becomes of the live manifests when a new one is appended.
+/// The fate of the live manifests when a new one is appended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Retention {
-    /// Those that the new manifest lists, ascending.
+    /// Manifests that the new one lists, ascending.
     pub kept: Vec<Retained>,
-    /// Those that it does not list: void from the moment it exists.
+    /// Manifests that the new one does not list: void once it exists.
     pub dropped: Vec<Retained>,
 }
 
 impl Retention {
-    /// Returns it without the manifests that the operator wants dropped.
+    /// Moves the manifests that the user drops from `kept` to `dropped`.
     ///
-    /// * `continued`: what the next checkpoint continues, if the new manifest is not itself that. It stays.
+    /// * `continued`: the parent of the next checkpoint, unless that is the new manifest. It stays.
     #[must_use]
     pub fn without(self, unwanted: &BTreeSet<Seq>, continued: Option<ManifestId>) -> Self {
-        let goes = |manifest: &Retained| unwanted.contains(&manifest.id.seq) && Some(manifest.id) != continued;
-        let (gone, kept): (Vec<_>, Vec<_>) = self.kept.into_iter().partition(goes);
+        let drops = |manifest: &Retained| unwanted.contains(&manifest.id.seq) && Some(manifest.id) != continued;
+        let (gone, kept): (Vec<_>, Vec<_>) = self.kept.into_iter().partition(drops);
         let mut dropped = [self.dropped, gone].concat();
         dropped.sort_unstable_by_key(|manifest| manifest.id.seq);
         Self { kept, dropped }
     }
 }
 
-/// Decides which of `candidates`, the manifests that live now, a new manifest of `kind` lists.
+/// Decides which of `candidates`, the live manifests, a new manifest of `kind` lists.
 ///
-/// Kept are the newest checkpoints, the new one counted if it is one, and every savepoint. A claim or savepoint
-/// keeps its parent too, since the next checkpoint continues that; a checkpoint is itself what the next continues.
-/// A claim never outlives the manifest after it.
+/// It keeps the newest checkpoints, counting the new manifest if it is one, and every savepoint. A new claim or savepoint also
+/// keeps its parent, because the next checkpoint continues the parent; a new checkpoint is continued itself. A claim never
+/// outlives the next manifest.
 #[must_use]
 pub fn retain(
     policy: RetentionPolicy,
@@ -82,42 +82,42 @@ pub fn retain(
     retention
 }
 
-/// Names that nothing live reaches.
+/// Objects and manifests that no live manifest reaches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Garbage {
     /// Data objects.
     pub objects: BTreeSet<ObjectId>,
     /// Void manifests.
     pub manifests: BTreeSet<Seq>,
-    /// Live manifests that cannot be read. While there are any, no object is garbage.
+    /// Unreadable live manifests. While there are any, no object is garbage.
     pub held_by: BTreeSet<Seq>,
 }
 
-/// What an owner knows of its live manifests: enough to tell, without a listing, what a commit made unreachable.
+/// An owner's record of its live manifests, from which it computes the garbage of a commit without a listing.
 #[derive(Debug, Default)]
 pub struct Ledger {
-    /// The live manifests with their objects; `None` if they could not be read.
+    /// Live manifests with their objects; `None` if unreadable.
     live: BTreeMap<Seq, Option<BTreeSet<ObjectId>>>,
-    /// Objects of manifests that were dropped, not yet found unreachable.
+    /// Objects of dropped manifests, not yet checked for reachability.
     suspects: BTreeSet<ObjectId>,
-    /// Void manifests whose names are still in use.
+    /// Void manifests that still exist.
     void: BTreeSet<Seq>,
-    /// Objects that were handed out as garbage lately.
+    /// Recently returned garbage, newest batch first.
     freed: VecDeque<BTreeSet<ObjectId>>,
 }
 
 impl Ledger {
-    /// Adds the live manifest `seq` with its objects, or `None` if it is unreadable.
+    /// Adds the live manifest `seq` with its objects; `None` if it is unreadable.
     pub fn add_live(&mut self, seq: Seq, objects: Option<BTreeSet<ObjectId>>) {
         self.live.insert(seq, objects);
     }
 
-    /// Adds a manifest that is stored but void.
+    /// Adds a void manifest that still exists.
     pub fn add_void(&mut self, seq: Seq) {
         self.void.insert(seq);
     }
 
-    /// Takes note that `newest` was committed with `objects`, and that it does not list `dropped`.
+    /// Records the commit of `newest`, which refers to `objects` and no longer lists `dropped`.
     pub fn advance(&mut self, newest: Seq, objects: BTreeSet<ObjectId>, dropped: &[Retained]) {
         self.add_live(newest, Some(objects));
         for manifest in dropped {
@@ -132,15 +132,15 @@ impl Ledger {
         self.live.values().flatten().any(|objects| objects.contains(object))
     }
 
-    /// Returns whether `object` was handed out as garbage lately.
+    /// Returns whether `object` was recently returned as garbage.
     #[must_use]
     pub fn freed(&self, object: &ObjectId) -> bool {
         self.freed.iter().any(|objects| objects.contains(object))
     }
 
-    /// Removes and returns what may be deleted now.
+    /// Removes and returns the garbage that may be deleted now.
     ///
-    /// Void manifests among the last `list_lag` of the chain stay: they lead a reader whose listing lags to its end.
+    /// Void manifests among the last `list_lag` of the chain stay: a reader with a lagging listing follows them to the end.
     pub fn take_garbage(&mut self, list_lag: u64) -> Garbage {
         let newest = self.live.last_key_value().map_or(0, |(seq, _)| seq.0);
         let young = self.void.split_off(&Seq(newest.saturating_sub(list_lag.max(1)).saturating_add(1)));
@@ -148,16 +148,16 @@ impl Ledger {
         let mut objects = BTreeSet::new();
         let held_by: BTreeSet<Seq> =
             self.live.iter().filter(|(_, objects)| objects.is_none()).map(|(seq, _)| *seq).collect();
-        // As long as one live manifest is unreadable, any suspect may be an object of it.
+        // An unreadable live manifest may refer to any suspect.
         if held_by.is_empty() {
             objects = std::mem::take(&mut self.suspects);
             objects.retain(|object| !self.protects(object) || canary::on(Canary::CollectShared));
         }
-        while self.suspects.len() > SUSPECTS_MAX {
+        while self.suspects.len() > MAX_SUSPECTS {
             self.suspects.pop_first();
         }
         if !objects.is_empty() {
-            self.freed.truncate(FREED_LOTS - 1);
+            self.freed.truncate(FREED_BATCHES - 1);
             self.freed.push_front(objects.clone());
         }
         Garbage { objects, manifests, held_by }
@@ -189,12 +189,12 @@ mod tests {
         let retention = retain(RetentionPolicy { checkpoints }, kind, parent.map(id), candidates);
         let mut all = [seqs(&retention.kept), seqs(&retention.dropped)].concat();
         all.sort_unstable();
-        assert_eq!(all, seqs(candidates), "each candidate is kept or dropped");
+        assert_eq!(all, seqs(candidates), "every candidate is kept or dropped");
         seqs(&retention.kept)
     }
 
     #[test]
-    fn the_newest_checkpoints_live() {
+    fn the_newest_checkpoints_are_kept() {
         use ManifestKind::{Checkpoint, Claim, Savepoint};
         let candidates = checkpoints([3, 4, 5]);
         assert_eq!(kept(3, Checkpoint, Some(5), &candidates), [4, 5]);
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn savepoints_live_and_claims_do_not() {
+    fn savepoints_are_kept_and_claims_are_not() {
         let mut candidates = checkpoints([3, 5]);
         candidates.insert(1, manifest(4, ManifestKind::Claim));
         candidates.insert(0, manifest(1, ManifestKind::Savepoint));
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_next_checkpoint_continues_lives() {
+    fn the_parent_of_the_next_checkpoint_is_kept() {
         let candidates = checkpoints([3, 4, 5]);
         assert_eq!(kept(1, ManifestKind::Claim, Some(3), &candidates), [3, 5]);
         let after_claim = checkpoints([3, 5]);
@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_operator_drops_goes_unless_it_is_continued() {
+    fn a_manifest_dropped_by_the_user_goes_unless_it_is_continued() {
         let mut candidates = checkpoints([2, 5, 6]);
         candidates.insert(0, manifest(1, ManifestKind::Savepoint));
         let retention = |kind, continued: Option<u64>| {
@@ -251,19 +251,19 @@ mod tests {
     }
 
     #[test]
-    fn what_an_unreadable_manifest_holds_back_is_bounded() {
+    fn suspects_blocked_by_an_unreadable_manifest_are_bounded() {
         let mut ledger = Ledger::default();
         ledger.add_live(Seq(1), None);
         let numbered = |n: u64| ObjectId { attempt: Attempt(n), random: [0; 16] };
-        ledger.add_live(Seq(2), Some((0..SUSPECTS_MAX as u64 + 9).map(numbered).collect()));
+        ledger.add_live(Seq(2), Some((0..MAX_SUSPECTS as u64 + 9).map(numbered).collect()));
         ledger.advance(Seq(3), objects([]), &checkpoints([2]));
         assert_eq!(ledger.take_garbage(1).held_by, [Seq(1)].into());
         ledger.advance(Seq(4), objects([]), &checkpoints([1]));
-        assert_eq!(ledger.take_garbage(1).objects.len(), SUSPECTS_MAX);
+        assert_eq!(ledger.take_garbage(1).objects.len(), MAX_SUSPECTS);
     }
 
     #[test]
-    fn garbage_is_what_only_dropped_manifests_reach() {
+    fn objects_reached_only_by_dropped_manifests_are_garbage() {
         let mut ledger = Ledger::default();
         ledger.add_live(Seq(1), Some(objects([1, 2])));
         ledger.advance(Seq(2), objects([2, 3]), &[]);
@@ -274,7 +274,7 @@ mod tests {
         assert!(ledger.protects(&object(2)) && !ledger.protects(&object(1)));
         ledger.advance(Seq(4), objects([4]), &checkpoints([2, 3]));
         assert_eq!(ledger.take_garbage(1), garbage(objects([2, 3]), [2, 3]));
-        assert_eq!(ledger.take_garbage(1), Garbage::default(), "it is handed out once");
+        assert_eq!(ledger.take_garbage(1), Garbage::default(), "garbage is returned once");
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The adaptive interval of a job: its controller, told by the driver and by the engine, shown as metrics.
+//! A job's adaptive interval: the controller, fed by driver and engine, with its decisions as metrics.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,16 +14,15 @@ use crate::metrics;
 use crate::segment::sum;
 use crate::time::Timestamp;
 
-/// The extension of a manifest with what the controller had learned when its checkpoint was committed.
+/// Tag of the manifest extension with the controller's saved estimates.
 const TAG: &str = "interval";
 
-/// A job's interval is chosen by goals instead of being fixed.
+/// Settings of an interval that is chosen by goals instead of being fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct AdaptiveInterval {
-    /// What is wanted.
+    /// The goals.
     pub goals: Goals,
-    /// Guard rails, and what is assumed until it is measured. The job's own policies give minimum pause, timeout, bounds of
-    /// chains and number of groups.
+    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and `groups`.
     pub settings: IntervalSettings,
 }
 
@@ -32,17 +31,18 @@ pub struct AdaptiveInterval {
 pub(super) struct Adaptive {
     controller: Mutex<Controller>,
     groups: u16,
-    /// Bytes of the state that the job goes on from, and subtasks that do not have theirs yet.
+    /// Bytes of the restored state.
     restored_bytes: u64,
+    /// Subtasks whose restore is not complete.
     to_restore: AtomicUsize,
 }
 
 impl Adaptive {
-    /// Returns the controller of a job of `groups` key groups, if its settings want one. Its first interval begins at `now`, when
-    /// so many subtasks begin to restore their state.
+    /// Returns the controller of a job with `groups` key groups, if its settings ask for one. The first interval begins at `now`,
+    /// when the subtasks start to restore.
     ///
     /// # Errors
-    /// `Config` if goals or settings cannot be.
+    /// `Config` if a goal or a setting is out of range, or goals contradict each other.
     pub(super) fn of(
         settings: &JobSettings,
         groups: u16,
@@ -53,14 +53,14 @@ impl Adaptive {
         let CheckpointPolicy { min_pause, timeout, .. } = settings.checkpoints;
         let settings = IntervalSettings { min_pause, timeout, chain: settings.chain, groups, ..wanted };
         let restored = restored.map(|stored| &stored.manifest);
-        // Who asks for a certain checkpoint goes back on purpose.
+        // An explicitly chosen checkpoint is a rollback, not a failure.
         let learned = restored.and_then(learned);
         let learned = if from == RestoreFrom::Newest { learned } else { learned.map(Learned::of_an_end) };
         let controller = match learned {
             Some(learned) => Controller::resume(settings, goals, now, &learned)?,
             None => Controller::new(settings, goals, now)?,
         };
-        show(controller.decision());
+        export(controller.decision());
         Ok(Some(Self {
             controller: Mutex::new(controller),
             groups,
@@ -69,7 +69,7 @@ impl Adaptive {
         }))
     }
 
-    /// Notes that a subtask has its state. Once all have, records can be processed.
+    /// Records that a subtask is restored. After the last one, processing can begin.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
     pub(super) fn restored(&self, now: Timestamp) {
         if self.to_restore.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -77,7 +77,7 @@ impl Adaptive {
         }
     }
 
-    /// Returns what the next attempt goes on from.
+    /// Returns the estimates for the next attempt.
     pub(super) fn extension(&self) -> Extension {
         Extension { tag: TAG.to_owned(), required: false, bytes: self.lock().learned().to_bytes() }
     }
@@ -88,7 +88,7 @@ impl Adaptive {
 
     pub(super) fn observe(&self, now: Timestamp, observation: Observation) {
         let is_load = matches!(observation, Observation::Load(_));
-        // What is read before all state is there waits in front of subtasks that cannot process it.
+        // Input read before every subtask is restored only queues up.
         if is_load && self.to_restore.load(Ordering::Acquire) > 0 {
             return;
         }
@@ -96,7 +96,7 @@ impl Adaptive {
         let before = controller.decision().at;
         controller.observe(now, observation);
         if controller.decision().at != before {
-            show(controller.decision());
+            export(controller.decision());
         }
         if is_load {
             metrics::predicted_recovery(controller.predicted_recovery(now));
@@ -107,12 +107,12 @@ impl Adaptive {
         self.lock().is_due(now)
     }
 
-    /// Returns the bounds of chains by which the next checkpoint is of the kind that was decided; never looser than `policy`.
+    /// Returns chain bounds under which the next checkpoint is of the decided kind; never looser than `policy`.
     pub(super) fn chain_policy(&self, policy: ChainPolicy) -> ChainPolicy {
         self.lock().decision().kind.chain_policy(policy, self.groups)
     }
 
-    /// Returns how many times its timeout a checkpoint that starts now is given.
+    /// Returns the factor of the timeout of a checkpoint that starts now.
     pub(super) fn timeout_factor(&self) -> u32 {
         self.lock().decision().timeout_factor
     }
@@ -124,12 +124,12 @@ impl Adaptive {
     pub(super) fn set_goals(&self, now: Timestamp, goals: Goals) -> Result<()> {
         let mut controller = self.lock();
         controller.set_goals(now, goals)?;
-        show(controller.decision());
+        export(controller.decision());
         Ok(())
     }
 }
 
-/// Returns what the checkpoint's attempt had learned, if it had and this build understands it.
+/// Returns the estimates saved in a checkpoint, if there are any that this build can decode.
 fn learned(manifest: &Manifest) -> Option<Learned> {
     let extension = manifest.extensions.iter().find(|extension| extension.tag == TAG)?;
     let learned = Learned::from_bytes(&extension.bytes);
@@ -139,13 +139,14 @@ fn learned(manifest: &Manifest) -> Option<Learned> {
     learned.inspect_err(ignored).ok()
 }
 
-/// Returns the bytes of all segments.
+/// Returns the total length of all segments.
 fn state_bytes(manifest: &Manifest) -> u64 {
     let subtasks = manifest.operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
     sum(subtasks.flat_map(|subtask| &subtask.segments).map(|segment| segment.length))
 }
 
-fn show(decision: &Decision) {
+/// Exports a decision as metrics.
+fn export(decision: &Decision) {
     let reason = &decision.reason;
     let infeasible = reason.infeasible.is_some();
     metrics::interval(decision.interval.as_secs_f64(), reason.binds.name(), &Bound::NAMES, infeasible);
@@ -155,23 +156,23 @@ fn show(decision: &Decision) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::chain::{Link, bases_due};
-    use crate::control::interval::Kind;
+    use crate::control::chain::{LinkSize, bases_due};
+    use crate::control::interval::CheckpointKind;
     use crate::key_group::KeyGroupSet;
 
     #[test]
-    fn a_kind_is_followed_by_the_chain_and_never_makes_it_longer() {
+    fn a_checkpoint_kind_shortens_the_chain_and_never_lengthens_it() {
         let owned = KeyGroupSet::all(128);
         let policy = ChainPolicy::default();
-        let due = |kind: Kind, deltas: usize| {
-            let chain = vec![Link { groups: &owned, bytes_per_group: 1 << 20, raw_bytes_per_group: 1 << 20 }];
-            let delta = Link { groups: &owned, bytes_per_group: 1, raw_bytes_per_group: 1 };
+        let due = |kind: CheckpointKind, deltas: usize| {
+            let chain = vec![LinkSize { groups: &owned, bytes_per_group: 1 << 20, raw_bytes_per_group: 1 << 20 }];
+            let delta = LinkSize { groups: &owned, bytes_per_group: 1, raw_bytes_per_group: 1 };
             let chain: Vec<_> = chain.into_iter().chain(vec![delta; deltas]).collect();
             bases_due(&chain, &owned, kind.chain_policy(policy, 128)).len()
         };
-        assert_eq!(due(Kind::Full, 0), 128);
+        assert_eq!(due(CheckpointKind::Full, 0), 128);
         for (bases, patience) in [(0, 24), (4, 24), (8, 16), (16, 8)] {
-            let kind = Kind::Incremental { bases };
+            let kind = CheckpointKind::Incremental { bases };
             assert_eq!((due(kind, patience - 2), due(kind, patience - 1)), (0, 16), "{bases} bases per checkpoint");
         }
     }

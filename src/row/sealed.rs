@@ -92,6 +92,3 @@ pub struct SealedPart {
     /// The rules of the rows at the instant of the seal; [`Rules::of`] returns a group's.
     pub rules: Rules,
 }
-
-impl SealedPart {
-}

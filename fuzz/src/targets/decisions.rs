@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use alluvium::Result;
 use alluvium::checkpoint::sweep;
-use alluvium::control::chain::{ChainPolicy, Link, bases_due};
+use alluvium::control::chain::{ChainPolicy, LinkSize, bases_due};
 use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
 use alluvium::control::retention::{Ledger, RetentionPolicy, retain};
 use alluvium::id::{Attempt, Epoch, Hash, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask};
@@ -211,7 +211,7 @@ fn chains(case: &Case) {
     let layers: Vec<_> = case.chains.iter().map(|(bits, bytes)| (set(*bits), u64::from(*bytes))).collect();
     let links: Vec<_> = layers
         .iter()
-        .map(|(groups, bytes)| Link { groups, bytes_per_group: *bytes, raw_bytes_per_group: *bytes / 2 })
+        .map(|(groups, bytes)| LinkSize { groups, bytes_per_group: *bytes, raw_bytes_per_group: *bytes / 2 })
         .collect();
     let owned = KeyGroupSet::all(1 + u16::from(case.retained) % 16);
     let policy = ChainPolicy { max_segments: 1 + usize::from(case.list_lag), spread: usize::from(case.participants) };

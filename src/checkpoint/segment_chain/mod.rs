@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::encoded_rows::restricted;
 use crate::canary::{self, Canary};
-use crate::control::chain::{ChainPolicy, Link as LinkView, bases_due};
+use crate::control::chain::{ChainPolicy, LinkSize, bases_due};
 use crate::error::broken;
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -84,15 +84,15 @@ impl SegmentChain {
         let links: Vec<_> = self.links.iter().zip(&needed).collect();
         let seals = links.chunk_by(|(a, _), (b, _)| a.is_sealed_with(b));
         let seals: Vec<_> = seals.map(seal_of).collect();
-        let views: Vec<_> = seals
+        let sizes: Vec<_> = seals
             .iter()
-            .map(|&(ref groups, bytes_per_group, raw_bytes_per_group)| LinkView {
+            .map(|&(ref groups, bytes_per_group, raw_bytes_per_group)| LinkSize {
                 groups,
                 bytes_per_group,
                 raw_bytes_per_group,
             })
             .collect();
-        self.due = bases_due(&views, &self.owned, policy);
+        self.due = bases_due(&sizes, &self.owned, policy);
     }
 
     /// Gives all groups a new base at the next seal: their stored rows must not be read under the new rules.

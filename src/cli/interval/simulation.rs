@@ -4,7 +4,7 @@
 //! takes its capacity cost from the processing when it starts, and is durable its duration later. A failure undoes what
 //! was processed since the barrier of the last durable checkpoint. Equal seeds give equal runs.
 
-use alluvium::control::estimate::{LoadSample, Scope};
+use alluvium::control::estimate::{FailureScope, LoadSample};
 use alluvium::control::interval::{CheckpointSample, Controller, Decision, Observation};
 use alluvium::time::Timestamp;
 
@@ -290,7 +290,7 @@ impl Run<'_, '_> {
 
     fn fail(&mut self) {
         let (failed, index) = (self.t, self.next_failure);
-        self.tell(Observation::Failed(Scope::Job));
+        self.tell(Observation::Failed(FailureScope::Job));
         self.next_failure += 1;
         let mut up = self.t + self.outage();
         let mut disturbed = self.catching_up.is_some();

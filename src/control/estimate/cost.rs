@@ -1,50 +1,52 @@
-//! What something costs by its size.
+//! A cost as a linear function of size.
 
 use super::learned::LearnedLine;
 use super::smoothing::Clip;
 use super::{positive, sane};
 
-/// A past sample's weight against the next one's.
+/// Weight of the past against a new sample.
 const FORGET: f64 = 0.95;
 
-/// More than this, of bytes or seconds, is no measurement.
+/// Bytes or seconds beyond this are rejected as measurement errors.
 const MOST: f64 = 1e18;
 
-/// Sizes must spread by this share of their mean for the slope to be taken from them alone.
+/// The samples alone determine the slope once their sizes spread by this share of the mean.
 const SPREAD: f64 = 0.25;
 
-/// The slope of a model in proportion: so steep that nothing is left for a fixed part until sizes have differed.
+/// The prior slope of a proportional model: so steep that the fixed part stays 0 until sizes differ.
 const STEEP: f64 = 1e15;
 
-/// `seconds = c0 + bytes / B` by exponentially forgotten least squares.
+/// Fits `seconds = c0 + bytes / B` by least squares with exponential forgetting.
 ///
-/// One for each cost of a checkpoint, capacity lost and duration; one for the outage by the state's size; one for the bytes of
-/// changed rows by their number. Sizes that hardly differ tell nothing of the slope: it is then held near the last one that
-/// was well known. Both parts are kept >= 0. A sample that is absurdly dear counts as merely dear ([`LinearCost::clipped`]).
+/// Models capacity cost and duration by a checkpoint's bytes, the outage by the state's bytes, and changed bytes by changed rows.
+/// Sizes that hardly differ do not determine the slope: the model then holds it near the last well-determined value. Both
+/// parts stay >= 0. Outliers are clipped ([`LinearCost::clipped`]).
 ///
 /// # Source
 /// `docs/formulas.md`, B3. Check: (1e8, 0.16), (2e8, 0.26), (4e8, 0.46), (8e8, 0.86) give c0 = 0.06 s and B = 1e9 B/s.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct LinearCost {
     weight: f64,
-    mean: (f64, f64),
+    mean_size: f64,
+    mean_cost: f64,
     variance: f64,
     covariance: f64,
     clip: Clip,
-    /// Slope to hold on to, s/B.
+    /// The last well-determined slope, or the prior, s/B.
     held: f64,
     fixed: f64,
     slope: f64,
 }
 
 impl LinearCost {
-    /// Returns a model that knows nothing but a guess: `fixed` seconds and `per_byte` seconds per byte, both >= 0.
+    /// Returns a model with a prior guess: `fixed` seconds and `per_byte` seconds per byte, both >= 0.
     #[must_use]
     pub fn new(fixed: f64, per_byte: f64) -> Self {
         let (fixed, slope) = (sane(fixed).unwrap_or(0.0), sane(per_byte).unwrap_or(0.0));
         Self {
             weight: 0.0,
-            mean: (0.0, 0.0),
+            mean_size: 0.0,
+            mean_cost: 0.0,
             variance: 0.0,
             covariance: 0.0,
             clip: Clip::default(),
@@ -54,35 +56,36 @@ impl LinearCost {
         }
     }
 
-    /// Returns a model that knows nothing, and takes the cost to be in proportion to the size until sizes have differed.
+    /// Returns a model without a prior guess. The cost is proportional to the size until sizes differ.
     #[must_use]
     pub fn proportional() -> Self {
         Self { held: STEEP, ..Self::new(0.0, 0.0) }
     }
 
-    /// Returns what a sample counts as: at most eight times what was expected, once enough is known for that.
+    /// Returns the sample clipped to eight times the expected cost; unclipped for the first five samples.
     #[must_use]
     pub fn clipped(&self, bytes: f64, seconds: f64) -> f64 {
-        self.clip.of(seconds, self.at(bytes))
+        self.clip.clipped(seconds, self.at(bytes))
     }
 
-    /// Takes a sample.
+    /// Adds a sample.
     pub fn observe(&mut self, bytes: f64, seconds: f64) {
         let (Some(bytes), Some(seconds)) = (sane(bytes), sane(seconds)) else { return };
         if bytes.max(seconds) > MOST {
             return;
         }
-        if self.clip.was_absurd(seconds, self.at(bytes)) {
-            // Nothing of it may stay: its weight is that of many.
+        if self.clip.earlier_were_absurd(seconds, self.at(bytes)) {
+            // Drop the earlier samples altogether: one absurd value would outweigh many good ones.
             *self = Self { held: self.held, ..Self::new(0.0, 0.0) };
         }
         let seconds = self.clipped(bytes, seconds);
         self.clip.count();
-        // Weighted sums about the mean: plain ones would cancel at sizes of gigabytes.
+        // Sums about the mean: plain sums of squares cancel at sizes of gigabytes.
         let before = self.weight * FORGET;
         self.weight = before + 1.0;
-        let (dx, dy) = (bytes - self.mean.0, seconds - self.mean.1);
-        self.mean = (self.mean.0 + dx / self.weight, self.mean.1 + dy / self.weight);
+        let (dx, dy) = (bytes - self.mean_size, seconds - self.mean_cost);
+        self.mean_size += dx / self.weight;
+        self.mean_cost += dy / self.weight;
         let share = before / self.weight;
         self.variance = self.variance * FORGET + share * dx * dx;
         self.covariance = self.covariance * FORGET + share * dx * dy;
@@ -90,7 +93,7 @@ impl LinearCost {
     }
 
     fn fit(&mut self) {
-        let floor = (SPREAD * self.mean.0).powi(2);
+        let floor = (SPREAD * self.mean_size).powi(2);
         let variance = self.variance / self.weight;
         let covariance = self.covariance / self.weight;
         let slope = if variance > 0.0 && variance >= floor {
@@ -100,38 +103,38 @@ impl LinearCost {
             positive(variance + floor).map_or(self.held, |sum| ((covariance + floor * self.held) / sum).max(0.0))
         };
         self.slope = slope;
-        self.fixed = self.mean.1 - slope * self.mean.0;
+        self.fixed = self.mean_cost - slope * self.mean_size;
         if self.fixed < 0.0 {
             self.fixed = 0.0;
-            self.slope = positive(self.mean.0).map_or(slope, |mean| self.mean.1 / mean);
+            self.slope = positive(self.mean_size).map_or(slope, |mean| self.mean_cost / mean);
         }
     }
 
-    /// Returns what `bytes` cost, s.
+    /// Returns the cost of `bytes`, s.
     #[must_use]
     pub fn at(&self, bytes: f64) -> f64 {
         self.fixed + self.slope * sane(bytes).unwrap_or(0.0)
     }
 
-    /// Returns the part that does not depend on the size (c0), s.
+    /// Returns the fixed part (c0), s.
     #[must_use]
     pub fn fixed(&self) -> f64 {
         self.fixed
     }
 
-    /// Returns what a byte costs (1/B), s.
+    /// Returns the cost per byte (1/B), s.
     #[must_use]
     pub fn per_byte(&self) -> f64 {
         self.slope
     }
 
-    /// Returns what it has learned, if there was a sample.
+    /// Returns the state to save; `None` without a sample.
     pub(in crate::control) fn learned(&self) -> Option<LearnedLine> {
-        let line = LearnedLine { fixed: self.fixed, slope: self.slope, size: self.mean.0 };
+        let line = LearnedLine { fixed: self.fixed, slope: self.slope, size: self.mean_size };
         (self.samples() > 0).then_some(line)
     }
 
-    /// Goes on from what another has learned, as from a single sample on its line.
+    /// Restores a saved state as a single sample on the saved line.
     pub(in crate::control) fn recall(&mut self, learned: Option<&LearnedLine>) {
         let Some(&LearnedLine { fixed, slope, size }) = learned.filter(|line| line.slope <= MOST) else { return };
         let mut model = Self::new(fixed, slope);
@@ -141,7 +144,7 @@ impl LinearCost {
         }
     }
 
-    /// Returns how many samples were taken.
+    /// Returns the number of samples.
     #[must_use]
     pub fn samples(&self) -> u32 {
         self.clip.samples()
@@ -166,13 +169,13 @@ mod tests {
     }
 
     #[test]
-    fn equal_sizes_leave_the_slope_where_it_was() {
+    fn equal_sizes_keep_the_prior_slope() {
         let mut model = LinearCost::new(0.0, 2e-9);
         for _ in 0..50 {
             model.observe(1e8, 0.5);
         }
         assert!((model.per_byte() - 2e-9).abs() < 1e-15 && (model.fixed() - 0.3).abs() < 1e-9, "{model:?}");
-        // Hardly different sizes with noise do not throw it off either.
+        // Nor do nearly equal sizes with noise move it far.
         for at in 0..200u32 {
             let wobble = f64::from(at * 7919 % 11) / 5.0 - 1.0;
             let noise = f64::from(at * 104_729 % 13) / 6.0 - 1.0;
@@ -182,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn both_parts_stay_positive_and_the_new_is_learned() {
+    fn both_parts_stay_positive_and_adapt() {
         let mut model = LinearCost::new(0.1, 1e-9);
         for _ in 0..20 {
             B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, (seconds - 0.1).max(0.0)));
@@ -192,7 +195,7 @@ mod tests {
             B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, 2.0 * seconds));
         }
         assert!((model.fixed() - 0.12).abs() < 0.01, "{model:?}");
-        // Falling costs: no negative slope.
+        // Falling costs give no negative slope.
         for _ in 0..50 {
             [(1e8, 0.5), (8e8, 0.1)].into_iter().for_each(|(bytes, seconds)| model.observe(bytes, seconds));
         }
@@ -200,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_changes_nothing_and_absurd_costs_little() {
+    fn nonsense_is_ignored_and_an_absurd_sample_is_clipped() {
         let mut model = LinearCost::new(f64::NAN, -1.0);
         assert_eq!(model.at(f64::NAN), 0.0);
         for (bytes, seconds) in std::iter::repeat_n(B3, 5).flatten() {
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_beginning_is_forgotten() {
+    fn an_absurd_first_sample_is_dropped() {
         let mut model = LinearCost::new(0.0, 1e-9);
         model.observe(1e8, 1e9);
         B3.into_iter().for_each(|(bytes, seconds)| model.observe(bytes, seconds));
@@ -227,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn in_proportion_until_sizes_differ() {
+    fn a_proportional_model_has_no_fixed_part_until_sizes_differ() {
         let mut model = LinearCost::proportional();
         assert_eq!(model.at(10.0), 0.0);
         for wobble in [0.0, 1.0, -1.0, 2.0, -2.0] {
@@ -235,7 +238,7 @@ mod tests {
             model.observe(rows, 1e5 + 50.0 * rows);
         }
         assert!(model.fixed() == 0.0 && (model.at(1e4) / 6e5 - 1.0).abs() < 0.01, "{model:?}");
-        // Little can be told of an idle time yet, and it does not make rows larger; some of them show what is fixed.
+        // One idle epoch does not change the size of rows; several reveal the fixed part.
         model.observe(1.0, 1e5 + 50.0);
         assert!((model.at(1e4) / 6e5 - 1.0).abs() < 0.01, "{model:?}");
         for rows in [1e4, 1.0].into_iter().cycle().take(80) {

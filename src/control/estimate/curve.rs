@@ -1,4 +1,4 @@
-//! How many distinct keys a number of updates dirties.
+//! The number of distinct keys that updates dirty.
 
 use std::f64::consts::LN_2;
 
@@ -8,29 +8,36 @@ use super::{positive, sane};
 /// Knots, at 1, 2, 4, ... updates.
 const KNOTS: usize = 60;
 
-/// How far a sample moves the curve towards itself.
+/// Share of its error by which a sample moves the curve.
 const GAIN: f64 = 0.4;
 
-/// Elasticity of a curve of which one point is known: between the extremes, near what skewed keys have.
+/// Elasticity of a curve with one known point: between the extremes, near that of skewed keys.
 const FIRST_ELASTICITY: f64 = 0.8;
 
 /// Distinct dirty keys over updates, `D(n)`, and its elasticity `d ln D / d ln n`, from exact first-touch counts.
 ///
-/// Units: updates (or records, where updates are not counted) and keys. Updates, not time: a curve over updates stays as
-/// it is when the rate changes, and over `T` seconds at a rate of `u` it is `D(u T)`. The curve is kept at powers of two,
-/// in logarithms; between them it is a cubic, beyond them it goes on with the elasticity of its end. The elasticity is
-/// kept between 0 (all keys are dirty) and 1 (every update hits another key), as it must be.
+/// Units: keys, and updates (or records, where updates are not counted). The argument is updates, not time, so that the curve
+/// survives a change of rate: `T` seconds at rate `u` dirty `D(u T)` keys. The curve stores logarithms at powers of two, is
+/// cubic in between, and extrapolates with the elasticity at its ends. The elasticity stays between 0 (all keys are dirty)
+/// and 1 (every update hits another key).
 ///
 /// # Source
 /// `docs/formulas.md`, B1 and A10. Check: uniform over 1e6 keys, D(1e5) is 95162.63 and its elasticity 0.951.
 #[derive(Debug, Clone)]
 pub struct DirtyCurve {
-    /// Logarithms of counts at powers of two, from `first` on, ascending by at most `ln 2` each.
+    /// Logarithms of counts at powers of two, from `2^first` on, ascending by at most `ln 2` each.
     logs: Vec<f64>,
     first: usize,
-    /// Updates and count at the last sample of the running epoch.
-    last: (f64, f64),
+    last: Sample,
+    /// Number of all keys.
     keys: Option<f64>,
+}
+
+/// The last sample of the running epoch.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sample {
+    updates: f64,
+    distinct: f64,
 }
 
 impl Default for DirtyCurve {
@@ -40,33 +47,37 @@ impl Default for DirtyCurve {
 }
 
 impl DirtyCurve {
-    /// Returns a curve that knows nothing: every update hits another key.
+    /// Returns a curve without samples: every update hits another key.
     #[must_use]
     pub fn new() -> Self {
-        Self { logs: Vec::new(), first: 0, last: (0.0, 0.0), keys: None }
+        Self { logs: Vec::new(), first: 0, last: Sample::default(), keys: None }
     }
 
-    /// Sets how many keys there are: no count is larger.
+    /// Sets the number of all keys, the upper bound of every count.
     pub fn set_keys(&mut self, keys: f64) {
         self.keys = positive(keys).or(self.keys);
     }
 
-    /// Takes a sample within an epoch: after `updates` since it began, `distinct` keys are dirty. Both only grow. False if it
-    /// was left out.
+    /// Adds a sample within an epoch: `distinct` keys are dirty after `updates` updates. Both only grow within an epoch.
+    /// Returns false if the sample was ignored.
     pub fn observe(&mut self, updates: f64, distinct: f64) -> bool {
         let (Some(updates), Some(distinct)) = (positive(updates), sane(distinct)) else { return false };
-        if updates < 1.0 || updates <= self.last.0 || distinct < self.last.1 || updates >= (KNOTS as f64 - 2.0).exp2() {
+        if updates < 1.0
+            || updates <= self.last.updates
+            || distinct < self.last.distinct
+            || updates >= (KNOTS as f64 - 2.0).exp2()
+        {
             return false;
         }
-        self.last = (updates, distinct);
-        // Less than one key is as good as none, and has a logarithm.
+        self.last = Sample { updates, distinct };
+        // Zero keys have no logarithm.
         self.learn(updates.log2(), distinct.max(1e-3).ln());
         true
     }
 
-    /// Ends the epoch: the next sample counts from zero again.
+    /// Ends the epoch: the next sample counts from zero.
     pub fn end_epoch(&mut self) {
-        self.last = (0.0, 0.0);
+        self.last = Sample::default();
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and KNOTS, checked before")]
@@ -83,7 +94,7 @@ impl DirtyCurve {
             self.first -= 1;
         }
         while knot + 1 >= self.first + self.logs.len() {
-            // What lies beyond the end is drawn towards the sample at once: nothing else is known of it.
+            // Extrapolate; the update below moves the new knot towards the sample, its only evidence.
             let (value, _) = self.read((self.first + self.logs.len()) as f64);
             self.logs.push(value);
         }
@@ -99,7 +110,7 @@ impl DirtyCurve {
         self.straighten(at);
     }
 
-    /// Bends what lies beside the knots `at` and `at + 1` so that the curve rises, and by no more than the updates do.
+    /// Clamps the knots on either side of `at` and `at + 1`, so that the elasticity stays between 0 and 1.
     fn straighten(&mut self, at: usize) {
         let middle = (at + 1).min(self.logs.len());
         let (before, after) = self.logs.split_at_mut(middle);
@@ -116,7 +127,7 @@ impl DirtyCurve {
         }
     }
 
-    /// Returns the slope of the segment that begins at knot `at`, counted from the first; that of the nearest beyond the ends.
+    /// Returns the slope of the segment that begins at knot `at` (0 is the first); beyond the ends, of the nearest segment.
     fn segment(&self, at: isize) -> f64 {
         let last = isize::try_from(self.logs.len()).unwrap_or(isize::MAX) - 2;
         let at = usize::try_from(at.clamp(0, last.max(0))).unwrap_or(0);
@@ -126,14 +137,14 @@ impl DirtyCurve {
         }
     }
 
-    /// Returns logarithm and elasticity at `2^position` updates.
+    /// Returns the logarithm of the count, and the elasticity, at `2^position` updates.
     #[expect(clippy::cast_possible_truncation, reason = "between 0 and KNOTS, or clamped to the ends")]
     fn read(&self, position: f64) -> (f64, f64) {
         let (Some(bottom), Some(top)) = (self.logs.first(), self.logs.last()) else { return (position * LN_2, 1.0) };
         let x = position - self.first as f64;
         let end = self.logs.len() as f64 - 1.0;
         if x <= 0.0 {
-            // Few updates hit distinct keys: the elasticity of the lowest segment holds a little further down only.
+            // An approximation: the elasticity tends to 1 as updates become few.
             let slope = self.segment(0);
             return (bottom + slope * x * LN_2, slope);
         }
@@ -145,7 +156,7 @@ impl DirtyCurve {
         let (at, t) = (knot as isize, x - knot);
         let low = usize::try_from(at).ok().and_then(|at| self.logs.get(at)).copied().unwrap_or(*top);
         let inner = self.segment(at);
-        // Slopes at the knots; at most thrice the segment's, so that the cubic does not swing over.
+        // Slopes at the knots; at most three times the segment's, so that the cubic does not overshoot.
         let left = (0.5 * (self.segment(at - 1) + inner)).min(3.0 * inner);
         let right = (0.5 * (inner + self.segment(at + 1))).min(3.0 * inner);
         let (bend, twist) = (3.0 * inner - 2.0 * left - right, left + right - 2.0 * inner);
@@ -153,7 +164,7 @@ impl DirtyCurve {
         (value, (left + t * (2.0 * bend + 3.0 * t * twist)).clamp(0.0, 1.0))
     }
 
-    /// Returns the distinct keys that `updates` dirty, at most `updates` and at most all keys, and the elasticity there.
+    /// Returns the distinct keys that `updates` dirty (at most `updates`, at most all keys), and the elasticity there.
     #[must_use]
     pub fn at(&self, updates: f64) -> (f64, f64) {
         let Some(updates) = positive(updates) else { return (0.0, 1.0) };
@@ -169,24 +180,24 @@ impl DirtyCurve {
         if distinct >= updates { (updates, 1.0) } else { (distinct, elasticity) }
     }
 
-    /// Returns what it has learned.
+    /// Returns the state to save.
     pub(in crate::control) fn learned(&self) -> LearnedCurve {
         LearnedCurve { first: u32::try_from(self.first).unwrap_or(u32::MAX), logs: self.logs.clone() }
     }
 
-    /// Goes on from what another has learned.
+    /// Restores a saved state.
     pub(in crate::control) fn recall(&mut self, learned: &LearnedCurve) {
         let LearnedCurve { first, logs } = learned;
         let first = usize::try_from(*first).unwrap_or(usize::MAX);
-        // No logarithm of a count is larger than that of the updates at the last knot.
-        let makes_sense = logs.iter().all(|log| log.abs() <= KNOTS as f64 * LN_2);
-        if makes_sense && logs.len() >= 2 && first.saturating_add(logs.len()) <= KNOTS {
+        // A count never exceeds the updates at the last knot.
+        let plausible = logs.iter().all(|log| log.abs() <= KNOTS as f64 * LN_2);
+        if plausible && logs.len() >= 2 && first.saturating_add(logs.len()) <= KNOTS {
             (self.first, self.logs) = (first, logs.clone());
             self.straighten(0);
         }
     }
 
-    /// Returns whether there was a sample.
+    /// Returns whether the curve has a sample.
     #[must_use]
     pub fn is_known(&self) -> bool {
         !self.logs.is_empty()
@@ -199,7 +210,7 @@ mod tests {
     use super::*;
     use crate::control::formula::distinct_keys_uniform;
 
-    /// Feeds epochs of `updates` updates, a sample at each `step`.
+    /// Returns a curve fed with epochs of `updates` updates, a sample at each `step`.
     fn learned(distinct: impl Fn(f64) -> f64, epochs: u32, updates: f64, step: f64) -> DirtyCurve {
         let mut curve = DirtyCurve::new();
         for _ in 0..epochs {
@@ -227,7 +238,7 @@ mod tests {
         }
         let (at_check, beta) = curve.at(1e5);
         assert!((at_check - 95_162.63).abs() < 500.0 && (beta - 0.951).abs() < 0.02, "{at_check} {beta}");
-        assert!(curve.at(1e9).0 <= 3e6, "beyond what was seen it flattens");
+        assert!(curve.at(1e9).0 <= 3e6, "the curve flattens beyond its samples");
     }
 
     #[test]
@@ -244,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn another_distribution_is_learned_within_a_few_epochs() {
+    fn a_new_distribution_is_learned_within_a_few_epochs() {
         let mut curve = learned(|n| distinct_keys_uniform(1e4, n), 10, 1e6, 1e4);
         for epoch in 1..=4 {
             for n in (1..=100).map(|at| f64::from(at) * 1e4) {
@@ -271,7 +282,7 @@ mod tests {
         }
         curve.observe(500.0, 700.0);
         curve.observe(1500.0, 700.0);
-        assert_eq!(curve.at(1000.0), before, "neither out of order nor fewer than before");
+        assert_eq!(curve.at(1000.0), before, "samples out of order or with a smaller count are ignored");
         curve.set_keys(850.0);
         assert_eq!(curve.at(1e9), (850.0, 0.0));
         for n in [1e-9, 1.0, 1e3, 1e9, 1e30, f64::MAX] {
@@ -280,6 +291,6 @@ mod tests {
         }
         curve.end_epoch();
         curve.observe(1000.0, 0.0);
-        assert!(curve.at(1000.0).0 >= 0.0, "an epoch of reads alone");
+        assert!(curve.at(1000.0).0 >= 0.0, "an epoch with reads only");
     }
 }

@@ -1,31 +1,31 @@
-//! How often failures happen.
+//! The failure rate.
 
 use super::learned::{LearnedFailures, LearnedPage};
 use super::{positive, sane};
 
-/// A change by this factor is looked for, either way.
+/// The change test looks for a rate that is higher or lower by this factor.
 const CHANGE: f64 = 4.0;
 
-/// Log likelihood ratio at which a change is believed: a false alarm in more than a hundred failures.
-const BELIEVED: f64 = 5.0;
+/// Log likelihood ratio at which a change is accepted: less than one false alarm in a hundred failures.
+const ACCEPTED: f64 = 5.0;
 
-/// More than this, of seconds or failures, is no measurement.
-const MOST: f64 = 1e12;
+/// Seconds or failures beyond this are rejected as measurement errors.
+const MAX: f64 = 1e12;
 
-/// Logarithm of the odds against a change before there is evidence of it.
-const DOUBT: f64 = 4.0;
+/// Logarithm of the prior odds against a change.
+const PRIOR_LOG_ODDS: f64 = 4.0;
 
-/// A time that is as good as never, s.
+/// A time that stands for never, s.
 const NEVER: f64 = 1e150;
 
-/// Strength of what is known after a change, in failures.
+/// Strength of the prior after a change, in failures.
 const STRENGTH_AFTER_CHANGE: f64 = 0.5;
 
-/// A failure rate known by a Gamma distribution: `shape` failures in `time` seconds.
+/// A failure rate with a Gamma distribution: `shape` failures in `time` seconds.
 ///
 /// # Source
-/// `docs/formulas.md`, B4. Check: prior (1, 86400) and 2 failures in 21600 s give a mean time of 36000 s; its rate is
-/// between 7.571217e-06 and 5.829439e-05 with 5 % beyond either.
+/// `docs/formulas.md`, B4. Check: prior (1, 86400) and 2 failures in 21600 s give a mean time of 36000 s; the 5 % and 95 %
+/// quantiles of the rate are 7.571217e-06 and 5.829439e-05.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GammaPoisson {
     shape: f64,
@@ -33,7 +33,7 @@ pub struct GammaPoisson {
 }
 
 impl GammaPoisson {
-    /// Returns what is known before any evidence: as if `strength` (> 0) failures had been seen `mtbf` (> 0) seconds apart.
+    /// Returns a prior worth `strength` (> 0) failures, `mtbf` (> 0) seconds apart.
     #[must_use]
     pub fn new(strength: f64, mtbf: f64) -> Self {
         let shape = positive(strength).unwrap_or(1.0);
@@ -52,7 +52,7 @@ impl GammaPoisson {
         self.time / self.shape
     }
 
-    /// Returns the rate, per second, below which the true one is with `probability` (strictly between 0 and 1).
+    /// Returns the quantile of the rate, per second, at `probability` (strictly between 0 and 1).
     #[must_use]
     pub fn quantile(&self, probability: f64) -> f64 {
         if !(probability > 0.0 && probability < 1.0) {
@@ -62,55 +62,55 @@ impl GammaPoisson {
     }
 }
 
-/// What is known of failures before any is seen.
+/// Assumptions about failures before any evidence.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FailurePrior {
-    /// Mean time between failures of the job that no single node causes, s.
+    /// Mean time between failures of the job as a whole, without those of single nodes, s.
     pub job_mtbf: f64,
-    /// Mean time between failures of one node, s; infinite if nodes are not told apart.
+    /// Mean time between failures of one node, s; infinite if node failures are not reported separately.
     pub node_mtbf: f64,
-    /// How many failures this is worth as evidence. The optimum is flat: a few are enough, and forgotten soon.
+    /// Weight of the prior, in failures. The optimum is flat, so a few suffice and evidence soon outweighs them.
     pub strength: f64,
-    /// Time after which evidence counts half, s.
+    /// Half-life of evidence, s.
     pub memory: f64,
 }
 
 impl Default for FailurePrior {
-    /// A failure a day, worth three failures of evidence; what is seen is half forgotten in a week.
+    /// One failure a day, with the weight of three failures; evidence halves in a week.
     fn default() -> Self {
         Self { job_mtbf: 86_400.0, node_mtbf: f64::INFINITY, strength: 3.0, memory: 7.0 * 86_400.0 }
     }
 }
 
-/// Whose failure it was.
+/// The extent of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum FailureScope {
     /// The job as a whole.
     Job,
     /// One of its nodes.
     Node,
 }
 
-/// The job's failure rate: its own and that of its nodes, each learned from failures and from the time without any.
+/// The job's failure rate: the sum of its own and its nodes', each learned from failures and from the time between them.
 ///
-/// Units: failures per second of the job, or per second and node. Time is told by [`FailureRate::advance`]. Until the first
-/// failure the mean time is the prior's, or the time without failure once that is longer: a prior that was too long is not
-/// made worse by quiet hours. A rate that changes fourfold is noticed by Page's test on the gaps, and older evidence dropped; until
-/// the test is sure, the change counts by its odds.
+/// Units: failures per second of the job, or per second and node. [`FailureRate::advance`] reports time. Until the first
+/// failure the mean time is the prior's or, once longer, the time without a failure: quiet hours do not worsen a prior that is
+/// too long. Page's test on the gaps detects a fourfold change and drops older evidence; before it decides, the
+/// estimate weighs the change by its odds.
 ///
 /// # Source
-/// `docs/formulas.md`, B4; the job's rate is the sum of its nodes' and its own.
+/// `docs/formulas.md`, B4.
 #[derive(Debug, Clone, Copy)]
 pub struct FailureRate {
     job: Evidence,
     node: Evidence,
     nodes: f64,
-    /// Failures that were announced, and are counted already.
+    /// Expected number of announced node failures, already counted as evidence.
     announced: f64,
 }
 
 impl FailureRate {
-    /// Returns a rate known by `prior` alone, for one node.
+    /// Returns the rate of `prior`, for one node.
     #[must_use]
     pub fn new(prior: FailurePrior) -> Self {
         Self {
@@ -121,42 +121,42 @@ impl FailureRate {
         }
     }
 
-    /// Sets on how many nodes the job runs from now on.
+    /// Sets the number of nodes.
     pub fn set_nodes(&mut self, nodes: f64) {
         self.nodes = positive(nodes).unwrap_or(self.nodes);
     }
 
-    /// Lets `dt` seconds pass.
+    /// Advances time by `dt` seconds.
     pub fn advance(&mut self, dt: f64) {
         self.job.advance(dt, dt);
         self.node.advance(dt, dt * self.nodes);
     }
 
-    /// Notes a failure. True if the rate has changed.
-    pub fn failed(&mut self, scope: Scope) -> bool {
+    /// Records a failure. Returns true if the change test accepted a new rate.
+    pub fn failed(&mut self, scope: FailureScope) -> bool {
         match scope {
-            Scope::Job => self.job.failed(1.0),
-            Scope::Node => {
-                let known = self.announced.min(1.0);
-                self.announced -= known;
-                self.node.failed(1.0 - known)
+            FailureScope::Job => self.job.failed(1.0),
+            FailureScope::Node => {
+                let counted = self.announced.min(1.0);
+                self.announced -= counted;
+                self.node.failed(1.0 - counted)
             }
         }
     }
 
-    /// Notes that a node will be taken away, by `probability`: counted now, and not again when it fails.
+    /// Records that a node will be lost with `probability`: counted now, and not again at the failure.
     pub fn announced(&mut self, probability: f64) {
         let probability = sane(probability).unwrap_or(0.0).min(1.0);
         self.announced += probability;
         self.node.failed(probability);
     }
 
-    /// Returns what it has learned of the job and of its nodes.
+    /// Returns the state to save, of the job and of its nodes.
     pub(in crate::control) fn learned(&self) -> (LearnedFailures, LearnedFailures) {
         (self.job.learned(), self.node.learned())
     }
 
-    /// Goes on from what another has learned.
+    /// Restores a saved state.
     pub(in crate::control) fn recall(&mut self, job: &LearnedFailures, node: &LearnedFailures) {
         self.job.recall(job);
         self.node.recall(node);
@@ -169,29 +169,31 @@ impl FailureRate {
         (1.0 / rate).clamp(1e-3, 1e12)
     }
 
-    /// Returns how many failures were seen.
+    /// Returns the number of failures.
     #[must_use]
     pub fn failures(&self) -> f64 {
         self.job.failures + self.node.failures
     }
 }
 
-/// What is known of one rate.
+/// The evidence for one rate.
 #[derive(Debug, Clone, Copy)]
 struct Evidence {
-    /// What was told before any evidence, and what took its place when the rate had changed.
-    told: GammaPoisson,
+    /// The prior from the settings.
+    configured: GammaPoisson,
+    /// The prior in force: the configured one until the rate changes.
     prior: GammaPoisson,
-    known: GammaPoisson,
+    posterior: GammaPoisson,
+    /// Half-life of evidence, s.
     memory: f64,
     failures: f64,
-    /// Time without any failure from the beginning on.
+    /// Time before the first failure, s.
     quiet: f64,
     more: Page,
     fewer: Page,
 }
 
-/// One side of Page's test: a log likelihood ratio, kept from falling below zero, and what came since it was zero.
+/// One side of Page's test: a log likelihood ratio, at least zero, and the failures and seconds since it was zero.
 #[derive(Debug, Clone, Copy, Default)]
 struct Page {
     ratio: f64,
@@ -205,14 +207,14 @@ impl Page {
         LearnedPage { ratio, failures, time }
     }
 
-    fn recalled(learned: LearnedPage) -> Option<Self> {
+    fn restored(learned: LearnedPage) -> Option<Self> {
         let LearnedPage { ratio, failures, time } = learned;
-        Some(Self { ratio: believed(ratio)?, failures: believed(failures)?, time: believed(time)? })
+        Some(Self { ratio: plausible(ratio)?, failures: plausible(failures)?, time: plausible(time)? })
     }
 
-    /// Returns how probable the change is.
+    /// Returns the probability of the change.
     fn probability(&self) -> f64 {
-        1.0 / (1.0 + (DOUBT - self.ratio).exp())
+        1.0 / (1.0 + (PRIOR_LOG_ODDS - self.ratio).exp())
     }
 
     fn update(&mut self, change: f64, failures: f64, time: f64) {
@@ -225,9 +227,9 @@ impl Page {
     }
 }
 
-/// Returns `value` if it can have been learned.
-fn believed(value: f64) -> Option<f64> {
-    sane(value).filter(|value| *value <= MOST)
+/// Returns `value` if it is plausible.
+fn plausible(value: f64) -> Option<f64> {
+    sane(value).filter(|value| *value <= MAX)
 }
 
 impl Evidence {
@@ -235,9 +237,9 @@ impl Evidence {
         let prior = GammaPoisson::new(strength, mtbf);
         let (more, fewer) = (Page::default(), Page::default());
         Self {
-            told: prior,
+            configured: prior,
             prior,
-            known: prior,
+            posterior: prior,
             memory: positive(memory).unwrap_or(f64::MAX),
             failures: 0.0,
             quiet: 0.0,
@@ -248,57 +250,57 @@ impl Evidence {
 
     fn learned(&self) -> LearnedFailures {
         LearnedFailures {
-            shape: self.known.shape - self.prior.shape,
-            time: self.known.time - self.prior.time,
+            shape: self.posterior.shape - self.prior.shape,
+            time: self.posterior.time - self.prior.time,
             failures: self.failures,
             quiet: self.quiet,
-            changed_to: (self.prior != self.told).then(|| self.prior.mtbf()),
+            changed_to: (self.prior != self.configured).then(|| self.prior.mtbf()),
             more: Some(self.more.learned()),
             fewer: Some(self.fewer.learned()),
         }
     }
 
     fn recall(&mut self, learned: &LearnedFailures) {
-        if let Some(mtbf) = learned.changed_to.and_then(believed).and_then(positive) {
+        if let Some(mtbf) = learned.changed_to.and_then(plausible).and_then(positive) {
             self.prior = GammaPoisson::new(STRENGTH_AFTER_CHANGE, mtbf);
         }
-        self.known = self.prior;
-        if let (Some(shape), Some(time)) = (believed(learned.shape), believed(learned.time)) {
-            self.known.observe(shape, time);
+        self.posterior = self.prior;
+        if let (Some(shape), Some(time)) = (plausible(learned.shape), plausible(learned.time)) {
+            self.posterior.observe(shape, time);
         }
-        self.failures = believed(learned.failures).unwrap_or(0.0);
-        self.quiet = believed(learned.quiet).unwrap_or(0.0);
-        self.more = learned.more.and_then(Page::recalled).unwrap_or_default();
-        self.fewer = learned.fewer.and_then(Page::recalled).unwrap_or_default();
+        self.failures = plausible(learned.failures).unwrap_or(0.0);
+        self.quiet = plausible(learned.quiet).unwrap_or(0.0);
+        self.more = learned.more.and_then(Page::restored).unwrap_or_default();
+        self.fewer = learned.fewer.and_then(Page::restored).unwrap_or_default();
     }
 
     fn mtbf(&self) -> f64 {
         self.unchanged_mtbf() * CHANGE.powf(self.fewer.probability() - self.more.probability())
     }
 
-    /// Returns the mean time if the rate has not changed.
+    /// Returns the mean time under the hypothesis that the rate has not changed.
     fn unchanged_mtbf(&self) -> f64 {
-        if self.failures == 0.0 { self.prior.mtbf().max(self.quiet) } else { self.known.mtbf() }
+        if self.failures == 0.0 { self.prior.mtbf().max(self.quiet) } else { self.posterior.mtbf() }
     }
 
     fn advance(&mut self, dt: f64, exposure: f64) {
         let (Some(dt), Some(exposure)) = (sane(dt), sane(exposure)) else { return };
-        if dt > MOST {
+        if dt > MAX {
             return;
         }
         if self.failures == 0.0 {
             self.quiet += exposure;
         }
-        // The prior stays: only evidence fades.
+        // Only evidence fades; the prior stays.
         let kept = (-dt / self.memory).exp2();
-        self.known.shape = self.prior.shape + kept * (self.known.shape - self.prior.shape);
-        self.known.time = self.prior.time + kept * (self.known.time - self.prior.time) + exposure;
-        // Before the first failure there is nothing that could have changed.
+        self.posterior.shape = self.prior.shape + kept * (self.posterior.shape - self.prior.shape);
+        self.posterior.time = self.prior.time + kept * (self.posterior.time - self.prior.time) + exposure;
+        // Without a failure there is no rate that could have changed.
         if self.failures > 0.0 {
             let expected = exposure / self.unchanged_mtbf();
             self.more.update(-(CHANGE - 1.0) * expected, 0.0, exposure);
             self.fewer.update((1.0 - 1.0 / CHANGE) * expected, 0.0, exposure);
-            self.judge();
+            self.detect_change();
         }
     }
 
@@ -306,21 +308,21 @@ impl Evidence {
         if count <= 0.0 {
             return false;
         }
-        self.known.shape += count;
+        self.posterior.shape += count;
         self.failures += count;
         self.more.update(count * CHANGE.ln(), count, 0.0);
         self.fewer.update(-count * CHANGE.ln(), count, 0.0);
-        self.judge()
+        self.detect_change()
     }
 
-    /// Goes on from what came since the rate changed, if it did.
-    fn judge(&mut self) -> bool {
-        let changed = [self.more, self.fewer].into_iter().find(|side| side.ratio > BELIEVED);
+    /// Replaces prior and evidence if either side of the test accepts a change.
+    fn detect_change(&mut self) -> bool {
+        let changed = [self.more, self.fewer].into_iter().find(|side| side.ratio > ACCEPTED);
         let Some(Page { failures, time, .. }) = changed else { return false };
         let mtbf = (time / failures.max(1.0)).max(1e-3);
         self.prior = GammaPoisson::new(STRENGTH_AFTER_CHANGE, mtbf);
-        self.known = self.prior;
-        self.known.observe(failures, time);
+        self.posterior = self.prior;
+        self.posterior.observe(failures, time);
         (self.more, self.fewer) = (Page::default(), Page::default());
         true
     }
@@ -363,58 +365,58 @@ mod tests {
         assert_eq!(rate.mtbf(), 1000.0);
         (0..900).for_each(|_| rate.advance(1.0));
         assert!((rate.mtbf() - 1800.0).abs() < 1.0);
-        rate.failed(Scope::Job);
-        // A second failure soon would show that the rate has changed: a little of that is believed already.
+        rate.failed(FailureScope::Job);
+        // The first failure is already weak evidence of a higher rate.
         assert!((1100.0..1200.0).contains(&rate.mtbf()), "{}", rate.mtbf());
     }
 
     #[test]
-    fn a_wrong_prior_is_forgotten() {
+    fn evidence_outweighs_a_wrong_prior() {
         for wrong in [0.25, 4.0] {
             let mut rate = FailureRate::new(prior(wrong * 1000.0));
             for _ in 0..20 {
                 rate.advance(1000.0);
-                rate.failed(Scope::Job);
+                rate.failed(FailureScope::Job);
             }
             assert!((800.0..1450.0).contains(&rate.mtbf()), "{wrong}: {}", rate.mtbf());
         }
     }
 
     #[test]
-    fn a_changed_rate_is_noticed() {
+    fn a_changed_rate_is_detected() {
         let mut rate = FailureRate::new(prior(10_000.0));
         for _ in 0..20 {
             rate.advance(10_000.0);
-            assert!(!rate.failed(Scope::Job));
+            assert!(!rate.failed(FailureScope::Job));
         }
-        let noticed = (0..10).position(|_| {
+        let detected = (0..10).position(|_| {
             rate.advance(600.0);
-            rate.failed(Scope::Job)
+            rate.failed(FailureScope::Job)
         });
-        assert!(noticed.is_some_and(|at| at < 6), "{noticed:?}");
+        assert!(detected.is_some_and(|at| at < 6), "{detected:?}");
         assert!(rate.mtbf() < 1200.0, "{}", rate.mtbf());
         (0..100).for_each(|_| rate.advance(100.0));
         assert!(rate.mtbf() > 4000.0, "{}", rate.mtbf());
     }
 
     #[test]
-    fn a_change_counts_by_its_odds_until_the_test_is_sure() {
+    fn a_change_counts_by_its_odds_until_the_test_accepts_it() {
         let mut rate = FailureRate::new(prior(1000.0));
         (0..20).for_each(|_| {
             rate.advance(1000.0);
-            rate.failed(Scope::Job);
+            rate.failed(FailureScope::Job);
         });
         rate.advance(2000.0);
         let before = rate.mtbf();
         assert!((0.95..1.5).contains(&(before / 1000.0)), "{before}");
         for times in [1.1, 1.4, 1.9] {
             rate.advance(1.0);
-            assert!(!rate.failed(Scope::Job), "not sure yet");
+            assert!(!rate.failed(FailureScope::Job), "not yet accepted");
             let now = before / rate.mtbf();
             assert!((times..1.35 * times).contains(&now), "{times}: {now}");
         }
         rate.advance(1.0);
-        assert!(rate.failed(Scope::Job) && rate.mtbf() < 5.0, "{}", rate.mtbf());
+        assert!(rate.failed(FailureScope::Job) && rate.mtbf() < 5.0, "{}", rate.mtbf());
     }
 
     #[test]
@@ -425,9 +427,9 @@ mod tests {
         rate.advance(86_400.0);
         rate.announced(1.0);
         let announced = rate.mtbf();
-        assert!(!rate.failed(Scope::Node));
+        assert!(!rate.failed(FailureScope::Node));
         assert_eq!((rate.mtbf(), rate.failures()), (announced, 1.0));
-        rate.failed(Scope::Node);
+        rate.failed(FailureScope::Node);
         assert!(rate.mtbf() < announced);
     }
 
@@ -445,7 +447,7 @@ mod tests {
         }
         assert_eq!((rate.mtbf(), rate.failures()), (before, 0.0));
         (0..1000).for_each(|_| {
-            rate.failed(Scope::Job);
+            rate.failed(FailureScope::Job);
         });
         assert!(rate.mtbf() > 0.0);
         let mut gamma = GammaPoisson::new(1.0, 100.0);

@@ -1,9 +1,8 @@
-//! What estimators have learned, as it is handed on. Each estimator takes back what it gave; numbers that make no sense are
-//! left out like samples that make none.
+//! Saved estimator state. Each estimator restores its own state and ignores implausible numbers as it ignores such samples.
 
 use prost::Message;
 
-/// Of a `LinearCost`: its line, and the mean size of samples.
+/// State of a `LinearCost`: its line, and the mean sample size.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(in crate::control) struct LearnedLine {
     #[prost(double, tag = "1")]
@@ -14,7 +13,7 @@ pub(in crate::control) struct LearnedLine {
     pub(super) size: f64,
 }
 
-/// Of a `Load`.
+/// State of a `Load`.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(in crate::control) struct LearnedLoad {
     #[prost(double, optional, tag = "1")]
@@ -25,7 +24,7 @@ pub(in crate::control) struct LearnedLoad {
     pub(super) capacity: Option<f64>,
 }
 
-/// Of a `DirtyCurve`: logarithms of counts at powers of two, from `first` on.
+/// State of a `DirtyCurve`: logarithms of counts at powers of two, from `2^first` on.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::control) struct LearnedCurve {
     #[prost(uint32, tag = "1")]
@@ -34,7 +33,7 @@ pub(in crate::control) struct LearnedCurve {
     pub(super) logs: Vec<f64>,
 }
 
-/// Of one rate of a `FailureRate`: evidence beyond the prior, and the prior if the rate has changed since.
+/// State of one rate of a `FailureRate`: the evidence beyond the prior, and the new prior if the rate has changed.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(in crate::control) struct LearnedFailures {
     #[prost(double, tag = "1")]
@@ -47,7 +46,7 @@ pub(in crate::control) struct LearnedFailures {
     pub(super) quiet: f64,
     #[prost(double, optional, tag = "5")]
     pub(super) changed_to: Option<f64>,
-    /// Both sides of the test for a change: failures are far between, more than one in a process are rare.
+    /// Both sides of the change test. Saved because failures are rare: one process seldom sees two.
     #[prost(message, optional, tag = "6")]
     pub(super) more: Option<LearnedPage>,
     #[prost(message, optional, tag = "7")]
@@ -65,7 +64,7 @@ pub(super) struct LearnedPage {
     pub(super) time: f64,
 }
 
-/// A recovery that happened.
+/// A measured recovery.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(in crate::control) struct LearnedRecovery {
     #[prost(double, tag = "1")]
@@ -78,14 +77,14 @@ pub(in crate::control) struct LearnedRecovery {
     pub(super) total: f64,
 }
 
-/// Of a `RecoveryModel`.
+/// State of a `RecoveryModel`.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::control) struct LearnedRecoveries {
     #[prost(message, optional, tag = "1")]
     pub(super) outage: Option<LearnedLine>,
     #[prost(message, repeated, tag = "2")]
     pub(super) seen: Vec<LearnedRecovery>,
-    /// Sum of squares of relative errors of predictions, and how many.
+    /// Sum of squared relative prediction errors; `checked` is their number.
     #[prost(double, tag = "3")]
     pub(super) squares: f64,
     #[prost(double, tag = "4")]

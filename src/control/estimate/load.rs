@@ -1,4 +1,4 @@
-//! How much comes in, and how much could be done.
+//! The input rate and the capacity.
 
 use super::learned::LearnedLoad;
 use super::{ClippedMean, Ewma, Tracker, positive, sane};
@@ -6,77 +6,79 @@ use super::{ClippedMean, Ewma, Tracker, positive, sane};
 /// Half-life of the smoothed rates, s.
 const RATE_HALF_LIFE: f64 = 60.0;
 
-/// Half-life of the utilisation that is expected when a catch-up ends: a few times what one takes, s.
+/// Half-life of the utilisation expected at the end of a catch-up, s: a few catch-ups long.
 const AHEAD_HALF_LIFE: f64 = 90.0;
 
-/// Half-life of the capacity, in seconds of being busy.
+/// Half-life of the capacity, in busy seconds.
 const CAPACITY_HALF_LIFE: f64 = 120.0;
 
-/// Half-life of the quick mean that peaks are taken of, s.
-const QUICK_HALF_LIFE: f64 = 5.0;
+/// Half-life of the fast mean from which peaks are taken, s.
+const FAST_HALF_LIFE: f64 = 5.0;
 
 /// Half-life of a peak, s.
 const PEAK_HALF_LIFE: f64 = 600.0;
 
-/// Input counts towards peaks as at most this many times the capacity: beyond that no recovery ends anyway.
-const MOST_CAPACITIES: f64 = 2.0;
+/// Peaks are capped at this many times the capacity: at such a load no recovery ends anyway.
+const MAX_PEAK_CAPACITIES: f64 = 2.0;
 
-/// A share of time below which being busy tells nothing of the capacity.
-const LEAST_BUSY: f64 = 0.001;
+/// Busy shares below this are ignored when learning the capacity.
+const MIN_BUSY: f64 = 0.001;
 
-/// More than this, per second, is no measurement.
-const MOST_RATE: f64 = 1e15;
+/// Rates beyond this, per second, are rejected as measurement errors.
+const MAX_RATE: f64 = 1e15;
 
-/// Utilisation is taken to be at most this: beyond, no finite time to catch up exists.
-const MOST_UTILISATION: f64 = 0.95;
+/// Utilisation is capped at this: at 1 a catch-up never ends.
+const MAX_UTILISATION: f64 = 0.95;
 
-/// What happened in the time since the sample before.
+/// The load since the previous sample.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct LoadSample {
-    /// Records that came in.
+    /// Records received.
     pub received: f64,
-    /// Records that were processed.
+    /// Records processed.
     pub processed: f64,
-    /// Updates of state, or `None` if they are not counted: then records stand for them.
+    /// State updates; `None` if not counted: processed records are used instead.
     pub updates: Option<f64>,
-    /// Share of the time that the job was busy, 0 to 1, or `None` if nobody measures it: then a job with a backlog is busy.
+    /// Share of the time that the job was busy, 0 to 1; `None` if not measured: a job with a backlog then counts as busy.
     pub busy: Option<f64>,
-    /// Records that wait, or `None` if nobody counts them.
+    /// Records waiting to be processed; `None` if not counted.
     pub backlog: Option<f64>,
 }
 
 /// Input rate, updates, capacity, utilisation and backlog.
 ///
-/// Units: records and updates per second; utilisation 0 to below 1. Rates are smoothed and jump with a change
-/// ([`Tracker`]); the capacity is what was processed over the time it took (`mu`), learned whenever the job is busy and
-/// above all while it catches up.
+/// Units: records and updates per second; utilisation 0 to below 1. Rates are smoothed and follow level changes by jumps
+/// ([`Tracker`]). The capacity (`mu`) is the records processed per busy second, learned whenever the job is busy, most of all
+/// while it catches up.
 ///
 /// # Source
-/// `docs/formulas.md`, section 0 (`lam`, `mu`, `rho`) and B5. Check: 500 records in a second, half of it busy: mu = 1000/s.
+/// `docs/formulas.md`, the table of symbols (`lam`, `mu`, `rho`) and B5. Check: 500 records in a second, half of it busy, give
+/// mu = 1000/s.
 #[derive(Debug, Clone)]
 pub struct Load {
     rate: Tracker,
-    /// Updates per record: unlike their rate it does not change while the job catches up.
-    updates: Tracker,
+    /// Unlike the rate of updates, this does not change while the job catches up.
+    updates_per_record: Tracker,
     capacity: ClippedMean,
-    quick: Ewma,
+    fast: Ewma,
     slow: Ewma,
     peak: f64,
     backlog: Option<f64>,
+    /// Records processed per second in the last sample.
     processing: f64,
 }
 
 impl Load {
-    /// Returns a load of which nothing is known but, perhaps, the `capacity` in records per second.
+    /// Returns a load without samples; `capacity`, records/s, if it is known beforehand.
     #[must_use]
     pub fn new(capacity: Option<f64>) -> Self {
         let mut known = ClippedMean::new(CAPACITY_HALF_LIFE);
         capacity.and_then(positive).into_iter().for_each(|capacity| known.reset(capacity));
         Self {
             rate: Tracker::new(RATE_HALF_LIFE),
-            updates: Tracker::new(RATE_HALF_LIFE),
+            updates_per_record: Tracker::new(RATE_HALF_LIFE),
             capacity: known,
-            quick: Ewma::new(QUICK_HALF_LIFE),
+            fast: Ewma::new(FAST_HALF_LIFE),
             slow: Ewma::new(AHEAD_HALF_LIFE),
             peak: 0.0,
             backlog: None,
@@ -84,7 +86,7 @@ impl Load {
         }
     }
 
-    /// Takes a sample of the last `dt` seconds; true if the rate of records or updates has jumped.
+    /// Adds a sample that covers the last `dt` seconds. Returns true if the rate of records or updates jumped.
     pub fn observe(&mut self, dt: f64, sample: LoadSample) -> bool {
         let (Some(dt), Some(received), Some(processed)) = (positive(dt), sane(sample.received), sane(sample.processed))
         else {
@@ -92,8 +94,7 @@ impl Load {
         };
         let rate = received / dt;
         let updates = sample.updates.and_then(sane).unwrap_or(processed);
-        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > MOST_RATE)
-        {
+        if !(1e-6..1e7).contains(&dt) || [received, processed, updates].into_iter().any(|count| count / dt > MAX_RATE) {
             return false;
         }
         self.backlog = sample.backlog.and_then(sane).or(self.backlog);
@@ -101,24 +102,25 @@ impl Load {
         self.learn_capacity(dt, processed, sample.busy);
         self.follow(dt, rate);
         let jumped = self.rate.update(dt, rate);
-        let per_record = positive(processed).is_some_and(|processed| self.updates.update(dt, updates / processed));
-        per_record || jumped
+        let updates_jumped =
+            positive(processed).is_some_and(|processed| self.updates_per_record.update(dt, updates / processed));
+        updates_jumped || jumped
     }
 
-    /// Follows the rate of seconds and minutes, and its peaks.
+    /// Updates the fast and slow means of the rate, and its peak.
     fn follow(&mut self, dt: f64, rate: f64) {
-        let most = self.capacity().map_or(f64::INFINITY, |capacity| MOST_CAPACITIES * capacity);
+        let most = self.capacity().map_or(f64::INFINITY, |capacity| MAX_PEAK_CAPACITIES * capacity);
         let rate = rate.min(most);
-        self.quick.update(dt, rate);
+        self.fast.update(dt, rate);
         self.slow.update(dt, rate);
         let faded = self.peak * (-dt / PEAK_HALF_LIFE).exp2();
-        self.peak = faded.max(self.quick.value().unwrap_or(rate)).min(most);
+        self.peak = faded.max(self.fast.value().unwrap_or(rate)).min(most);
     }
 
     fn learn_capacity(&mut self, dt: f64, processed: f64, busy: Option<f64>) {
         let busy = match busy {
-            Some(busy) if (LEAST_BUSY..=1.0).contains(&busy) => busy * dt,
-            // As much waits as is processed in a second: it did not stand idle.
+            Some(busy) if (MIN_BUSY..=1.0).contains(&busy) => busy * dt,
+            // More than a second's work is waiting: the job was not idle.
             None if self.backlog.is_some_and(|backlog| backlog > self.processing) => dt,
             _ => return,
         };
@@ -127,23 +129,23 @@ impl Load {
         }
     }
 
-    /// Returns what it has learned.
+    /// Returns the state to save.
     pub(in crate::control) fn learned(&self) -> LearnedLoad {
-        LearnedLoad { rate: self.rate.value(), updates: self.updates.value(), capacity: self.capacity() }
+        LearnedLoad { rate: self.rate.value(), updates: self.updates_per_record.value(), capacity: self.capacity() }
     }
 
-    /// Goes on from what another has learned. A capacity that was told stays.
+    /// Restores a saved state. A capacity given to [`Load::new`] takes precedence.
     pub(in crate::control) fn recall(&mut self, learned: &LearnedLoad) {
-        let believed = |value: Option<f64>| value.and_then(sane).filter(|value| *value <= MOST_RATE);
-        if let (None, Some(capacity)) = (self.capacity(), believed(learned.capacity).and_then(positive)) {
+        let plausible = |value: Option<f64>| value.and_then(sane).filter(|value| *value <= MAX_RATE);
+        if let (None, Some(capacity)) = (self.capacity(), plausible(learned.capacity).and_then(positive)) {
             self.capacity.reset(capacity);
         }
-        if let Some(rate) = believed(learned.rate) {
+        if let Some(rate) = plausible(learned.rate) {
             self.rate.update(1.0, rate);
             self.follow(1.0, rate);
         }
-        if let Some(updates) = believed(learned.updates) {
-            self.updates.update(1.0, updates);
+        if let Some(updates) = plausible(learned.updates) {
+            self.updates_per_record.update(1.0, updates);
         }
     }
 
@@ -153,7 +155,7 @@ impl Load {
         self.rate.value().unwrap_or(0.0)
     }
 
-    /// Returns the highest rate of late, records/s, fading by half in ten minutes.
+    /// Returns the recent peak rate, records/s; it halves every ten minutes.
     #[must_use]
     pub fn peak(&self) -> f64 {
         self.peak.max(self.rate())
@@ -162,10 +164,10 @@ impl Load {
     /// Returns the smoothed rate of updates, per second.
     #[must_use]
     pub fn updates(&self) -> f64 {
-        self.rate() * self.updates.value().unwrap_or(1.0)
+        self.rate() * self.updates_per_record.value().unwrap_or(1.0)
     }
 
-    /// Returns the highest rate at which records are processed, records/s (mu), if it was ever seen or told.
+    /// Returns the highest rate at which the job can process records, records/s (mu), if it is known.
     #[must_use]
     pub fn capacity(&self) -> Option<f64> {
         self.capacity.value()
@@ -174,16 +176,16 @@ impl Load {
     /// Returns the utilisation (rho = lam / mu) at `rate`, at most 0.95; 0.5 while the capacity is unknown.
     #[must_use]
     pub fn utilisation_at(&self, rate: f64) -> f64 {
-        self.capacity().map_or(0.5, |capacity| (rate / capacity).clamp(0.0, MOST_UTILISATION))
+        self.capacity().map_or(0.5, |capacity| (rate / capacity).clamp(0.0, MAX_UTILISATION))
     }
 
-    /// Returns the utilisation of late, 0 to 0.95.
+    /// Returns the smoothed utilisation, 0 to 0.95.
     #[must_use]
     pub fn utilisation(&self) -> f64 {
         self.utilisation_at(self.rate())
     }
 
-    /// Returns the utilisation that is to be expected in some minutes: that of the last ones, whatever it is just now.
+    /// Returns the utilisation expected in some minutes: the mean of the last minutes, whatever the current value.
     #[must_use]
     pub fn utilisation_ahead(&self) -> f64 {
         self.utilisation_at(self.slow.value().unwrap_or(0.0))
@@ -192,16 +194,16 @@ impl Load {
     /// Returns the utilisation of the last seconds.
     #[must_use]
     pub fn utilisation_just_seen(&self) -> f64 {
-        self.utilisation_at(self.quick.value().unwrap_or(0.0))
+        self.utilisation_at(self.fast.value().unwrap_or(0.0))
     }
 
-    /// Returns the records that wait, if they were ever counted.
+    /// Returns the number of waiting records, if it was ever counted.
     #[must_use]
     pub fn backlog(&self) -> Option<f64> {
         self.backlog
     }
 
-    /// Returns how long the backlog would keep the job busy, s: the time that a record waits. `None` if that is not known.
+    /// Returns the time to process the backlog, s, which is how long a record waits; `None` if unknown.
     #[must_use]
     pub fn residence(&self) -> Option<f64> {
         let backlog = self.backlog?;
@@ -226,7 +228,7 @@ mod tests {
             load.observe(1.0, sample(500.0, 0.5));
         }
         assert_eq!((load.rate(), load.capacity(), load.utilisation()), (500.0, Some(1000.0), 0.5));
-        // Nobody measures how busy it is: a backlog shows it.
+        // Without a busy share the backlog shows that the job is busy.
         let mut load = Load::new(Some(800.0));
         for _ in 0..600 {
             load.observe(
@@ -241,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tenfold_step_is_seen_in_seconds() {
+    fn a_tenfold_step_is_noticed_within_seconds() {
         let mut load = Load::new(Some(1e4));
         (0..600).for_each(|_| {
             load.observe(1.0, sample(500.0, 0.05));

@@ -1,7 +1,7 @@
-//! What the interval depends on, estimated from samples: samples and time in, values out.
+//! Estimators of the interval's inputs: samples and time in, values out.
 //!
-//! Times are in seconds, rates per second, sizes in bytes. Every estimator survives samples that are zero, missing,
-//! absurd, out of order or not finite: it leaves them out, and its value stays finite and in range.
+//! Times are in seconds, rates per second, sizes in bytes. Every estimator ignores samples that are zero, missing, absurd, out
+//! of order or not finite; its value stays finite and in range.
 
 mod cost;
 mod curve;
@@ -13,7 +13,7 @@ mod smoothing;
 
 pub use cost::LinearCost;
 pub use curve::DirtyCurve;
-pub use failures::{FailurePrior, FailureRate, GammaPoisson, Scope};
+pub use failures::{FailurePrior, FailureRate, FailureScope, GammaPoisson};
 pub(in crate::control) use learned::{LearnedCurve, LearnedFailures, LearnedLine, LearnedLoad, LearnedRecoveries};
 pub use load::{Load, LoadSample};
 pub use recovery::{Recovery, RecoveryModel};
@@ -29,6 +29,6 @@ fn positive(value: f64) -> Option<f64> {
     (value.is_finite() && value > 0.0).then_some(value)
 }
 
-/// Samples that no estimator may choke on.
+/// Samples that every estimator must survive.
 #[cfg(test)]
 pub(crate) const NONSENSE: [f64; 6] = [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, -1.0, f64::MAX, f64::MIN_POSITIVE];

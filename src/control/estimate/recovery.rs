@@ -1,4 +1,4 @@
-//! How long a recovery takes, learned from those that happened.
+//! The duration of a recovery, learned from measured ones.
 
 use std::collections::VecDeque;
 
@@ -6,159 +6,177 @@ use super::learned::{LearnedRecoveries, LearnedRecovery};
 use super::{LinearCost, positive, sane};
 use crate::control::formula;
 
-/// Recoveries that are remembered.
-const REMEMBERED: usize = 64;
+/// Number of recoveries kept.
+const MAX_RECOVERIES: usize = 64;
 
-/// Recoveries from which both parameters are fitted.
-const ENOUGH: usize = 3;
+/// Minimum number of recoveries for a fit.
+const MIN_RECOVERIES: usize = 3;
 
-/// Errors beyond this share count linearly, not squared: one recovery gone wrong must not bend the rest.
+/// Errors beyond this share count linearly, not squared, so that one outlier does not spoil the fit.
 const HUBER: f64 = 0.15;
 
-/// Steps of the fit; it ends sooner when it stands still.
-const STEPS: usize = 60;
+/// Most steps of the fit.
+const MAX_STEPS: usize = 60;
 
-/// Error of a prediction before any was checked, as a share.
-const FIRST_ERROR: f64 = 0.1;
+/// Relative error of a prediction before any was checked.
+const PRIOR_ERROR: f64 = 0.1;
 
-/// A recovery that happened.
+/// A measured recovery.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Recovery {
-    /// Age of the checkpoint that was restored when the failure happened, s.
+    /// Age of the restored checkpoint at the failure, s.
     pub age: f64,
-    /// Input rate meanwhile, records/s.
+    /// Input rate during the recovery, records/s.
     pub rate: f64,
-    /// From the failure until processing went on, s, if it was measured.
+    /// From the failure until processing resumed, s, if measured.
     pub outage: Option<f64>,
     /// From the failure until the job had caught up, s.
     pub total: f64,
 }
 
-/// Outage (D) and capacity (mu) of recoveries, and so the time that one takes.
+/// Outage (D) and capacity (mu) of recoveries, which give the time of the next one.
 ///
-/// Units: s, records/s. Where the outage is measured it is a [`LinearCost`] of the state's size; where only totals are
-/// known, both parameters are fitted to them by least squares of relative errors, robustly (Huber).
+/// Units: s, records/s. A measured outage is modelled as a [`LinearCost`] of the state's size. Where only totals are known, both
+/// parameters are fitted to them by robust least squares of relative errors (Huber).
 ///
 /// # Source
 /// `docs/formulas.md`, A7: `D + lam (a + D) / (mu - lam)`. Check: with D 15 s and mu 100e3/s, an age of 10.5 s at 50e3/s
-/// takes 40.5 s; recoveries made from two parameters give them back.
+/// takes 40.5 s; a fit to recoveries computed from two parameters returns those parameters.
 #[derive(Debug, Clone)]
 pub struct RecoveryModel {
     outage: LinearCost,
     seen: VecDeque<Recovery>,
-    fitted: Option<(f64, f64)>,
-    /// Mean square of relative errors of predictions, and how many.
-    errors: (f64, f64),
+    fitted: Option<Parameters>,
+    checked: Checked,
+}
+
+/// The parameters of the recovery formula.
+#[derive(Debug, Clone, Copy)]
+struct Parameters {
+    /// D, s.
+    outage: f64,
+    /// mu, records/s.
+    capacity: f64,
+}
+
+/// Relative errors of the predictions checked so far.
+#[derive(Debug, Clone, Copy, Default)]
+struct Checked {
+    sum_of_squares: f64,
+    count: f64,
 }
 
 impl RecoveryModel {
-    /// Returns a model that guesses: an outage of `fixed` seconds and `per_byte` seconds for each byte of state.
+    /// Returns a model with a prior guess of the outage: `fixed` seconds, and `per_byte` seconds per byte of state.
     #[must_use]
     pub fn new(fixed: f64, per_byte: f64) -> Self {
-        Self { outage: LinearCost::new(fixed, per_byte), seen: VecDeque::new(), fitted: None, errors: (0.0, 0.0) }
+        let outage = LinearCost::new(fixed, per_byte);
+        Self { outage, seen: VecDeque::new(), fitted: None, checked: Checked::default() }
     }
 
-    /// Takes a measured outage, with the bytes that were restored in it.
+    /// Adds a measured outage and the bytes restored in it.
     pub fn observe_outage(&mut self, state_bytes: f64, seconds: f64) {
         self.outage.observe(state_bytes, seconds);
     }
 
-    /// Takes a recovery from failure to having caught up.
+    /// Adds a complete recovery.
     pub fn observe(&mut self, recovery: Recovery) {
         let Recovery { age, rate, total, .. } = recovery;
         if sane(age).is_none() || sane(rate).is_none() || positive(total).is_none() || age.max(rate).max(total) > 1e15 {
             return;
         }
-        if self.seen.len() == REMEMBERED {
+        if self.seen.len() == MAX_RECOVERIES {
             self.seen.pop_front();
         }
         self.seen.push_back(recovery);
         self.fitted = fit(self.seen.make_contiguous());
     }
 
-    /// Notes what had been predicted of a recovery that took `actual` seconds.
+    /// Records the error of a prediction for a recovery that took `actual` seconds.
     pub fn check(&mut self, predicted: f64, actual: f64) {
         if let (Some(predicted), Some(actual)) = (positive(predicted), positive(actual)) {
-            // Both sides of a symmetric error count once over, a prediction that was too long not at all.
+            // One-sided: a recovery shorter than predicted counts as no error, a longer one twice to make up for it.
             let error = (actual / predicted).ln().clamp(0.0, 1.0);
-            self.errors = (self.errors.0 + 2.0 * error * error, self.errors.1 + 1.0);
+            self.checked.sum_of_squares += 2.0 * error * error;
+            self.checked.count += 1.0;
         }
     }
 
-    /// Returns what it has learned.
+    /// Returns the state to save.
     pub(in crate::control) fn learned(&self) -> LearnedRecoveries {
         let learned = |&Recovery { age, rate, outage, total }: &Recovery| LearnedRecovery { age, rate, outage, total };
         LearnedRecoveries {
             outage: self.outage.learned(),
             seen: self.seen.iter().map(learned).collect(),
-            squares: self.errors.0,
-            checked: self.errors.1,
+            squares: self.checked.sum_of_squares,
+            checked: self.checked.count,
         }
     }
 
-    /// Goes on from what another has learned.
+    /// Restores a saved state.
     pub(in crate::control) fn recall(&mut self, learned: &LearnedRecoveries) {
         self.outage.recall(learned.outage.as_ref());
-        for &LearnedRecovery { age, rate, outage, total } in learned.seen.iter().take(REMEMBERED) {
+        for &LearnedRecovery { age, rate, outage, total } in learned.seen.iter().take(MAX_RECOVERIES) {
             self.observe(Recovery { age, rate, outage, total });
         }
-        if let (Some(squares), Some(checked)) = (sane(learned.squares), sane(learned.checked)) {
-            // No error counts more than 2.
-            self.errors = (squares.min(2.0 * checked), checked);
+        if let (Some(squares), Some(count)) = (sane(learned.squares), sane(learned.checked)) {
+            // No check adds more than 2.
+            self.checked = Checked { sum_of_squares: squares.min(2.0 * count), count };
         }
     }
 
-    /// Returns the outage that a failure would cause with `state_bytes` of state, s (D).
+    /// Returns the expected outage with `state_bytes` of state, s (D).
     #[must_use]
     pub fn outage(&self, state_bytes: f64) -> f64 {
         match self.fitted {
-            Some((outage, _)) if self.outage.samples() == 0 => outage,
+            Some(Parameters { outage, .. }) if self.outage.samples() == 0 => outage,
             _ => self.outage.at(state_bytes),
         }
     }
 
-    /// Returns the rate at which the job catches up, records/s (mu), if recoveries have shown it.
+    /// Returns the fitted capacity, records/s (mu), if there is a fit.
     #[must_use]
     pub fn capacity(&self) -> Option<f64> {
-        self.fitted.map(|(_, capacity)| capacity)
+        self.fitted.map(|fitted| fitted.capacity)
     }
 
-    /// Returns the relative standard error of predictions towards recoveries that took longer, from those that were checked.
+    /// Returns the relative standard error of predictions, towards longer recoveries.
     #[must_use]
     pub fn error(&self) -> f64 {
-        // As if one prediction had been off by the first guess.
-        ((self.errors.0 + FIRST_ERROR * FIRST_ERROR) / (self.errors.1 + 1.0)).sqrt()
+        // The prior error counts as one checked prediction.
+        ((self.checked.sum_of_squares + PRIOR_ERROR * PRIOR_ERROR) / (self.checked.count + 1.0)).sqrt()
     }
 
-    /// Returns how long a recovery takes by the parameters that were fitted to totals, s.
+    /// Returns the duration of a recovery by the fitted parameters, s; `None` without a fit.
     #[must_use]
     pub fn predict(&self, age: f64, rate: f64) -> Option<f64> {
-        self.fitted.map(|(outage, capacity)| formula::recovery(outage, age, rate, capacity))
+        self.fitted.map(|fitted| formula::recovery(fitted.outage, age, rate, fitted.capacity))
     }
 }
 
-/// Returns outage and capacity that explain `recoveries` best; `None` for too few, or of one load only.
-fn fit(recoveries: &[Recovery]) -> Option<(f64, f64)> {
+/// Returns the parameters that fit `recoveries` best; `None` for too few recoveries, or for a single load.
+fn fit(recoveries: &[Recovery]) -> Option<Parameters> {
     let rates = || recoveries.iter().map(|recovery| recovery.rate);
     let (least, most) = (rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max));
-    if recoveries.len() < ENOUGH || most <= 1.2 * least {
+    if recoveries.len() < MIN_RECOVERIES || most <= 1.2 * least {
         return None;
     }
     let shortest = recoveries.iter().map(|recovery| recovery.total).fold(f64::INFINITY, f64::min);
-    let starts = [1.05, 1.3, 2.0, 5.0].map(|factor| descend(recoveries, (shortest, factor * most)));
-    let best = starts.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
-    let (outage, capacity) = best.0;
-    (outage.is_finite() && capacity.is_finite()).then_some((outage, capacity))
+    let start = |factor: f64| Parameters { outage: shortest, capacity: factor * most };
+    let fits = [1.05, 1.3, 2.0, 5.0].map(|factor| descend(recoveries, start(factor)));
+    let (best, _) = fits.into_iter().min_by(|a, b| a.1.total_cmp(&b.1))?;
+    (best.outage.is_finite() && best.capacity.is_finite()).then_some(best)
 }
 
-/// Returns where the fit ends that begins at `start`, and how badly it explains the recoveries.
+/// Returns the local optimum found from `start`, and its loss.
 ///
-/// Levenberg and Marquardt's method on the logarithms of both parameters, which so stay positive.
-fn descend(recoveries: &[Recovery], start: (f64, f64)) -> ((f64, f64), f64) {
+/// Uses the Levenberg-Marquardt method on the logarithms of both parameters, so that they stay positive.
+fn descend(recoveries: &[Recovery], start: Parameters) -> (Parameters, f64) {
+    let total = |at: Parameters| recoveries.iter().map(|recovery| huber(residual(recovery, at))).sum::<f64>();
     let mut at = start;
-    let mut loss = recoveries.iter().map(|r| huber(residual(r, at))).sum::<f64>();
+    let mut loss = total(at);
     let mut damping = 1e-3;
-    for _ in 0..STEPS {
+    for _ in 0..MAX_STEPS {
         let (mut a, mut b, mut c, mut g, mut h) = (0.0, 0.0, 0.0, 0.0, 0.0);
         for recovery in recoveries {
             let error = residual(recovery, at);
@@ -173,11 +191,14 @@ fn descend(recoveries: &[Recovery], start: (f64, f64)) -> ((f64, f64), f64) {
         let (p, q) = (a * (1.0 + damping), c * (1.0 + damping));
         let determinant = p * q - b * b;
         let step = ((g * q - h * b) / determinant, (h * p - g * b) / determinant);
-        let next = (at.0 * step.0.clamp(-1.0, 1.0).exp(), at.1 * step.1.clamp(-1.0, 1.0).exp());
-        let then = recoveries.iter().map(|r| huber(residual(r, next))).sum::<f64>();
-        if then < loss {
-            let done = loss - then < 1e-12 * loss;
-            (at, loss, damping) = (next, then, damping * 0.3);
+        let next = Parameters {
+            outage: at.outage * step.0.clamp(-1.0, 1.0).exp(),
+            capacity: at.capacity * step.1.clamp(-1.0, 1.0).exp(),
+        };
+        let next_loss = total(next);
+        if next_loss < loss {
+            let done = loss - next_loss < 1e-12 * loss;
+            (at, loss, damping) = (next, next_loss, damping * 0.3);
             if done {
                 break;
             }
@@ -191,14 +212,14 @@ fn descend(recoveries: &[Recovery], start: (f64, f64)) -> ((f64, f64), f64) {
     (at, loss)
 }
 
-/// Returns the logarithm of how much longer it took than `(outage, capacity)` say.
-fn residual(recovery: &Recovery, (outage, capacity): (f64, f64)) -> f64 {
+/// Returns the logarithm of the measured over the predicted duration.
+fn residual(recovery: &Recovery, Parameters { outage, capacity }: Parameters) -> f64 {
     let predicted = formula::recovery(outage, recovery.age, recovery.rate, capacity);
     if predicted.is_finite() { (recovery.total / predicted).ln() } else { -1e3 }
 }
 
-/// Returns the change of the prediction's logarithm with those of outage and capacity.
-fn gradient(recovery: &Recovery, (outage, capacity): (f64, f64)) -> (f64, f64) {
+/// Returns the derivatives of the prediction's logarithm by the logarithms of outage and capacity.
+fn gradient(recovery: &Recovery, Parameters { outage, capacity }: Parameters) -> (f64, f64) {
     let spare = capacity - recovery.rate;
     let predicted = formula::recovery(outage, recovery.age, recovery.rate, capacity);
     let by_outage = outage * capacity / spare;
@@ -216,44 +237,44 @@ mod tests {
     use super::super::NONSENSE;
     use super::*;
 
-    fn made(outage: f64, capacity: f64) -> Vec<Recovery> {
+    fn computed(outage: f64, capacity: f64) -> Vec<Recovery> {
         let cases = [(10.0, 0.1), (60.0, 0.5), (120.0, 0.7), (30.0, 0.8), (90.0, 0.3)];
         let total = |age: f64, rate: f64| formula::recovery(outage, age, rate, capacity);
-        let made = |(age, load): (f64, f64)| {
+        let recovery = |(age, load): (f64, f64)| {
             let rate = load * capacity;
             Recovery { age, rate, outage: None, total: total(age, rate) }
         };
-        cases.into_iter().map(made).collect()
+        cases.into_iter().map(recovery).collect()
     }
 
     #[test]
-    fn a7_two_parameters_are_found_again() {
+    fn a7_a_fit_returns_the_two_parameters() {
         let mut model = RecoveryModel::new(1.0, 0.0);
-        made(15.0, 100e3).into_iter().for_each(|recovery| model.observe(recovery));
+        computed(15.0, 100e3).into_iter().for_each(|recovery| model.observe(recovery));
         assert!(
             (model.outage(0.0) - 15.0).abs() < 1e-4 && (model.capacity().unwrap() - 100e3).abs() < 1.0,
             "{model:?}"
         );
         assert!((model.predict(10.5, 50e3).unwrap() - 40.5).abs() < 1e-3);
-        // One that went wrong hardly moves them.
+        // One outlier hardly moves them.
         model.observe(Recovery { age: 7.0, rate: 80e3, outage: None, total: 1500.0 });
         assert!((model.predict(10.5, 50e3).unwrap() / 40.5 - 1.0).abs() < 0.1, "{model:?}");
     }
 
     #[test]
-    fn a_measured_outage_counts_before_a_fitted_one() {
+    fn a_measured_outage_takes_precedence_over_a_fitted_one() {
         let mut model = RecoveryModel::new(5.0, 1e-9);
         assert_eq!(model.outage(1e10), 15.0);
         model.observe_outage(1e10, 21.0);
-        made(15.0, 100e3).into_iter().for_each(|recovery| model.observe(recovery));
+        computed(15.0, 100e3).into_iter().for_each(|recovery| model.observe(recovery));
         assert!((model.outage(1e10) - 21.0).abs() < 1e-9, "{model:?}");
-        assert_eq!(model.error(), FIRST_ERROR);
+        assert_eq!(model.error(), PRIOR_ERROR);
         (0..20).for_each(|_| model.check(10.0, 13.0));
         assert!((0.3..0.4).contains(&model.error()), "{}", model.error());
     }
 
     #[test]
-    fn too_little_and_nonsense_leave_it_unfitted() {
+    fn too_few_recoveries_and_nonsense_give_no_fit() {
         let mut model = RecoveryModel::new(f64::NAN, -1.0);
         for bad in NONSENSE.into_iter().filter(|bad| *bad != f64::MIN_POSITIVE) {
             model.observe(Recovery { age: bad, rate: 1.0, outage: None, total: 1.0 });
@@ -262,11 +283,11 @@ mod tests {
             model.observe_outage(bad, bad);
             model.check(bad, bad.min(0.0));
         }
-        assert!(model.capacity().is_none() && model.outage(1e9) == 0.0 && model.error() == FIRST_ERROR);
-        // One load only: the parameters cannot be told apart.
+        assert!(model.capacity().is_none() && model.outage(1e9) == 0.0 && model.error() == PRIOR_ERROR);
+        // A single load does not determine both parameters.
         (0..10).for_each(|_| model.observe(Recovery { age: 10.0, rate: 100.0, outage: None, total: 30.0 }));
         assert_eq!(model.capacity(), None);
-        // Noise without sense still gives something finite.
+        // Pure noise still gives finite parameters.
         for at in 0..100u32 {
             let [age, rate, total] = [7919, 104_729, 1_299_709].map(|prime| f64::from(at * prime % 101 + 1));
             model.observe(Recovery { age, rate, outage: None, total });

@@ -1,10 +1,10 @@
-//! Smoothing of irregular samples, and noticing that what is smoothed has changed.
+//! Smoothing of irregular samples, and detection of level changes.
 
 use super::sane;
 
-/// An exponentially weighted mean of samples that come at irregular times.
+/// An exponentially weighted mean of samples at irregular times.
 ///
-/// Unit: that of the samples. A sample's weight against all before is `1 - 2^(-dt / h)`.
+/// Unit: the unit of the samples. A sample's weight against all earlier ones is `1 - 2^(-dt / h)`.
 ///
 /// # Source
 /// `docs/formulas.md`, B5. Check: half-life 10, start 100, then (1 s, 200) gives 106.696700846.
@@ -15,13 +15,13 @@ pub struct Ewma {
 }
 
 impl Ewma {
-    /// Returns a mean in which a sample counts half after `half_life` seconds (> 0, else 1).
+    /// Returns an empty mean; a sample's weight halves every `half_life` seconds (> 0, else 1).
     #[must_use]
     pub fn new(half_life: f64) -> Self {
         Self { half_life: super::positive(half_life).unwrap_or(1.0), value: None }
     }
 
-    /// Takes a sample that stands for the last `dt` seconds. The first is taken as it is.
+    /// Adds a sample that covers the last `dt` seconds. The first sample becomes the mean.
     pub fn update(&mut self, dt: f64, sample: f64) {
         let (Some(dt), true) = (sane(dt), sample.is_finite()) else { return };
         let weight = -(-dt / self.half_life * std::f64::consts::LN_2).exp_m1();
@@ -40,28 +40,28 @@ impl Ewma {
     }
 }
 
-/// A sample counts at most this many times what was expected of it.
+/// A sample counts as at most this many times the expected value.
 const MOST_TIMES: f64 = 8.0;
 
-/// Samples until which an absurd one may be all that the expectation rests on.
+/// Number of samples from which the expectation is trusted; before, it may rest on an absurd sample.
 const KNOWN_AFTER: u32 = 5;
 
-/// Tells absurd samples: those that exceed the expectation eightfold. The first ones rest on nothing: one that comes short of
-/// the expectation as far shows that those before were absurd themselves.
+/// Clips samples that exceed the expectation eightfold. The first samples have no reliable expectation: a sample eight times
+/// below it shows that the earlier ones were absurd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Clip {
     samples: u32,
 }
 
 impl Clip {
-    /// Returns what a sample counts as.
-    pub(super) fn of(self, sample: f64, expected: f64) -> f64 {
+    /// Returns the sample, clipped.
+    pub(super) fn clipped(self, sample: f64, expected: f64) -> f64 {
         let known = self.samples >= KNOWN_AFTER && expected > 0.0;
         if known { sample.min(MOST_TIMES * expected) } else { sample }
     }
 
     /// Returns whether `sample` shows that the few samples before it were absurd.
-    pub(super) fn was_absurd(self, sample: f64, expected: f64) -> bool {
+    pub(super) fn earlier_were_absurd(self, sample: f64, expected: f64) -> bool {
         (1..KNOWN_AFTER).contains(&self.samples) && MOST_TIMES * sample < expected
     }
 
@@ -75,7 +75,7 @@ impl Clip {
     }
 }
 
-/// An [`Ewma`] of samples, not negative, of which a single absurd one moves it little, and for good not at all.
+/// An [`Ewma`] of non-negative samples that a single absurd sample moves little, and not for long.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ClippedMean {
     mean: Ewma,
@@ -83,16 +83,16 @@ pub struct ClippedMean {
 }
 
 impl ClippedMean {
-    /// Returns a mean in which a sample counts half after `half_life` seconds (> 0, else 1).
+    /// Returns an empty mean; a sample's weight halves every `half_life` seconds (> 0, else 1).
     #[must_use]
     pub fn new(half_life: f64) -> Self {
         Self { mean: Ewma::new(half_life), clip: Clip::default() }
     }
 
-    /// Takes a sample that stands for the last `dt` seconds.
+    /// Adds a sample that covers the last `dt` seconds.
     pub fn update(&mut self, dt: f64, sample: f64) {
         let Some(sample) = sane(sample) else { return };
-        if self.clip.was_absurd(sample, self.value().unwrap_or(0.0)) {
+        if self.clip.earlier_were_absurd(sample, self.value().unwrap_or(0.0)) {
             *self = Self { mean: Ewma { value: None, ..self.mean }, clip: Clip::default() };
         }
         let sample = self.clipped(sample);
@@ -100,16 +100,16 @@ impl ClippedMean {
         self.mean.update(dt, sample);
     }
 
-    /// Replaces the mean by one that is known well.
+    /// Replaces the mean with a trusted value.
     pub fn reset(&mut self, value: f64) {
         self.mean.reset(value);
         self.clip = Clip { samples: KNOWN_AFTER };
     }
 
-    /// Returns what a sample counts as: at most eight times the mean, once there is one.
+    /// Returns the sample clipped to eight times the mean; unclipped for the first five samples.
     #[must_use]
     pub fn clipped(&self, sample: f64) -> f64 {
-        self.clip.of(sample, self.value().unwrap_or(0.0))
+        self.clip.clipped(sample, self.value().unwrap_or(0.0))
     }
 
     /// Returns the mean, if there was a sample.
@@ -119,7 +119,7 @@ impl ClippedMean {
     }
 }
 
-/// One-sided CUSUM: adds up what standardised samples exceed a slack by, and raises an alarm at a threshold.
+/// One-sided CUSUM: sums the excess of standardised samples over a slack, and raises an alarm at a threshold.
 ///
 /// # Source
 /// `docs/formulas.md`, B5. Check: slack 0.5 over 0.1, -0.4, 0.3, 1.2, 1.5, 0.9, 2, 1.1 ends at 4.2: an alarm for 4.
@@ -131,13 +131,13 @@ pub struct Cusum {
 }
 
 impl Cusum {
-    /// Returns a sum at zero. `slack` and `threshold` in standard deviations.
+    /// Returns an empty sum; `slack` and `threshold` are in standard deviations.
     #[must_use]
     pub fn new(slack: f64, threshold: f64) -> Self {
         Self { slack, threshold, sum: 0.0 }
     }
 
-    /// Takes a standardised sample; true if the sum passes the threshold, and then it starts anew.
+    /// Adds a standardised sample. Returns true, and resets the sum, if the sum passes the threshold.
     pub fn update(&mut self, z: f64) -> bool {
         if !z.is_finite() {
             return false;
@@ -157,21 +157,21 @@ impl Cusum {
     }
 }
 
-/// Slack and threshold of a [`Tracker`]: a false alarm in thousands of independent samples, ten samples to see a shift of
-/// one standard deviation.
+/// Slack and threshold of a [`Tracker`]: one false alarm in thousands of independent samples, and about 16 samples to detect
+/// a shift of one standard deviation.
 const SLACK: f64 = 0.5;
 const THRESHOLD: f64 = 8.0;
 
-/// A single sample counts at most this many standard deviations: an outlier is no change.
+/// A sample counts as at most this many standard deviations, so that one outlier is not taken for a change.
 const MOST_DEVIATIONS: f64 = 4.0;
 
-/// Deviations are taken to be at least this share of the mean.
+/// The standard deviation is taken as at least this share of the mean.
 const LEAST_SHARE: f64 = 0.05;
 
-/// A smoothed value that jumps when what it follows has jumped, instead of creeping after it.
+/// A smoothed value that follows a level change by a jump instead of slowly.
 ///
-/// Unit: that of the samples, which are not negative. An [`Ewma`] with a [`Cusum`] on either side; at an alarm the mean
-/// becomes that of the samples since the sum left zero.
+/// Unit: the unit of the samples, which must not be negative. An [`Ewma`] with a [`Cusum`] on either side; on an alarm the
+/// mean of the samples since the sum left zero replaces the smoothed value.
 ///
 /// # Source
 /// `docs/formulas.md`, B5.
@@ -182,31 +182,32 @@ pub struct Tracker {
     sides: [Side; 2],
 }
 
-/// One side of the test, with the samples since its sum left zero.
+/// One side of the change test, with the samples since its CUSUM left zero.
 #[derive(Debug, Clone, Copy)]
 struct Side {
     cusum: Cusum,
     sign: f64,
+    /// Sum of the samples, weighted by their seconds.
     sum: f64,
     weight: f64,
 }
 
 impl Tracker {
-    /// Returns a tracker of this half-life in seconds.
+    /// Returns a tracker with the given half-life, s.
     #[must_use]
     pub fn new(half_life: f64) -> Self {
         let side = |sign| Side { cusum: Cusum::new(SLACK, THRESHOLD), sign, sum: 0.0, weight: 0.0 };
         Self { mean: Ewma::new(half_life), deviation: Ewma::new(half_life), sides: [side(1.0), side(-1.0)] }
     }
 
-    /// Takes a sample of the last `dt` seconds; true if the value jumped.
+    /// Adds a sample that covers the last `dt` seconds. Returns true if the value jumped.
     pub fn update(&mut self, dt: f64, sample: f64) -> bool {
         let (Some(dt), Some(sample)) = (super::positive(dt), sane(sample)) else { return false };
         let Some(mean) = self.mean.value() else {
             self.mean.update(dt, sample);
             return false;
         };
-        // Mean absolute deviation to standard deviation, as for normal noise.
+        // Convert the mean absolute deviation to a standard deviation, assuming normal noise.
         let spread = self.deviation.value().unwrap_or(0.0) * (std::f64::consts::PI / 2.0).sqrt();
         let scale = spread.max(LEAST_SHARE * mean).max(f64::MIN_POSITIVE);
         let z = ((sample - mean) / scale).clamp(-MOST_DEVIATIONS, MOST_DEVIATIONS);
@@ -271,17 +272,17 @@ mod tests {
             assert_eq!(cusum.update(z), at == 7, "{at}");
         }
         assert_eq!(path, [0.0, 0.0, 0.0, 0.0, 0.7, 1.7, 2.1, 3.6]);
-        assert_eq!(cusum.sum(), 0.0, "an alarm starts anew");
+        assert_eq!(cusum.sum(), 0.0, "an alarm resets the sum");
     }
 
     #[test]
-    fn a_step_is_jumped_to_and_an_outlier_is_not() {
+    fn a_tracker_jumps_at_a_step_and_not_at_an_outlier() {
         let noise = |at: u32| 1.0 + 0.05 * f64::from(at * 7919 % 13) / 6.0 - 0.05;
         let mut tracker = Tracker::new(60.0);
         let mut alarms = 0;
         for at in 0..1000 {
             let outlier = if at % 200 == 150 { 50.0 } else { 1.0 };
-            // The first sample is taken for the mean until more are there.
+            // The first sample alone is a poor mean: ignore early alarms.
             alarms += u32::from(tracker.update(1.0, 1000.0 * noise(at) * outlier) && at > 100);
         }
         assert_eq!(alarms, 0);
@@ -295,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_sample_is_clipped_or_forgotten() {
+    fn an_absurd_sample_is_clipped_or_dropped() {
         let mut mean = ClippedMean::new(4.0);
         [1e15, 2.0, 4.0].into_iter().for_each(|sample| mean.update(1.0, sample));
         assert!((2.0..4.0).contains(&mean.value().unwrap()), "{mean:?}");

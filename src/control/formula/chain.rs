@@ -1,11 +1,11 @@
-//! How many deltas between two bases.
+//! The number of deltas between two bases.
 
 use super::sane;
 
-/// Returns the number of deltas after which a new base costs less than what it saves when state is read back.
+/// Returns the number of deltas after which writing a new base costs less than it saves in restores.
 ///
-/// * `full`, `delta`: capacity lost to a full checkpoint and to an incremental one; `mtbf`; `interval` > 0; `replay`: time
-///   that each delta adds to a restore, > 0. 0 if a delta costs no less than a base; infinite if a restore does not feel it.
+/// * `full`, `delta`: capacity lost to a full and to an incremental checkpoint; `mtbf`; `interval` > 0; `replay` > 0: restore
+///   time added by each delta. Returns 0 if a delta costs no less than a base, infinity if `replay` is 0.
 ///
 /// # Source
 /// `docs/formulas.md`, A9: `sqrt(2 (F - I) M / (T r))`. Check: (60, 1, 86400, 10, 0.5) is 1427.9496.
@@ -38,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_range() {
+    fn arguments_out_of_range_are_handled() {
         assert_eq!(chain_length(1.0, 2.0, 1.0, 1.0, 1.0), 0.0);
         assert_eq!(chain_length(2.0, 1.0, 1.0, 1.0, 0.0), f64::INFINITY);
         assert!(chain_length(2.0, 1.0, 1.0, 0.0, 1.0).is_nan() && chain_length(f64::NAN, 1.0, 1.0, 1.0, 1.0).is_nan());

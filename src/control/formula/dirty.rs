@@ -1,14 +1,14 @@
-//! Distinct dirty keys, and the interval where a checkpoint costs what they weigh.
+//! Distinct dirty keys, and the best interval when a checkpoint's cost grows with them.
 
 use super::sane;
 
-/// Steps of the scan for the best interval per doubling.
+/// Scan steps per doubling of the interval.
 const SCAN_PER_DOUBLING: f64 = 16.0;
 
-/// Halvings that narrow a minimum down.
+/// Bisection steps within the best scan step.
 const HALVINGS: usize = 80;
 
-/// What a checkpoint costs at an interval, and how that changes with it.
+/// A checkpoint's cost at an interval, and its derivative.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Cost {
     /// `C(T)`: capacity lost to one checkpoint, s.
@@ -17,7 +17,7 @@ pub struct Cost {
     pub slope: f64,
 }
 
-/// Returns the expected number of distinct keys among `updates` uniform ones over `keys` keys.
+/// Returns the expected number of distinct keys hit by `updates` uniform updates over `keys` keys.
 ///
 /// # Source
 /// `docs/formulas.md`, B1: `N (1 - (1 - 1 / N)^n)`. Check: (1e6, 1e5) is 95162.63.
@@ -32,46 +32,11 @@ pub fn distinct_keys_uniform(keys: f64, updates: f64) -> f64 {
     -keys * (updates * (-1.0 / keys).ln_1p()).exp_m1()
 }
 
-/// Returns the expected number of distinct keys among `updates` that go to each key with its probability.
+/// Returns the interval in `shortest..=longest` with the least overhead `C(T) / T + w T / (2 M)`, and that overhead.
 ///
-/// # Source
-/// `docs/formulas.md`, B1: `sum 1 - (1 - p)^n`. Check: Zipf 0.99 over 1e6 keys and 1e5 updates is 38967.30.
-pub fn distinct_keys(probabilities: impl IntoIterator<Item = f64>, updates: f64) -> f64 {
-    let one = |p: f64| if p < 1.0 { -(updates * (-p).ln_1p()).exp_m1() } else { updates.min(1.0) };
-    probabilities.into_iter().map(one).sum()
-}
-
-/// Returns the elasticity `d ln D / d ln T` from the counts at half an interval and at the whole, between 0 and 1.
-///
-/// # Source
-/// `docs/formulas.md`, B1: `log2(D(T) / D(T / 2))`. Check: (1, 1.5) is 0.584963.
-#[must_use]
-pub fn elasticity(half: f64, whole: f64) -> f64 {
-    if !sane(&[half, whole]) || half == 0.0 {
-        return f64::NAN;
-    }
-    (whole / half).log2().clamp(0.0, 1.0)
-}
-
-/// Returns the bytes that tracking by blocks of `block` keys writes for each dirty byte, `updates` uniform over `keys`.
-///
-/// # Source
-/// `docs/formulas.md`, B2: `b D_b / D_k`. Check: (1e6, 64, 1e5) is 10.49.
-#[must_use]
-pub fn block_amplification(keys: u32, block: u32, updates: f64) -> f64 {
-    if block == 0 {
-        return f64::NAN;
-    }
-    let blocks = f64::from(keys / block);
-    f64::from(block) * distinct_keys_uniform(blocks, updates) / distinct_keys_uniform(f64::from(keys), updates)
-}
-
-/// Returns the interval between `shortest` and `longest` with the least overhead `C(T) / T + w T / (2 M)`, and that
-/// overhead.
-///
-/// There may be several minima: the range is scanned and the best one narrowed down, by `T^2 = (2 M / w) (C - T C')`.
-/// The measured cost must not be put into Young's formula instead: repeated, that settles where the cost of what grows
-/// with the interval is counted as if it were fixed, too long by 77 % in the check value of A10.
+/// There may be several minima, so the function scans the range and then bisects around the best point, by
+/// `T^2 = (2 M / w) (C - T C')`. Iterating Young's formula on the measured cost instead would count the growing part of the
+/// cost as if it were fixed, and settle at an interval 77 % too long in the check value of A10.
 ///
 /// * `shortest` > 0, `longest` >= `shortest`; `mtbf` > 0; `weight` >= 0: see [`super::ReplayWeight`].
 ///
@@ -97,7 +62,7 @@ pub fn dirty_aware_optimum(
     while at < longest {
         at = (at * step).min(longest);
         let here = overhead(at);
-        // The first comparison that succeeds also replaces a NaN.
+        // A NaN at `shortest` gives way to the first number.
         if here < best.1 || best.1.is_nan() {
             best = (at, here);
         }
@@ -115,16 +80,21 @@ pub fn dirty_aware_optimum(
         }
     }
     let narrowed = 0.5 * (low + high);
-    // Where measured costs have a kink the condition may mislead: the scan decides.
+    // A kink in the measured cost can mislead the bisection; the scan is the safe result.
     if overhead(narrowed) <= best.1 { (narrowed, overhead(narrowed)) } else { best }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{overhead, prints};
+    use super::super::{overhead, prints, weighted};
     use super::*;
 
     const WIDE: (f64, f64) = (1e-3, 1e7);
+
+    /// Returns the expected number of distinct keys hit by `updates`, each key with its own probability.
+    fn distinct_keys(probabilities: impl IntoIterator<Item = f64>, updates: f64) -> f64 {
+        probabilities.into_iter().map(|p| -(updates * (-p).ln_1p()).exp_m1()).sum()
+    }
 
     fn zipf(keys: u32, exponent: f64) -> Vec<f64> {
         let weights: Vec<f64> = (1..=keys).map(|rank| f64::from(rank).powf(-exponent)).collect();
@@ -137,52 +107,9 @@ mod tests {
         for (n, d) in [(1e3, "999.50"), (1e4, "9950.17"), (1e5, "95162.63"), (1e6, "632120.74"), (1e7, "999954.60")] {
             prints(distinct_keys_uniform(1e6, n), d);
         }
-        for (exponent, counts) in [
-            (0.8, ["933.59", "8368.47", "66684.40", "391074.20", "961992.39"]),
-            (0.99, ["710.28", "5519.18", "38967.30", "225831.37", "780158.30"]),
-            (1.2, ["379.93", "2400.57", "14452.44", "79456.88", "355421.41"]),
-        ] {
-            let keys = zipf(1_000_000, exponent);
-            for (n, want) in [1e3, 1e4, 1e5, 1e6, 1e7].into_iter().zip(counts) {
-                prints(distinct_keys(keys.iter().copied(), n), want);
-            }
-        }
     }
 
-    #[test]
-    fn b1_elasticity_and_logs_of_updates() {
-        let keys = zipf(1_000_000, 0.99);
-        let distinct = |n: f64| distinct_keys(keys.iter().copied(), n);
-        for (n, beta, ratio) in [
-            (1e3, "0.904728", "1.41"),
-            (1e4, "0.873722", "1.81"),
-            (1e5, "0.817470", "2.57"),
-            (1e6, "0.688595", "4.43"),
-            (1e7, "0.329437", "12.82"),
-        ] {
-            // The derivative at n, which two counts close together give.
-            let (below, above) = (n * 0.5f64.powf(1e-3), n * 2f64.powf(1e-3));
-            let slope = (distinct(above) / distinct(below)).ln() / (above / below).ln();
-            assert!((slope - beta.parse::<f64>().unwrap()).abs() < 2e-4, "{n}: {slope}");
-            prints(n / distinct(n), ratio);
-        }
-        // A log that is folded per epoch lies between.
-        assert!((100.0 * distinct(1e5) - 3_896_730.0).abs() < 1.0);
-        prints(elasticity(1.0, 1.5), "0.584963");
-        assert!(elasticity(0.0, 1.0).is_nan() && elasticity(1.0, f64::NAN).is_nan());
-        assert_eq!((elasticity(2.0, 1.0), elasticity(1.0, 3.0)), (0.0, 1.0));
-    }
-
-    #[test]
-    fn b2_blocks() {
-        for (block, n, ratio) in
-            [(64, 1e3, "62.03"), (64, 1e4, "47.51"), (64, 1e5, "10.49"), (16, 1e4, "14.86"), (4, 1e4, "3.94")]
-        {
-            prints(block_amplification(1_000_000, block, n), ratio);
-        }
-    }
-
-    /// Cost of a checkpoint with uniform keys.
+    /// Returns the cost function of a job that updates keys uniformly.
     fn uniform(fixed: f64, per_key: f64, keys: f64, rate: f64) -> impl Fn(f64) -> Cost {
         move |t| {
             let x = rate * t / keys;
@@ -229,20 +156,20 @@ mod tests {
             prints(least, h);
             let mut fixed_point: f64 = 60.0;
             for _ in 0..500 {
-                fixed_point = super::super::young(cost(fixed_point).cost, m);
+                fixed_point = weighted(cost(fixed_point).cost, m, 1.0);
             }
             prints(fixed_point, naive);
             prints(overhead(fixed_point, cost(fixed_point).cost, m, 1.0), naive_h);
-            let of_full = super::super::young(c0 + keys * s / b, m);
-            prints(of_full, full);
-            prints(overhead(of_full, cost(of_full).cost, m, 1.0), full_h);
+            let full_interval = weighted(c0 + keys * s / b, m, 1.0);
+            prints(full_interval, full);
+            prints(overhead(full_interval, cost(full_interval).cost, m, 1.0), full_h);
         }
     }
 
     #[test]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index of the table")]
     fn section_a10_zipf_keys() {
-        // Keys of about the same rank count as one class, to add up fewer of them.
+        // Group keys of similar rank into classes: summing over every key is slow.
         let keys = zipf(1_000_000, 0.99);
         let mut classes: Vec<(f64, f64)> = Vec::new();
         let mut from = 0;
@@ -253,7 +180,7 @@ mod tests {
             from = to;
         }
         let distinct = |n: f64| classes.iter().map(|(keys, p)| keys * distinct_keys([*p], n)).sum::<f64>();
-        // Enough of the curve to be exact between: a count at every sixteenth of a doubling.
+        // A count at every sixteenth of a doubling: dense enough to interpolate.
         let at = |k: f64| 1e5 * k.exp2();
         let table: Vec<f64> = (0..=208).map(|k| distinct(at(f64::from(k) / 16.0))).collect();
         let cost = |t: f64| {
@@ -269,21 +196,21 @@ mod tests {
         prints(least, "0.019721");
         let mut fixed_point: f64 = 60.0;
         for _ in 0..200 {
-            fixed_point = super::super::young(cost(fixed_point).cost, 3600.0);
+            fixed_point = weighted(cost(fixed_point).cost, 3600.0, 1.0);
         }
         assert!((fixed_point - 73.320).abs() < 0.01, "{fixed_point}");
         assert!((overhead(fixed_point, cost(fixed_point).cost, 3600.0, 1.0) - 0.020_367).abs() < 2e-6);
     }
 
     #[test]
-    fn section_a10_what_plugging_the_measured_cost_in_does() {
+    fn section_a10_iterating_young_on_the_measured_cost_is_too_long() {
         let cost = |t: f64| Cost { cost: 0.5 + 0.01 * t, slope: 0.01 };
         let (best, least) = dirty_aware_optimum(cost, 3600.0, 1.0, WIDE);
         prints(best, "60.000000");
         prints(least, "0.026667");
         let mut fixed_point: f64 = 10.0;
         for _ in 0..500 {
-            fixed_point = super::super::young(cost(fixed_point).cost, 3600.0);
+            fixed_point = weighted(cost(fixed_point).cost, 3600.0, 1.0);
         }
         prints(fixed_point, "105.9714");
         prints(overhead(fixed_point, cost(fixed_point).cost, 3600.0, 1.0), "0.029437");
@@ -291,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_hold_and_nonsense_is_nan() {
+    fn the_range_is_respected_and_nonsense_is_nan() {
         let cost = |_: f64| Cost { cost: 0.5, slope: 0.0 };
         assert_eq!(dirty_aware_optimum(cost, 3600.0, 1.0, (100.0, 200.0)).0, 100.0);
         assert_eq!(dirty_aware_optimum(cost, 3600.0, 1.0, (10.0, 20.0)).0, 20.0);
@@ -300,7 +227,6 @@ mod tests {
             assert!(dirty_aware_optimum(cost, 3600.0, 1.0, range).0.is_nan(), "{range:?}");
         }
         assert!(distinct_keys_uniform(f64::NAN, 1.0).is_nan() && distinct_keys_uniform(0.5, 1.0).is_nan());
-        assert_eq!((distinct_keys_uniform(1.0, 5.0), distinct_keys([1.0], 5.0)), (1.0, 1.0));
-        assert!(block_amplification(10, 0, 1.0).is_nan());
+        assert_eq!(distinct_keys_uniform(1.0, 5.0), 1.0);
     }
 }

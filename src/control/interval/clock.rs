@@ -1,52 +1,54 @@
-//! Time that only goes forward, whatever the caller's clock does.
+//! Monotonic time from a caller's clock that may be set.
 
 use std::time::Duration;
 
 use crate::time::Timestamp;
 
-/// A step back by less than this is that of an observation that was overtaken by another.
+/// A smaller step back means that the observation was overtaken by a later one.
 const OVERTAKEN: Duration = Duration::from_secs(1);
 
-/// A step forward by more than this is the clock's: 366 days.
+/// A larger step forward means that the clock was set: 366 days.
 const FARTHEST: Duration = Duration::from_secs(366 * 86_400);
 
-/// The caller's clock, and the time that has passed by it. A clock that is set back, or far ahead, goes on from where it was:
-/// the step itself counts as no time.
+/// Converts between the caller's clock and monotonic time. Setting the caller's clock back, or far ahead, takes no monotonic
+/// time.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Clock {
-    told: Timestamp,
-    passed: Timestamp,
+    /// The last reading of the caller's clock.
+    caller: Timestamp,
+    /// The monotonic time of that reading.
+    monotonic: Timestamp,
 }
 
 impl Clock {
     pub(super) fn new(now: Timestamp) -> Self {
-        Self { told: now, passed: now }
+        Self { caller: now, monotonic: now }
     }
 
-    /// Returns what time it is when the caller's clock says `now`.
+    /// Returns the monotonic time when the caller's clock reads `now`.
     pub(super) fn read(&self, now: Timestamp) -> Timestamp {
-        let step = now.since(self.told);
-        if step > FARTHEST { self.passed } else { self.passed.after(step) }
+        let step = now.since(self.caller);
+        if step > FARTHEST { self.monotonic } else { self.monotonic.after(step) }
     }
 
-    /// As [`Clock::read`], and goes on from there.
+    /// Advances to the caller's `now`, and returns the monotonic time.
     pub(super) fn advance(&mut self, now: Timestamp) -> Timestamp {
-        self.passed = self.read(now);
-        let back = self.told.since(now);
+        self.monotonic = self.read(now);
+        let back = self.caller.since(now);
         if back.is_zero() || back >= OVERTAKEN {
-            self.told = now;
+            self.caller = now;
         }
-        self.passed
+        self.monotonic
     }
 
-    /// Returns what time it is when the caller's clock will say `then`.
-    pub(super) fn at(&self, then: Timestamp) -> Timestamp {
-        self.passed.after(then.since(self.told))
+    /// Returns the monotonic time when the caller's clock will read `then`.
+    pub(super) fn monotonic_at(&self, then: Timestamp) -> Timestamp {
+        self.monotonic.after(then.since(self.caller))
     }
 
-    /// Returns what the caller's clock will say at `time`; what it says now if that has passed.
-    pub(super) fn tell(&self, time: Timestamp) -> Timestamp {
-        self.told.after(time.since(self.passed))
+    /// Returns the reading of the caller's clock at the monotonic `time`; the last reading if `time` has passed.
+    pub(super) fn caller_at(&self, time: Timestamp) -> Timestamp {
+        self.caller.after(time.since(self.monotonic))
     }
 }
 
@@ -59,18 +61,20 @@ mod tests {
     }
 
     #[test]
-    fn steps_of_the_clock_are_no_time() {
+    fn setting_the_clock_takes_no_time() {
         let mut clock = Clock::new(at(100));
         assert_eq!((clock.advance(at(110)), clock.read(at(105))), (at(110), at(110)));
-        // Set back by an hour, and ten seconds pass.
+        // Set back by an hour, then ten seconds pass.
         assert_eq!((clock.advance(at(-3490)), clock.advance(at(-3480))), (at(110), at(120)));
-        assert_eq!((clock.tell(at(150)), clock.at(at(-3450)), clock.tell(at(0))), (at(-3450), at(150), at(-3480)));
-        // As far as it goes, either way.
+        assert_eq!(
+            (clock.caller_at(at(150)), clock.monotonic_at(at(-3450)), clock.caller_at(at(0))),
+            (at(-3450), at(150), at(-3480))
+        );
         for far in [Timestamp::MAX, Timestamp::MIN, Timestamp::MAX, at(0)] {
             assert_eq!(clock.advance(far), at(120), "{far}");
         }
         assert_eq!(clock.advance(at(5)), at(125));
-        // What was overtaken neither turns time back nor makes it run.
+        // An overtaken observation neither turns time back nor advances it.
         assert_eq!(
             [5500, 5000, 6000].map(|ms| clock.advance(Timestamp::from_millis(ms))).map(Timestamp::as_millis),
             [125_500, 125_500, 126_000]

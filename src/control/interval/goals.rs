@@ -1,29 +1,29 @@
-//! What the user wants of checkpoints.
+//! The goals of a user.
 
 use std::time::Duration;
 
 use crate::error::{Error, Result};
 
-/// Requests that a checkpoint makes at least: the manifest's create and the look for a newer attempt.
-pub(super) const LEAST_REQUESTS: f64 = 2.0;
+/// Fewest requests of a checkpoint: creating the manifest and checking for a newer attempt.
+pub(super) const MIN_REQUESTS: f64 = 2.0;
 
-/// Goals, in any combination; none is: lose as little time as possible.
+/// Goals, in any combination. Without a goal the controller minimises lost time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Goals {
-    /// A recovery, from the failure until the job has caught up, takes at most this long.
+    /// Longest recovery, from the failure until the job has caught up.
     pub recovery: Option<Duration>,
-    /// The last finished checkpoint is never older than this.
+    /// Greatest age of the last finished checkpoint.
     pub recovery_point: Option<Duration>,
-    /// Checkpoints take at most this share of the capacity, above 0 and below 1.
+    /// Largest share of the capacity spent on checkpoints, above 0 and below 1.
     pub overhead: Option<f64>,
-    /// Checkpoints write at most this many bytes per hour.
+    /// Most bytes that checkpoints write per hour.
     pub bytes_per_hour: Option<f64>,
-    /// Checkpoints make at most this many requests per hour.
+    /// Most requests that checkpoints make per hour.
     pub requests_per_hour: Option<f64>,
 }
 
 impl Goals {
-    /// Checks that each goal means something and that no two contradict each other, whatever the job.
+    /// Checks that every goal is in range and that no two contradict each other for every job.
     ///
     /// # Errors
     /// `Config`, naming the goal.
@@ -43,7 +43,7 @@ impl Goals {
             }
         }
         if let (Some(point), Some(requests)) = (self.recovery_point, self.requests_per_hour) {
-            let needed = LEAST_REQUESTS * 3600.0 / point.as_secs_f64();
+            let needed = MIN_REQUESTS * 3600.0 / point.as_secs_f64();
             if requests < needed {
                 let error = Error::config("recovery point goal contradicts requests per hour goal");
                 return Err(error.with("requests_needed", needed.ceil()));
@@ -59,7 +59,7 @@ mod tests {
     use crate::error::ErrorKind;
 
     #[test]
-    fn what_means_nothing_or_contradicts_is_refused() {
+    fn goals_out_of_range_or_in_contradiction_are_refused() {
         let second = Some(Duration::from_secs(1));
         let refused = [
             Goals { recovery: Some(Duration::ZERO), ..Goals::default() },

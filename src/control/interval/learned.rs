@@ -1,4 +1,4 @@
-//! What a controller has learned, for the next one: a job that is started again goes on from there.
+//! The saved state of a controller, from which the controller of a restarted job resumes.
 
 use bytes::Bytes;
 use prost::Message;
@@ -6,52 +6,51 @@ use prost::Message;
 use crate::control::estimate::{LearnedCurve, LearnedFailures, LearnedLine, LearnedLoad, LearnedRecoveries};
 use crate::error::{Error, Result};
 
-/// Longest form as bytes. What a controller writes is an eighth of it at most.
+/// Longest accepted encoding: eight times the longest that a controller writes.
 const MAX_BYTES: usize = 32 << 10;
 
-/// What a controller had learned: estimates, and whether it had been told that the job would end.
+/// A controller's estimates, and whether the job was about to stop.
 ///
-/// Its bytes are an aid and no record: a version that does not understand them starts afresh, and a number that makes no sense
-/// counts as one that was not told.
+/// The estimates are a hint: a version that cannot decode them starts without, and an implausible number counts as missing.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Learned(pub(super) Estimates);
 
 impl Learned {
-    /// Returns it as that of a job which ended on purpose, whether it said so or not.
+    /// Marks the job as stopped on purpose, whether or not it had announced its end.
     #[must_use]
     pub fn of_an_end(mut self) -> Self {
         self.0.ending = true;
         self
     }
 
-    /// Returns it as bytes: some hundreds, four thousand at most.
+    /// Encodes the estimates: some hundreds of bytes, at most four thousand.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         Bytes::from(self.0.encode_to_vec())
     }
 
-    /// Returns what [`Learned::to_bytes`] wrote.
+    /// Decodes the output of [`Learned::to_bytes`].
     ///
     /// # Errors
-    /// `Corrupt` if it cannot have been written so.
+    /// `Corrupt` if the bytes are too long or not such an output.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
         if bytes.len() > MAX_BYTES {
-            let error = Error::corrupt("what a controller had learned is too long");
+            let error = Error::corrupt("saved interval estimates are too long");
             return Err(error.with("bytes", bytes.len()).with("limit", MAX_BYTES));
         }
         let estimates = Estimates::decode(bytes);
-        let corrupt = |source| Error::corrupt("not what a controller had learned").with_source(source);
+        let corrupt = |source| Error::corrupt("saved interval estimates cannot be decoded").with_source(source);
         estimates.map(Self).map_err(corrupt)
     }
 }
 
-/// All of it. Units as those of the estimators: seconds, records, bytes.
+/// The encoded form. Units as in the estimators: seconds, records, bytes.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Estimates {
-    /// Checkpoints that it rests on.
+    /// Number of completed checkpoints.
     #[prost(uint32, tag = "1")]
     pub(super) checkpoints: u32,
-    /// The job was to end after the next checkpoint: that it does is no failure.
+    /// The job was about to stop on purpose, so its end is not a failure.
     #[prost(bool, tag = "2")]
     pub(super) ending: bool,
     #[prost(double, tag = "3")]
@@ -72,7 +71,7 @@ pub(super) struct Estimates {
     pub(super) node: LearnedFailures,
 }
 
-/// Of the costs of checkpoints.
+/// State of `Costs`.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(super) struct LearnedCosts {
     #[prost(message, optional, tag = "1")]

@@ -1,31 +1,38 @@
 //! The adaptive checkpoint interval: observations in, the next interval and its reason out.
 //!
 //! ```text
-//! observations --> estimates (control/estimate) --> bounds: cost optimum, goals, guard rails --> Decision + Reason
+//! observations --> model (control/estimate) --> situation: cost optimum, goals, guard rails --> Decision + Reason
 //! ```
 //!
-//! Invariants: an interval is finite and above zero; no checkpoint starts sooner after the last than the guard rail allows,
-//! whatever the goals say; equal observations give equal decisions. Where goals contradict each other, guard rails win, then
-//! what bounds a recovery, then what bounds the cost; the decision says so, and what would make all of them possible.
+//! Invariants: an interval is finite and above zero; no checkpoint starts sooner after the last than the guard rails allow,
+//! whatever the goals; equal observations give equal decisions. Where goals conflict, guard rails win, then bounds on a
+//! recovery, then bounds on the cost; the decision reports the conflict and the values that would resolve it.
 
-mod bounds;
+mod bound;
 mod clock;
 mod controller;
 mod costs;
+mod decision;
 mod goals;
+mod infeasible;
 mod learned;
 mod lull;
+mod model;
 mod observation;
 mod reason;
-mod recovering;
+mod recovery;
 mod settings;
+mod situation;
 #[cfg(test)]
 mod tests;
+mod units;
 
-pub use bounds::Bound;
-pub use controller::{Controller, Decision, Kind};
+pub use bound::Bound;
+pub use controller::Controller;
+pub use decision::{CheckpointKind, Decision};
 pub use goals::Goals;
+pub use infeasible::Infeasible;
 pub use learned::Learned;
 pub use observation::{CheckpointSample, Observation};
-pub use reason::{Damping, Infeasible, Reason};
+pub use reason::{Damping, Reason};
 pub use settings::IntervalSettings;

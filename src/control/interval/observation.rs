@@ -1,73 +1,73 @@
-//! What an engine tells the controller.
+//! Observations that an engine reports to the controller.
 
-use crate::control::estimate::{LoadSample, Scope};
+use crate::control::estimate::{FailureScope, LoadSample};
 use crate::time::Timestamp;
 
-/// Something that was seen. Whatever is not told is estimated from the rest, or assumed by the settings.
+/// An observation. The controller estimates missing ones from the others, or takes the settings.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Observation {
-    /// Records and updates since the load before; best once a second.
+    /// Records and updates since the previous sample; report once a second.
     Load(LoadSample),
-    /// Rows that are dirty since the last barrier, and the updates (or records) since then.
+    /// Dirty rows and updates since the last barrier.
     Dirty {
-        /// Updates, or records where updates are not counted.
+        /// Updates; records where updates are not counted.
         updates: f64,
         /// Distinct rows.
         rows: f64,
     },
-    /// Size of the whole state; best before each checkpoint completes.
+    /// Size of the whole state; report before each checkpoint completes.
     State {
-        /// Bytes, as a restore reads them.
+        /// Bytes that a restore reads.
         bytes: f64,
         /// Rows.
         rows: f64,
     },
-    /// A checkpoint was started: the interval begins.
+    /// A checkpoint was triggered.
     Triggered,
-    /// A subtask stood still for so many seconds at the barrier of the checkpoint in flight; the longest counts.
+    /// A subtask paused for this many seconds at the barrier of the checkpoint in flight; the longest pause counts.
     Paused(f64),
     /// The checkpoint is durable.
     Completed(CheckpointSample),
-    /// The checkpoint was given up.
+    /// The checkpoint was aborted.
     Aborted,
-    /// The job failed, or a node of it. Until the job is up again, as `Restored`, records that are processed or a checkpoint
-    /// that is triggered show, further failures are part of this one.
-    Failed(Scope),
-    /// State was read back and records are processed again.
+    /// The job or one of its nodes failed. Further failures count as the same one until the job is up again, as shown by
+    /// `Restored`, by processed records, or by a triggered checkpoint.
+    Failed(FailureScope),
+    /// State was restored and processing resumes.
     Restored {
-        /// Bytes that were read.
+        /// Bytes read.
         bytes: f64,
     },
-    /// Processing has reached the newest input again. Not needed where samples of the load tell of the backlog.
+    /// Processing has reached the newest input again. Not needed if load samples include the backlog.
     CaughtUp,
-    /// The job ends on purpose after the next checkpoint: when it is started again, that is no failure.
+    /// The job will stop after the next checkpoint; its next start is not a failure.
     Ending,
-    /// A node will be taken away.
+    /// A node is about to be lost, a preemption for example.
     Notice {
         /// When.
         deadline: Timestamp,
-        /// How probably, 0 to 1.
+        /// Probability, 0 to 1.
         probability: f64,
     },
-    /// The job now runs on this many nodes.
+    /// Number of nodes of the job.
     Nodes(f64),
 }
 
-/// What a checkpoint took.
+/// The measured costs of a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct CheckpointSample {
-    /// From its trigger until it was durable, s.
+    /// From trigger to durable, s.
     pub duration: f64,
-    /// Longest time that a subtask stood still, s, if [`Observation::Paused`] did not tell.
+    /// Longest pause of a subtask, s; 0 if reported by [`Observation::Paused`].
     pub pause: f64,
-    /// Processing time lost to it, pause and slow-down, s; `None` where nobody measures it.
+    /// Processing time lost to pause and slow-down, s; `None` if not measured.
     pub capacity: Option<f64>,
-    /// Bytes of changed rows that were written.
+    /// Bytes of changed rows written.
     pub delta_bytes: f64,
-    /// Bytes of new bases that were written.
+    /// Bytes of new bases written.
     pub base_bytes: f64,
-    /// Distinct rows that were dirty.
+    /// Distinct dirty rows.
     pub rows: f64,
     /// Requests to the store.
     pub requests: f64,

@@ -1,4 +1,4 @@
-//! What the controller starts from.
+//! The settings of the controller.
 
 use std::time::Duration;
 
@@ -7,43 +7,43 @@ use crate::control::estimate::FailurePrior;
 use crate::control::formula::ReplayWeight;
 use crate::error::{Error, Result};
 
-/// Guard rails, and what is assumed until it is measured: plain data.
+/// Guard rails, and assumptions that hold until measurements replace them.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct IntervalSettings {
-    /// No interval is shorter. Default 1 s.
+    /// Shortest interval. Default 1 s.
     pub shortest: Duration,
-    /// No interval is longer. Default 1 h.
+    /// Longest interval. Default 1 h.
     pub longest: Duration,
-    /// The interval until something is known. Default 10 s.
+    /// Interval before the first measurements. Default 10 s.
     pub first: Duration,
-    /// Checkpoints are under way for at most this share of the time, above 0 and up to 1. Default 0.5.
+    /// Largest share of the time with a checkpoint in flight, above 0 and up to 1. Default 0.5.
     pub busy_share: f64,
-    /// From the end of a checkpoint to the start of the next, less than the longest interval. Default 0.
+    /// Shortest time from the end of a checkpoint to the start of the next; less than `longest`. Default 0.
     pub min_pause: Duration,
-    /// After this a checkpoint is given up. Default 10 min.
+    /// A checkpoint is aborted after this time. Default 10 min.
     pub timeout: Duration,
-    /// What a second to be replayed counts. Default: the time to catch up. With [`ReplayWeight::Batch`] input waits to be read,
-    /// as that of a file: none piles up while the job is down.
+    /// Cost of replaying a second of input. Default: the time to catch up. [`ReplayWeight::Batch`] is for input that waits to be
+    /// read, such as a file: no backlog builds up while the job is down.
     pub weight: ReplayWeight,
-    /// An interval is kept while a better one would save less than this share of the overhead. Default 0.01.
+    /// The interval stays while a better one would save less than this share of the overhead. Default 0.01.
     pub dead_band: f64,
-    /// How much of the overhead may be given to wait for, or take early, a lull. Default 0.01; 0 turns it off.
+    /// Share of the overhead that may be spent on moving a checkpoint into a lull. Default 0.01; 0 disables this.
     pub lull: f64,
-    /// What is known of failures.
+    /// Assumptions about failures.
     pub failures: FailurePrior,
-    /// Highest rate of records per second, if it is known. Default: to be learned.
+    /// Highest rate at which the job processes records, records/s. Default: learned.
     pub capacity: Option<f64>,
-    /// From a failure until state begins to be read: detection and restart. Default 10 s.
+    /// Time from a failure to the start of the restore: detection and restart. Default 10 s.
     pub restart: Duration,
-    /// Bytes of state that a restore reads per second. Default 100 MB.
+    /// Speed of a restore, bytes of state per second. Default 100 MB/s.
     pub restore_bytes_per_s: f64,
-    /// Share of a checkpoint's duration that is lost to the job, where that is not measured. Default 0.05.
+    /// Share of a checkpoint's duration that the job loses, where the loss is not measured. Default 0.05.
     pub slow_down: f64,
-    /// A checkpoint's changed rows have at most this many bytes: bounds memory. Default: none.
+    /// Most bytes of changed rows in a checkpoint; bounds memory. Default: unlimited.
     pub delta_bytes: f64,
-    /// Bounds of chains of segments.
+    /// Bounds of the segment chains.
     pub chain: ChainPolicy,
-    /// Key groups of the job. Default 128.
+    /// Number of key groups. Default 128.
     pub groups: u16,
 }
 
@@ -72,14 +72,14 @@ impl Default for IntervalSettings {
 }
 
 impl IntervalSettings {
-    /// Checks that they can work.
+    /// Checks that every setting is in range.
     ///
     /// # Errors
     /// `Config`, naming the setting.
     pub fn check(&self) -> Result<()> {
         let positive = |value: f64| value > 0.0;
         let share = |value: f64| value > 0.0 && value <= 1.0;
-        let wrong = [
+        let checks = [
             ("shortest", self.shortest < Duration::from_millis(1)),
             ("longest", self.longest < self.shortest || self.longest > Duration::from_secs(366 * 86_400)),
             ("first", self.first.is_zero()),
@@ -98,7 +98,7 @@ impl IntervalSettings {
             ("delta_bytes", !positive(self.delta_bytes)),
             ("groups", self.groups == 0),
         ];
-        match wrong.into_iter().find(|(_, wrong)| *wrong) {
+        match checks.into_iter().find(|(_, wrong)| *wrong) {
             Some((setting, _)) => {
                 Err(Error::config("setting of the adaptive interval is out of range").with("setting", setting))
             }
@@ -112,22 +112,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn defaults_work_and_nonsense_does_not() {
-        let fine = IntervalSettings::default();
-        fine.check().unwrap();
+    fn defaults_are_accepted_and_nonsense_is_refused() {
+        let valid = IntervalSettings::default();
+        valid.check().unwrap();
         let wrong = [
-            IntervalSettings { shortest: Duration::ZERO, ..fine },
-            IntervalSettings { longest: Duration::from_millis(1), ..fine },
-            IntervalSettings { longest: Duration::MAX, ..fine },
-            IntervalSettings { min_pause: fine.longest, ..fine },
-            IntervalSettings { busy_share: 0.0, ..fine },
-            IntervalSettings { busy_share: f64::NAN, ..fine },
-            IntervalSettings { dead_band: -1.0, ..fine },
-            IntervalSettings { capacity: Some(0.0), ..fine },
-            IntervalSettings { restore_bytes_per_s: f64::NAN, ..fine },
-            IntervalSettings { failures: FailurePrior { job_mtbf: 0.0, ..FailurePrior::default() }, ..fine },
-            IntervalSettings { failures: FailurePrior { strength: f64::NAN, ..FailurePrior::default() }, ..fine },
-            IntervalSettings { groups: 0, ..fine },
+            IntervalSettings { shortest: Duration::ZERO, ..valid },
+            IntervalSettings { longest: Duration::from_millis(1), ..valid },
+            IntervalSettings { longest: Duration::MAX, ..valid },
+            IntervalSettings { min_pause: valid.longest, ..valid },
+            IntervalSettings { busy_share: 0.0, ..valid },
+            IntervalSettings { busy_share: f64::NAN, ..valid },
+            IntervalSettings { dead_band: -1.0, ..valid },
+            IntervalSettings { capacity: Some(0.0), ..valid },
+            IntervalSettings { restore_bytes_per_s: f64::NAN, ..valid },
+            IntervalSettings { failures: FailurePrior { job_mtbf: 0.0, ..FailurePrior::default() }, ..valid },
+            IntervalSettings { failures: FailurePrior { strength: f64::NAN, ..FailurePrior::default() }, ..valid },
+            IntervalSettings { groups: 0, ..valid },
         ];
         for settings in wrong {
             assert!(settings.check().is_err(), "{settings:?}");

@@ -1,13 +1,13 @@
-//! What the controller does with what it is told, rule by rule. How well it chooses is the simulator's to say.
+//! The controller's rules, one by one. The simulator in `cli/interval` measures the quality of its choices.
 
 use std::time::Duration;
 
 use super::*;
-use crate::control::estimate::{FailurePrior, LoadSample, NONSENSE, Scope};
+use crate::control::estimate::{FailurePrior, FailureScope, LoadSample, NONSENSE};
 use crate::control::formula::ReplayWeight;
 use crate::time::Timestamp;
 
-/// A day after the epoch, so that a clock has room to go back.
+/// A day after the epoch, so that a clock can be set back.
 const START_S: f64 = 86_400.0;
 
 #[expect(clippy::cast_possible_truncation, reason = "milliseconds of some days")]
@@ -26,18 +26,18 @@ fn expecting(mtbf: f64) -> IntervalSettings {
     }
 }
 
-/// An engine that asks ten times a second, and does what it is told.
+/// An engine that asks ten times a second and obeys.
 struct Engine {
     settings: IntervalSettings,
     controller: Controller,
     now: f64,
-    /// Records per second, and the share of the time that they take; without any nothing is told of the load.
+    /// Records per second and busy share; `None`: no load samples.
     load: Option<(f64, f64)>,
-    /// Records processed per second, if not those that come in.
+    /// Records processed per second; `None`: as many as received.
     processed: Option<f64>,
-    /// Fixed and per record, s.
+    /// Checkpoint duration, fixed and per record, s.
     duration: (f64, f64),
-    /// Bytes that a checkpoint writes beside 100 for each record.
+    /// Bytes of a checkpoint beside 100 per record.
     overhead: f64,
     records: f64,
     ends: Option<f64>,
@@ -60,11 +60,11 @@ impl Engine {
         }
     }
 
-    fn tell(&mut self, observation: Observation) {
+    fn report(&mut self, observation: Observation) {
         self.controller.observe(at(self.now), observation);
     }
 
-    /// Goes on with another controller that knows what this one had learned, ten seconds later.
+    /// Restarts ten seconds later, with a controller that resumes from this one's estimates.
     fn start_again(&mut self) {
         let learned = Learned::from_bytes(&self.controller.learned().to_bytes()).unwrap();
         assert_eq!(learned, self.controller.learned());
@@ -75,7 +75,7 @@ impl Engine {
     }
 
     fn fail(&mut self) {
-        self.tell(Observation::Failed(Scope::Node));
+        self.report(Observation::Failed(FailureScope::Node));
         self.ends = None;
     }
 
@@ -92,17 +92,17 @@ impl Engine {
 
     fn run(&mut self, seconds: f64) {
         let end = self.now + seconds;
-        let mut told = self.now;
+        let mut sampled = self.now;
         while self.now + 0.05 < end {
             self.now += 0.1;
             if let Some((rate, busy)) = self.load
-                && self.now - told > 0.95
+                && self.now - sampled > 0.95
             {
-                told = self.now;
+                sampled = self.now;
                 let processed = self.processed.unwrap_or(rate);
                 self.records += processed;
                 let busy = Some(busy);
-                self.tell(Observation::Load(LoadSample { received: rate, processed, busy, ..LoadSample::default() }));
+                self.report(Observation::Load(LoadSample { received: rate, processed, busy, ..LoadSample::default() }));
             }
             self.checkpoint();
         }
@@ -113,16 +113,16 @@ impl Engine {
             self.ends = None;
             let sample = self.sample();
             self.records = 0.0;
-            self.tell(Observation::Completed(sample));
+            self.report(Observation::Completed(sample));
         }
         if self.controller.is_due(at(self.now)) {
             self.triggers.push(self.now);
             self.ends = Some(self.now + self.sample().duration);
-            self.tell(Observation::Triggered);
+            self.report(Observation::Triggered);
         }
     }
 
-    /// Returns how many checkpoints were started after `from`.
+    /// Returns the number of checkpoints started after `from`.
     fn started(&self, from: f64) -> usize {
         self.triggers.iter().filter(|at| **at > from).count()
     }
@@ -134,13 +134,13 @@ impl Engine {
 
 #[test]
 fn a_failure_without_a_restore_stops_no_checkpoints() {
-    // The job survives the loss of a node, as records show.
+    // Processed records show that the job survives the loss of a node.
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
     engine.run(600.0);
     engine.fail();
     engine.run(600.0);
     assert!(engine.started(610.0) > 5, "{:?}", engine.triggers);
-    // Nothing shows it: the recovery is over when it should be.
+    // Without observations the recovery ends at its predicted time.
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
     engine.load = None;
     engine.run(600.0);
@@ -151,27 +151,27 @@ fn a_failure_without_a_restore_stops_no_checkpoints() {
 }
 
 #[test]
-fn a_clock_that_is_set_stops_no_checkpoints() {
+fn setting_the_clock_stops_no_checkpoints() {
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
     engine.run(600.0);
-    for told in [at(600.0 + 3600.0), Timestamp::MAX, Timestamp::MIN, at(0.0)] {
+    for time in [at(600.0 + 3600.0), Timestamp::MAX, Timestamp::MIN, at(0.0)] {
         let load = LoadSample { received: 1000.0, processed: 1000.0, busy: Some(0.5), ..LoadSample::default() };
-        engine.controller.observe(told, Observation::Load(load));
+        engine.controller.observe(time, Observation::Load(load));
         let before = engine.triggers.len();
         engine.run(300.0);
-        assert!((3..40).contains(&(engine.triggers.len() - before)), "{told}: {:?}", engine.triggers);
+        assert!((3..40).contains(&(engine.triggers.len() - before)), "{time}: {:?}", engine.triggers);
     }
     assert!(engine.controller.mtbf() < 1e5, "{}", engine.controller.mtbf());
 }
 
 #[test]
-fn a_catch_up_of_which_nothing_is_told_is_no_storm() {
+fn a_catch_up_without_observations_causes_no_checkpoint_storm() {
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
     engine.load = None;
     engine.run(60.0);
     engine.fail();
     engine.run(5.0);
-    engine.tell(Observation::Restored { bytes: 0.0 });
+    engine.report(Observation::Restored { bytes: 0.0 });
     engine.run(600.0);
     let most = 600.0 / seconds(engine.controller.decision().earliest) + 10.0;
     assert!((3.0..most).contains(&(engine.started(65.0) as f64)), "{:?}", engine.triggers);
@@ -179,7 +179,7 @@ fn a_catch_up_of_which_nothing_is_told_is_no_storm() {
 
 #[test]
 fn early_checkpoints_keep_to_the_busy_share() {
-    // A checkpoint takes 1 s and a quarter of the time since the last: under way for half of the time at 4 s.
+    // A checkpoint takes 1 s plus a quarter of the interval: in flight for half of the time at an interval of 4 s.
     let goals = Goals { recovery_point: Some(Duration::from_secs(3)), ..Goals::default() };
     let settings = IntervalSettings { restore_bytes_per_s: 100.0 * 4000.0, ..expecting(3600.0) };
     let mut engine = Engine::new(settings, goals);
@@ -190,7 +190,7 @@ fn early_checkpoints_keep_to_the_busy_share() {
     engine.fail();
     engine.load = None;
     engine.run(10.0);
-    engine.tell(Observation::Restored { bytes: 0.0 });
+    engine.report(Observation::Restored { bytes: 0.0 });
     (engine.records, engine.load, engine.processed) = (0.0, Some((1000.0, 1.0)), Some(4000.0));
     engine.run(60.0);
     let first = engine.triggers.iter().find(|at| **at > 1210.0).unwrap();
@@ -198,7 +198,7 @@ fn early_checkpoints_keep_to_the_busy_share() {
 }
 
 #[test]
-fn an_absurd_size_is_soon_forgotten() {
+fn an_absurd_size_has_no_lasting_effect() {
     let absurd = CheckpointSample { delta_bytes: 1e300, rows: 1.0, ..CheckpointSample::default() };
     let large = CheckpointSample { delta_bytes: 1e12, base_bytes: 1e12, requests: 1e9, ..absurd };
     for (first, absurd) in [(true, absurd), (true, large), (false, absurd), (false, large)] {
@@ -210,8 +210,8 @@ fn an_absurd_size_is_soon_forgotten() {
         if !first {
             [&mut sane, &mut engine].into_iter().for_each(|engine| engine.run(3600.0));
         }
-        engine.tell(Observation::State { bytes: 1e8, rows: 1e6 });
-        engine.tell(Observation::Completed(absurd));
+        engine.report(Observation::State { bytes: 1e8, rows: 1e6 });
+        engine.report(Observation::Completed(absurd));
         for _ in 0..4 {
             [&mut sane, &mut engine].into_iter().for_each(|engine| engine.run(450.0));
         }
@@ -221,7 +221,7 @@ fn an_absurd_size_is_soon_forgotten() {
 }
 
 #[test]
-fn an_idle_epoch_says_nothing_of_the_size_of_rows() {
+fn an_idle_epoch_does_not_change_the_size_of_rows() {
     let settings = IntervalSettings { delta_bytes: 5e6, ..expecting(36_000.0) };
     let mut engine = Engine::new(settings, Goals::default());
     engine.overhead = 1e5;
@@ -229,19 +229,19 @@ fn an_idle_epoch_says_nothing_of_the_size_of_rows() {
     let before = engine.interval();
     let idle = CheckpointSample { delta_bytes: 1e5 + 100.0, rows: 1.0, ..engine.sample() };
     for sample in [engine.sample(), idle] {
-        engine.tell(Observation::Triggered);
-        engine.tell(Observation::Completed(sample));
+        engine.report(Observation::Triggered);
+        engine.report(Observation::Completed(sample));
     }
     engine.run(1.0);
     assert!((0.9..1.1).contains(&(engine.interval() / before)), "{before} {}", engine.controller.decision().reason);
 }
 
 #[test]
-fn a_failure_that_is_told_often_counts_once() {
+fn a_failure_reported_repeatedly_counts_once() {
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
     engine.run(600.0);
     for _ in 0..4 {
-        engine.tell(Observation::Failed(Scope::Job));
+        engine.report(Observation::Failed(FailureScope::Job));
     }
     assert!(engine.controller.mtbf() > 2000.0, "{}", engine.controller.mtbf());
 }
@@ -254,7 +254,7 @@ fn budgets_are_kept_from_the_first_checkpoint_on() {
     assert!(3.0 * engine.triggers.len() as f64 <= 60.0 * hours + 3.0, "{}", engine.triggers.len());
     let mut engine = Engine::new(expecting(900.0), Goals { overhead: Some(0.005), ..Goals::default() });
     engine.run(hours * 3600.0);
-    // Costs are known after the first.
+    // The first checkpoint is before the costs are known.
     assert!(0.2 * (engine.triggers.len() as f64 - 1.0) <= 0.005 * hours * 3600.0, "{}", engine.triggers.len());
 }
 
@@ -270,30 +270,30 @@ fn the_pause_between_checkpoints_is_part_of_the_interval() {
 }
 
 #[test]
-fn a_notice_that_has_passed_hides_no_later_one() {
+fn a_past_notice_hides_no_later_one() {
     let settings = IntervalSettings { first: Duration::from_secs(3600), ..expecting(1e9) };
     let mut engine = Engine::new(settings, Goals::default());
     engine.load = None;
     engine.now = 100.0;
-    engine.tell(Observation::Notice { deadline: at(99.0), probability: 0.0 });
-    engine.tell(Observation::Notice { deadline: at(400.0), probability: 0.0 });
+    engine.report(Observation::Notice { deadline: at(99.0), probability: 0.0 });
+    engine.report(Observation::Notice { deadline: at(400.0), probability: 0.0 });
     engine.run(310.0);
     assert!(engine.triggers.len() == 1 && (390.0..400.0).contains(&engine.triggers[0]), "{:?}", engine.triggers);
 }
 
 #[test]
-fn whoever_waits_for_the_deadline_does_not_spin() {
+fn a_past_deadline_means_due() {
     let settings = IntervalSettings { min_pause: Duration::from_secs(8), ..expecting(300.0) };
     let mut engine = Engine::new(settings, Goals { recovery: Some(Duration::from_secs(60)), ..Goals::default() });
     for step in 0..4000_u32 {
         match step {
             700 | 2000 | 2010 => engine.fail(),
-            900 | 2100 => engine.tell(Observation::Restored { bytes: 1e9 }),
+            900 | 2100 => engine.report(Observation::Restored { bytes: 1e9 }),
             1000 => engine.load = Some((1.0, 0.01)),
             2500 => engine.load = Some((1000.0, 0.5)),
-            2600 => engine.tell(Observation::Notice { deadline: at(engine.now - 5.0), probability: 0.5 }),
-            2700 => engine.tell(Observation::Notice { deadline: at(engine.now + 4.0), probability: 0.5 }),
-            3000 => engine.tell(Observation::Aborted),
+            2600 => engine.report(Observation::Notice { deadline: at(engine.now - 5.0), probability: 0.5 }),
+            2700 => engine.report(Observation::Notice { deadline: at(engine.now + 4.0), probability: 0.5 }),
+            3000 => engine.report(Observation::Aborted),
             _ => {}
         }
         engine.run(1.0);
@@ -304,7 +304,7 @@ fn whoever_waits_for_the_deadline_does_not_spin() {
 }
 
 #[test]
-fn after_an_abort_the_age_counts_from_the_last_that_is_durable() {
+fn after_an_abort_the_age_counts_from_the_last_durable_checkpoint() {
     let mut engine = Engine::new(expecting(36_000.0), Goals::default());
     engine.run(3600.0);
     let interval = engine.interval();
@@ -313,17 +313,17 @@ fn after_an_abort_the_age_counts_from_the_last_that_is_durable() {
         engine.run(0.1);
     }
     engine.ends = None;
-    engine.tell(Observation::Aborted);
+    engine.report(Observation::Aborted);
     let before = engine.triggers.len();
     engine.run(interval);
     let again = engine.triggers[before] - engine.triggers[before - 1];
     assert!(again < 0.1 * interval, "{again} of {interval}");
-    // One that is always given up is not tried all the time.
+    // Checkpoints that always fail back off.
     let before = engine.triggers.len();
     for _ in 0..36_000 {
         engine.run(0.1);
         if engine.ends.take().is_some() {
-            engine.tell(Observation::Aborted);
+            engine.report(Observation::Aborted);
         }
     }
     let tries = engine.triggers.len() - before;
@@ -331,18 +331,18 @@ fn after_an_abort_the_age_counts_from_the_last_that_is_durable() {
 }
 
 #[test]
-fn what_is_missing_is_not_zero() {
+fn missing_observations_do_not_count_as_zero() {
     let mut engine = Engine::new(expecting(3600.0), Goals::default());
-    engine.tell(Observation::Dirty { updates: f64::NAN, rows: f64::NAN });
+    engine.report(Observation::Dirty { updates: f64::NAN, rows: f64::NAN });
     engine.run(600.0);
     let rows = engine.controller.decision().reason.dirty_rows_per_s;
     assert!((450.0..550.0).contains(&rows), "every other record dirties a row: {rows}");
-    // A backlog of which nothing is told is not known to be worked off.
+    // Without backlog reports the catch-up lasts as long as predicted.
     engine.run(0.95 * engine.interval());
     engine.fail();
     let load = engine.load.take();
     engine.run(9.0);
-    engine.tell(Observation::Restored { bytes: 0.0 });
+    engine.report(Observation::Restored { bytes: 0.0 });
     engine.load = load;
     let restored = engine.now;
     let latest = seconds(engine.controller.decision().latest);
@@ -351,13 +351,13 @@ fn what_is_missing_is_not_zero() {
 }
 
 #[test]
-fn a_reason_says_what_holds_the_interval_back() {
+fn a_reason_names_the_damping() {
     let mut engine = Engine::new(expecting(36_000.0), Goals::default());
     engine.run(12.0);
     let reason = &engine.controller.decision().reason;
     assert_eq!((engine.interval(), reason.binds, reason.damping), (20.0, Bound::Cost, Some(Damping::Step)));
-    let (begins, then) = ("20.0 s: cost optimum binds and asks for 120.", " s, a factor of two at a time; dirty");
-    assert!(reason.to_string().starts_with(begins) && reason.to_string().contains(then), "{reason}");
+    let (start, part) = ("20.0 s: cost optimum binds and asks for 120.", " s, a factor of two at a time; dirty");
+    assert!(reason.to_string().starts_with(start) && reason.to_string().contains(part), "{reason}");
     engine.run(3600.0);
     let reason = &engine.controller.decision().reason;
     assert!(reason.to_string().starts_with("120.0 s: cost optimum binds; dirty"), "{reason}");
@@ -376,31 +376,31 @@ fn the_longest_interval_is_used_to_the_full() {
 }
 
 #[test]
-fn what_cannot_be_met_is_told_without_nonsense() {
+fn an_infeasible_goal_is_reported_with_finite_numbers() {
     let goals = Goals { recovery: Some(Duration::from_secs(30)), ..Goals::default() };
-    let told = |load: (f64, f64), weight: ReplayWeight| {
+    let infeasible = |load: (f64, f64), weight: ReplayWeight| {
         let mut engine = Engine::new(IntervalSettings { weight, ..expecting(3600.0) }, goals);
         engine.load = Some(load);
         engine.run(600.0);
         engine.controller.decision().reason.infeasible.as_ref().map(ToString::to_string)
     };
-    let saturated = told((1000.0, 1.0), ReplayWeight::CatchUp).unwrap();
+    let saturated = infeasible((1000.0, 1.0), ReplayWeight::CatchUp).unwrap();
     assert!(
         saturated
             .starts_with("recovery goal 30.0 s cannot be met: the load leaves no room to catch up; it needs a cap")
     );
     assert!(!saturated.contains("no end"), "{saturated}");
-    let loaded = told((900.0, 0.9), ReplayWeight::CatchUp).unwrap();
+    let loaded = infeasible((900.0, 0.9), ReplayWeight::CatchUp).unwrap();
     assert!(loaded.contains("the quickest takes") && loaded.contains("or a goal of"), "{loaded}");
-    // Input that waits does not pile up.
-    assert_eq!(told((1000.0, 1.0), ReplayWeight::Batch), None);
+    // Waiting input builds up no backlog.
+    assert_eq!(infeasible((1000.0, 1.0), ReplayWeight::Batch), None);
 }
 
 #[test]
-fn what_waits_is_read_again_as_quickly_as_before() {
+fn waiting_input_is_replayed_as_fast_as_it_was_read() {
     let settings = IntervalSettings { weight: ReplayWeight::Batch, ..expecting(3600.0) };
     let mut engine = Engine::new(settings, Goals::default());
-    // A slow beginning makes the capacity look small for a while.
+    // A slow start makes the capacity look small for a while.
     engine.load = Some((100.0, 1.0));
     engine.run(2.0);
     engine.load = Some((1000.0, 1.0));
@@ -434,22 +434,22 @@ fn an_engine_need_not_count_rows() {
 }
 
 #[test]
-fn a_job_that_is_started_again_goes_on_from_what_was_learned() {
+fn a_restarted_job_resumes_from_saved_estimates() {
     let goals = Goals { recovery: Some(Duration::from_secs(90)), ..Goals::default() };
     let mut engine = Engine::new(expecting(100_000.0), goals);
     engine.overhead = 1e7;
-    engine.tell(Observation::State { bytes: 5e9, rows: 1e6 });
+    engine.report(Observation::State { bytes: 5e9, rows: 1e6 });
     for _ in 0..10 {
         engine.run(990.0);
         engine.fail();
         engine.now += 20.0;
-        engine.tell(Observation::Restored { bytes: 5e9 });
-        engine.tell(Observation::CaughtUp);
+        engine.report(Observation::Restored { bytes: 5e9 });
+        engine.report(Observation::CaughtUp);
     }
     engine.run(500.0);
     let before = engine.controller.clone();
-    // On purpose: nothing has changed.
-    engine.tell(Observation::Ending);
+    // Stopped on purpose: the estimates stay.
+    engine.report(Observation::Ending);
     engine.start_again();
     assert_eq!(engine.controller.mtbf(), before.mtbf());
     let (reason, was) = (&engine.controller.decision().reason, &before.decision().reason);
@@ -457,14 +457,14 @@ fn a_job_that_is_started_again_goes_on_from_what_was_learned() {
     assert!(close(reason.target_s, was.target_s) && reason.binds == was.binds, "{reason} {was}");
     assert!(close(reason.optimum_s, was.optimum_s) && close(reason.recovery_s, was.recovery_s), "{reason} {was}");
     assert!(close(reason.restore_s, 20.0) && close(reason.cost_s, was.cost_s), "{reason} {was}");
-    // Not on purpose: ten starts, each after 200 s of work, are ten failures.
+    // Without an announcement ten starts, each after 200 s of work, count as ten failures.
     for _ in 0..10 {
         engine.run(200.0);
         engine.start_again();
         assert!(!engine.controller.is_due(at(engine.now + 1.0)), "the job is down");
         engine.now += 5.0;
-        engine.tell(Observation::Restored { bytes: 5e9 });
-        engine.tell(Observation::CaughtUp);
+        engine.report(Observation::Restored { bytes: 5e9 });
+        engine.report(Observation::CaughtUp);
     }
     assert!((150.0..400.0).contains(&engine.controller.mtbf()), "{}", engine.controller.mtbf());
     let reason = &engine.controller.decision().reason;
@@ -472,24 +472,24 @@ fn a_job_that_is_started_again_goes_on_from_what_was_learned() {
 }
 
 #[test]
-fn nonsense_that_was_learned_does_no_harm() {
+fn nonsense_in_saved_estimates_does_no_harm() {
     let mut engine = Engine::new(expecting(1000.0), Goals::default());
     engine.run(900.0);
     engine.fail();
-    engine.tell(Observation::Restored { bytes: 1e6 });
-    engine.tell(Observation::CaughtUp);
+    engine.report(Observation::Restored { bytes: 1e6 });
+    engine.report(Observation::CaughtUp);
     engine.run(100.0);
     let learned = engine.controller.learned().to_bytes();
-    let mut understood = 0;
+    let mut decoded = 0;
     for place in 0..learned.len() - 8 {
         for bad in NONSENSE {
             let mut bytes = learned.to_vec();
             bytes[place..place + 8].copy_from_slice(&bad.to_le_bytes());
             let Ok(learned) = Learned::from_bytes(&bytes) else { continue };
-            understood += 1;
+            decoded += 1;
             let mut engine = Engine::new(expecting(1000.0), Goals::default());
             engine.controller = Controller::resume(engine.settings, Goals::default(), at(0.0), &learned).unwrap();
-            engine.tell(Observation::Restored { bytes: 1e6 });
+            engine.report(Observation::Restored { bytes: 1e6 });
             engine.run(30.0);
             let (reason, recovery) =
                 (&engine.controller.decision().reason, engine.controller.predicted_recovery(at(engine.now)));
@@ -500,7 +500,7 @@ fn nonsense_that_was_learned_does_no_harm() {
             );
         }
     }
-    assert!(understood > 150, "{understood} of {}", 6 * learned.len());
+    assert!(decoded > 150, "{decoded} of {}", 6 * learned.len());
     assert!(Learned::from_bytes(&[0; 40_000]).is_err() && Learned::from_bytes(b"\xff\xff").is_err());
 }
 
@@ -523,7 +523,7 @@ fn the_longest_pause_of_a_checkpoint_is_part_of_its_cost() {
         assert!((cost(pauses, 0) - 0.35).abs() < 1e-6, "{}", cost(pauses, 0));
         assert!(
             (cost(pauses, 200) - 0.05).abs() < 1e-3,
-            "those of another checkpoint do not count: {}",
+            "pauses of another checkpoint do not count: {}",
             cost(pauses, 200)
         );
     }

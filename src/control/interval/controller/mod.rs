@@ -1,81 +1,32 @@
-//! The controller: keeps the estimates, decides on the interval ([`decide`]), says when a checkpoint is due ([`due`]), goes on
-//! where another left off ([`resume`]).
+//! The controller: updates the model, decides on the interval ([`decide`]), schedules checkpoints ([`due`]), and resumes from
+//! saved estimates ([`resume`]).
 
 mod decide;
 mod due;
+mod progress;
 mod resume;
 
-use std::time::Duration;
+use progress::{Accounted, Announced, Change, Checkpoints, Decided, EpochUpdates, TimeoutBackoff};
 
 use super::clock::Clock;
-use super::costs::Costs;
+use super::decision::Decision;
 use super::goals::Goals;
 use super::lull::Lulls;
+use super::model::Model;
 use super::observation::{CheckpointSample, Observation};
-use super::reason::Reason;
-use super::recovering::Recovering;
+use super::recovery::RecoveryProgress;
 use super::settings::IntervalSettings;
-use crate::control::chain::ChainPolicy;
-use crate::control::estimate::{DirtyCurve, FailureRate, Load, LoadSample, RecoveryModel, Scope};
+use crate::control::estimate::{FailureScope, LoadSample};
 use crate::error::Result;
 use crate::time::Timestamp;
 
-/// The job has caught up when what waits takes less than this to process, s.
+/// The job counts as caught up once the backlog takes less than this to process, s.
 const CAUGHT_UP_S: f64 = 1.0;
 
-/// How the next checkpoint should write state.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Kind {
-    /// Everything.
-    Full,
-    /// What changed, and a new base for this many key groups.
-    Incremental {
-        /// Key groups that get a new base.
-        bases: u16,
-    },
-}
-
-impl Kind {
-    /// Returns the bounds of chains by which a checkpoint of `groups` key groups is of this kind; never looser than `policy`.
-    #[must_use]
-    pub fn chain_policy(self, policy: ChainPolicy, groups: u16) -> ChainPolicy {
-        match self {
-            Self::Full => ChainPolicy { max_segments: 1, spread: 1 },
-            Self::Incremental { bases: 0 } => policy,
-            Self::Incremental { bases } => {
-                // Turns start `spread` checkpoints before a chain is full.
-                let chain = usize::from(groups.div_ceil(bases)).saturating_add(policy.spread);
-                ChainPolicy { max_segments: policy.max_segments.min(chain), ..policy }
-            }
-        }
-    }
-}
-
-/// When and how to make checkpoints from now on.
-#[derive(Debug, Clone, PartialEq)]
-#[non_exhaustive]
-pub struct Decision {
-    /// When it was made.
-    pub at: Timestamp,
-    /// From the start of one checkpoint to the start of the next.
-    pub interval: Duration,
-    /// From here on a lull is used, if one comes.
-    pub earliest: Duration,
-    /// Here the wait for a lull ends.
-    pub latest: Duration,
-    /// How the next one writes state.
-    pub kind: Kind,
-    /// How many times the checkpoint timeout should be what it is: doubled after failures in a row, instead of the rate.
-    pub timeout_factor: u32,
-    /// Why.
-    pub reason: Reason,
-}
-
-/// Chooses the checkpoint interval from what it observes, for an engine with a scheduler of its own.
+/// Chooses the checkpoint interval from observations, for an engine with a scheduler of its own.
 ///
-/// Tell it what happens as [`Observation`]s, ask [`Controller::is_due`] (or wait until [`Controller::deadline`]), and start
-/// a checkpoint when it says so.
+/// Report [`Observation`]s, and start a checkpoint when [`Controller::is_due`] returns true; [`Controller::deadline`] returns the
+/// time to wait for.
 ///
 /// ```
 /// use std::time::Duration;
@@ -107,42 +58,16 @@ pub struct Decision {
 pub struct Controller {
     settings: IntervalSettings,
     goals: Goals,
-    load: Load,
-    curve: DirtyCurve,
-    costs: Costs,
-    failures: FailureRate,
-    recovery: RecoveryModel,
-    state: (f64, f64),
-    lulls: Lulls,
-    recovering: Recovering,
     clock: Clock,
-    /// Until when time has been accounted for, and until when load.
-    seen: Timestamp,
-    load_seen: Timestamp,
-    /// Where the running interval began: at the barrier of the last durable checkpoint, or when state was restored.
-    began: Timestamp,
-    /// When the last checkpoint started, and when it ended.
-    started: Timestamp,
-    ended: Option<Timestamp>,
-    in_flight: bool,
-    /// Longest of the checkpoint in flight, s.
-    pause: f64,
-    completed: u32,
-    aborted_in_a_row: u32,
-    /// How often the checkpoint timeout is doubled.
-    doublings: u32,
-    /// Direction of the last change, and how many checkpoints were completed then.
-    turned: (bool, u32),
-    notice: Option<Timestamp>,
-    ending: bool,
-    /// Updates since the barrier, those of the checkpoint in flight, and whether an engine counts dirty rows in between.
-    updates: f64,
-    updates_in_flight: f64,
-    counts_dirty: bool,
-    /// The shortest intervals that the guard rails allow, and that goals allow as well.
-    rail: Duration,
-    lower: Duration,
-    decision: Decision,
+    accounted: Accounted,
+    model: Model,
+    lulls: Lulls,
+    recovery: RecoveryProgress,
+    checkpoints: Checkpoints,
+    updates: EpochUpdates,
+    announced: Announced,
+    timeout: TimeoutBackoff,
+    decided: Decided,
 }
 
 impl Controller {
@@ -153,46 +78,34 @@ impl Controller {
     pub fn new(settings: IntervalSettings, goals: Goals, now: Timestamp) -> Result<Self> {
         settings.check()?;
         goals.check()?;
+        let decided = Decided {
+            decision: Decision::first(&settings, now),
+            rail: settings.shortest,
+            lower: settings.shortest,
+            last_change: Change { longer: true, completed: 0 },
+        };
         let mut controller = Self {
             settings,
             goals,
-            load: Load::new(settings.capacity),
-            curve: DirtyCurve::new(),
-            costs: Costs::new(&settings),
-            failures: FailureRate::new(settings.failures),
-            recovery: RecoveryModel::new(settings.restart.as_secs_f64(), 1.0 / settings.restore_bytes_per_s),
-            state: (0.0, 0.0),
-            lulls: Lulls::default(),
-            recovering: Recovering::default(),
             clock: Clock::new(now),
-            seen: now,
-            load_seen: now,
-            began: now,
-            started: now,
-            ended: None,
-            in_flight: false,
-            pause: 0.0,
-            completed: 0,
-            aborted_in_a_row: 0,
-            doublings: 0,
-            turned: (true, 0),
-            notice: None,
-            ending: false,
-            updates: 0.0,
-            updates_in_flight: 0.0,
-            counts_dirty: false,
-            rail: settings.shortest,
-            lower: settings.shortest,
-            decision: Decision::first(&settings, now),
+            accounted: Accounted { time: now, load: now },
+            model: Model::new(&settings),
+            lulls: Lulls::default(),
+            recovery: RecoveryProgress::default(),
+            checkpoints: Checkpoints::new(now),
+            updates: EpochUpdates::default(),
+            announced: Announced::default(),
+            timeout: TimeoutBackoff::default(),
+            decided,
         };
         controller.decide_first(now);
         Ok(controller)
     }
 
-    /// Changes the goals while the job runs; they bind from the next checkpoint on.
+    /// Replaces the goals of a running job, from the next checkpoint on.
     ///
     /// # Errors
-    /// `Config` if a goal is out of range or they contradict each other; the old ones then stay.
+    /// `Config` if a goal is out of range, or goals contradict each other; the old goals then stay.
     pub fn set_goals(&mut self, now: Timestamp, goals: Goals) -> Result<()> {
         goals.check()?;
         self.goals = goals;
@@ -207,139 +120,131 @@ impl Controller {
         &self.goals
     }
 
-    /// Takes note of an observation. A time before an earlier observation's counts as that one's; a clock that is set back by
-    /// a second or more, or ahead by a year, goes on from where it was.
+    /// Records an observation. Observations may arrive up to a second out of order. A larger step of the clock back, or one ahead
+    /// by more than a year, takes no time.
     pub fn observe(&mut self, now: Timestamp, observation: Observation) {
         let now = self.clock.advance(now);
-        self.failures.advance(now.since(self.seen).as_secs_f64());
-        self.seen = now;
+        self.model.failures.advance(now.since(self.accounted.time).as_secs_f64());
+        self.accounted.time = now;
         match observation {
             Observation::Load(sample) => self.observe_load(now, sample),
-            Observation::Dirty { updates, rows } => self.counts_dirty |= self.curve.observe(updates, rows),
-            Observation::State { bytes, rows } => self.observe_state(bytes, rows),
+            Observation::Dirty { updates, rows } => {
+                self.updates.dirty_rows_reported |= self.model.curve.observe(updates, rows);
+            }
+            Observation::State { bytes, rows } => self.model.observe_state(bytes, rows),
             Observation::Triggered => self.triggered(now),
-            Observation::Paused(seconds) => self.pause = self.pause.max(seconds),
+            Observation::Paused(seconds) => self.checkpoints.pause = self.checkpoints.pause.max(seconds),
             Observation::Completed(sample) => {
-                self.completed(now, &CheckpointSample { pause: sample.pause.max(self.pause), ..sample })
+                self.completed(now, &CheckpointSample { pause: sample.pause.max(self.checkpoints.pause), ..sample })
             }
             Observation::Aborted => self.aborted(now),
             Observation::Failed(scope) => self.failed(now, scope),
             Observation::Restored { bytes } => self.restored(now, bytes),
             Observation::CaughtUp => self.caught_up(now),
             Observation::Notice { deadline, probability } => self.noticed(now, deadline, probability),
-            Observation::Ending => self.ending = true,
-            Observation::Nodes(nodes) => self.failures.set_nodes(nodes),
+            Observation::Ending => self.announced.ending = true,
+            Observation::Nodes(nodes) => self.model.failures.set_nodes(nodes),
         }
     }
 
     fn observe_load(&mut self, now: Timestamp, sample: LoadSample) {
-        let since = std::mem::replace(&mut self.load_seen, now);
-        let jumped = self.load.observe(now.since(since).as_secs_f64(), sample);
-        self.lulls.observe(now, self.load.utilisation_just_seen());
-        self.recovering.processed(since, sample.processed);
+        let since = std::mem::replace(&mut self.accounted.load, now);
+        let load = &mut self.model.load;
+        let jumped = load.observe(now.since(since).as_secs_f64(), sample);
+        self.lulls.observe(now, load.utilisation_just_seen());
+        self.recovery.processed(since, sample.processed);
         let updates = sample.updates.unwrap_or(sample.processed);
-        self.updates += if updates.is_finite() { updates.max(0.0) } else { 0.0 };
-        if self.recovering.is_catching_up() && self.load.residence().is_some_and(|residence| residence < CAUGHT_UP_S) {
+        self.updates.running += if updates.is_finite() { updates.max(0.0) } else { 0.0 };
+        if self.recovery.is_catching_up() && load.residence().is_some_and(|residence| residence < CAUGHT_UP_S) {
             self.caught_up(now);
         }
-        if jumped && self.completed > 0 {
+        if jumped && self.checkpoints.completed > 0 {
             self.reconsider(now, true);
         }
     }
 
-    fn observe_state(&mut self, bytes: f64, rows: f64) {
-        let keep = |new: f64, old: f64| if new.is_finite() && new >= 0.0 { new } else { old };
-        self.state = (keep(bytes, self.state.0), keep(rows, self.state.1));
-        self.curve.set_keys(self.state.1);
-    }
-
     fn triggered(&mut self, now: Timestamp) {
-        self.started = now;
-        self.in_flight = true;
-        self.pause = 0.0;
-        self.curve.end_epoch();
-        self.updates_in_flight = std::mem::take(&mut self.updates);
-        self.recovering.triggered();
-        self.notice = self.notice.filter(|deadline| *deadline > now.after(self.settings.shortest));
+        self.checkpoints.triggered(now);
+        self.model.curve.end_epoch();
+        self.updates.ended = std::mem::take(&mut self.updates.running);
+        self.recovery.triggered();
+        let too_late = now.after(self.settings.shortest);
+        self.announced.node_loss = self.announced.node_loss.filter(|deadline| *deadline > too_late);
     }
 
     fn completed(&mut self, now: Timestamp, sample: &CheckpointSample) {
-        self.in_flight = false;
-        (self.began, self.ended) = (self.started, Some(now));
-        self.completed = self.completed.saturating_add(1);
-        self.aborted_in_a_row = 0;
-        self.lose_patience(sample.duration);
-        self.recovering.completed();
-        if !self.counts_dirty {
-            // One count per checkpoint: intervals of different lengths show the curve.
-            self.curve.observe(self.updates_in_flight, sample.rows);
-            self.curve.end_epoch();
+        self.checkpoints.completed(now);
+        self.timeout.completed(sample.duration, self.settings.timeout);
+        self.recovery.completed();
+        if !self.updates.dirty_rows_reported {
+            // One count per checkpoint: intervals of different lengths reveal the curve.
+            self.model.curve.observe(self.updates.ended, sample.rows);
+            self.model.curve.end_epoch();
         }
-        self.costs.observe(sample, self.state.0);
+        self.model.costs.observe(sample, self.model.state.bytes);
         self.reconsider(now, false);
     }
 
     fn aborted(&mut self, now: Timestamp) {
-        self.in_flight = false;
-        self.ended = Some(now);
-        self.aborted_in_a_row = self.aborted_in_a_row.saturating_add(1);
-        self.recovering.aborted();
-        self.gain_patience();
+        self.checkpoints.aborted(now);
+        self.recovery.aborted();
+        if self.timeout.aborted(self.checkpoints.aborts_in_a_row) {
+            self.decided.decision.timeout_factor = self.timeout.factor();
+        }
     }
 
-    fn failed(&mut self, now: Timestamp, scope: Scope) {
+    fn failed(&mut self, now: Timestamp, scope: FailureScope) {
         if self.down_until().is_some_and(|until| now < until) {
-            // Told by somebody else, or another on the way up: part of the same.
+            // A second report of the same failure, or a failure during the restart: part of the same recovery.
             return;
         }
-        let changed = self.failures.failed(scope);
-        let age = now.since(self.began).as_secs_f64();
+        let changed = self.model.failures.failed(scope);
+        let age = now.since(self.checkpoints.interval_start).as_secs_f64();
         let predicted = self.recovery_from(now);
-        self.recovering.failed(now, age, self.load.rate(), predicted);
-        self.in_flight = false;
-        self.notice = None;
+        self.recovery.failed(now, age, self.model.load.rate(), predicted);
+        self.checkpoints.in_flight = false;
+        self.announced.node_loss = None;
         if changed {
             self.reconsider(now, true);
         }
     }
 
     fn restored(&mut self, now: Timestamp, bytes: f64) {
-        let known = if bytes.is_finite() && bytes > 0.0 { bytes } else { self.state.0 };
-        if let Some(outage) = self.recovering.restored(now) {
-            self.recovery.observe_outage(known, outage);
+        let bytes = if bytes.is_finite() && bytes > 0.0 { bytes } else { self.model.state.bytes };
+        if let Some(outage) = self.recovery.restored(now) {
+            self.model.recovery.observe_outage(bytes, outage);
         }
-        (self.began, self.started) = (now, now);
-        // Nothing was seen during the outage: the next sample counts from here.
-        self.load_seen = now;
-        self.in_flight = false;
-        self.curve.end_epoch();
-        self.updates = 0.0;
+        self.checkpoints.restored(now);
+        // There were no samples during the outage: the next one covers the time from here.
+        self.accounted.load = now;
+        self.model.curve.end_epoch();
+        self.updates.running = 0.0;
     }
 
     fn caught_up(&mut self, now: Timestamp) {
-        if let Some((recovery, predicted)) = self.recovering.caught_up(now) {
-            self.recovery.check(predicted, recovery.total);
-            self.recovery.observe(recovery);
+        if let Some((recovery, predicted)) = self.recovery.caught_up(now) {
+            self.model.recovery.check(predicted, recovery.total);
+            self.model.recovery.observe(recovery);
             self.reconsider(now, false);
         }
     }
 
     fn noticed(&mut self, now: Timestamp, deadline: Timestamp, probability: f64) {
-        self.failures.announced(probability);
-        let deadline = self.clock.at(deadline);
-        let waiting = [self.notice, Some(deadline)].into_iter().flatten().filter(|deadline| *deadline > now);
-        self.notice = waiting.min();
+        self.model.failures.announced(probability);
+        let deadline = self.clock.monotonic_at(deadline);
+        let pending = [self.announced.node_loss, Some(deadline)].into_iter().flatten();
+        self.announced.node_loss = pending.filter(|deadline| *deadline > now).min();
     }
 
-    /// Returns the decision that holds.
+    /// Returns the decision in force.
     #[must_use]
     pub fn decision(&self) -> &Decision {
-        &self.decision
+        &self.decided.decision
     }
 
-    /// Returns the mean time between failures as far as it is known, s.
+    /// Returns the estimated mean time between failures, s.
     #[must_use]
     pub fn mtbf(&self) -> f64 {
-        self.failures.mtbf()
+        self.model.failures.mtbf()
     }
 }

@@ -1,7 +1,7 @@
-//! Going on from what a predecessor had learned.
+//! Saving the estimates, and resuming from them.
 
 use super::Controller;
-use crate::control::estimate::Scope;
+use crate::control::estimate::FailureScope;
 use crate::control::interval::goals::Goals;
 use crate::control::interval::learned::{Estimates, Learned};
 use crate::control::interval::settings::IntervalSettings;
@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::time::Timestamp;
 
 impl Controller {
-    /// As [`Controller::new`], going on from what a predecessor had learned: that of a job which is started again.
+    /// Returns a controller for a restarted job, which resumes from its predecessor's estimates.
     ///
-    /// One that had not been told of an end ([`Observation::Ending`]) has failed, some time after it handed this on and, by the
-    /// settings, [`IntervalSettings::restart`] before `now`. The job is down until it is `Restored`; how long its catch-up takes is
-    /// not learned, for nobody saw when it failed.
+    /// A predecessor that did not announce its end ([`Observation::Ending`]) counts as failed, at an assumed time
+    /// [`IntervalSettings::restart`] before `now`. The job is then down until `Restored`, and the controller does not learn from
+    /// the catch-up, because the time of the failure is a guess.
     ///
     /// [`Observation::Ending`]: super::Observation::Ending
     ///
@@ -23,58 +23,60 @@ impl Controller {
         let mut controller = Self::new(settings, goals, now)?;
         let Learned(learned) = learned;
         controller.recall(learned);
-        controller.go_on(now);
+        controller.decide_after_recall(now);
         if !learned.ending {
             controller.failed_before(now);
-            controller.go_on(now);
+            controller.decide_after_recall(now);
         }
         Ok(controller)
     }
 
-    /// Returns what it has learned.
+    /// Returns the estimates, to be saved for the next controller.
     #[must_use]
     pub fn learned(&self) -> Learned {
-        let (job, node) = self.failures.learned();
+        let model = &self.model;
+        let (job, node) = model.failures.learned();
         Learned(Estimates {
-            checkpoints: self.completed,
-            ending: self.ending,
-            state_bytes: self.state.0,
-            state_rows: self.state.1,
-            load: self.load.learned(),
-            curve: self.curve.learned(),
-            costs: self.costs.learned(),
-            recovery: self.recovery.learned(),
+            checkpoints: self.checkpoints.completed,
+            ending: self.announced.ending,
+            state_bytes: model.state.bytes,
+            state_rows: model.state.rows,
+            load: model.load.learned(),
+            curve: model.curve.learned(),
+            costs: model.costs.learned(),
+            recovery: model.recovery.learned(),
             job,
             node,
         })
     }
 
     fn recall(&mut self, learned: &Estimates) {
-        self.observe_state(learned.state_bytes, learned.state_rows);
-        self.load.recall(&learned.load);
-        self.curve.recall(&learned.curve);
-        self.costs.recall(&learned.costs);
-        self.recovery.recall(&learned.recovery);
-        self.failures.recall(&learned.job, &learned.node);
-        self.completed = learned.checkpoints;
+        let model = &mut self.model;
+        model.observe_state(learned.state_bytes, learned.state_rows);
+        model.load.recall(&learned.load);
+        model.curve.recall(&learned.curve);
+        model.costs.recall(&learned.costs);
+        model.recovery.recall(&learned.recovery);
+        model.failures.recall(&learned.job, &learned.node);
+        self.checkpoints.completed = learned.checkpoints;
     }
 
-    /// Decides by what was recalled. A predecessor without a checkpoint knew no better interval than the first.
-    fn go_on(&mut self, now: Timestamp) {
-        if self.completed > 0 {
+    /// Decides by the recalled estimates. A predecessor without a checkpoint had nothing better than the first interval.
+    fn decide_after_recall(&mut self, now: Timestamp) {
+        if self.checkpoints.completed > 0 {
             self.reconsider(now, true);
         } else {
             self.decide_first(now);
         }
     }
 
-    /// Notes the failure that nobody could tell of.
+    /// Records the failure of a predecessor that did not announce its end.
     fn failed_before(&mut self, now: Timestamp) {
-        // On average a job that fails has worked for half an interval since its last checkpoint.
-        let age = self.decision.interval.as_secs_f64() / 2.0;
-        self.failures.advance(age);
-        self.failures.failed(Scope::Job);
+        // On average a job fails half an interval after its last checkpoint.
+        let age = self.decided.decision.interval.as_secs_f64() / 2.0;
+        self.model.failures.advance(age);
+        self.model.failures.failed(FailureScope::Job);
         let predicted = self.recovery_from(now);
-        self.recovering.failed_unseen(now.before(self.settings.restart), predicted);
+        self.recovery.failed_unseen(now.before(self.settings.restart), predicted);
     }
 }

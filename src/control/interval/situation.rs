@@ -1,167 +1,101 @@
-//! The intervals that the cost, the goals and the guard rails ask for.
+//! The choice of an interval from cost, goals and guard rails.
 
-use super::goals::{Goals, LEAST_REQUESTS};
-use super::reason::Infeasible;
+use super::bound::Bound;
+use super::costs::{Delta, Line};
+use super::goals::{Goals, MIN_REQUESTS};
+use super::infeasible::Infeasible;
 use super::settings::IntervalSettings;
 use crate::control::formula::{self, Cost, ReplayWeight};
 
-/// What an interval is chosen by.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[non_exhaustive]
-pub enum Bound {
-    /// Nothing is known yet.
-    First,
-    /// It has the least overhead.
-    Cost,
-    /// A recovery takes at most this many seconds.
-    Recovery(f64),
-    /// The last checkpoint is at most this many seconds old.
-    RecoveryPoint(f64),
-    /// Checkpoints take at most this share of the capacity.
-    Overhead(f64),
-    /// Bytes per hour.
-    Bytes(f64),
-    /// Requests per hour.
-    Requests(f64),
-    /// Bytes of changed rows in one checkpoint.
-    DeltaBytes(f64),
-    /// Checkpoints are under way for too large a share of the time.
-    Duration,
-    /// From the end of a checkpoint to the start of the next.
-    MinPause,
-    /// No interval is shorter.
-    Shortest,
-    /// No interval is longer.
-    Longest,
-}
-
-impl Bound {
-    /// Returns a stable name, for labels of metrics and for JSON.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::First => "first",
-            Self::Cost => "cost",
-            Self::Recovery(_) => "recovery",
-            Self::RecoveryPoint(_) => "recovery_point",
-            Self::Overhead(_) => "overhead",
-            Self::Bytes(_) => "bytes",
-            Self::Requests(_) => "requests",
-            Self::DeltaBytes(_) => "delta_bytes",
-            Self::Duration => "duration",
-            Self::MinPause => "min_pause",
-            Self::Shortest => "shortest",
-            Self::Longest => "longest",
-        }
-    }
-
-    /// Every name that [`Bound::name`] returns.
-    pub const NAMES: [&'static str; 12] = [
-        "first",
-        "cost",
-        "recovery",
-        "recovery_point",
-        "overhead",
-        "bytes",
-        "requests",
-        "delta_bytes",
-        "duration",
-        "min_pause",
-        "shortest",
-        "longest",
-    ];
-}
-
-/// Everything that the choice depends on, as estimated now.
+/// The inputs of the choice, as currently estimated.
 pub(super) struct Situation<'a> {
     pub(super) settings: &'a IntervalSettings,
     pub(super) goals: &'a Goals,
-    /// Bytes of changed rows after so many seconds, and the elasticity there.
-    pub(super) delta: &'a dyn Fn(f64) -> (f64, f64),
-    /// Bytes that a checkpoint writes whatever the interval.
+    /// The changed rows after a number of seconds.
+    pub(super) delta: &'a dyn Fn(f64) -> Delta,
+    /// Bytes of bases per checkpoint, whatever the interval.
     pub(super) base_bytes: f64,
-    /// Capacity lost: fixed s, s per byte.
-    pub(super) capacity_cost: (f64, f64),
-    /// Duration: fixed s, s per byte.
-    pub(super) duration: (f64, f64),
-    /// Requests that a checkpoint makes, if one was seen.
+    pub(super) capacity_cost: Line,
+    pub(super) duration: Line,
+    /// Requests per checkpoint, if any were reported.
     pub(super) requests: Option<f64>,
     pub(super) mtbf: f64,
+    /// Weight of replay.
     pub(super) weight: f64,
     pub(super) outage: f64,
-    /// Input rate that a catch-up has to be planned with.
+    /// Input rate that a catch-up must cope with, records/s.
     pub(super) planned_rate: f64,
     pub(super) capacity: Option<f64>,
-    /// By how much a recovery may take longer than predicted.
+    /// Factor by which a recovery may exceed its prediction.
     pub(super) margin: f64,
 }
 
-/// What was chosen, and by what.
+/// The chosen interval, and the bounds that led to it, s.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Choice {
     pub(super) interval: f64,
     pub(super) binds: Bound,
+    /// Interval of the least overhead.
     pub(super) optimum: f64,
-    /// The longest that goals and guard rails allow.
+    /// Longest interval within goals and guard rails.
     pub(super) upper: f64,
-    /// The shortest that goals and guard rails allow.
+    /// Shortest interval within goals and guard rails.
     pub(super) lower: f64,
-    /// The shortest that guard rails allow.
+    /// Shortest interval within the guard rails alone.
     pub(super) rail: f64,
     pub(super) infeasible: Option<Infeasible>,
 }
 
-/// Intervals that are tried where a longer one may be better or worse.
-const SCANNED: f64 = 64.0;
+/// Number of intervals tried where the recovery is not monotonic in the interval.
+const SCAN_STEPS: f64 = 64.0;
 
-/// Share of the least overhead that may be given on top for a recovery goal that cannot be met for certain.
+/// Share of the least overhead that may be spent in addition on a recovery goal that cannot be met for certain.
 const BEST_EFFORT: f64 = 0.25;
 
-/// How quickly an interval grows away from the quickest recovery's, by the share by which that misses the goal.
+/// Exponent of the allowed interval over the one with the quickest recovery, per relative miss of the goal.
 const LOOSENING: f64 = 10.0;
 
-/// Steps in which a bound is searched for.
+/// Bisection steps in the search for a bound.
 const HALVINGS: usize = 50;
 
 impl Situation<'_> {
     /// Returns the cost of a checkpoint at an interval.
     pub(super) fn cost(&self, interval: f64) -> Cost {
-        let (delta, elasticity) = (self.delta)(interval);
-        let (fixed, per_byte) = self.capacity_cost;
-        let cost = fixed + per_byte * (self.base_bytes + delta);
-        Cost { cost, slope: per_byte * delta * elasticity / interval }
+        let Delta { bytes, elasticity } = (self.delta)(interval);
+        let cost = self.capacity_cost.at(self.base_bytes + bytes);
+        Cost { cost, slope: self.capacity_cost.per_byte * bytes * elasticity / interval }
     }
 
-    /// Returns the bytes that a checkpoint writes at an interval.
+    /// Returns the bytes of a checkpoint at an interval.
     pub(super) fn bytes(&self, interval: f64) -> f64 {
-        self.base_bytes + (self.delta)(interval).0
+        self.base_bytes + (self.delta)(interval).bytes
     }
 
-    /// Returns a checkpoint's duration at an interval.
+    /// Returns the duration of a checkpoint at an interval, s.
     pub(super) fn duration(&self, interval: f64) -> f64 {
-        self.duration.0 + self.duration.1 * self.bytes(interval)
+        self.duration.at(self.bytes(interval))
     }
 
-    /// Returns the worst recovery at an interval, as predicted. Checkpoints take their part of the capacity while the job catches
-    /// up, so that neither the longest nor the shortest interval makes it short.
+    /// Returns the predicted worst recovery at an interval, s. Checkpoints take capacity during the catch-up too, so both very
+    /// long and very short intervals make a recovery long.
     pub(super) fn recovery(&self, interval: f64) -> f64 {
         let behind = interval + self.duration(interval) + self.missed();
         let left = (1.0 - self.cost(interval).cost / interval).max(0.0);
         self.outage + self.catch_up(self.planned_rate * behind, behind, left)
     }
 
-    /// Returns whether input waits to be read, so that none piles up while the job is down or catches up.
+    /// Returns whether input waits to be read, so that an outage builds up no backlog.
     fn input_waits(&self) -> bool {
         self.settings.weight == ReplayWeight::Batch
     }
 
-    /// Returns for how long input piles up in an outage, s.
+    /// Returns the time for which an outage builds up a backlog, s.
     pub(super) fn missed(&self) -> f64 {
         if self.input_waits() { 0.0 } else { self.outage }
     }
 
-    /// Returns how long it takes, s, to catch up with `records` that came in `time` seconds, while more come in, with the share
-    /// `left` of the capacity. As long again, if nothing is known of the capacity or the input waited for it before.
+    /// Returns the time to catch up with `records` received in `time` seconds, with the share `left` of the capacity and
+    /// continuing input, s. Returns `time` if the capacity is unknown or the input waits to be read.
     pub(super) fn catch_up(&self, records: f64, time: f64, left: f64) -> f64 {
         match self.capacity.filter(|_| !self.input_waits()) {
             Some(capacity) if capacity * left > self.planned_rate => records / (capacity * left - self.planned_rate),
@@ -174,7 +108,8 @@ impl Situation<'_> {
         (self.settings.shortest.as_secs_f64(), self.settings.longest.as_secs_f64())
     }
 
-    /// Returns the longest interval in range that keeps `holds`, which a longer one can only break; `None` if none does.
+    /// Returns the longest interval in range that satisfies `holds`, infinite if all do; `None` if none does. `holds` must be
+    /// monotonic: true up to some interval, false beyond it.
     fn longest_with(&self, holds: impl Fn(f64) -> bool) -> Option<f64> {
         let (mut low, mut high) = self.range();
         if holds(high) {
@@ -190,13 +125,13 @@ impl Situation<'_> {
         Some(low)
     }
 
-    /// Returns the longest interval in range at which a recovery takes at most `goal`, s.
+    /// Returns the longest interval in range with a recovery of at most `goal`, s, infinite if the longest has; `None` if none has.
     fn longest_recovering_in(&self, goal: f64) -> Option<f64> {
         if goal == f64::INFINITY {
             return Some(goal);
         }
         let (low, high) = self.range();
-        let step = (high / low).powf(-1.0 / SCANNED);
+        let step = (high / low).powf(-1.0 / SCAN_STEPS);
         let scanned = std::iter::successors(Some(high), |t| Some(t * step)).take_while(|t| *t > low * step);
         let mut longer = None;
         for t in scanned {
@@ -214,30 +149,31 @@ impl Situation<'_> {
         None
     }
 
-    /// Returns the interval at which a recovery is shortest, and how long it is, s.
+    /// Returns the interval with the shortest recovery, and that recovery, s.
     fn quickest(&self, rail: f64) -> (f64, f64) {
         let high = self.range().1.max(rail);
-        let step = (high / rail).powf(1.0 / SCANNED).max(1.001);
+        let step = (high / rail).powf(1.0 / SCAN_STEPS).max(1.001);
         let scanned = std::iter::successors(Some(rail), |t| Some(t * step)).take_while(|t| *t <= high);
         let all = scanned.map(|t| (t, self.recovery(t)));
         all.fold((rail, f64::INFINITY), |a, b| if b.1 < a.1 { b } else { a })
     }
 
-    /// Returns the shortest interval in range that keeps `holds`, which a shorter one can only break; infinite if none does.
+    /// Returns the shortest interval in range that satisfies `holds`, 0 if all do, infinite if none does. `holds` must be
+    /// monotonic: false up to some interval, true beyond it.
     fn shortest_with(&self, holds: impl Fn(f64) -> bool) -> f64 {
         self.longest_with(|interval| !holds(interval)).unwrap_or(0.0)
     }
 
-    /// Returns what asks for a shorter interval, with the longest that each allows.
+    /// Returns the bounds from above, each with the longest interval that it allows.
     fn uppers(&self) -> [(Bound, f64); 4] {
         let goal = |goal: Option<std::time::Duration>| goal.map_or(f64::INFINITY, |goal| goal.as_secs_f64());
         let (recovery, point) = (goal(self.goals.recovery), goal(self.goals.recovery_point));
         let within = |goal: f64| self.longest_recovering_in(goal);
-        // A goal that leaves no room for error is still one.
+        // Without room for the margin the goal still counts.
         let by_recovery = within(recovery / self.margin).or_else(|| within(recovery)).unwrap_or(0.0);
         let by_point = self.longest_with(|t| t + self.duration(t) <= point).unwrap_or(0.0);
         let most = self.settings.delta_bytes;
-        let by_delta = self.longest_with(|t| (self.delta)(t).0 <= most).unwrap_or(0.0);
+        let by_delta = self.longest_with(|t| (self.delta)(t).bytes <= most).unwrap_or(0.0);
         [
             (Bound::Recovery(recovery), by_recovery),
             (Bound::RecoveryPoint(point), by_point),
@@ -246,12 +182,12 @@ impl Situation<'_> {
         ]
     }
 
-    /// Returns what asks for a longer interval by cost, with the shortest that each allows.
+    /// Returns the budgets, each with the shortest interval that it allows.
     fn lowers(&self) -> [(Bound, f64); 3] {
         let overhead = self.goals.overhead.unwrap_or(f64::INFINITY);
         let bytes = self.goals.bytes_per_hour.unwrap_or(f64::INFINITY);
         let requests = self.goals.requests_per_hour.unwrap_or(f64::INFINITY);
-        let each = self.requests.unwrap_or(LEAST_REQUESTS);
+        let each = self.requests.unwrap_or(MIN_REQUESTS);
         [
             (Bound::Overhead(overhead), self.shortest_with(|t| self.cost(t).cost <= overhead * t)),
             (Bound::Bytes(bytes), self.shortest_with(|t| self.bytes(t) * 3600.0 <= bytes * t)),
@@ -259,7 +195,7 @@ impl Situation<'_> {
         ]
     }
 
-    /// Returns the shortest interval that the guard rails allow.
+    /// Returns the shortest interval that the guard rails allow, and the rail that binds.
     fn rail(&self) -> (Bound, f64) {
         let (shortest, longest) = self.range();
         let pause = self.settings.min_pause.as_secs_f64();
@@ -269,19 +205,19 @@ impl Situation<'_> {
         most((Bound::Shortest, shortest), rails)
     }
 
-    /// Returns the interval that cost, goals and guard rails agree on, or that comes nearest.
+    /// Returns the interval nearest to the cost optimum within goals and guard rails.
     pub(super) fn choose(&self) -> Choice {
         let (optimum, _) = formula::dirty_aware_optimum(|t| self.cost(t), self.mtbf, self.weight, self.range());
         let optimum = if optimum.is_finite() { optimum } else { self.settings.first.as_secs_f64() };
         let rail = self.rail();
         let mut uppers = self.uppers();
-        let infeasible = self.beyond_recovery(&mut uppers, rail.1, optimum);
+        let infeasible = self.loosen_recovery(&mut uppers, rail.1, optimum);
         let upper = least(&uppers);
         let lower = most((Bound::Shortest, 0.0), self.lowers());
         let infeasible = infeasible.or_else(|| self.conflict(if lower.1 > rail.1 { lower } else { rail }, upper));
         let mut interval = optimum;
         let mut binds = Bound::Cost;
-        // What is named later wins.
+        // A later bound overrides an earlier one.
         for (bound, value, longer) in [(lower.0, lower.1, true), (upper.0, upper.1, false), (rail.0, rail.1, true)] {
             let moves = if longer { interval < value } else { interval > value };
             if moves {
@@ -290,14 +226,14 @@ impl Situation<'_> {
         }
         let (shortest, longest) = self.range();
         let interval = interval.clamp(shortest, longest);
-        // A budget gives way to what bounds a recovery.
+        // A budget yields to a bound on the recovery.
         let (rail, lower) = (rail.1, rail.1.max(lower.1.min(upper.1)));
         Choice { interval, binds, optimum, upper: upper.1.max(rail), lower, rail, infeasible }
     }
 
-    /// If no interval meets the recovery goal whenever a failure comes, loosens it: failures soon after a checkpoint may
-    /// still meet it, and a little may be given for that. Says so.
-    fn beyond_recovery(&self, uppers: &mut [(Bound, f64); 4], rail: f64, optimum: f64) -> Option<Infeasible> {
+    /// Loosens a recovery goal that no interval meets in the worst case, and reports it as infeasible. Recoveries from failures
+    /// soon after a checkpoint may still meet the goal, which is worth a little overhead.
+    fn loosen_recovery(&self, uppers: &mut [(Bound, f64); 4], rail: f64, optimum: f64) -> Option<Infeasible> {
         let [(Bound::Recovery(goal), allowed), ..] = uppers else { return None };
         if *allowed >= rail {
             return None;
@@ -307,15 +243,15 @@ impl Situation<'_> {
             *allowed = quickest;
             return None;
         }
-        // Little by little, the further the goal is off: at the edge of what is possible the choice must not jump.
+        // Loosen gradually: the choice must not jump when the goal becomes infeasible.
         let loosened = quickest * (LOOSENING * (least / goal - 1.0)).exp();
         *allowed = loosened.min(formula::band(BEST_EFFORT).0 * optimum).max(quickest);
         let (outage, capacity) = self.needed(goal, quickest + self.duration(quickest));
         Some(Infeasible::Recovery { goal, least, outage, capacity })
     }
 
-    /// Returns the outage, s, and the capacity, records/s, either of which would make a recovery from a checkpoint of `age` take
-    /// `goal`, with the other as it is.
+    /// Returns the outage, s, and the capacity, records/s, either of which alone would let a recovery from a checkpoint of `age`
+    /// meet `goal`.
     fn needed(&self, goal: f64, age: f64) -> (f64, f64) {
         if self.input_waits() {
             return (goal - age, f64::INFINITY);
@@ -326,6 +262,7 @@ impl Situation<'_> {
         (goal * (1.0 - share) - share * age, capacity)
     }
 
+    /// Returns the conflict between a bound from below and one from above, if they leave no interval.
     fn conflict(&self, longer: (Bound, f64), shorter: (Bound, f64)) -> Option<Infeasible> {
         if longer.1 <= shorter.1 {
             return None;
@@ -334,7 +271,7 @@ impl Situation<'_> {
         let relax_longer = match longer.0 {
             Bound::Overhead(_) => self.cost(at).cost / at,
             Bound::Bytes(_) => self.bytes(at) * 3600.0 / at,
-            Bound::Requests(_) => self.requests.unwrap_or(LEAST_REQUESTS) * 3600.0 / at,
+            Bound::Requests(_) => self.requests.unwrap_or(MIN_REQUESTS) * 3600.0 / at,
             _ => f64::NAN,
         };
         let relax_shorter = match shorter.0 {
