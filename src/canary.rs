@@ -1,6 +1,6 @@
 //! Planted bugs, off unless a test switches one on: a suite that cannot find them finds nothing.
 //!
-//! Each breaks a law of `docs/protocol.md`, as a mistake that lost somebody's data did. Without the feature `canary` the
+//! Each breaks a law of `docs/protocol.md`, as a mistake that lost somebody's data did. Without the feature `internals` the
 //! switches are constants. `docs/catalogue.md` tells where each is found.
 
 /// A planted bug.
@@ -68,7 +68,7 @@ pub enum Canary {
     BoundStoredOnly,
 }
 
-#[cfg(feature = "canary")]
+#[cfg(feature = "internals")]
 mod switch {
     use std::cell::Cell;
 
@@ -88,7 +88,7 @@ mod switch {
     }
 }
 
-#[cfg(not(feature = "canary"))]
+#[cfg(not(feature = "internals"))]
 mod switch {
     use super::Canary;
 
@@ -98,5 +98,5 @@ mod switch {
 }
 
 pub(crate) use switch::on;
-#[cfg(feature = "canary")]
+#[cfg(feature = "internals")]
 pub use switch::plant;
