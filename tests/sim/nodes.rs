@@ -18,9 +18,9 @@ use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, Objec
 use alluvium::runtime::timeout;
 use alluvium::store::{Key, Put, Store};
 
-use crate::harness::{Node, Rng, Sim};
 use crate::oracle::Oracle;
 use crate::wire;
+use alluvium_testkit::sim::{Node, Rng, Sim};
 
 /// Longest data object of the scenario.
 const OBJECT_BYTES_MAX: u64 = 1024;

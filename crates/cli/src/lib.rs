@@ -9,7 +9,7 @@ mod offline;
 mod print;
 mod run;
 
-#[cfg(feature = "fuzzing")]
+#[cfg(any(test, feature = "fuzzing"))]
 pub use run::fuzz;
 
 use std::io::IsTerminal as _;

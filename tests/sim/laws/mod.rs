@@ -26,7 +26,7 @@ use alluvium::manifest::{DurabilityLevel, Layout, ManifestKind, ObjectRef, Progr
 use alluvium::store::{Key, Put, Store, StoreSettings};
 use object_store::path::Path;
 
-use crate::harness::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
+use alluvium_testkit::sim::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
 
 const HOUR_MS: u64 = 3_600_000;
 

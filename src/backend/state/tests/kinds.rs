@@ -1,6 +1,5 @@
 //! What each kind does on one key and in namespaces, and that failures and panics change nothing.
 
-#[path = "../../../../tests/common/mean.rs"]
 mod mean;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -8,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use self::mean::Mean;
 use super::Lab;
 use crate::ErrorKind;
-use crate::backend::{Aggregate, CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
+use crate::backend::{CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
 use crate::codec::schema::Schema;
 use crate::codec::typed::{Codec, Fixed, Ordered, Utf8};
 use crate::error::{Error, Result};
