@@ -142,6 +142,8 @@ fn files_stay_small_and_finished() {
         for word in ["TODO", "FIXME", "XXX"] {
             assert!(path.ends_with("tidy.rs") || !text.contains(word), "{} contains {word}", path.display());
         }
+        let included = text.lines().any(|line| line.trim_start().starts_with("#[path"));
+        assert!(!included, "{} includes a file by path: what is shared is in crates/testkit", path.display());
     }
 }
 

@@ -8,6 +8,7 @@
     clippy::missing_errors_doc,
     clippy::must_use_candidate,
     clippy::new_without_default,
+    clippy::should_implement_trait,
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,

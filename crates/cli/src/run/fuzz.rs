@@ -32,6 +32,12 @@ fn parse(flags: &str) -> Result<RunArgs, clap::Error> {
 
 /// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint,
 /// and what share of it was there at first.
+///
+/// # Errors
+/// What the input is refused with.
+///
+/// # Panics
+/// If a rule broke.
 pub fn input(data: &[u8]) -> Result<()> {
     let [choice, records, content @ ..] = data else { return Ok(()) };
     let folder = TempDir::new().expect("a folder for temporary files");
@@ -87,6 +93,12 @@ fn read(mut source: Source, limit: usize) -> Result<(Vec<String>, SourceState)> 
 }
 
 /// Text as flags, and as everything that is told by text.
+///
+/// # Errors
+/// What the input is refused with.
+///
+/// # Panics
+/// If a rule broke.
 pub fn flags(data: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(data);
     if let Ok(args) = parse(&text)

@@ -34,6 +34,6 @@ pub(crate) use args::RunArgs as Args;
 pub(crate) use driver::run;
 
 #[cfg(any(test, feature = "fuzzing"))]
-pub(crate) mod fuzz;
+pub mod fuzz;
 #[cfg(test)]
 mod tests;

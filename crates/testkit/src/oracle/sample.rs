@@ -1,4 +1,4 @@
-//! Generates `tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some that are worse.
+//! Generates `crates/cli/tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some that are worse.
 
 use std::fmt::Write as _;
 
