@@ -11,7 +11,7 @@ trap 'rm -rf "$work"' EXIT
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 
 say "building (the first time takes some minutes)"
-cargo build --release --locked --no-default-features --features cli
+cargo build --release --locked -p alluvium-cli --no-default-features
 target="${CARGO_TARGET_DIR:-target}/release/alluvium"
 
 job=(--input "nexmark:$events" --key auction --agg count,max:price,mean:price,distinct:bidder

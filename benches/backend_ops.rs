@@ -4,8 +4,6 @@
 //! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes and
 //! writes it back. A seal is timed alone: dirtying comes before the clock, dropping what was sealed after it.
 
-mod common;
-
 use std::hint::black_box;
 
 use alluvium::backend::{Change, LogBackend, RowRef, StateBackend, Write};
@@ -14,7 +12,7 @@ use alluvium::key_group::KeyGroupSet;
 use alluvium::memory::MemoryBudget;
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
-use common::{GROUPS, PARTITIONER, key, mixed};
+use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};
 
 const BATCH: usize = 10_000;
 
@@ -69,7 +67,7 @@ impl Log {
 
     fn seal(&mut self) -> alluvium::row::Sealed {
         self.epoch += 1;
-        common::seal(&mut self.backend, self.epoch)
+        bench::seal(&mut self.backend, self.epoch)
     }
 }
 
@@ -78,7 +76,7 @@ fn read_modify_write(c: &mut Criterion) {
     group.throughput(Throughput::Elements(BATCH as u64));
     for keys in [100_000, 1_000_000] {
         let mut draw = draws(keys);
-        for (name, backend) in [("log", common::backend()), ("log on heap", on_heap())] {
+        for (name, backend) in [("log", bench::backend()), ("log on heap", on_heap())] {
             let mut log = Log::loaded(backend, keys);
             group.bench_function(BenchmarkId::new(name, keys), |b| {
                 let batch = || draw.next().unwrap();
@@ -104,7 +102,7 @@ fn first_touch(c: &mut Criterion) {
     let keys = 1_000_000;
     let mut group = c.benchmark_group("first touch");
     group.throughput(Throughput::Elements(keys / 10)).sample_size(20);
-    for (name, backend) in [("log", common::backend()), ("log on heap", on_heap())] {
+    for (name, backend) in [("log", bench::backend()), ("log on heap", on_heap())] {
         let mut log = Log::loaded(backend, keys);
         let mut next = 0;
         group.bench_function(BenchmarkId::new(name, keys), |b| {
@@ -120,7 +118,7 @@ fn first_touch(c: &mut Criterion) {
 
 fn seal(c: &mut Criterion) {
     let keys = 1_000_000;
-    let mut log = Log::loaded(common::backend(), keys);
+    let mut log = Log::loaded(bench::backend(), keys);
     let mut group = c.benchmark_group("seal");
     group.sample_size(10);
     for dirty in [keys / 100, keys] {

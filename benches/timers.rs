@@ -5,8 +5,6 @@
 //! by a thousand timers each. There is a seal halfway through registering and one halfway through firing, both timed:
 //! half of the rows that fire are frozen, and their removal writes tombstones.
 
-mod common;
-
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
@@ -20,7 +18,7 @@ use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
 
-use common::{GROUPS, PARTITIONER, key, mixed};
+use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};
 
 const TIMERS: usize = 1_000_000;
 
@@ -36,13 +34,13 @@ fn drawn(time: Time) -> Vec<(i64, [u8; 16])> {
 }
 
 fn backend() -> LogBackend {
-    let mut backend = common::backend();
+    let mut backend = bench::backend();
     backend.define(TableId(0), TableRules { by_key: false, ..TableRules::default() });
     backend
 }
 
 fn seal(backend: &mut LogBackend, epoch: u64) {
-    drop(common::seal(backend, epoch));
+    drop(bench::seal(backend, epoch));
 }
 
 struct Job {

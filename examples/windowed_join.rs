@@ -243,3 +243,53 @@ async fn main() -> Result<()> {
     println!("{} rows in {}", published(&folder)?.len(), folder.display());
     Ok(())
 }
+
+/// Crashed again and again, at another parallelism each time, the example publishes what a join in memory gives, each row
+/// once.
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use alluvium::ErrorKind;
+
+    use super::*;
+
+    const EVENTS: u64 = 200_000;
+
+    /// Persons and the auctions that they open, per window.
+    fn expected() -> Vec<String> {
+        let config = NexmarkConfig { base_time: 1_436_918_400_000, ..NexmarkConfig::default() };
+        let (mut persons, mut auctions) = (BTreeMap::new(), Vec::new());
+        for event in EventGenerator::new(config).take(usize::try_from(EVENTS).unwrap()) {
+            let window = |time: u64| time - time % WINDOW_MS.unsigned_abs();
+            match event {
+                Event::Person(person) => drop(persons.insert((window(person.date_time), person.id), person.name)),
+                Event::Auction(auction) => auctions.push((window(auction.date_time), auction)),
+                Event::Bid(_) => {}
+            }
+        }
+        let row = |(window, auction): &(u64, nexmark::event::Auction)| {
+            let name = persons.get(&(*window, auction.seller))?;
+            Some(format!("{window},{name},{},{}", auction.id, auction.item_name))
+        };
+        let mut rows: Vec<_> = auctions.iter().filter_map(row).collect();
+        rows.sort();
+        rows
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn crashes_do_not_show_in_the_output() -> Result<()> {
+        let expected = expected();
+        assert!(expected.len() > 200, "only {} rows", expected.len());
+        let folder = tempfile::tempdir().unwrap();
+        let options =
+            |parallelism, crash_at| Options { folder: folder.path().to_owned(), events: EVENTS, parallelism, crash_at };
+        for (parallelism, crash_at) in [(1, 1_000), (2, 31_999), (5, 32_001), (3, 90_500), (8, 150_000)] {
+            let crashed = run(options(parallelism, Some(crash_at))).await.unwrap_err();
+            assert_eq!(crashed.kind(), ErrorKind::Stopped);
+        }
+        run(options(2, None)).await?;
+        assert!(published(folder.path())? == expected, "other rows than a join in memory gives");
+        Ok(())
+    }
+}

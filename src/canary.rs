@@ -1,6 +1,6 @@
 //! Planted bugs, off unless a test enables one: they prove that the test suite detects such bugs.
 //!
-//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `canary` the
+//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `internals` the
 //! switches are constants. `docs/catalogue.md` lists the test that finds each.
 
 /// A planted bug.
@@ -68,7 +68,7 @@ pub enum Canary {
     BoundStoredOnly,
 }
 
-#[cfg(feature = "canary")]
+#[cfg(feature = "internals")]
 mod switch {
     use std::cell::Cell;
 
@@ -88,7 +88,7 @@ mod switch {
     }
 }
 
-#[cfg(not(feature = "canary"))]
+#[cfg(not(feature = "internals"))]
 mod switch {
     use super::Canary;
 
@@ -98,5 +98,5 @@ mod switch {
 }
 
 pub(crate) use switch::on;
-#[cfg(feature = "canary")]
+#[cfg(feature = "internals")]
 pub use switch::plant;

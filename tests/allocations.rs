@@ -2,15 +2,12 @@
 //!
 //! One test, alone in its process: what another thread allocates would count. Timers have a queue, which grows.
 
-#[path = "common/mean.rs"]
-mod mean;
-
 use std::time::Duration;
 
 use alluvium::Result;
 use alluvium::backend::{
-    Aggregate, AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState,
-    StateBackend as _, TableOptions, Tables, TtlConfig, ValueState,
+    AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, StateBackend as _,
+    TableOptions, Tables, TtlConfig, ValueState,
 };
 use alluvium::codec::schema::Schema;
 use alluvium::codec::typed::{Fixed, Ordered};
@@ -19,7 +16,7 @@ use alluvium::key_group::{KeyGroupSet, Partitioner};
 use alluvium::memory::MemoryBudget;
 use alluvium::row::Cut;
 use alluvium::time::Timestamp;
-use mean::Mean;
+use alluvium_testkit::Mean;
 use peak_alloc::PeakAlloc;
 
 #[global_allocator]

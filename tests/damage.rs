@@ -1,8 +1,6 @@
 //! Every byte of a small job's objects flipped, every object cut at every length: `verify` finds it, and a restore
 //! fails naming the object or is exactly right. Never an older checkpoint in silence, never a panic.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -17,8 +15,8 @@ use alluvium::offline::{self, Level};
 use alluvium::place::Store;
 use alluvium::row::{Fold, Op, RowBatch, Rules};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium_testkit::{COUNT, Counting, Gate};
 use bytes::Bytes;
-use common::{COUNT, Counting, Gate};
 
 type State = BTreeMap<Vec<u8>, u64>;
 
@@ -56,7 +54,7 @@ async fn scene(opaque_bytes: usize) -> Result<Scene> {
         let id = job.job.wait(epoch).await?.unwrap();
         states.insert(id.seq, job.expected.clone());
     }
-    let chain = ManifestLog::load(&common::store(&gate.objects())).await?;
+    let chain = ManifestLog::load(&alluvium_testkit::store(&gate.objects())).await?;
     let live: Vec<Seq> = chain.restorable().iter().map(|manifest| manifest.id.seq).collect();
     states.retain(|seq, _| live.contains(seq));
     assert_eq!(states.len(), 2);
@@ -100,7 +98,7 @@ impl Scene {
 
     /// Checks what the tools and restores make of the damaged object `key`; `case` chooses how many.
     async fn check(&self, gate: &Arc<Gate>, key: &str, what: &str, case: usize) {
-        let store = common::store(&gate.objects());
+        let store = alluvium_testkit::store(&gate.objects());
         let name = key.trim_start_matches("job/");
         let chain = ManifestLog::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await;
@@ -231,7 +229,7 @@ async fn whole_objects_are_whole() -> Result<()> {
     for opaque_bytes in [3, INLINE_OPAQUE_BYTES + 1] {
         let scene = scene(opaque_bytes).await?;
         let gate = scene.with("", Bytes::new()).await;
-        let store = common::store(&gate.objects());
+        let store = alluvium_testkit::store(&gate.objects());
         let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
         assert_eq!((report.damaged.as_slice(), report.restorable.len()), ([].as_slice(), 2));
         assert_eq!(restored(&store, RestoreFrom::Newest).await?, scene.states[&scene.newest]);

@@ -1,8 +1,5 @@
 //! Checkpoints that are dropped: while they are read, and because their user wants it.
 
-mod common;
-mod tool;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -16,8 +13,8 @@ use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium::offline::{self, Depth, Level, RestoreOptions};
 use alluvium::place::Store;
 use alluvium::{Error, ErrorKind, Result};
+use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
-use common::{Counting, Gate};
 
 /// Tells nobody how far it is.
 fn silent(_done: u64, _total: u64) {}
@@ -60,7 +57,7 @@ async fn checkpoint(job: &mut Counting) -> Result<Seq> {
 async fn busy(gate: &Arc<Gate>) -> Result<Counting> {
     let retention = RetentionPolicy { checkpoints: 1 };
     let settings = JobSettings { strategy: Strategy::Full, retention, ..JobSettings::default() };
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let mut job = Counting::open_on(store, 2, settings, RestoreFrom::Newest).await?;
     job.add(0..300)?;
     checkpoint(&mut job).await?;
@@ -91,13 +88,13 @@ fn assert_dropped(error: &Error, checkpoint: Seq, newest: Seq) {
 async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let mut job = busy(&gate).await?;
-    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
     let stored = offline::find(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let StoredManifest { id, manifest, .. } = open(&store, None).await?;
     collect(&mut job, &gate, &stored).await?;
     let newest = open(&store, None).await?;
     let all = KeyGroupSet::all(128);
-    let operator = || OperatorSpec::new(common::COUNT, "count", 2);
+    let operator = || OperatorSpec::new(alluvium_testkit::COUNT, "count", 2);
     let errors = [
         offline::savepoint(&store, &stored, &target, &silent).await.unwrap_err(),
         offline::restore(&store, &manifest, &target, &RestoreOptions::default(), &silent).await.unwrap_err(),
@@ -124,7 +121,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
 
 /// Before the next read of data the job continues until what is the newest checkpoint now is gone.
 async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Result<Seq> {
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let newest = offline::find(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let (seq, job, owners) = (newest.id.seq, Arc::clone(job), Arc::clone(gate));
     gate.before_next_read(async move { collect(&mut *job.lock().await, &owners, &newest).await.unwrap() });
@@ -140,7 +137,7 @@ fn sendable<T>(future: impl Future<Output = T> + Send) -> impl Future<Output = T
 async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()> {
     let gate = Gate::new();
     let job = Arc::new(tokio::sync::Mutex::new(busy(&gate).await?));
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let expected = job.lock().await.expected.clone();
     let mut reads = 0;
     let mut next = async || {
@@ -150,13 +147,13 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     };
 
     let (raced, mut chain, other) = next().await?;
-    let target = common::store(&other.objects());
+    let target = alluvium_testkit::store(&other.objects());
     let (copied, _) = sendable(offline::savepoint_of(&store, &mut chain, None, &target, &silent)).await?;
     assert!(copied > raced && verify(&target).await?.damaged.is_empty());
     assert_eq!(state(&target).await?, expected);
 
     let (raced, mut chain, other) = next().await?;
-    let target = common::store(&other.objects());
+    let target = alluvium_testkit::store(&other.objects());
     let options = RestoreOptions::default();
     let (restored, _) = sendable(offline::restore_of(&store, &mut chain, None, &target, &options, &silent)).await?;
     assert!(restored > raced && verify(&target).await?.damaged.is_empty());
@@ -166,7 +163,7 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     let (raced, mut chain, _) = next().await?;
     assert!(sendable(offline::open(&store, &mut chain, None)).await?.id.seq > raced);
     let (raced, ..) = next().await?;
-    let builder = JobBuilder::new(store.clone()).operator(OperatorSpec::new(common::COUNT, "count", 2));
+    let builder = JobBuilder::new(store.clone()).operator(OperatorSpec::new(alluvium_testkit::COUNT, "count", 2));
     assert!(sendable(builder.peek_restored()).await?.unwrap().id.seq > raced);
 
     let (raced, chain, _) = next().await?;
@@ -175,7 +172,7 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     assert_eq!(report.restorable.len(), 1);
     // One that was asked for by its id has no other in its place.
     let (raced, mut chain, other) = next().await?;
-    let target = common::store(&other.objects());
+    let target = alluvium_testkit::store(&other.objects());
     let error = offline::savepoint_of(&store, &mut chain, Some(raced), &target, &silent).await.unwrap_err();
     assert_dropped(&error, raced, ManifestLog::load(&store).await?.end());
     Ok(())
@@ -188,7 +185,7 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
     for _ in 0..3 {
         job.checkpoint().await?.unwrap();
     }
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let chain = ManifestLog::load(&store).await?;
     for _ in 0..5 {
         job.checkpoint().await?.unwrap();
@@ -210,7 +207,7 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
 async fn gone_on_from_savepoint(gate: &Arc<Gate>) -> Result<Counting> {
     let origin = Gate::new();
     drop(busy(&origin).await?);
-    let (store, target) = (common::store(&origin.objects()), common::store(&gate.objects()));
+    let (store, target) = (alluvium_testkit::store(&origin.objects()), alluvium_testkit::store(&gate.objects()));
     offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &target, &silent).await?;
     let mut job = busy(gate).await?;
     job.add(0..10)?;
@@ -227,7 +224,7 @@ async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<
     for gone in [false, true] {
         let gate = Gate::new();
         let mut job = gone_on_from_savepoint(&gate).await?;
-        let store = common::store(&gate.objects());
+        let store = alluvium_testkit::store(&gate.objects());
         let savepoint = open(&store, Some(Seq(1))).await?;
         if gone {
             gate.damage("job/manifest/00000000000000000001", None).await;
@@ -261,7 +258,7 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
     for gone in [false, true] {
         let gate = Gate::new();
         let mut job = gone_on_from_savepoint(&gate).await?;
-        let store = common::store(&gate.objects());
+        let store = alluvium_testkit::store(&gate.objects());
         let savepoint = open(&store, Some(Seq(1))).await?;
         if gone {
             gate.damage("job/manifest/00000000000000000001", None).await;
@@ -300,11 +297,11 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
 async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     let gate = Gate::new();
     drop(gone_on_from_savepoint(&gate).await?);
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let chain = ManifestLog::load(&store).await?;
     // What was founded stays the job's only way back: it cannot be dropped.
     let fresh = Gate::new();
-    let copy = common::store(&fresh.objects());
+    let copy = alluvium_testkit::store(&fresh.objects());
     offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &copy, &silent).await?;
     let error = offline::preview_drop(&copy, &ManifestLog::load(&copy).await?, &[Seq(1)].into()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
@@ -330,38 +327,5 @@ async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     let dropped = offline::drop_savepoints(&store, &chain, &[first].into()).await?;
     dropped.swept?;
     assert!(verify(&store).await?.damaged.is_empty());
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_tool_drops_savepoints() -> Result<()> {
-    let bench = tool::Bench::new();
-    bench.write("in.csv", "k\na\nb\n");
-    let (input, from, to) = (bench.path("in.csv"), bench.store("from"), bench.store("to"));
-    let run = |store: &str| format!("run -i {} -k k -a count -s {store} -j j --retain 1 --json", input.display());
-    let on = |text: &str| tool::run(tool::words(text));
-    tool::json(&on(&run(&from)));
-    tool::json(&on(&format!("savepoint -s {from} -j j --to {to} --json")));
-    tool::json(&on(&run(&to)));
-    let ids = || {
-        let listed = tool::json(&on(&format!("list -s {to} -j j --json")));
-        let ids = listed["jobs"][0]["checkpoints"].as_array().unwrap().iter();
-        ids.map(|checkpoint| checkpoint["id"].as_u64().unwrap()).collect::<Vec<_>>()
-    };
-    let before = ids();
-    assert_eq!(before[0], 1);
-    let manifest = bench.path("to/j/manifest/00000000000000000001");
-    std::fs::remove_file(manifest).unwrap();
-    tool::fails(&on(&format!("sweep -s {to} -j j --delete")), "corrupt");
-    tool::fails(&on(&format!("drop -s {to} -j j --savepoint 99")), "not_found");
-    tool::fails(&on(&format!("drop -s {to} -j j --savepoint {}", before[1])), "usage");
-    let dry = tool::json(&on(&format!("drop -s {to} -j j --savepoint 1 --json")));
-    assert_eq!((&dry["dropped"], &dry["checkpoints"][0]["kind"]), (&false.into(), &"savepoint".into()));
-    assert_eq!(ids(), before[1..], "its manifest cannot be read");
-    let done = tool::json(&on(&format!("drop -s {to} -j j --savepoint 1 --yes --json")));
-    assert_eq!((&done["dropped"], &done["deleted"]), (&true.into(), &dry["deletable"]));
-    assert_eq!(ids(), before[1..]);
-    tool::json(&on(&format!("sweep -s {to} -j j --delete --json")));
-    assert!(on(&format!("verify -s {to} -j j")).status.success());
     Ok(())
 }

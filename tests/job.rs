@@ -1,7 +1,5 @@
 //! The whole job over a store in memory: incremental checkpoints, aborts, restore, rescale, retention, limits.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -17,8 +15,8 @@ use alluvium::offline::{self, Level};
 use alluvium::store::Key;
 use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
+use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
-use common::{Counting, Door, Gate};
 
 /// Returns all manifests in the store, by seq.
 async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
@@ -158,7 +156,7 @@ async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
     let manifest = manifests(&gate).await.into_values().last().unwrap();
     gate.set(Door::Silent);
     gate.take_calls();
-    let store = common::store(&objects);
+    let store = alluvium_testkit::store(&objects);
     let mut resolving = std::pin::pin!(alluvium::checkpoint::restore::resolve(&store, manifest));
     assert!(futures_util::poll!(&mut resolving).is_pending());
     let calls = gate.take_calls();
@@ -338,13 +336,13 @@ async fn a_checkpoint_tells_which_groups_were_busy() -> Result<()> {
     job.checkpoint().await?;
     let manifests = manifests(&gate).await;
     let [.., all, one] = manifests.values().collect::<Vec<_>>()[..] else { panic!("two checkpoints") };
-    let all = all.heat(common::COUNT)?;
+    let all = all.heat(alluvium_testkit::COUNT)?;
     assert_eq!(all.iter().map(|heat| heat.dirty_rows).sum::<u64>(), 1000);
     assert_eq!(all.iter().map(|heat| heat.rows).sum::<u64>(), 1000);
     assert!(all.iter().all(|heat| heat.writes == heat.dirty_rows && heat.live_bytes == 12 * heat.rows));
     let group = job.job.partitioner().locate(&7u32.to_be_bytes(), 0, 128).group;
     let before = all.iter().find(|heat| heat.group == group).unwrap();
-    let [now] = one.heat(common::COUNT)?[..] else { panic!("one group was touched") };
+    let [now] = one.heat(alluvium_testkit::COUNT)?[..] else { panic!("one group was touched") };
     assert_eq!((now.group, now.dirty_rows, now.rows), (group, 1, before.rows));
     // An eighth of the writes is forgotten at a barrier.
     assert!(now.writes >= 5 && now.writes <= 5 + before.writes && now.reads >= 5, "{now:?} after {before:?}");
@@ -442,8 +440,8 @@ async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
     })?;
     job.job.wait(epoch).await?;
     drop(job);
-    let store = common::store(&gate.objects());
-    let operator = alluvium::job::OperatorSpec::new(common::COUNT, "count", 3);
+    let store = alluvium_testkit::store(&gate.objects());
+    let operator = alluvium::job::OperatorSpec::new(alluvium_testkit::COUNT, "count", 3);
     let mut job = alluvium::job::JobBuilder::new(store).operator(operator).open().await?;
     let seats = job.take_seats();
     let bytes = |name: &str, at: usize| {
@@ -474,7 +472,7 @@ async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Re
     }
     let manifest = manifests(&gate).await.into_values().next_back().unwrap();
     assert_eq!(manifest.slices().count(), 1000);
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
     assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
     let mut next = job.reopen(&gate.objects(), 3).await;

@@ -1,20 +1,16 @@
 //! Every kind of state in one job, over checkpoints, restores and rescales: the logical content stays what it was.
 
-mod common;
-#[path = "common/mean.rs"]
-mod mean;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use alluvium::backend::{Aggregate, Tables};
+use alluvium::backend::Tables;
 use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
 use alluvium::codec::schema::Value;
 use alluvium::offline;
 use alluvium::prelude::*;
 use alluvium::{ErrorKind, Result};
-use common::Gate;
-use mean::Mean;
+use alluvium_testkit::Gate;
+use alluvium_testkit::Mean;
 use object_store::ObjectStore;
 
 const OPERATOR: OperatorId = OperatorId(7);
@@ -75,7 +71,7 @@ struct World {
 impl World {
     async fn open(objects: &Arc<dyn ObjectStore>, parallelism: u32) -> Result<Self> {
         let operator = OperatorSpec::new(OPERATOR, "kinds", parallelism).keyed_by(Schema::new("u32le"));
-        let builder = JobBuilder::new(common::store(objects)).operator(operator);
+        let builder = JobBuilder::new(alluvium_testkit::store(objects)).operator(operator);
         let mut job = builder.restore_from(RestoreFrom::Newest).open().await?;
         let mut subtasks = Vec::new();
         for mut seat in job.take_seats() {
@@ -234,7 +230,7 @@ async fn the_offline_tools_read_every_kind() -> Result<()> {
         (0..KEYS).filter(|key| step == 1 || key.is_multiple_of(3)).try_for_each(|key| world.touch(key, step))?;
         world.checkpoint().await?;
     }
-    let store = common::store(&objects);
+    let store = alluvium_testkit::store(&objects);
     let checkpoint = offline::open(&store, &mut ManifestLog::load(&store).await?, None).await?;
     let all = KeyGroupSet::all(128);
     let mut lists = BTreeMap::new();
@@ -266,7 +262,7 @@ async fn f13_another_type_is_refused_before_anything_is_loaded() -> Result<()> {
     world.checkpoint().await?;
     drop(world);
     let operator = OperatorSpec::new(OPERATOR, "kinds", 1).keyed_by(Schema::new("u32le"));
-    let mut job = JobBuilder::new(common::store(&objects)).operator(operator).open().await?;
+    let mut job = JobBuilder::new(alluvium_testkit::store(&objects)).operator(operator).open().await?;
     let mut seat = job.take_seats().pop().unwrap();
     gate.take_calls();
     let refused = seat.tables().list("list", Utf8).unwrap_err();

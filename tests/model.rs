@@ -4,12 +4,9 @@
 //!
 //! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen it beyond the fixed default.
 
-#[path = "model/world.rs"]
-mod world;
-
+use alluvium_testkit::model::{Action, GROUPS, Length, Place, Step, TABLES, World};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
-use world::{Action, GROUPS, Length, Place, Step, TABLES, World};
 
 /// A small pool of places is hit again and again, a large one fills the state.
 fn places() -> impl Strategy<Value = Place> {

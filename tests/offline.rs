@@ -1,7 +1,5 @@
 //! The offline tools on checkpoints that a real job wrote.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -17,8 +15,8 @@ use alluvium::place::Store;
 use alluvium::row::SegmentKind;
 use alluvium::store::Key;
 use alluvium::{ErrorKind, Result};
+use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
-use common::{Counting, Gate};
 
 type State = BTreeMap<Vec<u8>, u64>;
 
@@ -69,7 +67,7 @@ async fn verify(store: &Store) -> Result<offline::Report> {
 async fn lists_what_lives() -> Result<()> {
     let gate = Gate::new();
     let (job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     // The claim of another attempt is not a checkpoint.
     job.reopen(&gate.objects(), 2).await;
     let listed = offline::list(&store, &ManifestLog::load(&store).await?).await?;
@@ -93,7 +91,7 @@ async fn lists_what_lives() -> Result<()> {
 async fn exports_each_live_checkpoint_in_a_fixed_order() -> Result<()> {
     let gate = Gate::new();
     let (mut job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     for (&id, expected) in states.iter().skip(2) {
         assert_eq!(state(&store, Some(id)).await?, *expected);
     }
@@ -119,7 +117,7 @@ async fn exports_each_live_checkpoint_in_a_fixed_order() -> Result<()> {
 async fn types_that_nobody_knows_are_bytes() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let mut manifest = open(&store, None).await?.manifest;
     manifest.operators[0].tables[0].value.name = "bincode:Secret".into();
     let mut bytes = 0;
@@ -169,7 +167,7 @@ async fn diff(store: &Store, (from, old): (Seq, &State), (to, new): (Seq, &State
 async fn differences_are_those_of_the_states() -> Result<()> {
     let gate = Gate::new();
     let (job, mut states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let mut job = job.reopen(&gate.objects(), 5).await;
     job.add(1000..1001)?;
     let id = job.checkpoint().await?.unwrap();
@@ -214,7 +212,7 @@ async fn inspects_tables_groups_segments_and_opaques() -> Result<()> {
     let gate = Gate::new();
     let (mut job, _) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let checkpoint = open(&store, None).await?;
     let inspection = offline::inspect(&store, &checkpoint.manifest, None, Depth::Rows).await?;
     let [operator] = inspection.operators.as_slice() else { panic!("one operator") };
@@ -242,12 +240,12 @@ async fn a_read_plan_is_what_a_rescale_reads() -> Result<()> {
     job.checkpoint().await?;
     job.add(0..500)?;
     job.checkpoint().await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let checkpoint = open(&store, None).await?;
     for parallelism in [1, 4, 5] {
         let plan = offline::read_plan(&store, &checkpoint.manifest, parallelism).await?;
         let before = store.requests().get_bytes;
-        for share in OperatorPlan::new(&checkpoint.manifest, common::COUNT, parallelism)?.shares {
+        for share in OperatorPlan::new(&checkpoint.manifest, alluvium_testkit::COUNT, parallelism)?.shares {
             alluvium::checkpoint::restore::fetch(&store, &share.segments).await?;
         }
         assert_eq!(plan.bytes, store.requests().get_bytes - before, "parallelism {parallelism}");
@@ -264,7 +262,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let (mut job, states) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
-    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
     let mut chain = ManifestLog::load(&store).await?;
     let (&id, expected) = states.iter().next_back().unwrap();
     let checkpoint = offline::find(&store, &mut chain, Some(id)).await?;
@@ -298,7 +296,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
 async fn a_copy_of_damaged_state_is_refused_and_leaves_nothing_visible() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     history(&gate).await?;
-    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
     let checkpoint = open(&store, None).await?;
     let key = format!("job/data/{}", checkpoint.manifest.objects.last().unwrap().id);
     let mut bytes = gate.dump().await.remove(&key).unwrap().to_vec();
@@ -318,11 +316,11 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
     let gate = Gate::new();
     let (mut job, _) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let checkpoint = open(&store, None).await?;
     for parallelism in [None, Some(1), Some(8), Some(128)] {
         let other = Gate::new();
-        let target = common::store(&other.objects());
+        let target = alluvium_testkit::store(&other.objects());
         let options = RestoreOptions { parallelism, groups: None };
         offline::restore(&store, &checkpoint.manifest, &target, &options, &silent).await?;
         assert!(verify(&target).await?.damaged.is_empty());
@@ -350,7 +348,7 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
 async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let (job, _) = history(&gate).await?;
-    let (store, target) = (common::store(&gate.objects()), common::store(&other.objects()));
+    let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
     let groups: KeyGroupSet = KeyGroupRange::new(10, 30).into();
     let expected = export(&store, None, &groups).await?;
     let checkpoint = open(&store, None).await?;
@@ -371,7 +369,7 @@ async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
 async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
     let gate = Gate::new();
     let (mut job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let orphan = format!("job/data/1-{}", "ab".repeat(16));
     gate.damage(&orphan, Some(Bytes::from_static(b"what a dead upload left"))).await;
     let before = gate.dump().await;
@@ -409,7 +407,7 @@ async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
 async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()> {
     let gate = Gate::new();
     let (mut job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let seq = states.keys().nth(3).unwrap();
     gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"not a manifest"))).await;
     let before = gate.dump().await;
@@ -426,7 +424,7 @@ async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()>
 async fn levels_find_what_they_promise() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let newest = *states.keys().next_back().unwrap();
     let segment =
         open(&store, None).await?.manifest.operators[0].inline_subtasks()?[0].segments.last().unwrap().clone();
@@ -469,7 +467,7 @@ async fn what_a_restore_refuses_is_not_called_restorable() -> Result<()> {
     let (job, states) = history(&gate).await?;
     drop(job);
     let newest = *states.last_key_value().unwrap().0;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let StoredManifest { id, mut manifest, .. } = open(&store, None).await?;
     let objects = gate.dump().await;
     for entry in manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
@@ -496,7 +494,7 @@ async fn what_a_restore_refuses_is_not_called_restorable() -> Result<()> {
 async fn f06_an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let live: Vec<_> = states.iter().skip(2).collect();
     let newest = *live[2].0;
     gate.damage(&format!("job/manifest/{:020}", newest.0), Some(Bytes::new())).await;
@@ -517,7 +515,7 @@ async fn f06_an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result
 async fn progress_ends_where_it_said_it_would() -> Result<()> {
     let gate = Gate::new();
     history(&gate).await?;
-    let store = common::store(&gate.objects());
+    let store = alluvium_testkit::store(&gate.objects());
     let seen = Mutex::new(Vec::new());
     let watch = |done: u64, total: u64| seen.lock().unwrap().push((done, total));
     offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &watch).await?;

@@ -1,7 +1,5 @@
 //! Operator state in whole jobs: lists, union lists and broadcast states over restarts and rescales.
 
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -12,8 +10,8 @@ use alluvium::job::{BroadcastState, Job, JobBuilder, OperatorList, OperatorSpec,
 use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, SubtaskEntry};
 use alluvium::time::Timestamp;
 use alluvium::{Error, ErrorKind, Result};
+use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
-use common::{Counting, Door, Gate};
 
 const OPERATOR: OperatorId = OperatorId(1);
 
@@ -28,7 +26,7 @@ struct Running {
 impl Running {
     async fn open(gate: &Arc<Gate>, parallelism: u32) -> Result<Self> {
         let operator = OperatorSpec::new(OPERATOR, "operator", parallelism);
-        let mut job = JobBuilder::new(common::store(&gate.objects())).operator(operator).open().await?;
+        let mut job = JobBuilder::new(alluvium_testkit::store(&gate.objects())).operator(operator).open().await?;
         let mut tasks = Vec::new();
         for seat in job.take_seats() {
             tasks.push(seat.restore(LogBackend::new).await?);
@@ -291,7 +289,7 @@ async fn the_engines_own_opaques_stay_its_own() -> Result<()> {
     running.tasks[0].barrier(epoch, Timestamp::MIN, vec![opaque("list"), opaque("labels")])?;
     assert!(running.job.wait(epoch).await?.is_some());
     let operator = OperatorSpec::new(OPERATOR, "operator", 2);
-    let mut job = JobBuilder::new(common::store(&gate.objects())).operator(operator).open().await?;
+    let mut job = JobBuilder::new(alluvium_testkit::store(&gate.objects())).operator(operator).open().await?;
     let seats = job.take_seats();
     assert_eq!(seats[0].opaques(), [opaque("list"), opaque("labels")]);
     assert!(seats[1].opaques().is_empty());

@@ -1,9 +1,5 @@
 //! Manifests under a key: who lacks it can neither write one that is believed nor have one believed that was changed.
 
-mod common;
-#[cfg(feature = "cli")]
-mod tool;
-
 use std::sync::Arc;
 
 use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
@@ -14,8 +10,8 @@ use alluvium::manifest::Manifest;
 use alluvium::offline::{self, RestoreOptions};
 use alluvium::place::Store;
 use alluvium::{ErrorKind, Result};
+use alluvium_testkit::{Counting, Gate, store};
 use bytes::Bytes;
-use common::{Counting, Gate, store};
 
 fn key(byte: u8) -> MacKey {
     MacKey::new([byte; 32])
@@ -117,38 +113,4 @@ async fn copies_are_signed_for_the_place_that_they_go_to() -> Result<()> {
     assert_eq!(counts(&to, &theirs).await?, vec![1; 100]);
     assert_eq!(refusal(&to, &ours).await, Some(ErrorKind::Corrupt));
     Ok(())
-}
-
-#[cfg(feature = "cli")]
-#[test]
-fn the_tool_signs_verifies_and_never_prints_a_key() {
-    use tool::{Bench, fails, run, stderr, words};
-
-    let bench = Bench::new();
-    let input = bench.write("in.csv", "k\na\nb\na\n");
-    let digits = "5ec2e7a9".repeat(8);
-    let key = bench.write("key", format!("{digits}\n"));
-    let other = bench.write("other", "0".repeat(64));
-    let bad = bench.write("bad", &digits[1..]);
-    let place = format!("--store {} --job j", bench.store("s"));
-    let call = |args: &str, key: Option<&std::path::Path>| {
-        let mut args = words(&format!("{args} {place}"));
-        args.extend(key.into_iter().flat_map(|key| ["--manifest-key".to_owned(), key.display().to_string()]));
-        let output = run(args);
-        let printed = [&output.stdout[..], &output.stderr[..]].concat();
-        assert!(!String::from_utf8_lossy(&printed).contains("5ec2e7a9"), "a key was printed");
-        output
-    };
-    let aggregate = format!("run --input {} --key k --agg count", input.display());
-    assert!(fails(&call(&aggregate, Some(&bad)), "config").contains("bad"));
-    let first = call(&aggregate, Some(&key));
-    assert!(first.status.success(), "{}", stderr(&first));
-    for command in ["list", "inspect", "verify", "sweep"] {
-        fails(&call(command, None), "denied");
-        let good = call(command, Some(&key));
-        assert!(good.status.success(), "{command}: {}", stderr(&good));
-    }
-    fails(&call(&aggregate, None), "denied");
-    fails(&call("inspect", Some(&other)), "corrupt");
-    assert_eq!(call("verify", Some(&other)).status.code(), Some(3), "to who has another key, all is damaged");
 }

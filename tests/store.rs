@@ -1,7 +1,5 @@
 //! The store layer on real backends, in memory and on a disk, and on ones that do not keep what they promise.
 
-mod contract;
-
 use std::fmt;
 use std::sync::Arc;
 
@@ -9,8 +7,8 @@ use alluvium::error::{Applied, ErrorKind};
 use alluvium::id::Seq;
 use alluvium::place::Store;
 use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, list_jobs, open_url};
+use alluvium_testkit::contract::{self, data, object, runtime, settings};
 use bytes::Bytes;
-use contract::{data, object, runtime, settings};
 use futures_util::stream::BoxStream;
 use object_store::memory::InMemory;
 use object_store::path::Path;

@@ -1,7 +1,5 @@
 //! Tables over a job's restarts: declared before their rows are loaded, renamed, given lives, read by newer codecs.
 
-mod common;
-
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use alluvium::prelude::TableOptions;
 use alluvium::row::Ttl;
 use alluvium::time::Timestamp;
 use alluvium::{Error, ErrorKind, Result};
-use common::{COUNT, Gate, store};
+use alluvium_testkit::{COUNT, Gate, store};
 
 async fn open(gate: &Arc<Gate>, parallelism: u32) -> Result<(Job, Vec<Seat>)> {
     let operator = OperatorSpec::new(COUNT, "count", parallelism);

@@ -1,16 +1,13 @@
 //! What numbers were made to, per key: their maximum by a reducing state, their mean by an aggregating one.
 
-#[path = "../../tests/common/mean.rs"]
-mod mean;
-
 use std::cell::LazyCell;
 
 use alluvium::backend::{Aggregate, AggregatingState, ReducingState};
 use alluvium::codec::typed::Fixed;
 use criterion::Criterion;
 
-use self::mean::Mean;
 use super::{Draw, Log, done, each_key, plain, sizes};
+use alluvium_testkit::Mean;
 
 type Highest = Log<ReducingState<u64, Fixed>>;
 

@@ -17,8 +17,6 @@
 //! ```
 
 mod accumulators;
-#[path = "../common/mod.rs"]
-mod common;
 mod list;
 mod map;
 mod ordered_map;
@@ -38,7 +36,7 @@ use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use foldhash::fast::FixedState;
 
-use common::{GROUPS, PARTITIONER, backend, key, mixed, seal};
+use alluvium_testkit::bench::{GROUPS, PARTITIONER, backend, key, mixed, seal};
 
 /// Records that are timed together.
 const BATCH: u64 = 10_000;

@@ -15,8 +15,8 @@ use alluvium::time::Timestamp;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Options, WriteOptions};
 
-use super::common::{GROUPS, PARTITIONER, key, mixed};
 use super::{percentile, rocksdb, value};
+use alluvium_testkit::bench::{GROUPS, PARTITIONER, key, mixed};
 
 /// Epochs that are measured, and updates in each as a share of the keys.
 const EPOCHS: u64 = 20;

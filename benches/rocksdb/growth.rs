@@ -5,8 +5,8 @@ use std::time::Instant;
 use alluvium::backend::RocksDbBackend;
 use alluvium::prelude::*;
 
-use super::common::{key, mixed};
 use super::{percentile, rocksdb, value};
+use alluvium_testkit::bench::{key, mixed};
 
 /// A job of one operator, its state in RocksDB.
 pub(crate) struct Engine {

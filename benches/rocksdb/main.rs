@@ -16,14 +16,13 @@
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock, and is an engine on tokio")]
 
 mod beside;
-#[path = "../common/mod.rs"]
-mod common;
 mod growth;
 mod rescale;
 
 use std::time::Duration;
 
 use alluvium::backend::{RocksDb, RocksDbSettings};
+use alluvium_testkit::bench;
 
 fn rocksdb(folder: &std::path::Path) -> RocksDb {
     RocksDb::new(RocksDbSettings::new(folder)).unwrap()
@@ -33,7 +32,7 @@ fn rocksdb(folder: &std::path::Path) -> RocksDb {
 fn value(number: u64, round: u64) -> [u8; 100] {
     let mut value = [b'x'; 100];
     for (at, bytes) in value[..56].chunks_mut(8).enumerate() {
-        bytes.copy_from_slice(&common::mixed(number ^ round << 32 ^ (at as u64) << 56).to_le_bytes()[..bytes.len()]);
+        bytes.copy_from_slice(&bench::mixed(number ^ round << 32 ^ (at as u64) << 56).to_le_bytes()[..bytes.len()]);
     }
     value
 }

@@ -6,8 +6,8 @@ use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::offline::list;
 use alluvium::prelude::*;
 
-use super::common::mixed;
 use super::growth::Engine;
+use alluvium_testkit::bench::mixed;
 
 /// Returns the bytes of all segments that the job's newest checkpoint lists.
 async fn listed_bytes(store: &Store) -> u64 {

@@ -11,13 +11,13 @@ use alluvium::row::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSour
 use alluvium::segment::{EncodeOptions, SegmentRows, SegmentWriter};
 use alluvium::store::Key;
 use alluvium::{Error, ErrorKind, Result};
+use alluvium_testkit::Counting;
+use alluvium_testkit::fuzz::memory::{self, CAP};
+use alluvium_testkit::fuzz::object::golden;
+use alluvium_testkit::fuzz::seal;
+use alluvium_testkit::fuzz::segment::{one_block, segment};
+use alluvium_testkit::fuzz::world::{self, Objects};
 use bytes::Bytes;
-
-use super::common::Counting;
-use super::memory::{self, CAP};
-use super::targets::object::golden;
-use super::targets::segment::{one_block, segment};
-use super::world::{self, Objects};
 
 /// Returns a body of `length` bytes made of one field of a message within others, again and again.
 fn repeated(path: &[u64], field: &[u8], length: usize) -> Vec<u8> {
@@ -63,7 +63,7 @@ fn a_hostile_subtask_manifest_or_heat_is_bounded() {
     let alone = memory::alone();
     for field in [[2 << 3 | 2, 0], [4 << 3 | 2, 0], [5 << 3 | 2, 0]] {
         let body = repeated(&[], &field, MAX_MANIFEST_BYTES - 100);
-        let framed = super::seal::subtask(&[b"ALSM\x01\0\0\0\0\0\0\0", body.as_slice(), &[0; 4]].concat());
+        let framed = seal::subtask(&[b"ALSM\x01\0\0\0\0\0\0\0", body.as_slice(), &[0; 4]].concat());
         let error = alone.bounded(CAP, || SubtaskManifest::decode(&framed, 8).unwrap_err());
         assert_eq!(error.kind(), ErrorKind::Corrupt);
     }

@@ -8,26 +8,19 @@
 
 mod bad;
 mod bounds;
-#[path = "../common/mod.rs"]
-mod common;
-#[path = "../../fuzz/src/memory.rs"]
-mod memory;
-#[path = "../model/world.rs"]
-mod model;
-#[path = "../../fuzz/src/seal.rs"]
-mod seal;
 mod seeds;
-#[path = "../../fuzz/src/targets/mod.rs"]
-mod targets;
-#[path = "../../fuzz/src/world.rs"]
-mod world;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use targets::TARGETS;
+use alluvium_testkit::fuzz::{TARGETS, memory};
+use alluvium_testkit::root;
+use peak_alloc::PeakAlloc;
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
 
 /// What a bad input may make a reader hold.
 const BAD_CAP: usize = 64 << 20;
@@ -39,7 +32,7 @@ const ALL_BYTES: usize = 1 << 20;
 type Inputs = BTreeMap<String, Vec<u8>>;
 
 fn folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds")
+    root().join("fuzz/seeds")
 }
 
 fn committed() -> Inputs {

@@ -1,8 +1,5 @@
 //! A job on files, on a disk that loses power, and whose syncs fail: no checkpoint is lost that was acknowledged.
 
-#[path = "../common/mod.rs"]
-mod common;
-
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,12 +8,12 @@ use alluvium::Result;
 use alluvium::checkpoint::manifest_log::RestoreFrom;
 use alluvium::job::JobSettings;
 use alluvium::store::StoreSettings;
-use common::{Counting, store_on};
+use alluvium_testkit::{Counting, store_on};
 use object_store::ObjectStore;
 
 use crate::budget::DISK_SEEDS;
-use crate::harness::{Disk, DiskFaults, DiskStore, Rng, Sim, Tracing};
 use crate::search::{Report, search};
+use alluvium_testkit::sim::{Disk, DiskFaults, DiskStore, Rng, Sim, Tracing};
 
 const HOUR_MS: u64 = 3_600_000;
 

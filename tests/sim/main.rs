@@ -9,8 +9,6 @@ mod budget;
 #[cfg(test)]
 mod disk;
 #[cfg(test)]
-mod harness;
-#[cfg(test)]
 mod laws;
 #[cfg(test)]
 mod modes;

@@ -3,10 +3,10 @@
 use alluvium::canary::{Canary, plant};
 
 use crate::budget::{Budget, CANARY_SEEDS, CORE_CRASHED, CORE_SEEDS, TWICE_EVERY};
-use crate::harness::{Node, Tracing};
 use crate::points;
 use crate::scenario::run;
 use crate::search::{Mode, Report, Sum, search, setting, show_line};
+use alluvium_testkit::sim::{Node, Tracing};
 
 /// What is looked at.
 #[derive(Debug, Clone, Copy)]

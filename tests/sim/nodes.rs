@@ -19,9 +19,9 @@ use alluvium::place::Store;
 use alluvium::runtime::timeout;
 use alluvium::store::{Key, Put};
 
-use crate::harness::{Node, Rng, Sim};
 use crate::oracle::Oracle;
 use crate::wire;
+use alluvium_testkit::sim::{Node, Rng, Sim};
 
 /// Longest data object of the scenario.
 const OBJECT_BYTES_MAX: u64 = 1024;

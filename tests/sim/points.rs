@@ -3,8 +3,8 @@
 //! Most are lines that the code under test logs, so it needs no switches for them; the harness, nodes and oracles name
 //! the others where they happen.
 
-use crate::harness::Sim;
 use crate::oracle::Oracle;
+use alluvium_testkit::sim::Sim;
 
 /// What must never be logged or be in an error: it is in keys and values, and in what the store says.
 pub(crate) const SECRET: &str = "s3cr3t";

@@ -8,11 +8,11 @@ use alluvium::place::Store;
 use alluvium::store::StoreSettings;
 use object_store::path::Path;
 
-use crate::harness::{Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 use crate::nodes::{Process, World};
 use crate::oracle::{Content, Oracle};
 use crate::points;
 use crate::search::{Mode, Report};
+use alluvium_testkit::sim::{Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 
 /// The nodes of a run; each has one task.
 const COORDINATORS: [Node; 3] = [0, 1, 2];

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use crate::harness::{Counts, Node, Tracing};
+use alluvium_testkit::sim::{Counts, Node, Tracing};
 
 /// How a run is to be made.
 #[derive(Debug, Clone, Copy)]

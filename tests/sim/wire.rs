@@ -1,6 +1,6 @@
 //! Reads what it needs of stored bytes, sharing no code with the crate: the envelope's header and protobuf fields.
 
-use crate::harness::Objects;
+use alluvium_testkit::sim::Objects;
 
 /// Length of the envelope's header.
 pub(crate) const HEADER_BYTES: usize = 48;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs the object stores that tests/stores.rs runs against: an S3 server (moto) from PyPI and an Azure Blob server
+# Installs the object stores that crates/cli/tests/stores runs against: an S3 server (moto) from PyPI and an Azure Blob server
 # (Azurite) from npm, below the cargo target folder. Does nothing where they are installed already.
 #
 # One that cannot be had is told of and left out, and its tests say so; with ALLUVIUM_REQUIRE_STORES=1 that is an error.

@@ -5,8 +5,9 @@
 use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::id::PutId;
 
-use super::super::{seal, seeds};
+use super::super::seeds;
 use super::{Edit, Named, edited, field, named, number};
+use alluvium_testkit::fuzz::seal;
 
 /// A name and the fields behind those of the golden claim.
 type Fields = (&'static str, Vec<u8>);

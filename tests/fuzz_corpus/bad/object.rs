@@ -4,9 +4,10 @@ use alluvium::codec::bytes::{put_checksum, put_u32, put_u64};
 use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::id::PutId;
 
-use super::super::targets::object::PACK;
-use super::super::{seal, seeds};
+use super::super::seeds;
 use super::{Edit, Named, edited, named, varint};
+use alluvium_testkit::fuzz::object::PACK;
+use alluvium_testkit::fuzz::seal;
 
 pub(super) fn all() -> Named {
     [envelopes(), packs()].concat()

@@ -2,8 +2,9 @@
 
 use alluvium::codec::bytes::{put_checksum, put_length, put_u16, put_u32, put_u64};
 
-use super::super::{seal, seeds};
+use super::super::seeds;
 use super::{Edit, Named, edited, named, varint};
+use alluvium_testkit::fuzz::seal;
 
 pub(super) fn all() -> Named {
     [segments(), indexes(), directories(), blocks(), compressed()].concat()

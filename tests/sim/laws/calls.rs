@@ -8,7 +8,7 @@ use alluvium::id::Seq;
 use alluvium::store::{Key, Put};
 
 use super::Rig;
-use crate::harness::{Answer, Fate, Faults, Operation};
+use alluvium_testkit::sim::{Answer, Fate, Faults, Operation};
 
 /// Creates one object under a fate; returns what its writer was told, how many requests it took, and whether it stands.
 fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {

@@ -12,7 +12,7 @@ use alluvium::store::{Key, Put};
 use alluvium::time::Timestamp;
 
 use super::{Rig, committed, draft};
-use crate::harness::{Fate, Operation};
+use alluvium_testkit::sim::{Fate, Operation};
 
 #[test]
 fn b01_a_commit_that_is_killed_is_there_or_is_not() {

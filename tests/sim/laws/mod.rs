@@ -27,7 +27,7 @@ use alluvium::place::Store;
 use alluvium::store::{Key, Put, StoreSettings};
 use object_store::path::Path;
 
-use crate::harness::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
+use alluvium_testkit::sim::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
 
 const HOUR_MS: u64 = 3_600_000;
 

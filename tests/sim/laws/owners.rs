@@ -16,7 +16,7 @@ use alluvium::runtime::timeout;
 use alluvium::store::{Key, KeyClass};
 
 use super::{HOUR_MS, Rig, committed, draft, request};
-use crate::harness::{Answer, Call, Fate, Faults, Operation, Profile};
+use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};
 
 #[test]
 fn a05_another_owners_manifest_fences() {

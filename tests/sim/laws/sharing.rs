@@ -13,7 +13,7 @@ use alluvium::offline;
 use alluvium::store::Key;
 
 use super::{HOUR_MS, Owner, Rig, committed, draft, request, upload};
-use crate::harness::{Answer, Call, Fate, Faults, Operation};
+use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation};
 
 impl Owner {
     async fn upload(&mut self) -> ObjectRef {

@@ -13,7 +13,7 @@ use alluvium::manifest::ManifestKind;
 use alluvium::store::Key;
 
 use super::{Owner, Rig, committed, draft, request};
-use crate::harness::{Answer, Call, Fate, Faults, Operation, Profile};
+use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};
 
 #[test]
 pub(super) fn a15_a_listing_that_breaks_off_is_no_listing() {

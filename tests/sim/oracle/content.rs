@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use crate::harness::Objects;
 use crate::stack::{Transaction, intent};
 use crate::wire::{self, SeenManifest};
+use alluvium_testkit::sim::Objects;
 
 /// What manifests hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -23,10 +23,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use alluvium::error::Error;
 
-use crate::harness::{Objects, Sim, Watcher};
 use crate::points::SECRET;
 use crate::stack::Transaction;
 use crate::wire::{PutId, SeenManifest};
+use alluvium_testkit::sim::{Objects, Sim, Watcher};
 
 pub(crate) use content::Content;
 

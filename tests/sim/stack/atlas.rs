@@ -7,7 +7,7 @@ use alluvium::error::Error;
 
 use super::judge::Judge;
 use super::shadow::{self, Fixed};
-use crate::harness::{Objects, Rng};
+use alluvium_testkit::sim::{Objects, Rng};
 
 /// Which checkpoints reach each object, themselves included; by key.
 pub(crate) fn chart(judge: &Judge) -> BTreeMap<String, BTreeSet<u64>> {

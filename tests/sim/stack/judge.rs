@@ -11,9 +11,9 @@ use super::kinds::SEEN_LIFE_MS;
 use super::model::{Content, Model, differences};
 use super::sink::Sink;
 use super::workload::Workload;
-use crate::harness::Sim;
 use crate::oracle::Oracle;
 use crate::wire::PutId;
+use alluvium_testkit::sim::Sim;
 
 /// States of the model that are kept, to go on from.
 const MODELS_KEPT: usize = 6;

@@ -23,7 +23,7 @@ use super::engine::{Engine, Shape};
 use super::judge::Judge;
 use super::shadow::{self, Fixed};
 use super::sink::Sink;
-use crate::harness::{Node, Rng, Sim};
+use alluvium_testkit::sim::{Node, Rng, Sim};
 
 /// What all nodes of a run share.
 #[derive(Clone)]

@@ -14,10 +14,10 @@ use super::nodes::{Process, World};
 use super::shadow::{self, Fixed};
 use super::sink::Sink;
 use super::workload::Workload;
-use crate::harness::{Answer, Fate, Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, logged};
 use crate::oracle::{Content, Oracle};
 use crate::points;
 use crate::search::{FailingCalls, Mode, Report};
+use alluvium_testkit::sim::{Answer, Fate, Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, logged};
 
 /// The nodes of a run.
 const ENGINES: [Node; 3] = [0, 1, 2];

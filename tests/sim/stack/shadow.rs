@@ -15,7 +15,7 @@ use object_store::path::Path;
 
 use super::engine::{Engine, Shape};
 use super::judge::{Judge, Restored};
-use crate::harness::{Faults, Node, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
+use alluvium_testkit::sim::{Faults, Node, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 
 /// Virtual time within which any restore is done.
 const LIMIT_MS: u64 = 3_600_000;

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use crate::harness::Sim;
 use crate::oracle::Oracle;
+use alluvium_testkit::sim::Sim;
 
 /// A transaction: the attempt and the epoch that made it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,7 +1,7 @@
 //! The log that a job reads: record `i` is what the seed says, for whoever asks.
 
-use crate::harness::Rng;
 use crate::points::SECRET;
+use alluvium_testkit::sim::Rng;
 
 /// Namespaces, from 0; 0 is the empty one.
 pub(crate) const NAMESPACES: u8 = 3;

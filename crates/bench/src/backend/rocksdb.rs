@@ -1,0 +1,151 @@
+//! RocksDB as `run` and `bench` use it.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use alluvium::backend::{RocksDb, RocksDbBackend, RocksDbSettings};
+use alluvium::key_group::KeyGroupSet;
+use alluvium::memory::MemoryBudget;
+use alluvium::{Error, Result};
+use bytesize::ByteSize;
+use clap::Args;
+use tempfile::TempDir;
+
+/// Flags that only --backend rocksdb heeds.
+#[derive(Debug, Clone, Args)]
+pub struct RocksDbArgs {
+    /// Folder for the state of --backend rocksdb, which is removed at the end: what lasts are checkpoints
+    /// [default: a temporary folder]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Memory of all databases of --backend rocksdb together: blocks, indexes, filters and memtables
+    #[arg(long, default_value = "512MiB", value_name = "BYTES")]
+    rocksdb_memory: ByteSize,
+    /// An option of RocksDB's by its own name, of those that it can change while it runs; may be repeated
+    #[arg(long, value_parser = pair, value_name = "NAME=VALUE")]
+    rocksdb_option: Vec<(String, String)>,
+}
+
+impl Default for RocksDbArgs {
+    fn default() -> Self {
+        Self { state_dir: None, rocksdb_memory: ByteSize::mib(512), rocksdb_option: Vec::new() }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() && !value.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("must be NAME=VALUE".to_owned()),
+    }
+}
+
+/// The databases of this process.
+#[derive(Debug)]
+pub struct Databases {
+    rocksdb: RocksDb,
+    opened: AtomicU32,
+    /// Removed after them.
+    _scratch: Option<Scratch>,
+}
+
+/// A temporary folder. If this process is killed, the next that makes one removes it.
+#[derive(Debug)]
+struct Scratch {
+    folder: TempDir,
+    /// Locked as long as the process lives.
+    _lock: File,
+}
+
+/// What the names of such folders begin with.
+const SCRATCH: &str = "alluvium-state.";
+/// The file that is locked.
+const LOCK: &str = "lock";
+
+impl Databases {
+    /// Opens them as the flags say.
+    ///
+    /// # Errors
+    /// `Config` if there is too little memory; `Unavailable` if there can be no temporary folder.
+    pub fn open(args: &RocksDbArgs) -> Result<Self> {
+        let (folder, scratch) = match &args.state_dir {
+            Some(folder) => (folder.clone(), None),
+            None => {
+                let scratch = Scratch::within(&std::env::temp_dir()).map_err(|source| {
+                    Error::unavailable("cannot make a temporary folder for state").with_source(source)
+                })?;
+                (scratch.folder.path().to_owned(), Some(scratch))
+            }
+        };
+        let settings = RocksDbSettings {
+            memory_bytes: usize::try_from(args.rocksdb_memory.as_u64()).unwrap_or(usize::MAX),
+            options: args.rocksdb_option.clone(),
+            ..RocksDbSettings::new(folder)
+        };
+        Ok(Self { rocksdb: RocksDb::new(settings)?, opened: AtomicU32::new(0), _scratch: scratch })
+    }
+
+    /// Returns an empty backend.
+    ///
+    /// # Errors
+    /// As [`RocksDb::backend`].
+    pub fn backend(&self, budget: MemoryBudget) -> Result<RocksDbBackend> {
+        let number = self.opened.fetch_add(1, Ordering::Relaxed);
+        self.rocksdb.backend(&format!("subtask-{number}"), KeyGroupSet::empty(), budget)
+    }
+}
+
+impl Scratch {
+    fn within(parent: &Path) -> io::Result<Self> {
+        remove_abandoned(parent);
+        let folder = TempDir::with_prefix_in(SCRATCH, parent)?;
+        // It gets its name when it is locked: there is no moment in which it looks abandoned.
+        let unnamed = folder.path().join("new");
+        let lock = File::create(&unnamed)?;
+        lock.lock()?;
+        fs::rename(unnamed, folder.path().join(LOCK))?;
+        Ok(Self { folder, _lock: lock })
+    }
+}
+
+/// Removes what killed processes left. What cannot be removed stays: it is in nobody's way.
+fn remove_abandoned(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        let ours = entry.file_name().to_string_lossy().starts_with(SCRATCH);
+        if !ours || !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if let Ok(lock) = File::open(entry.path().join(LOCK))
+            && lock.try_lock().is_ok()
+        {
+            match fs::remove_dir_all(entry.path()) {
+                Ok(()) => tracing::info!(folder = %entry.path().display(), "removed what a killed process left"),
+                Err(error) => tracing::warn!(folder = %entry.path().display(), %error, "cannot remove a folder"),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_left_is_removed_and_what_is_in_use_stays() {
+        let parent = tempfile::tempdir().unwrap();
+        let folders = || fs::read_dir(parent.path()).unwrap().count();
+        fs::create_dir(parent.path().join("alluvium-state.of-somebody-else")).unwrap();
+        let first = Scratch::within(parent.path()).unwrap();
+        let second = Scratch::within(parent.path()).unwrap();
+        assert_eq!(folders(), 3);
+        // A kill unlocks files and removes none.
+        let Scratch { folder, _lock } = first;
+        let left = folder.keep();
+        drop(_lock);
+        let third = Scratch::within(parent.path()).unwrap();
+        assert!(!left.exists() && second.folder.path().exists() && third.folder.path().exists());
+        drop((second, third));
+        assert_eq!(folders(), 1);
+    }
+}

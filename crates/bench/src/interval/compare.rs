@@ -1,0 +1,261 @@
+//! Policies against each other, over many seeds.
+
+use std::collections::BTreeMap;
+
+use alluvium::Result;
+use alluvium::control::interval::{Controller, Goals, IntervalSettings};
+use alluvium::time::Timestamp;
+
+use super::clairvoyant;
+use super::simulation::{Outcome, Policy, simulate};
+use super::world::{Failures, World};
+use crate::random::Random;
+
+/// Fixed intervals that are tried, each longer than the one before by this factor.
+const FACTOR: f64 = 1.2;
+
+/// Share of the capacity that checkpoints take at the shortest of them: less is best unless failures come every few intervals.
+const MOST_COST: f64 = 0.1;
+
+/// Fixed intervals that people set.
+pub(super) const USUAL_S: [f64; 2] = [30.0, 600.0];
+
+/// Moments of a trace that the clairvoyant schedule tells apart at most.
+const MOMENTS: usize = 22_000;
+
+/// What is to be simulated.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    pub(super) name: String,
+    pub(super) world: World,
+    pub(super) goals: Goals,
+    pub(super) settings: IntervalSettings,
+    pub(super) failures: Failures,
+    /// Factor by which the costs that the controller is told of are off.
+    pub(super) told: f64,
+    pub(super) seeds: u32,
+    pub(super) first_seed: u64,
+}
+
+impl Case {
+    /// Returns how often the load is looked at: a run of a day in as many steps as one of hours.
+    fn sample_s(&self) -> f64 {
+        if self.world.end() > 40_000.0 { 2.0 } else { 1.0 }
+    }
+
+    pub(super) fn draw_failures(&self, seed: u64) -> Vec<f64> {
+        self.world.failures(self.failures, &mut Random::new(seed))
+    }
+
+    /// Runs the controller with the failures of a seed.
+    ///
+    /// # Errors
+    /// `Config` for goals or settings that cannot be.
+    pub(super) fn adaptive(&self, seed: u64) -> Result<Outcome> {
+        let controller = Controller::new(self.settings, self.goals, Timestamp::from_millis(0))?;
+        let mut policy = Policy::Adaptive(Box::new(controller), self.told);
+        Ok(simulate(&self.world, &mut policy, &self.draw_failures(seed), seed, self.sample_s()))
+    }
+
+    pub(super) fn seeds(&self) -> impl Iterator<Item = u64> {
+        (0..u64::from(self.seeds)).map(|seed| (self.first_seed + seed).wrapping_mul(0x9e37_79b9))
+    }
+}
+
+/// What a policy came to over all seeds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Total {
+    /// Lost time of each seed, s.
+    pub(super) lost: Vec<f64>,
+    pub(super) checkpoints: f64,
+    pub(super) bytes: f64,
+    pub(super) changes: f64,
+    pub(super) busy_cost_s: f64,
+    pub(super) checkpoint_s: f64,
+    pub(super) shortest_s: f64,
+    /// Recovery of each failure, by seed and index, s.
+    pub(super) recoveries: BTreeMap<(u64, usize), f64>,
+}
+
+impl Total {
+    fn add(&mut self, seed: u64, outcome: Outcome) {
+        self.lost.push(outcome.lost_s());
+        self.checkpoints += outcome.checkpoints as f64;
+        self.bytes += outcome.bytes;
+        self.changes += outcome.changes.len().saturating_sub(1) as f64;
+        self.busy_cost_s += outcome.busy_cost_s;
+        self.checkpoint_s += outcome.checkpoint_s;
+        self.shortest_s =
+            if self.lost.len() == 1 { outcome.shortest_s } else { self.shortest_s.min(outcome.shortest_s) };
+        self.recoveries.extend(outcome.recoveries.into_iter().map(|(index, took)| ((seed, index), took)));
+    }
+
+    /// Returns the mean lost time of a run, s.
+    pub(super) fn mean(&self) -> f64 {
+        self.lost.iter().sum::<f64>() / self.lost.len().max(1) as f64
+    }
+
+    /// Returns the standard error of the mean of `self - other`, which saw the same failures; `None` of a single run.
+    fn error_against(&self, other: &Self) -> Option<f64> {
+        let differences: Vec<f64> = self.lost.iter().zip(&other.lost).map(|(a, b)| a - b).collect();
+        if differences.len() < 2 {
+            return None;
+        }
+        let count = differences.len() as f64;
+        let mean = differences.iter().sum::<f64>() / count;
+        let variance = differences.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / (count - 1.0);
+        Some((variance / count).sqrt())
+    }
+
+    /// Returns the recovery that `share` of the failures do not exceed, s.
+    pub(super) fn recovery_quantile(&self, share: f64) -> Option<f64> {
+        let mut all: Vec<f64> = self.recoveries.values().copied().collect();
+        all.sort_unstable_by(f64::total_cmp);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an index")]
+        let at = (share * all.len() as f64).ceil() as usize;
+        all.get(at.saturating_sub(1).min(all.len().saturating_sub(1))).copied()
+    }
+}
+
+/// Recoveries against a goal.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Met {
+    pub(super) failures: usize,
+    /// Recoveries of the controller that met it.
+    pub(super) met: usize,
+    /// The fixed interval that met it most often, in how many of these failures, and in how many of those the controller did.
+    pub(super) best_fixed_s: f64,
+    pub(super) best_fixed: usize,
+    pub(super) of_best_fixed: usize,
+}
+
+/// All policies on one case.
+#[derive(Debug, Clone)]
+pub(crate) struct Comparison {
+    pub(super) controller: Total,
+    pub(super) clairvoyant: Total,
+    pub(super) fixed: Vec<(f64, Total)>,
+    /// The controller's first run.
+    pub(super) first: Outcome,
+    pub(super) first_failures: Vec<f64>,
+}
+
+impl Comparison {
+    /// Returns the fixed interval that lost least.
+    pub(super) fn best_fixed(&self) -> (f64, &Total) {
+        let best = self.fixed.iter().min_by(|a, b| a.1.mean().total_cmp(&b.1.mean()));
+        best.map_or((f64::NAN, &self.clairvoyant), |(interval, total)| (*interval, total))
+    }
+
+    pub(super) fn fixed_at(&self, interval: f64) -> Option<&Total> {
+        self.fixed.iter().find(|(other, _)| *other == interval).map(|(_, total)| total)
+    }
+
+    /// Returns by how much more the controller lost than the best fixed interval, as a share; `None` if that lost nothing.
+    pub(super) fn regret(&self) -> Option<f64> {
+        self.of_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
+    }
+
+    /// Returns by how much less the clairvoyant lost than the best fixed interval, as a share; `None` if that lost nothing.
+    pub(super) fn gap(&self) -> Option<f64> {
+        self.of_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
+    }
+
+    /// Returns the share of that gap which the controller closed; `None` if there is none.
+    pub(super) fn closed(&self) -> Option<f64> {
+        let (regret, gap) = (self.regret()?, self.gap()?);
+        (gap > 0.0).then(|| -regret / gap)
+    }
+
+    /// Returns the standard error of [`Comparison::regret`]; `None` of a single run, or if the best fixed interval lost nothing.
+    pub(super) fn error(&self) -> Option<f64> {
+        self.of_best_fixed(self.controller.error_against(self.best_fixed().1)?)
+    }
+
+    /// Returns a time as a share of what the best fixed interval lost.
+    fn of_best_fixed(&self, seconds: f64) -> Option<f64> {
+        let best = self.best_fixed().1.mean();
+        (best > 0.0).then(|| seconds / best)
+    }
+
+    /// Returns how recoveries compare with `goal`.
+    pub(super) fn met(&self, goal: f64) -> Met {
+        let within = |total: &Total, key: &(u64, usize)| total.recoveries.get(key).is_some_and(|took| *took <= goal);
+        let count = |total: &Total| total.recoveries.values().filter(|took| **took <= goal).count();
+        let keys = || self.controller.recoveries.keys();
+        let best = self.fixed.iter().max_by_key(|(_, total)| count(total));
+        let best_met = keys().filter(|key| best.is_some_and(|(_, total)| within(total, key)));
+        Met {
+            failures: keys().count(),
+            met: keys().filter(|key| within(&self.controller, key)).count(),
+            best_fixed_s: best.map_or(f64::NAN, |(interval, _)| *interval),
+            best_fixed: best_met.clone().count(),
+            of_best_fixed: best_met.filter(|key| within(&self.controller, key)).count(),
+        }
+    }
+}
+
+/// Returns the fixed intervals that are tried, s: all over the range that the controller may choose from, but for those that
+/// are too short to be the best.
+fn fixed_intervals(case: &Case) -> Vec<f64> {
+    let (shortest, longest) = (case.settings.shortest.as_secs_f64(), case.settings.longest.as_secs_f64());
+    let shortest = shortest.max(case.world.job.cost.0 / MOST_COST).min(longest);
+    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * FACTOR))
+        .take_while(|interval| *interval < longest)
+        .map(|interval| (interval * 10.0).round() / 10.0)
+        .chain([longest])
+        .chain(USUAL_S)
+        .collect();
+    all.sort_unstable_by(f64::total_cmp);
+    all
+}
+
+/// Runs every policy over all seeds.
+///
+/// # Errors
+/// `Config` for goals or settings that cannot be.
+pub(super) fn compare(case: &Case) -> Result<Comparison> {
+    compare_with(case, &fixed_intervals(case))
+}
+
+/// As [`compare`], with these fixed intervals.
+///
+/// # Errors
+/// `Config` for goals or settings that cannot be.
+pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a trace")]
+    let moments = MOMENTS.min(case.world.end() as usize);
+    let schedule = clairvoyant::schedule(&case.world, moments, case.settings.longest.as_secs_f64());
+    let mut comparison = Comparison {
+        controller: Total::default(),
+        clairvoyant: Total::default(),
+        fixed: intervals.iter().map(|interval| (*interval, Total::default())).collect(),
+        first: Outcome::default(),
+        first_failures: Vec::new(),
+    };
+    for seed in case.seeds() {
+        let failures = case.draw_failures(seed);
+        let run = |mut policy: Policy<'_>| simulate(&case.world, &mut policy, &failures, seed, 1.0);
+        comparison.clairvoyant.add(seed, run(Policy::Schedule(&schedule)));
+        for (interval, total) in &mut comparison.fixed {
+            total.add(seed, run(Policy::Fixed(*interval)));
+        }
+    }
+    with_controller(case, &comparison)
+}
+
+/// Runs the controller alone, over the seeds over which `others` saw what they do.
+///
+/// # Errors
+/// `Config` for goals or settings that cannot be.
+pub(super) fn with_controller(case: &Case, others: &Comparison) -> Result<Comparison> {
+    let mut comparison = Comparison { controller: Total::default(), ..others.clone() };
+    for (at, seed) in case.seeds().enumerate() {
+        let outcome = case.adaptive(seed)?;
+        if at == 0 {
+            (comparison.first, comparison.first_failures) = (outcome.clone(), case.draw_failures(seed));
+        }
+        comparison.controller.add(seed, outcome);
+    }
+    Ok(comparison)
+}

@@ -1,0 +1,274 @@
+//! One subtask under measurement: a task of the job, and what happens to its records.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use alluvium::backend::{Change, RowRef, StateBackend, Write};
+use alluvium::codec::typed::Raw;
+use alluvium::id::{Barrier, TableId};
+use alluvium::job::Task;
+use alluvium::time::Timestamp;
+use alluvium::{Error, Result};
+
+use super::memory::Memory;
+use super::pace::{Pace, Timing};
+use super::workload::{self, BATCH, Routing, Share, Workload};
+use crate::clock;
+
+/// Keys that are read, changed and written together where batches are measured.
+const TOGETHER: usize = 32;
+
+/// Batches after a seal whose rate is reported for itself.
+const FIRST_BATCHES: usize = 10_000 / BATCH;
+
+/// Batches from one look at memory to the next: a look is a step per key group.
+const LOOK_BATCHES: usize = 4;
+
+/// A subtask's backend, as the bench reaches it.
+#[derive(Debug)]
+struct Rows<B> {
+    task: Task<B>,
+    table: TableId,
+    routing: Routing,
+}
+
+impl<B: StateBackend> Rows<B> {
+    fn new(mut task: Task<B>, routing: Routing) -> Result<Self> {
+        let table = task.state().value("bench", Raw)?.table();
+        Ok(Self { task, table, routing })
+    }
+
+    fn with_row<R>(&mut self, key: &[u8], f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>) -> Result<R> {
+        let key = self.routing.locate(key);
+        f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
+    }
+
+    /// Asks for the rows of `keys`, then calls `f` with each and its place.
+    fn with_rows<'a>(
+        &mut self,
+        keys: impl Iterator<Item = &'a [u8]>,
+        mut f: impl FnMut(&mut B, RowRef<'_>, usize) -> Result<()>,
+    ) -> Result<()> {
+        let keys: Vec<_> = keys.map(|key| self.routing.locate(key)).collect();
+        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
+        let rows: Vec<_> = keys.iter().map(row).collect();
+        let backend = self.task.state().backend_mut();
+        backend.prefetch(&rows);
+        rows.into_iter().enumerate().try_for_each(|(at, row)| f(backend, row, at))
+    }
+
+    fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        self.with_row(key, |backend, row| backend.write(row, Write::Put(value)))
+    }
+
+    /// Reads the value, adds 1 to its first 8 bytes, writes it.
+    fn increment(&mut self, key: &[u8]) -> Result<()> {
+        self.with_row(key, increment)
+    }
+
+    /// Does the same for several keys, whose rows are asked for first.
+    fn increment_all(&mut self, keys: &[&[u8]]) -> Result<()> {
+        self.with_rows(keys.iter().copied(), |backend, row, _| increment(backend, row))
+    }
+
+    /// Checks that keys have these values; their rows are asked for first.
+    fn check_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<()> {
+        let expected = |at: usize| rows.get(at).map(|(_, value)| *value);
+        self.with_rows(rows.iter().map(|(key, _)| *key), |backend, row, at| {
+            let equal = backend.read(row, |value| value == expected(at))?;
+            if equal { Ok(()) } else { Err(Error::corrupt("a key does not read back as it was written")) }
+        })
+    }
+}
+
+fn increment<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<()> {
+    let found = backend.update(row, |value, new| {
+        let Some(value) = value else { return (Change::Keep, false) };
+        new.extend_from_slice(value);
+        workload::add(new, 1);
+        (Change::Put, true)
+    })?;
+    if found { Ok(()) } else { Err(Error::corrupt("a key that was loaded is gone")) }
+}
+
+/// A subtask that is loaded, written to and checkpointed.
+#[derive(Debug)]
+pub(super) struct Lane<B> {
+    rows: Rows<B>,
+    pub(super) workload: Workload,
+    positions: Vec<u32>,
+    memory: Memory,
+    /// What its backend held when it last looked.
+    backend_bytes: u64,
+}
+
+/// What one subtask saw from one barrier to the next.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Passage {
+    /// From the last record before the barrier to the end of the first after it.
+    pub(super) pause: Duration,
+    /// The first operations after it.
+    pub(super) first: Pace,
+    /// All operations that touched a key for the first time after it.
+    pub(super) first_touch: Pace,
+    /// Operations while the checkpoint was on its way.
+    pub(super) during: Pace,
+    /// The most that was pinned meanwhile, by the checkpoints of all subtasks.
+    pub(super) pinned_bytes: u64,
+}
+
+impl<B: StateBackend> Lane<B> {
+    pub(super) fn new(task: Task<B>, routing: Routing, workload: Workload, memory: Memory) -> Result<Self> {
+        let (rows, positions) = (Rows::new(task, routing)?, Vec::with_capacity(BATCH));
+        Ok(Self { rows, workload, positions, memory, backend_bytes: 0 })
+    }
+
+    /// Returns the bytes that are pinned after the batch `number`; 0 if nobody looked.
+    pub(super) fn pinned_bytes(&mut self, number: usize) -> u64 {
+        if number.is_multiple_of(LOOK_BATCHES) { self.look() } else { 0 }
+    }
+
+    /// Takes note of what its backend holds now, and returns the bytes that are pinned.
+    fn look(&mut self) -> u64 {
+        let bytes = self.rows.task.state().backend_mut().stats().memory_bytes;
+        self.memory.moved(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
+        self.memory.pinned_bytes()
+    }
+
+    /// Writes all records.
+    pub(super) fn load(&mut self) -> Result<Pace> {
+        let (mut pace, share) = (Pace::default(), &mut self.workload.share);
+        for at in (0..share.indices.len()).step_by(BATCH) {
+            let batch: Vec<_> = share.indices.iter().skip(at).take(BATCH).map(|&index| (index, 0)).collect();
+            share.stage(batch);
+            pace.time(Timing::Batch, share.rows(), |(key, value)| self.rows.put(key, value))?;
+        }
+        // Before any lane asks what is pinned, what all of them hold has to be known.
+        self.look();
+        Ok(pace)
+    }
+
+    /// Makes at least `operations` read-modify-writes of drawn keys.
+    pub(super) fn update(&mut self, operations: usize) -> Result<Pace> {
+        let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
+        for number in 0..operations.div_ceil(BATCH).max(2) {
+            self.workload.draw(BATCH, &mut positions);
+            self.touch(&positions, Timing::of(number), &mut pace)?;
+        }
+        self.positions = positions;
+        Ok(pace)
+    }
+
+    /// Makes at least `operations` read-modify-writes of drawn keys, several together.
+    pub(super) fn update_together(&mut self, operations: usize) -> Result<Pace> {
+        let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
+        for _ in 0..operations.div_ceil(BATCH) {
+            self.workload.draw(BATCH, &mut positions);
+            self.workload.share.stage_keys(positions.iter().copied());
+            let keys: Vec<_> = self.workload.share.keys().collect();
+            pace.time_all(keys.len(), || keys.chunks(TOGETHER).try_for_each(|keys| self.rows.increment_all(keys)))?;
+            self.workload.touched(&positions);
+        }
+        self.positions = positions;
+        Ok(pace)
+    }
+
+    /// Makes a read-modify-write of each of `positions`.
+    pub(super) fn touch(&mut self, positions: &[u32], timing: Timing, pace: &mut Pace) -> Result<()> {
+        self.workload.share.stage_keys(positions.iter().copied());
+        pace.time(timing, self.workload.share.keys(), |key| self.rows.increment(key))?;
+        self.workload.touched(positions);
+        Ok(())
+    }
+
+    /// Takes the barrier of `epoch`, then touches the keys of the next epoch: each once, and again and again until
+    /// the checkpoint is `committed`, so that it has to share the machine with a writer.
+    pub(super) fn pass(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
+        // A stream does not rest before a barrier: touch something that is dirty already.
+        let before = std::mem::take(&mut self.workload.last_dirty);
+        self.touch(&before, Timing::Batch, &mut Pace::default())?;
+        self.workload.last_dirty = before;
+
+        let dirty = std::mem::take(&mut self.workload.dirty);
+        let (first, rest) = dirty.split_at(dirty.len().min(1));
+        let mut passage = Passage { pause: self.barrier(barrier, first)?, ..Passage::default() };
+        let under_way = || !committed.load(Ordering::Relaxed);
+        for (number, batch) in rest.chunks(BATCH).enumerate() {
+            let (mut pace, counts) = (Pace::default(), under_way());
+            self.touch(batch, Timing::of(number), &mut pace)?;
+            if number < FIRST_BATCHES {
+                passage.first.merge(&pace);
+            }
+            passage.first_touch.merge(&pace);
+            if counts {
+                passage.during.merge(&pace);
+                passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
+            }
+        }
+        for (number, batch) in dirty.chunks(BATCH).cycle().enumerate().take_while(|_| under_way()) {
+            self.touch(batch, Timing::of(number), &mut passage.during)?;
+            passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
+        }
+        self.workload.dirty = dirty;
+        Ok(passage)
+    }
+
+    /// Takes the barrier and touches the key at the first position after it.
+    pub(super) fn barrier(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
+        self.workload.share.stage_keys(next.iter().copied());
+        let last_record = clock::now();
+        self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())?;
+        self.workload.share.keys().try_for_each(|key| self.rows.increment(key))?;
+        let pause = clock::now().duration_since(last_record);
+        self.workload.touched(next);
+        Ok(pause)
+    }
+
+    /// Takes the barrier and does no more.
+    pub(super) fn end(&mut self, barrier: Barrier) -> Result<()> {
+        self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())
+    }
+
+    /// Hears what became of all epochs.
+    pub(super) fn settle(&mut self) -> Result<()> {
+        self.rows.task.settle()
+    }
+}
+
+/// How long one subtask took until every key could be read.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Readback {
+    /// From the start to the first value.
+    pub(super) first_read: Duration,
+    /// From the start to the last.
+    pub(super) all_read: Duration,
+    /// Rows in the backend.
+    pub(super) rows: u64,
+}
+
+/// Makes a task by `restore`, then reads every key of `share`, each of which must be as `added` says. What the check
+/// itself takes to make expected values does not count.
+pub(super) fn read_back<B: StateBackend>(
+    restore: impl FnOnce() -> Result<Task<B>>,
+    routing: Routing,
+    share: &mut Share,
+    added: &[u32],
+) -> Result<Readback> {
+    let started: Instant = clock::now();
+    let mut rows = Rows::new(restore()?, routing)?;
+    let loaded = clock::now().duration_since(started);
+    let (mut pace, mut first_read) = (Pace::default(), loaded);
+    for at in (0..share.indices.len()).step_by(BATCH) {
+        let batch: Vec<_> = share.indices.iter().skip(at).take(BATCH).copied().collect();
+        share.stage(batch.into_iter().map(|index| (index, added.get(index as usize).copied().unwrap_or(0))));
+        let staged: Vec<_> = share.rows().collect();
+        let (first, rest) = staged.split_at(staged.len().min(usize::from(at == 0)));
+        pace.time_all(first.len(), || rows.check_all(first))?;
+        if at == 0 {
+            first_read += pace.elapsed();
+        }
+        pace.time_all(rest.len(), || rest.chunks(TOGETHER).try_for_each(|some| rows.check_all(some)))?;
+    }
+    let rows = rows.task.state().backend_mut().stats().rows;
+    Ok(Readback { first_read, all_read: loaded + pace.elapsed(), rows })
+}

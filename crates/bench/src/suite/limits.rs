@@ -1,0 +1,146 @@
+//! What this machine does without the crate: one thread, the same keys and values.
+
+use std::hash::Hash;
+use std::hint::black_box;
+use std::io;
+use std::time::Duration;
+
+use alluvium::envelope::{self, Kind};
+use alluvium::id::{Attempt, ObjectId};
+use alluvium::place::Store;
+use alluvium::store::Key;
+use alluvium::{Error, Result};
+use hashbrown::HashMap;
+use tokio::runtime::Runtime;
+
+use super::args::CellSpec;
+use super::distribution::Distribution;
+use super::pace::{Pace, Timing, idle_gap, rate};
+use super::report::{HashMapRates, Limits, micros, rounded};
+use super::workload::{BATCH, Records, Share, Workload, add};
+use crate::clock;
+
+/// Bytes that are copied, compressed or written at a time.
+const BLOCK_BYTES: usize = 16 << 20;
+
+/// Most blocks that are written: a store in memory keeps them.
+const BLOCKS_MAX: usize = 16;
+
+/// Measures each limit for about `time`, with the records of `spec`.
+pub(super) fn measure(spec: &CellSpec, time: Duration, store: &Store, runtime: &Runtime) -> Result<Limits> {
+    let records = Records::new(spec);
+    let sorted = sorted_records(records, spec.keys);
+    let mut block = vec![0; BLOCK_BYTES];
+    block.iter_mut().zip(sorted.iter().cycle()).for_each(|(to, from)| *to = *from);
+    Ok(Limits {
+        keys: spec.keys,
+        memcpy_gb_s: memcpy(&block, time)?,
+        zstd1_mb_s: rate(time, 1e6, || compressed(&sorted).map(|_| sorted.len()))?,
+        value_zstd1_ratio: value_ratio(records, spec.keys)?,
+        store_write_mb_s: store_write(&block, time, store, runtime)?,
+        hashmap_rmw_ops_s: HashMapRates {
+            uniform: hash_map(&CellSpec { distribution: Distribution::Uniform, ..*spec })?,
+            zipf: hash_map(&CellSpec { distribution: Distribution::Zipf(0.99), ..*spec })?,
+        },
+        idle_gap_us: micros(idle_gap(time)),
+    })
+}
+
+/// Returns up to a block of records in the order of their keys.
+pub(super) fn sorted_records(records: Records, keys: u32) -> Vec<u8> {
+    let fitting = u32::try_from(BLOCK_BYTES / records.bytes()).unwrap_or(u32::MAX).max(1);
+    let mut indices: Vec<_> = (0..keys.min(fitting)).collect();
+    indices.sort_by_cached_key(|index| records.rank(*index));
+    let mut bytes = Vec::with_capacity(indices.len() * records.bytes());
+    for index in indices {
+        records.push_key(index, &mut bytes);
+        records.push_value(index, 0, &mut bytes);
+    }
+    bytes
+}
+
+fn compressed(bytes: &[u8]) -> Result<usize> {
+    let compressed = zstd::bulk::compress(bytes, 1);
+    compressed.map(|bytes| bytes.len()).map_err(|source| Error::limit("zstd failed").with_source(source))
+}
+
+/// Compresses `bytes` and keeps nothing of the result: what is measured beside it is not to see memory of it.
+pub(super) fn compress_in_vain(bytes: &[u8]) -> Result<()> {
+    zstd::stream::copy_encode(bytes, io::sink(), 1).map_err(|source| Error::limit("zstd failed").with_source(source))
+}
+
+fn value_ratio(records: Records, keys: u32) -> Result<f64> {
+    let mut values = Vec::new();
+    (0..keys.min(10_000)).for_each(|index| records.push_value(index, 0, &mut values));
+    Ok(rounded(values.len() as f64 / compressed(&values)? as f64))
+}
+
+fn memcpy(from: &[u8], time: Duration) -> Result<f64> {
+    let mut to = vec![1; from.len()];
+    rate(time, 1e9, || {
+        black_box(&mut to[..]).copy_from_slice(black_box(from));
+        Ok(from.len())
+    })
+}
+
+/// Writes objects of one block, one after the other.
+fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -> Result<f64> {
+    let (mut elapsed, mut bytes) = (Duration::ZERO, 0);
+    for _ in 0..BLOCKS_MAX {
+        let put_id = store.draw_put_id();
+        let object = envelope::encode(Kind::Pack, put_id, block);
+        let key = Key::Data(ObjectId { attempt: Attempt(1), random: put_id.0 });
+        bytes += object.len();
+        let start = clock::now();
+        runtime.block_on(store.folder().put_new(&key, put_id, object))?;
+        elapsed += clock::now().duration_since(start);
+        if elapsed >= time {
+            break;
+        }
+    }
+    Ok(rounded(bytes as f64 / 1e6 / elapsed.as_secs_f64()))
+}
+
+/// Returns read-modify-writes per second of a presized hash map without snapshots.
+fn hash_map(spec: &CellSpec) -> Result<f64> {
+    match spec.key_bytes {
+        8 => rmw::<[u8; 8]>(spec),
+        16 => rmw::<[u8; 16]>(spec),
+        32 => rmw::<[u8; 32]>(spec),
+        _ => rmw::<Box<[u8]>>(spec),
+    }
+}
+
+fn rmw<K>(spec: &CellSpec) -> Result<f64>
+where
+    K: Hash + Eq + for<'a> TryFrom<&'a [u8]>,
+{
+    let share = Share::new(Records::new(spec), (0..spec.keys).collect());
+    let mut workload = Workload::new(share, spec, 0);
+    let hasher = foldhash::fast::FixedState::with_seed(spec.seed);
+    let mut map: HashMap<K, Box<[u8]>, _> = HashMap::with_capacity_and_hasher(spec.keys as usize, hasher);
+    let owned = |key: &[u8]| K::try_from(key).map_err(|_| Error::usage("key has another length"));
+    for at in (0..spec.keys).step_by(BATCH) {
+        let end = at.saturating_add(u32::try_from(BATCH).unwrap_or(u32::MAX)).min(spec.keys);
+        workload.share.stage((at..end).map(|index| (index, 0)));
+        for (key, value) in workload.share.rows() {
+            map.insert(owned(key)?, value.into());
+        }
+    }
+    let (mut pace, mut positions) = (Pace::default(), Vec::new());
+    for _ in 0..operations(spec.keys).div_ceil(BATCH) {
+        workload.draw(BATCH, &mut positions);
+        workload.share.stage_keys(positions.iter().copied());
+        pace.time(Timing::Batch, workload.share.keys(), |key| {
+            let value = map.get_mut(&owned(key)?);
+            value.into_iter().for_each(|value| add(value, 1));
+            Ok(())
+        })?;
+    }
+    Ok(pace.per_second().unwrap_or_default())
+}
+
+/// Returns how many read-modify-writes are enough for a rate.
+pub(super) fn operations(keys: u32) -> usize {
+    (keys as usize).clamp(50_000, 2_000_000)
+}

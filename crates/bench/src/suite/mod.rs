@@ -1,0 +1,157 @@
+//! `alluvium bench`: backends and snapshot strategies against what the machine itself can do.
+//!
+//! ```text
+//! flags --> cells --one process each, one more if paced--> CellReport --> Report --> text, JSON
+//! ```
+
+mod args;
+mod cell;
+mod distribution;
+mod lane;
+mod limits;
+mod machine;
+mod memory;
+mod pace;
+mod paced;
+mod report;
+mod table;
+mod walk;
+mod workload;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use alluvium::place::Store;
+use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::{Error, Result};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::de::DeserializeOwned;
+use tokio::runtime::Runtime;
+use url::Url;
+
+use self::args::{BenchArgs, CellSpec, Phase, Suite};
+use self::machine::Machine;
+use self::report::{CellReport, Limits, Report};
+use crate::Print;
+
+pub use self::args::BenchArgs as Args;
+
+/// How many heaps glibc's malloc has at most.
+const ARENAS: &str = "MALLOC_ARENA_MAX";
+
+/// Runs the command.
+///
+/// # Errors
+/// As the store and the job; `Corrupt` if restored state is not what was written.
+pub fn run(args: &BenchArgs, print: Print<'_>) -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
+    let cells = args.cells();
+    if let (Some(phase), Some(store), [cell]) = (args.cell, &args.store, &cells[..]) {
+        let report = match phase {
+            Phase::Steps => to_json(&cell::measure(cell, store, &runtime)?),
+            Phase::Paced => to_json(&cell::measure_paced(cell, store, &runtime)?),
+        };
+        return print(&report?);
+    }
+    let progress = progress(cells.len());
+    progress.set_message("limits of the machine");
+    let limits = limits(args, &cells, &runtime)?;
+    let mut reports = Vec::with_capacity(cells.len());
+    for cell in &cells {
+        progress.set_message(cell.to_string());
+        reports.push(whole(cell, args.store.as_deref())?);
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    let report = Report {
+        machine: Machine::this(),
+        version: env!("CARGO_PKG_VERSION"),
+        seed: args.seed,
+        limits,
+        cells: reports,
+    };
+    if let Some(path) = &args.json {
+        let written = fs::write(path, to_json(&report)?);
+        written.map_err(|source| Error::denied("cannot write").with("path", path.display()).with_source(source))?;
+    }
+    print(&table::text(&report))
+}
+
+fn limits(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime) -> Result<Limits> {
+    let largest = cells.iter().max_by_key(|cell| cell.keys).ok_or_else(|| Error::usage("nothing to measure"))?;
+    let time = if args.suite == Suite::Quick { Duration::from_millis(200) } else { Duration::from_secs(1) };
+    let place = Place::new(args.store.as_deref())?;
+    let store = Store::open(&place.url, &"bench-limits".parse()?, TokioRuntime::new(runtime.handle().clone()))?;
+    limits::measure(largest, time, &store, runtime)
+}
+
+/// Measures all of `cell`.
+fn whole(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
+    let mut report: CellReport = apart(cell, Phase::Steps, &Place::new(store)?)?;
+    if !cell.paced.is_zero() {
+        report.paced = Some(apart(cell, Phase::Paced, &Place::new(store)?)?);
+    }
+    Ok(report)
+}
+
+/// Measures a phase of `cell` in a process of its own.
+fn apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
+    let failed = |source| Error::unavailable("cannot run this program again").with_source(source);
+    let program = std::env::current_exe().map_err(failed)?;
+    let mut command = Command::new(program);
+    command.args(cell.flags(phase, &place.url)).stdin(Stdio::null()).stderr(Stdio::inherit());
+    // As many heaps as threads would be measured as the backend's: glibc keeps what was freed in each.
+    if std::env::var_os(ARENAS).is_none() {
+        command.env(ARENAS, "1");
+    }
+    let output = command.output().map_err(failed)?;
+    if !output.status.success() {
+        return Err(Error::stopped("a cell failed, see above").with("cell", cell).with("status", output.status));
+    }
+    serde_json::from_slice(&output.stdout)
+        .map_err(|source| Error::stopped("a cell printed no report").with("cell", cell).with_source(source))
+}
+
+/// Where a cell's checkpoints go.
+struct Place {
+    url: String,
+    /// A folder that goes with this.
+    scratch: Option<PathBuf>,
+}
+
+impl Place {
+    /// Returns the store that was asked for, or a new folder for temporary files.
+    fn new(store: Option<&str>) -> Result<Self> {
+        if let Some(url) = store {
+            return Ok(Self { url: url.to_owned(), scratch: None });
+        }
+        let folder = std::env::temp_dir().join(format!("alluvium-bench-{}", std::process::id()));
+        let unusable = || Error::denied("cannot make a folder for temporary files").with("path", folder.display());
+        fs::create_dir(&folder).map_err(|source| unusable().with_source(source))?;
+        let url = Url::from_directory_path(&folder).map_err(|()| unusable());
+        Ok(Self { scratch: Some(folder), url: url?.into() })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.scratch.as_ref().map(fs::remove_dir_all) {
+            tracing::warn!(%error, store = self.url, "cannot remove temporary files");
+        }
+    }
+}
+
+/// Returns a bar on standard error, which shows nothing where that is no terminal.
+fn progress(cells: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})");
+    let bar = ProgressBar::new(cells as u64);
+    style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+fn to_json(document: &impl serde::Serialize) -> Result<String> {
+    let text = serde_json::to_string_pretty(document);
+    text.map(|text| text + "\n").map_err(|source| Error::usage("report has no JSON form").with_source(source))
+}

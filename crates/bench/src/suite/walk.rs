@@ -1,0 +1,134 @@
+//! Which keys a writer touches that makes a fixed share of them dirty per second.
+
+use std::time::Duration;
+
+use super::workload::BATCH;
+use crate::random::Random;
+
+/// Share of the keys that are touched for the first time after a barrier, per second.
+const DIRTY_PER_S: f64 = 0.1;
+
+/// A walk over all keys in random order, again and again. What it passed since the last barrier is dirty.
+#[derive(Debug)]
+pub(super) struct Walk {
+    order: Vec<u32>,
+    walked: usize,
+    /// Of them, those before the last barrier.
+    sealed: usize,
+    /// Of them, those before the clock was started.
+    before: usize,
+    random: Random,
+}
+
+impl Walk {
+    /// Returns a walk over the positions below `count`.
+    pub(super) fn new(count: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut order: Vec<_> = (0..u32::try_from(count).unwrap_or(u32::MAX)).collect();
+        for at in (1..order.len()).rev() {
+            let other = below(&mut random, at + 1);
+            order.swap(at, other);
+        }
+        Self { order, walked: 0, sealed: 0, before: 0, random }
+    }
+
+    /// Returns all positions in its order.
+    pub(super) fn order(&self) -> &[u32] {
+        &self.order
+    }
+
+    /// Returns how many keys are dirty.
+    pub(super) fn dirty(&self) -> usize {
+        self.walked - self.sealed
+    }
+
+    /// Returns how many keys it has passed since the clock was started.
+    pub(super) fn walked(&self) -> usize {
+        self.walked - self.before
+    }
+
+    /// Starts the clock that paces it.
+    pub(super) fn start(&mut self) {
+        (self.sealed, self.before) = (self.walked, self.walked);
+    }
+
+    /// Takes note of a barrier: nothing is dirty.
+    pub(super) fn barrier(&mut self) {
+        self.sealed = self.walked;
+    }
+
+    /// Passes the next key that is clean, if one is.
+    pub(super) fn step(&mut self) -> Option<u32> {
+        let next = self.order.get(self.walked % self.order.len().max(1)).filter(|_| self.dirty() < self.order.len());
+        self.walked += usize::from(next.is_some());
+        next.copied()
+    }
+
+    /// Replaces `positions` by a batch at `elapsed` since the start: as many clean keys as are due by then, but one if
+    /// none is dirty; for the rest, dirty ones.
+    pub(super) fn draw(&mut self, elapsed: Duration, positions: &mut Vec<u32>) {
+        positions.clear();
+        let due = self.due(elapsed).saturating_sub(self.walked()).max(usize::from(self.dirty() == 0));
+        positions.extend((0..due.min(BATCH)).map_while(|_| self.step()));
+        let dirty = self.dirty();
+        if dirty > 0 {
+            let rest = BATCH - positions.len();
+            positions.extend((0..rest).filter_map(|_| {
+                let at = self.sealed + below(&mut self.random, dirty);
+                self.order.get(at % self.order.len())
+            }));
+        }
+    }
+
+    /// Returns how many keys are to be passed by `elapsed`.
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "nothing is below 0; years are not run"
+    )]
+    fn due(&self, elapsed: Duration) -> usize {
+        (self.order.len() as f64 * DIRTY_PER_S * elapsed.as_secs_f64()) as usize
+    }
+}
+
+/// Draws a number below `bound`.
+fn below(random: &mut Random, bound: usize) -> usize {
+    usize::try_from(random.draw() % bound.max(1) as u64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn clean_keys_come_at_the_pace_and_others_are_dirty() {
+        let mut walk = Walk::new(1000, 7);
+        let mut positions = Vec::new();
+        walk.start();
+        walk.draw(Duration::ZERO, &mut positions);
+        assert_eq!((walk.dirty(), positions.len()), (1, BATCH), "one, although none is due");
+        walk.draw(Duration::from_secs(1), &mut positions);
+        assert_eq!((walk.dirty(), walk.walked()), (100, 100));
+        let touched: BTreeSet<_> = positions.iter().copied().collect();
+        assert!(touched.iter().all(|position| walk.order()[..100].contains(position)));
+        walk.barrier();
+        walk.draw(Duration::from_secs(2), &mut positions);
+        assert_eq!((walk.dirty(), walk.walked()), (100, 200));
+        assert!(positions.iter().all(|position| walk.order()[100..200].contains(position)));
+    }
+
+    #[test]
+    fn a_walk_passes_each_key_once_and_begins_again() {
+        let mut walk = Walk::new(10, 7);
+        walk.start();
+        let passed: BTreeSet<_> = (0..20).filter_map(|_| walk.step()).collect();
+        assert_eq!((passed.len(), walk.dirty()), (10, 10), "all are dirty");
+        walk.barrier();
+        assert_eq!(walk.step(), walk.order().first().copied());
+        let (mut none, mut positions) = (Walk::new(0, 7), vec![1]);
+        none.draw(Duration::from_secs(9), &mut positions);
+        assert!(positions.is_empty() && none.step().is_none());
+    }
+}

@@ -1,0 +1,5 @@
+//! The command-line tool: see the library of this package.
+
+fn main() -> std::process::ExitCode {
+    alluvium_cli::main()
+}

@@ -1,0 +1,182 @@
+//! `alluvium export`: a table's rows as CSV or JSON lines.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use alluvium::checkpoint::manifest_log::StoredManifest;
+use alluvium::codec::schema::Type;
+use alluvium::offline::{self, Entry, RowTypes};
+use alluvium::place::Store;
+use alluvium::{Error, Result};
+use serde_json::json;
+
+use super::super::{Finding, print};
+use super::place::{CheckpointArgs, Groups, runtime};
+use super::value::{cells, columns, json as value_json};
+use crate::files::{folder_of, io_error, rename_durably};
+
+#[derive(Debug, clap::Args)]
+pub(in super::super) struct Args {
+    #[command(flatten)]
+    at: CheckpointArgs,
+    /// Name of the table; OPERATOR.TABLE where two operators have one of that name
+    #[arg(long, short, value_name = "T")]
+    table: String,
+    /// File to write, its format told by its name; it is there whole or not at all
+    ///
+    /// CSV: a column per key, namespace, sub-key and value, or per field of those that are structs; null is an empty
+    /// cell, bytes are hexadecimal, lists are JSON. JSON lines keep the structure.
+    #[arg(long, short, value_name = "F.csv|F.jsonl")]
+    output: Output,
+    /// Only these key groups
+    #[arg(long, value_name = "A..B")]
+    key_groups: Option<Groups>,
+    /// Print a summary as one JSON document
+    #[arg(long)]
+    json: bool,
+}
+
+/// A file to write, with its format.
+#[derive(Debug, Clone)]
+struct Output {
+    path: PathBuf,
+    format: Format,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Csv,
+    Jsonl,
+}
+
+impl FromStr for Output {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let path = PathBuf::from(text);
+        let format = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("csv") => Format::Csv,
+            Some("jsonl") => Format::Jsonl,
+            _ => return Err("the name ends with .csv or .jsonl"),
+        };
+        Ok(Self { path, format })
+    }
+}
+
+pub(super) async fn run(args: Args) -> Result<Finding> {
+    let write = async |store: &Store, checkpoint: &StoredManifest| {
+        let manifest = &checkpoint.manifest;
+        let (_, table) = offline::find_table(manifest, &args.table)?;
+        let groups = Groups::of(args.key_groups, manifest.max_parallelism)?;
+        let types = RowTypes::of(table);
+        let mut file = StagedFile::create(&args.output.path)?;
+        let mut writer = RowWriter::new(args.output.format, types, &mut file.writer)?;
+        let rows = offline::export(store, manifest, &args.table, &groups, |entry| writer.write(&entry)).await?;
+        writer.finish()?;
+        file.publish()?;
+        Ok((checkpoint.id.seq, rows))
+    };
+    let (checkpoint, rows) = args.at.read(async |store, _, checkpoint| write(store, checkpoint).await).await?;
+    if args.json {
+        let output = args.output.path.display().to_string();
+        print::json(&json!({ "checkpoint": checkpoint.0, "table": args.table, "rows": rows, "output": output }))?;
+    } else {
+        print::out(&format!("wrote {rows} rows to {}\n", args.output.path.display()))?;
+    }
+    Ok(Finding::Nothing)
+}
+
+/// Writes rows in one of the formats.
+enum RowWriter<'a> {
+    Csv { types: RowTypes, csv: Box<csv::Writer<&'a mut BufWriter<File>>>, cells: Vec<String> },
+    Jsonl { types: RowTypes, out: &'a mut BufWriter<File> },
+}
+
+/// Returns the parts of a row with their names and types.
+fn typed<T>(types: &RowTypes, [key, namespace, sub, value]: [T; 4]) -> [(&'static str, &Type, T); 4] {
+    [
+        ("key", &types.key, key),
+        ("namespace", &types.namespace, namespace),
+        ("sub", &types.sub, sub),
+        ("value", &types.value, value),
+    ]
+}
+
+impl<'a> RowWriter<'a> {
+    fn new(format: Format, types: RowTypes, out: &'a mut BufWriter<File>) -> Result<Self> {
+        match format {
+            Format::Jsonl => Ok(Self::Jsonl { types, out }),
+            Format::Csv => {
+                let mut csv = csv::Writer::from_writer(out);
+                let headings = typed(&types, [(); 4]).into_iter().flat_map(|(name, ty, ())| columns(name, ty));
+                csv.write_record(headings.collect::<Vec<_>>()).map_err(unwritten)?;
+                Ok(Self::Csv { types, csv: Box::new(csv), cells: Vec::new() })
+            }
+        }
+    }
+
+    fn write(&mut self, entry: &Entry<'_>) -> Result<()> {
+        let values = [&entry.place.key, &entry.place.namespace, &entry.place.sub, &entry.value];
+        match self {
+            Self::Csv { types, csv, cells: record } => {
+                record.clear();
+                typed(types, values).into_iter().try_for_each(|(_, ty, value)| cells(ty, value, record))?;
+                csv.write_record(&*record).map_err(unwritten)
+            }
+            Self::Jsonl { types, out } => {
+                let mut line = String::new();
+                for (name, ty, value) in typed(types, values) {
+                    if *ty != Type::Unit {
+                        let comma = if line.is_empty() { '{' } else { ',' };
+                        line.push_str(&format!("{comma}\"{name}\":{}", value_json(value)?));
+                    }
+                }
+                line.push_str(if line.is_empty() { "{}\n" } else { "}\n" });
+                out.write_all(line.as_bytes()).map_err(unwritten)
+            }
+        }
+    }
+
+    fn finish(self) -> Result<()> {
+        match self {
+            Self::Csv { mut csv, .. } => csv.flush().map_err(unwritten),
+            Self::Jsonl { out, .. } => out.flush().map_err(unwritten),
+        }
+    }
+}
+
+fn unwritten(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
+    Error::unavailable("cannot write the export").with_source(source)
+}
+
+/// A file under another name beside its own, which it gets once it is whole; dropped before, it is removed.
+struct StagedFile {
+    staged: PathBuf,
+    target: PathBuf,
+    writer: BufWriter<File>,
+}
+
+impl StagedFile {
+    fn create(target: &Path) -> Result<Self> {
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let staged = folder_of(target).join(format!(".{name}.{:032x}.tmp", runtime().random()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&staged);
+        let file = file.map_err(|source| io_error("cannot create file", &staged, source))?;
+        Ok(Self { staged, target: target.to_owned(), writer: BufWriter::new(file) })
+    }
+
+    fn publish(mut self) -> Result<()> {
+        let synced = self.writer.flush().and_then(|()| self.writer.get_ref().sync_all());
+        synced.map_err(|source| io_error("cannot write file", &self.staged, source))?;
+        rename_durably(&self.staged, &self.target)
+    }
+}
+
+impl Drop for StagedFile {
+    fn drop(&mut self) {
+        // Once renamed there is nothing to remove.
+        let _renamed = fs::remove_file(&self.staged);
+    }
+}

@@ -1,0 +1,427 @@
+//! The engine around the operator: opens the job, runs reader, subtasks and sink on threads of their own, ends it.
+//!
+//! Three operators share each checkpoint: the source (its position), the aggregation (its keyed state), and with
+//! `--emit on-close` the sink (its prepared parts).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
+use std::thread::{self, ScopedJoinHandle};
+
+use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
+use alluvium::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
+use alluvium::control::coordinator::CheckpointPolicy;
+use alluvium::control::interval::Decision;
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::id::{OperatorId, Seq};
+use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
+use alluvium::key_group::KeyGroupSet;
+use alluvium::manifest::{Manifest, Opaque, OpaqueRole};
+use alluvium::place::Store;
+use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::{Error, ErrorKind, Result};
+use hdrhistogram::Histogram;
+use tokio::runtime::{Handle, Runtime};
+use tokio::sync::Notify;
+
+use super::args::RunArgs;
+use super::interval::{Interval, LoadMeter};
+use super::operator::Operator;
+use super::output::{Output, OutputRow};
+use super::owner::Owner;
+use super::places;
+use super::program::{Emit, Program};
+use super::progress;
+use super::reader::{self, End, Pace, Reader};
+use super::record::RecordBatch;
+use super::report::Report;
+use super::sink::FileSink;
+use super::sink_task::{self, SinkWorker, ToSink};
+use super::source::{Source, SourceState};
+use super::subtask::{Finished, ToSubtask, Worker};
+use crate::files::Writer;
+use crate::print;
+#[cfg(feature = "rocksdb")]
+use alluvium_bench::backend::Databases;
+use alluvium_bench::backend::{BackendKind, Strategy};
+use alluvium_bench::clock;
+
+const SOURCE: OperatorId = OperatorId(1);
+const AGGREGATE: OperatorId = OperatorId(2);
+const SINK: OperatorId = OperatorId(3);
+
+/// Batches that may wait in front of a subtask.
+const QUEUE_BATCHES: usize = 8;
+
+/// Set by the first signal.
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// Runs the command.
+///
+/// # Errors
+/// As its parts; the store and the output are then as after a crash.
+pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let program = args.program()?;
+    places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
+    serve_metrics(args, &runtime)?;
+    #[cfg(feature = "rocksdb")]
+    let databases = (args.backend == BackendKind::RocksDb).then(|| Databases::open(&args.rocksdb)).transpose()?;
+    let started = clock::now();
+    let (job, source) = runtime.block_on(open(args, &program))?;
+    let run = Run {
+        args,
+        program: &program,
+        job,
+        handle: runtime.handle().clone(),
+        records: AtomicU64::new(source.records()),
+        gone: Notify::new(),
+        #[cfg(feature = "rocksdb")]
+        databases,
+    };
+    let (job, mut report, rows, end) = run.process(source)?;
+    report.elapsed_s = started.elapsed().as_secs_f64();
+    if end != End::Stopped {
+        runtime.block_on(write_output(args, &program, &job, &rows))?;
+    }
+    report.print(&job, args.json)
+}
+
+/// Opens job and source. Whatever is wrong with flags or input is found before the claim, which stops a running job.
+async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
+    let from = match (args.fresh, args.checkpoint) {
+        (true, _) => RestoreFrom::Fresh,
+        (_, Some(id)) => RestoreFrom::Checkpoint(Seq(id)),
+        _ => RestoreFrom::Newest,
+    };
+    let store = Store::open(&args.store, &args.job.parse()?, TokioRuntime::current())?;
+    let store = store.with_manifest_keys(args.keys.read()?);
+    let mut builder = JobBuilder::new(store)
+        .settings(settings(args))
+        .program(program.to_bytes()?)
+        .operator(OperatorSpec::new(SOURCE, "source", 1))
+        .operator(OperatorSpec::new(AGGREGATE, "aggregate", args.parallelism).keyed_by(Operator::key_schema(program)))
+        .restore_from(from);
+    if program.emit == Emit::OnClose {
+        builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
+    }
+    builder.check()?;
+    if let (Emit::OnClose, Some(folder)) = (program.emit, &args.output) {
+        let peeked = builder.peek().await?;
+        Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
+    }
+    let before = builder.peek_restored().await?;
+    check_program(before.as_ref(), program)?;
+    let source = open_source(args, program, before.as_ref())?;
+    let job = builder.open().await?;
+    // The job that was stopped by the claim may have committed once more.
+    if job.restored().map(|stored| stored.id) == before.map(|stored| stored.id) {
+        return Ok((job, source));
+    }
+    check_program(job.restored(), program)?;
+    let source = open_source(args, program, job.restored())?;
+    Ok((job, source))
+}
+
+fn settings(args: &RunArgs) -> JobSettings {
+    JobSettings {
+        strategy: match args.strategy {
+            Strategy::Full => alluvium::job::Strategy::Full,
+            Strategy::Incremental => alluvium::job::Strategy::Incremental,
+        },
+        checkpoints: CheckpointPolicy {
+            interval: match args.interval {
+                Interval::Fixed(interval) => interval,
+                Interval::Adaptive => CheckpointPolicy::default().interval,
+            },
+            min_pause: args.min_pause,
+            timeout: args.checkpoint_timeout,
+            max_in_flight: usize::try_from(args.max_in_flight).unwrap_or(usize::MAX),
+        },
+        adaptive: args.adaptive(),
+        retention: RetentionPolicy { checkpoints: args.retain },
+        max_parallelism: args.max_parallelism,
+        ..JobSettings::default()
+    }
+}
+
+fn check_program(restored: Option<&StoredManifest>, program: &Program) -> Result<()> {
+    match restored {
+        Some(stored) => Program::check(&Program::from_bytes(&stored.manifest.program.bytes)?, program),
+        None => Ok(()),
+    }
+}
+
+fn open_source(args: &RunArgs, program: &Program, restored: Option<&StoredManifest>) -> Result<Source> {
+    let state = restored.map(|stored| position(&stored.manifest)).transpose()?;
+    Source::open(&args.input, program, state)
+}
+
+/// Returns the source's position that a checkpoint holds.
+fn position(manifest: &Manifest) -> Result<SourceState> {
+    let operator = manifest.operators.iter().find(|operator| operator.id == SOURCE);
+    let subtasks = operator.map(|operator| operator.inline_subtasks()).transpose()?.unwrap_or_default();
+    let mut opaques = subtasks.iter().flat_map(|subtask| &subtask.opaques);
+    let is_position = |opaque: &&Opaque| opaque.role == OpaqueRole::Source && opaque.name == reader::OPAQUE;
+    let position = opaques.find(is_position).ok_or_else(|| Error::corrupt("checkpoint has no source position"))?;
+    SourceState::from_bytes(&position.items()?.concat())
+}
+
+fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
+    let Some(address) = args.metrics else { return Ok(()) };
+    let _inside = runtime.enter();
+    metrics_exporter_prometheus::PrometheusBuilder::new()
+        .with_http_listener(address)
+        .install()
+        .map_err(|source| Error::config("cannot serve metrics").with("address", address).with_source(source))
+}
+
+/// Writes the results where they belong, if the job is still this attempt's; published parts are there already.
+async fn write_output(args: &RunArgs, program: &Program, job: &Job, rows: &[OutputRow]) -> Result<()> {
+    let output = Output::new(program);
+    match &args.output {
+        Some(target) if program.emit == Emit::End => {
+            // In this order: see [`Writer`].
+            let staged = output.stage(rows, target, writer(job))?;
+            job.check_owner().await?;
+            match staged.publish() {
+                Err(error) => Err(unless_fenced(job, error).await),
+                Ok(()) => Ok(()),
+            }
+        }
+        _ if args.json || program.emit == Emit::OnClose => job.check_owner().await,
+        _ => {
+            job.check_owner().await?;
+            let mut text = Vec::new();
+            output.write(rows, &mut text)?;
+            print::bytes(&text)
+        }
+    }
+}
+
+fn writer(job: &Job) -> Writer {
+    Writer { job: job.id(), attempt: job.attempt() }
+}
+
+/// Returns why a result could not be published: if there is a newer attempt, it removed what was staged, or went further.
+async fn unless_fenced(job: &Job, error: Error) -> Error {
+    if error.kind() == ErrorKind::Unavailable {
+        return error;
+    }
+    match job.check_owner().await {
+        Err(fenced) if fenced.kind() == ErrorKind::Fenced => fenced.with_source(error),
+        _ => error,
+    }
+}
+
+/// A job being run.
+struct Run<'a> {
+    args: &'a RunArgs,
+    program: &'a Program,
+    job: Job,
+    handle: Handle,
+    /// Records of the input that have been read.
+    records: AtomicU64,
+    /// Rung when a thread downstream of the reader ends.
+    gone: Notify,
+    #[cfg(feature = "rocksdb")]
+    databases: Option<Databases>,
+}
+
+/// What the reader came to.
+struct HasRead {
+    source: SourceState,
+    end: End,
+    decisions: Vec<(f64, Decision)>,
+}
+
+/// Rings when it is dropped, be it because a thread failed.
+struct Bell<'a>(&'a Notify);
+
+impl Drop for Bell<'_> {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
+}
+
+impl Run<'_> {
+    /// Runs reader, subtasks and sink to the end.
+    fn process(mut self, source: Source) -> Result<(Job, Report, Vec<OutputRow>, End)> {
+        let seats = self.job.take_seats();
+        let restored = self.job.restored().map(|stored| (stored.id.seq, source.records()));
+        self.handle.spawn(heed_signals());
+        let this = &self;
+        let (mut report, mut rows, end) = thread::scope(|scope| {
+            // Hung up when this closure ends, however it ends.
+            let (_working, ended) = mpsc::channel();
+            let before = source.records();
+            scope.spawn(move || progress::watch(&this.job, &this.records, before, &ended));
+            let mut seats = seats;
+            let sink_seat = take(&mut seats, SINK);
+            let (to_sink, sink_queue) = mpsc::channel();
+            let sink = sink_seat.map(|seat| {
+                scope.spawn(move || {
+                    let _bell = Bell(&this.gone);
+                    this.sink(seat, sink_queue)
+                })
+            });
+            if sink.is_some() {
+                self.handle.spawn(sink_task::announce(self.job.watch(), to_sink.clone()));
+            }
+            let source_seat = take(&mut seats, SOURCE).ok_or_else(|| Error::usage("the job has no source"))?;
+            let mut queues = Vec::new();
+            let mut workers = Vec::new();
+            for seat in seats {
+                let (queue, receiver) = sync_channel(QUEUE_BATCHES);
+                queues.push(queue);
+                let sink = sink.is_some().then(|| to_sink.clone());
+                workers.push(scope.spawn(move || {
+                    let _bell = Bell(&this.gone);
+                    this.worker(seat, sink, receiver)
+                }));
+            }
+            let read = self.read(source, source_seat, queues);
+            self.finish(read, workers, sink, &to_sink)
+        })?;
+        let output = Output::new(self.program);
+        output.sort(&mut rows);
+        report.restored = restored;
+        report.keys = output.count_keys(&rows);
+        Ok((self.job, report, rows, end))
+    }
+
+    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<HasRead> {
+        let task = self.task(seat)?;
+        let batches = queues.iter().map(|_| RecordBatch::default()).collect();
+        let before = source.records();
+        let mut reader = Reader {
+            job: &self.job,
+            source,
+            task,
+            queues,
+            batches,
+            limit: self.args.limit,
+            pace: self.args.rate.clone().map(Pace::new),
+            meter: (self.args.interval == Interval::Adaptive).then(|| LoadMeter::new(before)),
+            stop: &STOP,
+            records: &self.records,
+            gone: &self.gone,
+            handle: self.handle.clone(),
+        };
+        let end = reader.run()?;
+        let decisions = reader.meter.map(LoadMeter::into_decisions).unwrap_or_default();
+        Ok(HasRead { source: reader.source.state(), end, decisions })
+    }
+
+    fn worker(&self, seat: Seat, sink: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
+        let mut task = self.task(seat)?;
+        let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
+        operator.declare(|table| task.state().declare(table))?;
+        operator.restored(task.state().backend_mut())?;
+        Worker { job: &self.job, task, operator, sink }.run(&queue)
+    }
+
+    fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
+        let folder = self.args.output.as_deref().ok_or_else(|| Error::config("--emit on-close needs --output"))?;
+        let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
+        let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
+        let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
+        let recovered = sink.recover(&owner, epoch, &sink_task::listed(seat.opaques())?);
+        let worked =
+            recovered.and_then(|()| SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue));
+        worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
+    }
+
+    fn task(&self, seat: Seat) -> Result<Task<AnyBackend>> {
+        let backend = self.backend(&seat)?;
+        Ok(self.handle.block_on(seat.restore(|_, _, _| backend))?)
+    }
+
+    fn backend(&self, seat: &Seat) -> Result<AnyBackend> {
+        let (groups, budget) = (KeyGroupSet::empty(), self.job.budget().clone());
+        // Only the aggregation has rows to keep.
+        let kind = if seat.operator() == AGGREGATE { self.args.backend } else { BackendKind::Log };
+        Ok(match kind {
+            BackendKind::Log => LogBackend::new(groups, seat.partitioner(), budget).into(),
+            BackendKind::Overlay => OverlayBackend::new(groups, budget).into(),
+            #[cfg(feature = "rocksdb")]
+            BackendKind::RocksDb => match &self.databases {
+                Some(databases) => databases.backend(budget)?.into(),
+                None => return Err(Error::usage("no databases were opened")),
+            },
+        })
+    }
+
+    /// Waits for all threads. If several failed, the one that did not fail because of another says why.
+    fn finish(
+        &self,
+        read: Result<HasRead>,
+        workers: Vec<ScopedJoinHandle<'_, Result<Finished>>>,
+        sink: Option<ScopedJoinHandle<'_, Result<()>>>,
+        to_sink: &Sender<ToSink>,
+    ) -> Result<(Report, Vec<OutputRow>, End)> {
+        let finished: Vec<Result<Finished>> = workers.into_iter().map(join).collect();
+        // The last commit is announced before the end, whoever of the two comes first.
+        if let (Ok(_), Some((epoch, _))) = (&read, self.job.progress().committed) {
+            let _gone = to_sink.send(ToSink::Committed(epoch));
+        }
+        let _gone = to_sink.send(ToSink::End);
+        let published = sink.map_or(Ok(()), join);
+        let mut errors = Vec::new();
+        let mut note = |error: Error| errors.push(error);
+        // A subtask that failed is why the reader's last checkpoint was given up.
+        published.map_err(&mut note).ok();
+        let finished: Vec<Finished> = finished.into_iter().filter_map(|one| one.map_err(&mut note).ok()).collect();
+        let read = read.map_err(&mut note).ok();
+        if let Some(error) = self.cause(errors) {
+            return Err(error);
+        }
+        let HasRead { source, end, decisions } = read.ok_or_else(|| Error::stopped("the reader is gone"))?;
+        let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
+        let mut rows = Vec::new();
+        for one in finished {
+            pauses.add(one.pauses).map_err(|source| Error::usage("no histogram").with_source(source))?;
+            rows.extend(one.rows);
+        }
+        let stopped = end == End::Stopped;
+        Ok((Report { source, restored: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions }, rows, end))
+    }
+
+    fn cause(&self, errors: Vec<Error>) -> Option<Error> {
+        let (symptoms, causes): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.kind() == ErrorKind::Stopped);
+        let failed = self.job.progress().failed;
+        match (failed, causes.into_iter().next(), symptoms.into_iter().next()) {
+            (Some(failed), _, Some(_)) | (Some(failed), Some(_), None) => Some(failed),
+            (None, cause, symptom) => cause.or(symptom),
+            (Some(_), None, None) => None,
+        }
+    }
+}
+
+/// Takes the one seat of an operator out of `seats`.
+fn take(seats: &mut Vec<Seat>, operator: OperatorId) -> Option<Seat> {
+    let at = seats.iter().position(|seat| seat.operator() == operator)?;
+    Some(seats.remove(at))
+}
+
+fn join<R>(handle: ScopedJoinHandle<'_, Result<R>>) -> Result<R> {
+    handle.join().unwrap_or_else(|_| Err(Error::stopped("a thread panicked")))
+}
+
+/// The first SIGINT or SIGTERM asks for one more checkpoint; the second ends the process.
+async fn heed_signals() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return;
+    };
+    loop {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        if STOP.swap(true, Ordering::Relaxed) {
+            std::process::exit(130);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! What fuzz targets do with the tool's input and flags: `fuzz/` runs them, and a test over their committed corpora.
+
+use std::fs;
+
+use alluvium::{ErrorKind, Result};
+use clap::Parser;
+use tempfile::TempDir;
+
+use super::aggregate::Aggregate;
+use super::args::RunArgs;
+use super::program::Program;
+use super::record::decode_key;
+use super::source::{Input, Next, Source, SourceState};
+use super::window::{WindowSize, namespace, parse_time, start_of};
+
+/// Records of one case: a compressed one can have any number.
+const RECORDS_MAX: usize = 10_000;
+
+const NAMES: [&str; 4] = ["in.csv", "in.jsonl", "in.csv.gz", "in.jsonl.zst"];
+
+#[derive(Debug, Parser)]
+struct Tool {
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+fn parse(flags: &str) -> Result<RunArgs, clap::Error> {
+    let fixed = ["run", "--store", "memory:///", "--job", "j"].into_iter();
+    let run = Tool::try_parse_from(fixed.chain(flags.split_whitespace()))?.run;
+    run.check().map(|()| run)
+}
+
+/// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint,
+/// and what share of it was there at first.
+///
+/// # Errors
+/// What the input is refused with.
+///
+/// # Panics
+/// If a rule broke.
+pub fn input(data: &[u8]) -> Result<()> {
+    let [choice, records, content @ ..] = data else { return Ok(()) };
+    let folder = TempDir::new().expect("a folder for temporary files");
+    let path = folder.path().join(NAMES[usize::from(choice % 4)]);
+    fs::write(&path, content).expect("a temporary file");
+    let flags = match choice >> 2 & 3 {
+        0 => "--key k --agg count,min:v,last:w",
+        1 => "--key k,w --agg mean:v,distinct:w --on-bad-record skip",
+        2 => "--key k --agg count,sum:v --window tumbling:10ms --time t --on-bad-record skip",
+        _ => "--key k --agg max:v --window tumbling:1d --time t --lateness 1h",
+    };
+    let args = parse(&format!("--input {} {flags}", path.display())).expect("flags of the tool");
+    let program = args.program().expect("a program");
+    let whole = read(Source::open(&args.input, &program, None)?, usize::MAX)?.0;
+    let (first, state) = read(Source::open(&args.input, &program, None)?, (*records).into())?;
+    let state = SourceState::from_bytes(&state.to_bytes()?).expect("a state that was written");
+    let rest = read(Source::open(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
+    let rest = rest.expect("what could be read once").0;
+    let same = first.iter().chain(&rest).take(whole.len()).eq(&whole);
+    assert!(same, "another run reads other records: {first:?} {rest:?} {whole:?}");
+    if path.extension().is_some_and(|extension| extension == "csv" || extension == "jsonl") {
+        let cut = content.len() * usize::from(*records) / 256;
+        fs::write(&path, &content[..cut]).expect("a temporary file");
+        let old = Source::open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
+        fs::write(&path, content).expect("a temporary file");
+        old.into_iter().for_each(|old| grown(&args, &program, old, &whole));
+    }
+    Ok(())
+}
+
+/// Continues behind `old` records of an input that has grown: together they are those of the `whole`, or it is refused.
+fn grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
+    let more = Source::open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
+    match more {
+        Ok((more, _)) => {
+            let same = old.iter().chain(&more).take(whole.len()).eq(whole);
+            assert!(same, "what has grown is read as something else: {old:?} {more:?} {whole:?}");
+        }
+        Err(error) => assert_eq!(error.kind(), ErrorKind::Input, "{error}"),
+    }
+}
+
+/// Reads so many records, as text, and returns the state after them.
+fn read(mut source: Source, limit: usize) -> Result<(Vec<String>, SourceState)> {
+    let mut all = Vec::new();
+    while all.len() < limit.min(RECORDS_MAX) {
+        all.push(match source.next()? {
+            Next::End => break,
+            next => format!("{next:?}"),
+        });
+    }
+    Ok((all, source.state()))
+}
+
+/// Text as flags, and as everything that is told by text.
+///
+/// # Errors
+/// What the input is refused with.
+///
+/// # Panics
+/// If a rule broke.
+pub fn flags(data: &[u8]) -> Result<()> {
+    let text = String::from_utf8_lossy(data);
+    if let Ok(args) = parse(&text)
+        && let Ok(program) = args.program()
+    {
+        let stored = Program::from_bytes(&program.to_bytes()?).expect("a program that was written");
+        Program::check(&stored, &program).expect("the same program");
+    }
+    for word in text.split_whitespace() {
+        if let Ok(aggregate) = word.parse::<Aggregate>() {
+            assert_eq!(aggregate.to_string(), word, "an aggregate has one spelling");
+        }
+        let _parsed = (word.parse::<WindowSize>(), word.parse::<Input>());
+    }
+    for line in text.lines() {
+        if let Some(time) = parse_time(line) {
+            assert_eq!(start_of(&namespace(time))?, time);
+        }
+    }
+    for columns in 0..4 {
+        let _refused = decode_key(data, columns);
+    }
+    if let Ok(program) = Program::from_bytes(data) {
+        assert_eq!(Program::from_bytes(&program.to_bytes()?)?, program);
+    }
+    let state = SourceState::from_bytes(data)?;
+    assert_eq!(SourceState::from_bytes(&state.to_bytes()?)?, state);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn inputs_made_of_what_formats_are_made_of_keep_the_rules(
+            choice in any::<u8>(),
+            records in any::<u8>(),
+            parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..24),
+        ) {
+            let head = if choice % 2 == 0 { "k,v,w,t\n" } else { "{\"k\":1,\"v\":2,\"w\":3,\"t\":4}\n" };
+            let content = [&[choice & 0b1101, records], head.as_bytes(), parts.concat().as_bytes()].concat();
+            let _refused = input(&content);
+        }
+    }
+
+    const PARTS: [&str; 16] = [
+        "\n",
+        "\r\n",
+        "\r",
+        ",",
+        "\"",
+        "\"\"",
+        "a",
+        "1",
+        "a,1,b,2\n",
+        "\"a\",1,\"b\n\",9",
+        " ",
+        "{\"k\":1}\n",
+        "{\"k\":\"a\",\"t\":99,\"w\":\"\"}",
+        "{",
+        "}",
+        "\u{feff}",
+    ];
+
+    #[test]
+    fn every_committed_input_keeps_the_rules() {
+        for (target, body, least) in [("flags", flags as fn(&[u8]) -> Result<()>, 4), ("input", input, 30)] {
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
+            let mut inputs = 0;
+            for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+                let content = fs::read(&path).unwrap();
+                let outcome = std::panic::catch_unwind(|| body(&content));
+                let outcome = outcome.unwrap_or_else(|_| panic!("{} breaks a rule", path.display()));
+                let bad = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bad-"));
+                assert!(!bad || outcome.is_err(), "{} is taken for good", path.display());
+                inputs += 1;
+            }
+            assert!(inputs >= least, "{inputs} inputs of {target}");
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! `alluvium run`: a keyed aggregation over a stream of records.
+//!
+//! ```text
+//! Source --Record--> RecordBatch (one per subtask) --> Operator over a StateBackend --> OutputRow --> file or sink
+//! ```
+//!
+//! Invariants: everything that depends on the order of the whole input (kinds of columns, the watermark, what is
+//! late or malformed) is decided in the one [`source::Source`]; a subtask sees the records of its keys in input
+//! order; so the output depends on the input alone, never on the parallelism.
+
+mod aggregate;
+mod args;
+mod columns;
+mod driver;
+mod interval;
+mod list;
+mod operator;
+mod output;
+mod owner;
+mod places;
+mod program;
+mod progress;
+mod rate;
+mod reader;
+mod record;
+mod report;
+mod sink;
+mod sink_task;
+mod source;
+mod subtask;
+mod window;
+
+pub(crate) use args::RunArgs as Args;
+pub(crate) use driver::run;
+
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+#[cfg(test)]
+mod tests;

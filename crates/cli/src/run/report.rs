@@ -1,0 +1,86 @@
+//! What a run says at its end.
+
+use alluvium::Result;
+use alluvium::control::interval::Decision;
+use alluvium::id::Seq;
+use alluvium::job::Job;
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+use super::source::SourceState;
+use crate::print;
+use alluvium_bench::decision::decisions_json;
+
+/// The counts of a run.
+#[derive(Debug)]
+pub(crate) struct Report {
+    pub(crate) source: SourceState,
+    pub(crate) restored: Option<(Seq, u64)>,
+    pub(crate) keys: u64,
+    pub(crate) stopped: bool,
+    pub(crate) pauses: Histogram<u64>,
+    pub(crate) elapsed_s: f64,
+    /// Decisions on an adaptive interval, each with its time in seconds.
+    pub(crate) decisions: Vec<(f64, Decision)>,
+}
+
+impl Report {
+    /// Prints the summary: JSON, or a few lines on standard error.
+    ///
+    /// # Errors
+    /// If the stream is closed.
+    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    pub(crate) fn print(&self, job: &Job, as_json: bool) -> Result<()> {
+        let progress = job.progress();
+        let counts = job.store().requests();
+        let (restored_from, restored_offset) = self.restored.map_or((None, 0), |(id, at)| (Some(id.0), at));
+        let records = self.source.records;
+        let this_run = records.saturating_sub(restored_offset);
+        let rate = if self.elapsed_s > 0.0 { this_run as f64 / self.elapsed_s } else { 0.0 };
+        let quantile = |q: f64| self.pauses.value_at_quantile(q);
+        if as_json {
+            return print::json(&json!({
+                "records": records,
+                "records_this_run": this_run,
+                "bad_records": self.source.bad_records,
+                "late_records": self.source.late_records,
+                "keys": self.keys,
+                "stopped": self.stopped,
+                "restored_from": restored_from,
+                "restored_offset": restored_offset,
+                "attempt": job.attempt().0,
+                "last_checkpoint": progress.committed.map(|(_, id)| id.seq.0),
+                "checkpoints": {
+                    "committed": progress.completed,
+                    "aborted": progress.aborted,
+                    "bytes": counts.put_bytes,
+                    "objects_put": counts.put,
+                    "pause_us": { "p50": quantile(0.5), "p99": quantile(0.99), "max": self.pauses.max() },
+                },
+                "interval": { "decisions": decisions_json(&self.decisions) },
+                "elapsed_s": self.elapsed_s,
+                "records_per_s": rate,
+            }));
+        }
+        let from = restored_from.map_or_else(String::new, |id| format!(", from checkpoint {id} at {restored_offset}"));
+        let end = if self.stopped { "stopped at" } else { "read" };
+        let text = format!(
+            "{end} {records} records{from}: {this_run} in {:.2} s ({rate:.0}/s), {} bad, {} late, {} keys\n\
+             checkpoints: {} committed, {} aborted, {} bytes in {} objects, pause p50 {} us, p99 {} us, max {} us\n",
+            self.elapsed_s,
+            self.source.bad_records,
+            self.source.late_records,
+            self.keys,
+            progress.completed,
+            progress.aborted,
+            counts.put_bytes,
+            counts.put,
+            quantile(0.5),
+            quantile(0.99),
+            self.pauses.max(),
+        );
+        let last = self.decisions.last();
+        let interval = last.map_or_else(String::new, |(_, decision)| format!("interval {}\n", decision.reason));
+        print::note(&(text + &interval))
+    }
+}

@@ -1,0 +1,412 @@
+//! The source: one reader that numbers the records of the input and decides everything that depends on their order.
+//!
+//! Invariants:
+//! - a malformed record leaves no trace but a count: it sets no kind and moves no watermark;
+//! - the state after n records, put into a new source over the same input, gives the records after n;
+//! - an input that has grown since then gives what the whole of it would have given, or is refused.
+
+mod csv;
+mod gzip;
+mod input;
+mod jsonl;
+mod nexmark;
+mod tape;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::io;
+
+use alluvium::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::columns::{Column, Kind};
+use super::program::{Emit, Format, OnBadRecord, Program};
+use super::record::{Draft, Record};
+use super::window::{Window, parse_time};
+use csv::CsvRows;
+use jsonl::JsonlRows;
+use nexmark::NexmarkRows;
+
+pub(crate) use input::Input;
+pub(crate) use tape::Check;
+
+/// The largest record, without its line end.
+const MAX_RECORD_BYTES: usize = 16 << 20;
+
+/// The largest encoded key or sub-key: see [`alluvium::backend::StateBackend`].
+const MAX_KEY_BYTES: usize = u16::MAX as usize;
+
+/// The source's part of a checkpoint, stored as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SourceState {
+    /// Records read from the start of the input, bad and late ones included.
+    pub(crate) records: u64,
+    /// Where the next one starts.
+    #[serde(flatten)]
+    pub(crate) position: Position,
+    /// Malformed records that were skipped.
+    pub(crate) bad_records: u64,
+    /// Records that were dropped because their windows were closed.
+    pub(crate) late_records: u64,
+    /// The kinds of columns that have shown one.
+    pub(crate) kinds: BTreeMap<String, Kind>,
+    /// The maximum event time of all records, in milliseconds since the Unix epoch.
+    pub(crate) watermark: Option<i64>,
+    /// Start of the last window that the end of an input closed, whatever the watermark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) closed: Option<i64>,
+}
+
+/// A place in the input.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Position {
+    /// Uncompressed bytes before it; bids, if the input is generated.
+    pub(crate) offset: u64,
+    /// The line it is on, from 1.
+    pub(crate) line: u64,
+    /// What the input before it must be.
+    pub(crate) check: Check,
+    /// Whether the input ended here before its last record had a line end. A line end is then all that may follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) unterminated: bool,
+    /// Where the input must end: a quote was open there, and more input could close it, which would make other records
+    /// of those that were read since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ends_at: Option<u64>,
+}
+
+impl Position {
+    /// Returns a place between two lines.
+    fn new(offset: u64, line: u64, check: Check) -> Self {
+        Self { offset, line, check, unterminated: false, ends_at: None }
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(crate) enum Next<'a> {
+    /// A record to aggregate.
+    Record(Record<'a>),
+    /// A record that was counted and left out: malformed or late.
+    Skipped,
+    /// The end of the input.
+    End,
+}
+
+/// Reads records of one format.
+trait Rows: Debug + Send {
+    /// Reads the next record.
+    fn next(&mut self) -> Result<Step>;
+    /// Returns a cell of the record just read, by the index of the wanted column; `None` if the record has none.
+    fn cell(&self, wanted: usize) -> Option<&[u8]>;
+    /// Returns the line that the record just read starts on, or the one where it went wrong.
+    fn line(&self) -> u64;
+    /// Returns the place after the record just read.
+    fn position(&self) -> Position;
+    /// Goes to a place.
+    fn resume(&mut self, position: &Position) -> Result<()>;
+}
+
+enum Step {
+    Row,
+    Malformed(Malformed),
+    End,
+}
+
+/// What is wrong with a record.
+struct Malformed {
+    /// Index of the wanted column, if it is about one.
+    column: Option<usize>,
+    reason: &'static str,
+}
+
+/// The reader of a job's input.
+#[derive(Debug)]
+pub(crate) struct Source {
+    rows: Box<dyn Rows>,
+    /// What to call the input in messages.
+    name: String,
+    wanted: Wanted,
+    window: Option<Window>,
+    /// Whether the end of the input closes windows for good.
+    end_closes: bool,
+    on_bad_record: OnBadRecord,
+    draft: Draft,
+    kinds: Vec<Option<Kind>>,
+    records: u64,
+    bad_records: u64,
+    late_records: u64,
+    watermark: Option<i64>,
+    closed: Option<i64>,
+}
+
+/// The columns that a program reads, and what for.
+#[derive(Debug)]
+struct Wanted {
+    names: Vec<String>,
+    /// Indices into `names`.
+    key: Vec<usize>,
+    time: Option<usize>,
+    cells: Vec<(usize, Column)>,
+}
+
+impl Wanted {
+    fn of(program: &Program) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        let mut index = |name: &String| match names.iter().position(|known| known == name) {
+            Some(index) => index,
+            None => {
+                names.push(name.clone());
+                names.len() - 1
+            }
+        };
+        let key = program.key.iter().map(&mut index).collect();
+        let time = program.window.as_ref().map(|window| index(&window.time));
+        let columns = Column::of(&program.agg);
+        let cells = columns.into_iter().map(|column| (index(&column.name), column)).collect();
+        Self { names, key, time, cells }
+    }
+}
+
+impl SourceState {
+    /// Returns the bytes that a checkpoint stores.
+    ///
+    /// # Errors
+    /// `Usage` if it has no JSON form, which none has.
+    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|source| Error::usage("source state has no JSON form").with_source(source))
+    }
+
+    /// Returns the state that a checkpoint stores.
+    ///
+    /// # Errors
+    /// `Corrupt` if it is none: a record has at least one byte, and so has a line.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let damaged = || Error::corrupt("stored source state is damaged");
+        let state: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
+        let Position { offset, line, ends_at, .. } = state.position;
+        let skipped = state.bad_records.saturating_add(state.late_records);
+        if state.records > offset
+            || line > offset.saturating_add(1)
+            || skipped > state.records
+            || ends_at.is_some_and(|end| end < offset)
+        {
+            return Err(damaged());
+        }
+        Ok(state)
+    }
+}
+
+impl Source {
+    /// Opens the input at its start, or where `restored` says.
+    ///
+    /// # Errors
+    /// `Config` for an unknown column; `Input` if the input is empty, cannot be read, or is not what it was;
+    /// `NotFound` or `Denied`.
+    pub(crate) fn open(input: &Input, program: &Program, restored: Option<SourceState>) -> Result<Self> {
+        let name = input.name();
+        let wanted = Wanted::of(program);
+        let rows = open_rows(input, program.format, &wanted.names).map_err(|error| of_input(error, &name))?;
+        let mut source = Self {
+            rows,
+            name,
+            kinds: vec![None; wanted.cells.len()],
+            wanted,
+            window: program.window.clone(),
+            end_closes: program.emit == Emit::OnClose,
+            on_bad_record: program.on_bad_record,
+            draft: Draft::default(),
+            records: 0,
+            bad_records: 0,
+            late_records: 0,
+            watermark: None,
+            closed: None,
+        };
+        if let Some(state) = restored {
+            source.resume(&state)?;
+        }
+        Ok(source)
+    }
+
+    fn resume(&mut self, state: &SourceState) -> Result<()> {
+        self.rows.resume(&state.position).map_err(|error| of_input(error, &self.name))?;
+        (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
+        (self.watermark, self.closed) = (state.watermark, state.closed);
+        let kind = |(_, column): &(usize, Column)| state.kinds.get(&column.name).copied();
+        self.kinds = self.wanted.cells.iter().map(kind).collect();
+        Ok(())
+    }
+
+    /// Reads the next record.
+    ///
+    /// # Errors
+    /// `Input` if it is malformed, unless such records are skipped, or if the input cannot be read.
+    pub(crate) fn next(&mut self) -> Result<Next<'_>> {
+        let parsed = match self.rows.next().map_err(|error| of_input(error, &self.name))? {
+            Step::End => return Ok(Next::End),
+            Step::Malformed(malformed) => Err(malformed),
+            Step::Row => self.parse(),
+        };
+        self.records += 1;
+        let time = match parsed {
+            Ok(time) => time,
+            Err(malformed) if self.on_bad_record == OnBadRecord::Fail => return Err(self.error(&malformed)),
+            Err(_) => {
+                self.bad_records += 1;
+                return Ok(Next::Skipped);
+            }
+        };
+        for (kind, value) in self.kinds.iter_mut().zip(self.draft.values()) {
+            *kind = kind.or_else(|| value.kind());
+        }
+        let record = self.draft.record();
+        if let (Some(window), Some(start), Some(watermark)) = (&self.window, record.window, self.watermark)
+            && (window.closed(start, watermark) || self.closed.is_some_and(|last| start <= last))
+        {
+            self.late_records += 1;
+            return Ok(Next::Skipped);
+        }
+        self.watermark = self.watermark.max(time);
+        Ok(Next::Record(record))
+    }
+
+    /// Puts the present row into the draft and returns its event time. Kinds stay as they are.
+    fn parse(&mut self) -> Result<Option<i64>, Malformed> {
+        let (rows, draft) = (&self.rows, &mut self.draft);
+        let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
+        let text = |column: usize| {
+            let cell = rows.cell(column).unwrap_or_default();
+            std::str::from_utf8(cell).map_err(|_| malformed(column, "not valid UTF-8"))
+        };
+        draft.clear();
+        for column in &self.wanted.key {
+            if rows.cell(*column).is_none() {
+                return Err(malformed(*column, "no key"));
+            }
+            let length = draft.push_key(text(*column)?).map_err(|_| malformed(*column, "key has no encoding"))?;
+            if length > MAX_KEY_BYTES {
+                return Err(malformed(*column, "key is longer than 65535 bytes"));
+            }
+        }
+        let mut time = None;
+        if let (Some(window), Some(column)) = (&self.window, self.wanted.time) {
+            let parsed = parse_time(text(column)?).and_then(|time| Some((time, window.start(time)?)));
+            let (parsed, start) = parsed.ok_or_else(|| malformed(column, "not a time"))?;
+            draft.set_window(start);
+            time = Some(parsed);
+        }
+        for ((column, of), kind) in self.wanted.cells.iter().zip(&self.kinds) {
+            let text = text(*column)?;
+            let value = of.demand.read(*kind, text).map_err(|reason| malformed(*column, reason))?;
+            if of.distinct && text.len() > MAX_KEY_BYTES {
+                return Err(malformed(*column, "distinct cell is longer than 65535 bytes"));
+            }
+            draft.push_cell(value, text);
+        }
+        Ok(time)
+    }
+
+    fn error(&self, malformed: &Malformed) -> Error {
+        let error = Error::input(format!("malformed record: {}", malformed.reason))
+            .with("file", &self.name)
+            .with("line", self.rows.line());
+        match malformed.column.and_then(|column| Some((column, self.wanted.names.get(column)?))) {
+            None => error,
+            Some((column, name)) => {
+                let cell = String::from_utf8_lossy(self.rows.cell(column).unwrap_or_default());
+                let shown: String = cell.chars().take(60).flat_map(char::escape_debug).collect();
+                error.with("column", name).with("cell", shown)
+            }
+        }
+    }
+
+    /// Returns what a checkpoint after the record just read must hold.
+    ///
+    /// Its cost is a hash of up to 64 KiB, or of what was read since the last chunk.
+    pub(crate) fn state(&self) -> SourceState {
+        let kinds = self.wanted.cells.iter().zip(&self.kinds);
+        SourceState {
+            records: self.records,
+            position: self.rows.position(),
+            bad_records: self.bad_records,
+            late_records: self.late_records,
+            kinds: kinds.filter_map(|((_, column), kind)| Some((column.name.clone(), (*kind)?))).collect(),
+            watermark: self.watermark,
+            closed: self.closed,
+        }
+    }
+
+    /// Notes that every window is being closed because the input has ended. If it grows later, records of these windows
+    /// are late: their results are out.
+    pub(crate) fn close_windows(&mut self) {
+        if let (Some(window), Some(watermark), true) = (&self.window, self.watermark, self.end_closes) {
+            self.closed = self.closed.max(window.start(watermark));
+        }
+    }
+
+    /// Returns how many records were read, from the start of the input.
+    pub(crate) fn records(&self) -> u64 {
+        self.records
+    }
+
+    /// Returns how many of them were malformed.
+    #[cfg(test)]
+    pub(crate) fn bad_records(&self) -> u64 {
+        self.bad_records
+    }
+
+    /// Returns how many of them were late.
+    #[cfg(test)]
+    pub(crate) fn late_records(&self) -> u64 {
+        self.late_records
+    }
+
+    /// Returns the maximum event time of all records read.
+    pub(crate) fn watermark(&self) -> Option<i64> {
+        self.watermark
+    }
+}
+
+fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result<Box<dyn Rows>> {
+    let path = match input {
+        Input::Nexmark { events, seed } => return Ok(Box::new(NexmarkRows::open(*events, *seed, wanted)?)),
+        Input::Path(path) => Some(path.as_path()),
+        Input::Stdin => None,
+    };
+    let mut tape = input::open(path)?;
+    tape.skip_byte_order_mark()?;
+    Ok(match format.unwrap_or_else(|| input.format()) {
+        Format::Csv => Box::new(CsvRows::open(tape, wanted)?),
+        Format::Jsonl => Box::new(JsonlRows::open(tape, wanted)?),
+    })
+}
+
+/// Adds the input's name to what went wrong in it.
+fn of_input(error: Error, name: &str) -> Error {
+    if error.message().contains(" file=`") { error } else { error.with("file", name) }
+}
+
+fn unknown_column(name: &str, available: &[String]) -> Error {
+    Error::config("unknown column").with("column", name).with("available", available.join(","))
+}
+
+fn cannot_read(source: io::Error) -> Error {
+    Error::input("cannot read input").with_source(source)
+}
+
+/// The input is not the one that the checkpoint was taken of.
+fn changed(offset: u64) -> Error {
+    Error::input("input changed since the checkpoint").with("offset", offset)
+}
+
+/// More than a line end follows the last record that was read.
+fn grown(offset: u64) -> Error {
+    let why = "input changed since the checkpoint: its last record had no line end and has grown";
+    Error::input(why).with("offset", offset)
+}
+
+/// What is wrong with a record of more than [`MAX_RECORD_BYTES`].
+const TOO_LONG: &str = "longer than 16 MiB";

@@ -1,0 +1,93 @@
+//! The thread of one subtask: records to the operator, barriers to the backend.
+
+use std::sync::mpsc::{Receiver, Sender};
+
+use alluvium::backend::StateBackend;
+use alluvium::control::interval::Observation;
+use alluvium::id::Barrier;
+use alluvium::job::{Job, Task};
+use alluvium::time::Timestamp;
+use alluvium::{Error, Result};
+use hdrhistogram::Histogram;
+
+use super::operator::Operator;
+use super::output::OutputRow;
+use super::record::RecordBatch;
+use super::sink_task::ToSink;
+use alluvium_bench::clock;
+
+/// What flows to a subtask, in order.
+#[derive(Debug)]
+pub(crate) enum ToSubtask {
+    /// Records of its keys.
+    Records(RecordBatch),
+    /// The end of an epoch.
+    Barrier(EpochEnd),
+    /// The end of the input.
+    End,
+}
+
+/// The end of an epoch: it stands at the same record boundary in every queue.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EpochEnd {
+    /// Its barrier.
+    pub(crate) barrier: Barrier,
+    /// The watermark there; at the end of the input all windows are closed.
+    pub(crate) watermark: i64,
+}
+
+/// What a subtask leaves behind.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The results of all its keys and windows.
+    pub(crate) rows: Vec<OutputRow>,
+    /// Its pauses in microseconds.
+    pub(crate) pauses: Histogram<u64>,
+}
+
+/// A subtask at work.
+#[derive(Debug)]
+pub(crate) struct Worker<'a, B> {
+    pub(crate) job: &'a Job,
+    pub(crate) task: Task<B>,
+    pub(crate) operator: Operator,
+    pub(crate) sink: Option<Sender<ToSink>>,
+}
+
+impl<B: StateBackend> Worker<'_, B> {
+    /// Processes what comes until the end of the input.
+    ///
+    /// # Errors
+    /// From the operator or the backend; `Stopped` if the reader is gone.
+    pub(crate) fn run(mut self, queue: &Receiver<ToSubtask>) -> Result<Finished> {
+        let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
+        loop {
+            match queue.recv() {
+                Ok(ToSubtask::Records(batch)) => {
+                    self.operator.apply_batch(self.task.state().backend_mut(), &batch)?;
+                    metrics::counter!("numRecordsIn").increment(batch.len() as u64);
+                }
+                Ok(ToSubtask::Barrier(end)) => {
+                    let start = clock::now();
+                    self.end_epoch(end)?;
+                    let pause = start.elapsed();
+                    pauses.saturating_record(u64::try_from(pause.as_micros()).unwrap_or(u64::MAX));
+                    metrics::histogram!("alluvium_pause_seconds").record(pause.as_secs_f64());
+                    self.job.observe(Observation::Paused(pause.as_secs_f64()));
+                }
+                Ok(ToSubtask::End) => break,
+                Err(_) => return Err(Error::stopped("the reader is gone")),
+            }
+        }
+        let rows = self.operator.results(self.task.state().backend_mut())?;
+        Ok(Finished { rows, pauses })
+    }
+
+    fn end_epoch(&mut self, EpochEnd { barrier, watermark }: EpochEnd) -> Result<()> {
+        if let Some(sink) = &self.sink {
+            let rows = self.operator.close(self.task.state().backend_mut(), watermark)?;
+            sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink is gone"))?;
+        }
+        self.task.barrier(barrier, Timestamp::from_millis(watermark), Vec::new())
+    }
+}

@@ -1,0 +1,92 @@
+//! SIGKILL at random instants, restarts at random parallelism: the output is that of an undisturbed run.
+//!
+//! `ALLUVIUM_KILLS` sets how many kills each job gets (10), `ALLUVIUM_KILL_SEED` where they fall.
+#![expect(clippy::disallowed_methods, reason = "kills fall at real instants, and the environment says how many")]
+
+use std::fs;
+use std::time::Duration;
+
+use alluvium_testkit::oracle::{KEYED, Spec, WINDOWED, expected, sample};
+use alluvium_testkit::tool::{self, Bench, json, kill, run, words};
+
+fn setting(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+/// A small generator (SplitMix64), so that a seed names a run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// Kills the job many times, then lets it end.
+fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
+    let kills = setting("ALLUVIUM_KILLS", 10);
+    let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
+    let args = |parallelism: u64, rate: &str| {
+        let store = bench.store("state");
+        let mut args = words(&format!("run --store {store} --job j --json --interval 30ms {extra} {rate}"));
+        args.extend(words(&format!("--parallelism {parallelism} --input {input} --output {output}")));
+        args.extend(spec.flags());
+        args
+    };
+    let records = expected(sample::sample().as_bytes(), spec).records;
+    // At this pace all kills fall within the input: each run gets half a second at most.
+    let rate = format!("--rate {}", (records * 3 / kills).max(200));
+    for _ in 0..kills {
+        let mut child = tool::tool(args(1 + random.below(8), &rate)).spawn().unwrap();
+        std::thread::sleep(Duration::from_millis(20 + random.below(480)));
+        kill(&mut child);
+    }
+    let report = json(&run(args(1 + random.below(8), "")));
+    assert_eq!(report["records"], records);
+    assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
+    let verify = run(words(&format!("verify --store {} --job j --level full", bench.store("state"))));
+    assert_eq!(verify.status.code(), Some(0), "{}", tool::stderr(&verify));
+}
+
+#[test]
+fn d01_the_output_survives_kills() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let output = bench.path("out.csv");
+    survive(&bench, &KEYED, &input, "", &output.display().to_string());
+    assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+}
+
+/// In RocksDB, whose folder the next run takes over from the killed one.
+#[cfg(feature = "rocksdb")]
+#[test]
+fn d01_the_output_survives_kills_with_rocksdb() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let output = bench.path("out.csv");
+    let backend = format!("--backend rocksdb --rocksdb-memory 16MiB --state-dir {}", bench.path("rocksdb").display());
+    survive(&bench, &KEYED, &input, &backend, &output.display().to_string());
+    assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+}
+
+#[test]
+fn b11_closed_windows_are_published_exactly_once_under_kills() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let folder = bench.path("parts");
+    survive(&bench, &WINDOWED, &input, "--emit on-close", &folder.display().to_string());
+    let answer = expected(csv.as_bytes(), &WINDOWED).output;
+    let mut rows: Vec<&str> = answer.lines().skip(1).collect();
+    rows.sort_unstable();
+    assert_eq!(tool::published(&folder), rows);
+    let staged =
+        fs::read_dir(&folder).unwrap().filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+    assert_eq!(staged.count(), 0, "nothing staged is left behind");
+}

@@ -1,0 +1,91 @@
+//! SIGKILL between any two requests to a store, restarts at random parallelism: each closed window is published once,
+//! as by a run that is left alone.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use super::place::Place;
+use super::proxy::{Act, Proxy};
+use super::{Random, setting};
+use alluvium_testkit::oracle::{WINDOWED, expected, sample};
+use alluvium_testkit::tool::{Bench, json, kill, published, stderr, words};
+
+/// What burns with each request; at its end stands what becomes of the last one, and of the client.
+type Fuse = Arc<Mutex<Option<(u64, Act)>>>;
+
+/// Starts a proxy that tells when the fuse has burnt down.
+fn mined(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
+    let (tell, told) = channel();
+    let fuse = Fuse::default();
+    let burning = Arc::clone(&fuse);
+    let proxy = Proxy::start(place.address, move |_| {
+        let mut fuse = burning.lock().unwrap();
+        match fuse.take() {
+            Some((0, act)) => {
+                tell.send(()).unwrap();
+                act
+            }
+            Some((left, act)) => {
+                *fuse = Some((left - 1, act));
+                Act::Pass
+            }
+            None => Act::Pass,
+        }
+    });
+    (proxy, fuse, told)
+}
+
+/// Waits for the fuse and kills the process.
+fn kill_when_told(mut command: Command, told: &Receiver<()>) {
+    let mut child: Child = command.stdout(Stdio::null()).spawn().unwrap();
+    while told.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+        if child.try_wait().unwrap().is_some() {
+            panic!("it ended before it could be killed: {}", stderr(&child.wait_with_output().unwrap()));
+        }
+    }
+    kill(&mut child);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_windows_are_published_exactly_once_under_kills() {
+    let csv = sample::sample();
+    let answer = expected(csv.as_bytes(), &WINDOWED);
+    for place in Place::all("kills").await {
+        let bench = Bench::new();
+        let (input, output) = (bench.write("sample.csv", &csv), bench.path("parts"));
+        let (proxy, fuse, told) = mined(&place);
+        let place = place.via(proxy.address);
+        let (store, kills) = (place.url(), setting("ALLUVIUM_STORE_KILLS", 20));
+        let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
+        let mut run = |rate: &str| {
+            let parallelism = 1 + random.below(8);
+            let mut args = words(&format!("run --store {store} --job j --json --interval 30ms --emit on-close {rate}"));
+            args.extend(words(&format!("--input {} --output {}", input.display(), output.display())));
+            args.extend(words(&format!("--parallelism {parallelism}")));
+            args.extend(WINDOWED.flags());
+            (place.tool(args), random.below(60), if random.below(2) == 0 { Act::Hang } else { Act::Ignore })
+        };
+        // At this pace the input outlasts the kills.
+        let rate = format!("--rate {}", (1_000 / kills).max(1));
+        for _ in 0..kills {
+            let (command, requests, act) = run(&rate);
+            *fuse.lock().unwrap() = Some((requests, act));
+            kill_when_told(command, &told);
+        }
+        let report = json(&run("").0.output().unwrap());
+        assert_eq!(report["records"], answer.records);
+        assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
+        let mut rows: Vec<&str> = answer.output.lines().skip(1).collect();
+        rows.sort_unstable();
+        assert_eq!(published(&output), rows, "{:?}", place.kind);
+        let staged = fs::read_dir(&output).unwrap();
+        let staged = staged.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
+        assert_eq!(staged.count(), 0, "nothing staged is left behind");
+        let verify = place.tool(words(&format!("verify --store {store} --job j --level full"))).output().unwrap();
+        assert_eq!(verify.status.code(), Some(0), "{:?}: {}", place.kind, stderr(&verify));
+        println!("{:?}: {kills} kills, attempt {}, {} requests", place.kind, report["attempt"], proxy.requests());
+    }
+}

@@ -1,0 +1,58 @@
+//! Credentials appear in no output, log or error, whatever goes wrong and however much is logged.
+
+use std::process::Output;
+
+use super::place::{Kind, Place, S3_SECRET, S3_TOKEN};
+use super::proxy::{Act, Proxy, Request};
+use super::server::AZURE_KEY;
+use alluvium_testkit::tool::{Bench, words};
+
+type Plan = fn(&Request) -> Act;
+
+/// Runs a small job on `place`, with everything logged.
+fn run(place: &Place) -> Output {
+    let bench = Bench::new();
+    let input = bench.write("input.csv", "k,v\na,1\nb,2\n");
+    let args = format!("run --input {} --key k --agg sum:v --store {} --job j", input.display(), place.url());
+    place.tool(words(&args)).env("RUST_LOG", "trace").output().unwrap()
+}
+
+/// Asserts that nothing secret is in what a run wrote, and that it wrote a lot.
+fn silent(place: &Place, case: &str, output: &Output) {
+    let text = [&output.stdout[..], &output.stderr[..]].concat();
+    let text = String::from_utf8_lossy(&text);
+    assert!(text.contains("TRACE") || text.contains("DEBUG"), "{case}: {text}");
+    for secret in [S3_SECRET, S3_TOKEN, AZURE_KEY, "PLANTED-AZURE-KEY", "SharedKey planted:", "Signature="] {
+        let line = text.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None, "{:?}, {case}: a secret in the output", place.kind);
+    }
+}
+
+/// Answers every request with an error that repeats the request.
+fn echo(request: &Request) -> Act {
+    let body = format!("<Error><Message>{}</Message></Error>", request.head());
+    Act::Say(format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn g10_credentials_are_in_no_log_and_no_error() {
+    for place in Place::all("secrets").await {
+        let good = run(&place);
+        assert!(good.status.success());
+        silent(&place, "a good run", &good);
+        let wrong = place.named("no-such-bucket");
+        let plans: [(&str, Plan); 3] =
+            [("an echo", echo), ("a refusal", |_| Act::Refuse(403)), ("a redirect", |_| Act::Refuse(301))];
+        let proxied = plans.map(|(case, plan)| (case, place.via(Proxy::start(place.address, plan).address)));
+        for (case, place) in [("no bucket", wrong)].into_iter().chain(proxied) {
+            let bad = run(&place);
+            assert_eq!(bad.status.code(), Some(1), "{case}");
+            silent(&place, case, &bad);
+            let text = String::from_utf8_lossy(&bad.stderr);
+            if case == "an echo" {
+                let header = if place.kind == Kind::S3 { "x-amz-date: " } else { "date: " };
+                assert!(text.contains(header) && text.contains("[secret]"), "the echo is heard: {text}");
+            }
+        }
+    }
+}

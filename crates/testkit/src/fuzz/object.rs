@@ -1,0 +1,150 @@
+//! Objects: the envelope, and what it may hold.
+
+use std::collections::BTreeMap;
+
+use alluvium::Result;
+use alluvium::control::interval::{Controller, Goals, IntervalSettings, Learned};
+use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKey, MacKeys};
+use alluvium::id::{Attempt, ObjectId, OperatorId, PutId, Seq};
+use alluvium::manifest::rescale::OperatorPlan;
+use alluvium::manifest::{AttemptMarker, Extension, Manifest, SubtaskManifest};
+use alluvium::offline::Summary;
+use alluvium::place::pack::Pack;
+use alluvium::time::Timestamp;
+use bytes::Bytes;
+
+use super::seal;
+
+/// Identities of the golden files.
+pub const PACK: ObjectId = ObjectId { attempt: Attempt(2), random: [0x11; 16] };
+pub const SEQS: [Seq; 2] = [Seq(7), Seq(8)];
+pub const ATTEMPT: Attempt = Attempt(3);
+pub const MAX_PARALLELISM: u16 = 8;
+
+/// Any bytes as an object, as they are and sealed.
+pub fn object_envelope(data: &[u8]) -> Result<()> {
+    let open = |bytes: &[u8]| {
+        let object = Bytes::copy_from_slice(bytes);
+        let (kind, others) = match bytes.get(8) {
+            Some(1) => (Kind::Attempt, [Kind::Manifest, Kind::Pack]),
+            Some(3) => (Kind::Pack, [Kind::Attempt, Kind::Manifest]),
+            _ => (Kind::Manifest, [Kind::Attempt, Kind::Pack]),
+        };
+        assert!(others.into_iter().all(|other| envelope::decode(other, &object).is_err()), "an object is of one kind");
+        let keys = MacKeys::signing(MacKey::new([7; 32]));
+        assert!(envelope::decode_signed(kind, &object, &keys).is_err(), "nobody guesses a signature");
+        let opened = envelope::decode(kind, &object)?;
+        assert_eq!(opened.put_id, envelope::peek_put_id(&bytes[..ENVELOPE_HEADER_BYTES]).expect("it was read"));
+        let again = envelope::encode(kind, opened.put_id, &opened.body);
+        assert_eq!(envelope::decode(kind, &again).expect("it was written"), opened);
+        Ok(())
+    };
+    let _refused = open(&seal::envelope(data));
+    open(data)
+}
+
+/// Any bytes as a pack, as they are and sealed.
+pub fn pack(data: &[u8]) -> Result<()> {
+    let open = |bytes: &[u8]| {
+        let pack = Pack::decode(PACK, &Bytes::copy_from_slice(bytes))?;
+        let mut end = pack.slices.first().map_or(0, |slice| slice.offset);
+        for slice in &pack.slices {
+            assert_eq!(slice.offset, end, "slices lie one behind the other");
+            end += slice.length;
+            assert_eq!(pack.bytes(slice).expect("it lies in the pack").len() as u64, slice.length);
+        }
+        Ok(())
+    };
+    let _refused = open(&seal::pack(data));
+    open(data)
+}
+
+/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat`, `statistics` and what a controller
+/// learned, as they are and sealed.
+pub fn manifest(data: &[u8]) -> Result<()> {
+    let _ignored = heat(data);
+    let _ignored = statistics(data);
+    let _ignored = learned(data);
+    let sealed = [seal::envelope(data), seal::subtask(data)];
+    for bytes in &sealed {
+        let _refused = any_manifest(bytes);
+    }
+    any_manifest(data)
+}
+
+fn any_manifest(bytes: &[u8]) -> Result<()> {
+    let object = Bytes::copy_from_slice(bytes);
+    if bytes.starts_with(b"ALSM") {
+        let subtask = SubtaskManifest::decode(bytes, MAX_PARALLELISM)?;
+        let again = subtask.encode(MAX_PARALLELISM).expect("what is read can be written");
+        assert_eq!(SubtaskManifest::decode(&again, MAX_PARALLELISM).expect("it was written"), subtask);
+        return Ok(());
+    }
+    if let Ok((marker, put_id)) = AttemptMarker::decode(&object, ATTEMPT) {
+        assert_eq!(AttemptMarker::decode(&marker.encode(put_id), ATTEMPT).expect("it was written"), (marker, put_id));
+        return Ok(());
+    }
+    let [first, second] = SEQS;
+    let seq = if Manifest::decode(&object, first).is_ok() { first } else { second };
+    let (manifest, put_id) = Manifest::decode(&object, seq)?;
+    let again = manifest.encode(put_id).expect("what is read can be written");
+    assert_eq!(Manifest::decode(&again, seq).expect("it was written"), (manifest.clone(), put_id));
+    use_manifest(&manifest);
+    Ok(())
+}
+
+/// Asks of a manifest what readers do before they read on.
+fn use_manifest(manifest: &Manifest) {
+    let _summary = Summary::of(manifest, Some(manifest));
+    for operator in &manifest.operators {
+        let _heat = manifest.heat(operator.id);
+        let _statistics = manifest.statistics(operator.id);
+        for parallelism in [1, 3, u32::from(manifest.max_parallelism)] {
+            let Ok(plan) = OperatorPlan::new(manifest, operator.id, parallelism) else { continue };
+            let groups: usize = plan.shares.iter().map(|share| share.groups.len()).sum();
+            assert_eq!(groups, usize::from(manifest.max_parallelism), "each group has one owner");
+        }
+    }
+}
+
+fn heat(data: &[u8]) -> Result<()> {
+    let (mut manifest, _) = golden();
+    let told = |bytes, manifest: &mut Manifest| {
+        manifest.extensions = vec![Extension { tag: "heat".into(), required: false, bytes }];
+        manifest.heat(OperatorId(1))
+    };
+    let groups = told(Bytes::copy_from_slice(data), &mut manifest)?;
+    let again = told(Extension::heat(vec![(OperatorId(1), groups.clone())]).bytes, &mut manifest);
+    assert!(again.expect("it was written").len() <= groups.len());
+    Ok(())
+}
+
+fn statistics(data: &[u8]) -> Result<()> {
+    let (mut manifest, _) = golden();
+    manifest.extensions =
+        vec![Extension { tag: "statistics".into(), required: false, bytes: Bytes::copy_from_slice(data) }];
+    let told = manifest.statistics(OperatorId(1))?;
+    let by_name: BTreeMap<_, _> = told.iter().map(|told| (told.name.clone(), told.value)).collect();
+    manifest.extensions = Extension::statistics([(OperatorId(1), by_name)].into()).into_iter().collect();
+    assert!(manifest.statistics(OperatorId(1)).expect("it was written").len() <= told.len());
+    Ok(())
+}
+
+/// Whatever was learned, a controller that goes on from it decides on an interval.
+fn learned(data: &[u8]) -> Result<()> {
+    let now = Timestamp::from_millis(1_700_000_000_000);
+    let settings = IntervalSettings::default();
+    let controller = Controller::resume(settings, Goals::default(), now, &Learned::from_bytes(data)?)?;
+    let reason = &controller.decision().reason;
+    assert!((1.0..=3600.0).contains(&reason.interval_s), "{reason}");
+    assert!(controller.predicted_recovery(now) >= 0.0 && controller.mtbf() > 0.0, "{reason}");
+    let again = Learned::from_bytes(&controller.learned().to_bytes()).expect("what was written");
+    assert_eq!(again, controller.learned());
+    Ok(())
+}
+
+/// Returns the golden claim: a manifest without segments.
+pub fn golden() -> (Manifest, PutId) {
+    let claim = Bytes::from_static(include_bytes!("../../../../tests/golden/v1/claim.manifest"));
+    SEQS.into_iter().find_map(|seq| Manifest::decode(&claim, seq).ok()).expect("a golden file")
+}

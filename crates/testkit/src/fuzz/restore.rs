@@ -1,0 +1,354 @@
+//! A job's folder, damaged in any way: what restores, restores exactly, and all else is an error.
+
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
+use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
+use alluvium::codec::schema::Value;
+use alluvium::codec::typed::Utf8;
+use alluvium::control::retention::RetentionPolicy;
+use alluvium::envelope::{MacKey, MacKeys};
+use alluvium::id::Seq;
+use alluvium::job::JobSettings;
+use alluvium::key_group::KeyGroupSet;
+use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueRole};
+use alluvium::offline::{self, Depth, Level, RestoreOptions, TableInspection};
+use alluvium::place::Store;
+use alluvium::{Error, ErrorKind, Result};
+use arbitrary::{Arbitrary, Unstructured};
+use bytes::Bytes;
+
+use super::seal;
+use super::world::{self, Objects};
+use crate::counting::Counting;
+
+type State = BTreeMap<Vec<u8>, u64>;
+
+/// What happens to the objects; numbers are taken modulo what there is.
+#[derive(Debug, Arbitrary)]
+enum Harm {
+    Flip {
+        object: u8,
+        at: u16,
+        bits: u8,
+    },
+    Cut {
+        object: u8,
+        length: u16,
+    },
+    Insert {
+        object: u8,
+        at: u16,
+        bytes: Vec<u8>,
+    },
+    /// Bytes of one object are written over those of another.
+    Move {
+        from: u8,
+        to: u8,
+        start: u16,
+        length: u8,
+        at: u16,
+    },
+    Swap {
+        one: u8,
+        other: u8,
+    },
+    /// An object stands under another's name too.
+    Copy {
+        from: u8,
+        to: u8,
+    },
+    Remove {
+        object: u8,
+    },
+    /// An object stands under a name that was free.
+    Add {
+        from: u8,
+        class: u8,
+        number: u8,
+    },
+    /// Checksums are made right: the writer is hostile, and has no key.
+    Seal {
+        object: u8,
+    },
+}
+
+#[derive(Debug, Arbitrary)]
+struct Case {
+    signed: bool,
+    /// Which checkpoint a job goes on from, and how the offline tools copy.
+    from: u8,
+    copy: bool,
+    parallelism: u8,
+    harms: Vec<Harm>,
+}
+
+/// A small job: its objects, and the state of each checkpoint.
+struct Scene {
+    keys: MacKeys,
+    objects: Objects,
+    states: BTreeMap<Seq, State>,
+}
+
+static UNSIGNED: LazyLock<Scene> = LazyLock::new(|| scene(MacKeys::default()));
+static SIGNED: LazyLock<Scene> = LazyLock::new(|| scene(MacKeys::signing(MacKey::new([7; 32]))));
+
+fn scene(keys: MacKeys) -> Scene {
+    world::run(Scene::new(keys)).expect("a store in memory")
+}
+
+fn settings() -> JobSettings {
+    let retention = RetentionPolicy { checkpoints: 2 };
+    JobSettings { max_parallelism: 8, retention, ..JobSettings::default() }
+}
+
+impl Scene {
+    /// Two attempts, at two parallelisms; keyed state, operator state, opaques inside and outside of manifests.
+    async fn new(keys: MacKeys) -> Result<Self> {
+        let (memory, store) = world::store(&Objects::new(), 7).await;
+        let store = store.with_manifest_keys(keys.clone());
+        let mut states = BTreeMap::new();
+        for (attempt, parallelism) in [(0u32, 2u32), (1, 3)] {
+            let mut job = Counting::open_on(store.clone(), parallelism, settings(), RestoreFrom::Newest).await?;
+            for task in &mut job.tasks {
+                let list = task.operator_state().list("list", Utf8)?;
+                list.add(task.operator_state(), &format!("item of {attempt}"))?;
+            }
+            for round in 0..2 {
+                let first = attempt * 10 + round * 5;
+                job.add(first..first + 9)?;
+                let long = Opaque::new(OpaqueRole::Source, "long", vec![7; INLINE_OPAQUE_BYTES + 1]);
+                let short = Opaque::new(OpaqueRole::Source, "short", vec![7; 3]);
+                let epoch = job.barrier_with(|at| if at == 0 { vec![short.clone(), long.clone()] } else { vec![] })?;
+                let id = job.job.wait(epoch).await?.ok_or_else(|| Error::stopped("a checkpoint was aborted"))?;
+                states.insert(id.seq, job.expected.clone());
+            }
+        }
+        Ok(Self { keys, objects: world::dump(&memory).await, states })
+    }
+}
+
+/// Returns the key of an attempt's marker.
+fn marker(attempt: u8) -> String {
+    format!("job/attempt/{attempt:020}")
+}
+
+/// Returns the key of an object.
+fn key(objects: &Objects, number: u8) -> Option<String> {
+    let at = usize::from(number).checked_rem(objects.len())?;
+    objects.keys().nth(at).cloned()
+}
+
+/// Changes an object's bytes.
+fn edit(objects: &mut Objects, number: u8, edit: impl FnOnce(&str, &mut Vec<u8>)) {
+    if let Some(key) = key(objects, number) {
+        let mut bytes = objects[&key].to_vec();
+        edit(&key, &mut bytes);
+        objects.insert(key, Bytes::from(bytes));
+    }
+}
+
+impl Harm {
+    fn inflict(&self, objects: &mut Objects) {
+        let content =
+            |objects: &Objects, number| key(objects, number).map(|key| objects[&key].clone()).unwrap_or_default();
+        match *self {
+            Self::Flip { object, at, bits } => edit(objects, object, |_, bytes| {
+                let at = usize::from(at) % bytes.len().max(1);
+                bytes.iter_mut().skip(at).take(1).for_each(|byte| *byte ^= bits);
+            }),
+            Self::Cut { object, length } => edit(objects, object, |_, bytes| bytes.truncate(length.into())),
+            Self::Insert { object, at, bytes: ref more } => edit(objects, object, |_, bytes| {
+                let at = usize::from(at) % (bytes.len() + 1);
+                drop(bytes.splice(at..at, more.iter().copied()));
+            }),
+            Self::Move { from, to, start, length, at } => {
+                let moved = content(objects, from);
+                let moved = moved.iter().skip(start.into()).take(length.into());
+                edit(objects, to, |_, bytes| {
+                    bytes.iter_mut().skip(at.into()).zip(moved).for_each(|(byte, moved)| *byte = *moved);
+                });
+            }
+            Self::Swap { one, other } => {
+                let (a, b) = (content(objects, one), content(objects, other));
+                edit(objects, one, |_, bytes| *bytes = b.into());
+                edit(objects, other, |_, bytes| *bytes = a.into());
+            }
+            Self::Copy { from, to } => {
+                let copied = content(objects, from);
+                edit(objects, to, |_, bytes| *bytes = copied.into());
+            }
+            Self::Remove { object } => drop(key(objects, object).and_then(|key| objects.remove(&key))),
+            Self::Add { from, class, number } => {
+                let name = match class % 3 {
+                    0 => marker(number),
+                    1 => format!("job/manifest/{number:020}"),
+                    _ => format!("job/data/{number}-{}", "ab".repeat(16)),
+                };
+                let bytes = content(objects, from);
+                objects.entry(name).or_insert(bytes);
+            }
+            Self::Seal { object } => edit(objects, object, |key, bytes| {
+                let data = key.contains("/data/");
+                *bytes = if data { seal::pack(bytes) } else { seal::envelope(bytes) };
+            }),
+        }
+    }
+}
+
+/// Damage of any kind: verified, listed, inspected, exported, compared, copied, and restored by a job.
+pub fn restore(data: &[u8]) -> Result<()> {
+    let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(data)) else { return Ok(()) };
+    let scene: &Scene = if case.signed { &SIGNED } else { &UNSIGNED };
+    let mut objects = scene.objects.clone();
+    case.harms.iter().for_each(|harm| harm.inflict(&mut objects));
+    let hostile = case.harms.iter().any(|harm| matches!(harm, Harm::Seal { .. }));
+    let hostile = hostile && !case.signed;
+    let law = Law { scene, whole: objects == scene.objects, hostile, savepoint: case.copy, objects: &objects };
+    let checkpoints = scene.states.keys().copied().map(RestoreFrom::Checkpoint);
+    let from = checkpoints.chain([RestoreFrom::Newest]).cycle().nth(case.from.into());
+    world::run(async {
+        law.read().await?;
+        law.reopen(from.unwrap_or(RestoreFrom::Newest), 1 + u32::from(case.parallelism % 4)).await
+    })
+}
+
+/// What must hold of the damaged objects.
+struct Law<'a> {
+    scene: &'a Scene,
+    /// Nothing is damaged.
+    whole: bool,
+    /// Checksums prove nothing, and nothing is signed: any state may be restored, but nothing panics.
+    hostile: bool,
+    /// Copies are savepoints, else restored checkpoints.
+    savepoint: bool,
+    objects: &'a Objects,
+}
+
+impl Law<'_> {
+    /// Returns a store with the damaged objects.
+    async fn store(&self, seed: u64) -> Store {
+        world::store(self.objects, seed).await.1.with_manifest_keys(self.scene.keys.clone())
+    }
+
+    /// Checks what a reader found for checkpoint `seq`.
+    fn check(&self, seq: Seq, found: Result<State>) -> Result<()> {
+        match found {
+            Ok(_) if self.hostile => Ok(()),
+            Ok(state) => {
+                assert!(self.scene.states.get(&seq) == Some(&state), "another state than that of checkpoint {seq}");
+                Ok(())
+            }
+            Err(error) => self.refused(error),
+        }
+    }
+
+    fn refused(&self, error: Error) -> Result<()> {
+        let kinds = [ErrorKind::Corrupt, ErrorKind::NotFound, ErrorKind::Version, ErrorKind::Limit, ErrorKind::Config];
+        let likely = self.hostile || kinds.contains(&error.kind());
+        assert!(likely && !self.whole, "{}", error.chain());
+        Err(error)
+    }
+
+    /// Reads everything with the offline tools.
+    async fn read(&self) -> Result<()> {
+        let store = self.store(3).await;
+        let mut chain = ManifestLog::load(&store).await?;
+        let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await?;
+        assert!(!self.whole || (report.damaged.is_empty() && report.restorable.len() == 2), "{report:?}");
+        let _listed = offline::list(&store, &chain).await;
+        let mut before: Option<StoredManifest> = None;
+        for seq in self.scene.states.keys().copied() {
+            let found = match offline::open(&store, &mut chain, Some(seq)).await {
+                Ok(stored) => {
+                    let exported = self.tools(&store, &stored, before.as_ref()).await;
+                    before = exported.is_ok().then_some(stored);
+                    exported
+                }
+                Err(error) => Err(error),
+            };
+            let sound = self.hostile || !report.restorable.contains(&seq) || found.is_ok();
+            assert!(sound, "checkpoint {seq} is called restorable: {found:?}");
+            let live = chain.restorable().iter().any(|manifest| manifest.id.seq == seq);
+            if live || found.is_ok() {
+                let _refused = self.check(seq, found);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the state as it is exported; every other tool says the same, or fails.
+    async fn tools(&self, store: &Store, stored: &StoredManifest, before: Option<&StoredManifest>) -> Result<State> {
+        let manifest = &stored.manifest;
+        let state = exported(store, stored).await?;
+        let inspected = offline::inspect(store, manifest, before.map(|before| &before.manifest), Depth::Rows).await;
+        let table =
+            inspected.ok().and_then(|found| found.operators.first()?.tables.first().map(TableInspection::total));
+        assert!(self.hostile || table.is_some_and(|table| table.records == state.len() as u64));
+        if let Some(before) = before {
+            let compared = offline::diff(store, &before.manifest, manifest, |_| Ok(())).await;
+            assert!(self.hostile || compared.is_ok_and(|diff| !diff.is_empty()));
+        }
+        let _planned = offline::read_plan(store, manifest, 2).await;
+        let to = world::store(&Objects::new(), 5).await.1.with_manifest_keys(self.scene.keys.clone());
+        let copied = if self.savepoint {
+            offline::savepoint(store, stored, &to, &|_, _| {}).await
+        } else {
+            offline::restore(store, manifest, &to, &RestoreOptions::default(), &|_, _| {}).await
+        };
+        if let Ok(id) = copied {
+            let mut chain = ManifestLog::load(&to).await?;
+            let copy = offline::open(&to, &mut chain, Some(id.seq)).await?;
+            assert!(self.hostile || exported(&to, &copy).await.is_ok_and(|copied| copied == state));
+        }
+        Ok(state)
+    }
+
+    /// Returns how many attempts have no marker while the next has one. None has, unless damage did it.
+    fn gaps(&self) -> usize {
+        let marked = |attempt: u8| self.objects.contains_key(&marker(attempt));
+        (1..u8::MAX).filter(|attempt| !marked(*attempt) && marked(attempt + 1)).count()
+    }
+
+    /// Goes on from a checkpoint as a job does.
+    async fn reopen(&self, from: RestoreFrom, parallelism: u32) -> Result<()> {
+        let store = self.store(4).await;
+        let mut reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
+        // A marker that was planted above a gap fences whoever fills the gap, and nobody after.
+        for _ in 0..self.gaps() {
+            if !reopened.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
+                break;
+            }
+            reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
+        }
+        // Retention dropped those of the first attempt.
+        let dropped = matches!(from, RestoreFrom::Checkpoint(seq) if seq.0 < 5);
+        match reopened {
+            Ok(job) => match job.job.restored().map(|stored| stored.id.seq) {
+                Some(seq) => self.check(seq, Ok(job.expected)),
+                None => {
+                    let manifests = self.objects.keys().filter(|key| key.starts_with("job/manifest/")).max();
+                    let first = manifests.is_none_or(|last| last.ends_with("/00000000000000000001"));
+                    assert!(self.hostile || (first && job.expected.is_empty()), "started empty");
+                    Ok(())
+                }
+            },
+            Err(error) if !(self.whole && dropped) => self.refused(error),
+            Err(_) => Ok(()),
+        }
+    }
+}
+
+async fn exported(store: &Store, stored: &StoredManifest) -> Result<State> {
+    let mut state = State::new();
+    let groups = KeyGroupSet::all(stored.manifest.max_parallelism);
+    offline::export(store, &stored.manifest, "count", &groups, |entry| match (entry.place.key, entry.value) {
+        (Value::Bytes(key), Value::Unsigned(count)) => {
+            state.insert(key.into_owned(), u64::try_from(count).unwrap_or(0));
+            Ok(())
+        }
+        other => Err(Error::corrupt("not a count").with("found", format!("{other:?}"))),
+    })
+    .await?;
+    Ok(state)
+}

@@ -1,0 +1,38 @@
+//! What the tests, the simulation, the fuzz targets and the benches of `alluvium` share.
+//!
+//! Unit tests inside `src/` of the library cannot use what implements its traits here: they are another build of it.
+#![expect(
+    missing_docs,
+    missing_debug_implementations,
+    clippy::missing_panics_doc,
+    clippy::missing_errors_doc,
+    clippy::must_use_candidate,
+    clippy::new_without_default,
+    clippy::should_implement_trait,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    reason = "helpers of tests may panic as tests may, and have their readers beside them"
+)]
+
+pub mod bench;
+pub mod contract;
+mod counting;
+pub mod fuzz;
+mod gate;
+mod mean;
+pub mod model;
+pub mod oracle;
+pub mod sim;
+pub mod tool;
+
+use std::path::{Path, PathBuf};
+
+pub use counting::{COUNT, Counting, runtime, store, store_on};
+pub use gate::{Door, Gate};
+pub use mean::Mean;
+
+/// Returns the folder of the workspace.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}

@@ -1,0 +1,121 @@
+//! Generates `crates/cli/tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some that are worse.
+
+use std::fmt::Write as _;
+
+use super::{DAY_MS, MINUTE_MS, date_of, records};
+
+const ROWS: i64 = 2_400;
+const HOUR_MS: i64 = 60 * MINUTE_MS;
+/// 2023-05-28T19:58:53.260Z
+const FIRST_MS: i64 = 1_685_303_933_260;
+
+const REGIONS: [&str; 7] = ["eastus", "westus2", "österreich-ost", "東京", "north, europe", "NA", ""];
+const SKUS: [&str; 3] = ["B8ms", "D8s_v5", "D8s \"v6\""];
+const TESTS: [&str; 6] = [
+    "Redis/Test:_GET_-_Parallel_Connections:_50",
+    "Redis/Test:_SET_-_Parallel_Connections:_500",
+    "Redis/\"LPOP\", 50",
+    "line one\nline two",
+    " leading space",
+    "naïve 🚀",
+];
+
+/// Numbers that are the same on every machine and for ever (SplitMix64).
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: i64) -> i64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % bound.unsigned_abs()).cast_signed()
+    }
+
+    fn one_in(&mut self, n: i64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn pick<'a>(&mut self, items: &[&'a str]) -> &'a str {
+        let index = self.below(i64::try_from(items.len()).unwrap());
+        items[usize::try_from(index).unwrap()]
+    }
+}
+
+/// Returns the sample.
+pub fn sample() -> String {
+    let mut numbers = Numbers(7);
+    let mut text = "start_time,vm_id,region,sku,lifespan,test,unit,value,runtime_s\n".to_owned();
+    let mut now = FIRST_MS;
+    for _ in 0..ROWS {
+        // About 16 months, in order but for what comes minutes, days or months late.
+        now += numbers.below(2 * 480 * DAY_MS / ROWS);
+        let late = match numbers.below(40) {
+            0..=5 => numbers.below(45) * MINUTE_MS,
+            6 => numbers.below(70) * DAY_MS,
+            _ => 0,
+        };
+        // Few machines report often, many seldom.
+        let rank = numbers.below(9);
+        let vm = numbers.below(1 << rank);
+        let start = date_of(now - late);
+        let start = if numbers.one_in(9) { start } else { start.replace('T', " ").trim_end_matches('Z').to_owned() };
+        let cells = [
+            start,
+            vm.to_string(),
+            numbers.pick(&REGIONS).to_owned(),
+            numbers.pick(&SKUS).to_owned(),
+            if vm < 4 { "long" } else { "short" }.to_owned(),
+            numbers.pick(&TESTS).to_owned(),
+            "Requests Per Second".to_owned(),
+            value(&mut numbers),
+            runtime(&mut numbers),
+        ];
+        let quoted = cells.map(|cell| quote(&cell));
+        writeln!(text, "{}", quoted.join(",")).unwrap();
+    }
+    text
+}
+
+/// A decimal: sometimes written as an integer, with a needless zero, a sign, an exponent, or not there.
+fn value(numbers: &mut Numbers) -> String {
+    let (whole, part) = (numbers.below(2_500_000), numbers.below(100));
+    match numbers.below(30) {
+        0 => String::new(),
+        1 => "NA".to_owned(),
+        2 => whole.to_string(),
+        3 => format!("{whole}.50"),
+        4 => format!("-{whole}.{part:02}"),
+        5 => format!("{}e3", whole / 1000),
+        6 => "1000000.0".to_owned(),
+        7 => "1000000.00".to_owned(),
+        _ => format!("{whole}.{part:02}"),
+    }
+}
+
+fn runtime(numbers: &mut Numbers) -> String {
+    match numbers.below(25) {
+        0 => "NA".to_owned(),
+        1 => (20 + numbers.below(60)).to_string(),
+        _ => format!("{}.{:02}", 20 + numbers.below(60), numbers.below(100)),
+    }
+}
+
+fn quote(cell: &str) -> String {
+    match cell.contains([',', '"', '\n']) {
+        true => format!("\"{}\"", cell.replace('"', "\"\"")),
+        false => cell.to_owned(),
+    }
+}
+
+/// Returns the records of `csv` in another order: each at most an hour from its place in time.
+pub fn shuffled(csv: &str) -> String {
+    let mut numbers = Numbers(11);
+    let all = records(csv);
+    let (header, rest) = all.split_first().expect("a header");
+    let time = |record: &str| super::time_of(record.split(',').next().unwrap()).expect("a time first");
+    let mut order: Vec<(i64, &str)> =
+        rest.iter().map(|record| (time(record) + numbers.below(HOUR_MS), *record)).collect();
+    order.sort_by_key(|(time, _)| *time);
+    std::iter::once(*header).chain(order.into_iter().map(|(_, record)| record)).collect()
+}

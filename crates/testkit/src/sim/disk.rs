@@ -1,0 +1,332 @@
+//! A disk that loses what was not synced, and a store of files on it that does, step by step, what that of `file://` does:
+//! write a new file, sync it, link it under its name, sync the folder; and before a name is read whose create did not
+//! succeed, change the folder and sync it again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use tokio::sync::oneshot;
+
+use super::store::meta;
+use super::{Node, Rng, Sim};
+
+/// What a disk writes at once, unless it loses power meanwhile.
+const BLOCK_BYTES: usize = 4096;
+
+/// What it writes at once even then.
+const SECTOR_BYTES: usize = 512;
+
+/// How often syncs fail, in 1000.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DiskFaults {
+    pub file_sync: u64,
+    pub name_sync: u64,
+}
+
+struct File {
+    /// As programs see it.
+    seen: Bytes,
+    /// As it is on the disk.
+    durable: Vec<u8>,
+    /// A sync has failed: the system takes its pages for written, and writes them no more.
+    lost: bool,
+}
+
+#[derive(Default)]
+struct State {
+    files: Vec<File>,
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    /// Folders with changes that a sync would write. What a failed sync did not write is taken for written.
+    dirty: BTreeSet<String>,
+    /// The file system's journal has failed: nothing is written any more.
+    broken: bool,
+    faults: DiskFaults,
+}
+
+/// The disk. Clones share it.
+#[derive(Clone)]
+pub struct Disk {
+    sim: Sim,
+    state: Arc<Mutex<State>>,
+}
+
+fn folder(name: &str) -> &str {
+    name.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+fn failed(text: &str) -> Error {
+    Error::Generic { store: "disk", source: text.to_owned().into() }
+}
+
+impl Disk {
+    pub fn new(sim: &Sim) -> Self {
+        Self { sim: sim.clone(), state: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.state().faults = faults;
+    }
+
+    fn write_new(&self, bytes: Bytes) -> Result<usize> {
+        let mut state = self.state();
+        if state.broken {
+            return Err(failed("read-only file system"));
+        }
+        state.files.push(File { seen: bytes, durable: Vec::new(), lost: false });
+        Ok(state.files.len() - 1)
+    }
+
+    fn sync_file(&self, file: usize) -> Result<()> {
+        let fails = self.sim.draw(|rng| rng.permille(self.state().faults.file_sync));
+        let mut state = self.state();
+        let broken = state.broken;
+        let file = &mut state.files[file];
+        if fails || broken {
+            self.sim.hit("sync of a file failed");
+            file.lost = true;
+            return Err(failed("input/output error"));
+        }
+        if !file.lost {
+            file.durable = file.seen.to_vec();
+        }
+        Ok(())
+    }
+
+    fn link(&self, file: usize, name: &str) -> Result<()> {
+        let mut state = self.state();
+        if state.broken {
+            return Err(failed("read-only file system"));
+        }
+        if state.names.contains_key(name) {
+            return Err(Error::AlreadyExists { path: name.to_owned(), source: "file exists".into() });
+        }
+        state.names.insert(name.to_owned(), file);
+        state.dirty.insert(folder(name).to_owned());
+        Ok(())
+    }
+
+    /// Changes the folder that `name` is in, so that a sync has something to write.
+    fn touch(&self, name: &str) -> Result<()> {
+        let mut state = self.state();
+        if state.broken {
+            return Err(failed("read-only file system"));
+        }
+        state.dirty.insert(folder(name).to_owned());
+        Ok(())
+    }
+
+    /// Syncs the folder that `name` is in. Some file systems take no more writes after that has failed; others forget.
+    fn sync_name(&self, name: &str) -> Result<()> {
+        let (fails, breaks) = self.sim.draw(|rng| (rng.permille(self.state().faults.name_sync), rng.permille(300)));
+        let mut state = self.state();
+        let State { names, durable_names, dirty, broken, .. } = &mut *state;
+        let dirty = dirty.remove(folder(name));
+        *broken |= fails && breaks;
+        if fails || *broken {
+            self.sim.hit("sync of a folder failed");
+            return Err(failed("input/output error"));
+        }
+        if dirty {
+            let here = |known: &str| folder(known) == folder(name);
+            durable_names.retain(|known, _| !here(known));
+            durable_names
+                .extend(names.iter().filter(|(known, _)| here(known)).map(|(known, file)| (known.clone(), *file)));
+        }
+        Ok(())
+    }
+
+    /// Loses power: of what was not synced any part may be there, in any order.
+    pub fn lose_power(&self) {
+        self.sim.hit("power lost");
+        let mut rng = self.sim.draw(Rng::fork);
+        let mut state = self.state();
+        let State { files, names, durable_names, dirty, broken, .. } = &mut *state;
+        dirty.clear();
+        let seen = std::mem::take(names);
+        for (name, file) in &seen {
+            if !durable_names.contains_key(name) && rng.permille(300) {
+                self.sim.hit("name survived that was not synced");
+                durable_names.insert(name.clone(), *file);
+            } else if !durable_names.contains_key(name) {
+                self.sim.hit("name lost that was not synced");
+            }
+        }
+        durable_names.retain(|name, _| seen.contains_key(name) || rng.permille(500));
+        for file in files.iter_mut().filter(|file| file.durable != file.seen) {
+            self.sim.hit("file torn");
+            file.durable = torn(&file.seen, &mut rng);
+            file.seen = file.durable.clone().into();
+        }
+        names.clone_from(durable_names);
+        *broken = false;
+    }
+}
+
+/// Returns what is left of a file that was not synced: its length may be there, and some of its blocks.
+fn torn(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
+    let mut left = vec![0; if rng.permille(500) { bytes.len() } else { rng.index(bytes.len() + 1) }];
+    for (to, from) in left.chunks_mut(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
+        let whole = to.len().min(from.len());
+        let written = [0, whole, whole.min(SECTOR_BYTES * rng.index(9))][rng.index(3)];
+        to[..written].copy_from_slice(&from[..written]);
+    }
+    left
+}
+
+/// A store of files on a disk, as one process sees it.
+#[derive(Clone)]
+pub struct DiskStore {
+    sim: Sim,
+    node: Node,
+    disk: Disk,
+    /// Names that perhaps stand without being durable; `None` if it does not care.
+    doubtful: Option<Arc<Mutex<BTreeSet<String>>>>,
+}
+
+impl DiskStore {
+    /// Returns the store; `guarded` as `file://` opens it, or as the library alone would have it.
+    pub fn new(sim: &Sim, node: Node, disk: &Disk, guarded: bool) -> Self {
+        Self { sim: sim.clone(), node, disk: disk.clone(), doubtful: guarded.then(Arc::default) }
+    }
+
+    fn doubt(&self, name: &str) -> bool {
+        self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().insert(name.to_owned()))
+    }
+
+    fn trust(&self, name: &str) {
+        self.doubtful.iter().for_each(|doubtful| {
+            doubtful.lock().unwrap().remove(name);
+        });
+    }
+
+    /// Makes a name durable that a create may have left.
+    async fn settle(&self, name: &str) -> Result<()> {
+        if self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().contains(name)) {
+            self.disk.touch(name)?;
+            self.step().await;
+            self.disk.sync_name(name)?;
+            self.sim.hit("name in doubt synced before it was read");
+            self.trust(name);
+        }
+        Ok(())
+    }
+
+    async fn step(&self) {
+        let ms = self.sim.draw(|rng| rng.within(0, 20));
+        self.sim.runtime(self.node).sleep(Duration::from_millis(ms)).await;
+    }
+
+    async fn create(self, name: String, bytes: Bytes) -> Result<()> {
+        self.step().await;
+        let file = self.disk.write_new(bytes)?;
+        self.step().await;
+        self.disk.sync_file(file)?;
+        self.step().await;
+        self.disk.link(file, &name)?;
+        self.step().await;
+        self.disk.sync_name(&name)
+    }
+
+    fn find(&self, name: &str) -> Option<Bytes> {
+        let state = self.disk.state();
+        state.names.get(name).map(|file| state.files[*file].seen.clone())
+    }
+}
+
+impl fmt::Display for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DiskStore(n{})", self.node)
+    }
+}
+
+impl fmt::Debug for DiskStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for DiskStore {
+    /// Goes on when its caller has given up, as a blocking thread does.
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
+        let (sender, receiver) = oneshot::channel();
+        let undoubted = self.doubt(location.as_ref());
+        let create = self.clone().create(location.to_string(), payload.into());
+        // The caller may be gone.
+        self.sim.spawn(self.node, Box::pin(async move { drop(sender.send(create.await)) }));
+        let created = receiver.await.unwrap_or_else(|_| Err(failed("killed")));
+        if created.is_ok() || undoubted && matches!(created, Err(Error::AlreadyExists { .. })) {
+            self.trust(location.as_ref());
+        }
+        created?;
+        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(Error::NotSupported { source: "multipart".into() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.settle(location.as_ref()).await?;
+        self.step().await;
+        let missing = || Error::NotFound { path: location.to_string(), source: "no such file".into() };
+        let bytes = self.find(location.as_ref()).ok_or_else(missing)?;
+        let size = bytes.len() as u64;
+        let range = match options.range {
+            None => 0..size,
+            Some(GetRange::Bounded(range)) if range.start < size => range.start..range.end.min(size),
+            Some(_) => return Err(failed("invalid range")),
+        };
+        let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it lies in the file"));
+        let body = if options.head { Bytes::new() } else { bytes.slice(start..end) };
+        let payload = GetResultPayload::Stream(stream::iter([Ok(body)]).boxed());
+        let meta = meta(location.as_ref(), size)?;
+        Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        locations
+            .and_then(move |location| {
+                let store = store.clone();
+                async move {
+                    store.step().await;
+                    store.disk.state().names.remove(location.as_ref());
+                    Ok(location)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let start = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
+        let state = self.disk.state();
+        let below = state.names.iter().filter(|(name, _)| name.starts_with(&start));
+        let found: Vec<_> = below.map(|(name, file)| meta(name, state.files[*file].seen.len() as u64)).collect();
+        stream::iter(found).boxed()
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        Err(Error::NotSupported { source: "listing of folders".into() })
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(Error::NotSupported { source: "copy".into() })
+    }
+}

@@ -1,0 +1,70 @@
+//! What the code under test logs belongs to a run: each line goes into the trace, and to whoever listens.
+
+use std::fmt::{self, Write};
+use std::sync::{Arc, Mutex};
+
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use super::Sim;
+
+/// Runs `work`; `listen` is told of each line that it logs on this thread: its message alone, and all of it.
+pub fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + 'static, work: impl FnOnce() -> R) -> R {
+    let ears = Arc::new(Mutex::new(Some((sim.clone(), listen))));
+    let result = tracing::subscriber::with_default(Listener { ears: Arc::clone(&ears) }, work);
+    // Another thread may be the last to let go of the listener, and hold a lock of the library's then: what a run leaves
+    // must not be dropped there, since it may log.
+    let ears = ears.lock().unwrap().take();
+    drop(ears);
+    result
+}
+
+struct Listener<F> {
+    ears: Arc<Mutex<Option<(Sim, F)>>>,
+}
+
+/// A line: its message, and its fields behind it.
+#[derive(Default)]
+struct Line {
+    message: String,
+    fields: String,
+}
+
+impl Visit for Line {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        let written = match field.name() {
+            "message" => write!(self.message, "{value:?}"),
+            name => write!(self.fields, " {name}={value:?}"),
+        };
+        written.expect("writing to a string does not fail");
+    }
+}
+
+impl<F: Fn(&str, &str) + Send + 'static> Subscriber for Listener<F> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event() && metadata.target().starts_with("alluvium")
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut line = Line::default();
+        event.record(&mut line);
+        let whole = format!("{}{}", line.message, line.fields);
+        if let Some((sim, listen)) = &*self.ears.lock().unwrap() {
+            sim.trace(format_args!("  log: {whole}"));
+            listen(&line.message, &whole);
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}

@@ -1,0 +1,17 @@
+//! The simulation's harness: a seeded executor on virtual time and an object store to run on it. Nothing here knows what
+//! is tested with it.
+
+mod disk;
+mod executor;
+mod fate;
+mod history;
+mod log;
+mod rng;
+mod store;
+
+pub use disk::{Disk, DiskFaults, DiskStore};
+pub use executor::{Counts, Node, Sim, Tracing};
+pub use fate::{Answer, Call, Fate, Faults, Operation, Profile};
+pub use log::logged;
+pub use rng::Rng;
+pub use store::{Objects, SimStore, StoreWorld, Watcher};

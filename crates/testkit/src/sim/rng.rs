@@ -1,0 +1,39 @@
+//! Random numbers that are the same on every machine and for ever: SplitMix64.
+
+#[derive(Debug, Clone)]
+pub struct Rng(u64);
+
+impl Rng {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = Self(seed ^ 0x5851_f42d_4c95_7f2d);
+        rng.next();
+        rng
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Returns a number in `low..=high`.
+    pub fn within(&mut self, low: u64, high: u64) -> u64 {
+        low + self.next() % (high - low + 1)
+    }
+
+    /// Returns an index into something of `length`.
+    pub fn index(&mut self, length: usize) -> usize {
+        usize::try_from(self.within(0, length as u64 - 1)).expect("the length is a usize")
+    }
+
+    /// Returns true `n` times out of 1000.
+    pub fn permille(&mut self, n: u64) -> bool {
+        self.within(0, 999) < n
+    }
+
+    /// Returns a generator of its own.
+    pub fn fork(&mut self) -> Self {
+        Self::new(self.next())
+    }
+}

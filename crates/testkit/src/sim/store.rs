@@ -1,0 +1,505 @@
+//! An object store whose operations belong to the world: dropping a client, or its future, cancels nothing that it has
+//! sent.
+//!
+//! Of each call is drawn when, how often and whether at all it takes effect, and, apart from that, what its caller is told,
+//! if anything. Reads are strong: they see every effect that came before them. Listings may lag.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use futures_util::stream::BoxStream;
+use futures_util::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use tokio::sync::oneshot;
+
+use super::history::{Did, Told, i11_is_linearizable};
+use super::{Answer, Call, Counts, Fate, Faults, Node, Operation, Sim};
+
+/// What is stored, by key.
+pub type Objects = BTreeMap<String, Stored>;
+
+#[derive(Debug, Clone)]
+pub struct Stored {
+    pub bytes: Bytes,
+    created: u64,
+}
+
+/// A stale read misses an object until so many others were created after it.
+const STALE_CREATIONS: u64 = 3;
+
+/// Sees every effect at the instant that it happens.
+pub trait Watcher: Send {
+    fn created(&mut self, key: &str, objects: &Objects);
+    fn deleted(&mut self, key: &str, objects: &Objects);
+}
+
+/// The store itself, as all nodes share it.
+pub struct StoreWorld {
+    sim: Sim,
+    objects: Objects,
+    /// What was deleted, and when.
+    graves: Vec<(u64, String, Stored)>,
+    creations: u64,
+    calls: u64,
+    faults: Faults,
+    injected: Counts,
+    watcher: Option<Box<dyn Watcher>>,
+    /// Calls that are remembered, by key.
+    history: BTreeMap<String, Vec<Told>>,
+    /// Which keys are: those with this in them.
+    remembered: Option<&'static str>,
+    happened: u64,
+}
+
+/// The store as one node sees it.
+#[derive(Clone)]
+pub struct SimStore {
+    sim: Sim,
+    node: Node,
+    world: Arc<Mutex<StoreWorld>>,
+}
+
+/// What a call does.
+#[derive(Debug, Clone)]
+enum Effect {
+    Put(Bytes),
+    Get(Option<GetRange>, bool),
+    Delete,
+    List,
+}
+
+impl Effect {
+    fn operation(&self) -> Operation {
+        match self {
+            Self::Put(_) => Operation::Put,
+            Self::Get(..) => Operation::Get,
+            Self::Delete => Operation::Delete,
+            Self::List => Operation::List,
+        }
+    }
+}
+
+/// What came of a call.
+#[derive(Debug, Clone)]
+enum Reply {
+    Done,
+    Read {
+        bytes: Bytes,
+        range: Range<u64>,
+        size: u64,
+        /// Whether the connection breaks after these bytes.
+        reset: bool,
+    },
+    /// Keys with lengths; broken off at the end if so.
+    Listed(Vec<(String, u64)>, bool),
+    Exists,
+    Missing,
+    BadRange,
+    ServerError,
+    Throttled,
+    Denied,
+}
+
+impl StoreWorld {
+    pub fn new(sim: &Sim, faults: Faults) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            sim: sim.clone(),
+            objects: Objects::new(),
+            graves: Vec::new(),
+            creations: 0,
+            calls: 0,
+            faults,
+            injected: Counts::new(),
+            watcher: None,
+            history: BTreeMap::new(),
+            remembered: None,
+            happened: 0,
+        }))
+    }
+
+    pub fn watch(&mut self, watcher: impl Watcher + 'static) {
+        self.watcher = Some(Box::new(watcher));
+    }
+
+    /// Remembers all calls on keys that have `part` in them.
+    pub fn remember(&mut self, part: &'static str) {
+        self.remembered = Some(part);
+    }
+
+    /// Returns the remembered keys whose calls cannot be put into an order.
+    pub fn disordered(&self) -> Vec<&str> {
+        let disordered = self.history.iter().filter(|(_, calls)| !i11_is_linearizable(calls));
+        disordered.map(|(key, _)| key.as_str()).collect()
+    }
+
+    /// Notes that a call on a remembered key has begun; returns its number.
+    fn begin(&mut self, key: &str, effect: &Effect) -> Option<usize> {
+        self.remembered.filter(|part| key.contains(part))?;
+        let did = match effect {
+            Effect::Put(bytes) => Did::Put(bytes.clone()),
+            Effect::Delete => Did::Delete,
+            Effect::Get(_, false) => Did::Read(None),
+            Effect::Get(_, true) | Effect::List => return None,
+        };
+        self.happened += 1;
+        let calls = self.history.entry(key.to_owned()).or_default();
+        calls.push(Told { did, began: self.happened, done: None });
+        Some(calls.len() - 1)
+    }
+
+    /// Notes what the caller of a remembered call is told, if it is the truth.
+    fn end(&mut self, key: &str, call: usize, reply: &Reply) {
+        self.happened += 1;
+        let Some(told) = self.history.get_mut(key).and_then(|calls| calls.get_mut(call)) else { return };
+        let done = match (&mut told.did, reply) {
+            (Did::Put(_), Reply::Done) | (Did::Delete, Reply::Done | Reply::Missing) => true,
+            (Did::Read(_), Reply::Missing) => true,
+            (Did::Read(seen), Reply::Read { bytes, range, .. }) => {
+                let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it is in memory"));
+                *seen = Some((start..end, bytes.clone()));
+                true
+            }
+            _ => false,
+        };
+        told.done = done.then_some(self.happened);
+    }
+
+    pub fn set_faults(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+
+    /// Returns the calls made so far.
+    pub fn calls(&self) -> u64 {
+        self.calls
+    }
+
+    pub fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
+    /// Changes what is stored behind everybody's back, as bit rot does.
+    pub fn objects_mut(&mut self) -> &mut Objects {
+        &mut self.objects
+    }
+
+    /// Returns how often each fault happened.
+    pub fn injected(&self) -> &Counts {
+        &self.injected
+    }
+
+    fn fate(&mut self, operation: Operation, key: &str) -> Fate {
+        let call = Call { number: self.calls, operation, key };
+        self.calls += 1;
+        let (name, fate) = match &mut self.faults {
+            Faults::Drawn(profile) => self.sim.draw(|rng| profile.fate(operation, rng)),
+            Faults::Scripted(script) => script(&call).map_or_else(|| ("ok", Fate::ok(2)), |fate| ("scripted", fate)),
+        };
+        *self.injected.entry(name).or_default() += 1;
+        fate
+    }
+
+    fn apply(&mut self, key: &str, effect: &Effect) -> Reply {
+        match effect {
+            Effect::Put(_) if self.objects.contains_key(key) => Reply::Exists,
+            Effect::Put(bytes) => {
+                self.creations += 1;
+                self.objects.insert(key.to_owned(), Stored { bytes: bytes.clone(), created: self.creations });
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.created(key, &self.objects);
+                }
+                Reply::Done
+            }
+            Effect::Get(range, head) => self.read(key, range.as_ref(), *head),
+            Effect::Delete => {
+                let Some(stored) = self.objects.remove(key) else { return Reply::Missing };
+                self.graves.push((self.sim.now_ms(), key.to_owned(), stored));
+                if let Some(watcher) = &mut self.watcher {
+                    watcher.deleted(key, &self.objects);
+                }
+                Reply::Done
+            }
+            Effect::List => self.list(key),
+        }
+    }
+
+    fn read(&self, key: &str, range: Option<&GetRange>, head: bool) -> Reply {
+        self.objects.get(key).map_or(Reply::Missing, |stored| read(stored, range, head))
+    }
+
+    /// Answers a read as it would have been answered some time ago: what is new is missing, what was deleted is there.
+    fn read_stale(&mut self, key: &str, effect: &Effect) -> Reply {
+        let Effect::Get(range, head) = effect else { return self.apply(key, effect) };
+        let old = match self.objects.get(key) {
+            Some(stored) => Some(stored).filter(|stored| stored.created + STALE_CREATIONS <= self.creations),
+            None => self.graves.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
+        };
+        old.map_or(Reply::Missing, |stored| read(stored, range.as_ref(), *head))
+    }
+
+    /// Answers a read as `answer` has it, not as it should be.
+    fn misread(&self, key: &str, reply: Reply, answer: Answer) -> Reply {
+        let Reply::Read { bytes, range, size, .. } = reply else { return reply };
+        let read = |bytes: Bytes, range, reset| Reply::Read { bytes, range, size, reset };
+        match answer {
+            Answer::Cut => read(bytes.slice(..bytes.len().saturating_sub(1)), range, false),
+            Answer::Reset => read(bytes.slice(..bytes.len() / 2), range, true),
+            Answer::Whole if !bytes.is_empty() => self.read(key, None, false),
+            Answer::Misdirected if !bytes.is_empty() => {
+                let whole = &self.objects[key].bytes;
+                let at = usize::try_from(range.end).expect("it lies in the object") % whole.len();
+                let turned = [&whole[at..], &whole[..at]].concat();
+                read(turned.into_iter().cycle().take(bytes.len()).collect(), range, false)
+            }
+            _ => read(bytes, range, false),
+        }
+    }
+
+    fn list(&mut self, prefix: &str) -> Reply {
+        let below = |key: &str| prefix.is_empty() || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'));
+        let mut shown: Vec<(String, u64, u64)> = self
+            .objects
+            .iter()
+            .filter(|(key, _)| below(key))
+            .map(|(key, stored)| (key.clone(), stored.bytes.len() as u64, stored.created))
+            .collect();
+        let mut broken = false;
+        if let Faults::Drawn(profile) = &self.faults {
+            let sim = self.sim.clone();
+            let missed = sim.draw(|rng| rng.within(0, profile.list_misses_max));
+            let since = self.sim.now_ms().saturating_sub(sim.draw(|rng| rng.within(0, profile.list_ghosts_max_ms)));
+            broken = sim.draw(|rng| rng.permille(profile.list_breaks));
+            shown.sort_unstable_by_key(|(_, _, created)| *created);
+            shown.truncate(shown.len().saturating_sub(usize::try_from(missed).expect("a small number")));
+            let ghosts = self.graves.iter().filter(|(deleted, key, _)| *deleted > since && below(key));
+            shown.extend(ghosts.map(|(_, key, stored)| (key.clone(), stored.bytes.len() as u64, stored.created)));
+        }
+        shown.sort_unstable();
+        shown.dedup_by(|a, b| a.0 == b.0);
+        if broken {
+            shown.truncate(shown.len() / 2);
+        }
+        Reply::Listed(shown.into_iter().map(|(key, bytes, _)| (key, bytes)).collect(), broken)
+    }
+}
+
+impl SimStore {
+    pub fn new(sim: &Sim, node: Node, world: &Arc<Mutex<StoreWorld>>) -> Self {
+        Self { sim: sim.clone(), node, world: Arc::clone(world) }
+    }
+
+    fn world(&self) -> MutexGuard<'_, StoreWorld> {
+        self.world.lock().unwrap()
+    }
+
+    /// Sends a call into the world and waits for what its caller is told.
+    async fn call(&self, key: String, effect: Effect) -> Result<Reply> {
+        let operation = effect.operation();
+        let fate = self.world().fate(operation, &key);
+        let remembered = self.world().begin(&key, &effect);
+        self.sim.trace(format_args!("n{} {operation:?} {key} {fate:?}", self.node));
+        let (sender, receiver) = oneshot::channel();
+        let sender = Arc::new(Mutex::new(Some(sender)));
+        let told = match fate.answer {
+            Some((
+                after_ms,
+                answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied),
+            )) => {
+                let reply = match answer {
+                    Answer::Throttled => Reply::Throttled,
+                    Answer::Conflict => Reply::Exists,
+                    Answer::Denied => Reply::Denied,
+                    _ => Reply::ServerError,
+                };
+                let sender = Arc::clone(&sender);
+                self.sim.after(after_ms, move |_| send(&sender, reply));
+                None
+            }
+            truth => truth,
+        };
+        let (node, life) = (self.node, self.sim.crashes(self.node));
+        for (at, effect_ms) in fate.effects_ms.into_iter().enumerate() {
+            let (world, key, effect, sender) =
+                (Arc::clone(&self.world), key.clone(), effect.clone(), Arc::clone(&sender));
+            let told = told.filter(|_| at == 0);
+            self.sim.after(effect_ms, move |sim| {
+                let reply = match told {
+                    Some((_, Answer::Stale)) => world.lock().unwrap().read_stale(&key, &effect),
+                    _ => world.lock().unwrap().apply(&key, &effect),
+                };
+                if operation == Operation::Put && sim.crashes(node) > life {
+                    sim.hit(match reply {
+                        Reply::Done => "create landed after its writer's death",
+                        _ => "create came too late, after its writer's death",
+                    });
+                }
+                sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
+                if let Some((after_ms, answer)) = told {
+                    let reply = if answer == Answer::Truth {
+                        reply
+                    } else {
+                        world.lock().unwrap().misread(&key, reply, answer)
+                    };
+                    let remembered = remembered.filter(|_| answer == Answer::Truth);
+                    sim.after(after_ms, move |_| {
+                        if let Some(call) = remembered {
+                            world.lock().unwrap().end(&key, call, &reply);
+                        }
+                        send(&sender, reply);
+                    });
+                }
+            });
+        }
+        drop(sender);
+        match receiver.await {
+            Ok(reply) => settle(key, reply),
+            // Nobody will ever tell.
+            Err(_) => std::future::pending().await,
+        }
+    }
+}
+
+/// Reads what is stored, or a part of it.
+fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
+    let size = stored.bytes.len() as u64;
+    let range = match range {
+        None => 0..size,
+        Some(GetRange::Bounded(range)) if range.start < size => range.start..range.end.min(size),
+        Some(_) => return Reply::BadRange,
+    };
+    let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).expect("it lies in the object"));
+    let bytes = if head { Bytes::new() } else { stored.bytes.slice(start..end) };
+    Reply::Read { bytes, range, size, reset: false }
+}
+
+type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
+
+fn send(sender: &Sender, reply: Reply) {
+    if let Some(sender) = sender.lock().unwrap().take() {
+        // The caller may be gone.
+        drop(sender.send(reply));
+    }
+}
+
+fn settle(path: String, reply: Reply) -> Result<Reply> {
+    let source = |text: &str| text.to_owned().into();
+    let generic = |text: &str| object_store::Error::Generic { store: "sim", source: source(text) };
+    match reply {
+        Reply::Exists => Err(object_store::Error::AlreadyExists { path, source: source("409") }),
+        Reply::Missing => Err(object_store::Error::NotFound { path, source: source("404") }),
+        Reply::Denied => Err(object_store::Error::PermissionDenied { path, source: source("403") }),
+        Reply::BadRange => Err(generic("416")),
+        Reply::ServerError => Err(generic("500")),
+        Reply::Throttled => Err(generic("503 slow down")),
+        done => Ok(done),
+    }
+}
+
+fn wrong_reply() -> object_store::Error {
+    object_store::Error::Generic { store: "sim", source: "reply to another call".into() }
+}
+
+pub(crate) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
+    let location = Path::parse(key)?;
+    Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
+}
+
+/// A reply without its bytes.
+struct Shown<'a>(&'a Reply);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Reply::Read { range, .. } => write!(f, "{range:?}"),
+            Reply::Listed(keys, broken) => write!(f, "{} keys, broken off: {broken}", keys.len()),
+            other => write!(f, "{other:?}"),
+        }
+    }
+}
+
+impl fmt::Display for SimStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SimStore(n{})", self.node)
+    }
+}
+
+impl fmt::Debug for SimStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[async_trait::async_trait]
+impl ObjectStore for SimStore {
+    async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let bytes: Bytes = payload.into();
+        assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
+        self.call(location.to_string(), Effect::Put(bytes)).await?;
+        Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
+    }
+
+    async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
+        Err(object_store::Error::NotSupported { source: "multipart".into() })
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        let reply = self.call(location.to_string(), Effect::Get(options.range, options.head)).await?;
+        let Reply::Read { bytes, range, size, reset } = reply else { return Err(wrong_reply()) };
+        let broken =
+            reset.then(|| Err(object_store::Error::Generic { store: "sim", source: "connection reset".into() }));
+        let body = stream::iter([Ok(bytes)].into_iter().chain(broken));
+        let payload = GetResultPayload::Stream(body.boxed());
+        let meta = meta(location.as_ref(), size)?;
+        Ok(GetResult { payload, meta, range, attributes: Default::default(), extensions: Default::default() })
+    }
+
+    fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let store = self.clone();
+        locations
+            .and_then(move |location| {
+                let store = store.clone();
+                async move {
+                    store.call(location.to_string(), Effect::Delete).await?;
+                    Ok(location)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        let store = self.clone();
+        let prefix = prefix.map(ToString::to_string).unwrap_or_default();
+        let pages = async move {
+            let Reply::Listed(keys, broken) = store.call(prefix, Effect::List).await? else {
+                return Err(wrong_reply());
+            };
+            let metas = keys.into_iter().map(|(key, size)| meta(&key, size));
+            let end = broken.then(|| Err(object_store::Error::Generic { store: "sim", source: "500".into() }));
+            Ok(stream::iter(metas.chain(end).collect::<Vec<_>>()))
+        };
+        stream::once(pages).try_flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        let objects: Vec<ObjectMeta> = self.list(prefix).try_collect().await?;
+        let depth = prefix.map_or(0, Path::parts_count);
+        let mut folders: Vec<Path> = objects
+            .iter()
+            .filter(|object| object.location.parts_count() > depth + 1)
+            .map(|object| object.location.parts().take(depth + 1).collect())
+            .collect();
+        folders.dedup();
+        let objects = objects.into_iter().filter(|object| object.location.parts_count() == depth + 1).collect();
+        Ok(ListResult { common_prefixes: folders, objects, extensions: Default::default() })
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        Err(object_store::Error::NotSupported { source: "copy".into() })
+    }
+}
