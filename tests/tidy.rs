@@ -132,7 +132,7 @@ const DATA_KEY_USERS: [&str; 5] = [
     "src/store/key.rs",
 ];
 
-const STORE_USERS: [&str; 10] = [
+const STORE_USERS: [&str; 11] = [
     "src/place/store.rs",
     "src/store/cloud.rs",
     "src/store/folder.rs",

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
-
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Hash, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};

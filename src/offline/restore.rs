@@ -22,8 +22,8 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder};
 use crate::place::{DataObjects, Store};
-use crate::runtime::run_blocking;
 use crate::row::{Rules, SealedPart, SegmentKind};
+use crate::runtime::run_blocking;
 use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 
 /// What to restore.

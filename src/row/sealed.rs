@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::rules::Rules;
-use super::source::{RowSource, Stack};
+use super::source::RowSource;
 use crate::codec::stored_enum;
 use crate::id::{Epoch, Part};
 use crate::key_group::{KeyGroup, KeyGroupSet};

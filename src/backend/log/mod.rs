@@ -45,7 +45,9 @@ use crate::error::{Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::row::{Cut, Fold, FoldedGroup, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::row::{
+    Cut, Fold, FoldedGroup, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
+};
 use crate::time::Timestamp;
 
 use self::arena::{Arena, prefetch};

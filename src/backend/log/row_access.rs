@@ -6,8 +6,8 @@ use crate::id::TableId;
 use crate::key_group::KeyGroup;
 use crate::row::{MergeOperator, Rules};
 
-use super::super::heat::Heat;
 use super::super::checks::{check_row, check_value, no_merge_operator, not_owned};
+use super::super::heat::Heat;
 use super::super::{Change, RowRef};
 use super::LogBackend;
 use super::group::{Found, Group};

@@ -20,7 +20,10 @@ use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
-use crate::row::{Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::row::{
+    Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, OwnedPiece, RowBatch, RowKey, RowSource, Rules, Sealed, SealedPart,
+    SegmentKind, TableRules,
+};
 use crate::time::Timestamp;
 
 use self::slot::{Layer, Slot, absorb};

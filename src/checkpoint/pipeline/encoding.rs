@@ -6,8 +6,8 @@ use super::Pipeline;
 use crate::checkpoint::segment_chain::{Content, LinkId, PendingLink, Seals};
 use crate::control::coordinator::Participant;
 use crate::error::Result;
-use crate::runtime::run_blocking;
 use crate::row::SegmentKind;
+use crate::runtime::run_blocking;
 use crate::segment::{EncodeOptions, Encoded, Encoder};
 
 /// A segment on its way into a pack.

@@ -17,8 +17,8 @@ use crate::job::shared::{Mail, Presence};
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::metrics;
-use crate::runtime::SharedRuntime;
 use crate::row::Cut;
+use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
 /// A running subtask: the single owner of its backend.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::Lab;
 use crate::ErrorKind;
-use crate::backend::{CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
+use crate::backend::{Aggregate, CheckpointTimes, KeyedState, OverlayBackend, StateBackend, TableOptions, Tables};
 use crate::codec::schema::Schema;
 use crate::codec::typed::{Codec, Fixed, Ordered, Utf8};
 use crate::error::{Error, Result};
