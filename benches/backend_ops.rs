@@ -6,10 +6,11 @@
 
 use std::hint::black_box;
 
-use alluvium::backend::{Change, LogBackend, RowRef, StateBackend, Write};
-use alluvium::id::TableId;
-use alluvium::key_group::KeyGroupSet;
-use alluvium::memory::MemoryBudget;
+use alluvium::KeyGroupSet;
+use alluvium::LogBackend;
+use alluvium::MemoryBudget;
+use alluvium::TableId;
+use alluvium::backend::{Change, RowRef, StateBackend, Write};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};
@@ -65,7 +66,7 @@ impl Log {
         self.backend.update(row, update).unwrap();
     }
 
-    fn seal(&mut self) -> alluvium::row::Sealed {
+    fn seal(&mut self) -> alluvium::backend::Sealed {
         self.epoch += 1;
         bench::seal(&mut self.backend, self.epoch)
     }

@@ -7,13 +7,15 @@
 
 use std::hint::black_box;
 
-use alluvium::backend::{LogBackend, RowRef, StateBackend, Write};
-use alluvium::id::{Epoch, Part, TableId};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::{Cut, Sealed};
-use alluvium::segment::{EncodeOptions, SegmentRows, encode};
-use alluvium::time::Timestamp;
+use alluvium::LogBackend;
+use alluvium::MemoryBudget;
+use alluvium::Timestamp;
+use alluvium::backend::Part;
+use alluvium::backend::{Cut, Sealed};
+use alluvium::backend::{RowRef, StateBackend, Write};
+use alluvium::internals::segment::{EncodeOptions, SegmentRows, encode};
+use alluvium::{Epoch, TableId};
+use alluvium::{KeyGroupSet, Partitioner};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const GROUPS: u16 = 128;

@@ -8,12 +8,13 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use alluvium::backend::{Change, KeyedState, LogBackend, RowRef, StateBackend, Tables, TimeDomain, Timers};
-use alluvium::codec::schema::Schema;
-use alluvium::id::TableId;
-use alluvium::key_group::KeyGroupSet;
-use alluvium::row::TableRules;
-use alluvium::time::Timestamp;
+use alluvium::KeyGroupSet;
+use alluvium::Schema;
+use alluvium::TableId;
+use alluvium::Timestamp;
+use alluvium::backend::TableRules;
+use alluvium::backend::{Change, RowRef, StateBackend};
+use alluvium::{KeyedState, LogBackend, Tables, TimeDomain, Timers};
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };

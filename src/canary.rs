@@ -1,10 +1,14 @@
 //! Planted bugs, off unless a test enables one: they prove that the test suite detects such bugs.
 //!
-//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `internals` the
+//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `canary` the
 //! switches are constants. `docs/catalogue.md` lists the test that finds each.
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[cfg_attr(
+    all(feature = "internals", not(feature = "canary")),
+    expect(unreachable_pub, reason = "planted with the feature `canary` alone")
+)]
 pub enum Canary {
     /// Treats "already exists" as another writer's object, without reading the object back.
     TrustAlreadyExists,
@@ -68,7 +72,7 @@ pub enum Canary {
     BoundStoredOnly,
 }
 
-#[cfg(feature = "internals")]
+#[cfg(feature = "canary")]
 mod switch {
     use std::cell::Cell;
 
@@ -88,7 +92,7 @@ mod switch {
     }
 }
 
-#[cfg(not(feature = "internals"))]
+#[cfg(not(feature = "canary"))]
 mod switch {
     use super::Canary;
 
@@ -98,5 +102,5 @@ mod switch {
 }
 
 pub(crate) use switch::on;
-#[cfg(feature = "internals")]
+#[cfg(feature = "canary")]
 pub use switch::plant;

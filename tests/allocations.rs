@@ -4,18 +4,20 @@
 
 use std::time::Duration;
 
+use alluvium::Epoch;
+use alluvium::MemoryBudget;
 use alluvium::Result;
-use alluvium::backend::{
-    AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, StateBackend as _,
-    TableOptions, Tables, TtlConfig, ValueState,
+use alluvium::Schema;
+use alluvium::Timestamp;
+use alluvium::backend::Cut;
+use alluvium::backend::Part;
+use alluvium::backend::StateBackend as _;
+use alluvium::{
+    AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, TableOptions,
+    Tables, TtlConfig, ValueState,
 };
-use alluvium::codec::schema::Schema;
-use alluvium::codec::typed::{Fixed, Ordered};
-use alluvium::id::{Epoch, Part};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::Cut;
-use alluvium::time::Timestamp;
+use alluvium::{Fixed, Ordered};
+use alluvium::{KeyGroupSet, Partitioner};
 use alluvium_testkit::Mean;
 use peak_alloc::PeakAlloc;
 

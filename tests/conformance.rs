@@ -3,11 +3,11 @@
 #[cfg(feature = "rocksdb")]
 use std::cell::Cell;
 
+use alluvium::MemoryBudget;
 use alluvium::backend::conformance::{PARTITIONER, run};
-use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
+use alluvium::{AnyBackend, LogBackend, OverlayBackend};
 #[cfg(feature = "rocksdb")]
-use alluvium::backend::{RocksDb, RocksDbSettings};
-use alluvium::memory::MemoryBudget;
+use alluvium::{RocksDb, RocksDbSettings};
 
 const BUDGET_BYTES: u64 = 1 << 30;
 
@@ -35,8 +35,7 @@ fn a_backend_chosen_at_run_time_conforms() {
 #[test]
 fn rocksdb_conforms() {
     let folder = tempfile::tempdir().unwrap();
-    let rocksdb =
-        RocksDb::new(RocksDbSettings { memory_bytes: 16 << 20, ..RocksDbSettings::new(folder.path()) }).unwrap();
+    let rocksdb = RocksDb::new(RocksDbSettings::new(folder.path()).with(|it| it.memory_bytes = 16 << 20)).unwrap();
     let made = Cell::new(0);
     run(|groups| {
         made.set(made.get() + 1);

@@ -4,17 +4,18 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::restore;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::id::Seq;
-use alluvium::job::JobSettings;
-use alluvium::manifest::rescale::OperatorPlan;
-use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::JobSettings;
+use alluvium::RetentionPolicy;
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::backend::{Fold, Op, RowBatch, Rules};
+use alluvium::internals::checkpoint::restore;
+use alluvium::internals::rescale::OperatorPlan;
+use alluvium::manifest::INLINE_OPAQUE_BYTES;
 use alluvium::offline::{self, Level};
-use alluvium::place::Store;
-use alluvium::row::{Fold, Op, RowBatch, Rules};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium_testkit::{COUNT, Counting, Gate};
 use bytes::Bytes;
 
@@ -35,8 +36,11 @@ struct Scene {
 }
 
 fn settings() -> JobSettings {
-    let retention = RetentionPolicy { checkpoints: 2 };
-    JobSettings { max_parallelism: 8, retention, ..JobSettings::default() }
+    let retention = RetentionPolicy::default().with(|it| it.checkpoints = 2);
+    JobSettings::default().with(|it| {
+        it.max_parallelism = 8;
+        it.retention = retention;
+    })
 }
 
 /// Runs a job of two attempts: increments, and an opaque of so many bytes, which lies in a pack if it is large.

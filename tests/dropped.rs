@@ -3,16 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::codec::schema::Value;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::id::Seq;
-use alluvium::job::{JobBuilder, JobSettings, OperatorSpec, Strategy};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::KeyGroupSet;
+use alluvium::RetentionPolicy;
+use alluvium::Seq;
+use alluvium::Store;
 use alluvium::offline::{self, Depth, Level, RestoreOptions};
-use alluvium::place::Store;
+use alluvium::schema::Value;
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{JobBuilder, JobSettings, OperatorSpec, Strategy};
+use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
 
@@ -55,8 +55,11 @@ async fn checkpoint(job: &mut Counting) -> Result<Seq> {
 
 /// A job that keeps one checkpoint and writes all of its state into each.
 async fn busy(gate: &Arc<Gate>) -> Result<Counting> {
-    let retention = RetentionPolicy { checkpoints: 1 };
-    let settings = JobSettings { strategy: Strategy::Full, retention, ..JobSettings::default() };
+    let retention = RetentionPolicy::default().with(|it| it.checkpoints = 1);
+    let settings = JobSettings::default().with(|it| {
+        it.strategy = Strategy::Full;
+        it.retention = retention;
+    });
     let store = alluvium_testkit::store(&gate.objects());
     let mut job = Counting::open_on(store, 2, settings, RestoreFrom::Newest).await?;
     job.add(0..300)?;
@@ -306,7 +309,8 @@ async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     let error = offline::preview_drop(&copy, &ManifestLog::load(&copy).await?, &[Seq(1)].into()).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
 
-    let settings = JobSettings { retention: RetentionPolicy { checkpoints: 3 }, ..JobSettings::default() };
+    let settings =
+        JobSettings::default().with(|it| it.retention = RetentionPolicy::default().with(|it| it.checkpoints = 3));
     let mut job = Counting::open_on(store.clone(), 2, settings, RestoreFrom::Newest).await?;
     let first = job.checkpoint().await?.unwrap().seq;
     job.checkpoint().await?.unwrap();

@@ -11,20 +11,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use alluvium::Result;
-use alluvium::envelope::{MacKey, MacKeys};
-use alluvium::id::{
-    Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, Part, PutId, SegmentId, Seq, Subtask, TableId,
-};
-use alluvium::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};
+use alluvium::Timestamp;
+use alluvium::backend::Part;
+use alluvium::backend::{Columns, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
+use alluvium::internals::place::pack::{Pack, PackBuilder, Packed};
+use alluvium::internals::segment::{Compression, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
 use alluvium::manifest::{
-    AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque,
-    OpaqueContent, OpaqueRole, OperatorManifest, Program, Redistribution, Retained, Schema, StateKind, SubtaskEntry,
-    SubtaskManifest, TableSchema,
+    AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice,
+    OperatorManifest, Program, Retained, StateKind, SubtaskEntry, SubtaskManifest, TableSchema,
 };
-use alluvium::place::pack::{Pack, PackBuilder, Packed};
-use alluvium::row::{Columns, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
-use alluvium::segment::{Codec, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
-use alluvium::time::Timestamp;
+use alluvium::manifest::{Hash, ObjectId, PutId, SegmentId};
+use alluvium::{Attempt, Epoch, JobId, ManifestId, OperatorId, Seq, Subtask, TableId};
+use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};
+use alluvium::{MacKey, MacKeys};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution, Schema};
 use bytes::Bytes;
 
 const MAX_PARALLELISM: u16 = 8;
@@ -150,7 +150,7 @@ struct Golden {
 }
 
 fn golden() -> Golden {
-    let delta = encode(&delta(), EncodeOptions { codec: Codec::None }).unwrap();
+    let delta = encode(&delta(), EncodeOptions { codec: Compression::None }).unwrap();
     let base = encode(&base(), EncodeOptions::default()).unwrap();
     let foreign = Encoded::foreign(KeyGroupSet::empty(), Bytes::from_static(b"records in flight"));
     let mut builder = PackBuilder::new(PACK, PUT_ID);
@@ -162,7 +162,7 @@ fn golden() -> Golden {
 
     let subtask = |index: u32, segment, opaques| SubtaskManifest {
         subtask: Subtask(index),
-        groups: alluvium::key_group::subtask_range(MAX_PARALLELISM, 2, index).into(),
+        groups: alluvium::subtask_range(MAX_PARALLELISM, 2, index).into(),
         watermark: Timestamp::from_millis(1_685_303_933_260),
         segments: vec![segment],
         opaques,
@@ -355,7 +355,7 @@ fn f09_a_checkpoint_leads_to_its_rows() {
 fn documented_segment() -> Bytes {
     let rows = [(0, row(1, "a", "", "", Op::Put(b"7"))), (0, row(1, "ab", "", "", Op::Delete))];
     let part = part(SegmentKind::Delta, KeyGroupRange::new(0, 2), &rows);
-    encode(&part, EncodeOptions { codec: Codec::None }).unwrap().bytes
+    encode(&part, EncodeOptions { codec: Compression::None }).unwrap().bytes
 }
 
 /// The manifest that the document spells out.

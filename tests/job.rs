@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::pipeline::PipelineSettings;
-use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::control::estimate::FailurePrior;
-use alluvium::control::interval::{Bound, Goals, IntervalSettings};
-use alluvium::id::{Attempt, Barrier, Epoch, ObjectId, Seq};
-use alluvium::job::{AdaptiveInterval, JobSettings, Strategy};
-use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::CheckpointPolicy;
+use alluvium::PipelineSettings;
+use alluvium::Timestamp;
+use alluvium::internals::store::Key;
+use alluvium::interval::FailurePrior;
+use alluvium::interval::{Bound, Goals, IntervalSettings};
+use alluvium::manifest::Manifest;
+use alluvium::manifest::ObjectId;
 use alluvium::offline::{self, Level};
-use alluvium::store::Key;
-use alluvium::time::Timestamp;
+use alluvium::{AdaptiveInterval, JobSettings, Strategy};
+use alluvium::{Attempt, Barrier, Epoch, Seq};
 use alluvium::{ErrorKind, Result};
+use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
 
@@ -32,7 +34,7 @@ async fn manifests(gate: &Gate) -> BTreeMap<Seq, Manifest> {
 }
 
 fn settings(strategy: Strategy) -> JobSettings {
-    JobSettings { strategy, ..JobSettings::default() }
+    JobSettings::default().with(|it| it.strategy = strategy)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +66,7 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
     let mut reads = Vec::new();
     for restore_bytes in [1, 400_000, JobSettings::default().restore_bytes] {
         gate.take_calls();
-        let settings = JobSettings { restore_bytes, ..JobSettings::default() };
+        let settings = JobSettings::default().with(|it| it.restore_bytes = restore_bytes);
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
         let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
         reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
@@ -78,7 +80,7 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() -> Result<()> {
     let gate = Gate::new();
-    let settings = JobSettings { max_parallelism: 2, ..JobSettings::default() };
+    let settings = JobSettings::default().with(|it| it.max_parallelism = 2);
     let mut job = Counting::open(&gate.objects(), 1, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
     for round in 0..4 {
         job.add(round * 5_000..40_000 - round * 5_000)?;
@@ -87,7 +89,7 @@ async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() ->
     let mut reads = Vec::new();
     for restore_bytes in [1, 150_000, JobSettings::default().restore_bytes] {
         gate.take_calls();
-        let settings = JobSettings { restore_bytes, ..settings.clone() };
+        let settings = settings.clone().with(|it| it.restore_bytes = restore_bytes);
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
         let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
         reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
@@ -101,8 +103,8 @@ async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() ->
 async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
-    let pipeline = PipelineSettings { pack_bytes: 1, ..PipelineSettings::default() };
-    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let pipeline = PipelineSettings::default().with(|it| it.pack_bytes = 1);
+    let settings = JobSettings::default().with(|it| it.pipeline = pipeline);
     let mut job = Counting::open(&objects, 4, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
     job.add(0..100)?;
     assert!(job.checkpoint().await?.is_some());
@@ -123,8 +125,11 @@ async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     // Segments of deltas and packs: what a group takes, and a pack's own bytes, come on top.
-    let pipeline = PipelineSettings { segment_bytes: 20_000, pack_bytes: 30_000, ..PipelineSettings::default() };
-    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let pipeline = PipelineSettings::default().with(|it| {
+        it.segment_bytes = 20_000;
+        it.pack_bytes = 30_000;
+    });
+    let settings = JobSettings::default().with(|it| it.pipeline = pipeline);
     let mut job = Counting::open(&objects, 2, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
     for round in 1..=12 {
         job.add(0..40_000)?;
@@ -142,8 +147,8 @@ async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
 async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
-    let pipeline = PipelineSettings { pack_bytes: 250_000, ..PipelineSettings::default() };
-    let settings = JobSettings { pipeline, ..JobSettings::default() };
+    let pipeline = PipelineSettings::default().with(|it| it.pack_bytes = 250_000);
+    let settings = JobSettings::default().with(|it| it.pipeline = pipeline);
     let mut job = Counting::open(&objects, 6, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
     let large = |name: &str, bytes| opaque(name, Redistribution::None, vec![7u8; bytes], vec![]);
     let epoch =
@@ -157,7 +162,7 @@ async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
     gate.set(Door::Silent);
     gate.take_calls();
     let store = alluvium_testkit::store(&objects);
-    let mut resolving = std::pin::pin!(alluvium::checkpoint::restore::resolve(&store, manifest));
+    let mut resolving = std::pin::pin!(alluvium::internals::checkpoint::restore::resolve(&store, manifest));
     assert!(futures_util::poll!(&mut resolving).is_pending());
     let calls = gate.take_calls();
     assert_eq!(calls.iter().filter(|call| call.starts_with("get job/data/")).count(), 12, "{calls:?}");
@@ -167,8 +172,8 @@ async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn b21_one_subtask_that_never_comes_leaves_no_trail_in_the_others() -> Result<()> {
     let gate = Gate::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(20), ..CheckpointPolicy::default() };
-    let settings = JobSettings { checkpoints, ..JobSettings::default() };
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_millis(20));
+    let settings = JobSettings::default().with(|it| it.checkpoints = checkpoints);
     let mut job = Counting::open(&gate.objects(), 2, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
     job.add(0..20_000)?;
     while job.checkpoint().await?.is_none() {}
@@ -248,7 +253,7 @@ async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn d14_a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived() -> Result<()> {
     let gate = Gate::new();
-    let limited = JobSettings { memory_bytes: 24 << 20, ..JobSettings::default() };
+    let limited = JobSettings::default().with(|it| it.memory_bytes = 24 << 20);
     let mut job = Counting::open(&gate.objects(), 2, limited, RestoreFrom::Newest, BTreeMap::new()).await?;
     job.add(0..20_000)?;
     job.checkpoint().await?;
@@ -405,8 +410,8 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn b10_a_checkpoint_that_takes_too_long_is_aborted() -> Result<()> {
     let gate = Gate::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::from_millis(50), ..CheckpointPolicy::default() };
-    let settings = JobSettings { checkpoints, ..JobSettings::default() };
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_millis(50));
+    let settings = JobSettings::default().with(|it| it.checkpoints = checkpoints);
     let mut job = Counting::open(&gate.objects(), 2, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
     gate.set(Door::Silent);
     job.add(0..100)?;
@@ -441,8 +446,8 @@ async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
     job.job.wait(epoch).await?;
     drop(job);
     let store = alluvium_testkit::store(&gate.objects());
-    let operator = alluvium::job::OperatorSpec::new(alluvium_testkit::COUNT, "count", 3);
-    let mut job = alluvium::job::JobBuilder::new(store).operator(operator).open().await?;
+    let operator = alluvium::OperatorSpec::new(alluvium_testkit::COUNT, "count", 3);
+    let mut job = alluvium::JobBuilder::new(store).operator(operator).open().await?;
     let seats = job.take_seats();
     let bytes = |name: &str, at: usize| {
         let found = seats[at].opaques().iter().filter(|opaque| opaque.name == name);
@@ -461,7 +466,7 @@ async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Result<()> {
     let gate = Gate::new();
-    let settings = JobSettings { max_parallelism: 1024, ..JobSettings::default() };
+    let settings = JobSettings::default().with(|it| it.max_parallelism = 1024);
     let mut job = Counting::open(&gate.objects(), 1000, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
     let opaque =
         |at: usize| vec![Opaque::new(OpaqueRole::Source, "offsets", vec![u8::try_from(at % 251).unwrap(); 19 << 10])];
@@ -513,10 +518,13 @@ async fn the_requests_of_a_restore_are_not_a_checkpoints() -> Result<()> {
         job.checkpoint().await?;
     }
     // The goal asks for 10 s for each request, failures for no interval at all.
-    let goals = Goals { requests_per_hour: Some(360.0), ..Goals::default() };
+    let goals = Goals::default().with(|it| it.requests_per_hour = Some(360.0));
     let failures = FailurePrior { job_mtbf: 1.0, ..FailurePrior::default() };
-    let adaptive = AdaptiveInterval { goals, settings: IntervalSettings { failures, ..IntervalSettings::default() } };
-    let settings = JobSettings { adaptive: Some(adaptive), ..JobSettings::default() };
+    let adaptive = AdaptiveInterval::default().with(|it| {
+        it.goals = goals;
+        it.settings = IntervalSettings::default().with(|it| it.failures = failures);
+    });
+    let settings = JobSettings::default().with(|it| it.adaptive = Some(adaptive));
     let mut job = Counting::open(&gate.objects(), 4, settings, RestoreFrom::Newest, job.expected.clone()).await?;
     job.add(0..10)?;
     job.checkpoint().await?;
@@ -533,16 +541,13 @@ async fn a_small_change_uploads_little() -> Result<()> {
         let text = format!("{:0>50}", key.wrapping_mul(2_654_435_761));
         blake3::hash(&key.to_le_bytes()).as_bytes().repeat(2)[..50].iter().copied().chain(text.into_bytes()).collect()
     };
-    let states: Vec<_> = job
-        .tasks
-        .iter_mut()
-        .map(|task| task.state().value::<Vec<u8>, _>("payload", alluvium::codec::typed::Raw).unwrap())
-        .collect();
+    let states: Vec<_> =
+        job.tasks.iter_mut().map(|task| task.state().value::<Vec<u8>, _>("payload", alluvium::Raw).unwrap()).collect();
     let put = |job: &mut Counting, keys: std::ops::Range<u32>| -> Result<()> {
         for key in keys {
             let bytes = key.to_be_bytes();
             let group = job.job.partitioner().locate(&bytes, 0, 128).group;
-            let at = alluvium::key_group::owner(128, 4, group) as usize;
+            let at = alluvium::owner(128, 4, group) as usize;
             let state = job.tasks[at].state();
             state.set_key(&bytes)?;
             states[at].put(state, &value(key))?;

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use alluvium::backend::Tables;
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::codec::schema::Value;
+use alluvium::Tables;
 use alluvium::offline;
 use alluvium::prelude::*;
+use alluvium::schema::Value;
 use alluvium::{ErrorKind, Result};
+use alluvium::{ManifestLog, RestoreFrom};
 use alluvium_testkit::Gate;
 use alluvium_testkit::Mean;
 use object_store::ObjectStore;

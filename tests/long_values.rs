@@ -3,19 +3,19 @@
 #[cfg(feature = "rocksdb")]
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use alluvium::Epoch;
+use alluvium::MemoryBudget;
+use alluvium::Raw;
+use alluvium::Schema;
+use alluvium::Timestamp;
+use alluvium::backend::Part;
+use alluvium::backend::StateBackend;
 use alluvium::backend::conformance::{History, PARTITIONER};
-use alluvium::backend::{
-    Aggregate, AggregatingState, KeyedState, ListState, LogBackend, OverlayBackend, ReducingState, StateBackend, Tables,
-};
-use alluvium::codec::schema::Schema;
-use alluvium::codec::typed::Raw;
-use alluvium::id::{Epoch, Part};
-use alluvium::key_group::{KeyGroup, KeyGroupSet};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Sealed};
-use alluvium::segment::{Codec, EncodeOptions, encode};
-use alluvium::time::Timestamp;
+use alluvium::backend::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Sealed};
+use alluvium::internals::segment::{Compression, EncodeOptions, encode};
+use alluvium::{Aggregate, AggregatingState, KeyedState, ListState, LogBackend, OverlayBackend, ReducingState, Tables};
 use alluvium::{ErrorKind, Result};
+use alluvium::{KeyGroup, KeyGroupSet};
 
 const GROUPS: u16 = 2;
 const MIB: usize = 1 << 20;
@@ -120,7 +120,7 @@ fn seal<B: StateBackend>(state: &mut KeyedState<B>, epoch: u64, base: bool) -> S
     let sealed = state.backend_mut().seal(cut, &bases).unwrap();
     // Of deltas only the small ones, for the time that it takes.
     for part in sealed.parts.iter().filter(|_| base || epoch > 1) {
-        encode(part, EncodeOptions { codec: Codec::None }).unwrap();
+        encode(part, EncodeOptions { codec: Compression::None }).unwrap();
     }
     sealed
 }
@@ -236,10 +236,10 @@ fn f18_a_row_that_is_too_long_stops_no_checkpoint() {
 #[cfg(feature = "rocksdb")]
 #[test]
 fn rocksdb_refuses_what_makes_a_row_too_long_and_stores_it_in_pieces() {
-    use alluvium::backend::{RocksDb, RocksDbSettings};
+    use alluvium::{RocksDb, RocksDbSettings};
 
     let folder = tempfile::tempdir().unwrap();
-    let settings = RocksDbSettings { memory_bytes: 64 << 20, ..RocksDbSettings::new(folder.path()) };
+    let settings = RocksDbSettings::new(folder.path()).with(|it| it.memory_bytes = 64 << 20);
     let (rocksdb, made) = (RocksDb::new(settings).unwrap(), AtomicU32::new(0));
     let make = |groups| {
         let name = made.fetch_add(1, Ordering::Relaxed).to_string();

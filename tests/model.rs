@@ -92,8 +92,8 @@ proptest! {
 mod rocksdb {
     use std::cell::Cell;
 
-    use alluvium::backend::{RocksDb, RocksDbSettings};
-    use alluvium::memory::MemoryBudget;
+    use alluvium::MemoryBudget;
+    use alluvium::{RocksDb, RocksDbSettings};
 
     use super::*;
 
@@ -110,7 +110,7 @@ mod rocksdb {
             // Small enough to be flushed and compacted.
             let options = [("write_buffer_size", "65536"), ("level0_file_num_compaction_trigger", "2")];
             let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
-            let settings = RocksDbSettings { memory_bytes: 16 << 20, options, ..RocksDbSettings::new(folder.path()) };
+            let settings = RocksDbSettings::new(folder.path()).with(|it| { it.memory_bytes = 16 << 20; it.options = options; });
             let rocksdb = RocksDb::new(settings).unwrap();
             let made = Cell::new(0);
             let make = move |groups| {

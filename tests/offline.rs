@@ -3,18 +3,20 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::codec::schema::Value;
-use alluvium::id::{Hash, Seq};
-use alluvium::job::JobSettings;
-use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
-use alluvium::manifest::rescale::OperatorPlan;
-use alluvium::manifest::{ManifestKind, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskEntry};
+use alluvium::JobSettings;
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::backend::SegmentKind;
+use alluvium::internals::rescale::OperatorPlan;
+use alluvium::internals::store::Key;
+use alluvium::manifest::Hash;
+use alluvium::manifest::{ManifestKind, SubtaskEntry};
 use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
-use alluvium::place::Store;
-use alluvium::row::SegmentKind;
-use alluvium::store::Key;
+use alluvium::schema::Value;
 use alluvium::{ErrorKind, Result};
+use alluvium::{KeyGroupRange, KeyGroupSet};
+use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
 
@@ -246,7 +248,7 @@ async fn a_read_plan_is_what_a_rescale_reads() -> Result<()> {
         let plan = offline::read_plan(&store, &checkpoint.manifest, parallelism).await?;
         let before = store.requests().get_bytes;
         for share in OperatorPlan::new(&checkpoint.manifest, alluvium_testkit::COUNT, parallelism)?.shares {
-            alluvium::checkpoint::restore::fetch(&store, &share.segments).await?;
+            alluvium::internals::checkpoint::restore::fetch(&store, &share.segments).await?;
         }
         assert_eq!(plan.bytes, store.requests().get_bytes - before, "parallelism {parallelism}");
         assert_eq!(plan.subtasks.len(), parallelism as usize);
@@ -321,7 +323,10 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
     for parallelism in [None, Some(1), Some(8), Some(128)] {
         let other = Gate::new();
         let target = alluvium_testkit::store(&other.objects());
-        let options = RestoreOptions { parallelism, groups: None };
+        let options = RestoreOptions::default().with(|it| {
+            it.parallelism = parallelism;
+            it.groups = None;
+        });
         offline::restore(&store, &checkpoint.manifest, &target, &options, &silent).await?;
         assert!(verify(&target).await?.damaged.is_empty());
         assert_eq!(state(&target, None).await?, job.expected);
@@ -352,7 +357,10 @@ async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
     let groups: KeyGroupSet = KeyGroupRange::new(10, 30).into();
     let expected = export(&store, None, &groups).await?;
     let checkpoint = open(&store, None).await?;
-    let options = RestoreOptions { parallelism: Some(2), groups: Some(groups) };
+    let options = RestoreOptions::default().with(|it| {
+        it.parallelism = Some(2);
+        it.groups = Some(groups);
+    });
     offline::restore(&store, &checkpoint.manifest, &target, &options, &silent).await?;
     let found = export(&target, None, &KeyGroupSet::all(128)).await?;
     assert_eq!(found, expected);
@@ -374,11 +382,11 @@ async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
     gate.damage(&orphan, Some(Bytes::from_static(b"what a dead upload left"))).await;
     let before = gate.dump().await;
     let chain = ManifestLog::load(&store).await?;
-    let plan = offline::sweep::preview(&store, offline::sweep::policy(&chain, None)).await?;
+    let plan = offline::preview(&store, offline::policy(&chain, None)).await?;
     assert_eq!(plan.deletable.len(), 1, "{plan:?}");
     assert_eq!(gate.dump().await, before, "a preview changes nothing");
 
-    let (attempt, _, swept) = offline::sweep::sweep(&store, &chain, None).await?.unwrap();
+    let (attempt, _, swept) = offline::sweep(&store, &chain, None).await?.unwrap();
     assert_eq!((swept.deleted.len(), swept.failed.len(), attempt.0), (1, 0, 2));
     let mut left = before.clone();
     left.remove(&orphan);
@@ -395,7 +403,7 @@ async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
         assert_eq!(state(&store, Some(id)).await?, *expected);
     }
     let chain = ManifestLog::load(&store).await?;
-    offline::sweep::sweep(&store, &chain, Some(1)).await?;
+    offline::sweep(&store, &chain, Some(1)).await?;
     let (&newest, expected) = states.iter().next_back().unwrap();
     assert_eq!(ManifestLog::load(&store).await?.restorable().iter().map(|m| m.id.seq).collect::<Vec<_>>(), [newest]);
     Counting::open(&gate.objects(), 2, JobSettings::default(), RestoreFrom::Newest, expected.clone()).await?;
@@ -412,7 +420,7 @@ async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()>
     gate.damage(&format!("job/manifest/{:020}", seq.0), Some(Bytes::from_static(b"not a manifest"))).await;
     let before = gate.dump().await;
     let chain = ManifestLog::load(&store).await?;
-    let error = offline::sweep::sweep(&store, &chain, Some(1)).await.unwrap_err();
+    let error = offline::sweep(&store, &chain, Some(1)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(gate.dump().await, before);
     job.add(0..10)?;

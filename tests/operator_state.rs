@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::backend::LogBackend;
-use alluvium::codec::typed::{Fixed, Raw, Utf8};
-use alluvium::id::{Epoch, OperatorId, Seq};
-use alluvium::job::{BroadcastState, Job, JobBuilder, OperatorList, OperatorSpec, Task};
-use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, SubtaskEntry};
-use alluvium::time::Timestamp;
+use alluvium::LogBackend;
+use alluvium::Timestamp;
+use alluvium::manifest::{Manifest, SubtaskEntry};
+use alluvium::{BroadcastState, Job, JobBuilder, OperatorList, OperatorSpec, Task};
+use alluvium::{Epoch, OperatorId, Seq};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Fixed, Raw, Utf8};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole};
 use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::envelope::{MacKey, MacKeys};
-use alluvium::id::{Epoch, PutId, Seq};
-use alluvium::job::JobSettings;
+use alluvium::JobSettings;
+use alluvium::Store;
 use alluvium::manifest::Manifest;
+use alluvium::manifest::PutId;
 use alluvium::offline::{self, RestoreOptions};
-use alluvium::place::Store;
+use alluvium::{Epoch, Seq};
 use alluvium::{ErrorKind, Result};
+use alluvium::{MacKey, MacKeys};
+use alluvium::{ManifestLog, RestoreFrom};
 use alluvium_testkit::{Counting, Gate, store};
 use bytes::Bytes;
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use alluvium::error::{Applied, ErrorKind};
-use alluvium::id::Seq;
-use alluvium::place::Store;
-use alluvium::store::{Access, Key, KeyClass, Put, RequestCounts, list_jobs, open_url};
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::internals::store::{Key, KeyClass, Put};
+use alluvium::{Access, RequestCounts, list_jobs, open_url};
+use alluvium::{Applied, ErrorKind};
 use alluvium_testkit::contract::{self, data, object, runtime, settings};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;

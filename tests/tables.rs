@@ -3,15 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::backend::{ListState, MapState, OverlayBackend, Tables, TtlConfig, ValueState};
-use alluvium::codec::typed::{At, Fixed, Migrating, Utf8};
-use alluvium::id::Epoch;
-use alluvium::job::{Job, JobBuilder, OperatorSpec, Seat, Task};
+use alluvium::Epoch;
+use alluvium::Timestamp;
+use alluvium::backend::Ttl;
 use alluvium::manifest::TableSchema;
 use alluvium::prelude::TableOptions;
-use alluvium::row::Ttl;
-use alluvium::time::Timestamp;
+use alluvium::{At, Fixed, Migrating, Utf8};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Job, JobBuilder, OperatorSpec, Seat, Task};
+use alluvium::{ListState, MapState, OverlayBackend, Tables, TtlConfig, ValueState};
 use alluvium_testkit::{COUNT, Gate, store};
 
 async fn open(gate: &Arc<Gate>, parallelism: u32) -> Result<(Job, Vec<Seat>)> {

@@ -19,7 +19,8 @@ const LAYERS: &[&[&str]] = &[
     &["checkpoint"],
     &["job", "tokio_runtime"],
     &["offline"],
-    &["prelude", "lib"],
+    &["settings"],
+    &["prelude", "internals", "lib"],
 ];
 
 fn sources(under: &str) -> Vec<(PathBuf, String)> {
@@ -116,7 +117,7 @@ fn one_committer_one_deleter_one_place_for_keys() {
 }
 
 const KEY_USERS: [&str; 5] = [
-    "src/checkpoint/chain.rs",
+    "src/checkpoint/manifest_log.rs",
     "src/checkpoint/claim.rs",
     "src/checkpoint/commit.rs",
     "src/checkpoint/sweep.rs",

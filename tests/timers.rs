@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
+use alluvium::Epoch;
 use alluvium::ErrorKind;
+use alluvium::Fixed;
+use alluvium::MemoryBudget;
+use alluvium::Schema;
+use alluvium::Timestamp;
+use alluvium::backend::Cut;
+use alluvium::backend::Part;
 use alluvium::backend::conformance::History;
-use alluvium::backend::{
-    CheckpointTimes, KeyedState, LogBackend, Outcome, OverlayBackend, StateBackend, Tables, TimeDomain, Timers,
-};
-use alluvium::codec::schema::Schema;
-use alluvium::codec::typed::Fixed;
-use alluvium::id::{Epoch, Part};
-use alluvium::key_group::{KeyGroup, KeyGroupSet, Partitioner, owner, subtask_range};
+use alluvium::backend::{CheckpointTimes, StateBackend};
 use alluvium::manifest::TableSchema;
-use alluvium::memory::MemoryBudget;
 use alluvium::offline::RowTypes;
-use alluvium::row::Cut;
-use alluvium::time::Timestamp;
+use alluvium::{KeyGroup, KeyGroupSet, Partitioner, owner, subtask_range};
+use alluvium::{KeyedState, LogBackend, Outcome, OverlayBackend, Tables, TimeDomain, Timers};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
@@ -431,7 +431,7 @@ fn tools_read_a_timers_row() {
     let Subtask { state, .. } = single();
     let types = RowTypes::of(state.tables().schemas().iter().find(|table| table.name == "timers").unwrap());
     let sub = (-5i64).wrapping_sub(i64::MIN).to_be_bytes();
-    let row = alluvium::row::RowKey::data(alluvium::id::TableId(1), &[1, 0], b"w", &sub);
+    let row = alluvium::backend::RowKey::data(alluvium::TableId(1), &[1, 0], b"w", &sub);
     let place = types.place(&row).unwrap();
     assert_eq!((place.key.to_string(), place.sub.to_string()), ("1".to_owned(), "-5".to_owned()));
 }

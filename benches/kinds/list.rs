@@ -2,8 +2,8 @@
 
 use std::cell::LazyCell;
 
-use alluvium::backend::ListState;
-use alluvium::codec::typed::Fixed;
+use alluvium::Fixed;
+use alluvium::ListState;
 use criterion::Criterion;
 
 use super::{Draw, Lanes, Log, Plain, done, each_key, plain, sizes};

@@ -3,8 +3,8 @@
 use std::cell::LazyCell;
 use std::ops::DerefMut;
 
-use alluvium::backend::MapState;
-use alluvium::codec::typed::Fixed;
+use alluvium::Fixed;
+use alluvium::MapState;
 use criterion::Criterion;
 use foldhash::fast::FixedState;
 

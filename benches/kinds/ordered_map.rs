@@ -4,8 +4,8 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::ops::{DerefMut, Range};
 
-use alluvium::backend::OrderedMapState;
-use alluvium::codec::typed::{Fixed, Ordered};
+use alluvium::OrderedMapState;
+use alluvium::{Fixed, Ordered};
 use criterion::Criterion;
 
 use super::{Draw, Lanes, Log, Plain, done, each_key, plain, sizes};

@@ -2,8 +2,8 @@
 
 use std::cell::LazyCell;
 
-use alluvium::backend::ValueState;
-use alluvium::codec::typed::Fixed;
+use alluvium::Fixed;
+use alluvium::ValueState;
 use criterion::Criterion;
 
 use super::{Draw, Log, done, each_key, plain, sizes};

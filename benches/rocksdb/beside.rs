@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use alluvium::backend::{Change, Outcome, RocksDbBackend, RowRef, StateBackend, Write};
-use alluvium::id::{Epoch, Part, TableId};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::memory::MemoryBudget;
-use alluvium::row::Cut;
-use alluvium::segment::{EncodeOptions, encode};
-use alluvium::time::Timestamp;
+use alluvium::KeyGroupSet;
+use alluvium::MemoryBudget;
+use alluvium::Timestamp;
+use alluvium::backend::Cut;
+use alluvium::backend::Part;
+use alluvium::backend::{Change, RowRef, StateBackend, Write};
+use alluvium::internals::segment::{EncodeOptions, encode};
+use alluvium::{Epoch, TableId};
+use alluvium::{Outcome, RocksDbBackend};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Options, WriteOptions};
 

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use alluvium::backend::RocksDbBackend;
+use alluvium::RocksDbBackend;
 use alluvium::prelude::*;
 
 use super::{percentile, rocksdb, value};

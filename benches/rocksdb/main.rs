@@ -21,7 +21,7 @@ mod rescale;
 
 use std::time::Duration;
 
-use alluvium::backend::{RocksDb, RocksDbSettings};
+use alluvium::{RocksDb, RocksDbSettings};
 use alluvium_testkit::bench;
 
 fn rocksdb(folder: &std::path::Path) -> RocksDb {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use alluvium::checkpoint::manifest_log::ManifestLog;
+use alluvium::ManifestLog;
 use alluvium::offline::list;
 use alluvium::prelude::*;
 

@@ -23,9 +23,14 @@ use std::fmt::Debug;
 use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
-use crate::row::{Cut, GroupTimes, RowSource, Sealed, TableRules};
 use crate::time::Timestamp;
 
+pub use crate::id::Part;
+pub use crate::row::{
+    Append, Columns, Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, Life, MAX_PART_BYTES, MAX_VALUE_BYTES,
+    MergeOperator, Op, Piece, Row, RowBatch, RowKey, RowSource, Rules, Run, Sealed, SealedPart, SegmentKind, Stack,
+    Statistic, TableRules, Ttl, Upgrade,
+};
 pub use any::AnyBackend;
 pub use log::LogBackend;
 pub use operation::{ALL_SUBS, BackendStats, Change, Entry, Outcome, RowRef, Scope, SubRange, Write};

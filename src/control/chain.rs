@@ -7,6 +7,7 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 
 /// Bounds of the segment chain of a key group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ChainPolicy {
     /// Most segments of a group's chain. Default 32.
     pub max_segments: usize,

@@ -14,6 +14,7 @@ pub type Participant = (OperatorId, Subtask);
 
 /// When checkpoints may start and how long they may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct CheckpointPolicy {
     /// From one trigger to the next. Default 10 s.
     pub interval: Duration,

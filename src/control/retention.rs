@@ -17,6 +17,7 @@ const MAX_SUSPECTS: usize = 64 << 10;
 
 /// The number of retained checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RetentionPolicy {
     /// Number of newest checkpoints that stay restorable, at least 1. Default 3.
     pub checkpoints: u32,

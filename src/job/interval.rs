@@ -19,6 +19,7 @@ const TAG: &str = "interval";
 
 /// Settings of an interval that is chosen by goals instead of being fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct AdaptiveInterval {
     /// The goals.
     pub goals: Goals,

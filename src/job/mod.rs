@@ -29,4 +29,4 @@ pub use settings::{JobSettings, OperatorSpec, Strategy};
 pub use worker::{RestoreError, Seat, Task};
 
 /// Name and version that manifests carry as their writer.
-pub const WRITER: &str = concat!("alluvium ", env!("CARGO_PKG_VERSION"));
+pub(crate) const WRITER: &str = concat!("alluvium ", env!("CARGO_PKG_VERSION"));

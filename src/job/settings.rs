@@ -23,6 +23,7 @@ pub enum Strategy {
 
 /// A job's settings: plain data.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct JobSettings {
     /// How state becomes segments. Default `Incremental`.
     pub strategy: Strategy,

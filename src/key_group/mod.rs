@@ -52,7 +52,7 @@ pub fn owner(max_parallelism: u16, parallelism: u32, group: KeyGroup) -> u32 {
 ///
 /// # Errors
 /// `Config`, with both numbers.
-pub fn check_parallelism(parallelism: u32, max_parallelism: u16) -> Result<()> {
+pub(crate) fn check_parallelism(parallelism: u32, max_parallelism: u16) -> Result<()> {
     if max_parallelism == 0 || max_parallelism > MAX_KEY_GROUPS {
         return Err(Error::config("max parallelism out of range 1..=32768").with("max_parallelism", max_parallelism));
     }

@@ -6,7 +6,7 @@ mod convert;
 mod format;
 mod heat;
 mod proto;
-pub mod rescale;
+pub(crate) mod rescale;
 mod rules;
 mod statistics;
 mod subtask;
@@ -15,13 +15,14 @@ mod weight;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask, TableId};
+use crate::id::{Attempt, Epoch, JobId, ManifestId, OperatorId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, Partitioner};
 use crate::row::{GroupTimes, Ttl, later_times};
-use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
+pub use crate::id::{Hash, ObjectId, PutId, SegmentId};
+pub use crate::segment::SegmentRef;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
 pub(crate) use rules::check_handed_in;

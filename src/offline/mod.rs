@@ -24,7 +24,7 @@ mod list;
 mod opaques;
 mod rescale;
 mod restore;
-pub mod sweep;
+mod sweep;
 mod table;
 mod verify;
 
@@ -34,6 +34,7 @@ use crate::id::Seq;
 use crate::place::Store;
 
 pub use crate::checkpoint::reading::Reader;
+pub use crate::checkpoint::sweep::{SweepPlan, Tally};
 pub use copy::{savepoint, savepoint_of};
 pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
 pub use drop::{Dropped, drop_savepoints, preview_drop};
@@ -45,6 +46,7 @@ pub use inspect::{
 pub use list::{Listed, Summary, list};
 pub use rescale::{ReadPlan, SubtaskReads, read_plan};
 pub use restore::{RestoreOptions, restore, restore_of};
+pub use sweep::{policy, preview, sweep};
 pub use table::{Entry, Place, RowTypes, find_table};
 pub use verify::{Damage, DamageKind, Level, Report, verify};
 

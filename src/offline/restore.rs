@@ -28,6 +28,7 @@ use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 
 /// What to restore.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub struct RestoreOptions {
     /// Subtasks of each operator that has keyed state; as many as it had if not set.
     pub parallelism: Option<u32>,

@@ -1,6 +1,6 @@
 //! Writes a block: collects rows as columns and joins the columns into one payload.
 
-use super::format::{BlockHeader, Codec, ROW_BYTES, Run, column};
+use super::format::{BlockHeader, Compression, ROW_BYTES, Run, column};
 use super::index::BlockEntry;
 use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint};
 use crate::error::{Error, Result};
@@ -246,10 +246,10 @@ pub(super) struct Compressor {
 }
 
 impl Compressor {
-    pub(super) fn new(codec: Codec) -> Result<Self> {
+    pub(super) fn new(codec: Compression) -> Result<Self> {
         let zstd = match codec {
-            Codec::None => None,
-            Codec::Zstd { level } => Some(zstd::bulk::Compressor::new(level).map_err(failed)?),
+            Compression::None => None,
+            Compression::Zstd { level } => Some(zstd::bulk::Compressor::new(level).map_err(failed)?),
         };
         Ok(Self { zstd, compressed: Vec::new() })
     }

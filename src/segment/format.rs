@@ -61,7 +61,7 @@ pub(super) mod column {
 /// How a block's payload is stored. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Codec {
+pub enum Compression {
     /// Uncompressed.
     None,
     /// As one zstd frame, if that is smaller.

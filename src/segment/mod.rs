@@ -23,7 +23,7 @@ use crate::key_group::KeyGroupSet;
 use crate::row::SegmentKind;
 
 pub use encode::{Encoder, encode};
-pub use format::Codec;
+pub use format::Compression;
 pub(crate) use index::touching;
 pub use index::{BlockEntry, SegmentIndex};
 pub use reader::SegmentRows;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Encoded;
 use super::block_writer::{BlockWriter, Compressor};
-use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Codec, HEADER_BYTES, put_header};
+use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Compression, HEADER_BYTES, put_header};
 use super::index::{BlockEntry, SegmentIndex};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
@@ -16,12 +16,12 @@ use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, Row, RowKey, RowKeyBuf, Segmen
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EncodeOptions {
     /// Compression of blocks.
-    pub codec: Codec,
+    pub codec: Compression,
 }
 
 impl Default for EncodeOptions {
     fn default() -> Self {
-        Self { codec: Codec::Zstd { level: 1 } }
+        Self { codec: Compression::Zstd { level: 1 } }
     }
 }
 

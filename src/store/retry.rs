@@ -23,6 +23,7 @@ const LACKS_CREATE: &str = "store lacks create-if-absent, on which every commit 
 
 /// How patient a store's user is, and how far the store's listings may lag.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StoreSettings {
     /// Longest wait for the answer to one request, its body included. Default 60 s.
     pub call_timeout: Duration,

@@ -7,19 +7,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use alluvium::ChainPolicy;
+use alluvium::Fixed;
+use alluvium::MemoryBudget;
 use alluvium::Result;
-use alluvium::backend::{
-    LogBackend, OverlayBackend, ReducingState, StateBackend, TableOptions, Tables, TtlConfig, ValueState,
-};
-use alluvium::codec::typed::Fixed;
-use alluvium::control::chain::ChainPolicy;
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Strategy, Task};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::runtime::Runtime;
-use alluvium::store::StoreSettings;
-use alluvium::time::Timestamp;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::Runtime;
+use alluvium::StoreSettings;
+use alluvium::Timestamp;
+use alluvium::TokioRuntime;
+use alluvium::backend::StateBackend;
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Strategy, Task};
+use alluvium::{KeyGroupSet, Partitioner};
+use alluvium::{LogBackend, OverlayBackend, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
 use alluvium_testkit::{COUNT, store_on};
 use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
@@ -75,13 +74,12 @@ fn at(millis: i64) -> Timestamp {
 }
 
 fn settings(strategy: Strategy, chain: ChainPolicy) -> JobSettings {
-    JobSettings {
-        strategy,
-        chain,
-        max_parallelism: GROUPS,
-        partitioner: Some(Partitioner::Range { seed: 7 }),
-        ..JobSettings::default()
-    }
+    JobSettings::default().with(|it| {
+        it.strategy = strategy;
+        it.chain = chain;
+        it.max_parallelism = GROUPS;
+        it.partitioner = Some(Partitioner::Range { seed: 7 });
+    })
 }
 
 /// A job in memory that can be opened again.
@@ -270,7 +268,13 @@ impl<B: StateBackend> Run<B> {
         let settings = match self.random.below(3) {
             0 => settings(Strategy::Full, ChainPolicy::default()),
             // Short chains: bases, with what they drop, are part of the test, and deltas that are merged with old ones.
-            1 => settings(Strategy::Incremental, ChainPolicy { max_segments: 3, spread: 2 }),
+            1 => settings(
+                Strategy::Incremental,
+                ChainPolicy::default().with(|it| {
+                    it.max_segments = 3;
+                    it.spread = 2;
+                }),
+            ),
             _ => settings(Strategy::Incremental, ChainPolicy::default()),
         };
         let parallelism = 1 + u32::try_from(self.random.below(5)).unwrap();
@@ -391,7 +395,7 @@ async fn rocksdb_keeps_to_the_times_of_groups() -> Result<()> {
     use std::sync::LazyLock;
     use std::sync::atomic::AtomicU64;
 
-    use alluvium::backend::{RocksDb, RocksDbBackend, RocksDbSettings};
+    use alluvium::{RocksDb, RocksDbBackend, RocksDbSettings};
     static NEXT: AtomicU64 = AtomicU64::new(0);
     static FOLDER: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
     static ENGINE: LazyLock<RocksDb> = LazyLock::new(|| RocksDb::new(RocksDbSettings::new(FOLDER.path())).unwrap());

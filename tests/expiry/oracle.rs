@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use alluvium::key_group::{KeyGroup, KeyGroupSet};
+use alluvium::{KeyGroup, KeyGroupSet};
 
 /// A table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,16 +1,17 @@
 //! What readers hold of memory at most: hostile objects of the largest size, and a real checkpoint.
 
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::codec::bytes::{put_length, put_varint};
-use alluvium::envelope::{self, Kind};
-use alluvium::id::{Attempt, OperatorId, PutId, Seq, TableId};
-use alluvium::job::JobSettings;
-use alluvium::key_group::{KeyGroup, KeyGroupSet};
+use alluvium::JobSettings;
+use alluvium::RestoreFrom;
+use alluvium::backend::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
+use alluvium::internals::codec::bytes::{put_length, put_varint};
+use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::segment::{EncodeOptions, SegmentRows, SegmentWriter};
+use alluvium::internals::store::Key;
+use alluvium::manifest::PutId;
 use alluvium::manifest::{Extension, MAX_MANIFEST_BYTES, Manifest, SubtaskManifest};
-use alluvium::row::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
-use alluvium::segment::{EncodeOptions, SegmentRows, SegmentWriter};
-use alluvium::store::Key;
+use alluvium::{Attempt, OperatorId, Seq, TableId};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{KeyGroup, KeyGroupSet};
 use alluvium_testkit::Counting;
 use alluvium_testkit::fuzz::memory::{self, CAP};
 use alluvium_testkit::fuzz::object::golden;
@@ -155,7 +156,7 @@ const KEYS: u32 = 400_000;
 #[test]
 fn a_real_checkpoint_restores_within_the_bound() -> Result<()> {
     let alone = memory::alone();
-    let settings = || JobSettings { max_parallelism: 128, ..JobSettings::default() };
+    let settings = || JobSettings::default().with(|it| it.max_parallelism = 128);
     let objects = world::run(async {
         let (memory, store) = world::store(&Objects::new(), 1).await;
         let mut job = Counting::open_on(store, 2, settings(), RestoreFrom::Newest).await?;

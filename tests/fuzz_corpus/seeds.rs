@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use alluvium::codec::bytes::put_u16;
-use alluvium::segment::SegmentIndex;
+use alluvium::internals::codec::bytes::put_u16;
+use alluvium::internals::segment::SegmentIndex;
 
 use super::Inputs;
 

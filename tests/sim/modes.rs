@@ -1,6 +1,6 @@
 //! The ways to look for a violation, for the core and for the whole stack.
 
-use alluvium::canary::{Canary, plant};
+use alluvium::internals::canary::{Canary, plant};
 
 use crate::budget::{Budget, CANARY_SEEDS, CORE_CRASHED, CORE_SEEDS, TWICE_EVERY};
 use crate::points;

@@ -5,19 +5,20 @@
 
 use std::time::Duration;
 
-use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
-use alluvium::checkpoint::commit::{CommitOutcome, Committer, Draft};
-use alluvium::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
-use alluvium::checkpoint::sweep::{self, Collector};
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::envelope::{self, Kind};
-use alluvium::error::{Applied, Error, Result};
-use alluvium::id::{Attempt, Epoch, Hash, ManifestId, ObjectId, PutId};
-use alluvium::key_group::Partitioner;
+use alluvium::Partitioner;
+use alluvium::RetentionPolicy;
+use alluvium::Store;
+use alluvium::internals::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
+use alluvium::internals::checkpoint::commit::{CommitOutcome, Committer, Draft};
+use alluvium::internals::checkpoint::sweep::{self, Collector};
+use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::runtime::timeout;
+use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, ObjectRef, Program};
-use alluvium::place::Store;
-use alluvium::runtime::timeout;
-use alluvium::store::{Key, Put};
+use alluvium::manifest::{Hash, ObjectId, PutId};
+use alluvium::{Applied, Error, Result};
+use alluvium::{Attempt, Epoch, ManifestId};
+use alluvium::{RestoreFrom, StoredManifest};
 
 use crate::oracle::Oracle;
 use crate::wire;
@@ -62,7 +63,7 @@ impl Process {
             from,
             partitioner: Partitioner::Range { seed: 7 },
             max_parallelism: 16,
-            retention: RetentionPolicy { checkpoints },
+            retention: RetentionPolicy::default().with(|it| it.checkpoints = checkpoints),
             writer: format!("n{} {from:?}", self.node),
             program: Program::new("records of a log"),
             operators: None,

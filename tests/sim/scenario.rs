@@ -4,8 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::place::Store;
-use alluvium::store::StoreSettings;
+use alluvium::Store;
+use alluvium::StoreSettings;
 use object_store::path::Path;
 
 use crate::nodes::{Process, World};
@@ -94,16 +94,14 @@ fn run_on(sim: &Sim, oracle: &Oracle, mut rng: Rng, mode: Mode) -> Report {
 
 impl Setup {
     fn draw(rng: &mut Rng, sim: &Sim, store: &Arc<Mutex<StoreWorld>>, oracle: &Oracle) -> Self {
-        let mut settings = StoreSettings {
-            call_timeout: Duration::from_millis(rng.within(500, 20_000)),
-            retry_deadline: Duration::from_millis(rng.within(1_000, 30_000)),
-            tries_max: usize::try_from(rng.within(2, 6)).expect("a small number"),
-            backoff_first: Duration::from_millis(50),
-            backoff_max: Duration::from_millis(rng.within(100, 3_000)),
-            // One more than the most that a listing misses: as sharp as the promise allows.
-            list_lag: 4,
-            ..StoreSettings::default()
-        };
+        let mut settings = StoreSettings::default().with(|it| {
+            it.call_timeout = Duration::from_millis(rng.within(500, 20_000));
+            it.retry_deadline = Duration::from_millis(rng.within(1_000, 30_000));
+            it.tries_max = usize::try_from(rng.within(2, 6)).expect("a small number");
+            it.backoff_first = Duration::from_millis(50);
+            it.backoff_max = Duration::from_millis(rng.within(100, 3_000)); // One more than the most that a listing misses: as sharp as the promise allows.
+            it.list_lag = 4;
+        });
         // By a number that is drawn anyway: past seeds stay what they were.
         settings.collect_lag = settings.tries_max as u64 % 3;
         settings.settle_patience = Duration::from_secs([20, 3_600][settings.tries_max % 2]);

@@ -1,6 +1,6 @@
 //! Decisions on the interval, as JSON.
 
-use alluvium::control::interval::{CheckpointKind, Decision};
+use alluvium::interval::{CheckpointKind, Decision};
 use serde_json::{Value, json};
 
 /// Returns decisions as JSON.

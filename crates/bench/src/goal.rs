@@ -3,7 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use alluvium::control::interval::Goals;
+use alluvium::interval::Goals;
 
 /// Goals as `--goal` takes them: `recovery=60s,overhead=2%`.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]

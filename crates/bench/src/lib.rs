@@ -11,7 +11,7 @@ pub mod interval;
 mod random;
 pub mod suite;
 
-use alluvium::job::Job;
+use alluvium::Job;
 use alluvium::{Error, Result};
 
 /// Writes text where the caller wants it.

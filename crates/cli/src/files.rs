@@ -5,7 +5,7 @@ use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use alluvium::id::{Attempt, JobId};
+use alluvium::{Attempt, JobId};
 use alluvium::{Error, Result};
 use xxhash_rust::xxh3::xxh3_128;
 

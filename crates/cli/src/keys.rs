@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use alluvium::envelope::{MacKey, MacKeys};
 use alluvium::{Error, Result};
+use alluvium::{MacKey, MacKeys};
 
 /// Keys of manifests.
 #[derive(Debug, Clone, Default, Args)]

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use alluvium::control::estimate::{Recovery, RecoveryModel};
+use alluvium::internals::control::estimate::{Recovery, RecoveryModel};
 use alluvium_testkit::tool::{Bench, fails, json, real_data, run, stderr, words};
 use serde_json::Value;
 

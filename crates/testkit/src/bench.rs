@@ -1,11 +1,13 @@
 //! Keys and backends that several benches use.
 
-use alluvium::backend::{LogBackend, StateBackend};
-use alluvium::id::{Epoch, Part};
-use alluvium::key_group::{KeyGroupSet, Partitioner};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::{Cut, Sealed};
-use alluvium::time::Timestamp;
+use alluvium::Epoch;
+use alluvium::LogBackend;
+use alluvium::MemoryBudget;
+use alluvium::Timestamp;
+use alluvium::backend::Part;
+use alluvium::backend::StateBackend;
+use alluvium::backend::{Cut, Sealed};
+use alluvium::{KeyGroupSet, Partitioner};
 
 pub const GROUPS: u16 = 128;
 pub const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };

@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::envelope::{self, Kind};
-use alluvium::error::ErrorKind;
-use alluvium::id::{Attempt, ObjectId, PutId, Seq};
-use alluvium::place::Store;
-use alluvium::runtime::SharedRuntime;
-use alluvium::store::{Key, KeyClass, Put, StoreSettings};
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::ErrorKind;
+use alluvium::SharedRuntime;
+use alluvium::Store;
+use alluvium::StoreSettings;
+use alluvium::TokioRuntime;
+use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::store::{Key, KeyClass, Put};
+use alluvium::manifest::{ObjectId, PutId};
+use alluvium::{Attempt, Seq};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use object_store::ObjectStore;
@@ -22,7 +24,11 @@ pub fn runtime() -> SharedRuntime {
 /// A user without patience.
 pub fn settings() -> StoreSettings {
     let quick = Duration::from_millis(1);
-    StoreSettings { tries_max: 2, backoff_first: quick, backoff_max: quick, ..StoreSettings::default() }
+    StoreSettings::default().with(|it| {
+        it.tries_max = 2;
+        it.backoff_first = quick;
+        it.backoff_max = quick;
+    })
 }
 
 /// Returns the place of job `job` below `prefix`.

@@ -5,19 +5,19 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::backend::{LogBackend, ValueState};
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::codec::typed::Fixed;
-use alluvium::id::{Epoch, ManifestId, OperatorId};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::key_group::owner;
-use alluvium::manifest::Opaque;
-use alluvium::place::Store;
-use alluvium::runtime::SharedRuntime;
-use alluvium::store::StoreSettings;
-use alluvium::time::Timestamp;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::Fixed;
+use alluvium::Opaque;
+use alluvium::RestoreFrom;
+use alluvium::SharedRuntime;
+use alluvium::Store;
+use alluvium::StoreSettings;
+use alluvium::Timestamp;
+use alluvium::TokioRuntime;
+use alluvium::owner;
+use alluvium::{Epoch, ManifestId, OperatorId};
 use alluvium::{Error, Result};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
+use alluvium::{LogBackend, ValueState};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -40,12 +40,11 @@ pub fn runtime() -> SharedRuntime {
 
 /// Returns the place of job `job` in `objects`.
 pub fn store(objects: &Arc<dyn ObjectStore>) -> Store {
-    let settings = StoreSettings {
-        tries_max: 2,
-        backoff_first: Duration::from_millis(1),
-        backoff_max: Duration::from_millis(2),
-        ..StoreSettings::default()
-    };
+    let settings = StoreSettings::default().with(|it| {
+        it.tries_max = 2;
+        it.backoff_first = Duration::from_millis(1);
+        it.backoff_max = Duration::from_millis(2);
+    });
     store_on(objects, runtime(), settings)
 }
 
@@ -92,7 +91,7 @@ impl Counting {
 
     /// Opens the job again, from the newest checkpoint, expecting the state that this one has.
     pub async fn reopen(&self, objects: &Arc<dyn ObjectStore>, parallelism: u32) -> Self {
-        let settings = JobSettings { max_parallelism: self.max_parallelism, ..JobSettings::default() };
+        let settings = JobSettings::default().with(|it| it.max_parallelism = self.max_parallelism);
         Self::open(objects, parallelism, settings, RestoreFrom::Newest, self.expected.clone()).await.unwrap()
     }
 

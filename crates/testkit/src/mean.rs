@@ -1,6 +1,6 @@
 //! The aggregate that tests and benches of accumulators share.
 
-use alluvium::backend::Aggregate;
+use alluvium::Aggregate;
 
 /// Count and sum; the mean is rounded down.
 #[derive(Debug)]

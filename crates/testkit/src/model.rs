@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
+use alluvium::MemoryBudget;
 use alluvium::Result;
+use alluvium::Timestamp;
+use alluvium::backend::Part;
 use alluvium::backend::conformance::{History, PARTITIONER, RowId, contents};
-use alluvium::backend::{
-    Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, SubRange, Write,
-};
-use alluvium::id::{Epoch, Part, TableId};
-use alluvium::key_group::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
-use alluvium::time::Timestamp;
+use alluvium::backend::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
+use alluvium::backend::{Change, Entry, RowRef, Scope, StateBackend, SubRange, Write};
+use alluvium::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
+use alluvium::{Epoch, TableId};
+use alluvium::{LogBackend, Outcome, OverlayBackend};
 
 /// The number of key groups: more than subtasks at times, fewer than keys.
 pub const GROUPS: u16 = 11;

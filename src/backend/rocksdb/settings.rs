@@ -25,6 +25,7 @@ const MIN_MEMORY_BYTES: usize = 8 << 20;
 
 /// RocksDB settings of the process: plain data.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RocksDbSettings {
     /// The parent of each backend's own folder. Its files are not checkpoints: a backend starts empty and deletes files
     /// left by its predecessor.

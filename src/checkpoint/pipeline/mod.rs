@@ -35,6 +35,7 @@ use packer::{Item, OpenPack, Packer, Slice, large_opaques, replace_opaques};
 
 /// Bounds of the background work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PipelineSettings {
     /// A pack has this many bytes at most, or one segment or opaque. Default 64 MiB.
     pub pack_bytes: u64,

@@ -9,6 +9,7 @@ pub(super) const MIN_REQUESTS: f64 = 2.0;
 
 /// Goals, in any combination. Without a goal the controller minimises lost time.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
 pub struct Goals {
     /// Longest recovery, from the failure until the job has caught up.
     pub recovery: Option<Duration>,

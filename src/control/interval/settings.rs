@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 
 /// Guard rails, and assumptions that hold until measurements replace them.
 #[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
 pub struct IntervalSettings {
     /// Shortest interval. Default 1 s.
     pub shortest: Duration,

@@ -269,7 +269,7 @@ proptest! {
     ) {
         let rows: Vec<_> = rows.into_iter().filter(|row| row.group.0 < GROUPS).collect();
         let groups = KeyGroupSet::all(GROUPS);
-        let options = EncodeOptions { codec: Codec::None };
+        let options = EncodeOptions { codec: Compression::None };
         let encoded = encode(&part(SegmentKind::Delta, &groups, &rows), options).unwrap();
         let index = SegmentIndex::find(&encoded.bytes, None).unwrap();
         let Some(entry) = index.blocks().first() else { return Ok(()) };

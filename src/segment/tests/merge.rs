@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::run::spill;
-use super::super::{Codec, EncodeOptions, SegmentRows, SegmentWriter};
+use super::super::{Compression, EncodeOptions, SegmentRows, SegmentWriter};
 use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -56,7 +56,7 @@ fn segment(rows: &[(usize, Made)]) -> Arc<dyn RowSource> {
     batch.fold(Fold::Delta, &Rules::none()).unwrap();
     // Blocks also have rows of a lower and of a higher group.
     let groups = KeyGroupSet::all(8);
-    let options = EncodeOptions { codec: Codec::None };
+    let options = EncodeOptions { codec: Compression::None };
     let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, options).unwrap();
     let mut other = RowBatch::new();
     push(&mut other, 0, &(0, Some(0), Some(0), Some(0), 0, 3));

@@ -2,8 +2,8 @@
 //!
 //! Each is the golden claim with more fields behind its own: of a field that is single, the last counts.
 
-use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
-use alluvium::id::PutId;
+use alluvium::internals::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
+use alluvium::manifest::PutId;
 
 use super::super::seeds;
 use super::{Edit, Named, edited, field, named, number};

@@ -4,7 +4,7 @@ mod manifest;
 mod object;
 mod segment;
 
-use alluvium::codec::bytes::{put_length_delimited, put_varint};
+use alluvium::internals::codec::bytes::{put_length_delimited, put_varint};
 
 use super::Inputs;
 

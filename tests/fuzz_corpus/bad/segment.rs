@@ -1,6 +1,6 @@
 //! Segments: framing, index, blocks, compression.
 
-use alluvium::codec::bytes::{put_checksum, put_length, put_u16, put_u32, put_u64};
+use alluvium::internals::codec::bytes::{put_checksum, put_length, put_u16, put_u32, put_u64};
 
 use super::super::seeds;
 use super::{Edit, Named, edited, named, varint};

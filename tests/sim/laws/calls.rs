@@ -1,11 +1,11 @@
 //! One create or read at a time: what its caller is told is what happened, or that nobody knows.
 
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::envelope;
-use alluvium::envelope::Kind;
-use alluvium::error::{Applied, ErrorKind, Result};
-use alluvium::id::Seq;
-use alluvium::store::{Key, Put};
+use alluvium::RestoreFrom;
+use alluvium::Seq;
+use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
+use alluvium::internals::store::{Key, Put};
+use alluvium::{Applied, ErrorKind, Result};
 
 use super::Rig;
 use alluvium_testkit::sim::{Answer, Fate, Faults, Operation};

@@ -3,13 +3,13 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::error::{Applied, ErrorKind};
-use alluvium::id::{OperatorId, Seq, Subtask};
-use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
+use alluvium::RestoreFrom;
+use alluvium::Timestamp;
+use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{Manifest, ManifestKind, OperatorManifest, SubtaskEntry, SubtaskManifest};
-use alluvium::store::{Key, Put};
-use alluvium::time::Timestamp;
+use alluvium::{Applied, ErrorKind};
+use alluvium::{KeyGroupRange, KeyGroupSet};
+use alluvium::{OperatorId, Seq, Subtask};
 
 use super::{Rig, committed, draft};
 use alluvium_testkit::sim::{Fate, Operation};

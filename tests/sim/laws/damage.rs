@@ -1,11 +1,11 @@
 //! Stored bytes that are damaged, misplaced or another job's.
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::sweep;
-use alluvium::error::ErrorKind;
-use alluvium::id::{Attempt, JobId, Seq};
+use alluvium::ErrorKind;
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::store::Key;
 use alluvium::manifest::{Manifest, ManifestKind};
-use alluvium::store::Key;
+use alluvium::{Attempt, JobId, Seq};
+use alluvium::{ManifestLog, RestoreFrom};
 use bytes::Bytes;
 
 use super::{Rig, committed};

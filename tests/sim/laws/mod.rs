@@ -12,19 +12,21 @@ mod sweeping;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::claim::{ClaimRequest, Claimed, claim};
-use alluvium::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::checkpoint::sweep::Collector;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::envelope;
-use alluvium::envelope::Kind;
-use alluvium::error::Result;
-use alluvium::id::{Attempt, Epoch, Hash, ObjectId, Seq};
-use alluvium::key_group::Partitioner;
+use alluvium::Partitioner;
+use alluvium::Result;
+use alluvium::RetentionPolicy;
+use alluvium::Store;
+use alluvium::StoreSettings;
+use alluvium::internals::checkpoint::claim::{ClaimRequest, Claimed, claim};
+use alluvium::internals::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
+use alluvium::internals::checkpoint::sweep::Collector;
+use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
+use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{DurabilityLevel, Layout, ManifestKind, ObjectRef, Program};
-use alluvium::place::Store;
-use alluvium::store::{Key, Put, StoreSettings};
+use alluvium::manifest::{Hash, ObjectId};
+use alluvium::{Attempt, Epoch, Seq};
+use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
 use object_store::path::Path;
 
 use alluvium_testkit::sim::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};
@@ -49,13 +51,12 @@ impl Rig {
     }
 
     fn store_of(&self, node: usize, job: &str) -> Store {
-        let settings = StoreSettings {
-            call_timeout: Duration::from_secs(10),
-            retry_deadline: Duration::from_secs(60),
-            tries_max: 4,
-            list_lag: 4,
-            ..StoreSettings::default()
-        };
+        let settings = StoreSettings::default().with(|it| {
+            it.call_timeout = Duration::from_secs(10);
+            it.retry_deadline = Duration::from_secs(60);
+            it.tries_max = 4;
+            it.list_lag = 4;
+        });
         let objects = Arc::new(SimStore::new(&self.sim, node, &self.world));
         Store::new(objects, &Path::default(), &job.parse().unwrap(), self.sim.runtime(node), settings)
     }
@@ -131,7 +132,7 @@ fn request(from: RestoreFrom) -> ClaimRequest {
         from,
         partitioner: Partitioner::Range { seed: 7 },
         max_parallelism: 16,
-        retention: RetentionPolicy { checkpoints: 3 },
+        retention: RetentionPolicy::default().with(|it| it.checkpoints = 3),
         writer: "laws".into(),
         program: Program::new("laws"),
         operators: None,

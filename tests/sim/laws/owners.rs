@@ -4,16 +4,16 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::claim::{ClaimRequest, check_owner, claim, peek};
-use alluvium::checkpoint::commit::CommitOutcome;
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::sweep;
-use alluvium::error::{Applied, ErrorKind};
-use alluvium::id::{Attempt, Seq};
-use alluvium::key_group::Partitioner;
+use alluvium::Partitioner;
+use alluvium::internals::checkpoint::claim::{ClaimRequest, check_owner, claim, peek};
+use alluvium::internals::checkpoint::commit::CommitOutcome;
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::runtime::timeout;
+use alluvium::internals::store::{Key, KeyClass};
 use alluvium::manifest::ManifestKind;
-use alluvium::runtime::timeout;
-use alluvium::store::{Key, KeyClass};
+use alluvium::{Applied, ErrorKind};
+use alluvium::{Attempt, Seq};
+use alluvium::{ManifestLog, RestoreFrom};
 
 use super::{HOUR_MS, Rig, committed, draft, request};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::claim::{ClaimRequest, claim};
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::sweep;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::id::Seq;
+use alluvium::RetentionPolicy;
+use alluvium::Seq;
+use alluvium::internals::checkpoint::claim::{ClaimRequest, claim};
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::store::Key;
 use alluvium::manifest::{ManifestKind, ObjectRef};
 use alluvium::offline;
-use alluvium::store::Key;
+use alluvium::{ManifestLog, RestoreFrom};
 
 use super::{HOUR_MS, Owner, Rig, committed, draft, request, upload};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation};
@@ -153,7 +153,7 @@ fn c06_what_a_claim_goes_on_from_is_kept_until_it_has_gone_on() {
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 5);
     let store = rig.store(1);
-    let retention = RetentionPolicy { checkpoints: 1 };
+    let retention = RetentionPolicy::default().with(|it| it.checkpoints = 1);
     let from = RestoreFrom::Checkpoint(Seq(4));
     let request = ClaimRequest { retention, ..request(from) };
     let claimed = rig.on(1, async move { Owner::new(store.clone(), claim(&store, &request).await.unwrap()) });
@@ -220,7 +220,7 @@ fn c08_nobody_deletes_what_another_job_or_a_copy_has() {
             assert_eq!(owner.collect().await, 0);
         }
         let chain = ManifestLog::load(&owner.store).await.unwrap();
-        offline::sweep::sweep(&owner.store, &chain, Some(1)).await.unwrap();
+        offline::sweep(&owner.store, &chain, Some(1)).await.unwrap();
     });
     assert_eq!(foreign(&rig), before);
     for store in [copy, other] {
@@ -251,7 +251,9 @@ fn c10_orphans_that_pile_up_are_told_of() {
     });
     assert_eq!(uncollected, 3, "two more rest");
     let store = rig.store(1);
-    let plan = rig.on(1, async move { sweep::preview(&store, RetentionPolicy { checkpoints: 3 }).await }).unwrap();
+    let plan = rig
+        .on(1, async move { sweep::preview(&store, RetentionPolicy::default().with(|it| it.checkpoints = 3)).await })
+        .unwrap();
     let world = rig.world.lock().unwrap();
     let bytes = world.objects().iter().find(|(key, _)| key.contains("data")).unwrap().1.bytes.len() as u64;
     let data = |(key, bytes): &(Key, u64)| matches!(key, Key::Data(_)).then_some(*bytes);

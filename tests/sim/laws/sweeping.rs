@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::checkpoint::claim::claim;
-use alluvium::checkpoint::commit::{CommitOutcome, Draft};
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::sweep;
-use alluvium::error::ErrorKind;
-use alluvium::id::Seq;
+use alluvium::ErrorKind;
+use alluvium::Seq;
+use alluvium::internals::checkpoint::claim::claim;
+use alluvium::internals::checkpoint::commit::{CommitOutcome, Draft};
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::store::Key;
 use alluvium::manifest::ManifestKind;
-use alluvium::store::Key;
+use alluvium::{ManifestLog, RestoreFrom};
 
 use super::{Owner, Rig, committed, draft, request};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};

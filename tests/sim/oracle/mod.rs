@@ -21,7 +21,7 @@ mod content;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use alluvium::error::Error;
+use alluvium::Error;
 
 use crate::points::SECRET;
 use crate::stack::Transaction;

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use alluvium::error::Error;
+use alluvium::Error;
 
 use super::judge::Judge;
 use super::shadow::{self, Fixed};

@@ -3,16 +3,16 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
-use alluvium::backend::{AnyBackend, OverlayBackend};
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::codec::schema::Schema;
-use alluvium::error::{Error, Result};
-use alluvium::id::{Barrier, Epoch, OperatorId};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
-use alluvium::key_group::owner;
-use alluvium::manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
-use alluvium::place::Store;
-use alluvium::time::Timestamp;
+use alluvium::RestoreFrom;
+use alluvium::Schema;
+use alluvium::Store;
+use alluvium::Timestamp;
+use alluvium::owner;
+use alluvium::{AnyBackend, OverlayBackend};
+use alluvium::{Barrier, Epoch, OperatorId};
+use alluvium::{Error, Result};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 
 use super::judge::{Judge, Restored, intent};
 use super::kinds::Subtask;

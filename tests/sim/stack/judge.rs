@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use alluvium::error::Error;
-use alluvium::id::{Epoch, ManifestId};
-use alluvium::memory::MemoryBudget;
+use alluvium::Error;
+use alluvium::MemoryBudget;
+use alluvium::{Epoch, ManifestId};
 
 use super::kinds::SEEN_LIFE_MS;
 use super::model::{Content, Model, differences};

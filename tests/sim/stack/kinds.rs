@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
+use alluvium::KeyGroupSet;
 use alluvium::Result;
-use alluvium::backend::{
-    Aggregate, AggregatingState, AnyBackend, ListState, MapState, OrderedMapState, ReducingState, StateBackend,
-    TableOptions, Tables, TimeDomain, Timers, TtlConfig, ValueState,
+use alluvium::Schema;
+use alluvium::Timestamp;
+use alluvium::backend::StateBackend;
+use alluvium::{
+    Aggregate, AggregatingState, AnyBackend, ListState, MapState, OrderedMapState, ReducingState, TableOptions, Tables,
+    TimeDomain, Timers, TtlConfig, ValueState,
 };
-use alluvium::codec::schema::Schema;
-use alluvium::codec::typed::{Codec, Fixed, Ordered, Raw, Utf8};
-use alluvium::job::{BroadcastState, OperatorList, Seat, Task};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::time::Timestamp;
+use alluvium::{BroadcastState, OperatorList, Seat, Task};
+use alluvium::{Codec, Fixed, Ordered, Raw, Utf8};
 
 use super::model::{CLEARING_MS, Content, LIFE_MS, PERIODIC_MS, PRUNED_BEHIND, digest, put};
 use super::workload::{NAMESPACES, Op, Record, Workload};
@@ -106,9 +107,9 @@ impl Subtask {
         let mut task = seat
             .restore(|groups, partitioner, budget| {
                 if overlay {
-                    AnyBackend::Overlay(alluvium::backend::OverlayBackend::new(groups, budget))
+                    AnyBackend::Overlay(alluvium::OverlayBackend::new(groups, budget))
                 } else {
-                    AnyBackend::Log(alluvium::backend::LogBackend::new(groups, partitioner, budget))
+                    AnyBackend::Log(alluvium::LogBackend::new(groups, partitioner, budget))
                 }
             })
             .await?;

@@ -4,19 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::checkpoint::pipeline::PipelineSettings;
-use alluvium::checkpoint::sweep;
-use alluvium::control::chain::ChainPolicy;
-use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::error::{Error, ErrorKind, Result};
-use alluvium::id::Seq;
-use alluvium::job::{JobSettings, Strategy};
-use alluvium::key_group::KeyGroupSet;
+use alluvium::ChainPolicy;
+use alluvium::CheckpointPolicy;
+use alluvium::KeyGroupSet;
+use alluvium::PipelineSettings;
+use alluvium::RetentionPolicy;
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::StoreSettings;
+use alluvium::internals::checkpoint::sweep;
 use alluvium::offline::{self, Level, RestoreOptions};
-use alluvium::place::Store;
-use alluvium::store::StoreSettings;
+use alluvium::{Error, ErrorKind, Result};
+use alluvium::Strategy;
+use alluvium::{ManifestLog, RestoreFrom};
 use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};
@@ -65,26 +65,29 @@ impl Process {
         let millis = |rng: &mut Rng, low, high| Duration::from_millis(rng.within(low, high));
         let mut shape = world.fixed.shape(RestoreFrom::Newest, rng);
         shape.padding = [0, 0, 100, 25_000][rng.index(4)];
-        shape.settings = JobSettings {
-            strategy: if rng.permille(250) { Strategy::Full } else { Strategy::Incremental },
-            checkpoints: CheckpointPolicy {
-                interval: millis(rng, 100, 3_000),
-                min_pause: millis(rng, 0, 200),
-                timeout: [millis(rng, 50, 2_000), Duration::from_secs(600)][rng.index(2)],
-                max_in_flight: small(rng.within(1, 4)),
-            },
-            retention: RetentionPolicy { checkpoints: u32::try_from(rng.within(1, 4)).expect("a small number") },
-            chain: ChainPolicy { max_segments: small(rng.within(2, 32)), spread: small(rng.within(1, 8)) },
-            pipeline: PipelineSettings {
-                pack_bytes: [1, 3_000, 64 << 20][rng.index(3)],
-                segment_bytes: if rng.permille(100) { 3_000 } else { 64 << 20 },
-                encoders: small(rng.within(1, 3)),
-                uploads: small(rng.within(1, 4)),
-            },
-            memory_bytes: if scarce { rng.within(20_000, 300_000) } else { u64::MAX },
-            restore_bytes: if rng.permille(100) { 40_000 } else { 128 << 20 },
-            ..shape.settings
-        };
+        shape.settings = shape.settings.with(|it| {
+            it.strategy = if rng.permille(250) { Strategy::Full } else { Strategy::Incremental };
+            it.checkpoints = CheckpointPolicy::default().with(|it| {
+                it.interval = millis(rng, 100, 3_000);
+                it.min_pause = millis(rng, 0, 200);
+                it.timeout = [millis(rng, 50, 2_000), Duration::from_secs(600)][rng.index(2)];
+                it.max_in_flight = small(rng.within(1, 4));
+            });
+            it.retention = RetentionPolicy::default()
+                .with(|it| it.checkpoints = u32::try_from(rng.within(1, 4)).expect("a small number"));
+            it.chain = ChainPolicy::default().with(|it| {
+                it.max_segments = small(rng.within(2, 32));
+                it.spread = small(rng.within(1, 8));
+            });
+            it.pipeline = PipelineSettings::default().with(|it| {
+                it.pack_bytes = [1, 3_000, 64 << 20][rng.index(3)];
+                it.segment_bytes = if rng.permille(100) { 3_000 } else { 64 << 20 };
+                it.encoders = small(rng.within(1, 3));
+                it.uploads = small(rng.within(1, 4));
+            });
+            it.memory_bytes = if scarce { rng.within(20_000, 300_000) } else { u64::MAX };
+            it.restore_bytes = if rng.permille(100) { 40_000 } else { 128 << 20 };
+        });
         shape
     }
 
@@ -252,7 +255,10 @@ impl Process {
         if chosen == 1 {
             let fixed = self.world.fixed;
             let parallelism = self.rng.permille(700).then(|| fixed.draw_parallelism(&mut self.rng));
-            let options = RestoreOptions { parallelism, groups: None };
+            let options = RestoreOptions::default().with(|it| {
+                it.parallelism = parallelism;
+                it.groups = None;
+            });
             offline::restore(&self.store, &manifest, copy, &options, &|_, _| {}).await?;
             return Ok("offline: restored elsewhere");
         }

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::key_group::Partitioner;
-use alluvium::place::Store;
-use alluvium::store::StoreSettings;
+use alluvium::Partitioner;
+use alluvium::Store;
+use alluvium::StoreSettings;
 
 use super::atlas;
 use super::judge::Judge;
@@ -117,16 +117,14 @@ fn failing(FailingCalls { first, count, way }: FailingCalls) -> Faults {
 
 impl Setup {
     fn draw(rng: &mut Rng, sim: &Sim, store: &Arc<Mutex<StoreWorld>>, oracle: &Oracle, mode: Mode) -> Self {
-        let mut settings = StoreSettings {
-            call_timeout: Duration::from_millis(rng.within(500, 20_000)),
-            retry_deadline: Duration::from_millis(rng.within(1_000, 30_000)),
-            tries_max: usize::try_from(rng.within(2, 6)).expect("a small number"),
-            backoff_first: Duration::from_millis(50),
-            backoff_max: Duration::from_millis(rng.within(100, 3_000)),
-            // One more than the most that a listing misses: as sharp as the promise allows.
-            list_lag: 4,
-            ..StoreSettings::default()
-        };
+        let mut settings = StoreSettings::default().with(|it| {
+            it.call_timeout = Duration::from_millis(rng.within(500, 20_000));
+            it.retry_deadline = Duration::from_millis(rng.within(1_000, 30_000));
+            it.tries_max = usize::try_from(rng.within(2, 6)).expect("a small number");
+            it.backoff_first = Duration::from_millis(50);
+            it.backoff_max = Duration::from_millis(rng.within(100, 3_000)); // One more than the most that a listing misses: as sharp as the promise allows.
+            it.list_lag = 4;
+        });
         // By a number that is drawn anyway: past seeds stay what they were.
         settings.collect_lag = settings.tries_max as u64 % 3;
         settings.settle_patience = Duration::from_secs([20, 3_600][settings.tries_max % 2]);

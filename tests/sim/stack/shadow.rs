@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::error::Result;
-use alluvium::id::Seq;
-use alluvium::job::JobSettings;
-use alluvium::key_group::Partitioner;
+use alluvium::JobSettings;
+use alluvium::Partitioner;
+use alluvium::Result;
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::StoreSettings;
 use alluvium::offline::{self, Level, Report};
-use alluvium::place::Store;
-use alluvium::store::StoreSettings;
+use alluvium::{ManifestLog, RestoreFrom};
 use object_store::ObjectStore;
 use object_store::path::Path;
 
@@ -30,11 +30,10 @@ pub(crate) struct Fixed {
 impl Fixed {
     /// Returns a shape that restores `from`, and what is left to draw.
     pub(crate) fn shape(self, from: RestoreFrom, rng: &mut Rng) -> Shape {
-        let settings = JobSettings {
-            max_parallelism: self.max_parallelism,
-            partitioner: Some(self.partitioner),
-            ..JobSettings::default()
-        };
+        let settings = JobSettings::default().with(|it| {
+            it.max_parallelism = self.max_parallelism;
+            it.partitioner = Some(self.partitioner);
+        });
         let parallelism = self.draw_parallelism(rng);
         Shape { parallelism, overlay: rng.permille(300), settings, from, padding: 0 }
     }

@@ -5,10 +5,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use alluvium::backend::{RocksDb, RocksDbBackend, RocksDbSettings};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::memory::MemoryBudget;
+use alluvium::KeyGroupSet;
+use alluvium::MemoryBudget;
 use alluvium::{Error, Result};
+use alluvium::{RocksDb, RocksDbBackend, RocksDbSettings};
 use bytesize::ByteSize;
 use clap::Args;
 use tempfile::TempDir;
@@ -78,11 +78,10 @@ impl Databases {
                 (scratch.folder.path().to_owned(), Some(scratch))
             }
         };
-        let settings = RocksDbSettings {
-            memory_bytes: usize::try_from(args.rocksdb_memory.as_u64()).unwrap_or(usize::MAX),
-            options: args.rocksdb_option.clone(),
-            ..RocksDbSettings::new(folder)
-        };
+        let settings = RocksDbSettings::new(folder).with(|it| {
+            it.memory_bytes = usize::try_from(args.rocksdb_memory.as_u64()).unwrap_or(usize::MAX);
+            it.options = args.rocksdb_option.clone();
+        });
         Ok(Self { rocksdb: RocksDb::new(settings)?, opened: AtomicU32::new(0), _scratch: scratch })
     }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alluvium::control::estimate::FailurePrior;
-use alluvium::control::interval::{Goals, IntervalSettings};
+use alluvium::interval::FailurePrior;
+use alluvium::interval::{Goals, IntervalSettings};
 use alluvium::{Error, Result};
 use bytesize::ByteSize;
 use clap::Args;
@@ -153,10 +153,8 @@ impl IntervalArgs {
 
     /// Returns what the controller starts from: guesses, except for the failures.
     pub(super) fn settings(&self, prior_mtbf: f64) -> IntervalSettings {
-        IntervalSettings {
-            failures: FailurePrior { job_mtbf: prior_mtbf, ..FailurePrior::default() },
-            ..IntervalSettings::default()
-        }
+        IntervalSettings::default()
+            .with(|it| it.failures = FailurePrior { job_mtbf: prior_mtbf, ..FailurePrior::default() })
     }
 }
 

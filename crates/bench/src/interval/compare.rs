@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use alluvium::Result;
-use alluvium::control::interval::{Controller, Goals, IntervalSettings};
-use alluvium::time::Timestamp;
+use alluvium::Timestamp;
+use alluvium::internals::control::interval::Controller;
+use alluvium::interval::{Goals, IntervalSettings};
 
 use super::clairvoyant;
 use super::simulation::{Outcome, Policy, simulate};

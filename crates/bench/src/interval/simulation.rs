@@ -4,9 +4,11 @@
 //! takes its capacity cost from the processing when it starts, and is durable its duration later. A failure undoes what
 //! was processed since the barrier of the last durable checkpoint. Equal seeds give equal runs.
 
-use alluvium::control::estimate::{FailureScope, LoadSample};
-use alluvium::control::interval::{CheckpointSample, Controller, Decision, Observation};
-use alluvium::time::Timestamp;
+use alluvium::Timestamp;
+use alluvium::internals::control::estimate::FailureScope;
+use alluvium::internals::control::interval::Controller;
+use alluvium::interval::LoadSample;
+use alluvium::interval::{CheckpointSample, Decision, Observation};
 
 use super::world::World;
 use crate::random::Random;

@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
-use alluvium::control::estimate::FailurePrior;
-use alluvium::control::formula;
-use alluvium::control::interval::{Bound, Controller, Goals, Infeasible, IntervalSettings};
-use alluvium::time::Timestamp;
+use alluvium::Timestamp;
+use alluvium::internals::control::formula;
+use alluvium::internals::control::interval::Controller;
+use alluvium::interval::FailurePrior;
+use alluvium::interval::{Bound, Goals, Infeasible, IntervalSettings};
 
 use super::compare::{Case, compare_with};
 use super::simulation::{Outcome, Policy, simulate};
@@ -51,10 +52,8 @@ fn case(made: Made, mtbf: f64, seeds: u32) -> Case {
         name: made.name().to_owned(),
         world: World::new(usual_job(), rate, updates, hazard),
         goals: Goals::default(),
-        settings: IntervalSettings {
-            failures: FailurePrior { job_mtbf: mtbf, ..FailurePrior::default() },
-            ..IntervalSettings::default()
-        },
+        settings: IntervalSettings::default()
+            .with(|it| it.failures = FailurePrior { job_mtbf: mtbf, ..FailurePrior::default() }),
         failures: Failures::Exponential,
         told: 1.0,
         seeds,
@@ -200,10 +199,8 @@ fn a_wrong_prior_costs_a_quarter_until_a_failure_is_seen_and_less_and_less_after
     let weight = formula::ReplayWeight::CatchUp.at(rho);
     let least = formula::overhead(formula::weighted(0.5, mtbf, weight), 0.5, mtbf, weight);
     for factor in [0.25, 1.0, 4.0] {
-        let settings = IntervalSettings {
-            failures: FailurePrior { job_mtbf: factor * mtbf, ..FailurePrior::default() },
-            ..IntervalSettings::default()
-        };
+        let settings = IntervalSettings::default()
+            .with(|it| it.failures = FailurePrior { job_mtbf: factor * mtbf, ..FailurePrior::default() });
         let controller = Controller::new(settings, Goals::default(), Timestamp::from_millis(0)).unwrap();
         let run = simulate(&quiet, &mut Policy::Adaptive(Box::new(controller), 1.0), &[], 1, 1.0);
         let (_, last) = run.changes.iter().rev().find(|(at, _)| *at < 1000.0).unwrap();
@@ -258,9 +255,12 @@ const SLACK: f64 = 1.01;
 fn guard_rails_and_budgets_hold_whatever_the_goals() {
     let shortest = Duration::from_secs(5);
     for goals in [
-        Goals { recovery: Some(Duration::from_secs(1)), ..Goals::default() },
-        Goals { recovery_point: Some(Duration::from_secs(1)), ..Goals::default() },
-        Goals { recovery_point: Some(Duration::from_secs(8)), overhead: Some(1e-4), ..Goals::default() },
+        Goals::default().with(|it| it.recovery = Some(Duration::from_secs(1))),
+        Goals::default().with(|it| it.recovery_point = Some(Duration::from_secs(1))),
+        Goals::default().with(|it| {
+            it.recovery_point = Some(Duration::from_secs(8));
+            it.overhead = Some(1e-4);
+        }),
     ] {
         let mut case = case(Made::Bursts, 900.0, 1);
         (case.goals, case.settings.shortest) = (goals, shortest);
@@ -275,14 +275,14 @@ fn guard_rails_and_budgets_hold_whatever_the_goals() {
     let run = case.adaptive(1).unwrap();
     let hours = case.world.end() / 3600.0;
     assert!(run.checkpoint_s / case.world.end() <= 0.005 * SLACK, "{}", run.checkpoint_s / case.world.end());
-    case.goals = Goals { bytes_per_hour: Some(3e9), ..Goals::default() };
+    case.goals = Goals::default().with(|it| it.bytes_per_hour = Some(3e9));
     let run = case.adaptive(1).unwrap();
     assert!(run.bytes / hours <= 3e9 * SLACK, "{}", run.bytes / hours);
-    case.goals = Goals { requests_per_hour: Some(60.0), ..Goals::default() };
+    case.goals = Goals::default().with(|it| it.requests_per_hour = Some(60.0));
     let run = case.adaptive(1).unwrap();
     assert!(run.requests / hours <= 60.0 * SLACK, "{}", run.requests / hours);
     assert!(matches!(run.changes.last().unwrap().1.reason.binds, Bound::Requests(_)));
-    case.goals = Goals { recovery: Some(Duration::from_secs(2)), ..Goals::default() };
+    case.goals = Goals::default().with(|it| it.recovery = Some(Duration::from_secs(2)));
     let run = case.adaptive(1).unwrap();
     let (_, last) = run.changes.last().unwrap();
     assert!(matches!(last.reason.infeasible, Some(Infeasible::Recovery { .. })), "{}", last.reason);

@@ -1,6 +1,6 @@
 //! A checkpointed job and what happens to it: the truth that the controller does not know.
 
-use alluvium::control::formula;
+use alluvium::internals::control::formula;
 
 use crate::random::Random;
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use alluvium::key_group::DEFAULT_MAX_PARALLELISM;
+use alluvium::DEFAULT_MAX_PARALLELISM;
 use clap::{Args, ValueEnum};
 
 use super::distribution::Distribution;

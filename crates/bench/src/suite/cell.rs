@@ -12,19 +12,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use alluvium::MemoryBudget;
+use alluvium::RequestCounts;
 #[cfg(feature = "rocksdb")]
-use alluvium::backend::RocksDbBackend;
-use alluvium::backend::{LogBackend, OverlayBackend, StateBackend};
-use alluvium::id::{Barrier, OperatorId};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec};
-use alluvium::key_group::{DEFAULT_MAX_PARALLELISM, KeyGroupSet, Partitioner};
+use alluvium::RocksDbBackend;
+use alluvium::Runtime as _;
+use alluvium::Store;
+use alluvium::TokioRuntime;
+use alluvium::backend::StateBackend;
 use alluvium::manifest::Manifest;
-use alluvium::memory::MemoryBudget;
-use alluvium::place::Store;
-use alluvium::runtime::Runtime as _;
-use alluvium::store::RequestCounts;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::{Barrier, OperatorId};
+use alluvium::{DEFAULT_MAX_PARALLELISM, KeyGroupSet, Partitioner};
 use alluvium::{Error, Result};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec};
+use alluvium::{LogBackend, OverlayBackend};
 use tokio::runtime::Runtime;
 
 use super::args::{CellSpec, name};
@@ -158,14 +159,13 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 
     fn open(&self, parallelism: u32) -> Result<Job> {
-        let settings = JobSettings {
-            strategy: match self.spec.strategy {
-                Strategy::Full => alluvium::job::Strategy::Full,
-                Strategy::Incremental => alluvium::job::Strategy::Incremental,
-            },
-            partitioner: Some(self.routing().partitioner),
-            ..JobSettings::default()
-        };
+        let settings = JobSettings::default().with(|it| {
+            it.strategy = match self.spec.strategy {
+                Strategy::Full => alluvium::Strategy::Full,
+                Strategy::Incremental => alluvium::Strategy::Incremental,
+            };
+            it.partitioner = Some(self.routing().partitioner);
+        });
         let operator = OperatorSpec::new(OperatorId(1), "bench", parallelism);
         self.runtime.block_on(JobBuilder::new(self.store.clone()).settings(settings).operator(operator).open())
     }

@@ -3,11 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use alluvium::Raw;
+use alluvium::Task;
+use alluvium::Timestamp;
 use alluvium::backend::{Change, RowRef, StateBackend, Write};
-use alluvium::codec::typed::Raw;
-use alluvium::id::{Barrier, TableId};
-use alluvium::job::Task;
-use alluvium::time::Timestamp;
+use alluvium::{Barrier, TableId};
 use alluvium::{Error, Result};
 
 use super::memory::Memory;

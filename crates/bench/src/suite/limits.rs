@@ -5,10 +5,11 @@ use std::hint::black_box;
 use std::io;
 use std::time::Duration;
 
-use alluvium::envelope::{self, Kind};
-use alluvium::id::{Attempt, ObjectId};
-use alluvium::place::Store;
-use alluvium::store::Key;
+use alluvium::Attempt;
+use alluvium::Store;
+use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::store::Key;
+use alluvium::manifest::ObjectId;
 use alluvium::{Error, Result};
 use hashbrown::HashMap;
 use tokio::runtime::Runtime;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use alluvium::memory::MemoryBudget;
+use alluvium::MemoryBudget;
 
 /// The budget that the backends of all lanes share with the background, and what of it the backends hold.
 ///

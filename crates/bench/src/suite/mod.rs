@@ -23,8 +23,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use alluvium::place::Store;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::Store;
+use alluvium::TokioRuntime;
 use alluvium::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;

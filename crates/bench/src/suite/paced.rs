@@ -11,10 +11,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use alluvium::Job;
 use alluvium::Result;
 use alluvium::backend::StateBackend;
-use alluvium::id::{Attempt, Barrier, Epoch};
-use alluvium::job::Job;
+use alluvium::{Attempt, Barrier, Epoch};
 
 use super::cell::{Cell, on_threads, panicked, together};
 use super::lane::Lane;

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use alluvium::key_group::{CurrentKey, Partitioner, owner};
+use alluvium::{CurrentKey, Partitioner, owner};
 use alluvium::{Error, Result};
 
 use super::args::CellSpec;

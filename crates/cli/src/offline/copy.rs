@@ -3,8 +3,8 @@
 use serde_json::json;
 
 use alluvium::Result;
-use alluvium::id::{ManifestId, Seq};
 use alluvium::offline::{self, RestoreOptions};
+use alluvium::{ManifestId, Seq};
 
 use super::super::{Finding, print};
 use super::place::{CheckpointArgs, Groups, progress_bar, watch};
@@ -54,7 +54,10 @@ pub(super) async fn restore(args: RestoreArgs) -> Result<Finding> {
     let found = offline::find(&store, &mut chain, args.at.id()).await?;
     let max_parallelism = found.manifest.max_parallelism;
     let groups = args.key_groups.map(|groups| Groups::of(Some(groups), max_parallelism)).transpose()?;
-    let options = RestoreOptions { parallelism: args.parallelism, groups };
+    let options = RestoreOptions::default().with(|it| {
+        it.parallelism = args.parallelism;
+        it.groups = groups;
+    });
     let to = args.at.job.elsewhere(&args.to)?;
     let bar = progress_bar();
     let (from, copy) = offline::restore_of(&store, &mut chain, args.at.id(), &to, &options, &watch(&bar)).await?;

@@ -2,9 +2,9 @@
 
 use serde_json::json;
 
-use alluvium::codec::schema::Value;
-use alluvium::id::Seq;
+use alluvium::Seq;
 use alluvium::offline::{self, Change, ChangeKind, Diff, Place};
+use alluvium::schema::Value;
 use alluvium::{Error, Result};
 
 use super::super::{Finding, print};

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use alluvium::checkpoint::manifest_log::ManifestLog;
-use alluvium::checkpoint::sweep::Tally;
-use alluvium::id::Seq;
+use alluvium::ManifestLog;
+use alluvium::Seq;
+use alluvium::internals::checkpoint::sweep::Tally;
 use alluvium::manifest::ManifestKind;
 use alluvium::offline::{drop_savepoints, preview_drop};
 use alluvium::{Error, Result};

@@ -5,10 +5,10 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use alluvium::checkpoint::manifest_log::StoredManifest;
-use alluvium::codec::schema::Type;
+use alluvium::Store;
+use alluvium::StoredManifest;
 use alluvium::offline::{self, Entry, RowTypes};
-use alluvium::place::Store;
+use alluvium::schema::Type;
 use alluvium::{Error, Result};
 use serde_json::json;
 

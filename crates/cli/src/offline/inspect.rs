@@ -5,17 +5,18 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use alluvium::KeyGroupSet;
+use alluvium::ManifestLog;
 use alluvium::Result;
-use alluvium::checkpoint::manifest_log::ManifestLog;
-use alluvium::checkpoint::restore;
-use alluvium::id::{OperatorId, Subtask};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::manifest::{Manifest, Opaque, OpaqueContent, OpaqueRole, StateKind};
+use alluvium::Store;
+use alluvium::backend::{GroupHeat, SegmentKind};
+use alluvium::internals::checkpoint::restore;
+use alluvium::internals::store::Key;
+use alluvium::manifest::SegmentRef;
+use alluvium::manifest::{Manifest, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
-use alluvium::place::Store;
-use alluvium::row::{GroupHeat, SegmentKind};
-use alluvium::segment::SegmentRef;
-use alluvium::store::Key;
+use alluvium::{Opaque, OpaqueContent, OpaqueRole};
+use alluvium::{OperatorId, Subtask};
 
 use super::super::{Finding, print};
 use super::list::summary;
@@ -174,7 +175,7 @@ fn heat_json(heat: &GroupHeat) -> Value {
 
 fn table_json(table: &TableInspection) -> Value {
     let schema = table.schema.as_ref();
-    let typed = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::manifest::Schema| {
+    let typed = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::Schema| {
         schema.map(pick).map(|part| json!({ "name": part.name, "version": part.version }))
     };
     let mut document = json!({
@@ -253,7 +254,7 @@ fn content(opaque: &Opaque) -> Value {
     let OpaqueContent::Inline(bytes) = &opaque.content else { return Value::Null };
     let readable = matches!(opaque.role, OpaqueRole::Source | OpaqueRole::Operator);
     let parsed = readable.then(|| serde_json::from_slice(bytes).ok()).flatten();
-    parsed.unwrap_or_else(|| json!({ "bytes": bytes.len(), "blake3": alluvium::id::Hash::of(bytes).to_string() }))
+    parsed.unwrap_or_else(|| json!({ "bytes": bytes.len(), "blake3": alluvium::manifest::Hash::of(bytes).to_string() }))
 }
 
 fn opaque_json((operator, subtask, opaque): &(OperatorId, Subtask, Opaque)) -> Value {
@@ -312,7 +313,7 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     text.push('\n');
     let mut tables = Table::new(["table", "kind", "key", "namespace", "sub", "value", "rows", "bytes", "skew"]);
     for table in &operator.tables {
-        let part = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::manifest::Schema| {
+        let part = |pick: fn(&alluvium::manifest::TableSchema) -> &alluvium::Schema| {
             table.schema.as_ref().map_or_else(
                 || "?".to_owned(),
                 |schema| {

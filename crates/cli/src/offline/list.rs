@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use alluvium::checkpoint::manifest_log::ManifestLog;
-use alluvium::id::{JobName, Seq};
+use alluvium::Access;
+use alluvium::ManifestLog;
 use alluvium::manifest::ManifestKind;
 use alluvium::offline::{self, Listed, Summary};
-use alluvium::store::Access;
 use alluvium::{ErrorKind, Result};
+use alluvium::{JobName, Seq};
 
 use super::super::{Finding, print};
 use super::place::{JobArgs, StoreArgs};

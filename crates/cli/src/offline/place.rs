@@ -6,14 +6,14 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, StoredManifest};
-use alluvium::id::{JobName, Seq};
-use alluvium::key_group::{KeyGroupRange, KeyGroupSet};
-use alluvium::place::Store;
-use alluvium::runtime::SharedRuntime;
-use alluvium::store::{Access, StoreSettings, list_jobs, open_url};
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::SharedRuntime;
+use alluvium::Store;
+use alluvium::TokioRuntime;
+use alluvium::{Access, StoreSettings, list_jobs, open_url};
 use alluvium::{Error, Result, offline};
+use alluvium::{JobName, Seq};
+use alluvium::{KeyGroupRange, KeyGroupSet};
+use alluvium::{ManifestLog, StoredManifest};
 
 use super::super::keys::KeyArgs;
 use super::super::print;

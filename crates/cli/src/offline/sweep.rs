@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use alluvium::checkpoint::sweep::{SweepPlan, Tally};
-use alluvium::offline::sweep::{policy, preview, sweep};
+use alluvium::internals::checkpoint::sweep::{SweepPlan, Tally};
+use alluvium::internals::store::Key;
 use alluvium::offline::{Foreign, foreign};
-use alluvium::store::Key;
+use alluvium::offline::{policy, preview, sweep};
 use alluvium::{Error, Result};
 
 use super::super::{Finding, print};

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 
+use alluvium::Timestamp;
 use alluvium::offline::Foreign;
-use alluvium::time::Timestamp;
 
 /// A table of text, its columns aligned: text to the left, figures to the right.
 #[derive(Debug)]

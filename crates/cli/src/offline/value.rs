@@ -2,7 +2,7 @@
 
 use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 
-use alluvium::codec::schema::{Shape, Type, Value};
+use alluvium::schema::{Shape, Type, Value};
 use alluvium::{Error, Result};
 
 /// A value as JSON: bytes as `0x` and hexadecimal digits; integers of any size as numbers; no `NaN`, but `null`.

@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use alluvium::Result;
-use alluvium::id::Seq;
+use alluvium::Seq;
 use alluvium::offline::{self, Damage, Report};
 
 use super::super::{Finding, print};

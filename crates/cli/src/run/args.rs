@@ -4,10 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alluvium::control::estimate::FailurePrior;
-use alluvium::control::formula::ReplayWeight;
-use alluvium::control::interval::IntervalSettings;
-use alluvium::job::AdaptiveInterval;
+use alluvium::AdaptiveInterval;
+use alluvium::interval::FailurePrior;
+use alluvium::interval::IntervalSettings;
+use alluvium::interval::ReplayWeight;
 use alluvium::{Error, Result};
 #[cfg(feature = "rocksdb")]
 use alluvium_bench::backend::RocksDbArgs;
@@ -66,7 +66,7 @@ pub(crate) struct RunArgs {
     #[arg(long, short, default_value_t = 1, value_name = "P")]
     pub(crate) parallelism: u32,
     /// Number of key groups, fixed for the job's life: the largest parallelism it can ever have
-    #[arg(long, default_value_t = alluvium::key_group::DEFAULT_MAX_PARALLELISM, value_name = "N")]
+    #[arg(long, default_value_t = alluvium::DEFAULT_MAX_PARALLELISM, value_name = "N")]
     pub(crate) max_parallelism: u16,
 
     /// Where a subtask keeps its state
@@ -182,14 +182,16 @@ impl RunArgs {
         });
         // Without a rate the input waits until it is read: a replay puts off the end, and no backlog grows.
         let weight = if self.rate.is_some() { ReplayWeight::CatchUp } else { ReplayWeight::Batch };
-        let settings = IntervalSettings {
-            shortest: SHORTEST,
-            first: Duration::from_secs(1),
-            failures: prior,
-            weight,
-            ..IntervalSettings::default()
-        };
-        Some(AdaptiveInterval { goals: self.goal.map(|goal| goal.0).unwrap_or_default(), settings })
+        let settings = IntervalSettings::default().with(|it| {
+            it.shortest = SHORTEST;
+            it.first = Duration::from_secs(1);
+            it.failures = prior;
+            it.weight = weight;
+        });
+        Some(AdaptiveInterval::default().with(|it| {
+            it.goals = self.goal.map(|goal| goal.0).unwrap_or_default();
+            it.settings = settings;
+        }))
     }
 }
 

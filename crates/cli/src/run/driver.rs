@@ -7,18 +7,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use alluvium::backend::{AnyBackend, LogBackend, OverlayBackend};
-use alluvium::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
-use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::control::interval::Decision;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::id::{OperatorId, Seq};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
-use alluvium::key_group::KeyGroupSet;
-use alluvium::manifest::{Manifest, Opaque, OpaqueRole};
-use alluvium::place::Store;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::CheckpointPolicy;
+use alluvium::KeyGroupSet;
+use alluvium::RetentionPolicy;
+use alluvium::Store;
+use alluvium::TokioRuntime;
+use alluvium::interval::Decision;
+use alluvium::manifest::Manifest;
+use alluvium::{AnyBackend, LogBackend, OverlayBackend};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
+use alluvium::{Opaque, OpaqueRole};
+use alluvium::{OperatorId, Seq};
+use alluvium::{RestoreFrom, StoredManifest};
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
@@ -124,25 +125,24 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
 }
 
 fn settings(args: &RunArgs) -> JobSettings {
-    JobSettings {
-        strategy: match args.strategy {
-            Strategy::Full => alluvium::job::Strategy::Full,
-            Strategy::Incremental => alluvium::job::Strategy::Incremental,
-        },
-        checkpoints: CheckpointPolicy {
-            interval: match args.interval {
+    JobSettings::default().with(|it| {
+        it.strategy = match args.strategy {
+            Strategy::Full => alluvium::Strategy::Full,
+            Strategy::Incremental => alluvium::Strategy::Incremental,
+        };
+        it.checkpoints = CheckpointPolicy::default().with(|it| {
+            it.interval = match args.interval {
                 Interval::Fixed(interval) => interval,
                 Interval::Adaptive => CheckpointPolicy::default().interval,
-            },
-            min_pause: args.min_pause,
-            timeout: args.checkpoint_timeout,
-            max_in_flight: usize::try_from(args.max_in_flight).unwrap_or(usize::MAX),
-        },
-        adaptive: args.adaptive(),
-        retention: RetentionPolicy { checkpoints: args.retain },
-        max_parallelism: args.max_parallelism,
-        ..JobSettings::default()
-    }
+            };
+            it.min_pause = args.min_pause;
+            it.timeout = args.checkpoint_timeout;
+            it.max_in_flight = usize::try_from(args.max_in_flight).unwrap_or(usize::MAX);
+        });
+        it.adaptive = args.adaptive();
+        it.retention = RetentionPolicy::default().with(|it| it.checkpoints = args.retain);
+        it.max_parallelism = args.max_parallelism;
+    })
 }
 
 fn check_program(restored: Option<&StoredManifest>, program: &Program) -> Result<()> {

@@ -4,9 +4,9 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-use alluvium::control::estimate::LoadSample;
-use alluvium::control::interval::{Decision, Observation};
-use alluvium::job::Job;
+use alluvium::Job;
+use alluvium::interval::LoadSample;
+use alluvium::interval::{Decision, Observation};
 use alluvium_bench::clock;
 
 /// How often the load is told.

@@ -88,7 +88,7 @@ pub(crate) fn check_target(target: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use alluvium::ErrorKind;
-    use alluvium::id::{Attempt, JobId};
+    use alluvium::{Attempt, JobId};
 
     use super::*;
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use alluvium::id::JobId;
+use alluvium::JobId;
 use alluvium::{Error, Result};
 use serde::{Deserialize, Serialize};
 
@@ -81,7 +81,7 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
-    use alluvium::id::Attempt;
+    use alluvium::Attempt;
 
     use super::*;
 

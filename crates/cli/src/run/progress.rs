@@ -6,8 +6,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use alluvium::Result;
-use alluvium::id::Seq;
-use alluvium::job::{Job, Progress};
+use alluvium::Seq;
+use alluvium::{Job, Progress};
 
 use crate::print;
 use alluvium_bench::clock;
@@ -95,7 +95,8 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use alluvium::id::{Epoch, ManifestId, PutId};
+    use alluvium::manifest::PutId;
+    use alluvium::{Epoch, ManifestId};
 
     use super::*;
 

@@ -1,6 +1,6 @@
 //! Records as subtasks get them: an encoded key, a window, and one parsed cell per column that aggregates read.
 
-use alluvium::key_group::CurrentKey;
+use alluvium::CurrentKey;
 use alluvium::{Error, Result};
 
 use super::columns::Value;
@@ -192,7 +192,7 @@ pub(crate) fn decode_key(key: &[u8], columns: usize) -> Result<Vec<&str>> {
 
 #[cfg(test)]
 mod tests {
-    use alluvium::key_group::Partitioner;
+    use alluvium::Partitioner;
 
     use super::*;
 

@@ -1,9 +1,9 @@
 //! What a run says at its end.
 
+use alluvium::Job;
 use alluvium::Result;
-use alluvium::control::interval::Decision;
-use alluvium::id::Seq;
-use alluvium::job::Job;
+use alluvium::Seq;
+use alluvium::interval::Decision;
 use hdrhistogram::Histogram;
 use serde_json::json;
 

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use alluvium::id::{Attempt, Epoch, JobId};
+use alluvium::{Attempt, Epoch, JobId};
 use alluvium::{Error, ErrorKind, Result};
 use serde::{Deserialize, Serialize};
 

@@ -6,12 +6,12 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
+use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
-use alluvium::id::{Barrier, Epoch};
-use alluvium::job::{Progress, Task};
-use alluvium::manifest::{Opaque, OpaqueRole};
-use alluvium::time::Timestamp;
+use alluvium::{Barrier, Epoch};
 use alluvium::{Error, Result};
+use alluvium::{Opaque, OpaqueRole};
+use alluvium::{Progress, Task};
 use tokio::sync::watch;
 
 use super::output::OutputRow;

@@ -2,12 +2,12 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 
+use alluvium::Barrier;
+use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
-use alluvium::control::interval::Observation;
-use alluvium::id::Barrier;
-use alluvium::job::{Job, Task};
-use alluvium::time::Timestamp;
+use alluvium::interval::Observation;
 use alluvium::{Error, Result};
+use alluvium::{Job, Task};
 use hdrhistogram::Histogram;
 
 use super::operator::Operator;

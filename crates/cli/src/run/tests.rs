@@ -3,14 +3,16 @@
 use std::fs;
 use std::path::Path;
 
-use alluvium::backend::{OverlayBackend, StateBackend};
-use alluvium::codec::schema::{Type, decode_any};
-use alluvium::id::{Epoch, Part};
-use alluvium::key_group::{KeyGroupSet, Partitioner, owner, subtask_range};
-use alluvium::memory::MemoryBudget;
-use alluvium::row::Cut;
-use alluvium::time::Timestamp;
+use alluvium::Epoch;
+use alluvium::MemoryBudget;
+use alluvium::OverlayBackend;
+use alluvium::Timestamp;
+use alluvium::backend::Cut;
+use alluvium::backend::Part;
+use alluvium::backend::StateBackend;
+use alluvium::schema::{Type, decode_any};
 use alluvium::{ErrorKind, Result};
+use alluvium::{KeyGroupSet, Partitioner, owner, subtask_range};
 use alluvium_testkit::oracle::{DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
 use clap::Parser;
 use tempfile::TempDir;

@@ -2,7 +2,7 @@
 
 use std::panic::catch_unwind;
 
-use alluvium::canary::{Canary, plant};
+use alluvium::internals::canary::{Canary, plant};
 
 use crate::{coordinator, disk, epochs, operators, restore, state, store};
 

@@ -1,7 +1,7 @@
 //! What is kept because a part of it is needed (C).
 
+use alluvium::ManifestLog;
 use alluvium::Result;
-use alluvium::checkpoint::manifest_log::ManifestLog;
 use alluvium::offline::{self, Depth};
 
 use crate::committed::Committed;

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use alluvium::KeyGroupSet;
+use alluvium::ManifestLog;
 use alluvium::Result;
-use alluvium::checkpoint::manifest_log::ManifestLog;
-use alluvium::id::Seq;
-use alluvium::key_group::KeyGroupSet;
+use alluvium::Seq;
+use alluvium::Store;
 use alluvium::offline::{self, Level};
-use alluvium::place::Store;
-use alluvium::store::{Access, StoreSettings, open_url};
+use alluvium::{Access, StoreSettings, open_url};
 
 /// The checkpoints that were restorable at one time, each with its rows.
 #[derive(Debug, PartialEq, Eq)]

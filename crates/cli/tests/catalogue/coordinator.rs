@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::checkpoint::sweep;
-use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
-use alluvium::control::estimate::{FailurePrior, LoadSample};
-use alluvium::control::interval::{Bound, Decision, Goals, IntervalSettings, Observation};
-use alluvium::id::{Epoch, OperatorId, Subtask};
-use alluvium::job::{AdaptiveInterval, JobSettings};
-use alluvium::time::Timestamp;
+use alluvium::RestoreFrom;
+use alluvium::Timestamp;
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::control::coordinator::{Command, Coordinator, Event};
+use alluvium::interval::{Bound, Decision, Goals, IntervalSettings, Observation};
+use alluvium::interval::{FailurePrior, LoadSample};
+use alluvium::{AdaptiveInterval, JobSettings};
+use alluvium::{CheckpointPolicy, Participant};
+use alluvium::{Epoch, OperatorId, Subtask};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::sim::{HOUR_MS, Rig, small};
@@ -22,7 +23,7 @@ fn b06_acknowledgements_that_are_lost_doubled_or_out_of_order_change_nothing() {
     let at = |seconds: u64| Timestamp::from_millis(0).after(Duration::from_secs(seconds));
     for seed in 0..1000 {
         let mut rng = Rng::new(seed);
-        let policy = CheckpointPolicy { max_in_flight: 3, ..CheckpointPolicy::default() };
+        let policy = CheckpointPolicy::default().with(|it| it.max_in_flight = 3);
         let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), at(0));
         let epochs: Vec<Epoch> = (0..3).map(|_| coordinator.trigger(at(1)).unwrap()).collect();
         let mut events: Vec<_> = epochs.iter().flat_map(|epoch| participants.iter().map(|p| (*epoch, *p))).collect();
@@ -57,8 +58,8 @@ fn b06_acknowledgements_that_are_lost_doubled_or_out_of_order_change_nothing() {
 #[test]
 pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
     let rig = Rig::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
-    let mut job = rig.open(0, 2, JobSettings { checkpoints, ..small() }).unwrap();
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_secs(5));
+    let mut job = rig.open(0, 2, small().with(|it| it.checkpoints = checkpoints)).unwrap();
     rig.next_call(Operation::Put, "data", Fate::silent(Some(30_000)));
     let mut job = rig.on(0, async move {
         job.add(0..50).unwrap();
@@ -85,11 +86,20 @@ pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
 #[test]
 fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
     let rig = Rig::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_secs(5));
     for (adaptive, outcomes) in
         [(None, [false; 5]), (Some(AdaptiveInterval::default()), [false, false, true, true, true])]
     {
-        let mut job = rig.open(0, 2, JobSettings { checkpoints, adaptive, ..small() }).unwrap();
+        let mut job = rig
+            .open(
+                0,
+                2,
+                small().with(|it| {
+                    it.checkpoints = checkpoints;
+                    it.adaptive = adaptive;
+                }),
+            )
+            .unwrap();
         let mut committed = Vec::new();
         for round in 0..5 {
             rig.next_call(Operation::Put, "data", Fate::ok(8_000));
@@ -110,8 +120,13 @@ fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
 /// Settings of a job with an adaptive interval that expects a failure after so many seconds.
 fn expecting(job_mtbf: f64) -> JobSettings {
     let failures = FailurePrior { job_mtbf, ..FailurePrior::default() };
-    let settings = IntervalSettings { failures, ..IntervalSettings::default() };
-    JobSettings { adaptive: Some(AdaptiveInterval { goals: Goals::default(), settings }), ..small() }
+    let settings = IntervalSettings::default().with(|it| it.failures = failures);
+    small().with(|it| {
+        it.adaptive = Some(AdaptiveInterval::default().with(|it| {
+            it.goals = Goals::default();
+            it.settings = settings;
+        }))
+    })
 }
 
 /// A job under load of so many keys a second, of 2,500 that it could do.

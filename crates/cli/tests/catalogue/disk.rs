@@ -8,11 +8,11 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use alluvium::ErrorKind;
-use alluvium::canary::{Canary, plant};
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::job::JobSettings;
+use alluvium::JobSettings;
+use alluvium::internals::canary::{Canary, plant};
 use alluvium::offline::{self, Level};
-use alluvium::store::{Access, open_url};
+use alluvium::{Access, open_url};
+use alluvium::{ManifestLog, RestoreFrom};
 
 use crate::committed::on_folder;
 use crate::folder::{Case, Emit, Ended, Scene};

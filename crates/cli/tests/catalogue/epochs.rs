@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use alluvium::backend::LogBackend;
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::control::coordinator::CheckpointPolicy;
-use alluvium::id::{Attempt, Barrier, Epoch, OperatorId};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
-use alluvium::manifest::{Opaque, OpaqueRole};
-use alluvium::place::Store;
-use alluvium::time::Timestamp;
+use alluvium::CheckpointPolicy;
+use alluvium::LogBackend;
+use alluvium::RestoreFrom;
+use alluvium::Store;
+use alluvium::Timestamp;
+use alluvium::{Attempt, Barrier, Epoch, OperatorId};
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Job, JobBuilder, OperatorSpec, Seat, Task};
+use alluvium::{Opaque, OpaqueRole};
 use futures_util::FutureExt as _;
 
 use crate::sim::{Rig, small};
@@ -166,8 +166,8 @@ fn b05_a_barrier_of_another_attempt_is_refused_with_both() {
 #[test]
 fn b10_an_epoch_whose_time_is_over_before_it_is_noticed_is_given_up() {
     let rig = Rig::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::ZERO, ..CheckpointPolicy::default() };
-    let mut job: Counting = rig.open(0, 2, JobSettings { checkpoints, ..small() }).unwrap();
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::ZERO);
+    let mut job: Counting = rig.open(0, 2, small().with(|it| it.checkpoints = checkpoints)).unwrap();
     rig.on(0, async move {
         for _ in 0..3 {
             let barrier = job.job.trigger().unwrap().unwrap();
@@ -344,13 +344,13 @@ fn b13_a_checkpoint_is_due_though_the_clock_went_back() {
 
 /// A value of one operator.
 async fn put(task: &mut Task<LogBackend>, number: u64) -> Result<()> {
-    let value = task.state().value("value", alluvium::codec::typed::Fixed)?;
+    let value = task.state().value("value", alluvium::Fixed)?;
     task.state().set_key(b"key")?;
     value.put(task.state(), &number)
 }
 
 async fn open(store: &Store, change: impl FnOnce(JobBuilder) -> JobBuilder) -> Result<(Job, Vec<Task<LogBackend>>)> {
-    let builder = JobBuilder::new(store.clone()).settings(JobSettings { retention: Default::default(), ..small() });
+    let builder = JobBuilder::new(store.clone()).settings(small().with(|it| it.retention = Default::default()));
     let mut job = change(builder).open().await?;
     let mut tasks = Vec::new();
     for seat in job.take_seats() {
@@ -389,7 +389,7 @@ async fn of_two(store: &Store) -> Result<()> {
 }
 
 async fn read(task: &mut Task<LogBackend>) -> Result<Option<u64>> {
-    let value = task.state().value::<u64, _>("value", alluvium::codec::typed::Fixed)?;
+    let value = task.state().value::<u64, _>("value", alluvium::Fixed)?;
     task.state().set_key(b"key")?;
     value.read(task.state())
 }
@@ -443,7 +443,7 @@ pub(crate) fn f15_state_that_no_operator_claims_is_refused_dropped_or_carried() 
         for task in &mut tasks[1..] {
             let groups = task.groups().clone();
             let mut rows = 0;
-            let value = task.state().value::<u64, _>("value", alluvium::codec::typed::Fixed).unwrap();
+            let value = task.state().value::<u64, _>("value", alluvium::Fixed).unwrap();
             value
                 .scan(task.state(), &groups, |_, _, _| {
                     rows += 1;
@@ -514,7 +514,7 @@ fn f04_a_restore_that_failed_can_be_tried_again_with_the_same_seat() {
     rig.faults(Faults::none());
     rig.on(1, async move {
         let mut seat = seat;
-        let counts = seat.tables().value::<u64, _>("count", alluvium::codec::typed::Fixed).unwrap();
+        let counts = seat.tables().value::<u64, _>("count", alluvium::Fixed).unwrap();
         let mut task = seat.restore(LogBackend::new).await.unwrap();
         let mut rows = 0;
         let groups = task.groups().clone();
@@ -534,8 +534,8 @@ fn f04_a_restore_that_failed_can_be_tried_again_with_the_same_seat() {
 #[test]
 fn b10_an_epoch_that_took_too_long_says_what_it_waited_for() {
     let rig = Rig::new();
-    let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
-    let mut job: Counting = rig.open(0, 2, JobSettings { checkpoints, ..small() }).unwrap();
+    let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_secs(5));
+    let mut job: Counting = rig.open(0, 2, small().with(|it| it.checkpoints = checkpoints)).unwrap();
     rig.on(0, async move {
         let barrier = job.job.trigger().unwrap().unwrap();
         job.tasks[1].barrier(barrier, Timestamp::MIN, vec![]).unwrap();

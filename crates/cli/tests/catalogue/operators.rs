@@ -10,11 +10,12 @@ use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
-use alluvium::envelope::{self, Kind};
-use alluvium::id::{Attempt, ObjectId, PutId};
-use alluvium::runtime::Runtime as _;
-use alluvium::store::{Key, KeyClass, Put};
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::Attempt;
+use alluvium::Runtime as _;
+use alluvium::TokioRuntime;
+use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::store::{Key, KeyClass, Put};
+use alluvium::manifest::{ObjectId, PutId};
 use alluvium::{ErrorKind, Result};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;

@@ -4,17 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::backend::{LogBackend, TtlConfig, ValueState};
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::codec::typed::Fixed;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::key_group::KeyGroupSet;
+use alluvium::Fixed;
+use alluvium::KeyGroupSet;
+use alluvium::RetentionPolicy;
+use alluvium::Store;
+use alluvium::Timestamp;
 use alluvium::offline::{self, RestoreOptions};
-use alluvium::place::Store;
 use alluvium::prelude::TableOptions;
-use alluvium::time::Timestamp;
 use alluvium::{ErrorKind, Result};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
+use alluvium::{LogBackend, TtlConfig, ValueState};
+use alluvium::{ManifestLog, RestoreFrom};
 
 use crate::committed::Committed;
 use crate::sim::{Rig, small};
@@ -76,8 +76,8 @@ fn f04_a_restore_that_is_killed_has_changed_nothing_and_can_be_repeated() {
 fn f05_a_restore_while_the_owner_collects_is_of_one_checkpoint() {
     for delay_ms in (0..120).map(|step| step * 7) {
         let rig = Rig::new();
-        let retention = RetentionPolicy { checkpoints: 1 };
-        let settings = || JobSettings { retention, ..small() };
+        let retention = RetentionPolicy::default().with(|it| it.checkpoints = 1);
+        let settings = || small().with(|it| it.retention = retention);
         let mut job = rig.open(0, 2, settings()).unwrap();
         let states = Arc::new(Mutex::new(vec![State::new()]));
         let noted = Arc::clone(&states);
@@ -120,7 +120,7 @@ async fn f07_a_missing_object_is_named_with_its_groups_and_the_rest_is_restored(
     let subtasks = checkpoint.manifest.operators[0].inline_subtasks()?;
     let segments = subtasks.iter().flat_map(|subtask| &subtask.segments);
     let touched: Vec<_> = segments.filter(|segment| lost.contains(&segment.object.to_string())).collect();
-    let named = |segment: &&alluvium::segment::SegmentRef| {
+    let named = |segment: &&alluvium::manifest::SegmentRef| {
         let text = error.chain();
         text.contains(&segment.object.to_string()) && text.contains(&format!("groups=`{}`", segment.groups))
     };
@@ -132,7 +132,10 @@ async fn f07_a_missing_object_is_named_with_its_groups_and_the_rest_is_restored(
     assert!(whole.len() >= 100, "{whole}");
     let other = Gate::new();
     let target = alluvium_testkit::store(&other.objects());
-    let options = RestoreOptions { parallelism: None, groups: Some(whole.clone()) };
+    let options = RestoreOptions::default().with(|it| {
+        it.parallelism = None;
+        it.groups = Some(whole.clone());
+    });
     offline::restore(&store, &checkpoint.manifest, &target, &options, &|_, _| {}).await?;
     let group = |key: &[u8]| job.job.partitioner().locate(key, 0, 128).group;
     let expected: State =

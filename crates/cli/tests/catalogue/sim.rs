@@ -3,12 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use alluvium::JobSettings;
+use alluvium::RestoreFrom;
 use alluvium::Result;
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::job::JobSettings;
-use alluvium::place::Store;
-use alluvium::store::StoreSettings;
+use alluvium::RetentionPolicy;
+use alluvium::Store;
+use alluvium::StoreSettings;
 use object_store::ObjectStore;
 
 use alluvium_testkit::sim::{Call, Fate, Faults, Node, Operation, Sim, SimStore, StoreWorld, Tracing};
@@ -31,7 +31,7 @@ impl Rig {
 
     pub(crate) fn store(&self, node: Node) -> Store {
         let objects: Arc<dyn ObjectStore> = Arc::new(SimStore::new(&self.sim, node, &self.world));
-        store_on(&objects, self.sim.runtime(node), StoreSettings { list_lag: 4, ..StoreSettings::default() })
+        store_on(&objects, self.sim.runtime(node), StoreSettings::default().with(|it| it.list_lag = 4))
     }
 
     /// Runs `future` on `node` to its end.
@@ -69,6 +69,9 @@ impl Rig {
 
 /// Settings of a small job that keeps all of its checkpoints.
 pub(crate) fn small() -> JobSettings {
-    let retention = RetentionPolicy { checkpoints: 100 };
-    JobSettings { max_parallelism: 16, retention, ..JobSettings::default() }
+    let retention = RetentionPolicy::default().with(|it| it.checkpoints = 100);
+    JobSettings::default().with(|it| {
+        it.max_parallelism = 16;
+        it.retention = retention;
+    })
 }

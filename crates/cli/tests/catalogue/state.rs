@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use alluvium::Result;
-use alluvium::backend::{LogBackend, TableOptions, TtlConfig, ValueState};
-use alluvium::codec::typed::{Fixed, Raw};
-use alluvium::id::Seq;
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::Timestamp;
+use alluvium::backend::SegmentKind;
 use alluvium::manifest::Manifest;
-use alluvium::place::Store;
-use alluvium::row::SegmentKind;
-use alluvium::time::Timestamp;
+use alluvium::{Fixed, Raw};
+use alluvium::{Job, JobBuilder, OperatorSpec, Task};
+use alluvium::{LogBackend, TableOptions, TtlConfig, ValueState};
 
 use crate::sim::{Rig, small};
 use alluvium_testkit::COUNT;
@@ -121,7 +121,7 @@ pub(crate) fn f17_a_chain_is_bounded_by_what_it_decodes_to() {
     let rig = Rig::new();
     let store = rig.store(0);
     let newest = rig.on(0, async move {
-        let settings = JobSettings { max_parallelism: 1, ..small() };
+        let settings = small().with(|it| it.max_parallelism = 1);
         let operator = OperatorSpec::new(COUNT, "count", 1);
         let mut job = JobBuilder::new(store).settings(settings).operator(operator).open().await.unwrap();
         let mut tasks = vec![job.take_seats().remove(0).restore(LogBackend::new).await.unwrap()];

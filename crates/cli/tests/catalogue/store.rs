@@ -3,11 +3,11 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom};
-use alluvium::job::{JobSettings, Strategy};
-use alluvium::manifest::{Opaque, OpaqueRole};
-use alluvium::store::Key;
+use alluvium::internals::store::Key;
 use alluvium::{ErrorKind, Result, offline};
+use alluvium::{JobSettings, Strategy};
+use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Opaque, OpaqueRole};
 use bytes::Bytes;
 use object_store::ObjectStore;
 
@@ -34,8 +34,8 @@ async fn open(objects: &Arc<dyn ObjectStore>) -> Result<Counting> {
 #[test]
 fn a10_a_storm_of_refusals_is_met_with_ever_fewer_requests() {
     let rig = Rig::new();
-    let pipeline = alluvium::checkpoint::pipeline::PipelineSettings { pack_bytes: 1, ..small().pipeline };
-    let mut job = rig.open(0, 8, JobSettings { pipeline, ..small() }).unwrap();
+    let pipeline = small().pipeline.with(|it| it.pack_bytes = 1);
+    let mut job = rig.open(0, 8, small().with(|it| it.pipeline = pipeline)).unwrap();
     job.add(0..1000).unwrap();
     let start = rig.sim.now_ms();
     let requests = Arc::new(Mutex::new(Vec::new()));
@@ -138,7 +138,7 @@ pub(crate) fn a25_a_sound_block_of_another_checkpoint_is_found() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let gate = Gate::new();
-        let settings = JobSettings { strategy: Strategy::Full, ..JobSettings::default() };
+        let settings = JobSettings::default().with(|it| it.strategy = Strategy::Full);
         let mut job = Counting::open_on(alluvium_testkit::store(&gate.objects()), 1, settings, RestoreFrom::Newest)
             .await
             .unwrap();

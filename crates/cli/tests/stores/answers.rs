@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use alluvium::ErrorKind;
+use alluvium::JobSettings;
+use alluvium::RestoreFrom;
 use alluvium::Result;
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::error::ErrorKind;
-use alluvium::job::JobSettings;
-use alluvium::store::StoreSettings;
+use alluvium::StoreSettings;
 use object_store::ObjectStore;
 
 use super::place::{Place, quick};
@@ -69,7 +69,7 @@ async fn a02_an_answer_that_is_lost_is_settled_by_reading_back() {
 async fn a02_an_answer_that_does_not_come_is_settled_by_reading_back() {
     for place in Place::all("a02-silent").await {
         // A slow machine makes more calls time out, which changes nothing but the time it takes.
-        let settings = StoreSettings { call_timeout: std::time::Duration::from_secs(2), ..quick() };
+        let settings = quick().with(|it| it.call_timeout = std::time::Duration::from_secs(2));
         let plan = |request: &Request| match (request.times, request.nth % 3, creates(request)) {
             (1, 0, true) => Act::Hang,
             (1, 1, true) => Act::Ignore,

@@ -1,9 +1,9 @@
 //! Endpoints that mean harm: what they send is bounded by the client, in memory and in errors.
 
-use alluvium::error::ErrorKind;
-use alluvium::place::Store;
-use alluvium::store::{Key, KeyClass, StoreSettings};
-use alluvium::{Error, id::Seq};
+use alluvium::ErrorKind;
+use alluvium::Store;
+use alluvium::internals::store::{Key, KeyClass};
+use alluvium::{Error, Seq};
 
 use super::place::{Kind, Place, quick};
 use super::proxy::{Act, Proxy, Request};
@@ -17,7 +17,7 @@ const NONSENSE: &str =
     "<a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a><a>\n";
 
 fn store(place: &Place, proxy: &Proxy) -> Store {
-    store_on(&place.via(proxy.address).open(), runtime(), StoreSettings { tries_max: 2, ..quick() })
+    store_on(&place.via(proxy.address).open(), runtime(), quick().with(|it| it.tries_max = 2))
 }
 
 fn head(status: &str, headers: &str) -> String {

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::store::{Access, StoreSettings, open_url_with};
+use alluvium::{Access, StoreSettings, open_url_with};
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpConnector as _, HttpRequest, HttpRequestBody, ReqwestConnector};
 use object_store::{ClientOptions, ObjectStore};
@@ -134,11 +134,10 @@ impl Place {
 
 /// Settings that try as often as a user's, without the waiting.
 pub(crate) fn quick() -> StoreSettings {
-    StoreSettings {
-        backoff_first: Duration::from_millis(1),
-        backoff_max: Duration::from_millis(4),
-        ..StoreSettings::default()
-    }
+    StoreSettings::default().with(|it| {
+        it.backoff_first = Duration::from_millis(1);
+        it.backoff_max = Duration::from_millis(4);
+    })
 }
 
 /// Returns the head of a request, signed anew if it is one to the Azure server, whose signatures cover it.

@@ -1,6 +1,6 @@
 //! Servers that nobody disturbs: the contract of a store, and a job over them.
 
-use alluvium::error::ErrorKind;
+use alluvium::ErrorKind;
 use object_store::path::Path;
 
 use super::place::Place;

@@ -1,9 +1,9 @@
 //! Stores that can hold no job: a job is told so when it opens, at once, and nothing is left in them.
 
 use alluvium::Error;
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::error::ErrorKind;
-use alluvium::job::JobSettings;
+use alluvium::ErrorKind;
+use alluvium::JobSettings;
+use alluvium::RestoreFrom;
 
 use super::place::{Place, quick};
 use super::proxy::{Act, Proxy};
@@ -29,7 +29,7 @@ async fn refused_by(name: &str, act: Act, kind: ErrorKind, text: &str) {
         assert_eq!(error.kind(), kind, "{:?}: {}", place.kind, error.chain());
         assert!(error.chain().contains(text), "{:?}: {}", place.kind, error.chain());
         assert!(proxy.requests() <= 8, "{:?}: {} requests before it is told", place.kind, proxy.requests());
-        let left = alluvium::store::list_jobs(&*place.open(), &"".into(), &runtime(), &quick()).await.unwrap();
+        let left = alluvium::list_jobs(&*place.open(), &"".into(), &runtime(), &quick()).await.unwrap();
         assert_eq!(left, [], "{:?}", place.kind);
     }
 }
@@ -48,7 +48,7 @@ async fn a21_a_bucket_that_is_missing_is_told_at_the_start() {
 async fn a20_a21_a_listing_that_is_refused_is_not_asked_for_again() {
     for place in Place::all("a21-list").await {
         let error = store_on(&place.named("a21-no-list").open(), runtime(), quick());
-        let error = error.folder().list(alluvium::store::KeyClass::Manifest).await.unwrap_err();
+        let error = error.folder().list(alluvium::internals::store::KeyClass::Manifest).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{:?}: {}", place.kind, error.chain());
         let proxy = Proxy::start(place.address, |_| Act::Refuse(403));
         let place = place.via(proxy.address);

@@ -3,10 +3,8 @@
 use std::fmt::Debug;
 
 use alluvium::Result;
-use alluvium::codec::schema::{Type, decode_any};
-use alluvium::codec::typed::{
-    At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8,
-};
+use alluvium::schema::{Type, decode_any};
+use alluvium::{At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8};
 
 /// Any bytes as a value of every codec. What is read and written again reads the same; tools read it by its name alone.
 pub fn codecs(data: &[u8]) -> Result<()> {

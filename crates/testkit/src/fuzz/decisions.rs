@@ -2,16 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use alluvium::ChainPolicy;
 use alluvium::Result;
-use alluvium::checkpoint::sweep;
-use alluvium::control::chain::{ChainPolicy, LinkSize, bases_due};
-use alluvium::control::coordinator::{CheckpointPolicy, Command, Coordinator, Event, Participant};
-use alluvium::control::retention::{Ledger, RetentionPolicy, retain};
-use alluvium::id::{Attempt, Epoch, Hash, ManifestId, ObjectId, OperatorId, PutId, Seq, Subtask};
-use alluvium::key_group::{KeyGroup, KeyGroupSet};
+use alluvium::RetentionPolicy;
+use alluvium::Timestamp;
+use alluvium::internals::checkpoint::sweep;
+use alluvium::internals::control::chain::{LinkSize, bases_due};
+use alluvium::internals::control::coordinator::{Command, Coordinator, Event};
+use alluvium::internals::control::retention::{Ledger, retain};
+use alluvium::internals::store::Key;
+use alluvium::manifest::{Hash, ObjectId, PutId};
 use alluvium::manifest::{Layout, Manifest, ManifestKind, ObjectRef, Retained};
-use alluvium::store::Key;
-use alluvium::time::Timestamp;
+use alluvium::{Attempt, Epoch, ManifestId, OperatorId, Seq, Subtask};
+use alluvium::{CheckpointPolicy, Participant};
+use alluvium::{KeyGroup, KeyGroupSet};
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::object::golden;
@@ -77,7 +81,7 @@ fn coordinate(case: &Case) {
     let participants: Vec<Participant> =
         (0..1 + u32::from(case.participants % 4)).map(|n| (OperatorId(n % 2), Subtask(n))).collect();
     let max_in_flight = 1 + usize::from(case.max_in_flight % 3);
-    let policy = CheckpointPolicy { max_in_flight, ..CheckpointPolicy::default() };
+    let policy = CheckpointPolicy::default().with(|it| it.max_in_flight = max_in_flight);
     let mut now = Timestamp::from_millis(0);
     let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), now);
     // Epochs that are not over, each with who has acknowledged it; and the one that is being committed.
@@ -136,7 +140,7 @@ fn coordinate(case: &Case) {
 }
 
 fn retention(case: &Case) {
-    let policy = RetentionPolicy { checkpoints: u32::from(case.retained % 5) };
+    let policy = RetentionPolicy::default().with(|it| it.checkpoints = u32::from(case.retained % 5));
     let list_lag = u64::from(case.list_lag % 8);
     let mut ledger = Ledger::default();
     // Every manifest there was with its objects, the live ones, and what was handed out.
@@ -214,7 +218,10 @@ fn chains(case: &Case) {
         .map(|(groups, bytes)| LinkSize { groups, bytes_per_group: *bytes, raw_bytes_per_group: *bytes / 2 })
         .collect();
     let owned = KeyGroupSet::all(1 + u16::from(case.retained) % 16);
-    let policy = ChainPolicy { max_segments: 1 + usize::from(case.list_lag), spread: usize::from(case.participants) };
+    let policy = ChainPolicy::default().with(|it| {
+        it.max_segments = 1 + usize::from(case.list_lag);
+        it.spread = usize::from(case.participants);
+    });
     let due = bases_due(&links, &owned, policy);
     assert!(due.difference(&owned).is_empty() && due.len() <= owned.len().div_ceil(policy.spread.max(1)));
     let length = |group| links.iter().filter(|link| link.groups.contains(group)).count();

@@ -3,8 +3,10 @@
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
 
-use alluvium::id::{Attempt, Hash, JobId, JobName, ObjectId, PutId, Seq};
-use alluvium::store::{Access, KeyClass, list_jobs, open_url};
+use alluvium::internals::store::KeyClass;
+use alluvium::manifest::{Hash, ObjectId, PutId};
+use alluvium::{Access, list_jobs, open_url};
+use alluvium::{Attempt, JobId, JobName, Seq};
 use alluvium::{Error, ErrorKind, Result};
 use object_store::path::Path;
 

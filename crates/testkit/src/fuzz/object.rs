@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use alluvium::Result;
-use alluvium::control::interval::{Controller, Goals, IntervalSettings, Learned};
-use alluvium::envelope::{self, ENVELOPE_HEADER_BYTES, Kind, MacKey, MacKeys};
-use alluvium::id::{Attempt, ObjectId, OperatorId, PutId, Seq};
-use alluvium::manifest::rescale::OperatorPlan;
+use alluvium::Timestamp;
+use alluvium::internals::control::interval::{Controller, Learned};
+use alluvium::internals::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
+use alluvium::internals::place::pack::Pack;
+use alluvium::internals::rescale::OperatorPlan;
+use alluvium::interval::{Goals, IntervalSettings};
 use alluvium::manifest::{AttemptMarker, Extension, Manifest, SubtaskManifest};
+use alluvium::manifest::{ObjectId, PutId};
 use alluvium::offline::Summary;
-use alluvium::place::pack::Pack;
-use alluvium::time::Timestamp;
+use alluvium::{Attempt, OperatorId, Seq};
+use alluvium::{MacKey, MacKeys};
 use bytes::Bytes;
 
 use super::seal;

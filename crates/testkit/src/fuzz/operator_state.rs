@@ -1,18 +1,16 @@
 //! Operator state out of any opaques: what restores survives the next checkpoint, at any parallelism.
 
+use alluvium::LogBackend;
+use alluvium::RestoreFrom;
 use alluvium::Result;
-use alluvium::backend::LogBackend;
-use alluvium::checkpoint::manifest_log::RestoreFrom;
-use alluvium::codec::typed::{Fixed, Raw, Utf8};
-use alluvium::id::{Epoch, OperatorId, Seq, Subtask};
-use alluvium::job::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::key_group::subtask_range;
-use alluvium::manifest::{
-    Manifest, ManifestKind, Opaque, OpaqueContent, OpaqueRole, OperatorManifest, Redistribution, SubtaskEntry,
-    SubtaskManifest,
-};
-use alluvium::place::Store;
-use alluvium::time::Timestamp;
+use alluvium::Store;
+use alluvium::Timestamp;
+use alluvium::manifest::{Manifest, ManifestKind, OperatorManifest, SubtaskEntry, SubtaskManifest};
+use alluvium::subtask_range;
+use alluvium::{Epoch, OperatorId, Seq, Subtask};
+use alluvium::{Fixed, Raw, Utf8};
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
+use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 
@@ -136,7 +134,7 @@ type Content = (Vec<Vec<u8>>, Vec<String>, Vec<(Vec<u8>, u64)>);
 
 impl Running {
     async fn open(store: Store, parallelism: u32) -> Result<Self> {
-        let settings = JobSettings { max_parallelism: golden().0.max_parallelism, ..JobSettings::default() };
+        let settings = JobSettings::default().with(|it| it.max_parallelism = golden().0.max_parallelism);
         let builder = JobBuilder::new(store).settings(settings).restore_from(RestoreFrom::Newest);
         let mut job = builder.operator(OperatorSpec::new(OPERATOR, "operator", parallelism)).open().await?;
         let mut tasks = Vec::new();

@@ -3,18 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use alluvium::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::codec::schema::Value;
-use alluvium::codec::typed::Utf8;
-use alluvium::control::retention::RetentionPolicy;
-use alluvium::envelope::{MacKey, MacKeys};
-use alluvium::id::Seq;
-use alluvium::job::JobSettings;
-use alluvium::key_group::KeyGroupSet;
-use alluvium::manifest::{INLINE_OPAQUE_BYTES, Opaque, OpaqueRole};
+use alluvium::JobSettings;
+use alluvium::KeyGroupSet;
+use alluvium::RetentionPolicy;
+use alluvium::Seq;
+use alluvium::Store;
+use alluvium::Utf8;
+use alluvium::manifest::INLINE_OPAQUE_BYTES;
 use alluvium::offline::{self, Depth, Level, RestoreOptions, TableInspection};
-use alluvium::place::Store;
+use alluvium::schema::Value;
 use alluvium::{Error, ErrorKind, Result};
+use alluvium::{MacKey, MacKeys};
+use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
+use alluvium::{Opaque, OpaqueRole};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 
@@ -98,8 +99,11 @@ fn scene(keys: MacKeys) -> Scene {
 }
 
 fn settings() -> JobSettings {
-    let retention = RetentionPolicy { checkpoints: 2 };
-    JobSettings { max_parallelism: 8, retention, ..JobSettings::default() }
+    let retention = RetentionPolicy::default().with(|it| it.checkpoints = 2);
+    JobSettings::default().with(|it| {
+        it.max_parallelism = 8;
+        it.retention = retention;
+    })
 }
 
 impl Scene {

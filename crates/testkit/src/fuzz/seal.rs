@@ -2,10 +2,10 @@
 //!
 //! Bytes that are not even nearly what they should be are returned as they are.
 
-use alluvium::codec::bytes::{Reader, put_checksum};
-use alluvium::codec::trailer::TRAILER_BYTES;
-use alluvium::envelope::ENVELOPE_HEADER_BYTES;
-use alluvium::id::Hash;
+use alluvium::internals::codec::bytes::{Reader, put_checksum};
+use alluvium::internals::codec::trailer::TRAILER_BYTES;
+use alluvium::internals::envelope::ENVELOPE_HEADER_BYTES;
+use alluvium::manifest::Hash;
 
 const CHECKSUM_BYTES: usize = 4;
 const MAC_BYTES: usize = 32;

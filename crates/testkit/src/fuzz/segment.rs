@@ -1,12 +1,12 @@
 //! Segments: whole, their index alone, one block alone.
 
 use alluvium::Result;
-use alluvium::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, put_u32};
-use alluvium::codec::trailer::put_trailer;
-use alluvium::id::Hash;
-use alluvium::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
-use alluvium::row::{Fold, RowBatch, RowSource as _, Rules};
-use alluvium::segment::{EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
+use alluvium::backend::{Fold, RowBatch, RowSource as _, Rules};
+use alluvium::internals::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, put_u32};
+use alluvium::internals::codec::trailer::put_trailer;
+use alluvium::internals::segment::{EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
+use alluvium::manifest::Hash;
+use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use bytes::Bytes;
 
 use super::seal;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alluvium::place::Store;
-use alluvium::runtime::{Runtime, SharedRuntime};
-use alluvium::store::StoreSettings;
-use alluvium::time::Timestamp;
-use alluvium::tokio_runtime::TokioRuntime;
+use alluvium::Store;
+use alluvium::StoreSettings;
+use alluvium::Timestamp;
+use alluvium::TokioRuntime;
+use alluvium::{Runtime, SharedRuntime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use object_store::memory::InMemory;
@@ -69,8 +69,12 @@ pub async fn store(objects: &Objects, seed: u64) -> (Arc<dyn ObjectStore>, Store
         memory.put(&Path::from(key.as_str()), bytes.clone().into()).await.expect("memory takes all");
     }
     let wait = Duration::from_millis(1);
-    let settings =
-        StoreSettings { tries_max: 2, backoff_first: wait, backoff_max: wait, list_lag: 4, ..StoreSettings::default() };
+    let settings = StoreSettings::default().with(|it| {
+        it.tries_max = 2;
+        it.backoff_first = wait;
+        it.backoff_max = wait;
+        it.list_lag = 4;
+    });
     let store = store_on(&memory, runtime(seed), settings);
     (memory, store)
 }

@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use alluvium::runtime::{Runtime, SharedRuntime};
-use alluvium::time::Timestamp;
+use alluvium::Timestamp;
+use alluvium::{Runtime, SharedRuntime};
 use futures_util::future::BoxFuture;
 
 use super::Rng;

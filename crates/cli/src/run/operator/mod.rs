@@ -4,10 +4,11 @@ mod row;
 
 use std::collections::BTreeSet;
 
+use alluvium::Schema;
+use alluvium::TableId;
 use alluvium::backend::{Change, Entry, RowRef, StateBackend, Write};
-use alluvium::id::TableId;
-use alluvium::key_group::{CurrentKey, Partitioner};
-use alluvium::manifest::{Schema, StateKind, TableSchema};
+use alluvium::manifest::{StateKind, TableSchema};
+use alluvium::{CurrentKey, Partitioner};
 use alluvium::{Error, Result};
 use csv::StringRecord;
 
