@@ -132,7 +132,7 @@ impl Group {
                 break;
             };
             let stale = region.chunk().records().filter(|(_, record)| has_expired(record, rules));
-            let stale: Vec<_> = stale.map(|(offset, record)| (Address::new(next, offset), record.to_bytes())).collect();
+            let stale: Vec<_> = stale.map(|(offset, record)| (Address::new(next, offset), record.encode())).collect();
             self.regions.run_mut(Section::Frozen).expiry_credit = rest;
             for (here, bytes) in stale {
                 let record = parse_copy(&bytes);
@@ -254,7 +254,7 @@ impl Group {
             .chunk()
             .records()
             .filter(|(offset, record)| !record.shape.is_dead() && is_older_piece(*offset, record));
-        let pieces: Vec<_> = pieces.map(|(_, record)| record.to_bytes()).collect();
+        let pieces: Vec<_> = pieces.map(|(_, record)| record.encode()).collect();
         // Close the region first, or the pieces might be appended to it again.
         self.regions.close(section, id);
         pieces.iter().map(|bytes| self.move_value(section, id, &parse_copy(bytes), rules)).sum()

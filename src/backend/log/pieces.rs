@@ -182,7 +182,7 @@ impl Group {
                 before.from.push((piece_ref, record.shape));
                 continue;
             }
-            let row = Draft::exact(record.place, &[], ValueMeta::PLAIN).to_bytes();
+            let row = Draft::exact(record.place, &[], ValueMeta::PLAIN).encode();
             let (from, piece) = (vec![(piece_ref, record.shape)], OwnedPiece::of(&piece));
             folded.push(Folded { from, row, piece, operand: record.meta.operand, older: record.shape.has_older() });
         }

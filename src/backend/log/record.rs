@@ -268,8 +268,8 @@ impl<'a> Record<'a> {
     }
 
     /// Returns the bytes of a copy: for callers that change the group while they use the record.
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
-        self.copy().to_bytes()
+    pub(super) fn encode(&self) -> Vec<u8> {
+        self.copy().encode()
     }
 
     /// Returns the record as a row of a segment.

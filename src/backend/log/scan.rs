@@ -238,7 +238,7 @@ impl Group {
         let is_member = |record: &Record<'_>| {
             record.place.table == table && !record.shape.is_tombstone() && !record.place.sub.is_empty()
         };
-        let members: Vec<_> = records.filter(is_member).map(|record| record.to_bytes()).collect();
+        let members: Vec<_> = records.filter(is_member).map(|record| record.encode()).collect();
         for record in members.iter().map(|bytes| parse_copy(bytes)) {
             self.note_member(self.hash(&record.place), &record.place, true, rules);
         }
@@ -256,7 +256,7 @@ impl Group {
             churn += self.write_clear(scope)?;
         }
         for (hash, address) in covered {
-            let bytes = self.regions.record(address).to_bytes();
+            let bytes = self.regions.record(address).encode();
             let (bucket, _) = self.index.find(hash, |other| other == address).unwrap_or_else(|| no_record());
             let record = parse_copy(&bytes);
             churn += self.remove_row(hash, Found { bucket, address, shape: record.shape }, &record, rules);

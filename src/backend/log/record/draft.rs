@@ -80,7 +80,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Returns the record's bytes: for callers that change the memory which its parts borrow.
-    pub(in crate::backend::log) fn to_bytes(&self) -> Vec<u8> {
+    pub(in crate::backend::log) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; self.len()];
         self.write(&mut bytes);
         bytes

@@ -70,7 +70,7 @@ fn places_that_differ_in_one_part_are_different_rows() {
 #[should_panic(expected = "fits its record")]
 fn overwriting_beyond_the_capacity_panics() {
     let place = Place { table: TableId(3), key: b"k", namespace: &[], sub: &[], routing: None, clear: 0 };
-    let mut bytes = Draft::exact(place, b"value", ValueMeta::PLAIN).to_bytes();
+    let mut bytes = Draft::exact(place, b"value", ValueMeta::PLAIN).encode();
     let shape = Record::parse(&bytes).unwrap().shape;
     rewrite(&mut bytes, &shape, Some(b"longer"), None);
 }
