@@ -1,7 +1,9 @@
 //! Keyed state and checkpoints for stream processors.
 //!
-//! Two nouns and one arrow: a *segment* is an immutable run of state, a *manifest* is an immutable list of
-//! segments (it *is* a checkpoint), and everything else is a function between the two.
+//! A *segment* is an immutable run of state. A *manifest* is an immutable list of segments: the checkpoint itself.
+//! Everything else turns one into the other.
+//!
+//! Start with [`job::JobBuilder`], which opens a [`job::Job`]; the [`prelude`] has what most embedders import.
 
 pub mod backend;
 pub mod canary;
@@ -28,26 +30,26 @@ pub mod time;
 pub mod tokio_runtime;
 
 pub use error::{Applied, Error, ErrorKind, Result};
-/// The RocksDB that this build has, for [`backend::RocksDb::tuned`].
+/// The RocksDB crate of this build, for [`backend::RocksDb::tuned`].
 #[cfg(feature = "rocksdb")]
 pub use rocksdb;
 
-/// Keeps the README's example compiling and running.
+/// Compiles and runs the README's example.
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../README.md")]
 pub struct Readme;
 
-/// Keeps the guide's code compiling and running.
+/// Compiles and runs the guide's code.
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/embedding.md")]
 pub struct Embedding;
 
-/// Keeps the code of the security notes compiling and running.
+/// Compiles and runs the code of the security notes.
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/security.md")]
 pub struct Security;
 
-/// Keeps the code of the notes on the adaptive interval compiling and running.
+/// Compiles and runs the code of the notes on the adaptive interval.
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/adaptive.md")]
 pub struct AdaptiveInterval;

@@ -1,4 +1,4 @@
-//! What a subtask brings to a barrier, and what remains of it once its state is placed.
+//! A subtask's arrival at a barrier, and its acknowledgement once its state is placed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::manifest::{ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
 use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
-/// What a subtask says about its state; it belongs to its operator's entry in the manifest.
+/// A subtask's report on its state, for its operator's entry in the manifest.
 #[derive(Debug, Clone)]
 pub(crate) struct StateSummary {
     pub(crate) tables: Arc<[TableEntry]>,
