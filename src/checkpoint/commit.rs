@@ -6,6 +6,8 @@
 //! Invariants: `commit` settles the outcome before it returns; an unknown outcome deletes nothing; a manifest refers
 //! only to objects of live manifests and to new objects of its own attempt.
 
+mod planted;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
@@ -26,7 +28,6 @@ use crate::time::Timestamp;
 
 use super::manifest_log::{following, succeeding};
 use super::savepoints::Savepoints;
-use super::sweep;
 
 /// Refusals (no permission, say) after which a commit in doubt is given up.
 const REFUSALS_MAX: u32 = 5;

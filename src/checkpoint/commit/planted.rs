@@ -1,4 +1,4 @@
-//! The bug that [`Canary::DeleteAfterUnknown`](crate::canary::Canary::DeleteAfterUnknown) plants.
+//! The bug planted by `Canary::DeleteAfterUnknown`.
 
 use super::Committer;
 use crate::checkpoint::sweep;
