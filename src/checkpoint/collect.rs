@@ -151,11 +151,11 @@ impl Collector {
             keys.extend(self.failed.iter().copied());
         }
         let swept = delete_all(&self.store, keys).await;
-        self.take_note(&swept);
+        self.record(&swept);
         swept
     }
 
-    fn take_note(&mut self, swept: &Swept) {
+    fn record(&mut self, swept: &Swept) {
         let failed = || swept.failed.iter().map(|(key, _)| *key);
         let settled: BTreeSet<Key> = swept.deleted.iter().copied().chain(failed()).collect();
         self.due.retain(|key| !settled.contains(key));

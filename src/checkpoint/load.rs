@@ -10,7 +10,7 @@ use std::vec;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
-use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
+use super::restore::{Content, Opened, SegmentReader, divide, with_segment};
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -113,7 +113,7 @@ impl Reading {
         let alone = groups.first().filter(|_| groups.len() == 1);
         if let Some(group) = alone.filter(|group| self.sizes.get(group).is_some_and(|size| *size > self.bytes)) {
             let mut large = Large::new(Arc::clone(&self.reader), group, self.bytes);
-            let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.none());
+            let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.empty());
             self.group = Some(large);
             return Ok(Some(Part { groups, rows: Arc::new(rows), continues: false }));
         }
@@ -167,7 +167,7 @@ impl Large {
     }
 
     /// Returns an empty piece of the group.
-    fn none(&self) -> Merged {
+    fn empty(&self) -> Merged {
         Merged { groups: self.groups(), batch: RowBatch::new() }
     }
 
@@ -237,7 +237,7 @@ async fn read(
 ) -> Result<(usize, Vec<(BlockEntry, bytes::Bytes)>)> {
     let read = opened.read_blocks(&reader.store, &blocks).await;
     let verified = read.and_then(|ranges| verified_blocks(&blocks, &ranges));
-    Ok((at, verified.map_err(|error| of_segment(error, &opened.segment))?))
+    Ok((at, verified.map_err(|error| with_segment(error, &opened.segment))?))
 }
 
 fn groups_of(group: KeyGroup) -> KeyGroupSet {

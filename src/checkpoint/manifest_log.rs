@@ -104,7 +104,7 @@ impl ManifestLog {
     async fn follow(&mut self, store: &Store, object: Option<Bytes>) -> Result<()> {
         let mut last = object;
         loop {
-            let next = following(self.end)?;
+            let next = next_seq(self.end)?;
             if last.is_some() && canary::on(Canary::TrustListing) {
                 break;
             }
@@ -114,7 +114,7 @@ impl ManifestLog {
             last = Some(object);
         }
         match last {
-            Some(object) => self.stand_on(store, &object).await,
+            Some(object) => self.decode_newest(store, &object).await,
             None => Ok(()),
         }
     }
@@ -153,7 +153,7 @@ impl ManifestLog {
 
     /// Decodes `object`, the manifest at the end. If it is damaged, falls back to the newest readable manifest below, which
     /// serves only to choose a checkpoint by number.
-    async fn stand_on(&mut self, store: &Store, object: &Bytes) -> Result<()> {
+    async fn decode_newest(&mut self, store: &Store, object: &Bytes) -> Result<()> {
         self.damage = match StoredManifest::decode(store, self.end, object) {
             Ok(stored) => {
                 self.newest = Some(stored);
@@ -187,7 +187,7 @@ impl ManifestLog {
     pub fn newest(&self) -> Result<Option<&StoredManifest>> {
         match &self.damage {
             Some(damage) => {
-                Err(self.with_choices(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain()))
+                Err(self.with_restorable(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain()))
             }
             None => Ok(self.newest.as_ref()),
         }
@@ -251,7 +251,7 @@ impl ManifestLog {
                 },
             };
             // The owner may have committed, and dropped the checkpoint, since the chain was loaded.
-            if !is_of_content(&error) || followed == FOLLOWED_MAX || !self.refresh(store).await? {
+            if !is_content_error(&error) || followed == FOLLOWED_MAX || !self.refresh(store).await? {
                 return Err(error);
             }
             followed += 1;
@@ -262,7 +262,7 @@ impl ManifestLog {
     /// Returns the error of a read under `seq`, which is no longer live.
     pub(super) fn dropped(&self, seq: Seq, missed: &Error) -> Error {
         let error = Error::not_found("checkpoint was dropped while it was read").with("checkpoint", seq);
-        self.with_choices(error, None).with_source(missed.clone())
+        self.with_restorable(error, None).with_source(missed.clone())
     }
 
     /// Reads every live manifest, ascending. If one is gone because the chain has grown, starts over.
@@ -278,7 +278,7 @@ impl ManifestLog {
         let mut followed = 0;
         loop {
             match self.read_live_once(store, unread).await {
-                Err(error) if is_of_content(&error) && followed < FOLLOWED_MAX && self.refresh(store).await? => {
+                Err(error) if is_content_error(&error) && followed < FOLLOWED_MAX && self.refresh(store).await? => {
                     followed += 1;
                 }
                 settled => return settled,
@@ -305,7 +305,7 @@ impl ManifestLog {
             return Ok(newest.clone());
         }
         let seq = manifest.id.seq;
-        let failed = |error: Error| self.with_choices(error, Some(seq)).with("object", Key::Manifest(seq));
+        let failed = |error: Error| self.with_restorable(error, Some(seq)).with("object", Key::Manifest(seq));
         let object = read_object(store, seq).await?;
         let object = object.ok_or_else(|| failed(Error::corrupt("live manifest is missing")))?;
         let stored = StoredManifest::decode(store, seq, &object)
@@ -341,14 +341,14 @@ impl ManifestLog {
                 }
                 let found = self.restorable().into_iter().find(|manifest| manifest.id.seq == seq);
                 let missing =
-                    || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
+                    || self.with_restorable(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
                 found.ok_or_else(missing).map(Some)
             }
         }
     }
 
     /// Adds the restorable checkpoints, except `except`, to an error.
-    fn with_choices(&self, error: Error, except: Option<Seq>) -> Error {
+    fn with_restorable(&self, error: Error, except: Option<Seq>) -> Error {
         let mut choices = String::new();
         for manifest in self.restorable().iter().filter(|manifest| Some(manifest.id.seq) != except) {
             let comma = if choices.is_empty() { "" } else { "," };
@@ -360,7 +360,7 @@ impl ManifestLog {
 }
 
 /// Returns whether the stored content is at fault, rather than access to the store.
-fn is_of_content(error: &Error) -> bool {
+fn is_content_error(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
 }
 
@@ -382,7 +382,7 @@ async fn read_object(store: &Store, seq: Seq) -> Result<Option<Bytes>> {
 ///
 /// # Errors
 /// `Limit` if there is none.
-pub(super) fn following(seq: Seq) -> Result<Seq> {
+pub(super) fn next_seq(seq: Seq) -> Result<Seq> {
     seq.0.checked_add(1).map(Seq).ok_or_else(|| Error::limit("the chain has no more numbers").with("seq", seq))
 }
 
@@ -390,7 +390,7 @@ pub(super) fn following(seq: Seq) -> Result<Seq> {
 ///
 /// # Errors
 /// `Limit` if there is none.
-pub(super) fn succeeding(attempt: Attempt) -> Result<Attempt> {
+pub(super) fn next_attempt(attempt: Attempt) -> Result<Attempt> {
     let next = attempt.0.checked_add(1).map(Attempt);
     next.ok_or_else(|| Error::limit("the job has no more attempts").with("attempt", attempt))
 }

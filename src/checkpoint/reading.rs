@@ -25,7 +25,7 @@ pub async fn under<T>(store: &Store, seq: Seq, read: impl Future<Output = Result
 
 /// Returns `error`, met while reading the checkpoint `seq`, or `NotFound` if the checkpoint is no longer live.
 async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
-    match look_again(store, seq, &error).await {
+    match recheck_liveness(store, seq, &error).await {
         Ok(Some(dropped)) => dropped,
         Ok(None) => error,
         Err(unread) => {
@@ -35,7 +35,7 @@ async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
     }
 }
 
-async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
+async fn recheck_liveness(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
     let mut chain = ManifestLog::load(store).await?;
     for _ in 0..FOLLOWED_MAX {
         // A damaged newest manifest cannot show that a checkpoint was dropped.

@@ -246,7 +246,7 @@ impl JobBuilder {
         let now = runtime.monotonic();
         let coordinator = Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, now);
         let from = (from, restored.as_ref(), participants.len());
-        let adaptive = Adaptive::of(&settings, max_parallelism, from, now)?;
+        let adaptive = Adaptive::from_settings(&settings, max_parallelism, from, now)?;
         let shared = Arc::new(Shared::new(attempt, coordinator, adaptive));
         let background = BackgroundHandle::new(Arc::clone(&shared), sender);
 

@@ -43,7 +43,7 @@ impl Adaptive {
     ///
     /// # Errors
     /// `Config` if a goal or a setting is out of range, or goals contradict each other.
-    pub(super) fn of(
+    pub(super) fn from_settings(
         settings: &JobSettings,
         groups: u16,
         (from, restored, subtasks): (RestoreFrom, Option<&StoredManifest>, usize),

@@ -1,4 +1,5 @@
-//! Opaques that came together in one subtask, as one each: a subtask manifest has one of a role and name.
+//! Joining the opaques that a rescale brought together in one subtask: a subtask manifest has at most one opaque per role
+//! and name.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use bytes::{BufMut as _, BytesMut};
 use crate::error::{Error, Result};
 use crate::manifest::{Opaque, OpaqueContent, OpaqueRole};
 
-/// Joins opaques of one role and name: the items of the first, then those of the second, and so on.
+/// Joins opaques with the same role and name, appending their items in order.
 ///
 /// # Errors
-/// `Usage` if one is not inline; `Config` if they were on different channels, which only their engine can merge.
+/// `Usage` if one is not inline; `Config` if they belong to different channels, which only their engine can merge.
 pub(super) fn joined(opaques: Vec<Opaque>) -> Result<Vec<Opaque>> {
     let mut groups: BTreeMap<(OpaqueRole, String), Vec<Opaque>> = BTreeMap::new();
     for opaque in opaques {

@@ -169,7 +169,7 @@ impl Worker {
         let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.lacks(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
-            self.decline(older, of_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
+            self.decline(older, with_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
         }
         // Nothing is left to do for an aborted epoch: the sealed state is in the chain.
         if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = self.epochs.get_mut(&epoch) {
@@ -183,7 +183,7 @@ impl Worker {
         let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
         let declined: Vec<_> = epochs.collect();
         for (epoch, gone) in declined {
-            self.decline(epoch, of_subtask(Error::unavailable("subtask has gone"), gone));
+            self.decline(epoch, with_subtask(Error::unavailable("subtask has gone"), gone));
         }
     }
 
@@ -284,6 +284,6 @@ impl Stage {
     }
 }
 
-fn of_subtask(error: Error, (operator, subtask): Participant) -> Error {
+fn with_subtask(error: Error, (operator, subtask): Participant) -> Error {
     error.with("operator", operator).with("subtask", subtask)
 }
