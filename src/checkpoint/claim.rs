@@ -18,8 +18,8 @@ use crate::place::Store;
 use crate::store::{Key, Put};
 
 use super::collect::warn_held;
-use super::commit::{Committer, Identity, Proposal, newer_attempt};
-use super::manifest_log::{ManifestLog, RestoreFrom, StoredManifest, next_attempt, next_seq};
+use super::commit::{Committer, Identity, Proposal, fence};
+use super::manifest_log::{ManifestLog, RestoreFrom, StoredManifest, following, succeeding};
 use super::operators::OperatorClaims;
 
 /// A new attempt's request for a job.
@@ -126,7 +126,7 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
 /// # Errors
 /// `Fenced` if a newer attempt has begun; `Denied` or `Unavailable` from the store.
 pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
-    match newer_attempt(store, attempt).await? {
+    match fence(store, attempt).await? {
         Some(by) => Err(fenced(attempt, by)),
         None => Ok(()),
     }
@@ -196,7 +196,7 @@ impl ClaimRequest {
 async fn take_attempt(store: &Store, chain: &ManifestLog, job: JobId) -> Result<Attempt> {
     let mut attempt = chain.newest_readable().map_or(Attempt(0), |newest| newest.manifest.attempt);
     loop {
-        attempt = next_attempt(attempt)?;
+        attempt = succeeding(attempt)?;
         let put_id = store.draw_put_id();
         let marker = AttemptMarker { attempt, job, created_at: store.runtime().now() };
         match store.folder().put_new(&Key::Attempt(attempt), put_id, marker.encode(put_id)).await? {
@@ -241,7 +241,7 @@ async fn append(
         check_unwanted(unwanted, parent)?;
         let retention = retain(request.retention, ManifestKind::Claim, parent, &chain.live());
         let retention = retention.without(unwanted, parent);
-        let manifest = claim_manifest(store, &identity, next_seq(chain.end())?, restore.as_ref());
+        let manifest = claim_manifest(store, &identity, following(chain.end())?, restore.as_ref());
         let proposal = Proposal::new(store, manifest, retention)?;
         match proposal.create(store).await? {
             Put::Created => return Ok(Appended { chain, identity, proposal, restore }),

@@ -26,7 +26,7 @@ use crate::place::Store;
 use crate::store::{Key, Put};
 use crate::time::Timestamp;
 
-use super::manifest_log::{next_attempt, next_seq};
+use super::manifest_log::{following, succeeding};
 use super::savepoints::Savepoints;
 
 /// Refusals (no permission, say) after which a commit in doubt is given up.
@@ -136,8 +136,8 @@ struct Patience {
 }
 
 /// Returns the attempt after `attempt`, if it has begun.
-pub(super) async fn newer_attempt(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
-    let next = next_attempt(attempt)?;
+pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
+    let next = succeeding(attempt)?;
     Ok(store.folder().read(&Key::Attempt(next), MARKER_BYTES_MAX).await?.map(|_marker| next))
 }
 
@@ -301,7 +301,7 @@ impl Committer {
         // The next manifest continues a checkpoint, but never a savepoint: then the parent has to stay.
         let continued = if draft.kind == ManifestKind::Checkpoint { None } else { self.parent };
         let retention = retention.without(&self.savepoints.unwanted(), continued);
-        let manifest = self.manifest(next_seq(self.last.id.seq)?, draft);
+        let manifest = self.manifest(following(self.last.id.seq)?, draft);
         Proposal::new(&self.store, manifest, retention)
     }
 
@@ -364,7 +364,7 @@ impl Committer {
     async fn newer_attempt(&self) -> Result<Option<Attempt>> {
         let mut patience = self.patience();
         loop {
-            match newer_attempt(&self.store, self.identity.attempt).await {
+            match fence(&self.store, self.identity.attempt).await {
                 Ok(next) => return Ok(next),
                 Err(error) => self.pause(&mut patience, error, "a newer attempt may have begun").await?,
             }

@@ -10,7 +10,7 @@ use std::vec;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
-use super::restore::{Content, Opened, SegmentReader, divide, with_segment};
+use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -237,7 +237,7 @@ async fn read(
 ) -> Result<(usize, Vec<(BlockEntry, bytes::Bytes)>)> {
     let read = opened.read_blocks(&reader.store, &blocks).await;
     let verified = read.and_then(|ranges| verified_blocks(&blocks, &ranges));
-    Ok((at, verified.map_err(|error| with_segment(error, &opened.segment))?))
+    Ok((at, verified.map_err(|error| of_segment(error, &opened.segment))?))
 }
 
 fn groups_of(group: KeyGroup) -> KeyGroupSet {

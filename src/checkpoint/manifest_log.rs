@@ -104,7 +104,7 @@ impl ManifestLog {
     async fn follow(&mut self, store: &Store, object: Option<Bytes>) -> Result<()> {
         let mut last = object;
         loop {
-            let next = next_seq(self.end)?;
+            let next = following(self.end)?;
             if last.is_some() && canary::on(Canary::TrustListing) {
                 break;
             }
@@ -382,7 +382,7 @@ async fn read_object(store: &Store, seq: Seq) -> Result<Option<Bytes>> {
 ///
 /// # Errors
 /// `Limit` if there is none.
-pub(super) fn next_seq(seq: Seq) -> Result<Seq> {
+pub(super) fn following(seq: Seq) -> Result<Seq> {
     seq.0.checked_add(1).map(Seq).ok_or_else(|| Error::limit("the chain has no more numbers").with("seq", seq))
 }
 
@@ -390,7 +390,7 @@ pub(super) fn next_seq(seq: Seq) -> Result<Seq> {
 ///
 /// # Errors
 /// `Limit` if there is none.
-pub(super) fn next_attempt(attempt: Attempt) -> Result<Attempt> {
+pub(super) fn succeeding(attempt: Attempt) -> Result<Attempt> {
     let next = attempt.0.checked_add(1).map(Attempt);
     next.ok_or_else(|| Error::limit("the job has no more attempts").with("attempt", attempt))
 }

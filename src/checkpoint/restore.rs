@@ -120,7 +120,7 @@ impl Opened {
         };
         match content {
             Ok(content) => Ok(Self { segment, content }),
-            Err(error) => Err(with_segment(error, &segment)),
+            Err(error) => Err(of_segment(error, &segment)),
         }
     }
 
@@ -140,7 +140,7 @@ impl Opened {
             Content::Rows(rows) => Arc::clone(rows),
             Content::Index(index) => {
                 let rows = self.fetch_blocks(store, index, &groups).await;
-                Arc::new(rows.map_err(|error| with_segment(error, &self.segment))?)
+                Arc::new(rows.map_err(|error| of_segment(error, &self.segment))?)
             }
         };
         Ok(Arc::new(Narrowed { groups, rows }))
@@ -170,7 +170,7 @@ pub(super) fn divide(groups: &KeyGroupSet, bytes: u64, sizes: &BTreeMap<KeyGroup
     groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
 }
 
-pub(super) fn with_segment(error: Error, segment: &SegmentRef) -> Error {
+pub(super) fn of_segment(error: Error, segment: &SegmentRef) -> Error {
     error.with("object", segment.object).with("segment", segment.id).with("groups", &segment.groups)
 }
 
@@ -304,7 +304,7 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
     if segment.length <= WHOLE_SEGMENT_BYTES {
         ranges.push(0..segment.length);
     } else {
-        let index = read_index(store, segment).await.map_err(|error| with_segment(error, segment))?;
+        let index = read_index(store, segment).await.map_err(|error| of_segment(error, segment))?;
         ranges.extend(touching(index.blocks_of(&segment.groups), READ_BYTES_MAX));
         ranges.push(index_range(segment));
     }

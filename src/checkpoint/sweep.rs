@@ -19,8 +19,8 @@ use crate::manifest::ManifestKind;
 use crate::place::Store;
 use crate::store::{Key, KeyClass};
 
-use super::commit::newer_attempt;
-use super::manifest_log::{ManifestLog, StoredManifest, next_attempt};
+use super::commit::fence;
+use super::manifest_log::{ManifestLog, StoredManifest, succeeding};
 
 pub use super::collect::Collector;
 
@@ -183,10 +183,10 @@ pub(crate) async fn preview_without(
     let live = retention.kept.iter().map(|entry| entry.id.seq).collect();
     // Attempts that have begun and committed nothing: the claim takes a higher number, and their objects can go.
     let mut before = newest.manifest.attempt;
-    while let Some(begun) = newer_attempt(store, before).await? {
+    while let Some(begun) = fence(store, before).await? {
         before = begun;
     }
-    let claimed = next_attempt(before)?;
+    let claimed = succeeding(before)?;
     Ok(survey.classify(&live, claimed, true))
 }
 

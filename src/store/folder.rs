@@ -22,7 +22,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::retry::find_source;
+use super::retry::behind;
 use super::walk;
 
 /// Errors of `link` on file systems without hard links: EPERM (VFAT), ENOSYS and EOPNOTSUPP (FUSE).
@@ -140,7 +140,7 @@ impl ObjectStore for Folder {
 fn without_hard_links(error: Error) -> Error {
     // The library writes the file before it links, so EPERM from the link is not about permissions of the folder.
     let from_link = matches!(&error, Error::Generic { .. }) && error.to_string().contains("Unable to rename file");
-    let number = find_source(&error, |source: &io::Error| source.raw_os_error()).flatten();
+    let number = behind(&error, |source: &io::Error| source.raw_os_error()).flatten();
     match number {
         Some(number) if from_link && NO_HARD_LINKS.contains(&number) => {
             let source = format!("the file system has no hard links: {error}").into();

@@ -30,9 +30,9 @@ const REDACTED: &str = "[secret]";
 /// Headers with secret values, besides those that the library marks as sensitive.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "x-amz-security-token"];
 
-/// RefusalReason a retry is useless. The library does not distinguish these from other failures.
+/// Why a retry is useless. The library does not distinguish these from other failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RefusalReason {
+pub(super) enum Why {
     /// A listing is not allowed.
     Denied,
     /// The bucket or container does not exist.
@@ -52,7 +52,7 @@ pub(super) enum RefusalReason {
 /// An error that ends a call without retries.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) reason: RefusalReason,
+    pub(super) reason: Why,
     /// A remedy for the user, if known.
     pub(super) advice: Option<String>,
     text: String,
@@ -135,7 +135,7 @@ impl Guard {
         }
         let fault = if malformed { "no request can be sent" } else { "store's host does not exist" };
         let advice = Some(format!("{fault}: look at {}, host=`{host}`", self.place));
-        HttpError::new(HttpErrorKind::Decode, Refusal { reason: RefusalReason::Nowhere, advice, text: error.to_string() })
+        HttpError::new(HttpErrorKind::Decode, Refusal { reason: Why::Nowhere, advice, text: error.to_string() })
     }
 }
 
@@ -185,7 +185,7 @@ impl<C: std::fmt::Debug + Send + Sync> CredentialProvider for MachineCredentials
                 return error;
             }
             let advice = Some(format!("store needs credentials: set {}, since this machine gives none", self.settings));
-            let source = Refusal { reason: RefusalReason::NoCredentials, advice, text: error.to_string() }.into();
+            let source = Refusal { reason: Why::NoCredentials, advice, text: error.to_string() }.into();
             object_store::Error::Generic { store: "cloud", source }
         })
     }
@@ -212,16 +212,16 @@ impl RequestKind {
         }
     }
 
-    fn refusal(self, status: u16, text: &str) -> Option<RefusalReason> {
+    fn refusal(self, status: u16, text: &str) -> Option<Why> {
         match (self, status) {
             // S3's response to a signature for another region.
-            (_, 400) if text.contains("AuthorizationHeaderMalformed") => Some(RefusalReason::Elsewhere),
-            (Self::List, 401 | 403) => Some(RefusalReason::Denied),
-            (Self::List, 404) => Some(RefusalReason::NoBucket),
-            (Self::Create, 501) => Some(RefusalReason::LacksCreate),
-            (_, 501) => Some(RefusalReason::Lacks),
+            (_, 400) if text.contains("AuthorizationHeaderMalformed") => Some(Why::Elsewhere),
+            (Self::List, 401 | 403) => Some(Why::Denied),
+            (Self::List, 404) => Some(Why::NoBucket),
+            (Self::Create, 501) => Some(Why::LacksCreate),
+            (_, 501) => Some(Why::Lacks),
             // 304 is the response to a condition.
-            (_, 300..=303 | 305..=399) => Some(RefusalReason::Elsewhere),
+            (_, 300..=303 | 305..=399) => Some(Why::Elsewhere),
             _ => None,
         }
     }
@@ -355,15 +355,15 @@ mod tests {
     async fn a_refusal_is_told_by_what_was_asked() {
         let list = || request("GET", "http://h/b?list-type=2&prefix=p", None);
         let cases = [
-            (list(), 403, Some(RefusalReason::Denied)),
-            (request("GET", "http://h/b?restype=container&comp=list", None), 401, Some(RefusalReason::Denied)),
-            (list(), 404, Some(RefusalReason::NoBucket)),
+            (list(), 403, Some(Why::Denied)),
+            (request("GET", "http://h/b?restype=container&comp=list", None), 401, Some(Why::Denied)),
+            (list(), 404, Some(Why::NoBucket)),
             (list(), 500, None),
             (list(), 400, None),
-            (request("PUT", "http://h/b/k", Some(("if-none-match", "*"))), 501, Some(RefusalReason::LacksCreate)),
+            (request("PUT", "http://h/b/k", Some(("if-none-match", "*"))), 501, Some(Why::LacksCreate)),
             (request("PUT", "http://h/b/k", Some(("if-none-match", "*"))), 412, None),
-            (request("POST", "http://h/b?delete", None), 501, Some(RefusalReason::Lacks)),
-            (request("GET", "http://h/b/k", None), 301, Some(RefusalReason::Elsewhere)),
+            (request("POST", "http://h/b?delete", None), 501, Some(Why::Lacks)),
+            (request("GET", "http://h/b/k", None), 301, Some(Why::Elsewhere)),
             (request("GET", "http://h/b/k", None), 304, None),
             (request("GET", "http://h/b/k", None), 403, None),
             (request("HEAD", "http://h/b/k", None), 404, None),
@@ -454,7 +454,7 @@ mod tests {
         let forgotten = || async {
             let error = credentials.get_credential().await.unwrap_err();
             let source = std::error::Error::source(&error).unwrap();
-            source.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.reason == RefusalReason::NoCredentials)
+            source.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.reason == Why::NoCredentials)
         };
         assert!(forgotten().await);
         service.0.store(true, Ordering::Relaxed);

@@ -210,7 +210,7 @@ impl Fault {
             E::InvalidPath { .. } | E::UnknownConfigurationKey { .. } => {
                 Self::Refused(fault(Error::config("store does not accept its settings"), error))
             }
-            _ => match find_source(error, io::Error::kind) {
+            _ => match behind(error, io::Error::kind) {
                 Some(io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
                     Self::Refused(fault(Error::denied(DENIED), error))
                 }
@@ -234,7 +234,7 @@ impl Fault {
 }
 
 /// Finds an error of type `E` among the sources of `error`, and returns the result of `of` for it.
-pub(super) fn find_source<E: std::error::Error + 'static, T>(
+pub(super) fn behind<E: std::error::Error + 'static, T>(
     error: &object_store::Error,
     of: impl Fn(&E) -> T,
 ) -> Option<T> {
@@ -251,16 +251,16 @@ pub(super) fn find_source<E: std::error::Error + 'static, T>(
 /// Returns the error for a store's [`Refusal`](super::http::Refusal), if one is among the sources of `error`.
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 fn refusal(error: &object_store::Error) -> Option<Error> {
-    use super::http::{Refusal, RefusalReason};
-    find_source(error, |refusal: &Refusal| match refusal.reason {
-        RefusalReason::Denied => Error::denied(DENIED),
-        RefusalReason::NoBucket => Error::config(NO_BUCKET),
-        RefusalReason::LacksCreate => Error::config(LACKS_CREATE),
-        RefusalReason::Lacks => Error::config("store does not know a request that every job makes"),
-        RefusalReason::Elsewhere => {
+    use super::http::{Refusal, Why};
+    behind(error, |refusal: &Refusal| match refusal.reason {
+        Why::Denied => Error::denied(DENIED),
+        Why::NoBucket => Error::config(NO_BUCKET),
+        Why::LacksCreate => Error::config(LACKS_CREATE),
+        Why::Lacks => Error::config("store does not know a request that every job makes"),
+        Why::Elsewhere => {
             Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
         }
-        RefusalReason::Nowhere | RefusalReason::NoCredentials => {
+        Why::Nowhere | Why::NoCredentials => {
             Error::config(refusal.advice.as_deref().unwrap_or("store's settings are incomplete"))
         }
     })
