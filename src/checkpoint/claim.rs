@@ -158,7 +158,7 @@ impl ClaimRequest {
         let Some(checkpoint) = restore else { return Ok(()) };
         let StoredManifest { id, manifest, .. } = checkpoint;
         if manifest.max_parallelism != self.max_parallelism {
-            return Err(Error::config("max parallelism is not that of the state")
+            return Err(Error::config("max parallelism differs from the stored state's")
                 .with("checkpoint", id.seq)
                 .with("stored", manifest.max_parallelism)
                 .with("requested", self.max_parallelism));
@@ -166,7 +166,7 @@ impl ClaimRequest {
         let kinds = [manifest.partitioner, self.partitioner].map(|p| (p.name(), p.version_and_seed().0));
         let [(stored, stored_version), (requested, requested_version)] = kinds;
         if kinds.first() != kinds.last() {
-            return Err(Error::config("partitioner is not that of the state")
+            return Err(Error::config("partitioner differs from the stored state's")
                 .with("checkpoint", id.seq)
                 .with("stored", format_args!("{stored} {stored_version}"))
                 .with("requested", format_args!("{requested} {requested_version}")));

@@ -239,7 +239,7 @@ impl Committer {
             return Ok(CommitOutcome::Fenced { by });
         }
         if self.pending.is_some() {
-            return Err(Error::usage("an earlier commit was broken off: settle it before the next is drafted"));
+            return Err(Error::usage("an earlier commit is not settled: settle it before the next one"));
         }
         self.pending = Some(self.propose(draft)?);
         self.settle().await?.ok_or_else(|| Error::stopped("there is no commit to settle"))
@@ -267,7 +267,7 @@ impl Committer {
             return Ok(Some(CommitOutcome::Fenced { by }));
         }
         if put == Put::Taken {
-            let error = Error::corrupt("another's manifest stands where only this attempt may write");
+            let error = Error::corrupt("another writer's manifest has a number that only this attempt may use");
             return Err(error.with("attempt", self.identity.attempt).with("after", self.last.id.seq));
         }
         Ok(self.pending.take().map(|proposal| CommitOutcome::Committed(self.accept(proposal))))
@@ -281,10 +281,10 @@ impl Committer {
 
     fn propose(&self, draft: Draft) -> Result<Proposal> {
         if draft.kind == ManifestKind::Claim {
-            return Err(Error::usage("a claim is not committed, it is made"));
+            return Err(Error::usage("a claim cannot be committed as a draft"));
         }
         if draft.epoch < self.epoch {
-            let error = Error::usage("epochs never fall along a lineage");
+            let error = Error::usage("epochs must not descend along a lineage");
             return Err(error.with("epoch", draft.epoch).with("before", self.epoch));
         }
         // Any sweep may delete an object that no live manifest reaches, unless the object is of this attempt.

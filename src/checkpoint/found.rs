@@ -21,14 +21,14 @@ use super::commit::Proposal;
 /// the store: if the error may have been applied, the job may exist.
 pub async fn found(store: &Store, manifest: Manifest) -> Result<ManifestId> {
     if manifest.kind == ManifestKind::Claim {
-        return Err(Error::usage("a claim founds nothing by itself"));
+        return Err(Error::usage("a claim cannot found a job"));
     }
     let (attempt, job, created_at) = (manifest.attempt, manifest.job, manifest.created_at);
     let manifest = Manifest { seq: Seq(1), parent: None, ..manifest };
     let proposal = Proposal::new(store, manifest, Retention::default())?;
     let put_id = store.draw_put_id();
     let marker = AttemptMarker { attempt, job, created_at }.encode(put_id);
-    let occupied = || Error::config("a job stands here already");
+    let occupied = || Error::config("a job exists here already");
     if store.folder().put_new(&Key::Attempt(attempt), put_id, marker).await? == Put::Taken {
         return Err(occupied().with("object", Key::Attempt(attempt)));
     }

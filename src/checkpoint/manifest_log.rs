@@ -97,7 +97,7 @@ impl ManifestLog {
             // The listing lags: its last manifest is deleted already, and it misses the later ones.
             store.runtime().sleep(store.settings().backoff_max).await;
         }
-        Err(Error::unavailable("store lists a manifest that is gone, and none that stands"))
+        Err(Error::unavailable("store's listings lag: their last manifest is deleted"))
     }
 
     /// Reads from the end, which holds `object`, until a number is missing.

@@ -80,7 +80,7 @@ impl OperatorClaims {
             return Ok(());
         }
         let list = unclaimed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let error = Error::config("stored state has no operator: declare it, or say that it is dropped or carried");
+        let error = Error::config("stored state has no operator: declare, drop or carry it");
         Err(error.with("checkpoint", stored.id.seq).with("unclaimed", list))
     }
 

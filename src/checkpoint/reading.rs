@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
     /// from.
     pub async fn checkpoint(&mut self) -> Result<StoredManifest> {
         let found = self.chain.resolve(self.store, self.from).await?;
-        let missing = || Error::not_found("the job has no checkpoint to go on from: choose one by its id");
+        let missing = || Error::not_found("the job has no checkpoint to restore: choose one by its id");
         let found = found.ok_or_else(missing)?;
         self.seq = Some(found.id.seq);
         Ok(found)

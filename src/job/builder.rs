@@ -206,7 +206,7 @@ impl JobBuilder {
                     .with("bytes", name.len()));
             }
             if self.undeclared.contains_key(id) {
-                return Err(refused("operator is declared, and dropped or carried too"));
+                return Err(refused("operator is both declared and dropped or carried"));
             }
             check_parallelism(*parallelism, self.settings.max_parallelism)?;
         }
@@ -250,36 +250,25 @@ impl JobBuilder {
         let shared = Arc::new(Shared::new(attempt, coordinator, adaptive));
         let background = BackgroundHandle::new(Arc::clone(&shared), sender);
 
+        let template = SeatTemplate {
+            background: &background,
+            settings: &settings,
+            attempt,
+            partitioner,
+            max_parallelism,
+            store: &store,
+            budget: &budget,
+        };
         let mut seats = Vec::with_capacity(participants.len());
-        let mut chains = BTreeMap::new();
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
-            for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
-                let operator_state =
-                    plan.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
-                let chain = chain_of(&plan, &settings, &budget);
-                let (settlement, settled) = mpsc::unbounded_channel();
+            for (share, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let (seat, settlement) = template.seat(operator.id, share, tables);
+                seats.push(seat);
                 settlements.push(settlement);
-                let participant = (operator.id, plan.subtask);
-                chains.insert(participant, Arc::clone(&chain));
-                seats.push(Seat {
-                    presence: Presence { background: background.clone(), participant },
-                    attempt,
-                    share: plan,
-                    operator_state,
-                    tables,
-                    partitioner,
-                    max_parallelism,
-                    store: store.clone(),
-                    runtime: Arc::clone(&runtime),
-                    chain,
-                    settled,
-                    strategy: settings.strategy,
-                    budget: budget.clone(),
-                    restore_bytes: settings.restore_bytes,
-                });
             }
         }
+        let chains = seats.iter().map(|seat| (seat.presence.participant, Arc::clone(&seat.chain))).collect();
         let catalog = restored.iter().flat_map(|r| r.manifest.objects.iter().map(|o| (o.id, o.clone()))).collect();
         let pipeline = Pipeline {
             store: store.clone(),
@@ -298,6 +287,50 @@ impl JobBuilder {
         let running = Background { shared, runtime: Arc::clone(&runtime), owner, worker, wakes, latch };
         runtime.spawn(running.run().boxed());
         Ok(Job { id, attempt, partitioner, max_parallelism, store, background, seats, restored, savepoints, budget })
+    }
+}
+
+/// The properties that all seats of an attempt share.
+struct SeatTemplate<'a> {
+    background: &'a BackgroundHandle,
+    settings: &'a JobSettings,
+    attempt: crate::id::Attempt,
+    partitioner: Partitioner,
+    max_parallelism: u16,
+    store: &'a Store,
+    budget: &'a MemoryBudget,
+}
+
+impl SeatTemplate<'_> {
+    /// Returns the seat of a subtask, and the channel for the outcomes of its epochs.
+    fn seat(
+        &self,
+        operator: OperatorId,
+        mut share: Share,
+        tables: Tables,
+    ) -> (Seat, mpsc::UnboundedSender<(Epoch, crate::backend::Outcome)>) {
+        let carries_operator_state = |opaque: &mut _| operator_state::carries_operator_state(opaque);
+        let operator_state = share.opaques.extract_if(.., carries_operator_state).collect();
+        let chain = chain_of(&share, self.settings, self.budget);
+        let (settlement, settled) = mpsc::unbounded_channel();
+        let participant = (operator, share.subtask);
+        let seat = Seat {
+            presence: Presence { background: self.background.clone(), participant },
+            attempt: self.attempt,
+            share,
+            operator_state,
+            tables,
+            partitioner: self.partitioner,
+            max_parallelism: self.max_parallelism,
+            store: self.store.clone(),
+            runtime: Arc::clone(self.store.runtime()),
+            chain,
+            settled,
+            strategy: self.settings.strategy,
+            budget: self.budget.clone(),
+            restore_bytes: self.settings.restore_bytes,
+        };
+        (seat, settlement)
     }
 }
 

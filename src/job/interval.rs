@@ -134,7 +134,7 @@ fn learned(manifest: &Manifest) -> Option<Learned> {
     let extension = manifest.extensions.iter().find(|extension| extension.tag == TAG)?;
     let learned = Learned::from_bytes(&extension.bytes);
     let ignored = |error: &Error| {
-        tracing::warn!(error = error.chain(), "what was learned about the interval is ignored");
+        tracing::warn!(error = error.chain(), "saved estimates of the interval are ignored");
     };
     learned.inspect_err(ignored).ok()
 }

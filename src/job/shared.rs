@@ -128,7 +128,7 @@ impl Shared {
 
     /// Returns why a barrier of another attempt is refused.
     pub(super) fn other_attempt(&self, barrier: Barrier) -> Error {
-        let error = Error::usage("barrier is of another attempt").with("epoch", barrier.epoch);
+        let error = Error::usage("barrier belongs to another attempt").with("epoch", barrier.epoch);
         error.with("attempt", barrier.attempt).with("expected", self.attempt)
     }
 

@@ -103,7 +103,7 @@ pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
         let listing = to.folder().list(class).await?;
         let found = listing.entries.first().map(|(key, _)| key.to_string());
         if let Some(found) = found.or_else(|| (listing.foreign > 0).then(|| "foreign files".to_owned())) {
-            let error = Error::config("something stands at the target already: choose another place or job name");
+            let error = Error::config("target is not empty: choose another place or job name");
             return Err(error.with("found", found));
         }
     }
@@ -117,7 +117,7 @@ async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<ObjectRef> 
     let pack = Packed { id: object.id, put_id: object.put_id, hash: object.hash, bytes };
     match to.data().put(pack).await? {
         Some(_) => Ok(object),
-        None => Err(Error::config("somebody else writes to the target").with("object", name)),
+        None => Err(Error::config("another process writes to the target").with("object", name)),
     }
 }
 

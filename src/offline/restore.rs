@@ -219,7 +219,7 @@ impl<'a> Packs<'a> {
         let pack = pack.finish()?;
         let name = DataObjects::name(pack.id);
         let Some(object) = self.to.data().put(pack).await? else {
-            return Err(Error::config("somebody else writes to the target").with("object", name));
+            return Err(Error::config("another process writes to the target").with("object", name));
         };
         self.objects.push(object);
         Ok(())

@@ -95,7 +95,7 @@ impl RowTypes {
             Op::Put(bytes) => bytes,
             // List elements with another version than the elements before them.
             Op::Merge(bytes) if self.element.is_some() => bytes,
-            _ => return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group)),
+            _ => return Err(Error::version("row needs a merge operator that this tool lacks").with("group", group)),
         };
         let value = match &self.element {
             // Written under another version of the type, which the manifest does not describe.

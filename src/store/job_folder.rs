@@ -143,7 +143,7 @@ impl JobFolder {
             // Stores differ in how they answer a range beyond the end, so check the length.
             match self.length(key, path).await? {
                 length if length < end => Err(Fault::Refused(
-                    Error::corrupt("object is shorter than what lies in it")
+                    Error::corrupt("object is shorter than its content")
                         .with("object", key)
                         .with("expected", end)
                         .with("found", length),

@@ -256,7 +256,7 @@ fn refusal(error: &object_store::Error) -> Option<Error> {
         Why::Denied => Error::denied(DENIED),
         Why::NoBucket => Error::config(NO_BUCKET),
         Why::LacksCreate => Error::config(LACKS_CREATE),
-        Why::Lacks => Error::config("store does not know a request that every job makes"),
+        Why::Lacks => Error::config("store does not support a request that every job needs"),
         Why::Elsewhere => {
             Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
         }

@@ -121,7 +121,7 @@ impl Pipeline {
             let Some(merging) = lock(chain).begin_merge(until) else { continue };
             let merged = merging.encode();
             // On an error the links stay unmerged. Placing them reports the error.
-            let merged = merged.inspect_err(|error| tracing::warn!(error = error.chain(), "what waits was not merged"));
+            let merged = merged.inspect_err(|error| tracing::warn!(error = error.chain(), "pending links were not merged"));
             lock(chain).end_merge(merged.ok());
         }
     }

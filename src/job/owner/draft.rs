@@ -50,7 +50,7 @@ impl Owner {
             let operator = operators.iter_mut().find(|operator| operator.id == id);
             match operator.and_then(|operator| operator.subtasks.get_mut(subtask.0 as usize)) {
                 Some(entry) => *entry = SubtaskEntry::Slice(slice),
-                None => broken("a slice is of no subtask"),
+                None => broken("slice belongs to no subtask"),
             }
         }
         operators.extend(self.carried.iter().map(|carried| carried.manifest.clone()));

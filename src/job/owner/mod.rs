@@ -207,7 +207,7 @@ impl Owner {
     /// Starts creating the manifest of an epoch.
     pub(super) fn commit(&mut self, epoch: Epoch) {
         let placed = self.epochs.get_mut(&epoch).and_then(|flight| flight.placed.take());
-        let Some(placed) = placed else { broken("a commit starts of an epoch that is not placed") };
+        let Some(placed) = placed else { broken("commit of an epoch that is not placed") };
         let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
         let draft = self.draft(epoch, placed);
         let span = tracing::info_span!("commit", %epoch);

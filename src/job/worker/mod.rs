@@ -183,7 +183,7 @@ impl Worker {
         let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
         let declined: Vec<_> = epochs.collect();
         for (epoch, gone) in declined {
-            self.decline(epoch, with_subtask(Error::unavailable("subtask has gone"), gone));
+            self.decline(epoch, with_subtask(Error::unavailable("subtask was dropped"), gone));
         }
     }
 

@@ -170,7 +170,7 @@ impl<B: StateBackend> Task<B> {
         self.presence.background.shared.check_triggered(barrier)?;
         match self.newest {
             Some(newest) if newest >= barrier.epoch => {
-                let error = Error::usage("epoch does not follow the last that ended here");
+                let error = Error::usage("epoch does not follow this task's last epoch");
                 Err(error.with("epoch", barrier.epoch).with("last", newest))
             }
             _ => Ok(()),
