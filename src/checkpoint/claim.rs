@@ -216,8 +216,8 @@ struct Appended {
     restore: Option<StoredManifest>,
 }
 
-/// Appends the claim at the end of the chain. The chain is loaded again: older attempts may have committed since the load
-/// before the marker. From now on each can append at most one more manifest.
+/// Appends the claim at the end of the chain. The chain is loaded again: older attempts may have committed since the
+/// load before the marker. From now on each can append at most one more manifest.
 async fn append(
     store: &Store,
     request: &ClaimRequest,

@@ -57,7 +57,7 @@ pub struct Collector {
     /// Commits so far.
     commits: u64,
     /// Garbage of the last commits, oldest first. Readers may still need it.
-    delayed:  VecDeque<Garbage>,
+    delayed: VecDeque<Garbage>,
     /// To be deleted, oldest first.
     due: VecDeque<Key>,
     /// Keys whose delete failed, in the order of the tries.
@@ -126,8 +126,8 @@ impl Collector {
         }
     }
 
-    /// Deletes unreachable objects of attempts before `owner`. Failures are logged and left to a later attempt or a manual
-    /// sweep: the job does not depend on them.
+    /// Deletes unreachable objects of attempts before `owner`. Failures are logged and left to a later attempt or a
+    /// manual sweep: the job does not depend on them.
     pub async fn sweep_orphans(&self, owner: Attempt) {
         let swept = async { execute(&self.store, &plan(&self.store, Some(owner)).await?).await };
         match swept.await {
@@ -139,8 +139,8 @@ impl Collector {
         }
     }
 
-    /// Deletes due garbage: objects, then manifests. While every delete fails, retries come after 2, 4, 8, ... commits, at
-    /// most 64; a run stops after too many consecutive failures.
+    /// Deletes due garbage: objects, then manifests. While every delete fails, retries come after 2, 4, 8, ... commits,
+    /// at most 64; a run stops after too many consecutive failures.
     pub async fn run(&mut self) -> Swept {
         let again = self.backoff.is_due(self.commits);
         let mut keys = Vec::new();

@@ -42,7 +42,8 @@ pub struct Draft {
     pub kind: ManifestKind,
     /// The last epoch whose effects the checkpoint holds.
     pub epoch: Epoch,
-    /// Every data object that the checkpoint refers to. Each is durable, and either new or an object of a live manifest.
+    /// Every data object that the checkpoint refers to. Each is durable, and either new or an object of a live
+    /// manifest.
     pub objects: Vec<ObjectRef>,
     /// The durability that the objects have reached.
     pub level: DurabilityLevel,
@@ -196,7 +197,8 @@ impl Committer {
         }
     }
 
-    /// Sets a callback for each error that leaves the outcome of a commit open. It runs before the store is asked again.
+    /// Sets a callback for each error that leaves the outcome of a commit open. It runs before the store is asked
+    /// again.
     pub fn on_doubt(&mut self, call: OnDoubt) {
         self.on_doubt = Some(call);
     }
@@ -225,11 +227,11 @@ impl Committer {
     ///
     /// # Errors
     /// If [`Error::applied`] is `No`, the manifest is not in the chain and will not be: `Usage` if the draft breaks the
-    /// chain's rules or an earlier commit is not settled; `Limit` if the manifest is too large; `Denied` or `Config` if the
-    /// store refuses.
+    /// chain's rules or an earlier commit is not settled; `Limit` if the manifest is too large; `Denied` or `Config` if
+    /// the store refuses.
     ///
-    /// Otherwise the store refused or stayed silent while the outcome was open. This attempt must end; the next one finds
-    /// out.
+    /// Otherwise the store refused or stayed silent while the outcome was open. This attempt must end; the next one
+    /// finds out.
     ///
     /// `Corrupt` if another writer's manifest has the number that only this attempt may use.
     ///

@@ -1,7 +1,7 @@
 //! Loading a subtask's rows into its backend part by part: the next part is read while one is loaded.
 //!
-//! Invariants: a part has whole key groups, or a piece of one group that is larger than a part may be; such a group is read
-//! in ranges, a little of each segment ahead of the merge, and loaded as it is merged.
+//! Invariants: a part has whole key groups, or a piece of one group that is larger than a part may be; such a group is
+//! read in ranges, a little of each segment ahead of the merge, and loaded as it is merged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! A job's chain of manifests, as a reader finds it.
 //!
-//! Invariants: a listing is only a hint at the chain's end, which is found by reading number after number; only the newest
-//! manifest decides which others are live; damage is never skipped silently.
+//! Invariants: a listing is only a hint at the chain's end, which is found by reading number after number; only the
+//! newest manifest decides which others are live; damage is never skipped silently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -82,8 +82,8 @@ impl ManifestLog {
     /// Finds the end of the job's chain: one listing, then a read of each further number until one is missing.
     ///
     /// # Errors
-    /// `Version` if the newest manifest is too new for this build; `Denied` or `Unavailable` from the store. A damaged newest
-    /// manifest is no error here: [`ManifestLog::newest`] and [`ManifestLog::resolve`] report it.
+    /// `Version` if the newest manifest is too new for this build; `Denied` or `Unavailable` from the store. A damaged
+    /// newest manifest is no error here: [`ManifestLog::newest`] and [`ManifestLog::resolve`] report it.
     pub async fn load(store: &Store) -> Result<Self> {
         for _ in 0..LISTINGS_MAX {
             let stored = list(store).await?;
@@ -130,11 +130,11 @@ impl ManifestLog {
         Ok(grown)
     }
 
-    /// Returns the current chain, if it has grown. Reading on from the old end is not enough: the manifests after it may
-    /// have been created, dropped and deleted already.
+    /// Returns the current chain, if it has grown. Reading on from the old end is not enough: the manifests after it
+    /// may have been created, dropped and deleted already.
     ///
-    /// A slow read that finds nothing proves nothing either, for the same reason. But after such a delete, any listing that
-    /// begins later shows a higher number.
+    /// A slow read that finds nothing proves nothing either, for the same reason. But after such a delete, any listing
+    /// that begins later shows a higher number.
     ///
     /// # Errors
     /// As [`ManifestLog::load`].
@@ -151,8 +151,8 @@ impl ManifestLog {
         Err(Error::unavailable("the chain grows faster than it can be read"))
     }
 
-    /// Decodes `object`, the manifest at the end. If it is damaged, falls back to the newest readable manifest below, which
-    /// serves only to choose a checkpoint by number.
+    /// Decodes `object`, the manifest at the end. If it is damaged, falls back to the newest readable manifest below,
+    /// which serves only to choose a checkpoint by number.
     async fn decode_newest(&mut self, store: &Store, object: &Bytes) -> Result<()> {
         self.damage = match StoredManifest::decode(store, self.end, object) {
             Ok(stored) => {
@@ -186,15 +186,15 @@ impl ManifestLog {
     /// `Corrupt` if it is damaged, naming it and the checkpoints to choose from instead.
     pub fn newest(&self) -> Result<Option<&StoredManifest>> {
         match &self.damage {
-            Some(damage) => {
-                Err(self.with_restorable(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain()))
-            }
+            Some(damage) => Err(self
+                .with_restorable(Error::corrupt("newest manifest is damaged"), None)
+                .with_source(damage.chain())),
             None => Ok(self.newest.as_ref()),
         }
     }
 
-    /// Returns the newest readable manifest, even if damaged ones follow it. Use it to choose a checkpoint by number, never
-    /// to delete.
+    /// Returns the newest readable manifest, even if damaged ones follow it. Use it to choose a checkpoint by number,
+    /// never to delete.
     #[must_use]
     pub fn newest_readable(&self) -> Option<&StoredManifest> {
         self.newest.as_ref()
@@ -231,8 +231,9 @@ impl ManifestLog {
     /// Reads the checkpoint that `from` selects. If the checkpoint is gone because the chain has grown, tries again.
     ///
     /// # Errors
-    /// `NotFound` if the chosen checkpoint is not live, or was dropped while it was read; `Corrupt` if the checkpoint, or a
-    /// manifest that leads to it, is damaged. Both name the checkpoints to choose from; no other one is restored instead.
+    /// `NotFound` if the chosen checkpoint is not live, or was dropped while it was read; `Corrupt` if the checkpoint,
+    /// or a manifest that leads to it, is damaged. Both name the checkpoints to choose from; no other one is restored
+    /// instead.
     pub async fn resolve(&mut self, store: &Store, from: RestoreFrom) -> Result<Option<StoredManifest>> {
         let mut followed = 0;
         let mut missed: Option<Error> = None;
@@ -298,8 +299,8 @@ impl ManifestLog {
     /// Reads a live manifest and checks that it is the retained one.
     ///
     /// # Errors
-    /// `Corrupt` if it is missing, damaged, or another writer's object under its number, naming the checkpoints to choose
-    /// from instead.
+    /// `Corrupt` if it is missing, damaged, or another writer's object under its number, naming the checkpoints to
+    /// choose from instead.
     pub async fn read(&self, store: &Store, manifest: &Retained) -> Result<StoredManifest> {
         if let Some(newest) = self.newest.as_ref().filter(|newest| newest.id == manifest.id) {
             return Ok(newest.clone());

@@ -14,8 +14,8 @@ use crate::place::Store;
 /// Runs `read`, which reads objects of the checkpoint `seq` of the job in `store`.
 ///
 /// # Errors
-/// The error of `read`. If that is `Corrupt` and the checkpoint was dropped meanwhile: `NotFound`, naming the restorable
-/// checkpoints. `Denied` or `Unavailable` if the store does not show whether it was dropped.
+/// The error of `read`. If that is `Corrupt` and the checkpoint was dropped meanwhile: `NotFound`, naming the
+/// restorable checkpoints. `Denied` or `Unavailable` if the store does not show whether it was dropped.
 pub async fn under<T>(store: &Store, seq: Seq, read: impl Future<Output = Result<T>>) -> Result<T> {
     match read.await {
         Err(error) if error.kind() == ErrorKind::Corrupt => Err(damaged_or_dropped(store, seq, error).await),
@@ -53,8 +53,8 @@ async fn recheck_liveness(store: &Store, seq: Seq, error: &Error) -> Result<Opti
     Ok(None)
 }
 
-/// Reads the checkpoint that [`RestoreFrom`] selects. If the newest was selected and is dropped during the read, moves on
-/// to the checkpoint that is the newest then, several times if need be:
+/// Reads the checkpoint that [`RestoreFrom`] selects. If the newest was selected and is dropped during the read, moves
+/// on to the checkpoint that is the newest then, several times if need be:
 ///
 /// ```text
 /// loop { checkpoint or resolved -> read its objects -> done, or follow(error) and start over }
@@ -84,8 +84,8 @@ impl<'a> Reader<'a> {
     /// Reads the checkpoint's manifest as it is stored.
     ///
     /// # Errors
-    /// `NotFound` if it is not live, or the job has none; `Corrupt` if it is damaged. Both name the checkpoints to choose
-    /// from.
+    /// `NotFound` if it is not live, or the job has none; `Corrupt` if it is damaged. Both name the checkpoints to
+    /// choose from.
     pub async fn checkpoint(&mut self) -> Result<StoredManifest> {
         let found = self.chain.resolve(self.store, self.from).await?;
         let missing = || Error::not_found("the job has no checkpoint to restore: choose one by its id");

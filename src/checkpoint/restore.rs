@@ -77,8 +77,8 @@ impl SegmentReader {
         divide(groups, bytes, &self.sizes())
     }
 
-    /// Returns the stored bytes of each group's rows. A block of several groups counts for its first group; short segments,
-    /// already in memory, count for none.
+    /// Returns the stored bytes of each group's rows. A block of several groups counts for its first group; short
+    /// segments, already in memory, count for none.
     pub(super) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
         let mut sizes = BTreeMap::new();
         for opened in &self.segments {
@@ -191,8 +191,8 @@ async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -
     store.data().read(object, range).await.map_err(missing)
 }
 
-/// Returns the error of a read of a manifest's object. Objects are durable before their manifest: a missing one was lost,
-/// or deleted after the manifest was dropped. [`under`](super::reading::under) finds out which.
+/// Returns the error of a read of a manifest's object. Objects are durable before their manifest: a missing one was
+/// lost, or deleted after the manifest was dropped. [`under`](super::reading::under) finds out which.
 #[must_use]
 pub fn missing(error: Error) -> Error {
     match error.kind() {

@@ -1,7 +1,7 @@
 //! The savepoints of a running job, and requests to drop them.
 //!
-//! Requests reach the committer through shared memory: the next manifest that does not need the savepoint no longer lists
-//! it, and the owner's collector deletes the objects that only the savepoint reached.
+//! Requests reach the committer through shared memory: the next manifest that does not need the savepoint no longer
+//! lists it, and the owner's collector deletes the objects that only the savepoint reached.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,8 +29,8 @@ impl Savepoints {
         self.state().live.iter().copied().collect()
     }
 
-    /// Requests that a savepoint be dropped: the next checkpoint's manifest does not list it. The savepoint's own manifest
-    /// is not read and may be damaged or gone. Idempotent.
+    /// Requests that a savepoint be dropped: the next checkpoint's manifest does not list it. The savepoint's own
+    /// manifest is not read and may be damaged or gone. Idempotent.
     ///
     /// # Errors
     /// `NotFound` if `seq` is not a live savepoint, naming the live ones.

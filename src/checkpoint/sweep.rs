@@ -1,8 +1,8 @@
 //! Sweep: the only deleter.
 //!
-//! References and ownership decide what can be deleted, never age: an object can go if no live manifest refers to it and
-//! its attempt can no longer commit, since the newest *manifest* is of a later attempt. An unreferenced object of the
-//! newest manifest's attempt may be in flight; only that attempt knows.
+//! References and ownership decide what can be deleted, never age: an object can go if no live manifest refers to it
+//! and its attempt can no longer commit, since the newest *manifest* is of a later attempt. An unreferenced object of
+//! the newest manifest's attempt may be in flight; only that attempt knows.
 //!
 //! Invariants: data objects are listed before the manifests that protect them are read; everything is classified before
 //! the first delete; if one live manifest is unreadable, nothing is deleted; attempt markers are never deleted.
@@ -156,8 +156,8 @@ pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
     Ok(survey.classify(&live, newest.unwrap_or_default(), false))
 }
 
-/// Plans the sweep after a claim that retains by `policy`, without claiming. The plan is for display: [`execute`] refuses
-/// it.
+/// Plans the sweep after a claim that retains by `policy`, without claiming. The plan is for display: [`execute`]
+/// refuses it.
 ///
 /// # Errors
 /// As [`plan`].
@@ -190,8 +190,8 @@ pub(crate) async fn preview_without(
     Ok(survey.classify(&live, claimed, true))
 }
 
-/// Executes a plan: deletes data objects, then manifests. A plan never expires: an object once unreachable and without an
-/// owner stays so.
+/// Executes a plan: deletes data objects, then manifests. A plan never expires: an object once unreachable and without
+/// an owner stays so.
 ///
 /// # Errors
 /// `Usage` if the plan is a preview. Failed deletes are in the result.

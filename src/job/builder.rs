@@ -93,7 +93,8 @@ impl JobBuilder {
         self
     }
 
-    /// Sets a description of the job's computation, in the embedder's own format. Every manifest stores it; at most 8 MiB.
+    /// Sets a description of the job's computation, in the embedder's own format. Every manifest stores it; at most 8
+    /// MiB.
     #[must_use]
     pub fn program(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
         self.program = Program::new(bytes);
@@ -147,8 +148,9 @@ impl JobBuilder {
     /// now on, until the job, its seats and its tasks are dropped.
     ///
     /// # Errors
-    /// * `Config`: [`JobBuilder::check`] fails; the settings contradict those fixed for the job's life; a stored operator
-    ///   with state is not declared, dropped or carried, or has another name; the store lacks create-if-absent.
+    /// * `Config`: [`JobBuilder::check`] fails; the settings contradict those fixed for the job's life; a stored
+    ///   operator with state is not declared, dropped or carried, or has another name; the store lacks
+    ///   create-if-absent.
     /// * `NotFound`: the chosen checkpoint is not live.
     /// * `Fenced`: a newer attempt claimed the job meanwhile.
     /// * `Corrupt`, `Version`, `Denied`, `Unavailable`: from the store.
@@ -309,8 +311,8 @@ impl SeatTemplate<'_> {
         mut share: Share,
         tables: Tables,
     ) -> (Seat, mpsc::UnboundedSender<(Epoch, crate::backend::Outcome)>) {
-        let carries_operator_state = |opaque: &mut _| operator_state::carries_operator_state(opaque);
-        let operator_state = share.opaques.extract_if(.., carries_operator_state).collect();
+        let operator_state =
+            share.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
         let chain = chain_of(&share, self.settings, self.budget);
         let (settlement, settled) = mpsc::unbounded_channel();
         let participant = (operator, share.subtask);

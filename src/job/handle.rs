@@ -24,8 +24,8 @@ use crate::place::Store;
 ///    task, which calls [`Task::barrier`](super::Task::barrier).
 /// 3. [`wait`](Self::wait) for the epoch, or [`watch`](Self::watch) the progress, and publish what is committed.
 ///
-/// The attempt ends with its first fatal error, such as `Fenced`, which later calls then return. To end it on purpose, drop
-/// the job, its seats and its tasks.
+/// The attempt ends with its first fatal error, such as `Fenced`, which later calls then return. To end it on purpose,
+/// drop the job, its seats and its tasks.
 #[derive(Debug)]
 pub struct Job {
     pub(super) id: JobId,
@@ -85,8 +85,8 @@ impl Job {
 
     /// Takes the seats, one per subtask, ordered by operator as declared, then by index. A second call returns none.
     ///
-    /// Restore every seat: an epoch cannot complete while a subtask is missing. Dropping a seat or its task declines every
-    /// epoch that waits for it.
+    /// Restore every seat: an epoch cannot complete while a subtask is missing. Dropping a seat or its task declines
+    /// every epoch that waits for it.
     pub fn take_seats(&mut self) -> Vec<Seat> {
         std::mem::take(&mut self.seats)
     }
@@ -117,8 +117,8 @@ impl Job {
     /// Changes the goals of an adaptive interval.
     ///
     /// # Errors
-    /// `Config` if a goal is out of range or goals contradict each other; the old goals stay. `Usage` if the interval is
-    /// fixed.
+    /// `Config` if a goal is out of range or goals contradict each other; the old goals stay. `Usage` if the interval
+    /// is fixed.
     pub fn set_goals(&self, goals: Goals) -> Result<()> {
         let now = self.store.runtime().monotonic();
         match &self.background.shared.adaptive {
@@ -151,8 +151,8 @@ impl Job {
         Ok(Some(Barrier { attempt: self.attempt, epoch }))
     }
 
-    /// Aborts an epoch, for example because its barrier cannot reach every task. State sealed for the epoch joins the next
-    /// checkpoint. Does nothing if the epoch has ended, or its manifest is being created.
+    /// Aborts an epoch, for example because its barrier cannot reach every task. State sealed for the epoch joins the
+    /// next checkpoint. Does nothing if the epoch has ended, or its manifest is being created.
     ///
     /// * `reason`: text or an error; becomes the source of [`Progress::last_decline`].
     ///
@@ -196,8 +196,8 @@ impl Job {
         }
     }
 
-    /// Requests that a savepoint be dropped: the next checkpoint does not list it, and the objects that only it reached are
-    /// deleted a few commits later. Its manifest may be damaged or gone. Idempotent.
+    /// Requests that a savepoint be dropped: the next checkpoint does not list it, and the objects that only it reached
+    /// are deleted a few commits later. Its manifest may be damaged or gone. Idempotent.
     ///
     /// # Errors
     /// `NotFound` if `id` is not a live savepoint, naming the live ones; the job's error, if it has failed.
@@ -206,8 +206,8 @@ impl Job {
         self.savepoints.drop_savepoint(id)
     }
 
-    /// Checks that no newer attempt owns the job, with one read of the store. Call it before an effect that no checkpoint
-    /// guards.
+    /// Checks that no newer attempt owns the job, with one read of the store. Call it before an effect that no
+    /// checkpoint guards.
     ///
     /// # Errors
     /// `Fenced` if a newer attempt has begun; `Denied` or `Unavailable` from the store.
@@ -222,15 +222,15 @@ impl Job {
         owner(self.max_parallelism, parallelism, group) as usize
     }
 
-    /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was aborted; its sealed state then joins the
-    /// next checkpoint.
+    /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was aborted; its sealed state then joins
+    /// the next checkpoint.
     ///
-    /// * `epoch`: a barrier, or an epoch of this attempt or an earlier one. The outcomes of the last 1,024 ended epochs are
-    ///   kept; an older epoch counts as committed if a later commit covers it.
+    /// * `epoch`: a barrier, or an epoch of this attempt or an earlier one. The outcomes of the last 1,024 ended epochs
+    ///   are kept; an older epoch counts as committed if a later commit covers it.
     ///
     /// # Errors
-    /// The job's error, if it fails before the outcome is known; the checkpoint may be in the store all the same. `Usage` if
-    /// this attempt never triggered the epoch, or the barrier is another attempt's.
+    /// The job's error, if it fails before the outcome is known; the checkpoint may be in the store all the same.
+    /// `Usage` if this attempt never triggered the epoch, or the barrier is another attempt's.
     pub async fn wait(&self, epoch: impl Into<Awaited>) -> Result<Option<ManifestId>> {
         let Awaited { attempt, epoch } = epoch.into();
         if let Some(attempt) = attempt.filter(|attempt| *attempt != self.attempt) {

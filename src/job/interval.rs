@@ -22,7 +22,8 @@ const TAG: &str = "interval";
 pub struct AdaptiveInterval {
     /// The goals.
     pub goals: Goals,
-    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and `groups`.
+    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and
+    /// `groups`.
     pub settings: IntervalSettings,
 }
 
@@ -38,8 +39,8 @@ pub(super) struct Adaptive {
 }
 
 impl Adaptive {
-    /// Returns the controller of a job with `groups` key groups, if the settings enable one. The first interval begins at
-    /// `now`, when the subtasks start to restore.
+    /// Returns the controller of a job with `groups` key groups, if the settings enable one. The first interval begins
+    /// at `now`, when the subtasks start to restore.
     ///
     /// # Errors
     /// `Config` if a goal or a setting is out of range, or goals contradict each other.

@@ -71,7 +71,8 @@ impl Outcomes {
         }
     }
 
-    /// Returns the outcome of `epoch` once it has ended. A forgotten epoch counts as committed if a later commit covers it.
+    /// Returns the outcome of `epoch` once it has ended. A forgotten epoch counts as committed if a later commit covers
+    /// it.
     ///
     /// * `committed`: the newest commit.
     pub(super) fn of(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {

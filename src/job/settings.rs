@@ -30,10 +30,11 @@ pub enum Strategy {
 pub struct JobSettings {
     /// Whether checkpoints write all state or the changes. Default `Incremental`.
     pub strategy: Strategy,
-    /// When checkpoints start, how long they may take and how many overlap. Default: every 10 s, timeout 10 min, 2 in flight.
+    /// When checkpoints start, how long they may take and how many overlap. Default: every 10 s, timeout 10 min, 2 in
+    /// flight.
     pub checkpoints: CheckpointPolicy,
-    /// Goals from which a controller chooses the interval, in place of `checkpoints.interval`. Default `None`: the interval
-    /// is fixed.
+    /// Goals from which a controller chooses the interval, in place of `checkpoints.interval`. Default `None`: the
+    /// interval is fixed.
     pub adaptive: Option<AdaptiveInterval>,
     /// How many checkpoints to retain. Default: the 3 newest.
     pub retention: RetentionPolicy,
@@ -44,8 +45,8 @@ pub struct JobSettings {
     /// Bytes of memory for state and pending uploads of all subtasks in this process. Beyond it, writes return `Limit`.
     /// Default `u64::MAX`: unlimited.
     pub memory_bytes: u64,
-    /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read. A
-    /// key group larger than half is merged as it is read. Default 128 MiB.
+    /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read.
+    /// A key group larger than half is merged as it is read. Default 128 MiB.
     pub restore_bytes: u64,
     /// Number of key groups, 1 to 32768; fixed for the job's life. No operator can have more subtasks. Default 128.
     pub max_parallelism: u16,
@@ -106,8 +107,8 @@ impl OperatorSpec {
         self
     }
 
-    /// Accepts stored state with the same id and the name `old`. Without this call another name is refused, since the state
-    /// may be another operator's.
+    /// Accepts stored state with the same id and the name `old`. Without this call another name is refused, since the
+    /// state may be another operator's.
     #[must_use]
     pub fn renamed_from(mut self, old: impl Into<String>) -> Self {
         self.renamed_from = Some(old.into());

@@ -77,7 +77,8 @@ impl Shared {
         self.outcomes().begin(epoch);
     }
 
-    /// Records the outcome of an epoch; `None` if it was aborted. Call it before updating the progress that announces it.
+    /// Records the outcome of an epoch; `None` if it was aborted. Call it before updating the progress that announces
+    /// it.
     pub(super) fn ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
         self.outcomes().end(epoch, outcome);
     }
@@ -144,7 +145,8 @@ impl Shared {
     }
 }
 
-/// A handle on the background, held by the job's handle and by its tasks. The background ends when the last one is dropped.
+/// A handle on the background, held by the job's handle and by its tasks. The background ends when the last one is
+/// dropped.
 #[derive(Debug, Clone)]
 pub(super) struct BackgroundHandle {
     pub(super) shared: Arc<Shared>,

@@ -40,9 +40,9 @@ pub async fn savepoint(
     under(from, checkpoint.id.seq, write(from, checkpoint, to, &mut BTreeSet::new(), progress)).await
 }
 
-/// As [`savepoint`], for the checkpoint with this id or, without an id, the newest. If the newest is dropped before it is
-/// copied, copies a newer one; objects of the dropped one may stay at `to` until a job there sweeps them. Returns the
-/// checkpoint that was copied, and the copy.
+/// As [`savepoint`], for the checkpoint with this id or, without an id, the newest. If the newest is dropped before it
+/// is copied, copies a newer one; objects of the dropped one may stay at `to` until a job there sweeps them. Returns
+/// the checkpoint that was copied, and the copy.
 ///
 /// # Errors
 /// As [`savepoint`].

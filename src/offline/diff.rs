@@ -81,8 +81,8 @@ impl Diff {
 /// * `from`, `to`: checkpoints of one job, resolved.
 ///
 /// # Errors
-/// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from
-/// the store; any error of `each`.
+/// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable`
+/// from the store; any error of `each`.
 ///
 /// # Cost
 /// Reads the groups whose segments differ, on both sides. Memory for 64 MiB of stored blocks per side, or one group if

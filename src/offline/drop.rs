@@ -26,9 +26,9 @@ pub struct Dropped {
 /// * `chain`: the chain of the job, which must exist.
 ///
 /// # Errors
-/// Before the claim: `NotFound` if an id is not live, naming the live ones; `Usage` if the job would restore one of them;
-/// `Corrupt` if the newest manifest or the checkpoint to restore is damaged. `Fenced` if another attempt takes over
-/// meanwhile; `Denied` or `Unavailable` from the store.
+/// Before the claim: `NotFound` if an id is not live, naming the live ones; `Usage` if the job would restore one of
+/// them; `Corrupt` if the newest manifest or the checkpoint to restore is damaged. `Fenced` if another attempt takes
+/// over meanwhile; `Denied` or `Unavailable` from the store.
 pub async fn drop_savepoints(store: &Store, chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<Dropped> {
     check(chain, ids)?;
     let newest = chain.newest()?.ok_or_else(|| Error::not_found("the job has no manifest"))?;

@@ -13,12 +13,12 @@ use crate::place::Store;
 /// * `manifest`: a checkpoint, resolved (see [`restore::resolve`](crate::checkpoint::restore::resolve)).
 ///
 /// # Errors
-/// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the
-/// store; any error of `each`.
+/// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from
+/// the store; any error of `each`.
 ///
 /// # Cost
-/// Reads the blocks of `groups`, of all tables of the operator. Memory for 64 MiB of stored blocks, or one group if that
-/// is larger.
+/// Reads the blocks of `groups`, of all tables of the operator. Memory for 64 MiB of stored blocks, or one group if
+/// that is larger.
 pub async fn export(
     store: &Store,
     manifest: &Manifest,

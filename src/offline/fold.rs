@@ -1,7 +1,7 @@
 //! The live rows of a checkpoint, group by group.
 //!
-//! Invariants: groups ascend, each in one or more batches of ascending rows; memory holds the stored blocks of a few groups
-//! and one batch.
+//! Invariants: groups ascend, each in one or more batches of ascending rows; memory holds the stored blocks of a few
+//! groups and one batch.
 
 use std::sync::Arc;
 
@@ -102,8 +102,8 @@ impl LiveRows<'_> {
     }
 }
 
-/// Calls `visit` with each group of `operator` within `groups` and a batch of its live rows; several times for a group with
-/// many rows.
+/// Calls `visit` with each group of `operator` within `groups` and a batch of its live rows; several times for a group
+/// with many rows.
 ///
 /// # Errors
 /// `Corrupt`, `Version` or `Unavailable` from the store; any error of `visit`.

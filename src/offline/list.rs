@@ -28,12 +28,13 @@ pub struct Summary {
     pub max_parallelism: u16,
     /// Time of writing, by the writer's clock.
     pub created_at: Timestamp,
-    /// Bytes of the objects that it was the first to refer to: those that its parent does not list or, if the parent is gone,
-    /// those with a segment whose last epoch is this checkpoint's.
+    /// Bytes of the objects that it was the first to refer to: those that its parent does not list or, if the parent is
+    /// gone, those with a segment whose last epoch is this checkpoint's.
     pub new_bytes: u64,
     /// Bytes of the segments and stored opaques that it lists.
     pub total_bytes: u64,
-    /// Rows of the segments that it lists: an upper bound of the live rows, since a rewritten row counts once per segment.
+    /// Rows of the segments that it lists: an upper bound of the live rows, since a rewritten row counts once per
+    /// segment.
     pub records: u64,
 }
 
@@ -71,8 +72,8 @@ pub struct Listed {
 /// Returns a job's live checkpoints and savepoints.
 ///
 /// # Errors
-/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result, except those of checkpoints
-/// dropped meanwhile.
+/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result, except those of
+/// checkpoints dropped meanwhile.
 ///
 /// # Cost
 /// One read per manifest.

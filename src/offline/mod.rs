@@ -8,9 +8,9 @@
 //! Invariants: only [`sweep::sweep`] and [`drop_savepoints`] write to the place that they read, and both claim the job
 //! first; a copy's target must be empty; memory is bounded by a key group, or a few packs.
 //!
-//! Readers pin nothing: the owner of a running job may drop a checkpoint while it is read. A function that reads a given
-//! checkpoint then fails with `NotFound`, naming the checkpoint and those to choose from; `Corrupt` means that an object
-//! of a live checkpoint is lost. If the newest checkpoint was requested, a [`Reader`], [`savepoint_of`] and
+//! Readers pin nothing: the owner of a running job may drop a checkpoint while it is read. A function that reads a
+//! given checkpoint then fails with `NotFound`, naming the checkpoint and those to choose from; `Corrupt` means that an
+//! object of a live checkpoint is lost. If the newest checkpoint was requested, a [`Reader`], [`savepoint_of`] and
 //! [`restore_of`] move on to a newer one instead.
 
 mod copy;

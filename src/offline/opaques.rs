@@ -1,5 +1,5 @@
-//! Joining the opaques that a rescale brought together in one subtask: a subtask manifest has at most one opaque per role
-//! and name.
+//! Joining the opaques that a rescale brought together in one subtask: a subtask manifest has at most one opaque per
+//! role and name.
 
 use std::collections::BTreeMap;
 

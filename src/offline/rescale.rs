@@ -52,8 +52,8 @@ pub(super) fn scaled(operator: &OperatorManifest, parallelism: u32) -> u32 {
 /// * `manifest`: a checkpoint, resolved.
 ///
 /// # Errors
-/// `Config` if the parallelism is out of range; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or
-/// `Unavailable` from the store.
+/// `Config` if the parallelism is out of range; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`,
+/// `Version` or `Unavailable` from the store.
 ///
 /// # Cost
 /// Reads the index of each segment once per subtask that needs part of the segment.

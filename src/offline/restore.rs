@@ -1,4 +1,5 @@
-//! Restoring a checkpoint into another place, at another parallelism or in part: its rows are read, folded and rewritten.
+//! Restoring a checkpoint into another place, at another parallelism or in part: its rows are read, folded and
+//! rewritten.
 
 use std::sync::Arc;
 
@@ -156,7 +157,8 @@ impl<'a> Packs<'a> {
             self.encode(id, part, &mut segments).await?;
         }
         if subtask.0 > 0 {
-            // Every subtask has all items of these opaques. Writing them for each would multiply them at the next restore.
+            // Every subtask has all items of these opaques. Writing them for each would multiply them at the next
+            // restore.
             opaques.retain(|opaque| opaque.redistribution != Redistribution::Union);
         }
         let mut opaques = joined(opaques)?;

@@ -88,8 +88,8 @@ impl RowTypes {
     /// Decodes a live row.
     ///
     /// # Errors
-    /// `Corrupt` if its bytes do not have these types; `Version` if its value has operands, which only the table's merge
-    /// operator can apply.
+    /// `Corrupt` if its bytes do not have these types; `Version` if its value has operands, which only the table's
+    /// merge operator can apply.
     pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<Entry<'a>> {
         let bytes = match row.op {
             Op::Put(bytes) => bytes,

@@ -94,8 +94,8 @@ impl Store {
         PutId(self.runtime.random().to_le_bytes())
     }
 
-    /// Checks whether the store can hold a job: whether it creates objects, refuses to create one twice, and returns the
-    /// bytes it took.
+    /// Checks whether the store can hold a job: whether it creates objects, refuses to create one twice, and returns
+    /// the bytes it took.
     ///
     /// # Errors
     /// As [`JobFolder::probe`].

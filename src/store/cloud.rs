@@ -140,7 +140,8 @@ mod settings {
     };
 
     impl Settings {
-        /// Refuses endpoints and regions that cannot be right. Errors omit the values: any may hold a secret by mistake.
+        /// Refuses endpoints and regions that cannot be right. Errors omit the values: any may hold a secret by
+        /// mistake.
         pub(super) fn check(&self, value: impl Fn(&str) -> Option<String>) -> Result<()> {
             let endpoint = self.endpoints.iter().find_map(|name| Some((name, value(name)?)));
             let Some((name, endpoint)) = endpoint else {

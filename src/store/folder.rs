@@ -3,8 +3,8 @@
 //! The library syncs a file before renaming it, and its folder afterwards. If the last sync fails, or the caller stops
 //! waiting for it, the name exists but may be lost at a power failure. Finding the name is therefore no proof.
 //!
-//! Invariants: an object whose create did not succeed is not read before its name is durable; a failed sync is not retried
-//! over the same changes and then trusted; a foreign entry never hides objects.
+//! Invariants: an object whose create did not succeed is not read before its name is durable; a failed sync is not
+//! retried over the same changes and then trusted; a foreign entry never hides objects.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -71,8 +71,8 @@ impl Folder {
     }
 }
 
-/// Changes a folder, then syncs it. After a failed sync the system may treat the unwritten changes as clean, so that another
-/// sync alone would write nothing.
+/// Changes a folder, then syncs it. After a failed sync the system may treat the unwritten changes as clean, so that
+/// another sync alone would write nothing.
 fn change_and_sync(folder: &FilePath) -> io::Result<()> {
     // The library hides names of this form and never uses 0 itself.
     let scratch = folder.join("sync#0");

@@ -155,8 +155,8 @@ fn mentions(error: &HttpError, text: &str) -> bool {
     false
 }
 
-/// Credentials from the machine's instance metadata service, used when none are set. A failure means that the user forgot
-/// to set credentials or, if the service gave some before, an outage.
+/// Credentials from the machine's instance metadata service, used when none are set. A failure means that the user
+/// forgot to set credentials or, if the service gave some before, an outage.
 #[derive(Debug)]
 pub(super) struct MachineCredentials<C> {
     service: Arc<dyn CredentialProvider<Credential = C>>,
@@ -244,8 +244,9 @@ async fn read_page(mut body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
 
 /// Escapes the names in a page of a listing that the library cannot parse.
 ///
-/// The library refuses the whole page for one name with an empty part, `..` or a control character, and strips a trailing
-/// slash. No key of this crate has such a name. Each is escaped into a single path part, which no key can equal.
+/// The library refuses the whole page for one name with an empty part, `..` or a control character, and strips a
+/// trailing slash. No key of this crate has such a name. Each is escaped into a single path part, which no key can
+/// equal.
 fn escape_foreign_names(page: &[u8]) -> Vec<u8> {
     let page = String::from_utf8_lossy(page);
     let mut found = String::with_capacity(page.len());
@@ -397,7 +398,8 @@ mod tests {
             ("job/../x", "job%2F..%2Fx"),
             ("job/a&#x1;&amp;", "job%2Fa%01&amp;"),
         ] {
-            let found = escape_foreign_names(page(&[key(ours), key(name), blob(name), folder(&format!("{name}/"))]).as_bytes());
+            let found =
+                escape_foreign_names(page(&[key(ours), key(name), blob(name), folder(&format!("{name}/"))]).as_bytes());
             let expected = page(&[key(ours), key(shown), blob(shown), folder(&format!("{shown}%2F"))]);
             assert_eq!(String::from_utf8(found).unwrap(), expected, "{name}");
         }

@@ -46,7 +46,7 @@ struct Inner {
 enum Holder {
     Nobody,
     Put(PutId),
-/// Not an object of this crate.
+    /// Not an object of this crate.
     Foreign,
 }
 
@@ -79,8 +79,8 @@ impl JobFolder {
 
     /// Creates `object`, whose envelope has `put_id`, unless `key` is taken.
     ///
-    /// After a lost response, or a refusal that an earlier try of this call may have caused, the object is read back and
-    /// its put-id compared.
+    /// After a lost response, or a refusal that an earlier try of this call may have caused, the object is read back
+    /// and its put-id compared.
     ///
     /// # Errors
     /// `Denied` or `Config` if the store refuses, `Unavailable` if the outcome stays unknown. With [`Applied::No`] the
@@ -126,8 +126,8 @@ impl JobFolder {
     /// Returns bytes `range` of the object under `key`.
     ///
     /// # Errors
-    /// `NotFound` if there is no object, `Corrupt` if the object ends inside the range; `Denied` or `Unavailable` from the
-    /// store.
+    /// `NotFound` if there is no object, `Corrupt` if the object ends inside the range; `Denied` or `Unavailable` from
+    /// the store.
     pub async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
         if range.is_empty() {
             return Ok(Bytes::new());
@@ -180,11 +180,12 @@ impl JobFolder {
         Ok(self.retrying(|| self.list_once(class)).await?.unwrap_or_default())
     }
 
-    /// Checks whether the store can hold a job: it creates an object, refuses to create it again, and returns its bytes.
+    /// Checks whether the store can hold a job: it creates an object, refuses to create it again, and returns its
+    /// bytes.
     ///
     /// # Errors
-    /// `Config` if the store lacks or ignores create-if-absent, `Denied` if it is read-only, `Unavailable` if it does not
-    /// answer.
+    /// `Config` if the store lacks or ignores create-if-absent, `Denied` if it is read-only, `Unavailable` if it does
+    /// not answer.
     pub async fn probe(&self) -> Result<()> {
         let draw = || PutId(self.inner.patience.runtime.random().to_le_bytes());
         let [first, second] = [draw(), draw()];
@@ -281,8 +282,9 @@ impl JobFolder {
 
     async fn length(&self, key: &Key, path: &Path) -> Result<u64, Fault> {
         self.inner.requests.count(&self.inner.requests.get, "get");
-        let call =
-            async { self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::classify(&error, key)) };
+        let call = async {
+            self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::classify(&error, key))
+        };
         self.inner.patience.with_timeout(key, 0, call).await
     }
 

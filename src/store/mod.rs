@@ -34,8 +34,8 @@ pub use requests::RequestCounts;
 pub use retry::StoreSettings;
 pub use url::{Access, open_url, open_url_with};
 
-/// Returns the names of the jobs below `prefix`, sorted. Folders whose names are not valid job names are skipped. A listed
-/// folder may have no manifest yet; loading its chain shows that.
+/// Returns the names of the jobs below `prefix`, sorted. Folders whose names are not valid job names are skipped. A
+/// listed folder may have no manifest yet; loading its chain shows that.
 ///
 /// # Errors
 /// `Denied` or `Unavailable` from the store.

@@ -34,11 +34,11 @@ pub struct StoreSettings {
     pub backoff_first: Duration,
     /// Longest delay between retries, without the random part. Default 10 s.
     pub backoff_max: Duration,
-    /// A listing may miss fewer than this many of the newest manifests. Void manifests within that distance of the end are
-    /// kept, so that reading on from any listed manifest reaches the end of the chain. Default 64.
+    /// A listing may miss fewer than this many of the newest manifests. Void manifests within that distance of the end
+    /// are kept, so that reading on from any listed manifest reaches the end of the chain. Default 64.
     pub list_lag: u64,
-    /// Time for which a commit of unknown outcome is retried while the store does not answer. Then the attempt ends, and
-    /// the next one finds out. If the store refuses, the attempt ends after a few tries. Default 1 h.
+    /// Time for which a commit of unknown outcome is retried while the store does not answer. Then the attempt ends,
+    /// and the next one finds out. If the store refuses, the attempt ends after a few tries. Default 1 h.
     pub settle_patience: Duration,
     /// Further commits after which a running job deletes objects that a commit made unreachable, so that a reader of a
     /// dropped checkpoint can finish, or move on to a newer one. Costs the space that these commits replace: with full

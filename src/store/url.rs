@@ -32,8 +32,8 @@ pub enum Access {
 ///
 /// # Errors
 /// `Config` if the URL is malformed, has credentials, or names a store that this build lacks, or if the environment's
-/// settings for the store cannot be right, naming the variables; `NotFound` if a folder to read does not exist; `Denied`
-/// if a folder cannot be created.
+/// settings for the store cannot be right, naming the variables; `NotFound` if a folder to read does not exist;
+/// `Denied` if a folder cannot be created.
 pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path)> {
     open_url_with(url, access, &[])
 }

@@ -32,8 +32,8 @@ enum Entry {
     Nothing,
 }
 
-/// Lists `folder` and its sub-folders under the name `prefix`. Links to folders are not entered: they may lead anywhere,
-/// including in circles.
+/// Lists `folder` and its sub-folders under the name `prefix`. Links to folders are not entered: they may lead
+/// anywhere, including in circles.
 pub(super) fn all(folder: &FilePath, prefix: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
     let walk = match open(folder) {
         Ok(entries) => Walk { pending: entries.map(|entries| (entries, prefix.clone())).into_iter().collect() },

@@ -38,8 +38,8 @@ use packer::{Item, OpenPack, Packer, Slice, large_opaques, replace_opaques};
 pub struct PipelineSettings {
     /// Most bytes of a pack, unless a single segment or opaque is longer. Default 64 MiB.
     pub pack_bytes: u64,
-    /// Target bytes of a segment; a key group is never divided. Each encoded segment is held in memory until it is uploaded.
-    /// Default 64 MiB.
+    /// Target bytes of a segment; a key group is never divided. Each encoded segment is held in memory until it is
+    /// uploaded. Default 64 MiB.
     pub segment_bytes: u64,
     /// Segments encoded at a time. Default 2.
     pub encoders: usize,
@@ -121,7 +121,8 @@ impl Pipeline {
             let Some(merging) = lock(chain).begin_merge(until) else { continue };
             let merged = merging.encode();
             // On an error the links stay unmerged. Placing them reports the error.
-            let merged = merged.inspect_err(|error| tracing::warn!(error = error.chain(), "pending links were not merged"));
+            let merged =
+                merged.inspect_err(|error| tracing::warn!(error = error.chain(), "pending links were not merged"));
             lock(chain).end_merge(merged.ok());
         }
     }

@@ -21,9 +21,9 @@ pub struct Merging {
 }
 
 impl SegmentChain {
-    /// Starts a merge of the pending links of epochs up to `epoch`, none of which can still be committed on its own. Quick:
-    /// [`Merging::encode`] does the work, without the chain. Returns `None` if there is nothing to merge, a merge is in
-    /// progress, or a later epoch is being placed.
+    /// Starts a merge of the pending links of epochs up to `epoch`, none of which can still be committed on its own.
+    /// Quick: [`Merging::encode`] does the work, without the chain. Returns `None` if there is nothing to merge, a
+    /// merge is in progress, or a later epoch is being placed.
     pub fn begin_merge(&mut self, epoch: Epoch) -> Option<Merging> {
         let pending = || self.links.iter().filter(|link| link.is_pending(epoch));
         let gains = pending().any(|link| matches!(link.stage, Stage::Sealed(_)));
@@ -37,8 +37,8 @@ impl SegmentChain {
         Some(Merging { epoch, replaced, links, ids: self.ids.clone(), budget, segment_bytes })
     }
 
-    /// Replaces the pending links with the merged ones, unless they changed meanwhile or are being placed for a later epoch.
-    /// `None` ends a failed merge: the pending links stay unmerged.
+    /// Replaces the pending links with the merged ones, unless they changed meanwhile or are being placed for a later
+    /// epoch. `None` ends a failed merge: the pending links stay unmerged.
     pub fn end_merge(&mut self, merged: Option<Merging>) {
         self.merging = false;
         let Some(Merging { epoch, replaced, links, .. }) = merged.filter(|merged| self.handed_out <= merged.epoch)

@@ -1,8 +1,8 @@
 //! A subtask's chain of segments, from the last commit to what is still in memory.
 //!
 //! Invariants: a link leaves the chain only when a committed manifest no longer needs it; the seals of an aborted epoch
-//! stay and join the next manifest; pending links are merged, so that memory holds one copy of each dirty row however long
-//! the store is down; a seal becomes segments of bounded size with disjoint groups.
+//! stay and join the next manifest; pending links are merged, so that memory holds one copy of each dirty row however
+//! long the store is down; a seal becomes segments of bounded size with disjoint groups.
 
 mod link;
 mod merging;
@@ -119,8 +119,8 @@ impl SegmentChain {
         }
     }
 
-    /// Returns the links to place before a manifest can cover `epoch`: merged to at most one `Base` and one `Delta`, each
-    /// divided into links with disjoint groups.
+    /// Returns the links to place before a manifest can cover `epoch`: merged to at most one `Base` and one `Delta`,
+    /// each divided into links with disjoint groups.
     pub fn pending(&mut self, epoch: Epoch) -> Vec<PendingLink> {
         self.handed_out = self.handed_out.max(epoch);
         if let Some(merged) = self.merged(epoch) {
@@ -130,8 +130,8 @@ impl SegmentChain {
         self.links.iter().filter(|link| link.is_pending(epoch)).map(Link::pending).collect()
     }
 
-    /// Replaces the rows of a link, for all or some of its groups, with their encoded bytes until these are placed. Returns
-    /// the link of the bytes; the other groups stay with the link `id`.
+    /// Replaces the rows of a link, for all or some of its groups, with their encoded bytes until these are placed.
+    /// Returns the link of the bytes; the other groups stay with the link `id`.
     pub fn encoded(&mut self, id: LinkId, encoded: Encoded) -> LinkId {
         let (at, link) = self.take_groups(id, &encoded.groups);
         let bytes = link.encoded_as(self.ids.draw(), encoded, &self.budget);
@@ -153,8 +153,8 @@ impl SegmentChain {
         }
     }
 
-    /// Moves `groups` out of a link, which is removed if no groups remain. Returns the link's position, and a link of the
-    /// moved groups.
+    /// Moves `groups` out of a link, which is removed if no groups remain. Returns the link's position, and a link of
+    /// the moved groups.
     fn take_groups(&mut self, id: LinkId, groups: &KeyGroupSet) -> (usize, Link) {
         let at = self.position(id);
         let Some(link) = self.links.remove(at) else { broken("a link moved") };
@@ -165,14 +165,15 @@ impl SegmentChain {
         (at, Link { groups: taken, ..link })
     }
 
-    /// Returns the position of a link being encoded or placed. The link is there: commits and merges do not remove such links.
+    /// Returns the position of a link being encoded or placed. The link is there: commits and merges do not remove such
+    /// links.
     fn position(&self, id: LinkId) -> usize {
         let position = self.links.iter().position(|link| link.id == id);
         position.unwrap_or_else(|| broken("a link that is being placed left its chain"))
     }
 
-    /// Returns the segments that a manifest at `epoch` lists: the links up to `epoch`, each with the groups that it is needed
-    /// for. `None` if one is not placed.
+    /// Returns the segments that a manifest at `epoch` lists: the links up to `epoch`, each with the groups that it is
+    /// needed for. `None` if one is not placed.
     #[must_use]
     pub fn segments(&self, epoch: Epoch) -> Option<Vec<SegmentRef>> {
         let needed = self.needed(epoch);
@@ -186,8 +187,8 @@ impl SegmentChain {
             .collect()
     }
 
-    /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Summing the bytes
-    /// of the rows takes a step per region, so the caller does it without the chain's lock.
+    /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Summing the
+    /// bytes of the rows takes a step per region, so the caller does it without the chain's lock.
     #[must_use]
     pub fn held(&self) -> (u64, Vec<Arc<dyn RowSource>>) {
         let (mut bytes, mut rows) = (0, Vec::new());
@@ -242,8 +243,9 @@ impl SegmentChain {
         needed
     }
 
-    /// Divides bases that are not encoded yet, so that their parts can be encoded concurrently. Sizes are estimated from the
-    /// existing segments; the target is a little below a segment, since the encoder cuts parts that turn out too long.
+    /// Divides bases that are not encoded yet, so that their parts can be encoded concurrently. Sizes are estimated
+    /// from the existing segments; the target is a little below a segment, since the encoder cuts parts that turn out
+    /// too long.
     fn divide_bases(&mut self, epoch: Epoch) {
         let most = self.segment_bytes - self.segment_bytes / 8;
         let is_base = |link: &Link| link.kind == SegmentKind::Base && link.is_pending(epoch);
@@ -266,8 +268,8 @@ impl SegmentChain {
         self.links = links.flat_map(|(link, runs)| divided(link, runs, &ids)).collect();
     }
 
-    /// Merges the pending links up to `epoch` to at most one `Base` and one `Delta`. Returns `None` if they come from one
-    /// seal.
+    /// Merges the pending links up to `epoch` to at most one `Base` and one `Delta`. Returns `None` if they come from
+    /// one seal.
     fn merged(&self, epoch: Epoch) -> Option<Vec<Link>> {
         let newest = self.links.iter().rev().find(|link| link.is_pending(epoch))?;
         let (last, rules) = (newest.seals, newest.rules.clone());
@@ -300,8 +302,8 @@ impl SegmentChain {
         Some(links.into_iter().filter(|link| !link.groups.is_empty()).collect())
     }
 
-    /// Puts `links` in place of the pending links up to `epoch`. Placed links of these epochs are older than all pending ones;
-    /// links of later epochs come after them.
+    /// Puts `links` in place of the pending links up to `epoch`. Placed links of these epochs are older than all
+    /// pending ones; links of later epochs come after them.
     fn replace_pending(&mut self, epoch: Epoch, links: Vec<Link>) {
         self.links.retain(|link| !link.is_pending(epoch));
         let at = self.links.partition_point(|link| link.seals.epoch <= epoch);

@@ -1,7 +1,7 @@
 //! The owner: coordinates the epochs of an attempt, commits them, collects garbage.
 //!
-//! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a fenced
-//! attempt does nothing more.
+//! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a
+//! fenced attempt does nothing more.
 
 mod draft;
 
@@ -151,7 +151,8 @@ impl Owner {
         }
     }
 
-    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its epoch.
+    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its
+    /// epoch.
     ///
     /// # Errors
     /// Fatal to the job: the commit stays in doubt, or another attempt owns the job.
@@ -221,7 +222,8 @@ impl Owner {
         self.steps.push(commit.instrument(span).boxed());
     }
 
-    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is committed.
+    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is
+    /// committed.
     fn decided(&mut self, now: Timestamp, epoch: Epoch, decision: Decision) -> Result<Option<ManifestId>> {
         let Decision { mut committer, outcome } = decision;
         if outcome.is_ok() {
@@ -326,8 +328,8 @@ impl Owner {
         self.steps.push(collect.boxed());
     }
 
-    /// Deletes, once, objects that earlier attempts uploaded without committing. Runs in place of the collector, since two
-    /// deleters would try the same objects.
+    /// Deletes, once, objects that earlier attempts uploaded without committing. Runs in place of the collector, since
+    /// two deleters would try the same objects.
     fn sweep_orphans(&mut self) {
         let attempt = self.attempt;
         if attempt <= Attempt(1) {

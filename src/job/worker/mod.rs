@@ -1,7 +1,7 @@
 //! The worker: gathers the seals of this process's tasks for an epoch, places them, and reports to the owner.
 //!
-//! Invariant: epochs are placed one at a time and in order, so that the pending links of an aborted epoch are merged only
-//! into later epochs.
+//! Invariant: epochs are placed one at a time and in order, so that the pending links of an aborted epoch are merged
+//! only into later epochs.
 
 mod seat;
 mod task;
@@ -54,7 +54,7 @@ pub(super) enum Report {
 
 /// The progress of an epoch that was aborted before it was placed.
 pub(super) struct Unfinished {
-/// How far the epoch had come, for the log.
+    /// How far the epoch had come, for the log.
     pub(super) stage: &'static str,
     /// The subtasks that had not arrived.
     pub(super) missing: Vec<Participant>,
@@ -238,8 +238,8 @@ impl Worker {
         self.steps.push(sleep.map(|()| Step::Poll).boxed());
     }
 
-    /// Records the outcome of an epoch in the chains and passes it to the tasks. Returns the progress of an epoch that was not
-    /// placed.
+    /// Records the outcome of an epoch in the chains and passes it to the tasks. Returns the progress of an epoch that
+    /// was not placed.
     pub(super) fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Option<Unfinished> {
         let ended = self.epochs.remove(&epoch);
         if let Some(InProgress { stage: Stage::Placing(handle), .. }) = &ended {
@@ -256,8 +256,8 @@ impl Worker {
         ended.and_then(|ended| ended.stage.unfinished(&self.pipeline))
     }
 
-    /// Merges the pending links of epochs up to `aborted`, but not of epochs still to be placed. Without this, every aborted
-    /// epoch would leave a delta in memory.
+    /// Merges the pending links of epochs up to `aborted`, but not of epochs still to be placed. Without this, every
+    /// aborted epoch would leave a delta in memory.
     fn merge_pending(&self, aborted: Epoch) {
         let to_place = self.epochs.iter().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
         let until = to_place.map_or(aborted, |(oldest, _)| aborted.min(Epoch(oldest.0.saturating_sub(1))));

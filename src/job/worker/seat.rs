@@ -73,8 +73,8 @@ impl Seat {
         self.share.watermark
     }
 
-    /// Returns its restored opaques: source positions, in-flight data, prepared output. Operator state is not among them; the
-    /// task has it.
+    /// Returns its restored opaques: source positions, in-flight data, prepared output. Operator state is not among
+    /// them; the task has it.
     #[must_use]
     pub fn opaques(&self) -> &[Opaque] {
         &self.share.opaques
@@ -86,15 +86,16 @@ impl Seat {
         self.partitioner
     }
 
-    /// Returns its tables. Declare them before the restore, so that an incompatible one is refused early and rows are loaded
-    /// under their declared rules. Subtasks of an operator may declare different tables, in any order, but must agree on
-    /// each shared name.
+    /// Returns its tables. Declare them before the restore, so that an incompatible one is refused early and rows are
+    /// loaded under their declared rules. Subtasks of an operator may declare different tables, in any order, but must
+    /// agree on each shared name.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
     }
 
-    /// Reads and verifies the subtask's rows and loads them into the empty backend that `make` returns, part by part: the
-    /// next part is read while one is loaded. Loading is CPU-bound: await it on the thread that will process the records.
+    /// Reads and verifies the subtask's rows and loads them into the empty backend that `make` returns, part by part:
+    /// the next part is read while one is loaded. Loading is CPU-bound: await it on the thread that will process the
+    /// records.
     ///
     /// # Errors
     /// The error returns the seat, which can be restored again: at once, later, or with another backend.
@@ -105,8 +106,8 @@ impl Seat {
     /// * `Version`, `Unavailable`: from the store.
     ///
     /// # Cost
-    /// About [`JobSettings::restore_bytes`] of memory beside the state. Per segment, one request for the index and at least one
-    /// per part that has rows of it.
+    /// About [`JobSettings::restore_bytes`] of memory beside the state. Per segment, one request for the index and at
+    /// least one per part that has rows of it.
     ///
     /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
     pub async fn restore<B: StateBackend>(
@@ -162,8 +163,8 @@ impl Seat {
         state.with_budget(self.budget.clone())
     }
 
-    /// Advances the state's times to the watermark and to now. A group keeps a later recorded time, so that no row that had
-    /// expired for the group's former owner comes back.
+    /// Advances the state's times to the watermark and to now. A group keeps a later recorded time, so that no row that
+    /// had expired for the group's former owner comes back.
     fn begin<B: StateBackend>(&self, state: &mut KeyedState<B>) {
         state.advance(self.share.watermark, self.runtime.now());
     }

@@ -94,17 +94,17 @@ impl<B: StateBackend> Task<B> {
     /// * `watermark`: the task's event time.
     /// * `opaques`: bytes to store in the same checkpoint: source positions, in-flight data, prepared output.
     ///
-    /// Epochs must ascend. If a task skips an epoch, this barrier subsumes it: the job aborts the skipped epoch, whose state
-    /// is part of this one. If the epoch was aborted meanwhile, the call still succeeds and its state joins the next
-    /// checkpoint.
+    /// Epochs must ascend. If a task skips an epoch, this barrier subsumes it: the job aborts the skipped epoch, whose
+    /// state is part of this one. If the epoch was aborted meanwhile, the call still succeeds and its state joins the
+    /// next checkpoint.
     ///
-    /// Opaques replace those of earlier epochs. Prepared output ([`OpaqueRole::SinkPrepared`]) accumulates instead: each
-    /// checkpoint lists it until one that lists it is committed and that commit was announced before this barrier's trigger.
-    /// So publish what [`Task::committed`] covers before this call.
+    /// Opaques replace those of earlier epochs. Prepared output ([`OpaqueRole::SinkPrepared`]) accumulates instead:
+    /// each checkpoint lists it until one that lists it is committed and that commit was announced before this
+    /// barrier's trigger. So publish what [`Task::committed`] covers before this call.
     ///
     /// # Errors
-    /// The task is unchanged by each: call again, or [`Task::decline`] the epoch. Otherwise the epoch stays open until its
-    /// timeout.
+    /// The task is unchanged by each: call again, or [`Task::decline`] the epoch. Otherwise the epoch stays open until
+    /// its timeout.
     /// * The job's error, such as `Fenced`, if it has failed.
     /// * `Config`: another subtask of the operator declared one of the task's new tables differently.
     /// * `Usage`: this attempt never triggered the epoch; the epoch is not newer than this task's last; or an opaque is
@@ -142,14 +142,14 @@ impl<B: StateBackend> Task<B> {
         self.presence.background.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 
-    /// Refuses to end an epoch at this task, for example because a sink cannot prepare its output. The job aborts the epoch
-    /// at once. Nothing is sealed; the changes since the last barrier are part of the next epoch.
+    /// Refuses to end an epoch at this task, for example because a sink cannot prepare its output. The job aborts the
+    /// epoch at once. Nothing is sealed; the changes since the last barrier are part of the next epoch.
     ///
     /// * `reason`: text or an error; becomes the source of [`Progress::last_decline`].
     ///
     /// # Errors
-    /// The job's error, if it has failed; `Usage` if this attempt never triggered the epoch, or the epoch is not newer than
-    /// this task's last.
+    /// The job's error, if it has failed; `Usage` if this attempt never triggered the epoch, or the epoch is not newer
+    /// than this task's last.
     ///
     /// [`Progress::last_decline`]: crate::job::Progress::last_decline
     pub fn decline(
@@ -177,8 +177,8 @@ impl<B: StateBackend> Task<B> {
         }
     }
 
-    /// Returns the newest epoch that this task knows to be committed: output up to it can be published. [`Task::settle`] and
-    /// [`Task::barrier`] update it.
+    /// Returns the newest epoch that this task knows to be committed: output up to it can be published.
+    /// [`Task::settle`] and [`Task::barrier`] update it.
     #[must_use]
     pub fn committed(&self) -> Option<Epoch> {
         self.committed
@@ -197,7 +197,8 @@ impl<B: StateBackend> Task<B> {
         Ok(())
     }
 
-    /// Reads the outcomes of earlier epochs and passes them to the backend. [`Task::barrier`] does the same. Does not block.
+    /// Reads the outcomes of earlier epochs and passes them to the backend. [`Task::barrier`] does the same. Does not
+    /// block.
     ///
     /// # Errors
     /// None from the crate's own backends.

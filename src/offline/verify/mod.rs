@@ -4,8 +4,8 @@
 //! markers, manifests --reach--> objects and their slices --check--> damage --> restorable checkpoints
 //! ```
 //!
-//! Invariants: damage does not stop the verification; a checkpoint is reported as restorable only if every byte that its
-//! restore reads was checked, as closely as the level requires, and found intact.
+//! Invariants: damage does not stop the verification; a checkpoint is reported as restorable only if every byte that
+//! its restore reads was checked, as closely as the level requires, and found intact.
 
 mod hash;
 mod object;
@@ -122,11 +122,12 @@ pub struct Report {
 /// verification starts over with the live ones.
 ///
 /// # Errors
-/// `Version` if an intact object is newer than this build; `Denied` or `Unavailable` from the store. Damage is no error.
+/// `Version` if an intact object is newer than this build; `Denied` or `Unavailable` from the store. Damage is no
+/// error.
 ///
 /// # Cost
-/// Two listings, or one at [`Level::Full`]; a read per marker and manifest; at [`Level::Sampled`] two reads per segment, at
-/// [`Level::Full`] one per object. Memory for a few objects.
+/// Two listings, or one at [`Level::Full`]; a read per marker and manifest; at [`Level::Sampled`] two reads per
+/// segment, at [`Level::Full`] one per object. Memory for a few objects.
 pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut newer = None;
     let mut followed = 0;
@@ -172,8 +173,8 @@ fn detail(error: Error) -> Result<String> {
 }
 
 impl Report {
-    /// Removes damage and restorability of checkpoints that are no longer live in `now`, and of claims, which the next manifest
-    /// drops.
+    /// Removes damage and restorability of checkpoints that are no longer live in `now`, and of claims, which the next
+    /// manifest drops.
     fn forget_dropped(&mut self, now: &ManifestLog) {
         let is_claim = |damage: &Damage| damage.kind == DamageKind::Manifest && damage.checkpoints.is_empty();
         self.damaged.retain_mut(|damage| {

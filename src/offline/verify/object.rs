@@ -244,8 +244,8 @@ impl Rules<'_> {
         self.check_rows(&rows, index.groups())
     }
 
-    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A group may have any number
-    /// of rows, as in a restore: a large one is checked block by block.
+    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A group may have any
+    /// number of rows, as in a restore: a large one is checked block by block.
     fn check_rows(&self, rows: &SegmentRows, groups: &KeyGroupSet) -> Result<(), Fault> {
         let fault = self.fault(0, DamageKind::Rows);
         let (mut batch, mut spare) = (RowBatch::new(), Spare::default());

@@ -38,8 +38,8 @@ pub(super) enum Part {
 }
 
 impl Part {
-    /// Merges `other` into this slice if both are the same slice; returns whether they are. Checkpoints may need a segment for
-    /// different groups: the merged slice has all of them and is checked once.
+    /// Merges `other` into this slice if both are the same slice; returns whether they are. Checkpoints may need a
+    /// segment for different groups: the merged slice has all of them and is checked once.
     fn absorb(&mut self, other: &Self) -> bool {
         let (Self::Segment(known, ..), Self::Segment(segment, ..)) = (&mut *self, other) else { return self == other };
         let union = known.groups.union(&segment.groups);
