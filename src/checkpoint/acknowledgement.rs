@@ -32,7 +32,7 @@ pub(crate) struct Arrival {
 pub(crate) struct Acknowledgement {
     pub(crate) participant: Participant,
     pub(crate) manifest: SubtaskManifest,
-    /// Where the manifest's encoding lies, unless it is part of the job's manifest.
+    /// The slice with the encoded manifest, unless that is inline in the job's manifest.
     pub(crate) slice: Option<ObjectSlice>,
     pub(crate) summary: StateSummary,
 }

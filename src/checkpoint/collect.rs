@@ -50,7 +50,7 @@ impl Backoff {
     }
 }
 
-/// Deletes what a running owner's commits made unreachable.
+/// Deletes objects that a running owner's commits made unreachable.
 #[derive(Debug)]
 pub struct Collector {
     store: Store,

@@ -29,7 +29,7 @@ use crate::time::Timestamp;
 use super::manifest_log::{following, succeeding};
 use super::savepoints::Savepoints;
 
-/// Refusals (no permission, say) after which a commit in doubt is given up.
+/// Refusals (no permission, say) after which a commit in doubt is abandoned.
 const REFUSALS_MAX: u32 = 5;
 
 /// Longest attempt marker that is read. Only its existence matters.
@@ -61,7 +61,7 @@ pub enum CommitOutcome {
     /// A newer attempt has begun: announce nothing and stop. The manifest may be in the chain; the newer attempt
     /// finds out.
     Fenced {
-        /// The attempt after ours; there may be newer ones.
+        /// The next attempt; there may be newer ones.
         by: Attempt,
     },
 }

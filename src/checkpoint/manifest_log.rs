@@ -317,7 +317,7 @@ impl ManifestLog {
         Ok(stored)
     }
 
-    /// Returns what the newest manifest says of the checkpoint that `from` stands for; `None` to start empty.
+    /// Returns the newest manifest's entry of the checkpoint that `from` selects; `None` to start empty.
     ///
     /// # Errors
     /// `NotFound` if the chosen checkpoint is not live; `Corrupt` if the newest manifest is damaged.

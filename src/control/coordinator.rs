@@ -21,7 +21,7 @@ pub struct CheckpointPolicy {
     pub min_pause: Duration,
     /// Time after its trigger at which an incomplete checkpoint is aborted. Default 10 min.
     pub timeout: Duration,
-    /// Most epochs in flight; further triggers are skipped. Default 2.
+    /// Most epochs in flight, at least 1; further triggers are skipped. Default 2.
     pub max_in_flight: usize,
 }
 
@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_makes_timeouts_longer() {
+    fn a_longer_patience_multiplies_the_timeout() {
         let mut c = coordinator();
         c.trigger(at(0));
         c.trigger_with_patience(at(1), 4);
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn due_after_interval_and_pause() {
+    fn a_checkpoint_is_due_after_interval_and_pause() {
         let policy = CheckpointPolicy { min_pause: Duration::from_secs(30), ..CheckpointPolicy::default() };
         let mut c = Coordinator::new(policy, [A], Epoch(5), at(0));
         assert!(!c.is_due(at(9)) && c.is_due(at(10)));

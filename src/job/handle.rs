@@ -145,7 +145,7 @@ impl Job {
         let mut coordinator = self.background.shared.coordinator();
         let Some(epoch) = coordinator.trigger_with_patience(now, timeouts) else { return Ok(None) };
         // Under the lock, so that the background learns of epochs in order.
-        self.background.shared.began(epoch);
+        self.background.shared.epoch_began(epoch);
         self.background.trigger(epoch)?;
         self.background.shared.observe(now, Observation::Triggered);
         Ok(Some(Barrier { attempt: self.attempt, epoch }))

@@ -75,7 +75,7 @@ impl Outcomes {
     /// it.
     ///
     /// * `committed`: the newest commit.
-    pub(super) fn of(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
+    pub(super) fn get(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
         if let Some(outcome) = self.ended.get(&epoch) {
             return Some(*outcome);
         }
@@ -91,20 +91,20 @@ mod tests {
     use crate::id::{PutId, Seq};
 
     #[test]
-    fn each_epoch_has_an_outcome_of_its_own_even_when_it_is_forgotten() {
+    fn a_forgotten_epoch_counts_as_committed_if_a_later_commit_covers_it() {
         let id = |seq| ManifestId { seq: Seq(seq), put_id: PutId::default() };
         let mut outcomes = Outcomes::default();
         outcomes.begin(Epoch(1));
         outcomes.end(Epoch(2), None);
-        assert_eq!((outcomes.of(Epoch(1), None), outcomes.of(Epoch(2), None)), (None, Some(None)));
+        assert_eq!((outcomes.get(Epoch(1), None), outcomes.get(Epoch(2), None)), (None, Some(None)));
         for epoch in 3..3 + OUTCOMES_KEPT as u64 {
             outcomes.end(Epoch(epoch), Some(id(epoch)));
         }
         let committed = Some((Epoch(900), id(900)));
-        assert_eq!(outcomes.of(Epoch(2), committed), Some(Some(id(900))), "covered since");
-        assert_eq!(outcomes.of(Epoch(3), committed), Some(Some(id(3))));
-        assert_eq!(outcomes.of(Epoch(2), None), Some(None));
-        assert_eq!(outcomes.of(Epoch(5000), committed), None, "it has not ended");
+        assert_eq!(outcomes.get(Epoch(2), committed), Some(Some(id(900))), "covered since");
+        assert_eq!(outcomes.get(Epoch(3), committed), Some(Some(id(3))));
+        assert_eq!(outcomes.get(Epoch(2), None), Some(None));
+        assert_eq!(outcomes.get(Epoch(5000), committed), None, "it has not ended");
     }
 
     #[test]
@@ -114,8 +114,8 @@ mod tests {
         for epoch in 2..10 + OUTCOMES_KEPT as u64 {
             outcomes.end(Epoch(epoch), None);
         }
-        assert_eq!(outcomes.of(Epoch(1), None), None);
+        assert_eq!(outcomes.get(Epoch(1), None), None);
         outcomes.end(Epoch(1), None);
-        assert_eq!(outcomes.of(Epoch(1), None), Some(None));
+        assert_eq!(outcomes.get(Epoch(1), None), Some(None));
     }
 }

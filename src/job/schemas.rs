@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_refused_with_both_sides() {
+    fn a_conflicting_declaration_is_refused_naming_both_sides() {
         let known = [entry(1, "a", "u64le", true)];
         let mut ttl = entry(1, "a", "u64le", true);
         ttl.schema.ttl = Some(Ttl { millis: 7, ..Ttl::default() });
@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_some_subtasks_is_no_difference() {
+    fn subtasks_may_declare_different_tables() {
         let [a, b] = [entry(1, "a", "u64le", true), entry(2, "b", "utf8", true)];
         agreed(std::slice::from_ref(&a), std::slice::from_ref(&b)).unwrap();
         // A restored schema does not bind a subtask that declares the table.
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subtask_may_declare_anew() {
+    fn a_subtask_may_replace_its_declarations() {
         let schemas = Schemas::default();
         let [first, second] = [entry(1, "a", "u64le", true), entry(1, "a", "utf8", true)];
         schemas.agree(OPERATOR, Subtask(0), &[first]).unwrap();

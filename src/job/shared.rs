@@ -23,7 +23,7 @@ pub(super) enum Mail {
     /// A subtask, or the engine, refuses an epoch.
     Declined(Epoch, Error),
     /// A seat or task was dropped. It will not arrive for any epoch.
-    Gone(Participant),
+    Dropped(Participant),
 }
 
 /// A wake-up of the background.
@@ -73,13 +73,13 @@ impl Shared {
     }
 
     /// Records that an epoch begins. Call it under the coordinator's lock, before the background is woken.
-    pub(super) fn began(&self, epoch: Epoch) {
+    pub(super) fn epoch_began(&self, epoch: Epoch) {
         self.outcomes().begin(epoch);
     }
 
     /// Records the outcome of an epoch; `None` if it was aborted. Call it before updating the progress that announces
     /// it.
-    pub(super) fn ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
+    pub(super) fn epoch_ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
         self.outcomes().end(epoch, outcome);
     }
 
@@ -90,7 +90,7 @@ impl Shared {
         if canary::on(Canary::EarlyOutcome) && given_up >= Some(epoch) {
             return Some(None);
         }
-        self.outcomes().of(epoch, progress.committed)
+        self.outcomes().get(epoch, progress.committed)
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
@@ -200,7 +200,7 @@ pub(super) struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         // A job that has ended waits for no subtask.
-        let _ended = self.background.post(Mail::Gone(self.participant));
+        let _ended = self.background.post(Mail::Dropped(self.participant));
     }
 }
 
@@ -209,7 +209,7 @@ impl Mail {
     pub(super) fn is_known(&self, newest: Epoch) -> bool {
         match self {
             Self::Arrived(epoch, ..) | Self::Declined(epoch, _) => *epoch <= newest,
-            Self::Gone(_) => true,
+            Self::Dropped(_) => true,
         }
     }
 }

@@ -51,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn items_stay_apart_and_in_order() {
+    fn joined_items_stay_separate_and_in_order() {
         let alone = opaque("alone", None, b"x", vec![]);
         let list = [opaque("list", None, b"abc", vec![0, 1]), opaque("list", None, b"", vec![])];
         let joined = joined([list.as_slice(), std::slice::from_ref(&alone)].concat()).unwrap();
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_not_mixed() {
+    fn opaques_of_different_channels_are_not_joined() {
         let mixed = vec![opaque("x", Some(1), b"", vec![]), opaque("x", Some(2), b"", vec![])];
         assert!(joined(mixed).is_err());
     }

@@ -1,5 +1,5 @@
-//! Placement of a job's bytes. Every data object is put and read through [`DataObjects`], which hides where, and in how
-//! many pieces, its bytes lie.
+//! Placement of a job's bytes. Every data object is put and read through [`DataObjects`], which hides the location and
+//! layout of its bytes.
 
 mod objects;
 pub mod pack;

@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_come_back_by_directory_and_by_offset() {
+    fn slices_are_readable_by_directory_and_by_offset() {
         let (packed, offsets) = packed();
         assert_eq!(packed.hash, Hash::of(&packed.bytes));
         let pack = Pack::decode(ID, &packed.bytes).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn another_pack_under_this_key_is_misplaced() {
+    fn another_pack_under_the_key_is_refused() {
         let error = Pack::decode(ObjectId { attempt: Attempt(4), ..ID }, &packed().0.bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().starts_with("misplaced object"), "{error}");
@@ -261,7 +261,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn damaged_bodies_give_an_error_or_slices_of_the_pack(damage in any_damage()) {
+        fn a_damaged_body_gives_an_error_or_slices_of_the_pack(damage in any_damage()) {
             let body = envelope::decode(Kind::Pack, &packed().0.bytes).unwrap().body;
             let mut body = damaged(&body, &damage);
             // Recompute the trailer's checksum.

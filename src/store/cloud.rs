@@ -189,7 +189,7 @@ mod settings {
 
         #[cfg(feature = "aws")]
         #[test]
-        fn a_place_that_cannot_be_asked_is_refused_by_the_settings_name() {
+        fn an_impossible_endpoint_is_refused_by_the_name_of_its_setting() {
             let check = |set: &[(&str, &str)]| {
                 S3.check(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
             };

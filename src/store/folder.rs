@@ -103,7 +103,7 @@ impl ObjectStore for Folder {
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Err(unused("an upload in parts"))
+        Err(not_implemented("an upload in parts"))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -132,7 +132,7 @@ impl ObjectStore for Folder {
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        Err(unused("a copy"))
+        Err(not_implemented("a copy"))
     }
 }
 
@@ -150,6 +150,6 @@ fn without_hard_links(error: Error) -> Error {
     }
 }
 
-fn unused(operation: &str) -> Error {
+fn not_implemented(operation: &str) -> Error {
     Error::NotImplemented { operation: operation.to_owned(), implementer: "folder".to_owned() }
 }

@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_by_what_was_asked() {
+    async fn a_status_is_a_refusal_by_the_kind_of_its_request() {
         let list = || request("GET", "http://h/b?list-type=2&prefix=p", None);
         let cases = [
             (list(), 403, Some(Why::Denied)),
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_no_object_has_does_not_spoil_its_page() {
+    fn a_foreign_name_is_escaped_in_its_page() {
         let key = |name: &str| format!("<Contents><Key>{name}</Key><Size>1</Size></Contents>");
         let ours = "it&#39;s &lt;ours&gt; &amp; theirs/job/manifest/00000000000000000001";
         let blob = |name: &str| format!("<Blob><Name>{name}</Name></Blob>");
@@ -405,7 +405,7 @@ mod tests {
         }
     }
 
-    /// Fails as the library does when nobody answers.
+    /// Fails as the library does when the host does not answer.
     #[derive(Debug)]
     struct Silent(&'static str);
 
@@ -417,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_that_does_not_exist_is_a_mistake_until_it_has_answered() {
+    async fn an_unknown_host_is_a_mistake_until_it_has_responded() {
         for (text, answered, mistake) in [
             ("failed to lookup address information: Name or service not known", false, true),
             ("failed to lookup address information: Name or service not known", true, false),
@@ -450,7 +450,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_machine_that_gave_credentials_once_is_only_disturbed() {
+    async fn missing_credentials_are_a_mistake_until_some_were_given() {
         let service = Arc::new(Service(AtomicBool::new(false)));
         let credentials = MachineCredentials::new(service.clone(), "SETTINGS");
         let forgotten = || async {
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_has_a_limit_unless_it_is_an_object() {
+    async fn every_response_but_an_object_is_bounded() {
         let long = "x".repeat(PAGE_BYTES_MAX + 1);
         let object = || request("GET", "http://h/b/k", None);
         assert_eq!(ask(object(), 200, long.clone()).await.unwrap().1.len(), long.len());
@@ -477,7 +477,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_repeats_no_credential() {
+    async fn an_error_contains_no_credential() {
         for (uri, header, secret) in [
             ("http://h/b/k", Some(("authorization", "AWS4 SECRET")), "AWS4 SECRET"),
             ("http://h/b/k", Some(("x-amz-security-token", "SECRET")), "SECRET"),

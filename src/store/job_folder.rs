@@ -120,7 +120,7 @@ impl JobFolder {
     /// `Corrupt` if the object is longer than `cap` bytes; `Denied` or `Unavailable` from the store.
     pub async fn read(&self, key: &Key, cap: u64) -> Result<Option<Bytes>> {
         let path = &key.path(&self.inner.root);
-        self.retrying(|| self.fetch(key, path, None, cap)).await
+        self.retry(|| self.fetch(key, path, None, cap)).await
     }
 
     /// Returns bytes `range` of the object under `key`.
@@ -135,7 +135,7 @@ impl JobFolder {
         let path = &key.path(&self.inner.root);
         let (end, cap) = (range.end, range.end.saturating_sub(range.start));
         let range = &range;
-        let found = self.retrying(|| async move {
+        let found = self.retry(|| async move {
             let fault = match self.fetch(key, path, Some(range.clone()), cap).await {
                 Err(Fault::Unclear(error)) => error,
                 settled => return settled,
@@ -166,7 +166,7 @@ impl JobFolder {
                 self.inner.objects.delete(path).await.map_err(|error| Fault::classify(&error, key))
             })
         };
-        self.retrying(once).await.map(|_gone| ()).map_err(Error::unknown)
+        self.retry(once).await.map(|_gone| ()).map_err(Error::unknown)
     }
 
     /// Returns the job's keys of `class`. If a page fails, the whole listing is retried. Foreign names are counted and
@@ -177,7 +177,7 @@ impl JobFolder {
     /// # Errors
     /// `Limit` if there are more than 16 Mi keys; `Denied` or `Unavailable` from the store.
     pub async fn list(&self, class: KeyClass) -> Result<Listing> {
-        Ok(self.retrying(|| self.list_once(class)).await?.unwrap_or_default())
+        Ok(self.retry(|| self.list_once(class)).await?.unwrap_or_default())
     }
 
     /// Checks whether the store can hold a job: it creates an object, refuses to create it again, and returns its
@@ -208,7 +208,7 @@ impl JobFolder {
     }
 
     /// Retries `once` until it is settled; `None` if the object does not exist.
-    async fn retrying<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>>
+    async fn retry<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>>
     where
         F: Future<Output = Result<T, Fault>>,
     {

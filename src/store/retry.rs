@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_is_away_is_reported_soon_and_rarely() {
+    async fn an_unreachable_store_is_reported_soon_and_rarely() {
         let runtime = std::sync::Arc::new(Still(Mutex::new(Timestamp::from_millis(0))));
         let patience = Patience::new(runtime.clone(), StoreSettings::default());
         let mut retry = patience.retry();

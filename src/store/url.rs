@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_made_only_to_be_written() {
+    fn a_folder_is_created_only_for_writing() {
         let dir = tempfile::tempdir().unwrap();
         let url = Url::from_file_path(dir.path().join("a/b")).unwrap();
         let error = open_url(url.as_str(), Access::Read).map(|_| ()).unwrap_err();

@@ -41,9 +41,9 @@ pub struct PipelineSettings {
     /// Target bytes of a segment; a key group is never divided. Each encoded segment is held in memory until it is
     /// uploaded. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Segments encoded at a time. Default 2.
+    /// Segments encoded at a time, at least 1. Default 2.
     pub encoders: usize,
-    /// Packs uploaded at a time. Default 4.
+    /// Packs uploaded at a time, at least 1. Default 4.
     pub uploads: usize,
 }
 

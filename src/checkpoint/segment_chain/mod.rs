@@ -1,4 +1,4 @@
-//! A subtask's chain of segments, from the last commit to what is still in memory.
+//! A subtask's chain of segments, from the committed ones to those still in memory.
 //!
 //! Invariants: a link leaves the chain only when a committed manifest no longer needs it; the seals of an aborted epoch
 //! stay and join the next manifest; pending links are merged, so that memory holds one copy of each dirty row however

@@ -82,7 +82,7 @@ pub(super) struct Owner {
 struct InFlight {
     started: Timestamp,
     placed: Option<Placed>,
-    /// Why the epoch is to be aborted.
+    /// Why the epoch will be aborted.
     reason: Option<Error>,
 }
 
@@ -123,12 +123,12 @@ impl Owner {
     }
 
     pub(super) fn begin(&mut self) {
-        self.show_doubt();
+        self.publish_doubt();
         self.sweep_orphans();
     }
 
     /// Publishes the errors of a commit in doubt in the job's progress.
-    fn show_doubt(&mut self) {
+    fn publish_doubt(&mut self) {
         let shared = Arc::downgrade(&self.shared);
         let Some(committer) = &mut self.committer else { broken("an owner starts without its committer") };
         committer.on_doubt(Arc::new(move |error| {
@@ -263,7 +263,7 @@ impl Owner {
         self.observe_completed(now, duration);
         metrics::checkpoint_completed(id.seq, duration);
         tracing::info!(%epoch, id = %id.seq, ?duration, "checkpoint committed");
-        self.shared.ended(epoch, Some(id));
+        self.shared.epoch_ended(epoch, Some(id));
         self.shared.update(|progress| {
             progress.committed = Some((epoch, id));
             progress.completed = progress.completed.saturating_add(1);
@@ -300,7 +300,7 @@ impl Owner {
         let subtasks = Subtasks(&aborted.missing);
         tracing::warn!(%epoch, reason = aborted.reason.chain(), age = ?aborted.age, stage,
             missing = %subtasks, "checkpoint given up");
-        self.shared.ended(epoch, None);
+        self.shared.epoch_ended(epoch, None);
         self.shared.update(|progress| {
             progress.aborted = progress.aborted.saturating_add(1);
             progress.last_aborted = Some(aborted);

@@ -40,7 +40,7 @@ const POLL_MAX: Duration = Duration::from_millis(100);
 pub(super) enum Step {
     /// It is time to poll for mail.
     Poll,
-    /// Placing ended; `None` if the epoch was given up meanwhile.
+    /// Placing ended; `None` if the epoch was aborted meanwhile.
     Placed(Epoch, Option<Result<Placed>>),
 }
 
@@ -73,7 +73,7 @@ pub(super) struct Worker {
     settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
     epochs: BTreeMap<Epoch, InProgress>,
     /// Subtasks whose seat or task was dropped.
-    gone: BTreeSet<Participant>,
+    dropped: BTreeSet<Participant>,
     /// The newest triggered epoch.
     newest: Epoch,
     polling: bool,
@@ -112,7 +112,7 @@ impl Worker {
             policy,
             settlements,
             epochs: BTreeMap::new(),
-            gone: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             newest: Epoch::default(),
             polling: false,
             reports: Vec::new(),
@@ -156,17 +156,17 @@ impl Worker {
             match mail {
                 Mail::Arrived(epoch, participant, arrival) => self.arrived(epoch, participant, arrival),
                 Mail::Declined(epoch, reason) => self.decline(epoch, reason),
-                Mail::Gone(participant) => drop(self.gone.insert(participant)),
+                Mail::Dropped(participant) => drop(self.dropped.insert(participant)),
             }
         }
-        self.decline_for_gone_subtasks();
+        self.decline_for_dropped_subtasks();
         std::mem::take(&mut self.reports)
     }
 
     fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
         self.prepared.take(epoch, participant, &mut arrival.opaques);
         // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
-        let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.lacks(participant));
+        let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
             self.decline(older, with_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
@@ -178,12 +178,12 @@ impl Worker {
     }
 
     /// Declines each epoch that waits for a dropped subtask.
-    fn decline_for_gone_subtasks(&mut self) {
-        let missing = |stage: &Stage| self.gone.iter().find(|gone| stage.lacks(**gone)).copied();
+    fn decline_for_dropped_subtasks(&mut self) {
+        let missing = |stage: &Stage| self.dropped.iter().find(|subtask| stage.waits_for(**subtask)).copied();
         let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
         let declined: Vec<_> = epochs.collect();
-        for (epoch, gone) in declined {
-            self.decline(epoch, with_subtask(Error::unavailable("subtask was dropped"), gone));
+        for (epoch, subtask) in declined {
+            self.decline(epoch, with_subtask(Error::unavailable("subtask was dropped"), subtask));
         }
     }
 
@@ -268,14 +268,14 @@ impl Worker {
 
 impl Stage {
     /// Returns whether the epoch waits for `participant` to arrive.
-    fn lacks(&self, participant: Participant) -> bool {
+    fn waits_for(&self, participant: Participant) -> bool {
         matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
     }
 
     fn unfinished(&self, pipeline: &Pipeline) -> Option<Unfinished> {
         match self {
             Self::Gathering(_) => {
-                let missing = pipeline.chains.keys().filter(|subtask| self.lacks(**subtask)).copied().collect();
+                let missing = pipeline.chains.keys().filter(|subtask| self.waits_for(**subtask)).copied().collect();
                 Some(Unfinished { stage: "waiting for subtasks", missing })
             }
             Self::Placing(_) => Some(Unfinished { stage: "encoding and uploading", missing: Vec::new() }),

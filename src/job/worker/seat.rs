@@ -132,7 +132,7 @@ impl Seat {
         let runtime = Arc::clone(&self.runtime);
         let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
-        let tables = AgreedTables::of(&self.tables);
+        let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.background.shared.schemas.agree(operator, subtask, &tables.entries)?;
         let under_stored_rules = self.tables.must_load_under_stored_rules();

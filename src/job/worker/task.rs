@@ -53,7 +53,7 @@ pub(super) struct AgreedTables {
 }
 
 impl AgreedTables {
-    pub(super) fn of(tables: &Tables) -> Self {
+    pub(super) fn new(tables: &Tables) -> Self {
         Self { changes: tables.changes(), entries: tables.entries() }
     }
 }
@@ -190,7 +190,7 @@ impl<B: StateBackend> Task<B> {
         if tables.changes() == self.tables.changes {
             return Ok(());
         }
-        let new = AgreedTables::of(tables);
+        let new = AgreedTables::new(tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.background.shared.schemas.agree(operator, subtask, &new.entries)?;
         self.tables = new;
