@@ -26,7 +26,7 @@ const BACKOFF_MAX: u64 = 64;
 pub struct Uncollected {
     /// Unreachable objects whose delete failed, or is delayed by such failures.
     pub objects: u64,
-    /// Live manifests that cannot be read. While there are any, nothing is deleted.
+    /// Live manifests that cannot be read. While there are any, no data object is deleted.
     pub held_by: Vec<Seq>,
     /// The last failed delete's error; `None` once all deletes have succeeded.
     pub last_error: Option<Error>,
@@ -105,7 +105,7 @@ impl Collector {
         }
     }
 
-    /// Warns, at growing intervals, that an unreadable live manifest blocks all deletes.
+    /// Warns, at growing intervals, that an unreadable live manifest blocks the collection.
     fn warn_if_held(&mut self) {
         if self.held_by.is_empty() {
             self.held = Backoff::default();
@@ -188,7 +188,7 @@ impl Collector {
     }
 }
 
-/// Warns that the unreadable live manifests `checkpoints` block all deletes, and names the remedy.
+/// Warns that the unreadable live manifests `checkpoints` block the collection, and names the remedy.
 pub(super) fn warn_held(checkpoints: &str, error: Option<&Error>) {
     tracing::warn!(
         checkpoints,

@@ -1,5 +1,5 @@
-//! Dropping savepoints and checkpoints by id: unwanted ones, and those whose damaged or missing manifest blocks all
-//! deletes.
+//! Dropping savepoints and checkpoints by id: unwanted ones, and those whose damaged or missing manifest blocks the
+//! collection of garbage.
 
 use std::collections::BTreeSet;
 

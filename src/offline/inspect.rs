@@ -112,7 +112,7 @@ pub struct RestoreCost {
     pub bytes: u64,
     /// Ranged reads, over all subtasks.
     pub requests: u64,
-    /// Whether the figures are exact. Otherwise they are upper bounds, computed from the manifest alone.
+    /// Whether the figures are exact. Otherwise they are bounds, computed from the manifest alone.
     pub exact: bool,
 }
 
