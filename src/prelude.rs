@@ -1,4 +1,4 @@
-//! What most embedders import.
+//! The types and traits that most embedders import.
 
 pub use crate::backend::{
     Aggregate, AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, Outcome, ReducingState,

@@ -1,4 +1,4 @@
-//! What a subtask brings to a barrier, and what remains of it once its state is placed.
+//! A subtask's arrival at a barrier, and its acknowledgement once its state is placed.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::manifest::{ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
 use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
-/// What a subtask says about its state; it belongs to its operator's entry in the manifest.
+/// A subtask's report on its state, for its operator's entry in the manifest.
 #[derive(Debug, Clone)]
 pub(crate) struct StateSummary {
     pub(crate) tables: Arc<[TableEntry]>,
@@ -32,7 +32,7 @@ pub(crate) struct Arrival {
 pub(crate) struct Acknowledgement {
     pub(crate) participant: Participant,
     pub(crate) manifest: SubtaskManifest,
-    /// Where the manifest's encoding lies, unless it is part of the job's manifest.
+    /// The slice with the encoded manifest, unless that is inline in the job's manifest.
     pub(crate) slice: Option<ObjectSlice>,
     pub(crate) summary: StateSummary,
 }

@@ -1,10 +1,10 @@
 //! Claim: a new attempt takes over a job.
 //!
-//! Create `attempt/<newest + 1>`, going higher if that is lost; find the end of the chain; append a manifest of kind
-//! `Claim` whose parent is the checkpoint to go on from. From the marker on no older attempt can commit; from the claim
-//! on none is left in doubt.
+//! Creates `attempt/<newest + 1>`, or a higher one if that is taken; finds the end of the chain; appends a manifest of
+//! kind `Claim` whose parent is the restored checkpoint. Once the marker exists, no older attempt can commit; once the
+//! claim exists, no older commit is in doubt.
 //!
-//! Invariant: whatever can be refused is refused before the marker, so that a mistaken command stops no running job.
+//! Invariant: every check comes before the marker, so that a mistaken command stops no running job.
 
 use std::collections::BTreeSet;
 
@@ -22,26 +22,26 @@ use super::commit::{Committer, Identity, Proposal, fence};
 use super::manifest_log::{ManifestLog, RestoreFrom, StoredManifest, following, succeeding};
 use super::operators::OperatorClaims;
 
-/// What a new attempt wants.
+/// A new attempt's request for a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClaimRequest {
-    /// The checkpoint to go on from.
+    /// The checkpoint to restore.
     pub from: RestoreFrom,
-    /// How keys map to key groups. Where there is state it must be of the state's kind, whose seed holds.
+    /// How keys map to key groups. Must be of the stored state's kind, if there is state; the stored seed is used.
     pub partitioner: Partitioner,
-    /// Number of key groups. Where there is state it must be the state's.
+    /// Number of key groups. Must equal the stored state's, if there is state.
     pub max_parallelism: u16,
-    /// Which checkpoints live.
+    /// Which checkpoints to retain.
     pub retention: RetentionPolicy,
-    /// Name and version of the software that writes.
+    /// Name and version of the writing software.
     pub writer: String,
-    /// What the job computes. Compare it with what [`peek`] shows before claiming.
+    /// The job's program. Compare it with the stored one, which [`peek`] returns, before claiming.
     pub program: Program,
-    /// The operators that take over stored state; `None` for tools, which run none and lose none.
+    /// The operators that take over stored state; `None` for tools, which run no operators and drop no state.
     pub operators: Option<OperatorClaims>,
 }
 
-/// A job that is ours.
+/// A claimed job.
 #[derive(Debug)]
 pub struct Claimed {
     /// The job.
@@ -50,7 +50,7 @@ pub struct Claimed {
     pub attempt: Attempt,
     /// Our claim in the chain.
     pub claim: ManifestId,
-    /// The checkpoint to go on from; `None` to start empty.
+    /// The checkpoint to restore; `None` to start empty.
     pub restore: Option<StoredManifest>,
     /// How keys map to key groups.
     pub partitioner: Partitioner,
@@ -60,20 +60,20 @@ pub struct Claimed {
     pub committer: Committer,
 }
 
-/// What stands in a job's chain, for those who only look.
+/// A job's chain, read without claiming the job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Peeked {
     /// The newest manifest.
     pub newest: StoredManifest,
-    /// The checkpoint that a claim would go on from.
+    /// The checkpoint that a claim would restore.
     pub restore: Option<StoredManifest>,
 }
 
-/// Reads the newest manifest and the checkpoint that `from` stands for; `None` if the job has no manifest. Writes nothing.
+/// Reads the newest manifest and the checkpoint that `from` selects; `None` if the job has no manifest. Writes nothing.
 ///
 /// # Errors
-/// `NotFound` if the chosen checkpoint is not live, `Corrupt` if it, or the newest manifest, is damaged; both name the
-/// restorable ones. `Version`, `Denied` or `Unavailable` as they come.
+/// `NotFound` if the chosen checkpoint is not live; `Corrupt` if the checkpoint or the newest manifest is damaged; both
+/// name the restorable checkpoints. `Version`, `Denied` or `Unavailable` from the store.
 pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
     let mut chain = ManifestLog::load(store).await?;
     let restore = chain.resolve(store, from).await?;
@@ -83,17 +83,17 @@ pub async fn peek(store: &Store, from: RestoreFrom) -> Result<Option<Peeked>> {
 /// Takes over the job, or founds it.
 ///
 /// # Errors
-/// Before any older attempt is disturbed: `NotFound` or `Corrupt` if the checkpoint to go on from is not live or is
-/// damaged, naming the restorable ones; `Config` if the settings are not those of its state. Afterwards: `Fenced` if a
-/// still newer attempt took over meanwhile; `Denied` or `Unavailable` from the store, in which case claiming again is safe.
+/// Before any older attempt is fenced: `NotFound` or `Corrupt` if the checkpoint is not live or is damaged, naming the
+/// restorable ones; `Config` if the settings contradict the stored state. Afterwards: `Fenced` if a newer attempt took
+/// over meanwhile; `Denied` or `Unavailable` from the store, and then claiming again is safe.
 pub async fn claim(store: &Store, request: &ClaimRequest) -> Result<Claimed> {
     claim_without(store, request, &BTreeSet::new()).await
 }
 
-/// As [`claim`], not listing the live manifests `unwanted` any more. Those need not be readable.
+/// As [`claim`], dropping the live manifests `unwanted`, which need not be readable.
 ///
 /// # Errors
-/// As [`claim`]; `Usage` if the job would go on from one of them.
+/// As [`claim`]; `Usage` if `unwanted` has the checkpoint to restore.
 pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwanted: &BTreeSet<Seq>) -> Result<Claimed> {
     request.check_settings()?;
     let mut chain = ManifestLog::load(store).await?;
@@ -104,7 +104,7 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
     let drawn = JobId(store.draw_put_id().0);
     let attempt = take_attempt(store, &chain, drawn).await?;
     let Appended { chain, identity, proposal, restore } = append(store, request, unwanted, attempt, drawn).await?;
-    // A claim that slept may stand where a newer attempt's manifests have come and gone.
+    // A delayed claim may have landed under a number that a newer attempt had used and deleted.
     if !canary::on(Canary::SkipClaimFence) {
         check_owner(store, attempt).await?;
     }
@@ -121,7 +121,7 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
     })
 }
 
-/// Finds out whether `attempt` still owns the job, before it does something outside the chain that only the owner may.
+/// Checks that `attempt` still owns the job. Call it before an effect outside the chain that only the owner may have.
 ///
 /// # Errors
 /// `Fenced` if a newer attempt has begun; `Denied` or `Unavailable` from the store.
@@ -132,8 +132,8 @@ pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
     }
 }
 
-/// Returns why `attempt` could not read the checkpoint that it goes on from, given the error that it met: damage, or a
-/// newer attempt that has dropped it meanwhile.
+/// Returns why `attempt` could not read its restored checkpoint, given the read's error: damage, or a newer attempt
+/// that has dropped the checkpoint meanwhile.
 pub(crate) async fn why_unreadable(store: &Store, attempt: Attempt, error: Error) -> Error {
     if !matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound) {
         return error;
@@ -153,12 +153,12 @@ impl ClaimRequest {
         Ok(())
     }
 
-    /// Refuses settings and operators that are not those of the state to go on from.
+    /// Refuses settings and operators that contradict the stored state.
     async fn check_state(&self, store: &Store, restore: Option<&StoredManifest>) -> Result<()> {
         let Some(checkpoint) = restore else { return Ok(()) };
         let StoredManifest { id, manifest, .. } = checkpoint;
         if manifest.max_parallelism != self.max_parallelism {
-            return Err(Error::config("max parallelism is not that of the state")
+            return Err(Error::config("max parallelism differs from the stored state's")
                 .with("checkpoint", id.seq)
                 .with("stored", manifest.max_parallelism)
                 .with("requested", self.max_parallelism));
@@ -166,7 +166,7 @@ impl ClaimRequest {
         let kinds = [manifest.partitioner, self.partitioner].map(|p| (p.name(), p.version_and_seed().0));
         let [(stored, stored_version), (requested, requested_version)] = kinds;
         if kinds.first() != kinds.last() {
-            return Err(Error::config("partitioner is not that of the state")
+            return Err(Error::config("partitioner differs from the stored state's")
                 .with("checkpoint", id.seq)
                 .with("stored", format_args!("{stored} {stored_version}"))
                 .with("requested", format_args!("{requested} {requested_version}")));
@@ -177,7 +177,7 @@ impl ClaimRequest {
         }
     }
 
-    /// Returns what all manifests of the attempt share. Where there is state, its partitioner goes on with its seed.
+    /// Returns the fields that all manifests of the attempt share. A stored partitioner, with its seed, wins.
     fn identity(&self, job: JobId, attempt: Attempt, restore: Option<&StoredManifest>) -> Identity {
         Identity {
             job,
@@ -191,8 +191,8 @@ impl ClaimRequest {
     }
 }
 
-/// Creates the marker of the lowest attempt that nobody has begun: attempts are dense, or no one could be fenced by
-/// looking at the next alone. A marker of our own that a dead incarnation left is another's, too.
+/// Creates the marker of the lowest attempt that has not begun. Attempts are dense: a fenced attempt looks only at the
+/// next number. A crashed predecessor's marker counts as another attempt's.
 async fn take_attempt(store: &Store, chain: &ManifestLog, job: JobId) -> Result<Attempt> {
     let mut attempt = chain.newest_readable().map_or(Attempt(0), |newest| newest.manifest.attempt);
     loop {
@@ -209,15 +209,15 @@ async fn take_attempt(store: &Store, chain: &ManifestLog, job: JobId) -> Result<
 
 /// A claim in the chain.
 struct Appended {
-    /// The chain just below it.
+    /// The chain up to the claim.
     chain: ManifestLog,
     identity: Identity,
     proposal: Proposal,
     restore: Option<StoredManifest>,
 }
 
-/// Appends the claim at the end of the chain, which is looked for anew: older attempts may have gone far since it was
-/// looked at before the marker. Now each can append one more manifest at most.
+/// Appends the claim at the end of the chain. The chain is loaded again: older attempts may have committed since the
+/// load before the marker. From now on each can append at most one more manifest.
 async fn append(
     store: &Store,
     request: &ClaimRequest,
@@ -245,7 +245,7 @@ async fn append(
         let proposal = Proposal::new(store, manifest, retention)?;
         match proposal.create(store).await? {
             Put::Created => return Ok(Appended { chain, identity, proposal, restore }),
-            // A commit of the attempt before landed first, or a newer attempt's claim: the chain tells.
+            // An older attempt's commit or a newer attempt's claim landed first: load the chain again.
             Put::Taken => tracing::debug!(seq = chain.end().0, "chain grew under a claim"),
         }
     }
@@ -273,7 +273,7 @@ fn claim_manifest(store: &Store, identity: &Identity, seq: Seq, restore: Option<
     }
 }
 
-/// Refuses to go on from another job's state.
+/// Refuses another job's state.
 fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
     match restore {
         Some(restore) if restore.manifest.job != job => {
@@ -285,7 +285,7 @@ fn check_job(job: JobId, restore: Option<&StoredManifest>) -> Result<()> {
     }
 }
 
-/// Refuses to drop what the job continues from.
+/// Refuses to drop the checkpoint that the job continues.
 pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<ManifestId>) -> Result<()> {
     match continued.filter(|continued| unwanted.contains(&continued.seq)) {
         Some(continued) => {
@@ -297,7 +297,7 @@ pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<Manifes
     }
 }
 
-/// Reads what lives beside the claim, so that later commits can tell what they make unreachable.
+/// Reads the other live manifests, so that later commits can find what they make unreachable.
 async fn open_ledger(store: &Store, chain: &ManifestLog, claim: &Proposal, restore: Option<&StoredManifest>) -> Ledger {
     let mut ledger = Ledger::default();
     let kept = &claim.retention().kept;

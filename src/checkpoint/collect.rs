@@ -1,7 +1,7 @@
-//! A running owner's deleter: takes what each commit made unreachable, without listing anything.
+//! A running owner's garbage collector: deletes what each commit made unreachable, without listings.
 //!
-//! Invariants: no name is deleted before `collect_lag` further commits, so that its readers have time; names that cannot
-//! be deleted cost a bounded number of requests and bounded memory, and are reported. Waiting counts commits, no clock.
+//! Invariants: no key is deleted before `collect_lag` further commits, so that readers can finish; keys that cannot be
+//! deleted cost bounded requests and bounded memory, and are reported. Delays count commits, not time.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -14,25 +14,25 @@ use crate::store::Key;
 
 use super::sweep::{Swept, delete_all, execute, plan};
 
-/// Most names that are remembered after the store would not delete them. A sweep finds those that are forgotten.
+/// Most keys kept after failed deletes. A sweep finds the forgotten ones.
 const REMEMBERED_MAX: usize = 16 << 10;
 
-/// Most commits between two tries.
+/// Most commits between two retries.
 const BACKOFF_MAX: u64 = 64;
 
-/// What should be gone and is not.
+/// Garbage that is not deleted.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Uncollected {
-    /// Objects that nothing reaches and that could not be deleted, or not yet after a failure.
+    /// Unreachable objects whose delete failed, or is delayed by such failures.
     pub objects: u64,
     /// Live manifests that cannot be read. While there are any, no data object is deleted.
     pub held_by: Vec<Seq>,
-    /// Why the last delete failed, until all have succeeded.
+    /// The last failed delete's error; `None` once all deletes have succeeded.
     pub last_error: Option<Error>,
 }
 
-/// When to try again what has failed: after 2, 4, 8, ... commits.
+/// When to retry failed deletes: after 2, 4, 8, ... commits.
 #[derive(Debug, Default)]
 struct Backoff {
     step: u64,
@@ -50,22 +50,22 @@ impl Backoff {
     }
 }
 
-/// Deletes what a running owner's commits made unreachable.
+/// Deletes objects that a running owner's commits made unreachable.
 #[derive(Debug)]
 pub struct Collector {
     store: Store,
-    /// How many commits it was told of.
+    /// Commits so far.
     commits: u64,
-    /// What the last commits made unreachable, oldest first: readers may still need it.
-    resting: VecDeque<Garbage>,
+    /// Garbage of the last commits, oldest first. Readers may still need it.
+    delayed: VecDeque<Garbage>,
     /// To be deleted, oldest first.
     due: VecDeque<Key>,
-    /// Names that the store would not delete, in the order of the tries.
+    /// Keys whose delete failed, in the order of the tries.
     failed: VecDeque<Key>,
-    /// How many of those were forgotten.
+    /// Failed keys that were forgotten.
     forgotten: u64,
     last_error: Option<Error>,
-    /// Whether the last collection deleted nothing though it tried. New garbage then waits with the old.
+    /// Whether every delete of the last collection failed. New garbage then waits for the next retry, too.
     refused: bool,
     backoff: Backoff,
     held_by: BTreeSet<Seq>,
@@ -79,7 +79,7 @@ impl Collector {
         Self {
             store: store.clone(),
             commits: 0,
-            resting: VecDeque::new(),
+            delayed: VecDeque::new(),
             due: VecDeque::new(),
             failed: VecDeque::new(),
             forgotten: 0,
@@ -91,21 +91,21 @@ impl Collector {
         }
     }
 
-    /// Adds what a commit made unreachable. To be called once for each commit, since waiting is counted in calls.
+    /// Adds a commit's garbage. Call it once for each commit: the calls count the delay.
     pub fn add(&mut self, mut garbage: Garbage) {
         self.commits = self.commits.saturating_add(1);
         self.held_by = std::mem::take(&mut garbage.held_by);
         self.warn_if_held();
-        self.resting.push_back(garbage);
+        self.delayed.push_back(garbage);
         let lag = usize::try_from(self.store.settings().collect_lag).unwrap_or(usize::MAX);
-        while self.resting.len() > lag {
-            let Some(Garbage { objects, manifests, .. }) = self.resting.pop_front() else { break };
+        while self.delayed.len() > lag {
+            let Some(Garbage { objects, manifests, .. }) = self.delayed.pop_front() else { break };
             self.due.extend(objects.into_iter().map(Key::Data));
             self.due.extend(manifests.into_iter().map(Key::Manifest));
         }
     }
 
-    /// Says now and then that a live manifest keeps everything from being deleted, and the way out.
+    /// Warns, at growing intervals, that an unreadable live manifest blocks the collection.
     fn warn_if_held(&mut self) {
         if self.held_by.is_empty() {
             self.held = Backoff::default();
@@ -115,7 +115,7 @@ impl Collector {
         }
     }
 
-    /// Returns what should be gone and is not.
+    /// Returns the garbage that is not deleted.
     #[must_use]
     pub fn uncollected(&self) -> Uncollected {
         let failing = if self.last_error.is_some() { self.due.len().saturating_add(self.failed.len()) } else { 0 };
@@ -126,8 +126,8 @@ impl Collector {
         }
     }
 
-    /// Deletes what attempts before `owner` left and no live manifest reaches. What fails stays for another attempt or
-    /// for a sweep by hand: the job does not depend on it.
+    /// Deletes unreachable objects of attempts before `owner`. Failures are logged and left to a later attempt or a
+    /// manual sweep: the job does not depend on them.
     pub async fn sweep_orphans(&self, owner: Attempt) {
         let swept = async { execute(&self.store, &plan(&self.store, Some(owner)).await?).await };
         match swept.await {
@@ -139,8 +139,8 @@ impl Collector {
         }
     }
 
-    /// Deletes what is due: objects, then manifests. If the store deletes nothing, the next tries come after 2, 4, 8, ...
-    /// commits, at most 64; a try ends once several deletes have failed in a row.
+    /// Deletes due garbage: objects, then manifests. While every delete fails, retries come after 2, 4, 8, ... commits,
+    /// at most 64; a run stops after too many consecutive failures.
     pub async fn run(&mut self) -> Swept {
         let again = self.backoff.is_due(self.commits);
         let mut keys = Vec::new();
@@ -151,11 +151,11 @@ impl Collector {
             keys.extend(self.failed.iter().copied());
         }
         let swept = delete_all(&self.store, keys).await;
-        self.take_note(&swept);
+        self.record(&swept);
         swept
     }
 
-    fn take_note(&mut self, swept: &Swept) {
+    fn record(&mut self, swept: &Swept) {
         let failed = || swept.failed.iter().map(|(key, _)| *key);
         let settled: BTreeSet<Key> = swept.deleted.iter().copied().chain(failed()).collect();
         self.due.retain(|key| !settled.contains(key));
@@ -188,7 +188,7 @@ impl Collector {
     }
 }
 
-/// Says that nothing is collected because of the live manifests `checkpoints`, and what helps.
+/// Warns that the unreadable live manifests `checkpoints` block the collection, and names the remedy.
 pub(super) fn warn_held(checkpoints: &str, error: Option<&Error>) {
     tracing::warn!(
         checkpoints,

@@ -3,8 +3,10 @@
 //! A checkpoint is committed by creating `manifest/<last + 1>` and *then* finding no `attempt/<a + 1>`. Before the
 //! create nothing is visible; after it nothing changes.
 //!
-//! Invariants: the outcome of a commit is determined before it is returned; an unknown outcome deletes nothing; a
-//! manifest refers to nothing but objects of live manifests and new ones of its own attempt.
+//! Invariants: `commit` settles the outcome before it returns; an unknown outcome deletes nothing; a manifest refers
+//! only to objects of live manifests and to new objects of its own attempt.
+
+mod planted;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -26,40 +28,40 @@ use crate::time::Timestamp;
 
 use super::manifest_log::{following, succeeding};
 use super::savepoints::Savepoints;
-use super::sweep;
 
-/// How often a refusal (no permission, say) is answered by another try while a commit is in doubt.
+/// Refusals (no permission, say) after which a commit in doubt is abandoned.
 const REFUSALS_MAX: u32 = 5;
 
-/// Longest attempt marker that is read: that it exists is what matters.
+/// Longest attempt marker that is read. Only its existence matters.
 const MARKER_BYTES_MAX: u64 = 64 << 10;
 
-/// What an engine knows of a checkpoint that it wants committed; the rest is the attempt's.
+/// The part of a manifest that differs from one checkpoint to the next. The committer adds the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Draft {
     /// A checkpoint or a savepoint.
     pub kind: ManifestKind,
-    /// It holds all effects of epochs up to this one.
+    /// The last epoch whose effects the checkpoint holds.
     pub epoch: Epoch,
-    /// Every data object that it refers to: durable, and either new or an object of a live manifest.
+    /// Every data object that the checkpoint refers to. Each is durable, and either new or an object of a live
+    /// manifest.
     pub objects: Vec<ObjectRef>,
-    /// How far its bytes have gone.
+    /// The durability that the objects have reached.
     pub level: DurabilityLevel,
-    /// The job's operators with their tables and subtasks.
+    /// The job's operators, with their tables and subtasks.
     pub operators: Vec<OperatorManifest>,
-    /// What later versions or embedders add.
+    /// Additions by later versions or by embedders.
     pub extensions: Vec<Extension>,
 }
 
-/// What became of a commit.
+/// The outcome of a commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CommitOutcome {
-    /// It is in the chain, and no newer attempt had begun when it was: announce it.
+    /// The manifest is in the chain, and no newer attempt had begun when it got there: announce it.
     Committed(Committed),
-    /// A newer attempt has begun: announce nothing and stop. Whether the manifest is in the chain is for the
-    /// successor to find.
+    /// A newer attempt has begun: announce nothing and stop. The manifest may be in the chain; the newer attempt
+    /// finds out.
     Fenced {
-        /// The attempt that comes after ours; there may be newer ones.
+        /// The next attempt; there may be newer ones.
         by: Attempt,
     },
 }
@@ -67,15 +69,15 @@ pub enum CommitOutcome {
 /// A committed manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
-    /// Its number and write.
+    /// Its number, and the id of the put that created it.
     pub id: ManifestId,
     /// Hash of the whole object.
     pub hash: Hash,
-    /// The manifests that it made void.
+    /// Manifests that were live and that this one does not retain.
     pub dropped: Vec<Retained>,
 }
 
-/// What is the same in every manifest of an attempt.
+/// The fields that all manifests of an attempt share.
 #[derive(Debug, Clone)]
 pub(super) struct Identity {
     pub(super) job: JobId,
@@ -95,15 +97,15 @@ pub(super) struct Proposal {
     objects: BTreeSet<ObjectId>,
     retention: Retention,
     object: Bytes,
-    /// Whether it may have been sent, so that a refusal proves nothing.
+    /// Whether an earlier try may have reached the store. If so, a refusal proves nothing.
     in_doubt: bool,
 }
 
 impl Proposal {
-    /// Encodes `manifest`, to be written to `store`, with the retained list of `retention`.
+    /// Encodes `manifest` for `store`, with the retained list of `retention`.
     ///
     /// # Errors
-    /// `Usage` if it breaks a rule of the format, `Limit` if it is too large.
+    /// `Usage` if the manifest breaks a rule of the format, `Limit` if it is too large.
     pub(super) fn new(store: &Store, mut manifest: Manifest, retention: Retention) -> Result<Self> {
         manifest.retained.clone_from(&retention.kept);
         let put_id = store.draw_put_id();
@@ -122,19 +124,19 @@ impl Proposal {
         &self.retention
     }
 
-    /// Creates the manifest: the one place where that happens.
+    /// Creates the manifest. Nothing else in the crate does.
     pub(super) async fn create(&self, store: &Store) -> Result<Put> {
         store.folder().put_new(&Key::Manifest(self.entry.id.seq), self.entry.id.put_id, self.object.clone()).await
     }
 }
 
-/// How long, and how often, the store is asked for the outcome of a commit.
+/// Bounds on asking the store for the outcome of a commit.
 struct Patience {
-    end: Timestamp,
+    deadline: Timestamp,
     refusals: u32,
 }
 
-/// Looks whether an attempt after `attempt` has begun, and returns it.
+/// Returns the attempt after `attempt`, if it has begun.
 pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Attempt>> {
     let next = succeeding(attempt)?;
     Ok(store.folder().read(&Key::Attempt(next), MARKER_BYTES_MAX).await?.map(|_marker| next))
@@ -143,16 +145,16 @@ pub(super) async fn fence(store: &Store, attempt: Attempt) -> Result<Option<Atte
 /// An attempt's right to append to its job's chain.
 ///
 /// If the future of [`Committer::commit`] is dropped, the outcome of that commit is unknown, and the next checkpoint
-/// depends on it: [`Committer::settle`] has to find it out before the next is drafted.
+/// depends on that outcome: call [`Committer::settle`] before the next commit.
 pub struct Committer {
     store: Store,
     identity: Identity,
-    /// Our last manifest: the end of the chain, unless we are fenced.
+    /// This attempt's last manifest: the end of the chain, unless the attempt is fenced.
     last: Retained,
     epoch: Epoch,
-    /// The others that live.
+    /// The other live manifests.
     retained: Vec<Retained>,
-    /// What the next checkpoint continues.
+    /// The checkpoint that the next one continues.
     parent: Option<ManifestId>,
     ledger: Ledger,
     savepoints: Savepoints,
@@ -195,39 +197,43 @@ impl Committer {
         }
     }
 
-    /// Sets what is called with each error that leaves the outcome of a commit open, before the store is asked again.
+    /// Sets a callback for each error that leaves the outcome of a commit open. It runs before the store is asked
+    /// again.
     pub fn on_doubt(&mut self, call: OnDoubt) {
         self.on_doubt = Some(call);
     }
 
-    /// Returns the attempt that it commits for.
+    /// Returns the committer's attempt.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         self.identity.attempt
     }
 
-    /// Returns the last manifest that it put into the chain: the claim, or a committed checkpoint.
+    /// Returns this attempt's last manifest: the claim, or a committed checkpoint.
     #[must_use]
     pub fn last(&self) -> ManifestId {
         self.last.id
     }
 
-    /// Returns the job's savepoints: the place to ask for one to be dropped, from any thread.
+    /// Returns a handle on the job's savepoints. Any thread may ask it to drop one.
     #[must_use]
     pub fn savepoints(&self) -> Savepoints {
         self.savepoints.clone()
     }
 
-    /// Commits `draft`: a create of the manifest, then a read of the next attempt's marker.
+    /// Commits `draft`: creates the manifest, then reads the next attempt's marker.
     ///
-    /// While the outcome is unknown it tries again, with the same bytes, for [`StoreSettings::settle_patience`].
+    /// While the outcome is unknown, both are retried, with the same bytes, for [`StoreSettings::settle_patience`].
     ///
     /// # Errors
-    /// `Usage` if the draft breaks the chain's rules or an earlier commit is to be settled first, `Limit` if it is too
-    /// large, `Denied` or `Config` if the store refuses: in all these the manifest is not in the chain and will not be,
-    /// unless the error may have been applied. Such an error means that the store refused, or did not answer, while the
-    /// outcome was open: this attempt must end, and the next one finds out. `Corrupt` if another wrote where only this
-    /// attempt may.
+    /// If [`Error::applied`] is `No`, the manifest is not in the chain and will not be: `Usage` if the draft breaks the
+    /// chain's rules or an earlier commit is not settled; `Limit` if the manifest is too large; `Denied` or `Config` if
+    /// the store refuses.
+    ///
+    /// Otherwise the store refused or stayed silent while the outcome was open. This attempt must end; the next one
+    /// finds out.
+    ///
+    /// `Corrupt` if another writer's manifest has the number that only this attempt may use.
     ///
     /// [`StoreSettings::settle_patience`]: crate::store::StoreSettings::settle_patience
     pub async fn commit(&mut self, draft: Draft) -> Result<CommitOutcome> {
@@ -235,13 +241,13 @@ impl Committer {
             return Ok(CommitOutcome::Fenced { by });
         }
         if self.pending.is_some() {
-            return Err(Error::usage("an earlier commit was broken off: settle it before the next is drafted"));
+            return Err(Error::usage("an earlier commit is not settled: settle it before the next one"));
         }
         self.pending = Some(self.propose(draft)?);
         self.settle().await?.ok_or_else(|| Error::stopped("there is no commit to settle"))
     }
 
-    /// Finds out what became of a commit whose future was dropped; `None` if there is nothing to find out.
+    /// Returns the outcome of a commit whose future was dropped; `None` if no commit is open.
     ///
     /// # Errors
     /// As [`Committer::commit`].
@@ -253,21 +259,23 @@ impl Committer {
             return Ok(None);
         }
         let put = self.create_pending().await?;
-        // Only now, after the create: an attempt that begins later finds the manifest in the chain.
-        let unguarded = put == Put::Created && canary::on(Canary::SkipFence);
-        let next = if unguarded { None } else { self.look_for_next_attempt().await? };
-        if let Some(by) = next {
+        // Not before the create: an attempt that begins after this read finds the manifest in the chain.
+        let newer = match put {
+            Put::Created if canary::on(Canary::SkipFence) => None,
+            _ => self.newer_attempt().await?,
+        };
+        if let Some(by) = newer {
             self.fenced = Some(by);
             return Ok(Some(CommitOutcome::Fenced { by }));
         }
         if put == Put::Taken {
-            let error = Error::corrupt("another's manifest stands where only this attempt may write");
+            let error = Error::corrupt("another writer's manifest has a number that only this attempt may use");
             return Err(error.with("attempt", self.identity.attempt).with("after", self.last.id.seq));
         }
         Ok(self.pending.take().map(|proposal| CommitOutcome::Committed(self.accept(proposal))))
     }
 
-    /// Returns what nothing live reaches any more since this was last asked.
+    /// Returns what became unreachable from all live manifests since the last call.
     #[must_use]
     pub fn take_garbage(&mut self) -> Garbage {
         self.ledger.take_garbage(self.store.settings().list_lag)
@@ -275,13 +283,13 @@ impl Committer {
 
     fn propose(&self, draft: Draft) -> Result<Proposal> {
         if draft.kind == ManifestKind::Claim {
-            return Err(Error::usage("a claim is not committed, it is made"));
+            return Err(Error::usage("a claim cannot be committed as a draft"));
         }
         if draft.epoch < self.epoch {
-            let error = Error::usage("epochs never fall along a lineage");
+            let error = Error::usage("epochs must not descend along a lineage");
             return Err(error.with("epoch", draft.epoch).with("before", self.epoch));
         }
-        // What no live manifest reaches any sweep may take, unless it is ours: then only we do.
+        // Any sweep may delete an object that no live manifest reaches, unless the object is of this attempt.
         let lost = |object: &ObjectId| {
             !self.ledger.protects(object) && !self.is_ours(object) && !canary::on(Canary::TrustDraft)
         };
@@ -292,14 +300,14 @@ impl Committer {
         let mut candidates = self.retained.clone();
         candidates.push(self.last);
         let retention = retain(self.identity.retention, draft.kind, self.parent, &candidates);
-        // A checkpoint is itself what the next continues; beside a savepoint the parent has to stay.
+        // The next manifest continues a checkpoint, but never a savepoint: then the parent has to stay.
         let continued = if draft.kind == ManifestKind::Checkpoint { None } else { self.parent };
         let retention = retention.without(&self.savepoints.unwanted(), continued);
         let manifest = self.manifest(following(self.last.id.seq)?, draft);
         Proposal::new(&self.store, manifest, retention)
     }
 
-    /// Whether `object` is of this attempt, and not handed out as garbage.
+    /// Returns whether `object` is of this attempt and was not handed out as garbage.
     fn is_ours(&self, object: &ObjectId) -> bool {
         object.attempt == self.identity.attempt && !self.ledger.freed(object)
     }
@@ -328,7 +336,7 @@ impl Committer {
         }
     }
 
-    /// Creates the pending manifest, until it is known that it stands, or that another's does.
+    /// Creates the pending manifest. Retries until the key is known to hold it, or another writer's object.
     async fn create_pending(&mut self) -> Result<Put> {
         let mut patience = self.patience();
         loop {
@@ -348,18 +356,14 @@ impl Committer {
                 return Ok(Put::Created);
             }
             if canary::on(Canary::DeleteAfterUnknown) {
-                let own = |object: &ObjectId| !self.ledger.protects(object);
-                let keys = proposal.objects.iter().copied().filter(own).map(Key::Data).collect();
-                sweep::delete_all(&self.store, keys).await;
-                self.pending = None;
-                return Err(error);
+                return Err(self.delete_pending(error).await);
             }
             self.pause(&mut patience, error, "outcome of a commit is unknown").await?;
         }
     }
 
-    /// Reads the next attempt's marker, until there is an answer.
-    async fn look_for_next_attempt(&self) -> Result<Option<Attempt>> {
+    /// Returns the attempt after this one, if it has begun. Retries until the store answers.
+    async fn newer_attempt(&self) -> Result<Option<Attempt>> {
         let mut patience = self.patience();
         loop {
             match fence(&self.store, self.identity.attempt).await {
@@ -371,13 +375,13 @@ impl Committer {
 
     fn patience(&self) -> Patience {
         let store = &self.store;
-        Patience { end: store.runtime().monotonic().after(store.settings().settle_patience), refusals: 0 }
+        Patience { deadline: store.runtime().monotonic().after(store.settings().settle_patience), refusals: 0 }
     }
 
-    /// Waits until the store is asked again.
+    /// Waits before the store is asked again.
     ///
     /// # Errors
-    /// The error, as possibly applied, once patience is at an end.
+    /// `error`, marked as possibly applied, after the deadline or too many refusals.
     async fn pause(&self, patience: &mut Patience, error: Error, what: &'static str) -> Result<()> {
         let runtime = self.store.runtime();
         tracing::warn!(error = error.chain(), attempt = self.identity.attempt.0, "{what}");
@@ -385,14 +389,14 @@ impl Committer {
             call(&error);
         }
         patience.refusals += u32::from(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Config));
-        if patience.refusals >= REFUSALS_MAX || runtime.monotonic() >= patience.end {
+        if patience.refusals >= REFUSALS_MAX || runtime.monotonic() >= patience.deadline {
             return Err(Error::new(error.kind(), what).with_source(error).unknown());
         }
         runtime.sleep(self.store.settings().backoff_max).await;
         Ok(())
     }
 
-    /// Makes a manifest that is known to stand, unfenced, our last.
+    /// Makes a committed manifest this attempt's last.
     fn accept(&mut self, proposal: Proposal) -> Committed {
         let Proposal { entry, epoch, objects, retention, .. } = proposal;
         if entry.kind == ManifestKind::Checkpoint {

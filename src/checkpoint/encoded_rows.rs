@@ -1,4 +1,4 @@
-//! Rows of links that are not placed yet, as sources to merge.
+//! Rows of links that are not placed yet, as sources of a merge.
 
 use std::sync::{Arc, OnceLock};
 
@@ -8,8 +8,7 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::row::{Narrowed, RowBatch, RowSource, Run, Stack};
 use crate::segment::{Encoded, SegmentRows};
 
-/// A segment that is not placed yet, charged to a budget. Opening hashes every byte, so it is
-/// done on first read.
+/// A segment that is not placed yet, charged to a budget. It is opened on the first read: opening hashes every byte.
 #[derive(Debug)]
 pub(super) struct EncodedRows {
     encoded: Encoded,

@@ -1,7 +1,7 @@
-//! A subtask's rows on their way into its backend: part by part, the next of which is read while one is loaded.
+//! Loading a subtask's rows into its backend part by part: the next part is read while one is loaded.
 //!
-//! Invariants: parts are of whole key groups, or of one group that takes more than a part may; that one is read in ranges,
-//! a little of each segment ahead of the merge, and loaded as it is merged.
+//! Invariants: a part has whole key groups, or a piece of one group that is larger than a part may be; such a group is
+//! read in ranges, a little of each segment ahead of the merge, and loaded as it is merged.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -18,10 +18,10 @@ use crate::row::{Fold, Merge, RowBatch, RowSource, Rules, Step};
 use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{BlockEntry, SegmentRun, verified_blocks};
 
-/// Bytes of blocks that are decoded for a part of one group.
+/// Bytes of blocks decoded for one piece of a large group.
 const DECODED_BYTES: usize = 8 << 20;
 
-/// How many segments are read ahead at a time.
+/// Segments read ahead at a time.
 const CONCURRENT_SEGMENTS: usize = 8;
 
 /// Rows to be loaded together.
@@ -29,12 +29,12 @@ const CONCURRENT_SEGMENTS: usize = 8;
 pub struct Part {
     groups: KeyGroupSet,
     rows: Arc<dyn RowSource>,
-    /// Whether rows of its group were in a part before.
+    /// Whether an earlier part has rows of the same group.
     continues: bool,
 }
 
 impl Part {
-    /// Loads it.
+    /// Loads the part's rows.
     ///
     /// # Errors
     /// As [`StateBackend::load`].
@@ -54,7 +54,7 @@ pub struct Parts {
 }
 
 impl Parts {
-    /// Begins to read the rows of `groups`, of which about twice `bytes` are held at a time, as they are stored.
+    /// Starts reading the rows of `groups`. About twice `bytes` of stored blocks are held at a time.
     #[must_use]
     pub fn read(runtime: SharedRuntime, reader: SegmentReader, groups: &KeyGroupSet, bytes: u64) -> Self {
         let sizes = reader.sizes();
@@ -64,7 +64,7 @@ impl Parts {
         Self { next: begin(&runtime, reading), runtime }
     }
 
-    /// Returns the next part and begins to read the one after it; `None` after the last.
+    /// Returns the next part and starts reading the one after it; `None` after the last.
     ///
     /// # Errors
     /// `Corrupt`, naming the object; `Unavailable` if the store does not answer.
@@ -81,23 +81,23 @@ fn begin(runtime: &SharedRuntime, mut reading: Reading) -> oneshot::Receiver<Res
     let (sender, receiver) = oneshot::channel();
     runtime.spawn(Box::pin(async move {
         let part = reading.next().await;
-        // The receiver is gone if the restore was given up.
+        // The receiver is gone if the restore was abandoned.
         let _given_up = sender.send(part.map(|part| part.map(|part| (part, reading))));
     }));
     receiver
 }
 
-/// What is left to read.
+/// The rest to read.
 #[derive(Debug)]
 struct Reading {
     runtime: SharedRuntime,
     reader: Arc<SegmentReader>,
     left: vec::IntoIter<KeyGroupSet>,
-    /// What the rows of each group take, as they are stored.
+    /// Stored bytes of each group's rows.
     sizes: BTreeMap<KeyGroup, u64>,
-    /// What a part may take.
+    /// Stored bytes that a part may take.
     bytes: u64,
-    /// A group that takes more.
+    /// The group larger than a part that is being read.
     group: Option<Large>,
 }
 
@@ -113,7 +113,7 @@ impl Reading {
         let alone = groups.first().filter(|_| groups.len() == 1);
         if let Some(group) = alone.filter(|group| self.sizes.get(group).is_some_and(|size| *size > self.bytes)) {
             let mut large = Large::new(Arc::clone(&self.reader), group, self.bytes);
-            let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.none());
+            let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.empty());
             self.group = Some(large);
             return Ok(Some(Part { groups, rows: Arc::new(rows), continues: false }));
         }
@@ -127,18 +127,18 @@ impl Reading {
 struct Large {
     reader: Arc<SegmentReader>,
     group: KeyGroup,
-    /// `None` after an error, and while it works elsewhere.
+    /// `None` after an error, and while a blocking thread runs a step.
     merge: Option<Merge<SegmentRun>>,
     /// One for each run of the merge.
     sources: Vec<Ahead>,
-    /// Bytes that all runs may have ahead together.
+    /// Bytes that all runs together may read ahead.
     bytes: u64,
 }
 
-/// The blocks of a segment that were not read.
+/// The unread blocks of a segment.
 #[derive(Debug)]
 struct Ahead {
-    /// The segment's number.
+    /// The segment's index in the reader.
     segment: usize,
     blocks: VecDeque<BlockEntry>,
 }
@@ -166,8 +166,8 @@ impl Large {
         groups_of(self.group)
     }
 
-    /// Returns no rows of the group.
-    fn none(&self) -> Merged {
+    /// Returns an empty piece of the group.
+    fn empty(&self) -> Merged {
         Merged { groups: self.groups(), batch: RowBatch::new() }
     }
 
@@ -177,7 +177,7 @@ impl Large {
             let Some(mut merge) = self.merge.take() else { return Ok(None) };
             let step = move || {
                 let mut batch = RowBatch::new();
-                // Expiry and operands are the backend's business.
+                // The backend applies expiry and operands.
                 let step = merge.step(Fold::Delta, &Rules::none(), &mut batch)?;
                 Ok((merge, batch, step))
             };
@@ -191,7 +191,7 @@ impl Large {
         }
     }
 
-    /// Reads on where less is ahead than may be.
+    /// Reads blocks of each segment, up to its share of the bytes to read ahead.
     async fn read_ahead(&mut self) -> Result<()> {
         let Some(merge) = &mut self.merge else { return Ok(()) };
         let unread = self.sources.iter().filter(|source| !source.blocks.is_empty()).count() as u64;
@@ -215,7 +215,7 @@ impl Large {
 }
 
 impl Ahead {
-    /// Takes blocks of `bytes` together; one at least if `some`.
+    /// Takes blocks of up to `bytes` in total; at least one if `some`.
     fn take(&mut self, bytes: u64, some: bool) -> Vec<BlockEntry> {
         let (mut taken, mut total) = (Vec::new(), 0u64);
         while let Some(block) = self.blocks.front() {
@@ -244,7 +244,7 @@ fn groups_of(group: KeyGroup) -> KeyGroupSet {
     std::iter::once(group).collect()
 }
 
-/// Some of the rows of a group, merged.
+/// A piece of a group's rows, merged.
 #[derive(Debug)]
 struct Merged {
     groups: KeyGroupSet,

@@ -1,7 +1,7 @@
 //! A job's chain of manifests, as a reader finds it.
 //!
-//! Invariants: a listing is only a hint of where the chain's end may be, the end itself is found by number; only the
-//! newest manifest says which others live; damage is never passed over in silence.
+//! Invariants: a listing is only a hint at the chain's end, which is found by reading number after number; only the
+//! newest manifest decides which others are live; damage is never skipped silently.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
@@ -15,31 +15,31 @@ use crate::manifest::{MAX_MANIFEST_BYTES, Manifest, ManifestKind, Retained};
 use crate::place::Store;
 use crate::store::{Key, KeyClass};
 
-/// How often a listing that lags too far behind is asked again.
+/// Most listings that one load makes while they lag too far behind.
 const LISTINGS_MAX: u32 = 5;
 
-/// How often a reader follows a chain that grows under it.
+/// How often a reader moves on to a newer checkpoint while the chain grows.
 pub(crate) const FOLLOWED_MAX: u32 = 8;
 
-/// Which checkpoint to go on from.
+/// Which checkpoint to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RestoreFrom {
-    /// The newest: where the newest claim's lineage stands.
+    /// The newest checkpoint of the newest claim's lineage.
     Newest,
     /// None: start empty.
     Fresh,
-    /// This one, which must be live.
+    /// The live checkpoint or savepoint with this id.
     Checkpoint(Seq),
 }
 
 /// A manifest with the identity under which it is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredManifest {
-    /// Its number and write.
+    /// Its number, and the id of the put that created it.
     pub id: ManifestId,
     /// Hash of the whole object.
     pub hash: Hash,
-    /// What it says.
+    /// Its content.
     pub manifest: Manifest,
 }
 
@@ -52,7 +52,7 @@ impl StoredManifest {
         Ok(Self { id: ManifestId { seq, put_id }, hash: Hash::of(object), manifest })
     }
 
-    /// Returns the entry under which another manifest lists it.
+    /// Returns the entry by which another manifest retains it.
     #[must_use]
     pub fn as_retained(&self) -> Retained {
         Retained { id: self.id, hash: self.hash, kind: self.manifest.kind }
@@ -72,18 +72,18 @@ pub struct ManifestLog {
     end: Seq,
     /// The newest readable manifest: the one at the end, unless that is damaged.
     newest: Option<StoredManifest>,
-    /// Why the manifest at the end is unreadable, if it is.
+    /// The error of decoding the manifest at the end.
     damage: Option<Error>,
     /// Every number known to be in use, with its object's length.
     stored: BTreeMap<Seq, u64>,
 }
 
 impl ManifestLog {
-    /// Finds the end of the job's chain: one listing, then a read for each further number until there is none.
+    /// Finds the end of the job's chain: one listing, then a read of each further number until one is missing.
     ///
     /// # Errors
-    /// `Version` if the newest manifest is too new for this build; `Denied` or `Unavailable` from the store. That the
-    /// newest manifest is damaged is told by what is asked of the chain.
+    /// `Version` if the newest manifest is too new for this build; `Denied` or `Unavailable` from the store. A damaged
+    /// newest manifest is no error here: [`ManifestLog::newest`] and [`ManifestLog::resolve`] report it.
     pub async fn load(store: &Store) -> Result<Self> {
         for _ in 0..LISTINGS_MAX {
             let stored = list(store).await?;
@@ -94,13 +94,13 @@ impl ManifestLog {
                 chain.follow(store, listed).await?;
                 return Ok(chain);
             }
-            // The listing shows what is deleted, and misses all that came since.
+            // The listing lags: its last manifest is deleted already, and it misses the later ones.
             store.runtime().sleep(store.settings().backoff_max).await;
         }
-        Err(Error::unavailable("store lists a manifest that is gone, and none that stands"))
+        Err(Error::unavailable("store's listings lag: their last manifest is deleted"))
     }
 
-    /// Reads on from the end, where `object` stands, until there is no further number.
+    /// Reads from the end, which holds `object`, until a number is missing.
     async fn follow(&mut self, store: &Store, object: Option<Bytes>) -> Result<()> {
         let mut last = object;
         loop {
@@ -114,12 +114,12 @@ impl ManifestLog {
             last = Some(object);
         }
         match last {
-            Some(object) => self.stand_on(store, &object).await,
+            Some(object) => self.decode_newest(store, &object).await,
             None => Ok(()),
         }
     }
 
-    /// Finds the end again; returns whether the chain has grown.
+    /// Loads the chain again; returns whether it has grown.
     ///
     /// # Errors
     /// As [`ManifestLog::load`].
@@ -130,11 +130,11 @@ impl ManifestLog {
         Ok(grown)
     }
 
-    /// Returns the chain as it stands now, if it has grown. Reading on from the old end would not do: what follows it may
-    /// have come, been dropped and been deleted.
+    /// Returns the current chain, if it has grown. Reading on from the old end is not enough: the manifests after it
+    /// may have been created, dropped and deleted already.
     ///
-    /// Nor does a read that finds nothing prove that nothing came, if it was slow. But whatever was deleted there, a
-    /// listing that begins afterwards shows a later number.
+    /// A slow read that finds nothing proves nothing either, for the same reason. But after such a delete, any listing
+    /// that begins later shows a higher number.
     ///
     /// # Errors
     /// As [`ManifestLog::load`].
@@ -151,9 +151,9 @@ impl ManifestLog {
         Err(Error::unavailable("the chain grows faster than it can be read"))
     }
 
-    /// Takes `object` as the manifest at the end. If it is damaged, the newest readable one below takes its part, for
-    /// those who choose a checkpoint by number.
-    async fn stand_on(&mut self, store: &Store, object: &Bytes) -> Result<()> {
+    /// Decodes `object`, the manifest at the end. If it is damaged, falls back to the newest readable manifest below,
+    /// which serves only to choose a checkpoint by number.
+    async fn decode_newest(&mut self, store: &Store, object: &Bytes) -> Result<()> {
         self.damage = match StoredManifest::decode(store, self.end, object) {
             Ok(stored) => {
                 self.newest = Some(stored);
@@ -183,30 +183,30 @@ impl ManifestLog {
     /// Returns the newest manifest, or `None` if the job has none.
     ///
     /// # Errors
-    /// `Corrupt` if it is damaged; names it and the checkpoints that can be chosen instead.
+    /// `Corrupt` if it is damaged, naming it and the checkpoints to choose from instead.
     pub fn newest(&self) -> Result<Option<&StoredManifest>> {
         match &self.damage {
-            Some(damage) => {
-                Err(self.with_choices(Error::corrupt("newest manifest is damaged"), None).with_source(damage.chain()))
-            }
+            Some(damage) => Err(self
+                .with_restorable(Error::corrupt("newest manifest is damaged"), None)
+                .with_source(damage.chain())),
             None => Ok(self.newest.as_ref()),
         }
     }
 
-    /// Returns the newest manifest that can be read, damaged ones after it or not: good for choosing a checkpoint by
-    /// number, not for deleting anything.
+    /// Returns the newest readable manifest, even if damaged ones follow it. Use it to choose a checkpoint by number,
+    /// never to delete.
     #[must_use]
     pub fn newest_readable(&self) -> Option<&StoredManifest> {
         self.newest.as_ref()
     }
 
-    /// Returns the numbers known to be in use with their objects' lengths, void ones included.
+    /// Returns the numbers known to be in use, void ones included, with their objects' lengths.
     #[must_use]
     pub fn stored(&self) -> &BTreeMap<Seq, u64> {
         &self.stored
     }
 
-    /// Returns the live manifests, ascending: the newest and those that it lists.
+    /// Returns the live manifests, ascending: the newest one and those that it retains.
     #[must_use]
     pub fn live(&self) -> Vec<Retained> {
         let Some(newest) = &self.newest else { return Vec::new() };
@@ -216,7 +216,7 @@ impl ManifestLog {
         live
     }
 
-    /// Returns the live manifests that can be restored: all but claims.
+    /// Returns the live checkpoints and savepoints.
     #[must_use]
     pub fn restorable(&self) -> Vec<Retained> {
         self.live().into_iter().filter(|manifest| manifest.kind != ManifestKind::Claim).collect()
@@ -228,11 +228,12 @@ impl ManifestLog {
         self.restorable().iter().any(|manifest| manifest.id.seq == seq)
     }
 
-    /// Reads the checkpoint that `from` stands for. If the chain has grown so that it is gone, looks again.
+    /// Reads the checkpoint that `from` selects. If the checkpoint is gone because the chain has grown, tries again.
     ///
     /// # Errors
-    /// `NotFound` if the chosen checkpoint is not live, or was dropped while it was read; `Corrupt` if it, or what leads
-    /// to it, is damaged. Both name the checkpoints that can be chosen instead; none is taken in its place.
+    /// `NotFound` if the chosen checkpoint is not live, or was dropped while it was read; `Corrupt` if the checkpoint,
+    /// or a manifest that leads to it, is damaged. Both name the checkpoints to choose from; no other one is restored
+    /// instead.
     pub async fn resolve(&mut self, store: &Store, from: RestoreFrom) -> Result<Option<StoredManifest>> {
         let mut followed = 0;
         let mut missed: Option<Error> = None;
@@ -250,8 +251,8 @@ impl ManifestLog {
                     _ => error,
                 },
             };
-            // The owner may have gone on, and dropped it, since the end was found.
-            if !is_of_content(&error) || followed == FOLLOWED_MAX || !self.refresh(store).await? {
+            // The owner may have committed, and dropped the checkpoint, since the chain was loaded.
+            if !is_content_error(&error) || followed == FOLLOWED_MAX || !self.refresh(store).await? {
                 return Err(error);
             }
             followed += 1;
@@ -259,13 +260,13 @@ impl ManifestLog {
         }
     }
 
-    /// Returns why `seq`, which is not live any more, could not be read.
+    /// Returns the error of a read under `seq`, which is no longer live.
     pub(super) fn dropped(&self, seq: Seq, missed: &Error) -> Error {
         let error = Error::not_found("checkpoint was dropped while it was read").with("checkpoint", seq);
-        self.with_choices(error, None).with_source(missed.clone())
+        self.with_restorable(error, None).with_source(missed.clone())
     }
 
-    /// Reads every live manifest, ascending. If the chain has grown so that one is gone, begins again.
+    /// Reads every live manifest, ascending. If one is gone because the chain has grown, starts over.
     ///
     /// # Errors
     /// `Corrupt` if one is damaged or missing.
@@ -278,7 +279,7 @@ impl ManifestLog {
         let mut followed = 0;
         loop {
             match self.read_live_once(store, unread).await {
-                Err(error) if is_of_content(&error) && followed < FOLLOWED_MAX && self.refresh(store).await? => {
+                Err(error) if is_content_error(&error) && followed < FOLLOWED_MAX && self.refresh(store).await? => {
                     followed += 1;
                 }
                 settled => return settled,
@@ -295,17 +296,17 @@ impl ManifestLog {
         Ok(manifests)
     }
 
-    /// Reads a live manifest and checks that it is the one that is listed.
+    /// Reads a live manifest and checks that it is the retained one.
     ///
     /// # Errors
-    /// `Corrupt` if it is missing, damaged, or another's write under its number; names the checkpoints that can be
-    /// chosen instead.
+    /// `Corrupt` if it is missing, damaged, or another writer's object under its number, naming the checkpoints to
+    /// choose from instead.
     pub async fn read(&self, store: &Store, manifest: &Retained) -> Result<StoredManifest> {
         if let Some(newest) = self.newest.as_ref().filter(|newest| newest.id == manifest.id) {
             return Ok(newest.clone());
         }
         let seq = manifest.id.seq;
-        let failed = |error: Error| self.with_choices(error, Some(seq)).with("object", Key::Manifest(seq));
+        let failed = |error: Error| self.with_restorable(error, Some(seq)).with("object", Key::Manifest(seq));
         let object = read_object(store, seq).await?;
         let object = object.ok_or_else(|| failed(Error::corrupt("live manifest is missing")))?;
         let stored = StoredManifest::decode(store, seq, &object)
@@ -316,7 +317,7 @@ impl ManifestLog {
         Ok(stored)
     }
 
-    /// Returns what the newest manifest says of the checkpoint that `from` stands for; `None` to start empty.
+    /// Returns the newest manifest's entry of the checkpoint that `from` selects; `None` to start empty.
     ///
     /// # Errors
     /// `NotFound` if the chosen checkpoint is not live; `Corrupt` if the newest manifest is damaged.
@@ -341,14 +342,14 @@ impl ManifestLog {
                 }
                 let found = self.restorable().into_iter().find(|manifest| manifest.id.seq == seq);
                 let missing =
-                    || self.with_choices(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
+                    || self.with_restorable(Error::not_found("no such checkpoint"), None).with("checkpoint", seq);
                 found.ok_or_else(missing).map(Some)
             }
         }
     }
 
-    /// Names the checkpoints that the operator can choose, except one.
-    fn with_choices(&self, error: Error, except: Option<Seq>) -> Error {
+    /// Adds the restorable checkpoints, except `except`, to an error.
+    fn with_restorable(&self, error: Error, except: Option<Seq>) -> Error {
         let mut choices = String::new();
         for manifest in self.restorable().iter().filter(|manifest| Some(manifest.id.seq) != except) {
             let comma = if choices.is_empty() { "" } else { "," };
@@ -359,12 +360,12 @@ impl ManifestLog {
     }
 }
 
-/// Whether what was read is the trouble, not reading it.
-fn is_of_content(error: &Error) -> bool {
+/// Returns whether the stored content is at fault, rather than access to the store.
+fn is_content_error(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::NotFound)
 }
 
-/// Returns the numbers that a listing shows, with their objects' lengths.
+/// Lists the numbers in use, with their objects' lengths.
 async fn list(store: &Store) -> Result<BTreeMap<Seq, u64>> {
     let listed = store.folder().list(KeyClass::Manifest).await?.entries;
     let manifests = listed.into_iter().filter_map(|(key, bytes)| match key {
@@ -381,7 +382,7 @@ async fn read_object(store: &Store, seq: Seq) -> Result<Option<Bytes>> {
 /// Returns the number after `seq`.
 ///
 /// # Errors
-/// `Limit` at the end of numbers.
+/// `Limit` if there is none.
 pub(super) fn following(seq: Seq) -> Result<Seq> {
     seq.0.checked_add(1).map(Seq).ok_or_else(|| Error::limit("the chain has no more numbers").with("seq", seq))
 }
@@ -389,7 +390,7 @@ pub(super) fn following(seq: Seq) -> Result<Seq> {
 /// Returns the attempt after `attempt`.
 ///
 /// # Errors
-/// `Limit` at the end of numbers.
+/// `Limit` if there is none.
 pub(super) fn succeeding(attempt: Attempt) -> Result<Attempt> {
     let next = attempt.0.checked_add(1).map(Attempt);
     next.ok_or_else(|| Error::limit("the job has no more attempts").with("attempt", attempt))

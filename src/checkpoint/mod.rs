@@ -1,7 +1,7 @@
-//! Drivers: they join decisions to I/O.
+//! Checkpoints in the object store: claim, commit, restore, sweep. Decisions are made in `control`; the I/O is here.
 //!
-//! Invariants: `commit` is the only creator of manifests; `sweep` is the only deleter; what the newest manifest
-//! does not list is void, whatever a listing shows.
+//! Invariants: only `commit` creates manifests; only `sweep` deletes; a manifest that the newest one does not list is
+//! void, whatever a listing shows.
 
 pub(crate) mod acknowledgement;
 pub mod claim;

@@ -1,7 +1,7 @@
 //! Which stored operators an attempt takes over.
 //!
-//! Invariant: state that nobody claims is never lost in silence. Each stored operator with state is declared again, or the
-//! embedder says what becomes of it.
+//! Invariant: unclaimed state is never lost silently. The embedder declares, carries or drops each stored operator that
+//! has state.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,35 +20,35 @@ use crate::segment::sum;
 /// Subtask manifests read at a time.
 const CONCURRENT_SUBTASKS: usize = 16;
 
-/// What becomes of a stored operator that the job does not declare.
+/// What to do with a stored operator that the job does not declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undeclared {
-    /// Its state is left behind: it is gone once no retained checkpoint has it.
+    /// Leave its state behind; the state is gone once no retained checkpoint has it.
     Drop,
-    /// Its state is part of each checkpoint, unchanged, until a later attempt declares it.
+    /// List its state in each checkpoint, unchanged, until a later attempt declares the operator.
     Carry,
 }
 
-/// The operators of an attempt.
+/// The stored operators that an attempt declares, carries or drops.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct OperatorClaims {
-    /// Those declared, each with its name and the other names that it may be stored under.
+    /// Declared operators, each with its name and former names.
     pub declared: BTreeMap<OperatorId, Vec<String>>,
-    /// Those not declared, with what becomes of them.
+    /// Undeclared operators, each with what to do with its state.
     pub undeclared: BTreeMap<OperatorId, Undeclared>,
 }
 
-/// A stored operator that each checkpoint lists again.
+/// A stored operator that each checkpoint lists again, undeclared.
 #[derive(Debug, Clone)]
 pub(crate) struct Carried {
-    /// As it was stored.
+    /// Its stored entry.
     pub(crate) manifest: OperatorManifest,
-    /// The objects that it refers to.
+    /// The objects that the entry refers to.
     pub(crate) objects: Vec<ObjectRef>,
 }
 
 impl OperatorClaims {
-    /// Refuses to restore `stored` if that would lose an operator's state or give it to another operator.
+    /// Refuses a restore of `stored` that would lose an operator's state or hand it to another operator.
     ///
     /// # Errors
     /// `Config`, naming each such operator with its rows and bytes; `Corrupt` or `Unavailable` from the store.
@@ -80,11 +80,11 @@ impl OperatorClaims {
             return Ok(());
         }
         let list = unclaimed.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-        let error = Error::config("stored state has no operator: declare it, or say that it is dropped or carried");
+        let error = Error::config("stored state has no operator: declare, drop or carry it");
         Err(error.with("checkpoint", stored.id.seq).with("unclaimed", list))
     }
 
-    /// Refuses to carry an operator under the name of one that is declared.
+    /// Refuses to carry an operator that has the name of a declared one.
     fn check_carried(&self, operator: &OperatorManifest) -> Result<()> {
         match self.declared.iter().find(|(_, names)| names.contains(&operator.name)) {
             Some((declared, _)) => Err(Error::config("carried operator has the name of a declared one")
@@ -95,7 +95,7 @@ impl OperatorClaims {
         }
     }
 
-    /// Returns the stored operators that each checkpoint is to list again.
+    /// Returns the operators to carry.
     ///
     /// # Errors
     /// `Corrupt` or `Unavailable` from the store.
@@ -115,7 +115,7 @@ impl OperatorClaims {
     }
 }
 
-/// What an operator would lose.
+/// An operator whose state would be lost.
 struct Unclaimed<'a> {
     operator: &'a OperatorManifest,
     rows: u64,
@@ -124,7 +124,7 @@ struct Unclaimed<'a> {
 }
 
 impl<'a> Unclaimed<'a> {
-    /// Returns `None` if there is nothing to lose.
+    /// Returns `None` if the operator has no state.
     fn of(operator: &'a OperatorManifest, subtasks: &[SubtaskManifest]) -> Option<Self> {
         let segments = || subtasks.iter().flat_map(|subtask| &subtask.segments);
         let rows = sum(segments().map(|segment| segment.records));
@@ -145,7 +145,7 @@ impl fmt::Display for Unclaimed<'_> {
     }
 }
 
-/// Returns the operator's subtask manifests, wherever they lie.
+/// Returns the operator's subtask manifests, read from slices where they are not inline.
 async fn subtasks(store: &Store, operator: &OperatorManifest, manifest: &Manifest) -> Result<Vec<SubtaskManifest>> {
     let reads: Vec<_> = operator
         .subtasks

@@ -1,7 +1,7 @@
 //! Prepared output on its way into a committed manifest.
 //!
-//! Invariant: what a sink prepared is listed by each manifest until one that lists it is known to be committed. An epoch
-//! that is given up loses nothing: its prepared output belongs to the next manifest, as its state does.
+//! Invariant: each manifest lists a sink's prepared output until one that lists it is known to be committed. An aborted
+//! epoch loses nothing: its prepared output joins the next manifest, as its state does.
 
 use std::collections::BTreeMap;
 
@@ -31,7 +31,7 @@ impl PreparedOutput {
         Self { budget, waiting: BTreeMap::new() }
     }
 
-    /// Takes what a subtask prepared in `epoch` out of the opaques that it handed in.
+    /// Moves the output that a subtask prepared in `epoch` out of the subtask's opaques.
     pub(crate) fn take(&mut self, epoch: Epoch, participant: Participant, opaques: &mut Vec<Opaque>) {
         let prepared: Vec<_> = opaques.extract_if(.., |opaque| opaque.role == OpaqueRole::SinkPrepared).collect();
         for opaque in prepared {
@@ -44,7 +44,7 @@ impl PreparedOutput {
         }
     }
 
-    /// Returns what the manifest of `epoch` lists for a subtask, oldest first.
+    /// Returns the prepared output that the manifest of `epoch` lists for a subtask, oldest first.
     pub(crate) fn list(&self, epoch: Epoch, participant: Participant) -> Vec<Opaque> {
         let waiting = self.waiting.get(&participant).into_iter().flatten();
         let listed = |prepared: &&Prepared| {
@@ -54,7 +54,7 @@ impl PreparedOutput {
         waiting.filter(listed).map(|prepared| prepared.opaque.clone()).collect()
     }
 
-    /// Forgets what manifests up to `epoch` list: their commit had been announced before the next barrier.
+    /// Forgets output prepared up to `epoch`, whose commit had been announced before the next barrier.
     pub(crate) fn settle(&mut self, epoch: Epoch) {
         for waiting in self.waiting.values_mut() {
             waiting.retain(|prepared| prepared.epoch > epoch);

@@ -1,9 +1,9 @@
-//! Reading under a checkpoint whose job keeps running.
+//! Reading a checkpoint while its job keeps running.
 //!
-//! Readers pin nothing. The owner of a running job drops checkpoints and deletes what only they reached, a few commits
-//! later; a reader that misses an object looks at the chain again. If the checkpoint is still live, the object was lost:
-//! damage. If not, the checkpoint was dropped: a reader of the newest continues with a newer one; a reader of this one
-//! gets `NotFound`.
+//! Readers pin nothing. The owner of a running job drops checkpoints, and a few commits later deletes the objects that
+//! only they reached. A reader that misses an object loads the chain again. If the checkpoint is still live, the object
+//! was lost: damage. If not, the checkpoint was dropped: a reader of the newest checkpoint moves on to a newer one; a
+//! reader of a chosen one gets `NotFound`.
 
 use super::manifest_log::{FOLLOWED_MAX, ManifestLog, RestoreFrom, StoredManifest};
 use super::restore::resolve;
@@ -11,11 +11,11 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::Seq;
 use crate::place::Store;
 
-/// Runs `read`, which reads what the checkpoint `seq` of the job in `store` refers to.
+/// Runs `read`, which reads objects of the checkpoint `seq` of the job in `store`.
 ///
 /// # Errors
-/// What `read` returns, but `NotFound`, naming the restorable ones, in place of `Corrupt` if the checkpoint was dropped
-/// meanwhile; `Denied` or `Unavailable` if that cannot be found out.
+/// The error of `read`. If that is `Corrupt` and the checkpoint was dropped meanwhile: `NotFound`, naming the
+/// restorable checkpoints. `Denied` or `Unavailable` if the store does not show whether it was dropped.
 pub async fn under<T>(store: &Store, seq: Seq, read: impl Future<Output = Result<T>>) -> Result<T> {
     match read.await {
         Err(error) if error.kind() == ErrorKind::Corrupt => Err(damaged_or_dropped(store, seq, error).await),
@@ -23,9 +23,9 @@ pub async fn under<T>(store: &Store, seq: Seq, read: impl Future<Output = Result
     }
 }
 
-/// Returns `error`, met under the checkpoint `seq`, or that the checkpoint is not live any more.
+/// Returns `error`, met while reading the checkpoint `seq`, or `NotFound` if the checkpoint is no longer live.
 async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
-    match look_again(store, seq, &error).await {
+    match recheck_liveness(store, seq, &error).await {
         Ok(Some(dropped)) => dropped,
         Ok(None) => error,
         Err(unread) => {
@@ -35,7 +35,7 @@ async fn damaged_or_dropped(store: &Store, seq: Seq, error: Error) -> Error {
     }
 }
 
-async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
+async fn recheck_liveness(store: &Store, seq: Seq, error: &Error) -> Result<Option<Error>> {
     let mut chain = ManifestLog::load(store).await?;
     for _ in 0..FOLLOWED_MAX {
         // A damaged newest manifest cannot show that a checkpoint was dropped.
@@ -53,18 +53,18 @@ async fn look_again(store: &Store, seq: Seq, error: &Error) -> Result<Option<Err
     Ok(None)
 }
 
-/// Reads under the checkpoint that [`RestoreFrom`] stands for. If that is dropped while it is read, and the newest was
-/// wanted, reads again under the one that is the newest then, several times if need be:
+/// Reads the checkpoint that [`RestoreFrom`] selects. If the newest was selected and is dropped during the read, moves
+/// on to the checkpoint that is the newest then, several times if need be:
 ///
 /// ```text
-/// loop { checkpoint or resolved -> read under it -> done, or follow(error) and begin anew }
+/// loop { checkpoint or resolved -> read its objects -> done, or follow(error) and start over }
 /// ```
 #[derive(Debug)]
 pub struct Reader<'a> {
     store: &'a Store,
     chain: &'a mut ManifestLog,
     from: RestoreFrom,
-    /// The checkpoint that is being read.
+    /// The checkpoint being read.
     seq: Option<Seq>,
     followed: u32,
 }
@@ -75,7 +75,7 @@ impl<'a> Reader<'a> {
         Self { store, chain, from, seq: None, followed: 0 }
     }
 
-    /// Returns the chain as it was last seen.
+    /// Returns the chain as last loaded.
     #[must_use]
     pub fn chain(&self) -> &ManifestLog {
         self.chain
@@ -84,11 +84,11 @@ impl<'a> Reader<'a> {
     /// Reads the checkpoint's manifest as it is stored.
     ///
     /// # Errors
-    /// `NotFound` if it is not live, or there is none to go on from; `Corrupt` if it is damaged. Both name those that can
-    /// be chosen.
+    /// `NotFound` if it is not live, or the job has none; `Corrupt` if it is damaged. Both name the checkpoints to
+    /// choose from.
     pub async fn checkpoint(&mut self) -> Result<StoredManifest> {
         let found = self.chain.resolve(self.store, self.from).await?;
-        let missing = || Error::not_found("the job has no checkpoint to go on from: choose one by its id");
+        let missing = || Error::not_found("the job has no checkpoint to restore: choose one by its id");
         let found = found.ok_or_else(missing)?;
         self.seq = Some(found.id.seq);
         Ok(found)
@@ -108,11 +108,10 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// To be called with the error of what was read under the checkpoint. Returns if there is a newer checkpoint to read
-    /// in its place.
+    /// Moves on to a newer checkpoint after a read of the current one failed with `error`.
     ///
     /// # Errors
-    /// As [`under`]; also if the newest was dropped each time before it had been read.
+    /// As [`under`], if there is no newer checkpoint to move on to, or too many were dropped before they had been read.
     pub async fn follow(&mut self, error: Error) -> Result<()> {
         let Some(seq) = self.seq else { return Err(error) };
         let error = match error.kind() {

@@ -1,4 +1,4 @@
-//! From a manifest's list back to rows: ranged reads of what is needed, verified before use.
+//! Reading the rows of a checkpoint: ranged reads of the needed blocks, verified before use.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,23 +18,23 @@ use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 
-/// How many segments are fetched at a time, and reads made of each.
+/// Segments fetched at a time, and concurrent reads of each.
 const CONCURRENT_SEGMENTS: usize = 8;
 
-/// How many subtask manifests or opaques are fetched at a time.
+/// Subtask manifests or opaques fetched at a time.
 const CONCURRENT_SLICES: usize = 16;
 
-/// What is longer, or a block, is read in several requests.
+/// Longest read. A longer slice is read in several requests.
 const READ_BYTES_MAX: u64 = 64 << 20;
 
-/// Segments whose indexes were read and verified: their rows can be read part by part.
+/// Segments whose indexes were read and verified. Their rows can be read part by part.
 #[derive(Debug)]
 pub struct SegmentReader {
     pub(super) store: Store,
     pub(super) segments: Vec<Opened>,
 }
 
-/// A segment that is about to be read.
+/// A segment whose index, or whose whole, was read.
 #[derive(Debug)]
 pub(super) struct Opened {
     pub(super) segment: SegmentRef,
@@ -43,24 +43,24 @@ pub(super) struct Opened {
 
 #[derive(Debug)]
 pub(super) enum Content {
-    /// All of a short segment.
+    /// The whole of a short segment.
     Rows(Arc<SegmentRows>),
     Index(SegmentIndex),
 }
 
-/// Returns the rows of `segments`, each for its own groups, oldest first.
+/// Returns the rows of `segments`, oldest first, each for its own groups.
 ///
 /// # Errors
 /// As [`SegmentReader::open`].
 ///
 /// # Cost
-/// At most two rounds of requests a segment: its index, then the blocks of its groups, neighbours in one range.
+/// At most two rounds of requests per segment: its index, then the blocks of its groups, neighbours in one range.
 pub async fn fetch(store: &Store, segments: &[SegmentRef]) -> Result<Arc<dyn RowSource>> {
     SegmentReader::open(store, segments).await?.fetch(&groups_of(segments)).await
 }
 
 impl SegmentReader {
-    /// Reads the indexes of `segments`, which come oldest first, and short segments whole.
+    /// Reads the indexes of `segments`, oldest first; short segments are read whole.
     ///
     /// # Errors
     /// `Corrupt` or `Version`, naming the object; `Unavailable` if the store does not answer.
@@ -71,14 +71,14 @@ impl SegmentReader {
         Ok(Self { store: store.clone(), segments })
     }
 
-    /// Divides `groups` into parts whose rows take about `bytes` or less, as they are stored; of one group at least.
+    /// Divides `groups` into parts of at least one group whose stored rows take about `bytes` or less.
     #[must_use]
     pub fn parts(&self, groups: &KeyGroupSet, bytes: u64) -> Vec<KeyGroupSet> {
         divide(groups, bytes, &self.sizes())
     }
 
-    /// Returns what the rows of each group take, as they are stored. A block of several groups counts for its first, and
-    /// what is in memory already counts for none.
+    /// Returns the stored bytes of each group's rows. A block of several groups counts for its first group; short
+    /// segments, already in memory, count for none.
     pub(super) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
         let mut sizes = BTreeMap::new();
         for opened in &self.segments {
@@ -87,7 +87,7 @@ impl SegmentReader {
         sizes
     }
 
-    /// Returns the rows of `groups`, of each segment those that it is needed for, oldest first.
+    /// Returns the rows of `groups`, oldest first; each segment contributes only the groups that it is needed for.
     ///
     /// # Errors
     /// `Corrupt`, naming the object; `Unavailable` if the store does not answer.
@@ -124,7 +124,7 @@ impl Opened {
         }
     }
 
-    /// Adds what each group takes. A block of several groups counts for its first.
+    /// Adds the stored bytes of each group.
     fn add_sizes(&self, sizes: &mut BTreeMap<KeyGroup, u64>) {
         // Short segments are in memory already.
         let Content::Index(index) = &self.content else { return };
@@ -134,7 +134,7 @@ impl Opened {
         }
     }
 
-    /// Returns the rows of `groups`, which are some of those that the segment is needed for.
+    /// Returns the rows of `groups`, a subset of the groups that the segment is needed for.
     async fn fetch(&self, store: &Store, groups: KeyGroupSet) -> Result<Arc<dyn RowSource>> {
         let rows = match &self.content {
             Content::Rows(rows) => Arc::clone(rows),
@@ -150,7 +150,7 @@ impl Opened {
         SegmentRows::new(index, groups, self.read_blocks(store, index.blocks_of(groups)).await?)
     }
 
-    /// Reads blocks, neighbours in one request, and returns what was read with where it starts in the segment, ascending.
+    /// Reads blocks, neighbours in one request. Returns the bytes read, each with its offset in the segment, ascending.
     pub(super) async fn read_blocks<'a>(
         &self,
         store: &Store,
@@ -165,7 +165,7 @@ impl Opened {
     }
 }
 
-/// Divides `groups` into parts that take about `bytes` or less by these sizes; of one group at least.
+/// Divides `groups` into parts of at least one group that take about `bytes` or less, by `sizes`.
 pub(super) fn divide(groups: &KeyGroupSet, bytes: u64, sizes: &BTreeMap<KeyGroup, u64>) -> Vec<KeyGroupSet> {
     groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
 }
@@ -179,7 +179,7 @@ async fn read_index(store: &Store, segment: &SegmentRef) -> Result<SegmentIndex>
     SegmentIndex::decode(&index, &segment.index_hash)
 }
 
-/// Returns where the index lies, from the segment's start.
+/// Returns the range of the index, from the segment's start.
 fn index_range(segment: &SegmentRef) -> Range<u64> {
     segment.index_offset..segment.index_offset.saturating_add(u64::from(segment.index_length))
 }
@@ -191,8 +191,8 @@ async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -
     store.data().read(object, range).await.map_err(missing)
 }
 
-/// Returns the error of a read of a manifest's object. The manifest was committed after its objects: one that is missing
-/// was lost, or deleted once the manifest was dropped, which [`under`](super::reading::under) finds out.
+/// Returns the error of a read of a manifest's object. Objects are durable before their manifest: a missing one was
+/// lost, or deleted after the manifest was dropped. [`under`](super::reading::under) finds out which.
 #[must_use]
 pub fn missing(error: Error) -> Error {
     match error.kind() {
@@ -207,7 +207,8 @@ pub fn missing(error: Error) -> Error {
 /// As [`fetch`].
 ///
 /// # Cost
-/// A request per 64 MiB of each that is not inline, 16 of them at a time, and memory for all.
+/// A request per 64 MiB of each subtask manifest or opaque that is not inline, for 16 of them at a time, and memory for
+/// all.
 pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> {
     let max_parallelism = manifest.max_parallelism;
     let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
@@ -232,8 +233,8 @@ async fn inline_subtask(store: &Store, entry: &mut SubtaskEntry, max_parallelism
     Ok(())
 }
 
-/// Refuses subtask manifests that refer to objects which their manifest does not list: decoding a manifest does not see
-/// what lies in slices.
+/// Refuses subtask manifests that refer to objects which the job's manifest does not list. Decoding the manifest cannot
+/// check this for subtask manifests in slices.
 ///
 /// # Errors
 /// `Corrupt`, naming the object.
@@ -248,7 +249,7 @@ pub(crate) fn check_listed<'a>(
     }
 }
 
-/// Returns the subtask manifest that lies in `slice`.
+/// Reads the subtask manifest in `slice`.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -276,7 +277,7 @@ async fn read_slice(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> 
     Ok(bytes)
 }
 
-/// Reads a slice in as many requests as it takes.
+/// Reads a slice of any length.
 async fn read_long(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
     if slice.length <= READ_BYTES_MAX {
         return read(store, slice.object, slice.offset, 0..slice.length).await;
@@ -294,7 +295,7 @@ async fn read_long(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
     Ok(bytes.into())
 }
 
-/// Returns the byte ranges of the segment's object that a restore of its groups reads, its index last.
+/// Returns the byte ranges of the segment's object that a restore of its groups reads, the index last.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -311,7 +312,7 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
     Ok(ranges.into_iter().map(|range| shift(range.start)..shift(range.end)).collect())
 }
 
-/// Returns the groups that the segments speak for.
+/// Returns the groups of all `segments`.
 #[must_use]
 pub fn groups_of(segments: &[SegmentRef]) -> KeyGroupSet {
     KeyGroupSet::from_ranges(segments.iter().flat_map(|segment| segment.groups.ranges().iter().copied()))

@@ -1,7 +1,7 @@
-//! The savepoints of a running job, and those that its user wants dropped.
+//! The savepoints of a running job, and requests to drop them.
 //!
-//! A request reaches the committer through memory that both share: the next manifest that can do without a savepoint
-//! does not list it any more, and the owner's collector frees what only it reached.
+//! Requests reach the committer through shared memory: the next manifest that does not need the savepoint no longer
+//! lists it, and the owner's collector deletes the objects that only the savepoint reached.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,17 +23,17 @@ struct State {
 }
 
 impl Savepoints {
-    /// Returns the live savepoints, ascending, those that are about to be dropped included.
+    /// Returns the live savepoints, ascending, including those about to be dropped.
     #[must_use]
     pub fn live(&self) -> Vec<Seq> {
         self.state().live.iter().copied().collect()
     }
 
-    /// Asks for a savepoint to be dropped. The next checkpoint's manifest does not list it. Its own manifest is not
-    /// read: it may be damaged or gone. Asking again changes nothing.
+    /// Requests that a savepoint be dropped: the next checkpoint's manifest does not list it. The savepoint's own
+    /// manifest is not read and may be damaged or gone. Idempotent.
     ///
     /// # Errors
-    /// `NotFound` if it is not a live savepoint; names those that are.
+    /// `NotFound` if `seq` is not a live savepoint, naming the live ones.
     pub fn drop_savepoint(&self, seq: Seq) -> Result<()> {
         let mut state = self.state();
         if !state.live.contains(&seq) {
@@ -45,7 +45,7 @@ impl Savepoints {
         Ok(())
     }
 
-    /// Takes note of the manifests that live now.
+    /// Records the live manifests.
     pub(super) fn set_live<'a>(&self, live: impl IntoIterator<Item = &'a Retained>) {
         let savepoints = live.into_iter().filter(|entry| entry.kind == ManifestKind::Savepoint);
         let mut state = self.state();

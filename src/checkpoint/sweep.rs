@@ -1,8 +1,8 @@
 //! Sweep: the only deleter.
 //!
-//! What may go is decided by reference and by ownership, never by age: an object that no live manifest refers to, and
-//! whose attempt can commit no more, since the newest *manifest* is of a later one. What is unreferenced and of the
-//! newest manifest's attempt is in flight, and only that attempt knows it.
+//! References and ownership decide what can be deleted, never age: an object can go if no live manifest refers to it
+//! and its attempt can no longer commit, since the newest *manifest* is of a later attempt. An unreferenced object of
+//! the newest manifest's attempt may be in flight; only that attempt knows.
 //!
 //! Invariants: data objects are listed before the manifests that protect them are read; everything is classified before
 //! the first delete; if one live manifest is unreadable, nothing is deleted; attempt markers are never deleted.
@@ -24,13 +24,13 @@ use super::manifest_log::{ManifestLog, StoredManifest, succeeding};
 
 pub use super::collect::Collector;
 
-/// Deletes under way at a time.
+/// Concurrent deletes.
 const DELETES_IN_FLIGHT: usize = 8;
 
-/// Deletes that fail in a row before the others are left: the store refuses them, or is away.
+/// Consecutive failures after which the remaining deletes are skipped: the store refuses them, or is unreachable.
 const FAILURES_IN_A_ROW_MAX: u32 = 16;
 
-/// How many objects, and how long in all.
+/// A count of objects, and their total length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Tally {
     /// Objects.
@@ -48,18 +48,18 @@ impl Tally {
     }
 }
 
-/// What became of deletes.
+/// The outcome of deletes.
 #[derive(Debug, Default)]
 pub struct Swept {
-    /// Names that are free now.
+    /// Deleted keys.
     pub deleted: Vec<Key>,
-    /// Names that the store did not let go, each with the reason; to be tried again.
+    /// Keys whose delete failed, each with the error; to be retried.
     pub failed: Vec<(Key, Error)>,
-    /// Names that were not tried to the end, since too many failed in a row; to be tried again.
+    /// Keys that were skipped after too many consecutive failures; to be retried.
     pub left: Vec<Key>,
 }
 
-/// Deletes `keys`, data objects before manifests, until too many fail in a row.
+/// Deletes `keys`, data objects before manifests. Stops after too many consecutive failures.
 pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
     let (manifests, objects): (Vec<Key>, Vec<Key>) = keys.into_iter().partition(|key| matches!(key, Key::Manifest(_)));
     let mut swept = Swept::default();
@@ -70,7 +70,7 @@ pub(super) async fn delete_all(store: &Store, keys: Vec<Key>) -> Swept {
     swept
 }
 
-/// Deletes `keys`, in any order, until too many have failed in a row.
+/// Deletes `keys`, in any order. Stops after too many consecutive failures.
 async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row: &mut u32) {
     let mut left: BTreeSet<Key> = keys.iter().copied().collect();
     let mut deletes = stream::iter(keys.into_iter().map(|key| async move { (key, store.folder().delete(&key).await) }))
@@ -98,46 +98,48 @@ async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row:
 pub struct Dropped {
     /// Its id.
     pub id: Seq,
-    /// The last epoch that it holds.
+    /// The last epoch whose effects it holds.
     pub epoch: Epoch,
 }
 
-/// What a sweep finds, and would delete.
+/// The findings of a sweep, and what it would delete.
 #[derive(Debug)]
 pub struct SweepPlan {
-    /// The newest manifest, from which all else follows; `None` if the job has none.
+    /// The newest manifest, which decides what is live; `None` if the job has none.
     pub newest: Option<Seq>,
-    /// What live manifests reach, and they themselves.
+    /// The live manifests and the objects that they reach.
     pub live: Tally,
-    /// Unreferenced, but perhaps in flight: of an attempt that may still commit.
+    /// Unreferenced objects of an attempt that may still commit.
     pub in_flight: Vec<(Key, u64)>,
-    /// Void manifests that lead readers with lagging listings to the end of the chain.
+    /// Void manifests kept so that readers with lagging listings reach the end of the chain.
     pub signposts: Vec<(Key, u64)>,
-    /// What can go.
+    /// Objects that can be deleted.
     pub deletable: Vec<(Key, u64)>,
-    /// Checkpoints and savepoints that live now and no longer would, ascending. Their manifests may stay as signposts.
+    /// Live checkpoints and savepoints that the sweep drops, ascending. Their manifests may stay as signposts.
     pub dropped: Vec<Dropped>,
-    /// Files that are not ours, left alone.
+    /// Files that are not the job's, left alone.
     pub foreign: u64,
-    /// Whether it holds only after a claim that has not been made.
+    /// Whether the plan presumes a claim that was not made.
     hypothetical: bool,
 }
 
 impl SweepPlan {
-    /// Returns how much can go.
+    /// Returns the total of the objects that can be deleted.
     #[must_use]
     pub fn deletable_tally(&self) -> Tally {
         Tally::of(&self.deletable)
     }
 
-    /// Returns how much may be in flight.
+    /// Returns the total of the objects that may be in flight.
     #[must_use]
     pub fn in_flight_tally(&self) -> Tally {
         Tally::of(&self.in_flight)
     }
 }
 
-/// Finds out what can be deleted now. `owner` is the attempt that the caller has claimed, if it has.
+/// Plans a sweep.
+///
+/// * `owner`: the attempt that the caller has claimed, if any.
 ///
 /// # Errors
 /// `Fenced` if the newest manifest is not `owner`'s; `Corrupt` if any live manifest is unreadable; `Denied` or
@@ -154,7 +156,8 @@ pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
     Ok(survey.classify(&live, newest.unwrap_or_default(), false))
 }
 
-/// Finds out what a claim that retains by `policy` would make deletable. The plan is for people: it cannot be executed.
+/// Plans the sweep after a claim that retains by `policy`, without claiming. The plan is for display: [`execute`]
+/// refuses it.
 ///
 /// # Errors
 /// As [`plan`].
@@ -162,7 +165,7 @@ pub async fn preview(store: &Store, policy: RetentionPolicy) -> Result<SweepPlan
     preview_without(store, policy, &BTreeSet::new()).await
 }
 
-/// As [`preview`], of a claim that drops the manifests `unwanted`, too. Those need not be readable.
+/// As [`preview`], for a claim that also drops the manifests `unwanted`, which need not be readable.
 ///
 /// # Errors
 /// As [`plan`].
@@ -178,7 +181,7 @@ pub(crate) async fn preview_without(
     let parent = if newest.manifest.kind == ManifestKind::Claim { newest.manifest.parent } else { Some(newest.id) };
     let retention = retain(policy, ManifestKind::Claim, parent, &survey.chain.live()).without(unwanted, parent);
     let live = retention.kept.iter().map(|entry| entry.id.seq).collect();
-    // Attempts that have begun and committed nothing: the claim goes higher, and what they wrote can go.
+    // Attempts that have begun and committed nothing: the claim takes a higher number, and their objects can go.
     let mut before = newest.manifest.attempt;
     while let Some(begun) = fence(store, before).await? {
         before = begun;
@@ -187,11 +190,11 @@ pub(crate) async fn preview_without(
     Ok(survey.classify(&live, claimed, true))
 }
 
-/// Deletes what the plan says: data objects, then manifests. A plan stays right however late it is executed, since what
-/// was unreachable and ownerless once is so for ever.
+/// Executes a plan: deletes data objects, then manifests. A plan never expires: an object once unreachable and without
+/// an owner stays so.
 ///
 /// # Errors
-/// `Usage` if the plan is a preview. Deletes that fail are in the result.
+/// `Usage` if the plan is a preview. Failed deletes are in the result.
 pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
     if plan.hypothetical {
         return Err(Error::usage("a preview cannot be executed: claim the job, then plan"));
@@ -199,7 +202,7 @@ pub async fn execute(store: &Store, plan: &SweepPlan) -> Result<Swept> {
     Ok(delete_all(store, plan.deletable.iter().map(|(key, _)| *key).collect()).await)
 }
 
-/// Everything that a sweep decides by.
+/// Everything that a sweep's decisions depend on.
 struct Survey {
     data: Vec<(ObjectId, u64)>,
     foreign: u64,
@@ -209,10 +212,10 @@ struct Survey {
 }
 
 impl Survey {
-    /// Reads all but the manifests `unread`.
+    /// Lists the objects and reads all live manifests except `unread`.
     async fn take(store: &Store, unread: &BTreeSet<Seq>) -> Result<Self> {
-        // In this order: an object that a manifest refers to was there before the manifest was, so whatever is listed
-        // here and is referred to later is already referred to when the manifests are read, or of a living attempt.
+        // The order matters: objects exist before the manifests that refer to them. So a listed object is either
+        // referred to by a manifest read below, or unreferenced for good, or of an attempt that may still commit.
         let listing = store.folder().list(KeyClass::Data).await?;
         let mut chain = ManifestLog::load(store).await?;
         let manifests = chain.read_live_but(store, unread).await?;
@@ -233,7 +236,10 @@ impl Survey {
         self.chain.newest_readable()
     }
 
-    /// Sorts everything: `live` are the manifests that protect, `owner` is the attempt that may have objects in flight.
+    /// Classifies every object.
+    ///
+    /// * `live`: the manifests that protect objects.
+    /// * `owner`: the attempt that may have objects in flight.
     fn classify(self, live: &BTreeSet<Seq>, owner: Attempt, hypothetical: bool) -> SweepPlan {
         let protecting = self.manifests.iter().filter(|manifest| live.contains(&manifest.id.seq));
         let reached: BTreeSet<ObjectId> = protecting.flat_map(StoredManifest::objects).collect();

@@ -1,7 +1,7 @@
-//! When an epoch ends, and what becomes of it: events in, commands out.
+//! The state machine of epochs: events in, commands out.
 //!
 //! Invariants: epochs are committed in order; every triggered epoch ends in exactly one `Commit` or `Abort`;
-//! an abort undoes nothing (what it sealed belongs to the next manifest).
+//! an abort undoes nothing (the sealed state joins the next manifest).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::time::Timestamp;
 /// One parallel instance of an operator.
 pub type Participant = (OperatorId, Subtask);
 
-/// When checkpoints may start and how long they may take.
+/// When checkpoints may start, how long they may take and how many may overlap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckpointPolicy {
-    /// From one trigger to the next. Default 10 s.
+    /// Time from one trigger to the next. Default 10 s.
     pub interval: Duration,
-    /// From the end of one checkpoint to the trigger of the next. Default 0.
+    /// Least time from the end of one checkpoint to the trigger of the next. Default 0.
     pub min_pause: Duration,
-    /// A checkpoint that is not complete after this is aborted. Default 10 min.
+    /// Time after its trigger at which an incomplete checkpoint is aborted. Default 10 min.
     pub timeout: Duration,
-    /// At most this many epochs are in flight; further triggers are skipped. Default 2.
+    /// Most epochs in flight, at least 1; further triggers are skipped. Default 2.
     pub max_in_flight: usize,
 }
 
@@ -37,10 +37,10 @@ impl Default for CheckpointPolicy {
     }
 }
 
-/// What happened. Unknown and late events change nothing.
+/// An event. Events for unknown or ended epochs change nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// A participant's state of this epoch is placed.
+    /// A participant's state for this epoch is placed.
     Acknowledged(Epoch, Participant),
     /// This epoch cannot be completed, or is no longer wanted.
     Declined(Epoch),
@@ -50,16 +50,16 @@ pub enum Event {
     NotCommitted(Epoch),
 }
 
-/// What to do.
+/// A command to the owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// Create the manifest of this epoch, then report.
+    /// Create the manifest of this epoch, then report [`Event::Committed`] or [`Event::NotCommitted`].
     Commit(Epoch),
     /// Give up this epoch.
     Abort(Epoch),
 }
 
-/// Decides for one attempt of a job. The times that it is given are of a clock that never goes back.
+/// Decides how the epochs of one attempt end. Times passed to it must come from a monotonic clock.
 #[derive(Debug)]
 pub struct Coordinator {
     policy: CheckpointPolicy,
@@ -100,13 +100,13 @@ impl Coordinator {
         }
     }
 
-    /// Returns whether it triggered `epoch`, ended since or not.
+    /// Returns whether `epoch` was ever triggered.
     #[must_use]
     pub fn has_triggered(&self, epoch: Epoch) -> bool {
         (self.first_epoch..self.next_epoch).contains(&epoch)
     }
 
-    /// Returns whether `epoch` has begun and not ended.
+    /// Returns whether `epoch` was triggered and has not ended.
     #[must_use]
     pub fn is_in_flight(&self, epoch: Epoch) -> bool {
         self.in_flight.contains_key(&epoch)
@@ -124,7 +124,7 @@ impl Coordinator {
         self.in_flight.len()
     }
 
-    /// Returns whether an interval and the minimum pause have passed.
+    /// Returns whether the interval and the minimum pause have passed.
     #[must_use]
     pub fn is_due(&self, now: Timestamp) -> bool {
         let paused = self.last_end.is_none_or(|end| now.since(end) >= self.policy.min_pause);
@@ -136,7 +136,7 @@ impl Coordinator {
         self.trigger_with_patience(now, 1)
     }
 
-    /// As [`Coordinator::trigger`], giving the epoch so many times the policy's timeout.
+    /// As [`Coordinator::trigger`], with `timeouts` times the policy's timeout.
     pub fn trigger_with_patience(&mut self, now: Timestamp, timeouts: u32) -> Option<Epoch> {
         if self.in_flight.len() >= self.policy.max_in_flight {
             return None;
@@ -149,7 +149,7 @@ impl Coordinator {
         Some(epoch)
     }
 
-    /// Takes note of an event.
+    /// Handles an event.
     pub fn handle(&mut self, now: Timestamp, event: Event) {
         match event {
             Event::Acknowledged(epoch, participant) => {
@@ -159,7 +159,7 @@ impl Coordinator {
             }
             Event::Declined(epoch) => self.abort(now, epoch),
             Event::Committed(epoch) => {
-                // A commit covers every epoch before it.
+                // A commit covers all earlier epochs.
                 self.in_flight.retain(|&flying, _| flying > epoch);
                 self.last_end = Some(now);
             }
@@ -173,25 +173,25 @@ impl Coordinator {
         self.commit_oldest();
     }
 
-    /// Aborts what has passed its deadline.
+    /// Aborts the epochs that have passed their deadlines.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         let late: Vec<_> = self.in_flight.iter().filter(|(_, f)| f.deadline <= now).map(|(&epoch, _)| epoch).collect();
         late.into_iter().for_each(|epoch| self.abort(now, epoch));
         self.commit_oldest();
     }
 
-    /// Returns when [`Coordinator::handle_timeout`] should be called next.
+    /// Returns the time at which to call [`Coordinator::handle_timeout`].
     #[must_use]
     pub fn deadline(&self) -> Option<Timestamp> {
         self.in_flight.values().filter(|flight| !flight.committing).map(|flight| flight.deadline).min()
     }
 
-    /// Returns the next command. To be drained after every handled event.
+    /// Returns the next command. Call it until `None` after every handled event.
     pub fn poll(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
 
-    /// An epoch whose manifest is being created cannot be given up any more: only the store knows its outcome.
+    /// Aborts an epoch, unless its manifest is being created: only the store knows the outcome then.
     fn abort(&mut self, now: Timestamp, epoch: Epoch) {
         if self.in_flight.get(&epoch).is_some_and(|flight| !flight.committing) {
             self.in_flight.remove(&epoch);
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn commits_in_epoch_order_once_everybody_acknowledged() {
+    fn epochs_commit_in_order_once_all_participants_acknowledged() {
         let mut c = coordinator();
         assert_eq!((c.trigger(at(1)), c.trigger(at(2)), c.trigger(at(3))), (Some(Epoch(1)), Some(Epoch(2)), None));
         for event in [(2, A), (2, B), (1, A), (1, A)] {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_and_declines_abort_but_never_a_commit_under_way() {
+    fn timeouts_and_declines_abort_any_epoch_that_is_not_being_committed() {
         let mut c = coordinator();
         c.trigger(at(0));
         c.trigger(at(10));
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn patience_makes_timeouts_longer() {
+    fn a_longer_patience_multiplies_the_timeout() {
         let mut c = coordinator();
         c.trigger(at(0));
         c.trigger_with_patience(at(1), 4);
@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn due_after_interval_and_pause() {
+    fn a_checkpoint_is_due_after_interval_and_pause() {
         let policy = CheckpointPolicy { min_pause: Duration::from_secs(30), ..CheckpointPolicy::default() };
         let mut c = Coordinator::new(policy, [A], Epoch(5), at(0));
         assert!(!c.is_due(at(9)) && c.is_due(at(10)));

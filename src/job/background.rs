@@ -24,7 +24,7 @@ use crate::id::Epoch;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
 
-/// Work under way, and what each piece ends with.
+/// Asynchronous work in progress, each future with its result.
 pub(super) type Steps<S> = FuturesUnordered<BoxFuture<'static, S>>;
 
 /// The background of one attempt.
@@ -38,7 +38,7 @@ pub(super) struct Background {
     pub(super) latch: Latch,
 }
 
-/// Everything that can happen next.
+/// An event for the loop.
 enum Step {
     /// A trigger, or mail that should not wait; `None` once every handle is dropped.
     Woken(Option<Wake>),

@@ -1,4 +1,4 @@
-//! Opening a job: what can be refused is refused before the claim, which stops a running attempt.
+//! Opening a job. Every check comes before the claim, which stops a running attempt.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -31,10 +31,14 @@ use crate::manifest::{MAX_NAME_BYTES, Program};
 use crate::memory::MemoryBudget;
 use crate::place::Store;
 
-/// Longest description of a program: every manifest holds it.
+/// Longest description of a program, in bytes. Every manifest holds a copy.
 const PROGRAM_BYTES_MAX: usize = 8 << 20;
 
-/// Opens a job.
+/// Collects a job's settings and operators, and opens the job.
+///
+/// Set [`settings`](Self::settings), add each [`operator`](Self::operator), then [`open`](Self::open). All other
+/// settings are optional. [`check`](Self::check) and [`peek`](Self::peek) find mistakes without stopping a running
+/// attempt.
 #[derive(Debug)]
 pub struct JobBuilder {
     store: Store,
@@ -46,7 +50,7 @@ pub struct JobBuilder {
 }
 
 impl JobBuilder {
-    /// Returns a builder for the job whose place is `store`.
+    /// Returns a builder for the job in `store`, with default settings and no operators.
     #[must_use]
     pub fn new(store: Store) -> Self {
         Self {
@@ -59,64 +63,66 @@ impl JobBuilder {
         }
     }
 
-    /// Sets the settings.
+    /// Replaces all settings.
     #[must_use]
     pub fn settings(mut self, settings: JobSettings) -> Self {
         self.settings = settings;
         self
     }
 
-    /// Adds an operator.
+    /// Declares an operator. Ids and names must be unique; [`JobBuilder::check`] reports duplicates.
     #[must_use]
     pub fn operator(mut self, operator: OperatorSpec) -> Self {
         self.operators.push(operator);
         self
     }
 
-    /// Leaves the stored state of an operator behind that the job no longer declares. Without this, or
-    /// [`JobBuilder::carry_operator`], such a job is refused.
+    /// Drops the stored state of an operator that the job no longer declares. Without this call or
+    /// [`JobBuilder::carry_operator`], opening such a job fails.
     #[must_use]
     pub fn drop_operator(mut self, operator: OperatorId) -> Self {
         self.undeclared.insert(operator, Undeclared::Drop);
         self
     }
 
-    /// Keeps the stored state of an operator that the job does not declare now: each checkpoint lists it again, unchanged,
-    /// until a later attempt declares it.
+    /// Keeps the stored state of an operator that the job does not declare: each checkpoint lists the state, unchanged,
+    /// until a later attempt declares the operator.
     #[must_use]
     pub fn carry_operator(mut self, operator: OperatorId) -> Self {
         self.undeclared.insert(operator, Undeclared::Carry);
         self
     }
 
-    /// Sets what the job computes, in the embedder's own words; stored in every manifest.
+    /// Sets a description of the job's computation, in the embedder's own format. Every manifest stores it; at most 8
+    /// MiB.
     #[must_use]
     pub fn program(mut self, bytes: impl Into<bytes::Bytes>) -> Self {
         self.program = Program::new(bytes);
         self
     }
 
-    /// Sets what to restore from. Default: the newest checkpoint.
+    /// Sets which checkpoint to restore. Default: the newest.
     #[must_use]
     pub fn restore_from(mut self, from: RestoreFrom) -> Self {
         self.from = from;
         self
     }
 
-    /// Returns what stands in the store now, with the checkpoint that opening would restore from, without claiming
-    /// anything: for checks that must not stop a running job.
+    /// Returns the newest manifest and the checkpoint that [`JobBuilder::open`] would restore; `None` if the job has no
+    /// manifest. Claims and writes nothing, so a running attempt continues.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
+    /// `NotFound` if the chosen checkpoint is not live; `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
     pub async fn peek(&self) -> Result<Option<Peeked>> {
         claim::peek(&self.store, self.from).await
     }
 
-    /// Returns the checkpoint that opening would restore from, with everything inline that its objects hold, without
-    /// claiming anything. If the newest is dropped while it is read, returns the one that is the newest then.
+    /// Returns the checkpoint that [`JobBuilder::open`] would restore, with all subtask manifests and opaques inline;
+    /// `None` if it would start empty. Claims and writes nothing. If the newest checkpoint is dropped during the read,
+    /// moves on to a newer one.
     ///
     /// # Errors
-    /// `NotFound` if the chosen checkpoint is not there, or was dropped meanwhile; `Corrupt`, `Version`, `Denied` or
+    /// `NotFound` if the chosen checkpoint is not live, or was dropped meanwhile; `Corrupt`, `Version`, `Denied` or
     /// `Unavailable` from the store.
     pub async fn peek_restored(&self) -> Result<Option<StoredManifest>> {
         let mut chain = ManifestLog::load(&self.store).await?;
@@ -126,7 +132,7 @@ impl JobBuilder {
         Reader::new(&self.store, &mut chain, self.from).resolved().await.map(Some)
     }
 
-    /// Returns the stored checkpoint with everything inline that its objects hold: subtask manifests and opaques.
+    /// Returns the checkpoint with all subtask manifests and opaques inline.
     ///
     /// # Errors
     /// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Denied` or `Unavailable` from the store.
@@ -135,13 +141,22 @@ impl JobBuilder {
         Ok(StoredManifest { manifest, ..stored })
     }
 
-    /// Claims the job, which fences every attempt before, and reads the checkpoint to restore from.
+    /// Claims the job and reads the checkpoint to restore. The claim fences every earlier attempt: a running one can no
+    /// longer commit, and fails with `Fenced`.
+    ///
+    /// Next, take the [seats](Job::take_seats) and restore each. The job's background runs on the store's runtime from
+    /// now on, until the job, its seats and its tasks are dropped.
     ///
     /// # Errors
-    /// `Config` if the settings cannot work, or differ from the job's in what is fixed for its life, or an operator's stored
-    /// state is not declared, dropped or carried, or has another name, or the store cannot be trusted with checkpoints;
-    /// `NotFound` if the checkpoint is not there; `Fenced` if a newer attempt
-    /// claimed meanwhile; `Corrupt`, `Version`, `Denied`, `Unavailable` from the store.
+    /// * `Config`: [`JobBuilder::check`] fails; the settings contradict those fixed for the job's life; a stored
+    ///   operator with state is not declared, dropped or carried, or has another name; the store lacks
+    ///   create-if-absent.
+    /// * `NotFound`: the chosen checkpoint is not live.
+    /// * `Fenced`: a newer attempt claimed the job meanwhile.
+    /// * `Corrupt`, `Version`, `Denied`, `Unavailable`: from the store.
+    ///
+    /// `Config` and `NotFound` are found before the claim, so that a running attempt continues, unless the stored
+    /// checkpoints change during the call.
     pub async fn open(self) -> Result<Job> {
         self.check()?;
         self.store.probe().await?;
@@ -160,10 +175,11 @@ impl JobBuilder {
         self.start(claimed, carried)
     }
 
-    /// Checks what can be checked without the store.
+    /// Checks settings and operators, without the store.
     ///
     /// # Errors
-    /// `Config` if the settings cannot work.
+    /// `Config` if there is no operator, two share an id or a name, a name or the program is too long, an operator is
+    /// both declared and dropped or carried, or a parallelism, goal or setting is out of range.
     pub fn check(&self) -> Result<()> {
         if self.operators.is_empty() {
             return Err(Error::config("a job needs an operator"));
@@ -192,7 +208,7 @@ impl JobBuilder {
                     .with("bytes", name.len()));
             }
             if self.undeclared.contains_key(id) {
-                return Err(refused("operator is declared, and dropped or carried too"));
+                return Err(refused("operator is both declared and dropped or carried"));
             }
             check_parallelism(*parallelism, self.settings.max_parallelism)?;
         }
@@ -232,40 +248,29 @@ impl JobBuilder {
         let now = runtime.monotonic();
         let coordinator = Coordinator::new(settings.checkpoints, participants.iter().copied(), first_epoch, now);
         let from = (from, restored.as_ref(), participants.len());
-        let adaptive = Adaptive::of(&settings, max_parallelism, from, now)?;
+        let adaptive = Adaptive::from_settings(&settings, max_parallelism, from, now)?;
         let shared = Arc::new(Shared::new(attempt, coordinator, adaptive));
         let background = BackgroundHandle::new(Arc::clone(&shared), sender);
 
+        let template = SeatTemplate {
+            background: &background,
+            settings: &settings,
+            attempt,
+            partitioner,
+            max_parallelism,
+            store: &store,
+            budget: &budget,
+        };
         let mut seats = Vec::with_capacity(participants.len());
-        let mut chains = BTreeMap::new();
         let mut settlements = Vec::with_capacity(participants.len());
         for operator in &operators {
-            for (mut plan, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
-                let operator_state =
-                    plan.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
-                let chain = chain_of(&plan, &settings, &budget);
-                let (settlement, settled) = mpsc::unbounded_channel();
+            for (share, tables) in plans(restored.as_ref(), operator, max_parallelism)? {
+                let (seat, settlement) = template.seat(operator.id, share, tables);
+                seats.push(seat);
                 settlements.push(settlement);
-                let participant = (operator.id, plan.subtask);
-                chains.insert(participant, Arc::clone(&chain));
-                seats.push(Seat {
-                    presence: Presence { background: background.clone(), participant },
-                    attempt,
-                    share: plan,
-                    operator_state,
-                    tables,
-                    partitioner,
-                    max_parallelism,
-                    store: store.clone(),
-                    runtime: Arc::clone(&runtime),
-                    chain,
-                    settled,
-                    strategy: settings.strategy,
-                    budget: budget.clone(),
-                    restore_bytes: settings.restore_bytes,
-                });
             }
         }
+        let chains = seats.iter().map(|seat| (seat.presence.participant, Arc::clone(&seat.chain))).collect();
         let catalog = restored.iter().flat_map(|r| r.manifest.objects.iter().map(|o| (o.id, o.clone()))).collect();
         let pipeline = Pipeline {
             store: store.clone(),
@@ -287,6 +292,50 @@ impl JobBuilder {
     }
 }
 
+/// The properties that all seats of an attempt share.
+struct SeatTemplate<'a> {
+    background: &'a BackgroundHandle,
+    settings: &'a JobSettings,
+    attempt: crate::id::Attempt,
+    partitioner: Partitioner,
+    max_parallelism: u16,
+    store: &'a Store,
+    budget: &'a MemoryBudget,
+}
+
+impl SeatTemplate<'_> {
+    /// Returns the seat of a subtask, and the channel for the outcomes of its epochs.
+    fn seat(
+        &self,
+        operator: OperatorId,
+        mut share: Share,
+        tables: Tables,
+    ) -> (Seat, mpsc::UnboundedSender<(Epoch, crate::backend::Outcome)>) {
+        let operator_state =
+            share.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
+        let chain = chain_of(&share, self.settings, self.budget);
+        let (settlement, settled) = mpsc::unbounded_channel();
+        let participant = (operator, share.subtask);
+        let seat = Seat {
+            presence: Presence { background: self.background.clone(), participant },
+            attempt: self.attempt,
+            share,
+            operator_state,
+            tables,
+            partitioner: self.partitioner,
+            max_parallelism: self.max_parallelism,
+            store: self.store.clone(),
+            runtime: Arc::clone(self.store.runtime()),
+            chain,
+            settled,
+            strategy: self.settings.strategy,
+            budget: self.budget.clone(),
+            restore_bytes: self.settings.restore_bytes,
+        };
+        (seat, settlement)
+    }
+}
+
 /// Returns the subtasks of all operators.
 fn participants(operators: &[OperatorSpec]) -> Vec<Participant> {
     let of = |operator: &OperatorSpec| {
@@ -296,7 +345,7 @@ fn participants(operators: &[OperatorSpec]) -> Vec<Participant> {
     operators.iter().flat_map(of).collect()
 }
 
-/// Returns the chain of a subtask that continues from its share.
+/// Returns a subtask's chain, starting with the restored segments of its share.
 fn chain_of(share: &Share, settings: &JobSettings, budget: &MemoryBudget) -> SharedChain {
     let chain = SegmentChain::new(share.groups.clone(), share.segments.clone(), budget.clone());
     let mut chain = chain.with_segment_bytes(settings.pipeline.segment_bytes);
@@ -304,7 +353,7 @@ fn chain_of(share: &Share, settings: &JobSettings, budget: &MemoryBudget) -> Sha
     Arc::new(Mutex::new(chain))
 }
 
-/// Returns each subtask's share of `operator`, with the tables as they were.
+/// Returns each subtask's share of `operator`, with its restored tables.
 fn plans(
     restored: Option<&StoredManifest>,
     operator: &OperatorSpec,

@@ -16,7 +16,16 @@ use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
 use crate::place::Store;
 
-/// One attempt of a job.
+/// One attempt of a job, opened by [`JobBuilder::open`](super::JobBuilder::open).
+///
+/// Order of calls:
+/// 1. [`take_seats`](Self::take_seats), and [`Seat::restore`] each on the thread that will process its records.
+/// 2. Whenever [`is_due`](Self::is_due), [`trigger`](Self::trigger) and send the barrier through the stream to every
+///    task, which calls [`Task::barrier`](super::Task::barrier).
+/// 3. [`wait`](Self::wait) for the epoch, or [`watch`](Self::watch) the progress, and publish what is committed.
+///
+/// The attempt ends with its first fatal error, such as `Fenced`, which later calls then return. To end it on purpose,
+/// drop the job, its seats and its tasks.
 #[derive(Debug)]
 pub struct Job {
     pub(super) id: JobId,
@@ -32,19 +41,19 @@ pub struct Job {
 }
 
 impl Job {
-    /// Returns the job's identity, which all of its attempts share and no other job has.
+    /// Returns the job's identity, shared by all of its attempts and unique to the job.
     #[must_use]
     pub fn id(&self) -> JobId {
         self.id
     }
 
-    /// Returns the attempt that this is.
+    /// Returns the number of this attempt.
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         self.attempt
     }
 
-    /// Returns how keys map to groups.
+    /// Returns how keys map to key groups.
     #[must_use]
     pub fn partitioner(&self) -> Partitioner {
         self.partitioner
@@ -56,30 +65,33 @@ impl Job {
         self.max_parallelism
     }
 
-    /// Returns the checkpoint that this attempt goes on from.
+    /// Returns the checkpoint that this attempt restores; `None` if it starts empty.
     #[must_use]
     pub fn restored(&self) -> Option<&StoredManifest> {
         self.restored.as_ref()
     }
 
-    /// Returns the job's store, with its counts of requests.
+    /// Returns the job's store, which counts its requests.
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Returns the memory that state and waiting uploads are charged to.
+    /// Returns the budget to which state and pending uploads are charged.
     #[must_use]
     pub fn budget(&self) -> &MemoryBudget {
         &self.budget
     }
 
-    /// Hands out the seats, one per subtask, by operator and index. The second call returns none.
+    /// Takes the seats, one per subtask, ordered by operator as declared, then by index. A second call returns none.
+    ///
+    /// Restore every seat: an epoch cannot complete while a subtask is missing. Dropping a seat or its task declines
+    /// every epoch that waits for it.
     pub fn take_seats(&mut self) -> Vec<Seat> {
         std::mem::take(&mut self.seats)
     }
 
-    /// Returns whether the interval has passed and a checkpoint should be triggered.
+    /// Returns whether the interval has passed, so that a checkpoint should be triggered. Cheap: takes one lock.
     #[must_use]
     pub fn is_due(&self) -> bool {
         let now = self.store.runtime().monotonic();
@@ -89,14 +101,14 @@ impl Job {
         }
     }
 
-    /// Tells the controller of an adaptive interval what only the engine sees: above all the load, best once a second, and that
-    /// the job is about to end on purpose ([`Observation::Ending`]): one that does not tell has failed, when it is opened again.
-    /// What tasks and checkpoints show it is told by the job itself. Does nothing if the interval is fixed.
+    /// Reports an observation to the controller of an adaptive interval. Report the load, ideally once a second, and
+    /// [`Observation::Ending`] before ending the job on purpose: without it, the next open counts a failure. The job
+    /// itself reports what it sees of tasks and checkpoints. Does nothing if the interval is fixed.
     pub fn observe(&self, observation: Observation) {
         self.background.shared.observe(self.store.runtime().monotonic(), observation);
     }
 
-    /// Returns the interval that holds and why, if it is adaptive.
+    /// Returns the current interval and the reason for it, if the interval is adaptive.
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
         self.background.shared.adaptive.as_ref().map(Adaptive::decision)
@@ -105,7 +117,7 @@ impl Job {
     /// Changes the goals of an adaptive interval.
     ///
     /// # Errors
-    /// `Config` if a goal is out of range or they contradict each other, and then the old ones stay; `Usage` if the interval
+    /// `Config` if a goal is out of range or goals contradict each other; the old goals stay. `Usage` if the interval
     /// is fixed.
     pub fn set_goals(&self, goals: Goals) -> Result<()> {
         let now = self.store.runtime().monotonic();
@@ -115,52 +127,59 @@ impl Job {
         }
     }
 
-    /// Begins to end an epoch: the engine sends the barrier to every task. `None` while too many are in flight.
+    /// Starts to end an epoch, whether due or not. The engine sends the returned barrier to every task. `None` while
+    /// [`CheckpointPolicy::max_in_flight`] epochs are in flight.
+    ///
+    /// Returns at once. The epoch ends once every task has passed the barrier and the state is committed, or is aborted
+    /// after [`CheckpointPolicy::timeout`].
     ///
     /// # Errors
     /// The job's error, if it has failed.
+    ///
+    /// [`CheckpointPolicy::max_in_flight`]: crate::control::coordinator::CheckpointPolicy::max_in_flight
+    /// [`CheckpointPolicy::timeout`]: crate::control::coordinator::CheckpointPolicy::timeout
     pub fn trigger(&self) -> Result<Option<Barrier>> {
         self.background.shared.check()?;
         let now = self.store.runtime().monotonic();
         let timeouts = self.background.shared.adaptive.as_ref().map_or(1, Adaptive::timeout_factor);
         let mut coordinator = self.background.shared.coordinator();
         let Some(epoch) = coordinator.trigger_with_patience(now, timeouts) else { return Ok(None) };
-        // Under the lock, so that the background hears of epochs in order.
-        self.background.shared.began(epoch);
+        // Under the lock, so that the background learns of epochs in order.
+        self.background.shared.epoch_began(epoch);
         self.background.trigger(epoch)?;
         self.background.shared.observe(now, Observation::Triggered);
         Ok(Some(Barrier { attempt: self.attempt, epoch }))
     }
 
-    /// Gives up an epoch whose barrier cannot reach every task. What was sealed for it belongs to the next checkpoint. Does
-    /// nothing if the epoch has ended, or its manifest is being created.
+    /// Aborts an epoch, for example because its barrier cannot reach every task. State sealed for the epoch joins the
+    /// next checkpoint. Does nothing if the epoch has ended, or its manifest is being created.
     ///
-    /// * `reason`: text, or an error, which [`Progress::last_decline`] then has as its source.
+    /// * `reason`: text or an error; becomes the source of [`Progress::last_decline`].
     ///
     /// # Errors
-    /// What the job failed with, if it has; `Usage` if this attempt never triggered the epoch.
+    /// The job's error, if it has failed; `Usage` if this attempt never triggered the epoch.
     pub fn decline(&self, barrier: Barrier, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Result<()> {
         self.background.shared.check()?;
         self.background.shared.check_triggered(barrier)?;
         let error = Error::unavailable("the job declined the epoch").with_source(reason);
         self.background.post(Mail::Declined(barrier.epoch, error))?;
-        // While an epoch is uploaded, the background does not look for mail.
+        // The background does not poll while it uploads an epoch.
         self.background.wake()
     }
 
-    /// Returns a watch on how far the job has come.
+    /// Returns a watch on the job's progress.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Progress> {
         self.background.shared.watch()
     }
 
-    /// Returns how far the job has come.
+    /// Returns the job's progress so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
         self.background.shared.progress()
     }
 
-    /// As [`Job::trigger`], waiting until an epoch may start.
+    /// As [`Job::trigger`], but waits while too many epochs are in flight.
     ///
     /// # Errors
     /// The job's error, if it fails.
@@ -177,40 +196,41 @@ impl Job {
         }
     }
 
-    /// Asks for a savepoint to be dropped: the next checkpoint does not list it, and what only it reached is deleted a few
-    /// commits later. Its manifest may be damaged or gone. Asking again changes nothing.
+    /// Requests that a savepoint be dropped: the next checkpoint does not list it, and the objects that only it reached
+    /// are deleted a few commits later. Its manifest may be damaged or gone. Idempotent.
     ///
     /// # Errors
-    /// `NotFound` if it is not a live savepoint, naming those that are; what the job failed with.
+    /// `NotFound` if `id` is not a live savepoint, naming the live ones; the job's error, if it has failed.
     pub fn drop_savepoint(&self, id: Seq) -> Result<()> {
         self.background.shared.check()?;
         self.savepoints.drop_savepoint(id)
     }
 
-    /// Refuses to go on if a newer attempt owns the job. To be asked before an effect that no checkpoint guards.
+    /// Checks that no newer attempt owns the job, with one read of the store. Call it before an effect that no
+    /// checkpoint guards.
     ///
     /// # Errors
-    /// `Fenced`; `Unavailable` if the store does not answer.
+    /// `Fenced` if a newer attempt has begun; `Denied` or `Unavailable` from the store.
     pub async fn check_owner(&self) -> Result<()> {
         claim::check_owner(&self.store, self.attempt).await
     }
 
-    /// Returns the index of the subtask, of `parallelism`, that owns the group of `key`.
+    /// Returns the index of the subtask, among `parallelism`, that owns the key group of `key`.
     #[must_use]
     pub fn subtask_of(&self, key: &[u8], parallelism: u32) -> usize {
         let group = self.partitioner.locate(key, 0, self.max_parallelism).group;
         owner(self.max_parallelism, parallelism, group) as usize
     }
 
-    /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was given up; what it sealed is then part of
+    /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was aborted; its sealed state then joins
     /// the next checkpoint.
     ///
-    /// * `epoch`: a barrier, or an epoch of this attempt or before. Of the last 1,024 epochs each has its own outcome; an older one counts as
-    ///   committed if a later commit covers it.
+    /// * `epoch`: a barrier, or an epoch of this attempt or an earlier one. The outcomes of the last 1,024 ended epochs
+    ///   are kept; an older epoch counts as committed if a later commit covers it.
     ///
     /// # Errors
-    /// What the job failed with before the outcome was known: the store may still show the checkpoint. `Usage` if this
-    /// attempt never triggered the epoch, or the barrier is another attempt's.
+    /// The job's error, if it fails before the outcome is known; the checkpoint may be in the store all the same.
+    /// `Usage` if this attempt never triggered the epoch, or the barrier is another attempt's.
     pub async fn wait(&self, epoch: impl Into<Awaited>) -> Result<Option<ManifestId>> {
         let Awaited { attempt, epoch } = epoch.into();
         if let Some(attempt) = attempt.filter(|attempt| *attempt != self.attempt) {

@@ -1,4 +1,4 @@
-//! A job's adaptive interval: the controller, fed by driver and engine, with its decisions as metrics.
+//! A job's adaptive interval: the controller, fed by background and engine, with its decisions as metrics.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -17,13 +17,14 @@ use crate::time::Timestamp;
 /// Tag of the manifest extension with the controller's saved estimates.
 const TAG: &str = "interval";
 
-/// Settings of an interval that is chosen by goals instead of being fixed.
+/// Settings of an interval that a controller chooses from goals.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
 pub struct AdaptiveInterval {
     /// The goals.
     pub goals: Goals,
-    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and `groups`.
+    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and
+    /// `groups`.
     pub settings: IntervalSettings,
 }
 
@@ -39,12 +40,12 @@ pub(super) struct Adaptive {
 }
 
 impl Adaptive {
-    /// Returns the controller of a job with `groups` key groups, if its settings ask for one. The first interval begins at `now`,
-    /// when the subtasks start to restore.
+    /// Returns the controller of a job with `groups` key groups, if the settings enable one. The first interval begins
+    /// at `now`, when the subtasks start to restore.
     ///
     /// # Errors
     /// `Config` if a goal or a setting is out of range, or goals contradict each other.
-    pub(super) fn of(
+    pub(super) fn from_settings(
         settings: &JobSettings,
         groups: u16,
         (from, restored, subtasks): (RestoreFrom, Option<&StoredManifest>, usize),
@@ -130,12 +131,12 @@ impl Adaptive {
     }
 }
 
-/// Returns the estimates saved in a checkpoint, if there are any that this build can decode.
+/// Returns the estimates saved in a checkpoint, unless there are none or this build cannot decode them.
 fn learned(manifest: &Manifest) -> Option<Learned> {
     let extension = manifest.extensions.iter().find(|extension| extension.tag == TAG)?;
     let learned = Learned::from_bytes(&extension.bytes);
     let ignored = |error: &Error| {
-        tracing::warn!(error = error.chain(), "what was learned about the interval is ignored");
+        tracing::warn!(error = error.chain(), "saved estimates of the interval are ignored");
     };
     learned.inspect_err(ignored).ok()
 }

@@ -1,11 +1,11 @@
-//! The façade: a job's life, as an engine drives it.
+//! The interface for engines: opening a job, restoring its subtasks, checkpointing it.
 //!
 //! ```text
 //! JobBuilder --open--> Job { seats } --Seat::restore--> Task --barrier--> (background) --> Progress
 //! ```
 //!
 //! A [`Job`] is one attempt: opening it claims the job and fences every earlier attempt. It has one [`Seat`] per
-//! subtask. A restored seat is a [`Task`], which the engine moves to the thread that processes its records. In the
+//! subtask. Restoring a seat gives a [`Task`], which the engine moves to the thread that processes its records. In the
 //! background an *owner* coordinates and commits, and a *worker* encodes and uploads the tasks' state.
 
 mod background;

@@ -1,4 +1,4 @@
-//! How far a job has come: what its handle shows, and the outcome of each epoch.
+//! A job's progress, and the outcome of each epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use crate::control::coordinator::Participant;
 use crate::error::Error;
 use crate::id::{Epoch, ManifestId};
 
-/// Outcomes of epochs that are remembered one by one.
+/// Most epochs whose outcomes are kept.
 const OUTCOMES_KEPT: usize = 1024;
 
-/// How far the job has come, as its owner can watch it.
+/// A job's progress: the newest outcomes, and errors in need of attention.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct Progress {
@@ -19,36 +19,36 @@ pub struct Progress {
     pub committed: Option<(Epoch, ManifestId)>,
     /// Checkpoints committed by this attempt.
     pub completed: u64,
-    /// Checkpoints given up by this attempt.
+    /// Checkpoints aborted by this attempt.
     pub aborted: u64,
-    /// The last epoch that was given up.
+    /// The last aborted epoch.
     pub last_aborted: Option<Aborted>,
-    /// Why the last epoch that was declined was: a subtask, an upload or the store refused it.
+    /// The reason for the last declined epoch: a subtask, the engine, an upload or the store refused it.
     pub last_decline: Option<Error>,
-    /// Why the commit under way cannot be settled yet: the store does not answer, and it is asked again. `None` once it is
-    /// settled.
+    /// The last error of a commit whose outcome is unknown, while the store is asked again. `None` once the outcome is
+    /// known.
     pub unsettled: Option<Error>,
-    /// What should be deleted and is not: the store refuses, or a live manifest cannot be read.
+    /// Garbage that is not deleted, because the store refuses or a live manifest cannot be read.
     pub uncollected: Uncollected,
-    /// Why the job has ended.
+    /// The job's error. Set once; the attempt has ended then.
     pub failed: Option<Error>,
 }
 
-/// An epoch that was given up. What it sealed belongs to the next checkpoint.
+/// An aborted epoch. Its sealed state joins the next checkpoint.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Aborted {
     /// The epoch.
     pub epoch: Epoch,
-    /// Why.
+    /// Why it was aborted.
     pub reason: Error,
-    /// From its trigger until it was given up.
+    /// Time from its trigger until it was aborted.
     pub age: Duration,
     /// The subtasks that had not arrived.
     pub missing: Vec<Participant>,
 }
 
-/// What became of the epochs of this attempt.
+/// The outcomes of this attempt's epochs.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {
     /// Epochs that have not ended.
@@ -62,7 +62,7 @@ impl Outcomes {
         self.open.insert(epoch);
     }
 
-    /// Records what became of an epoch; `None` if it was given up.
+    /// Records the outcome of an epoch; `None` if it was aborted.
     pub(super) fn end(&mut self, epoch: Epoch, outcome: Option<ManifestId>) {
         self.open.remove(&epoch);
         self.ended.insert(epoch, outcome);
@@ -71,10 +71,11 @@ impl Outcomes {
         }
     }
 
-    /// Returns the outcome of `epoch` once it has ended. A forgotten epoch counts as committed if a later commit covers it.
+    /// Returns the outcome of `epoch` once it has ended. A forgotten epoch counts as committed if a later commit covers
+    /// it.
     ///
     /// * `committed`: the newest commit.
-    pub(super) fn of(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
+    pub(super) fn get(&self, epoch: Epoch, committed: Option<(Epoch, ManifestId)>) -> Option<Option<ManifestId>> {
         if let Some(outcome) = self.ended.get(&epoch) {
             return Some(*outcome);
         }
@@ -90,20 +91,20 @@ mod tests {
     use crate::id::{PutId, Seq};
 
     #[test]
-    fn each_epoch_has_an_outcome_of_its_own_even_when_it_is_forgotten() {
+    fn a_forgotten_epoch_counts_as_committed_if_a_later_commit_covers_it() {
         let id = |seq| ManifestId { seq: Seq(seq), put_id: PutId::default() };
         let mut outcomes = Outcomes::default();
         outcomes.begin(Epoch(1));
         outcomes.end(Epoch(2), None);
-        assert_eq!((outcomes.of(Epoch(1), None), outcomes.of(Epoch(2), None)), (None, Some(None)));
+        assert_eq!((outcomes.get(Epoch(1), None), outcomes.get(Epoch(2), None)), (None, Some(None)));
         for epoch in 3..3 + OUTCOMES_KEPT as u64 {
             outcomes.end(Epoch(epoch), Some(id(epoch)));
         }
         let committed = Some((Epoch(900), id(900)));
-        assert_eq!(outcomes.of(Epoch(2), committed), Some(Some(id(900))), "covered since");
-        assert_eq!(outcomes.of(Epoch(3), committed), Some(Some(id(3))));
-        assert_eq!(outcomes.of(Epoch(2), None), Some(None));
-        assert_eq!(outcomes.of(Epoch(5000), committed), None, "it has not ended");
+        assert_eq!(outcomes.get(Epoch(2), committed), Some(Some(id(900))), "covered since");
+        assert_eq!(outcomes.get(Epoch(3), committed), Some(Some(id(3))));
+        assert_eq!(outcomes.get(Epoch(2), None), Some(None));
+        assert_eq!(outcomes.get(Epoch(5000), committed), None, "it has not ended");
     }
 
     #[test]
@@ -113,8 +114,8 @@ mod tests {
         for epoch in 2..10 + OUTCOMES_KEPT as u64 {
             outcomes.end(Epoch(epoch), None);
         }
-        assert_eq!(outcomes.of(Epoch(1), None), None);
+        assert_eq!(outcomes.get(Epoch(1), None), None);
         outcomes.end(Epoch(1), None);
-        assert_eq!(outcomes.of(Epoch(1), None), Some(None));
+        assert_eq!(outcomes.get(Epoch(1), None), Some(None));
     }
 }

@@ -1,7 +1,7 @@
-//! Whether the subtasks of an operator agree on their tables.
+//! Checking that the subtasks of an operator agree on their tables.
 //!
-//! The manifest has one schema per table of an operator, whichever subtasks declared it. What they declare is compared by
-//! name and by id before any row is written under it: two schemas under one id would read each other's bytes.
+//! The manifest has one schema per table of an operator. Declarations are compared by name and by id before any row is
+//! written: subtasks with different schemas under one id would misread each other's bytes.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
@@ -12,35 +12,34 @@ use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::manifest::TableSchema;
 
-/// What subtasks of a process have declared so far.
+/// The tables declared by this process's subtasks so far.
 #[derive(Debug, Default)]
 pub(super) struct Schemas(Mutex<BTreeMap<OperatorId, Declared>>);
 
-/// The tables of an operator that were declared.
+/// The declared tables of an operator.
 #[derive(Debug, Default)]
 struct Declared(Vec<Table>);
 
-/// A table, and who declared it.
+/// A table, with up to two of the subtasks that declared it.
 #[derive(Debug)]
 struct Table {
     schema: TableSchema,
     by: Subtask,
-    /// Another one that did.
-    also: Option<Subtask>,
+    also_by: Option<Subtask>,
 }
 
 impl Table {
     /// Returns a subtask other than `subtask` that declared it.
-    fn other_than(&self, subtask: Subtask) -> Option<Subtask> {
-        [Some(self.by), self.also].into_iter().flatten().find(|by| *by != subtask)
+    fn declarer_other_than(&self, subtask: Subtask) -> Option<Subtask> {
+        [Some(self.by), self.also_by].into_iter().flatten().find(|by| *by != subtask)
     }
 }
 
 impl Schemas {
-    /// Takes note of what a subtask has declared.
+    /// Records a subtask's declared tables.
     ///
     /// # Errors
-    /// `Config` naming both sides if another subtask declared one of them differently; then nothing was noted.
+    /// `Config`, naming both declarations, if another subtask declared a table differently; nothing is recorded then.
     pub(super) fn agree(&self, operator: OperatorId, subtask: Subtask, tables: &[TableEntry]) -> Result<()> {
         let mut operators = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         operators.entry(operator).or_default().agree(operator, subtask, tables)
@@ -54,17 +53,17 @@ impl Declared {
         for schema in declared() {
             let unlike = |known: &&Table| alike(&known.schema, schema) && known.schema != *schema;
             for known in self.0.iter().filter(unlike) {
-                if let Some(other) = known.other_than(subtask) {
+                if let Some(other) = known.declarer_other_than(subtask) {
                     return Err(differ(operator, (subtask, schema), (other, &known.schema)));
                 }
             }
         }
-        // A subtask restored again may declare other tables.
-        self.0.retain(|known| known.other_than(subtask).is_some());
+        // A subtask that is restored again may declare other tables.
+        self.0.retain(|known| known.declarer_other_than(subtask).is_some());
         for schema in declared() {
             match self.0.iter_mut().find(|known| known.schema == *schema) {
-                Some(known) => known.also = known.also.or_else(|| (known.by != subtask).then_some(subtask)),
-                None => self.0.push(Table { schema: schema.clone(), by: subtask, also: None }),
+                Some(known) => known.also_by = known.also_by.or_else(|| (known.by != subtask).then_some(subtask)),
+                None => self.0.push(Table { schema: schema.clone(), by: subtask, also_by: None }),
             }
         }
         Ok(())
@@ -85,13 +84,12 @@ fn differ(
     error.with("other_subtask", other).with("other_declared", format_args!("{} {}", known.id, Types(known)))
 }
 
-/// Returns the tables of each operator, by id: what its subtasks declared; tables nobody declared keep their restored
-/// schema.
+/// Returns the tables of each operator, ordered by id. Undeclared tables keep their restored schema.
 ///
-/// * `subtasks`: what each has.
+/// * `subtasks`: the tables of each subtask.
 ///
 /// # Errors
-/// `Config` if two subtasks declared a table differently. [`Schemas`] has refused that before, in one process.
+/// `Config` if two subtasks declared a table differently. Within one process [`Schemas`] refuses that earlier.
 pub(super) fn merged<'a>(
     subtasks: impl Iterator<Item = (Participant, &'a [TableEntry])> + Clone,
 ) -> Result<BTreeMap<OperatorId, Vec<TableSchema>>> {
@@ -146,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn differences_are_refused_with_both_sides() {
+    fn a_conflicting_declaration_is_refused_naming_both_sides() {
         let known = [entry(1, "a", "u64le", true)];
         let mut ttl = entry(1, "a", "u64le", true);
         ttl.schema.ttl = Some(Ttl { millis: 7, ..Ttl::default() });
@@ -162,10 +160,10 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_some_subtasks_is_no_difference() {
+    fn subtasks_may_declare_different_tables() {
         let [a, b] = [entry(1, "a", "u64le", true), entry(2, "b", "utf8", true)];
         agreed(std::slice::from_ref(&a), std::slice::from_ref(&b)).unwrap();
-        // What a subtask has as it was restored does not bind the one that declares it.
+        // A restored schema does not bind a subtask that declares the table.
         let old = entry(1, "a", "u32le", false);
         agreed(std::slice::from_ref(&old), std::slice::from_ref(&a)).unwrap();
         let subtasks = [(Subtask(0), [old, b.clone()]), (Subtask(1), [a.clone(), entry(3, "c", "utf8", false)])];
@@ -174,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subtask_may_declare_anew() {
+    fn a_subtask_may_replace_its_declarations() {
         let schemas = Schemas::default();
         let [first, second] = [entry(1, "a", "u64le", true), entry(1, "a", "utf8", true)];
         schemas.agree(OPERATOR, Subtask(0), &[first]).unwrap();
@@ -182,6 +180,6 @@ mod tests {
         schemas.agree(OPERATOR, Subtask(1), std::slice::from_ref(&second)).unwrap();
         schemas.agree(OPERATOR, Subtask(0), &[second]).unwrap();
         let first = entry(1, "a", "u64le", true);
-        assert!(schemas.agree(OPERATOR, Subtask(0), &[first]).is_err(), "another one has declared it since");
+        assert!(schemas.agree(OPERATOR, Subtask(0), &[first]).is_err(), "another subtask has declared it meanwhile");
     }
 }

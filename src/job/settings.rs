@@ -10,42 +10,48 @@ use crate::id::OperatorId;
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner};
 use crate::manifest::OperatorManifest;
 
-/// How the state of a barrier becomes segments.
+/// What a checkpoint writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Strategy {
-    /// Everything, at each checkpoint.
+    /// All state, at each checkpoint.
     Full,
-    /// What changed, with a new base for a few groups when chains get long.
+    /// The rows changed since the last checkpoint, plus all rows of a few key groups whose chains are getting long.
     #[default]
     Incremental,
 }
 
-/// A job's settings: plain data.
+/// A job's settings.
+///
+/// The defaults suit a small job. A production job sets at least [`checkpoints`](Self::checkpoints) or
+/// [`adaptive`](Self::adaptive), [`memory_bytes`](Self::memory_bytes) and
+/// [`max_parallelism`](Self::max_parallelism).
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct JobSettings {
-    /// How state becomes segments. Default `Incremental`.
+    /// Whether checkpoints write all state or the changes. Default `Incremental`.
     pub strategy: Strategy,
-    /// When checkpoints start and how long they may take.
+    /// When checkpoints start, how long they may take and how many overlap. Default: every 10 s, timeout 10 min, 2 in
+    /// flight.
     pub checkpoints: CheckpointPolicy,
-    /// Goals that choose the interval in place of the one in `checkpoints`. Default: none, the interval is fixed.
+    /// Goals from which a controller chooses the interval, in place of `checkpoints.interval`. Default `None`: the
+    /// interval is fixed.
     pub adaptive: Option<AdaptiveInterval>,
-    /// Which checkpoints are retained. Default: the 3 newest.
+    /// How many checkpoints to retain. Default: the 3 newest.
     pub retention: RetentionPolicy,
-    /// Bounds of chains of segments.
+    /// Bounds on each key group's chain of segments. Longer chains make restores slower.
     pub chain: ChainPolicy,
-    /// Bounds of the background work.
+    /// Bounds on the background's encoding and uploads.
     pub pipeline: PipelineSettings,
-    /// Bytes of memory for state and for what waits to be uploaded, over all subtasks of this process; beyond it
-    /// writes return `limit`. Default: none.
+    /// Bytes of memory for state and pending uploads of all subtasks in this process. Beyond it, writes return `Limit`.
+    /// Default `u64::MAX`: unlimited.
     pub memory_bytes: u64,
-    /// Bytes of segments, as they are stored, that a subtask's restore holds at a time, beside the state: those being loaded
-    /// and those being read. A key group that takes more than half is merged as it is read. Default 128 MiB.
+    /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read.
+    /// A key group larger than half is merged as it is read. Default 128 MiB.
     pub restore_bytes: u64,
-    /// Number of key groups; fixed for the job's life. Default 128.
+    /// Number of key groups, 1 to 32768; fixed for the job's life. No operator can have more subtasks. Default 128.
     pub max_parallelism: u16,
-    /// How keys map to groups; fixed for the job's life. Default: `Range` under a random seed.
+    /// How keys map to key groups; fixed for the job's life. Default `None`: `Range` with a random seed.
     pub partitioner: Option<Partitioner>,
 }
 
@@ -67,24 +73,24 @@ impl Default for JobSettings {
 }
 
 impl JobSettings {
-    /// Returns when groups get new bases; `None` if all do, always.
+    /// Returns when groups get new bases; `None` if each checkpoint writes all groups.
     pub(super) fn chain_policy(&self) -> Option<ChainPolicy> {
         (self.strategy == Strategy::Incremental).then_some(self.chain)
     }
 }
 
-/// An operator of the job.
+/// An operator of a job: its identity, its parallelism and the type of its keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OperatorSpec {
-    /// Its identity: what its state is found by after a restart.
+    /// Its identity, by which a restart finds its state. Never reuse one for another operator.
     pub id: OperatorId,
-    /// Its name, for people; compared with that of the stored state.
+    /// Its name. Must match the stored state's name, to catch a reused id.
     pub name: String,
-    /// Its number of subtasks.
+    /// Its number of subtasks, 1 to [`JobSettings::max_parallelism`]. May change at a restart.
     pub parallelism: u32,
-    /// Type of its keys.
+    /// The type of its keys.
     pub key: Schema,
-    /// The name that its state was stored under, if it was another.
+    /// A former name that the stored state may have.
     pub renamed_from: Option<String>,
 }
 
@@ -95,15 +101,15 @@ impl OperatorSpec {
         Self { id, name: name.into(), parallelism, key: Schema::new("bytes"), renamed_from: None }
     }
 
-    /// Sets the type of its keys.
+    /// Sets the type of the keys.
     #[must_use]
     pub fn keyed_by(mut self, key: Schema) -> Self {
         self.key = key;
         self
     }
 
-    /// Takes over state that was stored under the same id and the name `old`. Without this, another name is refused: it may
-    /// be another operator's state.
+    /// Accepts stored state with the same id and the name `old`. Without this call another name is refused, since the
+    /// state may be another operator's.
     #[must_use]
     pub fn renamed_from(mut self, old: impl Into<String>) -> Self {
         self.renamed_from = Some(old.into());

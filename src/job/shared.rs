@@ -1,4 +1,4 @@
-//! What a job's handle, its tasks and its background share.
+//! State shared by a job's handle, its tasks and its background.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -15,18 +15,18 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Barrier, Epoch, ManifestId};
 use crate::time::Timestamp;
 
-/// What subtasks post to the background. The background polls for it: waking a thread costs more than a seal.
+/// A message to the background. The background polls: waking its thread would cost the task more than a seal.
 #[derive(Debug)]
 pub(super) enum Mail {
     /// A subtask ended an epoch.
     Arrived(Epoch, Participant, Arrival),
     /// A subtask, or the engine, refuses an epoch.
     Declined(Epoch, Error),
-    /// A seat or task was dropped: no further epoch will see it arrive.
-    Gone(Participant),
+    /// A seat or task was dropped. It will not arrive for any epoch.
+    Dropped(Participant),
 }
 
-/// What wakes the background.
+/// A wake-up of the background.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Wake {
     /// A checkpoint was triggered.
@@ -35,7 +35,7 @@ pub(super) enum Wake {
         /// The newest epoch whose commit had been announced before.
         announced: Option<Epoch>,
     },
-    /// There is mail that should not wait for the next poll.
+    /// Mail should be read before the next poll.
     Mail,
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Shared {
     outcomes: Mutex<Outcomes>,
     progress: watch::Sender<Progress>,
     pub(super) adaptive: Option<Adaptive>,
-    /// The tables that its tasks have declared.
+    /// The tables that the tasks have declared.
     pub(super) schemas: Schemas,
 }
 
@@ -73,23 +73,24 @@ impl Shared {
     }
 
     /// Records that an epoch begins. Call it under the coordinator's lock, before the background is woken.
-    pub(super) fn began(&self, epoch: Epoch) {
+    pub(super) fn epoch_began(&self, epoch: Epoch) {
         self.outcomes().begin(epoch);
     }
 
-    /// Records what became of an epoch; `None` if it was given up. Call it before the progress that announces it.
-    pub(super) fn ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
+    /// Records the outcome of an epoch; `None` if it was aborted. Call it before updating the progress that announces
+    /// it.
+    pub(super) fn epoch_ended(&self, epoch: Epoch, outcome: Option<ManifestId>) {
         self.outcomes().end(epoch, outcome);
     }
 
-    /// Returns what became of an epoch, once it has ended.
+    /// Returns the outcome of an epoch, once it has ended.
     pub(super) fn outcome(&self, epoch: Epoch) -> Option<Option<ManifestId>> {
         let progress = self.progress.borrow();
         let given_up = progress.last_aborted.as_ref().map(|aborted| aborted.epoch);
         if canary::on(Canary::EarlyOutcome) && given_up >= Some(epoch) {
             return Some(None);
         }
-        self.outcomes().of(epoch, progress.committed)
+        self.outcomes().get(epoch, progress.committed)
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Progress> {
@@ -128,7 +129,7 @@ impl Shared {
 
     /// Returns why a barrier of another attempt is refused.
     pub(super) fn other_attempt(&self, barrier: Barrier) -> Error {
-        let error = Error::usage("barrier is of another attempt").with("epoch", barrier.epoch);
+        let error = Error::usage("barrier belongs to another attempt").with("epoch", barrier.epoch);
         error.with("attempt", barrier.attempt).with("expected", self.attempt)
     }
 
@@ -144,7 +145,8 @@ impl Shared {
     }
 }
 
-/// A handle on the background, held by the job's handle and by its tasks. The background ends when the last one is dropped.
+/// A handle on the background, held by the job's handle and by its tasks. The background ends when the last one is
+/// dropped.
 #[derive(Debug, Clone)]
 pub(super) struct BackgroundHandle {
     pub(super) shared: Arc<Shared>,
@@ -168,7 +170,7 @@ impl BackgroundHandle {
         self.sender.send(Wake::Mail).map_err(|_| stopped())
     }
 
-    /// Reports that a task has its state.
+    /// Records that a task is restored.
     pub(super) fn restored(&self, now: Timestamp) {
         self.shared.adaptive.iter().for_each(|adaptive| adaptive.restored(now));
     }
@@ -198,16 +200,16 @@ pub(super) struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         // A job that has ended waits for no subtask.
-        let _ended = self.background.post(Mail::Gone(self.participant));
+        let _ended = self.background.post(Mail::Dropped(self.participant));
     }
 }
 
 impl Mail {
-    /// Returns whether it concerns no epoch after `newest`.
+    /// Returns whether the mail's epoch, if any, is not after `newest`.
     pub(super) fn is_known(&self, newest: Epoch) -> bool {
         match self {
             Self::Arrived(epoch, ..) | Self::Declined(epoch, _) => *epoch <= newest,
-            Self::Gone(_) => true,
+            Self::Dropped(_) => true,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A self-contained copy of a checkpoint at another place.
+//! Copying a checkpoint to another place.
 
 use std::collections::BTreeSet;
 
@@ -22,14 +22,13 @@ use crate::store::KeyClass;
 /// Objects copied at a time, each held whole.
 const CONCURRENT_OBJECTS: usize = 2;
 
-/// Copies a checkpoint to `to` as a savepoint, byte for byte: a job that goes on from it, verifies and lists there
-/// needs nothing of `from`.
+/// Copies a checkpoint to `to` as a self-contained savepoint, byte for byte: a job at `to` needs nothing of `from`.
 ///
-/// The manifest is written last: a copy that was cut short holds objects that nothing refers to.
+/// The manifest is written last: an interrupted copy leaves only unreferenced objects.
 ///
 /// # Errors
-/// `Config` if anything stands at `to`; `NotFound` if the checkpoint was dropped before it was copied; `Corrupt` if an
-/// object is not what the checkpoint lists; `Version` if one is not stored whole; `Denied` or `Unavailable` from the
+/// `Config` if `to` is not empty; `NotFound` if the checkpoint was dropped before it was copied; `Corrupt` if an object
+/// differs from the checkpoint's description; `Version` if one is not stored whole; `Denied` or `Unavailable` from the
 /// stores.
 pub async fn savepoint(
     from: &Store,
@@ -41,9 +40,9 @@ pub async fn savepoint(
     under(from, checkpoint.id.seq, write(from, checkpoint, to, &mut BTreeSet::new(), progress)).await
 }
 
-/// As [`savepoint`], of the checkpoint with this id or, without one, the newest. If the newest is dropped before it is
-/// copied, copies the one that is the newest then; objects of the former that it does not refer to stay at `to` until
-/// a job there sweeps them. Returns the checkpoint that was copied, and the copy.
+/// As [`savepoint`], for the checkpoint with this id or, without an id, the newest. If the newest is dropped before it
+/// is copied, copies a newer one; objects of the dropped one may stay at `to` until a job there sweeps them. Returns
+/// the checkpoint that was copied, and the copy.
 ///
 /// # Errors
 /// As [`savepoint`].
@@ -66,7 +65,7 @@ pub async fn savepoint_of(
     }
 }
 
-/// Copies what is not in `copied` yet, then the manifest.
+/// Copies the objects that are not in `copied`, then the manifest.
 async fn write(
     from: &Store,
     checkpoint: &StoredManifest,
@@ -95,16 +94,16 @@ async fn write(
     found(to, manifest).await
 }
 
-/// Refuses a place where anything stands, a copy that was cut short included.
+/// Refuses a target that is not empty, for example after an interrupted copy.
 ///
 /// # Errors
-/// `Config`, naming what stands there; `Denied` or `Unavailable` from the store.
+/// `Config`, naming an object at the target; `Denied` or `Unavailable` from the store.
 pub(super) async fn refuse_occupied(to: &Store) -> Result<()> {
     for class in [KeyClass::Manifest, KeyClass::Attempt, KeyClass::Data] {
         let listing = to.folder().list(class).await?;
         let found = listing.entries.first().map(|(key, _)| key.to_string());
         if let Some(found) = found.or_else(|| (listing.foreign > 0).then(|| "foreign files".to_owned())) {
-            let error = Error::config("something stands at the target already: choose another place or job name");
+            let error = Error::config("target is not empty: choose another place or job name");
             return Err(error.with("found", found));
         }
     }
@@ -118,7 +117,7 @@ async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<ObjectRef> 
     let pack = Packed { id: object.id, put_id: object.put_id, hash: object.hash, bytes };
     match to.data().put(pack).await? {
         Some(_) => Ok(object),
-        None => Err(Error::config("somebody else writes to the target").with("object", name)),
+        None => Err(Error::config("another process writes to the target").with("object", name)),
     }
 }
 

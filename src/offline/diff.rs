@@ -1,6 +1,6 @@
-//! What changed between two checkpoints of a job.
+//! The differences between two checkpoints of a job.
 //!
-//! Groups whose lists of segments are the same on both sides hold the same rows and are not read.
+//! Groups with the same segments on both sides have the same rows and are not read.
 
 use std::collections::BTreeMap;
 
@@ -19,11 +19,11 @@ use crate::segment::SegmentRef;
 /// How a place changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ChangeKind {
-    /// It has a row only in the newer checkpoint.
+    /// Only the newer checkpoint has a row.
     Added,
-    /// It has a row only in the older checkpoint.
+    /// Only the older checkpoint has a row.
     Removed,
-    /// Its rows differ.
+    /// Both checkpoints have rows, which differ.
     Changed,
 }
 
@@ -38,11 +38,11 @@ pub struct Change<'a> {
     pub group: KeyGroup,
     /// How it changed.
     pub kind: ChangeKind,
-    /// Where.
+    /// The place.
     pub place: Place<'a>,
 }
 
-/// Counts of a table's places that changed: a key counts once for each of its namespaces and sub-keys.
+/// Counts of a table's changed places. A key counts once for each of its namespaces and sub-keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TableDiff {
     /// Name of the operator.
@@ -57,14 +57,14 @@ pub struct TableDiff {
     pub changed: u64,
 }
 
-/// What changed between two checkpoints.
+/// The differences between two checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// All tables of either, by operator and id.
+    /// All tables of either checkpoint, by operator and id.
     pub tables: Vec<TableDiff>,
-    /// Key groups that were read on both sides and compared.
+    /// Key groups that were read and compared.
     pub compared_groups: u64,
-    /// Key groups that are made of the same segments on both sides.
+    /// Key groups with the same segments on both sides.
     pub same_groups: u64,
 }
 
@@ -76,16 +76,17 @@ impl Diff {
     }
 }
 
-/// Compares two checkpoints, calling `each` with every place that changed.
+/// Compares two checkpoints. Calls `each` with every changed place.
 ///
 /// * `from`, `to`: checkpoints of one job, resolved.
 ///
 /// # Errors
-/// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
+/// `Config` if they are not of one job; `NotFound` if one was dropped meanwhile; `Corrupt`, `Version` or `Unavailable`
+/// from the store; any error of `each`.
 ///
 /// # Cost
-/// Reads the groups whose segments differ, on both sides; memory for 64 MiB of blocks of each as
-/// they are stored, of a group at least.
+/// Reads the groups whose segments differ, on both sides. Memory for 64 MiB of stored blocks per side, or one group if
+/// that is larger.
 pub async fn diff(
     store: &Store,
     from: &Manifest,
@@ -167,7 +168,7 @@ impl<'a> Pair<'a> {
             |side: Option<&OperatorManifest>| side.map(range_segments).transpose().map(Option::unwrap_or_default);
         let (from, to) = (ranges_of(self.from)?, ranges_of(self.to)?);
         let mut batches = [RowBatch::new(), RowBatch::new()];
-        // What has expired counts as long as it is stored: the two sides are of different times.
+        // Expired rows count as long as they are stored: the two sides have different times.
         let folding =
             |side: Option<&OperatorManifest>| side.map(|operator| Folding::new(operator, None)).unwrap_or_default();
         let folds = [folding(self.from), folding(self.to)];
@@ -216,7 +217,7 @@ impl<'a> Pair<'a> {
     }
 }
 
-/// Cuts all groups at every bound of either side, so that within a range each side has one owner or none.
+/// Divides all groups at the bounds of both sides, so that each side has at most one owner per range.
 fn common_ranges(from: &[RangeSegments], to: &[RangeSegments]) -> Vec<KeyGroupRange> {
     let both = || from.iter().chain(to).map(|owned| owned.range);
     let mut bounds: Vec<_> = both().flat_map(|range| [range.start, range.end]).collect();
@@ -232,7 +233,7 @@ fn segments_at(ranges: &[RangeSegments], range: KeyGroupRange) -> &[SegmentRef] 
 }
 
 fn lists_differ(sides: &[&[SegmentRef]; 2], group: KeyGroup) -> bool {
-    // Data objects never change, so a slice of one is the same rows.
+    // Data objects never change, so the same slice has the same rows.
     let [from, to] = sides.map(|segments| {
         let having = segments.iter().filter(move |segment| segment.groups.contains(group));
         having.map(|segment| (segment.object, segment.offset))
@@ -244,7 +245,7 @@ fn lists_differ(sides: &[&[SegmentRef]; 2], group: KeyGroup) -> bool {
 struct Side<'a> {
     rows: LiveRows<'a>,
     batch: &'a mut RowBatch,
-    /// How many rows of the batch are done.
+    /// Rows of the batch already consumed.
     done: usize,
 }
 
@@ -254,7 +255,7 @@ impl<'a> Side<'a> {
         Self { rows, batch, done: 0 }
     }
 
-    /// Makes sure that the rows of the next place are in the batch, if there is one.
+    /// Ensures that the batch has the rows of the next place, if there is one.
     fn fill(&mut self) -> Result<()> {
         if self.done >= self.batch.len() {
             self.done = 0;
@@ -267,7 +268,7 @@ impl<'a> Side<'a> {
         self.batch.iter_from(self.done).next().map(|row| row.key)
     }
 
-    /// Returns how many rows the next place has: one, or a base and what is to be merged into it.
+    /// Returns the number of rows of the next place: one, or a base and its operands.
     fn count(&self) -> usize {
         let place = self.place();
         self.batch.iter_from(self.done).take_while(|row| Some(row.key) == place).count()
@@ -279,7 +280,7 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Walks two sides of a group and calls `found` with every place whose rows differ.
+/// Walks both sides of a group. Calls `found` with every place whose rows differ.
 fn merge(
     mut before: Side<'_>,
     mut after: Side<'_>,

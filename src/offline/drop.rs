@@ -1,5 +1,5 @@
-//! Dropping savepoints, and checkpoints, by their ids: what their user does not want any more, and those whose manifest is
-//! damaged or gone, so that it keeps all else from being collected.
+//! Dropping savepoints and checkpoints by id: unwanted ones, and those whose damaged or missing manifest blocks the
+//! collection of garbage.
 
 use std::collections::BTreeSet;
 
@@ -11,24 +11,24 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Seq};
 use crate::place::Store;
 
-/// What was dropped.
+/// The outcome of [`drop_savepoints`].
 #[derive(Debug)]
 pub struct Dropped {
     /// The attempt that dropped it.
     pub attempt: Attempt,
-    /// What the sweep found and deleted afterwards, or why it could not: while another live manifest is unreadable, say.
+    /// The sweep that followed and its deletes, or its error, for example because another live manifest is unreadable.
     pub swept: Result<(SweepPlan, Swept)>,
 }
 
-/// Claims the job, which stops the process that runs it, without listing the savepoints or checkpoints `ids` any more, and deletes
-/// what no live manifest reaches then. The manifests of `ids` are not read: they may be damaged or gone.
+/// Drops the savepoints or checkpoints `ids` and deletes the objects that no live manifest reaches any more. Claims the
+/// job, which stops the process that runs it. The manifests of `ids` are not read and may be damaged or gone.
 ///
-/// * `chain`: the job's, which exists.
+/// * `chain`: the chain of the job, which must exist.
 ///
 /// # Errors
-/// Before anybody is stopped: `NotFound` if one of them is not live, naming those that are; `Usage` if the job would go on
-/// from one of them; `Corrupt` if the newest manifest or the checkpoint that the job continues from is damaged. `Fenced` if
-/// another attempt takes over meanwhile; `Denied` or `Unavailable` from the store.
+/// Before the claim: `NotFound` if an id is not live, naming the live ones; `Usage` if the job would restore one of
+/// them; `Corrupt` if the newest manifest or the checkpoint to restore is damaged. `Fenced` if another attempt takes
+/// over meanwhile; `Denied` or `Unavailable` from the store.
 pub async fn drop_savepoints(store: &Store, chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<Dropped> {
     check(chain, ids)?;
     let newest = chain.newest()?.ok_or_else(|| Error::not_found("the job has no manifest"))?;
@@ -41,7 +41,7 @@ pub async fn drop_savepoints(store: &Store, chain: &ManifestLog, ids: &BTreeSet<
     Ok(Dropped { attempt: claimed.attempt, swept: sweep.await })
 }
 
-/// Finds out what [`drop_savepoints`] would make deletable; writes nothing.
+/// Returns the sweep that [`drop_savepoints`] would make. Writes nothing.
 ///
 /// # Errors
 /// As [`drop_savepoints`], and `Corrupt` if any other live manifest is unreadable.
@@ -50,7 +50,7 @@ pub async fn preview_drop(store: &Store, chain: &ManifestLog, ids: &BTreeSet<Seq
     preview_without(store, policy(chain, None), ids).await
 }
 
-/// Refuses ids that are not live, and the one that the job continues from.
+/// Refuses ids that are not live, and the checkpoint that the job continues.
 fn check(chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Result<()> {
     ids.iter().try_for_each(|id| chain.select(RestoreFrom::Checkpoint(*id)).map(|_live| ()))?;
     check_unwanted(ids, chain.select(RestoreFrom::Newest)?.map(|continued| continued.id))

@@ -1,4 +1,4 @@
-//! A table's live rows, decoded, in a fixed order: key group, then place.
+//! Exporting a table's live rows, decoded, ordered by key group and place.
 
 use super::fold;
 use super::table::{Entry, RowTypes, find_table};
@@ -8,16 +8,17 @@ use crate::key_group::KeyGroupSet;
 use crate::manifest::Manifest;
 use crate::place::Store;
 
-/// Calls `each` with every live row of `table` in `groups` and returns how many there were.
+/// Calls `each` with every live row of `table` in `groups`. Returns the number of rows.
 ///
 /// * `manifest`: a checkpoint, resolved (see [`restore::resolve`](crate::checkpoint::restore::resolve)).
 ///
 /// # Errors
-/// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store; what `each` returns.
+/// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from
+/// the store; any error of `each`.
 ///
 /// # Cost
-/// Reads the blocks of `groups`, of all tables of the operator; memory for 64 MiB of blocks as they are
-/// stored, of a group at least.
+/// Reads the blocks of `groups`, of all tables of the operator. Memory for 64 MiB of stored blocks, or one group if
+/// that is larger.
 pub async fn export(
     store: &Store,
     manifest: &Manifest,

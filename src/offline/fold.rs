@@ -1,7 +1,7 @@
 //! The live rows of a checkpoint, group by group.
 //!
-//! Invariants: groups come in ascending order, each in one batch of rows or several that ascend; at a time the stored blocks
-//! of some groups and one batch are in memory.
+//! Invariants: groups ascend, each in one or more batches of ascending rows; memory holds the stored blocks of a few
+//! groups and one batch.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::place::Store;
 use crate::row::{Append, Fold, FoldedGroup, GroupTimes, MergeOperator, RowBatch, RowSource, Rules, TableRules};
 use crate::segment::SegmentRef;
 
-/// Stored blocks that are read at a time, of a group at least.
+/// Bytes of stored blocks read at a time, or one group if that is larger.
 pub(super) const PART_BYTES: u64 = 64 << 20;
 
 /// Key groups of one subtask with the segments that hold their rows, oldest first.
@@ -38,7 +38,7 @@ pub(super) fn range_segments(operator: &OperatorManifest) -> Result<Vec<RangeSeg
     Ok(ranges)
 }
 
-/// Returns the segments that are needed for `groups`, each for its part of them.
+/// Returns the segments that hold `groups`, each narrowed to its part of them.
 pub(super) fn narrowed(segments: &[SegmentRef], groups: &KeyGroupSet) -> Vec<SegmentRef> {
     let narrow = |segment: &SegmentRef| {
         let groups = segment.groups.intersection(groups);
@@ -47,16 +47,16 @@ pub(super) fn narrowed(segments: &[SegmentRef], groups: &KeyGroupSet) -> Vec<Seg
     segments.iter().filter_map(narrow).collect()
 }
 
-/// What is known of an operator's rows without its code: how lists grow and when rows expire.
+/// The rules for folding an operator's rows without its code: how lists grow and when rows expire.
 #[derive(Debug, Default)]
 pub(super) struct Folding {
     rules: Rules,
-    /// Makes one row of the elements of a list that live on, whatever their lives.
+    /// Rules that join a list's live elements into one row, whatever their expiry.
     joining: Rules,
 }
 
 impl Folding {
-    /// Returns what the operator's tables tell. With `times`, what has expired is no row.
+    /// Returns the rules from the operator's tables. With `times`, expired rows are skipped.
     pub(super) fn new(operator: &OperatorManifest, times: Option<&[GroupTimes]>) -> Self {
         let (mut rules, mut joining) = (Rules::none(), Rules::none());
         for table in &operator.tables {
@@ -70,7 +70,7 @@ impl Folding {
         Self { rules, joining }
     }
 
-    /// As of the checkpoint: the times are those that a restore goes on from.
+    /// Returns the rules as of the checkpoint, with the times that a restore starts from.
     pub(super) fn at(operator: &OperatorManifest) -> Result<Self> {
         let mut times: Vec<_> = operator.inline_subtasks()?.iter().flat_map(|subtask| subtask.group_times()).collect();
         times.sort_by_key(|times| times.groups);
@@ -83,7 +83,7 @@ impl Folding {
     }
 }
 
-/// The live rows of a group, in the order of their places.
+/// The live rows of a group, ordered by place.
 #[derive(Debug)]
 pub(super) struct LiveRows<'a> {
     folded: FoldedGroup<'a>,
@@ -91,7 +91,7 @@ pub(super) struct LiveRows<'a> {
 }
 
 impl LiveRows<'_> {
-    /// Fills `batch` with the next ones; false, and an empty batch, if there are no more.
+    /// Fills `batch` with the next rows. Returns false, with an empty batch, if there are no more.
     ///
     /// # Errors
     /// `Corrupt` or `Version` from the stored rows.
@@ -102,11 +102,11 @@ impl LiveRows<'_> {
     }
 }
 
-/// Calls `visit` with the groups of `operator` that are in `groups` and have live rows, and those: more than once if there are
-/// many.
+/// Calls `visit` with each group of `operator` within `groups` and a batch of its live rows; several times for a group
+/// with many rows.
 ///
 /// # Errors
-/// `Corrupt`, `Version` or `Unavailable` from the store, and what `visit` returns.
+/// `Corrupt`, `Version` or `Unavailable` from the store; any error of `visit`.
 pub(super) async fn visit(
     store: &Store,
     operator: &OperatorManifest,

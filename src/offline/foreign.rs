@@ -1,4 +1,4 @@
-//! What lies among a job's objects and is none of them.
+//! Foreign entries among a job's objects.
 
 use crate::error::Result;
 use crate::place::Store;
@@ -7,13 +7,13 @@ use crate::store::KeyClass;
 /// Entries in a job's folders that are not its objects. They are left alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Foreign {
-    /// How many.
+    /// Number of entries.
     pub count: u64,
-    /// The first of each folder, below the job's root, as they can be shown: names that no object can have are escaped.
+    /// The first 100 names of each folder, below the job's root, with invalid names escaped.
     pub names: Vec<String>,
 }
 
-/// Finds the entries that are not the job's.
+/// Lists the entries that are not the job's.
 ///
 /// # Errors
 /// `Denied` or `Unavailable` from the store.

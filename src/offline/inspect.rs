@@ -1,4 +1,4 @@
-//! What a checkpoint is made of: tables, key groups, segments, objects, positions, and what a restore reads.
+//! Inspecting a checkpoint: tables, key groups, segments, objects, opaques, and the cost of a restore.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,16 +16,16 @@ use crate::place::Store;
 use crate::row::{GroupHeat, Statistic};
 use crate::segment::{SegmentRef, sum};
 
-/// How closely to look.
+/// What to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// At the manifest alone: no rows and no indexes are read.
+    /// The manifest alone: no rows and no indexes.
     Manifest,
-    /// At every row.
+    /// Every row.
     Rows,
 }
 
-/// What a checkpoint is made of.
+/// The contents of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Inspection {
     /// Its figures.
@@ -34,9 +34,9 @@ pub struct Inspection {
     pub operators: Vec<OperatorInspection>,
     /// Its data objects.
     pub objects: Vec<ObjectInspection>,
-    /// What travels beside keyed state, inline.
+    /// Its opaques, inline.
     pub opaques: Vec<(OperatorId, Subtask, Opaque)>,
-    /// What a restore at the present parallelism reads.
+    /// What a restore at the stored parallelism reads.
     pub restore: RestoreCost,
 }
 
@@ -49,15 +49,15 @@ pub struct OperatorInspection {
     pub name: String,
     /// Its number of subtasks.
     pub parallelism: u32,
-    /// Its tables, and those that only rows tell of.
+    /// Its tables, including undescribed ones that only its rows name.
     pub tables: Vec<TableInspection>,
-    /// Its segments, in the order of the subtasks and oldest first.
+    /// Its segments, by subtask, then oldest first.
     pub segments: Vec<SegmentRef>,
-    /// Segments per key group: how many a restore of the group folds.
+    /// Segments per key group: the number that a restore of the group folds.
     pub chains: Vec<usize>,
-    /// How busy the key groups were that changed in this checkpoint's epoch, as far as the manifest tells.
+    /// Heat of the key groups that changed in this checkpoint's epoch, if the manifest has it.
     pub heat: Vec<GroupHeat>,
-    /// What the engine below the backends said of itself, summed over the subtasks; empty if there is none.
+    /// Statistics of the backends' storage engine, summed over the subtasks; empty if there is none.
     pub statistics: Vec<Statistic>,
 }
 
@@ -101,7 +101,7 @@ pub struct ObjectInspection {
     pub id: ObjectId,
     /// Its length.
     pub bytes: u64,
-    /// Bytes of it that this checkpoint's segments and stored opaques take.
+    /// Bytes used by this checkpoint's segments and stored opaques.
     pub used_bytes: u64,
 }
 
@@ -112,29 +112,30 @@ pub struct RestoreCost {
     pub bytes: u64,
     /// Ranged reads, over all subtasks.
     pub requests: u64,
-    /// Whether these are exact; else they are bounds, told by the manifest alone.
+    /// Whether the figures are exact. Otherwise they are bounds, computed from the manifest alone.
     pub exact: bool,
 }
 
-/// Looks at a checkpoint.
+/// Inspects a checkpoint.
 ///
-/// * `manifest`: the checkpoint, resolved; `parent`: the one before, if it can be read.
+/// * `manifest`: the checkpoint, resolved.
+/// * `parent`: its parent, if that can be read.
 ///
 /// # Errors
 /// `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store.
 ///
 /// # Cost
-/// At [`Depth::Rows`] reads all live segments; memory for 64 MiB of blocks, of a group at least.
+/// [`Depth::Rows`] reads all live segments, with memory for 64 MiB of stored blocks, or one group if that is larger.
 pub async fn inspect(
     store: &Store,
     manifest: &Manifest,
     parent: Option<&Manifest>,
     depth: Depth,
 ) -> Result<Inspection> {
-    under(store, manifest.seq, look(store, manifest, parent, depth)).await
+    under(store, manifest.seq, read(store, manifest, parent, depth)).await
 }
 
-async fn look(store: &Store, manifest: &Manifest, parent: Option<&Manifest>, depth: Depth) -> Result<Inspection> {
+async fn read(store: &Store, manifest: &Manifest, parent: Option<&Manifest>, depth: Depth) -> Result<Inspection> {
     let mut operators = Vec::new();
     for operator in &manifest.operators {
         operators.push(inspect_operator(store, manifest, operator, depth).await?);
@@ -215,7 +216,7 @@ async fn restore_cost(store: &Store, operators: &[OperatorInspection], depth: De
     for segment in operators.iter().flat_map(|operator| &operator.segments) {
         let ranges = match depth {
             Depth::Rows => restore::ranges(store, segment).await?,
-            // The index, and the blocks in one go.
+            // The index, and all blocks in one read.
             Depth::Manifest => vec![0..segment.index_offset, segment.index_offset..segment.length],
         };
         cost.requests = cost.requests.saturating_add(ranges.len() as u64);

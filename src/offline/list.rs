@@ -1,4 +1,4 @@
-//! What a checkpoint is, in a line.
+//! Listing checkpoints, one line each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,30 +11,30 @@ use crate::place::Store;
 use crate::segment::{SegmentRef, sum};
 use crate::time::Timestamp;
 
-/// A checkpoint or savepoint in figures.
+/// The figures of a checkpoint or savepoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
     /// Its id.
     pub id: Seq,
     /// Checkpoint or savepoint.
     pub kind: ManifestKind,
-    /// Who wrote it.
+    /// The attempt that wrote it.
     pub attempt: Attempt,
-    /// It holds all effects of epochs up to this one.
+    /// The last epoch whose effects it holds.
     pub epoch: Epoch,
     /// The largest parallelism of its operators.
     pub parallelism: u32,
     /// Number of key groups.
     pub max_parallelism: u16,
-    /// When it was written, by its writer's clock.
+    /// Time of writing, by the writer's clock.
     pub created_at: Timestamp,
-    /// Bytes of the objects that it was the first to reference: those that its parent does not list or, if the
-    /// parent is gone, those in which a segment ends at its epoch.
+    /// Bytes of the objects that it was the first to refer to: those that its parent does not list or, if the parent is
+    /// gone, those with a segment whose last epoch is this checkpoint's.
     pub new_bytes: u64,
     /// Bytes of the segments and stored opaques that it lists.
     pub total_bytes: u64,
-    /// Rows of the segments that it lists. A row that was written again counts once for each segment that has it, so
-    /// this is an upper bound of the live rows.
+    /// Rows of the segments that it lists: an upper bound of the live rows, since a rewritten row counts once per
+    /// segment.
     pub records: u64,
 }
 
@@ -63,20 +63,20 @@ impl Summary {
 /// A job's live checkpoints and savepoints.
 #[derive(Debug, Default)]
 pub struct Listed {
-    /// Those that can be read, ascending.
+    /// Readable ones, ascending.
     pub checkpoints: Vec<Summary>,
-    /// Manifests that cannot, each with the reason.
+    /// Unreadable manifests, each with the error.
     pub damaged: Vec<(Seq, Error)>,
 }
 
-/// Returns a job's live checkpoints and savepoints: the newest manifest and those that it lists, but for claims.
+/// Returns a job's live checkpoints and savepoints.
 ///
 /// # Errors
-/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result; what is missing of a
-/// checkpoint that was dropped meanwhile is no damage.
+/// `Version`, `Denied` or `Unavailable` from the store. Damaged manifests are in the result, except those of
+/// checkpoints dropped meanwhile.
 ///
 /// # Cost
-/// A read for each of them.
+/// One read per manifest.
 pub async fn list(store: &Store, chain: &ManifestLog) -> Result<Listed> {
     let mut newer = None;
     let mut followed = 0;
@@ -126,8 +126,8 @@ pub(super) fn subtasks(manifest: &Manifest) -> impl Iterator<Item = &SubtaskMani
     entries.filter_map(|entry| entry.inline())
 }
 
-/// Returns the slices of objects that the subtasks list, each once: segments and stored opaques. After a rescale two
-/// subtasks may list one segment, each for its groups.
+/// Returns the segments and stored opaques that the subtasks list, each once. After a rescale two subtasks may list the
+/// same segment, each for its own groups.
 pub(super) fn slices(manifest: &Manifest) -> impl Iterator<Item = &SegmentRef> {
     let all = subtasks(manifest)
         .flat_map(|subtask| subtask.segments.iter().chain(subtask.opaques.iter().filter_map(Opaque::segment)));

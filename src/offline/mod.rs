@@ -1,17 +1,17 @@
-//! Tools on what was written, with no job running and none of the embedder's code: pure data out.
+//! Tools for stored checkpoints, without a running job and without the embedder's code. They return plain data.
 //!
 //! ```text
 //! ManifestLog --open--> checkpoint --+--> list, inspect, verify, diff, export, read_plan    what is there
 //!                              +--> savepoint, restore                                a copy at another place
 //! ```
 //!
-//! Invariants: nothing is written to the place that is read, but by [`sweep::sweep`] and [`drop_savepoints`], which
-//! claim the job first; a copy is refused where anything stands; memory is that of a key group, or of a few packs.
+//! Invariants: only [`sweep::sweep`] and [`drop_savepoints`] write to the place that they read, and both claim the job
+//! first; a copy's target must be empty; memory is bounded by a key group, or a few packs.
 //!
-//! Nothing is pinned either: the owner of a running job may drop a checkpoint while it is read. Each function that reads
-//! under a certain checkpoint then fails with `NotFound`, which names it and those that can be chosen; only what is lost
-//! although its checkpoint lives is `Corrupt`. A [`Reader`], [`savepoint_of`] and [`restore_of`] go on with a newer
-//! checkpoint where the newest was asked for.
+//! Readers pin nothing: the owner of a running job may drop a checkpoint while it is read. A function that reads a
+//! given checkpoint then fails with `NotFound`, naming the checkpoint and those to choose from; `Corrupt` means that an
+//! object of a live checkpoint is lost. If the newest checkpoint was requested, a [`Reader`], [`savepoint_of`] and
+//! [`restore_of`] move on to a newer one instead.
 
 mod copy;
 mod diff;
@@ -50,20 +50,21 @@ pub use sweep::{policy, preview, sweep};
 pub use table::{Entry, Place, RowTypes, find_table};
 pub use verify::{Damage, DamageKind, Level, Report, verify};
 
-/// Is told how many bytes are done, of how many.
+/// Callback with the bytes done and the total bytes.
 pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
-/// Reads a checkpoint with its subtask manifests and opaques inline: the one with this id or, without one, that from
-/// which the job would go on.
+/// Reads a checkpoint with its subtask manifests and opaques inline.
+///
+/// * `id`: the checkpoint's id; `None` for the checkpoint that the job would restore.
 ///
 /// # Errors
-/// `NotFound` if it is not live, or dropped meanwhile; `Corrupt` if it, or without an id the newest manifest, is damaged.
-/// Both name those that can be chosen instead.
+/// `NotFound` if the checkpoint is not live, or was dropped meanwhile; `Corrupt` if it is damaged or, without an id, if
+/// the newest manifest is. Both name the checkpoints to choose from.
 pub async fn open(store: &Store, chain: &mut ManifestLog, id: Option<Seq>) -> Result<StoredManifest> {
     reader(store, chain, id).resolved().await
 }
 
-/// Reads a checkpoint's manifest as it is stored.
+/// Reads a checkpoint's manifest as stored.
 ///
 /// # Errors
 /// As [`open`].
@@ -71,7 +72,7 @@ pub async fn find(store: &Store, chain: &mut ManifestLog, id: Option<Seq>) -> Re
     reader(store, chain, id).checkpoint().await
 }
 
-/// Returns a reader of the checkpoint with this id or, without one, of that from which the job would go on.
+/// Returns a reader of the checkpoint `id`; `None` for the checkpoint that the job would restore.
 pub fn reader<'a>(store: &'a Store, chain: &'a mut ManifestLog, id: Option<Seq>) -> Reader<'a> {
     Reader::new(store, chain, id.map_or(RestoreFrom::Newest, RestoreFrom::Checkpoint))
 }

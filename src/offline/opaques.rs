@@ -1,4 +1,5 @@
-//! Opaques that came together in one subtask, as one each: a subtask manifest has one of a role and name.
+//! Joining the opaques that a rescale brought together in one subtask: a subtask manifest has at most one opaque per
+//! role and name.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +8,10 @@ use bytes::{BufMut as _, BytesMut};
 use crate::error::{Error, Result};
 use crate::manifest::{Opaque, OpaqueContent, OpaqueRole};
 
-/// Joins opaques of one role and name: the items of the first, then those of the second, and so on.
+/// Joins opaques with the same role and name, appending their items in order.
 ///
 /// # Errors
-/// `Usage` if one is not inline; `Config` if they were on different channels, which only their engine can merge.
+/// `Usage` if one is not inline; `Config` if they belong to different channels, which only their engine can merge.
 pub(super) fn joined(opaques: Vec<Opaque>) -> Result<Vec<Opaque>> {
     let mut groups: BTreeMap<(OpaqueRole, String), Vec<Opaque>> = BTreeMap::new();
     for opaque in opaques {
@@ -50,7 +51,7 @@ mod tests {
     }
 
     #[test]
-    fn items_stay_apart_and_in_order() {
+    fn joined_items_stay_separate_and_in_order() {
         let alone = opaque("alone", None, b"x", vec![]);
         let list = [opaque("list", None, b"abc", vec![0, 1]), opaque("list", None, b"", vec![])];
         let joined = joined([list.as_slice(), std::slice::from_ref(&alone)].concat()).unwrap();
@@ -60,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn channels_are_not_mixed() {
+    fn opaques_of_different_channels_are_not_joined() {
         let mixed = vec![opaque("x", Some(1), b"", vec![]), opaque("x", Some(2), b"", vec![])];
         assert!(joined(mixed).is_err());
     }

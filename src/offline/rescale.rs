@@ -1,4 +1,4 @@
-//! Who would read which bytes at another parallelism.
+//! The reads of a restore at another parallelism.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -16,14 +16,14 @@ use crate::place::Store;
 use crate::row::SegmentKind;
 use crate::segment::sum;
 
-/// What a restore at some parallelism reads.
+/// What a restore at a given parallelism reads.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadPlan {
     /// One entry per operator and subtask.
     pub subtasks: Vec<SubtaskReads>,
     /// Bytes that all subtasks read.
     pub bytes: u64,
-    /// Bytes of the segments that the checkpoint lists, each once: what reading everything once would take.
+    /// Bytes of all listed segments, each counted once: the cost of reading everything once.
     pub ideal_bytes: u64,
 }
 
@@ -42,7 +42,7 @@ pub struct SubtaskReads {
     pub bytes: u64,
 }
 
-/// Returns the parallelism that `operator` gets: only keyed state is dealt out anew.
+/// Returns the new parallelism of `operator`, which changes only if it has keyed state.
 pub(super) fn scaled(operator: &OperatorManifest, parallelism: u32) -> u32 {
     if operator.tables.is_empty() { operator.parallelism } else { parallelism }
 }
@@ -52,10 +52,11 @@ pub(super) fn scaled(operator: &OperatorManifest, parallelism: u32) -> u32 {
 /// * `manifest`: a checkpoint, resolved.
 ///
 /// # Errors
-/// `Config` if the parallelism is out of range; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from the store.
+/// `Config` if the parallelism is out of range; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`,
+/// `Version` or `Unavailable` from the store.
 ///
 /// # Cost
-/// Reads the index of each segment once for each subtask that needs part of it.
+/// Reads the index of each segment once per subtask that needs part of the segment.
 pub async fn read_plan(store: &Store, manifest: &Manifest, parallelism: u32) -> Result<ReadPlan> {
     under(store, manifest.seq, plan_reads(store, manifest, parallelism)).await
 }

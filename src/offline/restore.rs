@@ -1,4 +1,5 @@
-//! A checkpoint restored into another place, at another parallelism or in part: read, folded, written anew.
+//! Restoring a checkpoint into another place, at another parallelism or in part: its rows are read, folded and
+//! rewritten.
 
 use std::sync::Arc;
 
@@ -30,22 +31,22 @@ use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct RestoreOptions {
-    /// Subtasks of each operator that has keyed state; as many as it had if not set.
+    /// Subtasks of each operator with keyed state. Default: unchanged.
     pub parallelism: Option<u32>,
-    /// Key groups whose rows are taken, all if not set; the others are there and empty.
+    /// Key groups whose rows are restored; the other groups are empty. Default: all.
     pub groups: Option<KeyGroupSet>,
 }
 
-/// Restores a checkpoint into `to`, a new base per subtask, and commits it there.
+/// Restores a checkpoint into `to`, with a new base per subtask, and commits it there.
 ///
 /// * `manifest`: the checkpoint, resolved.
 ///
 /// # Errors
-/// `Config` if anything stands at `to` or the parallelism is out of range; `NotFound` if the checkpoint was dropped
-/// before it was read; `Corrupt` or `Version` from what is read; `Denied` or `Unavailable` from the stores.
+/// `Config` if `to` is not empty or the parallelism is out of range; `NotFound` if the checkpoint was dropped before it
+/// was read; `Corrupt` or `Version` from the stored bytes; `Denied` or `Unavailable` from the stores.
 ///
 /// # Cost
-/// Memory for 64 MiB of blocks as they are stored, twice, and of a pack; of a key group at least.
+/// Memory for twice 64 MiB of stored blocks, or twice a key group if that is larger, and for a pack.
 pub async fn restore(
     from: &Store,
     manifest: &Manifest,
@@ -57,9 +58,9 @@ pub async fn restore(
     under(from, manifest.seq, write(from, manifest, to, options, progress)).await
 }
 
-/// As [`restore`], of the checkpoint with this id or, without one, the newest. If the newest is dropped before it is
-/// read, restores the one that is the newest then; packs of the former stay at `to` until a job there sweeps them.
-/// Returns the checkpoint that was read, and what was written.
+/// As [`restore`], for the checkpoint with this id or, without an id, the newest. If the newest is dropped before it is
+/// read, restores a newer one; packs of the dropped one stay at `to` until a job there sweeps them. Returns the
+/// checkpoint that was read, and the one that was written.
 ///
 /// # Errors
 /// As [`restore`].
@@ -125,7 +126,7 @@ fn stored_bytes(share: &Share) -> u64 {
     sum(share.segments.iter().map(|segment| segment.length))
 }
 
-/// New objects at the target: one being filled, and those that are there.
+/// New objects at the target: an open pack, and those already uploaded.
 struct Packs<'a> {
     to: &'a Store,
     manifest: &'a Manifest,
@@ -138,7 +139,7 @@ impl<'a> Packs<'a> {
         Self { to, manifest, open: None, objects: Vec::new() }
     }
 
-    /// Writes what a subtask will own.
+    /// Writes the state of a new subtask.
     async fn rebuild(
         &mut self,
         from: &Store,
@@ -157,7 +158,8 @@ impl<'a> Packs<'a> {
             self.encode(id, part, &mut segments).await?;
         }
         if subtask.0 > 0 {
-            // Every subtask was dealt all items: a copy in each would multiply them at the next restore.
+            // Every subtask has all items of these opaques. Writing them for each would multiply them at the next
+            // restore.
             opaques.retain(|opaque| opaque.redistribution != Redistribution::Union);
         }
         let mut opaques = joined(opaques)?;
@@ -167,7 +169,7 @@ impl<'a> Packs<'a> {
         Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques, times })
     }
 
-    /// Writes the rows of `part`, in segments of bounded size, to be listed in `segments`.
+    /// Writes the rows of `part` in segments of bounded size, and adds these to `segments`.
     async fn encode(&mut self, id: SegmentId, part: SealedPart, segments: &mut Vec<SegmentRef>) -> Result<()> {
         let runtime = Arc::clone(self.to.runtime());
         let mut encoder = Encoder::new(part, EncodeOptions::default(), PACK_BYTES);
@@ -214,13 +216,13 @@ impl<'a> Packs<'a> {
         Ok(encoded.at(id, self.manifest.epoch, object, offset))
     }
 
-    /// Ends the open pack and writes it.
+    /// Finishes and uploads the open pack.
     async fn upload(&mut self) -> Result<()> {
         let Some((_, pack)) = self.open.take() else { return Ok(()) };
         let pack = pack.finish()?;
         let name = DataObjects::name(pack.id);
         let Some(object) = self.to.data().put(pack).await? else {
-            return Err(Error::config("somebody else writes to the target").with("object", name));
+            return Err(Error::config("another process writes to the target").with("object", name));
         };
         self.objects.push(object);
         Ok(())

@@ -1,4 +1,4 @@
-//! Deleting what no live manifest reaches, when no job does it itself.
+//! Deleting unreachable objects of a job that is not running.
 
 use crate::checkpoint::claim::{ClaimRequest, claim};
 use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
@@ -12,7 +12,7 @@ use crate::place::Store;
 
 pub use crate::checkpoint::sweep::preview;
 
-/// Returns the policy that keeps the newest `retain` checkpoints or, if not set, all that live now.
+/// Returns the policy that retains the newest `retain` checkpoints; `None` for all live ones.
 #[must_use]
 pub fn policy(chain: &ManifestLog, retain: Option<u32>) -> RetentionPolicy {
     let live = chain.live().iter().filter(|manifest| manifest.kind == ManifestKind::Checkpoint).count();
@@ -20,7 +20,7 @@ pub fn policy(chain: &ManifestLog, retain: Option<u32>) -> RetentionPolicy {
     RetentionPolicy { checkpoints }
 }
 
-/// Returns what a tool claims that continues from where the job stands.
+/// Returns a tool's claim request, which keeps the job's newest checkpoint and settings.
 pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> ClaimRequest {
     ClaimRequest {
         from: RestoreFrom::Newest,
@@ -33,19 +33,19 @@ pub(super) fn request(newest: &StoredManifest, retention: RetentionPolicy) -> Cl
     }
 }
 
-/// Claims the job, which stops whoever runs it, and deletes what no live manifest reaches.
+/// Deletes the objects that no live manifest reaches. Claims the job, which stops the process that runs it.
 ///
-/// * `chain`: the job's, which exists.
+/// * `chain`: the chain of the job, which must exist.
 ///
 /// # Errors
-/// `Corrupt` if any live manifest is damaged: nothing is deleted then; `Fenced` if another attempt takes over
-/// meanwhile; `Denied` or `Unavailable` from the store. Deletes that fail are in the result.
+/// `Corrupt` if any live manifest is damaged, and then nothing is deleted; `Fenced` if another attempt takes over
+/// meanwhile; `Denied` or `Unavailable` from the store. Failed deletes are in the result.
 pub async fn sweep(
     store: &Store,
     chain: &ManifestLog,
     retain: Option<u32>,
 ) -> Result<Option<(Attempt, SweepPlan, Swept)>> {
-    // Unreadable manifests are found before anybody is stopped.
+    // Find unreadable manifests before the claim stops a running job.
     let dropped = preview(store, policy(chain, retain)).await?.dropped;
     let Some(newest) = chain.newest()? else { return Ok(None) };
     let claimed = claim(store, &request(newest, policy(chain, retain))).await?;

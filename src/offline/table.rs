@@ -1,4 +1,4 @@
-//! Tables of a checkpoint by name, and their rows decoded by the types that the manifest names.
+//! Finding tables of a checkpoint by name, and decoding their rows by the types that the manifest names.
 
 use crate::codec::bytes::Reader;
 use crate::codec::schema::{Part, Type, Value, decode_any};
@@ -8,18 +8,18 @@ use crate::key_group::KeyGroup;
 use crate::manifest::{Manifest, OperatorManifest, StateKind, TableSchema};
 use crate::row::{Op, Row, RowKey};
 
-/// The types of a table's parts. A type that this build does not know is shown as bytes.
+/// The types of a table's keys and values. A type unknown to this build is shown as bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowTypes {
-    /// Of its keys.
+    /// Type of the keys.
     pub key: Type,
-    /// Of its namespaces.
+    /// Type of the namespaces.
     pub namespace: Type,
-    /// Of its sub-keys.
+    /// Type of the sub-keys.
     pub sub: Type,
-    /// Of its values.
+    /// Type of the values.
     pub value: Type,
-    /// The type of an element, if the rows are lists.
+    /// Type of a list's elements, if the rows are lists.
     element: Option<Type>,
     version: u32,
 }
@@ -72,7 +72,7 @@ impl RowTypes {
         Self { key: bytes(), namespace: bytes(), sub: bytes(), value: bytes(), element: None, version: 0 }
     }
 
-    /// Decodes the place of a row of data.
+    /// Decodes the place of a row.
     ///
     /// # Errors
     /// `Corrupt` if its bytes do not have these types.
@@ -88,17 +88,17 @@ impl RowTypes {
     /// Decodes a live row.
     ///
     /// # Errors
-    /// `Corrupt` if its bytes do not have these types; `Version` if its value is yet to be merged, which takes the
-    /// table's merge operator.
+    /// `Corrupt` if its bytes do not have these types; `Version` if its value has operands, which only the table's
+    /// merge operator can apply.
     pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<Entry<'a>> {
         let bytes = match row.op {
             Op::Put(bytes) => bytes,
-            // Elements of a list that have another version than those before them.
+            // List elements with another version than the elements before them.
             Op::Merge(bytes) if self.element.is_some() => bytes,
-            _ => return Err(Error::version("row is to be merged by code that this tool lacks").with("group", group)),
+            _ => return Err(Error::version("row needs a merge operator that this tool lacks").with("group", group)),
         };
         let value = match &self.element {
-            // Written under another version of the type, which nothing describes.
+            // Written under another version of the type, which the manifest does not describe.
             _ if row.piece().version != self.version => Value::Bytes(bytes.into()),
             Some(element) => Value::List(elements(element, bytes)?),
             None => decode_any(&self.value, bytes)?,
@@ -107,7 +107,7 @@ impl RowTypes {
     }
 }
 
-/// Returns the elements of a list, each behind its length.
+/// Decodes the elements of a list, each prefixed with its length.
 fn elements<'a>(element: &'a Type, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
     let mut reader = Reader::new(bytes);
     let mut elements = Vec::new();
@@ -117,10 +117,10 @@ fn elements<'a>(element: &'a Type, bytes: &'a [u8]) -> Result<Vec<Value<'a>>> {
     Ok(elements)
 }
 
-/// Returns the table called `name`, as `TABLE` or, where two operators have one, `OPERATOR.TABLE`.
+/// Returns the table named `name`: `TABLE`, or `OPERATOR.TABLE` if several operators have one of that name.
 ///
 /// # Errors
-/// `NotFound` with the tables that exist; `Config` if the name fits several.
+/// `NotFound`, naming the existing tables; `Config` if the name is ambiguous.
 pub fn find_table<'a>(manifest: &'a Manifest, name: &str) -> Result<(&'a OperatorManifest, &'a TableSchema)> {
     let all = manifest.operators.iter().flat_map(|operator| operator.tables.iter().map(move |table| (operator, table)));
     let named = |(operator, table): &(&OperatorManifest, &TableSchema)| {
@@ -145,7 +145,7 @@ pub(super) fn table_of(operator: &OperatorManifest, id: TableId) -> Option<&Tabl
     operator.tables.iter().find(|table| table.id == id)
 }
 
-/// Returns how to call the table with this id.
+/// Returns a name for display of the table with this id.
 pub(super) fn table_name(operator: Option<&OperatorManifest>, id: TableId) -> String {
     let known = operator.and_then(|operator| table_of(operator, id));
     known.map_or_else(|| format!("table-{id}"), |table| table.name.clone())

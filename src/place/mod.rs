@@ -1,5 +1,5 @@
-//! Where a job's bytes lie. Every data object is put and read through [`DataObjects`]; who refers to an object never
-//! learns where, or in how many pieces, its bytes are.
+//! Placement of a job's bytes. Every data object is put and read through [`DataObjects`], which hides the location and
+//! layout of its bytes.
 
 mod objects;
 pub mod pack;

@@ -1,4 +1,4 @@
-//! The data objects of a job: the one seam through which their bytes come and go.
+//! The data objects of a job: the only way to put and read them.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -11,7 +11,7 @@ use crate::id::ObjectId;
 use crate::manifest::{Layout, ObjectRef};
 use crate::store::{JobFolder, Key, KeyClass, Put};
 
-/// A job's data objects. Today each is stored whole, in the object store.
+/// A job's data objects. Each is stored whole in the object store.
 #[derive(Debug, Clone)]
 pub struct DataObjects {
     folder: JobFolder,
@@ -54,7 +54,7 @@ impl DataObjects {
 
     /// Returns the whole of an object, or `None` if it is gone. Its bytes are not verified.
     ///
-    /// * `cap`: the longest that it may be, in bytes.
+    /// * `cap`: its greatest permitted length, in bytes.
     ///
     /// # Errors
     /// As [`JobFolder::read`].

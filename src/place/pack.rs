@@ -1,6 +1,6 @@
 //! Packs: the segments of many subtasks in one object, with a directory at its end.
 //!
-//! Readers that have a manifest never look at the directory; it is for those that have only the object.
+//! Readers with a manifest ignore the directory; it serves readers that have only the object.
 
 use bytes::Bytes;
 
@@ -12,7 +12,7 @@ use crate::id::{Attempt, Epoch, Hash, ObjectId, OperatorId, Part, PutId, Segment
 use crate::row::SegmentKind;
 use crate::segment::Encoded;
 
-/// A pack that reached this length takes no more segments.
+/// Length at which a pack takes no more segments.
 pub const PACK_BYTES: u64 = 64 << 20;
 
 const IDENTITY_BYTES: usize = 8 + 16;
@@ -21,18 +21,18 @@ const OPAQUE: u8 = 2;
 /// The shortest entry of the directory.
 const ENTRY_BYTES: usize = 1 + 8;
 
-/// Bytes of a pack.
+/// A slice of a pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Slice {
-    /// What they are.
+    /// Its content.
     pub content: SliceContent,
-    /// Where they start, from the object's start.
+    /// Its offset from the object's start.
     pub offset: u64,
-    /// How many.
+    /// Its length in bytes.
     pub length: u64,
 }
 
-/// What a slice of a pack is.
+/// The content of a slice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SliceContent {
     /// A segment.
@@ -42,16 +42,16 @@ pub enum SliceContent {
         /// Its kind.
         kind: SegmentKind,
     },
-    /// Bytes that are not the pack's to understand.
+    /// Other bytes.
     Opaque,
 }
 
 /// A finished pack.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    /// Its identity, of which its key is made.
+    /// Its identity, from which its key is made.
     pub id: ObjectId,
-    /// The write that creates it.
+    /// The id of the put that creates it.
     pub put_id: PutId,
     /// The whole object.
     pub bytes: Bytes,
@@ -78,12 +78,12 @@ impl PackBuilder {
         Self { id, put_id, object, slices: Vec::new() }
     }
 
-    /// Appends a segment and returns where it starts, from the object's start.
+    /// Appends a segment and returns its offset from the object's start.
     pub fn add_segment(&mut self, id: SegmentId, segment: &Encoded) -> u64 {
         self.add(SliceContent::Segment { id, kind: segment.kind }, &segment.bytes)
     }
 
-    /// Appends other bytes and returns where they start, from the object's start.
+    /// Appends other bytes and returns their offset from the object's start.
     pub fn add_opaque(&mut self, bytes: &[u8]) -> u64 {
         self.add(SliceContent::Opaque, bytes)
     }
@@ -95,7 +95,7 @@ impl PackBuilder {
         offset
     }
 
-    /// Returns how many bytes it has so far, without its directory.
+    /// Returns its length so far, without the directory.
     #[must_use]
     pub fn len(&self) -> u64 {
         self.object.offset() as u64
@@ -127,15 +127,15 @@ impl PackBuilder {
 /// A verified pack.
 #[derive(Debug, Clone)]
 pub struct Pack {
-    /// The write that created it.
+    /// The id of the put that created it.
     pub put_id: PutId,
-    /// Its slices, in order, one behind the other.
+    /// Its slices, in order and without gaps.
     pub slices: Vec<Slice>,
     object: Bytes,
 }
 
 impl Pack {
-    /// Verifies the object that was read under the key of `expected`.
+    /// Verifies an object read under the key of `expected`.
     ///
     /// # Errors
     /// `Corrupt` if it is damaged or another pack; `Version` if it is newer than this build.
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_come_back_by_directory_and_by_offset() {
+    fn slices_are_readable_by_directory_and_by_offset() {
         let (packed, offsets) = packed();
         assert_eq!(packed.hash, Hash::of(&packed.bytes));
         let pack = Pack::decode(ID, &packed.bytes).unwrap();
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn another_pack_under_this_key_is_misplaced() {
+    fn another_pack_under_the_key_is_refused() {
         let error = Pack::decode(ObjectId { attempt: Attempt(4), ..ID }, &packed().0.bytes).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().starts_with("misplaced object"), "{error}");
@@ -261,10 +261,10 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn damaged_bodies_give_an_error_or_slices_of_the_pack(damage in any_damage()) {
+        fn a_damaged_body_gives_an_error_or_slices_of_the_pack(damage in any_damage()) {
             let body = envelope::decode(Kind::Pack, &packed().0.bytes).unwrap().body;
             let mut body = damaged(&body, &damage);
-            // The trailer's checksum, made right again.
+            // Recompute the trailer's checksum.
             if let Some(end) = body.len().checked_sub(4).filter(|end| *end >= 12) {
                 let offset = Reader::new(&body[end - 12..]).u64().unwrap();
                 let start = usize::try_from(offset).ok().and_then(|at| at.checked_sub(ENVELOPE_HEADER_BYTES));

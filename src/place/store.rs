@@ -1,4 +1,4 @@
-//! A job's place: its folder in an object store, its data objects, and what signs its manifests.
+//! A job's place: its folder in an object store, its data objects, and the keys that sign its manifests.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use crate::id::{JobName, PutId};
 use crate::runtime::{Runtime, SharedRuntime};
 use crate::store::{Access, JobFolder, RequestCounts, StoreSettings, open_url};
 
-/// Where one job's checkpoints are kept. Clones share it, and its counts of requests.
+/// The store of one job's checkpoints. Clones share the request counts.
 #[derive(Clone)]
 pub struct Store {
     folder: JobFolder,
@@ -23,7 +23,7 @@ pub struct Store {
 }
 
 impl Store {
-    /// Returns the store of `job` below `prefix`. No request is made.
+    /// Returns the store of `job` below `prefix`. Makes no request.
     #[must_use]
     pub fn new(
         objects: Arc<dyn ObjectStore>,
@@ -36,7 +36,7 @@ impl Store {
         Self { data: DataObjects::new(folder.clone()), folder, runtime, manifest_keys: Arc::default() }
     }
 
-    /// Returns the store of `job` at `url`. A local folder that does not exist is made.
+    /// Opens the store of `job` at `url`, creating a local folder that does not exist.
     ///
     /// # Errors
     /// As [`open_url`].
@@ -64,7 +64,7 @@ impl Store {
         &self.data
     }
 
-    /// Returns the job's folder: manifests and markers are read and created there.
+    /// Returns the job's folder, which holds its manifests and attempt markers.
     #[must_use]
     pub fn folder(&self) -> &JobFolder {
         &self.folder
@@ -76,26 +76,26 @@ impl Store {
         &self.runtime
     }
 
-    /// Returns its settings.
+    /// Returns the store's settings.
     #[must_use]
     pub fn settings(&self) -> &StoreSettings {
         self.folder.settings()
     }
 
-    /// Returns the requests that it and its clones have made.
+    /// Returns the requests made by this value and its clones.
     #[must_use]
     pub fn requests(&self) -> RequestCounts {
         self.folder.requests()
     }
 
-    /// Draws the identity of a write.
+    /// Draws a random id for a put.
     #[must_use]
     pub fn draw_put_id(&self) -> PutId {
         PutId(self.runtime.random().to_le_bytes())
     }
 
-    /// Checks whether the store can hold a job: whether it creates objects, refuses to create one twice, and returns the
-    /// bytes it took.
+    /// Checks whether the store can hold a job: whether it creates objects, refuses to create one twice, and returns
+    /// the bytes it took.
     ///
     /// # Errors
     /// As [`JobFolder::probe`].

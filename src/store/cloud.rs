@@ -1,7 +1,7 @@
-//! Cloud stores: opened from the environment, then the URL, without retries of their own.
+//! Opening cloud stores from the environment and the URL, without the library's retries.
 //!
 //! Invariant: a setting that cannot be right is refused here, by name, before the first request. The library would send
-//! requests that cannot succeed, and report neither the reason nor the setting.
+//! requests that cannot succeed and name neither the reason nor the setting.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 use settings::Settings;
 
-/// Declares how one kind of cloud store is opened.
+/// Declares the function that opens one kind of cloud store.
 macro_rules! cloud {
     ($name:ident, $feature:literal, $builder:path, $key:path, $settings:expr) => {
         #[cfg(feature = $feature)]
@@ -32,7 +32,7 @@ macro_rules! cloud {
             let value = |name: &str| builder.get_config_value(&name.to_ascii_lowercase().parse::<Key>().ok()?);
             names.check(value)?;
             let machine = !names.identity.iter().any(|name| value(name).is_some());
-            // `StoreSettings::call_timeout` decides; the library's shorter default would cut off large packs.
+            // `StoreSettings::call_timeout` applies; the library's shorter default would cut off large packs.
             let timeout = Key::Client(ClientConfigKey::Timeout);
             let builder = builder
                 .with_url(url)
@@ -66,26 +66,26 @@ cloud!(
 );
 cloud!(gcs, "gcp", object_store::gcp::GoogleCloudStorageBuilder, object_store::gcp::GoogleConfigKey, settings::GCS);
 
-/// What the settings of each store are called, and what they cannot be.
+/// The names of each store's settings, and checks of their values.
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod settings {
     use url::Url;
 
     use super::{Error, Result};
 
-    /// Names of a store's settings, which are those of the environment's variables.
+    /// Names of a store's settings, which are those of the environment variables.
     pub(super) struct Settings {
-        /// Where the store is, the decisive one first.
+        /// The endpoint, in order of precedence.
         endpoints: &'static [&'static str],
         /// Allows an endpoint without TLS.
         allow_http: &'static str,
-        /// Where the store is, if no endpoint says so.
+        /// The region, used if no endpoint is set.
         region: Option<&'static str>,
-        /// Any of them says where credentials come from. Without them, they are asked of the machine that this runs on.
+        /// Sources of credentials. If none is set, the machine's metadata service is asked.
         pub(super) identity: &'static [&'static str],
-        /// For people: how credentials are given.
+        /// The settings to name to a user who lacks credentials.
         pub(super) credentials: &'static str,
-        /// For people: how a place is given.
+        /// The settings to name to a user whose store cannot be reached.
         pub(super) place: &'static str,
     }
 
@@ -140,7 +140,8 @@ mod settings {
     };
 
     impl Settings {
-        /// Refuses a place that cannot be asked. Values are not repeated: any may hold a secret by mistake.
+        /// Refuses endpoints and regions that cannot be right. Errors omit the values: any may hold a secret by
+        /// mistake.
         pub(super) fn check(&self, value: impl Fn(&str) -> Option<String>) -> Result<()> {
             let endpoint = self.endpoints.iter().find_map(|name| Some((name, value(name)?)));
             let Some((name, endpoint)) = endpoint else {
@@ -163,7 +164,7 @@ mod settings {
             }
         }
 
-        /// Returns why the library makes nothing of the settings.
+        /// Returns the error for settings that the library rejects.
         pub(super) fn unusable(&self, shown: &str) -> Error {
             let Self { place, credentials, .. } = self;
             let message = format!("cannot open the store: look at {credentials}, and at {place}");
@@ -171,12 +172,12 @@ mod settings {
         }
     }
 
-    /// Whether the library takes `text` for yes.
+    /// Returns whether the library parses `text` as true.
     fn is_true(text: &str) -> bool {
         ["1", "true", "on", "yes", "y"].contains(&text.to_ascii_lowercase().as_str())
     }
 
-    /// Whether a region could have this name, which becomes part of a host's name.
+    /// Returns whether `name` is a plausible region, which becomes part of a host name.
     fn is_region(name: &str) -> bool {
         let known = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         name.contains('-') && name.ends_with(|c: char| c.is_ascii_digit()) && name.chars().all(known)
@@ -188,7 +189,7 @@ mod settings {
 
         #[cfg(feature = "aws")]
         #[test]
-        fn a_place_that_cannot_be_asked_is_refused_by_the_settings_name() {
+        fn an_impossible_endpoint_is_refused_by_the_name_of_its_setting() {
             let check = |set: &[(&str, &str)]| {
                 S3.check(|name| set.iter().find(|(set, _)| *set == name).map(|(_, value)| (*value).to_owned()))
             };

@@ -1,10 +1,10 @@
-//! A folder as an object store: what is read back from it is durable.
+//! A local folder as an object store. An object that can be read back is durable.
 //!
-//! The library syncs a file before it gives it its name, and its folder afterwards. If that last sync fails, or nobody
-//! hears of it, the name stands and may be gone after a power loss. So it is not enough to find it there.
+//! The library syncs a file before renaming it, and its folder afterwards. If the last sync fails, or the caller stops
+//! waiting for it, the name exists but may be lost at a power failure. Finding the name is therefore no proof.
 //!
-//! Invariants: an object whose create did not succeed is not read before its name is durable; a sync that failed is not
-//! repeated over the same changes and then trusted; an entry that is no object never hides those that are.
+//! Invariants: an object whose create did not succeed is not read before its name is durable; a failed sync is not
+//! retried over the same changes and then trusted; a foreign entry never hides objects.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,26 +25,28 @@ use object_store::{
 use super::retry::behind;
 use super::walk;
 
-/// What `link` answers where the file system has no hard links: EPERM (VFAT), ENOSYS and EOPNOTSUPP (FUSE).
+/// Errors of `link` on file systems without hard links: EPERM (VFAT), ENOSYS and EOPNOTSUPP (FUSE).
 const NO_HARD_LINKS: [i32; 3] = [1, 38, 95];
 
-/// The objects in a folder.
+/// An object store in a local folder.
 #[derive(Debug)]
 pub(super) struct Folder {
     root: PathBuf,
     files: LocalFileSystem,
-    /// Names that perhaps stand without being durable.
+    /// Names that may exist without being durable.
     doubtful: Mutex<BTreeSet<Path>>,
 }
 
 impl Folder {
-    /// Returns the objects in the folder `root`, which exists. `sync`: creates are durable.
+    /// Opens the existing folder `root`.
+    ///
+    /// * `sync`: whether creates are durable.
     pub(super) fn open(root: &FilePath, sync: bool) -> Result<Arc<Self>> {
         let files = LocalFileSystem::new_with_prefix(root)?.with_fsync(sync);
         Ok(Arc::new(Self { root: root.to_owned(), files, doubtful: Mutex::default() }))
     }
 
-    /// Returns where the objects below `prefix` lie.
+    /// Returns the folder of the objects below `prefix`.
     fn below(&self, prefix: &Path) -> PathBuf {
         prefix.parts().fold(self.root.clone(), |folder, part| folder.join(part.as_ref()))
     }
@@ -53,25 +55,26 @@ impl Folder {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Makes a name durable that a create may have left. Rare enough to be done where it is called.
+    /// Makes durable a name that a failed create may have left. Blocks, which is acceptable because it is rare.
     fn settle(&self, location: &Path) -> Result<()> {
         if !self.doubtful().contains(location) {
             return Ok(());
         }
         let failed = |source: io::Error| Error::Generic { store: "folder", source: source.into() };
         let file = self.files.path_to_filesystem(location)?;
-        // Folders may have been made on the way, and not been synced either.
+        // The create may also have made parent folders without syncing them.
         for folder in file.ancestors().skip(1).take(location.parts_count()) {
-            sync_anew(folder).map_err(failed)?;
+            change_and_sync(folder).map_err(failed)?;
         }
         self.doubtful().remove(location);
         Ok(())
     }
 }
 
-/// Syncs a folder after changing it: after a sync that failed the system may hold what was to be written for clean.
-fn sync_anew(folder: &FilePath) -> io::Result<()> {
-    // The library hides names of this form, and uses no 0.
+/// Changes a folder, then syncs it. After a failed sync the system may treat the unwritten changes as clean, so that
+/// another sync alone would write nothing.
+fn change_and_sync(folder: &FilePath) -> io::Result<()> {
+    // The library hides names of this form and never uses 0 itself.
     let scratch = folder.join("sync#0");
     match OpenOptions::new().write(true).create_new(true).open(&scratch) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
@@ -90,23 +93,23 @@ impl fmt::Display for Folder {
 #[async_trait]
 impl ObjectStore for Folder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
-        // Before it begins: if its caller loses patience, nobody hears how it ended.
-        let undoubted = self.doubtful().insert(location.clone());
+        // Insert before the put: a caller that times out never sees its result.
+        let is_new = self.doubtful().insert(location.clone());
         let put = self.files.put_opts(location, payload, options).await;
-        if put.is_ok() || undoubted && matches!(put, Err(Error::AlreadyExists { .. })) {
+        if put.is_ok() || is_new && matches!(put, Err(Error::AlreadyExists { .. })) {
             self.doubtful().remove(location);
         }
-        put.map_err(lacks_links)
+        put.map_err(without_hard_links)
     }
 
     async fn put_multipart_opts(&self, _: &Path, _: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        Err(unused("an upload in parts"))
+        Err(not_implemented("an upload in parts"))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.settle(location)?;
         let got = self.files.get_opts(location, options).await;
-        // The library calls a folder under the object's name "not found", but nothing can be created there.
+        // The library reports a folder under the object's name as "not found", but no object can be created there.
         if matches!(got, Err(Error::NotFound { .. })) && self.below(location).is_dir() {
             let source = io::Error::from(ErrorKind::IsADirectory).into();
             return Err(Error::Generic { store: "folder", source });
@@ -129,18 +132,17 @@ impl ObjectStore for Folder {
     }
 
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
-        Err(unused("a copy"))
+        Err(not_implemented("a copy"))
     }
 }
 
-/// Tells a file system without hard links, which a create needs to be atomic, from one that refuses access or is
-/// disturbed.
-fn lacks_links(error: Error) -> Error {
-    // Before it links, the library has written the file, so EPERM is not about rights in the folder.
-    let of_the_link = matches!(&error, Error::Generic { .. }) && error.to_string().contains("Unable to rename file");
+/// Recognises a file system without hard links, which atomic creates need. Other errors pass unchanged.
+fn without_hard_links(error: Error) -> Error {
+    // The library writes the file before it links, so EPERM from the link is not about permissions of the folder.
+    let from_link = matches!(&error, Error::Generic { .. }) && error.to_string().contains("Unable to rename file");
     let number = behind(&error, |source: &io::Error| source.raw_os_error()).flatten();
     match number {
-        Some(number) if of_the_link && NO_HARD_LINKS.contains(&number) => {
+        Some(number) if from_link && NO_HARD_LINKS.contains(&number) => {
             let source = format!("the file system has no hard links: {error}").into();
             Error::NotSupported { source }
         }
@@ -148,6 +150,6 @@ fn lacks_links(error: Error) -> Error {
     }
 }
 
-fn unused(operation: &str) -> Error {
+fn not_implemented(operation: &str) -> Error {
     Error::NotImplemented { operation: operation.to_owned(), implementer: "folder".to_owned() }
 }

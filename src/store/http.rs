@@ -1,9 +1,9 @@
-//! What of a cloud store's answers over HTTP reaches the library.
+//! A filter between cloud stores and the library: bounds, redacts and classifies HTTP responses.
 //!
-//! Invariants: no endpoint decides how much memory an error or a listing takes (an object's bytes are counted by who
-//! asked for them); what an error repeats of a request's credentials is struck out, since errors are logged; an answer
-//! that shows the store to be unfit differs from one that may pass; until a first answer, what looks like a mistake in
-//! the settings is one, afterwards it is a disturbance.
+//! Invariants: no endpoint decides how much memory an error or a listing takes (the caller bounds an object's bytes);
+//! credentials of the request are redacted from error bodies, since errors are logged; permanent refusals differ from
+//! transient errors; an apparent mistake in the settings counts as one only until the store's first response, and as an
+//! outage afterwards.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,42 +18,42 @@ use object_store::client::{
 use object_store::path::Path;
 use object_store::{ClientOptions, CredentialProvider};
 
-/// Bytes of an error's body that are read; the rest is left unread.
+/// Most bytes read of an error's body.
 const ERROR_BYTES_MAX: usize = 64 << 10;
 
-/// Longest answer that is no object: one page of a listing.
+/// Longest response other than an object: one page of a listing.
 const PAGE_BYTES_MAX: usize = 32 << 20;
 
-/// What stands for a credential in an error's body.
-const STRUCK_OUT: &str = "[secret]";
+/// Replacement for a credential in an error's body.
+const REDACTED: &str = "[secret]";
 
-/// Headers whose values are nobody's business, beside those that the library marks so itself.
+/// Headers with secret values, besides those that the library marks as sensitive.
 const SECRET_HEADERS: [&str; 2] = ["authorization", "x-amz-security-token"];
 
-/// Why it is of no use to ask a store again, where the library does not tell that from other failures.
+/// Why a retry is useless. The library does not distinguish these from other failures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Why {
     /// A listing is not allowed.
     Denied,
-    /// There is nothing to list: no bucket, no container.
+    /// The bucket or container does not exist.
     NoBucket,
-    /// The store does not know the condition of a create.
+    /// The store does not support conditional creates.
     LacksCreate,
-    /// The store does not know a request that is needed.
+    /// The store does not support a required request.
     Lacks,
-    /// The store sends its callers to another place.
+    /// The store redirects to another region or endpoint.
     Elsewhere,
-    /// No request can be sent: there is no such host, or a url is none.
+    /// No request can be sent: the host does not exist, or the URL is invalid.
     Nowhere,
-    /// Nobody gives credentials.
+    /// There are no credentials.
     NoCredentials,
 }
 
-/// What ends a call.
+/// An error that ends a call without retries.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    pub(super) why: Why,
-    /// What the user can do, if that is known here.
+    pub(super) reason: Why,
+    /// A remedy for the user, if known.
     pub(super) advice: Option<String>,
     text: String,
 }
@@ -66,16 +66,18 @@ impl std::fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Connects to stores as the library does, and looks through their answers.
+/// Connects as the library does, and filters the responses.
 #[derive(Debug)]
 pub(super) struct Connector {
     library: ReqwestConnector,
-    /// Names of the settings that say where the store is.
+    /// Names of the settings that locate the store.
     place: &'static str,
 }
 
 impl Connector {
-    /// Returns a connector to the store whose place the settings named `place` say.
+    /// Returns a connector to a store.
+    ///
+    /// * `place`: the names of the settings that locate the store.
     pub(super) fn new(place: &'static str) -> Self {
         Self { library: ReqwestConnector::default(), place }
     }
@@ -92,31 +94,31 @@ impl HttpConnector for Connector {
 struct Guard {
     client: HttpClient,
     place: &'static str,
-    /// Whether anybody has ever answered.
+    /// Whether the store has ever responded.
     answered: AtomicBool,
 }
 
 #[async_trait]
 impl HttpService for Guard {
     async fn call(&self, request: HttpRequest) -> Result<HttpResponse, HttpError> {
-        let (asked, secrets) = (Asked::of(&request), secrets(&request));
+        let (kind, secrets) = (RequestKind::of(&request), secrets(&request));
         let host = request.uri().host().unwrap_or_default().to_owned();
         let answer = self.client.execute(request).await.map_err(|error| self.unanswered(&host, error))?;
         self.answered.store(true, Ordering::Relaxed);
         let (head, body) = answer.into_parts();
         if head.status.is_success() {
-            let body = match asked {
-                Asked::Read => body,
-                Asked::List => Bytes::from(legible(&page(body).await?)).into(),
-                Asked::Create | Asked::Other => Bytes::from(page(body).await?).into(),
+            let body = match kind {
+                RequestKind::Read => body,
+                RequestKind::List => Bytes::from(escape_foreign_names(&read_page(body).await?)).into(),
+                RequestKind::Create | RequestKind::Other => Bytes::from(read_page(body).await?).into(),
             };
             return Ok(HttpResponse::from_parts(head, body));
         }
-        let (status, text) = (head.status.as_u16(), strike_out(&secrets, &start(body).await));
-        match asked.refused_by(status, &text) {
-            Some(why) => {
+        let (status, text) = (head.status.as_u16(), redact(&secrets, &read_start(body).await));
+        match kind.refusal(status, &text) {
+            Some(reason) => {
                 let text = format!("status {status}: {text}");
-                Err(HttpError::new(HttpErrorKind::Decode, Refusal { why, advice: None, text }))
+                Err(HttpError::new(HttpErrorKind::Decode, Refusal { reason, advice: None, text }))
             }
             None => Ok(HttpResponse::from_parts(head, Bytes::from(text).into())),
         }
@@ -124,7 +126,7 @@ impl HttpService for Guard {
 }
 
 impl Guard {
-    /// Tells an outage from a place that does not exist.
+    /// Distinguishes a host that does not exist from an outage.
     fn unanswered(&self, host: &str, error: HttpError) -> HttpError {
         let malformed = mentions(&error, "builder error");
         let unknown = NO_SUCH_HOST.iter().any(|text| mentions(&error, text));
@@ -133,15 +135,15 @@ impl Guard {
         }
         let fault = if malformed { "no request can be sent" } else { "store's host does not exist" };
         let advice = Some(format!("{fault}: look at {}, host=`{host}`", self.place));
-        HttpError::new(HttpErrorKind::Decode, Refusal { why: Why::Nowhere, advice, text: error.to_string() })
+        HttpError::new(HttpErrorKind::Decode, Refusal { reason: Why::Nowhere, advice, text: error.to_string() })
     }
 }
 
-/// How resolvers say that a name is nobody's, which they do not say of one that they cannot find out about now.
+/// Resolver messages for a name that does not exist. Transient failures have other messages.
 const NO_SUCH_HOST: [&str; 4] =
     ["Name or service not known", "Name does not resolve", "nodename nor servname provided", "No such host is known"];
 
-/// Whether `error`, or what is behind it, says `text`. The library has no other way to tell these causes apart.
+/// Returns whether `error` or one of its sources contains `text`. The library offers nothing better to match on.
 fn mentions(error: &HttpError, text: &str) -> bool {
     let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
     while let Some(error) = next {
@@ -153,13 +155,13 @@ fn mentions(error: &HttpError, text: &str) -> bool {
     false
 }
 
-/// Credentials that are not set: the instance metadata service of the machine is asked for them. Where there is none,
-/// the user has forgotten to set them; where it gave some before, it is disturbed.
+/// Credentials from the machine's instance metadata service, used when none are set. A failure means that the user
+/// forgot to set credentials or, if the service gave some before, an outage.
 #[derive(Debug)]
 pub(super) struct MachineCredentials<C> {
     service: Arc<dyn CredentialProvider<Credential = C>>,
     given: AtomicBool,
-    /// Names of the settings that give credentials.
+    /// Names of the settings that provide credentials.
     settings: &'static str,
 }
 
@@ -183,22 +185,22 @@ impl<C: std::fmt::Debug + Send + Sync> CredentialProvider for MachineCredentials
                 return error;
             }
             let advice = Some(format!("store needs credentials: set {}, since this machine gives none", self.settings));
-            let source = Refusal { why: Why::NoCredentials, advice, text: error.to_string() }.into();
+            let source = Refusal { reason: Why::NoCredentials, advice, text: error.to_string() }.into();
             object_store::Error::Generic { store: "cloud", source }
         })
     }
 }
 
-/// What a request is for.
+/// The kind of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asked {
+enum RequestKind {
     Create,
     Read,
     List,
     Other,
 }
 
-impl Asked {
+impl RequestKind {
     fn of(request: &HttpRequest) -> Self {
         let lists = |pair: &str| pair.starts_with("list-type=") || pair.starts_with("comp=list");
         let query = request.uri().query().unwrap_or_default();
@@ -210,23 +212,23 @@ impl Asked {
         }
     }
 
-    fn refused_by(self, status: u16, text: &str) -> Option<Why> {
+    fn refusal(self, status: u16, text: &str) -> Option<Why> {
         match (self, status) {
-            // S3's answer to a signature for another region.
+            // S3's response to a signature for another region.
             (_, 400) if text.contains("AuthorizationHeaderMalformed") => Some(Why::Elsewhere),
             (Self::List, 401 | 403) => Some(Why::Denied),
             (Self::List, 404) => Some(Why::NoBucket),
             (Self::Create, 501) => Some(Why::LacksCreate),
             (_, 501) => Some(Why::Lacks),
-            // 304 answers a condition.
+            // 304 is the response to a condition.
             (_, 300..=303 | 305..=399) => Some(Why::Elsewhere),
             _ => None,
         }
     }
 }
 
-/// Reads the whole of `body`, which may be as long as a page.
-async fn page(mut body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
+/// Reads the whole of `body`, at most [`PAGE_BYTES_MAX`].
+async fn read_page(mut body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
     let mut bytes = Vec::new();
     while let Some(frame) = body.frame().await {
         if let Ok(data) = frame?.into_data() {
@@ -240,15 +242,15 @@ async fn page(mut body: HttpResponseBody) -> Result<Vec<u8>, HttpError> {
     Ok(bytes)
 }
 
-/// Returns a page of a listing whose names the library can all read.
+/// Escapes the names in a page of a listing that the library cannot parse.
 ///
-/// The library refuses the whole page for one name with an empty part, `..` or a control character, and takes a name
-/// that ends in a slash for the one without it. None of ours is like that. Each is replaced by one that shows it, in one
-/// part, so that no key of ours can equal it.
-fn legible(page: &[u8]) -> Vec<u8> {
+/// The library refuses the whole page for one name with an empty part, `..` or a control character, and strips a
+/// trailing slash. No key of this crate has such a name. Each is escaped into a single path part, which no key can
+/// equal.
+fn escape_foreign_names(page: &[u8]) -> Vec<u8> {
     let page = String::from_utf8_lossy(page);
     let mut found = String::with_capacity(page.len());
-    // Within an object's element, within a folder's, or before any.
+    // `Some(false)` within an object's element, `Some(true)` within a folder's, `None` before either.
     let mut folder = None;
     for (at, piece) in page.split('<').enumerate() {
         found.push_str(if at > 0 { "<" } else { "" });
@@ -271,7 +273,7 @@ fn legible(page: &[u8]) -> Vec<u8> {
     found.into_bytes()
 }
 
-/// Returns an XML text without its escapes.
+/// Resolves the escapes of an XML text.
 fn unescape(text: &str) -> String {
     let mut parts = text.split('&');
     let mut plain = parts.next().unwrap_or_default().to_owned();
@@ -289,8 +291,8 @@ fn unescape(text: &str) -> String {
     plain
 }
 
-/// Reads the start of an error's `body`. Its status says what happened, however the rest comes or does not come.
-async fn start(mut body: HttpResponseBody) -> Vec<u8> {
+/// Reads the start of an error's `body`. Read failures are ignored: the status already determines the error.
+async fn read_start(mut body: HttpResponseBody) -> Vec<u8> {
     let mut bytes = Vec::new();
     while bytes.len() < ERROR_BYTES_MAX
         && let Some(Ok(frame)) = body.frame().await
@@ -301,7 +303,7 @@ async fn start(mut body: HttpResponseBody) -> Vec<u8> {
     bytes
 }
 
-/// Returns what of `request` may not be repeated.
+/// Returns the secrets in `request`.
 fn secrets(request: &HttpRequest) -> Vec<String> {
     let headers = request.headers().iter();
     let secret = headers.filter(|(name, value)| value.is_sensitive() || SECRET_HEADERS.contains(&name.as_str()));
@@ -311,21 +313,21 @@ fn secrets(request: &HttpRequest) -> Vec<String> {
     values.chain(query).filter(|secret| !secret.is_empty()).map(str::to_owned).collect()
 }
 
-fn strike_out(secrets: &[String], text: &[u8]) -> String {
+fn redact(secrets: &[String], text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text).into_owned();
-    secrets.iter().fold(text, |text, secret| text.replace(secret, STRUCK_OUT))
+    secrets.iter().fold(text, |text, secret| text.replace(secret, REDACTED))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Answers with a status and a body.
+    /// Responds with a status and a body.
     #[derive(Debug)]
-    struct Says(u16, String);
+    struct Respond(u16, String);
 
     #[async_trait]
-    impl HttpService for Says {
+    impl HttpService for Respond {
         async fn call(&self, _request: HttpRequest) -> Result<HttpResponse, HttpError> {
             let mut answer = HttpResponse::new(Bytes::from(self.1.clone()).into());
             *answer.status_mut() = self.0.try_into().unwrap();
@@ -344,14 +346,14 @@ mod tests {
     }
 
     async fn ask(request: HttpRequest, status: u16, body: String) -> Result<(u16, Bytes), HttpError> {
-        let client = HttpClient::new(Says(status, body));
+        let client = HttpClient::new(Respond(status, body));
         let answer = Guard { client, place: "PLACE", answered: AtomicBool::new(false) }.call(request).await?;
         let (head, body) = answer.into_parts();
         Ok((head.status.as_u16(), body.collect().await?.to_bytes()))
     }
 
     #[tokio::test]
-    async fn a_refusal_is_told_by_what_was_asked() {
+    async fn a_status_is_a_refusal_by_the_kind_of_its_request() {
         let list = || request("GET", "http://h/b?list-type=2&prefix=p", None);
         let cases = [
             (list(), 403, Some(Why::Denied)),
@@ -367,42 +369,43 @@ mod tests {
             (request("GET", "http://h/b/k", None), 403, None),
             (request("HEAD", "http://h/b/k", None), 404, None),
         ];
-        for (request, status, why) in cases {
+        for (request, status, reason) in cases {
             let case = format!("{} {} {status}", request.method(), request.uri());
-            match (ask(request, status, "text".to_owned()).await, why) {
+            match (ask(request, status, "text".to_owned()).await, reason) {
                 (Ok((found, _)), None) => assert_eq!(found, status, "{case}"),
-                (Err(error), Some(why)) => {
+                (Err(error), Some(reason)) => {
                     let source = std::error::Error::source(&error).unwrap();
-                    assert_eq!(source.downcast_ref::<Refusal>().unwrap().why, why, "{case}");
+                    assert_eq!(source.downcast_ref::<Refusal>().unwrap().reason, reason, "{case}");
                     assert!(error.to_string().contains(&format!("status {status}: text")), "{case}: {error}");
                 }
-                (found, why) => panic!("{case}: {found:?}, not {why:?}"),
+                (found, reason) => panic!("{case}: {found:?}, not {reason:?}"),
             }
         }
     }
 
     #[test]
-    fn a_name_that_no_object_has_does_not_spoil_its_page() {
+    fn a_foreign_name_is_escaped_in_its_page() {
         let key = |name: &str| format!("<Contents><Key>{name}</Key><Size>1</Size></Contents>");
         let ours = "it&#39;s &lt;ours&gt; &amp; theirs/job/manifest/00000000000000000001";
         let blob = |name: &str| format!("<Blob><Name>{name}</Name></Blob>");
         let folder = |name: &str| format!("<CommonPrefixes><Prefix>{name}</Prefix></CommonPrefixes>");
         let page = |parts: &[String]| format!("<R><Name>bucket</Name><Prefix>a//b/</Prefix>{}</R>", parts.concat());
         let same = page(&[key(ours), blob("a/b"), folder("some/prefix/job/"), key("100%"), key("%2e")]);
-        assert_eq!(String::from_utf8(legible(same.as_bytes())).unwrap(), same);
+        assert_eq!(String::from_utf8(escape_foreign_names(same.as_bytes())).unwrap(), same);
         for (name, shown) in [
             ("job/manifest//x", "job%2Fmanifest%2F%2Fx"),
             ("job/manifest/00000000000000000001/", "job%2Fmanifest%2F00000000000000000001%2F"),
             ("job/../x", "job%2F..%2Fx"),
             ("job/a&#x1;&amp;", "job%2Fa%01&amp;"),
         ] {
-            let found = legible(page(&[key(ours), key(name), blob(name), folder(&format!("{name}/"))]).as_bytes());
+            let found =
+                escape_foreign_names(page(&[key(ours), key(name), blob(name), folder(&format!("{name}/"))]).as_bytes());
             let expected = page(&[key(ours), key(shown), blob(shown), folder(&format!("{shown}%2F"))]);
             assert_eq!(String::from_utf8(found).unwrap(), expected, "{name}");
         }
     }
 
-    /// Fails as the library does when nobody answers.
+    /// Fails as the library does when the host does not answer.
     #[derive(Debug)]
     struct Silent(&'static str);
 
@@ -414,7 +417,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_place_that_does_not_exist_is_a_mistake_until_it_has_answered() {
+    async fn an_unknown_host_is_a_mistake_until_it_has_responded() {
         for (text, answered, mistake) in [
             ("failed to lookup address information: Name or service not known", false, true),
             ("failed to lookup address information: Name or service not known", true, false),
@@ -447,13 +450,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_machine_that_gave_credentials_once_is_only_disturbed() {
+    async fn missing_credentials_are_a_mistake_until_some_were_given() {
         let service = Arc::new(Service(AtomicBool::new(false)));
         let credentials = MachineCredentials::new(service.clone(), "SETTINGS");
         let forgotten = || async {
             let error = credentials.get_credential().await.unwrap_err();
             let source = std::error::Error::source(&error).unwrap();
-            source.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.why == Why::NoCredentials)
+            source.downcast_ref::<Refusal>().is_some_and(|refusal| refusal.reason == Why::NoCredentials)
         };
         assert!(forgotten().await);
         service.0.store(true, Ordering::Relaxed);
@@ -463,7 +466,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_read_has_a_limit_unless_it_is_an_object() {
+    async fn every_response_but_an_object_is_bounded() {
         let long = "x".repeat(PAGE_BYTES_MAX + 1);
         let object = || request("GET", "http://h/b/k", None);
         assert_eq!(ask(object(), 200, long.clone()).await.unwrap().1.len(), long.len());
@@ -474,7 +477,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_repeats_no_credential() {
+    async fn an_error_contains_no_credential() {
         for (uri, header, secret) in [
             ("http://h/b/k", Some(("authorization", "AWS4 SECRET")), "AWS4 SECRET"),
             ("http://h/b/k", Some(("x-amz-security-token", "SECRET")), "SECRET"),

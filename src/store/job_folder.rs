@@ -1,4 +1,4 @@
-//! One job's folder: creates, reads, deletes and listings, each retried until it is settled or patience ends.
+//! One job's folder: creates, reads, deletes and listings, each retried until it is settled or the retries run out.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,16 +20,16 @@ use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
 use crate::runtime::SharedRuntime;
 
-/// What became of a create.
+/// The outcome of a create.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
-    /// The object is there, and it is ours.
+    /// The object is in the store.
     Created,
-    /// Another's object has the name; ours will never have it.
+    /// Another object has the key, for good.
     Taken,
 }
 
-/// One job's folder in an object store. Clones share it, and its counts.
+/// One job's folder in an object store. Clones share the request counts.
 #[derive(Clone)]
 pub struct JobFolder {
     inner: Arc<Inner>,
@@ -42,16 +42,16 @@ struct Inner {
     requests: Requests,
 }
 
-/// Whose object stands under a name.
+/// The object that holds a key.
 enum Holder {
     Nobody,
     Put(PutId),
-    /// Not an object of ours at all.
+    /// Not an object of this crate.
     Foreign,
 }
 
 impl JobFolder {
-    /// Returns the folder of `job` below `prefix`. No request is made.
+    /// Returns the folder of `job` below `prefix`. Makes no request.
     #[must_use]
     pub fn new(
         objects: Arc<dyn ObjectStore>,
@@ -65,26 +65,26 @@ impl JobFolder {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Returns its settings.
+    /// Returns the store's settings.
     #[must_use]
     pub fn settings(&self) -> &StoreSettings {
         &self.inner.patience.settings
     }
 
-    /// Returns the requests that it and its clones have made.
+    /// Returns the requests made by this value and its clones.
     #[must_use]
     pub fn requests(&self) -> RequestCounts {
         self.inner.requests.snapshot()
     }
 
-    /// Creates `object`, whose envelope carries `put_id`, unless `key` is taken.
+    /// Creates `object`, whose envelope has `put_id`, unless `key` is taken.
     ///
-    /// An answer that was lost, or that may belong to an earlier try of ours, is settled by reading back whose
-    /// object it is.
+    /// After a lost response, or a refusal that an earlier try of this call may have caused, the object is read back
+    /// and its put-id compared.
     ///
     /// # Errors
-    /// `Denied` or `Config` if the store refuses, `Unavailable` if it stays unclear. With [`Applied::No`] the object
-    /// is not there and will not appear; with [`Applied::Unknown`] it may still.
+    /// `Denied` or `Config` if the store refuses, `Unavailable` if the outcome stays unknown. With [`Applied::No`] the
+    /// object does not exist and will not appear; with [`Applied::Unknown`] it may.
     ///
     /// [`Applied::No`]: crate::Applied::No
     /// [`Applied::Unknown`]: crate::Applied::Unknown
@@ -96,9 +96,9 @@ impl JobFolder {
                 Ok(()) => return Ok(Put::Created),
                 Err(Fault::Missing(error)) => {
                     let error = Error::config(NO_BUCKET).with_source(error);
-                    return Err(doubted(error, in_doubt));
+                    return Err(with_doubt(error, in_doubt));
                 }
-                Err(Fault::Refused(error)) => return Err(doubted(error, in_doubt)),
+                Err(Fault::Refused(error)) => return Err(with_doubt(error, in_doubt)),
                 Err(Fault::Exists(_)) if canary::on(Canary::TrustAlreadyExists) => return Ok(Put::Taken),
                 Err(Fault::Exists(error) | Fault::Unclear(error)) => error,
             };
@@ -106,7 +106,7 @@ impl JobFolder {
             match self.holder(key).await {
                 Ok(Holder::Put(holder)) if holder == put_id => return Ok(Put::Created),
                 Ok(Holder::Put(_) | Holder::Foreign) => return Ok(Put::Taken),
-                // It may land later, or a conflicting request left nothing: the same bytes go out again.
+                // A delayed create may still land, or a conflicting one left nothing. Send the same bytes again.
                 Ok(Holder::Nobody) => {}
                 Err(error) => failure = error,
             }
@@ -114,19 +114,19 @@ impl JobFolder {
         }
     }
 
-    /// Returns the whole object under `key`, or `None` if there is none.
+    /// Returns the whole object under `key`; `None` if there is none.
     ///
     /// # Errors
-    /// `Corrupt` if it is longer than `cap` bytes; `Denied` or `Unavailable` from the store.
+    /// `Corrupt` if the object is longer than `cap` bytes; `Denied` or `Unavailable` from the store.
     pub async fn read(&self, key: &Key, cap: u64) -> Result<Option<Bytes>> {
         let path = &key.path(&self.inner.root);
-        self.retrying(|| self.fetch(key, path, None, cap)).await
+        self.retry(|| self.fetch(key, path, None, cap)).await
     }
 
     /// Returns bytes `range` of the object under `key`.
     ///
     /// # Errors
-    /// `NotFound` if there is no object, `Corrupt` if it ends before the range does; `Denied` or `Unavailable` from
+    /// `NotFound` if there is no object, `Corrupt` if the object ends inside the range; `Denied` or `Unavailable` from
     /// the store.
     pub async fn read_range(&self, key: &Key, range: Range<u64>) -> Result<Bytes> {
         if range.is_empty() {
@@ -135,15 +135,15 @@ impl JobFolder {
         let path = &key.path(&self.inner.root);
         let (end, cap) = (range.end, range.end.saturating_sub(range.start));
         let range = &range;
-        let found = self.retrying(|| async move {
+        let found = self.retry(|| async move {
             let fault = match self.fetch(key, path, Some(range.clone()), cap).await {
                 Err(Fault::Unclear(error)) => error,
                 settled => return settled,
             };
-            // Stores differ in how they answer a range beyond the end; the length tells.
+            // Stores differ in how they answer a range beyond the end, so check the length.
             match self.length(key, path).await? {
                 length if length < end => Err(Fault::Refused(
-                    Error::corrupt("object is shorter than what lies in it")
+                    Error::corrupt("object is shorter than its content")
                         .with("object", key)
                         .with("expected", end)
                         .with("found", length),
@@ -154,38 +154,38 @@ impl JobFolder {
         found.await?.ok_or_else(|| Error::not_found("object is not in the store").with("object", key))
     }
 
-    /// Deletes the object under `key`; it is no error if there is none.
+    /// Deletes the object under `key`. A missing object is no error.
     ///
     /// # Errors
-    /// `Denied` or `Unavailable` from the store; the object may or may not be gone then.
+    /// `Denied` or `Unavailable` from the store; the object may be gone all the same.
     pub async fn delete(&self, key: &Key) -> Result<()> {
         let path = &key.path(&self.inner.root);
         let once = || {
             self.inner.requests.count(&self.inner.requests.delete, "delete");
-            self.inner.patience.answer(key, 0, async move {
-                self.inner.objects.delete(path).await.map_err(|error| Fault::of(&error, key))
+            self.inner.patience.with_timeout(key, 0, async move {
+                self.inner.objects.delete(path).await.map_err(|error| Fault::classify(&error, key))
             })
         };
-        self.retrying(once).await.map(|_gone| ()).map_err(Error::unknown)
+        self.retry(once).await.map(|_gone| ()).map_err(Error::unknown)
     }
 
-    /// Returns the job's keys of `class`. A page that fails discards the whole listing; a name that is not ours, however
-    /// odd, is counted and passed over.
+    /// Returns the job's keys of `class`. If a page fails, the whole listing is retried. Foreign names are counted and
+    /// skipped.
     ///
-    /// A listing may lag: miss a new object, or show a deleted one.
+    /// A listing may lag: it can miss a new object, or show a deleted one.
     ///
     /// # Errors
-    /// `Limit` if there are too many; `Denied` or `Unavailable` from the store.
+    /// `Limit` if there are more than 16 Mi keys; `Denied` or `Unavailable` from the store.
     pub async fn list(&self, class: KeyClass) -> Result<Listing> {
-        Ok(self.retrying(|| self.list_once(class)).await?.unwrap_or_default())
+        Ok(self.retry(|| self.list_once(class)).await?.unwrap_or_default())
     }
 
-    /// Finds out whether the store can hold a job: it takes creates, refuses to create twice, and gives back what
-    /// it took.
+    /// Checks whether the store can hold a job: it creates an object, refuses to create it again, and returns its
+    /// bytes.
     ///
     /// # Errors
-    /// `Config` if it lacks or ignores create-if-absent, `Denied` if it is read-only, `Unavailable` if it is out of
-    /// reach.
+    /// `Config` if the store lacks or ignores create-if-absent, `Denied` if it is read-only, `Unavailable` if it does
+    /// not answer.
     pub async fn probe(&self) -> Result<()> {
         let draw = || PutId(self.inner.patience.runtime.random().to_le_bytes());
         let [first, second] = [draw(), draw()];
@@ -207,8 +207,8 @@ impl JobFolder {
         Ok(())
     }
 
-    /// Repeats `once` until it is settled; `None` is an object that does not exist.
-    async fn retrying<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>>
+    /// Retries `once` until it is settled; `None` if the object does not exist.
+    async fn retry<T, F>(&self, once: impl Fn() -> F) -> Result<Option<T>>
     where
         F: Future<Output = Result<T, Fault>>,
     {
@@ -231,9 +231,9 @@ impl JobFolder {
         let call = async {
             let mode = if canary::on(Canary::Overwrite) { PutMode::Overwrite } else { PutMode::Create };
             let put = self.inner.objects.put_opts(&path, object.into(), mode.into());
-            put.await.map(|_| ()).map_err(|error| Fault::of(&error, key))
+            put.await.map(|_| ()).map_err(|error| Fault::classify(&error, key))
         };
-        self.inner.patience.answer(key, bytes, call).await
+        self.inner.patience.with_timeout(key, bytes, call).await
     }
 
     async fn holder(&self, key: &Key) -> Result<Holder> {
@@ -243,7 +243,7 @@ impl JobFolder {
             Ok(header) => header,
             Err(Fault::Missing(_)) => return Ok(Holder::Nobody),
             Err(fault) => match self.length(key, path).await {
-                // It ends before a header does: nothing of ours does.
+                // The object is shorter than a header, which every object of this crate has.
                 Ok(found) if found < length => return Ok(Holder::Foreign),
                 _ => return Err(fault.into_error()),
             },
@@ -251,13 +251,13 @@ impl JobFolder {
         Ok(envelope::peek_put_id(&header).map_or(Holder::Foreign, Holder::Put))
     }
 
-    /// Makes one read and checks that what arrived is what was asked for.
+    /// Makes one read and checks that the response has the requested range and its stated length.
     async fn fetch(&self, key: &Key, path: &Path, range: Option<Range<u64>>, cap: u64) -> Result<Bytes, Fault> {
         self.inner.requests.count(&self.inner.requests.get, "get");
         let options = GetOptions { range: range.clone().map(GetRange::Bounded), ..GetOptions::default() };
         let asked = range.as_ref().map_or(0, |range| range.end.saturating_sub(range.start));
         let call = async {
-            let unclear = |error: object_store::Error| Fault::of(&error, key);
+            let unclear = |error: object_store::Error| Fault::classify(&error, key);
             let answer = self.inner.objects.get_opts(path, options).await.map_err(unclear)?;
             let got = answer.range.clone();
             if range.as_ref().is_some_and(|asked| *asked != got) {
@@ -277,14 +277,15 @@ impl JobFolder {
             self.inner.requests.get_bytes.fetch_add(length, Ordering::Relaxed);
             Ok(bytes)
         };
-        self.inner.patience.answer(key, asked, call).await
+        self.inner.patience.with_timeout(key, asked, call).await
     }
 
     async fn length(&self, key: &Key, path: &Path) -> Result<u64, Fault> {
         self.inner.requests.count(&self.inner.requests.get, "get");
-        let call =
-            async { self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::of(&error, key)) };
-        self.inner.patience.answer(key, 0, call).await
+        let call = async {
+            self.inner.objects.head(path).await.map(|meta| meta.size).map_err(|error| Fault::classify(&error, key))
+        };
+        self.inner.patience.with_timeout(key, 0, call).await
     }
 
     async fn list_once(&self, class: KeyClass) -> Result<Listing, Fault> {
@@ -292,8 +293,8 @@ impl JobFolder {
         self.inner.requests.count(&self.inner.requests.list, "list");
         let mut pages = self.inner.objects.list(Some(&folder));
         let mut listing = Listing::default();
-        while let Some(page) = self.inner.patience.answer(&folder, 0, async { Ok(pages.next().await) }).await? {
-            let meta = match page.map_err(|error| Fault::of(&error, &folder)) {
+        while let Some(page) = self.inner.patience.with_timeout(&folder, 0, async { Ok(pages.next().await) }).await? {
+            let meta = match page.map_err(|error| Fault::classify(&error, &folder)) {
                 Err(_) if canary::on(Canary::PartialListing) => break,
                 page => page?,
             };
@@ -316,7 +317,7 @@ impl fmt::Debug for JobFolder {
     }
 }
 
-/// Returns the body of `answer`; it is read no further than is needed to see that it is longer than `length`.
+/// Returns the body of `answer`. Stops reading once the body exceeds `length`.
 async fn body(answer: GetResult, length: u64) -> object_store::Result<Bytes> {
     if matches!(answer.payload, GetResultPayload::File(..)) {
         return answer.bytes().await;
@@ -335,7 +336,7 @@ async fn body(answer: GetResult, length: u64) -> object_store::Result<Bytes> {
     Ok(if whole.is_empty() { found } else { whole.into() })
 }
 
-/// Marks a refusal: it proves nothing of the tries before it.
-fn doubted(error: Error, in_doubt: bool) -> Error {
+/// Marks a refusal as unknown if an earlier try is in doubt: the refusal proves nothing about that try.
+fn with_doubt(error: Error, in_doubt: bool) -> Error {
     if in_doubt { error.unknown() } else { error }
 }

@@ -1,13 +1,13 @@
-//! Keys: the only place that builds or parses them.
+//! Building and parsing keys, which nothing else does.
 //!
 //! ```text
 //! <job>/attempt/<20 digits>       create-once, dense, never deleted
 //! <job>/manifest/<20 digits>      create-once, dense
 //! <job>/data/<attempt>-<32 hex>   create-once, named at random
-//! <job>/probe/<32 hex>            what a start-up probe leaves if it dies
+//! <job>/probe/<32 hex>            left by a start-up probe that crashes
 //! ```
 //!
-//! Invariants: one key, one spelling; a name is made of numbers alone, never of text that a store handed in.
+//! Invariants: a key has one spelling; a key is made of numbers alone, never of text from a store.
 
 use std::fmt;
 
@@ -15,7 +15,7 @@ use object_store::path::{Path, PathPart};
 
 use crate::id::{Attempt, ObjectId, PutId, Seq};
 
-/// The place of an object below its job's root.
+/// The key of an object below its job's root.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     /// Marker of an attempt.
@@ -28,7 +28,7 @@ pub enum Key {
     Probe(PutId),
 }
 
-/// What can be listed.
+/// The classes of keys, each listed on its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum KeyClass {
     /// Markers of attempts.
@@ -42,7 +42,7 @@ pub enum KeyClass {
 }
 
 impl KeyClass {
-    /// Returns the folder that its keys lie in.
+    /// Returns the name of the folder that holds its keys.
     const fn folder(self) -> &'static str {
         match self {
             Self::Attempt => "attempt",
@@ -52,14 +52,14 @@ impl KeyClass {
         }
     }
 
-    /// Returns where its keys lie below `root`.
+    /// Returns the path of its folder below `root`.
     pub(super) fn path(self, root: &Path) -> Path {
         root.clone().join(self.folder())
     }
 }
 
 impl Key {
-    /// Returns which class it belongs to.
+    /// Returns its class.
     #[must_use]
     pub const fn class(&self) -> KeyClass {
         match self {
@@ -70,12 +70,12 @@ impl Key {
         }
     }
 
-    /// Returns where it lies below `root`.
+    /// Returns its path below `root`.
     pub(super) fn path(&self, root: &Path) -> Path {
         self.class().path(root).join(self.name())
     }
 
-    /// Returns the key of class `class` that lies at `path` below `root`, or `None` for a foreign file.
+    /// Parses a key of class `class` from a `path` below `root`; `None` for a foreign file.
     pub(super) fn parse(class: KeyClass, root: &Path, path: &Path) -> Option<Self> {
         let mut below = path.prefix_match(root)?;
         let folder: PathPart<'_> = below.next()?;
@@ -89,7 +89,7 @@ impl Key {
             KeyClass::Data => Self::Data(name.as_ref().parse().ok()?),
             KeyClass::Probe => Self::Probe(name.as_ref().parse().ok()?),
         };
-        // `+1` and `01` parse as 1: only the spelling that we write is ours.
+        // `+1` and `01` parse as 1, too. Accept only the spelling that `name` gives.
         (key.name() == name.as_ref()).then_some(key)
     }
 

@@ -1,4 +1,4 @@
-//! What a listing of a job's folder found.
+//! The result of listing a job's folder.
 
 use object_store::path::Path;
 
@@ -7,7 +7,7 @@ use super::key::Key;
 /// Most keys that one listing may return.
 pub(super) const LISTED_MAX: usize = 16 << 20;
 
-/// Most foreign names that one listing returns: a folder may hold any number of them.
+/// Most foreign names that one listing returns: a folder may hold any number.
 const FOREIGN_NAMES_MAX: usize = 100;
 
 /// A job's keys of one class.
@@ -15,9 +15,9 @@ const FOREIGN_NAMES_MAX: usize = 100;
 pub struct Listing {
     /// Each key with its object's length, ascending.
     pub entries: Vec<(Key, u64)>,
-    /// Names in the folder that are not ours.
+    /// Number of names in the folder that are not keys of the job.
     pub foreign: u64,
-    /// The first of them, at most 100, as they can be shown.
+    /// The first 100 foreign names, escaped for display.
     pub foreign_names: Vec<String>,
 }
 

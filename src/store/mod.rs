@@ -1,8 +1,8 @@
-//! The only contact with an object store: put-if-absent, get, delete, list, and nothing else.
+//! The only access to an object store: put-if-absent, get, delete, list.
 //!
-//! Invariants: no object is ever overwritten; every create ends as done, as proved not done, or as unknown; an unknown
-//! outcome is settled here and nowhere else, by reading the key back and comparing the put-id; a repeated create sends
-//! the same bytes to the same key.
+//! Invariants: no object is ever overwritten; every create ends as done, as provably not done, or as unknown; only this
+//! module settles an unknown outcome, by reading the key back and comparing the put-id; a retried create sends the same
+//! bytes to the same key.
 
 mod cloud;
 mod folder;
@@ -34,8 +34,8 @@ pub use requests::RequestCounts;
 pub use retry::StoreSettings;
 pub use url::{Access, open_url, open_url_with};
 
-/// Returns the names of the jobs below `prefix`, sorted. A folder whose name is not a job's is passed over; one that
-/// holds no manifest is not yet a job, which reading its chain tells.
+/// Returns the names of the jobs below `prefix`, sorted. Folders whose names are not valid job names are skipped. A
+/// listed folder may have no manifest yet; loading its chain shows that.
 ///
 /// # Errors
 /// `Denied` or `Unavailable` from the store.
@@ -49,8 +49,8 @@ pub async fn list_jobs(
     let mut retry = patience.retry();
     loop {
         let call = objects.list_with_delimiter(Some(prefix));
-        let call = async { call.await.map_err(|error| Fault::of(&error, prefix)) };
-        match patience.answer(prefix, 0, call).await {
+        let call = async { call.await.map_err(|error| Fault::classify(&error, prefix)) };
+        match patience.with_timeout(prefix, 0, call).await {
             Ok(found) => {
                 let names = found.common_prefixes.iter().filter_map(|path| path.filename()?.parse().ok());
                 let mut jobs: Vec<JobName> = names.collect();

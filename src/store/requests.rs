@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct RequestCounts {
     /// Creates.
     pub put: u64,
-    /// Reads: whole, ranged, or of the length alone.
+    /// Reads: of an object, of a range, or of the length alone.
     pub get: u64,
     /// Deletes.
     pub delete: u64,
-    /// Listings; a long one takes the store several pages.
+    /// Listings. A long listing counts once, though the store sends several pages.
     pub list: u64,
     /// Bytes sent.
     pub put_bytes: u64,

@@ -1,6 +1,6 @@
-//! When to try again, and what an error of the library means for the call that got it.
+//! Retries, and what the library's errors mean for a call.
 //!
-//! The library's own retries are off wherever a store is opened by URL: this is the one mechanism.
+//! The library's own retries are off wherever a store is opened by URL, so that this is the only mechanism.
 
 use std::fmt::Display;
 use std::io;
@@ -14,37 +14,36 @@ use crate::error::{Error, Result};
 use crate::runtime::{SharedRuntime, timeout};
 use crate::time::Timestamp;
 
-/// Text of a store's error that is kept: an endpoint's answer can be of any length.
+/// Most characters kept of a store's error: an endpoint's response can be of any length.
 const SOURCE_CHARS_MAX: usize = 1024;
 
 const DENIED: &str = "store refuses access";
 pub(super) const NO_BUCKET: &str = "bucket or container of the store does not exist";
 const LACKS_CREATE: &str = "store lacks create-if-absent, on which every commit rests";
 
-/// How patient a store's user is, and how far the store's listings may lag.
+/// Timeouts and retries of a store's calls, and how far its listings may lag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreSettings {
-    /// Longest wait for the answer to one request, its body included. Default 60 s.
+    /// Timeout of one request, including its body. Default 60 s.
     pub call_timeout: Duration,
-    /// No request of a call is repeated once this much time has passed. Default 3 min.
+    /// Time after which a call makes no further retry. Default 3 min.
     pub retry_deadline: Duration,
-    /// Most requests of one kind that one call makes. Default 10.
+    /// Most tries of each request of a call, including the first. Default 10.
     pub tries_max: usize,
-    /// Wait before the first repetition; each further one waits twice as long, and up to as much again at
-    /// random. Default 100 ms.
+    /// Delay before the first retry. Each further delay doubles, plus up to as much again at random. Default 100 ms.
     pub backoff_first: Duration,
-    /// Longest wait between repetitions, before the random part. Default 10 s.
+    /// Longest delay between retries, without the random part. Default 10 s.
     pub backoff_max: Duration,
-    /// A listing may miss the newest manifests, but fewer than this many: dead ones younger than that are kept,
-    /// so that probing from any manifest that a listing shows reaches the end of the chain. Default 64.
+    /// A listing may miss fewer than this many of the newest manifests. Void manifests within that distance of the end
+    /// are kept, so that reading on from any listed manifest reaches the end of the chain. Default 64.
     pub list_lag: u64,
-    /// Longest time for which the outcome of a commit is looked for while the store does not answer; then the attempt ends,
-    /// and the next one finds out. A store that refuses ends it after a few tries. Default 1 h.
+    /// Time for which a commit of unknown outcome is retried while the store does not answer. Then the attempt ends,
+    /// and the next one finds out. If the store refuses, the attempt ends after a few tries. Default 1 h.
     pub settle_patience: Duration,
-    /// A running job deletes what a commit made unreachable only after this many further commits, so that one who reads
-    /// a checkpoint while it is dropped can finish, or notice and turn to a newer one. Costs the space of what so many
-    /// commits replace: with full checkpoints, as many more copies of the state. 0 deletes at once. Default 2.
+    /// Further commits after which a running job deletes objects that a commit made unreachable, so that a reader of a
+    /// dropped checkpoint can finish, or move on to a newer one. Costs the space that these commits replace: with full
+    /// checkpoints, as many more copies of the state. 0 deletes at once. Default 2.
     pub collect_lag: u64,
 }
 
@@ -63,23 +62,23 @@ impl Default for StoreSettings {
     }
 }
 
-/// Silence after which people hear that the store is being waited for. What is sent or asked for may take longer.
+/// Silence of the store after which a call logs that it waits. Large requests may take longer.
 const QUIET: Duration = Duration::from_millis(1500);
 
-/// Bytes that may take one second more.
+/// Bytes that extend the permitted silence by one second.
 const QUIET_BYTES_PER_S: u64 = 1 << 20;
 
-/// How long repetitions stay between their author and the store.
-const QUIET_REPETITIONS: Duration = Duration::from_secs(1);
+/// Time for which a call retries without logging it.
+const QUIET_RETRIES: Duration = Duration::from_secs(1);
 
-/// Least time between two lines that say so.
+/// Least time between two such log lines.
 const NOTICE_EVERY: Duration = Duration::from_secs(5);
 
-/// How calls wait for the store, and what people hear of it.
+/// How calls wait for the store, and what they log about it.
 pub(super) struct Patience {
     pub(super) runtime: SharedRuntime,
     pub(super) settings: StoreSettings,
-    /// When the last line was written: one in a while, however many calls wait.
+    /// Time of the last log line. All calls share it, so that lines are rare however many calls wait.
     noticed: Mutex<Option<Timestamp>>,
 }
 
@@ -88,7 +87,7 @@ impl Patience {
         Self { runtime, settings, noticed: Mutex::default() }
     }
 
-    /// Returns the repetitions of one call.
+    /// Returns the retries of one call.
     pub(super) fn retry(&self) -> Retry<'_> {
         let [seed, ..] = split(self.runtime.random());
         let delays = ExponentialBuilder::new()
@@ -99,12 +98,14 @@ impl Patience {
             .with_jitter()
             .with_jitter_seed(seed)
             .build();
-        let begun = self.runtime.monotonic();
-        Retry { patience: self, delays, begun, deadline: begun.after(self.settings.retry_deadline), tries: 1 }
+        let started = self.runtime.monotonic();
+        Retry { patience: self, delays, started, deadline: started.after(self.settings.retry_deadline), tries: 1 }
     }
 
-    /// Returns what `call`, which sends or asks for `bytes`, returns, or that it is unclear if it takes too long.
-    pub(super) async fn answer<T>(
+    /// Runs `call` under the timeout of a request. A timeout is an unclear fault.
+    ///
+    /// * `bytes`: the bytes that `call` sends or requests.
+    pub(super) async fn with_timeout<T>(
         &self,
         object: impl Display,
         bytes: u64,
@@ -126,7 +127,7 @@ impl Patience {
         })
     }
 
-    /// Says that the store is being waited for, unless that was said a moment ago.
+    /// Logs that a call waits for the store, unless a line was logged a moment ago.
     fn notice(&self, longest: Duration, reason: &str) {
         let now = self.runtime.monotonic();
         let mut noticed = self.noticed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,26 +136,26 @@ impl Patience {
         }
         *noticed = Some(now);
         drop(noticed);
-        // An endpoint's text may have lines.
+        // An endpoint's text may have line breaks.
         let reason = reason.replace(char::is_control, " ");
         tracing::warn!("waiting for the store (at most {} s more): {reason}", longest.as_secs());
     }
 }
 
-/// The repetitions of one call.
+/// The retries of one call.
 pub(super) struct Retry<'a> {
     patience: &'a Patience,
     delays: ExponentialBackoff,
-    begun: Timestamp,
+    started: Timestamp,
     deadline: Timestamp,
     tries: u32,
 }
 
 impl Retry<'_> {
-    /// Waits until the call may be repeated after it failed with `error`.
+    /// Waits for the delay before the next try, after one that failed with `error`.
     ///
     /// # Errors
-    /// `error`, with the number of tries, if there is to be no other.
+    /// `error`, with the number of tries, if there are no more retries.
     pub(super) async fn wait(&mut self, error: Error) -> Result<()> {
         let Patience { runtime, settings, .. } = self.patience;
         let now = runtime.monotonic();
@@ -163,7 +164,7 @@ impl Retry<'_> {
             return Err(error.with("tries", self.tries));
         };
         tracing::debug!(error = error.chain(), ?delay, "store call failed, to be repeated");
-        if now.after(delay) >= self.begun.after(QUIET_REPETITIONS) {
+        if now.after(delay) >= self.started.after(QUIET_RETRIES) {
             let longest = self.deadline.since(now).saturating_add(settings.call_timeout);
             self.patience.notice(longest, &error.chain());
         }
@@ -178,22 +179,22 @@ fn split(bits: u128) -> [u64; 2] {
     [low, high].map(|half| u64::try_from(half).unwrap_or(u64::MAX))
 }
 
-/// What a failed request tells of its effect.
+/// A failed request, by what is known of its effect.
 #[derive(Debug)]
 pub(super) enum Fault {
-    /// Nothing is stored under that name. For a create: the bucket or container is not there.
+    /// The object does not exist. For a create: the bucket or container does not exist.
     Missing(Error),
-    /// A create was refused because the name is, or is about to be, taken. Perhaps by ourselves.
+    /// A create was refused because the key is, or is about to be, taken, perhaps by an earlier try of the same call.
     Exists(Error),
     /// The store refused, and did nothing.
     Refused(Error),
-    /// The effect may have happened, or may still happen later.
+    /// The effect may have happened, or may happen later.
     Unclear(Error),
 }
 
 impl Fault {
-    /// Returns what `error` means for a request on `object`.
-    pub(super) fn of(error: &object_store::Error, object: impl Display) -> Self {
+    /// Classifies the error of a request on `object`.
+    pub(super) fn classify(error: &object_store::Error, object: impl Display) -> Self {
         use object_store::Error as E;
         let fault = |error: Error, source: &E| error.with("object", &object).with_source(shorten(source));
         match error {
@@ -225,7 +226,7 @@ impl Fault {
         }
     }
 
-    /// Returns the error in it.
+    /// Returns the contained error.
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::Missing(error) | Self::Exists(error) | Self::Refused(error) | Self::Unclear(error) => error,
@@ -233,7 +234,7 @@ impl Fault {
     }
 }
 
-/// Returns what `of` makes of the error of type `E` that is behind `error`, if one is.
+/// Finds an error of type `E` among the sources of `error`, and returns the result of `of` for it.
 pub(super) fn behind<E: std::error::Error + 'static, T>(
     error: &object_store::Error,
     of: impl Fn(&E) -> T,
@@ -248,15 +249,15 @@ pub(super) fn behind<E: std::error::Error + 'static, T>(
     None
 }
 
-/// Returns what the store's refusal comes to, if one is behind `error`.
+/// Returns the error for a store's [`Refusal`](super::http::Refusal), if one is among the sources of `error`.
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 fn refusal(error: &object_store::Error) -> Option<Error> {
     use super::http::{Refusal, Why};
-    behind(error, |refusal: &Refusal| match refusal.why {
+    behind(error, |refusal: &Refusal| match refusal.reason {
         Why::Denied => Error::denied(DENIED),
         Why::NoBucket => Error::config(NO_BUCKET),
         Why::LacksCreate => Error::config(LACKS_CREATE),
-        Why::Lacks => Error::config("store does not know a request that every job makes"),
+        Why::Lacks => Error::config("store does not support a request that every job needs"),
         Why::Elsewhere => {
             Error::config("store sends requests elsewhere: its region or endpoint is not the one that is set")
         }
@@ -271,7 +272,7 @@ fn refusal(_error: &object_store::Error) -> Option<Error> {
     None
 }
 
-/// Returns the error's text, cut: it already repeats its own sources, and a hostile endpoint chooses its length.
+/// Returns the error's text, truncated: a hostile endpoint chooses its length. The text includes the error's sources.
 fn shorten(error: &object_store::Error) -> String {
     let text = error.to_string();
     match text.char_indices().nth(SOURCE_CHARS_MAX) {
@@ -289,7 +290,7 @@ mod tests {
         object_store::Error::Generic { store: "test", source: source.into() }
     }
 
-    /// A runtime without time.
+    /// A runtime whose clock only sleeps advance.
     #[derive(Debug)]
     struct Still(Mutex<Timestamp>);
 
@@ -315,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_that_is_away_is_reported_soon_and_rarely() {
+    async fn an_unreachable_store_is_reported_soon_and_rarely() {
         let runtime = std::sync::Arc::new(Still(Mutex::new(Timestamp::from_millis(0))));
         let patience = Patience::new(runtime.clone(), StoreSettings::default());
         let mut retry = patience.retry();
@@ -329,7 +330,7 @@ mod tests {
             notices.len() > 2 && notices.windows(2).all(|pair| pair[0].after(NOTICE_EVERY) <= pair[1]),
             "{notices:?}"
         );
-        // A short disturbance is no news.
+        // A short outage is not logged.
         let patience = Patience::new(runtime, StoreSettings::default());
         patience.retry().wait(Error::unavailable("away")).await.unwrap();
         assert_eq!(*patience.noticed.lock().unwrap(), None);
@@ -345,18 +346,18 @@ mod tests {
             (generic(io::Error::from(io::ErrorKind::ReadOnlyFilesystem)), ErrorKind::Denied),
         ];
         for (error, kind) in refused {
-            let Fault::Refused(found) = Fault::of(&error, "k") else { panic!("{error} is a refusal") };
+            let Fault::Refused(found) = Fault::classify(&error, "k") else { panic!("{error} is a refusal") };
             assert_eq!(found.kind(), kind, "{error}");
         }
         for error in [generic("503 slow down"), generic(io::Error::from(io::ErrorKind::StorageFull))] {
-            let Fault::Unclear(found) = Fault::of(&error, "k") else { panic!("{error} is unclear") };
+            let Fault::Unclear(found) = Fault::classify(&error, "k") else { panic!("{error} is unclear") };
             assert_eq!(found.kind(), ErrorKind::Unavailable);
         }
     }
 
     #[test]
     fn a27_an_endpoint_does_not_choose_how_long_errors_are() {
-        let error = Fault::of(&generic("ü".repeat(100_000)), "k").into_error();
+        let error = Fault::classify(&generic("ü".repeat(100_000)), "k").into_error();
         assert!(error.chain().len() < 3 * SOURCE_CHARS_MAX);
     }
 }

@@ -1,7 +1,7 @@
 //! Stores by URL.
 //!
-//! Credentials and endpoints come from the environment, as the library reads them, or from the caller; a URL that
-//! carries any is refused, and no error repeats a setting's value, or more of a URL than its scheme, host and path.
+//! Credentials and endpoints come from the environment, as the library reads it, or from the caller. A URL with
+//! credentials is refused. Errors never show the value of a setting, nor more of a URL than scheme, host and path.
 
 use std::sync::Arc;
 
@@ -16,35 +16,35 @@ use crate::error::{Error, Result};
 use super::cloud::{azure, gcs, s3};
 use super::folder::Folder;
 
-/// What a store is opened for.
+/// How a store is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// Only to be read: a folder that does not exist is an error.
+    /// Reading only: a missing folder is an error.
     Read,
-    /// To be written: a folder that does not exist is made.
+    /// Reading and writing: a missing folder is created.
     Write,
 }
 
-/// Opens the store at `url` and returns it with the prefix below which its jobs lie.
+/// Opens the store at `url`. Returns the store and the prefix of its jobs. Makes no request.
 ///
-/// `file:///dir` (every create is synced to the disk), `memory:///` (gone with the value that is returned),
+/// `file:///dir` (every create is synced to disk), `memory:///` (dropped with the returned value),
 /// `s3://bucket/prefix`, `az://container/prefix`, `gs://bucket/prefix`.
 ///
 /// # Errors
-/// `Config` if the URL is malformed, carries credentials, or names a store that this build lacks, or if the settings
-/// that the environment has for it cannot be right (which names the variables); `NotFound` if a folder to be read does
-/// not exist; `Denied` if one cannot be made. No request is made.
+/// `Config` if the URL is malformed, has credentials, or names a store that this build lacks, or if the environment's
+/// settings for the store cannot be right, naming the variables; `NotFound` if a folder to read does not exist;
+/// `Denied` if a folder cannot be created.
 pub fn open_url(url: &str, access: Access) -> Result<(Arc<dyn ObjectStore>, Path)> {
     open_url_with(url, access, &[])
 }
 
-/// As [`open_url`], with `settings` of a cloud store that stand above those of the environment. Their names are those
-/// of the environment's variables, such as `AWS_ENDPOINT`.
+/// As [`open_url`], with `settings` of a cloud store that override the environment. Their names are those of the
+/// environment variables, such as `AWS_ENDPOINT`.
 ///
 /// # Errors
-/// As [`open_url`]; `Config` too if the store has no setting of such a name.
+/// As [`open_url`]; `Config` also if the store has no setting of that name.
 pub fn open_url_with(url: &str, access: Access, settings: &[(&str, &str)]) -> Result<(Arc<dyn ObjectStore>, Path)> {
-    // A text that does not parse may hold anything, so it is not repeated.
+    // Text that does not parse may hold secrets: keep it out of the error.
     let parsed = Url::parse(url).map_err(|source| Error::config("malformed store url").with_source(source))?;
     let shown = shown(&parsed);
     let has_secrets = !parsed.username().is_empty() || parsed.password().is_some();
@@ -74,7 +74,7 @@ pub fn open_url_with(url: &str, access: Access, settings: &[(&str, &str)]) -> Re
     }
 }
 
-/// Returns what of `url` may be shown to anybody.
+/// Returns the parts of `url` that are safe to show.
 fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
 }
@@ -96,7 +96,7 @@ fn folder(url: &Url, shown: &str, access: Access) -> Result<Arc<dyn ObjectStore>
     Ok(store)
 }
 
-/// Makes `path` so that it survives a power loss: a folder's name is durable once its parent is synced.
+/// Creates the folder `path` durably: a folder's name is durable once its parent is synced.
 fn make_folder(path: &std::path::Path) -> std::io::Result<()> {
     let missing: Vec<_> = path.ancestors().take_while(|folder| !folder.exists()).collect();
     std::fs::create_dir_all(path)?;
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_is_made_only_to_be_written() {
+    fn a_folder_is_created_only_for_writing() {
         let dir = tempfile::tempdir().unwrap();
         let url = Url::from_file_path(dir.path().join("a/b")).unwrap();
         let error = open_url(url.as_str(), Access::Read).map(|_| ()).unwrap_err();

@@ -1,9 +1,9 @@
-//! What lies in a folder: objects, and entries that are none.
+//! Listing a folder: objects and foreign entries.
 //!
-//! The library ends a listing at the first entry that it cannot make an object of. Here such an entry is listed under a
-//! name that says what it is, and that no object of ours can have.
+//! The library ends a listing at the first entry that is not a valid object. Here such an entry is listed under a name
+//! that describes it, and that no key can have.
 //!
-//! Invariant: a listing that does not fail is whole. What fails it is a folder asked for that cannot be read, or the disk.
+//! Invariant: a listing that succeeds is complete. Only an unreadable requested folder or an I/O error makes it fail.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, Metadata, ReadDir};
@@ -17,23 +17,23 @@ use futures_util::stream::{self, BoxStream, StreamExt as _};
 use object_store::path::{Path, PathPart};
 use object_store::{Error, ListResult, ObjectMeta, Result};
 
-/// Entries after which others get their turn: reading a folder never waits by itself.
+/// Entries after which the stream yields to the executor: reading a folder never suspends by itself.
 const ENTRIES_PER_TURN: usize = 256;
 
 /// An entry of a folder.
 enum Entry {
     Object(ObjectMeta),
-    /// A folder or, which is not entered, a link to one.
+    /// A folder, or a link to one, which is not entered.
     Folder {
         name: Path,
         link: bool,
     },
-    /// Hidden, or gone since.
+    /// A hidden entry, or one deleted meanwhile.
     Nothing,
 }
 
-/// Lists what lies in `folder`, called `prefix`, and in its sub-folders. Links to folders are not entered: they may lead
-/// anywhere, in circles too.
+/// Lists `folder` and its sub-folders under the name `prefix`. Links to folders are not entered: they may lead
+/// anywhere, including in circles.
 pub(super) fn all(folder: &FilePath, prefix: &Path) -> BoxStream<'static, Result<ObjectMeta>> {
     let walk = match open(folder) {
         Ok(entries) => Walk { pending: entries.map(|entries| (entries, prefix.clone())).into_iter().collect() },
@@ -41,18 +41,18 @@ pub(super) fn all(folder: &FilePath, prefix: &Path) -> BoxStream<'static, Result
     };
     let found = stream::iter(walk).enumerate().then(|(at, found)| async move {
         if at % ENTRIES_PER_TURN == ENTRIES_PER_TURN - 1 {
-            give_way().await;
+            yield_now().await;
         }
         found
     });
     found.boxed()
 }
 
-/// Lists what lies directly in `folder`, called `prefix`.
+/// Lists `folder` without its sub-folders under the name `prefix`.
 pub(super) fn direct(folder: &FilePath, prefix: &Path) -> Result<ListResult> {
     let mut found = ListResult { common_prefixes: Vec::new(), objects: Vec::new(), extensions: Default::default() };
     for entry in open(folder)?.into_iter().flatten() {
-        match look(&entry.map_err(failed)?, prefix)? {
+        match classify(&entry.map_err(failed)?, prefix)? {
             Entry::Object(object) => found.objects.push(object),
             Entry::Folder { name, .. } => found.common_prefixes.push(name),
             Entry::Nothing => {}
@@ -89,7 +89,7 @@ impl Iterator for Walk {
                 self.pending.pop();
                 continue;
             };
-            let found = entry.map_err(failed).and_then(|entry| Ok((look(&entry, prefix)?, entry)));
+            let found = entry.map_err(failed).and_then(|entry| Ok((classify(&entry, prefix)?, entry)));
             let (name, entry) = match found {
                 Err(error) => return Some(Err(error)),
                 Ok((Entry::Object(object), _)) => return Some(Ok(object)),
@@ -102,7 +102,7 @@ impl Iterator for Walk {
             match fs::read_dir(entry.path()) {
                 Ok(entries) => self.pending.push((entries, name)),
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
-                // Nobody asked for this folder: it does not hide what lies beside it.
+                // An unreadable sub-folder must not hide its siblings.
                 Err(error) if error.kind() == ErrorKind::PermissionDenied => {
                     return Some(Ok(foreign(prefix, &entry.file_name(), "an unreadable folder")));
                 }
@@ -112,8 +112,8 @@ impl Iterator for Walk {
     }
 }
 
-/// Returns what an entry of the folder called `prefix` is.
-fn look(entry: &DirEntry, prefix: &Path) -> Result<Entry> {
+/// Classifies an entry of the folder named `prefix`.
+fn classify(entry: &DirEntry, prefix: &Path) -> Result<Entry> {
     let name = entry.file_name();
     let link = match entry.file_type() {
         Ok(kind) => kind.is_symlink(),
@@ -139,7 +139,7 @@ fn vanished(error: io::Error) -> Result<Entry> {
     if error.kind() == ErrorKind::NotFound { Ok(Entry::Nothing) } else { Err(failed(error)) }
 }
 
-/// Whether the library writes files of this form before it gives them their names.
+/// Returns whether `name` is that of a temporary file of the library.
 fn is_scratch(name: &str) -> bool {
     let digits = name.split_once('#').map(|(_, digits)| digits);
     digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
@@ -150,21 +150,21 @@ fn object(location: Path, metadata: &Metadata) -> ObjectMeta {
     ObjectMeta { location, last_modified, size: metadata.len(), e_tag: None, version: None }
 }
 
-/// Lists an entry that is no object. No name of ours has a space.
+/// Returns the listing of a foreign entry. Its name contains spaces, which no key does.
 fn foreign(prefix: &Path, name: &OsStr, what: &str) -> ObjectMeta {
     let name = [name.as_encoded_bytes(), b" (", what.as_bytes(), b")"].concat();
     let location = prefix.clone().join(PathPart::from(name.as_slice()));
     ObjectMeta { location, last_modified: SystemTime::UNIX_EPOCH.into(), size: 0, e_tag: None, version: None }
 }
 
-/// Lets the executor run something else.
-async fn give_way() {
-    let mut given = false;
+/// Yields to the executor once.
+async fn yield_now() {
+    let mut yielded = false;
     poll_fn(|context| {
-        if given {
+        if yielded {
             return Poll::Ready(());
         }
-        given = true;
+        yielded = true;
         context.waker().wake_by_ref();
         Poll::Pending
     })

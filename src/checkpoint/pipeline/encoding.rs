@@ -18,7 +18,7 @@ pub(super) struct Segment {
     pub(super) encoded: Encoded,
 }
 
-/// A link on its way to segments. The first segment is encoded when the link's turn begins, each other one on demand.
+/// A link being encoded. The first segment is encoded when the link's turn begins, each other one on demand.
 pub(super) struct Encoding {
     pipeline: Arc<Pipeline>,
     participant: Participant,
@@ -34,7 +34,7 @@ impl Encoding {
         let PendingLink { id: link, seals, content } = link;
         let (encoder, ready) = match content {
             Content::Bytes(encoded) => (None, Some(Segment { participant, link, seals, encoded })),
-            // The encoder owns the rows: their memory is freed when it ends, not when the uploads have ended.
+            // The encoder owns the rows, so that their memory is freed before the uploads end.
             Content::Rows(part) => {
                 (Some(Encoder::new(part, EncodeOptions::default(), pipeline.settings.segment_bytes)), None)
             }
@@ -44,7 +44,7 @@ impl Encoding {
         Ok(encoding)
     }
 
-    /// Returns the next segment, and the rest of the work.
+    /// Returns the next segment, and the remaining encoding.
     pub(super) async fn next(mut self) -> Result<Option<(Segment, Self)>> {
         self.encode().await?;
         Ok(self.ready.take().map(|segment| (segment, self)))

@@ -1,4 +1,4 @@
-//! Subtask manifests that are too much for one object are placed in packs of their own.
+//! Placing subtask manifests in packs when they are too large for the job's manifest.
 
 use std::sync::Arc;
 
@@ -9,11 +9,10 @@ use crate::id::Hash;
 use crate::manifest::{INLINE_SUBTASKS_BYTES, ObjectRef, ObjectSlice};
 
 impl Pipeline {
-    /// Uploads the subtask manifests if they weigh more than [`INLINE_SUBTASKS_BYTES`] together. Returns the objects that
-    /// they lie in.
+    /// Uploads the subtask manifests if their total length exceeds [`INLINE_SUBTASKS_BYTES`]. Returns the new objects.
     ///
     /// # Errors
-    /// `Limit` if one of them is too long by itself; `Unavailable` or `Denied` from the store.
+    /// `Limit` if a single one is too long; `Unavailable` or `Denied` from the store.
     pub(super) async fn upload_manifests(
         self: &Arc<Self>,
         acknowledgements: &mut [Acknowledgement],
@@ -26,7 +25,7 @@ impl Pipeline {
         let mut rest = acknowledgements.iter_mut().peekable();
         while rest.peek().is_some() {
             let mut pack = self.open_pack();
-            // A pack holds one manifest at least, however small packs may be.
+            // A pack holds at least one manifest, however small `pack_bytes` is.
             while pack.builder.is_empty() || pack.builder.len() < self.settings.pack_bytes {
                 let Some(acknowledgement) = rest.next() else { break };
                 let bytes = acknowledgement.manifest.encode(self.max_parallelism)?;

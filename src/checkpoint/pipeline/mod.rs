@@ -1,12 +1,12 @@
-//! The background of a checkpoint: encode, pack, upload, acknowledge.
+//! The background pipeline of a checkpoint: encode, pack, upload, acknowledge.
 //!
 //! ```text
 //! chains of this process --pending--> encode (n at a time) --> pack --> upload (n at a time) --> acknowledgements
 //! ```
 //!
-//! Invariants: state whose placement is cancelled or fails stays in its chain, encoded or placed as far as it came, and
-//! belongs to the next manifest; segments of all subtasks share packs, in the order of the subtasks; encoding runs at
-//! most a few segments ahead of the uploads.
+//! Invariants: state whose placement fails or is cancelled stays in its chain, encoded or placed as far as it came, and
+//! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks; encoding runs at most a
+//! few segments ahead of the uploads.
 
 mod encoding;
 mod manifests;
@@ -33,18 +33,18 @@ use crate::runtime::SharedRuntime;
 use encoding::{Encoding, Segment};
 use packer::{Item, OpenPack, Packer, Slice, large_opaques, replace_opaques};
 
-/// Bounds of the background work.
+/// Bounds on the background's encoding and uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PipelineSettings {
-    /// A pack has this many bytes at most, or one segment or opaque. Default 64 MiB.
+    /// Most bytes of a pack, unless a single segment or opaque is longer. Default 64 MiB.
     pub pack_bytes: u64,
-    /// A seal is divided into segments of about this many bytes, of a key group at least: an encoded segment is held in
-    /// memory until it is uploaded. Default 64 MiB.
+    /// Target bytes of a segment; a key group is never divided. Each encoded segment is held in memory until it is
+    /// uploaded. Default 64 MiB.
     pub segment_bytes: u64,
-    /// Segments encoded at a time. Default 2.
+    /// Segments encoded at a time, at least 1. Default 2.
     pub encoders: usize,
-    /// Packs uploaded at a time. Default 4.
+    /// Packs uploaded at a time, at least 1. Default 4.
     pub uploads: usize,
 }
 
@@ -76,13 +76,12 @@ pub(crate) struct Pipeline {
 }
 
 impl Pipeline {
-    /// Encodes, packs and uploads everything up to `epoch`, and plans the bases of the next seal. The future may be dropped at
-    /// any await.
+    /// Encodes, packs and uploads everything up to `epoch`, and plans the bases of the next seal. Cancel-safe.
     ///
-    /// * `policy`: when groups get new bases; `None` if all do, always.
+    /// * `policy`: when groups get new bases; `None` if each checkpoint writes all groups.
     ///
     /// # Errors
-    /// `Unavailable`, `Denied` or `Limit` from the store or the encoder: the epoch has to be declined.
+    /// `Unavailable`, `Denied` or `Limit` from the store or the encoder: decline the epoch.
     pub(crate) async fn place(
         self: Arc<Self>,
         epoch: Epoch,
@@ -110,32 +109,33 @@ impl Pipeline {
         Ok(Placed { acknowledgements, objects })
     }
 
-    /// Returns the bytes of memory that the chains hold until they are placed, shared with backends or not.
+    /// Returns the bytes of memory held by links that are not placed, including memory shared with backends.
     pub(crate) fn held_bytes(&self) -> u64 {
         let chains = self.chains.values().map(|chain| lock(chain).held());
         chains.map(|(bytes, rows)| bytes + rows.iter().map(|rows| rows.held_bytes()).sum::<u64>()).sum()
     }
 
-    /// Merges and encodes the pending links of epochs up to `until`, none of which can be committed by itself any more. The
-    /// work is CPU-bound: call it on a blocking thread.
+    /// Merges and encodes the pending links of epochs up to `until`, none of which can still be committed on its own.
+    /// CPU-bound: call it on a blocking thread.
     pub(crate) fn merge_pending(&self, until: Epoch) {
         for chain in self.chains.values() {
             let Some(merging) = lock(chain).begin_merge(until) else { continue };
             let merged = merging.encode();
-            // The links stay as they are, and placing them will report the error.
-            let merged = merged.inspect_err(|error| tracing::warn!(error = error.chain(), "what waits was not merged"));
+            // On an error the links stay unmerged. Placing them reports the error.
+            let merged =
+                merged.inspect_err(|error| tracing::warn!(error = error.chain(), "pending links were not merged"));
             lock(chain).end_merge(merged.ok());
         }
     }
 
-    /// Returns everything to place for `epoch`, encoded a few segments at a time, in the order of the subtasks.
+    /// Returns the segments to place for `epoch`, encoded a few at a time, in the order of the subtasks.
     fn encoded(self: &Arc<Self>, epoch: Epoch) -> BoxStream<'static, Result<Segment>> {
         let mut work = Vec::new();
         for (&participant, chain) in &self.chains {
             work.extend(lock(chain).pending(epoch).into_iter().map(|link| (participant, link)));
         }
         let pipeline = Arc::clone(self);
-        // The first segment of each link is encoded ahead, the others in their turn.
+        // Only the first segment of each link is encoded ahead; the others on demand.
         let begin = move |(participant, link)| Encoding::begin(Arc::clone(&pipeline), participant, link);
         let begun = stream::iter(work).map(begin).buffered(self.settings.encoders.max(1));
         begun.map_ok(|encoding| stream::try_unfold(encoding, Encoding::next)).try_flatten().boxed()
@@ -190,7 +190,7 @@ impl Pipeline {
         arrivals.into_iter().map(acknowledge).collect()
     }
 
-    /// Returns the objects that `acknowledgements` refer to: `new` ones, and older ones of the catalog.
+    /// Returns the objects that `acknowledgements` refer to, from `new` and from the catalog.
     fn referenced(&self, acknowledgements: &[Acknowledgement], new: Vec<ObjectRef>) -> Vec<ObjectRef> {
         let new: BTreeMap<_, _> = new.into_iter().map(|object| (object.id, object)).collect();
         let slices = acknowledgements.iter().filter_map(|acknowledgement| acknowledgement.slice);
@@ -204,7 +204,7 @@ impl Pipeline {
             .collect()
     }
 
-    /// Tells the chains that `epoch` is committed, and forgets objects that hold no segment of any chain.
+    /// Records in the chains that `epoch` is committed, and forgets objects that hold no segment of any chain.
     pub(crate) fn commit(&self, epoch: Epoch) {
         self.chains.values().for_each(|chain| lock(chain).commit(epoch));
         let objects: BTreeSet<_> = self.chains.values().flat_map(|chain| lock(chain).objects()).collect();

@@ -1,4 +1,4 @@
-//! Filling packs with segments and large opaques, one pack after the other.
+//! Filling packs with segments and large opaques, one pack at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::manifest::{INLINE_OPAQUE_BYTES, OpaqueContent};
 use crate::place::pack::PackBuilder;
 use crate::segment::{Encoded, SegmentRef};
 
-/// A pack that is being filled.
+/// A pack being filled.
 pub(super) struct OpenPack {
     pub(super) id: ObjectId,
     pub(super) builder: PackBuilder,
     pub(super) slices: Vec<Slice>,
 }
 
-/// What a slice of a pack holds.
+/// A slice of an open pack.
 pub(super) enum Slice {
     Segment {
         participant: Participant,
@@ -40,7 +40,7 @@ pub(super) enum Slice {
     },
 }
 
-/// What goes into packs.
+/// An item to pack.
 pub(super) enum Item {
     Segment(Segment),
     Opaque { participant: Participant, index: usize, bytes: Bytes },
@@ -78,7 +78,7 @@ impl Packer {
             let Some(item) = packer.next_item().await? else {
                 return Ok((!pack.slices.is_empty()).then_some((pack, None)));
             };
-            // A pack holds one item at least, however small packs may be.
+            // A pack holds at least one item, however small `pack_bytes` is.
             if !pack.slices.is_empty() && pack.builder.len().saturating_add(item.bytes().len() as u64) > most {
                 packer.left_over = Some(item);
                 return Ok(Some((pack, Some(packer))));
@@ -134,7 +134,7 @@ pub(super) fn large_opaques(arrivals: &BTreeMap<Participant, Arrival>) -> Vec<It
     large
 }
 
-/// Replaces the bytes of uploaded opaques by references.
+/// Replaces the bytes of uploaded opaques with references.
 pub(super) fn replace_opaques(arrivals: &mut BTreeMap<Participant, Arrival>, slices: Vec<Slice>) {
     for slice in slices {
         if let Slice::Opaque { participant, index, segment } = slice

@@ -1,4 +1,4 @@
-//! One link of a segment chain: a run of state on its way into a manifest, or in one already.
+//! One link of a segment chain: a run of state on its way into a manifest, or already in one.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::memory::MemoryBudget;
 use crate::row::{RowSource, Rules, SealedPart, SegmentKind, Stack};
 use crate::segment::{Encoded, SegmentRef};
 
-/// Identifies a link within its chain, for as long as its content stays the same. Never reused.
+/// Identifies a link within its chain while its content stays the same. Never reused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LinkId(pub(super) u64);
 
@@ -30,10 +30,10 @@ pub(super) struct Link {
     pub(super) id: LinkId,
     pub(super) seals: Seals,
     pub(super) kind: SegmentKind,
-    /// The groups that the link speaks for. A newer base, once committed, takes groups out.
+    /// The groups whose state the link holds. A newer base, once committed, removes groups.
     pub(super) groups: KeyGroupSet,
     pub(super) stage: Stage,
-    /// What its rows mean; empty once it is placed.
+    /// The rules of its rows; empty once it is placed.
     pub(super) rules: Rules,
 }
 
@@ -48,11 +48,11 @@ pub(super) enum Stage {
 /// A link to be encoded and placed for a checkpoint.
 #[derive(Debug, Clone)]
 pub struct PendingLink {
-    /// Which link of its chain.
+    /// The link's id.
     pub id: LinkId,
-    /// What it covers.
+    /// The seals that it covers.
     pub seals: Seals,
-    /// Its bytes, or the rows to encode.
+    /// Its encoded bytes, or the rows to encode.
     pub content: Content,
 }
 
@@ -61,12 +61,12 @@ pub struct PendingLink {
 pub enum Content {
     /// Rows, not encoded yet.
     Rows(SealedPart),
-    /// The segment's bytes, from an earlier try.
+    /// The segment's bytes, encoded earlier.
     Bytes(Encoded),
 }
 
 impl Link {
-    /// Returns the link of a segment that a manifest lists.
+    /// Returns the link of a segment listed in a manifest.
     pub(super) fn placed(id: LinkId, segment: SegmentRef) -> Self {
         Self {
             id,
@@ -78,12 +78,12 @@ impl Link {
         }
     }
 
-    /// Returns whether it comes from the same seal and is of the same kind.
+    /// Returns whether both links have the same seal and kind.
     pub(super) fn is_sealed_with(&self, other: &Self) -> bool {
         (self.seals.epoch, self.seals.part, self.kind) == (other.seals.epoch, other.seals.part, other.kind)
     }
 
-    /// Returns whether it has to be placed before a manifest can cover `epoch`.
+    /// Returns whether it must be placed before a manifest can cover `epoch`.
     pub(super) fn is_pending(&self, epoch: Epoch) -> bool {
         self.seals.epoch <= epoch && !matches!(self.stage, Stage::Placed(_))
     }

@@ -1,4 +1,4 @@
-//! Merging what aborted epochs left pending, so that one compressed copy of each dirty row is carried.
+//! Merging the pending links of aborted epochs, so that memory holds one compressed copy of each dirty row.
 
 use super::link::{Link, LinkId, Stage};
 use super::{Ids, SegmentChain};
@@ -8,7 +8,7 @@ use crate::memory::MemoryBudget;
 use crate::row::SegmentKind;
 use crate::segment::{EncodeOptions, Encoder};
 
-/// The pending links of a chain while they are merged, off the task's thread.
+/// A merge of a chain's pending links, done off the task's thread.
 #[derive(Debug)]
 pub struct Merging {
     epoch: Epoch,
@@ -21,9 +21,9 @@ pub struct Merging {
 }
 
 impl SegmentChain {
-    /// Begins to merge and encode the pending links of epochs up to `epoch`, none of which can be committed by itself any
-    /// more. The work is done by [`Merging::encode`], without the chain; this call is quick. Returns `None` if nothing would
-    /// be gained, a merge is under way, or a later epoch is being placed.
+    /// Starts a merge of the pending links of epochs up to `epoch`, none of which can still be committed on its own.
+    /// Quick: [`Merging::encode`] does the work, without the chain. Returns `None` if there is nothing to merge, a
+    /// merge is in progress, or a later epoch is being placed.
     pub fn begin_merge(&mut self, epoch: Epoch) -> Option<Merging> {
         let pending = || self.links.iter().filter(|link| link.is_pending(epoch));
         let gains = pending().any(|link| matches!(link.stage, Stage::Sealed(_)));
@@ -37,8 +37,8 @@ impl SegmentChain {
         Some(Merging { epoch, replaced, links, ids: self.ids.clone(), budget, segment_bytes })
     }
 
-    /// Puts the merged links in place, unless the pending links changed meanwhile or are being placed for a later epoch.
-    /// `None` ends a merge that failed: the pending links stay as they are.
+    /// Replaces the pending links with the merged ones, unless they changed meanwhile or are being placed for a later
+    /// epoch. `None` ends a failed merge: the pending links stay unmerged.
     pub fn end_merge(&mut self, merged: Option<Merging>) {
         self.merging = false;
         let Some(Merging { epoch, replaced, links, .. }) = merged.filter(|merged| self.handed_out <= merged.epoch)
@@ -53,7 +53,7 @@ impl SegmentChain {
 }
 
 impl Merging {
-    /// Encodes the links that are not encoded yet.
+    /// Encodes those links that are not encoded yet.
     ///
     /// # Errors
     /// As [`Encoder::next_segment`].

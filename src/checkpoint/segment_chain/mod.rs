@@ -1,8 +1,8 @@
-//! A subtask's chain of segments, from the last commit to what is still in memory.
+//! A subtask's chain of segments, from the committed ones to those still in memory.
 //!
-//! Invariants: a link leaves the chain only when a committed manifest no longer needs it; what an aborted epoch
-//! sealed stays and is part of the next manifest; pending links are merged, so that one copy of each dirty row is carried
-//! however long the store is down; a seal becomes segments of bounded size, each of other groups.
+//! Invariants: a link leaves the chain only when a committed manifest no longer needs it; the seals of an aborted epoch
+//! stay and join the next manifest; pending links are merged, so that memory holds one copy of each dirty row however
+//! long the store is down; a seal becomes segments of bounded size with disjoint groups.
 
 mod link;
 mod merging;
@@ -77,7 +77,7 @@ impl SegmentChain {
         Self { segment_bytes: bytes, ..self }
     }
 
-    /// Decides which groups get a new base at the next seal. Done ahead of the seal, so that no barrier waits for it.
+    /// Decides which groups get a new base at the next seal. Called ahead of the seal, so that no barrier waits for it.
     pub fn plan_bases(&mut self, policy: ChainPolicy) {
         let needed = self.needed(Epoch(u64::MAX));
         // The segments of one seal count as one.
@@ -95,12 +95,12 @@ impl SegmentChain {
         self.due = bases_due(&sizes, &self.owned, policy);
     }
 
-    /// Gives all groups a new base at the next seal: their stored rows must not be read under the new rules.
+    /// Gives all groups a new base at the next seal. Otherwise stored rows would be read under the new rules.
     pub fn rebase(&mut self) {
         self.due = self.owned.clone();
     }
 
-    /// Takes the groups that get a new base at this seal.
+    /// Takes the groups that get a new base at the current seal.
     pub fn take_due(&mut self) -> KeyGroupSet {
         std::mem::take(&mut self.due)
     }
@@ -119,8 +119,8 @@ impl SegmentChain {
         }
     }
 
-    /// Returns the links to place before a manifest can cover `epoch`: merged to one `Base` and one `Delta` at most, each in
-    /// segments of other groups.
+    /// Returns the links to place before a manifest can cover `epoch`: merged to at most one `Base` and one `Delta`,
+    /// each divided into links with disjoint groups.
     pub fn pending(&mut self, epoch: Epoch) -> Vec<PendingLink> {
         self.handed_out = self.handed_out.max(epoch);
         if let Some(merged) = self.merged(epoch) {
@@ -130,7 +130,7 @@ impl SegmentChain {
         self.links.iter().filter(|link| link.is_pending(epoch)).map(Link::pending).collect()
     }
 
-    /// Keeps the encoded bytes of a link, for all of its groups or for some, in place of their rows until they are placed.
+    /// Replaces the rows of a link, for all or some of its groups, with their encoded bytes until these are placed.
     /// Returns the link of the bytes; the other groups stay with the link `id`.
     pub fn encoded(&mut self, id: LinkId, encoded: Encoded) -> LinkId {
         let (at, link) = self.take_groups(id, &encoded.groups);
@@ -140,7 +140,7 @@ impl SegmentChain {
         id
     }
 
-    /// Drops `groups` of a link: encoding found that it has no rows of them and supersedes none.
+    /// Drops `groups` from a link that has no rows of them and supersedes none.
     pub fn discard(&mut self, id: LinkId, groups: &KeyGroupSet) {
         self.take_groups(id, groups);
     }
@@ -153,7 +153,8 @@ impl SegmentChain {
         }
     }
 
-    /// Takes `groups` out of a link, which goes if it has no others. Returns where the link was, and a link of those groups.
+    /// Moves `groups` out of a link, which is removed if no groups remain. Returns the link's position, and a link of
+    /// the moved groups.
     fn take_groups(&mut self, id: LinkId, groups: &KeyGroupSet) -> (usize, Link) {
         let at = self.position(id);
         let Some(link) = self.links.remove(at) else { broken("a link moved") };
@@ -164,13 +165,14 @@ impl SegmentChain {
         (at, Link { groups: taken, ..link })
     }
 
-    /// A link that is being encoded or placed stays: only commits and merges remove links, and neither touches these.
+    /// Returns the position of a link being encoded or placed. The link is there: commits and merges do not remove such
+    /// links.
     fn position(&self, id: LinkId) -> usize {
         let position = self.links.iter().position(|link| link.id == id);
         position.unwrap_or_else(|| broken("a link that is being placed left its chain"))
     }
 
-    /// Returns the segments that a manifest at `epoch` lists: all placed links up to it, each with the groups it is
+    /// Returns the segments that a manifest at `epoch` lists: the links up to `epoch`, each with the groups that it is
     /// needed for. `None` if one is not placed.
     #[must_use]
     pub fn segments(&self, epoch: Epoch) -> Option<Vec<SegmentRef>> {
@@ -185,8 +187,8 @@ impl SegmentChain {
             .collect()
     }
 
-    /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Asking the rows
-    /// for the bytes they hold takes a step per region, so it is done without the chain's lock.
+    /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Summing the
+    /// bytes of the rows takes a step per region, so the caller does it without the chain's lock.
     #[must_use]
     pub fn held(&self) -> (u64, Vec<Arc<dyn RowSource>>) {
         let (mut bytes, mut rows) = (0, Vec::new());
@@ -201,7 +203,7 @@ impl SegmentChain {
         (bytes, rows)
     }
 
-    /// Returns the objects that its placed links lie in.
+    /// Returns the objects that hold its placed links.
     #[must_use]
     pub fn objects(&self) -> Vec<ObjectId> {
         let object = |link: &Link| match &link.stage {
@@ -211,7 +213,7 @@ impl SegmentChain {
         self.links.iter().filter_map(object).collect()
     }
 
-    /// Drops what the manifest committed at `epoch` no longer lists.
+    /// Drops the links that the manifest committed at `epoch` no longer needs.
     pub fn commit(&mut self, epoch: Epoch) {
         let needed = self.needed(epoch);
         for (link, groups) in self.links.iter_mut().zip(needed) {
@@ -241,8 +243,9 @@ impl SegmentChain {
         needed
     }
 
-    /// Divides bases that are not encoded yet, by the size of their groups in the segments there are, so that several can be
-    /// encoded at a time. The target is a little less than a segment, since the encoder cuts whatever turns out too long.
+    /// Divides bases that are not encoded yet, so that their parts can be encoded concurrently. Sizes are estimated
+    /// from the existing segments; the target is a little below a segment, since the encoder cuts parts that turn out
+    /// too long.
     fn divide_bases(&mut self, epoch: Epoch) {
         let most = self.segment_bytes - self.segment_bytes / 8;
         let is_base = |link: &Link| link.kind == SegmentKind::Base && link.is_pending(epoch);
@@ -265,8 +268,8 @@ impl SegmentChain {
         self.links = links.flat_map(|(link, runs)| divided(link, runs, &ids)).collect();
     }
 
-    /// Merges the pending links up to `epoch` to at most one `Base` and one `Delta`. Returns `None` if they come from one
-    /// seal.
+    /// Merges the pending links up to `epoch` to at most one `Base` and one `Delta`. Returns `None` if they come from
+    /// one seal.
     fn merged(&self, epoch: Epoch) -> Option<Vec<Link>> {
         let newest = self.links.iter().rev().find(|link| link.is_pending(epoch))?;
         let (last, rules) = (newest.seals, newest.rules.clone());
@@ -299,8 +302,8 @@ impl SegmentChain {
         Some(links.into_iter().filter(|link| !link.groups.is_empty()).collect())
     }
 
-    /// Puts `links` in place of the pending links up to `epoch`. Placed links of these epochs are older than all pending ones;
-    /// links of later epochs come after them.
+    /// Puts `links` in place of the pending links up to `epoch`. Placed links of these epochs are older than all
+    /// pending ones; links of later epochs come after them.
     fn replace_pending(&mut self, epoch: Epoch, links: Vec<Link>) {
         self.links.retain(|link| !link.is_pending(epoch));
         let at = self.links.partition_point(|link| link.seals.epoch <= epoch);
@@ -310,7 +313,7 @@ impl SegmentChain {
     }
 }
 
-/// Divides a sealed link into one for each of `runs`, which are its groups. Other links stay whole.
+/// Divides a sealed link into one for each of `runs`, a partition of its groups. Other links stay whole.
 fn divided(link: Link, runs: Vec<KeyGroupSet>, ids: &Ids) -> Vec<Link> {
     if runs.len() < 2 || !matches!(link.stage, Stage::Sealed(_)) {
         return vec![link];

@@ -37,7 +37,7 @@ fn a_pending_link_holds_rows_then_bytes_then_nothing() {
     assert_eq!(held(&chain), (0, 0));
 }
 
-/// A chain with a base of epoch 1, and another one sealed at epoch 2; and the bytes of the first.
+/// Returns a chain with a base of epoch 1 and another sealed at epoch 2, and the bytes of the first.
 fn chain_of_bases(segment_bytes: u64) -> (SegmentChain, u64) {
     let (partitioner, owned) = (Partitioner::Range { seed: 1 }, KeyGroupSet::all(16));
     let budget = MemoryBudget::new(u64::MAX);
@@ -60,7 +60,7 @@ fn chain_of_bases(segment_bytes: u64) -> (SegmentChain, u64) {
     (chain, length)
 }
 
-/// Encodes and places a link, and returns its bytes.
+/// Encodes and places a link. Returns its bytes.
 fn place(chain: &mut SegmentChain, link: &PendingLink) -> u64 {
     let Content::Rows(part) = &link.content else { panic!("{link:?}") };
     let encoded = encode(part, EncodeOptions::default()).unwrap();
@@ -95,7 +95,7 @@ fn a_large_base_becomes_segments_that_are_placed_one_by_one() {
     assert!(chain.take_due().is_empty(), "it is one base, not a chain of four");
 }
 
-/// A chain whose task has sealed the same rows again and again, each time for an epoch that was given up.
+/// A chain whose task seals the same rows again and again, each time for an epoch that is aborted.
 struct Stuck {
     chain: SegmentChain,
     backend: LogBackend,
@@ -131,7 +131,7 @@ impl Stuck {
         self.chain.end_merge(Some(merging.encode().unwrap()));
     }
 
-    /// Places all and returns the rows that there are, once for each segment.
+    /// Places all links and returns the rows of each segment.
     fn place_all(&mut self) -> Vec<(SegmentKind, u64)> {
         let epoch = Epoch(self.epoch);
         let mut placed = Vec::new();

@@ -1,4 +1,4 @@
-//! What the job's background commits: the manifest of an epoch whose state is placed.
+//! Drafting the manifest of an epoch whose state is placed.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::metrics;
 use crate::row::{GroupHeat, SegmentKind};
 use crate::segment::{SegmentRef, sum};
 
-/// What the acknowledgements of a checkpoint say together, by operator.
+/// The acknowledgements of a checkpoint, merged by operator.
 #[derive(Default)]
 struct Merged {
     heat: BTreeMap<OperatorId, Vec<GroupHeat>>,
@@ -28,7 +28,7 @@ struct Merged {
 }
 
 impl Owner {
-    /// Returns the manifest of `epoch`, to be committed.
+    /// Returns the draft of the manifest of `epoch`.
     ///
     /// # Errors
     /// `Usage` if a key group has no owner, or two.
@@ -44,13 +44,13 @@ impl Owner {
         objects.sort_unstable_by_key(|object| object.id);
         objects.dedup_by_key(|object| object.id);
         self.measure(&operators, &objects, dirty_rows);
-        // Once a subtask is a slice, its groups cannot be checked with the manifest.
+        // Before subtask manifests become slices: the groups inside a slice cannot be checked.
         operators.iter().try_for_each(|operator| operator.check_owners(self.max_parallelism))?;
         for ((id, subtask), slice) in slices {
             let operator = operators.iter_mut().find(|operator| operator.id == id);
             match operator.and_then(|operator| operator.subtasks.get_mut(subtask.0 as usize)) {
                 Some(entry) => *entry = SubtaskEntry::Slice(slice),
-                None => broken("a slice is of no subtask"),
+                None => broken("slice belongs to no subtask"),
             }
         }
         operators.extend(self.carried.iter().map(|carried| carried.manifest.clone()));
@@ -67,7 +67,7 @@ impl Owner {
         })
     }
 
-    /// Adds the subtasks to their operators, and returns what else the acknowledgements say.
+    /// Adds the subtasks to their operators, and returns the rest of the acknowledgements.
     fn merge(&mut self, operators: &mut [OperatorManifest], acknowledgements: Vec<Acknowledgement>) -> Merged {
         let mut merged = Merged::default();
         for Acknowledgement { participant, manifest, slice, summary } in acknowledgements {
@@ -91,7 +91,7 @@ impl Owner {
         merged
     }
 
-    /// Records what this checkpoint adds to the store, and what it lists in all.
+    /// Records the bytes that this checkpoint adds to the store, and the bytes that it lists in total.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes and rows")]
     fn measure(&mut self, operators: &[OperatorManifest], objects: &[ObjectRef], dirty_rows: u64) {
         let listed = &self.listed;

@@ -1,7 +1,7 @@
 //! The owner: coordinates the epochs of an attempt, commits them, collects garbage.
 //!
-//! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a fenced
-//! attempt does nothing more.
+//! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a
+//! fenced attempt does nothing more.
 
 mod draft;
 
@@ -33,9 +33,9 @@ use crate::place::Store;
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
-/// What the owner's own work ends with.
+/// The result of the owner's asynchronous work.
 pub(super) enum Step {
-    /// The outcome of a commit is known, or will stay unknown.
+    /// A commit's outcome is known, or the committer gave up on it.
     Decided(Epoch, Decision),
     /// A collection ended.
     Collected(Box<Collector>),
@@ -66,11 +66,11 @@ pub(super) struct Owner {
     collector: Option<Box<Collector>>,
     garbage: Vec<Garbage>,
     epochs: BTreeMap<Epoch, InFlight>,
-    /// The deadline that a timer waits for.
+    /// The deadline of the pending timer.
     timer: Option<Timestamp>,
-    /// Objects of the last checkpoint.
+    /// Objects that the last checkpoint lists.
     listed: BTreeSet<ObjectId>,
-    /// What the checkpoint being committed wrote.
+    /// The sizes of the checkpoint being committed.
     sample: CheckpointSample,
     /// Requests to the store before the last checkpoint; `None` before the first.
     requests: Option<u64>,
@@ -78,11 +78,11 @@ pub(super) struct Owner {
     rows: BTreeMap<(OperatorId, KeyGroup), u64>,
 }
 
-/// What the owner keeps of an epoch that the coordinator has in flight.
+/// The owner's record of an epoch in flight.
 struct InFlight {
     started: Timestamp,
     placed: Option<Placed>,
-    /// Why it is to be given up.
+    /// Why the epoch will be aborted.
     reason: Option<Error>,
 }
 
@@ -123,12 +123,12 @@ impl Owner {
     }
 
     pub(super) fn begin(&mut self) {
-        self.show_doubt();
+        self.publish_doubt();
         self.sweep_orphans();
     }
 
-    /// Shows in the job's progress that a commit cannot be settled.
-    fn show_doubt(&mut self) {
+    /// Publishes the errors of a commit in doubt in the job's progress.
+    fn publish_doubt(&mut self) {
         let shared = Arc::downgrade(&self.shared);
         let Some(committer) = &mut self.committer else { broken("an owner starts without its committer") };
         committer.on_doubt(Arc::new(move |error| {
@@ -138,11 +138,11 @@ impl Owner {
         }));
     }
 
-    /// An epoch was triggered.
+    /// Records that an epoch was triggered.
     ///
     /// * `open`: whether it is still in flight.
     pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, open: bool) {
-        // The requests of claim and restore belong to no checkpoint.
+        // Requests of claim and restore count for no checkpoint.
         if self.requests.is_none() {
             self.requests = Some(self.store_requests());
         }
@@ -151,10 +151,11 @@ impl Owner {
         }
     }
 
-    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its epoch.
+    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its
+    /// epoch.
     ///
     /// # Errors
-    /// The job's end: the commit is in doubt, or another attempt owns the job.
+    /// Fatal to the job: the commit stays in doubt, or another attempt owns the job.
     pub(super) fn handle(&mut self, now: Timestamp, step: Step) -> Result<Option<(Epoch, ManifestId)>> {
         match step {
             Step::Decided(epoch, decision) => {
@@ -174,12 +175,12 @@ impl Owner {
         Ok(None)
     }
 
-    /// All state of an epoch is placed.
+    /// Records that all of this process's state for an epoch is placed.
     pub(super) fn placed(&mut self, now: Timestamp, epoch: Epoch, placed: Placed) {
         if let Err(error) = draft::check_tables(&placed.acknowledgements) {
             return self.decline(now, epoch, error);
         }
-        // An epoch that was given up meanwhile is gone here, and the coordinator ignores it.
+        // If the epoch was aborted meanwhile, it is not in `epochs`, and the coordinator ignores the acknowledgements.
         for acknowledgement in &placed.acknowledgements {
             self.shared.coordinator().handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
         }
@@ -188,7 +189,7 @@ impl Owner {
         }
     }
 
-    /// Gives up an epoch, unless its manifest is being created.
+    /// Aborts an epoch, unless its manifest is being created.
     pub(super) fn decline(&mut self, now: Timestamp, epoch: Epoch, reason: Error) {
         let committing = self.shared.coordinator().is_committing(epoch);
         let Some(flight) = self.epochs.get_mut(&epoch).filter(|_| !committing) else { return };
@@ -207,7 +208,7 @@ impl Owner {
     /// Starts creating the manifest of an epoch.
     pub(super) fn commit(&mut self, epoch: Epoch) {
         let placed = self.epochs.get_mut(&epoch).and_then(|flight| flight.placed.take());
-        let Some(placed) = placed else { broken("a commit starts of an epoch that is not placed") };
+        let Some(placed) = placed else { broken("commit of an epoch that is not placed") };
         let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
         let draft = self.draft(epoch, placed);
         let span = tracing::info_span!("commit", %epoch);
@@ -221,7 +222,8 @@ impl Owner {
         self.steps.push(commit.instrument(span).boxed());
     }
 
-    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is committed.
+    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is
+    /// committed.
     fn decided(&mut self, now: Timestamp, epoch: Epoch, decision: Decision) -> Result<Option<ManifestId>> {
         let Decision { mut committer, outcome } = decision;
         if outcome.is_ok() {
@@ -261,20 +263,20 @@ impl Owner {
         self.observe_completed(now, duration);
         metrics::checkpoint_completed(id.seq, duration);
         tracing::info!(%epoch, id = %id.seq, ?duration, "checkpoint committed");
-        self.shared.ended(epoch, Some(id));
+        self.shared.epoch_ended(epoch, Some(id));
         self.shared.update(|progress| {
             progress.committed = Some((epoch, id));
             progress.completed = progress.completed.saturating_add(1);
         });
     }
 
-    /// Returns how many requests the job has made.
+    /// Returns the number of requests that the job has made.
     fn store_requests(&self) -> u64 {
         let requests = self.store.requests();
         requests.put + requests.get + requests.list + requests.delete
     }
 
-    /// Reports to the controller of the interval what the checkpoint took.
+    /// Reports the checkpoint's duration and requests to the controller of the interval.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests and rows")]
     fn observe_completed(&mut self, now: Timestamp, duration: Duration) {
         let all = self.store_requests();
@@ -283,9 +285,9 @@ impl Owner {
         self.shared.observe(now, Observation::Completed(sample));
     }
 
-    /// Records, logs and announces that an epoch was given up.
+    /// Records, logs and announces that an epoch was aborted.
     ///
-    /// * `unfinished`: what was left of it at the worker, unless all was placed.
+    /// * `unfinished`: its progress at the worker, unless all was placed.
     pub(super) fn aborted(&mut self, now: Timestamp, epoch: Epoch, unfinished: Option<Unfinished>) {
         self.shared.observe(now, Observation::Aborted);
         metrics::checkpoint_failed();
@@ -298,7 +300,7 @@ impl Owner {
         let subtasks = Subtasks(&aborted.missing);
         tracing::warn!(%epoch, reason = aborted.reason.chain(), age = ?aborted.age, stage,
             missing = %subtasks, "checkpoint given up");
-        self.shared.ended(epoch, None);
+        self.shared.epoch_ended(epoch, None);
         self.shared.update(|progress| {
             progress.aborted = progress.aborted.saturating_add(1);
             progress.last_aborted = Some(aborted);
@@ -311,7 +313,7 @@ impl Owner {
         self.arm_timer();
     }
 
-    /// Deletes what the last commits made unreachable, one collection at a time.
+    /// Deletes objects that the last commits made unreachable, one collection at a time.
     fn collect(&mut self) {
         if self.garbage.is_empty() {
             return;
@@ -319,15 +321,15 @@ impl Owner {
         let Some(mut collector) = self.collector.take() else { return };
         std::mem::take(&mut self.garbage).into_iter().for_each(|garbage| collector.add(garbage));
         let collect = async move {
-            // A failure was logged; its keys stay with the collector for the next time.
+            // Failures are logged; the collector keeps their keys for the next run.
             let _swept = collector.run().await;
             Step::Collected(collector)
         };
         self.steps.push(collect.boxed());
     }
 
-    /// Deletes, once, what earlier attempts were uploading when they ended. It takes the collector's place: two deleters would
-    /// only get in each other's way.
+    /// Deletes, once, objects that earlier attempts uploaded without committing. Runs in place of the collector, since
+    /// two deleters would try the same objects.
     fn sweep_orphans(&mut self) {
         let attempt = self.attempt;
         if attempt <= Attempt(1) {
@@ -344,7 +346,7 @@ impl Owner {
 
     fn arm_timer(&mut self) {
         let Some(deadline) = self.shared.coordinator().deadline() else { return };
-        // A later epoch may have an earlier deadline: its timeout is the controller's choice.
+        // A later epoch may have an earlier deadline: the controller chooses each timeout.
         if self.timer.is_some_and(|armed| armed <= deadline) {
             return;
         }
@@ -362,7 +364,7 @@ impl Owner {
     }
 }
 
-/// Returns whether a failed commit is known to have left no manifest, so that the job can continue.
+/// Returns whether a failed commit provably left no manifest, so that the job can continue.
 fn is_not_committed(error: &Error) -> bool {
     let ends = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fenced | ErrorKind::Stopped);
     error.applied() == Applied::No && !ends

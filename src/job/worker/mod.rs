@@ -1,7 +1,7 @@
-//! The worker: gathers what this process's tasks sealed for an epoch, places it, and reports.
+//! The worker: gathers the seals of this process's tasks for an epoch, places them, and reports to the owner.
 //!
-//! Invariant: epochs are placed one at a time and in order, so that pending links are merged only into epochs that follow
-//! those they were aborted with.
+//! Invariant: epochs are placed one at a time and in order, so that the pending links of an aborted epoch are merged
+//! only into later epochs.
 
 mod seat;
 mod task;
@@ -36,15 +36,15 @@ const POLL_FRACTION: u32 = 4;
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(100);
 
-/// What the worker's own work ends with.
+/// The result of the worker's asynchronous work.
 pub(super) enum Step {
     /// It is time to poll for mail.
     Poll,
-    /// Placing ended; `None` if the epoch was given up meanwhile.
+    /// Placing ended; `None` if the epoch was aborted meanwhile.
     Placed(Epoch, Option<Result<Placed>>),
 }
 
-/// What the worker reports to the owner.
+/// A report to the owner.
 pub(super) enum Report {
     /// All of this process's state for the epoch is placed.
     Placed(Epoch, Placed),
@@ -52,9 +52,9 @@ pub(super) enum Report {
     Declined(Epoch, Error),
 }
 
-/// What was left of an epoch when it was given up.
+/// The progress of an epoch that was aborted before it was placed.
 pub(super) struct Unfinished {
-    /// How far it had come.
+    /// How far the epoch had come, for the log.
     pub(super) stage: &'static str,
     /// The subtasks that had not arrived.
     pub(super) missing: Vec<Participant>,
@@ -67,14 +67,14 @@ pub(super) struct Worker {
     runtime: SharedRuntime,
     pipeline: Arc<Pipeline>,
     prepared: PreparedOutput,
-    /// When groups get new bases; `None` if all do, always.
+    /// When groups get new bases; `None` if each checkpoint writes all groups.
     policy: Option<ChainPolicy>,
     /// One per task.
     settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
     epochs: BTreeMap<Epoch, InProgress>,
-    /// Subtasks that end no further epoch.
-    gone: BTreeSet<Participant>,
-    /// The newest epoch that was triggered.
+    /// Subtasks whose seat or task was dropped.
+    dropped: BTreeSet<Participant>,
+    /// The newest triggered epoch.
     newest: Epoch,
     polling: bool,
     reports: Vec<Report>,
@@ -112,16 +112,16 @@ impl Worker {
             policy,
             settlements,
             epochs: BTreeMap::new(),
-            gone: BTreeSet::new(),
+            dropped: BTreeSet::new(),
             newest: Epoch::default(),
             polling: false,
             reports: Vec::new(),
         }
     }
 
-    /// An epoch was triggered.
+    /// Records that an epoch was triggered.
     ///
-    /// * `announced`: the newest epoch whose commit had been announced before; `None` if the epoch has ended already.
+    /// * `announced`: the newest epoch whose commit had been announced before; `None` if the triggered epoch has ended.
     pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, announced: Option<Option<Epoch>>) {
         self.newest = epoch;
         if let Some(announced) = announced {
@@ -147,43 +147,43 @@ impl Worker {
         }
     }
 
-    /// Reads the mail of the tasks. Returns what there is to report.
+    /// Reads the mail of the tasks. Returns the reports to the owner.
     pub(super) fn gather(&mut self) -> Vec<Report> {
-        // A task may be quicker than the wake for its epoch's trigger: its mail then waits here.
+        // A task's mail may overtake the wake-up of its epoch's trigger. It stays in the mailbox until then.
         let newest = self.newest;
         let mail: Vec<_> = self.shared.mail().extract_if(.., |mail| mail.is_known(newest)).collect();
         for mail in mail {
             match mail {
                 Mail::Arrived(epoch, participant, arrival) => self.arrived(epoch, participant, arrival),
                 Mail::Declined(epoch, reason) => self.decline(epoch, reason),
-                Mail::Gone(participant) => drop(self.gone.insert(participant)),
+                Mail::Dropped(participant) => drop(self.dropped.insert(participant)),
             }
         }
-        self.decline_for_the_gone();
+        self.decline_for_dropped_subtasks();
         std::mem::take(&mut self.reports)
     }
 
     fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
         self.prepared.take(epoch, participant, &mut arrival.opaques);
-        // Epochs rise: a subtask that skipped an epoch will not arrive for it.
-        let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.lacks(participant));
+        // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
+        let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
-            self.decline(older, of_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
+            self.decline(older, with_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
         }
-        // For an epoch that was given up nothing is left to do: the sealed state is in the chain.
+        // Nothing is left to do for an aborted epoch: the sealed state is in the chain.
         if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = self.epochs.get_mut(&epoch) {
             arrivals.insert(participant, arrival);
         }
     }
 
-    /// Declines each epoch that waits for a subtask which is gone.
-    fn decline_for_the_gone(&mut self) {
-        let missing = |stage: &Stage| self.gone.iter().find(|gone| stage.lacks(**gone)).copied();
+    /// Declines each epoch that waits for a dropped subtask.
+    fn decline_for_dropped_subtasks(&mut self) {
+        let missing = |stage: &Stage| self.dropped.iter().find(|subtask| stage.waits_for(**subtask)).copied();
         let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
         let declined: Vec<_> = epochs.collect();
-        for (epoch, gone) in declined {
-            self.decline(epoch, of_subtask(Error::unavailable("subtask has gone"), gone));
+        for (epoch, subtask) in declined {
+            self.decline(epoch, with_subtask(Error::unavailable("subtask was dropped"), subtask));
         }
     }
 
@@ -221,13 +221,13 @@ impl Worker {
         self.steps.push(async move { Step::Placed(epoch, place.await.ok()) }.boxed());
     }
 
-    /// Returns the bounds of chains that hold now.
+    /// Returns the current bounds of chains.
     fn chain_policy(&self) -> Option<ChainPolicy> {
         let decided = |policy| self.shared.adaptive.as_ref().map_or(policy, |adaptive| adaptive.chain_policy(policy));
         self.policy.map(decided)
     }
 
-    /// Polls again soon while tasks are expected to seal; the longer they take, the later.
+    /// Schedules the next poll while tasks are expected to seal. The pause grows with the time since the trigger.
     fn poll_again(&mut self) {
         let all = self.pipeline.chains.len();
         let gathers = |epoch: &&InProgress| matches!(&epoch.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
@@ -238,8 +238,8 @@ impl Worker {
         self.steps.push(sleep.map(|()| Step::Poll).boxed());
     }
 
-    /// Records the outcome of an epoch in the chains, and passes it to the tasks. Returns what was left of an epoch that is
-    /// not placed.
+    /// Records the outcome of an epoch in the chains and passes it to the tasks. Returns the progress of an epoch that
+    /// was not placed.
     pub(super) fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Option<Unfinished> {
         let ended = self.epochs.remove(&epoch);
         if let Some(InProgress { stage: Stage::Placing(handle), .. }) = &ended {
@@ -250,14 +250,14 @@ impl Worker {
             Outcome::Abort => self.merge_pending(epoch),
         }
         for settlement in &self.settlements {
-            // A task that is gone has no state to settle.
+            // A dropped task has no state to settle.
             let _gone = settlement.send((epoch, outcome));
         }
         ended.and_then(|ended| ended.stage.unfinished(&self.pipeline))
     }
 
-    /// Merges the pending links of epochs up to `aborted`, none of which is still to be placed. Otherwise every aborted epoch
-    /// would leave a delta in memory.
+    /// Merges the pending links of epochs up to `aborted`, but not of epochs still to be placed. Without this, every
+    /// aborted epoch would leave a delta in memory.
     fn merge_pending(&self, aborted: Epoch) {
         let to_place = self.epochs.iter().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
         let until = to_place.map_or(aborted, |(oldest, _)| aborted.min(Epoch(oldest.0.saturating_sub(1))));
@@ -267,15 +267,15 @@ impl Worker {
 }
 
 impl Stage {
-    /// Returns whether it waits for `participant` to arrive.
-    fn lacks(&self, participant: Participant) -> bool {
+    /// Returns whether the epoch waits for `participant` to arrive.
+    fn waits_for(&self, participant: Participant) -> bool {
         matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
     }
 
     fn unfinished(&self, pipeline: &Pipeline) -> Option<Unfinished> {
         match self {
             Self::Gathering(_) => {
-                let missing = pipeline.chains.keys().filter(|subtask| self.lacks(**subtask)).copied().collect();
+                let missing = pipeline.chains.keys().filter(|subtask| self.waits_for(**subtask)).copied().collect();
                 Some(Unfinished { stage: "waiting for subtasks", missing })
             }
             Self::Placing(_) => Some(Unfinished { stage: "encoding and uploading", missing: Vec::new() }),
@@ -284,6 +284,6 @@ impl Stage {
     }
 }
 
-fn of_subtask(error: Error, (operator, subtask): Participant) -> Error {
+fn with_subtask(error: Error, (operator, subtask): Participant) -> Error {
     error.with("operator", operator).with("subtask", subtask)
 }

@@ -1,4 +1,4 @@
-//! A seat: a subtask's place in the job, to be restored into a task.
+//! A seat: a subtask before its state is restored.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -25,7 +25,10 @@ use crate::place::Store;
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
-/// A subtask's place in the job, before its state is there. It can be sent to the thread that will process it.
+/// A subtask before its state is restored. Send it to the thread that will process the subtask's records.
+///
+/// Declare its [`tables`](Self::tables), then [`restore`](Self::restore) it into a [`Task`]. Dropping it declines every
+/// epoch that waits for it.
 #[derive(Debug)]
 pub struct Seat {
     pub(in crate::job) presence: Presence,
@@ -46,13 +49,13 @@ pub struct Seat {
 }
 
 impl Seat {
-    /// Returns the operator.
+    /// Returns its operator.
     #[must_use]
     pub fn operator(&self) -> OperatorId {
         self.presence.participant.0
     }
 
-    /// Returns the subtask.
+    /// Returns its index within the operator.
     #[must_use]
     pub fn subtask(&self) -> Subtask {
         self.share.subtask
@@ -64,43 +67,47 @@ impl Seat {
         &self.share.groups
     }
 
-    /// Returns the watermark that it goes on from.
+    /// Returns the restored watermark.
     #[must_use]
     pub fn watermark(&self) -> Timestamp {
         self.share.watermark
     }
 
-    /// Returns its part of what travelled beside keyed state, without operator state, which its task will have.
+    /// Returns its restored opaques: source positions, in-flight data, prepared output. Operator state is not among
+    /// them; the task has it.
     #[must_use]
     pub fn opaques(&self) -> &[Opaque] {
         &self.share.opaques
     }
 
-    /// Returns how keys map to groups.
+    /// Returns how keys map to key groups.
     #[must_use]
     pub fn partitioner(&self) -> Partitioner {
         self.partitioner
     }
 
-    /// Returns its tables, to declare them before anything is loaded: one that cannot go on is refused here, and what
-    /// rows mean is known when they are. Subtasks of an operator may declare different tables, in any order; what two of them
-    /// declare under one name must be the same.
+    /// Returns its tables. Declare them before the restore, so that an incompatible one is refused early and rows are
+    /// loaded under their declared rules. Subtasks of an operator may declare different tables, in any order, but must
+    /// agree on each shared name.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
     }
 
-    /// Reads its rows from the store, verified, and loads them into the empty backend that `make` returns, part by part:
-    /// the next part is read while one is loaded. Loading is CPU-bound: await it where records will be processed.
+    /// Reads and verifies the subtask's rows and loads them into the empty backend that `make` returns, part by part:
+    /// the next part is read while one is loaded. Loading is CPU-bound: await it on the thread that will process the
+    /// records.
     ///
     /// # Errors
-    /// The seat comes back with each error and can be restored again: at once, later, or with another backend. `Config` if
-    /// another subtask of the operator declared a table differently; `Corrupt` naming the object, or from the rows or the
-    /// operator state; `Fenced` if an object is gone because a newer attempt took over; `Version`; `Unavailable`; `Limit` if
-    /// the rows do not fit the memory budget.
+    /// The error returns the seat, which can be restored again: at once, later, or with another backend.
+    /// * `Config`: another subtask of the operator declared a table differently.
+    /// * `Corrupt`: an object, the rows or the operator state are damaged; names the object.
+    /// * `Fenced`: an object is gone because a newer attempt took over.
+    /// * `Limit`: the rows exceed the memory budget.
+    /// * `Version`, `Unavailable`: from the store.
     ///
     /// # Cost
-    /// Beside the state about [`JobSettings::restore_bytes`] of memory. Per segment a request for its index and one per
-    /// part that it has rows of.
+    /// About [`JobSettings::restore_bytes`] of memory beside the state. Per segment, one request for the index and at
+    /// least one per part that has rows of it.
     ///
     /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
     pub async fn restore<B: StateBackend>(
@@ -116,7 +123,7 @@ impl Seat {
         }
     }
 
-    /// Loads state into a new backend. The seat keeps all that another try needs.
+    /// Loads state into a new backend. The seat keeps everything that a retry needs.
     async fn load<B: StateBackend>(
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
@@ -125,7 +132,7 @@ impl Seat {
         let runtime = Arc::clone(&self.runtime);
         let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
-        let tables = AgreedTables::of(&self.tables);
+        let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.background.shared.schemas.agree(operator, subtask, &tables.entries)?;
         let under_stored_rules = self.tables.must_load_under_stored_rules();
@@ -156,8 +163,8 @@ impl Seat {
         state.with_budget(self.budget.clone())
     }
 
-    /// Moves times on to now. In each group the later of this and its record counts: nothing revives what had expired for
-    /// its old owner.
+    /// Advances the state's times to the watermark and to now. A group keeps a later recorded time, so that no row that
+    /// had expired for the group's former owner comes back.
     fn begin<B: StateBackend>(&self, state: &mut KeyedState<B>) {
         state.advance(self.share.watermark, self.runtime.now());
     }
@@ -181,24 +188,24 @@ impl Seat {
     }
 }
 
-/// What a task is made of, beside its seat.
+/// Restored state, from which the seat makes its task.
 struct Loaded<B> {
     state: KeyedState<B>,
     operator_state: OperatorState,
     tables: AgreedTables,
 }
 
-/// Why a seat could not be restored, and the seat: it is whole, and can be restored again.
+/// A failed restore: the error, and the seat, which can be restored again.
 pub struct RestoreError(Box<(Seat, Error)>);
 
 impl RestoreError {
-    /// Returns what the caller should do.
+    /// Returns the error's kind.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.1.kind()
     }
 
-    /// Returns what happened.
+    /// Returns the error.
     #[must_use]
     pub fn error(&self) -> &Error {
         &self.0.1

@@ -1,4 +1,4 @@
-//! A task: a running subtask, which processes records and seals at barriers.
+//! A task: a running subtask, which processes records and seals its state at barriers.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,6 +22,11 @@ use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
 /// A running subtask: the single owner of its backend.
+///
+/// Process records through [`state`](Self::state) and [`operator_state`](Self::operator_state). At each barrier from
+/// [`Job::trigger`](crate::job::Job::trigger), publish the output that [`committed`](Self::committed) covers, then call
+/// [`barrier`](Self::barrier) or [`decline`](Self::decline), once. Between barriers, [`settle`](Self::settle) learns of
+/// commits. Dropping the task declines every epoch that waits for it.
 #[derive(Debug)]
 pub struct Task<B> {
     pub(super) presence: Presence,
@@ -31,16 +36,16 @@ pub struct Task<B> {
     pub(super) runtime: SharedRuntime,
     pub(super) chain: SharedChain,
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
-    /// The newest epoch that was sealed or declined here.
+    /// The newest epoch that this task sealed or declined.
     pub(super) newest: Option<Epoch>,
-    /// Sealed epochs whose outcome is not known here.
+    /// Sealed epochs whose outcome this task does not know yet.
     pub(super) sealed: BTreeSet<Epoch>,
     pub(super) committed: Option<Epoch>,
     pub(super) strategy: Strategy,
     pub(super) tables: AgreedTables,
 }
 
-/// The tables that the job's subtasks agreed on.
+/// The tables on which the operator's subtasks agreed.
 #[derive(Debug)]
 pub(super) struct AgreedTables {
     changes: usize,
@@ -48,13 +53,13 @@ pub(super) struct AgreedTables {
 }
 
 impl AgreedTables {
-    pub(super) fn of(tables: &Tables) -> Self {
+    pub(super) fn new(tables: &Tables) -> Self {
         Self { changes: tables.changes(), entries: tables.entries() }
     }
 }
 
 impl<B: StateBackend> Task<B> {
-    /// Returns the subtask.
+    /// Returns its index within the operator.
     #[must_use]
     pub fn subtask(&self) -> Subtask {
         self.presence.participant.1
@@ -78,32 +83,35 @@ impl<B: StateBackend> Task<B> {
         &mut self.operator_state
     }
 
-    /// Returns keyed and operator state, for code that needs both at a time.
+    /// Returns keyed and operator state, for code that borrows both at once.
     #[must_use]
     pub fn states(&mut self) -> (&mut KeyedState<B>, &mut OperatorState) {
         (&mut self.state, &mut self.operator_state)
     }
 
-    /// Ends an epoch here: freezes its state and lets the background take it from there. `opaques` travel in the
-    /// same checkpoint, as operator state does: source positions, in-flight data, prepared sinks.
+    /// Ends an epoch at this task: seals its state, which the background then encodes and uploads.
     ///
-    /// Epochs rise. A task that passes over an epoch never ends it: the barrier subsumes it, and the job gives it up; its
-    /// state is part of this epoch. A barrier of an epoch that was given up meanwhile is taken, and its state is part of the
+    /// * `watermark`: the task's event time.
+    /// * `opaques`: bytes to store in the same checkpoint: source positions, in-flight data, prepared output.
+    ///
+    /// Epochs must ascend. If a task skips an epoch, this barrier subsumes it: the job aborts the skipped epoch, whose
+    /// state is part of this one. If the epoch was aborted meanwhile, the call still succeeds and its state joins the
     /// next checkpoint.
     ///
-    /// Opaques are of this instant, and those of the newest epoch replace those before. Prepared output
-    /// ([`OpaqueRole::SinkPrepared`]) adds up instead: each checkpoint lists it until the commit of one that lists it was
-    /// announced before the barrier's trigger. So publish what [`Task::committed`] covers before the call.
+    /// Opaques replace those of earlier epochs. Prepared output ([`OpaqueRole::SinkPrepared`]) accumulates instead:
+    /// each checkpoint lists it until one that lists it is committed and that commit was announced before this
+    /// barrier's trigger. So publish what [`Task::committed`] covers before this call.
     ///
     /// # Errors
-    /// What the job failed with (`Fenced`, say), if it has; `Config` if a table was declared meanwhile that another subtask
-    /// of the operator declared differently; `Usage` if this attempt never triggered the epoch, if it does not follow the
-    /// last, or if an opaque cannot be part of a checkpoint: two of one role and name, a name that is too long, items out of
-    /// order, a name that is kept for operator state. The task is then as before: call again, or [`Task::decline`] the
-    /// epoch, which waits for this task until it takes too long.
+    /// The task is unchanged by each: call again, or [`Task::decline`] the epoch. Otherwise the epoch stays open until
+    /// its timeout.
+    /// * The job's error, such as `Fenced`, if it has failed.
+    /// * `Config`: another subtask of the operator declared one of the task's new tables differently.
+    /// * `Usage`: this attempt never triggered the epoch; the epoch is not newer than this task's last; or an opaque is
+    ///   invalid: two share a role and name, a name is too long or reserved for operator state, items are out of order.
     ///
     /// # Cost
-    /// Independent of the keyed state's size (see [`StateBackend::seal`]); a copy of the operator states that changed.
+    /// Independent of the keyed state's size (see [`StateBackend::seal`]), plus a copy of each changed operator state.
     ///
     /// [`OpaqueRole::SinkPrepared`]: crate::manifest::OpaqueRole::SinkPrepared
     pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
@@ -134,13 +142,14 @@ impl<B: StateBackend> Task<B> {
         self.presence.background.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 
-    /// Refuses to end an epoch here, because its barriers could not be aligned, say, or a sink could not prepare: the job
-    /// gives it up at once. Nothing is sealed; what was written since the last barrier is part of the next epoch.
+    /// Refuses to end an epoch at this task, for example because a sink cannot prepare its output. The job aborts the
+    /// epoch at once. Nothing is sealed; the changes since the last barrier are part of the next epoch.
     ///
-    /// * `reason`: text, or an error, which [`Progress::last_decline`] then has as its source.
+    /// * `reason`: text or an error; becomes the source of [`Progress::last_decline`].
     ///
     /// # Errors
-    /// As [`Task::barrier`].
+    /// The job's error, if it has failed; `Usage` if this attempt never triggered the epoch, or the epoch is not newer
+    /// than this task's last.
     ///
     /// [`Progress::last_decline`]: crate::job::Progress::last_decline
     pub fn decline(
@@ -161,40 +170,41 @@ impl<B: StateBackend> Task<B> {
         self.presence.background.shared.check_triggered(barrier)?;
         match self.newest {
             Some(newest) if newest >= barrier.epoch => {
-                let error = Error::usage("epoch does not follow the last that ended here");
+                let error = Error::usage("epoch does not follow this task's last epoch");
                 Err(error.with("epoch", barrier.epoch).with("last", newest))
             }
             _ => Ok(()),
         }
     }
 
-    /// Returns the newest epoch whose commit this task has been told: every epoch up to it can be published.
-    /// [`Task::settle`] and [`Task::barrier`] look for news.
+    /// Returns the newest epoch that this task knows to be committed: output up to it can be published.
+    /// [`Task::settle`] and [`Task::barrier`] update it.
     #[must_use]
     pub fn committed(&self) -> Option<Epoch> {
         self.committed
     }
 
-    /// Takes note of tables that were declared since the last barrier.
+    /// Records the tables declared since the last barrier.
     fn agree_on_tables(&mut self) -> Result<()> {
         let tables = self.state.tables();
         if tables.changes() == self.tables.changes {
             return Ok(());
         }
-        let new = AgreedTables::of(tables);
+        let new = AgreedTables::new(tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.background.shared.schemas.agree(operator, subtask, &new.entries)?;
         self.tables = new;
         Ok(())
     }
 
-    /// Tells the backend what became of earlier epochs. Barriers do so too.
+    /// Reads the outcomes of earlier epochs and passes them to the backend. [`Task::barrier`] does the same. Does not
+    /// block.
     ///
     /// # Errors
     /// None from the crate's own backends.
     pub fn settle(&mut self) -> Result<()> {
         while let Ok((epoch, outcome)) = self.settled.try_recv() {
-            // An epoch can be given up before its barrier came here.
+            // An epoch can be aborted before its barrier reaches this task.
             let sealed = self.sealed.remove(&epoch);
             if outcome == Outcome::Commit {
                 self.committed = Some(epoch);

@@ -1,9 +1,9 @@
-//! Compares bytes with the hash that a manifest recorded.
+//! Comparing bytes with the hash in a manifest.
 
 use crate::error::{Error, Result};
 use crate::id::Hash;
 
-/// Refuses `bytes` of another hash than `expected`.
+/// Checks that the hash of `bytes` is `expected`.
 ///
 /// * `what`: names the bytes in the error.
 ///

@@ -1,11 +1,11 @@
-//! Finds damage before a restore does: names it, the checkpoints that it touches, and those that are whole.
+//! Finding damage before a restore does: reports it, the checkpoints that it affects, and those that are intact.
 //!
 //! ```text
-//! markers, manifests --reach--> objects and what lies in them --check--> damage --> restorable checkpoints
+//! markers, manifests --reach--> objects and their slices --check--> damage --> restorable checkpoints
 //! ```
 //!
-//! Invariants: damage ends nothing, everything else is still looked at; a checkpoint is called restorable only if
-//! every byte that a restore of it reads was looked at, as closely as the level says, and found whole.
+//! Invariants: damage does not stop the verification; a checkpoint is reported as restorable only if every byte that
+//! its restore reads was checked, as closely as the level requires, and found intact.
 
 mod hash;
 mod object;
@@ -26,47 +26,47 @@ use crate::store::{Key, KeyClass};
 use object::{Inspector, Stored};
 use reach::{Reach, Reached};
 
-/// Objects under inspection at a time. Each is held whole at [`Level::Full`].
+/// Objects checked at a time. [`Level::Full`] holds each whole in memory.
 const CONCURRENT_OBJECTS: usize = 2;
 
 /// Longest attempt marker; real ones take less than 100 bytes.
 const MARKER_BYTES_MAX: u64 = 64 << 10;
 
-/// How closely to look. Each level does all that the one before does.
+/// How closely to check. Each level includes the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Markers and manifests whole; of data objects that they are there and their length.
+    /// Markers and manifests; existence and length of data objects.
     Manifest,
-    /// Each segment's index, and a block of it, chosen by this seed.
+    /// Also each segment's index and one of its blocks.
     Sampled {
-        /// Another seed chooses other blocks.
+        /// Chooses the blocks.
         seed: u64,
     },
-    /// Every byte, and every rule that rows obey.
+    /// Every byte, and every rule for rows.
     Full,
 }
 
-/// What is wrong.
+/// A kind of damage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum DamageKind {
     /// An attempt's marker is unreadable or missing.
     Marker,
-    /// A manifest is unreadable, missing or another than the newest lists.
+    /// A manifest is unreadable, missing or not the one that the newest manifest lists.
     Manifest,
     /// A data object is missing.
     Missing,
-    /// A data object has another length.
+    /// A data object has the wrong length.
     Length,
-    /// A data object's bytes are not those that were written, where no live segment lies.
+    /// A data object's bytes are damaged outside all live segments.
     Object,
-    /// A subtask manifest or an opaque is not what was written.
+    /// A subtask manifest or an opaque is damaged.
     Slice,
-    /// A segment's index, header or trailer is not what was written.
+    /// A segment's index, header or trailer is damaged.
     Index,
-    /// A block is not what was written.
+    /// A block is damaged.
     Block,
-    /// Rows break a rule: out of order, or of another key group than their key.
+    /// Rows break a rule: they are out of order, or in the wrong key group.
     Rows,
 }
 
@@ -88,56 +88,56 @@ impl DamageKind {
     }
 }
 
-/// Something that is not as it was written.
+/// Stored bytes that differ from those written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// Key of the object, below the job's root.
     pub object: String,
-    /// Where the damaged part starts, from the object's start.
+    /// Offset of the damaged part from the object's start.
     pub offset: u64,
-    /// What is wrong.
+    /// The kind of damage.
     pub kind: DamageKind,
-    /// The checkpoints whose restore reads it. None where no restore does.
+    /// The checkpoints whose restore reads the damaged part.
     pub checkpoints: BTreeSet<Seq>,
-    /// What was expected and found.
+    /// The expected and the found value.
     pub detail: String,
 }
 
-/// What was found.
+/// The result of a verification.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Report {
-    /// Objects that were looked at.
+    /// Checked objects.
     pub objects: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What is damaged.
+    /// The damage found.
     pub damaged: Vec<Damage>,
-    /// Live checkpoints and savepoints that no damage touches.
+    /// Live checkpoints and savepoints that no damage affects.
     pub restorable: Vec<Seq>,
 }
 
-/// Looks at everything that the live checkpoints of a job reach.
+/// Checks everything that a job's live checkpoints reach.
 ///
-/// A running job may drop a checkpoint meanwhile; what is missing of it then is not damage. If it drops all of them, those
-/// that live then are looked at.
+/// A running job may drop a checkpoint meanwhile; its missing objects are then no damage. If all are dropped, the
+/// verification starts over with the live ones.
 ///
 /// # Errors
-/// `Version` if something whole is newer than this build; `Denied` or
-/// `Unavailable` from the store. Damage is no error.
+/// `Version` if an intact object is newer than this build; `Denied` or `Unavailable` from the store. Damage is no
+/// error.
 ///
 /// # Cost
-/// One listing, two unless at [`Level::Full`]; then a read per marker, manifest and, at [`Level::Full`], object, or
-/// two per segment at [`Level::Sampled`]. Memory for a few objects.
+/// Two listings, or one at [`Level::Full`]; a read per marker and manifest; at [`Level::Sampled`] two reads per
+/// segment, at [`Level::Full`] one per object. Memory for a few objects.
 pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut newer = None;
     let mut followed = 0;
     loop {
         let chain = newer.as_ref().unwrap_or(chain);
-        let mut report = look(store, chain, level, progress).await?;
+        let mut report = verify_once(store, chain, level, progress).await?;
         if report.damaged.is_empty() {
             return Ok(report);
         }
-        // A newest manifest that is damaged says of no checkpoint that it was dropped.
+        // A damaged newest manifest cannot show that a checkpoint was dropped.
         let Some(now) = chain.newer(store).await?.filter(|now| now.newest().is_ok()) else { return Ok(report) };
         report.forget_dropped(&now);
         let all_dropped = report.damaged.is_empty() && report.restorable.is_empty();
@@ -149,8 +149,8 @@ pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: 
     }
 }
 
-/// Looks at everything that the checkpoints reach which live in `chain`.
-async fn look(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
+/// Checks everything that the live checkpoints of `chain` reach.
+async fn verify_once(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
     let mut report = Report::default();
     report.check_markers(store, chain).await?;
     let reach = report.check_manifests(store, chain).await?;
@@ -161,10 +161,10 @@ async fn look(store: &Store, chain: &ManifestLog, level: Level, progress: Progre
     Ok(report)
 }
 
-/// Returns what an error says, if it is about stored bytes.
+/// Returns the text of an error about stored bytes.
 ///
 /// # Errors
-/// Every other error.
+/// Any other error, unchanged.
 fn detail(error: Error) -> Result<String> {
     match error.kind() {
         ErrorKind::Corrupt | ErrorKind::NotFound => Ok(error.chain()),
@@ -173,7 +173,8 @@ fn detail(error: Error) -> Result<String> {
 }
 
 impl Report {
-    /// Takes back what was said of checkpoints that do not live in `now`, and of claims, which live until the next manifest.
+    /// Removes damage and restorability of checkpoints that are no longer live in `now`, and of claims, which the next
+    /// manifest drops.
     fn forget_dropped(&mut self, now: &ManifestLog) {
         let is_claim = |damage: &Damage| damage.kind == DamageKind::Manifest && damage.checkpoints.is_empty();
         self.damaged.retain_mut(|damage| {
@@ -188,7 +189,7 @@ impl Report {
         self.damaged.push(Damage { object: object.to_string(), offset: 0, kind, checkpoints, detail });
     }
 
-    /// Reads every attempt's marker. They fence; no restore reads them.
+    /// Checks every attempt's marker. Markers fence attempts; no restore reads them.
     async fn check_markers(&mut self, store: &Store, chain: &ManifestLog) -> Result<()> {
         let newest = chain.newest_readable().map(|newest| Key::Attempt(newest.manifest.attempt));
         let mut keys: BTreeSet<Key> =
@@ -212,7 +213,7 @@ impl Report {
         Ok(())
     }
 
-    /// Reads every live manifest and returns what those that can be read refer to.
+    /// Checks every live manifest. Returns everything that the readable ones refer to.
     async fn check_manifests(&mut self, store: &Store, chain: &ManifestLog) -> Result<Reach> {
         if let Err(error) = chain.newest() {
             self.add(&Key::Manifest(chain.end()), DamageKind::Manifest, [chain.end()].into(), detail(error)?);

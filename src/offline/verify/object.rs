@@ -1,4 +1,4 @@
-//! One data object: its whole, and the slices of it that checkpoints need.
+//! Checking one data object as a whole, and the slices of it that checkpoints need.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -18,11 +18,11 @@ use crate::place::{DataObjects, Store, check_layout};
 use crate::row::{RowBatch, RowSource, Spare};
 use crate::segment::{SegmentIndex, SegmentRef, SegmentRows};
 
-/// What is known of the lengths of data objects.
+/// The known lengths of data objects.
 pub(super) enum Stored {
-    /// As listed.
+    /// The listed lengths.
     Listed(BTreeMap<ObjectId, u64>),
-    /// Nothing: they will be read.
+    /// Not listed, since every object is read.
     ToBeRead,
 }
 
@@ -32,21 +32,21 @@ impl Stored {
     }
 }
 
-/// Looks at objects.
+/// Checks data objects.
 pub(super) struct Inspector<'a> {
     pub(super) store: &'a Store,
     pub(super) level: Level,
     pub(super) stored: Stored,
 }
 
-/// What is wrong with a slice: where, from the object's start, and what.
+/// Damage to a slice, with its offset from the object's start.
 struct Fault {
     offset: u64,
     kind: DamageKind,
     error: Error,
 }
 
-/// An object's bytes, or where to read them.
+/// An object's bytes, or the store to read them from.
 struct Source<'a> {
     store: &'a Store,
     id: ObjectId,
@@ -68,10 +68,10 @@ impl Source<'_> {
 }
 
 impl Inspector<'_> {
-    /// Returns what is wrong with the object.
+    /// Returns the damage to an object.
     ///
     /// # Errors
-    /// `Version`, `Denied` or `Unavailable`: it could not be looked at.
+    /// `Version`, `Denied` or `Unavailable` if the object cannot be checked.
     pub(super) async fn check(&self, id: ObjectId, reached: &Reached) -> Result<Vec<Damage>> {
         let name = DataObjects::name(id);
         let damage = |offset, kind, checkpoints: BTreeSet<Seq>, error| -> Result<Damage> {
@@ -95,7 +95,7 @@ impl Inspector<'_> {
                 }
             }
         }
-        // If every needed slice is whole, what is wrong lies elsewhere in the object: no restore reads it.
+        // If every needed slice is intact, the damage lies elsewhere in the object, where no restore reads.
         if let (true, Err((kind, error))) = (damaged.is_empty(), whole) {
             let unseen = if self.level == Level::Full { BTreeSet::new() } else { reached.checkpoints() };
             damaged.push(damage(0, kind, unseen, error)?);
@@ -103,7 +103,7 @@ impl Inspector<'_> {
         Ok(damaged)
     }
 
-    /// Looks at the object as a whole; at [`Level::Full`] reads it into `source`.
+    /// Checks the object as a whole. At [`Level::Full`] reads it into `source`.
     async fn check_whole(
         &self,
         id: ObjectId,
@@ -114,7 +114,7 @@ impl Inspector<'_> {
         let length = match &self.stored {
             Stored::Listed(lengths) => match lengths.get(&id) {
                 Some(length) => *length,
-                // A listing may lag: whether it has its last byte tells as much.
+                // The listing may lag: check that the object has its last byte instead.
                 None => {
                     let length = reached.length();
                     match self.store.data().read(id, length.saturating_sub(1)..length).await {
@@ -161,7 +161,7 @@ impl Inspector<'_> {
     }
 }
 
-/// Compares a whole object with its description, and its directory with the segments that manifests put there.
+/// Compares a whole object with its description, and its directory with the segments that manifests list.
 fn check_bytes(object: &ObjectRef, whole: &Bytes, reached: &Reached) -> Result<()> {
     let pack = Pack::decode(object.id, whole)?;
     check_hash("object", whole, &object.hash)?;
@@ -184,10 +184,10 @@ fn check_bytes(object: &ObjectRef, whole: &Bytes, reached: &Reached) -> Result<(
     Ok(())
 }
 
-/// Rows of a group that are looked at together; of more it is a block at a time.
+/// Most bytes of a group that are checked together. A larger group is checked block by block.
 const GROUP_BYTES: u64 = 64 << 20;
 
-/// A segment and what its rows must obey.
+/// A segment, with the rules for its rows.
 struct Rules<'a> {
     segment: &'a SegmentRef,
     partitioner: Partitioner,
@@ -239,14 +239,13 @@ impl Rules<'_> {
             let stored = source.read(self.segment.offset, block.offset..end).await.map_err(&fault)?;
             check_hash("block", &stored, &block.hash).map_err(&fault)?;
         }
-        // The header and the trailer, which no hash covers.
+        // No hash covers the header and the trailer.
         let rows = SegmentRows::open(bytes, &self.segment.index_hash).map_err(&fault)?;
         self.check_rows(&rows, index.groups())
     }
 
-    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A restore bounds no group
-    /// by its rows, and this does not either: many are looked at
-    /// block by block.
+    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A group may have any
+    /// number of rows, as in a restore: a large one is checked block by block.
     fn check_rows(&self, rows: &SegmentRows, groups: &KeyGroupSet) -> Result<(), Fault> {
         let fault = self.fault(0, DamageKind::Rows);
         let (mut batch, mut spare) = (RowBatch::new(), Spare::default());
@@ -267,7 +266,7 @@ impl Rules<'_> {
 
     fn check_keys(&self, group: KeyGroup, batch: &RowBatch) -> Result<()> {
         for row in batch.iter() {
-            // Other partitioners need the engine's hash, which is stored only if the engine had one.
+            // Other partitioners need the engine's hash of the key, which is stored only if the engine supplied one.
             let routing = match (self.partitioner, row.columns.routing) {
                 (_, Some(routing)) => routing,
                 (Partitioner::Range { .. }, None) => 0,

@@ -1,4 +1,4 @@
-//! What live manifests refer to, by object.
+//! The objects that live manifests refer to, and the slices that checkpoints need.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,27 +19,27 @@ pub(super) struct Reach {
     pub(super) objects: BTreeMap<ObjectId, Reached>,
 }
 
-/// An object with what lies in it.
+/// An object with its needed slices.
 #[derive(Debug, Default)]
 pub(super) struct Reached {
-    /// What manifests say of it, as a whole: one description, unless they disagree.
+    /// The manifests' descriptions of the object, each with its checkpoints: one, unless manifests disagree.
     pub(super) refs: Vec<(ObjectRef, BTreeSet<Seq>)>,
-    /// Slices by where they start: one description each, unless manifests disagree.
+    /// Slices by offset, with their descriptions: one each, unless manifests disagree.
     pub(super) parts: BTreeMap<u64, Vec<(Part, BTreeSet<Seq>)>>,
 }
 
-/// A slice of an object that some checkpoint needs.
+/// A slice of an object that a checkpoint needs.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Part {
-    /// A segment of rows, with how its job maps keys to groups.
+    /// A segment of rows, with the job's partitioner.
     Segment(SegmentRef, Partitioner, u16),
-    /// Other bytes, whole or not at all.
+    /// Other bytes, covered by one hash.
     Bytes { length: u64, hash: Hash },
 }
 
 impl Part {
-    /// Returns whether `other` is the same slice, whose groups then count as wanted here too: each checkpoint wants
-    /// a segment for other groups, and the segment is looked at once.
+    /// Merges `other` into this slice if both are the same slice; returns whether they are. Checkpoints may need a
+    /// segment for different groups: the merged slice has all of them and is checked once.
     fn absorb(&mut self, other: &Self) -> bool {
         let (Self::Segment(known, ..), Self::Segment(segment, ..)) = (&mut *self, other) else { return self == other };
         let union = known.groups.union(&segment.groups);
@@ -75,7 +75,7 @@ impl Reached {
 }
 
 impl Reach {
-    /// Adds what `manifest` refers to. Returns the damage met on the way to its subtask manifests.
+    /// Adds the objects and slices of `manifest`. Returns the damage found while reading its subtask manifests.
     ///
     /// # Errors
     /// `Corrupt` if it belongs to another job; `Denied` or `Unavailable` from the store.
@@ -117,7 +117,7 @@ impl Reach {
         Ok(damaged)
     }
 
-    /// Returns the segments of which no restore can make rows.
+    /// Adds the slices of a subtask. Returns damage for segments that no restore can read.
     fn add_subtask(&mut self, manifest: &Manifest, subtask: &SubtaskManifest) -> Vec<Damage> {
         for opaque in subtask.opaques.iter().filter_map(Opaque::segment) {
             self.add_slice(opaque.object, opaque.offset, opaque.length, opaque.index_hash, manifest.seq);
