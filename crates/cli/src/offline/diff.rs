@@ -131,7 +131,7 @@ fn text(diff: &Diff) -> String {
         ]);
     }
     let groups = format!(
-        "compared {} key groups; {} have the same segments on both sides\n",
+        "compared {} key groups; {} are of the same segments on both sides\n",
         diff.compared_groups, diff.same_groups
     );
     table.print("") + &groups

@@ -26,8 +26,7 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
-        let message =
-            "add --dry-run: this command only shows a rescale, which happens at the next `alluvium run --parallelism P`\n";
+        let message = "add --dry-run: this command only shows a rescale, which happens at the next `alluvium run --parallelism P`\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let read = args.at.read(async |store, _, checkpoint| {

@@ -95,10 +95,10 @@ fn text(plan: &SweepPlan, foreign: &Foreign, gone: &str) -> String {
     let mut row = |what: &str, tally: Tally, meaning: &str| {
         table.row([what.to_owned(), tally.objects.to_string(), size(tally.bytes), meaning.to_owned()]);
     };
-    row("live", plan.live, "reached by the newest manifest or a manifest it lists");
+    row("live", plan.live, "reached by the newest manifest or one that it lists");
     row("in flight", tally(&plan.in_flight), "unreferenced, of an attempt that may still commit");
-    row("signposts", tally(&plan.signposts), "void manifests that lead to the end of the manifest log");
-    row("deletable", tally(&plan.deletable), "unreachable, and no attempt may still commit it");
+    row("signposts", tally(&plan.signposts), "void manifests that lead to the end of the chain");
+    row("deletable", tally(&plan.deletable), "nothing reaches it, nobody may come to");
     let mut text = table.print("");
     for dropped in &plan.dropped {
         text.push_str(&format!("{gone} checkpoint {} of epoch {}\n", dropped.id, dropped.epoch));

@@ -96,7 +96,7 @@ fn text(report: &Report) -> String {
         text.push_str(&table.print(""));
     }
     text.push_str(&format!(
-        "checked {} objects, {}: {} damaged; restorable checkpoints: {}\n",
+        "looked at {} objects, {}: {} damaged; restorable checkpoints: {}\n",
         report.objects,
         size(report.bytes),
         report.damaged.len(),

@@ -266,7 +266,7 @@ impl Run<'_> {
                 })
             });
             if sink.is_some() {
-                self.handle.spawn(sink_task::announce(self.job.watch(), to_sink.clone()));
+                self.handle.spawn(sink_task::forward_commits(self.job.watch(), to_sink.clone()));
             }
             let source_seat = take(&mut seats, SOURCE).ok_or_else(|| Error::usage("the job has no source"))?;
             let mut queues = Vec::new();
@@ -317,7 +317,7 @@ impl Run<'_> {
         let mut task = self.task(seat)?;
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
         operator.declare(|table| task.state().declare(table))?;
-        operator.restored(task.state().backend_mut())?;
+        operator.recover_open_windows(task.state().backend_mut())?;
         Worker { job: &self.job, task, operator, sink }.run(&queue)
     }
 
@@ -326,7 +326,7 @@ impl Run<'_> {
         let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
         let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
         let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
-        let recovered = sink.recover(&owner, epoch, &sink_task::listed(seat.opaques())?);
+        let recovered = sink.recover(&owner, epoch, &sink_task::listed_parts(seat.opaques())?);
         let worked =
             recovered.and_then(|()| SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue));
         worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
@@ -361,7 +361,7 @@ impl Run<'_> {
         to_sink: &Sender<ToSink>,
     ) -> Result<(Report, Vec<OutputRow>, End)> {
         let finished: Vec<Result<Finished>> = workers.into_iter().map(join).collect();
-        // The sink publishes the last commit before it ends: `announce` may not have reported the commit yet.
+        // The sink publishes the last commit before it ends: `forward_commits` may not have sent the commit yet.
         if let (Ok(_), Some((epoch, _))) = (&read, self.job.progress().committed) {
             let _sink_ended = to_sink.send(ToSink::Committed(epoch));
         }
@@ -371,7 +371,8 @@ impl Run<'_> {
         let mut collect = |error: Error| errors.push(error);
         // Subtask errors precede the reader's: a failed subtask aborts the reader's last checkpoint.
         published.map_err(&mut collect).ok();
-        let finished: Vec<Finished> = finished.into_iter().filter_map(|result| result.map_err(&mut collect).ok()).collect();
+        let finished: Vec<Finished> =
+            finished.into_iter().filter_map(|result| result.map_err(&mut collect).ok()).collect();
         let read = read.map_err(&mut collect).ok();
         if let Some(error) = self.cause(errors) {
             return Err(error);
