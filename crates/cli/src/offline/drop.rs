@@ -48,8 +48,8 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     let text = format!("dropped {} as attempt {}\n", listed(&named), dropped.attempt);
     let (freed, failed) = match dropped.swept {
         Ok((plan, swept)) => {
-            let gone: BTreeSet<_> = swept.deleted.iter().collect();
-            let freed = plan.deletable.iter().filter(|(key, _)| gone.contains(key));
+            let deleted: BTreeSet<_> = swept.deleted.iter().collect();
+            let freed = plan.deletable.iter().filter(|(key, _)| deleted.contains(key));
             let freed = freed.fold(Tally::default(), |sum, (_, bytes)| Tally {
                 objects: sum.objects.saturating_add(1),
                 bytes: sum.bytes.saturating_add(*bytes),

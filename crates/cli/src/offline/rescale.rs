@@ -26,7 +26,8 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
-        let message = "add --dry-run: this command only shows a rescale, which happens at the next `alluvium run --parallelism P`\n";
+        let message =
+            "add --dry-run: this only shows a rescale, which happens at the next `alluvium run --parallelism P`\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let read = args.at.read(async |store, _, checkpoint| {

@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "window", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) lateness: Option<Duration>,
 
-    /// Where checkpoints are stored: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
+    /// Store of checkpoints: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
     pub(crate) store: String,
     /// Name of the job within the store

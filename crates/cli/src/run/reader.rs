@@ -185,7 +185,7 @@ impl<B: StateBackend> Reader<'_, B> {
         Err(given_up("the final checkpoint was aborted", self.job))
     }
 
-    /// Waits for `work`, which may need all subtasks: if one ends, fails at once instead of at the checkpoint's timeout.
+    /// Waits for `work`, which may need all subtasks: if one ends, fails at once, not at the checkpoint's timeout.
     fn block_on<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
         let (work, ended) = (pin!(work), pin!(self.downstream_ended.notified()));
         match self.handle.block_on(select(work, ended)) {

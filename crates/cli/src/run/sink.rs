@@ -77,15 +77,15 @@ impl FileSink {
         Ok(Self { folder: folder.to_owned(), writer, output })
     }
 
-    /// Claims the folder for the job, and brings it to the state of the restored checkpoint: publishes the listed parts,
-    /// and removes older attempts' unlisted staged parts.
+    /// Claims the folder for the job, and brings it to the state of the restored checkpoint: publishes listed parts and
+    /// removes older attempts' unlisted staged parts.
     ///
     /// * `epoch`: the checkpoint's epoch; `None` for a start from the beginning.
     /// * `prepared`: the parts listed in the checkpoint.
     ///
     /// # Errors
-    /// `Config` if another job owns the folder, or if it has parts of a later epoch, whose windows the job would publish
-    /// again. Else as [`FileSink::publish`].
+    /// `Config` if another job owns the folder, or if it has parts of a later epoch, whose windows the job would
+    /// publish again. Else as [`FileSink::publish`].
     pub(crate) fn recover(&self, owner: &Owner, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
         self.check_covered(epoch)?;
         owner.claim(&self.folder, self.writer)?;
@@ -134,7 +134,7 @@ impl FileSink {
     /// Publishes a part of a committed checkpoint. Idempotent.
     ///
     /// # Errors
-    /// `NotFound` if the part is neither staged nor published; `Corrupt` if its content differs from the staged content.
+    /// `NotFound` if the part is neither staged nor published; `Corrupt` if its content is not as staged.
     pub(crate) fn publish(&self, part: &Prepared) -> Result<()> {
         let staged = self.folder.join(part.staged_name(self.writer.job));
         let published = self.folder.join(part.final_name());

@@ -42,7 +42,7 @@ impl FromStr for Input {
 }
 
 impl Input {
-    /// Returns the input's identity in the stored program. It omits a file's folder, so that input and store can move to
+    /// Returns the input's identity in the stored program. It omits a file's folder: input and store can move to
     /// another machine; [`super::Check`] compares the content.
     pub(crate) fn identity(&self) -> String {
         match self {

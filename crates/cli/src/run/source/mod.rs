@@ -72,8 +72,8 @@ pub(crate) struct Position {
     /// Whether the input ended here without a line end. Only a line end may then follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unterminated: bool,
-    /// The offset at which the input must end. A quote was open there: more input could close it, and change the records
-    /// read since.
+    /// The offset at which the input must end. A quote was open there: more input could close it and change the
+    /// records read since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ends_at: Option<u64>,
 }
@@ -341,8 +341,8 @@ impl Source {
         }
     }
 
-    /// Records that the end of the input closes all windows. If the input grows later, records of these windows are late,
-    /// because their results are published.
+    /// Records that the end of the input closes all windows. If the input grows later, records of these windows are
+    /// late, because their results are published.
     pub(crate) fn close_windows(&mut self) {
         if let (Some(window), Some(watermark), true) = (&self.window, self.watermark, self.end_closes) {
             self.closed = self.closed.max(window.start(watermark));

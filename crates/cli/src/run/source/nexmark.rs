@@ -13,7 +13,7 @@ use super::{Position, Rows, Step};
 /// Event time of the first event: 2015-07-15T00:00:00Z.
 const BASE_TIME_MS: u64 = 1_436_918_400_000;
 
-/// Distance between the first events of two seeds. An event depends on its number alone, so shorter streams are disjoint.
+/// Distance between the first events of two seeds. An event depends only on its number: shorter streams are disjoint.
 const EVENTS_PER_SEED: usize = 500_000_000;
 
 const COLUMNS: [&str; 6] = ["auction", "bidder", "price", "channel", "url", "date_time"];

@@ -228,8 +228,8 @@ impl Tape {
         }
     }
 
-    /// Consumes the bytes up to `position`, or to the end. Moves back if a parser has already consumed beyond `position`,
-    /// as far as the buffer reaches.
+    /// Consumes the bytes up to `position`, or to the end. Moves back within the buffer if a parser, as by reading the
+    /// header, has consumed more.
     fn skip_to(&mut self, position: u64) -> io::Result<()> {
         if let Some(offset) = position.checked_sub(self.start).and_then(|offset| usize::try_from(offset).ok()) {
             self.consumed = self.consumed.min(offset);
