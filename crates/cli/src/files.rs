@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all: written under another name, made durable, renamed, by one writer at a time.
+//! Atomic file writes: staged under a temporary name, synced, then renamed, by one writer at a time.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, OpenOptions};
@@ -9,7 +9,7 @@ use alluvium::{Attempt, JobId};
 use alluvium::{Error, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Returns what a failed file operation means for the user.
+/// Maps a failed file operation to an error kind.
 pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
     let error = match source.kind() {
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Error::not_found(what),
@@ -19,10 +19,10 @@ pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
     error.with("file", path.display()).with_source(source)
 }
 
-/// Writes a new file and makes its bytes durable; an old file of this name goes. It follows no link.
+/// Writes a new file and syncs its bytes, replacing any file of this name. Does not follow links.
 ///
 /// # Errors
-/// What `write` returns, or what became of the file.
+/// As `write`, or the I/O error.
 pub(crate) fn write_durably(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
     let failed = |source| io_error("cannot write file", path, source);
     remove(path)?;
@@ -32,25 +32,25 @@ pub(crate) fn write_durably(path: &Path, write: impl FnOnce(&mut dyn Write) -> R
     file.sync_all().map_err(failed)
 }
 
-/// Renames a file within its folder, durably.
+/// Renames a file within its folder, and syncs the folder.
 ///
 /// # Errors
-/// What became of the rename.
+/// The I/O error.
 pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to).map_err(|source| io_error("cannot rename file", to, source))?;
     sync_folder(folder_of(to))
 }
 
-/// Makes the names in a folder durable.
+/// Syncs a folder, which makes its file names durable.
 ///
 /// # Errors
-/// What became of it.
+/// The I/O error.
 pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
     let sync = File::open(folder).and_then(|folder| folder.sync_all());
     sync.map_err(|source| io_error("cannot sync folder", folder, source))
 }
 
-/// Returns the folder that a path lies in.
+/// Returns the parent folder of a path.
 pub(crate) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -58,12 +58,12 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     }
 }
 
-/// Who writes results: an attempt of a job. What it stages carries both, so no other writer mistakes it for its own.
+/// The writer of results: an attempt of a job. Staged names carry both ids, so writers cannot confuse their files.
 ///
-/// No attempt replaces what a newer one published, however long it sleeps between any two steps: each stages first, then
-/// finds out that no newer attempt has begun, then renames. Whatever an older attempt may still rename was therefore
-/// staged before a newer one began; and that one removes it, before it publishes anything. A rename whose file is gone
-/// fails.
+/// An attempt never replaces a newer attempt's results, however long it stalls between two steps. Each attempt stages,
+/// then checks that no newer attempt has begun, then renames. Any file that an older attempt may still rename was
+/// therefore staged before the newer attempt began, and the newer attempt removes such files before it publishes; the
+/// late rename then fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Writer {
     pub(crate) job: JobId,
@@ -71,27 +71,27 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// Returns the name under which it stages the result of this name.
+    /// Returns the temporary name for `result`.
     pub(crate) fn staged_name(self, result: &str) -> String {
         format!(".staged-{}-{}-{result}", self.job, self.attempt)
     }
 
-    /// Returns the result that an older attempt of the job staged under this name.
-    fn of_older(self, name: &str) -> Option<&str> {
+    /// Returns the result's name if `name` was staged by an older attempt of the job.
+    fn staged_by_older(self, name: &str) -> Option<&str> {
         let own = name.strip_prefix(&format!(".staged-{}-", self.job))?;
         let (attempt, result) = own.split_once('-')?;
         let older = Self { attempt: Attempt(attempt.parse().ok()?), ..self };
         (older.attempt < self.attempt && older.staged_name(result) == name).then_some(result)
     }
 
-    /// Removes from a folder what older attempts of the job staged there for results that are `unwanted`: each of these
-    /// attempts is dead, or will fail to publish it.
+    /// Removes the files in a folder that older attempts of the job staged for `unwanted` results. Those attempts are
+    /// dead, or will fail to publish.
     ///
     /// # Errors
-    /// What became of the folder, or of a file in it that cannot be removed.
+    /// The I/O error.
     pub(crate) fn remove_older(self, folder: &Path, unwanted: impl Fn(&str, &str) -> bool) -> Result<()> {
         for name in names_in(folder)? {
-            if self.of_older(&name).is_some_and(|result| unwanted(&name, result)) {
+            if self.staged_by_older(&name).is_some_and(|result| unwanted(&name, result)) {
                 remove(&folder.join(name))?;
             }
         }
@@ -99,10 +99,10 @@ impl Writer {
     }
 }
 
-/// Returns the names in a folder that are text, in order.
+/// Returns the UTF-8 names in a folder, sorted.
 ///
 /// # Errors
-/// What became of the folder.
+/// The I/O error.
 pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>> {
     let failed = |source| io_error("cannot list folder", folder, source);
     let entries: Vec<DirEntry> = fs::read_dir(folder).and_then(Iterator::collect).map_err(failed)?;
@@ -111,10 +111,10 @@ pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// Removes a file that may be gone.
+/// Removes a file, if it exists.
 ///
 /// # Errors
-/// What became of it.
+/// The I/O error.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_file(path) {
         Err(source) if source.kind() != ErrorKind::NotFound => Err(io_error("cannot remove file", path, source)),
@@ -122,7 +122,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// A file that waits for its final name; dropped before, it is removed.
+/// A complete file under a temporary name; removed if dropped before `publish`.
 #[derive(Debug)]
 pub(crate) struct StagedFile {
     staged: PathBuf,
@@ -130,10 +130,10 @@ pub(crate) struct StagedFile {
 }
 
 impl StagedFile {
-    /// Writes the content for `target` under a name beside it, after removing what older attempts staged for it.
+    /// Writes the content for `target` beside it, after removing older attempts' staged files for it.
     ///
     /// # Errors
-    /// What `write` returns, or what became of the files; nothing is left of it then.
+    /// As `write`, or the I/O error; the staged file is removed.
     pub(crate) fn write(
         target: &Path,
         writer: Writer,
@@ -147,24 +147,24 @@ impl StagedFile {
         Ok(file)
     }
 
-    /// Gives the file its final name. Find out before that no newer attempt owns the job: see [`Writer`].
+    /// Renames the file to its final name. The caller first checks that no newer attempt owns the job: see [`Writer`].
     ///
     /// # Errors
-    /// `NotFound` if a newer attempt has removed it, or somebody else; else what became of the rename.
+    /// `NotFound` if the file is gone, as after a newer attempt's removal; else the I/O error.
     pub(crate) fn publish(self) -> Result<()> {
         rename_durably(&self.staged, &self.target)
     }
 }
 
-/// Returns what a result is called in the name that it is staged under: its own name, unless there is no room for that.
+/// Returns a result's part of its staged name: the result's name, or a hash where that would be too long.
 fn label(name: &str) -> String {
-    const ROOM: usize = 160;
-    if name.len() <= ROOM { name.to_owned() } else { format!("{:032x}", xxh3_128(name.as_bytes())) }
+    const MAX_BYTES: usize = 160;
+    if name.len() <= MAX_BYTES { name.to_owned() } else { format!("{:032x}", xxh3_128(name.as_bytes())) }
 }
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        // After a rename there is nothing left to remove.
+        // Fails harmlessly after a rename.
         drop(fs::remove_file(&self.staged));
     }
 }
@@ -176,11 +176,11 @@ mod tests {
     const JOB: JobId = JobId([0xab; 16]);
 
     #[test]
-    fn older_attempts_are_told_by_names() {
+    fn staged_names_identify_older_attempts() {
         let writer = |attempt| Writer { job: JOB, attempt: Attempt(attempt) };
         let older = writer(9).staged_name("out-1.csv");
-        assert_eq!(writer(10).of_older(&older), Some("out-1.csv"));
-        assert_eq!(writer(9).of_older(&older), None);
+        assert_eq!(writer(10).staged_by_older(&older), Some("out-1.csv"));
+        assert_eq!(writer(9).staged_by_older(&older), None);
         let other = Writer { job: JobId([1; 16]), attempt: Attempt(1) };
         for foreign in [
             other.staged_name("out-1.csv"),
@@ -190,12 +190,12 @@ mod tests {
             older.replace(".staged", "staged"),
             format!(".staged-{JOB}-"),
         ] {
-            assert_eq!(writer(10).of_older(&foreign), None, "{foreign}");
+            assert_eq!(writer(10).staged_by_older(&foreign), None, "{foreign}");
         }
     }
 
     #[test]
-    fn a_long_name_leaves_room() {
+    fn a_result_name_of_maximum_length_can_be_staged() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("n".repeat(255));
         let writer = Writer { job: JOB, attempt: Attempt(u64::MAX) };
@@ -203,7 +203,6 @@ mod tests {
         assert!(target.is_file());
     }
 
-    /// Whatever the older attempt has done by then, it cannot replace what the newer one publishes.
     #[test]
     fn an_older_attempt_cannot_publish_once_a_newer_one_has_staged() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! The flags that name the keys of manifests.
+//! The flags for manifest keys.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,23 +8,23 @@ use clap::Args;
 use alluvium::{Error, Result};
 use alluvium::{MacKey, MacKeys};
 
-/// Keys of manifests.
+/// Manifest keys.
 #[derive(Debug, Clone, Default, Args)]
 pub(crate) struct KeyArgs {
-    /// File with the key that the job's manifests are signed and verified with: 64 hexadecimal digits. Given again:
-    /// an older key, whose manifests are believed too
+    /// File with the key that signs and verifies the job's manifests: 64 hexadecimal digits. Repeat the flag to accept
+    /// manifests signed with older keys
     #[arg(long, value_name = "FILE")]
     manifest_key: Vec<PathBuf>,
-    /// Believe manifests that nobody signed, too: those of a job that had no key before
+    /// Also accept unsigned manifests, from before the job had a key
     #[arg(long, requires = "manifest_key")]
     accept_unsigned: bool,
 }
 
 impl KeyArgs {
-    /// Reads the files.
+    /// Reads the key files.
     ///
     /// # Errors
-    /// `Config` if one cannot be read or has no key.
+    /// `Config` if a file cannot be read or holds no key.
     pub(super) fn read(&self) -> Result<MacKeys> {
         let mut files = self.manifest_key.iter();
         let Some(first) = files.next() else { return Ok(MacKeys::default()) };
@@ -39,6 +39,6 @@ impl KeyArgs {
 fn read(path: &Path) -> Result<MacKey> {
     let named = |error: Error| error.with("file", path.display());
     let text = fs::read_to_string(path)
-        .map_err(|source| named(Error::config("cannot read the key of manifests")).with_source(source))?;
+        .map_err(|source| named(Error::config("cannot read the manifest key")).with_source(source))?;
     text.trim_end().parse().map_err(named)
 }

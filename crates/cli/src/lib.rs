@@ -1,7 +1,7 @@
 //! The command-line tool: flags in, library calls, text or one JSON document out.
 //!
-//! Exit codes: 0 done; 1 failed, the last line of standard error is `error[kind]: message`; 2 wrong usage; 3 damage
-//! or a difference found.
+//! Exit codes: 0 done; 1 failed, with `error[kind]: message` as the last line of standard error; 2 wrong usage;
+//! 3 damage or a difference found.
 
 mod files;
 mod keys;
@@ -41,7 +41,7 @@ enum Command {
     Offline(offline::Command),
 }
 
-/// What a command that did its work found.
+/// The finding of a successful command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Finding {
     /// Nothing to report by exit code.
@@ -60,7 +60,7 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version are not mistakes: clap knows which stream and code each deserves.
+            // clap picks the stream and exit code: help and version are not errors.
             let code = u8::try_from(error.exit_code()).unwrap_or(2);
             return if error.print().is_ok() { ExitCode::from(code) } else { ExitCode::from(1) };
         }
@@ -84,7 +84,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Runs `future` on a tokio runtime of its own.
+/// Runs `future` on a new tokio runtime.
 fn block_on<R>(future: impl Future<Output = Result<R>>) -> Result<R> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?.block_on(future)

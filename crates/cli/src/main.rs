@@ -1,4 +1,4 @@
-//! The command-line tool: see the library of this package.
+//! The `alluvium` command-line tool; the code is in this package's library.
 
 fn main() -> std::process::ExitCode {
     alluvium_cli::main()

@@ -7,7 +7,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use alluvium::{Error, Result};
 
-/// The line at the end of a terminal that is drawn anew all the time. What is written meanwhile goes above it.
+/// The progress bar, redrawn at the end of a terminal; other output is written above the bar.
 static BAR: Mutex<Option<ProgressBar>> = Mutex::new(None);
 
 /// Writes `text` to standard output.
@@ -15,7 +15,7 @@ pub(super) fn out(text: &str) -> Result<()> {
     bytes(text.as_bytes())
 }
 
-/// Writes `document` to standard output, as the one thing there.
+/// Writes `document` to standard output.
 pub(super) fn json(document: &serde_json::Value) -> Result<()> {
     out(&format!("{document:#}\n"))
 }
@@ -39,11 +39,11 @@ pub(super) fn error(error: &Error) {
         bar.finish_and_clear();
     }
     let line = error.chain().replace('\n', " ");
-    // Nowhere is left to say that standard error is closed.
+    // A closed standard error leaves nowhere to report this failure.
     let _closed = writeln!(io::stderr().lock(), "error[{}]: {line}", error.kind());
 }
 
-/// Returns a bar or line at the end of a terminal's standard error, else one that shows nothing.
+/// Returns a progress bar on standard error, hidden unless standard error is a terminal.
 pub(super) fn bar(template: &str) -> ProgressBar {
     let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
     let bar = ProgressBar::with_draw_target(None, target);
@@ -59,7 +59,7 @@ fn shown_bar() -> Option<ProgressBar> {
     BAR.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|bar| !bar.is_finished())
 }
 
-/// Standard error, above the bar if there is one.
+/// Standard error, written above the bar if one is shown.
 #[derive(Debug)]
 pub(super) struct Log;
 

@@ -1,4 +1,4 @@
-//! `alluvium savepoint` and `alluvium restore`: a self-contained copy at another place.
+//! `alluvium savepoint` and `alluvium restore`: a self-contained copy in another store.
 
 use serde_json::json;
 
@@ -13,7 +13,7 @@ use super::place::{CheckpointArgs, Groups, progress_bar, watch};
 pub(in super::super) struct SavepointArgs {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Store to copy it to, under the same job name
+    /// Store to copy the checkpoint to, under the same job name
     #[arg(long, value_name = "URL")]
     to: String,
     /// Print one JSON document
@@ -25,13 +25,13 @@ pub(in super::super) struct SavepointArgs {
 pub(in super::super) struct RestoreArgs {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Store to restore it into, under the same job name
+    /// Store to restore into, under the same job name
     #[arg(long, value_name = "URL")]
     to: String,
-    /// Subtasks of each operator that has keyed state [default: as many as it had]
+    /// Subtasks of each operator with keyed state [default: unchanged]
     #[arg(long, short, value_name = "P")]
     parallelism: Option<u32>,
-    /// Take the rows of these key groups alone; the others are there and empty
+    /// Copy the rows of these key groups only; all other key groups are empty
     #[arg(long, value_name = "A..B")]
     key_groups: Option<Groups>,
     /// Print one JSON document

@@ -22,7 +22,7 @@ pub(in super::super) struct Args {
     /// Id of the newer checkpoint
     #[arg(long, value_name = "ID")]
     to: u64,
-    /// Print each key that changed, too
+    /// Also print each key that changed
     #[arg(long)]
     keys: bool,
     /// Print one JSON document
@@ -34,7 +34,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     let (store, mut chain) = args.job.open().await?;
     let from = offline::open(&store, &mut chain, Some(Seq(args.from))).await?;
     let to = offline::open(&store, &mut chain, Some(Seq(args.to))).await?;
-    // Keys are printed as they are found: there may be more than memory has room for.
+    // Keys are printed as they are found: they may not fit in memory.
     let mut printed = 0u64;
     if args.json {
         print::out(&format!("{{\"from\":{},\"to\":{},\"keys\":[", args.from, args.to))?;
@@ -96,7 +96,7 @@ fn change_text(change: &Change<'_>) -> String {
     format!("{sign} {}.{} {}\n", change.operator, change.table, place.join(" "))
 }
 
-/// Returns the parts that the place has.
+/// Returns the parts of a place that are not `Unit`.
 fn parts<'a>(place: &'a Place<'a>) -> impl Iterator<Item = (&'static str, &'a Value<'a>)> {
     let parts = [("key", &place.key), ("namespace", &place.namespace), ("sub", &place.sub)];
     parts.into_iter().filter(|(_, value)| **value != Value::Unit)

@@ -1,4 +1,4 @@
-//! `alluvium drop`: savepoints, and checkpoints, by their ids.
+//! `alluvium drop`: drops savepoints and checkpoints by id.
 
 use std::collections::BTreeSet;
 
@@ -19,13 +19,13 @@ use super::text::size;
 pub(in super::super) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Id of the savepoint, or of a checkpoint; may be given several times
+    /// Id of a savepoint or checkpoint; may be repeated
     #[arg(long = "savepoint", visible_alias = "checkpoint", required = true, value_name = "ID")]
     savepoints: Vec<u64>,
     /// Drop nothing [default]
     #[arg(long, conflicts_with = "yes")]
     dry_run: bool,
-    /// Drop them. Claims the job first, which stops the process that runs it
+    /// Drop them. Claims the job first, which stops a running job
     #[arg(long)]
     yes: bool,
     /// Print one JSON document
@@ -48,8 +48,8 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     let text = format!("dropped {} as attempt {}\n", listed(&named), dropped.attempt);
     let (freed, failed) = match dropped.swept {
         Ok((plan, swept)) => {
-            let gone: BTreeSet<_> = swept.deleted.iter().collect();
-            let freed = plan.deletable.iter().filter(|(key, _)| gone.contains(key));
+            let deleted: BTreeSet<_> = swept.deleted.iter().collect();
+            let freed = plan.deletable.iter().filter(|(key, _)| deleted.contains(key));
             let freed = freed.fold(Tally::default(), |sum, (_, bytes)| Tally {
                 objects: sum.objects.saturating_add(1),
                 bytes: sum.bytes.saturating_add(*bytes),
@@ -64,13 +64,13 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     match failed {
         None => Ok(Finding::Nothing),
         Some(error) => {
-            let dropped = "dropped, but not all of what nothing reaches now could be deleted: sweep later";
+            let dropped = "dropped, but some unreachable objects could not be deleted: sweep later";
             Err(Error::new(error.kind(), dropped).with_source(error))
         }
     }
 }
 
-/// Returns the ids with their kinds, as far as they are live.
+/// Returns the live ids, with their kinds.
 fn named(chain: &ManifestLog, ids: &BTreeSet<Seq>) -> Vec<(Seq, &'static str)> {
     let live = chain.restorable().into_iter().filter(|entry| ids.contains(&entry.id.seq));
     live.map(|entry| {

@@ -21,16 +21,16 @@ use crate::files::{folder_of, io_error, rename_durably};
 pub(in super::super) struct Args {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Name of the table; OPERATOR.TABLE where two operators have one of that name
+    /// Name of the table; OPERATOR.TABLE if several operators have a table of that name
     #[arg(long, short, value_name = "T")]
     table: String,
-    /// File to write, its format told by its name; it is there whole or not at all
+    /// File to write atomically; its extension sets the format
     ///
-    /// CSV: a column per key, namespace, sub-key and value, or per field of those that are structs; null is an empty
-    /// cell, bytes are hexadecimal, lists are JSON. JSON lines keep the structure.
+    /// CSV: a column each for key, namespace, sub-key and value, or one per field of a struct; null is an empty cell,
+    /// bytes are hexadecimal, lists are JSON. JSON lines keep the structure.
     #[arg(long, short, value_name = "F.csv|F.jsonl")]
     output: Output,
-    /// Only these key groups
+    /// Export these key groups only
     #[arg(long, value_name = "A..B")]
     key_groups: Option<Groups>,
     /// Print a summary as one JSON document
@@ -88,7 +88,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     Ok(Finding::Nothing)
 }
 
-/// Writes rows in one of the formats.
+/// Writes rows in the chosen format.
 enum RowWriter<'a> {
     Csv { types: RowTypes, csv: Box<csv::Writer<&'a mut BufWriter<File>>>, cells: Vec<String> },
     Jsonl { types: RowTypes, out: &'a mut BufWriter<File> },
@@ -151,7 +151,7 @@ fn unwritten(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Err
     Error::unavailable("cannot write the export").with_source(source)
 }
 
-/// A file under another name beside its own, which it gets once it is whole; dropped before, it is removed.
+/// A file under a temporary name beside its target; removed if dropped before `publish`.
 struct StagedFile {
     staged: PathBuf,
     target: PathBuf,
@@ -176,7 +176,7 @@ impl StagedFile {
 
 impl Drop for StagedFile {
     fn drop(&mut self) {
-        // Once renamed there is nothing to remove.
+        // Fails harmlessly after a rename.
         let _renamed = fs::remove_file(&self.staged);
     }
 }

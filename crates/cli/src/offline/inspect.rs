@@ -24,17 +24,17 @@ use super::place::CheckpointArgs;
 use super::text::{Table, size, time};
 use alluvium_bench::clock;
 
-/// Ranged reads that a restore has under way at a time.
+/// Ranged reads that a restore has in flight.
 const CONCURRENT_READS: u32 = 8;
 
-/// Longest read that is timed.
+/// Longest timed read.
 const TIMED_BYTES: u64 = 4 << 20;
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Read the manifest alone: no rows, so no figures per table, and bounds of what a restore reads
+    /// Read the manifest only: no figures per table, and upper bounds for restore reads
     #[arg(long)]
     fast: bool,
     /// Print one JSON document
@@ -44,8 +44,8 @@ pub(in super::super) struct Args {
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
     let depth = if args.fast { Depth::Manifest } else { Depth::Rows };
-    let looked = args.at.read(async |store, chain, checkpoint| look(store, chain, &checkpoint.manifest, depth).await);
-    let (manifest, inspection, estimate) = looked.await?;
+    let read = args.at.read(async |store, chain, checkpoint| inspect(store, chain, &checkpoint.manifest, depth).await);
+    let (manifest, inspection, estimate) = read.await?;
     if args.json {
         print::json(&document(&manifest, &inspection, estimate))?;
     } else {
@@ -54,7 +54,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     Ok(Finding::Nothing)
 }
 
-async fn look(
+async fn inspect(
     store: &Store,
     chain: &ManifestLog,
     manifest: &Manifest,
@@ -71,7 +71,7 @@ async fn look(
     Ok((manifest.clone(), inspection, estimate))
 }
 
-/// How long a restore would take, told by two reads that were timed here.
+/// Estimated time of a restore, from two reads timed here.
 #[derive(Debug, Clone, Copy)]
 struct Estimate {
     latency: Duration,
@@ -79,8 +79,8 @@ struct Estimate {
     total: Duration,
 }
 
-/// Times a read of a few bytes and one of up to 4 MiB, and assumes that one process here reads everything, eight
-/// requests at a time, and that decoding keeps up.
+/// Times a read of one byte and one of up to 4 MiB. Assumes that one process here reads everything, with eight
+/// requests in flight, and that decoding keeps up.
 #[expect(clippy::cast_precision_loss, reason = "an estimate")]
 async fn estimate(store: &Store, inspection: &Inspection) -> Result<Option<Estimate>> {
     let Some(largest) = inspection.objects.iter().max_by_key(|object| object.bytes) else { return Ok(None) };
@@ -201,15 +201,15 @@ fn table_json(table: &TableInspection) -> Value {
     document
 }
 
-/// Returns how many times the mean the largest key group has, in bytes.
-#[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
+/// Returns the bytes of the largest key group over the mean.
+#[expect(clippy::cast_precision_loss, reason = "a displayed ratio")]
 fn skew(table: &TableInspection) -> f64 {
     let largest = table.groups.iter().map(|extent| extent.bytes).max().unwrap_or(0);
     let mean = table.total().bytes as f64 / table.groups.len().max(1) as f64;
     if mean > 0.0 { largest as f64 / mean } else { 1.0 }
 }
 
-#[expect(clippy::cast_precision_loss, reason = "a mean for people")]
+#[expect(clippy::cast_precision_loss, reason = "a displayed mean")]
 fn chain_lengths(operator: &OperatorInspection) -> (usize, f64) {
     let longest = operator.chains.iter().copied().max().unwrap_or(0);
     (longest, operator.chains.iter().sum::<usize>() as f64 / operator.chains.len().max(1) as f64)
@@ -249,7 +249,7 @@ const fn role(role: OpaqueRole) -> &'static str {
     }
 }
 
-/// Returns what an opaque holds: JSON of a source or an operator as it is, else its length and hash.
+/// Returns an opaque's content: a source's or operator's JSON unchanged, else length and hash.
 fn content(opaque: &Opaque) -> Value {
     let OpaqueContent::Inline(bytes) = &opaque.content else { return Value::Null };
     let readable = matches!(opaque.role, OpaqueRole::Source | OpaqueRole::Operator);
@@ -344,7 +344,7 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     text
 }
 
-/// Returns the key groups that were written most of late.
+/// Returns the hottest key groups, by recent writes.
 fn heat_text(operator: &OperatorInspection) -> String {
     const SHOWN: usize = 5;
     if operator.heat.is_empty() {
@@ -368,7 +368,7 @@ fn heat_text(operator: &OperatorInspection) -> String {
     text
 }
 
-/// Returns what the engine below the backends said of itself.
+/// Returns the statistics reported by the backends' engine.
 fn statistics_text(operator: &OperatorInspection) -> String {
     if operator.statistics.is_empty() {
         return String::new();
@@ -382,17 +382,17 @@ fn statistics_text(operator: &OperatorInspection) -> String {
     format!("  the engine of its subtasks, in all, before this checkpoint\n{}", table.print("    "))
 }
 
-/// Returns a line per step of a histogram: how many key groups have so many rows.
+/// Returns a histogram of key groups by rows, one line per bin.
 fn histogram(table: &TableInspection) -> String {
-    let mut steps: BTreeMap<u64, usize> = BTreeMap::new();
+    let mut bins: BTreeMap<u64, usize> = BTreeMap::new();
     for extent in &table.groups {
-        // Steps double: 0, 1, 2..4, 4..8, and so on.
-        let step = extent.records.checked_ilog2().map_or(0, |log| 1u64 << log);
-        *steps.entry(step).or_default() += 1;
+        // Bins double: 0, 1, 2..4, 4..8, and so on.
+        let bin = extent.records.checked_ilog2().map_or(0, |log| 1u64 << log);
+        *bins.entry(bin).or_default() += 1;
     }
     let mut lines = Table::new(["rows in key group", "key groups"]);
-    for (step, groups) in steps {
-        let label = if step < 2 { step.to_string() } else { format!("{step}..{}", step.saturating_mul(2)) };
+    for (bin, groups) in bins {
+        let label = if bin < 2 { bin.to_string() } else { format!("{bin}..{}", bin.saturating_mul(2)) };
         lines.row([label, groups.to_string()]);
     }
     format!("  {}\n{}", table.name, lines.print("    "))
@@ -424,8 +424,8 @@ fn segments_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
 
 fn restore_text(inspection: &Inspection, estimate: Option<Estimate>) -> String {
     let cost = inspection.restore;
-    let most = if cost.exact { "" } else { "at most " };
-    let mut text = format!("\na restore reads {most}{} in {most}{} requests", size(cost.bytes), cost.requests);
+    let bound = if cost.exact { "" } else { "at most " };
+    let mut text = format!("\na restore reads {bound}{} in {bound}{} requests", size(cost.bytes), cost.requests);
     if let Some(estimate) = estimate {
         text.push_str(&format!(
             ": about {:.1?}, if {ASSUMPTION} (measured now: {:.1?} a request, then {:.1} MB/s)",

@@ -25,7 +25,7 @@ pub(in super::super) struct Args {
     json: bool,
 }
 
-/// A job, or why it cannot be read.
+/// A job's name and its listing, or the error that prevents one.
 type Found = (String, Result<Listed>);
 
 pub(super) async fn run(args: Args) -> Result<Finding> {
@@ -46,7 +46,7 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
     Ok(Finding::Nothing)
 }
 
-/// Lists every job; one that is damaged, or may not be looked at, does not hide the others.
+/// Lists every job; a damaged, unsupported or denied job does not hide the others.
 async fn all(args: &StoreArgs) -> Result<Vec<Found>> {
     let mut found = Vec::new();
     for name in args.jobs().await? {
@@ -100,7 +100,7 @@ pub(super) fn summary(summary: &Summary) -> Value {
     })
 }
 
-/// Returns what a manifest is called.
+/// Returns a manifest kind's name.
 pub(super) fn kind(kind: ManifestKind) -> &'static str {
     match kind {
         ManifestKind::Savepoint => "savepoint",

@@ -1,6 +1,4 @@
-//! The offline tools: a job's place in, text or one JSON document out.
-//!
-//! What they find out stands in `alluvium::offline`; here are flags and print.
+//! The offline tools: flags in, text or one JSON document out. The work is done in `alluvium::offline`.
 
 mod copy;
 mod diff;
@@ -26,33 +24,33 @@ use super::Finding;
 pub(super) enum Command {
     /// List jobs, or a job's checkpoints and savepoints.
     List(list::Args),
-    /// Show what a checkpoint is made of: tables, skew, segments, objects, positions, what a restore reads.
+    /// Show a checkpoint's tables, skew, segments, objects, positions and restore cost.
     Inspect(inspect::Args),
-    /// Find damage, the checkpoints that it touches, and those that are whole.
+    /// Find damage, the checkpoints it touches, and the undamaged checkpoints.
     ///
-    /// Exit code 3 if there is any.
+    /// Exit code 3 if damage is found.
     Verify(verify::Args),
     /// Compare two checkpoints: keys added, removed, changed per table.
     ///
     /// A key counts once for each of its namespaces and sub-keys. Exit code 3 if the checkpoints differ.
     Diff(diff::Args),
-    /// Write a table's live rows to a file, decoded by the types that the checkpoint names.
+    /// Write a table's live rows to a file, decoded by the checkpoint's schema.
     Export(export::Args),
-    /// Copy a checkpoint, self-contained and byte for byte, to another place.
+    /// Copy a checkpoint, self-contained and byte for byte, to another store.
     ///
-    /// A job run there goes on from it. Refused where anything stands.
+    /// A job run there resumes from the copy. Refused if the job already exists there.
     Savepoint(copy::SavepointArgs),
-    /// Restore a checkpoint, or part of it, into another place, at any parallelism.
+    /// Restore a checkpoint, or part of it, into another store, at any parallelism.
     ///
-    /// The state is read, folded and written anew as one base per subtask. Refused where anything stands.
+    /// The state is read, folded and rewritten as one base per subtask. Refused if the job already exists there.
     Restore(copy::RestoreArgs),
     /// Show which subtask would read which byte ranges at another parallelism.
     Rescale(rescale::Args),
-    /// Show what would go with savepoints or checkpoints, and with --yes drop them.
+    /// Show what dropping savepoints or checkpoints would delete, and with --yes drop them.
     ///
-    /// Works on one whose manifest is damaged or gone, too: while that is live, nothing of the job is deleted.
+    /// Also drops a checkpoint whose manifest is damaged or missing, which blocks all deletion while it is live.
     Drop(drop::Args),
-    /// Show what is live, orphaned and deletable, and with --delete delete it.
+    /// Show live, orphaned and deletable objects, and with --delete delete the last.
     Sweep(sweep::Args),
 }
 

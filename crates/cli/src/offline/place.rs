@@ -1,4 +1,4 @@
-//! Where a job and its checkpoint are: the flags that all tools share.
+//! Flags shared by the offline tools: the store, the job, the checkpoint.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -43,7 +43,7 @@ pub(super) struct JobArgs {
 pub(super) struct CheckpointArgs {
     #[command(flatten)]
     pub(super) job: JobArgs,
-    /// Id of the checkpoint or savepoint [default: the one from which the job would go on]
+    /// Id of the checkpoint or savepoint [default: the one from which the job would resume]
     #[arg(long, short, value_name = "ID")]
     pub(super) checkpoint: Option<u64>,
 }
@@ -66,7 +66,7 @@ impl FromStr for Groups {
 }
 
 impl Groups {
-    /// Returns the groups, all if none are given.
+    /// Returns the given groups, or all.
     pub(super) fn of(groups: Option<Self>, max_parallelism: u16) -> Result<KeyGroupSet> {
         let all = KeyGroupSet::all(max_parallelism);
         let Some(Self(range)) = groups else { return Ok(all) };
@@ -90,7 +90,7 @@ impl StoreArgs {
         list_jobs(&*objects, &prefix, &runtime(), &StoreSettings::default()).await
     }
 
-    /// Returns the place of `job` in it.
+    /// Opens the place of `job` in the store.
     pub(super) fn open(&self, job: &JobName, access: Access) -> Result<Store> {
         let (objects, prefix) = open_url(&self.store, access)?;
         let store = Store::new(objects, &prefix, job, runtime(), StoreSettings::default());
@@ -99,10 +99,10 @@ impl StoreArgs {
 }
 
 impl JobArgs {
-    /// Finds the job's chain.
+    /// Opens the job and loads its manifest log.
     ///
     /// # Errors
-    /// `NotFound` with the jobs that exist, if it has none.
+    /// `NotFound`, listing the existing jobs, if the job has no manifest.
     pub(super) async fn open(&self) -> Result<(Store, ManifestLog)> {
         let store = self.store.open(&self.job.parse()?, Access::Read)?;
         let chain = ManifestLog::load(&store).await?;
@@ -113,15 +113,15 @@ impl JobArgs {
         Ok((store, chain))
     }
 
-    /// Returns the place of a job of the same name in another store, to be written.
+    /// Opens the same job name in another store, for writing.
     pub(super) fn elsewhere(&self, url: &str) -> Result<Store> {
         StoreArgs { store: url.to_owned(), keys: self.store.keys.clone() }.open(&self.job.parse()?, Access::Write)
     }
 }
 
 impl CheckpointArgs {
-    /// Calls `read` with the checkpoint and all its parts; again, with a newer one, if it is dropped while it is read and
-    /// none was asked for by its id.
+    /// Calls `read` with the checkpoint. Without `--checkpoint`, retries with a newer one if the checkpoint is dropped
+    /// meanwhile.
     pub(super) async fn read<T>(
         &self,
         mut read: impl AsyncFnMut(&Store, &ManifestLog, &StoredManifest) -> Result<T>,
@@ -137,18 +137,18 @@ impl CheckpointArgs {
         }
     }
 
-    /// Returns the id that was asked for.
+    /// Returns the `--checkpoint` id.
     pub(super) fn id(&self) -> Option<Seq> {
         self.checkpoint.map(Seq)
     }
 }
 
-/// Returns a bar of bytes on a terminal's standard error, else one that shows nothing.
+/// Returns a progress bar that counts bytes.
 pub(super) fn progress_bar() -> ProgressBar {
     print::bar("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
 }
 
-/// Returns what an offline tool reports its progress to.
+/// Returns a callback that shows (done, total) bytes on `bar`.
 pub(super) fn watch(bar: &ProgressBar) -> impl Fn(u64, u64) + Sync + '_ {
     |done, total| {
         bar.set_length(total);

@@ -13,7 +13,7 @@ use super::text::{Table, size};
 pub(in super::super) struct Args {
     #[command(flatten)]
     at: CheckpointArgs,
-    /// Subtasks of each operator that has keyed state
+    /// Subtasks of each operator with keyed state
     #[arg(long, short, value_name = "P")]
     parallelism: u32,
     /// Required: the rescale itself happens at the next `alluvium run --parallelism P`
@@ -27,7 +27,7 @@ pub(in super::super) struct Args {
 pub(super) async fn run(args: Args) -> Result<Finding> {
     if !args.dry_run {
         let message =
-            "add --dry-run: a rescale happens at the next `alluvium run --parallelism P`, this only shows it\n";
+            "add --dry-run: this only shows a rescale, which happens at the next `alluvium run --parallelism P`\n";
         clap::Error::raw(clap::error::ErrorKind::MissingRequiredArgument, message).exit();
     }
     let read = args.at.read(async |store, _, checkpoint| {

@@ -16,13 +16,13 @@ use super::text::{Table, foreign_text, size};
 pub(in super::super) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// Keep this many of the newest checkpoints, and all savepoints [default: all that live]
+    /// Keep this many of the newest checkpoints, and all savepoints [default: all live ones]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     retain: Option<u32>,
     /// Delete nothing [default]
     #[arg(long, conflicts_with = "delete")]
     dry_run: bool,
-    /// Delete. Claims the job first, which stops whoever runs it
+    /// Delete. Claims the job first, which stops a running job
     #[arg(long)]
     delete: bool,
     /// Print one JSON document
@@ -61,8 +61,8 @@ fn show(args: &Args, plan: &SweepPlan, foreign: &Foreign, outcome: Value, note: 
     if args.json {
         return print::json(&document(plan, foreign, outcome));
     }
-    let gone = if args.delete { "dropped" } else { "would drop" };
-    print::out(&(text(plan, foreign, gone) + note))
+    let verb = if args.delete { "dropped" } else { "would drop" };
+    print::out(&(text(plan, foreign, verb) + note))
 }
 
 fn tally(entries: &[(Key, u64)]) -> Tally {
@@ -90,7 +90,7 @@ fn document(plan: &SweepPlan, foreign: &Foreign, outcome: Value) -> Value {
     })
 }
 
-fn text(plan: &SweepPlan, foreign: &Foreign, gone: &str) -> String {
+fn text(plan: &SweepPlan, foreign: &Foreign, verb: &str) -> String {
     let mut table = Table::new(["what", "objects", "bytes", "meaning"]);
     let mut row = |what: &str, tally: Tally, meaning: &str| {
         table.row([what.to_owned(), tally.objects.to_string(), size(tally.bytes), meaning.to_owned()]);
@@ -101,7 +101,7 @@ fn text(plan: &SweepPlan, foreign: &Foreign, gone: &str) -> String {
     row("deletable", tally(&plan.deletable), "nothing reaches it, nobody may come to");
     let mut text = table.print("");
     for dropped in &plan.dropped {
-        text.push_str(&format!("{gone} checkpoint {} of epoch {}\n", dropped.id, dropped.epoch));
+        text.push_str(&format!("{verb} checkpoint {} of epoch {}\n", dropped.id, dropped.epoch));
     }
     for (key, bytes) in &plan.deletable {
         text.push_str(&format!("deletable {key} {}\n", size(*bytes)));

@@ -1,11 +1,11 @@
-//! Text for people: aligned tables, sizes, times.
+//! Human-readable text: aligned tables, sizes, times.
 
 use std::fmt::Write as _;
 
 use alluvium::Timestamp;
 use alluvium::offline::Foreign;
 
-/// A table of text, its columns aligned: text to the left, figures to the right.
+/// A text table with aligned columns: text left, figures right.
 #[derive(Debug)]
 pub(super) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
@@ -17,7 +17,7 @@ impl<const N: usize> Table<N> {
         Self { rows: vec![headings.map(str::to_owned)] }
     }
 
-    /// Returns whether it has headings alone.
+    /// Returns whether the table has no rows but its headings.
     pub(super) fn is_empty(&self) -> bool {
         self.rows.len() < 2
     }
@@ -27,13 +27,13 @@ impl<const N: usize> Table<N> {
         self.rows.push(cells);
     }
 
-    /// Returns the table as lines, each behind `indent`; nothing if it is empty.
+    /// Returns the table as lines, each indented by `indent`; an empty table returns an empty string.
     pub(super) fn print(&self, indent: &str) -> String {
         if self.is_empty() {
             return String::new();
         }
         let width = |column: usize| self.cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0);
-        // Times and ids begin with a digit, too.
+        // The dash excludes times and ids, which also begin with a digit.
         let figure = |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit()) && !cell.contains('-');
         let figures = |column: usize| self.cells(column).skip(1).all(figure);
         let columns: Vec<_> = (0..N).map(|column| (width(column), figures(column))).collect();
@@ -57,7 +57,7 @@ impl<const N: usize> Table<N> {
     }
 }
 
-/// Returns a number of bytes as people read it.
+/// Returns a byte count in IEC units.
 pub(super) fn size(bytes: u64) -> String {
     bytesize::ByteSize::b(bytes).display().iec().to_string()
 }
@@ -68,7 +68,7 @@ pub(super) fn time(time: Timestamp) -> String {
     known.map_or_else(|_| time.to_string(), |known| known.to_string())
 }
 
-/// Names what is not the tool's.
+/// Returns the text that lists foreign entries.
 pub(super) fn foreign_text(foreign: &Foreign) -> String {
     if foreign.count == 0 {
         return String::new();

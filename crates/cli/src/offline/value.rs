@@ -5,7 +5,7 @@ use serde::ser::{Serialize, SerializeMap, SerializeSeq, Serializer};
 use alluvium::schema::{Shape, Type, Value};
 use alluvium::{Error, Result};
 
-/// A value as JSON: bytes as `0x` and hexadecimal digits; integers of any size as numbers; no `NaN`, but `null`.
+/// A value as JSON: bytes as `0x` and hexadecimal digits; integers of any size as numbers; `NaN` as `null`.
 #[derive(Debug)]
 pub(super) struct Json<'a>(pub(super) &'a Value<'a>);
 
@@ -40,7 +40,7 @@ pub(super) fn json(value: &Value<'_>) -> Result<String> {
     serde_json::to_string(&Json(value)).map_err(|source| Error::corrupt("value has no JSON").with_source(source))
 }
 
-/// Returns the CSV columns of a type: fields of structs each their own, `prefix.field`; nothing for a unit.
+/// Returns the CSV columns of a type: `prefix.field` for each field of a struct; none for a unit.
 pub(super) fn columns(prefix: &str, ty: &Type) -> Vec<String> {
     match ty {
         Type::Unit => Vec::new(),
@@ -59,10 +59,10 @@ fn shape_columns(prefix: &str, shape: &Shape) -> Vec<String> {
     }
 }
 
-/// Appends the cells of a value of type `ty`, one for each of its columns.
+/// Appends the cells of a value of type `ty`, one per column.
 ///
 /// # Errors
-/// `Corrupt` if the value is not of that type.
+/// `Corrupt` if the value is not of type `ty`.
 pub(super) fn cells(ty: &Type, value: &Value<'_>, out: &mut Vec<String>) -> Result<()> {
     match ty {
         Type::Unit => Ok(()),
@@ -81,7 +81,7 @@ fn shape_cells(shape: &Shape, value: &Value<'_>, out: &mut Vec<String>) -> Resul
     }
 }
 
-/// Returns a value as one cell: scalars as they are, nothing for `null`, else JSON.
+/// Returns a value as one cell: a scalar as text, `null` as an empty cell, else JSON.
 fn cell(value: &Value<'_>) -> Result<String> {
     match value {
         Value::Option(None) => Ok(String::new()),
@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn structs_become_columns_and_the_rest_cells() {
+    fn struct_fields_become_columns() {
         let name = "postcard:struct<a:u64,b:struct<c:option<utf8>,d:unit>,e:list<tuple<i128,bool>>>";
         let ty = Type::parse(name).unwrap();
         assert_eq!(columns("value", &ty), ["value.a", "value.b.c", "value.e"]);
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_hexadecimal_and_units_nothing() {
+    fn bytes_are_hexadecimal_and_units_have_no_column() {
         assert_eq!(json(&Value::Bytes([0, 255][..].into())).unwrap(), "\"0x00ff\"");
         assert!(columns("key", &Type::Unit).is_empty());
         assert_eq!(columns("key", &Type::Bytes), ["key"]);

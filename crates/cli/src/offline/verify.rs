@@ -15,10 +15,10 @@ use super::text::{Table, foreign_text, size};
 pub(in super::super) struct Args {
     #[command(flatten)]
     job: JobArgs,
-    /// How closely to look
+    /// How much to check
     #[arg(long, value_enum, default_value_t = Level::Full)]
     level: Level,
-    /// Which blocks --level sampled looks at
+    /// Seed that chooses the blocks of --level sampled
     #[arg(long, default_value_t = 0, value_name = "S")]
     seed: u64,
     /// Print one JSON document
@@ -28,11 +28,11 @@ pub(in super::super) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Level {
-    /// Markers and manifests whole; of data objects that they exist and their length
+    /// Markers and manifests in full; existence and length of data objects
     Manifest,
     /// Also each segment's index and one of its blocks
     Sampled,
-    /// Every byte of every object that a checkpoint reaches, and every rule that rows obey
+    /// Every byte of every reachable object, and every rule of rows
     Full,
 }
 

@@ -1,4 +1,4 @@
-//! Aggregates, as they are asked for.
+//! Aggregates, as `--agg` names them.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub(crate) enum Aggregate {
-    /// How many records.
+    /// The number of records.
     Count,
     /// A function over the non-null cells of a column.
     Over(Function, String),
@@ -25,11 +25,11 @@ pub(crate) enum Function {
     Min,
     /// The first of the largest cells.
     Max,
-    /// The sum by the number of cells.
+    /// The sum divided by the number of cells.
     Mean,
     /// The last cell.
     Last,
-    /// How many different cells.
+    /// The number of distinct cells.
     Distinct,
 }
 

@@ -26,18 +26,18 @@ use crate::keys::KeyArgs;
 
 /// Aggregates a stream of records by key, with checkpoints.
 ///
-/// Run again with the same --store and --job, it goes on from the newest checkpoint, at any --parallelism; the
-/// output is what an uninterrupted run writes.
+/// A second run with the same --store and --job resumes from the newest checkpoint, at any --parallelism; the output
+/// is that of an uninterrupted run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// What to read: a file (`.gz` and `.zst` are decompressed), `-` for standard input, or the bids among the
-    /// first EVENTS events of a NEXMark generator (SEED picks another stream, default 0)
+    /// Input: a file (`.gz` and `.zst` are decompressed), `-` for standard input, or the bids among the first EVENTS
+    /// events of a NEXMark generator (SEED picks the stream, default 0)
     #[arg(long, short, value_name = "PATH|-|nexmark:EVENTS[:SEED]")]
     pub(crate) input: Input,
-    /// Format of the input [default: by the file's name, else csv]
+    /// Format of the input [default: by the file's extension, else csv]
     #[arg(long, value_enum)]
     pub(crate) format: Option<Format>,
-    /// Columns that make the key; a name with a comma is put into double quotes
+    /// Columns of the key; put a name that contains a comma in double quotes
     #[arg(long, short, required = true, value_name = "COL[,COL...]")]
     pub(crate) key: Vec<Columns>,
     /// Aggregates per key: count, sum:COL, min:COL, max:COL, mean:COL, last:COL, distinct:COL
@@ -54,7 +54,7 @@ pub(crate) struct RunArgs {
     #[arg(long, requires = "window", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) lateness: Option<Duration>,
 
-    /// Where checkpoints go: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
+    /// Store of checkpoints: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
     pub(crate) store: String,
     /// Name of the job within the store
@@ -65,7 +65,7 @@ pub(crate) struct RunArgs {
     /// Number of subtasks
     #[arg(long, short, default_value_t = 1, value_name = "P")]
     pub(crate) parallelism: u32,
-    /// Number of key groups, fixed for the job's life: the largest parallelism it can ever have
+    /// Number of key groups, fixed for the job's life: the upper bound of its parallelism
     #[arg(long, default_value_t = alluvium::DEFAULT_MAX_PARALLELISM, value_name = "N")]
     pub(crate) max_parallelism: u16,
 
@@ -78,35 +78,35 @@ pub(crate) struct RunArgs {
     /// What a checkpoint writes
     #[arg(long, value_enum, default_value_t = Strategy::Incremental)]
     pub(crate) strategy: Strategy,
-    /// Time between the starts of two checkpoints; adaptive chooses it by what is measured and by --goal
+    /// Time between the starts of two checkpoints; adaptive chooses it from measurements and --goal
     #[arg(long, default_value = "10s", value_name = "DURATION|adaptive")]
     pub(crate) interval: Interval,
     #[arg(long, value_name = "GOAL=VALUE,...", help = goal::HELP)]
     pub(crate) goal: Option<GoalArg>,
-    /// Mean time between failures that the adaptive interval expects before it has seen any
+    /// Mean time between failures that the adaptive interval assumes before the first failure
     /// [default: 1d]
     #[arg(long, value_parser = positive_duration, value_name = "DURATION")]
     pub(crate) mtbf: Option<Duration>,
-    /// Go on from this checkpoint instead of the newest
+    /// Resume from this checkpoint instead of the newest
     #[arg(long, conflicts_with = "fresh", value_name = "ID")]
     pub(crate) checkpoint: Option<u64>,
-    /// Start from the beginning, whatever checkpoints there are
+    /// Start from the beginning, ignoring existing checkpoints
     #[arg(long)]
     pub(crate) fresh: bool,
     /// Checkpoints to keep
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub(crate) retain: u32,
-    /// Give a checkpoint up after this long
+    /// Abort a checkpoint after this time
     #[arg(long, default_value = "10m", value_parser = positive_duration, value_name = "DURATION")]
     pub(crate) checkpoint_timeout: Duration,
-    /// Checkpoints that may be under way at once
+    /// Maximum number of checkpoints in flight
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub(crate) max_in_flight: u32,
-    /// Least time between the end of a checkpoint and the start of the next
+    /// Minimum time between the end of a checkpoint and the start of the next
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) min_pause: Duration,
 
-    /// Read at most this many records per second; further rates hold from their times on: `1000,10000@60s,1000@2m`
+    /// Read at most this many records per second; each further rate applies from its time on: `1000,10000@60s,1000@2m`
     #[arg(long, value_name = "RECORDS_PER_S[,RATE@TIME...]")]
     pub(crate) rate: Option<RateArg>,
     /// Stop after this many records, counted from the start of the input; windows stay open
@@ -116,11 +116,11 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = OnBadRecord::Fail)]
     pub(crate) on_bad_record: OnBadRecord,
 
-    /// Where the result goes: a CSV file; with --emit on-close a folder
+    /// Where to write the result: a CSV file; with --emit on-close a folder
     /// [default: standard output, nowhere with --json]
     #[arg(long, short, required_if_eq("emit", "on-close"), value_name = "FILE.csv")]
     pub(crate) output: Option<PathBuf>,
-    /// When results are written: all at the end, or a window's when it closes
+    /// When to write results: all at the end, or per window when it closes
     #[arg(long, value_enum, default_value_t = Emit::End)]
     pub(crate) emit: Emit,
     /// Serve metrics as Prometheus text at this address
@@ -132,15 +132,15 @@ pub(crate) struct RunArgs {
 }
 
 impl RunArgs {
-    /// Checks what one flag asks of the value of another.
+    /// Checks the rules between flags that clap cannot express.
     ///
     /// # Errors
     /// Wrong usage, naming the flags.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
-        let only_adaptive = [("--goal", self.goal.is_some()), ("--mtbf", self.mtbf.is_some())];
-        match only_adaptive.into_iter().find(|(_, given)| *given && self.interval != Interval::Adaptive) {
+        let adaptive_only = [("--goal", self.goal.is_some()), ("--mtbf", self.mtbf.is_some())];
+        match adaptive_only.into_iter().find(|(_, given)| *given && self.interval != Interval::Adaptive) {
             Some((flag, _)) => {
-                let why = format!("{flag} means nothing without --interval adaptive\n");
+                let why = format!("{flag} requires --interval adaptive\n");
                 Err(clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, why))
             }
             None => Ok(()),
@@ -154,7 +154,7 @@ impl RunArgs {
     pub(crate) fn program(&self) -> Result<Program> {
         let format = match (&self.input, self.format) {
             (Input::Nexmark { .. }, None) => None,
-            (Input::Nexmark { .. }, Some(_)) => return Err(Error::config("--format has no meaning for nexmark input")),
+            (Input::Nexmark { .. }, Some(_)) => return Err(Error::config("--format does not apply to nexmark input")),
             (input, format) => Some(format.unwrap_or_else(|| input.format())),
         };
         let key: Vec<String> = self.key.iter().flat_map(|columns| columns.0.clone()).collect();
@@ -162,7 +162,7 @@ impl RunArgs {
         let window = match (self.window, &self.time) {
             (Some(size), Some(time)) => Some(Window::new(size, time.clone(), self.lateness.unwrap_or_default())),
             (None, None) => None,
-            _ => return Err(Error::config("--window and --time need one another")),
+            _ => return Err(Error::config("--window and --time require each other")),
         };
         if window.is_none() && self.emit == Emit::OnClose {
             return Err(Error::config("--emit on-close needs --window"));
@@ -180,7 +180,7 @@ impl RunArgs {
             job_mtbf: mtbf.as_secs_f64(),
             ..FailurePrior::default()
         });
-        // Without a rate the input waits until it is read: a replay puts off the end, and no backlog grows.
+        // Without a rate the input is a batch: a replay delays the end, but no backlog grows.
         let weight = if self.rate.is_some() { ReplayWeight::CatchUp } else { ReplayWeight::Batch };
         let settings = IntervalSettings::default().with(|it| {
             it.shortest = SHORTEST;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_and_lists() {
+    fn flags_have_defaults_and_lists_are_split() {
         let args = parse("").unwrap();
         assert_eq!((args.key[0].0.len(), args.agg[0].0.len()), (2, 2));
         assert_eq!((args.parallelism, args.max_parallelism), (1, 128));
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn inputs() {
+    fn inputs_are_parsed() {
         let input = |text: &str| {
             let all = ["run", "--key", "a", "--agg", "count", "--store", "memory:///", "--job", "j", "--input", text];
             Tool::try_parse_from(all).map(|tool| tool.run.input)
@@ -274,6 +274,7 @@ mod tests {
             assert_eq!(input(bad).expect_err(bad).exit_code(), 2);
         }
     }
+
     fn program(flags: &str) -> Result<Program> {
         let all = format!("run --store memory:/// --job j {flags}");
         Tool::try_parse_from(all.split_whitespace()).unwrap().run.program()

@@ -1,22 +1,22 @@
-//! Columns that aggregates read: what they hold, and how a cell's text becomes a value.
+//! Columns that aggregates read: their kinds, and parsing of cells.
 
 use serde::{Deserialize, Serialize};
 
 use super::aggregate::{Aggregate, Function};
 
-/// What a column holds, set by its first non-null cell in input order.
+/// The kind of a column, set by its first non-null cell in input order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Kind {
-    /// `-?[0-9]+`, in 128 bits.
+    /// `-?[0-9]+` that fits in an `i128`.
     Integer,
-    /// What Rust reads as a finite `f64`.
+    /// A finite `f64` in Rust's syntax.
     Decimal,
-    /// Anything.
+    /// Any text.
     Text,
 }
 
-/// A cell's value. Of text there is nothing to know beyond the text itself.
+/// A cell's parsed value; text has none beyond the text itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Value {
     /// An empty cell or `NA`.
@@ -25,27 +25,27 @@ pub(crate) enum Value {
     Integer(i128),
     /// A cell of a decimal column.
     Decimal(f64),
-    /// A cell of a text column, or of one whose kind does not matter.
+    /// A cell of a text column, or of a column whose kind does not matter.
     Text,
 }
 
-/// What the aggregates over a column ask of its cells, least first.
+/// The requirement of aggregates on a column's cells, weakest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Demand {
-    /// Text as it is: `last`, `distinct`.
+    /// Unchanged text: `last`, `distinct`.
     Any,
-    /// Cells of one kind, so that they have an order: `min`, `max`.
+    /// Cells of one kind, and so in an order: `min`, `max`.
     Ordered,
     /// Numbers: `sum`, `mean`.
     Numeric,
 }
 
 impl Demand {
-    /// Reads a cell of a column whose kind is `kind`, if it has one yet. The value then sets it.
+    /// Parses a cell of a column of this `kind`. If `kind` is `None`, the value's kind becomes the column's.
     ///
     /// # Errors
-    /// Says what is wrong with the cell.
-    pub(crate) fn read(self, kind: Option<Kind>, text: &str) -> Result<Value, &'static str> {
+    /// The defect of the cell.
+    pub(crate) fn parse(self, kind: Option<Kind>, text: &str) -> Result<Value, &'static str> {
         if text.is_empty() || text == "NA" {
             return Ok(Value::Null);
         }
@@ -55,7 +55,9 @@ impl Demand {
         match kind {
             Some(Kind::Text) => return Ok(Value::Text),
             Some(Kind::Decimal) => {}
-            Some(Kind::Integer) if !is_integer(text) => return Err("not an integer, as the column's cells before it"),
+            Some(Kind::Integer) if !is_integer(text) => {
+                return Err("not an integer, unlike the column's earlier cells");
+            }
             Some(Kind::Integer) | None if is_integer(text) => {
                 return text.parse().map(Value::Integer).map_err(|_| "integer does not fit in 128 bits");
             }
@@ -71,7 +73,7 @@ impl Demand {
 }
 
 impl Value {
-    /// Returns the kind that a column with this value has.
+    /// Returns the kind that the value sets for its column.
     pub(crate) fn kind(self) -> Option<Kind> {
         match self {
             Self::Null => None,
@@ -87,19 +89,19 @@ fn is_integer(text: &str) -> bool {
     !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// A column that at least one aggregate reads; a record has one cell for each.
+/// A column that at least one aggregate reads; a record has one cell per column.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Column {
-    /// Its name.
+    /// The column's name.
     pub(crate) name: String,
-    /// The most that an aggregate asks of it.
+    /// The strongest demand of any aggregate.
     pub(crate) demand: Demand,
-    /// Whether its cells become sub-keys, which are limited in length.
+    /// Whether cells become sub-keys, which are limited in length.
     pub(crate) distinct: bool,
 }
 
 impl Column {
-    /// Returns the columns that `aggregates` read, each once, in the order of their first use.
+    /// Returns the columns that `aggregates` read, without duplicates, in the order of first use.
     pub(crate) fn of(aggregates: &[Aggregate]) -> Vec<Self> {
         let mut columns: Vec<Self> = Vec::new();
         for (function, name) in aggregates.iter().filter_map(Aggregate::over) {
@@ -125,11 +127,11 @@ impl Column {
 mod tests {
     use super::*;
 
-    /// Reads cells one after the other, each setting the kind for the next.
+    /// Parses cells in order; the first non-null cell sets the kind.
     fn read(demand: Demand, cells: &[&str]) -> Vec<Result<Value, &'static str>> {
         let mut kind = None;
         let mut next = |cell: &&str| {
-            let value = demand.read(kind, cell)?;
+            let value = demand.parse(kind, cell)?;
             kind = kind.or_else(|| value.kind());
             Ok(value)
         };
@@ -146,10 +148,10 @@ mod tests {
                 Ok(Null),
                 Ok(Integer(-7)),
                 Ok(Integer(7)),
-                Err("not an integer, as the column's cells before it"),
-                Err("not an integer, as the column's cells before it"),
+                Err("not an integer, unlike the column's earlier cells"),
+                Err("not an integer, unlike the column's earlier cells"),
                 Ok(Null),
-                Err("not an integer, as the column's cells before it"),
+                Err("not an integer, unlike the column's earlier cells"),
             ]
         );
         assert_eq!(

@@ -1,4 +1,4 @@
-//! The engine around the operator: opens the job, runs reader, subtasks and sink on threads of their own, ends it.
+//! The engine around the operator: opens the job, runs reader, subtasks and sink on their own threads, ends the job.
 //!
 //! Three operators share each checkpoint: the source (its position), the aggregation (its keyed state), and with
 //! `--emit on-close` the sink (its prepared parts).
@@ -50,7 +50,7 @@ const SOURCE: OperatorId = OperatorId(1);
 const AGGREGATE: OperatorId = OperatorId(2);
 const SINK: OperatorId = OperatorId(3);
 
-/// Batches that may wait in front of a subtask.
+/// Capacity of a subtask's queue, in batches.
 const QUEUE_BATCHES: usize = 8;
 
 /// Set by the first signal.
@@ -59,7 +59,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// Runs the command.
 ///
 /// # Errors
-/// As its parts; the store and the output are then as after a crash.
+/// As its parts; store and output are then as after a crash.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let program = args.program()?;
     places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
@@ -76,7 +76,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         job,
         handle: runtime.handle().clone(),
         records: AtomicU64::new(source.records()),
-        gone: Notify::new(),
+        downstream_ended: Notify::new(),
         #[cfg(feature = "rocksdb")]
         databases,
     };
@@ -88,7 +88,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     report.print(&job, args.json)
 }
 
-/// Opens job and source. Whatever is wrong with flags or input is found before the claim, which stops a running job.
+/// Opens job and source. Checks flags and input before the claim: the claim stops a running job.
 async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
     let from = match (args.fresh, args.checkpoint) {
         (true, _) => RestoreFrom::Fresh,
@@ -111,12 +111,12 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
         let peeked = builder.peek().await?;
         Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
     }
-    let before = builder.peek_restored().await?;
-    check_program(before.as_ref(), program)?;
-    let source = open_source(args, program, before.as_ref())?;
+    let peeked = builder.peek_restored().await?;
+    check_program(peeked.as_ref(), program)?;
+    let source = open_source(args, program, peeked.as_ref())?;
     let job = builder.open().await?;
-    // The job that was stopped by the claim may have committed once more.
-    if job.restored().map(|stored| stored.id) == before.map(|stored| stored.id) {
+    // The job that the claim stopped may have committed once more before it.
+    if job.restored().map(|stored| stored.id) == peeked.map(|stored| stored.id) {
         return Ok((job, source));
     }
     check_program(job.restored(), program)?;
@@ -157,7 +157,7 @@ fn open_source(args: &RunArgs, program: &Program, restored: Option<&StoredManife
     Source::open(&args.input, program, state)
 }
 
-/// Returns the source's position that a checkpoint holds.
+/// Returns the source position stored in a checkpoint.
 fn position(manifest: &Manifest) -> Result<SourceState> {
     let operator = manifest.operators.iter().find(|operator| operator.id == SOURCE);
     let subtasks = operator.map(|operator| operator.inline_subtasks()).transpose()?.unwrap_or_default();
@@ -176,12 +176,12 @@ fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
         .map_err(|source| Error::config("cannot serve metrics").with("address", address).with_source(source))
 }
 
-/// Writes the results where they belong, if the job is still this attempt's; published parts are there already.
+/// Writes the results, unless the attempt is fenced; parts of `--emit on-close` are already published.
 async fn write_output(args: &RunArgs, program: &Program, job: &Job, rows: &[OutputRow]) -> Result<()> {
     let output = Output::new(program);
     match &args.output {
         Some(target) if program.emit == Emit::End => {
-            // In this order: see [`Writer`].
+            // The order matters: see [`Writer`].
             let staged = output.stage(rows, target, writer(job))?;
             job.check_owner().await?;
             match staged.publish() {
@@ -203,7 +203,7 @@ fn writer(job: &Job) -> Writer {
     Writer { job: job.id(), attempt: job.attempt() }
 }
 
-/// Returns why a result could not be published: if there is a newer attempt, it removed what was staged, or went further.
+/// Returns the cause of a failed publication: `Fenced` if a newer attempt exists, which removes staged files.
 async fn unless_fenced(job: &Job, error: Error) -> Error {
     if error.kind() == ErrorKind::Unavailable {
         return error;
@@ -220,25 +220,25 @@ struct Run<'a> {
     program: &'a Program,
     job: Job,
     handle: Handle,
-    /// Records of the input that have been read.
+    /// Records read, counted from the start of the input.
     records: AtomicU64,
-    /// Rung when a thread downstream of the reader ends.
-    gone: Notify,
+    /// Notified when a subtask or the sink ends.
+    downstream_ended: Notify,
     #[cfg(feature = "rocksdb")]
     databases: Option<Databases>,
 }
 
-/// What the reader came to.
-struct HasRead {
+/// The reader's result.
+struct ReaderResult {
     source: SourceState,
     end: End,
     decisions: Vec<(f64, Decision)>,
 }
 
-/// Rings when it is dropped, be it because a thread failed.
-struct Bell<'a>(&'a Notify);
+/// Notifies when its thread ends, also by a panic.
+struct NotifyOnDrop<'a>(&'a Notify);
 
-impl Drop for Bell<'_> {
+impl Drop for NotifyOnDrop<'_> {
     fn drop(&mut self) {
         self.0.notify_one();
     }
@@ -249,11 +249,11 @@ impl Run<'_> {
     fn process(mut self, source: Source) -> Result<(Job, Report, Vec<OutputRow>, End)> {
         let seats = self.job.take_seats();
         let restored = self.job.restored().map(|stored| (stored.id.seq, source.records()));
-        self.handle.spawn(heed_signals());
+        self.handle.spawn(handle_signals());
         let this = &self;
         let (mut report, mut rows, end) = thread::scope(|scope| {
-            // Hung up when this closure ends, however it ends.
-            let (_working, ended) = mpsc::channel();
+            // Dropped when this closure ends, also by an error.
+            let (_running, ended) = mpsc::channel();
             let before = source.records();
             scope.spawn(move || progress::watch(&this.job, &this.records, before, &ended));
             let mut seats = seats;
@@ -261,12 +261,12 @@ impl Run<'_> {
             let (to_sink, sink_queue) = mpsc::channel();
             let sink = sink_seat.map(|seat| {
                 scope.spawn(move || {
-                    let _bell = Bell(&this.gone);
+                    let _notify = NotifyOnDrop(&this.downstream_ended);
                     this.sink(seat, sink_queue)
                 })
             });
             if sink.is_some() {
-                self.handle.spawn(sink_task::announce(self.job.watch(), to_sink.clone()));
+                self.handle.spawn(sink_task::forward_commits(self.job.watch(), to_sink.clone()));
             }
             let source_seat = take(&mut seats, SOURCE).ok_or_else(|| Error::usage("the job has no source"))?;
             let mut queues = Vec::new();
@@ -276,7 +276,7 @@ impl Run<'_> {
                 queues.push(queue);
                 let sink = sink.is_some().then(|| to_sink.clone());
                 workers.push(scope.spawn(move || {
-                    let _bell = Bell(&this.gone);
+                    let _notify = NotifyOnDrop(&this.downstream_ended);
                     this.worker(seat, sink, receiver)
                 }));
             }
@@ -290,7 +290,7 @@ impl Run<'_> {
         Ok((self.job, report, rows, end))
     }
 
-    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<HasRead> {
+    fn read(&self, source: Source, seat: Seat, queues: Vec<mpsc::SyncSender<ToSubtask>>) -> Result<ReaderResult> {
         let task = self.task(seat)?;
         let batches = queues.iter().map(|_| RecordBatch::default()).collect();
         let before = source.records();
@@ -305,19 +305,19 @@ impl Run<'_> {
             meter: (self.args.interval == Interval::Adaptive).then(|| LoadMeter::new(before)),
             stop: &STOP,
             records: &self.records,
-            gone: &self.gone,
+            downstream_ended: &self.downstream_ended,
             handle: self.handle.clone(),
         };
         let end = reader.run()?;
         let decisions = reader.meter.map(LoadMeter::into_decisions).unwrap_or_default();
-        Ok(HasRead { source: reader.source.state(), end, decisions })
+        Ok(ReaderResult { source: reader.source.state(), end, decisions })
     }
 
     fn worker(&self, seat: Seat, sink: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
         let mut task = self.task(seat)?;
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
         operator.declare(|table| task.state().declare(table))?;
-        operator.restored(task.state().backend_mut())?;
+        operator.recover_open_windows(task.state().backend_mut())?;
         Worker { job: &self.job, task, operator, sink }.run(&queue)
     }
 
@@ -326,7 +326,7 @@ impl Run<'_> {
         let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
         let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
         let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
-        let recovered = sink.recover(&owner, epoch, &sink_task::listed(seat.opaques())?);
+        let recovered = sink.recover(&owner, epoch, &sink_task::listed_parts(seat.opaques())?);
         let worked =
             recovered.and_then(|()| SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue));
         worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
@@ -339,7 +339,7 @@ impl Run<'_> {
 
     fn backend(&self, seat: &Seat) -> Result<AnyBackend> {
         let (groups, budget) = (KeyGroupSet::empty(), self.job.budget().clone());
-        // Only the aggregation has rows to keep.
+        // Only the aggregation has keyed state.
         let kind = if seat.operator() == AGGREGATE { self.args.backend } else { BackendKind::Log };
         Ok(match kind {
             BackendKind::Log => LogBackend::new(groups, seat.partitioner(), budget).into(),
@@ -352,41 +352,43 @@ impl Run<'_> {
         })
     }
 
-    /// Waits for all threads. If several failed, the one that did not fail because of another says why.
+    /// Waits for all threads. If several failed, returns the cause, not the errors that follow from it.
     fn finish(
         &self,
-        read: Result<HasRead>,
+        read: Result<ReaderResult>,
         workers: Vec<ScopedJoinHandle<'_, Result<Finished>>>,
         sink: Option<ScopedJoinHandle<'_, Result<()>>>,
         to_sink: &Sender<ToSink>,
     ) -> Result<(Report, Vec<OutputRow>, End)> {
         let finished: Vec<Result<Finished>> = workers.into_iter().map(join).collect();
-        // The last commit is announced before the end, whoever of the two comes first.
+        // The sink publishes the last commit before it ends: `forward_commits` may not have sent the commit yet.
         if let (Ok(_), Some((epoch, _))) = (&read, self.job.progress().committed) {
-            let _gone = to_sink.send(ToSink::Committed(epoch));
+            let _sink_ended = to_sink.send(ToSink::Committed(epoch));
         }
-        let _gone = to_sink.send(ToSink::End);
+        let _sink_ended = to_sink.send(ToSink::End);
         let published = sink.map_or(Ok(()), join);
         let mut errors = Vec::new();
-        let mut note = |error: Error| errors.push(error);
-        // A subtask that failed is why the reader's last checkpoint was given up.
-        published.map_err(&mut note).ok();
-        let finished: Vec<Finished> = finished.into_iter().filter_map(|one| one.map_err(&mut note).ok()).collect();
-        let read = read.map_err(&mut note).ok();
+        let mut collect = |error: Error| errors.push(error);
+        // Subtask errors precede the reader's: a failed subtask aborts the reader's last checkpoint.
+        published.map_err(&mut collect).ok();
+        let finished: Vec<Finished> =
+            finished.into_iter().filter_map(|result| result.map_err(&mut collect).ok()).collect();
+        let read = read.map_err(&mut collect).ok();
         if let Some(error) = self.cause(errors) {
             return Err(error);
         }
-        let HasRead { source, end, decisions } = read.ok_or_else(|| Error::stopped("the reader is gone"))?;
+        let ReaderResult { source, end, decisions } = read.ok_or_else(|| Error::stopped("the reader has ended"))?;
         let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
         let mut rows = Vec::new();
-        for one in finished {
-            pauses.add(one.pauses).map_err(|source| Error::usage("no histogram").with_source(source))?;
-            rows.extend(one.rows);
+        for subtask in finished {
+            pauses.add(subtask.pauses).map_err(|source| Error::usage("no histogram").with_source(source))?;
+            rows.extend(subtask.rows);
         }
         let stopped = end == End::Stopped;
         Ok((Report { source, restored: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions }, rows, end))
     }
 
+    /// Returns the error to report. A `Stopped` error is a symptom; the job's own error explains it.
     fn cause(&self, errors: Vec<Error>) -> Option<Error> {
         let (symptoms, causes): (Vec<_>, Vec<_>) = errors.into_iter().partition(|e| e.kind() == ErrorKind::Stopped);
         let failed = self.job.progress().failed;
@@ -398,7 +400,7 @@ impl Run<'_> {
     }
 }
 
-/// Takes the one seat of an operator out of `seats`.
+/// Removes an operator's only seat from `seats`.
 fn take(seats: &mut Vec<Seat>, operator: OperatorId) -> Option<Seat> {
     let at = seats.iter().position(|seat| seat.operator() == operator)?;
     Some(seats.remove(at))
@@ -408,8 +410,8 @@ fn join<R>(handle: ScopedJoinHandle<'_, Result<R>>) -> Result<R> {
     handle.join().unwrap_or_else(|_| Err(Error::stopped("a thread panicked")))
 }
 
-/// The first SIGINT or SIGTERM asks for one more checkpoint; the second ends the process.
-async fn heed_signals() {
+/// Requests one more checkpoint at the first SIGINT or SIGTERM; ends the process at the second.
+async fn handle_signals() {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut interrupt), Ok(mut terminate)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
     else {

@@ -1,4 +1,4 @@
-//! What fuzz targets do with the tool's input and flags: `fuzz/` runs them, and a test over their committed corpora.
+//! Fuzz targets for the tool's input and flags, run by `fuzz/` and by a test over their committed corpora.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ use super::record::decode_key;
 use super::source::{Input, Next, Source, SourceState};
 use super::window::{WindowSize, namespace, parse_time, start_of};
 
-/// Records of one case: a compressed one can have any number.
+/// Maximum number of records per case: a compressed case could hold any number.
 const RECORDS_MAX: usize = 10_000;
 
 const NAMES: [&str; 4] = ["in.csv", "in.jsonl", "in.csv.gz", "in.jsonl.zst"];
@@ -30,14 +30,14 @@ fn parse(flags: &str) -> Result<RunArgs, clap::Error> {
     run.check().map(|()| run)
 }
 
-/// An input: the first byte tells its format and the flags, the second after how many records to go on from a checkpoint,
-/// and what share of it was there at first.
+/// Reads fuzzed input. The first byte chooses format and flags; the second sets the number of records before a resume,
+/// and the share of the input that exists before it grows.
 ///
 /// # Errors
-/// What the input is refused with.
+/// The refusal of the input.
 ///
 /// # Panics
-/// If a rule broke.
+/// If a rule is broken.
 pub fn input(data: &[u8]) -> Result<()> {
     let [choice, records, content @ ..] = data else { return Ok(()) };
     let folder = TempDir::new().expect("a folder for temporary files");
@@ -53,9 +53,9 @@ pub fn input(data: &[u8]) -> Result<()> {
     let program = args.program().expect("a program");
     let whole = read(Source::open(&args.input, &program, None)?, usize::MAX)?.0;
     let (first, state) = read(Source::open(&args.input, &program, None)?, (*records).into())?;
-    let state = SourceState::from_bytes(&state.to_bytes()?).expect("a state that was written");
+    let state = SourceState::from_bytes(&state.to_bytes()?).expect("an encoded state decodes");
     let rest = read(Source::open(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
-    let rest = rest.expect("what could be read once").0;
+    let rest = rest.expect("a readable input stays readable").0;
     let same = first.iter().chain(&rest).take(whole.len()).eq(&whole);
     assert!(same, "another run reads other records: {first:?} {rest:?} {whole:?}");
     if path.extension().is_some_and(|extension| extension == "csv" || extension == "jsonl") {
@@ -63,24 +63,24 @@ pub fn input(data: &[u8]) -> Result<()> {
         fs::write(&path, &content[..cut]).expect("a temporary file");
         let old = Source::open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
         fs::write(&path, content).expect("a temporary file");
-        old.into_iter().for_each(|old| grown(&args, &program, old, &whole));
+        old.into_iter().for_each(|old| check_grown(&args, &program, old, &whole));
     }
     Ok(())
 }
 
-/// Continues behind `old` records of an input that has grown: together they are those of the `whole`, or it is refused.
-fn grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
+/// Resumes after the `old` records of an input that has grown: it yields the rest of `whole`, or is refused.
+fn check_grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
     let more = Source::open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
     match more {
         Ok((more, _)) => {
             let same = old.iter().chain(&more).take(whole.len()).eq(whole);
-            assert!(same, "what has grown is read as something else: {old:?} {more:?} {whole:?}");
+            assert!(same, "a grown input yields other records: {old:?} {more:?} {whole:?}");
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Input, "{error}"),
     }
 }
 
-/// Reads so many records, as text, and returns the state after them.
+/// Reads up to `limit` records, as text, and returns them with the state after the last.
 fn read(mut source: Source, limit: usize) -> Result<(Vec<String>, SourceState)> {
     let mut all = Vec::new();
     while all.len() < limit.min(RECORDS_MAX) {
@@ -92,19 +92,19 @@ fn read(mut source: Source, limit: usize) -> Result<(Vec<String>, SourceState)> 
     Ok((all, source.state()))
 }
 
-/// Text as flags, and as everything that is told by text.
+/// Parses fuzzed text as flags, and as every other textual value of the tool.
 ///
 /// # Errors
-/// What the input is refused with.
+/// The refusal of the input.
 ///
 /// # Panics
-/// If a rule broke.
+/// If a rule is broken.
 pub fn flags(data: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(data);
     if let Ok(args) = parse(&text)
         && let Ok(program) = args.program()
     {
-        let stored = Program::from_bytes(&program.to_bytes()?).expect("a program that was written");
+        let stored = Program::from_bytes(&program.to_bytes()?).expect("an encoded program decodes");
         Program::check(&stored, &program).expect("the same program");
     }
     for word in text.split_whitespace() {
@@ -141,7 +141,7 @@ mod tests {
         #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
-        fn inputs_made_of_what_formats_are_made_of_keep_the_rules(
+        fn inputs_of_format_fragments_keep_the_rules(
             choice in any::<u8>(),
             records in any::<u8>(),
             parts in prop::collection::vec(prop::sample::select(&PARTS[..]), 0..24),
@@ -181,7 +181,7 @@ mod tests {
                 let outcome = std::panic::catch_unwind(|| body(&content));
                 let outcome = outcome.unwrap_or_else(|_| panic!("{} breaks a rule", path.display()));
                 let bad = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("bad-"));
-                assert!(!bad || outcome.is_err(), "{} is taken for good", path.display());
+                assert!(!bad || outcome.is_err(), "{} is accepted", path.display());
                 inputs += 1;
             }
             assert!(inputs >= least, "{inputs} inputs of {target}");

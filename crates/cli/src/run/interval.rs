@@ -1,4 +1,4 @@
-//! The interval of a run: fixed, or chosen by goals; and what the reader tells of the load.
+//! The checkpoint interval of a run, fixed or adaptive, and the load that the reader reports.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,14 +9,14 @@ use alluvium::interval::LoadSample;
 use alluvium::interval::{Decision, Observation};
 use alluvium_bench::clock;
 
-/// How often the load is told.
+/// Time between two load samples.
 const SAMPLE: Duration = Duration::from_millis(250);
 
-/// Checkpoints of the tool take milliseconds: shorter intervals than the crate's default make sense.
+/// Shortest adaptive interval: below the crate's default, because checkpoints of the tool take milliseconds.
 pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
 
-/// Decisions that a report holds at most.
-const MOST_DECISIONS: usize = 10_000;
+/// Maximum number of decisions in a report.
+const MAX_DECISIONS: usize = 10_000;
 
 /// Time between the starts of two checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ impl fmt::Display for Interval {
     }
 }
 
-/// Reads a duration of a millisecond at least.
+/// Parses a duration of at least a millisecond.
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     let duration = humantime::parse_duration(text).map_err(|source| source.to_string())?;
     if duration < Duration::from_millis(1) {
@@ -51,55 +51,55 @@ pub(crate) fn positive_duration(text: &str) -> Result<Duration, String> {
     Ok(duration)
 }
 
-/// What the reader saw since it last told the job, and what was decided so far.
+/// The load since the last sample, and the decisions so far.
 #[derive(Debug)]
 pub(crate) struct LoadMeter {
     started: Instant,
-    told: Instant,
+    sampled: Instant,
     records: u64,
-    waited: Duration,
+    idle: Duration,
     decisions: Vec<(f64, Decision)>,
 }
 
 impl LoadMeter {
-    /// Returns a meter of a reader that has read `records` before.
+    /// Returns a meter for a reader that starts after `records`.
     pub(crate) fn new(records: u64) -> Self {
         let now = clock::now();
-        Self { started: now, told: now, records, waited: Duration::ZERO, decisions: Vec::new() }
+        Self { started: now, sampled: now, records, idle: Duration::ZERO, decisions: Vec::new() }
     }
 
-    /// Notes that the reader had nothing to do for so long.
-    pub(crate) fn waited(&mut self, time: Duration) {
-        self.waited += time;
+    /// Adds idle time of the reader.
+    pub(crate) fn add_idle(&mut self, time: Duration) {
+        self.idle += time;
     }
 
-    /// Tells the job of the load, now and then, and notes its decision. The rest of the time it was busy: with reading, or
-    /// waiting for subtasks that were.
-    pub(crate) fn tell(&mut self, job: &Job, records: u64) {
+    /// Reports the load to the job, once per `SAMPLE`, and records its decision. All time but idle time counts as busy:
+    /// reading, or blocked on a busy subtask.
+    pub(crate) fn sample(&mut self, job: &Job, records: u64) {
         let now = clock::now();
-        let passed = now.duration_since(self.told);
+        let passed = now.duration_since(self.sampled);
         if passed < SAMPLE {
             return;
         }
         let count = records.saturating_sub(self.records) as f64;
-        let busy = (1.0 - self.waited.as_secs_f64() / passed.as_secs_f64()).clamp(0.0, 1.0);
+        let busy = (1.0 - self.idle.as_secs_f64() / passed.as_secs_f64()).clamp(0.0, 1.0);
         let sample = LoadSample { received: count, processed: count, busy: Some(busy), ..LoadSample::default() };
         job.observe(Observation::Load(sample));
-        (self.told, self.records, self.waited) = (now, records, Duration::ZERO);
-        self.note(job);
+        (self.sampled, self.records, self.idle) = (now, records, Duration::ZERO);
+        self.record_decision(job);
     }
 
-    fn note(&mut self, job: &Job) {
+    fn record_decision(&mut self, job: &Job) {
         let Some(decision) = job.decision() else { return };
         let changed = self.decisions.last().is_none_or(|(_, last)| {
             last.interval != decision.interval || last.reason.binds.name() != decision.reason.binds.name()
         });
-        if changed && self.decisions.len() < MOST_DECISIONS {
+        if changed && self.decisions.len() < MAX_DECISIONS {
             self.decisions.push((self.started.elapsed().as_secs_f64(), decision));
         }
     }
 
-    /// Returns the decisions, with the time in seconds at which each was seen.
+    /// Returns the decisions, each with the seconds at which it was seen.
     pub(crate) fn into_decisions(self) -> Vec<(f64, Decision)> {
         self.decisions
     }

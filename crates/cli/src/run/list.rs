@@ -1,4 +1,4 @@
-//! Lists of names in flags: separated by commas, and in double quotes where a name has a comma.
+//! Lists of names in flags: comma-separated, with double quotes around a name that contains a comma.
 
 use std::str::FromStr;
 
@@ -6,7 +6,7 @@ use alluvium::{Error, Result};
 
 use super::aggregate::Aggregate;
 
-/// The columns that one `--key` names.
+/// The columns of one `--key`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Columns(pub(crate) Vec<String>);
 
@@ -18,7 +18,7 @@ impl FromStr for Columns {
     }
 }
 
-/// The aggregates that one `--agg` names.
+/// The aggregates of one `--agg`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Aggregates(pub(crate) Vec<Aggregate>);
 
@@ -30,8 +30,8 @@ impl FromStr for Aggregates {
     }
 }
 
-/// Splits a list into its items, without their quotes. A quote opens at the start of an item or behind its first colon,
-/// so that both `"sum:a, b"` and `sum:"a, b"` are one item; a doubled one within quotes stands for itself.
+/// Splits a list into its items, without their quotes. A quote opens at the start of an item or after its first colon:
+/// both `"sum:a, b"` and `sum:"a, b"` are one item. A doubled quote within quotes is a literal quote.
 fn split(text: &str) -> Result<Vec<String>> {
     let (mut items, mut item) = (Vec::new(), String::new());
     let mut rest = text.chars().peekable();
@@ -55,7 +55,7 @@ fn split(text: &str) -> Result<Vec<String>> {
     if quoted { Err(Error::usage("a quote is never closed")) } else { Ok(items) }
 }
 
-/// Returns items as a flag takes them.
+/// Joins items into a list that [`split`] accepts.
 pub(crate) fn join(items: impl IntoIterator<Item = String>) -> String {
     let quoted = |item: String| match item.contains([',', '"']) {
         true => format!("\"{}\"", item.replace('"', "\"\"")),

@@ -4,9 +4,9 @@
 //! Source --Record--> RecordBatch (one per subtask) --> Operator over a StateBackend --> OutputRow --> file or sink
 //! ```
 //!
-//! Invariants: everything that depends on the order of the whole input (kinds of columns, the watermark, what is
-//! late or malformed) is decided in the one [`source::Source`]; a subtask sees the records of its keys in input
-//! order; so the output depends on the input alone, never on the parallelism.
+//! Invariants: the output depends on the input alone, never on the parallelism. Decisions that depend on the order of
+//! the whole input (column kinds, the watermark, late and malformed records) are made in the one [`source::Source`],
+//! and a subtask sees the records of its keys in input order.
 
 mod aggregate;
 mod args;

@@ -15,11 +15,11 @@ use crate::files::{StagedFile, Writer, folder_of, io_error};
 pub(crate) struct OutputRow {
     /// All cells: key columns, window start, aggregates.
     pub(crate) cells: StringRecord,
-    /// The window's start, which its cell gives as text.
+    /// The window's start, also a cell in `cells`.
     pub(crate) window: Option<i64>,
 }
 
-/// The shape of an output: what its columns are.
+/// The columns of an output.
 #[derive(Debug, Clone)]
 pub(crate) struct Output {
     header: StringRecord,
@@ -27,7 +27,7 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// Returns the shape of a program's output.
+    /// Returns the columns of a program's output.
     pub(crate) fn new(program: &Program) -> Self {
         Self { header: program.output_columns().collect::<Vec<_>>().into(), key_columns: program.key.len() }
     }
@@ -41,13 +41,13 @@ impl Output {
         });
     }
 
-    /// Returns how many keys sorted rows have.
+    /// Returns the number of distinct keys in sorted rows.
     pub(crate) fn count_keys(&self, rows: &[OutputRow]) -> u64 {
         let keys = self.key_columns;
         rows.chunk_by(|a, b| a.cells.iter().take(keys).eq(b.cells.iter().take(keys))).map(|_| 1).sum()
     }
 
-    /// Writes the header and the rows as they stand.
+    /// Writes the header and the rows, in the given order.
     ///
     /// # Errors
     /// `Unavailable` if `to` fails.
@@ -60,7 +60,7 @@ impl Output {
         flushed.map_err(|source| Error::unavailable("cannot write results").with_source(source))
     }
 
-    /// Writes sorted rows for the file `target` under a temporary name; publishing it is up to the caller.
+    /// Writes sorted rows for the file `target` under a temporary name; the caller publishes the file.
     ///
     /// # Errors
     /// `NotFound`, `Denied` or `Unavailable`.
@@ -69,18 +69,19 @@ impl Output {
     }
 }
 
-/// Refuses a file that results could not be renamed to, before anything is done.
+/// Refuses, before the job starts, a target that a rename could not create.
 ///
 /// # Errors
-/// `Config` if it is a folder; `NotFound` or `Denied` if its folder is not there.
+/// `Config` if the target is a folder; `NotFound` or `Denied` if its folder cannot be read.
 pub(crate) fn check_target(target: &Path) -> Result<()> {
     if target.file_name().is_none() || target.is_dir() {
         return Err(Error::config("--output is a folder").with("file", target.display()));
     }
     let folder = folder_of(target);
-    let metadata = fs::metadata(folder).map_err(|source| io_error("no folder for --output", folder, source))?;
+    let metadata =
+        fs::metadata(folder).map_err(|source| io_error("cannot read the folder of --output", folder, source))?;
     if !metadata.is_dir() {
-        return Err(Error::config("--output lies in a file").with("file", target.display()));
+        return Err(Error::config("the parent of --output is a file").with("file", target.display()));
     }
     Ok(())
 }
@@ -127,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_needs_quotes_is_quoted() {
+    fn only_cells_that_need_quotes_are_quoted() {
         let cells = ["plain", "", " space ", "#x", "'", "\\", "a,b", "say \"x\"", "a\nb", "a\rb", "é;\t|"];
         let output = Output { header: StringRecord::from(vec!["a"; cells.len()]), key_columns: 1 };
         let mut bytes = Vec::new();
@@ -138,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_final_name_appears_whole_and_last() {
+    fn a_staged_file_gets_its_final_name_at_publish() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("out.csv");
         let names = || fs::read_dir(folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect::<Vec<_>>();
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_targets_are_refused_before_anything_is_done() {
+    fn impossible_targets_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();

@@ -1,4 +1,4 @@
-//! The record that gives a folder of parts to one job: parts of two jobs in one folder would be one result of neither.
+//! The owner record of a folder of parts: parts of two jobs in one folder would be the result of neither job.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,15 +10,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{Writer, io_error, remove, sync_folder, write_durably};
 
-/// Name of the record.
+/// File name of the owner record.
 pub(crate) const RECORD: &str = "_owner.json";
 
-/// The job that a folder belongs to.
+/// The job that owns a folder.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
-    /// Its identity, in hexadecimal.
+    /// The job's id, in hexadecimal.
     id: String,
-    /// Its name, and the store it is in: for people.
+    /// Name and store of the job, for error messages only.
     job: String,
     store: String,
 }
@@ -28,10 +28,10 @@ impl Owner {
         Self { id: id.to_string(), job: job.to_owned(), store: store.to_owned() }
     }
 
-    /// Refuses a folder that belongs to another job than `job`, which is none yet if it has no identity.
+    /// Refuses a folder owned by another job; `None` is a new job, which owns no folder.
     ///
     /// # Errors
-    /// `Config` that names the owner; `Corrupt` if the record is none; `Denied` or `Unavailable`.
+    /// `Config`, naming the owner; `Corrupt` if the record is malformed; `Denied` or `Unavailable`.
     pub(crate) fn check(folder: &Path, job: Option<JobId>) -> Result<()> {
         match Self::read(folder)? {
             Some(owner) if job.is_none_or(|id| owner.id != id.to_string()) => {
@@ -46,7 +46,7 @@ impl Owner {
         }
     }
 
-    /// Makes the folder that of this job, the one of `writer`: once, for all of its attempts.
+    /// Claims the folder for the writer's job; the claim holds for all attempts of the job.
     ///
     /// # Errors
     /// As [`Owner::check`].
@@ -57,7 +57,7 @@ impl Owner {
             let text = serde_json::to_vec(self)
                 .map_err(|source| Error::usage("owner has no JSON form").with_source(source))?;
             write_durably(&staged, |file| file.write_all(&text).map_err(failed))?;
-            // A second name, unlike a rename, replaces no record that has come meanwhile.
+            // A hard link, unlike a rename, cannot replace a concurrent job's record.
             let linked = fs::hard_link(&staged, &record);
             remove(&staged)?;
             match linked {
@@ -70,7 +70,7 @@ impl Owner {
 
     fn read(folder: &Path) -> Result<Option<Self>> {
         let record = folder.join(RECORD);
-        let damaged = || Error::corrupt("record of the owner of --output is damaged").with("file", record.display());
+        let damaged = || Error::corrupt("owner record of --output is damaged").with("file", record.display());
         match fs::read(&record) {
             Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|source| damaged().with_source(source)),
             Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),

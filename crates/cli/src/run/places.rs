@@ -1,6 +1,6 @@
-//! Where results may go: nowhere that the job reads from, or where checkpoints are. Checked before anything is done.
+//! Refuses, before the job starts, an output that would overwrite the input or lie among checkpoints.
 //!
-//! Files are the same if device and inode are, whatever their names.
+//! Files are compared by device and inode, not by name.
 
 use std::fs::{self, File, Metadata};
 use std::io;
@@ -20,7 +20,7 @@ use crate::files::{folder_of, names_in};
 /// Refuses an output that would replace the input or lie among checkpoints.
 ///
 /// # Errors
-/// `Config`; `NotFound` or `Denied` if the folder of a file is not there.
+/// `Config`; `NotFound` or `Denied` if the output file's folder cannot be read.
 pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &str) -> Result<()> {
     let Some(output) = output else { return Ok(()) };
     let refused = |why: &str| Err(Error::config(why).with("output", output.display()));
@@ -28,7 +28,7 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
         Emit::End => resolved(folder_of(output)).join(output.file_name().unwrap_or_default()),
         Emit::OnClose => resolved(output),
     };
-    if folder_of_store(store).is_some_and(|store| place.starts_with(resolved(&store))) {
+    if store_folder(store).is_some_and(|store| place.starts_with(resolved(&store))) {
         return refused("--output lies in the folder of --store");
     }
     match emit {
@@ -42,7 +42,7 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
         Emit::OnClose if output.is_dir() => {
             let names = names_in(output)?;
             match names.iter().any(|name| is_of_sink(name) && is_input(&output.join(name))) {
-                true => refused("--output is a folder whose parts the --input is one of"),
+                true => refused("--input is a part file in the --output folder"),
                 false => Ok(()),
             }
         }
@@ -54,7 +54,7 @@ fn same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
 
-/// Returns the metadata of an input that is a file; the source reports a missing input.
+/// Returns the metadata of an input file; `None` if it is missing, which the source reports.
 fn metadata_of(input: &Input) -> Option<Metadata> {
     let metadata = match input {
         Input::Path(path) => fs::metadata(path),
@@ -64,12 +64,12 @@ fn metadata_of(input: &Input) -> Option<Metadata> {
     metadata.ok().filter(Metadata::is_file)
 }
 
-/// Returns the folder that checkpoints are kept in, if they are in one.
-fn folder_of_store(store: &str) -> Option<PathBuf> {
+/// Returns the store's folder, if it is a `file:` store.
+fn store_folder(store: &str) -> Option<PathBuf> {
     Url::parse(store).ok().filter(|url| url.scheme() == "file")?.to_file_path().ok()
 }
 
-/// Returns where a path leads, of which the end need not be there.
+/// Resolves the links of a path whose last components need not exist.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let found = absolute.ancestors().find_map(|ancestor| {
@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn outputs_that_are_refused() {
+    fn an_output_that_is_the_input_or_lies_in_the_store_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let input = Input::Path(path("in.csv"));

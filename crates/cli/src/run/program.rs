@@ -1,4 +1,4 @@
-//! What a job computes: stored in every manifest, compared on restart.
+//! The program of a job: stored in every manifest, compared on restart.
 
 use alluvium::{Error, Result};
 use clap::ValueEnum;
@@ -8,43 +8,43 @@ use super::aggregate::Aggregate;
 use super::list;
 use super::window::Window;
 
-/// The part of the flags that decides what the output is.
+/// The flags that determine the output.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Program {
     /// Identity of the input: see [`Input::identity`](super::source::Input::identity).
     pub(crate) input: String,
-    /// How it is read; generated input has no format.
+    /// Format of the input; `None` for generated input.
     pub(crate) format: Option<Format>,
     /// The key's columns.
     pub(crate) key: Vec<String>,
-    /// The aggregates, each different.
+    /// The aggregates, without duplicates.
     pub(crate) agg: Vec<Aggregate>,
     /// The windows, if any.
     pub(crate) window: Option<Window>,
-    /// What becomes of malformed records.
+    /// Treatment of malformed records.
     pub(crate) on_bad_record: OnBadRecord,
-    /// When results are written: closed windows leave the state.
+    /// When results are written; with `OnClose`, closed windows are removed from the state.
     pub(crate) emit: Emit,
 }
 
-/// How records are written.
+/// The format of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Format {
-    /// Comma-separated, the first line names the columns
+    /// Comma-separated values with a header line
     Csv,
     /// One JSON object per line
     Jsonl,
 }
 
-/// What becomes of malformed records.
+/// Treatment of malformed records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum OnBadRecord {
-    /// The job ends and names the first one
+    /// End the job and report the first one
     Fail,
-    /// They are counted and skipped
+    /// Count and skip them
     Skip,
 }
 
@@ -54,15 +54,15 @@ pub(crate) enum OnBadRecord {
 pub(crate) enum Emit {
     /// All in one file, at the end of the input
     End,
-    /// A window's when it closes, one file per checkpoint
+    /// Per window when it closes, one file per checkpoint
     OnClose,
 }
 
 impl Program {
-    /// Checks that no two columns of the key, no two aggregates and no two columns of the output are the same.
+    /// Checks that key columns, aggregates and output columns are each without duplicates.
     ///
     /// # Errors
-    /// `Config` that names what is there twice.
+    /// `Config`, naming the duplicate.
     pub(crate) fn checked(self) -> Result<Self> {
         if let Some(twice) = first_repeated(&self.key) {
             return Err(Error::config("--key names a column twice").with("column", twice));
@@ -72,7 +72,7 @@ impl Program {
         }
         let columns: Vec<String> = self.output_columns().collect();
         if let Some(twice) = first_repeated(&columns) {
-            return Err(Error::config("two columns of the output would have this name").with("column", twice));
+            return Err(Error::config("two output columns have the same name").with("column", twice));
         }
         Ok(self)
     }
@@ -84,27 +84,27 @@ impl Program {
         self.key.iter().cloned().chain(window).chain(aggregates)
     }
 
-    /// Returns the bytes that manifests store.
+    /// Encodes the program for manifests.
     ///
     /// # Errors
-    /// `Config` if it has no JSON form, which none has.
+    /// `Config` if serialization fails, which no program causes.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|source| Error::config("program has no JSON form").with_source(source))
     }
 
-    /// Returns the program that a manifest stores.
+    /// Decodes a manifest's program.
     ///
     /// # Errors
-    /// `Version` if this build does not know it: another version or another software wrote it.
+    /// `Version` if this build cannot decode the program: another version or another engine wrote it.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         serde_json::from_slice(bytes)
             .map_err(|source| Error::version("stored program is not one of this version").with_source(source))
     }
 
-    /// Refuses to go on from a checkpoint of another program.
+    /// Refuses to resume from a checkpoint of another program.
     ///
     /// # Errors
-    /// `Config` that names the first flag that differs, with both values.
+    /// `Config`, naming the first flag that differs, with both values.
     pub(crate) fn check(stored: &Self, given: &Self) -> Result<()> {
         let pairs = stored.flags().into_iter().zip(given.flags());
         match pairs.into_iter().find(|(stored, given)| stored != given) {
@@ -115,7 +115,7 @@ impl Program {
         }
     }
 
-    /// Returns the flags that say the same.
+    /// Returns the program as flags and their values.
     fn flags(&self) -> [(&'static str, String); 9] {
         let window = |text: fn(&Window) -> String| self.window.as_ref().map_or_else(|| "none".to_owned(), text);
         [
@@ -132,7 +132,7 @@ impl Program {
     }
 }
 
-/// Returns a flag's value as it is typed.
+/// Returns a flag's value as typed on the command line.
 fn name(value: impl ValueEnum) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }

@@ -1,5 +1,5 @@
-//! The one reader: numbers records, routes them by key group, and puts each barrier into all queues at one record
-//! boundary.
+//! The single reader: numbers records, routes them by key group, and puts each barrier into all queues at the same
+//! record boundary.
 
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -25,22 +25,22 @@ use super::source::{Next, Source};
 use super::subtask::{EpochEnd, ToSubtask};
 use alluvium_bench::{clock, given_up};
 
-/// Name of the opaque with the source's position.
+/// Name of the opaque that holds the source position.
 pub(crate) const OPAQUE: &str = "input";
 
-/// Records after which a batch is sent on.
+/// Records per batch.
 const BATCH_RECORDS: usize = 1024;
 
-/// Bytes after which a batch is sent on.
+/// Bytes at which a batch is sent.
 const BATCH_BYTES: usize = 256 * 1024;
 
-/// Records between two looks at the clock.
-const LOOK_RECORDS: u64 = 256;
+/// Records between two polls of the clock.
+const POLL_RECORDS: u64 = 256;
 
-/// How often a final checkpoint is tried.
+/// Tries of the final checkpoint.
 const FINAL_TRIES: usize = 3;
 
-/// The reader at work.
+/// The reader thread's state.
 #[derive(Debug)]
 pub(crate) struct Reader<'a, B> {
     pub(crate) job: &'a Job,
@@ -50,35 +50,35 @@ pub(crate) struct Reader<'a, B> {
     pub(crate) batches: Vec<RecordBatch>,
     pub(crate) limit: Option<u64>,
     pub(crate) pace: Option<Pace>,
-    /// If the interval is adaptive.
+    /// Present if the interval is adaptive.
     pub(crate) meter: Option<LoadMeter>,
     pub(crate) stop: &'a AtomicBool,
-    /// Records of the input that have been read, for those who watch.
+    /// Records read, counted from the start of the input; for the progress display.
     pub(crate) records: &'a AtomicU64,
-    /// Rung when a subtask or the sink ends, which none does before the reader unless it fails.
-    pub(crate) gone: &'a Notify,
+    /// Notified when a subtask or the sink ends; before the reader ends, only a failure ends them.
+    pub(crate) downstream_ended: &'a Notify,
     pub(crate) handle: Handle,
 }
 
-/// How the reading ended.
+/// The reason why reading ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// At the end of the input: every window is closed.
+    /// End of the input: every window is closed.
     Input,
-    /// At `--limit`: windows stay open.
+    /// `--limit`: windows stay open.
     Limit,
-    /// By a signal.
+    /// A signal.
     Stopped,
 }
 
 impl<B: StateBackend> Reader<'_, B> {
-    /// Reads to the end, with checkpoints, and takes the last one.
+    /// Reads to the end, with checkpoints, and takes the final checkpoint.
     ///
     /// # Errors
     /// From the source, the subtasks or the job.
     pub(crate) fn run(&mut self) -> Result<End> {
         let end = self.read()?;
-        self.last_checkpoint(end)?;
+        self.final_checkpoint(end)?;
         for queue in &self.queues {
             send(queue, ToSubtask::End)?;
         }
@@ -88,15 +88,15 @@ impl<B: StateBackend> Reader<'_, B> {
     fn read(&mut self) -> Result<End> {
         let (partitioner, max) = (self.job.partitioner(), self.job.max_parallelism());
         let parallelism = u32::try_from(self.queues.len()).unwrap_or(u32::MAX);
-        let mut unlooked = 0;
+        let mut since_poll = 0;
         loop {
             if self.limit.is_some_and(|limit| self.source.records() >= limit) {
                 return Ok(End::Limit);
             }
-            unlooked += 1;
-            if unlooked >= LOOK_RECORDS || self.pace.is_some() {
-                unlooked = 0;
-                if self.look()? {
+            since_poll += 1;
+            if since_poll >= POLL_RECORDS || self.pace.is_some() {
+                since_poll = 0;
+                if self.poll()? {
                     return Ok(End::Stopped);
                 }
             }
@@ -116,25 +116,26 @@ impl<B: StateBackend> Reader<'_, B> {
         }
     }
 
-    /// Looks at the clock: waits for the pace, starts a checkpoint when one is due. True if it is time to stop.
-    fn look(&mut self) -> Result<bool> {
-        while let Some(wait) = self.pace.as_mut().and_then(Pace::wait) {
+    /// Waits for the pace and starts a due checkpoint. Returns true if the reader must stop.
+    fn poll(&mut self) -> Result<bool> {
+        while let Some(delay) = self.pace.as_mut().and_then(Pace::release) {
             self.flush()?;
             let before = clock::now();
-            clock::sleep(wait);
-            // Sleeps are longer than asked for.
-            self.meter.iter_mut().for_each(|meter| meter.waited(before.elapsed()));
-            if self.attend()? {
+            clock::sleep(delay);
+            // Measured, because sleeps overrun.
+            self.meter.iter_mut().for_each(|meter| meter.add_idle(before.elapsed()));
+            if self.checkpoint_if_due()? {
                 return Ok(true);
             }
         }
-        self.attend()
+        self.checkpoint_if_due()
     }
 
-    fn attend(&mut self) -> Result<bool> {
+    /// Reports progress and load, and starts a due checkpoint. Returns true if the reader must stop.
+    fn checkpoint_if_due(&mut self) -> Result<bool> {
         self.records.store(self.source.records(), Ordering::Relaxed);
         if let Some(meter) = &mut self.meter {
-            meter.tell(self.job, self.source.records());
+            meter.sample(self.job, self.source.records());
         }
         if self.job.is_due()
             && let Some(barrier) = self.job.trigger()?
@@ -144,7 +145,7 @@ impl<B: StateBackend> Reader<'_, B> {
         Ok(self.stop.load(Ordering::Relaxed))
     }
 
-    /// Returns the watermark: no window is closed before the first event time is known.
+    /// Returns the watermark; before the first event time, one that closes no window.
     fn watermark(&self) -> i64 {
         self.source.watermark().unwrap_or(i64::MIN)
     }
@@ -165,8 +166,8 @@ impl<B: StateBackend> Reader<'_, B> {
         self.queues.iter().try_for_each(|queue| send(queue, ToSubtask::Barrier(EpochEnd { barrier, watermark })))
     }
 
-    /// Takes the checkpoint that holds everything. One that is given up is tried again.
-    fn last_checkpoint(&mut self, end: End) -> Result<ManifestId> {
+    /// Takes the checkpoint that covers all records read; retries an aborted one.
+    fn final_checkpoint(&mut self, end: End) -> Result<ManifestId> {
         let watermark = if end == End::Input {
             self.source.close_windows();
             i64::MAX
@@ -175,29 +176,28 @@ impl<B: StateBackend> Reader<'_, B> {
         };
         self.job.observe(Observation::Ending);
         for _ in 0..FINAL_TRIES {
-            let barrier = self.wait(self.job.trigger_when_possible())?;
+            let barrier = self.block_on(self.job.trigger_when_possible())?;
             self.end_epoch(barrier, watermark)?;
-            if let Some(id) = self.wait(self.job.wait(barrier))? {
+            if let Some(id) = self.block_on(self.job.wait(barrier))? {
                 return Ok(id);
             }
         }
-        Err(given_up("the last checkpoint was given up", self.job))
+        Err(given_up("the final checkpoint was aborted", self.job))
     }
 
-    /// Waits for `work`, which may need the subtasks: without one of them it would come to nothing only when the
-    /// checkpoint takes too long.
-    fn wait<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
-        let (work, gone) = (pin!(work), pin!(self.gone.notified()));
-        match self.handle.block_on(select(work, gone)) {
+    /// Waits for `work`, which may need all subtasks: if one ends, fails at once, not at the checkpoint's timeout.
+    fn block_on<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
+        let (work, ended) = (pin!(work), pin!(self.downstream_ended.notified()));
+        match self.handle.block_on(select(work, ended)) {
             Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(Error::stopped("a subtask is gone")),
+            Either::Right(_) => Err(Error::stopped("a subtask has ended")),
         }
     }
 }
 
-/// Sends to a subtask; one that is gone failed, and its thread says why.
+/// Sends to a subtask. `Stopped` if it has failed: its thread returns the cause.
 fn send(queue: &SyncSender<ToSubtask>, message: ToSubtask) -> Result<()> {
-    queue.send(message).map_err(|_| Error::stopped("a subtask is gone"))
+    queue.send(message).map_err(|_| Error::stopped("a subtask has ended"))
 }
 
 /// Spreads records evenly over time, in steps of a millisecond.
@@ -205,25 +205,25 @@ fn send(queue: &SyncSender<ToSubtask>, message: ToSubtask) -> Result<()> {
 pub(crate) struct Pace {
     start: Instant,
     rate: RateArg,
-    passed: u64,
+    released: u64,
 }
 
 impl Pace {
-    /// Returns a pace of this rate from now on.
+    /// Returns a pace that starts now.
     pub(crate) fn new(rate: RateArg) -> Self {
-        Self { start: clock::now(), rate, passed: 0 }
+        Self { start: clock::now(), rate, released: 0 }
     }
 
-    /// Returns how long the next record has to wait; `None`, and it counts as passed, if it may go.
-    fn wait(&mut self) -> Option<Duration> {
+    /// Releases the next record and returns `None`, or returns the delay until its release.
+    fn release(&mut self) -> Option<Duration> {
         let elapsed = self.start.elapsed();
-        let ahead = u128::from(self.passed).saturating_sub(self.rate.passed(elapsed));
-        // The first record of all need not wait.
+        let ahead = u128::from(self.released).saturating_sub(self.rate.allowed(elapsed));
+        // The first record is released at once.
         if ahead == 0 {
-            self.passed += 1;
+            self.released += 1;
             return None;
         }
-        let wait_ms = ahead * 1000 / u128::from(self.rate.at(elapsed));
-        Some(Duration::from_millis(u64::try_from(wait_ms).unwrap_or(u64::MAX).clamp(1, 50)))
+        let delay_ms = ahead * 1000 / u128::from(self.rate.at(elapsed));
+        Some(Duration::from_millis(u64::try_from(delay_ms).unwrap_or(u64::MAX).clamp(1, 50)))
     }
 }

@@ -1,22 +1,22 @@
-//! Records as subtasks get them: an encoded key, a window, and one parsed cell per column that aggregates read.
+//! Parsed records: an encoded key, a window, and one cell per column that aggregates read.
 
 use alluvium::CurrentKey;
 use alluvium::{Error, Result};
 
 use super::columns::Value;
 
-/// A parsed record; it borrows from a [`RecordBatch`].
+/// A parsed record, borrowed from a [`RecordBatch`] or a [`Draft`].
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Record<'a> {
     /// The encoded key: see [`encode_key`].
     pub(crate) key: &'a [u8],
-    /// Start of its window, if there are windows.
+    /// Start of the record's window, if the program has windows.
     pub(crate) window: Option<i64>,
     text: &'a str,
-    cells: &'a [Packed],
+    cells: &'a [CellRange],
 }
 
-/// A cell: its value and its text unchanged.
+/// A cell: its value and its unchanged text.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Cell<'a> {
     pub(crate) value: Value,
@@ -24,22 +24,22 @@ pub(crate) struct Cell<'a> {
 }
 
 impl Cell<'_> {
-    /// Returns whether it is empty or `NA`.
+    /// Returns whether the cell is empty or `NA`.
     pub(crate) fn is_null(&self) -> bool {
         self.value == Value::Null
     }
 }
 
-/// A cell whose text lies within its record's.
+/// A cell whose text is a range of its record's text.
 #[derive(Debug, Clone, Copy)]
-struct Packed {
+struct CellRange {
     value: Value,
     start: usize,
     end: usize,
 }
 
 impl<'a> Record<'a> {
-    /// Returns the cell of the column with this index; null if there is none.
+    /// Returns the cell of a column by index; null if the record has none.
     pub(crate) fn cell(&self, column: usize) -> Cell<'a> {
         let cell = self.cells.get(column).and_then(|cell| {
             let text = self.text.get(cell.start..cell.end)?;
@@ -49,16 +49,16 @@ impl<'a> Record<'a> {
     }
 }
 
-/// Records with their keys located, in flat memory that is reused from batch to batch.
+/// Records with located keys, in flat memory.
 #[derive(Debug, Default)]
 pub(crate) struct RecordBatch {
     keys: Vec<u8>,
     text: String,
-    cells: Vec<Packed>,
+    cells: Vec<CellRange>,
     spans: Vec<Span>,
 }
 
-/// Where a record's parts end; they start where those of the record before end.
+/// The ends of a record's parts; each part starts at the end of the previous record's.
 #[derive(Debug, Clone, Copy)]
 struct Span {
     located: CurrentKey<'static>,
@@ -69,7 +69,7 @@ struct Span {
 }
 
 impl RecordBatch {
-    /// Forgets all records, keeps the memory.
+    /// Removes all records, keeping the memory.
     #[cfg(test)]
     pub(crate) fn clear(&mut self) {
         self.keys.clear();
@@ -78,17 +78,17 @@ impl RecordBatch {
         self.spans.clear();
     }
 
-    /// Returns how many records it has.
+    /// Returns the number of records.
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// Returns how many bytes of keys and cells it has.
+    /// Returns the bytes of keys and cells.
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.len() + self.text.len() + self.cells.len() * size_of::<Packed>()
+        self.keys.len() + self.text.len() + self.cells.len() * size_of::<CellRange>()
     }
 
-    /// Appends a record whose key was located.
+    /// Appends a record with its located key.
     pub(crate) fn push(&mut self, record: Record<'_>, key: &CurrentKey<'_>) {
         self.keys.extend_from_slice(record.key);
         self.text.push_str(record.text);
@@ -102,7 +102,7 @@ impl RecordBatch {
         });
     }
 
-    /// Returns the records in the order in which they were pushed.
+    /// Returns the records in insertion order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (CurrentKey<'_>, Record<'_>)> {
         let (mut key_start, mut text_start, mut cells_start) = (0, 0, 0);
         self.spans.iter().map(move |span| {
@@ -116,17 +116,17 @@ impl RecordBatch {
     }
 }
 
-/// The one record that a source is putting together.
+/// The record that a source is assembling.
 #[derive(Debug, Default)]
 pub(crate) struct Draft {
     key: Vec<u8>,
     window: Option<i64>,
     text: String,
-    cells: Vec<Packed>,
+    cells: Vec<CellRange>,
 }
 
 impl Draft {
-    /// Starts over.
+    /// Starts a new record.
     pub(crate) fn clear(&mut self) {
         self.key.clear();
         self.window = None;
@@ -134,10 +134,10 @@ impl Draft {
         self.cells.clear();
     }
 
-    /// Appends a cell of the key and returns the key's length in bytes so far.
+    /// Appends a cell of the key, and returns the key's length so far in bytes.
     ///
     /// # Errors
-    /// `Usage` if it has no encoding, which no text is.
+    /// `Usage` if encoding fails, which no text causes.
     pub(crate) fn push_key(&mut self, text: &str) -> Result<usize> {
         encode_key(text, &mut self.key)?;
         Ok(self.key.len())
@@ -152,10 +152,10 @@ impl Draft {
     pub(crate) fn push_cell(&mut self, value: Value, text: &str) {
         let start = self.text.len();
         self.text.push_str(text);
-        self.cells.push(Packed { value, start, end: self.text.len() });
+        self.cells.push(CellRange { value, start, end: self.text.len() });
     }
 
-    /// Returns the values of its cells, by column.
+    /// Returns the values of the cells, by column.
     pub(crate) fn values(&self) -> impl Iterator<Item = Value> + '_ {
         self.cells.iter().map(|cell| cell.value)
     }
@@ -166,10 +166,10 @@ impl Draft {
     }
 }
 
-/// Appends a cell of a key: a key is a `postcard` tuple of text.
+/// Appends a cell to a key, which is a `postcard` tuple of text.
 ///
 /// # Errors
-/// `Usage` if it has no encoding, which no text is.
+/// `Usage` if encoding fails, which no text causes.
 fn encode_key(cell: &str, out: &mut Vec<u8>) -> Result<()> {
     postcard::to_io(cell, out).map(drop).map_err(|source| Error::usage("key has no encoding").with_source(source))
 }
@@ -177,7 +177,7 @@ fn encode_key(cell: &str, out: &mut Vec<u8>) -> Result<()> {
 /// Returns the cells of a key of `columns` columns.
 ///
 /// # Errors
-/// `Corrupt` if it has more or fewer.
+/// `Corrupt` if the key has more or fewer cells.
 pub(crate) fn decode_key(key: &[u8], columns: usize) -> Result<Vec<&str>> {
     let damaged = || Error::corrupt("stored key does not have the job's key columns");
     let mut rest = key;
@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_batch_gives_back_what_was_pushed() {
+    fn a_batch_returns_the_pushed_records() {
         let mut batch = RecordBatch::default();
         let mut draft = Draft::default();
         for round in 0..2 {
@@ -223,7 +223,7 @@ mod tests {
                 assert_eq!((record.cell(2).value, record.window), (Value::Null, Some(7)));
             }
             assert_eq!(batch.len(), 3);
-            assert!(batch.bytes() > 3 * size_of::<Packed>());
+            assert!(batch.bytes() > 3 * size_of::<CellRange>());
         }
     }
 

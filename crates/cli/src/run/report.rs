@@ -1,4 +1,4 @@
-//! What a run says at its end.
+//! The summary of a run.
 
 use alluvium::Job;
 use alluvium::Result;
@@ -20,7 +20,7 @@ pub(crate) struct Report {
     pub(crate) stopped: bool,
     pub(crate) pauses: Histogram<u64>,
     pub(crate) elapsed_s: f64,
-    /// Decisions on an adaptive interval, each with its time in seconds.
+    /// Decisions of the adaptive interval, each with its time in seconds.
     pub(crate) decisions: Vec<(f64, Decision)>,
 }
 
@@ -28,8 +28,8 @@ impl Report {
     /// Prints the summary: JSON, or a few lines on standard error.
     ///
     /// # Errors
-    /// If the stream is closed.
-    #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
+    /// `Unavailable` if the stream is closed.
+    #[expect(clippy::cast_precision_loss, reason = "a displayed rate")]
     pub(crate) fn print(&self, job: &Job, as_json: bool) -> Result<()> {
         let progress = job.progress();
         let counts = job.store().requests();

@@ -1,11 +1,11 @@
 //! The two-phase file sink: parts of closed windows, staged at the barrier, published after the commit.
 //!
 //! Invariants:
-//! - what a committed checkpoint lists is published exactly once, however often publishing is tried;
-//! - nothing else ever gets a part's name;
+//! - every part listed by a committed checkpoint is published exactly once, however often publishing is retried;
+//! - no other file ever gets a part's name;
 //! - a folder has parts of one job: see [`Owner`];
-//! - only staged files of the job's own making are removed, and only those of older attempts: which can therefore
-//!   publish nothing that the job does not go on from, however late they wake up (see [`Writer`]).
+//! - only files staged by the job's older attempts are removed. However late such an attempt wakes up, it can publish
+//!   no part that the restored checkpoint does not list (see [`Writer`]).
 
 use std::fs;
 use std::io;
@@ -19,7 +19,7 @@ use super::output::{Output, OutputRow};
 use super::owner::{Owner, RECORD};
 use crate::files::{Writer, folder_of, io_error, names_in, rename_durably, sync_folder, write_durably};
 
-/// A part that is staged, as the checkpoint lists it.
+/// A staged part, as listed in the checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Prepared {
@@ -30,7 +30,7 @@ pub(crate) struct Prepared {
 }
 
 impl Prepared {
-    /// Returns the name of the part once it is published.
+    /// Returns the part's name once published.
     pub(crate) fn final_name(&self) -> String {
         format!("part-{}-{}.csv", self.epoch, self.attempt)
     }
@@ -39,16 +39,16 @@ impl Prepared {
         Writer { job, attempt: Attempt(self.attempt) }.staged_name(&self.final_name())
     }
 
-    /// Returns whether this is the part's content.
-    fn is(&self, content: &[u8]) -> bool {
+    /// Returns whether `content` has the part's length and hash.
+    fn matches(&self, content: &[u8]) -> bool {
         content.len() as u64 == self.bytes && blake3::hash(content).to_hex().as_str() == self.blake3
     }
 }
 
-/// Refuses a folder that cannot be one, before anything is done.
+/// Refuses, before the job starts, an output folder that is a file.
 ///
 /// # Errors
-/// `Config` if it is a file.
+/// `Config` if `folder` is a file.
 pub(crate) fn check_folder(folder: &Path) -> Result<()> {
     if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
         let error = Error::config("--output is a file, --emit on-close needs a folder");
@@ -66,10 +66,10 @@ pub(crate) struct FileSink {
 }
 
 impl FileSink {
-    /// Opens the folder, creating it if it is not there.
+    /// Opens the folder, creating it if missing.
     ///
     /// # Errors
-    /// `Config` if it is a file; `Denied` or `Unavailable`.
+    /// `Config` if `folder` is a file; `Denied` or `Unavailable`.
     pub(crate) fn open(folder: &Path, writer: Writer, output: Output) -> Result<Self> {
         check_folder(folder)?;
         fs::create_dir_all(folder).map_err(|source| io_error("cannot create folder", folder, source))?;
@@ -77,20 +77,22 @@ impl FileSink {
         Ok(Self { folder: folder.to_owned(), writer, output })
     }
 
-    /// Makes the folder that of the job, and brings it to the state of the checkpoint that the job continues from:
-    /// `prepared` is what that lists, `epoch` its epoch, none for a start from the beginning. Publishes what is staged,
-    /// removes what is not listed.
+    /// Claims the folder for the job, and brings it to the state of the restored checkpoint: publishes listed parts and
+    /// removes older attempts' unlisted staged parts.
+    ///
+    /// * `epoch`: the checkpoint's epoch; `None` for a start from the beginning.
+    /// * `prepared`: the parts listed in the checkpoint.
     ///
     /// # Errors
-    /// `Config` if the folder is another job's, or has parts of a later epoch: going on would publish their windows
-    /// again. Else as [`FileSink::publish`].
+    /// `Config` if another job owns the folder, or if it has parts of a later epoch, whose windows the job would
+    /// publish again. Else as [`FileSink::publish`].
     pub(crate) fn recover(&self, owner: &Owner, epoch: Option<Epoch>, prepared: &[Prepared]) -> Result<()> {
         self.check_covered(epoch)?;
         owner.claim(&self.folder, self.writer)?;
         prepared.iter().try_for_each(|part| self.publish(part))?;
         let listed = |name: &str| prepared.iter().any(|part| part.staged_name(self.writer.job) == name);
         self.writer.remove_older(&self.folder, |name, result| is_of_sink(result) && !listed(name))?;
-        // An older attempt may have published until just now.
+        // An older attempt may have published between the first check and the removal.
         self.check_covered(epoch)
     }
 
@@ -104,7 +106,7 @@ impl FileSink {
         }
     }
 
-    /// Stages the rows of windows that closed in `epoch`; without rows there is no part.
+    /// Stages the rows of the windows closed in `epoch`; returns `None` if there are no rows.
     ///
     /// # Errors
     /// `Denied` or `Unavailable`.
@@ -129,10 +131,10 @@ impl FileSink {
         Ok(Some(part))
     }
 
-    /// Publishes a part of a committed checkpoint; once more does nothing.
+    /// Publishes a part of a committed checkpoint. Idempotent.
     ///
     /// # Errors
-    /// `NotFound` if it is neither staged nor published; `Corrupt` if it is not what was staged.
+    /// `NotFound` if the part is neither staged nor published; `Corrupt` if its content is not as staged.
     pub(crate) fn publish(&self, part: &Prepared) -> Result<()> {
         let staged = self.folder.join(part.staged_name(self.writer.job));
         let published = self.folder.join(part.final_name());
@@ -142,7 +144,7 @@ impl FileSink {
                 renamed => return renamed,
             }
         }
-        // It was published before, or just now by another attempt that restored the same checkpoint.
+        // Also published by an earlier call, or by another attempt that restored the same checkpoint.
         if holds(&published, part)? {
             return sync_folder(&self.folder);
         }
@@ -151,27 +153,27 @@ impl FileSink {
     }
 }
 
-/// Returns whether this sink makes files of this name.
+/// Returns whether `name` is that of a part or of the owner record.
 pub(crate) fn is_of_sink(name: &str) -> bool {
     name == RECORD || part_of(name).is_some()
 }
 
-/// Returns epoch and attempt of a part by its name, exactly as [`Prepared::final_name`] writes it.
+/// Parses a part's name into epoch and attempt; the exact inverse of [`Prepared::final_name`].
 fn part_of(name: &str) -> Option<(u64, u64)> {
     let (epoch, attempt) = name.strip_prefix("part-")?.strip_suffix(".csv")?.split_once('-')?;
     let parsed = (epoch.parse().ok()?, attempt.parse().ok()?);
     (format!("part-{}-{}.csv", parsed.0, parsed.1) == name).then_some(parsed)
 }
 
-/// Returns whether a file of this name is there and holds the part.
+/// Returns whether a file exists at `path`, with the part's content.
 ///
 /// # Errors
-/// `Corrupt` if it holds something else, or is a link, which could point anywhere.
+/// `Corrupt` if the content differs, or if the file is a link, which could point anywhere.
 fn holds(path: &Path, part: &Prepared) -> Result<bool> {
     let failed = |source| io_error("cannot read part", path, source);
     match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.is_file() && part.is(&fs::read(path).map_err(failed)?) => Ok(true),
-        Ok(_) => Err(Error::corrupt("part is not what was staged").with("file", path.display())),
+        Ok(metadata) if metadata.is_file() && part.matches(&fs::read(path).map_err(failed)?) => Ok(true),
+        Ok(_) => Err(Error::corrupt("part differs from the staged content").with("file", path.display())),
         Err(source) if source.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(source) => Err(failed(source)),
     }
@@ -234,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_or_damaged_is_not_published() {
+    fn a_missing_or_damaged_part_is_not_published() {
         let folder = TempDir::new().unwrap();
         let sink = sink(&folder, 1);
         let part = sink.prepare(Epoch(1), rows(&["a"])).unwrap().unwrap();
@@ -292,7 +294,7 @@ mod tests {
         for epoch in [None, Some(Epoch(1))] {
             assert_eq!(recover(&second, epoch, &[]).unwrap_err().kind(), ErrorKind::Config);
         }
-        assert!(!second.folder.join(RECORD).exists(), "a folder that is refused is not claimed");
+        assert!(!second.folder.join(RECORD).exists(), "a refused folder is not claimed");
         recover(&second, Some(Epoch(2)), &[]).unwrap();
     }
 
@@ -310,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_attempt_staged_and_is_not_gone_on_from_cannot_be_published_any_more() {
+    fn an_older_attempt_cannot_publish_a_part_that_the_restored_checkpoint_does_not_list() {
         let folder = TempDir::new().unwrap();
         let older = sink(&folder, 1);
         let part = older.prepare(Epoch(2), rows(&["a"])).unwrap().unwrap();
@@ -319,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_folder() {
+    fn an_output_folder_that_is_a_file_is_refused() {
         let folder = TempDir::new().unwrap();
         fs::write(folder.path().join("out"), "").unwrap();
         let writer = Writer { job: JOB, attempt: Attempt(1) };

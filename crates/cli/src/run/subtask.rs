@@ -16,10 +16,10 @@ use super::record::RecordBatch;
 use super::sink_task::ToSink;
 use alluvium_bench::clock;
 
-/// What flows to a subtask, in order.
+/// A message to a subtask.
 #[derive(Debug)]
 pub(crate) enum ToSubtask {
-    /// Records of its keys.
+    /// Records of the subtask's keys.
     Records(RecordBatch),
     /// The end of an epoch.
     Barrier(EpochEnd),
@@ -27,25 +27,25 @@ pub(crate) enum ToSubtask {
     End,
 }
 
-/// The end of an epoch: it stands at the same record boundary in every queue.
+/// The end of an epoch, at the same record boundary in every queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct EpochEnd {
-    /// Its barrier.
+    /// The epoch's barrier.
     pub(crate) barrier: Barrier,
-    /// The watermark there; at the end of the input all windows are closed.
+    /// The watermark at the barrier; `i64::MAX` at the end of the input, which closes all windows.
     pub(crate) watermark: i64,
 }
 
-/// What a subtask leaves behind.
+/// The result of a subtask.
 #[derive(Debug)]
 pub(crate) struct Finished {
-    /// The results of all its keys and windows.
+    /// The results of all the subtask's keys and windows.
     pub(crate) rows: Vec<OutputRow>,
-    /// Its pauses in microseconds.
+    /// The subtask's pauses in microseconds.
     pub(crate) pauses: Histogram<u64>,
 }
 
-/// A subtask at work.
+/// A subtask thread's state.
 #[derive(Debug)]
 pub(crate) struct Worker<'a, B> {
     pub(crate) job: &'a Job,
@@ -55,10 +55,10 @@ pub(crate) struct Worker<'a, B> {
 }
 
 impl<B: StateBackend> Worker<'_, B> {
-    /// Processes what comes until the end of the input.
+    /// Processes messages until the end of the input.
     ///
     /// # Errors
-    /// From the operator or the backend; `Stopped` if the reader is gone.
+    /// From the operator or the backend; `Stopped` if the reader has ended.
     pub(crate) fn run(mut self, queue: &Receiver<ToSubtask>) -> Result<Finished> {
         let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
         loop {
@@ -76,7 +76,7 @@ impl<B: StateBackend> Worker<'_, B> {
                     self.job.observe(Observation::Paused(pause.as_secs_f64()));
                 }
                 Ok(ToSubtask::End) => break,
-                Err(_) => return Err(Error::stopped("the reader is gone")),
+                Err(_) => return Err(Error::stopped("the reader has ended")),
             }
         }
         let rows = self.operator.results(self.task.state().backend_mut())?;
@@ -86,7 +86,7 @@ impl<B: StateBackend> Worker<'_, B> {
     fn end_epoch(&mut self, EpochEnd { barrier, watermark }: EpochEnd) -> Result<()> {
         if let Some(sink) = &self.sink {
             let rows = self.operator.close(self.task.state().backend_mut(), watermark)?;
-            sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink is gone"))?;
+            sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink has ended"))?;
         }
         self.task.barrier(barrier, Timestamp::from_millis(watermark), Vec::new())
     }

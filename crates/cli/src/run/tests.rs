@@ -1,4 +1,4 @@
-//! From the source through operators to the output, against the plain computation.
+//! Source, operators and output, against an independent computation.
 
 use std::fs;
 use std::path::Path;
@@ -64,7 +64,7 @@ impl Job {
         Ok(Self { program: program.clone(), source, subtasks, batches })
     }
 
-    /// Reads up to `limit` records; returns whether that was the end.
+    /// Reads up to `limit` records; returns whether the input ended.
     fn read(&mut self, limit: u64) -> Result<bool> {
         let parallelism = u32::try_from(self.subtasks.len()).unwrap();
         let until = self.source.records() + limit;
@@ -94,7 +94,7 @@ impl Job {
         Ok(())
     }
 
-    /// Checkpoints the job and goes on with another one at `parallelism`.
+    /// Checkpoints the job and resumes it at `parallelism`.
     fn restart(mut self, input: &Input, parallelism: u32) -> Self {
         let state = SourceState::from_bytes(&self.source.state().to_bytes().unwrap()).unwrap();
         let source = Source::open(input, &self.program, Some(state)).unwrap();
@@ -112,15 +112,15 @@ impl Job {
             }
         }
         for (operator, backend) in &mut next.subtasks {
-            operator.restored(backend).unwrap();
+            operator.recover_open_windows(backend).unwrap();
         }
         next
     }
 
-    fn rows(&mut self, of: impl Fn(&mut Operator, &mut OverlayBackend) -> Result<Vec<OutputRow>>) -> Vec<OutputRow> {
+    fn rows(&mut self, read: impl Fn(&mut Operator, &mut OverlayBackend) -> Result<Vec<OutputRow>>) -> Vec<OutputRow> {
         let mut rows = Vec::new();
         for (operator, backend) in &mut self.subtasks {
-            rows.extend(of(operator, backend).unwrap());
+            rows.extend(read(operator, backend).unwrap());
         }
         rows
     }
@@ -139,7 +139,7 @@ impl Job {
     }
 }
 
-/// Runs the spec over a file at several parallelisms and compares with the plain computation.
+/// Runs the spec over a file at several parallelisms, and compares with the independent computation.
 fn check(path: &Path, spec: &Spec, parallelisms: &[u32]) {
     let csv = fs::read(path).unwrap();
     let answer = expected(&csv, spec);
@@ -160,7 +160,7 @@ fn write(folder: &TempDir, name: &str, content: &str) -> std::path::PathBuf {
 }
 
 #[test]
-fn the_sample_gives_what_a_plain_computation_gives() {
+fn results_equal_an_independent_computation() {
     let folder = TempDir::new().unwrap();
     let csv = sample::sample();
     let path = write(&folder, "sample.csv", &csv);
@@ -193,7 +193,7 @@ fn the_result_does_not_depend_on_restarts() {
 }
 
 #[test]
-fn closed_windows_come_out_once_and_leave_nothing() {
+fn closed_windows_are_emitted_once_and_leave_no_state() {
     let folder = TempDir::new().unwrap();
     let path = write(&folder, "sample.csv", &sample::shuffled(&sample::sample()));
     for spec in [WINDOWED, SHUFFLED] {
@@ -240,7 +240,7 @@ fn sums_that_overflow_end_the_job() {
 }
 
 #[test]
-fn numbers_print_as_promised() {
+fn numbers_print_as_the_contract_says() {
     let folder = TempDir::new().unwrap();
     let content = "k,d,i\na,-0.0,7\na,0.10,-0\nb,1e21,170141183460469231731687303715884105727\nc,-0.0,NA\nc,NA,\n";
     let path = write(&folder, "in.csv", content);
@@ -273,7 +273,7 @@ fn ties_keep_the_first() {
 }
 
 #[test]
-fn a_header_alone_gives_a_header() {
+fn an_input_without_records_yields_only_a_header() {
     let folder = TempDir::new().unwrap();
     let path = write(&folder, "in.csv", "k,v,t\n");
     let flags = "--key k,v --agg count,last:v --window tumbling:1h --time t".split(' ').map(str::to_owned);

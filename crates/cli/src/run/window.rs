@@ -1,4 +1,4 @@
-//! Event time: how it is read, the windows it falls into, and when they close.
+//! Event time: parsing, windows, and when windows close.
 
 use std::fmt;
 use std::str::FromStr;
@@ -39,37 +39,37 @@ pub(crate) struct Window {
 }
 
 impl Window {
-    /// Returns windows of `size` over the column `time`, open for `lateness` beyond their end.
+    /// Returns windows of `size` over the column `time`, which stay open for `lateness` after their end.
     pub(crate) fn new(size: WindowSize, time: String, lateness: Duration) -> Self {
-        // A longer lateness than all of time is just as good.
+        // A longer lateness has the same effect: no window closes.
         Self { size_ms: size.0, lateness_ms: i64::try_from(lateness.as_millis()).unwrap_or(i64::MAX), time }
     }
 
-    /// Returns the start of the window that `time` falls into; `None` if that is before all time.
+    /// Returns the start of the window that contains `time`; `None` if the start is out of range.
     pub(crate) fn start(&self, time: i64) -> Option<i64> {
         let start = time.checked_sub(time.checked_rem_euclid(self.size_ms)?)?;
         jiff::Timestamp::from_millisecond(start).is_ok().then_some(start)
     }
 
-    /// Returns whether the window that starts at `start` is closed for good at `watermark`.
+    /// Returns whether the window from `start` is closed at `watermark`.
     pub(crate) fn closed(&self, start: i64, watermark: i64) -> bool {
         start.saturating_add(self.size_ms).saturating_add(self.lateness_ms) <= watermark
     }
 
-    /// Returns the length of a window.
+    /// Returns the length of windows.
     pub(crate) fn size(&self) -> Duration {
         Duration::from_millis(self.size_ms.unsigned_abs())
     }
 
-    /// Returns how long a window stays open beyond its end.
+    /// Returns the time that a window stays open after its end.
     pub(crate) fn lateness(&self) -> Duration {
         Duration::from_millis(self.lateness_ms.unsigned_abs())
     }
 }
 
-/// Reads an event time in milliseconds since the Unix epoch, rounded down: an integer is taken as it is; a date
-/// and time without an offset as UTC. The name of a time zone says nothing beside an offset, and without one it would
-/// take the history of all zones to read: that is no time.
+/// Parses an event time into milliseconds since the Unix epoch, rounded down. An integer is in milliseconds; a date and
+/// time without an offset is UTC. A time zone name is ignored beside an offset, and refused without one: resolving it
+/// would need the time zone database.
 pub(crate) fn parse_time(text: &str) -> Option<i64> {
     static PARSER: DateTimeParser = DateTimeParser::new();
     let digits = text.strip_prefix('-').unwrap_or(text);
@@ -78,7 +78,7 @@ pub(crate) fn parse_time(text: &str) -> Option<i64> {
         return jiff::Timestamp::from_millisecond(millis).is_ok().then_some(millis);
     }
     let (clock, annotation) = text.find('[').map_or((text, ""), |at| text.split_at(at));
-    // What comes after the date tells whether there is an offset: a civil time has none.
+    // An offset can only follow the date; a civil time has none.
     let has_offset = clock.get(10..).is_some_and(|rest| rest.contains(['Z', 'z', '+', '-']));
     let time = if has_offset && !annotation.contains('!') {
         PARSER.parse_timestamp(text).ok()?
@@ -102,15 +102,15 @@ impl fmt::Display for Rfc3339 {
     }
 }
 
-/// Returns the namespace of a window: eight bytes that sort as their windows' starts do.
+/// Returns the namespace of a window: eight bytes, ordered as the windows' starts.
 pub(crate) fn namespace(start: i64) -> [u8; 8] {
     (start.cast_unsigned() ^ (1 << 63)).to_be_bytes()
 }
 
-/// Returns the window's start that a namespace stands for.
+/// Returns the window's start, from its namespace.
 ///
 /// # Errors
-/// `Corrupt` if it is not eight bytes.
+/// `Corrupt` if the namespace is not eight bytes.
 pub(crate) fn start_of(namespace: &[u8]) -> Result<i64> {
     let bytes = namespace.try_into().map_err(|_| Error::corrupt("namespace is not a window"))?;
     Ok((u64::from_be_bytes(bytes) ^ (1 << 63)).cast_signed())
@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_in_three_spellings() {
+    fn times_are_parsed_in_three_spellings() {
         let time = 1_685_303_933_260;
         for text in [
             "2023-05-28 19:58:53.260",
@@ -138,7 +138,7 @@ mod tests {
         for bad in ["", "NA", "-", "2023-13-01 00:00:00", "yesterday", "1e3", "1.5", "99999999999999999999", "é"] {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
-        // An offset decides; a zone's name without one would decide nothing.
+        // A zone name is ignored beside an offset.
         for text in ["2023-05-28T14:58:53.260-05:00[America/Chicago]", "2023-05-28T19:58:53.260Z[America/Chicago]"] {
             assert_eq!(parse_time(text), Some(time), "{text}");
         }
@@ -160,7 +160,7 @@ mod tests {
         ] {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
-        // Integers that no date can print.
+        // Integers and offsets out of range.
         assert_eq!(parse_time("9223372036854775807"), None);
         assert_eq!(parse_time("2023-05-28 19:58:53+99:99"), None);
     }

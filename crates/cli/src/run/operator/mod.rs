@@ -1,4 +1,4 @@
-//! The operator of one subtask: records in, rows of results out, all state in the backend.
+//! The operator of one subtask: records in, result rows out, all state in the backend.
 
 mod row;
 
@@ -19,8 +19,8 @@ use super::program::{Emit, Program};
 use super::record::{Record, RecordBatch, decode_key};
 use super::window::{Rfc3339, Window, namespace, start_of};
 
-/// A keyed aggregation. Its state is one row of accumulators per key and window, and for each distinct aggregate
-/// one row per key, window and cell.
+/// A keyed aggregation. Its state is one row of accumulators per key and window, and one row per key, window and cell
+/// for each distinct aggregate.
 #[derive(Debug)]
 pub(crate) struct Operator {
     layout: Layout,
@@ -30,11 +30,11 @@ pub(crate) struct Operator {
     key_columns: Vec<String>,
     partitioner: Partitioner,
     max_parallelism: u16,
-    /// With `--emit on-close`: the windows, and the starts of those that have rows.
-    closing: Option<(Window, BTreeSet<i64>)>,
+    /// With `--emit on-close`: the windows, and the starts of windows with rows.
+    open_windows: Option<(Window, BTreeSet<i64>)>,
     windowed: bool,
-    /// For each distinct table, whether the present record's cell is new.
-    fresh: Vec<bool>,
+    /// For each distinct table, whether the current record's cell is new.
+    new_cells: Vec<bool>,
 }
 
 /// A table with one row per key, window and cell of a column.
@@ -67,28 +67,28 @@ impl Operator {
             key_columns: program.key.clone(),
             partitioner,
             max_parallelism,
-            closing: window.map(|window| (window, BTreeSet::new())),
+            open_windows: window.map(|window| (window, BTreeSet::new())),
             windowed: program.window.is_some(),
-            fresh: Vec::new(),
+            new_cells: Vec::new(),
         })
     }
 
-    /// Returns the type of a program's keys.
+    /// Returns the schema of a program's keys.
     pub(crate) fn key_schema(program: &Program) -> Schema {
         key_schema(&program.key)
     }
 
-    /// Declares its tables by `declare`, which returns the id that each has in the job.
+    /// Declares the operator's tables with `declare`, which returns each table's id in the job.
     ///
     /// # Errors
-    /// What `declare` returns.
+    /// As `declare`.
     pub(crate) fn declare(&mut self, mut declare: impl FnMut(TableSchema) -> Result<TableId>) -> Result<()> {
         let tables = self.tables();
         let ids = std::iter::once(&mut self.accumulators).chain(self.distinct.iter_mut().map(|table| &mut table.id));
-        ids.zip(tables).try_for_each(|(id, table)| declare(table).map(|of_job| *id = of_job))
+        ids.zip(tables).try_for_each(|(id, table)| declare(table).map(|declared| *id = declared))
     }
 
-    /// Returns its tables, with types that tools can decode by.
+    /// Returns the operator's tables, with schemas that the offline tools can decode.
     pub(crate) fn tables(&self) -> Vec<TableSchema> {
         let key = key_schema(&self.key_columns);
         let table = |id, name: &str, kind, sub, value| TableSchema {
@@ -110,11 +110,11 @@ impl Operator {
         tables
     }
 
-    /// Adds records to the state, in their order.
+    /// Adds records to the state, in order.
     ///
     /// # Errors
-    /// `Input` if a sum overflows; `Limit` if the state does not fit; `Corrupt` if stored rows are not this
-    /// operator's.
+    /// `Input` if a sum overflows; `Limit` if the state does not fit; `Corrupt` if stored rows do not
+    /// decode as this operator's.
     pub(crate) fn apply_batch<B: StateBackend>(&mut self, backend: &mut B, batch: &RecordBatch) -> Result<()> {
         batch.iter().try_for_each(|(key, record)| self.apply(backend, &key, record))
     }
@@ -123,7 +123,7 @@ impl Operator {
     fn apply<B: StateBackend>(&mut self, backend: &mut B, key: &CurrentKey<'_>, record: Record<'_>) -> Result<()> {
         let window = record.window.map(namespace);
         let namespace = window.as_ref().map_or(&[][..], |bytes| bytes);
-        self.fresh.clear();
+        self.new_cells.clear();
         for table in &self.distinct {
             let cell = record.cell(table.column);
             let row = RowRef { table: table.id, key, namespace, sub: cell.text.as_bytes() };
@@ -131,27 +131,27 @@ impl Operator {
                 Some(_) => (Change::Keep, false),
                 None => (Change::Put, true),
             };
-            self.fresh.push(!cell.is_null() && backend.update(row, add)?);
+            self.new_cells.push(!cell.is_null() && backend.update(row, add)?);
         }
-        let (layout, fresh) = (&self.layout, &self.fresh);
+        let (layout, new_cells) = (&self.layout, &self.new_cells);
         let row = RowRef { table: self.accumulators, key, namespace, sub: &[] };
-        let first = backend.update(row, |old, out| match layout.fold(old, record, fresh, out) {
+        let first = backend.update(row, |old, out| match layout.fold(old, record, new_cells, out) {
             Ok(()) => (Change::Put, Ok(old.is_none())),
             Err(error) => (Change::Keep, Err(error)),
         })?;
         let first = first.map_err(|error| error.with("key", self.key_text(key.bytes)))?;
-        if let (true, Some((_, open)), Some(start)) = (first, &mut self.closing, record.window) {
+        if let (true, Some((_, open)), Some(start)) = (first, &mut self.open_windows, record.window) {
             open.insert(start);
         }
         Ok(())
     }
 
-    /// Learns from restored state which windows are open.
+    /// Rebuilds the set of open windows from restored state.
     ///
     /// # Errors
-    /// `Corrupt` if stored rows are not this operator's.
-    pub(crate) fn restored<B: StateBackend>(&mut self, backend: &mut B) -> Result<()> {
-        let Some((_, open)) = &mut self.closing else { return Ok(()) };
+    /// `Corrupt` if stored rows do not decode as this operator's.
+    pub(crate) fn recover_open_windows<B: StateBackend>(&mut self, backend: &mut B) -> Result<()> {
+        let Some((_, open)) = &mut self.open_windows else { return Ok(()) };
         open.clear();
         visit(backend, self.accumulators, |entry| {
             open.insert(start_of(entry.namespace)?);
@@ -162,20 +162,20 @@ impl Operator {
     /// Returns the results of all keys and windows.
     ///
     /// # Errors
-    /// `Corrupt` if stored rows are not this operator's.
+    /// `Corrupt` if stored rows do not decode as this operator's.
     pub(crate) fn results<B: StateBackend>(&self, backend: &mut B) -> Result<Vec<OutputRow>> {
         self.results_where(backend, |_| true)
     }
 
-    /// Returns the results of the windows that are closed at `watermark`, and removes them from the state. Without
-    /// `--emit on-close` no window is ever closed.
+    /// Removes the windows closed at `watermark` from the state and returns their results. Without `--emit on-close` no
+    /// window ever closes.
     ///
-    /// Its cost is a scan of the open windows' state if a window closes, else nothing.
+    /// Costs a scan of all state if a window closes, else nothing.
     ///
     /// # Errors
-    /// `Corrupt` if stored rows are not this operator's.
+    /// `Corrupt` if stored rows do not decode as this operator's.
     pub(crate) fn close<B: StateBackend>(&mut self, backend: &mut B, watermark: i64) -> Result<Vec<OutputRow>> {
-        let Some((window, open)) = &mut self.closing else { return Ok(Vec::new()) };
+        let Some((window, open)) = &mut self.open_windows else { return Ok(Vec::new()) };
         let is_closed = |start: i64| window.closed(start, watermark);
         if !open.first().is_some_and(|start| is_closed(*start)) {
             return Ok(Vec::new());
@@ -240,7 +240,7 @@ impl Operator {
     }
 }
 
-/// Returns the type of keys of these columns.
+/// Returns the schema of a key of these columns.
 fn key_schema(columns: &[String]) -> Schema {
     let expression = struct_expression(columns.iter().map(|name| (name.as_str(), "utf8".to_owned())));
     Schema::new(format!("postcard:{expression}"))

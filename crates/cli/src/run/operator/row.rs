@@ -1,4 +1,4 @@
-//! The row of a key and window: one accumulator per aggregate, in `postcard`'s format.
+//! The row of a key and window: one accumulator per aggregate, encoded with `postcard`.
 
 use std::cmp::Ordering;
 
@@ -11,7 +11,7 @@ use crate::run::aggregate::{Aggregate, Function};
 use crate::run::columns::{Column, Value};
 use crate::run::record::{Cell, Record};
 
-/// How the row is laid out: its fields, in the order of the aggregates.
+/// The fields of a row, in the order of the aggregates.
 #[derive(Debug, Clone)]
 pub(super) struct Layout {
     fields: Vec<Field>,
@@ -34,7 +34,7 @@ enum Sum {
     Decimal(f64),
 }
 
-/// What a mean is made of.
+/// The accumulator of a mean.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, FromBytes)]
 struct Mean {
     cells: u64,
@@ -77,7 +77,7 @@ impl Layout {
         struct_expression(self.fields.iter().map(|field| (field.name.as_str(), shape(field))))
     }
 
-    /// Returns the columns whose distinct cells are counted.
+    /// Returns the columns of the distinct aggregates.
     pub(super) fn distinct(&self) -> impl Iterator<Item = usize> + '_ {
         self.fields.iter().filter_map(|field| match field.over {
             Some((Function::Distinct, column)) => Some(column),
@@ -85,14 +85,22 @@ impl Layout {
         })
     }
 
-    /// Appends to `out` the row `old` (none: of a key without records) with `record` added. `fresh` says for each
-    /// distinct aggregate whether the record's cell is a new one.
+    /// Appends to `out` the row `old` with `record` added.
+    ///
+    /// * `old`: `None` for a key without records.
+    /// * `new_cells`: for each distinct aggregate, whether the record's cell is new.
     ///
     /// # Errors
-    /// `Input` if a sum overflows; `Corrupt` if `old` is not such a row.
-    pub(super) fn fold(&self, old: Option<&[u8]>, record: Record<'_>, fresh: &[bool], out: &mut Vec<u8>) -> Result<()> {
+    /// `Input` if a sum overflows; `Corrupt` if `old` does not have this layout.
+    pub(super) fn fold(
+        &self,
+        old: Option<&[u8]>,
+        record: Record<'_>,
+        new_cells: &[bool],
+        out: &mut Vec<u8>,
+    ) -> Result<()> {
         let mut old = Reader { rest: old.unwrap_or(&self.empty) };
-        let mut fresh = fresh.iter();
+        let mut new_cells = new_cells.iter();
         for field in &self.fields {
             let Some((function, column)) = field.over else {
                 put(&(old.take::<u64>()?.saturating_add(1)), out)?;
@@ -103,15 +111,15 @@ impl Layout {
             match function {
                 Function::Sum => put(&add(old.take()?, cell.value).map_err(overflow)?, out)?,
                 Function::Mean => put(&old.take::<Mean>()?.add(cell.value).map_err(overflow)?, out)?,
-                Function::Min => put(&better(old.take()?, cell, Ordering::Less)?, out)?,
-                Function::Max => put(&better(old.take()?, cell, Ordering::Greater)?, out)?,
+                Function::Min => put(&winner(old.take()?, cell, Ordering::Less)?, out)?,
+                Function::Max => put(&winner(old.take()?, cell, Ordering::Greater)?, out)?,
                 Function::Last => {
                     let last: Option<&str> = old.take()?;
                     put(&if cell.is_null() { last } else { Some(cell.text) }, out)?;
                 }
                 Function::Distinct => {
-                    let more = fresh.next().copied().unwrap_or(false);
-                    put(&(old.take::<u64>()?.saturating_add(u64::from(more))), out)?;
+                    let is_new = new_cells.next().copied().unwrap_or(false);
+                    put(&(old.take::<u64>()?.saturating_add(u64::from(is_new))), out)?;
                 }
             }
         }
@@ -121,7 +129,7 @@ impl Layout {
     /// Appends the aggregates' results to `cells`, as text.
     ///
     /// # Errors
-    /// `Corrupt` if `row` is not such a row.
+    /// `Corrupt` if `row` does not have this layout.
     pub(super) fn finish(&self, row: &[u8], cells: &mut StringRecord) -> Result<()> {
         let mut row = Reader { rest: row };
         for field in &self.fields {
@@ -140,8 +148,8 @@ impl Layout {
     }
 }
 
-/// Returns the type expression of a struct. Names keep their letters and digits; one that then stands there
-/// already gets its position.
+/// Returns the type expression of a struct. Other characters than ASCII letters and digits become `_`; an empty or
+/// repeated name gets its position appended.
 pub(super) fn struct_expression<'a>(fields: impl IntoIterator<Item = (&'a str, String)>) -> String {
     let mut names: Vec<String> = Vec::new();
     let mut shapes = Vec::new();
@@ -156,7 +164,7 @@ pub(super) fn struct_expression<'a>(fields: impl IntoIterator<Item = (&'a str, S
     format!("struct<{}>", shapes.join(","))
 }
 
-/// Returns the sum with a cell added. Decimals start from 0, so that a sum is never `-0`.
+/// Adds a cell to a sum. Decimal sums start from 0, and so are never `-0`.
 fn add(sum: Option<Sum>, cell: Value) -> Result<Option<Sum>> {
     let overflow = || Error::input("sum overflows");
     match (cell, sum) {
@@ -200,8 +208,8 @@ impl Mean {
     }
 }
 
-/// Returns the text of the better one: the cell if it compares to `best` as `wanted`.
-fn better<'a>(best: Option<&'a str>, cell: Cell<'a>, wanted: Ordering) -> Result<Option<&'a str>> {
+/// Returns the winning cell's text: `cell` if it compares to `best` as `wanted`, else `best`.
+fn winner<'a>(best: Option<&'a str>, cell: Cell<'a>, wanted: Ordering) -> Result<Option<&'a str>> {
     let damaged = || Error::corrupt("stored cell is not of its column's kind");
     let Some(text) = best else { return Ok((!cell.is_null()).then_some(cell.text)) };
     let order = match cell.value {

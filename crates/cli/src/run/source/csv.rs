@@ -1,7 +1,7 @@
 //! CSV, parsed straight from a [`Tape`], so that the position after a record is exact.
 //!
-//! A quote that is not closed within the largest record, or by the end of the input, is a stray one: its record is
-//! malformed and ends with the line on which it opened, so that one stray quote costs one record and a bounded room.
+//! A quote that is not closed within the largest record, or by the end of the input, is stray. Its record is malformed
+//! and ends with the line on which the quote opened: a stray quote costs one record, and bounded memory.
 
 use alluvium::{Error, Result};
 use csv_core::{ReadRecordResult, Reader};
@@ -16,21 +16,21 @@ const OPEN_QUOTE: &str = "a quote is never closed";
 pub(super) struct CsvRows {
     tape: Tape,
     parser: Reader,
-    /// The cells of the present record, one behind the other, and where each ends.
+    /// The cells of the current record, concatenated, and the end of each.
     text: Vec<u8>,
     ends: Vec<usize>,
     cells: usize,
-    /// The line that the present record starts on, from 1, or the one where it went wrong.
+    /// First line of the current record, from 1; of a malformed record, the line of the defect.
     line: u64,
     columns: usize,
-    /// For each wanted column, its index.
+    /// The index of each wanted column.
     wanted: Vec<usize>,
     /// As in [`Position`].
     unterminated: bool,
     ends_at: Option<u64>,
 }
 
-/// What there is to read.
+/// The outcome of reading a record.
 enum Read {
     Record,
     Broken(&'static str),
@@ -38,10 +38,10 @@ enum Read {
 }
 
 impl CsvRows {
-    /// Reads the names of the columns.
+    /// Reads the header.
     ///
     /// # Errors
-    /// `Input` if there are none; `Config` if a wanted column is not among them.
+    /// `Input` if the header is missing or malformed; `Config` if a wanted column is missing or ambiguous.
     pub(super) fn open(tape: Tape, wanted: &[String]) -> Result<Self> {
         let mut rows = Self {
             tape,
@@ -58,7 +58,7 @@ impl CsvRows {
         match rows.read_record()? {
             Read::Record => {}
             Read::Broken(reason) => {
-                return Err(Error::input(format!("malformed names of columns: {reason}")).with("line", rows.line));
+                return Err(Error::input(format!("malformed header: {reason}")).with("line", rows.line));
             }
             Read::End => return Err(Error::input("input is empty: its first line must name the columns")),
         }
@@ -91,10 +91,10 @@ impl CsvRows {
         let (mut written, mut ended) = (0, 0);
         self.cells = 0;
         loop {
-            // With its line end.
+            // One more byte, for the line end.
             let room = (MAX_RECORD_BYTES + 1).saturating_sub(self.tape.held().len());
             if room == 0 {
-                return self.give_up(TOO_LONG);
+                return self.skip_broken(TOO_LONG);
             }
             let input = self.tape.fill().map_err(super::cannot_read)?;
             let input = input.get(..room).unwrap_or(input);
@@ -112,7 +112,7 @@ impl CsvRows {
                 ReadRecordResult::Record if at_end && open_quote(self.tape.held()).is_some() => {
                     self.check_end(true)?;
                     self.ends_at = Some(self.tape.position());
-                    return self.give_up(OPEN_QUOTE);
+                    return self.skip_broken(OPEN_QUOTE);
                 }
                 ReadRecordResult::Record => {
                     (self.cells, self.unterminated) = (ended, at_end);
@@ -123,9 +123,9 @@ impl CsvRows {
         }
     }
 
-    /// Gives the present record up and goes to the end of the line on which it went wrong: where a quote opened that is
-    /// still open, or here.
-    fn give_up(&mut self, reason: &'static str) -> Result<Read> {
+    /// Skips the current record up to the end of the line with the defect: the line of an open quote, else the current
+    /// line.
+    fn skip_broken(&mut self, reason: &'static str) -> Result<Read> {
         let held = self.tape.held();
         let quote = open_quote(held);
         let line_of = |at: usize| {
@@ -134,7 +134,7 @@ impl CsvRows {
         };
         let (from, line) = quote.map_or((held.len(), self.line), |quote| (quote, line_of(quote)));
         let end = held.iter().skip(from).position(|byte| is_line_end(*byte)).map(|length| from + length);
-        let goes_on_at = line_of(end.unwrap_or(held.len()));
+        let resume_line = line_of(end.unwrap_or(held.len()));
         match end {
             Some(end) => self.tape.rewind(end),
             None => {
@@ -143,12 +143,12 @@ impl CsvRows {
             }
         }
         self.unterminated = self.tape.at_end().map_err(super::cannot_read)?;
-        self.parser = parser_at(goes_on_at);
+        self.parser = parser_at(resume_line);
         self.line = line;
         Ok(Read::Broken(reason))
     }
 
-    /// Takes what is left of the line before, and empty lines, so that a record's line is the one it starts on.
+    /// Consumes the previous line's end and empty lines, so that the parser's line is the record's first.
     fn skip_line_ends(&mut self) -> Result<()> {
         loop {
             match self.tape.fill().map_err(super::cannot_read)?.first() {
@@ -161,14 +161,14 @@ impl CsvRows {
     }
 
     fn field(&self, index: usize) -> &[u8] {
-        // Behind the record's cells stand ends of longer records before it.
+        // `ends` is reused: stale ends of longer records follow the record's own.
         let ends = self.ends.get(..self.cells).unwrap_or_default();
         let end = |index: usize| ends.get(index).copied().unwrap_or(0);
         let start = index.checked_sub(1).map_or(0, end);
         self.text.get(start..end(index)).unwrap_or_default()
     }
 
-    /// Refuses an input that must have ended elsewhere.
+    /// Refuses an input that does not end at `ends_at`.
     fn check_end(&self, at_end: bool) -> Result<()> {
         let position = self.tape.position();
         match self.ends_at {
@@ -178,7 +178,7 @@ impl CsvRows {
     }
 }
 
-/// Returns a parser in front of a line that is not the first: what looks like a byte order mark is none there.
+/// Returns a parser at `line`. Feeds a line end first: a parser at its first byte would skip a byte order mark.
 fn parser_at(line: u64) -> Reader {
     let mut parser = Reader::new();
     parser.read_record(b"\n", &mut [0], &mut [0]);
@@ -190,25 +190,25 @@ fn is_line_end(byte: u8) -> bool {
     matches!(byte, b'\n' | b'\r')
 }
 
-/// Returns where a quote opens in the start of a record that is still open at its end. Quotes are what they are to the
-/// parser, which does not tell.
+/// Returns the offset of a quote that is still open at the end of `record`, the start of a record. Repeats the parser's
+/// rules for quotes, because the parser does not expose its state.
 fn open_quote(record: &[u8]) -> Option<usize> {
-    enum At {
+    enum State {
         CellStart,
         Cell,
         Quoted(usize),
         QuoteInQuoted(usize),
     }
-    let state = record.iter().enumerate().fold(At::CellStart, |state, (at, byte)| match (state, byte) {
-        (At::CellStart, b'"') => At::Quoted(at),
-        (At::QuoteInQuoted(start), b'"') => At::Quoted(start),
-        (At::Quoted(start), b'"') => At::QuoteInQuoted(start),
-        (At::Quoted(start), _) => At::Quoted(start),
-        (_, b',') => At::CellStart,
-        _ => At::Cell,
+    let state = record.iter().enumerate().fold(State::CellStart, |state, (at, byte)| match (state, byte) {
+        (State::CellStart, b'"') => State::Quoted(at),
+        (State::QuoteInQuoted(start), b'"') => State::Quoted(start),
+        (State::Quoted(start), b'"') => State::QuoteInQuoted(start),
+        (State::Quoted(start), _) => State::Quoted(start),
+        (_, b',') => State::CellStart,
+        _ => State::Cell,
     });
     match state {
-        At::Quoted(start) => Some(start),
+        State::Quoted(start) => Some(start),
         _ => None,
     }
 }

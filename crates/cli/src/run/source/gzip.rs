@@ -1,16 +1,16 @@
-//! A file of gzip members, one behind the other, as `cat a.gz b.gz` gives it.
+//! A file of concatenated gzip members, as from `cat a.gz b.gz`.
 //!
-//! What follows the last member may be zeros alone: tapes and block devices pad with them, and other readers of gzip
-//! skip them. Anything else would be lost in silence, and is an error.
+//! Only zeros may follow the last member: tapes and block devices pad with zeros, and other gzip readers skip them.
+//! Anything else is an error, because ignoring it would lose data silently.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, Read};
 
 use flate2::bufread::GzDecoder;
 
-/// The content of all members.
+/// The concatenated content of all members.
 #[derive(Debug)]
 pub(super) struct Members<R> {
-    /// The present member; none behind the last.
+    /// The current member; `None` after the last.
     member: Option<GzDecoder<BufReader<R>>>,
 }
 
@@ -36,7 +36,7 @@ impl<R: Read> Read for Members<R> {
     }
 }
 
-/// Returns whether a member follows; if not, all that is left is padding.
+/// Returns whether a member follows. If none does, consumes the padding.
 fn another_follows(rest: &mut impl BufRead) -> io::Result<bool> {
     let mut padded = false;
     loop {
@@ -49,7 +49,7 @@ fn another_follows(rest: &mut impl BufRead) -> io::Result<bool> {
             None if ahead.is_empty() => return Ok(false),
             None => padded = true,
             Some(0x1f) if zeros == 0 && !padded => return Ok(true),
-            Some(_) => return Err(io::Error::new(ErrorKind::InvalidData, "garbage behind the last gzip member")),
+            Some(_) => return Err(io::Error::new(ErrorKind::InvalidData, "garbage after the last gzip member")),
         }
         rest.consume(zeros);
     }

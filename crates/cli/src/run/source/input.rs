@@ -1,4 +1,4 @@
-//! What `--input` names, and how its bytes are reached.
+//! The `--input` flag, and opening an input.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use super::tape::{Stream, Tape};
 use crate::files::io_error;
 use crate::run::program::Format;
 
-/// Where records come from.
+/// A source of records.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Input {
     /// A file.
@@ -42,8 +42,8 @@ impl FromStr for Input {
 }
 
 impl Input {
-    /// Returns what a job remembers of its input: the name of a file without its folder, so that input and store
-    /// can move to another machine. That it is the same file is seen by its content: see [`super::Check`].
+    /// Returns the input's identity in the stored program. It omits a file's folder: input and store can move to
+    /// another machine; [`super::Check`] compares the content.
     pub(crate) fn identity(&self) -> String {
         match self {
             Self::Path(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
@@ -52,7 +52,7 @@ impl Input {
         }
     }
 
-    /// Returns the format that the input's name tells.
+    /// Returns the format by the file's extension.
     pub(crate) fn format(&self) -> Format {
         let Self::Path(path) = self else { return Format::Csv };
         let plain = if is_compressed(path) { path.with_extension("") } else { path.clone() };
@@ -62,7 +62,7 @@ impl Input {
         }
     }
 
-    /// Returns what to call it in messages.
+    /// Returns the input's name for messages.
     pub(super) fn name(&self) -> String {
         match self {
             Self::Path(path) => path.display().to_string(),
@@ -86,7 +86,7 @@ pub(super) fn open(path: Option<&Path>) -> Result<Tape> {
     let stream = match extension(path).as_str() {
         "gz" => Stream::Once(Box::new(Members::new(file))),
         "zst" => Stream::Once(Box::new(zstd::Decoder::new(file).map_err(failed)?)),
-        // A pipe has no place to go back to.
+        // A pipe cannot seek.
         _ if metadata.is_file() => Stream::File(file),
         _ => Stream::Once(Box::new(file)),
     };

@@ -11,26 +11,26 @@ use serde_json::value::RawValue;
 use super::tape::Tape;
 use super::{MAX_RECORD_BYTES, Malformed, Position, Rows, Step, TOO_LONG, grown};
 
-/// How many records tell which columns there are.
+/// Records whose columns are assumed to be all columns of the input.
 const RECORDS_WITH_ALL_COLUMNS: usize = 100;
 
-/// Records of a JSONL input. A column that a record lacks is null, as one that is `null`.
+/// Records of a JSONL input. A missing column is null, like a `null` one.
 #[derive(Debug)]
 pub(super) struct JsonlRows {
     tape: Tape,
     wanted: Vec<String>,
-    /// The present line without its end.
+    /// The current line without its end.
     bytes: Vec<u8>,
-    /// The wanted cells of the present record, one behind the other, and where each starts and ends.
+    /// The wanted cells of the current record, concatenated, and the range of each.
     text: String,
     cells: Vec<Option<(usize, usize)>>,
-    /// The line of the present record and how many were read, from 1.
+    /// The line of the current record, from 1.
     line: u64,
     /// As in [`Position`].
     unterminated: bool,
 }
 
-/// What there is to read.
+/// The outcome of reading a line.
 enum Read {
     Line,
     TooLong,
@@ -38,10 +38,10 @@ enum Read {
 }
 
 impl JsonlRows {
-    /// Looks at the first records' columns.
+    /// Checks that the first records have the wanted columns.
     ///
     /// # Errors
-    /// `Input` if there is no input; `Config` if none of these records has a wanted column.
+    /// `Input` if the input is empty; `Config` if a wanted column is in none of these records.
     pub(super) fn open(mut tape: Tape, wanted: &[String]) -> Result<Self> {
         let head = tape.look_ahead(RECORDS_WITH_ALL_COLUMNS).map_err(super::cannot_read)?;
         if head.is_empty() {
@@ -49,7 +49,7 @@ impl JsonlRows {
         }
         let objects = head.split(|byte| *byte == b'\n').filter_map(|line| Names.deserialize_line(line).ok());
         let names: BTreeSet<String> = objects.flatten().collect();
-        // With nothing but malformed records there is nothing to compare with.
+        // If all of these records are malformed, the columns are unknown and the check is skipped.
         if let Some(unknown) = wanted.iter().find(|name| !names.is_empty() && !names.contains(*name)) {
             return Err(super::unknown_column(unknown, &names.into_iter().collect::<Vec<_>>()));
         }
@@ -87,7 +87,7 @@ impl JsonlRows {
         }
     }
 
-    /// Continues behind a record that had no line end when it was read, and must have nothing but that by now.
+    /// Resumes after a record that had no line end when it was read; only white space and a line end may follow.
     fn finish_line(&mut self, position: &Position) -> Result<()> {
         self.line = position.line;
         loop {
@@ -104,7 +104,7 @@ impl JsonlRows {
         }
     }
 
-    /// Takes the wanted cells out of the present line.
+    /// Extracts the wanted cells from the current line.
     fn parse(&mut self) -> Result<(), Malformed> {
         self.text.clear();
         self.cells.fill(None);
@@ -152,7 +152,7 @@ impl Rows for JsonlRows {
     }
 
     fn position(&self) -> Position {
-        // Behind a line without an end one is still on it.
+        // A line without a line end is not complete: the position is still on it.
         let line = self.line + u64::from(!self.unterminated);
         let place = Position::new(self.tape.position(), line, self.tape.check());
         Position { unterminated: self.unterminated, ..place }
@@ -168,9 +168,9 @@ impl Rows for JsonlRows {
     }
 }
 
-/// What to take out of an object.
+/// A visitor of the one object in a line.
 trait FromLine<'de>: DeserializeSeed<'de> + Sized {
-    /// Reads exactly one object from a line.
+    /// Parses a line as exactly one object.
     fn deserialize_line(self, line: &'de [u8]) -> serde_json::Result<Self::Value> {
         let mut deserializer = serde_json::Deserializer::from_slice(line);
         let value = self.deserialize(&mut deserializer)?;
@@ -179,7 +179,7 @@ trait FromLine<'de>: DeserializeSeed<'de> + Sized {
     }
 }
 
-/// Takes the values of some columns; of a name that occurs twice the last.
+/// Extracts the values of the wanted columns; the last value of a repeated name wins.
 struct Wanted<'a> {
     names: &'a [String],
 }
@@ -213,7 +213,7 @@ impl<'de> Visitor<'de> for Wanted<'_> {
     }
 }
 
-/// Takes the names of all columns.
+/// Extracts the names of all columns.
 struct Names;
 
 impl FromLine<'_> for Names {}

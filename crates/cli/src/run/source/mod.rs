@@ -1,9 +1,9 @@
-//! The source: one reader that numbers the records of the input and decides everything that depends on their order.
+//! The source: numbers the records of the input, and makes all decisions that depend on their order.
 //!
 //! Invariants:
-//! - a malformed record leaves no trace but a count: it sets no kind and moves no watermark;
-//! - the state after n records, put into a new source over the same input, gives the records after n;
-//! - an input that has grown since then gives what the whole of it would have given, or is refused.
+//! - a malformed record changes nothing but a count: it sets no kind and moves no watermark;
+//! - a new source over the same input, resumed from the state after n records, yields the records after n;
+//! - resumed over a grown input, it yields what one read of the whole input would have, or refuses the input.
 
 mod csv;
 mod gzip;
@@ -42,20 +42,20 @@ const MAX_KEY_BYTES: usize = u16::MAX as usize;
 /// The source's part of a checkpoint, stored as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SourceState {
-    /// Records read from the start of the input, bad and late ones included.
+    /// Records read from the start of the input, including bad and late ones.
     pub(crate) records: u64,
-    /// Where the next one starts.
+    /// The start of the next record.
     #[serde(flatten)]
     pub(crate) position: Position,
     /// Malformed records that were skipped.
     pub(crate) bad_records: u64,
-    /// Records that were dropped because their windows were closed.
+    /// Records dropped because their windows were closed.
     pub(crate) late_records: u64,
-    /// The kinds of columns that have shown one.
+    /// The kinds of columns that have had a non-null cell.
     pub(crate) kinds: BTreeMap<String, Kind>,
     /// The maximum event time of all records, in milliseconds since the Unix epoch.
     pub(crate) watermark: Option<i64>,
-    /// Start of the last window that the end of an input closed, whatever the watermark.
+    /// Start of the last window that the end of the input closed, regardless of the watermark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) closed: Option<i64>,
 }
@@ -63,62 +63,63 @@ pub(crate) struct SourceState {
 /// A place in the input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Uncompressed bytes before it; bids, if the input is generated.
+    /// Uncompressed bytes before the position; bids, if the input is generated.
     pub(crate) offset: u64,
-    /// The line it is on, from 1.
+    /// The line of the position, from 1.
     pub(crate) line: u64,
-    /// What the input before it must be.
+    /// Proof of the input before the position.
     pub(crate) check: Check,
-    /// Whether the input ended here before its last record had a line end. A line end is then all that may follow.
+    /// Whether the input ended here without a line end. Only a line end may then follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) unterminated: bool,
-    /// Where the input must end: a quote was open there, and more input could close it, which would make other records
-    /// of those that were read since.
+    /// The offset at which the input must end. A quote was open there: more input could close it and change the
+    /// records read since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) ends_at: Option<u64>,
 }
 
 impl Position {
-    /// Returns a place between two lines.
+    /// Returns a position between two lines.
     fn new(offset: u64, line: u64, check: Check) -> Self {
         Self { offset, line, check, unterminated: false, ends_at: None }
     }
 }
 
-/// What comes next.
+/// The outcome of reading a record.
 #[derive(Debug)]
 pub(crate) enum Next<'a> {
     /// A record to aggregate.
     Record(Record<'a>),
-    /// A record that was counted and left out: malformed or late.
+    /// A malformed or late record, counted and skipped.
     Skipped,
     /// The end of the input.
     End,
 }
 
-/// Reads records of one format.
+/// A reader of one format's records.
 trait Rows: Debug + Send {
     /// Reads the next record.
     fn next(&mut self) -> Result<Step>;
     /// Returns a cell of the record just read, by the index of the wanted column; `None` if the record has none.
     fn cell(&self, wanted: usize) -> Option<&[u8]>;
-    /// Returns the line that the record just read starts on, or the one where it went wrong.
+    /// Returns the first line of the record just read; of a malformed one, the line of the defect.
     fn line(&self) -> u64;
-    /// Returns the place after the record just read.
+    /// Returns the position after the record just read.
     fn position(&self) -> Position;
-    /// Goes to a place.
+    /// Moves to a position.
     fn resume(&mut self, position: &Position) -> Result<()>;
 }
 
+/// The outcome of reading a row.
 enum Step {
     Row,
     Malformed(Malformed),
     End,
 }
 
-/// What is wrong with a record.
+/// The defect of a record.
 struct Malformed {
-    /// Index of the wanted column, if it is about one.
+    /// Index of the wanted column, if the defect is in one.
     column: Option<usize>,
     reason: &'static str,
 }
@@ -127,11 +128,11 @@ struct Malformed {
 #[derive(Debug)]
 pub(crate) struct Source {
     rows: Box<dyn Rows>,
-    /// What to call the input in messages.
+    /// The input's name in messages.
     name: String,
     wanted: Wanted,
     window: Option<Window>,
-    /// Whether the end of the input closes windows for good.
+    /// Whether the end of the input closes all windows.
     end_closes: bool,
     on_bad_record: OnBadRecord,
     draft: Draft,
@@ -143,7 +144,7 @@ pub(crate) struct Source {
     closed: Option<i64>,
 }
 
-/// The columns that a program reads, and what for.
+/// The columns that a program reads, by use.
 #[derive(Debug)]
 struct Wanted {
     names: Vec<String>,
@@ -172,18 +173,19 @@ impl Wanted {
 }
 
 impl SourceState {
-    /// Returns the bytes that a checkpoint stores.
+    /// Encodes the state for a checkpoint.
     ///
     /// # Errors
-    /// `Usage` if it has no JSON form, which none has.
+    /// `Usage` if serialization fails, which no state causes.
     pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
         serde_json::to_vec(self).map_err(|source| Error::usage("source state has no JSON form").with_source(source))
     }
 
-    /// Returns the state that a checkpoint stores.
+    /// Decodes a checkpoint's state.
     ///
     /// # Errors
-    /// `Corrupt` if it is none: a record has at least one byte, and so has a line.
+    /// `Corrupt` if the bytes do not decode or their counts are impossible: each record and each line has at least one
+    /// byte.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
         let damaged = || Error::corrupt("stored source state is damaged");
         let state: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
@@ -201,15 +203,15 @@ impl SourceState {
 }
 
 impl Source {
-    /// Opens the input at its start, or where `restored` says.
+    /// Opens the input at its start, or at the position of `restored`.
     ///
     /// # Errors
-    /// `Config` for an unknown column; `Input` if the input is empty, cannot be read, or is not what it was;
+    /// `Config` for an unknown column; `Input` if the input is empty, cannot be read, or has changed;
     /// `NotFound` or `Denied`.
     pub(crate) fn open(input: &Input, program: &Program, restored: Option<SourceState>) -> Result<Self> {
         let name = input.name();
         let wanted = Wanted::of(program);
-        let rows = open_rows(input, program.format, &wanted.names).map_err(|error| of_input(error, &name))?;
+        let rows = open_rows(input, program.format, &wanted.names).map_err(|error| with_input_name(error, &name))?;
         let mut source = Self {
             rows,
             name,
@@ -232,7 +234,7 @@ impl Source {
     }
 
     fn resume(&mut self, state: &SourceState) -> Result<()> {
-        self.rows.resume(&state.position).map_err(|error| of_input(error, &self.name))?;
+        self.rows.resume(&state.position).map_err(|error| with_input_name(error, &self.name))?;
         (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
         (self.watermark, self.closed) = (state.watermark, state.closed);
         let kind = |(_, column): &(usize, Column)| state.kinds.get(&column.name).copied();
@@ -243,9 +245,9 @@ impl Source {
     /// Reads the next record.
     ///
     /// # Errors
-    /// `Input` if it is malformed, unless such records are skipped, or if the input cannot be read.
+    /// `Input` if the record is malformed, unless such records are skipped, or if the input cannot be read.
     pub(crate) fn next(&mut self) -> Result<Next<'_>> {
-        let parsed = match self.rows.next().map_err(|error| of_input(error, &self.name))? {
+        let parsed = match self.rows.next().map_err(|error| with_input_name(error, &self.name))? {
             Step::End => return Ok(Next::End),
             Step::Malformed(malformed) => Err(malformed),
             Step::Row => self.parse(),
@@ -273,7 +275,7 @@ impl Source {
         Ok(Next::Record(record))
     }
 
-    /// Puts the present row into the draft and returns its event time. Kinds stay as they are.
+    /// Parses the current row into the draft and returns its event time. Leaves the kinds unchanged.
     fn parse(&mut self) -> Result<Option<i64>, Malformed> {
         let (rows, draft) = (&self.rows, &mut self.draft);
         let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
@@ -298,11 +300,11 @@ impl Source {
             draft.set_window(start);
             time = Some(parsed);
         }
-        for ((column, of), kind) in self.wanted.cells.iter().zip(&self.kinds) {
-            let text = text(*column)?;
-            let value = of.demand.read(*kind, text).map_err(|reason| malformed(*column, reason))?;
-            if of.distinct && text.len() > MAX_KEY_BYTES {
-                return Err(malformed(*column, "distinct cell is longer than 65535 bytes"));
+        for ((index, column), kind) in self.wanted.cells.iter().zip(&self.kinds) {
+            let text = text(*index)?;
+            let value = column.demand.parse(*kind, text).map_err(|reason| malformed(*index, reason))?;
+            if column.distinct && text.len() > MAX_KEY_BYTES {
+                return Err(malformed(*index, "distinct cell is longer than 65535 bytes"));
             }
             draft.push_cell(value, text);
         }
@@ -323,9 +325,9 @@ impl Source {
         }
     }
 
-    /// Returns what a checkpoint after the record just read must hold.
+    /// Returns the state after the record just read, for a checkpoint.
     ///
-    /// Its cost is a hash of up to 64 KiB, or of what was read since the last chunk.
+    /// Costs a hash of up to 64 KiB, or of the consumed bytes still buffered.
     pub(crate) fn state(&self) -> SourceState {
         let kinds = self.wanted.cells.iter().zip(&self.kinds);
         SourceState {
@@ -339,26 +341,26 @@ impl Source {
         }
     }
 
-    /// Notes that every window is being closed because the input has ended. If it grows later, records of these windows
-    /// are late: their results are out.
+    /// Records that the end of the input closes all windows. If the input grows later, records of these windows are
+    /// late, because their results are published.
     pub(crate) fn close_windows(&mut self) {
         if let (Some(window), Some(watermark), true) = (&self.window, self.watermark, self.end_closes) {
             self.closed = self.closed.max(window.start(watermark));
         }
     }
 
-    /// Returns how many records were read, from the start of the input.
+    /// Returns the number of records read, from the start of the input.
     pub(crate) fn records(&self) -> u64 {
         self.records
     }
 
-    /// Returns how many of them were malformed.
+    /// Returns the number of malformed records.
     #[cfg(test)]
     pub(crate) fn bad_records(&self) -> u64 {
         self.bad_records
     }
 
-    /// Returns how many of them were late.
+    /// Returns the number of late records.
     #[cfg(test)]
     pub(crate) fn late_records(&self) -> u64 {
         self.late_records
@@ -384,8 +386,8 @@ fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result
     })
 }
 
-/// Adds the input's name to what went wrong in it.
-fn of_input(error: Error, name: &str) -> Error {
+/// Adds the input's name to an error.
+fn with_input_name(error: Error, name: &str) -> Error {
     if error.message().contains(" file=`") { error } else { error.with("file", name) }
 }
 
@@ -397,16 +399,16 @@ fn cannot_read(source: io::Error) -> Error {
     Error::input("cannot read input").with_source(source)
 }
 
-/// The input is not the one that the checkpoint was taken of.
+/// Returns the error for an input that differs from the checkpoint's.
 fn changed(offset: u64) -> Error {
     Error::input("input changed since the checkpoint").with("offset", offset)
 }
 
-/// More than a line end follows the last record that was read.
+/// Returns the error for an input whose last record, read without a line end, has grown.
 fn grown(offset: u64) -> Error {
     let why = "input changed since the checkpoint: its last record had no line end and has grown";
     Error::input(why).with("offset", offset)
 }
 
-/// What is wrong with a record of more than [`MAX_RECORD_BYTES`].
+/// The defect of a record of more than [`MAX_RECORD_BYTES`].
 const TOO_LONG: &str = "longer than 16 MiB";

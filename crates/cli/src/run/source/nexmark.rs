@@ -1,4 +1,4 @@
-//! Bids of a NEXMark generator: the same ones on every run, reachable at any position at once.
+//! Bids of a NEXMark generator: deterministic, with constant-time seeks.
 
 use std::fmt::Write;
 
@@ -13,7 +13,7 @@ use super::{Position, Rows, Step};
 /// Event time of the first event: 2015-07-15T00:00:00Z.
 const BASE_TIME_MS: u64 = 1_436_918_400_000;
 
-/// Seeds are so many events apart: an event is drawn from its number, so shorter streams do not overlap.
+/// Distance between the first events of two seeds. An event depends only on its number: shorter streams are disjoint.
 const EVENTS_PER_SEED: usize = 500_000_000;
 
 const COLUMNS: [&str; 6] = ["auction", "bidder", "price", "channel", "url", "date_time"];
@@ -21,20 +21,20 @@ const COLUMNS: [&str; 6] = ["auction", "bidder", "price", "channel", "url", "dat
 /// The bids among the first events of a generator.
 pub(super) struct NexmarkRows {
     generator: EventGenerator,
-    /// How many bids there are.
+    /// The number of bids.
     bids: u64,
-    /// For each wanted column, its index.
+    /// The index of each wanted column.
     wanted: Vec<usize>,
-    /// The wanted cells of the present bid, one behind the other, and where each ends.
+    /// The wanted cells of the current bid, concatenated, and the end of each.
     text: String,
     ends: Vec<usize>,
 }
 
 impl NexmarkRows {
-    /// Returns the bids among `events` events of the stream that `seed` picks.
+    /// Returns the bids among the first `events` events of the stream chosen by `seed`.
     ///
     /// # Errors
-    /// `Config` if a wanted column is not one of a bid.
+    /// `Config` if bids do not have a wanted column.
     pub(super) fn open(events: u64, seed: u32, wanted: &[String]) -> Result<Self> {
         let index = |name: &String| {
             let index = COLUMNS.iter().position(|column| column == name);
@@ -66,7 +66,7 @@ impl NexmarkRows {
     }
 }
 
-/// Returns how many of the first `events` events are bids: in each round persons and auctions come first.
+/// Returns the number of bids among the first `events` events: in each round, persons and auctions precede the bids.
 fn bids_among(events: u64, config: &NexmarkConfig) -> u64 {
     let others = (config.person_proportion + config.auction_proportion) as u64;
     let bids = config.bid_proportion as u64;
@@ -87,7 +87,7 @@ impl Rows for NexmarkRows {
         }
         match self.generator.next() {
             Some(Event::Bid(bid)) => self.write_cells(&bid),
-            _ => return Err(Error::input("generator gave something else than a bid")),
+            _ => return Err(Error::input("generator returned an event that is not a bid")),
         }
         Ok(Step::Row)
     }
@@ -98,12 +98,12 @@ impl Rows for NexmarkRows {
         self.text.get(start..end(wanted)).map(str::as_bytes)
     }
 
-    /// A bid's number, from 1.
+    /// Returns the bid's number, from 1.
     fn line(&self) -> u64 {
         self.generator.offset()
     }
 
-    /// Counted in bids, since there are no bytes.
+    /// Returns a position counted in bids: generated input has no bytes.
     fn position(&self) -> Position {
         let bids = self.generator.offset();
         Position::new(bids, bids + 1, Check::Nothing)
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn bids_are_the_same_on_every_run_and_from_every_position() {
+    fn bids_are_deterministic_from_every_position() {
         let all = rows(1000, 0, 0);
         assert_eq!(all.len(), 920);
         for skip in [1, 45, 46, 47, 500, 920] {
@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn persons_and_auctions_come_first() {
+    fn persons_and_auctions_precede_bids() {
         let counts = [1, 4, 5, 50, 53, 54, 55, 100].map(|events| rows(events, 0, 0).len());
         assert_eq!(counts, [0, 0, 1, 46, 46, 46, 47, 92]);
     }

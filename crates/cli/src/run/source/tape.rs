@@ -1,10 +1,10 @@
-//! An input's bytes, with what it takes to find the same place in the same input again.
+//! An input's bytes, with positions that a later run can resume from and verify.
 //!
 //! Invariants:
-//! - a check covers bytes that were consumed, all of them and none after: parsers get at what is ahead only through
-//!   [`Tape::fill`], and tell with [`Tape::consume`] what they took;
-//! - memory is bounded: consumed bytes are kept only as far as a check needs them, and from [`Tape::hold`] on, which
-//!   parsers call at the start of a record and whose length they bound.
+//! - a check covers exactly the consumed bytes: parsers see bytes ahead only through [`Tape::fill`], and report the
+//!   bytes they use with [`Tape::consume`];
+//! - memory is bounded: consumed bytes stay in the buffer only while a check needs them or a parser holds them. Parsers
+//!   call [`Tape::hold`] at the start of a record, and bound the record's length.
 
 use std::fmt;
 use std::fs::File;
@@ -14,37 +14,37 @@ use alluvium::{Error, Result};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::{Xxh3Default, xxh3_128};
 
-/// How much before the position the check of a file covers.
+/// Bytes before the position that a file's check covers.
 const TAIL_BYTES: usize = 64 * 1024;
 
-/// How much is read at once.
+/// Bytes per read.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Proof that the input before a position is what it was.
+/// Proof that the input before a position is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Check {
-    /// The last bytes before it, for files, in which one can seek.
+    /// The last bytes before the position, for files, which can seek.
     Tail {
-        /// How many.
+        /// The number of bytes.
         bytes: usize,
-        /// Their XXH3-128, in hexadecimal.
+        /// XXH3-128 of the bytes, in hexadecimal.
         xxh3: String,
     },
-    /// Everything before it, for what must be read from the start anyway.
+    /// All bytes before the position, for streams, which are read from the start anyway.
     Whole {
-        /// XXH3-128 of it, in hexadecimal.
+        /// XXH3-128 of the bytes, in hexadecimal.
         xxh3: String,
     },
     /// Nothing: generated input cannot change.
     Nothing,
 }
 
-/// Where bytes come from.
+/// A source of bytes.
 pub(super) enum Stream {
     /// A plain file.
     File(File),
-    /// What can be read once, in order.
+    /// A stream that can be read once, in order.
     Once(Box<dyn Read + Send>),
 }
 
@@ -69,17 +69,17 @@ impl fmt::Debug for Stream {
 /// A stream of bytes and a position in it.
 pub(super) struct Tape {
     stream: Stream,
-    /// A part of the stream: consumed bytes, then those ahead.
-    kept: Vec<u8>,
-    /// Where in the stream `kept` starts.
+    /// A part of the stream: consumed bytes, then bytes ahead.
+    buffer: Vec<u8>,
+    /// The offset of `buffer` in the stream.
     start: u64,
-    /// How many bytes of `kept` are consumed.
+    /// The number of consumed bytes in `buffer`.
     consumed: usize,
-    /// Where in the stream bytes are held that a parser may go back to.
+    /// The offset in the stream from which a parser holds bytes, to be able to rewind.
     held: Option<u64>,
-    /// For [`Stream::Once`]: the hash of everything before `kept`.
-    before: Xxh3Default,
-    /// Whether the stream has ended; a terminal must not be asked twice.
+    /// For [`Stream::Once`]: the hash of all bytes before `buffer`.
+    prefix_hash: Xxh3Default,
+    /// Whether the stream has ended. A terminal is not read again after its end.
     ended: bool,
 }
 
@@ -92,24 +92,32 @@ impl fmt::Debug for Tape {
 impl Tape {
     /// Returns the tape at the start of `stream`.
     pub(super) fn new(stream: Stream) -> Self {
-        Self { stream, kept: Vec::new(), start: 0, consumed: 0, held: None, before: Xxh3Default::new(), ended: false }
+        Self {
+            stream,
+            buffer: Vec::new(),
+            start: 0,
+            consumed: 0,
+            held: None,
+            prefix_hash: Xxh3Default::new(),
+            ended: false,
+        }
     }
 
-    /// Returns how many bytes are consumed.
+    /// Returns the number of bytes consumed.
     pub(super) fn position(&self) -> u64 {
         self.start + self.consumed as u64
     }
 
-    /// Returns what is ahead, after reading some if there was nothing; empty at the end.
+    /// Returns the bytes ahead, reading a chunk if there are none; empty at the end.
     pub(super) fn fill(&mut self) -> io::Result<&[u8]> {
-        if self.consumed == self.kept.len() {
-            self.forget();
+        if self.consumed == self.buffer.len() {
+            self.discard();
             self.read_more()?;
         }
         Ok(self.ahead())
     }
 
-    /// Returns what is ahead, after reading until it holds `lines` whole lines, a chunk, or the rest.
+    /// Returns the bytes ahead, reading until they hold `lines` whole lines, a chunk, or the rest.
     pub(super) fn look_ahead(&mut self, lines: usize) -> io::Result<&[u8]> {
         let enough =
             |ahead: &[u8]| ahead.len() >= CHUNK_BYTES || ahead.iter().filter(|b| **b == b'\n').count() >= lines;
@@ -117,46 +125,46 @@ impl Tape {
         Ok(self.ahead())
     }
 
-    /// Returns whether nothing is ahead.
+    /// Returns whether the stream has ended.
     pub(super) fn at_end(&mut self) -> io::Result<bool> {
         Ok(self.fill()?.is_empty())
     }
 
     /// Consumes bytes that [`Tape::fill`] returned.
     pub(super) fn consume(&mut self, bytes: usize) {
-        self.consumed = self.kept.len().min(self.consumed + bytes);
+        self.consumed = self.buffer.len().min(self.consumed + bytes);
     }
 
-    /// From here on keeps what is consumed.
+    /// Keeps bytes consumed from here on, until [`Tape::release`].
     pub(super) fn hold(&mut self) {
         self.held = Some(self.position());
     }
 
-    /// Returns what was consumed since [`Tape::hold`].
+    /// Returns the bytes consumed since [`Tape::hold`].
     pub(super) fn held(&self) -> &[u8] {
-        self.kept.get(self.held_from()..self.consumed).unwrap_or_default()
+        self.buffer.get(self.held_from()..self.consumed).unwrap_or_default()
     }
 
-    /// Goes back to so many bytes behind the place of [`Tape::hold`].
+    /// Moves back to `bytes` after the position of [`Tape::hold`].
     pub(super) fn rewind(&mut self, bytes: usize) {
         self.consumed = self.consumed.min(self.held_from() + bytes);
     }
 
-    /// Keeps no more than checks need.
+    /// Ends [`Tape::hold`].
     pub(super) fn release(&mut self) {
         self.held = None;
     }
 
-    /// Returns where in `kept` the held bytes start; where the consumed ones end, if none are held.
+    /// Returns the start of the held bytes in `buffer`; if none are held, the end of the consumed bytes.
     fn held_from(&self) -> usize {
         let held = self.held.and_then(|held| usize::try_from(held - self.start).ok());
         held.unwrap_or(self.consumed)
     }
 
-    /// Skips the byte order mark of UTF-8 at the start of the input.
+    /// Skips a UTF-8 byte order mark at the start of the input.
     ///
     /// # Errors
-    /// `Input` if there is the mark of another encoding, or the input cannot be read.
+    /// `Input` if the input starts with another encoding's mark, or cannot be read.
     pub(super) fn skip_byte_order_mark(&mut self) -> Result<()> {
         while self.ahead().len() < 4 && self.read_more().map_err(super::cannot_read)? {}
         match self.ahead() {
@@ -169,7 +177,7 @@ impl Tape {
         Ok(())
     }
 
-    /// Consumes what is left of a line, up to its end.
+    /// Consumes the rest of a line, without its end.
     pub(super) fn skip_line(&mut self, is_end: impl Fn(u8) -> bool) -> io::Result<()> {
         loop {
             let ahead = self.fill()?;
@@ -181,32 +189,32 @@ impl Tape {
         }
     }
 
-    /// Returns the check of what is consumed.
+    /// Returns the check of the consumed bytes.
     pub(super) fn check(&self) -> Check {
-        let consumed = self.kept.get(..self.consumed).unwrap_or_default();
+        let consumed = self.buffer.get(..self.consumed).unwrap_or_default();
         match self.stream {
             Stream::File(_) => {
                 let tail = tail_of(consumed);
                 Check::Tail { bytes: tail.len(), xxh3: format!("{:032x}", xxh3_128(tail)) }
             }
             Stream::Once(_) => {
-                let mut whole = self.before.clone();
+                let mut whole = self.prefix_hash.clone();
                 whole.update(consumed);
                 Check::Whole { xxh3: format!("{:032x}", whole.digest128()) }
             }
         }
     }
 
-    /// Goes on to `position` and compares what stands before it.
+    /// Moves to `position` and verifies the bytes before it.
     ///
     /// # Errors
-    /// `Input` if that is not what `check` was made of, or cannot be read.
+    /// `Input` if these bytes do not match `check`, or cannot be read.
     pub(super) fn resume(&mut self, position: u64, check: &Check) -> Result<()> {
         let read = match (&mut self.stream, check) {
             (Stream::File(file), Check::Tail { bytes, .. }) if *bytes <= TAIL_BYTES && *bytes as u64 <= position => {
-                self.kept = vec![0; *bytes];
+                self.buffer = vec![0; *bytes];
                 (self.start, self.consumed, self.ended) = (position - *bytes as u64, *bytes, false);
-                file.seek(SeekFrom::Start(self.start)).and_then(|_| file.read_exact(&mut self.kept))
+                file.seek(SeekFrom::Start(self.start)).and_then(|_| file.read_exact(&mut self.buffer))
             }
             (Stream::Once(_), Check::Whole { .. }) => self.skip_to(position),
             _ => Err(ErrorKind::InvalidData.into()),
@@ -220,11 +228,11 @@ impl Tape {
         }
     }
 
-    /// Consumes everything up to `position`, or to the end. A parser may have looked at what it lies in front of: it goes
-    /// back as far as bytes are kept.
+    /// Consumes the bytes up to `position`, or to the end. Moves back within the buffer if a parser, as by reading the
+    /// header, has consumed more.
     fn skip_to(&mut self, position: u64) -> io::Result<()> {
-        if let Some(kept) = position.checked_sub(self.start).and_then(|kept| usize::try_from(kept).ok()) {
-            self.consumed = self.consumed.min(kept);
+        if let Some(offset) = position.checked_sub(self.start).and_then(|offset| usize::try_from(offset).ok()) {
+            self.consumed = self.consumed.min(offset);
         }
         while self.position() < position {
             let ahead = self.fill()?.len();
@@ -238,39 +246,39 @@ impl Tape {
     }
 
     fn ahead(&self) -> &[u8] {
-        self.kept.get(self.consumed..).unwrap_or_default()
+        self.buffer.get(self.consumed..).unwrap_or_default()
     }
 
-    /// Drops consumed bytes that are not held and that no check needs, not even one of the place where the held ones
-    /// start.
-    fn forget(&mut self) {
-        let done = self.kept.get(..self.held_from()).unwrap_or_default();
+    /// Discards consumed bytes that are not held and that no check needs, including a check at the start of the held
+    /// bytes.
+    fn discard(&mut self) {
+        let done = self.buffer.get(..self.held_from()).unwrap_or_default();
         let spare = match self.stream {
             Stream::File(_) => done.len() - tail_of(done).len(),
             Stream::Once(_) => {
-                self.before.update(done);
+                self.prefix_hash.update(done);
                 done.len()
             }
         };
-        self.kept.drain(..spare);
+        self.buffer.drain(..spare);
         self.start += spare as u64;
         self.consumed -= spare;
     }
 
-    /// Reads a chunk behind what is kept and returns whether there was one.
+    /// Appends a chunk to the buffer; returns false at the end of the stream.
     fn read_more(&mut self) -> io::Result<bool> {
         if self.ended {
             return Ok(false);
         }
-        let length = self.kept.len();
-        self.kept.resize(length + CHUNK_BYTES, 0);
+        let length = self.buffer.len();
+        self.buffer.resize(length + CHUNK_BYTES, 0);
         let read = loop {
-            match self.stream.read(self.kept.get_mut(length..).unwrap_or_default()) {
+            match self.stream.read(self.buffer.get_mut(length..).unwrap_or_default()) {
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 read => break read,
             }
         };
-        self.kept.truncate(length + read.as_ref().copied().unwrap_or(0));
+        self.buffer.truncate(length + read.as_ref().copied().unwrap_or(0));
         self.ended = read? == 0;
         Ok(!self.ended)
     }
@@ -311,12 +319,12 @@ mod tests {
             rest.extend_from_slice(ahead);
             let read = ahead.len();
             tape.consume(read);
-            assert!(tape.kept.len() <= TAIL_BYTES + CHUNK_BYTES, "memory is bounded");
+            assert!(tape.buffer.len() <= TAIL_BYTES + CHUNK_BYTES, "memory is bounded");
         }
     }
 
     #[test]
-    fn resuming_gives_the_rest_and_checks_what_was_before() {
+    fn a_resumed_tape_yields_the_rest_and_verifies_the_bytes_before() {
         let length = 3 * CHUNK_BYTES + 17;
         let content = content(length);
         for open in [file, once] {
@@ -329,7 +337,7 @@ mod tests {
                 resumed.resume(position as u64, &check).unwrap();
                 assert_eq!(resumed.check(), check);
                 assert!(rest(resumed) == content[position..], "{position}");
-                // A check is of one position only, and of that content only.
+                // A check matches one position and one content only.
                 assert!(position == 0 || open(&content).resume(position as u64 - 1, &check).is_err());
                 assert!(position == 0 || open(&content[..position - 1]).resume(position as u64, &check).is_err());
                 let mut other = content.clone();
@@ -342,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn one_can_go_back_to_what_is_held_and_checks_are_the_same() {
+    fn a_rewind_into_held_bytes_preserves_the_check() {
         let content = content(3 * CHUNK_BYTES + 17);
         for open in [file, once] {
             for (at, back) in [(0, 1), (TAIL_BYTES + 5, 0), (CHUNK_BYTES - 1, 2), (CHUNK_BYTES + 9, CHUNK_BYTES)] {
@@ -363,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_check_sees_the_first_byte() {
+    fn a_whole_check_covers_the_first_byte() {
         let mut content = content(2 * CHUNK_BYTES);
         let mut tape = once(&content);
         tape.skip_to(content.len() as u64).unwrap();
@@ -384,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn looking_ahead_consumes_nothing() {
+    fn look_ahead_consumes_nothing() {
         let lines = b"a\nb\nc\n";
         let mut tape = Tape::new(Stream::Once(Box::new(
             lines.chunks(1).fold(Box::new(io::empty()) as Box<dyn Read + Send>, |all, chunk| {

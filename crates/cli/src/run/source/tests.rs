@@ -47,7 +47,7 @@ impl Case {
         }
     }
 
-    /// All records as text; skipped ones as `skipped`.
+    /// Returns all records as text; skipped ones as `skipped`.
     fn all(&self) -> Vec<String> {
         rest(&mut self.open().unwrap()).unwrap()
     }
@@ -74,7 +74,7 @@ fn compressed(name: &str, content: &[u8]) -> Vec<u8> {
     };
     let (first, second) = content.split_at(content.len() / 2);
     match name.rsplit('.').next() {
-        // Two members: what `cat a.gz b.gz` gives.
+        // Two members, as from `cat a.gz b.gz`.
         Some("gz") => [gz(first), gz(second)].concat(),
         Some("zst") => [zstd::encode_all(first, 1).unwrap(), zstd::encode_all(second, 1).unwrap()].concat(),
         _ => content.to_vec(),
@@ -129,7 +129,7 @@ const RECORDS: [&str; 6] =
     ["a|1|x", "b|-2|multi\nline, \"quoted\"", "|?|NA?", "NA|NA?|é", "c|3|\u{feff}bom", "d|04|last"];
 
 #[test]
-fn both_formats_give_the_same_records() {
+fn both_formats_yield_the_same_records() {
     for name in ["in.csv", "in.csv.gz", "in.csv.zst"] {
         assert_eq!(Case::new(name, CSV, KEYED).all(), RECORDS, "{name}");
         assert_eq!(Case::new(name, format!("{CSV}\n\n"), KEYED).all(), RECORDS, "{name}");
@@ -141,7 +141,7 @@ fn both_formats_give_the_same_records() {
 }
 
 #[test]
-fn the_state_after_n_records_gives_the_records_after_n() {
+fn a_source_resumed_after_n_records_yields_the_rest() {
     let nexmark = parse("nexmark:300:2", "--key channel --agg count,min:price,last:bidder");
     let mut inputs = vec![nexmark];
     let cases = [("in.csv", CSV), ("in.csv.gz", CSV), ("in.csv.zst", CSV), ("in.jsonl", JSONL), ("in.jsonl.gz", JSONL)];
@@ -189,7 +189,7 @@ fn a_changed_input_is_refused() {
 }
 
 #[test]
-fn unknown_columns_are_named_with_the_available_ones() {
+fn the_error_for_an_unknown_column_lists_the_available_ones() {
     let (nexmark, of_bids) = parse("nexmark:10", "--key auction --agg count,sum:cost");
     let bids = "auction,bidder,price,channel,url,date_time";
     for (error, column, available) in [
@@ -209,7 +209,7 @@ fn unknown_columns_are_named_with_the_available_ones() {
 }
 
 #[test]
-fn empty_inputs() {
+fn empty_inputs_are_refused() {
     for name in ["in.csv", "in.jsonl", "in.csv.gz", "in.jsonl.zst"] {
         let error = Case::new(name, "", KEYED).error();
         assert_eq!(error.kind(), ErrorKind::Input, "{name}");
@@ -221,7 +221,7 @@ fn empty_inputs() {
 }
 
 #[test]
-fn inputs_that_cannot_be_read() {
+fn unreadable_inputs_are_refused() {
     let case = Case::new("in.csv", CSV, KEYED);
     let kind = |path: PathBuf| Source::open(&Input::Path(path), &case.program, None).unwrap_err().kind();
     assert_eq!(kind(case.folder.path().join("none.csv")), ErrorKind::NotFound);
@@ -237,7 +237,7 @@ fn inputs_that_cannot_be_read() {
 }
 
 #[test]
-fn malformed_records_are_named() {
+fn the_error_for_a_malformed_record_names_file_line_and_column() {
     for (name, content, flags, what) in [
         ("in.csv", "k,v\na,1\nb,1.5\n", "--key k --agg min:v", "line=`3` column=`v` cell=`1.5`"),
         ("in.csv", "k,v\r\na,1\r\n\r\nb,x\r\n", "--key k --agg max:v", "line=`4` column=`v` cell=`x`"),
@@ -286,14 +286,14 @@ fn malformed_records_are_named() {
 }
 
 #[test]
-fn skipped_records_leave_no_trace_but_a_count() {
+fn a_skipped_record_changes_only_a_count() {
     let csv = "k,v,u,t\na,text,1.5,99\nb,5,x,99\nc,5,1,20\nd,6.5,2,21\ne,7,3,9\nf,8,,29\n";
     let case = Case::new("in.csv", csv, &format!("{WINDOWED},min:u --on-bad-record skip").replace(",min:u", ""));
     assert_eq!(case.all(), ["skipped", "b|90|5", "skipped", "skipped", "skipped", "skipped"]);
     let flags = "--key k --agg sum:v,sum:u --window tumbling:10ms --time t --on-bad-record skip";
     let case = Case::new("in.csv", csv, flags);
     let mut source = case.open().unwrap();
-    // The first sets no kind for u and the second none for v; both move no watermark; the fifth is late.
+    // The first sets no kind for u, the second none for v; neither moves the watermark; the fifth is late.
     assert_eq!(rest(&mut source).unwrap(), ["skipped", "skipped", "c|20|5|1", "skipped", "skipped", "f|20|8|?"]);
     let state = source.state();
     assert_eq!((state.records, state.bad_records, state.late_records, state.watermark), (6, 3, 1, Some(29)));
@@ -303,7 +303,7 @@ fn skipped_records_leave_no_trace_but_a_count() {
 
 #[test]
 fn a_record_is_late_by_the_watermark_before_it() {
-    // Windows of 10 ms; with a lateness of 5 ms the one from 0 is closed once 15 was seen, before the record.
+    // Windows of 10 ms: with a lateness of 5 ms, the window from 0 closes after the record at 15.
     let csv = "k,v,t\na,1,14\na,2,9\na,3,15\na,4,9\na,5,10\na,6,25\na,7,19\na,8,20\n";
     let late = |flags: &str| {
         let mut source = Case::new("in.csv", csv, flags).open().unwrap();
@@ -318,7 +318,7 @@ fn a_record_is_late_by_the_watermark_before_it() {
 }
 
 #[test]
-fn kinds_and_watermark_outlive_a_restart() {
+fn kinds_and_watermark_survive_a_restart() {
     let csv = "k,v,t\na,1,50\nb,2.5,60\nc,3,1\n";
     let case = Case::new("in.csv", csv, &format!("{WINDOWED} --on-bad-record skip"));
     let mut source = case.open().unwrap();
@@ -329,7 +329,7 @@ fn kinds_and_watermark_outlive_a_restart() {
 }
 
 #[test]
-fn limits() {
+fn overlong_keys_and_distinct_cells_are_malformed() {
     let long = "x".repeat(70_000);
     let csv = format!("k,v\n{long},1\nb,{long}\n");
     let error = Case::new("in.csv", &csv, "--key k --agg count").error();
@@ -339,12 +339,12 @@ fn limits() {
     assert_eq!(Case::new("in.csv", "k,v\na,b\n", "--key v --agg last:k").all(), ["b|a"]);
 }
 
-/// Each is one bad record, whatever it is made of, and what follows is read.
+/// Each overlong record counts as one bad record, and the next record is read.
 #[test]
 fn a_record_that_is_too_long_is_one_bad_record() {
     let huge = "y".repeat(MAX_RECORD_BYTES);
     let (quoted, lines) = (format!("\"{huge}\""), "y\n".repeat(MAX_RECORD_BYTES / 2));
-    for (name, before, long, behind) in [
+    for (name, before, long, trailer) in [
         ("in.csv", "k,v\na,1\n", format!("{huge},2"), "\nc,3\n"),
         ("in.csv", "k,v\na,1\n", format!("{huge},2"), "\r\nc,3"),
         ("in.csv", "k,v\na,1\n", format!("b,{quoted}"), "\nc,3\n"),
@@ -354,7 +354,7 @@ fn a_record_that_is_too_long_is_one_bad_record() {
         ("in.jsonl", "{\"k\":\"a\"}\n", format!("{{\"k\":{quoted}}}"), "\n{\"k\":\"c\"}"),
         ("in.jsonl.gz", "{\"k\":\"a\"}\n", format!("{huge}{huge}{huge}"), "\n{\"k\":\"c\"}\n"),
     ] {
-        let content = format!("{before}{long}{behind}");
+        let content = format!("{before}{long}{trailer}");
         let case = Case::new(name, &content, "--key k --agg count --on-bad-record skip");
         let mut source = case.open().unwrap();
         let mut all = vec![text(&source.next().unwrap(), 0), text(&source.next().unwrap(), 0)];
@@ -368,14 +368,14 @@ fn a_record_that_is_too_long_is_one_bad_record() {
         assert!(error.message().starts_with("malformed record: longer than 16 MiB file=`"), "{error}");
         assert!(error.message().contains(&format!("line=`{line}`")), "{error}");
     }
-    // A stray quote with more behind it than a record can hold: its line is the record.
+    // A stray quote followed by more than a record can hold: the record is the quote's line.
     let content = format!("k,v\na,1\nb,\"2\n{lines}c,3\n");
     let mut source = Case::new("in.csv", &content, "--key k --agg count --on-bad-record skip").open().unwrap();
     let all = rest(&mut source).unwrap();
     assert_eq!((all[0].as_str(), all[1].as_str(), all.last().unwrap().as_str()), ("a", "skipped", "c"));
     assert_eq!(all.len(), 3 + MAX_RECORD_BYTES / 2);
     assert_eq!(source.state().position.line, 5 + MAX_RECORD_BYTES as u64 / 2);
-    // The longest that there may be.
+    // The longest allowed records.
     for (name, content) in [
         ("in.csv", format!("k,v\n{},{}\nc,3\n", "a", &huge[2..])),
         ("in.csv", format!("v,k\n{},{}", &huge[2..], "a")),
@@ -394,7 +394,7 @@ fn a_stray_quote_costs_one_record() {
         ("k,v\n\"a\na\",1\n\"b\nb\",\"2\nc,\"\"\n", &["a\na", "skipped", "c"]),
         ("k,v\na,1\nb,\"2", &["a", "skipped"]),
         ("k,v\na,1\n\"\"\"\nb,2\r\n", &["a", "skipped", "b"]),
-        // No stray ones: a quote within a cell, quotes that close, a doubled one at the end.
+        // Not stray: a quote within a cell, closed quotes, a doubled quote at the end.
         ("k,v\na\",1\nb,\"2\"\nc,\"x\"\"\"", &["a\"", "b", "c"]),
     ] {
         let case = Case::new("in.csv", content, flags);
@@ -409,10 +409,23 @@ fn a_stray_quote_costs_one_record() {
         }
     }
     let error = Case::new("in.csv", "k,\"v\na,1\n", flags).error();
-    assert!(error.message().starts_with("malformed names of columns: a quote is never closed line=`1`"), "{error}");
+    assert!(error.message().starts_with("malformed header: a quote is never closed line=`1`"), "{error}");
 }
 
-/// What a job makes of an input that grows between two runs is what it makes of the whole, or it is refused.
+/// Reads to the end. Returns the records as text, and the states at all record boundaries.
+fn records_and_states(source: &mut Source) -> (Vec<String>, Vec<SourceState>) {
+    let (mut read, mut states) = (Vec::new(), vec![source.state()]);
+    loop {
+        let next = text(&source.next().unwrap(), 0);
+        if next == "end" {
+            return (read, states);
+        }
+        read.push(next);
+        states.push(source.state());
+    }
+}
+
+/// A job resumed on a grown input yields the records of the whole input, or refuses the input.
 #[test]
 fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
     let skip = "--key k --agg count --on-bad-record skip";
@@ -441,16 +454,7 @@ fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
         for name in [name.to_owned(), format!("{name}.gz"), format!("{name}.zst")] {
             let case = Case::new(&name, old, skip);
             let mut source = case.open().unwrap();
-            let mut states = vec![source.state()];
-            let mut read = Vec::new();
-            loop {
-                let next = text(&source.next().unwrap(), 0);
-                if next == "end" {
-                    break;
-                }
-                read.push(next);
-                states.push(source.state());
-            }
+            let (read, states) = records_and_states(&mut source);
             let whole = format!("{old}{more}");
             fs::write(case.path(), compressed(&name, whole.as_bytes())).unwrap();
             let expected = case.all();
@@ -478,7 +482,7 @@ fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
 }
 
 #[test]
-fn byte_order_marks() {
+fn a_utf_8_byte_order_mark_is_skipped_and_others_are_refused() {
     for name in ["in.csv", "in.csv.gz", "in.jsonl", "in.jsonl.zst"] {
         let content = if name.contains("csv") { "k\na\nb\n" } else { "{\"k\":\"a\"}\n{\"k\":\"b\"}\n" };
         let case = Case::new(name, format!("\u{feff}{content}"), "--key k --agg count");
@@ -498,39 +502,39 @@ fn byte_order_marks() {
 }
 
 #[test]
-fn what_follows_compressed_input_is_padding_or_an_error() {
-    let read = |name: &str, behind: &[u8]| {
+fn only_padding_may_follow_compressed_input() {
+    let read = |name: &str, trailer: &[u8]| {
         let case = Case::new(name, "k\na\nb\n", "--key k --agg count");
-        let file = [fs::read(case.path()).unwrap(), behind.to_vec()].concat();
+        let file = [fs::read(case.path()).unwrap(), trailer.to_vec()].concat();
         fs::write(case.path(), file).unwrap();
         let read = rest(&mut case.open()?)?;
         Ok::<_, Error>(read)
     };
     let member = compressed("in.csv.gz", b"c\n");
-    for (behind, more) in [(&b""[..], &[][..]), (&[0], &[]), (&[0; 100_000], &[]), (&member, &["c"])] {
-        assert_eq!(read("in.csv.gz", behind).unwrap(), [&["a", "b"], more].concat(), "{} bytes", behind.len());
+    for (trailer, more) in [(&b""[..], &[][..]), (&[0], &[]), (&[0; 100_000], &[]), (&member, &["c"])] {
+        assert_eq!(read("in.csv.gz", trailer).unwrap(), [&["a", "b"], more].concat(), "{} bytes", trailer.len());
     }
     let padded = [&[0; 512], &member[..]].concat();
-    for behind in [&b"x"[..], b"\0x", &[0x1f], &member[..5], &member[..member.len() - 1], &padded] {
-        let error = read("in.csv.gz", behind).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Input, "{behind:?}");
+    for trailer in [&b"x"[..], b"\0x", &[0x1f], &member[..5], &member[..member.len() - 1], &padded] {
+        let error = read("in.csv.gz", trailer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{trailer:?}");
     }
     let frame = compressed("in.csv.zst", b"c\n");
     assert_eq!(read("in.csv.zst", &frame).unwrap(), ["a", "b", "c"]);
-    for behind in [&b"x"[..], b"\0\0\0\0", b"garbage", &frame[..6], &frame[..frame.len() - 1]] {
-        let error = read("in.csv.zst", behind).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Input, "{behind:?}");
+    for trailer in [&b"x"[..], b"\0\0\0\0", b"garbage", &frame[..6], &frame[..frame.len() - 1]] {
+        let error = read("in.csv.zst", trailer).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Input, "{trailer:?}");
     }
 }
 
 #[test]
-fn what_the_end_of_the_input_closed_is_late_when_it_grows() {
+fn records_of_windows_closed_by_the_end_of_the_input_are_late_after_it_grows() {
     let old = "k,v,t\na,1,1\nb,2,25\na,3,12\n";
     let more = "a,4,24\na,5,29\na,6,30\nb,7,29\nb,8,45\n";
     let flags = format!("{WINDOWED} --lateness 7ms --emit on-close --output x");
     for (flags, expected) in [
         (flags.as_str(), &["skipped", "skipped", "a|30|6", "skipped", "b|40|8"][..]),
-        // Where nothing is published until the end, nothing is closed by it.
+        // With --emit end, the end of the input closes no window.
         (&format!("{WINDOWED} --lateness 7ms"), &["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]),
     ] {
         let case = Case::new("in.csv", old, flags);
@@ -544,7 +548,7 @@ fn what_the_end_of_the_input_closed_is_late_when_it_grows() {
         fs::write(case.path(), format!("{old}{more}")).unwrap();
         let mut grown = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), expected);
-        // From a checkpoint before the end, no window was closed by it.
+        // A checkpoint from before the end has no closed windows.
         let mut grown = Source::open(&case.input, &case.program, Some(before)).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), ["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]);
     }
