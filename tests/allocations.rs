@@ -12,10 +12,7 @@ use alluvium::Timestamp;
 use alluvium::backend::Cut;
 use alluvium::backend::Part;
 use alluvium::backend::StateBackend as _;
-use alluvium::{
-    AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, TableOptions,
-    Tables, TtlConfig, ValueState,
-};
+use alluvium::{AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
 use alluvium::{Fixed, Ordered};
 use alluvium::{KeyGroupSet, Partitioner};
 use alluvium_testkit::Mean;

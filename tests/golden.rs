@@ -16,10 +16,7 @@ use alluvium::backend::Part;
 use alluvium::backend::{Columns, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
 use alluvium::internals::place::pack::{Pack, PackBuilder, Packed};
 use alluvium::internals::segment::{Compression, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
-use alluvium::manifest::{
-    AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice,
-    OperatorManifest, Program, Retained, StateKind, SubtaskEntry, SubtaskManifest, TableSchema,
-};
+use alluvium::manifest::{AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice, OperatorManifest, Program, Retained, StateKind, SubtaskEntry, SubtaskManifest, TableSchema};
 use alluvium::manifest::{Hash, ObjectId, PutId, SegmentId};
 use alluvium::{Attempt, Epoch, JobId, ManifestId, OperatorId, Seq, Subtask, TableId};
 use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};

@@ -7,10 +7,7 @@ use alluvium::Result;
 use alluvium::Schema;
 use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
-use alluvium::{
-    Aggregate, AggregatingState, AnyBackend, ListState, MapState, OrderedMapState, ReducingState, TableOptions, Tables,
-    TimeDomain, Timers, TtlConfig, ValueState,
-};
+use alluvium::{Aggregate, AggregatingState, AnyBackend, ListState, MapState, OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, Timers, TtlConfig, ValueState};
 use alluvium::{BroadcastState, OperatorList, Seat, Task};
 use alluvium::{Codec, Fixed, Ordered, Raw, Utf8};
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use alluvium::Attempt;
 use alluvium::Store;
-use alluvium::internals::envelope::{self, Kind};
+use alluvium::internals::envelope::Kind;
+use alluvium::internals::internals::envelope::self;
 use alluvium::internals::store::Key;
 use alluvium::manifest::ObjectId;
 use alluvium::{Error, Result};
