@@ -1,4 +1,4 @@
-//! Goals of the adaptive interval, as text.
+//! Parses goals of the adaptive interval.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use alluvium::control::interval::Goals;
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GoalArg(pub Goals);
 
-/// What `--goal` says of itself.
+/// Help text of `--goal`.
 pub const HELP: &str = "What checkpoints are to achieve, in any combination: recovery=DURATION, recovery-point=DURATION, \
      overhead=PERCENT%, bytes-per-hour=SIZE, requests-per-hour=N [default: lose as little time as possible]";
 

@@ -8,7 +8,7 @@ use crate::decision::decisions_json;
 
 use super::compare::{Case, Comparison, Met, Total, USUAL_S};
 
-/// Returns a share in percent; a dash for what is not known.
+/// Returns a share in percent, or a dash if unknown.
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share))
 }
@@ -34,7 +34,7 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
     let mut line = |name: &str, total: &Total| {
         let runs = total.lost.len().max(1) as f64;
         let recovery = total.recovery_quantile(0.99).map_or_else(|| "-".to_owned(), |took| format!("{took:.1} s"));
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _infallible = writeln!(
             text,
             "{name:<14} {:>9.1} {:>21.1} {:>12.0} {recovery:>13}",
@@ -100,7 +100,7 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
     })
 }
 
-/// Returns a share of failures; `None` of none.
+/// Returns a share of failures; `None` if there were none.
 fn share(part: usize, all: usize) -> Option<f64> {
     (all > 0).then(|| part as f64 / all as f64)
 }

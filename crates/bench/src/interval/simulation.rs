@@ -1,8 +1,8 @@
 //! A run of the job, event by event: checkpoints, failures, restores, catch-ups.
 //!
-//! A fluid model: input comes at the trace's rate and is processed at the capacity while there is a backlog. A checkpoint
-//! takes its capacity cost from the processing when it starts, and is durable its duration later. A failure undoes what
-//! was processed since the barrier of the last durable checkpoint. Equal seeds give equal runs.
+//! A fluid model: input arrives at the trace's rate; a backlog is processed at full capacity. A checkpoint takes its
+//! capacity cost from processing at its start, and is durable after its duration. A failure undoes all processing after
+//! the barrier of the last durable checkpoint. Equal seeds give equal runs.
 
 use alluvium::control::estimate::{FailureScope, LoadSample};
 use alluvium::control::interval::{CheckpointSample, Controller, Decision, Observation};
@@ -11,41 +11,41 @@ use alluvium::time::Timestamp;
 use super::world::World;
 use crate::random::Random;
 
-/// The job has caught up when what waits takes less than this to process, s.
+/// The job has caught up once the backlog takes less than this to process, s.
 const CAUGHT_UP_S: f64 = 0.5;
 
 /// Relative standard deviation of the measured share of busy time.
 const BUSY_NOISE: f64 = 0.02;
 
-/// Who says when a checkpoint starts.
+/// Decides when checkpoints start.
 #[derive(Debug)]
 pub(super) enum Policy<'a> {
     Fixed(f64),
-    /// The controller. What it is told of costs is off by a factor.
+    /// The controller, which observes costs scaled by the factor.
     Adaptive(Box<Controller>, f64),
-    /// For each second as the start of an interval, when it ends.
+    /// For each second as an interval's start, the interval's end.
     Schedule(&'a [f64]),
 }
 
-/// What a run came to.
+/// Totals of a run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outcome {
     /// Capacity lost to checkpoints, s.
     pub(super) checkpoint_s: f64,
-    /// Time by which replay put off having caught up, s.
+    /// Time by which replay delayed catch-up, s.
     pub(super) replay_s: f64,
     pub(super) checkpoints: u64,
     pub(super) bytes: f64,
     pub(super) requests: f64,
-    /// Index of each failure from which the job recovered undisturbed, with the time it took, s.
+    /// Index and duration, s, of each recovery not interrupted by another failure.
     pub(super) recoveries: Vec<(usize, f64)>,
-    /// Records processed for good.
+    /// Records processed and never undone.
     pub(super) processed: f64,
-    /// The least time between two starts of checkpoints, s.
+    /// Shortest time between two checkpoint starts, s.
     pub(super) shortest_s: f64,
-    /// Changes of the interval: when, and to what.
+    /// Interval changes: time and decision.
     pub(super) changes: Vec<(f64, Decision)>,
-    /// Seconds of checkpoint cost while the utilisation was above its mean.
+    /// Checkpoint cost, s, paid while the utilisation was above its mean.
     pub(super) busy_cost_s: f64,
 }
 
@@ -67,7 +67,7 @@ struct CatchUp {
     disturbed: bool,
 }
 
-/// A run under way.
+/// The state of a run.
 struct Run<'a, 'p> {
     world: &'a World,
     policy: &'a mut Policy<'p>,
@@ -83,13 +83,13 @@ struct Run<'a, 'p> {
     stall: f64,
     flight: Option<Flight>,
     catching_up: Option<CatchUp>,
-    /// Since the last sample of the load: when it was, records, and seconds busy.
+    /// Counters at the last load sample, of time, records, updates and busy seconds.
     sampled: (f64, f64, f64, f64),
     mean_rate: f64,
     out: Outcome,
 }
 
-/// Runs the job under `policy` with these failures. `sample_s`: how often the load is looked at.
+/// Runs the job under `policy` with these failures. `sample_s` is the time between load samples.
 pub(super) fn simulate(world: &World, policy: &mut Policy<'_>, failures: &[f64], seed: u64, sample_s: f64) -> Outcome {
     let mut run = Run {
         world,
@@ -143,7 +143,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Returns when the next checkpoint is to start, if that is known and yet to come.
+    /// Returns when the next checkpoint starts, or infinity if none is planned.
     fn next_start(&self) -> f64 {
         if self.flight.is_some() {
             return f64::INFINITY;
@@ -194,12 +194,12 @@ impl Run<'_, '_> {
 
     /// Draws a factor around 1.
     fn noise(&mut self, deviation: f64) -> f64 {
-        // Three uniform draws: a bell, with an end on either side.
+        // The sum of three uniform draws approximates a bell curve with bounded tails.
         let sum: f64 = (0..3).map(|_| self.random.draw_unit()).sum::<f64>() - 1.5;
         (1.0 + 2.0 * deviation * sum).max(0.05)
     }
 
-    /// Lets `dt` seconds pass within one second of the trace.
+    /// Advances by `dt` seconds, within one second of the trace.
     fn process(&mut self, dt: f64) {
         let waiting = self.world.records_at(self.t + dt) - self.offset;
         let stalled = self.stall.min(dt);
@@ -294,7 +294,7 @@ impl Run<'_, '_> {
         self.next_failure += 1;
         let mut up = self.t + self.outage();
         let mut disturbed = self.catching_up.is_some();
-        // One that fails while it restarts begins to restart again.
+        // A failure during a restart starts the restart again.
         while let Some(again) = self.failures.get(self.next_failure).copied().filter(|again| *again < up) {
             self.next_failure += 1;
             disturbed = true;

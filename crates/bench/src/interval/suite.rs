@@ -1,4 +1,4 @@
-//! Every made load, with failures, costs and prior as expected and not.
+//! Every generated load, with failures, costs and prior as expected and off.
 
 use std::fmt::Write as _;
 
@@ -12,15 +12,15 @@ use super::trace::{Made, TraceSource};
 use super::world::Failures;
 use crate::Print;
 
-/// What is not as expected.
+/// The deviation from expected conditions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Variant {
     Expected,
     /// Weibull failures, shape 0.7.
     Weibull,
-    /// The controller is told of costs that are off by this factor.
+    /// The controller observes costs scaled by this factor.
     Costs(f64),
-    /// Its prior mean time between failures is off by this factor.
+    /// The controller's prior mean time between failures is scaled by this factor.
     Prior(f64),
 }
 
@@ -37,7 +37,7 @@ impl Variant {
         }
     }
 
-    /// Returns whether it is only the controller that is wrong: all others do what they do as expected.
+    /// Returns whether only the controller deviates, which leaves all other policies' outcomes unchanged.
     fn of_controller(self) -> bool {
         matches!(self, Self::Costs(_) | Self::Prior(_))
     }
@@ -52,10 +52,10 @@ impl Variant {
     }
 }
 
-/// Prints the table, or a document.
+/// Prints the table, or one JSON document.
 ///
 /// # Errors
-/// As the comparison, and `Unavailable` if standard output is closed.
+/// Those of the comparison; `Unavailable` if standard output is closed.
 pub(super) fn run(args: &IntervalArgs, print: Print<'_>) -> Result<()> {
     let mut sources: Vec<TraceSource> = Made::ALL.into_iter().map(TraceSource::Made).collect();
     sources.extend(args.trace.clone());
@@ -65,7 +65,7 @@ pub(super) fn run(args: &IntervalArgs, print: Print<'_>) -> Result<()> {
     }
     for variant in Variant::ALL {
         for (at, source) in sources.iter().enumerate() {
-            // What is made has a capacity of its own.
+            // `--capacity` applies to traces from files: generated loads have their own.
             let capacity = args.capacity.filter(|_| matches!(source, TraceSource::File(_)));
             let mut case = IntervalArgs { trace: Some(source.clone()), capacity, ..args.clone() }.case()?;
             variant.apply(&mut case);
@@ -91,7 +91,7 @@ const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|
 ";
 
-/// Returns by how much more the controller lost than a usual fixed interval, as a share; `None` if that lost nothing.
+/// Returns the controller's extra loss relative to a usual fixed interval; `None` if that interval lost nothing.
 fn against(comparison: &Comparison, interval: f64) -> Option<f64> {
     let other = comparison.fixed_at(interval)?.mean();
     (other > 0.0).then(|| comparison.controller.mean() / other - 1.0)
@@ -101,7 +101,7 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
     let (best_s, best) = comparison.best_fixed();
     let mut row = format!("| {} | {} ", variant.name(), case.name);
     let cells = [comparison.controller.mean(), best_s, best.mean(), comparison.clairvoyant.mean()];
-    // A string takes whatever is written to it.
+    // Writing to a string cannot fail.
     cells.into_iter().for_each(|cell| {
         let _infallible = write!(row, "| {cell:.1} ");
     });
@@ -111,7 +111,7 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
         signed_percent(comparison.regret()),
         percent(comparison.error()),
         percent(comparison.gap()),
-        // Of a gap that is noise a share means nothing.
+        // A share of a gap within the noise is meaningless.
         comparison
             .closed()
             .filter(|closed| closed.abs() < 5.0)

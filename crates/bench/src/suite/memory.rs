@@ -1,14 +1,14 @@
-//! Memory that checkpoints hold, beside what backends do.
+//! Memory held by checkpoints, as opposed to backends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alluvium::memory::MemoryBudget;
 
-/// The budget that the backends of all lanes share with the background, and what of it the backends hold.
+/// The memory budget shared by all lanes' backends and background work, and the part held by backends.
 ///
-/// The rest is pinned: sealed rows that the backends have let go of, and encoded segments, until they are placed. What a
-/// sealed part shares with a backend is the backend's.
+/// The rest is pinned: sealed rows that backends have released, and encoded segments, until placed. Rows shared by a
+/// sealed part and a backend count as the backend's.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     budget: MemoryBudget,
@@ -20,12 +20,12 @@ impl Memory {
         Self { budget, backends: Arc::default() }
     }
 
-    /// Takes note that a backend holds `after` bytes, no longer `before`. Wraps round where it holds less.
+    /// Records that a backend now holds `after` bytes instead of `before`. The sum wraps, so a decrease is also exact.
     pub(super) fn moved(&self, before: u64, after: u64) {
         self.backends.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// Returns the bytes that are pinned.
+    /// Returns the pinned bytes.
     pub(super) fn pinned_bytes(&self) -> u64 {
         self.budget.held_bytes().saturating_sub(self.backends.load(Ordering::Relaxed))
     }

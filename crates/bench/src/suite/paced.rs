@@ -1,11 +1,12 @@
-//! The paced phase: updates at full speed that make a fixed share of the keys dirty per second.
+//! The paced phase: updates at full speed that dirty a fixed share of the keys per second.
 //!
 //! ```text
 //! load -> full checkpoint -> checkpoints back to back -> touch every key -> the same without checkpoints
 //! ```
 //!
-//! In a process of its own, so that no other step colours its memory. Without checkpoints, the same turns to other keys
-//! are taken at the same times, but there is no barrier, and every key is dirty: all updates are in place.
+//! The phase runs in its own process, because other steps would distort its memory figures. The run without checkpoints
+//! switches to other keys at the same times, but has no barriers and every key is already dirty, so all updates are in
+//! place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,26 +27,26 @@ use super::walk::Walk;
 use super::workload::BATCH;
 use crate::clock;
 
-/// What the lanes are told while they write.
+/// Signals to the lanes while they write.
 #[derive(Debug, Default)]
 struct Calls {
     attempt: Attempt,
-    /// The epoch whose barrier is to be taken.
+    /// The epoch of the newest barrier; 0 before the first.
     epoch: AtomicU64,
     over: AtomicBool,
 }
 
-/// What a lane does before its next batch.
+/// A lane's next action, chosen before each batch.
 #[derive(Debug)]
 enum Turn {
     Write,
     Barrier(Barrier),
-    /// Turn to other keys, as after a barrier.
+    /// Mark all keys clean, as a barrier does.
     Forget,
     Stop,
 }
 
-/// A lane that writes at a pace.
+/// A lane that writes at a fixed dirty rate.
 #[derive(Debug)]
 struct Writer<B> {
     lane: Lane<B>,
@@ -53,25 +54,25 @@ struct Writer<B> {
     positions: Vec<u32>,
 }
 
-/// What a lane saw while it wrote.
+/// One lane's measurements.
 #[derive(Debug, Default)]
 struct Run {
     pace: Pace,
     elapsed: Duration,
-    /// When it turned to other keys, since its start.
+    /// Times since the start at which the lane marked its keys clean.
     turns: Vec<Duration>,
     pauses: Vec<Duration>,
-    /// Keys that it touched for the first time after a barrier: in all, and at most between two.
+    /// Keys touched for the first time after a barrier, in total; `dirty_most` is the maximum between two barriers.
     first_touches: usize,
     dirty_most: usize,
     pinned_bytes: u64,
 }
 
-/// What the checkpoints showed.
+/// Measurements of the checkpoints.
 #[derive(Debug)]
 struct Checkpoints {
     durations: Vec<Duration>,
-    /// Memory of the process and what of it is pinned, half-way through the last.
+    /// Resident and pinned memory, half-way through the last checkpoint.
     resident: Option<u64>,
     pinned: u64,
 }
@@ -82,13 +83,13 @@ impl<B: StateBackend> Writer<B> {
         Self { lane, walk, positions: Vec::with_capacity(BATCH) }
     }
 
-    /// Touches every key, so that all are dirty.
+    /// Touches every key, which makes all dirty.
     fn touch_all(&mut self) -> Result<()> {
         let mut batches = self.walk.order().chunks(BATCH);
         batches.try_for_each(|batch| self.lane.touch(batch, Timing::Batch, &mut Pace::default()))
     }
 
-    /// Writes until `next`, which is told how long it has been writing, says that it is to stop.
+    /// Writes until `next`, called with the elapsed time, returns `Stop`.
     fn write(&mut self, mut next: impl FnMut(Duration) -> Turn) -> Result<Run> {
         let (mut run, started) = (Run::default(), clock::now());
         self.walk.start();
@@ -116,7 +117,7 @@ impl<B: StateBackend> Writer<B> {
         Ok(run)
     }
 
-    /// Writes, and takes each barrier that it is called for.
+    /// Writes and takes each signalled barrier.
     fn with_checkpoints(&mut self, calls: &Calls) -> Result<Run> {
         let mut taken = 0;
         self.write(|_| {
@@ -131,7 +132,7 @@ impl<B: StateBackend> Writer<B> {
         })
     }
 
-    /// Writes as it did in `run`, without barriers.
+    /// Repeats `run` without barriers.
     fn without_checkpoints(&mut self, run: &Run) -> Result<Run> {
         let mut turns = run.turns.iter().peekable();
         self.write(|elapsed| match turns.next_if(|turn| **turn <= elapsed) {
@@ -161,7 +162,7 @@ impl<B: StateBackend> Cell<'_, B> {
         self.paced(&runs, &without, &checkpoints, empty)
     }
 
-    /// Has the lanes write while checkpoints are taken back to back.
+    /// Runs the lanes with checkpoints back to back.
     fn checkpointed(&self, job: &Job, writers: &mut [Writer<B>], memory: &Memory) -> Result<(Vec<Run>, Checkpoints)> {
         let calls = Calls { attempt: job.attempt(), ..Calls::default() };
         thread::scope(|scope| {
@@ -175,7 +176,7 @@ impl<B: StateBackend> Cell<'_, B> {
         })
     }
 
-    /// Takes checkpoints, each triggered when the one before is committed, and one that begins when the time is over.
+    /// Triggers each checkpoint when its predecessor commits, and a final one at the end of the time.
     fn checkpoints(&self, job: &Job, calls: &Calls, memory: &Memory) -> Result<Checkpoints> {
         let (started, mut durations) = (clock::now(), Vec::new());
         loop {

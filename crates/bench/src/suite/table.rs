@@ -1,4 +1,4 @@
-//! The figures as text for people.
+//! The figures as text.
 
 use super::report::{CellReport, Paced, Report};
 
@@ -33,7 +33,7 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-/// A column: its heading and what it shows of a cell.
+/// A column: its heading and how to format a cell's figure.
 type Column = (&'static str, fn(&CellReport) -> String);
 
 const CELL: [Column; 5] = [
@@ -114,7 +114,7 @@ fn table(cells: &[CellReport], columns: &[Column]) -> String {
     text
 }
 
-/// Returns a large number in thousands, with as many digits as anybody should believe.
+/// Returns a large number in thousands or millions, with meaningful digits only.
 fn count(number: f64) -> String {
     if number < 1e6 { format!("{:.0}k", number / 1e3) } else { format!("{:.2}M", number / 1e6) }
 }
