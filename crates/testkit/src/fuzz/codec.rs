@@ -8,7 +8,8 @@ use alluvium::codec::typed::{
     At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8,
 };
 
-/// Any bytes as a value of every codec. What is read and written again reads the same; tools read it by its name alone.
+/// Any bytes as a value of every codec. Decoding is stable under re-encoding, and tools decode by the type's name
+/// alone.
 pub fn codecs(data: &[u8]) -> Result<()> {
     check::<Vec<u8>>(&Raw, data);
     check::<String>(&Utf8, data);
@@ -77,7 +78,7 @@ fn encoded<V>(codec: &impl Codec<V>, value: &V) -> Vec<u8> {
     bytes
 }
 
-/// A line of any text as a schema's name, the rest as bytes of that type.
+/// The first line as a schema's name, the rest as bytes of that type.
 pub fn schema(data: &[u8]) -> Result<()> {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (name, bytes) = data.split_at(end);

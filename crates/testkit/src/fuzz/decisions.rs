@@ -1,4 +1,5 @@
-//! Decisions against simple models: when epochs end, which manifests live, what is garbage, what a sweep may take.
+//! Decisions checked against simple models: when epochs end, which manifests live, what is garbage, what a sweep
+//! deletes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +18,7 @@ use arbitrary::{Arbitrary, Unstructured};
 use super::object::golden;
 use super::world::{self, Objects};
 
-/// What happens to a coordinator.
+/// Events of a coordinator.
 #[derive(Debug, Clone, Copy, Arbitrary)]
 enum Happens {
     Trigger,
@@ -28,7 +29,7 @@ enum Happens {
     Later { seconds: u16 },
 }
 
-/// What happens to a chain of manifests.
+/// A manifest appended to the chain.
 #[derive(Debug, Clone, Arbitrary)]
 struct Appended {
     kind: u8,
@@ -49,7 +50,7 @@ struct Case {
     swept: Swept,
 }
 
-/// What stands in a store.
+/// The contents of a store.
 #[derive(Debug, Arbitrary)]
 struct Swept {
     manifests: Vec<Stored>,
@@ -64,7 +65,7 @@ struct Stored {
     objects: Vec<(u8, u8)>,
 }
 
-/// All of them, one after the other.
+/// Runs all decisions on the same input.
 pub fn decisions(data: &[u8]) -> Result<()> {
     let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(data)) else { return Ok(()) };
     coordinate(&case);
@@ -80,7 +81,7 @@ fn coordinate(case: &Case) {
     let policy = CheckpointPolicy { max_in_flight, ..CheckpointPolicy::default() };
     let mut now = Timestamp::from_millis(0);
     let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), now);
-    // Epochs that are not over, each with who has acknowledged it; and the one that is being committed.
+    // Open epochs with the participants that acknowledged, and the committing epoch.
     let mut open: BTreeMap<Epoch, BTreeSet<Participant>> = BTreeMap::new();
     let (mut committing, mut last) = (None, Epoch(0));
     for happens in &case.happens {
@@ -139,7 +140,7 @@ fn retention(case: &Case) {
     let policy = RetentionPolicy { checkpoints: u32::from(case.retained % 5) };
     let list_lag = u64::from(case.list_lag % 8);
     let mut ledger = Ledger::default();
-    // Every manifest there was with its objects, the live ones, and what was handed out.
+    // All manifests with their objects, the live ones, and the garbage returned so far.
     let mut all: BTreeMap<Seq, BTreeSet<ObjectId>> = BTreeMap::new();
     let mut live: Vec<Retained> = Vec::new();
     let (mut deleted, mut gone): (BTreeSet<ObjectId>, BTreeSet<Seq>) = Default::default();
@@ -249,7 +250,7 @@ async fn sweeps(case: &Swept) -> Result<()> {
     objects.extend(stored.iter().map(|id| (format!("job/data/{id}"), bytes::Bytes::from_static(b"x"))));
     let (_, store) = world::store(&objects, 1).await;
     let found = sweep::plan(&store, case.owner.then_some(Attempt(attempt))).await?;
-    // What lives: the newest, and those that it lists.
+    // The live manifests: the newest, and those it lists.
     let newest = chain.len();
     let lives = |at: usize| at + 1 == newest || chain.last().is_some_and(|(_, retains, _)| retains >> at & 1 == 1);
     let live = chain.iter().enumerate().filter(|(at, _)| lives(*at));

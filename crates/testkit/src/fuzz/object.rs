@@ -1,4 +1,4 @@
-//! Objects: the envelope, and what it may hold.
+//! Objects: the envelope and each kind of content.
 
 use std::collections::BTreeMap;
 
@@ -15,13 +15,13 @@ use bytes::Bytes;
 
 use super::seal;
 
-/// Identities of the golden files.
+/// Identities in the golden files.
 pub const PACK: ObjectId = ObjectId { attempt: Attempt(2), random: [0x11; 16] };
 pub const SEQS: [Seq; 2] = [Seq(7), Seq(8)];
 pub const ATTEMPT: Attempt = Attempt(3);
 pub const MAX_PARALLELISM: u16 = 8;
 
-/// Any bytes as an object, as they are and sealed.
+/// Any bytes as an object, raw and with checksums corrected.
 pub fn object_envelope(data: &[u8]) -> Result<()> {
     let open = |bytes: &[u8]| {
         let object = Bytes::copy_from_slice(bytes);
@@ -43,7 +43,7 @@ pub fn object_envelope(data: &[u8]) -> Result<()> {
     open(data)
 }
 
-/// Any bytes as a pack, as they are and sealed.
+/// Any bytes as a pack, raw and with checksums corrected.
 pub fn pack(data: &[u8]) -> Result<()> {
     let open = |bytes: &[u8]| {
         let pack = Pack::decode(PACK, &Bytes::copy_from_slice(bytes))?;
@@ -59,8 +59,8 @@ pub fn pack(data: &[u8]) -> Result<()> {
     open(data)
 }
 
-/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat`, `statistics` and what a controller
-/// learned, as they are and sealed.
+/// Any bytes as a manifest, a subtask manifest, an attempt's marker, `heat`, `statistics` and a controller's learned
+/// state, raw and with checksums corrected.
 pub fn manifest(data: &[u8]) -> Result<()> {
     let _ignored = heat(data);
     let _ignored = statistics(data);
@@ -93,7 +93,7 @@ fn any_manifest(bytes: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Asks of a manifest what readers do before they read on.
+/// Calls what readers call on a manifest before they read further.
 fn use_manifest(manifest: &Manifest) {
     let _summary = Summary::of(manifest, Some(manifest));
     for operator in &manifest.operators {
@@ -130,7 +130,7 @@ fn statistics(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Whatever was learned, a controller that goes on from it decides on an interval.
+/// A controller restored from any learned state chooses a valid interval.
 fn learned(data: &[u8]) -> Result<()> {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let settings = IntervalSettings::default();

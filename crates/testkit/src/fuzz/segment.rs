@@ -1,4 +1,4 @@
-//! Segments: whole, their index alone, one block alone.
+//! Segments: whole, index only, single block.
 
 use alluvium::Result;
 use alluvium::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, put_u32};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::seal;
 
-/// Any bytes as a segment, as they are and sealed.
+/// Any bytes as a segment, raw and with checksums corrected.
 pub fn segment(data: &[u8]) -> Result<()> {
     let _refused = scan(&seal::segment(data));
     scan(data)
@@ -34,7 +34,7 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Any bytes as the payload of a segment's one block; the first seven tell what its header and index say.
+/// Any bytes as the payload of a segment's only block; the first seven set fields of its header and index.
 pub fn block(data: &[u8]) -> Result<()> {
     let mut reader = Reader::new(data);
     let (flags, rows, groups) = (reader.u8()?, reader.u16()?, [reader.u16()?, reader.u16()?]);
@@ -72,7 +72,7 @@ pub fn one_block(codec: u8, kind: u8, rows: u32, groups: [u16; 2], raw_bytes: u3
     out
 }
 
-/// Reads every row; what is read can be written, and folded.
+/// Reads every row, then writes and folds the rows.
 fn scan(bytes: &[u8]) -> Result<()> {
     let index = SegmentIndex::find(bytes, None)?;
     let rows = SegmentRows::new(&index, index.groups(), vec![(0, Bytes::copy_from_slice(bytes))])?;

@@ -1,4 +1,4 @@
-//! What the code under test logs belongs to a run: each line goes into the trace, and to whoever listens.
+//! Captures the log lines of the code under test into the run's trace, and passes them to a listener.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -9,12 +9,12 @@ use tracing::{Event, Metadata, Subscriber};
 
 use super::Sim;
 
-/// Runs `work`; `listen` is told of each line that it logs on this thread: its message alone, and all of it.
+/// Runs `work` and calls `listen` with the message and the full text of each line logged on this thread.
 pub fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + 'static, work: impl FnOnce() -> R) -> R {
     let ears = Arc::new(Mutex::new(Some((sim.clone(), listen))));
     let result = tracing::subscriber::with_default(Listener { ears: Arc::clone(&ears) }, work);
-    // Another thread may be the last to let go of the listener, and hold a lock of the library's then: what a run leaves
-    // must not be dropped there, since it may log.
+    // Another thread may drop the listener last, while holding a lock of the library. The captured values may log when
+    // dropped, so they are dropped here.
     let ears = ears.lock().unwrap().take();
     drop(ears);
     result
@@ -24,7 +24,7 @@ struct Listener<F> {
     ears: Arc<Mutex<Option<(Sim, F)>>>,
 }
 
-/// A line: its message, and its fields behind it.
+/// A line: its message, followed by its fields.
 #[derive(Default)]
 struct Line {
     message: String,

@@ -1,8 +1,8 @@
-//! An object store whose operations belong to the world: dropping a client, or its future, cancels nothing that it has
-//! sent.
+//! An object store whose operations belong to the world: dropping a client, or its future, cancels none of its sent
+//! calls.
 //!
-//! Of each call is drawn when, how often and whether at all it takes effect, and, apart from that, what its caller is told,
-//! if anything. Reads are strong: they see every effect that came before them. Listings may lag.
+//! For each call the seed decides when, how often and whether it takes effect and, independently, the answer to its
+//! caller, if any. Reads are strong: they see every earlier effect. Listings may lag.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,29 +31,29 @@ pub struct Stored {
     created: u64,
 }
 
-/// A stale read misses an object until so many others were created after it.
+/// A stale read misses an object until this many others were created after it.
 const STALE_CREATIONS: u64 = 3;
 
-/// Sees every effect at the instant that it happens.
+/// Observes every effect at the instant it happens.
 pub trait Watcher: Send {
     fn created(&mut self, key: &str, objects: &Objects);
     fn deleted(&mut self, key: &str, objects: &Objects);
 }
 
-/// The store itself, as all nodes share it.
+/// The store itself, shared by all nodes.
 pub struct StoreWorld {
     sim: Sim,
     objects: Objects,
-    /// What was deleted, and when.
+    /// Deleted objects, with the time of deletion.
     graves: Vec<(u64, String, Stored)>,
     creations: u64,
     calls: u64,
     faults: Faults,
     injected: Counts,
     watcher: Option<Box<dyn Watcher>>,
-    /// Calls that are remembered, by key.
+    /// Recorded calls, by key.
     history: BTreeMap<String, Vec<Told>>,
-    /// Which keys are: those with this in them.
+    /// Substring of the keys whose calls are recorded.
     remembered: Option<&'static str>,
     happened: u64,
 }
@@ -66,7 +66,7 @@ pub struct SimStore {
     world: Arc<Mutex<StoreWorld>>,
 }
 
-/// What a call does.
+/// A call's effect.
 #[derive(Debug, Clone)]
 enum Effect {
     Put(Bytes),
@@ -86,7 +86,7 @@ impl Effect {
     }
 }
 
-/// What came of a call.
+/// A call's outcome.
 #[derive(Debug, Clone)]
 enum Reply {
     Done,
@@ -97,7 +97,7 @@ enum Reply {
         /// Whether the connection breaks after these bytes.
         reset: bool,
     },
-    /// Keys with lengths; broken off at the end if so.
+    /// Keys with lengths; the flag says whether the listing ends in an error.
     Listed(Vec<(String, u64)>, bool),
     Exists,
     Missing,
@@ -128,18 +128,18 @@ impl StoreWorld {
         self.watcher = Some(Box::new(watcher));
     }
 
-    /// Remembers all calls on keys that have `part` in them.
+    /// Records all calls on keys that contain `part`.
     pub fn remember(&mut self, part: &'static str) {
         self.remembered = Some(part);
     }
 
-    /// Returns the remembered keys whose calls cannot be put into an order.
+    /// Returns the recorded keys whose calls are not linearizable.
     pub fn disordered(&self) -> Vec<&str> {
         let disordered = self.history.iter().filter(|(_, calls)| !i11_is_linearizable(calls));
         disordered.map(|(key, _)| key.as_str()).collect()
     }
 
-    /// Notes that a call on a remembered key has begun; returns its number.
+    /// Records the start of a call on a recorded key; returns its index.
     fn begin(&mut self, key: &str, effect: &Effect) -> Option<usize> {
         self.remembered.filter(|part| key.contains(part))?;
         let did = match effect {
@@ -154,7 +154,7 @@ impl StoreWorld {
         Some(calls.len() - 1)
     }
 
-    /// Notes what the caller of a remembered call is told, if it is the truth.
+    /// Records the answer to a recorded call, if it is true.
     fn end(&mut self, key: &str, call: usize, reply: &Reply) {
         self.happened += 1;
         let Some(told) = self.history.get_mut(key).and_then(|calls| calls.get_mut(call)) else { return };
@@ -175,7 +175,7 @@ impl StoreWorld {
         self.faults = faults;
     }
 
-    /// Returns the calls made so far.
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> u64 {
         self.calls
     }
@@ -184,12 +184,12 @@ impl StoreWorld {
         &self.objects
     }
 
-    /// Changes what is stored behind everybody's back, as bit rot does.
+    /// Gives direct access to the stored objects, for corruption such as bit rot.
     pub fn objects_mut(&mut self) -> &mut Objects {
         &mut self.objects
     }
 
-    /// Returns how often each fault happened.
+    /// Returns how often each fault occurred.
     pub fn injected(&self) -> &Counts {
         &self.injected
     }
@@ -233,7 +233,7 @@ impl StoreWorld {
         self.objects.get(key).map_or(Reply::Missing, |stored| read(stored, range, head))
     }
 
-    /// Answers a read as it would have been answered some time ago: what is new is missing, what was deleted is there.
+    /// Answers a read from an earlier state: new objects are missing, deleted ones are present.
     fn read_stale(&mut self, key: &str, effect: &Effect) -> Reply {
         let Effect::Get(range, head) = effect else { return self.apply(key, effect) };
         let old = match self.objects.get(key) {
@@ -243,7 +243,7 @@ impl StoreWorld {
         old.map_or(Reply::Missing, |stored| read(stored, range.as_ref(), *head))
     }
 
-    /// Answers a read as `answer` has it, not as it should be.
+    /// Distorts a read's reply as `answer` says.
     fn misread(&self, key: &str, reply: Reply, answer: Answer) -> Reply {
         let Reply::Read { bytes, range, size, .. } = reply else { return reply };
         let read = |bytes: Bytes, range, reset| Reply::Read { bytes, range, size, reset };
@@ -298,7 +298,7 @@ impl SimStore {
         self.world.lock().unwrap()
     }
 
-    /// Sends a call into the world and waits for what its caller is told.
+    /// Sends a call into the world and waits for its answer.
     async fn call(&self, key: String, effect: Effect) -> Result<Reply> {
         let operation = effect.operation();
         let fate = self.world().fate(operation, &key);
@@ -359,13 +359,13 @@ impl SimStore {
         drop(sender);
         match receiver.await {
             Ok(reply) => settle(key, reply),
-            // Nobody will ever tell.
+            // The fate has no answer.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Reads what is stored, or a part of it.
+/// Reads a stored object or a range of it.
 fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
     let size = stored.bytes.len() as u64;
     let range = match range {
@@ -382,7 +382,7 @@ type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
 
 fn send(sender: &Sender, reply: Reply) {
     if let Some(sender) = sender.lock().unwrap().take() {
-        // The caller may be gone.
+        // The receiver may be dropped.
         drop(sender.send(reply));
     }
 }
@@ -410,7 +410,7 @@ pub(crate) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
     Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
 }
 
-/// A reply without its bytes.
+/// A reply, shown without its bytes.
 struct Shown<'a>(&'a Reply);
 
 impl fmt::Display for Shown<'_> {
