@@ -1,11 +1,11 @@
-//! `alluvium bench` at a small size: the shape of what it prints, not how fast anything is.
+//! `alluvium bench` at a small size: the shape of its output, not its speed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use alluvium_testkit::tool::{Bench, fails, run, stderr, words};
 use serde_json::Value;
 
-/// Asserts that `value` has exactly these fields, in this order or another.
+/// Asserts that `value` has exactly these fields, in any order.
 fn has(value: &Value, fields: &str) {
     let mut found: Vec<_> = value.as_object().unwrap_or_else(|| panic!("{value}")).keys().cloned().collect();
     let mut expected = words(fields);
@@ -14,7 +14,7 @@ fn has(value: &Value, fields: &str) {
     assert_eq!(found, expected);
 }
 
-/// Runs the bench and returns its report, and what it printed.
+/// Runs the bench and returns its report and its printed text.
 fn report(flags: &str) -> (Value, String) {
     let bench = Bench::new();
     let file = bench.path("report.json");
@@ -63,13 +63,13 @@ fn the_quick_suite_reports_every_figure() {
         assert!(number(cell, "/pinned_bytes_per_key") >= 0.0);
         assert_eq!(number(cell, "/restore/records"), 2000.0);
         assert_eq!((number(cell, "/rescale/from"), number(cell, "/rescale/to")), (1.0, 2.0));
-        // A pack and a manifest, the look for a newer attempt, nothing else.
+        // A pack and a manifest, and no listing.
         assert_eq!([number(cell, "/requests/put"), number(cell, "/requests/list")], [2.0, 0.0]);
         assert!(text.contains(cell["strategy"].as_str().unwrap()), "{text}");
     }
 }
 
-/// Asserts that the figures of a paced phase are all there.
+/// Asserts that all figures of a paced phase are present.
 fn paced_is_whole(paced: &Value) {
     has(
         paced,

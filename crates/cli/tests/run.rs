@@ -1,4 +1,4 @@
-//! `alluvium run` against an independent computation: the same bytes at any parallelism, in any number of pieces.
+//! `alluvium run` against an independent computation: the same bytes at any parallelism, over any number of restarts.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use alluvium_testkit::oracle::{self, DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
 use alluvium_testkit::tool::{self, Bench, fails, json, real_data, run, stderr, words};
 
-/// Runs `spec` over `input` at several parallelisms; all must write `answer`.
+/// Runs `spec` over `input` at several parallelisms; each run must write `answer`.
 fn matches(input: &Path, spec: &Spec, answer: &oracle::Answer, interval: &str) {
     for parallelism in [1, 2, 3, 8] {
         let bench = Bench::new();
@@ -38,7 +38,7 @@ fn the_sample_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "20ms");
 }
 
-/// Where the real input is absent, `test.sh` says so.
+/// `test.sh` reports when the real input is absent.
 #[test]
 fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
     let Some(folder) = real_data() else { return };
@@ -55,7 +55,7 @@ fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "1s");
 }
 
-/// A checkpoint is of no backend: each goes on where another stopped.
+/// Checkpoints are independent of the backend: each run resumes from another backend's checkpoint.
 #[cfg(feature = "rocksdb")]
 #[test]
 fn a_job_moves_between_backends_and_ends_with_the_same_bytes() {
@@ -145,7 +145,7 @@ fn g05_one_signal_stops_with_a_checkpoint() {
         args
     };
     let child = tool::tool(args("--rate 1000")).spawn().unwrap();
-    // A first manifest beside the claim shows that it is at work.
+    // A manifest besides the claim shows that the job is processing.
     let manifests = bench.path("state").join("j").join("manifest");
     while fs::read_dir(&manifests).map_or(0, Iterator::count) < 3 {
         std::thread::yield_now();
@@ -185,7 +185,7 @@ fn closed_windows_are_published_once_each() {
     }
 }
 
-/// A finished job that is run again over an input that has grown gives what the whole input gives, or refuses.
+/// A finished job run again over a longer input gives the whole input's output, or refuses.
 #[test]
 fn a_finished_job_goes_on_with_an_input_that_has_grown() {
     for (name, old, more, fine) in [

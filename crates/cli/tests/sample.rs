@@ -1,11 +1,11 @@
-//! The committed sample is what its generator gives, and has the traits that tests count on.
+//! The committed sample equals its generator's output, and has the traits that tests rely on.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use alluvium_testkit::oracle::{self, DISTINCT, KEYED, SHUFFLED, WINDOWED, expected, sample};
 
-/// With `BLESS` in the environment the file is written anew.
+/// With `BLESS` in the environment the file is rewritten.
 #[test]
 fn the_sample_is_what_its_generator_gives() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sample.csv");

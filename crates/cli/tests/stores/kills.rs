@@ -1,5 +1,5 @@
-//! SIGKILL between any two requests to a store, restarts at random parallelism: each closed window is published once,
-//! as by a run that is left alone.
+//! SIGKILL between any two requests to a store, and restarts at random parallelism: each closed window is published
+//! once, with the rows of an undisturbed run.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -13,10 +13,10 @@ use super::{Random, setting};
 use alluvium_testkit::oracle::{WINDOWED, expected, sample};
 use alluvium_testkit::tool::{Bench, json, kill, published, stderr, words};
 
-/// What burns with each request; at its end stands what becomes of the last one, and of the client.
+/// The requests left before the kill, and the act for the last of them.
 type Fuse = Arc<Mutex<Option<(u64, Act)>>>;
 
-/// Starts a proxy that tells when the fuse has burnt down.
+/// Starts a proxy that reports when the fuse reaches zero.
 fn mined(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
     let (tell, told) = channel();
     let fuse = Fuse::default();
@@ -38,7 +38,7 @@ fn mined(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
     (proxy, fuse, told)
 }
 
-/// Waits for the fuse and kills the process.
+/// Kills the process at the proxy's report.
 fn kill_when_told(mut command: Command, told: &Receiver<()>) {
     let mut child: Child = command.stdout(Stdio::null()).spawn().unwrap();
     while told.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
@@ -68,7 +68,7 @@ async fn closed_windows_are_published_exactly_once_under_kills() {
             args.extend(WINDOWED.flags());
             (place.tool(args), random.below(60), if random.below(2) == 0 { Act::Hang } else { Act::Ignore })
         };
-        // At this pace the input outlasts the kills.
+        // At this rate the input outlasts the kills.
         let rate = format!("--rate {}", (1_000 / kills).max(1));
         for _ in 0..kills {
             let (command, requests, act) = run(&rate);

@@ -1,4 +1,4 @@
-//! Credentials appear in no output, log or error, whatever goes wrong and however much is logged.
+//! Credentials appear in no output, log or error, under any failure and at any log level.
 
 use std::process::Output;
 
@@ -17,7 +17,7 @@ fn run(place: &Place) -> Output {
     place.tool(words(&args)).env("RUST_LOG", "trace").output().unwrap()
 }
 
-/// Asserts that nothing secret is in what a run wrote, and that it wrote a lot.
+/// Asserts that a run's output contains no secret, and that the log was verbose.
 fn silent(place: &Place, case: &str, output: &Output) {
     let text = [&output.stdout[..], &output.stderr[..]].concat();
     let text = String::from_utf8_lossy(&text);
@@ -28,7 +28,7 @@ fn silent(place: &Place, case: &str, output: &Output) {
     }
 }
 
-/// Answers every request with an error that repeats the request.
+/// Answers every request with an error that echoes the request.
 fn echo(request: &Request) -> Act {
     let body = format!("<Error><Message>{}</Message></Error>", request.head());
     Act::Say(format!("HTTP/1.1 403 Forbidden\r\nContent-Length: {}\r\n\r\n{body}", body.len()))
