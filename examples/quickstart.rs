@@ -80,10 +80,10 @@ async fn main() -> Result<()> {
     println!("committed: {checkpoint:?}");
     engine.process("lost")?;
     drop(engine);
-    println!("crashed: what came after the checkpoint is gone");
+    println!("crashed: words after the checkpoint are lost, and read again");
 
     let mut engine = Engine::open(store, 3).await?;
-    println!("attempt {} goes on with three subtasks", engine.job.attempt());
+    println!("attempt {} resumes with three subtasks", engine.job.attempt());
     for word in WORDS.split(' ').skip(10) {
         engine.process(word)?;
     }

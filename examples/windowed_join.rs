@@ -166,7 +166,7 @@ impl Engine {
         }
         match self.job.wait(barrier).await? {
             Some(_) => self.publish(barrier.epoch),
-            None => Err(Error::unavailable("a checkpoint was given up: start again to go on from the last")),
+            None => Err(Error::unavailable("a checkpoint was aborted: restart to resume from the last one")),
         }
     }
 
@@ -191,12 +191,12 @@ impl Engine {
 /// `Stopped` at the requested crash; otherwise the job's error.
 pub async fn run(options: Options) -> Result<()> {
     let mut engine = Engine::open(&options).await?;
-    println!("attempt {} goes on at event {}", engine.job.attempt(), engine.position);
+    println!("attempt {} resumes at event {}", engine.job.attempt(), engine.position);
     let config = NexmarkConfig { base_time: 1_436_918_400_000, ..NexmarkConfig::default() };
     let events = EventGenerator::new(config).with_offset(engine.position);
     for event in events.take(usize::try_from(options.events.saturating_sub(engine.position)).unwrap_or(usize::MAX)) {
         if options.crash_at == Some(engine.position) {
-            return Err(Error::stopped("crashed, as asked"));
+            return Err(Error::stopped("crashed as requested"));
         }
         if event.event_type() != EventType::Bid {
             engine.process(&event)?;

@@ -43,7 +43,7 @@ impl Job {
         json(&run(words(&format!("list --store {} --json", self.bench.store("state")))))
     }
 
-    fn nothing_is_left(&self) {
+    fn assert_nothing_is_left(&self) {
         assert!(!self.bench.path("out.csv").exists());
         let left: Vec<_> = fs::read_dir(self.bench.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("out.csv")), "{left:?}");
@@ -65,14 +65,14 @@ fn wrong_columns_and_records() {
     ] {
         let line = fails(&run(job.with(flag, value)), kind);
         assert!(line.contains(word), "{flag} {value}: {line}");
-        job.nothing_is_left();
+        job.assert_nothing_is_left();
     }
     let empty = job.bench.write("empty.csv", "");
     fails(&run(job.with("--input", &empty.display().to_string())), "input");
     let ragged = job.bench.write("ragged.csv", "k,v,t\na,1,0\nb\n");
     let line = fails(&run(job.with("--input", &ragged.display().to_string())), "input");
     assert!(line.contains("ragged.csv") && line.contains('3'), "{line}");
-    job.nothing_is_left();
+    job.assert_nothing_is_left();
     // The failures above left nothing behind.
     let mut args = job.args("");
     let at = args.iter().position(|arg| arg == "j").unwrap();
@@ -135,7 +135,7 @@ fn a_changed_input_is_noticed() {
 }
 
 #[test]
-fn columns_of_the_output_that_would_have_one_name_are_refused() {
+fn duplicate_output_columns_are_refused() {
     let job = Job::new();
     for extra in ["--key count", "--key sum_v --agg sum:v", "--key window_start --window tumbling:1s --time t"] {
         let mut args = job.args("");
@@ -143,7 +143,7 @@ fn columns_of_the_output_that_would_have_one_name_are_refused() {
         args.splice(at..at + 2, words(extra));
         let line = fails(&run(args), "config");
         assert!(line.contains("two columns"), "{line}");
-        job.nothing_is_left();
+        job.assert_nothing_is_left();
         assert!(!job.bench.path("state").exists(), "{extra}: nothing is done");
     }
 }
@@ -264,7 +264,7 @@ fn files(folder: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_dry_run_names_all_that_would_go() {
+fn a_dry_run_names_everything_it_would_delete() {
     let job = Job::new();
     for limit in 1..=3 {
         json(&run(job.args(&format!("--limit {limit}"))));

@@ -57,7 +57,7 @@ fn a7_measured_recoveries_are_predicted() {
 }
 
 /// Asserts that the reason states the chosen interval and its binding constraint.
-fn tells_its_interval(decision: &Value) {
+fn assert_reason_states_interval(decision: &Value) {
     let interval = decision["interval_s"].as_f64().unwrap();
     let interval = if interval < 1.0 { format!("{:.0} ms", 1000.0 * interval) } else { format!("{interval:.1} s") };
     let bound = match decision["binds"].as_str().unwrap() {
@@ -75,7 +75,7 @@ fn tells_its_interval(decision: &Value) {
 
 /// An unattainable goal is met by no policy; a single run has no standard error; without losses there is no share.
 #[test]
-fn the_tool_says_what_it_does_not_know() {
+fn unknown_figures_are_null_or_dashes() {
     let job = "interval --trace made:steady --mtbf 1h --state-bytes 64MiB --goal recovery=1s --seeds 1 --json";
     let document = json(&run(words(job)));
     assert_eq!(document["controller"]["goal_met"], 0.0, "{document}");
@@ -120,7 +120,7 @@ fn the_tool_compares_a_trace() {
     assert!(document["best_fixed_s"].as_f64() > Some(0.0) && document["clairvoyant_lost_s"].as_f64() > Some(0.0));
     let decisions = document["decisions"].as_array().unwrap();
     assert!(decisions.iter().all(|decision| decision["interval_s"].as_f64().unwrap() >= 1.0), "{document}");
-    decisions.iter().for_each(tells_its_interval);
+    decisions.iter().for_each(assert_reason_states_interval);
     assert_eq!(json(&run(words(&args))), document, "equal seeds, equal runs");
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("chosen interval") && svg.contains("trace.csv"));
@@ -176,7 +176,7 @@ fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
     for decision in decisions {
         let interval = decision["interval_s"].as_f64().unwrap();
         assert!((0.1..=5.0).contains(&interval), "guard rail and goal: {decision}");
-        tells_its_interval(decision);
+        assert_reason_states_interval(decision);
     }
     // The output equals that of a run with a fixed interval.
     let fixed = bench.path("fixed.csv");
@@ -187,7 +187,7 @@ fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
 
 /// A restart after a clean stop keeps the learned state and counts no failure.
 #[test]
-fn a_run_that_is_started_again_knows_what_it_had_learned() {
+fn a_restarted_run_keeps_its_learned_state() {
     let bench = Bench::new();
     let job =
         "--input nexmark:4000000 --key auction --agg count,max:price --job j --json --interval adaptive --mtbf 2m";

@@ -187,7 +187,7 @@ fn closed_windows_are_published_once_each() {
 
 /// A finished job run again over a longer input gives the whole input's output, or refuses.
 #[test]
-fn a_finished_job_goes_on_with_an_input_that_has_grown() {
+fn a_finished_job_resumes_on_a_longer_input() {
     for (name, old, more, fine) in [
         ("in.csv", "k,v\na,1\nb,2\n", "a,3\n", true),
         ("in.csv", "k,v\na,1\nb,2", "\na,3", true),
@@ -216,7 +216,7 @@ fn a_finished_job_goes_on_with_an_input_that_has_grown() {
 }
 
 #[test]
-fn windows_that_the_end_of_the_input_closed_are_published_once_when_it_grows() {
+fn windows_closed_by_the_end_of_input_are_published_once_when_the_input_grows() {
     let bench = Bench::new();
     let input = bench.write("in.csv", "k,t\na,1000\nb,2000\na,3000\n");
     let args = |emit: &str, extra: &str| {
@@ -240,7 +240,7 @@ fn windows_that_the_end_of_the_input_closed_are_published_once_when_it_grows() {
 }
 
 #[test]
-fn names_of_columns_may_have_commas() {
+fn column_names_may_contain_commas() {
     let bench = Bench::new();
     let input = bench.write("in.csv", "\"a,b\",\"price, USD\",\"price, USD (old)\",x,x\nk,1,5,y,z\nk,2,6,y,z\n");
     let mut args = words(&format!("run --store memory:/// --job j --input {}", input.display()));
@@ -252,7 +252,7 @@ fn names_of_columns_may_have_commas() {
 }
 
 #[test]
-fn jsonl_and_compressed_input_give_what_csv_gives() {
+fn jsonl_and_compressed_input_match_csv() {
     let bench = Bench::new();
     let csv = "k,v\na,1\nb,2\na,3\nb,NA\n";
     let jsonl = "{\"k\":\"a\",\"v\":1}\n{\"v\":2,\"k\":\"b\"}\n{\"k\":\"a\",\"v\":3}\n{\"k\":\"b\",\"v\":null}\n";
@@ -274,7 +274,7 @@ fn jsonl_and_compressed_input_give_what_csv_gives() {
 }
 
 #[test]
-fn nexmark_is_the_same_stream_every_time_and_from_any_record() {
+fn nexmark_is_repeatable_from_any_record() {
     let bench = Bench::new();
     let job = "--input nexmark:20000 --key auction --agg count,max:price,distinct:bidder --json";
     let mut outputs = Vec::new();

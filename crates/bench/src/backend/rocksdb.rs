@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_left_is_removed_and_what_is_in_use_stays() {
+    fn abandoned_folders_are_removed_and_folders_in_use_stay() {
         let parent = tempfile::tempdir().unwrap();
         let folders = || fs::read_dir(parent.path()).unwrap().count();
         fs::create_dir(parent.path().join("alluvium-state.of-somebody-else")).unwrap();

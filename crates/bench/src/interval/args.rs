@@ -15,7 +15,7 @@ use super::world::{Failures, Job, World};
 use crate::goal::{self, GoalArg};
 
 /// Assumed utilisation of a trace's busiest minute, if no capacity is given.
-const BUSIEST: f64 = 0.75;
+const BUSIEST_UTILISATION: f64 = 0.75;
 
 /// Replays a load under the adaptive checkpoint interval and under fixed intervals.
 ///
@@ -110,7 +110,7 @@ impl IntervalArgs {
         let world = match source {
             TraceSource::File(path) => {
                 let rate = trace::read(path)?;
-                let capacity = self.capacity.unwrap_or_else(|| busiest_minute(&rate) / BUSIEST);
+                let capacity = self.capacity.unwrap_or_else(|| busiest_minute(&rate) / BUSIEST_UTILISATION);
                 World::plain(self.job(capacity)?, rate, mtbf)
             }
             TraceSource::Made(made) => {
@@ -126,7 +126,7 @@ impl IntervalArgs {
             goals: self.goal.map_or_else(Goals::default, |goal| goal.0),
             settings: self.settings(prior),
             failures: if self.weibull == 1.0 { Failures::Exponential } else { Failures::Weibull(self.weibull) },
-            told: 1.0,
+            cost_factor: 1.0,
             seeds: self.seeds,
             first_seed: 1,
         })

@@ -3,7 +3,7 @@
 use super::world::World;
 
 /// The search stops once replay alone costs this many times the best interval found so far.
-const TOO_MUCH: f64 = 6.0;
+const REPLAY_CUTOFF: f64 = 6.0;
 
 /// Returns, for each of `points` moments spread over the trace as an interval's start, the interval's best end.
 ///
@@ -34,7 +34,7 @@ pub(super) fn schedule(world: &World, points: usize, longest: f64) -> Vec<f64> {
         for to in from + 1..points {
             let lost = replay(to);
             // Beyond this, several of the best intervals cost less than one longer interval.
-            if lost > TOO_MUCH * own || at(to) - at(from) > longest {
+            if lost > REPLAY_CUTOFF * own || at(to) - at(from) > longest {
                 break;
             }
             let bytes = world.job.row_bytes * world.distinct(updates[to] - updates[from]);

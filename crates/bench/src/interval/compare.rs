@@ -12,17 +12,17 @@ use super::world::{Failures, World};
 use crate::random::Random;
 
 /// Ratio of consecutive fixed intervals.
-const FACTOR: f64 = 1.2;
+const INTERVAL_RATIO: f64 = 1.2;
 
 /// Share of the capacity spent on checkpoints at the shortest fixed interval: a lower share is best unless failures
 /// come every few intervals.
-const MOST_COST: f64 = 0.1;
+const COST_SHARE_MAX: f64 = 0.1;
 
 /// Fixed intervals commonly configured.
 pub(super) const USUAL_S: [f64; 2] = [30.0, 600.0];
 
 /// Maximum number of moments in the clairvoyant schedule.
-const MOMENTS: usize = 22_000;
+const MOMENTS_MAX: usize = 22_000;
 
 /// A job, its load and the policies' settings.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ pub(crate) struct Case {
     pub(super) settings: IntervalSettings,
     pub(super) failures: Failures,
     /// Factor on the costs observed by the controller.
-    pub(super) told: f64,
+    pub(super) cost_factor: f64,
     pub(super) seeds: u32,
     pub(super) first_seed: u64,
 }
@@ -52,9 +52,9 @@ impl Case {
     ///
     /// # Errors
     /// `Config` for invalid goals or settings.
-    pub(super) fn adaptive(&self, seed: u64) -> Result<Outcome> {
+    pub(super) fn run_adaptive(&self, seed: u64) -> Result<Outcome> {
         let controller = Controller::new(self.settings, self.goals, Timestamp::from_millis(0))?;
-        let mut policy = Policy::Adaptive(Box::new(controller), self.told);
+        let mut policy = Policy::Adaptive(Box::new(controller), self.cost_factor);
         Ok(simulate(&self.world, &mut policy, &self.draw_failures(seed), seed, self.sample_s()))
     }
 
@@ -97,7 +97,7 @@ impl Total {
     }
 
     /// Returns the standard error of the mean of `self - other` over paired runs; `None` for a single run.
-    fn error_against(&self, other: &Self) -> Option<f64> {
+    fn paired_error(&self, other: &Self) -> Option<f64> {
         let differences: Vec<f64> = self.lost.iter().zip(&other.lost).map(|(a, b)| a - b).collect();
         if differences.len() < 2 {
             return None;
@@ -127,8 +127,8 @@ pub(super) struct Met {
     /// The fixed interval that met the goal most often, the failures in which it did, and those of them in which the
     /// controller did too.
     pub(super) best_fixed_s: f64,
-    pub(super) best_fixed: usize,
-    pub(super) of_best_fixed: usize,
+    pub(super) best_fixed_met: usize,
+    pub(super) both_met: usize,
 }
 
 /// All policies on one case.
@@ -155,28 +155,28 @@ impl Comparison {
 
     /// Returns the controller's extra loss relative to the best fixed interval; `None` if that interval lost nothing.
     pub(super) fn regret(&self) -> Option<f64> {
-        self.of_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
+        self.relative_to_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
     }
 
     /// Returns the clairvoyant's saving relative to the best fixed interval; `None` if that interval lost nothing.
     pub(super) fn gap(&self) -> Option<f64> {
-        self.of_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
+        self.relative_to_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
     }
 
     /// Returns the share of that gap closed by the controller; `None` without a gap.
-    pub(super) fn closed(&self) -> Option<f64> {
+    pub(super) fn gap_closed(&self) -> Option<f64> {
         let (regret, gap) = (self.regret()?, self.gap()?);
         (gap > 0.0).then(|| -regret / gap)
     }
 
     /// Returns the standard error of [`Comparison::regret`]; `None` for a single run, or if the best fixed interval
     /// lost nothing.
-    pub(super) fn error(&self) -> Option<f64> {
-        self.of_best_fixed(self.controller.error_against(self.best_fixed().1)?)
+    pub(super) fn regret_error(&self) -> Option<f64> {
+        self.relative_to_best_fixed(self.controller.paired_error(self.best_fixed().1)?)
     }
 
     /// Returns a time as a share of the best fixed interval's loss.
-    fn of_best_fixed(&self, seconds: f64) -> Option<f64> {
+    fn relative_to_best_fixed(&self, seconds: f64) -> Option<f64> {
         let best = self.best_fixed().1.mean();
         (best > 0.0).then(|| seconds / best)
     }
@@ -192,8 +192,8 @@ impl Comparison {
             failures: keys().count(),
             met: keys().filter(|key| within(&self.controller, key)).count(),
             best_fixed_s: best.map_or(f64::NAN, |(interval, _)| *interval),
-            best_fixed: best_met.clone().count(),
-            of_best_fixed: best_met.filter(|key| within(&self.controller, key)).count(),
+            best_fixed_met: best_met.clone().count(),
+            both_met: best_met.filter(|key| within(&self.controller, key)).count(),
         }
     }
 }
@@ -201,8 +201,8 @@ impl Comparison {
 /// Returns the fixed intervals to try, s: the controller's whole range, except intervals too short to be the best.
 fn fixed_intervals(case: &Case) -> Vec<f64> {
     let (shortest, longest) = (case.settings.shortest.as_secs_f64(), case.settings.longest.as_secs_f64());
-    let shortest = shortest.max(case.world.job.cost.0 / MOST_COST).min(longest);
-    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * FACTOR))
+    let shortest = shortest.max(case.world.job.cost.0 / COST_SHARE_MAX).min(longest);
+    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * INTERVAL_RATIO))
         .take_while(|interval| *interval < longest)
         .map(|interval| (interval * 10.0).round() / 10.0)
         .chain([longest])
@@ -226,7 +226,7 @@ pub(super) fn compare(case: &Case) -> Result<Comparison> {
 /// `Config` for invalid goals or settings.
 pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a trace")]
-    let moments = MOMENTS.min(case.world.end() as usize);
+    let moments = MOMENTS_MAX.min(case.world.end() as usize);
     let schedule = clairvoyant::schedule(&case.world, moments, case.settings.longest.as_secs_f64());
     let mut comparison = Comparison {
         controller: Total::default(),
@@ -253,7 +253,7 @@ pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison>
 pub(super) fn with_controller(case: &Case, others: &Comparison) -> Result<Comparison> {
     let mut comparison = Comparison { controller: Total::default(), ..others.clone() };
     for (at, seed) in case.seeds().enumerate() {
-        let outcome = case.adaptive(seed)?;
+        let outcome = case.run_adaptive(seed)?;
         if at == 0 {
             (comparison.first, comparison.first_failures) = (outcome.clone(), case.draw_failures(seed));
         }

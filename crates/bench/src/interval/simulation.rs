@@ -55,7 +55,7 @@ impl Outcome {
     }
 }
 
-struct Flight {
+struct InFlight {
     end: f64,
     offset: f64,
     sample: CheckpointSample,
@@ -81,7 +81,7 @@ struct Run<'a, 'p> {
     barrier_updates: f64,
     last_start: f64,
     stall: f64,
-    flight: Option<Flight>,
+    flight: Option<InFlight>,
     catching_up: Option<CatchUp>,
     /// Counters at the last load sample, of time, records, updates and busy seconds.
     sampled: (f64, f64, f64, f64),
@@ -110,7 +110,7 @@ pub(super) fn simulate(world: &World, policy: &mut Policy<'_>, failures: &[f64],
         mean_rate: world.records_at(world.end()) / world.end(),
         out: Outcome { shortest_s: f64::INFINITY, ..Outcome::default() },
     };
-    run.tell(Observation::State { bytes: world.job.state_bytes(), rows: world.job.keys });
+    run.observe(Observation::State { bytes: world.job.state_bytes(), rows: world.job.keys });
     while run.t < world.end() {
         run.step();
     }
@@ -181,7 +181,7 @@ impl Run<'_, '_> {
         Timestamp::from_millis((self.t * 1000.0).round() as i64)
     }
 
-    fn tell(&mut self, observation: Observation) {
+    fn observe(&mut self, observation: Observation) {
         let now = self.now();
         if let Policy::Adaptive(controller, _) = &mut *self.policy {
             let before = controller.decision().interval;
@@ -229,9 +229,15 @@ impl Run<'_, '_> {
         let per_record = self.world.updates_per_record_at(self.t);
         let busy = (awake > 0.0).then(|| (busy / awake * self.noise(BUSY_NOISE)).min(1.0));
         let updates = Some(per_record * processed);
-        self.tell(Observation::Load(LoadSample { received, processed, updates, busy, backlog: Some(self.backlog()) }));
+        self.observe(Observation::Load(LoadSample {
+            received,
+            processed,
+            updates,
+            busy,
+            backlog: Some(self.backlog()),
+        }));
         let (updates, rows) = self.dirty_rows();
-        self.tell(Observation::Dirty { updates, rows });
+        self.observe(Observation::Dirty { updates, rows });
     }
 
     fn check_caught_up(&mut self) {
@@ -239,7 +245,7 @@ impl Run<'_, '_> {
             && self.backlog() <= CAUGHT_UP_S * self.world.job.capacity
             && let Some(CatchUp { failed, index, disturbed }) = self.catching_up.take()
         {
-            self.tell(Observation::CaughtUp);
+            self.observe(Observation::CaughtUp);
             if !disturbed {
                 self.out.recoveries.push((index, self.t - failed));
             }
@@ -271,10 +277,10 @@ impl Run<'_, '_> {
             rows,
             requests: 3.0,
         };
-        self.flight = Some(Flight { end: self.t + duration, offset: self.offset, sample });
+        self.flight = Some(InFlight { end: self.t + duration, offset: self.offset, sample });
         self.last_start = self.t;
         self.set_barrier(self.offset);
-        self.tell(Observation::Triggered);
+        self.observe(Observation::Triggered);
     }
 
     fn set_barrier(&mut self, offset: f64) {
@@ -284,13 +290,13 @@ impl Run<'_, '_> {
     fn complete(&mut self) {
         if let Some(flight) = self.flight.take() {
             self.durable = flight.offset;
-            self.tell(Observation::Completed(flight.sample));
+            self.observe(Observation::Completed(flight.sample));
         }
     }
 
     fn fail(&mut self) {
         let (failed, index) = (self.t, self.next_failure);
-        self.tell(Observation::Failed(FailureScope::Job));
+        self.observe(Observation::Failed(FailureScope::Job));
         self.next_failure += 1;
         let mut up = self.t + self.outage();
         let mut disturbed = self.catching_up.is_some();
@@ -311,7 +317,7 @@ impl Run<'_, '_> {
         self.t = up;
         self.last_start = up;
         self.sampled = (up, 0.0, 0.0, 0.0);
-        self.tell(Observation::Restored { bytes: self.world.job.state_bytes() });
+        self.observe(Observation::Restored { bytes: self.world.job.state_bytes() });
     }
 
     fn outage(&mut self) -> f64 {

@@ -38,7 +38,7 @@ impl Variant {
     }
 
     /// Returns whether only the controller deviates, which leaves all other policies' outcomes unchanged.
-    fn of_controller(self) -> bool {
+    fn is_controller_only(self) -> bool {
         matches!(self, Self::Costs(_) | Self::Prior(_))
     }
 
@@ -46,7 +46,7 @@ impl Variant {
         match self {
             Self::Expected => {}
             Self::Weibull => case.failures = Failures::Weibull(0.7),
-            Self::Costs(factor) => case.told = factor,
+            Self::Costs(factor) => case.cost_factor = factor,
             Self::Prior(factor) => case.settings.failures.job_mtbf *= factor,
         }
     }
@@ -70,7 +70,7 @@ pub(super) fn run(args: &IntervalArgs, print: Print<'_>) -> Result<()> {
             let mut case = IntervalArgs { trace: Some(source.clone()), capacity, ..args.clone() }.case()?;
             variant.apply(&mut case);
             let comparison = match expected.get(at) {
-                Some(others) if variant.of_controller() => with_controller(&case, others)?,
+                Some(others) if variant.is_controller_only() => with_controller(&case, others)?,
                 _ => compare(&case)?,
             };
             if args.json {
@@ -92,7 +92,7 @@ const HEADER: &str = "\
 ";
 
 /// Returns the controller's extra loss relative to a usual fixed interval; `None` if that interval lost nothing.
-fn against(comparison: &Comparison, interval: f64) -> Option<f64> {
+fn extra_loss(comparison: &Comparison, interval: f64) -> Option<f64> {
     let other = comparison.fixed_at(interval)?.mean();
     (other > 0.0).then(|| comparison.controller.mean() / other - 1.0)
 }
@@ -109,15 +109,15 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
         row,
         "| {} % ± {} | {} % | {} | {} % | {} % |",
         signed_percent(comparison.regret()),
-        percent(comparison.error()),
+        percent(comparison.regret_error()),
         percent(comparison.gap()),
         // A share of a gap within the noise is meaningless.
         comparison
-            .closed()
+            .gap_closed()
             .filter(|closed| closed.abs() < 5.0)
             .map_or_else(|| "-".to_owned(), |closed| format!("{:.0} %", 100.0 * closed)),
-        signed_percent(against(comparison, USUAL_S[0])),
-        signed_percent(against(comparison, USUAL_S[1])),
+        signed_percent(extra_loss(comparison, USUAL_S[0])),
+        signed_percent(extra_loss(comparison, USUAL_S[1])),
     );
     row
 }
@@ -132,9 +132,9 @@ fn document(variant: Variant, case: &Case, comparison: &Comparison) -> serde_jso
         "best_fixed_lost_s": best.mean(),
         "clairvoyant_lost_s": comparison.clairvoyant.mean(),
         "against_best_fixed": comparison.regret(),
-        "standard_error": comparison.error(),
+        "standard_error": comparison.regret_error(),
         "gap": comparison.gap(),
-        "closed": comparison.closed(),
+        "closed": comparison.gap_closed(),
         "interval_changes": comparison.controller.changes / f64::from(case.seeds),
     })
 }

@@ -120,11 +120,11 @@ impl FromStr for TraceSource {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(name) = text.strip_prefix("made:") else {
-            return if text.is_empty() { Err("no file is named".to_owned()) } else { Ok(Self::File(text.into())) };
+            return if text.is_empty() { Err("no file given".to_owned()) } else { Ok(Self::File(text.into())) };
         };
         let found = Made::ALL.into_iter().find(|made| made.name() == name);
         let known = || Made::ALL.map(Made::name).join(", ");
-        found.map(Self::Made).ok_or_else(|| format!("no such load; there are {}", known()))
+        found.map(Self::Made).ok_or_else(|| format!("no such load; known: {}", known()))
     }
 }
 

@@ -101,7 +101,7 @@ impl Fraction {
 
     /// Returns this share of `count`, at least 1 unless `count` is 0.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= result <= count")]
-    pub(super) fn of(self, count: u32) -> u32 {
+    pub(super) fn share_of(self, count: u32) -> u32 {
         ((f64::from(count) * self.0).round() as u32).clamp(count.min(1), count)
     }
 }
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_ends_with_2() {
+    fn wrong_usage_exits_with_2() {
         for flags in [
             ["--strategy", "changelog"],
             ["--backend", "heap"],
@@ -309,8 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_of_few_is_one() {
-        let of = |fraction: f64, count| Fraction(fraction).of(count);
+    fn a_share_of_few_keys_is_at_least_one() {
+        let of = |fraction: f64, count| Fraction(fraction).share_of(count);
         assert_eq!((of(0.01, 5), of(0.01, 0), of(0.01, 1000), of(1.0, 7)), (1, 0, 10, 7));
     }
 }

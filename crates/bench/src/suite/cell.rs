@@ -96,7 +96,7 @@ struct Written {
     load: f64,
     update: f64,
     /// Rate of updates in batches of several keys.
-    together: f64,
+    batched: f64,
     /// Rate of updates while another thread compresses.
     beside_zstd: f64,
     longest: Duration,
@@ -197,7 +197,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let loaded = resident_bytes();
         let share = operations(self.spec.keys).div_ceil(lanes.len().max(1));
         let update = on_threads(&mut lanes, |lane| lane.update(share))?;
-        let batched = on_threads(&mut lanes, |lane| lane.update_together(share))?;
+        let batched = on_threads(&mut lanes, |lane| lane.update_batched(share))?;
         let beside = beside_zstd(&mut lanes, share, &block)?;
 
         let before = self.store.requests();
@@ -210,7 +210,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let requests = difference(&self.store.requests(), &start);
         // The restores read back the keys touched during the last checkpoint, so they need one more.
         let barrier = self.trigger(&job)?;
-        lanes.iter_mut().try_for_each(|lane| lane.end(barrier))?;
+        lanes.iter_mut().try_for_each(|lane| lane.barrier(barrier))?;
         self.wait(&job, barrier)?;
         lanes.iter_mut().try_for_each(Lane::settle)?;
         let rss = Rss { loaded: self.per_key(empty, loaded), steady: self.per_key(empty, resident_bytes()) };
@@ -219,7 +219,7 @@ impl<B: StateBackend> Cell<'_, B> {
         Ok(Written {
             load: together(&load),
             update: together(&update),
-            together: together(&batched),
+            batched: together(&batched),
             beside_zstd: together(&beside),
             longest: touched.chain(update.iter().map(|pace| pace.longest)).max().unwrap_or_default(),
             rss,
@@ -245,7 +245,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let (duration, passages) = thread::scope(|scope| {
             let committed = &committed;
             let threads: Vec<_> =
-                lanes.iter_mut().map(|lane| scope.spawn(move || lane.pass(barrier, committed))).collect();
+                lanes.iter_mut().map(|lane| scope.spawn(move || lane.run_epoch(barrier, committed))).collect();
             let ended = self.wait(job, barrier);
             let duration = clock::now().duration_since(started);
             committed.store(true, Ordering::Relaxed);
@@ -399,7 +399,7 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
         checkpoints: spec.checkpoints,
         load_ops_s: written.load,
         rmw_ops_s: written.update,
-        rmw_batch_ops_s: written.together,
+        rmw_batch_ops_s: written.batched,
         rmw_ops_s_beside_zstd: written.beside_zstd,
         rmw_ops_s_during_checkpoint: rate(|passage| &passage.during),
         first_10k_ops_s_after_seal: rate(|passage| &passage.first),

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn distinct_draws_are_distinct_and_prefer_what_draws_prefer() {
+    fn distinct_draws_follow_the_distribution() {
         for distribution in [Distribution::Uniform, Distribution::Zipf(0.99)] {
             let mut sampler = Sampler::new(distribution, 1000, 7);
             let mut positions = Vec::new();

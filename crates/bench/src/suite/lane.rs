@@ -16,13 +16,13 @@ use super::workload::{self, BATCH, Routing, Share, Workload};
 use crate::clock;
 
 /// Keys per batched read-modify-write.
-const TOGETHER: usize = 32;
+const KEYS_PER_CALL: usize = 32;
 
 /// Batches after a seal whose rate is reported separately.
 const FIRST_BATCHES: usize = 10_000 / BATCH;
 
 /// Batches between two memory readings: a reading costs a step per key group.
-const LOOK_BATCHES: usize = 4;
+const BATCHES_PER_READING: usize = 4;
 
 /// Access to a subtask's backend.
 #[derive(Debug)]
@@ -125,13 +125,13 @@ impl<B: StateBackend> Lane<B> {
 
     /// Returns the bytes pinned after batch `number`; 0 for batches without a reading.
     pub(super) fn pinned_bytes(&mut self, number: usize) -> u64 {
-        if number.is_multiple_of(LOOK_BATCHES) { self.look() } else { 0 }
+        if number.is_multiple_of(BATCHES_PER_READING) { self.read_memory() } else { 0 }
     }
 
     /// Records the backend's current memory and returns the pinned bytes.
-    fn look(&mut self) -> u64 {
+    fn read_memory(&mut self) -> u64 {
         let bytes = self.rows.task.state().backend_mut().stats().memory_bytes;
-        self.memory.moved(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
+        self.memory.replace(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
         self.memory.pinned_bytes()
     }
 
@@ -144,7 +144,7 @@ impl<B: StateBackend> Lane<B> {
             pace.time(Timing::Batch, share.rows(), |(key, value)| self.rows.put(key, value))?;
         }
         // Pinned bytes are wrong until every lane has recorded its backend's memory.
-        self.look();
+        self.read_memory();
         Ok(pace)
     }
 
@@ -153,20 +153,22 @@ impl<B: StateBackend> Lane<B> {
         let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
         for number in 0..operations.div_ceil(BATCH).max(2) {
             self.workload.draw(BATCH, &mut positions);
-            self.touch(&positions, Timing::of(number), &mut pace)?;
+            self.touch(&positions, Timing::of_batch(number), &mut pace)?;
         }
         self.positions = positions;
         Ok(pace)
     }
 
     /// Makes at least `operations` read-modify-writes of drawn keys, in batches.
-    pub(super) fn update_together(&mut self, operations: usize) -> Result<Pace> {
+    pub(super) fn update_batched(&mut self, operations: usize) -> Result<Pace> {
         let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
         for _ in 0..operations.div_ceil(BATCH) {
             self.workload.draw(BATCH, &mut positions);
             self.workload.share.stage_keys(positions.iter().copied());
             let keys: Vec<_> = self.workload.share.keys().collect();
-            pace.time_all(keys.len(), || keys.chunks(TOGETHER).try_for_each(|keys| self.rows.increment_all(keys)))?;
+            pace.time_all(keys.len(), || {
+                keys.chunks(KEYS_PER_CALL).try_for_each(|keys| self.rows.increment_all(keys))
+            })?;
             self.workload.touched(&positions);
         }
         self.positions = positions;
@@ -183,7 +185,7 @@ impl<B: StateBackend> Lane<B> {
 
     /// Takes the barrier, then touches the next epoch's keys: each once, then again until the checkpoint is
     /// `committed`, so that the checkpoint shares the machine with a writer throughout.
-    pub(super) fn pass(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
+    pub(super) fn run_epoch(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
         // A stream does not idle before a barrier: touch keys that are already dirty.
         let before = std::mem::take(&mut self.workload.last_dirty);
         self.touch(&before, Timing::Batch, &mut Pace::default())?;
@@ -191,11 +193,11 @@ impl<B: StateBackend> Lane<B> {
 
         let dirty = std::mem::take(&mut self.workload.dirty);
         let (first, rest) = dirty.split_at(dirty.len().min(1));
-        let mut passage = Passage { pause: self.barrier(barrier, first)?, ..Passage::default() };
+        let mut passage = Passage { pause: self.barrier_and_touch(barrier, first)?, ..Passage::default() };
         let under_way = || !committed.load(Ordering::Relaxed);
         for (number, batch) in rest.chunks(BATCH).enumerate() {
             let (mut pace, counts) = (Pace::default(), under_way());
-            self.touch(batch, Timing::of(number), &mut pace)?;
+            self.touch(batch, Timing::of_batch(number), &mut pace)?;
             if number < FIRST_BATCHES {
                 passage.first.merge(&pace);
             }
@@ -206,7 +208,7 @@ impl<B: StateBackend> Lane<B> {
             }
         }
         for (number, batch) in dirty.chunks(BATCH).cycle().enumerate().take_while(|_| under_way()) {
-            self.touch(batch, Timing::of(number), &mut passage.during)?;
+            self.touch(batch, Timing::of_batch(number), &mut passage.during)?;
             passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
         }
         self.workload.dirty = dirty;
@@ -214,7 +216,7 @@ impl<B: StateBackend> Lane<B> {
     }
 
     /// Takes the barrier, then touches the key at the first position of `next`.
-    pub(super) fn barrier(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
+    pub(super) fn barrier_and_touch(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
         self.workload.share.stage_keys(next.iter().copied());
         let last_record = clock::now();
         self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())?;
@@ -225,7 +227,7 @@ impl<B: StateBackend> Lane<B> {
     }
 
     /// Takes the barrier only.
-    pub(super) fn end(&mut self, barrier: Barrier) -> Result<()> {
+    pub(super) fn barrier(&mut self, barrier: Barrier) -> Result<()> {
         self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())
     }
 
@@ -267,7 +269,7 @@ pub(super) fn read_back<B: StateBackend>(
         if at == 0 {
             first_read += pace.elapsed();
         }
-        pace.time_all(rest.len(), || rest.chunks(TOGETHER).try_for_each(|some| rows.check_all(some)))?;
+        pace.time_all(rest.len(), || rest.chunks(KEYS_PER_CALL).try_for_each(|some| rows.check_all(some)))?;
     }
     let rows = rows.task.state().backend_mut().stats().rows;
     Ok(Readback { first_read, all_read: loaded + pace.elapsed(), rows })

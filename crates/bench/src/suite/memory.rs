@@ -21,7 +21,7 @@ impl Memory {
     }
 
     /// Records that a backend now holds `after` bytes instead of `before`. The sum wraps, so a decrease is also exact.
-    pub(super) fn moved(&self, before: u64, after: u64) {
+    pub(super) fn replace(&self, before: u64, after: u64) {
         self.backends.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
@@ -36,16 +36,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pinned_is_what_backends_do_not_hold() {
+    fn bytes_outside_backends_are_pinned() {
         let budget = MemoryBudget::new(u64::MAX);
         let memory = Memory::new(budget.clone());
         let _rows = budget.charge(50);
-        memory.moved(0, 30);
-        memory.clone().moved(0, 15);
+        memory.replace(0, 30);
+        memory.clone().replace(0, 15);
         assert_eq!(memory.pinned_bytes(), 5);
-        memory.moved(30, 10);
+        memory.replace(30, 10);
         assert_eq!(memory.pinned_bytes(), 25);
-        memory.moved(15, 90);
+        memory.replace(15, 90);
         assert_eq!(memory.pinned_bytes(), 0);
     }
 }

@@ -62,7 +62,7 @@ pub fn run(args: &BenchArgs, print: Print<'_>) -> Result<()> {
     let mut reports = Vec::with_capacity(cells.len());
     for cell in &cells {
         progress.set_message(cell.to_string());
-        reports.push(whole(cell, args.store.as_deref())?);
+        reports.push(measure_cell(cell, args.store.as_deref())?);
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -89,16 +89,16 @@ fn limits(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime) -> Result<Lim
 }
 
 /// Measures all phases of `cell`.
-fn whole(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
-    let mut report: CellReport = apart(cell, Phase::Steps, &Place::new(store)?)?;
+fn measure_cell(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
+    let mut report: CellReport = measure_apart(cell, Phase::Steps, &Place::new(store)?)?;
     if !cell.paced.is_zero() {
-        report.paced = Some(apart(cell, Phase::Paced, &Place::new(store)?)?);
+        report.paced = Some(measure_apart(cell, Phase::Paced, &Place::new(store)?)?);
     }
     Ok(report)
 }
 
 /// Measures one phase of `cell` in its own process.
-fn apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
+fn measure_apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
     let failed = |source| Error::unavailable("cannot run this program again").with_source(source);
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);

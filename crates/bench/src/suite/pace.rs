@@ -20,7 +20,7 @@ pub(super) enum Timing {
 
 impl Timing {
     /// Returns the timing of batch `number`, alternating.
-    pub(super) fn of(number: usize) -> Self {
+    pub(super) fn of_batch(number: usize) -> Self {
         if number.is_multiple_of(2) { Self::Batch } else { Self::Each }
     }
 }

@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clean_keys_come_at_the_pace_and_others_are_dirty() {
+    fn clean_keys_follow_the_pace_and_dirty_keys_fill_the_batch() {
         let mut walk = Walk::new(1000, 7);
         let mut positions = Vec::new();
         walk.start();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_passes_each_key_once_and_begins_again() {
+    fn a_walk_passes_each_key_once_and_starts_over() {
         let mut walk = Walk::new(10, 7);
         walk.start();
         let passed: BTreeSet<_> = (0..20).filter_map(|_| walk.step()).collect();

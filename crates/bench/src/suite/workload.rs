@@ -174,7 +174,7 @@ impl Workload {
             added: vec![0; share.indices.len()],
             sampler: Sampler::new(spec.distribution, count, seed),
             // Non-zero, so that the pages are committed before memory is measured.
-            dirty: vec![1; spec.dirty.of(count) as usize],
+            dirty: vec![1; spec.dirty.share_of(count) as usize],
             last_dirty: Vec::with_capacity(BATCH),
             share,
         }

@@ -83,7 +83,7 @@ pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
 }
 
 #[test]
-fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
+fn an_adaptive_job_extends_its_timeout_on_a_slow_store() {
     let rig = Rig::new();
     let checkpoints = CheckpointPolicy { timeout: Duration::from_secs(5), ..CheckpointPolicy::default() };
     for (adaptive, outcomes) in
@@ -195,7 +195,7 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
 
 /// A killed process reports nothing: the next one reads the learned state from the checkpoint, and infers a failure.
 #[test]
-fn what_an_adaptive_job_has_learned_outlives_its_process() {
+fn an_adaptive_jobs_learned_state_outlives_its_process() {
     let rig = Rig::new();
     let settings = expecting(100_000.0);
     let metrics = PrometheusBuilder::new().build_recorder().handle();
@@ -229,7 +229,7 @@ fn what_an_adaptive_job_has_learned_outlives_its_process() {
 }
 
 #[test]
-fn to_go_back_to_a_checkpoint_is_no_failure() {
+fn a_rollback_is_no_failure() {
     let rig = Rig::new();
     let settings = expecting(1000.0);
     let mut job = rig.open(0, 2, settings.clone()).unwrap();

@@ -257,7 +257,7 @@ fn g07_deleting_is_asked_for_and_never_takes_what_can_be_restored() {
     assert!(run(job.on("sweep --job j --delete --retain 1")).status.success());
     assert!(!orphan.exists());
     assert!(run(job.on("verify --job j --level full")).status.success());
-    assert_eq!(json(&run(job.args("")))["restored_offset"], 30, "the newest is there");
+    assert_eq!(json(&run(job.args("")))["restored_offset"], 30, "the newest checkpoint remains");
 }
 
 #[test]

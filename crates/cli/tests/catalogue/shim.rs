@@ -32,7 +32,7 @@ fn library() -> &'static Path {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/catalogue/shim.c");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([&made, &source]).arg("-ldl");
-        assert!(compiler.status().expect("a C compiler is there").success());
+        assert!(compiler.status().expect("a C compiler is installed").success());
         fs::rename(made, &library).unwrap();
         library
     })

@@ -28,7 +28,7 @@ async fn refused_by(name: &str, act: Act, kind: ErrorKind, text: &str) {
         let error = refused(&place.via(proxy.address)).await;
         assert_eq!(error.kind(), kind, "{:?}: {}", place.kind, error.chain());
         assert!(error.chain().contains(text), "{:?}: {}", place.kind, error.chain());
-        assert!(proxy.requests() <= 8, "{:?}: {} requests before it is told", place.kind, proxy.requests());
+        assert!(proxy.requests() <= 8, "{:?}: {} requests before the refusal", place.kind, proxy.requests());
         let left = alluvium::store::list_jobs(&*place.open(), &"".into(), &runtime(), &quick()).await.unwrap();
         assert_eq!(left, [], "{:?}", place.kind);
     }

@@ -56,8 +56,12 @@ fn orders(data: &[u8]) {
 fn check<V: Debug + PartialEq>(codec: &impl Codec<V>, bytes: &[u8]) {
     let Ok(value) = codec.decode(bytes) else { return };
     let again = encoded(codec, &value);
-    assert_eq!(codec.decode(&again).expect("it was encoded"), value);
-    assert_eq!(encoded(codec, &codec.decode(&again).expect("it was encoded")), again, "equal values have equal bytes");
+    assert_eq!(codec.decode(&again).expect("encoded output decodes"), value);
+    assert_eq!(
+        encoded(codec, &codec.decode(&again).expect("encoded output decodes")),
+        again,
+        "equal values have equal bytes"
+    );
     let ty = Type::parse(&codec.schema().name).expect("the crate's codecs have types");
     decode_any(&ty, &again).expect("tools read what codecs write").to_string();
 }

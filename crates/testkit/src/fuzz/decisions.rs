@@ -20,7 +20,7 @@ use super::world::{self, Objects};
 
 /// Events of a coordinator.
 #[derive(Debug, Clone, Copy, Arbitrary)]
-enum Happens {
+enum Step {
     Trigger,
     Acknowledged { epoch: u8, by: u8 },
     Declined { epoch: u8 },
@@ -42,7 +42,7 @@ struct Appended {
 struct Case {
     participants: u8,
     max_in_flight: u8,
-    happens: Vec<Happens>,
+    steps: Vec<Step>,
     retained: u8,
     list_lag: u8,
     appended: Vec<Appended>,
@@ -84,55 +84,65 @@ fn coordinate(case: &Case) {
     // Open epochs with the participants that acknowledged, and the committing epoch.
     let mut open: BTreeMap<Epoch, BTreeSet<Participant>> = BTreeMap::new();
     let (mut committing, mut last) = (None, Epoch(0));
-    for happens in &case.happens {
-        match *happens {
-            Happens::Trigger => match coordinator.trigger(now) {
+    for step in &case.steps {
+        match *step {
+            Step::Trigger => match coordinator.trigger(now) {
                 Some(epoch) => {
                     assert!(epoch == last.next() && open.len() < max_in_flight);
                     last = epoch;
                     open.insert(epoch, BTreeSet::new());
                 }
-                None => assert_eq!(open.len(), max_in_flight, "a trigger was refused for nothing"),
+                None => assert_eq!(open.len(), max_in_flight, "a trigger was refused below the limit"),
             },
-            Happens::Acknowledged { epoch, by } => {
+            Step::Acknowledged { epoch, by } => {
                 let by = participants[usize::from(by) % participants.len()];
                 open.entry(Epoch(epoch.into())).and_modify(|seen| seen.extend([by]));
                 coordinator.handle(now, Event::Acknowledged(Epoch(epoch.into()), by));
             }
-            Happens::Declined { epoch } => coordinator.handle(now, Event::Declined(Epoch(epoch.into()))),
-            Happens::Committed => {
+            Step::Declined { epoch } => coordinator.handle(now, Event::Declined(Epoch(epoch.into()))),
+            Step::Committed => {
                 if let Some(epoch) = committing.take() {
                     open.retain(|other, _| *other > epoch);
                     coordinator.handle(now, Event::Committed(epoch));
                 }
             }
-            Happens::NotCommitted => {
+            Step::NotCommitted => {
                 if let Some(epoch) = committing.take() {
                     coordinator.handle(now, Event::NotCommitted(epoch));
                 }
             }
-            Happens::Later { seconds } => {
+            Step::Later { seconds } => {
                 now = Timestamp::from_millis(now.as_millis() + i64::from(seconds) * 1000);
                 coordinator.handle_timeout(now);
                 assert!(coordinator.deadline().is_none_or(|deadline| deadline > now), "a deadline passed unnoticed");
             }
         }
         while let Some(command) = coordinator.poll() {
-            match command {
-                Command::Commit(epoch) => {
-                    assert_eq!(open[&epoch].len(), participants.len(), "not all have acknowledged {epoch}");
-                    assert!(committing.is_none() && open.keys().all(|other| *other >= epoch), "out of order");
-                    committing = Some(epoch);
-                }
-                Command::Abort(epoch) => {
-                    assert!(committing != Some(epoch), "an epoch is given up that may be committed");
-                    assert!(open.remove(&epoch).is_some(), "an epoch ends twice");
-                }
-            }
+            follow(command, participants.len(), &mut open, &mut committing);
         }
         let ready = open.first_key_value().is_some_and(|(_, seen)| seen.len() == participants.len());
-        assert!(!ready || committing.is_some(), "a complete epoch waits");
+        assert!(!ready || committing.is_some(), "a complete epoch is not being committed");
         assert_eq!(coordinator.in_flight(), open.len());
+    }
+}
+
+/// Checks a coordinator's command against the model, and applies it there.
+fn follow(
+    command: Command,
+    participants: usize,
+    open: &mut BTreeMap<Epoch, BTreeSet<Participant>>,
+    committing: &mut Option<Epoch>,
+) {
+    match command {
+        Command::Commit(epoch) => {
+            assert_eq!(open[&epoch].len(), participants, "not all have acknowledged {epoch}");
+            assert!(committing.is_none() && open.keys().all(|other| *other >= epoch), "out of order");
+            *committing = Some(epoch);
+        }
+        Command::Abort(epoch) => {
+            assert!(*committing != Some(epoch), "aborted an epoch whose commit is in flight");
+            assert!(open.remove(&epoch).is_some(), "an epoch ends twice");
+        }
     }
 }
 
@@ -172,7 +182,7 @@ fn retention(case: &Case) {
         assert!(garbage.manifests.iter().all(|seq| !is_live(seq) && seq.0 + list_lag.max(1) <= number));
         assert!(garbage.objects.iter().all(|object| ledger.freed(object)));
         let blind = unreadable.iter().any(is_live);
-        assert!(!blind || garbage.objects.is_empty(), "what is unreadable protects everything");
+        assert!(!blind || garbage.objects.is_empty(), "an unreadable manifest protects every object");
         deleted.extend(garbage.objects);
         gone.extend(garbage.manifests);
         let void: BTreeSet<_> =
@@ -180,7 +190,7 @@ fn retention(case: &Case) {
         assert_eq!(gone, void, "void manifests leave as they grow old");
         if !blind && unreadable.is_empty() {
             let orphans: BTreeSet<_> = all.values().flatten().filter(|o| !reached.contains(o)).copied().collect();
-            assert_eq!(deleted, orphans, "what nothing reaches is garbage");
+            assert_eq!(deleted, orphans, "unreachable objects are garbage");
         }
     }
 }
@@ -196,15 +206,15 @@ fn check_retention(
     let mut both = [kept, dropped].concat();
     both.sort_unstable_by_key(|entry| entry.id.seq);
     assert!(both == live && kept.is_sorted_by_key(|entry| entry.id.seq));
-    let is = |entries: &[Retained], kind| entries.iter().filter(|entry| entry.kind == kind).count();
-    assert_eq!(is(dropped, ManifestKind::Savepoint), 0, "savepoints are the user's");
-    assert_eq!(is(kept, ManifestKind::Claim), 0, "a claim never outlives the manifest after it");
+    let count_of = |entries: &[Retained], kind| entries.iter().filter(|entry| entry.kind == kind).count();
+    assert_eq!(count_of(dropped, ManifestKind::Savepoint), 0, "savepoints are the user's");
+    assert_eq!(count_of(kept, ManifestKind::Claim), 0, "a claim never outlives the manifest after it");
     let parent_lives = parent.is_none() || kept.iter().any(|entry| Some(entry.id) == parent);
-    assert!(kind == ManifestKind::Checkpoint || parent_lives, "the checkpoint to go on from is dropped");
+    assert!(kind == ManifestKind::Checkpoint || parent_lives, "the parent checkpoint was dropped");
     let room = policy.checkpoints.max(1) as usize - usize::from(kind == ManifestKind::Checkpoint);
     let newest = live.iter().rev().filter(|entry| entry.kind == ManifestKind::Checkpoint).take(room);
     assert!(newest.into_iter().all(|entry| kept.contains(entry)), "a checkpoint is dropped too early");
-    assert!(is(kept, ManifestKind::Checkpoint) <= room + 1, "more checkpoints than the policy says");
+    assert!(count_of(kept, ManifestKind::Checkpoint) <= room + 1, "more checkpoints than the policy allows");
 }
 
 fn chains(case: &Case) {

@@ -28,11 +28,11 @@ impl Alone {
     /// If `work` held more than `cap` bytes at once, beyond those held before.
     pub fn bounded<R>(&self, cap: usize, work: impl FnOnce() -> R) -> R {
         let before = ALLOCATOR.current_usage();
-        assert!(before > 0, "the program has another global allocator: nothing is counted");
+        assert!(before > 0, "the global allocator does not count");
         ALLOCATOR.reset_peak_usage();
         let result = work();
         let held = ALLOCATOR.peak_usage().saturating_sub(before);
-        assert!(held <= cap, "{held} bytes were held at a time: {cap} are allowed");
+        assert!(held <= cap, "{held} bytes held at once, limit {cap}");
         result
     }
 }

@@ -30,7 +30,7 @@ struct Case {
 #[derive(Debug, Arbitrary)]
 struct Carried {
     name: Name,
-    dealt: u8,
+    redistribution: u8,
     items: Vec<u8>,
     bytes: Vec<u8>,
 }
@@ -68,7 +68,8 @@ impl Carried {
             Name::UnionList => 1,
             Name::Broadcast | Name::Labels | Name::Any(_) => 2,
         };
-        let redistribution = kinds[if self.dealt < 200 { own } else { usize::from(self.dealt) % kinds.len() }];
+        let redistribution =
+            kinds[if self.redistribution < 200 { own } else { usize::from(self.redistribution) % kinds.len() }];
         let mut item_offsets: Vec<u64> = self.items.iter().map(|at| u64::from(*at)).collect();
         item_offsets.sort_unstable();
         let content = OpaqueContent::Inline(Bytes::copy_from_slice(&self.bytes));

@@ -26,7 +26,7 @@ type State = BTreeMap<Vec<u8>, u64>;
 
 /// Damage to the objects; numbers are taken modulo the valid range.
 #[derive(Debug, Arbitrary)]
-enum Harm {
+enum Damage {
     Flip {
         object: u8,
         at: u16,
@@ -80,7 +80,7 @@ struct Case {
     from: u8,
     copy: bool,
     parallelism: u8,
-    harms: Vec<Harm>,
+    damages: Vec<Damage>,
 }
 
 /// A small job: its objects, and the state at each checkpoint.
@@ -148,8 +148,8 @@ fn edit(objects: &mut Objects, number: u8, edit: impl FnOnce(&str, &mut Vec<u8>)
     }
 }
 
-impl Harm {
-    fn inflict(&self, objects: &mut Objects) {
+impl Damage {
+    fn apply(&self, objects: &mut Objects) {
         let content =
             |objects: &Objects, number| key(objects, number).map(|key| objects[&key].clone()).unwrap_or_default();
         match *self {
@@ -201,20 +201,21 @@ pub fn restore(data: &[u8]) -> Result<()> {
     let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(data)) else { return Ok(()) };
     let scene: &Scene = if case.signed { &SIGNED } else { &UNSIGNED };
     let mut objects = scene.objects.clone();
-    case.harms.iter().for_each(|harm| harm.inflict(&mut objects));
-    let hostile = case.harms.iter().any(|harm| matches!(harm, Harm::Seal { .. }));
+    case.damages.iter().for_each(|damage| damage.apply(&mut objects));
+    let hostile = case.damages.iter().any(|damage| matches!(damage, Damage::Seal { .. }));
     let hostile = hostile && !case.signed;
-    let law = Law { scene, whole: objects == scene.objects, hostile, savepoint: case.copy, objects: &objects };
+    let invariants =
+        Invariants { scene, whole: objects == scene.objects, hostile, savepoint: case.copy, objects: &objects };
     let checkpoints = scene.states.keys().copied().map(RestoreFrom::Checkpoint);
     let from = checkpoints.chain([RestoreFrom::Newest]).cycle().nth(case.from.into());
     world::run(async {
-        law.read().await?;
-        law.reopen(from.unwrap_or(RestoreFrom::Newest), 1 + u32::from(case.parallelism % 4)).await
+        invariants.read().await?;
+        invariants.reopen(from.unwrap_or(RestoreFrom::Newest), 1 + u32::from(case.parallelism % 4)).await
     })
 }
 
 /// The invariants on the damaged objects.
-struct Law<'a> {
+struct Invariants<'a> {
     scene: &'a Scene,
     /// The objects are undamaged.
     whole: bool,
@@ -225,7 +226,7 @@ struct Law<'a> {
     objects: &'a Objects,
 }
 
-impl Law<'_> {
+impl Invariants<'_> {
     /// Returns a store with the damaged objects.
     async fn store(&self, seed: u64) -> Store {
         world::store(self.objects, seed).await.1.with_manifest_keys(self.scene.keys.clone())
@@ -236,7 +237,7 @@ impl Law<'_> {
         match found {
             Ok(_) if self.hostile => Ok(()),
             Ok(state) => {
-                assert!(self.scene.states.get(&seq) == Some(&state), "another state than that of checkpoint {seq}");
+                assert!(self.scene.states.get(&seq) == Some(&state), "state differs from checkpoint {seq}");
                 Ok(())
             }
             Err(error) => self.refused(error),
@@ -268,7 +269,7 @@ impl Law<'_> {
                 Err(error) => Err(error),
             };
             let sound = self.hostile || !report.restorable.contains(&seq) || found.is_ok();
-            assert!(sound, "checkpoint {seq} is called restorable: {found:?}");
+            assert!(sound, "checkpoint {seq} is reported restorable: {found:?}");
             let live = chain.restorable().iter().any(|manifest| manifest.id.seq == seq);
             if live || found.is_ok() {
                 let _refused = self.check(seq, found);

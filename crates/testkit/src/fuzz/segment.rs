@@ -23,8 +23,8 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     let all = index.blocks_for(index.groups());
     match (index.blocks().first(), all.as_slice()) {
         (None, []) => {}
-        (Some(first), [whole]) => assert_eq!(*whole, first.offset..index.offset(), "blocks lie one behind the other"),
-        (_, other) => panic!("blocks in {} pieces", other.len()),
+        (Some(first), [whole]) => assert_eq!(*whole, first.offset..index.offset(), "blocks are contiguous"),
+        (_, other) => panic!("blocks in {} ranges", other.len()),
     }
     let some = KeyGroupSet::from(KeyGroupRange::new(0, u16::from(*data.last().unwrap_or(&0)) << 7));
     for range in index.blocks_for(&some.intersection(index.groups())) {
@@ -82,7 +82,7 @@ fn scan(bytes: &[u8]) -> Result<()> {
         batch.clear();
         rows.append_group(group, &mut batch)?;
         for row in batch.iter() {
-            writer.push(group, &row).expect("readers hand out what writers take");
+            writer.push(group, &row).expect("writers accept rows from readers");
         }
         batch.fold(Fold::Base, &Rules::none()).expect("without rules nothing can fail");
     }

@@ -29,12 +29,12 @@ pub fn run<R>(work: impl Future<Output = R>) -> R {
 }
 
 #[derive(Debug)]
-struct Alone {
+struct SingleThreaded {
     tokio: TokioRuntime,
     drawn: AtomicU64,
 }
 
-impl Runtime for Alone {
+impl Runtime for SingleThreaded {
     fn spawn(&self, future: BoxFuture<'static, ()>) {
         self.tokio.spawn(future);
     }
@@ -59,7 +59,7 @@ impl Runtime for Alone {
 
 /// Returns the runtime, for use inside [`run`]; `seed` fixes its draws.
 pub fn runtime(seed: u64) -> SharedRuntime {
-    Arc::new(Alone { tokio: TokioRuntime::current(), drawn: AtomicU64::new(seed << 32 | 1) })
+    Arc::new(SingleThreaded { tokio: TokioRuntime::current(), drawn: AtomicU64::new(seed << 32 | 1) })
 }
 
 /// Returns an in-memory store that holds `objects`, and the job's place in it.

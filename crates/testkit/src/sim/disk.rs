@@ -35,7 +35,7 @@ pub struct DiskFaults {
 
 struct File {
     /// The contents visible to programs.
-    seen: Bytes,
+    visible: Bytes,
     /// The contents on the disk.
     durable: Vec<u8>,
     /// A sync failed: the system marks the pages clean and never writes them again.
@@ -50,7 +50,7 @@ struct State {
     /// Folders with unsynced changes. After a failed sync the changes count as written.
     dirty: BTreeSet<String>,
     /// The file system's journal failed: all further writes fail.
-    broken: bool,
+    journal_failed: bool,
     faults: DiskFaults,
 }
 
@@ -84,32 +84,32 @@ impl Disk {
 
     fn write_new(&self, bytes: Bytes) -> Result<usize> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
-        state.files.push(File { seen: bytes, durable: Vec::new(), lost: false });
+        state.files.push(File { visible: bytes, durable: Vec::new(), lost: false });
         Ok(state.files.len() - 1)
     }
 
     fn sync_file(&self, file: usize) -> Result<()> {
         let fails = self.sim.draw(|rng| rng.permille(self.state().faults.file_sync));
         let mut state = self.state();
-        let broken = state.broken;
+        let journal_failed = state.journal_failed;
         let file = &mut state.files[file];
-        if fails || broken {
+        if fails || journal_failed {
             self.sim.hit("sync of a file failed");
             file.lost = true;
             return Err(failed("input/output error"));
         }
         if !file.lost {
-            file.durable = file.seen.to_vec();
+            file.durable = file.visible.to_vec();
         }
         Ok(())
     }
 
     fn link(&self, file: usize, name: &str) -> Result<()> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
         if state.names.contains_key(name) {
@@ -123,7 +123,7 @@ impl Disk {
     /// Changes the folder of `name`, so that a sync has something to write.
     fn touch(&self, name: &str) -> Result<()> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
         state.dirty.insert(folder(name).to_owned());
@@ -134,10 +134,10 @@ impl Disk {
     fn sync_name(&self, name: &str) -> Result<()> {
         let (fails, breaks) = self.sim.draw(|rng| (rng.permille(self.state().faults.name_sync), rng.permille(300)));
         let mut state = self.state();
-        let State { names, durable_names, dirty, broken, .. } = &mut *state;
+        let State { names, durable_names, dirty, journal_failed, .. } = &mut *state;
         let dirty = dirty.remove(folder(name));
-        *broken |= fails && breaks;
-        if fails || *broken {
+        *journal_failed |= fails && breaks;
+        if fails || *journal_failed {
             self.sim.hit("sync of a folder failed");
             return Err(failed("input/output error"));
         }
@@ -155,10 +155,10 @@ impl Disk {
         self.sim.hit("power lost");
         let mut rng = self.sim.draw(Rng::fork);
         let mut state = self.state();
-        let State { files, names, durable_names, dirty, broken, .. } = &mut *state;
+        let State { files, names, durable_names, dirty, journal_failed, .. } = &mut *state;
         dirty.clear();
-        let seen = std::mem::take(names);
-        for (name, file) in &seen {
+        let visible = std::mem::take(names);
+        for (name, file) in &visible {
             if !durable_names.contains_key(name) && rng.permille(300) {
                 self.sim.hit("name survived that was not synced");
                 durable_names.insert(name.clone(), *file);
@@ -166,14 +166,14 @@ impl Disk {
                 self.sim.hit("name lost that was not synced");
             }
         }
-        durable_names.retain(|name, _| seen.contains_key(name) || rng.permille(500));
-        for file in files.iter_mut().filter(|file| file.durable != file.seen) {
+        durable_names.retain(|name, _| visible.contains_key(name) || rng.permille(500));
+        for file in files.iter_mut().filter(|file| file.durable != file.visible) {
             self.sim.hit("file torn");
-            file.durable = torn(&file.seen, &mut rng);
-            file.seen = file.durable.clone().into();
+            file.durable = torn(&file.visible, &mut rng);
+            file.visible = file.durable.clone().into();
         }
         names.clone_from(durable_names);
-        *broken = false;
+        *journal_failed = false;
     }
 }
 
@@ -204,24 +204,24 @@ impl DiskStore {
         Self { sim: sim.clone(), node, disk: disk.clone(), doubtful: guarded.then(Arc::default) }
     }
 
-    fn doubt(&self, name: &str) -> bool {
+    fn mark_doubtful(&self, name: &str) -> bool {
         self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().insert(name.to_owned()))
     }
 
-    fn trust(&self, name: &str) {
+    fn mark_durable(&self, name: &str) {
         self.doubtful.iter().for_each(|doubtful| {
             doubtful.lock().unwrap().remove(name);
         });
     }
 
     /// Makes durable a name that an earlier create may have left.
-    async fn settle(&self, name: &str) -> Result<()> {
+    async fn ensure_durable(&self, name: &str) -> Result<()> {
         if self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().contains(name)) {
             self.disk.touch(name)?;
             self.step().await;
             self.disk.sync_name(name)?;
             self.sim.hit("name in doubt synced before it was read");
-            self.trust(name);
+            self.mark_durable(name);
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ impl DiskStore {
 
     fn find(&self, name: &str) -> Option<Bytes> {
         let state = self.disk.state();
-        state.names.get(name).map(|file| state.files[*file].seen.clone())
+        state.names.get(name).map(|file| state.files[*file].visible.clone())
     }
 }
 
@@ -266,13 +266,13 @@ impl ObjectStore for DiskStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
         let (sender, receiver) = oneshot::channel();
-        let undoubted = self.doubt(location.as_ref());
+        let undoubted = self.mark_doubtful(location.as_ref());
         let create = self.clone().create(location.to_string(), payload.into());
         // The receiver may be dropped.
         self.sim.spawn(self.node, Box::pin(async move { drop(sender.send(create.await)) }));
         let created = receiver.await.unwrap_or_else(|_| Err(failed("killed")));
         if created.is_ok() || undoubted && matches!(created, Err(Error::AlreadyExists { .. })) {
-            self.trust(location.as_ref());
+            self.mark_durable(location.as_ref());
         }
         created?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
@@ -283,7 +283,7 @@ impl ObjectStore for DiskStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.settle(location.as_ref()).await?;
+        self.ensure_durable(location.as_ref()).await?;
         self.step().await;
         let missing = || Error::NotFound { path: location.to_string(), source: "no such file".into() };
         let bytes = self.find(location.as_ref()).ok_or_else(missing)?;
@@ -318,7 +318,7 @@ impl ObjectStore for DiskStore {
         let start = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
         let state = self.disk.state();
         let below = state.names.iter().filter(|(name, _)| name.starts_with(&start));
-        let found: Vec<_> = below.map(|(name, file)| meta(name, state.files[*file].seen.len() as u64)).collect();
+        let found: Vec<_> = below.map(|(name, file)| meta(name, state.files[*file].visible.len() as u64)).collect();
         stream::iter(found).boxed()
     }
 

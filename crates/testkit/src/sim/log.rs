@@ -11,17 +11,17 @@ use super::Sim;
 
 /// Runs `work` and calls `listen` with the message and the full text of each line logged on this thread.
 pub fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + 'static, work: impl FnOnce() -> R) -> R {
-    let ears = Arc::new(Mutex::new(Some((sim.clone(), listen))));
-    let result = tracing::subscriber::with_default(Listener { ears: Arc::clone(&ears) }, work);
+    let sink = Arc::new(Mutex::new(Some((sim.clone(), listen))));
+    let result = tracing::subscriber::with_default(Listener { sink: Arc::clone(&sink) }, work);
     // Another thread may drop the listener last, while holding a lock of the library. The captured values may log when
     // dropped, so they are dropped here.
-    let ears = ears.lock().unwrap().take();
-    drop(ears);
+    let sink = sink.lock().unwrap().take();
+    drop(sink);
     result
 }
 
 struct Listener<F> {
-    ears: Arc<Mutex<Option<(Sim, F)>>>,
+    sink: Arc<Mutex<Option<(Sim, F)>>>,
 }
 
 /// A line: its message, followed by its fields.
@@ -58,7 +58,7 @@ impl<F: Fn(&str, &str) + Send + 'static> Subscriber for Listener<F> {
         let mut line = Line::default();
         event.record(&mut line);
         let whole = format!("{}{}", line.message, line.fields);
-        if let Some((sim, listen)) = &*self.ears.lock().unwrap() {
+        if let Some((sim, listen)) = &*self.sink.lock().unwrap() {
             sim.trace(format_args!("  log: {whole}"));
             listen(&line.message, &whole);
         }

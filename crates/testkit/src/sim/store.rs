@@ -45,7 +45,7 @@ pub struct StoreWorld {
     sim: Sim,
     objects: Objects,
     /// Deleted objects, with the time of deletion.
-    graves: Vec<(u64, String, Stored)>,
+    deleted: Vec<(u64, String, Stored)>,
     creations: u64,
     calls: u64,
     faults: Faults,
@@ -112,7 +112,7 @@ impl StoreWorld {
         Arc::new(Mutex::new(Self {
             sim: sim.clone(),
             objects: Objects::new(),
-            graves: Vec::new(),
+            deleted: Vec::new(),
             creations: 0,
             calls: 0,
             faults,
@@ -219,7 +219,7 @@ impl StoreWorld {
             Effect::Get(range, head) => self.read(key, range.as_ref(), *head),
             Effect::Delete => {
                 let Some(stored) = self.objects.remove(key) else { return Reply::Missing };
-                self.graves.push((self.sim.now_ms(), key.to_owned(), stored));
+                self.deleted.push((self.sim.now_ms(), key.to_owned(), stored));
                 if let Some(watcher) = &mut self.watcher {
                     watcher.deleted(key, &self.objects);
                 }
@@ -238,7 +238,7 @@ impl StoreWorld {
         let Effect::Get(range, head) = effect else { return self.apply(key, effect) };
         let old = match self.objects.get(key) {
             Some(stored) => Some(stored).filter(|stored| stored.created + STALE_CREATIONS <= self.creations),
-            None => self.graves.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
+            None => self.deleted.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
         };
         old.map_or(Reply::Missing, |stored| read(stored, range.as_ref(), *head))
     }
@@ -277,7 +277,7 @@ impl StoreWorld {
             broken = sim.draw(|rng| rng.permille(profile.list_breaks));
             shown.sort_unstable_by_key(|(_, _, created)| *created);
             shown.truncate(shown.len().saturating_sub(usize::try_from(missed).expect("a small number")));
-            let ghosts = self.graves.iter().filter(|(deleted, key, _)| *deleted > since && below(key));
+            let ghosts = self.deleted.iter().filter(|(deleted, key, _)| *deleted > since && below(key));
             shown.extend(ghosts.map(|(_, key, stored)| (key.clone(), stored.bytes.len() as u64, stored.created)));
         }
         shown.sort_unstable();
@@ -306,30 +306,19 @@ impl SimStore {
         self.sim.trace(format_args!("n{} {operation:?} {key} {fate:?}", self.node));
         let (sender, receiver) = oneshot::channel();
         let sender = Arc::new(Mutex::new(Some(sender)));
-        let told = match fate.answer {
-            Some((
-                after_ms,
-                answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied),
-            )) => {
-                let reply = match answer {
-                    Answer::Throttled => Reply::Throttled,
-                    Answer::Conflict => Reply::Exists,
-                    Answer::Denied => Reply::Denied,
-                    _ => Reply::ServerError,
-                };
-                let sender = Arc::clone(&sender);
-                self.sim.after(after_ms, move |_| send(&sender, reply));
-                None
-            }
-            truth => truth,
-        };
+        let refusal = fate.answer.and_then(|(after_ms, answer)| Some((after_ms, refusal(answer)?)));
+        let answer = fate.answer.filter(|_| refusal.is_none());
+        if let Some((after_ms, reply)) = refusal {
+            let sender = Arc::clone(&sender);
+            self.sim.after(after_ms, move |_| send(&sender, reply));
+        }
         let (node, life) = (self.node, self.sim.crashes(self.node));
         for (at, effect_ms) in fate.effects_ms.into_iter().enumerate() {
             let (world, key, effect, sender) =
                 (Arc::clone(&self.world), key.clone(), effect.clone(), Arc::clone(&sender));
-            let told = told.filter(|_| at == 0);
+            let answer = answer.filter(|_| at == 0);
             self.sim.after(effect_ms, move |sim| {
-                let reply = match told {
+                let reply = match answer {
                     Some((_, Answer::Stale)) => world.lock().unwrap().read_stale(&key, &effect),
                     _ => world.lock().unwrap().apply(&key, &effect),
                 };
@@ -340,7 +329,7 @@ impl SimStore {
                     });
                 }
                 sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
-                if let Some((after_ms, answer)) = told {
+                if let Some((after_ms, answer)) = answer {
                     let reply = if answer == Answer::Truth {
                         reply
                     } else {
@@ -379,6 +368,17 @@ fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
 }
 
 type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
+
+/// Returns the reply of an answer that does not depend on the effect.
+fn refusal(answer: Answer) -> Option<Reply> {
+    match answer {
+        Answer::ServerError => Some(Reply::ServerError),
+        Answer::Throttled => Some(Reply::Throttled),
+        Answer::Conflict => Some(Reply::Exists),
+        Answer::Denied => Some(Reply::Denied),
+        _ => None,
+    }
+}
 
 fn send(sender: &Sender, reply: Reply) {
     if let Some(sender) = sender.lock().unwrap().take() {

@@ -30,7 +30,7 @@ const VALUE_EXPIRES: u32 = 6;
 const VERSIONED: u32 = 7;
 
 /// The time to live of rows.
-const LIFE: i64 = 100;
+const TTL: i64 = 100;
 
 /// Adds bytes with wrap-around; values may differ in length.
 #[derive(Debug)]
@@ -68,12 +68,12 @@ impl Upgrade for Renumber {
 }
 
 /// Returns a value's bytes as a table stores them under `version`.
-fn coded(table: u32, version: u32, value: Vec<u8>) -> Vec<u8> {
+fn stored_bytes(table: u32, version: u32, value: Vec<u8>) -> Vec<u8> {
     if table == VERSIONED { [vec![u8::try_from(version).unwrap()], value].concat() } else { value }
 }
 
 fn rules(table: u32, version: u32) -> Option<TableRules> {
-    let ttl = |on_read| Some(Ttl { millis: LIFE.unsigned_abs(), on_read, ..Ttl::default() });
+    let ttl = |on_read| Some(Ttl { millis: TTL.unsigned_abs(), on_read, ..Ttl::default() });
     let plain = TableRules::default();
     Some(match table {
         ORDERED => TableRules { ordered: true, ..plain },
@@ -218,7 +218,7 @@ impl<B: StateBackend> Job<B> {
         let backend = self.owner(row.key.group);
         match action {
             Action::Put(length) => {
-                backend.write(row, Write::Put(&coded(table, version, value(length, None)))).unwrap();
+                backend.write(row, Write::Put(&stored_bytes(table, version, value(length, None)))).unwrap();
             }
             Action::Delete => backend.write(row, Write::Delete).unwrap(),
             Action::Merge(length) => {
@@ -228,7 +228,7 @@ impl<B: StateBackend> Job<B> {
             Action::Append(_) | Action::Keep | Action::UpdateDelete => {
                 let update = |stored: Option<&[u8]>, scratch: &mut Vec<u8>| match action {
                     Action::Append(length) => {
-                        scratch.extend(coded(table, version, value(length, stored)));
+                        scratch.extend(stored_bytes(table, version, value(length, stored)));
                         (Change::Put, ())
                     }
                     Action::UpdateDelete => (Change::Delete, ()),
@@ -429,9 +429,9 @@ impl<B: StateBackend> World<B> {
     /// Returns a row's current value.
     fn visible(&self, id: &RowId) -> Option<Vec<u8>> {
         let expires = [LIST_EXPIRES, VALUE_EXPIRES].contains(&id.1.0);
-        let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + LIFE > self.clock);
+        let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + TTL > self.clock);
         let living: Vec<_> = pieces.map(|(bytes, _)| bytes.as_slice()).collect();
-        (!living.is_empty()).then(|| coded(id.1.0, self.tested.version, living.concat()))
+        (!living.is_empty()).then(|| stored_bytes(id.1.0, self.tested.version, living.concat()))
     }
 
     fn clear(&mut self, place: Place, scope: u8) {
