@@ -6,6 +6,7 @@ mod executor;
 mod fate;
 mod history;
 mod log;
+mod reply;
 mod rng;
 mod store;
 

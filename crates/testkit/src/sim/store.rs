@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use object_store::{
 use tokio::sync::oneshot;
 
 use super::history::{Did, Told, i11_is_linearizable};
+use super::reply::{Reply, Shown, into_result, refusal, wrong_reply};
 use super::{Answer, Call, Counts, Fate, Faults, Node, Operation, Sim};
 
 /// What is stored, by key.
@@ -84,27 +84,6 @@ impl Effect {
             Self::List => Operation::List,
         }
     }
-}
-
-/// A call's outcome.
-#[derive(Debug, Clone)]
-enum Reply {
-    Done,
-    Read {
-        bytes: Bytes,
-        range: Range<u64>,
-        size: u64,
-        /// Whether the connection breaks after these bytes.
-        reset: bool,
-    },
-    /// Keys with lengths; the flag says whether the listing ends in an error.
-    Listed(Vec<(String, u64)>, bool),
-    Exists,
-    Missing,
-    BadRange,
-    ServerError,
-    Throttled,
-    Denied,
 }
 
 impl StoreWorld {
@@ -347,7 +326,7 @@ impl SimStore {
         }
         drop(sender);
         match receiver.await {
-            Ok(reply) => settle(key, reply),
+            Ok(reply) => into_result(key, reply),
             // The fate has no answer.
             Err(_) => std::future::pending().await,
         }
@@ -369,17 +348,6 @@ fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
 
 type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
 
-/// Returns the reply of an answer that does not depend on the effect.
-fn refusal(answer: Answer) -> Option<Reply> {
-    match answer {
-        Answer::ServerError => Some(Reply::ServerError),
-        Answer::Throttled => Some(Reply::Throttled),
-        Answer::Conflict => Some(Reply::Exists),
-        Answer::Denied => Some(Reply::Denied),
-        _ => None,
-    }
-}
-
 fn send(sender: &Sender, reply: Reply) {
     if let Some(sender) = sender.lock().unwrap().take() {
         // The receiver may be dropped.
@@ -387,40 +355,9 @@ fn send(sender: &Sender, reply: Reply) {
     }
 }
 
-fn settle(path: String, reply: Reply) -> Result<Reply> {
-    let source = |text: &str| text.to_owned().into();
-    let generic = |text: &str| object_store::Error::Generic { store: "sim", source: source(text) };
-    match reply {
-        Reply::Exists => Err(object_store::Error::AlreadyExists { path, source: source("409") }),
-        Reply::Missing => Err(object_store::Error::NotFound { path, source: source("404") }),
-        Reply::Denied => Err(object_store::Error::PermissionDenied { path, source: source("403") }),
-        Reply::BadRange => Err(generic("416")),
-        Reply::ServerError => Err(generic("500")),
-        Reply::Throttled => Err(generic("503 slow down")),
-        done => Ok(done),
-    }
-}
-
-fn wrong_reply() -> object_store::Error {
-    object_store::Error::Generic { store: "sim", source: "reply to another call".into() }
-}
-
 pub(crate) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
     let location = Path::parse(key)?;
     Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
-}
-
-/// A reply, shown without its bytes.
-struct Shown<'a>(&'a Reply);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Reply::Read { range, .. } => write!(f, "{range:?}"),
-            Reply::Listed(keys, broken) => write!(f, "{} keys, broken off: {broken}", keys.len()),
-            other => write!(f, "{other:?}"),
-        }
-    }
 }
 
 impl fmt::Display for SimStore {
