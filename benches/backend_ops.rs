@@ -1,8 +1,8 @@
-//! Point read-modify-writes and seals of the log backend, beside a plain hash map that has no snapshots and, for what
-//! blocks in huge pages are worth, beside the backend with all memory from the allocator.
+//! Point read-modify-writes and seals of the log backend, compared with a plain hash map without snapshots and, to show
+//! the gain of blocks in huge pages, with the backend on the allocator's memory alone.
 //!
-//! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes and
-//! writes it back. A seal is timed alone: dirtying comes before the clock, dropping what was sealed after it.
+//! 16-byte keys in random order, 100-byte values; one read-modify-write reads the value, adds 1 to its first 8 bytes
+//! and writes it back. A seal is timed without the writes before it and the drop after it.
 
 use std::hint::black_box;
 
@@ -17,7 +17,7 @@ use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};
 
 const BATCH: usize = 10_000;
 
-/// Returns batches of keys drawn uniformly, so that drawing is not timed.
+/// Returns batches of uniformly drawn keys, so that drawing is not timed.
 fn draws(keys: u64) -> impl Iterator<Item = Vec<[u8; 16]>> {
     let mut next = 0;
     std::iter::repeat_with(move || {
@@ -98,7 +98,7 @@ fn read_modify_write(c: &mut Criterion) {
     group.finish();
 }
 
-/// Read-modify-writes of which each is its row's first since a seal, and the seals.
+/// Read-modify-writes that each touch their row for the first time since a seal, and the seals.
 fn first_touch(c: &mut Criterion) {
     let keys = 1_000_000;
     let mut group = c.benchmark_group("first touch");

@@ -1,4 +1,4 @@
-//! Encodes what a backend sealed, and loads it again: bytes of keys and values per second.
+//! Encodes a backend's sealed rows and loads them again: bytes of keys and values per second.
 //!
 //! ```sh
 //! cargo bench --bench checkpoint
@@ -28,7 +28,7 @@ fn backend(groups: KeyGroupSet) -> LogBackend {
     LogBackend::new(groups, PARTITIONER, MemoryBudget::new(u64::MAX))
 }
 
-/// Returns a backend's first seal: all rows, half of each value random and half of it a pattern.
+/// Returns a backend's first seal: all rows, with half of each value random and half a pattern.
 fn sealed() -> Sealed {
     let mut backend = backend(KeyGroupSet::all(GROUPS));
     for number in 0..ROWS {

@@ -1,9 +1,9 @@
-//! A million timers registered and fired on the log backend, each under a key of its own; beside what their rows alone
-//! take, and beside ordered collections of the standard library that hold the same timers and no rows.
+//! A million timers registered and fired on the log backend, each under its own key; compared with their rows alone,
+//! and with ordered collections of the standard library that hold the same timers without rows.
 //!
-//! 16-byte keys in random order, no namespaces; times that rise as timers are registered, are scattered, or are shared
-//! by a thousand timers each. There is a seal halfway through registering and one halfway through firing, both timed:
-//! half of the rows that fire are frozen, and their removal writes tombstones.
+//! 16-byte keys in random order, no namespaces; times are ascending, scattered, or shared by a thousand timers each.
+//! One seal halfway through registering and one halfway through firing, both timed: half of the fired rows are frozen,
+//! so removing them writes tombstones.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -23,13 +23,13 @@ use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};
 
 const TIMERS: usize = 1_000_000;
 
-/// The time of the timer of this number.
+/// Maps a timer's number to its time.
 type Time = fn(u64) -> i64;
 
-/// A timer as the plain collections have it.
+/// A timer in the plain collections.
 type Plain = (i64, u16, Box<[u8]>);
 
-/// Returns the timers in the order in which they are registered.
+/// Returns the timers in order of registration.
 fn drawn(time: Time) -> Vec<(i64, [u8; 16])> {
     (0..TIMERS as u64).map(|number| (time(number), key(number))).collect()
 }
@@ -82,7 +82,7 @@ impl Job {
     }
 }
 
-/// Writes or removes the rows alone, in the order of `drawn`.
+/// Writes or removes only the rows, in the order of `drawn`.
 fn rows(backend: &mut LogBackend, drawn: &[(i64, [u8; 16])], change: Change) {
     for (number, (at, key)) in drawn.iter().enumerate() {
         let key = PARTITIONER.locate(key, 0, GROUPS);
@@ -96,7 +96,7 @@ fn rows(backend: &mut LogBackend, drawn: &[(i64, [u8; 16])], change: Change) {
     }
 }
 
-/// Times the two halves of a life: what `register` makes of nothing, what `fire` makes of that.
+/// Times `register` from nothing, and `fire` on its result.
 fn both<T>(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, register: impl Fn() -> T, fire: impl Fn(T) -> T) {
     group.bench_function(format!("register/{name}"), |b| {
         b.iter_batched(|| (), |()| register(), BatchSize::PerIteration)

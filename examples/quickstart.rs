@@ -13,7 +13,7 @@ use alluvium::prelude::*;
 
 const WORDS: &str = "the river lays its load down in layers and the layers keep what the river was";
 
-/// An engine of the simplest kind: it routes each word to the subtask that owns its key group.
+/// A minimal engine: routes each word to the subtask that owns its key group.
 struct Engine {
     job: Job,
     tasks: Vec<Task<LogBackend>>,
@@ -43,11 +43,11 @@ impl Engine {
         Ok(())
     }
 
-    /// Ends an epoch. The tasks could go on at once: only the caller waits here.
+    /// Ends an epoch. The tasks could continue at once: only the caller waits here.
     async fn checkpoint(&mut self, position: u64) -> Result<Option<ManifestId>> {
         let Some(barrier) = self.job.trigger()? else { return Ok(None) };
         for (at, task) in self.tasks.iter_mut().enumerate() {
-            // The source's position travels in the same checkpoint as the state that it led to.
+            // The source's position is committed together with the state it produced.
             let position = Opaque::new(OpaqueRole::Source, "words", position.to_le_bytes().to_vec());
             let opaques = if at == 0 { vec![position] } else { vec![] };
             task.barrier(barrier, Timestamp::MIN, opaques)?;
@@ -80,10 +80,10 @@ async fn main() -> Result<()> {
     println!("committed: {checkpoint:?}");
     engine.process("lost")?;
     drop(engine);
-    println!("crashed: what came after the checkpoint is gone");
+    println!("crashed: words after the checkpoint are lost, and read again");
 
     let mut engine = Engine::open(store, 3).await?;
-    println!("attempt {} goes on with three subtasks", engine.job.attempt());
+    println!("attempt {} resumes with three subtasks", engine.job.attempt());
     for word in WORDS.split(' ').skip(10) {
         engine.process(word)?;
     }

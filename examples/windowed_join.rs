@@ -1,5 +1,5 @@
-//! A join of two inputs in windows, exactly once: NEXMark's persons and the auctions that they open within 10 seconds of
-//! event time (its query 8). Kill it at any time and start it again, at any parallelism: the output is the same.
+//! Joins two inputs in windows, exactly once: NEXMark's persons and the auctions they open within 10 seconds of event
+//! time (its query 8). Kill it at any time and restart it at any parallelism: the output is the same.
 //!
 //! ```sh
 //! cargo run --release --example windowed_join -- FOLDER [EVENTS] [PARALLELISM]
@@ -12,8 +12,8 @@
 //! | `ends` | timers, event time | person and window |
 //! | `rows` | operator list: output since the last checkpoint | subtask |
 //!
-//! Output is published after the checkpoint that holds it, under the epoch's name. Whoever restores that checkpoint
-//! publishes it again: the same rows under the same name.
+//! Output is published after its checkpoint commits, under the epoch's name. A restore of that checkpoint publishes the
+//! same rows again under the same name.
 
 #![expect(clippy::print_stdout, reason = "an example speaks to its reader")]
 
@@ -30,12 +30,12 @@ const JOIN: OperatorId = OperatorId(1);
 const WINDOW_MS: i64 = 10_000;
 const EVENTS_PER_CHECKPOINT: u64 = 2_000;
 
-/// What to do.
+/// The example's arguments.
 #[derive(Debug)]
 pub struct Options {
-    /// Where state and output go.
+    /// Folder for state and output.
     pub folder: PathBuf,
-    /// How many events of the generator to join.
+    /// Number of generated events to join.
     pub events: u64,
     /// Number of subtasks.
     pub parallelism: u32,
@@ -50,13 +50,13 @@ struct Subtask {
     auctions: OrderedMapState<u64, String, Ordered, Utf8>,
     ends: Timers,
     rows: OperatorList<String, Utf8>,
-    /// Rows that the next checkpoint holds.
+    /// Rows for the next checkpoint.
     fresh: Vec<String>,
 }
 
 impl Subtask {
     async fn restore(mut seat: Seat) -> Result<Self> {
-        // Declared before anything is loaded, tables that do not fit the stored ones are refused at once.
+        // Tables are declared before state is loaded, so that a mismatch with the stored tables fails at once.
         let windows = Schema::new("ordered:i64");
         let tables = seat.tables();
         let person = tables.value(TableOptions::new("person").namespaced(windows.clone()), Utf8)?;
@@ -81,7 +81,7 @@ impl Subtask {
         }
     }
 
-    /// Ends the windows that the watermark has passed: what was joined becomes rows, what was kept goes.
+    /// Ends the windows passed by the watermark: emits their joined rows and clears their state.
     fn advance(&mut self, watermark: Timestamp) -> Result<()> {
         while let Some(timer) = self.ends.pop_due(self.task.state(), watermark)? {
             let mut state = self.task.state().in_namespace(timer.namespace());
@@ -109,7 +109,7 @@ struct Engine {
     job: Job,
     subtasks: Vec<Subtask>,
     folder: PathBuf,
-    /// Events that were processed.
+    /// Number of events processed.
     position: u64,
 }
 
@@ -146,7 +146,7 @@ impl Engine {
             Event::Bid(_) => return Ok(()),
         };
         let (key, time) = ((key as u64).to_le_bytes(), i64::try_from(time).unwrap_or(i64::MAX));
-        // The generator's events come in order: the watermark is the last one's time.
+        // The generator's events are in order: the watermark is the last event's time.
         self.subtasks.iter_mut().try_for_each(|subtask| subtask.advance(Timestamp::from_millis(time)))?;
         let parallelism = u32::try_from(self.subtasks.len()).unwrap_or(u32::MAX);
         let at = self.job.subtask_of(&key, parallelism);
@@ -155,8 +155,8 @@ impl Engine {
         subtask.process(event, time - time.rem_euclid(WINDOW_MS))
     }
 
-    /// Ends an epoch: rows, source position and keyed state in one commit. Then, and only then, the rows are shown. The
-    /// subtasks could go on while it is written; this example waits.
+    /// Ends an epoch: commits rows, source position and keyed state together, and only then publishes the rows. The
+    /// subtasks could continue during the commit; this example waits.
     async fn checkpoint(&mut self) -> Result<()> {
         let barrier = self.job.trigger_when_possible().await?;
         for (at, Subtask { task, rows, fresh, .. }) in self.subtasks.iter_mut().enumerate() {
@@ -166,11 +166,11 @@ impl Engine {
         }
         match self.job.wait(barrier).await? {
             Some(_) => self.publish(barrier.epoch),
-            None => Err(Error::unavailable("a checkpoint was given up: start again to go on from the last")),
+            None => Err(Error::unavailable("a checkpoint was aborted: restart to resume from the last one")),
         }
     }
 
-    /// Writes the rows of a committed epoch under its name, whole or not at all.
+    /// Writes the rows of a committed epoch under its name, atomically.
     fn publish(&mut self, epoch: Epoch) -> Result<()> {
         let mut rows = Vec::new();
         for Subtask { task, rows: list, .. } in &mut self.subtasks {
@@ -185,18 +185,18 @@ impl Engine {
     }
 }
 
-/// Runs the join, or what is left of it.
+/// Runs the join from its last checkpoint.
 ///
 /// # Errors
-/// `Stopped` at the crash that was asked for; whatever the job fails with.
+/// `Stopped` at the requested crash; otherwise the job's error.
 pub async fn run(options: Options) -> Result<()> {
     let mut engine = Engine::open(&options).await?;
-    println!("attempt {} goes on at event {}", engine.job.attempt(), engine.position);
+    println!("attempt {} resumes at event {}", engine.job.attempt(), engine.position);
     let config = NexmarkConfig { base_time: 1_436_918_400_000, ..NexmarkConfig::default() };
     let events = EventGenerator::new(config).with_offset(engine.position);
     for event in events.take(usize::try_from(options.events.saturating_sub(engine.position)).unwrap_or(usize::MAX)) {
         if options.crash_at == Some(engine.position) {
-            return Err(Error::stopped("crashed, as asked"));
+            return Err(Error::stopped("crashed as requested"));
         }
         if event.event_type() != EventType::Bid {
             engine.process(&event)?;
@@ -210,7 +210,7 @@ pub async fn run(options: Options) -> Result<()> {
     engine.checkpoint().await
 }
 
-/// Returns the rows that were published, sorted.
+/// Returns the published rows, sorted.
 ///
 /// # Errors
 /// `Unavailable` if the folder cannot be read.
@@ -244,8 +244,8 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-/// Crashed again and again, at another parallelism each time, the example publishes what a join in memory gives, each row
-/// once.
+/// Crashed repeatedly and restarted at another parallelism each time, the example publishes exactly the rows of an
+/// in-memory join.
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
@@ -256,7 +256,7 @@ mod tests {
 
     const EVENTS: u64 = 200_000;
 
-    /// Persons and the auctions that they open, per window.
+    /// Persons and the auctions they open, per window.
     fn expected() -> Vec<String> {
         let config = NexmarkConfig { base_time: 1_436_918_400_000, ..NexmarkConfig::default() };
         let (mut persons, mut auctions) = (BTreeMap::new(), Vec::new());

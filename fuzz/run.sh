@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs every fuzz target for SECONDS (default 12), or only those named: fuzz/run.sh [SECONDS [TARGET...]]
 #
-# Works on the stable toolchain. Installs cargo-fuzz where it is missing; needs a C++ compiler, for libFuzzer. Each
-# target starts from its committed seeds and from what earlier runs found, which fuzz/corpus keeps. What breaks a rule
-# goes to fuzz/artifacts, and is told at the end.
+# Works on the stable toolchain. Installs cargo-fuzz if missing; needs a C++ compiler for libFuzzer. Each target starts
+# from its committed seeds and the inputs found by earlier runs, kept in fuzz/corpus. Failing inputs go to
+# fuzz/artifacts and are listed at the end.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -31,7 +31,7 @@ failed=()
 for target in "$@"; do
   mkdir -p "corpus/$target"
   printf '\n=== %s, %s s\n' "$target" "$seconds"
-  # A short time for one input finds loops; what an input may allocate, the target bounds itself.
+  # A short timeout per input finds loops; each target bounds its own memory.
   fuzz run "$target" "corpus/$target" "seeds/$target" -- \
     -max_total_time="$seconds" -max_len=4096 -timeout=20 -rss_limit_mb=512 -print_final_stats=1 -verbosity=0 ||
     failed+=("$target")
@@ -40,6 +40,6 @@ done
 for target in ${failed+"${failed[@]}"}; do
   echo "FAILED: $target; to replay: cd fuzz && cargo fuzz run --sanitizer none $target artifacts/$target/<file>"
   ls -1 "artifacts/$target" 2>/dev/null || true
-  echo "mended, the input belongs to fuzz/seeds/$target, as crash-<what it was>"
+  echo "after the fix, move the input to fuzz/seeds/$target as crash-<cause>"
 done
 [ ${#failed[@]} -eq 0 ]

@@ -1,4 +1,4 @@
-//! What numbers were made to, per key: their maximum by a reducing state, their mean by an aggregating one.
+//! Accumulated numbers per key: the maximum in a reducing state, the mean in an aggregating state.
 
 use std::cell::LazyCell;
 

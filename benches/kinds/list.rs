@@ -1,4 +1,4 @@
-//! A list of numbers per key: 8 at first, and up to 16 as it is appended to.
+//! A list of numbers per key: 8 at first, growing to 16.
 
 use std::cell::LazyCell;
 
@@ -12,7 +12,7 @@ const ELEMENTS: u64 = 8;
 
 type List = Log<ListState<u64, Fixed>>;
 
-/// Returns lists that grew by turns, with a seal behind each `run` of turns.
+/// Returns lists built by appending in rounds, with a seal after every `run` rounds.
 fn loaded(keys: u64, run: u64) -> List {
     let mut log = Log::new(|state| state.list("list", Fixed));
     for turn in 0..ELEMENTS {
@@ -73,7 +73,7 @@ fn reads(lanes: &mut Lanes<'_>) {
 
 fn appends(lanes: &mut Lanes<'_>) {
     let keys = lanes.keys;
-    // Lists that have doubled are loaded anew: else those of a fast lane would be longer.
+    // Doubled lists are reloaded; otherwise a fast lane would work on longer lists.
     let doubled = |drawn: u64| drawn > 0 && drawn.is_multiple_of(keys * ELEMENTS);
     let fresh = |log: &mut List, drawn| {
         if doubled(drawn) {

@@ -1,8 +1,8 @@
-//! Operations on each kind of state through its handle on the log backend, beside the plain collections that hold the
-//! same without snapshots. Timers have a bench of their own.
+//! Operations on each kind of state through its handle on the log backend, compared with plain collections without
+//! snapshots. Timers have their own bench.
 //!
-//! 16-byte keys drawn uniformly, the same and in the same order for all lanes of an operation; numbers of 8 bytes as
-//! values, elements and sub-keys. A bench is named `kind/rows/operation/lane`:
+//! 16-byte keys drawn uniformly, in the same order for all lanes of an operation; 8-byte numbers as values, elements
+//! and sub-keys. A bench is named `kind/rows/operation/lane`:
 //!
 //! | lane | what is timed |
 //! |---|---|
@@ -38,41 +38,41 @@ use foldhash::fast::FixedState;
 
 use alluvium_testkit::bench::{GROUPS, PARTITIONER, backend, key, mixed, seal};
 
-/// Records that are timed together.
+/// Records timed together.
 const BATCH: u64 = 10_000;
 
-/// Records of one call of a form for many keys.
+/// Records per call of a batched operation.
 const TOGETHER: usize = 256;
 
 type State = KeyedState<LogBackend>;
 
-/// What lanes that do not snapshot hold.
+/// The contents of lanes without snapshots.
 type Plain<V> = hashbrown::HashMap<[u8; 16], V, FixedState>;
 
-/// A record: its key, and a number to go on.
+/// A record: its key and a number.
 struct Draw {
     key: [u8; 16],
     number: u64,
 }
 
-/// Takes what an operation came to, which would not be computed for nobody.
+/// Consumes an operation's result, so that the compiler does not remove the computation.
 fn done<T>(result: T) {
     black_box(result);
 }
 
-/// Returns a record of each key, with its number.
+/// Returns one record per key, with the key's number.
 fn each_key(keys: u64) -> impl Iterator<Item = Draw> {
     (0..keys).map(|number| Draw { key: key(number), number })
 }
 
-/// Returns a map with what `value` makes of each key's number.
+/// Returns a map from each key to `value` of its number.
 fn plain<V>(keys: u64, value: impl Fn(u64) -> V) -> Plain<V> {
     let mut map = Plain::with_capacity_and_hasher(usize::try_from(keys).unwrap(), FixedState::with_seed(1));
     map.extend(each_key(keys).map(|Draw { key, number }| (key, value(number))));
     map
 }
 
-/// A backend with one table, and its handle.
+/// A backend with one table, and the table's handle.
 struct Log<H> {
     state: State,
     handle: H,
@@ -104,7 +104,7 @@ impl<H> Log<H> {
         }
     }
 
-    /// Calls `f` with the items of many records, which `item` makes of their located keys.
+    /// Locates the keys of a batch, and calls `f` with the items that `item` makes of them.
     fn many<'d, T>(
         &mut self,
         draws: &'d [Draw],
@@ -118,7 +118,7 @@ impl<H> Log<H> {
     }
 }
 
-/// The lanes of a kind of state with so many rows under so many keys.
+/// The lanes of a kind of state, with a number of rows and keys.
 struct Lanes<'c> {
     group: BenchmarkGroup<'c, WallTime>,
     rows: u64,
@@ -131,7 +131,7 @@ impl Lanes<'_> {
         self.time_between(name, on, |_, _| (), run);
     }
 
-    /// As [`Lanes::time`], with a seal at first and whenever a tenth of the rows were drawn.
+    /// As [`Lanes::time`], with a seal at the start and whenever a tenth of the rows were drawn.
     fn time_sealed<H>(
         &mut self,
         name: &str,
@@ -147,7 +147,8 @@ impl Lanes<'_> {
         self.time_between(name, on, seal, run);
     }
 
-    /// As [`Lanes::time`]; before each batch, not timed, `between` hears how many records this lane has had.
+    /// As [`Lanes::time`], with an untimed call before each batch of `between` with the records drawn so far in this
+    /// lane.
     fn time_between<T>(
         &mut self,
         name: &str,
@@ -168,9 +169,9 @@ impl Lanes<'_> {
     }
 }
 
-/// Calls `lanes` for each number of rows, `rows_per_key` of them under each key.
+/// Calls `lanes` for each number of rows, with `rows_per_key` rows under each key.
 fn sizes(c: &mut Criterion, kind: &str, rows_per_key: u64, mut lanes: impl FnMut(&mut Lanes<'_>)) {
-    // A test runs each lane once and would only wait for rows.
+    // A test runs each lane once, so large tables would only cost time.
     let given = |wanted: &str| std::env::args().any(|argument| argument == wanted);
     let rows: &[u64] = if given("--bench") && !given("--test") { &[100_000, 1_000_000] } else { &[1_000] };
     for &rows in rows {

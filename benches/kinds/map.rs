@@ -1,4 +1,4 @@
-//! A map of 8 entries per key. The entries of a key come far apart, as records do.
+//! A map of 8 entries per key. A key's entries are written far apart, as in a stream.
 
 use std::cell::LazyCell;
 use std::ops::DerefMut;
@@ -106,7 +106,7 @@ fn writes(lanes: &mut Lanes<'_>, log: &mut impl DerefMut<Target = Map>, map: &mu
         });
     });
 
-    // Last: what is not sealed has been written since the last seal, whatever came before.
+    // Last, because seals freeze rows: the other lanes need all rows written since the last seal.
     lanes.time_sealed("update/log sealed", log, update);
     lanes.time_sealed("put/log sealed", log, put);
     lanes.time_sealed("remove and put/log sealed", log, replace);

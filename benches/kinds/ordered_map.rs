@@ -1,4 +1,4 @@
-//! An ordered map of 64 entries per key, as a buffer of events by time. A range has 16 of them.
+//! An ordered map of 64 entries per key, such as a buffer of events by time. A range covers 16 of them.
 
 use std::cell::LazyCell;
 use std::collections::BTreeMap;
@@ -105,7 +105,7 @@ fn writes(
         });
     });
 
-    // Last: what is not sealed has been written since the last seal, whatever came before.
+    // Last, because seals freeze rows: the other lanes need all rows written since the last seal.
     lanes.time_sealed("put/log sealed", log, put);
     lanes.time_sealed("remove and put/log sealed", log, replace);
 }

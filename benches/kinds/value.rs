@@ -71,7 +71,7 @@ pub(crate) fn value(c: &mut Criterion) {
             });
         });
 
-        // Last: what is not sealed has been written since the last seal, whatever came before.
+        // Last, because seals freeze rows: the other lanes need all rows written since the last seal.
         lanes.time_sealed("update/log sealed", &mut log, update);
         lanes.time_sealed("put/log sealed", &mut log, put);
         lanes.time_sealed("clear and put/log sealed", &mut log, replace);

@@ -1,4 +1,4 @@
-//! Read-modify-writes and checkpoints of the backend, and of RocksDB used directly: flush, then hard links.
+//! Read-modify-writes and checkpoints of the backend, compared with RocksDB used directly: flush, then hard links.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -20,7 +20,7 @@ use rocksdb::{DB, Options, WriteOptions};
 use super::{percentile, rocksdb, value};
 use alluvium_testkit::bench::{GROUPS, PARTITIONER, key, mixed};
 
-/// Epochs that are measured, and updates in each as a share of the keys.
+/// Epochs measured, and updates per epoch as a share of the keys.
 const EPOCHS: u64 = 20;
 const DIRTY: [f64; 2] = [0.01, 0.1];
 
@@ -60,7 +60,7 @@ impl Plain {
         self.db.put_opt(key, new, &self.write).unwrap();
     }
 
-    /// Returns what a flush takes, and the bytes of files that the checkpoint before did not have.
+    /// Returns the duration of a flush, and the bytes of files not in the previous checkpoint.
     fn checkpoint(&mut self, epoch: u64) -> (Duration, u64) {
         let started = Instant::now();
         self.db.flush().unwrap();
@@ -93,7 +93,7 @@ fn update(backend: &mut RocksDbBackend, number: u64, round: u64) {
     updated.unwrap();
 }
 
-/// Returns the pause of a checkpoint, and the bytes of its segment.
+/// Returns a checkpoint's pause, and the bytes of its segment.
 fn checkpoint(backend: &mut RocksDbBackend, epoch: u64) -> (Duration, u64) {
     let at = Timestamp::default();
     let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time: at, processing_time: at };
@@ -133,7 +133,7 @@ fn measure_at(keys: u64, dirty: f64) {
     let (mut of_plain, mut of_ours) = (Figures::default(), Figures::default());
     for round in 1..=EPOCHS {
         let draws: Vec<u64> = (0..updates).map(|draw| mixed(round * updates + draw) % keys).collect();
-        // By turns, so that a busy machine hits both.
+        // Alternating, so that a busy machine affects both.
         let started = Instant::now();
         draws.iter().for_each(|&number| plain.update(number, round));
         of_plain.updating += started.elapsed();

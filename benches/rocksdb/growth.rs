@@ -1,4 +1,4 @@
-//! Many checkpoints of a job: what they upload, compaction debt and reads at the end.
+//! Many checkpoints of a job: bytes uploaded, final compaction debt and read rate.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use alluvium::prelude::*;
 use super::{percentile, rocksdb, value};
 use alluvium_testkit::bench::{key, mixed};
 
-/// A job of one operator, its state in RocksDB.
+/// A job of one operator with its state in RocksDB.
 pub(crate) struct Engine {
     pub(crate) job: Job,
     pub(crate) tasks: Vec<Task<RocksDbBackend>>,
@@ -16,7 +16,7 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the job and reads its state, each subtask on a thread of its own.
+    /// Opens the job and reads its state, each subtask on its own thread.
     pub(crate) async fn open(store: &Store, folder: &std::path::Path, parallelism: u32) -> Self {
         let operator = OperatorSpec::new(OperatorId(1), "rows", parallelism);
         let mut job = JobBuilder::new(store.clone()).operator(operator).open().await.unwrap();
@@ -71,10 +71,10 @@ impl Engine {
     }
 }
 
-/// Reads that are timed at a time.
+/// Reads per timing.
 const READS: u64 = 200_000;
 
-/// Returns reads per second of both, by turns, so that a busy machine hits both: the medians of some tries.
+/// Returns the median reads per second of both, alternating so that a busy machine affects both.
 fn reads(engines: [&mut Engine; 2], keys: u64) -> [f64; 2] {
     let mut tries = [Vec::new(), Vec::new()];
     let engines = engines.into_iter().zip(&mut tries);

@@ -1,11 +1,11 @@
-//! The RocksDB backend beside RocksDB itself, with the same options, in one run.
+//! The RocksDB backend compared with RocksDB itself, with the same options, in one run.
 //!
 //! ```sh
 //! cargo bench --features rocksdb --bench rocksdb            # all parts at 1,000,000 keys (5,000,000 for the rescale)
 //! cargo bench --features rocksdb --bench rocksdb -- beside 100000
 //! ```
 //!
-//! 16-byte keys in random order, 100-byte values of which half is random.
+//! 16-byte keys in random order, 100-byte values, half random.
 #![expect(
     clippy::unwrap_used,
     clippy::indexing_slicing,
@@ -28,7 +28,7 @@ fn rocksdb(folder: &std::path::Path) -> RocksDb {
     RocksDb::new(RocksDbSettings::new(folder)).unwrap()
 }
 
-/// Returns the value of a key's row in some round.
+/// Returns a key's value in a round.
 fn value(number: u64, round: u64) -> [u8; 100] {
     let mut value = [b'x'; 100];
     for (at, bytes) in value[..56].chunks_mut(8).enumerate() {

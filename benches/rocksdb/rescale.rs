@@ -1,4 +1,4 @@
-//! A job at one, two, three subtasks: how soon it reads, and what its checkpoints list.
+//! A job at one, two and three subtasks: time to the first read, and bytes listed by its checkpoints.
 
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use alluvium::prelude::*;
 use super::growth::Engine;
 use alluvium_testkit::bench::mixed;
 
-/// Returns the bytes of all segments that the job's newest checkpoint lists.
+/// Returns the bytes of all segments in the job's newest checkpoint.
 async fn listed_bytes(store: &Store) -> u64 {
     let chain = ManifestLog::load(store).await.unwrap();
     let listed = list(store, &chain).await.unwrap();

@@ -1,4 +1,4 @@
-//! Runs the targets of the testkit and of the tool under an allocator that counts.
+//! Runs the targets of the testkit and the tool under a counting allocator.
 
 use alluvium_testkit::fuzz::{self, Body};
 use peak_alloc::PeakAlloc;
@@ -6,10 +6,10 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// Gives `data` to `target`, within the bound of memory.
+/// Runs `target` on `data`, within the memory bound.
 ///
 /// # Panics
-/// If a rule broke.
+/// If an invariant is violated.
 pub fn run(target: Body, data: &[u8]) {
     fuzz::run(target, data);
 }

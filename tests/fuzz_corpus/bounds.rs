@@ -5,7 +5,7 @@ use alluvium::RestoreFrom;
 use alluvium::backend::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
 use alluvium::internals::codec::bytes::{put_length, put_varint};
 use alluvium::internals::envelope::Kind;
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::internals::segment::{EncodeOptions, SegmentRows, SegmentWriter};
 use alluvium::internals::store::Key;
 use alluvium::manifest::PutId;

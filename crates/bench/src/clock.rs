@@ -1,9 +1,9 @@
-//! The tool's clock: durations for people and reports. Results never depend on it.
+//! The tool's clock: durations for people and reports. Results never depend on the clock.
 #![expect(clippy::disallowed_methods, reason = "the tool measures itself; the library takes time as an argument")]
 
 use std::time::{Duration, Instant};
 
-/// Returns the present instant of the monotonic clock.
+/// Returns the monotonic clock's current instant.
 #[must_use]
 pub fn now() -> Instant {
     Instant::now()

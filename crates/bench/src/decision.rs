@@ -1,4 +1,4 @@
-//! Decisions on the interval, as JSON.
+//! Interval decisions as JSON.
 
 use alluvium::interval::{CheckpointKind, Decision};
 use serde_json::{Value, json};
@@ -9,7 +9,6 @@ pub fn decisions_json(decisions: &[(f64, Decision)]) -> Vec<Value> {
     decisions.iter().map(|(t, decision)| decision_json(*t, decision)).collect()
 }
 
-/// Returns a decision as JSON.
 fn decision_json(t: f64, decision: &Decision) -> Value {
     let kind = match decision.kind {
         CheckpointKind::Full => json!({ "full": true }),

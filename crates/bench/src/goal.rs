@@ -1,4 +1,4 @@
-//! Goals of the adaptive interval, as text.
+//! Parses goals of the adaptive interval.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use alluvium::interval::Goals;
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct GoalArg(pub Goals);
 
-/// What `--goal` says of itself.
+/// Help text of `--goal`.
 pub const HELP: &str = "What checkpoints are to achieve, in any combination: recovery=DURATION, recovery-point=DURATION, \
      overhead=PERCENT%, bytes-per-hour=SIZE, requests-per-hour=N [default: lose as little time as possible]";
 
@@ -34,7 +34,7 @@ impl FromStr for GoalArg {
                 _ => return Err(format!("no such goal `{name}`")),
             };
             if twice {
-                return Err(format!("goal `{name}` is there twice"));
+                return Err(format!("goal `{name}` is given twice"));
             }
         }
         goals.check().map_err(|error| error.chain())?;
@@ -51,7 +51,7 @@ fn number(value: &str) -> Result<f64, String> {
 }
 
 fn percent(value: &str) -> Result<f64, String> {
-    let digits = value.strip_suffix('%').ok_or_else(|| format!("`{value}` is no percentage"))?;
+    let digits = value.strip_suffix('%').ok_or_else(|| format!("`{value}` is not a percentage"))?;
     Ok(number(digits.trim())? / 100.0)
 }
 
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_refused() {
+    fn malformed_goals_are_refused() {
         for text in [
             "",
             "recovery",

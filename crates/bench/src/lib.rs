@@ -1,7 +1,7 @@
-//! The measuring half of the tool: the suites behind `alluvium bench` and the simulator behind `alluvium interval`.
+//! The measuring half of the tool: the suites of `alluvium bench` and the simulator of `alluvium interval`.
 //!
-//! Beside them is what these verbs share with the others: the flags of backends and goals, the clock, decisions as JSON.
-//! Each verb writes its text through a function that the caller gives.
+//! Also holds what these verbs share with the others: backend and goal flags, the clock, decisions as JSON. Each verb
+//! prints through a function supplied by the caller.
 
 pub mod backend;
 pub mod clock;
@@ -14,10 +14,10 @@ pub mod suite;
 use alluvium::Job;
 use alluvium::{Error, Result};
 
-/// Writes text where the caller wants it.
+/// Prints text.
 pub type Print<'a> = &'a dyn Fn(&str) -> Result<()>;
 
-/// Returns the error of work that needed a checkpoint which was given up: of the kind of the reason, its source.
+/// Returns the error for an aborted checkpoint: `message`, with the kind and source of the abort reason.
 #[must_use]
 pub fn given_up(message: &str, job: &Job) -> Error {
     match job.progress().last_aborted {

@@ -1,4 +1,4 @@
-//! Seeded random numbers: the same everywhere, every time.
+//! Seeded random numbers, identical on every machine.
 
 /// SplitMix64: the first draws of different seeds differ.
 ///

@@ -1,4 +1,4 @@
-//! What users get wrong: each a clear typed error with the right exit code, nothing lost, nothing half written.
+//! User errors: each gives a clear typed error with the right exit code; nothing is lost or half written.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use std::path::Path;
 use alluvium_testkit::tool::{self, Bench, fails, json, run, stderr, words};
 use serde_json::Value;
 
-/// A job over three records that works.
+/// A working job over three records.
 struct Job {
     bench: Bench,
     input: String,
@@ -20,7 +20,7 @@ impl Job {
         Self { bench, input }
     }
 
-    /// Returns the flags of the job, with those of `extra` behind them.
+    /// Returns the job's flags, followed by `extra`.
     fn args(&self, extra: &str) -> Vec<String> {
         let base = format!(
             "run --store {} --job j --json --input {} --key k --agg count,max:v --output {}",
@@ -31,7 +31,7 @@ impl Job {
         words(&format!("{base} {extra}"))
     }
 
-    /// Returns the flags of the job with one of them changed.
+    /// Returns the job's flags with one changed.
     fn with(&self, flag: &str, value: &str) -> Vec<String> {
         let mut args = self.args("");
         let at = args.iter().position(|arg| arg == flag).unwrap() + 1;
@@ -43,7 +43,7 @@ impl Job {
         json(&run(words(&format!("list --store {} --json", self.bench.store("state")))))
     }
 
-    fn nothing_is_left(&self) {
+    fn assert_nothing_is_left(&self) {
         assert!(!self.bench.path("out.csv").exists());
         let left: Vec<_> = fs::read_dir(self.bench.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert!(left.iter().all(|name| !name.to_string_lossy().contains("out.csv")), "{left:?}");
@@ -65,15 +65,15 @@ fn wrong_columns_and_records() {
     ] {
         let line = fails(&run(job.with(flag, value)), kind);
         assert!(line.contains(word), "{flag} {value}: {line}");
-        job.nothing_is_left();
+        job.assert_nothing_is_left();
     }
     let empty = job.bench.write("empty.csv", "");
     fails(&run(job.with("--input", &empty.display().to_string())), "input");
     let ragged = job.bench.write("ragged.csv", "k,v,t\na,1,0\nb\n");
     let line = fails(&run(job.with("--input", &ragged.display().to_string())), "input");
     assert!(line.contains("ragged.csv") && line.contains('3'), "{line}");
-    job.nothing_is_left();
-    // What went wrong before left nothing in the way.
+    job.assert_nothing_is_left();
+    // The failures above left nothing behind.
     let mut args = job.args("");
     let at = args.iter().position(|arg| arg == "j").unwrap();
     args[at] = "another".to_owned();
@@ -135,7 +135,7 @@ fn a_changed_input_is_noticed() {
 }
 
 #[test]
-fn columns_of_the_output_that_would_have_one_name_are_refused() {
+fn duplicate_output_columns_are_refused() {
     let job = Job::new();
     for extra in ["--key count", "--key sum_v --agg sum:v", "--key window_start --window tumbling:1s --time t"] {
         let mut args = job.args("");
@@ -143,7 +143,7 @@ fn columns_of_the_output_that_would_have_one_name_are_refused() {
         args.splice(at..at + 2, words(extra));
         let line = fails(&run(args), "config");
         assert!(line.contains("two columns"), "{line}");
-        job.nothing_is_left();
+        job.assert_nothing_is_left();
         assert!(!job.bench.path("state").exists(), "{extra}: nothing is done");
     }
 }
@@ -160,7 +160,7 @@ fn g16_a_result_that_would_replace_the_input_or_lie_among_checkpoints_is_refused
         assert!(!job.bench.path("state").exists(), "{output}: nothing is done");
         assert_eq!(fs::read(&job.input).unwrap(), before);
     }
-    // The input by the name that standard input has it under.
+    // The input under the path that standard input has.
     let at = job.bench.path("in.csv");
     let mut args = job.with("--input", "-");
     let output = args.iter().position(|arg| arg == "--output").unwrap() + 1;
@@ -240,7 +240,7 @@ fn f08_a_manifest_of_a_newer_version_is_refused_and_kept() {
     names.sort();
     let newest = names.pop().unwrap();
     let mut bytes = fs::read(&newest).unwrap();
-    // The envelope: magic 8, kind 1, reserved 1, version 2, flags 8, put-id 16, length 8, checksum of all that.
+    // The envelope: magic 8, kind 1, reserved 1, version 2, flags 8, put-id 16, length 8, header checksum.
     bytes[10] = 9;
     let sum = crc32fast::hash(&bytes[..44]).to_le_bytes();
     bytes[44..48].copy_from_slice(&sum);
@@ -264,13 +264,13 @@ fn files(folder: &Path) -> BTreeSet<String> {
 }
 
 #[test]
-fn a_dry_run_names_all_that_would_go() {
+fn a_dry_run_names_everything_it_would_delete() {
     let job = Job::new();
     for limit in 1..=3 {
         json(&run(job.args(&format!("--limit {limit}"))));
     }
     let folder = job.bench.path("state").join("j");
-    // An attempt that has begun, written and died: the sweep's claim comes after it.
+    // A dead attempt that claimed the job and uploaded data: the sweep's claim comes after it.
     let copy = |class: &str, to: &str| {
         let newest = files(&folder).into_iter().rfind(|name| name.starts_with(class)).unwrap();
         fs::copy(folder.join(newest), folder.join(class).join(to)).unwrap();

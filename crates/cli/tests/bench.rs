@@ -1,12 +1,12 @@
-//! `alluvium bench` at a small size: the shape of what it prints, not how fast anything is.
+//! `alluvium bench` at a small size: the shape of its output, not its speed.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use alluvium_testkit::tool::{Bench, fails, run, stderr, words};
 use serde_json::Value;
 
-/// Asserts that `value` has exactly these fields, in this order or another.
-fn has(value: &Value, fields: &str) {
+/// Asserts that `value` has exactly these fields, in any order.
+fn has_exactly(value: &Value, fields: &str) {
     let mut found: Vec<_> = value.as_object().unwrap_or_else(|| panic!("{value}")).keys().cloned().collect();
     let mut expected = words(fields);
     found.sort_unstable();
@@ -14,7 +14,7 @@ fn has(value: &Value, fields: &str) {
     assert_eq!(found, expected);
 }
 
-/// Runs the bench and returns its report, and what it printed.
+/// Runs the bench and returns its report and its printed text.
 fn report(flags: &str) -> (Value, String) {
     let bench = Bench::new();
     let file = bench.path("report.json");
@@ -32,16 +32,16 @@ fn number(value: &Value, pointer: &str) -> f64 {
 #[test]
 fn the_quick_suite_reports_every_figure() {
     let (report, text) = report("--keys 2000 --checkpoints 2 --paced 100ms");
-    has(&report, "machine version seed limits cells");
-    has(
+    has_exactly(&report, "machine version seed limits cells");
+    has_exactly(
         &report["limits"],
         "keys memcpy_gb_s zstd1_mb_s value_zstd1_ratio store_write_mb_s hashmap_rmw_ops_s idle_gap_us",
     );
-    has(&report["limits"]["hashmap_rmw_ops_s"], "uniform zipf:0.99");
+    has_exactly(&report["limits"]["hashmap_rmw_ops_s"], "uniform zipf:0.99");
     let cells = report["cells"].as_array().unwrap();
     assert_eq!(cells.len(), 4);
     for cell in cells {
-        has(
+        has_exactly(
             cell,
             "backend strategy keys key_bytes value_bytes distribution dirty parallelism checkpoints
              load_ops_s rmw_ops_s rmw_batch_ops_s rmw_ops_s_beside_zstd rmw_ops_s_during_checkpoint
@@ -49,11 +49,11 @@ fn the_quick_suite_reports_every_figure() {
              pause_us checkpoint_ms dirty_bytes dirty_zstd1_bytes checkpoint_bytes checkpoint_bytes_max full_bytes
              objects_put requests rss_bytes_per_key pinned_bytes_per_key restore rescale paced",
         );
-        paced_is_whole(&cell["paced"]);
-        has(&cell["restore"], "ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms");
-        has(&cell["rescale"], "from to ms bytes_read ideal_bytes");
+        paced_has_all_figures(&cell["paced"]);
+        has_exactly(&cell["restore"], "ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms");
+        has_exactly(&cell["rescale"], "from to ms bytes_read ideal_bytes");
         for percentiles in ["/pause_us", "/checkpoint_ms"] {
-            has(cell.pointer(percentiles).unwrap(), "p50 p99 max");
+            has_exactly(cell.pointer(percentiles).unwrap(), "p50 p99 max");
             assert!(number(cell, &format!("{percentiles}/p50")) <= number(cell, &format!("{percentiles}/max")));
         }
         for field in words("load_ops_s rmw_ops_s rmw_batch_ops_s rmw_ops_s_beside_zstd max_op_us") {
@@ -63,21 +63,21 @@ fn the_quick_suite_reports_every_figure() {
         assert!(number(cell, "/pinned_bytes_per_key") >= 0.0);
         assert_eq!(number(cell, "/restore/records"), 2000.0);
         assert_eq!((number(cell, "/rescale/from"), number(cell, "/rescale/to")), (1.0, 2.0));
-        // A pack and a manifest, the look for a newer attempt, nothing else.
+        // A pack and a manifest, and no listing.
         assert_eq!([number(cell, "/requests/put"), number(cell, "/requests/list")], [2.0, 0.0]);
         assert!(text.contains(cell["strategy"].as_str().unwrap()), "{text}");
     }
 }
 
-/// Asserts that the figures of a paced phase are all there.
-fn paced_is_whole(paced: &Value) {
-    has(
+/// Asserts that all figures of a paced phase are present.
+fn paced_has_all_figures(paced: &Value) {
+    has_exactly(
         paced,
         "dirty_per_s seconds checkpoints rmw_ops_s rmw_ops_s_without max_op_us max_op_us_without pause_us checkpoint_ms
          dirty_bytes_per_key pinned_bytes_per_key rss_bytes_per_key rss_less_pinned_bytes_per_key",
     );
     for percentiles in ["pause_us", "checkpoint_ms"] {
-        has(&paced[percentiles], "p50 p99 max");
+        has_exactly(&paced[percentiles], "p50 p99 max");
     }
     assert!(number(paced, "/seconds") >= 0.1 && number(paced, "/checkpoints") >= 2.0, "{paced}");
     for field in words("dirty_per_s rmw_ops_s rmw_ops_s_without max_op_us dirty_bytes_per_key") {
@@ -86,7 +86,7 @@ fn paced_is_whole(paced: &Value) {
 }
 
 #[test]
-fn what_is_dirty_decides_what_is_uploaded() {
+fn uploads_are_proportional_to_dirty_state() {
     let flags = "--keys 3000 --checkpoints 2 --dirty 0.01,1 --parallelism 3 --store memory:///";
     for distribution in ["uniform", "zipf:0.99", "hotspot:0.1:0.9"] {
         let (report, _) = report(&format!("{flags} --strategy incremental --distribution {distribution}"));
@@ -112,7 +112,7 @@ fn both_backends_are_measured() {
 }
 
 #[test]
-fn mistakes_are_told_apart() {
+fn usage_config_and_output_errors_are_distinct() {
     for flags in ["--strategy changelog", "--backend heap", "--html x", "--parallelism 128", "--cell"] {
         assert_eq!(run(words(&format!("bench {flags}"))).status.code(), Some(2), "{flags}");
     }

@@ -1,4 +1,4 @@
-//! The adaptive interval from outside: the recovery predictor against measured recoveries, the tool, a run on NEXMark.
+//! The adaptive interval from outside: predicted against measured recoveries, the tool, a run on NEXMark.
 
 use std::fs;
 
@@ -6,13 +6,13 @@ use alluvium::internals::control::estimate::{Recovery, RecoveryModel};
 use alluvium_testkit::tool::{Bench, fails, json, real_data, run, stderr, words};
 use serde_json::Value;
 
-/// How long before the next checkpoint the measured failures were caused, s.
+/// Time from the measured failures to the next checkpoint, s.
 const BEFORE_CHECKPOINT_S: f64 = 3.0;
 
-/// A recovery that took this long had diverged: the job was at its limit and would hardly have caught up.
+/// Longer recoveries had diverged: the job was at its capacity and would hardly have caught up.
 const DIVERGED_S: f64 = 1300.0;
 
-/// Returns the measured recoveries of the IoT job: those at a fixed interval.
+/// Returns the measured recoveries of the IoT job at a fixed interval.
 fn measured(text: &str) -> Vec<Recovery> {
     let number = |line: &str, name: &str| -> Option<f64> {
         let rest = line.split_once(name)?.1;
@@ -26,7 +26,7 @@ fn measured(text: &str) -> Vec<Recovery> {
     text.lines().filter_map(recovery).collect()
 }
 
-/// Returns the errors of predicting each recovery from all others.
+/// Returns the error of predicting each recovery from all others.
 fn leave_one_out(recoveries: &[Recovery]) -> Vec<(f64, f64)> {
     let error = |at: usize| {
         let mut model = RecoveryModel::new(0.0, 0.0);
@@ -39,7 +39,7 @@ fn leave_one_out(recoveries: &[Recovery]) -> Vec<(f64, f64)> {
     (0..recoveries.len()).map(error).collect()
 }
 
-/// Where the measurements are absent, `test.sh` says so.
+/// `test.sh` reports when the measurements are absent.
 #[test]
 fn a7_measured_recoveries_are_predicted() {
     let Some(folder) = real_data() else { return };
@@ -50,14 +50,14 @@ fn a7_measured_recoveries_are_predicted() {
     assert_eq!(ordinary.len(), 59);
     let without = mean(&leave_one_out(&ordinary));
     assert!(without < 0.12, "without the diverged one {without}");
-    // That one is not predicted by the others, whatever the model; nor may it spoil the prediction of others.
+    // No model predicts the diverged recovery from the others; it must not spoil their prediction.
     let (diverged, others): (Vec<_>, Vec<_>) =
         leave_one_out(&all).into_iter().partition(|(total, _)| *total >= DIVERGED_S);
     assert!(mean(&others) < 0.12 && diverged[0].1 < 1.0, "with it {}, itself {diverged:?}", mean(&others));
 }
 
-/// Asserts that the reason says which interval was chosen, and by what.
-fn tells_its_interval(decision: &Value) {
+/// Asserts that the reason states the chosen interval and its binding constraint.
+fn assert_reason_states_interval(decision: &Value) {
     let interval = decision["interval_s"].as_f64().unwrap();
     let interval = if interval < 1.0 { format!("{:.0} ms", 1000.0 * interval) } else { format!("{interval:.1} s") };
     let bound = match decision["binds"].as_str().unwrap() {
@@ -73,9 +73,9 @@ fn tells_its_interval(decision: &Value) {
     assert!(reason.starts_with(&format!("{interval}: {bound}")), "{decision}");
 }
 
-/// A goal that nobody could meet is met by nobody; a single run says nothing of errors; nothing lost is no share.
+/// An unattainable goal is met by no policy; a single run has no standard error; without losses there is no share.
 #[test]
-fn the_tool_says_what_it_does_not_know() {
+fn unknown_figures_are_null_or_dashes() {
     let job = "interval --trace made:steady --mtbf 1h --state-bytes 64MiB --goal recovery=1s --seeds 1 --json";
     let document = json(&run(words(job)));
     assert_eq!(document["controller"]["goal_met"], 0.0, "{document}");
@@ -88,7 +88,7 @@ fn the_tool_says_what_it_does_not_know() {
     assert!(table.contains("lost - % (+- - %)") && !table.contains("NaN") && !table.contains("inf"), "{table}");
 }
 
-/// Whatever the controller may choose is tried, if it can be the best.
+/// Fixed intervals cover the controller's range, except those too short to be the best.
 #[test]
 fn fixed_intervals_are_as_short_and_long_as_the_controllers() {
     let bench = Bench::new();
@@ -120,7 +120,7 @@ fn the_tool_compares_a_trace() {
     assert!(document["best_fixed_s"].as_f64() > Some(0.0) && document["clairvoyant_lost_s"].as_f64() > Some(0.0));
     let decisions = document["decisions"].as_array().unwrap();
     assert!(decisions.iter().all(|decision| decision["interval_s"].as_f64().unwrap() >= 1.0), "{document}");
-    decisions.iter().for_each(tells_its_interval);
+    decisions.iter().for_each(assert_reason_states_interval);
     assert_eq!(json(&run(words(&args))), document, "equal seeds, equal runs");
     let svg = fs::read_to_string(svg).unwrap();
     assert!(svg.starts_with("<svg") && svg.contains("chosen interval") && svg.contains("trace.csv"));
@@ -160,8 +160,8 @@ fn bad_traces_and_goals_are_refused() {
     }
 }
 
-/// NEXMark at a rate that steps up tenfold and down again. What is decided when depends on the machine; that the interval
-/// follows such a step is shown on virtual time, in `tests/catalogue/coordinator.rs`.
+/// NEXMark at a rate that steps up tenfold and back. The times of decisions depend on the machine;
+/// `tests/catalogue/coordinator.rs` shows on virtual time that the interval follows such a step.
 #[test]
 fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
     let bench = Bench::new();
@@ -176,18 +176,18 @@ fn a_run_whose_rate_steps_up_tenfold_reports_its_decisions() {
     for decision in decisions {
         let interval = decision["interval_s"].as_f64().unwrap();
         assert!((0.1..=5.0).contains(&interval), "guard rail and goal: {decision}");
-        tells_its_interval(decision);
+        assert_reason_states_interval(decision);
     }
-    // The answer is that of a run with a fixed interval.
+    // The output equals that of a run with a fixed interval.
     let fixed = bench.path("fixed.csv");
     let flags = flags.replace("/state", "/other").replace(&output.display().to_string(), &fixed.display().to_string());
     json(&run(words(&flags)));
     assert_eq!(fs::read_to_string(output).unwrap(), fs::read_to_string(fixed).unwrap());
 }
 
-/// Started again after an end on purpose: nothing is learned anew, and nothing counts as a failure.
+/// A restart after a clean stop keeps the learned state and counts no failure.
 #[test]
-fn a_run_that_is_started_again_knows_what_it_had_learned() {
+fn a_restarted_run_keeps_its_learned_state() {
     let bench = Bench::new();
     let job =
         "--input nexmark:4000000 --key auction --agg count,max:price --job j --json --interval adaptive --mtbf 2m";

@@ -1,6 +1,6 @@
-//! SIGKILL at random instants, restarts at random parallelism: the output is that of an undisturbed run.
+//! SIGKILL at random instants and restarts at random parallelism: the output equals an undisturbed run's.
 //!
-//! `ALLUVIUM_KILLS` sets how many kills each job gets (10), `ALLUVIUM_KILL_SEED` where they fall.
+//! `ALLUVIUM_KILLS` sets the number of kills per job (10), `ALLUVIUM_KILL_SEED` their instants.
 #![expect(clippy::disallowed_methods, reason = "kills fall at real instants, and the environment says how many")]
 
 use std::fs;
@@ -13,7 +13,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A small generator (SplitMix64), so that a seed names a run.
+/// A small generator (SplitMix64), so that a seed identifies a run.
 struct Random(u64);
 
 impl Random {
@@ -26,7 +26,7 @@ impl Random {
     }
 }
 
-/// Kills the job many times, then lets it end.
+/// Kills the job many times, then lets it complete.
 fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
     let kills = setting("ALLUVIUM_KILLS", 10);
     let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
@@ -38,7 +38,7 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
         args
     };
     let records = expected(sample::sample().as_bytes(), spec).records;
-    // At this pace all kills fall within the input: each run gets half a second at most.
+    // At this rate all kills hit before the input ends: each run gets half a second at most.
     let rate = format!("--rate {}", (records * 3 / kills).max(200));
     for _ in 0..kills {
         let mut child = tool::tool(args(1 + random.below(8), &rate)).spawn().unwrap();
@@ -62,7 +62,7 @@ fn d01_the_output_survives_kills() {
     assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
 }
 
-/// In RocksDB, whose folder the next run takes over from the killed one.
+/// With RocksDB, whose folder the next run takes over from the killed run.
 #[cfg(feature = "rocksdb")]
 #[test]
 fn d01_the_output_survives_kills_with_rocksdb() {

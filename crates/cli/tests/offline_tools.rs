@@ -1,4 +1,4 @@
-//! The offline tools as a user runs them: keys of manifests, savepoints that are dropped.
+//! The offline tools as a user runs them: manifest keys, dropped savepoints.
 
 use alluvium_testkit::tool::{self, Bench, fails, json, run, stderr, words};
 

@@ -1,4 +1,4 @@
-//! `alluvium run` against an independent computation: the same bytes at any parallelism, in any number of pieces.
+//! `alluvium run` against an independent computation: the same bytes at any parallelism, over any number of restarts.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::path::Path;
 use alluvium_testkit::oracle::{self, DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
 use alluvium_testkit::tool::{self, Bench, fails, json, real_data, run, stderr, words};
 
-/// Runs `spec` over `input` at several parallelisms; all must write `answer`.
+/// Runs `spec` over `input` at several parallelisms; each run must write `answer`.
 fn matches(input: &Path, spec: &Spec, answer: &oracle::Answer, interval: &str) {
     for parallelism in [1, 2, 3, 8] {
         let bench = Bench::new();
@@ -38,7 +38,7 @@ fn the_sample_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "20ms");
 }
 
-/// Where the real input is absent, `test.sh` says so.
+/// `test.sh` reports when the real input is absent.
 #[test]
 fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
     let Some(folder) = real_data() else { return };
@@ -55,7 +55,7 @@ fn the_real_input_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "1s");
 }
 
-/// A checkpoint is of no backend: each goes on where another stopped.
+/// Checkpoints are independent of the backend: each run resumes from another backend's checkpoint.
 #[cfg(feature = "rocksdb")]
 #[test]
 fn a_job_moves_between_backends_and_ends_with_the_same_bytes() {
@@ -145,7 +145,7 @@ fn g05_one_signal_stops_with_a_checkpoint() {
         args
     };
     let child = tool::tool(args("--rate 1000")).spawn().unwrap();
-    // A first manifest beside the claim shows that it is at work.
+    // A manifest besides the claim shows that the job is processing.
     let manifests = bench.path("state").join("j").join("manifest");
     while fs::read_dir(&manifests).map_or(0, Iterator::count) < 3 {
         std::thread::yield_now();
@@ -185,9 +185,9 @@ fn closed_windows_are_published_once_each() {
     }
 }
 
-/// A finished job that is run again over an input that has grown gives what the whole input gives, or refuses.
+/// A finished job run again over a longer input gives the whole input's output, or refuses.
 #[test]
-fn a_finished_job_goes_on_with_an_input_that_has_grown() {
+fn a_finished_job_resumes_on_a_longer_input() {
     for (name, old, more, fine) in [
         ("in.csv", "k,v\na,1\nb,2\n", "a,3\n", true),
         ("in.csv", "k,v\na,1\nb,2", "\na,3", true),
@@ -216,7 +216,7 @@ fn a_finished_job_goes_on_with_an_input_that_has_grown() {
 }
 
 #[test]
-fn windows_that_the_end_of_the_input_closed_are_published_once_when_it_grows() {
+fn windows_closed_by_the_end_of_input_are_published_once_when_the_input_grows() {
     let bench = Bench::new();
     let input = bench.write("in.csv", "k,t\na,1000\nb,2000\na,3000\n");
     let args = |emit: &str, extra: &str| {
@@ -240,7 +240,7 @@ fn windows_that_the_end_of_the_input_closed_are_published_once_when_it_grows() {
 }
 
 #[test]
-fn names_of_columns_may_have_commas() {
+fn column_names_may_contain_commas() {
     let bench = Bench::new();
     let input = bench.write("in.csv", "\"a,b\",\"price, USD\",\"price, USD (old)\",x,x\nk,1,5,y,z\nk,2,6,y,z\n");
     let mut args = words(&format!("run --store memory:/// --job j --input {}", input.display()));
@@ -252,7 +252,7 @@ fn names_of_columns_may_have_commas() {
 }
 
 #[test]
-fn jsonl_and_compressed_input_give_what_csv_gives() {
+fn jsonl_and_compressed_input_match_csv() {
     let bench = Bench::new();
     let csv = "k,v\na,1\nb,2\na,3\nb,NA\n";
     let jsonl = "{\"k\":\"a\",\"v\":1}\n{\"v\":2,\"k\":\"b\"}\n{\"k\":\"a\",\"v\":3}\n{\"k\":\"b\",\"v\":null}\n";
@@ -274,7 +274,7 @@ fn jsonl_and_compressed_input_give_what_csv_gives() {
 }
 
 #[test]
-fn nexmark_is_the_same_stream_every_time_and_from_any_record() {
+fn nexmark_is_repeatable_from_any_record() {
     let bench = Bench::new();
     let job = "--input nexmark:20000 --key auction --agg count,max:price,distinct:bidder --json";
     let mut outputs = Vec::new();

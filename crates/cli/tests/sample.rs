@@ -1,13 +1,13 @@
-//! The committed sample is what its generator gives, and has the traits that tests count on.
+//! The committed sample equals its generator's output, and has the traits that tests rely on.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 
 use alluvium_testkit::oracle::{self, DISTINCT, KEYED, SHUFFLED, WINDOWED, expected, sample};
 
-/// With `BLESS` in the environment the file is written anew.
+/// With `BLESS` in the environment the file is rewritten.
 #[test]
-fn the_sample_is_what_its_generator_gives() {
+fn the_sample_matches_its_generator() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/sample.csv");
     let generated = sample::sample();
     if std::env::var_os("BLESS").is_some() {
@@ -18,7 +18,7 @@ fn the_sample_is_what_its_generator_gives() {
 }
 
 #[test]
-fn the_sample_has_the_traits() {
+fn the_sample_has_its_traits() {
     let csv = sample::sample();
     for trait_ in ["\"\"", "\nline two\"", "\"north, europe\"", "東京", ",NA", ",,", "e3,", "T1", "Z,"] {
         assert!(csv.contains(trait_), "{trait_}");

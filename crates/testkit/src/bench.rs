@@ -1,4 +1,4 @@
-//! Keys and backends that several benches use.
+//! Keys and backends shared by several benches.
 
 use alluvium::Epoch;
 use alluvium::LogBackend;
@@ -12,7 +12,7 @@ use alluvium::{KeyGroupSet, Partitioner};
 pub const GROUPS: u16 = 128;
 pub const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };
 
-/// Returns a number that looks random.
+/// Returns a pseudo-random number.
 pub fn mixed(number: u64) -> u64 {
     let mixed = number.wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     (mixed ^ (mixed >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9)

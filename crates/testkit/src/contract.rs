@@ -1,4 +1,4 @@
-//! What the protocol asks of a store, whatever the store is.
+//! The protocol's requirements on any store.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use alluvium::Store;
 use alluvium::StoreSettings;
 use alluvium::TokioRuntime;
 use alluvium::internals::envelope::Kind;
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
 use alluvium::{Attempt, Seq};
@@ -22,7 +22,7 @@ pub fn runtime() -> SharedRuntime {
     Arc::new(TokioRuntime::current())
 }
 
-/// A user without patience.
+/// Settings with few and quick retries.
 pub fn settings() -> StoreSettings {
     let quick = Duration::from_millis(1);
     StoreSettings::default().with(|it| {
@@ -37,7 +37,7 @@ pub fn store(objects: Arc<dyn ObjectStore>, prefix: &Path, settings: StoreSettin
     Store::new(objects, prefix, &"job".parse().unwrap(), runtime(), settings)
 }
 
-/// Returns an object with its put-id, both made of `byte`.
+/// Returns an object and its put-id, both made from `byte`.
 pub fn object(byte: u8) -> (PutId, Bytes) {
     let put_id = PutId([byte; 16]);
     (put_id, envelope::encode(Kind::Pack, put_id, &[byte; 100]))
@@ -47,7 +47,7 @@ pub fn data(byte: u8) -> Key {
     Key::Data(ObjectId { attempt: Attempt(1), random: [byte; 16] })
 }
 
-/// Everything that the protocol asks of a store.
+/// Checks all requirements.
 pub async fn check(store: Store) {
     store.probe().await.unwrap();
     assert_eq!(store.folder().list(KeyClass::Probe).await.unwrap().entries, [], "the probe cleans up");
@@ -84,7 +84,7 @@ pub async fn check(store: Store) {
     assert_eq!(after.put_bytes - before.put_bytes, 3 * length);
 }
 
-/// Eight at a time create the same object: each time one of them has it, all see whose it is, and it stays.
+/// Eight concurrent creates of the same object: exactly one wins, all see the winner, and the winner's object stays.
 pub async fn race(store: &Store) {
     for round in 0..10 {
         let key = Key::Manifest(Seq(round));
@@ -100,7 +100,7 @@ pub async fn race(store: &Store) {
     }
 }
 
-/// A listing of `count` objects is complete and in order, however many pages the store makes of it.
+/// Asserts that a listing of `count` objects is complete and in order, over any number of pages.
 pub async fn list_many(store: &Store, count: u64) {
     for start in (0..count).step_by(16) {
         let puts = (start..count.min(start + 16)).map(async |seq| {

@@ -24,7 +24,7 @@ use object_store::path::Path;
 /// The operator of the counting job.
 pub const COUNT: OperatorId = OperatorId(1);
 
-/// A count per key, and what it should be.
+/// A count per key, with the expected counts.
 pub struct Counting {
     pub job: Job,
     pub tasks: Vec<Task<LogBackend>>,
@@ -54,7 +54,7 @@ pub fn store_on(objects: &Arc<dyn ObjectStore>, runtime: SharedRuntime, settings
 }
 
 impl Counting {
-    /// Opens the job at `parallelism`; its state must be `expected`.
+    /// Opens the job at `parallelism` and asserts that its state is `expected`.
     pub async fn open(
         objects: &Arc<dyn ObjectStore>,
         parallelism: u32,
@@ -67,7 +67,7 @@ impl Counting {
         Ok(counting)
     }
 
-    /// Opens the job in `store`, with whatever state it has.
+    /// Opens the job in `store`, with any state.
     pub async fn open_on(store: Store, parallelism: u32, settings: JobSettings, from: RestoreFrom) -> Result<Self> {
         let max_parallelism = settings.max_parallelism;
         let operator = OperatorSpec::new(COUNT, "count", parallelism);
@@ -89,7 +89,7 @@ impl Counting {
         Self::open(objects, parallelism, JobSettings::default(), RestoreFrom::Newest, BTreeMap::new()).await.unwrap()
     }
 
-    /// Opens the job again, from the newest checkpoint, expecting the state that this one has.
+    /// Reopens the job from the newest checkpoint and asserts that its state equals this one's.
     pub async fn reopen(&self, objects: &Arc<dyn ObjectStore>, parallelism: u32) -> Self {
         let settings = JobSettings::default().with(|it| it.max_parallelism = self.max_parallelism);
         Self::open(objects, parallelism, settings, RestoreFrom::Newest, self.expected.clone()).await.unwrap()
@@ -116,7 +116,7 @@ impl Counting {
         Ok(())
     }
 
-    /// Triggers an epoch and gives its barrier to every task.
+    /// Triggers an epoch and passes its barrier to every task.
     pub fn barrier(&mut self) -> Result<Epoch> {
         self.barrier_with(|_| Vec::new())
     }
@@ -130,7 +130,7 @@ impl Counting {
         Ok(barrier.epoch)
     }
 
-    /// Takes a checkpoint and waits for its end; `None` if it was aborted.
+    /// Takes a checkpoint and waits for its outcome; `None` if it was aborted.
     pub async fn checkpoint(&mut self) -> Result<Option<ManifestId>> {
         let epoch = self.barrier()?;
         self.job.wait(epoch).await

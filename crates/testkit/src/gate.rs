@@ -1,4 +1,4 @@
-//! A store in memory whose door can be shut.
+//! An in-memory store with a door that controls access.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,17 +22,17 @@ pub enum Door {
     Open = 0,
     /// Calls fail at once.
     Shut = 1,
-    /// Calls are never answered.
+    /// Calls never return.
     Silent = 2,
     /// Writes fail, reads work.
     ReadOnly = 3,
-    /// Creates overwrite what is there.
+    /// Creates overwrite existing objects.
     Overwriting = 4,
     /// Creates are not supported.
     NoCreate = 5,
 }
 
-/// What happens before the next read of data.
+/// A future to run before the next read of data.
 struct Meanwhile(BoxFuture<'static, ()>);
 
 impl fmt::Debug for Meanwhile {
@@ -41,7 +41,7 @@ impl fmt::Debug for Meanwhile {
     }
 }
 
-/// A store in memory behind a door, which keeps a list of calls.
+/// An in-memory store behind a door, with a log of calls.
 #[derive(Debug)]
 pub struct Gate {
     inner: InMemory,
@@ -64,12 +64,12 @@ impl Gate {
         self.door.store(door as u8, Ordering::Relaxed);
     }
 
-    /// Lets `meanwhile` happen before the next read of a data object.
+    /// Runs `meanwhile` before the next read of a data object.
     pub fn before_next_read(&self, meanwhile: impl Future<Output = ()> + Send + 'static) {
         *self.meanwhile.lock().unwrap() = Some(Meanwhile(Box::pin(meanwhile)));
     }
 
-    /// Returns the calls since the last look, each as its verb and key.
+    /// Returns and clears the logged calls, each as verb and key.
     pub fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut *self.calls.lock().unwrap())
     }
@@ -81,7 +81,7 @@ impl Gate {
         let found: Vec<_> = self.inner.list(None).try_collect().await.unwrap();
         let mut dump = BTreeMap::new();
         for meta in found {
-            // The job's collector may be at work.
+            // The job's collector may delete objects concurrently.
             if let Ok(found) = self.inner.get(&meta.location).await {
                 dump.insert(meta.location.to_string(), found.bytes().await.unwrap());
             }
@@ -89,7 +89,7 @@ impl Gate {
         dump
     }
 
-    /// Replaces an object, or removes it, behind the protocol's back.
+    /// Replaces or removes an object, bypassing the protocol.
     pub async fn damage(&self, key: &str, bytes: Option<Bytes>) {
         use object_store::ObjectStoreExt as _;
         match bytes {

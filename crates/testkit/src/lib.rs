@@ -1,6 +1,7 @@
-//! What the tests, the simulation, the fuzz targets and the benches of `alluvium` share.
+//! Shared code of `alluvium`'s tests, simulation, fuzz targets and benches.
 //!
-//! Unit tests inside `src/` of the library cannot use what implements its traits here: they are another build of it.
+//! Unit tests inside the library's `src/` cannot use this crate's trait implementations, which belong to another build
+//! of the library.
 #![expect(
     missing_docs,
     missing_debug_implementations,

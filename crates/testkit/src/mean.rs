@@ -1,4 +1,4 @@
-//! The aggregate that tests and benches of accumulators share.
+//! The aggregate shared by tests and benches of accumulators.
 
 use alluvium::Aggregate;
 

@@ -1,4 +1,4 @@
-//! Runs the tool as a user would.
+//! Runs the tool as a user does.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -33,7 +33,8 @@ impl Bench {
     }
 }
 
-/// Returns the path of the tool. Cargo names it where it runs tests of the tool's package; it lies above the test, too.
+/// Returns the tool's path. Cargo names it only for tests in the tool's package; elsewhere it is in a parent of the
+/// test's folder.
 fn binary() -> PathBuf {
     std::env::var_os("CARGO_BIN_EXE_alluvium").map_or_else(
         || {
@@ -44,19 +45,19 @@ fn binary() -> PathBuf {
     )
 }
 
-/// Returns the tool with its arguments, ready to be run.
+/// Returns the tool's command with `args`.
 pub fn tool<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(binary());
     command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }
 
-/// Runs the tool to its end.
+/// Runs the tool to completion.
 pub fn run<S: AsRef<OsStr>>(args: impl IntoIterator<Item = S>) -> Output {
     tool(args).output().unwrap()
 }
 
-/// Splits `text` at spaces into arguments.
+/// Splits `text` at spaces.
 pub fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -73,7 +74,7 @@ pub fn json(output: &Output) -> Value {
     })
 }
 
-/// Asserts exit code 1 with this kind of error and returns the error's line.
+/// Asserts exit code 1 with this error kind and returns the error line.
 pub fn fails(output: &Output, kind: &str) -> String {
     let text = stderr(output);
     let last = text.lines().last().unwrap_or_default().to_owned();
@@ -82,7 +83,7 @@ pub fn fails(output: &Output, kind: &str) -> String {
     last
 }
 
-/// Returns the folder with the real input, if it is here.
+/// Returns the folder with the real input, if present.
 pub fn real_data() -> Option<PathBuf> {
     let named = std::env::var_os("ALLUVIUM_DATA").map(PathBuf::from);
     let beside = crate::root().join("../shared/data");
@@ -95,7 +96,7 @@ pub fn kill(child: &mut Child) {
     child.wait().unwrap();
 }
 
-/// Returns the rows of all published parts, sorted, each part's header checked.
+/// Returns the rows of all published parts, sorted, after checking each part's header.
 pub fn published(folder: &Path) -> Vec<String> {
     let mut rows = Vec::new();
     for entry in fs::read_dir(folder).unwrap() {

@@ -3,7 +3,7 @@
 //! Each is the golden claim with more fields behind its own: of a field that is single, the last counts.
 
 use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::manifest::PutId;
 
 use super::super::seeds;

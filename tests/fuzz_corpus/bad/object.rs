@@ -2,7 +2,7 @@
 
 use alluvium::internals::codec::bytes::{put_checksum, put_u32, put_u64};
 use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::manifest::PutId;
 
 use super::super::seeds;

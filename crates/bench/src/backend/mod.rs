@@ -8,7 +8,7 @@ use clap::ValueEnum;
 #[cfg(feature = "rocksdb")]
 pub use rocksdb::{Databases, RocksDbArgs};
 
-/// The state backends of this build.
+/// State backends compiled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum BackendKind {
     /// A log per key group, in memory
@@ -21,11 +21,11 @@ pub enum BackendKind {
     RocksDb,
 }
 
-/// The snapshot strategies of this build.
+/// Snapshot strategies compiled in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Strategy {
-    /// All state each time
+    /// All state in each checkpoint
     Full,
-    /// What changed since the checkpoint before
+    /// Changes since the previous checkpoint
     Incremental,
 }

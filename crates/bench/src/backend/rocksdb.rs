@@ -1,4 +1,4 @@
-//! RocksDB as `run` and `bench` use it.
+//! The RocksDB backend as `run` and `bench` configure it.
 
 use std::fs::{self, File};
 use std::io;
@@ -13,17 +13,16 @@ use bytesize::ByteSize;
 use clap::Args;
 use tempfile::TempDir;
 
-/// Flags that only --backend rocksdb heeds.
+/// Flags for --backend rocksdb.
 #[derive(Debug, Clone, Args)]
 pub struct RocksDbArgs {
-    /// Folder for the state of --backend rocksdb, which is removed at the end: what lasts are checkpoints
-    /// [default: a temporary folder]
+    /// Working folder of --backend rocksdb, removed on exit: only checkpoints are durable [default: a temporary folder]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
-    /// Memory of all databases of --backend rocksdb together: blocks, indexes, filters and memtables
+    /// Memory shared by all databases of --backend rocksdb: blocks, indexes, filters and memtables
     #[arg(long, default_value = "512MiB", value_name = "BYTES")]
     rocksdb_memory: ByteSize,
-    /// An option of RocksDB's by its own name, of those that it can change while it runs; may be repeated
+    /// A RocksDB option that can change at run time, by its RocksDB name; may be repeated
     #[arg(long, value_parser = pair, value_name = "NAME=VALUE")]
     rocksdb_option: Vec<(String, String)>,
 }
@@ -46,28 +45,28 @@ fn pair(text: &str) -> Result<(String, String), String> {
 pub struct Databases {
     rocksdb: RocksDb,
     opened: AtomicU32,
-    /// Removed after them.
+    /// Declared after `rocksdb`, so that the databases close before their folder is removed.
     _scratch: Option<Scratch>,
 }
 
-/// A temporary folder. If this process is killed, the next that makes one removes it.
+/// A temporary folder. After a kill, the next process to create one removes it.
 #[derive(Debug)]
 struct Scratch {
     folder: TempDir,
-    /// Locked as long as the process lives.
+    /// Locked while the process lives.
     _lock: File,
 }
 
-/// What the names of such folders begin with.
+/// Prefix of the folders' names.
 const SCRATCH: &str = "alluvium-state.";
-/// The file that is locked.
+/// The lock file.
 const LOCK: &str = "lock";
 
 impl Databases {
-    /// Opens them as the flags say.
+    /// Opens the databases as the flags specify.
     ///
     /// # Errors
-    /// `Config` if there is too little memory; `Unavailable` if there can be no temporary folder.
+    /// `Config` if memory is too small; `Unavailable` if the temporary folder cannot be created.
     pub fn open(args: &RocksDbArgs) -> Result<Self> {
         let (folder, scratch) = match &args.state_dir {
             Some(folder) => (folder.clone(), None),
@@ -99,7 +98,7 @@ impl Scratch {
     fn within(parent: &Path) -> io::Result<Self> {
         remove_abandoned(parent);
         let folder = TempDir::with_prefix_in(SCRATCH, parent)?;
-        // It gets its name when it is locked: there is no moment in which it looks abandoned.
+        // Locked before it is renamed into place: another process never sees the file unlocked and removes the folder.
         let unnamed = folder.path().join("new");
         let lock = File::create(&unnamed)?;
         lock.lock()?;
@@ -108,7 +107,7 @@ impl Scratch {
     }
 }
 
-/// Removes what killed processes left. What cannot be removed stays: it is in nobody's way.
+/// Removes folders of killed processes. A folder that cannot be removed stays; it does no harm.
 fn remove_abandoned(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
         let ours = entry.file_name().to_string_lossy().starts_with(SCRATCH);
@@ -131,14 +130,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_killed_process_left_is_removed_and_what_is_in_use_stays() {
+    fn abandoned_folders_are_removed_and_folders_in_use_stay() {
         let parent = tempfile::tempdir().unwrap();
         let folders = || fs::read_dir(parent.path()).unwrap().count();
         fs::create_dir(parent.path().join("alluvium-state.of-somebody-else")).unwrap();
         let first = Scratch::within(parent.path()).unwrap();
         let second = Scratch::within(parent.path()).unwrap();
         assert_eq!(folders(), 3);
-        // A kill unlocks files and removes none.
+        // A kill releases locks but removes no files.
         let Scratch { folder, _lock } = first;
         let left = folder.keep();
         drop(_lock);

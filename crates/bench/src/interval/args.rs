@@ -14,18 +14,18 @@ use super::trace::{self, MADE_CAPACITY, TraceSource};
 use super::world::{Failures, Job, World};
 use crate::goal::{self, GoalArg};
 
-/// Share of the capacity that the busiest minute of a trace is taken to need, if the capacity is not told.
-const BUSIEST: f64 = 0.75;
+/// Assumed utilisation of a trace's busiest minute, if no capacity is given.
+const BUSIEST_UTILISATION: f64 = 0.75;
 
-/// Replays a load through the adaptive checkpoint interval and through fixed ones.
+/// Replays a load under the adaptive checkpoint interval and under fixed intervals.
 ///
-/// A simulation of a checkpointed job with failures, restores and catch-ups, repeated with other failures. Prints what each
-/// policy lost: time given to checkpoints, and time spent on replay after failures, beyond the outages that no interval avoids.
+/// Simulates a checkpointed job with failures, restores and catch-ups, and repeats with other failures. Prints each
+/// policy's lost time: capacity spent on checkpoints, and replay after failures beyond the unavoidable outages.
 #[derive(Debug, Clone, Args)]
 pub struct IntervalArgs {
-    /// The load: a file with the columns `second` and `value` (records per second; `.gz` and `.zst` are decompressed), or one
-    /// that is made: made:steady, made:step, made:ramp, made:diurnal, made:bursts, made:flash-crowd, made:write-storm,
-    /// made:failure-rate
+    /// The load: a file with the columns `second` and `value` (records per second; `.gz` and `.zst` are decompressed),
+    /// or a generated load: made:steady, made:step, made:ramp, made:diurnal, made:bursts, made:flash-crowd,
+    /// made:write-storm, made:failure-rate
     #[arg(long, required_unless_present = "suite", value_name = "FILE.csv|made:NAME")]
     pub(crate) trace: Option<TraceSource>,
     #[arg(long, default_value = None, value_name = "GOAL=VALUE,...", help = goal::HELP)]
@@ -42,28 +42,28 @@ pub struct IntervalArgs {
     /// Skew of the keys: exponent of a Zipf law, 0 for uniform keys
     #[arg(long, default_value_t = 0.8, value_parser = number, value_name = "EXPONENT")]
     pub(crate) skew: f64,
-    /// Records that the job can process per second [default: the busiest minute needs three quarters of it]
+    /// Records the job can process per second [default: the busiest minute uses three quarters of it]
     #[arg(long, value_parser = above_zero, value_name = "RECORDS_PER_S")]
     pub(crate) capacity: Option<f64>,
     /// Processing time lost to a checkpoint, whatever its size
     #[arg(long, default_value = "300ms", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) checkpoint_cost: Duration,
-    /// Bytes that a checkpoint writes per second of its duration
+    /// Bytes a checkpoint writes per second of its duration
     #[arg(long, default_value = "100MB", value_name = "SIZE")]
     pub(crate) write_rate: ByteSize,
-    /// Bytes that a restore reads per second
+    /// Bytes a restore reads per second
     #[arg(long, default_value = "200MB", value_name = "SIZE")]
     pub(crate) read_rate: ByteSize,
-    /// From a failure until state begins to be read
+    /// Time from a failure to the start of the restore's reads
     #[arg(long, default_value = "10s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) restart: Duration,
-    /// Mean time between failures that the controller expects before it has seen any [default: as --mtbf]
+    /// Mean time between failures expected by the controller before the first failure [default: as --mtbf]
     #[arg(long, value_parser = positive, value_name = "DURATION")]
     pub(crate) prior_mtbf: Option<Duration>,
     /// Shape of Weibull-distributed times between failures, 0.1 to 10; 1 is exponential, below 1 failures come in clusters
     #[arg(long, default_value_t = 1.0, value_parser = shape, value_name = "SHAPE")]
     pub(crate) weibull: f64,
-    /// How many runs, each with other failures
+    /// Number of runs, each with other failures
     #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=100_000), value_name = "N")]
     pub(crate) seeds: u32,
     /// Print the comparison as one JSON document
@@ -72,7 +72,8 @@ pub struct IntervalArgs {
     /// Draw load, dirty rate, chosen interval and events of the first run
     #[arg(long, conflicts_with = "suite", value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
-    /// Compare over every made load, with failures, costs and prior as expected and not; with --trace also over that one
+    /// Compare over every generated load, with failures, costs and prior as expected and off; with --trace also over
+    /// that load
     #[arg(long)]
     pub(crate) suite: bool,
 }
@@ -82,7 +83,7 @@ fn number(text: &str) -> Result<f64, String> {
     if (0.0..=10.0).contains(&value) { Ok(value) } else { Err("must be between 0 and 10".to_owned()) }
 }
 
-/// Below, almost all failures would come at once; above, they would come like clockwork.
+/// Lower shapes put almost all failures at one moment; higher ones space them like clockwork.
 fn shape(text: &str) -> Result<f64, String> {
     let value: f64 = text.parse().map_err(|_| "is not a number".to_owned())?;
     if (0.1..=10.0).contains(&value) { Ok(value) } else { Err("must be between 0.1 and 10".to_owned()) }
@@ -99,17 +100,17 @@ fn positive(text: &str) -> Result<Duration, String> {
 }
 
 impl IntervalArgs {
-    /// Returns what is to be simulated.
+    /// Returns the case to simulate.
     ///
     /// # Errors
-    /// `Input`, `NotFound` or `Limit` for the trace, `Config` for sizes that make no job.
+    /// `Input`, `NotFound` or `Limit` for the trace, `Config` for invalid sizes.
     pub(super) fn case(&self) -> Result<Case> {
         let Some(source) = &self.trace else { return Err(Error::config("no trace")) };
         let mtbf = self.mtbf.as_secs_f64();
         let world = match source {
             TraceSource::File(path) => {
                 let rate = trace::read(path)?;
-                let capacity = self.capacity.unwrap_or_else(|| busiest_minute(&rate) / BUSIEST);
+                let capacity = self.capacity.unwrap_or_else(|| busiest_minute(&rate) / BUSIEST_UTILISATION);
                 World::plain(self.job(capacity)?, rate, mtbf)
             }
             TraceSource::Made(made) => {
@@ -125,7 +126,7 @@ impl IntervalArgs {
             goals: self.goal.map_or_else(Goals::default, |goal| goal.0),
             settings: self.settings(prior),
             failures: if self.weibull == 1.0 { Failures::Exponential } else { Failures::Weibull(self.weibull) },
-            told: 1.0,
+            cost_factor: 1.0,
             seeds: self.seeds,
             first_seed: 1,
         })
@@ -143,7 +144,7 @@ impl IntervalArgs {
             keys: (state / row).round(),
             row_bytes: row,
             skew: self.skew,
-            // Half of the processing goes to a checkpoint while it is being written.
+            // A checkpoint takes half of the capacity while it is written.
             cost: (cost, 0.5 / write),
             duration: (2.0 * cost, 1.0 / write),
             outage: (self.restart.as_secs_f64(), 1.0 / read),
@@ -151,14 +152,14 @@ impl IntervalArgs {
         })
     }
 
-    /// Returns what the controller starts from: guesses, except for the failures.
+    /// Returns the controller's initial settings: guesses, except for the failure rate.
     pub(super) fn settings(&self, prior_mtbf: f64) -> IntervalSettings {
         IntervalSettings::default()
             .with(|it| it.failures = FailurePrior { job_mtbf: prior_mtbf, ..FailurePrior::default() })
     }
 }
 
-/// Returns the highest mean rate of a minute.
+/// Returns the highest mean rate over a minute.
 fn busiest_minute(rate: &[f64]) -> f64 {
     let mean = |minute: &[f64]| minute.iter().sum::<f64>() / minute.len() as f64;
     rate.chunks(60).map(mean).fold(0.0, f64::max)

@@ -1,14 +1,14 @@
-//! The schedule of somebody who knows the load to come and the true parameters, though not when failures will come.
+//! The best schedule given the future load and the true parameters, but not the failure times.
 
 use super::world::World;
 
-/// Replay of this many times the cost of the best interval so far ends the search for a better one.
-const TOO_MUCH: f64 = 6.0;
+/// The search stops once replay alone costs this many times the best interval found so far.
+const REPLAY_CUTOFF: f64 = 6.0;
 
-/// Returns, for each of `points` moments spread over the trace as the start of an interval, when the interval should end.
+/// Returns, for each of `points` moments spread over the trace as an interval's start, the interval's best end.
 ///
-/// Dynamic programming, backwards: an interval from i to j costs its checkpoint at j, and the expected replay of failures
-/// between. Sums taken beforehand make each pair cost the same.
+/// Backward dynamic programming: an interval from i to j costs its checkpoint at j and the expected replay of failures
+/// in between. Prefix sums make the cost of each pair O(1).
 #[expect(clippy::indexing_slicing, reason = "every list has a place for each point and one for the end")]
 pub(super) fn schedule(world: &World, points: usize, longest: f64) -> Vec<f64> {
     let step = world.end() / points as f64;
@@ -28,13 +28,13 @@ pub(super) fn schedule(world: &World, points: usize, longest: f64) -> Vec<f64> {
     let (fixed, per_byte) = world.job.cost;
     for from in (0..points).rev() {
         let replay = |to: usize| weighted[to] - weighted[from] - records[from] * (plain[to] - plain[from]);
-        // To let it run to the end costs no checkpoint.
+        // An interval that runs to the end needs no checkpoint.
         let mut best = (replay(points), f64::INFINITY);
         let mut own = best.0;
         for to in from + 1..points {
             let lost = replay(to);
-            // Several of the best ones would cost less than one whose replay alone costs that much more.
-            if lost > TOO_MUCH * own || at(to) - at(from) > longest {
+            // Beyond this, several of the best intervals cost less than one longer interval.
+            if lost > REPLAY_CUTOFF * own || at(to) - at(from) > longest {
                 break;
             }
             let bytes = world.job.row_bytes * world.distinct(updates[to] - updates[from]);

@@ -1,4 +1,4 @@
-//! Policies against each other, over many seeds.
+//! Compares policies over many seeds.
 
 use std::collections::BTreeMap;
 
@@ -12,19 +12,20 @@ use super::simulation::{Outcome, Policy, simulate};
 use super::world::{Failures, World};
 use crate::random::Random;
 
-/// Fixed intervals that are tried, each longer than the one before by this factor.
-const FACTOR: f64 = 1.2;
+/// Ratio of consecutive fixed intervals.
+const INTERVAL_RATIO: f64 = 1.2;
 
-/// Share of the capacity that checkpoints take at the shortest of them: less is best unless failures come every few intervals.
-const MOST_COST: f64 = 0.1;
+/// Share of the capacity spent on checkpoints at the shortest fixed interval: a lower share is best unless failures
+/// come every few intervals.
+const COST_SHARE_MAX: f64 = 0.1;
 
-/// Fixed intervals that people set.
+/// Fixed intervals commonly configured.
 pub(super) const USUAL_S: [f64; 2] = [30.0, 600.0];
 
-/// Moments of a trace that the clairvoyant schedule tells apart at most.
-const MOMENTS: usize = 22_000;
+/// Maximum number of moments in the clairvoyant schedule.
+const MOMENTS_MAX: usize = 22_000;
 
-/// What is to be simulated.
+/// A job, its load and the policies' settings.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     pub(super) name: String,
@@ -32,14 +33,14 @@ pub(crate) struct Case {
     pub(super) goals: Goals,
     pub(super) settings: IntervalSettings,
     pub(super) failures: Failures,
-    /// Factor by which the costs that the controller is told of are off.
-    pub(super) told: f64,
+    /// Factor on the costs observed by the controller.
+    pub(super) cost_factor: f64,
     pub(super) seeds: u32,
     pub(super) first_seed: u64,
 }
 
 impl Case {
-    /// Returns how often the load is looked at: a run of a day in as many steps as one of hours.
+    /// Returns the time between load samples, s, which doubles for a day-long run to bound its steps.
     fn sample_s(&self) -> f64 {
         if self.world.end() > 40_000.0 { 2.0 } else { 1.0 }
     }
@@ -48,13 +49,13 @@ impl Case {
         self.world.failures(self.failures, &mut Random::new(seed))
     }
 
-    /// Runs the controller with the failures of a seed.
+    /// Runs the controller with a seed's failures.
     ///
     /// # Errors
-    /// `Config` for goals or settings that cannot be.
-    pub(super) fn adaptive(&self, seed: u64) -> Result<Outcome> {
+    /// `Config` for invalid goals or settings.
+    pub(super) fn run_adaptive(&self, seed: u64) -> Result<Outcome> {
         let controller = Controller::new(self.settings, self.goals, Timestamp::from_millis(0))?;
-        let mut policy = Policy::Adaptive(Box::new(controller), self.told);
+        let mut policy = Policy::Adaptive(Box::new(controller), self.cost_factor);
         Ok(simulate(&self.world, &mut policy, &self.draw_failures(seed), seed, self.sample_s()))
     }
 
@@ -63,7 +64,7 @@ impl Case {
     }
 }
 
-/// What a policy came to over all seeds.
+/// A policy's totals over all seeds.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Total {
     /// Lost time of each seed, s.
@@ -96,8 +97,8 @@ impl Total {
         self.lost.iter().sum::<f64>() / self.lost.len().max(1) as f64
     }
 
-    /// Returns the standard error of the mean of `self - other`, which saw the same failures; `None` of a single run.
-    fn error_against(&self, other: &Self) -> Option<f64> {
+    /// Returns the standard error of the mean of `self - other` over paired runs; `None` for a single run.
+    fn paired_error(&self, other: &Self) -> Option<f64> {
         let differences: Vec<f64> = self.lost.iter().zip(&other.lost).map(|(a, b)| a - b).collect();
         if differences.len() < 2 {
             return None;
@@ -108,7 +109,7 @@ impl Total {
         Some((variance / count).sqrt())
     }
 
-    /// Returns the recovery that `share` of the failures do not exceed, s.
+    /// Returns the recovery time not exceeded by `share` of the failures, s.
     pub(super) fn recovery_quantile(&self, share: f64) -> Option<f64> {
         let mut all: Vec<f64> = self.recoveries.values().copied().collect();
         all.sort_unstable_by(f64::total_cmp);
@@ -122,12 +123,13 @@ impl Total {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Met {
     pub(super) failures: usize,
-    /// Recoveries of the controller that met it.
+    /// Recoveries under the controller that met the goal.
     pub(super) met: usize,
-    /// The fixed interval that met it most often, in how many of these failures, and in how many of those the controller did.
+    /// The fixed interval that met the goal most often, the failures in which it did, and those of them in which the
+    /// controller did too.
     pub(super) best_fixed_s: f64,
-    pub(super) best_fixed: usize,
-    pub(super) of_best_fixed: usize,
+    pub(super) best_fixed_met: usize,
+    pub(super) both_met: usize,
 }
 
 /// All policies on one case.
@@ -142,7 +144,7 @@ pub(crate) struct Comparison {
 }
 
 impl Comparison {
-    /// Returns the fixed interval that lost least.
+    /// Returns the fixed interval with the smallest loss.
     pub(super) fn best_fixed(&self) -> (f64, &Total) {
         let best = self.fixed.iter().min_by(|a, b| a.1.mean().total_cmp(&b.1.mean()));
         best.map_or((f64::NAN, &self.clairvoyant), |(interval, total)| (*interval, total))
@@ -152,34 +154,35 @@ impl Comparison {
         self.fixed.iter().find(|(other, _)| *other == interval).map(|(_, total)| total)
     }
 
-    /// Returns by how much more the controller lost than the best fixed interval, as a share; `None` if that lost nothing.
+    /// Returns the controller's extra loss relative to the best fixed interval; `None` if that interval lost nothing.
     pub(super) fn regret(&self) -> Option<f64> {
-        self.of_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
+        self.relative_to_best_fixed(self.controller.mean()).map(|lost| lost - 1.0)
     }
 
-    /// Returns by how much less the clairvoyant lost than the best fixed interval, as a share; `None` if that lost nothing.
+    /// Returns the clairvoyant's saving relative to the best fixed interval; `None` if that interval lost nothing.
     pub(super) fn gap(&self) -> Option<f64> {
-        self.of_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
+        self.relative_to_best_fixed(self.clairvoyant.mean()).map(|lost| 1.0 - lost)
     }
 
-    /// Returns the share of that gap which the controller closed; `None` if there is none.
-    pub(super) fn closed(&self) -> Option<f64> {
+    /// Returns the share of that gap closed by the controller; `None` without a gap.
+    pub(super) fn gap_closed(&self) -> Option<f64> {
         let (regret, gap) = (self.regret()?, self.gap()?);
         (gap > 0.0).then(|| -regret / gap)
     }
 
-    /// Returns the standard error of [`Comparison::regret`]; `None` of a single run, or if the best fixed interval lost nothing.
-    pub(super) fn error(&self) -> Option<f64> {
-        self.of_best_fixed(self.controller.error_against(self.best_fixed().1)?)
+    /// Returns the standard error of [`Comparison::regret`]; `None` for a single run, or if the best fixed interval
+    /// lost nothing.
+    pub(super) fn regret_error(&self) -> Option<f64> {
+        self.relative_to_best_fixed(self.controller.paired_error(self.best_fixed().1)?)
     }
 
-    /// Returns a time as a share of what the best fixed interval lost.
-    fn of_best_fixed(&self, seconds: f64) -> Option<f64> {
+    /// Returns a time as a share of the best fixed interval's loss.
+    fn relative_to_best_fixed(&self, seconds: f64) -> Option<f64> {
         let best = self.best_fixed().1.mean();
         (best > 0.0).then(|| seconds / best)
     }
 
-    /// Returns how recoveries compare with `goal`.
+    /// Compares recoveries with `goal`.
     pub(super) fn met(&self, goal: f64) -> Met {
         let within = |total: &Total, key: &(u64, usize)| total.recoveries.get(key).is_some_and(|took| *took <= goal);
         let count = |total: &Total| total.recoveries.values().filter(|took| **took <= goal).count();
@@ -190,18 +193,17 @@ impl Comparison {
             failures: keys().count(),
             met: keys().filter(|key| within(&self.controller, key)).count(),
             best_fixed_s: best.map_or(f64::NAN, |(interval, _)| *interval),
-            best_fixed: best_met.clone().count(),
-            of_best_fixed: best_met.filter(|key| within(&self.controller, key)).count(),
+            best_fixed_met: best_met.clone().count(),
+            both_met: best_met.filter(|key| within(&self.controller, key)).count(),
         }
     }
 }
 
-/// Returns the fixed intervals that are tried, s: all over the range that the controller may choose from, but for those that
-/// are too short to be the best.
+/// Returns the fixed intervals to try, s: the controller's whole range, except intervals too short to be the best.
 fn fixed_intervals(case: &Case) -> Vec<f64> {
     let (shortest, longest) = (case.settings.shortest.as_secs_f64(), case.settings.longest.as_secs_f64());
-    let shortest = shortest.max(case.world.job.cost.0 / MOST_COST).min(longest);
-    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * FACTOR))
+    let shortest = shortest.max(case.world.job.cost.0 / COST_SHARE_MAX).min(longest);
+    let mut all: Vec<f64> = std::iter::successors(Some(shortest), |last| Some(last * INTERVAL_RATIO))
         .take_while(|interval| *interval < longest)
         .map(|interval| (interval * 10.0).round() / 10.0)
         .chain([longest])
@@ -214,18 +216,18 @@ fn fixed_intervals(case: &Case) -> Vec<f64> {
 /// Runs every policy over all seeds.
 ///
 /// # Errors
-/// `Config` for goals or settings that cannot be.
+/// `Config` for invalid goals or settings.
 pub(super) fn compare(case: &Case) -> Result<Comparison> {
     compare_with(case, &fixed_intervals(case))
 }
 
-/// As [`compare`], with these fixed intervals.
+/// Runs every policy over all seeds, with these fixed intervals.
 ///
 /// # Errors
-/// `Config` for goals or settings that cannot be.
+/// `Config` for invalid goals or settings.
 pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "seconds of a trace")]
-    let moments = MOMENTS.min(case.world.end() as usize);
+    let moments = MOMENTS_MAX.min(case.world.end() as usize);
     let schedule = clairvoyant::schedule(&case.world, moments, case.settings.longest.as_secs_f64());
     let mut comparison = Comparison {
         controller: Total::default(),
@@ -245,14 +247,14 @@ pub(super) fn compare_with(case: &Case, intervals: &[f64]) -> Result<Comparison>
     with_controller(case, &comparison)
 }
 
-/// Runs the controller alone, over the seeds over which `others` saw what they do.
+/// Runs the controller alone and takes the other policies' totals from `others`, which used the same seeds.
 ///
 /// # Errors
-/// `Config` for goals or settings that cannot be.
+/// `Config` for invalid goals or settings.
 pub(super) fn with_controller(case: &Case, others: &Comparison) -> Result<Comparison> {
     let mut comparison = Comparison { controller: Total::default(), ..others.clone() };
     for (at, seed) in case.seeds().enumerate() {
-        let outcome = case.adaptive(seed)?;
+        let outcome = case.run_adaptive(seed)?;
         if at == 0 {
             (comparison.first, comparison.first_failures) = (outcome.clone(), case.draw_failures(seed));
         }

@@ -1,10 +1,10 @@
-//! `alluvium interval`: a load, replayed through the controller and through fixed intervals.
+//! `alluvium interval`: replays a load under the controller and under fixed intervals.
 //!
 //! ```text
 //! trace --> World (job, load, failures) --simulation, many seeds--> Outcome per policy --> table, JSON, picture
 //! ```
 //!
-//! The policies: the controller, fixed intervals, and a clairvoyant schedule that knows the load to come and the true
+//! The policies are the controller, fixed intervals, and a clairvoyant schedule that knows the future load and the true
 //! parameters. All see the same failures.
 
 mod args;
@@ -28,7 +28,7 @@ use crate::Print;
 /// Runs the command.
 ///
 /// # Errors
-/// `Input` or `NotFound` for the trace, `Config` for goals that cannot be, `Unavailable` for what cannot be written.
+/// `Input` or `NotFound` for the trace, `Config` for invalid goals, `Unavailable` if output cannot be written.
 pub fn run(args: &Args, print: Print<'_>) -> Result<()> {
     if args.suite {
         return suite::run(args, print);

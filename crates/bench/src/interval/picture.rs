@@ -1,4 +1,4 @@
-//! A picture of the controller's first run: load, dirty rate, chosen interval, failures, over time.
+//! Plots the controller's first run over time: load, dirty rate, chosen interval, failures.
 
 use std::ops::Range;
 use std::path::Path;
@@ -11,7 +11,7 @@ use super::compare::{Case, Comparison};
 
 const SIZE: (u32, u32) = (1100, 780);
 
-/// Points of a curve: about one per pixel.
+/// Points per curve: about one per pixel.
 const POINTS: usize = 1000;
 
 const LOAD: RGBColor = RGBColor(31, 119, 180);
@@ -22,7 +22,7 @@ const FAILURE: RGBColor = RGBColor(200, 30, 40);
 /// A curve over time, in seconds.
 type Curve = Vec<(f64, f64)>;
 
-/// Draws the first run into `path`, as SVG.
+/// Plots the first run into `path`, as SVG.
 ///
 /// # Errors
 /// `Unavailable` if the file cannot be written.
@@ -50,7 +50,7 @@ fn picture(case: &Case, comparison: &Comparison) -> std::result::Result<String, 
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 
-/// Draws an area under `curve`, with a line for each failure.
+/// Draws an area under `curve`, with a line at each failure.
 fn panel(
     area: &Area<'_>,
     case: &Case,
@@ -77,7 +77,7 @@ fn intervals(
     let values = || chosen.iter().map(|(_, value)| *value);
     let (best, _) = comparison.best_fixed();
     let (least, most) = (values().fold(best, f64::min), values().fold(best, f64::max));
-    // The lowest third is the legend's.
+    // The legend takes the lowest third.
     let (low, high) = (0.8 * least / (most / least).sqrt().max(2.0), 1.25 * most);
     let mut chart = margins(area).build_cartesian_2d(0.0..case.world.end() / unit(case).0, (low..high).log_scale())?;
     mesh(&mut chart, unit(case).1, "interval, s", &|value| format!("{value}"))?;
@@ -102,12 +102,12 @@ fn margins<'a, 'b>(area: &'a Area<'b>) -> ChartBuilder<'a, 'b, SVGBackend<'b>> {
     builder
 }
 
-/// Returns the unit of time of the axis, in seconds, and its name.
+/// Returns the axis's time unit, in seconds, and its name.
 fn unit(case: &Case) -> (f64, &'static str) {
     if case.world.end() < 7200.0 { (60.0, "minutes") } else { (3600.0, "hours") }
 }
 
-/// Draws axes and lines.
+/// Draws axes and grid lines.
 fn mesh<X, Y>(
     chart: &mut ChartContext<'_, SVGBackend<'_>, Cartesian2d<X, Y>>,
     unit: &str,
@@ -125,7 +125,7 @@ where
     Ok(())
 }
 
-/// Returns the line of a failure.
+/// Returns the line marking a failure.
 fn mark(at: f64, range: Range<f64>) -> PathElement<(f64, f64)> {
     PathElement::new([(at, range.start), (at, range.end)], FAILURE.mix(0.55))
 }
@@ -143,7 +143,7 @@ fn short(value: f64) -> String {
     }
 }
 
-/// Returns the moments at which curves have points.
+/// Returns the times of the curves' points.
 fn moments(case: &Case) -> impl Iterator<Item = f64> {
     let step = (case.world.end() / POINTS as f64).max(1.0);
     std::iter::successors(Some(0.0), move |t| Some(t + step)).take_while({
@@ -158,7 +158,7 @@ fn rate(case: &Case) -> Curve {
     moments(case).map(|t| (t, mean(t))).collect()
 }
 
-/// Returns the interval that held at `t`.
+/// Returns the interval in force at `t`.
 fn chosen_at(comparison: &Comparison, t: f64) -> f64 {
     let at = comparison.first.changes.partition_point(|(since, _)| *since <= t);
     let decision = at.checked_sub(1).and_then(|at| comparison.first.changes.get(at));
@@ -169,7 +169,7 @@ fn chosen(case: &Case, comparison: &Comparison) -> Curve {
     moments(case).map(|t| (t, chosen_at(comparison, t))).filter(|(_, interval)| interval.is_finite()).collect()
 }
 
-/// Returns the rows that the interval of the moment dirties, per second of it.
+/// Returns the rows dirtied per second of the interval in force.
 fn dirty(case: &Case, comparison: &Comparison) -> Curve {
     let rows = |t: f64| {
         let interval = chosen_at(comparison, t).clamp(1.0, case.world.end());

@@ -8,7 +8,7 @@ use crate::decision::decisions_json;
 
 use super::compare::{Case, Comparison, Met, Total, USUAL_S};
 
-/// Returns a share in percent; a dash for what is not known.
+/// Returns a share in percent, or a dash if unknown.
 pub(super) fn percent(share: Option<f64>) -> String {
     share.map_or_else(|| "-".to_owned(), |share| format!("{:.1}", 100.0 * share))
 }
@@ -34,7 +34,7 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
     let mut line = |name: &str, total: &Total| {
         let runs = total.lost.len().max(1) as f64;
         let recovery = total.recovery_quantile(0.99).map_or_else(|| "-".to_owned(), |took| format!("{took:.1} s"));
-        // A string takes whatever is written to it.
+        // Writing to a string cannot fail.
         let _infallible = writeln!(
             text,
             "{name:<14} {:>9.1} {:>21.1} {:>12.0} {recovery:>13}",
@@ -54,15 +54,15 @@ pub(super) fn text(case: &Case, comparison: &Comparison) -> String {
         text,
         "\nthe controller lost {} % (+- {} %) against the best fixed interval; the clairvoyant {} %",
         signed_percent(comparison.regret()),
-        percent(comparison.error()),
+        percent(comparison.regret_error()),
         signed_percent(comparison.gap().map(|gap| -gap)),
     );
     if let Some(goal) = case.goals.recovery {
-        let Met { failures, met, best_fixed_s, best_fixed, of_best_fixed } = comparison.met(goal.as_secs_f64());
+        let Met { failures, met, best_fixed_s, best_fixed_met, both_met } = comparison.met(goal.as_secs_f64());
         let _infallible = writeln!(
             text,
             "recovery goal met in {met} of {failures} failures; fixed {best_fixed_s:.1} s, which meets it most often, did in \
-             {best_fixed}, of which the controller in {of_best_fixed}",
+             {best_fixed_met}, of which the controller in {both_met}",
         );
     }
     if let Some((at, decision)) = comparison.first.changes.last() {
@@ -76,7 +76,7 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
     let (best_s, best) = comparison.best_fixed();
     let met = case.goals.recovery.map(|goal| comparison.met(goal.as_secs_f64()));
     let goal_met = met.and_then(|met| share(met.met, met.failures));
-    let goal_met_of_best_fixed = met.and_then(|met| share(met.of_best_fixed, met.best_fixed));
+    let goal_met_of_best_fixed = met.and_then(|met| share(met.both_met, met.best_fixed_met));
     let fixed: Vec<Value> = comparison.fixed.iter().map(|(interval, total)| of_fixed(*interval, total)).collect();
     let decisions = decisions_json(&comparison.first.changes);
     json!({
@@ -85,7 +85,7 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
         "runs": case.seeds,
         "controller": {
             "lost_s": comparison.controller.mean(),
-            "lost_s_error_against_best_fixed": comparison.error().map(|error| error * best.mean()),
+            "lost_s_error_against_best_fixed": comparison.regret_error().map(|error| error * best.mean()),
             "checkpoints": comparison.controller.checkpoints / f64::from(case.seeds),
             "interval_changes": comparison.controller.changes / f64::from(case.seeds),
             "recovery_p99_s": comparison.controller.recovery_quantile(0.99),
@@ -100,7 +100,7 @@ pub(super) fn json(case: &Case, comparison: &Comparison) -> Value {
     })
 }
 
-/// Returns a share of failures; `None` of none.
+/// Returns a share of failures; `None` if there were none.
 fn share(part: usize, all: usize) -> Option<f64> {
     (all > 0).then(|| part as f64 / all as f64)
 }

@@ -1,8 +1,8 @@
 //! A run of the job, event by event: checkpoints, failures, restores, catch-ups.
 //!
-//! A fluid model: input comes at the trace's rate and is processed at the capacity while there is a backlog. A checkpoint
-//! takes its capacity cost from the processing when it starts, and is durable its duration later. A failure undoes what
-//! was processed since the barrier of the last durable checkpoint. Equal seeds give equal runs.
+//! A fluid model: input arrives at the trace's rate; a backlog is processed at full capacity. A checkpoint takes its
+//! capacity cost from processing at its start, and is durable after its duration. A failure undoes all processing after
+//! the barrier of the last durable checkpoint. Equal seeds give equal runs.
 
 use alluvium::Timestamp;
 use alluvium::internals::control::estimate::FailureScope;
@@ -13,41 +13,41 @@ use alluvium::interval::{CheckpointSample, Decision, Observation};
 use super::world::World;
 use crate::random::Random;
 
-/// The job has caught up when what waits takes less than this to process, s.
+/// The job has caught up once the backlog takes less than this to process, s.
 const CAUGHT_UP_S: f64 = 0.5;
 
 /// Relative standard deviation of the measured share of busy time.
 const BUSY_NOISE: f64 = 0.02;
 
-/// Who says when a checkpoint starts.
+/// Decides when checkpoints start.
 #[derive(Debug)]
 pub(super) enum Policy<'a> {
     Fixed(f64),
-    /// The controller. What it is told of costs is off by a factor.
+    /// The controller, which observes costs scaled by the factor.
     Adaptive(Box<Controller>, f64),
-    /// For each second as the start of an interval, when it ends.
+    /// For each second as an interval's start, the interval's end.
     Schedule(&'a [f64]),
 }
 
-/// What a run came to.
+/// Totals of a run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Outcome {
     /// Capacity lost to checkpoints, s.
     pub(super) checkpoint_s: f64,
-    /// Time by which replay put off having caught up, s.
+    /// Time by which replay delayed catch-up, s.
     pub(super) replay_s: f64,
     pub(super) checkpoints: u64,
     pub(super) bytes: f64,
     pub(super) requests: f64,
-    /// Index of each failure from which the job recovered undisturbed, with the time it took, s.
+    /// Index and duration, s, of each recovery not interrupted by another failure.
     pub(super) recoveries: Vec<(usize, f64)>,
-    /// Records processed for good.
+    /// Records processed and never undone.
     pub(super) processed: f64,
-    /// The least time between two starts of checkpoints, s.
+    /// Shortest time between two checkpoint starts, s.
     pub(super) shortest_s: f64,
-    /// Changes of the interval: when, and to what.
+    /// Interval changes: time and decision.
     pub(super) changes: Vec<(f64, Decision)>,
-    /// Seconds of checkpoint cost while the utilisation was above its mean.
+    /// Checkpoint cost, s, paid while the utilisation was above its mean.
     pub(super) busy_cost_s: f64,
 }
 
@@ -57,7 +57,7 @@ impl Outcome {
     }
 }
 
-struct Flight {
+struct InFlight {
     end: f64,
     offset: f64,
     sample: CheckpointSample,
@@ -69,7 +69,7 @@ struct CatchUp {
     disturbed: bool,
 }
 
-/// A run under way.
+/// The state of a run.
 struct Run<'a, 'p> {
     world: &'a World,
     policy: &'a mut Policy<'p>,
@@ -83,15 +83,15 @@ struct Run<'a, 'p> {
     barrier_updates: f64,
     last_start: f64,
     stall: f64,
-    flight: Option<Flight>,
+    flight: Option<InFlight>,
     catching_up: Option<CatchUp>,
-    /// Since the last sample of the load: when it was, records, and seconds busy.
+    /// Counters at the last load sample, of time, records, updates and busy seconds.
     sampled: (f64, f64, f64, f64),
     mean_rate: f64,
     out: Outcome,
 }
 
-/// Runs the job under `policy` with these failures. `sample_s`: how often the load is looked at.
+/// Runs the job under `policy` with these failures. `sample_s` is the time between load samples.
 pub(super) fn simulate(world: &World, policy: &mut Policy<'_>, failures: &[f64], seed: u64, sample_s: f64) -> Outcome {
     let mut run = Run {
         world,
@@ -112,7 +112,7 @@ pub(super) fn simulate(world: &World, policy: &mut Policy<'_>, failures: &[f64],
         mean_rate: world.records_at(world.end()) / world.end(),
         out: Outcome { shortest_s: f64::INFINITY, ..Outcome::default() },
     };
-    run.tell(Observation::State { bytes: world.job.state_bytes(), rows: world.job.keys });
+    run.observe(Observation::State { bytes: world.job.state_bytes(), rows: world.job.keys });
     while run.t < world.end() {
         run.step();
     }
@@ -145,7 +145,7 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Returns when the next checkpoint is to start, if that is known and yet to come.
+    /// Returns when the next checkpoint starts, or infinity if none is planned.
     fn next_start(&self) -> f64 {
         if self.flight.is_some() {
             return f64::INFINITY;
@@ -183,7 +183,7 @@ impl Run<'_, '_> {
         Timestamp::from_millis((self.t * 1000.0).round() as i64)
     }
 
-    fn tell(&mut self, observation: Observation) {
+    fn observe(&mut self, observation: Observation) {
         let now = self.now();
         if let Policy::Adaptive(controller, _) = &mut *self.policy {
             let before = controller.decision().interval;
@@ -196,12 +196,12 @@ impl Run<'_, '_> {
 
     /// Draws a factor around 1.
     fn noise(&mut self, deviation: f64) -> f64 {
-        // Three uniform draws: a bell, with an end on either side.
+        // The sum of three uniform draws approximates a bell curve with bounded tails.
         let sum: f64 = (0..3).map(|_| self.random.draw_unit()).sum::<f64>() - 1.5;
         (1.0 + 2.0 * deviation * sum).max(0.05)
     }
 
-    /// Lets `dt` seconds pass within one second of the trace.
+    /// Advances by `dt` seconds, within one second of the trace.
     fn process(&mut self, dt: f64) {
         let waiting = self.world.records_at(self.t + dt) - self.offset;
         let stalled = self.stall.min(dt);
@@ -231,9 +231,15 @@ impl Run<'_, '_> {
         let per_record = self.world.updates_per_record_at(self.t);
         let busy = (awake > 0.0).then(|| (busy / awake * self.noise(BUSY_NOISE)).min(1.0));
         let updates = Some(per_record * processed);
-        self.tell(Observation::Load(LoadSample { received, processed, updates, busy, backlog: Some(self.backlog()) }));
+        self.observe(Observation::Load(LoadSample {
+            received,
+            processed,
+            updates,
+            busy,
+            backlog: Some(self.backlog()),
+        }));
         let (updates, rows) = self.dirty_rows();
-        self.tell(Observation::Dirty { updates, rows });
+        self.observe(Observation::Dirty { updates, rows });
     }
 
     fn check_caught_up(&mut self) {
@@ -241,7 +247,7 @@ impl Run<'_, '_> {
             && self.backlog() <= CAUGHT_UP_S * self.world.job.capacity
             && let Some(CatchUp { failed, index, disturbed }) = self.catching_up.take()
         {
-            self.tell(Observation::CaughtUp);
+            self.observe(Observation::CaughtUp);
             if !disturbed {
                 self.out.recoveries.push((index, self.t - failed));
             }
@@ -273,10 +279,10 @@ impl Run<'_, '_> {
             rows,
             requests: 3.0,
         };
-        self.flight = Some(Flight { end: self.t + duration, offset: self.offset, sample });
+        self.flight = Some(InFlight { end: self.t + duration, offset: self.offset, sample });
         self.last_start = self.t;
         self.set_barrier(self.offset);
-        self.tell(Observation::Triggered);
+        self.observe(Observation::Triggered);
     }
 
     fn set_barrier(&mut self, offset: f64) {
@@ -286,17 +292,17 @@ impl Run<'_, '_> {
     fn complete(&mut self) {
         if let Some(flight) = self.flight.take() {
             self.durable = flight.offset;
-            self.tell(Observation::Completed(flight.sample));
+            self.observe(Observation::Completed(flight.sample));
         }
     }
 
     fn fail(&mut self) {
         let (failed, index) = (self.t, self.next_failure);
-        self.tell(Observation::Failed(FailureScope::Job));
+        self.observe(Observation::Failed(FailureScope::Job));
         self.next_failure += 1;
         let mut up = self.t + self.outage();
         let mut disturbed = self.catching_up.is_some();
-        // One that fails while it restarts begins to restart again.
+        // A failure during a restart starts the restart again.
         while let Some(again) = self.failures.get(self.next_failure).copied().filter(|again| *again < up) {
             self.next_failure += 1;
             disturbed = true;
@@ -313,7 +319,7 @@ impl Run<'_, '_> {
         self.t = up;
         self.last_start = up;
         self.sampled = (up, 0.0, 0.0, 0.0);
-        self.tell(Observation::Restored { bytes: self.world.job.state_bytes() });
+        self.observe(Observation::Restored { bytes: self.world.job.state_bytes() });
     }
 
     fn outage(&mut self) -> f64 {

@@ -1,4 +1,4 @@
-//! Every made load, with failures, costs and prior as expected and not.
+//! Every generated load, with failures, costs and prior as expected and off.
 
 use std::fmt::Write as _;
 
@@ -12,15 +12,15 @@ use super::trace::{Made, TraceSource};
 use super::world::Failures;
 use crate::Print;
 
-/// What is not as expected.
+/// The deviation from expected conditions.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Variant {
     Expected,
     /// Weibull failures, shape 0.7.
     Weibull,
-    /// The controller is told of costs that are off by this factor.
+    /// The controller observes costs scaled by this factor.
     Costs(f64),
-    /// Its prior mean time between failures is off by this factor.
+    /// The controller's prior mean time between failures is scaled by this factor.
     Prior(f64),
 }
 
@@ -37,8 +37,8 @@ impl Variant {
         }
     }
 
-    /// Returns whether it is only the controller that is wrong: all others do what they do as expected.
-    fn of_controller(self) -> bool {
+    /// Returns whether only the controller deviates, which leaves all other policies' outcomes unchanged.
+    fn is_controller_only(self) -> bool {
         matches!(self, Self::Costs(_) | Self::Prior(_))
     }
 
@@ -46,16 +46,16 @@ impl Variant {
         match self {
             Self::Expected => {}
             Self::Weibull => case.failures = Failures::Weibull(0.7),
-            Self::Costs(factor) => case.told = factor,
+            Self::Costs(factor) => case.cost_factor = factor,
             Self::Prior(factor) => case.settings.failures.job_mtbf *= factor,
         }
     }
 }
 
-/// Prints the table, or a document.
+/// Prints the table, or one JSON document.
 ///
 /// # Errors
-/// As the comparison, and `Unavailable` if standard output is closed.
+/// Those of the comparison; `Unavailable` if standard output is closed.
 pub(super) fn run(args: &IntervalArgs, print: Print<'_>) -> Result<()> {
     let mut sources: Vec<TraceSource> = Made::ALL.into_iter().map(TraceSource::Made).collect();
     sources.extend(args.trace.clone());
@@ -65,12 +65,12 @@ pub(super) fn run(args: &IntervalArgs, print: Print<'_>) -> Result<()> {
     }
     for variant in Variant::ALL {
         for (at, source) in sources.iter().enumerate() {
-            // What is made has a capacity of its own.
+            // `--capacity` applies to traces from files: generated loads have their own.
             let capacity = args.capacity.filter(|_| matches!(source, TraceSource::File(_)));
             let mut case = IntervalArgs { trace: Some(source.clone()), capacity, ..args.clone() }.case()?;
             variant.apply(&mut case);
             let comparison = match expected.get(at) {
-                Some(others) if variant.of_controller() => with_controller(&case, others)?,
+                Some(others) if variant.is_controller_only() => with_controller(&case, others)?,
                 _ => compare(&case)?,
             };
             if args.json {
@@ -91,8 +91,8 @@ const HEADER: &str = "\
 |---|---|---|---|---|---|---|---|---|---|---|
 ";
 
-/// Returns by how much more the controller lost than a usual fixed interval, as a share; `None` if that lost nothing.
-fn against(comparison: &Comparison, interval: f64) -> Option<f64> {
+/// Returns the controller's extra loss relative to a usual fixed interval; `None` if that interval lost nothing.
+fn extra_loss(comparison: &Comparison, interval: f64) -> Option<f64> {
     let other = comparison.fixed_at(interval)?.mean();
     (other > 0.0).then(|| comparison.controller.mean() / other - 1.0)
 }
@@ -101,7 +101,7 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
     let (best_s, best) = comparison.best_fixed();
     let mut row = format!("| {} | {} ", variant.name(), case.name);
     let cells = [comparison.controller.mean(), best_s, best.mean(), comparison.clairvoyant.mean()];
-    // A string takes whatever is written to it.
+    // Writing to a string cannot fail.
     cells.into_iter().for_each(|cell| {
         let _infallible = write!(row, "| {cell:.1} ");
     });
@@ -109,15 +109,15 @@ fn row(variant: Variant, case: &Case, comparison: &Comparison) -> String {
         row,
         "| {} % ± {} | {} % | {} | {} % | {} % |",
         signed_percent(comparison.regret()),
-        percent(comparison.error()),
+        percent(comparison.regret_error()),
         percent(comparison.gap()),
-        // Of a gap that is noise a share means nothing.
+        // A share of a gap within the noise is meaningless.
         comparison
-            .closed()
+            .gap_closed()
             .filter(|closed| closed.abs() < 5.0)
             .map_or_else(|| "-".to_owned(), |closed| format!("{:.0} %", 100.0 * closed)),
-        signed_percent(against(comparison, USUAL_S[0])),
-        signed_percent(against(comparison, USUAL_S[1])),
+        signed_percent(extra_loss(comparison, USUAL_S[0])),
+        signed_percent(extra_loss(comparison, USUAL_S[1])),
     );
     row
 }
@@ -132,9 +132,9 @@ fn document(variant: Variant, case: &Case, comparison: &Comparison) -> serde_jso
         "best_fixed_lost_s": best.mean(),
         "clairvoyant_lost_s": comparison.clairvoyant.mean(),
         "against_best_fixed": comparison.regret(),
-        "standard_error": comparison.error(),
+        "standard_error": comparison.regret_error(),
         "gap": comparison.gap(),
-        "closed": comparison.closed(),
+        "closed": comparison.gap_closed(),
         "interval_changes": comparison.controller.changes / f64::from(case.seeds),
     })
 }

@@ -1,4 +1,4 @@
-//! Loads by the second: from a file, or made.
+//! Loads by the second, from a file or generated.
 
 use std::fmt;
 use std::fs::File;
@@ -10,29 +10,29 @@ use alluvium::{Error, Result};
 
 use crate::random::Random;
 
-/// A gap of more seconds than this is a mistake in the file, not a pause.
+/// A longer gap is an error in the file, not a pause.
 const LONGEST_GAP_S: u64 = 3600;
 
-/// Seconds that a trace may have.
+/// Maximum length of a trace, s.
 const LONGEST_S: u64 = 32 * 86_400;
 
-/// What some editors put before a text.
+/// Some editors write this at the start of a file.
 const BYTE_ORDER_MARK: &[u8] = "\u{feff}".as_bytes();
 
-/// Length of the made loads, s.
+/// Length of generated loads, s.
 const MADE_S: usize = 21_600;
 
-/// Capacity that made loads are scaled to, records/s.
+/// Capacity to which generated loads are scaled, records/s.
 pub(super) const MADE_CAPACITY: f64 = 1e5;
 
-/// Where a load comes from.
+/// Source of a load.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum TraceSource {
     File(PathBuf),
     Made(Made),
 }
 
-/// The loads that are made.
+/// Generated loads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Made {
     Steady,
@@ -100,7 +100,7 @@ impl Made {
         }
     }
 
-    /// Returns records per second, updates per record, and by how much failures are likelier than usual.
+    /// Returns records per second, updates per record, and the failure rate relative to the usual.
     pub(super) fn make(self, seed: u64) -> (Vec<f64>, Vec<f64>, Vec<f64>) {
         let mut random = Random::new(seed);
         let middle = |second: usize| (MADE_S / 3..2 * MADE_S / 3).contains(&second);
@@ -120,11 +120,11 @@ impl FromStr for TraceSource {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let Some(name) = text.strip_prefix("made:") else {
-            return if text.is_empty() { Err("no file is named".to_owned()) } else { Ok(Self::File(text.into())) };
+            return if text.is_empty() { Err("no file given".to_owned()) } else { Ok(Self::File(text.into())) };
         };
         let found = Made::ALL.into_iter().find(|made| made.name() == name);
         let known = || Made::ALL.map(Made::name).join(", ");
-        found.map(Self::Made).ok_or_else(|| format!("no such load; there are {}", known()))
+        found.map(Self::Made).ok_or_else(|| format!("no such load; known: {}", known()))
     }
 }
 
@@ -139,11 +139,11 @@ impl fmt::Display for TraceSource {
 
 /// Reads records per second from a file with the columns `second` and `value`.
 ///
-/// A second that is missing has the value of the one before, for up to an hour.
+/// A missing second repeats the previous value, for up to an hour.
 ///
 /// # Errors
-/// `Input`, naming file and line, for a value that is not a number, negative or not finite, for seconds that do not rise, for
-/// a longer gap, and for a file without any; `NotFound` if the file is not there.
+/// `Input`, naming file and line, for a value that is negative, not finite or not a number, seconds that do not rise, a
+/// longer gap, or a file without load; `NotFound` if the file does not exist.
 pub(super) fn read(path: &Path) -> Result<Vec<f64>> {
     let failed = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::not_found("there is no such trace").with("file", path.display()),
@@ -199,7 +199,7 @@ fn parse(mut reader: impl BufRead) -> Result<Vec<f64>> {
     Ok(rates)
 }
 
-/// Returns where `second` and `value` stand in the header.
+/// Returns the indices of `second` and `value` in the header.
 fn columns(mut header: csv::Reader<&[u8]>) -> Option<(usize, usize)> {
     let names = header.records().next()?.ok()?;
     let column = |wanted: &str| names.iter().position(|name| name.trim() == wanted);

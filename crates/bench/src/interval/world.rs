@@ -1,22 +1,22 @@
-//! A checkpointed job and what happens to it: the truth that the controller does not know.
+//! A checkpointed job and its environment: the truth, unknown to the controller.
 
 use alluvium::internals::control::formula;
 
 use crate::random::Random;
 
-/// Classes of keys by how often they are updated.
+/// Number of key classes, by update frequency.
 const CLASSES: u32 = 24;
 
-/// Points per doubling at which the number of distinct keys is tabulated.
+/// Table points per doubling of updates, for the number of distinct keys.
 const PER_DOUBLING: f64 = 8.0;
 
-/// Seconds over which the load after a failure is averaged for the value of an earlier checkpoint.
+/// Seconds of load averaged after a failure to value an earlier checkpoint.
 const AHEAD_S: usize = 120;
 
 /// A job's size and costs.
 #[derive(Debug, Clone)]
 pub(super) struct Job {
-    /// Records that it can process per second.
+    /// Maximum records processed per second.
     pub(super) capacity: f64,
     pub(super) keys: f64,
     pub(super) row_bytes: f64,
@@ -42,12 +42,12 @@ impl Job {
     }
 }
 
-/// When failures come.
+/// Distribution of the gaps between failures.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Failures {
-    /// Independent of each other.
+    /// Independent failures.
     Exponential,
-    /// Weibull gaps of this shape: below 1, one failure makes another likelier.
+    /// Weibull gaps of this shape: below 1, failures cluster.
     Weibull(f64),
 }
 
@@ -62,7 +62,7 @@ impl Failures {
     }
 }
 
-/// A load by the second, with what it does to the job.
+/// A load by the second and its effect on the job.
 #[derive(Debug, Clone)]
 pub(super) struct World {
     pub(super) job: Job,
@@ -79,7 +79,7 @@ pub(super) struct World {
 }
 
 impl World {
-    /// Returns a world; the three series are as long as the load.
+    /// Returns a world; the three series have equal lengths.
     pub(super) fn new(job: Job, rate: Vec<f64>, updates_per_record: Vec<f64>, hazard: Vec<f64>) -> Self {
         let updates: Vec<f64> = rate.iter().zip(&updates_per_record).map(|(rate, per)| rate * per).collect();
         let distinct = distinct_table(&job);
@@ -95,41 +95,41 @@ impl World {
         }
     }
 
-    /// Returns a world with a constant number of updates per record and a constant failure rate.
+    /// Returns a world with constant updates per record and a constant failure rate.
     pub(super) fn plain(job: Job, rate: Vec<f64>, mtbf: f64) -> Self {
         let (ones, hazard) = (vec![1.0; rate.len()], vec![1.0 / mtbf; rate.len()]);
         Self::new(job, rate, ones, hazard)
     }
 
-    /// Returns its length, s.
+    /// Returns the length, s.
     pub(super) fn end(&self) -> f64 {
         self.rate.len() as f64
     }
 
-    /// Returns the input rate at `t`; beyond the end, its mean.
+    /// Returns the input rate at `t`; beyond the end, the mean rate.
     pub(super) fn rate_at(&self, t: f64) -> f64 {
         self.rate.get(second(t)).copied().unwrap_or_else(|| self.records_at(self.end()) / self.end())
     }
 
-    /// Returns the records that came before `t`.
+    /// Returns the records that arrive before `t`.
     pub(super) fn records_at(&self, t: f64) -> f64 {
         let at = second(t).min(self.rate.len());
         self.records.get(at).copied().unwrap_or(0.0) + (t - at as f64) * self.rate.get(at).copied().unwrap_or(0.0)
     }
 
-    /// Returns the updates of a record that comes at `t`.
+    /// Returns the updates per record at `t`.
     pub(super) fn updates_per_record_at(&self, t: f64) -> f64 {
         self.updates_per_record.get(second(t)).copied().unwrap_or(1.0)
     }
 
-    /// Returns the updates that the first `offset` records make.
+    /// Returns the updates made by the first `offset` records.
     pub(super) fn updates_at(&self, offset: f64) -> f64 {
         let at = self.records.partition_point(|sum| *sum <= offset).saturating_sub(1).min(self.rate.len() - 1);
         let part = offset - self.records.get(at).copied().unwrap_or(0.0);
         self.updates.get(at).copied().unwrap_or(0.0) + part * self.updates_per_record.get(at).copied().unwrap_or(1.0)
     }
 
-    /// Returns how many distinct keys so many updates hit.
+    /// Returns the number of distinct keys hit by `updates` updates.
     pub(super) fn distinct(&self, updates: f64) -> f64 {
         if updates <= 1.0 {
             return updates.max(0.0);
@@ -142,7 +142,7 @@ impl World {
         }
     }
 
-    /// Draws the times of failures.
+    /// Draws failure times.
     pub(super) fn failures(&self, failures: Failures, random: &mut Random) -> Vec<f64> {
         let mut sum = 0.0;
         let mut times = Vec::new();
@@ -160,7 +160,7 @@ impl World {
         times
     }
 
-    /// Returns when a backlog at `t` is worked off.
+    /// Returns when a backlog at `t` is drained.
     pub(super) fn drained(&self, t: f64, backlog: f64) -> f64 {
         let (mut t, mut left) = (t, backlog);
         while t < self.end() {
@@ -175,7 +175,7 @@ impl World {
         t + left.max(0.0) / (self.job.capacity - self.rate_at(t)).max(0.05 * self.job.capacity)
     }
 
-    /// Returns, for each second, the time that one more record of backlog then would cost.
+    /// Returns, for each second, the marginal time cost of one more record of backlog.
     pub(super) fn value_of_backlog(&self) -> Vec<f64> {
         let ahead = |at: usize| {
             let to = (at + AHEAD_S).min(self.rate.len());
@@ -186,7 +186,7 @@ impl World {
     }
 }
 
-/// Returns the sums of what comes before each second, and before the end.
+/// Returns prefix sums, with the total at the end.
 fn sums(values: &[f64]) -> Vec<f64> {
     let mut sum = 0.0;
     let before = values.iter().map(|value| {
@@ -204,7 +204,8 @@ fn second(t: f64) -> usize {
     t as usize
 }
 
-/// Tabulates distinct keys by the logarithm of updates. A Zipf law by classes of ranks that double: exact to a percent.
+/// Tabulates distinct keys by the logarithm of updates. The Zipf law is split into classes of ranks that double in
+/// size: exact to a percent.
 fn distinct_table(job: &Job) -> Vec<f64> {
     let edge = |class: u32| (job.keys.powf(f64::from(class) / f64::from(CLASSES))).round();
     let classes: Vec<(f64, f64)> = (0..CLASSES)

@@ -1,4 +1,4 @@
-//! The flags of `alluvium bench`, and the cells that they span.
+//! The flags of `alluvium bench` and the cells they span.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,13 +11,13 @@ use clap::{Args, ValueEnum};
 use super::distribution::Distribution;
 use crate::backend::{BackendKind, Strategy};
 
-/// Measures backends and snapshot strategies on this machine, beside what the machine itself can do.
+/// Measures backends and snapshot strategies, and the machine's own limits for comparison.
 ///
-/// Each combination of --backend, --strategy, --keys, --distribution and --dirty is a cell, measured in a process of
-/// its own: load the keys, read-modify-write them, take checkpoints while writing goes on, restore, rescale.
+/// Each combination of --backend, --strategy, --keys, --distribution and --dirty is a cell, measured in its own
+/// process: load the keys, read-modify-write them, take checkpoints during writes, restore, rescale.
 #[derive(Debug, Clone, Args)]
 pub struct BenchArgs {
-    /// What to measure where the flags below do not say
+    /// What to measure unless the flags below override it
     #[arg(long, value_enum, default_value_t = Suite::Quick)]
     pub(super) suite: Suite,
     /// State backends
@@ -35,46 +35,46 @@ pub struct BenchArgs {
     /// Length of a value: half seeded random bytes, half text
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(8..=1 << 20), value_name = "BYTES")]
     pub(super) value_bytes: u32,
-    /// Which keys are touched: uniform, zipf:THETA, or hotspot:F:P (a fraction F of the keys gets the share P)
+    /// How touches spread over keys: uniform, zipf:THETA, or hotspot:F:P (a fraction F of the keys gets the share P)
     #[arg(long, value_delimiter = ',', value_name = "uniform|zipf:THETA|hotspot:F:P")]
     pub(super) distribution: Vec<Distribution>,
-    /// Fractions of the keys that are touched between two checkpoints
+    /// Fractions of the keys touched between two checkpoints
     #[arg(long, value_delimiter = ',', value_name = "FRACTION")]
     pub(super) dirty: Vec<Fraction>,
-    /// Checkpoints that are measured per cell
+    /// Checkpoints measured per cell
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..), value_name = "K")]
     pub(super) checkpoints: Option<u32>,
-    /// How long updates go on that make a tenth of the keys dirty per second, with checkpoints back to back, and again
-    /// without; 0s for not at all [default: as the suite]
+    /// Length of the paced phase, in which updates dirty a tenth of the keys per second, first with checkpoints back to
+    /// back, then without; 0s skips the phase [default: set by the suite]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) paced: Option<Duration>,
-    /// Number of subtasks, each on a thread of its own
+    /// Number of subtasks, each on its own thread
     #[arg(long, default_value_t = 1, value_parser = parallelism(), value_name = "P")]
     pub(super) parallelism: u32,
-    /// Where checkpoints go, in jobs that stay there [default: a folder for temporary files, removed at the end]
+    /// Store for checkpoints; jobs remain there [default: a temporary folder, removed at the end]
     #[arg(long, value_name = "URL")]
     pub(super) store: Option<String>,
     /// Seed of keys, values and the order of operations
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub(super) seed: u64,
-    /// Where the figures go as one JSON document
+    /// File for the figures, as one JSON document
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
-    /// Measure this phase of the one cell that the flags span and print it as JSON
+    /// Measure this phase of the single cell spanned by the flags and print it as JSON
     #[arg(long, value_enum, hide = true, requires = "store")]
     pub(super) cell: Option<Phase>,
 }
 
-/// What a process of its own measures of a cell.
+/// The phases of a cell, each measured in its own process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Phase {
-    /// Loading, updates, checkpoints, restores.
+    /// Load, updates, checkpoints, restores.
     Steps,
-    /// Updates at a pace.
+    /// Paced updates.
     Paced,
 }
 
-/// The rescale at the end needs one subtask more.
+/// Leaves room for the rescale at the end, which adds a subtask.
 fn parallelism() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..i64::from(DEFAULT_MAX_PARALLELISM))
 }
@@ -90,7 +90,7 @@ pub(super) enum Suite {
     Full,
 }
 
-/// A share of something, in `0 < f <= 1`.
+/// A share in `0 < f <= 1`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Fraction(f64);
 
@@ -101,7 +101,7 @@ impl Fraction {
 
     /// Returns this share of `count`, at least 1 unless `count` is 0.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 <= result <= count")]
-    pub(super) fn of(self, count: u32) -> u32 {
+    pub(super) fn share_of(self, count: u32) -> u32 {
         ((f64::from(count) * self.0).round() as u32).clamp(count.min(1), count)
     }
 }
@@ -132,14 +132,14 @@ pub(super) struct CellSpec {
     pub(super) distribution: Distribution,
     pub(super) dirty: Fraction,
     pub(super) checkpoints: u32,
-    /// Length of the paced phase; zero for none.
+    /// Length of the paced phase; zero skips it.
     pub(super) paced: Duration,
     pub(super) parallelism: u32,
     pub(super) seed: u64,
 }
 
 impl CellSpec {
-    /// Returns the flags that span this cell alone, for `phase` of it.
+    /// Returns flags that span this cell alone, for `phase`.
     pub(super) fn flags(&self, phase: Phase, store: &str) -> Vec<String> {
         let Self { keys, key_bytes, value_bytes, distribution, dirty, checkpoints, parallelism, seed, .. } = self;
         let paced_ms = self.paced.as_millis();
@@ -162,12 +162,12 @@ impl fmt::Display for CellSpec {
     }
 }
 
-/// Returns the name that a value has on the command line.
+/// Returns a value's command-line name.
 pub(super) fn name(value: &impl ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// What a suite measures where flags do not say.
+/// What a suite measures unless flags override it.
 struct Defaults {
     backends: Vec<BackendKind>,
     keys: Vec<u32>,
@@ -211,13 +211,13 @@ impl Suite {
     }
 }
 
-/// Returns `given`, or `default` if nothing was given.
+/// Returns `given`, or `default` if `given` is empty.
 fn either<T: Clone>(given: &[T], default: Vec<T>) -> Vec<T> {
     if given.is_empty() { default } else { given.to_vec() }
 }
 
 impl BenchArgs {
-    /// Returns the cells in the order in which they are measured.
+    /// Returns the cells in measuring order.
     pub(super) fn cells(&self) -> Vec<CellSpec> {
         let defaults = self.suite.defaults();
         let strategies = either(&self.strategy, vec![Strategy::Full, Strategy::Incremental]);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_usage_ends_with_2() {
+    fn wrong_usage_exits_with_2() {
         for flags in [
             ["--strategy", "changelog"],
             ["--backend", "heap"],
@@ -309,8 +309,8 @@ mod tests {
     }
 
     #[test]
-    fn a_fraction_of_few_is_one() {
-        let of = |fraction: f64, count| Fraction(fraction).of(count);
+    fn a_share_of_few_keys_is_at_least_one() {
+        let of = |fraction: f64, count| Fraction(fraction).share_of(count);
         assert_eq!((of(0.01, 5), of(0.01, 0), of(0.01, 1000), of(1.0, 7)), (1, 0, 10, 7));
     }
 }

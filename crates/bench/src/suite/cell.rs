@@ -1,12 +1,12 @@
-//! One cell, in a process of its own, so that no other cell colours its memory.
+//! One cell, in its own process, because other cells would distort its memory figures.
 //!
 //! ```text
 //! load -> read-modify-writes -> full checkpoint -> K x (barrier, touch the next dirty keys) -> last checkpoint
 //!      -> restore -> rescale
 //! ```
 //!
-//! The keys of an epoch are touched right after the barrier before, while that barrier's checkpoint is on its way. So
-//! what is dirty at each barrier is exact, and each checkpoint has to share the machine with a writer.
+//! Each epoch's keys are touched right after the previous barrier, while that barrier's checkpoint is in flight. The
+//! dirty set at each barrier is therefore exact, and each checkpoint shares the machine with a writer.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -41,7 +41,7 @@ use crate::backend::{BackendKind, Strategy};
 use crate::backend::{Databases, RocksDbArgs};
 use crate::{clock, given_up};
 
-/// Measures the steps of `spec` above, in a new job in the store at `url`.
+/// Measures the steps above for `spec`, in a new job in the store at `url`.
 pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<CellReport> {
     let store = open(url, runtime)?;
     match spec.backend {
@@ -52,7 +52,7 @@ pub(super) fn measure(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<C
     }
 }
 
-/// Measures the paced phase of `spec`, likewise.
+/// Measures the paced phase of `spec`, in a new job in the store at `url`.
 pub(super) fn measure_paced(spec: &CellSpec, url: &str, runtime: &Runtime) -> Result<Paced> {
     let store = open(url, runtime)?;
     match spec.backend {
@@ -63,7 +63,7 @@ pub(super) fn measure_paced(spec: &CellSpec, url: &str, runtime: &Runtime) -> Re
     }
 }
 
-/// Makes a backend without groups.
+/// Makes a backend that owns no groups.
 type Make<B> = Box<dyn Fn(Partitioner, MemoryBudget) -> Result<B> + Sync>;
 
 fn log() -> Make<LogBackend> {
@@ -92,13 +92,13 @@ pub(super) struct Cell<'a, B> {
     make: Make<B>,
 }
 
-/// What writing and checkpointing showed.
+/// Figures of writes and checkpoints.
 struct Written {
     load: f64,
     update: f64,
-    /// Updates of several keys together.
-    together: f64,
-    /// Updates beside a thread that compresses.
+    /// Rate of updates in batches of several keys.
+    batched: f64,
+    /// Rate of updates while another thread compresses.
     beside_zstd: f64,
     longest: Duration,
     rss: Rss,
@@ -107,19 +107,19 @@ struct Written {
     requests: RequestCounts,
     dirty_bytes: u64,
     dirty_zstd1_bytes: u64,
-    /// What was added to each record.
+    /// Amount added to each record.
     added: Vec<u32>,
 }
 
-/// What one checkpoint showed.
+/// Figures of one checkpoint.
 struct Checkpoint {
-    /// From the trigger to the commit.
+    /// From trigger to commit.
     duration: Duration,
     bytes: u64,
     passages: Vec<Passage>,
 }
 
-/// What a restore showed.
+/// Figures of one restore.
 struct Restored {
     claim: Duration,
     first_read: Duration,
@@ -174,7 +174,7 @@ impl<B: StateBackend> Cell<'_, B> {
         Share::all(Records::new(self.spec), self.spec.keys, self.routing(), parallelism)
     }
 
-    /// Opens the job, and returns it with what its backends and checkpoints hold and its lanes, which are empty.
+    /// Opens the job. Returns it with its memory accounting and its lanes, still empty.
     pub(super) fn start(&self) -> Result<(Job, Memory, Vec<Lane<B>>)> {
         let mut job = self.open(self.spec.parallelism)?;
         let memory = Memory::new(job.budget().clone());
@@ -197,7 +197,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let loaded = resident_bytes();
         let share = operations(self.spec.keys).div_ceil(lanes.len().max(1));
         let update = on_threads(&mut lanes, |lane| lane.update(share))?;
-        let batched = on_threads(&mut lanes, |lane| lane.update_together(share))?;
+        let batched = on_threads(&mut lanes, |lane| lane.update_batched(share))?;
         let beside = beside_zstd(&mut lanes, share, &block)?;
 
         let before = self.store.requests();
@@ -208,9 +208,9 @@ impl<B: StateBackend> Cell<'_, B> {
             checkpoints.push(self.checkpoint(&job, &mut lanes)?);
         }
         let requests = difference(&self.store.requests(), &start);
-        // What the last one touched is for the restores to find.
+        // The restores read back the keys touched during the last checkpoint, so they need one more.
         let barrier = self.trigger(&job)?;
-        lanes.iter_mut().try_for_each(|lane| lane.end(barrier))?;
+        lanes.iter_mut().try_for_each(|lane| lane.barrier(barrier))?;
         self.wait(&job, barrier)?;
         lanes.iter_mut().try_for_each(Lane::settle)?;
         let rss = Rss { loaded: self.per_key(empty, loaded), steady: self.per_key(empty, resident_bytes()) };
@@ -219,7 +219,7 @@ impl<B: StateBackend> Cell<'_, B> {
         Ok(Written {
             load: together(&load),
             update: together(&update),
-            together: together(&batched),
+            batched: together(&batched),
             beside_zstd: together(&beside),
             longest: touched.chain(update.iter().map(|pace| pace.longest)).max().unwrap_or_default(),
             rss,
@@ -232,7 +232,7 @@ impl<B: StateBackend> Cell<'_, B> {
         })
     }
 
-    /// Takes a checkpoint, and has every lane touch the keys of the next epoch meanwhile.
+    /// Takes a checkpoint while every lane touches the next epoch's keys.
     fn checkpoint(&self, job: &Job, lanes: &mut [Lane<B>]) -> Result<Checkpoint> {
         on_threads(lanes, |lane| {
             lane.workload.next_epoch();
@@ -245,7 +245,7 @@ impl<B: StateBackend> Cell<'_, B> {
         let (duration, passages) = thread::scope(|scope| {
             let committed = &committed;
             let threads: Vec<_> =
-                lanes.iter_mut().map(|lane| scope.spawn(move || lane.pass(barrier, committed))).collect();
+                lanes.iter_mut().map(|lane| scope.spawn(move || lane.run_epoch(barrier, committed))).collect();
             let ended = self.wait(job, barrier);
             let duration = clock::now().duration_since(started);
             committed.store(true, Ordering::Relaxed);
@@ -271,7 +271,7 @@ impl<B: StateBackend> Cell<'_, B> {
         Some(rounded(after?.saturating_sub(before?) as f64 / f64::from(self.spec.keys)))
     }
 
-    /// Restores the newest checkpoint at `parallelism` and reads every key back.
+    /// Restores the newest checkpoint at `parallelism` and reads back every key.
     fn restore(&self, parallelism: u32, added: &[u32]) -> Result<Restored> {
         let shares = self.shares(parallelism);
         let started = clock::now();
@@ -305,7 +305,7 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 }
 
-/// Runs `work` on each of `items`, each on a thread of its own.
+/// Runs `work` on each of `items`, each on its own thread.
 pub(super) fn on_threads<T: Send, R: Send>(
     items: &mut [T],
     work: impl Fn(&mut T) -> Result<R> + Sync,
@@ -321,12 +321,12 @@ pub(super) fn panicked<R>(_payload: Box<dyn std::any::Any + Send>) -> Result<R> 
     Err(Error::stopped("a subtask panicked"))
 }
 
-/// Returns operations per second of subtasks that worked at the same time.
+/// Returns the combined rate of subtasks that ran concurrently.
 pub(super) fn together(paces: &[Pace]) -> f64 {
     paces.iter().filter_map(Pace::per_second).sum()
 }
 
-/// Makes updates while another thread, which has nothing to do with them, compresses `block` again and again.
+/// Runs updates while another thread compresses `block` in a loop.
 fn beside_zstd<B: StateBackend>(lanes: &mut [Lane<B>], share: usize, block: &[u8]) -> Result<Vec<Pace>> {
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
@@ -353,7 +353,7 @@ fn difference(after: &RequestCounts, before: &RequestCounts) -> RequestCounts {
     }
 }
 
-/// Returns bytes of the segments that the checkpoint lists, each once.
+/// Returns the total size of the distinct segments in the checkpoint.
 fn segment_bytes(manifest: &Manifest) -> Result<u64> {
     let mut bytes = 0;
     for operator in &manifest.operators {
@@ -363,12 +363,12 @@ fn segment_bytes(manifest: &Manifest) -> Result<u64> {
     Ok(bytes)
 }
 
-/// Returns the bytes of what the last epoch touched, sorted, as one zstd frame of level 1.
+/// Returns the size of the last epoch's dirty records, sorted, as one zstd frame of level 1.
 fn dirty_zstd1_bytes<B>(lanes: &[Lane<B>]) -> Result<u64> {
     lanes.iter().try_fold(0, |sum, lane| Ok(sum + lane.workload.dirty_zstd1_bytes()?))
 }
 
-/// Returns what was added to each record.
+/// Returns the amount added to each record.
 fn added<B>(lanes: &[Lane<B>], keys: u32) -> Vec<u32> {
     let mut added = vec![0; keys as usize];
     for (index, count) in lanes.iter().flat_map(|lane| lane.workload.history()) {
@@ -380,7 +380,7 @@ fn added<B>(lanes: &[Lane<B>], keys: u32) -> Vec<u32> {
 fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale) -> Result<CellReport> {
     let Written { checkpoints, requests, .. } = written;
     let passages = || checkpoints.iter().flat_map(|checkpoint| &checkpoint.passages);
-    // Each subtask's rate over all checkpoints; subtasks work at the same time.
+    // Subtasks run concurrently, so their rates over all checkpoints add up.
     let rate = |of: fn(&Passage) -> &Pace| {
         let mut all = Pace::default();
         passages().for_each(|passage| all.merge(of(passage)));
@@ -399,7 +399,7 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
         checkpoints: spec.checkpoints,
         load_ops_s: written.load,
         rmw_ops_s: written.update,
-        rmw_batch_ops_s: written.together,
+        rmw_batch_ops_s: written.batched,
         rmw_ops_s_beside_zstd: written.beside_zstd,
         rmw_ops_s_during_checkpoint: rate(|passage| &passage.during),
         first_10k_ops_s_after_seal: rate(|passage| &passage.first),

@@ -1,23 +1,23 @@
-//! Which keys are touched how often, and draws of them: functions of a seed.
+//! Distributions of touches over keys, and seeded draws from them.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::random::Random;
 
-/// How touches are spread over keys.
+/// How touches spread over keys.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Distribution {
-    /// Each key alike.
+    /// All keys equally likely.
     Uniform,
-    /// The key of rank `r`, from 1, in proportion to `r` to the power of minus this.
+    /// A key of rank `r`, from 1, has a weight of `r` to the power of minus this exponent.
     Zipf(f64),
     /// A fraction `keys` of the keys gets the share `share` of the touches.
     Hotspot { keys: f64, share: f64 },
 }
 
 impl Distribution {
-    /// Returns the weight of each rank, of `count`.
+    /// Returns the weights of ranks 1 to `count`.
     fn weights(self, count: u32) -> impl Iterator<Item = f64> {
         let hot = match self {
             Self::Hotspot { keys, .. } => (f64::from(count) * keys).ceil(),
@@ -58,12 +58,12 @@ impl fmt::Display for Distribution {
     }
 }
 
-/// Draws positions of `0..count` by a distribution.
+/// Draws positions in `0..count` from a distribution.
 ///
-/// All its memory is taken when it is made, so that measurements of memory do not see its work.
+/// Allocates all memory up front, so that memory measurements are not affected by draws.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    /// Sums of the weights of all ranks up to each.
+    /// Cumulative weights by rank.
     cumulative: Vec<f64>,
     scores: Vec<(f64, u32)>,
     random: Random,
@@ -83,7 +83,7 @@ impl Sampler {
         u32::try_from(self.cumulative.len()).unwrap_or(u32::MAX)
     }
 
-    /// Draws a position; 0 if there are none.
+    /// Draws a position; 0 if `count` is 0.
     pub(super) fn draw(&mut self) -> u32 {
         let sum = self.cumulative.last().copied().unwrap_or_default();
         let at = self.random.draw_unit() * sum;
@@ -91,7 +91,7 @@ impl Sampler {
         scattered(u32::try_from(rank).unwrap_or(u32::MAX).min(self.count().saturating_sub(1)), self.count())
     }
 
-    /// Replaces `positions` by the first `wanted` different ones that draws give, in their order.
+    /// Replaces `positions` by the first `wanted` distinct draws, in draw order.
     ///
     /// # Source
     /// Exponential keys: Efraimidis, Spirakis, IPL 97(5), 2006, doi:10.1016/j.ipl.2005.11.003.
@@ -115,10 +115,10 @@ impl Sampler {
     }
 }
 
-/// Returns where the key of `rank` stands among `count`: one to one, neighbours far apart, so that hot keys are not
-/// loaded side by side.
+/// Returns the position of the key of `rank` among `count`: a bijection that scatters neighbouring ranks, so that hot
+/// keys are not loaded next to each other.
 fn scattered(rank: u32, count: u32) -> u32 {
-    // A prime above `u32::MAX` is coprime with every count; this one (XXH64's first) has no pattern to speak of.
+    // A prime above `u32::MAX` is coprime with every count; this one (XXH64's first) has no visible pattern.
     const STRIDE: u64 = 0x9e37_79b1_85eb_ca87;
     let position = u128::from(rank) * u128::from(STRIDE) % u128::from(count.max(1));
     u32::try_from(position).unwrap_or(0)
@@ -140,7 +140,7 @@ mod tests {
         }
     }
 
-    /// Returns how often each of `count` positions is drawn, most often first.
+    /// Returns how often each of `count` positions is drawn, in descending order.
     fn drawn(distribution: Distribution, count: u32, draws: usize) -> Vec<usize> {
         let mut sampler = Sampler::new(distribution, count, 7);
         let mut drawn = vec![0; count as usize];
@@ -153,7 +153,7 @@ mod tests {
     fn draws_follow_the_distribution() {
         let uniform = drawn(Distribution::Uniform, 100, 100_000);
         assert!(uniform[0] < 1200 && uniform[99] > 800, "{uniform:?}");
-        // The first of 100 ranks has 1 of their harmonic sum, 5.187.
+        // The first of 100 ranks has a share of 1 / 5.187, the harmonic sum of 100.
         let zipf = drawn(Distribution::Zipf(1.0), 100, 100_000);
         assert!((18_500..20_100).contains(&zipf[0]), "{zipf:?}");
         assert!((9_000..10_300).contains(&zipf[1]), "{zipf:?}");
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn distinct_draws_are_distinct_and_prefer_what_draws_prefer() {
+    fn distinct_draws_follow_the_distribution() {
         for distribution in [Distribution::Uniform, Distribution::Zipf(0.99)] {
             let mut sampler = Sampler::new(distribution, 1000, 7);
             let mut positions = Vec::new();

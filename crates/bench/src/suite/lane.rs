@@ -1,4 +1,4 @@
-//! One subtask under measurement: a task of the job, and what happens to its records.
+//! One subtask under measurement: a task of the job and its workload.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -15,16 +15,16 @@ use super::pace::{Pace, Timing};
 use super::workload::{self, BATCH, Routing, Share, Workload};
 use crate::clock;
 
-/// Keys that are read, changed and written together where batches are measured.
-const TOGETHER: usize = 32;
+/// Keys per batched read-modify-write.
+const KEYS_PER_CALL: usize = 32;
 
-/// Batches after a seal whose rate is reported for itself.
+/// Batches after a seal whose rate is reported separately.
 const FIRST_BATCHES: usize = 10_000 / BATCH;
 
-/// Batches from one look at memory to the next: a look is a step per key group.
-const LOOK_BATCHES: usize = 4;
+/// Batches between two memory readings: a reading costs a step per key group.
+const BATCHES_PER_READING: usize = 4;
 
-/// A subtask's backend, as the bench reaches it.
+/// Access to a subtask's backend.
 #[derive(Debug)]
 struct Rows<B> {
     task: Task<B>,
@@ -43,7 +43,7 @@ impl<B: StateBackend> Rows<B> {
         f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
     }
 
-    /// Asks for the rows of `keys`, then calls `f` with each and its place.
+    /// Prefetches the rows of `keys`, then calls `f` with each row and its index.
     fn with_rows<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a [u8]>,
@@ -66,12 +66,12 @@ impl<B: StateBackend> Rows<B> {
         self.with_row(key, increment)
     }
 
-    /// Does the same for several keys, whose rows are asked for first.
+    /// Increments several keys after prefetching their rows.
     fn increment_all(&mut self, keys: &[&[u8]]) -> Result<()> {
         self.with_rows(keys.iter().copied(), |backend, row, _| increment(backend, row))
     }
 
-    /// Checks that keys have these values; their rows are asked for first.
+    /// Checks that keys have these values, after prefetching their rows.
     fn check_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<()> {
         let expected = |at: usize| rows.get(at).map(|(_, value)| *value);
         self.with_rows(rows.iter().map(|(key, _)| *key), |backend, row, at| {
@@ -91,29 +91,29 @@ fn increment<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<()> {
     if found { Ok(()) } else { Err(Error::corrupt("a key that was loaded is gone")) }
 }
 
-/// A subtask that is loaded, written to and checkpointed.
+/// A subtask that is loaded, updated and checkpointed.
 #[derive(Debug)]
 pub(super) struct Lane<B> {
     rows: Rows<B>,
     pub(super) workload: Workload,
     positions: Vec<u32>,
     memory: Memory,
-    /// What its backend held when it last looked.
+    /// The backend's memory at the last reading.
     backend_bytes: u64,
 }
 
-/// What one subtask saw from one barrier to the next.
+/// One subtask's figures from one barrier to the next.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Passage {
     /// From the last record before the barrier to the end of the first after it.
     pub(super) pause: Duration,
-    /// The first operations after it.
+    /// The first operations after the barrier.
     pub(super) first: Pace,
-    /// All operations that touched a key for the first time after it.
+    /// All operations that touched a key for the first time after the barrier.
     pub(super) first_touch: Pace,
-    /// Operations while the checkpoint was on its way.
+    /// Operations while the checkpoint was in flight.
     pub(super) during: Pace,
-    /// The most that was pinned meanwhile, by the checkpoints of all subtasks.
+    /// Maximum bytes pinned meanwhile, by the checkpoints of all subtasks.
     pub(super) pinned_bytes: u64,
 }
 
@@ -123,15 +123,15 @@ impl<B: StateBackend> Lane<B> {
         Ok(Self { rows, workload, positions, memory, backend_bytes: 0 })
     }
 
-    /// Returns the bytes that are pinned after the batch `number`; 0 if nobody looked.
+    /// Returns the bytes pinned after batch `number`; 0 for batches without a reading.
     pub(super) fn pinned_bytes(&mut self, number: usize) -> u64 {
-        if number.is_multiple_of(LOOK_BATCHES) { self.look() } else { 0 }
+        if number.is_multiple_of(BATCHES_PER_READING) { self.read_memory() } else { 0 }
     }
 
-    /// Takes note of what its backend holds now, and returns the bytes that are pinned.
-    fn look(&mut self) -> u64 {
+    /// Records the backend's current memory and returns the pinned bytes.
+    fn read_memory(&mut self) -> u64 {
         let bytes = self.rows.task.state().backend_mut().stats().memory_bytes;
-        self.memory.moved(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
+        self.memory.replace(std::mem::replace(&mut self.backend_bytes, bytes), bytes);
         self.memory.pinned_bytes()
     }
 
@@ -143,8 +143,8 @@ impl<B: StateBackend> Lane<B> {
             share.stage(batch);
             pace.time(Timing::Batch, share.rows(), |(key, value)| self.rows.put(key, value))?;
         }
-        // Before any lane asks what is pinned, what all of them hold has to be known.
-        self.look();
+        // Pinned bytes are wrong until every lane has recorded its backend's memory.
+        self.read_memory();
         Ok(pace)
     }
 
@@ -153,20 +153,22 @@ impl<B: StateBackend> Lane<B> {
         let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
         for number in 0..operations.div_ceil(BATCH).max(2) {
             self.workload.draw(BATCH, &mut positions);
-            self.touch(&positions, Timing::of(number), &mut pace)?;
+            self.touch(&positions, Timing::of_batch(number), &mut pace)?;
         }
         self.positions = positions;
         Ok(pace)
     }
 
-    /// Makes at least `operations` read-modify-writes of drawn keys, several together.
-    pub(super) fn update_together(&mut self, operations: usize) -> Result<Pace> {
+    /// Makes at least `operations` read-modify-writes of drawn keys, in batches.
+    pub(super) fn update_batched(&mut self, operations: usize) -> Result<Pace> {
         let (mut pace, mut positions) = (Pace::default(), std::mem::take(&mut self.positions));
         for _ in 0..operations.div_ceil(BATCH) {
             self.workload.draw(BATCH, &mut positions);
             self.workload.share.stage_keys(positions.iter().copied());
             let keys: Vec<_> = self.workload.share.keys().collect();
-            pace.time_all(keys.len(), || keys.chunks(TOGETHER).try_for_each(|keys| self.rows.increment_all(keys)))?;
+            pace.time_all(keys.len(), || {
+                keys.chunks(KEYS_PER_CALL).try_for_each(|keys| self.rows.increment_all(keys))
+            })?;
             self.workload.touched(&positions);
         }
         self.positions = positions;
@@ -181,21 +183,21 @@ impl<B: StateBackend> Lane<B> {
         Ok(())
     }
 
-    /// Takes the barrier of `epoch`, then touches the keys of the next epoch: each once, and again and again until
-    /// the checkpoint is `committed`, so that it has to share the machine with a writer.
-    pub(super) fn pass(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
-        // A stream does not rest before a barrier: touch something that is dirty already.
+    /// Takes the barrier, then touches the next epoch's keys: each once, then again until the checkpoint is
+    /// `committed`, so that the checkpoint shares the machine with a writer throughout.
+    pub(super) fn run_epoch(&mut self, barrier: Barrier, committed: &AtomicBool) -> Result<Passage> {
+        // A stream does not idle before a barrier: touch keys that are already dirty.
         let before = std::mem::take(&mut self.workload.last_dirty);
         self.touch(&before, Timing::Batch, &mut Pace::default())?;
         self.workload.last_dirty = before;
 
         let dirty = std::mem::take(&mut self.workload.dirty);
         let (first, rest) = dirty.split_at(dirty.len().min(1));
-        let mut passage = Passage { pause: self.barrier(barrier, first)?, ..Passage::default() };
+        let mut passage = Passage { pause: self.barrier_and_touch(barrier, first)?, ..Passage::default() };
         let under_way = || !committed.load(Ordering::Relaxed);
         for (number, batch) in rest.chunks(BATCH).enumerate() {
             let (mut pace, counts) = (Pace::default(), under_way());
-            self.touch(batch, Timing::of(number), &mut pace)?;
+            self.touch(batch, Timing::of_batch(number), &mut pace)?;
             if number < FIRST_BATCHES {
                 passage.first.merge(&pace);
             }
@@ -206,15 +208,15 @@ impl<B: StateBackend> Lane<B> {
             }
         }
         for (number, batch) in dirty.chunks(BATCH).cycle().enumerate().take_while(|_| under_way()) {
-            self.touch(batch, Timing::of(number), &mut passage.during)?;
+            self.touch(batch, Timing::of_batch(number), &mut passage.during)?;
             passage.pinned_bytes = passage.pinned_bytes.max(self.pinned_bytes(number));
         }
         self.workload.dirty = dirty;
         Ok(passage)
     }
 
-    /// Takes the barrier and touches the key at the first position after it.
-    pub(super) fn barrier(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
+    /// Takes the barrier, then touches the key at the first position of `next`.
+    pub(super) fn barrier_and_touch(&mut self, barrier: Barrier, next: &[u32]) -> Result<Duration> {
         self.workload.share.stage_keys(next.iter().copied());
         let last_record = clock::now();
         self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())?;
@@ -224,30 +226,30 @@ impl<B: StateBackend> Lane<B> {
         Ok(pause)
     }
 
-    /// Takes the barrier and does no more.
-    pub(super) fn end(&mut self, barrier: Barrier) -> Result<()> {
+    /// Takes the barrier only.
+    pub(super) fn barrier(&mut self, barrier: Barrier) -> Result<()> {
         self.rows.task.barrier(barrier, Timestamp::MIN, Vec::new())
     }
 
-    /// Hears what became of all epochs.
+    /// Settles all finished epochs.
     pub(super) fn settle(&mut self) -> Result<()> {
         self.rows.task.settle()
     }
 }
 
-/// How long one subtask took until every key could be read.
+/// Time until one subtask's keys could be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Readback {
-    /// From the start to the first value.
+    /// From the start to the first value read.
     pub(super) first_read: Duration,
-    /// From the start to the last.
+    /// From the start to the last value read.
     pub(super) all_read: Duration,
     /// Rows in the backend.
     pub(super) rows: u64,
 }
 
-/// Makes a task by `restore`, then reads every key of `share`, each of which must be as `added` says. What the check
-/// itself takes to make expected values does not count.
+/// Makes a task with `restore`, then reads every key of `share` and checks its value against `added`. Generating
+/// expected values is not timed.
 pub(super) fn read_back<B: StateBackend>(
     restore: impl FnOnce() -> Result<Task<B>>,
     routing: Routing,
@@ -267,7 +269,7 @@ pub(super) fn read_back<B: StateBackend>(
         if at == 0 {
             first_read += pace.elapsed();
         }
-        pace.time_all(rest.len(), || rest.chunks(TOGETHER).try_for_each(|some| rows.check_all(some)))?;
+        pace.time_all(rest.len(), || rest.chunks(KEYS_PER_CALL).try_for_each(|some| rows.check_all(some)))?;
     }
     let rows = rows.task.state().backend_mut().stats().rows;
     Ok(Readback { first_read, all_read: loaded + pace.elapsed(), rows })

@@ -1,4 +1,4 @@
-//! What this machine does without the crate: one thread, the same keys and values.
+//! The machine's limits without the crate: one thread, the same keys and values.
 
 use std::hash::Hash;
 use std::hint::black_box;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use alluvium::Attempt;
 use alluvium::Store;
 use alluvium::internals::envelope::Kind;
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::internals::store::Key;
 use alluvium::manifest::ObjectId;
 use alluvium::{Error, Result};
@@ -22,10 +22,10 @@ use super::report::{HashMapRates, Limits, micros, rounded};
 use super::workload::{BATCH, Records, Share, Workload, add};
 use crate::clock;
 
-/// Bytes that are copied, compressed or written at a time.
+/// Bytes copied, compressed or written at a time.
 const BLOCK_BYTES: usize = 16 << 20;
 
-/// Most blocks that are written: a store in memory keeps them.
+/// Maximum number of blocks written: a store in memory keeps them.
 const BLOCKS_MAX: usize = 16;
 
 /// Measures each limit for about `time`, with the records of `spec`.
@@ -48,7 +48,7 @@ pub(super) fn measure(spec: &CellSpec, time: Duration, store: &Store, runtime: &
     })
 }
 
-/// Returns up to a block of records in the order of their keys.
+/// Returns up to one block of records, sorted by key.
 pub(super) fn sorted_records(records: Records, keys: u32) -> Vec<u8> {
     let fitting = u32::try_from(BLOCK_BYTES / records.bytes()).unwrap_or(u32::MAX).max(1);
     let mut indices: Vec<_> = (0..keys.min(fitting)).collect();
@@ -66,7 +66,7 @@ fn compressed(bytes: &[u8]) -> Result<usize> {
     compressed.map(|bytes| bytes.len()).map_err(|source| Error::limit("zstd failed").with_source(source))
 }
 
-/// Compresses `bytes` and keeps nothing of the result: what is measured beside it is not to see memory of it.
+/// Compresses `bytes` and discards the result, because a kept result would distort concurrent memory figures.
 pub(super) fn compress_in_vain(bytes: &[u8]) -> Result<()> {
     zstd::stream::copy_encode(bytes, io::sink(), 1).map_err(|source| Error::limit("zstd failed").with_source(source))
 }
@@ -85,7 +85,7 @@ fn memcpy(from: &[u8], time: Duration) -> Result<f64> {
     })
 }
 
-/// Writes objects of one block, one after the other.
+/// Writes one-block objects, one after the other.
 fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -> Result<f64> {
     let (mut elapsed, mut bytes) = (Duration::ZERO, 0);
     for _ in 0..BLOCKS_MAX {
@@ -142,7 +142,7 @@ where
     Ok(pace.per_second().unwrap_or_default())
 }
 
-/// Returns how many read-modify-writes are enough for a rate.
+/// Returns a sufficient number of read-modify-writes for a rate.
 pub(super) fn operations(keys: u32) -> usize {
     (keys as usize).clamp(50_000, 2_000_000)
 }

@@ -1,10 +1,10 @@
-//! What the system says about machine and process. `None` where it does not say.
+//! Properties of the machine and the process. `None` where the system does not report them.
 
 use std::fs;
 
 use serde::Serialize;
 
-/// The machine that figures were measured on.
+/// The machine under measurement.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Machine {
     os: &'static str,
@@ -37,7 +37,7 @@ impl Machine {
     }
 }
 
-/// Returns the bytes of memory that this process has in use.
+/// Returns the process's resident memory, in bytes.
 pub(super) fn resident_bytes() -> Option<u64> {
     kibibytes("/proc/self/status", "VmRSS")
 }
@@ -46,7 +46,7 @@ fn kibibytes(path: &str, name: &str) -> Option<u64> {
     field(path, name)?.strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Returns the value of the first line `name: value` of the file.
+/// Returns the value of the file's first line `name: value`.
 fn field(path: &str, name: &str) -> Option<String> {
     let text = fs::read_to_string(path).ok()?;
     let value = text.lines().find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix(':'))?;

@@ -1,14 +1,14 @@
-//! Memory that checkpoints hold, beside what backends do.
+//! Memory held by checkpoints, as opposed to backends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use alluvium::MemoryBudget;
 
-/// The budget that the backends of all lanes share with the background, and what of it the backends hold.
+/// The memory budget shared by all lanes' backends and background work, and the part held by backends.
 ///
-/// The rest is pinned: sealed rows that the backends have let go of, and encoded segments, until they are placed. What a
-/// sealed part shares with a backend is the backend's.
+/// The rest is pinned: sealed rows that backends have released, and encoded segments, until placed. Rows shared by a
+/// sealed part and a backend count as the backend's.
 #[derive(Debug, Clone)]
 pub(super) struct Memory {
     budget: MemoryBudget,
@@ -20,12 +20,12 @@ impl Memory {
         Self { budget, backends: Arc::default() }
     }
 
-    /// Takes note that a backend holds `after` bytes, no longer `before`. Wraps round where it holds less.
-    pub(super) fn moved(&self, before: u64, after: u64) {
+    /// Records that a backend now holds `after` bytes instead of `before`. The sum wraps, so a decrease is also exact.
+    pub(super) fn replace(&self, before: u64, after: u64) {
         self.backends.fetch_add(after.wrapping_sub(before), Ordering::Relaxed);
     }
 
-    /// Returns the bytes that are pinned.
+    /// Returns the pinned bytes.
     pub(super) fn pinned_bytes(&self) -> u64 {
         self.budget.held_bytes().saturating_sub(self.backends.load(Ordering::Relaxed))
     }
@@ -36,16 +36,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pinned_is_what_backends_do_not_hold() {
+    fn bytes_outside_backends_are_pinned() {
         let budget = MemoryBudget::new(u64::MAX);
         let memory = Memory::new(budget.clone());
         let _rows = budget.charge(50);
-        memory.moved(0, 30);
-        memory.clone().moved(0, 15);
+        memory.replace(0, 30);
+        memory.clone().replace(0, 15);
         assert_eq!(memory.pinned_bytes(), 5);
-        memory.moved(30, 10);
+        memory.replace(30, 10);
         assert_eq!(memory.pinned_bytes(), 25);
-        memory.moved(15, 90);
+        memory.replace(15, 90);
         assert_eq!(memory.pinned_bytes(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! `alluvium bench`: backends and snapshot strategies against what the machine itself can do.
+//! `alluvium bench`: backends and snapshot strategies, compared with the machine's own limits.
 //!
 //! ```text
 //! flags --> cells --one process each, one more if paced--> CellReport --> Report --> text, JSON
@@ -38,13 +38,13 @@ use crate::Print;
 
 pub use self::args::BenchArgs as Args;
 
-/// How many heaps glibc's malloc has at most.
+/// Environment variable with the maximum number of heaps in glibc's malloc.
 const ARENAS: &str = "MALLOC_ARENA_MAX";
 
 /// Runs the command.
 ///
 /// # Errors
-/// As the store and the job; `Corrupt` if restored state is not what was written.
+/// Those of the store and the job; `Corrupt` if restored state differs from written state.
 pub fn run(args: &BenchArgs, print: Print<'_>) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
@@ -62,7 +62,7 @@ pub fn run(args: &BenchArgs, print: Print<'_>) -> Result<()> {
     let mut reports = Vec::with_capacity(cells.len());
     for cell in &cells {
         progress.set_message(cell.to_string());
-        reports.push(whole(cell, args.store.as_deref())?);
+        reports.push(measure_cell(cell, args.store.as_deref())?);
         progress.inc(1);
     }
     progress.finish_and_clear();
@@ -88,22 +88,22 @@ fn limits(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime) -> Result<Lim
     limits::measure(largest, time, &store, runtime)
 }
 
-/// Measures all of `cell`.
-fn whole(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
-    let mut report: CellReport = apart(cell, Phase::Steps, &Place::new(store)?)?;
+/// Measures all phases of `cell`.
+fn measure_cell(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
+    let mut report: CellReport = measure_apart(cell, Phase::Steps, &Place::new(store)?)?;
     if !cell.paced.is_zero() {
-        report.paced = Some(apart(cell, Phase::Paced, &Place::new(store)?)?);
+        report.paced = Some(measure_apart(cell, Phase::Paced, &Place::new(store)?)?);
     }
     Ok(report)
 }
 
-/// Measures a phase of `cell` in a process of its own.
-fn apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
+/// Measures one phase of `cell` in its own process.
+fn measure_apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
     let failed = |source| Error::unavailable("cannot run this program again").with_source(source);
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
     command.args(cell.flags(phase, &place.url)).stdin(Stdio::null()).stderr(Stdio::inherit());
-    // As many heaps as threads would be measured as the backend's: glibc keeps what was freed in each.
+    // glibc keeps freed memory in each heap: with a heap per thread, that memory would be charged to the backend.
     if std::env::var_os(ARENAS).is_none() {
         command.env(ARENAS, "1");
     }
@@ -115,15 +115,15 @@ fn apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> R
         .map_err(|source| Error::stopped("a cell printed no report").with("cell", cell).with_source(source))
 }
 
-/// Where a cell's checkpoints go.
+/// The store for a cell's checkpoints.
 struct Place {
     url: String,
-    /// A folder that goes with this.
+    /// A temporary folder, removed on drop.
     scratch: Option<PathBuf>,
 }
 
 impl Place {
-    /// Returns the store that was asked for, or a new folder for temporary files.
+    /// Returns the given store, or a new temporary folder.
     fn new(store: Option<&str>) -> Result<Self> {
         if let Some(url) = store {
             return Ok(Self { url: url.to_owned(), scratch: None });
@@ -144,7 +144,7 @@ impl Drop for Place {
     }
 }
 
-/// Returns a bar on standard error, which shows nothing where that is no terminal.
+/// Returns a progress bar on standard error, hidden unless that is a terminal.
 fn progress(cells: usize) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} ({elapsed})");
     let bar = ProgressBar::new(cells as u64);

@@ -1,4 +1,4 @@
-//! Operations against the clock.
+//! Timing of operations.
 
 use std::time::{Duration, Instant};
 
@@ -8,24 +8,24 @@ use hdrhistogram::Histogram;
 use super::report::{Percentiles, rounded};
 use crate::clock;
 
-/// What the clock looks at. A look at the clock costs as much as a tenth of an operation, so rates and the longest
-/// operation are measured on different batches.
+/// What one clock reading covers. A reading costs a tenth of an operation, so rates and the longest operation are
+/// measured on different batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Timing {
-    /// A whole batch: for rates.
+    /// A whole batch, for rates.
     Batch,
-    /// Each operation: for the longest.
+    /// Each operation, for the longest.
     Each,
 }
 
 impl Timing {
-    /// Returns the timing of the batch `number`: in turns.
-    pub(super) fn of(number: usize) -> Self {
+    /// Returns the timing of batch `number`, alternating.
+    pub(super) fn of_batch(number: usize) -> Self {
         if number.is_multiple_of(2) { Self::Batch } else { Self::Each }
     }
 }
 
-/// Operations, the time they took, and the longest.
+/// Count, total time and longest of some operations.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Pace {
     operations: u64,
@@ -60,7 +60,7 @@ impl Pace {
         Ok(())
     }
 
-    /// Does `work`, which is `operations`, as one batch.
+    /// Times `work`, which performs `operations` operations, as one batch.
     pub(super) fn time_all(&mut self, operations: usize, work: impl FnOnce() -> Result<()>) -> Result<()> {
         let start = clock::now();
         work()?;
@@ -69,25 +69,25 @@ impl Pace {
         Ok(())
     }
 
-    /// Adds what another has counted.
+    /// Adds the counts of `other`.
     pub(super) fn merge(&mut self, other: &Self) {
         self.operations += other.operations;
         self.elapsed += other.elapsed;
         self.longest = self.longest.max(other.longest);
     }
 
-    /// Returns operations per second, if there were any.
+    /// Returns operations per second; `None` without operations.
     pub(super) fn per_second(&self) -> Option<f64> {
         (self.operations > 0).then(|| rounded(self.operations as f64 / self.elapsed.as_secs_f64().max(1e-9)))
     }
 
-    /// Returns the time that the operations took.
+    /// Returns the total time of the operations.
     pub(super) fn elapsed(&self) -> Duration {
         self.elapsed
     }
 }
 
-/// Returns how many of `unit` bytes per second `work` makes, which is repeated for `at_least` and returns bytes.
+/// Returns the rate of `work` in `unit` bytes per second, repeating `work` for `at_least`; `work` returns bytes.
 pub(super) fn rate(at_least: Duration, unit: f64, mut work: impl FnMut() -> Result<usize>) -> Result<f64> {
     let (mut bytes, start) = (0, clock::now());
     loop {
@@ -99,7 +99,7 @@ pub(super) fn rate(at_least: Duration, unit: f64, mut work: impl FnMut() -> Resu
     }
 }
 
-/// Returns the largest gap, within `time`, between two looks at the clock of a thread that does nothing else.
+/// Returns the largest gap between two clock readings of an otherwise idle thread during `time`.
 pub(super) fn idle_gap(time: Duration) -> Duration {
     let start = clock::now();
     let (mut last, mut largest) = (start, Duration::ZERO);

@@ -1,11 +1,12 @@
-//! The paced phase: updates at full speed that make a fixed share of the keys dirty per second.
+//! The paced phase: updates at full speed that dirty a fixed share of the keys per second.
 //!
 //! ```text
 //! load -> full checkpoint -> checkpoints back to back -> touch every key -> the same without checkpoints
 //! ```
 //!
-//! In a process of its own, so that no other step colours its memory. Without checkpoints, the same turns to other keys
-//! are taken at the same times, but there is no barrier, and every key is dirty: all updates are in place.
+//! The phase runs in its own process, because other steps would distort its memory figures. The run without checkpoints
+//! switches to other keys at the same times, but has no barriers and every key is already dirty, so all updates are in
+//! place.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -26,26 +27,26 @@ use super::walk::Walk;
 use super::workload::BATCH;
 use crate::clock;
 
-/// What the lanes are told while they write.
+/// Signals to the lanes while they write.
 #[derive(Debug, Default)]
-struct Calls {
+struct Signals {
     attempt: Attempt,
-    /// The epoch whose barrier is to be taken.
+    /// The epoch of the newest barrier; 0 before the first.
     epoch: AtomicU64,
     over: AtomicBool,
 }
 
-/// What a lane does before its next batch.
+/// A lane's next action, chosen before each batch.
 #[derive(Debug)]
 enum Turn {
     Write,
     Barrier(Barrier),
-    /// Turn to other keys, as after a barrier.
-    Forget,
+    /// Mark all keys clean, as a barrier does.
+    MarkClean,
     Stop,
 }
 
-/// A lane that writes at a pace.
+/// A lane that writes at a fixed dirty rate.
 #[derive(Debug)]
 struct Writer<B> {
     lane: Lane<B>,
@@ -53,25 +54,25 @@ struct Writer<B> {
     positions: Vec<u32>,
 }
 
-/// What a lane saw while it wrote.
+/// One lane's measurements.
 #[derive(Debug, Default)]
 struct Run {
     pace: Pace,
     elapsed: Duration,
-    /// When it turned to other keys, since its start.
-    turns: Vec<Duration>,
+    /// Times since the start at which the lane marked its keys clean.
+    turn_times: Vec<Duration>,
     pauses: Vec<Duration>,
-    /// Keys that it touched for the first time after a barrier: in all, and at most between two.
+    /// Keys touched for the first time after a barrier, in total; `dirty_max` is the maximum between two barriers.
     first_touches: usize,
-    dirty_most: usize,
+    dirty_max: usize,
     pinned_bytes: u64,
 }
 
-/// What the checkpoints showed.
+/// Measurements of the checkpoints.
 #[derive(Debug)]
 struct Checkpoints {
     durations: Vec<Duration>,
-    /// Memory of the process and what of it is pinned, half-way through the last.
+    /// Resident and pinned memory, half-way through the last checkpoint.
     resident: Option<u64>,
     pinned: u64,
 }
@@ -82,13 +83,13 @@ impl<B: StateBackend> Writer<B> {
         Self { lane, walk, positions: Vec::with_capacity(BATCH) }
     }
 
-    /// Touches every key, so that all are dirty.
+    /// Touches every key, which makes all dirty.
     fn touch_all(&mut self) -> Result<()> {
         let mut batches = self.walk.order().chunks(BATCH);
         batches.try_for_each(|batch| self.lane.touch(batch, Timing::Batch, &mut Pace::default()))
     }
 
-    /// Writes until `next`, which is told how long it has been writing, says that it is to stop.
+    /// Writes until `next`, called with the elapsed time, returns `Stop`.
     fn write(&mut self, mut next: impl FnMut(Duration) -> Turn) -> Result<Run> {
         let (mut run, started) = (Run::default(), clock::now());
         self.walk.start();
@@ -96,47 +97,47 @@ impl<B: StateBackend> Writer<B> {
             run.elapsed = clock::now().duration_since(started);
             let turn = next(run.elapsed);
             if !matches!(turn, Turn::Write) {
-                run.dirty_most = run.dirty_most.max(self.walk.dirty());
-                run.turns.push(run.elapsed);
+                run.dirty_max = run.dirty_max.max(self.walk.dirty());
+                run.turn_times.push(run.elapsed);
                 self.walk.barrier();
             }
             match turn {
                 Turn::Barrier(barrier) => {
                     let first = self.walk.step();
-                    run.pauses.push(self.lane.barrier(barrier, first.as_slice())?);
+                    run.pauses.push(self.lane.barrier_and_touch(barrier, first.as_slice())?);
                 }
-                Turn::Write | Turn::Forget => {}
+                Turn::Write | Turn::MarkClean => {}
                 Turn::Stop => break,
             }
             self.walk.draw(run.elapsed, &mut self.positions);
-            self.lane.touch(&self.positions, Timing::of(number), &mut run.pace)?;
+            self.lane.touch(&self.positions, Timing::of_batch(number), &mut run.pace)?;
             run.pinned_bytes = run.pinned_bytes.max(self.lane.pinned_bytes(number));
         }
         run.first_touches = self.walk.walked();
         Ok(run)
     }
 
-    /// Writes, and takes each barrier that it is called for.
-    fn with_checkpoints(&mut self, calls: &Calls) -> Result<Run> {
+    /// Writes and takes each signalled barrier.
+    fn with_checkpoints(&mut self, signals: &Signals) -> Result<Run> {
         let mut taken = 0;
         self.write(|_| {
-            let called = calls.epoch.load(Ordering::Relaxed);
-            if calls.over.load(Ordering::Relaxed) {
+            let signalled = signals.epoch.load(Ordering::Relaxed);
+            if signals.over.load(Ordering::Relaxed) {
                 Turn::Stop
-            } else if std::mem::replace(&mut taken, called) != called {
-                Turn::Barrier(Barrier { attempt: calls.attempt, epoch: Epoch(called) })
+            } else if std::mem::replace(&mut taken, signalled) != signalled {
+                Turn::Barrier(Barrier { attempt: signals.attempt, epoch: Epoch(signalled) })
             } else {
                 Turn::Write
             }
         })
     }
 
-    /// Writes as it did in `run`, without barriers.
+    /// Repeats `run` without barriers.
     fn without_checkpoints(&mut self, run: &Run) -> Result<Run> {
-        let mut turns = run.turns.iter().peekable();
-        self.write(|elapsed| match turns.next_if(|turn| **turn <= elapsed) {
+        let mut turn_times = run.turn_times.iter().peekable();
+        self.write(|elapsed| match turn_times.next_if(|turn| **turn <= elapsed) {
             _ if elapsed >= run.elapsed => Turn::Stop,
-            Some(_) => Turn::Forget,
+            Some(_) => Turn::MarkClean,
             None => Turn::Write,
         })
     }
@@ -151,38 +152,43 @@ impl<B: StateBackend> Cell<'_, B> {
         let empty = resident_bytes();
         on_threads(&mut writers, |writer| writer.lane.load())?;
         let barrier = self.trigger(&job)?;
-        writers.iter_mut().try_for_each(|writer| writer.lane.end(barrier))?;
+        writers.iter_mut().try_for_each(|writer| writer.lane.barrier(barrier))?;
         self.wait(&job, barrier)?;
 
-        let (runs, checkpoints) = self.checkpointed(&job, &mut writers, &memory)?;
+        let (runs, checkpoints) = self.write_with_checkpoints(&job, &mut writers, &memory)?;
         on_threads(&mut writers, Writer::touch_all)?;
         let mut pairs: Vec<_> = writers.iter_mut().zip(&runs).collect();
         let without = on_threads(&mut pairs, |(writer, run)| writer.without_checkpoints(run))?;
         self.paced(&runs, &without, &checkpoints, empty)
     }
 
-    /// Has the lanes write while checkpoints are taken back to back.
-    fn checkpointed(&self, job: &Job, writers: &mut [Writer<B>], memory: &Memory) -> Result<(Vec<Run>, Checkpoints)> {
-        let calls = Calls { attempt: job.attempt(), ..Calls::default() };
+    /// Runs the lanes with checkpoints back to back.
+    fn write_with_checkpoints(
+        &self,
+        job: &Job,
+        writers: &mut [Writer<B>],
+        memory: &Memory,
+    ) -> Result<(Vec<Run>, Checkpoints)> {
+        let signals = Signals { attempt: job.attempt(), ..Signals::default() };
         thread::scope(|scope| {
-            let calls = &calls;
+            let signals = &signals;
             let threads: Vec<_> =
-                writers.iter_mut().map(|writer| scope.spawn(move || writer.with_checkpoints(calls))).collect();
-            let checkpoints = self.checkpoints(job, calls, memory);
-            calls.over.store(true, Ordering::Relaxed);
+                writers.iter_mut().map(|writer| scope.spawn(move || writer.with_checkpoints(signals))).collect();
+            let checkpoints = self.checkpoints(job, signals, memory);
+            signals.over.store(true, Ordering::Relaxed);
             let runs: Result<_> = threads.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect();
             Ok((runs?, checkpoints?))
         })
     }
 
-    /// Takes checkpoints, each triggered when the one before is committed, and one that begins when the time is over.
-    fn checkpoints(&self, job: &Job, calls: &Calls, memory: &Memory) -> Result<Checkpoints> {
+    /// Triggers each checkpoint when its predecessor commits, and a final one at the end of the time.
+    fn checkpoints(&self, job: &Job, signals: &Signals, memory: &Memory) -> Result<Checkpoints> {
         let (started, mut durations) = (clock::now(), Vec::new());
         loop {
             let triggered = clock::now();
             let elapsed = triggered.duration_since(started);
             let barrier = self.trigger(job)?;
-            calls.epoch.store(barrier.epoch.0, Ordering::Relaxed);
+            signals.epoch.store(barrier.epoch.0, Ordering::Relaxed);
             let last = elapsed >= self.spec.paced;
             if last {
                 clock::sleep(
@@ -216,7 +222,7 @@ impl<B: StateBackend> Cell<'_, B> {
             max_op_us_without: longest(without),
             pause_us: percentiles(runs.iter().flat_map(|run| run.pauses.iter().copied()), Duration::from_micros(1))?,
             checkpoint_ms: percentiles(seen.durations.iter().copied(), Duration::from_millis(1))?,
-            dirty_bytes_per_key: per_key((runs.iter().map(|run| run.dirty_most).sum::<usize>() * record_bytes) as u64),
+            dirty_bytes_per_key: per_key((runs.iter().map(|run| run.dirty_max).sum::<usize>() * record_bytes) as u64),
             pinned_bytes_per_key: per_key(runs.iter().map(|run| run.pinned_bytes).max().unwrap_or_default()),
             rss_bytes_per_key: resident.map(per_key),
             rss_less_pinned_bytes_per_key: resident.map(|resident| per_key(resident.saturating_sub(seen.pinned))),

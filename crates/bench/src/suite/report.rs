@@ -1,4 +1,4 @@
-//! The figures, as they are printed: the names are what scripts rely on.
+//! The figures as printed; scripts rely on the names.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::machine::Machine;
 
-/// Everything that one run measured.
+/// All figures of one run.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     pub(super) machine: Machine,
@@ -16,14 +16,14 @@ pub(super) struct Report {
     pub(super) cells: Vec<CellReport>,
 }
 
-/// What the machine does without the crate, on one thread, with the same keys and values.
+/// The machine's limits without the crate, on one thread, with the same keys and values.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Limits {
-    /// Number of keys that the hash map had.
+    /// Number of keys in the hash map.
     pub(super) keys: u32,
     pub(super) memcpy_gb_s: f64,
     pub(super) zstd1_mb_s: f64,
-    /// Bytes of values before zstd level 1, over bytes after.
+    /// Ratio of value bytes before zstd level 1 to bytes after.
     pub(super) value_zstd1_ratio: f64,
     pub(super) store_write_mb_s: f64,
     pub(super) hashmap_rmw_ops_s: HashMapRates,
@@ -37,7 +37,7 @@ pub(super) struct HashMapRates {
     pub(super) zipf: f64,
 }
 
-/// What one cell measured. What is `None` cannot be measured here, or does not exist yet.
+/// The figures of one cell. `None` if a figure cannot be measured here or is not supported yet.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct CellReport {
     pub(super) backend: String,
@@ -53,11 +53,11 @@ pub(super) struct CellReport {
     pub(super) load_ops_s: f64,
     pub(super) rmw_ops_s: f64,
     pub(super) rmw_batch_ops_s: f64,
-    /// Beside an unrelated thread that compresses.
+    /// While an unrelated thread compresses.
     pub(super) rmw_ops_s_beside_zstd: f64,
     pub(super) rmw_ops_s_during_checkpoint: Option<f64>,
     pub(super) first_10k_ops_s_after_seal: Option<f64>,
-    /// Of operations each of which touched its key for the first time after a seal.
+    /// Only operations that touched their key for the first time after a seal.
     pub(super) first_touch_ops_s: Option<f64>,
     pub(super) max_op_us: f64,
 
@@ -76,15 +76,15 @@ pub(super) struct CellReport {
     pub(super) pinned_bytes_per_key: f64,
     pub(super) restore: Restore,
     pub(super) rescale: Rescale,
-    /// None if it was not asked for.
+    /// `None` if the paced phase was skipped.
     pub(super) paced: Option<Paced>,
 }
 
-/// What updates at full speed showed that made a fixed share of the keys dirty per second, with a checkpoint always on
-/// its way, beside the same without checkpoints.
+/// Figures of updates at full speed that dirty a fixed share of the keys per second, with a checkpoint always in
+/// flight, and of the same updates without checkpoints.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Paced {
-    /// Keys touched for the first time after a barrier, per second, as a share of all.
+    /// Keys touched for the first time after a barrier, per second, as a share of all keys.
     pub(super) dirty_per_s: f64,
     pub(super) seconds: f64,
     pub(super) checkpoints: usize,
@@ -94,11 +94,11 @@ pub(super) struct Paced {
     pub(super) max_op_us_without: f64,
     pub(super) pause_us: Percentiles,
     pub(super) checkpoint_ms: Percentiles,
-    /// Keys and values touched between two barriers, at most.
+    /// Maximum key and value bytes touched between two barriers.
     pub(super) dirty_bytes_per_key: f64,
     pub(super) pinned_bytes_per_key: f64,
     pub(super) rss_bytes_per_key: Option<f64>,
-    /// The same instant's resident memory less what was pinned at it.
+    /// Resident memory less pinned memory at the same instant.
     pub(super) rss_less_pinned_bytes_per_key: Option<f64>,
 }
 
@@ -127,7 +127,7 @@ pub(super) struct Rss {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Restore {
     pub(super) ms: f64,
-    /// The part of `ms` in which the job was claimed and its manifest read.
+    /// The part of `ms` spent on claiming the job and reading its manifest.
     pub(super) claim_ms: f64,
     pub(super) threads: u32,
     pub(super) first_read_ms: f64,
@@ -145,7 +145,7 @@ pub(super) struct Rescale {
     pub(super) ideal_bytes: u64,
 }
 
-/// Returns `figure` with as many digits as scripts may care about.
+/// Returns `figure` rounded to a meaningful number of digits.
 pub(super) fn rounded(figure: f64) -> f64 {
     (figure * 1e3).round() / 1e3
 }

@@ -1,4 +1,4 @@
-//! The figures as text for people.
+//! The figures as text.
 
 use super::report::{CellReport, Paced, Report};
 
@@ -33,7 +33,7 @@ pub(super) fn text(report: &Report) -> String {
     text
 }
 
-/// A column: its heading and what it shows of a cell.
+/// A column: its heading and how to format a cell's figure.
 type Column = (&'static str, fn(&CellReport) -> String);
 
 const CELL: [Column; 5] = [
@@ -54,18 +54,18 @@ const OPERATIONS: &[Column] = &[
 ];
 
 const MEMORY: &[Column] = &[
-    ("RSS loaded", |c| optional(c.rss_bytes_per_key.loaded, whole)),
-    ("steady", |c| optional(c.rss_bytes_per_key.steady, whole)),
-    ("pinned", |c| whole(c.pinned_bytes_per_key)),
+    ("RSS loaded", |c| optional(c.rss_bytes_per_key.loaded, integer)),
+    ("steady", |c| optional(c.rss_bytes_per_key.steady, integer)),
+    ("pinned", |c| integer(c.pinned_bytes_per_key)),
     ("puts", |c| format!("{:.1}", c.requests.put)),
     ("gets", |c| format!("{:.1}", c.requests.get)),
     ("lists", |c| format!("{:.1}", c.requests.list)),
 ];
 
 const CHECKPOINTS: &[Column] = &[
-    ("pause us p50", |c| whole(c.pause_us.p50)),
-    ("p99", |c| whole(c.pause_us.p99)),
-    ("max", |c| whole(c.pause_us.max)),
+    ("pause us p50", |c| integer(c.pause_us.p50)),
+    ("p99", |c| integer(c.pause_us.p99)),
+    ("max", |c| integer(c.pause_us.max)),
     ("ms p50", |c| format!("{:.1}", c.checkpoint_ms.p50)),
     ("p99", |c| format!("{:.1}", c.checkpoint_ms.p99)),
     ("bytes", |c| c.checkpoint_bytes.to_string()),
@@ -76,11 +76,11 @@ const CHECKPOINTS: &[Column] = &[
 const PACED: &[Column] = &[
     ("update", |c| paced(c, |p| count(p.rmw_ops_s))),
     ("of without", |c| paced(c, |p| format!("{:.1}%", p.rmw_ops_s / p.rmw_ops_s_without * 100.0))),
-    ("longest us", |c| paced(c, |p| whole(p.max_op_us))),
-    ("without", |c| paced(c, |p| whole(p.max_op_us_without))),
-    ("pause us p99", |c| paced(c, |p| whole(p.pause_us.p99))),
-    ("RSS/key", |c| paced(c, |p| optional(p.rss_bytes_per_key, whole))),
-    ("pinned/key", |c| paced(c, |p| whole(p.pinned_bytes_per_key))),
+    ("longest us", |c| paced(c, |p| integer(p.max_op_us))),
+    ("without", |c| paced(c, |p| integer(p.max_op_us_without))),
+    ("pause us p99", |c| paced(c, |p| integer(p.pause_us.p99))),
+    ("RSS/key", |c| paced(c, |p| optional(p.rss_bytes_per_key, integer))),
+    ("pinned/key", |c| paced(c, |p| integer(p.pinned_bytes_per_key))),
 ];
 
 const RESTORES: &[Column] = &[
@@ -114,12 +114,12 @@ fn table(cells: &[CellReport], columns: &[Column]) -> String {
     text
 }
 
-/// Returns a large number in thousands, with as many digits as anybody should believe.
+/// Returns a large number in thousands or millions, with meaningful digits only.
 fn count(number: f64) -> String {
     if number < 1e6 { format!("{:.0}k", number / 1e3) } else { format!("{:.2}M", number / 1e6) }
 }
 
-fn whole(number: f64) -> String {
+fn integer(number: f64) -> String {
     format!("{number:.0}")
 }
 

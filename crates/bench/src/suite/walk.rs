@@ -1,27 +1,27 @@
-//! Which keys a writer touches that makes a fixed share of them dirty per second.
+//! The order of touches of a writer that dirties a fixed share of the keys per second.
 
 use std::time::Duration;
 
 use super::workload::BATCH;
 use crate::random::Random;
 
-/// Share of the keys that are touched for the first time after a barrier, per second.
+/// Share of the keys touched for the first time after a barrier, per second.
 const DIRTY_PER_S: f64 = 0.1;
 
-/// A walk over all keys in random order, again and again. What it passed since the last barrier is dirty.
+/// An endless walk over all keys in random order. Keys passed since the last barrier are dirty.
 #[derive(Debug)]
 pub(super) struct Walk {
     order: Vec<u32>,
     walked: usize,
-    /// Of them, those before the last barrier.
+    /// Passed keys up to the last barrier.
     sealed: usize,
-    /// Of them, those before the clock was started.
+    /// Passed keys before the clock started.
     before: usize,
     random: Random,
 }
 
 impl Walk {
-    /// Returns a walk over the positions below `count`.
+    /// Returns a walk over positions `0..count`.
     pub(super) fn new(count: usize, seed: u64) -> Self {
         let mut random = Random::new(seed);
         let mut order: Vec<_> = (0..u32::try_from(count).unwrap_or(u32::MAX)).collect();
@@ -32,40 +32,40 @@ impl Walk {
         Self { order, walked: 0, sealed: 0, before: 0, random }
     }
 
-    /// Returns all positions in its order.
+    /// Returns all positions in walk order.
     pub(super) fn order(&self) -> &[u32] {
         &self.order
     }
 
-    /// Returns how many keys are dirty.
+    /// Returns the number of dirty keys.
     pub(super) fn dirty(&self) -> usize {
         self.walked - self.sealed
     }
 
-    /// Returns how many keys it has passed since the clock was started.
+    /// Returns the number of keys passed since the clock started.
     pub(super) fn walked(&self) -> usize {
         self.walked - self.before
     }
 
-    /// Starts the clock that paces it.
+    /// Starts the pacing clock.
     pub(super) fn start(&mut self) {
         (self.sealed, self.before) = (self.walked, self.walked);
     }
 
-    /// Takes note of a barrier: nothing is dirty.
+    /// Marks all keys clean, as a barrier does.
     pub(super) fn barrier(&mut self) {
         self.sealed = self.walked;
     }
 
-    /// Passes the next key that is clean, if one is.
+    /// Passes the next clean key, if any.
     pub(super) fn step(&mut self) -> Option<u32> {
         let next = self.order.get(self.walked % self.order.len().max(1)).filter(|_| self.dirty() < self.order.len());
         self.walked += usize::from(next.is_some());
         next.copied()
     }
 
-    /// Replaces `positions` by a batch at `elapsed` since the start: as many clean keys as are due by then, but one if
-    /// none is dirty; for the rest, dirty ones.
+    /// Replaces `positions` by the batch at `elapsed` since the start: the clean keys due by then, but at least one if
+    /// none is dirty; dirty keys fill the rest.
     pub(super) fn draw(&mut self, elapsed: Duration, positions: &mut Vec<u32>) {
         positions.clear();
         let due = self.due(elapsed).saturating_sub(self.walked()).max(usize::from(self.dirty() == 0));
@@ -80,7 +80,7 @@ impl Walk {
         }
     }
 
-    /// Returns how many keys are to be passed by `elapsed`.
+    /// Returns the number of keys due by `elapsed`.
     #[expect(
         clippy::cast_possible_truncation,
         clippy::cast_sign_loss,
@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clean_keys_come_at_the_pace_and_others_are_dirty() {
+    fn clean_keys_follow_the_pace_and_dirty_keys_fill_the_batch() {
         let mut walk = Walk::new(1000, 7);
         let mut positions = Vec::new();
         walk.start();
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_walk_passes_each_key_once_and_begins_again() {
+    fn a_walk_passes_each_key_once_and_starts_over() {
         let mut walk = Walk::new(10, 7);
         walk.start();
         let passed: BTreeSet<_> = (0..20).filter_map(|_| walk.step()).collect();

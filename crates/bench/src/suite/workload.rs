@@ -1,4 +1,4 @@
-//! Records and the order in which they are touched: everything follows from the seed.
+//! Records and the order of touches, derived from the seed alone.
 
 use std::io::{self, Write};
 
@@ -9,17 +9,17 @@ use super::args::CellSpec;
 use super::distribution::Sampler;
 use crate::random::Random;
 
-/// Records that are staged before the clock starts. Few, so that what is staged stays in the cache.
+/// Records staged before the clock starts: few enough that the staged bytes stay in the cache.
 pub(super) const BATCH: usize = 1000;
 
-/// Text of values is made of these.
+/// Vocabulary for the text half of values.
 const WORDS: [&str; 32] = [
     "amount", "and", "basin", "bed", "below", "carry", "channel", "count", "delta", "drop", "every", "flow", "from",
     "grain", "in", "into", "layer", "load", "of", "over", "river", "sand", "settle", "silt", "slow", "stone", "stream",
     "that", "the", "to", "water", "which",
 ];
 
-/// How keys find their group.
+/// How keys map to groups.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Routing {
     pub(super) partitioner: Partitioner,
@@ -32,7 +32,7 @@ impl Routing {
     }
 }
 
-/// Makes keys and values by number.
+/// Generates keys and values by record number.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Records {
     pub(super) key_bytes: usize,
@@ -49,22 +49,22 @@ impl Records {
         self.key_bytes + self.value_bytes
     }
 
-    /// Returns a generator whose first draw no other record's has.
+    /// Returns a generator whose first draw is unique to the record.
     fn random(&self, index: u32) -> Random {
         Random::new(self.seed.wrapping_add(u64::from(index)))
     }
 
-    /// Returns a number that orders records as their keys do.
+    /// Returns a number that sorts records by key.
     pub(super) fn rank(&self, index: u32) -> u64 {
         self.random(index).draw()
     }
 
-    /// Appends the key of record `index`: random bytes, the first 8 of which are unique.
+    /// Appends the key of record `index`: random bytes, of which the first 8 are unique.
     pub(super) fn push_key(&self, index: u32, out: &mut Vec<u8>) {
         push_random(&mut self.random(index), self.key_bytes, out);
     }
 
-    /// Appends the value of record `index` after `added` was added to its first 8 bytes.
+    /// Appends the value of record `index` with `added` added to its first 8 bytes.
     pub(super) fn push_value(&self, index: u32, added: u32, out: &mut Vec<u8>) {
         let start = out.len();
         let mut random = Random::new(!self.rank(index));
@@ -87,18 +87,18 @@ fn push_random(random: &mut Random, length: usize, out: &mut Vec<u8>) {
     out.truncate(end);
 }
 
-/// Adds to the number in the first 8 bytes of a value: what a read-modify-write does here.
+/// Adds to the number in a value's first 8 bytes: the modify step of a read-modify-write.
 pub(super) fn add(value: &mut [u8], amount: u64) {
     if let Some(number) = value.first_chunk_mut::<8>() {
         *number = u64::from_le_bytes(*number).wrapping_add(amount).to_le_bytes();
     }
 }
 
-/// The records of one subtask, and buffers to stage some of them in.
+/// One subtask's records, with staging buffers.
 #[derive(Debug)]
 pub(super) struct Share {
     pub(super) records: Records,
-    /// Numbers of its records; a position is an index into this.
+    /// Record numbers of the subtask; a position is an index into this.
     pub(super) indices: Vec<u32>,
     keys: Vec<u8>,
     values: Vec<u8>,
@@ -134,7 +134,7 @@ impl Share {
         }
     }
 
-    /// Stages keys and values of `indices`, with what was added to each.
+    /// Stages keys and values of `records`, given as record numbers with the amount added to each.
     pub(super) fn stage(&mut self, records: impl IntoIterator<Item = (u32, u32)>) {
         self.keys.clear();
         self.values.clear();
@@ -153,16 +153,16 @@ impl Share {
     }
 }
 
-/// A share with what happens to it.
+/// A share and its history of touches.
 #[derive(Debug)]
 pub(super) struct Workload {
     pub(super) share: Share,
     /// How often each position was touched.
     pub(super) added: Vec<u32>,
     sampler: Sampler,
-    /// The positions that the present epoch touches.
+    /// Positions touched in the current epoch.
     pub(super) dirty: Vec<u32>,
-    /// Some positions of the epoch before.
+    /// Some positions of the previous epoch.
     pub(super) last_dirty: Vec<u32>,
 }
 
@@ -173,14 +173,14 @@ impl Workload {
         Self {
             added: vec![0; share.indices.len()],
             sampler: Sampler::new(spec.distribution, count, seed),
-            // Written to, so that the memory is taken now.
-            dirty: vec![1; spec.dirty.of(count) as usize],
+            // Non-zero, so that the pages are committed before memory is measured.
+            dirty: vec![1; spec.dirty.share_of(count) as usize],
             last_dirty: Vec::with_capacity(BATCH),
             share,
         }
     }
 
-    /// Draws `count` positions, with repetitions. None if the subtask has no records.
+    /// Draws `count` positions, with repetitions; none if the subtask has no records.
     pub(super) fn draw(&mut self, count: usize, positions: &mut Vec<u32>) {
         positions.clear();
         if !self.share.indices.is_empty() {
@@ -188,7 +188,7 @@ impl Workload {
         }
     }
 
-    /// Draws the positions that the next epoch touches.
+    /// Draws the positions touched in the next epoch.
     pub(super) fn next_epoch(&mut self) {
         self.last_dirty.clear();
         self.last_dirty.extend(self.dirty.iter().rev().take(BATCH));
@@ -196,7 +196,7 @@ impl Workload {
         self.sampler.draw_distinct(wanted, &mut self.dirty);
     }
 
-    /// Takes note that the keys at `positions` were touched.
+    /// Counts a touch of each position.
     pub(super) fn touched(&mut self, positions: &[u32]) {
         for &position in positions {
             if let Some(added) = self.added.get_mut(position as usize) {
@@ -205,12 +205,12 @@ impl Workload {
         }
     }
 
-    /// Returns the bytes of keys and values that the present epoch touches.
+    /// Returns the key and value bytes of the current epoch's dirty records.
     pub(super) fn dirty_bytes(&self) -> u64 {
         (self.dirty.len() * self.share.records.bytes()) as u64
     }
 
-    /// Returns the bytes of the same records, sorted, as one zstd frame of level 1.
+    /// Returns the size of those records, sorted, as one zstd frame of level 1.
     pub(super) fn dirty_zstd1_bytes(&self) -> Result<u64> {
         let failed = |source| Error::limit("zstd failed").with_source(source);
         let records = self.share.records;
@@ -229,13 +229,13 @@ impl Workload {
         Ok(encoder.finish().map_err(failed)?.0)
     }
 
-    /// Returns the numbers of its records with what was added to each.
+    /// Returns the subtask's record numbers with the amount added to each.
     pub(super) fn history(&self) -> impl Iterator<Item = (u32, u32)> {
         self.share.indices.iter().copied().zip(self.added.iter().copied())
     }
 }
 
-/// Counts the bytes that are written to it.
+/// A sink that counts bytes.
 #[derive(Debug, Default)]
 struct ByteCount(u64);
 

@@ -1,4 +1,4 @@
-//! Planted bugs that a row of the catalogue finds.
+//! Planted bugs, each detected by a row of the catalogue.
 
 use std::panic::catch_unwind;
 
@@ -6,7 +6,7 @@ use alluvium::internals::canary::{Canary, plant};
 
 use crate::{coordinator, disk, epochs, operators, restore, state, store};
 
-/// A planted bug, and the row that it breaks.
+/// A planted bug and the row that must fail.
 const BREAKS: [(Canary, fn()); 13] = [
     (Canary::ReuseNames, operators::d13_names_are_drawn_and_never_told_by_a_clock),
     (Canary::ForgetAborted, coordinator::b07_what_lands_after_its_epoch_was_given_up_is_an_orphan),
@@ -33,7 +33,7 @@ fn planted_bugs_break_their_rows() {
     }
 }
 
-/// In a process of its own, so that its calls can be watched.
+/// Runs in a separate process, so that its calls can be recorded.
 #[test]
 fn files_that_are_not_synced_are_found() {
     disk::syncs_of_a_job(None).unwrap();

@@ -1,4 +1,4 @@
-//! What is kept because a part of it is needed (C).
+//! Objects kept because a part of them is live (C).
 
 use alluvium::ManifestLog;
 use alluvium::Result;
@@ -11,7 +11,7 @@ use alluvium_testkit::{self, Counting, Gate};
 async fn c11_a_pack_stays_as_long_as_one_slice_of_it_is_live() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 4).await;
-    // The first pack holds the bases of all groups; later checkpoints replace them a few groups at a time.
+    // The first pack holds the bases of all groups; later checkpoints replace the bases a few groups at a time.
     job.add(0..5000)?;
     let mut partly_live = 0;
     for round in 0..60 {

@@ -1,4 +1,4 @@
-//! What was committed stays restorable, whatever happens afterwards.
+//! Committed checkpoints stay restorable, whatever happens afterwards.
 
 use std::collections::BTreeMap;
 
@@ -10,7 +10,7 @@ use alluvium::Store;
 use alluvium::offline::{self, Level};
 use alluvium::{Access, StoreSettings, open_url};
 
-/// The checkpoints that were restorable at one time, each with its rows.
+/// The checkpoints restorable at one time, each with its rows.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Committed(pub(crate) BTreeMap<Seq, Vec<String>>);
 
@@ -25,10 +25,10 @@ impl Committed {
         Ok(Self(states))
     }
 
-    /// Checks that they are still what they were, and that nothing in the store is damaged.
+    /// Checks that the checkpoints are unchanged, and that nothing in the store is damaged.
     ///
     /// # Panics
-    /// If not.
+    /// If a check fails.
     pub(crate) async fn check(&self, store: &Store, what: &str) {
         let chain = ManifestLog::load(store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await;
@@ -41,18 +41,18 @@ impl Committed {
         }
     }
 
-    /// As [`Committed::of`], of the job `j` in a folder, by a reader of its own.
+    /// As [`Committed::of`], for job `j` in a folder, with its own reader.
     pub(crate) fn in_folder(url: &str) -> Self {
         on_folder(url, async |store| Self::of(store).await.unwrap())
     }
 
-    /// As [`Committed::check`], of the job `j` in a folder.
+    /// As [`Committed::check`], for job `j` in a folder.
     pub(crate) fn check_folder(&self, url: &str, what: &str) {
         on_folder(url, async |store| self.check(store, what).await);
     }
 }
 
-/// Runs `look` on the job `j` in a folder.
+/// Runs `look` on job `j` in a folder.
 pub(crate) fn on_folder<R>(url: &str, look: impl AsyncFnOnce(&Store) -> R) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -62,7 +62,7 @@ pub(crate) fn on_folder<R>(url: &str, look: impl AsyncFnOnce(&Store) -> R) -> R 
     })
 }
 
-/// Returns all rows of a checkpoint as text, and what travels beside them.
+/// Returns all rows of a checkpoint as text, and its opaques.
 async fn rows(store: &Store, seq: Seq) -> Result<Vec<String>> {
     let checkpoint = offline::open(store, &mut ManifestLog::load(store).await?, Some(seq)).await?;
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! Epochs whose acknowledgements, uploads or clocks go astray (B).
+//! Epochs with lost or late acknowledgements and uploads, or jumping clocks (B).
 
 use std::time::Duration;
 
@@ -27,7 +27,7 @@ fn b06_acknowledgements_that_are_lost_doubled_or_out_of_order_change_nothing() {
         let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), at(0));
         let epochs: Vec<Epoch> = (0..3).map(|_| coordinator.trigger(at(1)).unwrap()).collect();
         let mut events: Vec<_> = epochs.iter().flat_map(|epoch| participants.iter().map(|p| (*epoch, *p))).collect();
-        // One of epochs that never were, and some twice.
+        // One for a non-existent epoch, and some duplicates.
         events.push((Epoch(99), participants[0]));
         events.extend_from_within(..rng.index(events.len()));
         let lost = rng.permille(500).then(|| events[rng.index(9)]);
@@ -48,7 +48,7 @@ fn b06_acknowledgements_that_are_lost_doubled_or_out_of_order_change_nothing() {
             commands.iter().copied().eq(complete.map(|epoch| Command::Commit(*epoch))),
             "{commands:?}, lost {lost:?}"
         );
-        // The one whose acknowledgement was lost is given up in time; what follows it is complete.
+        // The epoch with the lost acknowledgement times out; the next one is complete.
         coordinator.handle_timeout(at(700));
         let first = coordinator.poll();
         assert_eq!(first, lost.map(|(epoch, _)| Command::Abort(epoch)));
@@ -84,7 +84,7 @@ pub(crate) fn b07_what_lands_after_its_epoch_was_given_up_is_an_orphan() {
 }
 
 #[test]
-fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
+fn an_adaptive_job_extends_its_timeout_on_a_slow_store() {
     let rig = Rig::new();
     let checkpoints = CheckpointPolicy::default().with(|it| it.timeout = Duration::from_secs(5));
     for (adaptive, outcomes) in
@@ -117,7 +117,7 @@ fn an_adaptive_job_has_more_patience_with_a_store_that_is_slow() {
     }
 }
 
-/// Settings of a job with an adaptive interval that expects a failure after so many seconds.
+/// Settings of a job with an adaptive interval and a prior of `job_mtbf` seconds between failures.
 fn expecting(job_mtbf: f64) -> JobSettings {
     let failures = FailurePrior { job_mtbf, ..FailurePrior::default() };
     let settings = IntervalSettings::default().with(|it| it.failures = failures);
@@ -129,7 +129,7 @@ fn expecting(job_mtbf: f64) -> JobSettings {
     })
 }
 
-/// A job under load of so many keys a second, of 2,500 that it could do.
+/// A job under a load of some keys per second, of its capacity of 2,500.
 struct Loaded {
     job: Counting,
     keys: Rng,
@@ -138,7 +138,7 @@ struct Loaded {
 }
 
 impl Loaded {
-    /// Goes on for so many seconds at `per_s`, with checkpoints when they are due.
+    /// Runs for `seconds` at `per_s`, with checkpoints when due.
     async fn run(&mut self, seconds: u32, per_s: u32) {
         let received = f64::from(per_s) / 4.0;
         let busy = Some(f64::from(per_s) / 2500.0);
@@ -156,7 +156,7 @@ impl Loaded {
         }
     }
 
-    /// Returns what the job decided, after checking that metrics and reason say the same.
+    /// Returns the job's decision, after checking that metrics and reason agree with it.
     fn decision(&self) -> Decision {
         let decision = self.job.job.decision().unwrap();
         let page = self.metrics.render();
@@ -174,7 +174,8 @@ impl Loaded {
     }
 }
 
-/// By the formula the interval goes with the root of what a checkpoint costs over what a second of replay weighs: the load.
+/// By the formula the interval is proportional to the root of the checkpoint cost over the weight of a second of
+/// replay: the load.
 #[test]
 fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
     let rig = Rig::new();
@@ -199,7 +200,7 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
     let (dirty, load) =
         (|at: usize| decisions[at].reason.dirty_rows_per_s, |at: usize| decisions[at].reason.utilisation);
     for (from, to) in [(0, 1), (2, 3)] {
-        // Known within a second.
+        // Detected within a second.
         let (ratio, expected) = (interval(from) / interval(to), (load(to) / load(from)).sqrt());
         assert!((ratio / expected - 1.0).abs() < 0.2, "{ratio} {expected}: {decisions:#?}");
     }
@@ -207,10 +208,9 @@ fn an_adaptive_job_follows_a_load_that_steps_up_tenfold_for_a_minute() {
     assert!(dirty(1) > 5.0 * dirty(0) && dirty(3) < dirty(2) / 5.0, "{decisions:#?}");
 }
 
-/// A process that is gone tells nothing: the next one knows from the checkpoint what it had learned, and that it did not end
-/// on purpose.
+/// A killed process reports nothing: the next one reads the learned state from the checkpoint, and infers a failure.
 #[test]
-fn what_an_adaptive_job_has_learned_outlives_its_process() {
+fn an_adaptive_jobs_learned_state_outlives_its_process() {
     let rig = Rig::new();
     let settings = expecting(100_000.0);
     let metrics = PrometheusBuilder::new().build_recorder().handle();
@@ -236,15 +236,15 @@ fn what_an_adaptive_job_has_learned_outlives_its_process() {
     for (before, after) in reasons.iter().zip(&reasons[1..]) {
         assert!(after.0.binds == Bound::Cost && after.0.target_s < 1.2 * before.1.target_s, "{reasons:#?}");
     }
-    // Six of them failed, 300 s from start to end.
+    // Six failures, each 300 s after the start.
     assert!((250.0..400.0).contains(&reasons[6].1.mtbf_s), "{reasons:#?}");
     assert!((reasons[7].0.mtbf_s / reasons[6].1.mtbf_s - 1.0).abs() < 0.01, "that was no failure: {reasons:#?}");
-    // Detection and restart as assumed, and what the restore took.
+    // Detection and restart as assumed, plus the time of the restore.
     assert!((10.0..10.5).contains(&reasons[7].1.restore_s), "{reasons:#?}");
 }
 
 #[test]
-fn to_go_back_to_a_checkpoint_is_no_failure() {
+fn a_rollback_is_no_failure() {
     let rig = Rig::new();
     let settings = expecting(1000.0);
     let mut job = rig.open(0, 2, settings.clone()).unwrap();
@@ -278,7 +278,7 @@ fn b13_a_clock_that_jumps_loses_nothing() {
         });
         (job, committed) = (returned, committed + u32::from(done));
     }
-    // A leap ahead passes the deadline of the epoch that is under way, at worst.
+    // At worst, a jump ahead passes the deadline of the epoch in flight.
     assert!(committed >= 4, "{committed} of 5 were committed");
     let mut job = rig.on(0, async move {
         job.checkpoint().await.unwrap().unwrap();

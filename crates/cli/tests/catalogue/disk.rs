@@ -33,7 +33,7 @@ const EDQUOT: i32 = 122;
 static TO_A_FILE: LazyLock<Scene> = LazyLock::new(|| Scene::new(Emit::End));
 static IN_PARTS: LazyLock<Scene> = LazyLock::new(|| Scene::new(Emit::OnClose));
 
-/// Runs the job once for each call of that name, with the fault that `fault` puts there, and checks each.
+/// Runs the job once for each call named `name`, with `fault` at that call, and checks each run.
 fn at_every(scene: &Scene, name: &str, what: &str, fault: impl Fn(Shim, usize) -> Shim) {
     for at in 1.. {
         let case = scene.copy();
@@ -47,7 +47,7 @@ fn at_every(scene: &Scene, name: &str, what: &str, fault: impl Fn(Shim, usize) -
     }
 }
 
-/// As [`at_every`], with calls that are refused: each once, and each with all that follow.
+/// As [`at_every`], with refused calls: each call alone, and each with all later calls.
 fn refused_at_every(scene: &Scene, name: &str, errno: i32) {
     for count in [1, 1_000_000] {
         at_every(scene, name, &format!("error {errno}, {count} times"), |shim, at| shim.refuse(name, at, count, errno));
@@ -74,7 +74,7 @@ fn d02_blocks_that_were_not_written_are_found() {
         for file in fs::read_dir(case.path("state/j").join(folder)).unwrap().map(|file| file.unwrap().path()) {
             let whole = fs::read(&file).unwrap();
             for start in (0..whole.len()).step_by(BLOCK) {
-                // The length is there and the rest is not; or one block is not.
+                // The length was written but not the rest, or one block was not.
                 for end in [whole.len(), whole.len().min(start + BLOCK)] {
                     let mut bytes = whole.clone();
                     bytes[start..end].fill(0);
@@ -99,8 +99,8 @@ fn d02_blocks_that_were_not_written_are_found() {
     scene.committed.check_folder(&case.store(), "all is written");
 }
 
-/// Checks that each name comes after its file's content, and all that a name stands for before it; and that a sync that
-/// failed is not made good by another one over the same changes. Returns what is wrong.
+/// Checks that a file is synced before it gets its name, that a name is durable before the next one, and that no failed
+/// sync is repeated over the same changes. Returns the first violation.
 pub(crate) fn order_of_syncs(calls: &[Call]) -> Result<(), String> {
     let [mut files, mut names, mut failed] = [(); 3].map(|()| BTreeSet::<String>::new());
     let folder = |path: &str| Path::new(path).parent().unwrap().display().to_string();
@@ -149,7 +149,7 @@ fn d03_names_come_after_content_and_are_made_durable() {
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     assert!(ended.calls.iter().filter(|call| call.name == "link").count() >= 4, "{:?}", ended.calls);
     order_of_syncs(&ended.calls).unwrap();
-    // A job that is new makes its folders, too.
+    // A new job also makes its folders.
     fs::remove_dir_all(case.path("state")).unwrap();
     let ended = case.run(&case.shim());
     assert!(ended.calls.iter().any(|call| call.name == "mkdir"), "{:?}", ended.calls);
@@ -157,11 +157,11 @@ fn d03_names_come_after_content_and_are_made_durable() {
     order_of_syncs(&ended.calls).unwrap();
 }
 
-/// Where the folder of [`a_job_in_a_folder`] is, and whether it leaves syncs out.
+/// Environment variables for [`a_job_in_a_folder`]: its folder, and whether it skips syncs.
 const FOLDER: &str = "CATALOGUE_FOLDER";
 const SKIPS_SYNC: &str = "CATALOGUE_SKIPS_SYNC";
 
-/// A process of its own for [`syncs_of_a_job`]: a planted bug cannot be told to the tool.
+/// Runs in a separate process for [`syncs_of_a_job`], because the tool has no switch for planted bugs.
 #[test]
 fn a_job_in_a_folder() {
     let Some(folder) = std::env::var_os(FOLDER) else { return };
@@ -175,7 +175,7 @@ fn a_job_in_a_folder() {
     });
 }
 
-/// Returns whether a job in a folder keeps the order of syncs, with or without a planted bug.
+/// Returns whether a job in a folder keeps the order of syncs, optionally with a planted bug.
 pub(crate) fn syncs_of_a_job(planted: Option<Canary>) -> Result<(), String> {
     let folder = tempfile::tempdir().unwrap();
     let (store, log) = (folder.path().join("store"), folder.path().join("calls"));
@@ -224,7 +224,7 @@ fn d05_no_space_for_names() {
     for name in ["create", "link", "rename"] {
         refused_at_every(&TO_A_FILE, name, ENOSPC);
     }
-    // A job that is new makes its folders.
+    // A new job makes its folders.
     for at in 1..=8 {
         let case = TO_A_FILE.copy();
         fs::remove_dir_all(case.path("state")).unwrap();
@@ -310,10 +310,10 @@ fn d09_a_file_that_is_cut_or_removed_under_a_job_is_an_error_that_names_it() {
         let named = data.iter().any(|file| last.contains(file.file_name().unwrap().to_str().unwrap()));
         assert!(named, "{last}");
     }
-    // That no file is mapped into memory, so that none can end a process by being cut, is a rule of `tests/tidy.rs`.
+    // `tests/tidy.rs` forbids memory-mapped files, because truncating one would kill the process.
 }
 
-/// An attempt that is stopped before any call on its result, and continues when its successor is through.
+/// An attempt stopped before any call on its result, and continued once its successor has finished.
 #[test]
 fn d10_an_attempt_that_sleeps_at_any_call_replaces_nothing() {
     let from = format!("--checkpoint {}", IN_PARTS.committed.0.last_key_value().unwrap().0);
@@ -339,11 +339,11 @@ fn d10_an_attempt_that_sleeps_at_any_call_replaces_nothing() {
                 break;
             };
             if !extra.is_empty() && parts() > before {
-                // Nobody may go back behind what it has published by now.
+                // Once the older attempt has published a part, no run may restart before that part.
                 tool::kill(&mut older);
                 break;
             }
-            // Before it begins it is not the older one; behind its rename it is through.
+            // Before its claim it is not the older attempt; after its rename it has finished.
             let begun = fs::read_dir(case.path("state/j/attempt")).unwrap().count() > 3;
             let sleeps = begun && !case.path("out.csv").exists();
             case.run_on(extra);
@@ -404,7 +404,7 @@ fn d11_what_dead_runs_left_is_removed_if_it_is_its_own_and_nothing_else() {
     let own = own.map(|name| case.path(&name));
     let foreign = foreign.map(|name| case.path(&name));
     own.iter().chain(&foreign).for_each(|path| fs::write(path, "left over").unwrap());
-    // What a dead upload leaves in the store has a name that no listing shows and no upload waits for.
+    // Remains of a dead upload have names that listings hide and uploads do not wait for.
     let staged = |n: usize| case.path("state/j").join(["data", "manifest"][n % 2]).join(format!("{:020}#{n}", n / 10));
     (1..=10_000).for_each(|n| fs::write(staged(n), "left over").unwrap());
     let ended = case.run(&case.shim());
@@ -452,8 +452,8 @@ fn d16_files_are_staged_beside_their_names() {
     }
 }
 
-/// Runs a tool that copies out of a job, at each of its calls refused and killed, and checks that the job is as it was
-/// and that `whole` says of what it wrote that it is there as a whole or not at all.
+/// Runs a tool that copies out of a job, with each of its calls refused or followed by a kill. Checks that the job is
+/// unchanged and that, according to `whole`, the copy is complete or absent.
 fn copies(args: &str, whole: impl Fn(&Case<'_>) -> Option<bool>) {
     let scene = &*TO_A_FILE;
     for fault in ["no space", "kill"] {

@@ -1,4 +1,4 @@
-//! Epochs that are given up, passed over, never triggered; subtasks, seats and operators that are gone (B, F).
+//! Epochs that are aborted, passed over or never triggered; departed subtasks, seats and operators (B, F).
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ fn prepared(name: &str) -> Vec<Opaque> {
     vec![Opaque::new(OpaqueRole::SinkPrepared, "parts", name.to_owned())]
 }
 
-/// Refuses every upload of data from now on.
+/// Refuses every later upload of data.
 fn refuse_data(rig: &Rig) {
     rig.faults(Faults::Scripted(Box::new(|call: &Call<'_>| {
         let refused = call.operation == Operation::Put && call.key.contains("data");
@@ -29,7 +29,7 @@ fn refuse_data(rig: &Rig) {
     })));
 }
 
-/// Returns the prepared output that a restart finds.
+/// Returns the prepared output found by a restart.
 fn found(job: &mut Job) -> Vec<String> {
     let seats = job.take_seats();
     let opaques = seats.iter().flat_map(Seat::opaques).filter(|opaque| opaque.role == OpaqueRole::SinkPrepared);
@@ -74,7 +74,7 @@ pub(crate) fn b16_output_prepared_in_an_epoch_that_is_given_up_is_listed_until_i
 fn b16_output_of_an_epoch_whose_commit_was_not_announced_is_listed_again() {
     let rig = Rig::new();
     let mut job = rig.open(0, 2, small()).unwrap();
-    // The second barrier is triggered before the first commit is known.
+    // The second barrier is triggered before the first commit is announced.
     let job = rig.on(0, async move {
         job.add(0..10).unwrap();
         let first = job.barrier_with(|at| prepared(&format!("{at} of 1"))).unwrap();
@@ -106,7 +106,7 @@ pub(crate) fn b17_an_epoch_is_not_given_up_because_a_later_one_is() {
     rig.on(0, async move {
         job.add(0..10).unwrap();
         let first = job.barrier().unwrap();
-        // Its manifest is on its way for twenty seconds.
+        // The manifest write takes twenty seconds.
         runtime.sleep(Duration::from_secs(5)).await;
         job.add(0..10).unwrap();
         let second = job.barrier().unwrap();
@@ -172,7 +172,7 @@ fn b10_an_epoch_whose_time_is_over_before_it_is_noticed_is_given_up() {
         for _ in 0..3 {
             let barrier = job.job.trigger().unwrap().unwrap();
             assert_eq!(job.job.wait(barrier).await.unwrap(), None);
-            // Its barrier comes too late, and is sealed all the same.
+            // The barrier comes too late, but is still sealed.
             job.tasks[0].barrier(barrier, Timestamp::MIN, vec![]).unwrap();
         }
     });
@@ -286,7 +286,7 @@ fn b19_a_background_that_is_gone_ends_all_waiting() {
     let mut job = rig.open(0, 1, small()).unwrap();
     refuse_data(&rig);
     let barrier = job.barrier().unwrap();
-    // Whatever ran on the node is dropped, as by a runtime that shuts down.
+    // Everything on the node is dropped, as when a runtime shuts down.
     rig.sim.crash(0);
     let error = job.job.wait(barrier).now_or_never().expect("it does not wait").unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Stopped);
@@ -342,7 +342,7 @@ fn b13_a_checkpoint_is_due_though_the_clock_went_back() {
     assert!(job.job.is_due(), "the interval is ten seconds");
 }
 
-/// A value of one operator.
+/// Writes one operator's value.
 async fn put(task: &mut Task<LogBackend>, number: u64) -> Result<()> {
     let value = task.state().value("value", alluvium::Fixed)?;
     task.state().set_key(b"key")?;
@@ -376,7 +376,7 @@ fn users() -> OperatorSpec {
     OperatorSpec::new(OperatorId(2), "users", 2)
 }
 
-/// A job of two operators with state.
+/// Runs a job of two stateful operators.
 async fn of_two(store: &Store) -> Result<()> {
     let (job, mut tasks) = open(store, |builder| builder.operator(orders()).operator(users())).await?;
     for task in &mut tasks {

@@ -1,4 +1,5 @@
-//! A job of the tool on a real folder, some checkpoints into its input, and what must hold however its next run ends.
+//! A job of the tool in a real folder, several checkpoints into its input, and its invariants after any end of the next
+//! run.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader};
@@ -11,7 +12,7 @@ use crate::shim::{Call, Shim, calls};
 use alluvium_testkit::oracle::{Answer, Spec, Windows, expected};
 use alluvium_testkit::tool::{self, Bench, json, published, run, words};
 
-/// Windows of a second over a small input.
+/// One-second windows over a small input.
 const SPEC: Spec = Spec {
     key: "k",
     agg: "count,sum:v",
@@ -24,11 +25,11 @@ const SPEC: Spec = Spec {
 pub(crate) enum Emit {
     /// One file, at the end.
     End,
-    /// Parts of a folder, as windows close.
+    /// Parts in a folder, as windows close.
     OnClose,
 }
 
-/// A job that stands in the middle of its input.
+/// A job stopped in the middle of its input.
 pub(crate) struct Scene {
     bench: Bench,
     emit: Emit,
@@ -36,16 +37,16 @@ pub(crate) struct Scene {
     pub(crate) committed: Committed,
 }
 
-/// A copy of it, to be hurt.
+/// A copy of the scene, to be damaged.
 pub(crate) struct Case<'a> {
     scene: &'a Scene,
     bench: Bench,
 }
 
-/// How a run ended.
+/// The outcome of a run.
 #[derive(Debug)]
 pub(crate) struct Ended {
-    /// Its exit code; none if it was killed.
+    /// The exit code; `None` if killed.
     pub(crate) code: Option<i32>,
     pub(crate) stderr: String,
     pub(crate) calls: Vec<Call>,
@@ -102,7 +103,7 @@ fn arguments(input: &Bench, bench: &Bench, emit: Emit, extra: &str) -> Vec<Strin
 }
 
 impl Case<'_> {
-    /// Returns a path in the folder that holds the store and the output.
+    /// Returns a path in the folder of the store and the output.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.bench.path("work").join(name)
     }
@@ -111,12 +112,12 @@ impl Case<'_> {
         self.bench.store("work/state")
     }
 
-    /// Returns a shim for its files.
+    /// Returns a shim over the case's files.
     pub(crate) fn shim(&self) -> Shim {
         Shim::below(&self.bench.path("work"))
     }
 
-    /// Runs the job from where it stands to the end of its input.
+    /// Runs the job from its last checkpoint to the end of its input.
     pub(crate) fn run(&self, shim: &Shim) -> Ended {
         self.tool(shim, arguments(&self.scene.bench, &self.bench, self.scene.emit, ""))
     }
@@ -129,8 +130,8 @@ impl Case<'_> {
         Ended { code, stderr, calls: calls(&log) }
     }
 
-    /// Checks what must hold after a run, however it ended: what was committed stands, what has its final name is
-    /// whole, and the next run ends with the right result and leaves nothing else behind.
+    /// Checks the invariants after any end of a run: committed checkpoints stand, a file with its final name is whole,
+    /// and the next run completes with the right result and leaves nothing else behind.
     pub(crate) fn check(&self, ended: &Ended, what: &str) {
         ended.check(what);
         self.scene.committed.check_folder(&self.store(), what);
@@ -140,7 +141,7 @@ impl Case<'_> {
         self.check_nothing_is_left(what);
     }
 
-    /// Checks that the folder of the output has nothing but results in it, and who they belong to.
+    /// Checks that the output folder contains only results and its owner file.
     pub(crate) fn check_nothing_is_left(&self, what: &str) {
         let output = self.scene.emit == Emit::OnClose;
         for entry in fs::read_dir(self.path(if output { "parts" } else { "" })).unwrap() {
@@ -150,7 +151,7 @@ impl Case<'_> {
         }
     }
 
-    /// Starts the job from where it stands, waits until `shim` stops it, and returns it; `None` if it ends before.
+    /// Starts the job from its last checkpoint and returns it once `shim` stops it; `None` if the job ends before.
     pub(crate) fn start_until_stopped(&self, shim: &Shim) -> Option<Child> {
         let mut command = tool::tool(arguments(&self.scene.bench, &self.bench, self.scene.emit, ""));
         shim.under(&mut command, &self.bench.path("calls"));
@@ -168,12 +169,12 @@ impl Case<'_> {
         }
     }
 
-    /// Runs the job to its end, undisturbed, with more flags.
+    /// Runs the job to completion, undisturbed, with extra flags.
     pub(crate) fn run_on(&self, extra: &str) {
         json(&run(arguments(&self.scene.bench, &self.bench, self.scene.emit, extra)));
     }
 
-    /// Runs the job to its end, undisturbed, and checks its result.
+    /// Runs the job to completion, undisturbed, and checks its result.
     pub(crate) fn check_result(&self) {
         json(&run(arguments(&self.scene.bench, &self.bench, self.scene.emit, "")));
         self.check_output(true, "undisturbed");
@@ -198,7 +199,7 @@ impl Case<'_> {
 }
 
 impl Ended {
-    /// Checks that it ended well, was killed, or says clearly why not.
+    /// Checks that the run succeeded, was killed, or failed with a clear error.
     fn check(&self, what: &str) {
         let Self { code, stderr, .. } = self;
         assert!(!stderr.contains("panicked"), "{what}: {stderr}");
@@ -209,11 +210,11 @@ impl Ended {
     }
 }
 
-/// What a commit says whose outcome it has to know before it can end.
+/// Log messages of a commit that retries until its outcome is known.
 const WAITS: [&str; 2] = ["outcome of a commit is unknown", "cannot tell whether a newer attempt has begun"];
 
-/// Runs a process to its end and returns its exit code and what it said. One that waits for its store to come back, and
-/// says so, is killed: it would wait for ever.
+/// Runs a process to its end and returns its exit code and standard error. A process that reports waiting for its store
+/// is killed, because it would wait forever.
 fn patiently(command: &mut Command) -> (Option<i32>, String) {
     let mut child: Child = command.spawn().unwrap();
     let (lines, mut stdout) = (BufReader::new(child.stderr.take().unwrap()), child.stdout.take().unwrap());

@@ -1,6 +1,6 @@
-//! The fault catalogue on whole jobs, real files and the real tool: names begin with the row that they show.
+//! The fault catalogue on whole jobs, real files and the real tool; test names begin with their row's id.
 //!
-//! `docs/catalogue.md` maps every row to its test; those of the commit protocol are among the laws of `tests/sim`.
+//! `docs/catalogue.md` maps every row to its test; the commit protocol's rows are among the laws of `tests/sim`.
 
 #[cfg(test)]
 mod canaries;

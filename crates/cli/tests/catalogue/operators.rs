@@ -1,4 +1,4 @@
-//! Names, lengths, users' code, and what operators do (D, F, G).
+//! Names, lengths, user code and operator actions (D, F, G).
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,7 +14,7 @@ use alluvium::Attempt;
 use alluvium::Runtime as _;
 use alluvium::TokioRuntime;
 use alluvium::internals::envelope::Kind;
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
 use alluvium::{ErrorKind, Result};
@@ -25,7 +25,7 @@ use crate::sim::{Rig, small};
 use alluvium_testkit::tool::{Bench, fails, json, run, stderr, tool, words};
 use alluvium_testkit::{self, Counting, Door, Gate};
 
-/// Returns a runtime that stays on this thread.
+/// Returns a single-threaded runtime.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
@@ -60,7 +60,7 @@ impl Job {
     }
 }
 
-/// Returns every file below a folder with its content and the time of its last change.
+/// Returns every file below a folder with its content and modification time.
 fn files(folder: &Path) -> Vec<(String, Vec<u8>, SystemTime)> {
     let mut found = Vec::new();
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
@@ -81,7 +81,7 @@ pub(crate) fn d13_names_are_drawn_and_never_told_by_a_clock() {
     let rig = Rig::new();
     let mut seen = BTreeSet::new();
     for node in [0, 1] {
-        // Both begin at the same time of day.
+        // Both attempts start at the same time of day.
         rig.sim.skew_clock(node, -i64::try_from(rig.sim.now_ms()).unwrap());
         let mut job = rig.open(node, 2, small()).unwrap();
         for round in 0..3 {
@@ -127,7 +127,7 @@ fn f14_a_target_that_is_not_empty_is_refused_and_left_alone() {
             assert_eq!(files(&target), before, "{verb} over {name}");
         }
     }
-    // What belongs to others beside the job is no obstacle, and stays.
+    // Unrelated objects beside the job are no obstacle, and stay.
     let target = job.bench.path("shared");
     fs::create_dir_all(target.join("other")).unwrap();
     fs::write(target.join("other/notes.txt"), "mine").unwrap();
@@ -155,7 +155,7 @@ fn g01_names_that_are_paths_are_refused() {
 fn g04_a_count_that_cannot_be_is_refused_before_room_is_made_for_it() {
     let job = Job::new();
     let put_id = PutId([7; 16]);
-    // A manifest whose list of objects claims 2^40 bytes; one that claims a name of 2^62; a pack of 2^40 slices.
+    // A manifest whose list of objects claims 2^40 bytes; one with a name of 2^62 bytes; a pack of 2^40 slices.
     let long = |tag: u8, shift: u32| {
         let mut body = vec![tag];
         let mut length = 1u64 << shift;
@@ -172,7 +172,7 @@ fn g04_a_count_that_cannot_be_is_refused_before_room_is_made_for_it() {
         fs::write(&path, envelope::encode(Kind::Manifest, put_id, &body)).unwrap();
         for verb in ["inspect", "export --table aggregates --output /dev/null/x.csv"] {
             let args = job.on(&format!("{verb} --job j"));
-            // A quarter of a GiB is all there is.
+            // With a memory limit of 256 MiB.
             let mut limited = std::process::Command::new("sh");
             limited.args(["-c", "ulimit -d 262144; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_alluvium")]).args(args);
             let line = fails(&limited.output().unwrap(), "corrupt");
@@ -199,11 +199,11 @@ fn g05_a_stream_that_is_closed_ends_in_an_error_and_no_half_file() {
             assert!(line.contains("standard output"), "{line}");
         }
     }
-    // Standard error, too.
+    // Also for standard error.
     let mut command = tool(job.on("inspect --job nope"));
     command.stderr(fs::File::options().write(true).open("/dev/full").unwrap());
     assert_eq!(command.status().unwrap().code(), Some(1));
-    // Nothing comes in.
+    // Also for standard input.
     let mut args = job.args(&format!("--output {}", job.bench.path("out.csv").display()));
     let at = args.iter().position(|arg| arg == "--input").unwrap();
     args[at + 1] = "-".to_owned();
@@ -211,7 +211,7 @@ fn g05_a_stream_that_is_closed_ends_in_an_error_and_no_half_file() {
     args[at] = "another".to_owned();
     fails(&run(&args), "input");
     assert!(!job.bench.path("out.csv").exists());
-    // A full device as the result's folder.
+    // A full device in place of the result's folder.
     fails(&run(job.args("--output /dev/full/out.csv")), "config");
 }
 
@@ -259,12 +259,12 @@ fn g07_deleting_is_asked_for_and_never_takes_what_can_be_restored() {
     assert!(run(job.on("sweep --job j --delete --retain 1")).status.success());
     assert!(!orphan.exists());
     assert!(run(job.on("verify --job j --level full")).status.success());
-    assert_eq!(json(&run(job.args("")))["restored_offset"], 30, "the newest is there");
+    assert_eq!(json(&run(job.args("")))["restored_offset"], 30, "the newest checkpoint remains");
 }
 
 #[test]
 fn g08_a_listing_takes_a_bounded_room() {
-    // 16 Mi names at most, each as numbers and not as text.
+    // At most 16 Mi names, each held as numbers instead of text.
     assert!(size_of::<(Key, u64)>() <= 40);
     runtime().block_on(async {
         let gate = Gate::new();
@@ -277,7 +277,7 @@ fn g08_a_listing_takes_a_bounded_room() {
     });
 }
 
-/// Answers every request with what it was sent, as an endpoint that wants to harm might.
+/// Answers every request with its own content, as a malicious endpoint might.
 fn echo(listener: TcpListener) {
     for stream in listener.incoming().map_while(Result::ok) {
         let mut stream = stream;
@@ -318,7 +318,7 @@ fn g10_secrets_are_in_no_log_and_no_error() {
             text += &stderr(&output);
         }
     }
-    // A key of manifests: right, of another job, and malformed.
+    // A manifest key: the right one, another job's, and a malformed one.
     let keys =
         ["5ec4e7".to_owned() + &"0a".repeat(29), "5ec4e7".to_owned() + &"0b".repeat(29), "5ec4e7-short".to_owned()];
     for (at, key) in keys.iter().enumerate() {
@@ -360,7 +360,7 @@ async fn g11_a_panic_in_users_code_changes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// One thread runs everything: whatever waited for the store would end nothing.
+/// Everything runs on one thread, so a call that blocked on the store would deadlock.
 #[tokio::test]
 async fn g13_uploads_that_hang_hold_up_no_record_and_no_barrier() -> Result<()> {
     let gate = Gate::new();
@@ -394,7 +394,7 @@ fn g14_any_year_will_do() {
         }
         assert_eq!(json(&run(job.args("")))["restored_offset"], 40);
     }
-    // Far beyond what a clock shows.
+    // Beyond any real clock.
     let rig = Rig::new();
     for (node, skew) in [(0, i64::MIN / 2), (1, i64::MAX / 2), (2, i64::MIN / 2)] {
         rig.sim.skew_clock(node, skew);
@@ -411,7 +411,7 @@ async fn g15_every_draw_is_the_systems() {
     let (one, other) = (TokioRuntime::current(), TokioRuntime::current());
     let draws: BTreeSet<u128> = (0..1000).flat_map(|_| [one.random(), other.random()]).collect();
     assert_eq!(draws.len(), 2000);
-    // Nothing is kept in the process that a copy of it would draw again.
+    // The process keeps no generator state that a fork or a copy would repeat.
     let root = alluvium_testkit::root();
     let adapter = fs::read_to_string(root.join("src/tokio_runtime.rs")).unwrap();
     assert!(adapter.contains("getrandom::fill"));

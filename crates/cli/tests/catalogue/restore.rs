@@ -1,4 +1,4 @@
-//! Restores under way, in part, and of what is damaged (F).
+//! Interrupted, partial and damaged restores (F).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
@@ -126,7 +126,7 @@ async fn f07_a_missing_object_is_named_with_its_groups_and_the_rest_is_restored(
     };
     assert!(touched.iter().any(named), "{}", error.chain());
 
-    // Only if asked for: the groups that it does not touch.
+    // Only on request: the groups that the missing object does not touch.
     let groups = KeyGroupSet::from_ranges(touched.iter().flat_map(|segment| segment.groups.ranges().iter().copied()));
     let whole = KeyGroupSet::all(128).difference(&groups);
     assert!(whole.len() >= 100, "{whole}");
@@ -144,7 +144,7 @@ async fn f07_a_missing_object_is_named_with_its_groups_and_the_rest_is_restored(
     Ok(())
 }
 
-/// A job of one subtask with a value that lives ten seconds.
+/// A job of one subtask with a value whose time to live is ten seconds.
 async fn short_lived(store: Store) -> Result<(Job, Task<LogBackend>, ValueState<u64, Fixed>)> {
     let operator = OperatorSpec::new(COUNT, "count", 1);
     let mut job = JobBuilder::new(store).settings(small()).operator(operator).open().await?;

@@ -1,17 +1,17 @@
-/* Stands between a process and its files: makes chosen calls fail, cuts them short, or kills the process at one.
+/* Intercepts a process's file calls: makes chosen calls fail, shortens transfers, or kills the process at a call.
  *
  * Only calls on files below SHIM_ROOT count. SHIM_LOG gets one line per counted call: its name, its file,
- * and whether it was refused here or failed by itself.
- *   SHIM_CALL    which calls: open, create, write, read, fsync, link, rename, unlink, mkdir, or any but reads
- *   SHIM_FIRST   the first of them that is met, from 1; none if 0
- *   SHIM_COUNT   how many are met from there on
- *   SHIM_ERRNO   what they fail with, without being made
- *   SHIM_KILL    instead: the process is killed, "before" or "after" the call; or it is stopped before it, "stop", and
- *                makes the call once it is continued
- *   SHIM_BYTES   reads and writes transfer so many bytes at most, and every second one is interrupted first
- *   SHIM_HASTE   time passes so many times as fast, from the first call on that is met, if any is to be: a start that the
- *                machine makes slow is none that the store makes slow
- *   SHIM_YEARS   the wall clock is off by so many years
+ * and whether the shim refused it or the system failed it.
+ *   SHIM_CALL    the calls to match: open, create, write, read, fsync, link, rename, unlink, mkdir, or any but reads
+ *   SHIM_FIRST   number of the first call affected, from 1; 0 affects none
+ *   SHIM_COUNT   number of calls affected
+ *   SHIM_ERRNO   errno of affected calls, which are not made
+ *   SHIM_KILL    instead of failing: "before" or "after" kills the process at the call; "stop" stops it before the
+ *                call, which is made once the process is continued
+ *   SHIM_BYTES   maximum bytes per read or write; every second one is interrupted first
+ *   SHIM_HASTE   speed-up of time, from the first affected call if one is set: otherwise a slow start of the process
+ *                would look like a slow store
+ *   SHIM_YEARS   offset of the wall clock, in years
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -79,7 +79,7 @@ static void note(const char *call, const char *path, const char *outcome) {
         syscall(SYS_write, shim.log, line, (size_t)length);
 }
 
-/* Counts a call. Returns 1 if it is one that something happens to. */
+/* Counts a call. Returns 1 if the call is affected. */
 static int meets(const char *call, const char *path) {
     int any = shim.call && !strcmp(shim.call, "any") && strcmp(call, "read");
     if (!below_root(path) || !shim.call || (!any && strcmp(shim.call, call)))
@@ -96,14 +96,14 @@ static void die(void) { kill(getpid(), SIGKILL); }
 
 static int stops(void) { return shim.kill && !strcmp(shim.kill, "stop"); }
 
-/* Returns 1 if the call is not to be made; errno says why. */
+/* Returns 1, with errno set, if the call is refused. */
 static int refuses(int meets, const char *call, const char *path) {
     if (!meets)
         return 0;
     if (shim.kill && !strcmp(shim.kill, "before"))
         die();
     if (stops())
-        raise(SIGSTOP); /* of this very thread, so that it goes no further */
+        raise(SIGSTOP); /* raise, not kill: this thread must stop before the call */
     if (shim.kill)
         return 0;
     note(call, path, " refused");
@@ -147,7 +147,7 @@ int open(const char *path, int flags, ...) {
     return opened(path, flags, mode);
 }
 
-/* Returns how much of a transfer is made; 0 if it is interrupted. */
+/* Returns the length of a shortened transfer; 0 if interrupted. */
 static size_t share(size_t length) {
     if (!shim.bytes)
         return length;

@@ -1,29 +1,29 @@
-//! Runs a process with `shim.c` between it and its files.
+//! Runs a process with `shim.c` between the process and its files.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, fs, process};
 
-/// How much faster time passes.
+/// Speed-up of time.
 const HASTE: u32 = 100;
 
-/// What happens to a process's calls.
+/// The faults applied to a process's calls.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Shim(Vec<(&'static str, String)>);
 
-/// A call that a process made on a file.
+/// A process's call on a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
     pub(crate) name: String,
     pub(crate) path: String,
-    /// Whether the shim refused it.
+    /// Whether the shim refused the call.
     pub(crate) refused: bool,
-    /// Whether it was made and failed.
+    /// Whether the call was made and failed.
     pub(crate) failed: bool,
 }
 
-/// Compiles the shim, once for each process of tests.
+/// Compiles the shim, once per test process.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
@@ -32,14 +32,14 @@ fn library() -> &'static Path {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/catalogue/shim.c");
         let mut compiler = Command::new("cc");
         compiler.args(["-shared", "-fPIC", "-O1", "-o"]).args([&made, &source]).arg("-ldl");
-        assert!(compiler.status().expect("a C compiler is there").success());
+        assert!(compiler.status().expect("a C compiler is installed").success());
         fs::rename(made, &library).unwrap();
         library
     })
 }
 
 impl Shim {
-    /// Returns one that counts calls on what lies below `root`. Time passes fast, so that repetitions do not take long.
+    /// Returns a shim that counts calls below `root`. Time runs faster, so that retries do not slow the tests.
     pub(crate) fn below(root: &Path) -> Self {
         Self(vec![("SHIM_ROOT", root.display().to_string()), ("SHIM_HASTE", HASTE.to_string())])
     }
@@ -49,19 +49,19 @@ impl Shim {
         self
     }
 
-    /// From the `first` on, `count` of these calls are refused with `errno`.
+    /// Refuses `count` calls with `errno`, starting from call number `first`.
     pub(crate) fn refuse(self, call: &str, first: usize, count: u64, errno: i32) -> Self {
-        // Where calls fail for ever, all there is to see is how long they are repeated.
+        // If calls fail forever, only the retry duration matters.
         let haste = if count > 1 { 1000 } else { HASTE };
         self.meet(call, first, count).with("SHIM_ERRNO", errno).with("SHIM_HASTE", haste)
     }
 
-    /// The process is killed at the `first` of these calls, "before" it or "after".
+    /// Kills the process "before" or "after" call number `first`.
     pub(crate) fn kill(self, call: &str, first: usize, when: &str) -> Self {
         self.meet(call, first, 1).with("SHIM_KILL", when)
     }
 
-    /// The process stops at the `first` of these calls, before it.
+    /// Stops the process before call number `first`.
     pub(crate) fn stop(self, call: &str, first: usize) -> Self {
         self.meet(call, first, 1).with("SHIM_KILL", "stop")
     }
@@ -70,7 +70,7 @@ impl Shim {
         self.with("SHIM_CALL", call).with("SHIM_FIRST", first).with("SHIM_COUNT", count)
     }
 
-    /// Puts itself under `command`, and its log of calls into `log`.
+    /// Injects the shim into `command`, with its log of calls in `log`.
     pub(crate) fn under(&self, command: &mut Command, log: &Path) {
         drop(fs::remove_file(log));
         command.env("LD_PRELOAD", library()).env("SHIM_LOG", log);

@@ -16,7 +16,7 @@ use alluvium_testkit::{Counting, store_on};
 
 pub(crate) const HOUR_MS: u64 = 3_600_000;
 
-/// A simulated store and the nodes that use it.
+/// A simulated store and its nodes.
 pub(crate) struct Rig {
     pub(crate) sim: Sim,
     pub(crate) world: Arc<Mutex<StoreWorld>>,
@@ -34,12 +34,12 @@ impl Rig {
         store_on(&objects, self.sim.runtime(node), StoreSettings::default().with(|it| it.list_lag = 4))
     }
 
-    /// Runs `future` on `node` to its end.
+    /// Runs `future` on `node` to completion.
     pub(crate) fn on<T: Send + 'static>(&self, node: Node, future: impl Future<Output = T> + Send + 'static) -> T {
         self.sim.block_on(node, 10 * HOUR_MS, future).expect("it comes to an end")
     }
 
-    /// Opens the counting job on `node`, with whatever state it has.
+    /// Opens the counting job on `node`, with any state.
     pub(crate) fn open(&self, node: Node, parallelism: u32, settings: JobSettings) -> Result<Counting> {
         let store = self.store(node);
         self.on(node, Counting::open_on(store, parallelism, settings, RestoreFrom::Newest))
@@ -49,7 +49,7 @@ impl Rig {
         self.world.lock().unwrap().set_faults(faults);
     }
 
-    /// The next call of that kind on a key that contains `part` has `fate`; all others go well.
+    /// Gives the next call of that kind, on a key that contains `part`, `fate`; all others succeed.
     pub(crate) fn next_call(&self, operation: Operation, part: &'static str, fate: Fate) {
         let mut fate = Some(fate);
         self.faults(Faults::Scripted(Box::new(move |call: &Call<'_>| {
@@ -61,13 +61,13 @@ impl Rig {
         self.world.lock().unwrap().objects().keys().filter(|key| key.contains(part)).cloned().collect()
     }
 
-    /// Lets time pass.
+    /// Advances virtual time.
     pub(crate) fn pass(&self, duration: Duration) {
         self.sim.run_until(self.sim.now_ms() + u64::try_from(duration.as_millis()).unwrap());
     }
 }
 
-/// Settings of a small job that keeps all of its checkpoints.
+/// Settings of a small job that retains all of its checkpoints.
 pub(crate) fn small() -> JobSettings {
     let retention = RetentionPolicy::default().with(|it| it.checkpoints = 100);
     JobSettings::default().with(|it| {

@@ -1,4 +1,4 @@
-//! State that could change or disappear without a word, or outgrow what can be restored (F).
+//! State that could silently change or disappear, or outgrow a restore's limits (F).
 
 use std::time::Duration;
 
@@ -30,7 +30,7 @@ async fn checkpoint(job: &Job, tasks: &mut [Task<LogBackend>], watermarks: &[i64
     Ok(job.wait(barrier).await?.expect("it commits").seq)
 }
 
-/// Opens two subtasks, the second of which declares its tables the other way round; returns a key of the second.
+/// Opens two subtasks, the second of which declares its tables in reverse order; returns a key of the second.
 async fn in_two_orders(store: &Store) -> Result<(Job, Vec<Task<LogBackend>>, [Number; 2], Vec<u8>)> {
     let mut job = open(store, 2).await?;
     let (mut tasks, mut second) = (Vec::new(), None);
@@ -66,7 +66,7 @@ pub(crate) fn f16_tables_declared_in_another_order_keep_their_rows() {
     });
 }
 
-/// Opens subtasks with a value that lives half a second in event time.
+/// Opens subtasks with a value whose time to live is half a second of event time.
 async fn short_lived(store: &Store, parallelism: u32) -> Result<(Job, Vec<Task<LogBackend>>, Vec<Number>)> {
     let mut job = open(store, parallelism).await?;
     let (mut tasks, mut values) = (Vec::new(), Vec::new());
@@ -100,7 +100,7 @@ pub(crate) fn f12_watermarks_that_differ_revive_and_lose_nothing_at_a_rescale() 
                     assert_eq!(values[owner].read(state).unwrap(), (owner == 2).then_some(7));
                 }
             }
-            // The state knows the time, whatever the barrier says.
+            // The state keeps its own time, independent of the barrier's watermark.
             checkpoint(&job, &mut tasks, &[i64::MIN]).await.unwrap();
         }
         drop((job, tasks));
@@ -126,7 +126,7 @@ pub(crate) fn f17_a_chain_is_bounded_by_what_it_decodes_to() {
         let mut job = JobBuilder::new(store).settings(settings).operator(operator).open().await.unwrap();
         let mut tasks = vec![job.take_seats().remove(0).restore(LogBackend::new).await.unwrap()];
         let value = tasks[0].state().value::<Vec<u8>, _>("value", Raw).unwrap();
-        // Noise, which deltas of zeros never outweigh as they are stored.
+        // Noise does not compress, so stored deltas of zeros never outweigh it.
         let noise: Vec<u8> = (0u32..8_000).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         tasks[0].state().set_key(b"noise").unwrap();
         value.put(tasks[0].state(), &noise).unwrap();

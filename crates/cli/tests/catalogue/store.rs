@@ -1,4 +1,4 @@
-//! Object stores that misbehave under a whole job (A).
+//! Misbehaving object stores under a whole job (A).
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -55,8 +55,8 @@ fn a10_a_storm_of_refusals_is_met_with_ever_fewer_requests() {
     assert!(committed <= 3, "{committed} checkpoints were given up in a minute");
     let requests = requests.lock().unwrap().clone();
     let within = |from: u64, to: u64| requests.iter().filter(|at| (from..to).contains(*at)).count();
-    // Four packs go up at a time; a try is a create and two looks whether it is there, and each waits longer than the one
-    // before. Ten tries, and the checkpoint is given up; the next begins anew.
+    // Four packs upload concurrently; a try is a create and two existence checks, with growing delays. After ten tries
+    // the checkpoint is aborted, and the next starts over.
     assert!(within(0, 1_000) <= 4 * 4 * 3 && within(1_000, 60_000) <= 2 * 4 * 10 * 3, "{requests:?}");
     assert_eq!(rig.open(1, 3, small()).unwrap().expected, content);
 }
@@ -100,7 +100,7 @@ async fn a13_an_object_that_is_not_found_is_an_error_and_never_an_empty_job() ->
 
 #[tokio::test]
 async fn a16_a17_a18_a19_a_large_pack_is_one_request_and_no_upload_has_parts() -> Result<()> {
-    // The gate panics at an upload in parts.
+    // The gate panics at a multipart upload.
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;
     job.add(0..100)?;
@@ -142,7 +142,7 @@ pub(crate) fn a25_a_sound_block_of_another_checkpoint_is_found() {
         let mut job = Counting::open_on(alluvium_testkit::store(&gate.objects()), 1, settings, RestoreFrom::Newest)
             .await
             .unwrap();
-        // Two checkpoints of the same keys, as long as each other: their blocks differ in the counts alone.
+        // Two checkpoints of the same keys and lengths: their blocks differ only in the counts.
         let mut packs: Vec<(String, Bytes, usize)> = Vec::new();
         let (older, (key, newer, index)) = loop {
             job.add(0..8).unwrap();
@@ -186,7 +186,7 @@ fn a26_a_slow_store_holds_up_neither_records_nor_more_than_two_checkpoints() {
             }
             runtime.sleep(Duration::from_secs(1)).await;
         }
-        // An epoch takes three calls, one after the other; two are under way at a time.
+        // An epoch takes three sequential calls; two epochs are in flight at a time.
         assert!((4..=8).contains(&triggered) && skipped > 250, "{triggered} triggered, {skipped} skipped");
         assert!(job.job.wait(last.unwrap()).await.unwrap().is_some());
         assert_eq!(job.job.progress().aborted, 0);
@@ -197,7 +197,7 @@ fn a26_a_slow_store_holds_up_neither_records_nor_more_than_two_checkpoints() {
     assert_eq!(rig.open(1, 3, small()).unwrap().expected, content);
 }
 
-/// Bodies of answers are the client library's to bound: these are the versions that do.
+/// Bounding the bodies of answers is the client libraries' task: these versions do.
 #[test]
 fn a27_the_parsers_of_answers_are_of_bounded_versions() {
     let lock = include_str!("../../../../Cargo.lock");

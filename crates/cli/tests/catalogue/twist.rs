@@ -1,4 +1,4 @@
-//! A store in memory that answers reads otherwise than the truth.
+//! An in-memory store that answers some reads wrongly.
 
 use std::fmt;
 use std::sync::{Arc, Mutex};
@@ -14,15 +14,15 @@ use object_store::{
 /// How an answer differs from the truth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Twist {
-    /// The whole object comes, whatever range was asked for, and says so.
+    /// Returns the whole object with a matching range, whatever range was requested.
     Whole,
-    /// The bytes before the range come, and are said to be it.
+    /// Returns the bytes before the range, labelled as the range.
     Shifted,
-    /// There is no such object.
+    /// Reports that the object does not exist.
     Missing,
 }
 
-/// What reads meet, on which keys, and how many more of them.
+/// The twist, the part of keys it applies to, and the reads left.
 type Plan = Option<(Twist, &'static str, u64)>;
 
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ impl Twisted {
         Arc::<Self>::clone(self)
     }
 
-    /// The next `count` reads of keys that contain `part` are answered so.
+    /// Applies `twist` to the next `count` reads of keys that contain `part`.
     pub(crate) fn set(&self, twist: Twist, part: &'static str, count: u64) {
         *self.plan.lock().unwrap() = Some((twist, part, count));
     }

@@ -1,4 +1,4 @@
-//! Answers that are lost, late, wrong or cut: a job goes on as if nothing had been, and commits nothing twice.
+//! Lost, late, wrong or truncated answers: a job continues as if undisturbed, and commits nothing twice.
 
 use std::sync::Arc;
 
@@ -18,8 +18,8 @@ async fn open(objects: &Arc<dyn ObjectStore>, parallelism: u32, settings: StoreS
     Counting::open_on(store, parallelism, JobSettings::default(), RestoreFrom::Newest).await
 }
 
-/// Runs a job through a proxy with `plan`, rescales it there, and looks at what it left past the proxy. Each of its
-/// checkpoints must be committed, and be the one after the one before. Returns how often `act` was done.
+/// Runs a job through a proxy with `plan`, rescales the job there, and reads the result past the proxy. Each checkpoint
+/// must commit with the next seq. Returns how often `act` was done.
 pub(super) async fn survives(
     place: &Place,
     settings: StoreSettings,
@@ -37,14 +37,14 @@ pub(super) async fn survives(
     assert!(next.expected == job.expected, "{:?}: the state after a rescale differs", place.kind);
     next.add(30..60).unwrap();
     seqs.push(next.checkpoint().await.unwrap().expect("committed").seq.0);
-    // Between the third and the fourth lies the claim of the second attempt.
+    // The second attempt's claim lies between the third and the fourth.
     let first = seqs[0];
     assert_eq!(seqs, [first, first + 1, first + 2, first + 4], "{:?}: a checkpoint twice, or none", place.kind);
     next.reopen(&place.open(), 3).await;
     proxy
 }
 
-/// Runs a job with `act` done to the first of each request that `on` picks.
+/// Runs a job with `act` done to the first of each request accepted by `on`.
 async fn survives_each_first(name: &str, act: Act, on: fn(&Request) -> bool) {
     for place in Place::all(name).await {
         let done = act.clone();
@@ -68,7 +68,7 @@ async fn a02_an_answer_that_is_lost_is_settled_by_reading_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a02_an_answer_that_does_not_come_is_settled_by_reading_back() {
     for place in Place::all("a02-silent").await {
-        // A slow machine makes more calls time out, which changes nothing but the time it takes.
+        // A slow machine makes more calls time out, which only makes the test slower.
         let settings = quick().with(|it| it.call_timeout = std::time::Duration::from_secs(2));
         let plan = |request: &Request| match (request.times, request.nth % 3, creates(request)) {
             (1, 0, true) => Act::Hang,
@@ -132,7 +132,7 @@ async fn a12_another_range_than_was_asked_for_is_not_taken() {
     }
 }
 
-/// The proxy says that the bytes are those that were asked for: only their checksums know better.
+/// The proxy claims that the bytes are the requested ones: only checksums reveal the error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_bytes_from_elsewhere_never_become_state() {
     for place in Place::all("a12-misread").await {

@@ -1,4 +1,4 @@
-//! Stores that are not where the settings say, and stores that do not answer: what a user hears, and when.
+//! Wrong store settings and unresponsive stores: what is reported, and how soon.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
@@ -10,7 +10,7 @@ use alluvium_testkit::tool::{Bench, fails, json, kill, tool, words};
 
 const KEYS: [(&str, &str); 2] = [("AWS_ACCESS_KEY_ID", "id"), ("AWS_SECRET_ACCESS_KEY", "secret")];
 
-/// Returns the tool in an environment that has nothing else to say of stores.
+/// Returns the tool's command in an environment without other store settings.
 fn tool_in(environment: &[(&str, &str)], args: &str) -> Command {
     let mut command = tool(words(args));
     let named = |name: &str| ["AWS_", "AZURE_", "GOOGLE_", "RUST_LOG"].iter().any(|start| name.starts_with(start));
@@ -53,7 +53,7 @@ fn a29_settings_that_cannot_be_right_are_refused_by_name_at_once() {
     }
 }
 
-/// Runs each verb until it says that it waits; it has two seconds for that.
+/// Runs each verb until it reports that it is waiting, within two seconds.
 fn heard_in_time(address: &str, reason: &str) {
     let bench = Bench::new();
     let input = bench.write("in.csv", "k,v\na,1\n");
@@ -77,7 +77,7 @@ fn heard_in_time(address: &str, reason: &str) {
         let heard = started.elapsed();
         kill(&mut child);
         assert!(line.contains("waiting for the store (at most ") && line.contains(reason), "{verb}: {line}");
-        // Starting the process is not the store's time.
+        // The limit leaves half a second for starting the process.
         assert!(heard < Duration::from_millis(2500), "{verb}: {heard:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! Endpoints that mean harm: what they send is bounded by the client, in memory and in errors.
+//! Malicious endpoints: the client bounds what it reads, in memory and in errors.
 
 use alluvium::ErrorKind;
 use alluvium::Store;
@@ -10,7 +10,7 @@ use super::proxy::{Act, Proxy, Request};
 use alluvium_testkit::contract::object;
 use alluvium_testkit::{runtime, store_on};
 
-/// What a client may take in of answers without end, in all its tries, with what lies in the buffers of sockets.
+/// Maximum bytes a client may read from endless answers, over all tries, including socket buffers.
 const TAKEN_MAX: u64 = 16 << 20;
 
 const NONSENSE: &str =
@@ -24,7 +24,7 @@ fn head(status: &str, headers: &str) -> String {
     format!("HTTP/1.1 {status}\r\nContent-Type: application/xml\r\n{headers}\r\n")
 }
 
-/// Asserts that the endpoint got nowhere.
+/// Asserts that the client's reads and its error were bounded.
 fn bounded(place: &Place, proxy: &Proxy, error: &Error, limit: u64) {
     assert_eq!(error.kind(), ErrorKind::Unavailable, "{:?}: {}", place.kind, error.chain());
     assert!(error.chain().len() < 8 << 10, "{:?}: an error of {} bytes", place.kind, error.chain().len());
@@ -54,7 +54,7 @@ async fn a27_a_listing_without_end_is_given_up() {
         let act = Act::Endless(head("200 OK", ""), NONSENSE);
         let proxy = Proxy::start(place.address, move |_| act.clone());
         let error = store(&place, &proxy).folder().list(KeyClass::Manifest).await.unwrap_err();
-        // Two tries of one page each, and the buffers.
+        // Two tries of one page each, plus the buffers.
         bounded(&place, &proxy, &error, (64 << 20) + TAKEN_MAX);
     }
 }

@@ -1,5 +1,5 @@
-//! SIGKILL between any two requests to a store, restarts at random parallelism: each closed window is published once,
-//! as by a run that is left alone.
+//! SIGKILL between any two requests to a store, and restarts at random parallelism: each closed window is published
+//! once, with the rows of an undisturbed run.
 
 use std::fs;
 use std::process::{Child, Command, Stdio};
@@ -13,19 +13,19 @@ use super::{Random, setting};
 use alluvium_testkit::oracle::{WINDOWED, expected, sample};
 use alluvium_testkit::tool::{Bench, json, kill, published, stderr, words};
 
-/// What burns with each request; at its end stands what becomes of the last one, and of the client.
+/// The requests left before the kill, and the act for the last of them.
 type Fuse = Arc<Mutex<Option<(u64, Act)>>>;
 
-/// Starts a proxy that tells when the fuse has burnt down.
-fn mined(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
-    let (tell, told) = channel();
+/// Starts a proxy that reports when the fuse reaches zero.
+fn proxy_with_fuse(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
+    let (sender, burnt) = channel();
     let fuse = Fuse::default();
     let burning = Arc::clone(&fuse);
     let proxy = Proxy::start(place.address, move |_| {
         let mut fuse = burning.lock().unwrap();
         match fuse.take() {
             Some((0, act)) => {
-                tell.send(()).unwrap();
+                sender.send(()).unwrap();
                 act
             }
             Some((left, act)) => {
@@ -35,13 +35,13 @@ fn mined(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
             None => Act::Pass,
         }
     });
-    (proxy, fuse, told)
+    (proxy, fuse, burnt)
 }
 
-/// Waits for the fuse and kills the process.
-fn kill_when_told(mut command: Command, told: &Receiver<()>) {
+/// Kills the process at the proxy's report.
+fn kill_on_signal(mut command: Command, burnt: &Receiver<()>) {
     let mut child: Child = command.stdout(Stdio::null()).spawn().unwrap();
-    while told.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
+    while burnt.recv_timeout(Duration::from_millis(100)) == Err(RecvTimeoutError::Timeout) {
         if child.try_wait().unwrap().is_some() {
             panic!("it ended before it could be killed: {}", stderr(&child.wait_with_output().unwrap()));
         }
@@ -56,7 +56,7 @@ async fn closed_windows_are_published_exactly_once_under_kills() {
     for place in Place::all("kills").await {
         let bench = Bench::new();
         let (input, output) = (bench.write("sample.csv", &csv), bench.path("parts"));
-        let (proxy, fuse, told) = mined(&place);
+        let (proxy, fuse, burnt) = proxy_with_fuse(&place);
         let place = place.via(proxy.address);
         let (store, kills) = (place.url(), setting("ALLUVIUM_STORE_KILLS", 20));
         let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
@@ -68,12 +68,12 @@ async fn closed_windows_are_published_exactly_once_under_kills() {
             args.extend(WINDOWED.flags());
             (place.tool(args), random.below(60), if random.below(2) == 0 { Act::Hang } else { Act::Ignore })
         };
-        // At this pace the input outlasts the kills.
+        // At this rate the input outlasts the kills.
         let rate = format!("--rate {}", (1_000 / kills).max(1));
         for _ in 0..kills {
             let (command, requests, act) = run(&rate);
             *fuse.lock().unwrap() = Some((requests, act));
-            kill_when_told(command, &told);
+            kill_on_signal(command, &burnt);
         }
         let report = json(&run("").0.output().unwrap());
         assert_eq!(report["records"], answer.records);

@@ -1,7 +1,7 @@
-//! Real servers of object stores on loopback: S3 (moto) and Azure Blob (Azurite), where `install.sh` has put them.
+//! Real object-store servers on loopback: S3 (moto) and Azure Blob (Azurite), if `install.sh` has installed them.
 //!
-//! `ALLUVIUM_STORE_KILLS` sets how many kills the tool gets per kind of store (20), `ALLUVIUM_STORE_SEEDS` how many
-//! seeds of a bad network (2), `ALLUVIUM_REQUIRE_STORES=1` makes it an error that a server is not installed.
+//! `ALLUVIUM_STORE_KILLS` sets the number of kills per kind of store (20), `ALLUVIUM_STORE_SEEDS` the number of network
+//! seeds (2); `ALLUVIUM_REQUIRE_STORES=1` makes a missing server an error.
 #![expect(
     clippy::disallowed_methods,
     reason = "real processes take real time, and the environment says how much of it"
@@ -28,7 +28,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A small generator (SplitMix64), so that a seed names a run.
+/// A small generator (SplitMix64), so that a seed identifies a run.
 struct Random(u64);
 
 impl Random {

@@ -1,4 +1,4 @@
-//! A network that does everything at once, by seeds: the library and the tool through it.
+//! A network with all faults at once, by seed: the library and the tool through it.
 
 use std::fs;
 use std::path::Path;
@@ -59,7 +59,7 @@ async fn the_tool_publishes_once_through_a_bad_network() {
             let (whole, parts) = (bench.path("out.csv"), bench.path("parts"));
             run_once("keyed", &KEYED, &whole, "--parallelism 3");
             assert_eq!(fs::read_to_string(&whole).unwrap(), expected(csv.as_bytes(), &KEYED).output);
-            // In two pieces, the second at another parallelism.
+            // In two runs, the second at another parallelism.
             run_once("windowed", &WINDOWED, &parts, "--emit on-close --parallelism 2 --limit 1200 --rate 2000");
             run_once("windowed", &WINDOWED, &parts, "--emit on-close --parallelism 5");
             let answer = expected(csv.as_bytes(), &WINDOWED).output;
@@ -119,8 +119,8 @@ async fn a20_whichever_request_is_denied_the_tool_ends_and_can_be_run_again() {
     }
 }
 
-/// By the time that a subtask fails, the reader has read all input and waits for the last checkpoint, which will not
-/// come: it must not wait until the checkpoint has taken too long, which is ten minutes.
+/// By the time a subtask fails, the reader has read all input and waits for the last checkpoint, which never comes: it
+/// must not wait for the checkpoint's timeout of ten minutes.
 #[tokio::test(flavor = "multi_thread")]
 async fn a20_a_subtask_that_cannot_be_restored_ends_the_run_at_once() {
     let csv = sample::sample();

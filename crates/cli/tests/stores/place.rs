@@ -1,4 +1,4 @@
-//! A bucket or container of a real server, and the ways to it.
+//! A bucket or container of a real server, and access to it.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use object_store::{ClientOptions, ObjectStore};
 use super::server::{self, AZURE_ACCOUNT, AZURE_KEY};
 use alluvium_testkit::tool::tool;
 
-/// Credentials that stand for a user's own: the server for S3 takes any.
+/// Stands for a user's own credentials: the S3 server accepts any.
 pub(crate) const S3_ID: &str = "PLANTED-S3-ID";
 pub(crate) const S3_SECRET: &str = "PLANTED-S3-SECRET";
 pub(crate) const S3_TOKEN: &str = "PLANTED-S3-TOKEN";
@@ -29,12 +29,12 @@ pub(crate) enum Kind {
 pub(crate) struct Place {
     pub(crate) kind: Kind,
     pub(crate) bucket: String,
-    /// Whom to ask: the server, or a proxy before it.
+    /// The address to connect to: the server, or a proxy in front of it.
     pub(crate) address: SocketAddr,
 }
 
 impl Place {
-    /// Makes a bucket and a container called `name`, as far as the servers are installed.
+    /// Creates a bucket and a container called `name`, on the installed servers.
     pub(crate) async fn all(name: &str) -> Vec<Self> {
         let mut places = Vec::new();
         for (kind, server) in [(Kind::S3, server::s3()), (Kind::Azure, server::azure())] {
@@ -46,12 +46,12 @@ impl Place {
         places
     }
 
-    /// Returns the same place by way of `address`.
+    /// Returns the same place reached through `address`.
     pub(crate) fn via(&self, address: SocketAddr) -> Self {
         Self { address, ..self.clone() }
     }
 
-    /// Returns the bucket of another name, whether it exists or not.
+    /// Returns the bucket of another name, which may not exist.
     pub(crate) fn named(&self, bucket: &str) -> Self {
         Self { bucket: bucket.to_owned(), ..self.clone() }
     }
@@ -63,7 +63,7 @@ impl Place {
         }
     }
 
-    /// Returns what of the environment points a user of the URL at this place.
+    /// Returns the environment variables that direct a user of the URL to this place.
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let address = self.address;
         match self.kind {
@@ -84,27 +84,27 @@ impl Place {
         }
     }
 
-    /// Opens it as the crate does.
+    /// Opens the place as the crate does.
     pub(crate) fn open(&self) -> Arc<dyn ObjectStore> {
         let environment = self.environment();
         let settings: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         open_url_with(&self.url(), Access::Write, &settings).unwrap().0
     }
 
-    /// Returns the tool with its arguments, in an environment that leads here.
+    /// Returns the tool's command with its arguments, in an environment that points here.
     pub(crate) fn tool<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Command {
         let mut command = tool(args);
         command.envs(self.environment());
         command
     }
 
-    /// Makes the bucket.
+    /// Creates the bucket.
     pub(crate) async fn make(&self) {
         let container = if self.kind == Kind::Azure { "?restype=container" } else { "" };
         self.create(container).await;
     }
 
-    /// Creates an empty object, whatever its name.
+    /// Creates an empty object with any name.
     pub(crate) async fn plant(&self, name: &str) {
         self.create(&format!("/{name}")).await;
     }
@@ -132,7 +132,7 @@ impl Place {
     }
 }
 
-/// Settings that try as often as a user's, without the waiting.
+/// Settings with the default number of tries, but without delays.
 pub(crate) fn quick() -> StoreSettings {
     StoreSettings::default().with(|it| {
         it.backoff_first = Duration::from_millis(1);
@@ -140,7 +140,7 @@ pub(crate) fn quick() -> StoreSettings {
     })
 }
 
-/// Returns the head of a request, signed anew if it is one to the Azure server, whose signatures cover it.
+/// Returns the head of a request. Azure's signatures cover the head, so a request to Azure is signed again.
 pub(crate) fn sign(head: &str) -> String {
     if !head.contains("authorization: SharedKey") {
         return head.to_owned();

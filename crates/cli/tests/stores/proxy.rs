@@ -1,7 +1,7 @@
-//! A proxy on loopback between a client and a store's server, which does to requests and answers what a plan says.
+//! A proxy on loopback between a client and a store's server, which alters requests and answers according to a plan.
 //!
-//! It speaks plain HTTP/1.1, a request per connection upstream. What it has passed on happens, whatever becomes of the
-//! client.
+//! The proxy speaks plain HTTP/1.1, with one upstream connection per request. A forwarded request completes even if the
+//! client disconnects.
 
 use std::collections::BTreeMap;
 use std::io::{self, BufRead, BufReader, Read as _, Write as _};
@@ -11,53 +11,53 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// What is done to a request. What applies to an answer alone is done to none of another shape.
+/// The act done to a request. Acts on answers apply only to answers of a fitting shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Act {
     Pass,
-    /// Applied, and the connection closes without an answer.
+    /// Applied; the connection closes without an answer.
     Lose,
-    /// Not applied, and the connection closes.
+    /// Not applied; the connection closes.
     Drop,
-    /// Applied, and never answered.
+    /// Applied, never answered.
     Hang,
-    /// Not applied, and never answered.
+    /// Not applied, never answered.
     Ignore,
-    /// Not applied, and answered with this status.
+    /// Not applied; answered with this status.
     Refuse(u16),
-    /// Applied, and answered with this status.
+    /// Applied; answered with this status.
     Mask(u16),
-    /// Answered with 500 and applied later.
+    /// Answered with 500, applied later.
     Late,
-    /// Applied twice; the second answer is given.
+    /// Applied twice; the second answer is returned.
     Twice,
-    /// Applied after a while.
+    /// Applied after a delay.
     Delay,
     /// Half of the answer's body arrives.
     Cut,
     /// Applied without its condition.
     Strip,
-    /// A part is asked for and the whole is given.
+    /// A range is requested and the whole object is returned.
     Whole,
-    /// Another part of the object is given, and said to be another.
+    /// Another range of the object is returned, and labelled as such.
     Shift,
-    /// Another part of the object is given as the one that was asked for.
+    /// Another range of the object is returned, labelled as the requested one.
     Misread,
     /// Not applied; answered with these bytes.
     Say(String),
-    /// Not applied; answered with these bytes, and then this text without end.
+    /// Not applied; answered with these bytes, followed by this text endlessly.
     Endless(String, &'static str),
 }
 
-/// What a plan knows of a request.
+/// A request as seen by a plan.
 #[derive(Debug, Clone)]
 pub(crate) struct Request {
     pub(crate) method: String,
     /// Path and query.
     pub(crate) target: String,
-    /// How often this method and target have been asked for, this time included.
+    /// The number of requests with this method and target, including this one.
     pub(crate) times: u64,
-    /// How many requests there have been, this one included.
+    /// The number of all requests, including this one.
     pub(crate) nth: u64,
     message: Message,
 }
@@ -67,12 +67,12 @@ impl Request {
         &self.message.head
     }
 
-    /// Whether it creates an object whose key contains `folder`.
+    /// Returns whether the request creates an object whose key contains `folder`.
     pub(crate) fn creates(&self, folder: &str) -> bool {
         self.method == "PUT" && self.target.contains(folder)
     }
 
-    /// Whether it reads an object.
+    /// Returns whether the request reads an object.
     pub(crate) fn reads(&self) -> bool {
         self.method == "GET" && !self.lists()
     }
@@ -98,7 +98,7 @@ struct Shared {
 }
 
 impl Proxy {
-    /// Starts one before `upstream`. It lives as long as the process, with nobody to talk to but its client.
+    /// Starts a proxy in front of `upstream`, for the life of the process.
     pub(crate) fn start(upstream: SocketAddr, plan: impl Fn(&Request) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -108,7 +108,7 @@ impl Proxy {
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 let shared = Arc::clone(&accepting);
-                // A client that breaks off is no matter of ours.
+                // A client that disconnects is no error of the proxy.
                 thread::spawn(move || drop(serve(client, &shared)));
             }
         });
@@ -120,18 +120,18 @@ impl Proxy {
         self.shared.done.lock().unwrap().clone()
     }
 
-    /// Returns how many requests there were.
+    /// Returns the number of requests.
     pub(crate) fn requests(&self) -> u64 {
         self.done().values().sum()
     }
 
-    /// Returns how much of endless answers the clients took.
+    /// Returns the bytes of endless answers taken by clients.
     pub(crate) fn endless_bytes(&self) -> u64 {
         self.shared.endless_bytes.load(Ordering::Relaxed)
     }
 }
 
-/// Draws acts by `seed` for one request in `one_in`, never more than three in a row for one and the same.
+/// Draws acts by `seed` for one request in `one_in`, at most three in a row for the same request.
 pub(crate) fn seeded(seed: u64, one_in: u64, acts: &'static [Act]) -> impl Fn(&Request) -> Act + Send + Sync {
     let rows: Mutex<BTreeMap<(String, String), u32>> = Mutex::default();
     move |request| {
@@ -215,7 +215,7 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     Ok(())
 }
 
-/// Waits until the client has gone.
+/// Waits until the client disconnects.
 fn until_gone(mut client: BufReader<TcpStream>) -> io::Result<()> {
     io::copy(&mut client, &mut io::sink()).map(drop)
 }
@@ -239,7 +239,7 @@ impl Shared {
 /// A request or an answer.
 #[derive(Debug, Clone)]
 struct Message {
-    /// With the empty line at its end.
+    /// Including the empty line at the end.
     head: String,
     body: Vec<u8>,
 }
@@ -253,7 +253,7 @@ impl Message {
         Self { head, body: body.into() }
     }
 
-    /// Reads a request, or `None` if the client has none.
+    /// Reads a request; `None` at the end of the connection.
     fn request(from: &mut impl BufRead) -> io::Result<Option<Self>> {
         let Some(mut request) = Self::head(from)? else { return Ok(None) };
         let length = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -278,7 +278,7 @@ impl Message {
         })
     }
 
-    /// Returns it with another value for header `name`, or without it, if it has that.
+    /// Returns the message with header `name`, if present, changed or removed.
     fn with(&self, name: &str, change: impl Fn(&str) -> Option<String>) -> Self {
         let lines = self.head.split_inclusive("\r\n").filter_map(|line| match line.split_once(':') {
             Some((found, value)) if found.eq_ignore_ascii_case(name) => {
@@ -289,7 +289,7 @@ impl Message {
         Self { head: super::place::sign(&lines.collect::<String>()), body: self.body.clone() }
     }
 
-    /// Returns it asking for a range that lies one byte further.
+    /// Returns the message with the requested range shifted by one byte.
     fn shifted(&self) -> Self {
         let further = |range: &str| {
             let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
@@ -298,7 +298,7 @@ impl Message {
         self.with("range", further).with("x-ms-range", further)
     }
 
-    /// Sends it to `upstream` and returns the answer.
+    /// Sends the message to `upstream` and returns the answer.
     fn exchange(&self, upstream: SocketAddr) -> io::Result<Self> {
         let mut server = TcpStream::connect(upstream)?;
         server.write_all(self.head.as_bytes())?;
@@ -320,7 +320,7 @@ impl Message {
     }
 }
 
-/// Reads a chunked body as it is, its framing included.
+/// Reads a chunked body, including its framing.
 fn chunks(from: &mut impl BufRead) -> io::Result<Vec<u8>> {
     let mut body = Vec::new();
     loop {

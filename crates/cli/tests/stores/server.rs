@@ -1,4 +1,4 @@
-//! Real servers of object stores: in memory, on a free port of loopback, for as long as this process lives.
+//! Real object-store servers: in memory, on a free loopback port, for the life of this process.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
@@ -6,19 +6,19 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
-/// The account that the Azure server knows, with its key: both belong to it alone.
+/// The Azure server's only account and its key.
 pub(crate) const AZURE_ACCOUNT: &str = "planted";
 pub(crate) const AZURE_KEY: &str = "UExBTlRFRC1BWlVSRS1LRVktVEhBVC1OT0JPRFktTUFZLVNFRS4uLg==";
 
-/// Holds a server on a leash: the shell's standard input ends when this process does, however it ends, and then the
-/// shell ends the server.
+/// Ties a server to this process: the shell's standard input closes whenever this process ends, and the shell then
+/// kills the server.
 const LEASH: &str = r#"exec 2>&1; "$@" & read -r _; kill $!"#;
 
-/// A server that runs.
+/// A running server.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    /// With the end of the leash that we hold.
+    /// Holds the write end of the shell's standard input.
     _shell: Child,
 }
 
@@ -37,7 +37,7 @@ pub(crate) fn azure() -> Option<&'static Server> {
     SERVER.get_or_init(|| start("azurite", "node_modules/.bin/azurite-blob", &args)).as_ref()
 }
 
-/// Starts a server that `install.sh` has installed, and returns once it says where it listens.
+/// Starts a server installed by `install.sh`, and returns once the server has printed its address.
 fn start(name: &str, program: &str, args: &[&str]) -> Option<Server> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("stores").join(name);
     if !folder.join("installed").exists() {
@@ -58,7 +58,7 @@ fn start(name: &str, program: &str, args: &[&str]) -> Option<Server> {
         after.trim().parse().ok()
     });
     let address = address.unwrap_or_else(|| panic!("{name} does not start: {said}"));
-    // What it says from now on is of no interest, but somebody has to listen.
+    // The remaining output is discarded, but must be read: a full pipe would block the server.
     std::thread::spawn(move || lines.count());
     Some(Server { address, _shell: shell })
 }

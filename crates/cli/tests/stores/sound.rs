@@ -1,4 +1,4 @@
-//! Servers that nobody disturbs: the contract of a store, and a job over them.
+//! Undisturbed servers: the contract of a store, and a job over them.
 
 use alluvium::ErrorKind;
 use object_store::path::Path;
@@ -21,7 +21,7 @@ async fn a05_racing_creates_have_one_winner() {
     }
 }
 
-/// A page of S3 ends after 1,000 objects, one of Azure after 5,000.
+/// S3 ends a page after 1,000 objects, Azure after 5,000.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_listing_of_several_pages_is_complete() {
     for place in Place::all("pages").await {

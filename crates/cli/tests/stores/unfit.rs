@@ -1,4 +1,4 @@
-//! Stores that can hold no job: a job is told so when it opens, at once, and nothing is left in them.
+//! Unsuitable stores: opening a job fails at once, and leaves nothing behind.
 
 use alluvium::Error;
 use alluvium::ErrorKind;
@@ -28,7 +28,7 @@ async fn refused_by(name: &str, act: Act, kind: ErrorKind, text: &str) {
         let error = refused(&place.via(proxy.address)).await;
         assert_eq!(error.kind(), kind, "{:?}: {}", place.kind, error.chain());
         assert!(error.chain().contains(text), "{:?}: {}", place.kind, error.chain());
-        assert!(proxy.requests() <= 8, "{:?}: {} requests before it is told", place.kind, proxy.requests());
+        assert!(proxy.requests() <= 8, "{:?}: {} requests before the refusal", place.kind, proxy.requests());
         let left = alluvium::list_jobs(&*place.open(), &"".into(), &runtime(), &quick()).await.unwrap();
         assert_eq!(left, [], "{:?}", place.kind);
     }
@@ -43,7 +43,7 @@ async fn a21_a_bucket_that_is_missing_is_told_at_the_start() {
     }
 }
 
-/// A tool that only reads begins with a listing, whose refusals the library does not tell apart.
+/// A read-only tool starts with a listing, whose refusals the library does not distinguish.
 #[tokio::test(flavor = "multi_thread")]
 async fn a20_a21_a_listing_that_is_refused_is_not_asked_for_again() {
     for place in Place::all("a21-list").await {

@@ -1,11 +1,11 @@
-//! Any operations on backends: log and overlay against a map.
+//! Arbitrary operations on backends: log and overlay against a map.
 
 use alluvium::Result;
 use arbitrary::{Arbitrary, Unstructured};
 
 use crate::model::{Action, GROUPS, Length, Place, Step, TABLES, World};
 
-/// Steps of one case: what a seal costs grows with those before it.
+/// Maximum steps per case: a seal's cost grows with the steps before it.
 const STEPS: usize = 120;
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -92,7 +92,7 @@ impl From<AnyStep> for Step {
     }
 }
 
-/// Steps of a job's life, at a parallelism.
+/// A job's steps, at a parallelism.
 pub fn backend(data: &[u8]) -> Result<()> {
     let mut data = Unstructured::new(data);
     let Ok(parallelism) = data.int_in_range(1..=8) else { return Ok(()) };

@@ -6,7 +6,8 @@ use alluvium::Result;
 use alluvium::schema::{Type, decode_any};
 use alluvium::{At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8};
 
-/// Any bytes as a value of every codec. What is read and written again reads the same; tools read it by its name alone.
+/// Any bytes as a value of every codec. Decoding is stable under re-encoding, and tools decode by the type's name
+/// alone.
 pub fn codecs(data: &[u8]) -> Result<()> {
     check::<Vec<u8>>(&Raw, data);
     check::<String>(&Utf8, data);
@@ -53,8 +54,12 @@ fn orders(data: &[u8]) {
 fn check<V: Debug + PartialEq>(codec: &impl Codec<V>, bytes: &[u8]) {
     let Ok(value) = codec.decode(bytes) else { return };
     let again = encoded(codec, &value);
-    assert_eq!(codec.decode(&again).expect("it was encoded"), value);
-    assert_eq!(encoded(codec, &codec.decode(&again).expect("it was encoded")), again, "equal values have equal bytes");
+    assert_eq!(codec.decode(&again).expect("encoded output decodes"), value);
+    assert_eq!(
+        encoded(codec, &codec.decode(&again).expect("encoded output decodes")),
+        again,
+        "equal values have equal bytes"
+    );
     let ty = Type::parse(&codec.schema().name).expect("the crate's codecs have types");
     decode_any(&ty, &again).expect("tools read what codecs write").to_string();
 }
@@ -75,7 +80,7 @@ fn encoded<V>(codec: &impl Codec<V>, value: &V) -> Vec<u8> {
     bytes
 }
 
-/// A line of any text as a schema's name, the rest as bytes of that type.
+/// The first line as a schema's name, the rest as bytes of that type.
 pub fn schema(data: &[u8]) -> Result<()> {
     let end = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
     let (name, bytes) = data.split_at(end);

@@ -1,4 +1,5 @@
-//! Decisions against simple models: when epochs end, which manifests live, what is garbage, what a sweep may take.
+//! Decisions checked against simple models: when epochs end, which manifests live, what is garbage, what a sweep
+//! deletes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +22,9 @@ use arbitrary::{Arbitrary, Unstructured};
 use super::object::golden;
 use super::world::{self, Objects};
 
-/// What happens to a coordinator.
+/// Events of a coordinator.
 #[derive(Debug, Clone, Copy, Arbitrary)]
-enum Happens {
+enum Step {
     Trigger,
     Acknowledged { epoch: u8, by: u8 },
     Declined { epoch: u8 },
@@ -32,7 +33,7 @@ enum Happens {
     Later { seconds: u16 },
 }
 
-/// What happens to a chain of manifests.
+/// A manifest appended to the chain.
 #[derive(Debug, Clone, Arbitrary)]
 struct Appended {
     kind: u8,
@@ -45,7 +46,7 @@ struct Appended {
 struct Case {
     participants: u8,
     max_in_flight: u8,
-    happens: Vec<Happens>,
+    steps: Vec<Step>,
     retained: u8,
     list_lag: u8,
     appended: Vec<Appended>,
@@ -53,7 +54,7 @@ struct Case {
     swept: Swept,
 }
 
-/// What stands in a store.
+/// The contents of a store.
 #[derive(Debug, Arbitrary)]
 struct Swept {
     manifests: Vec<Stored>,
@@ -68,7 +69,7 @@ struct Stored {
     objects: Vec<(u8, u8)>,
 }
 
-/// All of them, one after the other.
+/// Runs all decisions on the same input.
 pub fn decisions(data: &[u8]) -> Result<()> {
     let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(data)) else { return Ok(()) };
     coordinate(&case);
@@ -84,58 +85,68 @@ fn coordinate(case: &Case) {
     let policy = CheckpointPolicy::default().with(|it| it.max_in_flight = max_in_flight);
     let mut now = Timestamp::from_millis(0);
     let mut coordinator = Coordinator::new(policy, participants.iter().copied(), Epoch(1), now);
-    // Epochs that are not over, each with who has acknowledged it; and the one that is being committed.
+    // Open epochs with the participants that acknowledged, and the committing epoch.
     let mut open: BTreeMap<Epoch, BTreeSet<Participant>> = BTreeMap::new();
     let (mut committing, mut last) = (None, Epoch(0));
-    for happens in &case.happens {
-        match *happens {
-            Happens::Trigger => match coordinator.trigger(now) {
+    for step in &case.steps {
+        match *step {
+            Step::Trigger => match coordinator.trigger(now) {
                 Some(epoch) => {
                     assert!(epoch == last.next() && open.len() < max_in_flight);
                     last = epoch;
                     open.insert(epoch, BTreeSet::new());
                 }
-                None => assert_eq!(open.len(), max_in_flight, "a trigger was refused for nothing"),
+                None => assert_eq!(open.len(), max_in_flight, "a trigger was refused below the limit"),
             },
-            Happens::Acknowledged { epoch, by } => {
+            Step::Acknowledged { epoch, by } => {
                 let by = participants[usize::from(by) % participants.len()];
                 open.entry(Epoch(epoch.into())).and_modify(|seen| seen.extend([by]));
                 coordinator.handle(now, Event::Acknowledged(Epoch(epoch.into()), by));
             }
-            Happens::Declined { epoch } => coordinator.handle(now, Event::Declined(Epoch(epoch.into()))),
-            Happens::Committed => {
+            Step::Declined { epoch } => coordinator.handle(now, Event::Declined(Epoch(epoch.into()))),
+            Step::Committed => {
                 if let Some(epoch) = committing.take() {
                     open.retain(|other, _| *other > epoch);
                     coordinator.handle(now, Event::Committed(epoch));
                 }
             }
-            Happens::NotCommitted => {
+            Step::NotCommitted => {
                 if let Some(epoch) = committing.take() {
                     coordinator.handle(now, Event::NotCommitted(epoch));
                 }
             }
-            Happens::Later { seconds } => {
+            Step::Later { seconds } => {
                 now = Timestamp::from_millis(now.as_millis() + i64::from(seconds) * 1000);
                 coordinator.handle_timeout(now);
                 assert!(coordinator.deadline().is_none_or(|deadline| deadline > now), "a deadline passed unnoticed");
             }
         }
         while let Some(command) = coordinator.poll() {
-            match command {
-                Command::Commit(epoch) => {
-                    assert_eq!(open[&epoch].len(), participants.len(), "not all have acknowledged {epoch}");
-                    assert!(committing.is_none() && open.keys().all(|other| *other >= epoch), "out of order");
-                    committing = Some(epoch);
-                }
-                Command::Abort(epoch) => {
-                    assert!(committing != Some(epoch), "an epoch is given up that may be committed");
-                    assert!(open.remove(&epoch).is_some(), "an epoch ends twice");
-                }
-            }
+            follow(command, participants.len(), &mut open, &mut committing);
         }
         let ready = open.first_key_value().is_some_and(|(_, seen)| seen.len() == participants.len());
-        assert!(!ready || committing.is_some(), "a complete epoch waits");
+        assert!(!ready || committing.is_some(), "a complete epoch is not being committed");
         assert_eq!(coordinator.in_flight(), open.len());
+    }
+}
+
+/// Checks a coordinator's command against the model, and applies it there.
+fn follow(
+    command: Command,
+    participants: usize,
+    open: &mut BTreeMap<Epoch, BTreeSet<Participant>>,
+    committing: &mut Option<Epoch>,
+) {
+    match command {
+        Command::Commit(epoch) => {
+            assert_eq!(open[&epoch].len(), participants, "not all have acknowledged {epoch}");
+            assert!(committing.is_none() && open.keys().all(|other| *other >= epoch), "out of order");
+            *committing = Some(epoch);
+        }
+        Command::Abort(epoch) => {
+            assert!(*committing != Some(epoch), "aborted an epoch whose commit is in flight");
+            assert!(open.remove(&epoch).is_some(), "an epoch ends twice");
+        }
     }
 }
 
@@ -143,7 +154,7 @@ fn retention(case: &Case) {
     let policy = RetentionPolicy::default().with(|it| it.checkpoints = u32::from(case.retained % 5));
     let list_lag = u64::from(case.list_lag % 8);
     let mut ledger = Ledger::default();
-    // Every manifest there was with its objects, the live ones, and what was handed out.
+    // All manifests with their objects, the live ones, and the garbage returned so far.
     let mut all: BTreeMap<Seq, BTreeSet<ObjectId>> = BTreeMap::new();
     let mut live: Vec<Retained> = Vec::new();
     let (mut deleted, mut gone): (BTreeSet<ObjectId>, BTreeSet<Seq>) = Default::default();
@@ -175,7 +186,7 @@ fn retention(case: &Case) {
         assert!(garbage.manifests.iter().all(|seq| !is_live(seq) && seq.0 + list_lag.max(1) <= number));
         assert!(garbage.objects.iter().all(|object| ledger.freed(object)));
         let blind = unreadable.iter().any(is_live);
-        assert!(!blind || garbage.objects.is_empty(), "what is unreadable protects everything");
+        assert!(!blind || garbage.objects.is_empty(), "an unreadable manifest protects every object");
         deleted.extend(garbage.objects);
         gone.extend(garbage.manifests);
         let void: BTreeSet<_> =
@@ -183,7 +194,7 @@ fn retention(case: &Case) {
         assert_eq!(gone, void, "void manifests leave as they grow old");
         if !blind && unreadable.is_empty() {
             let orphans: BTreeSet<_> = all.values().flatten().filter(|o| !reached.contains(o)).copied().collect();
-            assert_eq!(deleted, orphans, "what nothing reaches is garbage");
+            assert_eq!(deleted, orphans, "unreachable objects are garbage");
         }
     }
 }
@@ -199,15 +210,15 @@ fn check_retention(
     let mut both = [kept, dropped].concat();
     both.sort_unstable_by_key(|entry| entry.id.seq);
     assert!(both == live && kept.is_sorted_by_key(|entry| entry.id.seq));
-    let is = |entries: &[Retained], kind| entries.iter().filter(|entry| entry.kind == kind).count();
-    assert_eq!(is(dropped, ManifestKind::Savepoint), 0, "savepoints are the user's");
-    assert_eq!(is(kept, ManifestKind::Claim), 0, "a claim never outlives the manifest after it");
+    let count_of = |entries: &[Retained], kind| entries.iter().filter(|entry| entry.kind == kind).count();
+    assert_eq!(count_of(dropped, ManifestKind::Savepoint), 0, "savepoints are the user's");
+    assert_eq!(count_of(kept, ManifestKind::Claim), 0, "a claim never outlives the manifest after it");
     let parent_lives = parent.is_none() || kept.iter().any(|entry| Some(entry.id) == parent);
-    assert!(kind == ManifestKind::Checkpoint || parent_lives, "the checkpoint to go on from is dropped");
+    assert!(kind == ManifestKind::Checkpoint || parent_lives, "the parent checkpoint was dropped");
     let room = policy.checkpoints.max(1) as usize - usize::from(kind == ManifestKind::Checkpoint);
     let newest = live.iter().rev().filter(|entry| entry.kind == ManifestKind::Checkpoint).take(room);
     assert!(newest.into_iter().all(|entry| kept.contains(entry)), "a checkpoint is dropped too early");
-    assert!(is(kept, ManifestKind::Checkpoint) <= room + 1, "more checkpoints than the policy says");
+    assert!(count_of(kept, ManifestKind::Checkpoint) <= room + 1, "more checkpoints than the policy allows");
 }
 
 fn chains(case: &Case) {
@@ -256,7 +267,7 @@ async fn sweeps(case: &Swept) -> Result<()> {
     objects.extend(stored.iter().map(|id| (format!("job/data/{id}"), bytes::Bytes::from_static(b"x"))));
     let (_, store) = world::store(&objects, 1).await;
     let found = sweep::plan(&store, case.owner.then_some(Attempt(attempt))).await?;
-    // What lives: the newest, and those that it lists.
+    // The live manifests: the newest, and those it lists.
     let newest = chain.len();
     let lives = |at: usize| at + 1 == newest || chain.last().is_some_and(|(_, retains, _)| retains >> at & 1 == 1);
     let live = chain.iter().enumerate().filter(|(at, _)| lives(*at));

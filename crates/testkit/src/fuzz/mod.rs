@@ -1,4 +1,4 @@
-//! The bodies of all fuzz targets: bytes in; `Err` if they were refused as damage is; a panic if a rule broke.
+//! The bodies of all fuzz targets: bytes in; `Err` if the input is refused; a panic if an invariant is violated.
 
 mod backend;
 mod codec;
@@ -23,10 +23,10 @@ pub use names::names;
 pub use operator_state::operator_state;
 pub use restore::restore;
 
-/// What a target does with an input.
+/// Runs a target on one input.
 pub type Body = fn(&[u8]) -> Result<()>;
 
-/// All targets but those of the tool, which its package has.
+/// All targets except the tool's, which are in the tool's package.
 pub const TARGETS: [(&str, Body); 13] = [
     ("backend", backend),
     ("block", block),
@@ -43,11 +43,11 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("segment_index", segment_index),
 ];
 
-/// Gives `data` to a target, within the bound of memory.
+/// Runs a target on `data`, within the memory bound.
 ///
 /// # Panics
-/// If a rule broke.
+/// If an invariant is violated.
 pub fn run(target: Body, data: &[u8]) {
-    // That damage is refused is as good as that there is none.
+    // A refused input is as valid an outcome as an accepted one.
     let _refused = memory::alone().bounded(memory::CAP, || target(data));
 }

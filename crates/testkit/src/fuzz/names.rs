@@ -1,4 +1,4 @@
-//! Names: what is text from outside and becomes a key, a path or an identity.
+//! Names: external text that becomes a key, a path or an identity.
 
 use std::fmt::{Debug, Display};
 use std::str::FromStr;
@@ -12,14 +12,14 @@ use object_store::path::Path;
 
 use super::world;
 
-/// Lines of text, each as a job's name, as an identity, as a URL, and as the path of a foreign object in a job's folders.
+/// Each line as a job's name, as an identity, as a URL, and as the path of a foreign object in a job's folders.
 pub fn names(data: &[u8]) -> Result<()> {
     let text = String::from_utf8_lossy(data);
     let mut refused = Ok(());
     for line in text.lines() {
         let named = name(line);
         refused = refused.and(named);
-        // Numbers may be spelt in several ways, but are never anything else.
+        // Numbers may have several spellings, but nothing else parses as one.
         let _parsed = (line.parse::<Attempt>(), line.parse::<Seq>());
         one_spelling::<ObjectId>(line);
         one_spelling::<PutId>(line);
@@ -46,11 +46,11 @@ fn one_spelling<T: FromStr<Err = Error> + Display + Debug + PartialEq>(line: &st
     }
 }
 
-/// A URL opens or is refused, and secrets in it are shown to nobody.
+/// A URL opens or is refused, and no error shows its secrets.
 fn url(line: &str) {
     const SECRET: &str = "PlantedSecret";
     for url in [line.to_owned(), format!("s3://user:{SECRET}@{line}"), format!("{line}?sig={SECRET}#{SECRET}")] {
-        // Folders of this machine are none of a fuzzer's business.
+        // The fuzzer must not touch this machine's folders.
         if url.trim_start().to_ascii_lowercase().starts_with("file") {
             continue;
         }
@@ -61,7 +61,7 @@ fn url(line: &str) {
     }
 }
 
-/// What a listing takes for ours is there, under exactly the name that we would give it.
+/// Each entry recognised by a listing exists, under exactly the name the crate would give it.
 async fn listing(text: &str) -> Result<()> {
     let folders = [
         ("attempt", KeyClass::Attempt),

@@ -1,4 +1,4 @@
-//! Objects: the envelope, and what it may hold.
+//! Objects: the envelope and each kind of content.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +6,7 @@ use alluvium::Result;
 use alluvium::Timestamp;
 use alluvium::internals::control::interval::{Controller, Learned};
 use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
-use alluvium::internals::internals::envelope::self;
+use alluvium::internals::envelope;
 use alluvium::internals::place::pack::Pack;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::interval::{Goals, IntervalSettings};
@@ -19,13 +19,13 @@ use bytes::Bytes;
 
 use super::seal;
 
-/// Identities of the golden files.
+/// Identities in the golden files.
 pub const PACK: ObjectId = ObjectId { attempt: Attempt(2), random: [0x11; 16] };
 pub const SEQS: [Seq; 2] = [Seq(7), Seq(8)];
 pub const ATTEMPT: Attempt = Attempt(3);
 pub const MAX_PARALLELISM: u16 = 8;
 
-/// Any bytes as an object, as they are and sealed.
+/// Any bytes as an object, raw and with checksums corrected.
 pub fn object_envelope(data: &[u8]) -> Result<()> {
     let open = |bytes: &[u8]| {
         let object = Bytes::copy_from_slice(bytes);
@@ -36,24 +36,24 @@ pub fn object_envelope(data: &[u8]) -> Result<()> {
         };
         assert!(others.into_iter().all(|other| envelope::decode(other, &object).is_err()), "an object is of one kind");
         let keys = MacKeys::signing(MacKey::new([7; 32]));
-        assert!(envelope::decode_signed(kind, &object, &keys).is_err(), "nobody guesses a signature");
+        assert!(envelope::decode_signed(kind, &object, &keys).is_err(), "a forged signature was accepted");
         let opened = envelope::decode(kind, &object)?;
         assert_eq!(opened.put_id, envelope::peek_put_id(&bytes[..ENVELOPE_HEADER_BYTES]).expect("it was read"));
         let again = envelope::encode(kind, opened.put_id, &opened.body);
-        assert_eq!(envelope::decode(kind, &again).expect("it was written"), opened);
+        assert_eq!(envelope::decode(kind, &again).expect("encoded output decodes"), opened);
         Ok(())
     };
     let _refused = open(&seal::envelope(data));
     open(data)
 }
 
-/// Any bytes as a pack, as they are and sealed.
+/// Any bytes as a pack, raw and with checksums corrected.
 pub fn pack(data: &[u8]) -> Result<()> {
     let open = |bytes: &[u8]| {
         let pack = Pack::decode(PACK, &Bytes::copy_from_slice(bytes))?;
         let mut end = pack.slices.first().map_or(0, |slice| slice.offset);
         for slice in &pack.slices {
-            assert_eq!(slice.offset, end, "slices lie one behind the other");
+            assert_eq!(slice.offset, end, "slices are contiguous");
             end += slice.length;
             assert_eq!(pack.bytes(slice).expect("it lies in the pack").len() as u64, slice.length);
         }
@@ -63,8 +63,8 @@ pub fn pack(data: &[u8]) -> Result<()> {
     open(data)
 }
 
-/// Any bytes as a manifest, a subtask manifest, an attempt's marker, as `heat`, `statistics` and what a controller
-/// learned, as they are and sealed.
+/// Any bytes as a manifest, a subtask manifest, an attempt's marker, `heat`, `statistics` and a controller's learned
+/// state, raw and with checksums corrected.
 pub fn manifest(data: &[u8]) -> Result<()> {
     let _ignored = heat(data);
     let _ignored = statistics(data);
@@ -80,24 +80,27 @@ fn any_manifest(bytes: &[u8]) -> Result<()> {
     let object = Bytes::copy_from_slice(bytes);
     if bytes.starts_with(b"ALSM") {
         let subtask = SubtaskManifest::decode(bytes, MAX_PARALLELISM)?;
-        let again = subtask.encode(MAX_PARALLELISM).expect("what is read can be written");
-        assert_eq!(SubtaskManifest::decode(&again, MAX_PARALLELISM).expect("it was written"), subtask);
+        let again = subtask.encode(MAX_PARALLELISM).expect("decoded input encodes");
+        assert_eq!(SubtaskManifest::decode(&again, MAX_PARALLELISM).expect("encoded output decodes"), subtask);
         return Ok(());
     }
     if let Ok((marker, put_id)) = AttemptMarker::decode(&object, ATTEMPT) {
-        assert_eq!(AttemptMarker::decode(&marker.encode(put_id), ATTEMPT).expect("it was written"), (marker, put_id));
+        assert_eq!(
+            AttemptMarker::decode(&marker.encode(put_id), ATTEMPT).expect("encoded output decodes"),
+            (marker, put_id)
+        );
         return Ok(());
     }
     let [first, second] = SEQS;
     let seq = if Manifest::decode(&object, first).is_ok() { first } else { second };
     let (manifest, put_id) = Manifest::decode(&object, seq)?;
-    let again = manifest.encode(put_id).expect("what is read can be written");
-    assert_eq!(Manifest::decode(&again, seq).expect("it was written"), (manifest.clone(), put_id));
+    let again = manifest.encode(put_id).expect("decoded input encodes");
+    assert_eq!(Manifest::decode(&again, seq).expect("encoded output decodes"), (manifest.clone(), put_id));
     use_manifest(&manifest);
     Ok(())
 }
 
-/// Asks of a manifest what readers do before they read on.
+/// Calls what readers call on a manifest before they read further.
 fn use_manifest(manifest: &Manifest) {
     let _summary = Summary::of(manifest, Some(manifest));
     for operator in &manifest.operators {
@@ -119,7 +122,7 @@ fn heat(data: &[u8]) -> Result<()> {
     };
     let groups = told(Bytes::copy_from_slice(data), &mut manifest)?;
     let again = told(Extension::heat(vec![(OperatorId(1), groups.clone())]).bytes, &mut manifest);
-    assert!(again.expect("it was written").len() <= groups.len());
+    assert!(again.expect("encoded output decodes").len() <= groups.len());
     Ok(())
 }
 
@@ -130,11 +133,11 @@ fn statistics(data: &[u8]) -> Result<()> {
     let told = manifest.statistics(OperatorId(1))?;
     let by_name: BTreeMap<_, _> = told.iter().map(|told| (told.name.clone(), told.value)).collect();
     manifest.extensions = Extension::statistics([(OperatorId(1), by_name)].into()).into_iter().collect();
-    assert!(manifest.statistics(OperatorId(1)).expect("it was written").len() <= told.len());
+    assert!(manifest.statistics(OperatorId(1)).expect("encoded output decodes").len() <= told.len());
     Ok(())
 }
 
-/// Whatever was learned, a controller that goes on from it decides on an interval.
+/// A controller restored from any learned state chooses a valid interval.
 fn learned(data: &[u8]) -> Result<()> {
     let now = Timestamp::from_millis(1_700_000_000_000);
     let settings = IntervalSettings::default();

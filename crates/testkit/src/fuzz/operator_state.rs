@@ -1,4 +1,4 @@
-//! Operator state out of any opaques: what restores survives the next checkpoint, at any parallelism.
+//! Operator state from arbitrary opaques: restored state survives the next checkpoint, at any parallelism.
 
 use alluvium::LogBackend;
 use alluvium::RestoreFrom;
@@ -28,7 +28,7 @@ struct Case {
 #[derive(Debug, Arbitrary)]
 struct Carried {
     name: Name,
-    dealt: u8,
+    redistribution: u8,
     items: Vec<u8>,
     bytes: Vec<u8>,
 }
@@ -60,13 +60,14 @@ impl Carried {
             Redistribution::None,
             Redistribution::ByChannel,
         ];
-        // Mostly as such a state is dealt out, so that more than its kind is reached.
+        // Usually the redistribution of that kind of state, so that fuzzing gets past the first check.
         let own = match &self.name {
             Name::List | Name::Other => 0,
             Name::UnionList => 1,
             Name::Broadcast | Name::Labels | Name::Any(_) => 2,
         };
-        let redistribution = kinds[if self.dealt < 200 { own } else { usize::from(self.dealt) % kinds.len() }];
+        let redistribution =
+            kinds[if self.redistribution < 200 { own } else { usize::from(self.redistribution) % kinds.len() }];
         let mut item_offsets: Vec<u64> = self.items.iter().map(|at| u64::from(*at)).collect();
         item_offsets.sort_unstable();
         let content = OpaqueContent::Inline(Bytes::copy_from_slice(&self.bytes));
@@ -97,7 +98,7 @@ pub fn operator_state(data: &[u8]) -> Result<()> {
     })
 }
 
-/// Returns a checkpoint with the opaques, unless a rule of manifests refuses them.
+/// Returns a checkpoint with the opaques; `None` if a manifest rule refuses them.
 fn checkpoint(case: &Case) -> Option<Manifest> {
     let (manifest, put_id) = golden();
     let parallelism = u32::try_from(case.subtasks.len().clamp(1, usize::from(MAX_PARALLELISM))).ok()?;
@@ -129,7 +130,7 @@ struct Running {
     tasks: Vec<Task<LogBackend>>,
 }
 
-/// All items of the list; those of the union list, and the rules, as each subtask has them.
+/// All items of the list, then the union list and the rules as each subtask holds them.
 type Content = (Vec<Vec<u8>>, Vec<String>, Vec<(Vec<u8>, u64)>);
 
 impl Running {
@@ -144,7 +145,7 @@ impl Running {
         Ok(Self { job, tasks })
     }
 
-    /// Declares the states, keeps of the union list what subtask 0 has, and returns what they hold.
+    /// Declares the states, clears the union list except on subtask 0, and returns the contents.
     fn content(&mut self) -> Result<Content> {
         let mut items = Vec::new();
         let mut same = Vec::new();

@@ -1,4 +1,4 @@
-//! A job's folder, damaged in any way: what restores, restores exactly, and all else is an error.
+//! A job's folder, damaged in any way: a restore returns exactly the committed state, or an error.
 
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
@@ -25,9 +25,9 @@ use crate::counting::Counting;
 
 type State = BTreeMap<Vec<u8>, u64>;
 
-/// What happens to the objects; numbers are taken modulo what there is.
+/// Damage to the objects; numbers are taken modulo the valid range.
 #[derive(Debug, Arbitrary)]
-enum Harm {
+enum Damage {
     Flip {
         object: u8,
         at: u16,
@@ -42,7 +42,7 @@ enum Harm {
         at: u16,
         bytes: Vec<u8>,
     },
-    /// Bytes of one object are written over those of another.
+    /// Copies bytes of one object over another's.
     Move {
         from: u8,
         to: u8,
@@ -54,7 +54,7 @@ enum Harm {
         one: u8,
         other: u8,
     },
-    /// An object stands under another's name too.
+    /// Copies an object to another's name.
     Copy {
         from: u8,
         to: u8,
@@ -62,13 +62,13 @@ enum Harm {
     Remove {
         object: u8,
     },
-    /// An object stands under a name that was free.
+    /// Copies an object to an unused name.
     Add {
         from: u8,
         class: u8,
         number: u8,
     },
-    /// Checksums are made right: the writer is hostile, and has no key.
+    /// Corrects the checksums: the writer is hostile but has no key.
     Seal {
         object: u8,
     },
@@ -77,14 +77,14 @@ enum Harm {
 #[derive(Debug, Arbitrary)]
 struct Case {
     signed: bool,
-    /// Which checkpoint a job goes on from, and how the offline tools copy.
+    /// Selects the checkpoint to restore and the copying tool.
     from: u8,
     copy: bool,
     parallelism: u8,
-    harms: Vec<Harm>,
+    damages: Vec<Damage>,
 }
 
-/// A small job: its objects, and the state of each checkpoint.
+/// A small job: its objects, and the state at each checkpoint.
 struct Scene {
     keys: MacKeys,
     objects: Objects,
@@ -107,7 +107,7 @@ fn settings() -> JobSettings {
 }
 
 impl Scene {
-    /// Two attempts, at two parallelisms; keyed state, operator state, opaques inside and outside of manifests.
+    /// Two attempts at two parallelisms; keyed state, operator state, opaques inside and outside manifests.
     async fn new(keys: MacKeys) -> Result<Self> {
         let (memory, store) = world::store(&Objects::new(), 7).await;
         let store = store.with_manifest_keys(keys.clone());
@@ -152,8 +152,8 @@ fn edit(objects: &mut Objects, number: u8, edit: impl FnOnce(&str, &mut Vec<u8>)
     }
 }
 
-impl Harm {
-    fn inflict(&self, objects: &mut Objects) {
+impl Damage {
+    fn apply(&self, objects: &mut Objects) {
         let content =
             |objects: &Objects, number| key(objects, number).map(|key| objects[&key].clone()).unwrap_or_default();
         match *self {
@@ -200,47 +200,48 @@ impl Harm {
     }
 }
 
-/// Damage of any kind: verified, listed, inspected, exported, compared, copied, and restored by a job.
+/// Any damage: verifies, lists, inspects, exports, compares and copies, then restores by a job.
 pub fn restore(data: &[u8]) -> Result<()> {
     let Ok(case) = Case::arbitrary_take_rest(Unstructured::new(data)) else { return Ok(()) };
     let scene: &Scene = if case.signed { &SIGNED } else { &UNSIGNED };
     let mut objects = scene.objects.clone();
-    case.harms.iter().for_each(|harm| harm.inflict(&mut objects));
-    let hostile = case.harms.iter().any(|harm| matches!(harm, Harm::Seal { .. }));
+    case.damages.iter().for_each(|damage| damage.apply(&mut objects));
+    let hostile = case.damages.iter().any(|damage| matches!(damage, Damage::Seal { .. }));
     let hostile = hostile && !case.signed;
-    let law = Law { scene, whole: objects == scene.objects, hostile, savepoint: case.copy, objects: &objects };
+    let invariants =
+        Invariants { scene, whole: objects == scene.objects, hostile, savepoint: case.copy, objects: &objects };
     let checkpoints = scene.states.keys().copied().map(RestoreFrom::Checkpoint);
     let from = checkpoints.chain([RestoreFrom::Newest]).cycle().nth(case.from.into());
     world::run(async {
-        law.read().await?;
-        law.reopen(from.unwrap_or(RestoreFrom::Newest), 1 + u32::from(case.parallelism % 4)).await
+        invariants.read().await?;
+        invariants.reopen(from.unwrap_or(RestoreFrom::Newest), 1 + u32::from(case.parallelism % 4)).await
     })
 }
 
-/// What must hold of the damaged objects.
-struct Law<'a> {
+/// The invariants on the damaged objects.
+struct Invariants<'a> {
     scene: &'a Scene,
-    /// Nothing is damaged.
+    /// The objects are undamaged.
     whole: bool,
-    /// Checksums prove nothing, and nothing is signed: any state may be restored, but nothing panics.
+    /// Checksums are forged and nothing is signed: any state may be restored, but nothing panics.
     hostile: bool,
-    /// Copies are savepoints, else restored checkpoints.
+    /// Copies are savepoints; otherwise restored checkpoints.
     savepoint: bool,
     objects: &'a Objects,
 }
 
-impl Law<'_> {
+impl Invariants<'_> {
     /// Returns a store with the damaged objects.
     async fn store(&self, seed: u64) -> Store {
         world::store(self.objects, seed).await.1.with_manifest_keys(self.scene.keys.clone())
     }
 
-    /// Checks what a reader found for checkpoint `seq`.
+    /// Checks a reader's result for checkpoint `seq`.
     fn check(&self, seq: Seq, found: Result<State>) -> Result<()> {
         match found {
             Ok(_) if self.hostile => Ok(()),
             Ok(state) => {
-                assert!(self.scene.states.get(&seq) == Some(&state), "another state than that of checkpoint {seq}");
+                assert!(self.scene.states.get(&seq) == Some(&state), "state differs from checkpoint {seq}");
                 Ok(())
             }
             Err(error) => self.refused(error),
@@ -254,7 +255,7 @@ impl Law<'_> {
         Err(error)
     }
 
-    /// Reads everything with the offline tools.
+    /// Runs every offline tool.
     async fn read(&self) -> Result<()> {
         let store = self.store(3).await;
         let mut chain = ManifestLog::load(&store).await?;
@@ -272,7 +273,7 @@ impl Law<'_> {
                 Err(error) => Err(error),
             };
             let sound = self.hostile || !report.restorable.contains(&seq) || found.is_ok();
-            assert!(sound, "checkpoint {seq} is called restorable: {found:?}");
+            assert!(sound, "checkpoint {seq} is reported restorable: {found:?}");
             let live = chain.restorable().iter().any(|manifest| manifest.id.seq == seq);
             if live || found.is_ok() {
                 let _refused = self.check(seq, found);
@@ -281,7 +282,7 @@ impl Law<'_> {
         Ok(())
     }
 
-    /// Returns the state as it is exported; every other tool says the same, or fails.
+    /// Returns the exported state; every other tool must agree or fail.
     async fn tools(&self, store: &Store, stored: &StoredManifest, before: Option<&StoredManifest>) -> Result<State> {
         let manifest = &stored.manifest;
         let state = exported(store, stored).await?;
@@ -308,24 +309,24 @@ impl Law<'_> {
         Ok(state)
     }
 
-    /// Returns how many attempts have no marker while the next has one. None has, unless damage did it.
+    /// Returns the number of missing attempt markers below an existing one. Only damage makes such gaps.
     fn gaps(&self) -> usize {
         let marked = |attempt: u8| self.objects.contains_key(&marker(attempt));
         (1..u8::MAX).filter(|attempt| !marked(*attempt) && marked(attempt + 1)).count()
     }
 
-    /// Goes on from a checkpoint as a job does.
+    /// Restores a checkpoint as a job does.
     async fn reopen(&self, from: RestoreFrom, parallelism: u32) -> Result<()> {
         let store = self.store(4).await;
         let mut reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
-        // A marker that was planted above a gap fences whoever fills the gap, and nobody after.
+        // A marker planted above a gap fences the attempts that fill the gap, but none after.
         for _ in 0..self.gaps() {
             if !reopened.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced) {
                 break;
             }
             reopened = Counting::open_on(store.clone(), parallelism, settings(), from).await;
         }
-        // Retention dropped those of the first attempt.
+        // Retention dropped the first attempt's checkpoints.
         let dropped = matches!(from, RestoreFrom::Checkpoint(seq) if seq.0 < 5);
         match reopened {
             Ok(job) => match job.job.restored().map(|stored| stored.id.seq) {

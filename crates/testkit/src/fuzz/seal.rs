@@ -1,6 +1,6 @@
-//! Checksums and lengths made right again, as a hostile writer makes them: what lies behind them is reached.
+//! Corrects checksums and lengths as a hostile writer would, so that fuzzing reaches the code behind them.
 //!
-//! Bytes that are not even nearly what they should be are returned as they are.
+//! Bytes too malformed to correct are returned unchanged.
 
 use alluvium::internals::codec::bytes::{Reader, put_checksum};
 use alluvium::internals::codec::trailer::TRAILER_BYTES;
@@ -12,7 +12,7 @@ const MAC_BYTES: usize = 32;
 const SEGMENT_HEADER_BYTES: usize = 16;
 const SUBTASK_FRAME_BYTES: usize = 16;
 
-/// Returns an object whose envelope fits its body.
+/// Returns an object whose envelope matches its body.
 #[must_use]
 pub fn envelope(object: &[u8]) -> Vec<u8> {
     let mut object = object.to_vec();
@@ -27,7 +27,7 @@ pub fn envelope(object: &[u8]) -> Vec<u8> {
     object
 }
 
-/// Returns a pack whose directory and envelope fit.
+/// Returns a pack whose directory and envelope match.
 #[must_use]
 pub fn pack(object: &[u8]) -> Vec<u8> {
     let mut object = object.to_vec();
@@ -37,7 +37,7 @@ pub fn pack(object: &[u8]) -> Vec<u8> {
     envelope(&object)
 }
 
-/// Returns a framed subtask manifest whose frame fits.
+/// Returns a framed subtask manifest whose frame matches.
 #[must_use]
 pub fn subtask(framed: &[u8]) -> Vec<u8> {
     let mut framed = framed.to_vec();
@@ -50,7 +50,7 @@ pub fn subtask(framed: &[u8]) -> Vec<u8> {
     framed
 }
 
-/// Returns a segment whose header, blocks, index and trailer fit.
+/// Returns a segment whose header, blocks, index and trailer match.
 #[must_use]
 pub fn segment(segment: &[u8]) -> Vec<u8> {
     let mut segment = segment.to_vec();
@@ -65,7 +65,7 @@ pub fn segment(segment: &[u8]) -> Vec<u8> {
     segment
 }
 
-/// Makes the checksums and hashes of all blocks right, as far as the index at `index` can be read.
+/// Corrects the checksums and hashes of all blocks that can be read from the index at `index`.
 fn blocks(segment: &mut [u8], index: usize) -> Option<()> {
     let bytes = segment.get(index..)?.to_vec();
     let mut reader = Reader::new(&bytes);
@@ -88,7 +88,7 @@ fn blocks(segment: &mut [u8], index: usize) -> Option<()> {
     Some(())
 }
 
-/// Makes the trailer that ends `whole` right, as its length says, and returns where its index starts.
+/// Corrects the trailer at the end of `whole` and returns the index's offset.
 fn trailer(whole: &mut [u8]) -> Option<usize> {
     let at = whole.len().checked_sub(TRAILER_BYTES)?;
     let length = Reader::new(&whole[at + 8..]).u32().ok()?;
@@ -99,7 +99,7 @@ fn trailer(whole: &mut [u8]) -> Option<usize> {
     Some(start)
 }
 
-/// Puts the checksum of `from..to` behind it.
+/// Writes the checksum of `from..to` after it.
 fn check(bytes: &mut [u8], from: usize, to: usize) {
     let mut checked = bytes[from..to].to_vec();
     put_checksum(&mut checked, 0);

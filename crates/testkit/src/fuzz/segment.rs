@@ -1,4 +1,4 @@
-//! Segments: whole, their index alone, one block alone.
+//! Segments: whole, index only, single block.
 
 use alluvium::Result;
 use alluvium::backend::{Fold, RowBatch, RowSource as _, Rules};
@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::seal;
 
-/// Any bytes as a segment, as they are and sealed.
+/// Any bytes as a segment, raw and with checksums corrected.
 pub fn segment(data: &[u8]) -> Result<()> {
     let _refused = scan(&seal::segment(data));
     scan(data)
@@ -23,8 +23,8 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     let all = index.blocks_for(index.groups());
     match (index.blocks().first(), all.as_slice()) {
         (None, []) => {}
-        (Some(first), [whole]) => assert_eq!(*whole, first.offset..index.offset(), "blocks lie one behind the other"),
-        (_, other) => panic!("blocks in {} pieces", other.len()),
+        (Some(first), [whole]) => assert_eq!(*whole, first.offset..index.offset(), "blocks are contiguous"),
+        (_, other) => panic!("blocks in {} ranges", other.len()),
     }
     let some = KeyGroupSet::from(KeyGroupRange::new(0, u16::from(*data.last().unwrap_or(&0)) << 7));
     for range in index.blocks_for(&some.intersection(index.groups())) {
@@ -34,7 +34,7 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     Ok(())
 }
 
-/// Any bytes as the payload of a segment's one block; the first seven tell what its header and index say.
+/// Any bytes as the payload of a segment's only block; the first seven set fields of its header and index.
 pub fn block(data: &[u8]) -> Result<()> {
     let mut reader = Reader::new(data);
     let (flags, rows, groups) = (reader.u8()?, reader.u16()?, [reader.u16()?, reader.u16()?]);
@@ -72,7 +72,7 @@ pub fn one_block(codec: u8, kind: u8, rows: u32, groups: [u16; 2], raw_bytes: u3
     out
 }
 
-/// Reads every row; what is read can be written, and folded.
+/// Reads every row, then writes and folds the rows.
 fn scan(bytes: &[u8]) -> Result<()> {
     let index = SegmentIndex::find(bytes, None)?;
     let rows = SegmentRows::new(&index, index.groups(), vec![(0, Bytes::copy_from_slice(bytes))])?;
@@ -82,7 +82,7 @@ fn scan(bytes: &[u8]) -> Result<()> {
         batch.clear();
         rows.append_group(group, &mut batch)?;
         for row in batch.iter() {
-            writer.push(group, &row).expect("readers hand out what writers take");
+            writer.push(group, &row).expect("writers accept rows from readers");
         }
         batch.fold(Fold::Base, &Rules::none()).expect("without rules nothing can fail");
     }

@@ -1,4 +1,4 @@
-//! Where targets that need stores and jobs run: one thread, no clock, no randomness but a counter.
+//! The environment of targets that need stores and jobs: one thread, no clock, and a counter for randomness.
 
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -22,19 +22,19 @@ use crate::counting::store_on;
 /// Objects by key.
 pub type Objects = BTreeMap<String, Bytes>;
 
-/// Runs `work` to its end, and what it spawned no further.
+/// Runs `work` to completion; tasks it spawned are dropped.
 pub fn run<R>(work: impl Future<Output = R>) -> R {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
     runtime.expect("a runtime without threads").block_on(work)
 }
 
 #[derive(Debug)]
-struct Alone {
+struct SingleThreaded {
     tokio: TokioRuntime,
     drawn: AtomicU64,
 }
 
-impl Runtime for Alone {
+impl Runtime for SingleThreaded {
     fn spawn(&self, future: BoxFuture<'static, ()>) {
         self.tokio.spawn(future);
     }
@@ -52,17 +52,17 @@ impl Runtime for Alone {
     }
 
     fn random(&self) -> u128 {
-        // Far apart, so that neither half of two draws is equal.
+        // Multiplied so that consecutive draws differ in both halves.
         u128::from(self.drawn.fetch_add(1, Ordering::Relaxed)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835)
     }
 }
 
-/// Returns the runtime, inside [`run`]; `seed` tells what it draws.
+/// Returns the runtime, for use inside [`run`]; `seed` fixes its draws.
 pub fn runtime(seed: u64) -> SharedRuntime {
-    Arc::new(Alone { tokio: TokioRuntime::current(), drawn: AtomicU64::new(seed << 32 | 1) })
+    Arc::new(SingleThreaded { tokio: TokioRuntime::current(), drawn: AtomicU64::new(seed << 32 | 1) })
 }
 
-/// Returns a store in memory that holds `objects`, and the job's place in it.
+/// Returns an in-memory store that holds `objects`, and the job's place in it.
 pub async fn store(objects: &Objects, seed: u64) -> (Arc<dyn ObjectStore>, Store) {
     let memory: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
     for (key, bytes) in objects {
@@ -79,7 +79,7 @@ pub async fn store(objects: &Objects, seed: u64) -> (Arc<dyn ObjectStore>, Store
     (memory, store)
 }
 
-/// Returns all objects of a store in memory.
+/// Returns all objects of an in-memory store.
 pub async fn dump(memory: &Arc<dyn ObjectStore>) -> Objects {
     use futures_util::TryStreamExt as _;
     let found: Vec<_> = memory.list(None).try_collect().await.expect("memory lists");

@@ -1,12 +1,12 @@
-//! What `alluvium run --emit end` must write, as a plain computation over the whole input: it follows the tool's
-//! contract alone and shares no code with the crate.
+//! The expected output of `alluvium run --emit end`, computed directly from the whole input. The oracle follows the
+//! tool's contract alone and shares no code with the crate.
 
 pub mod sample;
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What to compute, in the words of the flags.
+/// The computation, in terms of the tool's flags.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
     pub key: &'static str,
@@ -23,7 +23,7 @@ pub struct Windows {
     pub lateness_ms: i64,
 }
 
-/// What comes out.
+/// The expected output and counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     pub output: String,
@@ -38,7 +38,7 @@ pub const DAY_MS: i64 = 24 * 60 * MINUTE_MS;
 
 const WIDE: &str = "count,min:value,max:value,mean:value,last:value,sum:runtime_s,distinct:region";
 
-/// The aggregations of the main job: over the cloud benchmarks, and over the sample that looks like them.
+/// The main job's aggregations, for the cloud benchmarks and the sample modelled on them.
 pub const KEYED: Spec = Spec { key: "vm_id,test", agg: WIDE, window: None, skip_bad: false };
 pub const WINDOWED: Spec = Spec { window: Some(MONTHS), ..KEYED };
 pub const DISTINCT: Spec = Spec { key: "region", agg: "distinct:vm_id", window: None, skip_bad: false };
@@ -48,7 +48,7 @@ pub const SHUFFLED: Spec = Spec { window: Some(Windows { lateness_ms: 30 * MINUT
 const MONTHS: Windows = Windows { time: "start_time", size_ms: 30 * DAY_MS, lateness_ms: 0 };
 
 impl Spec {
-    /// Returns the flags that ask the tool for this.
+    /// Returns the tool's flags for this computation.
     pub fn flags(&self) -> Vec<String> {
         let mut flags = vec!["--key".to_owned(), self.key.to_owned(), "--agg".to_owned(), self.agg.to_owned()];
         if let Some(window) = self.window {
@@ -63,7 +63,7 @@ impl Spec {
     }
 }
 
-/// The cells that each aggregate gets, in input order, by key and window.
+/// Each aggregate's cells, in input order, by key and window.
 type Groups<'a> = BTreeMap<(Vec<Cell<'a>>, i64), Vec<Vec<Cell<'a>>>>;
 
 type Cell<'a> = Cow<'a, str>;
@@ -75,7 +75,7 @@ enum Kind {
     Text,
 }
 
-/// Computes the answer. Panics on a malformed record that is not to be skipped.
+/// Computes the answer. Panics on a malformed record unless the spec skips such records.
 pub fn expected(csv: &[u8], spec: &Spec) -> Answer {
     let text = std::str::from_utf8(csv).expect("text");
     let mut lines = records(text).into_iter().map(split);
@@ -118,7 +118,7 @@ pub fn expected(csv: &[u8], spec: &Spec) -> Answer {
     answer
 }
 
-/// Returns what the columns hold after a record, `None` if it is malformed.
+/// Returns the column kinds after a record; `None` if the record is malformed.
 fn check(
     cells: &[Cell<'_>],
     columns: usize,
@@ -149,7 +149,7 @@ fn is_null(cell: &str) -> bool {
     cell.is_empty() || cell == "NA"
 }
 
-/// Returns what a cell looks like, `None` for a number that is not finite.
+/// Returns a cell's kind; `None` for a number that is not finite.
 fn kind_of(cell: &str) -> Option<Kind> {
     let digits = cell.strip_prefix('-').unwrap_or(cell);
     if !digits.is_empty() && digits.chars().all(|c| c.is_ascii_digit()) {
@@ -223,7 +223,7 @@ fn decimal_sum(cells: &[&str]) -> f64 {
     sum
 }
 
-/// Returns the records of a text, each with its line ends and quotes.
+/// Returns a text's records, each with its line end and quotes.
 pub fn records(text: &str) -> Vec<&str> {
     let mut records = Vec::new();
     let (mut start, mut quoted) = (0, false);
@@ -271,7 +271,7 @@ fn line(cells: &[Cell<'_>]) -> String {
     cells.iter().map(quote).collect::<Vec<_>>().join(",") + "\n"
 }
 
-/// Returns milliseconds since the epoch of `2023-05-28 19:58:53.260` (UTC, with `T` and `Z` too) or of an integer.
+/// Returns milliseconds since the epoch of `2023-05-28 19:58:53.260` (UTC, also with `T` and `Z`) or of an integer.
 fn time_of(text: &str) -> Option<i64> {
     if kind_of(text) == Some(Kind::Integer) {
         return text.parse().ok();
@@ -299,7 +299,7 @@ fn is_leap(year: i64) -> bool {
     year % 4 == 0 && (year % 100 != 0 || year % 400 == 0)
 }
 
-/// Returns RFC 3339 text; a fraction only where there is one.
+/// Returns RFC 3339 text, with a fraction only if it is not zero.
 fn date_of(millis: i64) -> String {
     let (day, in_day) = (millis.div_euclid(DAY_MS), millis.rem_euclid(DAY_MS));
     let mut year = 1970 + day.div_euclid(366) - 1;

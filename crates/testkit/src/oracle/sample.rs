@@ -1,4 +1,5 @@
-//! Generates `crates/cli/tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some that are worse.
+//! Generates `crates/cli/tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some worse
+//! ones.
 
 use std::fmt::Write as _;
 
@@ -20,7 +21,7 @@ const TESTS: [&str; 6] = [
     "naïve 🚀",
 ];
 
-/// Numbers that are the same on every machine and for ever (SplitMix64).
+/// Random numbers, identical on every machine (SplitMix64).
 struct Numbers(u64);
 
 impl Numbers {
@@ -48,14 +49,14 @@ pub fn sample() -> String {
     let mut text = "start_time,vm_id,region,sku,lifespan,test,unit,value,runtime_s\n".to_owned();
     let mut now = FIRST_MS;
     for _ in 0..ROWS {
-        // About 16 months, in order but for what comes minutes, days or months late.
+        // About 16 months, in order except for records that are minutes, days or months late.
         now += numbers.below(2 * 480 * DAY_MS / ROWS);
         let late = match numbers.below(40) {
             0..=5 => numbers.below(45) * MINUTE_MS,
             6 => numbers.below(70) * DAY_MS,
             _ => 0,
         };
-        // Few machines report often, many seldom.
+        // A few machines report often, most rarely.
         let rank = numbers.below(9);
         let vm = numbers.below(1 << rank);
         let start = date_of(now - late);
@@ -77,7 +78,7 @@ pub fn sample() -> String {
     text
 }
 
-/// A decimal: sometimes written as an integer, with a needless zero, a sign, an exponent, or not there.
+/// A decimal: sometimes written as an integer, with a redundant zero, a sign or an exponent, or missing.
 fn value(numbers: &mut Numbers) -> String {
     let (whole, part) = (numbers.below(2_500_000), numbers.below(100));
     match numbers.below(30) {
@@ -108,7 +109,7 @@ fn quote(cell: &str) -> String {
     }
 }
 
-/// Returns the records of `csv` in another order: each at most an hour from its place in time.
+/// Returns the records of `csv` in another order, each moved by at most an hour of event time.
 pub fn shuffled(csv: &str) -> String {
     let mut numbers = Numbers(11);
     let all = records(csv);

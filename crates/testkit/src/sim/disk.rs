@@ -1,6 +1,6 @@
-//! A disk that loses what was not synced, and a store of files on it that does, step by step, what that of `file://` does:
-//! write a new file, sync it, link it under its name, sync the folder; and before a name is read whose create did not
-//! succeed, change the folder and sync it again.
+//! A disk that loses unsynced data, and a file store on it that follows the steps of `file://`: write a new file, sync
+//! it, link it under its name, sync the folder. Before a read of a name whose create did not succeed, the store changes
+//! the folder and syncs it again.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -20,13 +20,13 @@ use tokio::sync::oneshot;
 use super::store::meta;
 use super::{Node, Rng, Sim};
 
-/// What a disk writes at once, unless it loses power meanwhile.
+/// A disk writes this much atomically, unless power fails.
 const BLOCK_BYTES: usize = 4096;
 
-/// What it writes at once even then.
+/// A disk writes this much atomically even if power fails.
 const SECTOR_BYTES: usize = 512;
 
-/// How often syncs fail, in 1000.
+/// Sync failures, per 1000 syncs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskFaults {
     pub file_sync: u64,
@@ -34,11 +34,11 @@ pub struct DiskFaults {
 }
 
 struct File {
-    /// As programs see it.
-    seen: Bytes,
-    /// As it is on the disk.
+    /// The contents visible to programs.
+    visible: Bytes,
+    /// The contents on the disk.
     durable: Vec<u8>,
-    /// A sync has failed: the system takes its pages for written, and writes them no more.
+    /// A sync failed: the system marks the pages clean and never writes them again.
     lost: bool,
 }
 
@@ -47,10 +47,10 @@ struct State {
     files: Vec<File>,
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
-    /// Folders with changes that a sync would write. What a failed sync did not write is taken for written.
+    /// Folders with unsynced changes. After a failed sync the changes count as written.
     dirty: BTreeSet<String>,
-    /// The file system's journal has failed: nothing is written any more.
-    broken: bool,
+    /// The file system's journal failed: all further writes fail.
+    journal_failed: bool,
     faults: DiskFaults,
 }
 
@@ -84,32 +84,32 @@ impl Disk {
 
     fn write_new(&self, bytes: Bytes) -> Result<usize> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
-        state.files.push(File { seen: bytes, durable: Vec::new(), lost: false });
+        state.files.push(File { visible: bytes, durable: Vec::new(), lost: false });
         Ok(state.files.len() - 1)
     }
 
     fn sync_file(&self, file: usize) -> Result<()> {
         let fails = self.sim.draw(|rng| rng.permille(self.state().faults.file_sync));
         let mut state = self.state();
-        let broken = state.broken;
+        let journal_failed = state.journal_failed;
         let file = &mut state.files[file];
-        if fails || broken {
+        if fails || journal_failed {
             self.sim.hit("sync of a file failed");
             file.lost = true;
             return Err(failed("input/output error"));
         }
         if !file.lost {
-            file.durable = file.seen.to_vec();
+            file.durable = file.visible.to_vec();
         }
         Ok(())
     }
 
     fn link(&self, file: usize, name: &str) -> Result<()> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
         if state.names.contains_key(name) {
@@ -120,24 +120,24 @@ impl Disk {
         Ok(())
     }
 
-    /// Changes the folder that `name` is in, so that a sync has something to write.
+    /// Changes the folder of `name`, so that a sync has something to write.
     fn touch(&self, name: &str) -> Result<()> {
         let mut state = self.state();
-        if state.broken {
+        if state.journal_failed {
             return Err(failed("read-only file system"));
         }
         state.dirty.insert(folder(name).to_owned());
         Ok(())
     }
 
-    /// Syncs the folder that `name` is in. Some file systems take no more writes after that has failed; others forget.
+    /// Syncs the folder of `name`. After a failure, some file systems become read-only; others drop the changes.
     fn sync_name(&self, name: &str) -> Result<()> {
         let (fails, breaks) = self.sim.draw(|rng| (rng.permille(self.state().faults.name_sync), rng.permille(300)));
         let mut state = self.state();
-        let State { names, durable_names, dirty, broken, .. } = &mut *state;
+        let State { names, durable_names, dirty, journal_failed, .. } = &mut *state;
         let dirty = dirty.remove(folder(name));
-        *broken |= fails && breaks;
-        if fails || *broken {
+        *journal_failed |= fails && breaks;
+        if fails || *journal_failed {
             self.sim.hit("sync of a folder failed");
             return Err(failed("input/output error"));
         }
@@ -150,15 +150,15 @@ impl Disk {
         Ok(())
     }
 
-    /// Loses power: of what was not synced any part may be there, in any order.
+    /// Loses power: any subset of the unsynced data survives, in any order.
     pub fn lose_power(&self) {
         self.sim.hit("power lost");
         let mut rng = self.sim.draw(Rng::fork);
         let mut state = self.state();
-        let State { files, names, durable_names, dirty, broken, .. } = &mut *state;
+        let State { files, names, durable_names, dirty, journal_failed, .. } = &mut *state;
         dirty.clear();
-        let seen = std::mem::take(names);
-        for (name, file) in &seen {
+        let visible = std::mem::take(names);
+        for (name, file) in &visible {
             if !durable_names.contains_key(name) && rng.permille(300) {
                 self.sim.hit("name survived that was not synced");
                 durable_names.insert(name.clone(), *file);
@@ -166,18 +166,18 @@ impl Disk {
                 self.sim.hit("name lost that was not synced");
             }
         }
-        durable_names.retain(|name, _| seen.contains_key(name) || rng.permille(500));
-        for file in files.iter_mut().filter(|file| file.durable != file.seen) {
+        durable_names.retain(|name, _| visible.contains_key(name) || rng.permille(500));
+        for file in files.iter_mut().filter(|file| file.durable != file.visible) {
             self.sim.hit("file torn");
-            file.durable = torn(&file.seen, &mut rng);
-            file.seen = file.durable.clone().into();
+            file.durable = torn(&file.visible, &mut rng);
+            file.visible = file.durable.clone().into();
         }
         names.clone_from(durable_names);
-        *broken = false;
+        *journal_failed = false;
     }
 }
 
-/// Returns what is left of a file that was not synced: its length may be there, and some of its blocks.
+/// Returns the remains of an unsynced file: possibly its length, and some of its blocks.
 fn torn(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
     let mut left = vec![0; if rng.permille(500) { bytes.len() } else { rng.index(bytes.len() + 1) }];
     for (to, from) in left.chunks_mut(BLOCK_BYTES).zip(bytes.chunks(BLOCK_BYTES)) {
@@ -188,40 +188,40 @@ fn torn(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
     left
 }
 
-/// A store of files on a disk, as one process sees it.
+/// A file store on a disk, as one process sees it.
 #[derive(Clone)]
 pub struct DiskStore {
     sim: Sim,
     node: Node,
     disk: Disk,
-    /// Names that perhaps stand without being durable; `None` if it does not care.
+    /// Names that may exist without being durable; `None` if the store is not guarded.
     doubtful: Option<Arc<Mutex<BTreeSet<String>>>>,
 }
 
 impl DiskStore {
-    /// Returns the store; `guarded` as `file://` opens it, or as the library alone would have it.
+    /// Returns the store. With `guarded` it behaves like `file://`, otherwise like the underlying library alone.
     pub fn new(sim: &Sim, node: Node, disk: &Disk, guarded: bool) -> Self {
         Self { sim: sim.clone(), node, disk: disk.clone(), doubtful: guarded.then(Arc::default) }
     }
 
-    fn doubt(&self, name: &str) -> bool {
+    fn mark_doubtful(&self, name: &str) -> bool {
         self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().insert(name.to_owned()))
     }
 
-    fn trust(&self, name: &str) {
+    fn mark_durable(&self, name: &str) {
         self.doubtful.iter().for_each(|doubtful| {
             doubtful.lock().unwrap().remove(name);
         });
     }
 
-    /// Makes a name durable that a create may have left.
-    async fn settle(&self, name: &str) -> Result<()> {
+    /// Makes durable a name that an earlier create may have left.
+    async fn ensure_durable(&self, name: &str) -> Result<()> {
         if self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().contains(name)) {
             self.disk.touch(name)?;
             self.step().await;
             self.disk.sync_name(name)?;
             self.sim.hit("name in doubt synced before it was read");
-            self.trust(name);
+            self.mark_durable(name);
         }
         Ok(())
     }
@@ -244,7 +244,7 @@ impl DiskStore {
 
     fn find(&self, name: &str) -> Option<Bytes> {
         let state = self.disk.state();
-        state.names.get(name).map(|file| state.files[*file].seen.clone())
+        state.names.get(name).map(|file| state.files[*file].visible.clone())
     }
 }
 
@@ -262,17 +262,17 @@ impl fmt::Debug for DiskStore {
 
 #[async_trait::async_trait]
 impl ObjectStore for DiskStore {
-    /// Goes on when its caller has given up, as a blocking thread does.
+    /// Completes even if the caller is dropped, as a blocking thread does.
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
         let (sender, receiver) = oneshot::channel();
-        let undoubted = self.doubt(location.as_ref());
+        let undoubted = self.mark_doubtful(location.as_ref());
         let create = self.clone().create(location.to_string(), payload.into());
-        // The caller may be gone.
+        // The receiver may be dropped.
         self.sim.spawn(self.node, Box::pin(async move { drop(sender.send(create.await)) }));
         let created = receiver.await.unwrap_or_else(|_| Err(failed("killed")));
         if created.is_ok() || undoubted && matches!(created, Err(Error::AlreadyExists { .. })) {
-            self.trust(location.as_ref());
+            self.mark_durable(location.as_ref());
         }
         created?;
         Ok(PutResult { e_tag: None, version: None, extensions: Default::default() })
@@ -283,7 +283,7 @@ impl ObjectStore for DiskStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.settle(location.as_ref()).await?;
+        self.ensure_durable(location.as_ref()).await?;
         self.step().await;
         let missing = || Error::NotFound { path: location.to_string(), source: "no such file".into() };
         let bytes = self.find(location.as_ref()).ok_or_else(missing)?;
@@ -318,7 +318,7 @@ impl ObjectStore for DiskStore {
         let start = prefix.map(|prefix| format!("{prefix}/")).unwrap_or_default();
         let state = self.disk.state();
         let below = state.names.iter().filter(|(name, _)| name.starts_with(&start));
-        let found: Vec<_> = below.map(|(name, file)| meta(name, state.files[*file].seen.len() as u64)).collect();
+        let found: Vec<_> = below.map(|(name, file)| meta(name, state.files[*file].visible.len() as u64)).collect();
         stream::iter(found).boxed()
     }
 

@@ -1,7 +1,7 @@
-//! The executor: tasks belong to nodes, the seed chooses which ready task runs next, time is a queue of events.
+//! The executor: tasks belong to nodes, the seed chooses the next ready task, time is a queue of events.
 //!
-//! A node can crash (its futures are dropped, at any of its awaits), be paused and be resumed. What a node asked of the
-//! world goes on without it: events belong to the executor.
+//! A node can crash (its futures are dropped, at any await), be paused and be resumed. Events belong to the executor,
+//! so calls already sent complete without their node.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,14 +21,14 @@ use super::Rng;
 /// A simulated process.
 pub type Node = usize;
 
-/// How often what happened, by name.
+/// Counts by name.
 pub type Counts = BTreeMap<&'static str, u64>;
 
 type TaskId = u64;
 type EventId = (u64, u64);
 type CrashHandler = Arc<dyn Fn(&Sim, Node) + Send + Sync>;
 
-/// What becomes of the trace.
+/// Destination of the trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tracing {
     Off,
@@ -43,7 +43,7 @@ pub struct Sim {
     ready: Arc<Mutex<Vec<TaskId>>>,
 }
 
-/// Ends a world: what its futures, events and handlers hold of it would keep it in memory for good.
+/// Ends a world on drop. Futures, events and handlers refer to the world, so the cycle would otherwise leak.
 pub struct Ending(Sim);
 
 impl Drop for Ending {
@@ -51,7 +51,7 @@ impl Drop for Ending {
         let mut world = self.0.world.lock().unwrap_or_else(PoisonError::into_inner);
         let held = (std::mem::take(&mut world.tasks), std::mem::take(&mut world.events), world.on_crash.take());
         drop(world);
-        // What they hold may call back into the executor when it goes.
+        // Dropped outside the lock, because their destructors may call the executor.
         drop(held);
     }
 }
@@ -78,16 +78,16 @@ enum Event {
 struct Task {
     node: Node,
     waker: Arc<TaskWaker>,
-    /// Taken while it is polled.
+    /// `None` while the task is polled.
     future: Option<BoxFuture<'static, ()>>,
 }
 
 #[derive(Default)]
 struct NodeState {
     paused: bool,
-    /// Tasks that became ready while it was paused.
+    /// Tasks that became ready while the node was paused.
     held: Vec<TaskId>,
-    /// Awaits that did not complete at once, counted over all incarnations.
+    /// Awaits that did not complete at once, over all incarnations.
     awaits: u64,
     crash_at: Option<u64>,
     crashes: u64,
@@ -126,7 +126,7 @@ impl Sim {
         Self { world: Arc::new(Mutex::new(world)), ready: Arc::default() }
     }
 
-    /// Returns what ends this world when it is dropped.
+    /// Returns a guard that ends this world on drop.
     pub fn ending(&self) -> Ending {
         Ending(self.clone())
     }
@@ -135,7 +135,7 @@ impl Sim {
         self.world.lock().unwrap()
     }
 
-    /// Returns the runtime of code that runs on `node`.
+    /// Returns the runtime for code on `node`.
     pub fn runtime(&self, node: Node) -> SharedRuntime {
         Arc::new(NodeRuntime { sim: self.clone(), node })
     }
@@ -165,12 +165,12 @@ impl Sim {
         }
     }
 
-    /// Takes note that a point was reached which a search has to reach.
+    /// Counts a coverage point, which a search has to reach.
     pub fn hit(&self, point: &'static str) {
         *self.world().points.entry(point).or_default() += 1;
     }
 
-    /// Returns how often each point was reached.
+    /// Returns the count of each coverage point.
     pub fn points(&self) -> Counts {
         self.world().points.clone()
     }
@@ -191,7 +191,7 @@ impl Sim {
         waker.wake();
     }
 
-    /// Calls `event` after `delay_ms`, whatever becomes of the nodes.
+    /// Calls `event` after `delay_ms`, even if nodes crash.
     pub fn after(&self, delay_ms: u64, event: impl FnOnce(&Self) + Send + 'static) {
         let mut world = self.world();
         let at = world.now_ms + delay_ms;
@@ -211,14 +211,14 @@ impl Sim {
         state.crashes += 1;
         let on_crash = world.on_crash.clone();
         drop(world);
-        // What the futures hold may call back into the executor when it goes.
+        // Dropped outside the lock, because the futures' destructors may call the executor.
         drop(lost);
         if let Some(on_crash) = on_crash {
             on_crash(self, node);
         }
     }
 
-    /// Sets what happens when a node has crashed.
+    /// Sets the handler called after a node's crash.
     pub fn on_crash(&self, handler: impl Fn(&Self, Node) + Send + Sync + 'static) {
         self.world().on_crash = Some(Arc::new(handler));
     }
@@ -228,17 +228,17 @@ impl Sim {
         self.world().nodes.entry(node).or_default().crash_at = Some(k);
     }
 
-    /// Returns the awaits of `node` so far.
+    /// Returns the number of awaits of `node` so far.
     pub fn awaits(&self, node: Node) -> u64 {
         self.world().nodes.get(&node).map_or(0, |state| state.awaits)
     }
 
-    /// Returns how often `node` has crashed: which of its incarnations runs.
+    /// Returns the number of crashes of `node`, which identifies its incarnation.
     pub fn crashes(&self, node: Node) -> u64 {
         self.world().nodes.get(&node).map_or(0, |state| state.crashes)
     }
 
-    /// Stops `node` from running, as a stopped process or a long garbage collection does.
+    /// Stops running `node`, as SIGSTOP or a long garbage collection does.
     pub fn pause(&self, node: Node) {
         self.trace(format_args!("n{node} PAUSE"));
         self.hit("node paused");
@@ -261,14 +261,14 @@ impl Sim {
         self.world().nodes.entry(node).or_default().clock_skew_ms += by_ms;
     }
 
-    /// Runs everything that happens until `time_ms`.
+    /// Runs all tasks and events until `time_ms`.
     pub fn run_until(&self, time_ms: u64) {
         while self.step(time_ms) {}
         let mut world = self.world();
         world.now_ms = world.now_ms.max(time_ms);
     }
 
-    /// Runs one task, or lets time pass to the next event until `time_ms`; returns false if there is neither.
+    /// Runs one task, or advances to the next event until `time_ms`; returns false if there is neither.
     fn step(&self, time_ms: u64) -> bool {
         if self.run_one_task() {
             return true;
@@ -285,7 +285,7 @@ impl Sim {
         true
     }
 
-    /// Runs `future` on `node` until it is done; `None` if it is not within `limit_ms`.
+    /// Runs `future` on `node` until it completes; `None` if it takes longer than `limit_ms`.
     pub fn block_on<T: Send + 'static>(
         &self,
         node: Node,
@@ -362,7 +362,7 @@ impl World {
         id
     }
 
-    /// Takes the future of a ready task, chosen at random, whose node is not paused.
+    /// Takes the future of a random ready task whose node is not paused.
     fn choose(&mut self, ready: &mut Vec<TaskId>) -> Option<(TaskId, Node, BoxFuture<'static, ()>, Arc<TaskWaker>)> {
         while !ready.is_empty() {
             let id = ready.swap_remove(self.rng.index(ready.len()));
@@ -379,7 +379,7 @@ impl World {
     }
 }
 
-/// A wake-up that is taken back if nobody waits for it any more.
+/// A wake-up, cancelled on drop.
 struct Timer {
     sim: Sim,
     event: Option<(EventId, Waker)>,
@@ -455,7 +455,7 @@ impl Runtime for NodeRuntime {
     }
 }
 
-/// FNV-1a, to compare traces by.
+/// FNV-1a, for comparing traces.
 struct Fnv(u64);
 
 impl Write for Fnv {

@@ -1,5 +1,5 @@
-//! What becomes of a call to the simulated store: when, how often and whether at all it takes effect and, apart from that,
-//! what its caller is told, if anything.
+//! The fate of a call to the simulated store: when, how often and whether it takes effect and, independently, the
+//! answer to its caller, if any.
 
 use super::Rng;
 
@@ -12,42 +12,42 @@ pub enum Operation {
     List,
 }
 
-/// A call, as faults see it.
+/// A call, as seen by fault injection.
 #[derive(Debug)]
 pub struct Call<'a> {
-    /// Number of the call over all nodes, from 0.
+    /// Index of the call over all nodes, from 0.
     pub number: u64,
     pub operation: Operation,
     pub key: &'a str,
 }
 
-/// What a caller is told.
+/// The answer to a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
-    /// What happened when it first took effect.
+    /// The outcome of the first effect.
     Truth,
     ServerError,
     Throttled,
     Conflict,
     Denied,
-    /// The truth, with the last byte of its body missing.
+    /// The true answer, with the last byte of its body missing.
     Cut,
-    /// The truth, until the connection breaks in the middle of its body.
+    /// The true answer, with the connection reset in the middle of its body.
     Reset,
-    /// The whole object, whatever range was asked for.
+    /// The whole object instead of the requested range.
     Whole,
-    /// As many bytes as were asked for, from elsewhere in the object.
+    /// The right number of bytes, from another range of the object.
     Misdirected,
-    /// What was there some time ago.
+    /// An earlier state.
     Stale,
 }
 
-/// What becomes of a call.
+/// The fate of a call.
 #[derive(Debug, Clone)]
 pub struct Fate {
-    /// When it takes effect, after the call; several times if it is delivered twice.
+    /// Delays from the call to each effect; several if the call is delivered twice.
     pub effects_ms: Vec<u64>,
-    /// What the caller is told, and when, after the call or, if it is the truth, after the effect.
+    /// The answer and its delay, from the call or, for the truth, from the effect.
     pub answer: Option<(u64, Answer)>,
 }
 
@@ -56,23 +56,23 @@ impl Fate {
         Self { effects_ms: vec![latency_ms / 2], answer: Some((latency_ms - latency_ms / 2, Answer::Truth)) }
     }
 
-    /// It takes no effect, and the caller is told so, more or less.
+    /// No effect, with a matching answer.
     pub fn not_applied(latency_ms: u64, answer: Answer) -> Self {
         Self { effects_ms: Vec::new(), answer: Some((latency_ms, answer)) }
     }
 
-    /// It takes effect, and the caller is told otherwise.
+    /// An effect, with an answer that denies it.
     pub fn applied_but(latency_ms: u64, answer: Answer) -> Self {
         Self { effects_ms: vec![latency_ms / 2], answer: Some((latency_ms, answer)) }
     }
 
-    /// The caller is told nothing, whether it takes effect at once, later or never.
+    /// No answer, with an immediate, late or missing effect.
     pub fn silent(effect_ms: Option<u64>) -> Self {
         Self { effects_ms: effect_ms.into_iter().collect(), answer: None }
     }
 }
 
-/// What can go wrong with a call.
+/// Faults of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     FailsBefore,
@@ -93,7 +93,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// All, and how many calls out of 1000 each befalls at most. The last three no honest store does.
+    /// All faults, with the maximum rate of each in calls out of 1000. No honest store shows the last three.
     const ALL: [(Self, u64); 15] = [
         (Self::FailsBefore, 150),
         (Self::Throttled, 100),
@@ -168,17 +168,17 @@ impl Fault {
     }
 }
 
-/// How often what goes wrong, in calls out of 1000.
+/// Fault rates, in calls out of 1000.
 #[derive(Debug, Clone, Default)]
 pub struct Profile {
     pub latency_max_ms: u64,
-    /// How late a late effect may come.
+    /// Maximum delay of a late effect.
     pub late_max_ms: u64,
-    /// How often each fault befalls a call that it can befall.
+    /// The rate of each fault among the calls it applies to.
     pub rates: Vec<(Fault, u64)>,
-    /// How many of the newest objects a listing may miss.
+    /// Maximum number of newest objects missing from a listing.
     pub list_misses_max: u64,
-    /// For how long a listing may show what was deleted.
+    /// How long a listing may still show a deleted object.
     pub list_ghosts_max_ms: u64,
     pub list_breaks: u64,
 }
@@ -189,7 +189,7 @@ impl Profile {
         Self { latency_max_ms: 20, ..Self::default() }
     }
 
-    /// Draws a profile; each kind of fault is off in half of all.
+    /// Draws a profile; each fault is off in half of all profiles.
     pub fn draw(rng: &mut Rng) -> Self {
         let worst = [20, 60, 120, 250][rng.index(4)];
         let mut rate = |most: u64| if rng.permille(500) { 0 } else { rng.within(0, most.min(worst)) };
@@ -220,11 +220,11 @@ impl Profile {
 
 pub(crate) type Script = Box<dyn FnMut(&Call<'_>) -> Option<Fate> + Send>;
 
-/// What goes wrong.
+/// The source of faults.
 pub enum Faults {
-    /// As the profile has it, at random.
+    /// At random, by profile.
     Drawn(Profile),
-    /// As the script says; what it says nothing of goes well.
+    /// By script; calls not in the script succeed.
     Scripted(Script),
 }
 
@@ -233,7 +233,7 @@ impl Faults {
         Self::Drawn(Profile::healthy())
     }
 
-    /// Calls `first..first + count` have the fate that `fate` makes; all others go well.
+    /// Calls `first..first + count` have the fate made by `fate`; all others succeed.
     pub fn nth(first: u64, count: u64, fate: impl Fn() -> Fate + Send + 'static) -> Self {
         Self::Scripted(Box::new(move |call| (first..first.saturating_add(count)).contains(&call.number).then(&fate)))
     }

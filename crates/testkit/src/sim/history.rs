@@ -1,22 +1,22 @@
-//! I11: what callers were told of a key can be put into one order, that of a register which is written only while it is
+//! I11: the calls on a key, as observed by callers, are linearizable for a register that accepts a write only while
 //! empty.
 //!
-//! The search is that of Wing and Gong, with Lowe's memory of states seen: it knows when calls began and were answered,
-//! and nothing of when they took effect.
+//! The search is Wing and Gong's, with Lowe's cache of visited states. It knows when calls began and returned, but not
+//! when they took effect.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use bytes::Bytes;
 
-/// What a call did, as far as its caller was told.
+/// A call's effect, as far as its caller knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Did {
-    /// It may have created this.
+    /// May have created this object.
     Put(Bytes),
-    /// It may have deleted what was there.
+    /// May have deleted the object.
     Delete,
-    /// It saw these bytes at that place, or nothing.
+    /// Returned these bytes of this range, or found nothing.
     Read(Option<(Range<usize>, Bytes)>),
 }
 
@@ -24,24 +24,24 @@ pub(crate) enum Did {
 #[derive(Debug, Clone)]
 pub(crate) struct Told {
     pub did: Did,
-    /// When it began, in the order of all that happened.
+    /// The call's start, in the global order of events.
     pub began: u64,
-    /// When its caller was told that it was done; `None` if it never was, so that it may be done at any time, or never.
+    /// The call's return; `None` if it never returned, so that it may take effect at any later time, or never.
     pub done: Option<u64>,
 }
 
-/// Which calls are in their place, and what the register then holds: the number of a put.
+/// The calls already placed, and the register's content: the index of a put.
 type State = (Vec<bool>, Option<usize>);
 
-/// Returns whether the calls on a key can be put into an order.
+/// Returns whether the calls on a key are linearizable.
 pub(crate) fn i11_is_linearizable(calls: &[Told]) -> bool {
-    // A write that was told may have been delivered twice.
+    // A write that returned may have been delivered twice.
     let again = calls.iter().filter(|call| call.done.is_some() && !matches!(call.did, Did::Read(_)));
     let calls: Vec<Told> = calls.iter().cloned().chain(again.map(|call| Told { done: None, ..call.clone() })).collect();
     let mut seen = BTreeSet::new();
     let mut open: Vec<State> = vec![(vec![false; calls.len()], None)];
     while let Some((mut placed, holds)) = open.pop() {
-        // Reads change nothing: whatever can be read now is.
+        // Reads change nothing, so any possible read is placed at once.
         while let Some(at) = candidates(&calls, &placed).into_iter().find(|at| reads(&calls, *at, holds)) {
             placed[at] = true;
         }
@@ -66,14 +66,14 @@ pub(crate) fn i11_is_linearizable(calls: &[Told]) -> bool {
     false
 }
 
-/// Returns the calls that may come next: no other ended before they began.
+/// Returns the calls that may come next: those begun before any other unplaced call returned.
 fn candidates(calls: &[Told], placed: &[bool]) -> Vec<usize> {
     let left = || calls.iter().enumerate().filter(|(at, _)| !placed[*at]);
     let first_done = left().filter_map(|(_, call)| call.done).min().unwrap_or(u64::MAX);
     left().filter(|(_, call)| call.began < first_done).map(|(at, _)| at).collect()
 }
 
-/// Returns whether the call is a read that sees what the register holds.
+/// Returns whether the call is a read of the register's current content.
 fn reads(calls: &[Told], at: usize, holds: Option<usize>) -> bool {
     match (&calls[at].did, holds.map(|at| &calls[at].did)) {
         (Did::Read(None), None) => true,

@@ -1,4 +1,4 @@
-//! What the code under test logs belongs to a run: each line goes into the trace, and to whoever listens.
+//! Captures the log lines of the code under test into the run's trace, and passes them to a listener.
 
 use std::fmt::{self, Write};
 use std::sync::{Arc, Mutex};
@@ -9,22 +9,22 @@ use tracing::{Event, Metadata, Subscriber};
 
 use super::Sim;
 
-/// Runs `work`; `listen` is told of each line that it logs on this thread: its message alone, and all of it.
+/// Runs `work` and calls `listen` with the message and the full text of each line logged on this thread.
 pub fn logged<R>(sim: &Sim, listen: impl Fn(&str, &str) + Send + 'static, work: impl FnOnce() -> R) -> R {
-    let ears = Arc::new(Mutex::new(Some((sim.clone(), listen))));
-    let result = tracing::subscriber::with_default(Listener { ears: Arc::clone(&ears) }, work);
-    // Another thread may be the last to let go of the listener, and hold a lock of the library's then: what a run leaves
-    // must not be dropped there, since it may log.
-    let ears = ears.lock().unwrap().take();
-    drop(ears);
+    let sink = Arc::new(Mutex::new(Some((sim.clone(), listen))));
+    let result = tracing::subscriber::with_default(Listener { sink: Arc::clone(&sink) }, work);
+    // Another thread may drop the listener last, while holding a lock of the library. The captured values may log when
+    // dropped, so they are dropped here.
+    let sink = sink.lock().unwrap().take();
+    drop(sink);
     result
 }
 
 struct Listener<F> {
-    ears: Arc<Mutex<Option<(Sim, F)>>>,
+    sink: Arc<Mutex<Option<(Sim, F)>>>,
 }
 
-/// A line: its message, and its fields behind it.
+/// A line: its message, followed by its fields.
 #[derive(Default)]
 struct Line {
     message: String,
@@ -58,7 +58,7 @@ impl<F: Fn(&str, &str) + Send + 'static> Subscriber for Listener<F> {
         let mut line = Line::default();
         event.record(&mut line);
         let whole = format!("{}{}", line.message, line.fields);
-        if let Some((sim, listen)) = &*self.ears.lock().unwrap() {
+        if let Some((sim, listen)) = &*self.sink.lock().unwrap() {
             sim.trace(format_args!("  log: {whole}"));
             listen(&line.message, &whole);
         }

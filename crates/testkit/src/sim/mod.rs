@@ -1,11 +1,12 @@
-//! The simulation's harness: a seeded executor on virtual time and an object store to run on it. Nothing here knows what
-//! is tested with it.
+//! The simulation's harness: a seeded executor on virtual time and an object store that runs on it. Independent of the
+//! code under test.
 
 mod disk;
 mod executor;
 mod fate;
 mod history;
 mod log;
+mod reply;
 mod rng;
 mod store;
 

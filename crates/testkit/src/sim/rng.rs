@@ -1,4 +1,4 @@
-//! Random numbers that are the same on every machine and for ever: SplitMix64.
+//! Random numbers, identical on every machine: SplitMix64.
 
 #[derive(Debug, Clone)]
 pub struct Rng(u64);
@@ -22,17 +22,17 @@ impl Rng {
         low + self.next() % (high - low + 1)
     }
 
-    /// Returns an index into something of `length`.
+    /// Returns an index below `length`.
     pub fn index(&mut self, length: usize) -> usize {
         usize::try_from(self.within(0, length as u64 - 1)).expect("the length is a usize")
     }
 
-    /// Returns true `n` times out of 1000.
+    /// Returns true with probability `n` / 1000.
     pub fn permille(&mut self, n: u64) -> bool {
         self.within(0, 999) < n
     }
 
-    /// Returns a generator of its own.
+    /// Returns an independent generator.
     pub fn fork(&mut self) -> Self {
         Self::new(self.next())
     }

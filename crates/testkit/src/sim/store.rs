@@ -1,12 +1,11 @@
-//! An object store whose operations belong to the world: dropping a client, or its future, cancels nothing that it has
-//! sent.
+//! An object store whose operations belong to the world: dropping a client, or its future, cancels none of its sent
+//! calls.
 //!
-//! Of each call is drawn when, how often and whether at all it takes effect, and, apart from that, what its caller is told,
-//! if anything. Reads are strong: they see every effect that came before them. Listings may lag.
+//! For each call the seed decides when, how often and whether it takes effect and, independently, the answer to its
+//! caller, if any. Reads are strong: they see every earlier effect. Listings may lag.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -20,6 +19,7 @@ use object_store::{
 use tokio::sync::oneshot;
 
 use super::history::{Did, Told, i11_is_linearizable};
+use super::reply::{Reply, Shown, into_result, refusal, wrong_reply};
 use super::{Answer, Call, Counts, Fate, Faults, Node, Operation, Sim};
 
 /// What is stored, by key.
@@ -31,29 +31,29 @@ pub struct Stored {
     created: u64,
 }
 
-/// A stale read misses an object until so many others were created after it.
+/// A stale read misses an object until this many others were created after it.
 const STALE_CREATIONS: u64 = 3;
 
-/// Sees every effect at the instant that it happens.
+/// Observes every effect at the instant it happens.
 pub trait Watcher: Send {
     fn created(&mut self, key: &str, objects: &Objects);
     fn deleted(&mut self, key: &str, objects: &Objects);
 }
 
-/// The store itself, as all nodes share it.
+/// The store itself, shared by all nodes.
 pub struct StoreWorld {
     sim: Sim,
     objects: Objects,
-    /// What was deleted, and when.
-    graves: Vec<(u64, String, Stored)>,
+    /// Deleted objects, with the time of deletion.
+    deleted: Vec<(u64, String, Stored)>,
     creations: u64,
     calls: u64,
     faults: Faults,
     injected: Counts,
     watcher: Option<Box<dyn Watcher>>,
-    /// Calls that are remembered, by key.
+    /// Recorded calls, by key.
     history: BTreeMap<String, Vec<Told>>,
-    /// Which keys are: those with this in them.
+    /// Substring of the keys whose calls are recorded.
     remembered: Option<&'static str>,
     happened: u64,
 }
@@ -66,7 +66,7 @@ pub struct SimStore {
     world: Arc<Mutex<StoreWorld>>,
 }
 
-/// What a call does.
+/// A call's effect.
 #[derive(Debug, Clone)]
 enum Effect {
     Put(Bytes),
@@ -86,33 +86,12 @@ impl Effect {
     }
 }
 
-/// What came of a call.
-#[derive(Debug, Clone)]
-enum Reply {
-    Done,
-    Read {
-        bytes: Bytes,
-        range: Range<u64>,
-        size: u64,
-        /// Whether the connection breaks after these bytes.
-        reset: bool,
-    },
-    /// Keys with lengths; broken off at the end if so.
-    Listed(Vec<(String, u64)>, bool),
-    Exists,
-    Missing,
-    BadRange,
-    ServerError,
-    Throttled,
-    Denied,
-}
-
 impl StoreWorld {
     pub fn new(sim: &Sim, faults: Faults) -> Arc<Mutex<Self>> {
         Arc::new(Mutex::new(Self {
             sim: sim.clone(),
             objects: Objects::new(),
-            graves: Vec::new(),
+            deleted: Vec::new(),
             creations: 0,
             calls: 0,
             faults,
@@ -128,18 +107,18 @@ impl StoreWorld {
         self.watcher = Some(Box::new(watcher));
     }
 
-    /// Remembers all calls on keys that have `part` in them.
+    /// Records all calls on keys that contain `part`.
     pub fn remember(&mut self, part: &'static str) {
         self.remembered = Some(part);
     }
 
-    /// Returns the remembered keys whose calls cannot be put into an order.
+    /// Returns the recorded keys whose calls are not linearizable.
     pub fn disordered(&self) -> Vec<&str> {
         let disordered = self.history.iter().filter(|(_, calls)| !i11_is_linearizable(calls));
         disordered.map(|(key, _)| key.as_str()).collect()
     }
 
-    /// Notes that a call on a remembered key has begun; returns its number.
+    /// Records the start of a call on a recorded key; returns its index.
     fn begin(&mut self, key: &str, effect: &Effect) -> Option<usize> {
         self.remembered.filter(|part| key.contains(part))?;
         let did = match effect {
@@ -154,7 +133,7 @@ impl StoreWorld {
         Some(calls.len() - 1)
     }
 
-    /// Notes what the caller of a remembered call is told, if it is the truth.
+    /// Records the answer to a recorded call, if it is true.
     fn end(&mut self, key: &str, call: usize, reply: &Reply) {
         self.happened += 1;
         let Some(told) = self.history.get_mut(key).and_then(|calls| calls.get_mut(call)) else { return };
@@ -175,7 +154,7 @@ impl StoreWorld {
         self.faults = faults;
     }
 
-    /// Returns the calls made so far.
+    /// Returns the number of calls so far.
     pub fn calls(&self) -> u64 {
         self.calls
     }
@@ -184,12 +163,12 @@ impl StoreWorld {
         &self.objects
     }
 
-    /// Changes what is stored behind everybody's back, as bit rot does.
+    /// Gives direct access to the stored objects, for corruption such as bit rot.
     pub fn objects_mut(&mut self) -> &mut Objects {
         &mut self.objects
     }
 
-    /// Returns how often each fault happened.
+    /// Returns how often each fault occurred.
     pub fn injected(&self) -> &Counts {
         &self.injected
     }
@@ -219,7 +198,7 @@ impl StoreWorld {
             Effect::Get(range, head) => self.read(key, range.as_ref(), *head),
             Effect::Delete => {
                 let Some(stored) = self.objects.remove(key) else { return Reply::Missing };
-                self.graves.push((self.sim.now_ms(), key.to_owned(), stored));
+                self.deleted.push((self.sim.now_ms(), key.to_owned(), stored));
                 if let Some(watcher) = &mut self.watcher {
                     watcher.deleted(key, &self.objects);
                 }
@@ -233,17 +212,17 @@ impl StoreWorld {
         self.objects.get(key).map_or(Reply::Missing, |stored| read(stored, range, head))
     }
 
-    /// Answers a read as it would have been answered some time ago: what is new is missing, what was deleted is there.
+    /// Answers a read from an earlier state: new objects are missing, deleted ones are present.
     fn read_stale(&mut self, key: &str, effect: &Effect) -> Reply {
         let Effect::Get(range, head) = effect else { return self.apply(key, effect) };
         let old = match self.objects.get(key) {
             Some(stored) => Some(stored).filter(|stored| stored.created + STALE_CREATIONS <= self.creations),
-            None => self.graves.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
+            None => self.deleted.iter().rev().find(|(_, grave, _)| grave == key).map(|(_, _, stored)| stored),
         };
         old.map_or(Reply::Missing, |stored| read(stored, range.as_ref(), *head))
     }
 
-    /// Answers a read as `answer` has it, not as it should be.
+    /// Distorts a read's reply as `answer` says.
     fn misread(&self, key: &str, reply: Reply, answer: Answer) -> Reply {
         let Reply::Read { bytes, range, size, .. } = reply else { return reply };
         let read = |bytes: Bytes, range, reset| Reply::Read { bytes, range, size, reset };
@@ -277,7 +256,7 @@ impl StoreWorld {
             broken = sim.draw(|rng| rng.permille(profile.list_breaks));
             shown.sort_unstable_by_key(|(_, _, created)| *created);
             shown.truncate(shown.len().saturating_sub(usize::try_from(missed).expect("a small number")));
-            let ghosts = self.graves.iter().filter(|(deleted, key, _)| *deleted > since && below(key));
+            let ghosts = self.deleted.iter().filter(|(deleted, key, _)| *deleted > since && below(key));
             shown.extend(ghosts.map(|(_, key, stored)| (key.clone(), stored.bytes.len() as u64, stored.created)));
         }
         shown.sort_unstable();
@@ -298,7 +277,7 @@ impl SimStore {
         self.world.lock().unwrap()
     }
 
-    /// Sends a call into the world and waits for what its caller is told.
+    /// Sends a call into the world and waits for its answer.
     async fn call(&self, key: String, effect: Effect) -> Result<Reply> {
         let operation = effect.operation();
         let fate = self.world().fate(operation, &key);
@@ -306,30 +285,19 @@ impl SimStore {
         self.sim.trace(format_args!("n{} {operation:?} {key} {fate:?}", self.node));
         let (sender, receiver) = oneshot::channel();
         let sender = Arc::new(Mutex::new(Some(sender)));
-        let told = match fate.answer {
-            Some((
-                after_ms,
-                answer @ (Answer::ServerError | Answer::Throttled | Answer::Conflict | Answer::Denied),
-            )) => {
-                let reply = match answer {
-                    Answer::Throttled => Reply::Throttled,
-                    Answer::Conflict => Reply::Exists,
-                    Answer::Denied => Reply::Denied,
-                    _ => Reply::ServerError,
-                };
-                let sender = Arc::clone(&sender);
-                self.sim.after(after_ms, move |_| send(&sender, reply));
-                None
-            }
-            truth => truth,
-        };
+        let refusal = fate.answer.and_then(|(after_ms, answer)| Some((after_ms, refusal(answer)?)));
+        let answer = fate.answer.filter(|_| refusal.is_none());
+        if let Some((after_ms, reply)) = refusal {
+            let sender = Arc::clone(&sender);
+            self.sim.after(after_ms, move |_| send(&sender, reply));
+        }
         let (node, life) = (self.node, self.sim.crashes(self.node));
         for (at, effect_ms) in fate.effects_ms.into_iter().enumerate() {
             let (world, key, effect, sender) =
                 (Arc::clone(&self.world), key.clone(), effect.clone(), Arc::clone(&sender));
-            let told = told.filter(|_| at == 0);
+            let answer = answer.filter(|_| at == 0);
             self.sim.after(effect_ms, move |sim| {
-                let reply = match told {
+                let reply = match answer {
                     Some((_, Answer::Stale)) => world.lock().unwrap().read_stale(&key, &effect),
                     _ => world.lock().unwrap().apply(&key, &effect),
                 };
@@ -340,7 +308,7 @@ impl SimStore {
                     });
                 }
                 sim.trace(format_args!("  {:?} {key} -> {}", effect.operation(), Shown(&reply)));
-                if let Some((after_ms, answer)) = told {
+                if let Some((after_ms, answer)) = answer {
                     let reply = if answer == Answer::Truth {
                         reply
                     } else {
@@ -358,14 +326,14 @@ impl SimStore {
         }
         drop(sender);
         match receiver.await {
-            Ok(reply) => settle(key, reply),
-            // Nobody will ever tell.
+            Ok(reply) => into_result(key, reply),
+            // The fate has no answer.
             Err(_) => std::future::pending().await,
         }
     }
 }
 
-/// Reads what is stored, or a part of it.
+/// Reads a stored object or a range of it.
 fn read(stored: &Stored, range: Option<&GetRange>, head: bool) -> Reply {
     let size = stored.bytes.len() as u64;
     let range = match range {
@@ -382,45 +350,14 @@ type Sender = Arc<Mutex<Option<oneshot::Sender<Reply>>>>;
 
 fn send(sender: &Sender, reply: Reply) {
     if let Some(sender) = sender.lock().unwrap().take() {
-        // The caller may be gone.
+        // The receiver may be dropped.
         drop(sender.send(reply));
     }
-}
-
-fn settle(path: String, reply: Reply) -> Result<Reply> {
-    let source = |text: &str| text.to_owned().into();
-    let generic = |text: &str| object_store::Error::Generic { store: "sim", source: source(text) };
-    match reply {
-        Reply::Exists => Err(object_store::Error::AlreadyExists { path, source: source("409") }),
-        Reply::Missing => Err(object_store::Error::NotFound { path, source: source("404") }),
-        Reply::Denied => Err(object_store::Error::PermissionDenied { path, source: source("403") }),
-        Reply::BadRange => Err(generic("416")),
-        Reply::ServerError => Err(generic("500")),
-        Reply::Throttled => Err(generic("503 slow down")),
-        done => Ok(done),
-    }
-}
-
-fn wrong_reply() -> object_store::Error {
-    object_store::Error::Generic { store: "sim", source: "reply to another call".into() }
 }
 
 pub(crate) fn meta(key: &str, size: u64) -> Result<ObjectMeta> {
     let location = Path::parse(key)?;
     Ok(ObjectMeta { location, last_modified: std::time::UNIX_EPOCH.into(), size, e_tag: None, version: None })
-}
-
-/// A reply without its bytes.
-struct Shown<'a>(&'a Reply);
-
-impl fmt::Display for Shown<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Reply::Read { range, .. } => write!(f, "{range:?}"),
-            Reply::Listed(keys, broken) => write!(f, "{} keys, broken off: {broken}", keys.len()),
-            other => write!(f, "{other:?}"),
-        }
-    }
 }
 
 impl fmt::Display for SimStore {

@@ -1,4 +1,6 @@
-//! A job's keyed state three times: in the backends under test, in overlay backends, in a map.
+//! One job's keyed state held three times: in the backends under test, in overlay backends, and in a map.
+
+mod job;
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -6,19 +8,21 @@ use std::sync::Arc;
 
 use alluvium::MemoryBudget;
 use alluvium::Result;
-use alluvium::Timestamp;
-use alluvium::backend::Part;
-use alluvium::backend::conformance::{History, PARTITIONER, RowId, contents};
-use alluvium::backend::{Append, Cut, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
-use alluvium::backend::{Change, Entry, RowRef, Scope, StateBackend, SubRange, Write};
-use alluvium::{CurrentKey, KeyGroup, KeyGroupSet, owner, subtask_range};
-use alluvium::{Epoch, TableId};
+use alluvium::backend::conformance::{History, PARTITIONER, RowId};
 use alluvium::{LogBackend, Outcome, OverlayBackend};
+use alluvium::backend::{RowRef, Scope, StateBackend};
+use alluvium::TableId;
+use alluvium::{CurrentKey, KeyGroup, KeyGroupSet, subtask_range};
+use alluvium::MemoryBudget;
+use alluvium::backend::{Append, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
+use alluvium::Timestamp;
 
-/// The number of key groups: more than subtasks at times, fewer than keys.
+use self::job::Job;
+
+/// The number of key groups: sometimes more than the subtasks', always fewer than keys.
 pub const GROUPS: u16 = 11;
 
-/// Tables by what their rows mean: see [`rules`].
+/// Tables, one per kind of row: see [`rules`].
 pub const TABLES: u32 = 8;
 
 const ORDERED: u32 = 1;
@@ -26,13 +30,13 @@ const LIST: u32 = 3;
 const SUM: u32 = 4;
 const LIST_EXPIRES: u32 = 5;
 const VALUE_EXPIRES: u32 = 6;
-/// Values begin with the version that they were written under; a crash ends in a newer one.
+/// Values start with the version that wrote them; a crash moves to a newer version.
 const VERSIONED: u32 = 7;
 
-/// How long rows live.
-const LIFE: i64 = 100;
+/// The time to live of rows.
+const TTL: i64 = 100;
 
-/// Adds wrapping bytes, of values that may differ in length.
+/// Adds bytes with wrap-around; values may differ in length.
 #[derive(Debug)]
 struct Sum;
 
@@ -50,7 +54,7 @@ impl MergeOperator for Sum {
     }
 }
 
-/// Makes present values of older ones.
+/// Upgrades older values to the current version.
 #[derive(Debug)]
 struct Renumber(u32);
 
@@ -67,13 +71,13 @@ impl Upgrade for Renumber {
     }
 }
 
-/// Returns the bytes of a value, as a table has them under `version`.
-fn coded(table: u32, version: u32, value: Vec<u8>) -> Vec<u8> {
+/// Returns a value's bytes as a table stores them under `version`.
+fn stored_bytes(table: u32, version: u32, value: Vec<u8>) -> Vec<u8> {
     if table == VERSIONED { [vec![u8::try_from(version).unwrap()], value].concat() } else { value }
 }
 
 fn rules(table: u32, version: u32) -> Option<TableRules> {
-    let ttl = |on_read| Some(Ttl { millis: LIFE.unsigned_abs(), on_read, ..Ttl::default() });
+    let ttl = |on_read| Some(Ttl { millis: TTL.unsigned_abs(), on_read, ..Ttl::default() });
     let plain = TableRules::default();
     Some(match table {
         ORDERED => TableRules { ordered: true, ..plain },
@@ -86,7 +90,7 @@ fn rules(table: u32, version: u32) -> Option<TableRules> {
     })
 }
 
-/// Returns the rules of all tables at a time.
+/// Returns the rules of all tables at time `clock`.
 fn all_rules(clock: i64, version: u32) -> Rules {
     let mut all = Rules::none();
     for table in 0..TABLES {
@@ -113,7 +117,7 @@ pub struct Length(pub usize);
 #[derive(Debug, Clone, Copy)]
 pub enum Action {
     Put(Length),
-    /// Reads the value and puts it back, longer.
+    /// Reads the value and writes it back, longer.
     Append(Length),
     /// Reads the value.
     Keep,
@@ -131,191 +135,39 @@ pub enum Step {
     Clear(Place, u16),
     /// Clears a key, a key's namespace, or a namespace.
     ClearScope(Place, u8),
-    /// Goes through the rows of a key with sub-keys between these bounds.
+    /// Scans the rows of a key whose sub-keys lie between these bounds.
     ScanKey(Place, [u8; 2]),
-    /// Lets time pass.
+    /// Advances the clock.
     Tick(u16),
-    /// Ends a part, and perhaps the epoch; groups of `bases` by bit.
+    /// Ends a part, and possibly the epoch; `bases` selects groups by bit.
     Seal {
         next_epoch: bool,
         bases: u16,
     },
-    /// Settles an epoch some way back.
+    /// Settles an earlier epoch.
     Settle {
         age: u64,
         commit: bool,
     },
-    /// Loses everything that was not sealed and restores at this parallelism.
+    /// Loses everything not sealed and restores at this parallelism.
     Crash(u32),
-    /// Seals, and moves groups between the living subtasks and new ones.
+    /// Seals, and moves groups between the running subtasks and new ones.
     Rescale(u32),
 }
 
-/// The subtasks of one kind of backend, and what they sealed.
-struct Job<B> {
-    make: Box<dyn Fn(KeyGroupSet) -> B>,
-    /// Whether backends count their rows, else they estimate.
-    counts: bool,
-    clock: i64,
-    version: u32,
-    subtasks: Vec<B>,
-    history: History,
-}
-
-impl<B: StateBackend> Job<B> {
-    fn new(make: impl Fn(KeyGroupSet) -> B + 'static, counts: bool, parallelism: u32) -> Self {
-        let make = Box::new(make);
-        let mut job = Self { make, counts, clock: 0, version: 1, subtasks: Vec::new(), history: History::default() };
-        job.subtasks = (0..parallelism).map(|i| job.start(range(parallelism, i))).collect();
-        job
-    }
-
-    /// Returns a backend that knows the tables and the time.
-    fn start(&self, groups: KeyGroupSet) -> B {
-        let mut backend = (self.make)(groups);
-        for table in 0..TABLES {
-            rules(table, self.version).into_iter().for_each(|rules| backend.define(TableId(table), rules));
-        }
-        backend.advance(Timestamp::MIN, Timestamp::from_millis(self.clock));
-        backend
-    }
-
-    fn tick(&mut self, clock: i64) {
-        self.clock = clock;
-        for backend in &mut self.subtasks {
-            // A clock that goes back changes nothing.
-            backend.advance(Timestamp::MIN, Timestamp::from_millis(clock));
-            backend.advance(Timestamp::MIN, Timestamp::from_millis(clock - 50));
-        }
-    }
-
-    fn clear(&mut self, table: TableId, scope: Scope<'_>) {
-        self.owner(scope.group()).clear(table, scope).unwrap();
-    }
-
-    /// Returns sub-keys and values of a key's rows as they are visited.
-    fn scan_key(&mut self, row: RowRef<'_>, range: SubRange<'_>) -> Vec<(Vec<u8>, Vec<u8>)> {
-        let mut found = Vec::new();
-        let visit = |entry: Entry<'_>| {
-            assert_eq!((entry.key, entry.namespace), (row.key.bytes, row.namespace));
-            found.push((entry.sub.to_vec(), entry.value.to_vec()));
-            true
-        };
-        self.owner(row.key.group).scan_key(row.table, row.key, row.namespace, range, visit).unwrap();
-        if row.table.0 != ORDERED {
-            found.sort_unstable();
-        }
-        found
-    }
-
-    fn owner(&mut self, group: KeyGroup) -> &mut B {
-        let parallelism = u32::try_from(self.subtasks.len()).unwrap();
-        &mut self.subtasks[owner(GROUPS, parallelism, group) as usize]
-    }
-
-    fn act(&mut self, row: RowRef<'_>, action: Action) -> Option<Vec<u8>> {
-        let (table, version) = (row.table.0, self.version);
-        let backend = self.owner(row.key.group);
-        match action {
-            Action::Put(length) => {
-                backend.write(row, Write::Put(&coded(table, version, value(length, None)))).unwrap();
-            }
-            Action::Delete => backend.write(row, Write::Delete).unwrap(),
-            Action::Merge(length) => {
-                let merged = backend.write(row, Write::Merge(&value(length, None)));
-                assert_eq!(merged.is_ok(), merges(row.table));
-            }
-            Action::Append(_) | Action::Keep | Action::UpdateDelete => {
-                let update = |stored: Option<&[u8]>, scratch: &mut Vec<u8>| match action {
-                    Action::Append(length) => {
-                        scratch.extend(coded(table, version, value(length, stored)));
-                        (Change::Put, ())
-                    }
-                    Action::UpdateDelete => (Change::Delete, ()),
-                    _ => (Change::Keep, ()),
-                };
-                backend.update(row, update).unwrap();
-            }
-        }
-        backend.read(row, |stored| stored.map(<[u8]>::to_vec)).unwrap()
-    }
-
-    fn seal(&mut self, epoch: u64, part: u32, bases: u16) -> u64 {
-        let processing_time = Timestamp::from_millis(self.clock);
-        let cut = Cut { epoch: Epoch(epoch), part: Part(part), event_time: Timestamp::MIN, processing_time };
-        let mut dirty_rows = 0;
-        for backend in &mut self.subtasks {
-            let wanted = backend.groups().iter().filter(|group| bases >> group.0 & 1 == 1).collect();
-            let dirty = backend.stats().dirty_rows;
-            let sealed = backend.seal(cut, &wanted).unwrap();
-            assert_eq!((sealed.dirty_rows, backend.stats().dirty_rows), (dirty, 0));
-            assert_eq!(sealed.heat.iter().map(|heat| heat.dirty_rows).sum::<u64>(), dirty);
-            dirty_rows += dirty;
-            self.history.add(sealed);
-        }
-        dirty_rows
-    }
-
-    fn settle(&mut self, epoch: u64, outcome: Outcome) {
-        self.subtasks.iter_mut().for_each(|backend| backend.settle(Epoch(epoch), outcome).unwrap());
-    }
-
-    fn crash(&mut self, parallelism: u32) {
-        self.version += 1;
-        self.subtasks.clear();
-        for i in 0..parallelism {
-            let mut backend = self.start(KeyGroupSet::empty());
-            backend.load(&self.history, &range(parallelism, i)).unwrap();
-            self.subtasks.push(backend);
-        }
-    }
-
-    /// Each subtask gives up the groups that it loses and loads the ones that it gains.
-    fn rescale(&mut self, parallelism: u32) {
-        self.subtasks.truncate(parallelism as usize);
-        while self.subtasks.len() < parallelism as usize {
-            self.subtasks.push(self.start(KeyGroupSet::empty()));
-        }
-        for (i, backend) in (0..).zip(&mut self.subtasks) {
-            let wanted = range(parallelism, i);
-            let owned = backend.groups().clone();
-            backend.drop_groups(&owned.difference(&wanted)).unwrap();
-            backend.load(&self.history, &wanted.difference(&owned)).unwrap();
-        }
-    }
-
-    fn contents(&mut self) -> BTreeMap<RowId, Vec<u8>> {
-        let mut all = BTreeMap::new();
-        for backend in &mut self.subtasks {
-            let tables: Vec<_> = (0..TABLES).map(TableId).collect();
-            let rows = contents(backend, &tables).unwrap();
-            let bytes = |(id, value): (&RowId, &Vec<u8>)| (id.2.len() + id.3.len() + id.4.len() + value.len()) as u64;
-            let stats = backend.stats();
-            let (rows_seen, bytes_seen) = (rows.len() as u64, rows.iter().map(bytes).sum::<u64>());
-            // What has expired counts until it is cleaned, and operands until they are merged.
-            if self.counts {
-                assert!(stats.rows >= rows_seen && stats.live_bytes >= bytes_seen);
-                assert!(self.clock > 0 || stats.rows == rows_seen);
-            }
-            all.extend(rows);
-        }
-        all
-    }
-}
-
-/// What all of it must agree with.
+/// The backends under test, the overlays and the model, which must all agree.
 pub struct World<B> {
     tested: Job<B>,
     overlay: Job<OverlayBackend>,
     clock: i64,
-    /// Whether anything was cleared.
+    /// Whether any scope was cleared.
     cleared: bool,
     model: BTreeMap<RowId, Pieces>,
-    /// The model at the last seal: what a crash goes back to.
+    /// The model at the last seal: the state after a crash.
     sealed: BTreeMap<RowId, Pieces>,
     epoch: u64,
     part: u32,
-    /// Epochs that the living backends sealed.
+    /// Epochs sealed by the running backends.
     epochs: Vec<u64>,
 }
 
@@ -324,7 +176,7 @@ fn budget() -> MemoryBudget {
 }
 
 impl World<LogBackend> {
-    /// Returns a world with log backends.
+    /// Returns a world on log backends.
     pub fn of_logs(parallelism: u32, on_heap: bool) -> Self {
         let make = move |groups| match on_heap {
             false => LogBackend::new(groups, PARTITIONER, budget()),
@@ -335,9 +187,9 @@ impl World<LogBackend> {
 }
 
 impl<B: StateBackend> World<B> {
-    /// Returns a world with the backends that `make` makes.
+    /// Returns a world on backends made by `make`.
     ///
-    /// * `counts`: whether they count their rows, else they estimate.
+    /// * `counts`: whether the backends count their rows; otherwise they estimate.
     pub fn new(make: impl Fn(KeyGroupSet) -> B + 'static, counts: bool, parallelism: u32) -> Self {
         Self {
             tested: Job::new(make, counts, parallelism),
@@ -352,7 +204,7 @@ impl<B: StateBackend> World<B> {
         }
     }
 
-    /// Takes a step on all three, and compares.
+    /// Applies a step to all three, and compares them.
     pub fn take(&mut self, step: &Step) {
         match *step {
             Step::Write(place, action) => self.write(place, action),
@@ -419,19 +271,19 @@ impl<B: StateBackend> World<B> {
         }
         let expected = self.visible(&id);
         if row.table.0 == VALUE_EXPIRES && expected.is_some() {
-            // It is read right now.
+            // The read happens now.
             self.model.entry(id).and_modify(|pieces| pieces[0].1 = now);
         }
         assert_eq!(self.tested.act(row, action), expected);
         assert_eq!(self.overlay.act(row, action), expected);
     }
 
-    /// Returns what a row reads as now.
+    /// Returns a row's current value.
     fn visible(&self, id: &RowId) -> Option<Vec<u8>> {
         let expires = [LIST_EXPIRES, VALUE_EXPIRES].contains(&id.1.0);
-        let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + LIFE > self.clock);
+        let pieces = self.model.get(id)?.iter().filter(|(_, stamp)| !expires || stamp + TTL > self.clock);
         let living: Vec<_> = pieces.map(|(bytes, _)| bytes.as_slice()).collect();
-        (!living.is_empty()).then(|| coded(id.1.0, self.tested.version, living.concat()))
+        (!living.is_empty()).then(|| stored_bytes(id.1.0, self.tested.version, living.concat()))
     }
 
     fn clear(&mut self, place: Place, scope: u8) {
@@ -470,8 +322,9 @@ impl<B: StateBackend> World<B> {
     }
 
     fn seal(&mut self, next_epoch: bool, bases: u16) {
-        // Each counts the rows that its delta has: the other may ship a tombstone that the overlay knows to be needless;
-        // the overlay, a clear that hides but tombstones, or what the other knows to have expired.
+        // Deltas may differ in row counts: the tested backend may ship a tombstone that the overlay knows to be
+        // redundant; the overlay may ship a clear that covers only tombstones, or rows that the tested backend knows to
+        // be expired.
         let [tested, overlay] =
             [self.tested.seal(self.epoch, self.part, bases), self.overlay.seal(self.epoch, self.part, bases)];
         assert!(tested >= overlay || self.cleared || self.clock > 0, "{tested} < {overlay}");
@@ -517,7 +370,7 @@ impl OwnedRow {
 
     fn key(&self) -> CurrentKey<'_> {
         let located = PARTITIONER.locate(self.key.as_bytes(), 0, GROUPS);
-        // Some rows carry a hash that an engine handed in.
+        // Some rows carry a routing hash supplied by an engine.
         let routing = self.number.is_multiple_of(5).then_some(u64::from(self.number) << 40);
         CurrentKey { routing, ..located }
     }
@@ -544,7 +397,7 @@ fn range(parallelism: u32, subtask: u32) -> KeyGroupSet {
     subtask_range(GROUPS, parallelism, subtask).into()
 }
 
-/// A value of this length that tells which value it was made from.
+/// Returns a value of this length that identifies the value it replaced.
 fn value(length: Length, before: Option<&[u8]>) -> Vec<u8> {
     let seed =
         before.map_or(7, |bytes| bytes.iter().fold(bytes.len(), |sum, byte| sum * 31 % 8191 + usize::from(*byte)));
@@ -552,7 +405,7 @@ fn value(length: Length, before: Option<&[u8]>) -> Vec<u8> {
     (0..longer).map(|i| u8::try_from((seed + i * 13) % 251).unwrap()).collect()
 }
 
-/// Compares what a restore would read, routing hashes included.
+/// Compares the rows that a restore would read, routing hashes included.
 fn compare_restores(left: &History, right: &History, rules: &Rules) {
     let mut batches = [RowBatch::new(), RowBatch::new()];
     for group in (0..GROUPS).map(KeyGroup) {
