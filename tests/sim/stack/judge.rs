@@ -173,7 +173,7 @@ impl Judge {
 
     /// An engine was told that an epoch is committed.
     pub(crate) fn acknowledged(&self, attempt: u64, epoch: Epoch, id: ManifestId) {
-        self.oracle.was_committed(intent(attempt, epoch.0), attempt, (id.seq.0, id.put_id.0));
+        self.oracle.reported_committed(intent(attempt, epoch.0), attempt, (id.seq.0, id.put_id.0));
     }
 
     /// An engine was told that an epoch is given up.
