@@ -1,4 +1,4 @@
-//! The ways to look for a violation in the whole stack.
+//! Search modes for the whole stack.
 
 use super::scenario::{CALM, RANDOM, WAYS, run};
 use crate::budget::{STACK_CRASHED, STACK_SEEDS};
@@ -29,7 +29,8 @@ fn crash_at_every_await() {
     assert!(!STACK_CRASHED.is_default() || sum.runs >= 4_000, "{} runs", sum.runs);
 }
 
-/// Every store call of a job with every kind of state fails in turn, in every way: once, three times, and until the end.
+/// Every store call of a job with every kind of state fails in turn, in every way: the call alone, three calls, and all
+/// calls until the end.
 #[test]
 fn every_call_fails_in_turn_in_every_way() {
     let none = FailingCalls { first: u64::MAX, count: 0, way: 0 };
@@ -44,7 +45,7 @@ fn every_call_fails_in_turn_in_every_way() {
     let (sum, violation) = search(calls * ways * 3, |at| run(1, Mode { calls: Some(failing(at)), ..calm }));
     if let Some((at, violations)) = violation {
         let FailingCalls { first, count, way } = failing(at);
-        panic!("calls {first} and {count} on, {}: {violations:#?}", WAYS[way].0);
+        panic!("{count} calls from call {first}, {}: {violations:#?}", WAYS[way].0);
     }
     sum.show("stack, each call failing in turn");
     assert!(calls > 20, "{calls} calls");

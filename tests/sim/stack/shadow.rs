@@ -1,4 +1,4 @@
-//! A shadow: restores a checkpoint from a copy of what is stored, at another parallelism, and disturbs nobody.
+//! Shadows: restores and checks on a copy of the store, at another parallelism, without effect on the run.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use super::engine::{Engine, Shape};
 use super::judge::{Judge, Restored};
 use alluvium_testkit::sim::{Faults, Node, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 
-/// Virtual time within which any restore is done.
+/// Limit of virtual time for a shadow.
 const LIMIT_MS: u64 = 3_600_000;
 
-/// What is fixed for a job's life.
+/// The settings fixed for a job's life.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fixed {
     pub(crate) partitioner: Partitioner,
@@ -28,7 +28,7 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    /// Returns a shape that restores `from`, and what is left to draw.
+    /// Draws the shape of an incarnation that restores `from`.
     pub(crate) fn shape(self, from: RestoreFrom, rng: &mut Rng) -> Shape {
         let settings = JobSettings {
             max_parallelism: self.max_parallelism,
@@ -44,9 +44,9 @@ impl Fixed {
     }
 }
 
-/// Returns the place of the job in `objects`.
+/// Returns the job's store on `objects`.
 pub(crate) fn store(sim: &Sim, node: Node, objects: Arc<dyn ObjectStore>, settings: StoreSettings) -> Store {
-    Store::new(objects, &Path::default(), &"job".parse().expect("it is a job's name"), sim.runtime(node), settings)
+    Store::new(objects, &Path::default(), &"job".parse().expect("the name is valid"), sim.runtime(node), settings)
 }
 
 /// Restores checkpoint `seq` of `objects`.
@@ -59,7 +59,7 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
     })
 }
 
-/// Looks for damage in `objects`, as the tool does.
+/// Verifies `objects` in full, as the tool does.
 pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     on_copy(judge, objects, |store| async move {
         let chain = ManifestLog::load(&store).await?;
@@ -67,7 +67,7 @@ pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     })
 }
 
-/// Does something on a healthy store that holds `objects`, at the time that it is.
+/// Does `work` on a healthy store that holds `objects`, starting at the run's current time.
 fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     judge: &Judge,
     objects: Objects,
@@ -82,12 +82,12 @@ fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     let oracle = judge.oracle.clone();
     let done = logged(
         &sim,
-        move |_, line| oracle.said(line),
+        move |_, line| oracle.check_for_secrets(line),
         || {
             let done = sim.block_on(0, LIMIT_MS, work);
             sim.crash(0);
             done
         },
     );
-    done.expect("what is done on a healthy store comes to an end")
+    done.expect("work on a healthy store ends within the limit")
 }
