@@ -113,7 +113,9 @@ fn lists() {
     let fill = |list: &ListState<u64, _>, state: &mut State, _| list.add_all(state, &[1; 40]);
     check("list add", LONGER, declare, fill, |list, state, key| list.add(state, &key));
     check("list update", GROWTH, declare, fill, |list, state, key| list.update(state, &[key; 30]));
-    check("list visit", NONE, declare, fill, |list, state, _| list.for_each(state, |element| assert_some(Some(element))));
+    check("list visit", NONE, declare, fill, |list, state, _| {
+        list.for_each(state, |element| assert_some(Some(element)))
+    });
 }
 
 fn maps() {

@@ -44,7 +44,12 @@ struct Lineage {
 }
 
 /// Opens the job, checks the restored state, and takes some checkpoints.
-async fn one_life(objects: Arc<dyn ObjectStore>, sim: Sim, parallelism: u32, lineage: Arc<Mutex<Lineage>>) -> Result<()> {
+async fn one_life(
+    objects: Arc<dyn ObjectStore>,
+    sim: Sim,
+    parallelism: u32,
+    lineage: Arc<Mutex<Lineage>>,
+) -> Result<()> {
     let settings = JobSettings { max_parallelism: 8, ..JobSettings::default() };
     let patience = StoreSettings {
         call_timeout: Duration::from_millis(sim.draw(|rng| rng.within(50, 2_000))),

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use alluvium_testkit::sim::{Counts, Node, Tracing};
+use alluvium_testkit::sim::{Counts, Fate, Node, Tracing};
 
 /// The parameters of a run beside its seed.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +22,12 @@ pub(crate) struct Mode {
 }
 
 /// Failing store calls, numbered over all nodes from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct FailingCalls {
     pub(crate) first: u64,
     pub(crate) count: u64,
-    /// Index into the ways to fail.
-    pub(crate) way: usize,
+    /// Makes the fate of each failing call.
+    pub(crate) fate: fn() -> Fate,
 }
 
 /// The result of a run.

@@ -137,8 +137,7 @@ impl SeenOperator {
                 1 => seen.id = value.number(),
                 3 => seen.parallelism = value.number(),
                 5 => {
-                    let inline =
-                        fields(value.bytes()).find(|(field, _)| *field == 1).expect("subtasks are inline");
+                    let inline = fields(value.bytes()).find(|(field, _)| *field == 1).expect("subtasks are inline");
                     seen.subtasks.push(SeenSubtask::parse(inline.1.bytes()));
                 }
                 _ => {}

@@ -155,7 +155,10 @@ fn segments() -> Vec<Fields> {
         ("segment-empty", operator_with(&field(4, b""))),
         ("subtask-groups-beyond-the-jobs", operator_with(&field(2, range(100, 101)))),
         ("subtask-out-of-order", operator_with(&number(1, 1))),
-        ("opaque-in-a-segment-of-rows", operator_with(&field(5, [number(1, 1), number(3, 1), field(7, &good)].concat()))),
+        (
+            "opaque-in-a-segment-of-rows",
+            operator_with(&field(5, [number(1, 1), number(3, 1), field(7, &good)].concat())),
+        ),
     ]
 }
 

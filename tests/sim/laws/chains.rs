@@ -35,7 +35,10 @@ fn b01_a_commit_that_is_killed_is_there_or_is_not() {
             break;
         }
     }
-    assert!(outcomes.is_sorted() && outcomes.len() > 3, "from some await on, every crash is after the commit: {outcomes:?}");
+    assert!(
+        outcomes.is_sorted() && outcomes.len() > 3,
+        "from some await on, every crash is after the commit: {outcomes:?}"
+    );
 }
 
 /// Returns an operator whose subtasks own the ranges in `owned`.
@@ -76,7 +79,11 @@ fn b08_key_groups_without_an_owner_or_with_two_are_not_committed() {
         }
         let mut right = draft(ManifestKind::Checkpoint, 1, Vec::new());
         right.operators.push(operator(2, &[(0, 8), (8, 16)]));
-        assert_eq!(committed(&owner.committer.commit(right).await.unwrap()).id.seq, Seq(2), "refused drafts take no number");
+        assert_eq!(
+            committed(&owner.committer.commit(right).await.unwrap()).id.seq,
+            Seq(2),
+            "refused drafts take no number"
+        );
     });
 }
 

@@ -11,7 +11,7 @@
 //! | I6: damage costs only the checkpoints that need the damaged object, and errors name that object | `stack::atlas` |
 //! | I7: the output of committed checkpoints is published, once each, and no other output | `stack::sink::Sink::i07_published_is_committed`, `stack::judge::Judge::i07_output_is_the_models` |
 //! | I8: no orphan stays, all memory is released | `Oracle::i08_orphans`, `stack::judge::Judge::i08_memory_is_given_back` |
-//! | I9: once faults stop, a node leads, commits and restores | `scenario`, `stack::scenario`: `heal_and_finish` |
+//! | I9: once faults stop, a node leads, commits and restores | `cluster::Cluster::heal_and_finish` |
 //! | I10: a seed determines its run | `modes::Suite::random_seeds` |
 //! | I11: each manifest's name is a linearizable write-once register | `testkit::sim::history::i11_is_linearizable` |
 //! | I12: no log line or error contains a secret | `Oracle::check_for_secrets` |

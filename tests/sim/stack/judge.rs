@@ -123,8 +123,9 @@ impl Judge {
         let expected = model.content();
         if content != expected {
             let differences = differences(&content, &expected);
-            self.oracle
-                .violation(format!("I1: {what}: state after {position} records differs from the model's: {differences:#?}"));
+            self.oracle.violation(format!(
+                "I1: {what}: state after {position} records differs from the model's: {differences:#?}"
+            ));
         }
         for wrong in self.i01_seen_is_plausible(&model, &found_seen, now_ms) {
             self.oracle.violation(format!("I1: {what}: after {position} records {wrong}"));
@@ -139,12 +140,13 @@ impl Judge {
         let wrong = |key: u16| match (model.seen.get(&key), found.get(&key)) {
             (Some(expected), Some(found)) if expected == found => {
                 let (_, last) = *state.seen.get(found)?;
-                (last + SEEN_LIFE_MS <= now_ms).then(|| format!("key {key} has record {found}, which must have expired"))
+                (last + SEEN_LIFE_MS <= now_ms)
+                    .then(|| format!("key {key} has record {found}, which must have expired"))
             }
             (Some(expected), None) => {
                 let (first, _) = *state.seen.get(expected)?;
                 (first + SEEN_LIFE_MS > state.latest_ms)
-                .then(|| format!("key {key} lacks record {expected}, which cannot have expired"))
+                    .then(|| format!("key {key} lacks record {expected}, which cannot have expired"))
             }
             (expected, found) => Some(format!("key {key} has record {found:?}, not {expected:?}")),
         };

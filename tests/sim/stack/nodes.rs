@@ -21,8 +21,9 @@ use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};
 use super::judge::Judge;
-use super::shadow::{self, Fixed};
+use super::shadow::Fixed;
 use super::sink::Sink;
+use crate::cluster::job_store;
 use alluvium_testkit::sim::{Node, Rng, Sim};
 
 /// The state that all nodes of a run share.
@@ -237,7 +238,7 @@ impl Process {
 
     /// Returns a new, empty store.
     fn copy(&self) -> Store {
-        shadow::store(&self.world.sim, self.node, Arc::new(InMemory::new()), StoreSettings::default())
+        job_store(&self.world.sim, self.node, Arc::new(InMemory::new()), StoreSettings::default())
     }
 
     /// Exports a table of a checkpoint, or copies the checkpoint; returns the fault point of that action.

@@ -10,12 +10,11 @@ use alluvium::key_group::Partitioner;
 use alluvium::offline::{self, Level, Report};
 use alluvium::place::Store;
 use alluvium::store::StoreSettings;
-use object_store::ObjectStore;
-use object_store::path::Path;
 
 use super::engine::{Engine, Shape};
 use super::judge::{Judge, Restored};
-use alluvium_testkit::sim::{Faults, Node, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
+use crate::cluster::job_store;
+use alluvium_testkit::sim::{Faults, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 
 /// Limit of virtual time for a shadow.
 const LIMIT_MS: u64 = 3_600_000;
@@ -42,11 +41,6 @@ impl Fixed {
     pub(crate) fn draw_parallelism(self, rng: &mut Rng) -> u32 {
         u32::try_from(rng.within(1, u64::from(self.max_parallelism.min(5)))).expect("a small number")
     }
-}
-
-/// Returns the job's store on `objects`.
-pub(crate) fn store(sim: &Sim, node: Node, objects: Arc<dyn ObjectStore>, settings: StoreSettings) -> Store {
-    Store::new(objects, &Path::default(), &"job".parse().expect("the name is valid"), sim.runtime(node), settings)
 }
 
 /// Restores checkpoint `seq` of `objects`.
@@ -78,7 +72,7 @@ fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     sim.run_until(judge.sim.now_ms());
     let world = StoreWorld::new(&sim, Faults::none());
     *world.lock().unwrap().objects_mut() = objects;
-    let work = work(store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default()));
+    let work = work(job_store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default()));
     let oracle = judge.oracle.clone();
     let done = logged(
         &sim,
