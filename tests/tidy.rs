@@ -4,8 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers, top to bottom: a module may use its own layer's earlier entries and every layer above.
-/// Entries of one inner list must not use each other.
+/// The layers: a module may use only modules of earlier layers, not those of its own.
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["id", "time", "memory", "canary", "codec"],
@@ -69,7 +68,7 @@ fn used(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn modules_use_only_layers_above() {
+fn modules_use_only_earlier_layers() {
     let mut wrong = Vec::new();
     for (path, text) in sources("src") {
         let user = module(&path);
@@ -78,8 +77,8 @@ fn modules_use_only_layers_above() {
         }
         let own = layer(&user).unwrap_or_else(|| panic!("{} belongs to no layer", path.display()));
         for used in used(&production(&text)).into_iter().filter(|used| *used != user) {
-            let above = layer(&used).is_some_and(|layer| layer < own);
-            if !above {
+            let earlier = layer(&used).is_some_and(|layer| layer < own);
+            if !earlier {
                 wrong.push(format!("{} uses {used}", path.display()));
             }
         }
