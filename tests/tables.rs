@@ -80,7 +80,8 @@ async fn rows_survive_changes_of_tables_between_attempts() -> Result<()> {
         assert!(refused.to_string().contains(part), "{refused}");
     }
     let calls = gate.take_calls();
-    assert!(calls.iter().all(|call| !call.starts_with("get")), "a refused declaration read objects: {calls:?}");
+    // The background sweep of the new attempt may read manifests meanwhile, but reads no data.
+    assert!(calls.iter().all(|call| !call.starts_with("get job/data/")), "a refused declaration read data: {calls:?}");
     drop(job);
 
     let (job, seats) = open(&gate, 3).await?;
