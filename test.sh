@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need and runs them all. Needs a Rust toolchain, a C++ compiler and python3; with npm the tests
-# of all real object stores run too.
+# Installs the test dependencies and runs every test. Needs a Rust toolchain, a C++ compiler and python3; with npm, the
+# tests against a real Azure Blob server run too.
 set -euo pipefail
 cd "$(dirname "$0")"
 

@@ -1,6 +1,7 @@
-//! An operation on a row that is there allocates nothing, whatever kind of state the row belongs to.
+//! An operation on an existing row allocates nothing, in every kind of state.
 //!
-//! One test, alone in its process: what another thread allocates would count. Timers have a queue, which grows.
+//! One test, alone in its process, since allocations of other threads would count. Timers are excluded: their queue
+//! grows.
 
 use std::time::Duration;
 
@@ -25,14 +26,14 @@ const GROUPS: u16 = 4;
 const KEYS: u64 = 200;
 const SUBS: u64 = 40;
 
-/// For how many keys an operation may allocate that is the first since a seal, and any later one.
+/// Number of keys for which an operation may allocate: the first one since a seal, and any later one.
 struct Allowed(u64, u64);
 
-/// It writes nothing.
+/// For operations that write nothing.
 const NONE: Allowed = Allowed(0, 0);
-/// The first write since a seal copies the row into a region, which may have to grow.
+/// For writes: the first since a seal copies the row into a region, which may have to grow.
 const GROWTH: Allowed = Allowed(KEYS / 4, 0);
-/// So may a row that gets longer, each time by half.
+/// For writes that lengthen the row, whose room grows by half each time.
 const LONGER: Allowed = Allowed(KEYS / 4, KEYS);
 
 type State = KeyedState<LogBackend>;
@@ -45,7 +46,7 @@ fn state() -> State {
     state
 }
 
-/// Does `operation` once for each key and returns for how many of them it allocated.
+/// Does `operation` once per key; returns the number of keys for which it allocated.
 fn allocated(state: &mut State, operation: impl Fn(&mut State, u64) -> Result<()>) -> u64 {
     let mut allocated = 0;
     for key in 0..KEYS {
@@ -58,7 +59,7 @@ fn allocated(state: &mut State, operation: impl Fn(&mut State, u64) -> Result<()
     allocated
 }
 
-/// Checks an operation on rows that `fill` wrote: before a seal, right after it, and once more.
+/// Checks an operation on rows written by `fill`: before a seal, right after it, and once more.
 fn check<H>(
     name: &str,
     Allowed(first, later): Allowed,
@@ -71,7 +72,7 @@ fn check<H>(
     let fill = |state: &mut State, key| fill(&handle, state, key);
     let operation = |state: &mut State, key| operation(&handle, state, key);
     allocated(&mut state, fill);
-    // What is reused has to be there.
+    // The first operation creates the buffers that later ones reuse.
     allocated(&mut state, operation);
     let unsealed = allocated(&mut state, operation);
     assert!(unsealed <= later, "{name} before a seal allocated for {unsealed} of {KEYS} keys");
@@ -88,7 +89,7 @@ fn bump(value: &mut Option<u64>) {
     *value = Some(value.unwrap_or_default() + 1);
 }
 
-fn there<T>(value: Option<T>) {
+fn assert_some<T>(value: Option<T>) {
     assert!(value.is_some());
 }
 
@@ -102,8 +103,8 @@ fn values(options: &TableOptions) {
     let put = |value: &Value, state: &mut State, key| value.put(state, &key);
     check("value put", GROWTH, declare, put, put);
     check("value update", GROWTH, declare, put, |value, state, _| value.update(state, bump));
-    // Where that renews its life, reading is writing.
-    check("value read", GROWTH, declare, put, |value, state, _| value.read(state).map(there));
+    // A read that renews the row's life is a write.
+    check("value read", GROWTH, declare, put, |value, state, _| value.read(state).map(assert_some));
 }
 
 fn lists() {
@@ -111,7 +112,9 @@ fn lists() {
     let fill = |list: &ListState<u64, _>, state: &mut State, _| list.add_all(state, &[1; 40]);
     check("list add", LONGER, declare, fill, |list, state, key| list.add(state, &key));
     check("list update", GROWTH, declare, fill, |list, state, key| list.update(state, &[key; 30]));
-    check("list visit", NONE, declare, fill, |list, state, _| list.for_each(state, |element| there(Some(element))));
+    check("list visit", NONE, declare, fill, |list, state, _| {
+        list.for_each(state, |element| assert_some(Some(element)))
+    });
 }
 
 fn maps() {
@@ -120,8 +123,8 @@ fn maps() {
     let fill = |map: &Map, state: &mut State, key| (0..SUBS).try_for_each(|sub| map.put(state, &sub, &key));
     check("map put", GROWTH, declare, fill, |map, state, key| map.put(state, &(key % SUBS), &key));
     check("map update", GROWTH, declare, fill, |map, state, key| map.update(state, &(key % SUBS), bump));
-    check("map read", NONE, declare, fill, |map, state, key| map.read(state, &(key % SUBS)).map(there));
-    check("map visit", NONE, declare, fill, |map, state, _| map.for_each(state, |_, value| there(Some(value))));
+    check("map read", NONE, declare, fill, |map, state, key| map.read(state, &(key % SUBS)).map(assert_some));
+    check("map visit", NONE, declare, fill, |map, state, _| map.for_each(state, |_, value| assert_some(Some(value))));
 }
 
 fn ordered_maps() {
@@ -129,7 +132,7 @@ fn ordered_maps() {
     let declare = |state: &mut State| state.ordered_map("table", Ordered, Fixed);
     let fill = |map: &Map, state: &mut State, key| (0..SUBS).try_for_each(|sub| map.put(state, &sub, &key));
     check("ordered put", GROWTH, declare, fill, |map, state, key| map.put(state, &(key % SUBS), &key));
-    check("ordered first", NONE, declare, fill, |map, state, _| map.first(state).map(there));
+    check("ordered first", NONE, declare, fill, |map, state, _| map.first(state).map(assert_some));
     check("ordered range", NONE, declare, fill, |map, state, _| map.range(state, 1..SUBS, |sub, _| sub < 30));
 }
 
@@ -137,15 +140,15 @@ fn accumulators(options: &TableOptions) {
     let declare = |state: &mut State| state.reducing(options.clone(), Fixed, "sum", |a: u64, b| a + b);
     let add = |sum: &ReducingState<_, _>, state: &mut State, key| sum.add(state, &key);
     check("reducing add", GROWTH, declare, add, add);
-    check("reducing read", GROWTH, declare, add, |sum, state, _| sum.read(state).map(there));
+    check("reducing read", GROWTH, declare, add, |sum, state, _| sum.read(state).map(assert_some));
     let declare = |state: &mut State| state.aggregating(options.clone(), (Fixed, Fixed), Mean);
     let add = |mean: &AggregatingState<_, _>, state: &mut State, key| mean.add(state, &key);
     check("aggregating add", GROWTH, declare, add, add);
-    check("aggregating read", GROWTH, declare, add, |mean, state, _| mean.read(state).map(there));
+    check("aggregating read", GROWTH, declare, add, |mean, state, _| mean.read(state).map(assert_some));
 }
 
 #[test]
-fn operations_on_rows_that_are_there_allocate_nothing() {
+fn operations_on_existing_rows_allocate_nothing() {
     for options in [TableOptions::new("table"), expiring()] {
         values(&options);
         accumulators(&options);

@@ -1,4 +1,4 @@
-//! Every backend of the crate passes the suite that the crate offers to others.
+//! Every backend of the crate passes the public conformance suite.
 
 #[cfg(feature = "rocksdb")]
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! Every byte of a small job's objects flipped, every object cut at every length: `verify` finds it, and a restore
-//! fails naming the object or is exactly right. Never an older checkpoint in silence, never a panic.
+//! Every byte of a small job's objects flipped, every object cut at every length: `verify` finds the damage, and a
+//! restore either fails with the object's name or is exact. Never silently an older checkpoint, never a panic.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use bytes::Bytes;
 
 type State = BTreeMap<Vec<u8>, u64>;
 
-/// One in so many cases is also met by restores of every checkpoint by its number.
+/// One in this many cases also restores every checkpoint by its number.
 const NUMBERS_EVERY: usize = 3;
 
-/// One in so many cases is also met by a real job's restart.
+/// One in this many cases also restarts a real job.
 const RESTART_EVERY: usize = 29;
 
-/// A small job: what stands in its store, what its live checkpoints hold, and which objects matter.
+/// A small job: its stored objects, the states of its live checkpoints, and the keys of all but void objects.
 struct Scene {
     objects: BTreeMap<String, Bytes>,
     states: BTreeMap<Seq, State>,
     newest: Seq,
-    reached: Vec<String>,
+    needed: Vec<String>,
 }
 
 fn settings() -> JobSettings {
@@ -43,7 +43,7 @@ fn settings() -> JobSettings {
     })
 }
 
-/// Runs a job of two attempts: increments, and an opaque of so many bytes, which lies in a pack if it is large.
+/// Runs a job of two attempts with incremental checkpoints and an opaque of this length, which is in a pack if large.
 async fn scene(opaque_bytes: usize) -> Result<Scene> {
     let gate = Gate::new();
     let first = RestoreFrom::Newest;
@@ -69,12 +69,12 @@ async fn scene(opaque_bytes: usize) -> Result<Scene> {
         .filter(|seq| !live.contains(seq))
         .map(|seq| format!("job/manifest/{:020}", seq.0))
         .collect();
-    let reached: Vec<String> = objects.keys().filter(|key| !void.contains(key)).cloned().collect();
+    let needed: Vec<String> = objects.keys().filter(|key| !void.contains(key)).cloned().collect();
     for class in ["attempt", "manifest", "data"] {
-        let count = reached.iter().filter(|key| key.contains(class)).count();
+        let count = needed.iter().filter(|key| key.contains(class)).count();
         assert!(count >= 2, "{count} objects of class {class}");
     }
-    Ok(Scene { newest: chain.end(), objects, states, reached })
+    Ok(Scene { newest: chain.end(), objects, states, needed })
 }
 
 fn opaques(at: usize, bytes: usize) -> Vec<Opaque> {
@@ -90,7 +90,7 @@ fn opaques(at: usize, bytes: usize) -> Vec<Opaque> {
 }
 
 impl Scene {
-    /// Returns a store with these objects, one of them replaced.
+    /// Returns a store with the scene's objects, one of them replaced.
     async fn with(&self, key: &str, bytes: Bytes) -> Arc<Gate> {
         let gate = Gate::new();
         for (other, whole) in &self.objects {
@@ -100,14 +100,14 @@ impl Scene {
         gate
     }
 
-    /// Checks what the tools and restores make of the damaged object `key`; `case` chooses how many.
+    /// Checks `verify` and restores on a store with the damaged object `key`; `case` chooses the number of restores.
     async fn check(&self, gate: &Arc<Gate>, key: &str, what: &str, case: usize) {
         let store = alluvium_testkit::store(&gate.objects());
         let name = key.trim_start_matches("job/");
         let chain = ManifestLog::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await;
         let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        assert!(!report.damaged.is_empty(), "{what} is not found");
+        assert!(!report.damaged.is_empty(), "{what}: not detected");
         assert!(report.damaged.iter().all(|damage| damage.object == name), "{what}: {:?}", report.damaged);
         let check = |seq: Seq, found: Result<State>| {
             let whole = report.restorable.contains(&seq);
@@ -138,7 +138,7 @@ fn assert_named(error: &Error, name: &str, what: &str) {
     assert!(error.chain().contains(name), "{what}: {} does not name {name}", error.chain());
 }
 
-/// Restores a checkpoint at another parallelism, as a job does, and returns its state.
+/// Restores a checkpoint at another parallelism, as a job does; returns its state.
 async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
     let stored = ManifestLog::load(store).await?.resolve(store, from).await?.expect("the job has checkpoints");
     let manifest = restore::resolve(store, stored.manifest).await?;
@@ -151,7 +151,7 @@ async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
             rows.append_group(group, &mut batch)?;
             batch.fold(Fold::Base, &Rules::none()).unwrap();
             state.extend(batch.iter().map(|row| {
-                let Op::Put(value) = row.op else { panic!("a count is put") };
+                let Op::Put(value) = row.op else { panic!("counts are puts") };
                 (row.key.key.unwrap().to_vec(), u64::from_le_bytes(value.try_into().unwrap()))
             }));
         }
@@ -159,9 +159,9 @@ async fn restored(store: &Store, from: RestoreFrom) -> Result<State> {
     Ok(state)
 }
 
-/// Flips a bit in each `step`th byte of the objects that `class` names, another bit in each.
+/// Flips one bit in each `step`th byte of the objects whose key contains `class`.
 async fn flip(scene: &Scene, class: &str, step: usize) {
-    for key in scene.reached.iter().filter(|key| key.contains(class)) {
+    for key in scene.needed.iter().filter(|key| key.contains(class)) {
         let whole = &scene.objects[key];
         for at in (0..whole.len()).step_by(step) {
             let mut bytes = whole.to_vec();
@@ -172,9 +172,9 @@ async fn flip(scene: &Scene, class: &str, step: usize) {
     }
 }
 
-/// Cuts the objects that `class` names at each `step`th length.
+/// Cuts the objects whose key contains `class` at each `step`th length.
 async fn cut(scene: &Scene, class: &str, step: usize) {
-    for key in scene.reached.iter().filter(|key| key.contains(class)) {
+    for key in scene.needed.iter().filter(|key| key.contains(class)) {
         let whole = &scene.objects[key];
         for length in (0..whole.len()).step_by(step) {
             let gate = scene.with(key, whole.slice(..length)).await;
@@ -229,7 +229,7 @@ async fn damage_in_a_stored_opaque_is_found() -> Result<()> {
 }
 
 #[tokio::test]
-async fn whole_objects_are_whole() -> Result<()> {
+async fn undamaged_objects_verify_and_restore() -> Result<()> {
     for opaque_bytes in [3, INLINE_OPAQUE_BYTES + 1] {
         let scene = scene(opaque_bytes).await?;
         let gate = scene.with("", Bytes::new()).await;
@@ -238,7 +238,7 @@ async fn whole_objects_are_whole() -> Result<()> {
         assert_eq!((report.damaged.as_slice(), report.restorable.len()), ([].as_slice(), 2));
         assert_eq!(restored(&store, RestoreFrom::Newest).await?, scene.states[&scene.newest]);
         let bytes: usize = scene.objects.values().map(Bytes::len).sum();
-        assert!(bytes < 100_000, "{bytes} bytes are too many for a test of each");
+        assert!(bytes < 100_000, "{bytes} bytes are too many to damage each");
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Checkpoints that are dropped: while they are read, and because their user wants it.
+//! Dropped checkpoints: while a reader uses them, and on the user's request.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
 
-/// Tells nobody how far it is.
+/// Ignores progress.
 fn silent(_done: u64, _total: u64) {}
 
 async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
@@ -39,7 +39,7 @@ async fn state(store: &Store) -> Result<BTreeMap<Vec<u8>, u64>> {
     Ok(rows)
 }
 
-/// Takes a checkpoint with an opaque that is too large for a manifest.
+/// Takes a checkpoint with an opaque too large for a manifest.
 async fn checkpoint(job: &mut Counting) -> Result<Seq> {
     let large = |at| Opaque {
         role: OpaqueRole::Source,
@@ -53,7 +53,7 @@ async fn checkpoint(job: &mut Counting) -> Result<Seq> {
     Ok(job.job.wait(epoch).await?.unwrap().seq)
 }
 
-/// A job that keeps one checkpoint and writes all of its state into each.
+/// Opens a job that keeps one checkpoint and writes all of its state into each.
 async fn busy(gate: &Arc<Gate>) -> Result<Counting> {
     let retention = RetentionPolicy::default().with(|it| it.checkpoints = 1);
     let settings = JobSettings::default().with(|it| {
@@ -67,7 +67,7 @@ async fn busy(gate: &Arc<Gate>) -> Result<Counting> {
     Ok(job)
 }
 
-/// Takes checkpoints until the owner's collector has deleted all objects of `gone`.
+/// Takes checkpoints until the job's collector has deleted all objects of `gone`.
 async fn collect(job: &mut Counting, gate: &Gate, gone: &StoredManifest) -> Result<()> {
     for _ in 0..500 {
         checkpoint(job).await?;
@@ -76,7 +76,7 @@ async fn collect(job: &mut Counting, gate: &Gate, gone: &StoredManifest) -> Resu
             return Ok(());
         }
     }
-    panic!("the owner deletes nothing");
+    panic!("the job's collector deleted nothing");
 }
 
 fn assert_dropped(error: &Error, checkpoint: Seq, newest: Seq) {
@@ -88,7 +88,7 @@ fn assert_dropped(error: &Error, checkpoint: Seq, newest: Seq) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -> Result<()> {
+async fn a_checkpoint_dropped_during_a_read_is_not_reported_as_damaged() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let mut job = busy(&gate).await?;
     let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
@@ -112,7 +112,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
     }
     assert_eq!(ManifestLog::load(&target).await?.end(), Seq(0));
 
-    // An object that is lost although its checkpoint lives is damage.
+    // A missing object of a live checkpoint is damage.
     let lost = newest.objects().into_iter().next().unwrap();
     gate.damage(&format!("job/data/{lost}"), None).await;
     let error = offline::export(&store, &newest.manifest, "count", &all, |_| Ok(())).await.unwrap_err();
@@ -122,7 +122,7 @@ async fn a_checkpoint_that_is_dropped_while_it_is_read_is_not_called_damaged() -
     Ok(())
 }
 
-/// Before the next read of data the job continues until what is the newest checkpoint now is gone.
+/// Arranges that before the next read of data, the job deletes the now newest checkpoint; returns its number.
 async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Result<Seq> {
     let store = alluvium_testkit::store(&gate.objects());
     let newest = offline::find(&store, &mut ManifestLog::load(&store).await?, None).await?;
@@ -131,8 +131,8 @@ async fn race(gate: &Arc<Gate>, job: &Arc<tokio::sync::Mutex<Counting>>) -> Resu
     Ok(seq)
 }
 
-/// An engine may spawn what it awaits.
-fn sendable<T>(future: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
+/// Checks at compile time that a future is `Send`, so that engines can spawn it.
+fn assert_send<T>(future: impl Future<Output = T> + Send) -> impl Future<Output = T> + Send {
     future
 }
 
@@ -151,29 +151,29 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
 
     let (raced, mut chain, other) = next().await?;
     let target = alluvium_testkit::store(&other.objects());
-    let (copied, _) = sendable(offline::savepoint_of(&store, &mut chain, None, &target, &silent)).await?;
+    let (copied, _) = assert_send(offline::savepoint_of(&store, &mut chain, None, &target, &silent)).await?;
     assert!(copied > raced && verify(&target).await?.damaged.is_empty());
     assert_eq!(state(&target).await?, expected);
 
     let (raced, mut chain, other) = next().await?;
     let target = alluvium_testkit::store(&other.objects());
     let options = RestoreOptions::default();
-    let (restored, _) = sendable(offline::restore_of(&store, &mut chain, None, &target, &options, &silent)).await?;
+    let (restored, _) = assert_send(offline::restore_of(&store, &mut chain, None, &target, &options, &silent)).await?;
     assert!(restored > raced && verify(&target).await?.damaged.is_empty());
     assert_eq!(state(&target).await?, expected);
 
-    // The large opaque is an object of its own.
+    // `open` reads data, since the large opaque is a separate object.
     let (raced, mut chain, _) = next().await?;
-    assert!(sendable(offline::open(&store, &mut chain, None)).await?.id.seq > raced);
+    assert!(assert_send(offline::open(&store, &mut chain, None)).await?.id.seq > raced);
     let (raced, ..) = next().await?;
     let builder = JobBuilder::new(store.clone()).operator(OperatorSpec::new(alluvium_testkit::COUNT, "count", 2));
-    assert!(sendable(builder.peek_restored()).await?.unwrap().id.seq > raced);
+    assert!(assert_send(builder.peek_restored()).await?.unwrap().id.seq > raced);
 
     let (raced, chain, _) = next().await?;
-    let report = sendable(offline::verify(&store, &chain, Level::Full, &silent)).await?;
+    let report = assert_send(offline::verify(&store, &chain, Level::Full, &silent)).await?;
     assert!(report.damaged.is_empty() && report.restorable.iter().all(|seq| *seq > raced), "{report:?}");
     assert_eq!(report.restorable.len(), 1);
-    // One that was asked for by its id has no other in its place.
+    // An explicitly chosen checkpoint is never replaced by a newer one.
     let (raced, mut chain, other) = next().await?;
     let target = alluvium_testkit::store(&other.objects());
     let error = offline::savepoint_of(&store, &mut chain, Some(raced), &target, &silent).await.unwrap_err();
@@ -193,7 +193,7 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
     for _ in 0..5 {
         job.checkpoint().await?.unwrap();
     }
-    // As the collector does once they are old enough.
+    // The collector deletes dropped manifests like this, once they are old enough.
     for entry in chain.restorable() {
         gate.damage(&format!("job/manifest/{:020}", entry.id.seq.0), None).await;
     }
@@ -206,8 +206,8 @@ async fn manifests_of_dropped_checkpoints_are_not_listed_as_damaged() -> Result<
     Ok(())
 }
 
-/// A copied savepoint that a job went on from, at number 1, and the job, which keeps one checkpoint.
-async fn gone_on_from_savepoint(gate: &Arc<Gate>) -> Result<Counting> {
+/// Opens a job from a copied savepoint, number 1, and takes a checkpoint; the job keeps one checkpoint.
+async fn job_from_savepoint(gate: &Arc<Gate>) -> Result<Counting> {
     let origin = Gate::new();
     drop(busy(&origin).await?);
     let (store, target) = (alluvium_testkit::store(&origin.objects()), alluvium_testkit::store(&gate.objects()));
@@ -223,15 +223,15 @@ fn live(chain: &ManifestLog) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<()> {
+async fn a_running_job_drops_a_savepoint_with_or_without_its_manifest() -> Result<()> {
     for gone in [false, true] {
         let gate = Gate::new();
-        let mut job = gone_on_from_savepoint(&gate).await?;
+        let mut job = job_from_savepoint(&gate).await?;
         let store = alluvium_testkit::store(&gate.objects());
         let savepoint = open(&store, Some(Seq(1))).await?;
         if gone {
             gate.damage("job/manifest/00000000000000000001", None).await;
-            // The next attempt cannot read it, and deletes nothing because of it.
+            // The next attempt cannot read this savepoint, and therefore deletes nothing.
             drop(job);
             job = busy(&gate).await?;
             for _ in 0..10 {
@@ -260,7 +260,7 @@ async fn a_running_job_drops_a_savepoint_whose_manifest_may_be_gone() -> Result<
 async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() -> Result<()> {
     for gone in [false, true] {
         let gate = Gate::new();
-        let mut job = gone_on_from_savepoint(&gate).await?;
+        let mut job = job_from_savepoint(&gate).await?;
         let store = alluvium_testkit::store(&gate.objects());
         let savepoint = open(&store, Some(Seq(1))).await?;
         if gone {
@@ -276,7 +276,7 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
         let plan = offline::preview_drop(&store, &chain, &[Seq(1)].into()).await?;
         let deletable: Vec<_> = plan.deletable.iter().map(|(key, _)| key.to_string()).collect();
         assert!(savepoint.objects().iter().all(|id| deletable.contains(&format!("data/{id}"))), "{deletable:?}");
-        assert_eq!(gate.dump().await, before, "nothing is written until it is meant");
+        assert_eq!(gate.dump().await, before, "a preview writes nothing");
 
         let dropped = offline::drop_savepoints(&store, &chain, &[Seq(1)].into()).await?;
         let (_, swept) = dropped.swept?;
@@ -297,12 +297,12 @@ async fn c12_savepoints_are_dropped_offline_though_their_manifests_are_gone() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
+async fn a_savepoint_can_be_dropped_while_another_is_unreadable() -> Result<()> {
     let gate = Gate::new();
-    drop(gone_on_from_savepoint(&gate).await?);
+    drop(job_from_savepoint(&gate).await?);
     let store = alluvium_testkit::store(&gate.objects());
     let chain = ManifestLog::load(&store).await?;
-    // What was founded stays the job's only way back: it cannot be dropped.
+    // In a fresh copy the savepoint is the only restorable state, so it cannot be dropped.
     let fresh = Gate::new();
     let copy = alluvium_testkit::store(&fresh.objects());
     offline::savepoint_of(&store, &mut ManifestLog::load(&store).await?, None, &copy, &silent).await?;
@@ -323,11 +323,11 @@ async fn one_savepoint_is_dropped_while_another_is_unreadable() -> Result<()> {
     assert_eq!(
         dropped.swept.unwrap_err().kind(),
         ErrorKind::Corrupt,
-        "nothing is deleted as long as one is unreadable"
+        "nothing is deleted while a live manifest is unreadable"
     );
     let chain = ManifestLog::load(&store).await?;
     assert!(!chain.lists(Seq(1)) && chain.lists(first));
-    // A checkpoint can be dropped by its id, too.
+    // The same call drops a checkpoint.
     let dropped = offline::drop_savepoints(&store, &chain, &[first].into()).await?;
     dropped.swept?;
     assert!(verify(&store).await?.damaged.is_empty());

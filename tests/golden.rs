@@ -1,9 +1,9 @@
-//! The formats, pinned: a small job's objects as version 1 writes them.
+//! Golden files that pin the formats: a small job's objects as written by version 1.
 //!
-//! The newest writer reproduces each file byte for byte, and each file reads back as the values here. A file that
-//! differs is never overwritten: what the writer says now is put beside it as `.proposed`.
+//! The current writer must reproduce each file byte for byte, and each file must decode to the values here. If a file
+//! differs, the test writes the new bytes beside it as `.proposed` and leaves the file alone.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -50,7 +50,7 @@ impl RowSource for Rows {
     }
 }
 
-/// Returns what a segment reads back as, one line per row.
+/// Returns the rows of a source as text, one line per row.
 fn printed(rows: &dyn RowSource) -> Result<Vec<String>> {
     let mut lines = Vec::new();
     for group in rows.groups().iter() {
@@ -79,7 +79,7 @@ fn clear<'a>(key: Option<&'a str>, namespace: Option<&'a str>) -> Row<'a> {
     Row { key: RowKey { table: TableId(1), key, namespace, sub: None }, op: Op::Clear, columns: Columns::default() }
 }
 
-/// Every op, every clear, every optional column; not compressed.
+/// Returns a delta with every op, every clear and every optional column, to be stored uncompressed.
 fn delta() -> SealedPart {
     let columns = |stamp, schema, routing| Columns { stamp, schema, routing };
     let expiring = Row { columns: columns(Some(-1), None, None), ..row(1, "a", "w2", "", Op::Put(b"1")) };
@@ -102,7 +102,7 @@ fn delta() -> SealedPart {
     part(SegmentKind::Delta, KeyGroupRange::new(0, 4), &rows)
 }
 
-/// Alike rows, so that compression pays.
+/// Returns a base of similar rows, which compress well.
 fn base() -> SealedPart {
     let keys: Vec<String> = (0..40).map(|n| format!("user-{n:04}")).collect();
     let row = |(n, key): (u16, &'static str)| (4 + n / 20, row(1, key, "", "", Op::Put(b"the same for all")));
@@ -135,7 +135,7 @@ fn table() -> TableSchema {
     }
 }
 
-/// A job's objects, as its parts make them.
+/// The objects of a job.
 struct Golden {
     delta: Encoded,
     base: Encoded,
@@ -235,10 +235,10 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
     }
 }
 
-/// Reads an object and panics if it reads anything but what was written.
+/// Decodes an object, and panics if the result differs from the written values.
 type Reader = Box<dyn Fn(&Bytes) -> Result<()>>;
 
-/// An object as it is written now, and a reader that panics if it reads anything but what was written.
+/// An object from the current writer, and its reader.
 struct Case {
     name: &'static str,
     written: Bytes,
@@ -299,7 +299,7 @@ fn path(name: &str) -> PathBuf {
 }
 
 #[test]
-fn files_are_written_and_read_as_ever() {
+fn golden_files_are_reproduced_and_decoded() {
     let mut differing = Vec::new();
     for Case { name, written, read } in cases() {
         let stored = Bytes::from(fs::read(path(name)).unwrap_or_default());
@@ -317,7 +317,7 @@ fn files_are_written_and_read_as_ever() {
 }
 
 #[test]
-fn every_flip_and_every_cut_is_found() {
+fn every_flip_and_every_cut_is_detected() {
     for Case { name, written, read } in cases() {
         for at in 0..written.len() {
             for bit in 0..8 {
@@ -327,7 +327,7 @@ fn every_flip_and_every_cut_is_found() {
             }
             assert!(read(&written.slice(..at)).is_err(), "{name}: cut at {at}");
         }
-        assert!(read(&[&written[..], &[0]].concat().into()).is_err(), "{name}: a byte more");
+        assert!(read(&[&written[..], &[0]].concat().into()).is_err(), "{name}: an extra byte");
     }
 }
 
@@ -348,14 +348,14 @@ fn f09_a_checkpoint_leads_to_its_rows() {
     }
 }
 
-/// The segment that the document spells out.
+/// Returns the example segment of `docs/format.md`.
 fn documented_segment() -> Bytes {
     let rows = [(0, row(1, "a", "", "", Op::Put(b"7"))), (0, row(1, "ab", "", "", Op::Delete))];
     let part = part(SegmentKind::Delta, KeyGroupRange::new(0, 2), &rows);
     encode(&part, EncodeOptions { codec: Compression::None }).unwrap().bytes
 }
 
-/// The manifest that the document spells out.
+/// Returns the example manifest of `docs/format.md`.
 fn documented_manifest() -> Bytes {
     let claim = Manifest {
         job: JOB,
@@ -378,7 +378,7 @@ fn documented_manifest() -> Bytes {
     claim.encode(PUT_ID).unwrap()
 }
 
-/// Returns the bytes of the code block that `title` begins: in each line what stands before `|`.
+/// Returns the bytes of the code block `title`: the hex before `|` in each line.
 fn documented(document: &str, title: &str) -> Vec<u8> {
     let block = document.split_once(&format!("```hex {title}\n")).unwrap().1.split_once("```").unwrap().0;
     let digits = block.lines().filter_map(|line| line.split('|').next()).flat_map(str::split_whitespace);
@@ -386,16 +386,16 @@ fn documented(document: &str, title: &str) -> Vec<u8> {
 }
 
 #[test]
-fn the_document_shows_what_is_written() {
+fn the_documents_examples_are_what_the_code_writes() {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let document = fs::read_to_string(root.join("docs/format.md")).unwrap();
     for (title, written) in [("segment", documented_segment()), ("manifest", documented_manifest())] {
         let hex: Vec<String> = written.iter().map(|byte| format!("{byte:02x}")).collect();
-        assert!(documented(&document, title) == written, "the {title} is now: {}", hex.join(" "));
+        assert!(documented(&document, title) == written, "the current {title} is: {}", hex.join(" "));
     }
     for source in ["src/row/shape.rs", "src/segment/format.rs", "src/manifest/proto.rs"] {
         let hash = Hash::of(&fs::read(root.join(source)).unwrap());
         let line = format!("`{source}` {hash}");
-        assert!(document.contains(&line), "read docs/format.md again beside {source}, then put: {line}");
+        assert!(document.contains(&line), "check docs/format.md against {source}, then write there: {line}");
     }
 }

@@ -56,7 +56,7 @@ async fn restores_exactly_at_any_parallelism() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
+async fn a_restore_reads_in_parts_of_at_most_restore_bytes() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 1).await;
     job.add(0..200_000)?;
@@ -68,10 +68,10 @@ async fn a_restore_reads_in_parts_as_small_as_it_is_told() -> Result<()> {
         gate.take_calls();
         let settings = JobSettings::default().with(|it| it.restore_bytes = restore_bytes);
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
-        let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
-        reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
+        let is_data_read = |call: &String| call.starts_with("get") && call.contains("/data/");
+        reads.push(gate.take_calls().iter().filter(|call| is_data_read(call)).count());
     }
-    // An index and all its blocks, of each of two segments.
+    // Two reads for each of two segments: its index, and all its blocks together.
     assert_eq!(reads[2], 4);
     assert!(reads[0] > reads[1] && reads[1] > reads[2], "{reads:?}");
     Ok(())
@@ -91,16 +91,16 @@ async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() ->
         gate.take_calls();
         let settings = settings.clone().with(|it| it.restore_bytes = restore_bytes);
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
-        let of_data = |call: &String| call.starts_with("get") && call.contains("/data/");
-        reads.push(gate.take_calls().iter().filter(|call| of_data(call)).count());
+        let is_data_read = |call: &String| call.starts_with("get") && call.contains("/data/");
+        reads.push(gate.take_calls().iter().filter(|call| is_data_read(call)).count());
     }
-    // Block by block, a few at a time, and all that touch.
+    // The three limits read block by block, a few blocks at a time, and all adjacent blocks at once.
     assert!(reads[0] > 2 * reads[1] && reads[1] > reads[2], "{reads:?}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn packs_have_a_segment_however_small_they_are_to_be() -> Result<()> {
+async fn a_pack_has_at_least_one_segment() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     let pipeline = PipelineSettings::default().with(|it| it.pack_bytes = 1);
@@ -124,11 +124,8 @@ async fn data_lengths(gate: &Gate) -> Vec<usize> {
 async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
-    // Segments of deltas and packs: what a group takes, and a pack's own bytes, come on top.
-    let pipeline = PipelineSettings::default().with(|it| {
-        it.segment_bytes = 20_000;
-        it.pack_bytes = 30_000;
-    });
+    // The limits for segments and packs may be exceeded by one group and by the pack's own bytes.
+    let pipeline = PipelineSettings::default().with(|it| { it.segment_bytes = 20_000; it.pack_bytes = 30_000; });
     let settings = JobSettings::default().with(|it| it.pipeline = pipeline);
     let mut job = Counting::open(&objects, 2, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
     for round in 1..=12 {
@@ -137,14 +134,14 @@ async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
     }
     let lengths = data_lengths(&gate).await;
     let longest = lengths.iter().max().unwrap();
-    assert!(lengths.len() > 20 && *longest <= 32_000, "{} objects, the longest of {longest}", lengths.len());
+    assert!(lengths.len() > 20 && *longest <= 32_000, "{} objects, the longest has {longest} bytes", lengths.len());
     let job = Counting::open(&objects, 3, settings, RestoreFrom::Newest, job.expected.clone()).await?;
     job.reopen(&objects, 1).await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
+async fn opaques_are_packed_within_pack_bytes_and_fetched_concurrently() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     let pipeline = PipelineSettings::default().with(|it| it.pack_bytes = 250_000);
@@ -157,7 +154,7 @@ async fn opaques_are_packed_in_bounds_and_fetched_together() -> Result<()> {
     let mut lengths = data_lengths(&gate).await;
     lengths.sort_unstable();
     assert!(lengths.len() == 7 && lengths[5] <= 250_000 && lengths[6] > 400_000, "{lengths:?}");
-    // None of them is answered, and all are asked for.
+    // No read is answered, so all twelve must be in flight at once.
     let manifest = manifests(&gate).await.into_values().last().unwrap();
     gate.set(Door::Silent);
     gate.take_calls();
@@ -186,21 +183,21 @@ async fn b21_one_subtask_that_never_comes_leaves_no_trail_in_the_others() -> Res
         assert_eq!(job.job.wait(epoch).await?, None);
         epochs += 1;
     }
-    // Each epoch's rows take more than 200 KB as they were sealed, and merged in the background less than that together.
-    let mut looks = 0;
-    while job.job.budget().held_bytes() > alone * 2 && looks < 200_000 {
+    // The sealed rows of one epoch take more than 200 KB; background merging keeps those of all epochs below that.
+    let mut polls = 0;
+    while job.job.budget().held_bytes() > alone * 2 && polls < 200_000 {
         tokio::task::yield_now().await;
-        looks += 1;
+        polls += 1;
     }
     let held = job.job.budget().held_bytes();
-    assert!(held <= alone * 2, "{held} after {epochs} epochs, {alone} before");
+    assert!(held <= alone * 2, "{held} bytes after {epochs} epochs, {alone} before");
     while job.checkpoint().await?.is_none() {}
     job.reopen(&gate.objects(), 3).await;
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_committed_is_not_restored() -> Result<()> {
+async fn uncommitted_changes_are_not_restored() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;
     job.add(0..100)?;
@@ -213,7 +210,7 @@ async fn what_was_not_committed_is_not_restored() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_steady_checkpoint_is_two_puts_and_a_get() -> Result<()> {
+async fn a_steady_checkpoint_costs_two_puts_and_a_get() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 8).await;
     job.add(0..1000)?;
@@ -230,7 +227,7 @@ async fn a_steady_checkpoint_is_two_puts_and_a_get() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
+async fn changes_of_an_aborted_epoch_are_in_the_next_manifest() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;
     job.add(0..100)?;
@@ -241,12 +238,12 @@ async fn an_aborted_epoch_is_part_of_the_next_manifest() -> Result<()> {
         assert_eq!(job.checkpoint().await?, None);
         gate.set(Door::Open);
         if round % 2 == 0 {
-            // Nothing new: the checkpoint still has to carry what was given up.
+            // Without new changes, the next checkpoint must still contain the aborted ones.
             assert!(job.checkpoint().await?.is_some());
             job = job.reopen(&gate.objects(), 1 + round).await;
         }
     }
-    assert_eq!(job.job.progress().aborted, 0, "a new attempt counts anew");
+    assert_eq!(job.job.progress().aborted, 0, "a new attempt counts from 0");
     Ok(())
 }
 
@@ -265,8 +262,8 @@ async fn d14_a_store_that_is_down_costs_one_copy_then_the_limit_and_is_survived(
         assert_eq!(job.checkpoint().await?, None);
         held = held.max(job.job.budget().held_bytes());
     }
-    // Live rows, the epoch that was just sealed, and one encoded copy of each dirty row.
-    assert!(held <= 3 * live, "held {held} of {live} live");
+    // Live rows, the epoch just sealed, and one encoded copy of each dirty row.
+    assert!(held <= 3 * live, "{held} bytes held, {live} live");
     let mut key = 20_000;
     let limit = loop {
         match job.add(key..key + 1) {
@@ -299,7 +296,7 @@ async fn chains_stay_bounded_and_dropped_state_is_collected() -> Result<()> {
         }
     }
     let manifests = manifests(&gate).await;
-    // The newest, the retained, and the dead that a lagging listing may still need as signposts.
+    // The newest, the retained, and the void ones kept because listings may lag.
     assert!(manifests.len() <= 72, "{:?}", manifests.keys());
     let data = gate.dump().await.into_keys().filter(|key| key.contains("/data/")).count();
     assert!(data <= 48, "{data} data objects");
@@ -308,14 +305,14 @@ async fn chains_stay_bounded_and_dropped_state_is_collected() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_an_ended_attempt_left_is_swept_by_the_next() -> Result<()> {
+async fn orphans_of_an_ended_attempt_are_swept_by_the_next() -> Result<()> {
     let gate = Gate::new();
     let mut first = Counting::fresh(&gate.objects(), 2).await;
     first.add(0..100)?;
     first.checkpoint().await?;
     let live = gate.dump().await;
     let orphan = |attempt| format!("job/{}", Key::Data(ObjectId { attempt: Attempt(attempt), random: [7; 16] }));
-    // Of the attempt that has ended, and of one that will claim later.
+    // Orphans of the ended attempt, and of a future one.
     for attempt in [1, 3] {
         gate.damage(&orphan(attempt), Some(Bytes::from_static(b"half a pack"))).await;
     }
@@ -324,13 +321,13 @@ async fn what_an_ended_attempt_left_is_swept_by_the_next() -> Result<()> {
         tokio::task::yield_now().await;
     }
     let dump = gate.dump().await;
-    assert!(dump.contains_key(&orphan(3)), "an object of an attempt that is not over");
+    assert!(dump.contains_key(&orphan(3)), "objects of attempts that have not ended stay");
     assert!(live.keys().all(|key| dump.contains_key(key)), "live objects stay");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_tells_which_groups_were_busy() -> Result<()> {
+async fn a_checkpoint_records_the_heat_of_groups() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 3).await;
     job.add(0..1000)?;
@@ -347,9 +344,9 @@ async fn a_checkpoint_tells_which_groups_were_busy() -> Result<()> {
     assert!(all.iter().all(|heat| heat.writes == heat.dirty_rows && heat.live_bytes == 12 * heat.rows));
     let group = job.job.partitioner().locate(&7u32.to_be_bytes(), 0, 128).group;
     let before = all.iter().find(|heat| heat.group == group).unwrap();
-    let [now] = one.heat(alluvium_testkit::COUNT)?[..] else { panic!("one group was touched") };
+    let [now] = one.heat(alluvium_testkit::COUNT)?[..] else { panic!("heat of one group") };
     assert_eq!((now.group, now.dirty_rows, now.rows), (group, 1, before.rows));
-    // An eighth of the writes is forgotten at a barrier.
+    // A barrier decays counts by an eighth.
     assert!(now.writes >= 5 && now.writes <= 5 + before.writes && now.reads >= 5, "{now:?} after {before:?}");
     Ok(())
 }
@@ -390,13 +387,13 @@ async fn a_newer_attempt_fences_the_older() -> Result<()> {
         Err(error) => error,
     };
     assert_eq!(fenced.kind(), ErrorKind::Fenced);
-    assert_eq!(old.job.trigger().expect_err("fenced for good").kind(), ErrorKind::Fenced);
+    assert_eq!(old.job.trigger().expect_err("a job stays fenced").kind(), ErrorKind::Fenced);
     for task in &mut old.tasks {
         let barrier = Barrier { attempt: Attempt(1), epoch: Epoch(u64::MAX) };
-        let refused = task.barrier(barrier, Timestamp::MIN, Vec::new()).expect_err("its tasks are too");
+        let refused = task.barrier(barrier, Timestamp::MIN, Vec::new()).expect_err("tasks of a fenced job are fenced");
         assert_eq!(refused.kind(), ErrorKind::Fenced);
     }
-    // What it has in memory is as it was, for whoever wants to look.
+    // The state in memory stays readable and writable.
     old.add(300..310)?;
     assert_eq!(old.content()?, old.expected);
     let after = gate.dump().await;
@@ -430,7 +427,7 @@ fn opaque(name: &str, redistribution: Redistribution, bytes: Vec<u8>, item_offse
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
+async fn opaques_are_restored_by_their_redistribution() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;
     job.add(0..100)?;
@@ -464,7 +461,7 @@ async fn opaques_travel_with_the_state_and_are_dealt_out() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Result<()> {
+async fn subtask_manifests_too_large_for_the_manifest_are_in_packs() -> Result<()> {
     let gate = Gate::new();
     let settings = JobSettings::default().with(|it| it.max_parallelism = 1024);
     let mut job = Counting::open(&gate.objects(), 1000, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
@@ -481,7 +478,7 @@ async fn subtask_manifests_that_are_too_much_for_one_object_lie_in_packs() -> Re
     let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
     assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
     let mut next = job.reopen(&gate.objects(), 3).await;
-    // Slices are not rewritten into the next manifest, which is small again.
+    // The next manifest is small, and so has its subtask manifests inline again.
     next.add(0..10)?;
     assert!(next.checkpoint().await?.is_some());
     assert_eq!(manifests(&gate).await.into_values().next_back().unwrap().slices().count(), 0);
@@ -510,14 +507,14 @@ async fn a_rescale_reads_little_more_than_the_state_once() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_requests_of_a_restore_are_not_a_checkpoints() -> Result<()> {
+async fn requests_of_a_restore_do_not_count_as_a_checkpoints() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 4).await;
     for round in 0..10 {
         job.add(round..round + 100)?;
         job.checkpoint().await?;
     }
-    // The goal asks for 10 s for each request, failures for no interval at all.
+    // The goal allows one request per 10 s; the failure prior wants the shortest interval.
     let goals = Goals::default().with(|it| it.requests_per_hour = Some(360.0));
     let failures = FailurePrior { job_mtbf: 1.0, ..FailurePrior::default() };
     let adaptive = AdaptiveInterval::default().with(|it| {
@@ -562,13 +559,13 @@ async fn a_small_change_uploads_little() -> Result<()> {
     put(&mut job, 0..1_000)?;
     job.checkpoint().await?;
     let delta = uploaded(&job) - start - full;
-    assert!(full > 4_000_000, "{full} bytes are not the whole state");
+    assert!(full > 4_000_000, "the first checkpoint uploaded {full} bytes, less than the state");
     assert!(delta * 1000 <= full * 15, "a change of 1 % uploaded {delta} bytes of {full}");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_job_that_is_dropped_ends_its_background() -> Result<()> {
+async fn dropping_a_job_ends_its_background_task() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 2).await;
     job.add(0..10)?;

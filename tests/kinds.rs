@@ -1,4 +1,4 @@
-//! Every kind of state in one job, over checkpoints, restores and rescales: the logical content stays what it was.
+//! Every kind of state in one job: the logical content survives checkpoints, restores and rescales.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ impl Kinds {
     }
 }
 
-/// What one key has, in every kind.
+/// The content of one key, in every kind.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Content {
     value: Option<u64>,
@@ -84,7 +84,7 @@ impl World {
         Ok(Self { job, subtasks, model: BTreeMap::new(), timers: BTreeSet::new(), fired: Vec::new() })
     }
 
-    /// The same job, elsewhere: its state must be what it was here.
+    /// Reopens the job at another parallelism, and checks that its state is unchanged.
     async fn reopen(self, objects: &Arc<dyn ObjectStore>, parallelism: u32) -> Result<Self> {
         let Self { model, timers, fired, .. } = self;
         let mut world = Self { model, timers, fired, ..Self::open(objects, parallelism).await? };
@@ -100,7 +100,7 @@ impl World {
         Ok(subtask)
     }
 
-    /// Does something to a key, in every kind; what depends on `step`.
+    /// Changes a key in every kind, depending on `step`.
     fn touch(&mut self, key: u32, step: u32) -> Result<()> {
         let content = self.model.entry(key).or_default();
         let number = u64::from(key * 1000 + step);
@@ -149,7 +149,7 @@ impl World {
         Ok(())
     }
 
-    /// Lets timers fire, each once and in order.
+    /// Fires due timers, and checks their order and uniqueness.
     fn fire(&mut self, to: i64) -> Result<()> {
         for Subtask { task, timers, .. } in &mut self.subtasks {
             let mut last = i64::MIN;

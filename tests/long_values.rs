@@ -1,4 +1,4 @@
-//! Values that are merged stay within the limit, in every backend; and a row that is beyond it stops no checkpoint.
+//! Merged values stay within the length limit in every backend, and an overlong row blocks no checkpoint.
 
 #[cfg(feature = "rocksdb")]
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -20,7 +20,7 @@ use alluvium::{KeyGroup, KeyGroupSet};
 const GROUPS: u16 = 2;
 const MIB: usize = 1 << 20;
 
-/// Puts bytes behind bytes, as a function of the user's might.
+/// Appends bytes without limit, as a user's function might.
 #[derive(Debug)]
 struct Concat;
 
@@ -81,7 +81,7 @@ impl Kinds {
         }
     }
 
-    /// Returns how many bytes were added.
+    /// Returns the number of added bytes.
     fn read<B: StateBackend>(&self, kind: Kind, state: &mut KeyedState<B>) -> usize {
         match kind {
             Kind::List => self.list.read(state).unwrap().iter().map(Vec::len).sum(),
@@ -108,7 +108,7 @@ fn state<B: StateBackend>(backend: B) -> (KeyedState<B>, Kinds) {
     (state, kinds)
 }
 
-/// Seals, and encodes as a checkpoint would: no row may be in its way.
+/// Seals, and encodes the parts as a checkpoint would; no row may make that fail.
 fn seal<B: StateBackend>(state: &mut KeyedState<B>, epoch: u64, base: bool) -> Sealed {
     let cut = Cut {
         epoch: Epoch(epoch),
@@ -118,15 +118,15 @@ fn seal<B: StateBackend>(state: &mut KeyedState<B>, epoch: u64, base: bool) -> S
     };
     let bases = if base { KeyGroupSet::all(GROUPS) } else { KeyGroupSet::empty() };
     let sealed = state.backend_mut().seal(cut, &bases).unwrap();
-    // Of deltas only the small ones, for the time that it takes.
+    // The large delta is skipped to save time.
     for part in sealed.parts.iter().filter(|_| base || epoch > 1) {
         encode(part, EncodeOptions { codec: Compression::None }).unwrap();
     }
     sealed
 }
 
-/// Adds to one row, over seals and without, until that is refused.
-fn refused_at_the_limit<B: StateBackend>(kinds: &[Kind], make: impl Fn(KeyGroupSet) -> B) {
+/// Adds to one row, across seals and within an epoch, until an add is refused.
+fn assert_refused_at_the_limit<B: StateBackend>(kinds: &[Kind], make: impl Fn(KeyGroupSet) -> B) {
     for &kind in kinds {
         let (mut state, kinds) = state(make(KeyGroupSet::all(GROUPS)));
         let (mut added, mut history) = (0, History::default());
@@ -137,11 +137,11 @@ fn refused_at_the_limit<B: StateBackend>(kinds: &[Kind], make: impl Fn(KeyGroupS
         }
         let refused = kinds.add(kind, &mut state, 6 * MIB).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Limit, "{kind:?}: {refused:?}");
-        // Within one epoch, too.
+        // The limit also holds within one epoch.
         kinds.add(kind, &mut state, 3 * MIB).unwrap();
         added += 3 * MIB;
         assert_eq!(kinds.add(kind, &mut state, 3 * MIB).unwrap_err().kind(), ErrorKind::Limit, "{kind:?}");
-        assert_eq!(kinds.read(kind, &mut state), added, "{kind:?}: nothing of what was refused is there");
+        assert_eq!(kinds.read(kind, &mut state), added, "{kind:?}: a refused add changes nothing");
         history.add(seal(&mut state, 4, true));
         drop(state);
         let (mut state, kinds) = self::state(make(KeyGroupSet::empty()));
@@ -150,11 +150,11 @@ fn refused_at_the_limit<B: StateBackend>(kinds: &[Kind], make: impl Fn(KeyGroupS
         assert_eq!(kinds.add(kind, &mut state, 4 * MIB).unwrap_err().kind(), ErrorKind::Limit, "{kind:?}");
         kinds.clear(kind, &mut state);
         kinds.add(kind, &mut state, 4 * MIB).unwrap();
-        assert_eq!(kinds.read(kind, &mut state), 4 * MIB, "{kind:?}: begun anew");
+        assert_eq!(kinds.read(kind, &mut state), 4 * MIB, "{kind:?}: after the clear");
     }
 }
 
-/// A row in pieces that are too long together, as a backend that adds blindly may have stored it.
+/// Rows whose pieces together exceed the limit, as stored by a backend that does not check it.
 #[derive(Debug)]
 struct TooLong(KeyGroupSet);
 
@@ -176,7 +176,7 @@ impl RowSource for TooLong {
             let key = RowKey::data(kinds.reduced.table(), b"k", b"", b"");
             batch.push(&Row { key, op, columns: Columns::default() })?;
         }
-        // An element of a list has its length before it.
+        // A list element begins with its length.
         let element = [&[0x80, 0x80, 0xc0, 0x10][..], &piece].concat();
         for op in [Op::Put(&element), Op::Merge(&element)] {
             let key = RowKey::data(kinds.list.table(), b"k", b"", b"");
@@ -190,8 +190,8 @@ impl RowSource for TooLong {
     }
 }
 
-/// Rows that are too long are read, copied and stored in pieces; they get no longer.
-fn stored_in_pieces<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
+/// Overlong rows are read, copied and stored in pieces, and refuse further adds.
+fn assert_stored_in_pieces<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
     let (mut state, kinds) = state(make(KeyGroupSet::empty()));
     state.backend_mut().load(&TooLong(KeyGroupSet::all(GROUPS)), &KeyGroupSet::all(GROUPS)).unwrap();
     let mut history = History::default();
@@ -220,22 +220,22 @@ fn overlay(groups: KeyGroupSet) -> OverlayBackend {
 
 #[test]
 fn f18_the_log_refuses_what_makes_a_row_too_long() {
-    refused_at_the_limit(&[Kind::List, Kind::Reducing, Kind::Aggregating], log);
+    assert_refused_at_the_limit(&[Kind::List, Kind::Reducing, Kind::Aggregating], log);
 }
 
 #[test]
-fn the_overlay_refuses_what_makes_a_row_too_long() {
-    refused_at_the_limit(&[Kind::List, Kind::Aggregating], overlay);
+fn the_overlay_refuses_adds_beyond_the_limit() {
+    assert_refused_at_the_limit(&[Kind::List, Kind::Aggregating], overlay);
 }
 
 #[test]
 fn f18_a_row_that_is_too_long_stops_no_checkpoint() {
-    stored_in_pieces(log);
+    assert_stored_in_pieces(log);
 }
 
 #[cfg(feature = "rocksdb")]
 #[test]
-fn rocksdb_refuses_what_makes_a_row_too_long_and_stores_it_in_pieces() {
+fn rocksdb_refuses_adds_beyond_the_limit_and_stores_overlong_rows() {
     use alluvium::{RocksDb, RocksDbSettings};
 
     let folder = tempfile::tempdir().unwrap();
@@ -245,6 +245,6 @@ fn rocksdb_refuses_what_makes_a_row_too_long_and_stores_it_in_pieces() {
         let name = made.fetch_add(1, Ordering::Relaxed).to_string();
         rocksdb.backend(&name, groups, MemoryBudget::new(u64::MAX)).unwrap()
     };
-    refused_at_the_limit(&[Kind::List, Kind::Aggregating], make);
-    stored_in_pieces(make);
+    assert_refused_at_the_limit(&[Kind::List, Kind::Aggregating], make);
+    assert_stored_in_pieces(make);
 }

@@ -1,22 +1,21 @@
-//! The log, RocksDB and the overlay, at any parallelism, against an ordered map: random writes, operands and clears, with rows that
-//! expire, seals with several parts per
-//! epoch and random bases, settling out of a pipeline, crashes, restores and rescales.
+//! The log, RocksDB and the overlay, at any parallelism, against an ordered map: random writes, operands and clears,
+//! expiring rows, several seals per epoch with random bases, late settling, crashes, restores and rescales.
 //!
-//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` widen it beyond the fixed default.
+//! `PROPTEST_CASES` and `PROPTEST_RNG_SEED` override the fixed default.
 
 use alluvium_testkit::model::{Action, GROUPS, Length, Place, Step, TABLES, World};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
-/// A small pool of places is hit again and again, a large one fills the state.
+/// Draws from a small pool, hit again and again, or from a large one, which fills the state.
 fn places() -> impl Strategy<Value = Place> {
     let key = prop_oneof![3 => 0u16..12, 2 => 0u16..2000];
     (0u32..TABLES, key, 0u8..3, prop_oneof![4 => 0u8..3, 1 => 3u8..200])
         .prop_map(|(table, key, namespace, sub)| Place { table, key, namespace, sub })
 }
 
-/// Rows of few keys, that clears and operands meet again and again.
-fn few() -> impl Strategy<Value = Place> {
+/// Draws from few keys, so that clears and operands often meet the same rows.
+fn few_places() -> impl Strategy<Value = Place> {
     (0u32..TABLES, 0u16..3, 0u8..2, 0u8..4).prop_map(|(table, key, namespace, sub)| Place {
         table,
         key,
@@ -45,9 +44,9 @@ fn steps() -> impl Strategy<Value = Step> {
         40 => (places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
         6 => (places(), 0u16..300, 0usize..200).prop_map(|(place, count, length)| Step::Fill(place, count, Length(length))),
         3 => (places(), 0u16..400).prop_map(|(place, count)| Step::Clear(place, count)),
-        60 => (few(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
-        8 => (few(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
-        4 => (few(), [0u8..5, 0u8..5]).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
+        60 => (few_places(), actions()).prop_map(|(place, action)| Step::Write(place, action)),
+        8 => (few_places(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
+        4 => (few_places(), [0u8..5, 0u8..5]).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
         1 => (places(), 0u8..3).prop_map(|(place, scope)| Step::ClearScope(place, scope)),
         1 => (places(), any::<[u8; 2]>()).prop_map(|(place, bounds)| Step::ScanKey(place, bounds)),
         4 => (0u16..60).prop_map(Step::Tick),
@@ -58,7 +57,7 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// A bit per group; mostly none.
+/// A bit set of groups; mostly empty.
 fn bases() -> impl Strategy<Value = u16> {
     prop_oneof![4 => Just(0), 2 => 0u16..1 << GROUPS, 1 => Just(u16::MAX)]
 }
@@ -98,7 +97,7 @@ mod rocksdb {
     use super::*;
 
     proptest! {
-        // Each database takes a while to open.
+        // Fewer cases, since each database takes long to open.
         #![proptest_config(config(24))]
 
         #[test]
@@ -107,7 +106,7 @@ mod rocksdb {
             steps in proptest::collection::vec(steps(), 1..150),
         ) {
             let folder = tempfile::tempdir().unwrap();
-            // Small enough to be flushed and compacted.
+            // Buffers small enough to cause flushes and compactions.
             let options = [("write_buffer_size", "65536"), ("level0_file_num_compaction_trigger", "2")];
             let options = options.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
             let settings = RocksDbSettings::new(folder.path()).with(|it| { it.memory_bytes = 16 << 20; it.options = options; });

@@ -1,4 +1,4 @@
-//! The offline tools on checkpoints that a real job wrote.
+//! The offline tools on checkpoints of a real job.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -22,10 +22,10 @@ use bytes::Bytes;
 
 type State = BTreeMap<Vec<u8>, u64>;
 
-/// Tells nobody how far it is.
+/// Ignores progress.
 fn silent(_done: u64, _total: u64) {}
 
-/// A job with five checkpoints of which three live, and the state of each.
+/// Runs a job with five checkpoints, of which three are live; returns the job and the state of each checkpoint.
 async fn history(gate: &Arc<Gate>) -> Result<(Counting, BTreeMap<Seq, State>)> {
     let mut job = Counting::fresh(&gate.objects(), 3).await;
     let mut states = BTreeMap::new();
@@ -41,13 +41,13 @@ async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
     offline::open(store, &mut ManifestLog::load(store).await?, id).await
 }
 
-/// Returns the rows of the table `count` in `groups`, in the order in which they are exported.
+/// Returns the rows of the table `count` in `groups`, in export order.
 async fn export(store: &Store, id: Option<Seq>, groups: &KeyGroupSet) -> Result<Vec<(Vec<u8>, u64)>> {
     let checkpoint = open(store, id).await?;
     let mut rows = Vec::new();
     let count = offline::export(store, &checkpoint.manifest, "count", groups, |entry| {
         let (Value::Bytes(key), Value::Unsigned(count)) = (&entry.place.key, &entry.value) else {
-            panic!("decoded by other types: {entry:?}");
+            panic!("decoded with other types: {entry:?}");
         };
         rows.push((key.to_vec(), u64::try_from(*count).unwrap()));
         Ok(())
@@ -66,7 +66,7 @@ async fn verify(store: &Store) -> Result<offline::Report> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_what_lives() -> Result<()> {
+async fn lists_live_checkpoints() -> Result<()> {
     let gate = Gate::new();
     let (job, states) = history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());
@@ -85,7 +85,7 @@ async fn lists_what_lives() -> Result<()> {
         assert!(checkpoint.new_bytes > 0 && checkpoint.total_bytes < stored);
     }
     let last = listed.checkpoints.last().unwrap();
-    assert!(last.new_bytes < last.total_bytes, "an increment is small");
+    assert!(last.new_bytes < last.total_bytes, "an incremental checkpoint uploads a part");
     Ok(())
 }
 
@@ -102,10 +102,10 @@ async fn exports_each_live_checkpoint_in_a_fixed_order() -> Result<()> {
     for range in [(0, 17), (17, 18), (18, 128)] {
         parts.extend(export(&store, None, &KeyGroupRange::new(range.0, range.1).into()).await?);
     }
-    assert_eq!(parts, all, "groups come one after the other");
+    assert_eq!(parts, all, "the export is in group order");
     job = job.reopen(&gate.objects(), 7).await;
     job.checkpoint().await?;
-    assert_eq!(export(&store, None, &KeyGroupSet::all(128)).await?, all, "whatever the parallelism");
+    assert_eq!(export(&store, None, &KeyGroupSet::all(128)).await?, all, "the order is independent of parallelism");
     let gone = open(&store, states.keys().next().copied()).await.unwrap_err();
     assert_eq!(gone.kind(), ErrorKind::NotFound);
     assert!(gone.message().contains("restorable"), "{gone}");
@@ -116,7 +116,7 @@ async fn exports_each_live_checkpoint_in_a_fixed_order() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn types_that_nobody_knows_are_bytes() -> Result<()> {
+async fn values_of_unknown_types_are_bytes() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());
@@ -135,7 +135,7 @@ async fn types_that_nobody_knows_are_bytes() -> Result<()> {
     Ok(())
 }
 
-/// Compares two checkpoints and returns the counts and each change, checked against the states.
+/// Compares two checkpoints, and checks the changes and counts against their states.
 async fn diff(store: &Store, (from, old): (Seq, &State), (to, new): (Seq, &State)) -> Result<offline::Diff> {
     let mut expected = BTreeMap::new();
     for key in old.keys().chain(new.keys()) {
@@ -166,7 +166,7 @@ async fn diff(store: &Store, (from, old): (Seq, &State), (to, new): (Seq, &State
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn differences_are_those_of_the_states() -> Result<()> {
+async fn a_diff_is_that_of_the_states() -> Result<()> {
     let gate = Gate::new();
     let (job, mut states) = history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());
@@ -182,7 +182,7 @@ async fn differences_are_those_of_the_states() -> Result<()> {
     }
     let one_key = diff(&store, live[1], live[2]).await?;
     assert_eq!(one_key.compared_groups + one_key.same_groups, 128);
-    // One key, and at most an eighth of the groups with a new base.
+    // One changed group, and those with a new base: at most an eighth of all, and a few more.
     assert!((1..=17 + 5).contains(&one_key.compared_groups), "{one_key:?}");
     let same = diff(&store, live[2], live[2]).await?;
     assert_eq!(same.compared_groups, 0);
@@ -194,7 +194,7 @@ fn opaque(name: &str, redistribution: Redistribution, content: Vec<u8>, item_off
     Opaque { role: OpaqueRole::Source, name: name.into(), redistribution, channel: None, item_offsets, content }
 }
 
-/// Takes a checkpoint with opaques: a position, two lists and one that is too large for a manifest.
+/// Takes a checkpoint with four opaques per subtask: a position, two lists, and one too large for a manifest.
 async fn checkpoint_with_opaques(job: &mut Counting) -> Result<()> {
     let epoch = job.barrier_with(|at| {
         let at = u8::try_from(at).unwrap();
@@ -235,7 +235,7 @@ async fn inspects_tables_groups_segments_and_opaques() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_plan_is_what_a_rescale_reads() -> Result<()> {
+async fn a_read_plan_equals_the_reads_of_a_rescale() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 4).await;
     job.add(0..60_000)?;
@@ -260,7 +260,7 @@ async fn a_read_plan_is_what_a_rescale_reads() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
+async fn a_savepoint_is_self_contained_and_restorable() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let (mut job, states) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
@@ -270,7 +270,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
     let checkpoint = offline::find(&store, &mut chain, Some(id)).await?;
     let before = gate.dump().await;
     let copy = offline::savepoint(&store, &checkpoint, &target, &silent).await?;
-    assert_eq!(gate.dump().await, before, "the source is only read");
+    assert_eq!(gate.dump().await, before, "a copy does not change its source");
     assert_eq!(copy.seq, Seq(1));
     let report = verify(&target).await?;
     assert_eq!((report.damaged.len(), report.restorable), (0, vec![Seq(1)]));
@@ -295,7 +295,7 @@ async fn a_savepoint_stands_alone_and_a_job_goes_on_from_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_copy_of_damaged_state_is_refused_and_leaves_nothing_visible() -> Result<()> {
+async fn copying_damaged_state_fails_and_leaves_no_checkpoint() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     history(&gate).await?;
     let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
@@ -309,12 +309,12 @@ async fn a_copy_of_damaged_state_is_refused_and_leaves_nothing_visible() -> Resu
     assert!(error.chain().contains(key.trim_start_matches("job/")), "{}", error.chain());
     assert_eq!(ManifestLog::load(&target).await?.end(), Seq(0));
     let again = offline::savepoint(&store, &checkpoint, &target, &silent).await.unwrap_err();
-    assert_eq!(again.kind(), ErrorKind::Config, "what a copy left is not overwritten");
+    assert_eq!(again.kind(), ErrorKind::Config, "the remains of a failed copy are not overwritten");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
+async fn a_restore_to_another_store_keeps_the_state_at_any_parallelism() -> Result<()> {
     let gate = Gate::new();
     let (mut job, _) = history(&gate).await?;
     checkpoint_with_opaques(&mut job).await?;
@@ -342,7 +342,7 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
         }
         items.sort_unstable();
         assert_eq!(items, [0, 1, 2, 10, 11, 12, 20, 21, 22]);
-        assert_eq!(union, [0, 1, 2], "each once in all, so that the next restore does not find it more often");
+        assert_eq!(union, [0, 1, 2], "each item is stored once, or the next restore would multiply it");
         let from = RestoreFrom::Newest;
         Counting::open(&other.objects(), 2, JobSettings::default(), from, job.expected.clone()).await?;
     }
@@ -350,7 +350,7 @@ async fn a_restore_elsewhere_has_the_state_at_any_parallelism() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
+async fn a_partial_restore_has_only_the_chosen_groups() -> Result<()> {
     let (gate, other) = (Gate::new(), Gate::new());
     let (job, _) = history(&gate).await?;
     let (store, target) = (alluvium_testkit::store(&gate.objects()), alluvium_testkit::store(&other.objects()));
@@ -374,7 +374,7 @@ async fn a_partial_restore_has_the_wanted_groups_alone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sweep_deletes_orphans_alone_and_stops_the_job() -> Result<()> {
+async fn a_sweep_deletes_only_orphans_and_fences_the_job() -> Result<()> {
     let gate = Gate::new();
     let (mut job, states) = history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());
@@ -424,12 +424,12 @@ async fn a_sweep_stops_before_the_claim_if_a_manifest_is_damaged() -> Result<()>
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert_eq!(gate.dump().await, before);
     job.add(0..10)?;
-    assert!(job.checkpoint().await?.is_some(), "the job was not stopped");
+    assert!(job.checkpoint().await?.is_some(), "the job is not fenced");
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn levels_find_what_they_promise() -> Result<()> {
+async fn each_verify_level_finds_its_kinds_of_damage() -> Result<()> {
     let gate = Gate::new();
     let (_job, states) = history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());
@@ -442,8 +442,8 @@ async fn levels_find_what_they_promise() -> Result<()> {
     let found = async |level| {
         let report = offline::verify(&store, &chain, level, &silent).await?;
         let kinds: Vec<_> = report.damaged.iter().map(|damage| damage.kind).collect();
-        let touched = report.damaged.iter().all(|damage| damage.checkpoints.contains(&newest));
-        assert_eq!(report.restorable.contains(&newest), kinds.is_empty() || !touched, "{report:?}");
+        let affected = report.damaged.iter().all(|damage| damage.checkpoints.contains(&newest));
+        assert_eq!(report.restorable.contains(&newest), kinds.is_empty() || !affected, "{report:?}");
         Ok::<_, alluvium::Error>(kinds)
     };
     let sampled = Level::Sampled { seed: 1 };
@@ -470,7 +470,7 @@ async fn levels_find_what_they_promise() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_restore_refuses_is_not_called_restorable() -> Result<()> {
+async fn verify_calls_no_checkpoint_restorable_that_a_restore_refuses() -> Result<()> {
     let gate = Gate::new();
     let (job, states) = history(&gate).await?;
     drop(job);
@@ -481,7 +481,7 @@ async fn what_a_restore_refuses_is_not_called_restorable() -> Result<()> {
     for entry in manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
         let SubtaskEntry::Inline(subtask) = entry else { panic!("inline") };
         for segment in &mut subtask.segments {
-            // Whole, by its hash, and of another engine.
+            // An intact segment, but in another engine's format.
             let object = &objects[&format!("job/{}", Key::Data(segment.object))];
             let [start, length] = [segment.offset, segment.length].map(|at| usize::try_from(at).unwrap());
             segment.kind = SegmentKind::Foreign;
@@ -512,15 +512,15 @@ async fn f06_an_unreadable_newest_manifest_hides_no_other_checkpoint() -> Result
     assert!(report.restorable.contains(live[0].0) && report.restorable.contains(live[1].0));
     assert!(!report.restorable.contains(&newest));
     let error = open(&store, None).await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Corrupt, "never an older one in silence");
-    assert_eq!(state(&store, Some(*live[1].0)).await?, *live[1].1, "but by its number");
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "never silently an older checkpoint");
+    assert_eq!(state(&store, Some(*live[1].0)).await?, *live[1].1, "the older checkpoint can be chosen explicitly");
     let listed = offline::list(&store, &ManifestLog::load(&store).await?).await?;
     assert_eq!(listed.damaged.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), [newest]);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn progress_ends_where_it_said_it_would() -> Result<()> {
+async fn progress_ends_at_its_total() -> Result<()> {
     let gate = Gate::new();
     history(&gate).await?;
     let store = alluvium_testkit::store(&gate.objects());

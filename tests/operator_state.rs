@@ -1,4 +1,4 @@
-//! Operator state in whole jobs: lists, union lists and broadcast states over restarts and rescales.
+//! Operator state in real jobs: lists, union lists and broadcast states over restarts and rescales.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ const OPERATOR: OperatorId = OperatorId(1);
 
 type Rules = BroadcastState<String, u32, Utf8, Fixed>;
 
-/// An operator with nothing but operator state.
+/// An operator with operator state only.
 struct Running {
     job: Job,
     tasks: Vec<Task<LogBackend>>,
@@ -66,7 +66,7 @@ impl Running {
 
     async fn checkpoint(&mut self) -> Result<()> {
         let epoch = self.barrier()?;
-        assert!(self.job.wait(epoch).await?.is_some(), "aborted");
+        assert!(self.job.wait(epoch).await?.is_some(), "the checkpoint was aborted");
         Ok(())
     }
 }
@@ -78,7 +78,7 @@ fn sorted(items: Vec<Vec<u64>>) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn lists_lose_and_double_nothing_at_any_parallelism() -> Result<()> {
+async fn lists_keep_each_item_once_at_any_parallelism() -> Result<()> {
     for (first, second) in (1..=6).flat_map(|first| (1..=6).map(move |second| (first, second))) {
         let gate = Gate::new();
         let (mut expected, mut next) = (Vec::new(), 0u64);
@@ -89,12 +89,12 @@ async fn lists_lose_and_double_nothing_at_any_parallelism() -> Result<()> {
             let found = running.items(&lists)?;
             assert_eq!(sorted(found.clone()), expected, "{first}, {second}, round {round}");
             if found.len() == before.len() {
-                assert_eq!(found, before, "lists stay where they are");
+                assert_eq!(found, before, "at the same parallelism, each subtask keeps its list");
             } else {
                 let lengths = found.iter().map(Vec::len);
                 assert!(lengths.clone().max() <= lengths.min().map(|shortest| shortest + 1), "{found:?}");
             }
-            // Unevenly, and in the first subtasks nothing.
+            // Uneven lists; that of the first subtask gets nothing.
             for (at, (task, list)) in running.tasks.iter_mut().zip(&lists).enumerate() {
                 for _ in 0..at * (round + 1) {
                     list.add(task.operator_state(), &next)?;
@@ -104,7 +104,7 @@ async fn lists_lose_and_double_nothing_at_any_parallelism() -> Result<()> {
             }
             before = running.items(&lists)?;
             let epoch = running.barrier()?;
-            // Of the next epoch, which never ends.
+            // This item belongs to the next epoch, which never ends.
             lists[0].add(running.tasks[0].operator_state(), &u64::MAX)?;
             assert!(running.job.wait(epoch).await?.is_some());
         }
@@ -113,7 +113,7 @@ async fn lists_lose_and_double_nothing_at_any_parallelism() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn union_lists_come_whole_to_every_subtask() -> Result<()> {
+async fn every_subtask_restores_the_whole_union_list() -> Result<()> {
     let gate = Gate::new();
     let mut expected = Vec::new();
     for (round, parallelism) in [3u32, 3, 5, 1, 6, 2].into_iter().enumerate() {
@@ -130,7 +130,7 @@ async fn union_lists_come_whole_to_every_subtask() -> Result<()> {
             written.extend(list.get(state)?);
         }
         running.checkpoint().await?;
-        // In the order of the subtasks, each with what it kept.
+        // A union is the concatenation of the kept lists in subtask order.
         expected = written;
         assert_eq!(expected.len(), [3, 6, 11, 12, 18, 20][round]);
     }
@@ -150,7 +150,7 @@ async fn broadcast_states_reach_new_subtasks() -> Result<()> {
         }
         expected.insert(key, number);
     }
-    // Against the rules: the copy of subtask 0 counts.
+    // Copies must not differ; if they do, the copy of subtask 0 is stored.
     rules[1].put(running.tasks[1].operator_state(), &"mine".to_owned(), &0)?;
     running.checkpoint().await?;
     for parallelism in [5, 1, 3] {
@@ -199,14 +199,14 @@ async fn other_types_are_refused_in_every_subtask() -> Result<()> {
             assert!(parts.iter().all(|part| error.to_string().contains(part)), "{error}");
         }
     }
-    // What was refused is still there, for those who declare it as it is.
+    // The refused state is intact, and can be declared with its own type.
     let lists = running.lists("list")?;
     assert_eq!(sorted(running.items(&lists)?), [7]);
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn undeclared_state_travels_on() -> Result<()> {
+async fn undeclared_state_is_kept() -> Result<()> {
     let gate = Gate::new();
     let mut running = Running::open(&gate, 3).await?;
     let (lists, unions, rules) = (running.lists("list")?, running.unions("union")?, running.rules("rules")?);
@@ -231,12 +231,12 @@ async fn undeclared_state_travels_on() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_checkpoint_after_an_abort_has_all_of_it() -> Result<()> {
+async fn a_checkpoint_after_an_abort_is_complete() -> Result<()> {
     let gate = Gate::new();
     let mut running = Running::open(&gate, 2).await?;
     let lists = running.lists("list")?;
     gate.set(Door::Shut);
-    // More than a manifest takes in: there is something to upload, which fails.
+    // Too much for a manifest, so that a separate upload fails.
     let many: Vec<u64> = (0..10_000).collect();
     lists[0].update(running.tasks[0].operator_state(), &many)?;
     let epoch = running.barrier()?;
@@ -252,7 +252,7 @@ async fn a_checkpoint_after_an_abort_has_all_of_it() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn keyed_and_operator_state_are_of_one_epoch() -> Result<()> {
+async fn keyed_and_operator_state_are_from_the_same_epoch() -> Result<()> {
     let gate = Gate::new();
     let mut job = Counting::fresh(&gate.objects(), 3).await;
     for parallelism in [2, 5, 1] {
@@ -276,7 +276,7 @@ async fn keyed_and_operator_state_are_of_one_epoch() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_engines_own_opaques_stay_its_own() -> Result<()> {
+async fn opaques_of_the_engine_are_kept_apart_from_operator_state() -> Result<()> {
     let gate = Gate::new();
     let mut running = Running::open(&gate, 1).await?;
     let lists = running.lists("list")?;
@@ -286,7 +286,7 @@ async fn the_engines_own_opaques_stay_its_own() -> Result<()> {
     let reserved = opaque("operator-state:list:1:5:u64le:list");
     let error = running.tasks[0].barrier(epoch, Timestamp::MIN, vec![reserved]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
-    // Nothing was done: the same barrier can come again.
+    // The refused barrier had no effect and can be repeated.
     running.tasks[0].barrier(epoch, Timestamp::MIN, vec![opaque("list"), opaque("labels")])?;
     assert!(running.job.wait(epoch).await?.is_some());
     let operator = OperatorSpec::new(OPERATOR, "operator", 2);
@@ -297,7 +297,7 @@ async fn the_engines_own_opaques_stay_its_own() -> Result<()> {
     Ok(())
 }
 
-/// Changes the newest manifest's opaques behind the protocol's back.
+/// Changes the opaques of the newest manifest in the store.
 async fn damage(gate: &Gate, change: impl Fn(&mut Opaque)) {
     let dump = gate.dump().await;
     let (key, bytes) = dump.iter().rfind(|(key, _)| key.starts_with("job/manifest/")).unwrap();

@@ -1,4 +1,4 @@
-//! The store layer on real backends, in memory and on a disk, and on ones that do not keep what they promise.
+//! The store layer on real backends, in memory and on disk, and on backends that break their promises.
 
 use std::fmt;
 use std::sync::Arc;
@@ -57,7 +57,7 @@ async fn foreign_files_are_counted_and_left_alone() {
 }
 
 #[tokio::test]
-async fn a_name_that_a_foreign_object_has_is_taken() {
+async fn a_key_with_a_foreign_object_is_taken() {
     let objects = Arc::new(InMemory::new());
     let store = store(objects.clone(), &Path::default());
     for (seq, bytes) in
@@ -84,51 +84,51 @@ async fn jobs_are_listed_by_name() {
     assert_eq!(jobs.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["a", "b"]);
 }
 
-/// How a store breaks its promises.
+/// A broken promise of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Vice {
-    /// It overwrites, whatever was asked.
+enum Fault {
+    /// Creates overwrite existing objects.
     IgnoresCreate,
-    /// It has no conditional writes.
+    /// Conditional writes are not supported.
     LacksCreate,
     ReadOnly,
     NoBucket,
-    OutOfReach,
-    /// It gives back something else than it took.
-    Forgets,
-    KeepsWhatIsDeleted,
+    Unreachable,
+    /// Reads return other bytes than were written.
+    ReturnsOtherBytes,
+    IgnoresDelete,
 }
 
 #[derive(Debug)]
-struct Vicious(InMemory, Vice);
+struct FaultyStore(InMemory, Fault);
 
-impl fmt::Display for Vicious {
+impl fmt::Display for FaultyStore {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.1)
     }
 }
 
 #[async_trait::async_trait]
-impl ObjectStore for Vicious {
+impl ObjectStore for FaultyStore {
     async fn put_opts(&self, key: &Path, payload: PutPayload, mut options: PutOptions) -> Result<PutResult> {
         let path = key.to_string();
         match self.1 {
-            Vice::IgnoresCreate => options.mode = PutMode::Overwrite,
-            Vice::LacksCreate => {
-                let (operation, implementer) = ("create".into(), "vicious".into());
+            Fault::IgnoresCreate => options.mode = PutMode::Overwrite,
+            Fault::LacksCreate => {
+                let (operation, implementer) = ("create".into(), "faulty".into());
                 return Err(object_store::Error::NotImplemented { operation, implementer });
             }
-            Vice::ReadOnly => return Err(object_store::Error::PermissionDenied { path, source: "403".into() }),
-            Vice::NoBucket => return Err(object_store::Error::NotFound { path, source: "NoSuchBucket".into() }),
-            Vice::OutOfReach => {
-                return Err(object_store::Error::Generic { store: "vicious", source: "connection refused".into() });
+            Fault::ReadOnly => return Err(object_store::Error::PermissionDenied { path, source: "403".into() }),
+            Fault::NoBucket => return Err(object_store::Error::NotFound { path, source: "NoSuchBucket".into() }),
+            Fault::Unreachable => {
+                return Err(object_store::Error::Generic { store: "faulty", source: "connection refused".into() });
             }
-            Vice::Forgets => {
+            Fault::ReturnsOtherBytes => {
                 let mut bytes = Bytes::from(payload).to_vec();
                 bytes[50] ^= 1;
                 return self.0.put_opts(key, bytes.into(), options).await;
             }
-            Vice::KeepsWhatIsDeleted => {}
+            Fault::IgnoresDelete => {}
         }
         self.0.put_opts(key, payload, options).await
     }
@@ -138,14 +138,14 @@ impl ObjectStore for Vicious {
     }
 
     async fn get_opts(&self, key: &Path, options: GetOptions) -> Result<GetResult> {
-        if self.1 == Vice::OutOfReach {
-            return Err(object_store::Error::Generic { store: "vicious", source: "connection refused".into() });
+        if self.1 == Fault::Unreachable {
+            return Err(object_store::Error::Generic { store: "faulty", source: "connection refused".into() });
         }
         self.0.get_opts(key, options).await
     }
 
     fn delete_stream(&self, keys: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        if self.1 == Vice::KeepsWhatIsDeleted {
+        if self.1 == Fault::IgnoresDelete {
             let denied = object_store::Error::PermissionDenied { path: String::new(), source: "403".into() };
             return Box::pin(futures_util::stream::once(async { Err(denied) }));
         }
@@ -167,25 +167,25 @@ impl ObjectStore for Vicious {
 
 #[tokio::test]
 async fn a21_a22_a23_the_probe_refuses_stores_that_cannot_hold_a_job() {
-    let vices = [
-        (Vice::IgnoresCreate, ErrorKind::Config, "ignores create-if-absent"),
-        (Vice::LacksCreate, ErrorKind::Config, "lacks create-if-absent"),
-        (Vice::ReadOnly, ErrorKind::Denied, "refuses access"),
-        (Vice::NoBucket, ErrorKind::Config, "bucket or container"),
-        (Vice::OutOfReach, ErrorKind::Unavailable, "connection refused"),
-        (Vice::Forgets, ErrorKind::Config, "gives back"),
+    let faults = [
+        (Fault::IgnoresCreate, ErrorKind::Config, "ignores create-if-absent"),
+        (Fault::LacksCreate, ErrorKind::Config, "lacks create-if-absent"),
+        (Fault::ReadOnly, ErrorKind::Denied, "refuses access"),
+        (Fault::NoBucket, ErrorKind::Config, "bucket or container"),
+        (Fault::Unreachable, ErrorKind::Unavailable, "connection refused"),
+        (Fault::ReturnsOtherBytes, ErrorKind::Config, "gives back"),
     ];
-    for (vice, kind, text) in vices {
-        let error = store(Arc::new(Vicious(InMemory::new(), vice)), &Path::default()).probe().await.unwrap_err();
-        assert_eq!(error.kind(), kind, "{vice:?}: {error}");
-        assert!(error.chain().contains(text), "{vice:?}: {}", error.chain());
+    for (fault, kind, text) in faults {
+        let error = store(Arc::new(FaultyStore(InMemory::new(), fault)), &Path::default()).probe().await.unwrap_err();
+        assert_eq!(error.kind(), kind, "{fault:?}: {error}");
+        assert!(error.chain().contains(text), "{fault:?}: {}", error.chain());
     }
-    store(Arc::new(Vicious(InMemory::new(), Vice::KeepsWhatIsDeleted)), &Path::default()).probe().await.unwrap();
+    store(Arc::new(FaultyStore(InMemory::new(), Fault::IgnoresDelete)), &Path::default()).probe().await.unwrap();
 }
 
 #[tokio::test]
-async fn what_a_store_out_of_reach_was_sent_is_unknown() {
-    let store = store(Arc::new(Vicious(InMemory::new(), Vice::OutOfReach)), &Path::default());
+async fn a_put_to_an_unreachable_store_has_an_unknown_outcome() {
+    let store = store(Arc::new(FaultyStore(InMemory::new(), Fault::Unreachable)), &Path::default());
     let (id, bytes) = object(1);
     let error = store.folder().put_new(&data(1), id, bytes).await.unwrap_err();
     assert_eq!((error.kind(), error.applied()), (ErrorKind::Unavailable, Applied::Unknown));
@@ -205,7 +205,7 @@ async fn a_folder_without_rights_is_denied() {
     let unprivileged = std::fs::write(dir.path().join("x"), "").is_err();
     let probed = store(objects, &prefix).probe().await;
     set(0o755);
-    // A privileged user may write anywhere.
+    // Permissions do not stop a privileged user.
     if unprivileged {
         assert_eq!(probed.unwrap_err().kind(), ErrorKind::Denied);
     }
@@ -254,14 +254,14 @@ async fn odd_names_in_a_folder_are_foreign_and_hide_nothing() {
     assert_eq!((names.as_slice(), listing.foreign), (&expected.map(str::to_owned)[..], 7));
     let jobs = list_jobs(objects.as_ref(), &prefix, &runtime(), &settings()).await.unwrap();
     assert_eq!(jobs.iter().map(|job| job.as_str()).collect::<Vec<_>>(), ["back", "job"]);
-    // A folder that stands where an object belongs is damage, not an object that is missing.
+    // A folder in an object's place is damage, not a missing object.
     let error = store.folder().read(&Key::Manifest(Seq(5)), 100).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
 }
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_folder_that_cannot_be_read_is_no_empty_one() {
+async fn an_unreadable_folder_is_not_empty() {
     use std::os::unix::fs::PermissionsExt;
 
     let dir = tempfile::tempdir().unwrap();
@@ -279,7 +279,7 @@ async fn a_folder_that_cannot_be_read_is_no_empty_one() {
     set(&folder, 0o000);
     let whole = store.folder().list(KeyClass::Manifest).await;
     set(&folder, 0o755);
-    // A privileged user may read anything.
+    // Permissions do not stop a privileged user.
     if !privileged {
         let beside = beside.unwrap();
         assert_eq!((beside.entries.len(), beside.foreign), (1, 1));

@@ -1,11 +1,10 @@
-//! Rules that review would forget: who may use whom, who may create and delete, how long a file may be.
+//! Rules that reviews miss: layers, the only committer and deleters, file lengths, coverage of the fault catalogue.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The layers, top to bottom: a module may use its own layer's earlier entries and every layer above.
-/// Entries of one inner list do not know each other.
+/// The layers: a module may use only modules of earlier layers, not those of its own.
 const LAYERS: &[&[&str]] = &[
     &["error"],
     &["id", "time", "memory", "canary", "codec"],
@@ -70,17 +69,17 @@ fn used(text: &str) -> BTreeSet<String> {
 }
 
 #[test]
-fn modules_use_only_what_stands_above_them() {
+fn modules_use_only_earlier_layers() {
     let mut wrong = Vec::new();
     for (path, text) in sources("src") {
         let user = module(&path);
         if user == "lib" {
             continue;
         }
-        let own = layer(&user).unwrap_or_else(|| panic!("{} is in no layer", path.display()));
+        let own = layer(&user).unwrap_or_else(|| panic!("{} belongs to no layer", path.display()));
         for used in used(&production(&text)).into_iter().filter(|used| *used != user) {
-            let above = layer(&used).is_some_and(|layer| layer < own);
-            if !above {
+            let earlier = layer(&used).is_some_and(|layer| layer < own);
+            if !earlier {
                 wrong.push(format!("{} uses {used}", path.display()));
             }
         }
@@ -89,13 +88,13 @@ fn modules_use_only_what_stands_above_them() {
 }
 
 #[test]
-fn backends_take_rows_and_know_no_segments() {
+fn backends_do_not_use_segments() {
     for (path, text) in sources("src/backend") {
         assert!(!text.contains("crate::segment"), "{} names `crate::segment`", path.display());
     }
 }
 
-/// Returns the files under `src`, beside `allowed`, whose production code contains `needle`.
+/// Returns the files under `src`, except `allowed`, whose production code contains `needle`.
 fn elsewhere(needle: &str, allowed: &[&str]) -> Vec<String> {
     let tests = |path: &Path| path.ends_with("tests.rs");
     let files = sources("src").into_iter().filter(|(path, text)| !tests(path) && production(text).contains(needle));
@@ -105,7 +104,7 @@ fn elsewhere(needle: &str, allowed: &[&str]) -> Vec<String> {
 #[test]
 fn one_committer_one_deleter_one_place_for_keys() {
     let none: Vec<String> = Vec::new();
-    // The store layer defines deletes; its probe removes its own object. RocksDB's are of rows.
+    // The store layer defines deletes, and its probe deletes its own object. RocksDB deletes rows.
     let deleters = ["src/backend/rocksdb/writer.rs", "src/checkpoint/sweep.rs", "src/store/job_folder.rs"];
     assert_eq!(elsewhere(".delete(", &deleters), none);
     assert_eq!(elsewhere("put_new(&Key::Manifest(", &["src/checkpoint/commit.rs"]), none);
@@ -124,7 +123,7 @@ const KEY_USERS: [&str; 5] = [
     "src/offline/verify/mod.rs",
 ];
 
-/// The seam, the deleter, and the offline checks for foreign files and for an empty target.
+/// The placement layer, the deleter, and the offline checks for foreign files and for an empty target.
 const DATA_KEY_USERS: [&str; 5] = [
     "src/checkpoint/sweep.rs",
     "src/offline/copy.rs",
@@ -158,22 +157,22 @@ fn decisions_have_no_clock_no_randomness_no_io_no_async() {
 }
 
 #[test]
-fn files_stay_small_and_finished() {
+fn files_are_short_and_finished() {
     for (path, text) in ["src", "crates", "tests", "benches", "fuzz", "examples"].into_iter().flat_map(sources) {
         let lines = production(&text).lines().count();
-        assert!(lines <= 600, "{} has {lines} lines: two ideas in one room", path.display());
+        assert!(lines <= 600, "{} has {lines} lines: split it", path.display());
         for word in ["TODO", "FIXME", "XXX"] {
             assert!(path.ends_with("tidy.rs") || !text.contains(word), "{} contains {word}", path.display());
         }
         let included = text.lines().any(|line| line.trim_start().starts_with("#[path"));
-        assert!(!included, "{} includes a file by path: what is shared is in crates/testkit", path.display());
+        assert!(!included, "{} includes a file by path: put shared code into crates/testkit", path.display());
     }
 }
 
-/// How many rows each part of the fault catalogue has.
+/// Number of rows in each part of the fault catalogue.
 const ROWS: [(char, u32); 6] = [('A', 30), ('B', 21), ('C', 12), ('D', 22), ('F', 19), ('G', 17)];
 
-/// Returns the names of functions in `text` that begin with an id of the catalogue.
+/// Returns the names of functions in `text` that begin with a catalogue id.
 fn named_by_id(text: &str) -> BTreeSet<String> {
     let name = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
     let by_id = |name: &String| {
@@ -216,12 +215,12 @@ fn every_row_of_the_fault_catalogue_has_its_test() {
     let (unknown, unnamed) = (&named - &functions, &functions - &named);
     assert!(
         unknown.is_empty() && unnamed.is_empty(),
-        "named but not there: {unknown:?}; there but not named: {unnamed:?}"
+        "in the catalogue but not in the code: {unknown:?}; in the code but not in the catalogue: {unnamed:?}"
     );
 }
 
 #[test]
-fn every_planted_bug_is_looked_for() {
+fn every_planted_bug_has_a_test() {
     let planted = include_str!("../docs/catalogue.md").split_once("## Planted bugs").unwrap().1;
     let canaries = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/canary.rs")).unwrap();
     let body = canaries.split("pub enum Canary {").nth(1).unwrap().split("\n}").next().unwrap();
@@ -235,7 +234,7 @@ fn every_planted_bug_is_looked_for() {
             1,
             "{variant}"
         );
-        assert!(finders.iter().any(|text| text.contains(&switch)), "nobody looks for {variant}");
+        assert!(finders.iter().any(|text| text.contains(&switch)), "no test plants {variant}");
         assert!(planted.contains(&format!("| `{variant}` |")), "{variant} is not in the catalogue");
     }
 }
@@ -246,7 +245,7 @@ fn no_file_is_mapped_into_memory() {
     let mapping: Vec<_> = sources("src").into_iter().filter(maps).collect();
     let [(path, text)] = &mapping[..] else { panic!("{mapping:?}") };
     assert_eq!(path, Path::new("src/backend/log/arena.rs"));
-    assert!(text.contains("MmapMut::map_anon("), "memory without a file");
+    assert!(text.contains("MmapMut::map_anon("), "anonymous mappings only");
     for call in ["MmapOptions", "Mmap::map(", "map_mut(", "map_raw", "map_copy", "map_exec"] {
         assert!(!text.contains(call), "{call}");
     }

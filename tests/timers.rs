@@ -1,4 +1,4 @@
-//! Timers on every backend and partitioner: what fires, when, and that it fires once across seals, crashes, rescales.
+//! Timers on every backend and partitioner: each fires once, in order, across seals, crashes and rescales.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +22,7 @@ use proptest::test_runner::RngSeed;
 const GROUPS: u16 = 11;
 const RANGE: Partitioner = Partitioner::Range { seed: 3 };
 
-/// Returns the operator's tables, restored from these.
+/// Returns the operator's tables, restored from `stored`.
 fn tables(stored: Vec<TableSchema>) -> Tables {
     let at = Timestamp::MIN;
     Tables::restored(Schema::new("u16le"), stored, CheckpointTimes { event_time: at, processing_time: at })
@@ -36,7 +36,7 @@ fn overlay(groups: KeyGroupSet, _: Partitioner) -> OverlayBackend {
     OverlayBackend::new(groups, MemoryBudget::new(u64::MAX))
 }
 
-/// A timer as the model has it, in the order in which timers fire.
+/// The model's timers, in firing order.
 type Model = BTreeSet<(i64, KeyGroup, Vec<u8>, Vec<u8>)>;
 
 struct Subtask<B> {
@@ -47,14 +47,14 @@ struct Subtask<B> {
 impl<B: StateBackend> Subtask<B> {
     fn new(backend: B, partitioner: Partitioner, restored: Vec<TableSchema>) -> Self {
         let mut state = KeyedState::new(backend, partitioner, GROUPS, tables(restored));
-        // Another table's rows lie between those of the timers.
+        // Rows of another table, so that timers have neighbours in the backend.
         state.value::<u64, _>("fired", Fixed).unwrap();
         let timers = state.timers("timers", TimeDomain::Event, Schema::new("bytes")).unwrap();
         Self { state, timers }
     }
 }
 
-/// The subtasks of one operator, and what they sealed.
+/// The subtasks of one operator, and their sealed parts.
 struct World<B> {
     make: fn(KeyGroupSet, Partitioner) -> B,
     partitioner: Partitioner,
@@ -70,13 +70,13 @@ struct World<B> {
 enum Step {
     Register(u16, u8, i64),
     Delete(u16, u8, i64),
-    /// Fires all that are due, or this many per subtask.
+    /// Advances to this time and fires at most this many timers per subtask.
     Advance(i64, usize),
     Seal {
         bases: u16,
         commit: bool,
     },
-    /// Goes back to the last seal, at this parallelism.
+    /// Restores the last seal at this parallelism.
     Crash(u32),
     /// Moves groups between the living subtasks and new ones.
     Rescale(u32),
@@ -86,17 +86,17 @@ fn range(parallelism: u32, subtask: u32) -> KeyGroupSet {
     subtask_range(GROUPS, parallelism, subtask).into()
 }
 
-/// The hash that an engine would hand in for a key.
+/// Returns the routing hash that an engine would pass for a key.
 fn routing(key: u16) -> u64 {
     u64::from(key).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Namespaces of several lengths, so that some timers are kept in line and some are not.
+/// Returns a namespace; lengths differ so that the queue keeps some timers inline and some not.
 fn namespace(number: u8) -> Vec<u8> {
     vec![number; usize::from(number) * 20]
 }
 
-/// What a timer that fired registers: itself later, at times within what is due already.
+/// Returns the time at which a fired timer registers itself again, if at all; it may be due already.
 fn follow_up(at: i64) -> Option<i64> {
     (at % 3 == 0).then(|| at.saturating_add(4)).filter(|next| *next > at)
 }
@@ -110,7 +110,7 @@ impl<B: StateBackend> World<B> {
         Self { make, partitioner, subtasks, history, tables, epoch: 0, sealed: model.clone(), model }
     }
 
-    /// Makes a key current where it is owned.
+    /// Sets the current key in the subtask that owns it.
     fn at_key(&mut self, key: u16) -> (&mut Subtask<B>, KeyGroup) {
         let bytes = key.to_le_bytes();
         let group = self.partitioner.locate(&bytes, routing(key), GROUPS).group;
@@ -181,7 +181,7 @@ impl<B: StateBackend> World<B> {
             if let Some(next) = follow_up(place.0) {
                 self.model.insert((next, place.1, place.2.clone(), place.3.clone()));
             }
-            assert!(self.model.remove(&place), "{place:?} fired and was not there");
+            assert!(self.model.remove(&place), "{place:?} fired but was not registered");
         }
         if limit == usize::MAX {
             assert!(self.model.first().is_none_or(|first| first.0 > to), "{:?} did not fire", self.model.first());
@@ -201,7 +201,7 @@ impl<B: StateBackend> World<B> {
         self.sealed.clone_from(&self.model);
     }
 
-    /// Each subtask gives up the groups that it loses and loads the ones that it gains.
+    /// Each subtask drops its lost groups and loads its gained ones.
     fn rescale(&mut self, parallelism: u32) {
         let (make, partitioner, tables) = (self.make, self.partitioner, self.tables.clone());
         let new = || Subtask::new(make(KeyGroupSet::empty(), partitioner), partitioner, tables.clone());
@@ -220,7 +220,7 @@ impl<B: StateBackend> World<B> {
     }
 }
 
-/// Takes the steps on every backend under every partitioner, then fires all that is left.
+/// Takes the steps on every backend under every partitioner, then fires all remaining timers.
 fn run(parallelism: u32, steps: &[Step]) {
     fn each<B: StateBackend>(make: fn(KeyGroupSet, Partitioner) -> B, parallelism: u32, steps: &[Step]) {
         for partitioner in [RANGE, Partitioner::Flink, Partitioner::External] {
@@ -263,7 +263,7 @@ proptest! {
     #![proptest_config(config())]
 
     #[test]
-    fn each_timer_fires_once_as_a_set_of_timers_would(
+    fn timers_behave_as_a_set_and_fire_once(
         parallelism in 1u32..=4,
         steps in proptest::collection::vec(steps(), 1..200),
     ) {
@@ -302,7 +302,7 @@ fn at(millis: i64) -> Timestamp {
 }
 
 #[test]
-fn the_current_key_is_the_timers_and_timers_registered_while_others_fire_fire_too() {
+fn firing_sets_the_key_and_due_timers_registered_meanwhile_fire() {
     let Subtask { mut state, mut timers } = single();
     for key in [1u16, 2] {
         state.set_key(&key.to_le_bytes()).unwrap();
@@ -326,7 +326,7 @@ fn the_current_key_is_the_timers_and_timers_registered_while_others_fire_fire_to
 }
 
 #[test]
-fn a_seal_in_the_middle_loses_and_repeats_none() {
+fn a_seal_between_registrations_neither_loses_nor_repeats_timers() {
     let mut world = World::new(log, RANGE, 1);
     let register = |n: u16| Step::Register(n % 5000, 0, i64::from(n.wrapping_mul(40_503)));
     let all: Vec<_> = (0..20_000).map(register).collect();
@@ -343,7 +343,7 @@ fn a_seal_in_the_middle_loses_and_repeats_none() {
 }
 
 #[test]
-fn what_the_budget_refuses_waits_on() {
+fn a_timer_refused_by_the_budget_stays_due() {
     let budget = MemoryBudget::new(1 << 22);
     let backend = LogBackend::new(KeyGroupSet::all(GROUPS), RANGE, budget.clone());
     let Subtask { state, .. } = Subtask::new(backend, RANGE, vec![]);
@@ -393,7 +393,7 @@ fn mistakes_are_refused_and_change_nothing() {
 }
 
 #[test]
-fn the_measure_of_time_is_part_of_the_type() {
+fn the_time_domain_is_part_of_the_type() {
     let stored = single().state.tables().schemas().to_vec();
     let mut state = KeyedState::new(log(KeyGroupSet::all(GROUPS), RANGE), RANGE, GROUPS, tables(stored));
     let other = state.timers("timers", TimeDomain::Processing, Schema::new("bytes")).unwrap_err();
@@ -409,7 +409,7 @@ fn the_measure_of_time_is_part_of_the_type() {
 }
 
 #[test]
-fn rows_that_were_cleared_do_not_fire() {
+fn cleared_timers_do_not_fire() {
     let Subtask { mut state, mut timers } = single();
     state.set_key(b"ab").unwrap();
     for window in [b"w", b"v"] {
@@ -427,7 +427,7 @@ fn rows_that_were_cleared_do_not_fire() {
 }
 
 #[test]
-fn tools_read_a_timers_row() {
+fn tools_decode_the_rows_of_timers() {
     let Subtask { state, .. } = single();
     let types = RowTypes::of(state.tables().schemas().iter().find(|table| table.name == "timers").unwrap());
     let sub = (-5i64).wrapping_sub(i64::MIN).to_be_bytes();
@@ -437,7 +437,7 @@ fn tools_read_a_timers_row() {
 }
 
 #[test]
-fn stored_rows_that_are_no_timers_are_corrupt() {
+fn malformed_timer_rows_are_corrupt() {
     let Subtask { mut state, timers } = single();
     let key = RANGE.locate(b"ab", 0, GROUPS);
     let table = timers.table();

@@ -1,5 +1,5 @@
-//! Rows that have expired stay so, and rows that live are kept, whatever clocks and watermarks do, over restarts at any
-//! parallelism, under both strategies, and while lives change.
+//! Expired rows stay expired and live rows are kept, whatever clocks and watermarks do: over restarts at any
+//! parallelism, under both strategies, and with changing lives.
 
 mod oracle;
 
@@ -11,14 +11,18 @@ use alluvium::ChainPolicy;
 use alluvium::Fixed;
 use alluvium::MemoryBudget;
 use alluvium::Result;
+use alluvium::{LogBackend, OverlayBackend, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
+use alluvium::backend::StateBackend;
+use alluvium::Fixed;
+use alluvium::ChainPolicy;
+use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Strategy, Task};
+use alluvium::{KeyGroupSet, Partitioner};
+use alluvium::MemoryBudget;
 use alluvium::Runtime;
 use alluvium::StoreSettings;
 use alluvium::Timestamp;
 use alluvium::TokioRuntime;
-use alluvium::backend::StateBackend;
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Strategy, Task};
-use alluvium::{KeyGroupSet, Partitioner};
-use alluvium::{LogBackend, OverlayBackend, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
+use alluvium_testkit::sim::Rng;
 use alluvium_testkit::{COUNT, store_on};
 use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
@@ -29,7 +33,7 @@ const GROUPS: u16 = 16;
 const KEYS: u64 = 24;
 const START: i64 = 1_000_000;
 
-/// A wall clock that the test sets.
+/// A wall clock set by the test.
 #[derive(Debug, Clone)]
 struct Clock(TokioRuntime, Arc<AtomicI64>);
 
@@ -82,7 +86,7 @@ fn settings(strategy: Strategy, chain: ChainPolicy) -> JobSettings {
     })
 }
 
-/// A job in memory that can be opened again.
+/// The store and clock of a job, which can be opened repeatedly.
 struct World {
     objects: Arc<dyn ObjectStore>,
     clock: Clock,
@@ -102,7 +106,7 @@ impl World {
     }
 }
 
-/// Makes a checkpoint at these watermarks, one per task.
+/// Takes a checkpoint with one watermark per task.
 async fn checkpoint<B: StateBackend>(job: &Job, tasks: &mut [Task<B>], watermarks: &[i64]) -> Result<()> {
     let epoch = job.trigger_when_possible().await?;
     for (task, watermark) in tasks.iter_mut().zip(watermarks.iter().cycle()) {
@@ -114,8 +118,8 @@ async fn checkpoint<B: StateBackend>(job: &Job, tasks: &mut [Task<B>], watermark
 
 type Value = ValueState<u64, Fixed>;
 
-/// A job of one task with a value under a life.
-async fn one(world: &World, ttl: TtlConfig) -> Result<(Job, Vec<Task<LogBackend>>, Value)> {
+/// Opens a job of one task with an expiring value.
+async fn open_one(world: &World, ttl: TtlConfig) -> Result<(Job, Vec<Task<LogBackend>>, Value)> {
     let (job, mut seats) = world.open(1, settings(Strategy::Incremental, ChainPolicy::default())).await?;
     let mut seat = seats.remove(0);
     let value = seat.tables().value(TableOptions::new("v").ttl(ttl), Fixed)?;
@@ -132,7 +136,7 @@ const LIFE: TtlConfig = TtlConfig::new(Duration::from_secs(10));
 #[tokio::test]
 async fn a_clock_that_steps_back_before_the_checkpoint_revives_nothing() -> Result<()> {
     let world = World::new();
-    let (job, mut tasks, value) = one(&world, LIFE).await?;
+    let (job, mut tasks, value) = open_one(&world, LIFE).await?;
     tasks[0].state().set_key(b"k")?;
     value.put(tasks[0].state(), &7)?;
     checkpoint(&job, &mut tasks, &[0]).await?;
@@ -141,15 +145,15 @@ async fn a_clock_that_steps_back_before_the_checkpoint_revives_nothing() -> Resu
     world.clock.set(START + 5000);
     checkpoint(&job, &mut tasks, &[0]).await?;
     drop((job, tasks));
-    let (_job, mut tasks, value) = one(&world, LIFE).await?;
+    let (_job, mut tasks, value) = open_one(&world, LIFE).await?;
     assert_eq!(read(&mut tasks, &value)?, None);
     Ok(())
 }
 
 #[tokio::test]
-async fn one_barrier_with_a_far_clock_counts_after_a_restart_as_before() -> Result<()> {
+async fn expiry_by_a_far_clock_at_one_barrier_survives_a_restart() -> Result<()> {
     let world = World::new();
-    let (job, mut tasks, value) = one(&world, LIFE).await?;
+    let (job, mut tasks, value) = open_one(&world, LIFE).await?;
     tasks[0].state().set_key(b"k")?;
     value.put(tasks[0].state(), &7)?;
     world.clock.set(START + 365 * 86_400_000);
@@ -158,15 +162,15 @@ async fn one_barrier_with_a_far_clock_counts_after_a_restart_as_before() -> Resu
     let before = read(&mut tasks, &value)?;
     checkpoint(&job, &mut tasks, &[0]).await?;
     drop((job, tasks));
-    let (_job, mut tasks, value) = one(&world, LIFE).await?;
+    let (_job, mut tasks, value) = open_one(&world, LIFE).await?;
     assert_eq!((before, read(&mut tasks, &value)?), (None, None));
     Ok(())
 }
 
 #[tokio::test]
-async fn event_time_by_advance_alone_counts_after_a_restart() -> Result<()> {
+async fn expiry_by_advance_alone_survives_a_restart() -> Result<()> {
     let (world, life) = (World::new(), LIFE.in_event_time());
-    let (job, mut tasks, value) = one(&world, life).await?;
+    let (job, mut tasks, value) = open_one(&world, life).await?;
     tasks[0].state().advance(at(1000), Timestamp::MIN);
     tasks[0].state().set_key(b"k")?;
     value.put(tasks[0].state(), &7)?;
@@ -174,7 +178,7 @@ async fn event_time_by_advance_alone_counts_after_a_restart() -> Result<()> {
     tasks[0].state().advance(at(20_000), Timestamp::MIN);
     checkpoint(&job, &mut tasks, &[i64::MIN]).await?;
     drop((job, tasks));
-    let (_job, mut tasks, value) = one(&world, life).await?;
+    let (_job, mut tasks, value) = open_one(&world, life).await?;
     assert_eq!(read(&mut tasks, &value)?, None);
     Ok(())
 }
@@ -185,8 +189,8 @@ struct Handles {
     sum: ReducingState<u64, Fixed>,
 }
 
-/// The lives of the tables, which may change at each restart: of the value in event time, the value in processing time,
-/// the sum in event time.
+/// The lives of the tables, which may change at each restart: the event-time value, the processing-time value, the
+/// event-time sum.
 type Lives = [Option<u64>; 3];
 
 fn options(name: &str, life: Option<u64>, event_time: bool) -> TableOptions {
@@ -202,19 +206,15 @@ fn declare(tables: &mut Tables, lives: Lives) -> Result<Handles> {
     Ok(Handles { values, sum })
 }
 
-/// Random numbers of one seed.
-struct Random(u64);
+/// Random numbers from one seed.
+struct Random(Rng);
 
 impl Random {
     fn below(&mut self, end: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % end
+        self.0.within(0, end - 1)
     }
 
-    /// A watermark or a clock's time: mostly a little further, at times back or far ahead.
+    /// Draws a watermark or a clock's time: mostly a little ahead, at times back or far ahead.
     fn time(&mut self, before: i64) -> i64 {
         match self.below(12) {
             0 => i64::MIN,
@@ -233,7 +233,7 @@ impl Random {
     }
 }
 
-/// One run of a job beside the oracle.
+/// A run of a job, compared with the oracle.
 struct Run<B: StateBackend> {
     seed: u64,
     random: Random,
@@ -242,7 +242,7 @@ struct Run<B: StateBackend> {
     job: Job,
     tasks: Vec<Task<B>>,
     handles: Vec<Handles>,
-    /// Event time by task, as the test has told it last.
+    /// Event time of each task.
     events: Vec<i64>,
     now: Oracle,
     stored: Oracle,
@@ -252,7 +252,7 @@ type Make<B> = fn(KeyGroupSet, Partitioner, MemoryBudget) -> B;
 
 impl<B: StateBackend> Run<B> {
     async fn start(seed: u64, make: Make<B>) -> Result<Self> {
-        let (world, mut random) = (World::new(), Random(seed));
+        let (world, mut random) = (World::new(), Random(Rng::new(seed)));
         let lives = random.lives([Some(20), Some(20), Some(20)]);
         let (job, _) = world.open(1, settings(Strategy::Full, ChainPolicy::default())).await?;
         let (tasks, handles, events) = (vec![], vec![], vec![]);
@@ -262,19 +262,13 @@ impl<B: StateBackend> Run<B> {
         Ok(run)
     }
 
-    /// Opens the job from its last checkpoint, at another parallelism and with other lives.
+    /// Reopens the job from its last checkpoint, at another parallelism and with other lives.
     async fn restart(&mut self, make: Make<B>) -> Result<()> {
         self.tasks.clear();
         let settings = match self.random.below(3) {
             0 => settings(Strategy::Full, ChainPolicy::default()),
-            // Short chains: bases, with what they drop, are part of the test, and deltas that are merged with old ones.
-            1 => settings(
-                Strategy::Incremental,
-                ChainPolicy::default().with(|it| {
-                    it.max_segments = 3;
-                    it.spread = 2;
-                }),
-            ),
+            // Short chains cause bases, which drop expired rows, and merges of old deltas.
+            1 => settings(Strategy::Incremental, ChainPolicy::default().with(|it| { it.max_segments = 3; it.spread = 2; })),
             _ => settings(Strategy::Incremental, ChainPolicy::default()),
         };
         let parallelism = 1 + u32::try_from(self.random.below(5)).unwrap();
@@ -357,7 +351,7 @@ impl<B: StateBackend> Run<B> {
         Ok(())
     }
 
-    /// Compares all that can be read.
+    /// Compares every readable row with the oracle.
     fn compare(&mut self) -> Result<()> {
         for key in 0..KEYS {
             let bytes = key.to_be_bytes();
@@ -391,7 +385,7 @@ async fn f12_expired_rows_stay_so_and_others_live_on() -> Result<()> {
 
 #[cfg(feature = "rocksdb")]
 #[tokio::test(flavor = "multi_thread")]
-async fn rocksdb_keeps_to_the_times_of_groups() -> Result<()> {
+async fn rocksdb_expires_by_the_times_of_groups() -> Result<()> {
     use std::sync::LazyLock;
     use std::sync::atomic::AtomicU64;
 

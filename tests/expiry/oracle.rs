@@ -1,13 +1,13 @@
-//! What should be read: a row is there if it was never past its life under the times that its group's owners used.
+//! The expected rows: a row exists until its life is over in the time of its group.
 //!
-//! It knows groups, times and lives, and nothing of clocks, watermarks, segments and schemas. Rows that expire are
-//! removed at once, for ever.
+//! The oracle models groups, times and lives, but no clocks, watermarks, segments or schemas. It removes expired rows at
+//! once.
 
 use std::collections::BTreeMap;
 
 use alluvium::{KeyGroup, KeyGroupSet};
 
-/// A table.
+/// The tables of the test.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Kind {
     EventValue,
@@ -19,7 +19,7 @@ impl Kind {
     pub(crate) const ALL: [Self; 3] = [Self::EventValue, Self::ProcessingValue, Self::EventSum];
 }
 
-/// Event and processing time; `i64::MIN` before they have begun.
+/// Event and processing time; `i64::MIN` before the first advance.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Times {
     pub(crate) event: i64,
@@ -27,23 +27,23 @@ pub(crate) struct Times {
 }
 
 impl Times {
-    fn of(self, kind: Kind) -> i64 {
+    fn of_kind(self, kind: Kind) -> i64 {
         if kind == Kind::ProcessingValue { self.processing } else { self.event }
     }
 }
 
 type Key = (KeyGroup, u64);
 
-/// A table's rows: the number, and when it was written if that is known.
+/// A table: its life, and its rows with their stamps, if any.
 #[derive(Debug, Clone, Default)]
 struct Table {
     life: Option<u64>,
-    /// Whether it ever had a life: only then are writes stamped.
+    /// Whether the table ever had a life: only then are writes stamped.
     stamped: bool,
     rows: BTreeMap<Key, (u64, Option<i64>)>,
 }
 
-/// All tables, and how far time has come in each group.
+/// All tables, and the times of each group.
 #[derive(Debug, Clone)]
 pub(crate) struct Oracle {
     times: BTreeMap<KeyGroup, Times>,
@@ -59,7 +59,7 @@ impl Oracle {
         }
     }
 
-    /// Begins a new attempt, from the checkpoint that this is, with these lives.
+    /// Begins an attempt with new lives.
     pub(crate) fn restart(&mut self, lives: [Option<u64>; 3]) {
         for ((kind, table), life) in self.tables.iter_mut().zip(lives) {
             table.life = life;
@@ -67,16 +67,16 @@ impl Oracle {
             if !table.stamped {
                 continue;
             }
-            // What has no stamp was written before there were lives, or before time began: it lives from now on.
+            // A row without a stamp was written before the table had a life or before time began: its life begins now.
             for ((group, _), (_, stamp)) in &mut table.rows {
-                let now = self.times[group].of(*kind);
+                let now = self.times[group].of_kind(*kind);
                 *stamp = stamp.or((now > i64::MIN).then_some(now));
             }
         }
         self.expire();
     }
 
-    /// Moves time on in the groups of a subtask.
+    /// Advances time in the groups of a subtask.
     pub(crate) fn advance(&mut self, groups: &KeyGroupSet, to: Times) {
         for group in groups.iter() {
             let times = self.times.get_mut(&group).unwrap();
@@ -90,15 +90,15 @@ impl Oracle {
         for (kind, table) in &mut self.tables {
             let Some(life) = table.life.map(|life| i64::try_from(life).unwrap()) else { continue };
             let times = &self.times;
-            let lives = |group: KeyGroup, stamp: Option<i64>| {
-                stamp.is_none_or(|stamp| stamp.saturating_add(life) > times[&group].of(*kind))
+            let is_live = |group: KeyGroup, stamp: Option<i64>| {
+                stamp.is_none_or(|stamp| stamp.saturating_add(life) > times[&group].of_kind(*kind))
             };
-            table.rows.retain(|(group, _), (_, stamp)| lives(*group, *stamp));
+            table.rows.retain(|(group, _), (_, stamp)| is_live(*group, *stamp));
         }
     }
 
     pub(crate) fn put(&mut self, kind: Kind, key: Key, number: u64) {
-        let now = self.times[&key.0].of(kind);
+        let now = self.times[&key.0].of_kind(kind);
         let table = self.tables.get_mut(&kind).unwrap();
         let stamp = (table.stamped && now > i64::MIN).then_some(now);
         table.rows.insert(key, (number, stamp));

@@ -1,4 +1,4 @@
-//! What readers hold of memory at most: hostile objects of the largest size, and a real checkpoint.
+//! Memory bounds of readers: hostile objects of the largest size, and a real checkpoint.
 
 use alluvium::JobSettings;
 use alluvium::RestoreFrom;
@@ -21,7 +21,7 @@ use alluvium_testkit::fuzz::segment::{one_block, segment};
 use alluvium_testkit::fuzz::world::{self, Objects};
 use bytes::Bytes;
 
-/// Returns a body of `length` bytes made of one field of a message within others, again and again.
+/// Returns a body of `length` bytes that repeats one field of a message nested at `path`.
 fn repeated(path: &[u64], field: &[u8], length: usize) -> Vec<u8> {
     let mut body = field.repeat(length / field.len());
     for tag in path.iter().rev() {
@@ -34,7 +34,7 @@ fn repeated(path: &[u64], field: &[u8], length: usize) -> Vec<u8> {
     body
 }
 
-/// Where a manifest has lists: fields on the way, and the shortest element.
+/// The lists of a manifest: the path of fields, and the shortest element.
 const LISTS: [(&[u64], &[u8]); 10] = [
     (&[], &[7 << 3 | 2, 0]),
     (&[], &[13 << 3 | 2, 0]),
@@ -74,16 +74,16 @@ fn a_hostile_subtask_manifest_or_heat_is_bounded() {
         let (mut manifest, _) = golden();
         for tag in ["heat", "statistics"] {
             manifest.extensions = vec![Extension { tag: tag.into(), required: false, bytes: bytes.clone() }];
-            let told =
+            let decode =
                 || manifest.heat(OperatorId(0)).map(drop).and_then(|()| manifest.statistics(OperatorId(0)).map(drop));
-            let error = alone.bounded(CAP, || told().unwrap_err());
+            let error = alone.bounded(CAP, || decode().unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }
 }
 
 #[test]
-fn what_is_written_can_be_read_up_to_the_last_byte() -> Result<()> {
+fn the_largest_manifest_can_be_written_and_read() -> Result<()> {
     let _alone = memory::alone();
     let (mut manifest, put_id) = golden();
     let mut with = |bytes: usize| {
@@ -108,7 +108,7 @@ fn what_is_written_can_be_read_up_to_the_last_byte() -> Result<()> {
 #[test]
 fn the_largest_bombs_are_bounded() {
     let alone = memory::alone();
-    // Zeros as far as a block may go, behind a directory that claims as many columns as could stand there.
+    // The longest block, of zeros, behind a directory that claims the maximum number of columns.
     for first in [vec![0u8], vec![0xff, 0xff, 0xff, 0x09], vec![1, 7, 1, 0xff, 0xff, 0xff, 0x1f]] {
         let mut raw = vec![0; 65 << 20];
         raw[..first.len()].copy_from_slice(&first);
@@ -124,7 +124,7 @@ fn the_largest_bombs_are_bounded() {
 }
 
 #[test]
-fn a_claim_that_cannot_be_true_takes_nothing() {
+fn an_impossible_length_reserves_no_memory() {
     let alone = memory::alone();
     let claim = one_block(1, 2, 1, [0, 0], 65 << 20, &[0; 64]);
     let error = alone.bounded(1 << 20, || segment(&claim).unwrap_err());
@@ -151,7 +151,7 @@ fn the_largest_value_is_bounded() -> Result<()> {
     Ok(())
 }
 
-/// Keys of the real checkpoint: about 20 MiB of rows.
+/// Keys of the real checkpoint, about 20 MiB of rows.
 const KEYS: u32 = 400_000;
 
 #[test]

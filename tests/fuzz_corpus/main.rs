@@ -1,10 +1,10 @@
-//! Every committed input of the fuzz targets, through the target's own body: seeds, bad inputs, past crashes.
+//! Runs every fuzz target over its committed inputs: seeds, bad inputs, past crashes.
 //!
-//! `fuzz/seeds/<target>/` has them. Names tell what is expected: `bad-*` are refused with an error, within
-//! [`BAD_CAP`]; all others only break no rule. The targets of the tool have their test beside its sources. All but
-//! `crash-*` are made by `seeds.rs` and `bad/`, anew with `BLESS=1`.
+//! Inputs are in `fuzz/seeds/<target>/`. A target must refuse `bad-*` with an error, within [`BAD_CAP`]; all other inputs
+//! must only break no rule. The targets of the tool are tested beside its sources. `seeds.rs` and `bad/` generate all
+//! inputs but `crash-*`; `BLESS=1` writes them.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests may panic as tests may")]
+#![expect(clippy::unwrap_used, reason = "test helpers may panic")]
 
 mod bad;
 mod bounds;
@@ -22,10 +22,10 @@ use peak_alloc::PeakAlloc;
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// What a bad input may make a reader hold.
+/// Maximum memory of a reader for a bad input.
 const BAD_CAP: usize = 64 << 20;
 
-/// What all committed inputs may take together.
+/// Maximum size of all committed inputs together.
 const ALL_BYTES: usize = 1 << 20;
 
 /// Inputs by their path below `fuzz/seeds`.
@@ -53,25 +53,25 @@ fn every_input_keeps_the_rules() {
     for (path, input) in committed() {
         let (target, name) = path.split_once('/').unwrap();
         let Some((_, body)) = TARGETS.iter().find(|(known, _)| *known == target) else {
-            assert!(["flags", "input"].contains(&target), "no target takes {path}");
+            assert!(["flags", "input"].contains(&target), "{path} has no target");
             continue;
         };
         let bad = name.starts_with("bad-");
         let cap = if bad { BAD_CAP } else { memory::CAP };
         let outcome = panic::catch_unwind(AssertUnwindSafe(|| alone.bounded(cap, || body(&input))));
         let outcome = outcome.unwrap_or_else(|_| panic!("{path} breaks a rule"));
-        assert!(!bad || outcome.is_err(), "{path} is taken for good");
+        assert!(!bad || outcome.is_err(), "{path} is accepted");
         refused += usize::from(bad);
     }
     assert!(refused > 150, "{refused} bad inputs");
 }
 
 #[test]
-fn the_inputs_are_those_that_are_made_here() {
+fn committed_inputs_equal_generated_ones() {
     let _alone = memory::alone();
-    let made: Inputs = seeds::all().into_iter().chain(bad::all()).collect();
+    let generated: Inputs = seeds::all().into_iter().chain(bad::all()).collect();
     if std::env::vars().any(|(name, _)| name == "BLESS") {
-        for (path, input) in &made {
+        for (path, input) in &generated {
             let path = folder().join(path);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, input).unwrap();
@@ -79,11 +79,11 @@ fn the_inputs_are_those_that_are_made_here() {
     }
     let committed = committed();
     let differ = |(path, input): &(&String, &Vec<u8>)| committed.get(*path) != Some(input);
-    let differing: Vec<_> = made.iter().filter(differ).map(|(path, _)| path).collect();
-    assert!(differing.is_empty(), "committed otherwise, or not at all: {differing:?}");
+    let differing: Vec<_> = generated.iter().filter(differ).map(|(path, _)| path).collect();
+    assert!(differing.is_empty(), "the committed input differs or is missing: {differing:?}");
     let crash = |path: &&String| path.split('/').next_back().unwrap().starts_with("crash-");
-    let strays: Vec<_> = committed.keys().filter(|path| !made.contains_key(*path) && !crash(path)).collect();
-    assert!(strays.is_empty(), "made by nothing, and no crash: {strays:?}");
+    let strays: Vec<_> = committed.keys().filter(|path| !generated.contains_key(*path) && !crash(path)).collect();
+    assert!(strays.is_empty(), "neither generated nor a crash: {strays:?}");
     let bytes: usize = committed.values().map(Vec::len).sum();
     assert!(bytes <= ALL_BYTES, "{bytes} bytes are committed");
     for (target, _) in TARGETS {

@@ -1,17 +1,17 @@
-# To be sourced: builds RocksDB, the C++ library, below the cargo target folder, and tells cargo where it is. Does nothing
-# where that was done before.
+# To be sourced: builds RocksDB, the C++ library, below the cargo target folder, and points cargo to it. Builds only once.
 #
-# The crate `librocksdb-sys` would build it too, file by file, in several times the time: most of its 343 files' work is
-# reading the same headers. Here a few files include all others. Both ways give the same library.
+# The crate `librocksdb-sys` can build RocksDB itself, but takes several times as long: it compiles 343 files one by one,
+# and most of that time goes into the same headers. This script compiles a few files that include all others. The
+# library is the same.
 #
-# The crate reads RocksDB's header with libclang, which is taken from PyPI where the system has none.
+# The crate parses RocksDB's header with libclang, which comes from PyPI if the system has none.
 
 rocksdb_root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 rocksdb_folder="${CARGO_TARGET_DIR:-$rocksdb_root/target}/rocksdb"
 mkdir -p "$rocksdb_folder"
 rocksdb_folder=$(cd "$rocksdb_folder" && pwd)
 
-# crate NAME: the folder of a dependency's sources.
+# rocksdb_crate NAME: the source folder of a dependency.
 rocksdb_crate() {
   cargo metadata --locked --format-version 1 --features rocksdb --manifest-path "$rocksdb_root/Cargo.toml" |
     grep -o '"manifest_path":"[^"]*/'"$1"'-[0-9][^"]*"' | head -n 1 | sed 's/^"manifest_path":"//; s/\/Cargo.toml"$//'
@@ -30,7 +30,7 @@ rocksdb_libclang() {
     touch "$rocksdb_folder/libclang/installed"
   fi
   LIBCLANG_PATH=$(dirname "$(compgen -G "$rocksdb_folder/libclang/lib/python3*/site-packages/clang/native/libclang.so")")
-  # What it lacks of a compiler's own headers, the C compiler has.
+  # The package has no builtin compiler headers, so the C compiler's serve.
   BINDGEN_EXTRA_CLANG_ARGS="-I$(cc -print-file-name=include)"
   export LIBCLANG_PATH BINDGEN_EXTRA_CLANG_ARGS
 }
@@ -40,10 +40,10 @@ rocksdb_library() {
   echo "building RocksDB, once: some minutes"
   rm -rf "$folder"
   mkdir -p "$folder"
-  # The list is one file a line; the version is in a file of the crate's own.
+  # The list has one file per line; the crate ships its own file for the version.
   files=$(grep -o '[^ ]*\.cc' "$sources/rocksdb_lib_sources.txt" | sed 's#^util/build_version.cc$#build_version.cc#')
-  local of_part=$(( ($(wc -l <<<"$files") + parts - 1) / parts ))
-  split -d -l "$of_part" --additional-suffix=.list - "$folder/part" <<<"$files"
+  local lines_per_part=$(( ($(wc -l <<<"$files") + parts - 1) / parts ))
+  split -d -l "$lines_per_part" --additional-suffix=.list - "$folder/part" <<<"$files"
   for part in "$folder"/part*.list; do
     sed 's/.*/#include "&"/' "$part" >"${part%.list}.cc"
   done
@@ -64,13 +64,13 @@ rocksdb_library() {
 rocksdb_env() {
   local sources folder
   rocksdb_libclang
-  # Elsewhere the crate knows best.
+  # On other systems the crate builds RocksDB itself.
   [ "$(uname -s)" = Linux ] || return 0
   command -v "${CXX:-c++}" >/dev/null || { echo "a C++ compiler is needed (Debian: apt-get install g++)" >&2; return 1; }
   sources=$(rocksdb_crate librocksdb-sys)
   [ -n "$sources" ] || { echo "cannot find the sources of librocksdb-sys" >&2; return 1; }
   folder="$rocksdb_folder/$(basename "$sources")"
-  # The archive is made last, so half a build is none.
+  # The archive is written last, so that a broken-off build does not count.
   [ -f "$folder/librocksdb.a" ] || rocksdb_library "$sources" "$folder"
   export ROCKSDB_LIB_DIR="$folder" ROCKSDB_STATIC=1
 }

@@ -1,4 +1,4 @@
-//! A job on files, on a disk that loses power, and whose syncs fail: no checkpoint is lost that was acknowledged.
+//! A job on files, on a disk that loses power and whose syncs fail: no acknowledged checkpoint is lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -17,10 +17,10 @@ use alluvium_testkit::sim::{Disk, DiskFaults, DiskStore, Rng, Sim, Tracing};
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// Lives of a job in one run; the last one meets no faults.
+/// Incarnations of the job in one run; the last one meets no faults.
 const LIVES: u64 = 6;
 
-/// Points that the runs must reach.
+/// Fault points that the runs must reach.
 const POINTS: &[&str] = &[
     "file torn",
     "name in doubt synced before it was read",
@@ -34,7 +34,7 @@ const POINTS: &[&str] = &[
 
 type Counts = BTreeMap<Vec<u8>, u64>;
 
-/// The state at each barrier of the lineage, and which of them at least must be there.
+/// The state at each barrier of the lineage, and the newest barrier that must survive.
 #[derive(Debug, Default)]
 struct Lineage {
     states: Vec<Counts>,
@@ -43,15 +43,15 @@ struct Lineage {
     violations: Vec<String>,
 }
 
-/// Opens the job, compares what it restores, and takes some checkpoints.
-async fn live(objects: Arc<dyn ObjectStore>, sim: Sim, parallelism: u32, lineage: Arc<Mutex<Lineage>>) -> Result<()> {
+/// Opens the job, checks the restored state, and takes some checkpoints.
+async fn one_life(
+    objects: Arc<dyn ObjectStore>,
+    sim: Sim,
+    parallelism: u32,
+    lineage: Arc<Mutex<Lineage>>,
+) -> Result<()> {
     let settings = JobSettings::default().with(|it| it.max_parallelism = 8);
-    let patience = StoreSettings::default().with(|it| {
-        it.call_timeout = Duration::from_millis(sim.draw(|rng| rng.within(50, 2_000)));
-        it.tries_max = 3;
-        it.backoff_first = Duration::from_millis(5);
-        it.backoff_max = Duration::from_millis(20);
-    });
+    let patience = StoreSettings::default().with(|it| { it.call_timeout = Duration::from_millis(sim.draw(|rng| rng.within(50, 2_000))); it.tries_max = 3; it.backoff_first = Duration::from_millis(5); it.backoff_max = Duration::from_millis(20); });
     let store = store_on(&objects, sim.runtime(0), patience);
     let mut job = Counting::open_on(store, parallelism, settings, RestoreFrom::Newest).await?;
     lineage.lock().unwrap().restored(&job.expected);
@@ -80,30 +80,31 @@ impl Lineage {
     }
 }
 
-/// Makes the run of `seed`; `guarded` as `file://` opens its folder, else as the library alone would have it.
+/// Executes the run of `seed`. If `guarded`, the store syncs names as a `file://` store does; else it behaves as plain
+/// `object_store` does.
 fn run(seed: u64, guarded: bool) -> Report {
     let mut rng = Rng::new(seed);
     let sim = Sim::new(rng.next(), Tracing::Off);
     let _ending = sim.ending();
     let disk = Disk::new(&sim);
     let lineage = Arc::new(Mutex::new(Lineage { states: vec![Counts::new()], ..Lineage::default() }));
-    let mut most = |most: u64| if rng.permille(500) { 0 } else { rng.within(0, most) };
-    let faults = DiskFaults { file_sync: most(60), name_sync: most(60) };
+    let mut up_to = |max: u64| if rng.permille(500) { 0 } else { rng.within(0, max) };
+    let faults = DiskFaults { file_sync: up_to(60), name_sync: up_to(60) };
     for life in 1..=LIVES {
         let last = life == LIVES;
         disk.set_faults(if last { DiskFaults::default() } else { faults });
         let objects: Arc<dyn ObjectStore> = Arc::new(DiskStore::new(&sim, 0, &disk, guarded));
         let parallelism = u32::try_from(rng.within(1, 4)).expect("a small number");
         let limit = if last { HOUR_MS } else { rng.within(100, 4_000) };
-        let outcome = sim.block_on(0, limit, live(objects, sim.clone(), parallelism, Arc::clone(&lineage)));
+        let outcome = sim.block_on(0, limit, one_life(objects, sim.clone(), parallelism, Arc::clone(&lineage)));
         match outcome {
             Some(Err(error)) if !last && ["unavailable", "denied", "stopped"].contains(&error.kind().name()) => {}
             Some(Ok(())) => {}
             None if !last => {}
-            unexpected => lineage.lock().unwrap().violations.push(format!("life {life} ended so: {unexpected:?}")),
+            unexpected => lineage.lock().unwrap().violations.push(format!("life {life} ended in {unexpected:?}")),
         }
         sim.crash(0);
-        // A disk that gave up is none until the machine starts again.
+        // A power loss also restarts the machine, which ends a disk's failed state before the last life.
         if life + 1 == LIVES || rng.permille(600) {
             disk.lose_power();
         }
@@ -121,7 +122,7 @@ fn run(seed: u64, guarded: bool) -> Report {
 #[test]
 fn no_acknowledged_checkpoint_is_lost_with_power() {
     let (sum, violation) = search(DISK_SEEDS.get(), |seed| run(seed, true));
-    assert_eq!(violation, None, "(seed, what was wrong)");
+    assert_eq!(violation, None, "(seed, violations)");
     sum.show("disk");
     if DISK_SEEDS.is_default() {
         let missed: Vec<_> = POINTS.iter().filter(|point| !sum.points.contains_key(*point)).collect();
@@ -130,9 +131,9 @@ fn no_acknowledged_checkpoint_is_lost_with_power() {
     }
 }
 
-/// The disk is harsh enough to show it.
+/// Proves that the simulated disk is harsh enough for the test above.
 #[test]
-fn a_name_that_is_told_before_it_is_synced_costs_a_checkpoint() {
+fn acknowledging_before_the_name_is_synced_loses_a_checkpoint() {
     let (_, violation) = search(DISK_SEEDS.get(), |seed| run(seed, false));
     let (_, violations) = violation.expect("a failed sync of a folder, then a lost name");
     assert!(violations.iter().any(|violation| violation.contains("was acknowledged")), "{violations:?}");

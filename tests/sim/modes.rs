@@ -1,4 +1,4 @@
-//! The ways to look for a violation, for the core and for the whole stack.
+//! Search modes, for the core and for the whole stack.
 
 use alluvium::internals::canary::{Canary, plant};
 
@@ -8,20 +8,20 @@ use crate::scenario::run;
 use crate::search::{Mode, Report, Sum, search, setting, show_line};
 use alluvium_testkit::sim::{Node, Tracing};
 
-/// What is looked at.
+/// A simulation to search for violations.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Suite {
     pub(crate) name: &'static str,
-    /// Path of the test that replays a seed.
+    /// Path of the test that replays one seed.
     pub(crate) replay: &'static str,
-    /// Variable that chooses the seed.
+    /// Environment variable with the seed to replay.
     pub(crate) variable: &'static str,
     pub(crate) run: fn(u64, Mode) -> Report,
     pub(crate) random: Mode,
     pub(crate) calm: Mode,
-    /// Seeds that failed once.
+    /// Seeds that failed in the past.
     pub(crate) known: &'static str,
-    /// Points that random seeds must reach.
+    /// Fault points that random seeds must reach.
     pub(crate) points: &'static [&'static str],
 }
 
@@ -37,7 +37,7 @@ const CORE: Suite = Suite {
 };
 
 impl Suite {
-    /// Makes many runs, some of them twice; all that failed once first. Returns what they came to.
+    /// Runs past failures, then many seeds, some of them twice. Returns the totals.
     pub(crate) fn random_seeds(self, seeds: Budget) -> Sum {
         for seed in self.known_seeds() {
             let report = (self.run)(seed, self.random);
@@ -50,7 +50,7 @@ impl Suite {
             let hashed = Mode { tracing: Tracing::Hash, ..self.random };
             let mut report = (self.run)(seed, hashed);
             if (self.run)(seed, hashed) != report {
-                report.violations.push("I10: the same seed gave another run".into());
+                report.violations.push("I10: two runs of one seed differ".into());
             }
             report
         });
@@ -65,7 +65,7 @@ impl Suite {
         sum
     }
 
-    /// Crashes each node of `scenarios` calm runs at each of its awaits, one in each run.
+    /// Repeats `scenarios` calm runs, once for each await of each node, with a crash at that await.
     pub(crate) fn crash_at_every_await(self, scenarios: Budget) -> Sum {
         let mut points: Vec<(u64, Node, u64)> = Vec::new();
         for seed in 0..scenarios.get() {
@@ -86,11 +86,11 @@ impl Suite {
         sum
     }
 
-    /// Makes the run again that the environment asks for, and prints its trace.
+    /// Repeats the run that the environment names, and prints its trace.
     pub(crate) fn replay(self) {
         let Some(seed) = setting(self.variable) else { return };
         let crash = setting("ALLUVIUM_SIM_NODE").map(|node| {
-            (usize::try_from(node).unwrap(), setting("ALLUVIUM_SIM_AWAIT").expect("which await the node crashes at"))
+            (usize::try_from(node).unwrap(), setting("ALLUVIUM_SIM_AWAIT").expect("ALLUVIUM_SIM_AWAIT names the await"))
         });
         let mode = if crash.is_some() { self.calm } else { self.random };
         let report = (self.run)(seed, Mode { tracing: Tracing::Print, crash, ..mode });
@@ -99,13 +99,13 @@ impl Suite {
 
     fn hint(self, seed: u64, more: &str) -> String {
         let Self { replay, variable, .. } = self;
-        format!("see it: {variable}={seed} {more}cargo test --test sim {replay} -- --exact --nocapture")
+        format!("to replay: {variable}={seed} {more}cargo test --test sim {replay} -- --exact --nocapture")
     }
 
     fn known_seeds(self) -> Vec<u64> {
         let lines = self.known.lines().filter(|line| !line.starts_with('#') && !line.trim().is_empty());
         let seed = |line: &str| line.split_whitespace().next()?.parse().ok();
-        lines.map(|line| seed(line).expect("a line begins with a seed")).collect()
+        lines.map(|line| seed(line).expect("each line begins with a seed")).collect()
     }
 }
 

@@ -1,7 +1,7 @@
-//! What runs on the nodes: coordinators that take the job from each other, a sweeper that nobody asked, a reader.
+//! The processes on the nodes: coordinators that take the job over from each other, an unowned sweeper, a reader.
 //!
-//! The state of the job at epoch `e` is the records `0..e` of a log; a data object holds some of them. So any manifest
-//! can be checked, whoever wrote it.
+//! The job's state at epoch `e` is the records `0..e` of a log; a data object holds some of them. So the oracle can check
+//! any manifest, regardless of its writer.
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use alluvium_testkit::sim::{Node, Rng, Sim};
 /// Longest data object of the scenario.
 const OBJECT_BYTES_MAX: u64 = 1024;
 
-/// What all nodes of a run share.
+/// The state that all nodes of a run share.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) sim: Sim,
@@ -46,7 +46,7 @@ pub(crate) struct Process {
     pub(crate) rng: Rng,
 }
 
-/// Some records of the log, and where they are.
+/// A data object, and the end of the range of records in it.
 #[derive(Debug, Clone)]
 struct Piece {
     object: ObjectRef,
@@ -72,7 +72,7 @@ impl Process {
         }
     }
 
-    /// Takes over the job, works on it until it is fenced, and begins again.
+    /// Claims the job, leads it until fenced, and starts over.
     pub(crate) async fn coordinate(mut self) {
         loop {
             self.pause(0, 2_000).await;
@@ -100,7 +100,7 @@ impl Process {
         }
     }
 
-    /// Mostly the newest; now and then the operator wants an older one, or none.
+    /// Draws the checkpoint to start from: mostly the newest, now and then an older one or none.
     async fn choose_checkpoint(&mut self) -> Result<RestoreFrom> {
         let chance = self.rng.within(0, 99);
         if chance < 4 {
@@ -118,7 +118,7 @@ impl Process {
         Ok(RestoreFrom::Newest)
     }
 
-    /// Runs the job as its owner, until it is fenced or stops by itself.
+    /// Runs the job as its owner, until fenced or done.
     async fn lead(&mut self, claimed: Claimed) -> Result<()> {
         let Claimed { attempt, restore, mut committer, .. } = claimed;
         let mut pieces = match &restore {
@@ -135,7 +135,7 @@ impl Process {
             to += self.rng.within(1, 9);
             let Some(next) = self.write(attempt, &pieces, to).await else { continue };
             if self.rng.permille(100) {
-                // The epoch is given up: what it wrote stays behind.
+                // The epoch is given up, and its objects stay as orphans.
                 continue;
             }
             let kind = if self.rng.permille(80) { ManifestKind::Savepoint } else { ManifestKind::Checkpoint };
@@ -143,7 +143,7 @@ impl Process {
             let outcome = self.commit(&mut committer, draft(kind, &next, intent)).await;
             match outcome {
                 Ok(CommitOutcome::Committed(committed)) => {
-                    self.world.oracle.was_committed(intent, attempt.0, plain(committed.id));
+                    self.world.oracle.reported_committed(intent, attempt.0, plain_id(committed.id));
                     if kind == ManifestKind::Checkpoint {
                         pieces = next;
                     }
@@ -153,11 +153,11 @@ impl Process {
                     }
                 }
                 Ok(CommitOutcome::Fenced { by }) => {
-                    self.world.oracle.was_fenced(intent, by.0);
+                    self.world.oracle.reported_fenced(intent, by.0);
                     return Ok(());
                 }
                 Err(error) if error.applied() == Applied::No => {
-                    self.world.oracle.was_refused(intent);
+                    self.world.oracle.reported_refused(intent);
                     self.world.oracle.failed("commit", &error, &[]);
                 }
                 Err(error) => return Err(error),
@@ -166,7 +166,7 @@ impl Process {
         Ok(())
     }
 
-    /// Commits, mostly; now and then loses patience, drops the future, and has to find out.
+    /// Commits; now and then drops the future midway and settles the commit afterwards.
     async fn commit(&mut self, committer: &mut Committer, draft: Draft) -> Result<CommitOutcome> {
         let runtime = self.store.runtime().clone();
         let mut patience = Duration::from_millis(self.rng.within(5, 60_000));
@@ -174,7 +174,7 @@ impl Process {
             return outcome;
         }
         if committer.commit(draft).await.is_ok() {
-            self.world.oracle.violation("a commit was made over one whose outcome is unknown".into());
+            self.world.oracle.violation("a commit succeeded over another whose outcome is unknown".into());
         }
         loop {
             match timeout(runtime.as_ref(), patience, committer.settle()).await {
@@ -185,14 +185,14 @@ impl Process {
                     });
                     return Ok(outcome);
                 }
-                Some(Ok(None)) => return Err(Error::stopped("a commit that was broken off is forgotten")),
+                Some(Ok(None)) => return Err(Error::stopped("the committer forgot a dropped commit")),
                 Some(Err(error)) => return Err(error),
                 None => patience *= 2,
             }
         }
     }
 
-    /// Stores the records up to `to`: those that are not in `pieces`, or, now and then, all of them anew.
+    /// Stores the records up to `to`: mostly those beyond `pieces`, now and then all of them anew.
     async fn write(&mut self, attempt: Attempt, pieces: &[Piece], to: u64) -> Option<Vec<Piece>> {
         let mut next = if self.rng.permille(250) { Vec::new() } else { pieces.to_vec() };
         let from = next.last().map_or(0, |piece| piece.to);
@@ -219,21 +219,21 @@ impl Process {
         let (bytes, hash) = (object.len() as u64, Hash::of(&object));
         match self.store.folder().put_new(&Key::Data(id), put_id, object).await? {
             Put::Created => {}
-            Put::Taken => return Err(Error::corrupt("a random name was taken").with("object", id)),
+            Put::Taken => return Err(Error::corrupt("a random name is taken").with("object", id)),
         }
         Ok(ObjectRef { id, put_id, bytes, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() })
     }
 
-    /// Reads all records of a manifest back, and has the oracle check them.
+    /// Reads all records of a manifest, and has the oracle check them.
     async fn restore(&mut self, stored: &StoredManifest) -> Result<Vec<Piece>> {
-        let (id, epoch) = (plain(stored.id), stored.manifest.epoch.0);
+        let (id, epoch) = (plain_id(stored.id), stored.manifest.epoch.0);
         let found = self.read_pieces(stored).await;
         let outcome = match &found {
             Ok(pieces) => Ok(pieces.last().map_or(0, |piece| piece.to)),
             Err(error) => Err(Error::new(error.kind(), error.chain())),
         };
-        self.world.oracle.was_restored(id, epoch, outcome);
-        // A checkpoint that was dropped under us cannot be gone on from; that is told by now.
+        self.world.oracle.reported_restored(id, epoch, outcome);
+        // The oracle has judged the failure; callers only need an expected error, for a checkpoint may be dropped while read.
         found.map_err(|error| Error::unavailable("restore failed").with_source(error))
     }
 
@@ -253,7 +253,7 @@ impl Process {
     async fn sweep(&mut self, owner: Option<Attempt>) {
         match sweep::plan(&self.store, owner).await {
             Ok(plan) => {
-                // However late it is executed.
+                // A plan must be safe however late it is executed.
                 self.pause(0, 5_000).await;
                 self.world.sim.hit("sweep executed late");
                 if let Err(error) = sweep::execute(&self.store, &plan).await {
@@ -269,7 +269,7 @@ impl Process {
         }
     }
 
-    /// Sweeps again and again, owning nothing.
+    /// Sweeps for ever, without owning the job.
     pub(crate) async fn sweep_for_ever(mut self) {
         loop {
             self.pause(100, 15_000).await;
@@ -277,14 +277,14 @@ impl Process {
         }
     }
 
-    /// Restores again and again, touching nothing.
+    /// Restores for ever, without writing.
     pub(crate) async fn read_for_ever(mut self) {
         loop {
             self.pause(100, 10_000).await;
             match peek(&self.store, RestoreFrom::Newest).await {
                 Ok(Some(peeked)) => {
                     if let Some(restore) = &peeked.restore {
-                        // What is wrong with it the oracle has been told.
+                        // `restore` reports failures to the oracle.
                         drop(self.restore(restore).await);
                     }
                 }
@@ -294,7 +294,7 @@ impl Process {
         }
     }
 
-    /// Shows, on a healthy store, that the job goes on: claim, restore, commit, sweep.
+    /// Proves that the job still works on a healthy store: claim, restore, commit, sweep.
     pub(crate) async fn finish(mut self) -> Result<()> {
         let request = self.request(RestoreFrom::Newest);
         let claimed = claim(&self.store, &request).await?;
@@ -308,7 +308,7 @@ impl Process {
         let intent = self.world.oracle.drafted();
         match committer.commit(draft(ManifestKind::Checkpoint, &next, intent)).await? {
             CommitOutcome::Committed(committed) => {
-                self.world.oracle.was_committed(intent, attempt.0, plain(committed.id));
+                self.world.oracle.reported_committed(intent, attempt.0, plain_id(committed.id));
             }
             CommitOutcome::Fenced { .. } => return Err(Error::stopped("the only coordinator was fenced")),
         }
@@ -333,7 +333,7 @@ fn draft(kind: ManifestKind, pieces: &[Piece], intent: u64) -> Draft {
     }
 }
 
-fn plain(id: ManifestId) -> (u64, [u8; 16]) {
+fn plain_id(id: ManifestId) -> (u64, [u8; 16]) {
     let PutId(put_id) = id.put_id;
     (id.seq.0, put_id)
 }

@@ -1,15 +1,15 @@
-//! Fault points: what a search must have reached at least once, or it has searched too little.
+//! Fault points: a full search must reach each at least once.
 //!
-//! Most are lines that the code under test logs, so it needs no switches for them; the harness, nodes and oracles name
-//! the others where they happen.
+//! Most are log lines of the code under test, which so needs no hooks for them; harness, nodes and oracles report the
+//! others.
 
 use crate::oracle::Oracle;
 use alluvium_testkit::sim::Sim;
 
-/// What must never be logged or be in an error: it is in keys and values, and in what the store says.
+/// Part of keys, values and the store's messages; must appear in no log line and no error.
 pub(crate) const SECRET: &str = "s3cr3t";
 
-/// Lines of the code under test that are points, by their message.
+/// Messages of the code under test that count as points.
 const LOGGED: &[&str] = &[
     ATTEMPT_TAKEN,
     CHAIN_GREW,
@@ -116,13 +116,13 @@ pub(crate) const STACK: &[&str] = &[
     "zombie refused",
 ];
 
-/// Returns what takes note of logged lines: points count, secrets are violations.
+/// Returns a listener that counts logged points and reports logged secrets as violations.
 pub(crate) fn listener(sim: &Sim, oracle: &Oracle) -> impl Fn(&str, &str) + Send + 'static {
     let (sim, oracle) = (sim.clone(), oracle.clone());
     move |message, line| {
         if let Some(point) = LOGGED.iter().find(|point| **point == message) {
             sim.hit(point);
         }
-        oracle.said(line);
+        oracle.check_for_secrets(line);
     }
 }

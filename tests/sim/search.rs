@@ -1,44 +1,44 @@
-//! Many runs on all processors, until one shows a violation; and what they came to.
+//! Many runs on all processors, until one violates an invariant; and their totals.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use alluvium_testkit::sim::{Counts, Node, Tracing};
+use alluvium_testkit::sim::{Counts, Fate, Node, Tracing};
 
-/// How a run is to be made.
+/// The parameters of a run beside its seed.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Mode {
     pub(crate) tracing: Tracing,
-    /// Whether nodes crash, pause and jump in time, and the store fails, as the seed says.
+    /// Whether nodes crash, pause and jump in time, as drawn from the seed.
     pub(crate) chaos: bool,
-    /// How long nodes and faults are at it.
+    /// Virtual time with faults.
     pub(crate) length_ms: u64,
-    /// Crash this node at this await.
+    /// A node to crash, and at which of its awaits.
     pub(crate) crash: Option<(Node, u64)>,
-    /// Let some calls to the store fail, and no others.
+    /// The only store calls that fail, instead of drawn ones.
     pub(crate) calls: Option<FailingCalls>,
 }
 
-/// Calls to the store that fail, by their number over all nodes, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Failing store calls, numbered over all nodes from 0.
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct FailingCalls {
     pub(crate) first: u64,
     pub(crate) count: u64,
-    /// In which way: an index into the ways that there are.
-    pub(crate) way: usize,
+    /// Makes the fate of each failing call.
+    pub(crate) fate: fn() -> Fate,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Report {
     pub(crate) violations: Vec<String>,
     pub(crate) commits: u64,
-    /// Restores that were compared with the model.
+    /// Restores compared with the model.
     pub(crate) restores: u64,
     pub(crate) calls: u64,
-    /// What became of the calls, by kind of fault.
+    /// Store calls by outcome.
     pub(crate) injected: Counts,
     /// How often each fault point was reached.
     pub(crate) points: Counts,
@@ -46,7 +46,7 @@ pub(crate) struct Report {
     pub(crate) trace_hash: u64,
 }
 
-/// What many runs came to.
+/// Totals over many runs.
 #[derive(Debug, Default)]
 pub(crate) struct Sum {
     pub(crate) runs: u64,
@@ -68,12 +68,12 @@ impl Sum {
         }
     }
 
-    /// Returns how many calls did not go well.
+    /// Returns the number of faulty calls.
     pub(crate) fn faults(&self) -> u64 {
         self.injected.iter().filter(|(name, _)| **name != "ok").map(|(_, count)| count).sum()
     }
 
-    /// Prints what it came to, as a table.
+    /// Prints the totals as a table.
     pub(crate) fn show(&self, name: &str) {
         let Self { runs, commits, restores, calls, injected, points } = self;
         let faults = self.faults();
@@ -88,7 +88,7 @@ impl Sum {
     }
 }
 
-/// Makes `count` runs on all processors and stops at the first violation.
+/// Executes `count` runs on all processors and stops at the first violation.
 pub(crate) fn search(count: u64, one: impl Fn(u64) -> Report + Sync) -> (Sum, Option<(u64, Vec<String>)>) {
     let (next, found) = (AtomicU64::new(0), AtomicBool::new(false));
     let (sum, violation) = (Mutex::new(Sum::default()), Mutex::new(None));
@@ -114,12 +114,12 @@ pub(crate) fn search(count: u64, one: impl Fn(u64) -> Report + Sync) -> (Sum, Op
     (sum.into_inner().unwrap(), violation.into_inner().unwrap())
 }
 
-#[expect(clippy::disallowed_methods, reason = "how long to look is for the caller of the test to say")]
+#[expect(clippy::disallowed_methods, reason = "the environment sets the amount of work")]
 pub(crate) fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is not a number: {text}")))
 }
 
-#[expect(clippy::print_stderr, reason = "figures for whoever runs it with --nocapture")]
+#[expect(clippy::print_stderr, reason = "figures for --nocapture")]
 pub(crate) fn show_line(line: &str) {
     eprintln!("{line}");
 }

@@ -1,4 +1,4 @@
-//! Reads what it needs of stored bytes, sharing no code with the crate: the envelope's header and protobuf fields.
+//! A minimal parser of stored bytes that shares no code with the crate: the envelope's header and protobuf fields.
 
 use alluvium_testkit::sim::Objects;
 
@@ -10,7 +10,7 @@ const CLAIM: u64 = 1;
 
 pub(crate) type PutId = [u8; 16];
 
-/// A manifest, as the oracle sees it.
+/// The fields of a manifest that the oracle needs.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeenManifest {
     pub(crate) put_id: PutId,
@@ -25,11 +25,11 @@ pub(crate) struct SeenManifest {
     pub(crate) max_parallelism: u64,
     pub(crate) objects: Vec<SeenObject>,
     pub(crate) operators: Vec<SeenOperator>,
-    /// The number that the scenario gave the draft, if it gave one.
+    /// The scenario's number of the draft, if any.
     pub(crate) intent: Option<u64>,
 }
 
-/// A data object, as a manifest refers to it.
+/// A manifest's reference to a data object.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeenObject {
     /// Last segment of its key.
@@ -39,7 +39,7 @@ pub(crate) struct SeenObject {
     pub(crate) hash: Vec<u8>,
 }
 
-/// An operator, with the subtasks that stand in the manifest.
+/// An operator, with its subtasks inlined in the manifest.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SeenOperator {
     pub(crate) id: u64,
@@ -137,8 +137,7 @@ impl SeenOperator {
                 1 => seen.id = value.number(),
                 3 => seen.parallelism = value.number(),
                 5 => {
-                    let inline =
-                        fields(value.bytes()).find(|(field, _)| *field == 1).expect("it stands in the manifest");
+                    let inline = fields(value.bytes()).find(|(field, _)| *field == 1).expect("subtasks are inline");
                     seen.subtasks.push(SeenSubtask::parse(inline.1.bytes()));
                 }
                 _ => {}
@@ -196,7 +195,7 @@ impl SeenOpaque {
 }
 
 impl SeenOpaque {
-    /// Returns its bytes, wherever they are.
+    /// Returns the opaque's bytes, inline or from a data object.
     pub(crate) fn bytes(&self, objects: &Objects) -> Vec<u8> {
         let Some(slice) = &self.stored else { return self.inline.clone() };
         let Some(object) = objects.get(&format!("job/data/{}", slice.object)) else { return Vec::new() };
@@ -205,7 +204,7 @@ impl SeenOpaque {
     }
 }
 
-/// Returns whether an extension is the one that the scenario adds.
+/// Returns whether an extension is the scenario's draft number.
 fn is_intent(extension: &[u8]) -> bool {
     fields(extension).any(|(field, value)| field == 1 && value.bytes() == b"intent")
 }
@@ -223,7 +222,7 @@ fn range(message: &[u8]) -> (u64, u64) {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).expect("it is text")
+    String::from_utf8(bytes.to_vec()).expect("the field is UTF-8")
 }
 
 /// Returns the put-id in an object's envelope.
@@ -234,10 +233,10 @@ pub(crate) fn put_id(object: &[u8]) -> PutId {
 /// Returns the body in an object's envelope.
 pub(crate) fn body(object: &[u8]) -> &[u8] {
     let length = u64::from_le_bytes(object[36..44].try_into().expect("a slice of 8"));
-    &object[HEADER_BYTES..HEADER_BYTES + usize::try_from(length).expect("it is in memory")]
+    &object[HEADER_BYTES..HEADER_BYTES + usize::try_from(length).expect("the object is in memory")]
 }
 
-/// Returns the records that a data object of the scenario holds.
+/// Returns the range of records in a data object of the scenario.
 pub(crate) fn records(object: &[u8]) -> (u64, u64) {
     let (from, to) = body(object).split_at(8);
     let number = |bytes: &[u8]| u64::from_le_bytes(bytes.try_into().expect("a slice of 8"));
@@ -289,7 +288,7 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Returns the fields of a protobuf message, with their numbers.
+/// Returns the fields of a protobuf message as (number, value).
 fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
     std::iter::from_fn(move || {
         if message.is_empty() {
@@ -311,7 +310,7 @@ fn fields(mut message: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {
 }
 
 fn take<'a>(message: &mut &'a [u8], length: u64) -> &'a [u8] {
-    let (head, rest) = message.split_at(usize::try_from(length).expect("it is in memory"));
+    let (head, rest) = message.split_at(usize::try_from(length).expect("the object is in memory"));
     *message = rest;
     head
 }
@@ -319,7 +318,7 @@ fn take<'a>(message: &mut &'a [u8], length: u64) -> &'a [u8] {
 fn varint(message: &mut &[u8]) -> u64 {
     let mut number = 0;
     for shift in (0..64).step_by(7) {
-        let (byte, rest) = message.split_first().expect("a varint is whole");
+        let (byte, rest) = message.split_first().expect("the varint ends within the message");
         *message = rest;
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Installs the object stores that crates/cli/tests/stores runs against: an S3 server (moto) from PyPI and an Azure Blob server
-# (Azurite) from npm, below the cargo target folder. Does nothing where they are installed already.
+# Installs the object stores that crates/cli/tests/stores runs against: an S3 server (moto) from PyPI and an Azure Blob
+# server (Azurite) from npm, below the cargo target folder. Skips a server that is already installed.
 #
-# One that cannot be had is told of and left out, and its tests say so; with ALLUVIUM_REQUIRE_STORES=1 that is an error.
+# If a server cannot be installed, this script and its tests print NOT TESTED; with ALLUVIUM_REQUIRE_STORES=1 the script
+# fails.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -13,7 +14,8 @@ mkdir -p "$folder"
 folder=$(cd "$folder" && pwd)
 missing=0
 
-# have NAME VERSION: whether that version of NAME is installed. The mark is made last, so half an installation is none.
+# have NAME VERSION: whether that version of NAME is installed. The mark is written last, so that a broken-off
+# installation does not count.
 have() { [ "$(cat "$folder/$1/installed" 2>/dev/null)" = "$2" ]; }
 
 install_moto() {

@@ -1,6 +1,6 @@
-//! Manifests, alone and in the frame of a subtask's.
+//! Manifests, and framed subtask manifests.
 //!
-//! Each is the golden claim with more fields behind its own: of a field that is single, the last counts.
+//! Each is the golden claim with further fields appended; of a non-repeated field, the last occurrence counts.
 
 use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::internals::envelope;
@@ -10,7 +10,7 @@ use super::super::seeds;
 use super::{Edit, Named, edited, field, named, number};
 use alluvium_testkit::fuzz::seal;
 
-/// A name and the fields behind those of the golden claim.
+/// A name, and the fields to append to the golden claim.
 type Fields = (&'static str, Vec<u8>);
 
 pub(super) fn all() -> Named {
@@ -55,7 +55,7 @@ fn range(start: u64, end: u64) -> Vec<u8> {
     [number(1, start), number(2, end)].concat()
 }
 
-/// Fields that a manifest has once.
+/// Non-repeated fields.
 fn single() -> Vec<Fields> {
     vec![
         ("another-seq", number(2, 9)),
@@ -79,7 +79,7 @@ fn single() -> Vec<Fields> {
     ]
 }
 
-/// Fields that repeat.
+/// Repeated fields.
 fn lists() -> Vec<Fields> {
     let shards = |shards: &[u8]| object(1, &field(6, shards));
     vec![
@@ -103,7 +103,7 @@ fn lists() -> Vec<Fields> {
     ]
 }
 
-/// Bytes that are no protobuf.
+/// Bytes that are not protobuf.
 fn spelling() -> Vec<Fields> {
     vec![
         ("length-beyond-the-end", vec![0x82, 1, 100]),
@@ -118,8 +118,8 @@ fn spelling() -> Vec<Fields> {
     ]
 }
 
-/// Returns an operator with one subtask of all groups, which has these fields too.
-fn stating(fields: &[u8]) -> Vec<u8> {
+/// Returns an operator with one subtask of all groups, with `fields` appended to it.
+fn operator_with(fields: &[u8]) -> Vec<u8> {
     [whole(1), operator(&[[&field(2, range(0, 8)), fields].concat()])].concat()
 }
 
@@ -136,7 +136,7 @@ fn segments() -> Vec<Fields> {
         field(10, [1; 16]),
     ]
     .concat();
-    let with = |fields: Vec<u8>| stating(&field(4, [good.clone(), fields].concat()));
+    let with = |fields: Vec<u8>| operator_with(&field(4, [good.clone(), fields].concat()));
     vec![
         ("segment-beyond-its-object", with(number(6, 901))),
         ("segment-at-max", with(number(6, u64::MAX))),
@@ -153,20 +153,23 @@ fn segments() -> Vec<Fields> {
         ("segment-groups-inverted", with(field(4, range(12, 9)))),
         ("segment-groups-overlap", with(field(4, range(7, 8)))),
         ("segment-group-32-bits", with(field(4, range(9, u64::from(u32::MAX))))),
-        ("segment-empty", stating(&field(4, b""))),
-        ("subtask-groups-beyond-the-jobs", stating(&field(2, range(100, 101)))),
-        ("subtask-out-of-order", stating(&number(1, 1))),
-        ("opaque-in-a-segment-of-rows", stating(&field(5, [number(1, 1), number(3, 1), field(7, &good)].concat()))),
+        ("segment-empty", operator_with(&field(4, b""))),
+        ("subtask-groups-beyond-the-jobs", operator_with(&field(2, range(100, 101)))),
+        ("subtask-out-of-order", operator_with(&number(1, 1))),
+        (
+            "opaque-in-a-segment-of-rows",
+            operator_with(&field(5, [number(1, 1), number(3, 1), field(7, &good)].concat())),
+        ),
     ]
 }
 
 /// Opaques of a subtask.
 fn opaques() -> Vec<Fields> {
     let opaque = |fields: &[u8]| field(5, [&number(1, 1), &number(3, 1), fields].concat());
-    let with = |fields: [Vec<u8>; 2]| stating(&opaque(&fields.concat()));
+    let with = |fields: [Vec<u8>; 2]| operator_with(&opaque(&fields.concat()));
     let inline = |bytes: &[u8]| field(6, bytes);
     vec![
-        ("opaque-empty", stating(&field(5, b""))),
+        ("opaque-empty", operator_with(&field(5, b""))),
         ("opaque-of-unknown-role", with([number(1, 77), inline(b"")])),
         ("opaque-of-unknown-redistribution", with([number(3, 77), inline(b"")])),
         ("opaque-without-content", with([vec![], vec![]])),
@@ -174,7 +177,7 @@ fn opaques() -> Vec<Fields> {
         ("opaque-items-descend", with([field(5, [1, 0]), inline(b"ab")])),
         ("opaque-items-beyond-it", with([field(5, [3]), inline(b"ab")])),
         ("opaque-name-not-utf8", with([field(2, [0xc0]), inline(b"")])),
-        ("opaque-twice", stating(&opaque(&inline(b"")).repeat(2))),
+        ("opaque-twice", operator_with(&opaque(&inline(b"")).repeat(2))),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Inputs that must be refused: what a hostile or broken writer would try first, each under a name that says what it is.
+//! Inputs that targets must refuse: the first attempts of a hostile or broken writer, each named after its flaw.
 
 mod manifest;
 mod object;
@@ -35,7 +35,7 @@ fn edited<const N: usize>(target: &'static str, good: &[u8], list: [(&str, Edit)
     };
     list.into_iter().map(edit).collect()
 }
-/// Returns a protobuf field with bytes.
+/// Returns a length-delimited protobuf field.
 fn field(tag: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     let mut out = Vec::new();
     put_varint(&mut out, tag << 3 | 2);
@@ -43,7 +43,7 @@ fn field(tag: u64, bytes: impl AsRef<[u8]>) -> Vec<u8> {
     out
 }
 
-/// Returns a protobuf field with a number.
+/// Returns a varint protobuf field.
 fn number(tag: u64, value: u64) -> Vec<u8> {
     [varint(tag << 3), varint(value)].concat()
 }
@@ -54,7 +54,7 @@ fn varint(value: u64) -> Vec<u8> {
     out
 }
 
-/// Names that are no names of jobs.
+/// Invalid names.
 fn names() -> Named {
     named(
         "names",
@@ -76,7 +76,7 @@ fn names() -> Named {
     )
 }
 
-/// Inputs of the tool. The first two bytes choose format and flags.
+/// Inputs of the tool, whose first two bytes choose format and flags.
 fn tool() -> Named {
     let csv = |text: &[u8]| [&[0, 1], text].concat();
     let jsonl = |text: &str| [&[1, 1], text.as_bytes()].concat();

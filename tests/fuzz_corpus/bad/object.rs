@@ -122,7 +122,7 @@ fn one(length: u64) -> Vec<u8> {
     [varint(1), opaque(length)].concat()
 }
 
-/// Returns a pack with five bytes and this directory, which its trailer finds at `offset`, if that is not the truth.
+/// Returns a pack with five bytes and this directory; its trailer claims that the directory is at `offset`, if given.
 fn pack(directory: &[u8], offset: Option<u64>) -> Vec<u8> {
     let mut body = [&PACK.attempt.0.to_le_bytes(), PACK.random.as_slice(), b"slice"].concat();
     let start = body.len();

@@ -62,7 +62,7 @@ fn segments() -> Named {
     all
 }
 
-/// Indexes of segments, each with its right hash.
+/// Indexes of segments, each with a correct hash.
 fn indexes() -> Named {
     type Block = (u32, u32, u32, u16, u16);
     let index = |kind: u8, ranges: &[(u16, u16)], blocks: &[Block], behind: &[u8]| {
@@ -128,7 +128,7 @@ const VALUE_LENGTHS: u8 = 6;
 const VALUES: u8 = 7;
 const STAMP: u8 = 16;
 
-/// Returns an input of the target `block`: flags, rows, groups, payload.
+/// Returns an input of the target `block`: flags, row count, groups, payload.
 fn case(flags: u8, rows: u16, payload: &[u8]) -> Vec<u8> {
     let mut out = vec![flags];
     [rows, 0, 0].into_iter().for_each(|number| put_u16(&mut out, number));
@@ -164,7 +164,7 @@ fn two_rows() -> Columns {
     ]
 }
 
-/// Returns the two rows with these bytes as a column.
+/// Returns the two rows with column `id` replaced by `bytes`.
 fn set(id: u8, bytes: &[u8]) -> Vec<u8> {
     let mut columns = two_rows();
     match columns.iter_mut().find(|column| column.0 == id) {
@@ -174,7 +174,7 @@ fn set(id: u8, bytes: &[u8]) -> Vec<u8> {
     case(2, 2, &payload(&columns))
 }
 
-/// Returns a first row of this shape, which has no key, and then `b`.
+/// Returns a keyless first row of this shape, followed by `b`.
 fn first_row(shape: u8, values: &[u8]) -> Vec<u8> {
     let mut columns = two_rows();
     columns[1].2[0] = shape;
@@ -213,7 +213,7 @@ fn directories() -> Named {
     )
 }
 
-/// Payloads of blocks: what is in the columns.
+/// Payloads of blocks: the content of columns.
 fn blocks() -> Named {
     let long = |length: u64| [&[0], varint(length).as_slice(), &[b'k'; 300]].concat();
     let lengths = |first: u64| set(VALUE_LENGTHS, &[varint(first), vec![1]].concat());
@@ -249,11 +249,11 @@ fn blocks() -> Named {
     )
 }
 
-/// Blocks under zstd, or under what is none.
+/// Blocks in zstd frames, valid or not.
 fn compressed() -> Named {
     let good = payload(&two_rows());
     let frame = zstd::bulk::compress(&good, 1).unwrap();
-    // The claimed length is the stored one times a power of two: as near as the target can say.
+    // The target takes the claimed length only as the stored one times a power of two.
     let zstd = |shift: u8, frame: &[u8]| case(1 | 2 | shift << 3, 2, frame);
     let header = |descriptor: u8, fields: &[u8]| [&[0x28, 0xb5, 0x2f, 0xfd, descriptor][..], fields].concat();
     let block = |last: u32, kind: u32, size: u32| (last | kind << 1 | size << 3).to_le_bytes()[..3].to_vec();

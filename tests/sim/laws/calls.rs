@@ -1,4 +1,4 @@
-//! One create or read at a time: what its caller is told is what happened, or that nobody knows.
+//! One create or read at a time: the reported outcome is the true one, or unknown.
 
 use alluvium::RestoreFrom;
 use alluvium::Seq;
@@ -10,16 +10,16 @@ use alluvium::{Applied, ErrorKind, Result};
 use super::Rig;
 use alluvium_testkit::sim::{Answer, Fate, Faults, Operation};
 
-/// Creates one object under a fate; returns what its writer was told, how many requests it took, and whether it stands.
+/// Creates one object under scripted fates; returns the outcome, the number of requests, and whether the object exists.
 fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
     let rig = Rig::new();
     let mut fates = fates;
     rig.faults(Faults::Scripted(Box::new(move |call| {
-        let meets = fates.first().is_some_and(|(operation, _)| *operation == call.operation);
-        meets.then(|| fates.remove(0).1)
+        let matches = fates.first().is_some_and(|(operation, _)| *operation == call.operation);
+        matches.then(|| fates.remove(0).1)
     })));
     let store = rig.store(0);
-    let told = rig.on(0, {
+    let outcome = rig.on(0, {
         let store = store.clone();
         async move {
             let put_id = store.draw_put_id();
@@ -29,23 +29,23 @@ fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
                 .await
         }
     });
-    (told, store.requests().put, !rig.keys("manifest").is_empty())
+    (outcome, store.requests().put, !rig.keys("manifest").is_empty())
 }
 
 #[test]
 fn a01_a_create_that_fails_is_repeated_until_the_deadline() {
     let failing = || (Operation::Put, Fate::not_applied(5, Answer::ServerError));
-    let (told, puts, stands) = put_under(vec![failing(), failing()]);
-    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 3, true));
-    let (told, puts, stands) = put_under((0..9).map(|_| failing()).collect());
-    let error = told.unwrap_err();
-    assert_eq!((error.kind(), error.applied(), puts, stands), (ErrorKind::Unavailable, Applied::Unknown, 4, false));
+    let (outcome, puts, exists) = put_under(vec![failing(), failing()]);
+    assert_eq!((outcome.unwrap(), puts, exists), (Put::Created, 3, true));
+    let (outcome, puts, exists) = put_under((0..9).map(|_| failing()).collect());
+    let error = outcome.unwrap_err();
+    assert_eq!((error.kind(), error.applied(), puts, exists), (ErrorKind::Unavailable, Applied::Unknown, 4, false));
 }
 
 #[test]
 fn a02_a_create_whose_answer_is_lost_is_found_to_be_ours() {
-    let (told, puts, stands) = put_under(vec![(Operation::Put, Fate::silent(Some(5)))]);
-    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 1, true));
+    let (outcome, puts, exists) = put_under(vec![(Operation::Put, Fate::silent(Some(5)))]);
+    assert_eq!((outcome.unwrap(), puts, exists), (Put::Created, 1, true));
 }
 
 #[test]
@@ -54,16 +54,16 @@ fn a03_applied_then_500_then_conflict_is_found_to_be_ours() {
         (Operation::Put, Fate::applied_but(5, Answer::ServerError)),
         (Operation::Get, Fate::not_applied(5, Answer::ServerError)),
     ];
-    let (told, puts, stands) = put_under(fates);
-    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 2, true));
-    let (told, puts, _) = put_under(vec![(Operation::Put, Fate::applied_but(5, Answer::Conflict))]);
-    assert_eq!((told.unwrap(), puts), (Put::Created, 1));
+    let (outcome, puts, exists) = put_under(fates);
+    assert_eq!((outcome.unwrap(), puts, exists), (Put::Created, 2, true));
+    let (outcome, puts, _) = put_under(vec![(Operation::Put, Fate::applied_but(5, Answer::Conflict))]);
+    assert_eq!((outcome.unwrap(), puts), (Put::Created, 1));
 }
 
 #[test]
 fn a04_a_conflict_with_nothing_landed_is_repeated() {
-    let (told, puts, stands) = put_under(vec![(Operation::Put, Fate::not_applied(5, Answer::Conflict))]);
-    assert_eq!((told.unwrap(), puts, stands), (Put::Created, 2, true));
+    let (outcome, puts, exists) = put_under(vec![(Operation::Put, Fate::not_applied(5, Answer::Conflict))]);
+    assert_eq!((outcome.unwrap(), puts, exists), (Put::Created, 2, true));
 }
 
 #[test]
@@ -79,6 +79,6 @@ fn a11_an_answer_that_ends_early_is_asked_for_again() {
 fn a20_a_refusal_after_doubt_proves_nothing() {
     let fates =
         vec![(Operation::Put, Fate::silent(Some(20_000))), (Operation::Put, Fate::not_applied(5, Answer::Denied))];
-    let (told, _, _) = put_under(fates);
-    assert_eq!(told.unwrap_err().applied(), Applied::Unknown, "the first may still land");
+    let (outcome, _, _) = put_under(fates);
+    assert_eq!(outcome.unwrap_err().applied(), Applied::Unknown, "the first request may still land");
 }

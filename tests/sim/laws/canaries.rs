@@ -1,4 +1,4 @@
-//! Planted bugs that a law finds, where random runs would take long or could not tell.
+//! Planted bugs found by a law, because random runs would take long or could not detect them.
 
 use std::panic::catch_unwind;
 
@@ -6,7 +6,7 @@ use alluvium::internals::canary::{Canary, plant};
 
 use super::{damage, owners, sharing, sweeping};
 
-/// A planted bug, and the law that it breaks.
+/// Planted bugs, each with the law that it breaks.
 const BREAKS: [(Canary, fn()); 10] = [
     (Canary::Overwrite, owners::a06_a_create_that_lands_minutes_later_changes_nothing),
     (Canary::SkipClaimFence, owners::b03_a_claim_that_comes_late_is_fenced),

@@ -1,4 +1,4 @@
-//! What a commit puts into the chain, whoever dies meanwhile, and what it refuses to.
+//! The effect of commits on the chain, under crashes too, and the drafts that a commit refuses.
 
 use std::future::poll_fn;
 use std::task::Poll;
@@ -22,7 +22,7 @@ fn b01_a_commit_that_is_killed_is_there_or_is_not() {
         let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
         let (mut owner, _) = rig.commit(owner, 2);
         rig.sim.crash_at_await(0, rig.sim.awaits(0) + k);
-        let told = rig.sim.block_on(0, 60_000, async move { committed(&owner.commit().await.unwrap()).id.seq });
+        let acknowledged = rig.sim.block_on(0, 60_000, async move { committed(&owner.commit().await.unwrap()).id.seq });
         rig.sim.crash_at_await(0, 0);
         let successor = rig.claim(1, RestoreFrom::Newest).unwrap();
         let restored = (successor.restored, successor.epoch);
@@ -30,15 +30,18 @@ fn b01_a_commit_that_is_killed_is_there_or_is_not() {
         outcomes.push(successor.epoch);
         committed(&rig.commit(successor, 1).1[0]);
         rig.check_live();
-        if let Some(told) = told {
-            assert_eq!(told, Seq(4));
+        if let Some(acknowledged) = acknowledged {
+            assert_eq!(acknowledged, Seq(4));
             break;
         }
     }
-    assert!(outcomes.is_sorted() && outcomes.len() > 3, "first not, then for ever: {outcomes:?}");
+    assert!(
+        outcomes.is_sorted() && outcomes.len() > 3,
+        "from some await on, every crash is after the commit: {outcomes:?}"
+    );
 }
 
-/// Returns an operator whose subtasks own these groups.
+/// Returns an operator whose subtasks own the ranges in `owned`.
 fn operator(parallelism: u32, owned: &[(u16, u16)]) -> OperatorManifest {
     let subtask = |(at, &(start, end)): (usize, &(u16, u16))| {
         SubtaskEntry::Inline(SubtaskManifest {
@@ -76,7 +79,11 @@ fn b08_key_groups_without_an_owner_or_with_two_are_not_committed() {
         }
         let mut right = draft(ManifestKind::Checkpoint, 1, Vec::new());
         right.operators.push(operator(2, &[(0, 8), (8, 16)]));
-        assert_eq!(committed(&owner.committer.commit(right).await.unwrap()).id.seq, Seq(2), "nothing was sent before");
+        assert_eq!(
+            committed(&owner.committer.commit(right).await.unwrap()).id.seq,
+            Seq(2),
+            "refused drafts take no number"
+        );
     });
 }
 
@@ -106,15 +113,15 @@ fn b11_a_commit_that_nobody_was_told_of_is_found() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.next_call(Operation::Put, "manifest", Fate::silent(Some(5)));
-    let told = rig.sim.block_on(0, 100, async move {
+    let acknowledged = rig.sim.block_on(0, 100, async move {
         let mut owner = owner;
         owner.commit().await.map(|_| ())
     });
-    assert!(told.is_none());
+    assert!(acknowledged.is_none());
     rig.sim.crash(0);
     for node in [1, 2] {
         let successor = rig.claim(node, RestoreFrom::Newest).unwrap();
-        assert_eq!((successor.restored, successor.epoch), (Some(Seq(2)), 1), "however often it is asked");
+        assert_eq!((successor.restored, successor.epoch), (Some(Seq(2)), 1), "node {node}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Stored bytes that are damaged, misplaced or another job's.
+//! Stored objects that are damaged, misplaced or of another job.
 
 use alluvium::ErrorKind;
 use alluvium::internals::checkpoint::sweep;
@@ -20,10 +20,10 @@ pub(super) fn a24_damage_is_named_with_the_choices_and_never_passed_over() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.chain().contains("manifest/00000000000000000005"), "{}", error.chain());
     assert!(error.chain().contains("restorable=`2,3,4`"), "{}", error.chain());
-    assert_eq!(rig.keys("attempt").len(), 1, "and nobody was fenced by it");
+    assert_eq!(rig.keys("attempt").len(), 1, "the failed claim fences nobody");
     let store = rig.store(1);
     let planned = rig.on(1, async move { sweep::plan(&store, None).await.map(|_| ()) });
-    assert_eq!(planned.unwrap_err().kind(), ErrorKind::Corrupt, "nor is anything swept");
+    assert_eq!(planned.unwrap_err().kind(), ErrorKind::Corrupt, "no sweep over a damaged manifest");
     let chosen = rig.claim(1, RestoreFrom::Checkpoint(Seq(4))).unwrap();
     assert_eq!((chosen.restored, chosen.epoch), (Some(Seq(4)), 3));
     let (_, outcomes) = rig.commit(chosen, 1);
@@ -43,7 +43,7 @@ pub(super) fn a25_a_whole_manifest_in_the_wrong_place_is_damage() {
     let error = rig.claim(1, RestoreFrom::Newest).map(|_| ()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
     put(&fourth, new);
-    // The right number, but another write than the newest manifest lists.
+    // The right number, but another put-id than the newest manifest lists.
     let store = rig.store(1);
     let key = Key::Manifest(Seq(3));
     let other = rig.on(1, async move {
@@ -82,7 +82,7 @@ fn b15_another_jobs_state_is_refused() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 1);
-    // A claim of another job, as a copy into the wrong folder would leave it.
+    // A claim of another job, as left by a copy into the wrong folder.
     rig.on(0, async move {
         let store = owner.store;
         let newest = ManifestLog::load(&store).await.unwrap().newest().unwrap().unwrap().clone();

@@ -1,5 +1,5 @@
-//! The laws one by one: scripted faults on a store, and what must come of them. Names begin with the row of the fault
-//! catalogue that they show.
+//! The laws one by one: scripted faults on a store, and their required outcome. Names begin with the id of a row in the
+//! fault catalogue.
 
 mod calls;
 mod canaries;
@@ -33,7 +33,7 @@ use alluvium_testkit::sim::{Call, Fate, Faults, Operation, Sim, SimStore, StoreW
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// A store and whoever uses it.
+/// A simulated store, and helpers to use it as a node.
 struct Rig {
     sim: Sim,
     world: Arc<Mutex<StoreWorld>>,
@@ -63,30 +63,30 @@ impl Rig {
 
     /// Runs `future` to its end.
     fn on<T: Send + 'static>(&self, node: usize, future: impl Future<Output = T> + Send + 'static) -> T {
-        self.sim.block_on(node, HOUR_MS, future).expect("it comes to an end")
+        self.sim.block_on(node, HOUR_MS, future).expect("the future ends within an hour")
     }
 
     fn faults(&self, faults: Faults) {
         self.world.lock().unwrap().set_faults(faults);
     }
 
-    /// The next call on a key that contains `part`, of that kind, has `fate`; all others go well.
+    /// Gives `fate` to the next `operation` on a key that contains `part`; all other calls succeed.
     fn next_call(&self, operation: Operation, part: &'static str, fate: Fate) {
         let mut fate = Some(fate);
-        let meets = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
-        self.faults(Faults::Scripted(Box::new(move |call| if meets(call) { fate.take() } else { None })));
+        let matches = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
+        self.faults(Faults::Scripted(Box::new(move |call| if matches(call) { fate.take() } else { None })));
     }
 
-    /// Every call on a key that contains `part`, of that kind, has the fate that `fate` makes.
+    /// Gives `fate()` to every `operation` on a key that contains `part`.
     fn every_call(&self, operation: Operation, part: &'static str, fate: impl Fn() -> Fate + Send + 'static) {
-        let meets = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
-        self.faults(Faults::Scripted(Box::new(move |call| meets(call).then(&fate))));
+        let matches = move |call: &Call<'_>| call.operation == operation && call.key.contains(part);
+        self.faults(Faults::Scripted(Box::new(move |call| matches(call).then(&fate))));
     }
 
     /// Flips a byte of the object under `key`.
     fn damage(&self, key: Key) {
         let mut world = self.world.lock().unwrap();
-        let stored = world.objects_mut().get_mut(&format!("job/{key}")).expect("it is stored");
+        let stored = world.objects_mut().get_mut(&format!("job/{key}")).expect("the object is stored");
         let mut bytes = stored.bytes.to_vec();
         bytes[60] ^= 1;
         stored.bytes = bytes.into();
@@ -96,7 +96,7 @@ impl Rig {
         self.world.lock().unwrap().objects().keys().filter(|key| key.contains(part)).cloned().collect()
     }
 
-    /// Checks that nothing that was committed is lost: every live manifest can be read, and what it refers to is there.
+    /// Checks that every live manifest is readable and its objects exist.
     fn check_live(&self) -> Vec<Seq> {
         let store = self.store(0);
         let live = self.on(0, async move { ManifestLog::load(&store).await.unwrap().read_live(&store).await.unwrap() });
@@ -114,7 +114,7 @@ impl Rig {
         })
     }
 
-    /// Commits `count` checkpoints of one new object each.
+    /// Commits `count` checkpoints with one new object each.
     fn commit(&self, owner: Owner, count: u64) -> (Owner, Vec<CommitOutcome>) {
         self.on(0, async move {
             let mut owner = owner;
@@ -139,7 +139,7 @@ fn request(from: RestoreFrom) -> ClaimRequest {
     }
 }
 
-/// An attempt that puts all of its state into one new object per checkpoint.
+/// An attempt whose every checkpoint is one new object.
 struct Owner {
     store: Store,
     attempt: Attempt,

@@ -1,4 +1,4 @@
-//! Owners and those who were: claims, commits, ghosts and zombies.
+//! Owners and former owners: claims, commits, late requests of dead ones (ghosts), attempts that wake up (zombies).
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -29,9 +29,9 @@ fn a05_another_owners_manifest_fences() {
     let before = rig.keys("").len();
     let (mut zombie, outcomes) = rig.commit(zombie, 2);
     let fenced = CommitOutcome::Fenced { by: Attempt(2) };
-    assert_eq!(outcomes, [fenced.clone(), fenced], "and it stays fenced");
+    assert_eq!(outcomes, [fenced.clone(), fenced], "an attempt stays fenced");
     assert_eq!(zombie.committer.take_garbage(), Default::default());
-    assert_eq!(rig.keys("").len(), before + 2, "it only left the objects of its drafts");
+    assert_eq!(rig.keys("").len(), before + 2, "the zombie adds only the objects of its drafts");
     let lost = rig.on(0, async move { check_owner(&zombie.store, zombie.attempt).await }).unwrap_err();
     assert_eq!(lost.kind(), ErrorKind::Fenced);
 }
@@ -63,7 +63,7 @@ fn a07_what_a_dead_writer_sent_is_void_under_its_successor() {
     });
     assert!(dead.is_none());
     rig.sim.crash(0);
-    // The successor uses the number, goes far beyond it, and gives the name free.
+    // The successor uses that number, commits far beyond it, and deletes its own manifest of that number.
     let mut owner = rig.claim(1, RestoreFrom::Newest).unwrap();
     assert_eq!(owner.restored, None);
     for _ in 0..8 {
@@ -80,7 +80,7 @@ fn a07_what_a_dead_writer_sent_is_void_under_its_successor() {
     let newest = rig.claim(1, RestoreFrom::Newest).unwrap();
     assert_eq!((newest.restored, newest.epoch), (Some(Seq(10)), 8));
     let error = rig.claim(1, RestoreFrom::Checkpoint(Seq(2))).map(|_| ()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::NotFound, "void, whatever a listing shows");
+    assert_eq!(error.kind(), ErrorKind::NotFound, "the ghost is void although listings show it");
     assert!(error.message().contains("restorable=`8,9,10`"), "{error}");
 }
 
@@ -134,7 +134,7 @@ fn a20_refused_credentials_abort_one_checkpoint() {
     });
     assert_eq!((error.kind(), error.applied()), (ErrorKind::Denied, Applied::No));
     let (_, outcomes) = rig.commit(owner, 1);
-    assert_eq!(committed(&outcomes[0]).id.seq, Seq(2), "the number is still free");
+    assert_eq!(committed(&outcomes[0]).id.seq, Seq(2), "the refused commit took no number");
 }
 
 #[test]
@@ -142,16 +142,16 @@ fn a20_a_commit_in_doubt_goes_on_through_refusals() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let mut fates = vec![
-        // The one call's tries are used up...
+        // These use up the tries of the first call...
         Fate::silent(Some(900_000)),
         Fate::not_applied(1, Answer::ServerError),
         Fate::not_applied(1, Answer::ServerError),
         Fate::not_applied(1, Answer::ServerError),
-        // ...and the next is refused, which says nothing of the first.
+        // ...and the next call is refused, which proves nothing about the first.
         Fate::not_applied(1, Answer::Denied),
     ];
-    let meets = |call: &Call<'_>| call.operation == Operation::Put && call.key.contains("manifest");
-    rig.faults(Faults::Scripted(Box::new(move |call| (meets(call) && !fates.is_empty()).then(|| fates.remove(0)))));
+    let matches = |call: &Call<'_>| call.operation == Operation::Put && call.key.contains("manifest");
+    rig.faults(Faults::Scripted(Box::new(move |call| (matches(call) && !fates.is_empty()).then(|| fates.remove(0)))));
     committed(&rig.commit(owner, 1).1[0]);
 }
 
@@ -168,7 +168,7 @@ fn b02_a_zombie_that_wakes_commits_and_deletes_nothing() {
     let (_, outcomes) = rig.commit(owner, 1);
     let reader = rig.store(2);
     let live = rig.on(2, async move { ManifestLog::load(&reader).await.unwrap().read_live(&reader).await.unwrap() });
-    // What it was about to delete it may delete: it was unreachable when it still owned the job.
+    // The zombie may still run deletes planned while it owned the job: their objects were already unreachable.
     zombie.collector.add(garbage);
     let (zombie, failed) = rig.on(0, async move {
         let mut zombie = zombie;
@@ -202,7 +202,7 @@ fn b03_of_two_that_start_at_once_each_gets_its_own_number() {
     rig.sim.run_until(HOUR_MS);
     let outcomes = claims.map(|slot| slot.lock().unwrap().take().unwrap());
     let won: BTreeSet<_> = outcomes.iter().flatten().copied().collect();
-    assert!(won.contains(&Attempt(2)), "the higher one owns the job: {outcomes:?}");
+    assert!(won.contains(&Attempt(2)), "the higher attempt owns the job: {outcomes:?}");
     assert_eq!(rig.keys("attempt").len(), 2);
     assert!(outcomes.iter().flat_map(|outcome| outcome.as_ref().err()).all(|e| e.kind() == ErrorKind::Fenced));
 }
@@ -223,10 +223,10 @@ pub(super) fn b03_a_claim_that_comes_late_is_fenced() {
     );
     rig.sim.run_until(1_000);
     let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
-    assert_eq!(rig.keys("manifest").len(), 2, "both stand in the chain");
+    assert_eq!(rig.keys("manifest").len(), 2, "both claims are in the chain");
     rig.sim.run_until(10_000);
     let outcome = slot.lock().unwrap().take().unwrap();
-    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Fenced, "and it is told before it does any work");
+    assert_eq!(outcome.unwrap_err().kind(), ErrorKind::Fenced, "the late claim fails before any work");
     committed(&rig.commit(owner, 1).1[0]);
 }
 
@@ -244,7 +244,7 @@ pub(super) fn b04_a_restart_gets_past_its_own_ghost() {
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     assert_eq!(owner.attempt, Attempt(2));
     let (owner, _) = rig.commit(owner, 1);
-    // Its claim lands after the next incarnation has begun, and takes the number that the next would have.
+    // A crashed claim lands after the next incarnation has begun, and takes the manifest number of the next claim.
     rig.next_call(Operation::Put, "manifest", Fate::silent(Some(20)));
     let store = rig.store(0);
     drop(owner);
@@ -272,7 +272,7 @@ fn a_steady_checkpoint_costs_two_puts_and_a_get() {
 }
 
 #[test]
-fn a_mistaken_claim_disturbs_nobody() {
+fn a_refused_claim_changes_nothing() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (owner, _) = rig.commit(owner, 2);
@@ -303,7 +303,7 @@ fn a_mistaken_claim_disturbs_nobody() {
 }
 
 #[test]
-fn a_claim_goes_on_with_the_seed_of_the_state() {
+fn a_claim_keeps_the_seed_of_restored_state() {
     let rig = Rig::new();
     let owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.commit(owner, 1);
@@ -342,7 +342,7 @@ pub(super) fn drafts_that_break_the_chains_rules_are_refused() {
 }
 
 #[test]
-fn a_commit_that_is_broken_off_is_settled_first() {
+fn a_dropped_commit_must_be_settled_before_the_next() {
     let rig = Rig::new();
     let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     rig.every_call(Operation::Get, "attempt", || Fate::silent(None));
@@ -350,7 +350,7 @@ fn a_commit_that_is_broken_off_is_settled_first() {
         let draft = owner.draft().await.unwrap();
         let runtime = owner.store.runtime().clone();
         let broken = timeout(runtime.as_ref(), Duration::from_secs(100), owner.committer.commit(draft)).await;
-        assert!(broken.is_none(), "the manifest stands, but nobody knows whether a newer attempt has begun");
+        assert!(broken.is_none(), "the manifest exists, but a newer attempt may have begun, so the outcome is unknown");
         let next = owner.draft().await.unwrap();
         assert_eq!(owner.committer.commit(next).await.unwrap_err().kind(), ErrorKind::Usage);
         owner

@@ -1,4 +1,4 @@
-//! Names and objects that several checkpoints, jobs or deleters have in common.
+//! Names and objects shared by several checkpoints, jobs or deleters.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -21,8 +21,8 @@ impl Owner {
         upload(&self.store, self.attempt, self.epoch).await.unwrap()
     }
 
-    /// Commits a checkpoint or savepoint of these objects and collects.
-    async fn commit_of(&mut self, kind: ManifestKind, objects: &[ObjectRef]) -> Seq {
+    /// Commits a checkpoint or savepoint of `objects`, and collects garbage.
+    async fn commit_objects(&mut self, kind: ManifestKind, objects: &[ObjectRef]) -> Seq {
         let draft = draft(kind, self.epoch, objects.to_vec());
         let seq = committed(&self.committer.commit(draft).await.unwrap()).id.seq;
         assert_eq!(self.collect().await, 0);
@@ -36,7 +36,7 @@ impl Rig {
     }
 }
 
-/// What `put` was called with, and how often.
+/// The key of each put, in order.
 type Puts = Arc<Mutex<Vec<String>>>;
 
 #[test]
@@ -58,7 +58,7 @@ fn a09_no_name_is_used_twice_so_a_late_delete_finds_nothing() {
         rig.on(0, async move {
             for _ in 0..8 {
                 let object = owner.upload().await;
-                owner.commit_of(ManifestKind::Checkpoint, &[object]).await;
+                owner.commit_objects(ManifestKind::Checkpoint, &[object]).await;
             }
         });
     }
@@ -75,19 +75,19 @@ pub(super) fn b14_a_savepoint_and_checkpoints_share_objects_and_all_are_restorab
     let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let (base, savepoint) = rig.on(0, async move {
         let base = owner.upload().await;
-        owner.commit_of(ManifestKind::Checkpoint, std::slice::from_ref(&base)).await;
-        let savepoint = owner.commit_of(ManifestKind::Savepoint, std::slice::from_ref(&base)).await;
+        owner.commit_objects(ManifestKind::Checkpoint, std::slice::from_ref(&base)).await;
+        let savepoint = owner.commit_objects(ManifestKind::Savepoint, std::slice::from_ref(&base)).await;
         for _ in 0..6 {
             let delta = owner.upload().await;
-            owner.commit_of(ManifestKind::Checkpoint, &[base.clone(), delta]).await;
+            owner.commit_objects(ManifestKind::Checkpoint, &[base.clone(), delta]).await;
         }
         for _ in 0..6 {
             let other = owner.upload().await;
-            owner.commit_of(ManifestKind::Checkpoint, &[other]).await;
+            owner.commit_objects(ManifestKind::Checkpoint, &[other]).await;
         }
         (base, savepoint)
     });
-    assert!(rig.has(&base), "the savepoint is all that refers to it");
+    assert!(rig.has(&base), "the savepoint alone refers to the base");
     assert!(rig.check_live().contains(&savepoint));
     let owner = rig.claim(1, RestoreFrom::Checkpoint(savepoint)).unwrap();
     assert_eq!((owner.restored, owner.epoch), (Some(savepoint), 1));
@@ -141,7 +141,7 @@ fn c02_two_sweeps_at_once_do_no_more_than_one() {
         );
     }
     rig.sim.run_until(HOUR_MS);
-    // Five objects of dropped checkpoints, and six void manifests that no lagging listing needs.
+    // Five objects of dropped checkpoints, and six void manifests beyond the lag of listings.
     assert_eq!(*failed.lock().unwrap(), [(11, 0), (11, 0)]);
     rig.check_live();
     assert_eq!(rig.keys("data").len(), 3);
@@ -165,7 +165,7 @@ fn c06_what_a_claim_goes_on_from_is_kept_until_it_has_gone_on() {
         });
         rig.check_live()
     };
-    assert_eq!(sweep(2), [4, 6, 7].map(Seq), "though retention would drop it");
+    assert_eq!(sweep(2), [4, 6, 7].map(Seq), "retention spares the restored checkpoint");
     rig.commit(claimed, 1);
     assert_eq!(sweep(2), [Seq(8)]);
 }
@@ -178,20 +178,20 @@ fn c07_a_base_is_kept_as_long_as_a_checkpoint_refers_to_it() {
         let base = owner.upload().await;
         for _ in 0..10 {
             let delta = owner.upload().await;
-            owner.commit_of(ManifestKind::Checkpoint, &[base.clone(), delta]).await;
+            owner.commit_objects(ManifestKind::Checkpoint, &[base.clone(), delta]).await;
         }
         (owner, base)
     });
     assert!(rig.has(&base));
-    assert_eq!(rig.keys("data").len(), 4 + 2, "the base, three deltas, and two that rest");
+    assert_eq!(rig.keys("data").len(), 4 + 2, "the base, three deltas, and two resting objects");
     rig.check_live();
     rig.on(0, async move {
         for _ in 0..3 + 2 {
             let new = owner.upload().await;
-            owner.commit_of(ManifestKind::Checkpoint, &[new]).await;
+            owner.commit_objects(ManifestKind::Checkpoint, &[new]).await;
         }
     });
-    assert!(!rig.has(&base), "three checkpoints live, none refers to it, and it has rested");
+    assert!(!rig.has(&base), "no live checkpoint refers to the base, and its rest is over");
 }
 
 #[test]
@@ -249,7 +249,7 @@ fn c10_orphans_that_pile_up_are_told_of() {
         }
         owner.collector.uncollected().objects
     });
-    assert_eq!(uncollected, 3, "two more rest");
+    assert_eq!(uncollected, 3, "two more objects are resting");
     let store = rig.store(1);
     let plan = rig
         .on(1, async move { sweep::preview(&store, RetentionPolicy::default().with(|it| it.checkpoints = 3)).await })

@@ -1,4 +1,4 @@
-//! What is deleted, and what never is.
+//! Sweeping and collecting: the objects deleted, and those kept.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
@@ -36,7 +36,7 @@ fn c03_an_old_plan_deletes_only_what_is_dead_for_ever() {
     let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
     let store = rig.store(2);
     let plan = rig.on(2, async move { sweep::plan(&store, None).await }).unwrap();
-    // Objects of five checkpoints that were dropped but not collected, and the draft's; all void manifests but young ones.
+    // Objects of five dropped but uncollected checkpoints, the draft's object, and the void manifests beyond the lag.
     assert_eq!(plan.deletable_tally().objects, 5 + 1 + 6);
     let (owner, _) = rig.commit(owner, 6);
     let store = rig.store(2);
@@ -81,14 +81,14 @@ pub(super) fn c05_while_a_live_manifest_is_unreadable_nothing_is_deleted() {
     let store = rig.store(2);
     let error = rig.on(2, async move { sweep::plan(&store, None).await.map(|_| ()) }).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Corrupt);
-    // The owner, too, waits until the damaged one is dropped.
+    // The owner deletes nothing either until the damaged manifest is dropped.
     let dropped = |outcome: &CommitOutcome| committed(outcome).dropped.iter().map(|d| d.id.seq.0).collect::<Vec<_>>();
     let (mut owner, outcomes) = rig.commit(owner, 1);
     assert_eq!(dropped(&outcomes[0]), [3, 6]);
     assert_eq!(owner.committer.take_garbage().objects.len(), 0);
     let (mut owner, outcomes) = rig.commit(owner, 1);
     assert_eq!(dropped(&outcomes[0]), [4]);
-    assert_eq!(owner.committer.take_garbage().objects.len(), 1, "what only the third referred to");
+    assert_eq!(owner.committer.take_garbage().objects.len(), 1, "the object of checkpoint 3 alone");
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn c09_deletes_that_fail_are_tried_again() {
             tries.push(commit);
         }
     }
-    // Two commits rest, three checkpoints live; then after 2, 4, 8, ... commits, 64 at most.
+    // The first garbage is due at commit 6: three live, two resting. Retries then back off by 2, 4, 8, ... up to 64 commits.
     assert_eq!(tries, [6, 8, 12, 20, 36, 68, 132, 196]);
     let uncollected = owner.collector.uncollected();
     assert_eq!(uncollected.last_error.map(|error| error.kind()), Some(ErrorKind::Denied));
@@ -121,13 +121,13 @@ fn c09_deletes_that_fail_are_tried_again() {
 }
 
 #[test]
-fn one_name_that_cannot_be_deleted_keeps_no_other() {
+fn an_undeletable_object_delays_no_other() {
     let rig = Rig::new();
     let (mut owner, _) = rig.commit(rig.claim(0, RestoreFrom::Newest).unwrap(), 1);
     let held = rig.keys("data").remove(0);
     let denied = held.clone();
-    let meets = move |call: &Call<'_>| call.operation == Operation::Delete && denied.contains(call.key);
-    let fate = move |call: &Call<'_>| meets(call).then(|| Fate::not_applied(1, Answer::Denied));
+    let matches = move |call: &Call<'_>| call.operation == Operation::Delete && denied.contains(call.key);
+    let fate = move |call: &Call<'_>| matches(call).then(|| Fate::not_applied(1, Answer::Denied));
     rig.faults(Faults::Scripted(Box::new(fate)));
     let mut failed = 0;
     for _ in 0..100 {
@@ -136,16 +136,16 @@ fn one_name_that_cannot_be_deleted_keeps_no_other() {
         failed += failures;
     }
     assert!(rig.keys("data").contains(&held) && rig.keys("data").len() == 1 + 3 + 2);
-    assert!(failed <= 7, "{failed} tries of the one");
+    assert!(failed <= 7, "{failed} tries to delete one object");
 }
 
 #[test]
-fn what_a_commit_frees_rests_and_what_a_dead_owner_left_resting_is_swept() {
+fn garbage_rests_before_its_deletion_and_a_dead_owners_is_swept() {
     let rig = Rig::new();
     let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     for commit in 1..=9 {
         (owner, _) = step(&rig, owner);
-        // Three live, two rest.
+        // Three live, two resting.
         assert_eq!(rig.keys("data").len(), commit.min(3 + 2));
     }
     let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
@@ -157,7 +157,7 @@ fn what_a_commit_frees_rests_and_what_a_dead_owner_left_resting_is_swept() {
     rig.commit(owner, 1);
 }
 
-/// Commits a checkpoint and collects. Returns the owner and how many deletes failed.
+/// Commits a checkpoint and collects garbage. Returns the owner and the number of failed deletes.
 fn step(rig: &Rig, owner: Owner) -> (Owner, usize) {
     let (mut owner, _) = rig.commit(owner, 1);
     rig.on(0, async move {
@@ -167,7 +167,7 @@ fn step(rig: &Rig, owner: Owner) -> (Owner, usize) {
 }
 
 #[test]
-fn savepoints_stay_and_are_gone_on_from() {
+fn savepoints_are_kept_and_restorable() {
     let rig = Rig::new();
     let mut owner = rig.claim(0, RestoreFrom::Newest).unwrap();
     let owner = rig.on(0, async move {
@@ -185,7 +185,7 @@ fn savepoints_stay_and_are_gone_on_from() {
 }
 
 #[test]
-fn every_call_failing_in_turn_leaves_the_state_before_or_after() {
+fn any_failing_call_leaves_the_state_before_or_after_the_commit() {
     type MakeFate = fn() -> Fate;
     let fates: [MakeFate; 5] = [
         || Fate::not_applied(2, Answer::ServerError),
@@ -194,28 +194,28 @@ fn every_call_failing_in_turn_leaves_the_state_before_or_after() {
         || Fate::silent(None),
         || Fate::silent(Some(1)),
     ];
-    // One call fails, or all from there on, until the process is killed.
+    // Call `n` alone fails, or all calls from there on, until the process is killed.
     for (fate, count) in fates.into_iter().flat_map(|fate| [(fate, 1), (fate, u64::MAX)]) {
         for n in 0.. {
             let rig = Rig::new();
             rig.faults(Faults::nth(n, count, fate));
             let epochs = Arc::new(Mutex::new((0, 0)));
-            let (store, told) = (rig.store(0), Arc::clone(&epochs));
+            let (store, progress) = (rig.store(0), Arc::clone(&epochs));
             let job = async move {
                 let claimed = claim(&store, &request(RestoreFrom::Newest)).await?;
                 let mut owner = Owner::new(store, claimed);
                 for epoch in 1..=5 {
-                    told.lock().unwrap().1 = epoch;
+                    progress.lock().unwrap().1 = epoch;
                     let draft = owner.draft().await?;
                     committed(&owner.committer.commit(draft).await?);
-                    told.lock().unwrap().0 = epoch;
+                    progress.lock().unwrap().0 = epoch;
                     owner.collect().await;
                 }
                 Ok::<(), alluvium::Error>(())
             };
             drop(rig.sim.block_on(0, 600_000, job));
             rig.sim.crash(0);
-            let all_went_well = rig.world.lock().unwrap().calls() <= n;
+            let none_failed = rig.world.lock().unwrap().calls() <= n;
             rig.faults(Faults::none());
             let (committed_epoch, drafted_epoch) = *epochs.lock().unwrap();
             let owner = rig.claim(1, RestoreFrom::Newest).unwrap();
@@ -228,7 +228,7 @@ fn every_call_failing_in_turn_leaves_the_state_before_or_after() {
             for object in objects {
                 assert_eq!(rig.keys(&Key::Data(object).to_string()).len(), 1, "call {n}: {object} is gone");
             }
-            if all_went_well {
+            if none_failed {
                 assert_eq!(committed_epoch, 5);
                 break;
             }

@@ -1,4 +1,4 @@
-//! I1: what must be true of a manifest and of what it refers to, at the instant that it comes into being.
+//! I1: checks a manifest and the objects it refers to, at the instant of its creation.
 
 use std::collections::BTreeSet;
 
@@ -6,23 +6,23 @@ use crate::stack::{Transaction, intent};
 use crate::wire::{self, SeenManifest};
 use alluvium_testkit::sim::Objects;
 
-/// What manifests hold.
+/// The kind of state in a scenario's manifests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// Records of a log, as the scenario of the core writes them.
+    /// Records of a log, from the core's scenario.
     Records,
-    /// Segments, as a job writes them.
+    /// Segments, from real jobs.
     Segments,
 }
 
 impl Content {
-    /// Adds what the scenario writes into manifests and jobs do not.
+    /// Fills in the fields that only the core's scenario writes.
     pub(super) fn complete(self, manifest: &mut SeenManifest) {
         if self == Self::Records {
             return;
         }
         if manifest.is_claim() {
-            // Jobs of the whole stack always go on from the newest.
+            // Jobs of the whole stack always restore the newest checkpoint.
             manifest.writer = "Newest".into();
         } else {
             manifest.intent = Some(intent(manifest.attempt, manifest.epoch));
@@ -38,25 +38,25 @@ impl Content {
     }
 }
 
-/// Each object is there, as long as the manifest says, and has the bytes and the identity that it says.
+/// Each object exists, with the length, hash and put-id in the manifest.
 fn i01_references_are_whole(manifest: &SeenManifest, objects: &Objects, wrong: &mut Vec<String>) {
     let seq = manifest.seq;
     for object in &manifest.objects {
         let name = &object.name;
         let Some(stored) = objects.get(&format!("job/data/{name}")) else {
-            wrong.push(format!("I1: manifest {seq} refers to {name}, which is not there"));
+            wrong.push(format!("I1: manifest {seq} refers to {name}, which is absent"));
             continue;
         };
         let whole = stored.bytes.len() as u64 == object.bytes
             && wire::put_id(&stored.bytes) == object.put_id
             && blake3::hash(&stored.bytes).as_bytes()[..16] == object.hash[..];
         if !whole {
-            wrong.push(format!("I1: manifest {seq} refers to {name}, which is another object"));
+            wrong.push(format!("I1: manifest {seq} refers to {name}, which holds another object"));
         }
     }
 }
 
-/// What the objects hold is the records from the first on, without a gap.
+/// The objects hold the records from the first on, without a gap.
 fn i01_records_have_no_gap(manifest: &SeenManifest, objects: &Objects, wrong: &mut Vec<String>) {
     let stored = manifest.objects.iter().filter_map(|object| objects.get(&format!("job/data/{}", object.name)));
     let mut ranges: Vec<(u64, u64)> = stored.map(|stored| wire::records(&stored.bytes)).collect();
@@ -73,7 +73,7 @@ fn i01_records_have_no_gap(manifest: &SeenManifest, objects: &Objects, wrong: &m
     }
 }
 
-/// The subtasks of each operator own each key group once, and segments lie in objects that the manifest lists.
+/// The subtasks of each operator own each key group once, and the manifest lists each segment's object.
 fn i01_groups_are_covered_once(manifest: &SeenManifest, wrong: &mut Vec<String>) {
     let listed: BTreeSet<&str> = manifest.objects.iter().map(|object| object.name.as_str()).collect();
     for operator in &manifest.operators {
@@ -89,13 +89,13 @@ fn i01_groups_are_covered_once(manifest: &SeenManifest, wrong: &mut Vec<String>)
         }
         for segment in operator.subtasks.iter().flat_map(|subtask| &subtask.segments) {
             if !listed.contains(segment.object.as_str()) {
-                wrong.push(format!("I1: manifest {seq} does not list {}, where a segment lies", segment.object));
+                wrong.push(format!("I1: manifest {seq} does not list {}, which holds a segment", segment.object));
             }
         }
     }
 }
 
-/// Role of opaques that list what a sink prepared.
+/// Role of opaques that list a sink's prepared transactions.
 const SINK_PREPARED: u64 = 4;
 
 /// Returns the transactions that a manifest lists.

@@ -1,20 +1,20 @@
-//! The oracle: sees every effect on the store at the instant that it happens, and everything that nodes believe, and
-//! knows what must never be. It shares no code with the crate.
+//! The oracle: observes every effect on the store at its instant and every outcome reported to a node, and checks the
+//! invariants. It shares no code with the crate.
 //!
-//! | what must hold | checked by |
+//! | invariant | checked by |
 //! |---|---|
-//! | I1: what a manifest refers to is there and whole, covers each key group once, and holds the model's state | `content::i01_references_are_whole`, `content::i01_records_have_no_gap`, `content::i01_groups_are_covered_once`, `stack::judge::Judge::i01_state_is_the_models` |
-//! | I2: an acknowledged checkpoint stays restorable until retention drops it | `Oracle::was_restored`, `stack::judge::Judge::i02_acknowledged_is_restorable` |
-//! | I3: no delete hits what a live manifest refers to | `State::i03_nothing_live_goes` |
-//! | I4: a number is used once, attempts rise, only the owner appends, positions never go back | `State::i04_lineage`, `State::i04_markers_are_dense`, `State::live_after` |
-//! | I5: what a node is told of its commit is what the chain says | `Oracle::was_committed`, `Oracle::was_refused`, `State::manifest_born` |
-//! | I6: damage costs no more than the copies that it hit (there is one of each object), and is told by name | `stack::atlas` |
-//! | I7: output of committed checkpoints is published, each once, and nothing else | `stack::sink::Sink::i07_published_is_committed`, `stack::judge::Judge::i07_output_is_the_models` |
-//! | I8: nothing is left behind, memory is given back | `Oracle::i08_orphans`, `stack::judge::Judge::i08_memory_is_given_back` |
-//! | I9: once the faults stop, somebody leads, commits and restores | `scenario`, `stack::scenario`: `heal_and_finish` |
-//! | I10: a seed makes one run | `modes::Suite::random_seeds` |
-//! | I11: each manifest's name is a register that is written once at a time | `harness::history::i11_is_linearizable` |
-//! | I12: no secret is logged or in an error | `Oracle::said` |
+//! | I1: a manifest's objects exist and are whole, cover each key group once, and hold the model's state | `content::i01_references_are_whole`, `content::i01_records_have_no_gap`, `content::i01_groups_are_covered_once`, `stack::judge::Judge::i01_state_is_the_models` |
+//! | I2: an acknowledged checkpoint stays restorable until retention drops it | `Oracle::reported_restored`, `stack::judge::Judge::i02_acknowledged_is_restorable` |
+//! | I3: no delete hits an object of a live manifest | `State::i03_nothing_live_is_deleted` |
+//! | I4: each number is used once, attempts rise, only the owner appends, positions never fall | `State::i04_lineage`, `State::i04_markers_are_dense`, `State::live_after` |
+//! | I5: the reported outcome of a commit agrees with the chain | `Oracle::reported_committed`, `Oracle::reported_refused`, `State::manifest_born` |
+//! | I6: damage costs only the checkpoints that need the damaged object, and errors name that object | `stack::atlas` |
+//! | I7: the output of committed checkpoints is published, once each, and no other output | `stack::sink::Sink::i07_published_is_committed`, `stack::judge::Judge::i07_output_is_the_models` |
+//! | I8: no orphan stays, all memory is released | `Oracle::i08_orphans`, `stack::judge::Judge::i08_memory_is_given_back` |
+//! | I9: once faults stop, a node leads, commits and restores | `cluster::Cluster::heal_and_finish` |
+//! | I10: a seed determines its run | `modes::Suite::random_seeds` |
+//! | I11: each manifest's name is a linearizable write-once register | `testkit::sim::history::i11_is_linearizable` |
+//! | I12: no log line or error contains a secret | `Oracle::check_for_secrets` |
 
 mod content;
 
@@ -30,22 +30,22 @@ use alluvium_testkit::sim::{Objects, Sim, Watcher};
 
 pub(crate) use content::Content;
 
-/// What a node believes of a draft that it wanted committed.
+/// The last outcome reported to a node for its draft.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Belief {
-    /// It has begun to commit it. What dies so is unknown for ever.
+    /// The commit has begun. If the node dies, the draft stays in this state.
     Started,
     Acknowledged,
     Fenced,
-    NotDone,
+    NotApplied,
 }
 
-/// A manifest as it came into being.
+/// A created manifest.
 struct Born {
     manifest: SeenManifest,
-    /// Its place in the order of all effects.
+    /// Position of its creation among all effects on the store.
     order: u64,
-    /// Whether its number had been used before.
+    /// Whether its number was already used.
     void: bool,
 }
 
@@ -56,13 +56,13 @@ struct State {
     markers: BTreeMap<u64, u64>,
     born: Vec<Born>,
     newest: Option<SeenManifest>,
-    /// The newest manifest and those that it lists.
+    /// The newest manifest and the manifests it lists.
     live: BTreeMap<u64, SeenManifest>,
     live_objects: BTreeSet<String>,
     beliefs: BTreeMap<u64, Belief>,
-    /// Manifests that nobody has compared with the model yet, with all that was stored when they came into being.
+    /// Manifests yet to be compared with the model, each with a copy of the store at its creation.
     newborn: Vec<(SeenManifest, Objects)>,
-    /// What manifests in the chain list for sinks.
+    /// Sink transactions listed by manifests in the chain.
     transactions: BTreeSet<Transaction>,
     committed: u64,
     restored: u64,
@@ -86,7 +86,7 @@ impl Oracle {
         self.state.lock().unwrap()
     }
 
-    /// Returns what must never have happened, but did.
+    /// Returns the violations so far.
     pub(crate) fn violations(&self) -> Vec<String> {
         self.state().violations.clone()
     }
@@ -96,7 +96,7 @@ impl Oracle {
         self.state().violations.push(what);
     }
 
-    /// Returns the manifests that came into being since this was last asked, each with all that was stored then.
+    /// Takes the manifests created since the last call, each with a copy of the store at its creation.
     pub(crate) fn take_newborn(&self) -> Vec<(SeenManifest, Objects)> {
         std::mem::take(&mut self.state().newborn)
     }
@@ -106,17 +106,17 @@ impl Oracle {
         self.state().live.clone()
     }
 
-    /// Returns the commits that nodes have been told of.
+    /// Returns the number of commits acknowledged to nodes.
     pub(crate) fn committed(&self) -> u64 {
         self.state().committed
     }
 
-    /// Returns the restores that were checked.
+    /// Returns the number of checked restores.
     pub(crate) fn restores(&self) -> u64 {
         self.state().restored
     }
 
-    /// Returns whether that write of a manifest is live.
+    /// Returns whether the manifest with this number and put-id is live.
     pub(crate) fn is_live(&self, id: (u64, PutId)) -> bool {
         self.state().live.get(&id.0).is_some_and(|live| live.put_id == id.1)
     }
@@ -126,26 +126,26 @@ impl Oracle {
         self.state().transactions.contains(&transaction)
     }
 
-    /// Takes note that restored state was compared with the model.
+    /// Counts a comparison of restored state with the model.
     pub(crate) fn count_restore(&self) {
         self.state().restored += 1;
     }
 
-    /// Takes note of a line that the code under test has logged, or of an error's text.
-    pub(crate) fn said(&self, line: &str) {
+    /// Checks a log line or error of the code under test.
+    pub(crate) fn check_for_secrets(&self, line: &str) {
         if line.contains(SECRET) {
-            self.violation(format!("I12: a secret was told: {line}"));
+            self.violation(format!("I12: a secret was disclosed: {line}"));
         }
     }
 
-    /// Returns the data objects in `objects` that no live manifest refers to.
+    /// Returns the data objects in `objects` without a reference from a live manifest.
     pub(crate) fn i08_orphans(&self, objects: &Objects) -> Vec<String> {
         let state = self.state();
         let data = objects.keys().filter_map(|key| key.strip_prefix("job/data/"));
         data.filter(|name| !state.live_objects.contains(*name)).map(str::to_owned).collect()
     }
 
-    /// Takes note that a node is about to commit a draft; returns its number.
+    /// Records that a node is about to commit a new draft; returns the draft's number.
     pub(crate) fn drafted(&self) -> u64 {
         let mut state = self.state();
         let intent = state.beliefs.len() as u64;
@@ -153,13 +153,13 @@ impl Oracle {
         intent
     }
 
-    /// Takes note that a node is about to commit the draft that it calls `intent`.
+    /// Records that a node is about to commit draft `intent`.
     pub(crate) fn started(&self, intent: u64) {
         self.state().beliefs.insert(intent, Belief::Started);
     }
 
-    /// A node was told that its draft is committed.
-    pub(crate) fn was_committed(&self, intent: u64, attempt: u64, id: (u64, PutId)) {
+    /// Records that a commit was acknowledged to a node, and checks it against the chain.
+    pub(crate) fn reported_committed(&self, intent: u64, attempt: u64, id: (u64, PutId)) {
         self.sim.trace(format_args!("a{attempt} committed draft {intent} as {}", id.0));
         let mut state = self.state();
         state.committed += 1;
@@ -167,9 +167,9 @@ impl Oracle {
         let successor = state.markers.get(&(attempt + 1)).copied();
         let born = state.born.iter().find(|born| born.manifest.intent == Some(intent));
         let verdict = match born {
-            None => Err("it is not in the chain"),
-            Some(born) if born.manifest.id() != id => Err("it is another write"),
-            Some(born) if born.void => Err("it is void"),
+            None => Err("that draft is not in the chain"),
+            Some(born) if born.manifest.id() != id => Err("another manifest has that draft"),
+            Some(born) if born.void => Err("that manifest is void"),
             Some(born) if successor.is_some_and(|begun| begun < born.order) => Err("a newer attempt had begun"),
             Some(_) => Ok(()),
         };
@@ -179,41 +179,41 @@ impl Oracle {
         }
         if let Err(why) = verdict {
             self.violation(format!(
-                "I5: attempt {attempt} was told that its draft {intent} is manifest {}, but {why}",
+                "I5: draft {intent} of attempt {attempt} was acknowledged as manifest {}, but {why}",
                 id.0
             ));
         }
     }
 
-    /// A node was told that it is fenced.
-    pub(crate) fn was_fenced(&self, intent: u64, by: u64) {
+    /// Records that a node was fenced.
+    pub(crate) fn reported_fenced(&self, intent: u64, by: u64) {
         let mut state = self.state();
         state.beliefs.insert(intent, Belief::Fenced);
         if !state.markers.contains_key(&by) {
             drop(state);
-            self.violation(format!("I4: a node was fenced by attempt {by}, which nobody has begun"));
+            self.violation(format!("I4: a node was fenced by attempt {by}, which has not begun"));
         }
     }
 
-    /// A node was told that its draft is not in the chain and never will be.
-    pub(crate) fn was_refused(&self, intent: u64) {
+    /// Records that a commit was reported as not applied: the draft must never be in the chain.
+    pub(crate) fn reported_refused(&self, intent: u64) {
         let mut state = self.state();
-        state.beliefs.insert(intent, Belief::NotDone);
+        state.beliefs.insert(intent, Belief::NotApplied);
         let present = state.born.iter().any(|born| born.manifest.intent == Some(intent));
         drop(state);
         self.sim.hit("commit refused, proved not done");
         if present {
-            self.violation(format!("I5: draft {intent} was given up as not done, but it is in the chain"));
+            self.violation(format!("I5: draft {intent} was reported as not applied, but is in the chain"));
         }
     }
 
-    /// A node restored from a manifest; `outcome` is what its records came to.
-    pub(crate) fn was_restored(&self, id: (u64, PutId), epoch: u64, outcome: Result<u64, Error>) {
+    /// Records that a node restored from a manifest; `outcome` is the number of its records.
+    pub(crate) fn reported_restored(&self, id: (u64, PutId), epoch: u64, outcome: Result<u64, Error>) {
         self.state().restored += 1;
         match outcome {
             Ok(records) if records == epoch => {}
             Ok(records) => self.violation(format!("I1: manifest {} holds {records} records, not {epoch}", id.0)),
-            // It may have been dropped meanwhile.
+            // Only a live checkpoint must be restorable; others may have been dropped.
             Err(error) if error.kind().name() == "not_found" && self.is_live(id) => {
                 self.violation(format!("I2: manifest {} is live but cannot be restored: {}", id.0, error.chain()));
             }
@@ -226,12 +226,12 @@ impl Oracle {
         }
     }
 
-    /// A node's call failed. A store out of reach or out of rights is to be expected, besides `allowed` kinds; a healthy
-    /// store never looks damaged.
+    /// Records the error of a node's call. Expected are an unreachable store, refused credentials, and the `allowed` kinds;
+    /// a healthy store must never look damaged.
     pub(crate) fn failed(&self, what: &str, error: &Error, allowed: &[&str]) {
         let kind = error.kind().name();
         self.sim.trace(format_args!("{what} failed: {kind}: {}", error.chain()));
-        self.said(&error.chain());
+        self.check_for_secrets(&error.chain());
         if kind != "unavailable" && kind != "denied" && !allowed.contains(&kind) {
             self.violation(format!("{what} failed with error[{kind}]: {}", error.chain()));
         }
@@ -252,9 +252,9 @@ impl State {
             wrong.push(format!("I4: manifest {} follows {newest}", manifest.seq));
         }
         if let Some(intent) = manifest.intent
-            && self.beliefs.get(&intent) == Some(&Belief::NotDone)
+            && self.beliefs.get(&intent) == Some(&Belief::NotApplied)
         {
-            wrong.push(format!("I5: draft {intent}, given up as not done, became manifest {}", manifest.seq));
+            wrong.push(format!("I5: draft {intent}, reported as not applied, became manifest {}", manifest.seq));
         }
         if void {
             sim.hit("manifest landed under a number used before");
@@ -274,16 +274,16 @@ impl State {
         wrong
     }
 
-    /// Attempts rise, only the owner appends, records never get fewer, and no commit is passed over.
+    /// Attempts rise, only the owner appends, the record count never falls, and a claim skips no commit.
     fn i04_lineage(&self, manifest: &SeenManifest, wrong: &mut Vec<String>) {
         let Some(newest) = &self.newest else { return };
         let seq = manifest.seq;
         let (attempt, owner) = (manifest.attempt, newest.attempt);
         if if manifest.is_claim() { attempt <= owner } else { attempt != owner } {
-            wrong.push(format!("I4: manifest {seq} of attempt {attempt} follows one of attempt {owner}"));
+            wrong.push(format!("I4: manifest {seq} of attempt {attempt} follows a manifest of attempt {owner}"));
         }
         if manifest.job != newest.job {
-            wrong.push(format!("I4: manifest {seq} is of another job"));
+            wrong.push(format!("I4: manifest {seq} belongs to another job"));
         }
         let parent = manifest.parent.and_then(|(seq, put_id)| self.live.get(&seq).filter(|live| live.put_id == put_id));
         match (manifest.parent, parent) {
@@ -295,28 +295,28 @@ impl State {
         }
         let newest_restorable = if newest.is_claim() { newest.parent } else { Some(newest.id()) };
         if manifest.is_claim() && manifest.writer.ends_with("Newest") && manifest.parent != newest_restorable {
-            wrong.push(format!("I4: claim {seq} passes over the newest checkpoint {newest_restorable:?}"));
+            wrong.push(format!("I4: claim {seq} skips the newest checkpoint {newest_restorable:?}"));
         }
     }
 
-    /// Attempts are begun one after the other, each once.
+    /// Attempts begin in order, each once.
     fn i04_markers_are_dense(&mut self, attempt: u64) -> Vec<String> {
         let mut wrong = Vec::new();
         if attempt > 1 && !self.markers.contains_key(&(attempt - 1)) {
-            wrong.push(format!("I4: attempt {attempt} was begun before {}", attempt - 1));
+            wrong.push(format!("I4: attempt {attempt} began before {}", attempt - 1));
         }
         if self.markers.insert(attempt, self.order).is_some() {
-            wrong.push(format!("I4: attempt {attempt} was begun twice"));
+            wrong.push(format!("I4: attempt {attempt} began twice"));
         }
         wrong
     }
 
-    /// What a live manifest refers to is not deleted, nor is it itself, nor any marker.
-    fn i03_nothing_live_goes(&self, key: &str) -> Option<String> {
+    /// No live manifest, no object of a live manifest, and no marker is deleted.
+    fn i03_nothing_live_is_deleted(&self, key: &str) -> Option<String> {
         if key.starts_with("job/attempt/") {
             return Some(format!("I3: marker {key} was deleted"));
         }
-        // Void writes under a live number are refused as taken, so what goes is what is live.
+        // The store refuses a void write under a live number, so the object under that key is the live manifest.
         let live = match (key.strip_prefix("job/manifest/"), key.strip_prefix("job/data/")) {
             (Some(seq), _) => self.live.contains_key(&seq.parse().expect("a manifest is a number")),
             (_, Some(name)) => self.live_objects.contains(name),
@@ -325,13 +325,13 @@ impl State {
         live.then(|| format!("I3: live {key} was deleted"))
     }
 
-    /// What lives with `manifest`: nothing that did not live before.
+    /// Returns the live manifests once `manifest` is the newest: no void manifest may come back.
     fn live_after(&self, manifest: &SeenManifest, wrong: &mut Vec<String>) -> BTreeMap<u64, SeenManifest> {
         let mut live = BTreeMap::from([(manifest.seq, manifest.clone())]);
         for (seq, put_id) in &manifest.retained {
             match self.live.get(seq).filter(|known| known.put_id == *put_id) {
                 Some(known) => drop(live.insert(*seq, known.clone())),
-                None => wrong.push(format!("I4: manifest {} lists {seq}, which was void", manifest.seq)),
+                None => wrong.push(format!("I4: manifest {} lists {seq}, which is not live", manifest.seq)),
             }
         }
         if manifest.is_claim() && manifest.parent.is_some_and(|(parent, _)| !live.contains_key(&parent)) {
@@ -359,7 +359,7 @@ impl Watcher for Oracle {
     fn deleted(&mut self, key: &str, _: &Objects) {
         let mut state = self.state();
         state.order += 1;
-        if let Some(wrong) = state.i03_nothing_live_goes(key) {
+        if let Some(wrong) = state.i03_nothing_live_is_deleted(key) {
             state.fail(&self.sim, wrong);
         }
     }

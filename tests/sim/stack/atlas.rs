@@ -1,5 +1,5 @@
-//! Damage at rest, and what it may cost. Of each object there is one copy, so the atlas of what reaches it is that of the
-//! checkpoints that may be lost: each of them is restored right or refused by name, all others are restored.
+//! Damage at rest, and its cost. Each object has one copy, so damage may cost the checkpoints that reach the object: each
+//! of them is restored correctly or refused with the object's name, all others are restored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::judge::Judge;
 use super::shadow::{self, Fixed};
 use alluvium_testkit::sim::{Objects, Rng};
 
-/// Which checkpoints reach each object, themselves included; by key.
+/// Returns, per key of a manifest or data object, the checkpoints that need the object.
 pub(crate) fn chart(judge: &Judge) -> BTreeMap<String, BTreeSet<u64>> {
     let mut chart: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
     for manifest in judge.oracle.live().into_values().filter(|manifest| !manifest.is_claim()) {
@@ -21,11 +21,11 @@ pub(crate) fn chart(judge: &Judge) -> BTreeMap<String, BTreeSet<u64>> {
     chart
 }
 
-/// Damages a copy of what is stored, in one way, and looks what can be restored.
+/// Damages a copy of the store in one way, and restores every live checkpoint.
 pub(crate) fn damage(judge: &Judge, objects: &Objects, fixed: Fixed, rng: &mut Rng) {
     let chart = chart(judge);
     let newest = format!("job/manifest/{:020}", judge.oracle.live().keys().max().copied().unwrap_or(0));
-    // Without the manifest at the end of its chain a job looks as it did before: what could tell is gone.
+    // The newest manifest is exempt: without it, the store looks as before its commit, and no check can notice.
     let keys: Vec<&String> = chart.keys().filter(|key| **key != newest).collect();
     let Some(victim) = (!keys.is_empty()).then(|| keys[rng.index(keys.len())]) else { return };
     let mut damaged = objects.clone();
@@ -59,23 +59,23 @@ pub(crate) fn damage(judge: &Judge, objects: &Objects, fixed: Fixed, rng: &mut R
             victims.push(other.clone());
         }
     }
-    let touched: BTreeSet<u64> = victims.iter().flat_map(|key| chart[key].clone()).collect();
-    let restorable = survey(judge, &damaged, fixed, rng, &victims, &touched);
+    let affected: BTreeSet<u64> = victims.iter().flat_map(|key| chart[key].clone()).collect();
+    let restorable = restore_all(judge, &damaged, fixed, rng, &victims, &affected);
     check_verdict(judge, damaged, &victims, &restorable);
 }
 
 fn set(objects: &mut Objects, key: &str, bytes: Vec<u8>) {
-    objects.get_mut(key).expect("it is stored").bytes = bytes.into();
+    objects.get_mut(key).expect("the object is stored").bytes = bytes.into();
 }
 
-/// Restores every live checkpoint; returns those that could be.
-fn survey(
+/// Restores every live checkpoint; returns the restorable ones.
+fn restore_all(
     judge: &Judge,
     damaged: &Objects,
     fixed: Fixed,
     rng: &mut Rng,
     victims: &[String],
-    touched: &BTreeSet<u64>,
+    affected: &BTreeSet<u64>,
 ) -> BTreeSet<u64> {
     let mut restorable = BTreeSet::new();
     for seq in judge.oracle.live().into_values().filter(|manifest| !manifest.is_claim()).map(|manifest| manifest.seq) {
@@ -86,9 +86,9 @@ fn survey(
                 restorable.insert(seq);
                 judge.i01_state_is_the_models(&what, restored);
             }
-            Err(error) if touched.contains(&seq) && is_clear(&error, victims) => {
+            Err(error) if affected.contains(&seq) && names_damage(&error, victims) => {
                 judge.sim.hit("damage: refused by name");
-                judge.oracle.said(&error.chain());
+                judge.oracle.check_for_secrets(&error.chain());
             }
             Err(error) => judge.oracle.violation(format!("I6: {what}: {}: {}", error.kind(), error.chain())),
         }
@@ -96,13 +96,13 @@ fn survey(
     restorable
 }
 
-/// Returns whether an error says that stored bytes are the trouble, and which.
-fn is_clear(error: &Error, victims: &[String]) -> bool {
+/// Returns whether an error reports damage and names a damaged object.
+fn names_damage(error: &Error, victims: &[String]) -> bool {
     let named = victims.iter().filter_map(|key| key.split('/').next_back()).any(|key| error.chain().contains(key));
     error.kind().name() == "corrupt" && named
 }
 
-/// What the tool finds is damage, and it promises nothing that cannot be restored.
+/// The tool finds the damage, and calls only restorable checkpoints restorable.
 fn check_verdict(judge: &Judge, damaged: Objects, victims: &[String], restorable: &BTreeSet<u64>) {
     match shadow::verify(judge, damaged) {
         Ok(report) if report.damaged.is_empty() => {
@@ -111,9 +111,9 @@ fn check_verdict(judge: &Judge, damaged: Objects, victims: &[String], restorable
         Ok(report) => {
             let promised: BTreeSet<u64> = report.restorable.iter().map(|seq| seq.0).collect();
             if !promised.is_subset(restorable) {
-                judge.oracle.violation(format!("I6: of {promised:?} only {restorable:?} can be restored"));
+                judge.oracle.violation(format!("I6: verify calls {promised:?} restorable, only {restorable:?} are"));
             }
         }
-        Err(error) => judge.oracle.violation(format!("I6: damage in {victims:?} ended a check: {}", error.chain())),
+        Err(error) => judge.oracle.violation(format!("I6: verify failed on damage in {victims:?}: {}", error.chain())),
     }
 }

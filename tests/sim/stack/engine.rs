@@ -1,4 +1,4 @@
-//! A small engine on the public API of jobs: one source, some subtasks with state of every kind, one two-phase sink.
+//! A small engine on the public API of jobs: a source, subtasks with state of every kind, a two-phase sink.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
@@ -23,14 +23,14 @@ const SOURCE: OperatorId = OperatorId(1);
 const STATE: OperatorId = OperatorId(2);
 const SINK: OperatorId = OperatorId(3);
 
-/// How an incarnation runs.
+/// The parameters of an incarnation.
 #[derive(Debug, Clone)]
 pub(crate) struct Shape {
     pub(crate) parallelism: u32,
     pub(crate) overlay: bool,
     pub(crate) settings: JobSettings,
     pub(crate) from: RestoreFrom,
-    /// Bytes that lists of transactions are filled up with.
+    /// Bytes of padding behind lists of transactions.
     pub(crate) padding: usize,
 }
 
@@ -44,24 +44,24 @@ pub(crate) struct Engine {
     sink: Task<AnyBackend>,
     /// Records read from the log.
     read: u64,
-    /// Of these, those that are to be processed yet.
+    /// Records read but not processed.
     in_flight: VecDeque<u64>,
-    /// Event time of the last record that was processed.
+    /// Event time of the last processed record.
     time: Option<i64>,
-    /// Transactions that the restored checkpoint lists.
+    /// Transactions listed in the restored checkpoint.
     listed: Vec<Transaction>,
-    /// Transactions that this incarnation prepared and has not published.
+    /// Transactions prepared and not yet published by this incarnation.
     unpublished: Vec<Transaction>,
-    /// How far processing time had come for all of the state when it was restored, at least.
+    /// Lower bound of processing time over all of the restored state.
     least_ms: i64,
-    /// The latest time that any part of the state was told.
+    /// Latest processing time of any part of the state.
     clock_ms: i64,
     committed: Option<Epoch>,
     aborted: Option<Epoch>,
 }
 
 impl Engine {
-    /// Opens the job and restores what it goes on from.
+    /// Opens the job and restores its state.
     pub(crate) async fn open(store: Store, judge: &Judge, shape: Shape) -> Result<(Self, Restored)> {
         let builder = JobBuilder::new(store)
             .settings(shape.settings.clone())
@@ -71,7 +71,7 @@ impl Engine {
             .operator(OperatorSpec::new(SINK, "sink", 1))
             .restore_from(shape.from);
         let mut job = builder.open().await?;
-        judge.charges(job.budget());
+        judge.track_budget(job.budget());
         let (mut read, mut in_flight, mut listed) = (0, Vec::new(), Vec::new());
         let (mut source, mut sink, mut subtasks) = (None, None, Vec::new());
         for seat in job.take_seats() {
@@ -114,7 +114,7 @@ impl Engine {
             committed: None,
             aborted: None,
         };
-        let restored = engine.see()?;
+        let restored = engine.observe()?;
         let parallelism = engine.subtasks.len() as u64;
         for (index, subtask) in (0..).zip(&mut engine.subtasks) {
             subtask.narrow_union(index, parallelism)?;
@@ -126,7 +126,7 @@ impl Engine {
         self.job.attempt().0
     }
 
-    /// Returns how many records have been processed.
+    /// Returns the number of processed records.
     pub(crate) fn position(&self) -> u64 {
         self.read - self.in_flight.len() as u64
     }
@@ -134,12 +134,12 @@ impl Engine {
     fn now(&mut self) -> Timestamp {
         let now = self.job.store().runtime().now();
         self.clock_ms = self.clock_ms.max(now.as_millis());
-        self.judge.clock(now.as_millis());
+        self.judge.observe_clock(now.as_millis());
         now
     }
 
-    /// Returns what can be seen right after a restore.
-    fn see(&mut self) -> Result<Restored> {
+    /// Returns the visible state right after a restore.
+    fn observe(&mut self) -> Result<Restored> {
         let now = self.now();
         let mut restored = Restored {
             read: self.read,
@@ -150,7 +150,7 @@ impl Engine {
         let (mut items, mut unions, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
         for subtask in &mut self.subtasks {
             subtask.task.state().advance(Timestamp::MIN, now);
-            subtask.see(self.judge.workload.keys, &mut restored.content)?;
+            subtask.observe(self.judge.workload.keys, &mut restored.content)?;
             let mut operator = subtask.operator_states()?;
             operator.union.sort_unstable();
             items.extend(operator.items);
@@ -159,7 +159,7 @@ impl Engine {
         }
         items.sort_unstable();
         restored.content.insert(("items", 0, 0), format!("{items:?}"));
-        // Every subtask has all of it.
+        // Every subtask restores the whole of these, so all copies must be equal.
         unions.dedup();
         broadcasts.dedup();
         restored.content.insert(("union", 0, 0), alternatives(&unions));
@@ -167,7 +167,7 @@ impl Engine {
         Ok(restored)
     }
 
-    /// Brings the sink to where the restored checkpoint stands.
+    /// Publishes the transactions of the restored checkpoint, and drops all older ones.
     pub(crate) fn recover(&mut self, sink: &Sink) {
         let listed = std::mem::take(&mut self.listed);
         listed.iter().for_each(|transaction| sink.publish(*transaction));
@@ -176,7 +176,8 @@ impl Engine {
 
     /// Processes the next record of the log.
     ///
-    /// On `limit` nothing is lost: the record is still the next, if it can be done again.
+    /// After a `limit` error the record is still the next, and can be processed again. An operation that cannot be repeated
+    /// fails with `stopped` instead.
     pub(crate) fn process(&mut self) -> Result<()> {
         let index = self.in_flight.front().copied().unwrap_or(self.read);
         let record = self.judge.workload.record(index);
@@ -201,7 +202,7 @@ impl Engine {
         }
         self.judge.sim.trace(format_args!("a{} {record:?}", self.job.attempt()));
         if record.op == Op::Seen {
-            self.judge.saw(index, now.as_millis(), self.clock_ms);
+            self.judge.record_seen(index, now.as_millis(), self.clock_ms);
         }
         self.time = Some(record.time);
         if self.in_flight.pop_front().is_none() {
@@ -210,18 +211,18 @@ impl Engine {
         Ok(())
     }
 
-    /// Tells the state what became of earlier epochs, which may free memory.
+    /// Settles earlier epochs in every backend, which may free memory.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.subtasks.iter_mut().try_for_each(|subtask| subtask.task.settle())
     }
 
-    /// Reads on without processing.
+    /// Reads records without processing them.
     pub(crate) fn read_ahead(&mut self, records: u64) {
         self.in_flight.extend(self.read..self.read + records);
         self.read += records;
     }
 
-    /// Begins to end an epoch; `None` if too many are in flight.
+    /// Triggers a checkpoint; `None` if too many are in flight.
     pub(crate) fn trigger(&self) -> Result<Option<Barrier>> {
         let barrier = self.job.trigger()?;
         match barrier {
@@ -231,7 +232,7 @@ impl Engine {
         Ok(barrier)
     }
 
-    /// Ends an epoch in all tasks; `pause` is awaited between them.
+    /// Passes a barrier to all tasks; `pause` is awaited between them.
     pub(crate) async fn barrier<F: Future<Output = ()>>(
         &mut self,
         barrier: Barrier,
@@ -268,10 +269,10 @@ impl Engine {
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
             self.subtasks[at].task.barrier(barrier, watermark, opaques)?;
         }
-        // Before the first record nothing but the barriers told the state the time.
+        // Before the first record, only barriers advance processing time.
         let least_ms = self.time.map_or(i64::MIN, |_| now.as_millis());
-        self.judge.told(intent(self.attempt(), barrier.epoch.0), least_ms, self.clock_ms);
-        // What is committed by now is listed no longer.
+        self.judge.record_times(intent(self.attempt(), barrier.epoch.0), least_ms, self.clock_ms);
+        // A transaction of a committed epoch leaves the list.
         self.sink.settle()?;
         if let Some(committed) = self.sink.committed() {
             self.publish(committed, sink);
@@ -279,17 +280,17 @@ impl Engine {
         self.sink.barrier(barrier, watermark, prepared)
     }
 
-    /// Publishes what epochs up to `committed` prepared.
+    /// Publishes the prepared transactions of epochs up to `committed`.
     fn publish(&mut self, committed: Epoch, sink: &Sink) {
         let (done, left) = self.unpublished.iter().partition(|transaction| transaction.epoch <= committed.0);
         self.unpublished = left;
         Vec::into_iter(done).for_each(|transaction| sink.publish(transaction));
     }
 
-    /// Takes note of how far the job has come; publishes what is committed.
+    /// Follows the job's progress, and publishes committed transactions.
     ///
     /// # Errors
-    /// What the job failed with.
+    /// The job's error.
     pub(crate) fn follow(&mut self, sink: &Sink) -> Result<()> {
         let progress = self.job.progress();
         let attempt = self.attempt();
@@ -307,7 +308,7 @@ impl Engine {
     }
 }
 
-/// Prints what should be one and the same.
+/// Prints copies that should be equal; several alternatives fail the comparison.
 fn alternatives(all: &[impl Debug]) -> String {
     all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or ")
 }
@@ -316,7 +317,7 @@ async fn stateless(seat: Seat) -> Result<Task<AnyBackend>> {
     Ok(seat.restore(|groups, _, budget| AnyBackend::Overlay(OverlayBackend::new(groups, budget))).await?)
 }
 
-/// Returns the opaque of records that are in flight to a subtask.
+/// Returns the opaque with the records in flight to a subtask.
 fn in_flight(channel: usize, records: &[u64]) -> Opaque {
     let bytes: Vec<u8> = records.iter().flat_map(|index| index.to_le_bytes()).collect();
     Opaque {
@@ -329,7 +330,7 @@ fn in_flight(channel: usize, records: &[u64]) -> Opaque {
     }
 }
 
-/// Returns the numbers that an opaque holds.
+/// Decodes an opaque's numbers.
 fn numbers(opaque: &Opaque) -> Result<Vec<u64>> {
     let bytes = opaque.items()?.concat();
     Ok(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes"))).collect())

@@ -1,4 +1,4 @@
-//! Compares what jobs restore, hold and put out with the model.
+//! Compares the restored state, memory and output of jobs with the model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -15,29 +15,29 @@ use crate::oracle::Oracle;
 use crate::wire::PutId;
 use alluvium_testkit::sim::Sim;
 
-/// States of the model that are kept, to go on from.
+/// Number of cached states of the model, which later positions are folded from.
 const MODELS_KEPT: usize = 6;
 
-/// What a job restored.
+/// The state that a job restored.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Restored {
-    /// Records that the source had read.
+    /// Number of records read by the source.
     pub(crate) read: u64,
-    /// Of these, those that had not been processed.
+    /// Records read but not processed.
     pub(crate) in_flight: Vec<u64>,
     pub(crate) content: Content,
-    /// How far processing time has come for all of it, at least.
+    /// Lower bound of processing time over all of the state.
     pub(crate) now_ms: i64,
 }
 
 #[derive(Default)]
 struct State {
     models: BTreeMap<u64, Model>,
-    /// When each record that leaves a trace in processing time was processed: at least and at most, over all attempts.
+    /// Bounds of the processing time of each `Op::Seen` record, over all attempts.
     seen: BTreeMap<u64, (i64, i64)>,
-    /// How far processing time had come for the state of each checkpoint: in all of its groups at least, in any at most.
+    /// Per intent: lower bound of processing time over all groups of the checkpoint, and upper bound in any group.
     times: BTreeMap<u64, (i64, i64)>,
-    /// The latest time that any clock has shown.
+    /// Latest time read from any clock.
     latest_ms: i64,
     budgets: Vec<MemoryBudget>,
 }
@@ -51,7 +51,7 @@ pub(crate) struct Judge {
     state: Arc<Mutex<State>>,
 }
 
-/// Returns the number by which the oracle knows what an attempt wants to commit.
+/// Returns the oracle's number of an attempt's draft.
 pub(crate) fn intent(attempt: u64, epoch: u64) -> u64 {
     attempt << 32 | epoch
 }
@@ -79,37 +79,36 @@ impl Judge {
         model
     }
 
-    /// A record was processed that leaves a trace in processing time, which lies between these.
-    pub(crate) fn saw(&self, index: u64, from_ms: i64, to_ms: i64) {
+    /// Records that an `Op::Seen` record was processed within these bounds of processing time.
+    pub(crate) fn record_seen(&self, index: u64, from_ms: i64, to_ms: i64) {
         let mut state = self.state();
         let seen = state.seen.entry(index).or_insert((from_ms, to_ms));
         *seen = (seen.0.min(from_ms), seen.1.max(to_ms));
     }
 
-    /// The checkpoint of this intent is about to be made, and its state has been told these times.
-    pub(crate) fn told(&self, intent: u64, least_ms: i64, most_ms: i64) {
+    /// Records the bounds of processing time for the state of a checkpoint about to be made.
+    pub(crate) fn record_times(&self, intent: u64, least_ms: i64, most_ms: i64) {
         self.state().times.insert(intent, (least_ms, most_ms));
     }
 
-    /// Returns what the state of the checkpoint of this intent was told: in all of its groups at least, in any at most.
+    /// Returns the bounds of processing time for the state of a checkpoint.
     pub(crate) fn times(&self, intent: u64) -> (i64, i64) {
         self.state().times.get(&intent).copied().unwrap_or((i64::MIN, i64::MAX))
     }
 
-    /// A clock shows this.
-    pub(crate) fn clock(&self, now_ms: i64) {
+    /// Records a clock's reading.
+    pub(crate) fn observe_clock(&self, now_ms: i64) {
         let mut state = self.state();
         state.latest_ms = state.latest_ms.max(now_ms);
     }
 
-    /// Restored state is what the model has at the restored position: every kind, what has expired, timers, what was
-    /// in flight.
+    /// Restored state equals the model at the restored position: every kind, expiry, timers, records in flight.
     pub(crate) fn i01_state_is_the_models(&self, what: &str, restored: Restored) {
         self.oracle.count_restore();
         let Restored { read, in_flight, mut content, now_ms } = restored;
         let position = read.saturating_sub(in_flight.len() as u64);
         if !in_flight.iter().copied().eq(position..read) {
-            self.oracle.violation(format!("I1: {what}: in flight at {read} are {in_flight:?}"));
+            self.oracle.violation(format!("I1: {what}: {read} records read, in flight {in_flight:?}"));
             return;
         }
         let model = self.model(position);
@@ -117,40 +116,44 @@ impl Judge {
         content.retain(|(table, key, _), value| {
             let seen = *table == "seen";
             if seen {
-                found_seen.insert(*key, value.parse::<u64>().expect("it is a record's number"));
+                found_seen.insert(*key, value.parse::<u64>().expect("the value is a record's number"));
             }
             !seen
         });
         let expected = model.content();
         if content != expected {
             let differences = differences(&content, &expected);
-            self.oracle
-                .violation(format!("I1: {what}: state after {position} records is not the model's: {differences:#?}"));
+            self.oracle.violation(format!(
+                "I1: {what}: state after {position} records differs from the model's: {differences:#?}"
+            ));
         }
-        for wrong in self.wrongly_seen(&model, &found_seen, now_ms) {
+        for wrong in self.i01_seen_is_plausible(&model, &found_seen, now_ms) {
             self.oracle.violation(format!("I1: {what}: after {position} records {wrong}"));
         }
     }
 
-    /// What expires in processing time is the last record of its key, or gone for a reason.
-    fn wrongly_seen(&self, model: &Model, found: &BTreeMap<u16, u64>, now_ms: i64) -> Vec<String> {
+    /// The row of each key in `seen`, which expires in processing time, is the key's last record, or may have expired. The
+    /// exact time is unknown, so only bounds are checked.
+    fn i01_seen_is_plausible(&self, model: &Model, found: &BTreeMap<u16, u64>, now_ms: i64) -> Vec<String> {
         let state = self.state();
         let keys: BTreeSet<u16> = model.seen.keys().chain(found.keys()).copied().collect();
         let wrong = |key: u16| match (model.seen.get(&key), found.get(&key)) {
             (Some(expected), Some(found)) if expected == found => {
                 let (_, last) = *state.seen.get(found)?;
-                (last + SEEN_LIFE_MS <= now_ms).then(|| format!("key {key} was seen in {found}, long ago"))
+                (last + SEEN_LIFE_MS <= now_ms)
+                    .then(|| format!("key {key} has record {found}, which must have expired"))
             }
             (Some(expected), None) => {
                 let (first, _) = *state.seen.get(expected)?;
-                (first + SEEN_LIFE_MS > state.latest_ms).then(|| format!("key {key} was not seen in {expected}"))
+                (first + SEEN_LIFE_MS > state.latest_ms)
+                    .then(|| format!("key {key} lacks record {expected}, which cannot have expired"))
             }
-            (expected, found) => Some(format!("key {key} was seen in {found:?}, not {expected:?}")),
+            (expected, found) => Some(format!("key {key} has record {found:?}, not {expected:?}")),
         };
         keys.into_iter().filter_map(wrong).collect()
     }
 
-    /// A checkpoint that was acknowledged, or is live, can be restored.
+    /// A live checkpoint can be restored, unless the store refuses the calls.
     pub(crate) fn i02_acknowledged_is_restorable(
         &self,
         id: (u64, PutId),
@@ -166,23 +169,23 @@ impl Judge {
         }
     }
 
-    /// An engine is about to end an epoch.
+    /// Records that an engine is about to end an epoch.
     pub(crate) fn started(&self, attempt: u64, epoch: Epoch) {
         self.oracle.started(intent(attempt, epoch.0));
     }
 
-    /// An engine was told that an epoch is committed.
+    /// Records that an epoch was acknowledged to an engine.
     pub(crate) fn acknowledged(&self, attempt: u64, epoch: Epoch, id: ManifestId) {
-        self.oracle.was_committed(intent(attempt, epoch.0), attempt, (id.seq.0, id.put_id.0));
+        self.oracle.reported_committed(intent(attempt, epoch.0), attempt, (id.seq.0, id.put_id.0));
     }
 
-    /// An engine was told that an epoch is given up.
+    /// Records that an epoch was reported to an engine as aborted.
     pub(crate) fn given_up(&self, attempt: u64, epoch: Epoch) {
         self.sim.hit("checkpoint aborted");
-        self.oracle.was_refused(intent(attempt, epoch.0));
+        self.oracle.reported_refused(intent(attempt, epoch.0));
     }
 
-    /// What was put out is what the model puts out for the newest checkpoint's prefix: each row once.
+    /// The published output equals the model's output up to the newest checkpoint.
     pub(crate) fn i07_output_is_the_models(&self, sink: &Sink, position: u64) {
         let (found, expected) = (sink.rows(), self.model(position).output);
         let (lost, invented): (Vec<_>, Vec<_>) =
@@ -192,16 +195,16 @@ impl Judge {
         }
     }
 
-    /// A job is charged for memory.
-    pub(crate) fn charges(&self, budget: &MemoryBudget) {
+    /// Watches a job's memory budget.
+    pub(crate) fn track_budget(&self, budget: &MemoryBudget) {
         self.state().budgets.push(budget.clone());
     }
 
-    /// When all jobs are gone, none holds memory.
+    /// After the end of all jobs, no memory is held.
     pub(crate) fn i08_memory_is_given_back(&self) {
         let held: u64 = self.state().budgets.iter().map(MemoryBudget::held_bytes).sum();
         if held > 0 {
-            self.oracle.violation(format!("I8: jobs that are gone hold {held} bytes"));
+            self.oracle.violation(format!("I8: ended jobs hold {held} bytes"));
         }
     }
 }

@@ -1,4 +1,4 @@
-//! State of every kind, through the crate's handles: what a record does to it, and what can be seen of it.
+//! State of every kind, through the crate's handles: how a record changes it, and its visible content.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use alluvium::{Codec, Fixed, Ordered, Raw, Utf8};
 use super::model::{CLEARING_MS, Content, LIFE_MS, PERIODIC_MS, PRUNED_BEHIND, digest, put};
 use super::workload::{NAMESPACES, Op, Record, Workload};
 
-/// How long the rows of `seen` live in processing time.
+/// Life of the rows of `seen`, in processing time.
 pub(crate) const SEEN_LIFE_MS: i64 = 15_000;
 
-/// Total and count.
+/// Aggregates the total and the count.
 #[derive(Debug)]
 struct Mean;
 
@@ -94,7 +94,7 @@ pub(crate) struct Subtask {
     items: OperatorList<u64, Fixed>,
     union: OperatorList<u64, Fixed>,
     broadcast: BroadcastState<u32, u64, Fixed, Fixed>,
-    /// What it put out since the last barrier.
+    /// Rows emitted since the last barrier.
     pub(crate) output: Vec<String>,
 }
 
@@ -117,21 +117,21 @@ impl Subtask {
         Ok(Self { task, kinds, timers, items, union, broadcast, output: Vec::new() })
     }
 
-    /// Keeps of the union list what falls to this subtask of `parallelism`.
+    /// Keeps this subtask's share of the union list, which every subtask restores in full.
     pub(crate) fn narrow_union(&mut self, index: u64, parallelism: u64) -> Result<()> {
         let state = self.task.operator_state();
         let own: Vec<u64> = self.union.get(state)?.into_iter().filter(|item| item % parallelism == index).collect();
         self.union.update(state, &own)
     }
 
-    /// Moves time on; timers that it passes fire, each at its own time.
+    /// Advances event time to `time`; due timers fire in order, each at its own time.
     pub(crate) fn advance(&mut self, time: i64, now: Timestamp) -> Result<()> {
         let to = Timestamp::from_millis(time);
         while let Some(first) = self.timers.next().filter(|first| *first <= to) {
             self.task.state().advance(first, now);
             let Some(timer) = self.timers.pop_due(self.task.state(), first)? else { continue };
             let at = timer.timestamp().as_millis();
-            let (key, namespace) = (key_of(timer.key()), timer.namespace().to_vec());
+            let (key, namespace) = (key_number(timer.key()), timer.namespace().to_vec());
             let Self { task, kinds, timers, output, .. } = self;
             let state = task.state();
             let sum = kinds.sum.read(state)?.unwrap_or(0);
@@ -150,7 +150,7 @@ impl Subtask {
         Ok(())
     }
 
-    /// Does what a record says. On `limit` nothing has changed, or what has may be done again.
+    /// Applies a record. After a `limit` error the record can be applied again: nothing changed, or only idempotently.
     pub(crate) fn apply(&mut self, record: &Record) -> Result<()> {
         let Record { index, key, namespace, op, .. } = *record;
         let namespace = &Workload::namespace(namespace)[..];
@@ -208,8 +208,8 @@ impl Subtask {
         }
     }
 
-    /// Adds what can be seen of the keyed state of `keys` keys, in the key groups of this subtask.
-    pub(crate) fn see(&mut self, keys: u16, content: &mut Content) -> Result<()> {
+    /// Adds the visible keyed state of keys `0..keys` that this subtask owns, and its timers.
+    pub(crate) fn observe(&mut self, keys: u16, content: &mut Content) -> Result<()> {
         let Self { task, kinds, .. } = self;
         let groups = task.groups().clone();
         let state = task.state();
@@ -247,15 +247,15 @@ impl Subtask {
                 }
             }
         }
-        self.see_timers(&groups, content)
+        self.observe_timers(&groups, content)
     }
 
-    /// Adds the timers, as their rows have them; their queue must say the same.
-    fn see_timers(&mut self, groups: &KeyGroupSet, content: &mut Content) -> Result<()> {
+    /// Adds the timers from their rows, and a difference to their queue, if any.
+    fn observe_timers(&mut self, groups: &KeyGroupSet, content: &mut Content) -> Result<()> {
         let mut rows = Vec::new();
         self.task.state().backend_mut().scan(self.timers.table(), groups, &[], |entry| {
             let namespace = entry.namespace.last().map_or(0, |last| *last);
-            rows.push((key_of(entry.key), namespace, entry.sub.to_vec()));
+            rows.push((key_number(entry.key), namespace, entry.sub.to_vec()));
             true
         })?;
         let mut times = Vec::new();
@@ -286,15 +286,15 @@ impl Subtask {
 
 /// The operator states of a subtask.
 pub(crate) struct OperatorStates {
-    /// Its own.
+    /// The subtask's own list.
     pub(crate) items: Vec<u64>,
-    /// Its part; right after a restore, all.
+    /// The subtask's share; the whole list right after a restore.
     pub(crate) union: Vec<u64>,
     pub(crate) broadcast: Vec<(u32, u64)>,
 }
 
-/// Returns the key of its bytes.
-fn key_of(bytes: &[u8]) -> u16 {
+/// Returns the key number encoded in the bytes of a key.
+fn key_number(bytes: &[u8]) -> u16 {
     let text = std::str::from_utf8(bytes).expect("keys are text");
     text.rsplit('-').next().filter(|number| !number.is_empty()).map_or(0, |number| number.parse().expect("a number"))
 }

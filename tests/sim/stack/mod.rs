@@ -1,5 +1,5 @@
-//! The whole stack: jobs with state of every kind run the public API unchanged, on nodes that crash, pause, come back and
-//! take the job from each other, over a store that fails; what they restore, hold and put out is compared with a model.
+//! The whole stack: jobs with state of every kind use the public API unchanged, on nodes that crash, pause, resume and
+//! take the job over from each other, on a store that fails; their restored state and output are compared with a model.
 
 mod atlas;
 mod engine;

@@ -1,17 +1,17 @@
-//! What a job's state and output must be after any prefix of its log: maps, and nothing of the crate.
+//! The expected state and output of a job after any prefix of its log: a fold over maps, without code of the crate.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Debug;
 
 use super::workload::{Op, Record, Workload};
 
-/// How long rows live in event time.
+/// Life of expiring rows, in event time.
 pub(crate) const LIFE_MS: i64 = 300;
 
-/// Items below the newest by more than this go when they are pruned.
+/// A prune removes items more than this below the pruning record.
 pub(crate) const PRUNED_BEHIND: u64 = 50;
 
-/// A timer that fires at a multiple of this is set anew.
+/// A timer that fires at a multiple of this registers its successor.
 pub(crate) const PERIODIC_MS: i64 = 250;
 
 /// A timer that fires at a multiple of this clears its namespace.
@@ -20,18 +20,18 @@ pub(crate) const CLEARING_MS: i64 = 150;
 /// A place in a table: key and namespace.
 type Place = (u16, u8);
 
-/// State as it can be seen: by table, key and namespace, in words.
+/// Visible state as text, by table, key and namespace.
 pub(crate) type Content = BTreeMap<(&'static str, u16, u8), String>;
 
-/// A timer: when, of which key and namespace.
+/// A timer: time, key and namespace.
 type Timer = (i64, u16, u8);
 
-/// The fold of a prefix.
+/// The state after a prefix of the log.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
     /// Records folded.
     pub(crate) position: u64,
-    /// Event time of the last of them.
+    /// Event time of the last folded record.
     time: i64,
     value: BTreeMap<u16, u64>,
     text: BTreeMap<Place, (usize, u64)>,
@@ -44,22 +44,22 @@ pub(crate) struct Model {
     fading_list: BTreeMap<u16, Vec<(u32, i64)>>,
     fading_map: BTreeMap<u16, BTreeMap<u16, (u64, i64)>>,
     fading_sum: BTreeMap<u16, (u64, i64)>,
-    /// The last record that each key was seen in. What of it can be seen depends on clocks.
+    /// The last `Op::Seen` record of each key. The judge decides by clocks whether the row may have expired.
     pub(crate) seen: BTreeMap<u16, u64>,
     timers: BTreeSet<Timer>,
     items: BTreeSet<u64>,
     union: BTreeSet<u64>,
     broadcast: BTreeMap<u32, u64>,
-    /// What was put out, in any order.
+    /// The emitted rows, in any order.
     pub(crate) output: BTreeSet<String>,
 }
 
-fn lives(stamp: i64, now: i64) -> bool {
+fn is_live(stamp: i64, now: i64) -> bool {
     stamp + LIFE_MS > now
 }
 
 impl Model {
-    /// Folds on to `position`.
+    /// Folds records up to `position`.
     pub(crate) fn advance(&mut self, workload: &Workload, position: u64) {
         while self.position < position {
             let record = workload.record(self.position);
@@ -88,7 +88,7 @@ impl Model {
     }
 
     fn add_fading(&mut self, key: u16, number: u64, now: i64) {
-        let before = self.fading_sum.get(&key).filter(|(_, stamp)| lives(*stamp, now)).map_or(0, |(sum, _)| *sum);
+        let before = self.fading_sum.get(&key).filter(|(_, stamp)| is_live(*stamp, now)).map_or(0, |(sum, _)| *sum);
         self.fading_sum.insert(key, (before + number, now));
     }
 
@@ -116,8 +116,8 @@ impl Model {
             }
             Op::OrderedRemove(sub) => drop(self.ordered.entry(place).or_default().remove(&sub)),
             Op::OrderedClear => drop(self.ordered.remove(&place)),
-            Op::OrderedClearKey => self.ordered.retain(|(of, _), _| *of != key),
-            Op::OrderedClearNamespace => self.ordered.retain(|(_, of), _| *of != namespace),
+            Op::OrderedClearKey => self.ordered.retain(|(other, _), _| *other != key),
+            Op::OrderedClearNamespace => self.ordered.retain(|(_, other), _| *other != namespace),
             Op::SumAdd(number) => *self.sum.entry(key).or_default() += number,
             Op::SumClear => drop(self.sum.remove(&key)),
             Op::MeanAdd(number) => {
@@ -132,7 +132,7 @@ impl Model {
             }
             Op::FadingMapRead(sub) => {
                 let entry = self.fading_map.entry(key).or_default().get_mut(&sub);
-                if let Some((_, stamp)) = entry.filter(|(_, stamp)| lives(*stamp, time)) {
+                if let Some((_, stamp)) = entry.filter(|(_, stamp)| is_live(*stamp, time)) {
                     *stamp = time;
                 }
             }
@@ -152,7 +152,7 @@ impl Model {
         }
     }
 
-    /// Returns what can be seen of it.
+    /// Returns the visible state.
     pub(crate) fn content(&self) -> Content {
         let mut content = Content::new();
         let now = self.time;
@@ -177,24 +177,24 @@ impl Model {
         for (key, (total, count)) in &self.mean {
             put(&mut content, ("mean", *key, 0), &(total, count));
         }
-        for (key, (number, _)) in self.fading.iter().filter(|(_, (_, stamp))| lives(*stamp, now)) {
+        for (key, (number, _)) in self.fading.iter().filter(|(_, (_, stamp))| is_live(*stamp, now)) {
             put(&mut content, ("fading", *key, 0), number);
         }
         for (key, list) in &self.fading_list {
             let list: Vec<u32> =
-                list.iter().filter(|(_, stamp)| lives(*stamp, now)).map(|(number, _)| *number).collect();
+                list.iter().filter(|(_, stamp)| is_live(*stamp, now)).map(|(number, _)| *number).collect();
             if !list.is_empty() {
                 put(&mut content, ("fading list", *key, 0), &list);
             }
         }
         for (key, map) in &self.fading_map {
-            let living = map.iter().filter(|(_, (_, stamp))| lives(*stamp, now));
+            let living = map.iter().filter(|(_, (_, stamp))| is_live(*stamp, now));
             let map: Vec<(&u16, &u64)> = living.map(|(sub, (number, _))| (sub, number)).collect();
             if !map.is_empty() {
                 put(&mut content, ("fading map", *key, 0), &map);
             }
         }
-        for (key, (sum, _)) in self.fading_sum.iter().filter(|(_, (_, stamp))| lives(*stamp, now)) {
+        for (key, (sum, _)) in self.fading_sum.iter().filter(|(_, (_, stamp))| is_live(*stamp, now)) {
             put(&mut content, ("fading sum", *key, 0), sum);
         }
         let mut timers: BTreeMap<Place, Vec<i64>> = BTreeMap::new();
@@ -212,12 +212,12 @@ impl Model {
     }
 }
 
-/// Adds what stands at a place.
+/// Adds a value at a place.
 pub(crate) fn put(content: &mut Content, place: (&'static str, u16, u8), value: &impl Debug) {
     content.insert(place, format!("{value:?}"));
 }
 
-/// Stands for a text, which may be long.
+/// Returns a text's length and hash, so that content stays short.
 pub(crate) fn digest(text: &[u8]) -> (usize, u64) {
     let hash = text
         .iter()
@@ -225,7 +225,7 @@ pub(crate) fn digest(text: &[u8]) -> (usize, u64) {
     (text.len(), hash)
 }
 
-/// Returns where two contents differ, in a few lines.
+/// Returns the first differences between two contents.
 pub(crate) fn differences(found: &Content, expected: &Content) -> Vec<String> {
     let places: BTreeSet<_> = found.keys().chain(expected.keys()).collect();
     let differ = places.into_iter().filter(|place| found.get(*place) != expected.get(*place));

@@ -1,4 +1,4 @@
-//! The ways to look for a violation in the whole stack.
+//! Search modes for the whole stack.
 
 use super::scenario::{CALM, RANDOM, WAYS, run};
 use crate::budget::{STACK_CRASHED, STACK_SEEDS};
@@ -29,22 +29,24 @@ fn crash_at_every_await() {
     assert!(!STACK_CRASHED.is_default() || sum.runs >= 4_000, "{} runs", sum.runs);
 }
 
-/// Every store call of a job with every kind of state fails in turn, in every way: once, three times, and until the end.
+/// Every store call of a job with every kind of state fails in turn, in every way: the call alone, three calls, and all
+/// calls until the end.
 #[test]
 fn every_call_fails_in_turn_in_every_way() {
-    let none = FailingCalls { first: u64::MAX, count: 0, way: 0 };
+    let none = FailingCalls { first: u64::MAX, count: 0, fate: WAYS[0].1 };
     let calm = Mode { length_ms: 3_000, ..CALM };
     let calls = run(1, Mode { calls: Some(none), ..calm }).calls;
     let (ways, counts) = (WAYS.len() as u64, [1, 3, u64::MAX]);
+    let way = |at: u64| WAYS[usize::try_from(at / 3 % ways).unwrap()];
     let failing = |at: u64| FailingCalls {
         first: at / (ways * 3),
         count: counts[usize::try_from(at % 3).unwrap()],
-        way: usize::try_from(at / 3 % ways).unwrap(),
+        fate: way(at).1,
     };
     let (sum, violation) = search(calls * ways * 3, |at| run(1, Mode { calls: Some(failing(at)), ..calm }));
     if let Some((at, violations)) = violation {
-        let FailingCalls { first, count, way } = failing(at);
-        panic!("calls {first} and {count} on, {}: {violations:#?}", WAYS[way].0);
+        let FailingCalls { first, count, .. } = failing(at);
+        panic!("{count} calls from call {first}, {}: {violations:#?}", way(at).0);
     }
     sum.show("stack, each call failing in turn");
     assert!(calls > 20, "{calls} calls");

@@ -1,5 +1,5 @@
-//! What runs on the nodes: engines that take the job from each other, a sweeper, and one who uses the tools that need no
-//! running job.
+//! The processes on the nodes: engines that take the job over from each other, a sweeper, and a user of the offline
+//! tools.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,11 +21,12 @@ use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};
 use super::judge::Judge;
-use super::shadow::{self, Fixed};
+use super::shadow::Fixed;
 use super::sink::Sink;
+use crate::cluster::job_store;
 use alluvium_testkit::sim::{Node, Rng, Sim};
 
-/// What all nodes of a run share.
+/// The state that all nodes of a run share.
 #[derive(Clone)]
 pub(crate) struct World {
     pub(crate) sim: Sim,
@@ -34,7 +35,7 @@ pub(crate) struct World {
     pub(crate) fixed: Fixed,
     /// Longest time between two steps of an engine.
     pub(crate) think_max_ms: u64,
-    /// Whether engines may run short of memory.
+    /// Whether engines have tight memory budgets.
     pub(crate) scarce: bool,
 }
 
@@ -91,7 +92,7 @@ impl Process {
         shape
     }
 
-    /// Runs incarnations of the job, one after the other.
+    /// Runs incarnations of the job, one after another.
     pub(crate) async fn engine(mut self) {
         let mut scarce = self.world.scarce;
         let mut before: Option<Shape> = None;
@@ -111,7 +112,7 @@ impl Process {
                     ErrorKind::Limit => self.world.sim.hit("job given up for want of memory"),
                     _ => {}
                 }
-                // What ran short of memory is given enough.
+                // After a lack of memory, the next incarnation has enough, so that the run makes progress.
                 scarce &= kind != ErrorKind::Limit && kind != ErrorKind::Stopped;
                 self.failed("engine", &error, &["fenced", "limit", "stopped"]);
             }
@@ -136,8 +137,8 @@ impl Process {
         engine.follow(&self.world.sink)
     }
 
-    /// Processes some records. Where memory is short it waits for checkpoints under way, then gives up: time has moved on
-    /// for a record that is half done, so none is begun before it is whole.
+    /// Processes some records. Short of memory, retries the same record while checkpoints in flight complete, then gives up;
+    /// state time has already advanced to that record, so no other may come before it.
     async fn process(&mut self, engine: &mut Engine) -> Result<()> {
         for _ in 0..self.rng.within(0, 12) {
             let mut patience = 5;
@@ -180,13 +181,13 @@ impl Process {
         Ok(())
     }
 
-    /// Sweeps again and again, owning nothing.
+    /// Sweeps for ever, without owning the job.
     pub(crate) async fn sweeper(mut self) {
         loop {
             self.pause(100, 15_000).await;
             match sweep::plan(&self.store, None).await {
                 Ok(plan) => {
-                    // However late it is executed.
+                    // A plan must be safe however late it is executed.
                     self.pause(0, 5_000).await;
                     if let Err(error) = sweep::execute(&self.store, &plan).await {
                         self.failed("sweep", &error, &[]);
@@ -197,7 +198,7 @@ impl Process {
         }
     }
 
-    /// Uses the offline tools again and again.
+    /// Uses the offline tools for ever.
     pub(crate) async fn reader(mut self) {
         loop {
             self.pause(100, 8_000).await;
@@ -215,7 +216,7 @@ impl Process {
             let level = [Level::Manifest, Level::Sampled { seed: self.rng.next() }, Level::Full][self.rng.index(3)];
             let report = offline::verify(&self.store, &chain, level, &|_, _| {}).await?;
             if !report.damaged.is_empty() {
-                world.judge.oracle.violation(format!("a healthy store is called damaged: {:?}", report.damaged));
+                world.judge.oracle.violation(format!("verify reports damage on a healthy store: {:?}", report.damaged));
             }
             world.sim.hit("offline: verified");
             return Ok(());
@@ -223,7 +224,7 @@ impl Process {
         let (oracle, copy) = (&world.judge.oracle, self.copy());
         match self.use_checkpoint(&mut chain, id.seq, &copy).await {
             Ok(point) => world.sim.hit(point),
-            // It was dropped while it was read.
+            // The checkpoint was dropped while being read.
             Err(error) if error.kind() == ErrorKind::Corrupt && !oracle.is_live((id.seq.0, id.put_id.0)) => {
                 return Ok(());
             }
@@ -238,12 +239,12 @@ impl Process {
         Ok(())
     }
 
-    /// Returns a place of its own, empty.
+    /// Returns a new, empty store.
     fn copy(&self) -> Store {
-        shadow::store(&self.world.sim, self.node, Arc::new(InMemory::new()), StoreSettings::default())
+        job_store(&self.world.sim, self.node, Arc::new(InMemory::new()), StoreSettings::default())
     }
 
-    /// Exports a table of a checkpoint, or makes a copy of it; returns what was done.
+    /// Exports a table of a checkpoint, or copies the checkpoint; returns the fault point of that action.
     async fn use_checkpoint(&mut self, chain: &mut ManifestLog, seq: Seq, copy: &Store) -> Result<&'static str> {
         let chosen = self.rng.within(0, 2);
         if chosen == 0 {
@@ -267,7 +268,7 @@ impl Process {
         Ok("offline: exported")
     }
 
-    /// Shows, on a healthy store, that the job goes on: claim, restore, commit, publish, sweep. Returns the position.
+    /// Proves that the job still works on a healthy store: claim, restore, commit, publish, sweep. Returns the position.
     pub(crate) async fn finish(mut self) -> Result<u64> {
         let mut shape = self.draw_shape(false);
         shape.settings.checkpoints.timeout = Duration::from_secs(600);
@@ -288,7 +289,7 @@ impl Process {
             }
         }
         let (attempt, position) = (engine.job.attempt(), engine.position());
-        // The job's own deleter may be at it.
+        // The job's own collector may still be deleting.
         self.pause(60_000, 60_000).await;
         drop(engine);
         let plan = sweep::plan(&self.store, Some(attempt)).await?;

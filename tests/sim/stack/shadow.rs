@@ -1,4 +1,4 @@
-//! A shadow: restores a checkpoint from a copy of what is stored, at another parallelism, and disturbs nobody.
+//! Shadows: restores and checks on a copy of the store, at another parallelism, without effect on the run.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use alluvium::Seq;
 use alluvium::Store;
 use alluvium::StoreSettings;
 use alluvium::offline::{self, Level, Report};
-use alluvium::{ManifestLog, RestoreFrom};
-use object_store::ObjectStore;
-use object_store::path::Path;
+use alluvium::Store;
+use alluvium::StoreSettings;
 
 use super::engine::{Engine, Shape};
 use super::judge::{Judge, Restored};
-use alluvium_testkit::sim::{Faults, Node, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
+use crate::cluster::job_store;
+use alluvium_testkit::sim::{Faults, Objects, Rng, Sim, SimStore, StoreWorld, Tracing, logged};
 
-/// Virtual time within which any restore is done.
+/// Limit of virtual time for a shadow.
 const LIMIT_MS: u64 = 3_600_000;
 
-/// What is fixed for a job's life.
+/// The settings fixed for a job's life.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fixed {
     pub(crate) partitioner: Partitioner,
@@ -28,7 +28,7 @@ pub(crate) struct Fixed {
 }
 
 impl Fixed {
-    /// Returns a shape that restores `from`, and what is left to draw.
+    /// Draws the shape of an incarnation that restores `from`.
     pub(crate) fn shape(self, from: RestoreFrom, rng: &mut Rng) -> Shape {
         let settings = JobSettings::default().with(|it| {
             it.max_parallelism = self.max_parallelism;
@@ -43,11 +43,6 @@ impl Fixed {
     }
 }
 
-/// Returns the place of the job in `objects`.
-pub(crate) fn store(sim: &Sim, node: Node, objects: Arc<dyn ObjectStore>, settings: StoreSettings) -> Store {
-    Store::new(objects, &Path::default(), &"job".parse().expect("it is a job's name"), sim.runtime(node), settings)
-}
-
 /// Restores checkpoint `seq` of `objects`.
 pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, rng: &mut Rng) -> Result<Restored> {
     let shape = fixed.shape(RestoreFrom::Checkpoint(Seq(seq)), rng);
@@ -58,7 +53,7 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
     })
 }
 
-/// Looks for damage in `objects`, as the tool does.
+/// Verifies `objects` in full, as the tool does.
 pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     on_copy(judge, objects, |store| async move {
         let chain = ManifestLog::load(&store).await?;
@@ -66,7 +61,7 @@ pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     })
 }
 
-/// Does something on a healthy store that holds `objects`, at the time that it is.
+/// Does `work` on a healthy store that holds `objects`, starting at the run's current time.
 fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     judge: &Judge,
     objects: Objects,
@@ -77,16 +72,16 @@ fn on_copy<R: Send + 'static, F: Future<Output = Result<R>> + Send + 'static>(
     sim.run_until(judge.sim.now_ms());
     let world = StoreWorld::new(&sim, Faults::none());
     *world.lock().unwrap().objects_mut() = objects;
-    let work = work(store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default()));
+    let work = work(job_store(&sim, 0, Arc::new(SimStore::new(&sim, 0, &world)), StoreSettings::default()));
     let oracle = judge.oracle.clone();
     let done = logged(
         &sim,
-        move |_, line| oracle.said(line),
+        move |_, line| oracle.check_for_secrets(line),
         || {
             let done = sim.block_on(0, LIMIT_MS, work);
             sim.crash(0);
             done
         },
     );
-    done.expect("what is done on a healthy store comes to an end")
+    done.expect("work on a healthy store ends within the limit")
 }

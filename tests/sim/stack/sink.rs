@@ -1,4 +1,4 @@
-//! An external system that transactions are prepared in before a barrier and published in after the commit.
+//! An external system with two-phase transactions, prepared before a barrier and published after the commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use crate::oracle::Oracle;
 use alluvium_testkit::sim::Sim;
 
-/// A transaction: the attempt and the epoch that made it.
+/// A transaction, identified by attempt and epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Transaction {
     pub(crate) attempt: u64,
@@ -14,7 +14,7 @@ pub(crate) struct Transaction {
 }
 
 impl Transaction {
-    /// Returns the bytes of several, as checkpoints list them, with `padding` bytes behind them.
+    /// Encodes a list of transactions for a checkpoint, with `padding` bytes behind it.
     pub(crate) fn encode(listed: &[Self], padding: usize) -> Vec<u8> {
         let mut bytes = (listed.len() as u64).to_le_bytes().to_vec();
         for Self { attempt, epoch } in listed {
@@ -26,7 +26,7 @@ impl Transaction {
 
     pub(crate) fn decode(bytes: &[u8]) -> Vec<Self> {
         let mut numbers = bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
-        let count = numbers.next().expect("a list has a length");
+        let count = numbers.next().expect("the list begins with its length");
         let one = |_| Self { attempt: numbers.next().expect("an attempt"), epoch: numbers.next().expect("an epoch") };
         (0..count).map(one).collect()
     }
@@ -39,7 +39,7 @@ struct State {
     rows: BTreeSet<String>,
 }
 
-/// The system. Clones share it.
+/// The external system. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Sink {
     sim: Sim,
@@ -61,7 +61,7 @@ impl Sink {
         self.state().staged.insert(transaction, rows);
     }
 
-    /// Publishes a transaction; once more does nothing.
+    /// Publishes a transaction; a repetition has no effect.
     pub(crate) fn publish(&self, transaction: Transaction) {
         self.sim.trace(format_args!("sink: {transaction:?} published"));
         self.i07_published_is_committed(transaction);
@@ -72,18 +72,18 @@ impl Sink {
         }
         let Some(rows) = state.staged.remove(&transaction) else {
             drop(state);
-            self.oracle.violation(format!("I7: {transaction:?} is to be published, but nobody has prepared it"));
+            self.oracle.violation(format!("I7: {transaction:?} is published without having been prepared"));
             return;
         };
         state.published.insert(transaction);
         let twice: Vec<String> = rows.into_iter().filter(|row| !state.rows.insert(row.clone())).collect();
         drop(state);
         if !twice.is_empty() {
-            self.oracle.violation(format!("I7: {transaction:?} publishes again: {twice:?}"));
+            self.oracle.violation(format!("I7: {transaction:?} publishes rows twice: {twice:?}"));
         }
     }
 
-    /// Drops what attempts before `attempt` prepared, but for what is listed.
+    /// Drops the prepared transactions of attempts before `attempt`, except the listed ones.
     pub(crate) fn abandon(&self, attempt: u64, listed: &[Transaction]) {
         let mut state = self.state();
         let before = state.staged.len();
@@ -93,12 +93,12 @@ impl Sink {
         }
     }
 
-    /// Returns all rows that were published.
+    /// Returns all published rows.
     pub(crate) fn rows(&self) -> BTreeSet<String> {
         self.state().rows.clone()
     }
 
-    /// What is published stands in a checkpoint in the chain.
+    /// A checkpoint in the chain lists each published transaction.
     fn i07_published_is_committed(&self, transaction: Transaction) {
         if !self.oracle.has_listed(transaction) {
             self.oracle.violation(format!("I7: {transaction:?} is published, but no committed checkpoint lists it"));

@@ -1,4 +1,4 @@
-//! The log that a job reads: record `i` is what the seed says, for whoever asks.
+//! The log that a job reads: the seed determines record `i`, so that engines and model agree without sharing it.
 
 use crate::points::SECRET;
 use alluvium_testkit::sim::Rng;
@@ -6,10 +6,10 @@ use alluvium_testkit::sim::Rng;
 /// Namespaces, from 0; 0 is the empty one.
 pub(crate) const NAMESPACES: u8 = 3;
 
-/// Timers stand at multiples of this, so that some meet.
+/// Timers are at multiples of this, so that some coincide.
 const TIMER_GRID_MS: i64 = 50;
 
-/// What a record does. Operations on several kinds of state have the kind's name first.
+/// A record's operation; its name begins with the kind of state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Op {
     ValuePut(u64),
@@ -29,7 +29,7 @@ pub(crate) enum Op {
     OrderedRemove(i64),
     OrderedClear,
     OrderedClearKey,
-    /// Of all keys.
+    /// Clears the namespace of all keys.
     OrderedClearNamespace,
     SumAdd(u64),
     SumClear,
@@ -38,36 +38,36 @@ pub(crate) enum Op {
     FadingPut(u64),
     FadingListAdd(u32),
     FadingMapPut(u16, u64),
-    /// Reading renews.
+    /// A read renews the row's life.
     FadingMapRead(u16),
     FadingSumAdd(u64),
-    /// Expires in processing time; holds the record's number.
+    /// Puts the record's number; the row expires in processing time.
     Seen,
     TimerSet(i64),
     TimerDelete(i64),
     Emit,
     ItemAdd,
-    /// Of all subtasks.
+    /// Prunes the lists of all subtasks.
     ItemsPrune,
     UnionAdd,
-    /// In all subtasks.
+    /// Every subtask makes the same put.
     BroadcastPut(u32, u64),
     BroadcastRemove(u32),
 }
 
-/// Which subtasks process a record.
+/// The subtasks that process a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
-    /// The one that owns its key.
+    /// The owner of the record's key.
     Owner,
     All,
 }
 
-/// A record.
+/// A record of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Record {
     pub(crate) index: u64,
-    /// Event time. It never falls.
+    /// Event time, which never falls.
     pub(crate) time: i64,
     pub(crate) key: u16,
     pub(crate) namespace: u8,
@@ -82,45 +82,45 @@ impl Record {
         }
     }
 
-    /// Returns the text that it stores, which no log may show.
+    /// Returns the text that the record stores, which no log line may show.
     pub(crate) fn text(&self, length: usize) -> Vec<u8> {
         let pattern = format!("{SECRET}-{}-", self.index);
         pattern.bytes().cycle().take(length).collect()
     }
 }
 
-/// What logs are like under one seed.
+/// The properties of a log, drawn from a seed.
 #[derive(Debug, Clone)]
 pub(crate) struct Workload {
     seed: u64,
     pub(crate) keys: u16,
-    /// Of 1000 records, how many go to one key.
+    /// Of 1000 records, the number that go to one key.
     hot: u64,
     largest_text: usize,
     step_ms: i64,
-    /// Families of operations that are off.
-    off: u64,
+    /// Bit set of disabled operation families.
+    disabled: u64,
 }
 
 impl Workload {
     pub(crate) fn draw(rng: &mut Rng) -> Self {
-        let off = rng.next() & rng.next();
+        let disabled = rng.next() & rng.next();
         Self {
             seed: rng.next(),
             keys: [1, 4, 16, 40][rng.index(4)],
             hot: [0, 0, 300, 900][rng.index(4)],
             largest_text: [16, 400, 400, 30_000][rng.index(4)],
             step_ms: [1, 10, 100][rng.index(3)],
-            off: if rng.permille(500) { 0 } else { off },
+            disabled: if rng.permille(500) { 0 } else { disabled },
         }
     }
 
-    /// Returns the bytes of a key. One of them is empty.
+    /// Returns the bytes of a key; those of key 0 are empty.
     pub(crate) fn key(key: u16) -> Vec<u8> {
         if key == 0 { Vec::new() } else { format!("{SECRET}-key-{key}").into_bytes() }
     }
 
-    /// Returns what an engine routes a key by, where the partitioner wants that.
+    /// Returns a key's routing hash, for partitioners that take one.
     pub(crate) fn routing(key: u16) -> u64 {
         Rng::new(u64::from(key)).next()
     }
@@ -142,16 +142,16 @@ impl Workload {
         Record { index, time, key, namespace, op }
     }
 
-    /// Draws an operation of a family that is on.
+    /// Draws an operation of an enabled family.
     fn op(&self, rng: &mut Rng, index: u64, time: i64) -> Op {
         let family = loop {
             let family = rng.within(0, 13);
-            if family == 0 || self.off >> family & 1 == 0 {
+            if family == 0 || self.disabled >> family & 1 == 0 {
                 break family;
             }
         };
         let number = rng.within(0, 1_000);
-        let small = u32::try_from(index & 0xffff_ffff).expect("it is masked");
+        let small = u32::try_from(index & 0xffff_ffff).expect("the number is masked");
         let sub = u16::try_from(rng.within(0, 7)).expect("sub-keys are few");
         let at = |rng: &mut Rng| {
             let at = time + 1 + signed(rng, 400);
@@ -199,6 +199,6 @@ impl Workload {
     }
 }
 
-fn signed(rng: &mut Rng, most: u64) -> i64 {
-    i64::try_from(rng.within(0, most)).expect("a small number")
+fn signed(rng: &mut Rng, max: u64) -> i64 {
+    i64::try_from(rng.within(0, max)).expect("a small number")
 }
