@@ -6,11 +6,8 @@
 
 use std::hint::black_box;
 
-use alluvium::KeyGroupSet;
-use alluvium::LogBackend;
-use alluvium::MemoryBudget;
-use alluvium::TableId;
 use alluvium::backend::{Change, RowRef, StateBackend, Write};
+use alluvium::{KeyGroupSet, LogBackend, MemoryBudget, TableId};
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 use alluvium_testkit::bench::{self, GROUPS, PARTITIONER, key, mixed};

@@ -7,15 +7,9 @@
 
 use std::hint::black_box;
 
-use alluvium::LogBackend;
-use alluvium::MemoryBudget;
-use alluvium::Timestamp;
-use alluvium::backend::Part;
-use alluvium::backend::{Cut, Sealed};
-use alluvium::backend::{RowRef, StateBackend, Write};
+use alluvium::backend::{Cut, Part, RowRef, Sealed, StateBackend, Write};
 use alluvium::internals::segment::{EncodeOptions, SegmentRows, encode};
-use alluvium::{Epoch, TableId};
-use alluvium::{KeyGroupSet, Partitioner};
+use alluvium::{Epoch, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, TableId, Timestamp};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const GROUPS: u16 = 128;

@@ -8,13 +8,8 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-use alluvium::KeyGroupSet;
-use alluvium::Schema;
-use alluvium::TableId;
-use alluvium::Timestamp;
-use alluvium::backend::TableRules;
-use alluvium::backend::{Change, RowRef, StateBackend};
-use alluvium::{KeyedState, LogBackend, Tables, TimeDomain, Timers};
+use alluvium::backend::{Change, RowRef, StateBackend, TableRules};
+use alluvium::{KeyGroupSet, KeyedState, LogBackend, Schema, TableId, Tables, TimeDomain, Timers, Timestamp};
 use criterion::{
     BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };

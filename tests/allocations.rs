@@ -5,17 +5,12 @@
 
 use std::time::Duration;
 
-use alluvium::Epoch;
-use alluvium::MemoryBudget;
-use alluvium::Result;
-use alluvium::Schema;
-use alluvium::Timestamp;
-use alluvium::backend::Cut;
-use alluvium::backend::Part;
-use alluvium::backend::StateBackend as _;
-use alluvium::{AggregatingState, KeyedState, ListState, LogBackend, MapState, OrderedMapState, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
-use alluvium::{Fixed, Ordered};
-use alluvium::{KeyGroupSet, Partitioner};
+use alluvium::backend::{Cut, Part, StateBackend as _};
+use alluvium::{
+    AggregatingState, Epoch, Fixed, KeyGroupSet, KeyedState, ListState, LogBackend, MapState, MemoryBudget, Ordered,
+    OrderedMapState, Partitioner, ReducingState, Result, Schema, TableOptions, Tables, Timestamp, TtlConfig,
+    ValueState,
+};
 use alluvium_testkit::Mean;
 use peak_alloc::PeakAlloc;
 

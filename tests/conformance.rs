@@ -3,9 +3,8 @@
 #[cfg(feature = "rocksdb")]
 use std::cell::Cell;
 
-use alluvium::MemoryBudget;
 use alluvium::backend::conformance::{PARTITIONER, run};
-use alluvium::{AnyBackend, LogBackend, OverlayBackend};
+use alluvium::{AnyBackend, LogBackend, MemoryBudget, OverlayBackend};
 #[cfg(feature = "rocksdb")]
 use alluvium::{RocksDb, RocksDbSettings};
 

@@ -4,18 +4,15 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::JobSettings;
-use alluvium::RetentionPolicy;
-use alluvium::Seq;
-use alluvium::Store;
 use alluvium::backend::{Fold, Op, RowBatch, Rules};
 use alluvium::internals::checkpoint::restore;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::manifest::INLINE_OPAQUE_BYTES;
 use alluvium::offline::{self, Level};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{ManifestLog, RestoreFrom};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    Error, ErrorKind, JobSettings, ManifestLog, Opaque, OpaqueContent, OpaqueRole, Redistribution, RestoreFrom, Result,
+    RetentionPolicy, Seq, Store,
+};
 use alluvium_testkit::{COUNT, Counting, Gate};
 use bytes::Bytes;
 

@@ -3,16 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::KeyGroupSet;
-use alluvium::RetentionPolicy;
-use alluvium::Seq;
-use alluvium::Store;
 use alluvium::offline::{self, Depth, Level, RestoreOptions};
 use alluvium::schema::Value;
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{JobBuilder, JobSettings, OperatorSpec, Strategy};
-use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    Error, ErrorKind, JobBuilder, JobSettings, KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole,
+    OperatorSpec, Redistribution, RestoreFrom, Result, RetentionPolicy, Seq, Store, StoredManifest, Strategy,
+};
 use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
 

@@ -10,18 +10,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alluvium::Result;
-use alluvium::Timestamp;
-use alluvium::backend::Part;
-use alluvium::backend::{Columns, Op, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
+use alluvium::backend::{Columns, Op, Part, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
 use alluvium::internals::place::pack::{Pack, PackBuilder, Packed};
 use alluvium::internals::segment::{Compression, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
-use alluvium::manifest::{AttemptMarker, DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice, OperatorManifest, Program, Retained, StateKind, SubtaskEntry, SubtaskManifest, TableSchema};
-use alluvium::manifest::{Hash, ObjectId, PutId, SegmentId};
-use alluvium::{Attempt, Epoch, JobId, ManifestId, OperatorId, Seq, Subtask, TableId};
-use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Partitioner};
-use alluvium::{MacKey, MacKeys};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution, Schema};
+use alluvium::manifest::{
+    AttemptMarker, DurabilityLevel, Extension, Hash, Layout, Manifest, ManifestKind, ObjectId, ObjectRef, ObjectSlice,
+    OperatorManifest, Program, PutId, Retained, SegmentId, StateKind, SubtaskEntry, SubtaskManifest, TableSchema,
+};
+use alluvium::{
+    Attempt, Epoch, JobId, KeyGroup, KeyGroupRange, KeyGroupSet, MacKey, MacKeys, ManifestId, Opaque, OpaqueContent,
+    OpaqueRole, OperatorId, Partitioner, Redistribution, Result, Schema, Seq, Subtask, TableId, Timestamp,
+};
 use bytes::Bytes;
 
 const MAX_PARALLELISM: u16 = 8;

@@ -3,20 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use alluvium::CheckpointPolicy;
-use alluvium::PipelineSettings;
-use alluvium::Timestamp;
 use alluvium::internals::store::Key;
-use alluvium::interval::FailurePrior;
-use alluvium::interval::{Bound, Goals, IntervalSettings};
-use alluvium::manifest::Manifest;
-use alluvium::manifest::ObjectId;
+use alluvium::interval::{Bound, FailurePrior, Goals, IntervalSettings};
+use alluvium::manifest::{Manifest, ObjectId};
 use alluvium::offline::{self, Level};
-use alluvium::{AdaptiveInterval, JobSettings, Strategy};
-use alluvium::{Attempt, Barrier, Epoch, Seq};
-use alluvium::{ErrorKind, Result};
-use alluvium::{ManifestLog, RestoreFrom};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    AdaptiveInterval, Attempt, Barrier, CheckpointPolicy, Epoch, ErrorKind, JobSettings, ManifestLog, Opaque,
+    OpaqueContent, OpaqueRole, PipelineSettings, Redistribution, RestoreFrom, Result, Seq, Strategy, Timestamp,
+};
 use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
 
@@ -125,7 +119,10 @@ async fn d22_whatever_is_uploaded_is_divided() -> Result<()> {
     let gate = Gate::new();
     let objects = gate.objects();
     // The limits for segments and packs may be exceeded by one group and by the pack's own bytes.
-    let pipeline = PipelineSettings::default().with(|it| { it.segment_bytes = 20_000; it.pack_bytes = 30_000; });
+    let pipeline = PipelineSettings::default().with(|it| {
+        it.segment_bytes = 20_000;
+        it.pack_bytes = 30_000;
+    });
     let settings = JobSettings::default().with(|it| it.pipeline = pipeline);
     let mut job = Counting::open(&objects, 2, settings.clone(), RestoreFrom::Newest, BTreeMap::new()).await?;
     for round in 1..=12 {

@@ -3,12 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use alluvium::Tables;
-use alluvium::offline;
 use alluvium::prelude::*;
 use alluvium::schema::Value;
-use alluvium::{ErrorKind, Result};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{ErrorKind, ManifestLog, RestoreFrom, Result, Tables, offline};
 use alluvium_testkit::Gate;
 use alluvium_testkit::Mean;
 use object_store::ObjectStore;

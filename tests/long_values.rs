@@ -3,19 +3,15 @@
 #[cfg(feature = "rocksdb")]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use alluvium::Epoch;
-use alluvium::MemoryBudget;
-use alluvium::Raw;
-use alluvium::Schema;
-use alluvium::Timestamp;
-use alluvium::backend::Part;
-use alluvium::backend::StateBackend;
 use alluvium::backend::conformance::{History, PARTITIONER};
-use alluvium::backend::{Columns, Cut, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource, Sealed};
+use alluvium::backend::{
+    Columns, Cut, MAX_VALUE_BYTES, Op, Part, Row, RowBatch, RowKey, RowSource, Sealed, StateBackend,
+};
 use alluvium::internals::segment::{Compression, EncodeOptions, encode};
-use alluvium::{Aggregate, AggregatingState, KeyedState, ListState, LogBackend, OverlayBackend, ReducingState, Tables};
-use alluvium::{ErrorKind, Result};
-use alluvium::{KeyGroup, KeyGroupSet};
+use alluvium::{
+    Aggregate, AggregatingState, Epoch, ErrorKind, KeyGroup, KeyGroupSet, KeyedState, ListState, LogBackend,
+    MemoryBudget, OverlayBackend, Raw, ReducingState, Result, Schema, Tables, Timestamp,
+};
 
 const GROUPS: u16 = 2;
 const MIB: usize = 1 << 20;

@@ -91,8 +91,7 @@ proptest! {
 mod rocksdb {
     use std::cell::Cell;
 
-    use alluvium::MemoryBudget;
-    use alluvium::{RocksDb, RocksDbSettings};
+    use alluvium::{MemoryBudget, RocksDb, RocksDbSettings};
 
     use super::*;
 

@@ -3,20 +3,16 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use alluvium::JobSettings;
-use alluvium::Seq;
-use alluvium::Store;
 use alluvium::backend::SegmentKind;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::internals::store::Key;
-use alluvium::manifest::Hash;
-use alluvium::manifest::{ManifestKind, SubtaskEntry};
+use alluvium::manifest::{Hash, ManifestKind, SubtaskEntry};
 use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
 use alluvium::schema::Value;
-use alluvium::{ErrorKind, Result};
-use alluvium::{KeyGroupRange, KeyGroupSet};
-use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    ErrorKind, JobSettings, KeyGroupRange, KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole, Redistribution,
+    RestoreFrom, Result, Seq, Store, StoredManifest,
+};
 use alluvium_testkit::{Counting, Gate};
 use bytes::Bytes;
 

@@ -3,14 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::LogBackend;
-use alluvium::Timestamp;
 use alluvium::manifest::{Manifest, SubtaskEntry};
-use alluvium::{BroadcastState, Job, JobBuilder, OperatorList, OperatorSpec, Task};
-use alluvium::{Epoch, OperatorId, Seq};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{Fixed, Raw, Utf8};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole};
+use alluvium::{
+    BroadcastState, Epoch, Error, ErrorKind, Fixed, Job, JobBuilder, LogBackend, Opaque, OpaqueContent, OpaqueRole,
+    OperatorId, OperatorList, OperatorSpec, Raw, Result, Seq, Task, Timestamp, Utf8,
+};
 use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
 

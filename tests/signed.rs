@@ -2,15 +2,9 @@
 
 use std::sync::Arc;
 
-use alluvium::JobSettings;
-use alluvium::Store;
-use alluvium::manifest::Manifest;
-use alluvium::manifest::PutId;
+use alluvium::manifest::{Manifest, PutId};
 use alluvium::offline::{self, RestoreOptions};
-use alluvium::{Epoch, Seq};
-use alluvium::{ErrorKind, Result};
-use alluvium::{MacKey, MacKeys};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Epoch, ErrorKind, JobSettings, MacKey, MacKeys, ManifestLog, RestoreFrom, Result, Seq, Store};
 use alluvium_testkit::{Counting, Gate, store};
 use bytes::Bytes;
 

@@ -3,11 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
-use alluvium::Seq;
-use alluvium::Store;
 use alluvium::internals::store::{Key, KeyClass, Put};
-use alluvium::{Access, RequestCounts, list_jobs, open_url};
-use alluvium::{Applied, ErrorKind};
+use alluvium::{Access, Applied, ErrorKind, RequestCounts, Seq, Store, list_jobs, open_url};
 use alluvium_testkit::contract::{self, data, object, runtime, settings};
 use bytes::Bytes;
 use futures_util::stream::BoxStream;

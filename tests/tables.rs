@@ -3,15 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::Epoch;
-use alluvium::Timestamp;
 use alluvium::backend::Ttl;
 use alluvium::manifest::TableSchema;
 use alluvium::prelude::TableOptions;
-use alluvium::{At, Fixed, Migrating, Utf8};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{Job, JobBuilder, OperatorSpec, Seat, Task};
-use alluvium::{ListState, MapState, OverlayBackend, Tables, TtlConfig, ValueState};
+use alluvium::{
+    At, Epoch, Error, ErrorKind, Fixed, Job, JobBuilder, ListState, MapState, Migrating, OperatorSpec, OverlayBackend,
+    Result, Seat, Tables, Task, Timestamp, TtlConfig, Utf8, ValueState,
+};
 use alluvium_testkit::{COUNT, Gate, store};
 
 async fn open(gate: &Arc<Gate>, parallelism: u32) -> Result<(Job, Vec<Seat>)> {

@@ -2,20 +2,14 @@
 
 use std::collections::BTreeSet;
 
-use alluvium::Epoch;
-use alluvium::ErrorKind;
-use alluvium::Fixed;
-use alluvium::MemoryBudget;
-use alluvium::Schema;
-use alluvium::Timestamp;
-use alluvium::backend::Cut;
-use alluvium::backend::Part;
 use alluvium::backend::conformance::History;
-use alluvium::backend::{CheckpointTimes, StateBackend};
+use alluvium::backend::{CheckpointTimes, Cut, Part, StateBackend};
 use alluvium::manifest::TableSchema;
 use alluvium::offline::RowTypes;
-use alluvium::{KeyGroup, KeyGroupSet, Partitioner, owner, subtask_range};
-use alluvium::{KeyedState, LogBackend, Outcome, OverlayBackend, Tables, TimeDomain, Timers};
+use alluvium::{
+    Epoch, ErrorKind, Fixed, KeyGroup, KeyGroupSet, KeyedState, LogBackend, MemoryBudget, Outcome, OverlayBackend,
+    Partitioner, Schema, Tables, TimeDomain, Timers, Timestamp, owner, subtask_range,
+};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 

@@ -2,8 +2,7 @@
 
 use std::cell::LazyCell;
 
-use alluvium::Fixed;
-use alluvium::{Aggregate, AggregatingState, ReducingState};
+use alluvium::{Aggregate, AggregatingState, Fixed, ReducingState};
 use criterion::Criterion;
 
 use super::{Draw, Log, done, each_key, plain, sizes};

@@ -2,8 +2,7 @@
 
 use std::cell::LazyCell;
 
-use alluvium::Fixed;
-use alluvium::ListState;
+use alluvium::{Fixed, ListState};
 use criterion::Criterion;
 
 use super::{Draw, Lanes, Log, Plain, done, each_key, plain, sizes};

@@ -28,10 +28,7 @@ use std::hint::black_box;
 use std::ops::DerefMut;
 use std::time::Duration;
 
-use alluvium::CurrentKey;
-use alluvium::Result;
-use alluvium::Schema;
-use alluvium::{KeyedState, LogBackend, Tables};
+use alluvium::{CurrentKey, KeyedState, LogBackend, Result, Schema, Tables};
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use foldhash::fast::FixedState;

@@ -3,8 +3,7 @@
 use std::cell::LazyCell;
 use std::ops::DerefMut;
 
-use alluvium::Fixed;
-use alluvium::MapState;
+use alluvium::{Fixed, MapState};
 use criterion::Criterion;
 use foldhash::fast::FixedState;
 

@@ -4,8 +4,7 @@ use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::ops::{DerefMut, Range};
 
-use alluvium::OrderedMapState;
-use alluvium::{Fixed, Ordered};
+use alluvium::{Fixed, Ordered, OrderedMapState};
 use criterion::Criterion;
 
 use super::{Draw, Lanes, Log, Plain, done, each_key, plain, sizes};

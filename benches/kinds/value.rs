@@ -2,8 +2,7 @@
 
 use std::cell::LazyCell;
 
-use alluvium::Fixed;
-use alluvium::ValueState;
+use alluvium::{Fixed, ValueState};
 use criterion::Criterion;
 
 use super::{Draw, Log, done, each_key, plain, sizes};

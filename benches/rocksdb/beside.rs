@@ -5,15 +5,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use alluvium::KeyGroupSet;
-use alluvium::MemoryBudget;
-use alluvium::Timestamp;
-use alluvium::backend::Cut;
-use alluvium::backend::Part;
-use alluvium::backend::{Change, RowRef, StateBackend, Write};
+use alluvium::backend::{Change, Cut, Part, RowRef, StateBackend, Write};
 use alluvium::internals::segment::{EncodeOptions, encode};
-use alluvium::{Epoch, TableId};
-use alluvium::{Outcome, RocksDbBackend};
+use alluvium::{Epoch, KeyGroupSet, MemoryBudget, Outcome, RocksDbBackend, TableId, Timestamp};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{DB, Options, WriteOptions};
 

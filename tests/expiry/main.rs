@@ -7,21 +7,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
-use alluvium::ChainPolicy;
-use alluvium::Fixed;
-use alluvium::MemoryBudget;
-use alluvium::Result;
-use alluvium::{LogBackend, OverlayBackend, ReducingState, TableOptions, Tables, TtlConfig, ValueState};
 use alluvium::backend::StateBackend;
-use alluvium::Fixed;
-use alluvium::ChainPolicy;
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Strategy, Task};
-use alluvium::{KeyGroupSet, Partitioner};
-use alluvium::MemoryBudget;
-use alluvium::Runtime;
-use alluvium::StoreSettings;
-use alluvium::Timestamp;
-use alluvium::TokioRuntime;
+use alluvium::{
+    ChainPolicy, Fixed, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, MemoryBudget, OperatorSpec,
+    OverlayBackend, Partitioner, ReducingState, Result, Runtime, Seat, StoreSettings, Strategy, TableOptions, Tables,
+    Task, Timestamp, TokioRuntime, TtlConfig, ValueState,
+};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::{COUNT, store_on};
 use futures_util::future::BoxFuture;
@@ -268,7 +259,13 @@ impl<B: StateBackend> Run<B> {
         let settings = match self.random.below(3) {
             0 => settings(Strategy::Full, ChainPolicy::default()),
             // Short chains cause bases, which drop expired rows, and merges of old deltas.
-            1 => settings(Strategy::Incremental, ChainPolicy::default().with(|it| { it.max_segments = 3; it.spread = 2; })),
+            1 => settings(
+                Strategy::Incremental,
+                ChainPolicy::default().with(|it| {
+                    it.max_segments = 3;
+                    it.spread = 2;
+                }),
+            ),
             _ => settings(Strategy::Incremental, ChainPolicy::default()),
         };
         let parallelism = 1 + u32::try_from(self.random.below(5)).unwrap();

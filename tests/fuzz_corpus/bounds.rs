@@ -1,18 +1,15 @@
 //! Memory bounds of readers: hostile objects of the largest size, and a real checkpoint.
 
-use alluvium::JobSettings;
-use alluvium::RestoreFrom;
 use alluvium::backend::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
 use alluvium::internals::codec::bytes::{put_length, put_varint};
-use alluvium::internals::envelope::Kind;
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
 use alluvium::internals::segment::{EncodeOptions, SegmentRows, SegmentWriter};
 use alluvium::internals::store::Key;
-use alluvium::manifest::PutId;
-use alluvium::manifest::{Extension, MAX_MANIFEST_BYTES, Manifest, SubtaskManifest};
-use alluvium::{Attempt, OperatorId, Seq, TableId};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{KeyGroup, KeyGroupSet};
+use alluvium::manifest::{Extension, MAX_MANIFEST_BYTES, Manifest, PutId, SubtaskManifest};
+use alluvium::{
+    Attempt, Error, ErrorKind, JobSettings, KeyGroup, KeyGroupSet, OperatorId, RestoreFrom, Result, Seq, TableId,
+};
 use alluvium_testkit::Counting;
 use alluvium_testkit::fuzz::memory::{self, CAP};
 use alluvium_testkit::fuzz::object::golden;

@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::Result;
-use alluvium::Store;
-use alluvium::StoreSettings;
+use alluvium::{Result, Store, StoreSettings};
 use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -210,9 +208,15 @@ pub(crate) fn job_store(sim: &Sim, node: Node, objects: Arc<dyn ObjectStore>, se
 }
 
 pub(crate) fn draw_store_settings(rng: &mut Rng) -> StoreSettings {
-    let mut settings = StoreSettings::default().with(|it| { it.call_timeout = Duration::from_millis(rng.within(500, 20_000)); it.retry_deadline = Duration::from_millis(rng.within(1_000, 30_000)); it.tries_max = usize::try_from(rng.within(2, 6)).expect("a small number"); it.backoff_first = Duration::from_millis(50); it.backoff_max = Duration::from_millis(rng.within(100, 3_000)); it.// Just above the most that a simulated listing misses = // Just above the most that a simulated listing misses; it.the least that the contract allows.
-        list_lag: 4 = the least that the contract allows.
-        list_lag: 4; });
+    let mut settings = StoreSettings::default().with(|it| {
+        it.call_timeout = Duration::from_millis(rng.within(500, 20_000));
+        it.retry_deadline = Duration::from_millis(rng.within(1_000, 30_000));
+        it.tries_max = usize::try_from(rng.within(2, 6)).expect("a small number");
+        it.backoff_first = Duration::from_millis(50);
+        it.backoff_max = Duration::from_millis(rng.within(100, 3_000));
+        // Just above the most that a simulated listing misses: the least that the contract allows.
+        it.list_lag = 4;
+    });
     // Derived instead of drawn, so that past seeds keep their runs.
     settings.collect_lag = settings.tries_max as u64 % 3;
     settings.settle_patience = Duration::from_secs([20, 3_600][settings.tries_max % 2]);

@@ -4,10 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::JobSettings;
-use alluvium::RestoreFrom;
-use alluvium::Result;
-use alluvium::StoreSettings;
+use alluvium::{JobSettings, RestoreFrom, Result, StoreSettings};
 use alluvium_testkit::{Counting, store_on};
 use object_store::ObjectStore;
 
@@ -51,7 +48,12 @@ async fn one_life(
     lineage: Arc<Mutex<Lineage>>,
 ) -> Result<()> {
     let settings = JobSettings::default().with(|it| it.max_parallelism = 8);
-    let patience = StoreSettings::default().with(|it| { it.call_timeout = Duration::from_millis(sim.draw(|rng| rng.within(50, 2_000))); it.tries_max = 3; it.backoff_first = Duration::from_millis(5); it.backoff_max = Duration::from_millis(20); });
+    let patience = StoreSettings::default().with(|it| {
+        it.call_timeout = Duration::from_millis(sim.draw(|rng| rng.within(50, 2_000)));
+        it.tries_max = 3;
+        it.backoff_first = Duration::from_millis(5);
+        it.backoff_max = Duration::from_millis(20);
+    });
     let store = store_on(&objects, sim.runtime(0), patience);
     let mut job = Counting::open_on(store, parallelism, settings, RestoreFrom::Newest).await?;
     lineage.lock().unwrap().restored(&job.expected);

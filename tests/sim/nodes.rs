@@ -5,22 +5,19 @@
 
 use std::time::Duration;
 
-use alluvium::Partitioner;
-use alluvium::RetentionPolicy;
-use alluvium::Store;
 use alluvium::internals::checkpoint::claim::{ClaimRequest, Claimed, claim, peek};
 use alluvium::internals::checkpoint::commit::{CommitOutcome, Committer, Draft};
-use alluvium::internals::checkpoint::sweep::Collector;
 use alluvium::internals::checkpoint::sweep;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::checkpoint::sweep::Collector;
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
 use alluvium::internals::runtime::timeout;
 use alluvium::internals::store::{Key, Put};
-use alluvium::manifest::{DurabilityLevel, Extension, Layout, ManifestKind, ObjectRef, Program};
-use alluvium::manifest::{Hash, ObjectId, PutId};
-use alluvium::{Applied, Error, Result};
-use alluvium::{Attempt, Epoch, ManifestId};
-use alluvium::{RestoreFrom, StoredManifest};
+use alluvium::manifest::{DurabilityLevel, Extension, Hash, Layout, ManifestKind, ObjectId, ObjectRef, Program, PutId};
+use alluvium::{
+    Applied, Attempt, Epoch, Error, ManifestId, Partitioner, RestoreFrom, Result, RetentionPolicy, Store,
+    StoredManifest,
+};
 
 use crate::oracle::Oracle;
 use crate::wire;

@@ -11,8 +11,7 @@ pub mod interval;
 mod random;
 pub mod suite;
 
-use alluvium::Job;
-use alluvium::{Error, Result};
+use alluvium::{Error, Job, Result};
 
 /// Prints text.
 pub type Print<'a> = &'a dyn Fn(&str) -> Result<()>;

@@ -5,8 +5,7 @@ use std::fs::{self, DirEntry, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use alluvium::{Attempt, JobId};
-use alluvium::{Error, Result};
+use alluvium::{Attempt, Error, JobId, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
 /// Maps a failed file operation to an error kind.

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use alluvium::{Error, Result};
-use alluvium::{MacKey, MacKeys};
+use alluvium::{Error, MacKey, MacKeys, Result};
 
 /// Manifest keys.
 #[derive(Debug, Clone, Default, Args)]

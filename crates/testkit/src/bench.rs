@@ -1,13 +1,7 @@
 //! Keys and backends shared by several benches.
 
-use alluvium::Epoch;
-use alluvium::LogBackend;
-use alluvium::MemoryBudget;
-use alluvium::Timestamp;
-use alluvium::backend::Part;
-use alluvium::backend::StateBackend;
-use alluvium::backend::{Cut, Sealed};
-use alluvium::{KeyGroupSet, Partitioner};
+use alluvium::backend::{Cut, Part, Sealed, StateBackend};
+use alluvium::{Epoch, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, Timestamp};
 
 pub const GROUPS: u16 = 128;
 pub const PARTITIONER: Partitioner = Partitioner::Range { seed: 42 };

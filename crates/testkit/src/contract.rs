@@ -3,16 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::ErrorKind;
-use alluvium::SharedRuntime;
-use alluvium::Store;
-use alluvium::StoreSettings;
-use alluvium::TokioRuntime;
-use alluvium::internals::envelope::Kind;
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
-use alluvium::{Attempt, Seq};
+use alluvium::{Attempt, ErrorKind, Seq, SharedRuntime, Store, StoreSettings, TokioRuntime};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use object_store::ObjectStore;

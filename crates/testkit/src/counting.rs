@@ -5,19 +5,10 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::Fixed;
-use alluvium::Opaque;
-use alluvium::RestoreFrom;
-use alluvium::SharedRuntime;
-use alluvium::Store;
-use alluvium::StoreSettings;
-use alluvium::Timestamp;
-use alluvium::TokioRuntime;
-use alluvium::owner;
-use alluvium::{Epoch, ManifestId, OperatorId};
-use alluvium::{Error, Result};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::{LogBackend, ValueState};
+use alluvium::{
+    Epoch, Error, Fixed, Job, JobBuilder, JobSettings, LogBackend, ManifestId, Opaque, OperatorId, OperatorSpec,
+    RestoreFrom, Result, SharedRuntime, Store, StoreSettings, Task, Timestamp, TokioRuntime, ValueState, owner,
+};
 use object_store::ObjectStore;
 use object_store::path::Path;
 

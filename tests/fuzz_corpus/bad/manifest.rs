@@ -2,8 +2,8 @@
 //!
 //! Each is the golden claim with further fields appended; of a non-repeated field, the last occurrence counts.
 
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::manifest::PutId;
 
 use super::super::seeds;

@@ -1,8 +1,8 @@
 //! Objects: envelopes, and the directory of packs.
 
 use alluvium::internals::codec::bytes::{put_checksum, put_u32, put_u64};
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::manifest::PutId;
 
 use super::super::seeds;

@@ -1,11 +1,9 @@
 //! One create or read at a time: the reported outcome is the true one, or unknown.
 
-use alluvium::RestoreFrom;
-use alluvium::Seq;
 use alluvium::internals::envelope;
 use alluvium::internals::envelope::Kind;
 use alluvium::internals::store::{Key, Put};
-use alluvium::{Applied, ErrorKind, Result};
+use alluvium::{Applied, ErrorKind, RestoreFrom, Result, Seq};
 
 use super::Rig;
 use alluvium_testkit::sim::{Answer, Fate, Faults, Operation};

@@ -3,13 +3,9 @@
 use std::future::poll_fn;
 use std::task::Poll;
 
-use alluvium::RestoreFrom;
-use alluvium::Timestamp;
 use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{Manifest, ManifestKind, OperatorManifest, SubtaskEntry, SubtaskManifest};
-use alluvium::{Applied, ErrorKind};
-use alluvium::{KeyGroupRange, KeyGroupSet};
-use alluvium::{OperatorId, Seq, Subtask};
+use alluvium::{Applied, ErrorKind, KeyGroupRange, KeyGroupSet, OperatorId, RestoreFrom, Seq, Subtask, Timestamp};
 
 use super::{Rig, committed, draft};
 use alluvium_testkit::sim::{Fate, Operation};

@@ -1,11 +1,9 @@
 //! Stored objects that are damaged, misplaced or of another job.
 
-use alluvium::ErrorKind;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::store::Key;
 use alluvium::manifest::{Manifest, ManifestKind};
-use alluvium::{Attempt, JobId, Seq};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Attempt, ErrorKind, JobId, ManifestLog, RestoreFrom, Seq};
 use bytes::Bytes;
 
 use super::{Rig, committed};

@@ -12,21 +12,17 @@ mod sweeping;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::Partitioner;
-use alluvium::Result;
-use alluvium::RetentionPolicy;
-use alluvium::Store;
-use alluvium::StoreSettings;
 use alluvium::internals::checkpoint::claim::{ClaimRequest, Claimed, claim};
 use alluvium::internals::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
 use alluvium::internals::checkpoint::sweep::Collector;
 use alluvium::internals::envelope;
 use alluvium::internals::envelope::Kind;
 use alluvium::internals::store::{Key, Put};
-use alluvium::manifest::{DurabilityLevel, Layout, ManifestKind, ObjectRef, Program};
-use alluvium::manifest::{Hash, ObjectId};
-use alluvium::{Attempt, Epoch, Seq};
-use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
+use alluvium::manifest::{DurabilityLevel, Hash, Layout, ManifestKind, ObjectId, ObjectRef, Program};
+use alluvium::{
+    Attempt, Epoch, ManifestLog, Partitioner, RestoreFrom, Result, RetentionPolicy, Seq, Store, StoreSettings,
+    StoredManifest,
+};
 use object_store::path::Path;
 
 use alluvium_testkit::sim::{Call, Fate, Faults, Operation, Sim, SimStore, StoreWorld, Tracing};

@@ -4,16 +4,13 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::Partitioner;
 use alluvium::internals::checkpoint::claim::{ClaimRequest, check_owner, claim, peek};
 use alluvium::internals::checkpoint::commit::CommitOutcome;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::runtime::timeout;
 use alluvium::internals::store::{Key, KeyClass};
 use alluvium::manifest::ManifestKind;
-use alluvium::{Applied, ErrorKind};
-use alluvium::{Attempt, Seq};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Applied, Attempt, ErrorKind, ManifestLog, Partitioner, RestoreFrom, Seq};
 
 use super::{HOUR_MS, Rig, committed, draft, request};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};

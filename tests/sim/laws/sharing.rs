@@ -3,14 +3,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::RetentionPolicy;
-use alluvium::Seq;
 use alluvium::internals::checkpoint::claim::{ClaimRequest, claim};
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::store::Key;
 use alluvium::manifest::{ManifestKind, ObjectRef};
-use alluvium::offline;
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{ManifestLog, RestoreFrom, RetentionPolicy, Seq, offline};
 
 use super::{HOUR_MS, Owner, Rig, committed, draft, request, upload};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation};

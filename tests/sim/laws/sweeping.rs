@@ -3,14 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use alluvium::ErrorKind;
-use alluvium::Seq;
 use alluvium::internals::checkpoint::claim::claim;
 use alluvium::internals::checkpoint::commit::{CommitOutcome, Draft};
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::store::Key;
 use alluvium::manifest::ManifestKind;
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{ErrorKind, ManifestLog, RestoreFrom, Seq};
 
 use super::{Owner, Rig, committed, draft, request};
 use alluvium_testkit::sim::{Answer, Call, Fate, Faults, Operation, Profile};

@@ -3,16 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt::Debug;
 
-use alluvium::RestoreFrom;
-use alluvium::Schema;
-use alluvium::Store;
-use alluvium::Timestamp;
-use alluvium::owner;
-use alluvium::{AnyBackend, OverlayBackend};
-use alluvium::{Barrier, Epoch, OperatorId};
-use alluvium::{Error, Result};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    AnyBackend, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, Opaque, OpaqueContent, OpaqueRole, OperatorId,
+    OperatorSpec, OverlayBackend, Redistribution, RestoreFrom, Result, Schema, Seat, Store, Task, Timestamp, owner,
+};
 
 use super::judge::{Judge, Restored, intent};
 use super::kinds::Subtask;

@@ -3,9 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use alluvium::Error;
-use alluvium::MemoryBudget;
-use alluvium::{Epoch, ManifestId};
+use alluvium::{Epoch, Error, ManifestId, MemoryBudget};
 
 use super::kinds::SEEN_LIFE_MS;
 use super::model::{Content, Model, differences};

@@ -2,14 +2,12 @@
 
 use std::time::Duration;
 
-use alluvium::KeyGroupSet;
-use alluvium::Result;
-use alluvium::Schema;
-use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
-use alluvium::{Aggregate, AggregatingState, AnyBackend, ListState, MapState, OrderedMapState, ReducingState, TableOptions, Tables, TimeDomain, Timers, TtlConfig, ValueState};
-use alluvium::{BroadcastState, OperatorList, Seat, Task};
-use alluvium::{Codec, Fixed, Ordered, Raw, Utf8};
+use alluvium::{
+    Aggregate, AggregatingState, AnyBackend, BroadcastState, Codec, Fixed, KeyGroupSet, ListState, MapState,
+    OperatorList, Ordered, OrderedMapState, Raw, ReducingState, Result, Schema, Seat, TableOptions, Tables, Task,
+    TimeDomain, Timers, Timestamp, TtlConfig, Utf8, ValueState,
+};
 
 use super::model::{CLEARING_MS, Content, LIFE_MS, PERIODIC_MS, PRUNED_BEHIND, digest, put};
 use super::workload::{NAMESPACES, Op, Record, Workload};

@@ -4,19 +4,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::ChainPolicy;
-use alluvium::CheckpointPolicy;
-use alluvium::KeyGroupSet;
-use alluvium::PipelineSettings;
-use alluvium::RetentionPolicy;
-use alluvium::Seq;
-use alluvium::Store;
-use alluvium::StoreSettings;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::offline::{self, Level, RestoreOptions};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::Strategy;
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{
+    ChainPolicy, CheckpointPolicy, Error, ErrorKind, KeyGroupSet, ManifestLog, PipelineSettings, RestoreFrom, Result,
+    RetentionPolicy, Seq, Store, StoreSettings, Strategy,
+};
 use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};

@@ -2,8 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use alluvium::Partitioner;
-use alluvium::Store;
+use alluvium::{Partitioner, Store};
 use futures_util::future::BoxFuture;
 
 use super::atlas;

@@ -2,15 +2,8 @@
 
 use std::sync::Arc;
 
-use alluvium::JobSettings;
-use alluvium::Partitioner;
-use alluvium::Result;
-use alluvium::Seq;
-use alluvium::Store;
-use alluvium::StoreSettings;
 use alluvium::offline::{self, Level, Report};
-use alluvium::Store;
-use alluvium::StoreSettings;
+use alluvium::{JobSettings, ManifestLog, Partitioner, RestoreFrom, Result, Seq, Store, StoreSettings};
 
 use super::engine::{Engine, Shape};
 use super::judge::{Judge, Restored};

@@ -5,10 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use alluvium::KeyGroupSet;
-use alluvium::MemoryBudget;
-use alluvium::{Error, Result};
-use alluvium::{RocksDb, RocksDbBackend, RocksDbSettings};
+use alluvium::{Error, KeyGroupSet, MemoryBudget, Result, RocksDb, RocksDbBackend, RocksDbSettings};
 use bytesize::ByteSize;
 use clap::Args;
 use tempfile::TempDir;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alluvium::interval::FailurePrior;
-use alluvium::interval::{Goals, IntervalSettings};
+use alluvium::interval::{FailurePrior, Goals, IntervalSettings};
 use alluvium::{Error, Result};
 use bytesize::ByteSize;
 use clap::Args;

@@ -2,10 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use alluvium::Result;
-use alluvium::Timestamp;
 use alluvium::internals::control::interval::Controller;
 use alluvium::interval::{Goals, IntervalSettings};
+use alluvium::{Result, Timestamp};
 
 use super::clairvoyant;
 use super::simulation::{Outcome, Policy, simulate};

@@ -7,8 +7,7 @@
 use alluvium::Timestamp;
 use alluvium::internals::control::estimate::FailureScope;
 use alluvium::internals::control::interval::Controller;
-use alluvium::interval::LoadSample;
-use alluvium::interval::{CheckpointSample, Decision, Observation};
+use alluvium::interval::{CheckpointSample, Decision, LoadSample, Observation};
 
 use super::world::World;
 use crate::random::Random;

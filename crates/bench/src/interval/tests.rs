@@ -7,8 +7,7 @@ use std::time::Duration;
 use alluvium::Timestamp;
 use alluvium::internals::control::formula;
 use alluvium::internals::control::interval::Controller;
-use alluvium::interval::FailurePrior;
-use alluvium::interval::{Bound, Goals, Infeasible, IntervalSettings};
+use alluvium::interval::{Bound, FailurePrior, Goals, Infeasible, IntervalSettings};
 
 use super::compare::{Case, compare_with};
 use super::simulation::{Outcome, Policy, simulate};

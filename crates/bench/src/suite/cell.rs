@@ -12,20 +12,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alluvium::MemoryBudget;
-use alluvium::RequestCounts;
 #[cfg(feature = "rocksdb")]
 use alluvium::RocksDbBackend;
-use alluvium::Runtime as _;
-use alluvium::Store;
-use alluvium::TokioRuntime;
 use alluvium::backend::StateBackend;
 use alluvium::manifest::Manifest;
-use alluvium::{Barrier, OperatorId};
-use alluvium::{DEFAULT_MAX_PARALLELISM, KeyGroupSet, Partitioner};
-use alluvium::{Error, Result};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec};
-use alluvium::{LogBackend, OverlayBackend};
+use alluvium::{
+    Barrier, DEFAULT_MAX_PARALLELISM, Error, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, OperatorId,
+    OperatorSpec, OverlayBackend, Partitioner, Result, Runtime as _, Store, TokioRuntime,
+};
+use alluvium::{MemoryBudget, RequestCounts};
 use tokio::runtime::Runtime;
 
 use super::args::{CellSpec, name};

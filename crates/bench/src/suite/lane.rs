@@ -3,12 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alluvium::Raw;
-use alluvium::Task;
-use alluvium::Timestamp;
 use alluvium::backend::{Change, RowRef, StateBackend, Write};
-use alluvium::{Barrier, TableId};
-use alluvium::{Error, Result};
+use alluvium::{Barrier, Error, Raw, Result, TableId, Task, Timestamp};
 
 use super::memory::Memory;
 use super::pace::{Pace, Timing};

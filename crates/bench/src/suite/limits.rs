@@ -5,13 +5,11 @@ use std::hint::black_box;
 use std::io;
 use std::time::Duration;
 
-use alluvium::Attempt;
-use alluvium::Store;
-use alluvium::internals::envelope::Kind;
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
 use alluvium::internals::store::Key;
 use alluvium::manifest::ObjectId;
-use alluvium::{Error, Result};
+use alluvium::{Attempt, Error, Result, Store};
 use hashbrown::HashMap;
 use tokio::runtime::Runtime;
 

@@ -23,9 +23,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use alluvium::Store;
-use alluvium::TokioRuntime;
-use alluvium::{Error, Result};
+use alluvium::{Error, Result, Store, TokioRuntime};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::de::DeserializeOwned;
 use tokio::runtime::Runtime;

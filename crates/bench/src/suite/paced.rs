@@ -12,10 +12,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use alluvium::Job;
-use alluvium::Result;
 use alluvium::backend::StateBackend;
-use alluvium::{Attempt, Barrier, Epoch};
+use alluvium::{Attempt, Barrier, Epoch, Job, Result};
 
 use super::cell::{Cell, on_threads, panicked, together};
 use super::lane::Lane;

@@ -2,8 +2,7 @@
 
 use std::io::{self, Write};
 
-use alluvium::{CurrentKey, Partitioner, owner};
-use alluvium::{Error, Result};
+use alluvium::{CurrentKey, Error, Partitioner, Result, owner};
 
 use super::args::CellSpec;
 use super::distribution::Sampler;

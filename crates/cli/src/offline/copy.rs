@@ -2,9 +2,8 @@
 
 use serde_json::json;
 
-use alluvium::Result;
 use alluvium::offline::{self, RestoreOptions};
-use alluvium::{ManifestId, Seq};
+use alluvium::{ManifestId, Result, Seq};
 
 use super::super::{Finding, print};
 use super::place::{CheckpointArgs, Groups, progress_bar, watch};

@@ -2,10 +2,9 @@
 
 use serde_json::json;
 
-use alluvium::Seq;
 use alluvium::offline::{self, Change, ChangeKind, Diff, Place};
 use alluvium::schema::Value;
-use alluvium::{Error, Result};
+use alluvium::{Error, Result, Seq};
 
 use super::super::{Finding, print};
 use super::place::JobArgs;

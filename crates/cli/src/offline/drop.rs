@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value, json};
 
-use alluvium::ManifestLog;
-use alluvium::Seq;
 use alluvium::internals::checkpoint::sweep::Tally;
 use alluvium::manifest::ManifestKind;
 use alluvium::offline::{drop_savepoints, preview_drop};
-use alluvium::{Error, Result};
+use alluvium::{Error, ManifestLog, Result, Seq};
 
 use super::super::{Finding, print};
 use super::place::JobArgs;

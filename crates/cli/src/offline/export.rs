@@ -5,11 +5,9 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use alluvium::Store;
-use alluvium::StoredManifest;
 use alluvium::offline::{self, Entry, RowTypes};
 use alluvium::schema::Type;
-use alluvium::{Error, Result};
+use alluvium::{Error, Result, Store, StoredManifest};
 use serde_json::json;
 
 use super::super::{Finding, print};

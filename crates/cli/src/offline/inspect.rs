@@ -5,18 +5,12 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
-use alluvium::KeyGroupSet;
-use alluvium::ManifestLog;
-use alluvium::Result;
-use alluvium::Store;
 use alluvium::backend::{GroupHeat, SegmentKind};
 use alluvium::internals::checkpoint::restore;
 use alluvium::internals::store::Key;
-use alluvium::manifest::SegmentRef;
-use alluvium::manifest::{Manifest, StateKind};
+use alluvium::manifest::{Manifest, SegmentRef, StateKind};
 use alluvium::offline::{self, Depth, Inspection, OperatorInspection, TableInspection};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole};
-use alluvium::{OperatorId, Subtask};
+use alluvium::{KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole, OperatorId, Result, Store, Subtask};
 
 use super::super::{Finding, print};
 use super::list::summary;

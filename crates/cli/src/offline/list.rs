@@ -2,12 +2,9 @@
 
 use serde_json::{Value, json};
 
-use alluvium::Access;
-use alluvium::ManifestLog;
 use alluvium::manifest::ManifestKind;
 use alluvium::offline::{self, Listed, Summary};
-use alluvium::{ErrorKind, Result};
-use alluvium::{JobName, Seq};
+use alluvium::{Access, ErrorKind, JobName, ManifestLog, Result, Seq};
 
 use super::super::{Finding, print};
 use super::place::{JobArgs, StoreArgs};

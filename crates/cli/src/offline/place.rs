@@ -6,14 +6,10 @@ use std::sync::Arc;
 use clap::Args;
 use indicatif::ProgressBar;
 
-use alluvium::SharedRuntime;
-use alluvium::Store;
-use alluvium::TokioRuntime;
-use alluvium::{Access, StoreSettings, list_jobs, open_url};
-use alluvium::{Error, Result, offline};
-use alluvium::{JobName, Seq};
-use alluvium::{KeyGroupRange, KeyGroupSet};
-use alluvium::{ManifestLog, StoredManifest};
+use alluvium::{
+    Access, Error, JobName, KeyGroupRange, KeyGroupSet, ManifestLog, Result, Seq, SharedRuntime, Store, StoreSettings,
+    StoredManifest, TokioRuntime, list_jobs, offline, open_url,
+};
 
 use super::super::keys::KeyArgs;
 use super::super::print;

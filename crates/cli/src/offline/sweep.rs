@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use alluvium::internals::checkpoint::sweep::{SweepPlan, Tally};
 use alluvium::internals::store::Key;
-use alluvium::offline::{Foreign, foreign};
-use alluvium::offline::{policy, preview, sweep};
+use alluvium::offline::{Foreign, foreign, policy, preview, sweep};
 use alluvium::{Error, Result};
 
 use super::super::{Finding, print};

@@ -3,9 +3,8 @@
 use clap::ValueEnum;
 use serde_json::json;
 
-use alluvium::Result;
-use alluvium::Seq;
 use alluvium::offline::{self, Damage, Report};
+use alluvium::{Result, Seq};
 
 use super::super::{Finding, print};
 use super::place::{JobArgs, progress_bar, watch};

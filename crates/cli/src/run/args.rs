@@ -4,11 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alluvium::AdaptiveInterval;
-use alluvium::interval::FailurePrior;
-use alluvium::interval::IntervalSettings;
-use alluvium::interval::ReplayWeight;
-use alluvium::{Error, Result};
+use alluvium::interval::{FailurePrior, IntervalSettings, ReplayWeight};
+use alluvium::{AdaptiveInterval, Error, Result};
 #[cfg(feature = "rocksdb")]
 use alluvium_bench::backend::RocksDbArgs;
 use alluvium_bench::backend::{BackendKind, Strategy};

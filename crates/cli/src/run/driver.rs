@@ -7,19 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
-use alluvium::CheckpointPolicy;
-use alluvium::KeyGroupSet;
-use alluvium::RetentionPolicy;
-use alluvium::Store;
-use alluvium::TokioRuntime;
 use alluvium::interval::Decision;
 use alluvium::manifest::Manifest;
-use alluvium::{AnyBackend, LogBackend, OverlayBackend};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Seat, Task};
-use alluvium::{Opaque, OpaqueRole};
-use alluvium::{OperatorId, Seq};
-use alluvium::{RestoreFrom, StoredManifest};
+use alluvium::{
+    AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, Opaque,
+    OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, Result, RetentionPolicy, Seat, Seq, Store,
+    StoredManifest, Task, TokioRuntime,
+};
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;

@@ -5,8 +5,7 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use alluvium::Job;
-use alluvium::interval::LoadSample;
-use alluvium::interval::{Decision, Observation};
+use alluvium::interval::{Decision, LoadSample, Observation};
 use alluvium_bench::clock;
 
 /// Time between two load samples.

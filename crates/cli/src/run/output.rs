@@ -88,8 +88,7 @@ pub(crate) fn check_target(target: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use alluvium::ErrorKind;
-    use alluvium::{Attempt, JobId};
+    use alluvium::{Attempt, ErrorKind, JobId};
 
     use super::*;
 

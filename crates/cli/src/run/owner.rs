@@ -4,8 +4,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::path::Path;
 
-use alluvium::JobId;
-use alluvium::{Error, Result};
+use alluvium::{Error, JobId, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::files::{Writer, io_error, remove, sync_folder, write_durably};

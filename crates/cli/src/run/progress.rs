@@ -4,9 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use alluvium::Result;
-use alluvium::Seq;
-use alluvium::{Job, Progress};
+use alluvium::{Job, Progress, Result, Seq};
 
 use crate::print;
 use alluvium_bench::clock;

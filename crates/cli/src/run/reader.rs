@@ -6,14 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
 use alluvium::interval::Observation;
-use alluvium::owner;
-use alluvium::{Barrier, ManifestId};
-use alluvium::{Error, Result};
-use alluvium::{Job, Task};
-use alluvium::{Opaque, OpaqueRole};
+use alluvium::{Barrier, Error, Job, ManifestId, Opaque, OpaqueRole, Result, Task, Timestamp, owner};
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;

@@ -1,7 +1,6 @@
 //! Parsed records: an encoded key, a window, and one cell per column that aggregates read.
 
-use alluvium::CurrentKey;
-use alluvium::{Error, Result};
+use alluvium::{CurrentKey, Error, Result};
 
 use super::columns::Value;
 

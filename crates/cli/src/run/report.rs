@@ -1,9 +1,7 @@
 //! The summary of a run.
 
-use alluvium::Job;
-use alluvium::Result;
-use alluvium::Seq;
 use alluvium::interval::Decision;
+use alluvium::{Job, Result, Seq};
 use hdrhistogram::Histogram;
 use serde_json::json;
 

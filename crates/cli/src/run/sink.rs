@@ -11,8 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use alluvium::{Attempt, Epoch, JobId};
-use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Attempt, Epoch, Error, ErrorKind, JobId, Result};
 use serde::{Deserialize, Serialize};
 
 use super::output::{Output, OutputRow};

@@ -6,12 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::mpsc::Receiver;
 
-use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
-use alluvium::{Barrier, Epoch};
-use alluvium::{Error, Result};
-use alluvium::{Opaque, OpaqueRole};
-use alluvium::{Progress, Task};
+use alluvium::{Barrier, Epoch, Error, Opaque, OpaqueRole, Progress, Result, Task, Timestamp};
 use tokio::sync::watch;
 
 use super::output::OutputRow;

@@ -2,12 +2,9 @@
 
 use std::sync::mpsc::{Receiver, Sender};
 
-use alluvium::Barrier;
-use alluvium::Timestamp;
 use alluvium::backend::StateBackend;
 use alluvium::interval::Observation;
-use alluvium::{Error, Result};
-use alluvium::{Job, Task};
+use alluvium::{Barrier, Error, Job, Result, Task, Timestamp};
 use hdrhistogram::Histogram;
 
 use super::operator::Operator;

@@ -3,16 +3,11 @@
 use std::fs;
 use std::path::Path;
 
-use alluvium::Epoch;
-use alluvium::MemoryBudget;
-use alluvium::OverlayBackend;
-use alluvium::Timestamp;
-use alluvium::backend::Cut;
-use alluvium::backend::Part;
-use alluvium::backend::StateBackend;
+use alluvium::backend::{Cut, Part, StateBackend};
 use alluvium::schema::{Type, decode_any};
-use alluvium::{ErrorKind, Result};
-use alluvium::{KeyGroupSet, Partitioner, owner, subtask_range};
+use alluvium::{
+    Epoch, ErrorKind, KeyGroupSet, MemoryBudget, OverlayBackend, Partitioner, Result, Timestamp, owner, subtask_range,
+};
 use alluvium_testkit::oracle::{DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
 use clap::Parser;
 use tempfile::TempDir;

@@ -1,8 +1,7 @@
 //! Objects kept because a part of them is live (C).
 
-use alluvium::ManifestLog;
-use alluvium::Result;
 use alluvium::offline::{self, Depth};
+use alluvium::{ManifestLog, Result};
 
 use crate::committed::Committed;
 use alluvium_testkit::{self, Counting, Gate};

@@ -2,13 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use alluvium::KeyGroupSet;
-use alluvium::ManifestLog;
-use alluvium::Result;
-use alluvium::Seq;
-use alluvium::Store;
 use alluvium::offline::{self, Level};
-use alluvium::{Access, StoreSettings, open_url};
+use alluvium::{Access, KeyGroupSet, ManifestLog, Result, Seq, Store, StoreSettings, open_url};
 
 /// The checkpoints restorable at one time, each with its rows.
 #[derive(Debug, PartialEq, Eq)]

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use alluvium::RestoreFrom;
-use alluvium::Timestamp;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::control::coordinator::{Command, Coordinator, Event};
-use alluvium::interval::{Bound, Decision, Goals, IntervalSettings, Observation};
-use alluvium::interval::{FailurePrior, LoadSample};
-use alluvium::{AdaptiveInterval, JobSettings};
-use alluvium::{CheckpointPolicy, Participant};
-use alluvium::{Epoch, OperatorId, Subtask};
+use alluvium::interval::{Bound, Decision, FailurePrior, Goals, IntervalSettings, LoadSample, Observation};
+use alluvium::{
+    AdaptiveInterval, CheckpointPolicy, Epoch, JobSettings, OperatorId, Participant, RestoreFrom, Subtask, Timestamp,
+};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
 use crate::sim::{HOUR_MS, Rig, small};

@@ -7,12 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
-use alluvium::ErrorKind;
-use alluvium::JobSettings;
 use alluvium::internals::canary::{Canary, plant};
 use alluvium::offline::{self, Level};
-use alluvium::{Access, open_url};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{Access, ErrorKind, JobSettings, ManifestLog, RestoreFrom, open_url};
 
 use crate::committed::on_folder;
 use crate::folder::{Case, Emit, Ended, Scene};

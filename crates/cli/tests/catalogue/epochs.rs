@@ -2,15 +2,10 @@
 
 use std::time::Duration;
 
-use alluvium::CheckpointPolicy;
-use alluvium::LogBackend;
-use alluvium::RestoreFrom;
-use alluvium::Store;
-use alluvium::Timestamp;
-use alluvium::{Attempt, Barrier, Epoch, OperatorId};
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{Job, JobBuilder, OperatorSpec, Seat, Task};
-use alluvium::{Opaque, OpaqueRole};
+use alluvium::{
+    Attempt, Barrier, CheckpointPolicy, Epoch, Error, ErrorKind, Job, JobBuilder, LogBackend, Opaque, OpaqueRole,
+    OperatorId, OperatorSpec, RestoreFrom, Result, Seat, Store, Task, Timestamp,
+};
 use futures_util::FutureExt as _;
 
 use crate::sim::{Rig, small};

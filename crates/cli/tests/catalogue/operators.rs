@@ -10,14 +10,11 @@ use std::sync::Arc;
 use std::thread;
 use std::time::SystemTime;
 
-use alluvium::Attempt;
-use alluvium::Runtime as _;
-use alluvium::TokioRuntime;
-use alluvium::internals::envelope::Kind;
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::Kind;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
-use alluvium::{ErrorKind, Result};
+use alluvium::{Attempt, ErrorKind, Result, Runtime as _, TokioRuntime};
 use object_store::ObjectStore;
 use object_store::memory::InMemory;
 

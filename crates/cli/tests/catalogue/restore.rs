@@ -4,17 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::Fixed;
-use alluvium::KeyGroupSet;
-use alluvium::RetentionPolicy;
-use alluvium::Store;
-use alluvium::Timestamp;
 use alluvium::offline::{self, RestoreOptions};
 use alluvium::prelude::TableOptions;
-use alluvium::{ErrorKind, Result};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::{LogBackend, TtlConfig, ValueState};
-use alluvium::{ManifestLog, RestoreFrom};
+use alluvium::{
+    ErrorKind, Fixed, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, ManifestLog, OperatorSpec, RestoreFrom,
+    Result, RetentionPolicy, Store, Task, Timestamp, TtlConfig, ValueState,
+};
 
 use crate::committed::Committed;
 use crate::sim::{Rig, small};

@@ -3,12 +3,7 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::JobSettings;
-use alluvium::RestoreFrom;
-use alluvium::Result;
-use alluvium::RetentionPolicy;
-use alluvium::Store;
-use alluvium::StoreSettings;
+use alluvium::{JobSettings, RestoreFrom, Result, RetentionPolicy, Store, StoreSettings};
 use object_store::ObjectStore;
 
 use alluvium_testkit::sim::{Call, Fate, Faults, Node, Operation, Sim, SimStore, StoreWorld, Tracing};

@@ -2,15 +2,12 @@
 
 use std::time::Duration;
 
-use alluvium::Result;
-use alluvium::Seq;
-use alluvium::Store;
-use alluvium::Timestamp;
 use alluvium::backend::SegmentKind;
 use alluvium::manifest::Manifest;
-use alluvium::{Fixed, Raw};
-use alluvium::{Job, JobBuilder, OperatorSpec, Task};
-use alluvium::{LogBackend, TableOptions, TtlConfig, ValueState};
+use alluvium::{
+    Fixed, Job, JobBuilder, LogBackend, OperatorSpec, Raw, Result, Seq, Store, TableOptions, Task, Timestamp,
+    TtlConfig, ValueState,
+};
 
 use crate::sim::{Rig, small};
 use alluvium_testkit::COUNT;

@@ -4,10 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use alluvium::internals::store::Key;
-use alluvium::{ErrorKind, Result, offline};
-use alluvium::{JobSettings, Strategy};
-use alluvium::{ManifestLog, RestoreFrom};
-use alluvium::{Opaque, OpaqueRole};
+use alluvium::{ErrorKind, JobSettings, ManifestLog, Opaque, OpaqueRole, RestoreFrom, Result, Strategy, offline};
 use bytes::Bytes;
 use object_store::ObjectStore;
 

@@ -2,11 +2,7 @@
 
 use std::sync::Arc;
 
-use alluvium::ErrorKind;
-use alluvium::JobSettings;
-use alluvium::RestoreFrom;
-use alluvium::Result;
-use alluvium::StoreSettings;
+use alluvium::{ErrorKind, JobSettings, RestoreFrom, Result, StoreSettings};
 use object_store::ObjectStore;
 
 use super::place::{Place, quick};

@@ -1,9 +1,7 @@
 //! Malicious endpoints: the client bounds what it reads, in memory and in errors.
 
-use alluvium::ErrorKind;
-use alluvium::Store;
 use alluvium::internals::store::{Key, KeyClass};
-use alluvium::{Error, Seq};
+use alluvium::{Error, ErrorKind, Seq, Store};
 
 use super::place::{Kind, Place, quick};
 use super::proxy::{Act, Proxy, Request};

@@ -1,9 +1,6 @@
 //! Unsuitable stores: opening a job fails at once, and leaves nothing behind.
 
-use alluvium::Error;
-use alluvium::ErrorKind;
-use alluvium::JobSettings;
-use alluvium::RestoreFrom;
+use alluvium::{Error, ErrorKind, JobSettings, RestoreFrom};
 
 use super::place::{Place, quick};
 use super::proxy::{Act, Proxy};

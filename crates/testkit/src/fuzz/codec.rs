@@ -2,9 +2,8 @@
 
 use std::fmt::Debug;
 
-use alluvium::Result;
 use alluvium::schema::{Type, decode_any};
-use alluvium::{At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8};
+use alluvium::{At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Result, Serde, Unit, Utf8};
 
 /// Any bytes as a value of every codec. Decoding is stable under re-encoding, and tools decode by the type's name
 /// alone.

@@ -3,20 +3,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use alluvium::ChainPolicy;
-use alluvium::Result;
-use alluvium::RetentionPolicy;
-use alluvium::Timestamp;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::control::chain::{LinkSize, bases_due};
 use alluvium::internals::control::coordinator::{Command, Coordinator, Event};
 use alluvium::internals::control::retention::{Ledger, retain};
 use alluvium::internals::store::Key;
-use alluvium::manifest::{Hash, ObjectId, PutId};
-use alluvium::manifest::{Layout, Manifest, ManifestKind, ObjectRef, Retained};
-use alluvium::{Attempt, Epoch, ManifestId, OperatorId, Seq, Subtask};
-use alluvium::{CheckpointPolicy, Participant};
-use alluvium::{KeyGroup, KeyGroupSet};
+use alluvium::manifest::{Hash, Layout, Manifest, ManifestKind, ObjectId, ObjectRef, PutId, Retained};
+use alluvium::{
+    Attempt, ChainPolicy, CheckpointPolicy, Epoch, KeyGroup, KeyGroupSet, ManifestId, OperatorId, Participant, Result,
+    RetentionPolicy, Seq, Subtask, Timestamp,
+};
 use arbitrary::{Arbitrary, Unstructured};
 
 use super::object::golden;

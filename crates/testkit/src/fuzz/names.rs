@@ -5,9 +5,7 @@ use std::str::FromStr;
 
 use alluvium::internals::store::KeyClass;
 use alluvium::manifest::{Hash, ObjectId, PutId};
-use alluvium::{Access, list_jobs, open_url};
-use alluvium::{Attempt, JobId, JobName, Seq};
-use alluvium::{Error, ErrorKind, Result};
+use alluvium::{Access, Attempt, Error, ErrorKind, JobId, JobName, Result, Seq, list_jobs, open_url};
 use object_store::path::Path;
 
 use super::world;

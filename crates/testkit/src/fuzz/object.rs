@@ -2,19 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use alluvium::Result;
-use alluvium::Timestamp;
 use alluvium::internals::control::interval::{Controller, Learned};
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::internals::envelope;
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
 use alluvium::internals::place::pack::Pack;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::interval::{Goals, IntervalSettings};
-use alluvium::manifest::{AttemptMarker, Extension, Manifest, SubtaskManifest};
-use alluvium::manifest::{ObjectId, PutId};
+use alluvium::manifest::{AttemptMarker, Extension, Manifest, ObjectId, PutId, SubtaskManifest};
 use alluvium::offline::Summary;
-use alluvium::{Attempt, OperatorId, Seq};
-use alluvium::{MacKey, MacKeys};
+use alluvium::{Attempt, MacKey, MacKeys, OperatorId, Result, Seq, Timestamp};
 use bytes::Bytes;
 
 use super::seal;

@@ -1,16 +1,10 @@
 //! Operator state from arbitrary opaques: restored state survives the next checkpoint, at any parallelism.
 
-use alluvium::LogBackend;
-use alluvium::RestoreFrom;
-use alluvium::Result;
-use alluvium::Store;
-use alluvium::Timestamp;
 use alluvium::manifest::{Manifest, ManifestKind, OperatorManifest, SubtaskEntry, SubtaskManifest};
-use alluvium::subtask_range;
-use alluvium::{Epoch, OperatorId, Seq, Subtask};
-use alluvium::{Fixed, Raw, Utf8};
-use alluvium::{Job, JobBuilder, JobSettings, OperatorSpec, Task};
-use alluvium::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
+use alluvium::{
+    Epoch, Fixed, Job, JobBuilder, JobSettings, LogBackend, Opaque, OpaqueContent, OpaqueRole, OperatorId,
+    OperatorSpec, Raw, Redistribution, RestoreFrom, Result, Seq, Store, Subtask, Task, Timestamp, Utf8, subtask_range,
+};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 

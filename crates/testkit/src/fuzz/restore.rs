@@ -3,19 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use alluvium::JobSettings;
-use alluvium::KeyGroupSet;
-use alluvium::RetentionPolicy;
-use alluvium::Seq;
-use alluvium::Store;
-use alluvium::Utf8;
 use alluvium::manifest::INLINE_OPAQUE_BYTES;
 use alluvium::offline::{self, Depth, Level, RestoreOptions, TableInspection};
 use alluvium::schema::Value;
-use alluvium::{Error, ErrorKind, Result};
-use alluvium::{MacKey, MacKeys};
-use alluvium::{ManifestLog, RestoreFrom, StoredManifest};
-use alluvium::{Opaque, OpaqueRole};
+use alluvium::{
+    Error, ErrorKind, JobSettings, KeyGroupSet, MacKey, MacKeys, ManifestLog, Opaque, OpaqueRole, RestoreFrom, Result,
+    RetentionPolicy, Seq, Store, StoredManifest, Utf8,
+};
 use arbitrary::{Arbitrary, Unstructured};
 use bytes::Bytes;
 

@@ -1,12 +1,11 @@
 //! Segments: whole, index only, single block.
 
-use alluvium::Result;
 use alluvium::backend::{Fold, RowBatch, RowSource as _, Rules};
-use alluvium::internals::codec::bytes::{Reader, put_checksum, put_length, put_u16, put_u32, put_u8};
+use alluvium::internals::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, put_u32};
 use alluvium::internals::codec::trailer::put_trailer;
 use alluvium::internals::segment::{EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
 use alluvium::manifest::Hash;
-use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet};
+use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Result};
 use bytes::Bytes;
 
 use super::seal;

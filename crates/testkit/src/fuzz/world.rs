@@ -6,11 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use alluvium::Store;
-use alluvium::StoreSettings;
-use alluvium::Timestamp;
-use alluvium::TokioRuntime;
-use alluvium::{Runtime, SharedRuntime};
+use alluvium::{Runtime, SharedRuntime, Store, StoreSettings, Timestamp, TokioRuntime};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use object_store::memory::InMemory;

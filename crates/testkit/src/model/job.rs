@@ -3,13 +3,8 @@
 use std::collections::BTreeMap;
 
 use alluvium::backend::conformance::{History, RowId, contents};
-use alluvium::Outcome;
-use alluvium::backend::{Change, Entry, RowRef, Scope, StateBackend, SubRange, Write};
-use alluvium::{Epoch, TableId};
-use alluvium::backend::Part;
-use alluvium::{KeyGroup, KeyGroupSet, owner};
-use alluvium::backend::Cut;
-use alluvium::Timestamp;
+use alluvium::backend::{Change, Cut, Entry, Part, RowRef, Scope, StateBackend, SubRange, Write};
+use alluvium::{Epoch, KeyGroup, KeyGroupSet, Outcome, TableId, Timestamp, owner};
 
 use super::{Action, GROUPS, ORDERED, TABLES, merges, range, rules, stored_bytes, value};
 

@@ -6,16 +6,14 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use alluvium::MemoryBudget;
-use alluvium::Result;
 use alluvium::backend::conformance::{History, PARTITIONER, RowId};
-use alluvium::{LogBackend, Outcome, OverlayBackend};
-use alluvium::backend::{RowRef, Scope, StateBackend};
-use alluvium::TableId;
-use alluvium::{CurrentKey, KeyGroup, KeyGroupSet, subtask_range};
-use alluvium::MemoryBudget;
-use alluvium::backend::{Append, Fold, MergeOperator, RowBatch, RowSource, Rules, TableRules, Ttl, Upgrade};
-use alluvium::Timestamp;
+use alluvium::backend::{
+    Append, Fold, MergeOperator, RowBatch, RowRef, RowSource, Rules, Scope, StateBackend, TableRules, Ttl, Upgrade,
+};
+use alluvium::{
+    CurrentKey, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Outcome, OverlayBackend, Result, TableId, Timestamp,
+    subtask_range,
+};
 
 use self::job::Job;
 

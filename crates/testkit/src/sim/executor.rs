@@ -12,8 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use alluvium::Timestamp;
-use alluvium::{Runtime, SharedRuntime};
+use alluvium::{Runtime, SharedRuntime, Timestamp};
 use futures_util::future::BoxFuture;
 
 use super::Rng;

@@ -4,12 +4,9 @@ mod row;
 
 use std::collections::BTreeSet;
 
-use alluvium::Schema;
-use alluvium::TableId;
 use alluvium::backend::{Change, Entry, RowRef, StateBackend, Write};
 use alluvium::manifest::{StateKind, TableSchema};
-use alluvium::{CurrentKey, Partitioner};
-use alluvium::{Error, Result};
+use alluvium::{CurrentKey, Error, Partitioner, Result, Schema, TableId};
 use csv::StringRecord;
 
 use self::row::{Layout, struct_expression};
