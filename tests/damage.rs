@@ -8,7 +8,7 @@ use alluvium::backend::{Fold, Op, RowBatch, Rules};
 use alluvium::internals::checkpoint::restore;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::manifest::INLINE_OPAQUE_BYTES;
-use alluvium::offline::{self, Level};
+use alluvium::offline::{self, VerifyLevel};
 use alluvium::{
     Error, ErrorKind, JobSettings, ManifestLog, Opaque, OpaqueContent, OpaqueRole, Redistribution, RestoreFrom, Result,
     RetentionPolicy, Seq, Store,
@@ -102,7 +102,7 @@ impl Scene {
         let store = alluvium_testkit::store(&gate.objects());
         let name = key.trim_start_matches("job/");
         let chain = ManifestLog::load(&store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await;
+        let report = offline::verify(&store, &chain, VerifyLevel::Full, &|_, _| {}).await;
         let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert!(!report.damaged.is_empty(), "{what}: not detected");
         assert!(report.damaged.iter().all(|damage| damage.object == name), "{what}: {:?}", report.damaged);
@@ -231,7 +231,7 @@ async fn undamaged_objects_verify_and_restore() -> Result<()> {
         let scene = scene(opaque_bytes).await?;
         let gate = scene.with("", Bytes::new()).await;
         let store = alluvium_testkit::store(&gate.objects());
-        let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
+        let report = offline::verify(&store, &ManifestLog::load(&store).await?, VerifyLevel::Full, &|_, _| {}).await?;
         assert_eq!((report.damaged.as_slice(), report.restorable.len()), ([].as_slice(), 2));
         assert_eq!(restored(&store, RestoreFrom::Newest).await?, scene.states[&scene.newest]);
         let bytes: usize = scene.objects.values().map(Bytes::len).sum();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::offline::{self, Depth, Level, RestoreOptions};
+use alluvium::offline::{self, Depth, RestoreOptions, VerifyLevel};
 use alluvium::schema::Value;
 use alluvium::{
     Error, ErrorKind, JobBuilder, JobSettings, KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole,
@@ -20,7 +20,7 @@ async fn open(store: &Store, id: Option<Seq>) -> Result<StoredManifest> {
 }
 
 async fn verify(store: &Store) -> Result<offline::Report> {
-    offline::verify(store, &ManifestLog::load(store).await?, Level::Full, &silent).await
+    offline::verify(store, &ManifestLog::load(store).await?, VerifyLevel::Full, &silent).await
 }
 
 /// Returns the rows of the newest checkpoint.
@@ -166,7 +166,7 @@ async fn f19_readers_of_the_newest_go_on_with_a_newer_checkpoint() -> Result<()>
     assert!(assert_send(builder.peek_restored()).await?.unwrap().id.seq > raced);
 
     let (raced, chain, _) = next().await?;
-    let report = assert_send(offline::verify(&store, &chain, Level::Full, &silent)).await?;
+    let report = assert_send(offline::verify(&store, &chain, VerifyLevel::Full, &silent)).await?;
     assert!(report.damaged.is_empty() && report.restorable.iter().all(|seq| *seq > raced), "{report:?}");
     assert_eq!(report.restorable.len(), 1);
     // An explicitly chosen checkpoint is never replaced by a newer one.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use alluvium::internals::store::Key;
 use alluvium::interval::{Bound, FailurePrior, Goals, IntervalSettings};
 use alluvium::manifest::{Manifest, ObjectId};
-use alluvium::offline::{self, Level};
+use alluvium::offline::{self, VerifyLevel};
 use alluvium::{
     AdaptiveInterval, Attempt, Barrier, CheckpointPolicy, Epoch, ErrorKind, JobSettings, ManifestLog, Opaque,
     OpaqueContent, OpaqueRole, PipelineSettings, Redistribution, RestoreFrom, Result, Seq, Strategy, Timestamp,
@@ -472,7 +472,7 @@ async fn subtask_manifests_too_large_for_the_manifest_are_in_packs() -> Result<(
     let manifest = manifests(&gate).await.into_values().next_back().unwrap();
     assert_eq!(manifest.slices().count(), 1000);
     let store = alluvium_testkit::store(&gate.objects());
-    let report = offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &|_, _| {}).await?;
+    let report = offline::verify(&store, &ManifestLog::load(&store).await?, VerifyLevel::Full, &|_, _| {}).await?;
     assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
     let mut next = job.reopen(&gate.objects(), 3).await;
     // The next manifest is small, and so has its subtask manifests inline again.

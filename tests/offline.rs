@@ -7,7 +7,7 @@ use alluvium::backend::SegmentKind;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::internals::store::Key;
 use alluvium::manifest::{Hash, ManifestKind, SubtaskEntry};
-use alluvium::offline::{self, ChangeKind, DamageKind, Depth, Level, RestoreOptions};
+use alluvium::offline::{self, ChangeKind, DamageKind, Depth, RestoreOptions, VerifyLevel};
 use alluvium::schema::Value;
 use alluvium::{
     ErrorKind, JobSettings, KeyGroupRange, KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole, Redistribution,
@@ -58,7 +58,7 @@ async fn state(store: &Store, id: Option<Seq>) -> Result<State> {
 }
 
 async fn verify(store: &Store) -> Result<offline::Report> {
-    offline::verify(store, &ManifestLog::load(store).await?, Level::Full, &silent).await
+    offline::verify(store, &ManifestLog::load(store).await?, VerifyLevel::Full, &silent).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -442,24 +442,24 @@ async fn each_verify_level_finds_its_kinds_of_damage() -> Result<()> {
         assert_eq!(report.restorable.contains(&newest), kinds.is_empty() || !affected, "{report:?}");
         Ok::<_, alluvium::Error>(kinds)
     };
-    let sampled = Level::Sampled { seed: 1 };
-    for level in [Level::Manifest, sampled, Level::Full] {
+    let sampled = VerifyLevel::Sampled { seed: 1 };
+    for level in [VerifyLevel::Manifest, sampled, VerifyLevel::Full] {
         assert_eq!(found(level).await?, []);
     }
     gate.damage(&key, None).await;
-    for level in [Level::Manifest, sampled, Level::Full] {
+    for level in [VerifyLevel::Manifest, sampled, VerifyLevel::Full] {
         assert_eq!(found(level).await?, [DamageKind::Missing]);
     }
     gate.damage(&key, Some(bytes.slice(..bytes.len() - 1))).await;
-    for level in [Level::Manifest, sampled] {
+    for level in [VerifyLevel::Manifest, sampled] {
         assert_eq!(found(level).await?, [DamageKind::Length]);
     }
     let at = usize::try_from(segment.offset).unwrap() + 20;
     let mut flipped = bytes.to_vec();
     flipped[at] ^= 4;
     gate.damage(&key, Some(flipped.into())).await;
-    assert_eq!(found(Level::Manifest).await?, []);
-    for level in [sampled, Level::Full] {
+    assert_eq!(found(VerifyLevel::Manifest).await?, []);
+    for level in [sampled, VerifyLevel::Full] {
         assert_eq!(found(level).await?, [DamageKind::Block], "small segments have one block");
     }
     Ok(())
@@ -522,7 +522,7 @@ async fn progress_ends_at_its_total() -> Result<()> {
     let store = alluvium_testkit::store(&gate.objects());
     let seen = Mutex::new(Vec::new());
     let watch = |done: u64, total: u64| seen.lock().unwrap().push((done, total));
-    offline::verify(&store, &ManifestLog::load(&store).await?, Level::Full, &watch).await?;
+    offline::verify(&store, &ManifestLog::load(&store).await?, VerifyLevel::Full, &watch).await?;
     let seen = seen.into_inner().unwrap();
     assert!(seen.is_sorted() && seen.len() > 2);
     assert!(seen.last().is_some_and(|(done, total)| done == total && *total > 0), "{seen:?}");

@@ -23,10 +23,10 @@ const CHECKSUM_BYTES: usize = 4;
 /// Required flag: the object ends with a keyed MAC of all bytes before it.
 const FLAG_MAC: u32 = 1;
 
-/// Kind of an object. The numbers are part of the format.
+/// ObjectKind of an object. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
-pub enum Kind {
+pub enum ObjectKind {
     /// An attempt marker.
     Attempt = 1,
     /// A manifest.
@@ -35,7 +35,7 @@ pub enum Kind {
     Pack = 3,
 }
 
-impl Kind {
+impl ObjectKind {
     /// Returns the newest version of the body. This version is written; all versions from 1 to it are read.
     #[must_use]
     pub const fn newest_version(self) -> u16 {
@@ -66,7 +66,7 @@ struct Header {
 }
 
 impl Header {
-    fn encode(kind: Kind, required: u32, put_id: PutId, body_length: u64) -> Vec<u8> {
+    fn encode(kind: ObjectKind, required: u32, put_id: PutId, body_length: u64) -> Vec<u8> {
         let mut out = Vec::with_capacity(ENVELOPE_HEADER_BYTES);
         out.extend_from_slice(&MAGIC);
         put_u8(&mut out, kind as u8);
@@ -122,11 +122,11 @@ impl Builder {
 
     /// Returns the whole object.
     #[must_use]
-    pub fn finish(self, kind: Kind, put_id: PutId) -> Bytes {
+    pub fn finish(self, kind: ObjectKind, put_id: PutId) -> Bytes {
         self.finish_signed(kind, put_id, &MacKeys::default())
     }
 
-    fn finish_signed(mut self, kind: Kind, put_id: PutId, keys: &MacKeys) -> Bytes {
+    fn finish_signed(mut self, kind: ObjectKind, put_id: PutId, keys: &MacKeys) -> Bytes {
         let (header, body) = self.object.split_at_mut(ENVELOPE_HEADER_BYTES);
         let required = if keys.signs() { FLAG_MAC } else { 0 };
         let fields = Header::encode(kind, required, put_id, body.len() as u64);
@@ -140,13 +140,13 @@ impl Builder {
 
 /// Returns the object of `kind` with this body.
 #[must_use]
-pub fn encode(kind: Kind, put_id: PutId, body: &[u8]) -> Bytes {
+pub fn encode(kind: ObjectKind, put_id: PutId, body: &[u8]) -> Bytes {
     encode_signed(kind, put_id, body, &MacKeys::default())
 }
 
 /// Returns the object of `kind` with this body, signed if `keys` has a signing key.
 #[must_use]
-pub fn encode_signed(kind: Kind, put_id: PutId, body: &[u8], keys: &MacKeys) -> Bytes {
+pub fn encode_signed(kind: ObjectKind, put_id: PutId, body: &[u8], keys: &MacKeys) -> Bytes {
     let mut builder = Builder::with_capacity(body.len());
     builder.append(body);
     builder.finish_signed(kind, put_id, keys)
@@ -157,7 +157,7 @@ pub fn encode_signed(kind: Kind, put_id: PutId, body: &[u8], keys: &MacKeys) -> 
 /// # Errors
 /// `Corrupt` if it is damaged, truncated, has extra bytes or is of another kind; `Version` if it is intact but newer than
 /// this build.
-pub fn decode(kind: Kind, object: &Bytes) -> Result<Envelope> {
+pub fn decode(kind: ObjectKind, object: &Bytes) -> Result<Envelope> {
     open(kind, object, 0).map(|(envelope, _)| envelope)
 }
 
@@ -166,7 +166,7 @@ pub fn decode(kind: Kind, object: &Bytes) -> Result<Envelope> {
 /// # Errors
 /// As [`decode`]; `Corrupt` if the required signature of one of `keys` is missing or wrong; `Denied` if the object is signed
 /// and there are no keys.
-pub fn decode_signed(kind: Kind, object: &Bytes, keys: &MacKeys) -> Result<Envelope> {
+pub fn decode_signed(kind: ObjectKind, object: &Bytes, keys: &MacKeys) -> Result<Envelope> {
     let (envelope, signed_bytes) = open(kind, object, FLAG_MAC)?;
     let (signed, mac) = object.split_at(signed_bytes.min(object.len()));
     keys.verify(signed, Some(mac).filter(|mac| !mac.is_empty()))?;
@@ -174,7 +174,7 @@ pub fn decode_signed(kind: Kind, object: &Bytes, keys: &MacKeys) -> Result<Envel
 }
 
 /// Returns the content of an object, verified except for the MAC, and the length of the signed bytes.
-fn open(kind: Kind, object: &Bytes, supported: u32) -> Result<(Envelope, usize)> {
+fn open(kind: ObjectKind, object: &Bytes, supported: u32) -> Result<(Envelope, usize)> {
     let header = Header::decode(object)?;
     if header.kind != kind as u8 {
         return Err(Error::corrupt("misplaced object: it is of another kind")
@@ -202,7 +202,7 @@ fn open(kind: Kind, object: &Bytes, supported: u32) -> Result<(Envelope, usize)>
     Ok((envelope, body_end.saturating_add(CHECKSUM_BYTES)))
 }
 
-fn check_version(kind: Kind, header: &Header, supported: u32) -> Result<()> {
+fn check_version(kind: ObjectKind, header: &Header, supported: u32) -> Result<()> {
     let unknown = header.required & !supported;
     if unknown != 0 {
         return Err(
@@ -234,7 +234,7 @@ mod tests {
 
     const PUT: PutId = PutId([7; 16]);
 
-    fn kind_of(kind: Kind, object: &[u8]) -> Option<ErrorKind> {
+    fn kind_of(kind: ObjectKind, object: &[u8]) -> Option<ErrorKind> {
         decode(kind, &Bytes::copy_from_slice(object)).err().map(|error| error.kind())
     }
 
@@ -252,19 +252,19 @@ mod tests {
 
     #[test]
     fn an_object_is_read_intact_or_refused() {
-        let object = encode(Kind::Manifest, PUT, b"body");
-        let envelope = decode(Kind::Manifest, &object).unwrap();
+        let object = encode(ObjectKind::Manifest, PUT, b"body");
+        let envelope = decode(ObjectKind::Manifest, &object).unwrap();
         assert_eq!((envelope.put_id, envelope.version, &envelope.body[..]), (PUT, 1, &b"body"[..]));
         assert_eq!(peek_put_id(&object[..ENVELOPE_HEADER_BYTES]).unwrap(), PUT);
         for cut in 0..object.len() {
-            assert_eq!(kind_of(Kind::Manifest, &object[..cut]), Some(ErrorKind::Corrupt), "cut at {cut}");
+            assert_eq!(kind_of(ObjectKind::Manifest, &object[..cut]), Some(ErrorKind::Corrupt), "cut at {cut}");
         }
-        assert_eq!(kind_of(Kind::Manifest, &[&object[..], b"x"].concat()), Some(ErrorKind::Corrupt));
+        assert_eq!(kind_of(ObjectKind::Manifest, &[&object[..], b"x"].concat()), Some(ErrorKind::Corrupt));
         for at in 0..object.len() {
             for bit in 0..8 {
                 let mut flipped = object.to_vec();
                 flipped[at] ^= 1 << bit;
-                assert_eq!(kind_of(Kind::Manifest, &flipped), Some(ErrorKind::Corrupt), "byte {at} bit {bit}");
+                assert_eq!(kind_of(ObjectKind::Manifest, &flipped), Some(ErrorKind::Corrupt), "byte {at} bit {bit}");
                 assert_eq!(peek_put_id(&flipped).is_err(), at < ENVELOPE_HEADER_BYTES);
             }
         }
@@ -272,23 +272,27 @@ mod tests {
 
     #[test]
     fn kind_is_checked_before_version_and_damage_before_both() {
-        let object = encode(Kind::Pack, PUT, b"body");
-        assert_eq!(kind_of(Kind::Manifest, &object), Some(ErrorKind::Corrupt));
-        assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[10] = 2)), Some(ErrorKind::Version));
-        assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[10] = 0)), Some(ErrorKind::Corrupt));
-        assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[9] = 1)), Some(ErrorKind::Corrupt));
-        assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[12] = 2)), Some(ErrorKind::Version));
-        assert_eq!(kind_of(Kind::Pack, &rechecked(&object, |o| o[16] = 0xff)), None, "optional flags are ignored");
-        let error = decode(Kind::Pack, &rechecked(&object, |o| o[10] = 9).into()).unwrap_err();
+        let object = encode(ObjectKind::Pack, PUT, b"body");
+        assert_eq!(kind_of(ObjectKind::Manifest, &object), Some(ErrorKind::Corrupt));
+        assert_eq!(kind_of(ObjectKind::Pack, &rechecked(&object, |o| o[10] = 2)), Some(ErrorKind::Version));
+        assert_eq!(kind_of(ObjectKind::Pack, &rechecked(&object, |o| o[10] = 0)), Some(ErrorKind::Corrupt));
+        assert_eq!(kind_of(ObjectKind::Pack, &rechecked(&object, |o| o[9] = 1)), Some(ErrorKind::Corrupt));
+        assert_eq!(kind_of(ObjectKind::Pack, &rechecked(&object, |o| o[12] = 2)), Some(ErrorKind::Version));
+        assert_eq!(
+            kind_of(ObjectKind::Pack, &rechecked(&object, |o| o[16] = 0xff)),
+            None,
+            "optional flags are ignored"
+        );
+        let error = decode(ObjectKind::Pack, &rechecked(&object, |o| o[10] = 9).into()).unwrap_err();
         assert_eq!(error.to_string(), "object was written by a newer version found=`9` supported=`1`");
     }
 
     #[test]
     fn only_some_kinds_are_signed() {
-        let mut object = rechecked(&encode(Kind::Pack, PUT, b"body"), |o| o[12] = 1);
-        assert_eq!(kind_of(Kind::Pack, &object), Some(ErrorKind::Corrupt), "the mac is missing");
+        let mut object = rechecked(&encode(ObjectKind::Pack, PUT, b"body"), |o| o[12] = 1);
+        assert_eq!(kind_of(ObjectKind::Pack, &object), Some(ErrorKind::Corrupt), "the mac is missing");
         object.extend_from_slice(&[0; MAC_BYTES]);
-        assert_eq!(kind_of(Kind::Pack, &object), Some(ErrorKind::Version));
+        assert_eq!(kind_of(ObjectKind::Pack, &object), Some(ErrorKind::Version));
     }
 
     fn key(byte: u8) -> MacKey {
@@ -296,19 +300,19 @@ mod tests {
     }
 
     fn signed(keys: &MacKeys) -> Bytes {
-        encode_signed(Kind::Manifest, PUT, b"body", keys)
+        encode_signed(ObjectKind::Manifest, PUT, b"body", keys)
     }
 
     fn refusal(object: &[u8], keys: &MacKeys) -> Option<ErrorKind> {
-        decode_signed(Kind::Manifest, &Bytes::copy_from_slice(object), keys).err().map(|error| error.kind())
+        decode_signed(ObjectKind::Manifest, &Bytes::copy_from_slice(object), keys).err().map(|error| error.kind())
     }
 
     #[test]
     fn only_objects_signed_with_a_known_key_are_accepted() {
         let [none, ours, other] = [MacKeys::default(), MacKeys::signing(key(1)), MacKeys::signing(key(2))];
         let (plain, by_us) = (signed(&none), signed(&ours));
-        assert_eq!(plain, encode(Kind::Manifest, PUT, b"body"));
-        assert_eq!(decode_signed(Kind::Manifest, &by_us, &ours).unwrap().body, b"body"[..]);
+        assert_eq!(plain, encode(ObjectKind::Manifest, PUT, b"body"));
+        assert_eq!(decode_signed(ObjectKind::Manifest, &by_us, &ours).unwrap().body, b"body"[..]);
         assert_eq!(refusal(&by_us, &other), Some(ErrorKind::Corrupt));
         assert_eq!(refusal(&by_us, &none), Some(ErrorKind::Denied));
         assert_eq!(refusal(&plain, &none), None);

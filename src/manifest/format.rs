@@ -6,7 +6,7 @@ use prost::{DecodeError, Message};
 use super::weight::{Fields, MANIFEST, SUBTASK, weigh};
 use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
 use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
-use crate::envelope::{self, Kind, MacKeys};
+use crate::envelope::{self, MacKeys, ObjectKind};
 use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
 use crate::time::Timestamp;
@@ -39,7 +39,7 @@ impl Manifest {
             return Err(Error::usage("this version has no required extensions").with("tag", &extension.tag));
         }
         let body = proto::Manifest::from(self).encode_to_vec();
-        let object = envelope::encode_signed(Kind::Manifest, put_id, &body, keys);
+        let object = envelope::encode_signed(ObjectKind::Manifest, put_id, &body, keys);
         check_length(ErrorKind::Limit, object.len())?;
         check_lists(ErrorKind::Limit, weigh(&body, MANIFEST))?;
         Ok(object)
@@ -59,7 +59,7 @@ impl Manifest {
     /// # Errors
     /// As [`Manifest::decode`]; `Corrupt` if a required signature is missing or not of these keys.
     pub fn decode_signed(object: &Bytes, expected: Seq, keys: &MacKeys) -> Result<(Self, PutId)> {
-        let envelope = envelope::decode_signed(Kind::Manifest, object, keys)?;
+        let envelope = envelope::decode_signed(ObjectKind::Manifest, object, keys)?;
         check_length(ErrorKind::Corrupt, object.len())?;
         check_lists(ErrorKind::Corrupt, weigh(&envelope.body, MANIFEST))?;
         let manifest = Self::try_from(proto::Manifest::decode(envelope.body).map_err(not_protobuf)?)?;
@@ -157,7 +157,7 @@ impl AttemptMarker {
         put_u64(&mut body, self.attempt.0);
         body.extend_from_slice(&self.job.0);
         put_i64(&mut body, self.created_at.as_millis());
-        envelope::encode(Kind::Attempt, put_id, &body)
+        envelope::encode(ObjectKind::Attempt, put_id, &body)
     }
 
     /// Returns the marker stored under the key of `expected`, and its put-id.
@@ -165,7 +165,7 @@ impl AttemptMarker {
     /// # Errors
     /// `Corrupt` if it is damaged or a different marker; `Version` if it is newer than this build.
     pub fn decode(object: &Bytes, expected: Attempt) -> Result<(Self, PutId)> {
-        let envelope = envelope::decode(Kind::Attempt, object)?;
+        let envelope = envelope::decode(ObjectKind::Attempt, object)?;
         let mut reader = Reader::new(&envelope.body);
         let marker = Self {
             attempt: Attempt(reader.u64()?),

@@ -196,7 +196,7 @@ fn broken(edit: impl FnOnce(&mut Manifest)) -> String {
     let error: Error = manifest.encode(PUT).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Usage);
     let body = prost::Message::encode_to_vec(&proto::Manifest::from(&manifest));
-    let object = crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body);
+    let object = crate::envelope::encode(crate::envelope::ObjectKind::Manifest, PUT, &body);
     let read = Manifest::decode(&object, manifest.seq).unwrap_err();
     assert_eq!(read.kind(), ErrorKind::Corrupt, "{read:?}");
     error.chain()
@@ -295,7 +295,8 @@ fn values_of_newer_versions_are_not_reported_as_damage() {
         let mut message = proto::Manifest::from(&manifest());
         edit(&mut message);
         let body = prost::Message::encode_to_vec(&message);
-        decode(&crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body)).map_err(|error| error.kind())
+        decode(&crate::envelope::encode(crate::envelope::ObjectKind::Manifest, PUT, &body))
+            .map_err(|error| error.kind())
     };
     assert!(edited(|_| ()).is_ok());
     for edit in [
@@ -327,7 +328,7 @@ fn unknown_fields_are_skipped() {
     let mut body = prost::Message::encode_to_vec(&proto::Manifest::from(&manifest()));
     // Field 1000 as a varint: a later version's field, which protobuf readers skip.
     body.extend_from_slice(&[0xc0, 0x3e, 0x01]);
-    let object = crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body);
+    let object = crate::envelope::encode(crate::envelope::ObjectKind::Manifest, PUT, &body);
     assert_eq!(decode(&object).unwrap(), manifest());
 }
 
@@ -360,7 +361,7 @@ proptest! {
     #[test]
     fn damaged_bodies_give_an_error_or_a_valid_manifest(damage in any_damage()) {
         let body = damaged(&prost::Message::encode_to_vec(&proto::Manifest::from(&manifest())), &damage);
-        if let Ok(manifest) = decode(&crate::envelope::encode(crate::envelope::Kind::Manifest, PUT, &body)) {
+        if let Ok(manifest) = decode(&crate::envelope::encode(crate::envelope::ObjectKind::Manifest, PUT, &body)) {
             prop_assert_eq!(decode(&manifest.encode(PUT).unwrap()).unwrap(), manifest);
         }
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 
-use super::{Progress, reader};
+use super::{ReportProgress, reader};
 use crate::canary::{self, Canary};
 use crate::checkpoint::found::found;
 use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
@@ -34,7 +34,7 @@ pub async fn savepoint(
     from: &Store,
     checkpoint: &StoredManifest,
     to: &Store,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
     under(from, checkpoint.id.seq, write(from, checkpoint, to, &mut BTreeSet::new(), progress)).await
@@ -51,7 +51,7 @@ pub async fn savepoint_of(
     chain: &mut ManifestLog,
     id: Option<Seq>,
     to: &Store,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<(Seq, ManifestId)> {
     refuse_occupied(to).await?;
     let mut copied = BTreeSet::new();
@@ -71,7 +71,7 @@ async fn write(
     checkpoint: &StoredManifest,
     to: &Store,
     copied: &mut BTreeSet<ObjectId>,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<ManifestId> {
     let objects = &checkpoint.manifest.objects;
     let total = sum(objects.iter().map(|object| object.bytes));

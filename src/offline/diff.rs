@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use super::fold::{Folding, LiveRows, PART_BYTES, RangeSegments, narrowed, range_segments};
-use super::table::{Place, RowTypes, table_name, table_of};
+use super::table::{RowPlace, RowTypes, table_name, table_of};
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
@@ -29,7 +29,7 @@ pub enum ChangeKind {
 
 /// A place that changed.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Change<'a> {
+pub struct RowChange<'a> {
     /// Name of the operator.
     pub operator: &'a str,
     /// Name of the table.
@@ -39,7 +39,7 @@ pub struct Change<'a> {
     /// How it changed.
     pub kind: ChangeKind,
     /// The place.
-    pub place: Place<'a>,
+    pub place: RowPlace<'a>,
 }
 
 /// Counts of a table's changed places. A key counts once for each of its namespaces and sub-keys.
@@ -91,7 +91,7 @@ pub async fn diff(
     store: &Store,
     from: &Manifest,
     to: &Manifest,
-    mut each: impl FnMut(Change<'_>) -> Result<()>,
+    mut each: impl FnMut(RowChange<'_>) -> Result<()>,
 ) -> Result<Diff> {
     if (from.job, from.max_parallelism, from.partitioner) != (to.job, to.max_parallelism, to.partitioner) {
         return Err(Error::config("checkpoints are not of one job").with("from", from.job).with("to", to.job));
@@ -103,7 +103,7 @@ async fn compare(
     store: &Store,
     from: &Manifest,
     to: &Manifest,
-    each: &mut impl FnMut(Change<'_>) -> Result<()>,
+    each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
 ) -> Result<Diff> {
     let mut total = Diff::default();
     let all = from.operators.iter().chain(&to.operators).map(|operator| operator.id);
@@ -162,7 +162,7 @@ impl<'a> Pair<'a> {
         &mut self,
         store: &Store,
         total: &mut Diff,
-        each: &mut impl FnMut(Change<'_>) -> Result<()>,
+        each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
     ) -> Result<()> {
         let ranges_of =
             |side: Option<&OperatorManifest>| side.map(range_segments).transpose().map(Option::unwrap_or_default);
@@ -203,7 +203,7 @@ impl<'a> Pair<'a> {
         group: KeyGroup,
         kind: ChangeKind,
         key: &RowKey<'_>,
-        each: &mut impl FnMut(Change<'_>) -> Result<()>,
+        each: &mut impl FnMut(RowChange<'_>) -> Result<()>,
     ) -> Result<()> {
         let Compared { types, counts } = self.table(key.table);
         let count = match kind {
@@ -213,7 +213,7 @@ impl<'a> Pair<'a> {
         };
         *count = count.saturating_add(1);
         let place = types.place(key).map_err(|error| error.with("table", &counts.table))?;
-        each(Change { operator: &counts.operator, table: &counts.table, group, kind, place })
+        each(RowChange { operator: &counts.operator, table: &counts.table, group, kind, place })
     }
 }
 

@@ -1,7 +1,7 @@
 //! Exporting a table's live rows, decoded, ordered by key group and place.
 
 use super::fold;
-use super::table::{Entry, RowTypes, find_table};
+use super::table::{RowTypes, TableRow, find_table};
 use crate::checkpoint::reading::under;
 use crate::error::Result;
 use crate::key_group::KeyGroupSet;
@@ -24,7 +24,7 @@ pub async fn export(
     manifest: &Manifest,
     table: &str,
     groups: &KeyGroupSet,
-    mut each: impl FnMut(Entry<'_>) -> Result<()>,
+    mut each: impl FnMut(TableRow<'_>) -> Result<()>,
 ) -> Result<u64> {
     let (operator, table) = find_table(manifest, table)?;
     let types = RowTypes::of(table);

@@ -36,7 +36,7 @@ use crate::place::Store;
 pub use crate::checkpoint::reading::Reader;
 pub use crate::checkpoint::sweep::{SweepPlan, Tally};
 pub use copy::{savepoint, savepoint_of};
-pub use diff::{Change, ChangeKind, Diff, TableDiff, diff};
+pub use diff::{ChangeKind, Diff, RowChange, TableDiff, diff};
 pub use drop::{Dropped, drop_savepoints, preview_drop};
 pub use export::export;
 pub use foreign::{Foreign, foreign};
@@ -47,11 +47,11 @@ pub use list::{Listed, Summary, list};
 pub use rescale::{ReadPlan, SubtaskReads, read_plan};
 pub use restore::{RestoreOptions, restore, restore_of};
 pub use sweep::{policy, preview, sweep};
-pub use table::{Entry, Place, RowTypes, find_table};
-pub use verify::{Damage, DamageKind, Level, Report, verify};
+pub use table::{RowPlace, RowTypes, TableRow, find_table};
+pub use verify::{Damage, DamageKind, Report, VerifyLevel, verify};
 
 /// Callback with the bytes done and the total bytes.
-pub type Progress<'a> = &'a (dyn Fn(u64, u64) + Sync);
+pub type ReportProgress<'a> = &'a (dyn Fn(u64, u64) + Sync);
 
 /// Reads a checkpoint with its subtask manifests and opaques inline.
 ///

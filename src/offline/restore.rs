@@ -7,7 +7,7 @@ use super::copy::refuse_occupied;
 use super::fold::{PART_BYTES, narrowed};
 use super::opaques::joined;
 use super::rescale::scaled;
-use super::{Progress, reader};
+use super::{ReportProgress, reader};
 use crate::checkpoint::found::found;
 use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::checkpoint::reading::under;
@@ -52,7 +52,7 @@ pub async fn restore(
     manifest: &Manifest,
     to: &Store,
     options: &RestoreOptions,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<ManifestId> {
     refuse_occupied(to).await?;
     under(from, manifest.seq, write(from, manifest, to, options, progress)).await
@@ -70,7 +70,7 @@ pub async fn restore_of(
     id: Option<Seq>,
     to: &Store,
     options: &RestoreOptions,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<(Seq, ManifestId)> {
     refuse_occupied(to).await?;
     let mut reader = reader(from, chain, id);
@@ -88,7 +88,7 @@ async fn write(
     manifest: &Manifest,
     to: &Store,
     options: &RestoreOptions,
-    progress: Progress<'_>,
+    progress: ReportProgress<'_>,
 ) -> Result<ManifestId> {
     let wanted = options.groups.clone().unwrap_or_else(|| KeyGroupSet::all(manifest.max_parallelism));
     let parallelism =

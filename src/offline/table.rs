@@ -26,7 +26,7 @@ pub struct RowTypes {
 
 /// A row's place, decoded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Place<'a> {
+pub struct RowPlace<'a> {
     /// Its key.
     pub key: Value<'a>,
     /// Its namespace; `Unit` if the table has none.
@@ -37,11 +37,11 @@ pub struct Place<'a> {
 
 /// A live row, decoded.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry<'a> {
+pub struct TableRow<'a> {
     /// Its key group.
     pub group: KeyGroup,
     /// Its place within the group.
-    pub place: Place<'a>,
+    pub place: RowPlace<'a>,
     /// Its value.
     pub value: Value<'a>,
 }
@@ -76,9 +76,9 @@ impl RowTypes {
     ///
     /// # Errors
     /// `Corrupt` if its bytes do not have these types.
-    pub fn place<'a>(&'a self, key: &RowKey<'a>) -> Result<Place<'a>> {
+    pub fn place<'a>(&'a self, key: &RowKey<'a>) -> Result<RowPlace<'a>> {
         let decode = |ty, part: Option<&'a [u8]>| decode_any(ty, part.unwrap_or_default());
-        Ok(Place {
+        Ok(RowPlace {
             key: decode(&self.key, key.key)?,
             namespace: decode(&self.namespace, key.namespace)?,
             sub: decode(&self.sub, key.sub)?,
@@ -90,7 +90,7 @@ impl RowTypes {
     /// # Errors
     /// `Corrupt` if its bytes do not have these types; `Version` if its value has operands, which only the table's
     /// merge operator can apply.
-    pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<Entry<'a>> {
+    pub fn entry<'a>(&'a self, group: KeyGroup, row: &Row<'a>) -> Result<TableRow<'a>> {
         let bytes = match row.op {
             Op::Put(bytes) => bytes,
             // List elements with another version than the elements before them.
@@ -103,7 +103,7 @@ impl RowTypes {
             Some(element) => Value::List(elements(element, bytes)?),
             None => decode_any(&self.value, bytes)?,
         };
-        Ok(Entry { group, place: self.place(&row.key)?, value })
+        Ok(TableRow { group, place: self.place(&row.key)?, value })
     }
 }
 

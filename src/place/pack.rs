@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::codec::bytes::{Reader, put_length, put_u8, put_u32, put_u64};
 use crate::codec::trailer::{find_index, put_trailer};
-use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
+use crate::envelope::{self, ENVELOPE_HEADER_BYTES, ObjectKind};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, ObjectId, OperatorId, Part, PutId, SegmentId, Subtask};
 use crate::row::SegmentKind;
@@ -119,7 +119,7 @@ impl PackBuilder {
         }
         put_trailer(&mut directory, 0, self.len())?;
         self.object.append(&directory);
-        let bytes = self.object.finish(Kind::Pack, self.put_id);
+        let bytes = self.object.finish(ObjectKind::Pack, self.put_id);
         Ok(Packed { id: self.id, put_id: self.put_id, hash: Hash::of(&bytes), bytes })
     }
 }
@@ -140,7 +140,7 @@ impl Pack {
     /// # Errors
     /// `Corrupt` if it is damaged or another pack; `Version` if it is newer than this build.
     pub fn decode(expected: ObjectId, object: &Bytes) -> Result<Self> {
-        let envelope = envelope::decode(Kind::Pack, object)?;
+        let envelope = envelope::decode(ObjectKind::Pack, object)?;
         let mut identity = Reader::new(&envelope.body);
         let found = ObjectId { attempt: Attempt(identity.u64()?), random: identity.array()? };
         if found != expected {
@@ -262,7 +262,7 @@ mod tests {
 
         #[test]
         fn a_damaged_body_gives_an_error_or_slices_of_the_pack(damage in any_damage()) {
-            let body = envelope::decode(Kind::Pack, &packed().0.bytes).unwrap().body;
+            let body = envelope::decode(ObjectKind::Pack, &packed().0.bytes).unwrap().body;
             let mut body = damaged(&body, &damage);
             // Recompute the trailer's checksum.
             if let Some(end) = body.len().checked_sub(4).filter(|end| *end >= 12) {
@@ -271,7 +271,7 @@ mod tests {
                 body.truncate(end);
                 put_checksum(&mut body, start.unwrap_or(0));
             }
-            let object = envelope::encode(Kind::Pack, PutId([1; 16]), &body);
+            let object = envelope::encode(ObjectKind::Pack, PutId([1; 16]), &body);
             if let Ok(pack) = Pack::decode(ID, &object) {
                 pack.slices.iter().for_each(|slice| drop(pack.bytes(slice).unwrap()));
             }

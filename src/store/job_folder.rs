@@ -15,7 +15,7 @@ use super::listing::{LISTED_MAX, Listing};
 use super::requests::{RequestCounts, Requests};
 use super::retry::{Fault, NO_BUCKET, Patience, StoreSettings};
 use crate::canary::{self, Canary};
-use crate::envelope::{self, ENVELOPE_HEADER_BYTES, Kind};
+use crate::envelope::{self, ENVELOPE_HEADER_BYTES, ObjectKind};
 use crate::error::{Error, Result};
 use crate::id::{JobName, PutId};
 use crate::runtime::SharedRuntime;
@@ -190,7 +190,7 @@ impl JobFolder {
         let draw = || PutId(self.inner.patience.runtime.random().to_le_bytes());
         let [first, second] = [draw(), draw()];
         let key = Key::Probe(first);
-        let [object, other] = [first, second].map(|put_id| envelope::encode(Kind::Attempt, put_id, &put_id.0));
+        let [object, other] = [first, second].map(|put_id| envelope::encode(ObjectKind::Attempt, put_id, &put_id.0));
         let created = self.put_new(&key, first, object.clone()).await?;
         let again = self.put_new(&key, second, other).await?;
         let found = self.read_range(&key, 0..object.len() as u64).await?;

@@ -3,7 +3,7 @@
 use alluvium::backend::{Columns, MAX_VALUE_BYTES, Op, Row, RowBatch, RowKey, RowSource as _, SegmentKind};
 use alluvium::internals::codec::bytes::{put_length, put_varint};
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::segment::{EncodeOptions, SegmentRows, SegmentWriter};
 use alluvium::internals::store::Key;
 use alluvium::manifest::{Extension, MAX_MANIFEST_BYTES, Manifest, PutId, SubtaskManifest};
@@ -50,7 +50,7 @@ fn hostile_manifests_of_any_size_are_bounded() {
     let alone = memory::alone();
     for (path, field) in LISTS {
         for length in [1 << 16, 1 << 19, MAX_MANIFEST_BYTES - 100, MAX_MANIFEST_BYTES + 100] {
-            let object = envelope::encode(Kind::Manifest, PutId::default(), &repeated(path, field, length));
+            let object = envelope::encode(ObjectKind::Manifest, PutId::default(), &repeated(path, field, length));
             let error = alone.bounded(CAP, || Manifest::decode(&object, Seq(8)).unwrap_err());
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }

@@ -10,7 +10,7 @@ use alluvium::internals::checkpoint::commit::{CommitOutcome, Committer, Draft};
 use alluvium::internals::checkpoint::sweep;
 use alluvium::internals::checkpoint::sweep::Collector;
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::runtime::timeout;
 use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{DurabilityLevel, Extension, Hash, Layout, ManifestKind, ObjectId, ObjectRef, Program, PutId};
@@ -212,7 +212,7 @@ impl Process {
     async fn upload(&mut self, attempt: Attempt, from: u64, to: u64) -> Result<ObjectRef> {
         let id = ObjectId { attempt, random: self.store.draw_put_id().0 };
         let put_id = self.store.draw_put_id();
-        let object = envelope::encode(Kind::Pack, put_id, &[from.to_le_bytes(), to.to_le_bytes()].concat());
+        let object = envelope::encode(ObjectKind::Pack, put_id, &[from.to_le_bytes(), to.to_le_bytes()].concat());
         let (bytes, hash) = (object.len() as u64, Hash::of(&object));
         match self.store.folder().put_new(&Key::Data(id), put_id, object).await? {
             Put::Created => {}

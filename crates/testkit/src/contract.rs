@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
 use alluvium::{Attempt, ErrorKind, Seq, SharedRuntime, Store, StoreSettings, TokioRuntime};
@@ -35,7 +35,7 @@ pub fn store(objects: Arc<dyn ObjectStore>, prefix: &Path, settings: StoreSettin
 /// Returns an object and its put-id, both made from `byte`.
 pub fn object(byte: u8) -> (PutId, Bytes) {
     let put_id = PutId([byte; 16]);
-    (put_id, envelope::encode(Kind::Pack, put_id, &[byte; 100]))
+    (put_id, envelope::encode(ObjectKind::Pack, put_id, &[byte; 100]))
 }
 
 pub fn data(byte: u8) -> Key {

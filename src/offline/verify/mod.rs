@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 
 use futures_util::{StreamExt, stream};
 
-use super::Progress;
+use super::ReportProgress;
 use crate::checkpoint::manifest_log::{FOLLOWED_MAX, ManifestLog};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ObjectId, Seq};
@@ -26,7 +26,7 @@ use crate::store::{Key, KeyClass};
 use object::{Inspector, Stored};
 use reach::{Reach, Reached};
 
-/// Objects checked at a time. [`Level::Full`] holds each whole in memory.
+/// Objects checked at a time. [`VerifyLevel::Full`] holds each whole in memory.
 const CONCURRENT_OBJECTS: usize = 2;
 
 /// Longest attempt marker; real ones take less than 100 bytes.
@@ -34,7 +34,7 @@ const MARKER_BYTES_MAX: u64 = 64 << 10;
 
 /// How closely to check. Each level includes the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Level {
+pub enum VerifyLevel {
     /// Markers and manifests; existence and length of data objects.
     Manifest,
     /// Also each segment's index and one of its blocks.
@@ -126,9 +126,14 @@ pub struct Report {
 /// error.
 ///
 /// # Cost
-/// Two listings, or one at [`Level::Full`]; a read per marker and manifest; at [`Level::Sampled`] two reads per
-/// segment, at [`Level::Full`] one per object. Memory for a few objects.
-pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
+/// Two listings, or one at [`VerifyLevel::Full`]; a read per marker and manifest; at [`VerifyLevel::Sampled`] two reads per
+/// segment, at [`VerifyLevel::Full`] one per object. Memory for a few objects.
+pub async fn verify(
+    store: &Store,
+    chain: &ManifestLog,
+    level: VerifyLevel,
+    progress: ReportProgress<'_>,
+) -> Result<Report> {
     let mut newer = None;
     let mut followed = 0;
     loop {
@@ -150,7 +155,12 @@ pub async fn verify(store: &Store, chain: &ManifestLog, level: Level, progress: 
 }
 
 /// Checks everything that the live checkpoints of `chain` reach.
-async fn verify_once(store: &Store, chain: &ManifestLog, level: Level, progress: Progress<'_>) -> Result<Report> {
+async fn verify_once(
+    store: &Store,
+    chain: &ManifestLog,
+    level: VerifyLevel,
+    progress: ReportProgress<'_>,
+) -> Result<Report> {
     let mut report = Report::default();
     report.check_markers(store, chain).await?;
     let reach = report.check_manifests(store, chain).await?;
@@ -239,10 +249,16 @@ impl Report {
         Ok(reach)
     }
 
-    async fn check_objects(&mut self, store: &Store, reach: Reach, level: Level, progress: Progress<'_>) -> Result<()> {
+    async fn check_objects(
+        &mut self,
+        store: &Store,
+        reach: Reach,
+        level: VerifyLevel,
+        progress: ReportProgress<'_>,
+    ) -> Result<()> {
         let stored = match level {
-            Level::Full => Stored::ToBeRead,
-            Level::Manifest | Level::Sampled { .. } => Stored::list(store).await?,
+            VerifyLevel::Full => Stored::ToBeRead,
+            VerifyLevel::Manifest | VerifyLevel::Sampled { .. } => Stored::list(store).await?,
         };
         let inspector = Inspector { store, level, stored };
         let total = reach.objects.values().map(|object| object.length()).fold(0, u64::saturating_add);

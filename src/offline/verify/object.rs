@@ -8,7 +8,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::hash::check_hash;
 use super::reach::{Part, Reached};
-use super::{Damage, DamageKind, Level, detail};
+use super::{Damage, DamageKind, VerifyLevel, detail};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{ObjectId, Seq};
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
@@ -35,7 +35,7 @@ impl Stored {
 /// Checks data objects.
 pub(super) struct Inspector<'a> {
     pub(super) store: &'a Store,
-    pub(super) level: Level,
+    pub(super) level: VerifyLevel,
     pub(super) stored: Stored,
 }
 
@@ -86,7 +86,7 @@ impl Inspector<'_> {
             return Ok(vec![damage(0, DamageKind::Missing, reached.checkpoints(), error)?]);
         }
         let mut damaged = Vec::new();
-        if self.level != Level::Manifest {
+        if self.level != VerifyLevel::Manifest {
             for (offset, parts) in &reached.parts {
                 for (part, checkpoints) in parts {
                     if let Err(fault) = self.check_part(&source, *offset, part).await {
@@ -97,13 +97,13 @@ impl Inspector<'_> {
         }
         // If every needed slice is intact, the damage lies elsewhere in the object, where no restore reads.
         if let (true, Err((kind, error))) = (damaged.is_empty(), whole) {
-            let unseen = if self.level == Level::Full { BTreeSet::new() } else { reached.checkpoints() };
+            let unseen = if self.level == VerifyLevel::Full { BTreeSet::new() } else { reached.checkpoints() };
             damaged.push(damage(0, kind, unseen, error)?);
         }
         Ok(damaged)
     }
 
-    /// Checks the object as a whole. At [`Level::Full`] reads it into `source`.
+    /// Checks the object as a whole. At [`VerifyLevel::Full`] reads it into `source`.
     async fn check_whole(
         &self,
         id: ObjectId,
@@ -152,9 +152,9 @@ impl Inspector<'_> {
             Part::Segment(segment, partitioner, max_parallelism) => {
                 let rules = Rules { segment, partitioner: *partitioner, max_parallelism: *max_parallelism };
                 match self.level {
-                    Level::Manifest => Ok(()),
-                    Level::Sampled { seed } => rules.check_sample(source, seed).await,
-                    Level::Full => rules.check_all(source).await,
+                    VerifyLevel::Manifest => Ok(()),
+                    VerifyLevel::Sampled { seed } => rules.check_sample(source, seed).await,
+                    VerifyLevel::Full => rules.check_all(source).await,
                 }
             }
         }

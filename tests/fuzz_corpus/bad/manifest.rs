@@ -3,7 +3,7 @@
 //! Each is the golden claim with further fields appended; of a non-repeated field, the last occurrence counts.
 
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, ObjectKind};
 use alluvium::manifest::PutId;
 
 use super::super::seeds;
@@ -16,7 +16,7 @@ type Fields = (&'static str, Vec<u8>);
 pub(super) fn all() -> Named {
     let good = seeds::golden("claim.manifest");
     let body = &good[ENVELOPE_HEADER_BYTES..good.len() - 4];
-    let manifest = |body: &[u8]| envelope::encode(Kind::Manifest, PutId::default(), body).to_vec();
+    let manifest = |body: &[u8]| envelope::encode(ObjectKind::Manifest, PutId::default(), body).to_vec();
     let mut all = named("manifest", [("body-missing", manifest(b"")), ("a-pack", seeds::golden("data.pack"))]);
     let cases = [single(), lists(), spelling(), segments(), opaques()].concat();
     all.extend(cases.into_iter().map(|(name, fields)| ("manifest", name.into(), manifest(&[body, &fields].concat()))));

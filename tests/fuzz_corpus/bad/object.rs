@@ -2,7 +2,7 @@
 
 use alluvium::internals::codec::bytes::{put_checksum, put_u32, put_u64};
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, ObjectKind};
 use alluvium::manifest::PutId;
 
 use super::super::seeds;
@@ -75,7 +75,7 @@ fn with_header_checksum(mut object: Vec<u8>) -> Vec<u8> {
 fn packs() -> Named {
     let mut other = seeds::golden("data.pack");
     other[ENVELOPE_HEADER_BYTES] ^= 1;
-    let body = |body: &[u8]| envelope::encode(Kind::Pack, PutId::default(), body).to_vec();
+    let body = |body: &[u8]| envelope::encode(ObjectKind::Pack, PutId::default(), body).to_vec();
     let mut all = named(
         "pack",
         [
@@ -130,5 +130,5 @@ fn pack(directory: &[u8], offset: Option<u64>) -> Vec<u8> {
     put_u64(&mut body, offset.unwrap_or((ENVELOPE_HEADER_BYTES + start) as u64));
     put_u32(&mut body, u32::try_from(directory.len()).unwrap());
     put_checksum(&mut body, start);
-    envelope::encode(Kind::Pack, PutId::default(), &body).to_vec()
+    envelope::encode(ObjectKind::Pack, PutId::default(), &body).to_vec()
 }

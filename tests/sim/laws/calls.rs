@@ -1,7 +1,7 @@
 //! One create or read at a time: the reported outcome is the true one, or unknown.
 
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::store::{Key, Put};
 use alluvium::{Applied, ErrorKind, RestoreFrom, Result, Seq};
 
@@ -23,7 +23,7 @@ fn put_under(fates: Vec<(Operation, Fate)>) -> (Result<Put>, u64, bool) {
             let put_id = store.draw_put_id();
             store
                 .folder()
-                .put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(Kind::Manifest, put_id, b"body"))
+                .put_new(&Key::Manifest(Seq(1)), put_id, envelope::encode(ObjectKind::Manifest, put_id, b"body"))
                 .await
         }
     });

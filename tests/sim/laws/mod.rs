@@ -16,7 +16,7 @@ use alluvium::internals::checkpoint::claim::{ClaimRequest, Claimed, claim};
 use alluvium::internals::checkpoint::commit::{CommitOutcome, Committed, Committer, Draft};
 use alluvium::internals::checkpoint::sweep::Collector;
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::store::{Key, Put};
 use alluvium::manifest::{DurabilityLevel, Hash, Layout, ManifestKind, ObjectId, ObjectRef, Program};
 use alluvium::{
@@ -172,7 +172,7 @@ impl Owner {
 
 async fn upload(store: &Store, attempt: Attempt, epoch: u64) -> Result<ObjectRef> {
     let (id, put_id) = (ObjectId { attempt, random: store.draw_put_id().0 }, store.draw_put_id());
-    let object = envelope::encode(Kind::Pack, put_id, &epoch.to_le_bytes());
+    let object = envelope::encode(ObjectKind::Pack, put_id, &epoch.to_le_bytes());
     let (bytes, hash) = (object.len() as u64, Hash::of(&object));
     assert_eq!(store.folder().put_new(&Key::Data(id), put_id, object).await?, Put::Created);
     Ok(ObjectRef { id, put_id, bytes, hash, layout: Layout::Whole, cipher: 0, key_id: String::new() })

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium::internals::checkpoint::sweep;
-use alluvium::offline::{self, Level, RestoreOptions};
+use alluvium::offline::{self, RestoreOptions, VerifyLevel};
 use alluvium::{
     ChainPolicy, CheckpointPolicy, Error, ErrorKind, KeyGroupSet, ManifestLog, PipelineSettings, RestoreFrom, Result,
     RetentionPolicy, Seq, Store, StoreSettings, Strategy,
@@ -206,7 +206,8 @@ impl Process {
         let mut chain = ManifestLog::load(&self.store).await?;
         let Some(id) = chain.restorable().last().map(|newest| newest.id) else { return Ok(()) };
         if self.rng.permille(250) {
-            let level = [Level::Manifest, Level::Sampled { seed: self.rng.next() }, Level::Full][self.rng.index(3)];
+            let level = [VerifyLevel::Manifest, VerifyLevel::Sampled { seed: self.rng.next() }, VerifyLevel::Full]
+                [self.rng.index(3)];
             let report = offline::verify(&self.store, &chain, level, &|_, _| {}).await?;
             if !report.damaged.is_empty() {
                 world.judge.oracle.violation(format!("verify reports damage on a healthy store: {:?}", report.damaged));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use alluvium::offline::{self, Level, Report};
+use alluvium::offline::{self, Report, VerifyLevel};
 use alluvium::{JobSettings, ManifestLog, Partitioner, RestoreFrom, Result, Seq, Store, StoreSettings};
 
 use super::engine::{Engine, Shape};
@@ -50,7 +50,7 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
 pub(crate) fn verify(judge: &Judge, objects: Objects) -> Result<Report> {
     on_copy(judge, objects, |store| async move {
         let chain = ManifestLog::load(&store).await?;
-        offline::verify(&store, &chain, Level::Full, &|_, _| {}).await
+        offline::verify(&store, &chain, VerifyLevel::Full, &|_, _| {}).await
     })
 }
 

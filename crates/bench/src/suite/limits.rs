@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::store::Key;
 use alluvium::manifest::ObjectId;
 use alluvium::{Attempt, Error, Result, Store};
@@ -88,7 +88,7 @@ fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -
     let (mut elapsed, mut bytes) = (Duration::ZERO, 0);
     for _ in 0..BLOCKS_MAX {
         let put_id = store.draw_put_id();
-        let object = envelope::encode(Kind::Pack, put_id, block);
+        let object = envelope::encode(ObjectKind::Pack, put_id, block);
         let key = Key::Data(ObjectId { attempt: Attempt(1), random: put_id.0 });
         bytes += object.len();
         let start = clock::now();

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use alluvium::offline::{self, Change, ChangeKind, Diff, Place};
+use alluvium::offline::{self, ChangeKind, Diff, RowChange, RowPlace};
 use alluvium::schema::Value;
 use alluvium::{Error, Result, Seq};
 
@@ -66,7 +66,7 @@ const fn name(kind: ChangeKind) -> &'static str {
     }
 }
 
-fn change_json(change: &Change<'_>) -> Result<String> {
+fn change_json(change: &RowChange<'_>) -> Result<String> {
     let mut map = serde_json::Map::new();
     map.insert("operator".into(), change.operator.into());
     map.insert("table".into(), change.table.into());
@@ -85,7 +85,7 @@ fn unprintable(source: serde_json::Error) -> Error {
     Error::corrupt("key has no JSON").with_source(source)
 }
 
-fn change_text(change: &Change<'_>) -> String {
+fn change_text(change: &RowChange<'_>) -> String {
     let sign = match change.kind {
         ChangeKind::Added => '+',
         ChangeKind::Removed => '-',
@@ -96,7 +96,7 @@ fn change_text(change: &Change<'_>) -> String {
 }
 
 /// Returns the parts of a place that are not `Unit`.
-fn parts<'a>(place: &'a Place<'a>) -> impl Iterator<Item = (&'static str, &'a Value<'a>)> {
+fn parts<'a>(place: &'a RowPlace<'a>) -> impl Iterator<Item = (&'static str, &'a Value<'a>)> {
     let parts = [("key", &place.key), ("namespace", &place.namespace), ("sub", &place.sub)];
     parts.into_iter().filter(|(_, value)| **value != Value::Unit)
 }

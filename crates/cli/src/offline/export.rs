@@ -5,7 +5,7 @@ use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use alluvium::offline::{self, Entry, RowTypes};
+use alluvium::offline::{self, RowTypes, TableRow};
 use alluvium::schema::Type;
 use alluvium::{Error, Result, Store, StoredManifest};
 use serde_json::json;
@@ -115,7 +115,7 @@ impl<'a> RowWriter<'a> {
         }
     }
 
-    fn write(&mut self, entry: &Entry<'_>) -> Result<()> {
+    fn write(&mut self, entry: &TableRow<'_>) -> Result<()> {
         let values = [&entry.place.key, &entry.place.namespace, &entry.place.sub, &entry.value];
         match self {
             Self::Csv { types, csv, cells: record } => {

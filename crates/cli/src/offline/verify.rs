@@ -38,9 +38,9 @@ enum Level {
 pub(super) async fn run(args: Args) -> Result<Finding> {
     let (store, chain) = args.job.open().await?;
     let level = match args.level {
-        Level::Manifest => offline::Level::Manifest,
-        Level::Sampled => offline::Level::Sampled { seed: args.seed },
-        Level::Full => offline::Level::Full,
+        Level::Manifest => offline::VerifyLevel::Manifest,
+        Level::Sampled => offline::VerifyLevel::Sampled { seed: args.seed },
+        Level::Full => offline::VerifyLevel::Full,
     };
     let foreign = offline::foreign(&store).await?;
     let bar = progress_bar();

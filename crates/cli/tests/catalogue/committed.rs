@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use alluvium::offline::{self, Level};
+use alluvium::offline::{self, VerifyLevel};
 use alluvium::{Access, KeyGroupSet, ManifestLog, Result, Seq, Store, StoreSettings, open_url};
 
 /// The checkpoints restorable at one time, each with its rows.
@@ -26,7 +26,7 @@ impl Committed {
     /// If a check fails.
     pub(crate) async fn check(&self, store: &Store, what: &str) {
         let chain = ManifestLog::load(store).await.unwrap_or_else(|error| panic!("{what}: {error:?}"));
-        let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await;
+        let report = offline::verify(store, &chain, VerifyLevel::Full, &|_, _| {}).await;
         let report = report.unwrap_or_else(|error| panic!("{what}: {error:?}"));
         assert_eq!(report.damaged, [], "{what}");
         for (seq, expected) in &self.0 {

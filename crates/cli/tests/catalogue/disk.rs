@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::sync::LazyLock;
 
 use alluvium::internals::canary::{Canary, plant};
-use alluvium::offline::{self, Level};
+use alluvium::offline::{self, VerifyLevel};
 use alluvium::{Access, ErrorKind, JobSettings, ManifestLog, RestoreFrom, open_url};
 
 use crate::committed::on_folder;
@@ -82,7 +82,7 @@ fn d02_blocks_that_were_not_written_are_found() {
                     let what = format!("{} without {start}..{end}", file.display());
                     let (damaged, restorable) = on_folder(&case.store(), async |store| {
                         let chain = ManifestLog::load(store).await.unwrap();
-                        let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await.unwrap();
+                        let report = offline::verify(store, &chain, VerifyLevel::Full, &|_, _| {}).await.unwrap();
                         (report.damaged, report.restorable)
                     });
                     let void = restorable.len() == scene.committed.0.len();
@@ -496,7 +496,7 @@ fn d05_a_restore_elsewhere_is_there_whole_or_not_at_all() {
             if chain.end().0 == 0 {
                 return None;
             }
-            let report = offline::verify(store, &chain, Level::Full, &|_, _| {}).await.unwrap();
+            let report = offline::verify(store, &chain, VerifyLevel::Full, &|_, _| {}).await.unwrap();
             Some(report.damaged.is_empty() && report.restorable.len() == 1)
         })
     });

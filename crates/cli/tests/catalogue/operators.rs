@@ -11,7 +11,7 @@ use std::thread;
 use std::time::SystemTime;
 
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::Kind;
+use alluvium::internals::envelope::ObjectKind;
 use alluvium::internals::store::{Key, KeyClass, Put};
 use alluvium::manifest::{ObjectId, PutId};
 use alluvium::{Attempt, ErrorKind, Result, Runtime as _, TokioRuntime};
@@ -101,7 +101,7 @@ pub(crate) fn d15_what_is_longer_than_it_may_be_is_not_read() {
         let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
         let store = alluvium_testkit::store(&objects);
         let key = Key::Data(ObjectId { attempt: Attempt(1), random: [1; 16] });
-        let object = envelope::encode(Kind::Pack, PutId([1; 16]), &[0; 100_000]);
+        let object = envelope::encode(ObjectKind::Pack, PutId([1; 16]), &[0; 100_000]);
         assert_eq!(store.folder().put_new(&key, PutId([1; 16]), object).await.unwrap(), Put::Created);
         let error = store.folder().read(&key, 65_536).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -166,7 +166,7 @@ fn g04_a_count_that_cannot_be_is_refused_before_room_is_made_for_it() {
     };
     for body in [long(13 << 3 | 2, 40), long(9 << 3 | 2, 62), long(7 << 3 | 2, 63)] {
         let path = job.bench.path(&format!("state/j/manifest/{:020}", 99));
-        fs::write(&path, envelope::encode(Kind::Manifest, put_id, &body)).unwrap();
+        fs::write(&path, envelope::encode(ObjectKind::Manifest, put_id, &body)).unwrap();
         for verb in ["inspect", "export --table aggregates --output /dev/null/x.csv"] {
             let args = job.on(&format!("{verb} --job j"));
             // With a memory limit of 256 MiB.

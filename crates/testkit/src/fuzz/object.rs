@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use alluvium::internals::control::interval::{Controller, Learned};
 use alluvium::internals::envelope;
-use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, Kind};
+use alluvium::internals::envelope::{ENVELOPE_HEADER_BYTES, ObjectKind};
 use alluvium::internals::place::pack::Pack;
 use alluvium::internals::rescale::OperatorPlan;
 use alluvium::interval::{Goals, IntervalSettings};
@@ -26,9 +26,9 @@ pub fn object_envelope(data: &[u8]) -> Result<()> {
     let open = |bytes: &[u8]| {
         let object = Bytes::copy_from_slice(bytes);
         let (kind, others) = match bytes.get(8) {
-            Some(1) => (Kind::Attempt, [Kind::Manifest, Kind::Pack]),
-            Some(3) => (Kind::Pack, [Kind::Attempt, Kind::Manifest]),
-            _ => (Kind::Manifest, [Kind::Attempt, Kind::Pack]),
+            Some(1) => (ObjectKind::Attempt, [ObjectKind::Manifest, ObjectKind::Pack]),
+            Some(3) => (ObjectKind::Pack, [ObjectKind::Attempt, ObjectKind::Manifest]),
+            _ => (ObjectKind::Manifest, [ObjectKind::Attempt, ObjectKind::Pack]),
         };
         assert!(others.into_iter().all(|other| envelope::decode(other, &object).is_err()), "an object is of one kind");
         let keys = MacKeys::signing(MacKey::new([7; 32]));

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use alluvium::manifest::INLINE_OPAQUE_BYTES;
-use alluvium::offline::{self, Depth, Level, RestoreOptions, TableInspection};
+use alluvium::offline::{self, Depth, RestoreOptions, TableInspection, VerifyLevel};
 use alluvium::schema::Value;
 use alluvium::{
     Error, ErrorKind, JobSettings, KeyGroupSet, MacKey, MacKeys, ManifestLog, Opaque, OpaqueRole, RestoreFrom, Result,
@@ -253,7 +253,7 @@ impl Invariants<'_> {
     async fn read(&self) -> Result<()> {
         let store = self.store(3).await;
         let mut chain = ManifestLog::load(&store).await?;
-        let report = offline::verify(&store, &chain, Level::Full, &|_, _| {}).await?;
+        let report = offline::verify(&store, &chain, VerifyLevel::Full, &|_, _| {}).await?;
         assert!(!self.whole || (report.damaged.is_empty() && report.restorable.len() == 2), "{report:?}");
         let _listed = offline::list(&store, &chain).await;
         let mut before: Option<StoredManifest> = None;
