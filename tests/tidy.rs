@@ -87,6 +87,54 @@ fn modules_use_only_earlier_layers() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The layers inside `src/job`, the same way.
+const JOB_LAYERS: &[&[&str]] = &[
+    &["settings", "operator_state", "progress", "schemas"],
+    &["interval"],
+    &["shared"],
+    &["owner", "worker"],
+    &["background"],
+    &["handle"],
+    &["builder"],
+];
+
+#[test]
+fn owner_and_worker_know_nothing_of_each_other() {
+    let layer = |name: &str| JOB_LAYERS.iter().position(|layer| layer.contains(&name));
+    for (path, text) in sources("src/job") {
+        let user = path.strip_prefix("src/job").unwrap().iter().next().unwrap().to_str().unwrap();
+        let Some(own) = layer(user.trim_end_matches(".rs")) else { continue };
+        let text = production(&text);
+        for (at, _) in text.match_indices("use super::").chain(text.match_indices("use crate::job::")) {
+            let path_used = text[at..].split(';').next().unwrap().trim_start_matches("use super::");
+            let used = path_used.trim_start_matches("use crate::job::").split("::").next().unwrap();
+            let inner = path.components().count() > 3 && text[at..].starts_with("use super::");
+            if let Some(used) = layer(used).filter(|_| !inner || path.ends_with("mod.rs")) {
+                assert!(used < own, "{} uses a later layer: {path_used}", path.display());
+            }
+        }
+    }
+}
+
+/// What a program may name of the library: the modules of the public surface, and items at the root.
+const SURFACE: [&str; 8] = ["backend", "internals", "interval", "manifest", "offline", "prelude", "rocksdb", "schema"];
+
+#[test]
+fn tests_and_tools_use_the_public_surface_or_internals() {
+    let lib = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).unwrap();
+    let modules =
+        lib.lines().filter_map(|line| line.strip_prefix("pub mod ")).map(|rest| rest.trim_end_matches([';', '{', ' ']));
+    assert!(modules.clone().all(|module| SURFACE.contains(&module)), "{:?}", modules.collect::<Vec<_>>());
+    let internal = "alluvium::internals";
+    for (path, text) in ["examples", "docs", "src"].into_iter().flat_map(sources) {
+        assert!(!text.contains(internal), "{} shows internals to embedders", path.display());
+    }
+    for document in ["README.md", "docs/embedding.md", "docs/security.md", "docs/adaptive.md", "docs/rocksdb.md"] {
+        let text = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(document)).unwrap();
+        assert!(!text.contains(internal), "{document} shows internals to embedders");
+    }
+}
+
 #[test]
 fn backends_do_not_use_segments() {
     for (path, text) in sources("src/backend") {
@@ -156,8 +204,32 @@ fn decisions_have_no_clock_no_randomness_no_io_no_async() {
     }
 }
 
+/// Longest production code of a file, and the median that keeps files to one idea each, in lines with comments.
+const FILE_LINES_MAX: usize = 500;
+const FILE_LINES_MEDIAN: usize = 160;
+
 #[test]
-fn files_are_short_and_finished() {
+fn production_files_are_short() {
+    let mut lengths = Vec::new();
+    for (path, text) in sources("src").into_iter().chain(sources("crates")) {
+        if path.ends_with("tests.rs") || path.iter().any(|part| part == "tests") {
+            continue;
+        }
+        let end = text.find("#[cfg(test)]\nmod tests {").unwrap_or(text.len());
+        let lines = text[..end].lines().count();
+        assert!(lines <= FILE_LINES_MAX, "{} has {lines} lines: split it", path.display());
+        lengths.push(lines);
+    }
+    lengths.sort_unstable();
+    assert!(
+        lengths[lengths.len() / 2] <= FILE_LINES_MEDIAN,
+        "the median file has {} lines",
+        lengths[lengths.len() / 2]
+    );
+}
+
+#[test]
+fn files_are_finished() {
     for (path, text) in ["src", "crates", "tests", "benches", "fuzz", "examples"].into_iter().flat_map(sources) {
         let lines = production(&text).lines().count();
         assert!(lines <= 600, "{} has {lines} lines: split it", path.display());

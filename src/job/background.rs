@@ -10,8 +10,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
 
-use futures_util::future::BoxFuture;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
+use futures_util::stream::StreamExt as _;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::owner::{self, Owner};
@@ -23,9 +22,6 @@ use crate::error::{Error, Result};
 use crate::id::Epoch;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
-
-/// Asynchronous work in progress, each future with its result.
-pub(super) type Steps<S> = FuturesUnordered<BoxFuture<'static, S>>;
 
 /// The background of one attempt.
 pub(super) struct Background {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use super::JobSettings;
+use super::settings::{AdaptiveInterval, JobSettings};
 use crate::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
@@ -16,17 +16,6 @@ use crate::time::Timestamp;
 
 /// Tag of the manifest extension with the controller's saved estimates.
 const TAG: &str = "interval";
-
-/// Settings of an interval that a controller chooses from goals.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-#[non_exhaustive]
-pub struct AdaptiveInterval {
-    /// The goals.
-    pub goals: Goals,
-    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and
-    /// `groups`.
-    pub settings: IntervalSettings,
-}
 
 /// The controller of a running job.
 #[derive(Debug)]

@@ -22,10 +22,9 @@ mod worker;
 
 pub use builder::JobBuilder;
 pub use handle::Job;
-pub use interval::AdaptiveInterval;
 pub use operator_state::{BroadcastState, OperatorList, OperatorState};
 pub use progress::{Aborted, Progress};
-pub use settings::{JobSettings, OperatorSpec, Strategy};
+pub use settings::{AdaptiveInterval, JobSettings, OperatorSpec, Strategy};
 pub use worker::{RestoreError, Seat, Task};
 
 /// Name and version that manifests carry as their writer.

@@ -1,10 +1,10 @@
 //! A job's settings and operators: plain data.
 
-use super::AdaptiveInterval;
 use crate::checkpoint::pipeline::PipelineSettings;
 use crate::codec::schema::Schema;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::CheckpointPolicy;
+use crate::control::interval::{Goals, IntervalSettings};
 use crate::control::retention::RetentionPolicy;
 use crate::id::OperatorId;
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner};
@@ -19,6 +19,17 @@ pub enum Strategy {
     /// The rows changed since the last checkpoint, plus all rows of a few key groups whose chains are getting long.
     #[default]
     Incremental,
+}
+
+/// Settings of an interval that a controller chooses from goals.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[non_exhaustive]
+pub struct AdaptiveInterval {
+    /// The goals.
+    pub goals: Goals,
+    /// Guard rails and initial assumptions. The job's own settings override `min_pause`, `timeout`, `chain` and
+    /// `groups`.
+    pub settings: IntervalSettings,
 }
 
 /// A job's settings.

@@ -2,6 +2,8 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
 use super::interval::Adaptive;
@@ -14,6 +16,9 @@ use crate::control::interval::Observation;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Barrier, Epoch, ManifestId};
 use crate::time::Timestamp;
+
+/// Asynchronous work in progress, each future with its result.
+pub(super) type Steps<S> = FuturesUnordered<BoxFuture<'static, S>>;
 
 /// A message to the background. The background polls: waking its thread would cost the task more than a seal.
 #[derive(Debug)]

@@ -14,10 +14,8 @@ use futures_util::future::FutureExt as _;
 use tracing::Instrument as _;
 
 use super::OperatorSpec;
-use super::background::Steps;
-use super::progress::Aborted;
-use super::shared::Shared;
-use super::worker::Unfinished;
+use super::progress::{Aborted, Unfinished};
+use super::shared::{Shared, Steps};
 use crate::checkpoint::acknowledgement::Placed;
 use crate::checkpoint::commit::{CommitOutcome, Committer};
 use crate::checkpoint::operators::Carried;

@@ -14,8 +14,8 @@ use futures_util::future::{AbortHandle, FutureExt as _, abortable};
 use tokio::sync::mpsc::UnboundedSender;
 use tracing::Instrument as _;
 
-use super::background::Steps;
-use super::shared::{Mail, Shared};
+use super::progress::Unfinished;
+use super::shared::{Mail, Shared, Steps};
 use crate::backend::Outcome;
 use crate::checkpoint::acknowledgement::{Arrival, Placed};
 use crate::checkpoint::pipeline::Pipeline;
@@ -50,14 +50,6 @@ pub(super) enum Report {
     Placed(Epoch, Placed),
     /// The epoch cannot be completed here.
     Declined(Epoch, Error),
-}
-
-/// The progress of an epoch that was aborted before it was placed.
-pub(super) struct Unfinished {
-    /// How far the epoch had come, for the log.
-    pub(super) stage: &'static str,
-    /// The subtasks that had not arrived.
-    pub(super) missing: Vec<Participant>,
 }
 
 /// The worker of one attempt in this process.
