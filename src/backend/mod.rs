@@ -46,7 +46,7 @@ pub(crate) use state::{TableEntry, Types};
 
 /// The state of one subtask.
 ///
-/// Values are at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); a key, namespace or sub-key at most 65,535
+/// Values are at most [`MAX_VALUE_BYTES`]; a key, namespace or sub-key at most 65,535
 /// bytes. [`TableRules`] define what the rows of a table mean: an expired value counts as absent, and a value of an
 /// older version is read in its present form. A table without rules holds bytes.
 ///

@@ -98,16 +98,9 @@ impl World {
             let mut regions = BTreeSet::new();
             let mut kept = 0;
             for section in [Section::Tail, Section::Clears, Section::Frozen] {
+                check_sums(group, section);
                 let run = group.regions.run(section);
-                let of = |id: &u32| group.regions.region(*id);
                 assert!(run.order.iter().all(|id| regions.insert(*id)), "a region is in the order once");
-                assert!(run.open.is_none_or(|open| run.order.contains(&open)));
-                let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
-                assert_eq!(run.held_bytes, sum(&|region| region.chunk().held_bytes()));
-                assert_eq!(run.tally.bytes(), sum(&|region| region.tally.bytes()));
-                assert_eq!(run.tally.put_bytes, sum(&|region| region.tally.put_bytes));
-                assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
-                assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
                 kept += run.tally.records();
                 held += run.held_bytes;
                 if section != Section::Clears {
@@ -157,6 +150,19 @@ impl World {
         assert!(fullest <= 1.0, "{fullest}");
         fullest
     }
+}
+
+/// Checks that a section's counts are the sums of its regions'.
+fn check_sums(group: &Group, section: Section) {
+    let run = group.regions.run(section);
+    let of = |id: &u32| group.regions.region(*id);
+    assert!(run.open.is_none_or(|open| run.order.contains(&open)));
+    let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
+    assert_eq!(run.held_bytes, sum(&|region| region.chunk().held_bytes()));
+    assert_eq!(run.tally.bytes(), sum(&|region| region.tally.bytes()));
+    assert_eq!(run.tally.put_bytes, sum(&|region| region.tally.put_bytes));
+    assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
+    assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
 }
 
 fn none() -> KeyGroupSet {

@@ -92,7 +92,7 @@ impl<B: StateBackend> KeyedState<B> {
 ///
 /// Adding writes an accumulator of one value: it merges at once with values since the last seal, and with older ones at a
 /// read or in the next base. An encoded accumulator has at most
-/// [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); adding beyond that fails.
+/// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{Aggregate, KeyedState, OverlayBackend, Tables};

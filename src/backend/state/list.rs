@@ -58,7 +58,7 @@ impl<B: StateBackend> KeyedState<B> {
 ///
 /// Adding costs the new elements, in time and in the next delta, however long the list is. Reading costs the list,
 /// however many seals lie between its elements. A list holds at most
-/// [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES) of encoded, unexpired elements; adding beyond that fails.
+/// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES) of encoded, unexpired elements; adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};

@@ -62,7 +62,7 @@ impl<B: StateBackend> KeyedState<B> {
 ///
 /// Each entry is a row, so every key has a map, without rows if empty. Reading or writing an entry touches its row alone;
 /// visiting a map costs its own entries, however many other keys have. An encoded sub-key has at most 65,535 bytes, an
-/// encoded value at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES).
+/// encoded value at most [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES).
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};

@@ -84,7 +84,7 @@ impl<V, C: Codec<V>, F: Fn(V, V) -> V + Send + Sync> MergeOperator for Reduce<V,
 /// A handle to a table of one reduced value per key, or per key and namespace.
 ///
 /// Adding combines a value at once with values since the last seal, and with older ones at a read or in the next base. An
-/// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES); adding beyond that fails.
+/// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
 /// use alluvium::backend::{KeyedState, OverlayBackend, Tables};

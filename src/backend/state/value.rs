@@ -89,7 +89,7 @@ impl<V, C: Codec<V>> ValueState<V, C> {
     ///
     /// # Errors
     /// As [`StateBackend::write`]: `Limit` if the encoded value exceeds
-    /// [`MAX_VALUE_BYTES`](crate::row::MAX_VALUE_BYTES) or the memory budget is spent; `Usage` if the value has no
+    /// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES) or the memory budget is spent; `Usage` if the value has no
     /// encoding, no key is set, or the state is in a namespace and the table has none. Nothing changes.
     pub fn put<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
         self.table.with_row(state, |Access { backend, row, buffer }| {

@@ -100,7 +100,7 @@ impl Scenario for World {
     }
 
     fn finish(cluster: &Cluster<Self>, rng: &mut Rng) {
-        let World { judge, sink, fixed, .. } = &cluster.world;
+        let Self { judge, sink, fixed, .. } = &cluster.world;
         check_stored(cluster, rng);
         let world = cluster.world.clone();
         if let Some(position) = cluster.run_last(|node, store, rng| Process { world, node, store, rng }.finish()) {

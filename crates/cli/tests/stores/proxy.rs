@@ -147,6 +147,27 @@ pub(crate) fn seeded(seed: u64, one_in: u64, acts: &'static [Act]) -> impl Fn(&R
     }
 }
 
+impl Shared {
+    /// Sends the request after its client was told that it failed.
+    fn ask_later(&self, asked: &Message) -> Message {
+        let (upstream, late) = (self.upstream, asked.clone());
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(60));
+            late.exchange(upstream)
+        });
+        Message::status(500)
+    }
+
+    /// Answers until the client closes the connection.
+    fn answer_without_end(&self, mut client: TcpStream, head: &str, more: &str) -> io::Result<()> {
+        client.write_all(head.as_bytes())?;
+        loop {
+            client.write_all(more.as_bytes())?;
+            self.endless_bytes.fetch_add(more.len() as u64, Ordering::Relaxed);
+        }
+    }
+}
+
 fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
     let mut reader = BufReader::new(client.try_clone()?);
     while let Some(message) = Message::request(&mut reader)? {
@@ -169,14 +190,7 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 shared.ask(asked)?;
                 Message::status(status)
             }
-            Act::Late => {
-                let (upstream, late) = (shared.upstream, asked.clone());
-                thread::spawn(move || {
-                    thread::sleep(Duration::from_millis(60));
-                    late.exchange(upstream)
-                });
-                Message::status(500)
-            }
+            Act::Late => shared.ask_later(asked),
             Act::Twice => {
                 shared.ask(asked)?;
                 shared.ask(asked)?
@@ -199,13 +213,7 @@ fn serve(mut client: TcpStream, shared: &Shared) -> io::Result<()> {
                 if told.body.len() == given.body.len() { Message { body: given.body, ..told } } else { told }
             }
             Act::Say(bytes) => Message { head: bytes, body: Vec::new() },
-            Act::Endless(head, more) => {
-                client.write_all(head.as_bytes())?;
-                loop {
-                    client.write_all(more.as_bytes())?;
-                    shared.endless_bytes.fetch_add(more.len() as u64, Ordering::Relaxed);
-                }
-            }
+            Act::Endless(head, more) => return shared.answer_without_end(client, &head, more),
         };
         let body: &[u8] = if request.method == "HEAD" { &[] } else { &answer.body };
         client.write_all(answer.head.as_bytes())?;
