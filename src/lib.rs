@@ -32,9 +32,9 @@
 //! *is* a checkpoint. Everything else is a function between the two.
 //!
 //! # Where to find things
-//! What an embedder uses is at the crate root. [`backend`] is for those who implement a [`StateBackend`], [`schema`] for
-//! those who read stored values without their types, [`interval`] tunes adaptive checkpoints, [`manifest`] describes a
-//! checkpoint's content, and [`offline`] has the tools that work on stored checkpoints.
+//! What an embedder uses is at the crate root, and the most used of it in [`prelude`]. To implement a [`StateBackend`], see
+//! [`backend`]; to read stored values without their types, [`schema`]; to tune adaptive checkpoints, [`interval`]; for a
+//! checkpoint's content, [`manifest`]; for tools that work on stored checkpoints, [`offline`].
 //!
 //! [`StateBackend`]: backend::StateBackend
 //!
@@ -42,7 +42,7 @@
 //! | feature | default | what |
 //! |---|---|---|
 //! | `tokio-runtime` | yes | `TokioRuntime`, for engines on tokio |
-//! | `aws`, `azure`, `gcp` | no | object stores beside local files and memory |
+//! | `aws`, `azure`, `gcp` | no | object stores other than local files and memory |
 //! | `rocksdb` | no | `RocksDbBackend`, for state far larger than memory |
 //! | `conformance` | no | `backend::conformance`, the test suite of a [`StateBackend`] |
 //! | `internals` | no | `internals`, the crate's own modules, for tests and tools; no promise of stability |
@@ -86,6 +86,7 @@ pub use backend::{
 };
 #[cfg(feature = "rocksdb")]
 pub use backend::{RocksDb, RocksDbBackend, RocksDbSettings};
+pub use checkpoint::claim::Peeked;
 pub use checkpoint::collect::Uncollected;
 pub use checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 pub use checkpoint::pipeline::PipelineSettings;

@@ -56,8 +56,8 @@ pub(crate) use state::{TableEntry, Types};
 /// stores, manifests or other subtasks.
 ///
 /// # Who calls it, in which order
-/// [`KeyedState`] makes the calls for rows, [`job::Task`](crate::job::Task) those for checkpoints, and
-/// [`Seat::restore`](crate::job::Seat::restore) the loads. One thread at a time owns a backend; the parts of a
+/// [`KeyedState`] makes the calls for rows, [`Task`](crate::Task) those for checkpoints, and
+/// [`Seat::restore`](crate::Seat::restore) the loads. One thread at a time owns a backend; the parts of a
 /// [`Sealed`] are read by other threads, also after the backend is dropped.
 ///
 /// 1. *Start*: [`define`](Self::define) for each table and [`resume`](Self::resume), on a backend that owns no groups.
@@ -99,8 +99,8 @@ pub trait StateBackend: Debug + Send {
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp);
 
     /// Resumes the times of groups from their checkpoint. From now on the rows of a group expire by the later of its
-    /// record and the times of [`StateBackend::advance`], and within its record's bounds. Call it before the groups are
-    /// loaded; a later call adds records.
+    /// [`GroupTimes`] and the times of [`StateBackend::advance`], within the bounds of its lives. Call it before the groups
+    /// are loaded; a later call adds groups.
     ///
     /// * `times`: sorted by groups, which do not overlap.
     fn resume(&mut self, times: &[GroupTimes]);
@@ -196,8 +196,8 @@ pub trait StateBackend: Debug + Send {
     /// these groups.
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()>;
 
-    /// Adds more rows of `groups`, which were the last to be loaded. Row keys are above all row keys loaded of them
-    /// before. A group too large to be loaded at once arrives this way. These rows are not part of the next delta.
+    /// Adds more rows of `groups`, which were the last to be loaded. Their row keys sort after all row keys
+    /// already loaded for these groups. A group too large to be loaded at once arrives this way. These rows are not part of the next delta.
     ///
     /// # Errors
     /// As [`StateBackend::load`], except that these groups must be owned, and keep the rows loaded before. `Limit`, the

@@ -48,8 +48,6 @@ pub struct Claimed {
     pub job: JobId,
     /// Our fencing number.
     pub attempt: Attempt,
-    /// Our claim in the chain.
-    pub claim: ManifestId,
     /// The checkpoint to restore; `None` to start empty.
     pub restore: Option<StoredManifest>,
     /// How keys map to key groups.
@@ -113,7 +111,6 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
     Ok(Claimed {
         job: identity.job,
         attempt,
-        claim: proposal.entry().id,
         partitioner: identity.partitioner,
         max_parallelism: identity.max_parallelism,
         committer: Committer::new(store, identity, &proposal, restore.as_ref().map(|restore| restore.id), ledger),
@@ -290,7 +287,7 @@ pub(crate) fn check_unwanted(unwanted: &BTreeSet<Seq>, continued: Option<Manifes
     match continued.filter(|continued| unwanted.contains(&continued.seq)) {
         Some(continued) => {
             let error =
-                Error::usage("the job would go on from this checkpoint: it can be dropped once there is a newer one");
+                Error::usage("the job would resume from this checkpoint: it can be dropped once there is a newer one");
             Err(error.with("checkpoint", continued.seq))
         }
         None => Ok(()),

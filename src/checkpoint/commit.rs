@@ -203,18 +203,6 @@ impl Committer {
         self.on_doubt = Some(call);
     }
 
-    /// Returns the committer's attempt.
-    #[must_use]
-    pub fn attempt(&self) -> Attempt {
-        self.identity.attempt
-    }
-
-    /// Returns this attempt's last manifest: the claim, or a committed checkpoint.
-    #[must_use]
-    pub fn last(&self) -> ManifestId {
-        self.last.id
-    }
-
     /// Returns a handle on the job's savepoints. Any thread may ask it to drop one.
     #[must_use]
     pub fn savepoints(&self) -> Savepoints {

@@ -13,7 +13,7 @@ pub mod load;
 pub mod manifest_log;
 pub mod operators;
 pub mod pipeline;
-pub(crate) mod prepared;
+pub(crate) mod prepared_output;
 pub mod reading;
 pub mod restore;
 pub mod savepoints;

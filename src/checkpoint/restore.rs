@@ -55,6 +55,7 @@ pub(super) enum Content {
 ///
 /// # Cost
 /// At most two rounds of requests per segment: its index, then the blocks of its groups, neighbours in one range.
+#[cfg(any(test, feature = "internals"))]
 pub async fn fetch(store: &Store, segments: &[SegmentRef]) -> Result<Arc<dyn RowSource>> {
     SegmentReader::open(store, segments).await?.fetch(&groups_of(segments)).await
 }
@@ -314,6 +315,7 @@ pub async fn ranges(store: &Store, segment: &SegmentRef) -> Result<Vec<Range<u64
 
 /// Returns the groups of all `segments`.
 #[must_use]
+#[cfg(any(test, feature = "internals"))]
 pub fn groups_of(segments: &[SegmentRef]) -> KeyGroupSet {
     KeyGroupSet::from_ranges(segments.iter().flat_map(|segment| segment.groups.ranges().iter().copied()))
 }

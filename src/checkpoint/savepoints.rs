@@ -24,8 +24,8 @@ struct State {
 
 impl Savepoints {
     /// Returns the live savepoints, ascending, including those about to be dropped.
-    #[must_use]
-    pub fn live(&self) -> Vec<Seq> {
+    #[cfg(test)]
+    fn live(&self) -> Vec<Seq> {
         self.state().live.iter().copied().collect()
     }
 

@@ -18,11 +18,11 @@ pub type Participant = (OperatorId, Subtask);
 pub struct CheckpointPolicy {
     /// Time from one trigger to the next. Default 10 s.
     pub interval: Duration,
-    /// Least time from the end of one checkpoint to the trigger of the next. Default 0.
+    /// Minimum time from the end of one checkpoint to the trigger of the next. Default 0.
     pub min_pause: Duration,
     /// Time after its trigger at which an incomplete checkpoint is aborted. Default 10 min.
     pub timeout: Duration,
-    /// Most epochs in flight, at least 1; further triggers are skipped. Default 2.
+    /// Maximum number of epochs in flight, at least 1; further triggers are skipped. Default 2.
     pub max_in_flight: usize,
 }
 
@@ -132,12 +132,13 @@ impl Coordinator {
     }
 
     /// Starts an epoch, due or not, and returns it; `None` while too many are in flight.
+    #[cfg(any(test, feature = "internals"))]
     pub fn trigger(&mut self, now: Timestamp) -> Option<Epoch> {
-        self.trigger_with_patience(now, 1)
+        self.trigger_with_timeouts(now, 1)
     }
 
     /// As [`Coordinator::trigger`], with `timeouts` times the policy's timeout.
-    pub fn trigger_with_patience(&mut self, now: Timestamp, timeouts: u32) -> Option<Epoch> {
+    pub fn trigger_with_timeouts(&mut self, now: Timestamp, timeouts: u32) -> Option<Epoch> {
         if self.in_flight.len() >= self.policy.max_in_flight {
             return None;
         }
@@ -186,7 +187,7 @@ impl Coordinator {
         self.in_flight.values().filter(|flight| !flight.committing).map(|flight| flight.deadline).min()
     }
 
-    /// Returns the next command. Call it until `None` after every handled event.
+    /// Returns the next command. After every [`Coordinator::handle`] and [`Coordinator::handle_timeout`], call it until it returns `None`.
     pub fn poll(&mut self) -> Option<Command> {
         self.commands.pop_front()
     }
@@ -267,10 +268,10 @@ mod tests {
     }
 
     #[test]
-    fn a_longer_patience_multiplies_the_timeout() {
+    fn an_epoch_may_have_several_timeouts() {
         let mut c = coordinator();
         c.trigger(at(0));
-        c.trigger_with_patience(at(1), 4);
+        c.trigger_with_timeouts(at(1), 4);
         assert_eq!(c.deadline(), Some(at(600)));
         c.handle_timeout(at(600));
         assert_eq!((drain(&mut c), c.deadline()), (vec![Command::Abort(Epoch(1))], Some(at(2401))));

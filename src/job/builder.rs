@@ -18,7 +18,7 @@ use crate::checkpoint::claim::{self, ClaimRequest, Claimed, Peeked};
 use crate::checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 use crate::checkpoint::operators::{Carried, OperatorClaims, Undeclared};
 use crate::checkpoint::pipeline::{Pipeline, SharedChain};
-use crate::checkpoint::prepared::PreparedOutput;
+use crate::checkpoint::prepared_output::PreparedOutput;
 use crate::checkpoint::reading::{Reader, under};
 use crate::checkpoint::restore;
 use crate::checkpoint::segment_chain::SegmentChain;

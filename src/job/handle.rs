@@ -127,11 +127,11 @@ impl Job {
         }
     }
 
-    /// Starts to end an epoch, whether due or not. The engine sends the returned barrier to every task. `None` while
+    /// Triggers a checkpoint, which ends the current epoch, whether one is due or not. The engine sends the returned barrier to every task. `None` while
     /// [`CheckpointPolicy::max_in_flight`] epochs are in flight.
     ///
     /// Returns at once. The epoch ends once every task has passed the barrier and the state is committed, or is aborted
-    /// after [`CheckpointPolicy::timeout`].
+    /// after [`CheckpointPolicy::timeout`], which an adaptive interval may multiply after repeated aborts.
     ///
     /// # Errors
     /// The job's error, if it has failed.
@@ -143,7 +143,7 @@ impl Job {
         let now = self.store.runtime().monotonic();
         let timeouts = self.background.shared.adaptive.as_ref().map_or(1, Adaptive::timeout_factor);
         let mut coordinator = self.background.shared.coordinator();
-        let Some(epoch) = coordinator.trigger_with_patience(now, timeouts) else { return Ok(None) };
+        let Some(epoch) = coordinator.trigger_with_timeouts(now, timeouts) else { return Ok(None) };
         // Under the lock, so that the background learns of epochs in order.
         self.background.shared.epoch_began(epoch);
         self.background.trigger(epoch)?;
@@ -225,8 +225,9 @@ impl Job {
     /// Waits until an epoch has ended. Returns its checkpoint, or `None` if it was aborted; its sealed state then joins
     /// the next checkpoint.
     ///
-    /// * `epoch`: a barrier, or an epoch of this attempt or an earlier one. The outcomes of the last 1,024 ended epochs
-    ///   are kept; an older epoch counts as committed if a later commit covers it.
+    /// * `epoch`: a barrier of this attempt, or an epoch. Every epoch up to that of the restored checkpoint counts as
+    ///   covered by it, even if it was aborted then. The outcomes of the last 1,024 ended epochs are kept; an older epoch
+    ///   counts as committed if a later commit covers it.
     ///
     /// # Errors
     /// The job's error, if it fails before the outcome is known; the checkpoint may be in the store all the same.

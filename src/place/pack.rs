@@ -131,6 +131,7 @@ pub struct Pack {
     pub put_id: PutId,
     /// Its slices, in order and without gaps.
     pub slices: Vec<Slice>,
+    #[cfg(any(test, feature = "internals"))]
     object: Bytes,
 }
 
@@ -164,13 +165,19 @@ impl Pack {
             return Err(error.with("expected", directory_offset).with("found", offset));
         }
         reader.finish()?;
-        Ok(Self { put_id: envelope.put_id, slices, object: object.clone() })
+        Ok(Self {
+            put_id: envelope.put_id,
+            slices,
+            #[cfg(any(test, feature = "internals"))]
+            object: object.clone(),
+        })
     }
 
     /// Returns the bytes of one of its slices.
     ///
     /// # Errors
     /// `Usage` if the slice is not of this pack.
+    #[cfg(any(test, feature = "internals"))]
     pub fn bytes(&self, slice: &Slice) -> Result<Bytes> {
         let bounds = usize::try_from(slice.offset).ok().zip(usize::try_from(slice.length).ok());
         let range = bounds.and_then(|(start, length)| Some(start..start.checked_add(length)?));

@@ -19,11 +19,11 @@ use crate::key_group::KeyGroup;
 /// Memory bounds of a fold.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
-    /// Sorted rows above this are merged; fewer are appended and sorted, which is faster.
+    /// Sorted rows with more bytes than this are merged; smaller sets are appended and sorted, which is faster.
     pub(crate) appended_bytes: u64,
     /// Bytes of blocks decoded for one batch of a merge.
     pub(crate) decoded_bytes: usize,
-    /// Unsorted rows above this become several runs.
+    /// Unsorted rows with more bytes than this become several runs.
     pub(crate) batch_bytes: usize,
 }
 

@@ -14,6 +14,7 @@ use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 ///
 /// # Cost
 /// Memory for the rows of one group beside the segment; at most a few hundred MiB of the rows are uncompressed.
+#[cfg(any(test, feature = "internals"))]
 pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     let groups = part.groups.clone();
     Encoder::new(part.clone(), options, u64::MAX).encode(groups)

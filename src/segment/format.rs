@@ -63,6 +63,10 @@ pub(super) mod column {
 #[non_exhaustive]
 pub enum Compression {
     /// Uncompressed.
+    #[cfg_attr(
+        not(any(test, feature = "internals")),
+        expect(dead_code, reason = "written by tests, read by every build")
+    )]
     None,
     /// As one zstd frame, if that is smaller.
     Zstd {

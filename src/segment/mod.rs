@@ -22,14 +22,19 @@ use crate::id::{Epoch, Hash, ObjectId, SegmentId};
 use crate::key_group::KeyGroupSet;
 use crate::row::SegmentKind;
 
-pub use encode::{Encoder, encode};
+pub use encode::Encoder;
+#[cfg(any(test, feature = "internals"))]
+pub use encode::encode;
+#[cfg(any(test, feature = "internals"))]
 pub use format::Compression;
 pub(crate) use index::touching;
 pub use index::{BlockEntry, SegmentIndex};
 pub use reader::SegmentRows;
 pub(crate) use reader::verified_blocks;
 pub(crate) use run::SegmentRun;
-pub use writer::{EncodeOptions, SegmentWriter};
+pub use writer::EncodeOptions;
+#[cfg(any(test, feature = "internals"))]
+pub use writer::SegmentWriter;
 
 /// A segment's bytes with the fields of a [`SegmentRef`], except its position in an object.
 #[derive(Debug, Clone)]

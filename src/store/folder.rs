@@ -22,7 +22,7 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-use super::retry::behind;
+use super::fault::behind;
 use super::walk;
 
 /// Errors of `link` on file systems without hard links: EPERM (VFAT), ENOSYS and EOPNOTSUPP (FUSE).

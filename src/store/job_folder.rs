@@ -10,10 +10,11 @@ use futures_util::StreamExt;
 use object_store::path::Path;
 use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode};
 
+use super::fault::{Fault, NO_BUCKET};
 use super::key::{Key, KeyClass};
 use super::listing::{LISTED_MAX, Listing};
 use super::requests::{RequestCounts, Requests};
-use super::retry::{Fault, NO_BUCKET, Patience, StoreSettings};
+use super::retry::{Patience, StoreSettings};
 use crate::canary::{self, Canary};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, ObjectKind};
 use crate::error::{Error, Result};

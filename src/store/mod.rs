@@ -5,6 +5,7 @@
 //! bytes to the same key.
 
 mod cloud;
+mod fault;
 mod folder;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod http;
@@ -25,11 +26,11 @@ use crate::error::Result;
 use crate::id::JobName;
 use crate::runtime::SharedRuntime;
 
-use retry::{Fault, Patience};
+use fault::Fault;
+use retry::Patience;
 
 pub use job_folder::{JobFolder, Put};
 pub use key::{Key, KeyClass};
-pub use listing::Listing;
 pub use requests::RequestCounts;
 pub use retry::StoreSettings;
 pub use url::{Access, open_url, open_url_with};

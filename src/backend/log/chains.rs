@@ -44,7 +44,7 @@ impl Chain {
         self.bytes
     }
 
-    /// Replaces `count` pieces from `first` on, whose values have `bytes`, by at most one.
+    /// Replaces `count` pieces from `first` on, whose values have `bytes`, with at most one.
     fn cut(&mut self, first: PieceRef, (count, bytes): (usize, u64), by: Option<(PieceRef, u64)>) {
         let at = self.pieces.position(first).unwrap_or_else(|| broken("a chain has its piece"));
         if at + count > self.pieces().len() || bytes > self.bytes {
@@ -92,7 +92,7 @@ impl PieceRefs {
         }
     }
 
-    /// Replaces `count` pieces from position `at` on by at most one.
+    /// Replaces `count` pieces from position `at` on with at most one.
     fn cut(&mut self, at: usize, count: usize, by: Option<PieceRef>) {
         match (&mut *self, by) {
             (Self::One(piece), Some(by)) => *piece = [by],

@@ -94,7 +94,7 @@ pub(super) enum Referrer {
 }
 
 impl Group {
-    /// Expires, joins and cleans as much as `churn` bytes pay for that were written or became garbage.
+    /// Expires, joins and cleans as much as `churn` pays for: bytes written or turned into garbage.
     pub(super) fn maintain(&mut self, churn: usize, rules: &Rules) {
         if churn == 0 {
             return;

@@ -25,7 +25,7 @@ struct Family {
 /// The rows of a family.
 #[derive(Debug)]
 pub(super) enum Members {
-    /// Hashes of the rows, which may repeat.
+    /// The rows' hashes. Several rows may share a hash.
     Hashed(HashTable<u32>),
     /// Sub-keys of the rows.
     Sorted(SubKeySet),

@@ -84,7 +84,7 @@ impl Regions {
 }
 
 impl Group {
-    /// Joins as much as `churn` bytes pay for that were written or became garbage.
+    /// Does as much joining as `churn` pays for: bytes written or turned into garbage.
     #[inline]
     pub(super) fn join_small(&mut self, churn: u64, rules: &Rules) {
         if self.regions.run(Section::Frozen).has_too_many() {

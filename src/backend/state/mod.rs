@@ -17,20 +17,6 @@
 //! - a table's id never changes, and a new table's id depends on its name alone; ids of restored tables are kept, even
 //!   if the tables are not declared again;
 //! - a user's codec or function that fails or panics changes nothing.
-//!
-//! Differences from Flink's kinds of the same names:
-//! - every kind has namespaces, chosen by the user; Flink reserves namespaces for windows;
-//! - checkpoints store the names of types and functions, and declaring a stored table with other names fails before any
-//!   row is loaded;
-//! - no value is null: [`crate::codec::typed::Optional`] encodes a missing value;
-//! - adding no elements leaves a list unchanged, and an empty list has no row, as in Flink; reading one returns an empty
-//!   `Vec`, not null;
-//! - handles borrow the state during a visit, so changes to visited entries go through [`MapState::retain`];
-//! - rows expire in processing or event time, and a TTL can be added to stored state, changed and removed;
-//! - visiting a map renews no entry, reading one entry by its sub-key does; Flink renews every entry that an iterator
-//!   passes;
-//! - expired rows are never returned, and are removed without a setting: by reads, by backends, and when segments are
-//!   encoded.
 
 mod access;
 mod aggregating;
@@ -79,6 +65,20 @@ pub use value::ValueState;
 /// The keyed state of one subtask: a backend, the current key, and the declared tables.
 ///
 /// One thread owns it at a time; it has no locks.
+///
+/// # Differences from Flink's kinds of the same names
+/// - every kind has namespaces, chosen by the user; Flink reserves namespaces for windows;
+/// - checkpoints store the names of types and functions, and declaring a stored table with other names fails before any
+///   row is loaded;
+/// - no value is null: [`crate::codec::typed::Optional`] encodes a missing value;
+/// - adding no elements leaves a list unchanged, and an empty list has no row, as in Flink; reading one returns an empty
+///   `Vec`, not null;
+/// - handles borrow the state during a visit, so changes to visited entries go through [`MapState::retain`];
+/// - rows expire in processing or event time, and a TTL can be added to stored state, changed and removed;
+/// - visiting a map renews no entry, reading one entry by its sub-key does; Flink renews every entry that an iterator
+///   passes;
+/// - expired rows are never returned, and are removed without a setting: by reads, by backends, and when segments are
+///   encoded.
 #[derive(Debug)]
 pub struct KeyedState<B> {
     backend: B,

@@ -33,7 +33,7 @@ pub(super) struct Link {
     /// The groups whose state the link holds. A newer base, once committed, removes groups.
     pub(super) groups: KeyGroupSet,
     pub(super) stage: Stage,
-    /// The rules of its rows; empty once it is placed.
+    /// The rules of its rows; unused once it is placed, and empty if a manifest listed it.
     pub(super) rules: Rules,
 }
 

@@ -5,7 +5,7 @@
 //! long the store is down; a seal becomes segments of bounded size with disjoint groups.
 
 mod link;
-mod merging;
+mod pending;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,7 +24,6 @@ use crate::segment::{Encoded, SegmentRef, sum};
 use link::{Link, Stage};
 
 pub use link::{Content, LinkId, PendingLink, Seals};
-pub use merging::Merging;
 
 /// The chain of one subtask.
 #[derive(Debug)]

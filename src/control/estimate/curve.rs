@@ -196,12 +196,6 @@ impl DirtyCurve {
             self.straighten(0);
         }
     }
-
-    /// Returns whether the curve has a sample.
-    #[must_use]
-    pub fn is_known(&self) -> bool {
-        !self.logs.is_empty()
-    }
 }
 
 #[cfg(test)]
@@ -270,7 +264,7 @@ mod tests {
     #[test]
     fn nonsense_changes_nothing() {
         let mut curve = DirtyCurve::new();
-        assert_eq!((curve.at(100.0), curve.at(f64::NAN), curve.is_known()), ((100.0, 1.0), (0.0, 1.0), false));
+        assert_eq!((curve.at(100.0), curve.at(f64::NAN)), ((100.0, 1.0), (0.0, 1.0)));
         curve.observe(1000.0, 800.0);
         let before = curve.at(1000.0);
         for bad in NONSENSE {

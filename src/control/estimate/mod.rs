@@ -13,11 +13,11 @@ mod smoothing;
 
 pub use cost::LinearCost;
 pub use curve::DirtyCurve;
-pub use failures::{FailurePrior, FailureRate, FailureScope, GammaPoisson};
+pub use failures::{FailurePrior, FailureRate, FailureScope};
 pub(in crate::control) use learned::{LearnedCurve, LearnedFailures, LearnedLine, LearnedLoad, LearnedRecoveries};
 pub use load::{Load, LoadSample};
 pub use recovery::{Recovery, RecoveryModel};
-pub use smoothing::{ClippedMean, Cusum, Ewma, Tracker};
+pub use smoothing::{ClippedMean, Ewma, Tracker};
 
 /// Returns `value` if it is finite and not negative.
 fn sane(value: f64) -> Option<f64> {

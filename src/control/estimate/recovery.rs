@@ -149,6 +149,7 @@ impl RecoveryModel {
 
     /// Returns the duration of a recovery by the fitted parameters, s; `None` without a fit.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn predict(&self, age: f64, rate: f64) -> Option<f64> {
         self.fitted.map(|fitted| formula::recovery(fitted.outage, age, rate, fitted.capacity))
     }

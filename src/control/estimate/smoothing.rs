@@ -124,7 +124,7 @@ impl ClippedMean {
 /// # Source
 /// `docs/formulas.md`, B5. Check: slack 0.5 over 0.1, -0.4, 0.3, 1.2, 1.5, 0.9, 2, 1.1 ends at 4.2: an alarm for 4.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Cusum {
+pub(super) struct Cusum {
     slack: f64,
     threshold: f64,
     sum: f64,
@@ -132,13 +132,12 @@ pub struct Cusum {
 
 impl Cusum {
     /// Returns an empty sum; `slack` and `threshold` are in standard deviations.
-    #[must_use]
-    pub fn new(slack: f64, threshold: f64) -> Self {
+    pub(super) fn new(slack: f64, threshold: f64) -> Self {
         Self { slack, threshold, sum: 0.0 }
     }
 
     /// Adds a standardised sample. Returns true, and resets the sum, if the sum passes the threshold.
-    pub fn update(&mut self, z: f64) -> bool {
+    pub(super) fn update(&mut self, z: f64) -> bool {
         if !z.is_finite() {
             return false;
         }
@@ -151,8 +150,7 @@ impl Cusum {
     }
 
     /// Returns the sum.
-    #[must_use]
-    pub fn sum(&self) -> f64 {
+    pub(super) fn sum(&self) -> f64 {
         self.sum
     }
 }
@@ -170,7 +168,7 @@ const LEAST_SHARE: f64 = 0.05;
 
 /// A smoothed value that follows a level change by a jump instead of slowly.
 ///
-/// Unit: the unit of the samples, which must not be negative. An [`Ewma`] with a [`Cusum`] on either side; on an alarm the
+/// Unit: the unit of the samples, which must not be negative. An [`Ewma`] with a `Cusum` on either side; on an alarm the
 /// mean of the samples since the sum left zero replaces the smoothed value.
 ///
 /// # Source

@@ -22,6 +22,7 @@ pub struct Cost {
 /// # Source
 /// `docs/formulas.md`, B1: `N (1 - (1 - 1 / N)^n)`. Check: (1e6, 1e5) is 95162.63.
 #[must_use]
+#[cfg(any(test, feature = "internals"))]
 pub fn distinct_keys_uniform(keys: f64, updates: f64) -> f64 {
     if !sane(&[keys, updates]) || keys < 1.0 {
         return f64::NAN;

@@ -11,13 +11,19 @@ mod chain;
 mod dirty;
 mod optimum;
 mod recovery;
+#[cfg(any(test, feature = "internals"))]
 mod utilisation;
 
 pub use band::band;
 pub use chain::chain_length;
-pub use dirty::{Cost, dirty_aware_optimum, distinct_keys_uniform};
-pub use optimum::{ReplayWeight, overhead, weighted};
-pub use recovery::{catch_up, recovery};
+#[cfg(any(test, feature = "internals"))]
+pub use dirty::distinct_keys_uniform;
+pub use dirty::{Cost, dirty_aware_optimum};
+#[cfg(any(test, feature = "internals"))]
+pub use optimum::weighted;
+pub use optimum::{ReplayWeight, overhead};
+pub use recovery::recovery;
+#[cfg(any(test, feature = "internals"))]
 pub use utilisation::utilisation;
 
 /// Returns whether all `values` are finite and not negative.

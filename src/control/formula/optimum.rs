@@ -63,6 +63,7 @@ pub fn overhead(interval: f64, cost: f64, mtbf: f64, weight: f64) -> f64 {
 /// # Source
 /// Young, CACM 17(9), 1974; `docs/formulas.md`, A1 and A5. Check: (0.5, 3600, 1) is 60, (0.5, 3600, 4) is 30.
 #[must_use]
+#[cfg(any(test, feature = "internals"))]
 pub fn weighted(cost: f64, mtbf: f64, weight: f64) -> f64 {
     if !sane(&[cost, mtbf, weight]) {
         return f64::NAN;

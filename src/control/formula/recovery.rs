@@ -7,7 +7,7 @@ use super::sane;
 /// # Source
 /// `docs/formulas.md`, A7: `lam W / (mu - lam)`. Check: (25.5, 50e3, 100e3) is 25.5.
 #[must_use]
-pub fn catch_up(behind: f64, rate: f64, capacity: f64) -> f64 {
+pub(super) fn catch_up(behind: f64, rate: f64, capacity: f64) -> f64 {
     if !sane(&[behind, rate, capacity]) {
         return f64::NAN;
     }

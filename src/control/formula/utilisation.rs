@@ -12,6 +12,7 @@ use super::sane;
 /// Jayasekara, Harwood, Karunasekera, FGCS 110, 2020, arXiv 1911.11915; `docs/formulas.md`, A4.
 /// Check: (600, 5, 3600, 60, 10, 1) is 0.894021559.
 #[must_use]
+#[cfg(any(test, feature = "internals"))]
 pub fn utilisation(interval: f64, cost: f64, mtbf: f64, restart: f64, operators: u32, hop: f64) -> f64 {
     if !sane(&[interval, cost, mtbf, restart, hop]) || interval == 0.0 || mtbf == 0.0 || operators == 0 {
         return f64::NAN;

@@ -20,7 +20,7 @@ const MIN_SPAN: f64 = 0.1;
 /// The recent distribution of the utilisation, and its current value.
 #[derive(Debug, Clone)]
 pub(super) struct Lulls {
-    /// Fading seconds spent at each level.
+    /// Seconds spent at each level, decayed exponentially.
     weights: [f64; LEVELS],
     current: f64,
     last_sample: Option<Timestamp>,

@@ -19,7 +19,7 @@ use super::shared::{Mail, Shared, Steps};
 use crate::backend::Outcome;
 use crate::checkpoint::acknowledgement::{Arrival, Placed};
 use crate::checkpoint::pipeline::Pipeline;
-use crate::checkpoint::prepared::PreparedOutput;
+use crate::checkpoint::prepared_output::PreparedOutput;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};

@@ -97,7 +97,7 @@ fn text(plan: &SweepPlan, foreign: &Foreign, verb: &str) -> String {
     row("live", plan.live, "reached by the newest manifest or one that it lists");
     row("in flight", tally(&plan.in_flight), "unreferenced, of an attempt that may still commit");
     row("signposts", tally(&plan.signposts), "void manifests that lead to the end of the chain");
-    row("deletable", tally(&plan.deletable), "nothing reaches it, nobody may come to");
+    row("deletable", tally(&plan.deletable), "unreferenced, and no commit can refer to it any more");
     let mut text = table.print("");
     for dropped in &plan.dropped {
         text.push_str(&format!("{verb} checkpoint {} of epoch {}\n", dropped.id, dropped.epoch));

@@ -25,6 +25,7 @@ impl Controller {
     /// Returns the time from which [`Controller::is_due`] returns true without further observations; `None` while a checkpoint is
     /// in flight. A lull or a surge can make a checkpoint due earlier, so call `is_due` after each observation.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn deadline(&self) -> Option<Timestamp> {
         self.due_by().map(|by| self.clock.caller_at(by))
     }
@@ -114,7 +115,7 @@ impl Controller {
         }
         let feasible = !matches!(self.decided.decision.reason.infeasible, Some(Infeasible::Recovery { .. }));
         // A checkpoint that starts now helps only once it is durable.
-        let then = self.recovery_from(now) + self.more_recovery(self.expected_duration());
+        let then = self.recovery_from(now) + self.added_recovery(self.expected_duration());
         feasible && then * self.margin() >= goal.as_secs_f64()
     }
 
@@ -134,8 +135,8 @@ impl Controller {
         })
     }
 
-    /// Returns the increase of the recovery, s, if the failure comes later by `time`.
-    fn more_recovery(&self, time: Duration) -> f64 {
+    /// Returns how much longer recovery takes, s, if the failure comes `time` later.
+    fn added_recovery(&self, time: Duration) -> f64 {
         let time = time.as_secs_f64();
         self.with_situation(|situation| situation.catch_up(time * situation.planned_rate, time, 1.0))
     }

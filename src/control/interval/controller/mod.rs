@@ -116,6 +116,7 @@ impl Controller {
 
     /// Returns the goals.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn goals(&self) -> &Goals {
         &self.goals
     }
@@ -244,6 +245,7 @@ impl Controller {
 
     /// Returns the estimated mean time between failures, s.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn mtbf(&self) -> f64 {
         self.model.failures.mtbf()
     }

@@ -1,4 +1,5 @@
-//! Merging the pending links of aborted epochs, so that memory holds one compressed copy of each dirty row.
+//! Pending links: an aborted epoch's state waits in them for the next manifest. They are merged, so that memory holds
+//! one compressed copy of each dirty row.
 
 use super::link::{Link, LinkId, Stage};
 use super::{Ids, SegmentChain};
@@ -22,7 +23,7 @@ pub struct Merging {
 
 impl SegmentChain {
     /// Starts a merge of the pending links of epochs up to `epoch`, none of which can still be committed on its own.
-    /// Quick: [`Merging::encode`] does the work, without the chain. Returns `None` if there is nothing to merge, a
+    /// Quick: `Merging::encode` does the work, without the chain. Returns `None` if there is nothing to merge, a
     /// merge is in progress, or a later epoch is being placed.
     pub fn begin_merge(&mut self, epoch: Epoch) -> Option<Merging> {
         let pending = || self.links.iter().filter(|link| link.is_pending(epoch));
