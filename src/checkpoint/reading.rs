@@ -111,7 +111,9 @@ impl<'a> Reader<'a> {
     /// Moves on to a newer checkpoint after a read of the current one failed with `error`.
     ///
     /// # Errors
-    /// As [`under`], if there is no newer checkpoint to move on to, or too many were dropped before they had been read.
+    /// If there is no newer checkpoint to move on to, or too many were dropped before they had been read: `error`, or
+    /// `NotFound` if the checkpoint was dropped, naming the restorable ones. `Denied` or `Unavailable` if the store does not
+    /// show whether it was dropped.
     pub async fn follow(&mut self, error: Error) -> Result<()> {
         let Some(seq) = self.seq else { return Err(error) };
         let error = match error.kind() {

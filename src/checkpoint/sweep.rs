@@ -156,11 +156,11 @@ pub async fn plan(store: &Store, owner: Option<Attempt>) -> Result<SweepPlan> {
     Ok(survey.classify(&live, newest.unwrap_or_default(), false))
 }
 
-/// Plans the sweep after a claim that retains by `policy`, without claiming. The plan is for display: [`execute`]
+/// Plans the sweep after a claim that retains by `policy`, without claiming. The plan is for display: a sweep
 /// refuses it.
 ///
 /// # Errors
-/// As [`plan`].
+/// `Corrupt` if any live manifest is unreadable; `Denied` or `Unavailable` from the store.
 pub async fn preview(store: &Store, policy: RetentionPolicy) -> Result<SweepPlan> {
     preview_without(store, policy, &BTreeSet::new()).await
 }

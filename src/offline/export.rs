@@ -10,7 +10,7 @@ use crate::place::Store;
 
 /// Calls `each` with every live row of `table` in `groups`. Returns the number of rows.
 ///
-/// * `manifest`: a checkpoint, resolved (see [`restore::resolve`](crate::checkpoint::restore::resolve)).
+/// * `manifest`: a checkpoint, resolved, as [`open`](super::open) returns it.
 ///
 /// # Errors
 /// As [`find_table`]; `NotFound` if the checkpoint was dropped meanwhile; `Corrupt`, `Version` or `Unavailable` from

@@ -58,13 +58,16 @@ impl Store {
         &self.manifest_keys
     }
 
-    /// Returns the job's data objects.
+    /// Returns the job's data objects. Their type has a name with the feature `internals` alone.
+    #[doc(hidden)]
     #[must_use]
     pub fn data(&self) -> &DataObjects {
         &self.data
     }
 
-    /// Returns the job's folder, which holds its manifests and attempt markers.
+    /// Returns the job's folder, which holds its manifests and attempt markers. Its type has a name with the feature
+    /// `internals` alone.
+    #[doc(hidden)]
     #[must_use]
     pub fn folder(&self) -> &JobFolder {
         &self.folder
@@ -98,7 +101,8 @@ impl Store {
     /// the bytes it took.
     ///
     /// # Errors
-    /// As [`JobFolder::probe`].
+    /// `Config` if the store lacks or ignores create-if-absent, `Denied` if it is read-only, `Unavailable` if it does not
+    /// answer.
     pub async fn probe(&self) -> Result<()> {
         self.folder.probe().await
     }

@@ -70,7 +70,7 @@ pub use value::ValueState;
 /// - every kind has namespaces, chosen by the user; Flink reserves namespaces for windows;
 /// - checkpoints store the names of types and functions, and declaring a stored table with other names fails before any
 ///   row is loaded;
-/// - no value is null: [`crate::codec::typed::Optional`] encodes a missing value;
+/// - no value is null: [`Optional`](crate::Optional) encodes a missing value;
 /// - adding no elements leaves a list unchanged, and an empty list has no row, as in Flink; reading one returns an empty
 ///   `Vec`, not null;
 /// - handles borrow the state during a visit, so changes to visited entries go through [`MapState::retain`];
