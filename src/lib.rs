@@ -107,7 +107,7 @@ pub use key_group::{
     owner, subtask_range,
 };
 pub use manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
-pub use memory::MemoryBudget;
+pub use memory::{Charge, MemoryBudget};
 pub use place::Store;
 /// The RocksDB that this build has, for [`RocksDb::tuned`].
 #[cfg(feature = "rocksdb")]
@@ -120,17 +120,17 @@ pub use tokio_runtime::TokioRuntime;
 
 /// The adaptive checkpoint interval: goals, observations and decisions.
 pub mod interval {
-    pub use crate::control::estimate::{FailurePrior, LoadSample};
+    pub use crate::control::estimate::{FailurePrior, FailureScope, LoadSample};
     pub use crate::control::formula::ReplayWeight;
     pub use crate::control::interval::{
-        Bound, CheckpointKind, CheckpointSample, Damping, Decision, Goals, Infeasible, IntervalSettings, Observation,
-        Reason,
+        Bound, CheckpointKind, CheckpointSample, Controller, Damping, Decision, Goals, Infeasible, IntervalSettings,
+        Learned, Observation, Reason,
     };
 }
 
 /// Types of stored values, and reading them without the code that wrote them.
 pub mod schema {
-    pub use crate::codec::schema::{Number, Order, Schema, Shape, Type, Value, decode_any};
+    pub use crate::codec::schema::{Number, Order, Part, Schema, Shape, Type, Value, decode_any};
 }
 
 /// Keeps the README's example compiling and running.

@@ -95,7 +95,7 @@ async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row:
 
 /// A checkpoint or savepoint that can no longer be restored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Dropped {
+pub struct DroppedManifest {
     /// Its id.
     pub id: Seq,
     /// The last epoch whose effects it holds.
@@ -116,7 +116,7 @@ pub struct SweepPlan {
     /// Objects that can be deleted.
     pub deletable: Vec<(Key, u64)>,
     /// Live checkpoints and savepoints that the sweep drops, ascending. Their manifests may stay as signposts.
-    pub dropped: Vec<Dropped>,
+    pub dropped: Vec<DroppedManifest>,
     /// Files that are not the job's, left alone.
     pub foreign: u64,
     /// Whether the plan presumes a claim that was not made.
@@ -245,7 +245,7 @@ impl Survey {
         let reached: BTreeSet<ObjectId> = protecting.flat_map(StoredManifest::objects).collect();
         let restorable = self.manifests.iter().filter(|manifest| manifest.manifest.kind != ManifestKind::Claim);
         let dropped = restorable.filter(|manifest| !live.contains(&manifest.id.seq));
-        let dropped = dropped.map(|manifest| Dropped { id: manifest.id.seq, epoch: manifest.manifest.epoch });
+        let dropped = dropped.map(|manifest| DroppedManifest { id: manifest.id.seq, epoch: manifest.manifest.epoch });
         let mut plan = SweepPlan {
             newest: self.newest().map(|newest| newest.id.seq),
             dropped: dropped.collect(),

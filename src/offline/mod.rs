@@ -34,7 +34,8 @@ use crate::id::Seq;
 use crate::place::Store;
 
 pub use crate::checkpoint::reading::Reader;
-pub use crate::checkpoint::sweep::{SweepPlan, Tally};
+pub use crate::checkpoint::sweep::{DroppedManifest, SweepPlan, Swept, Tally};
+pub use crate::store::Key;
 pub use copy::{savepoint, savepoint_of};
 pub use diff::{ChangeKind, Diff, RowChange, TableDiff, diff};
 pub use drop::{Dropped, drop_savepoints, preview_drop};

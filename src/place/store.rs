@@ -58,21 +58,6 @@ impl Store {
         &self.manifest_keys
     }
 
-    /// Returns the job's data objects. Their type has a name with the feature `internals` alone.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn data(&self) -> &DataObjects {
-        &self.data
-    }
-
-    /// Returns the job's folder, which holds its manifests and attempt markers. Its type has a name with the feature
-    /// `internals` alone.
-    #[doc(hidden)]
-    #[must_use]
-    pub fn folder(&self) -> &JobFolder {
-        &self.folder
-    }
-
     /// Returns the runtime that the job runs on.
     #[must_use]
     pub fn runtime(&self) -> &SharedRuntime {
@@ -106,6 +91,33 @@ impl Store {
     pub async fn probe(&self) -> Result<()> {
         self.folder.probe().await
     }
+}
+
+/// Declares accessors that only the crate, its tests and its tools use.
+macro_rules! internal {
+    ($($(#[$doc:meta])* fn $name:ident -> $type:ty;)+) => {
+        impl Store {$(
+            $(#[$doc])*
+            #[cfg(feature = "internals")]
+            #[must_use]
+            pub fn $name(&self) -> &$type {
+                &self.$name
+            }
+
+            $(#[$doc])*
+            #[cfg(not(feature = "internals"))]
+            pub(crate) fn $name(&self) -> &$type {
+                &self.$name
+            }
+        )+}
+    };
+}
+
+internal! {
+    /// Returns the job's data objects.
+    fn data -> DataObjects;
+    /// Returns the job's folder, which holds its manifests and attempt markers.
+    fn folder -> JobFolder;
 }
 
 impl fmt::Debug for Store {

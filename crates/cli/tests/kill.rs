@@ -7,29 +7,17 @@ use std::fs;
 use std::time::Duration;
 
 use alluvium_testkit::oracle::{KEYED, Spec, WINDOWED, expected, sample};
+use alluvium_testkit::sim::Rng;
 use alluvium_testkit::tool::{self, Bench, json, kill, run, words};
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// A small generator (SplitMix64), so that a seed identifies a run.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-}
-
 /// Kills the job many times, then lets it complete.
 fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
     let kills = setting("ALLUVIUM_KILLS", 10);
-    let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
+    let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
     let args = |parallelism: u64, rate: &str| {
         let store = bench.store("state");
         let mut args = words(&format!("run --store {store} --job j --json --interval 30ms {extra} {rate}"));

@@ -1,8 +1,9 @@
 //! The conformance suite of backends, for backends outside the crate too.
 //!
 //! ```
-//! use alluvium::backend::{OverlayBackend, conformance};
-//! use alluvium::memory::MemoryBudget;
+//! use alluvium::OverlayBackend;
+//! use alluvium::backend::conformance;
+//! use alluvium::MemoryBudget;
 //!
 //! conformance::run(|groups| OverlayBackend::new(groups, MemoryBudget::new(1 << 30)));
 //! ```

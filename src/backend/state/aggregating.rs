@@ -95,9 +95,8 @@ impl<B: StateBackend> KeyedState<B> {
 /// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
-/// use alluvium::backend::{Aggregate, KeyedState, OverlayBackend, Tables};
-/// use alluvium::codec::{schema::Schema, typed::Fixed};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
+/// use alluvium::{Aggregate, Fixed, KeyedState, OverlayBackend, Schema, Tables};
+/// # use alluvium::{KeyGroupSet, MemoryBudget, Partitioner};
 ///
 /// #[derive(Debug)]
 /// struct Mean;

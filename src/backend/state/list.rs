@@ -61,9 +61,8 @@ impl<B: StateBackend> KeyedState<B> {
 /// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES) of encoded, unexpired elements; adding beyond that fails.
 ///
 /// ```
-/// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
-/// use alluvium::codec::{schema::Schema, typed::Utf8};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
+/// use alluvium::{KeyedState, OverlayBackend, Schema, Tables, Utf8};
+/// # use alluvium::{KeyGroupSet, MemoryBudget, Partitioner};
 /// # fn main() -> alluvium::Result<()> {
 /// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
 /// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));

@@ -50,9 +50,8 @@ impl<B: StateBackend> KeyedState<B> {
 /// A [`MapState`] whose entries are visited in the order of their sub-keys, whole or in ranges.
 ///
 /// ```
-/// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
-/// use alluvium::codec::{schema::Schema, typed::{Ordered, Utf8}};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
+/// use alluvium::{KeyedState, Ordered, OverlayBackend, Schema, Tables, Utf8};
+/// # use alluvium::{KeyGroupSet, MemoryBudget, Partitioner};
 /// # fn main() -> alluvium::Result<()> {
 /// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
 /// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));

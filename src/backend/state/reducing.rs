@@ -87,9 +87,8 @@ impl<V, C: Codec<V>, F: Fn(V, V) -> V + Send + Sync> MergeOperator for Reduce<V,
 /// encoded reduced value has at most [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES); adding beyond that fails.
 ///
 /// ```
-/// use alluvium::backend::{KeyedState, OverlayBackend, Tables};
-/// use alluvium::codec::{schema::Schema, typed::Fixed};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget};
+/// use alluvium::{Fixed, KeyedState, OverlayBackend, Schema, Tables};
+/// # use alluvium::{KeyGroupSet, MemoryBudget, Partitioner};
 /// # fn main() -> alluvium::Result<()> {
 /// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
 /// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));

@@ -22,9 +22,8 @@ use super::times::CheckpointTimes;
 ///
 /// ```
 /// use std::time::Duration;
-/// use alluvium::backend::{KeyedState, OverlayBackend, TableOptions, Tables, TtlConfig};
-/// use alluvium::codec::{schema::Schema, typed::Fixed};
-/// # use alluvium::{key_group::{KeyGroupSet, Partitioner}, memory::MemoryBudget, time::Timestamp};
+/// use alluvium::{Fixed, KeyedState, OverlayBackend, Schema, TableOptions, Tables, TtlConfig};
+/// # use alluvium::{KeyGroupSet, MemoryBudget, Partitioner, Timestamp};
 /// # fn main() -> alluvium::Result<()> {
 /// # let backend = OverlayBackend::new(KeyGroupSet::all(8), MemoryBudget::new(1 << 30));
 /// let mut state = KeyedState::new(backend, Partitioner::Range { seed: 1 }, 8, Tables::new(Schema::new("utf8")));

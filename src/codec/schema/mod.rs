@@ -23,8 +23,9 @@ const MAX_DEPTH: usize = 32;
 /// A type's name and version, as checkpoints store them.
 ///
 /// ```
-/// use alluvium::codec::schema::{Schema, Type, decode_any};
-/// use alluvium::codec::typed::{Codec, Fixed, Utf8};
+/// use alluvium::Schema;
+/// use alluvium::schema::{Type, decode_any};
+/// use alluvium::{Codec, Fixed, Utf8};
 /// # fn main() -> alluvium::Result<()> {
 /// let codec = (Utf8, Fixed);
 /// let schema = Codec::<(String, u16)>::schema(&codec);

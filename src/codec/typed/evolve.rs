@@ -47,7 +47,7 @@ impl<V, C: OrderedCodec<V>> OrderedCodec<V> for At<C> {}
 /// sub-keys are found by their stored bytes, so their encoding cannot change.
 ///
 /// ```
-/// use alluvium::codec::typed::{At, Codec, Fixed, Migrating};
+/// use alluvium::{At, Codec, Fixed, Migrating};
 /// # fn main() -> alluvium::Result<()> {
 /// let codec = Migrating::new(At::new(Fixed, 2)).from(Fixed, |old: u32| u64::from(old))?;
 /// assert_eq!(codec.decode_version(1, &[7, 0, 0, 0])?, 7);

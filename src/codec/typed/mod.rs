@@ -41,7 +41,7 @@ pub use ordered::{Ordered, OrderedCodec};
 /// Equal values should give equal bytes: sub-keys are found, and unchanged values recognised, by their bytes.
 ///
 /// ```
-/// use alluvium::codec::typed::{Codec, Fixed, Utf8};
+/// use alluvium::{Codec, Fixed, Utf8};
 /// # fn main() -> alluvium::Result<()> {
 /// let codec = (Utf8, Fixed);
 /// let mut bytes = Vec::new();

@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 /// tools decode the values, or `serde:` and a name, for which tools show plain bytes.
 ///
 /// ```
-/// use alluvium::codec::typed::{Codec, Serde};
+/// use alluvium::{Codec, Serde};
 /// # fn main() -> alluvium::Result<()> {
 /// let codec = Serde::<(u64, Option<i128>)>::new("struct<count:u64,sum:option<i128>>")?;
 /// let mut bytes = Vec::new();

@@ -13,7 +13,7 @@ use crate::error::Result;
 /// A handle to a list: see [`OperatorState::list`] and [`OperatorState::union_list`] for what a restore does with it.
 ///
 /// ```
-/// use alluvium::id::Subtask;
+/// use alluvium::Subtask;
 /// use alluvium::prelude::*;
 ///
 /// # fn main() -> alluvium::Result<()> {
@@ -116,7 +116,7 @@ impl<V, C: Codec<V>> OperatorList<V, C> {
 /// their encoded bytes, in time logarithmic in their number.
 ///
 /// ```
-/// use alluvium::id::Subtask;
+/// use alluvium::Subtask;
 /// use alluvium::prelude::*;
 ///
 /// # fn main() -> alluvium::Result<()> {

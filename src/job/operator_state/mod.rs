@@ -36,7 +36,7 @@ pub use handles::{BroadcastState, OperatorList};
 /// synchronous, in memory, and cost their items.
 ///
 /// ```
-/// use alluvium::id::Subtask;
+/// use alluvium::Subtask;
 /// use alluvium::prelude::*;
 ///
 /// # fn main() -> alluvium::Result<()> {

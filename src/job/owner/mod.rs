@@ -79,14 +79,22 @@ pub(super) struct Owner {
 /// The owner's record of an epoch in flight.
 struct InFlight {
     started: Timestamp,
-    placed: Option<Placed>,
+    stage: Stage,
     /// Why the epoch will be aborted.
     reason: Option<Error>,
 }
 
+/// How far an epoch has come here.
+enum Stage {
+    /// The worker has not placed it.
+    Open,
+    Placed(Placed),
+    Committing,
+}
+
 impl InFlight {
     fn new(started: Timestamp) -> Self {
-        Self { started, placed: None, reason: None }
+        Self { started, stage: Stage::Open, reason: None }
     }
 }
 
@@ -183,7 +191,7 @@ impl Owner {
             self.shared.coordinator().handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
         }
         if let Some(epoch) = self.epochs.get_mut(&epoch) {
-            epoch.placed = Some(placed);
+            epoch.stage = Stage::Placed(placed);
         }
     }
 
@@ -205,8 +213,8 @@ impl Owner {
 
     /// Starts creating the manifest of an epoch.
     pub(super) fn commit(&mut self, epoch: Epoch) {
-        let placed = self.epochs.get_mut(&epoch).and_then(|flight| flight.placed.take());
-        let Some(placed) = placed else { broken("commit of an epoch that is not placed") };
+        let stage = self.epochs.get_mut(&epoch).map(|flight| std::mem::replace(&mut flight.stage, Stage::Committing));
+        let Some(Stage::Placed(placed)) = stage else { broken("commit of an epoch that is not placed") };
         let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
         let draft = self.draft(epoch, placed);
         let span = tracing::info_span!("commit", %epoch);
@@ -289,10 +297,9 @@ impl Owner {
     pub(super) fn aborted(&mut self, now: Timestamp, epoch: Epoch, unfinished: Option<Unfinished>) {
         self.shared.observe(now, Observation::Aborted);
         metrics::checkpoint_failed();
-        let InFlight { started, placed, reason } = self.epochs.remove(&epoch).unwrap_or_else(|| InFlight::new(now));
-        let placed_stage = if placed.is_some() { "waiting for an earlier commit" } else { "committing" };
+        let InFlight { started, stage, reason } = self.epochs.remove(&epoch).unwrap_or_else(|| InFlight::new(now));
         let Unfinished { stage, missing } =
-            unfinished.unwrap_or_else(|| Unfinished { stage: placed_stage, missing: Vec::new() });
+            unfinished.unwrap_or_else(|| Unfinished { stage: stage.name(), missing: Vec::new() });
         let reason = reason.unwrap_or_else(|| Error::unavailable("checkpoint was not complete in time"));
         let aborted = Aborted { epoch, reason, age: now.since(started), missing };
         let subtasks = Subtasks(&aborted.missing);
@@ -359,6 +366,16 @@ impl Owner {
             _ => tracing::error!(error = error.chain(), "job failed"),
         }
         self.shared.fail(error);
+    }
+}
+
+impl Stage {
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Open => "encoding and uploading",
+            Self::Placed(_) => "waiting for an earlier commit",
+            Self::Committing => "committing",
+        }
     }
 }
 

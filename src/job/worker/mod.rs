@@ -245,7 +245,9 @@ impl Worker {
             // A dropped task has no state to settle.
             let _gone = settlement.send((epoch, outcome));
         }
-        ended.and_then(|ended| ended.stage.unfinished(&self.pipeline))
+        // An epoch that timed out before its wake was read is unknown here: no subtask has arrived.
+        let stage = ended.map_or_else(|| Stage::Gathering(BTreeMap::new()), |ended| ended.stage);
+        stage.unfinished(&self.pipeline)
     }
 
     /// Merges the pending links of epochs up to `aborted`, but not of epochs still to be placed. Without this, every
@@ -278,4 +280,51 @@ impl Stage {
 
 fn with_subtask(error: Error, (operator, subtask): Participant) -> Error {
     error.with("operator", operator).with("subtask", subtask)
+}
+
+#[cfg(all(test, feature = "tokio-runtime"))]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+    use crate::checkpoint::pipeline::PipelineSettings;
+    use crate::checkpoint::segment_chain::SegmentChain;
+    use crate::control::coordinator::{CheckpointPolicy, Coordinator};
+    use crate::id::{Attempt, OperatorId, Subtask};
+    use crate::key_group::KeyGroupSet;
+    use crate::memory::MemoryBudget;
+    use crate::place::Store;
+    use crate::tokio_runtime::TokioRuntime;
+
+    const PARTICIPANT: Participant = (OperatorId(1), Subtask(0));
+
+    fn worker() -> Worker {
+        let store = Store::open("memory:///", &"job".parse().unwrap(), TokioRuntime::current()).unwrap();
+        let runtime = Arc::clone(store.runtime());
+        let policy = CheckpointPolicy::default();
+        let coordinator = Coordinator::new(policy, [PARTICIPANT], Epoch(1), runtime.monotonic());
+        let budget = MemoryBudget::new(u64::MAX);
+        let chain = SegmentChain::new(KeyGroupSet::all(1), Vec::new(), budget.clone());
+        let pipeline = Pipeline {
+            store,
+            runtime,
+            settings: PipelineSettings::default(),
+            attempt: Attempt(1),
+            max_parallelism: 1,
+            chains: [(PARTICIPANT, Arc::new(Mutex::new(chain)))].into(),
+            catalog: Mutex::default(),
+        };
+        let shared = Arc::new(Shared::new(Attempt(1), coordinator, None));
+        Worker::new(shared, pipeline, PreparedOutput::new(budget), None, Vec::new())
+    }
+
+    #[tokio::test]
+    async fn an_epoch_aborted_before_its_wake_was_read_misses_every_subtask() {
+        let mut worker = worker();
+        let unfinished = worker.settle(Epoch(1), Outcome::Abort).unwrap();
+        assert_eq!((unfinished.stage, unfinished.missing), ("waiting for subtasks", vec![PARTICIPANT]));
+        worker.triggered(Timestamp::from_millis(0), Epoch(2), Some(None));
+        worker.handle(Step::Placed(Epoch(2), Some(Ok(Placed { acknowledgements: Vec::new(), objects: Vec::new() }))));
+        assert!(worker.settle(Epoch(2), Outcome::Abort).is_none(), "nothing is missing once all is placed");
+    }
 }

@@ -255,7 +255,7 @@ fn b19_a_subtask_that_has_gone_declines() {
         drop(tasks);
         assert_eq!(job.job.wait(barrier).await.unwrap(), None);
         let aborted = job.job.progress().last_aborted.unwrap();
-        assert!(aborted.missing.len() == 2 && aborted.reason.message().contains("gone"), "{aborted:?}");
+        assert!(aborted.missing.len() == 2 && aborted.reason.message().contains("dropped"), "{aborted:?}");
         let barrier = job.job.trigger().unwrap().unwrap();
         assert_eq!(job.job.wait(barrier).await.unwrap(), None, "nor will any later epoch end");
     });

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use super::place::Place;
 use super::proxy::{Act, Proxy};
-use super::{Random, setting};
+use super::setting;
 use alluvium_testkit::oracle::{WINDOWED, expected, sample};
+use alluvium_testkit::sim::Rng;
 use alluvium_testkit::tool::{Bench, json, kill, published, stderr, words};
 
 /// The requests left before the kill, and the act for the last of them.
@@ -59,7 +60,7 @@ async fn closed_windows_are_published_exactly_once_under_kills() {
         let (proxy, fuse, burnt) = proxy_with_fuse(&place);
         let place = place.via(proxy.address);
         let (store, kills) = (place.url(), setting("ALLUVIUM_STORE_KILLS", 20));
-        let mut random = Random(setting("ALLUVIUM_KILL_SEED", 1));
+        let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
         let mut run = |rate: &str| {
             let parallelism = 1 + random.below(8);
             let mut args = words(&format!("run --store {store} --job j --json --interval 30ms --emit on-close {rate}"));

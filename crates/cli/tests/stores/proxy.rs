@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use alluvium_testkit::sim::Rng;
+
 /// The act done to a request. Acts on answers apply only to answers of a fitting shape.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Act {
@@ -137,7 +139,7 @@ pub(crate) fn seeded(seed: u64, one_in: u64, acts: &'static [Act]) -> impl Fn(&R
     move |request| {
         let mut rows = rows.lock().unwrap();
         let row = rows.entry((request.method.clone(), request.target.clone())).or_default();
-        let mut random = super::Random(seed.wrapping_mul(0x1_0001) ^ request.nth);
+        let mut random = Rng::from_state(seed.wrapping_mul(0x1_0001) ^ request.nth);
         if *row == 3 || random.below(one_in) != 0 {
             *row = 0;
             return Act::Pass;

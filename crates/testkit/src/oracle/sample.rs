@@ -4,6 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{DAY_MS, MINUTE_MS, date_of, records};
+use crate::sim::Rng;
 
 const ROWS: i64 = 2_400;
 const HOUR_MS: i64 = 60 * MINUTE_MS;
@@ -21,16 +22,12 @@ const TESTS: [&str; 6] = [
     "naïve 🚀",
 ];
 
-/// Random numbers, identical on every machine (SplitMix64).
-struct Numbers(u64);
+/// The sample's random numbers.
+struct Numbers(Rng);
 
 impl Numbers {
     fn below(&mut self, bound: i64) -> i64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % bound.unsigned_abs()).cast_signed()
+        self.0.below(bound.unsigned_abs()).cast_signed()
     }
 
     fn one_in(&mut self, n: i64) -> bool {
@@ -45,7 +42,7 @@ impl Numbers {
 
 /// Returns the sample.
 pub fn sample() -> String {
-    let mut numbers = Numbers(7);
+    let mut numbers = Numbers(Rng::from_state(7));
     let mut text = "start_time,vm_id,region,sku,lifespan,test,unit,value,runtime_s\n".to_owned();
     let mut now = FIRST_MS;
     for _ in 0..ROWS {
@@ -111,7 +108,7 @@ fn quote(cell: &str) -> String {
 
 /// Returns the records of `csv` in another order, each moved by at most an hour of event time.
 pub fn shuffled(csv: &str) -> String {
-    let mut numbers = Numbers(11);
+    let mut numbers = Numbers(Rng::from_state(11));
     let all = records(csv);
     let (header, rest) = all.split_first().expect("a header");
     let time = |record: &str| super::time_of(record.split(',').next().unwrap()).expect("a time first");

@@ -10,6 +10,11 @@ impl Rng {
         rng
     }
 
+    /// Returns a generator that starts from `state` as it is.
+    pub fn from_state(state: u64) -> Self {
+        Self(state)
+    }
+
     pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -20,6 +25,11 @@ impl Rng {
     /// Returns a number in `low..=high`.
     pub fn within(&mut self, low: u64, high: u64) -> u64 {
         low + self.next() % (high - low + 1)
+    }
+
+    /// Returns a number below `bound`.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
     }
 
     /// Returns an index below `length`.

@@ -76,8 +76,7 @@ impl fmt::Debug for Fired {
 /// [`Timers::pop_due`]; a timer that is registered while others fire, and is due, fires too.
 ///
 /// ```
-/// # use alluvium::backend::{OverlayBackend, Tables};
-/// # use alluvium::memory::MemoryBudget;
+/// # use alluvium::{MemoryBudget, OverlayBackend, Tables};
 /// use alluvium::prelude::*;
 ///
 /// # fn main() -> alluvium::Result<()> {

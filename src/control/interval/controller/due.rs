@@ -25,7 +25,6 @@ impl Controller {
     /// Returns the time from which [`Controller::is_due`] returns true without further observations; `None` while a checkpoint is
     /// in flight. A lull or a surge can make a checkpoint due earlier, so call `is_due` after each observation.
     #[must_use]
-    #[cfg(any(test, feature = "internals"))]
     pub fn deadline(&self) -> Option<Timestamp> {
         self.due_by().map(|by| self.clock.caller_at(by))
     }

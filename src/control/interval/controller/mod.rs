@@ -30,12 +30,14 @@ const CAUGHT_UP_S: f64 = 1.0;
 ///
 /// ```
 /// use std::time::Duration;
-/// use alluvium::control::estimate::LoadSample;
-/// use alluvium::control::interval::{CheckpointSample, Controller, Goals, IntervalSettings, Observation};
-/// use alluvium::time::Timestamp;
+/// use alluvium::interval::{CheckpointSample, Controller, Goals, IntervalSettings, LoadSample, Observation};
+/// use alluvium::Timestamp;
 ///
 /// # fn main() -> alluvium::Result<()> {
-/// let goals = Goals { recovery: Some(Duration::from_secs(60)), overhead: Some(0.02), ..Goals::default() };
+/// let goals = Goals::default().with(|it| {
+///     it.recovery = Some(Duration::from_secs(60));
+///     it.overhead = Some(0.02);
+/// });
 /// let mut controller = Controller::new(IntervalSettings::default(), goals, Timestamp::from_millis(0))?;
 /// let mut checkpoints = 0;
 /// for second in 1..=3600 {
@@ -116,7 +118,6 @@ impl Controller {
 
     /// Returns the goals.
     #[must_use]
-    #[cfg(any(test, feature = "internals"))]
     pub fn goals(&self) -> &Goals {
         &self.goals
     }
@@ -245,7 +246,6 @@ impl Controller {
 
     /// Returns the estimated mean time between failures, s.
     #[must_use]
-    #[cfg(any(test, feature = "internals"))]
     pub fn mtbf(&self) -> f64 {
         self.model.failures.mtbf()
     }
