@@ -189,7 +189,7 @@ const STORE_USERS: [&str; 11] = [
     "src/store/key.rs",
     "src/store/listing.rs",
     "src/store/mod.rs",
-    "src/store/retry.rs",
+    "src/store/fault.rs",
     "src/store/url.rs",
     "src/store/walk.rs",
 ];

@@ -142,7 +142,7 @@ fn duplicate_output_columns_are_refused() {
         let at = args.iter().position(|arg| arg == "--key").unwrap();
         args.splice(at..at + 2, words(extra));
         let line = fails(&run(args), "config");
-        assert!(line.contains("two columns"), "{line}");
+        assert!(line.contains("same name"), "{line}");
         job.assert_nothing_is_left();
         assert!(!job.bench.path("state").exists(), "{extra}: nothing is done");
     }

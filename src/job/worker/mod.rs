@@ -282,7 +282,7 @@ fn with_subtask(error: Error, (operator, subtask): Participant) -> Error {
     error.with("operator", operator).with("subtask", subtask)
 }
 
-#[cfg(all(test, feature = "tokio-runtime"))]
+#[cfg(test)]
 mod tests {
     use std::sync::Mutex;
 
