@@ -19,4 +19,4 @@ fi
 tests/stores/install.sh
 source tests/rocksdb/env.sh
 
-cargo test --locked --workspace --features rocksdb
+cargo test --locked --workspace --features rocksdb --no-fail-fast

@@ -70,6 +70,20 @@ pub enum Canary {
     ForgetTimes,
     /// Bounds chains by stored bytes alone, regardless of their decoded size.
     BoundStoredOnly,
+    /// Accepts messages of other attempts and sessions, and acknowledgements of epochs that were never triggered.
+    StaleMessages,
+    /// Accepts a worker's second acknowledgement of an epoch.
+    AcknowledgeTwice,
+    /// Accepts a worker's answer for another worker's seat.
+    ForeignSeats,
+    /// Accepts a worker's answer for other key groups than its seats have.
+    AnyGroups,
+    /// Accepts references to what another worker uploaded.
+    ForeignSlices,
+    /// Gives up an epoch whose manifest is being created.
+    DeclineCommitting,
+    /// Sweeps what this attempt has uploaded and not yet committed.
+    SweepUploads,
 }
 
 #[cfg(feature = "canary")]

@@ -37,6 +37,24 @@ pub enum ErrorKind {
 }
 
 impl ErrorKind {
+    /// Returns the kind with the stable name `name`.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [
+            Self::Config,
+            Self::Usage,
+            Self::Input,
+            Self::NotFound,
+            Self::Corrupt,
+            Self::Version,
+            Self::Fenced,
+            Self::Limit,
+            Self::Denied,
+            Self::Unavailable,
+            Self::Stopped,
+        ];
+        all.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Returns the kind's stable name, as printed by the tool.
     #[must_use]
     pub const fn name(self) -> &'static str {

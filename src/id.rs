@@ -146,6 +146,10 @@ bits128! {
     JobId
 }
 bits128! {
+    /// Identity of one connection of a worker to an owner, drawn by the worker for each connection.
+    SessionId
+}
+bits128! {
     /// The first 128 bits of a BLAKE3 hash.
     Hash
 }

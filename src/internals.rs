@@ -55,6 +55,11 @@ pub mod store {
     pub use crate::store::*;
 }
 
+/// Messages between an owner and its workers.
+pub mod wire {
+    pub use crate::job::wire::*;
+}
+
 /// Planted bugs.
 #[cfg(feature = "canary")]
 pub mod canary {

@@ -97,10 +97,13 @@ pub use control::coordinator::{CheckpointPolicy, Participant};
 pub use control::retention::RetentionPolicy;
 pub use envelope::{MacKey, MacKeys};
 pub use error::{Applied, Error, ErrorKind, Result};
-pub use id::{Attempt, Awaited, Barrier, Epoch, JobId, JobName, ManifestId, OperatorId, Seq, Subtask, TableId};
+pub use id::{
+    Attempt, Awaited, Barrier, Epoch, JobId, JobName, ManifestId, OperatorId, Seq, SessionId, Subtask, TableId,
+};
 pub use job::{
-    Aborted, AdaptiveInterval, BroadcastState, Job, JobBuilder, JobSettings, OperatorList, OperatorSpec, OperatorState,
-    Progress, RestoreError, Seat, Strategy, Task,
+    Aborted, AdaptiveInterval, Assignment, BroadcastState, Inbox, Job, JobBuilder, JobSettings, MAX_MESSAGE_BYTES,
+    OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError, Seat, Seating, Strategy,
+    Task, Worker, WorkerInfo, WorkerSettings,
 };
 pub use key_group::{
     CurrentKey, DEFAULT_MAX_PARALLELISM, KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, Partitioner, java_hash,

@@ -23,6 +23,7 @@
 //! | `alluvium_expected_overhead_ratio` | gauge | expected share of time lost to checkpoints and replay |
 //! | `alluvium_predicted_recovery_seconds` | gauge | s until the job would catch up after a failure now |
 //! | `alluvium_uncollected_objects` | gauge | unreachable objects that the store failed to delete |
+//! | `alluvium_refused_messages_total` | counter | messages between owner and workers that were damaged, stale or not the sender's to send |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
 
 use std::time::Duration;
@@ -61,6 +62,11 @@ pub(crate) fn in_progress(count: usize) {
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
 pub(crate) fn sealed_bytes(bytes: u64) {
     gauge!("alluvium_sealed_bytes").set(bytes as f64);
+}
+
+/// Counts a message between an owner and a worker that was not accepted.
+pub(crate) fn message_refused() {
+    counter!("alluvium_refused_messages_total").increment(1);
 }
 
 /// Records the number of unreachable objects not deleted.

@@ -24,6 +24,7 @@ adjustable!(
     crate::control::retention::RetentionPolicy,
     crate::job::AdaptiveInterval,
     crate::job::JobSettings,
+    crate::job::WorkerSettings,
     crate::offline::RestoreOptions,
     crate::store::StoreSettings,
 );

@@ -15,7 +15,8 @@ use alluvium::internals::place::pack::{Pack, PackBuilder, Packed};
 use alluvium::internals::segment::{Compression, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
 use alluvium::manifest::{
     AttemptMarker, DurabilityLevel, Extension, Hash, Layout, Manifest, ManifestKind, ObjectId, ObjectRef, ObjectSlice,
-    OperatorManifest, Program, PutId, Retained, SegmentId, StateKind, SubtaskEntry, SubtaskManifest, TableSchema,
+    OperatorManifest, Program, PutId, Retained, SegmentId, StateKind, SubtaskEntry, SubtaskManifest, SubtaskSlice,
+    TableSchema,
 };
 use alluvium::{
     Attempt, Epoch, JobId, KeyGroup, KeyGroupRange, KeyGroupSet, MacKey, MacKeys, ManifestId, Opaque, OpaqueContent,
@@ -172,7 +173,8 @@ fn golden() -> Golden {
     let offset = builder.add_opaque(&bytes);
     let slice = ObjectSlice { object: PACK, offset, length: bytes.len() as u64, hash: Hash::of(&bytes) };
     let pack = builder.finish().unwrap();
-    let checkpoint = checkpoint(&pack, vec![SubtaskEntry::Inline(first), SubtaskEntry::Slice(slice)]);
+    let slice = SubtaskEntry::Slice(SubtaskSlice { slice, summary: second.summary() });
+    let checkpoint = checkpoint(&pack, vec![SubtaskEntry::Inline(first), slice]);
     let claim = Manifest {
         seq: Seq(8),
         kind: ManifestKind::Claim,
@@ -195,8 +197,8 @@ fn checkpoint(pack: &Packed, subtasks: Vec<SubtaskEntry>) -> Manifest {
     let whole = ObjectRef {
         id: PACK,
         put_id: pack.put_id,
-        bytes: pack.bytes.len() as u64,
-        hash: pack.hash,
+        bytes: pack.object.length,
+        hash: pack.object.hash,
         layout: Layout::Whole,
         cipher: 0,
         key_id: String::new(),
@@ -266,7 +268,7 @@ fn manifest_case(name: &'static str, manifest: Manifest, keys: MacKeys) -> Case 
 
 fn cases() -> Vec<Case> {
     let Golden { delta: delta_bytes, base: base_bytes, subtask, pack, checkpoint, claim, marker } = golden();
-    let slices = Pack::decode(PACK, &pack.bytes).unwrap().slices;
+    let slices = Pack::decode(PACK, &pack.bytes()).unwrap().slices;
     let subtask_bytes = subtask.encode(MAX_PARALLELISM).unwrap();
     let read_subtask = move |bytes: &Bytes| {
         assert_eq!(SubtaskManifest::decode(bytes, MAX_PARALLELISM)?, subtask);
@@ -285,7 +287,7 @@ fn cases() -> Vec<Case> {
         segment_case("delta.segment", &delta_bytes, &delta()),
         segment_case("base.segment", &base_bytes, &base()),
         Case { name: "subtask.manifest", written: subtask_bytes, read: Box::new(read_subtask) },
-        Case { name: "data.pack", written: pack.bytes, read: Box::new(read_pack) },
+        Case { name: "data.pack", written: pack.bytes(), read: Box::new(read_pack) },
         manifest_case("checkpoint.manifest", checkpoint, MacKeys::default()),
         manifest_case("claim.manifest", claim.clone(), MacKeys::default()),
         manifest_case("signed.manifest", claim, MacKeys::signing(MacKey::new([7; 32]))),
@@ -335,7 +337,7 @@ fn f09_a_checkpoint_leads_to_its_rows() {
     let Golden { delta, base, pack, checkpoint, .. } = golden();
     let read = |offset: u64, length: u64| {
         let start = usize::try_from(offset).unwrap();
-        pack.bytes.slice(start..start + usize::try_from(length).unwrap())
+        pack.bytes().slice(start..start + usize::try_from(length).unwrap())
     };
     let whole = checkpoint.inlined(|slice| Ok(read(slice.offset, slice.length))).unwrap();
     let subtasks = whole.operators[0].subtasks.iter().filter_map(SubtaskEntry::inline);

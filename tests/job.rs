@@ -1,6 +1,6 @@
 //! The whole job over a store in memory: incremental checkpoints, aborts, restore, rescale, retention, limits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use alluvium::internals::store::Key;
@@ -151,7 +151,7 @@ async fn opaques_are_packed_within_pack_bytes_and_fetched_concurrently() -> Resu
     let mut lengths = data_lengths(&gate).await;
     lengths.sort_unstable();
     assert!(lengths.len() == 7 && lengths[5] <= 250_000 && lengths[6] > 400_000, "{lengths:?}");
-    // No read is answered, so all twelve must be in flight at once.
+    // No read is answered, so one for each pack must be in flight at once.
     let manifest = manifests(&gate).await.into_values().last().unwrap();
     gate.set(Door::Silent);
     gate.take_calls();
@@ -159,7 +159,7 @@ async fn opaques_are_packed_within_pack_bytes_and_fetched_concurrently() -> Resu
     let mut resolving = std::pin::pin!(alluvium::internals::checkpoint::restore::resolve(&store, manifest));
     assert!(futures_util::poll!(&mut resolving).is_pending());
     let calls = gate.take_calls();
-    assert_eq!(calls.iter().filter(|call| call.starts_with("get job/data/")).count(), 12, "{calls:?}");
+    assert_eq!(calls.iter().filter(|call| call.starts_with("get job/data/")).count(), 7, "{calls:?}");
     Ok(())
 }
 
@@ -295,8 +295,17 @@ async fn chains_stay_bounded_and_dropped_state_is_collected() -> Result<()> {
     let manifests = manifests(&gate).await;
     // The newest, the retained, and the void ones kept because listings may lag.
     assert!(manifests.len() <= 72, "{:?}", manifests.keys());
-    let data = gate.dump().await.into_keys().filter(|key| key.contains("/data/")).count();
-    assert!(data <= 48, "{data} data objects");
+    // Readers may still need what the last two commits dropped, and the last deletions may be under way.
+    let objects = |manifest: &Manifest| manifest.objects.iter().map(|object| object.id).collect::<Vec<_>>();
+    let reachable: BTreeSet<_> = manifests.values().rev().take(3 + 2).flat_map(objects).collect();
+    assert!(reachable.len() <= 2 * 32 + 5, "two chains and five checkpoints refer to {} objects", reachable.len());
+    let kept: BTreeSet<_> = reachable.into_iter().map(|id| format!("job/{}", Key::Data(id))).collect();
+    let collected = async {
+        while gate.dump().await.into_keys().any(|key| key.contains("/data/") && !kept.contains(&key)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), collected).await.expect("dropped state is deleted");
     job.reopen(&gate.objects(), 5).await;
     Ok(())
 }
@@ -458,7 +467,7 @@ async fn opaques_are_restored_by_their_redistribution() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn subtask_manifests_too_large_for_the_manifest_are_in_packs() -> Result<()> {
+async fn subtask_manifests_too_large_for_the_manifest_are_in_the_last_pack() -> Result<()> {
     let gate = Gate::new();
     let settings = JobSettings::default().with(|it| it.max_parallelism = 1024);
     let mut job = Counting::open(&gate.objects(), 1000, settings, RestoreFrom::Newest, BTreeMap::new()).await?;
@@ -468,12 +477,24 @@ async fn subtask_manifests_too_large_for_the_manifest_are_in_packs() -> Result<(
         job.add(round..round + 2000)?;
         let epoch = job.barrier_with(opaque)?;
         assert!(job.job.wait(epoch).await?.is_some(), "{:?}", job.job.progress().last_decline);
+        let calls = gate.take_calls();
+        let puts: Vec<_> = calls.iter().filter(|call| call.starts_with("put job/data/")).collect();
+        assert_eq!(puts.len(), 1, "{puts:?}");
+        // An aborted epoch leaves its state to the next one, slices and all.
+        gate.set(Door::ReadOnly);
+        job.add(round + 10..round + 20)?;
+        let epoch = job.barrier_with(opaque)?;
+        assert_eq!(job.job.wait(epoch).await?, None);
+        gate.set(Door::Open);
+        gate.take_calls();
     }
+    let epoch = job.barrier_with(opaque)?;
+    assert!(job.job.wait(epoch).await?.is_some());
     let manifest = manifests(&gate).await.into_values().next_back().unwrap();
     assert_eq!(manifest.slices().count(), 1000);
     let store = alluvium_testkit::store(&gate.objects());
     let report = offline::verify(&store, &ManifestLog::load(&store).await?, VerifyLevel::Full, &|_, _| {}).await?;
-    assert!(report.damaged.is_empty() && report.restorable.len() == 2, "{report:?}");
+    assert!(report.damaged.is_empty() && report.restorable.len() == 3, "{report:?}");
     let mut next = job.reopen(&gate.objects(), 3).await;
     // The next manifest is small, and so has its subtask manifests inline again.
     next.add(0..10)?;

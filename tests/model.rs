@@ -33,6 +33,7 @@ fn actions() -> impl Strategy<Value = Action> {
         4 => lengths().prop_map(Action::Put),
         3 => lengths().prop_map(Action::Append),
         1 => Just(Action::Keep),
+        3 => Just(Action::Edit),
         6 => lengths().prop_map(Action::Merge),
         3 => Just(Action::Delete),
         2 => Just(Action::UpdateDelete),

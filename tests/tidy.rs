@@ -73,7 +73,7 @@ fn modules_use_only_earlier_layers() {
     let mut wrong = Vec::new();
     for (path, text) in sources("src") {
         let user = module(&path);
-        if user == "lib" {
+        if user == "lib" || path.ends_with("tests.rs") {
             continue;
         }
         let own = layer(&user).unwrap_or_else(|| panic!("{} belongs to no layer", path.display()));
@@ -90,11 +90,11 @@ fn modules_use_only_earlier_layers() {
 /// The layers inside `src/job`, the same way.
 const JOB_LAYERS: &[&[&str]] = &[
     &["settings", "operator_state", "progress", "schemas"],
-    &["interval"],
-    &["shared"],
+    &["interval", "spec", "wire"],
+    &["link"],
     &["owner", "worker"],
-    &["background"],
     &["handle"],
+    &["opening"],
     &["builder"],
 ];
 
@@ -242,7 +242,7 @@ fn files_are_finished() {
 }
 
 /// Number of rows in each part of the fault catalogue.
-const ROWS: [(char, u32); 6] = [('A', 30), ('B', 21), ('C', 12), ('D', 22), ('F', 19), ('G', 17)];
+const ROWS: [(char, u32); 6] = [('A', 30), ('B', 27), ('C', 13), ('D', 22), ('F', 19), ('G', 17)];
 
 /// Returns the names of functions in `text` that begin with a catalogue id.
 fn named_by_id(text: &str) -> BTreeSet<String> {

@@ -9,7 +9,8 @@ use crate::time::Timestamp;
 #[cfg(feature = "rocksdb")]
 use super::RocksDbBackend;
 use super::{
-    BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, SubRange, Write,
+    BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, Stored, SubRange,
+    Write,
 };
 
 /// One of the crate's backends.
@@ -84,6 +85,18 @@ impl StateBackend for AnyBackend {
 
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
         delegate!(self, backend => backend.update(row, f))
+    }
+
+    fn update_in_place<R>(
+        &mut self,
+        row: RowRef<'_>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> Result<R> {
+        delegate!(self, backend => backend.update_in_place(row, f))
+    }
+
+    fn edit<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
+        delegate!(self, backend => backend.edit(row, f))
     }
 
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {

@@ -6,6 +6,9 @@ const KEPT: f64 = 7.0 / 8.0;
 /// Reads and writes of one group. Each seal removes an eighth: a use 5 seals ago counts about half.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Heat {
+    /// Since the last seal.
+    new_reads: u64,
+    new_writes: u64,
     reads: f64,
     writes: f64,
     /// The seal number up to which the counters have decayed.
@@ -13,22 +16,26 @@ pub(super) struct Heat {
 }
 
 impl Heat {
+    #[inline]
     pub(super) fn read(&mut self) {
-        self.reads += 1.0;
+        self.new_reads += 1;
     }
 
+    #[inline]
     pub(super) fn write(&mut self) {
-        self.writes += 1.0;
+        self.new_writes += 1;
     }
 
     /// Returns reads and writes as of seal number `seals`, rounded, and decays the counters.
+    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 uses")]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and saturates")]
     pub(super) fn at_seal(&mut self, seals: u32) -> (u64, u64) {
         // Seals in between did not touch this group: apply their decay now.
         let skipped = i32::try_from(seals.saturating_sub(self.seals).saturating_sub(1)).unwrap_or(i32::MAX);
         let decay = KEPT.powi(skipped);
-        let (reads, writes) = (self.reads * decay, self.writes * decay);
-        *self = Self { reads: reads * KEPT, writes: writes * KEPT, seals };
+        let reads = self.reads * decay + self.new_reads as f64;
+        let writes = self.writes * decay + self.new_writes as f64;
+        *self = Self { new_reads: 0, new_writes: 0, reads: reads * KEPT, writes: writes * KEPT, seals };
         (reads.round() as u64, writes.round() as u64)
     }
 }

@@ -16,7 +16,7 @@ mod overlay;
 #[cfg(feature = "rocksdb")]
 mod rocksdb;
 mod row_key;
-mod state;
+pub(crate) mod state;
 
 use std::fmt::Debug;
 
@@ -28,12 +28,12 @@ use crate::time::Timestamp;
 pub use crate::id::Part;
 pub use crate::row::{
     Append, Columns, Cut, Fold, FoldedGroup, GroupHeat, GroupTimes, Life, MAX_PART_BYTES, MAX_VALUE_BYTES,
-    MergeOperator, Op, Piece, Row, RowBatch, RowKey, RowSource, Rules, Run, Sealed, SealedPart, SegmentKind, Stack,
-    Statistic, TableRules, Ttl, Upgrade,
+    MergeOperator, Op, Piece, Row, RowBatch, RowKey, RowSource, Rules, Run, Sealed, SealedPart, SegmentKind,
+    SortedRows, Stack, Statistic, TableRules, Ttl, Upgrade,
 };
 pub use any::AnyBackend;
 pub use log::LogBackend;
-pub use operation::{ALL_SUBS, BackendStats, Change, Entry, Outcome, RowRef, Scope, SubRange, Write};
+pub use operation::{ALL_SUBS, BackendStats, Change, Entry, Outcome, RowRef, Scope, Stored, SubRange, Write};
 pub use overlay::OverlayBackend;
 #[cfg(feature = "rocksdb")]
 pub use rocksdb::{RocksDb, RocksDbBackend, RocksDbSettings};
@@ -122,6 +122,30 @@ pub trait StateBackend: Debug + Send {
     /// `Usage` if the key's group is not owned; `Limit` if the value is too long or the memory budget is spent. The row
     /// is then unchanged.
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R>;
+
+    /// As [`StateBackend::update`], but `f` may get the value as [`Stored::InPlace`]. It may then overwrite the bytes and
+    /// return `None` for the change, which spares the copy from the scratch buffer. `None` without such a value is
+    /// [`Change::Keep`]. A panic in `f` leaves the bytes as they are at that moment.
+    ///
+    /// # Errors
+    /// As [`StateBackend::update`].
+    fn update_in_place<R>(
+        &mut self,
+        row: RowRef<'_>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> Result<R> {
+        self.update(row, |value, new| or_keep(f(value.into(), new)))
+    }
+
+    /// Lets `f` change the bytes of the row's value where they lie, but not their number; `None` if the row has no
+    /// value. A backend that can spares the copies of [`StateBackend::update`]; then a panic in `f` leaves the bytes as they
+    /// are at that moment.
+    ///
+    /// # Errors
+    /// As [`StateBackend::update`].
+    fn edit<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
+        self.update(row, |value, new| edit_copy(value, new, f))
+    }
 
     /// Writes the row without reading it.
     ///
@@ -214,4 +238,16 @@ pub trait StateBackend: Debug + Send {
 
     /// Returns counts of rows and bytes held.
     fn stats(&self) -> BackendStats;
+}
+
+/// Returns an update's outcome where nothing can change in place.
+fn or_keep<R>((change, result): (Option<Change>, R)) -> (Change, R) {
+    (change.unwrap_or(Change::Keep), result)
+}
+
+/// Edits a copy of a value, as an update that puts it.
+fn edit_copy<R>(value: Option<&[u8]>, new: &mut Vec<u8>, f: impl FnOnce(&mut [u8]) -> R) -> (Change, Option<R>) {
+    let Some(value) = value else { return (Change::Keep, None) };
+    new.extend_from_slice(value);
+    (Change::Put, Some(f(new)))
 }

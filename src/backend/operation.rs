@@ -30,6 +30,36 @@ pub enum Change {
     Delete,
 }
 
+/// A row's value, as [`StateBackend::update_in_place`](super::StateBackend::update_in_place) hands it out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Stored<'a> {
+    /// The row has no value.
+    Absent,
+    /// The value, which cannot change in place.
+    Value(&'a [u8]),
+    /// The value where it lies. Its bytes may change, but not their number.
+    InPlace(&'a mut [u8]),
+}
+
+impl Stored<'_> {
+    /// Returns the value's bytes, `None` if there are none.
+    #[inline]
+    #[must_use]
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Absent => None,
+            Self::Value(bytes) => Some(bytes),
+            Self::InPlace(bytes) => Some(bytes),
+        }
+    }
+}
+
+impl<'a> From<Option<&'a [u8]>> for Stored<'a> {
+    fn from(value: Option<&'a [u8]>) -> Self {
+        value.map_or(Self::Absent, Self::Value)
+    }
+}
+
 /// What a write does to a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use crate::backend::TableEntry;
 use crate::control::coordinator::Participant;
+use crate::id::Epoch;
 use crate::key_group::KeyGroupSet;
-use crate::manifest::{ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
+use crate::manifest::{ObjectId, ObjectRef, Opaque, SubtaskEntry};
 use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
 /// A subtask's report on its state, for its operator's entry in the manifest.
 #[derive(Debug, Clone)]
-pub(crate) struct StateSummary {
-    pub(crate) tables: Arc<[TableEntry]>,
-    pub(crate) heat: Vec<GroupHeat>,
-    pub(crate) statistics: Arc<[Statistic]>,
+pub struct StateSummary {
+    /// Its tables.
+    pub tables: Arc<[TableEntry]>,
+    /// The load of the key groups that changed.
+    pub heat: Vec<GroupHeat>,
+    /// Numbers reported by an engine below the backend.
+    pub statistics: Arc<[Statistic]>,
 }
 
 /// A subtask has sealed its state for a barrier. The sealed rows are in its chain.
@@ -24,22 +28,35 @@ pub(crate) struct Arrival {
     pub(crate) watermark: Timestamp,
     pub(crate) times: Vec<GroupTimes>,
     pub(crate) opaques: Vec<Opaque>,
+    /// The newest commit that the task knew before the barrier: output up to it is published.
+    pub(crate) published: Option<Epoch>,
     pub(crate) summary: StateSummary,
 }
 
 /// A subtask's acknowledgement of a barrier: its state is placed.
-#[derive(Debug)]
-pub(crate) struct Acknowledgement {
-    pub(crate) participant: Participant,
-    pub(crate) manifest: SubtaskManifest,
-    /// The slice with the encoded manifest, unless that is inline in the job's manifest.
-    pub(crate) slice: Option<ObjectSlice>,
-    pub(crate) summary: StateSummary,
+#[derive(Debug, Clone)]
+pub struct Acknowledgement {
+    /// The subtask.
+    pub participant: Participant,
+    /// Its subtask manifest, or where that lies.
+    pub entry: SubtaskEntry,
+    /// For its operator's entry in the manifest.
+    pub summary: StateSummary,
 }
 
 /// The acknowledgements of all subtasks of this process, with the objects that they refer to.
-#[derive(Debug)]
-pub(crate) struct Placed {
-    pub(crate) acknowledgements: Vec<Acknowledgement>,
-    pub(crate) objects: Vec<ObjectRef>,
+#[derive(Debug, Clone, Default)]
+pub struct Placed {
+    /// One for each subtask of this process.
+    pub acknowledgements: Vec<Acknowledgement>,
+    /// Objects that this process uploaded and that no committed checkpoint is known to list.
+    pub objects: Vec<ObjectRef>,
+    /// The other objects referred to: those of the restored checkpoint and of committed ones.
+    pub kept: Vec<ObjectId>,
+    /// Length of all listed segments.
+    pub bytes: u64,
+    /// Length of base segments that lie in `objects`.
+    pub new_base_bytes: u64,
+    /// Packs uploaded for this epoch.
+    pub uploads: u64,
 }

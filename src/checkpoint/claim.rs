@@ -18,7 +18,7 @@ use crate::place::Store;
 use crate::store::{Key, Put};
 
 use super::collect::warn_held;
-use super::commit::{Committer, Identity, Proposal, fence};
+use super::commit::{Committer, Identity, MARKER_BYTES_MAX, Proposal, fence};
 use super::manifest_log::{ManifestLog, RestoreFrom, StoredManifest, following, succeeding};
 use super::operators::OperatorClaims;
 
@@ -99,9 +99,17 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
     request.check_state(store, restore.as_ref()).await?;
     check_unwanted(unwanted, restore.as_ref().map(|restore| restore.id))?;
 
-    let drawn = JobId(store.draw_put_id().0);
-    let attempt = take_attempt(store, &chain, drawn).await?;
-    let Appended { chain, identity, proposal, restore } = append(store, request, unwanted, attempt, drawn).await?;
+    let founded = JobId(store.draw_put_id().0);
+    let (attempt, appended) = loop {
+        let job = chain.newest_readable().map_or(founded, |newest| newest.manifest.job);
+        let attempt = take_attempt(store, &chain, job).await?;
+        if let Some(appended) = append(store, request, unwanted, attempt, job).await? {
+            break (attempt, appended);
+        }
+        // Another attempt founded the job meanwhile. A marker names its job, so this one takes another.
+        chain = ManifestLog::load(store).await?;
+    };
+    let Appended { chain, identity, proposal, restore } = appended;
     // A delayed claim may have landed under a number that a newer attempt had used and deleted.
     if !canary::on(Canary::SkipClaimFence) {
         check_owner(store, attempt).await?;
@@ -127,6 +135,19 @@ pub async fn check_owner(store: &Store, attempt: Attempt) -> Result<()> {
         Some(by) => Err(fenced(attempt, by)),
         None => Ok(()),
     }
+}
+
+/// Checks that `store` is the one in which `attempt` claimed `job`.
+///
+/// # Errors
+/// `Config` if it is another; `Corrupt`, `Version`, `Denied` or `Unavailable` from the store.
+pub(crate) async fn check_marker(store: &Store, job: JobId, attempt: Attempt) -> Result<()> {
+    let other = || Error::config("the worker's store is not the owner's").with("job", job).with("attempt", attempt);
+    let Some(marker) = store.folder().read(&Key::Attempt(attempt), MARKER_BYTES_MAX).await? else {
+        return Err(other());
+    };
+    let (marker, _) = AttemptMarker::decode(&marker, attempt)?;
+    if marker.job == job { Ok(()) } else { Err(other().with("found", marker.job)) }
 }
 
 /// Returns why `attempt` could not read its restored checkpoint, given the read's error: damage, or a newer attempt
@@ -214,14 +235,15 @@ struct Appended {
 }
 
 /// Appends the claim at the end of the chain. The chain is loaded again: older attempts may have committed since the
-/// load before the marker. From now on each can append at most one more manifest.
+/// load before the marker. From now on each can append at most one more manifest. `None` if the chain is of another job
+/// than `job`, which the marker names.
 async fn append(
     store: &Store,
     request: &ClaimRequest,
     unwanted: &BTreeSet<Seq>,
     attempt: Attempt,
-    drawn: JobId,
-) -> Result<Appended> {
+    job: JobId,
+) -> Result<Option<Appended>> {
     loop {
         let mut chain = ManifestLog::load(store).await?;
         let restore = chain.resolve(store, request.from).await;
@@ -231,7 +253,9 @@ async fn append(
         }
         let restore = restore?;
         request.check_state(store, restore.as_ref()).await?;
-        let job = newest.map_or(drawn, |newest| newest.manifest.job);
+        if newest.is_some_and(|newest| newest.manifest.job != job) {
+            return Ok(None);
+        }
         check_job(job, restore.as_ref())?;
         let identity = request.identity(job, attempt, restore.as_ref());
         let parent = restore.as_ref().map(|restore| restore.id);
@@ -241,7 +265,7 @@ async fn append(
         let manifest = claim_manifest(store, &identity, following(chain.end())?, restore.as_ref());
         let proposal = Proposal::new(store, manifest, retention)?;
         match proposal.create(store).await? {
-            Put::Created => return Ok(Appended { chain, identity, proposal, restore }),
+            Put::Created => return Ok(Some(Appended { chain, identity, proposal, restore })),
             // An older attempt's commit or a newer attempt's claim landed first: load the chain again.
             Put::Taken => tracing::debug!(seq = chain.end().0, "chain grew under a claim"),
         }

@@ -33,7 +33,7 @@ use super::savepoints::Savepoints;
 const REFUSALS_MAX: u32 = 5;
 
 /// Longest attempt marker that is read. Only its existence matters.
-const MARKER_BYTES_MAX: u64 = 64 << 10;
+pub(super) const MARKER_BYTES_MAX: u64 = 64 << 10;
 
 /// The part of a manifest that differs from one checkpoint to the next. The committer adds the rest.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::{Charge, MemoryBudget};
-use crate::row::{Narrowed, RowBatch, RowSource, Run, Stack};
+use crate::row::{Narrowed, RowBatch, RowSource, Run, SortedRows, Stack};
 use crate::segment::{Encoded, SegmentRows};
 
 /// A segment that is not placed yet, charged to a budget. It is opened on the first read: opening hashes every byte.
@@ -49,12 +49,20 @@ impl RowSource for EncodedRows {
         self.encoded.bytes.len() as u64
     }
 
+    fn group_bytes(&self, _group: KeyGroup) -> u64 {
+        self.encoded.raw_bytes / (self.encoded.groups.len().max(1) as u64)
+    }
+
     fn sorted_bytes(&self, group: KeyGroup) -> Option<u64> {
         self.rows().ok()?.sorted_bytes(group)
     }
 
     fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
         self.rows()?.runs(group)
+    }
+
+    fn sorted_rows(&self, group: KeyGroup) -> Result<Option<Vec<SortedRows<'_>>>> {
+        self.rows()?.sorted_rows(group)
     }
 }
 

@@ -18,4 +18,5 @@ pub mod reading;
 pub mod restore;
 pub mod savepoints;
 pub mod segment_chain;
+mod slices;
 pub mod sweep;

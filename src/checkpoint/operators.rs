@@ -6,8 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-
 use super::manifest_log::StoredManifest;
 use super::restore;
 use crate::canary::{self, Canary};
@@ -16,9 +14,6 @@ use crate::id::OperatorId;
 use crate::manifest::{Manifest, ObjectRef, OperatorManifest, SubtaskEntry, SubtaskManifest};
 use crate::place::Store;
 use crate::segment::sum;
-
-/// Subtask manifests read at a time.
-const CONCURRENT_SUBTASKS: usize = 16;
 
 /// What to do with a stored operator that the job does not declare.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,17 +142,7 @@ impl fmt::Display for Unclaimed<'_> {
 
 /// Returns the operator's subtask manifests, read from slices where they are not inline.
 async fn subtasks(store: &Store, operator: &OperatorManifest, manifest: &Manifest) -> Result<Vec<SubtaskManifest>> {
-    let reads: Vec<_> = operator
-        .subtasks
-        .iter()
-        .map(|entry| async move {
-            match entry {
-                SubtaskEntry::Inline(subtask) => Ok(subtask.clone()),
-                SubtaskEntry::Slice(slice) => restore::read_subtask(store, slice, manifest.max_parallelism).await,
-            }
-        })
-        .collect();
-    let subtasks: Vec<_> = stream::iter(reads).buffered(CONCURRENT_SUBTASKS).try_collect().await?;
+    let subtasks = restore::read_subtasks(store, operator.subtasks.clone(), manifest.max_parallelism).await?;
     restore::check_listed(&manifest.objects, &subtasks)?;
     Ok(subtasks)
 }

@@ -54,9 +54,9 @@ impl PreparedOutput {
         waiting.filter(listed).map(|prepared| prepared.opaque.clone()).collect()
     }
 
-    /// Forgets output prepared up to `epoch`, whose commit had been announced before the next barrier.
-    pub(crate) fn settle(&mut self, epoch: Epoch) {
-        for waiting in self.waiting.values_mut() {
+    /// Forgets output that a subtask prepared up to `epoch`, whose commit it knew before its barrier.
+    pub(crate) fn settle(&mut self, participant: Participant, epoch: Epoch) {
+        if let Some(waiting) = self.waiting.get_mut(&participant) {
             waiting.retain(|prepared| prepared.epoch > epoch);
         }
     }

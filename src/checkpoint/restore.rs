@@ -4,13 +4,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
-use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Hash, ObjectId};
+use super::slices;
+use crate::error::{Error, ErrorKind, Result, broken};
+use crate::id::ObjectId;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::manifest::{Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest};
+use crate::manifest::{
+    Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest, SubtaskSlice,
+};
 use crate::place::Store;
 use crate::row::{Narrowed, RowSource, SegmentKind, Stack};
 use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
@@ -21,11 +25,8 @@ const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 /// Segments fetched at a time, and concurrent reads of each.
 const CONCURRENT_SEGMENTS: usize = 8;
 
-/// Subtask manifests or opaques fetched at a time.
-const CONCURRENT_SLICES: usize = 16;
-
-/// Longest read. A longer slice is read in several requests.
-const READ_BYTES_MAX: u64 = 64 << 20;
+/// Longest read.
+pub(super) const READ_BYTES_MAX: u64 = 64 << 20;
 
 /// Segments whose indexes were read and verified. Their rows can be read part by part.
 #[derive(Debug)]
@@ -156,7 +157,7 @@ impl Opened {
         &self,
         store: &Store,
         blocks: impl IntoIterator<Item = &'a BlockEntry>,
-    ) -> Result<Vec<(u64, bytes::Bytes)>> {
+    ) -> Result<Vec<(u64, Bytes)>> {
         let reads = stream::iter(touching(blocks, READ_BYTES_MAX)).map(|range| {
             let start = range.start;
             let bytes = read(store, self.segment.object, self.segment.offset, range);
@@ -186,7 +187,7 @@ fn index_range(segment: &SegmentRef) -> Range<u64> {
 }
 
 /// Reads `range` of the slice of `object` that starts at `offset`.
-async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -> Result<bytes::Bytes> {
+pub(super) async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -> Result<Bytes> {
     let end = range.end.checked_add(offset).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
     let range = range.start.saturating_add(offset)..end;
     store.data().read(object, range).await.map_err(missing)
@@ -208,30 +209,36 @@ pub fn missing(error: Error) -> Error {
 /// As [`fetch`].
 ///
 /// # Cost
-/// A request per 64 MiB of each subtask manifest or opaque that is not inline, for 16 of them at a time, and memory for
+/// A request per 64 MiB of neighbouring subtask manifests or opaques that are not inline, 16 at a time, and memory for
 /// all.
 pub async fn resolve(store: &Store, mut manifest: Manifest) -> Result<Manifest> {
-    let max_parallelism = manifest.max_parallelism;
-    let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
-    let entries = stream::iter(entries.map(Ok));
-    entries.try_for_each_concurrent(CONCURRENT_SLICES, |entry| inline_subtask(store, entry, max_parallelism)).await?;
-    let subtasks = manifest.operators.iter().flat_map(|operator| &operator.subtasks).filter_map(SubtaskEntry::inline);
-    check_listed(&manifest.objects, subtasks)?;
-    let entries = manifest.operators.iter_mut().flat_map(|operator| &mut operator.subtasks);
-    let opaques = entries.flat_map(|entry| match entry {
-        SubtaskEntry::Inline(subtask) => subtask.opaques.as_mut_slice(),
-        SubtaskEntry::Slice(_) => &mut [],
-    });
-    let opaques = stream::iter(opaques.map(Ok));
-    opaques.try_for_each_concurrent(CONCURRENT_SLICES, |opaque| inline(store, opaque)).await?;
+    let counts: Vec<_> = manifest.operators.iter().map(|operator| operator.subtasks.len()).collect();
+    let entries = manifest.operators.iter_mut().flat_map(|operator| operator.subtasks.drain(..)).collect();
+    let mut subtasks = read_subtasks(store, entries, manifest.max_parallelism).await?;
+    check_listed(&manifest.objects, &subtasks)?;
+    inline_opaques(store, &mut subtasks).await?;
+    let mut entries = subtasks.into_iter().map(SubtaskEntry::Inline);
+    for (operator, count) in manifest.operators.iter_mut().zip(counts) {
+        operator.subtasks = entries.by_ref().take(count).collect();
+    }
     Ok(manifest)
 }
 
-async fn inline_subtask(store: &Store, entry: &mut SubtaskEntry, max_parallelism: u16) -> Result<()> {
-    if let SubtaskEntry::Slice(slice) = entry {
-        *entry = SubtaskEntry::Inline(read_subtask(store, slice, max_parallelism).await?);
-    }
-    Ok(())
+/// Returns the subtask manifests of `entries`, in order, with opaques inline.
+///
+/// # Errors
+/// As [`fetch`].
+///
+/// # Cost
+/// As [`resolve`].
+pub(crate) async fn read_entries(
+    store: &Store,
+    entries: Vec<SubtaskEntry>,
+    max_parallelism: u16,
+) -> Result<Vec<SubtaskManifest>> {
+    let mut subtasks = read_subtasks(store, entries, max_parallelism).await?;
+    inline_opaques(store, &mut subtasks).await?;
+    Ok(subtasks)
 }
 
 /// Refuses subtask manifests that refer to objects which the job's manifest does not list. Decoding the manifest cannot
@@ -250,50 +257,45 @@ pub(crate) fn check_listed<'a>(
     }
 }
 
-/// Reads the subtask manifest in `slice`.
+/// Returns the subtask manifests of `entries`, in order. Their opaques stay where they are.
 ///
 /// # Errors
 /// As [`fetch`].
-pub(crate) async fn read_subtask(store: &Store, slice: &ObjectSlice, max_parallelism: u16) -> Result<SubtaskManifest> {
-    let bytes = read_slice(store, slice).await?;
-    SubtaskManifest::decode(&bytes, max_parallelism).map_err(|error| error.with("object", slice.object))
+pub(crate) async fn read_subtasks(
+    store: &Store,
+    entries: Vec<SubtaskEntry>,
+    max_parallelism: u16,
+) -> Result<Vec<SubtaskManifest>> {
+    let stored: Vec<_> = entries.iter().filter_map(SubtaskEntry::slice).copied().collect();
+    let decode = |slice: &ObjectSlice, bytes: Bytes| {
+        SubtaskManifest::decode(&bytes, max_parallelism).map_err(|error| error.with("object", slice.object))
+    };
+    let mut read = slices::read(store, &stored, decode).await?.into_iter();
+    let mut subtasks = Vec::with_capacity(entries.len());
+    for entry in entries {
+        subtasks.push(match entry {
+            SubtaskEntry::Inline(subtask) => subtask,
+            SubtaskEntry::Slice(SubtaskSlice { slice, summary }) => {
+                let subtask = read.next().unwrap_or_else(|| broken("a slice was not read"));
+                subtask.check_summary(&summary).map_err(|error| error.with("object", slice.object))?;
+                subtask
+            }
+        });
+    }
+    Ok(subtasks)
 }
 
-async fn inline(store: &Store, opaque: &mut Opaque) -> Result<()> {
-    if let OpaqueContent::Stored(segment) = &opaque.content {
-        let (object, offset, length) = (segment.object, segment.offset, segment.length);
-        let bytes = read_slice(store, &ObjectSlice { object, offset, length, hash: segment.index_hash }).await?;
-        opaque.content = OpaqueContent::Inline(bytes);
-    }
+async fn inline_opaques(store: &Store, subtasks: &mut [SubtaskManifest]) -> Result<()> {
+    let slice = |opaque: &Opaque| {
+        let &SegmentRef { object, offset, length, index_hash: hash, .. } = opaque.segment()?;
+        Some(ObjectSlice { object, offset, length, hash })
+    };
+    let stored: Vec<_> = subtasks.iter().flat_map(|subtask| &subtask.opaques).filter_map(slice).collect();
+    let read = slices::read(store, &stored, |_, bytes| Ok(bytes)).await?;
+    let opaques = subtasks.iter_mut().flat_map(|subtask| &mut subtask.opaques);
+    let opaques = opaques.filter(|opaque| opaque.segment().is_some());
+    opaques.zip(read).for_each(|(opaque, bytes)| opaque.content = OpaqueContent::Inline(bytes));
     Ok(())
-}
-
-async fn read_slice(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
-    let bytes = read_long(store, slice).await.map_err(|error| error.with("object", slice.object))?;
-    if Hash::of(&bytes) != slice.hash {
-        return Err(Error::corrupt("hash of a slice differs")
-            .with("object", slice.object)
-            .with("offset", slice.offset));
-    }
-    Ok(bytes)
-}
-
-/// Reads a slice of any length.
-async fn read_long(store: &Store, slice: &ObjectSlice) -> Result<bytes::Bytes> {
-    if slice.length <= READ_BYTES_MAX {
-        return read(store, slice.object, slice.offset, 0..slice.length).await;
-    }
-    let parts = (0..slice.length.div_ceil(READ_BYTES_MAX)).map(|part| {
-        let start = part.saturating_mul(READ_BYTES_MAX);
-        read(store, slice.object, slice.offset, start..start.saturating_add(READ_BYTES_MAX).min(slice.length))
-    });
-    let mut parts = stream::iter(parts).buffered(CONCURRENT_SEGMENTS);
-    // Do not allocate by the stated length: it is not verified yet.
-    let mut bytes = Vec::new();
-    while let Some(part) = parts.try_next().await? {
-        bytes.extend_from_slice(&part);
-    }
-    Ok(bytes.into())
 }
 
 /// Returns the byte ranges of the segment's object that a restore of its groups reads, the index last.

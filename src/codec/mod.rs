@@ -2,6 +2,7 @@
 
 pub mod bytes;
 mod escape;
+pub(crate) mod frame;
 pub mod schema;
 pub mod trailer;
 pub mod typed;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use crate::codec::bytes::{Reader, put_checksum, put_u8, put_u16, put_u32, put_u64};
 use crate::error::{Error, Result};
-use crate::id::PutId;
+use crate::id::{Hash, PutId};
 
 use mac::MAC_BYTES;
 
@@ -20,6 +20,8 @@ pub const ENVELOPE_HEADER_BYTES: usize = 48;
 
 const MAGIC: [u8; 8] = *b"ALLUVIUM";
 const CHECKSUM_BYTES: usize = 4;
+/// Shorter pieces of an object are copied together, and as many bytes are hashed at a time.
+const PIECE_BYTES: usize = 64 << 10;
 /// Required flag: the object ends with a keyed MAC of all bytes before it.
 const FLAG_MAC: u32 = 1;
 
@@ -94,47 +96,72 @@ impl Header {
     }
 }
 
-/// Builds an object by appending to its body, so that a large body is copied once.
-#[derive(Debug)]
+/// Builds an unsigned object from pieces of its body. Copies only short ones.
+#[derive(Debug, Default)]
 pub struct Builder {
-    object: Vec<u8>,
+    pieces: Vec<Bytes>,
+    /// Short pieces, copied together: stores handle each piece on its own.
+    open: Vec<u8>,
+    body_bytes: usize,
+}
+
+/// An object as the pieces of its bytes, in order.
+#[derive(Debug, Clone)]
+pub struct Object {
+    /// The pieces.
+    pub pieces: Vec<Bytes>,
+    /// Length of the whole, in bytes.
+    pub length: u64,
+    /// Hash of the whole.
+    pub hash: Hash,
 }
 
 impl Builder {
-    /// Returns a builder with an empty body and room for `body_bytes`.
-    #[must_use]
-    pub fn with_capacity(body_bytes: usize) -> Self {
-        let mut object = Vec::with_capacity(ENVELOPE_HEADER_BYTES + body_bytes + CHECKSUM_BYTES);
-        object.resize(ENVELOPE_HEADER_BYTES, 0);
-        Self { object }
-    }
-
     /// Returns the position of the next byte of the body, from the object's start.
     #[must_use]
     pub fn offset(&self) -> usize {
-        self.object.len()
+        ENVELOPE_HEADER_BYTES + self.body_bytes
     }
 
     /// Appends to the body.
-    pub fn append(&mut self, bytes: &[u8]) {
-        self.object.extend_from_slice(bytes);
+    pub fn append(&mut self, piece: &Bytes) {
+        if piece.len() < PIECE_BYTES {
+            return self.copy(piece);
+        }
+        self.body_bytes += piece.len();
+        self.close();
+        self.pieces.push(piece.clone());
+    }
+
+    /// Appends a copy to the body.
+    pub fn copy(&mut self, bytes: &[u8]) {
+        self.body_bytes += bytes.len();
+        self.open.extend_from_slice(bytes);
+    }
+
+    fn close(&mut self) {
+        if !self.open.is_empty() {
+            self.pieces.push(std::mem::take(&mut self.open).into());
+        }
     }
 
     /// Returns the whole object.
     #[must_use]
-    pub fn finish(self, kind: ObjectKind, put_id: PutId) -> Bytes {
-        self.finish_signed(kind, put_id, &MacKeys::default())
-    }
-
-    fn finish_signed(mut self, kind: ObjectKind, put_id: PutId, keys: &MacKeys) -> Bytes {
-        let (header, body) = self.object.split_at_mut(ENVELOPE_HEADER_BYTES);
-        let required = if keys.signs() { FLAG_MAC } else { 0 };
-        let fields = Header::encode(kind, required, put_id, body.len() as u64);
-        header.copy_from_slice(&fields);
-        put_checksum(&mut self.object, 0);
-        let mac = keys.sign(&self.object);
-        self.object.extend(mac.iter().flatten());
-        self.object.into()
+    pub fn finish(mut self, kind: ObjectKind, put_id: PutId) -> Object {
+        self.close();
+        let mut pieces = vec![Bytes::from(Header::encode(kind, 0, put_id, self.body_bytes as u64))];
+        pieces.append(&mut self.pieces);
+        let (mut checksum, mut hash) = (crc32fast::Hasher::new(), blake3::Hasher::new());
+        // Both in one pass: what the first has read is still cached for the second.
+        for part in pieces.iter().flat_map(|piece| piece.chunks(PIECE_BYTES)) {
+            checksum.update(part);
+            hash.update(part);
+        }
+        let checksum = checksum.finalize().to_le_bytes();
+        hash.update(&checksum);
+        pieces.push(Bytes::copy_from_slice(&checksum));
+        let length = (self.body_bytes + ENVELOPE_HEADER_BYTES + CHECKSUM_BYTES) as u64;
+        Object { pieces, length, hash: Hash::truncated(&hash.finalize()) }
     }
 }
 
@@ -147,9 +174,14 @@ pub fn encode(kind: ObjectKind, put_id: PutId, body: &[u8]) -> Bytes {
 /// Returns the object of `kind` with this body, signed if `keys` has a signing key.
 #[must_use]
 pub fn encode_signed(kind: ObjectKind, put_id: PutId, body: &[u8], keys: &MacKeys) -> Bytes {
-    let mut builder = Builder::with_capacity(body.len());
-    builder.append(body);
-    builder.finish_signed(kind, put_id, keys)
+    let required = if keys.signs() { FLAG_MAC } else { 0 };
+    let mut object = Header::encode(kind, required, put_id, body.len() as u64);
+    object.reserve_exact(body.len() + CHECKSUM_BYTES + MAC_BYTES);
+    object.extend_from_slice(body);
+    put_checksum(&mut object, 0);
+    let mac = keys.sign(&object);
+    object.extend(mac.iter().flatten());
+    object.into()
 }
 
 /// Verifies an object of an unsigned kind and returns its content.

@@ -3,9 +3,9 @@
 use tokio::sync::watch;
 
 use super::interval::Adaptive;
+use super::owner::{Event, OwnerHandle, other_attempt, stopped};
 use super::progress::Progress;
-use super::shared::{BackgroundHandle, Mail, stopped};
-use super::worker::Seat;
+use super::worker::{AttemptHandle, Seat};
 use crate::checkpoint::claim;
 use crate::checkpoint::manifest_log::StoredManifest;
 use crate::checkpoint::savepoints::Savepoints;
@@ -16,7 +16,8 @@ use crate::key_group::{Partitioner, owner};
 use crate::memory::MemoryBudget;
 use crate::place::Store;
 
-/// One attempt of a job, opened by [`JobBuilder::open`](super::JobBuilder::open).
+/// One attempt of a job, opened by [`JobBuilder::open`](super::JobBuilder::open) in one process, or by
+/// [`Owner::open`](super::Owner::open) for workers in several, which then have the seats.
 ///
 /// Order of calls:
 /// 1. [`take_seats`](Self::take_seats), and [`Seat::restore`] each on the thread that will process its records.
@@ -33,7 +34,9 @@ pub struct Job {
     pub(super) partitioner: Partitioner,
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
-    pub(super) background: BackgroundHandle,
+    pub(super) owner: OwnerHandle,
+    /// The worker of a job in one process.
+    pub(super) local: Option<AttemptHandle>,
     pub(super) seats: Vec<Seat>,
     pub(super) restored: Option<StoredManifest>,
     pub(super) savepoints: Savepoints,
@@ -65,7 +68,8 @@ impl Job {
         self.max_parallelism
     }
 
-    /// Returns the checkpoint that this attempt restores; `None` if it starts empty.
+    /// Returns the checkpoint that this attempt restores; `None` if it starts empty. In one process all its subtask
+    /// manifests and opaques are inline.
     #[must_use]
     pub fn restored(&self) -> Option<&StoredManifest> {
         self.restored.as_ref()
@@ -95,9 +99,9 @@ impl Job {
     #[must_use]
     pub fn is_due(&self) -> bool {
         let now = self.store.runtime().monotonic();
-        match &self.background.shared.adaptive {
+        match &self.owner.shared.adaptive {
             Some(adaptive) => adaptive.is_due(now),
-            None => self.background.shared.coordinator().is_due(now),
+            None => self.owner.shared.coordinator().is_due(now),
         }
     }
 
@@ -105,13 +109,13 @@ impl Job {
     /// [`Observation::Ending`] before ending the job on purpose: without it, the next open counts a failure. The job
     /// itself reports what it sees of tasks and checkpoints. Does nothing if the interval is fixed.
     pub fn observe(&self, observation: Observation) {
-        self.background.shared.observe(self.store.runtime().monotonic(), observation);
+        self.owner.shared.observe(self.store.runtime().monotonic(), observation);
     }
 
     /// Returns the current interval and the reason for it, if the interval is adaptive.
     #[must_use]
     pub fn decision(&self) -> Option<Decision> {
-        self.background.shared.adaptive.as_ref().map(Adaptive::decision)
+        self.owner.shared.adaptive.as_ref().map(Adaptive::decision)
     }
 
     /// Changes the goals of an adaptive interval.
@@ -121,7 +125,7 @@ impl Job {
     /// is fixed.
     pub fn set_goals(&self, goals: Goals) -> Result<()> {
         let now = self.store.runtime().monotonic();
-        match &self.background.shared.adaptive {
+        match &self.owner.shared.adaptive {
             Some(adaptive) => adaptive.set_goals(now, goals),
             None => Err(Error::usage("the job's interval is fixed")),
         }
@@ -139,15 +143,16 @@ impl Job {
     /// [`CheckpointPolicy::max_in_flight`]: crate::control::coordinator::CheckpointPolicy::max_in_flight
     /// [`CheckpointPolicy::timeout`]: crate::control::coordinator::CheckpointPolicy::timeout
     pub fn trigger(&self) -> Result<Option<Barrier>> {
-        self.background.shared.check()?;
+        self.owner.shared.check()?;
         let now = self.store.runtime().monotonic();
-        let timeouts = self.background.shared.adaptive.as_ref().map_or(1, Adaptive::timeout_factor);
-        let mut coordinator = self.background.shared.coordinator();
+        let timeouts = self.owner.shared.adaptive.as_ref().map_or(1, Adaptive::timeout_factor);
+        let mut coordinator = self.owner.shared.coordinator();
         let Some(epoch) = coordinator.trigger_with_timeouts(now, timeouts) else { return Ok(None) };
-        // Under the lock, so that the background learns of epochs in order.
-        self.background.shared.epoch_began(epoch);
-        self.background.trigger(epoch)?;
-        self.background.shared.observe(now, Observation::Triggered);
+        // Under the lock, so that owner and worker learn of epochs in order.
+        self.owner.shared.epoch_began(epoch);
+        self.owner.post(Event::Triggered(epoch))?;
+        self.local.iter().try_for_each(|worker| worker.expect(epoch))?;
+        self.owner.shared.observe(now, Observation::Triggered);
         Ok(Some(Barrier { attempt: self.attempt, epoch }))
     }
 
@@ -159,24 +164,22 @@ impl Job {
     /// # Errors
     /// The job's error, if it has failed; `Usage` if this attempt never triggered the epoch.
     pub fn decline(&self, barrier: Barrier, reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Result<()> {
-        self.background.shared.check()?;
-        self.background.shared.check_triggered(barrier)?;
+        self.owner.shared.check()?;
+        self.owner.shared.check_triggered(barrier)?;
         let error = Error::unavailable("the job declined the epoch").with_source(reason);
-        self.background.post(Mail::Declined(barrier.epoch, error))?;
-        // The background does not poll while it uploads an epoch.
-        self.background.wake()
+        self.owner.post(Event::Declined(barrier.epoch, error))
     }
 
     /// Returns a watch on the job's progress.
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Progress> {
-        self.background.shared.watch()
+        self.owner.shared.watch()
     }
 
     /// Returns the job's progress so far.
     #[must_use]
     pub fn progress(&self) -> Progress {
-        self.background.shared.progress()
+        self.owner.shared.progress()
     }
 
     /// As [`Job::trigger`], but waits while too many epochs are in flight.
@@ -202,7 +205,7 @@ impl Job {
     /// # Errors
     /// `NotFound` if `id` is not a live savepoint, naming the live ones; the job's error, if it has failed.
     pub fn drop_savepoint(&self, id: Seq) -> Result<()> {
-        self.background.shared.check()?;
+        self.owner.shared.check()?;
         self.savepoints.drop_savepoint(id)
     }
 
@@ -235,19 +238,19 @@ impl Job {
     pub async fn wait(&self, epoch: impl Into<Awaited>) -> Result<Option<ManifestId>> {
         let Awaited { attempt, epoch } = epoch.into();
         if let Some(attempt) = attempt.filter(|attempt| *attempt != self.attempt) {
-            return Err(self.background.shared.other_attempt(Barrier { attempt, epoch }));
+            return Err(other_attempt(Barrier { attempt, epoch }, self.attempt));
         }
         if let Some(restored) = self.restored.as_ref().filter(|restored| restored.manifest.epoch >= epoch) {
             return Ok(Some(restored.id));
         }
-        self.background.shared.check_triggered(Barrier { attempt: self.attempt, epoch })?;
+        self.owner.shared.check_triggered(Barrier { attempt: self.attempt, epoch })?;
         let mut watch = self.watch();
         loop {
             watch.mark_unchanged();
-            if let Some(outcome) = self.background.shared.outcome(epoch) {
+            if let Some(outcome) = self.owner.shared.outcome(epoch) {
                 return Ok(outcome);
             }
-            self.background.shared.check()?;
+            self.owner.shared.check()?;
             if watch.changed().await.is_err() {
                 return Err(stopped());
             }

@@ -1,12 +1,12 @@
 //! A job's adaptive interval: the controller, fed by background and engine, with its decisions as metrics.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::settings::{AdaptiveInterval, JobSettings};
 use crate::checkpoint::manifest_log::{RestoreFrom, StoredManifest};
 use crate::control::chain::ChainPolicy;
-use crate::control::coordinator::CheckpointPolicy;
+use crate::control::coordinator::{CheckpointPolicy, Participant};
 use crate::control::interval::{Bound, Controller, Decision, Goals, IntervalSettings, Learned, Observation};
 use crate::error::{Error, Result};
 use crate::manifest::{Extension, Manifest};
@@ -25,7 +25,7 @@ pub(super) struct Adaptive {
     /// Bytes of the restored state.
     restored_bytes: u64,
     /// Subtasks whose restore is not complete.
-    to_restore: AtomicUsize,
+    to_restore: Mutex<BTreeSet<Participant>>,
 }
 
 impl Adaptive {
@@ -37,7 +37,8 @@ impl Adaptive {
     pub(super) fn from_settings(
         settings: &JobSettings,
         groups: u16,
-        (from, restored, subtasks): (RestoreFrom, Option<&StoredManifest>, usize),
+        (from, restored): (RestoreFrom, Option<&StoredManifest>),
+        subtasks: BTreeSet<Participant>,
         now: Timestamp,
     ) -> Result<Option<Self>> {
         let Some(AdaptiveInterval { goals, settings: wanted }) = settings.adaptive else { return Ok(None) };
@@ -56,14 +57,15 @@ impl Adaptive {
             controller: Mutex::new(controller),
             groups,
             restored_bytes: restored.map_or(0, state_bytes),
-            to_restore: AtomicUsize::new(subtasks),
+            to_restore: Mutex::new(subtasks),
         }))
     }
 
     /// Records that a subtask is restored. After the last one, processing can begin.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
-    pub(super) fn restored(&self, now: Timestamp) {
-        if self.to_restore.fetch_sub(1, Ordering::AcqRel) == 1 {
+    pub(super) fn restored(&self, now: Timestamp, subtask: Participant) {
+        let mut to_restore = self.to_restore();
+        if to_restore.remove(&subtask) && to_restore.is_empty() {
             self.lock().observe(now, Observation::Restored { bytes: self.restored_bytes as f64 });
         }
     }
@@ -77,10 +79,14 @@ impl Adaptive {
         self.controller.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn to_restore(&self) -> MutexGuard<'_, BTreeSet<Participant>> {
+        self.to_restore.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn observe(&self, now: Timestamp, observation: Observation) {
         let is_load = matches!(observation, Observation::Load(_));
         // Input read before every subtask is restored only queues up.
-        if is_load && self.to_restore.load(Ordering::Acquire) > 0 {
+        if is_load && !self.to_restore().is_empty() {
             return;
         }
         let mut controller = self.lock();
@@ -132,8 +138,8 @@ fn learned(manifest: &Manifest) -> Option<Learned> {
 
 /// Returns the total length of all segments.
 fn state_bytes(manifest: &Manifest) -> u64 {
-    let subtasks = manifest.operators.iter().flat_map(|operator| operator.inline_subtasks().unwrap_or_default());
-    sum(subtasks.flat_map(|subtask| &subtask.segments).map(|segment| segment.length))
+    let entries = manifest.operators.iter().flat_map(|operator| &operator.subtasks);
+    sum(entries.map(|entry| entry.summary().bytes))
 }
 
 /// Exports a decision as metrics.

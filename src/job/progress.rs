@@ -48,14 +48,6 @@ pub struct Aborted {
     pub missing: Vec<Participant>,
 }
 
-/// The progress of an epoch that was aborted before it was placed.
-pub(super) struct Unfinished {
-    /// How far the epoch had come, for the log.
-    pub(super) stage: &'static str,
-    /// The subtasks that had not arrived.
-    pub(super) missing: Vec<Participant>,
-}
-
 /// The outcomes of this attempt's epochs.
 #[derive(Debug, Default)]
 pub(super) struct Outcomes {

@@ -55,10 +55,11 @@ pub struct JobSettings {
     /// Bounds on the background's encoding and uploads.
     pub pipeline: PipelineSettings,
     /// Bytes of memory for state and pending uploads of all subtasks in this process. Beyond it, writes return `Limit`.
-    /// Default `u64::MAX`: unlimited.
+    /// Default `u64::MAX`: unlimited. Workers in other processes have their own
+    /// ([`WorkerSettings`](crate::WorkerSettings)).
     pub memory_bytes: u64,
     /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read.
-    /// A key group larger than half is merged as it is read. Default 128 MiB.
+    /// A key group larger than half is merged as it is read. Default 32 MiB. Workers in other processes have their own.
     pub restore_bytes: u64,
     /// Number of key groups, 1 to 32768; fixed for the job's life. No operator can have more subtasks. Default 128.
     pub max_parallelism: u16,
@@ -76,7 +77,7 @@ impl Default for JobSettings {
             chain: ChainPolicy::default(),
             pipeline: PipelineSettings::default(),
             memory_bytes: u64::MAX,
-            restore_bytes: 128 << 20,
+            restore_bytes: 32 << 20,
             max_parallelism: DEFAULT_MAX_PARALLELISM,
             partitioner: None,
         }

@@ -32,6 +32,7 @@ impl Partitioner {
     }
 
     /// Returns the version and seed stored in manifests.
+    #[inline]
     #[must_use]
     pub const fn version_and_seed(self) -> (u32, u64) {
         match self {
@@ -54,6 +55,7 @@ impl Partitioner {
     }
 
     /// Returns the index hash of a key: [`CurrentKey::hash`].
+    #[inline]
     #[must_use]
     pub fn index_hash(self, bytes: &[u8]) -> u64 {
         xxh3_64_with_seed(bytes, self.version_and_seed().1)
@@ -63,6 +65,7 @@ impl Partitioner {
     ///
     /// The engine passes `routing`: its own hash for `External`, the Java hash code for `Flink` (see [`java_hash`]);
     /// `Range` ignores it.
+    #[inline]
     #[must_use]
     pub fn locate(self, bytes: &[u8], routing: u64, max_parallelism: u16) -> CurrentKey<'_> {
         let hash = self.index_hash(bytes);
@@ -97,6 +100,7 @@ pub struct CurrentKey<'a> {
 }
 
 /// Maps the high half of a hash to `0..max`. A multiple of `max` splits each group into consecutive groups.
+#[inline]
 fn scale(hash: u64, max: u16) -> KeyGroup {
     KeyGroup(u16::try_from(((hash >> 32) * u64::from(max)) >> 32).unwrap_or(0))
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::{
     DurabilityLevel, Extension, Layout, Manifest, ManifestKind, ObjectRef, ObjectSlice, OperatorManifest, Program,
-    Retained, Schema, StateKind, SubtaskEntry, TableSchema, Ttl, proto,
+    Retained, Schema, StateKind, SubtaskEntry, SubtaskSlice, TableSchema, Ttl, proto,
 };
 use crate::codec::stored_enum;
 use crate::error::{Error, Result};
@@ -17,22 +17,22 @@ stored_enum!(DurabilityLevel { Captured, Local, Peers, ObjectStore });
 stored_enum!(StateKind { Value, List, Map, Reducing, Aggregating, Timers });
 
 /// Returns a field written by every version.
-pub(super) fn required<T>(field: Option<T>, name: &str) -> Result<T> {
+pub(crate) fn required<T>(field: Option<T>, name: &str) -> Result<T> {
     field.ok_or_else(|| Error::corrupt("field is missing").with("field", name))
 }
 
 /// Returns a field of 128 bits.
-pub(super) fn bits128(bytes: &Bytes, name: &str) -> Result<[u8; 16]> {
+pub(crate) fn bits128(bytes: &Bytes, name: &str) -> Result<[u8; 16]> {
     let wrong = |_| Error::corrupt("field does not have 16 bytes").with("field", name).with("found", bytes.len());
     <[u8; 16]>::try_from(bytes.as_ref()).map_err(wrong)
 }
 
 /// Converts all items, or returns the first error.
-pub(super) fn each<A, B: TryFrom<A, Error = Error>>(items: Vec<A>) -> Result<Vec<B>> {
+pub(crate) fn each<A, B: TryFrom<A, Error = Error>>(items: Vec<A>) -> Result<Vec<B>> {
     items.into_iter().map(B::try_from).collect()
 }
 
-fn bytes128(bits: [u8; 16]) -> Bytes {
+pub(crate) fn bytes128(bits: [u8; 16]) -> Bytes {
     Bytes::copy_from_slice(&bits)
 }
 
@@ -207,12 +207,9 @@ impl From<&SubtaskEntry> for proto::SubtaskEntry {
     fn from(entry: &SubtaskEntry) -> Self {
         let subtask = match entry {
             SubtaskEntry::Inline(subtask) => proto::Subtask::Inline(subtask.into()),
-            SubtaskEntry::Slice(slice) => proto::Subtask::Slice(proto::ObjectSlice {
-                object: Some(slice.object.into()),
-                offset: slice.offset,
-                length: slice.length,
-                hash: bytes128(slice.hash.0),
-            }),
+            SubtaskEntry::Slice(SubtaskSlice { slice, summary }) => {
+                proto::Subtask::Slice(proto::SubtaskSlice { slice: Some(slice.into()), summary: Some(summary.into()) })
+            }
         };
         Self { subtask: Some(subtask) }
     }
@@ -224,14 +221,36 @@ impl TryFrom<proto::SubtaskEntry> for SubtaskEntry {
     fn try_from(message: proto::SubtaskEntry) -> Result<Self> {
         match message.subtask {
             Some(proto::Subtask::Inline(subtask)) => subtask.try_into().map(Self::Inline),
-            Some(proto::Subtask::Slice(slice)) => Ok(Self::Slice(ObjectSlice {
-                object: required(slice.object, "slice object")?.try_into()?,
-                offset: slice.offset,
-                length: slice.length,
-                hash: Hash(bits128(&slice.hash, "slice hash")?),
+            Some(proto::Subtask::Slice(stored)) => Ok(Self::Slice(SubtaskSlice {
+                slice: required(stored.slice, "slice")?.try_into()?,
+                summary: required(stored.summary, "summary")?.try_into()?,
             })),
             None => Err(Error::version("subtask is stored in a way that this build lacks")),
         }
+    }
+}
+
+impl From<&ObjectSlice> for proto::ObjectSlice {
+    fn from(slice: &ObjectSlice) -> Self {
+        Self {
+            object: Some(slice.object.into()),
+            offset: slice.offset,
+            length: slice.length,
+            hash: bytes128(slice.hash.0),
+        }
+    }
+}
+
+impl TryFrom<proto::ObjectSlice> for ObjectSlice {
+    type Error = Error;
+
+    fn try_from(message: proto::ObjectSlice) -> Result<Self> {
+        Ok(Self {
+            object: required(message.object, "slice object")?.try_into()?,
+            offset: message.offset,
+            length: message.length,
+            hash: Hash(bits128(&message.hash, "slice hash")?),
+        })
     }
 }
 

@@ -4,8 +4,9 @@ use bytes::Bytes;
 use prost::{DecodeError, Message};
 
 use super::weight::{Fields, MANIFEST, SUBTASK, weigh};
-use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, proto};
-use crate::codec::bytes::{Reader, put_checksum, put_i64, put_u16, put_u32, put_u64};
+use super::{AttemptMarker, Manifest, ObjectSlice, SubtaskEntry, SubtaskManifest, SubtaskSlice, proto};
+use crate::codec::bytes::{Reader, put_i64, put_u64};
+use crate::codec::frame::Frame;
 use crate::envelope::{self, MacKeys, ObjectKind};
 use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Attempt, Hash, JobId, PutId, Seq};
@@ -17,8 +18,7 @@ pub const MAX_MANIFEST_BYTES: usize = 32 << 20;
 /// Maximum memory of the elements of a manifest's lists, in one copy.
 pub(super) const MAX_LISTS_BYTES: usize = 32 << 20;
 
-const SUBTASK_MAGIC: [u8; 4] = *b"ALSM";
-const SUBTASK_VERSION: u16 = 1;
+const SUBTASK_FRAME: Frame = Frame { magic: *b"ALSM", version: 1, what: "subtask manifest" };
 
 impl Manifest {
     /// Returns the manifest as an unsigned object.
@@ -82,14 +82,16 @@ impl Manifest {
     /// The errors of `read`; `Corrupt` or `Version` if the bytes or the resulting manifest are invalid.
     pub fn inlined(mut self, mut read: impl FnMut(&ObjectSlice) -> Result<Bytes>) -> Result<Self> {
         for entry in self.operators.iter_mut().flat_map(|operator| &mut operator.subtasks) {
-            let SubtaskEntry::Slice(slice) = entry else { continue };
+            let SubtaskEntry::Slice(SubtaskSlice { slice, summary }) = entry else { continue };
             let bytes = read(slice)?;
             let found = Hash::of(&bytes);
             if found != slice.hash {
                 let error = Error::corrupt("subtask manifest has another hash").with("object", slice.object);
                 return Err(error.with("offset", slice.offset).with("expected", slice.hash).with("found", found));
             }
-            *entry = SubtaskEntry::Inline(SubtaskManifest::decode(&bytes, self.max_parallelism)?);
+            let subtask = SubtaskManifest::decode(&bytes, self.max_parallelism)?;
+            subtask.check_summary(summary)?;
+            *entry = SubtaskEntry::Inline(subtask);
         }
         self.check()?;
         Ok(self)
@@ -112,16 +114,9 @@ impl SubtaskManifest {
     pub fn encode(&self, max_parallelism: u16) -> Result<Bytes> {
         self.check(max_parallelism).map_err(refused)?;
         let body = proto::SubtaskManifest::from(self).encode_to_vec();
-        let length = check_length(ErrorKind::Limit, body.len())?;
+        check_length(ErrorKind::Limit, body.len())?;
         check_lists(ErrorKind::Limit, weigh(&body, SUBTASK))?;
-        let mut out = Vec::with_capacity(body.len() + 16);
-        out.extend_from_slice(&SUBTASK_MAGIC);
-        put_u16(&mut out, SUBTASK_VERSION);
-        put_u16(&mut out, 0);
-        put_u32(&mut out, length);
-        out.extend_from_slice(&body);
-        put_checksum(&mut out, 0);
-        Ok(out.into())
+        Ok(SUBTASK_FRAME.wrap(&body))
     }
 
     /// Returns the subtask manifest in these bytes, of a job with `max_parallelism` key groups.
@@ -129,19 +124,8 @@ impl SubtaskManifest {
     /// # Errors
     /// `Corrupt` if it is damaged or breaks a rule; `Version` if it is newer than this build.
     pub fn decode(bytes: &[u8], max_parallelism: u16) -> Result<Self> {
-        let mut reader = Reader::new(bytes);
-        if reader.array()? != SUBTASK_MAGIC {
-            return Err(Error::corrupt("subtask manifest does not start with the magic bytes"));
-        }
-        let (version, required, length) = (reader.u16()?, reader.u16()?, reader.u32()?);
-        check_length(ErrorKind::Corrupt, length as usize)?;
-        let body = reader.bytes(length as usize)?;
-        reader.checksum("subtask manifest")?;
-        reader.finish()?;
-        if version != SUBTASK_VERSION || required != 0 {
-            let error = Error::version("subtask manifest was written by a newer version").with("found", version);
-            return Err(error.with("supported", SUBTASK_VERSION).with("flags", format!("{required:#x}")));
-        }
+        let body = SUBTASK_FRAME.unwrap(bytes)?;
+        check_length(ErrorKind::Corrupt, body.len())?;
         check_lists(ErrorKind::Corrupt, weigh(body, SUBTASK))?;
         let subtask = Self::try_from(proto::SubtaskManifest::decode(body).map_err(not_protobuf)?)?;
         subtask.check(max_parallelism)?;
@@ -182,10 +166,11 @@ impl AttemptMarker {
 }
 
 /// Returns the length if it is within the limit.
-fn check_length(kind: ErrorKind, length: usize) -> Result<u32> {
-    let within = u32::try_from(length).ok().filter(|_| length <= MAX_MANIFEST_BYTES);
-    within
-        .ok_or_else(|| Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
+fn check_length(kind: ErrorKind, length: usize) -> Result<()> {
+    if length <= MAX_MANIFEST_BYTES {
+        return Ok(());
+    }
+    Err(Error::new(kind, "manifest is too long").with("bytes", length).with("limit", MAX_MANIFEST_BYTES))
 }
 
 impl Manifest {

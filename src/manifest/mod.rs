@@ -2,15 +2,16 @@
 //!
 //! The types here are the parsed form: a value of one has passed every check.
 
-mod convert;
+pub(crate) mod convert;
 mod format;
 mod heat;
-mod proto;
+pub(crate) mod proto;
 pub(crate) mod rescale;
 mod rules;
 mod statistics;
 mod subtask;
-mod weight;
+mod summary;
+pub(crate) mod weight;
 
 use bytes::Bytes;
 
@@ -25,13 +26,14 @@ pub use crate::id::{Hash, ObjectId, PutId, SegmentId};
 pub use crate::segment::SegmentRef;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
-pub(crate) use rules::check_handed_in;
+pub(crate) use rules::{check_groups, check_handed_in, check_objects};
+pub use summary::{OpaqueReach, SubtaskSummary};
 
 /// Opaques up to this size are stored inline, in the subtask manifest.
 pub const INLINE_OPAQUE_BYTES: usize = 20 * 1024;
 
 /// Subtask manifests up to this total weight are stored inline, in the manifest.
-pub const INLINE_SUBTASKS_BYTES: usize = 8 << 20;
+pub const INLINE_SUBTASKS_BYTES: usize = 1 << 20;
 
 /// Kind of a manifest. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -207,7 +209,16 @@ pub enum SubtaskEntry {
     /// The subtask manifest itself.
     Inline(SubtaskManifest),
     /// The slice with its encoding.
-    Slice(ObjectSlice),
+    Slice(SubtaskSlice),
+}
+
+/// A subtask manifest in a slice of an object, with what must be known without reading it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SubtaskSlice {
+    /// The slice with its encoding.
+    pub slice: ObjectSlice,
+    /// Its summary.
+    pub summary: SubtaskSummary,
 }
 
 impl SubtaskEntry {
@@ -225,7 +236,7 @@ impl SubtaskEntry {
     pub const fn slice(&self) -> Option<&ObjectSlice> {
         match self {
             Self::Inline(_) => None,
-            Self::Slice(slice) => Some(slice),
+            Self::Slice(stored) => Some(&stored.slice),
         }
     }
 }

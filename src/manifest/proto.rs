@@ -4,105 +4,105 @@ use bytes::Bytes;
 use prost::{Message, Oneof};
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Manifest {
+pub(crate) struct Manifest {
     #[prost(bytes = "bytes", tag = "1")]
-    pub(super) job: Bytes,
+    pub(crate) job: Bytes,
     #[prost(uint64, tag = "2")]
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
     #[prost(uint32, tag = "3")]
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     #[prost(uint64, tag = "4")]
-    pub(super) attempt: u64,
+    pub(crate) attempt: u64,
     #[prost(uint64, tag = "5")]
-    pub(super) epoch: u64,
+    pub(crate) epoch: u64,
     #[prost(message, optional, tag = "6")]
-    pub(super) parent: Option<ManifestId>,
+    pub(crate) parent: Option<ManifestId>,
     #[prost(message, repeated, tag = "7")]
-    pub(super) retained: Vec<Retained>,
+    pub(crate) retained: Vec<Retained>,
     #[prost(sint64, tag = "8")]
-    pub(super) created_at_ms: i64,
+    pub(crate) created_at_ms: i64,
     #[prost(string, tag = "9")]
-    pub(super) writer: String,
+    pub(crate) writer: String,
     #[prost(message, optional, tag = "10")]
-    pub(super) program: Option<Program>,
+    pub(crate) program: Option<Program>,
     #[prost(message, optional, tag = "11")]
-    pub(super) partitioner: Option<Partitioner>,
+    pub(crate) partitioner: Option<Partitioner>,
     #[prost(uint32, tag = "12")]
-    pub(super) max_parallelism: u32,
+    pub(crate) max_parallelism: u32,
     #[prost(message, repeated, tag = "13")]
-    pub(super) objects: Vec<Object>,
+    pub(crate) objects: Vec<Object>,
     #[prost(uint32, tag = "14")]
-    pub(super) level: u32,
+    pub(crate) level: u32,
     #[prost(message, repeated, tag = "15")]
-    pub(super) operators: Vec<Operator>,
+    pub(crate) operators: Vec<Operator>,
     #[prost(message, repeated, tag = "16")]
-    pub(super) extensions: Vec<Extension>,
+    pub(crate) extensions: Vec<Extension>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ManifestId {
+pub(crate) struct ManifestId {
     #[prost(uint64, tag = "1")]
-    pub(super) seq: u64,
+    pub(crate) seq: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) put_id: Bytes,
+    pub(crate) put_id: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Retained {
+pub(crate) struct Retained {
     #[prost(message, optional, tag = "1")]
-    pub(super) id: Option<ManifestId>,
+    pub(crate) id: Option<ManifestId>,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) hash: Bytes,
+    pub(crate) hash: Bytes,
     #[prost(uint32, tag = "3")]
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Program {
+pub(crate) struct Program {
     #[prost(bytes = "bytes", tag = "1")]
-    pub(super) bytes: Bytes,
+    pub(crate) bytes: Bytes,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) hash: Bytes,
+    pub(crate) hash: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Partitioner {
+pub(crate) struct Partitioner {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint32, tag = "2")]
-    pub(super) version: u32,
+    pub(crate) version: u32,
     #[prost(fixed64, tag = "3")]
-    pub(super) seed: u64,
+    pub(crate) seed: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ObjectId {
+pub(crate) struct ObjectId {
     #[prost(uint64, tag = "1")]
-    pub(super) attempt: u64,
+    pub(crate) attempt: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) random: Bytes,
+    pub(crate) random: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Object {
+pub(crate) struct Object {
     #[prost(message, optional, tag = "1")]
-    pub(super) id: Option<ObjectId>,
+    pub(crate) id: Option<ObjectId>,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) put_id: Bytes,
+    pub(crate) put_id: Bytes,
     #[prost(uint64, tag = "3")]
-    pub(super) bytes: u64,
+    pub(crate) bytes: u64,
     #[prost(bytes = "bytes", tag = "4")]
-    pub(super) hash: Bytes,
+    pub(crate) hash: Bytes,
     #[prost(oneof = "Layout", tags = "5, 6")]
-    pub(super) layout: Option<Layout>,
+    pub(crate) layout: Option<Layout>,
     #[prost(uint32, tag = "7")]
-    pub(super) cipher: u32,
+    pub(crate) cipher: u32,
     #[prost(string, tag = "8")]
-    pub(super) key_id: String,
+    pub(crate) key_id: String,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Layout {
+pub(crate) enum Layout {
     #[prost(message, tag = "5")]
     Whole(Whole),
     #[prost(message, tag = "6")]
@@ -110,264 +110,289 @@ pub(super) enum Layout {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Whole {}
+pub(crate) struct Whole {}
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Shards {
+pub(crate) struct Shards {
     #[prost(uint32, tag = "1")]
-    pub(super) k: u32,
+    pub(crate) k: u32,
     #[prost(uint32, tag = "2")]
-    pub(super) m: u32,
+    pub(crate) m: u32,
     #[prost(uint64, tag = "3")]
-    pub(super) shard_bytes: u64,
+    pub(crate) shard_bytes: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Operator {
+pub(crate) struct Operator {
     #[prost(uint32, tag = "1")]
-    pub(super) id: u32,
+    pub(crate) id: u32,
     #[prost(string, tag = "2")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint32, tag = "3")]
-    pub(super) parallelism: u32,
+    pub(crate) parallelism: u32,
     #[prost(message, repeated, tag = "4")]
-    pub(super) tables: Vec<Table>,
+    pub(crate) tables: Vec<Table>,
     #[prost(message, repeated, tag = "5")]
-    pub(super) subtasks: Vec<SubtaskEntry>,
+    pub(crate) subtasks: Vec<SubtaskEntry>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Table {
+pub(crate) struct Table {
     #[prost(uint32, tag = "1")]
-    pub(super) id: u32,
+    pub(crate) id: u32,
     #[prost(string, tag = "2")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint32, tag = "3")]
-    pub(super) kind: u32,
+    pub(crate) kind: u32,
     #[prost(message, optional, tag = "4")]
-    pub(super) key: Option<Schema>,
+    pub(crate) key: Option<Schema>,
     #[prost(message, optional, tag = "5")]
-    pub(super) namespace: Option<Schema>,
+    pub(crate) namespace: Option<Schema>,
     #[prost(message, optional, tag = "6")]
-    pub(super) sub: Option<Schema>,
+    pub(crate) sub: Option<Schema>,
     #[prost(message, optional, tag = "7")]
-    pub(super) value: Option<Schema>,
+    pub(crate) value: Option<Schema>,
     #[prost(message, optional, tag = "8")]
-    pub(super) ttl: Option<Ttl>,
+    pub(crate) ttl: Option<Ttl>,
     #[prost(string, optional, tag = "9")]
-    pub(super) merge_operator: Option<String>,
+    pub(crate) merge_operator: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Schema {
+pub(crate) struct Schema {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint32, tag = "2")]
-    pub(super) version: u32,
+    pub(crate) version: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Heat {
+pub(crate) struct Heat {
     #[prost(message, repeated, tag = "1")]
-    pub(super) operators: Vec<OperatorHeat>,
+    pub(crate) operators: Vec<OperatorHeat>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct OperatorHeat {
+pub(crate) struct OperatorHeat {
     #[prost(uint32, tag = "1")]
-    pub(super) id: u32,
+    pub(crate) id: u32,
     #[prost(message, repeated, tag = "2")]
-    pub(super) groups: Vec<GroupHeat>,
+    pub(crate) groups: Vec<GroupHeat>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct GroupHeat {
+pub(crate) struct GroupHeat {
     #[prost(uint32, tag = "1")]
-    pub(super) group: u32,
+    pub(crate) group: u32,
     #[prost(uint64, tag = "2")]
-    pub(super) rows: u64,
+    pub(crate) rows: u64,
     #[prost(uint64, tag = "3")]
-    pub(super) live_bytes: u64,
+    pub(crate) live_bytes: u64,
     #[prost(uint64, tag = "4")]
-    pub(super) dirty_rows: u64,
+    pub(crate) dirty_rows: u64,
     #[prost(uint64, tag = "5")]
-    pub(super) reads: u64,
+    pub(crate) reads: u64,
     #[prost(uint64, tag = "6")]
-    pub(super) writes: u64,
+    pub(crate) writes: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Statistics {
+pub(crate) struct Statistics {
     #[prost(message, repeated, tag = "1")]
-    pub(super) operators: Vec<OperatorStatistics>,
+    pub(crate) operators: Vec<OperatorStatistics>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct OperatorStatistics {
+pub(crate) struct OperatorStatistics {
     #[prost(uint32, tag = "1")]
-    pub(super) id: u32,
+    pub(crate) id: u32,
     #[prost(message, repeated, tag = "2")]
-    pub(super) statistics: Vec<Statistic>,
+    pub(crate) statistics: Vec<Statistic>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Statistic {
+pub(crate) struct Statistic {
     #[prost(string, tag = "1")]
-    pub(super) name: String,
+    pub(crate) name: String,
     #[prost(uint64, tag = "2")]
-    pub(super) value: u64,
+    pub(crate) value: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Ttl {
+pub(crate) struct Ttl {
     #[prost(uint64, tag = "1")]
-    pub(super) life_ms: u64,
+    pub(crate) life_ms: u64,
     #[prost(bool, tag = "2")]
-    pub(super) on_read: bool,
+    pub(crate) on_read: bool,
     #[prost(bool, tag = "3")]
-    pub(super) event_time: bool,
+    pub(crate) event_time: bool,
     #[prost(sint64, optional, tag = "4")]
-    pub(super) since_ms: Option<i64>,
+    pub(crate) since_ms: Option<i64>,
     #[prost(sint64, optional, tag = "5")]
-    pub(super) dead_until_ms: Option<i64>,
+    pub(crate) dead_until_ms: Option<i64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SubtaskEntry {
-    #[prost(oneof = "Subtask", tags = "1, 2")]
-    pub(super) subtask: Option<Subtask>,
+pub(crate) struct SubtaskEntry {
+    #[prost(oneof = "Subtask", tags = "1, 3")]
+    pub(crate) subtask: Option<Subtask>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(super) enum Subtask {
+pub(crate) enum Subtask {
     #[prost(message, tag = "1")]
     Inline(SubtaskManifest),
-    #[prost(message, tag = "2")]
-    Slice(ObjectSlice),
+    /// Tag 2 was a slice without a summary, before the first release.
+    #[prost(message, tag = "3")]
+    Slice(SubtaskSlice),
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct ObjectSlice {
+pub(crate) struct SubtaskSlice {
     #[prost(message, optional, tag = "1")]
-    pub(super) object: Option<ObjectId>,
-    #[prost(uint64, tag = "2")]
-    pub(super) offset: u64,
-    #[prost(uint64, tag = "3")]
-    pub(super) length: u64,
-    #[prost(bytes = "bytes", tag = "4")]
-    pub(super) hash: Bytes,
+    pub(crate) slice: Option<ObjectSlice>,
+    #[prost(message, optional, tag = "2")]
+    pub(crate) summary: Option<SubtaskSummary>,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SubtaskManifest {
-    #[prost(uint32, tag = "1")]
-    pub(super) subtask: u32,
-    #[prost(message, repeated, tag = "2")]
-    pub(super) groups: Vec<KeyGroupRange>,
-    #[prost(sint64, tag = "3")]
-    pub(super) watermark_ms: i64,
-    #[prost(message, repeated, tag = "4")]
-    pub(super) segments: Vec<SegmentRef>,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) opaques: Vec<Opaque>,
-    #[prost(message, repeated, tag = "6")]
-    pub(super) times: Vec<GroupTimes>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct GroupTimes {
-    #[prost(uint32, tag = "1")]
-    pub(super) start: u32,
-    #[prost(uint32, tag = "2")]
-    pub(super) end: u32,
+pub(crate) struct SubtaskSummary {
+    #[prost(message, repeated, tag = "1")]
+    pub(crate) groups: Vec<KeyGroupRange>,
+    #[prost(sint64, optional, tag = "2")]
+    pub(crate) event_time_ms: Option<i64>,
     #[prost(sint64, optional, tag = "3")]
-    pub(super) event_time_ms: Option<i64>,
-    #[prost(sint64, optional, tag = "4")]
-    pub(super) processing_time_ms: Option<i64>,
-    #[prost(message, repeated, tag = "5")]
-    pub(super) lives: Vec<Life>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct Life {
-    #[prost(uint32, tag = "1")]
-    pub(super) table: u32,
-    #[prost(uint64, optional, tag = "2")]
-    pub(super) life_ms: Option<u64>,
-    #[prost(sint64, optional, tag = "3")]
-    pub(super) since_ms: Option<i64>,
-    #[prost(sint64, optional, tag = "4")]
-    pub(super) dead_until_ms: Option<i64>,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct KeyGroupRange {
-    #[prost(uint32, tag = "1")]
-    pub(super) start: u32,
-    #[prost(uint32, tag = "2")]
-    pub(super) end: u32,
-}
-
-#[derive(Clone, PartialEq, Message)]
-pub(super) struct SegmentId {
-    #[prost(uint64, tag = "1")]
-    pub(super) attempt: u64,
-    #[prost(uint32, tag = "2")]
-    pub(super) operator: u32,
-    #[prost(uint32, tag = "3")]
-    pub(super) subtask: u32,
+    pub(crate) processing_time_ms: Option<i64>,
     #[prost(uint64, tag = "4")]
-    pub(super) epoch: u64,
-    #[prost(uint32, tag = "5")]
-    pub(super) part: u32,
+    pub(crate) bytes: u64,
+    #[prost(uint64, tag = "5")]
+    pub(crate) records: u64,
+    #[prost(uint32, tag = "6")]
+    pub(crate) opaques: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct SegmentRef {
+pub(crate) struct ObjectSlice {
     #[prost(message, optional, tag = "1")]
-    pub(super) id: Option<SegmentId>,
-    #[prost(uint32, tag = "2")]
-    pub(super) kind: u32,
+    pub(crate) object: Option<ObjectId>,
+    #[prost(uint64, tag = "2")]
+    pub(crate) offset: u64,
     #[prost(uint64, tag = "3")]
-    pub(super) first_epoch: u64,
-    #[prost(message, repeated, tag = "4")]
-    pub(super) groups: Vec<KeyGroupRange>,
-    #[prost(message, optional, tag = "5")]
-    pub(super) object: Option<ObjectId>,
-    #[prost(uint64, tag = "6")]
-    pub(super) offset: u64,
-    #[prost(uint64, tag = "7")]
-    pub(super) length: u64,
-    #[prost(uint64, tag = "8")]
-    pub(super) index_offset: u64,
-    #[prost(uint32, tag = "9")]
-    pub(super) index_length: u32,
-    #[prost(bytes = "bytes", tag = "10")]
-    pub(super) index_hash: Bytes,
-    #[prost(uint64, tag = "11")]
-    pub(super) records: u64,
-    #[prost(uint64, tag = "12")]
-    pub(super) raw_bytes: u64,
+    pub(crate) length: u64,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) hash: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Opaque {
+pub(crate) struct SubtaskManifest {
     #[prost(uint32, tag = "1")]
-    pub(super) role: u32,
-    #[prost(string, tag = "2")]
-    pub(super) name: String,
+    pub(crate) subtask: u32,
+    #[prost(message, repeated, tag = "2")]
+    pub(crate) groups: Vec<KeyGroupRange>,
+    #[prost(sint64, tag = "3")]
+    pub(crate) watermark_ms: i64,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) segments: Vec<SegmentRef>,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) opaques: Vec<Opaque>,
+    #[prost(message, repeated, tag = "6")]
+    pub(crate) times: Vec<GroupTimes>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct GroupTimes {
+    #[prost(uint32, tag = "1")]
+    pub(crate) start: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) end: u32,
+    #[prost(sint64, optional, tag = "3")]
+    pub(crate) event_time_ms: Option<i64>,
+    #[prost(sint64, optional, tag = "4")]
+    pub(crate) processing_time_ms: Option<i64>,
+    #[prost(message, repeated, tag = "5")]
+    pub(crate) lives: Vec<Life>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Life {
+    #[prost(uint32, tag = "1")]
+    pub(crate) table: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) life_ms: Option<u64>,
+    #[prost(sint64, optional, tag = "3")]
+    pub(crate) since_ms: Option<i64>,
+    #[prost(sint64, optional, tag = "4")]
+    pub(crate) dead_until_ms: Option<i64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct KeyGroupRange {
+    #[prost(uint32, tag = "1")]
+    pub(crate) start: u32,
+    #[prost(uint32, tag = "2")]
+    pub(crate) end: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SegmentId {
+    #[prost(uint64, tag = "1")]
+    pub(crate) attempt: u64,
+    #[prost(uint32, tag = "2")]
+    pub(crate) operator: u32,
     #[prost(uint32, tag = "3")]
-    pub(super) redistribution: u32,
+    pub(crate) subtask: u32,
+    #[prost(uint64, tag = "4")]
+    pub(crate) epoch: u64,
+    #[prost(uint32, tag = "5")]
+    pub(crate) part: u32,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct SegmentRef {
+    #[prost(message, optional, tag = "1")]
+    pub(crate) id: Option<SegmentId>,
+    #[prost(uint32, tag = "2")]
+    pub(crate) kind: u32,
+    #[prost(uint64, tag = "3")]
+    pub(crate) first_epoch: u64,
+    #[prost(message, repeated, tag = "4")]
+    pub(crate) groups: Vec<KeyGroupRange>,
+    #[prost(message, optional, tag = "5")]
+    pub(crate) object: Option<ObjectId>,
+    #[prost(uint64, tag = "6")]
+    pub(crate) offset: u64,
+    #[prost(uint64, tag = "7")]
+    pub(crate) length: u64,
+    #[prost(uint64, tag = "8")]
+    pub(crate) index_offset: u64,
+    #[prost(uint32, tag = "9")]
+    pub(crate) index_length: u32,
+    #[prost(bytes = "bytes", tag = "10")]
+    pub(crate) index_hash: Bytes,
+    #[prost(uint64, tag = "11")]
+    pub(crate) records: u64,
+    #[prost(uint64, tag = "12")]
+    pub(crate) raw_bytes: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Opaque {
+    #[prost(uint32, tag = "1")]
+    pub(crate) role: u32,
+    #[prost(string, tag = "2")]
+    pub(crate) name: String,
+    #[prost(uint32, tag = "3")]
+    pub(crate) redistribution: u32,
     #[prost(uint32, optional, tag = "4")]
-    pub(super) channel: Option<u32>,
+    pub(crate) channel: Option<u32>,
     #[prost(uint64, repeated, tag = "5")]
-    pub(super) item_offsets: Vec<u64>,
+    pub(crate) item_offsets: Vec<u64>,
     #[prost(oneof = "OpaqueContent", tags = "6, 7")]
-    pub(super) content: Option<OpaqueContent>,
+    pub(crate) content: Option<OpaqueContent>,
 }
 
 #[derive(Clone, PartialEq, Oneof)]
-pub(super) enum OpaqueContent {
+pub(crate) enum OpaqueContent {
     #[prost(bytes = "bytes", tag = "6")]
     Inline(Bytes),
     #[prost(message, tag = "7")]
@@ -375,11 +400,11 @@ pub(super) enum OpaqueContent {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Extension {
+pub(crate) struct Extension {
     #[prost(string, tag = "1")]
-    pub(super) tag: String,
+    pub(crate) tag: String,
     #[prost(bool, tag = "2")]
-    pub(super) required: bool,
+    pub(crate) required: bool,
     #[prost(bytes = "bytes", tag = "3")]
-    pub(super) bytes: Bytes,
+    pub(crate) bytes: Bytes,
 }

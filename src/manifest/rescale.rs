@@ -1,12 +1,17 @@
 //! Restore plans: computes each subtask's share of a manifest at a parallelism, without I/O.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
-use super::{Manifest, Opaque, OpaqueContent, OpaqueRole, Redistribution, SubtaskManifest, TableSchema};
+use super::{
+    Manifest, Opaque, OpaqueContent, OpaqueReach, OpaqueRole, Redistribution, SubtaskEntry, SubtaskManifest,
+    TableSchema,
+};
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
-use crate::key_group::{KeyGroupSet, check_parallelism, subtask_range};
-use crate::row::{GroupTimes, later_times, times_of};
+use crate::key_group::{KeyGroupRange, KeyGroupSet, check_parallelism, subtask_range};
+use crate::row::{GroupTimes, later_times};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
@@ -38,6 +43,17 @@ pub struct Share {
     pub opaques: Vec<Opaque>,
 }
 
+/// Subtask manifests of a stored operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredOperator {
+    /// Number of subtasks that stored it.
+    pub(crate) parallelism: u32,
+    /// Its tables.
+    pub(crate) tables: Vec<TableSchema>,
+    /// Those of its subtask manifests that are needed, ascending by subtask.
+    pub(crate) subtasks: Vec<SubtaskManifest>,
+}
+
 impl OperatorPlan {
     /// Returns the plan for `operator` of `manifest` at `parallelism`; a plan without rows if the manifest lacks the
     /// operator.
@@ -48,25 +64,16 @@ impl OperatorPlan {
     /// `Config` if the parallelism is out of range; `Usage` if a subtask manifest or an opaque is not inline.
     pub fn new(manifest: &Manifest, operator: OperatorId, parallelism: u32) -> Result<Self> {
         let max = manifest.max_parallelism;
-        check_parallelism(parallelism, max)?;
-        let found = manifest.operators.iter().find(|candidate| candidate.id == operator);
-        let old = found.map(|operator| operator.inline_subtasks()).transpose()?.unwrap_or_default();
-        let mut shares: Vec<_> = (0..parallelism)
-            .map(|index| Share::of(Subtask(index), subtask_range(max, parallelism, index).into(), &old))
-            .collect();
-        let same = old.len() == shares.len();
-        let mut lists = Vec::new();
-        for subtask in &old {
-            for opaque in &subtask.opaques {
-                match opaque.redistribution {
-                    Redistribution::Split if !same => lists.push(opaque),
-                    _ => distribute(subtask.subtask, opaque, &mut shares),
-                }
-            }
-        }
-        distribute_items(lists, &mut shares)?;
-        let tables = found.map(|operator| operator.tables.clone()).unwrap_or_default();
-        Ok(Self { id: operator, tables, shares })
+        let Some(found) = manifest.operators.iter().find(|candidate| candidate.id == operator) else {
+            return Self::empty(operator, max, parallelism);
+        };
+        let stored = StoredOperator {
+            parallelism: found.parallelism,
+            tables: found.tables.clone(),
+            subtasks: found.inline_subtasks()?.into_iter().cloned().collect(),
+        };
+        let seats: Vec<_> = (0..parallelism).map(Subtask).collect();
+        Self::of_seats(operator, (max, parallelism), &stored, &seats)
     }
 
     /// Returns the plan of an operator without state.
@@ -74,68 +81,227 @@ impl OperatorPlan {
     /// # Errors
     /// `Config` if the parallelism is out of range.
     pub fn empty(operator: OperatorId, max_parallelism: u16, parallelism: u32) -> Result<Self> {
+        let stored = StoredOperator { parallelism, tables: Vec::new(), subtasks: Vec::new() };
+        let seats: Vec<_> = (0..parallelism).map(Subtask).collect();
+        Self::of_seats(operator, (max_parallelism, parallelism), &stored, &seats)
+    }
+
+    /// Returns the shares of `seats` alone.
+    ///
+    /// * `stored`: at least the subtask manifests that [`Sources::of_seats`] names, with opaques inline.
+    /// * `seats`: ascending.
+    ///
+    /// # Errors
+    /// `Config` if the parallelism is out of range; `Usage` if an opaque is not inline.
+    ///
+    /// # Cost
+    /// A step per group range of each stored segment, and one per segment of each share.
+    pub(crate) fn of_seats(
+        operator: OperatorId,
+        (max_parallelism, parallelism): (u16, u32),
+        stored: &StoredOperator,
+        seats: &[Subtask],
+    ) -> Result<Self> {
         check_parallelism(parallelism, max_parallelism)?;
-        let range = |index| subtask_range(max_parallelism, parallelism, index);
-        let shares = (0..parallelism).map(|index| Share::of(Subtask(index), range(index).into(), &[])).collect();
-        Ok(Self { id: operator, tables: Vec::new(), shares })
+        let mut seats = Seats::new(max_parallelism, parallelism, seats);
+        let mut lists = Vec::new();
+        for subtask in &stored.subtasks {
+            seats.add_state(subtask);
+            for opaque in &subtask.opaques {
+                match opaque.redistribution {
+                    Redistribution::Split if stored.parallelism != parallelism => lists.push(opaque),
+                    _ => seats.distribute(subtask.subtask, opaque),
+                }
+            }
+        }
+        seats.distribute_items(lists)?;
+        Ok(Self { id: operator, tables: stored.tables.clone(), shares: seats.into_shares() })
     }
 }
 
-impl Share {
-    fn of(subtask: Subtask, groups: KeyGroupSet, old: &[&SubtaskManifest]) -> Self {
-        // A group has one old owner, so its segments stay in order.
-        let narrowed = |segment: &SegmentRef| {
-            let groups = segment.groups.intersection(&groups);
-            (!groups.is_empty()).then(|| SegmentRef { groups, ..segment.clone() })
+/// Which stored subtask manifests the subtasks of an operator restore from. Found once for all workers: a lookup takes a
+/// step per entry returned, not one per stored subtask.
+#[derive(Debug)]
+pub(crate) struct Sources {
+    max_parallelism: u16,
+    parallelism: u32,
+    /// Number of stored subtasks.
+    stored: usize,
+    /// Those that every subtask needs.
+    everywhere: Vec<usize>,
+    /// Those whose opaques go to the subtask of the same index, or to subtask 0 without one; ascending.
+    same_index: Vec<usize>,
+    /// The owner of each range of groups, ascending. Ranges of different owners do not overlap.
+    owners: Vec<(KeyGroupRange, usize)>,
+}
+
+impl Sources {
+    /// * `entries`: the stored subtasks; each group has one owner.
+    pub(crate) fn new(entries: &[SubtaskEntry], max_parallelism: u16, parallelism: u32) -> Self {
+        let same = entries.len() == parallelism as usize;
+        let (mut everywhere, mut same_index) = (Vec::new(), Vec::new());
+        for (at, entry) in entries.iter().enumerate() {
+            match entry.opaque_reach() {
+                OpaqueReach::None => {}
+                OpaqueReach::SameIndex => same_index.push(at),
+                OpaqueReach::Lists if same => same_index.push(at),
+                OpaqueReach::Lists | OpaqueReach::OtherSubtasks => everywhere.push(at),
+            }
+        }
+        let ranges = |(at, entry): (usize, &SubtaskEntry)| {
+            let ranges = entry.groups().ranges().to_vec();
+            ranges.into_iter().map(move |range| (range, at))
         };
-        let from: Vec<_> = old.iter().filter(|other| !other.groups.intersection(&groups).is_empty()).collect();
-        let segments = from.iter().flat_map(|other| other.segments.iter().filter_map(narrowed)).collect();
-        let watermark = from.iter().map(|other| other.watermark).min().unwrap_or(Timestamp::MIN);
-        let mut times: Vec<_> = from.iter().flat_map(|other| times_of(&other.group_times(), &groups)).collect();
-        times.sort_by_key(|times| times.groups);
-        let times = later_times(&[], &times);
-        Self { subtask, groups, watermark, times, segments, opaques: Vec::new() }
+        let mut owners: Vec<_> = entries.iter().enumerate().flat_map(ranges).collect();
+        owners.sort_unstable();
+        Self { max_parallelism, parallelism, stored: entries.len(), everywhere, same_index, owners }
+    }
+
+    /// Returns the entries that `seats` need: the old owners of their groups, and those whose opaques they may get. At
+    /// another parallelism these are all with lists, since items are counted across all lists.
+    pub(crate) fn of_seats(&self, seats: &[Subtask]) -> BTreeSet<usize> {
+        let mut needed: BTreeSet<_> = self.everywhere.iter().copied().collect();
+        for seat in seats {
+            let at = seat.0 as usize;
+            if self.stored == self.parallelism as usize || self.same_index.binary_search(&at).is_ok() {
+                needed.insert(at);
+            }
+            if at == 0 {
+                let beyond = self.same_index.partition_point(|index| *index < self.parallelism as usize);
+                needed.extend(self.same_index.iter().skip(beyond));
+            }
+            let range = subtask_range(self.max_parallelism, self.parallelism, seat.0);
+            let from = self.owners.partition_point(|(owned, _)| owned.end <= range.start);
+            let overlap = self.owners.iter().skip(from).take_while(|(owned, _)| owned.start < range.end);
+            needed.extend(overlap.map(|(_, at)| *at));
+        }
+        needed
     }
 }
 
-/// Distributes one whole opaque of the old subtask `from` to the new subtasks.
-fn distribute(from: Subtask, opaque: &Opaque, shares: &mut [Share]) {
-    let count = shares.len();
-    let mut give = |index: usize| {
-        if let Some(share) = shares.get_mut(index) {
+/// The shares being computed. What a stored subtask has is divided among them by ranges of groups, so that no step
+/// pairs all stored subtasks with all new ones.
+struct Seats {
+    /// Number of subtasks, including those without a share here.
+    parallelism: u32,
+    /// Ascending by subtask.
+    shares: Vec<Share>,
+    /// The groups of each share, ascending.
+    ranges: Vec<KeyGroupRange>,
+    /// The smallest watermark so far of each share's old owners.
+    watermarks: Vec<Option<Timestamp>>,
+}
+
+impl Seats {
+    fn new(max_parallelism: u16, parallelism: u32, seats: &[Subtask]) -> Self {
+        let ranges: Vec<_> = seats.iter().map(|seat| subtask_range(max_parallelism, parallelism, seat.0)).collect();
+        let share = |(&subtask, &groups): (&Subtask, &KeyGroupRange)| Share {
+            subtask,
+            groups: groups.into(),
+            watermark: Timestamp::MIN,
+            times: Vec::new(),
+            segments: Vec::new(),
+            opaques: Vec::new(),
+        };
+        let shares = seats.iter().zip(&ranges).map(share).collect();
+        Self { parallelism, shares, watermarks: vec![None; ranges.len()], ranges }
+    }
+
+    /// Adds the keyed state of an old subtask. Segments stay in order, since a group has one old owner.
+    fn add_state(&mut self, old: &SubtaskManifest) {
+        for range in old.groups.ranges() {
+            for (at, _) in divided(&self.ranges, *range) {
+                if let Some(least) = self.watermarks.get_mut(at) {
+                    *least = Some(least.map_or(old.watermark, |least| least.min(old.watermark)));
+                }
+            }
+        }
+        for record in old.group_times() {
+            for (at, part) in divided(&self.ranges, record.groups) {
+                self.shares.get_mut(at).into_iter().for_each(|share| share.times.push(record.over(part)));
+            }
+        }
+        old.segments.iter().for_each(|segment| self.add_segment(segment));
+    }
+
+    fn add_segment(&mut self, segment: &SegmentRef) {
+        let mut parts = segment.groups.ranges().iter().flat_map(|range| divided(&self.ranges, *range)).peekable();
+        // Cloned without its groups for each share: the parts together are as many as its ranges, or as the shares.
+        let narrowed = SegmentRef { groups: KeyGroupSet::empty(), ..segment.clone() };
+        while let Some((at, part)) = parts.next() {
+            let mut groups = vec![part];
+            while let Some((_, part)) = parts.next_if(|(next, _)| *next == at) {
+                groups.push(part);
+            }
+            if let Some(share) = self.shares.get_mut(at) {
+                share.segments.push(SegmentRef { groups: KeyGroupSet::from_ranges(groups), ..narrowed.clone() });
+            }
+        }
+    }
+
+    /// Distributes one whole opaque of the old subtask `from`.
+    fn distribute(&mut self, from: Subtask, opaque: &Opaque) {
+        match opaque.redistribution {
+            // Lists are split only if the number of subtasks changes.
+            Redistribution::None | Redistribution::Split => {
+                self.give(if from.0 < self.parallelism { from.0 } else { 0 }, opaque);
+            }
+            Redistribution::ByChannel => self.give(opaque.channel.unwrap_or(0) % self.parallelism.max(1), opaque),
+            Redistribution::Broadcast if from.0 > 0 => {}
+            Redistribution::Broadcast | Redistribution::Union => {
+                self.shares.iter_mut().for_each(|share| share.opaques.push(opaque.clone()));
+            }
+        }
+    }
+
+    fn give(&mut self, subtask: u32, opaque: &Opaque) {
+        if let Some(share) = self.share(subtask) {
             share.opaques.push(opaque.clone());
         }
-    };
-    match opaque.redistribution {
-        // Lists are split only if the number of subtasks changes.
-        Redistribution::None | Redistribution::Split => {
-            let same = from.0 as usize;
-            give(if same < count { same } else { 0 });
+    }
+
+    fn share(&mut self, subtask: u32) -> Option<&mut Share> {
+        let at = self.shares.binary_search_by_key(&subtask, |share| share.subtask.0).ok()?;
+        self.shares.get_mut(at)
+    }
+
+    /// Distributes the items of lists in turn across all lists, so that no subtask collects the remainders of many
+    /// lists.
+    ///
+    /// * `lists`: in the order of the old subtasks.
+    fn distribute_items(&mut self, mut lists: Vec<&Opaque>) -> Result<()> {
+        // Stable: parts of one list stay in the order of the old subtasks.
+        lists.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
+        let mut next = 0;
+        for list in lists {
+            for item in list.items()? {
+                if let Some(share) = self.share(next) {
+                    let content = OpaqueContent::Inline(item);
+                    share.opaques.push(Opaque { item_offsets: vec![0], content, ..list.clone() });
+                }
+                next = (next + 1) % self.parallelism.max(1);
+            }
         }
-        Redistribution::ByChannel => give(opaque.channel.unwrap_or(0) as usize % count.max(1)),
-        Redistribution::Broadcast if from.0 > 0 => {}
-        Redistribution::Broadcast | Redistribution::Union => (0..count).for_each(give),
+        Ok(())
+    }
+
+    fn into_shares(self) -> Vec<Share> {
+        let finished = |(mut share, watermark): (Share, Option<Timestamp>)| {
+            share.watermark = watermark.unwrap_or(Timestamp::MIN);
+            share.times.sort_by_key(|times| times.groups);
+            let times = later_times(&[], &share.times);
+            Share { times, ..share }
+        };
+        self.shares.into_iter().zip(self.watermarks).map(finished).collect()
     }
 }
 
-/// Distributes the items of lists in turn across all lists, so that no subtask collects the remainders of many lists.
-///
-/// * `lists`: in the order of the old subtasks.
-fn distribute_items(mut lists: Vec<&Opaque>, shares: &mut [Share]) -> Result<()> {
-    // Stable: parts of one list stay in the order of the old subtasks.
-    lists.sort_by(|a, b| (a.role, &a.name).cmp(&(b.role, &b.name)));
-    let count = shares.len().max(1);
-    let mut next = 0;
-    for list in lists {
-        for item in list.items()? {
-            let single = Opaque { item_offsets: vec![0], content: OpaqueContent::Inline(item), ..list.clone() };
-            if let Some(share) = shares.get_mut(next) {
-                share.opaques.push(single);
-            }
-            next = (next + 1) % count;
-        }
-    }
-    Ok(())
+/// Divides `range` at the bounds of `ranges`, which ascend: returns the position of each range that it overlaps, with the
+/// overlap.
+fn divided(ranges: &[KeyGroupRange], range: KeyGroupRange) -> impl Iterator<Item = (usize, KeyGroupRange)> + '_ {
+    let from = ranges.partition_point(|other| other.end <= range.start);
+    let overlaps = ranges.iter().enumerate().skip(from).map(move |(at, other)| (at, other.intersection(range)));
+    overlaps.take_while(|(_, overlap)| !overlap.is_empty())
 }
 
 impl Opaque {
@@ -175,58 +341,4 @@ impl Opaque {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn share(index: u32) -> Share {
-        let groups = KeyGroupSet::empty();
-        let (times, segments, opaques) = (vec![], vec![], vec![]);
-        Share { subtask: Subtask(index), groups, watermark: Timestamp::MIN, times, segments, opaques }
-    }
-
-    fn opaque(redistribution: Redistribution, content: &'static [u8], item_offsets: Vec<u64>) -> Opaque {
-        let content = OpaqueContent::Inline(Bytes::from_static(content));
-        Opaque { role: OpaqueRole::Operator, name: "x".into(), redistribution, channel: Some(4), item_offsets, content }
-    }
-
-    /// Prints the opaques of each share.
-    fn print(shares: &[Share]) -> Vec<String> {
-        let print = |opaque: &Opaque| String::from_utf8(opaque.items().unwrap().concat()).unwrap();
-        shares.iter().map(|share| share.opaques.iter().map(print).collect::<Vec<_>>().join("|")).collect()
-    }
-
-    /// Distributes an opaque of subtask 2 to three subtasks.
-    fn distributed(redistribution: Redistribution) -> Vec<String> {
-        let mut shares = vec![share(0), share(1), share(2)];
-        distribute(Subtask(2), &opaque(redistribution, b"a", vec![]), &mut shares);
-        print(&shares)
-    }
-
-    #[test]
-    fn opaques_are_distributed_by_their_redistribution() {
-        assert_eq!(distributed(Redistribution::None), ["", "", "a"]);
-        assert_eq!(distributed(Redistribution::Split), ["", "", "a"], "not split: the parallelism is the same");
-        assert_eq!(distributed(Redistribution::Union), ["a", "a", "a"]);
-        assert_eq!(distributed(Redistribution::Broadcast), ["", "", ""]);
-        assert_eq!(distributed(Redistribution::ByChannel), ["", "a", ""]);
-    }
-
-    #[test]
-    fn items_are_distributed_in_turn_list_by_list() {
-        let list = |name: &str, content, offsets| Opaque {
-            name: name.into(),
-            ..opaque(Redistribution::Split, content, offsets)
-        };
-        let mut shares = vec![share(0), share(1), share(2)];
-        let parts = [list("x", b"abcd", vec![0, 1, 3, 3]), list("w", b"e", vec![]), list("x", b"f", vec![])];
-        distribute_items(parts.iter().collect(), &mut shares).unwrap();
-        assert_eq!(print(&shares), ["e|", "a|d", "bc|f"]);
-    }
-
-    #[test]
-    fn offsets_that_do_not_fit_are_corrupt() {
-        for offsets in [vec![0, 9], vec![2, 1], vec![0, u64::MAX]] {
-            assert!(opaque(Redistribution::Split, b"abc", offsets).items().is_err());
-        }
-    }
-}
+mod tests;

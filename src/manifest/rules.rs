@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     GroupTimes, INLINE_OPAQUE_BYTES, Layout, Manifest, ManifestKind, ObjectRef, Opaque, OpaqueContent, OpaqueRole,
-    OperatorManifest, Program, Schema, SubtaskEntry, SubtaskManifest,
+    OperatorManifest, Program, Schema, SubtaskEntry, SubtaskManifest, SubtaskSlice,
 };
 use crate::error::{Error, Result};
-use crate::id::{Epoch, ObjectId};
+use crate::id::{Epoch, ObjectId, Subtask};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, check_parallelism};
 use crate::row::SegmentKind;
 use crate::segment::SegmentRef;
@@ -16,7 +16,7 @@ use crate::segment::SegmentRef;
 pub const MAX_NAME_BYTES: usize = 4096;
 
 /// The lengths of the objects listed in a manifest.
-type Objects = BTreeMap<ObjectId, u64>;
+pub(crate) type Objects = BTreeMap<ObjectId, u64>;
 
 impl Manifest {
     /// Checks every rule that depends on the manifest alone.
@@ -66,25 +66,31 @@ impl Manifest {
         }
         check_parallelism(operator.parallelism, self.max_parallelism)
             .map_err(|_| Error::corrupt("parallelism out of range").with("found", operator.parallelism))?;
-        for (at, entry) in operator.subtasks.iter().enumerate() {
-            let checked = match entry {
-                SubtaskEntry::Slice(slice) => within_object(objects, slice.object, slice.offset, slice.length),
-                SubtaskEntry::Inline(subtask) if subtask.subtask.0 as usize != at => {
-                    Err(Error::corrupt("subtasks are out of order").with("found", subtask.subtask))
-                }
-                SubtaskEntry::Inline(subtask) => self.check_subtask(subtask, objects),
-            };
+        for (at, entry) in (0..).zip(&operator.subtasks) {
+            let checked = entry.check(Subtask(at), (self.epoch, self.max_parallelism), objects);
             checked.map_err(|error| error.with("subtask", at))?;
         }
         if self.kind == ManifestKind::Claim { Ok(()) } else { operator.check_owners(self.max_parallelism) }
     }
+}
 
-    /// Checks a subtask manifest against the job's groups, the epoch and the objects.
-    fn check_subtask(&self, subtask: &SubtaskManifest, objects: &Objects) -> Result<()> {
-        subtask.check(self.max_parallelism)?;
+impl SubtaskEntry {
+    /// Checks what is known of subtask `at` against the job's groups, the epoch and the objects.
+    pub(crate) fn check(&self, at: Subtask, (epoch, max_parallelism): (Epoch, u16), objects: &Objects) -> Result<()> {
+        let subtask = match self {
+            Self::Slice(SubtaskSlice { slice, summary }) => {
+                within_object(objects, slice.object, slice.offset, slice.length)?;
+                return check_groups(&summary.groups, max_parallelism);
+            }
+            Self::Inline(subtask) => subtask,
+        };
+        if subtask.subtask != at {
+            return Err(Error::corrupt("subtask manifest is another subtask's").with("found", subtask.subtask));
+        }
+        subtask.check(max_parallelism)?;
         for segment in subtask.segments.iter().chain(subtask.opaques.iter().filter_map(Opaque::segment)) {
             within_object(objects, segment.object, segment.offset, segment.length)
-                .and_then(|()| not_after(segment.id.epoch, self.epoch))
+                .and_then(|()| not_after(segment.id.epoch, epoch))
                 .map_err(|error| error.with("segment", segment.id))?;
         }
         Ok(())
@@ -92,19 +98,19 @@ impl Manifest {
 }
 
 impl OperatorManifest {
-    /// Checks that each key group has exactly one owner. Groups without an inline owner may belong to subtasks in slices.
+    /// Checks that each key group has exactly one owner.
     pub(crate) fn check_owners(&self, max_parallelism: u16) -> Result<()> {
         if self.parallelism as usize != self.subtasks.len() {
             let error = Error::corrupt("operator does not have as many subtasks as its parallelism");
             return Err(error.with("expected", self.parallelism).with("found", self.subtasks.len()));
         }
-        let inline: Vec<_> = self.subtasks.iter().filter_map(SubtaskEntry::inline).collect();
-        let owned = KeyGroupSet::from_ranges(inline.iter().flat_map(|subtask| subtask.groups.ranges()).copied());
-        if owned.len() != inline.iter().map(|subtask| subtask.groups.len()).sum::<usize>() {
+        let groups = || self.subtasks.iter().map(SubtaskEntry::groups);
+        let owned = KeyGroupSet::from_ranges(groups().flat_map(KeyGroupSet::ranges).copied());
+        if owned.len() != groups().map(KeyGroupSet::len).sum::<usize>() {
             return Err(Error::corrupt("key groups have two owners"));
         }
         let unowned = KeyGroupSet::all(max_parallelism).difference(&owned);
-        if inline.len() == self.subtasks.len() && !unowned.is_empty() {
+        if !unowned.is_empty() {
             return Err(Error::corrupt("key groups have no owner").with("groups", unowned));
         }
         Ok(())
@@ -113,12 +119,8 @@ impl OperatorManifest {
 
 impl SubtaskManifest {
     /// Checks every rule that depends only on the subtask manifest and the number of key groups.
-    pub(super) fn check(&self, max_parallelism: u16) -> Result<()> {
-        let foreign = self.groups.difference(&KeyGroupSet::all(max_parallelism));
-        if !foreign.is_empty() {
-            let error = Error::corrupt("subtask owns groups that the job does not have").with("groups", foreign);
-            return Err(error.with("max_parallelism", max_parallelism));
-        }
+    pub(crate) fn check(&self, max_parallelism: u16) -> Result<()> {
+        check_groups(&self.groups, max_parallelism)?;
         for segment in &self.segments {
             let foreign = segment.groups.difference(&self.groups);
             let owned = if foreign.is_empty() {
@@ -150,7 +152,18 @@ impl SubtaskManifest {
     }
 }
 
-fn check_objects(objects: &[ObjectRef]) -> Result<Objects> {
+/// Checks that a subtask owns only groups that the job has.
+pub(crate) fn check_groups(groups: &KeyGroupSet, max_parallelism: u16) -> Result<()> {
+    let foreign = groups.difference(&KeyGroupSet::all(max_parallelism));
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let error = Error::corrupt("subtask owns groups that the job does not have").with("groups", foreign);
+    Err(error.with("max_parallelism", max_parallelism))
+}
+
+/// Checks the objects of a list, and returns their lengths.
+pub(crate) fn check_objects(objects: &[ObjectRef]) -> Result<Objects> {
     for object in objects {
         name("key id", &object.key_id)?;
         let wrong = match object.layout {

@@ -43,7 +43,6 @@ impl TryFrom<proto::SubtaskManifest> for SubtaskManifest {
 
 impl From<&GroupTimes> for proto::GroupTimes {
     fn from(times: &GroupTimes) -> Self {
-        let begun = |time: Timestamp| (time > Timestamp::MIN).then(|| time.as_millis());
         Self {
             start: u32::from(times.groups.start),
             end: u32::from(times.groups.end),
@@ -58,7 +57,6 @@ impl TryFrom<proto::GroupTimes> for GroupTimes {
     type Error = Error;
 
     fn try_from(message: proto::GroupTimes) -> Result<Self> {
-        let time = |millis: Option<i64>| millis.map_or(Timestamp::MIN, Timestamp::from_millis);
         Ok(Self {
             groups: KeyGroupRange::new(group(message.start)?, group(message.end)?),
             event_time: time(message.event_time_ms),
@@ -90,17 +88,27 @@ impl From<proto::Life> for Life {
     }
 }
 
+/// Returns the stored form of a time that may not have begun.
+pub(super) fn begun(time: Timestamp) -> Option<i64> {
+    (time > Timestamp::MIN).then(|| time.as_millis())
+}
+
+/// Returns the time that [`begun`] stored.
+pub(super) fn time(millis: Option<i64>) -> Timestamp {
+    millis.map_or(Timestamp::MIN, Timestamp::from_millis)
+}
+
 fn group(number: u32) -> Result<u16> {
     u16::try_from(number).map_err(|_| Error::corrupt("no such key group").with("found", number))
 }
 
-fn ranges(groups: &KeyGroupSet) -> Vec<proto::KeyGroupRange> {
+pub(super) fn ranges(groups: &KeyGroupSet) -> Vec<proto::KeyGroupRange> {
     let message =
         |range: &KeyGroupRange| proto::KeyGroupRange { start: u32::from(range.start), end: u32::from(range.end) };
     groups.ranges().iter().map(message).collect()
 }
 
-fn groups(ranges: &[proto::KeyGroupRange]) -> Result<KeyGroupSet> {
+pub(super) fn groups(ranges: &[proto::KeyGroupRange]) -> Result<KeyGroupSet> {
     let range = |range: &proto::KeyGroupRange| Ok(KeyGroupRange::new(group(range.start)?, group(range.end)?));
     KeyGroupSet::from_stored(ranges.iter().map(range).collect::<Result<_>>()?, MAX_KEY_GROUPS)
 }

@@ -168,7 +168,8 @@ fn subtask_manifests_travel_alone_or_lie_in_slices() {
 
     let slice = ObjectSlice { object: object_id(2), offset: 10, length: bytes.len() as u64, hash: Hash::of(&bytes) };
     let mut sliced = manifest();
-    sliced.operators[0].subtasks[1] = SubtaskEntry::Slice(slice);
+    let summary = alone.summary();
+    sliced.operators[0].subtasks[1] = SubtaskEntry::Slice(SubtaskSlice { slice, summary: summary.clone() });
     let read = decode(&sliced.encode(PUT).unwrap()).unwrap();
     assert_eq!((&read, read.slices().collect::<Vec<_>>()), (&sliced, vec![&slice]));
     assert_eq!(read.clone().inlined(|_| Ok(bytes.clone())).unwrap(), manifest());
@@ -176,7 +177,8 @@ fn subtask_manifests_travel_alone_or_lie_in_slices() {
     let error = read.inlined(|_| Ok(another.clone())).unwrap_err();
     assert!(error.message().starts_with("subtask manifest has another hash"), "{error}");
     let mut lying = sliced;
-    lying.operators[0].subtasks[1] = SubtaskEntry::Slice(ObjectSlice { hash: Hash::of(&another), ..slice });
+    lying.operators[0].subtasks[1] =
+        SubtaskEntry::Slice(SubtaskSlice { slice: ObjectSlice { hash: Hash::of(&another), ..slice }, summary });
     assert_eq!(lying.inlined(|_| Ok(another.clone())).unwrap_err().kind(), ErrorKind::Corrupt, "subtask 0 twice");
 }
 
@@ -252,7 +254,7 @@ fn rules_of_operators_and_objects() {
         |m| m.operators[0].parallelism = 0 => "parallelism out of range",
         |m| m.operators[0].parallelism = 9 => "parallelism out of range",
         |m| m.operators[0].parallelism = 3 => "as many subtasks",
-        |m| m.operators[0].subtasks.swap(0, 1) => "subtasks are out of order",
+        |m| m.operators[0].subtasks.swap(0, 1) => "another subtask's",
         |m| m.objects.push(object(1, Layout::Whole)) => "of=`object`",
         |m| drop(m.objects.remove(0)) => "object is not listed",
         |m| m.objects[0].bytes = 571 => "beyond the end of their object",

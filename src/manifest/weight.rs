@@ -10,7 +10,7 @@ use super::proto;
 
 /// The memory added by each occurrence of a repeated field.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Field {
+pub(crate) enum Field {
     /// A structure with repeated fields.
     Message { bytes: usize, fields: Fields },
     /// Numbers, packed or one by one.
@@ -18,14 +18,14 @@ pub(super) enum Field {
 }
 
 /// The repeated fields of a message type, by number.
-pub(super) type Fields = &'static [(u32, Field)];
+pub(crate) type Fields = &'static [(u32, Field)];
 
-const fn repeated<T>(fields: Fields) -> Field {
+pub(crate) const fn repeated<T>(fields: Fields) -> Field {
     Field::Message { bytes: size_of::<T>(), fields }
 }
 
 /// A message stored inside the enclosing structure.
-const fn within(fields: Fields) -> Field {
+pub(crate) const fn within(fields: Fields) -> Field {
     Field::Message { bytes: 0, fields }
 }
 
@@ -33,17 +33,20 @@ const SEGMENT: Fields = &[(4, repeated::<proto::KeyGroupRange>(&[]))];
 const OPAQUE: Fields = &[(5, Field::Numbers), (7, within(SEGMENT))];
 
 /// The repeated fields of a subtask manifest.
-pub(super) const SUBTASK: Fields = &[
+pub(crate) const SUBTASK: Fields = &[
     (2, repeated::<proto::KeyGroupRange>(&[])),
     (4, repeated::<proto::SegmentRef>(SEGMENT)),
     (5, repeated::<proto::Opaque>(OPAQUE)),
+    (6, repeated::<proto::GroupTimes>(&[(5, repeated::<proto::Life>(&[]))])),
 ];
 
-const OPERATOR: Fields =
-    &[(4, repeated::<proto::Table>(&[])), (5, repeated::<proto::SubtaskEntry>(&[(1, within(SUBTASK))]))];
+const SUMMARY: Fields = &[(1, repeated::<proto::KeyGroupRange>(&[]))];
+const SLICE: Fields = &[(2, within(SUMMARY))];
+pub(crate) const ENTRY: Fields = &[(1, within(SUBTASK)), (3, within(SLICE))];
+const OPERATOR: Fields = &[(4, repeated::<proto::Table>(&[])), (5, repeated::<proto::SubtaskEntry>(ENTRY))];
 
 /// The repeated fields of a manifest.
-pub(super) const MANIFEST: Fields = &[
+pub(crate) const MANIFEST: Fields = &[
     (7, repeated::<proto::Retained>(&[])),
     (13, repeated::<proto::Object>(&[])),
     (15, repeated::<proto::Operator>(OPERATOR)),
@@ -51,17 +54,17 @@ pub(super) const MANIFEST: Fields = &[
 ];
 
 /// The repeated fields of the `heat` extension.
-pub(super) const HEAT: Fields = &[(1, repeated::<proto::OperatorHeat>(&[(2, repeated::<proto::GroupHeat>(&[]))]))];
+pub(crate) const HEAT: Fields = &[(1, repeated::<proto::OperatorHeat>(&[(2, repeated::<proto::GroupHeat>(&[]))]))];
 
 /// The repeated fields of the `statistics` extension.
-pub(super) const STATISTICS: Fields =
+pub(crate) const STATISTICS: Fields =
     &[(1, repeated::<proto::OperatorStatistics>(&[(2, repeated::<proto::Statistic>(&[]))]))];
 
 /// Returns the memory of the elements of all lists in a message. Strings and byte fields take no more than the message.
 ///
 /// # Errors
 /// Some of the errors of decoding.
-pub(super) fn weigh(mut message: &[u8], fields: Fields) -> Result<usize, DecodeError> {
+pub(crate) fn weigh(mut message: &[u8], fields: Fields) -> Result<usize, DecodeError> {
     let mut total = 0usize;
     while message.has_remaining() {
         let (tag, wire_type) = decode_key(&mut message)?;
@@ -113,6 +116,16 @@ mod tests {
         inner.segments.push(proto::SegmentRef::default());
         message.operators[0].subtasks[0].subtask = Some(proto::Subtask::Inline(inner));
         assert_eq!(grown(&message), size_of::<proto::Opaque>() + size_of::<proto::SegmentRef>());
+        let mut inner = subtask(&mut message);
+        inner.times.push(proto::GroupTimes { lives: vec![proto::Life::default()], ..proto::GroupTimes::default() });
+        message.operators[0].subtasks[0].subtask = Some(proto::Subtask::Inline(inner));
+        assert_eq!(grown(&message), size_of::<proto::GroupTimes>() + size_of::<proto::Life>());
+        let summary =
+            proto::SubtaskSummary { groups: vec![proto::KeyGroupRange::default()], ..proto::SubtaskSummary::default() };
+        let stored = proto::SubtaskSlice { slice: None, summary: Some(summary) };
+        let entry = proto::SubtaskEntry { subtask: Some(proto::Subtask::Slice(stored)) };
+        message.operators[0].subtasks.push(entry);
+        assert_eq!(grown(&message), size_of::<proto::SubtaskEntry>() + size_of::<proto::KeyGroupRange>());
         message.operators[0].tables.push(proto::Table::default());
         message.operators[0].subtasks.push(proto::SubtaskEntry::default());
         assert_eq!(grown(&message), size_of::<proto::Table>() + size_of::<proto::SubtaskEntry>());

@@ -10,6 +10,7 @@ use crate::canary::{self, Canary};
 use crate::checkpoint::found::found;
 use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::checkpoint::reading::under;
+use crate::envelope::Object;
 use crate::error::{Error, Result};
 use crate::id::{Hash, ManifestId, ObjectId, Seq};
 use crate::job::WRITER;
@@ -114,7 +115,8 @@ async fn copy(from: &Store, to: &Store, object: ObjectRef) -> Result<ObjectRef> 
     check_layout(&object)?;
     let name = DataObjects::name(object.id);
     let bytes = read_verified(from, &object).await.map_err(|error| error.with("object", &name))?;
-    let pack = Packed { id: object.id, put_id: object.put_id, hash: object.hash, bytes };
+    let whole = Object { length: bytes.len() as u64, hash: object.hash, pieces: vec![bytes] };
+    let pack = Packed { id: object.id, put_id: object.put_id, object: whole };
     match to.data().put(pack).await? {
         Some(_) => Ok(object),
         None => Err(Error::config("another process writes to the target").with("object", name)),

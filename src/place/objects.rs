@@ -6,10 +6,11 @@ use std::ops::Range;
 use bytes::Bytes;
 
 use super::pack::Packed;
+use crate::envelope::Object;
 use crate::error::{Error, Result};
 use crate::id::ObjectId;
 use crate::manifest::{Layout, ObjectRef};
-use crate::store::{JobFolder, Key, KeyClass, Put};
+use crate::store::{JobFolder, Key, KeyClass, Put, PutPayload};
 
 /// A job's data objects. Each is stored whole in the object store.
 #[derive(Debug, Clone)]
@@ -33,12 +34,11 @@ impl DataObjects {
     /// # Errors
     /// As [`JobFolder::put_new`].
     pub async fn put(&self, pack: Packed) -> Result<Option<ObjectRef>> {
-        let Packed { id, put_id, bytes, hash } = pack;
-        let length = bytes.len() as u64;
-        Ok(match self.folder.put_new(&Key::Data(id), put_id, bytes).await? {
+        let Packed { id, put_id, object: Object { pieces, length: bytes, hash } } = pack;
+        Ok(match self.folder.put_new(&Key::Data(id), put_id, PutPayload::from_iter(pieces)).await? {
             Put::Created => {
                 let layout = Layout::Whole;
-                Some(ObjectRef { id, put_id, bytes: length, hash, layout, cipher: 0, key_id: String::new() })
+                Some(ObjectRef { id, put_id, bytes, hash, layout, cipher: 0, key_id: String::new() })
             }
             Put::Taken => None,
         })

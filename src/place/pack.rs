@@ -8,7 +8,7 @@ use crate::codec::bytes::{Reader, put_length, put_u8, put_u32, put_u64};
 use crate::codec::trailer::{find_index, put_trailer};
 use crate::envelope::{self, ENVELOPE_HEADER_BYTES, ObjectKind};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, Epoch, Hash, ObjectId, OperatorId, Part, PutId, SegmentId, Subtask};
+use crate::id::{Attempt, Epoch, ObjectId, OperatorId, Part, PutId, SegmentId, Subtask};
 use crate::row::SegmentKind;
 use crate::segment::Encoded;
 
@@ -54,9 +54,16 @@ pub struct Packed {
     /// The id of the put that creates it.
     pub put_id: PutId,
     /// The whole object.
-    pub bytes: Bytes,
-    /// Hash of the whole object.
-    pub hash: Hash,
+    pub object: envelope::Object,
+}
+
+#[cfg(any(test, feature = "internals"))]
+impl Packed {
+    /// Returns the whole object in one piece.
+    #[must_use]
+    pub fn bytes(&self) -> Bytes {
+        self.object.pieces.concat().into()
+    }
 }
 
 /// Collects segments into a pack.
@@ -72,9 +79,9 @@ impl PackBuilder {
     /// Returns a pack without slices.
     #[must_use]
     pub fn new(id: ObjectId, put_id: PutId) -> Self {
-        let mut object = envelope::Builder::with_capacity(0);
-        object.append(&id.attempt.0.to_le_bytes());
-        object.append(&id.random);
+        let mut object = envelope::Builder::default();
+        object.copy(&id.attempt.0.to_le_bytes());
+        object.copy(&id.random);
         Self { id, put_id, object, slices: Vec::new() }
     }
 
@@ -84,11 +91,11 @@ impl PackBuilder {
     }
 
     /// Appends other bytes and returns their offset from the object's start.
-    pub fn add_opaque(&mut self, bytes: &[u8]) -> u64 {
+    pub fn add_opaque(&mut self, bytes: &Bytes) -> u64 {
         self.add(SliceContent::Opaque, bytes)
     }
 
-    fn add(&mut self, content: SliceContent, bytes: &[u8]) -> u64 {
+    fn add(&mut self, content: SliceContent, bytes: &Bytes) -> u64 {
         let offset = self.object.offset() as u64;
         self.object.append(bytes);
         self.slices.push(Slice { content, offset, length: bytes.len() as u64 });
@@ -118,9 +125,9 @@ impl PackBuilder {
             put_slice(&mut directory, slice);
         }
         put_trailer(&mut directory, 0, self.len())?;
-        self.object.append(&directory);
-        let bytes = self.object.finish(ObjectKind::Pack, self.put_id);
-        Ok(Packed { id: self.id, put_id: self.put_id, hash: Hash::of(&bytes), bytes })
+        self.object.copy(&directory);
+        let object = self.object.finish(ObjectKind::Pack, self.put_id);
+        Ok(Packed { id: self.id, put_id: self.put_id, object })
     }
 }
 
@@ -231,6 +238,7 @@ mod tests {
     use crate::codec::bytes::put_checksum;
     use crate::codec::bytes::tests::{any_damage, damaged};
     use crate::error::ErrorKind;
+    use crate::id::Hash;
     use crate::key_group::KeyGroupSet;
 
     const ID: ObjectId = ObjectId { attempt: Attempt(3), random: [9; 16] };
@@ -240,26 +248,27 @@ mod tests {
         assert!(builder.is_empty());
         let foreign = Encoded::foreign(KeyGroupSet::all(4), Bytes::from_static(b"foreign"));
         let segment = builder.add_segment(SegmentId { attempt: Attempt(3), ..SegmentId::default() }, &foreign);
-        let opaque = builder.add_opaque(b"opaque");
+        let opaque = builder.add_opaque(&Bytes::from_static(b"opaque"));
         (builder.finish().unwrap(), [segment, opaque])
     }
 
     #[test]
     fn slices_are_readable_by_directory_and_by_offset() {
         let (packed, offsets) = packed();
-        assert_eq!(packed.hash, Hash::of(&packed.bytes));
-        let pack = Pack::decode(ID, &packed.bytes).unwrap();
+        let bytes = packed.bytes();
+        assert_eq!((packed.object.hash, packed.object.length), (Hash::of(&bytes), bytes.len() as u64));
+        let pack = Pack::decode(ID, &bytes).unwrap();
         let found: Vec<_> = pack.slices.iter().map(|s| (s.offset, pack.bytes(s).unwrap())).collect();
         assert_eq!(found, [(offsets[0], Bytes::from("foreign")), (offsets[1], Bytes::from("opaque"))]);
         assert!(matches!(pack.slices[0].content, SliceContent::Segment { kind: SegmentKind::Foreign, .. }));
         assert_eq!((pack.put_id, pack.slices[1].content), (packed.put_id, SliceContent::Opaque));
         let empty = PackBuilder::new(ID, PutId([1; 16])).finish().unwrap();
-        assert!(Pack::decode(ID, &empty.bytes).unwrap().slices.is_empty());
+        assert!(Pack::decode(ID, &empty.bytes()).unwrap().slices.is_empty());
     }
 
     #[test]
     fn another_pack_under_the_key_is_refused() {
-        let error = Pack::decode(ObjectId { attempt: Attempt(4), ..ID }, &packed().0.bytes).unwrap_err();
+        let error = Pack::decode(ObjectId { attempt: Attempt(4), ..ID }, &packed().0.bytes()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Corrupt);
         assert!(error.message().starts_with("misplaced object"), "{error}");
     }
@@ -269,7 +278,7 @@ mod tests {
 
         #[test]
         fn a_damaged_body_gives_an_error_or_slices_of_the_pack(damage in any_damage()) {
-            let body = envelope::decode(ObjectKind::Pack, &packed().0.bytes).unwrap().body;
+            let body = envelope::decode(ObjectKind::Pack, &packed().0.bytes()).unwrap().body;
             let mut body = damaged(&body, &damage);
             // Recompute the trailer's checksum.
             if let Some(end) = body.len().checked_sub(4).filter(|end| *end >= 12) {

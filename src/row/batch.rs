@@ -198,10 +198,6 @@ impl RowBatch {
         self.order.drain(..below);
     }
 
-    pub(crate) fn last(&self) -> Option<Row<'_>> {
-        self.row(*self.order.last()?)
-    }
-
     #[inline]
     pub(super) fn row(&self, at: u32) -> Option<Row<'_>> {
         self.spans.get(at as usize)?.row(&self.bytes, &self.bytes, &self.columns)

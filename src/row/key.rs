@@ -46,32 +46,28 @@ impl<'a> RowKey<'a> {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct RowKeyBuf {
     table: TableId,
-    key: Option<Vec<u8>>,
-    namespace: Option<Vec<u8>>,
-    sub: Option<Vec<u8>>,
+    /// The length of each part: key, namespace and sub-key.
+    lengths: [Option<usize>; 3],
+    /// The parts, one after the other.
+    bytes: Vec<u8>,
 }
 
 impl RowKeyBuf {
     pub(crate) fn get(&self) -> RowKey<'_> {
-        RowKey {
-            table: self.table,
-            key: self.key.as_deref(),
-            namespace: self.namespace.as_deref(),
-            sub: self.sub.as_deref(),
-        }
+        let mut rest = &self.bytes[..];
+        let [key, namespace, sub] = self.lengths.map(|length| {
+            let (part, after) = rest.split_at_checked(length?)?;
+            rest = after;
+            Some(part)
+        });
+        RowKey { table: self.table, key, namespace, sub }
     }
 
     pub(crate) fn set(&mut self, place: &RowKey<'_>) {
+        let parts = [place.key, place.namespace, place.sub];
         self.table = place.table;
-        let parts = [(&mut self.key, place.key), (&mut self.namespace, place.namespace), (&mut self.sub, place.sub)];
-        for (slot, part) in parts {
-            // Runs once per row, so reuses the buffer.
-            let mut buffer = slot.take().unwrap_or_default();
-            buffer.clear();
-            *slot = part.map(|part| {
-                buffer.extend_from_slice(part);
-                buffer
-            });
-        }
+        self.lengths = parts.map(|part| part.map(<[u8]>::len));
+        self.bytes.clear();
+        parts.into_iter().flatten().for_each(|part| self.bytes.extend_from_slice(part));
     }
 }

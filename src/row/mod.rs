@@ -38,10 +38,10 @@ pub use rules::{Append, MergeOperator, Rules, TableRules, Ttl, Upgrade};
 pub use run::Run;
 pub(crate) use run::{SortedRun, Spare};
 pub use sealed::{Cut, GroupHeat, Sealed, SealedPart, SegmentKind, Statistic};
-pub(crate) use source::Narrowed;
-pub use source::{RowSource, Stack};
+pub(crate) use source::{Narrowed, SortedBlocks};
+pub use source::{RowSource, SortedRows, Stack};
 pub use times::{GroupTimes, Life};
-pub(crate) use times::{later_times, times_of};
+pub(crate) use times::{agreed, later_times};
 
 /// Maximum length of a key, a namespace or a sub-key.
 pub const MAX_PART_BYTES: usize = 65_535;

@@ -55,6 +55,15 @@ impl RowSpan {
         })
     }
 
+    /// Returns the key and the value of a put without namespace, sub-key and optional columns.
+    #[inline]
+    pub(crate) fn plain_put<'a>(&self, parts: &'a [u8], payloads: &'a [u8]) -> Option<(&'a [u8], &'a [u8])> {
+        if self.op() != shape::PUT || self.namespace_length | self.sub_length | self.columns != 0 {
+            return None;
+        }
+        Some((self.key(parts)?, payloads.get(self.payload as usize..)?.get(..self.payload_length as usize)?))
+    }
+
     /// Returns the row, given the buffers.
     #[inline]
     pub(crate) fn row<'a>(&self, parts: &'a [u8], payloads: &'a [u8], columns: &[Columns]) -> Option<Row<'a>> {
@@ -111,5 +120,16 @@ impl<'a> RowSpans<'a> {
         let parts = first.parts as usize..(last.parts + last.parts_length()) as usize;
         let payloads = first.payload as usize..(last.payload + last.payload_length) as usize;
         Some((self.parts.get(parts)?, self.payloads.get(payloads)?))
+    }
+
+    /// Returns the rows table by table.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = &'a [RowSpan]> {
+        self.spans.chunk_by(|a, b| a.table == b.table)
+    }
+
+    /// Returns the optional columns of a row.
+    pub(crate) fn columns_of(&self, span: &RowSpan) -> Columns {
+        let at = span.columns.checked_sub(1).map(|at| at as usize);
+        at.and_then(|at| self.columns.get(at)).copied().unwrap_or_default()
     }
 }

@@ -77,7 +77,8 @@ impl GroupTimes {
         self.lives.splice(at..at + usize::from(known), life);
     }
 
-    fn over(&self, groups: KeyGroupRange) -> Self {
+    /// Returns the record for other groups.
+    pub(crate) fn over(&self, groups: KeyGroupRange) -> Self {
         Self { groups, ..self.clone() }
     }
 
@@ -113,8 +114,15 @@ pub(crate) fn later_times(older: &[GroupTimes], newer: &[GroupTimes]) -> Vec<Gro
     coalesced(merged)
 }
 
+/// Returns the time on which all agree; [`Timestamp::MIN`] if they differ or there are none.
+pub(crate) fn agreed(times: impl IntoIterator<Item = Timestamp>) -> Timestamp {
+    let mut times = times.into_iter();
+    let first = times.next().unwrap_or(Timestamp::MIN);
+    if times.all(|time| time == first) { first } else { Timestamp::MIN }
+}
+
 /// Returns the records of `groups`.
-pub(crate) fn times_of(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
+pub(super) fn times_of(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
     let of_range = |range: &KeyGroupRange| {
         let from = times.partition_point(|it| it.groups.end <= range.start);
         let range = *range;

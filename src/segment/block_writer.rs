@@ -243,7 +243,17 @@ impl SparseColumn {
 pub(super) struct Compressor {
     zstd: Option<zstd::bulk::Compressor<'static>>,
     compressed: Vec<u8>,
+    /// Payloads to store without trying, since the last ones gained too little.
+    untried: u32,
+    /// As `untried`, after the next one that gains too little.
+    next_untried: u32,
 }
+
+/// The most payloads stored without trying: after 1, 2, 3, ... in a row that gain too little, none, 1, 3, then 7.
+const UNTRIED_MAX: u32 = 7;
+
+/// The least gain for which a payload is stored compressed, as a fraction of its length: 1 in this many bytes.
+const GAIN: usize = 20;
 
 impl Compressor {
     pub(super) fn new(codec: Compression) -> Result<Self> {
@@ -251,18 +261,24 @@ impl Compressor {
             Compression::None => None,
             Compression::Zstd { level } => Some(zstd::bulk::Compressor::new(level).map_err(failed)?),
         };
-        Ok(Self { zstd, compressed: Vec::new() })
+        Ok(Self { zstd, compressed: Vec::new(), untried: 0, next_untried: 0 })
     }
 
     /// Returns the codec's number and the stored payload.
     fn compress<'a>(&'a mut self, raw: &'a [u8]) -> Result<(u8, &'a [u8])> {
-        let Some(zstd) = &mut self.zstd else { return Ok((BlockHeader::CODEC_NONE, raw)) };
+        let Some(zstd) = self.zstd.as_mut().filter(|_| self.untried == 0) else {
+            self.untried = self.untried.saturating_sub(1);
+            return Ok((BlockHeader::CODEC_NONE, raw));
+        };
         self.compressed.clear();
         self.compressed.reserve(zstd::zstd_safe::compress_bound(raw.len()));
         zstd.compress_to_buffer(raw, &mut self.compressed).map_err(failed)?;
-        if self.compressed.len() < raw.len() {
+        if self.compressed.len() < raw.len() - raw.len() / GAIN {
+            self.next_untried = 0;
             Ok((BlockHeader::CODEC_ZSTD, &self.compressed))
         } else {
+            self.untried = self.next_untried;
+            self.next_untried = (2 * self.next_untried + 1).min(UNTRIED_MAX);
             Ok((BlockHeader::CODEC_NONE, raw))
         }
     }
@@ -274,4 +290,32 @@ fn failed(source: std::io::Error) -> Error {
 
 fn length(bytes: usize) -> Result<u32> {
     u32::try_from(bytes).map_err(|_| Error::limit("block exceeds 4 GiB").with("bytes", bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use xxhash_rust::xxh3::xxh3_64;
+
+    use super::*;
+
+    #[test]
+    fn payloads_that_do_not_shrink_are_stored_and_after_several_not_tried() {
+        let noise: Vec<_> = (0..500u64).flat_map(|number| xxh3_64(&number.to_le_bytes()).to_le_bytes()).collect();
+        let text = vec![b'x'; noise.len()];
+        let mut compressor = Compressor::new(Compression::Zstd { level: 1 }).unwrap();
+        let mut codecs = |payload: &[u8], times: usize| -> Vec<_> {
+            (0..times).map(|_| compressor.compress(payload).unwrap().0).collect()
+        };
+        let (stored, shrunk) = (BlockHeader::CODEC_NONE, BlockHeader::CODEC_ZSTD);
+        for _ in 0..3 {
+            assert_eq!(
+                (codecs(&noise, 1), codecs(&text, 1)),
+                (vec![stored], vec![shrunk]),
+                "one that fails stops nothing"
+            );
+        }
+        // Tried are the first, the second, and after 1, 3 and 7 more the fourth, eighth and sixteenth.
+        assert_eq!(codecs(&noise, 16), [stored; 16]);
+        assert_eq!(codecs(&text, 9), [[stored; 7].as_slice(), &[shrunk; 2]].concat());
+    }
 }

@@ -25,7 +25,6 @@ use crate::row::SegmentKind;
 pub use encode::Encoder;
 #[cfg(any(test, feature = "internals"))]
 pub use encode::encode;
-#[cfg(any(test, feature = "internals"))]
 pub use format::Compression;
 pub(crate) use index::touching;
 pub use index::{BlockEntry, SegmentIndex};

@@ -12,7 +12,8 @@ use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::row::{RowBatch, RowSource, Run, SegmentKind};
+use crate::row::span::RowSpans;
+use crate::row::{RowBatch, RowKeyBuf, RowSource, Run, SegmentKind, SortedBlocks, SortedRows};
 
 /// The rows of a segment for some groups, over bytes verified against the index.
 ///
@@ -100,20 +101,45 @@ impl SegmentRows {
         Ok(&decoded.block)
     }
 
-    fn append(&self, group: KeyGroup, decoded: &mut Decoded, batch: &mut RowBatch) -> Result<()> {
-        let others = batch.len();
+    /// Passes the rows of `group` to `visit`, block by block, until it returns false. Returns whether all were visited.
+    fn visit_with(
+        &self,
+        group: KeyGroup,
+        decoded: &mut Decoded,
+        mut visit: impl FnMut(RowSpans<'_>) -> Result<bool>,
+    ) -> Result<bool> {
+        let mut before: Option<RowKeyBuf> = None;
+        let several = self.blocks_of(group).nth(1).is_some();
         for (at, block) in self.blocks_of(group) {
             let (entry, _) = block;
             let rows = self.block(at, block, decoded)?.rows_of(group);
-            if batch.len() > others
-                && let (Some(last), Some(next)) = (batch.last(), rows.first())
-                && !next.may_follow(&last.key)
-            {
+            let in_order = match (&before, rows.first()) {
+                (Some(before), Some(next)) => next.may_follow(&before.get()),
+                _ => true,
+            };
+            if !in_order {
                 return Err(Error::corrupt("blocks are out of order").with("block_offset", entry.offset));
             }
-            batch.append(&rows)?;
+            if let Some(last) = rows.last().filter(|_| several) {
+                before.get_or_insert_default().set(&last);
+            }
+            if !rows.spans.is_empty() && !visit(rows)? {
+                return Ok(false);
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// As [`SegmentRows::visit_with`], with the block decoded last if no other thread has it.
+    fn visit_blocks(&self, group: KeyGroup, visit: impl FnMut(RowSpans<'_>) -> Result<bool>) -> Result<bool> {
+        self.check_opened(group)?;
+        // The block is taken out, so a concurrent reader decodes its own. A poisoned lock is harmless: the slot is always
+        // replaced whole.
+        let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut decoded = slot().take().unwrap_or_default();
+        let result = self.visit_with(group, &mut decoded, visit);
+        *slot() = Some(decoded);
+        result
     }
 }
 
@@ -123,14 +149,7 @@ impl RowSource for SegmentRows {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        self.check_opened(group)?;
-        // The block is taken out, so a concurrent reader decodes its own. A poisoned lock is harmless: the slot is always
-        // replaced whole.
-        let slot = || self.decoded.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut decoded = slot().take().unwrap_or_default();
-        let result = self.append(group, &mut decoded, batch);
-        *slot() = Some(decoded);
-        result
+        self.visit_blocks(group, |rows| batch.append(&rows).map(|()| true)).map(drop)
     }
 
     fn held_bytes(&self) -> u64 {
@@ -144,6 +163,24 @@ impl RowSource for SegmentRows {
     fn runs(&self, group: KeyGroup) -> Result<Vec<Run>> {
         self.check_opened(group)?;
         Ok(vec![Run::new(self.run(group))])
+    }
+
+    fn sorted_rows(&self, group: KeyGroup) -> Result<Option<Vec<SortedRows<'_>>>> {
+        self.check_opened(group)?;
+        let (mut rows, mut bytes) = (0, 0);
+        for (_, (entry, _)) in self.blocks_of(group) {
+            // A block of several groups is assumed to have as many rows of each.
+            let groups = usize::from(entry.last.0 - entry.first.0) + 1;
+            rows += (entry.rows as usize).div_ceil(groups);
+            bytes += (entry.raw_bytes as usize).div_ceil(groups);
+        }
+        Ok(Some(vec![SortedRows { blocks: self, group, rows, bytes }]))
+    }
+}
+
+impl SortedBlocks for SegmentRows {
+    fn visit(&self, group: KeyGroup, visit: &mut dyn FnMut(RowSpans<'_>) -> Result<bool>) -> Result<bool> {
+        self.visit_blocks(group, visit)
     }
 }
 

@@ -8,7 +8,9 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use object_store::path::Path;
-use object_store::{GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode};
+use object_store::{
+    GetOptions, GetRange, GetResult, GetResultPayload, ObjectStore, ObjectStoreExt, PutMode, PutPayload,
+};
 
 use super::fault::{Fault, NO_BUCKET};
 use super::key::{Key, KeyClass};
@@ -78,7 +80,7 @@ impl JobFolder {
         self.inner.requests.snapshot()
     }
 
-    /// Creates `object`, whose envelope has `put_id`, unless `key` is taken.
+    /// Creates `object`, whose envelope has `put_id`, unless `key` is taken. An object may come in pieces.
     ///
     /// After a lost response, or a refusal that an earlier try of this call may have caused, the object is read back
     /// and its put-id compared.
@@ -89,7 +91,8 @@ impl JobFolder {
     ///
     /// [`Applied::No`]: crate::Applied::No
     /// [`Applied::Unknown`]: crate::Applied::Unknown
-    pub async fn put_new(&self, key: &Key, put_id: PutId, object: Bytes) -> Result<Put> {
+    pub async fn put_new(&self, key: &Key, put_id: PutId, object: impl Into<PutPayload>) -> Result<Put> {
+        let object = object.into();
         let mut retry = self.inner.patience.retry();
         let mut in_doubt = false;
         loop {
@@ -224,14 +227,14 @@ impl JobFolder {
         }
     }
 
-    async fn create(&self, key: &Key, object: Bytes) -> Result<(), Fault> {
+    async fn create(&self, key: &Key, object: PutPayload) -> Result<(), Fault> {
         let path = key.path(&self.inner.root);
         self.inner.requests.count(&self.inner.requests.put, "put");
-        let bytes = object.len() as u64;
+        let bytes = object.content_length() as u64;
         self.inner.requests.put_bytes.fetch_add(bytes, Ordering::Relaxed);
         let call = async {
             let mode = if canary::on(Canary::Overwrite) { PutMode::Overwrite } else { PutMode::Create };
-            let put = self.inner.objects.put_opts(&path, object.into(), mode.into());
+            let put = self.inner.objects.put_opts(&path, object, mode.into());
             put.await.map(|_| ()).map_err(|error| Fault::classify(&error, key))
         };
         self.inner.patience.with_timeout(key, bytes, call).await

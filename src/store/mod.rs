@@ -20,6 +20,7 @@ mod walk;
 use std::sync::Arc;
 
 use object_store::ObjectStore;
+pub(crate) use object_store::PutPayload;
 use object_store::path::Path;
 
 use crate::error::Result;

@@ -5,6 +5,9 @@ use std::path::Path;
 
 use alluvium::internals::codec::bytes::put_u16;
 use alluvium::internals::segment::SegmentIndex;
+use alluvium::internals::wire::encode;
+use alluvium_testkit::messages;
+use bytes::Bytes;
 
 use super::Inputs;
 
@@ -54,7 +57,11 @@ fn stored() -> Inputs {
         case.extend_from_slice(&stored[16..stored.len() - 4]);
         add("block", &format!("golden-{name}"), case);
     }
-    for target in ["backend", "codecs", "decisions", "operator_state", "restore"] {
+    let message = |(name, bytes): (&str, Bytes)| add("message", &format!("golden-{name}"), bytes.to_vec());
+    let to_owner = messages::to_owner().into_iter().map(|(name, message)| (name, encode(&message)));
+    let to_worker = messages::to_worker().into_iter().map(|(name, message)| (name, encode(&message)));
+    to_owner.chain(to_worker).for_each(message);
+    for target in ["backend", "codecs", "decisions", "operator_state", "restore", "session"] {
         add(target, "nothing", Vec::new());
         for (seed, length) in [(1, 40), (2, 200), (3, 900), (4, 2500)] {
             add(target, &format!("noise-{length}"), noise(seed, length));

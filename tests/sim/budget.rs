@@ -17,7 +17,7 @@ pub(crate) const STACK_SEEDS: Budget = Budget { variable: "ALLUVIUM_STACK_SEEDS"
 /// Seeds of the core whose runs are repeated with each node crashed at each of its awaits.
 pub(crate) const CORE_CRASHED: Budget = Budget { variable: "ALLUVIUM_SIM_CRASHED", default: 110 };
 /// The same for the whole stack.
-pub(crate) const STACK_CRASHED: Budget = Budget { variable: "ALLUVIUM_STACK_CRASHED", default: 50 };
+pub(crate) const STACK_CRASHED: Budget = Budget { variable: "ALLUVIUM_STACK_CRASHED", default: 20 };
 /// Seeds of a job on a disk that loses power.
 pub(crate) const DISK_SEEDS: Budget = Budget { variable: "ALLUVIUM_DISK_SEEDS", default: 5_000 };
 /// Maximum number of seeds until each planted bug is found.

@@ -20,6 +20,8 @@ pub(crate) const LEADERS: [Node; 3] = [0, 1, 2];
 pub(crate) const SWEEPER: Node = 3;
 pub(crate) const READER: Node = 4;
 const LAST: Node = 5;
+/// The workers of a job that runs in several processes.
+pub(crate) const WORKERS: [Node; 4] = [6, 7, 8, 9];
 
 /// Longest delay of a late effect, with a margin.
 const LATE_MS: u64 = 400_000;

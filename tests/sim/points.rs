@@ -21,6 +21,7 @@ const LOGGED: &[&str] = &[
     GIVEN_UP,
     JOB_CLAIMED,
     JOB_FAILED,
+    MESSAGE_REFUSED,
     ORPHANS_SWEPT,
     ORPHANS_UNSWEPT,
     REPEATED,
@@ -38,6 +39,7 @@ const FENCED: &str = "fenced";
 const GIVEN_UP: &str = "checkpoint given up";
 const JOB_CLAIMED: &str = "job claimed";
 const JOB_FAILED: &str = "job failed";
+const MESSAGE_REFUSED: &str = "message from a worker refused";
 const ORPHANS_SWEPT: &str = "swept what earlier attempts left";
 const ORPHANS_UNSWEPT: &str = "what earlier attempts left could not be swept";
 const REPEATED: &str = "store call failed, to be repeated";
@@ -82,11 +84,13 @@ pub(crate) const STACK: &[&str] = &[
     FENCED,
     GIVEN_UP,
     JOB_CLAIMED,
+    MESSAGE_REFUSED,
     ORPHANS_SWEPT,
     ORPHANS_UNSWEPT,
     REPEATED,
     UNDELETABLE,
     UNREADABLE_LIVE,
+    "attempt opened in place",
     "checkpoint aborted",
     "clock went ahead",
     "clock went back",
@@ -98,10 +102,14 @@ pub(crate) const STACK: &[&str] = &[
     "damage: refused by name",
     "damage: restored beside it",
     "damage: two objects swapped",
+    "epoch given up because a worker was lost",
     "job given up for want of memory",
     "limit of epochs in flight hit",
     "limit of memory hit, then gone on",
+    "link broke",
+    "link made anew with old messages in flight",
     "manifest landed under a number used before",
+    "message of an old link arrived",
     "node crashed",
     "node paused",
     "node resumed",
@@ -109,10 +117,16 @@ pub(crate) const STACK: &[&str] = &[
     "offline: exported",
     "offline: restored elsewhere",
     "offline: verified",
+    "owner replaced",
+    "owner replaced while it was paused",
     "prepared transaction abandoned",
+    "rescaled in place",
     "restored at another parallelism",
     "restored on another backend",
     "transaction published again",
+    "worker crashed and came back",
+    "worker given up while it was paused",
+    "worker given up while it was paused came back",
     "zombie refused",
 ];
 

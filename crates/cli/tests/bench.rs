@@ -3,7 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use alluvium_testkit::tool::{Bench, fails, run, stderr, words};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// Asserts that `value` has exactly these fields, in any order.
 fn has_exactly(value: &Value, fields: &str) {
@@ -32,12 +32,18 @@ fn number(value: &Value, pointer: &str) -> f64 {
 #[test]
 fn the_quick_suite_reports_every_figure() {
     let (report, text) = report("--keys 2000 --checkpoints 2 --paced 100ms");
-    has_exactly(&report, "machine version seed limits cells");
+    has_exactly(&report, "machine version seed limits cells peers turns");
+    assert_eq!(report["peers"], json!([]));
+    assert_eq!(report["turns"], json!([{"limits": report["limits"], "cells": report["cells"], "peers": []}]));
     has_exactly(
         &report["limits"],
-        "keys memcpy_gb_s zstd1_mb_s value_zstd1_ratio store_write_mb_s hashmap_rmw_ops_s idle_gap_us",
+        "keys memcpy_gb_s zstd1_mb_s value_zstd1_ratio store_write_mb_s hashmap_rmw_ops_s hashmap_u64_rmw_ops_s
+         idle_gap_us",
     );
-    has_exactly(&report["limits"]["hashmap_rmw_ops_s"], "uniform zipf:0.99");
+    for map in ["hashmap_rmw_ops_s", "hashmap_u64_rmw_ops_s"] {
+        has_exactly(&report["limits"][map], "uniform zipf:0.99");
+        assert!(number(&report["limits"][map], "/uniform") > 0.0);
+    }
     let cells = report["cells"].as_array().unwrap();
     assert_eq!(cells.len(), 4);
     for cell in cells {
@@ -50,8 +56,14 @@ fn the_quick_suite_reports_every_figure() {
              objects_put requests rss_bytes_per_key pinned_bytes_per_key restore rescale paced",
         );
         paced_has_all_figures(&cell["paced"]);
-        has_exactly(&cell["restore"], "ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms");
-        has_exactly(&cell["rescale"], "from to ms bytes_read ideal_bytes");
+        has_exactly(
+            &cell["restore"],
+            "ms load_ms read_back_ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms",
+        );
+        has_exactly(&cell["rescale"], "from to ms load_ms bytes_read ideal_bytes");
+        assert!(number(cell, "/rescale/load_ms") < number(cell, "/rescale/ms"));
+        let apart = number(cell, "/restore/load_ms") + number(cell, "/restore/read_back_ms");
+        assert!((apart - number(cell, "/restore/ms")).abs() < 0.01, "{cell:#}");
         for percentiles in ["/pause_us", "/checkpoint_ms"] {
             has_exactly(cell.pointer(percentiles).unwrap(), "p50 p99 max");
             assert!(number(cell, &format!("{percentiles}/p50")) <= number(cell, &format!("{percentiles}/max")));
@@ -66,6 +78,56 @@ fn the_quick_suite_reports_every_figure() {
         // A pack and a manifest, and no listing.
         assert_eq!([number(cell, "/requests/put"), number(cell, "/requests/list")], [2.0, 0.0]);
         assert!(text.contains(cell["strategy"].as_str().unwrap()), "{text}");
+    }
+}
+
+#[test]
+fn figures_of_several_turns_are_medians_and_drawn() {
+    let bench = Bench::new();
+    let chart = bench.path("chart.svg");
+    let flags = "--keys 2000 --checkpoints 1 --dirty 0.1 --strategy incremental --turns 3";
+    let (report, text) = report(&format!("{flags} --svg {}", chart.display()));
+    let turns = report["turns"].as_array().unwrap();
+    assert_eq!(turns.len(), 3);
+    for figure in ["/limits/hashmap_u64_rmw_ops_s/uniform", "/cells/0/rmw_ops_s", "/cells/0/restore/load_ms"] {
+        let mut each: Vec<_> = turns.iter().map(|turn| number(turn, figure)).collect();
+        each.sort_by(f64::total_cmp);
+        assert_eq!(number(&report, figure), each[1], "{figure}");
+    }
+    assert!(text.contains("alluvium log incremental dirty 0.1"), "{text}");
+    let chart = std::fs::read_to_string(chart).unwrap();
+    assert!(chart.starts_with("<svg ") && chart.contains(">map of u64 counters</text>"), "{chart}");
+}
+
+/// Runs the bench with one peer and returns its figures, or `None` if it is not in this build.
+fn peer(name: &str, built: bool) -> Option<Value> {
+    let flags = format!("--keys 2000 --checkpoints 2 --dirty 0.1 --strategy incremental --peer {name}");
+    if !built {
+        let output = run(words(&format!("bench {flags}")));
+        assert_eq!(output.status.code(), Some(2));
+        assert!(stderr(&output).contains(&format!("--features peer-{name}")), "{}", stderr(&output));
+        return None;
+    }
+    let (report, text) = report(&flags);
+    assert!(text.lines().any(|line| line.starts_with(&format!("{name} dirty 0.1"))), "{text}");
+    Some(report["peers"][0].clone())
+}
+
+#[test]
+fn a_peer_reports_every_figure_or_names_its_feature() {
+    for (name, built) in [("cobble", cfg!(feature = "peer-cobble")), ("rocksdb", cfg!(feature = "peer-rocksdb"))] {
+        let Some(peer) = peer(name, built) else { continue };
+        has_exactly(
+            &peer,
+            "peer keys key_bytes value_bytes distribution dirty checkpoints load_ops_s rmw_ops_s pause_us checkpoint_ms
+             restore",
+        );
+        assert_eq!((peer["peer"].as_str(), peer["distribution"].as_str()), (Some(name), Some("uniform")));
+        has_exactly(&peer["restore"], "ms load_ms read_back_ms first_read_ms records");
+        assert_eq!(number(&peer, "/restore/records"), 2000.0);
+        for field in ["/load_ops_s", "/rmw_ops_s", "/pause_us/p50", "/checkpoint_ms/max", "/restore/load_ms"] {
+            assert!(number(&peer, field) > 0.0, "{field}: {peer:#}");
+        }
     }
 }
 

@@ -130,13 +130,23 @@ impl Counting {
     /// Returns all counts.
     pub fn content(&mut self) -> Result<BTreeMap<Vec<u8>, u64>> {
         let mut content = BTreeMap::new();
-        for (task, counts) in self.tasks.iter_mut().zip(&self.counts) {
-            let groups = task.groups().clone();
-            counts.scan(task.state(), &groups, |key, _, count| {
-                assert!(content.insert(key.to_vec(), count).is_none(), "a key in two subtasks");
-                true
-            })?;
-        }
+        read_counts(&mut self.tasks, &self.counts, &mut content)?;
         Ok(content)
     }
+}
+
+/// Adds the counts of subtasks to `content`. Panics if two have the same key.
+pub fn read_counts(
+    tasks: &mut [Task<LogBackend>],
+    counts: &[ValueState<u64, Fixed>],
+    content: &mut BTreeMap<Vec<u8>, u64>,
+) -> Result<()> {
+    for (task, counts) in tasks.iter_mut().zip(counts) {
+        let groups = task.groups().clone();
+        counts.scan(task.state(), &groups, |key, _, count| {
+            assert!(content.insert(key.to_vec(), count).is_none(), "a key in two subtasks");
+            true
+        })?;
+    }
+    Ok(())
 }

@@ -19,17 +19,20 @@
 pub mod bench;
 pub mod contract;
 mod counting;
+pub mod forged;
 pub mod fuzz;
 mod gate;
 mod mean;
+pub mod messages;
 pub mod model;
 pub mod oracle;
+pub mod pump;
 pub mod sim;
 pub mod tool;
 
 use std::path::{Path, PathBuf};
 
-pub use counting::{COUNT, Counting, runtime, store, store_on};
+pub use counting::{COUNT, Counting, read_counts, runtime, store, store_on};
 pub use gate::{Door, Gate};
 pub use mean::Mean;
 

@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::*;
-use crate::backend::Change;
+use crate::backend::{Change, Stored};
 
 /// Returns this file's checks.
 pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
@@ -13,6 +13,8 @@ pub(super) fn checks<B: StateBackend>() -> Vec<Check<B>> {
         ("rows differ by table, namespace and sub-key", addresses_are_distinct),
         ("values grow and shrink", values_grow_and_shrink),
         ("an update applies its change", updates),
+        ("an edit changes bytes, not their number", edits),
+        ("an update in place changes bytes or applies its change", updates_in_place),
         ("a panic in an update changes nothing", panics_change_nothing),
         ("groups not owned are refused", unowned_groups_are_refused),
         ("keys, namespaces and sub-keys that are too long are refused", long_parts_are_refused),
@@ -113,6 +115,85 @@ fn updates<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     update(Change::Keep, b"x", None)
 }
 
+fn edits<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let mut backend = make(all());
+    let edit = |backend: &mut B, with: u8| {
+        with_row(b"k", |row| {
+            backend.edit(row, |value| {
+                value.iter_mut().for_each(|byte| *byte ^= with);
+                value.len()
+            })
+        })
+    };
+    same("no row", edit(&mut backend, 1)?, None)?;
+    for (epoch, length) in (1u64..).zip([0usize, 1, 2, 3, 100, 255, 256, 300, 65_535, 65_536, 70_000]) {
+        let value: Vec<u8> = (0u8..=250).cycle().take(length).collect();
+        put(&mut backend, "k", &value)?;
+        same("length", edit(&mut backend, 1)?, Some(length))?;
+        seal(&mut backend, epoch, 0, &KeyGroupSet::empty())?;
+        same("dirty rows after the seal", backend.stats().dirty_rows, 0)?;
+        same("length", edit(&mut backend, 2)?, Some(length))?;
+        same("length", edit(&mut backend, 4)?, Some(length))?;
+        same("dirty rows", backend.stats().dirty_rows, 1)?;
+        let expected: Vec<u8> = value.iter().map(|byte| byte ^ 7).collect();
+        same("value", read(&mut backend, "k")?, Some(expected))?;
+    }
+    delete(&mut backend, "k")?;
+    same("a deleted row", edit(&mut backend, 1)?, None)
+}
+
+fn updates_in_place<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
+    let mut backend = make(all());
+    let flip = |backend: &mut B, with: u8| {
+        with_row(b"k", |row| {
+            backend.update_in_place(row, |stored, new| {
+                let length = stored.bytes().map(<[u8]>::len);
+                let change = match stored {
+                    Stored::InPlace(value) => {
+                        value.iter_mut().for_each(|byte| *byte ^= with);
+                        None
+                    }
+                    stored => stored.bytes().map(|value| {
+                        new.extend(value.iter().map(|byte| byte ^ with));
+                        Change::Put
+                    }),
+                };
+                (change, length)
+            })
+        })
+    };
+    same("no row", flip(&mut backend, 1)?, None)?;
+    same("no row", read(&mut backend, "k")?, None)?;
+    for (epoch, length) in (1u64..).zip([0usize, 1, 8, 100, 255, 256, 300, 65_536]) {
+        let value: Vec<u8> = (0u8..=250).cycle().take(length).collect();
+        put(&mut backend, "k", &value)?;
+        same("length", flip(&mut backend, 1)?, Some(length))?;
+        seal(&mut backend, epoch, 0, &KeyGroupSet::empty())?;
+        same("length", flip(&mut backend, 2)?, Some(length))?;
+        same("length", flip(&mut backend, 4)?, Some(length))?;
+        same("dirty rows", backend.stats().dirty_rows, 1)?;
+        let expected: Vec<u8> = value.iter().map(|byte| byte ^ 7).collect();
+        same("value", read(&mut backend, "k")?, Some(expected))?;
+    }
+    for (change, put, expected) in [
+        (Some(Change::Put), "as long", Some("as long")),
+        (Some(Change::Put), "another", Some("another")),
+        (Some(Change::Put), "longer than before", Some("longer than before")),
+        (Some(Change::Keep), "ignored", Some("longer than before")),
+        (None, "ignored", Some("longer than before")),
+        (Some(Change::Delete), "ignored", None),
+    ] {
+        with_row(b"k", |row| {
+            backend.update_in_place(row, |_, new| {
+                new.extend_from_slice(put.as_bytes());
+                (change, ())
+            })
+        })?;
+        same("value", read(&mut backend, "k")?, expected.map(|value| value.as_bytes().to_vec()))?;
+    }
+    Ok(())
+}
+
 fn panics_change_nothing<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) -> Checked {
     let mut backend = make(all());
     put(&mut backend, "k", "before")?;
@@ -141,6 +222,7 @@ fn unowned_groups_are_refused<B: StateBackend>(make: &dyn Fn(KeyGroupSet) -> B) 
         refused("delete", delete(&mut backend, key), ErrorKind::Usage)?;
         let update = with_row(&key, |row| backend.update(row, |_, _| (Change::Put, ())));
         refused("update", update, ErrorKind::Usage)?;
+        refused("edit", with_row(&key, |row| backend.edit(row, |_| ())), ErrorKind::Usage)?;
     }
     refused("scan", backend.scan(T, &all(), &[], |_| true), ErrorKind::Usage)?;
     refused("seal", seal(&mut backend, 1, 0, &high), ErrorKind::Usage)?;

@@ -8,16 +8,17 @@
 //! Safety: this module has the crate's only `unsafe` code. It is sound because:
 //! - a slab is a private anonymous mapping that only this module knows. It lives as long as `Shared`, which every block
 //!   keeps alive;
-//! - the address of a block is at any time either in `FreeBlocks` or in one `Block`, and neither can be cloned. A
-//!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Block` is the only way to its
-//!   bytes, and a borrow of the block, shared or unique, is one of its bytes;
+//! - the address of a block is at any time either in `FreeBlocks` or in one `Storage`, and neither can be cloned. A
+//!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Storage` is the only way to its
+//!   bytes, and a borrow of it, shared or unique, is one of its bytes;
+//! - a `Storage` on the heap owns the slice that it took from a box;
 //! - the system zeroes a mapping, and all bit patterns of bytes and words are valid: so bytes are always initialised.
 #![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` measures its gain")]
 
+mod storage;
+
 use std::fmt;
-use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
-use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use memmap2::MmapMut;
@@ -26,6 +27,8 @@ use crate::error::broken;
 use crate::memory::{Charge, MemoryBudget};
 
 use super::warmer::Warmer;
+
+pub(super) use self::storage::{Buffer, Plain, Storage};
 
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 
@@ -137,8 +140,17 @@ impl Shared {
     }
 
     /// Returns the block at an address that was just removed from the free blocks.
-    fn block(self: &Arc<Self>, address: BlockAddress) -> Block {
-        Block { bytes: address.0, shared: Arc::clone(self) }
+    fn block<T: Plain>(self: &Arc<Self>, address: BlockAddress) -> Storage<T> {
+        Storage::of_block(address, Arc::clone(self))
+    }
+
+    /// Takes back a block that is no longer in use.
+    fn give_back(&self, address: BlockAddress) {
+        let mut free = self.free();
+        free.kept.push(address);
+        free.in_use -= 1;
+        let keep = free.kept_max();
+        free.release(keep);
     }
 
     /// Touches blocks without memory if kept ones run short, so that the next use need not wait while the system zeroes
@@ -148,12 +160,12 @@ impl Shared {
         if !free.runs_short() {
             return;
         }
-        let unbacked: Vec<_> =
+        let unbacked: Vec<Storage<u8>> =
             (0..WARM_BLOCKS).map_while(|_| free.take_unbacked()).map(|address| self.block(address)).collect();
         free.in_use += unbacked.len();
         drop(free);
         for mut block in unbacked {
-            block.words_mut().iter_mut().step_by(PAGE_BYTES / size_of::<u64>()).for_each(|word| *word = 0);
+            block.iter_mut().step_by(PAGE_BYTES).for_each(|byte| *byte = 0);
         }
     }
 
@@ -185,7 +197,7 @@ impl Arena {
         Self { shared: Arc::new(shared), budget: budget.clone(), has_blocks: true }
     }
 
-    /// Returns an arena without blocks, whose users never touch the `unsafe` code.
+    /// Returns an arena without blocks: all memory comes from the global allocator.
     pub(super) fn without_blocks(budget: &MemoryBudget) -> Self {
         Self { has_blocks: false, ..Self::new(budget) }
     }
@@ -201,7 +213,7 @@ impl Arena {
     }
 
     /// Returns a block of arbitrary content; `None` if the system has no memory or the arena no blocks.
-    pub(super) fn take(&self) -> Option<Block> {
+    pub(super) fn take<T: Plain>(&self) -> Option<Storage<T>> {
         if !self.has_blocks {
             return None;
         }
@@ -240,146 +252,21 @@ impl fmt::Debug for Arena {
     }
 }
 
-/// A block of memory, which returns to its arena when dropped.
-pub(super) struct Block {
-    bytes: NonNull<u8>,
-    shared: Arc<Shared>,
-}
-
-// SAFETY: a block owns its bytes, which are plain data; a lock guards the list that it returns to.
-unsafe impl Send for Block {}
-// SAFETY: a shared reference to a block gives only read access to its bytes.
-unsafe impl Sync for Block {}
-
-impl Block {
-    /// Returns the block's bytes as words.
-    pub(super) fn words(&self) -> &[u64] {
-        let words = self.bytes.cast::<u64>();
-        debug_assert!(words.is_aligned(), "blocks start at page boundaries");
-        // SAFETY: the words are exactly the block's bytes; they are aligned, initialised, and borrowed as long as
-        // `self` is.
-        unsafe { slice::from_raw_parts(words.as_ptr(), BLOCK_BYTES / size_of::<u64>()) }
-    }
-
-    /// As [`Block::words`], mutable.
-    pub(super) fn words_mut(&mut self) -> &mut [u64] {
-        let words = self.bytes.cast::<u64>();
-        debug_assert!(words.is_aligned(), "blocks start at page boundaries");
-        // SAFETY: as in `words`; the borrow of `self` is unique, and so is that of its bytes.
-        unsafe { slice::from_raw_parts_mut(words.as_ptr(), BLOCK_BYTES / size_of::<u64>()) }
-    }
-}
-
-impl Deref for Block {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        // SAFETY: a block has `BLOCK_BYTES` bytes; they are initialised, and borrowed as long as `self` is.
-        unsafe { slice::from_raw_parts(self.bytes.as_ptr(), BLOCK_BYTES) }
-    }
-}
-
-impl DerefMut for Block {
-    fn deref_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `deref`; the borrow of `self` is unique, and so is that of its bytes.
-        unsafe { slice::from_raw_parts_mut(self.bytes.as_ptr(), BLOCK_BYTES) }
-    }
-}
-
-impl Drop for Block {
-    fn drop(&mut self) {
-        let mut free = self.shared.free();
-        free.kept.push(BlockAddress(self.bytes));
-        free.in_use -= 1;
-        let keep = free.kept_max();
-        free.release(keep);
-    }
-}
-
-/// An append-only buffer: a block if its capacity is that of one, else on the heap.
-pub(super) enum Buffer {
-    Heap(Vec<u8>),
-    Block { block: Block, len: usize },
-}
-
-impl Buffer {
-    pub(super) fn with_capacity(capacity: usize, arena: &Arena) -> Self {
-        match if capacity == BLOCK_BYTES { arena.take() } else { None } {
-            Some(block) => Self::Block { block, len: 0 },
-            None => Self::Heap(Vec::with_capacity(capacity)),
-        }
-    }
-
-    pub(super) fn capacity(&self) -> usize {
-        match self {
-            Self::Heap(bytes) => bytes.capacity(),
-            Self::Block { .. } => BLOCK_BYTES,
-        }
-    }
-
-    /// Grows the capacity to `capacity` bytes.
-    pub(super) fn grow(&mut self, capacity: usize, arena: &Arena) {
-        let mut grown = Self::with_capacity(capacity, arena);
-        grown.append(self.len()).copy_from_slice(self);
-        *self = grown;
-    }
-
-    /// Appends `len` bytes of arbitrary content and returns them for writing. There must be room.
-    pub(super) fn append(&mut self, len: usize) -> &mut [u8] {
-        let appended = match self {
-            Self::Heap(bytes) => {
-                let start = bytes.len();
-                bytes.resize(start + len, 0);
-                bytes.get_mut(start..)
-            }
-            Self::Block { block, len: end } => {
-                let start = *end;
-                *end += len;
-                block.get_mut(start..*end)
-            }
-        };
-        match appended {
-            Some(bytes) => bytes,
-            None => no_room(),
-        }
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self {
-            Self::Heap(bytes) => bytes,
-            Self::Block { block, len } => match block.get(..*len) {
-                Some(bytes) => bytes,
-                None => no_room(),
-            },
-        }
-    }
-}
-
-impl DerefMut for Buffer {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self {
-            Self::Heap(bytes) => bytes,
-            Self::Block { block, len } => match block.get_mut(..*len) {
-                Some(bytes) => bytes,
-                None => no_room(),
-            },
-        }
-    }
-}
-
-#[cold]
-fn no_room() -> ! {
-    broken("a block has room for appended bytes")
-}
-
 /// Bytes of a cache line.
 pub(super) const LINE_BYTES: usize = 64;
+
+/// Prefetches the first `LINES` cache lines from the front of `bytes` on, whether or not they belong to it.
+#[inline(always)]
+pub(super) fn prefetch_lines<const LINES: usize>(bytes: &[u8]) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..LINES {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch never faults, whatever its address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast::<i8>().wrapping_add(line * LINE_BYTES)) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _no_hint = bytes;
+}
 
 /// Prefetches `data` into the cache: a hint, which neither waits nor reads.
 #[inline]
@@ -404,29 +291,28 @@ mod tests {
         let budget = MemoryBudget::new((WARM_BLOCKS * BLOCK_BYTES) as u64);
         let arena = Arena::new(&budget);
         let blocks = SLAB_BYTES_MIN / BLOCK_BYTES * 5 / 2;
-        let mut taken: Vec<_> = (0..blocks).map(|_| arena.take().unwrap()).collect();
+        let mut taken: Vec<_> = (0..blocks).map(|_| arena.take::<u64>().unwrap()).collect();
         for (n, block) in taken.iter_mut().enumerate() {
-            assert!(block.iter().all(|byte| *byte == 0), "zeros at first");
-            block.words_mut().fill(n as u64 + 1);
+            assert!(block.iter().all(|word| *word == 0), "zeros at first");
+            block.fill(n as u64 + 1);
         }
         for (n, block) in taken.iter().enumerate() {
-            assert!(block.words().iter().all(|word| *word == n as u64 + 1));
-            assert!(block.chunks_exact(8).all(|bytes| bytes == (n as u64 + 1).to_le_bytes()));
+            assert!(block.len() == BLOCK_BYTES / 8 && block.iter().all(|word| *word == n as u64 + 1));
         }
         assert_eq!((budget.held_bytes(), arena.growth_bytes(BLOCK_BYTES)), (0, BLOCK_BYTES as u64));
         let other = arena.clone();
         std::thread::spawn(move || drop((taken, other))).join().unwrap();
         assert_eq!((budget.held_bytes(), arena.growth_bytes(BLOCK_BYTES)), ((KEPT_MIN * BLOCK_BYTES) as u64, 0));
-        let reused: Vec<_> = (0..blocks).map(|_| arena.take().unwrap()).collect();
-        let kept = reused.iter().filter(|block| block.words()[0] != 0).count();
+        let reused: Vec<_> = (0..blocks).map(|_| arena.take::<u8>().unwrap()).collect();
+        let kept = reused.iter().filter(|block| block.len() == BLOCK_BYTES && block[..8] != [0; 8]).count();
         assert_eq!((kept, budget.held_bytes()), (KEPT_MIN, 0), "the memory of other blocks was given back");
         drop(reused);
         arena.release();
         assert_eq!((arena.free_bytes(), budget.held_bytes()), (0, 0));
-        let mut reused = arena.take().unwrap();
-        reused.words_mut()[7] = 7;
+        let mut reused = arena.take::<u64>().unwrap();
+        reused[7] = 7;
         drop(arena);
-        assert_eq!(reused.words()[7], 7, "a block keeps its slab");
+        assert_eq!(reused[7], 7, "a block keeps its slab");
         drop(reused);
         assert_eq!(budget.held_bytes(), 0);
     }
@@ -437,7 +323,7 @@ mod tests {
         // One byte too little for warming, so no thread starts.
         let budget = MemoryBudget::new((2 * WARM_BLOCKS * BLOCK_BYTES - 1) as u64);
         let arena = Arena::new(&budget);
-        let mut taken: Vec<_> = (1..enough).map(|_| arena.take().unwrap()).collect();
+        let mut taken: Vec<_> = (1..enough).map(|_| arena.take::<u8>().unwrap()).collect();
         arena.shared.warm();
         assert_eq!(arena.free_bytes(), 0, "a small state needs no warming");
         taken.push(arena.take().unwrap());
@@ -451,7 +337,7 @@ mod tests {
         assert!(arena.shared.warmer.get().is_none());
 
         let arena = Arena::new(&MemoryBudget::new(u64::MAX));
-        taken.extend((1..enough).map(|_| arena.take().unwrap()));
+        taken.extend((1..enough).map(|_| arena.take::<u8>().unwrap()));
         assert!(arena.shared.warmer.get().is_none(), "a small state needs no thread");
         taken.push(arena.take().unwrap());
         assert!(arena.shared.warmer.get().is_some());

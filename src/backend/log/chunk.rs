@@ -30,8 +30,9 @@ impl Chunk {
         Self { bytes, charge }
     }
 
-    pub(super) fn grow(&mut self, capacity: usize, arena: &Arena) {
-        self.bytes.grow(capacity, arena);
+    /// Changes the capacity to `capacity` bytes, at least the length.
+    pub(super) fn resize(&mut self, capacity: usize, arena: &Arena) {
+        self.bytes.resize(capacity, arena);
         self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
     }
 
@@ -59,10 +60,10 @@ impl Chunk {
         }
     }
 
-    /// Returns the bytes from an offset on.
+    /// Returns the bytes from a record on, to the end of the memory.
     #[inline]
     pub(super) fn bytes_at(&self, offset: u32) -> &[u8] {
-        match self.bytes.get(offset as usize..) {
+        match self.bytes.bytes_from(offset as usize) {
             Some(bytes) => bytes,
             None => no_record(),
         }

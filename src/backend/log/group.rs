@@ -299,7 +299,14 @@ impl Group {
     }
 
     /// Updates counts and families after a row's bytes changed from `old` to `new`; `None` means that it has no value.
-    fn count_row(&mut self, hash: u32, place: &Place<'_>, old: Option<u64>, new: Option<u64>, rules: &Rules) {
+    pub(super) fn count_row(
+        &mut self,
+        hash: u32,
+        place: &Place<'_>,
+        old: Option<u64>,
+        new: Option<u64>,
+        rules: &Rules,
+    ) {
         self.rows = subtract(self.rows + u64::from(new.is_some()), u64::from(old.is_some()));
         self.live_bytes = subtract(self.live_bytes + new.unwrap_or(0), old.unwrap_or(0));
         if old.is_some() == new.is_some() {
@@ -359,7 +366,7 @@ impl Group {
 
 /// Returns the draft of a loaded row, as the first piece of its value.
 #[inline]
-fn draft_of<'a>(row: &Row<'a>) -> Result<Draft<'a>> {
+pub(super) fn draft_of<'a>(row: &Row<'a>) -> Result<Draft<'a>> {
     let (piece, operand) = check_loadable(row)?;
     let meta = ValueMeta { operand, ..ValueMeta::whole(piece.version, piece.stamp) };
     Ok(Draft::exact(Place::of_stored(row), piece.bytes, meta))

@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::broken;
 use crate::memory::Charge;
 
-use self::part::{Part, Slot};
-use super::arena::{Arena, BLOCK_BYTES, prefetch};
+use self::part::{Part, Probe, Slot};
+use super::arena::{Arena, BLOCK_BYTES};
 use super::record::Place;
 
 /// Bits of a slot's address: an offset in a region, and the region's number plus one.
@@ -54,20 +54,28 @@ impl Address {
         Self((u64::from(region) + 1) << OFFSET_BITS | u64::from(offset))
     }
 
+    #[inline]
     pub(super) fn region(self) -> u32 {
         (((self.0 >> OFFSET_BITS) & ((1 << REGION_BITS) - 1)) as u32).wrapping_sub(1)
     }
 
+    #[inline]
     pub(super) fn offset(self) -> u32 {
         (self.0 & ((1 << OFFSET_BITS) - 1)) as u32
     }
 }
 
-/// Returns the hash of a row, derived from its key's hash.
-pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
+/// Returns the hash of a row without namespace and sub-key, derived from its key's hash.
+#[inline]
+pub(super) fn plain_hash(key_hash: u64, slot: u32) -> u32 {
     // All keys of a group share the high bits; the low ones are as good as random. The tables of a key differ by a
     // multiple of an odd number, hence in their low bits too.
-    let mut hash = low(key_hash) ^ place.table.0.wrapping_mul(0x9e37_79b1);
+    low(key_hash) ^ slot.wrapping_mul(0x9e37_79b1)
+}
+
+/// Returns the hash of a row, derived from its key's hash.
+pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
+    let mut hash = plain_hash(key_hash, place.table.0);
     if place.is_clear() {
         hash = !hash;
     }
@@ -81,19 +89,22 @@ pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
     hash
 }
 
+#[inline]
 fn low(hash: u64) -> u32 {
     let [a, b, c, d, ..] = hash.to_le_bytes();
     u32::from_le_bytes([a, b, c, d])
 }
 
 /// Widens a row's hash to 64 bits, the highest of which depend on all of it.
+#[inline]
 pub(super) fn spread(hash: u32) -> u64 {
     u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
-/// Returns the part of a hash that slots keep.
+/// Returns the part of a hash that slots keep. Never 0, the tag of slots without a row.
+#[inline]
 pub(super) fn tag(hash: u32) -> u32 {
-    (spread(hash) >> ADDRESS_BITS) as u32
+    ((spread(hash) >> ADDRESS_BITS) as u32).max(1)
 }
 
 /// The index of one group.
@@ -112,8 +123,8 @@ pub(super) struct Index {
 /// The position of a slot, valid until the next insertion or trim.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bucket {
-    part: u32,
-    at: usize,
+    pub(super) part: u32,
+    pub(super) at: usize,
 }
 
 impl Index {
@@ -149,6 +160,14 @@ impl Index {
         }
     }
 
+    /// Returns the slots that a search for this hash may meet, and their part.
+    #[inline(always)]
+    pub(super) fn probe(&self, hash: u32) -> (u32, Probe<'_>) {
+        let tag = tag(hash);
+        let part = self.part_of(tag);
+        (part, self.part(part).probe(tag))
+    }
+
     /// Returns the entry with this hash whose record `is_match` accepts.
     #[inline]
     pub(super) fn find(&self, hash: u32, is_match: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
@@ -163,10 +182,7 @@ impl Index {
     /// Prefetches the slot at which a search for this hash begins.
     #[inline]
     pub(super) fn prefetch(&self, hash: u32) {
-        let tag = tag(hash);
-        let part = self.part(self.part_of(tag));
-        let first = part.positions(tag).next().and_then(|at| part.slots.words().get(at));
-        first.into_iter().for_each(prefetch);
+        self.probe(hash).1.prefetch();
     }
 
     /// Returns the first address with this hash's [`tag`].

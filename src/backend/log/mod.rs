@@ -25,7 +25,9 @@ mod families;
 mod group;
 mod index;
 mod join;
+mod load;
 mod pieces;
+mod plain;
 mod record;
 mod region;
 mod regions;
@@ -39,31 +41,28 @@ mod tests;
 mod warmer;
 
 use std::fmt;
-use std::sync::Arc;
+use std::num::NonZeroUsize;
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error::{Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::row::{
-    Cut, Fold, FoldedGroup, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules,
-};
+use crate::row::{Cut, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
 use self::arena::{Arena, prefetch};
 use self::chunk::Chunk;
 use self::group::{Group, has_families};
-use self::index::row_hash;
+use self::load::{Loader, default_threads};
+use self::plain::RuledSlots;
 use self::record::Place;
 use self::region::Section;
 use self::scan::LiveVisitor;
 use self::sealed::SealedChunks;
 use self::table_slots::{TableSlots, renumber};
 use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned};
-use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
-
-/// Rows prefetched at once: enough to keep the memory bus busy, few enough to be still cached when they are used.
-const PREFETCHED_ROWS: usize = 32;
+use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write};
 
 /// Groups prefetched ahead in a pass over all dirty groups.
 const GROUPS_AHEAD: usize = 4;
@@ -82,6 +81,7 @@ pub struct LogBackend {
     /// By slot: see [`TableSlots`].
     rules: Rules,
     table_slots: TableSlots,
+    ruled: RuledSlots,
     /// By group number; a group that was never written takes only its place in this vector.
     groups: Vec<Option<Box<Group>>>,
     /// Groups written since the last seal, each once.
@@ -90,6 +90,8 @@ pub struct LogBackend {
     seals: u32,
     /// Where [`LogBackend::reclaim`] last stopped.
     reclaim_next: usize,
+    /// The most threads of a load.
+    load_threads: usize,
     /// Buffer for new values, reused.
     scratch: Vec<u8>,
     /// Buffer for values whose stored bytes differ from what a read returns, reused.
@@ -122,6 +124,13 @@ impl LogBackend {
         Self::with_arena(&groups, partitioner, Arena::without_blocks(&budget))
     }
 
+    /// Sets how many threads a load of 1 MiB or more may use, the calling one included. Default: as many as the process may
+    /// use, at most 4. They end before the load returns.
+    #[must_use]
+    pub fn with_load_threads(self, threads: NonZeroUsize) -> Self {
+        Self { load_threads: threads.get(), ..self }
+    }
+
     fn with_arena(groups: &KeyGroupSet, partitioner: Partitioner, arena: Arena) -> Self {
         let charge = arena.budget().charge(0);
         let mut backend = Self {
@@ -131,10 +140,12 @@ impl LogBackend {
             cuts: CutOrder::default(),
             rules: Rules::none(),
             table_slots: TableSlots::default(),
+            ruled: RuledSlots::default(),
             groups: Vec::new(),
             dirty: Vec::new(),
             seals: 0,
             reclaim_next: 0,
+            load_threads: default_threads(),
             scratch: Vec::new(),
             value: Vec::new(),
             charge,
@@ -172,24 +183,12 @@ impl LogBackend {
         ahead(GROUPS_AHEAD).into_iter().for_each(|group| group.regions.prefetch_tail());
     }
 
-    /// Adds rows to a group.
-    ///
-    /// * `by_id`: the rules by table id, as in `rows`.
-    fn load_group(
-        &mut self,
-        rows: &dyn RowSource,
-        id: KeyGroup,
-        by_id: &Rules,
-        group: &mut Option<Box<Group>>,
-        batch: &mut RowBatch,
-    ) -> Result<()> {
-        let mut folded = FoldedGroup::new(rows, id, Fold::Base, by_id);
-        while folded.next_batch(batch)? {
-            batch.renumber(|table| self.table_slots.slot_of(table));
-            let new = || Box::new(Group::new(self.partitioner, &self.arena));
-            group.get_or_insert_with(new).load(batch, self.rules.of(id), &self.arena)?;
-        }
-        Ok(())
+    /// Returns what loads `rows`, and the groups.
+    fn loader<'a>(&'a mut self, rows: &'a dyn RowSource) -> (Loader<'a>, &'a mut [Option<Box<Group>>]) {
+        let by_id = self.rules.renumbered(|slot| self.table_slots.table(slot));
+        let (rules, table_slots) = (&self.rules, Mutex::new(&mut self.table_slots));
+        let loader = Loader { rows, by_id, rules, table_slots, partitioner: self.partitioner, arena: &self.arena };
+        (loader, &mut self.groups)
     }
 
     fn sealed_part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
@@ -197,7 +196,12 @@ impl LogBackend {
         SealedPart {
             kind,
             groups: groups.clone(),
-            rows: Arc::new(SealedChunks { groups, chunks, table_slots: self.table_slots.clone() }),
+            rows: Arc::new(SealedChunks {
+                groups,
+                chunks,
+                table_slots: self.table_slots.clone(),
+                bytes: OnceLock::new(),
+            }),
             rules,
         }
     }
@@ -221,6 +225,7 @@ impl StateBackend for LogBackend {
         let order = rules.ordered && !self.rules.table(table).is_some_and(|known| known.ordered);
         let before = has_families(&self.rules, table);
         self.rules.define(table, rules);
+        self.ruled.set(table, !self.rules.plain(table));
         let now = has_families(&self.rules, table);
         for group in self.groups.iter_mut().flatten() {
             if before != now {
@@ -247,33 +252,36 @@ impl StateBackend for LogBackend {
         times
     }
 
+    #[inline]
     fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
-        let mut located = self.locate(&row)?;
-        if self.rules.expire() && self.renew(&located)? {
-            located = self.locate(&row)?;
-        }
-        self.with_value(&located, |value, _| f(value))
+        self.read_plain(&row, f)
     }
 
+    #[inline]
     fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
-        let located = self.locate(&row)?;
-        self.update_at(&located, |value, _, scratch| f(value, scratch))
+        self.update_plain(&row, |stored, new| {
+            let (change, result) = f(stored.bytes(), new);
+            (Some(change), result)
+        })
     }
 
+    #[inline]
+    fn update_in_place<R>(
+        &mut self,
+        row: RowRef<'_>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> Result<R> {
+        self.update_plain(&row, f)
+    }
+
+    #[inline]
+    fn edit<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
+        self.edit_plain(&row, f)
+    }
+
+    #[inline]
     fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
-        let located = self.locate(&row)?;
-        match write {
-            Write::Put(value) => match self.in_place(&located) {
-                Some((heat, old, _)) if old.len() == value.len() => {
-                    old.copy_from_slice(value);
-                    heat.write();
-                    Ok(())
-                }
-                _ => self.set(&located, Some(value)),
-            },
-            Write::Delete => self.set(&located, None),
-            Write::Merge(operand) => self.merge(&located, operand),
-        }
+        self.write_plain(&row, write)
     }
 
     fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
@@ -308,23 +316,8 @@ impl StateBackend for LogBackend {
         }
     }
 
-    /// Prefetches index slots first, then records: an address is known only once its slot is cached.
     fn prefetch(&mut self, rows: &[RowRef<'_>]) {
-        let mut hashes = [0; PREFETCHED_ROWS];
-        for rows in rows.chunks(PREFETCHED_ROWS) {
-            for (row, hash) in rows.iter().zip(&mut hashes) {
-                *hash = row_hash(row.key.hash, &Place::of_row(&self.table_slots.with_slot(row)));
-                if let Some(group) = self.group(row.key.group) {
-                    group.index.prefetch(*hash);
-                }
-            }
-            for (row, hash) in rows.iter().zip(hashes) {
-                let group = self.group(row.key.group);
-                if let Some((group, address)) = group.and_then(|group| Some((group, group.index.first(hash)?))) {
-                    group.regions.prefetch(address);
-                }
-            }
-        }
+        self.prefetch_rows(rows);
     }
 
     fn scan(
@@ -387,13 +380,8 @@ impl StateBackend for LogBackend {
 
     fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_unowned(&self.owned, groups)?;
-        let by_id = self.rules.renumbered(|slot| self.table_slots.table(slot));
-        let (mut loaded, mut batch) = (Vec::new(), RowBatch::new());
-        for id in groups.iter() {
-            let mut group = None;
-            self.load_group(rows, id, &by_id, &mut group, &mut batch)?;
-            loaded.extend(group.map(|group| (id, group)));
-        }
+        let threads = self.load_threads;
+        let loaded = self.loader(rows).0.load_all(groups, threads)?;
         self.add_groups(groups);
         for (id, group) in loaded {
             *group_cell(&mut self.groups, id) = Some(group);
@@ -403,13 +391,10 @@ impl StateBackend for LogBackend {
 
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.owned, groups)?;
-        let by_id = self.rules.renumbered(|slot| self.table_slots.table(slot));
+        let (loader, cells) = self.loader(rows);
         let mut batch = RowBatch::new();
         for id in groups.iter() {
-            let mut group = group_cell(&mut self.groups, id).take();
-            let loaded = self.load_group(rows, id, &by_id, &mut group, &mut batch);
-            *group_cell(&mut self.groups, id) = group;
-            loaded?;
+            loader.load(id, group_cell(cells, id), &mut batch)?;
         }
         Ok(())
     }

@@ -14,6 +14,7 @@
 //! - records never leave memory, so their layout is not part of any format.
 
 mod draft;
+mod head;
 mod place;
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use crate::row::{Columns, FIRST_VERSION, Op, Piece, Row};
 use crate::time::Timestamp;
 
 pub(super) use self::draft::Draft;
+pub(super) use self::head::{Compared, Head, RowHead};
 pub(super) use self::place::Place;
 
 /// Replaced or removed within its own tail: nothing points at the record.
@@ -115,6 +117,7 @@ impl Shape {
         self.flags & DEAD != 0
     }
 
+    #[inline]
     pub(super) fn is_tombstone(&self) -> bool {
         self.flags & TOMBSTONE != 0
     }
@@ -125,6 +128,7 @@ impl Shape {
     }
 
     /// Returns whether the metadata is [`ValueMeta::PLAIN`] and the record is no clear.
+    #[inline]
     pub(super) fn is_plain(&self) -> bool {
         self.flags & MORE == 0
     }
@@ -135,6 +139,7 @@ impl Shape {
     }
 
     /// Returns the value's length, `None` for a tombstone.
+    #[inline]
     pub(super) fn value_len(&self) -> Option<usize> {
         (!self.is_tombstone()).then_some(self.value_len)
     }
@@ -157,6 +162,7 @@ impl Shape {
         }
     }
 
+    #[inline]
     fn value_range(&self) -> Option<Range<usize>> {
         let start = self.len - self.capacity;
         Some(start..start + self.value_len()?)

@@ -67,6 +67,7 @@ pub(super) enum RegionSlot {
 }
 
 impl Region {
+    #[inline]
     pub(super) fn chunk(&self) -> &Chunk {
         match &self.memory {
             Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => chunk,

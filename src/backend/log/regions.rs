@@ -8,7 +8,7 @@ use crate::error::{Error, Result, broken};
 use crate::memory::MemoryBudget;
 use crate::time::Timestamp;
 
-use super::arena::{Arena, LINE_BYTES, prefetch};
+use super::arena::{Arena, prefetch, prefetch_lines};
 use super::chunk::{Chunk, Tally, no_record};
 use super::index::{Address, REGIONS_MAX};
 use super::join::JoinProgress;
@@ -116,11 +116,16 @@ impl Regions {
         self.region(address.region()).chunk().record(address.offset())
     }
 
+    /// Returns the bytes from a record on.
+    #[inline]
+    pub(super) fn bytes_at(&self, address: Address) -> &[u8] {
+        self.region(address.region()).chunk().bytes_at(address.offset())
+    }
+
     /// Prefetches a record, as far as records usually reach.
     #[inline]
     pub(super) fn prefetch(&self, address: Address) {
-        let bytes = self.region(address.region()).chunk().bytes_at(address.offset());
-        bytes.iter().step_by(LINE_BYTES).take(LINES_AHEAD).for_each(prefetch);
+        prefetch_lines::<LINES_AHEAD>(self.region(address.region()).chunk().bytes_at(address.offset()));
     }
 
     /// Returns the value of the record with this shape, `None` if it is a tombstone.
@@ -180,15 +185,26 @@ impl Regions {
 
     /// Returns the mutable bytes from a record on, `None` if the record lies outside the tail.
     #[inline]
-    fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
+    pub(super) fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
         let chunk = match self.slots.get_mut(address.region() as usize) {
             Some(RegionSlot::In(Region { memory: Memory::Tail(chunk), .. })) => chunk,
             Some(RegionSlot::In(_) | RegionSlot::Out) => return None,
             Some(RegionSlot::Free) | None => no_region(),
         };
-        match chunk.bytes.get_mut(address.offset() as usize..) {
+        match chunk.bytes.bytes_from_mut(address.offset() as usize) {
             Some(bytes) => Some(bytes),
             None => no_record(),
+        }
+    }
+
+    /// As [`Regions::tail_bytes`], in fewer steps; `None` also for an address of no record.
+    #[inline(always)]
+    pub(super) fn tail_bytes_or_none(&mut self, address: Address) -> Option<&mut [u8]> {
+        match self.slots.get_mut(address.region() as usize)? {
+            RegionSlot::In(Region { memory: Memory::Tail(chunk), .. }) => {
+                chunk.bytes.bytes_from_mut(address.offset() as usize)
+            }
+            _ => None,
         }
     }
 

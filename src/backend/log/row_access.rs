@@ -8,7 +8,7 @@ use crate::row::{MergeOperator, Rules};
 
 use super::super::checks::{check_row, check_value, no_merge_operator, not_owned};
 use super::super::heat::Heat;
-use super::super::{Change, RowRef};
+use super::super::{Change, RowRef, Write, edit_copy};
 use super::LogBackend;
 use super::group::{Found, Group};
 use super::index::row_hash;
@@ -16,10 +16,10 @@ use super::record::Place;
 
 /// A row of an owned group: its hash, its place, and its index entry if it has one.
 pub(super) struct Located<'a> {
-    id: KeyGroup,
-    hash: u32,
-    place: Place<'a>,
-    found: Option<Found>,
+    pub(super) id: KeyGroup,
+    pub(super) hash: u32,
+    pub(super) place: Place<'a>,
+    pub(super) found: Option<Found>,
 }
 
 impl LogBackend {
@@ -32,6 +32,47 @@ impl LogBackend {
             Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
             None if self.owned.contains(id) => Ok(Located { id, hash, place, found: None }),
             None => Err(not_owned(&self.owned, id)),
+        }
+    }
+
+    /// Reads a row of any kind.
+    pub(super) fn read_row<R>(&mut self, row: &RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        let mut located = self.locate(row)?;
+        if self.rules.expire() && self.renew(&located)? {
+            located = self.locate(row)?;
+        }
+        self.with_value(&located, |value, _| f(value))
+    }
+
+    /// Updates a row of any kind.
+    pub(super) fn update_row<R>(
+        &mut self,
+        row: &RowRef<'_>,
+        f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R),
+    ) -> Result<R> {
+        let located = self.locate(row)?;
+        self.update_at(&located, |value, _, scratch| f(value, scratch))
+    }
+
+    /// Edits the value of a row of any kind.
+    pub(super) fn edit_row<R>(&mut self, row: &RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
+        self.update_row(row, |value, new| edit_copy(value, new, f))
+    }
+
+    /// Writes a row of any kind.
+    pub(super) fn write_row(&mut self, row: &RowRef<'_>, write: Write<'_>) -> Result<()> {
+        let located = self.locate(row)?;
+        match write {
+            Write::Put(value) => match self.in_place(&located) {
+                Some((heat, old, _)) if old.len() == value.len() => {
+                    old.copy_from_slice(value);
+                    heat.write();
+                    Ok(())
+                }
+                _ => self.set(&located, Some(value)),
+            },
+            Write::Delete => self.set(&located, None),
+            Write::Merge(operand) => self.merge(&located, operand),
         }
     }
 
@@ -107,13 +148,20 @@ impl LogBackend {
             }
             None => self.with_value(located, |value, rules| f(value, rules, &mut scratch))?,
         };
-        let set = match change {
+        self.scratch = scratch;
+        self.apply(located, change).map(|()| result)
+    }
+
+    /// Applies a change to a row; a put takes the value from the scratch buffer.
+    pub(super) fn apply(&mut self, located: &Located<'_>, change: Change) -> Result<()> {
+        let scratch = std::mem::take(&mut self.scratch);
+        let applied = match change {
             Change::Keep => Ok(()),
             Change::Put => self.set(located, Some(&scratch)),
             Change::Delete => self.set(located, None),
         };
         self.scratch = scratch;
-        set.map(|()| result)
+        applied
     }
 
     /// Merges an operand into the row's value. An operator that grows its value appends the operand without a read.
@@ -156,7 +204,7 @@ impl LogBackend {
     pub(super) fn change(
         &mut self,
         id: KeyGroup,
-        change: impl Fn(&mut Group, &Rules, bool) -> Result<()>,
+        mut change: impl FnMut(&mut Group, &Rules, bool) -> Result<()>,
     ) -> Result<()> {
         let (group, rules) = self.group_mut(id);
         if let Err(refused) = change(group, rules, false) {

@@ -10,11 +10,11 @@ use crate::key_group::KeyGroup;
 use crate::row::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
-use super::PREFETCHED_ROWS;
 use super::clean::parse_copy;
 use super::families::{Members, place_of};
 use super::group::{Found, Group, has_families};
 use super::index::{Address, row_hash, tag};
+use super::plain::PREFETCHED_ROWS;
 use super::record::{Draft, Place, Record};
 use super::region::Section;
 

@@ -1,6 +1,7 @@
 //! The rows of a sealed part, read from the regions that it shares with the backend.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
 
 use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -16,6 +17,15 @@ pub(super) struct SealedChunks {
     pub(super) table_slots: TableSlots,
     /// By group, then oldest first.
     pub(super) chunks: Vec<(KeyGroup, Arc<Chunk>)>,
+    /// Bytes of each group's records: summing them takes a step per region, so it is done once.
+    pub(super) bytes: OnceLock<BTreeMap<KeyGroup, u64>>,
+}
+
+impl SealedChunks {
+    fn chunks_of(&self, group: KeyGroup) -> impl Iterator<Item = &Chunk> {
+        let start = self.chunks.partition_point(|(id, _)| *id < group);
+        self.chunks.iter().skip(start).take_while(move |(id, _)| *id == group).map(|(_, chunk)| &**chunk)
+    }
 }
 
 impl RowSource for SealedChunks {
@@ -24,9 +34,7 @@ impl RowSource for SealedChunks {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        let start = self.chunks.partition_point(|(id, _)| *id < group);
-        let of_group = self.chunks.iter().skip(start).take_while(|(id, _)| *id == group);
-        for (_, record) in of_group.flat_map(|(_, chunk)| chunk.records()) {
+        for (_, record) in self.chunks_of(group).flat_map(Chunk::records) {
             if !record.shape.is_dead() {
                 let row = record.row();
                 let key = RowKey { table: self.table_slots.table(row.key.table), ..row.key };
@@ -38,5 +46,14 @@ impl RowSource for SealedChunks {
 
     fn held_bytes(&self) -> u64 {
         self.chunks.iter().map(|(_, chunk)| chunk.held_bytes()).sum()
+    }
+
+    fn group_bytes(&self, group: KeyGroup) -> u64 {
+        let sum = || {
+            let mut bytes = BTreeMap::new();
+            self.chunks.iter().for_each(|(id, chunk)| *bytes.entry(*id).or_default() += chunk.bytes.len() as u64);
+            bytes
+        };
+        self.bytes.get_or_init(sum).get(&group).copied().unwrap_or(0)
     }
 }

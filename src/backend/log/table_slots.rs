@@ -11,23 +11,41 @@ use crate::id::TableId;
 use crate::row::{GroupTimes, Life};
 
 /// Table ids by slot. Slots are permanent. A clone is cheap, and does not see tables added later.
-#[derive(Debug, Clone, Default)]
-pub(super) struct TableSlots(Arc<Vec<TableId>>);
+#[derive(Debug, Clone)]
+pub(super) struct TableSlots {
+    ids: Arc<Vec<TableId>>,
+    /// The table that was asked for last, and its slot: the next operation is likely on the same table. At first no id.
+    last: u64,
+    last_slot: TableId,
+}
+
+impl Default for TableSlots {
+    fn default() -> Self {
+        Self { ids: Arc::default(), last: u64::MAX, last_slot: TableId(0) }
+    }
+}
 
 impl TableSlots {
     /// Returns a table's slot, a new one if it has none.
-    #[inline]
+    #[inline(always)]
     pub(super) fn slot_of(&mut self, table: TableId) -> TableId {
-        match self.0.iter().position(|id| *id == table) {
+        if u64::from(table.0) == self.last { self.last_slot } else { self.look_up(table) }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, table: TableId) -> TableId {
+        let slot = match self.ids.iter().position(|id| *id == table) {
             Some(slot) => slot_at(slot),
             None => self.add(table),
-        }
+        };
+        (self.last, self.last_slot) = (u64::from(table.0), slot);
+        slot
     }
 
     #[cold]
     fn add(&mut self, table: TableId) -> TableId {
-        let slot = slot_at(self.0.len());
-        Arc::make_mut(&mut self.0).push(table);
+        let slot = slot_at(self.ids.len());
+        Arc::make_mut(&mut self.ids).push(table);
         slot
     }
 
@@ -40,13 +58,14 @@ impl TableSlots {
     /// Returns the id of the table with this slot.
     #[inline]
     pub(super) fn table(&self, slot: TableId) -> TableId {
-        match self.0.get(slot.0 as usize) {
+        match self.ids.get(slot.0 as usize) {
             Some(table) => *table,
             None => broken("a slot has a table"),
         }
     }
 }
 
+#[inline]
 fn slot_at(at: usize) -> TableId {
     match u32::try_from(at) {
         Ok(slot) => TableId(slot),
@@ -61,5 +80,22 @@ pub(super) fn renumber(times: &mut [GroupTimes], mut number: impl FnMut(TableId)
             *life = Life { table: number(life.table), ..*life };
         }
         record.lives.sort_by_key(|life| life.table);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_permanent_whatever_was_asked_for_before() {
+        let mut slots = TableSlots::default();
+        let ids = [TableId(u32::MAX), TableId(0), TableId(7)];
+        for _ in 0..2 {
+            for (slot, id) in (0..).zip(ids) {
+                assert_eq!([slots.slot_of(id), slots.slot_of(id)], [TableId(slot); 2]);
+                assert_eq!(slots.table(TableId(slot)), id);
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 //! rest.
 
 mod pieces;
+mod plain;
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,7 @@ use super::record::Record;
 use super::*;
 use crate::ErrorKind;
 use crate::id::Part;
-use crate::row::{Append, Op};
+use crate::row::{Append, Fold, Op};
 use crate::time::Timestamp;
 
 const T: TableId = TableId(1);

@@ -78,6 +78,7 @@ impl Table {
     ///
     /// # Errors
     /// `Usage` if no key is set, or the state is in a namespace and the table has none.
+    #[inline(always)]
     pub(super) fn with_row<S: Keyed, R>(
         self,
         state: &mut S,
@@ -90,6 +91,7 @@ impl Table {
         f(Access { backend: &mut state.backend, row, buffer: &mut state.buffer })
     }
 
+    #[inline]
     pub(super) fn check_namespace(self, namespace: &[u8]) -> Result<()> {
         if self.namespaced || namespace.is_empty() {
             return Ok(());

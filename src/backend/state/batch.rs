@@ -10,6 +10,9 @@ use crate::backend::{RowRef, StateBackend as _};
 /// Rows prefetched at a time: their keys and index entries fit a cache of 32 KiB.
 const PREFETCH_ROWS: usize = 64;
 
+/// Keys prefetched at a time where rows have no sub-keys: as many as a backend prefetches at once, in an array.
+const PREFETCH_KEYS: usize = 32;
+
 impl Table {
     /// Calls `f` with the position and the row of each key, in order, until `f` fails.
     pub(super) fn each_key<S: Keyed>(
@@ -18,7 +21,22 @@ impl Table {
         keys: &[CurrentKey<'_>],
         mut f: impl FnMut(usize, Access<'_, S::Backend>) -> Result<()>,
     ) -> Result<()> {
-        self.each(state, keys, |key| key, |_, _| Ok(()), |at, _, access| f(at, access))
+        let (state, namespace) = state.parts();
+        self.check_namespace(namespace)?;
+        let KeyedState { backend, buffer, .. } = state;
+        let row = |key| RowRef { table: self.id, key, namespace, sub: &[] };
+        let mut at = 0;
+        for keys in keys.chunks(PREFETCH_KEYS) {
+            let Some(first) = keys.first() else { continue };
+            let mut rows = [row(first); PREFETCH_KEYS];
+            rows.iter_mut().zip(keys).for_each(|(to, key)| *to = row(key));
+            backend.prefetch(rows.get(..keys.len()).unwrap_or_default());
+            for key in keys {
+                f(at, Access { backend: &mut *backend, row: row(key), buffer: &mut *buffer })?;
+                at += 1;
+            }
+        }
+        Ok(())
     }
 
     /// Calls `f` with the position of each item, the item, and the row of its key and sub-key, in order, until `f` fails

@@ -350,7 +350,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         row: RowRef<'_>,
         f: impl FnOnce(&mut Option<V>) -> R,
     ) -> Result<R> {
-        backend.update(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
+        backend.update_in_place(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
     }
 
     /// Visits the entries of the current key until `visit` returns false.

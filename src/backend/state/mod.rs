@@ -55,7 +55,7 @@ pub use map::MapState;
 pub use options::TableOptions;
 pub use ordered_map::OrderedMapState;
 pub use reducing::ReducingState;
-pub(crate) use tables::TableEntry;
+pub use tables::TableEntry;
 pub use tables::Tables;
 pub use timers::{Fired, TimeDomain, TimerTable, Timers};
 pub use times::CheckpointTimes;
@@ -149,6 +149,7 @@ impl<B: StateBackend> KeyedState<B> {
     ///
     /// # Cost
     /// One hash and one copy of the key.
+    #[inline]
     pub fn set_key(&mut self, key: &[u8]) -> Result<()> {
         self.check_unrouted()?;
         self.set_key_routed(key, 0);
@@ -157,6 +158,7 @@ impl<B: StateBackend> KeyedState<B> {
 
     /// Makes `key` the current key; `routing` is the hash by which the engine routed the record: see
     /// [`Partitioner::locate`].
+    #[inline]
     pub fn set_key_routed(&mut self, key: &[u8], routing: u64) {
         let CurrentKey { hash, group, routing, .. } = self.locate_routed(key, routing);
         self.key.bytes.clear();
@@ -168,6 +170,7 @@ impl<B: StateBackend> KeyedState<B> {
     ///
     /// # Errors
     /// As [`KeyedState::set_key`].
+    #[inline]
     pub fn locate<'k>(&self, key: &'k [u8]) -> Result<CurrentKey<'k>> {
         self.check_unrouted()?;
         Ok(self.locate_routed(key, 0))
@@ -175,6 +178,7 @@ impl<B: StateBackend> KeyedState<B> {
 
     /// Returns `key` with its location, as [`KeyedState::locate`]; `routing` is the hash by which the engine routed the
     /// record.
+    #[inline]
     #[must_use]
     pub fn locate_routed<'k>(&self, key: &'k [u8], routing: u64) -> CurrentKey<'k> {
         self.partitioner.locate(key, routing, self.max_parallelism)
@@ -270,6 +274,7 @@ impl<B: StateBackend> KeyedState<B> {
         self.tables.take_changed_times().into_iter().for_each(|times| self.backend.resume(times));
     }
 
+    #[inline]
     fn check_unrouted(&self) -> Result<()> {
         if matches!(self.partitioner, Partitioner::Range { .. }) {
             return Ok(());
@@ -281,6 +286,7 @@ impl<B: StateBackend> KeyedState<B> {
 impl Key {
     /// # Errors
     /// `Usage` if no key is set.
+    #[inline]
     fn located(&self) -> Result<CurrentKey<'_>> {
         let Self { bytes, hash, group, routing, set } = self;
         if *set {

@@ -58,10 +58,11 @@ struct StoredRules {
 
 /// A table as one subtask sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct TableEntry {
-    pub(crate) schema: TableSchema,
+pub struct TableEntry {
+    /// The table.
+    pub schema: TableSchema,
     /// Whether the subtask declared or renamed the table; if not, the schema is the restored one.
-    pub(crate) declared: bool,
+    pub declared: bool,
 }
 
 /// The part of a table's declaration that its kind of state decides.

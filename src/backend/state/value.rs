@@ -12,7 +12,7 @@ use super::KeyedState;
 use super::access::{Access, Keyed, Table, handle};
 use super::options::TableOptions;
 use super::tables::{KindSpec, Tables};
-use crate::backend::{Change, StateBackend, Write};
+use crate::backend::{Change, StateBackend, Stored, Write};
 
 impl Tables {
     /// Declares a table of one value per key.
@@ -80,6 +80,7 @@ impl<V, C: Codec<V>> ValueState<V, C> {
     /// # Errors
     /// As [`StateBackend::read`]; `Corrupt` if the stored bytes do not decode; `Usage` if no key is set, or the state is
     /// in a namespace and the table has none.
+    #[inline]
     pub fn read<S: Keyed>(&self, state: &mut S) -> Result<Option<V>> {
         self.table.with_row(state, |access| self.read_at(access))
     }
@@ -90,6 +91,7 @@ impl<V, C: Codec<V>> ValueState<V, C> {
     /// As [`StateBackend::write`]: `Limit` if the encoded value exceeds
     /// [`MAX_VALUE_BYTES`](crate::backend::MAX_VALUE_BYTES) or the memory budget is spent; `Usage` if the value has no
     /// encoding, no key is set, or the state is in a namespace and the table has none. Nothing changes.
+    #[inline]
     pub fn put<S: Keyed>(&self, state: &mut S, value: &V) -> Result<()> {
         self.table.with_row(state, |Access { backend, row, buffer }| {
             backend.write(row, Write::Put(buffer.fill(|out| self.codec.encode(value, out))?))
@@ -100,6 +102,7 @@ impl<V, C: Codec<V>> ValueState<V, C> {
     ///
     /// # Errors
     /// As [`ValueState::read`] and [`ValueState::put`]. Nothing changes.
+    #[inline]
     pub fn update<S: Keyed, R>(&self, state: &mut S, f: impl FnOnce(&mut Option<V>) -> R) -> Result<R> {
         self.table.with_row(state, |access| self.update_at(access, f))
     }
@@ -165,39 +168,49 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         failed.map_or(Ok(()), Err)
     }
 
+    #[inline(always)]
     fn read_at<B: StateBackend>(&self, Access { backend, row, .. }: Access<'_, B>) -> Result<Option<V>> {
         backend.read(row, |stored| decode(&self.codec, stored))?
     }
 
+    #[inline(always)]
     fn update_at<B: StateBackend, R>(
         &self,
         Access { backend, row, .. }: Access<'_, B>,
         f: impl FnOnce(&mut Option<V>) -> R,
     ) -> Result<R> {
-        backend.update(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
+        backend.update_in_place(row, |stored, encoded| update_stored(&self.codec, stored, encoded, f))?
     }
 }
 
 /// Decodes a stored value, if there is one.
+#[inline(always)]
 pub(super) fn decode<V, C: Codec<V>>(codec: &C, stored: Option<&[u8]>) -> Result<Option<V>> {
     stored.map(|bytes| codec.decode(bytes)).transpose()
 }
 
-/// Lets `f` change a stored value, and encodes the outcome into `encoded`. On failure the row is kept.
+/// Lets `f` change a stored value, and encodes the outcome in place where it fits, else into `encoded`. On failure, and
+/// if `f` panics, the row is kept.
+#[inline(always)]
 pub(super) fn update_stored<V, C: Codec<V>, R>(
     codec: &C,
-    stored: Option<&[u8]>,
+    stored: Stored<'_>,
     encoded: &mut Vec<u8>,
     f: impl FnOnce(&mut Option<V>) -> R,
-) -> (Change, Result<R>) {
-    let changed = decode(codec, stored).and_then(|mut value| {
-        let result = f(&mut value);
-        let Some(value) = value else { return Ok((Change::Delete, result)) };
-        codec.encode(&value, encoded)?;
-        Ok((Change::Put, result))
-    });
-    match changed {
-        Ok((change, result)) => (change, Ok(result)),
-        Err(error) => (Change::Keep, Err(error)),
+) -> (Option<Change>, Result<R>) {
+    let mut value = match decode(codec, stored.bytes()) {
+        Ok(value) => value,
+        Err(error) => return (Some(Change::Keep), Err(error)),
+    };
+    let result = f(&mut value);
+    let Some(value) = value else { return (Some(Change::Delete), Ok(result)) };
+    if let Stored::InPlace(bytes) = stored
+        && codec.encode_over(&value, bytes)
+    {
+        return (None, Ok(result));
+    }
+    match codec.encode(&value, encoded) {
+        Ok(()) => (Some(Change::Put), Ok(result)),
+        Err(error) => (Some(Change::Keep), Err(error)),
     }
 }

@@ -8,7 +8,7 @@ use crate::control::coordinator::Participant;
 use crate::error::Result;
 use crate::row::SegmentKind;
 use crate::runtime::run_blocking;
-use crate::segment::{EncodeOptions, Encoded, Encoder};
+use crate::segment::{Encoded, Encoder};
 
 /// A segment on its way into a pack.
 pub(super) struct Segment {
@@ -36,7 +36,7 @@ impl Encoding {
             Content::Bytes(encoded) => (None, Some(Segment { participant, link, seals, encoded })),
             // The encoder owns the rows, so that their memory is freed before the uploads end.
             Content::Rows(part) => {
-                (Some(Encoder::new(part, EncodeOptions::default(), pipeline.settings.segment_bytes)), None)
+                (Some(Encoder::new(part, pipeline.encode_options(), pipeline.settings.segment_bytes)), None)
             }
         };
         let mut encoding = Self { pipeline, participant, link, seals, encoder, ready };

@@ -5,9 +5,10 @@
 //! ```
 //!
 //! Invariants: state whose placement fails or is cancelled stays in its chain, encoded or placed as far as it came, and
-//! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks; encoding runs at most a
-//! few segments ahead of the uploads.
+//! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks, and the last pack takes
+//! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads.
 
+mod catalog;
 mod encoding;
 mod manifests;
 mod packer;
@@ -18,20 +19,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
-use super::acknowledgement::{Acknowledgement, Arrival, Placed};
+use super::acknowledgement::{Arrival, Placed};
 use super::segment_chain::SegmentChain;
 use crate::canary::{self, Canary};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result, broken};
 use crate::id::{Attempt, Epoch, ObjectId};
-use crate::manifest::{ObjectRef, SubtaskManifest};
 use crate::place::Store;
 use crate::place::pack::PackBuilder;
 use crate::runtime::SharedRuntime;
+use crate::segment::{Compression, EncodeOptions, sum};
 
+pub(crate) use catalog::Catalog;
 use encoding::{Encoding, Segment};
-use packer::{Item, OpenPack, Packer, Slice, large_opaques, replace_opaques};
+use manifests::Manifests;
+use packer::{Item, OpenPack, Output, Packer, large_opaques};
 
 /// Bounds on the background's encoding and uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,11 +49,15 @@ pub struct PipelineSettings {
     pub encoders: usize,
     /// Packs uploaded at a time, at least 1. Default 4.
     pub uploads: usize,
+    /// Compression level of zstd for the blocks of segments, up to 22: a lower one is faster and compresses less, negative
+    /// ones most of all. Blocks that zstd hardly shrinks are stored as they are, and so are the next ones after several of
+    /// them. Default 1.
+    pub zstd_level: i32,
 }
 
 impl Default for PipelineSettings {
     fn default() -> Self {
-        Self { pack_bytes: 64 << 20, segment_bytes: 64 << 20, encoders: 2, uploads: 4 }
+        Self { pack_bytes: 64 << 20, segment_bytes: 64 << 20, encoders: 2, uploads: 4, zstd_level: 1 }
     }
 }
 
@@ -71,8 +78,9 @@ pub(crate) struct Pipeline {
     pub(crate) attempt: Attempt,
     pub(crate) max_parallelism: u16,
     pub(crate) chains: BTreeMap<Participant, SharedChain>,
-    /// Every object that holds a segment of a chain, or is being filled with segments.
-    pub(crate) catalog: Mutex<BTreeMap<ObjectId, ObjectRef>>,
+    /// Its share of what may be inline in the manifest: subtask manifests of a greater total weight become slices.
+    pub(crate) inline_bytes: usize,
+    pub(crate) catalog: Mutex<Catalog>,
 }
 
 impl Pipeline {
@@ -85,28 +93,41 @@ impl Pipeline {
     pub(crate) async fn place(
         self: Arc<Self>,
         epoch: Epoch,
-        mut arrivals: BTreeMap<Participant, Arrival>,
+        arrivals: BTreeMap<Participant, Arrival>,
         policy: Option<ChainPolicy>,
     ) -> Result<Placed> {
+        let participants: Vec<_> = arrivals.keys().copied().collect();
         let opaques = stream::iter(large_opaques(&arrivals).into_iter().map(Ok));
         let items = self.encoded(epoch).map_ok(Item::Segment).chain(opaques).boxed();
-        let packs = stream::try_unfold(Some(Packer::new(Arc::clone(&self), epoch, items)), Packer::next);
+        let packer = Packer::new(Arc::clone(&self), epoch, items, arrivals);
         let pipeline = Arc::clone(&self);
-        let uploads = packs.map_ok(move |pack| {
-            let span = tracing::info_span!("upload", object = %pack.id, bytes = pack.builder.len());
-            Arc::clone(&pipeline).upload(pack).instrument(span)
-        });
-        let uploads = uploads.try_buffer_unordered(self.settings.uploads.max(1));
-        let uploaded: Vec<_> = uploads.try_collect().await?;
-        let mut new = Vec::new();
-        for (object, slices) in uploaded {
-            new.push(object);
-            replace_opaques(&mut arrivals, slices);
+        let finish = move |output| Arc::clone(&pipeline).finish(epoch, output);
+        let finished = stream::try_unfold(Some(packer), Packer::next).map_ok(finish);
+        let finished: Vec<_> = finished.try_buffer_unordered(self.settings.uploads.max(1)).try_collect().await?;
+        if let Some(policy) = policy {
+            participants.iter().for_each(|participant| self.chain(*participant).plan_bases(policy));
         }
-        let mut acknowledgements = self.acknowledge(epoch, arrivals, policy)?;
-        new.extend(self.upload_manifests(&mut acknowledgements).await?);
-        let objects = self.referenced(&acknowledgements, new);
-        Ok(Placed { acknowledgements, objects })
+        let uploads = finished.iter().filter(|output| output.is_none()).count() as u64;
+        let Some(manifests) = finished.into_iter().flatten().next() else { broken("a packer ended early") };
+        Ok(self.placed(epoch, manifests, uploads))
+    }
+
+    /// Uploads a pack; passes subtask manifests on.
+    async fn finish(self: Arc<Self>, epoch: Epoch, output: Output) -> Result<Option<Manifests>> {
+        let pack = match output {
+            Output::Pack(pack) => pack,
+            Output::Manifests(manifests) => return Ok(Some(manifests)),
+        };
+        let span = tracing::info_span!("upload", object = %pack.id, bytes = pack.builder.len());
+        self.upload(epoch, pack).instrument(span).await?;
+        Ok(None)
+    }
+
+    fn placed(&self, epoch: Epoch, manifests: Manifests, uploads: u64) -> Placed {
+        let Manifests { acknowledgements, objects, bytes, bases, .. } = manifests;
+        let (objects, kept) = self.catalog().report(epoch, &objects);
+        let new_base_bytes = sum(objects.iter().filter_map(|object| bases.get(&object.id)).copied());
+        Placed { acknowledgements, objects, kept, bytes, new_base_bytes, uploads }
     }
 
     /// Returns the bytes of memory held by links that are not placed, including memory shared with backends.
@@ -120,7 +141,7 @@ impl Pipeline {
     pub(crate) fn merge_pending(&self, until: Epoch) {
         for chain in self.chains.values() {
             let Some(merging) = lock(chain).begin_merge(until) else { continue };
-            let merged = merging.encode();
+            let merged = merging.encode(self.encode_options());
             // On an error the links stay unmerged. Placing them reports the error.
             let merged =
                 merged.inspect_err(|error| tracing::warn!(error = error.chain(), "pending links were not merged"));
@@ -132,6 +153,11 @@ impl Pipeline {
     fn encoded(self: &Arc<Self>, epoch: Epoch) -> BoxStream<'static, Result<Segment>> {
         let mut work = Vec::new();
         for (&participant, chain) in &self.chains {
+            // Sizes are summed once, which takes a step per region: not under the lock, for which the task may wait.
+            let (_, sealed) = lock(chain).held();
+            for rows in sealed {
+                let _kept_there = rows.groups().first().map(|group| rows.group_bytes(group));
+            }
             work.extend(lock(chain).pending(epoch).into_iter().map(|link| (participant, link)));
         }
         let pipeline = Arc::clone(self);
@@ -139,6 +165,10 @@ impl Pipeline {
         let begin = move |(participant, link)| Encoding::begin(Arc::clone(&pipeline), participant, link);
         let begun = stream::iter(work).map(begin).buffered(self.settings.encoders.max(1));
         begun.map_ok(|encoding| stream::try_unfold(encoding, Encoding::next)).try_flatten().boxed()
+    }
+
+    fn encode_options(&self) -> EncodeOptions {
+        EncodeOptions { codec: Compression::Zstd { level: self.settings.zstd_level } }
     }
 
     fn chain(&self, participant: Participant) -> MutexGuard<'_, SegmentChain> {
@@ -149,65 +179,33 @@ impl Pipeline {
     fn open_pack(&self) -> OpenPack {
         let random = if canary::on(Canary::ReuseNames) { 0 } else { self.runtime.random() };
         let id = ObjectId { attempt: self.attempt, random: random.to_le_bytes() };
-        OpenPack { id, builder: PackBuilder::new(id, self.store.draw_put_id()), slices: Vec::new() }
+        OpenPack { id, builder: PackBuilder::new(id, self.store.draw_put_id()), segments: Vec::new() }
     }
 
     /// Uploads one pack and records in the chains where their segments are placed.
-    async fn upload(self: Arc<Self>, pack: OpenPack) -> Result<(ObjectRef, Vec<Slice>)> {
-        let OpenPack { id, builder, slices } = pack;
+    async fn upload(&self, epoch: Epoch, pack: OpenPack) -> Result<()> {
+        let OpenPack { id, builder, segments } = pack;
         let Some(object) = self.store.data().put(builder.finish()?).await? else {
             return Err(Error::corrupt("a random object name was taken").with("object", id));
         };
-        self.catalog().insert(id, object.clone());
-        for slice in &slices {
-            if let Slice::Segment { participant, link, segment } = slice {
-                self.chain(*participant).placed(*link, segment.clone());
-            }
+        self.catalog().add(epoch, object);
+        for (participant, link, segment) in segments {
+            self.chain(participant).placed(link, segment);
         }
-        Ok((object, slices))
+        Ok(())
     }
 
-    fn catalog(&self) -> MutexGuard<'_, BTreeMap<ObjectId, ObjectRef>> {
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn acknowledge(
-        &self,
-        epoch: Epoch,
-        arrivals: BTreeMap<Participant, Arrival>,
-        policy: Option<ChainPolicy>,
-    ) -> Result<Vec<Acknowledgement>> {
-        let acknowledge = |(participant, arrival): (Participant, Arrival)| {
-            let mut chain = self.chain(participant);
-            policy.into_iter().for_each(|policy| chain.plan_bases(policy));
-            let Some(segments) = chain.segments(epoch) else {
-                return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
-            };
-            let Arrival { owned: groups, watermark, times, opaques, summary } = arrival;
-            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques, times };
-            Ok(Acknowledgement { participant, manifest, slice: None, summary })
-        };
-        arrivals.into_iter().map(acknowledge).collect()
-    }
-
-    /// Returns the objects that `acknowledgements` refer to, from `new` and from the catalog.
-    fn referenced(&self, acknowledgements: &[Acknowledgement], new: Vec<ObjectRef>) -> Vec<ObjectRef> {
-        let new: BTreeMap<_, _> = new.into_iter().map(|object| (object.id, object)).collect();
-        let slices = acknowledgements.iter().filter_map(|acknowledgement| acknowledgement.slice);
-        let manifests = acknowledgements.iter().map(|acknowledgement| &acknowledgement.manifest);
-        let ids = manifests.flat_map(SubtaskManifest::objects).chain(slices.map(|slice| slice.object));
-        let ids: BTreeSet<_> = ids.collect();
-        let catalog = self.catalog();
-        let object = |id| new.get(&id).or_else(|| catalog.get(&id)).cloned();
-        ids.into_iter()
-            .map(|id| object(id).unwrap_or_else(|| broken("a placed object is not in the catalog")))
-            .collect()
-    }
-
-    /// Records in the chains that `epoch` is committed, and forgets objects that hold no segment of any chain.
+    /// Records in the chains that `epoch` is committed, and forgets the objects that it lists.
     pub(crate) fn commit(&self, epoch: Epoch) {
         self.chains.values().for_each(|chain| lock(chain).commit(epoch));
         let objects: BTreeSet<_> = self.chains.values().flat_map(|chain| lock(chain).objects()).collect();
-        self.catalog().retain(|id, _| objects.contains(id));
+        self.catalog().commit(epoch, &objects);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@
 mod link;
 mod pending;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -25,6 +25,9 @@ use link::{Link, Stage};
 
 pub use link::{Content, LinkId, PendingLink, Seals};
 
+/// Bytes of rows that are worth an encoder of their own: each segment costs a restore a request for its index.
+const ENCODER_BYTES_MIN: u64 = 8 << 20;
+
 /// The chain of one subtask.
 #[derive(Debug)]
 pub struct SegmentChain {
@@ -36,6 +39,8 @@ pub struct SegmentChain {
     budget: MemoryBudget,
     /// The target length of a segment.
     segment_bytes: u64,
+    /// Segments encoded at a time.
+    encoders: u64,
     /// Whether a [`Merging`] is under way.
     merging: bool,
     /// The newest epoch whose pending links were handed out.
@@ -65,6 +70,7 @@ impl SegmentChain {
             due: KeyGroupSet::empty(),
             budget,
             segment_bytes: u64::MAX,
+            encoders: 1,
             merging: false,
             handed_out: Epoch(0),
         }
@@ -74,6 +80,12 @@ impl SegmentChain {
     #[must_use]
     pub fn with_segment_bytes(self, bytes: u64) -> Self {
         Self { segment_bytes: bytes, ..self }
+    }
+
+    /// Sets how many segments are encoded at a time.
+    #[must_use]
+    pub fn with_encoders(self, encoders: usize) -> Self {
+        Self { encoders: encoders.max(1) as u64, ..self }
     }
 
     /// Decides which groups get a new base at the next seal. Called ahead of the seal, so that no barrier waits for it.
@@ -119,13 +131,14 @@ impl SegmentChain {
     }
 
     /// Returns the links to place before a manifest can cover `epoch`: merged to at most one `Base` and one `Delta`,
-    /// each divided into links with disjoint groups.
+    /// each divided into links with disjoint groups, which are encoded concurrently.
     pub fn pending(&mut self, epoch: Epoch) -> Vec<PendingLink> {
         self.handed_out = self.handed_out.max(epoch);
         if let Some(merged) = self.merged(epoch) {
             self.replace_pending(epoch, merged);
         }
-        self.divide_bases(epoch);
+        self.divide_by_rows(epoch);
+        self.divide_by_segments(epoch);
         self.links.iter().filter(|link| link.is_pending(epoch)).map(Link::pending).collect()
     }
 
@@ -174,14 +187,27 @@ impl SegmentChain {
     /// Returns the segments that a manifest at `epoch` lists: the links up to `epoch`, each with the groups that it is
     /// needed for. `None` if one is not placed.
     #[must_use]
+    #[cfg(any(test, feature = "internals"))]
     pub fn segments(&self, epoch: Epoch) -> Option<Vec<SegmentRef>> {
+        self.segments_with(epoch, &BTreeMap::new())
+    }
+
+    /// As [`SegmentChain::segments`], for a chain that does not know yet where some of its links lie. A manifest may list
+    /// a segment whose pack is not uploaded: it is committed only afterwards.
+    ///
+    /// * `packed`: where these links will lie.
+    #[must_use]
+    pub fn segments_with(&self, epoch: Epoch, packed: &BTreeMap<LinkId, SegmentRef>) -> Option<Vec<SegmentRef>> {
         let needed = self.needed(epoch);
         let covered =
             self.links.iter().zip(needed).filter(|(link, groups)| link.seals.epoch <= epoch && !groups.is_empty());
         covered
-            .map(|(link, groups)| match &link.stage {
-                Stage::Placed(segment) => Some(SegmentRef { groups, ..segment.clone() }),
-                _ => None,
+            .map(|(link, groups)| {
+                let segment = match &link.stage {
+                    Stage::Placed(segment) => segment,
+                    _ => packed.get(&link.id)?,
+                };
+                Some(SegmentRef { groups, ..segment.clone() })
             })
             .collect()
     }
@@ -242,10 +268,29 @@ impl SegmentChain {
         needed
     }
 
-    /// Divides bases that are not encoded yet, so that their parts can be encoded concurrently. Sizes are estimated
-    /// from the existing segments; the target is a little below a segment, since the encoder cuts parts that turn out
-    /// too long.
-    fn divide_bases(&mut self, epoch: Epoch) {
+    /// Divides links that are not encoded yet by the bytes of their rows: among the encoders, and into segments. Leaves
+    /// rows of unknown size whole.
+    fn divide_by_rows(&mut self, epoch: Epoch) {
+        let (segment_bytes, encoders, ids) = (self.segment_bytes, self.encoders, self.ids.clone());
+        // The parts of a divided link stay as they are.
+        let is_whole = |link: &Link| self.links.iter().filter(|other| other.is_sealed_with(link)).count() == 1;
+        let whole: BTreeSet<_> = self.links.iter().filter(|link| is_whole(link)).map(|link| link.id).collect();
+        let divide = |link: Link| {
+            let Stage::Sealed(rows) = &link.stage else { return vec![link] };
+            if !link.is_pending(epoch) || !whole.contains(&link.id) {
+                return vec![link];
+            }
+            let sizes: BTreeMap<_, _> = link.groups.iter().map(|group| (group, rows.group_bytes(group))).collect();
+            let share = sum(sizes.values().copied()).div_ceil(encoders).min(segment_bytes).max(ENCODER_BYTES_MIN);
+            let runs = link.groups.divide(share, |group| sizes.get(&group).copied().unwrap_or(0));
+            divided(link, runs, &ids)
+        };
+        self.links = std::mem::take(&mut self.links).into_iter().flat_map(divide).collect();
+    }
+
+    /// Divides bases that are not encoded yet by the sizes of the existing segments, for backends that do not tell the
+    /// bytes of their rows. The target is a little below a segment, since the encoder cuts parts that turn out too long.
+    fn divide_by_segments(&mut self, epoch: Epoch) {
         let most = self.segment_bytes - self.segment_bytes / 8;
         let is_base = |link: &Link| link.kind == SegmentKind::Base && link.is_pending(epoch);
         if sum(self.links.iter().map(Link::bytes)) <= most || !self.links.iter().any(is_base) {

@@ -61,14 +61,14 @@ impl Merging {
     ///
     /// # Cost
     /// Encoding of all pending rows, and memory for the result.
-    pub fn encode(mut self) -> Result<Self> {
+    pub fn encode(mut self, options: EncodeOptions) -> Result<Self> {
         let mut links = Vec::new();
         for link in std::mem::take(&mut self.links) {
             if !matches!(link.stage, Stage::Sealed(_)) {
                 links.push(link);
                 continue;
             }
-            let mut encoder = Encoder::new(link.sealed_part(), EncodeOptions::default(), self.segment_bytes);
+            let mut encoder = Encoder::new(link.sealed_part(), options, self.segment_bytes);
             while let Some(encoded) = encoder.next_segment()? {
                 if encoded.records > 0 || link.kind == SegmentKind::Base {
                     links.push(link.encoded_as(self.ids.draw(), encoded, &self.budget));

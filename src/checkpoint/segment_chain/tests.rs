@@ -1,8 +1,9 @@
 use super::*;
 use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
+use crate::error::Result;
 use crate::id::{Attempt, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::Partitioner;
-use crate::row::Cut;
+use crate::row::{Cut, RowBatch, Rules};
 use crate::segment::{EncodeOptions, encode};
 use crate::time::Timestamp;
 
@@ -128,7 +129,7 @@ impl Stuck {
     fn merge(&mut self) {
         let merging = self.chain.begin_merge(Epoch(self.epoch)).unwrap();
         assert!(self.chain.begin_merge(Epoch(self.epoch)).is_none(), "one at a time");
-        self.chain.end_merge(Some(merging.encode().unwrap()));
+        self.chain.end_merge(Some(merging.encode(EncodeOptions::default()).unwrap()));
     }
 
     /// Places all links and returns the rows of each segment.
@@ -188,7 +189,7 @@ fn a_merge_is_discarded_once_its_links_have_changed() {
     let merging = stuck.chain.begin_merge(Epoch(2)).unwrap();
     stuck.seal(&KeyGroupSet::empty());
     let pending = stuck.chain.pending(Epoch(3));
-    stuck.chain.end_merge(Some(merging.encode().unwrap()));
+    stuck.chain.end_merge(Some(merging.encode(EncodeOptions::default()).unwrap()));
     assert_eq!(pending.len(), 1);
     place(&mut stuck.chain, &pending[0]);
     assert!(stuck.chain.segments(Epoch(3)).is_some_and(|segments| segments.len() == 1));
@@ -196,7 +197,7 @@ fn a_merge_is_discarded_once_its_links_have_changed() {
     stuck.seal(&KeyGroupSet::empty());
     stuck.seal(&KeyGroupSet::empty());
     let merging = stuck.chain.begin_merge(Epoch(4)).unwrap();
-    stuck.chain.end_merge(Some(merging.encode().unwrap()));
+    stuck.chain.end_merge(Some(merging.encode(EncodeOptions::default()).unwrap()));
     let epochs: Vec<_> = stuck.chain.links.iter().map(|link| link.seals.epoch.0).collect();
     assert!(epochs.is_sorted() && epochs.ends_with(&[4, 5]), "{epochs:?}");
 }
@@ -246,4 +247,48 @@ fn the_pending_part_of_a_divided_base_is_merged_with_a_later_delta() {
     let bases = segments.iter().filter(|segment| segment.kind == SegmentKind::Base);
     let bases: usize = bases.map(|segment| segment.groups.len()).sum();
     assert_eq!(bases, 16, "each group has one base");
+}
+
+/// Rows that nobody reads: 4 MiB in each group.
+#[derive(Debug)]
+struct Large(KeyGroupSet);
+
+impl RowSource for Large {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.0
+    }
+
+    fn append_group(&self, _group: KeyGroup, _batch: &mut RowBatch) -> Result<()> {
+        Ok(())
+    }
+
+    fn held_bytes(&self) -> u64 {
+        64 << 20
+    }
+
+    fn group_bytes(&self, _group: KeyGroup) -> u64 {
+        4 << 20
+    }
+}
+
+#[test]
+fn a_large_delta_is_divided_among_the_encoders_and_into_segments() {
+    let groups = KeyGroupSet::all(16);
+    let links = |encoders, segment_bytes| {
+        let chain = SegmentChain::new(groups.clone(), Vec::new(), MemoryBudget::new(u64::MAX));
+        let mut chain = chain.with_segment_bytes(segment_bytes).with_encoders(encoders);
+        let rows: Arc<dyn RowSource> = Arc::new(Large(groups.clone()));
+        let delta = SealedPart { kind: SegmentKind::Delta, groups: groups.clone(), rows, rules: Rules::none() };
+        let cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
+        chain.push(Sealed { cut, parts: vec![delta], dirty_rows: 0, heat: Vec::new(), statistics: Arc::default() });
+        let groups = |link: PendingLink| match link.content {
+            Content::Rows(part) => part.groups.len(),
+            Content::Bytes(_) => panic!(),
+        };
+        chain.pending(Epoch(1)).into_iter().map(groups).collect::<Vec<_>>()
+    };
+    assert_eq!(links(1, u64::MAX), [16]);
+    assert_eq!(links(2, u64::MAX), [8, 8]);
+    assert_eq!(links(2, 16 << 20), [4, 4, 4, 4]);
+    assert_eq!(links(100, 1), [2; 8], "an encoder of its own is worth 8 MiB");
 }

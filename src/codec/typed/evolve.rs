@@ -36,6 +36,10 @@ impl<V, C: Codec<V>> Codec<V> for At<C> {
         self.codec.encode(value, out)
     }
 
+    fn encode_over(&self, value: &V, bytes: &mut [u8]) -> bool {
+        self.codec.encode_over(value, bytes)
+    }
+
     fn decode(&self, bytes: &[u8]) -> Result<V> {
         self.codec.decode(bytes)
     }
@@ -107,6 +111,10 @@ impl<V: 'static, C: Codec<V>> Codec<V> for Migrating<V, C> {
 
     fn encode(&self, value: &V, out: &mut Vec<u8>) -> Result<()> {
         self.current.encode(value, out)
+    }
+
+    fn encode_over(&self, value: &V, bytes: &mut [u8]) -> bool {
+        self.current.encode_over(value, bytes)
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<V> {

@@ -87,6 +87,11 @@ macro_rules! fixed {
                 Ok(())
             }
 
+            #[inline]
+            fn encode_over(&self, value: &$number, bytes: &mut [u8]) -> bool {
+                bytes.try_into().map(|to: &mut [u8; size_of::<$number>()]| *to = value.to_le_bytes()).is_ok()
+            }
+
             fn decode(&self, bytes: &[u8]) -> Result<$number> {
                 bytes.try_into().map(<$number>::from_le_bytes).map_err(|_| mismatch($name))
             }
@@ -108,6 +113,10 @@ impl Codec<bool> for Fixed {
     fn encode(&self, value: &bool, out: &mut Vec<u8>) -> Result<()> {
         out.push((*value).into());
         Ok(())
+    }
+
+    fn encode_over(&self, value: &bool, bytes: &mut [u8]) -> bool {
+        bytes.try_into().map(|to: &mut [u8; 1]| *to = [(*value).into()]).is_ok()
     }
 
     fn decode(&self, bytes: &[u8]) -> Result<bool> {

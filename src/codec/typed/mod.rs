@@ -63,6 +63,13 @@ pub trait Codec<V>: Clone + Debug + Send + Sync + 'static {
     /// `Usage` if the value has no encoding.
     fn encode(&self, value: &V, out: &mut Vec<u8>) -> Result<()>;
 
+    /// Overwrites `bytes`, which encode another value, with the bytes of `value` if there are as many; else returns false
+    /// and leaves them. An update of a stored value then needs no buffer: codecs of a fixed width should implement it.
+    /// It must not panic, as that could leave bytes that are neither the old value nor the new one.
+    fn encode_over(&self, _value: &V, _bytes: &mut [u8]) -> bool {
+        false
+    }
+
     /// Decodes a value from all of `bytes`.
     ///
     /// # Errors

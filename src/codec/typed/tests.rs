@@ -42,6 +42,29 @@ fn values_come_back_and_tools_decode_them() {
     assert_eq!(check(&codec, &(0, None, vec![])), "{count:0,sum:null,names:[]}");
 }
 
+/// Checks that `new` overwrites `old`, and no bytes of another length.
+fn check_over<V>(codec: &impl Codec<V>, old: &V, new: &V) {
+    let mut bytes = encoded(codec, old);
+    assert!(codec.encode_over(new, &mut bytes));
+    assert_eq!(bytes, encoded(codec, new));
+    bytes.push(9);
+    let longer = bytes.clone();
+    assert!(!codec.encode_over(old, &mut bytes));
+    assert_eq!(bytes, longer, "unchanged");
+}
+
+#[test]
+fn values_of_a_fixed_width_overwrite_others() {
+    check_over(&Fixed, &1u8, &2);
+    check_over(&Fixed, &-1i64, &i64::MIN);
+    check_over(&Fixed, &0.5f32, &-0.0);
+    check_over(&Fixed, &false, &true);
+    check_over(&At::new(Fixed, 2), &1u128, &u128::MAX);
+    let migrating = Migrating::new(At::new(Fixed, 2)).from(Fixed, |old: u32| u64::from(old)).unwrap();
+    check_over(&migrating, &1, &u64::MAX);
+    assert!(!Utf8.encode_over(&"b".to_owned(), &mut [b'a']), "the default");
+}
+
 #[test]
 fn composed_values_come_back_and_tools_decode_them() {
     assert_eq!(check(&Unit, &()), "");

@@ -1,38 +1,61 @@
-//! The owner: coordinates the epochs of an attempt, commits them, collects garbage.
+//! The owner's part of an attempt: coordinates epochs, commits them, collects garbage.
+//!
+//! ```text
+//! workers --messages--> OwnedAttempt --commands--> commit, or settle the epoch with the workers
+//! ```
 //!
 //! Invariants: the coordinator alone decides how an epoch ends; a commit in doubt is settled before the next one; a
-//! fenced attempt does nothing more.
+//! fenced attempt does nothing more; nothing held here grows with the state.
 
+mod collecting;
 mod draft;
+mod ending;
+mod intake;
+mod loads;
+mod plan;
+mod sessions;
+mod shared;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::future::poll_fn;
 use std::sync::Arc;
-use std::time::Duration;
+use std::task::Poll;
 
 use futures_util::future::FutureExt as _;
+use futures_util::stream::StreamExt as _;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tracing::Instrument as _;
 
 use super::OperatorSpec;
-use super::progress::{Aborted, Unfinished};
-use super::shared::{Shared, Steps};
-use crate::checkpoint::acknowledgement::Placed;
+use super::wire::{Acknowledge, ToOwner, ToWorker};
+use crate::canary::{self, Canary};
 use crate::checkpoint::commit::{CommitOutcome, Committer};
 use crate::checkpoint::operators::Carried;
 use crate::checkpoint::sweep::Collector;
-use crate::control::coordinator::{Command, Event, Participant};
+use crate::control::chain::ChainPolicy;
+use crate::control::coordinator::{Command, Event as Change, Participant};
 use crate::control::interval::{CheckpointSample, Observation};
 use crate::control::retention::Garbage;
-use crate::error::{Applied, Error, ErrorKind, Result, broken};
-use crate::id::{Attempt, Epoch, ManifestId, ObjectId, OperatorId};
+use crate::error::{Error, Result, broken};
+use crate::id::{Attempt, Epoch, JobId, ObjectId, OperatorId, SessionId};
 use crate::key_group::KeyGroup;
+use crate::manifest::ObjectRef;
 use crate::metrics;
 use crate::place::Store;
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
+use intake::Intake;
+use loads::Loads;
+use sessions::accepts_stale;
+
+pub(super) use plan::Plan;
+pub(super) use sessions::Sessions;
+pub use sessions::{Refused, WorkerInfo};
+pub(super) use shared::{Event, OwnerHandle, Shared, Steps, other_attempt, stopped};
+
 /// The result of the owner's asynchronous work.
-pub(super) enum Step {
+enum Step {
     /// A commit's outcome is known, or the committer gave up on it.
     Decided(Epoch, Decision),
     /// A collection ended.
@@ -42,22 +65,33 @@ pub(super) enum Step {
 }
 
 /// How a commit ended.
-pub(super) struct Decision {
+struct Decision {
     committer: Box<Committer>,
     outcome: Result<CommitOutcome>,
+    /// What the manifest lists.
+    listed: BTreeMap<ObjectId, ObjectRef>,
 }
 
-/// The owner of one attempt.
-pub(super) struct Owner {
-    pub(super) steps: Steps<Step>,
+/// The owner's part of one attempt.
+pub(super) struct OwnedAttempt {
+    steps: Steps<Step>,
+    events: UnboundedReceiver<Event>,
+    sessions: Arc<Sessions>,
     shared: Arc<Shared>,
     runtime: SharedRuntime,
     store: Store,
+    job: JobId,
     attempt: Attempt,
     max_parallelism: u16,
     operators: Vec<OperatorSpec>,
+    /// When groups get new bases; `None` if each checkpoint writes all groups.
+    chain: Option<ChainPolicy>,
     /// Stored operators that each checkpoint lists again.
     carried: Vec<Carried>,
+    intake: Intake,
+    loads: Loads,
+    /// Subtasks whose seat or task was dropped, each with the last epoch whose barrier it passed.
+    dropped: BTreeMap<Participant, Option<Epoch>>,
     /// `None` while a commit is under way.
     committer: Option<Box<Committer>>,
     /// `None` while a collection is under way.
@@ -66,337 +100,307 @@ pub(super) struct Owner {
     epochs: BTreeMap<Epoch, InFlight>,
     /// The deadline of the pending timer.
     timer: Option<Timestamp>,
-    /// Objects that the last checkpoint lists.
-    listed: BTreeSet<ObjectId>,
     /// The sizes of the checkpoint being committed.
     sample: CheckpointSample,
     /// Requests to the store before the last checkpoint; `None` before the first.
     requests: Option<u64>,
+    /// Requests that workers elsewhere made for the checkpoint being committed.
+    workers_requests: u64,
     /// Rows of each key group, as last reported.
     rows: BTreeMap<(OperatorId, KeyGroup), u64>,
+    /// Whether the outcome of the attempt has been told.
+    ended: bool,
 }
 
-/// The owner's record of an epoch in flight.
+/// An attempt's parameters, before its loop runs.
+pub(super) struct Parts {
+    pub(super) events: UnboundedReceiver<Event>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) store: Store,
+    pub(super) job: JobId,
+    pub(super) attempt: Attempt,
+    pub(super) max_parallelism: u16,
+    pub(super) operators: Vec<OperatorSpec>,
+    pub(super) chain: Option<ChainPolicy>,
+    pub(super) carried: Vec<Carried>,
+    pub(super) seats: BTreeMap<Participant, (SessionId, u32)>,
+    /// What the restored checkpoint lists.
+    pub(super) listed: BTreeMap<ObjectId, ObjectRef>,
+    pub(super) committer: Committer,
+}
+
+/// An epoch from its trigger until its end.
 struct InFlight {
     started: Timestamp,
-    stage: Stage,
+    /// Subtasks that have passed the barrier.
+    arrived: BTreeSet<Participant>,
+    /// The workers that have acknowledged the epoch.
+    acknowledged: BTreeSet<SessionId>,
+    /// What they placed, until the commit begins.
+    placed: BTreeMap<SessionId, Acknowledge>,
+    committing: bool,
     /// Why the epoch will be aborted.
     reason: Option<Error>,
 }
 
-/// How far an epoch has come here.
-enum Stage {
-    /// The worker has not placed it.
-    Open,
-    Placed(Placed),
-    Committing,
-}
-
 impl InFlight {
     fn new(started: Timestamp) -> Self {
-        Self { started, stage: Stage::Open, reason: None }
+        let (arrived, acknowledged, placed) = (BTreeSet::new(), BTreeSet::new(), BTreeMap::new());
+        Self { started, arrived, acknowledged, placed, committing: false, reason: None }
     }
 }
 
-impl Owner {
-    /// * `carried`: stored operators that each checkpoint lists again.
-    pub(super) fn new(
-        shared: Arc<Shared>,
-        store: &Store,
-        (attempt, max_parallelism): (Attempt, u16),
-        (operators, carried): (Vec<OperatorSpec>, Vec<Carried>),
-        committer: Committer,
-    ) -> Self {
+impl OwnedAttempt {
+    pub(super) fn new(parts: Parts) -> Self {
+        let Parts { events, sessions, shared, store, job, attempt, max_parallelism, operators, .. } = parts;
+        let intake = Intake::new(attempt, max_parallelism, parts.seats, parts.listed);
+        let loads = Loads::new(intake.worker_count());
         Self {
             steps: Steps::new(),
+            events,
+            sessions,
             shared,
             runtime: Arc::clone(store.runtime()),
-            store: store.clone(),
+            collector: Some(Box::new(Collector::new(&store))),
+            store,
+            job,
             attempt,
             max_parallelism,
             operators,
-            carried,
-            committer: Some(Box::new(committer)),
-            collector: Some(Box::new(Collector::new(store))),
+            chain: parts.chain,
+            carried: parts.carried,
+            intake,
+            loads,
+            dropped: BTreeMap::new(),
+            committer: Some(Box::new(parts.committer)),
             garbage: Vec::new(),
             epochs: BTreeMap::new(),
             timer: None,
-            listed: BTreeSet::new(),
             sample: CheckpointSample::default(),
             requests: None,
+            workers_requests: 0,
             rows: BTreeMap::new(),
+            ended: false,
         }
     }
 
-    pub(super) fn begin(&mut self) {
+    /// Runs until the last handle is dropped, or the attempt fails.
+    pub(super) async fn run(mut self) {
         self.publish_doubt();
         self.sweep_orphans();
+        loop {
+            let ended = match self.next().await {
+                Some(step) => self.handle(step),
+                None => return self.end(Error::stopped("the job was dropped by its owner")),
+            };
+            match ended {
+                Ok(()) => self.advance(),
+                Err(error) => return self.fail(error),
+            }
+        }
     }
 
-    /// Publishes the errors of a commit in doubt in the job's progress.
-    fn publish_doubt(&mut self) {
-        let shared = Arc::downgrade(&self.shared);
-        let Some(committer) = &mut self.committer else { broken("an owner starts without its committer") };
-        committer.on_doubt(Arc::new(move |error| {
-            if let Some(shared) = shared.upgrade() {
-                shared.update(|progress| progress.unsettled = Some(error.clone()));
+    /// Returns the next result or event; `None` once every handle is dropped.
+    async fn next(&mut self) -> Option<Result<Step, Event>> {
+        poll_fn(|context| {
+            if let Poll::Ready(Some(step)) = self.steps.poll_next_unpin(context) {
+                return Poll::Ready(Some(Ok(step)));
             }
-        }));
+            self.events.poll_recv(context).map(|event| event.map(Err))
+        })
+        .await
+    }
+
+    /// # Errors
+    /// Fatal to the attempt.
+    fn handle(&mut self, step: Result<Step, Event>) -> Result<()> {
+        let now = self.runtime.monotonic();
+        match step {
+            Ok(Step::Decided(epoch, decision)) => return self.decided(now, epoch, decision),
+            Ok(Step::Collected(collector)) => self.collected(collector),
+            Ok(Step::Deadline(deadline)) => {
+                self.timer.take_if(|armed| *armed == deadline);
+                self.shared.coordinator().handle_timeout(now);
+            }
+            Err(Event::Triggered(epoch)) => self.triggered(now, epoch),
+            Err(Event::Declined(epoch, reason)) => self.decline(now, epoch, reason),
+            Err(Event::Message(session, message)) => return self.message(now, session, message),
+            Err(Event::Lost(session)) => return self.lost(now, session),
+        }
+        Ok(())
     }
 
     /// Records that an epoch was triggered.
-    ///
-    /// * `open`: whether it is still in flight.
-    pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, open: bool) {
+    fn triggered(&mut self, now: Timestamp, epoch: Epoch) {
         // Requests of claim and restore count for no checkpoint.
         if self.requests.is_none() {
             self.requests = Some(self.store_requests());
         }
-        if open {
+        // An epoch may have timed out before this event was read.
+        if self.shared.coordinator().is_in_flight(epoch) {
             self.epochs.insert(epoch, InFlight::new(now));
+            self.decline_for_dropped_subtasks(now);
         }
     }
 
-    /// Handles one step. Returns a checkpoint that was committed, to be announced once the worker has settled its
-    /// epoch.
-    ///
-    /// # Errors
-    /// Fatal to the job: the commit stays in doubt, or another attempt owns the job.
-    pub(super) fn handle(&mut self, now: Timestamp, step: Step) -> Result<Option<(Epoch, ManifestId)>> {
-        match step {
-            Step::Decided(epoch, decision) => {
-                let committed = self.decided(now, epoch, decision)?;
-                return Ok(committed.map(|id| (epoch, id)));
-            }
-            Step::Collected(collector) => {
-                let left = collector.uncollected();
-                self.shared.update(|progress| progress.uncollected = left);
-                self.collector = Some(collector);
-            }
-            Step::Deadline(deadline) => {
-                self.timer.take_if(|armed| *armed == deadline);
-                self.shared.coordinator().handle_timeout(now);
-            }
+    fn message(&mut self, now: Timestamp, session: SessionId, message: ToOwner) -> Result<()> {
+        if !self.intake.has_seats(session) && !accepts_stale() {
+            self.sessions.refuse(Error::usage("worker has no seat in this attempt").with("session", session));
+            return Ok(());
         }
-        Ok(None)
+        match message {
+            ToOwner::Hello(_) => self.sessions.refuse(Error::usage("worker greeted twice")),
+            ToOwner::Restored(subtask) => {
+                if self.is_own(session, subtask) {
+                    self.shared.adaptive.iter().for_each(|adaptive| adaptive.restored(now, subtask));
+                }
+            }
+            ToOwner::Arrived(epoch, subtasks) => self.arrived(session, epoch, subtasks),
+            ToOwner::Acknowledge(acknowledge) => self.acknowledged(now, session, *acknowledge),
+            ToOwner::Decline(epoch, reason) => self.decline(now, epoch, reason),
+            ToOwner::Dropped(subtask, last) => self.subtask_dropped(now, session, subtask, last),
+            ToOwner::Observed(observation) => self.observed(now, session, observation),
+            ToOwner::Refused(error) => return Err(self.seats_refused(session, error)),
+        }
+        Ok(())
     }
 
-    /// Records that all of this process's state for an epoch is placed.
-    pub(super) fn placed(&mut self, now: Timestamp, epoch: Epoch, placed: Placed) {
-        if let Err(error) = draft::check_tables(&placed.acknowledgements) {
+    fn arrived(&mut self, session: SessionId, epoch: Epoch, subtasks: Vec<Participant>) {
+        let own: Vec<_> = subtasks.into_iter().filter(|subtask| self.is_own(session, *subtask)).collect();
+        self.epochs.get_mut(&epoch).into_iter().for_each(|flight| flight.arrived.extend(&own));
+    }
+
+    /// Returns whether a subtask is the worker's. Counts the message if not.
+    fn is_own(&self, session: SessionId, (operator, subtask): Participant) -> bool {
+        let own = self.intake.is_seat_of(session, (operator, subtask));
+        if !own {
+            let error = Error::usage("worker reports on a seat that it was not given").with("session", session);
+            self.sessions.refuse(error.with("operator", operator).with("subtask", subtask));
+        }
+        own
+    }
+
+    /// Records that a worker has placed its state for an epoch.
+    fn acknowledged(&mut self, now: Timestamp, session: SessionId, acknowledge: Acknowledge) {
+        let epoch = acknowledge.epoch;
+        if !self.shared.coordinator().has_triggered(epoch) && !accepts_stale() {
+            return self.sessions.refuse(shared::never_triggered(epoch).with("session", session));
+        }
+        // A barrier subsumes those before it: the worker will not acknowledge an older epoch any more.
+        let skipped: Vec<_> = self.waiting_for(session).filter(|older| *older < epoch).collect();
+        for older in skipped {
+            self.decline(now, older, Error::unavailable("a later barrier subsumed the epoch").with("session", session));
+        }
+        // An epoch that was given up meanwhile needs nothing: its state is in the worker's chains.
+        let Some(flight) = self.epochs.get_mut(&epoch) else { return };
+        if flight.acknowledged.contains(&session) {
+            self.sessions.refuse(Error::usage("worker acknowledged an epoch twice").with("epoch", epoch));
+            if !canary::on(Canary::AcknowledgeTwice) {
+                return;
+            }
+        }
+        if let Err(error) = self.intake.check(session, &acknowledge) {
+            self.sessions.refuse(error.clone());
             return self.decline(now, epoch, error);
         }
-        // If the epoch was aborted meanwhile, it is not in `epochs`, and the coordinator ignores the acknowledgements.
-        for acknowledgement in &placed.acknowledgements {
-            self.shared.coordinator().handle(now, Event::Acknowledged(epoch, acknowledgement.participant));
+        let placed: Vec<_> = acknowledge.placed.acknowledgements.iter().map(|one| one.participant).collect();
+        flight.arrived.extend(&placed);
+        flight.acknowledged.insert(session);
+        flight.placed.insert(session, acknowledge);
+        if flight.placed.len() == self.intake.worker_count()
+            && let Err(error) = draft::check_tables(&flight.placed)
+        {
+            return self.decline(now, epoch, error);
         }
-        if let Some(epoch) = self.epochs.get_mut(&epoch) {
-            epoch.stage = Stage::Placed(placed);
+        let mut coordinator = self.shared.coordinator();
+        placed.into_iter().for_each(|subtask| coordinator.handle(now, Change::Acknowledged(epoch, subtask)));
+    }
+
+    /// Returns the epochs that wait for a worker's state.
+    fn waiting_for(&self, session: SessionId) -> impl Iterator<Item = Epoch> + '_ {
+        self.epochs.iter().filter(move |(_, flight)| !flight.acknowledged.contains(&session)).map(|(epoch, _)| *epoch)
+    }
+
+    fn subtask_dropped(&mut self, now: Timestamp, session: SessionId, subtask: Participant, last: Option<Epoch>) {
+        if self.is_own(session, subtask) {
+            self.dropped.insert(subtask, last);
+            self.decline_for_dropped_subtasks(now);
         }
+    }
+
+    /// Declines each epoch that waits for a dropped subtask.
+    fn decline_for_dropped_subtasks(&mut self, now: Timestamp) {
+        let missing = |epoch: Epoch| self.dropped.iter().find(|(_, last)| **last < Some(epoch)).map(|(it, _)| *it);
+        let declined: Vec<_> = self.epochs.keys().filter_map(|&epoch| Some((epoch, missing(epoch)?))).collect();
+        for (epoch, (operator, subtask)) in declined {
+            let error = Error::unavailable("subtask was dropped").with("operator", operator).with("subtask", subtask);
+            self.decline(now, epoch, error);
+        }
+    }
+
+    fn observed(&mut self, now: Timestamp, session: SessionId, observation: Observation) {
+        let observation = match observation {
+            Observation::Load(sample) => self.loads.add(session, sample).map(Observation::Load),
+            other => Some(other),
+        };
+        observation.into_iter().for_each(|observation| self.shared.observe(now, observation));
     }
 
     /// Aborts an epoch, unless its manifest is being created.
-    pub(super) fn decline(&mut self, now: Timestamp, epoch: Epoch, reason: Error) {
-        let committing = self.shared.coordinator().is_committing(epoch);
+    fn decline(&mut self, now: Timestamp, epoch: Epoch, reason: Error) {
+        let planted = canary::on(Canary::DeclineCommitting);
+        let committing = self.shared.coordinator().is_committing(epoch) && !planted;
         let Some(flight) = self.epochs.get_mut(&epoch).filter(|_| !committing) else { return };
         if flight.reason.is_none() {
             flight.reason = Some(reason.clone());
             self.shared.update(|progress| progress.last_decline = Some(reason));
         }
-        self.shared.coordinator().handle(now, Event::Declined(epoch));
+        // The coordinator protects a commit under way, too.
+        let change = if planted { Change::NotCommitted(epoch) } else { Change::Declined(epoch) };
+        self.shared.coordinator().handle(now, change);
     }
 
-    /// Returns the coordinator's next command.
-    pub(super) fn poll(&self) -> Option<Command> {
-        self.shared.coordinator().poll()
+    /// Starts whatever can start now.
+    fn advance(&mut self) {
+        loop {
+            let command = self.shared.coordinator().poll();
+            match command {
+                Some(Command::Commit(epoch)) => self.commit(epoch),
+                Some(Command::Abort(epoch)) => self.aborted(epoch),
+                None => break,
+            }
+        }
+        self.collect();
+        self.arm_timer();
+        metrics::in_progress(self.shared.coordinator().in_flight());
     }
 
-    /// Starts creating the manifest of an epoch.
-    pub(super) fn commit(&mut self, epoch: Epoch) {
-        let stage = self.epochs.get_mut(&epoch).map(|flight| std::mem::replace(&mut flight.stage, Stage::Committing));
-        let Some(Stage::Placed(placed)) = stage else { broken("commit of an epoch that is not placed") };
+    fn commit(&mut self, epoch: Epoch) {
+        let Some(flight) = self.epochs.get_mut(&epoch) else { broken("commit of an epoch that is not in flight") };
+        flight.committing = true;
+        let placed = std::mem::take(&mut flight.placed);
         let Some(mut committer) = self.committer.take() else { broken("two commits at a time") };
         let draft = self.draft(epoch, placed);
         let span = tracing::info_span!("commit", %epoch);
         let commit = async move {
-            let outcome = match draft {
-                Ok(draft) => committer.commit(draft).await,
-                Err(error) => Err(error),
+            let (outcome, listed) = match draft {
+                Ok(draft) => {
+                    let listed = draft.objects.iter().map(|object| (object.id, object.clone())).collect();
+                    (committer.commit(draft).await, listed)
+                }
+                Err(error) => (Err(error), BTreeMap::new()),
             };
-            Step::Decided(epoch, Decision { committer, outcome })
+            Step::Decided(epoch, Decision { committer, outcome, listed })
         };
         self.steps.push(commit.instrument(span).boxed());
     }
 
-    /// Takes the committer back once the outcome of its commit is known. Returns the checkpoint, if the epoch is
-    /// committed.
-    fn decided(&mut self, now: Timestamp, epoch: Epoch, decision: Decision) -> Result<Option<ManifestId>> {
-        let Decision { mut committer, outcome } = decision;
-        if outcome.is_ok() {
-            self.garbage.push(committer.take_garbage());
-        }
-        self.committer = Some(committer);
-        match outcome {
-            Ok(CommitOutcome::Committed(committed)) => {
-                self.shared.update(|progress| progress.unsettled = None);
-                self.shared.coordinator().handle(now, Event::Committed(epoch));
-                Ok(Some(committed.id))
-            }
-            Ok(CommitOutcome::Fenced { by }) => {
-                self.shared.update(|progress| progress.unsettled = None);
-                Err(Error::fenced("a newer attempt owns the job").with("attempt", by))
-            }
-            // The store refused, or the draft broke a rule: the manifest does not exist and will not.
-            Err(error) if is_not_committed(&error) => {
-                if let Some(flight) = self.epochs.get_mut(&epoch) {
-                    flight.reason = Some(error.clone());
-                }
-                self.shared.update(|progress| {
-                    progress.unsettled = None;
-                    progress.last_decline = Some(error);
-                });
-                self.shared.coordinator().handle(now, Event::NotCommitted(epoch));
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Announces a checkpoint.
-    pub(super) fn announce(&mut self, now: Timestamp, epoch: Epoch, id: ManifestId) {
-        let started = self.epochs.remove(&epoch).map_or(now, |flight| flight.started);
-        let duration = now.since(started);
-        self.observe_completed(now, duration);
-        metrics::checkpoint_completed(id.seq, duration);
-        tracing::info!(%epoch, id = %id.seq, ?duration, "checkpoint committed");
-        self.shared.epoch_ended(epoch, Some(id));
-        self.shared.update(|progress| {
-            progress.committed = Some((epoch, id));
-            progress.completed = progress.completed.saturating_add(1);
-        });
-    }
-
-    /// Returns the number of requests that the job has made.
-    fn store_requests(&self) -> u64 {
-        let requests = self.store.requests();
-        requests.put + requests.get + requests.list + requests.delete
-    }
-
-    /// Reports the checkpoint's duration and requests to the controller of the interval.
-    #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 requests and rows")]
-    fn observe_completed(&mut self, now: Timestamp, duration: Duration) {
-        let all = self.store_requests();
-        let requests = all.saturating_sub(self.requests.replace(all).unwrap_or(all)) as f64;
-        let sample = CheckpointSample { duration: duration.as_secs_f64(), requests, ..self.sample };
-        self.shared.observe(now, Observation::Completed(sample));
-    }
-
-    /// Records, logs and announces that an epoch was aborted.
-    ///
-    /// * `unfinished`: its progress at the worker, unless all was placed.
-    pub(super) fn aborted(&mut self, now: Timestamp, epoch: Epoch, unfinished: Option<Unfinished>) {
-        self.shared.observe(now, Observation::Aborted);
-        metrics::checkpoint_failed();
-        let InFlight { started, stage, reason } = self.epochs.remove(&epoch).unwrap_or_else(|| InFlight::new(now));
-        let Unfinished { stage, missing } =
-            unfinished.unwrap_or_else(|| Unfinished { stage: stage.name(), missing: Vec::new() });
-        let reason = reason.unwrap_or_else(|| Error::unavailable("checkpoint was not complete in time"));
-        let aborted = Aborted { epoch, reason, age: now.since(started), missing };
-        let subtasks = Subtasks(&aborted.missing);
-        tracing::warn!(%epoch, reason = aborted.reason.chain(), age = ?aborted.age, stage,
-            missing = %subtasks, "checkpoint given up");
-        self.shared.epoch_ended(epoch, None);
-        self.shared.update(|progress| {
-            progress.aborted = progress.aborted.saturating_add(1);
-            progress.last_aborted = Some(aborted);
-        });
-    }
-
-    /// Starts whatever can start now.
-    pub(super) fn advance(&mut self) {
-        self.collect();
-        self.arm_timer();
-    }
-
-    /// Deletes objects that the last commits made unreachable, one collection at a time.
-    fn collect(&mut self) {
-        if self.garbage.is_empty() {
-            return;
-        }
-        let Some(mut collector) = self.collector.take() else { return };
-        std::mem::take(&mut self.garbage).into_iter().for_each(|garbage| collector.add(garbage));
-        let collect = async move {
-            // Failures are logged; the collector keeps their keys for the next run.
-            let _swept = collector.run().await;
-            Step::Collected(collector)
-        };
-        self.steps.push(collect.boxed());
-    }
-
-    /// Deletes, once, objects that earlier attempts uploaded without committing. Runs in place of the collector, since
-    /// two deleters would try the same objects.
-    fn sweep_orphans(&mut self) {
-        let attempt = self.attempt;
-        if attempt <= Attempt(1) {
-            return;
-        }
-        let Some(collector) = self.collector.take() else { return };
-        let span = tracing::info_span!("sweep", %attempt);
-        let sweep = async move {
-            collector.sweep_orphans(attempt).await;
-            Step::Collected(collector)
-        };
-        self.steps.push(sweep.instrument(span).boxed());
-    }
-
-    fn arm_timer(&mut self) {
-        let Some(deadline) = self.shared.coordinator().deadline() else { return };
-        // A later epoch may have an earlier deadline: the controller chooses each timeout.
-        if self.timer.is_some_and(|armed| armed <= deadline) {
-            return;
-        }
-        self.timer = Some(deadline);
-        let sleep = self.runtime.sleep(deadline.since(self.runtime.monotonic()));
-        self.steps.push(sleep.map(move |()| Step::Deadline(deadline)).boxed());
-    }
-
-    pub(super) fn fail(&self, error: Error) {
-        match error.kind() {
-            ErrorKind::Fenced => tracing::warn!(error = error.chain(), "fenced"),
-            _ => tracing::error!(error = error.chain(), "job failed"),
-        }
-        self.shared.fail(error);
-    }
-}
-
-impl Stage {
-    const fn name(&self) -> &'static str {
-        match self {
-            Self::Open => "encoding and uploading",
-            Self::Placed(_) => "waiting for an earlier commit",
-            Self::Committing => "committing",
-        }
-    }
-}
-
-/// Returns whether a failed commit provably left no manifest, so that the job can continue.
-fn is_not_committed(error: &Error) -> bool {
-    let ends = matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Fenced | ErrorKind::Stopped);
-    error.applied() == Applied::No && !ends
-}
-
-/// Prints subtasks for a log line.
-struct Subtasks<'a>(&'a [Participant]);
-
-impl fmt::Display for Subtasks<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const SHOWN: usize = 8;
-        for (operator, subtask) in self.0.iter().take(SHOWN) {
-            write!(f, "{operator}/{subtask} ")?;
-        }
-        match self.0.len().saturating_sub(SHOWN) {
-            0 => Ok(()),
-            more => write!(f, "and {more} more"),
+    /// Sends a message to every worker of the attempt.
+    fn broadcast(&self, message: &ToWorker) {
+        for session in self.intake.workers() {
+            // A worker that is gone is reported as lost.
+            let _gone = self.sessions.send((self.job, self.attempt), session, message.clone());
         }
     }
 }

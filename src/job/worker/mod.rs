@@ -1,9 +1,19 @@
-//! The worker: gathers the seals of this process's tasks for an epoch, places them, and reports to the owner.
+//! The worker's part of an attempt: gathers the seals of this process's tasks for an epoch, places them, and tells the
+//! owner.
+//!
+//! ```text
+//! tasks --mail--> WorkerAttempt --messages--> owner
+//! ```
 //!
 //! Invariant: epochs are placed one at a time and in order, so that the pending links of an aborted epoch are merged
-//! only into later epochs.
+//! only into later epochs. A worker does not know what was triggered: it learns of an epoch when a task passes its
+//! barrier, or when the engine announces it.
 
+mod background;
+mod prepare;
+mod process;
 mod seat;
+mod shared;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,11 +21,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{AbortHandle, FutureExt as _, abortable};
-use tokio::sync::mpsc::UnboundedSender;
 use tracing::Instrument as _;
 
-use super::progress::Unfinished;
-use super::shared::{Mail, Shared, Steps};
+use super::wire::{Acknowledge, Settle, ToOwner};
 use crate::backend::Outcome;
 use crate::checkpoint::acknowledgement::{Arrival, Placed};
 use crate::checkpoint::pipeline::Pipeline;
@@ -28,55 +36,52 @@ use crate::metrics;
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
+use shared::{Mail, Shared, Steps};
+
+pub(super) use process::Local;
+pub use process::{Assignment, Worker, WorkerSettings};
 pub use seat::{RestoreError, Seat};
+pub(super) use shared::{Anchor, AttemptHandle};
 pub use task::Task;
 
-/// The pause before the next poll for mail: this fraction of the time since the trigger, within these bounds.
+/// The pause before the next poll for mail: this fraction of the time since the epoch began here, within these bounds.
 const POLL_FRACTION: u32 = 4;
 const POLL_MIN: Duration = Duration::from_millis(1);
 const POLL_MAX: Duration = Duration::from_millis(100);
 
+/// Most ended epochs that are remembered: late arrivals for them need nothing.
+const ENDED_KEPT: usize = 1024;
+
 /// The result of the worker's asynchronous work.
-pub(super) enum Step {
+enum Step {
     /// It is time to poll for mail.
     Poll,
     /// Placing ended; `None` if the epoch was aborted meanwhile.
     Placed(Epoch, Option<Result<Placed>>),
 }
 
-/// A report to the owner.
-pub(super) enum Report {
-    /// All of this process's state for the epoch is placed.
-    Placed(Epoch, Placed),
-    /// The epoch cannot be completed here.
-    Declined(Epoch, Error),
-}
-
-/// The worker of one attempt in this process.
-pub(super) struct Worker {
-    pub(super) steps: Steps<Step>,
+/// The worker's part of one attempt.
+struct WorkerAttempt {
+    steps: Steps<Step>,
     shared: Arc<Shared>,
     runtime: SharedRuntime,
     pipeline: Arc<Pipeline>,
     prepared: PreparedOutput,
     /// When groups get new bases; `None` if each checkpoint writes all groups.
-    policy: Option<ChainPolicy>,
-    /// One per task.
-    settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
+    chain: Option<ChainPolicy>,
     epochs: BTreeMap<Epoch, InProgress>,
-    /// Subtasks whose seat or task was dropped.
-    dropped: BTreeSet<Participant>,
-    /// The newest triggered epoch.
-    newest: Epoch,
+    ended: BTreeSet<Epoch>,
+    /// The last epoch whose barrier each subtask passed.
+    last: BTreeMap<Participant, Epoch>,
     polling: bool,
-    reports: Vec<Report>,
+    messages: Vec<ToOwner>,
+    /// Whether the owner counts this process's requests itself.
+    shares_store: bool,
 }
 
-/// An epoch from its trigger until it is settled.
+/// An epoch from its first sign here until it is settled.
 struct InProgress {
     started: Timestamp,
-    /// The newest epoch whose commit had been announced when this one was triggered.
-    announced: Option<Epoch>,
     stage: Stage,
 }
 
@@ -87,13 +92,13 @@ enum Stage {
     Placed,
 }
 
-impl Worker {
-    pub(super) fn new(
+impl WorkerAttempt {
+    fn new(
         shared: Arc<Shared>,
         pipeline: Pipeline,
         prepared: PreparedOutput,
-        policy: Option<ChainPolicy>,
-        settlements: Vec<UnboundedSender<(Epoch, Outcome)>>,
+        chain: Option<ChainPolicy>,
+        shares_store: bool,
     ) -> Self {
         Self {
             steps: Steps::new(),
@@ -101,28 +106,30 @@ impl Worker {
             runtime: Arc::clone(&pipeline.runtime),
             pipeline: Arc::new(pipeline),
             prepared,
-            policy,
-            settlements,
+            chain,
             epochs: BTreeMap::new(),
-            dropped: BTreeSet::new(),
-            newest: Epoch::default(),
+            ended: BTreeSet::new(),
+            last: BTreeMap::new(),
             polling: false,
-            reports: Vec::new(),
+            messages: Vec::new(),
+            shares_store,
         }
     }
 
-    /// Records that an epoch was triggered.
-    ///
-    /// * `announced`: the newest epoch whose commit had been announced before; `None` if the triggered epoch has ended.
-    pub(super) fn triggered(&mut self, now: Timestamp, epoch: Epoch, announced: Option<Option<Epoch>>) {
-        self.newest = epoch;
-        if let Some(announced) = announced {
-            let stage = Stage::Gathering(BTreeMap::new());
-            self.epochs.insert(epoch, InProgress { started: now, announced, stage });
+    /// Records that a barrier is on its way.
+    fn expect(&mut self, epoch: Epoch) {
+        let newest = self.epochs.last_key_value().map(|(newest, _)| *newest);
+        if newest < Some(epoch) && !self.ended.contains(&epoch) {
+            self.begin(epoch);
         }
     }
 
-    pub(super) fn handle(&mut self, step: Step) {
+    fn begin(&mut self, epoch: Epoch) {
+        let started = self.runtime.monotonic();
+        self.epochs.insert(epoch, InProgress { started, stage: Stage::Gathering(BTreeMap::new()) });
+    }
+
+    fn handle(&mut self, step: Step) {
         match step {
             Step::Poll => self.polling = false,
             Step::Placed(epoch, outcome) => {
@@ -130,7 +137,9 @@ impl Worker {
                     None => {}
                     Some(Ok(placed)) => {
                         self.epochs.entry(epoch).and_modify(|epoch| epoch.stage = Stage::Placed);
-                        self.reports.push(Report::Placed(epoch, placed));
+                        // Packs are this process's only requests for an epoch.
+                        let requests = if self.shares_store { 0 } else { placed.uploads };
+                        self.messages.push(ToOwner::Acknowledge(Box::new(Acknowledge { epoch, placed, requests })));
                     }
                     Some(Err(error)) => self.decline(epoch, error),
                 }
@@ -139,115 +148,130 @@ impl Worker {
         }
     }
 
-    /// Reads the mail of the tasks. Returns the reports to the owner.
-    pub(super) fn gather(&mut self) -> Vec<Report> {
-        // A task's mail may overtake the wake-up of its epoch's trigger. It stays in the mailbox until then.
-        let newest = self.newest;
-        let mail: Vec<_> = self.shared.mail().extract_if(.., |mail| mail.is_known(newest)).collect();
-        for mail in mail {
-            match mail {
-                Mail::Arrived(epoch, participant, arrival) => self.arrived(epoch, participant, arrival),
-                Mail::Declined(epoch, reason) => self.decline(epoch, reason),
-                Mail::Dropped(participant) => drop(self.dropped.insert(participant)),
+    /// Reads the mail of the tasks, and starts whatever can start now. Returns the messages to the owner.
+    fn advance(&mut self) -> Vec<ToOwner> {
+        loop {
+            self.gather();
+            self.place_oldest();
+            if self.poll_again() {
+                return std::mem::take(&mut self.messages);
             }
         }
-        self.decline_for_dropped_subtasks();
-        std::mem::take(&mut self.reports)
+    }
+
+    fn gather(&mut self) {
+        let mut arrived: BTreeMap<Epoch, Vec<Participant>> = BTreeMap::new();
+        let (mut declined, mut rest) = (Vec::new(), Vec::new());
+        let mut messages = std::mem::take(&mut self.messages);
+        for mail in self.shared.take_mail() {
+            match mail {
+                Mail::Restored(participant) => rest.push(ToOwner::Restored(participant)),
+                Mail::Arrived(epoch, participant, arrival) => {
+                    arrived.entry(epoch).or_default().push(participant);
+                    self.arrived(epoch, participant, arrival);
+                }
+                Mail::Declined(epoch, reason) => declined.push((epoch, reason)),
+                Mail::Dropped(participant) => {
+                    let last = self.last.get(&participant).copied();
+                    rest.push(ToOwner::Dropped(participant, last));
+                }
+            }
+        }
+        // The owner hears who arrived before it hears which epochs that ends.
+        messages.extend(arrived.into_iter().map(|(epoch, subtasks)| ToOwner::Arrived(epoch, subtasks)));
+        messages.append(&mut self.messages);
+        self.messages = messages;
+        declined.into_iter().for_each(|(epoch, reason)| self.decline(epoch, reason));
+        self.messages.append(&mut rest);
     }
 
     fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
+        self.last.insert(participant, epoch);
         self.prepared.take(epoch, participant, &mut arrival.opaques);
         // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
         let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
-            self.decline(older, with_subtask(Error::unavailable("a later barrier subsumed the epoch"), participant));
+            let (operator, subtask) = participant;
+            let error = Error::unavailable("a later barrier subsumed the epoch").with("operator", operator);
+            self.decline(older, error.with("subtask", subtask));
         }
         // Nothing is left to do for an aborted epoch: the sealed state is in the chain.
+        if self.ended.contains(&epoch) {
+            return;
+        }
+        if !self.epochs.contains_key(&epoch) {
+            self.begin(epoch);
+        }
         if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = self.epochs.get_mut(&epoch) {
             arrivals.insert(participant, arrival);
         }
     }
 
-    /// Declines each epoch that waits for a dropped subtask.
-    fn decline_for_dropped_subtasks(&mut self) {
-        let missing = |stage: &Stage| self.dropped.iter().find(|subtask| stage.waits_for(**subtask)).copied();
-        let epochs = self.epochs.iter().filter_map(|(&epoch, of)| Some((epoch, missing(&of.stage)?)));
-        let declined: Vec<_> = epochs.collect();
-        for (epoch, subtask) in declined {
-            self.decline(epoch, with_subtask(Error::unavailable("subtask was dropped"), subtask));
-        }
-    }
-
     fn decline(&mut self, epoch: Epoch, reason: Error) {
-        self.reports.push(Report::Declined(epoch, reason));
-    }
-
-    /// Starts whatever can start now.
-    pub(super) fn advance(&mut self) {
-        self.place_oldest();
-        self.poll_again();
+        self.messages.push(ToOwner::Decline(epoch, reason));
     }
 
     /// Starts placing the oldest epoch that is not placed, once every subtask has arrived.
     fn place_oldest(&mut self) {
-        let policy = self.chain_policy();
         let oldest = self.epochs.iter_mut().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
-        let Some((&epoch, InProgress { announced, stage, .. })) = oldest else { return };
+        let Some((&epoch, InProgress { stage, .. })) = oldest else { return };
         let Stage::Gathering(arrivals) = stage else { return };
         if arrivals.len() < self.pipeline.chains.len() {
             return;
         }
         let mut arrivals = std::mem::take(arrivals);
-        if let Some(announced) = *announced {
-            self.prepared.settle(announced);
-        }
         for (&participant, arrival) in &mut arrivals {
+            if let Some(published) = arrival.published {
+                self.prepared.settle(participant, published);
+            }
             arrival.opaques.extend(self.prepared.list(epoch, participant));
         }
         metrics::sealed_bytes(self.pipeline.held_bytes());
-        let pipeline = Arc::clone(&self.pipeline);
+        let (pipeline, chain) = (Arc::clone(&self.pipeline), self.chain);
         let span = tracing::info_span!("place", %epoch);
-        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals, policy).await }.instrument(span));
+        let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals, chain).await }.instrument(span));
         *stage = Stage::Placing(handle);
         self.steps.push(async move { Step::Placed(epoch, place.await.ok()) }.boxed());
     }
 
-    /// Returns the current bounds of chains.
-    fn chain_policy(&self) -> Option<ChainPolicy> {
-        let decided = |policy| self.shared.adaptive.as_ref().map_or(policy, |adaptive| adaptive.chain_policy(policy));
-        self.policy.map(decided)
-    }
-
-    /// Schedules the next poll while tasks are expected to seal. The pause grows with the time since the trigger.
-    fn poll_again(&mut self) {
+    /// Schedules the next poll while tasks are expected to seal. The pause grows with the time since the epoch began.
+    /// Returns false if there is mail to read first.
+    fn poll_again(&mut self) -> bool {
+        if self.polling {
+            return true;
+        }
         let all = self.pipeline.chains.len();
         let gathers = |epoch: &&InProgress| matches!(&epoch.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
-        let Some(oldest) = self.epochs.values().find(gathers).filter(|_| !self.polling) else { return };
-        let pause = (self.runtime.monotonic().since(oldest.started) / POLL_FRACTION).clamp(POLL_MIN, POLL_MAX);
-        self.polling = true;
-        let sleep = self.runtime.sleep(pause);
-        self.steps.push(sleep.map(|()| Step::Poll).boxed());
+        let oldest = self.epochs.values().find(gathers);
+        self.polling = oldest.is_some();
+        if let Some(oldest) = oldest {
+            let pause = (self.runtime.monotonic().since(oldest.started) / POLL_FRACTION).clamp(POLL_MIN, POLL_MAX);
+            let sleep = self.runtime.sleep(pause);
+            self.steps.push(sleep.map(|()| Step::Poll).boxed());
+        }
+        self.shared.set_polling(self.polling)
     }
 
-    /// Records the outcome of an epoch in the chains and passes it to the tasks. Returns the progress of an epoch that
-    /// was not placed.
-    pub(super) fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Option<Unfinished> {
+    /// Records the outcome of an epoch in the chains. The tasks know it already.
+    fn settle(&mut self, Settle { epoch, outcome, chain }: Settle) {
+        self.chain = chain;
+        self.ended.insert(epoch);
+        while self.ended.len() > ENDED_KEPT {
+            self.ended.pop_first();
+        }
         let ended = self.epochs.remove(&epoch);
         if let Some(InProgress { stage: Stage::Placing(handle), .. }) = &ended {
             handle.abort();
         }
         match outcome {
-            Outcome::Commit => self.pipeline.commit(epoch),
+            Outcome::Commit => {
+                self.pipeline.commit(epoch);
+                // A commit covers all earlier epochs.
+                self.epochs = self.epochs.split_off(&epoch.next());
+            }
             Outcome::Abort => self.merge_pending(epoch),
         }
-        for settlement in &self.settlements {
-            // A dropped task has no state to settle.
-            let _gone = settlement.send((epoch, outcome));
-        }
-        // An epoch that timed out before its wake was read is unknown here: no subtask has arrived.
-        let stage = ended.map_or_else(|| Stage::Gathering(BTreeMap::new()), |ended| ended.stage);
-        stage.unfinished(&self.pipeline)
     }
 
     /// Merges the pending links of epochs up to `aborted`, but not of epochs still to be placed. Without this, every
@@ -264,67 +288,5 @@ impl Stage {
     /// Returns whether the epoch waits for `participant` to arrive.
     fn waits_for(&self, participant: Participant) -> bool {
         matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
-    }
-
-    fn unfinished(&self, pipeline: &Pipeline) -> Option<Unfinished> {
-        match self {
-            Self::Gathering(_) => {
-                let missing = pipeline.chains.keys().filter(|subtask| self.waits_for(**subtask)).copied().collect();
-                Some(Unfinished { stage: "waiting for subtasks", missing })
-            }
-            Self::Placing(_) => Some(Unfinished { stage: "encoding and uploading", missing: Vec::new() }),
-            Self::Placed => None,
-        }
-    }
-}
-
-fn with_subtask(error: Error, (operator, subtask): Participant) -> Error {
-    error.with("operator", operator).with("subtask", subtask)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Mutex;
-
-    use super::*;
-    use crate::checkpoint::pipeline::PipelineSettings;
-    use crate::checkpoint::segment_chain::SegmentChain;
-    use crate::control::coordinator::{CheckpointPolicy, Coordinator};
-    use crate::id::{Attempt, OperatorId, Subtask};
-    use crate::key_group::KeyGroupSet;
-    use crate::memory::MemoryBudget;
-    use crate::place::Store;
-    use crate::tokio_runtime::TokioRuntime;
-
-    const PARTICIPANT: Participant = (OperatorId(1), Subtask(0));
-
-    fn worker() -> Worker {
-        let store = Store::open("memory:///", &"job".parse().unwrap(), TokioRuntime::current()).unwrap();
-        let runtime = Arc::clone(store.runtime());
-        let policy = CheckpointPolicy::default();
-        let coordinator = Coordinator::new(policy, [PARTICIPANT], Epoch(1), runtime.monotonic());
-        let budget = MemoryBudget::new(u64::MAX);
-        let chain = SegmentChain::new(KeyGroupSet::all(1), Vec::new(), budget.clone());
-        let pipeline = Pipeline {
-            store,
-            runtime,
-            settings: PipelineSettings::default(),
-            attempt: Attempt(1),
-            max_parallelism: 1,
-            chains: [(PARTICIPANT, Arc::new(Mutex::new(chain)))].into(),
-            catalog: Mutex::default(),
-        };
-        let shared = Arc::new(Shared::new(Attempt(1), coordinator, None));
-        Worker::new(shared, pipeline, PreparedOutput::new(budget), None, Vec::new())
-    }
-
-    #[tokio::test]
-    async fn an_epoch_aborted_before_its_wake_was_read_misses_every_subtask() {
-        let mut worker = worker();
-        let unfinished = worker.settle(Epoch(1), Outcome::Abort).unwrap();
-        assert_eq!((unfinished.stage, unfinished.missing), ("waiting for subtasks", vec![PARTICIPANT]));
-        worker.triggered(Timestamp::from_millis(0), Epoch(2), Some(None));
-        worker.handle(Step::Placed(Epoch(2), Some(Ok(Placed { acknowledgements: Vec::new(), objects: Vec::new() }))));
-        assert!(worker.settle(Epoch(2), Outcome::Abort).is_none(), "nothing is missing once all is placed");
     }
 }

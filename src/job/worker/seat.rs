@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::shared::{Mail, Presence};
 use super::task::{AgreedTables, Task};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
@@ -13,10 +14,9 @@ use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Attempt, Epoch, OperatorId, Subtask};
+use crate::id::{Epoch, OperatorId, Subtask};
 use crate::job::Strategy;
 use crate::job::operator_state::OperatorState;
-use crate::job::shared::Presence;
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
@@ -31,21 +31,20 @@ use crate::time::Timestamp;
 /// epoch that waits for it.
 #[derive(Debug)]
 pub struct Seat {
-    pub(in crate::job) presence: Presence,
-    pub(in crate::job) attempt: Attempt,
-    pub(in crate::job) share: Share,
+    pub(super) presence: Presence,
+    pub(super) share: Share,
     /// The opaques that carry operator state; `share` has the others.
-    pub(in crate::job) operator_state: Vec<Opaque>,
-    pub(in crate::job) tables: Tables,
-    pub(in crate::job) partitioner: Partitioner,
-    pub(in crate::job) max_parallelism: u16,
-    pub(in crate::job) store: Store,
-    pub(in crate::job) runtime: SharedRuntime,
-    pub(in crate::job) chain: SharedChain,
-    pub(in crate::job) settled: UnboundedReceiver<(Epoch, Outcome)>,
-    pub(in crate::job) strategy: Strategy,
-    pub(in crate::job) budget: MemoryBudget,
-    pub(in crate::job) restore_bytes: u64,
+    pub(super) operator_state: Vec<Opaque>,
+    pub(super) tables: Tables,
+    pub(super) partitioner: Partitioner,
+    pub(super) max_parallelism: u16,
+    pub(super) store: Store,
+    pub(super) runtime: SharedRuntime,
+    pub(super) chain: SharedChain,
+    pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
+    pub(super) strategy: Strategy,
+    pub(super) budget: MemoryBudget,
+    pub(super) restore_bytes: u64,
 }
 
 impl Seat {
@@ -117,7 +116,7 @@ impl Seat {
         match self.load(make).await {
             Ok(loaded) => Ok(self.into_task(loaded)),
             Err(error) => {
-                let error = claim::why_unreadable(&self.store, self.attempt, error).await;
+                let error = claim::why_unreadable(&self.store, self.presence.attempt.shared.attempt(), error).await;
                 Err(RestoreError(Box::new((self, error))))
             }
         }
@@ -134,7 +133,7 @@ impl Seat {
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
-        self.presence.background.shared.schemas.agree(operator, subtask, &tables.entries)?;
+        self.presence.attempt.shared.schemas.agree(operator, subtask, &tables.entries)?;
         let under_stored_rules = self.tables.must_load_under_stored_rules();
         let mut state = self.empty_state(make, under_stored_rules);
         if !under_stored_rules {
@@ -170,7 +169,8 @@ impl Seat {
     }
 
     fn into_task<B>(self, Loaded { state, operator_state, tables }: Loaded<B>) -> Task<B> {
-        self.presence.background.restored(self.runtime.monotonic());
+        // An attempt that has ended counts no restores.
+        let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
         Task {
             presence: self.presence,
             owned: self.share.groups,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
@@ -13,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::id::{Barrier, Epoch, Part, Subtask};
 use crate::job::Strategy;
 use crate::job::operator_state::OperatorState;
-use crate::job::shared::{Mail, Presence};
+
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{Opaque, check_handed_in};
 use crate::metrics;
@@ -26,7 +27,11 @@ use crate::time::Timestamp;
 /// Process records through [`state`](Self::state) and [`operator_state`](Self::operator_state). At each barrier from
 /// [`Job::trigger`](crate::job::Job::trigger), publish the output that [`committed`](Self::committed) covers, then call
 /// [`barrier`](Self::barrier) or [`decline`](Self::decline), once. Between barriers, [`settle`](Self::settle) learns of
-/// commits. Dropping the task declines every epoch that waits for it.
+/// commits.
+///
+/// Dropping the task declines every epoch that waits for it. The attempt continues, but completes no further
+/// checkpoint. So when one task fails, end the attempt: drop the job, or, at a worker in another process than the owner,
+/// break the link.
 #[derive(Debug)]
 pub struct Task<B> {
     pub(super) presence: Presence,
@@ -99,8 +104,8 @@ impl<B: StateBackend> Task<B> {
     /// next checkpoint.
     ///
     /// Opaques replace those of earlier epochs. Prepared output ([`OpaqueRole::SinkPrepared`]) accumulates instead:
-    /// each checkpoint lists it until one that lists it is committed and that commit was announced before this
-    /// barrier's trigger. So publish what [`Task::committed`] covers before this call.
+    /// each checkpoint lists it until one that lists it is committed and [`Task::committed`] covers that commit before
+    /// this call. So call [`Task::settle`] and publish what [`Task::committed`] covers before this call.
     ///
     /// # Errors
     /// The task is unchanged by each: call again, or [`Task::decline`] the epoch. Otherwise the epoch stays open until
@@ -117,6 +122,7 @@ impl<B: StateBackend> Task<B> {
     pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
         self.check_next(barrier)?;
         check_handed_in(&opaques)?;
+        let published = self.committed;
         self.settle()?;
         self.agree_on_tables()?;
         let epoch = barrier.epoch;
@@ -138,8 +144,8 @@ impl<B: StateBackend> Task<B> {
         self.newest = Some(epoch);
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
-        let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, summary };
-        self.presence.background.post(Mail::Arrived(epoch, self.presence.participant, arrival))
+        let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, published, summary };
+        self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 
     /// Refuses to end an epoch at this task, for example because a sink cannot prepare its output. The job aborts the
@@ -162,12 +168,12 @@ impl<B: StateBackend> Task<B> {
         let (operator, subtask) = self.presence.participant;
         let error =
             Error::unavailable("subtask declined the epoch").with("operator", operator).with("subtask", subtask);
-        self.presence.background.post(Mail::Declined(barrier.epoch, error.with_source(reason)))
+        self.presence.attempt.post(Mail::Declined(barrier.epoch, error.with_source(reason)))
     }
 
     fn check_next(&self, barrier: Barrier) -> Result<()> {
-        self.presence.background.shared.check()?;
-        self.presence.background.shared.check_triggered(barrier)?;
+        self.presence.attempt.shared.check()?;
+        self.presence.attempt.shared.check_barrier(barrier)?;
         match self.newest {
             Some(newest) if newest >= barrier.epoch => {
                 let error = Error::usage("epoch does not follow this task's last epoch");
@@ -192,7 +198,7 @@ impl<B: StateBackend> Task<B> {
         }
         let new = AgreedTables::new(tables);
         let (operator, subtask) = self.presence.participant;
-        self.presence.background.shared.schemas.agree(operator, subtask, &new.entries)?;
+        self.presence.attempt.shared.schemas.agree(operator, subtask, &new.entries)?;
         self.tables = new;
         Ok(())
     }

@@ -7,7 +7,7 @@ use super::{Damage, DamageKind, detail};
 use crate::error::{Error, Result};
 use crate::id::{Hash, JobId, ObjectId, Seq};
 use crate::key_group::Partitioner;
-use crate::manifest::{Manifest, ManifestKind, ObjectRef, ObjectSlice, Opaque, SubtaskManifest};
+use crate::manifest::{Manifest, ManifestKind, ObjectRef, Opaque, SubtaskEntry, SubtaskManifest, SubtaskSlice};
 use crate::place::{DataObjects, Store};
 use crate::row::SegmentKind;
 use crate::segment::SegmentRef;
@@ -96,11 +96,15 @@ impl Reach {
         }
         let mut damaged = Vec::new();
         for entry in manifest.operators.iter().flat_map(|operator| &operator.subtasks) {
-            if let Some(subtask) = entry.inline() {
-                damaged.extend(self.add_subtask(&manifest, subtask));
-            }
-            let Some(slice) = entry.slice() else { continue };
-            match read_subtask(store, slice, manifest.max_parallelism).await {
+            let stored = match entry {
+                SubtaskEntry::Inline(subtask) => {
+                    damaged.extend(self.add_subtask(&manifest, subtask));
+                    continue;
+                }
+                SubtaskEntry::Slice(stored) => stored,
+            };
+            let slice = &stored.slice;
+            match read_subtask(store, stored, manifest.max_parallelism).await {
                 Ok(subtask) => {
                     self.add_slice(slice.object, slice.offset, slice.length, slice.hash, seq);
                     damaged.extend(self.add_subtask(&manifest, &subtask));
@@ -143,9 +147,15 @@ impl Reach {
     }
 }
 
-async fn read_subtask(store: &Store, slice: &ObjectSlice, max_parallelism: u16) -> Result<SubtaskManifest> {
+async fn read_subtask(
+    store: &Store,
+    SubtaskSlice { slice, summary }: &SubtaskSlice,
+    max_parallelism: u16,
+) -> Result<SubtaskManifest> {
     let end = slice.offset.checked_add(slice.length).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
     let bytes = store.data().read(slice.object, slice.offset..end).await?;
     check_hash("slice", &bytes, &slice.hash)?;
-    SubtaskManifest::decode(&bytes, max_parallelism)
+    let subtask = SubtaskManifest::decode(&bytes, max_parallelism)?;
+    subtask.check_summary(summary)?;
+    Ok(subtask)
 }

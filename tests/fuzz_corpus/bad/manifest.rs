@@ -18,7 +18,7 @@ pub(super) fn all() -> Named {
     let body = &good[ENVELOPE_HEADER_BYTES..good.len() - 4];
     let manifest = |body: &[u8]| envelope::encode(ObjectKind::Manifest, PutId::default(), body).to_vec();
     let mut all = named("manifest", [("body-missing", manifest(b"")), ("a-pack", seeds::golden("data.pack"))]);
-    let cases = [single(), lists(), spelling(), segments(), opaques()].concat();
+    let cases = [single(), lists(), spelling(), segments(), opaques(), slices()].concat();
     all.extend(cases.into_iter().map(|(name, fields)| ("manifest", name.into(), manifest(&[body, &fields].concat()))));
     all.extend(subtasks());
     all
@@ -178,6 +178,28 @@ fn opaques() -> Vec<Fields> {
         ("opaque-items-beyond-it", with([field(5, [3]), inline(b"ab")])),
         ("opaque-name-not-utf8", with([field(2, [0xc0]), inline(b"")])),
         ("opaque-twice", operator_with(&opaque(&inline(b"")).repeat(2))),
+    ]
+}
+
+/// Subtask manifests in slices, with summaries.
+fn slices() -> Vec<Fields> {
+    let place = [field(1, object_id(1)), number(2, 72), number(3, 100), field(4, [1; 16])].concat();
+    let slice = field(1, &place);
+    let entry = |tag: u64, fields: &[Vec<u8>]| {
+        let head = [number(1, 70), field(2, b"operator 70"), number(3, 1)].concat();
+        [whole(1), field(15, [head, field(5, field(tag, fields.concat()))].concat())].concat()
+    };
+    let summary_of = |fields: Vec<u8>| field(2, [field(1, range(0, 8)), fields].concat());
+    let summary = |fields: Vec<u8>| entry(3, &[slice.clone(), summary_of(fields)]);
+    vec![
+        ("slice-of-no-version-released", entry(2, std::slice::from_ref(&slice))),
+        ("slice-without-a-summary", entry(3, std::slice::from_ref(&slice))),
+        ("slice-missing", entry(3, &[field(2, field(1, range(0, 8)))])),
+        ("slice-beyond-its-object", entry(3, &[field(1, [place, number(2, 901)].concat()), summary_of(vec![])])),
+        ("summary-of-unknown-reach", summary(number(6, 77))),
+        ("summary-groups-beyond-the-jobs", summary(field(1, range(100, 101)))),
+        ("summary-groups-overlap", summary(field(1, range(7, 8)))),
+        ("summary-group-32-bits", summary(field(1, range(9, u64::from(u32::MAX))))),
     ]
 }
 

@@ -8,6 +8,7 @@ mod damage;
 mod owners;
 mod sharing;
 mod sweeping;
+mod wire;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -90,6 +91,10 @@ impl Rig {
 
     fn keys(&self, part: &str) -> Vec<String> {
         self.world.lock().unwrap().objects().keys().filter(|key| key.contains(part)).cloned().collect()
+    }
+
+    fn has(&self, object: &ObjectRef) -> bool {
+        !self.keys(&Key::Data(object.id).to_string()).is_empty()
     }
 
     /// Checks that every live manifest is readable and its objects exist.

@@ -27,12 +27,6 @@ impl Owner {
     }
 }
 
-impl Rig {
-    fn has(&self, object: &ObjectRef) -> bool {
-        !self.keys(&Key::Data(object.id).to_string()).is_empty()
-    }
-}
-
 /// The key of each put, in order.
 type Puts = Arc<Mutex<Vec<String>>>;
 

@@ -4,18 +4,23 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use alluvium::{
-    AnyBackend, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, Opaque, OpaqueContent, OpaqueRole, OperatorId,
-    OperatorSpec, OverlayBackend, Redistribution, RestoreFrom, Result, Schema, Seat, Store, Task, Timestamp, owner,
+    AnyBackend, Assignment, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, Opaque, OpaqueContent, OpaqueRole,
+    OperatorId, OperatorSpec, Redistribution, RestoreFrom, Result, Schema, SharedRuntime, Store, Task, Timestamp,
+    owner,
 };
 
 use super::judge::{Judge, Restored, intent};
 use super::kinds::Subtask;
+use super::seats::{Party, Seated, Slot, Stored};
 use super::sink::{Sink, Transaction};
 use super::workload::{Op, Reach, Workload};
 
-const SOURCE: OperatorId = OperatorId(1);
-const STATE: OperatorId = OperatorId(2);
-const SINK: OperatorId = OperatorId(3);
+pub(crate) const SOURCE: OperatorId = OperatorId(1);
+pub(crate) const STATE: OperatorId = OperatorId(2);
+pub(crate) const SINK: OperatorId = OperatorId(3);
+
+/// What the job computes, for the check that all its processes run the same.
+pub(crate) const PROGRAM: &str = "all kinds";
 
 /// The parameters of an incarnation.
 #[derive(Debug, Clone)]
@@ -28,14 +33,30 @@ pub(crate) struct Shape {
     pub(crate) padding: usize,
 }
 
-/// An incarnation of the job.
+impl Shape {
+    pub(crate) fn builder(&self, store: Store) -> JobBuilder {
+        JobBuilder::new(store)
+            .settings(self.settings.clone())
+            .program(PROGRAM)
+            .operator(OperatorSpec::new(SOURCE, "source", 1))
+            .operator(OperatorSpec::new(STATE, "state", self.parallelism).keyed_by(Schema::new("bytes")))
+            .operator(OperatorSpec::new(SINK, "sink", 1))
+            .restore_from(self.from)
+    }
+}
+
+/// An incarnation of the job. It feeds all tasks, in whatever process they live.
 pub(crate) struct Engine {
     pub(crate) job: Job,
     judge: Judge,
     shape: Shape,
-    source: Task<AnyBackend>,
-    subtasks: Vec<Subtask>,
-    sink: Task<AnyBackend>,
+    source: Slot<Task<AnyBackend>>,
+    subtasks: Vec<Slot<Subtask>>,
+    /// The clock of each subtask's process.
+    clocks: Vec<SharedRuntime>,
+    sink: Slot<Task<AnyBackend>>,
+    /// The workers to which barriers are announced before they arrive.
+    announced_to: Vec<Slot<Assignment>>,
     /// Records read from the log.
     read: u64,
     /// Records read but not processed.
@@ -55,34 +76,33 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Opens the job and restores its state.
+    /// Opens the job in one process and restores its state.
     pub(crate) async fn open(store: Store, judge: &Judge, shape: Shape) -> Result<(Self, Restored)> {
-        let builder = JobBuilder::new(store)
-            .settings(shape.settings.clone())
-            .program("all kinds")
-            .operator(OperatorSpec::new(SOURCE, "source", 1))
-            .operator(OperatorSpec::new(STATE, "state", shape.parallelism).keyed_by(Schema::new("bytes")))
-            .operator(OperatorSpec::new(SINK, "sink", 1))
-            .restore_from(shape.from);
-        let mut job = builder.open().await?;
+        let mut party = Party::new(store.runtime().clone());
+        let mut job = shape.builder(store).open().await?;
         judge.track_budget(job.budget());
-        let (mut read, mut in_flight, mut listed) = (0, Vec::new(), Vec::new());
+        party.restore(job.take_seats(), shape.overlay).await?;
+        Self::begin(job, judge, shape, vec![party])
+    }
+
+    /// Begins to feed an opened job, whose subtasks are all restored.
+    pub(crate) fn begin(job: Job, judge: &Judge, shape: Shape, parties: Vec<Party>) -> Result<(Self, Restored)> {
+        let (mut stored, mut announced_to) = (Stored::default(), Vec::new());
         let (mut source, mut sink, mut subtasks) = (None, None, Vec::new());
-        for seat in job.take_seats() {
-            for opaque in seat.opaques() {
-                match opaque.role {
-                    OpaqueRole::Source => read = numbers(opaque)?.first().copied().unwrap_or(0),
-                    OpaqueRole::InFlight => in_flight.extend(numbers(opaque)?),
-                    OpaqueRole::SinkPrepared => listed.extend(Transaction::decode(&opaque.items()?.concat())),
-                    _ => {}
+        for party in parties {
+            stored.append(party.stored);
+            announced_to.extend(party.assignment);
+            for seated in party.seated {
+                match seated {
+                    Seated::Source(task) => source = Some(task),
+                    Seated::Sink(task) => sink = Some(task),
+                    Seated::State(index, subtask) => subtasks.push((index, subtask, party.clock.clone())),
                 }
             }
-            match seat.operator() {
-                SOURCE => source = Some(stateless(seat).await?),
-                SINK => sink = Some(stateless(seat).await?),
-                _ => subtasks.push(Subtask::restore(seat, shape.overlay).await?),
-            }
         }
+        subtasks.sort_by_key(|(index, ..)| *index);
+        let (subtasks, clocks) = subtasks.into_iter().map(|(_, subtask, clock)| (subtask, clock)).unzip();
+        let Stored { read, mut in_flight, listed } = stored;
         in_flight.sort_unstable();
         let missing = || Error::stopped("an operator has no seat");
         let (source, sink) = (source.ok_or_else(missing)?, sink.ok_or_else(missing)?);
@@ -97,7 +117,9 @@ impl Engine {
             shape,
             source,
             subtasks,
+            clocks,
             sink,
+            announced_to,
             read,
             in_flight: in_flight.into(),
             time,
@@ -110,8 +132,8 @@ impl Engine {
         };
         let restored = engine.observe()?;
         let parallelism = engine.subtasks.len() as u64;
-        for (index, subtask) in (0..).zip(&mut engine.subtasks) {
-            subtask.narrow_union(index, parallelism)?;
+        for (index, subtask) in (0..).zip(&engine.subtasks) {
+            subtask.with(|subtask| subtask.narrow_union(index, parallelism))?;
         }
         Ok((engine, restored))
     }
@@ -125,27 +147,35 @@ impl Engine {
         self.read - self.in_flight.len() as u64
     }
 
-    fn now(&mut self) -> Timestamp {
-        let now = self.job.store().runtime().now();
+    /// Reads the clock of a subtask.
+    fn now(&mut self, at: usize) -> Timestamp {
+        let now = self.clocks[at].now();
         self.clock_ms = self.clock_ms.max(now.as_millis());
         self.judge.observe_clock(now.as_millis());
         now
     }
 
+    /// Reads the clocks of all subtasks. Returns the earliest time, in milliseconds.
+    fn least_now_ms(&mut self) -> i64 {
+        (0..self.clocks.len()).map(|at| self.now(at).as_millis()).min().expect("there is a subtask")
+    }
+
     /// Returns the visible state right after a restore.
     fn observe(&mut self) -> Result<Restored> {
-        let now = self.now();
         let mut restored = Restored {
             read: self.read,
             in_flight: self.in_flight.iter().copied().collect(),
-            now_ms: self.least_ms.max(now.as_millis()),
+            now_ms: self.least_ms.max(self.least_now_ms()),
             ..Restored::default()
         };
         let (mut items, mut unions, mut broadcasts) = (Vec::new(), Vec::new(), Vec::new());
-        for subtask in &mut self.subtasks {
-            subtask.task.state().advance(Timestamp::MIN, now);
-            subtask.observe(self.judge.workload.keys, &mut restored.content)?;
-            let mut operator = subtask.operator_states()?;
+        for at in 0..self.subtasks.len() {
+            let (now, keys) = (self.now(at), self.judge.workload.keys);
+            let mut operator = self.subtasks[at].with(|subtask| {
+                subtask.task.state().advance(Timestamp::MIN, now);
+                subtask.observe(keys, &mut restored.content)?;
+                subtask.operator_states()
+            })?;
             operator.union.sort_unstable();
             items.extend(operator.items);
             unions.push(operator.union);
@@ -175,7 +205,6 @@ impl Engine {
     pub(crate) fn process(&mut self) -> Result<()> {
         let index = self.in_flight.front().copied().unwrap_or(self.read);
         let record = self.judge.workload.record(index);
-        let now = self.now();
         let parallelism = self.shape.parallelism;
         let targets = match record.reach() {
             Reach::All => 0..self.subtasks.len(),
@@ -187,16 +216,23 @@ impl Engine {
                 at..at + 1
             }
         };
-        for subtask in &mut self.subtasks[targets] {
-            subtask.advance(record.time, now).map_err(|error| Error::stopped("a timer failed").with_source(error))?;
-            subtask.apply(&record).map_err(|error| match record.op {
-                Op::MapRetainOdd => Error::stopped("an operation failed half way").with_source(error),
-                _ => error,
+        let mut from_ms = i64::MAX;
+        for at in targets {
+            let now = self.now(at);
+            from_ms = from_ms.min(now.as_millis());
+            self.subtasks[at].with(|subtask| {
+                subtask
+                    .advance(record.time, now)
+                    .map_err(|error| Error::stopped("a timer failed").with_source(error))?;
+                subtask.apply(&record).map_err(|error| match record.op {
+                    Op::MapRetainOdd => Error::stopped("an operation failed half way").with_source(error),
+                    _ => error,
+                })
             })?;
         }
         self.judge.sim.trace(format_args!("a{} {record:?}", self.job.attempt()));
         if record.op == Op::Seen {
-            self.judge.record_seen(index, now.as_millis(), self.clock_ms);
+            self.judge.record_seen(index, from_ms, self.clock_ms);
         }
         self.time = Some(record.time);
         if self.in_flight.pop_front().is_none() {
@@ -207,7 +243,7 @@ impl Engine {
 
     /// Settles earlier epochs in every backend, which may free memory.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        self.subtasks.iter_mut().try_for_each(|subtask| subtask.task.settle())
+        self.subtasks.iter().try_for_each(|subtask| subtask.with(|subtask| subtask.task.settle()))
     }
 
     /// Reads records without processing them.
@@ -233,13 +269,15 @@ impl Engine {
         sink: &Sink,
         mut pause: impl FnMut() -> F,
     ) -> Result<()> {
-        let now = self.now();
+        let least_now_ms = self.least_now_ms();
         let mut rows = Vec::new();
-        for subtask in &mut self.subtasks {
-            if let Some(time) = self.time {
-                subtask.advance(time, now)?;
-            }
-            rows.append(&mut subtask.output);
+        for at in 0..self.subtasks.len() {
+            let (now, time) = (self.now(at), self.time);
+            self.subtasks[at].with(|subtask| {
+                time.map_or(Ok(()), |time| subtask.advance(time, now))?;
+                rows.append(&mut subtask.output);
+                Ok(())
+            })?;
         }
         let mut prepared = Vec::new();
         if !rows.is_empty() {
@@ -251,27 +289,32 @@ impl Engine {
         }
         pause().await;
         let watermark = self.time.map_or(Timestamp::MIN, Timestamp::from_millis);
-        self.now();
         let position = Opaque::new(OpaqueRole::Source, "log", self.read.to_le_bytes().to_vec());
-        self.source.barrier(barrier, watermark, vec![position])?;
+        self.source.with(|task| task.barrier(barrier, watermark, vec![position]))?;
         let count = self.subtasks.len();
         for at in 0..count {
             pause().await;
-            self.now();
+            self.now(at);
             let dealt: Vec<u64> =
                 self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
-            self.subtasks[at].task.barrier(barrier, watermark, opaques)?;
+            self.subtasks[at].with(|subtask| subtask.task.barrier(barrier, watermark, opaques))?;
         }
         // Before the first record, only barriers advance processing time.
-        let least_ms = self.time.map_or(i64::MIN, |_| now.as_millis());
+        let least_ms = self.time.map_or(i64::MIN, |_| least_now_ms);
         self.judge.record_times(intent(self.attempt(), barrier.epoch.0), least_ms, self.clock_ms);
         // A transaction of a committed epoch leaves the list.
-        self.sink.settle()?;
-        if let Some(committed) = self.sink.committed() {
-            self.publish(committed, sink);
-        }
-        self.sink.barrier(barrier, watermark, prepared)
+        let committed = self.sink.with(|task| {
+            task.settle()?;
+            Ok(task.committed())
+        })?;
+        committed.into_iter().for_each(|committed| self.publish(committed, sink));
+        self.sink.with(|task| task.barrier(barrier, watermark, prepared))
+    }
+
+    /// Tells the workers that a barrier is on its way.
+    pub(crate) fn announce(&self, barrier: Barrier) -> Result<()> {
+        self.announced_to.iter().try_for_each(|assignment| assignment.with(|assignment| assignment.expect(barrier)))
     }
 
     /// Publishes the prepared transactions of epochs up to `committed`.
@@ -293,10 +336,13 @@ impl Engine {
             self.judge.acknowledged(attempt, epoch, id);
             self.publish(epoch, sink);
         }
-        let aborted = progress.last_aborted.map(|aborted| aborted.epoch);
-        if let Some(epoch) = aborted.filter(|epoch| self.aborted < Some(*epoch)) {
+        let aborted = progress.last_aborted.map(|aborted| (aborted.epoch, aborted.reason));
+        if let Some((epoch, reason)) = aborted.filter(|(epoch, _)| self.aborted < Some(*epoch)) {
             self.aborted = Some(epoch);
             self.judge.given_up(attempt, epoch);
+            if reason.message().starts_with("a worker was lost") {
+                self.judge.sim.hit("epoch given up because a worker was lost");
+            }
         }
         progress.failed.map_or(Ok(()), Err)
     }
@@ -305,10 +351,6 @@ impl Engine {
 /// Prints copies that should be equal; several alternatives fail the comparison.
 fn alternatives(all: &[impl Debug]) -> String {
     all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or ")
-}
-
-async fn stateless(seat: Seat) -> Result<Task<AnyBackend>> {
-    Ok(seat.restore(|groups, _, budget| AnyBackend::Overlay(OverlayBackend::new(groups, budget))).await?)
 }
 
 /// Returns the opaque with the records in flight to a subtask.
@@ -322,10 +364,4 @@ fn in_flight(channel: usize, records: &[u64]) -> Opaque {
         item_offsets: Vec::new(),
         content: OpaqueContent::Inline(bytes.into()),
     }
-}
-
-/// Decodes an opaque's numbers.
-fn numbers(opaque: &Opaque) -> Result<Vec<u64>> {
-    let bytes = opaque.items()?.concat();
-    Ok(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes"))).collect())
 }

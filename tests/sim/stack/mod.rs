@@ -5,12 +5,16 @@ mod atlas;
 mod engine;
 mod judge;
 mod kinds;
+mod links;
 mod model;
 mod modes;
 mod nodes;
+mod owners;
 mod scenario;
+mod seats;
 mod shadow;
 mod sink;
+mod workers;
 mod workload;
 
 pub(crate) use judge::intent;

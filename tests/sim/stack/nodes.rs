@@ -13,7 +13,8 @@ use alluvium::{
 use object_store::memory::InMemory;
 
 use super::engine::{Engine, Shape};
-use super::judge::Judge;
+use super::judge::{Judge, Restored};
+use super::links::Network;
 use super::shadow::Fixed;
 use super::sink::Sink;
 use crate::cluster::job_store;
@@ -25,6 +26,9 @@ pub(crate) struct World {
     pub(crate) sim: Sim,
     pub(crate) judge: Judge,
     pub(crate) sink: Sink,
+    /// The nodes of workers; empty if each engine has its tasks in its own process.
+    pub(crate) workers: Vec<Node>,
+    pub(crate) network: Network,
     pub(crate) fixed: Fixed,
     /// Longest time between two steps of an engine.
     pub(crate) think_max_ms: u64,
@@ -45,12 +49,12 @@ fn small(number: u64) -> usize {
 }
 
 impl Process {
-    async fn pause(&mut self, low_ms: u64, high_ms: u64) {
+    pub(super) async fn pause(&mut self, low_ms: u64, high_ms: u64) {
         let ms = self.rng.within(low_ms, high_ms);
         self.store.runtime().sleep(Duration::from_millis(ms)).await;
     }
 
-    fn failed(&self, what: &str, error: &Error, allowed: &[&str]) {
+    pub(super) fn failed(&self, what: &str, error: &Error, allowed: &[&str]) {
         self.world.judge.oracle.failed(what, error, allowed);
     }
 
@@ -98,12 +102,17 @@ impl Process {
                 other.then(|| self.world.sim.hit("restored at another parallelism"));
                 backend.then(|| self.world.sim.hit("restored on another backend"));
             }
-            if let Err(error) = self.incarnation(shape).await {
+            let distributed = !self.world.workers.is_empty();
+            let outcome = if distributed { self.own(shape).await } else { self.incarnation(shape).await };
+            if let Err(error) = outcome {
                 let kind = error.kind();
                 match kind {
                     ErrorKind::Fenced => self.world.sim.hit("zombie refused"),
                     ErrorKind::Limit => self.world.sim.hit("job given up for want of memory"),
                     _ => {}
+                }
+                if kind == ErrorKind::Limit {
+                    self.world.network.end_shortage();
                 }
                 // After a lack of memory, the next incarnation has enough, so that the run makes progress.
                 scarce &= kind != ErrorKind::Limit && kind != ErrorKind::Stopped;
@@ -115,6 +124,11 @@ impl Process {
 
     async fn incarnation(&mut self, shape: Shape) -> Result<()> {
         let (mut engine, restored) = Engine::open(self.store.clone(), &self.world.judge, shape).await?;
+        self.run(&mut engine, restored).await
+    }
+
+    /// Processes records and takes checkpoints for a while.
+    pub(super) async fn run(&mut self, engine: &mut Engine, restored: Restored) -> Result<()> {
         let what = format!("attempt {} on node {}", engine.attempt(), self.node);
         self.world.judge.i01_state_is_the_models(&what, restored);
         self.pause(0, 20).await;
@@ -122,9 +136,12 @@ impl Process {
         for _ in 0..self.rng.within(5, 80) {
             self.pause(1, self.world.think_max_ms).await;
             engine.follow(&self.world.sink)?;
-            self.process(&mut engine).await?;
+            self.process(engine).await?;
             if engine.job.is_due() || self.rng.permille(200) {
-                self.checkpoint(&mut engine).await?;
+                self.checkpoint(engine).await?;
+            }
+            if !self.world.workers.is_empty() {
+                self.give_up_silent();
             }
         }
         engine.follow(&self.world.sink)
@@ -156,6 +173,7 @@ impl Process {
             engine.read_ahead(self.rng.within(1, 6));
         }
         let Some(barrier) = engine.trigger()? else { return Ok(()) };
+        engine.announce(barrier)?;
         let runtime = self.store.runtime().clone();
         let mut rng = self.rng.fork();
         let lag = [0, 0, 5, 100][rng.index(4)];

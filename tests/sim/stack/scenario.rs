@@ -7,11 +7,12 @@ use futures_util::future::BoxFuture;
 
 use super::atlas;
 use super::judge::Judge;
+use super::links::Network;
 use super::nodes::{Process, World};
 use super::shadow::{self, Fixed};
 use super::sink::Sink;
 use super::workload::Workload;
-use crate::cluster::{self, Cluster, LEADERS, READER, SWEEPER, Scenario, draw_nodes, draw_store_settings};
+use crate::cluster::{self, Cluster, LEADERS, READER, SWEEPER, Scenario, WORKERS, draw_nodes, draw_store_settings};
 use crate::oracle::{Content, Oracle};
 use crate::search::{Mode, Report};
 use alluvium_testkit::sim::{Answer, Fate, Node, Rng, Sim, StoreWorld};
@@ -55,11 +56,14 @@ impl Scenario for World {
         let partitioner = [Partitioner::Range { seed: rng.next() }, Partitioner::Flink, Partitioner::External];
         let fixed = Fixed { partitioner: partitioner[rng.index(3)], max_parallelism: [1, 2, 7, 16, 128][rng.index(5)] };
         let workload = Workload::draw(rng);
-        sim.trace(format_args!("{fixed:?} {workload:?}"));
+        let (workers, slowest_ms) = draw_workers(rng, mode);
+        sim.trace(format_args!("{fixed:?} {workload:?} workers: {workers:?}"));
         let world = Self {
             sim: sim.clone(),
             judge: Judge::new(sim, oracle, workload),
             sink: Sink::new(sim, oracle),
+            network: Network::new(sim, oracle, slowest_ms),
+            workers: workers.clone(),
             fixed,
             think_max_ms: [50, 300, 1_500][rng.index(3)],
             scarce: rng.permille(300),
@@ -67,6 +71,10 @@ impl Scenario for World {
         let mut nodes = draw_nodes(rng, 500);
         if mode.calls.is_some() {
             nodes = vec![LEADERS[0]];
+        }
+        nodes.extend(workers);
+        if mode.chaos {
+            world.plan_breaks(rng.clone(), mode.length_ms);
         }
         // Crashes and pauses are disabled in half of the runs each, clock jumps in three quarters.
         let disabled_chaos = if mode.chaos { rng.next() } else { 0 };
@@ -87,6 +95,7 @@ impl Scenario for World {
         match node {
             SWEEPER => Box::pin(process.sweeper()),
             READER => Box::pin(process.reader()),
+            node if WORKERS.contains(&node) => Box::pin(process.work()),
             _ => Box::pin(process.engine()),
         }
     }
@@ -111,6 +120,30 @@ impl Scenario for World {
         judge.i08_memory_is_given_back();
         let objects = cluster.objects.lock().unwrap().objects().clone();
         (0..DAMAGES).for_each(|_| atlas::damage(judge, &objects, *fixed, rng));
+    }
+}
+
+/// Draws the nodes of workers, and the longest delay of a message. In half of the runs, and while single store calls fail,
+/// the job runs in one process. Derived from a copy of the generator, so that those runs stay as they were.
+fn draw_workers(rng: &Rng, mode: Mode) -> (Vec<Node>, u64) {
+    let mut rng = Rng::new(rng.clone().next());
+    let slowest_ms = [2, 50, 500][rng.index(3)];
+    if rng.permille(500) || mode.calls.is_some() {
+        return (Vec::new(), slowest_ms);
+    }
+    (WORKERS[..=rng.index(WORKERS.len())].to_vec(), slowest_ms)
+}
+
+impl World {
+    /// Plans breaks of links in half of the runs.
+    fn plan_breaks(&self, mut rng: Rng, length_ms: u64) {
+        if self.workers.is_empty() || rng.permille(500) {
+            return;
+        }
+        for _ in 0..rng.within(1, 8) {
+            let network = self.network.clone();
+            self.sim.after(rng.within(0, length_ms), move |_| network.break_one());
+        }
     }
 }
 

@@ -9,6 +9,7 @@ use alluvium::DEFAULT_MAX_PARALLELISM;
 use clap::{Args, ValueEnum};
 
 use super::distribution::Distribution;
+use super::peer::PeerKind;
 use crate::backend::{BackendKind, Strategy};
 
 /// Measures backends and snapshot strategies, and the machine's own limits for comparison.
@@ -48,6 +49,12 @@ pub struct BenchArgs {
     /// back, then without; 0s skips the phase [default: set by the suite]
     #[arg(long, value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(super) paced: Option<Duration>,
+    /// Other stores, measured on one thread with the keys, values and number of updates of the hash map
+    #[arg(long, value_delimiter = ',', value_parser = PeerKind::in_this_build, value_name = PeerKind::NAMES)]
+    pub(super) peer: Vec<PeerKind>,
+    /// How often to measure everything, in turns; figures are medians, and the JSON has those of each turn
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
+    pub(super) turns: u32,
     /// Number of subtasks, each on its own thread
     #[arg(long, default_value_t = 1, value_parser = parallelism(), value_name = "P")]
     pub(super) parallelism: u32,
@@ -60,18 +67,23 @@ pub struct BenchArgs {
     /// File for the figures, as one JSON document
     #[arg(long, value_name = "FILE")]
     pub(super) json: Option<PathBuf>,
+    /// File for a chart of maps, cells and other stores, as SVG
+    #[arg(long, value_name = "FILE")]
+    pub(super) svg: Option<PathBuf>,
     /// Measure this phase of the single cell spanned by the flags and print it as JSON
     #[arg(long, value_enum, hide = true, requires = "store")]
     pub(super) cell: Option<Phase>,
 }
 
-/// The phases of a cell, each measured in its own process.
+/// What is measured in a process of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Phase {
     /// Load, updates, checkpoints, restores.
     Steps,
     /// Paced updates.
     Paced,
+    /// Another store in place of the cell's backend.
+    Peer,
 }
 
 /// Leaves room for the rescale at the end, which adds a subtask.
@@ -251,6 +263,14 @@ impl BenchArgs {
 }
 
 #[cfg(test)]
+impl CellSpec {
+    /// Returns the first cell that `flags` span.
+    pub(super) fn of_flags(flags: &str) -> Self {
+        tests::parse(&flags.split(' ').collect::<Vec<_>>()).unwrap().cells()[0]
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use clap::Parser;
 
@@ -262,7 +282,7 @@ mod tests {
         bench: BenchArgs,
     }
 
-    fn parse(flags: &[&str]) -> Result<BenchArgs, clap::Error> {
+    pub(super) fn parse(flags: &[&str]) -> Result<BenchArgs, clap::Error> {
         Tool::try_parse_from([&["bench"], flags].concat()).map(|tool| tool.bench)
     }
 
@@ -303,8 +323,24 @@ mod tests {
             ["--cell", "whole"],
             ["--parallelism", "128"],
             ["--distribution", "zipf"],
+            ["--turns", "0"],
+            ["--peer", "flink"],
+            ["--peer", ""],
         ] {
             assert_eq!(parse(&flags).expect_err(&flags.join(" ")).exit_code(), 2, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn a_peer_outside_the_build_is_wrong_usage_that_names_its_feature() {
+        for (name, built) in [("cobble", cfg!(feature = "peer-cobble")), ("rocksdb", cfg!(feature = "peer-rocksdb"))] {
+            match parse(&["--peer", name]) {
+                Ok(args) => assert!(built && args.peer.len() == 1),
+                Err(error) => {
+                    assert!(!built && error.exit_code() == 2, "{error}");
+                    assert!(error.to_string().contains(&format!("--features peer-{name}")), "{error}");
+                }
+            }
         }
     }
 

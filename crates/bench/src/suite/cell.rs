@@ -117,6 +117,7 @@ struct Checkpoint {
 /// Figures of one restore.
 struct Restored {
     claim: Duration,
+    loaded: Duration,
     first_read: Duration,
     all_read: Duration,
     records: u64,
@@ -132,6 +133,8 @@ impl<B: StateBackend> Cell<'_, B> {
         let rescaled = self.restore(from + 1, &written.added)?;
         let restore = Restore {
             ms: millis(restored.all_read),
+            load_ms: millis(restored.loaded),
+            read_back_ms: millis(restored.all_read.saturating_sub(restored.loaded)),
             claim_ms: millis(restored.claim),
             threads: from,
             first_read_ms: millis(restored.first_read),
@@ -143,6 +146,7 @@ impl<B: StateBackend> Cell<'_, B> {
             from,
             to: from + 1,
             ms: millis(rescaled.all_read),
+            load_ms: millis(rescaled.loaded),
             bytes_read: rescaled.bytes_read,
             ideal_bytes: rescaled.segment_bytes,
         };
@@ -291,6 +295,7 @@ impl<B: StateBackend> Cell<'_, B> {
         }
         Ok(Restored {
             claim,
+            loaded: claim + last(|readback| readback.loaded),
             first_read: claim + last(|readback| readback.first_read),
             all_read: claim + last(|readback| readback.all_read),
             records,

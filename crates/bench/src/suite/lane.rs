@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alluvium::backend::{Change, RowRef, StateBackend, Write};
+use alluvium::backend::{RowRef, StateBackend, Write};
 use alluvium::{Barrier, Error, Raw, Result, TableId, Task, Timestamp};
 
 use super::memory::Memory;
@@ -39,18 +39,23 @@ impl<B: StateBackend> Rows<B> {
         f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
     }
 
-    /// Prefetches the rows of `keys`, then calls `f` with each row and its index.
+    /// Prefetches the rows of `keys`, at most [`KEYS_PER_CALL`], then calls `f` with each row and its index.
     fn with_rows<'a>(
         &mut self,
         keys: impl Iterator<Item = &'a [u8]>,
         mut f: impl FnMut(&mut B, RowRef<'_>, usize) -> Result<()>,
     ) -> Result<()> {
-        let keys: Vec<_> = keys.map(|key| self.routing.locate(key)).collect();
+        let (mut located, mut count) = ([self.routing.locate(&[]); KEYS_PER_CALL], 0);
+        for (to, key) in located.iter_mut().zip(keys) {
+            *to = self.routing.locate(key);
+            count += 1;
+        }
         let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
-        let rows: Vec<_> = keys.iter().map(row).collect();
+        let rows = located.each_ref().map(row);
+        let rows = rows.get(..count).unwrap_or_default();
         let backend = self.task.state().backend_mut();
-        backend.prefetch(&rows);
-        rows.into_iter().enumerate().try_for_each(|(at, row)| f(backend, row, at))
+        backend.prefetch(rows);
+        rows.iter().enumerate().try_for_each(|(at, row)| f(backend, *row, at))
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -78,13 +83,8 @@ impl<B: StateBackend> Rows<B> {
 }
 
 fn increment<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<()> {
-    let found = backend.update(row, |value, new| {
-        let Some(value) = value else { return (Change::Keep, false) };
-        new.extend_from_slice(value);
-        workload::add(new, 1);
-        (Change::Put, true)
-    })?;
-    if found { Ok(()) } else { Err(Error::corrupt("a key that was loaded is gone")) }
+    let found = backend.edit(row, |value| workload::add(value, 1))?;
+    found.ok_or_else(|| Error::corrupt("a key that was loaded is gone"))
 }
 
 /// A subtask that is loaded, updated and checkpointed.
@@ -236,6 +236,8 @@ impl<B: StateBackend> Lane<B> {
 /// Time until one subtask's keys could be read.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Readback {
+    /// From the start until all rows were loaded.
+    pub(super) loaded: Duration,
     /// From the start to the first value read.
     pub(super) first_read: Duration,
     /// From the start to the last value read.
@@ -268,5 +270,5 @@ pub(super) fn read_back<B: StateBackend>(
         pace.time_all(rest.len(), || rest.chunks(KEYS_PER_CALL).try_for_each(|some| rows.check_all(some)))?;
     }
     let rows = rows.task.state().backend_mut().stats().rows;
-    Ok(Readback { first_read, all_read: loaded + pace.elapsed(), rows })
+    Ok(Readback { loaded, first_read, all_read: loaded + pace.elapsed(), rows })
 }

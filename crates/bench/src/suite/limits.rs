@@ -1,5 +1,6 @@
 //! The machine's limits without the crate: one thread, the same keys and values.
 
+use std::borrow::Borrow;
 use std::hash::Hash;
 use std::hint::black_box;
 use std::io;
@@ -38,10 +39,8 @@ pub(super) fn measure(spec: &CellSpec, time: Duration, store: &Store, runtime: &
         zstd1_mb_s: rate(time, 1e6, || compressed(&sorted).map(|_| sorted.len()))?,
         value_zstd1_ratio: value_ratio(records, spec.keys)?,
         store_write_mb_s: store_write(&block, time, store, runtime)?,
-        hashmap_rmw_ops_s: HashMapRates {
-            uniform: hash_map(&CellSpec { distribution: Distribution::Uniform, ..*spec })?,
-            zipf: hash_map(&CellSpec { distribution: Distribution::Zipf(0.99), ..*spec })?,
-        },
+        hashmap_rmw_ops_s: hash_maps::<Box<[u8]>>(spec)?,
+        hashmap_u64_rmw_ops_s: hash_maps::<u64>(spec)?,
         idle_gap_us: micros(idle_gap(time)),
     })
 }
@@ -101,30 +100,68 @@ fn store_write(block: &[u8], time: Duration, store: &Store, runtime: &Runtime) -
     Ok(rounded(bytes as f64 / 1e6 / elapsed.as_secs_f64()))
 }
 
-/// Returns read-modify-writes per second of a presized hash map without snapshots.
-fn hash_map(spec: &CellSpec) -> Result<f64> {
-    match spec.key_bytes {
-        8 => rmw::<[u8; 8]>(spec),
-        16 => rmw::<[u8; 16]>(spec),
-        32 => rmw::<[u8; 32]>(spec),
-        _ => rmw::<Box<[u8]>>(spec),
+/// What a map keeps for each key.
+trait Kept {
+    /// Returns what is kept for a record loaded with `value`.
+    fn loaded(value: &[u8]) -> Self;
+
+    /// The modify step of a read-modify-write.
+    fn add_one(&mut self);
+}
+
+impl Kept for Box<[u8]> {
+    fn loaded(value: &[u8]) -> Self {
+        value.into()
+    }
+
+    fn add_one(&mut self) {
+        add(self, 1);
     }
 }
 
-fn rmw<K>(spec: &CellSpec) -> Result<f64>
+/// The counter that users would write.
+impl Kept for u64 {
+    fn loaded(_value: &[u8]) -> Self {
+        0
+    }
+
+    fn add_one(&mut self) {
+        *self = self.wrapping_add(1);
+    }
+}
+
+/// Returns read-modify-writes per second of presized hash maps without snapshots.
+fn hash_maps<V: Kept>(spec: &CellSpec) -> Result<HashMapRates> {
+    let of = |distribution| -> Result<f64> {
+        let spec = CellSpec { distribution, ..*spec };
+        let pace = match spec.key_bytes {
+            8 => rmw::<[u8; 8], V>(&spec)?.0,
+            16 => rmw::<[u8; 16], V>(&spec)?.0,
+            32 => rmw::<[u8; 32], V>(&spec)?.0,
+            _ => rmw::<Box<[u8]>, V>(&spec)?.0,
+        };
+        Ok(pace.per_second().unwrap_or_default())
+    };
+    Ok(HashMapRates { uniform: of(Distribution::Uniform)?, zipf: of(Distribution::Zipf(0.99))? })
+}
+
+type Map<K, V> = HashMap<K, V, foldhash::fast::FixedState>;
+
+/// Loads a map and makes read-modify-writes of drawn keys.
+fn rmw<K, V: Kept>(spec: &CellSpec) -> Result<(Pace, Map<K, V>)>
 where
-    K: Hash + Eq + for<'a> TryFrom<&'a [u8]>,
+    K: Hash + Eq + Borrow<[u8]> + for<'a> TryFrom<&'a [u8]>,
 {
     let share = Share::new(Records::new(spec), (0..spec.keys).collect());
     let mut workload = Workload::new(share, spec, 0);
     let hasher = foldhash::fast::FixedState::with_seed(spec.seed);
-    let mut map: HashMap<K, Box<[u8]>, _> = HashMap::with_capacity_and_hasher(spec.keys as usize, hasher);
+    let mut map = Map::with_capacity_and_hasher(spec.keys as usize, hasher);
     let owned = |key: &[u8]| K::try_from(key).map_err(|_| Error::usage("key has another length"));
     for at in (0..spec.keys).step_by(BATCH) {
         let end = at.saturating_add(u32::try_from(BATCH).unwrap_or(u32::MAX)).min(spec.keys);
         workload.share.stage((at..end).map(|index| (index, 0)));
         for (key, value) in workload.share.rows() {
-            map.insert(owned(key)?, value.into());
+            map.insert(owned(key)?, V::loaded(value));
         }
     }
     let (mut pace, mut positions) = (Pace::default(), Vec::new());
@@ -132,15 +169,38 @@ where
         workload.draw(BATCH, &mut positions);
         workload.share.stage_keys(positions.iter().copied());
         pace.time(Timing::Batch, workload.share.keys(), |key| {
-            let value = map.get_mut(&owned(key)?);
-            value.into_iter().for_each(|value| add(value, 1));
+            // By the staged bytes: a copy of the key, written in pieces and read at once, would make each lookup wait for
+            // the value that the one before has written.
+            map.get_mut(key).into_iter().for_each(V::add_one);
             Ok(())
         })?;
     }
-    Ok(pace.per_second().unwrap_or_default())
+    Ok((pace, map))
 }
 
 /// Returns a sufficient number of read-modify-writes for a rate.
 pub(super) fn operations(keys: u32) -> usize {
     (keys as usize).clamp(50_000, 2_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_of_counters_counts_each_draw_of_its_key() {
+        let spec = CellSpec::of_flags("--keys 300");
+        let (pace, map) = rmw::<[u8; 16], u64>(&spec).unwrap();
+        let (records, mut key) = (Records::new(&spec), Vec::new());
+        let mut workload = Workload::new(Share::new(records, (0..spec.keys).collect()), &spec, 0);
+        let mut positions = Vec::new();
+        workload.draw(operations(spec.keys), &mut positions);
+        workload.touched(&positions);
+        for (index, added) in workload.history() {
+            key.clear();
+            records.push_key(index, &mut key);
+            assert_eq!(map.get(&key[..]), Some(&u64::from(added)), "key {index}");
+        }
+        assert!(map.len() == 300 && pace.per_second().unwrap() > 0.0);
+    }
 }

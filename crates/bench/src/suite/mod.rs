@@ -1,11 +1,14 @@
-//! `alluvium bench`: backends and snapshot strategies, compared with the machine's own limits.
+//! `alluvium bench`: backends and snapshot strategies, compared with the machine's own limits and with other stores.
 //!
 //! ```text
-//! flags --> cells --one process each, one more if paced--> CellReport --> Report --> text, JSON
+//! flags --> limits, cells, peers --one process per cell and peer, one more if paced--> Figures, turn by turn
+//!       --medians--> Report --> text, JSON, SVG
 //! ```
 
 mod args;
 mod cell;
+mod chart;
+mod comparison;
 mod distribution;
 mod lane;
 mod limits;
@@ -13,13 +16,18 @@ mod machine;
 mod memory;
 mod pace;
 mod paced;
+mod peer;
 mod report;
+#[cfg(test)]
+mod sample;
 mod table;
+mod turns;
 mod walk;
 mod workload;
 
+use std::fmt;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -30,8 +38,10 @@ use tokio::runtime::Runtime;
 use url::Url;
 
 use self::args::{BenchArgs, CellSpec, Phase, Suite};
+use self::distribution::Distribution;
 use self::machine::Machine;
-use self::report::{CellReport, Limits, Report};
+use self::peer::PeerKind;
+use self::report::{CellReport, Figures, Limits, PeerReport, Report};
 use crate::Print;
 
 pub use self::args::BenchArgs as Args;
@@ -51,66 +61,107 @@ pub fn run(args: &BenchArgs, print: Print<'_>) -> Result<()> {
         let report = match phase {
             Phase::Steps => to_json(&cell::measure(cell, store, &runtime)?),
             Phase::Paced => to_json(&cell::measure_paced(cell, store, &runtime)?),
+            Phase::Peer => to_json(&measure_peer(args, cell, store)?),
         };
         return print(&report?);
     }
-    let progress = progress(cells.len());
-    progress.set_message("limits of the machine");
-    let limits = limits(args, &cells, &runtime)?;
-    let mut reports = Vec::with_capacity(cells.len());
-    for cell in &cells {
-        progress.set_message(cell.to_string());
-        reports.push(measure_cell(cell, args.store.as_deref())?);
-        progress.inc(1);
-    }
+    let progress = progress((cells.len() + args.peer.len()) * args.turns as usize);
+    let turns = (0..args.turns).map(|_| measure_turn(args, &cells, &runtime, &progress));
+    let turns = turns.collect::<Result<Vec<_>>>()?;
     progress.finish_and_clear();
     let report = Report {
         machine: Machine::this(),
         version: env!("CARGO_PKG_VERSION"),
         seed: args.seed,
-        limits,
-        cells: reports,
+        figures: turns::medians(&turns)?,
+        turns,
     };
     if let Some(path) = &args.json {
-        let written = fs::write(path, to_json(&report)?);
-        written.map_err(|source| Error::denied("cannot write").with("path", path.display()).with_source(source))?;
+        write(path, &to_json(&report)?)?;
+    }
+    if let Some(path) = &args.svg {
+        write(path, &chart::svg(&report))?;
     }
     print(&table::text(&report))
 }
 
+fn write(path: &Path, text: &str) -> Result<()> {
+    let written = fs::write(path, text);
+    written.map_err(|source| Error::denied("cannot write").with("path", path.display()).with_source(source))
+}
+
+/// Measures everything once: limits, then cells, then peers.
+fn measure_turn(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime, progress: &ProgressBar) -> Result<Figures> {
+    progress.set_message("limits of the machine");
+    let limits = limits(args, cells, runtime)?;
+    let (mut reports, mut peers) = (Vec::with_capacity(cells.len()), Vec::with_capacity(args.peer.len()));
+    for cell in cells {
+        progress.set_message(cell.to_string());
+        reports.push(measure_cell(cell, args.store.as_deref())?);
+        progress.inc(1);
+    }
+    let records = CellSpec { distribution: Distribution::Uniform, ..*largest(cells)? };
+    for peer in &args.peer {
+        progress.set_message(format!("{peer} {} keys", records.keys));
+        let place = Place::new(None)?;
+        let flags = [records.flags(Phase::Peer, &place.url), vec![format!("--peer={peer}")]].concat();
+        peers.push(measure_apart(peer, &flags, &[])?);
+        progress.inc(1);
+    }
+    Ok(Figures { limits, cells: reports, peers })
+}
+
+/// Measures the only peer of `args` in the folder at `url`.
+fn measure_peer(args: &BenchArgs, cell: &CellSpec, url: &str) -> Result<PeerReport> {
+    let folder = Url::parse(url).ok().and_then(|url| url.to_file_path().ok());
+    match (args.peer.as_slice(), folder) {
+        (&[peer], Some(folder)) => PeerKind::measure(peer, cell, &folder),
+        _ => Err(Error::usage("one peer is measured in one local folder")),
+    }
+}
+
+/// Returns the cell with the most keys, whose records the limits and the peers get.
+fn largest(cells: &[CellSpec]) -> Result<&CellSpec> {
+    cells.iter().max_by_key(|cell| cell.keys).ok_or_else(|| Error::usage("nothing to measure"))
+}
+
 fn limits(args: &BenchArgs, cells: &[CellSpec], runtime: &Runtime) -> Result<Limits> {
-    let largest = cells.iter().max_by_key(|cell| cell.keys).ok_or_else(|| Error::usage("nothing to measure"))?;
     let time = if args.suite == Suite::Quick { Duration::from_millis(200) } else { Duration::from_secs(1) };
     let place = Place::new(args.store.as_deref())?;
     let store = Store::open(&place.url, &"bench-limits".parse()?, TokioRuntime::new(runtime.handle().clone()))?;
-    limits::measure(largest, time, &store, runtime)
+    limits::measure(largest(cells)?, time, &store, runtime)
 }
 
 /// Measures all phases of `cell`.
 fn measure_cell(cell: &CellSpec, store: Option<&str>) -> Result<CellReport> {
-    let mut report: CellReport = measure_apart(cell, Phase::Steps, &Place::new(store)?)?;
+    // glibc keeps freed memory in each heap: with a heap per thread, that memory would be charged to the backend.
+    let heaps = if std::env::var_os(ARENAS).is_none() { &[(ARENAS, "1")][..] } else { &[] };
+    let place = Place::new(store)?;
+    let mut report: CellReport = measure_apart(cell, &cell.flags(Phase::Steps, &place.url), heaps)?;
+    drop(place);
     if !cell.paced.is_zero() {
-        report.paced = Some(measure_apart(cell, Phase::Paced, &Place::new(store)?)?);
+        let place = Place::new(store)?;
+        report.paced = Some(measure_apart(cell, &cell.flags(Phase::Paced, &place.url), heaps)?);
     }
     Ok(report)
 }
 
-/// Measures one phase of `cell` in its own process.
-fn measure_apart<R: DeserializeOwned>(cell: &CellSpec, phase: Phase, place: &Place) -> Result<R> {
+/// Measures what `flags` say in a process of its own.
+fn measure_apart<R: DeserializeOwned>(
+    what: impl fmt::Display,
+    flags: &[String],
+    environment: &[(&str, &str)],
+) -> Result<R> {
     let failed = |source| Error::unavailable("cannot run this program again").with_source(source);
     let program = std::env::current_exe().map_err(failed)?;
     let mut command = Command::new(program);
-    command.args(cell.flags(phase, &place.url)).stdin(Stdio::null()).stderr(Stdio::inherit());
-    // glibc keeps freed memory in each heap: with a heap per thread, that memory would be charged to the backend.
-    if std::env::var_os(ARENAS).is_none() {
-        command.env(ARENAS, "1");
-    }
+    command.args(flags).envs(environment.iter().copied()).stdin(Stdio::null()).stderr(Stdio::inherit());
     let output = command.output().map_err(failed)?;
     if !output.status.success() {
-        return Err(Error::stopped("a cell failed, see above").with("cell", cell).with("status", output.status));
+        return Err(Error::stopped("a cell failed, see above").with("cell", what).with("status", output.status));
     }
     serde_json::from_slice(&output.stdout)
-        .map_err(|source| Error::stopped("a cell printed no report").with("cell", cell).with_source(source))
+        .map_err(|source| Error::stopped("a cell printed no report").with("cell", what).with_source(source))
 }
 
 /// The store for a cell's checkpoints.

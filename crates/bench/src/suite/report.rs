@@ -12,12 +12,22 @@ pub(super) struct Report {
     pub(super) machine: Machine,
     pub(super) version: &'static str,
     pub(super) seed: u64,
+    /// Medians of `turns`.
+    #[serde(flatten)]
+    pub(super) figures: Figures,
+    pub(super) turns: Vec<Figures>,
+}
+
+/// What is measured, in this order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Figures {
     pub(super) limits: Limits,
     pub(super) cells: Vec<CellReport>,
+    pub(super) peers: Vec<PeerReport>,
 }
 
 /// The machine's limits without the crate, on one thread, with the same keys and values.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Limits {
     /// Number of keys in the hash map.
     pub(super) keys: u32,
@@ -27,10 +37,12 @@ pub(super) struct Limits {
     pub(super) value_zstd1_ratio: f64,
     pub(super) store_write_mb_s: f64,
     pub(super) hashmap_rmw_ops_s: HashMapRates,
+    /// The same map with a counter per key in place of the value.
+    pub(super) hashmap_u64_rmw_ops_s: HashMapRates,
     pub(super) idle_gap_us: f64,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct HashMapRates {
     pub(super) uniform: f64,
     #[serde(rename = "zipf:0.99")]
@@ -127,6 +139,10 @@ pub(super) struct Rss {
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Restore {
     pub(super) ms: f64,
+    /// The part of `ms` before the first key is read back.
+    pub(super) load_ms: f64,
+    /// The rest of `ms`: every key read and compared.
+    pub(super) read_back_ms: f64,
     /// The part of `ms` spent on claiming the job and reading its manifest.
     pub(super) claim_ms: f64,
     pub(super) threads: u32,
@@ -141,8 +157,40 @@ pub(super) struct Rescale {
     pub(super) from: u32,
     pub(super) to: u32,
     pub(super) ms: f64,
+    /// The part of `ms` before the first key is read back.
+    pub(super) load_ms: f64,
     pub(super) bytes_read: u64,
     pub(super) ideal_bytes: u64,
+}
+
+/// The figures of another store.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct PeerReport {
+    pub(super) peer: String,
+    pub(super) keys: u32,
+    pub(super) key_bytes: u16,
+    pub(super) value_bytes: u32,
+    pub(super) distribution: String,
+    pub(super) dirty: f64,
+    pub(super) checkpoints: u32,
+
+    pub(super) load_ops_s: f64,
+    pub(super) rmw_ops_s: f64,
+    /// While the writer waits for a snapshot.
+    pub(super) pause_us: Percentiles,
+    /// Until the snapshot is durable.
+    pub(super) checkpoint_ms: Percentiles,
+    pub(super) restore: PeerRestore,
+}
+
+/// Opening another store from a snapshot, with the meaning of the fields of [`Restore`].
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct PeerRestore {
+    pub(super) ms: f64,
+    pub(super) load_ms: f64,
+    pub(super) read_back_ms: f64,
+    pub(super) first_read_ms: f64,
+    pub(super) records: u64,
 }
 
 /// Returns `figure` rounded to a meaningful number of digits.

@@ -1,23 +1,27 @@
 //! The figures as text.
 
-use super::report::{CellReport, Paced, Report};
+use super::comparison::{self, Column as Compared, Figure, Row};
+use super::report::{CellReport, HashMapRates, Paced, Report};
 
 /// Returns the report as aligned tables.
 pub(super) fn text(report: &Report) -> String {
-    let limits = &report.limits;
+    let limits = &report.figures.limits;
     let mut text = format!("machine  {}\n", report.machine.line());
     text.push_str(&format!(
         "limits   memcpy {:.1} GB/s, zstd-1 {:.0} MB/s, store write {:.0} MB/s, idle gap {:.0} us\n",
         limits.memcpy_gb_s, limits.zstd1_mb_s, limits.store_write_mb_s, limits.idle_gap_us,
     ));
-    text.push_str(&format!(
-        "         hash map of {} keys: {} updates/s uniform, {} zipf:0.99\n",
-        limits.keys,
-        count(limits.hashmap_rmw_ops_s.uniform),
-        count(limits.hashmap_rmw_ops_s.zipf),
-    ));
+    let map = |what: &str, rates: &HashMapRates| {
+        let (uniform, zipf) = (count(rates.uniform), count(rates.zipf));
+        format!("         hash map of {} {what}: {uniform} updates/s uniform, {zipf} zipf:0.99\n", limits.keys)
+    };
+    text.push_str(&map("keys", &limits.hashmap_rmw_ops_s));
+    text.push_str(&map("u64 counters", &limits.hashmap_u64_rmw_ops_s));
     text.push_str(&format!("values   zstd-1 ratio {:.2}\n", limits.value_zstd1_ratio));
-    let paced = report.cells.iter().any(|cell| cell.paced.is_some());
+    if report.turns.len() > 1 {
+        text.push_str(&format!("turns    {}: figures are medians, ranges in brackets\n", report.turns.len()));
+    }
+    let paced = report.figures.cells.iter().any(|cell| cell.paced.is_some());
     let mut tables = vec![
         ("operations per second", OPERATIONS),
         ("memory in bytes per key, requests per checkpoint", MEMORY),
@@ -28,9 +32,53 @@ pub(super) fn text(report: &Report) -> String {
         .extend(paced.then_some(("a tenth of the keys dirty per second, beside the same without checkpoints", PACED)));
     for (title, columns) in tables {
         text.push_str(&format!("\n{title}\n"));
-        text.push_str(&table(&report.cells, columns));
+        text.push_str(&table(&report.figures.cells, columns));
     }
+    text.push_str("\nbeside plain maps and other stores, uniform, one thread\n");
+    text.push_str(&compared(report));
     text
+}
+
+/// Returns one line per map, cell and peer.
+fn compared(report: &Report) -> String {
+    let rows = comparison::rows(report);
+    let map = rows.first().and_then(|row| row.get(Compared::Update)).map_or(f64::NAN, |figure| figure.median);
+    let ranged = report.turns.len() > 1;
+    let figure = |row: &Row, column, show: fn(f64) -> String| {
+        let text = |Figure { median, least, greatest }| match ranged {
+            true => format!("{} [{}, {}]", show(median), show(least), show(greatest)),
+            false => show(median),
+        };
+        row.get(column).map_or_else(|| "-".to_owned(), text)
+    };
+    let line = |row: &Row| {
+        vec![
+            row.name.clone(),
+            figure(row, Compared::Load, count),
+            figure(row, Compared::Update, count),
+            row.get(Compared::Update).map_or_else(String::new, |update| format!("{:.2}x", update.median / map)),
+            figure(row, Compared::Batch, count),
+            figure(row, Compared::Pause, integer),
+            figure(row, Compared::Checkpoint, short),
+            figure(row, Compared::Loaded, short),
+            figure(row, Compared::FirstRead, short),
+            figure(row, Compared::ReadBack, short),
+        ]
+    };
+    let headings = [
+        "",
+        "load",
+        "update",
+        "of map",
+        "in batches",
+        "pause us p50",
+        "checkpoint ms p50",
+        "loaded ms",
+        "first read ms",
+        "read back ms",
+    ];
+    let headings = headings.map(str::to_owned).to_vec();
+    aligned(&[vec![headings], rows.iter().map(line).collect()].concat(), 1)
 }
 
 /// A column: its heading and how to format a cell's figure.
@@ -84,28 +132,35 @@ const PACED: &[Column] = &[
 ];
 
 const RESTORES: &[Column] = &[
-    ("restore ms", |c| format!("{:.0}", c.restore.ms)),
-    ("claim", |c| format!("{:.0}", c.restore.claim_ms)),
-    ("first read", |c| format!("{:.0}", c.restore.first_read_ms)),
+    ("claim ms", |c| short(c.restore.claim_ms)),
+    ("loaded", |c| short(c.restore.load_ms)),
+    ("first read", |c| short(c.restore.first_read_ms)),
+    ("then read back", |c| short(c.restore.read_back_ms)),
     ("threads", |c| c.restore.threads.to_string()),
     ("bytes read", |c| c.restore.bytes_read.to_string()),
     ("rescale", |c| format!("{} -> {}", c.rescale.from, c.rescale.to)),
-    ("ms", |c| format!("{:.0}", c.rescale.ms)),
+    ("loaded", |c| short(c.rescale.load_ms)),
+    ("then read back", |c| short(c.rescale.ms - c.rescale.load_ms)),
     ("bytes of ideal", |c| percent(c.rescale.bytes_read, c.rescale.ideal_bytes)),
 ];
 
-/// Returns one line per cell, columns aligned: text to the left, numbers to the right.
+/// Returns one line per cell.
 fn table(cells: &[CellReport], columns: &[Column]) -> String {
     let columns: Vec<_> = CELL.iter().chain(columns).collect();
     let mut lines: Vec<Vec<String>> = vec![columns.iter().map(|(heading, _)| (*heading).to_owned()).collect()];
     lines.extend(cells.iter().map(|cell| columns.iter().map(|(_, show)| show(cell)).collect()));
-    let widths: Vec<_> = (0..columns.len())
+    aligned(&lines, 2)
+}
+
+/// Returns `lines` with columns aligned: the first `names` to the left, numbers to the right.
+fn aligned(lines: &[Vec<String>], names: usize) -> String {
+    let widths: Vec<_> = (0..lines.first().map_or(0, Vec::len))
         .map(|at| lines.iter().filter_map(|line| line.get(at)).map(String::len).max().unwrap_or_default())
         .collect();
     let mut text = String::new();
-    for line in &lines {
+    for line in lines {
         for (at, (item, width)) in line.iter().zip(&widths).enumerate() {
-            let item = if at < 2 { format!("{item:<width$}  ") } else { format!("{item:>width$}  ") };
+            let item = if at < names { format!("{item:<width$}  ") } else { format!("{item:>width$}  ") };
             text.push_str(&item);
         }
         text.truncate(text.trim_end().len());
@@ -121,6 +176,10 @@ fn count(number: f64) -> String {
 
 fn integer(number: f64) -> String {
     format!("{number:.0}")
+}
+
+fn short(millis: f64) -> String {
+    if millis < 10.0 { format!("{millis:.1}") } else { format!("{millis:.0}") }
 }
 
 fn paced(cell: &CellReport, show: impl Fn(&Paced) -> String) -> String {
@@ -143,5 +202,29 @@ mod tests {
     fn numbers_are_short() {
         assert_eq!([count(12_345.0), count(3_456_789.0)], ["12k", "3.46M"]);
         assert_eq!([percent(1, 3), percent(1, 0), optional(None, count)], ["33.33%", "-", "-"]);
+    }
+    #[test]
+    fn loading_and_reading_back_are_apart() {
+        let text = text(&crate::suite::sample::report());
+        let (_, restores) = text.split_once("\nrestores\n").unwrap();
+        let line = |at: usize| restores.lines().nth(at).unwrap().split("  ").map(str::trim).filter(|it| !it.is_empty());
+        let column = |name: &str| line(1).nth(line(0).position(|heading| heading == name).unwrap()).unwrap().to_owned();
+        assert_eq!([column("loaded"), column("then read back")], ["230", "141"]);
+    }
+
+    #[test]
+    fn maps_cells_and_peers_share_a_table() {
+        let text = text(&crate::suite::sample::report());
+        let (_, rows) = text.split_once("\nbeside plain maps and other stores").unwrap();
+        let row = |name: &str| {
+            let line = rows.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name}: {text}"));
+            line.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(row("map  "), "map - 12.00M [10.00M, 14.00M] 1.00x - - - - - -");
+        assert!(row("map of u64 counters").contains(" 1.67x "));
+        assert!(row("alluvium log incremental dirty 0.1").contains(" 0.50x "));
+        let cobble = "cobble dirty 0.1 1.00M [1.00M, 1.00M] 3.00M [3.00M, 3.00M] 0.25x - 80 [80, 80]";
+        assert!(row("cobble").starts_with(cobble), "{}", row("cobble"));
+        assert!(!rows.contains("overlay"), "touched by zipf: {rows}");
     }
 }

@@ -52,6 +52,7 @@ pub(crate) fn b16_output_prepared_in_an_epoch_that_is_given_up_is_listed_until_i
         rig.faults(Faults::none());
         let job = rig.on(0, async move {
             for epoch in 2..=restarts_after {
+                job.tasks.iter_mut().for_each(|task| task.settle().unwrap());
                 let epoch = job.barrier_with(|at| prepared(&format!("{at} of {epoch}"))).unwrap();
                 assert!(job.job.wait(epoch).await.unwrap().is_some());
             }

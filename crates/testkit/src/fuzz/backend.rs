@@ -24,6 +24,7 @@ enum AnyAction {
     Delete,
     UpdateDelete,
     Merge(AnyLength),
+    Edit,
 }
 
 #[derive(Debug, Clone, Copy, Arbitrary)]
@@ -70,6 +71,7 @@ impl From<AnyAction> for Action {
             AnyAction::Delete => Self::Delete,
             AnyAction::UpdateDelete => Self::UpdateDelete,
             AnyAction::Merge(length) => Self::Merge(length.into()),
+            AnyAction::Edit => Self::Edit,
         }
     }
 }

@@ -4,6 +4,7 @@ mod backend;
 mod codec;
 mod decisions;
 pub mod memory;
+mod message;
 mod names;
 pub mod object;
 mod operator_state;
@@ -19,6 +20,7 @@ pub use self::segment::{block, segment, segment_index};
 pub use backend::backend;
 pub use codec::{codecs, schema};
 pub use decisions::decisions;
+pub use message::{message, session};
 pub use names::names;
 pub use operator_state::operator_state;
 pub use restore::restore;
@@ -27,13 +29,14 @@ pub use restore::restore;
 pub type Body = fn(&[u8]) -> Result<()>;
 
 /// All targets except the tool's, which are in the tool's package.
-pub const TARGETS: [(&str, Body); 13] = [
+pub const TARGETS: [(&str, Body); 15] = [
     ("backend", backend),
     ("block", block),
     ("codecs", codecs),
     ("decisions", decisions),
     ("envelope", object_envelope),
     ("manifest", manifest),
+    ("message", message),
     ("names", names),
     ("operator_state", operator_state),
     ("pack", pack),
@@ -41,6 +44,7 @@ pub const TARGETS: [(&str, Body); 13] = [
     ("schema", schema),
     ("segment", segment),
     ("segment_index", segment_index),
+    ("session", session),
 ];
 
 /// Runs a target on `data`, within the memory bound.

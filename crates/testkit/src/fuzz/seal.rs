@@ -11,6 +11,7 @@ const CHECKSUM_BYTES: usize = 4;
 const MAC_BYTES: usize = 32;
 const SEGMENT_HEADER_BYTES: usize = 16;
 const SUBTASK_FRAME_BYTES: usize = 16;
+const MESSAGE_FRAME_BYTES: usize = 16;
 
 /// Returns an object whose envelope matches its body.
 #[must_use]
@@ -44,6 +45,19 @@ pub fn subtask(framed: &[u8]) -> Vec<u8> {
     if let Some(body) = framed.len().checked_sub(SUBTASK_FRAME_BYTES) {
         let length = u32::try_from(body).unwrap_or(u32::MAX);
         framed[8..12].copy_from_slice(&length.to_le_bytes());
+        let end = framed.len() - CHECKSUM_BYTES;
+        check(&mut framed, 0, end);
+    }
+    framed
+}
+
+/// Returns a message between an owner and a worker whose frame matches.
+#[must_use]
+pub fn message(framed: &[u8]) -> Vec<u8> {
+    let mut framed = framed.to_vec();
+    if let Some(body) = framed.len().checked_sub(MESSAGE_FRAME_BYTES) {
+        framed[..8].copy_from_slice(b"ALMS\x01\0\0\0");
+        framed[8..12].copy_from_slice(&u32::try_from(body).unwrap_or(u32::MAX).to_le_bytes());
         let end = framed.len() - CHECKSUM_BYTES;
         check(&mut framed, 0, end);
     }

@@ -6,7 +6,7 @@ use alluvium::backend::conformance::{History, RowId, contents};
 use alluvium::backend::{Change, Cut, Entry, Part, RowRef, Scope, StateBackend, SubRange, Write};
 use alluvium::{Epoch, KeyGroup, KeyGroupSet, Outcome, TableId, Timestamp, owner};
 
-use super::{Action, GROUPS, ORDERED, TABLES, merges, range, rules, stored_bytes, value};
+use super::{Action, GROUPS, ORDERED, TABLES, edit, merges, range, rules, stored_bytes, value};
 
 /// The subtasks on one kind of backend, and their sealed parts.
 pub(super) struct Job<B> {
@@ -78,6 +78,7 @@ impl<B: StateBackend> Job<B> {
                 backend.write(row, Write::Put(&stored_bytes(table, version, value(length, None)))).unwrap();
             }
             Action::Delete => backend.write(row, Write::Delete).unwrap(),
+            Action::Edit => drop(backend.edit(row, edit).unwrap()),
             Action::Merge(length) => {
                 let merged = backend.write(row, Write::Merge(&value(length, None)));
                 assert_eq!(merged.is_ok(), merges(row.table));

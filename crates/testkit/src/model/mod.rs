@@ -122,6 +122,14 @@ pub enum Action {
     Delete,
     UpdateDelete,
     Merge(Length),
+    /// Changes the last byte of a value that has several.
+    Edit,
+}
+
+fn edit(value: &mut [u8]) {
+    if let [_, .., last] = value {
+        *last = !*last;
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -266,6 +274,13 @@ impl<B: StateBackend> World<B> {
             }
             Action::Merge(length) => self.model.entry(id.clone()).or_default().push((value(length, None), now)),
             Action::Delete | Action::UpdateDelete => drop(self.model.remove(&id)),
+            Action::Edit => {
+                if let Some(mut stored) = old {
+                    edit(&mut stored);
+                    let prefix = stored_bytes(row.table.0, 0, Vec::new()).len();
+                    self.model.insert(id.clone(), vec![(stored.split_off(prefix), now)]);
+                }
+            }
         }
         let expected = self.visible(&id);
         if row.table.0 == VALUE_EXPIRES && expected.is_some() {

@@ -83,7 +83,8 @@ struct Task {
 
 #[derive(Default)]
 struct NodeState {
-    paused: bool,
+    /// When the node was paused; `None` while it runs.
+    paused_at_ms: Option<u64>,
     /// Tasks that became ready while the node was paused.
     held: Vec<TaskId>,
     /// Awaits that did not complete at once, over all incarnations.
@@ -205,7 +206,7 @@ impl Sim {
         let lost: Vec<TaskId> = world.tasks.iter().filter(|(_, task)| task.node == node).map(|(id, _)| *id).collect();
         let lost: Vec<Option<Task>> = lost.iter().map(|id| world.tasks.remove(id)).collect();
         let state = world.nodes.entry(node).or_default();
-        state.paused = false;
+        state.paused_at_ms = None;
         state.held.clear();
         state.crashes += 1;
         let on_crash = world.on_crash.clone();
@@ -241,14 +242,23 @@ impl Sim {
     pub fn pause(&self, node: Node) {
         self.trace(format_args!("n{node} PAUSE"));
         self.hit("node paused");
-        self.world().nodes.entry(node).or_default().paused = true;
+        let mut world = self.world();
+        let now = world.now_ms;
+        world.nodes.entry(node).or_default().paused_at_ms.get_or_insert(now);
+    }
+
+    /// Returns for how long `node` has been paused; `None` if it runs.
+    pub fn paused_for_ms(&self, node: Node) -> Option<u64> {
+        let world = self.world();
+        let paused_at = world.nodes.get(&node)?.paused_at_ms?;
+        Some(world.now_ms - paused_at)
     }
 
     pub fn resume(&self, node: Node) {
         self.trace(format_args!("n{node} RESUME"));
         let mut world = self.world();
         let state = world.nodes.entry(node).or_default();
-        state.paused = false;
+        state.paused_at_ms = None;
         let held = std::mem::take(&mut state.held);
         drop(world);
         self.ready.lock().unwrap().extend(held);
@@ -367,7 +377,7 @@ impl World {
             let id = ready.swap_remove(self.rng.index(ready.len()));
             let Some(task) = self.tasks.get_mut(&id) else { continue };
             let state = self.nodes.entry(task.node).or_default();
-            if state.paused {
+            if state.paused_at_ms.is_some() {
                 state.held.push(id);
                 continue;
             }

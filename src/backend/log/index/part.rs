@@ -1,10 +1,8 @@
 //! Parts: open-addressing hash tables, each with the rows of one range of tags.
 
-use std::fmt;
-
 use crate::error::broken;
 
-use super::super::arena::{Arena, Block};
+use super::super::arena::{Arena, Storage, prefetch};
 use super::{ADDRESS_BITS, Address, DEPTH_MAX, PART_SLOTS};
 
 /// A slot: empty, removed, or a tag and an address.
@@ -20,52 +18,79 @@ impl Slot {
         Self(u64::from(tag) << ADDRESS_BITS | address.0)
     }
 
+    #[inline]
     pub(super) fn is_taken(self) -> bool {
-        self != Self::EMPTY && self != Self::REMOVED
+        self.0 > Self::REMOVED.0
     }
 
+    #[inline]
     pub(super) fn tag(self) -> u32 {
         (self.0 >> ADDRESS_BITS) as u32
     }
 
+    #[inline]
     pub(super) fn address(self) -> Address {
         Address(self.0 & ((1 << ADDRESS_BITS) - 1))
     }
 }
 
-/// The slots of a part: a power of two, or none.
-pub(super) enum PartSlots {
-    Heap(Box<[u64]>),
-    /// `PART_SLOTS` slots, which fill a block.
-    Block(Block),
+/// A search for a tag.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::backend::log) struct Probe<'a> {
+    words: &'a [u64],
+    /// The next position, without the part's mask.
+    at: usize,
+    tag: u32,
 }
+
+impl Probe<'_> {
+    /// Prefetches the slot that comes next.
+    #[inline(always)]
+    pub(in crate::backend::log) fn prefetch(&self) {
+        self.words.get(self.at & self.words.len().wrapping_sub(1)).into_iter().for_each(prefetch);
+    }
+
+    /// Returns the next slot with the tag; `None` once no further slot can have it.
+    #[inline(always)]
+    pub(in crate::backend::log) fn next_hit(&mut self) -> Option<(usize, Address)> {
+        let mask = self.words.len().wrapping_sub(1);
+        // Ends: a part has an empty slot, or no slots.
+        loop {
+            let at = self.at & mask;
+            let slot = Slot(*self.words.get(at)?);
+            self.at = at + 1;
+            if slot.tag() == self.tag {
+                return Some((at, slot.address()));
+            }
+            if slot == Slot::EMPTY {
+                return None;
+            }
+        }
+    }
+}
+
+/// The slots of a part: a power of two, or none.
+#[derive(Debug)]
+pub(super) struct PartSlots(Storage<u64>);
 
 impl PartSlots {
     /// Returns `slots` empty slots.
     pub(super) fn new(slots: usize, arena: &Arena) -> Self {
-        match if slots == PART_SLOTS { arena.take() } else { None } {
-            Some(mut block) => {
-                block.words_mut().fill(Slot::EMPTY.0);
-                Self::Block(block)
-            }
-            None => Self::Heap(vec![Slot::EMPTY.0; slots].into()),
-        }
+        let Some(mut block) = (if slots == PART_SLOTS { arena.take() } else { None }) else {
+            return Self(Storage::on_heap(slots));
+        };
+        block.fill(Slot::EMPTY.0);
+        Self(block)
     }
 
     #[inline]
     pub(super) fn words(&self) -> &[u64] {
-        match self {
-            Self::Heap(words) => words,
-            Self::Block(block) => block.words(),
-        }
+        &self.0
     }
 
     #[inline]
     pub(super) fn words_mut(&mut self) -> &mut [u64] {
-        match self {
-            Self::Heap(words) => words,
-            Self::Block(block) => block.words_mut(),
-        }
+        &mut self.0
     }
 
     #[inline]
@@ -94,12 +119,6 @@ fn no_slot() -> ! {
     broken("a part has the slots of its probe sequences")
 }
 
-impl fmt::Debug for PartSlots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "PartSlots({})", self.len())
-    }
-}
-
 /// The rows whose tags share their top `depth` bits.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -126,16 +145,19 @@ impl Part {
         (0..self.slots.len()).map(move |step| (tag as usize).wrapping_add(step) & mask)
     }
 
+    /// Returns the slots that a search for this tag may meet.
+    #[inline(always)]
+    pub(super) fn probe(&self, tag: u32) -> Probe<'_> {
+        Probe { words: self.slots.words(), at: tag as usize, tag }
+    }
+
     /// Returns the position of the first slot with this tag whose address `is_match` accepts.
     #[inline]
     pub(super) fn find(&self, tag: u32, mut is_match: impl FnMut(Address) -> bool) -> Option<usize> {
-        for at in self.positions(tag) {
-            let slot = self.slots.get(at);
-            if slot.tag() == tag && slot.is_taken() && is_match(slot.address()) {
+        let mut probe = self.probe(tag);
+        while let Some((at, address)) = probe.next_hit() {
+            if is_match(address) {
                 return Some(at);
-            }
-            if slot == Slot::EMPTY {
-                return None;
             }
         }
         None

@@ -2,6 +2,7 @@
 
 use crate::error::{Result, broken};
 
+use super::super::super::checks::budget_spent;
 use super::super::chunk::{Chunk, Tally, offset};
 use super::super::index::Address;
 use super::super::record::{Draft, Shape};
@@ -95,19 +96,34 @@ impl Regions {
     pub(in crate::backend::log) fn begin_joined(&mut self, bytes: usize) -> u32 {
         self.add(Section::Frozen, bytes)
     }
+
     /// Appends a record, given as all its bytes, to a region from [`Regions::begin_joined`].
     pub(in crate::backend::log) fn append_joined(&mut self, id: u32, shape: &Shape, bytes: &[u8]) -> Address {
         self.append_to(Section::Frozen, id, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
     }
 
+    /// Returns whether a region has room for a record of `len` bytes.
+    pub(in crate::backend::log) fn has_room(&self, id: u32, len: usize) -> bool {
+        let bytes = &self.region(id).chunk().bytes;
+        bytes.len() + len <= bytes.capacity()
+    }
+
+    /// Appends a tombstone to a region from [`Regions::begin_joined`] that has room for it.
+    pub(in crate::backend::log) fn append_tombstone(&mut self, id: u32, draft: &Draft<'_>) -> Address {
+        self.append_to(Section::Frozen, id, draft.len(), true, |to| draft.write(to))
+    }
+
+    /// Drops a region from [`Regions::begin_joined`] that nothing points to.
+    pub(in crate::backend::log) fn drop_joined(&mut self, id: u32) {
+        let region = self.take_out(id);
+        self.frozen.leave(&region);
+        self.release(id);
+    }
+
     /// Replaces `count` frozen regions by the joined one, or by nothing if none of their records survived.
     pub(in crate::backend::log) fn end_joined(&mut self, at: usize, count: usize, new: Option<u32>) {
         let old: Vec<_> = self.frozen.order.drain(at..at + count).collect();
-        for id in old {
-            let region = self.take_out(id);
-            self.frozen.leave(&region);
-            self.release(id);
-        }
+        old.into_iter().for_each(|id| self.drop_joined(id));
         new.into_iter().for_each(|id| self.frozen.order.insert(at, id));
     }
 
@@ -140,7 +156,7 @@ impl Regions {
         let arena = self.arena.clone();
         let region = self.region_mut(id);
         let (held_bytes, small) = (region.chunk().held_bytes(), region.is_small());
-        region.chunk_mut().grow(capacity, &arena);
+        region.chunk_mut().resize(capacity, &arena);
         let more = region.chunk().held_bytes() - held_bytes;
         let grown_up = small && !region.is_small();
         let run = self.run_mut(section);
@@ -171,10 +187,10 @@ impl Regions {
 
     /// Appends a loaded record to the frozen section.
     ///
-    /// * `left`: bytes of this record and of the remaining ones.
+    /// * `left`: about how many bytes this record and the remaining ones take.
     ///
     /// # Errors
-    /// As [`Regions::check_not_full`].
+    /// As [`Regions::check_not_full`]; `Limit` if the budget has no room for a region that the record needs.
     #[inline]
     pub(in crate::backend::log) fn load(&mut self, draft: &Draft<'_>, left: &mut usize) -> Result<Address> {
         let len = draft.len();
@@ -183,7 +199,7 @@ impl Regions {
             Some(address) => address,
             None => self.load_by_fit(draft, *left)?,
         };
-        *left -= len;
+        *left = left.saturating_sub(len);
         Ok(address)
     }
 
@@ -198,13 +214,34 @@ impl Regions {
         Some(self.append_to(Section::Frozen, id, len, draft.value.is_none(), |to| draft.write(to)))
     }
 
+    /// Gives back memory of the open frozen region if records need less than half of it: a load that knew only about how
+    /// many bytes would come may have opened it too large.
+    pub(in crate::backend::log) fn end_load(&mut self) {
+        let Some(id) = self.frozen.open else { return };
+        let bytes = &self.region(id).chunk().bytes;
+        let needed = bytes.len().max(REGION_BYTES_MIN);
+        if bytes.capacity() > 2 * needed {
+            let mut region = self.take_out(id);
+            self.frozen.leave(&region);
+            region.chunk_mut().resize(needed, &self.arena);
+            self.frozen.enter(&region);
+            self.replace_slot(id, RegionSlot::In(region));
+        }
+    }
+
     fn load_by_fit(&mut self, draft: &Draft<'_>, left: usize) -> Result<Address> {
         self.check_not_full()?;
         if draft.meta.is_chained() {
             self.open_at_end(Section::Frozen);
         }
+        if !self.budget().has_room(draft.len() as u64) {
+            return Err(budget_spent(self.budget()));
+        }
         if draft.len() <= LARGE_RECORD_BYTES && !matches!(self.fit(Section::Frozen, draft.len()), Fit::Here(_)) {
-            self.open(Section::Frozen, left.clamp(REGION_BYTES_MIN, REGION_BYTES), true);
+            // Past an estimate that was too low, regions grow with the group, so that their number stays low.
+            let proportionate = usize::try_from(self.frozen.held_bytes / 4).unwrap_or(REGION_BYTES);
+            let wanted = if left < draft.len() { proportionate.max(draft.len()) } else { left };
+            self.open(Section::Frozen, wanted.clamp(REGION_BYTES_MIN, REGION_BYTES), true);
         }
         Ok(self.append(Section::Frozen, draft))
     }

@@ -1,0 +1,3 @@
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| alluvium_fuzz::run(alluvium_testkit::fuzz::session, data));
