@@ -19,6 +19,7 @@ use std::io::{BufRead as _, BufReader, Error as IoError, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::sync::Arc;
+use std::thread::current;
 use std::time::Duration;
 
 use alluvium::prelude::*;
@@ -366,9 +367,10 @@ impl Subtask {
     }
 }
 
-/// Writes a part under its name in one step. Repeating it has no effect, even in two processes at a time.
+/// Writes a part under its name in one step. Repeating it has no effect, even at the same time: by another process, or
+/// by a subtask of the attempt before that has not noticed its end.
 fn publish(folder: &Path, name: &str, rows: &[u8]) -> Result<()> {
-    let staged = folder.join(format!(".{name}-{}", std::process::id()));
+    let staged = folder.join(format!(".{name}-{}-{:?}", std::process::id(), current().id()));
     // An output that must survive a power cut also syncs file and folder.
     fs::write(&staged, rows).and_then(|()| fs::rename(&staged, folder.join(name))).map_err(failed)
 }
