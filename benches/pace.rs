@@ -16,7 +16,7 @@
 use std::hint::black_box;
 use std::time::Instant;
 
-use alluvium::backend::{Change, Cut, Outcome, Part, RowRef, StateBackend as _};
+use alluvium::backend::{Change, Cut, Outcome, Part, RowRef, StateBackend as _, Stored};
 use alluvium::{
     Epoch, Fixed, KeyGroupSet, KeyedState, LogBackend, MemoryBudget, Partitioner, Schema, TableId, Tables, Timestamp,
     ValueState,
@@ -194,11 +194,16 @@ impl World {
             for (to, key) in located.iter_mut().zip(keys) {
                 *to = PARTITIONER.locate(key, 0, GROUPS);
             }
-            let row = |key| RowRef { table: TABLE, key, namespace: &[], sub: &[] };
-            backend.prefetch(&located.each_ref().map(row));
-            for key in &located {
-                sum ^= backend.edit(row(key), add_one).unwrap().unwrap();
-            }
+            let edited = backend.update_many(TABLE, &[], &located, |_, stored, new| {
+                if let Stored::InPlace(value) = stored {
+                    sum ^= add_one(value);
+                    return (None, Ok(()));
+                }
+                new.extend_from_slice(stored.bytes().unwrap());
+                sum ^= add_one(new);
+                (Some(Change::Put), Ok(()))
+            });
+            edited.unwrap();
         }
         sum
     }
@@ -210,15 +215,12 @@ impl World {
             for (to, key) in located.iter_mut().zip(keys) {
                 *to = PARTITIONER.locate(key, 0, GROUPS);
             }
-            let row = |key| RowRef { table: TABLE, key, namespace: &[], sub: &[] };
-            backend.prefetch(&located.each_ref().map(row));
-            for key in &located {
-                let updated = backend.update(row(key), |value, new| {
-                    new.extend_from_slice(value.unwrap());
-                    (Change::Put, add_one(new))
-                });
-                sum ^= updated.unwrap();
-            }
+            let updated = backend.update_many(TABLE, &[], &located, |_, stored, new| {
+                new.extend_from_slice(stored.bytes().unwrap());
+                sum ^= add_one(new);
+                (Some(Change::Put), Ok(()))
+            });
+            updated.unwrap();
         }
         sum
     }

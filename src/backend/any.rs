@@ -122,6 +122,26 @@ impl StateBackend for AnyBackend {
         delegate!(self, backend => backend.prefetch(rows));
     }
 
+    fn read_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
+        delegate!(self, backend => backend.read_many(table, namespace, keys, f))
+    }
+
+    fn update_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
+    ) -> Result<()> {
+        delegate!(self, backend => backend.update_many(table, namespace, keys, f))
+    }
+
     fn scan(
         &mut self,
         table: TableId,

@@ -184,6 +184,44 @@ pub trait StateBackend: Debug + Send {
     /// Hints that these rows are about to be used.
     fn prefetch(&mut self, rows: &[RowRef<'_>]);
 
+    /// Reads the rows of `keys`, without sub-keys, in order: calls `f` with the index and the value of each, until `f`
+    /// fails. As many calls of [`StateBackend::read`], but a backend may look ahead.
+    ///
+    /// # Errors
+    /// As [`StateBackend::read`] and `f`, at the first key that fails.
+    fn read_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        mut f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
+        for (at, key) in keys.iter().enumerate() {
+            self.read(RowRef { table, key, namespace, sub: &[] }, |value| f(at, value))??;
+        }
+        Ok(())
+    }
+
+    /// Updates the rows of `keys`, without sub-keys, in order: calls `f` with the index of each, until `f` fails. As many
+    /// calls of [`StateBackend::update_in_place`], but a backend may look ahead.
+    ///
+    /// # Errors
+    /// As [`StateBackend::update_in_place`] and `f`, at the first key that fails; the keys before it are updated, and it
+    /// is changed as `f` says.
+    fn update_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        mut f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
+    ) -> Result<()> {
+        for (at, key) in keys.iter().enumerate() {
+            let row = RowRef { table, key, namespace, sub: &[] };
+            self.update_in_place(row, |stored, new| f(at, stored, new))??;
+        }
+        Ok(())
+    }
+
     /// Visits the live rows of `table` in `groups` whose key starts with `prefix`, group by group, in no particular
     /// order within a group, until `visit` returns false.
     ///

@@ -8,6 +8,7 @@
 //! conformance::run(|groups| OverlayBackend::new(groups, MemoryBudget::new(1 << 30)));
 //! ```
 
+mod batches;
 mod fixture;
 mod history;
 mod kinds;
@@ -46,8 +47,8 @@ pub type RowId = (KeyGroup, TableId, Vec<u8>, Vec<u8>, Vec<u8>);
 /// If a check fails; the message names the check.
 pub fn run<B: StateBackend>(make: impl Fn(KeyGroupSet) -> B) {
     let make: &dyn Fn(KeyGroupSet) -> B = &make;
-    let checks = rows::checks().into_iter().chain(seals::checks()).chain(kinds::checks()).chain(rules::checks());
-    for (name, check) in checks {
+    let checks = [rows::checks(), batches::checks(), seals::checks(), kinds::checks(), rules::checks()];
+    for (name, check) in checks.into_iter().flatten() {
         if let Err(Failure(reason)) = check(make) {
             panic!("{name}: {reason}");
         }

@@ -255,17 +255,18 @@ impl fmt::Debug for Arena {
 /// Bytes of a cache line.
 pub(super) const LINE_BYTES: usize = 64;
 
-/// Prefetches the first `LINES` cache lines from the front of `bytes` on, whether or not they belong to it.
+/// Prefetches the cache lines of the first `length` bytes, at most three.
 #[inline(always)]
-pub(super) fn prefetch_lines<const LINES: usize>(bytes: &[u8]) {
+pub(super) fn prefetch_lines(bytes: &[u8], length: usize) {
+    let last = length.saturating_sub(1);
     #[cfg(target_arch = "x86_64")]
-    for line in 0..LINES {
+    for offset in [0, LINE_BYTES.min(last), (2 * LINE_BYTES).min(last)] {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch never faults, whatever its address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast::<i8>().wrapping_add(line * LINE_BYTES)) };
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(bytes.as_ptr().cast::<i8>().wrapping_add(offset)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _no_hint = bytes;
+    let _no_hint = (bytes, last);
 }
 
 /// Prefetches `data` into the cache: a hint, which neither waits nor reads.

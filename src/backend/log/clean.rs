@@ -198,7 +198,7 @@ impl Group {
         while left > 0 {
             let ahead = |(offset, record): (u32, Record<'_>)| {
                 let hash = self.hash(&record.place);
-                self.index.prefetch(hash);
+                self.index.search(hash).prefetch();
                 (offset, hash)
             };
             window.extend(records.by_ref().take(PREFETCHED_RECORDS).map(ahead));

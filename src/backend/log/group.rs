@@ -23,7 +23,7 @@ use super::chunk::{Chunk, subtract};
 use super::families::Families;
 use super::index::{Address, Bucket, Index, row_hash};
 use super::pieces::value_bytes;
-use super::record::{Draft, Place, Record, Shape, ValueMeta};
+use super::record::{Draft, Place, Record, SHORT_HEADER_BYTES, Shape, ValueMeta};
 use super::region::Section;
 use super::regions::Regions;
 
@@ -140,8 +140,15 @@ impl Group {
 
     /// Prefetches index slots first, then records: an address is known only once its slot is cached.
     pub(super) fn prefetch(&self, hashes: impl Iterator<Item = u32> + Clone) {
-        hashes.clone().for_each(|hash| self.index.prefetch(hash));
-        hashes.filter_map(|hash| self.index.first(hash)).for_each(|address| self.regions.prefetch(address));
+        hashes.clone().for_each(|hash| self.index.search(hash).prefetch());
+        let (hits, length) = (hashes.filter_map(|hash| self.index.search(hash).first_hit()), self.record_bytes());
+        hits.for_each(|address| self.regions.prefetch(address, length));
+    }
+
+    /// Returns how long its records are on average, about.
+    pub(super) fn record_bytes(&self) -> usize {
+        let content = self.live_bytes.checked_div(self.rows).unwrap_or(0);
+        usize::try_from(content).unwrap_or(usize::MAX).saturating_add(SHORT_HEADER_BYTES)
     }
 
     /// Returns the value of a found row; in `buffer` if it differs from the stored bytes.

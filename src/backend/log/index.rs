@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::broken;
 use crate::memory::Charge;
 
-use self::part::{Part, Probe, Slot};
+use self::part::{Part, Search, Slot};
 use super::arena::{Arena, BLOCK_BYTES};
 use super::record::Place;
 
@@ -160,44 +160,25 @@ impl Index {
         }
     }
 
-    /// Returns the slots that a search for this hash may meet, and their part.
+    /// Returns a search for this hash's [`tag`].
     #[inline(always)]
-    pub(super) fn probe(&self, hash: u32) -> (u32, Probe<'_>) {
+    pub(super) fn search(&self, hash: u32) -> Search<'_> {
+        let tag = tag(hash);
+        self.part(self.part_of(tag)).search(tag)
+    }
+
+    /// Returns every entry with this hash's [`tag`]; other hashes may share it.
+    #[inline]
+    pub(super) fn hits(&self, hash: u32) -> impl Iterator<Item = (Bucket, Address)> {
         let tag = tag(hash);
         let part = self.part_of(tag);
-        (part, self.part(part).probe(tag))
+        self.part(part).search(tag).hits().map(move |(at, address)| (Bucket { part, at }, address))
     }
 
     /// Returns the entry with this hash whose record `is_match` accepts.
     #[inline]
-    pub(super) fn find(&self, hash: u32, is_match: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
-        let tag = tag(hash);
-        let part = self.part_of(tag);
-        let slots = self.part(part);
-        let at = slots.find(tag, is_match)?;
-        let address = slots.slots.get(at).address();
-        Some((Bucket { part, at }, address))
-    }
-
-    /// Prefetches the slot at which a search for this hash begins.
-    #[inline]
-    pub(super) fn prefetch(&self, hash: u32) {
-        self.probe(hash).1.prefetch();
-    }
-
-    /// Returns the first address with this hash's [`tag`].
-    #[inline]
-    pub(super) fn first(&self, hash: u32) -> Option<Address> {
-        self.find(hash, |_| true).map(|(_, address)| address)
-    }
-
-    /// Calls `visit` with every address with this hash's [`tag`]; other hashes may share it.
-    pub(super) fn find_all(&self, hash: u32, mut visit: impl FnMut(Address)) {
-        let nothing = self.find(hash, |address| {
-            visit(address);
-            false
-        });
-        debug_assert!(nothing.is_none(), "the predicate never matches");
+    pub(super) fn find(&self, hash: u32, mut is_match: impl FnMut(Address) -> bool) -> Option<(Bucket, Address)> {
+        self.hits(hash).find(|(_, address)| is_match(*address))
     }
 
     /// Returns how many more bytes of memory one more insertion under this hash would take.
@@ -438,8 +419,8 @@ mod tests {
                 assert_eq!(find(&index, row).is_some(), taken(row), "row {row} of {rows}");
             }
             assert_eq!(index.addresses().count(), (0..rows).filter(|row| taken(*row)).count());
-            let mut all = 0;
-            index.find_all(hash(0), |_| all += 1);
+            let all = index.hits(hash(0)).count();
+            assert!(index.search(hash(0)).first_hit().is_some());
             assert!(all >= (0..rows).filter(|row| taken(*row) && hash(*row) == hash(0)).count());
             (0..rows).filter(|row| taken(*row)).for_each(|row| index.remove(find(&index, row).unwrap().0));
             index.trim();

@@ -18,6 +18,7 @@
 //! - groups share nothing: each can be loaded, dropped, sealed or cleaned alone.
 
 mod arena;
+mod batch;
 mod chains;
 mod chunk;
 mod clean;
@@ -318,6 +319,28 @@ impl StateBackend for LogBackend {
 
     fn prefetch(&mut self, rows: &[RowRef<'_>]) {
         self.prefetch_rows(rows);
+    }
+
+    #[inline]
+    fn read_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
+        self.read_keys(table, namespace, keys, f)
+    }
+
+    #[inline]
+    fn update_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
+    ) -> Result<()> {
+        self.update_keys(table, namespace, keys, f)
     }
 
     fn scan(

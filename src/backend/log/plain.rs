@@ -9,7 +9,7 @@
 //! [`super::row_access`], which knows every kind of row. That way lies behind calls, so that its code and its arguments
 //! cost the short way nothing.
 
-use crate::error::{Result, broken};
+use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup};
 
@@ -17,19 +17,16 @@ use super::super::heat::Heat;
 use super::super::{Change, RowRef, Stored, Write, or_keep};
 use super::LogBackend;
 use super::group::{Found, Group};
-use super::index::{Address, Bucket, plain_hash, row_hash};
+use super::index::{Address, Bucket, plain_hash};
 use super::record::{Compared, Head, Place, RowHead};
 use super::row_access::Located;
 use super::table_slots::TableSlots;
 
-/// Rows prefetched at once: enough to keep the memory bus busy, few enough to be still cached when they are used.
-pub(super) const PREFETCHED_ROWS: usize = 32;
-
 /// A plain row to look for.
 #[derive(Debug, Clone, Copy)]
-struct PlainRow<'a> {
+pub(super) struct PlainRow<'a> {
     group: KeyGroup,
-    hash: u32,
+    pub(super) hash: u32,
     slot: TableId,
     head: RowHead,
     key: &'a [u8],
@@ -46,24 +43,44 @@ struct PlainRecord {
 }
 
 /// The result of looking for a plain row's value the short way.
-enum Lookup<'a> {
+pub(super) enum Lookup<'a> {
     Found(&'a [u8]),
     Absent,
     /// The general way must look.
     Unknown,
 }
 
-/// A value that can change in place, and its record.
-struct TailValue<'a> {
+/// A value that can change in place.
+pub(super) struct TailValue<'a> {
     value: &'a mut [u8],
     heat: &'a mut Heat,
-    record: PlainRecord,
+}
+
+impl TailValue<'_> {
+    /// Lets `f` change the value. Returns a change that cannot be made in place; a put takes the value from `scratch`.
+    #[inline(always)]
+    pub(super) fn change<R>(
+        self,
+        scratch: &mut Vec<u8>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> (Option<Change>, R) {
+        self.heat.read();
+        scratch.clear();
+        let (change, result) = f(Stored::InPlace(&mut *self.value), scratch);
+        match change {
+            None => {}
+            Some(Change::Put) if scratch.len() == self.value.len() => self.value.copy_from_slice(scratch),
+            Some(change) => return (Some(change), result),
+        }
+        self.heat.write();
+        (None, result)
+    }
 }
 
 /// A row with its key by value, for calls that are not inlined: no pointer to the caller's key leaves the short way, so
 /// that the compiler keeps it in registers.
 #[derive(Debug, Clone, Copy)]
-struct RowByValue<'a> {
+pub(super) struct RowByValue<'a> {
     table: TableId,
     key: CurrentKey<'a>,
     namespace: &'a [u8],
@@ -72,7 +89,7 @@ struct RowByValue<'a> {
 
 impl<'a> RowByValue<'a> {
     #[inline(always)]
-    fn of(row: &RowRef<'a>) -> Self {
+    pub(super) fn of(row: &RowRef<'a>) -> Self {
         Self { table: row.table, key: *row.key, namespace: row.namespace, sub: row.sub }
     }
 
@@ -88,34 +105,9 @@ impl LogBackend {
         PlainRow::of(row, &mut self.table_slots, self.ruled)
     }
 
-    /// Prefetches index slots first, then records: an address is known only once its slot is cached. What the first pass
-    /// computes is kept for the second one.
-    pub(super) fn prefetch_rows(&mut self, rows: &[RowRef<'_>]) {
-        let Self { table_slots, ruled, groups, .. } = self;
-        let mut searches = [None; PREFETCHED_ROWS];
-        for rows in rows.chunks(PREFETCHED_ROWS) {
-            for (row, search) in rows.iter().zip(&mut searches) {
-                let hash = match PlainRow::of(row, table_slots, *ruled) {
-                    Some(plain) => plain.hash,
-                    None => row_hash(row.key.hash, &Place::of_row(&table_slots.with_slot(row))),
-                };
-                let group = groups.get(usize::from(row.key.group.0)).and_then(Option::as_deref);
-                *search = group.map(|group| (&group.regions, group.index.probe(hash).1));
-                search.iter().for_each(|(_, probe)| probe.prefetch());
-            }
-            for (_, search) in rows.iter().zip(&mut searches) {
-                if let Some((regions, probe)) = search
-                    && let Some((_, address)) = probe.next_hit()
-                {
-                    regions.prefetch(address);
-                }
-            }
-        }
-    }
-
     /// Returns the group of a plain row if it was ever written.
     #[inline(always)]
-    fn plain_group(&mut self, row: &PlainRow<'_>) -> Option<&mut Group> {
+    pub(super) fn plain_group(&mut self, row: &PlainRow<'_>) -> Option<&mut Group> {
         self.groups.get_mut(usize::from(row.group.0))?.as_deref_mut()
     }
 
@@ -138,7 +130,7 @@ impl LogBackend {
     }
 
     #[inline(never)]
-    fn read_rest<R>(&mut self, row: RowByValue<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+    pub(super) fn read_rest<R>(&mut self, row: RowByValue<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.read_row(&row.row(), f)
     }
 
@@ -151,36 +143,25 @@ impl LogBackend {
     ) -> Result<R> {
         if let Some(plain) = self.plain_row(row)
             && let Some(Some(group)) = self.groups.get_mut(usize::from(plain.group.0))
-            && let Some(TailValue { value, heat, record }) = group.tail_value(&plain)
+            && let Some(tail) = group.tail_value(&plain)
         {
-            heat.read();
-            self.scratch.clear();
-            let (change, result) = f(Stored::InPlace(&mut *value), &mut self.scratch);
-            let Some(change) = change else {
-                heat.write();
-                return Ok(result);
+            return match tail.change(&mut self.scratch, f) {
+                (None, result) => Ok(result),
+                (Some(change), result) => self.apply_rest(RowByValue::of(row), change).map(|()| result),
             };
-            if matches!(change, Change::Put) && self.scratch.len() == value.len() {
-                value.copy_from_slice(&self.scratch);
-                heat.write();
-                return Ok(result);
-            }
-            return self.apply_to(RowByValue::of(row), record, change).map(|()| result);
         }
         self.update_rest(RowByValue::of(row), |value, new| or_keep(f(value.into(), new)))
     }
 
-    /// Applies a change to a plain row with this record; a put takes the value from the scratch buffer.
+    /// Applies a change to a plain row that has a record; a put takes the value from the scratch buffer.
     #[inline(never)]
-    fn apply_to(&mut self, row: RowByValue<'_>, record: PlainRecord, change: Change) -> Result<()> {
-        match self.plain_row(&row.row()) {
-            Some(plain) => self.apply(&plain.located(&row.row(), record), change),
-            None => broken("a row stays plain during its update"),
-        }
+    pub(super) fn apply_rest(&mut self, row: RowByValue<'_>, change: Change) -> Result<()> {
+        let located = self.locate(&row.row())?;
+        self.apply(&located, change)
     }
 
     #[inline(never)]
-    fn update_rest<R>(
+    pub(super) fn update_rest<R>(
         &mut self,
         row: RowByValue<'_>,
         f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R),
@@ -199,7 +180,7 @@ impl LogBackend {
     pub(super) fn edit_plain<R>(&mut self, row: &RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
         if let Some(plain) = self.plain_row(row)
             && let Some(group) = self.plain_group(&plain)
-            && let Some(TailValue { value, heat, .. }) = group.tail_value(&plain)
+            && let Some(TailValue { value, heat }) = group.tail_value(&plain)
         {
             heat.read();
             heat.write();
@@ -219,7 +200,7 @@ impl LogBackend {
         if let Write::Put(new) = write
             && let Some(plain) = self.plain_row(row)
             && let Some(group) = self.plain_group(&plain)
-            && let Some(TailValue { value, heat, .. }) = group.tail_value(&plain)
+            && let Some(TailValue { value, heat }) = group.tail_value(&plain)
             && value.len() == new.len()
         {
             value.copy_from_slice(new);
@@ -257,13 +238,17 @@ impl<'r> PlainRow<'r> {
     /// Returns the row if it is plain.
     #[inline(always)]
     fn of(row: &RowRef<'r>, table_slots: &mut TableSlots, ruled: RuledSlots) -> Option<Self> {
-        let slot = table_slots.slot_of(row.table);
-        let head = RowHead::new(slot.0, row.key.bytes.len(), row.key.routing.is_some())?;
-        if !row.namespace.is_empty() || !row.sub.is_empty() || ruled.contains(slot) {
+        if !row.sub.is_empty() {
             return None;
         }
-        let hash = plain_hash(row.key.hash, slot.0);
-        Some(Self { group: row.key.group, hash, slot, head, key: row.key.bytes })
+        Self::new(plain_slot(row.table, row.namespace, table_slots, ruled)?, row.key)
+    }
+
+    /// Returns a key's row in the table with this [`plain_slot`] if it is plain.
+    #[inline(always)]
+    pub(super) fn new(slot: TableId, key: &CurrentKey<'r>) -> Option<Self> {
+        let head = RowHead::new(slot.0, key.bytes.len(), key.routing.is_some())?;
+        Some(Self { group: key.group, hash: plain_hash(key.hash, slot.0), slot, head, key: key.bytes })
     }
 
     /// Returns the row as the general way knows it.
@@ -274,12 +259,31 @@ impl<'r> PlainRow<'r> {
     }
 }
 
+/// Returns a table's slot if rows without sub-key in this namespace may be plain.
+#[inline(always)]
+pub(super) fn plain_slot(
+    table: TableId,
+    namespace: &[u8],
+    table_slots: &mut TableSlots,
+    ruled: RuledSlots,
+) -> Option<TableId> {
+    let slot = table_slots.slot_of(table);
+    (namespace.is_empty() && !ruled.contains(slot)).then_some(slot)
+}
+
 impl Group {
     /// Returns a plain row's value if the first slot with its tag is the row's: no other has the tag, nearly always.
     #[inline(always)]
     fn plain_value(&self, row: &PlainRow<'_>) -> Lookup<'_> {
-        let (_, mut probe) = self.index.probe(row.hash);
-        let Some((_, address)) = probe.next_hit() else { return Lookup::Absent };
+        match self.index.search(row.hash).first_hit() {
+            Some(address) => self.plain_value_at(address, row),
+            None => Lookup::Absent,
+        }
+    }
+
+    /// As [`Group::plain_value`], if this is the address of the row's record.
+    #[inline(always)]
+    pub(super) fn plain_value_at(&self, address: Address, row: &PlainRow<'_>) -> Lookup<'_> {
         let bytes = self.regions.bytes_at(address);
         let range = Head::of(bytes).and_then(|head| head.value_of(bytes, row.head, row.key));
         match range.and_then(|range| bytes.get(range)) {
@@ -291,20 +295,22 @@ impl Group {
     /// As [`Group::plain_value`], if the value can change in place.
     #[inline(always)]
     fn tail_value(&mut self, row: &PlainRow<'_>) -> Option<TailValue<'_>> {
-        let (part, mut probe) = self.index.probe(row.hash);
-        let (at, address) = probe.next_hit()?;
+        let address = self.index.search(row.hash).first_hit()?;
+        self.tail_value_at(address, row)
+    }
+
+    /// As [`Group::tail_value`], if this is the address of the row's record.
+    #[inline(always)]
+    pub(super) fn tail_value_at(&mut self, address: Address, row: &PlainRow<'_>) -> Option<TailValue<'_>> {
         let bytes = self.regions.tail_bytes_or_none(address)?;
-        let head = Head::of(bytes)?;
-        let range = head.value_of(bytes, row.head, row.key)?;
-        let record = PlainRecord { bucket: Bucket { part, at }, address, head, value_at: range.start };
-        Some(TailValue { value: bytes.get_mut(range)?, heat: &mut self.heat, record })
+        let range = Head::of(bytes)?.value_of(bytes, row.head, row.key)?;
+        Some(TailValue { value: bytes.get_mut(range)?, heat: &mut self.heat })
     }
 
     /// Returns whether the group has a record of a plain row; `None` if a record on the way must be parsed to know.
     #[inline]
     pub(super) fn has_plain(&self, hash: u32, head: RowHead, key: &[u8]) -> Option<bool> {
-        let (_, mut probe) = self.index.probe(hash);
-        while let Some((_, address)) = probe.next_hit() {
+        for (_, address) in self.index.hits(hash) {
             let bytes = self.regions.bytes_at(address);
             if Head::of(bytes)?.compare(bytes, head, key)?.same {
                 return Some(true);
@@ -316,13 +322,12 @@ impl Group {
     /// Returns a plain row's newest record, which may be a tombstone; `None` if there is none, or if a record on the way
     /// must be parsed to know.
     fn find_plain(&self, row: &PlainRow<'_>) -> Option<PlainRecord> {
-        let (part, mut probe) = self.index.probe(row.hash);
-        while let Some((at, address)) = probe.next_hit() {
+        for (bucket, address) in self.index.hits(row.hash) {
             let bytes = self.regions.bytes_at(address);
             let head = Head::of(bytes)?;
             let Compared { same, value_at } = head.compare(bytes, row.head, row.key)?;
             if same {
-                return Some(PlainRecord { bucket: Bucket { part, at }, address, head, value_at });
+                return Some(PlainRecord { bucket, address, head, value_at });
             }
         }
         None

@@ -58,7 +58,7 @@ const CLEAR_NAMESPACE: u8 = 1 << 4;
 const STAMP_AT: usize = 2;
 
 /// Bytes of a header in which every field has its shortest form.
-const SHORT_HEADER_BYTES: usize = 5;
+pub(super) const SHORT_HEADER_BYTES: usize = 5;
 
 /// Bytes of `more` and its three fields.
 const MORE_BYTES: usize = 1 + 8 + 4 + 4;

@@ -18,9 +18,6 @@ use super::region::{Memory, Region, RegionSlot, Run, Section};
 /// Regions reserved for the cleaner: a group refuses writes once it has only these left.
 const RESERVED_REGIONS: usize = 1024;
 
-/// Cache lines to prefetch of a record.
-const LINES_AHEAD: usize = 3;
-
 /// All regions of a group.
 #[derive(Debug)]
 pub(super) struct Regions {
@@ -122,10 +119,10 @@ impl Regions {
         self.region(address.region()).chunk().bytes_at(address.offset())
     }
 
-    /// Prefetches a record, as far as records usually reach.
+    /// Prefetches the first `length` bytes of a record, as far as a few cache lines reach.
     #[inline]
-    pub(super) fn prefetch(&self, address: Address) {
-        prefetch_lines::<LINES_AHEAD>(self.region(address.region()).chunk().bytes_at(address.offset()));
+    pub(super) fn prefetch(&self, address: Address, length: usize) {
+        prefetch_lines(self.region(address.region()).chunk().bytes_at(address.offset()), length);
     }
 
     /// Returns the value of the record with this shape, `None` if it is a tombstone.

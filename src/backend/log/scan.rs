@@ -10,11 +10,11 @@ use crate::key_group::KeyGroup;
 use crate::row::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
+use super::batch::PREFETCHED_ROWS;
 use super::clean::parse_copy;
 use super::families::{Members, place_of};
 use super::group::{Found, Group, has_families};
 use super::index::{Address, row_hash, tag};
-use super::plain::PREFETCHED_ROWS;
 use super::record::{Draft, Place, Record};
 use super::region::Section;
 
@@ -129,17 +129,17 @@ impl Group {
             for hash in hashes() {
                 let mut first = None;
                 others.clear();
-                self.index.find_all(hash, |address| {
+                for (_, address) in self.index.hits(hash) {
                     let record = self.regions.record(address);
                     let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
                     if record.shape.is_tombstone() || !is_member(&record.place) {
-                        return;
+                        continue;
                     }
                     match first {
                         None => first = Some((address, record)),
                         Some(_) => others.push((address, record)),
                     }
-                });
+                }
                 if first.is_none() {
                     no_record();
                 }

@@ -186,7 +186,7 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
         keys: &[CurrentKey<'_>],
         mut visit: impl FnMut(usize, Option<A::Output>),
     ) -> Result<()> {
-        self.table.each_key(state, keys, |at, access| self.read_at(access).map(|result| visit(at, result)))
+        self.table.read_many(state, keys, |at, stored| self.result(stored).map(|result| visit(at, result)))
     }
 
     /// Adds each input to the accumulator of its key, in order. The current key stays.
@@ -205,7 +205,11 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
     }
 
     fn read_at<B: StateBackend>(&self, Access { backend, row, .. }: Access<'_, B>) -> Result<Option<A::Output>> {
-        let accumulator = backend.read(row, |stored| decode(&self.codec, stored))??;
+        backend.read(row, |stored| self.result(stored))?
+    }
+
+    fn result(&self, stored: Option<&[u8]>) -> Result<Option<A::Output>> {
+        let accumulator = decode(&self.codec, stored)?;
         Ok(accumulator.map(|accumulator| self.aggregate.result(&accumulator)))
     }
 }

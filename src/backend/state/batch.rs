@@ -10,33 +10,17 @@ use crate::backend::{RowRef, StateBackend as _};
 /// Rows prefetched at a time: their keys and index entries fit a cache of 32 KiB.
 const PREFETCH_ROWS: usize = 64;
 
-/// Keys prefetched at a time where rows have no sub-keys: as many as a backend prefetches at once, in an array.
-const PREFETCH_KEYS: usize = 32;
-
 impl Table {
-    /// Calls `f` with the position and the row of each key, in order, until `f` fails.
-    pub(super) fn each_key<S: Keyed>(
+    /// Calls `f` with the index and the stored value of each key, in order, until `f` fails.
+    pub(super) fn read_many<S: Keyed>(
         self,
         state: &mut S,
         keys: &[CurrentKey<'_>],
-        mut f: impl FnMut(usize, Access<'_, S::Backend>) -> Result<()>,
+        f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
     ) -> Result<()> {
         let (state, namespace) = state.parts();
         self.check_namespace(namespace)?;
-        let KeyedState { backend, buffer, .. } = state;
-        let row = |key| RowRef { table: self.id, key, namespace, sub: &[] };
-        let mut at = 0;
-        for keys in keys.chunks(PREFETCH_KEYS) {
-            let Some(first) = keys.first() else { continue };
-            let mut rows = [row(first); PREFETCH_KEYS];
-            rows.iter_mut().zip(keys).for_each(|(to, key)| *to = row(key));
-            backend.prefetch(rows.get(..keys.len()).unwrap_or_default());
-            for key in keys {
-                f(at, Access { backend: &mut *backend, row: row(key), buffer: &mut *buffer })?;
-                at += 1;
-            }
-        }
-        Ok(())
+        state.backend.read_many(self.id, namespace, keys, f)
     }
 
     /// Calls `f` with the position of each item, the item, and the row of its key and sub-key, in order, until `f` fails

@@ -154,7 +154,12 @@ impl<V, C: Codec<V>> ListState<V, C> {
         keys: &[CurrentKey<'_>],
         mut visit: impl FnMut(usize, Vec<V>),
     ) -> Result<()> {
-        self.table.each_key(state, keys, |at, access| self.read_at(access).map(|values| visit(at, values)))
+        self.table.read_many(state, keys, |at, stored| {
+            let mut values = Vec::new();
+            self.elements(stored.unwrap_or_default(), |value| values.push(value))?;
+            visit(at, values);
+            Ok(())
+        })
     }
 
     /// Appends each value to the list of its key, in order. The current key stays.

@@ -147,7 +147,7 @@ impl<V, C: Codec<V>> ReducingState<V, C> {
         keys: &[CurrentKey<'_>],
         mut visit: impl FnMut(usize, Option<V>),
     ) -> Result<()> {
-        self.table.each_key(state, keys, |at, access| self.read_at(access).map(|value| visit(at, value)))
+        self.table.read_many(state, keys, |at, stored| decode(&self.codec, stored).map(|value| visit(at, value)))
     }
 
     /// Adds each value to the reduced value of its key, in order. The current key stays.

@@ -126,7 +126,7 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         keys: &[CurrentKey<'_>],
         mut visit: impl FnMut(usize, Option<V>),
     ) -> Result<()> {
-        self.table.each_key(state, keys, |at, access| self.read_at(access).map(|value| visit(at, value)))
+        self.table.read_many(state, keys, |at, stored| decode(&self.codec, stored).map(|value| visit(at, value)))
     }
 
     /// Updates the value of each of `keys`, in order, as [`ValueState::update`] does; `f` also gets the key's index. The
@@ -140,7 +140,11 @@ impl<V, C: Codec<V>> ValueState<V, C> {
         keys: &[CurrentKey<'_>],
         mut f: impl FnMut(usize, &mut Option<V>),
     ) -> Result<()> {
-        self.table.each_key(state, keys, |at, access| self.update_at(access, |value| f(at, value)))
+        let (state, namespace) = state.parts();
+        self.table.check_namespace(namespace)?;
+        state.backend.update_many(self.table.id, namespace, keys, |at, stored, encoded| {
+            update_stored(&self.codec, stored, encoded, |value| f(at, value))
+        })
     }
 
     /// Calls `visit` with the key, namespace and value of each row in `groups`, group by group, until `visit` returns

@@ -34,23 +34,23 @@ impl Slot {
     }
 }
 
-/// A search for a tag.
+/// A search for a tag: its own slot first, then those that follow, up to an empty one.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::backend::log) struct Probe<'a> {
+pub(in crate::backend::log) struct Search<'a> {
     words: &'a [u64],
     /// The next position, without the part's mask.
     at: usize,
     tag: u32,
 }
 
-impl Probe<'_> {
+impl<'a> Search<'a> {
     /// Prefetches the slot that comes next.
     #[inline(always)]
     pub(in crate::backend::log) fn prefetch(&self) {
         self.words.get(self.at & self.words.len().wrapping_sub(1)).into_iter().for_each(prefetch);
     }
 
-    /// Returns the next slot with the tag; `None` once no further slot can have it.
+    /// Returns the position and the address of the next slot with the tag; `None` once no further slot can have it.
     #[inline(always)]
     pub(in crate::backend::log) fn next_hit(&mut self) -> Option<(usize, Address)> {
         let mask = self.words.len().wrapping_sub(1);
@@ -66,6 +66,18 @@ impl Probe<'_> {
                 return None;
             }
         }
+    }
+
+    /// Returns the address of the first slot with the tag: no other has it, nearly always.
+    #[inline(always)]
+    pub(in crate::backend::log) fn first_hit(mut self) -> Option<Address> {
+        self.next_hit().map(|(_, address)| address)
+    }
+
+    /// Returns the positions and addresses of all slots with the tag.
+    #[inline(always)]
+    pub(in crate::backend::log) fn hits(mut self) -> impl Iterator<Item = (usize, Address)> + use<'a> {
+        std::iter::from_fn(move || self.next_hit())
     }
 }
 
@@ -145,22 +157,10 @@ impl Part {
         (0..self.slots.len()).map(move |step| (tag as usize).wrapping_add(step) & mask)
     }
 
-    /// Returns the slots that a search for this tag may meet.
+    /// Returns a search for this tag.
     #[inline(always)]
-    pub(super) fn probe(&self, tag: u32) -> Probe<'_> {
-        Probe { words: self.slots.words(), at: tag as usize, tag }
-    }
-
-    /// Returns the position of the first slot with this tag whose address `is_match` accepts.
-    #[inline]
-    pub(super) fn find(&self, tag: u32, mut is_match: impl FnMut(Address) -> bool) -> Option<usize> {
-        let mut probe = self.probe(tag);
-        while let Some((at, address)) = probe.next_hit() {
-            if is_match(address) {
-                return Some(at);
-            }
-        }
-        None
+    pub(super) fn search(&self, tag: u32) -> Search<'_> {
+        Search { words: self.slots.words(), at: tag as usize, tag }
     }
 
     /// Adds a slot at its position. There must be room.

@@ -1,0 +1,143 @@
+//! Batches of keys: each row is looked for once, and prefetched ahead of its use.
+//!
+//! ```text
+//! for 32 keys:  their slots are prefetched, then read; the records they point at are prefetched; then rows are used
+//! ```
+//!
+//! An address found ahead holds until a row takes the general way, which may move records: the rows behind that one are
+//! looked for again.
+
+use crate::error::Result;
+use crate::id::TableId;
+use crate::key_group::{CurrentKey, KeyGroup};
+
+use super::super::{Change, RowRef, Stored, or_keep};
+use super::LogBackend;
+use super::group::Group;
+use super::index::{Address, plain_hash, row_hash};
+use super::plain::{Lookup, PlainRow, RowByValue, plain_slot};
+use super::record::Place;
+
+/// Rows prefetched at once: enough to keep the memory bus busy, few enough to be still cached when they are used.
+pub(super) const PREFETCHED_ROWS: usize = 32;
+
+impl LogBackend {
+    /// As [`StateBackend::prefetch`](super::super::StateBackend::prefetch).
+    pub(super) fn prefetch_rows(&mut self, rows: &[RowRef<'_>]) {
+        for rows in rows.chunks(PREFETCHED_ROWS) {
+            let Self { table_slots, groups, .. } = self;
+            let mut hash = |row: &RowRef<'_>| row_hash(row.key.hash, &Place::of_row(&table_slots.with_slot(row)));
+            find_ahead(groups, rows.iter().map(|row| (row.key.group, hash(row))));
+        }
+    }
+
+    /// As [`StateBackend::read_many`](super::super::StateBackend::read_many).
+    pub(super) fn read_keys(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        mut f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
+        let slot = plain_slot(table, namespace, &mut self.table_slots, self.ruled);
+        let mut indices = 0..;
+        for keys in keys.chunks(PREFETCHED_ROWS) {
+            let ahead = self.find_keys(table, namespace, keys);
+            for ((key, address), at) in keys.iter().zip(&ahead).zip(&mut indices) {
+                if let (Some(slot), Some(address)) = (slot, *address)
+                    && let Some(row) = PlainRow::new(slot, key)
+                    && let Some(group) = self.plain_group(&row)
+                    && let Lookup::Found(value) = group.plain_value_at(address, &row)
+                {
+                    f(at, Some(value))?;
+                    group.heat.read();
+                    continue;
+                }
+                let row = RowRef { table, key, namespace, sub: &[] };
+                self.read_rest(RowByValue::of(&row), |value| f(at, value))??;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`StateBackend::update_many`](super::super::StateBackend::update_many).
+    pub(super) fn update_keys(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        mut f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
+    ) -> Result<()> {
+        let slot = plain_slot(table, namespace, &mut self.table_slots, self.ruled);
+        let mut indices = 0..;
+        for keys in keys.chunks(PREFETCHED_ROWS) {
+            // The table's slot, as long as the addresses hold.
+            let (ahead, mut held) = (self.find_keys(table, namespace, keys), slot);
+            for ((key, address), at) in keys.iter().zip(&ahead).zip(&mut indices) {
+                let row = RowRef { table, key, namespace, sub: &[] };
+                if let (Some(slot), Some(address)) = (held, *address)
+                    && let Some(plain) = PlainRow::new(slot, key)
+                    && let Some(Some(group)) = self.groups.get_mut(usize::from(key.group.0))
+                    && let Some(tail) = group.tail_value_at(address, &plain)
+                {
+                    let (change, result) = tail.change(&mut self.scratch, |stored, new| f(at, stored, new));
+                    if let Some(change) = change {
+                        self.apply_rest(RowByValue::of(&row), change)?;
+                        held = None;
+                    }
+                    result?;
+                    continue;
+                }
+                self.update_rest(RowByValue::of(&row), |value, new| or_keep(f(at, value.into(), new)))??;
+                held = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Prefetches the rows of these keys; returns addresses of what may be their records.
+    #[inline(always)]
+    fn find_keys(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+    ) -> [Option<Address>; PREFETCHED_ROWS] {
+        let slot = self.table_slots.slot_of(table);
+        let groups = keys.iter().map(|key| key.group);
+        if namespace.is_empty() {
+            return find_ahead(&self.groups, groups.zip(keys.iter().map(|key| plain_hash(key.hash, slot.0))));
+        }
+        let row = |key| RowRef { table: slot, key, namespace, sub: &[] };
+        let hashes = keys.iter().map(|key| row_hash(key.hash, &Place::of_row(&row(key))));
+        find_ahead(&self.groups, groups.zip(hashes))
+    }
+}
+
+/// Prefetches rows: slots first, then records, as an address is known only once its slot is cached. Returns for each row
+/// an address with its tag, if there is one.
+#[inline(always)]
+fn find_ahead(
+    groups: &[Option<Box<Group>>],
+    rows: impl Iterator<Item = (KeyGroup, u32)>,
+) -> [Option<Address>; PREFETCHED_ROWS] {
+    let (mut searches, mut addresses) = ([None; PREFETCHED_ROWS], [None; PREFETCHED_ROWS]);
+    // The records of one table are alike, nearly always.
+    let mut length = None;
+    for ((group, hash), search) in rows.zip(&mut searches) {
+        let Some(group) = groups.get(usize::from(group.0)).and_then(Option::as_deref) else { continue };
+        length = length.or_else(|| Some(group.record_bytes()));
+        let (_, search) = search.insert((&group.regions, group.index.search(hash)));
+        search.prefetch();
+    }
+    let length = length.unwrap_or_default();
+    for (search, address) in searches.iter().zip(&mut addresses) {
+        if let Some((regions, search)) = search
+            && let Some(hit) = search.first_hit()
+        {
+            regions.prefetch(hit, length);
+            *address = Some(hit);
+        }
+    }
+    addresses
+}
