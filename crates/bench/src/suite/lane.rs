@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alluvium::backend::{RowRef, StateBackend, Write};
-use alluvium::{Barrier, Error, Raw, Result, TableId, Task, Timestamp};
+use alluvium::backend::{Change, RowRef, StateBackend, Stored, Write};
+use alluvium::{Barrier, CurrentKey, Error, Raw, Result, TableId, Task, Timestamp};
 
 use super::memory::Memory;
 use super::pace::{Pace, Timing};
@@ -39,23 +39,18 @@ impl<B: StateBackend> Rows<B> {
         f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
     }
 
-    /// Prefetches the rows of `keys`, at most [`KEYS_PER_CALL`], then calls `f` with each row and its index.
-    fn with_rows<'a>(
+    /// Calls `f` with the keys, of which there are at most [`KEYS_PER_CALL`].
+    fn with_keys<'a, R>(
         &mut self,
         keys: impl Iterator<Item = &'a [u8]>,
-        mut f: impl FnMut(&mut B, RowRef<'_>, usize) -> Result<()>,
-    ) -> Result<()> {
+        f: impl FnOnce(&mut B, TableId, &[CurrentKey<'a>]) -> Result<R>,
+    ) -> Result<R> {
         let (mut located, mut count) = ([self.routing.locate(&[]); KEYS_PER_CALL], 0);
         for (to, key) in located.iter_mut().zip(keys) {
             *to = self.routing.locate(key);
             count += 1;
         }
-        let row = |key| RowRef { table: self.table, key, namespace: &[], sub: &[] };
-        let rows = located.each_ref().map(row);
-        let rows = rows.get(..count).unwrap_or_default();
-        let backend = self.task.state().backend_mut();
-        backend.prefetch(rows);
-        rows.iter().enumerate().try_for_each(|(at, row)| f(backend, *row, at))
+        f(self.task.state().backend_mut(), self.table, located.get(..count).unwrap_or_default())
     }
 
     fn put(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
@@ -67,24 +62,51 @@ impl<B: StateBackend> Rows<B> {
         self.with_row(key, increment)
     }
 
-    /// Increments several keys after prefetching their rows.
+    /// Increments several keys in one call.
     fn increment_all(&mut self, keys: &[&[u8]]) -> Result<()> {
-        self.with_rows(keys.iter().copied(), |backend, row, _| increment(backend, row))
+        self.with_keys(keys.iter().copied(), |backend, table, keys| {
+            backend.update_many(table, &[], keys, |_, stored, new| match stored {
+                Stored::InPlace(value) => {
+                    workload::add(value, 1);
+                    (None, Ok(()))
+                }
+                Stored::Value(value) => {
+                    new.extend_from_slice(value);
+                    workload::add(new, 1);
+                    (Some(Change::Put), Ok(()))
+                }
+                Stored::Absent => (None, Err(gone())),
+            })
+        })
     }
 
-    /// Checks that keys have these values, after prefetching their rows.
+    /// Checks in one call that keys have these values.
     fn check_all(&mut self, rows: &[(&[u8], &[u8])]) -> Result<()> {
         let expected = |at: usize| rows.get(at).map(|(_, value)| *value);
-        self.with_rows(rows.iter().map(|(key, _)| *key), |backend, row, at| {
-            let equal = backend.read(row, |value| value == expected(at))?;
-            if equal { Ok(()) } else { Err(Error::corrupt("a key does not read back as it was written")) }
+        self.with_keys(rows.iter().map(|(key, _)| *key), |backend, table, keys| {
+            backend.read_many(
+                table,
+                &[],
+                keys,
+                |at, value| {
+                    if value == expected(at) { Ok(()) } else { Err(not_as_written()) }
+                },
+            )
         })
     }
 }
 
+fn gone() -> Error {
+    Error::corrupt("a key that was loaded is gone")
+}
+
+fn not_as_written() -> Error {
+    Error::corrupt("a key does not read back as it was written")
+}
+
 fn increment<B: StateBackend>(backend: &mut B, row: RowRef<'_>) -> Result<()> {
     let found = backend.edit(row, |value| workload::add(value, 1))?;
-    found.ok_or_else(|| Error::corrupt("a key that was loaded is gone"))
+    found.ok_or_else(gone)
 }
 
 /// A subtask that is loaded, updated and checkpointed.
