@@ -5,6 +5,7 @@ mod merge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -243,6 +244,38 @@ fn long_parts_become_several_segments_with_disjoint_groups() {
         assert!(found == rows, "too long to print");
         assert_eq!(groups.iter().map(KeyGroupSet::len).sum::<usize>(), usize::from(MAX), "each group once");
         assert!(groups.is_sorted_by_key(|groups| groups.first()));
+    }
+}
+
+#[test]
+fn pauses_change_no_segment() {
+    let rows = large(MAX, 20_000);
+    for segment_bytes in [1, 100_000, u64::MAX] {
+        let encoder = || {
+            let part = part(SegmentKind::Delta, &KeyGroupSet::all(MAX), &rows);
+            Encoder::new(part, EncodeOptions::default(), segment_bytes)
+        };
+        let (mut whole, mut paused, mut pauses, mut segments) = (encoder(), encoder(), 0, 0);
+        loop {
+            let segment = loop {
+                match paused.poll_segment(|| true).unwrap() {
+                    Poll::Ready(segment) => break segment,
+                    Poll::Pending => pauses += 1,
+                }
+                assert!(!paused.is_done());
+            };
+            let expected = whole.next_segment().unwrap();
+            assert_eq!(
+                segment.as_ref().map(|it| (&it.bytes, &it.groups)),
+                expected.as_ref().map(|it| (&it.bytes, &it.groups))
+            );
+            assert_eq!(paused.is_done(), whole.is_done());
+            if segment.is_none() {
+                break;
+            }
+            segments += 1;
+        }
+        assert_eq!(pauses + segments, usize::from(MAX), "a pause after each group that does not end its segment");
     }
 }
 

@@ -1,6 +1,8 @@
-//! Encoding one link into segments of bounded size.
+//! Encoding one link into segments of bounded size, in slices of time.
 
 use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
 
 use super::Pipeline;
 use crate::checkpoint::segment_chain::{Content, LinkId, PendingLink, Seals};
@@ -9,6 +11,9 @@ use crate::error::Result;
 use crate::row::SegmentKind;
 use crate::runtime::run_blocking;
 use crate::segment::{Encoded, Encoder};
+
+/// How long an encoder works before it pauses, if it may not work all the time.
+const SLICE: Duration = Duration::from_millis(5);
 
 /// A segment on its way into a pack.
 pub(super) struct Segment {
@@ -53,11 +58,11 @@ impl Encoding {
     /// Encodes the next segment that has rows, unless one is ready.
     async fn encode(&mut self) -> Result<()> {
         while self.ready.is_none() {
-            let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
-            let work = move || Ok((encoder.next_segment()?, encoder));
-            let (encoded, encoder) = run_blocking(&*self.pipeline.runtime, work).await?;
-            let Some(encoded) = encoded else { return Ok(()) };
+            let Some(encoder) = self.encoder.take() else { return Ok(()) };
+            let (polled, encoder) = self.pipeline.encode_slice(encoder).await?;
             self.encoder = (!encoder.is_done()).then_some(encoder);
+            let Poll::Ready(encoded) = polled else { continue };
+            let Some(encoded) = encoded else { return Ok(()) };
             let mut chain = self.pipeline.chain(self.participant);
             if encoded.records == 0 && encoded.kind == SegmentKind::Delta {
                 chain.discard(self.link, &encoded.groups);
@@ -67,5 +72,21 @@ impl Encoding {
             }
         }
         Ok(())
+    }
+}
+
+impl Pipeline {
+    /// Lets an encoder work, then pauses for as long as its share of the time demands.
+    async fn encode_slice(&self, mut encoder: Encoder) -> Result<(Poll<Option<Encoded>>, Encoder)> {
+        let (share, clock) = (self.settings.encoder_share.clamp(1, 100), Arc::clone(&self.runtime));
+        let started = clock.monotonic();
+        let is_time = move || share < 100 && clock.monotonic().since(started) >= SLICE;
+        let work = move || Ok((encoder.poll_segment(is_time)?, encoder));
+        let encoded = run_blocking(&*self.runtime, work).await?;
+        let pause = self.runtime.monotonic().since(started) * (100 - share) / share;
+        if !pause.is_zero() {
+            self.runtime.sleep(pause).await;
+        }
+        Ok(encoded)
     }
 }

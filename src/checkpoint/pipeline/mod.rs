@@ -53,11 +53,22 @@ pub struct PipelineSettings {
     /// ones most of all. Blocks that zstd hardly shrinks are stored as they are, and so are the next ones after several of
     /// them. Default 1.
     pub zstd_level: i32,
+    /// The share of the time that each encoder works, in percent, from 1 to 100; it pauses for the rest. A lower one leaves
+    /// processors and memory bandwidth to the tasks, and makes checkpoints take longer. Default 50: two encoders take at
+    /// most one processor.
+    pub encoder_share: u32,
 }
 
 impl Default for PipelineSettings {
     fn default() -> Self {
-        Self { pack_bytes: 64 << 20, segment_bytes: 64 << 20, encoders: 2, uploads: 4, zstd_level: 1 }
+        Self {
+            pack_bytes: 64 << 20,
+            segment_bytes: 64 << 20,
+            encoders: 2,
+            uploads: 4,
+            zstd_level: 1,
+            encoder_share: 50,
+        }
     }
 }
 

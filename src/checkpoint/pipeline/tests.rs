@@ -1,5 +1,10 @@
 //! Placing the state of a few subtasks whose manifests become slices.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+
 use super::*;
 use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
 use crate::checkpoint::acknowledgement::StateSummary;
@@ -9,6 +14,7 @@ use crate::key_group::{KeyGroupSet, Partitioner, subtask_range};
 use crate::manifest::{Opaque, OpaqueContent, OpaqueRole, SubtaskEntry};
 use crate::memory::MemoryBudget;
 use crate::row::Cut;
+use crate::runtime::Runtime;
 use crate::time::Timestamp;
 use crate::tokio_runtime::TokioRuntime;
 
@@ -182,4 +188,64 @@ async fn objects_are_new_until_a_committed_checkpoint_lists_them() {
     assert_eq!(fourth.kept, kept);
     process.pipeline.commit(Epoch(4));
     assert!(process.pipeline.catalog().is_empty());
+}
+
+/// A runtime whose clock advances by 5 ms whenever it is asked, and that counts sleep instead of sleeping.
+#[derive(Debug)]
+struct Ticking {
+    inner: SharedRuntime,
+    ticks: AtomicU64,
+    slept_ms: AtomicU64,
+}
+
+impl Runtime for Ticking {
+    fn spawn(&self, future: BoxFuture<'static, ()>) {
+        self.inner.spawn(future);
+    }
+
+    fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>) {
+        work();
+    }
+
+    fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.slept_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
+        Box::pin(async {})
+    }
+
+    fn now(&self) -> Timestamp {
+        self.inner.now()
+    }
+
+    fn monotonic(&self) -> Timestamp {
+        let ticks = self.ticks.fetch_add(1, Ordering::Relaxed);
+        Timestamp::from_millis(0).after(Duration::from_millis(5 * ticks))
+    }
+
+    fn random(&self) -> u128 {
+        self.inner.random()
+    }
+}
+
+#[tokio::test]
+async fn encoders_pause_for_the_share_of_the_time_that_is_not_theirs() {
+    for (share, pauses_per_work) in [(100, 0), (50, 1), (20, 4)] {
+        let mut process = Process::new(usize::MAX, 1 << 20);
+        let inner: SharedRuntime = Arc::new(TokioRuntime::current());
+        let runtime = Arc::new(Ticking { inner, ticks: AtomicU64::new(0), slept_ms: AtomicU64::new(0) });
+        let pipeline = Arc::get_mut(&mut process.pipeline).unwrap();
+        pipeline.runtime = Arc::<Ticking>::clone(&runtime);
+        pipeline.settings = PipelineSettings { encoders: 1, encoder_share: share, ..pipeline.settings };
+        process.write(0..1000);
+        let placed = process.place(1, 10).await.unwrap();
+        assert_eq!(placed.acknowledgements.len(), SUBTASKS as usize);
+        let (ticks, slept) = (runtime.ticks.load(Ordering::Relaxed), runtime.slept_ms.load(Ordering::Relaxed));
+        // A group takes a slice; from its start to its end the clock is asked twice more, at most.
+        let groups = u64::from(MAX);
+        if share == 100 {
+            assert_eq!((ticks, slept), (2 * u64::from(SUBTASKS), 0));
+        } else {
+            let worked = ticks * 5 - groups * 5;
+            assert_eq!(slept, worked * pauses_per_work, "{ticks} ticks");
+        }
+    }
 }

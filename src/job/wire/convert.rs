@@ -276,7 +276,8 @@ fn observation_of(message: proto::Observed) -> Result<Observation> {
 impl From<&Assign> for proto::Assign {
     fn from(assign: &Assign) -> Self {
         let (version, seed) = assign.partitioner.version_and_seed();
-        let PipelineSettings { pack_bytes, segment_bytes, encoders, uploads, zstd_level } = assign.pipeline;
+        let PipelineSettings { pack_bytes, segment_bytes, encoders, uploads, zstd_level, encoder_share } =
+            assign.pipeline;
         let (encoders, uploads) = (encoders as u64, uploads as u64);
         Self {
             first_epoch: assign.first_epoch.0,
@@ -285,7 +286,7 @@ impl From<&Assign> for proto::Assign {
             max_parallelism: u32::from(assign.max_parallelism),
             full: assign.strategy == Strategy::Full,
             chain: assign.chain.map(chain_to),
-            pipeline: Some(proto::Pipeline { pack_bytes, segment_bytes, encoders, uploads, zstd_level }),
+            pipeline: Some(proto::Pipeline { pack_bytes, segment_bytes, encoders, uploads, zstd_level, encoder_share }),
             inline_bytes: assign.inline_bytes,
             operators: assign.operators.iter().map(Into::into).collect(),
             payload: assign.payload.clone(),
@@ -324,6 +325,7 @@ impl TryFrom<proto::Assign> for Assign {
                 encoders: size(pipeline.encoders)?,
                 uploads: size(pipeline.uploads)?,
                 zstd_level: pipeline.zstd_level,
+                encoder_share: pipeline.encoder_share.clamp(1, 100),
             },
             inline_bytes: message.inline_bytes,
             operators,

@@ -227,6 +227,8 @@ pub(in crate::job) struct Pipeline {
     pub(in crate::job) uploads: u64,
     #[prost(sint32, tag = "5")]
     pub(in crate::job) zstd_level: i32,
+    #[prost(uint32, tag = "6")]
+    pub(in crate::job) encoder_share: u32,
 }
 
 #[derive(Clone, PartialEq, Message)]
