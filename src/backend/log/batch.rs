@@ -4,8 +4,9 @@
 //! for 32 keys:  their slots are prefetched, then read; the records they point at are prefetched; then rows are used
 //! ```
 //!
-//! An address found ahead holds until a row takes the general way, which may move records: the rows behind that one are
-//! looked for again.
+//! An address found ahead holds until a row takes the general way, which may move records and reuse their memory: the rows
+//! behind that one are looked for again. Records are compared with their rows in any case, so a stale address is nearly
+//! always noticed, but bytes of a value could look like a record.
 
 use crate::error::Result;
 use crate::id::TableId;
@@ -15,8 +16,9 @@ use super::super::{Change, RowRef, Stored, or_keep};
 use super::LogBackend;
 use super::group::Group;
 use super::index::{Address, plain_hash, row_hash};
-use super::plain::{Lookup, PlainRow, RowByValue, plain_slot};
+use super::plain::{Lookup, RowByValue};
 use super::record::Place;
+use super::short_row::{PlainRow, plain_slot};
 
 /// Rows prefetched at once: enough to keep the memory bus busy, few enough to be still cached when they are used.
 pub(super) const PREFETCHED_ROWS: usize = 32;
@@ -39,15 +41,15 @@ impl LogBackend {
         keys: &[CurrentKey<'_>],
         mut f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
     ) -> Result<()> {
-        let slot = plain_slot(table, namespace, &mut self.table_slots, self.ruled);
+        let slot = plain_slot(table, &mut self.table_slots, self.ruled).filter(|_| namespace.is_empty());
         let mut indices = 0..;
         for keys in keys.chunks(PREFETCHED_ROWS) {
             let ahead = self.find_keys(table, namespace, keys);
             for ((key, address), at) in keys.iter().zip(&ahead).zip(&mut indices) {
                 if let (Some(slot), Some(address)) = (slot, *address)
                     && let Some(row) = PlainRow::new(slot, key)
-                    && let Some(group) = self.plain_group(&row)
-                    && let Lookup::Found(value) = group.plain_value_at(address, &row)
+                    && let Some(group) = self.short_group(&row)
+                    && let Lookup::Found(value) = group.short_value_at(address, &row)
                 {
                     f(at, Some(value))?;
                     group.heat.read();
@@ -68,7 +70,7 @@ impl LogBackend {
         keys: &[CurrentKey<'_>],
         mut f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
     ) -> Result<()> {
-        let slot = plain_slot(table, namespace, &mut self.table_slots, self.ruled);
+        let slot = plain_slot(table, &mut self.table_slots, self.ruled).filter(|_| namespace.is_empty());
         let mut indices = 0..;
         for keys in keys.chunks(PREFETCHED_ROWS) {
             // The table's slot, as long as the addresses hold.

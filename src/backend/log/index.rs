@@ -73,18 +73,26 @@ pub(super) fn plain_hash(key_hash: u64, slot: u32) -> u32 {
     low(key_hash) ^ slot.wrapping_mul(0x9e37_79b1)
 }
 
-/// Returns the hash of a row, derived from its key's hash.
+/// Returns the hash of a row of data, derived from its key's hash.
+#[inline]
+pub(super) fn scoped_hash(key_hash: u64, slot: u32, namespace: &[u8], sub: &[u8]) -> u32 {
+    with_scope(plain_hash(key_hash, slot), namespace, sub)
+}
+
+/// Returns the hash of a row or a clear, derived from its key's hash.
 pub(super) fn row_hash(key_hash: u64, place: &Place<'_>) -> u32 {
-    let mut hash = plain_hash(key_hash, place.table.0);
-    if place.is_clear() {
-        hash = !hash;
-    }
+    let hash = plain_hash(key_hash, place.table.0);
+    with_scope(if place.is_clear() { !hash } else { hash }, place.namespace, place.sub)
+}
+
+#[inline]
+fn with_scope(mut hash: u32, namespace: &[u8], sub: &[u8]) -> u32 {
     // Different seeds: a namespace and an equal sub-key must differ in their hashes.
-    if !place.namespace.is_empty() {
-        hash = low(xxh3_64_with_seed(place.namespace, !u64::from(hash)));
+    if !namespace.is_empty() {
+        hash = low(xxh3_64_with_seed(namespace, !u64::from(hash)));
     }
-    if !place.sub.is_empty() {
-        hash = low(xxh3_64_with_seed(place.sub, u64::from(hash)));
+    if !sub.is_empty() {
+        hash = low(xxh3_64_with_seed(sub, u64::from(hash)));
     }
     hash
 }

@@ -1,9 +1,9 @@
-//! The short way to a plain row: its record is found by comparing bytes in place, and changed there.
+//! The short way to a row of a plain table: its record is found by comparing bytes in place, and changed there.
 //!
-//! A row is plain if it has neither namespace nor sub-key and its table's values are their stored bytes. Nothing wide
-//! crosses a call, keys are not copied, and only an update copies its value: a wide read of bytes that were just written in
-//! pieces waits until the write reaches the cache, and that waits for the cache miss of the operation before. Fewer
-//! instructions matter as well: the processor overlaps the cache misses of as many operations as it can look ahead.
+//! A table is plain if its values are their stored bytes. Nothing wide crosses a call, keys are not copied, and only an
+//! update copies its value: a wide read of bytes that were just written in pieces waits until the write reaches the cache,
+//! and that waits for the cache miss of the operation before. Fewer instructions matter as well: the processor overlaps the
+//! cache misses of as many operations as it can look ahead. So rows without namespace and sub-key have code of their own.
 //!
 //! Only the first slot with the row's tag is looked at. Whatever is not found there takes the general way of
 //! [`super::row_access`], which knows every kind of row. That way lies behind calls, so that its code and its arguments
@@ -11,26 +11,16 @@
 
 use crate::error::Result;
 use crate::id::TableId;
-use crate::key_group::{CurrentKey, KeyGroup};
+use crate::key_group::CurrentKey;
 
 use super::super::heat::Heat;
 use super::super::{Change, RowRef, Stored, Write, or_keep};
 use super::LogBackend;
 use super::group::{Found, Group};
-use super::index::{Address, Bucket, plain_hash};
+use super::index::{Address, Bucket};
 use super::record::{Compared, Head, Place, RowHead};
 use super::row_access::Located;
-use super::table_slots::TableSlots;
-
-/// A plain row to look for.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PlainRow<'a> {
-    group: KeyGroup,
-    pub(super) hash: u32,
-    slot: TableId,
-    head: RowHead,
-    key: &'a [u8],
-}
+use super::short_row::{PlainRow, ScopedRow, ShortRow, is_scoped, plain_slot};
 
 /// A plain row's newest record.
 #[derive(Debug, Clone, Copy)]
@@ -105,19 +95,40 @@ impl LogBackend {
         PlainRow::of(row, &mut self.table_slots, self.ruled)
     }
 
-    /// Returns the group of a plain row if it was ever written.
+    /// Returns the row if it has a namespace or a sub-key and its table is plain.
     #[inline(always)]
-    pub(super) fn plain_group(&mut self, row: &PlainRow<'_>) -> Option<&mut Group> {
-        self.groups.get_mut(usize::from(row.group.0))?.as_deref_mut()
+    fn scoped_row<'a>(&mut self, row: &RowRef<'a>) -> Option<ScopedRow<'a>> {
+        ScopedRow::new(plain_slot(row.table, &mut self.table_slots, self.ruled)?, row)
+    }
+
+    /// Returns the row's group if it was ever written.
+    #[inline(always)]
+    pub(super) fn short_group(&mut self, row: &impl ShortRow) -> Option<&mut Group> {
+        self.groups.get_mut(usize::from(row.group().0))?.as_deref_mut()
     }
 
     /// As [`StateBackend::read`](super::super::StateBackend::read).
     #[inline(always)]
     pub(super) fn read_plain<R>(&mut self, row: &RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
-        if let Some(plain) = self.plain_row(row)
-            && let Some(group) = self.plain_group(&plain)
+        if is_scoped(row) {
+            let short = self.scoped_row(row);
+            return self.read_short(short, row, f);
+        }
+        let short = self.plain_row(row);
+        self.read_short(short, row, f)
+    }
+
+    #[inline(always)]
+    fn read_short<R>(
+        &mut self,
+        short: Option<impl ShortRow>,
+        row: &RowRef<'_>,
+        f: impl FnOnce(Option<&[u8]>) -> R,
+    ) -> Result<R> {
+        if let Some(short) = short
+            && let Some(group) = self.short_group(&short)
         {
-            let value = match group.plain_value(&plain) {
+            let value = match group.short_value(&short) {
                 Lookup::Found(value) => Some(value),
                 Lookup::Absent => None,
                 Lookup::Unknown => return self.read_rest(RowByValue::of(row), f),
@@ -141,9 +152,24 @@ impl LogBackend {
         row: &RowRef<'_>,
         f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
     ) -> Result<R> {
-        if let Some(plain) = self.plain_row(row)
-            && let Some(Some(group)) = self.groups.get_mut(usize::from(plain.group.0))
-            && let Some(tail) = group.tail_value(&plain)
+        if is_scoped(row) {
+            let short = self.scoped_row(row);
+            return self.update_short(short, row, f);
+        }
+        let short = self.plain_row(row);
+        self.update_short(short, row, f)
+    }
+
+    #[inline(always)]
+    fn update_short<R>(
+        &mut self,
+        short: Option<impl ShortRow>,
+        row: &RowRef<'_>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> Result<R> {
+        if let Some(short) = short
+            && let Some(Some(group)) = self.groups.get_mut(usize::from(short.group().0))
+            && let Some(tail) = group.tail_value(&short)
         {
             return match tail.change(&mut self.scratch, f) {
                 (None, result) => Ok(result),
@@ -168,7 +194,7 @@ impl LogBackend {
     ) -> Result<R> {
         let row = row.row();
         if let Some(plain) = self.plain_row(&row)
-            && let Some(record) = self.plain_group(&plain).and_then(|group| group.find_plain(&plain))
+            && let Some(record) = self.short_group(&plain).and_then(|group| group.find_plain(&plain))
         {
             return self.update_at(&plain.located(&row, record), |value, _, scratch| f(value, scratch));
         }
@@ -178,9 +204,24 @@ impl LogBackend {
     /// As [`StateBackend::edit`](super::super::StateBackend::edit).
     #[inline(always)]
     pub(super) fn edit_plain<R>(&mut self, row: &RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
-        if let Some(plain) = self.plain_row(row)
-            && let Some(group) = self.plain_group(&plain)
-            && let Some(TailValue { value, heat }) = group.tail_value(&plain)
+        if is_scoped(row) {
+            let short = self.scoped_row(row);
+            return self.edit_short(short, row, f);
+        }
+        let short = self.plain_row(row);
+        self.edit_short(short, row, f)
+    }
+
+    #[inline(always)]
+    fn edit_short<R>(
+        &mut self,
+        short: Option<impl ShortRow>,
+        row: &RowRef<'_>,
+        f: impl FnOnce(&mut [u8]) -> R,
+    ) -> Result<Option<R>> {
+        if let Some(short) = short
+            && let Some(group) = self.short_group(&short)
+            && let Some(TailValue { value, heat }) = group.tail_value(&short)
         {
             heat.read();
             heat.write();
@@ -197,10 +238,20 @@ impl LogBackend {
     /// As [`StateBackend::write`](super::super::StateBackend::write).
     #[inline(always)]
     pub(super) fn write_plain(&mut self, row: &RowRef<'_>, write: Write<'_>) -> Result<()> {
+        if is_scoped(row) {
+            let short = self.scoped_row(row);
+            return self.write_short(short, row, write);
+        }
+        let short = self.plain_row(row);
+        self.write_short(short, row, write)
+    }
+
+    #[inline(always)]
+    fn write_short(&mut self, short: Option<impl ShortRow>, row: &RowRef<'_>, write: Write<'_>) -> Result<()> {
         if let Write::Put(new) = write
-            && let Some(plain) = self.plain_row(row)
-            && let Some(group) = self.plain_group(&plain)
-            && let Some(TailValue { value, heat }) = group.tail_value(&plain)
+            && let Some(short) = short
+            && let Some(group) = self.short_group(&short)
+            && let Some(TailValue { value, heat }) = group.tail_value(&short)
             && value.len() == new.len()
         {
             value.copy_from_slice(new);
@@ -216,41 +267,7 @@ impl LogBackend {
     }
 }
 
-/// The slots of tables with rules by which a value may differ from its stored bytes: a bit for each slot that a
-/// [`RowHead`] can have.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct RuledSlots(u64);
-
-impl RuledSlots {
-    pub(super) fn set(&mut self, slot: TableId, ruled: bool) {
-        if let Some(bit) = 1u64.checked_shl(slot.0) {
-            self.0 = if ruled { self.0 | bit } else { self.0 & !bit };
-        }
-    }
-
-    #[inline]
-    fn contains(self, slot: TableId) -> bool {
-        self.0.wrapping_shr(slot.0) & 1 != 0
-    }
-}
-
-impl<'r> PlainRow<'r> {
-    /// Returns the row if it is plain.
-    #[inline(always)]
-    fn of(row: &RowRef<'r>, table_slots: &mut TableSlots, ruled: RuledSlots) -> Option<Self> {
-        if !row.sub.is_empty() {
-            return None;
-        }
-        Self::new(plain_slot(row.table, row.namespace, table_slots, ruled)?, row.key)
-    }
-
-    /// Returns a key's row in the table with this [`plain_slot`] if it is plain.
-    #[inline(always)]
-    pub(super) fn new(slot: TableId, key: &CurrentKey<'r>) -> Option<Self> {
-        let head = RowHead::new(slot.0, key.bytes.len(), key.routing.is_some())?;
-        Some(Self { group: key.group, hash: plain_hash(key.hash, slot.0), slot, head, key: key.bytes })
-    }
-
+impl PlainRow<'_> {
     /// Returns the row as the general way knows it.
     fn located<'a>(&self, row: &RowRef<'a>, record: PlainRecord) -> Located<'a> {
         let place = Place::of_row(&RowRef { table: self.slot, ..*row });
@@ -259,51 +276,38 @@ impl<'r> PlainRow<'r> {
     }
 }
 
-/// Returns a table's slot if rows without sub-key in this namespace may be plain.
-#[inline(always)]
-pub(super) fn plain_slot(
-    table: TableId,
-    namespace: &[u8],
-    table_slots: &mut TableSlots,
-    ruled: RuledSlots,
-) -> Option<TableId> {
-    let slot = table_slots.slot_of(table);
-    (namespace.is_empty() && !ruled.contains(slot)).then_some(slot)
-}
-
 impl Group {
-    /// Returns a plain row's value if the first slot with its tag is the row's: no other has the tag, nearly always.
+    /// Returns a row's value if the first slot with its tag is the row's: no other has the tag, nearly always.
     #[inline(always)]
-    fn plain_value(&self, row: &PlainRow<'_>) -> Lookup<'_> {
-        match self.index.search(row.hash).first_hit() {
-            Some(address) => self.plain_value_at(address, row),
+    fn short_value(&self, row: &impl ShortRow) -> Lookup<'_> {
+        match self.index.search(row.hash()).first_hit() {
+            Some(address) => self.short_value_at(address, row),
             None => Lookup::Absent,
         }
     }
 
-    /// As [`Group::plain_value`], if this is the address of the row's record.
+    /// As [`Group::short_value`], if this is the address of the row's record.
     #[inline(always)]
-    pub(super) fn plain_value_at(&self, address: Address, row: &PlainRow<'_>) -> Lookup<'_> {
+    pub(super) fn short_value_at(&self, address: Address, row: &impl ShortRow) -> Lookup<'_> {
         let bytes = self.regions.bytes_at(address);
-        let range = Head::of(bytes).and_then(|head| head.value_of(bytes, row.head, row.key));
-        match range.and_then(|range| bytes.get(range)) {
+        match row.value_in(bytes).and_then(|range| bytes.get(range)) {
             Some(value) => Lookup::Found(value),
             None => Lookup::Unknown,
         }
     }
 
-    /// As [`Group::plain_value`], if the value can change in place.
+    /// As [`Group::short_value`], if the value can change in place.
     #[inline(always)]
-    fn tail_value(&mut self, row: &PlainRow<'_>) -> Option<TailValue<'_>> {
-        let address = self.index.search(row.hash).first_hit()?;
+    fn tail_value(&mut self, row: &impl ShortRow) -> Option<TailValue<'_>> {
+        let address = self.index.search(row.hash()).first_hit()?;
         self.tail_value_at(address, row)
     }
 
     /// As [`Group::tail_value`], if this is the address of the row's record.
     #[inline(always)]
-    pub(super) fn tail_value_at(&mut self, address: Address, row: &PlainRow<'_>) -> Option<TailValue<'_>> {
+    pub(super) fn tail_value_at(&mut self, address: Address, row: &impl ShortRow) -> Option<TailValue<'_>> {
         let bytes = self.regions.tail_bytes_or_none(address)?;
-        let range = Head::of(bytes)?.value_of(bytes, row.head, row.key)?;
+        let range = row.value_in(bytes)?;
         Some(TailValue { value: bytes.get_mut(range)?, heat: &mut self.heat })
     }
 

@@ -27,7 +27,7 @@ use crate::row::{Columns, FIRST_VERSION, Op, Piece, Row};
 use crate::time::Timestamp;
 
 pub(super) use self::draft::Draft;
-pub(super) use self::head::{Compared, Head, RowHead};
+pub(super) use self::head::{Compared, Head, RowHead, ScopedHead};
 pub(super) use self::place::Place;
 
 /// Replaced or removed within its own tail: nothing points at the record.

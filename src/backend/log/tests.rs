@@ -133,8 +133,8 @@ impl World {
                 newest.iter().map(|newest| group.older_refs(group.hash(&newest.place), newest).len()).sum::<usize>();
             assert_eq!(chained, older_pieces.len(), "only a row whose newest record has an ordinal has a chain");
             let place = |record: &Record<'_>| {
-                let Place { table, key, sub, .. } = record.place;
-                (table, key.to_vec(), sub.to_vec(), record.place.is_clear())
+                let Place { table, key, namespace, sub, .. } = record.place;
+                (table, [key, namespace, sub].map(<[u8]>::to_vec), record.place.is_clear())
             };
             let places: BTreeSet<_> = newest.iter().map(place).collect();
             assert_eq!(places.len(), newest.len(), "a row has one entry");

@@ -2,12 +2,13 @@
 //!
 //! ```text
 //! one-byte lengths:  flags | value length | capacity | table | key length | ...
+//! the same, scoped:  flags | value length | capacity | table | key length | namespace length | sub-key length | ...
 //! two-byte lengths:  flags | value length (2) | capacity (2) | table | key length | ...
 //! ```
 
 use std::ops::Range;
 
-use super::{DEAD, OLDER, ROUTED, Shape, TOMBSTONE, WIDTH_SHIFT, flag_if};
+use super::{DEAD, OLDER, ROUTED, SCOPED, Shape, TOMBSTONE, WIDTH_SHIFT, flag_if};
 
 /// Bytes of a routing hash.
 const ROUTING_BYTES: usize = size_of::<u64>();
@@ -25,6 +26,27 @@ const WIDE_FIELDS_AT: u32 = 40;
 /// The bits that tell a row's head from others, but for its lengths: all flags but one, and the fields.
 const NARROW_BITS: u64 = !OLDER as u64 | 0xffff << NARROW_FIELDS_AT;
 const WIDE_BITS: u64 = !OLDER as u64 | 0xffff << WIDE_FIELDS_AT;
+
+/// The same of a scoped row with lengths of one byte.
+const SCOPED_BITS: u64 = !OLDER as u64 | 0xffff_ffff << NARROW_FIELDS_AT;
+
+/// Where the key begins in a record with such a head.
+const SCOPED_KEY_AT: usize = 7;
+
+/// What the heads of a scoped row's records have in common, if their lengths take one byte and they have no routing hash:
+/// its table's slot, and the lengths of its key, namespace and sub-key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::backend::log) struct ScopedHead(u64);
+
+impl ScopedHead {
+    /// Returns `None` if a length takes more than a byte in a record, or the slot has more than 6 bits.
+    #[inline]
+    pub(in crate::backend::log) fn new(slot: u32, [key, namespace, sub]: [usize; 3]) -> Option<Self> {
+        let fields = u64::from(slot) | (key as u64) << 8 | (namespace as u64) << 16 | (sub as u64) << 24;
+        let is_short = slot < u64::BITS && (key | namespace | sub) < 0x80;
+        is_short.then_some(Self(fields << NARROW_FIELDS_AT | u64::from(SCOPED)))
+    }
+}
 
 /// What the heads of a row's records have in common: its table's slot, its key's length, and whether it has a routing
 /// hash.
@@ -83,6 +105,26 @@ impl Head {
         };
         let value_at = key_at + key.len();
         same_key(bytes.get(key_at..value_at)?, key).then_some(value_at..value_at + length)
+    }
+
+    /// As [`Head::value_of`], for a scoped row.
+    #[inline(always)]
+    pub(in crate::backend::log) fn scoped_value_of(
+        self,
+        bytes: &[u8],
+        row: ScopedHead,
+        [key, namespace, sub]: [&[u8]; 3],
+    ) -> Option<Range<usize>> {
+        if self.0 & SCOPED_BITS != row.0 {
+            return None;
+        }
+        let namespace_at = SCOPED_KEY_AT + key.len();
+        let sub_at = namespace_at + namespace.len();
+        let value_at = sub_at + sub.len();
+        let same = same_key(bytes.get(SCOPED_KEY_AT..namespace_at)?, key)
+            && same_key(bytes.get(namespace_at..sub_at)?, namespace)
+            && same_key(bytes.get(sub_at..value_at)?, sub);
+        same.then_some(value_at..value_at + ((self.0 >> 8) as usize & 0xff))
     }
 
     /// Compares the record at the front of `bytes`, which has this head, with a row. `None` if the record must be parsed.
@@ -152,5 +194,5 @@ fn same_key(a: &[u8], b: &[u8]) -> bool {
         let word = |bytes: &[u8; 8]| u64::from_le_bytes(*bytes);
         return (word(a_first) ^ word(b_first)) | (word(a_last) ^ word(b_last)) == 0;
     }
-    a == b
+    b.is_empty() || a == b
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-use super::super::index::{plain_hash, tag};
+use super::super::index::{plain_hash, scoped_hash, tag};
 use super::*;
 use crate::backend::{KeyedState, Tables};
 use crate::codec::schema::Schema;
@@ -57,6 +57,57 @@ fn rows_whose_tags_collide_are_told_apart() {
         world.put(second, 5);
         world.write(first, Write::Delete).unwrap();
         assert_eq!((value(&mut world, first), value(&mut world, second)), (None, Some(vec![1; 5])));
+        world.check();
+    }
+}
+
+/// Returns pairs of rows of one key that differ in namespace or sub-key and have the same tag.
+fn scoped_pairs_of_one_tag(slot: TableId, key_hash: u64) -> Vec<[[Vec<u8>; 2]; 2]> {
+    let (mut rows, mut pairs) = (BTreeMap::new(), Vec::new());
+    for number in 0..90_000u64 {
+        let scope = match number % 3 {
+            0 => [Vec::new(), number.to_le_bytes().to_vec()],
+            1 => [number.to_le_bytes().to_vec(), Vec::new()],
+            _ => [b"window-7".to_vec(), number.to_le_bytes()[..3].to_vec()],
+        };
+        let hash = scoped_hash(key_hash, slot.0, &scope[0], &scope[1]);
+        pairs.extend(rows.insert(tag(hash), scope.clone()).map(|other| [other, scope]));
+    }
+    pairs
+}
+
+#[test]
+fn scoped_rows_whose_tags_collide_are_told_apart() {
+    let mut world = World::new(1, u64::MAX);
+    let key = P.locate(b"key", 0, 1);
+    let pairs = scoped_pairs_of_one_tag(world.backend.table_slots.slot_of(T), key.hash);
+    assert!(pairs.len() >= 5, "{} pairs", pairs.len());
+    for pair in &pairs {
+        let rows = pair.each_ref().map(|[namespace, sub]| RowRef { table: T, key: &key, namespace, sub });
+        let mut backend = &mut world.backend;
+        let read = |backend: &mut LogBackend, at: usize| backend.read(rows[at], |value| value.map(<[u8]>::to_vec));
+        backend.write(rows[0], Write::Put(b"first")).unwrap();
+        assert_eq!(read(backend, 1).unwrap(), None);
+        backend.write(rows[1], Write::Put(b"second")).unwrap();
+        for round in 0..3u8 {
+            for at in [1, 0] {
+                assert_eq!(backend.edit(rows[at], |value| value[0] = round).unwrap(), Some(()));
+                let add = |value: Option<&[u8]>, new: &mut Vec<u8>| {
+                    new.extend_from_slice(value.unwrap());
+                    new[1] = 10 * at as u8 + round;
+                    (Change::Put, ())
+                };
+                backend.update(rows[at], add).unwrap();
+            }
+            assert_eq!(read(backend, 0).unwrap().unwrap(), [round, round, b'r', b's', b't']);
+            assert_eq!(read(backend, 1).unwrap().unwrap(), [round, 10 + round, b'c', b'o', b'n', b'd']);
+            drop(world.seal(&KeyGroupSet::empty()));
+            backend = &mut world.backend;
+            backend.write(rows[0], Write::Put(b"FIRST")).unwrap();
+            backend.write(rows[0], Write::Put(b"first")).unwrap();
+        }
+        backend.write(rows[1], Write::Delete).unwrap();
+        assert_eq!((read(backend, 0).unwrap().as_deref(), read(backend, 1).unwrap()), (Some(&b"first"[..]), None));
         world.check();
     }
 }
