@@ -185,7 +185,8 @@ pub trait StateBackend: Debug + Send {
     fn prefetch(&mut self, rows: &[RowRef<'_>]);
 
     /// Reads the rows of `keys`, without sub-keys, in order: calls `f` with the index and the value of each, until `f`
-    /// fails. As many calls of [`StateBackend::read`], but a backend may look ahead.
+    /// fails. Does what a call of [`StateBackend::read`] per key would do, but a backend may look ahead; the default does
+    /// not.
     ///
     /// # Errors
     /// As [`StateBackend::read`] and `f`, at the first key that fails.
@@ -202,12 +203,12 @@ pub trait StateBackend: Debug + Send {
         Ok(())
     }
 
-    /// Updates the rows of `keys`, without sub-keys, in order: calls `f` with the index of each, until `f` fails. As many
-    /// calls of [`StateBackend::update_in_place`], but a backend may look ahead.
+    /// Updates the rows of `keys`, without sub-keys, in order: calls `f` with the index of each, until `f` fails. Does what
+    /// a call of [`StateBackend::update_in_place`] per key would do, but a backend may look ahead; the default does not.
     ///
     /// # Errors
-    /// As [`StateBackend::update_in_place`] and `f`, at the first key that fails; the keys before it are updated, and it
-    /// is changed as `f` says.
+    /// As [`StateBackend::update_in_place`] and `f`, at the first key that fails. The keys before it are updated; if `f`
+    /// failed, its key is changed as `f` says.
     fn update_many(
         &mut self,
         table: TableId,

@@ -4,15 +4,14 @@
 //! for 32 keys:  their slots are prefetched, then read; the records they point at are prefetched; then rows are used
 //! ```
 //!
-//! An address found ahead holds until a row takes the general way, which may move records and reuse their memory: the rows
-//! behind that one are looked for again. Records are compared with their rows in any case, so a stale address is nearly
-//! always noticed, but bytes of a value could look like a record.
+//! An address holds until an update takes the general way, which may move records and reuse their memory: the rows behind
+//! that one are looked for again. Reads of plain tables move nothing.
 
 use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup};
 
-use super::super::{Change, RowRef, Stored, or_keep};
+use super::super::{Change, RowRef, Stored};
 use super::LogBackend;
 use super::group::Group;
 use super::index::{Address, plain_hash, row_hash};
@@ -51,12 +50,13 @@ impl LogBackend {
                     && let Some(group) = self.short_group(&row)
                     && let Lookup::Found(value) = group.short_value_at(address, &row)
                 {
-                    f(at, Some(value))?;
+                    let result = f(at, Some(value));
                     group.heat.read();
+                    result?;
                     continue;
                 }
                 let row = RowRef { table, key, namespace, sub: &[] };
-                self.read_rest(RowByValue::of(&row), |value| f(at, value))??;
+                self.read_plain(&row, |value| f(at, value))??;
             }
         }
         Ok(())
@@ -73,7 +73,7 @@ impl LogBackend {
         let slot = plain_slot(table, &mut self.table_slots, self.ruled).filter(|_| namespace.is_empty());
         let mut indices = 0..;
         for keys in keys.chunks(PREFETCHED_ROWS) {
-            // The table's slot, as long as the addresses hold.
+            // The table's slot; `None` once an address may no longer hold.
             let (ahead, mut held) = (self.find_keys(table, namespace, keys), slot);
             for ((key, address), at) in keys.iter().zip(&ahead).zip(&mut indices) {
                 let row = RowRef { table, key, namespace, sub: &[] };
@@ -90,7 +90,7 @@ impl LogBackend {
                     result?;
                     continue;
                 }
-                self.update_rest(RowByValue::of(&row), |value, new| or_keep(f(at, value.into(), new)))??;
+                self.update_plain(&row, |stored, new| f(at, stored, new))??;
                 held = None;
             }
         }
@@ -124,7 +124,7 @@ fn find_ahead(
     rows: impl Iterator<Item = (KeyGroup, u32)>,
 ) -> [Option<Address>; PREFETCHED_ROWS] {
     let (mut searches, mut addresses) = ([None; PREFETCHED_ROWS], [None; PREFETCHED_ROWS]);
-    // The records of one table are alike, nearly always.
+    // An average over the tables of one group: good enough for a hint.
     let mut length = None;
     for ((group, hash), search) in rows.zip(&mut searches) {
         let Some(group) = groups.get(usize::from(group.0)).and_then(Option::as_deref) else { continue };

@@ -58,6 +58,7 @@ impl TailValue<'_> {
         scratch.clear();
         let (change, result) = f(Stored::InPlace(&mut *self.value), scratch);
         match change {
+            Some(Change::Keep) => return (None, result),
             None => {}
             Some(Change::Put) if scratch.len() == self.value.len() => self.value.copy_from_slice(scratch),
             Some(change) => return (Some(change), result),
@@ -141,7 +142,7 @@ impl LogBackend {
     }
 
     #[inline(never)]
-    pub(super) fn read_rest<R>(&mut self, row: RowByValue<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+    fn read_rest<R>(&mut self, row: RowByValue<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
         self.read_row(&row.row(), f)
     }
 
@@ -187,7 +188,7 @@ impl LogBackend {
     }
 
     #[inline(never)]
-    pub(super) fn update_rest<R>(
+    fn update_rest<R>(
         &mut self,
         row: RowByValue<'_>,
         f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R),

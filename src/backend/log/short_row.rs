@@ -104,7 +104,7 @@ impl ShortRow for ScopedRow<'_> {
     }
 }
 
-/// Returns a table's slot if the table is plain.
+/// Returns a table's slot if the table is plain, or if the slot has more bits than a head has for it.
 #[inline(always)]
 pub(super) fn plain_slot(table: TableId, table_slots: &mut TableSlots, ruled: RuledSlots) -> Option<TableId> {
     let slot = table_slots.slot_of(table);

@@ -175,8 +175,8 @@ impl<A: Aggregate, C: Codec<A::Accumulator>> AggregatingState<A, C> {
         self.table.with_row(state, |Access { backend, row, .. }| backend.write(row, Write::Delete))
     }
 
-    /// Calls `visit` with the index and the result of each of `keys`, in order. The current key stays. Backends prefetch
-    /// the rows, so one call is faster than a read per key.
+    /// Calls `visit` with the index and the result of each of `keys`, in order. The current key stays. Backends may look
+    /// ahead, so one call is faster than a read per key.
     ///
     /// # Errors
     /// As [`AggregatingState::read`], at the first key that fails.

@@ -289,7 +289,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
     }
 
     /// Calls `visit` with the index of each of `items` and the value under its key and sub-key, in order. The current key
-    /// stays. Backends prefetch the rows, so one call is faster than a read per item.
+    /// stays. Backends may look ahead, so one call is faster than a read per item.
     ///
     /// # Errors
     /// As [`MapState::read`], at the first item that fails.

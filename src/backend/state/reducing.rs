@@ -137,7 +137,7 @@ impl<V, C: Codec<V>> ReducingState<V, C> {
     }
 
     /// Calls `visit` with the index and the reduced value of each of `keys`, in order. The current key stays. Backends
-    /// prefetch the rows, so one call is faster than a read per key.
+    /// may look ahead, so one call is faster than a read per key.
     ///
     /// # Errors
     /// As [`ReducingState::read`], at the first key that fails.

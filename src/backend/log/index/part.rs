@@ -52,7 +52,7 @@ impl<'a> Search<'a> {
 
     /// Returns the position and the address of the next slot with the tag; `None` once no further slot can have it.
     #[inline(always)]
-    pub(in crate::backend::log) fn next_hit(&mut self) -> Option<(usize, Address)> {
+    fn next_hit(&mut self) -> Option<(usize, Address)> {
         let mask = self.words.len().wrapping_sub(1);
         // Ends: a part has an empty slot, or no slots.
         loop {
