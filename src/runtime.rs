@@ -20,6 +20,11 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     fn spawn_blocking(&self, work: Box<dyn FnOnce() + Send>);
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()>;
+    /// Blocks the calling thread, which is one of blocking work, for `duration`. Default: [`std::thread::sleep`].
+    #[expect(clippy::disallowed_methods, reason = "the default of the injected sleep")]
+    fn sleep_blocking(&self, duration: Duration) {
+        std::thread::sleep(duration);
+    }
     /// Returns the wall-clock time: used as processing time for expiry, and for displayed times.
     fn now(&self) -> Timestamp;
     /// Returns the time of a clock that never goes back, in milliseconds from an arbitrary origin. Measures intervals,

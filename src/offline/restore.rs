@@ -175,7 +175,7 @@ impl<'a> Packs<'a> {
         let mut encoder = Encoder::new(part, EncodeOptions::default(), PACK_BYTES);
         loop {
             let encoded;
-            let work = move || Ok((encoder.next_segment()?, encoder));
+            let work = move || Ok((encoder.next_segment(|| {})?, encoder));
             (encoded, encoder) = run_blocking(&*runtime, work).await?;
             let Some(encoded) = encoded else { return Ok(()) };
             if encoded.records > 0 {

@@ -1,7 +1,5 @@
 //! Encoding: sorts and folds the rows of a sealed part, group by group, into segments.
 
-use std::task::Poll;
-
 use super::Encoded;
 use super::run::spill;
 use super::writer::{EncodeOptions, SegmentWriter};
@@ -19,7 +17,7 @@ use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 #[cfg(any(test, feature = "internals"))]
 pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     let mut encoder = Encoder::new(part.clone(), options, u64::MAX);
-    encoder.next_segment().map(|segment| segment.unwrap_or_else(|| broken("a part has a segment")))
+    encoder.next_segment(|| {}).map(|segment| segment.unwrap_or_else(|| broken("a part has a segment")))
 }
 
 /// Encodes a sealed part as several segments. Each ends with the group that fills it.
@@ -30,8 +28,6 @@ pub struct Encoder {
     segment_bytes: u64,
     /// The groups of segments not returned yet; `None` once all are.
     left: Option<KeyGroupSet>,
-    /// A segment that was begun, and the first group that it lacks.
-    begun: Option<(SegmentWriter, KeyGroup)>,
     batch: RowBatch,
 }
 
@@ -40,52 +36,35 @@ impl Encoder {
     #[must_use]
     pub fn new(part: SealedPart, options: EncodeOptions, segment_bytes: u64) -> Self {
         let left = Some(part.groups.clone());
-        Self { part, options, segment_bytes, left, begun: None, batch: RowBatch::new() }
+        Self { part, options, segment_bytes, left, batch: RowBatch::new() }
     }
 
     /// Returns the next segment; `None` after the last. Each covers groups above those of the previous one, and all
     /// together cover the groups of the part.
+    ///
+    /// * `between_groups`: called before each group of the segment but the first.
     ///
     /// # Errors
     /// As [`encode`]. Discard the encoder then.
     ///
     /// # Cost
     /// As [`encode`].
-    pub fn next_segment(&mut self) -> Result<Option<Encoded>> {
-        match self.poll_segment(|| false)? {
-            Poll::Ready(segment) => Ok(segment),
-            Poll::Pending => broken("an encoder pauses only when it is told to"),
-        }
-    }
-
-    /// As [`Encoder::next_segment`], but pauses after the first group after which `is_time` returns true: then the result is
-    /// `Pending`, and the next call continues.
-    ///
-    /// # Errors
-    /// As [`encode`]. Discard the encoder then.
-    pub fn poll_segment(&mut self, mut is_time: impl FnMut() -> bool) -> Result<Poll<Option<Encoded>>> {
-        let Some(groups) = self.left.take() else { return Ok(Poll::Ready(None)) };
-        let (mut writer, first) = match self.begun.take() {
-            Some(begun) => begun,
-            None => (SegmentWriter::new(self.part.kind, groups.clone(), self.options)?, KeyGroup(0)),
-        };
-        let left = KeyGroupRange::new(first.0, u16::MAX);
-        let having = groups.intersection(self.part.rows.groups()).intersection(&left.into());
-        let mut has_worked = false;
-        for group in having.iter() {
+    pub fn next_segment(&mut self, mut between_groups: impl FnMut()) -> Result<Option<Encoded>> {
+        let Some(groups) = self.left.take() else { return Ok(None) };
+        let mut writer = SegmentWriter::new(self.part.kind, groups.clone(), self.options)?;
+        let having = groups.intersection(self.part.rows.groups());
+        for (at, group) in having.iter().enumerate() {
             if writer.end_group()? >= self.segment_bytes.max(1) {
                 let done = groups.intersection(&KeyGroupRange::new(0, group.0).into());
                 self.left = Some(groups.difference(&done));
-                return writer.finish_for(done).map(|segment| Poll::Ready(Some(segment)));
+                return writer.finish_for(done).map(Some);
             }
-            if has_worked && is_time() {
-                (self.left, self.begun) = (Some(groups), Some((writer, group)));
-                return Ok(Poll::Pending);
+            if at > 0 {
+                between_groups();
             }
             self.write(group, &mut writer)?;
-            has_worked = true;
         }
-        writer.finish().map(|segment| Poll::Ready(Some(segment)))
+        writer.finish().map(Some)
     }
 
     /// Returns whether the last segment was returned.

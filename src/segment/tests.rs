@@ -5,7 +5,6 @@ mod merge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::task::Poll;
 
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -233,49 +232,18 @@ fn long_parts_become_several_segments_with_disjoint_groups() {
     for (segment_bytes, count) in [(0, 7), (1, 7), (group_bytes * 3 / 2, 4), (u64::MAX, 1)] {
         let part = part(SegmentKind::Delta, &KeyGroupSet::all(MAX), &rows);
         let mut encoder = Encoder::new(part, EncodeOptions::default(), segment_bytes);
-        let (mut found, mut groups) = (Vec::new(), Vec::new());
-        while let Some(segment) = encoder.next_segment().unwrap() {
+        let (mut found, mut groups, mut between) = (Vec::new(), Vec::new(), 0);
+        while let Some(segment) = encoder.next_segment(|| between += 1).unwrap() {
             assert!(segment.bytes.len() as u64 <= segment_bytes.saturating_add(2 * group_bytes));
             found.extend(open(&segment).unwrap());
             groups.push(segment.groups);
         }
-        assert!(encoder.is_done() && encoder.next_segment().unwrap().is_none());
+        assert!(encoder.is_done() && encoder.next_segment(|| {}).unwrap().is_none());
+        assert_eq!(between, usize::from(MAX) - count, "before each group but the first of a segment");
         assert_eq!(groups.len(), count, "of {segment_bytes}");
         assert!(found == rows, "too long to print");
         assert_eq!(groups.iter().map(KeyGroupSet::len).sum::<usize>(), usize::from(MAX), "each group once");
         assert!(groups.is_sorted_by_key(|groups| groups.first()));
-    }
-}
-
-#[test]
-fn pauses_change_no_segment() {
-    let rows = large(MAX, 20_000);
-    for segment_bytes in [1, 100_000, u64::MAX] {
-        let encoder = || {
-            let part = part(SegmentKind::Delta, &KeyGroupSet::all(MAX), &rows);
-            Encoder::new(part, EncodeOptions::default(), segment_bytes)
-        };
-        let (mut whole, mut paused, mut pauses, mut segments) = (encoder(), encoder(), 0, 0);
-        loop {
-            let segment = loop {
-                match paused.poll_segment(|| true).unwrap() {
-                    Poll::Ready(segment) => break segment,
-                    Poll::Pending => pauses += 1,
-                }
-                assert!(!paused.is_done());
-            };
-            let expected = whole.next_segment().unwrap();
-            assert_eq!(
-                segment.as_ref().map(|it| (&it.bytes, &it.groups)),
-                expected.as_ref().map(|it| (&it.bytes, &it.groups))
-            );
-            assert_eq!(paused.is_done(), whole.is_done());
-            if segment.is_none() {
-                break;
-            }
-            segments += 1;
-        }
-        assert_eq!(pauses + segments, usize::from(MAX), "a pause after each group that does not end its segment");
     }
 }
 

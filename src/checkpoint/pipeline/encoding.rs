@@ -1,7 +1,6 @@
-//! Encoding one link into segments of bounded size, in slices of time.
+//! Encoding one link into segments of bounded size, for a share of the time.
 
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use super::Pipeline;
@@ -9,8 +8,9 @@ use crate::checkpoint::segment_chain::{Content, LinkId, PendingLink, Seals};
 use crate::control::coordinator::Participant;
 use crate::error::Result;
 use crate::row::SegmentKind;
-use crate::runtime::run_blocking;
+use crate::runtime::{SharedRuntime, run_blocking};
 use crate::segment::{Encoded, Encoder};
+use crate::time::Timestamp;
 
 /// How long an encoder works before it pauses, if it may not work all the time.
 const SLICE: Duration = Duration::from_millis(5);
@@ -58,11 +58,16 @@ impl Encoding {
     /// Encodes the next segment that has rows, unless one is ready.
     async fn encode(&mut self) -> Result<()> {
         while self.ready.is_none() {
-            let Some(encoder) = self.encoder.take() else { return Ok(()) };
-            let (polled, encoder) = self.pipeline.encode_slice(encoder).await?;
-            self.encoder = (!encoder.is_done()).then_some(encoder);
-            let Poll::Ready(encoded) = polled else { continue };
+            let Some(mut encoder) = self.encoder.take() else { return Ok(()) };
+            let (share, runtime) = (self.pipeline.settings.encoder_share, Arc::clone(&self.pipeline.runtime));
+            // Pauses block the thread, so that encoding continues while nothing polls this future.
+            let work = move || {
+                let mut throttle = Throttle::new(share, runtime);
+                Ok((encoder.next_segment(|| throttle.pause())?, encoder))
+            };
+            let (encoded, encoder) = run_blocking(&*self.pipeline.runtime, work).await?;
             let Some(encoded) = encoded else { return Ok(()) };
+            self.encoder = (!encoder.is_done()).then_some(encoder);
             let mut chain = self.pipeline.chain(self.participant);
             if encoded.records == 0 && encoded.kind == SegmentKind::Delta {
                 chain.discard(self.link, &encoded.groups);
@@ -75,18 +80,29 @@ impl Encoding {
     }
 }
 
-impl Pipeline {
-    /// Lets an encoder work, then pauses for as long as its share of the time demands.
-    async fn encode_slice(&self, mut encoder: Encoder) -> Result<(Poll<Option<Encoded>>, Encoder)> {
-        let (share, clock) = (self.settings.encoder_share.clamp(1, 100), Arc::clone(&self.runtime));
-        let started = clock.monotonic();
-        let is_time = move || share < 100 && clock.monotonic().since(started) >= SLICE;
-        let work = move || Ok((encoder.poll_segment(is_time)?, encoder));
-        let encoded = run_blocking(&*self.runtime, work).await?;
-        let pause = self.runtime.monotonic().since(started) * (100 - share) / share;
-        if !pause.is_zero() {
-            self.runtime.sleep(pause).await;
+/// Lets a thread work for a share of the time.
+struct Throttle {
+    /// In percent.
+    share: u32,
+    runtime: SharedRuntime,
+    /// When the slice began.
+    started: Timestamp,
+}
+
+impl Throttle {
+    fn new(share: u32, runtime: SharedRuntime) -> Self {
+        Self { share: share.clamp(1, 100), started: runtime.monotonic(), runtime }
+    }
+
+    /// Sleeps if it is time.
+    fn pause(&mut self) {
+        if self.share == 100 {
+            return;
         }
-        Ok(encoded)
+        let worked = self.runtime.monotonic().since(self.started);
+        if worked >= SLICE {
+            self.runtime.sleep_blocking(worked * (100 - self.share) / self.share);
+            self.started = self.runtime.monotonic();
+        }
     }
 }

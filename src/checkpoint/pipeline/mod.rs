@@ -54,8 +54,8 @@ pub struct PipelineSettings {
     /// them. Default 1.
     pub zstd_level: i32,
     /// The share of the time that each encoder works, in percent, from 1 to 100; it pauses for the rest. A lower one leaves
-    /// processors and memory bandwidth to the tasks, and makes checkpoints take longer. Default 50: two encoders take at
-    /// most one processor.
+    /// processors and memory bandwidth to the tasks, and makes checkpoints take longer. Merges of the state of aborted epochs
+    /// do not pause. Default 100: no pauses.
     pub encoder_share: u32,
 }
 
@@ -67,7 +67,7 @@ impl Default for PipelineSettings {
             encoders: 2,
             uploads: 4,
             zstd_level: 1,
-            encoder_share: 50,
+            encoder_share: 100,
         }
     }
 }

@@ -190,7 +190,7 @@ async fn objects_are_new_until_a_committed_checkpoint_lists_them() {
     assert!(process.pipeline.catalog().is_empty());
 }
 
-/// A runtime whose clock advances by 5 ms whenever it is asked, and that counts sleep instead of sleeping.
+/// A runtime whose clock advances by 5 ms whenever it is asked, and whose blocking threads do not sleep.
 #[derive(Debug)]
 struct Ticking {
     inner: SharedRuntime,
@@ -208,8 +208,11 @@ impl Runtime for Ticking {
     }
 
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
+        self.inner.sleep(duration)
+    }
+
+    fn sleep_blocking(&self, duration: Duration) {
         self.slept_ms.fetch_add(u64::try_from(duration.as_millis()).unwrap(), Ordering::Relaxed);
-        Box::pin(async {})
     }
 
     fn now(&self) -> Timestamp {
@@ -239,13 +242,10 @@ async fn encoders_pause_for_the_share_of_the_time_that_is_not_theirs() {
         let placed = process.place(1, 10).await.unwrap();
         assert_eq!(placed.acknowledgements.len(), SUBTASKS as usize);
         let (ticks, slept) = (runtime.ticks.load(Ordering::Relaxed), runtime.slept_ms.load(Ordering::Relaxed));
-        // A group takes a slice; from its start to its end the clock is asked twice more, at most.
-        let groups = u64::from(MAX);
-        if share == 100 {
-            assert_eq!((ticks, slept), (2 * u64::from(SUBTASKS), 0));
-        } else {
-            let worked = ticks * 5 - groups * 5;
-            assert_eq!(slept, worked * pauses_per_work, "{ticks} ticks");
-        }
+        // The clock is asked when a segment begins; then, before each group but its first, at the end of a slice of one
+        // group and at the start of the next.
+        let (segments, slices) = (u64::from(SUBTASKS), u64::from(MAX) - u64::from(SUBTASKS));
+        assert_eq!(slept, 5 * slices * pauses_per_work);
+        assert_eq!(ticks, segments + if share == 100 { 0 } else { 2 * slices });
     }
 }

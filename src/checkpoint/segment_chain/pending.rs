@@ -69,7 +69,7 @@ impl Merging {
                 continue;
             }
             let mut encoder = Encoder::new(link.sealed_part(), options, self.segment_bytes);
-            while let Some(encoded) = encoder.next_segment()? {
+            while let Some(encoded) = encoder.next_segment(|| {})? {
                 if encoded.records > 0 || link.kind == SegmentKind::Base {
                     links.push(link.encoded_as(self.ids.draw(), encoded, &self.budget));
                 }

@@ -325,7 +325,7 @@ impl TryFrom<proto::Assign> for Assign {
                 encoders: size(pipeline.encoders)?,
                 uploads: size(pipeline.uploads)?,
                 zstd_level: pipeline.zstd_level,
-                encoder_share: pipeline.encoder_share.clamp(1, 100),
+                encoder_share: pipeline.encoder_share,
             },
             inline_bytes: message.inline_bytes,
             operators,
