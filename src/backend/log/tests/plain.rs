@@ -94,7 +94,7 @@ fn scoped_rows_whose_tags_collide_are_told_apart() {
                 assert_eq!(backend.edit(rows[at], |value| value[0] = round).unwrap(), Some(()));
                 let add = |value: Option<&[u8]>, new: &mut Vec<u8>| {
                     new.extend_from_slice(value.unwrap());
-                    new[1] = 10 * at as u8 + round;
+                    new[1] = 10 * u8::try_from(at).unwrap() + round;
                     (Change::Put, ())
                 };
                 backend.update(rows[at], add).unwrap();
