@@ -3,7 +3,7 @@
 use super::Encoded;
 use super::run::spill;
 use super::writer::{EncodeOptions, SegmentWriter};
-use crate::error::{Result, broken};
+use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet};
 use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 
@@ -17,7 +17,7 @@ use crate::row::{Fold, FoldedGroup, RowBatch, SealedPart};
 #[cfg(any(test, feature = "internals"))]
 pub fn encode(part: &SealedPart, options: EncodeOptions) -> Result<Encoded> {
     let mut encoder = Encoder::new(part.clone(), options, u64::MAX);
-    encoder.next_segment(|| {}).map(|segment| segment.unwrap_or_else(|| broken("a part has a segment")))
+    encoder.next_segment(|| {}).map(|segment| segment.unwrap_or_else(|| crate::error::broken("a part has a segment")))
 }
 
 /// Encodes a sealed part as several segments. Each ends with the group that fills it.
