@@ -35,7 +35,7 @@ fn backend() -> LogBackend {
     backend
 }
 
-fn seal(backend: &mut LogBackend, epoch: u64) {
+fn seal(backend: &mut impl StateBackend, epoch: u64) {
     drop(bench::seal(backend, epoch));
 }
 

@@ -88,6 +88,7 @@ pub use backend::{
 pub use backend::{RocksDb, RocksDbBackend, RocksDbSettings};
 pub use checkpoint::claim::Peeked;
 pub use checkpoint::collect::Uncollected;
+pub use checkpoint::lazy::{Ready, ReadyGuard, RestoreProgress};
 pub use checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 pub use checkpoint::pipeline::PipelineSettings;
 pub use codec::schema::Schema;
@@ -102,8 +103,8 @@ pub use id::{
 };
 pub use job::{
     Aborted, AdaptiveInterval, Assignment, BroadcastState, Inbox, Job, JobBuilder, JobSettings, MAX_MESSAGE_BYTES,
-    OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError, Seat, Seating, Strategy,
-    Task, Worker, WorkerInfo, WorkerSettings,
+    OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError, RestoreMode, Seat,
+    Seating, Strategy, Task, Worker, WorkerInfo, WorkerSettings,
 };
 pub use key_group::{
     CurrentKey, DEFAULT_MAX_PARALLELISM, KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, Partitioner, java_hash,

@@ -25,6 +25,15 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     fn sleep_blocking(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
+    /// Returns whether a thread may [`block`](Self::block): whether futures and blocking work go on meanwhile. Default: no.
+    fn can_block(&self) -> bool {
+        false
+    }
+    /// Calls `wait`, which blocks the calling thread until futures or blocking work of this runtime have done something.
+    /// Called only if [`can_block`](Self::can_block). Default: no more than the call.
+    fn block(&self, wait: &mut dyn FnMut()) {
+        wait();
+    }
     /// Returns the wall-clock time: used as processing time for expiry, and for displayed times.
     fn now(&self) -> Timestamp;
     /// Returns the time of a clock that never goes back, in milliseconds from an arbitrary origin. Measures intervals,

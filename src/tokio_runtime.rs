@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use tokio::runtime::Handle;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::runtime::Runtime;
 use crate::time::Timestamp;
@@ -45,6 +45,19 @@ impl Runtime for TokioRuntime {
     fn sleep(&self, duration: Duration) -> BoxFuture<'static, ()> {
         let _inside = self.handle.enter();
         tokio::time::sleep(duration).boxed()
+    }
+
+    /// Only the runtime of several threads goes on while a thread blocks.
+    fn can_block(&self) -> bool {
+        !matches!(self.handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
+    }
+
+    fn block(&self, wait: &mut dyn FnMut()) {
+        match Handle::try_current() {
+            // Another thread takes over this one's futures.
+            Ok(current) if current.id() == self.handle.id() => tokio::task::block_in_place(wait),
+            _ => wait(),
+        }
     }
 
     fn now(&self) -> Timestamp {

@@ -65,7 +65,12 @@ impl Engine {
 
     fn debt(&mut self) -> u64 {
         let of = |task: &mut Task<RocksDbBackend>| {
-            task.state().backend_mut().property("rocksdb.estimate-pending-compaction-bytes").unwrap().unwrap_or(0)
+            task.state()
+                .backend()
+                .resident()
+                .property("rocksdb.estimate-pending-compaction-bytes")
+                .unwrap()
+                .unwrap_or(0)
         };
         self.tasks.iter_mut().map(of).sum()
     }

@@ -1,5 +1,7 @@
 //! A backend chosen at run time, for tools. Engines name their backend's type.
 
+use std::sync::Arc;
+
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
@@ -9,8 +11,8 @@ use crate::time::Timestamp;
 #[cfg(feature = "rocksdb")]
 use super::RocksDbBackend;
 use super::{
-    BackendStats, Change, Entry, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend, Stored, SubRange,
-    Write,
+    BackendStats, Change, Entry, GroupLoader, Loaded, LogBackend, Outcome, OverlayBackend, RowRef, Scope, StateBackend,
+    Stored, SubRange, Write,
 };
 
 /// One of the crate's backends.
@@ -166,6 +168,14 @@ impl StateBackend for AnyBackend {
 
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         delegate!(self, backend => backend.load_more(rows, groups))
+    }
+
+    fn group_loader(&mut self, tables: &[TableId]) -> Option<Arc<dyn GroupLoader>> {
+        delegate!(self, backend => backend.group_loader(tables))
+    }
+
+    fn adopt(&mut self, loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
+        delegate!(self, backend => backend.adopt(loaded, groups))
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {

@@ -10,6 +10,7 @@ pub mod checks;
 pub mod conformance;
 mod heat;
 mod layer;
+mod lazy;
 mod log;
 mod operation;
 mod overlay;
@@ -19,6 +20,7 @@ mod row_key;
 pub(crate) mod state;
 
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::id::{Epoch, TableId};
@@ -32,6 +34,7 @@ pub use crate::row::{
     SortedRows, Stack, Statistic, TableRules, Ttl, Upgrade,
 };
 pub use any::AnyBackend;
+pub use lazy::{Arrived, ArrivedContent, GroupLoader, GroupSource, LazyBackend, Loaded};
 pub use log::LogBackend;
 pub use operation::{ALL_SUBS, BackendStats, Change, Entry, Outcome, RowRef, Scope, Stored, SubRange, Write};
 pub use overlay::OverlayBackend;
@@ -61,7 +64,7 @@ pub(crate) use state::{TableEntry, Types};
 /// [`Sealed`] are read by other threads, also after the backend is dropped.
 ///
 /// 1. *Start*: [`define`](Self::define) for each table and [`resume`](Self::resume), on a backend that owns no groups.
-/// 2. *Load*: [`load`](Self::load), once for each set of groups; directly after it, and only for a group too large to
+/// 2. *Load*: [`load`](Self::load), or [`adopt`](Self::adopt) of what a [`group_loader`](Self::group_loader) loaded, once for each set of groups; directly after it, and only for a group too large to
 ///    be loaded at once, [`load_more`](Self::load_more) until its rows are complete. [`advance`](Self::advance) to the
 ///    present comes before the first load; if tables changed their merge rules, after the last load and together with a
 ///    `define` of the new rules.
@@ -267,6 +270,26 @@ pub trait StateBackend: Debug + Send {
     /// default, from a backend that cannot: the job's `restore_bytes` must then have room for twice its largest group.
     fn load_more(&mut self, _rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         Err(Error::limit("key group is too large to be loaded at once: raise restore_bytes").with("groups", groups))
+    }
+
+    /// Returns what loads groups of this backend on other threads, by its present rules. `None`, the default, if only its
+    /// owner can load them.
+    ///
+    /// * `tables`: all tables that the rows should be of.
+    fn group_loader(&mut self, _tables: &[TableId]) -> Option<Arc<dyn GroupLoader>> {
+        None
+    }
+
+    /// Adds `groups`, which this backend's [`GroupLoader`] has loaded. Tables may have been defined since then. These rows
+    /// are not part of the next delta.
+    ///
+    /// # Errors
+    /// `Usage` if a group is owned already, or another backend's loader loaded them.
+    ///
+    /// # Cost
+    /// Independent of the number of rows, unless the order or the access of a table changed meanwhile.
+    fn adopt(&mut self, _loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
+        Err(Error::usage("backend has no loader of its own").with("groups", groups))
     }
 
     /// Drops `groups` and their state.

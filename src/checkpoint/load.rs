@@ -27,10 +27,10 @@ const CONCURRENT_SEGMENTS: usize = 8;
 /// Rows to be loaded together.
 #[derive(Debug)]
 pub struct Part {
-    groups: KeyGroupSet,
-    rows: Arc<dyn RowSource>,
+    pub(super) groups: KeyGroupSet,
+    pub(super) rows: Arc<dyn RowSource>,
     /// Whether an earlier part has rows of the same group.
-    continues: bool,
+    pub(super) continues: bool,
 }
 
 impl Part {
@@ -56,10 +56,9 @@ pub struct Parts {
 impl Parts {
     /// Starts reading the rows of `groups`. About twice `bytes` of stored blocks are held at a time.
     #[must_use]
-    pub fn read(runtime: SharedRuntime, reader: SegmentReader, groups: &KeyGroupSet, bytes: u64) -> Self {
+    pub fn read(runtime: SharedRuntime, reader: Arc<SegmentReader>, groups: &KeyGroupSet, bytes: u64) -> Self {
         let sizes = reader.sizes();
         let left = divide(groups, bytes, &sizes).into_iter();
-        let reader = Arc::new(reader);
         let reading = Reading { runtime: Arc::clone(&runtime), reader, left, sizes, bytes, group: None };
         Self { next: begin(&runtime, reading), runtime }
     }

@@ -9,6 +9,7 @@ pub mod collect;
 pub mod commit;
 mod encoded_rows;
 pub mod found;
+pub mod lazy;
 pub mod load;
 pub mod manifest_log;
 pub mod operators;

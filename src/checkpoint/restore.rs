@@ -10,7 +10,7 @@ use tracing::Instrument as _;
 
 use super::slices;
 use crate::error::{Error, ErrorKind, Result, broken};
-use crate::id::ObjectId;
+use crate::id::{ObjectId, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{
     Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest, SubtaskSlice,
@@ -18,6 +18,7 @@ use crate::manifest::{
 use crate::place::Store;
 use crate::row::{Narrowed, RowSource, SegmentKind, Stack};
 use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
+use crate::time::Timestamp;
 
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
@@ -87,6 +88,12 @@ impl SegmentReader {
             opened.add_sizes(&mut sizes);
         }
         sizes
+    }
+
+    /// Returns a lower bound of the times of the group's timers in `table`; `None` if it has none there.
+    pub(super) fn earliest_timer(&self, _table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        let mut having = self.segments.iter().filter(|opened| opened.segment.groups.contains(group));
+        having.next().map(|_| Timestamp::MIN)
     }
 
     /// Returns the rows of `groups`, oldest first; each segment contributes only the groups that it is needed for.

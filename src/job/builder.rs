@@ -155,10 +155,10 @@ impl JobBuilder {
             };
         }
         let budget = MemoryBudget::new(self.spec.settings.memory_bytes);
-        let (store, restore_bytes) = (self.spec.store.clone(), self.spec.settings.restore_bytes);
+        let (store, restore) = (self.spec.store.clone(), self.spec.settings.restore_settings());
         let keep = Arc::new(Keep { owner: Owner::new(self.spec), handle: OnceLock::new() });
         let owner = &keep.owner;
-        let worker = Local::new(&store, budget.clone(), restore_bytes, Arc::clone(&keep) as Anchor);
+        let worker = Local::new(&store, budget.clone(), restore, Arc::clone(&keep) as Anchor);
         join(owner, &worker);
         let mut seating = Seating::new();
         for (operator, subtask) in owner.spec().participants() {

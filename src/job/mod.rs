@@ -35,7 +35,7 @@ pub use opening::{Owner, Seating};
 pub use operator_state::{BroadcastState, OperatorList, OperatorState};
 pub use owner::{Refused, WorkerInfo};
 pub use progress::{Aborted, Progress};
-pub use settings::{AdaptiveInterval, JobSettings, OperatorSpec, Strategy};
+pub use settings::{AdaptiveInterval, JobSettings, OperatorSpec, RestoreMode, Strategy};
 pub use wire::MAX_MESSAGE_BYTES;
 pub use worker::{Assignment, RestoreError, Seat, Task, Worker, WorkerSettings};
 

@@ -21,6 +21,23 @@ pub enum Strategy {
     Incremental,
 }
 
+/// When the rows of a checkpoint are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum RestoreMode {
+    /// [`Lazy`](Self::Lazy) where a task can wait for a key group on its thread, as on tokio's runtime of several threads,
+    /// and where groups can be loaded off that thread, as in [`LogBackend`](crate::LogBackend). Otherwise
+    /// [`Eager`](Self::Eager).
+    #[default]
+    Auto,
+    /// A group's rows are loaded when they are needed, and in the background, the most used first. The task is there once
+    /// the indexes of its segments are read.
+    Lazy,
+    /// All rows are loaded before the task is there. Tables that were declared with a TTL that changes how stored operands
+    /// renew each other need this, and get it in any mode.
+    Eager,
+}
+
 /// Settings of an interval that a controller chooses from goals.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 #[non_exhaustive]
@@ -61,6 +78,8 @@ pub struct JobSettings {
     /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read.
     /// A key group larger than half is merged as it is read. Default 32 MiB. Workers in other processes have their own.
     pub restore_bytes: u64,
+    /// When the rows of the restored checkpoint are loaded. Default `Auto`. Workers in other processes have their own.
+    pub restore: RestoreMode,
     /// Number of key groups, 1 to 32768; fixed for the job's life. No operator can have more subtasks. Default 128.
     pub max_parallelism: u16,
     /// How keys map to key groups; fixed for the job's life. Default `None`: `Range` with a random seed.
@@ -78,6 +97,7 @@ impl Default for JobSettings {
             pipeline: PipelineSettings::default(),
             memory_bytes: u64::MAX,
             restore_bytes: 32 << 20,
+            restore: RestoreMode::default(),
             max_parallelism: DEFAULT_MAX_PARALLELISM,
             partitioner: None,
         }
@@ -85,10 +105,22 @@ impl Default for JobSettings {
 }
 
 impl JobSettings {
+    pub(super) fn restore_settings(&self) -> RestoreSettings {
+        RestoreSettings { mode: self.restore, bytes: self.restore_bytes }
+    }
+
     /// Returns when groups get new bases; `None` if each checkpoint writes all groups.
     pub(super) fn chain_policy(&self) -> Option<ChainPolicy> {
         (self.strategy == Strategy::Incremental).then_some(self.chain)
     }
+}
+
+/// How a worker restores its subtasks.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RestoreSettings {
+    pub(super) mode: RestoreMode,
+    /// See [`JobSettings::restore_bytes`].
+    pub(super) bytes: u64,
 }
 
 /// An operator of a job: its identity, its parallelism and the type of its keys.

@@ -41,7 +41,7 @@ pub use sealed::{Cut, GroupHeat, Sealed, SealedPart, SegmentKind, Statistic};
 pub(crate) use source::{Narrowed, SortedBlocks};
 pub use source::{RowSource, SortedRows, Stack};
 pub use times::{GroupTimes, Life};
-pub(crate) use times::{agreed, later_times};
+pub(crate) use times::{agreed, later_times, times_of};
 
 /// Maximum length of a key, a namespace or a sub-key.
 pub const MAX_PART_BYTES: usize = 65_535;

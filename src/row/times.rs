@@ -122,7 +122,7 @@ pub(crate) fn agreed(times: impl IntoIterator<Item = Timestamp>) -> Timestamp {
 }
 
 /// Returns the records of `groups`.
-pub(super) fn times_of(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
+pub(crate) fn times_of(times: &[GroupTimes], groups: &KeyGroupSet) -> Vec<GroupTimes> {
     let of_range = |range: &KeyGroupRange| {
         let from = times.partition_point(|it| it.groups.end <= range.start);
         let range = *range;

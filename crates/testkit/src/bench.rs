@@ -23,7 +23,7 @@ pub fn backend() -> LogBackend {
     LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, MemoryBudget::new(u64::MAX))
 }
 
-pub fn seal(backend: &mut LogBackend, epoch: u64) -> Sealed {
+pub fn seal(backend: &mut impl StateBackend, epoch: u64) -> Sealed {
     let at = Timestamp::default();
     let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time: at, processing_time: at };
     backend.seal(cut, &KeyGroupSet::empty()).unwrap()

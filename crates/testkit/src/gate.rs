@@ -14,6 +14,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions,
     PutOptions, PutPayload, PutResult,
 };
+use tokio::sync::watch;
 
 /// Whether a [`Gate`] lets calls through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub enum Door {
     Overwriting = 4,
     /// Creates are not supported.
     NoCreate = 5,
+    /// Reads of data objects fail.
+    NoData = 6,
 }
 
 /// A future to run before the next read of data.
@@ -48,12 +51,28 @@ pub struct Gate {
     door: AtomicU8,
     calls: Mutex<Vec<String>>,
     meanwhile: Mutex<Option<Meanwhile>>,
+    /// How many more reads of data objects are let through; the others wait.
+    reads: watch::Sender<usize>,
 }
 
 impl Gate {
     pub fn new() -> Arc<Self> {
-        let inner = InMemory::new();
-        Arc::new(Self { inner, door: AtomicU8::new(0), calls: Mutex::default(), meanwhile: Mutex::default() })
+        let (inner, reads) = (InMemory::new(), watch::Sender::new(usize::MAX));
+        let (calls, meanwhile) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { inner, door: AtomicU8::new(0), calls, meanwhile, reads })
+    }
+
+    /// Lets this many reads of data objects through. Further ones wait until the next call.
+    pub fn let_reads_pass(&self, reads: usize) {
+        self.reads.send_replace(reads);
+    }
+
+    async fn wait_for_read(&self) {
+        let mut reads = self.reads.subscribe();
+        while !self.reads.send_if_modified(|left| left.checked_sub(1).map(|less| *left = less).is_some()) {
+            // The sender lives as long as the gate.
+            let _sent = reads.changed().await;
+        }
     }
 
     pub fn objects(self: &Arc<Self>) -> Arc<dyn ObjectStore> {
@@ -105,12 +124,14 @@ impl Gate {
             3 => Door::ReadOnly,
             4 => Door::Overwriting,
             5 => Door::NoCreate,
+            6 => Door::NoData,
             _ => Door::Open,
         }
     }
 
     async fn pass(&self, verb: &str, key: &Path, write: bool) -> object_store::Result<()> {
         if verb == "get" && key.as_ref().contains("/data/") {
+            self.wait_for_read().await;
             let meanwhile = self.meanwhile.lock().unwrap().take();
             if let Some(Meanwhile(meanwhile)) = meanwhile {
                 meanwhile.await;
@@ -120,6 +141,9 @@ impl Gate {
         match self.door() {
             Door::Silent => std::future::pending().await,
             Door::Shut => Err(object_store::Error::Generic { store: "gate", source: "the door is shut".into() }),
+            Door::NoData if verb == "get" && key.as_ref().contains("/data/") => {
+                Err(object_store::Error::Generic { store: "gate", source: "data is out of reach".into() })
+            }
             Door::ReadOnly if write => Err(object_store::Error::PermissionDenied {
                 path: key.to_string(),
                 source: "the store is read-only".into(),

@@ -17,6 +17,7 @@
 //! - an operation on the hot path allocates nothing and touches no atomic, except where a region or an index grows;
 //! - groups share nothing: each can be loaded, dropped, sealed or cleaned alone.
 
+mod adopt;
 mod arena;
 mod batch;
 mod chains;
@@ -64,7 +65,9 @@ use self::sealed::SealedChunks;
 use self::short_row::RuledSlots;
 use self::table_slots::{TableSlots, renumber};
 use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned};
-use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write};
+use super::{
+    BackendStats, Change, Entry, GroupLoader, Loaded, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write,
+};
 
 /// Groups prefetched ahead in a pass over all dirty groups.
 const GROUPS_AHEAD: usize = 4;
@@ -421,6 +424,14 @@ impl StateBackend for LogBackend {
             loader.load(id, group_cell(cells, id), &mut batch)?;
         }
         Ok(())
+    }
+
+    fn group_loader(&mut self, tables: &[TableId]) -> Option<Arc<dyn GroupLoader>> {
+        Some(Arc::new(self.detached_loader(tables)))
+    }
+
+    fn adopt(&mut self, loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
+        self.adopt_loaded(loaded, groups)
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {

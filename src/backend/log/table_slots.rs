@@ -32,6 +32,11 @@ impl TableSlots {
         if u64::from(table.0) == self.last { self.last_slot } else { self.look_up(table) }
     }
 
+    /// Returns the number of tables.
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     #[inline(never)]
     fn look_up(&mut self, table: TableId) -> TableId {
         let slot = match self.ids.iter().position(|id| *id == table) {

@@ -4,7 +4,7 @@ use crate::error::{Error, Result};
 use crate::id::TableId;
 
 use super::KeyedState;
-use crate::backend::{RowRef, StateBackend};
+use crate::backend::{LazyBackend, RowRef, StateBackend};
 
 /// The state that a handle acts on: a [`KeyedState`], or one [in a namespace](KeyedState::in_namespace).
 pub trait Keyed: sealed::Sealed {
@@ -67,7 +67,7 @@ pub(super) struct Table {
 
 /// Everything that one operation of a handle needs.
 pub(super) struct Access<'a, B> {
-    pub(super) backend: &'a mut B,
+    pub(super) backend: &'a mut LazyBackend<B>,
     /// The row, without a sub-key.
     pub(super) row: RowRef<'a>,
     pub(super) buffer: &'a mut Buffer,

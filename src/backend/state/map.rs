@@ -13,7 +13,7 @@ use super::access::{Access, Keyed, Table, handle};
 use super::options::TableOptions;
 use super::tables::{KindSpec, Tables};
 use super::value::{decode, update_stored};
-use crate::backend::{ALL_SUBS, RowRef, Scope, StateBackend, SubRange, Write};
+use crate::backend::{ALL_SUBS, LazyBackend, RowRef, Scope, StateBackend, SubRange, Write};
 
 impl Tables {
     /// Declares a table of one map per key. An entry is found by its encoded sub-key, so equal sub-keys must have equal
@@ -321,7 +321,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         &self,
         state: &mut S,
         sub: &K,
-        f: impl FnOnce(&mut S::Backend, RowRef<'_>) -> Result<R>,
+        f: impl FnOnce(&mut LazyBackend<S::Backend>, RowRef<'_>) -> Result<R>,
     ) -> Result<R> {
         self.table.with_row(state, |Access { backend, row, buffer }| {
             let sub = buffer.fill(|out| self.sub_codec.encode(sub, out))?;
@@ -334,7 +334,7 @@ impl<K, V, KC: Codec<K>, VC: Codec<V>> MapState<K, V, KC, VC> {
         &self,
         state: &mut S,
         items: &[(CurrentKey<'_>, K)],
-        mut f: impl FnMut(usize, &mut S::Backend, RowRef<'_>) -> Result<()>,
+        mut f: impl FnMut(usize, &mut LazyBackend<S::Backend>, RowRef<'_>) -> Result<()>,
     ) -> Result<()> {
         let sub = |(_, sub): &(_, K), out: &mut Vec<u8>| self.sub_codec.encode(sub, out);
         self.table.each(state, items, |(key, _)| key, sub, |at, _, Access { backend, row, .. }| f(at, backend, row))

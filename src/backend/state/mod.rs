@@ -44,7 +44,7 @@ use crate::memory::MemoryBudget;
 use crate::row::TableRules;
 use crate::time::Timestamp;
 
-use super::{Scope, StateBackend};
+use super::{LazyBackend, Scope, StateBackend};
 use access::Buffer;
 
 pub use access::{InNamespace, Keyed};
@@ -81,7 +81,7 @@ pub use value::ValueState;
 ///   encoded.
 #[derive(Debug)]
 pub struct KeyedState<B> {
-    backend: B,
+    backend: LazyBackend<B>,
     partitioner: Partitioner,
     max_parallelism: u16,
     key: Key,
@@ -108,6 +108,7 @@ impl<B: StateBackend> KeyedState<B> {
     pub fn new(backend: B, partitioner: Partitioner, max_parallelism: u16, tables: Tables) -> Self {
         let (key, buffer) = (Key::default(), Buffer::default());
         let budget = MemoryBudget::new(u64::MAX);
+        let backend = LazyBackend::new(backend);
         let mut state = Self { backend, partitioner, max_parallelism, key, tables, budget, buffer };
         state.define();
         state
@@ -116,11 +117,12 @@ impl<B: StateBackend> KeyedState<B> {
     /// As [`KeyedState::new`], but rows load under the rules of their checkpoint. Call
     /// [`KeyedState::apply_declared_rules`] after the load.
     pub(crate) fn under_stored_rules(
-        mut backend: B,
+        backend: B,
         partitioner: Partitioner,
         max_parallelism: u16,
         tables: Tables,
     ) -> Self {
+        let mut backend = LazyBackend::new(backend);
         let (rules, times) = tables.stored_rules();
         rules.into_iter().for_each(|(table, rules)| backend.define(table, rules));
         backend.resume(times);
@@ -225,14 +227,14 @@ impl<B: StateBackend> KeyedState<B> {
         &self.tables
     }
 
-    /// Returns the backend.
+    /// Returns the backend. Groups may be absent from the [one that it wraps](LazyBackend::resident).
     #[must_use]
-    pub fn backend(&self) -> &B {
+    pub fn backend(&self) -> &LazyBackend<B> {
         &self.backend
     }
 
     /// Returns the backend, to seal, settle and load.
-    pub fn backend_mut(&mut self) -> &mut B {
+    pub fn backend_mut(&mut self) -> &mut LazyBackend<B> {
         &mut self.backend
     }
 

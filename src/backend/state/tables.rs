@@ -289,6 +289,11 @@ impl Tables {
         (self.new_rules.iter().map(with_stored_ttl).collect(), &self.stored.times)
     }
 
+    /// Returns the times of the restored groups, with the TTL bounds of their rows.
+    pub(crate) fn group_times(&self) -> &[GroupTimes] {
+        &self.times
+    }
+
     /// Returns the group times if they changed since the backend last took them.
     pub(super) fn take_changed_times(&mut self) -> Option<&[GroupTimes]> {
         std::mem::take(&mut self.changed_times).then_some(self.times.as_slice())

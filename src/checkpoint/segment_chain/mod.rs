@@ -36,6 +36,7 @@ pub struct SegmentChain {
     ids: Ids,
     /// The groups that get a new base at the next seal.
     due: KeyGroupSet,
+    absent: KeyGroupSet,
     budget: MemoryBudget,
     /// The target length of a segment.
     segment_bytes: u64,
@@ -68,6 +69,7 @@ impl SegmentChain {
             links,
             ids,
             due: KeyGroupSet::empty(),
+            absent: KeyGroupSet::empty(),
             budget,
             segment_bytes: u64::MAX,
             encoders: 1,
@@ -103,7 +105,7 @@ impl SegmentChain {
                 raw_bytes_per_group,
             })
             .collect();
-        self.due = bases_due(&sizes, &self.owned, policy);
+        self.due = bases_due(&sizes, &self.owned.difference(&self.absent), policy);
     }
 
     /// Gives all groups a new base at the next seal. Otherwise stored rows would be read under the new rules.
@@ -210,6 +212,30 @@ impl SegmentChain {
                 Some(SegmentRef { groups, ..segment.clone() })
             })
             .collect()
+    }
+
+    /// Returns the segments of absent `groups`. What of them is not placed are clears, which are repeated once a group is
+    /// loaded.
+    #[must_use]
+    pub fn stored_segments(&self, groups: &KeyGroupSet) -> Vec<SegmentRef> {
+        let narrowed = |(link, needed): (&Link, KeyGroupSet)| {
+            let (Stage::Placed(segment), groups) = (&link.stage, needed.intersection(groups)) else { return None };
+            (!groups.is_empty()).then(|| SegmentRef { groups, ..segment.clone() })
+        };
+        self.links.iter().zip(self.needed(Epoch(u64::MAX))).filter_map(narrowed).collect()
+    }
+
+    /// Returns those of `groups` all of whose state is placed.
+    #[must_use]
+    pub fn stored(&self, groups: &KeyGroupSet) -> KeyGroupSet {
+        let pending = self.links.iter().filter(|link| !matches!(link.stage, Stage::Placed(_)));
+        let pending = KeyGroupSet::from_ranges(pending.flat_map(|link| link.groups.ranges().iter().copied()));
+        groups.difference(&pending)
+    }
+
+    /// Sets the groups that are absent from memory: only a resident one gets a new base.
+    pub fn set_absent(&mut self, absent: KeyGroupSet) {
+        self.absent = absent;
     }
 
     /// Returns the bytes of encoded links that are not placed, and the rows of links that are not encoded. Summing the

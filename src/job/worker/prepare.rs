@@ -21,6 +21,7 @@ use crate::checkpoint::segment_chain::SegmentChain;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, JobId, OperatorId};
 use crate::job::operator_state;
+use crate::job::settings::RestoreSettings;
 use crate::job::wire::{Assign, AssignedOperator};
 use crate::manifest::SubtaskEntry;
 use crate::manifest::rescale::{OperatorPlan, Share, StoredOperator};
@@ -35,7 +36,7 @@ const CONCURRENT_OPERATORS: usize = 4;
 pub(super) struct Bench {
     pub(super) store: Store,
     pub(super) budget: MemoryBudget,
-    pub(super) restore_bytes: u64,
+    pub(super) restore: RestoreSettings,
     /// Whether the owner is in this process, with the same store.
     pub(super) shares_store: bool,
 }
@@ -122,7 +123,7 @@ impl Bench {
             settled,
             strategy: assign.strategy,
             budget: self.budget.clone(),
-            restore_bytes: self.restore_bytes,
+            restore: self.restore,
         }
     }
 

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::id::{Attempt, Barrier, Epoch, JobId, ManifestId, SessionId};
 use crate::job::WRITER;
 use crate::job::link::{Inbox, Outbox, Outlet, link};
+use crate::job::settings::{RestoreMode, RestoreSettings};
 use crate::job::wire::{Assign, Envelope, Hello, ToOwner, ToWorker, encode};
 use crate::key_group::Partitioner;
 use crate::manifest::Program;
@@ -37,6 +38,8 @@ pub struct WorkerSettings {
     pub memory_bytes: u64,
     /// As [`JobSettings::restore_bytes`](crate::JobSettings::restore_bytes). Default 32 MiB.
     pub restore_bytes: u64,
+    /// As [`JobSettings::restore`](crate::JobSettings::restore). Default `Auto`.
+    pub restore: RestoreMode,
 }
 
 impl Default for WorkerSettings {
@@ -47,6 +50,7 @@ impl Default for WorkerSettings {
             program: Bytes::new(),
             memory_bytes: u64::MAX,
             restore_bytes: 32 << 20,
+            restore: RestoreMode::default(),
         }
     }
 }
@@ -134,10 +138,11 @@ impl Worker {
     #[must_use]
     pub fn new(store: Store, settings: WorkerSettings) -> Self {
         let budget = MemoryBudget::new(settings.memory_bytes);
-        let WorkerSettings { host, domain, program, restore_bytes, .. } = settings;
+        let WorkerSettings { host, domain, program, restore_bytes, restore, .. } = settings;
         let hello = Hello { host, domain, writer: WRITER.to_owned(), program: Program::new(program).hash };
         let runtime = Arc::clone(store.runtime());
-        let bench = Bench { store, budget: budget.clone(), restore_bytes, shares_store: false };
+        let restore = RestoreSettings { mode: restore, bytes: restore_bytes };
+        let bench = Bench { store, budget: budget.clone(), restore, shares_store: false };
         let (process, assignments) = Process::spawn(bench, None);
         Self { process, assignments, budget, hello, runtime }
     }
@@ -205,8 +210,8 @@ pub(in crate::job) struct Local {
 
 impl Local {
     /// * `anchor`: kept alive by the worker's seats and tasks.
-    pub(in crate::job) fn new(store: &Store, budget: MemoryBudget, restore_bytes: u64, anchor: Anchor) -> Self {
-        let bench = Bench { store: store.clone(), budget, restore_bytes, shares_store: true };
+    pub(in crate::job) fn new(store: &Store, budget: MemoryBudget, restore: RestoreSettings, anchor: Anchor) -> Self {
+        let bench = Bench { store: store.clone(), budget, restore, shares_store: true };
         let session = SessionId(store.runtime().random().to_le_bytes());
         let (process, assignments) = Process::spawn(bench, Some(anchor));
         Self { process, assignments, session }

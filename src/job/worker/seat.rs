@@ -1,6 +1,6 @@
 //! A seat: a subtask before its state is restored.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -8,8 +8,9 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::shared::{Mail, Presence};
 use super::task::{AgreedTables, Task};
-use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
+use crate::backend::{GroupLoader, KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
+use crate::checkpoint::lazy::{LazyParts, LazyRestore};
 use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
@@ -17,6 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, OperatorId, Subtask};
 use crate::job::Strategy;
 use crate::job::operator_state::OperatorState;
+use crate::job::settings::{RestoreMode, RestoreSettings};
 use crate::key_group::{KeyGroupSet, Partitioner};
 use crate::manifest::Opaque;
 use crate::manifest::rescale::Share;
@@ -44,7 +46,7 @@ pub struct Seat {
     pub(super) settled: UnboundedReceiver<(Epoch, Outcome)>,
     pub(super) strategy: Strategy,
     pub(super) budget: MemoryBudget,
-    pub(super) restore_bytes: u64,
+    pub(super) restore: RestoreSettings,
 }
 
 impl Seat {
@@ -92,14 +94,22 @@ impl Seat {
         &mut self.tables
     }
 
-    /// Reads and verifies the subtask's rows and loads them into the empty backend that `make` returns, part by part:
-    /// the next part is read while one is loaded. Loading is CPU-bound: await it on the thread that will process the
-    /// records.
+    /// Restores the subtask's state into the empty backend that `make` returns.
+    ///
+    /// *Lazily*: returns once the indexes of the segments are read, with all key groups absent. A group is loaded when it is
+    /// touched, and in the background in the order of their recorded use, off the task's thread. A touch waits for that
+    /// group alone; [`Task::ready`] waits without a thread. Checkpoints list the segments of absent groups again.
+    ///
+    /// *Eagerly*: reads, verifies and loads all rows, part by part: the next part is read while one is loaded. Loading is
+    /// CPU-bound: await it on the thread that will process the records.
+    ///
+    /// [`JobSettings::restore`] says which.
     ///
     /// # Errors
     /// The error returns the seat, which can be restored again: at once, later, or with another backend.
     /// * `Config`: another subtask of the operator declared a table differently.
-    /// * `Corrupt`: an object, the rows or the operator state are damaged; names the object.
+    /// * `Corrupt`: an object, the rows or the operator state are damaged; names the object. Lazily restored, damage of a
+    ///   group's rows is an error of each access to that group.
     /// * `Fenced`: an object is gone because a newer attempt took over.
     /// * `Limit`: the rows exceed the memory budget.
     /// * `Version`, `Unavailable`: from the store.
@@ -108,6 +118,7 @@ impl Seat {
     /// About [`JobSettings::restore_bytes`] of memory beside the state. Per segment, one request for the index and at
     /// least one per part that has rows of it.
     ///
+    /// [`JobSettings::restore`]: crate::job::JobSettings::restore
     /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
     pub async fn restore<B: StateBackend>(
         self,
@@ -128,8 +139,6 @@ impl Seat {
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Loaded<B>> {
         let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
-        let runtime = Arc::clone(&self.runtime);
-        let mut parts = Parts::read(runtime, reader, &self.share.groups, self.restore_bytes / 2);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
@@ -139,15 +148,64 @@ impl Seat {
         if !under_stored_rules {
             self.begin(&mut state);
         }
-        while let Some(part) = parts.next().await? {
-            part.load_into(state.backend_mut())?;
-        }
+        let lazy = match self.is_lazy(&mut state) {
+            Some(loader) if !under_stored_rules => Some(self.start_lazy(&mut state, reader, loader)?),
+            _ => {
+                self.load_all(&mut state, reader).await?;
+                None
+            }
+        };
         if under_stored_rules {
             lock(&self.chain).rebase();
             state.apply_declared_rules();
             self.begin(&mut state);
         }
-        Ok(Loaded { state, operator_state, tables })
+        Ok(Loaded { state, operator_state, tables, lazy })
+    }
+
+    /// Loads all groups.
+    async fn load_all<B: StateBackend>(&self, state: &mut KeyedState<B>, reader: SegmentReader) -> Result<()> {
+        let (runtime, bytes) = (Arc::clone(&self.runtime), self.restore.bytes / 2);
+        let mut parts = Parts::read(runtime, Arc::new(reader), &self.share.groups, bytes);
+        while let Some(part) = parts.next().await? {
+            part.load_into(state.backend_mut())?;
+        }
+        Ok(())
+    }
+
+    /// Returns whether groups are restored lazily, and then what loads them off the task's thread, if anything does.
+    fn is_lazy<B: StateBackend>(&self, state: &mut KeyedState<B>) -> Option<Option<Arc<dyn GroupLoader>>> {
+        if self.restore.mode == RestoreMode::Eager || self.share.segments.is_empty() {
+            return None;
+        }
+        let tables: Vec<_> = self.tables.schemas().iter().map(|table| table.id).collect();
+        let loader = state.backend_mut().group_loader(&tables);
+        let suits = loader.is_some() && self.runtime.can_block();
+        (suits || self.restore.mode == RestoreMode::Lazy).then_some(loader)
+    }
+
+    /// Makes all groups absent, and begins to load them.
+    fn start_lazy<B: StateBackend>(
+        &self,
+        state: &mut KeyedState<B>,
+        reader: SegmentReader,
+        loader: Option<Arc<dyn GroupLoader>>,
+    ) -> Result<Arc<LazyRestore>> {
+        let groups = &self.share.groups;
+        let lazy = Arc::new(LazyRestore::start(LazyParts {
+            store: self.store.clone(),
+            attempt: self.presence.attempt.shared.attempt(),
+            chain: Arc::clone(&self.chain),
+            reader,
+            loader,
+            groups: groups.clone(),
+            weights: BTreeMap::new(),
+            part_bytes: self.restore.bytes / 2,
+        }));
+        let source = Arc::<LazyRestore>::clone(&lazy);
+        state.backend_mut().add_absent(groups, self.tables.group_times(), source)?;
+        lock(&self.chain).set_absent(groups.clone());
+        Ok(lazy)
     }
 
     /// Returns the state with none of its groups loaded.
@@ -168,7 +226,7 @@ impl Seat {
         state.advance(self.share.watermark, self.runtime.now());
     }
 
-    fn into_task<B>(self, Loaded { state, operator_state, tables }: Loaded<B>) -> Task<B> {
+    fn into_task<B>(self, Loaded { state, operator_state, tables, lazy }: Loaded<B>) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
         Task {
@@ -184,6 +242,7 @@ impl Seat {
             committed: None,
             strategy: self.strategy,
             tables,
+            lazy,
         }
     }
 }
@@ -193,6 +252,8 @@ struct Loaded<B> {
     state: KeyedState<B>,
     operator_state: OperatorState,
     tables: AgreedTables,
+    /// `None` if all groups are loaded.
+    lazy: Option<Arc<LazyRestore>>,
 }
 
 /// A failed restore: the error, and the seat, which can be restored again.

@@ -9,13 +9,13 @@ use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
+use crate::checkpoint::lazy::{LazyRestore, Ready, RestoreProgress};
 use crate::checkpoint::pipeline::{SharedChain, lock};
 use crate::error::{Error, Result};
 use crate::id::{Barrier, Epoch, Part, Subtask};
 use crate::job::Strategy;
 use crate::job::operator_state::OperatorState;
-
-use crate::key_group::KeyGroupSet;
+use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::manifest::{Opaque, check_handed_in};
 use crate::metrics;
 use crate::row::Cut;
@@ -48,6 +48,8 @@ pub struct Task<B> {
     pub(super) committed: Option<Epoch>,
     pub(super) strategy: Strategy,
     pub(super) tables: AgreedTables,
+    /// `None` if the state was restored eagerly.
+    pub(super) lazy: Option<Arc<LazyRestore>>,
 }
 
 /// The tables on which the operator's subtasks agreed.
@@ -92,6 +94,38 @@ impl<B: StateBackend> Task<B> {
     #[must_use]
     pub fn states(&mut self) -> (&mut KeyedState<B>, &mut OperatorState) {
         (&mut self.state, &mut self.operator_state)
+    }
+
+    /// Returns a future that resolves once the key groups of `keys` are loaded, to a guard that keeps them so: for engines
+    /// whose threads do not wait. [`KeyedState::locate`] locates keys. After an [eager](crate::RestoreMode::Eager) restore it is
+    /// ready at once.
+    ///
+    /// # Errors
+    /// Of the future: why a group cannot be loaded. `Corrupt` or `Version`, naming it; `Fenced`; `Limit` if the memory
+    /// budget is spent; `Unavailable` if the store does not answer: call again.
+    pub fn ready(&self, keys: &[CurrentKey<'_>]) -> Ready {
+        self.ready_groups(&keys.iter().map(|key| key.group).collect())
+    }
+
+    /// As [`Task::ready`], for key groups: for those of [`Timers::due_groups`](crate::Timers::due_groups), say.
+    pub fn ready_groups(&self, groups: &KeyGroupSet) -> Ready {
+        match &self.lazy {
+            Some(lazy) => lazy.ready(groups.intersection(&self.owned)),
+            None => Ready::resident(),
+        }
+    }
+
+    /// Returns how far a lazy restore has come; `None` after an eager one.
+    #[must_use]
+    pub fn restore_progress(&self) -> Option<RestoreProgress> {
+        self.lazy.as_ref().map(|lazy| lazy.progress())
+    }
+
+    /// Returns the key groups whose rows are damaged in the restored checkpoint, as far as is known, each with its error.
+    /// Every access to them fails. Checkpoints list their segments again, as they are.
+    #[must_use]
+    pub fn damaged_groups(&self) -> Vec<(KeyGroup, Error)> {
+        self.lazy.as_ref().map_or_else(Vec::new, |lazy| lazy.damaged())
     }
 
     /// Ends an epoch at this task: seals its state, which the background then encodes and uploads.
@@ -140,7 +174,11 @@ impl<B: StateBackend> Task<B> {
             heat: std::mem::take(&mut sealed.heat),
             statistics: std::mem::take(&mut sealed.statistics),
         };
-        lock(&self.chain).push(sealed);
+        let absent = self.state.backend().absent();
+        let mut chain = lock(&self.chain);
+        chain.set_absent(absent);
+        chain.push(sealed);
+        drop(chain);
         self.newest = Some(epoch);
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };

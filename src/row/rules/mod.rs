@@ -175,6 +175,16 @@ impl Rules {
         self.tables.get(at).map(|(_, rules)| rules)
     }
 
+    /// Returns the tables that have rules.
+    pub(crate) fn tables(&self) -> impl Iterator<Item = TableId> + '_ {
+        self.tables.iter().map(|(table, _)| *table)
+    }
+
+    /// Returns whether no table was defined since `other` was cloned from these rules.
+    pub(crate) fn has_tables_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.tables, &other.tables)
+    }
+
     /// Returns whether a table's new values carry neither version nor stamp, and such values read as their stored bytes.
     #[inline]
     pub(crate) fn plain(&self, table: TableId) -> bool {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use alluvium::backend::{Change, RowRef, StateBackend, Stored, Write};
+use alluvium::backend::{Change, LazyBackend, RowRef, StateBackend, Stored, Write};
 use alluvium::{Barrier, CurrentKey, Error, Raw, Result, TableId, Task, Timestamp};
 
 use super::memory::Memory;
@@ -34,7 +34,7 @@ impl<B: StateBackend> Rows<B> {
         Ok(Self { task, table, routing })
     }
 
-    fn with_row<R>(&mut self, key: &[u8], f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>) -> Result<R> {
+    fn with_row<R>(&mut self, key: &[u8], f: impl FnOnce(&mut LazyBackend<B>, RowRef<'_>) -> Result<R>) -> Result<R> {
         let key = self.routing.locate(key);
         f(self.task.state().backend_mut(), RowRef { table: self.table, key: &key, namespace: &[], sub: &[] })
     }
@@ -43,7 +43,7 @@ impl<B: StateBackend> Rows<B> {
     fn with_keys<'a, R>(
         &mut self,
         keys: impl Iterator<Item = &'a [u8]>,
-        f: impl FnOnce(&mut B, TableId, &[CurrentKey<'a>]) -> Result<R>,
+        f: impl FnOnce(&mut LazyBackend<B>, TableId, &[CurrentKey<'a>]) -> Result<R>,
     ) -> Result<R> {
         let (mut located, mut count) = ([self.routing.locate(&[]); KEYS_PER_CALL], 0);
         for (to, key) in located.iter_mut().zip(keys) {

@@ -90,6 +90,10 @@ pub(crate) struct RunArgs {
     /// Start from the beginning, ignoring existing checkpoints
     #[arg(long)]
     pub(crate) fresh: bool,
+    /// When the state of the checkpoint is loaded: `lazy`, while records are processed, each key group when it is needed and
+    /// the most used first, if the backend can (`log`); `eager`, before the first record
+    #[arg(long, value_enum, default_value_t = Restore::Lazy)]
+    pub(crate) restore: Restore,
     /// Checkpoints to keep
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..), value_name = "N")]
     pub(crate) retain: u32,
@@ -126,6 +130,15 @@ pub(crate) struct RunArgs {
     /// Print a summary as one JSON document
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// When the state of a checkpoint is loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Restore {
+    /// When it is needed, and in the background
+    Lazy,
+    /// Before the first record
+    Eager,
 }
 
 impl RunArgs {

@@ -11,14 +11,14 @@ use alluvium::interval::Decision;
 use alluvium::manifest::Manifest;
 use alluvium::{
     AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, Opaque,
-    OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, Result, RetentionPolicy, Seat, Seq, Store,
-    StoredManifest, Task, TokioRuntime,
+    OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
+    Store, StoredManifest, Task, TokioRuntime,
 };
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 
-use super::args::RunArgs;
+use super::args::{Restore, RunArgs};
 use super::interval::{Interval, LoadMeter};
 use super::operator::Operator;
 use super::output::{Output, OutputRow};
@@ -32,7 +32,7 @@ use super::report::Report;
 use super::sink::FileSink;
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
-use super::subtask::{Finished, ToSubtask, Worker};
+use super::subtask::{Finished, FirstRecord, ToSubtask, Worker};
 use crate::files::Writer;
 use crate::print;
 #[cfg(feature = "rocksdb")]
@@ -55,6 +55,7 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// # Errors
 /// As its parts; store and output are then as after a crash.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
+    let process_started = clock::now();
     let program = args.program()?;
     places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
@@ -71,6 +72,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         handle: runtime.handle().clone(),
         records: AtomicU64::new(source.records()),
         downstream_ended: Notify::new(),
+        first_record: FirstRecord::since(process_started),
         #[cfg(feature = "rocksdb")]
         databases,
     };
@@ -136,6 +138,10 @@ fn settings(args: &RunArgs) -> JobSettings {
         it.adaptive = args.adaptive();
         it.retention = RetentionPolicy::default().with(|it| it.checkpoints = args.retain);
         it.max_parallelism = args.max_parallelism;
+        it.restore = match args.restore {
+            Restore::Lazy => RestoreMode::Auto,
+            Restore::Eager => RestoreMode::Eager,
+        };
     })
 }
 
@@ -218,6 +224,7 @@ struct Run<'a> {
     records: AtomicU64,
     /// Notified when a subtask or the sink ends.
     downstream_ended: Notify,
+    first_record: FirstRecord,
     #[cfg(feature = "rocksdb")]
     databases: Option<Databases>,
 }
@@ -280,6 +287,7 @@ impl Run<'_> {
         let output = Output::new(self.program);
         output.sort(&mut rows);
         report.restored = restored;
+        report.first_record = self.first_record.get().filter(|_| restored.is_some());
         report.keys = output.count_keys(&rows);
         Ok((self.job, report, rows, end))
     }
@@ -312,7 +320,8 @@ impl Run<'_> {
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
         operator.declare(|table| task.state().declare(table))?;
         operator.recover_open_windows(task.state().backend_mut())?;
-        Worker { job: &self.job, task, operator, sink }.run(&queue)
+        let first_record = &self.first_record;
+        Worker { job: &self.job, task, operator, sink, first_record }.run(&queue)
     }
 
     fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
@@ -379,7 +388,11 @@ impl Run<'_> {
             rows.extend(subtask.rows);
         }
         let stopped = end == End::Stopped;
-        Ok((Report { source, restored: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions }, rows, end))
+        Ok((
+            Report { source, restored: None, first_record: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions },
+            rows,
+            end,
+        ))
     }
 
     /// Returns the error to report. A `Stopped` error is a symptom; the job's own error explains it.

@@ -1,5 +1,7 @@
 //! The summary of a run.
 
+use std::time::Duration;
+
 use alluvium::interval::Decision;
 use alluvium::{Job, Result, Seq};
 use hdrhistogram::Histogram;
@@ -14,6 +16,8 @@ use alluvium_bench::decision::decisions_json;
 pub(crate) struct Report {
     pub(crate) source: SourceState,
     pub(crate) restored: Option<(Seq, u64)>,
+    /// The time from the start of the process to the first record processed after a restore.
+    pub(crate) first_record: Option<Duration>,
     pub(crate) keys: u64,
     pub(crate) stopped: bool,
     pub(crate) pauses: Histogram<u64>,
@@ -58,6 +62,7 @@ impl Report {
                 "interval": { "decisions": decisions_json(&self.decisions) },
                 "elapsed_s": self.elapsed_s,
                 "records_per_s": rate,
+                "first_record_ms": self.first_record.map(|time| time.as_secs_f64() * 1000.0),
             }));
         }
         let from = restored_from.map_or_else(String::new, |id| format!(", from checkpoint {id} at {restored_offset}"));

@@ -1,6 +1,8 @@
 //! The thread of one subtask: records to the operator, barriers to the backend.
 
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
 use alluvium::interval::Observation;
@@ -42,6 +44,29 @@ pub(crate) struct Finished {
     pub(crate) pauses: Histogram<u64>,
 }
 
+/// When the first record of the process was processed.
+#[derive(Debug)]
+pub(crate) struct FirstRecord {
+    started: Instant,
+    after: OnceLock<Duration>,
+}
+
+impl FirstRecord {
+    /// * `started`: when the process started.
+    pub(crate) fn since(started: Instant) -> Self {
+        Self { started, after: OnceLock::new() }
+    }
+
+    /// Notes that a record was processed.
+    fn note(&self) {
+        let _first = self.after.get_or_init(|| clock::now().duration_since(self.started));
+    }
+
+    pub(crate) fn get(&self) -> Option<Duration> {
+        self.after.get().copied()
+    }
+}
+
 /// A subtask thread's state.
 #[derive(Debug)]
 pub(crate) struct Worker<'a, B> {
@@ -49,6 +74,7 @@ pub(crate) struct Worker<'a, B> {
     pub(crate) task: Task<B>,
     pub(crate) operator: Operator,
     pub(crate) sink: Option<Sender<ToSink>>,
+    pub(crate) first_record: &'a FirstRecord,
 }
 
 impl<B: StateBackend> Worker<'_, B> {
@@ -61,7 +87,8 @@ impl<B: StateBackend> Worker<'_, B> {
         loop {
             match queue.recv() {
                 Ok(ToSubtask::Records(batch)) => {
-                    self.operator.apply_batch(self.task.state().backend_mut(), &batch)?;
+                    let first_record = self.first_record;
+                    self.operator.apply_batch(self.task.state().backend_mut(), &batch, || first_record.note())?;
                     metrics::counter!("numRecordsIn").increment(batch.len() as u64);
                 }
                 Ok(ToSubtask::Barrier(end)) => {

@@ -83,7 +83,7 @@ impl Job {
 
     fn flush(&mut self) -> Result<()> {
         for ((operator, backend), batch) in self.subtasks.iter_mut().zip(&mut self.batches) {
-            operator.apply_batch(backend, batch)?;
+            operator.apply_batch(backend, batch, || {})?;
             batch.clear();
         }
         Ok(())

@@ -9,11 +9,13 @@
 //!   the operator's reaction; so each timer fires exactly once, across restore and rescale;
 //! - the queue is an in-memory index of the rows, built from live rows after a load; neither building it nor firing
 //!   scans tombstones;
+//! - no timer fires before the absent groups that may have earlier ones are loaded;
 //! - a row that cannot be written or removed leaves the queue unchanged.
 
 mod queue;
 mod table;
 mod timer;
+mod waiting;
 
 use std::fmt;
 
@@ -26,8 +28,9 @@ use crate::time::Timestamp;
 
 use self::queue::Queue;
 use self::timer::{Parts, Timer};
+use self::waiting::Waiting;
 use super::KeyedState;
-use crate::backend::{Change, Entry, RowRef, StateBackend};
+use crate::backend::{Change, Entry, LazyBackend, RowRef, StateBackend};
 
 pub use table::{TimeDomain, TimerTable};
 
@@ -103,8 +106,9 @@ impl fmt::Debug for Fired {
 #[derive(Debug)]
 pub struct Timers {
     table: TimerTable,
-    /// The groups whose timers the queue holds.
+    /// The groups whose timers the queue holds, or will hold once they are no longer waiting.
     groups: KeyGroupSet,
+    waiting: Waiting,
     queue: Queue,
     /// Reused for encoding sub-keys.
     sub: Vec<u8>,
@@ -124,8 +128,8 @@ impl Timers {
         self.table.domain
     }
 
-    /// Returns the number of waiting timers. A timer whose row was cleared by other means than this handle counts until
-    /// it is due.
+    /// Returns the number of waiting timers, without those of absent groups. A timer whose row was cleared by other means
+    /// than this handle counts until it is due.
     #[must_use]
     pub fn len(&self) -> usize {
         self.queue.len()
@@ -137,10 +141,17 @@ impl Timers {
         self.queue.len() == 0
     }
 
-    /// Returns the time of the earliest waiting timer; `None` if there is none.
+    /// Returns the time of the earliest waiting timer; `None` if there is none. While groups are absent, a lower bound.
     #[must_use]
     pub fn next(&self) -> Option<Timestamp> {
-        self.queue.first().map(|timer| timer.at)
+        self.queue.first().map(|timer| timer.at).into_iter().chain(self.waiting.earliest()).min()
+    }
+
+    /// Returns the absent groups that may have timers due at `to`. [`Timers::pop_due`] loads them first and waits for them;
+    /// [`Task::ready_groups`](crate::Task::ready_groups) is the way not to wait on the thread.
+    #[must_use]
+    pub fn due_groups(&self, to: Timestamp) -> KeyGroupSet {
+        self.waiting.due(to)
     }
 
     /// Returns an upper bound of the queue's memory in bytes. The state's budget is charged for it; once the budget is
@@ -165,6 +176,7 @@ impl Timers {
         namespace: &[u8],
         at: Timestamp,
     ) -> Result<bool> {
+        self.settle_current(state)?;
         let new = self.with_row(state, namespace, at, |backend, row| {
             backend.update(row, |stored, _| match stored {
                 Some(_) => (Change::Keep, false),
@@ -191,6 +203,7 @@ impl Timers {
         namespace: &[u8],
         at: Timestamp,
     ) -> Result<bool> {
+        self.settle_current(state)?;
         let found = self.with_row(state, namespace, at, remove_row)?;
         if found {
             self.queue.remove(&current_timer(state, namespace, at));
@@ -207,12 +220,16 @@ impl Timers {
     ///
     /// # Errors
     /// As [`StateBackend::update`]: the timer stays, and its key is current. `Usage` if groups were loaded or dropped
-    /// since the last [`Timers::rebuild`].
+    /// since the last [`Timers::rebuild`]. The errors of loading an absent group that may have due timers; none fires then.
     pub fn pop_due<B: StateBackend>(&mut self, state: &mut KeyedState<B>, to: Timestamp) -> Result<Option<Fired>> {
         if self.groups != *state.backend.groups() {
             return Err(Error::usage("groups were loaded or dropped: rebuild the timers")
                 .with("owned", state.backend.groups())
                 .with("known", &self.groups));
+        }
+        let due = self.waiting.due(to);
+        if !due.is_empty() {
+            self.settle_waiting(state, &due)?;
         }
         while let Some(first) = self.queue.first().filter(|first| first.at <= to) {
             let Parts { key, namespace, routing, .. } = first.parts();
@@ -229,7 +246,7 @@ impl Timers {
         Ok(None)
     }
 
-    /// Rebuilds the queue for the `changed` groups, after groups were loaded or dropped.
+    /// Rebuilds the queue for the `changed` groups, after groups were loaded or dropped. Absent groups stay absent.
     ///
     /// # Errors
     /// `Corrupt` if a row is no timer, or lies in another group than the partitioner gives its key; otherwise as
@@ -238,24 +255,57 @@ impl Timers {
     /// # Cost
     /// A step per row of the owned groups in `changed`, rows of other tables included, and a step per waiting timer.
     pub fn rebuild<B: StateBackend>(&mut self, state: &mut KeyedState<B>, changed: &KeyGroupSet) -> Result<()> {
-        let loaded = state.backend.groups().intersection(changed);
+        let owned = state.backend.groups().intersection(changed);
+        let absent = owned.intersection(&state.backend.absent());
+        let mut queue = Queue::default();
+        self.scan(state, &owned.difference(&absent), |timer| queue.insert(timer))?;
+        let others = std::mem::take(&mut self.queue).into_timers().filter(|timer| !changed.contains(timer.group()));
+        others.for_each(|timer| queue.insert(timer));
+        self.queue = queue;
+        self.groups = self.groups.difference(changed).union(&owned);
+        self.waiting.remove(changed);
+        self.waiting.add(&state.backend, self.table.id, &absent);
+        self.recharge();
+        Ok(())
+    }
+
+    /// Visits the timers of resident `groups`.
+    fn scan<B: StateBackend>(
+        &self,
+        state: &mut KeyedState<B>,
+        groups: &KeyGroupSet,
+        mut visit: impl FnMut(Timer),
+    ) -> Result<()> {
         let (partitioner, max_parallelism) = (state.partitioner, state.max_parallelism);
-        let (mut queue, mut failed) = (Queue::default(), None);
-        state.backend.scan(self.table.id, &loaded, &[], |entry| {
+        let mut failed = None;
+        state.backend.scan(self.table.id, groups, &[], |entry| {
             match decode_row(partitioner, max_parallelism, &entry) {
-                Ok(timer) => queue.insert(timer),
+                Ok(timer) => visit(timer),
                 Err(error) => failed = Some(error.with("table", self.table.id).with("group", entry.group)),
             }
             failed.is_none()
         })?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let others = std::mem::take(&mut self.queue).into_timers().filter(|timer| !changed.contains(timer.group()));
-        others.for_each(|timer| queue.insert(timer));
-        self.queue = queue;
-        self.groups = self.groups.difference(changed).union(&loaded);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Makes waiting groups resident and adds their timers to the queue.
+    #[cold]
+    fn settle_waiting<B: StateBackend>(&mut self, state: &mut KeyedState<B>, groups: &KeyGroupSet) -> Result<()> {
+        state.backend.ensure(groups)?;
+        let mut timers = Vec::new();
+        self.scan(state, groups, |timer| timers.push(timer))?;
+        timers.into_iter().for_each(|timer| self.queue.insert(timer));
+        self.waiting.remove(groups);
         self.recharge();
+        Ok(())
+    }
+
+    /// Makes the current key's group no longer wait: its rows are about to change.
+    fn settle_current<B: StateBackend>(&mut self, state: &mut KeyedState<B>) -> Result<()> {
+        let group = state.key.group;
+        if state.key.set && self.waiting.contains(group) {
+            return self.settle_waiting(state, &std::iter::once(group).collect());
+        }
         Ok(())
     }
 
@@ -265,7 +315,7 @@ impl Timers {
         state: &mut KeyedState<B>,
         namespace: &[u8],
         at: Timestamp,
-        f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>,
+        f: impl FnOnce(&mut LazyBackend<B>, RowRef<'_>) -> Result<R>,
     ) -> Result<R> {
         if !self.table.namespaced && !namespace.is_empty() {
             return Err(Error::usage("table has no namespaces").with("table", self.table.id));
@@ -293,7 +343,7 @@ fn with_row<B: StateBackend, R>(
     table: TableId,
     namespace: &[u8],
     sub: &[u8],
-    f: impl FnOnce(&mut B, RowRef<'_>) -> Result<R>,
+    f: impl FnOnce(&mut LazyBackend<B>, RowRef<'_>) -> Result<R>,
 ) -> Result<R> {
     let key = state.key.located()?;
     f(&mut state.backend, RowRef { table, key: &key, namespace, sub })

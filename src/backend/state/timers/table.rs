@@ -9,6 +9,7 @@ use crate::row::TableRules;
 
 use super::Timers;
 use super::queue::Queue;
+use super::waiting::Waiting;
 use crate::backend::StateBackend;
 use crate::backend::state::{KeyedState, Tables};
 
@@ -90,11 +91,13 @@ impl TimerTable {
     /// As [`Timers::rebuild`].
     ///
     /// # Cost
-    /// For a restored table, a step per row of the owned groups, rows of other tables included; else none.
+    /// For a restored table, a step per row of the resident groups, rows of other tables included; else none. The timers of
+    /// absent groups join the queue before they are due.
     pub fn load<B: StateBackend>(self, state: &mut KeyedState<B>) -> Result<Timers> {
         let groups = state.backend.groups().clone();
         let charge = state.budget.charge(0);
-        let mut timers = Timers { table: self, groups, queue: Queue::default(), sub: Vec::new(), charge };
+        let (waiting, queue) = (Waiting::default(), Queue::default());
+        let mut timers = Timers { table: self, groups, waiting, queue, sub: Vec::new(), charge };
         if self.restored {
             let groups = timers.groups.clone();
             timers.rebuild(state, &groups)?;

@@ -112,8 +112,20 @@ impl Operator {
     /// # Errors
     /// `Input` if a sum overflows; `Limit` if the state does not fit; `Corrupt` if stored rows do not
     /// decode as this operator's.
-    pub(crate) fn apply_batch<B: StateBackend>(&mut self, backend: &mut B, batch: &RecordBatch) -> Result<()> {
-        batch.iter().try_for_each(|(key, record)| self.apply(backend, &key, record))
+    ///
+    /// * `after_first`: called once the first record is in the state.
+    pub(crate) fn apply_batch<B: StateBackend>(
+        &mut self,
+        backend: &mut B,
+        batch: &RecordBatch,
+        after_first: impl FnOnce(),
+    ) -> Result<()> {
+        let mut records = batch.iter();
+        if let Some((key, record)) = records.next() {
+            self.apply(backend, &key, record)?;
+            after_first();
+        }
+        records.try_for_each(|(key, record)| self.apply(backend, &key, record))
     }
 
     /// Adds a record to the state.

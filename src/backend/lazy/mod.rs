@@ -1,0 +1,478 @@
+//! A backend whose groups are resident or absent.
+//!
+//! ```text
+//! absent group = its segments (known to the source), its times, the clears since
+//!    | touched, or loaded in the background          ^
+//!    v                                               | evicted: cold, and all of it is in segments
+//! resident group: the wrapped backend owns it -------+
+//! ```
+//!
+//! The wrapped backend owns the resident groups alone, and knows nothing of the others. Every access to an absent group
+//! loads it first, except a clear, which is logged.
+//!
+//! Invariants:
+//! - an absent group has no writes of its own but clears: its segments are its state, so a seal hands out nothing of it;
+//! - an absent group's times stay as they were recorded;
+//! - once no group is absent, an operation costs one comparison more than in the wrapped backend.
+
+mod clears;
+mod source;
+
+use std::sync::Arc;
+
+use crate::error::{Result, broken};
+use crate::id::{Epoch, TableId};
+use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
+use crate::row::{Cut, GroupTimes, RowSource, Rules, Sealed, TableRules, later_times, times_of};
+use crate::time::Timestamp;
+
+use self::clears::Clears;
+use super::checks::{check_owned, check_owned_group, check_scope, check_unowned};
+use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write};
+
+pub use source::{Arrived, ArrivedContent, GroupLoader, GroupSource, Loaded};
+
+/// A backend that loads some of its groups when they are needed.
+///
+/// [`KeyedState`](super::KeyedState) wraps every backend in one. Without a [`GroupSource`] no group is ever absent.
+#[derive(Debug)]
+pub struct LazyBackend<B> {
+    resident: B,
+    owned: KeyGroupSet,
+    /// `None` if all groups are resident.
+    absent: Option<Box<Absent>>,
+    source: Option<Arc<dyn GroupSource>>,
+    rules: Rules,
+}
+
+/// The absent groups.
+#[derive(Debug)]
+struct Absent {
+    groups: KeyGroupSet,
+    /// One bit per group number.
+    bits: Vec<u64>,
+    /// Their times.
+    times: Vec<GroupTimes>,
+    /// Those whose times the wrapped backend does not know: groups that were evicted.
+    evicted: KeyGroupSet,
+    clears: Clears,
+    source: Arc<dyn GroupSource>,
+}
+
+impl Absent {
+    fn contains(&self, group: KeyGroup) -> bool {
+        let word = self.bits.get(usize::from(group.0 / 64)).copied().unwrap_or(0);
+        word >> (group.0 % 64) & 1 == 1
+    }
+
+    fn set_groups(&mut self, groups: KeyGroupSet) {
+        self.bits.clear();
+        self.bits.resize(groups.ranges().last().map_or(0, |last| usize::from(last.end).div_ceil(64)), 0);
+        for group in groups.iter() {
+            if let Some(word) = self.bits.get_mut(usize::from(group.0 / 64)) {
+                *word |= 1 << (group.0 % 64);
+            }
+        }
+        self.times = times_of(&self.times, &groups);
+        self.evicted = self.evicted.intersection(&groups);
+        self.groups = groups;
+    }
+}
+
+impl<B: StateBackend> LazyBackend<B> {
+    /// Returns `backend`, all of whose groups are resident.
+    #[must_use]
+    pub fn new(backend: B) -> Self {
+        Self { owned: backend.groups().clone(), resident: backend, absent: None, source: None, rules: Rules::none() }
+    }
+
+    /// Returns the wrapped backend, which owns the resident groups.
+    #[must_use]
+    pub fn resident(&self) -> &B {
+        &self.resident
+    }
+
+    /// Returns the absent groups.
+    #[must_use]
+    pub fn absent(&self) -> KeyGroupSet {
+        self.absent.as_ref().map_or_else(KeyGroupSet::empty, |absent| absent.groups.clone())
+    }
+
+    /// Adds `groups`, all absent, which `source` loads when they are needed.
+    ///
+    /// * `times`: what the checkpoint recorded of them. [`StateBackend::resume`] has them already.
+    ///
+    /// # Errors
+    /// `Usage` if a group is owned already.
+    pub(crate) fn add_absent(
+        &mut self,
+        groups: &KeyGroupSet,
+        times: &[GroupTimes],
+        source: Arc<dyn GroupSource>,
+    ) -> Result<()> {
+        check_unowned(&self.owned, groups)?;
+        self.owned = self.owned.union(groups);
+        self.source = Some(source);
+        self.set_absent(groups, times, false);
+        Ok(())
+    }
+
+    /// Makes `groups` absent again. All their state lies in segments that the source knows.
+    ///
+    /// # Errors
+    /// `Usage` if a group is not resident, or the backend has no source.
+    pub(crate) fn evict(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        check_owned(self.resident.groups(), groups)?;
+        let Some(source) = self.source.clone() else {
+            return Err(crate::error::Error::usage("the backend has no source to load groups from"));
+        };
+        let times = times_of(&self.resident.times(), groups);
+        self.resident.drop_groups(groups)?;
+        self.set_absent(groups, &times, true);
+        source.take_back(groups);
+        Ok(())
+    }
+
+    fn set_absent(&mut self, groups: &KeyGroupSet, times: &[GroupTimes], evicted: bool) {
+        let Some(source) = self.source.clone().filter(|_| !groups.is_empty()) else { return };
+        let absent = self.absent.get_or_insert_with(|| {
+            let (groups, evicted) = (KeyGroupSet::empty(), KeyGroupSet::empty());
+            let (times, clears) = (Vec::new(), Clears::default());
+            Box::new(Absent { groups, bits: Vec::new(), times, evicted, clears, source })
+        });
+        // A group without a record was never advanced.
+        let unrecorded = groups.ranges().iter().map(|range| GroupTimes::new(*range, Timestamp::MIN, Timestamp::MIN));
+        let times = later_times(&unrecorded.collect::<Vec<_>>(), &times_of(times, groups));
+        absent.times = later_times(&absent.times, &times);
+        let all = absent.groups.union(groups);
+        if evicted {
+            absent.evicted = absent.evicted.union(groups);
+        }
+        absent.set_groups(all);
+    }
+
+    /// Has `groups` loaded soon, where they are absent. Does not block.
+    pub fn request(&self, groups: &KeyGroupSet) {
+        if let Some(absent) = &self.absent {
+            let wanted = absent.groups.intersection(groups);
+            if !wanted.is_empty() {
+                absent.source.request(&wanted);
+            }
+        }
+    }
+
+    /// Makes all of `groups` resident; the calling thread waits for those that are not loaded.
+    ///
+    /// # Errors
+    /// As [`GroupSource::wait`]; groups before the failing one are resident.
+    pub fn ensure(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        self.request(groups);
+        let wanted = groups.intersection(&self.absent());
+        wanted.iter().try_for_each(|group| self.touch(group))
+    }
+
+    /// Returns a lower bound of the times of the group's timers in `table`, while the group is absent; `None` if it has no
+    /// timers there, or is resident.
+    pub(super) fn earliest_timer(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        self.absent.as_ref().filter(|absent| absent.contains(group))?.source.earliest_timer(table, group)
+    }
+
+    /// Makes a group resident before it is used.
+    #[inline(always)]
+    pub(super) fn touch(&mut self, group: KeyGroup) -> Result<()> {
+        match &self.absent {
+            None => Ok(()),
+            Some(absent) if !absent.contains(group) => Ok(()),
+            Some(_) => self.bring(group),
+        }
+    }
+
+    /// Adopts an absent group, and whatever else is loaded.
+    #[cold]
+    #[inline(never)]
+    fn bring(&mut self, group: KeyGroup) -> Result<()> {
+        self.adopt_loaded()?;
+        let Some(absent) = self.absent.as_ref().filter(|absent| absent.contains(group)) else { return Ok(()) };
+        let arrived = absent.source.wait(group)?;
+        self.adopt_arrived(arrived)
+    }
+
+    /// Adopts the groups that are loaded and cost nothing to adopt.
+    ///
+    /// # Errors
+    /// `Limit` if a clear of one of them could not be repeated; that group stays absent.
+    pub(crate) fn adopt_loaded(&mut self) -> Result<()> {
+        let Some(source) = self.absent.as_ref().map(|absent| Arc::clone(&absent.source)) else { return Ok(()) };
+        let mut adopted = Ok(());
+        for arrived in source.take_loaded() {
+            match adopted {
+                Ok(()) => adopted = self.adopt_arrived(arrived),
+                Err(_) => source.take_back(&arrived.groups),
+            }
+        }
+        adopted
+    }
+
+    fn adopt_arrived(&mut self, arrived: Arrived) -> Result<()> {
+        let Some(absent) = &mut self.absent else { broken("only absent groups arrive") };
+        let Arrived { groups, content } = arrived;
+        let evicted = absent.evicted.intersection(&groups);
+        if !evicted.is_empty() {
+            self.resident.resume(&times_of(&absent.times, &evicted));
+        }
+        let adopted = load_arrived(&mut self.resident, content, &groups);
+        let adopted = adopted.and_then(|()| {
+            let cleared = groups.iter().try_for_each(|group| absent.clears.apply(group, &mut self.resident));
+            cleared.or_else(|error| self.resident.drop_groups(&groups).and(Err(error)))
+        });
+        if adopted.is_err() {
+            absent.source.take_back(&groups);
+            // The wrapped backend has forgotten their times.
+            absent.evicted = absent.evicted.union(&groups);
+            return adopted;
+        }
+        self.end_absence(&groups);
+        Ok(())
+    }
+
+    fn end_absence(&mut self, groups: &KeyGroupSet) {
+        let Some(absent) = &mut self.absent else { return };
+        absent.clears.forget(groups);
+        let left = absent.groups.difference(groups);
+        if left.is_empty() { self.absent = None } else { absent.set_groups(left) }
+    }
+
+    /// Makes the groups of all keys resident, loading several at a time.
+    #[inline]
+    fn touch_all<'k>(&mut self, keys: impl Iterator<Item = &'k CurrentKey<'k>> + Clone) -> Result<()> {
+        match &self.absent {
+            None => Ok(()),
+            Some(absent) if !keys.clone().any(|key| absent.contains(key.group)) => Ok(()),
+            Some(_) => self.ensure(&keys.map(|key| key.group).collect()),
+        }
+    }
+}
+
+/// Adds arrived groups to `backend`; none of them after an error.
+fn load_arrived(backend: &mut impl StateBackend, content: ArrivedContent, groups: &KeyGroupSet) -> Result<()> {
+    let rows = match content {
+        ArrivedContent::Loaded(loaded) => return backend.adopt(loaded, groups),
+        ArrivedContent::Rows(rows) => rows,
+    };
+    let mut rows = rows.iter();
+    let Some(first) = rows.next() else { broken("an arrived group has rows, or an empty source of them") };
+    backend.load(&**first, groups)?;
+    let more = rows.try_for_each(|rows| backend.load_more(&**rows, groups));
+    more.or_else(|error| backend.drop_groups(groups).and(Err(error)))
+}
+
+#[deny(clippy::missing_trait_methods)]
+impl<B: StateBackend> StateBackend for LazyBackend<B> {
+    fn groups(&self) -> &KeyGroupSet {
+        &self.owned
+    }
+
+    fn define(&mut self, table: TableId, rules: TableRules) {
+        self.rules.define(table, rules.clone());
+        self.resident.define(table, rules);
+    }
+
+    fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
+        self.rules.advance(event_time, processing_time);
+        self.resident.advance(event_time, processing_time);
+    }
+
+    fn resume(&mut self, times: &[GroupTimes]) {
+        self.rules.resume(times);
+        if let Some(absent) = &mut self.absent {
+            absent.times = later_times(&absent.times, &times_of(times, &absent.groups));
+        }
+        self.resident.resume(times);
+    }
+
+    fn times(&self) -> Vec<GroupTimes> {
+        let resident = self.resident.times();
+        match &self.absent {
+            None => resident,
+            Some(absent) => later_times(&resident, &absent.times),
+        }
+    }
+
+    #[inline]
+    fn read<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>) -> R) -> Result<R> {
+        self.touch(row.key.group)?;
+        self.resident.read(row, f)
+    }
+
+    #[inline]
+    fn update<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(Option<&[u8]>, &mut Vec<u8>) -> (Change, R)) -> Result<R> {
+        self.touch(row.key.group)?;
+        self.resident.update(row, f)
+    }
+
+    #[inline]
+    fn update_in_place<R>(
+        &mut self,
+        row: RowRef<'_>,
+        f: impl FnOnce(Stored<'_>, &mut Vec<u8>) -> (Option<Change>, R),
+    ) -> Result<R> {
+        self.touch(row.key.group)?;
+        self.resident.update_in_place(row, f)
+    }
+
+    #[inline]
+    fn edit<R>(&mut self, row: RowRef<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
+        self.touch(row.key.group)?;
+        self.resident.edit(row, f)
+    }
+
+    #[inline]
+    fn write(&mut self, row: RowRef<'_>, write: Write<'_>) -> Result<()> {
+        self.touch(row.key.group)?;
+        self.resident.write(row, write)
+    }
+
+    fn clear(&mut self, table: TableId, scope: Scope<'_>) -> Result<()> {
+        let group = scope.group();
+        if let Some(absent) = self.absent.as_mut().filter(|absent| absent.contains(group)) {
+            check_owned_group(&self.owned, group)?;
+            check_scope(&scope)?;
+            if absent.clears.log(table, &scope) {
+                return Ok(());
+            }
+        }
+        self.touch(group)?;
+        self.resident.clear(table, scope)
+    }
+
+    fn scan_key(
+        &mut self,
+        table: TableId,
+        key: &CurrentKey<'_>,
+        namespace: &[u8],
+        range: SubRange<'_>,
+        visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        self.touch(key.group)?;
+        self.resident.scan_key(table, key, namespace, range, visit)
+    }
+
+    /// Also has absent groups of these rows loaded soon.
+    #[inline]
+    fn prefetch(&mut self, rows: &[RowRef<'_>]) {
+        if let Some(absent) = &self.absent
+            && rows.iter().any(|row| absent.contains(row.key.group))
+        {
+            self.request(&rows.iter().map(|row| row.key.group).collect());
+        }
+        self.resident.prefetch(rows);
+    }
+
+    #[inline]
+    fn read_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
+    ) -> Result<()> {
+        self.touch_all(keys.iter())?;
+        self.resident.read_many(table, namespace, keys, f)
+    }
+
+    #[inline]
+    fn update_many(
+        &mut self,
+        table: TableId,
+        namespace: &[u8],
+        keys: &[CurrentKey<'_>],
+        f: impl FnMut(usize, Stored<'_>, &mut Vec<u8>) -> (Option<Change>, Result<()>),
+    ) -> Result<()> {
+        self.touch_all(keys.iter())?;
+        self.resident.update_many(table, namespace, keys, f)
+    }
+
+    /// Loads absent groups several at a time, and visits each once it is loaded.
+    fn scan(
+        &mut self,
+        table: TableId,
+        groups: &KeyGroupSet,
+        prefix: &[u8],
+        mut visit: impl FnMut(Entry<'_>) -> bool,
+    ) -> Result<()> {
+        check_owned(&self.owned, groups)?;
+        if self.absent.is_none() {
+            return self.resident.scan(table, groups, prefix, visit);
+        }
+        self.request(groups);
+        let mut goes_on = true;
+        for group in groups.iter() {
+            self.touch(group)?;
+            let alone = std::iter::once(group).collect();
+            self.resident.scan(table, &alone, prefix, |entry| {
+                goes_on = visit(entry);
+                goes_on
+            })?;
+            if !goes_on {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A base of an absent group is skipped: its segments stay as they are.
+    fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed> {
+        check_owned(&self.owned, bases)?;
+        let clears = self.absent.as_ref().map(|absent| absent.clears.unsealed()).transpose()?;
+        let mut sealed = self.resident.seal(cut, &bases.intersection(self.resident.groups()))?;
+        self.rules.advance(cut.event_time, cut.processing_time);
+        if let (Some(absent), Some(clears)) = (&mut self.absent, clears) {
+            absent.clears.seal(clears, &mut sealed, &self.rules);
+        }
+        Ok(sealed)
+    }
+
+    fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
+        self.resident.settle(epoch, outcome)
+    }
+
+    fn load(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        check_unowned(&self.owned, groups)?;
+        self.resident.load(rows, groups)?;
+        self.owned = self.owned.union(groups);
+        Ok(())
+    }
+
+    fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        self.resident.load_more(rows, groups)
+    }
+
+    fn group_loader(&mut self, tables: &[TableId]) -> Option<Arc<dyn GroupLoader>> {
+        self.resident.group_loader(tables)
+    }
+
+    fn adopt(&mut self, loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
+        check_unowned(&self.owned, groups)?;
+        self.resident.adopt(loaded, groups)?;
+        self.owned = self.owned.union(groups);
+        Ok(())
+    }
+
+    fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        check_owned(&self.owned, groups)?;
+        let absent = groups.intersection(&self.absent());
+        self.resident.drop_groups(&groups.difference(&absent))?;
+        if !absent.is_empty() {
+            self.source.iter().for_each(|source| source.forget(&absent));
+            self.end_absence(&absent);
+        }
+        self.rules.forget(groups);
+        self.owned = self.owned.difference(groups);
+        Ok(())
+    }
+
+    /// Counts resident groups only.
+    fn stats(&self) -> BackendStats {
+        self.resident.stats()
+    }
+}

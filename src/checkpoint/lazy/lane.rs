@@ -1,0 +1,149 @@
+//! A lane: loads one unit of groups after the other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+
+use super::{Shared, UNIT_BYTES};
+use crate::backend::{ArrivedContent, Loaded};
+use crate::checkpoint::claim;
+use crate::checkpoint::load::Part;
+use crate::error::{Error, ErrorKind, Result};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::row::{Narrowed, RowSource};
+use crate::runtime::run_blocking;
+
+/// How long the background waits after the store did not answer, which itself comes after the store's own retries.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A future that loads groups. If it is dropped before its end, whoever waits gets an error.
+pub(super) struct Lane {
+    shared: Arc<Shared>,
+    /// Whether it serves requests alone.
+    urgent: bool,
+    ended: bool,
+}
+
+impl Lane {
+    pub(super) fn spawn(shared: &Arc<Shared>, urgent: bool) {
+        let lane = Self { shared: Arc::clone(shared), urgent, ended: false };
+        shared.store.runtime().spawn(lane.run().boxed());
+    }
+
+    async fn run(mut self) {
+        while let Some(unit) = self.next_unit() {
+            let failed = self.shared.load_unit(&unit).await;
+            if !self.urgent && failed == Some(ErrorKind::Unavailable) {
+                self.shared.store.runtime().sleep(PAUSE).await;
+            }
+        }
+        self.ended = true;
+    }
+
+    /// Returns the next groups to load. An urgent lane that has none counts as gone, before anybody can rely on it.
+    fn next_unit(&self) -> Option<KeyGroupSet> {
+        let mut board = self.shared.board();
+        let unit = board.next_unit(UNIT_BYTES, self.urgent);
+        if self.urgent && unit.is_none() {
+            board.urgent -= 1;
+        }
+        unit
+    }
+}
+
+impl Drop for Lane {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.shared.board().end(Error::stopped("the load of key groups was dropped by its runtime, or panicked"));
+            self.shared.notify();
+        }
+    }
+}
+
+impl Shared {
+    /// Loads the groups of a unit. Returns the kind of the last error.
+    async fn load_unit(&self, unit: &KeyGroupSet) -> Option<ErrorKind> {
+        let Err(error) = self.try_load(unit).await else { return None };
+        if unit.len() == 1 {
+            return Some(self.fail(unit, error).await);
+        }
+        // The others are loaded without the one that failed.
+        let mut failed = None;
+        for group in unit.iter() {
+            let alone = std::iter::once(group).collect();
+            if let Err(error) = self.try_load(&alone).await {
+                failed = Some(self.fail(&alone, error).await);
+            }
+        }
+        failed
+    }
+
+    async fn fail(&self, unit: &KeyGroupSet, error: Error) -> ErrorKind {
+        let error = claim::why_unreadable(&self.store, self.attempt, error).await;
+        tracing::debug!(groups = %unit, error = error.chain(), "key groups were not loaded");
+        self.board().fail(unit, &error);
+        self.notify();
+        error.kind()
+    }
+
+    /// Loads those of `groups` that are not loaded yet.
+    async fn try_load(&self, groups: &KeyGroupSet) -> Result<()> {
+        let groups = self.board().loading(groups);
+        let mut parts = self.parts(&groups).await?;
+        // A group that comes in pieces is alone in its parts.
+        let mut open: Option<(KeyGroup, ArrivedContent)> = None;
+        while let Some(part) = parts.next().await? {
+            match &mut open {
+                Some((group, content)) if part.continues => self.add(*group, content, &part).await?,
+                _ => {
+                    open.take().into_iter().for_each(|(group, content)| self.loaded(group, content));
+                    for group in part.groups.iter() {
+                        let content = self.load(group, &part.rows, None).await?;
+                        if part.groups.len() > 1 { self.loaded(group, content) } else { open = Some((group, content)) }
+                    }
+                }
+            }
+        }
+        open.into_iter().for_each(|(group, content)| self.loaded(group, content));
+        Ok(())
+    }
+
+    fn loaded(&self, group: KeyGroup, content: ArrivedContent) {
+        self.board().loaded(group, content);
+        self.notify();
+    }
+
+    /// Adds a further part of a group.
+    async fn add(&self, group: KeyGroup, content: &mut ArrivedContent, part: &Part) -> Result<()> {
+        let so_far = match content {
+            ArrivedContent::Rows(rows) => {
+                rows.push(Arc::clone(&part.rows));
+                return Ok(());
+            }
+            ArrivedContent::Loaded(so_far) => std::mem::replace(so_far, Box::new(())),
+        };
+        *content = self.load(group, &part.rows, Some(so_far)).await?;
+        match content {
+            ArrivedContent::Loaded(_) => Ok(()),
+            ArrivedContent::Rows(_) => {
+                Err(Error::limit("a large key group has rows of a table that its checkpoint does not list")
+                    .with("remedy", "raise restore_bytes to twice the group"))
+            }
+        }
+    }
+
+    /// Loads rows of one group.
+    async fn load(&self, group: KeyGroup, rows: &Arc<dyn RowSource>, so_far: Option<Loaded>) -> Result<ArrivedContent> {
+        let groups: KeyGroupSet = std::iter::once(group).collect();
+        if let Some(loader) = self.loader.clone() {
+            let (rows, groups) = (Arc::clone(rows), groups.clone());
+            let load = move || loader.load(&*rows, &groups, so_far);
+            if let Some(loaded) = run_blocking(&**self.store.runtime(), load).await? {
+                return Ok(ArrivedContent::Loaded(loaded));
+            }
+        }
+        let alone: Arc<dyn RowSource> = Arc::new(Narrowed { groups, rows: Arc::clone(rows) });
+        Ok(ArrivedContent::Rows(vec![alone]))
+    }
+}

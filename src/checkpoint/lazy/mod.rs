@@ -1,0 +1,231 @@
+//! A lazy restore: the absent groups of a subtask are loaded when they are touched, and in the background by their heat.
+//!
+//! ```text
+//! task: touch --request--> Board <--next-- lanes: fetch, verify, load on a blocking thread
+//!       adopt <--loaded--- Board <--done--/
+//! ```
+//!
+//! Invariants: groups share nothing, so damage of one stops that one alone; a group is read from the segments that the
+//! chain lists when its load begins; who waits for a group always gets it or an error, also if the runtime drops the
+//! lanes; dropping the restore ends the lanes.
+
+mod board;
+mod lane;
+mod progress;
+mod ready;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use super::load::Parts;
+use super::pipeline::{SharedChain, lock};
+use super::restore::SegmentReader;
+use crate::backend::{Arrived, GroupLoader, GroupSource};
+use crate::error::{Error, Result};
+use crate::id::{Attempt, TableId};
+use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::place::Store;
+use crate::time::Timestamp;
+
+use board::Board;
+use lane::Lane;
+
+pub use progress::RestoreProgress;
+pub use ready::{Ready, ReadyGuard};
+
+/// Stored bytes that a lane loads at a time. Small, so that the order of the groups is kept and nobody waits long.
+const UNIT_BYTES: u64 = 2 << 20;
+
+/// Lanes of the background.
+const LANES_MAX: usize = 4;
+
+/// Lanes that serve requests alone.
+const URGENT_LANES_MAX: usize = 4;
+
+/// What a lazy restore works with.
+#[derive(Debug)]
+pub(crate) struct LazyParts {
+    pub(crate) store: Store,
+    pub(crate) attempt: Attempt,
+    pub(crate) chain: SharedChain,
+    /// The segments of the restored checkpoint.
+    pub(crate) reader: SegmentReader,
+    /// `None` if only the task can load groups.
+    pub(crate) loader: Option<Arc<dyn GroupLoader>>,
+    pub(crate) groups: KeyGroupSet,
+    /// Recent uses of each group, where they are known.
+    pub(crate) weights: BTreeMap<KeyGroup, f64>,
+    /// Stored bytes of a part of a group that is loaded at a time.
+    pub(crate) part_bytes: u64,
+}
+
+/// A subtask's lazy restore.
+#[derive(Debug)]
+pub(crate) struct LazyRestore {
+    shared: Arc<Shared>,
+}
+
+/// What the lanes share with the task.
+#[derive(Debug)]
+struct Shared {
+    store: Store,
+    attempt: Attempt,
+    chain: SharedChain,
+    reader: Arc<SegmentReader>,
+    loader: Option<Arc<dyn GroupLoader>>,
+    part_bytes: u64,
+    /// Groups that are not as in `reader`: they were resident, and are absent again.
+    evicted: Mutex<KeyGroupSet>,
+    board: Mutex<Board>,
+    changed: Condvar,
+}
+
+impl LazyRestore {
+    /// Starts loading in the background.
+    pub(crate) fn start(parts: LazyParts) -> Self {
+        let LazyParts { store, attempt, chain, reader, loader, groups, weights, part_bytes } = parts;
+        let board = Board::new(&groups, &reader.sizes(), &weights);
+        // Without a loader rows would only pile up.
+        let lanes = if loader.is_some() { lanes() } else { 0 };
+        let shared = Arc::new(Shared {
+            store,
+            attempt,
+            chain,
+            reader: Arc::new(reader),
+            loader,
+            part_bytes,
+            evicted: Mutex::new(KeyGroupSet::empty()),
+            board: Mutex::new(board),
+            changed: Condvar::new(),
+        });
+        (0..lanes).for_each(|_| Lane::spawn(&shared, false));
+        Self { shared }
+    }
+
+    /// Returns a future that resolves once `groups` are loaded.
+    pub(crate) fn ready(&self, groups: KeyGroupSet) -> Ready {
+        Ready::new(Arc::clone(&self.shared), groups)
+    }
+
+    pub(crate) fn progress(&self) -> RestoreProgress {
+        self.shared.board().progress
+    }
+
+    /// Returns the groups that are damaged, each with its error.
+    pub(crate) fn damaged(&self) -> Vec<(KeyGroup, Error)> {
+        self.shared.board().damaged()
+    }
+
+    /// Returns those of `groups` that nobody waits for or uses.
+    pub(crate) fn unused(&self, groups: &KeyGroupSet) -> KeyGroupSet {
+        let board = self.shared.board();
+        groups.iter().filter(|group| !board.is_wanted(*group)).collect()
+    }
+}
+
+/// Returns how many lanes the background has: one for each processor.
+fn lanes() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES_MAX)
+}
+
+impl Drop for LazyRestore {
+    fn drop(&mut self) {
+        self.shared.board().end(Error::stopped("the task was dropped"));
+        self.shared.notify();
+    }
+}
+
+impl Shared {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes everybody who waits for a group.
+    fn notify(&self) {
+        let wakers = self.board().take_wakers();
+        self.changed.notify_all();
+        wakers.into_iter().for_each(std::task::Waker::wake);
+    }
+
+    fn request(self: &Arc<Self>, groups: &KeyGroupSet) {
+        let mut board = self.board();
+        board.request(groups);
+        if board.has_requests() && board.urgent < URGENT_LANES_MAX {
+            board.urgent += 1;
+            drop(board);
+            Lane::spawn(self, true);
+        }
+    }
+
+    /// Returns how to read `groups`.
+    async fn parts(&self, groups: &KeyGroupSet) -> Result<Parts> {
+        let evicted = self.evicted().intersection(groups);
+        let reader = if evicted.is_empty() {
+            Arc::clone(&self.reader)
+        } else {
+            let segments = lock(&self.chain).stored_segments(groups);
+            Arc::new(SegmentReader::open(&self.store, &segments).await?)
+        };
+        Ok(Parts::read(Arc::clone(self.store.runtime()), reader, groups, self.part_bytes))
+    }
+
+    fn evicted(&self) -> MutexGuard<'_, KeyGroupSet> {
+        self.evicted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Blocks until `group` is loaded.
+    fn wait(&self, group: KeyGroup) -> Result<Arrived> {
+        let mut taken = None;
+        self.store.runtime().block(&mut || {
+            let mut board = self.board();
+            taken = loop {
+                if let Some(taken) = board.take(group) {
+                    break Some(taken);
+                }
+                board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
+            };
+        });
+        taken.unwrap_or_else(|| Err(Error::stopped("the runtime did not let a group be waited for")))
+    }
+}
+
+impl GroupSource for LazyRestore {
+    fn request(&self, groups: &KeyGroupSet) {
+        self.shared.request(groups);
+    }
+
+    fn wait(&self, group: KeyGroup) -> Result<Arrived> {
+        if let Some(taken) = self.shared.board().take(group) {
+            return taken;
+        }
+        if !self.shared.store.runtime().can_block() {
+            let error = Error::usage("group is absent, and its runtime has no other thread to load it on");
+            return Err(error.with("group", group).with("remedy", "await Task::ready first, or restore eagerly"));
+        }
+        let wanted = std::iter::once(group).collect();
+        self.shared.board().want(&wanted);
+        self.shared.request(&wanted);
+        let arrived = self.shared.wait(group);
+        self.shared.board().unwant(&wanted);
+        arrived
+    }
+
+    fn take_loaded(&self) -> Vec<Arrived> {
+        self.shared.board().take_loaded()
+    }
+
+    fn take_back(&self, groups: &KeyGroupSet) {
+        let mut evicted = self.shared.evicted();
+        *evicted = evicted.union(groups);
+        drop(evicted);
+        self.shared.board().take_back(groups);
+    }
+
+    fn forget(&self, groups: &KeyGroupSet) {
+        self.shared.board().forget(groups);
+    }
+
+    fn earliest_timer(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        self.shared.reader.earliest_timer(table, group)
+    }
+}

@@ -1,0 +1,390 @@
+//! Lazy restores: a job goes on while its key groups are absent, and loses nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use alluvium::backend::StateBackend as _;
+use alluvium::prelude::*;
+use alluvium::{ErrorKind, JobSettings, LogBackend, RestoreMode, Result, Tables};
+use alluvium_testkit::{Door, Gate};
+use bytes::Bytes;
+use object_store::ObjectStore;
+
+const OPERATOR: OperatorId = OperatorId(3);
+const GROUPS: u16 = 16;
+const KEYS: u32 = 400;
+
+type Model = BTreeMap<u32, Vec<u8>>;
+
+/// A job of one subtask with one table of values, and what it should hold.
+struct World {
+    job: Job,
+    task: Task<LogBackend>,
+    value: ValueState<Vec<u8>, Raw>,
+    model: Model,
+}
+
+/// Returns a value of half a KiB that does not compress.
+fn value(key: u32, version: u32) -> Vec<u8> {
+    let mut state = u64::from(key) << 32 | u64::from(version) + 1;
+    let next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state.to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(512).collect()
+}
+
+fn settings(mode: RestoreMode) -> JobSettings {
+    JobSettings::default().with(|it| {
+        it.max_parallelism = GROUPS;
+        it.restore = mode;
+    })
+}
+
+async fn open_seat(objects: &Arc<dyn ObjectStore>, mode: RestoreMode) -> Result<(Job, Seat)> {
+    let operator = OperatorSpec::new(OPERATOR, "values", 1).keyed_by(Schema::new("u32le"));
+    let builder = JobBuilder::new(alluvium_testkit::store(objects)).settings(settings(mode)).operator(operator);
+    let mut job = builder.restore_from(RestoreFrom::Newest).open().await?;
+    let seat = job.take_seats().remove(0);
+    Ok((job, seat))
+}
+
+impl World {
+    async fn open(objects: &Arc<dyn ObjectStore>, mode: RestoreMode, model: Model) -> Result<Self> {
+        let (job, mut seat) = open_seat(objects, mode).await?;
+        let value = seat.tables().value("value", Raw)?;
+        let task = seat.restore(LogBackend::new).await?;
+        Ok(Self { job, task, value, model })
+    }
+
+    /// Opens the job of `model`, lets the reads of its segments' indexes pass, and holds all others.
+    async fn open_absent(gate: &Arc<Gate>, mode: RestoreMode, model: Model) -> Result<Self> {
+        let (job, mut seat) = open_seat(&gate.objects(), mode).await?;
+        let value = seat.tables().value("value", Raw)?;
+        let segments = job.restored().unwrap().manifest.operators[0].subtasks[0].inline().unwrap().segments.len();
+        gate.let_reads_pass(segments);
+        let task = seat.restore(LogBackend::new).await?;
+        Ok(Self { job, task, value, model })
+    }
+
+    fn put(&mut self, key: u32, version: u32) -> Result<()> {
+        let state = self.task.state();
+        state.set_key(&key.to_le_bytes())?;
+        self.value.put(state, &value(key, version))?;
+        self.model.insert(key, value(key, version));
+        Ok(())
+    }
+
+    fn clear(&mut self, key: u32) -> Result<()> {
+        let table = self.value.table();
+        let state = self.task.state();
+        state.set_key(&key.to_le_bytes())?;
+        state.clear_key(table)?;
+        self.model.remove(&key);
+        Ok(())
+    }
+
+    fn read(&mut self, key: u32) -> Result<Option<Vec<u8>>> {
+        let state = self.task.state();
+        state.set_key(&key.to_le_bytes())?;
+        self.value.read(state)
+    }
+
+    async fn checkpoint(&mut self) -> Result<()> {
+        let barrier = self.job.trigger_when_possible().await?;
+        self.task.barrier(barrier, Timestamp::MIN, Vec::new())?;
+        assert!(self.job.wait(barrier).await?.is_some());
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<()> {
+        for key in 0..KEYS {
+            assert_eq!(self.read(key)?, self.model.get(&key).cloned(), "key {key}");
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, key: u32) -> KeyGroup {
+        self.task.state().locate(&key.to_le_bytes()).unwrap().group
+    }
+
+    fn absent(&mut self) -> KeyGroupSet {
+        self.task.state().backend().absent()
+    }
+}
+
+/// Returns a gate with the job's first checkpoint.
+async fn stored() -> Result<(Arc<Gate>, Model)> {
+    let gate = Gate::new();
+    let mut world = World::open(&gate.objects(), RestoreMode::Eager, Model::new()).await?;
+    (0..KEYS).try_for_each(|key| world.put(key, 0))?;
+    world.checkpoint().await?;
+    Ok((gate, world.model))
+}
+
+fn puts_of_data(gate: &Gate) -> usize {
+    gate.take_calls().iter().filter(|call| call.starts_with("put") && call.contains("/data/")).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_of_absent_groups_uploads_nothing_and_restores_right() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    assert_eq!(world.absent(), KeyGroupSet::all(GROUPS));
+    gate.take_calls();
+    world.checkpoint().await?;
+    assert_eq!(puts_of_data(&gate), 0);
+    assert_eq!(world.absent(), KeyGroupSet::all(GROUPS), "a barrier loads nothing");
+    let model = world.model.clone();
+    drop(world);
+    gate.let_reads_pass(usize::MAX);
+    World::open(&gate.objects(), RestoreMode::Eager, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_changed_since_is_uploaded_and_ten_killed_restarts_lose_nothing() -> Result<()> {
+    let (gate, mut model) = stored().await?;
+    for round in 1..=10 {
+        let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+        gate.let_reads_pass(usize::MAX);
+        (round..round + 3).try_for_each(|key| world.put(key, round))?;
+        world.checkpoint().await?;
+        // Whatever was loaded by now: the job is killed.
+        model = world.model.clone();
+    }
+    World::open(&gate.objects(), RestoreMode::Auto, model.clone()).await?.check()?;
+    World::open(&gate.objects(), RestoreMode::Eager, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clear_of_an_absent_group_is_logged_without_a_load() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    (0..5).try_for_each(|key| world.clear(key))?;
+    world.checkpoint().await?;
+    (5..10).try_for_each(|key| world.clear(key))?;
+    assert_eq!(world.absent(), KeyGroupSet::all(GROUPS));
+    // Sealed or not, the clears apply once the group is there, and writes come after them.
+    gate.let_reads_pass(usize::MAX);
+    world.put(3, 1)?;
+    world.put(7, 1)?;
+    world.check()?;
+    world.checkpoint().await?;
+    let model = world.model.clone();
+    drop(world);
+    World::open(&gate.objects(), RestoreMode::Auto, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clears_that_were_committed_while_their_group_was_absent_are_restored() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    (0..50).try_for_each(|key| world.clear(key))?;
+    world.checkpoint().await?;
+    let model = world.model.clone();
+    drop(world);
+    gate.let_reads_pass(usize::MAX);
+    World::open(&gate.objects(), RestoreMode::Auto, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_clears_than_are_kept_load_the_group() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    gate.let_reads_pass(usize::MAX);
+    // Far more clears of one group than it has keys.
+    for key in 0..KEYS * 20 {
+        world.clear(key)?;
+    }
+    assert!(world.model.is_empty());
+    world.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn readiness_waits_for_the_groups_of_its_keys_alone() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    let key = 17u32.to_le_bytes();
+    let located = [world.task.state().locate(&key)?];
+    let mut ready = std::pin::pin!(world.task.ready(&located));
+    assert!(futures_util::poll!(&mut ready).is_pending());
+    gate.let_reads_pass(usize::MAX);
+    let guard = ready.await?;
+    assert_eq!(guard.groups(), &std::iter::once(located[0].group).collect());
+    gate.set(Door::Shut);
+    assert!(world.read(17)?.is_some(), "nothing is left to load");
+    Ok(())
+}
+
+/// On a runtime of one thread nothing could load the group while the thread waits for it.
+#[tokio::test]
+async fn a_runtime_of_one_thread_restores_eagerly_or_never_waits() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open(&gate.objects(), RestoreMode::Auto, model.clone()).await?;
+    assert!(world.absent().is_empty() && world.task.restore_progress().is_none());
+    world.check()?;
+    drop(world);
+    let mut world = World::open_absent(&gate, RestoreMode::Lazy, model).await?;
+    assert_eq!(world.read(1).unwrap_err().kind(), ErrorKind::Usage);
+    gate.let_reads_pass(usize::MAX);
+    let all = KeyGroupSet::all(GROUPS);
+    let _guard = world.task.ready_groups(&all).await?;
+    world.check()?;
+    assert!(world.absent().is_empty() && world.task.restore_progress().unwrap().is_complete());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_fails_is_asked_again() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    gate.set(Door::NoData);
+    gate.let_reads_pass(usize::MAX);
+    for key in 0..3 {
+        assert_eq!(world.read(key).unwrap_err().kind(), ErrorKind::Unavailable);
+    }
+    world.checkpoint().await?;
+    gate.set(Door::Open);
+    world.check()?;
+    assert!(world.task.damaged_groups().is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_stops_its_group_alone_by_name() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let (path, pack) = gate.dump().await.into_iter().find(|(key, _)| key.contains("/data/")).unwrap();
+    let mut damaged = pack.to_vec();
+    let at = damaged.len() / 2;
+    damaged[at] ^= 1;
+    gate.damage(&path, Some(Bytes::from(damaged))).await;
+
+    let mut world = World::open(&gate.objects(), RestoreMode::Auto, model).await?;
+    let (mut whole, mut broken) = (Vec::new(), BTreeMap::<_, usize>::new());
+    for key in 0..KEYS {
+        let group = world.group(key);
+        match world.read(key) {
+            Ok(found) => {
+                assert_eq!(found.as_ref(), world.model.get(&key));
+                whole.push(key);
+            }
+            Err(error) => {
+                assert!(error.kind() == ErrorKind::Corrupt && error.chain().contains(&format!("group=`{group}`")));
+                *broken.entry(group).or_default() += 1;
+            }
+        }
+    }
+    assert!(broken.len() <= 2 && !broken.is_empty(), "a block has rows of few groups: {broken:?}");
+    let reported: Vec<_> = world.task.damaged_groups().into_iter().map(|(group, _)| group).collect();
+    assert_eq!(reported, broken.into_keys().collect::<Vec<_>>());
+    // The job goes on, and lists the damaged segments as they are.
+    world.put(whole[0], 1)?;
+    world.checkpoint().await?;
+    let model = world.model.clone();
+    drop(world);
+    gate.damage(&path, Some(pack)).await;
+    World::open(&gate.objects(), RestoreMode::Auto, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_that_is_declared_late_finds_the_entries_of_groups_loaded_before_and_after() -> Result<()> {
+    let gate = Gate::new();
+    let (job, seat) = open_seat(&gate.objects(), RestoreMode::Eager).await?;
+    let mut task = seat.restore(LogBackend::new).await?;
+    let state = task.state();
+    let map = state.ordered_map("map", Ordered, Raw)?;
+    for key in 0..200u32 {
+        state.set_key(&key.to_le_bytes())?;
+        (0..3).try_for_each(|sub: i64| map.put(state, &sub, &value(key, 0)))?;
+    }
+    let barrier = job.trigger_when_possible().await?;
+    task.barrier(barrier, Timestamp::MIN, Vec::new())?;
+    assert!(job.wait(barrier).await?.is_some());
+    drop((task, job));
+
+    let (_job, seat) = open_seat(&gate.objects(), RestoreMode::Auto).await?;
+    let mut task = seat.restore(LogBackend::new).await?;
+    let half: KeyGroupSet = (0..GROUPS / 2).map(KeyGroup).collect();
+    task.state().backend_mut().ensure(&half)?;
+    let state = task.state();
+    let map = state.ordered_map::<i64, Vec<u8>, _, _>("map", Ordered, Raw)?;
+    for key in 0..200u32 {
+        state.set_key(&key.to_le_bytes())?;
+        let subs: Vec<_> = map.entries(state)?.into_iter().map(|(sub, _)| sub).collect();
+        assert_eq!(subs, [0, 1, 2], "key {key}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn absent_groups_keep_their_recorded_times() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open(&gate.objects(), RestoreMode::Eager, model).await?;
+    let barrier = world.job.trigger_when_possible().await?;
+    world.task.barrier(barrier, Timestamp::from_millis(700), Vec::new())?;
+    assert!(world.job.wait(barrier).await?.is_some());
+    let (model, recorded) = (world.model.clone(), world.task.state().backend().times());
+    drop(world);
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    let barrier = world.job.trigger_when_possible().await?;
+    world.task.barrier(barrier, Timestamp::from_millis(900), Vec::new())?;
+    assert_eq!(world.task.state().backend().times(), recorded);
+    gate.let_reads_pass(usize::MAX);
+    let group = world.group(0);
+    world.read(0)?;
+    let times = world.task.state().backend().times();
+    let of = |group| times.iter().find(|it| it.groups.contains(group)).unwrap().event_time.as_millis();
+    assert_eq!(of(group), 900, "a group that is loaded follows the clock");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn groups_that_were_dropped_while_absent_are_not_loaded() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open_absent(&gate, RestoreMode::Auto, model).await?;
+    let group: KeyGroupSet = std::iter::once(world.group(1)).collect();
+    world.task.state().backend_mut().drop_groups(&group)?;
+    gate.let_reads_pass(usize::MAX);
+    assert_eq!(world.read(1).unwrap_err().kind(), ErrorKind::Usage);
+    let others = KeyGroupSet::all(GROUPS).difference(&group);
+    world.task.state().backend_mut().ensure(&others)?;
+    assert_eq!(world.task.state().backend().resident().groups(), &others);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn due_timers_fire_in_order_whichever_groups_are_absent() -> Result<()> {
+    let gate = Gate::new();
+    let declare = |tables: &mut Tables| tables.timers("timers", TimeDomain::Event, Schema::unit());
+    let (job, mut seat) = open_seat(&gate.objects(), RestoreMode::Eager).await?;
+    let timers = declare(seat.tables())?;
+    let mut task = seat.restore(LogBackend::new).await?;
+    let mut timers = timers.load(task.state())?;
+    for key in 0..2000u32 {
+        task.state().set_key(&key.to_le_bytes())?;
+        timers.register(task.state(), &[], Timestamp::from_millis(i64::from(key * 7919 % 1000)))?;
+    }
+    let barrier = job.trigger_when_possible().await?;
+    task.barrier(barrier, Timestamp::MIN, Vec::new())?;
+    assert!(job.wait(barrier).await?.is_some());
+    drop((task, job));
+
+    let (_job, mut seat) = open_seat(&gate.objects(), RestoreMode::Auto).await?;
+    let timers = declare(seat.tables())?;
+    let mut task = seat.restore(LogBackend::new).await?;
+    let mut timers = timers.load(task.state())?;
+    // A new timer of a group that may still be absent fires with the others, once.
+    task.state().set_key(&5u32.to_le_bytes())?;
+    assert!(timers.register(task.state(), &[], Timestamp::from_millis(5000))?);
+    assert!(!timers.register(task.state(), &[], Timestamp::from_millis(5 * 7919 % 1000))?);
+    let mut fired = Vec::new();
+    for to in [100, 999, 6000] {
+        while let Some(timer) = timers.pop_due(task.state(), Timestamp::from_millis(to))? {
+            fired.push(timer.timestamp().as_millis());
+        }
+        assert!(timers.next().is_none_or(|next| next.as_millis() > to));
+    }
+    assert!(fired.is_sorted() && fired.len() == 2001, "{}", fired.len());
+    assert!(timers.is_empty() && timers.due_groups(Timestamp::MAX).is_empty());
+    Ok(())
+}
