@@ -10,13 +10,15 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use alluvium::backend::{Columns, Op, Part, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, Ttl};
+use alluvium::backend::{
+    Columns, Op, Part, Row, RowBatch, RowKey, RowSource, Rules, SealedPart, SegmentKind, TableRules, Ttl,
+};
 use alluvium::internals::place::pack::{Pack, PackBuilder, Packed};
 use alluvium::internals::segment::{Compression, EncodeOptions, Encoded, SegmentIndex, SegmentRows, encode};
 use alluvium::manifest::{
     AttemptMarker, DurabilityLevel, Extension, Hash, Layout, Manifest, ManifestKind, ObjectId, ObjectRef, ObjectSlice,
     OperatorManifest, Program, PutId, Retained, SegmentId, StateKind, SubtaskEntry, SubtaskManifest, SubtaskSlice,
-    TableSchema,
+    TableSchema, Warmth,
 };
 use alluvium::{
     Attempt, Epoch, JobId, KeyGroup, KeyGroupRange, KeyGroupSet, MacKey, MacKeys, ManifestId, Opaque, OpaqueContent,
@@ -111,6 +113,27 @@ fn base() -> SealedPart {
     part(SegmentKind::Base, KeyGroupRange::new(4, 8), &rows)
 }
 
+/// Returns a delta with timers in two tables, to be stored uncompressed.
+fn timers() -> SealedPart {
+    let sub = |at: i64| at.wrapping_sub(i64::MIN).to_be_bytes();
+    let (first, second, early) = (sub(1_700_000_000_000), sub(1_700_000_060_000), sub(-1));
+    let timer = |table, key: &'static str, sub| {
+        let key = RowKey::data(TableId(table), key.as_bytes(), b"", sub);
+        Row { key, op: Op::Put(b""), columns: Columns::default() }
+    };
+    let rows = [
+        (1, timer(3, "a", &second)),
+        (1, timer(3, "b", &first)),
+        (1, timer(4, "a", &early)),
+        (6, timer(3, "c", &second)),
+    ];
+    let mut rules = Rules::none();
+    for table in [3, 4] {
+        rules.define(TableId(table), TableRules { timers: true, ..TableRules::default() });
+    }
+    SealedPart { rules, ..part(SegmentKind::Delta, KeyGroupRange::new(0, 8), &rows) }
+}
+
 fn segment_id(subtask: u32) -> SegmentId {
     let (operator, subtask) = (OperatorId(1), Subtask(subtask));
     SegmentId { attempt: Attempt(2), operator, subtask, epoch: Epoch(9), part: Part(1) }
@@ -164,6 +187,7 @@ fn golden() -> Golden {
         segments: vec![segment],
         opaques,
         times: vec![],
+        heat: if index == 0 { vec![] } else { [1, 0, 255, 96].map(Warmth).to_vec() },
     };
     let inline = OpaqueContent::Inline(Bytes::from_static(b"offset"));
     let opaques =
@@ -246,10 +270,13 @@ struct Case {
     read: Reader,
 }
 
-fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart) -> Case {
+/// * `timers`: the earliest, by table and group.
+fn segment_case(name: &'static str, encoded: &Encoded, part: &SealedPart, timers: &'static [(u32, u16, i64)]) -> Case {
     let expected = printed(part.rows.as_ref()).unwrap();
     let read = move |bytes: &Bytes| {
         let index = SegmentIndex::find(bytes, None)?;
+        let found = index.earliest().iter().map(|timer| (timer.table.0, timer.group.0, timer.at.as_millis()));
+        assert_eq!(found.collect::<Vec<_>>(), timers);
         let rows = SegmentRows::new(&index, index.groups(), vec![(0, bytes.clone())])?;
         assert_eq!(printed(&rows)?, expected);
         Ok(())
@@ -270,6 +297,8 @@ fn cases() -> Vec<Case> {
     let Golden { delta: delta_bytes, base: base_bytes, subtask, pack, checkpoint, claim, marker } = golden();
     let slices = Pack::decode(PACK, &pack.bytes()).unwrap().slices;
     let subtask_bytes = subtask.encode(MAX_PARALLELISM).unwrap();
+    let timer_bytes = encode(&timers(), EncodeOptions { codec: Compression::None }).unwrap();
+    let told = &[(3, 1, 1_700_000_000_000), (3, 6, 1_700_000_060_000), (4, 1, -1)];
     let read_subtask = move |bytes: &Bytes| {
         assert_eq!(SubtaskManifest::decode(bytes, MAX_PARALLELISM)?, subtask);
         Ok(())
@@ -284,8 +313,9 @@ fn cases() -> Vec<Case> {
         Ok(())
     };
     vec![
-        segment_case("delta.segment", &delta_bytes, &delta()),
-        segment_case("base.segment", &base_bytes, &base()),
+        segment_case("delta.segment", &delta_bytes, &delta(), &[]),
+        segment_case("base.segment", &base_bytes, &base(), &[]),
+        segment_case("timers.segment", &timer_bytes, &timers(), told),
         Case { name: "subtask.manifest", written: subtask_bytes, read: Box::new(read_subtask) },
         Case { name: "data.pack", written: pack.bytes(), read: Box::new(read_pack) },
         manifest_case("checkpoint.manifest", checkpoint, MacKeys::default()),
@@ -315,6 +345,15 @@ fn golden_files_are_reproduced_and_decoded() {
         differing.is_empty(),
         "the writer differs from {differing:?}: compare with the .proposed files beside them"
     );
+}
+
+/// Files that earlier builds of version 1 wrote, before a field or section was added.
+#[test]
+fn files_of_earlier_writers_are_read() {
+    let read = |name| fs::read(path(name)).unwrap();
+    let Golden { subtask, .. } = golden();
+    let without_heat = SubtaskManifest::decode(&read("subtask-early.manifest"), MAX_PARALLELISM).unwrap();
+    assert_eq!(without_heat, SubtaskManifest { heat: vec![], ..subtask });
 }
 
 #[test]

@@ -1,9 +1,10 @@
 //! Timers on every backend and partitioner: each fires once, in order, across seals, crashes and rescales.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use alluvium::backend::conformance::History;
 use alluvium::backend::{CheckpointTimes, Cut, Part, StateBackend};
+use alluvium::internals::segment::{EncodeOptions, SegmentIndex, encode};
 use alluvium::manifest::TableSchema;
 use alluvium::offline::RowTypes;
 use alluvium::{
@@ -428,6 +429,54 @@ fn tools_decode_the_rows_of_timers() {
     let row = alluvium::backend::RowKey::data(alluvium::TableId(1), &[1, 0], b"w", &sub);
     let place = types.place(&row).unwrap();
     assert_eq!((place.key.to_string(), place.sub.to_string()), ("1".to_owned(), "-5".to_owned()));
+}
+
+/// Asserts that the index of every sealed part tells the earliest timer of each of its groups.
+fn earliest_timers_are_told<B: StateBackend>(make: fn(KeyGroupSet, Partitioner) -> B) {
+    let all = KeyGroupSet::all(GROUPS);
+    let mut stored = Vec::new();
+    let mut put = BTreeMap::new();
+    let mut seals = 0;
+    // The second time the tables are restored, and the program declares none of them.
+    for declared in [true, false] {
+        let mut state = KeyedState::new(make(all.clone(), RANGE), RANGE, GROUPS, tables(stored.clone()));
+        if declared {
+            state.value::<u64, _>("other", Fixed).unwrap();
+            let mut timers = state.timers("timers", TimeDomain::Event, Schema::unit()).unwrap();
+            for (key, at) in [(1u16, 70), (2, -3), (3, 9), (4, 12), (5, i64::MAX), (6, 30), (7, 31)] {
+                state.set_key(&key.to_le_bytes()).unwrap();
+                timers.register(&mut state, &[], Timestamp::from_millis(at)).unwrap();
+                let group = RANGE.locate(&key.to_le_bytes(), 0, GROUPS).group;
+                let least = put.entry((timers.table(), group)).or_insert(at);
+                *least = at.min(*least);
+            }
+            stored = state.tables().schemas().to_vec();
+        } else {
+            for ((table, group), at) in &put {
+                let key = (1..8u16).map(u16::to_le_bytes).find(|key| RANGE.locate(key, 0, GROUPS).group == *group);
+                let (key, sub) = (key.unwrap(), at.wrapping_sub(i64::MIN).to_be_bytes());
+                let key = RANGE.locate(&key, 0, GROUPS);
+                let row = alluvium::backend::RowRef { table: *table, key: &key, namespace: &[], sub: &sub };
+                state.backend_mut().write(row, alluvium::backend::Write::Put(&[])).unwrap();
+            }
+        }
+        for bases in [KeyGroupSet::empty(), all.clone()] {
+            let cut = Cut { epoch: Epoch(1), part: Part(seals), event_time: at(0), processing_time: at(0) };
+            let sealed = state.backend_mut().seal(cut, &bases).unwrap();
+            seals += 1;
+            assert_eq!(sealed.parts.len(), 1);
+            let encoded = encode(&sealed.parts[0], EncodeOptions::default()).unwrap();
+            let index = SegmentIndex::find(&encoded.bytes, None).unwrap();
+            let told = index.earliest().iter().map(|timer| ((timer.table, timer.group), timer.at.as_millis()));
+            assert_eq!(told.collect::<BTreeMap<_, _>>(), put, "declared: {declared}, bases: {bases}");
+        }
+    }
+}
+
+#[test]
+fn segments_tell_the_earliest_timers_even_of_tables_that_nobody_declares() {
+    earliest_timers_are_told(log);
+    earliest_timers_are_told(overlay);
 }
 
 #[test]

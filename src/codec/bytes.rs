@@ -106,6 +106,15 @@ impl<'a> Reader<'a> {
         Err(self.corrupt("varint exceeds 64 bits"))
     }
 
+    /// Takes a signed number, whose sign is the lowest bit of a varint (zigzag).
+    ///
+    /// # Errors
+    /// `Corrupt` as [`Reader::varint`].
+    pub fn signed(&mut self) -> Result<i64> {
+        let zigzag = self.varint()?;
+        Ok((zigzag >> 1).cast_signed() ^ -(zigzag & 1).cast_signed())
+    }
+
     /// Takes a varint of at most `cap`.
     ///
     /// # Errors
@@ -219,6 +228,11 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         }
         out.push(low | 0x80);
     }
+}
+
+/// Appends a signed number as [`Reader::signed`] takes it.
+pub fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, (value << 1 ^ value >> 63).cast_unsigned());
 }
 
 /// Appends `length` in LEB128.

@@ -15,6 +15,7 @@ pub(crate) mod weight;
 
 use bytes::Bytes;
 
+use crate::codec::typed::{Codec, Ordered};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, JobId, ManifestId, OperatorId, Seq, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, Partitioner};
@@ -23,6 +24,7 @@ use crate::time::Timestamp;
 
 pub use crate::codec::schema::Schema;
 pub use crate::id::{Hash, ObjectId, PutId, SegmentId};
+pub use crate::row::Warmth;
 pub use crate::segment::SegmentRef;
 pub use format::MAX_MANIFEST_BYTES;
 pub use rules::MAX_NAME_BYTES;
@@ -269,6 +271,9 @@ pub struct SubtaskManifest {
     pub opaques: Vec<Opaque>,
     /// Times of its groups, sorted by group; empty in manifests older than this field.
     pub times: Vec<GroupTimes>,
+    /// How much each of its groups was used lately, ascending by group; empty if unknown, as in manifests older than this
+    /// field.
+    pub heat: Vec<Warmth>,
 }
 
 impl SubtaskManifest {
@@ -380,6 +385,14 @@ pub struct TableSchema {
     pub ttl: Option<Ttl>,
     /// Name of the merge operator.
     pub merge_operator: Option<String>,
+}
+
+impl TableSchema {
+    /// Returns whether the rows are timers, laid out as this crate's: the sub-key is the time.
+    #[must_use]
+    pub fn holds_timers(&self) -> bool {
+        self.kind == StateKind::Timers && self.sub == Codec::<i64>::schema(&Ordered)
+    }
 }
 
 /// Kind of state of a table. The numbers are part of the format.

@@ -297,6 +297,8 @@ pub(crate) struct SubtaskManifest {
     pub(crate) opaques: Vec<Opaque>,
     #[prost(message, repeated, tag = "6")]
     pub(crate) times: Vec<GroupTimes>,
+    #[prost(bytes = "bytes", tag = "7")]
+    pub(crate) heat: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

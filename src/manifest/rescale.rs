@@ -11,7 +11,7 @@ use super::{
 use crate::error::{Error, Result};
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, check_parallelism, subtask_range};
-use crate::row::{GroupTimes, later_times};
+use crate::row::{GroupTimes, Warmth, later_times};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
@@ -41,6 +41,8 @@ pub struct Share {
     pub segments: Vec<SegmentRef>,
     /// Its share of the opaques.
     pub opaques: Vec<Opaque>,
+    /// How much each of its groups was used lately, ascending by group; none where that is unknown.
+    pub heat: Vec<Warmth>,
 }
 
 /// Subtask manifests of a stored operator.
@@ -95,7 +97,7 @@ impl OperatorPlan {
     /// `Config` if the parallelism is out of range; `Usage` if an opaque is not inline.
     ///
     /// # Cost
-    /// A step per group range of each stored segment, and one per segment of each share.
+    /// A step per group and per group range of each stored segment, and one per segment of each share.
     pub(crate) fn of_seats(
         operator: OperatorId,
         (max_parallelism, parallelism): (u16, u32),
@@ -202,6 +204,7 @@ impl Seats {
             times: Vec::new(),
             segments: Vec::new(),
             opaques: Vec::new(),
+            heat: vec![Warmth::default(); groups.len()],
         };
         let shares = seats.iter().zip(&ranges).map(share).collect();
         Self { parallelism, shares, watermarks: vec![None; ranges.len()], ranges }
@@ -222,6 +225,20 @@ impl Seats {
             }
         }
         old.segments.iter().for_each(|segment| self.add_segment(segment));
+        self.add_heat(old);
+    }
+
+    fn add_heat(&mut self, old: &SubtaskManifest) {
+        for (group, warmth) in old.groups.iter().zip(&old.heat) {
+            let at = self.ranges.partition_point(|range| range.end <= group.0);
+            let within = |range: &KeyGroupRange| Some(usize::from(group.0.checked_sub(range.start)?));
+            let within = self.ranges.get(at).and_then(within);
+            if let (Some(share), Some(within)) = (self.shares.get_mut(at), within)
+                && let Some(slot) = share.heat.get_mut(within)
+            {
+                *slot = *warmth;
+            }
+        }
     }
 
     fn add_segment(&mut self, segment: &SegmentRef) {

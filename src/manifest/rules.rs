@@ -132,6 +132,7 @@ impl SubtaskManifest {
             owned.and_then(|()| check_segment(segment)).map_err(|error| error.with("segment", segment.id))?;
         }
         self.check_times()?;
+        self.check_heat()?;
         // Prepared output of several epochs shares one name.
         let single = self.opaques.iter().filter(|opaque| opaque.role != OpaqueRole::SinkPrepared);
         unique("opaque", single.map(|opaque| (opaque.role, &opaque.name)))?;
@@ -149,6 +150,15 @@ impl SubtaskManifest {
         }
         let lives = |times: &GroupTimes| times.lives.is_sorted_by(|a, b| a.table < b.table);
         if self.times.iter().all(lives) { Ok(()) } else { Err(Error::corrupt("lives are not sorted by table")) }
+    }
+
+    /// Checks that the heat is that of every group, or unknown.
+    fn check_heat(&self) -> Result<()> {
+        if self.heat.is_empty() || self.heat.len() == self.groups.len() {
+            return Ok(());
+        }
+        let error = Error::corrupt("heat is not that of the subtask's groups");
+        Err(error.with("groups", self.groups.len()).with("found", self.heat.len()))
     }
 }
 

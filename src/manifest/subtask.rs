@@ -6,7 +6,7 @@ use crate::codec::stored_enum;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Hash, OperatorId, Part, SegmentId, Subtask, TableId};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
-use crate::row::{GroupTimes, Life, SegmentKind};
+use crate::row::{GroupTimes, Life, SegmentKind, Warmth};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
@@ -22,6 +22,7 @@ impl From<&SubtaskManifest> for proto::SubtaskManifest {
             segments: subtask.segments.iter().map(Into::into).collect(),
             opaques: subtask.opaques.iter().map(Into::into).collect(),
             times: subtask.times.iter().map(Into::into).collect(),
+            heat: subtask.heat.iter().map(|warmth| warmth.byte()).collect(),
         }
     }
 }
@@ -37,6 +38,7 @@ impl TryFrom<proto::SubtaskManifest> for SubtaskManifest {
             segments: each(message.segments)?,
             opaques: each(message.opaques)?,
             times: each(message.times)?,
+            heat: message.heat.iter().copied().map(Warmth).collect(),
         })
     }
 }

@@ -65,6 +65,7 @@ fn subtask(index: u32) -> SubtaskManifest {
             opaque(OpaqueRole::InFlight, "csv", OpaqueContent::Stored(segment(index, SegmentKind::Foreign))),
         ],
         times: times(index),
+        heat: [1, 0, 255, 42].map(Warmth).to_vec(),
     }
 }
 
@@ -268,13 +269,15 @@ fn rules_of_operators_and_objects() {
 #[test]
 fn rules_of_subtasks() {
     refused! {
-        |m| inline(m, 0).groups = KeyGroupRange::new(0, 5).into() => "two owners",
-        |m| (inline(m, 1).groups, inline(m, 1).segments, inline(m, 1).times) = (KeyGroupRange::new(4, 7).into(), vec![], vec![]) => "no owner groups=`7..8`",
+        |m| (inline(m, 0).groups, inline(m, 0).heat) = (KeyGroupRange::new(0, 5).into(), vec![]) => "two owners",
+        |m| (inline(m, 1).groups, inline(m, 1).segments, inline(m, 1).times, inline(m, 1).heat) = (KeyGroupRange::new(4, 7).into(), vec![], vec![], vec![]) => "no owner groups=`7..8`",
         |m| inline(m, 1).groups = KeyGroupRange::new(4, 9).into() => "does not have",
         |m| inline(m, 0).times[1].groups.end = 5 => "not those of the subtask's groups",
         |m| inline(m, 0).times[1].groups.start = 1 => "not those of the subtask's groups",
         |m| inline(m, 0).times[1].groups.end = 2 => "not those of the subtask's groups",
         |m| inline(m, 0).times.reverse() => "not those of the subtask's groups",
+        |m| inline(m, 0).heat.truncate(3) => "heat is not that of the subtask's groups groups=`4` found=`3`",
+        |m| inline(m, 0).heat.push(Warmth(1)) => "heat is not that of the subtask's groups",
         |m| inline(m, 0).times[0].lives.reverse() => "not sorted by table",
         |m| inline(m, 0).segments[0].groups = KeyGroupRange::new(3, 5).into() => "does not own",
         |m| inline(m, 0).segments[0].first_epoch = Epoch(10) => "later epoch",

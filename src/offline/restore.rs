@@ -13,7 +13,7 @@ use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
-use crate::id::{ManifestId, ObjectId, OperatorId, Part, SegmentId, Seq};
+use crate::id::{ManifestId, ObjectId, Part, SegmentId, Seq};
 use crate::job::WRITER;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::rescale::{OperatorPlan, Share};
@@ -23,7 +23,7 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder};
 use crate::place::{DataObjects, Store};
-use crate::row::{Rules, SealedPart, SegmentKind};
+use crate::row::{Rules, SealedPart, SegmentKind, TableRules};
 use crate::runtime::run_blocking;
 use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 
@@ -104,7 +104,7 @@ async fn write(
         for share in plan.shares {
             progress(done, total);
             done = done.saturating_add(stored_bytes(&share));
-            subtasks.push(SubtaskEntry::Inline(packs.rebuild(from, old.id, share, &wanted).await?));
+            subtasks.push(SubtaskEntry::Inline(packs.rebuild(from, old, share, &wanted).await?));
         }
         operators.push(OperatorManifest { parallelism: parallelism(old), subtasks, ..old.clone() });
     }
@@ -120,6 +120,15 @@ async fn write(
         ..manifest.clone()
     };
     found(to, manifest).await
+}
+
+/// Returns rules that change no row, under which segments tell their earliest timers.
+fn timer_rules(operator: &OperatorManifest) -> Rules {
+    let mut rules = Rules::none();
+    for table in operator.tables.iter().filter(|table| table.holds_timers()) {
+        rules.define(table.id, TableRules { version: table.value.version, timers: true, ..TableRules::default() });
+    }
+    rules
 }
 
 fn stored_bytes(share: &Share) -> u64 {
@@ -143,18 +152,19 @@ impl<'a> Packs<'a> {
     async fn rebuild(
         &mut self,
         from: &Store,
-        operator: OperatorId,
+        operator: &OperatorManifest,
         share: Share,
         wanted: &KeyGroupSet,
     ) -> Result<SubtaskManifest> {
-        let Share { subtask, groups, watermark, times, segments, mut opaques } = share;
+        let Share { subtask, groups, watermark, times, segments, mut opaques, heat } = share;
         let (attempt, epoch) = (self.manifest.attempt, self.manifest.epoch);
-        let id = SegmentId { attempt, operator, subtask, epoch, part: Part(0) };
+        let id = SegmentId { attempt, operator: operator.id, subtask, epoch, part: Part(0) };
+        let rules = timer_rules(operator);
         let reader = SegmentReader::open(from, &narrowed(&segments, wanted)).await?;
         let mut segments = Vec::new();
         for groups in reader.parts(&groups, PART_BYTES) {
             let rows = reader.fetch(&groups).await?;
-            let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: Rules::none() };
+            let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: rules.clone() };
             self.encode(id, part, &mut segments).await?;
         }
         if subtask.0 > 0 {
@@ -166,7 +176,7 @@ impl<'a> Packs<'a> {
         for opaque in &mut opaques {
             self.store_large(id, opaque).await?;
         }
-        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques, times })
+        Ok(SubtaskManifest { subtask, groups, watermark, segments, opaques, times, heat })
     }
 
     /// Writes the rows of `part` in segments of bounded size, and adds these to `segments`.

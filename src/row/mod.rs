@@ -21,6 +21,7 @@ pub(crate) mod shape;
 mod source;
 pub(crate) mod span;
 mod times;
+mod warmth;
 
 pub use batch::RowBatch;
 pub use fold::Fold;
@@ -42,6 +43,7 @@ pub(crate) use source::{Narrowed, SortedBlocks};
 pub use source::{RowSource, SortedRows, Stack};
 pub use times::{GroupTimes, Life};
 pub(crate) use times::{agreed, later_times, times_of};
+pub use warmth::Warmth;
 
 /// Maximum length of a key, a namespace or a sub-key.
 pub const MAX_PART_BYTES: usize = 65_535;

@@ -52,6 +52,10 @@ impl Encoder {
     pub fn next_segment(&mut self, mut between_groups: impl FnMut()) -> Result<Option<Encoded>> {
         let Some(groups) = self.left.take() else { return Ok(None) };
         let mut writer = SegmentWriter::new(self.part.kind, groups.clone(), self.options)?;
+        let timers = self.part.rules.timer_tables();
+        if !timers.is_empty() {
+            writer = writer.with_timers(timers);
+        }
         let having = groups.intersection(self.part.rows.groups());
         for (at, group) in having.iter().enumerate() {
             if writer.end_group()? >= self.segment_bytes.max(1) {

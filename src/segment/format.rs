@@ -58,6 +58,15 @@ pub(super) mod column {
     pub(in super::super) const REQUIRED: u8 = 1;
 }
 
+/// Section numbers of an index.
+pub(super) mod section {
+    /// The earliest timers.
+    pub(in super::super) const EARLIEST: u8 = 1;
+
+    /// Flag: a reader without support for the section must refuse the segment.
+    pub(in super::super) const REQUIRED: u8 = 1;
+}
+
 /// How a block's payload is stored. The numbers are part of the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

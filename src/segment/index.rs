@@ -3,16 +3,18 @@
 use std::ops::Range;
 
 use super::SegmentRef;
+use super::earliest::{self, EarliestTimer};
 use super::format::{
     BLOCK_HEADER_BYTES, CHECKSUM_BYTES, HEADER_BYTES, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, VERSION, check_header,
-    check_version,
+    check_version, section,
 };
-use crate::codec::bytes::{Reader, put_length, put_u8, put_u16, put_u32};
+use crate::codec::bytes::{Reader, put_length, put_length_delimited, put_u8, put_u16, put_u32};
 use crate::codec::trailer::find_index;
 use crate::error::{Error, Result};
-use crate::id::Hash;
+use crate::id::{Hash, TableId};
 use crate::key_group::{KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS};
 use crate::row::SegmentKind;
+use crate::time::Timestamp;
 
 const RANGE_BYTES: usize = 4;
 const ENTRY_BYTES: usize = 3 * 4 + 2 * 2 + 16;
@@ -50,11 +52,24 @@ pub struct SegmentIndex {
     kind: SegmentKind,
     groups: KeyGroupSet,
     blocks: Vec<BlockEntry>,
+    sections: Sections,
+}
+
+/// The optional sections.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Sections {
+    /// Ordered by table and group.
+    pub(super) earliest: Option<Vec<EarliestTimer>>,
 }
 
 impl SegmentIndex {
-    pub(super) const fn new(kind: SegmentKind, groups: KeyGroupSet, blocks: Vec<BlockEntry>) -> Self {
-        Self { kind, groups, blocks }
+    pub(super) const fn new(
+        kind: SegmentKind,
+        groups: KeyGroupSet,
+        blocks: Vec<BlockEntry>,
+        sections: Sections,
+    ) -> Self {
+        Self { kind, groups, blocks, sections }
     }
 
     /// Returns `Base` or `Delta`.
@@ -73,6 +88,32 @@ impl SegmentIndex {
     #[must_use]
     pub fn blocks(&self) -> &[BlockEntry] {
         &self.blocks
+    }
+
+    /// Returns the earliest timer put into each table of timers and key group, ordered by table and group. Empty too if
+    /// the segment [does not tell](SegmentIndex::tells_timers).
+    #[must_use]
+    pub fn earliest(&self) -> &[EarliestTimer] {
+        self.sections.earliest.as_deref().unwrap_or_default()
+    }
+
+    /// Returns whether the segment tells its earliest timers. It does if its writer knew of a table of timers; segments
+    /// older than the section do not.
+    #[must_use]
+    pub fn tells_timers(&self) -> bool {
+        self.sections.earliest.is_some()
+    }
+
+    /// Returns a lower bound of the timers that the segment puts into `table`, a table of timers, in `group`: the earliest,
+    /// or [`Timestamp::MIN`] if the segment does not tell. `None` if it puts none.
+    #[must_use]
+    pub fn earliest_of(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        if !self.groups.contains(group) {
+            return None;
+        }
+        let Some(timers) = &self.sections.earliest else { return Some(Timestamp::MIN) };
+        let at = timers.binary_search_by_key(&(table, group), |timer| (timer.table, timer.group)).ok()?;
+        timers.get(at).map(|timer| timer.at)
     }
 
     /// Returns the number of rows in the segment.
@@ -126,8 +167,7 @@ impl SegmentIndex {
             put_u16(out, block.last.0);
             out.extend_from_slice(&block.hash.0);
         }
-        // No sections.
-        put_length(out, 0);
+        self.sections.encode(out);
     }
 
     /// Returns the index in these bytes, whose hash a [`SegmentRef`] has.
@@ -181,9 +221,9 @@ impl SegmentIndex {
             let block = Self::parse_block(&mut reader, &groups, blocks.last())?;
             blocks.push(block);
         }
-        skip_sections(&mut reader)?;
+        let sections = Sections::decode(&mut reader, &groups)?;
         reader.finish()?;
-        Ok(Self { kind, groups, blocks })
+        Ok(Self { kind, groups, blocks, sections })
     }
 
     fn parse_block(reader: &mut Reader<'_>, groups: &KeyGroupSet, before: Option<&BlockEntry>) -> Result<BlockEntry> {
@@ -236,6 +276,46 @@ impl SegmentIndex {
     }
 }
 
+impl Sections {
+    fn encode(&self, out: &mut Vec<u8>) {
+        let mut sections = Vec::new();
+        if let Some(timers) = &self.earliest {
+            let mut content = Vec::new();
+            earliest::encode(timers, &mut content);
+            sections.push((section::EARLIEST, content));
+        }
+        put_length(out, sections.len());
+        for (id, content) in sections {
+            put_u8(out, id);
+            put_u8(out, 0);
+            put_length_delimited(out, &content);
+        }
+    }
+
+    /// Reads the sections of a segment that covers `groups`; skips those that later versions add.
+    fn decode(reader: &mut Reader<'_>, groups: &KeyGroupSet) -> Result<Self> {
+        let (mut sections, mut before) = (Self::default(), None);
+        for _ in 0..reader.count(SECTION_BYTES)? {
+            let (id, flags) = (reader.u8()?, reader.u8()?);
+            let content = reader.length_delimited(reader.remaining())?;
+            if before.replace(id) >= Some(id) {
+                return Err(reader.corrupt("sections are out of order").with("section", id));
+            }
+            match id {
+                _ if flags > section::REQUIRED => return Err(unknown(id)),
+                section::EARLIEST => sections.earliest = Some(earliest::decode(content, groups)?),
+                _ if flags == section::REQUIRED => return Err(unknown(id)),
+                _ => {}
+            }
+        }
+        Ok(sections)
+    }
+}
+
+fn unknown(section: u8) -> Error {
+    Error::version("index needs a section that this build lacks").with("section", section)
+}
+
 /// Returns the byte ranges of `blocks`, which are in order. Adjacent blocks make one range of at most `most` bytes, or of
 /// one block.
 pub(crate) fn touching<'a>(blocks: impl IntoIterator<Item = &'a BlockEntry>, most: u64) -> Vec<Range<u64>> {
@@ -249,17 +329,4 @@ pub(crate) fn touching<'a>(blocks: impl IntoIterator<Item = &'a BlockEntry>, mos
         }
     }
     ranges
-}
-
-/// Skips the optional sections that later versions may add.
-fn skip_sections(reader: &mut Reader<'_>) -> Result<()> {
-    for _ in 0..reader.count(SECTION_BYTES)? {
-        let (id, flags) = (reader.u8()?, reader.u8()?);
-        let length = reader.varint_up_to(reader.remaining())?;
-        reader.bytes(length)?;
-        if flags != 0 {
-            return Err(Error::version("index needs a section that this build lacks").with("section", id));
-        }
-    }
-    Ok(())
 }

@@ -9,6 +9,7 @@
 
 mod block_reader;
 mod block_writer;
+mod earliest;
 mod encode;
 mod format;
 mod index;
@@ -22,6 +23,7 @@ use crate::id::{Epoch, Hash, ObjectId, SegmentId};
 use crate::key_group::KeyGroupSet;
 use crate::row::SegmentKind;
 
+pub use earliest::EarliestTimer;
 pub use encode::Encoder;
 #[cfg(any(test, feature = "internals"))]
 pub use encode::encode;

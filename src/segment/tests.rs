@@ -1,5 +1,6 @@
 //! Segments end to end: rows to bytes and back, and damaged bytes.
 
+mod earliest;
 mod hostile;
 mod merge;
 

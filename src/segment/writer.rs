@@ -4,11 +4,12 @@ use std::fmt;
 
 use super::Encoded;
 use super::block_writer::{BlockWriter, Compressor};
+use super::earliest::TimerNotes;
 use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Compression, HEADER_BYTES, put_header};
-use super::index::{BlockEntry, SegmentIndex};
+use super::index::{BlockEntry, Sections, SegmentIndex};
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
-use crate::id::Hash;
+use crate::id::{Hash, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
 use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, Row, RowKey, RowKeyBuf, SegmentKind};
 
@@ -34,6 +35,7 @@ pub struct SegmentWriter {
     blocks: Vec<BlockEntry>,
     compressor: Compressor,
     previous: Previous,
+    timers: Option<TimerNotes>,
 }
 
 impl fmt::Debug for SegmentWriter {
@@ -65,7 +67,14 @@ impl SegmentWriter {
             blocks: Vec::new(),
             compressor: Compressor::new(options.codec)?,
             previous: Previous::default(),
+            timers: None,
         })
+    }
+
+    /// Makes the segment tell the earliest timers of these tables, which are all that have timers; ascending.
+    #[must_use]
+    pub fn with_timers(self, tables: Vec<TableId>) -> Self {
+        Self { timers: Some(TimerNotes::new(tables)), ..self }
     }
 
     /// Appends a row of `group`.
@@ -80,6 +89,9 @@ impl SegmentWriter {
             self.end_block()?;
         }
         self.block.push(group, row);
+        if let Some(timers) = &mut self.timers {
+            timers.note(group, row);
+        }
         self.previous.set(group, row);
         Ok(())
     }
@@ -139,7 +151,8 @@ impl SegmentWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        let index = SegmentIndex::new(self.kind, self.groups, self.blocks);
+        let sections = Sections { earliest: self.timers.map(TimerNotes::finish) };
+        let index = SegmentIndex::new(self.kind, self.groups, self.blocks, sections);
         let mut bytes = self.segment;
         let start = bytes.len();
         index.encode(&mut bytes);

@@ -153,6 +153,7 @@ pub fn manifest(object: ObjectId, groups: KeyGroupSet, subtask: u32, epoch: Epoc
         segments: vec![segment(object, groups, subtask, epoch)],
         opaques: Vec::new(),
         times: Vec::new(),
+        heat: Vec::new(),
     }
 }
 

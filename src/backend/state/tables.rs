@@ -115,7 +115,8 @@ impl Tables {
     /// * `times`: the checkpoint's, from which TTLs that are new for stored rows count.
     #[must_use]
     pub fn restored(key: Schema, schemas: Vec<TableSchema>, times: CheckpointTimes) -> Self {
-        Self { schemas, restored: Some(times), ..Self::new(key) }
+        let new_rules = schemas.iter().filter_map(timer_rules).collect();
+        Self { schemas, restored: Some(times), new_rules, ..Self::new(key) }
     }
 
     /// Sets the times of each restored group.
@@ -213,7 +214,8 @@ impl Tables {
             Some(stored) if wanted != *stored => return Err(other_type(stored, &wanted)),
             _ => {}
         }
-        let rules = TableRules { version: wanted.value.version, ttl: wanted.ttl, ..rules };
+        let timers = wanted.holds_timers();
+        let rules = TableRules { version: wanted.value.version, timers, ttl: wanted.ttl, ..rules };
         self.register(at, wanted, rules, |_, life| Ok(life.map(|life| Life { millis: None, ..*life })))?;
         Ok(id)
     }
@@ -255,6 +257,7 @@ impl Tables {
             version,
             ordered: wanted.ordered,
             by_key: true,
+            timers: false,
             ttl: schema.ttl,
             merge: wanted.merge,
             // Segments may hold rows of older versions, whatever version the last checkpoint lists for the table.
@@ -351,12 +354,21 @@ impl Tables {
             None => self.schemas.push(schema),
         }
         // Backends are fastest for tables without rules.
-        let TableRules { version, ordered, by_key, ttl, merge, upgrade } = &rules;
-        if *version != FIRST_VERSION || *ordered || !by_key || ttl.is_some() || merge.is_some() || upgrade.is_some() {
+        let TableRules { version, ordered, by_key, timers, ttl, merge, upgrade } = &rules;
+        let simple = *version == FIRST_VERSION && !ordered && *by_key && !timers;
+        if !simple || ttl.is_some() || merge.is_some() || upgrade.is_some() {
             self.new_rules.push((id, rules));
         }
         Ok(())
     }
+}
+
+/// Returns the rules of a restored table of timers: segments tell the earliest timers, whether or not the program still
+/// declares the table.
+fn timer_rules(schema: &TableSchema) -> Option<(TableId, TableRules)> {
+    let version = schema.value.version;
+    let rules = TableRules { version, by_key: false, timers: true, ..TableRules::default() };
+    schema.holds_timers().then_some((schema.id, rules))
 }
 
 /// Seed of the hash that gives new tables their ids. Readers take ids from the manifest, so the seed is no part of the

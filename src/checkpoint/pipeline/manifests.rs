@@ -58,7 +58,8 @@ impl Pipeline {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
             let Arrival { owned: groups, watermark, times, opaques, summary, .. } = arrival;
-            let manifest = SubtaskManifest { subtask: participant.1, groups, watermark, segments, opaques, times };
+            let (subtask, heat) = (participant.1, Vec::new());
+            let manifest = SubtaskManifest { subtask, groups, watermark, segments, opaques, times, heat };
             Ok((participant, manifest, summary))
         };
         let manifests: Vec<_> = arrivals.into_iter().map(manifest).collect::<Result<_>>()?;

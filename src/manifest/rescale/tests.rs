@@ -82,9 +82,15 @@ fn stored(parallelism: u32, opaques: &[Vec<(Redistribution, usize)>]) -> Vec<Sub
             segments: vec![segment(2 * index, range.into()), segment(2 * index + 1, thirds)],
             opaques: opaques[index as usize].iter().enumerate().map(opaque).collect(),
             times: vec![GroupTimes::new(range, Timestamp::from_millis(i64::from(index / 2)), Timestamp::MIN)],
+            // Unknown to every third.
+            heat: if index % 3 == 2 { vec![] } else { (range.start..range.end).map(warmth_of).collect() },
         }
     };
     (0..parallelism).map(subtask).collect()
+}
+
+fn warmth_of(group: u16) -> Warmth {
+    Warmth(u8::try_from(group + 1).unwrap())
 }
 
 /// The plan as a reader of the format would write it: every new subtask looks at every old one.
@@ -102,12 +108,17 @@ fn plainly(parallelism: u32, old: &[SubtaskManifest]) -> Vec<Share> {
         };
         let times: Vec<_> = from().flat_map(|other| other.group_times()).collect();
         let times: Vec<_> = times.iter().filter_map(over).collect();
+        let heat_of = |group: KeyGroup| {
+            let owner = old.iter().find(|other| other.groups.contains(group));
+            owner.filter(|owner| !owner.heat.is_empty()).map_or(Warmth(0), |_| warmth_of(group.0))
+        };
         Share {
             subtask: Subtask(index),
             watermark: from().map(|other| other.watermark).min().unwrap_or(Timestamp::MIN),
             times: later_times(&[], &times),
             segments: from().flat_map(|other| other.segments.iter().filter_map(narrowed)).collect(),
             opaques: Vec::new(),
+            heat: groups.iter().map(heat_of).collect(),
             groups,
         }
     };
@@ -186,6 +197,7 @@ fn ten_thousand_subtasks_are_planned_for_ten_thousand_others() {
             segments: vec![segment(0, range.into()), segment(1, thirds)],
             opaques: Vec::new(),
             times: Vec::new(),
+            heat: vec![Warmth(7); range.len()],
         }
     };
     let subtasks: Vec<_> = (0..old).map(subtask).collect();
@@ -194,4 +206,5 @@ fn ten_thousand_subtasks_are_planned_for_ten_thousand_others() {
     let plan = OperatorPlan::of_seats(OperatorId(1), (max, 9_999), &stored, &seats).unwrap();
     let pairs: usize = plan.shares.iter().map(|share| share.segments.len()).sum();
     assert!((20_000..50_000).contains(&pairs), "{pairs}");
+    assert!(plan.shares.iter().all(|share| share.heat == vec![Warmth(7); share.groups.len()]));
 }

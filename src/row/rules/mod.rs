@@ -185,6 +185,11 @@ impl Rules {
         Arc::ptr_eq(&self.tables, &other.tables)
     }
 
+    /// Returns the tables of timers, ascending.
+    pub(crate) fn timer_tables(&self) -> Vec<TableId> {
+        self.tables.iter().filter(|(_, rules)| rules.timers).map(|(id, _)| *id).collect()
+    }
+
     /// Returns whether a table's new values carry neither version nor stamp, and such values read as their stored bytes.
     #[inline]
     pub(crate) fn plain(&self, table: TableId) -> bool {

@@ -19,6 +19,8 @@ pub struct TableRules {
     /// Whether the rows of a key and namespace can be visited without scanning the group, as a map needs. If not, visiting
     /// or clearing them may cost a step per row of the group, in no particular order, and writing is cheaper.
     pub by_key: bool,
+    /// Whether the rows are timers: the sub-key is a time as `ordered:i64`. Segments tell the earliest.
+    pub timers: bool,
     /// When rows expire; `None` if the table never had a time to live.
     pub ttl: Option<Ttl>,
     /// How operands merge.
@@ -29,7 +31,15 @@ pub struct TableRules {
 
 impl Default for TableRules {
     fn default() -> Self {
-        Self { version: FIRST_VERSION, ordered: false, by_key: true, ttl: None, merge: None, upgrade: None }
+        Self {
+            version: FIRST_VERSION,
+            ordered: false,
+            by_key: true,
+            timers: false,
+            ttl: None,
+            merge: None,
+            upgrade: None,
+        }
     }
 }
 

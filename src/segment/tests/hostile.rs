@@ -4,10 +4,12 @@ use std::sync::LazyLock;
 
 use super::super::block_reader::Block;
 use super::super::format::{BlockHeader, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, column};
+use super::super::index::Sections;
 use super::*;
 use crate::codec::bytes::tests::{any_damage, damaged};
 use crate::codec::bytes::{put_length, put_length_delimited, put_u16, put_u32, put_varint};
 use crate::row::shape;
+use crate::time::Timestamp;
 
 const GROUPS: u16 = 4;
 
@@ -148,7 +150,8 @@ fn indexes_that_break_a_rule_are_refused() {
     let entry = wrapped(0, b"x", 1, 1, 0).1;
     let decode = |blocks: &[BlockEntry]| {
         let mut bytes = Vec::new();
-        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(2), blocks.to_vec()).encode(&mut bytes);
+        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(2), blocks.to_vec(), Sections::default())
+            .encode(&mut bytes);
         SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.message().to_owned())
     };
     assert!(decode(&[entry, entry]).is_ok());
@@ -190,7 +193,7 @@ fn blocks_of_a_group_follow_each_other() {
     let raw = payload(&two_rows());
     let (block, entry) = wrapped(0, &raw, raw.len(), 2, 0);
     let second = BlockEntry { offset: entry.offset + u64::from(entry.length), ..entry };
-    let index = SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry, second]);
+    let index = SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry, second], Sections::default());
     let stored = [&block[..], &block].concat().into();
     let rows = SegmentRows::new(&index, &KeyGroupSet::all(1), vec![(entry.offset, stored)]).unwrap();
     let error = rows.append_group(KeyGroup(0), &mut RowBatch::new()).unwrap_err();
@@ -222,7 +225,7 @@ fn g03_bombs_do_not_go_off() {
     let index = |raw_bytes, rows| {
         let (_, entry) = wrapped(1, &zeros, raw_bytes, rows, 0);
         let mut bytes = Vec::new();
-        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry]).encode(&mut bytes);
+        SegmentIndex::new(SegmentKind::Delta, KeyGroupSet::all(1), vec![entry], Sections::default()).encode(&mut bytes);
         SegmentIndex::decode(&bytes, &Hash::of(&bytes)).map_err(|error| error.kind())
     };
     let most = u32::try_from(MAX_BLOCK_ROWS).unwrap();
@@ -258,6 +261,21 @@ static INDEX: LazyLock<Vec<u8>> = LazyLock::new(|| {
     index
 });
 
+/// The same with every section.
+static INDEX_WITH_SECTIONS: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let at = |group| i64::from(group) * 1000 - 7;
+    let timer = |table, group| {
+        let (table, group) = (TableId(table), KeyGroup(group));
+        EarliestTimer { table, group, at: Timestamp::from_millis(at(group.0)) }
+    };
+    let earliest = (0..40).step_by(3).map(|group| timer(1, group)).chain([timer(9, 5)]).collect();
+    let found = SegmentIndex::decode(&INDEX, &Hash::of(&INDEX)).unwrap();
+    let sections = Sections { earliest: Some(earliest) };
+    let mut index = Vec::new();
+    SegmentIndex::new(found.kind(), found.groups().clone(), found.blocks().to_vec(), sections).encode(&mut index);
+    index
+});
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 2000, failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -286,8 +304,8 @@ proptest! {
     }
 
     #[test]
-    fn damaged_indexes_give_an_error_or_a_valid_index(damage in any_damage()) {
-        let index = damaged(&INDEX, &damage);
+    fn damaged_indexes_give_an_error_or_a_valid_index(damage in any_damage(), sections: bool) {
+        let index = damaged(if sections { &INDEX_WITH_SECTIONS } else { &INDEX }, &damage);
         if let Ok(index) = SegmentIndex::decode(&index, &Hash::of(&index)) {
             let ranges = index.blocks_for(&KeyGroupSet::all(40));
             prop_assert!(ranges.iter().all(|range| range.start < range.end && range.end <= index.offset()));

@@ -7,7 +7,7 @@ use super::{Edit, Named, edited, named, varint};
 use alluvium_testkit::fuzz::seal;
 
 pub(super) fn all() -> Named {
-    [segments(), indexes(), directories(), blocks(), compressed()].concat()
+    [segments(), indexes(), sections(), directories(), blocks(), compressed()].concat()
 }
 
 /// Segments: framing, and the trailer.
@@ -62,22 +62,26 @@ fn segments() -> Named {
     all
 }
 
+/// A block of an index: length, raw length, rows, first and last group.
+type Block = (u32, u32, u32, u16, u16);
+
+/// Returns an index with these bytes behind its blocks.
+fn index(kind: u8, ranges: &[(u16, u16)], blocks: &[Block], behind: &[u8]) -> Vec<u8> {
+    let mut out = vec![1, 0, 0, 0, kind];
+    put_length(&mut out, ranges.len());
+    ranges.iter().for_each(|(start, end)| [*start, *end].into_iter().for_each(|number| put_u16(&mut out, number)));
+    put_length(&mut out, blocks.len());
+    for (length, raw, rows, first, last) in blocks {
+        [*length, *raw, *rows].into_iter().for_each(|number| put_u32(&mut out, number));
+        [*first, *last].into_iter().for_each(|number| put_u16(&mut out, number));
+        out.extend_from_slice(&[0; 16]);
+    }
+    out.extend_from_slice(behind);
+    out
+}
+
 /// Indexes of segments, each with a correct hash.
 fn indexes() -> Named {
-    type Block = (u32, u32, u32, u16, u16);
-    let index = |kind: u8, ranges: &[(u16, u16)], blocks: &[Block], behind: &[u8]| {
-        let mut out = vec![1, 0, 0, 0, kind];
-        put_length(&mut out, ranges.len());
-        ranges.iter().for_each(|(start, end)| [*start, *end].into_iter().for_each(|number| put_u16(&mut out, number)));
-        put_length(&mut out, blocks.len());
-        for (length, raw, rows, first, last) in blocks {
-            [*length, *raw, *rows].into_iter().for_each(|number| put_u32(&mut out, number));
-            [*first, *last].into_iter().for_each(|number| put_u16(&mut out, number));
-            out.extend_from_slice(&[0; 16]);
-        }
-        out.extend_from_slice(behind);
-        out
-    };
     let all = [(0, 8)];
     let with = |block: Block| index(1, &all, &[block], &[0]);
     let raw = |bytes: &[u8]| [&[1, 0, 0, 0, 1][..], bytes].concat();
@@ -113,10 +117,34 @@ fn indexes() -> Named {
             ("block-groups-inverted", with((100, 1, 1, 3, 2))),
             ("block-of-a-foreign-group", with((100, 1, 1, 0, 8))),
             ("blocks-descend", index(1, &all, &[(100, 1, 1, 3, 3), (100, 1, 1, 2, 2)], &[0])),
+            ("bytes-behind", index(1, &all, &[], &[0, 0])),
+        ],
+    )
+}
+
+/// Indexes of segments whose sections are wrong.
+fn sections() -> Named {
+    let all = [(0, 8)];
+    let timers = |content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        index(1, &all, &[], &[&[1, 1, 0, length][..], content].concat())
+    };
+    named(
+        "segment_index",
+        [
             ("sections-40-bits", index(1, &all, &[], &[0x80, 0x80, 0x80, 0x80, 0x80, 0x20])),
             ("section-too-long", index(1, &all, &[], &[1, 7, 0, 9])),
             ("section-required", index(1, &all, &[], &[1, 7, 1, 0])),
-            ("bytes-behind", index(1, &all, &[], &[0, 0])),
+            ("sections-descend", index(1, &all, &[], &[2, 9, 0, 0, 8, 0, 0])),
+            ("section-twice", index(1, &all, &[], &[2, 1, 0, 1, 0, 1, 0, 1, 0])),
+            ("timers-40-bits", timers(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x20])),
+            ("timers-of-no-group", timers(&[1, 5, 0, 0, 0, 0])),
+            ("timers-tables-descend", timers(&[2, 5, 0, 0, 0, 1, 0, 0, 4, 0, 0, 0, 1, 0, 0])),
+            ("timers-of-a-foreign-group", timers(&[1, 5, 0, 0, 0, 1, 8, 0])),
+            ("timers-beyond-all-groups", timers(&[1, 5, 0, 0, 0, 2, 7, 0, 0xff, 0xff, 3, 0])),
+            ("timers-cut", timers(&[1, 5, 0, 0, 0, 2, 0, 0, 0])),
+            ("timers-overlong", timers(&[1, 5, 0, 0, 0, 1, 0, 0x80, 0])),
+            ("timers-and-a-byte", timers(&[0, 0])),
         ],
     )
 }

@@ -47,6 +47,7 @@ fn operator(parallelism: u32, owned: &[(u16, u16)]) -> OperatorManifest {
             segments: Vec::new(),
             opaques: Vec::new(),
             times: Vec::new(),
+            heat: Vec::new(),
         })
     };
     let subtasks = owned.iter().enumerate().map(subtask).collect();

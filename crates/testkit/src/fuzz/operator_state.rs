@@ -103,6 +103,7 @@ fn checkpoint(case: &Case) -> Option<Manifest> {
         segments: vec![],
         opaques: case.subtasks.get(index as usize).into_iter().flatten().map(Carried::opaque).collect(),
         times: vec![],
+        heat: vec![],
     };
     let subtasks = (0..parallelism).map(|index| SubtaskEntry::Inline(subtask(index))).collect();
     let operator = OperatorManifest { id: OPERATOR, name: "operator".into(), parallelism, tables: vec![], subtasks };

@@ -3,7 +3,7 @@
 use alluvium::backend::{Fold, RowBatch, RowSource as _, Rules};
 use alluvium::internals::codec::bytes::{Reader, put_checksum, put_length, put_u8, put_u16, put_u32};
 use alluvium::internals::codec::trailer::put_trailer;
-use alluvium::internals::segment::{EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
+use alluvium::internals::segment::{EarliestTimer, EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
 use alluvium::manifest::Hash;
 use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Result};
 use bytes::Bytes;
@@ -28,6 +28,12 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     let some = KeyGroupSet::from(KeyGroupRange::new(0, u16::from(*data.last().unwrap_or(&0)) << 7));
     for range in index.blocks_for(&some.intersection(index.groups())) {
         assert!(all.iter().any(|whole| whole.start <= range.start && range.end <= whole.end));
+    }
+    let place = |timer: &EarliestTimer| (timer.table, timer.group);
+    assert!(index.earliest().is_sorted_by(|a, b| place(a) < place(b)));
+    for timer in index.earliest() {
+        assert!(index.groups().contains(timer.group));
+        assert_eq!(index.earliest_of(timer.table, timer.group), Some(timer.at));
     }
     assert!(index.records() >= index.blocks().len() as u64 && index.raw_bytes() <= u64::MAX / 2);
     Ok(())
