@@ -10,6 +10,8 @@ use crate::manifest::{ObjectId, ObjectRef, Opaque, SubtaskEntry};
 use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
+use super::uses::GroupUses;
+
 /// A subtask's report on its state, for its operator's entry in the manifest.
 #[derive(Debug, Clone)]
 pub struct StateSummary {
@@ -27,6 +29,8 @@ pub(crate) struct Arrival {
     pub(crate) owned: KeyGroupSet,
     pub(crate) watermark: Timestamp,
     pub(crate) times: Vec<GroupTimes>,
+    /// How much each owned group was used lately.
+    pub(crate) uses: GroupUses,
     pub(crate) opaques: Vec<Opaque>,
     /// The newest commit that the task knew before the barrier: output up to it is published.
     pub(crate) published: Option<Epoch>,

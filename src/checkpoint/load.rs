@@ -148,7 +148,7 @@ impl Large {
         let having = |(_, opened): &(usize, &Opened)| opened.segment.groups.contains(group);
         for (segment, opened) in reader.segments.iter().enumerate().filter(having) {
             let (run, blocks) = match &opened.content {
-                Content::Rows(rows) => (rows.run(group), VecDeque::new()),
+                Content::Rows(rows, _) => (rows.run(group), VecDeque::new()),
                 Content::Index(index) => {
                     let blocks: VecDeque<_> = index.blocks_of(&groups_of(group)).copied().collect();
                     let of = (index.kind(), index.groups().clone());

@@ -21,3 +21,4 @@ pub mod savepoints;
 pub mod segment_chain;
 mod slices;
 pub mod sweep;
+pub(crate) mod uses;

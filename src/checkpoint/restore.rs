@@ -46,7 +46,7 @@ pub(super) struct Opened {
 #[derive(Debug)]
 pub(super) enum Content {
     /// The whole of a short segment.
-    Rows(Arc<SegmentRows>),
+    Rows(Arc<SegmentRows>, SegmentIndex),
     Index(SegmentIndex),
 }
 
@@ -60,6 +60,20 @@ pub(super) enum Content {
 #[cfg(any(test, feature = "internals"))]
 pub async fn fetch(store: &Store, segments: &[SegmentRef]) -> Result<Arc<dyn RowSource>> {
     SegmentReader::open(store, segments).await?.fetch(&groups_of(segments)).await
+}
+
+impl Content {
+    fn whole(bytes: Bytes, segment: &SegmentRef) -> Result<Self> {
+        let index = SegmentIndex::find(&bytes, Some(&segment.index_hash))?;
+        let rows = SegmentRows::new(&index, index.groups(), vec![(0, bytes)])?;
+        Ok(Self::Rows(Arc::new(rows), index))
+    }
+
+    const fn index(&self) -> &SegmentIndex {
+        match self {
+            Self::Rows(_, index) | Self::Index(index) => index,
+        }
+    }
 }
 
 impl SegmentReader {
@@ -91,9 +105,9 @@ impl SegmentReader {
     }
 
     /// Returns a lower bound of the times of the group's timers in `table`; `None` if it has none there.
-    pub(super) fn earliest_timer(&self, _table: TableId, group: KeyGroup) -> Option<Timestamp> {
-        let mut having = self.segments.iter().filter(|opened| opened.segment.groups.contains(group));
-        having.next().map(|_| Timestamp::MIN)
+    pub(super) fn earliest_timer(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        let having = self.segments.iter().filter(|opened| opened.segment.groups.contains(group));
+        having.filter_map(|opened| opened.content.index().earliest_of(table, group)).min()
     }
 
     /// Returns the rows of `groups`, oldest first; each segment contributes only the groups that it is needed for.
@@ -122,8 +136,7 @@ impl Opened {
         }
         let content = if segment.length <= WHOLE_SEGMENT_BYTES {
             let bytes = read(store, segment.object, segment.offset, 0..segment.length).await;
-            let rows = bytes.and_then(|bytes| SegmentRows::open(bytes, &segment.index_hash));
-            rows.map(|rows| Content::Rows(Arc::new(rows)))
+            bytes.and_then(|bytes| Content::whole(bytes, &segment))
         } else {
             read_index(store, &segment).await.map(Content::Index)
         };
@@ -146,7 +159,7 @@ impl Opened {
     /// Returns the rows of `groups`, a subset of the groups that the segment is needed for.
     async fn fetch(&self, store: &Store, groups: KeyGroupSet) -> Result<Arc<dyn RowSource>> {
         let rows = match &self.content {
-            Content::Rows(rows) => Arc::clone(rows),
+            Content::Rows(rows, _) => Arc::clone(rows),
             Content::Index(index) => {
                 let rows = self.fetch_blocks(store, index, &groups).await;
                 Arc::new(rows.map_err(|error| of_segment(error, &self.segment))?)

@@ -47,7 +47,7 @@ pub struct Sealed {
     pub parts: Vec<SealedPart>,
     /// Distinct rows changed since the previous seal, without rows both created and deleted since.
     pub dirty_rows: u64,
-    /// The groups with dirty rows, ascending.
+    /// The groups with dirty rows, ascending, and a few of the others, in turn from seal to seal.
     pub heat: Vec<GroupHeat>,
     /// Numbers reported by the engine below the backend, possibly slightly old; each can be summed over subtasks. Empty
     /// without such an engine.

@@ -51,7 +51,7 @@ use crate::error::{Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::row::{Cut, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::row::{Cut, GroupHeat, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
 use self::arena::{Arena, prefetch};
@@ -71,6 +71,9 @@ use super::{
 
 /// Groups prefetched ahead in a pass over all dirty groups.
 const GROUPS_AHEAD: usize = 4;
+
+/// Groups without writes whose heat a seal reports.
+const IDLE_HEAT: usize = 8;
 
 /// The state of one subtask, as a log per key group.
 ///
@@ -95,6 +98,8 @@ pub struct LogBackend {
     seals: u32,
     /// Where [`LogBackend::reclaim`] last stopped.
     reclaim_next: usize,
+    /// Where [`LogBackend::add_idle_heat`] last stopped.
+    heat_next: usize,
     /// The most threads of a load.
     load_threads: usize,
     /// Buffer for new values, reused.
@@ -150,6 +155,7 @@ impl LogBackend {
             dirty: Vec::new(),
             seals: 0,
             reclaim_next: 0,
+            heat_next: 0,
             load_threads: default_threads(),
             scratch: Vec::new(),
             value: Vec::new(),
@@ -186,6 +192,21 @@ impl LogBackend {
         let ahead = |by: usize| self.group(*dirty.get(at + by)?);
         ahead(2 * GROUPS_AHEAD).into_iter().for_each(prefetch);
         ahead(GROUPS_AHEAD).into_iter().for_each(|group| group.regions.prefetch_tail());
+    }
+
+    /// Adds the heat of some groups that were not written, in turn: they may have been read.
+    fn add_idle_heat(&mut self, heat: &mut Vec<GroupHeat>) {
+        let (seals, dirty) = (self.seals, heat.len());
+        for _ in 0..IDLE_HEAT.min(self.groups.len()) {
+            self.heat_next = if self.heat_next + 1 < self.groups.len() { self.heat_next + 1 } else { 0 };
+            let Some(Some(group)) = self.groups.get_mut(self.heat_next) else { continue };
+            let Ok(id) = u16::try_from(self.heat_next).map(KeyGroup) else { continue };
+            let written = heat.get(..dirty).unwrap_or_default();
+            if written.binary_search_by_key(&id, |of_group| of_group.group).is_err() {
+                heat.push(group.heat(id, 0, seals));
+            }
+        }
+        heat.sort_unstable_by_key(|of_group| of_group.group);
     }
 
     /// Returns what loads `rows`, and the groups.
@@ -386,6 +407,7 @@ impl StateBackend for LogBackend {
         }
         self.dirty = dirty;
         self.dirty.clear();
+        self.add_idle_heat(&mut heat);
         let mut base = Vec::new();
         for id in bases.iter() {
             let Some(group) = group_cell(&mut self.groups, id) else { continue };

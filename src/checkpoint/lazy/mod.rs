@@ -226,6 +226,10 @@ impl GroupSource for LazyRestore {
     }
 
     fn earliest_timer(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {
+        if self.shared.evicted().contains(group) {
+            // Newer segments than the restored ones may have timers.
+            return Some(Timestamp::MIN);
+        }
         self.shared.reader.earliest_timer(table, group)
     }
 }

@@ -57,8 +57,8 @@ impl Pipeline {
             let Some(segments) = self.chain(participant).segments_with(epoch, &packed) else {
                 return Err(Error::usage("not all state of the subtask is placed").with("subtask", participant.1));
             };
-            let Arrival { owned: groups, watermark, times, opaques, summary, .. } = arrival;
-            let (subtask, heat) = (participant.1, Vec::new());
+            let Arrival { owned: groups, watermark, times, uses, opaques, summary, .. } = arrival;
+            let (subtask, heat) = (participant.1, uses.warmth(&groups));
             let manifest = SubtaskManifest { subtask, groups, watermark, segments, opaques, times, heat };
             Ok((participant, manifest, summary))
         };

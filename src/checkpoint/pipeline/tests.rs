@@ -9,6 +9,7 @@ use super::*;
 use crate::backend::{LogBackend, RowRef, StateBackend as _, Write};
 use crate::checkpoint::acknowledgement::StateSummary;
 use crate::checkpoint::restore::read_entries;
+use crate::checkpoint::uses::GroupUses;
 use crate::id::{OperatorId, Part, Subtask, TableId};
 use crate::key_group::{KeyGroupSet, Partitioner, subtask_range};
 use crate::manifest::{Opaque, OpaqueContent, OpaqueRole, SubtaskEntry};
@@ -76,7 +77,15 @@ impl Process {
             let watermark = Timestamp::from_millis(3);
             arrivals.insert(
                 participant,
-                Arrival { owned, watermark, times: Vec::new(), opaques, published: None, summary },
+                Arrival {
+                    owned,
+                    watermark,
+                    times: Vec::new(),
+                    uses: GroupUses::default(),
+                    opaques,
+                    published: None,
+                    summary,
+                },
             );
         }
         Arc::clone(&self.pipeline).place(epoch, arrivals, None).await

@@ -94,7 +94,9 @@ impl OwnedAttempt {
         let mut dirty_rows = 0u64;
         for (operator, groups) in heat {
             for group in groups {
-                metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
+                if group.dirty_rows > 0 {
+                    metrics::group_heat(group.dirty_rows, group.reads, group.writes, group.live_bytes);
+                }
                 dirty_rows = dirty_rows.saturating_add(group.dirty_rows);
                 self.rows.insert((*operator, group.group), group.rows);
             }

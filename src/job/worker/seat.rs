@@ -1,6 +1,6 @@
 //! A seat: a subtask before its state is restored.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use crate::checkpoint::lazy::{LazyParts, LazyRestore};
 use crate::checkpoint::load::Parts;
 use crate::checkpoint::pipeline::{SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
+use crate::checkpoint::uses::GroupUses;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, OperatorId, Subtask};
 use crate::job::Strategy;
@@ -199,7 +200,7 @@ impl Seat {
             reader,
             loader,
             groups: groups.clone(),
-            weights: BTreeMap::new(),
+            weights: GroupUses::restored(groups, &self.share.heat).used().collect(),
             part_bytes: self.restore.bytes / 2,
         }));
         let source = Arc::<LazyRestore>::clone(&lazy);
@@ -229,6 +230,7 @@ impl Seat {
     fn into_task<B>(self, Loaded { state, operator_state, tables, lazy }: Loaded<B>) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
+        let uses = GroupUses::restored(&self.share.groups, &self.share.heat);
         Task {
             presence: self.presence,
             owned: self.share.groups,
@@ -242,6 +244,7 @@ impl Seat {
             committed: None,
             strategy: self.strategy,
             tables,
+            uses,
             lazy,
         }
     }

@@ -11,6 +11,7 @@ use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
 use crate::checkpoint::lazy::{LazyRestore, Ready, RestoreProgress};
 use crate::checkpoint::pipeline::{SharedChain, lock};
+use crate::checkpoint::uses::GroupUses;
 use crate::error::{Error, Result};
 use crate::id::{Barrier, Epoch, Part, Subtask};
 use crate::job::Strategy;
@@ -48,6 +49,7 @@ pub struct Task<B> {
     pub(super) committed: Option<Epoch>,
     pub(super) strategy: Strategy,
     pub(super) tables: AgreedTables,
+    pub(super) uses: GroupUses,
     /// `None` if the state was restored eagerly.
     pub(super) lazy: Option<Arc<LazyRestore>>,
 }
@@ -169,6 +171,7 @@ impl<B: StateBackend> Task<B> {
         let sealed = self.state.backend_mut().seal(cut, &bases);
         let mut sealed = sealed.inspect_err(|_| lock(&self.chain).add_due(&bases))?;
         metrics::dirty_rows(sealed.dirty_rows);
+        self.uses.at_seal(&sealed.heat);
         let summary = StateSummary {
             tables: Arc::clone(&self.tables.entries),
             heat: std::mem::take(&mut sealed.heat),
@@ -182,7 +185,8 @@ impl<B: StateBackend> Task<B> {
         self.newest = Some(epoch);
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
-        let arrival = Arrival { owned: self.owned.clone(), watermark, times, opaques, published, summary };
+        let (owned, uses) = (self.owned.clone(), self.uses.clone());
+        let arrival = Arrival { owned, watermark, times, uses, opaques, published, summary };
         self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 
