@@ -53,7 +53,8 @@ fn steps() -> impl Strategy<Value = Step> {
         4 => (0u16..60).prop_map(Step::Tick),
         14 => (any::<bool>(), bases()).prop_map(|(next_epoch, bases)| Step::Seal { next_epoch, bases }),
         4 => (0u64..4, any::<bool>()).prop_map(|(age, commit)| Step::Settle { age, commit }),
-        3 => (1u32..=8).prop_map(Step::Crash),
+        3 => (1u32..=8, any::<bool>()).prop_map(|(parallelism, lazy)| Step::Crash { parallelism, lazy }),
+        3 => any::<u16>().prop_map(Step::Evict),
         1 => (1u32..=8).prop_map(Step::Rescale),
     ]
 }
@@ -84,7 +85,7 @@ proptest! {
             world.take(step);
         }
         world.take(&Step::Rescale(3));
-        world.take(&Step::Crash(1));
+        world.take(&Step::Crash { parallelism: 1, lazy: false });
     }
 }
 
@@ -121,7 +122,7 @@ mod rocksdb {
                 world.take(step);
             }
             world.take(&Step::Rescale(2));
-            world.take(&Step::Crash(1));
+            world.take(&Step::Crash { parallelism: 1, lazy: false });
         }
     }
 }

@@ -178,6 +178,10 @@ impl StateBackend for AnyBackend {
         delegate!(self, backend => backend.adopt(loaded, groups))
     }
 
+    fn dirty_groups(&self) -> KeyGroupSet {
+        delegate!(self, backend => backend.dirty_groups())
+    }
+
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         delegate!(self, backend => backend.drop_groups(groups))
     }

@@ -292,6 +292,11 @@ pub trait StateBackend: Debug + Send {
         Err(Error::usage("backend has no loader of its own").with("groups", groups))
     }
 
+    /// Returns the groups that may have writes since the last seal. Default: all.
+    fn dirty_groups(&self) -> KeyGroupSet {
+        self.groups().clone()
+    }
+
     /// Drops `groups` and their state.
     ///
     /// # Errors

@@ -14,16 +14,13 @@ pub(crate) struct GroupUses(Vec<f64>);
 impl GroupUses {
     /// Continues from the checkpoint's record.
     pub(crate) fn restored(groups: &KeyGroupSet, warmth: &[Warmth]) -> Self {
-        let mut uses = vec![0.0; groups.ranges().last().map_or(0, |last| usize::from(last.end))];
-        for (group, warmth) in groups.iter().zip(warmth) {
-            uses.get_mut(usize::from(group.0)).into_iter().for_each(|uses| *uses = warmth.weight());
-        }
-        Self(uses)
+        let recorded = warmth.iter().map(|warmth| warmth.weight()).chain(std::iter::repeat(0.0));
+        groups.iter().zip(recorded).collect()
     }
 
-    /// Returns the groups that were used, with how much.
-    pub(crate) fn used(&self) -> impl Iterator<Item = (KeyGroup, f64)> + '_ {
-        (0..).zip(&self.0).filter(|(_, uses)| **uses > 0.0).map(|(group, uses)| (KeyGroup(group), *uses))
+    /// Returns how much a group was used.
+    pub(crate) fn of(&self, group: KeyGroup) -> f64 {
+        self.0.get(usize::from(group.0)).copied().unwrap_or(0.0)
     }
 
     /// Counts what a seal reports. A backend's count of a group that was just loaded begins anew: the record goes on until
@@ -44,8 +41,19 @@ impl GroupUses {
     /// Returns the record of `groups` for a checkpoint.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and saturates")]
     pub(crate) fn warmth(&self, groups: &KeyGroupSet) -> Vec<Warmth> {
-        let uses = |group: KeyGroup| self.0.get(usize::from(group.0)).copied().unwrap_or(0.0);
-        groups.iter().map(|group| Warmth::of(uses(group).round() as u64)).collect()
+        groups.iter().map(|group| Warmth::of(self.of(group).round() as u64)).collect()
+    }
+}
+
+impl FromIterator<(KeyGroup, f64)> for GroupUses {
+    fn from_iter<I: IntoIterator<Item = (KeyGroup, f64)>>(uses: I) -> Self {
+        let mut by_number = Vec::new();
+        for (group, uses) in uses {
+            let at = usize::from(group.0);
+            by_number.resize(by_number.len().max(at + 1), 0.0);
+            by_number.get_mut(at).into_iter().for_each(|slot| *slot = uses);
+        }
+        Self(by_number)
     }
 }
 
@@ -65,9 +73,8 @@ mod tests {
         assert_eq!(uses.warmth(&groups), [Warmth::of(896), Warmth::of(128)]);
         uses.at_seal(&[heat(2, 3, 0)]);
         assert_eq!(uses.warmth(&groups), [Warmth::of(784), Warmth::of(112)]);
-        assert_eq!(uses.used().map(|(group, _)| group.0).collect::<Vec<_>>(), [2, 5]);
         let (mut unused, none) = (GroupUses::restored(&groups, &[]), Warmth::default());
         unused.at_seal(&[]);
-        assert_eq!((unused.used().count(), unused.warmth(&groups)), (0, vec![none; 2]));
+        assert_eq!(unused.warmth(&groups), [none; 2]);
     }
 }

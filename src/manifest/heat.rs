@@ -20,8 +20,8 @@ impl Extension {
     #[must_use]
     pub fn heat(operators: Vec<(OperatorId, Vec<GroupHeat>)>) -> Self {
         let operators = operators.into_iter().map(|(id, mut groups)| {
-            // A read alone is counted in the warmth of each group.
-            groups.retain(|heat| heat.writes > 0);
+            // Reads of other groups count in their warmth.
+            groups.retain(|heat| heat.dirty_rows > 0);
             groups.sort_unstable_by_key(|heat| std::cmp::Reverse((heat.writes, heat.dirty_rows, heat.group)));
             groups.truncate(MAX_GROUPS);
             groups.sort_unstable_by_key(|heat| heat.group);

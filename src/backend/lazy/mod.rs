@@ -20,7 +20,7 @@ mod source;
 
 use std::sync::Arc;
 
-use crate::error::{Result, broken};
+use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::row::{Cut, GroupTimes, RowSource, Rules, Sealed, TableRules, later_times, times_of};
@@ -98,43 +98,69 @@ impl<B: StateBackend> LazyBackend<B> {
         self.absent.as_ref().map_or_else(KeyGroupSet::empty, |absent| absent.groups.clone())
     }
 
-    /// Adds `groups`, all absent, which `source` loads when they are needed.
+    /// Sets where evicted groups are loaded from.
+    pub fn set_source(&mut self, source: Arc<dyn GroupSource>) {
+        self.source = Some(source);
+    }
+
+    /// Adds `groups`, all absent, which the [source](Self::set_source) loads when they are needed.
     ///
     /// * `times`: what the checkpoint recorded of them. [`StateBackend::resume`] has them already.
     ///
     /// # Errors
-    /// `Usage` if a group is owned already.
-    pub(crate) fn add_absent(
-        &mut self,
-        groups: &KeyGroupSet,
-        times: &[GroupTimes],
-        source: Arc<dyn GroupSource>,
-    ) -> Result<()> {
+    /// `Usage` if a group is owned already, or there is no source.
+    pub fn add_absent(&mut self, groups: &KeyGroupSet, times: &[GroupTimes]) -> Result<()> {
         check_unowned(&self.owned, groups)?;
+        if groups.is_empty() {
+            return Ok(());
+        }
+        let source = self.source()?;
         self.owned = self.owned.union(groups);
-        self.source = Some(source);
-        self.set_absent(groups, times, false);
+        self.set_absent(groups, times, source);
         Ok(())
     }
 
-    /// Makes `groups` absent again. All their state lies in segments that the source knows.
+    fn source(&self) -> Result<Arc<dyn GroupSource>> {
+        self.source.clone().ok_or_else(|| Error::usage("the backend has no source to load groups from"))
+    }
+
+    /// Makes resident groups absent again. All their state lies in segments that the source knows: they have no writes
+    /// that were not sealed and stored.
     ///
     /// # Errors
-    /// `Usage` if a group is not resident, or the backend has no source.
-    pub(crate) fn evict(&mut self, groups: &KeyGroupSet) -> Result<()> {
+    /// `Usage` if a group is not resident or has writes since the last seal, or there is no source.
+    pub fn evict(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        if groups.is_empty() {
+            return Ok(());
+        }
         check_owned(self.resident.groups(), groups)?;
-        let Some(source) = self.source.clone() else {
-            return Err(crate::error::Error::usage("the backend has no source to load groups from"));
-        };
+        let dirty = self.resident.dirty_groups().intersection(groups);
+        if !dirty.is_empty() {
+            return Err(Error::usage("key groups have writes that are not sealed").with("groups", dirty));
+        }
+        let source = self.source()?;
         let times = times_of(&self.resident.times(), groups);
         self.resident.drop_groups(groups)?;
-        self.set_absent(groups, &times, true);
         source.take_back(groups);
+        let evicted = self.set_absent(groups, &times, source);
+        evicted.evicted = evicted.evicted.union(groups);
         Ok(())
     }
 
-    fn set_absent(&mut self, groups: &KeyGroupSet, times: &[GroupTimes], evicted: bool) {
-        let Some(source) = self.source.clone().filter(|_| !groups.is_empty()) else { return };
+    /// Evicts the least used group, if one can be evicted now. Returns whether it did.
+    ///
+    /// # Errors
+    /// None from the crate's own backends.
+    ///
+    /// * `kept`: groups that stay.
+    pub(crate) fn evict_coldest(&mut self, kept: &KeyGroupSet) -> Result<bool> {
+        let Some(source) = &self.source else { return Ok(false) };
+        let clean = self.resident.groups().difference(&self.resident.dirty_groups()).difference(kept);
+        let Some(coldest) = source.coldest(&clean) else { return Ok(false) };
+        self.evict(&std::iter::once(coldest).collect()).map(|()| true)
+    }
+
+    fn set_absent(&mut self, groups: &KeyGroupSet, times: &[GroupTimes], source: Arc<dyn GroupSource>) -> &mut Absent {
         let absent = self.absent.get_or_insert_with(|| {
             let (groups, evicted) = (KeyGroupSet::empty(), KeyGroupSet::empty());
             let (times, clears) = (Vec::new(), Clears::default());
@@ -145,10 +171,8 @@ impl<B: StateBackend> LazyBackend<B> {
         let times = later_times(&unrecorded.collect::<Vec<_>>(), &times_of(times, groups));
         absent.times = later_times(&absent.times, &times);
         let all = absent.groups.union(groups);
-        if evicted {
-            absent.evicted = absent.evicted.union(groups);
-        }
         absent.set_groups(all);
+        absent
     }
 
     /// Has `groups` loaded soon, where they are absent. Does not block.
@@ -164,11 +188,11 @@ impl<B: StateBackend> LazyBackend<B> {
     /// Makes all of `groups` resident; the calling thread waits for those that are not loaded.
     ///
     /// # Errors
-    /// As [`GroupSource::wait`]; groups before the failing one are resident.
+    /// As [`GroupSource::wait`]; groups before the failing one are resident. `Limit` if memory has no room for all.
     pub fn ensure(&mut self, groups: &KeyGroupSet) -> Result<()> {
         self.request(groups);
         let wanted = groups.intersection(&self.absent());
-        wanted.iter().try_for_each(|group| self.touch(group))
+        wanted.iter().try_for_each(|group| self.bring(group, groups))
     }
 
     /// Returns a lower bound of the times of the group's timers in `table`, while the group is absent; `None` if it has no
@@ -183,18 +207,24 @@ impl<B: StateBackend> LazyBackend<B> {
         match &self.absent {
             None => Ok(()),
             Some(absent) if !absent.contains(group) => Ok(()),
-            Some(_) => self.bring(group),
+            Some(_) => self.bring(group, &KeyGroupSet::empty()),
         }
     }
 
-    /// Adopts an absent group, and whatever else is loaded.
+    /// Adopts an absent group, and whatever else is loaded. While memory lacks, evicts others, but none of `kept`.
     #[cold]
     #[inline(never)]
-    fn bring(&mut self, group: KeyGroup) -> Result<()> {
+    fn bring(&mut self, group: KeyGroup, kept: &KeyGroupSet) -> Result<()> {
         self.adopt_loaded()?;
-        let Some(absent) = self.absent.as_ref().filter(|absent| absent.contains(group)) else { return Ok(()) };
-        let arrived = absent.source.wait(group)?;
-        self.adopt_arrived(arrived)
+        loop {
+            let Some(absent) = self.absent.as_ref().filter(|absent| absent.contains(group)) else { return Ok(()) };
+            let brought = absent.source.wait(group).and_then(|arrived| self.adopt_arrived(arrived));
+            match brought {
+                // Another group makes room for this one.
+                Err(error) if error.kind() == ErrorKind::Limit && self.evict_coldest(kept)? => {}
+                other => return other,
+            }
+        }
     }
 
     /// Adopts the groups that are loaded and cost nothing to adopt.
@@ -456,6 +486,10 @@ impl<B: StateBackend> StateBackend for LazyBackend<B> {
         self.resident.adopt(loaded, groups)?;
         self.owned = self.owned.union(groups);
         Ok(())
+    }
+
+    fn dirty_groups(&self) -> KeyGroupSet {
+        self.resident.dirty_groups()
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {

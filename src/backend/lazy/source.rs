@@ -67,6 +67,10 @@ pub trait GroupSource: fmt::Debug + Send + Sync {
     /// Returns groups that are loaded and cost nothing to adopt.
     fn take_loaded(&self) -> Vec<Arrived>;
 
+    /// Returns the least used of the `resident` groups that can be evicted: all its state is in segments, and nobody has it
+    /// [ready](crate::Task::ready). `None` if there is none.
+    fn coldest(&self, resident: &KeyGroupSet) -> Option<KeyGroup>;
+
     /// Takes groups back, which are absent again: they could not be adopted, or their owner evicts them.
     fn take_back(&self, groups: &KeyGroupSet);
 

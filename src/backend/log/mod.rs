@@ -456,6 +456,10 @@ impl StateBackend for LogBackend {
         self.adopt_loaded(loaded, groups)
     }
 
+    fn dirty_groups(&self) -> KeyGroupSet {
+        self.dirty.iter().copied().collect()
+    }
+
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.owned, groups)?;
         self.owned = self.owned.difference(groups);

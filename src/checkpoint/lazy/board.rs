@@ -8,6 +8,7 @@ use crate::error::{Error, ErrorKind, Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
 use super::progress::RestoreProgress;
+use crate::checkpoint::uses::GroupUses;
 
 /// How far an absent group has come.
 #[derive(Debug)]
@@ -47,13 +48,9 @@ impl Board {
     /// Returns the board of a restore of `groups`, all absent.
     ///
     /// * `sizes`: their stored bytes.
-    /// * `weights`: their recent uses.
-    pub(super) fn new(
-        groups: &KeyGroupSet,
-        sizes: &BTreeMap<KeyGroup, u64>,
-        weights: &BTreeMap<KeyGroup, f64>,
-    ) -> Self {
-        let weight = |group: KeyGroup| weights.get(&group).copied().unwrap_or(0.0);
+    /// * `uses`: how much they were used.
+    pub(super) fn new(groups: &KeyGroupSet, sizes: &BTreeMap<KeyGroup, u64>, uses: &GroupUses) -> Self {
+        let weight = |group| uses.of(group);
         let all: f64 = groups.iter().map(weight).sum();
         // Without a record all are alike.
         #[expect(clippy::cast_precision_loss, reason = "fewer than 2^15 groups")]
@@ -286,8 +283,7 @@ mod tests {
     fn board(sizes: &[(u16, u64, f64)]) -> Board {
         let groups: KeyGroupSet = sizes.iter().map(|(group, ..)| KeyGroup(*group)).collect();
         let bytes = sizes.iter().map(|(group, bytes, _)| (KeyGroup(*group), *bytes)).collect();
-        let weights = sizes.iter().map(|(group, _, weight)| (KeyGroup(*group), *weight)).collect();
-        Board::new(&groups, &bytes, &weights)
+        Board::new(&groups, &bytes, &sizes.iter().map(|(group, _, uses)| (KeyGroup(*group), *uses)).collect())
     }
 
     fn units(board: &mut Board, bytes: u64) -> Vec<Vec<u16>> {

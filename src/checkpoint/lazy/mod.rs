@@ -14,16 +14,17 @@ mod lane;
 mod progress;
 mod ready;
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::load::Parts;
 use super::pipeline::{SharedChain, lock};
 use super::restore::SegmentReader;
-use crate::backend::{Arrived, GroupLoader, GroupSource};
+use super::uses::GroupUses;
+use crate::backend::{Arrived, GroupLoader, GroupSource, LazyBackend, StateBackend};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
+use crate::memory::MemoryBudget;
 use crate::place::Store;
 use crate::time::Timestamp;
 
@@ -49,12 +50,13 @@ pub(crate) struct LazyParts {
     pub(crate) attempt: Attempt,
     pub(crate) chain: SharedChain,
     /// The segments of the restored checkpoint.
-    pub(crate) reader: SegmentReader,
+    pub(crate) reader: Arc<SegmentReader>,
     /// `None` if only the task can load groups.
     pub(crate) loader: Option<Arc<dyn GroupLoader>>,
     pub(crate) groups: KeyGroupSet,
-    /// Recent uses of each group, where they are known.
-    pub(crate) weights: BTreeMap<KeyGroup, f64>,
+    /// Recent uses of each group.
+    pub(crate) uses: GroupUses,
+    pub(crate) budget: MemoryBudget,
     /// Stored bytes of a part of a group that is loaded at a time.
     pub(crate) part_bytes: u64,
 }
@@ -74,6 +76,8 @@ struct Shared {
     reader: Arc<SegmentReader>,
     loader: Option<Arc<dyn GroupLoader>>,
     part_bytes: u64,
+    budget: MemoryBudget,
+    uses: Mutex<GroupUses>,
     /// Groups that are not as in `reader`: they were resident, and are absent again.
     evicted: Mutex<KeyGroupSet>,
     board: Mutex<Board>,
@@ -83,17 +87,19 @@ struct Shared {
 impl LazyRestore {
     /// Starts loading in the background.
     pub(crate) fn start(parts: LazyParts) -> Self {
-        let LazyParts { store, attempt, chain, reader, loader, groups, weights, part_bytes } = parts;
-        let board = Board::new(&groups, &reader.sizes(), &weights);
+        let LazyParts { store, attempt, chain, reader, loader, groups, uses, budget, part_bytes } = parts;
+        let board = Board::new(&groups, &reader.sizes(), &uses);
         // Without a loader rows would only pile up.
-        let lanes = if loader.is_some() { lanes() } else { 0 };
+        let lanes = if loader.is_some() && !groups.is_empty() { lanes() } else { 0 };
         let shared = Arc::new(Shared {
             store,
             attempt,
             chain,
-            reader: Arc::new(reader),
+            reader,
             loader,
             part_bytes,
+            budget,
+            uses: Mutex::new(uses),
             evicted: Mutex::new(KeyGroupSet::empty()),
             board: Mutex::new(board),
             changed: Condvar::new(),
@@ -116,10 +122,20 @@ impl LazyRestore {
         self.shared.board().damaged()
     }
 
-    /// Returns those of `groups` that nobody waits for or uses.
-    pub(crate) fn unused(&self, groups: &KeyGroupSet) -> KeyGroupSet {
-        let board = self.shared.board();
-        groups.iter().filter(|group| !board.is_wanted(*group)).collect()
+    /// Continues with these counts of uses.
+    pub(crate) fn set_uses(&self, uses: &GroupUses) {
+        self.shared.uses().clone_from(uses);
+    }
+
+    /// Evicts cold groups of `backend` while the memory budget is nearly spent.
+    pub(crate) fn relieve<B: StateBackend>(&self, backend: &mut LazyBackend<B>) -> Result<()> {
+        let (limit, held) = (self.shared.budget.limit_bytes(), || self.shared.budget.held_bytes());
+        if held() <= limit - limit / 8 {
+            return Ok(());
+        }
+        let none = KeyGroupSet::empty();
+        while held() > limit - limit / 4 && backend.evict_coldest(&none)? {}
+        Ok(())
     }
 }
 
@@ -169,6 +185,10 @@ impl Shared {
         Ok(Parts::read(Arc::clone(self.store.runtime()), reader, groups, self.part_bytes))
     }
 
+    fn uses(&self) -> MutexGuard<'_, GroupUses> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn evicted(&self) -> MutexGuard<'_, KeyGroupSet> {
         self.evicted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -212,6 +232,13 @@ impl GroupSource for LazyRestore {
 
     fn take_loaded(&self) -> Vec<Arrived> {
         self.shared.board().take_loaded()
+    }
+
+    fn coldest(&self, resident: &KeyGroupSet) -> Option<KeyGroup> {
+        let stored = lock(&self.shared.chain).stored(resident);
+        let (board, uses) = (self.shared.board(), self.shared.uses());
+        let unused = stored.iter().filter(|group| !board.is_wanted(*group));
+        unused.min_by(|a, b| uses.of(*a).total_cmp(&uses.of(*b)))
     }
 
     fn take_back(&self, groups: &KeyGroupSet) {

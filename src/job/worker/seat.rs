@@ -8,7 +8,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::shared::{Mail, Presence};
 use super::task::{AgreedTables, Task};
-use crate::backend::{GroupLoader, KeyedState, Outcome, StateBackend, Tables};
+use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
 use crate::checkpoint::lazy::{LazyParts, LazyRestore};
 use crate::checkpoint::load::Parts;
@@ -139,7 +139,7 @@ impl Seat {
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Loaded<B>> {
-        let reader = SegmentReader::open(&self.store, &self.share.segments).await?;
+        let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
@@ -149,64 +149,68 @@ impl Seat {
         if !under_stored_rules {
             self.begin(&mut state);
         }
-        let lazy = match self.is_lazy(&mut state) {
-            Some(loader) if !under_stored_rules => Some(self.start_lazy(&mut state, reader, loader)?),
-            _ => {
-                self.load_all(&mut state, reader).await?;
-                None
-            }
-        };
+        let is_lazy = self.is_lazy(&mut state);
+        let waits = is_lazy && !under_stored_rules && !self.share.segments.is_empty();
+        if !waits {
+            self.load_all(&mut state, Arc::clone(&reader)).await?;
+        }
         if under_stored_rules {
             lock(&self.chain).rebase();
             state.apply_declared_rules();
             self.begin(&mut state);
         }
+        let absent = if waits { self.share.groups.clone() } else { KeyGroupSet::empty() };
+        let lazy = is_lazy.then(|| self.start_lazy(&mut state, reader, &absent)).transpose()?;
         Ok(Loaded { state, operator_state, tables, lazy })
     }
 
     /// Loads all groups.
-    async fn load_all<B: StateBackend>(&self, state: &mut KeyedState<B>, reader: SegmentReader) -> Result<()> {
+    async fn load_all<B: StateBackend>(&self, state: &mut KeyedState<B>, reader: Arc<SegmentReader>) -> Result<()> {
         let (runtime, bytes) = (Arc::clone(&self.runtime), self.restore.bytes / 2);
-        let mut parts = Parts::read(runtime, Arc::new(reader), &self.share.groups, bytes);
+        let mut parts = Parts::read(runtime, reader, &self.share.groups, bytes);
         while let Some(part) = parts.next().await? {
             part.load_into(state.backend_mut())?;
         }
         Ok(())
     }
 
-    /// Returns whether groups are restored lazily, and then what loads them off the task's thread, if anything does.
-    fn is_lazy<B: StateBackend>(&self, state: &mut KeyedState<B>) -> Option<Option<Arc<dyn GroupLoader>>> {
-        if self.restore.mode == RestoreMode::Eager || self.share.segments.is_empty() {
-            return None;
+    /// Returns whether groups may be absent.
+    fn is_lazy<B: StateBackend>(&self, state: &mut KeyedState<B>) -> bool {
+        match self.restore.mode {
+            RestoreMode::Eager => false,
+            RestoreMode::Lazy => true,
+            RestoreMode::Auto => self.runtime.can_block() && state.backend_mut().group_loader(&[]).is_some(),
         }
-        let tables: Vec<_> = self.tables.schemas().iter().map(|table| table.id).collect();
-        let loader = state.backend_mut().group_loader(&tables);
-        let suits = loader.is_some() && self.runtime.can_block();
-        (suits || self.restore.mode == RestoreMode::Lazy).then_some(loader)
     }
 
-    /// Makes all groups absent, and begins to load them.
+    /// Makes `absent` groups known to the state, and begins to load them.
     fn start_lazy<B: StateBackend>(
         &self,
         state: &mut KeyedState<B>,
-        reader: SegmentReader,
-        loader: Option<Arc<dyn GroupLoader>>,
+        reader: Arc<SegmentReader>,
+        absent: &KeyGroupSet,
     ) -> Result<Arc<LazyRestore>> {
-        let groups = &self.share.groups;
+        let tables: Vec<_> = self.tables.schemas().iter().map(|table| table.id).collect();
         let lazy = Arc::new(LazyRestore::start(LazyParts {
             store: self.store.clone(),
             attempt: self.presence.attempt.shared.attempt(),
             chain: Arc::clone(&self.chain),
             reader,
-            loader,
-            groups: groups.clone(),
-            weights: GroupUses::restored(groups, &self.share.heat).used().collect(),
+            loader: state.backend_mut().group_loader(&tables),
+            groups: absent.clone(),
+            uses: self.uses(),
+            budget: self.budget.clone(),
             part_bytes: self.restore.bytes / 2,
         }));
-        let source = Arc::<LazyRestore>::clone(&lazy);
-        state.backend_mut().add_absent(groups, self.tables.group_times(), source)?;
-        lock(&self.chain).set_absent(groups.clone());
+        state.backend_mut().set_source(Arc::<LazyRestore>::clone(&lazy));
+        state.backend_mut().add_absent(absent, self.tables.group_times())?;
+        lock(&self.chain).set_absent(absent.clone());
         Ok(lazy)
+    }
+
+    /// Returns how much the groups were used, as recorded.
+    fn uses(&self) -> GroupUses {
+        GroupUses::restored(&self.share.groups, &self.share.heat)
     }
 
     /// Returns the state with none of its groups loaded.
@@ -230,7 +234,7 @@ impl Seat {
     fn into_task<B>(self, Loaded { state, operator_state, tables, lazy }: Loaded<B>) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
-        let uses = GroupUses::restored(&self.share.groups, &self.share.heat);
+        let uses = self.uses();
         Task {
             presence: self.presence,
             owned: self.share.groups,
@@ -255,7 +259,7 @@ struct Loaded<B> {
     state: KeyedState<B>,
     operator_state: OperatorState,
     tables: AgreedTables,
-    /// `None` if all groups are loaded.
+    /// `None` if no group may be absent.
     lazy: Option<Arc<LazyRestore>>,
 }
 

@@ -50,7 +50,7 @@ pub struct Task<B> {
     pub(super) strategy: Strategy,
     pub(super) tables: AgreedTables,
     pub(super) uses: GroupUses,
-    /// `None` if the state was restored eagerly.
+    /// `None` if no key group may be absent.
     pub(super) lazy: Option<Arc<LazyRestore>>,
 }
 
@@ -117,10 +117,10 @@ impl<B: StateBackend> Task<B> {
         }
     }
 
-    /// Returns how far a lazy restore has come; `None` after an eager one.
+    /// Returns how far a lazy restore has come; of no groups after an eager one.
     #[must_use]
-    pub fn restore_progress(&self) -> Option<RestoreProgress> {
-        self.lazy.as_ref().map(|lazy| lazy.progress())
+    pub fn restore_progress(&self) -> RestoreProgress {
+        self.lazy.as_ref().map_or_else(RestoreProgress::default, |lazy| lazy.progress())
     }
 
     /// Returns the key groups whose rows are damaged in the restored checkpoint, as far as is known, each with its error.
@@ -172,6 +172,7 @@ impl<B: StateBackend> Task<B> {
         let mut sealed = sealed.inspect_err(|_| lock(&self.chain).add_due(&bases))?;
         metrics::dirty_rows(sealed.dirty_rows);
         self.uses.at_seal(&sealed.heat);
+        self.lazy.iter().for_each(|lazy| lazy.set_uses(&self.uses));
         let summary = StateSummary {
             tables: Arc::clone(&self.tables.entries),
             heat: std::mem::take(&mut sealed.heat),
@@ -245,8 +246,8 @@ impl<B: StateBackend> Task<B> {
         Ok(())
     }
 
-    /// Reads the outcomes of earlier epochs and passes them to the backend. [`Task::barrier`] does the same. Does not
-    /// block.
+    /// Reads the outcomes of earlier epochs and passes them to the backend, and evicts cold key groups while the memory budget
+    /// is nearly spent. [`Task::barrier`] does the same. Does not block.
     ///
     /// # Errors
     /// None from the crate's own backends.
@@ -262,6 +263,6 @@ impl<B: StateBackend> Task<B> {
                 self.state.backend_mut().settle(epoch, outcome)?;
             }
         }
-        Ok(())
+        self.lazy.as_ref().map_or(Ok(()), |lazy| lazy.relieve(self.state.backend_mut()))
     }
 }

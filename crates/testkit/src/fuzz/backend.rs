@@ -45,6 +45,7 @@ enum AnyStep {
     Settle { age: u8, commit: bool },
     Crash(u8),
     Rescale(u8),
+    Evict(u16),
 }
 
 impl From<AnyPlace> for Place {
@@ -88,7 +89,8 @@ impl From<AnyStep> for Step {
             AnyStep::Tick(millis) => Self::Tick(millis.into()),
             AnyStep::Seal { next_epoch, bases } => Self::Seal { next_epoch, bases: bases % (1 << GROUPS) },
             AnyStep::Settle { age, commit } => Self::Settle { age: (age % 4).into(), commit },
-            AnyStep::Crash(number) => Self::Crash(parallelism(number)),
+            AnyStep::Crash(number) => Self::Crash { parallelism: parallelism(number), lazy: number >= 128 },
+            AnyStep::Evict(groups) => Self::Evict(groups),
             AnyStep::Rescale(number) => Self::Rescale(parallelism(number)),
         }
     }
@@ -103,6 +105,6 @@ pub fn backend(data: &[u8]) -> Result<()> {
         world.take(&step.into());
     }
     world.take(&Step::Rescale(3));
-    world.take(&Step::Crash(1));
+    world.take(&Step::Crash { parallelism: 1, lazy: false });
     Ok(())
 }

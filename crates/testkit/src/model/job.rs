@@ -1,11 +1,13 @@
 //! The subtasks of the model's job, on any backend.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 
 use alluvium::backend::conformance::{History, RowId, contents};
-use alluvium::backend::{Change, Cut, Entry, Part, RowRef, Scope, StateBackend, SubRange, Write};
+use alluvium::backend::{Change, Cut, Entry, LazyBackend, Part, RowRef, Scope, StateBackend, SubRange, Write};
 use alluvium::{Epoch, KeyGroup, KeyGroupSet, Outcome, TableId, Timestamp, owner};
 
+use super::absent::FromHistory;
 use super::{Action, GROUPS, ORDERED, TABLES, edit, merges, range, rules, stored_bytes, value};
 
 /// The subtasks on one kind of backend, and their sealed parts.
@@ -15,25 +17,31 @@ pub(super) struct Job<B> {
     counts: bool,
     clock: i64,
     pub(super) version: u32,
-    subtasks: Vec<B>,
+    subtasks: Vec<LazyBackend<B>>,
     pub(super) history: History,
+    /// The history, for absent groups.
+    shared: Arc<Mutex<History>>,
 }
 
 impl<B: StateBackend> Job<B> {
     pub(super) fn new(make: impl Fn(KeyGroupSet) -> B + 'static, counts: bool, parallelism: u32) -> Self {
         let make = Box::new(make);
-        let mut job = Self { make, counts, clock: 0, version: 1, subtasks: Vec::new(), history: History::default() };
+        let (subtasks, history, shared) = (Vec::new(), History::default(), Arc::default());
+        let mut job = Self { make, counts, clock: 0, version: 1, subtasks, history, shared };
         job.subtasks = (0..parallelism).map(|i| job.start(range(parallelism, i))).collect();
         job
     }
 
     /// Returns a backend with the tables declared and the time set.
-    fn start(&self, groups: KeyGroupSet) -> B {
-        let mut backend = (self.make)(groups);
+    fn start(&self, groups: KeyGroupSet) -> LazyBackend<B> {
+        let mut backend = LazyBackend::new((self.make)(groups));
         for table in 0..TABLES {
             rules(table, self.version).into_iter().for_each(|rules| backend.define(TableId(table), rules));
         }
         backend.advance(Timestamp::MIN, Timestamp::from_millis(self.clock));
+        let tables: Vec<_> = (0..TABLES).map(TableId).collect();
+        let loader = backend.group_loader(&tables);
+        backend.set_source(Arc::new(FromHistory::new(Arc::clone(&self.shared), loader)));
         backend
     }
 
@@ -65,7 +73,7 @@ impl<B: StateBackend> Job<B> {
         found
     }
 
-    fn owner(&mut self, group: KeyGroup) -> &mut B {
+    fn owner(&mut self, group: KeyGroup) -> &mut LazyBackend<B> {
         let parallelism = u32::try_from(self.subtasks.len()).unwrap();
         &mut self.subtasks[owner(GROUPS, parallelism, group) as usize]
     }
@@ -111,6 +119,7 @@ impl<B: StateBackend> Job<B> {
             dirty_rows += dirty;
             self.history.add(sealed);
         }
+        self.shared.lock().unwrap().clone_from(&self.history);
         dirty_rows
     }
 
@@ -118,13 +127,26 @@ impl<B: StateBackend> Job<B> {
         self.subtasks.iter_mut().for_each(|backend| backend.settle(Epoch(epoch), outcome).unwrap());
     }
 
-    pub(super) fn crash(&mut self, parallelism: u32) {
+    /// * `lazy`: whether groups are absent until they are used.
+    pub(super) fn crash(&mut self, parallelism: u32, lazy: bool) {
         self.version += 1;
         self.subtasks.clear();
         for i in 0..parallelism {
             let mut backend = self.start(KeyGroupSet::empty());
-            backend.load(&self.history, &range(parallelism, i)).unwrap();
+            let groups = range(parallelism, i);
+            match lazy {
+                true => backend.add_absent(&groups, &[]).unwrap(),
+                false => backend.load(&self.history, &groups).unwrap(),
+            }
             self.subtasks.push(backend);
+        }
+    }
+
+    /// Makes groups absent, selected by bit, whose writes are all sealed.
+    pub(super) fn evict(&mut self, groups: u16) {
+        for backend in &mut self.subtasks {
+            let clean = backend.resident().groups().difference(&backend.dirty_groups());
+            backend.evict(&clean.iter().filter(|group| groups >> group.0 & 1 == 1).collect()).unwrap();
         }
     }
 

@@ -1,5 +1,6 @@
 //! One job's keyed state held three times: in the backends under test, in overlay backends, and in a map.
 
+mod absent;
 mod job;
 
 use std::collections::BTreeMap;
@@ -155,8 +156,13 @@ pub enum Step {
         age: u64,
         commit: bool,
     },
-    /// Loses everything not sealed and restores at this parallelism.
-    Crash(u32),
+    /// Loses everything not sealed and restores at this parallelism; `lazy`: groups are absent until they are used.
+    Crash {
+        parallelism: u32,
+        lazy: bool,
+    },
+    /// Makes groups absent, selected by bit, that have no writes since the last seal.
+    Evict(u16),
     /// Seals, and moves groups between the running subtasks and new ones.
     Rescale(u32),
 }
@@ -236,12 +242,19 @@ impl<B: StateBackend> World<B> {
                     self.compare();
                 }
             }
-            Step::Crash(parallelism) => {
-                self.tested.crash(parallelism);
-                self.overlay.crash(parallelism);
+            Step::Crash { parallelism, lazy } => {
+                self.tested.crash(parallelism, lazy);
+                self.overlay.crash(parallelism, lazy);
                 self.model.clone_from(&self.sealed);
                 self.epochs.clear();
-                self.compare();
+                // A comparison would load all groups.
+                if !lazy {
+                    self.compare();
+                }
+            }
+            Step::Evict(groups) => {
+                self.tested.evict(groups);
+                self.overlay.evict(groups);
             }
             Step::Rescale(parallelism) => {
                 self.seal(true, 0);
