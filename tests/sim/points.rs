@@ -104,6 +104,8 @@ pub(crate) const STACK: &[&str] = &[
     "damage: two objects swapped",
     "epoch given up because a worker was lost",
     "job given up for want of memory",
+    "key groups absent after a restore",
+    "key groups evicted",
     "limit of epochs in flight hit",
     "limit of memory hit, then gone on",
     "link broke",

@@ -5,15 +5,15 @@ use std::fmt::Debug;
 
 use alluvium::{
     AnyBackend, Assignment, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, Opaque, OpaqueContent, OpaqueRole,
-    OperatorId, OperatorSpec, Redistribution, RestoreFrom, Result, Schema, SharedRuntime, Store, Task, Timestamp,
-    owner,
+    OperatorId, OperatorSpec, ReadyGuard, Redistribution, RestoreFrom, Result, Schema, SharedRuntime, Store, Task,
+    Timestamp, owner,
 };
 
 use super::judge::{Judge, Restored, intent};
 use super::kinds::Subtask;
 use super::seats::{Party, Seated, Slot, Stored};
 use super::sink::{Sink, Transaction};
-use super::workload::{Op, Reach, Workload};
+use super::workload::{Op, Reach, Record, Workload};
 
 pub(crate) const SOURCE: OperatorId = OperatorId(1);
 pub(crate) const STATE: OperatorId = OperatorId(2);
@@ -77,7 +77,7 @@ pub(crate) struct Engine {
 
 impl Engine {
     /// Opens the job in one process and restores its state.
-    pub(crate) async fn open(store: Store, judge: &Judge, shape: Shape) -> Result<(Self, Restored)> {
+    pub(crate) async fn open(store: Store, judge: &Judge, shape: Shape) -> Result<(Self, Option<Restored>)> {
         let mut party = Party::new(store.runtime().clone());
         let mut job = shape.builder(store).open().await?;
         judge.track_budget(job.budget());
@@ -85,8 +85,14 @@ impl Engine {
         Self::begin(job, judge, shape, vec![party])
     }
 
-    /// Begins to feed an opened job, whose subtasks are all restored.
-    pub(crate) fn begin(job: Job, judge: &Judge, shape: Shape, parties: Vec<Party>) -> Result<(Self, Restored)> {
+    /// Begins to feed an opened job, whose subtasks are all restored. Returns the restored state, unless key groups are
+    /// absent.
+    pub(crate) fn begin(
+        job: Job,
+        judge: &Judge,
+        shape: Shape,
+        parties: Vec<Party>,
+    ) -> Result<(Self, Option<Restored>)> {
         let (mut stored, mut announced_to) = (Stored::default(), Vec::new());
         let (mut source, mut sink, mut subtasks) = (None, None, Vec::new());
         for party in parties {
@@ -130,7 +136,14 @@ impl Engine {
             committed: None,
             aborted: None,
         };
-        let restored = engine.observe()?;
+        let mut resident = true;
+        for subtask in &engine.subtasks {
+            resident &= subtask.with(|subtask| Ok(subtask.absent().is_empty()))?;
+        }
+        let restored = if resident { Some(engine.observe()?) } else { None };
+        if !resident {
+            judge.sim.hit("key groups absent after a restore");
+        }
         let parallelism = engine.subtasks.len() as u64;
         for (index, subtask) in (0..).zip(&engine.subtasks) {
             subtask.with(|subtask| subtask.narrow_union(index, parallelism))?;
@@ -202,7 +215,7 @@ impl Engine {
     ///
     /// After a `limit` error the record is still the next, and can be processed again. An operation that cannot be repeated
     /// fails with `stopped` instead.
-    pub(crate) fn process(&mut self) -> Result<()> {
+    pub(crate) async fn process(&mut self) -> Result<()> {
         let index = self.in_flight.front().copied().unwrap_or(self.read);
         let record = self.judge.workload.record(index);
         let parallelism = self.shape.parallelism;
@@ -218,6 +231,7 @@ impl Engine {
         };
         let mut from_ms = i64::MAX;
         for at in targets {
+            let _guard = self.ready(at, Some(&record), record.time).await?;
             let now = self.now(at);
             from_ms = from_ms.min(now.as_millis());
             self.subtasks[at].with(|subtask| {
@@ -241,9 +255,25 @@ impl Engine {
         Ok(())
     }
 
+    /// Waits for the key groups of a record, and of the timers due at `time`.
+    async fn ready(&self, at: usize, record: Option<&Record>, time: i64) -> Result<ReadyGuard> {
+        let ready = self.subtasks[at].with(|subtask| Ok(subtask.ready(record, time)))?;
+        ready.await
+    }
+
     /// Settles earlier epochs in every backend, which may free memory.
     pub(crate) fn settle(&mut self) -> Result<()> {
-        self.subtasks.iter().try_for_each(|subtask| subtask.with(|subtask| subtask.task.settle()))
+        let evicted = |subtask: &mut Subtask| {
+            let before = subtask.absent();
+            subtask.task.settle()?;
+            Ok(!subtask.absent().difference(&before).is_empty())
+        };
+        for subtask in &self.subtasks {
+            if subtask.with(evicted)? {
+                self.judge.sim.hit("key groups evicted");
+            }
+        }
+        Ok(())
     }
 
     /// Reads records without processing them.
@@ -272,6 +302,7 @@ impl Engine {
         let least_now_ms = self.least_now_ms();
         let mut rows = Vec::new();
         for at in 0..self.subtasks.len() {
+            let _guard = self.ready(at, None, self.time.unwrap_or(i64::MIN)).await?;
             let (now, time) = (self.now(at), self.time);
             self.subtasks[at].with(|subtask| {
                 time.map_or(Ok(()), |time| subtask.advance(time, now))?;

@@ -5,8 +5,8 @@ use std::time::Duration;
 use alluvium::backend::StateBackend;
 use alluvium::{
     Aggregate, AggregatingState, AnyBackend, BroadcastState, Codec, Fixed, KeyGroupSet, ListState, MapState,
-    OperatorList, Ordered, OrderedMapState, Raw, ReducingState, Result, Schema, Seat, TableOptions, Tables, Task,
-    TimeDomain, Timers, Timestamp, TtlConfig, Utf8, ValueState,
+    OperatorList, Ordered, OrderedMapState, Raw, Ready, ReducingState, Result, Schema, Seat, TableOptions, Tables,
+    Task, TimeDomain, Timers, Timestamp, TtlConfig, Utf8, ValueState,
 };
 
 use super::model::{CLEARING_MS, Content, LIFE_MS, PERIODIC_MS, PRUNED_BEHIND, digest, put};
@@ -113,6 +113,21 @@ impl Subtask {
         let (items, union) = (operator.list("items", Fixed)?, operator.union_list("union", Fixed)?);
         let broadcast = operator.broadcast("broadcast", Fixed, Fixed)?;
         Ok(Self { task, kinds, timers, items, union, broadcast, output: Vec::new() })
+    }
+
+    /// Returns the absent key groups.
+    pub(crate) fn absent(&mut self) -> KeyGroupSet {
+        self.task.state().backend().absent()
+    }
+
+    /// Returns what to wait for before `record`, if there is one, is applied and the timers due at `time` fire.
+    pub(crate) fn ready(&mut self, record: Option<&Record>, time: i64) -> Ready {
+        let due = self.timers.due_groups(Timestamp::from_millis(time));
+        let state = self.task.state();
+        let key =
+            |record: &Record| state.locate_routed(&Workload::key(record.key), Workload::routing(record.key)).group;
+        let own: KeyGroupSet = record.map(key).into_iter().collect();
+        self.task.ready_groups(&due.union(&own))
     }
 
     /// Keeps this subtask's share of the union list, which every subtask restores in full.

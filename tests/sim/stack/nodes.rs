@@ -7,8 +7,8 @@ use std::time::Duration;
 use alluvium::internals::checkpoint::sweep;
 use alluvium::offline::{self, RestoreOptions, VerifyLevel};
 use alluvium::{
-    ChainPolicy, CheckpointPolicy, Error, ErrorKind, KeyGroupSet, ManifestLog, PipelineSettings, RestoreFrom, Result,
-    RetentionPolicy, Seq, Store, StoreSettings, Strategy,
+    ChainPolicy, CheckpointPolicy, Error, ErrorKind, KeyGroupSet, ManifestLog, PipelineSettings, RestoreFrom,
+    RestoreMode, Result, RetentionPolicy, Seq, Store, StoreSettings, Strategy,
 };
 use object_store::memory::InMemory;
 
@@ -85,6 +85,7 @@ impl Process {
             });
             it.memory_bytes = if scarce { rng.within(20_000, 300_000) } else { u64::MAX };
             it.restore_bytes = if rng.permille(100) { 40_000 } else { 128 << 20 };
+            it.restore = if rng.permille(600) { RestoreMode::Lazy } else { RestoreMode::Eager };
         });
         shape
     }
@@ -128,9 +129,11 @@ impl Process {
     }
 
     /// Processes records and takes checkpoints for a while.
-    pub(super) async fn run(&mut self, engine: &mut Engine, restored: Restored) -> Result<()> {
+    pub(super) async fn run(&mut self, engine: &mut Engine, restored: Option<Restored>) -> Result<()> {
         let what = format!("attempt {} on node {}", engine.attempt(), self.node);
-        self.world.judge.i01_state_is_the_models(&what, restored);
+        if let Some(restored) = restored {
+            self.world.judge.i01_state_is_the_models(&what, restored);
+        }
         self.pause(0, 20).await;
         engine.recover(&self.world.sink);
         for _ in 0..self.rng.within(5, 80) {
@@ -152,7 +155,7 @@ impl Process {
     async fn process(&mut self, engine: &mut Engine) -> Result<()> {
         for _ in 0..self.rng.within(0, 12) {
             let mut patience = 5;
-            while let Err(error) = engine.process() {
+            while let Err(error) = engine.process().await {
                 if error.kind() != ErrorKind::Limit || patience == 0 {
                     return Err(error);
                 }
@@ -247,6 +250,7 @@ impl Process {
         }
         let shape = world.fixed.shape(RestoreFrom::Newest, &mut self.rng);
         let (_, restored) = Engine::open(copy, &world.judge, shape).await?;
+        let restored = restored.expect("copies are restored eagerly");
         world.judge.i01_state_is_the_models(&format!("copy of checkpoint {}", id.seq), restored);
         Ok(())
     }
@@ -284,11 +288,13 @@ impl Process {
     pub(crate) async fn finish(mut self) -> Result<u64> {
         let mut shape = self.draw_shape(false);
         shape.settings.checkpoints.timeout = Duration::from_secs(600);
+        shape.settings.restore = RestoreMode::Eager;
         let (mut engine, restored) = Engine::open(self.store.clone(), &self.world.judge, shape).await?;
+        let restored = restored.expect("the last engine restores eagerly");
         self.world.judge.i01_state_is_the_models("the last engine", restored);
         engine.recover(&self.world.sink);
         for _ in 0..20 {
-            engine.process()?;
+            engine.process().await?;
         }
         loop {
             let barrier = engine.job.trigger_when_possible().await?;

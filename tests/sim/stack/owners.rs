@@ -57,7 +57,7 @@ impl Process {
         Ok(())
     }
 
-    async fn open_attempt(&mut self, owner: &Owner, shape: &Shape) -> Result<(Engine, Restored)> {
+    async fn open_attempt(&mut self, owner: &Owner, shape: &Shape) -> Result<(Engine, Option<Restored>)> {
         let workers = self.gather(owner).await?;
         let seating = self.seat(owner, &workers, shape.parallelism);
         let job = owner.open(&seating, vec![u8::from(shape.overlay)]).await?;

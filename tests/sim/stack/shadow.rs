@@ -42,7 +42,8 @@ pub(crate) fn restore(judge: &Judge, objects: Objects, seq: u64, fixed: Fixed, r
     judge.sim.trace(format_args!("shadow of {seq}: {} subtasks, overlay: {}", shape.parallelism, shape.overlay));
     let opener = judge.clone();
     on_copy(judge, objects, move |store| async move {
-        Engine::open(store, &opener, shape).await.map(|(_, restored)| restored)
+        let (_, restored) = Engine::open(store, &opener, shape).await?;
+        Ok(restored.expect("shadows are restored eagerly"))
     })
 }
 

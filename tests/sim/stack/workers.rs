@@ -2,7 +2,7 @@
 
 use std::pin::pin;
 
-use alluvium::{Assignment, Error, Result, Worker, WorkerSettings};
+use alluvium::{Assignment, Error, RestoreMode, Result, Worker, WorkerSettings};
 use futures_util::future::{Either, select};
 
 use super::engine::PROGRAM;
@@ -32,6 +32,7 @@ impl Process {
                 it.program = PROGRAM.into();
                 it.memory_bytes = if scarce { self.rng.within(20_000, 300_000) } else { u64::MAX };
                 it.restore_bytes = if self.rng.permille(100) { 40_000 } else { 128 << 20 };
+                it.restore = if self.rng.permille(600) { RestoreMode::Lazy } else { RestoreMode::Eager };
             });
             let mut worker = Worker::new(self.store.clone(), settings);
             self.world.judge.track_budget(worker.budget());
