@@ -113,6 +113,14 @@ fn base() -> SealedPart {
     part(SegmentKind::Base, KeyGroupRange::new(4, 8), &rows)
 }
 
+/// Returns a base whose group 5 fills several blocks, which compress well.
+fn long() -> SealedPart {
+    let value: &'static str = "the same for all ".repeat(18).leak();
+    let row = |n: u32| (5, row(1, format!("user-{n:06}").leak(), "", "", Op::Put(value.as_bytes())));
+    let rows: Vec<_> = (0..500).map(|n| row(n * n)).collect();
+    part(SegmentKind::Base, KeyGroupRange::new(4, 8), &rows)
+}
+
 /// Returns a delta with timers in two tables, to be stored uncompressed.
 fn timers() -> SealedPart {
     let sub = |at: i64| at.wrapping_sub(i64::MIN).to_be_bytes();
@@ -315,6 +323,7 @@ fn cases() -> Vec<Case> {
     vec![
         segment_case("delta.segment", &delta_bytes, &delta(), &[]),
         segment_case("base.segment", &base_bytes, &base(), &[]),
+        segment_case("places.segment", &encode(&long(), EncodeOptions::default()).unwrap(), &long(), &[]),
         segment_case("timers.segment", &timer_bytes, &timers(), told),
         Case { name: "subtask.manifest", written: subtask_bytes, read: Box::new(read_subtask) },
         Case { name: "data.pack", written: pack.bytes(), read: Box::new(read_pack) },

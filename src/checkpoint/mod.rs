@@ -14,6 +14,7 @@ pub mod load;
 pub mod manifest_log;
 pub mod operators;
 pub mod pipeline;
+pub(crate) mod point;
 pub(crate) mod prepared_output;
 pub mod reading;
 pub mod restore;

@@ -10,7 +10,7 @@ const END: u8 = 0;
 const ESCAPED: u8 = 0xff;
 
 /// Escapes and terminates all bytes of `out` from `start` on.
-pub(super) fn escape_from(out: &mut Vec<u8>, start: usize) {
+pub(crate) fn escape_from(out: &mut Vec<u8>, start: usize) {
     if out.iter().skip(start).any(|byte| *byte == ZERO) {
         for byte in out.split_off(start.min(out.len())) {
             out.push(byte);

@@ -1,7 +1,7 @@
 //! Bytes as typed values: a bounds-checked reader, writers, and codecs for keys and values.
 
 pub mod bytes;
-mod escape;
+pub(crate) mod escape;
 pub(crate) mod frame;
 pub mod schema;
 pub mod trailer;

@@ -1,7 +1,7 @@
 //! Tools for stored checkpoints, without a running job and without the embedder's code. They return plain data.
 //!
 //! ```text
-//! ManifestLog --open--> checkpoint --+--> list, inspect, verify, diff, export, read_plan    what is there
+//! ManifestLog --open--> checkpoint --+--> list, inspect, verify, diff, export, get, read_plan    what is there
 //!                              +--> savepoint, restore                                a copy at another place
 //! ```
 //!
@@ -19,6 +19,7 @@ mod drop;
 mod export;
 mod fold;
 mod foreign;
+mod get;
 mod inspect;
 mod list;
 mod opaques;
@@ -41,6 +42,7 @@ pub use diff::{ChangeKind, Diff, RowChange, TableDiff, diff};
 pub use drop::{Dropped, drop_savepoints, preview_drop};
 pub use export::export;
 pub use foreign::{Foreign, foreign};
+pub use get::get;
 pub use inspect::{
     Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
 };

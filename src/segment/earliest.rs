@@ -46,8 +46,7 @@ impl TimerNotes {
         if !matches!(row.op, Op::Put(_)) || self.tables.binary_search(&table).is_err() {
             return;
         }
-        // A row that is no timer is found damaged when its group is loaded: let that be at once.
-        let at = Ordered.decode(row.key.sub.unwrap_or_default()).map_or(Timestamp::MIN, Timestamp::from_millis);
+        let at = time_of(row);
         match self.found.last_mut() {
             Some(last) if (last.table, last.group) == (table, group) => last.at = last.at.min(at),
             _ => self.found.push(EarliestTimer { table, group, at }),
@@ -59,6 +58,12 @@ impl TimerNotes {
         self.found.sort_unstable_by_key(|timer| (timer.table, timer.group));
         self.found
     }
+}
+
+/// Returns the time of a timer's row; before all times if it is none: such a row is found damaged when its group is loaded,
+/// so let that be at once.
+pub(super) fn time_of(row: &Row<'_>) -> Timestamp {
+    Ordered.decode(row.key.sub.unwrap_or_default()).map_or(Timestamp::MIN, Timestamp::from_millis)
 }
 
 /// Appends the section's content.

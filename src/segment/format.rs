@@ -62,6 +62,8 @@ pub(super) mod column {
 pub(super) mod section {
     /// The earliest timers.
     pub(in super::super) const EARLIEST: u8 = 1;
+    /// The first places of blocks.
+    pub(in super::super) const PLACES: u8 = 2;
 
     /// Flag: a reader without support for the section must refuse the segment.
     pub(in super::super) const REQUIRED: u8 = 1;

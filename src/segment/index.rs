@@ -8,6 +8,7 @@ use super::format::{
     BLOCK_HEADER_BYTES, CHECKSUM_BYTES, HEADER_BYTES, MAX_BLOCK_RAW_BYTES, MAX_BLOCK_ROWS, VERSION, check_header,
     check_version, section,
 };
+use super::places::{FirstPlaces, Places};
 use crate::codec::bytes::{Reader, put_length, put_length_delimited, put_u8, put_u16, put_u32};
 use crate::codec::trailer::find_index;
 use crate::error::{Error, Result};
@@ -60,6 +61,7 @@ pub struct SegmentIndex {
 pub(super) struct Sections {
     /// Ordered by table and group.
     pub(super) earliest: Option<Vec<EarliestTimer>>,
+    pub(super) places: Option<FirstPlaces>,
 }
 
 impl SegmentIndex {
@@ -99,6 +101,7 @@ impl SegmentIndex {
 
     /// Returns whether the segment tells its earliest timers. It does if its writer knew of a table of timers; segments
     /// older than the section do not.
+    #[cfg(any(test, feature = "internals"))]
     #[must_use]
     pub fn tells_timers(&self) -> bool {
         self.sections.earliest.is_some()
@@ -141,6 +144,31 @@ impl SegmentIndex {
             groups.ranges().get(next).is_some_and(|range| range.start <= block.last.0)
         };
         self.blocks.iter().filter(move |block| meets(block))
+    }
+
+    #[cfg(test)]
+    pub(super) const fn sections(&self) -> &Sections {
+        &self.sections
+    }
+
+    /// Returns a reader of the blocks' first places, if the segment has them.
+    pub(super) fn first_places(&self) -> Option<Places<'_>> {
+        self.sections.places.as_ref().and_then(|places| Places::new(places.content()).ok())
+    }
+
+    /// Returns the blocks that may have rows of `key` in `table`, or clears that cover them: the one or few that the first
+    /// places name, or all of the group in a segment without them.
+    ///
+    /// # Errors
+    /// None, for an index that was decoded.
+    ///
+    /// # Cost
+    /// A step per block of the segment.
+    pub fn blocks_of_key(&self, group: KeyGroup, table: TableId, key: &[u8]) -> Result<Vec<&BlockEntry>> {
+        match &self.sections.places {
+            Some(places) => places.blocks_of_key(&self.blocks, (group, table, key)),
+            None => Ok(self.blocks.iter().filter(|block| block.first <= group && group <= block.last).collect()),
+        }
     }
 
     /// Returns the byte ranges, from the segment's start, with all rows of `groups`. Adjacent blocks make one range.
@@ -221,7 +249,7 @@ impl SegmentIndex {
             let block = Self::parse_block(&mut reader, &groups, blocks.last())?;
             blocks.push(block);
         }
-        let sections = Sections::decode(&mut reader, &groups)?;
+        let sections = Sections::decode(&mut reader, &groups, &blocks)?;
         reader.finish()?;
         Ok(Self { kind, groups, blocks, sections })
     }
@@ -284,6 +312,9 @@ impl Sections {
             earliest::encode(timers, &mut content);
             sections.push((section::EARLIEST, content));
         }
+        if let Some(places) = &self.places {
+            sections.push((section::PLACES, places.content().to_vec()));
+        }
         put_length(out, sections.len());
         for (id, content) in sections {
             put_u8(out, id);
@@ -292,8 +323,8 @@ impl Sections {
         }
     }
 
-    /// Reads the sections of a segment that covers `groups`; skips those that later versions add.
-    fn decode(reader: &mut Reader<'_>, groups: &KeyGroupSet) -> Result<Self> {
+    /// Reads the sections of a segment with `blocks` that covers `groups`; skips those that later versions add.
+    fn decode(reader: &mut Reader<'_>, groups: &KeyGroupSet, blocks: &[BlockEntry]) -> Result<Self> {
         let (mut sections, mut before) = (Self::default(), None);
         for _ in 0..reader.count(SECTION_BYTES)? {
             let (id, flags) = (reader.u8()?, reader.u8()?);
@@ -304,6 +335,7 @@ impl Sections {
             match id {
                 _ if flags > section::REQUIRED => return Err(unknown(id)),
                 section::EARLIEST => sections.earliest = Some(earliest::decode(content, groups)?),
+                section::PLACES => sections.places = Some(FirstPlaces::decode(content, blocks)?),
                 _ if flags == section::REQUIRED => return Err(unknown(id)),
                 _ => {}
             }

@@ -9,10 +9,12 @@
 
 mod block_reader;
 mod block_writer;
+mod check;
 mod earliest;
 mod encode;
 mod format;
 mod index;
+mod places;
 mod reader;
 mod run;
 mod writer;
@@ -23,6 +25,8 @@ use crate::id::{Epoch, Hash, ObjectId, SegmentId};
 use crate::key_group::KeyGroupSet;
 use crate::row::SegmentKind;
 
+pub(crate) use check::SectionCheck;
+#[cfg(any(test, feature = "internals"))]
 pub use earliest::EarliestTimer;
 pub use encode::Encoder;
 #[cfg(any(test, feature = "internals"))]

@@ -42,7 +42,20 @@ impl SegmentRows {
     /// # Errors
     /// `Usage` if the segment does not cover all `groups`; `Corrupt` if a block is missing or its hash differs from the
     /// index.
-    pub fn new(index: &SegmentIndex, groups: &KeyGroupSet, mut ranges: Vec<(u64, Bytes)>) -> Result<Self> {
+    pub fn new(index: &SegmentIndex, groups: &KeyGroupSet, ranges: Vec<(u64, Bytes)>) -> Result<Self> {
+        Self::of_blocks(index, groups, index.blocks_of(groups), ranges)
+    }
+
+    /// Returns the rows of `groups` in `blocks`, in order, which may be some of those that have rows of them.
+    ///
+    /// # Errors
+    /// As [`SegmentRows::new`].
+    pub(crate) fn of_blocks<'a>(
+        index: &SegmentIndex,
+        groups: &KeyGroupSet,
+        blocks: impl IntoIterator<Item = &'a BlockEntry>,
+        mut ranges: Vec<(u64, Bytes)>,
+    ) -> Result<Self> {
         let missing = groups.difference(index.groups());
         if !missing.is_empty() {
             return Err(Error::usage("segment does not have these groups").with("groups", missing));
@@ -52,7 +65,7 @@ impl SegmentRows {
             kind: index.kind(),
             covered: index.groups().clone(),
             groups: groups.clone(),
-            blocks: verified_blocks(index.blocks_of(groups), &ranges)?,
+            blocks: verified_blocks(blocks, &ranges)?,
             decoded: Mutex::new(None),
         })
     }

@@ -58,14 +58,6 @@ impl SegmentRun {
     pub(crate) fn waiting_bytes(&self) -> u64 {
         self.blocks.iter().map(|(entry, _)| u64::from(entry.length)).sum()
     }
-
-    /// Replaces the rows of `batch` with those of the next block. Returns false if no block is at hand.
-    pub(crate) fn next_block(&mut self, batch: &mut RowBatch, spare: &mut Spare) -> Result<bool> {
-        batch.clear();
-        let more = self.decode(spare)?;
-        self.take_below(None, batch, spare)?;
-        Ok(more)
-    }
 }
 
 impl SortedRun for SegmentRun {

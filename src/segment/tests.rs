@@ -3,6 +3,7 @@
 mod earliest;
 mod hostile;
 mod merge;
+mod places;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

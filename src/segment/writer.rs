@@ -7,6 +7,7 @@ use super::block_writer::{BlockWriter, Compressor};
 use super::earliest::TimerNotes;
 use super::format::{BLOCK_BYTES, BLOCK_BYTES_AT_GROUP, Compression, HEADER_BYTES, put_header};
 use super::index::{BlockEntry, Sections, SegmentIndex};
+use super::places::PlaceNotes;
 use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
 use crate::id::{Hash, TableId};
@@ -36,6 +37,7 @@ pub struct SegmentWriter {
     compressor: Compressor,
     previous: Previous,
     timers: Option<TimerNotes>,
+    places: PlaceNotes,
 }
 
 impl fmt::Debug for SegmentWriter {
@@ -68,6 +70,7 @@ impl SegmentWriter {
             compressor: Compressor::new(options.codec)?,
             previous: Previous::default(),
             timers: None,
+            places: PlaceNotes::default(),
         })
     }
 
@@ -88,6 +91,12 @@ impl SegmentWriter {
         if full_at_group || self.block.counted_bytes() >= BLOCK_BYTES {
             self.end_block()?;
         }
+        if self.block.is_empty()
+            && let Some((_, last)) = self.previous.row().filter(|(before, _)| *before == group)
+        {
+            self.places.begin_block(&last, &row.key);
+        }
+        self.places.note(row);
         self.block.push(group, row);
         if let Some(timers) = &mut self.timers {
             timers.note(group, row);
@@ -151,7 +160,7 @@ impl SegmentWriter {
         if !self.block.is_empty() {
             self.end_block()?;
         }
-        let sections = Sections { earliest: self.timers.map(TimerNotes::finish) };
+        let sections = Sections { earliest: self.timers.map(TimerNotes::finish), places: self.places.finish() };
         let index = SegmentIndex::new(self.kind, self.groups, self.blocks, sections);
         let mut bytes = self.segment;
         let start = bytes.len();

@@ -36,14 +36,14 @@ fn stored() -> Inputs {
     let mut inputs = Inputs::new();
     let mut add = |target: &str, name: &str, bytes: Vec<u8>| drop(inputs.insert(format!("{target}/{name}"), bytes));
     for (target, names) in [
-        ("segment", &["base.segment", "delta.segment", "timers.segment"][..]),
+        ("segment", &["base.segment", "delta.segment", "places.segment", "timers.segment"][..]),
         ("pack", &["data.pack"]),
         ("manifest", &["attempt.marker", "checkpoint.manifest", "claim.manifest", "subtask.manifest"]),
         ("envelope", &["attempt.marker", "claim.manifest", "data.pack"]),
     ] {
         names.iter().for_each(|name| add(target, &format!("golden-{name}"), golden(name)));
     }
-    for name in ["base.segment", "delta.segment", "timers.segment"] {
+    for name in ["base.segment", "delta.segment", "places.segment", "timers.segment"] {
         let whole = golden(name);
         let index = SegmentIndex::find(&whole, None).unwrap();
         let start = usize::try_from(index.offset()).unwrap();

@@ -15,8 +15,8 @@ use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::manifest::ObjectRef;
 use crate::place::pack::Pack;
 use crate::place::{DataObjects, Store, check_layout};
-use crate::row::{RowBatch, RowSource, Spare};
-use crate::segment::{SegmentIndex, SegmentRef, SegmentRows};
+use crate::row::{RowBatch, SortedBlocks as _};
+use crate::segment::{SectionCheck, SegmentIndex, SegmentRef, SegmentRows};
 
 /// The known lengths of data objects.
 pub(super) enum Stored {
@@ -184,9 +184,6 @@ fn check_bytes(object: &ObjectRef, whole: &Bytes, reached: &Reached) -> Result<(
     Ok(())
 }
 
-/// Most bytes of a group that are checked together. A larger group is checked block by block.
-const GROUP_BYTES: u64 = 64 << 20;
-
 /// A segment, with the rules for its rows.
 struct Rules<'a> {
     segment: &'a SegmentRef,
@@ -225,7 +222,7 @@ impl Rules<'_> {
             ranges.push((range.start, source.read(self.segment.offset, range).await.map_err(&fault)?));
         }
         let rows = SegmentRows::new(&index, &groups, ranges).map_err(&fault)?;
-        self.check_rows(&rows, &groups)
+        self.check_rows(&rows, &groups, None)
     }
 
     /// Reads the whole segment.
@@ -241,25 +238,29 @@ impl Rules<'_> {
         }
         // No hash covers the header and the trailer.
         let rows = SegmentRows::open(bytes, &self.segment.index_hash).map_err(&fault)?;
-        self.check_rows(&rows, index.groups())
+        self.check_rows(&rows, index.groups(), Some(SectionCheck::new(&index)))
     }
 
-    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys. A group may have any
-    /// number of rows, as in a restore: a large one is checked block by block.
-    fn check_rows(&self, rows: &SegmentRows, groups: &KeyGroupSet) -> Result<(), Fault> {
-        let fault = self.fault(0, DamageKind::Rows);
-        let (mut batch, mut spare) = (RowBatch::new(), Spare::default());
+    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys.
+    ///
+    /// * `sections`: compares the index with them, where these are all rows of the segment.
+    fn check_rows(
+        &self,
+        rows: &SegmentRows,
+        groups: &KeyGroupSet,
+        mut sections: Option<SectionCheck<'_>>,
+    ) -> Result<(), Fault> {
+        let mut batch = RowBatch::new();
         for group in groups.iter() {
-            if rows.sorted_bytes(group).is_some_and(|bytes| bytes <= GROUP_BYTES) {
+            // Block by block: a group may have any number of rows.
+            let visited = rows.visit(group, &mut |of_block| {
                 batch.clear();
-                rows.append_group(group, &mut batch).map_err(&fault)?;
-                self.check_keys(group, &batch).map_err(&fault)?;
-                continue;
-            }
-            let mut run = rows.run(group);
-            while run.next_block(&mut batch, &mut spare).map_err(&fault)? {
-                self.check_keys(group, &batch).map_err(&fault)?;
-            }
+                batch.append(&of_block)?;
+                self.check_keys(group, &batch)?;
+                sections.as_mut().map_or(Ok(()), |sections| sections.check(group, &batch))?;
+                Ok(true)
+            });
+            visited.map_err(self.fault(0, DamageKind::Rows))?;
         }
         Ok(())
     }

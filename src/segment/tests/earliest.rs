@@ -4,7 +4,7 @@ use super::*;
 use crate::codec::bytes::{put_length, put_length_delimited, put_signed, put_u32, put_varint};
 use crate::codec::typed::{Codec as _, Ordered};
 use crate::row::TableRules;
-use crate::segment::EarliestTimer;
+use crate::segment::{EarliestTimer, SectionCheck};
 use crate::time::Timestamp;
 
 fn timer(group: u16, table: u32, key: &str, at: i64) -> Owned {
@@ -109,6 +109,29 @@ fn sections_that_break_a_rule_are_refused() {
     twice[11] = 2;
     twice.extend_from_slice(&with_section(1, 0, &good)[12..]);
     assert_eq!(decode(&twice), Err(ErrorKind::Corrupt));
+}
+
+#[test]
+fn a_check_finds_timers_earlier_than_told() {
+    let rows = [timer(0, 7, "a", 25), timer(0, 7, "b", 20), timer(1, 7, "a", 3)];
+    let index = index_of(SegmentKind::Delta, &[7], &rows);
+    let check = |told: &[(u64, i64)]| {
+        let content = [&[1][..], &table(7, told)].concat();
+        let bytes = with_section(1, 0, &content);
+        let told = SegmentIndex::decode(&bytes, &Hash::of(&bytes)).unwrap();
+        let mut check = SectionCheck::new(&told);
+        let mut of_group = |group: u16| {
+            let mut batch = RowBatch::new();
+            rows.iter().filter(|row| row.group.0 == group).try_for_each(|row| batch.push(&row.row()))?;
+            check.check(KeyGroup(group), &batch)
+        };
+        of_group(0).and_then(|()| of_group(1)).map_err(|error| error.message().to_owned())
+    };
+    assert_eq!(told(&index), [(7, 0, 20), (7, 1, 3)]);
+    assert!(check(&[(0, 20), (0, -17)]).is_ok() && check(&[(0, 19), (0, -17)]).is_ok(), "it is a lower bound");
+    for wrong in [&[(0, 21), (0, -17)][..], &[(0, 20), (0, -16)], &[(0, 20)], &[(1, 3)]] {
+        assert!(check(wrong).unwrap_err().starts_with("timer is earlier"), "{wrong:?}");
+    }
 }
 
 proptest! {

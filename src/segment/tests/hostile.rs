@@ -253,13 +253,23 @@ fn g03_bombs_do_not_go_off() {
     assert!(error.message().starts_with("keys of the block exceed"), "{error}");
 }
 
-/// An index of a few blocks.
-static INDEX: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let encoded = encoded(SegmentKind::Delta, &KeyGroupSet::all(40), &large(40, 600));
-    let mut index = Vec::new();
-    SegmentIndex::find(&encoded.bytes, None).unwrap().encode(&mut index);
-    index
-});
+/// An index of a few blocks, with the first places of some.
+fn index() -> SegmentIndex {
+    let rows: Vec<_> = large(40, 6000).into_iter().filter(|row| row.group.0 < 3 || row.group.0 % 9 == 0).collect();
+    let wide = |row: &Owned| Owned { op: OwnedOp::Put(vec![b'v'; 1500]), ..row.clone() };
+    let rows: Vec<_> = rows.iter().map(wide).collect();
+    let encoded = encoded(SegmentKind::Delta, &KeyGroupSet::all(40), &rows);
+    SegmentIndex::find(&encoded.bytes, None).unwrap()
+}
+
+fn index_with(sections: Sections) -> Vec<u8> {
+    let (found, mut bytes) = (index(), Vec::new());
+    SegmentIndex::new(found.kind(), found.groups().clone(), found.blocks().to_vec(), sections).encode(&mut bytes);
+    bytes
+}
+
+/// An index without sections.
+static INDEX: LazyLock<Vec<u8>> = LazyLock::new(|| index_with(Sections::default()));
 
 /// The same with every section.
 static INDEX_WITH_SECTIONS: LazyLock<Vec<u8>> = LazyLock::new(|| {
@@ -269,11 +279,9 @@ static INDEX_WITH_SECTIONS: LazyLock<Vec<u8>> = LazyLock::new(|| {
         EarliestTimer { table, group, at: Timestamp::from_millis(at(group.0)) }
     };
     let earliest = (0..40).step_by(3).map(|group| timer(1, group)).chain([timer(9, 5)]).collect();
-    let found = SegmentIndex::decode(&INDEX, &Hash::of(&INDEX)).unwrap();
-    let sections = Sections { earliest: Some(earliest) };
-    let mut index = Vec::new();
-    SegmentIndex::new(found.kind(), found.groups().clone(), found.blocks().to_vec(), sections).encode(&mut index);
-    index
+    let places = index().sections().places.clone();
+    assert!(places.as_ref().is_some_and(|places| places.content().len() > 10));
+    index_with(Sections { earliest: Some(earliest), places })
 });
 
 proptest! {
@@ -308,6 +316,8 @@ proptest! {
         let index = damaged(if sections { &INDEX_WITH_SECTIONS } else { &INDEX }, &damage);
         if let Ok(index) = SegmentIndex::decode(&index, &Hash::of(&index)) {
             let ranges = index.blocks_for(&KeyGroupSet::all(40));
+            let found = index.blocks_of_key(KeyGroup(1), TableId(1), b"key-00000200").unwrap();
+            prop_assert!(found.iter().all(|block| block.first.0 <= 1 && block.last.0 >= 1));
             prop_assert!(ranges.iter().all(|range| range.start < range.end && range.end <= index.offset()));
             let mut again = Vec::new();
             index.encode(&mut again);

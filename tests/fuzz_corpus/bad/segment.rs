@@ -129,6 +129,12 @@ fn sections() -> Named {
         let length = u8::try_from(content.len()).unwrap();
         index(1, &all, &[], &[&[1, 1, 0, length][..], content].concat())
     };
+    let block = (100, 1, 1, 3, 3);
+    let two = [block, block];
+    let places = |content: &[u8]| {
+        let length = u8::try_from(content.len()).unwrap();
+        index(1, &all, &two, &[&[1, 2, 0, length][..], content].concat())
+    };
     named(
         "segment_index",
         [
@@ -137,6 +143,16 @@ fn sections() -> Named {
             ("section-required", index(1, &all, &[], &[1, 7, 1, 0])),
             ("sections-descend", index(1, &all, &[], &[2, 9, 0, 0, 8, 0, 0])),
             ("section-twice", index(1, &all, &[], &[2, 1, 0, 1, 0, 1, 0, 1, 0])),
+            ("places-of-no-block", index(1, &all, &[], &[1, 2, 0, 3, 0, 0, 0])),
+            ("places-empty", index(1, &all, &two, &[1, 2, 0, 0])),
+            ("places-flag-unknown", places(&[2, 0, 1, 7])),
+            ("places-missing", places(&[0])),
+            ("places-of-no-bytes", places(&[0, 0, 0])),
+            ("places-share-too-much", places(&[0, 1, 1, 7])),
+            ("places-40-bits", places(&[0, 0, 0x80, 0x80, 0x80, 0x80, 0x80, 0x20])),
+            ("places-cut", places(&[0, 0, 2, 7])),
+            ("places-and-a-byte", places(&[0, 0, 1, 7, 0])),
+            ("places-descend", index(1, &all, &[block, block, block], &[1, 2, 0, 7, 0, 0, 1, 7, 0, 1, 6])),
             ("timers-40-bits", timers(&[0x80, 0x80, 0x80, 0x80, 0x80, 0x20])),
             ("timers-of-no-group", timers(&[1, 5, 0, 0, 0, 0])),
             ("timers-tables-descend", timers(&[2, 5, 0, 0, 0, 1, 0, 0, 4, 0, 0, 0, 1, 0, 0])),

@@ -5,7 +5,7 @@ use alluvium::internals::codec::bytes::{Reader, put_checksum, put_length, put_u8
 use alluvium::internals::codec::trailer::put_trailer;
 use alluvium::internals::segment::{EarliestTimer, EncodeOptions, SegmentIndex, SegmentRows, SegmentWriter};
 use alluvium::manifest::Hash;
-use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Result};
+use alluvium::{KeyGroup, KeyGroupRange, KeyGroupSet, Result, TableId};
 use bytes::Bytes;
 
 use super::seal;
@@ -28,6 +28,14 @@ pub fn segment_index(data: &[u8]) -> Result<()> {
     let some = KeyGroupSet::from(KeyGroupRange::new(0, u16::from(*data.last().unwrap_or(&0)) << 7));
     for range in index.blocks_for(&some.intersection(index.groups())) {
         assert!(all.iter().any(|whole| whole.start <= range.start && range.end <= whole.end));
+    }
+    let groups = [index.blocks().first().map(|block| block.last), index.blocks().last().map(|block| block.first)];
+    for group in groups.into_iter().flatten() {
+        for key in [&data[data.len() / 2..], b"", b"user-000100"] {
+            let found = index.blocks_of_key(group, TableId(1), key).expect("the section was checked");
+            assert!(found.iter().all(|block| block.first <= group && group <= block.last));
+            assert!(found.is_sorted_by(|a, b| a.offset < b.offset));
+        }
     }
     let place = |timer: &EarliestTimer| (timer.table, timer.group);
     assert!(index.earliest().is_sorted_by(|a, b| place(a) < place(b)));
