@@ -112,7 +112,7 @@ pub use key_group::{
 };
 pub use manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
 pub use memory::{Charge, MemoryBudget};
-pub use place::Store;
+pub use place::{CacheCounts, LocalCache, Store};
 /// The RocksDB that this build has, for [`RocksDb::tuned`].
 #[cfg(feature = "rocksdb")]
 pub use rocksdb;

@@ -25,6 +25,9 @@
 //! | `alluvium_uncollected_objects` | gauge | unreachable objects that the store failed to delete |
 //! | `alluvium_refused_messages_total` | counter | messages between owner and workers that were damaged, stale or not the sender's to send |
 //! | `alluvium_store_requests_total` | counter, label `operation` | requests |
+//! | `alluvium_cache_bytes` | gauge | room that local copies of packs take |
+//! | `alluvium_cache_read_bytes_total` | counter | bytes read from local copies instead of the store |
+//! | `alluvium_cache_events_total` | counter, label `event` | copies `written`, `skipped` for lack of room, found `damaged`; calls of the disk that `failed` |
 
 use std::time::Duration;
 
@@ -67,6 +70,22 @@ pub(crate) fn sealed_bytes(bytes: u64) {
 /// Counts a message between an owner and a worker that was not accepted.
 pub(crate) fn message_refused() {
     counter!("alluvium_refused_messages_total").increment(1);
+}
+
+/// Records the room that local copies take.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
+pub(crate) fn cache_bytes(bytes: u64) {
+    gauge!("alluvium_cache_bytes").set(bytes as f64);
+}
+
+/// Counts bytes read from local copies.
+pub(crate) fn cache_read(bytes: u64) {
+    counter!("alluvium_cache_read_bytes_total").increment(bytes);
+}
+
+/// Counts what happened to a local copy.
+pub(crate) fn cache_event(event: &'static str) {
+    counter!("alluvium_cache_events_total", "event" => event).increment(1);
 }
 
 /// Records the number of unreachable objects not deleted.

@@ -234,8 +234,7 @@ async fn read(
     at: usize,
     blocks: Vec<BlockEntry>,
 ) -> Result<(usize, Vec<(BlockEntry, bytes::Bytes)>)> {
-    let read = opened.read_blocks(&reader.store, &blocks).await;
-    let verified = read.and_then(|ranges| verified_blocks(&blocks, &ranges));
+    let verified = opened.read_blocks(&reader.store, &blocks, |ranges| verified_blocks(&blocks, &ranges)).await;
     Ok((at, verified.map_err(|error| of_segment(error, &opened.segment))?))
 }
 

@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, TryFutureExt as _, TryStreamExt as _, stream};
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tracing::Instrument as _;
 
 use super::slices;
@@ -15,7 +15,7 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::manifest::{
     Manifest, ObjectRef, ObjectSlice, Opaque, OpaqueContent, SubtaskEntry, SubtaskManifest, SubtaskSlice,
 };
-use crate::place::Store;
+use crate::place::{READ_BYTES_MAX, Store};
 use crate::row::{Narrowed, RowSource, SegmentKind, Stack};
 use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
 use crate::time::Timestamp;
@@ -23,11 +23,8 @@ use crate::time::Timestamp;
 /// Segments up to this length are read in one request, index and all.
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 
-/// Segments fetched at a time, and concurrent reads of each.
+/// Segments fetched at a time.
 const CONCURRENT_SEGMENTS: usize = 8;
-
-/// Longest read.
-pub(super) const READ_BYTES_MAX: u64 = 64 << 20;
 
 /// Segments whose indexes were read and verified. Their rows can be read part by part.
 #[derive(Debug)]
@@ -135,8 +132,7 @@ impl Opened {
             return Err(Error::version("segment is of another engine").with("segment", segment.id));
         }
         let content = if segment.length <= WHOLE_SEGMENT_BYTES {
-            let bytes = read(store, segment.object, segment.offset, 0..segment.length).await;
-            bytes.and_then(|bytes| Content::whole(bytes, &segment))
+            read(store, &segment, 0..segment.length, |bytes| Content::whole(bytes, &segment)).await
         } else {
             read_index(store, &segment).await.map(Content::Index)
         };
@@ -169,21 +165,21 @@ impl Opened {
     }
 
     async fn fetch_blocks(&self, store: &Store, index: &SegmentIndex, groups: &KeyGroupSet) -> Result<SegmentRows> {
-        SegmentRows::new(index, groups, self.read_blocks(store, index.blocks_of(groups)).await?)
+        let rows = |ranges| SegmentRows::new(index, groups, ranges);
+        self.read_blocks(store, index.blocks_of(groups), rows).await
     }
 
-    /// Reads blocks, neighbours in one request. Returns the bytes read, each with its offset in the segment, ascending.
-    pub(super) async fn read_blocks<'a>(
+    /// Reads blocks, neighbours in one request. Returns what `check`, which verifies them, makes of the bytes read, each
+    /// with its offset in the segment, ascending.
+    pub(super) async fn read_blocks<'a, T>(
         &self,
         store: &Store,
         blocks: impl IntoIterator<Item = &'a BlockEntry>,
-    ) -> Result<Vec<(u64, Bytes)>> {
-        let reads = stream::iter(touching(blocks, READ_BYTES_MAX)).map(|range| {
-            let start = range.start;
-            let bytes = read(store, self.segment.object, self.segment.offset, range);
-            bytes.map_ok(move |bytes| (start, bytes))
-        });
-        reads.buffered(CONCURRENT_SEGMENTS).try_collect().await
+        check: impl Fn(Vec<(u64, Bytes)>) -> Result<T>,
+    ) -> Result<T> {
+        let ranges = touching(blocks, READ_BYTES_MAX);
+        let check = |read: Vec<Bytes>| check(ranges.iter().map(|range| range.start).zip(read).collect());
+        read_checked(store, self.segment.object, self.segment.offset, &ranges, check).await
     }
 }
 
@@ -197,8 +193,7 @@ pub(super) fn of_segment(error: Error, segment: &SegmentRef) -> Error {
 }
 
 async fn read_index(store: &Store, segment: &SegmentRef) -> Result<SegmentIndex> {
-    let index = read(store, segment.object, segment.offset, index_range(segment)).await?;
-    SegmentIndex::decode(&index, &segment.index_hash)
+    read(store, segment, index_range(segment), |index| SegmentIndex::decode(&index, &segment.index_hash)).await
 }
 
 /// Returns the range of the index, from the segment's start.
@@ -206,11 +201,33 @@ fn index_range(segment: &SegmentRef) -> Range<u64> {
     segment.index_offset..segment.index_offset.saturating_add(u64::from(segment.index_length))
 }
 
-/// Reads `range` of the slice of `object` that starts at `offset`.
-pub(super) async fn read(store: &Store, object: ObjectId, offset: u64, range: Range<u64>) -> Result<Bytes> {
-    let end = range.end.checked_add(offset).ok_or_else(|| Error::corrupt("slice exceeds its object"))?;
-    let range = range.start.saturating_add(offset)..end;
-    store.data().read(object, range).await.map_err(missing)
+/// Reads `range` of `segment` and returns what `check`, which verifies it, makes of it.
+async fn read<T>(
+    store: &Store,
+    segment: &SegmentRef,
+    range: Range<u64>,
+    check: impl Fn(Bytes) -> Result<T>,
+) -> Result<T> {
+    let check = |read: Vec<Bytes>| check(read.into_iter().next().unwrap_or_default());
+    read_checked(store, segment.object, segment.offset, &[range], check).await
+}
+
+/// Reads `ranges` of the slice of `object` that starts at `offset`, and returns what `check`, which verifies them, makes
+/// of them.
+pub(super) async fn read_checked<T>(
+    store: &Store,
+    object: ObjectId,
+    offset: u64,
+    ranges: &[Range<u64>],
+    check: impl Fn(Vec<Bytes>) -> Result<T>,
+) -> Result<T> {
+    let exceeds = || Error::corrupt("slice exceeds its object");
+    let shifted = ranges.iter().map(|range| {
+        let end = range.end.checked_add(offset).ok_or_else(exceeds)?;
+        Ok(range.start.saturating_add(offset)..end)
+    });
+    let ranges = shifted.collect::<Result<Vec<_>>>()?;
+    store.data().read_checked(object, &ranges, check).await.map_err(missing)
 }
 
 /// Returns the error of a read of a manifest's object. Objects are durable before their manifest: a missing one was
@@ -287,9 +304,7 @@ pub(crate) async fn read_subtasks(
     max_parallelism: u16,
 ) -> Result<Vec<SubtaskManifest>> {
     let stored: Vec<_> = entries.iter().filter_map(SubtaskEntry::slice).copied().collect();
-    let decode = |slice: &ObjectSlice, bytes: Bytes| {
-        SubtaskManifest::decode(&bytes, max_parallelism).map_err(|error| error.with("object", slice.object))
-    };
+    let decode = |_: &ObjectSlice, bytes: Bytes| SubtaskManifest::decode(&bytes, max_parallelism);
     let mut read = slices::read(store, &stored, decode).await?.into_iter();
     let mut subtasks = Vec::with_capacity(entries.len());
     for entry in entries {

@@ -5,15 +5,14 @@ use std::ops::Range;
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::restore::{READ_BYTES_MAX, read as read_range};
+use super::restore::read_checked;
 use crate::error::{Error, Result};
 use crate::id::{Hash, ObjectId};
 use crate::manifest::ObjectSlice;
-use crate::place::Store;
+use crate::place::{READ_BYTES_MAX, Store};
 
-/// Runs of slices read at a time, and requests for a long one.
+/// Runs of slices read at a time.
 const CONCURRENT_RUNS: usize = 16;
-const CONCURRENT_PARTS: usize = 8;
 
 /// Slices of one object without gaps. Together they are at most [`READ_BYTES_MAX`] long, unless it is a single slice.
 #[derive(Debug, PartialEq, Eq)]
@@ -69,40 +68,23 @@ impl Run {
         store: &Store,
         accept: &impl Fn(&ObjectSlice, Bytes) -> Result<T>,
     ) -> Result<Vec<(usize, T)>> {
-        let bytes = self.bytes(store).await.map_err(|error| error.with("object", self.object))?;
-        let alone = self.slices.len() == 1;
-        let accepted = self.slices.iter().map(|(at, slice)| {
-            let within = slice.offset.checked_sub(self.range.start).and_then(|start| usize::try_from(start).ok());
-            let length = usize::try_from(slice.length).ok();
-            let part = within.zip(length).and_then(|(start, length)| bytes.get(start..start.checked_add(length)?));
-            let Some(part) = part.filter(|part| Hash::of(part) == slice.hash) else {
-                let error = Error::corrupt("hash of a slice differs").with("object", slice.object);
-                return Err(error.with("offset", slice.offset));
-            };
-            // A part of the run would keep all of it in memory.
-            let part = if alone { bytes.clone() } else { Bytes::copy_from_slice(part) };
-            Ok((*at, accept(slice, part)?))
+        let read = read_checked(store, self.object, 0, std::slice::from_ref(&self.range), |read| {
+            let bytes = read.into_iter().next().unwrap_or_default();
+            self.slices.iter().map(|(at, slice)| Ok((*at, accept(slice, self.part(slice, &bytes)?)?))).collect()
         });
-        accepted.collect()
+        read.await.map_err(|error| error.with("object", self.object))
     }
 
-    async fn bytes(&self, store: &Store) -> Result<Bytes> {
-        let Range { start, end } = self.range;
-        let length = end - start;
-        if length <= READ_BYTES_MAX {
-            return read_range(store, self.object, start, 0..length).await;
-        }
-        let parts = (0..length.div_ceil(READ_BYTES_MAX)).map(|part| {
-            let from = part.saturating_mul(READ_BYTES_MAX);
-            read_range(store, self.object, start, from..from.saturating_add(READ_BYTES_MAX).min(length))
-        });
-        let mut parts = stream::iter(parts).buffered(CONCURRENT_PARTS);
-        // Do not allocate by the stated length: it is not verified yet.
-        let mut bytes = Vec::new();
-        while let Some(part) = parts.try_next().await? {
-            bytes.extend_from_slice(&part);
-        }
-        Ok(bytes.into())
+    /// Returns the bytes of one of its slices from those of the run, verified.
+    fn part(&self, slice: &ObjectSlice, bytes: &Bytes) -> Result<Bytes> {
+        let within = slice.offset.checked_sub(self.range.start).and_then(|start| usize::try_from(start).ok());
+        let length = usize::try_from(slice.length).ok();
+        let part = within.zip(length).and_then(|(start, length)| bytes.get(start..start.checked_add(length)?));
+        let Some(part) = part.filter(|part| Hash::of(part) == slice.hash) else {
+            return Err(Error::corrupt("hash of a slice differs").with("offset", slice.offset));
+        };
+        // A part of the run would keep all of it in memory.
+        Ok(if self.slices.len() == 1 { bytes.clone() } else { Bytes::copy_from_slice(part) })
     }
 }
 

@@ -82,6 +82,9 @@ async fn delete_some(store: &Store, keys: Vec<Key>, swept: &mut Swept, in_a_row:
         match outcome {
             Ok(()) => {
                 *in_a_row = 0;
+                if let Key::Data(object) = key {
+                    store.data().forget(object);
+                }
                 swept.deleted.push(key);
             }
             Err(error) => {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
+use super::cache::LocalCache;
 use super::objects::DataObjects;
 use crate::envelope::MacKeys;
 use crate::error::Result;
@@ -49,6 +50,13 @@ impl Store {
     #[must_use]
     pub fn with_manifest_keys(mut self, keys: MacKeys) -> Self {
         self.manifest_keys = Arc::new(keys);
+        self
+    }
+
+    /// Keeps copies of the job's data objects in `cache`, for restarts on this machine. Default: none.
+    #[must_use]
+    pub fn with_cache(mut self, cache: LocalCache) -> Self {
+        self.data.set_cache(cache);
         self
     }
 

@@ -279,6 +279,9 @@ impl JobFolder {
                 return Err(Fault::Unclear(error.with("expected", length).with("found", bytes.len())));
             }
             self.inner.requests.get_bytes.fetch_add(length, Ordering::Relaxed);
+            if key.is_data() {
+                self.inner.requests.data_bytes.fetch_add(length, Ordering::Relaxed);
+            }
             Ok(bytes)
         };
         self.inner.patience.with_timeout(key, asked, call).await

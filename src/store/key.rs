@@ -70,6 +70,11 @@ impl Key {
         }
     }
 
+    /// Returns whether it is that of a data object.
+    pub(super) const fn is_data(&self) -> bool {
+        matches!(self, Self::Data(_))
+    }
+
     /// Returns its path below `root`.
     pub(super) fn path(&self, root: &Path) -> Path {
         self.class().path(root).join(self.name())

@@ -17,6 +17,8 @@ pub struct RequestCounts {
     pub put_bytes: u64,
     /// Bytes received.
     pub get_bytes: u64,
+    /// Those of data objects.
+    pub data_bytes: u64,
 }
 
 /// Counts of requests, shared by the clones of a folder.
@@ -28,6 +30,7 @@ pub(super) struct Requests {
     pub(super) list: AtomicU64,
     pub(super) put_bytes: AtomicU64,
     pub(super) get_bytes: AtomicU64,
+    pub(super) data_bytes: AtomicU64,
 }
 
 impl Requests {
@@ -37,9 +40,9 @@ impl Requests {
     }
 
     pub(super) fn snapshot(&self) -> RequestCounts {
-        let [put, get, delete, list, put_bytes, get_bytes] =
-            [&self.put, &self.get, &self.delete, &self.list, &self.put_bytes, &self.get_bytes]
+        let [put, get, delete, list, put_bytes, get_bytes, data_bytes] =
+            [&self.put, &self.get, &self.delete, &self.list, &self.put_bytes, &self.get_bytes, &self.data_bytes]
                 .map(|counter| counter.load(Ordering::Relaxed));
-        RequestCounts { put, get, delete, list, put_bytes, get_bytes }
+        RequestCounts { put, get, delete, list, put_bytes, get_bytes, data_bytes }
     }
 }

@@ -1,11 +1,12 @@
 //! The frame of a run, shared by the core and the whole stack: nodes that restart after crashes, planned faults, and the
 //! end of all faults, after which the job must recover. Everything about a run is drawn from its seed.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use alluvium::{Result, Store, StoreSettings};
+use alluvium::{LocalCache, Result, Store, StoreSettings};
 use futures_util::future::BoxFuture;
 use object_store::ObjectStore;
 use object_store::path::Path;
@@ -13,7 +14,7 @@ use object_store::path::Path;
 use crate::oracle::{Content, Oracle};
 use crate::points;
 use crate::search::{FailingCalls, Mode, Report};
-use alluvium_testkit::sim::{Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, logged};
+use alluvium_testkit::sim::{Copies, Faults, Node, Profile, Rng, Sim, SimStore, StoreWorld, logged};
 
 /// The nodes that compete for the job; each node of a run has one process.
 pub(crate) const LEADERS: [Node; 3] = [0, 1, 2];
@@ -59,6 +60,21 @@ pub(crate) struct Cluster<S> {
     pub(crate) disabled_chaos: u64,
     /// Whether nodes must no longer start.
     pub(crate) over: Arc<AtomicBool>,
+    /// The disks of local copies by node, if the job has any.
+    pub(crate) copies: Option<Arc<Disks>>,
+}
+
+/// The disks of local copies; each outlives the processes of its node.
+pub(crate) struct Disks {
+    seed: u64,
+    by_node: Mutex<BTreeMap<Node, Arc<Copies>>>,
+}
+
+impl Disks {
+    fn of(&self, node: Node) -> Arc<Copies> {
+        let mut disks = self.by_node.lock().unwrap();
+        Arc::clone(disks.entry(node).or_insert_with(|| Arc::new(Copies::new(self.seed ^ ((node as u64) << 56)))))
+    }
 }
 
 /// Executes the run of `seed`.
@@ -67,10 +83,12 @@ pub(crate) fn run<S: Scenario>(seed: u64, mode: Mode) -> Report {
     let sim = Sim::new(rng.next(), mode.tracing);
     let _ending = sim.ending();
     let oracle = Oracle::new(&sim, S::CONTENT);
-    logged(&sim, points::listener(&sim, &oracle), || run_logged::<S>(&sim, &oracle, rng, mode))
+    // Not drawn from the run's own numbers: other seeds stay what they are.
+    let copies = seed.is_multiple_of(3).then(|| Arc::new(Disks { seed, by_node: Mutex::default() }));
+    logged(&sim, points::listener(&sim, &oracle), || run_logged::<S>(&sim, &oracle, rng, mode, copies))
 }
 
-fn run_logged<S: Scenario>(sim: &Sim, oracle: &Oracle, mut rng: Rng, mode: Mode) -> Report {
+fn run_logged<S: Scenario>(sim: &Sim, oracle: &Oracle, mut rng: Rng, mode: Mode, copies: Option<Arc<Disks>>) -> Report {
     let profile = if rng.permille(50) { Profile::healthy() } else { Profile::draw(&mut rng) };
     sim.trace(format_args!("{profile:?}"));
     let faults = mode
@@ -78,7 +96,8 @@ fn run_logged<S: Scenario>(sim: &Sim, oracle: &Oracle, mut rng: Rng, mode: Mode)
         .map_or(Faults::Drawn(profile), |FailingCalls { first, count, fate }| Faults::nth(first, count, fate));
     let objects = StoreWorld::new(sim, faults);
     objects.lock().unwrap().watch(oracle.clone());
-    let cluster = S::draw(&mut rng, sim, oracle, &objects, mode);
+    let mut cluster = S::draw(&mut rng, sim, oracle, &objects, mode);
+    cluster.copies = copies;
     for node in cluster.nodes.clone() {
         cluster.start(node, 0);
     }
@@ -112,7 +131,15 @@ fn run_logged<S: Scenario>(sim: &Sim, oracle: &Oracle, mut rng: Rng, mode: Mode)
 impl<S: Scenario> Cluster<S> {
     pub(crate) fn store(&self, node: Node) -> Store {
         let objects = Arc::new(SimStore::new(&self.sim, node, &self.objects));
-        job_store(&self.sim, node, objects, self.settings.clone())
+        let store = job_store(&self.sim, node, objects, self.settings.clone());
+        let Some(copies) = &self.copies else { return store };
+        let disk = copies.of(node);
+        let budget = disk.wear();
+        match LocalCache::on(disk, budget, self.sim.runtime(node)) {
+            Ok(cache) => store.with_cache(cache),
+            // The disk fails at times.
+            Err(_) => store,
+        }
     }
 
     /// Starts a node after `delay_ms`.

@@ -15,6 +15,8 @@ const LOGGED: &[&str] = &[
     CHAIN_GREW,
     CHECKPOINT_COMMITTED,
     COMMIT_UNKNOWN,
+    COPY_DAMAGED,
+    COPY_FAILED,
     DELETES_FAILED,
     FENCE_UNKNOWN,
     FENCED,
@@ -33,6 +35,8 @@ const ATTEMPT_TAKEN: &str = "attempt is taken, going higher";
 const CHAIN_GREW: &str = "chain grew under a claim";
 const CHECKPOINT_COMMITTED: &str = "checkpoint committed";
 const COMMIT_UNKNOWN: &str = "outcome of a commit is unknown";
+const COPY_DAMAGED: &str = "a local copy is damaged, reading from the store";
+const COPY_FAILED: &str = "cannot write a local copy, going on without";
 const DELETES_FAILED: &str = "objects could not be deleted, to be tried again";
 const FENCE_UNKNOWN: &str = "a newer attempt may have begun";
 const FENCED: &str = "fenced";
@@ -79,6 +83,8 @@ pub(crate) const STACK: &[&str] = &[
     CHAIN_GREW,
     CHECKPOINT_COMMITTED,
     COMMIT_UNKNOWN,
+    COPY_DAMAGED,
+    COPY_FAILED,
     DELETES_FAILED,
     FENCE_UNKNOWN,
     FENCED,

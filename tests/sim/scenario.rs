@@ -44,6 +44,7 @@ impl Scenario for World {
             world: Self { sim: sim.clone(), oracle: oracle.clone(), think_max_ms },
             disabled_chaos: 0,
             over: Arc::default(),
+            copies: None,
         }
     }
 

@@ -87,6 +87,7 @@ impl Scenario for World {
             world,
             disabled_chaos,
             over: Arc::default(),
+            copies: None,
         }
     }
 

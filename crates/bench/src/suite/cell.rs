@@ -350,6 +350,7 @@ fn difference(after: &RequestCounts, before: &RequestCounts) -> RequestCounts {
         list: after.list - before.list,
         put_bytes: after.put_bytes - before.put_bytes,
         get_bytes: after.get_bytes - before.get_bytes,
+        data_bytes: after.data_bytes - before.data_bytes,
     }
 }
 

@@ -1,6 +1,7 @@
 //! The simulation's harness: a seeded executor on virtual time and an object store that runs on it. Independent of the
 //! code under test.
 
+mod copies;
 mod disk;
 mod executor;
 mod fate;
@@ -10,6 +11,7 @@ mod reply;
 mod rng;
 mod store;
 
+pub use copies::Copies;
 pub use disk::{Disk, DiskFaults, DiskStore};
 pub use executor::{Counts, Node, Sim, Tracing};
 pub use fate::{Answer, Call, Fate, Faults, Operation, Profile};
