@@ -9,13 +9,14 @@ use std::time::Duration;
 use alluvium_testkit::oracle::{KEYED, Spec, WINDOWED, expected, sample};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::tool::{self, Bench, json, kill, run, words};
+use serde_json::Value;
 
 fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Kills the job many times, then lets it complete.
-fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
+/// Kills the job many times, then lets it complete. Returns the last report.
+fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) -> Value {
     let kills = setting("ALLUVIUM_KILLS", 10);
     let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
     let args = |parallelism: u64, rate: &str| {
@@ -38,6 +39,53 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) {
     assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
     let verify = run(words(&format!("verify --store {} --job j --level full", bench.store("state"))));
     assert_eq!(verify.status.code(), Some(0), "{}", tool::stderr(&verify));
+    report
+}
+
+/// Returns the length of all files in a folder of the job.
+fn length_of(bench: &Bench, folder: &str) -> u64 {
+    let files = fs::read_dir(bench.path("state/j").join(folder)).unwrap();
+    files.map(|file| file.unwrap().metadata().unwrap().len()).sum()
+}
+
+#[test]
+fn d01_a_run_that_was_killed_restarts_from_local_copies_at_any_parallelism() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let (output, disk) = (bench.path("out.csv"), format!("--disk {}:1GiB", bench.path("disk").display()));
+    let report = survive(&bench, &KEYED, &input, &disk, &output.display().to_string());
+    assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+    assert!(report["restored_from"].is_u64(), "{report}");
+    assert_eq!(report["data_bytes_read"], 0, "{report}");
+    let manifests = length_of(&bench, "manifest") + length_of(&bench, "attempt");
+    let read = report["store_bytes_read"].as_u64().unwrap();
+    assert!(read > 0 && read <= 3 * manifests, "{read} bytes read where manifests and markers have {manifests}");
+}
+
+#[test]
+fn a_rescale_reads_no_data_on_the_same_machine_and_all_of_it_on_another() {
+    let bench = Bench::new();
+    let csv = sample::sample();
+    let input = bench.write("sample.csv", &csv).display().to_string();
+    let part = |disk: &str, parallelism: u32, limit: &str| {
+        let (store, disk, output) = (bench.store("state"), bench.path(disk), bench.path("out.csv"));
+        let mut args =
+            words(&format!("run --store {store} --job j --json --input {input} --parallelism {parallelism}"));
+        args.extend(words(&format!("{limit} --disk {} --output {}", disk.display(), output.display())));
+        args.extend(KEYED.flags());
+        let report = json(&run(args));
+        (report["data_bytes_read"].as_u64().unwrap(), report["checkpoints"]["bytes"].as_u64().unwrap())
+    };
+    assert_eq!(part("here", 4, "--limit 500").0, 0);
+    let data = length_of(&bench, "data");
+    assert_eq!(part("here", 5, "--limit 501").0, 0);
+    let (read, uploaded) = part("there", 5, "--limit 502");
+    assert!(read > data / 2, "{read} of {data}");
+    // What was uploaded there is all that is not here.
+    let (read, _) = part("here", 4, "");
+    assert!(read > 0 && read <= uploaded, "{read} of {uploaded}");
+    assert_eq!(fs::read_to_string(bench.path("out.csv")).unwrap(), expected(csv.as_bytes(), &KEYED).output);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use alluvium_bench::goal::{self, GoalArg};
 use clap::Args;
 
 use super::aggregate::Aggregate;
+use super::disk::DiskArg;
 use super::interval::{Interval, SHORTEST, positive_duration};
 use super::list::{Aggregates, Columns};
 use super::program::{Emit, Format, OnBadRecord, Program};
@@ -106,6 +107,11 @@ pub(crate) struct RunArgs {
     /// Minimum time between the end of a checkpoint and the start of the next
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) min_pause: Duration,
+
+    /// Folder of this machine for local copies of packs, which a restart reads instead of the store; other runs may share
+    /// it. SIZE bounds it: the least recently used copies go first [default: no folder; no bound]
+    #[arg(long, value_name = "DIR[:SIZE]")]
+    pub(crate) disk: Option<DiskArg>,
 
     /// Read at most this many records per second; each further rate applies from its time on: `1000,10000@60s,1000@2m`
     #[arg(long, value_name = "RECORDS_PER_S[,RATE@TIME...]")]
@@ -265,6 +271,7 @@ mod tests {
             ("--key \"a", Usage::ValueValidation),
             ("--retain 0", Usage::ValueValidation),
             ("--rate 0", Usage::ValueValidation),
+            ("--disk dir:1XB", Usage::ValueValidation),
         ] {
             let error = parse(extra).expect_err(extra);
             assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{extra}: {error}");

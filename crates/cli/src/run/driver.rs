@@ -10,8 +10,8 @@ use std::thread::{self, ScopedJoinHandle};
 use alluvium::interval::Decision;
 use alluvium::manifest::Manifest;
 use alluvium::{
-    AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, Opaque,
-    OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
+    AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LocalCache, LogBackend,
+    Opaque, OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
     Store, StoredManifest, Task, TokioRuntime,
 };
 use hdrhistogram::Histogram;
@@ -58,6 +58,9 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let process_started = clock::now();
     let program = args.program()?;
     places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
+    if let Some(disk) = &args.disk {
+        places::check_disk(&disk.folder, &args.store)?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
     serve_metrics(args, &runtime)?;
@@ -92,7 +95,10 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
         _ => RestoreFrom::Newest,
     };
     let store = Store::open(&args.store, &args.job.parse()?, TokioRuntime::current())?;
-    let store = store.with_manifest_keys(args.keys.read()?);
+    let mut store = store.with_manifest_keys(args.keys.read()?);
+    if let Some(disk) = &args.disk {
+        store = store.with_cache(LocalCache::open(&disk.folder, disk.budget, TokioRuntime::current())?);
+    }
     let mut builder = JobBuilder::new(store)
         .settings(settings(args))
         .program(program.to_bytes()?)

@@ -11,6 +11,7 @@
 mod aggregate;
 mod args;
 mod columns;
+mod disk;
 mod driver;
 mod interval;
 mod list;

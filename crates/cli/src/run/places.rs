@@ -50,6 +50,19 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
     }
 }
 
+/// Refuses a folder of local copies that lies among checkpoints.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn check_disk(folder: &Path, store: &str) -> Result<()> {
+    match store_folder(store) {
+        Some(store) if resolved(folder).starts_with(resolved(&store)) => {
+            Err(Error::config("--disk lies in the folder of --store").with("disk", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 fn same(a: &Metadata, b: &Metadata) -> bool {
     (a.dev(), a.ino()) == (b.dev(), b.ino())
 }
@@ -128,5 +141,10 @@ mod tests {
         fs::hard_link(path("in.csv"), path("parts/part-1-1.csv")).unwrap();
         assert!(check(Some(&path("parts")), Emit::OnClose, &input, &store).is_err());
         check(None, Emit::End, &input, &store).unwrap();
+        for bad in ["store", "store/cache", "way/cache"] {
+            assert_eq!(check_disk(&path(bad), &store).unwrap_err().kind(), ErrorKind::Config, "{bad}");
+        }
+        check_disk(&path("cache"), &store).unwrap();
+        check_disk(&path("store"), "s3://bucket").unwrap();
     }
 }

@@ -63,6 +63,8 @@ impl Report {
                 "elapsed_s": self.elapsed_s,
                 "records_per_s": rate,
                 "first_record_ms": self.first_record.map(|time| time.as_secs_f64() * 1000.0),
+                "store_bytes_read": counts.get_bytes,
+                "data_bytes_read": counts.data_bytes,
             }));
         }
         let from = restored_from.map_or_else(String::new, |id| format!(", from checkpoint {id} at {restored_offset}"));

@@ -11,6 +11,7 @@ use crate::committed::Committed;
 use crate::shim::{Call, Shim, calls};
 use alluvium_testkit::oracle::{Answer, Spec, Windows, expected};
 use alluvium_testkit::tool::{self, Bench, json, published, run, words};
+use serde_json::Value;
 
 /// One-second windows over a small input.
 const SPEC: Spec = Spec {
@@ -41,6 +42,8 @@ pub(crate) struct Scene {
 pub(crate) struct Case<'a> {
     scene: &'a Scene,
     bench: Bench,
+    /// Whether runs use the scene's folder of local copies.
+    local: bool,
 }
 
 /// The outcome of a run.
@@ -72,7 +75,8 @@ impl Scene {
         bench.write("in.csv", &csv);
         fs::create_dir(bench.path("work")).unwrap();
         for limit in [6, 12, 15] {
-            json(&run(arguments(&bench, &bench, emit, &format!("--limit {limit}"))));
+            let disk = bench.path("disk");
+            json(&run(arguments(&bench, &bench, emit, &format!("--limit {limit} --disk {}", disk.display()))));
         }
         if emit == Emit::End {
             fs::remove_file(bench.path("work/out.csv")).unwrap();
@@ -85,7 +89,15 @@ impl Scene {
     pub(crate) fn copy(&self) -> Case<'_> {
         let bench = Bench::new();
         copy(&self.bench.path("work"), &bench.path("work"));
-        Case { scene: self, bench }
+        Case { scene: self, bench, local: false }
+    }
+
+    /// Returns a copy whose runs use a copy of the folder of local copies.
+    pub(crate) fn copy_with_disk(&self) -> Case<'_> {
+        let mut case = self.copy();
+        copy(&self.bench.path("disk"), &case.disk());
+        case.local = true;
+        case
     }
 }
 
@@ -112,6 +124,16 @@ impl Case<'_> {
         self.bench.store("work/state")
     }
 
+    /// Returns the folder of local copies.
+    pub(crate) fn disk(&self) -> PathBuf {
+        self.bench.path("disk")
+    }
+
+    fn arguments(&self, extra: &str) -> Vec<String> {
+        let disk = if self.local { format!("--disk {}", self.disk().display()) } else { String::new() };
+        arguments(&self.scene.bench, &self.bench, self.scene.emit, &format!("{extra} {disk}"))
+    }
+
     /// Returns a shim over the case's files.
     pub(crate) fn shim(&self) -> Shim {
         Shim::below(&self.bench.path("work"))
@@ -119,7 +141,7 @@ impl Case<'_> {
 
     /// Runs the job from its last checkpoint to the end of its input.
     pub(crate) fn run(&self, shim: &Shim) -> Ended {
-        self.tool(shim, arguments(&self.scene.bench, &self.bench, self.scene.emit, ""))
+        self.tool(shim, self.arguments(""))
     }
 
     /// Runs the tool under `shim`.
@@ -153,7 +175,7 @@ impl Case<'_> {
 
     /// Starts the job from its last checkpoint and returns it once `shim` stops it; `None` if the job ends before.
     pub(crate) fn start_until_stopped(&self, shim: &Shim) -> Option<Child> {
-        let mut command = tool::tool(arguments(&self.scene.bench, &self.bench, self.scene.emit, ""));
+        let mut command = tool::tool(self.arguments(""));
         shim.under(&mut command, &self.bench.path("calls"));
         let mut child = command.spawn().unwrap();
         let stat = format!("/proc/{}/stat", child.id());
@@ -171,13 +193,14 @@ impl Case<'_> {
 
     /// Runs the job to completion, undisturbed, with extra flags.
     pub(crate) fn run_on(&self, extra: &str) {
-        json(&run(arguments(&self.scene.bench, &self.bench, self.scene.emit, extra)));
+        json(&run(self.arguments(extra)));
     }
 
-    /// Runs the job to completion, undisturbed, and checks its result.
-    pub(crate) fn check_result(&self) {
-        json(&run(arguments(&self.scene.bench, &self.bench, self.scene.emit, "")));
+    /// Runs the job to completion, undisturbed, checks its result, and returns its report.
+    pub(crate) fn check_result(&self) -> Value {
+        let report = json(&run(self.arguments("")));
         self.check_output(true, "undisturbed");
+        report
     }
 
     pub(crate) fn check_output(&self, complete: bool, what: &str) {

@@ -17,6 +17,8 @@ mod epochs;
 #[cfg(test)]
 mod folder;
 #[cfg(test)]
+mod local;
+#[cfg(test)]
 mod operators;
 #[cfg(test)]
 mod restore;
