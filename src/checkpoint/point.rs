@@ -42,7 +42,7 @@ impl KeyReader {
         let SegmentReader { store, segments } = &self.segments;
         let fetches = segments.iter().filter(|opened| opened.segment.groups.contains(group)).map(async |opened| {
             let rows = match &opened.content {
-                Content::Rows(rows) => Arc::clone(rows),
+                Content::Rows(rows, _) => Arc::clone(rows),
                 Content::Index(index) => {
                     let rows = read_key(store, opened, index, (group, table, key)).await;
                     Arc::new(rows.map_err(|error| of_segment(error, &opened.segment))?)
@@ -63,8 +63,8 @@ async fn read_key(
     (group, table, key): (KeyGroup, TableId, &[u8]),
 ) -> Result<SegmentRows> {
     let blocks = index.blocks_of_key(group, table, key)?;
-    let bytes = opened.read_blocks(store, blocks.iter().copied()).await?;
-    SegmentRows::of_blocks(index, &of(group), blocks, bytes)
+    let rows = |ranges| SegmentRows::of_blocks(index, &of(group), blocks.clone(), ranges);
+    opened.read_blocks(store, blocks.iter().copied(), rows).await
 }
 
 fn of(group: KeyGroup) -> KeyGroupSet {

@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use super::{GroupLoader, LazyBackend, Loaded};
 use crate::backend::checks::{check_owned, check_owned_group, check_scope, check_unowned};
-use crate::backend::{
-    BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write,
-};
+use crate::backend::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write};
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};

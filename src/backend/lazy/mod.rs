@@ -28,8 +28,8 @@ use crate::row::{GroupTimes, Rules, later_times, times_of};
 use crate::time::Timestamp;
 
 use self::clears::Clears;
-use super::checks::{check_owned, check_unowned};
 use super::StateBackend;
+use super::checks::{check_owned, check_unowned};
 
 pub use source::{Arrived, ArrivedContent, GroupLoader, GroupSource, Loaded};
 

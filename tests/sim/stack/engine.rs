@@ -322,17 +322,22 @@ impl Engine {
         let watermark = self.time.map_or(Timestamp::MIN, Timestamp::from_millis);
         let position = Opaque::new(OpaqueRole::Source, "log", self.read.to_le_bytes().to_vec());
         self.source.with(|task| task.barrier(barrier, watermark, vec![position]))?;
-        let count = self.subtasks.len();
+        let (count, mut absent) = (self.subtasks.len(), false);
         for at in 0..count {
             pause().await;
             self.now(at);
             let dealt: Vec<u64> =
                 self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
             let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
-            self.subtasks[at].with(|subtask| subtask.task.barrier(barrier, watermark, opaques))?;
+            self.subtasks[at].with(|subtask| {
+                absent |= !subtask.absent().is_empty();
+                subtask.task.barrier(barrier, watermark, opaques)
+            })?;
         }
         // Before the first record, only barriers advance processing time.
         let least_ms = self.time.map_or(i64::MIN, |_| least_now_ms);
+        // Absent groups keep the times of the restored checkpoint.
+        let least_ms = if absent { least_ms.min(self.least_ms) } else { least_ms };
         self.judge.record_times(intent(self.attempt(), barrier.epoch.0), least_ms, self.clock_ms);
         // A transaction of a committed epoch leaves the list.
         let committed = self.sink.with(|task| {

@@ -11,8 +11,8 @@ use alluvium::interval::Decision;
 use alluvium::manifest::Manifest;
 use alluvium::{
     AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LocalCache, LogBackend,
-    Opaque, OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
-    Store, StoredManifest, Task, TokioRuntime,
+    Opaque, OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy,
+    Seat, Seq, Store, StoredManifest, Task, TokioRuntime,
 };
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};

@@ -147,11 +147,15 @@ impl Timers {
         self.queue.first().map(|timer| timer.at).into_iter().chain(self.waiting.earliest()).min()
     }
 
-    /// Returns the absent groups that may have timers due at `to`. [`Timers::pop_due`] loads them first and waits for them;
+    /// Returns the groups that may have timers due at `to`. [`Timers::pop_due`] waits for those that are absent;
     /// [`Task::ready_groups`](crate::Task::ready_groups) is the way not to wait on the thread.
+    ///
+    /// # Cost
+    /// A step per due timer, and up to 255 more.
     #[must_use]
     pub fn due_groups(&self, to: Timestamp) -> KeyGroupSet {
-        self.waiting.due(to)
+        let queued: KeyGroupSet = self.queue.due(to).map(Timer::group).collect();
+        queued.union(&self.waiting.due(to))
     }
 
     /// Returns an upper bound of the queue's memory in bytes. The state's budget is charged for it; once the budget is

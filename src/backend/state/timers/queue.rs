@@ -19,6 +19,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::timer::Timer;
 use crate::error::broken;
+use crate::time::Timestamp;
 
 /// Timers in a full leaf: 12 KiB. Chosen by measurement.
 const LEAF_TIMERS: usize = 256;
@@ -48,6 +49,13 @@ impl Queue {
 
     pub(super) fn first(&self) -> Option<&Timer> {
         self.front.last()
+    }
+
+    /// Returns the timers due at `to`, in no particular order.
+    pub(super) fn due(&self, to: Timestamp) -> impl Iterator<Item = &Timer> {
+        let reached = self.leaves.iter().take_while(move |(start, _)| start.at <= to);
+        let leaves = reached.flat_map(|(_, leaf)| leaf);
+        self.front.iter().chain(leaves).filter(move |timer| timer.at <= to)
     }
 
     /// Returns an upper bound of the queue's memory in bytes.
