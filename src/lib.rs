@@ -134,7 +134,7 @@ pub mod interval {
 
 /// Types of stored values, and reading them without the code that wrote them.
 pub mod schema {
-    pub use crate::codec::schema::{Number, Order, Part, Schema, Shape, Type, Value, decode_any};
+    pub use crate::codec::schema::{Number, Order, Part, Schema, Shape, Type, Value, decode_any, encode_any};
 }
 
 /// Keeps the README's example compiling and running.

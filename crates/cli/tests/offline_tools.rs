@@ -64,3 +64,65 @@ fn the_tool_drops_savepoints() {
     json(&on(&format!("sweep -s {to} -j j --delete --json")));
     assert!(on(&format!("verify -s {to} -j j")).status.success());
 }
+
+/// Returns the lines of the table's export that are rows of this key, after the header.
+fn exported(on: &dyn Fn(&str) -> std::process::Output, place: &str, table: &str, file: &str, key: &str) -> Vec<String> {
+    json(&on(&format!("export {place} --table {table} -o {file} --json")));
+    let text = std::fs::read_to_string(file).unwrap();
+    let of_key = |line: &&str| line.strip_prefix(key).is_some_and(|rest| rest.starts_with(','));
+    let rows = text.lines().skip(1).filter(of_key).map(str::to_owned).collect();
+    [vec![text.lines().next().unwrap().to_owned()], rows].concat()
+}
+
+#[test]
+fn the_tool_gets_single_keys_as_it_exports_them() {
+    let bench = Bench::new();
+    let mut input = "user,site,page,at\n".to_owned();
+    for n in 0..40_000u64 {
+        let at = 1_700_000_000_000 + n * 40;
+        input.push_str(&format!("u{},\"s,{}\",p{},{at}\n", n * n % 20_011, n % 3, n % 7));
+    }
+    bench.write("in.csv", input);
+    let place = format!("-s {} -j j", bench.store("s"));
+    let on = |text: &str| run(words(text));
+    let command = format!(
+        "run -i {} -k user,site -a count,distinct:page --window tumbling:10m --time at --max-parallelism 2 {place} --json",
+        bench.path("in.csv").display()
+    );
+    json(&on(&format!("{command} --limit 38000")));
+    json(&on(&command));
+    let listed = json(&on(&format!("list {place} --json")));
+    let newest = listed["jobs"][0]["checkpoints"].as_array().unwrap().last().unwrap().clone();
+    let group_bytes = newest["total_bytes"].as_u64().unwrap() / 2;
+    for (table, user, site) in
+        [("aggregates", "u4", "s,2"), ("distinct_page", "u16", "s,1"), ("aggregate.aggregates", "u0", "s,1")]
+    {
+        let key = format!("{user},\"{site}\"");
+        let file = bench.path("out.csv").display().to_string();
+        let expected = exported(&on, &place, table, &file, &key);
+        assert!(expected.len() > 1, "{key}");
+        let found = run([words(&format!("get {place} --table {table} --key")), vec![key.clone()]].concat());
+        assert!(found.status.success(), "{}", stderr(&found));
+        assert_eq!(String::from_utf8(found.stdout).unwrap().lines().collect::<Vec<_>>(), expected);
+        let as_json = format!("{{\"user\":\"{user}\",\"site\":\"{site}\"}}");
+        let found = json(&run([words(&format!("get {place} -t {table} --json -k")), vec![as_json]].concat()));
+        assert_eq!(found["rows"].as_array().unwrap().len(), expected.len() - 1);
+        assert_eq!((&found["key"]["user"], &found["checkpoint"]), (&user.into(), &newest["id"]));
+        assert!(found["rows"][0]["namespace"].is_i64() && found["rows"][0].get("key").is_none());
+        let read = found["store"]["bytes_read"].as_u64().unwrap();
+        assert!(read * 3 < group_bytes && read > 1000, "{read} of {group_bytes}");
+    }
+    let older = listed["jobs"][0]["checkpoints"][0]["id"].as_u64().unwrap();
+    let absent = on(&format!("get {place} -t aggregates -c {older} --json --key nobody,s"));
+    assert!(fails(&absent, "not_found").contains("no such key"), "and the document is printed");
+    let document: serde_json::Value = serde_json::from_slice(&absent.stdout).unwrap();
+    assert_eq!((&document["rows"], &document["checkpoint"]), (&serde_json::json!([]), &older.into()));
+    let absent = on(&format!("get {place} -t aggregates --key nobody,s"));
+    fails(&absent, "not_found");
+    assert!(absent.stdout.is_empty());
+    assert!(fails(&on(&format!("get {place} -t aggregates --key nobody")), "usage").contains("2"));
+    fails(&on(&format!("get {place} -t nope --key a")), "not_found");
+    fails(&on(&format!("get {place} --operator nope -t aggregates --key a,b")), "not_found");
+    fails(&on(&format!("get {place} -t aggregates --checkpoint 99 --key a,b")), "not_found");
+    assert_eq!(on(&format!("get {place} -t aggregates")).status.code(), Some(2));
+}

@@ -8,6 +8,7 @@
 //! - a decoded value takes memory in proportion to its bytes and its type: each element of a list has at least one byte.
 
 mod decode;
+mod encode;
 mod parse;
 mod print;
 #[cfg(test)]
@@ -16,6 +17,7 @@ mod tests;
 use std::borrow::Cow;
 
 pub use decode::decode_any;
+pub use encode::encode_any;
 
 /// Levels that type expressions may nest.
 const MAX_DEPTH: usize = 32;

@@ -8,7 +8,35 @@ use super::*;
 
 fn decoded(name: &str, bytes: &[u8]) -> Option<String> {
     let ty = Type::parse(name).unwrap_or_else(|| panic!("{name}"));
-    decode_any(&ty, bytes).ok().map(|value| value.to_string())
+    let value = decode_any(&ty, bytes).ok()?;
+    assert_eq!(encode_any(&ty, &value).unwrap(), bytes, "{name}: {value}");
+    Some(value.to_string())
+}
+
+#[test]
+fn values_of_other_types_are_not_encoded() {
+    let refused = |name: &str, value: Value<'_>| {
+        let error = encode_any(&Type::parse(name).unwrap(), &value).unwrap_err();
+        assert_eq!(error.kind(), crate::ErrorKind::Usage, "{name}: {value}");
+    };
+    for name in ["u8", "ordered:u8", "postcard:u8"] {
+        assert_eq!(encode_any(&Type::parse(name).unwrap(), &Value::Unsigned(255)).unwrap(), [255]);
+        refused(name, Value::Unsigned(256));
+        refused(name, Value::Signed(1));
+    }
+    for name in ["i16le", "ordered:i16", "postcard:i16"] {
+        assert!(encode_any(&Type::parse(name).unwrap(), &Value::Signed(-32_768)).is_ok());
+        refused(name, Value::Signed(32_768));
+        refused(name, Value::Signed(-32_769));
+    }
+    refused("postcard:u16", Value::Unsigned(65_536));
+    refused("f32le", Value::F64(1.0));
+    refused("utf8", Value::Bytes(b"a"[..].into()));
+    refused("tuple<u8,u8>", Value::Tuple(vec![Value::Unsigned(1)]));
+    refused("ordered:tuple<u8,u8>", Value::Tuple(vec![Value::Unsigned(1)]));
+    refused("postcard:struct<a:u8>", Value::Struct(vec![("b", Value::Unsigned(1))]));
+    refused("postcard:enum<a:u8>", Value::Struct(vec![("b", Value::Unsigned(1))]));
+    refused("option<u8>", Value::Unit);
 }
 
 #[test]

@@ -8,7 +8,7 @@ use proptest::sample::Index;
 use proptest::test_runner::RngSeed;
 
 use super::*;
-use crate::codec::schema::{Type, decode_any};
+use crate::codec::schema::{Type, decode_any, encode_any};
 use crate::error::ErrorKind;
 
 fn encoded<V>(codec: &impl Codec<V>, value: &V) -> Vec<u8> {
@@ -23,7 +23,9 @@ fn check<V: PartialEq + Debug>(codec: &impl Codec<V>, value: &V) -> String {
     let bytes = encoded(codec, value);
     assert_eq!(codec.decode(&bytes).unwrap(), *value);
     let ty = Type::parse(&codec.schema().name).unwrap();
-    decode_any(&ty, &bytes).unwrap().to_string()
+    let value = decode_any(&ty, &bytes).unwrap();
+    assert_eq!(encode_any(&ty, &value).unwrap(), bytes, "{ty}: {value}");
+    value.to_string()
 }
 
 #[test]

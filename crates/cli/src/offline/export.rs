@@ -1,18 +1,17 @@
 //! `alluvium export`: a table's rows as CSV or JSON lines.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufWriter, Write};
+use std::io::{BufWriter, Write as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use alluvium::offline::{self, RowTypes, TableRow};
-use alluvium::schema::Type;
-use alluvium::{Error, Result, Store, StoredManifest};
+use alluvium::offline::{self, RowTypes};
+use alluvium::{Result, Store, StoredManifest};
 use serde_json::json;
 
 use super::super::{Finding, print};
 use super::place::{CheckpointArgs, Groups, runtime};
-use super::value::{cells, columns, json as value_json};
+use super::rows::{Format, RowWriter};
 use crate::files::{folder_of, io_error, rename_durably};
 
 #[derive(Debug, clap::Args)]
@@ -41,12 +40,6 @@ pub(in super::super) struct Args {
 struct Output {
     path: PathBuf,
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy)]
-enum Format {
-    Csv,
-    Jsonl,
 }
 
 impl FromStr for Output {
@@ -84,69 +77,6 @@ pub(super) async fn run(args: Args) -> Result<Finding> {
         print::out(&format!("wrote {rows} rows to {}\n", args.output.path.display()))?;
     }
     Ok(Finding::Nothing)
-}
-
-/// Writes rows in the chosen format.
-enum RowWriter<'a> {
-    Csv { types: RowTypes, csv: Box<csv::Writer<&'a mut BufWriter<File>>>, cells: Vec<String> },
-    Jsonl { types: RowTypes, out: &'a mut BufWriter<File> },
-}
-
-/// Returns the parts of a row with their names and types.
-fn typed<T>(types: &RowTypes, [key, namespace, sub, value]: [T; 4]) -> [(&'static str, &Type, T); 4] {
-    [
-        ("key", &types.key, key),
-        ("namespace", &types.namespace, namespace),
-        ("sub", &types.sub, sub),
-        ("value", &types.value, value),
-    ]
-}
-
-impl<'a> RowWriter<'a> {
-    fn new(format: Format, types: RowTypes, out: &'a mut BufWriter<File>) -> Result<Self> {
-        match format {
-            Format::Jsonl => Ok(Self::Jsonl { types, out }),
-            Format::Csv => {
-                let mut csv = csv::Writer::from_writer(out);
-                let headings = typed(&types, [(); 4]).into_iter().flat_map(|(name, ty, ())| columns(name, ty));
-                csv.write_record(headings.collect::<Vec<_>>()).map_err(unwritten)?;
-                Ok(Self::Csv { types, csv: Box::new(csv), cells: Vec::new() })
-            }
-        }
-    }
-
-    fn write(&mut self, entry: &TableRow<'_>) -> Result<()> {
-        let values = [&entry.place.key, &entry.place.namespace, &entry.place.sub, &entry.value];
-        match self {
-            Self::Csv { types, csv, cells: record } => {
-                record.clear();
-                typed(types, values).into_iter().try_for_each(|(_, ty, value)| cells(ty, value, record))?;
-                csv.write_record(&*record).map_err(unwritten)
-            }
-            Self::Jsonl { types, out } => {
-                let mut line = String::new();
-                for (name, ty, value) in typed(types, values) {
-                    if *ty != Type::Unit {
-                        let comma = if line.is_empty() { '{' } else { ',' };
-                        line.push_str(&format!("{comma}\"{name}\":{}", value_json(value)?));
-                    }
-                }
-                line.push_str(if line.is_empty() { "{}\n" } else { "}\n" });
-                out.write_all(line.as_bytes()).map_err(unwritten)
-            }
-        }
-    }
-
-    fn finish(self) -> Result<()> {
-        match self {
-            Self::Csv { mut csv, .. } => csv.flush().map_err(unwritten),
-            Self::Jsonl { out, .. } => out.flush().map_err(unwritten),
-        }
-    }
-}
-
-fn unwritten(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
-    Error::unavailable("cannot write the export").with_source(source)
 }
 
 /// A file under a temporary name beside its target; removed if dropped before `publish`.

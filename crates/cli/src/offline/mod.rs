@@ -4,10 +4,13 @@ mod copy;
 mod diff;
 mod drop;
 mod export;
+mod get;
 mod inspect;
+mod key;
 mod list;
 mod place;
 mod rescale;
+mod rows;
 mod sweep;
 mod text;
 mod value;
@@ -36,6 +39,10 @@ pub(super) enum Command {
     Diff(diff::Args),
     /// Write a table's live rows to a file, decoded by the checkpoint's schema.
     Export(export::Args),
+    /// Print the rows of one key of a table, as CSV.
+    ///
+    /// Reads a few blocks, however large the checkpoint is. Exit code 1 and error[not_found] if the table lacks the key.
+    Get(get::Args),
     /// Copy a checkpoint, self-contained and byte for byte, to another store.
     ///
     /// A job run there resumes from the copy. Refused if the job already exists there.
@@ -62,6 +69,7 @@ pub(super) async fn run(command: Command) -> Result<Finding> {
         Command::Verify(args) => verify::run(args).await,
         Command::Diff(args) => diff::run(args).await,
         Command::Export(args) => export::run(args).await,
+        Command::Get(args) => get::run(args).await,
         Command::Savepoint(args) => copy::savepoint(args).await,
         Command::Restore(args) => copy::restore(args).await,
         Command::Rescale(args) => rescale::run(args).await,

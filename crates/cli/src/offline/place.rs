@@ -133,6 +133,22 @@ impl CheckpointArgs {
         }
     }
 
+    /// As [`CheckpointArgs::read`], with the manifest as it is stored: its subtask manifests may be elsewhere.
+    pub(super) async fn read_stored<T>(
+        &self,
+        mut read: impl AsyncFnMut(&Store, &StoredManifest) -> Result<T>,
+    ) -> Result<T> {
+        let (store, mut chain) = self.job.open().await?;
+        let mut reader = offline::reader(&store, &mut chain, self.id());
+        loop {
+            let checkpoint = reader.checkpoint().await?;
+            match read(&store, &checkpoint).await {
+                Ok(found) => return Ok(found),
+                Err(error) => reader.follow(error).await?,
+            }
+        }
+    }
+
     /// Returns the `--checkpoint` id.
     pub(super) fn id(&self) -> Option<Seq> {
         self.checkpoint.map(Seq)
