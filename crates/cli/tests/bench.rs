@@ -58,7 +58,7 @@ fn the_quick_suite_reports_every_figure() {
         paced_has_all_figures(&cell["paced"]);
         has_exactly(
             &cell["restore"],
-            "ms load_ms read_back_ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms",
+            "ms load_ms read_back_ms claim_ms threads first_read_ms records bytes_read lazy_first_read_ms lazy_ms",
         );
         has_exactly(&cell["rescale"], "from to ms load_ms bytes_read ideal_bytes");
         assert!(number(cell, "/rescale/load_ms") < number(cell, "/rescale/ms"));

@@ -18,7 +18,7 @@ use alluvium::backend::StateBackend;
 use alluvium::manifest::Manifest;
 use alluvium::{
     Barrier, DEFAULT_MAX_PARALLELISM, Error, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, OperatorId,
-    OperatorSpec, OverlayBackend, Partitioner, Result, Runtime as _, Store, TokioRuntime,
+    OperatorSpec, OverlayBackend, Partitioner, RestoreMode, Result, Runtime as _, Store, TokioRuntime,
 };
 use alluvium::{MemoryBudget, RequestCounts};
 use tokio::runtime::Runtime;
@@ -129,8 +129,12 @@ impl<B: StateBackend> Cell<'_, B> {
     fn measure(self) -> Result<CellReport> {
         let from = self.spec.parallelism;
         let written = self.write()?;
-        let restored = self.restore(from, &written.added)?;
-        let rescaled = self.restore(from + 1, &written.added)?;
+        let restored = self.restore(from, &written.added, RestoreMode::Eager)?;
+        // Other backends load groups on the task's thread alone.
+        let lazy = (self.spec.backend == BackendKind::Log)
+            .then(|| self.restore(from, &written.added, RestoreMode::Lazy))
+            .transpose()?;
+        let rescaled = self.restore(from + 1, &written.added, RestoreMode::Eager)?;
         let restore = Restore {
             ms: millis(restored.all_read),
             load_ms: millis(restored.loaded),
@@ -140,7 +144,8 @@ impl<B: StateBackend> Cell<'_, B> {
             first_read_ms: millis(restored.first_read),
             records: restored.records,
             bytes_read: restored.bytes_read,
-            lazy_first_read_ms: None,
+            lazy_first_read_ms: lazy.as_ref().map(|lazy| millis(lazy.first_read)),
+            lazy_ms: lazy.as_ref().map(|lazy| millis(lazy.all_read)),
         };
         let rescale = Rescale {
             from,
@@ -157,13 +162,14 @@ impl<B: StateBackend> Cell<'_, B> {
         Routing { partitioner: Partitioner::Range { seed: self.spec.seed }, max_parallelism: DEFAULT_MAX_PARALLELISM }
     }
 
-    fn open(&self, parallelism: u32) -> Result<Job> {
+    fn open(&self, parallelism: u32, restore: RestoreMode) -> Result<Job> {
         let settings = JobSettings::default().with(|it| {
             it.strategy = match self.spec.strategy {
                 Strategy::Full => alluvium::Strategy::Full,
                 Strategy::Incremental => alluvium::Strategy::Incremental,
             };
             it.partitioner = Some(self.routing().partitioner);
+            it.restore = restore;
         });
         let operator = OperatorSpec::new(OperatorId(1), "bench", parallelism);
         self.runtime.block_on(JobBuilder::new(self.store.clone()).settings(settings).operator(operator).open())
@@ -175,7 +181,7 @@ impl<B: StateBackend> Cell<'_, B> {
 
     /// Opens the job. Returns it with its memory accounting and its lanes, still empty.
     pub(super) fn start(&self) -> Result<(Job, Memory, Vec<Lane<B>>)> {
-        let mut job = self.open(self.spec.parallelism)?;
+        let mut job = self.open(self.spec.parallelism, RestoreMode::Eager)?;
         let memory = Memory::new(job.budget().clone());
         let workloads = self.shares(self.spec.parallelism).into_iter().zip(0..);
         let workloads: Vec<_> = workloads.map(|(share, at)| Workload::new(share, self.spec, at)).collect();
@@ -271,10 +277,10 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 
     /// Restores the newest checkpoint at `parallelism` and reads back every key.
-    fn restore(&self, parallelism: u32, added: &[u32]) -> Result<Restored> {
+    fn restore(&self, parallelism: u32, added: &[u32], mode: RestoreMode) -> Result<Restored> {
         let shares = self.shares(parallelism);
         let started = clock::now();
-        let mut job = self.open(parallelism)?;
+        let mut job = self.open(parallelism, mode)?;
         let claim = clock::now().duration_since(started);
         let seats = job.take_seats();
         let before = self.store.requests();

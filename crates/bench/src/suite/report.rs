@@ -149,7 +149,11 @@ pub(super) struct Restore {
     pub(super) first_read_ms: f64,
     pub(super) records: u64,
     pub(super) bytes_read: u64,
+    /// As `first_read_ms`, of a lazy restore; null if the backend has none.
     pub(super) lazy_first_read_ms: Option<f64>,
+    /// As `ms`, of a lazy restore.
+    #[serde(default)]
+    pub(super) lazy_ms: Option<f64>,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
