@@ -38,7 +38,8 @@ async fn process(task: &mut Task<LogBackend>, count: &ValueState<u64, Fixed>) ->
             && let Some(record) = records.pop_front()
         {
             let key = key(record).to_le_bytes();
-            let ready = task.ready(&[task.state().locate(&key)?]);
+            let located = task.state().locate(&key)?;
+            let ready = task.ready(&[located]);
             waiting.push_back(async move { ready.await.map(|guard| (record, guard)) });
         }
         let Some(next) = waiting.next().await else { return Ok(()) };

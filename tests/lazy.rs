@@ -26,7 +26,7 @@ struct World {
 
 /// Returns a value of half a KiB that does not compress.
 fn value(key: u32, version: u32) -> Vec<u8> {
-    let mut state = u64::from(key) << 32 | u64::from(version) + 1;
+    let mut state = (u64::from(key) << 32) + u64::from(version) + 1;
     let next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         state.to_be_bytes()[0]

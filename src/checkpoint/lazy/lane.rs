@@ -17,6 +17,9 @@ use crate::runtime::run_blocking;
 /// How long the background waits after the store did not answer, which itself comes after the store's own retries.
 const PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the background leaves the processors to the first group that is waited for.
+const HEAD_START: Duration = Duration::from_millis(30);
+
 /// A future that loads groups. If it is dropped before its end, whoever waits gets an error.
 pub(super) struct Lane {
     shared: Arc<Shared>,
@@ -32,6 +35,9 @@ impl Lane {
     }
 
     async fn run(mut self) {
+        if !self.urgent {
+            self.shared.store.runtime().sleep(HEAD_START).await;
+        }
         while let Some(unit) = self.next_unit() {
             let failed = self.shared.load_unit(&unit).await;
             if !self.urgent && failed == Some(ErrorKind::Unavailable) {
