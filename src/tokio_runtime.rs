@@ -1,6 +1,7 @@
 //! The runtime for embedders on tokio.
 #![expect(clippy::disallowed_methods, reason = "this file alone adapts tokio and the system's clock")]
 
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt as _;
@@ -55,7 +56,7 @@ impl Runtime for TokioRuntime {
     fn block(&self, wait: &mut dyn FnMut()) {
         match Handle::try_current() {
             // Another thread takes over this one's futures.
-            Ok(current) if current.id() == self.handle.id() => tokio::task::block_in_place(wait),
+            Ok(current) if current.id() == self.handle.id() => block_in_place(wait),
             _ => wait(),
         }
     }
@@ -77,5 +78,22 @@ impl Runtime for TokioRuntime {
             Ok(()) => u128::from_le_bytes(bytes),
             Err(error) => std::panic::panic_any(format!("the system has no randomness: {error}")),
         }
+    }
+}
+
+/// Calls `wait` where tokio lets a thread block. Inside a `LocalSet` it does not, and panics before the call; then this thread's
+/// futures wait too.
+fn block_in_place(wait: &mut dyn FnMut()) {
+    let mut called = false;
+    let blocked = catch_unwind(AssertUnwindSafe(|| {
+        tokio::task::block_in_place(|| {
+            called = true;
+            wait();
+        });
+    }));
+    match blocked {
+        Ok(()) => {}
+        Err(_) if !called => wait(),
+        Err(panic) => resume_unwind(panic),
     }
 }

@@ -9,7 +9,8 @@ use alluvium::manifest::{Manifest, ObjectId};
 use alluvium::offline::{self, VerifyLevel};
 use alluvium::{
     AdaptiveInterval, Attempt, Barrier, CheckpointPolicy, Epoch, ErrorKind, JobSettings, ManifestLog, Opaque,
-    OpaqueContent, OpaqueRole, PipelineSettings, Redistribution, RestoreFrom, Result, Seq, Strategy, Timestamp,
+    OpaqueContent, OpaqueRole, PipelineSettings, Redistribution, RestoreFrom, RestoreMode, Result, Seq, Strategy,
+    Timestamp,
 };
 use alluvium_testkit::{Counting, Door, Gate};
 use bytes::Bytes;
@@ -60,7 +61,10 @@ async fn a_restore_reads_in_parts_of_at_most_restore_bytes() -> Result<()> {
     let mut reads = Vec::new();
     for restore_bytes in [1, 400_000, JobSettings::default().restore_bytes] {
         gate.take_calls();
-        let settings = JobSettings::default().with(|it| it.restore_bytes = restore_bytes);
+        let settings = JobSettings::default().with(|it| {
+            it.restore_bytes = restore_bytes;
+            it.restore = RestoreMode::Eager;
+        });
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
         let is_data_read = |call: &String| call.starts_with("get") && call.contains("/data/");
         reads.push(gate.take_calls().iter().filter(|call| is_data_read(call)).count());
@@ -83,7 +87,10 @@ async fn f17_a_group_larger_than_a_restore_may_hold_is_merged_as_it_is_read() ->
     let mut reads = Vec::new();
     for restore_bytes in [1, 150_000, JobSettings::default().restore_bytes] {
         gate.take_calls();
-        let settings = settings.clone().with(|it| it.restore_bytes = restore_bytes);
+        let settings = settings.clone().with(|it| {
+            it.restore_bytes = restore_bytes;
+            it.restore = RestoreMode::Eager;
+        });
         Counting::open(&gate.objects(), 1, settings, RestoreFrom::Newest, job.expected.clone()).await?;
         let is_data_read = |call: &String| call.starts_with("get") && call.contains("/data/");
         reads.push(gate.take_calls().iter().filter(|call| is_data_read(call)).count());

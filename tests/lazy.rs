@@ -352,6 +352,48 @@ async fn groups_that_were_dropped_while_absent_are_not_loaded() -> Result<()> {
     Ok(())
 }
 
+/// A budget of half the state: the background leaves room for writes, and cold groups make room for others.
+#[tokio::test(flavor = "multi_thread")]
+async fn state_larger_than_the_memory_budget_is_loaded_evicted_and_loaded_again() -> Result<()> {
+    let gate = Gate::new();
+    let mut world = World::open(&gate.objects(), RestoreMode::Eager, Model::new()).await?;
+    let keys = KEYS * 40;
+    (0..keys).try_for_each(|key| world.put(key, 0))?;
+    world.checkpoint().await?;
+    let (mut model, bytes) = (world.model.clone(), world.task.state().backend().stats().memory_bytes);
+    drop(world);
+
+    let operator = OperatorSpec::new(OPERATOR, "values", 1).keyed_by(Schema::new("u32le"));
+    let limited = settings(RestoreMode::Auto).with(|it| it.memory_bytes = bytes / 2);
+    let builder = JobBuilder::new(alluvium_testkit::store(&gate.objects())).settings(limited).operator(operator);
+    let mut job = builder.open().await?;
+    let mut seat = job.take_seats().remove(0);
+    let value = seat.tables().value("value", Raw)?;
+    let task = seat.restore(LogBackend::new).await?;
+    let mut world = World { job, task, value, model: std::mem::take(&mut model) };
+    let mut resident = std::collections::BTreeSet::new();
+    for round in 1..4 {
+        for key in (0..keys).step_by(7) {
+            assert_eq!(world.read(key)?, world.model.get(&key).cloned(), "key {key}");
+            // Groups with writes since the last checkpoint stay in memory.
+            if key % 100 == 0 && world.group(key).0 < 3 {
+                world.put(key, round)?;
+            }
+        }
+        world.checkpoint().await?;
+        world.task.settle()?;
+        resident.insert(usize::from(GROUPS) - world.absent().len());
+    }
+    assert!(resident.iter().all(|groups| *groups < usize::from(GROUPS)), "{resident:?}");
+    let model = world.model.clone();
+    drop(world);
+    let mut world = World::open(&gate.objects(), RestoreMode::Eager, model).await?;
+    (0..keys).try_for_each(|key| {
+        assert_eq!(world.read(key)?, world.model.get(&key).cloned(), "key {key}");
+        Ok(())
+    })
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn due_timers_fire_in_order_whichever_groups_are_absent() -> Result<()> {
     let gate = Gate::new();

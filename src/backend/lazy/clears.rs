@@ -10,7 +10,7 @@ use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
 use crate::row::{Columns, Op, Row, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, Stack};
 
 /// Clears of one absent group that are kept. A group with more is loaded.
-const CLEARS_MAX: usize = 256;
+const CLEARS_MAX: usize = 64;
 
 /// A clear, with its own bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,16 +44,15 @@ impl Clears {
         let group = scope.group();
         let kept = self.groups.entry(group).or_default();
         let clear = Clear::new(table, scope);
+        // Nothing was written since: the clear is in the next delta, or in one before.
+        if kept.contains(&clear) {
+            return true;
+        }
         if kept.len() >= CLEARS_MAX {
             return false;
         }
-        if !kept.contains(&clear) {
-            kept.push(clear.clone());
-        }
-        let unsealed = self.unsealed.entry(group).or_default();
-        if !unsealed.contains(&clear) {
-            unsealed.push(clear);
-        }
+        kept.push(clear.clone());
+        self.unsealed.entry(group).or_default().push(clear);
         true
     }
 

@@ -129,7 +129,7 @@ impl<B: StateBackend> LazyBackend<B> {
     /// that were not sealed and stored.
     ///
     /// # Errors
-    /// `Usage` if a group is not resident or has writes since the last seal, or there is no source.
+    /// `Usage` if a group is not resident, has writes that are not sealed and stored, or is in use; or there is no source.
     pub fn evict(&mut self, groups: &KeyGroupSet) -> Result<()> {
         if groups.is_empty() {
             return Ok(());
@@ -140,7 +140,12 @@ impl<B: StateBackend> LazyBackend<B> {
             return Err(Error::usage("key groups have writes that are not sealed").with("groups", dirty));
         }
         let source = self.source()?;
+        let is_kept = |group: &KeyGroup| source.coldest(&std::iter::once(*group).collect()).is_none();
+        if let Some(kept) = groups.iter().find(is_kept) {
+            return Err(Error::usage("key group has state that is not stored, or is in use").with("group", kept));
+        }
         let times = times_of(&self.resident.times(), groups);
+        source.set_loader(self.resident.group_loader(&[]));
         self.resident.drop_groups(groups)?;
         source.take_back(groups);
         let evicted = self.set_absent(groups, &times, source);
@@ -216,16 +221,20 @@ impl<B: StateBackend> LazyBackend<B> {
     #[cold]
     #[inline(never)]
     fn bring(&mut self, group: KeyGroup, kept: &KeyGroupSet) -> Result<()> {
-        self.adopt_loaded()?;
         loop {
-            let Some(absent) = self.absent.as_ref().filter(|absent| absent.contains(group)) else { return Ok(()) };
-            let brought = absent.source.wait(group).and_then(|arrived| self.adopt_arrived(arrived));
-            match brought {
+            match self.adopt_loaded().and_then(|()| self.adopt_one(group)) {
                 // Another group makes room for this one.
                 Err(error) if error.kind() == ErrorKind::Limit && self.evict_coldest(kept)? => {}
                 other => return other,
             }
         }
+    }
+
+    /// Waits for a group, if it is absent, and adopts it.
+    fn adopt_one(&mut self, group: KeyGroup) -> Result<()> {
+        let Some(absent) = self.absent.as_ref().filter(|absent| absent.contains(group)) else { return Ok(()) };
+        let arrived = absent.source.wait(group)?;
+        self.adopt_arrived(arrived)
     }
 
     /// Adopts the groups that are loaded and cost nothing to adopt.

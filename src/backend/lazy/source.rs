@@ -53,6 +53,9 @@ impl fmt::Debug for ArrivedContent {
 
 /// Loads the absent groups of a [`LazyBackend`](super::LazyBackend) in the background.
 pub trait GroupSource: fmt::Debug + Send + Sync {
+    /// Replaces what loads groups from now on: tables may have been defined since the last one was made.
+    fn set_loader(&self, loader: Option<Arc<dyn GroupLoader>>);
+
     /// Has these groups loaded before all others. Does not block.
     fn request(&self, groups: &KeyGroupSet);
 

@@ -1,6 +1,6 @@
 //! What a lazy restore knows of each absent group: how far it has come, who waits, what is next. No I/O.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::task::Waker;
 
 use crate::backend::{Arrived, ArrivedContent};
@@ -14,11 +14,16 @@ use crate::checkpoint::uses::GroupUses;
 #[derive(Debug)]
 enum Stage {
     Absent,
-    Loading,
+    /// With the ticket of its unit: what comes of an older one is stale.
+    Loading(Ticket),
     Loaded(ArrivedContent),
-    /// Damage stays. Any other error is for who waits now; the next one who asks has the group loaded again.
+    /// Damage stays. Any other error is for all who wait now; the next request has the group loaded again.
     Failed(Error),
 }
+
+/// Identifies a unit of groups that are loaded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Ticket(u64);
 
 /// Bytes that a group counts for beside its own, when groups are put in order.
 const GROUP_BYTES: u64 = 4096;
@@ -29,6 +34,9 @@ pub(super) struct Board {
     stages: BTreeMap<KeyGroup, Stage>,
     /// Stored bytes and share of the traffic of the groups of the restored checkpoint.
     sizes: BTreeMap<KeyGroup, (u64, f64)>,
+    /// Those of them that were loaded, once.
+    counted: BTreeSet<KeyGroup>,
+    last_ticket: Ticket,
     /// Groups to load in the background, the next one last.
     order: Vec<KeyGroup>,
     requested: VecDeque<KeyGroup>,
@@ -67,10 +75,15 @@ impl Board {
         }
     }
 
-    /// Moves groups that are not being loaded to the end of the requests.
+    /// Adds groups that are not being loaded to the end of the requests. A passing error is forgotten.
     pub(super) fn request(&mut self, groups: &KeyGroupSet) {
         for group in groups.iter() {
-            if matches!(self.stages.get(&group), Some(Stage::Absent)) && !self.requested.contains(&group) {
+            match self.stages.get_mut(&group) {
+                Some(Stage::Absent) => {}
+                Some(stage @ Stage::Failed(_)) if !stage.is_permanent() => *stage = Stage::Absent,
+                _ => continue,
+            }
+            if !self.requested.contains(&group) {
                 self.requested.push_back(group);
             }
         }
@@ -82,10 +95,12 @@ impl Board {
 
     /// Returns requested groups, or else the next groups in the order of the background, of up to `bytes` together. They
     /// count as being loaded. `None` if there is nothing to load.
-    pub(super) fn next_unit(&mut self, bytes: u64, requests_only: bool) -> Option<KeyGroupSet> {
+    pub(super) fn next_unit(&mut self, bytes: u64, requests_only: bool) -> Option<(KeyGroupSet, Ticket)> {
         if self.ended.is_some() {
             return None;
         }
+        let ticket = Ticket(self.last_ticket.0 + 1);
+        self.last_ticket = ticket;
         let mut unit = Vec::new();
         let mut total = 0u64;
         while let Some(group) = self.next_group(requests_only) {
@@ -94,14 +109,14 @@ impl Board {
                 self.put_back(group);
                 break;
             }
-            self.stages.insert(group, Stage::Loading);
+            self.stages.insert(group, Stage::Loading(ticket));
             unit.push(group);
             // A request waits for no other group.
             if self.wanted.contains_key(&group) {
                 break;
             }
         }
-        (!unit.is_empty()).then(|| unit.into_iter().collect())
+        (!unit.is_empty()).then(|| (unit.into_iter().collect(), ticket))
     }
 
     fn next_group(&mut self, requests_only: bool) -> Option<KeyGroup> {
@@ -125,37 +140,43 @@ impl Board {
         self.sizes.get(&group).map_or(0, |(bytes, _)| *bytes)
     }
 
-    /// Returns those of `groups` that are being loaded.
-    pub(super) fn loading(&self, groups: &KeyGroupSet) -> KeyGroupSet {
-        groups.iter().filter(|group| matches!(self.stages.get(group), Some(Stage::Loading))).collect()
+    /// Returns those of `groups` that are being loaded under `ticket`.
+    pub(super) fn loading(&self, groups: &KeyGroupSet, ticket: Ticket) -> KeyGroupSet {
+        groups.iter().filter(|group| self.is_loading(*group, ticket)).collect()
     }
 
-    /// Records that a group is loaded.
-    pub(super) fn loaded(&mut self, group: KeyGroup, content: ArrivedContent) {
-        // A group that was dropped meanwhile is forgotten.
-        if let Some(stage) = self.stages.get_mut(&group) {
-            *stage = Stage::Loaded(content);
-            if let Some((bytes, share)) = self.sizes.remove(&group) {
-                self.progress.add(bytes, share);
-            }
+    fn is_loading(&self, group: KeyGroup, ticket: Ticket) -> bool {
+        matches!(self.stages.get(&group), Some(Stage::Loading(own)) if *own == ticket)
+    }
+
+    /// Records that a group is loaded. A group that was dropped or taken back meanwhile stays as it is.
+    pub(super) fn loaded(&mut self, group: KeyGroup, ticket: Ticket, content: ArrivedContent) {
+        if !self.is_loading(group, ticket) {
+            return;
+        }
+        self.stages.insert(group, Stage::Loaded(content));
+        if let Some((bytes, share)) = self.sizes.get(&group)
+            && self.counted.insert(group)
+        {
+            self.progress.add(*bytes, *share);
         }
     }
 
     /// Records that those of `unit` that are still being loaded cannot be loaded.
-    pub(super) fn fail(&mut self, unit: &KeyGroupSet, error: &Error) {
+    pub(super) fn fail(&mut self, unit: &KeyGroupSet, ticket: Ticket, error: &Error) {
         if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Stopped) {
             self.end(error.clone());
         }
         self.parked |= error.kind() == ErrorKind::Limit;
-        for group in unit.iter() {
-            let Some(stage @ Stage::Loading) = self.stages.get_mut(&group) else { continue };
-            if is_permanent(error) || self.wanted.contains_key(&group) {
-                let error = error.clone().with("group", group);
-                *stage = Stage::Failed(error);
+        for group in self.loading(unit, ticket).iter() {
+            let stage = if is_permanent(error) || self.wanted.contains_key(&group) {
+                Stage::Failed(error.clone().with("group", group))
             } else {
-                *stage = Stage::Absent;
-                self.order.push(group);
-            }
+                // In its turn again, after all others.
+                self.order.insert(0, group);
+                Stage::Absent
+            };
+            self.stages.insert(group, stage);
         }
     }
 
@@ -173,8 +194,8 @@ impl Board {
                 };
                 Some(Ok(Arrived { groups: std::iter::once(group).collect(), content }))
             }
-            Some(Stage::Failed(_)) => self.failure(group).map(Err),
-            Some(Stage::Absent | Stage::Loading) => self.ended.clone().map(Err),
+            Some(Stage::Failed(error)) => Some(Err(error.clone())),
+            Some(Stage::Absent | Stage::Loading(_)) => self.ended.clone().map(Err),
             None => broken("a group that is waited for is absent"),
         }
     }
@@ -185,14 +206,21 @@ impl Board {
         let loaded: Vec<_> = self.stages.extract_if(.., |_, stage| is_loaded(stage)).collect();
         let arrived = |(group, stage)| match stage {
             Stage::Loaded(content) => Some(Arrived { groups: std::iter::once(group).collect(), content }),
-            Stage::Absent | Stage::Loading | Stage::Failed(_) => None,
+            Stage::Absent | Stage::Loading(_) | Stage::Failed(_) => None,
         };
         loaded.into_iter().filter_map(arrived).collect()
     }
 
-    /// Makes groups absent again.
-    pub(super) fn take_back(&mut self, groups: &KeyGroupSet) {
+    /// Makes groups absent again. Returns those that somebody waits for.
+    pub(super) fn take_back(&mut self, groups: &KeyGroupSet) -> KeyGroupSet {
         self.stages.extend(groups.iter().map(|group| (group, Stage::Absent)));
+        groups.iter().filter(|group| self.is_wanted(*group)).collect()
+    }
+
+    /// Drops the content of loaded groups, which nobody will take any more.
+    pub(super) fn drop_loaded(&mut self) {
+        let loaded = self.stages.values_mut().filter(|stage| matches!(stage, Stage::Loaded(_)));
+        loaded.for_each(|stage| *stage = Stage::Absent);
     }
 
     pub(super) fn forget(&mut self, groups: &KeyGroupSet) {
@@ -209,26 +237,15 @@ impl Board {
     }
 
     /// Returns whether each of `groups` is loaded or resident; the first error if one cannot be loaded.
-    pub(super) fn are_ready(&mut self, groups: &KeyGroupSet) -> Result<bool> {
+    pub(super) fn are_ready(&self, groups: &KeyGroupSet) -> Result<bool> {
         for group in groups.iter() {
             match self.stages.get(&group) {
                 None | Some(Stage::Loaded(_)) => {}
-                Some(Stage::Failed(_)) => return self.failure(group).map_or(Ok(false), Err),
-                Some(Stage::Absent | Stage::Loading) => return self.ended.clone().map_or(Ok(false), Err),
+                Some(Stage::Failed(error)) => return Err(error.clone()),
+                Some(Stage::Absent | Stage::Loading(_)) => return self.ended.clone().map_or(Ok(false), Err),
             }
         }
         Ok(true)
-    }
-
-    /// Returns why a group failed. After a passing error it counts as absent again.
-    fn failure(&mut self, group: KeyGroup) -> Option<Error> {
-        let stage = self.stages.get_mut(&group)?;
-        let Stage::Failed(error) = stage else { return None };
-        let error = error.clone();
-        if !is_permanent(&error) {
-            *stage = Stage::Absent;
-        }
-        Some(error)
     }
 
     /// Records that somebody waits for `groups`, or uses them.
@@ -261,8 +278,14 @@ impl Board {
     }
 }
 
+impl Stage {
+    fn is_permanent(&self) -> bool {
+        matches!(self, Self::Failed(error) if is_permanent(error))
+    }
+}
+
 /// Returns whether another attempt would meet the same error.
-fn is_permanent(error: &Error) -> bool {
+pub(super) fn is_permanent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Version)
 }
 
@@ -288,7 +311,7 @@ mod tests {
 
     fn units(board: &mut Board, bytes: u64) -> Vec<Vec<u16>> {
         let next = || board.next_unit(bytes, false);
-        std::iter::from_fn(next).map(|unit| unit.iter().map(|group| group.0).collect()).collect()
+        std::iter::from_fn(next).map(|(unit, _)| unit.iter().map(|group| group.0).collect()).collect()
     }
 
     fn set(groups: &[u16]) -> KeyGroupSet {
@@ -321,54 +344,85 @@ mod tests {
         let mut board = board(&[(0, 10, 9.0), (1, 10, 1.0), (2, 10, 1.0), (3, 10, 2.0)]);
         board.request(&set(&[2, 1]));
         board.want(&set(&[2]));
-        assert_eq!(board.next_unit(100, true), Some(set(&[1, 2])));
+        assert_eq!(board.next_unit(100, true).unwrap().0, set(&[1, 2]));
         assert_eq!(board.next_unit(100, true), None, "nothing else was requested");
         assert_eq!(units(&mut board, 100), [[0, 3]]);
     }
 
     #[test]
-    fn a_passing_error_is_for_those_who_wait_now() {
+    fn a_passing_error_is_for_all_who_wait_now() {
         let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
-        let all = set(&[0, 1]);
-        assert_eq!(board.next_unit(100, false), Some(all.clone()));
+        let (unit, ticket) = board.next_unit(100, false).unwrap();
+        assert_eq!(unit, set(&[0, 1]));
         board.want(&set(&[0]));
-        board.fail(&all, &Error::unavailable("the store is down"));
-        assert_eq!(board.take(KeyGroup(0)).unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
-        assert!(board.take(KeyGroup(0)).is_none() && board.take(KeyGroup(1)).is_none(), "both are absent again");
+        board.want(&set(&[0]));
+        board.fail(&unit, ticket, &Error::unavailable("the store is down"));
+        for _ in 0..2 {
+            assert_eq!(board.take(KeyGroup(0)).unwrap().unwrap_err().kind(), ErrorKind::Unavailable);
+        }
+        assert!(board.take(KeyGroup(1)).is_none(), "nobody waited for it");
         board.request(&set(&[0]));
+        assert!(board.take(KeyGroup(0)).is_none(), "the next one waits for another load");
         assert_eq!(units(&mut board, 100), [[0], [1]]);
+    }
+
+    #[test]
+    fn what_a_stale_load_brings_is_dropped() {
+        let mut board = board(&[(0, 10, 2.0)]);
+        let (unit, stale) = board.next_unit(100, false).unwrap();
+        board.take_back(&unit);
+        board.request(&unit);
+        let (_, ticket) = board.next_unit(100, true).unwrap();
+        board.loaded(KeyGroup(0), stale, rows());
+        board.fail(&unit, stale, &Error::corrupt("an old segment"));
+        assert!(board.take(KeyGroup(0)).is_none());
+        board.loaded(KeyGroup(0), ticket, rows());
+        assert!(board.take(KeyGroup(0)).unwrap().is_ok());
+    }
+
+    #[test]
+    fn groups_that_are_taken_back_are_loaded_for_those_who_wait() {
+        let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
+        let (unit, ticket) = board.next_unit(100, false).unwrap();
+        unit.iter().for_each(|group| board.loaded(group, ticket, rows()));
+        board.want(&set(&[1]));
+        unit.iter().for_each(|group| drop(board.take(group)));
+        assert_eq!(board.take_back(&unit), set(&[1]));
     }
 
     #[test]
     fn damage_stays_with_its_group() {
         let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
-        assert_eq!(board.next_unit(0, false), Some(set(&[0])));
-        board.fail(&set(&[0]), &Error::corrupt("hash differs"));
+        let (unit, ticket) = board.next_unit(0, false).unwrap();
+        assert_eq!(unit, set(&[0]));
+        board.fail(&unit, ticket, &Error::corrupt("hash differs"));
         for _ in 0..2 {
+            board.request(&unit);
             let error = board.take(KeyGroup(0)).unwrap().unwrap_err();
             assert!(error.kind() == ErrorKind::Corrupt && error.chain().contains("group=`0`"), "{}", error.chain());
         }
         assert_eq!(board.damaged().len(), 1);
-        assert_eq!(board.next_unit(0, false), Some(set(&[1])), "the others are loaded");
-        board.loaded(KeyGroup(1), rows());
+        let (unit, ticket) = board.next_unit(0, false).unwrap();
+        assert_eq!(unit, set(&[1]), "the others are loaded");
+        board.loaded(KeyGroup(1), ticket, rows());
         assert!(board.are_ready(&set(&[1])).unwrap() && board.are_ready(&set(&[0, 1])).is_err());
     }
 
     #[test]
     fn a_spent_budget_stops_the_background_but_no_request() {
         let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
-        board.next_unit(0, false).unwrap();
-        board.fail(&set(&[0]), &Error::limit("no memory"));
+        let (unit, ticket) = board.next_unit(0, false).unwrap();
+        board.fail(&unit, ticket, &Error::limit("no memory"));
         assert_eq!(board.next_unit(0, false), None);
         board.request(&set(&[1]));
-        assert_eq!(board.next_unit(0, false), Some(set(&[1])));
+        assert_eq!(board.next_unit(0, false).unwrap().0, set(&[1]));
     }
 
     #[test]
     fn everybody_learns_of_the_end() {
         let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
-        board.next_unit(0, false).unwrap();
-        board.fail(&set(&[0]), &Error::fenced("a newer attempt"));
+        let (unit, ticket) = board.next_unit(0, false).unwrap();
+        board.fail(&unit, ticket, &Error::fenced("a newer attempt"));
         assert_eq!(board.take(KeyGroup(1)).unwrap().unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(board.are_ready(&set(&[0])).unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(board.next_unit(0, false), None);
@@ -378,7 +432,9 @@ mod tests {
     fn progress_counts_each_group_of_the_checkpoint_once() {
         let mut board = board(&[(0, 30, 3.0), (1, 10, 1.0)]);
         for _ in 0..2 {
-            board.loaded(KeyGroup(0), rows());
+            board.request(&set(&[0]));
+            let (_, ticket) = board.next_unit(0, true).unwrap();
+            board.loaded(KeyGroup(0), ticket, rows());
             board.take(KeyGroup(0)).unwrap().unwrap();
             let progress = board.progress;
             assert_eq!((progress.loaded_groups, progress.loaded_bytes, progress.ready_share), (1, 30, 0.75));

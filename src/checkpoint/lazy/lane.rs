@@ -1,15 +1,17 @@
 //! A lane: loads one unit of groups after the other.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
 
+use super::board::{Ticket, is_permanent};
 use super::{Shared, UNIT_BYTES};
 use crate::backend::{ArrivedContent, Loaded};
 use crate::checkpoint::claim;
 use crate::checkpoint::load::Part;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::{Narrowed, RowSource};
 use crate::runtime::run_blocking;
@@ -38,9 +40,9 @@ impl Lane {
         if !self.urgent {
             self.shared.store.runtime().sleep(HEAD_START).await;
         }
-        while let Some(unit) = self.next_unit() {
-            let failed = self.shared.load_unit(&unit).await;
-            if !self.urgent && failed == Some(ErrorKind::Unavailable) {
+        while let Some((unit, ticket)) = self.next_unit() {
+            let passing = self.shared.load_unit(&unit, ticket).await;
+            if !self.urgent && passing {
                 self.shared.store.runtime().sleep(PAUSE).await;
             }
         }
@@ -48,9 +50,11 @@ impl Lane {
     }
 
     /// Returns the next groups to load. An urgent lane that has none counts as gone, before anybody can rely on it.
-    fn next_unit(&self) -> Option<KeyGroupSet> {
+    fn next_unit(&self) -> Option<(KeyGroupSet, Ticket)> {
+        // Without a request, a group is not worth the memory that writes will need.
+        let requests_only = self.urgent || self.shared.is_memory_short();
         let mut board = self.shared.board();
-        let unit = board.next_unit(UNIT_BYTES, self.urgent);
+        let unit = board.next_unit(UNIT_BYTES, requests_only);
         if self.urgent && unit.is_none() {
             board.urgent -= 1;
         }
@@ -68,34 +72,34 @@ impl Drop for Lane {
 }
 
 impl Shared {
-    /// Loads the groups of a unit. Returns the kind of the last error.
-    async fn load_unit(&self, unit: &KeyGroupSet) -> Option<ErrorKind> {
-        let Err(error) = self.try_load(unit).await else { return None };
-        if unit.len() == 1 {
-            return Some(self.fail(unit, error).await);
+    /// Loads the groups of a unit. Returns whether it met an error that may pass.
+    async fn load_unit(&self, unit: &KeyGroupSet, ticket: Ticket) -> bool {
+        let Err(error) = self.try_load(unit, ticket).await else { return false };
+        if unit.len() == 1 || !is_permanent(&error) {
+            return self.fail(unit, ticket, error).await;
         }
-        // The others are loaded without the one that failed.
-        let mut failed = None;
+        // The others are loaded without the one that is damaged.
+        let mut passing = false;
         for group in unit.iter() {
             let alone = std::iter::once(group).collect();
-            if let Err(error) = self.try_load(&alone).await {
-                failed = Some(self.fail(&alone, error).await);
+            if let Err(error) = self.try_load(&alone, ticket).await {
+                passing |= self.fail(&alone, ticket, error).await;
             }
         }
-        failed
+        passing
     }
 
-    async fn fail(&self, unit: &KeyGroupSet, error: Error) -> ErrorKind {
+    async fn fail(&self, unit: &KeyGroupSet, ticket: Ticket, error: Error) -> bool {
         let error = claim::why_unreadable(&self.store, self.attempt, error).await;
         tracing::debug!(groups = %unit, error = error.chain(), "key groups were not loaded");
-        self.board().fail(unit, &error);
+        self.board().fail(unit, ticket, &error);
         self.notify();
-        error.kind()
+        !is_permanent(&error)
     }
 
     /// Loads those of `groups` that are not loaded yet.
-    async fn try_load(&self, groups: &KeyGroupSet) -> Result<()> {
-        let groups = self.board().loading(groups);
+    async fn try_load(&self, groups: &KeyGroupSet, ticket: Ticket) -> Result<()> {
+        let groups = self.board().loading(groups, ticket);
         let mut parts = self.parts(&groups).await?;
         // A group that comes in pieces is alone in its parts.
         let mut open: Option<(KeyGroup, ArrivedContent)> = None;
@@ -103,20 +107,24 @@ impl Shared {
             match &mut open {
                 Some((group, content)) if part.continues => self.add(*group, content, &part).await?,
                 _ => {
-                    open.take().into_iter().for_each(|(group, content)| self.loaded(group, content));
+                    open.take().into_iter().for_each(|(group, content)| self.loaded(group, ticket, content));
                     for group in part.groups.iter() {
                         let content = self.load(group, &part.rows, None).await?;
-                        if part.groups.len() > 1 { self.loaded(group, content) } else { open = Some((group, content)) }
+                        if part.groups.len() > 1 {
+                            self.loaded(group, ticket, content)
+                        } else {
+                            open = Some((group, content))
+                        }
                     }
                 }
             }
         }
-        open.into_iter().for_each(|(group, content)| self.loaded(group, content));
+        open.into_iter().for_each(|(group, content)| self.loaded(group, ticket, content));
         Ok(())
     }
 
-    fn loaded(&self, group: KeyGroup, content: ArrivedContent) {
-        self.board().loaded(group, content);
+    fn loaded(&self, group: KeyGroup, ticket: Ticket, content: ArrivedContent) {
+        self.board().loaded(group, ticket, content);
         self.notify();
     }
 
@@ -133,7 +141,7 @@ impl Shared {
         match content {
             ArrivedContent::Loaded(_) => Ok(()),
             ArrivedContent::Rows(_) => {
-                Err(Error::limit("a large key group has rows of a table that its checkpoint does not list")
+                Err(Error::config("a large key group has rows of a table that its checkpoint does not list")
                     .with("remedy", "raise restore_bytes to twice the group"))
             }
         }
@@ -142,9 +150,13 @@ impl Shared {
     /// Loads rows of one group.
     async fn load(&self, group: KeyGroup, rows: &Arc<dyn RowSource>, so_far: Option<Loaded>) -> Result<ArrivedContent> {
         let groups: KeyGroupSet = std::iter::once(group).collect();
-        if let Some(loader) = self.loader.clone() {
+        let loader = self.loader().clone();
+        if let Some(loader) = loader {
             let (rows, groups) = (Arc::clone(rows), groups.clone());
-            let load = move || loader.load(&*rows, &groups, so_far);
+            let load = move || {
+                let load = || loader.load(&*rows, &groups, so_far);
+                catch_unwind(AssertUnwindSafe(load)).unwrap_or_else(|_| Err(panicked()))
+            };
             if let Some(loaded) = run_blocking(&**self.store.runtime(), load).await? {
                 return Ok(ArrivedContent::Loaded(loaded));
             }
@@ -152,4 +164,9 @@ impl Shared {
         let alone: Arc<dyn RowSource> = Arc::new(Narrowed { groups, rows: Arc::clone(rows) });
         Ok(ArrivedContent::Rows(vec![alone]))
     }
+}
+
+/// The groups share nothing, so a panic of a table's own function is an error of the group that it was called for.
+fn panicked() -> Error {
+    Error::usage("a function of a table panicked while a key group was loaded")
 }

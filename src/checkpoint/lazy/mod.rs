@@ -74,7 +74,7 @@ struct Shared {
     attempt: Attempt,
     chain: SharedChain,
     reader: Arc<SegmentReader>,
-    loader: Option<Arc<dyn GroupLoader>>,
+    loader: Mutex<Option<Arc<dyn GroupLoader>>>,
     part_bytes: u64,
     budget: MemoryBudget,
     uses: Mutex<GroupUses>,
@@ -96,7 +96,7 @@ impl LazyRestore {
             attempt,
             chain,
             reader,
-            loader,
+            loader: Mutex::new(loader),
             part_bytes,
             budget,
             uses: Mutex::new(uses),
@@ -129,12 +129,12 @@ impl LazyRestore {
 
     /// Evicts cold groups of `backend` while the memory budget is nearly spent.
     pub(crate) fn relieve<B: StateBackend>(&self, backend: &mut LazyBackend<B>) -> Result<()> {
-        let (limit, held) = (self.shared.budget.limit_bytes(), || self.shared.budget.held_bytes());
-        if held() <= limit - limit / 8 {
+        let limit = self.shared.budget.limit_bytes();
+        if self.shared.budget.held_bytes() <= limit - limit / 8 {
             return Ok(());
         }
         let none = KeyGroupSet::empty();
-        while held() > limit - limit / 4 && backend.evict_coldest(&none)? {}
+        while self.shared.is_memory_short() && backend.evict_coldest(&none)? {}
         Ok(())
     }
 }
@@ -146,7 +146,10 @@ fn lanes() -> usize {
 
 impl Drop for LazyRestore {
     fn drop(&mut self) {
-        self.shared.board().end(Error::stopped("the task was dropped"));
+        let mut board = self.shared.board();
+        board.end(Error::stopped("the task was dropped"));
+        board.drop_loaded();
+        drop(board);
         self.shared.notify();
     }
 }
@@ -154,6 +157,12 @@ impl Drop for LazyRestore {
 impl Shared {
     fn board(&self) -> MutexGuard<'_, Board> {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns whether more than 3/4 of the memory budget is held.
+    fn is_memory_short(&self) -> bool {
+        let limit = self.budget.limit_bytes();
+        self.budget.held_bytes() > limit - limit / 4
     }
 
     /// Wakes everybody who waits for a group.
@@ -185,6 +194,10 @@ impl Shared {
         Ok(Parts::read(Arc::clone(self.store.runtime()), reader, groups, self.part_bytes))
     }
 
+    fn loader(&self) -> MutexGuard<'_, Option<Arc<dyn GroupLoader>>> {
+        self.loader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn uses(&self) -> MutexGuard<'_, GroupUses> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,24 +222,48 @@ impl Shared {
     }
 }
 
+/// A request for a group, by one who waits.
+struct Wanted<'a> {
+    shared: &'a Shared,
+    group: KeyGroupSet,
+}
+
+impl<'a> Wanted<'a> {
+    fn new(shared: &'a Arc<Shared>, group: KeyGroup) -> Self {
+        let group = std::iter::once(group).collect();
+        shared.board().want(&group);
+        shared.request(&group);
+        Self { shared, group }
+    }
+}
+
+impl Drop for Wanted<'_> {
+    fn drop(&mut self) {
+        self.shared.board().unwant(&self.group);
+    }
+}
+
 impl GroupSource for LazyRestore {
+    fn set_loader(&self, loader: Option<Arc<dyn GroupLoader>>) {
+        *self.shared.loader() = loader;
+    }
+
     fn request(&self, groups: &KeyGroupSet) {
         self.shared.request(groups);
     }
 
     fn wait(&self, group: KeyGroup) -> Result<Arrived> {
-        if let Some(taken) = self.shared.board().take(group) {
+        let wanted = Wanted::new(&self.shared, group);
+        let taken = self.shared.board().take(group);
+        if let Some(taken) = taken {
             return taken;
         }
         if !self.shared.store.runtime().can_block() {
             let error = Error::usage("group is absent, and its runtime has no other thread to load it on");
             return Err(error.with("group", group).with("remedy", "await Task::ready first, or restore eagerly"));
         }
-        let wanted = std::iter::once(group).collect();
-        self.shared.board().want(&wanted);
-        self.shared.request(&wanted);
         let arrived = self.shared.wait(group);
-        self.shared.board().unwant(&wanted);
+        drop(wanted);
         arrived
     }
 
@@ -245,7 +282,10 @@ impl GroupSource for LazyRestore {
         let mut evicted = self.shared.evicted();
         *evicted = evicted.union(groups);
         drop(evicted);
-        self.shared.board().take_back(groups);
+        let wanted = self.shared.board().take_back(groups);
+        if !wanted.is_empty() {
+            self.shared.request(&wanted);
+        }
     }
 
     fn forget(&self, groups: &KeyGroupSet) {

@@ -149,8 +149,9 @@ impl Seat {
         if !under_stored_rules {
             self.begin(&mut state);
         }
-        let is_lazy = self.is_lazy(&mut state);
-        let waits = is_lazy && !under_stored_rules && !self.share.segments.is_empty();
+        // Rows under their stored rules must not be loaded again from where they lie.
+        let is_lazy = !under_stored_rules && self.is_lazy(&mut state);
+        let waits = is_lazy && !self.share.segments.is_empty();
         if !waits {
             self.load_all(&mut state, Arc::clone(&reader)).await?;
         }

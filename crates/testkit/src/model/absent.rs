@@ -10,17 +10,21 @@ use alluvium::{KeyGroup, KeyGroupSet, Result, TableId, Timestamp};
 #[derive(Debug)]
 pub(super) struct FromHistory {
     history: Arc<Mutex<History>>,
-    loader: Option<Arc<dyn GroupLoader>>,
+    loader: Mutex<Option<Arc<dyn GroupLoader>>>,
     requested: Mutex<KeyGroupSet>,
 }
 
 impl FromHistory {
     pub(super) fn new(history: Arc<Mutex<History>>, loader: Option<Arc<dyn GroupLoader>>) -> Self {
-        Self { history, loader, requested: Mutex::new(KeyGroupSet::empty()) }
+        Self { history, loader: Mutex::new(loader), requested: Mutex::new(KeyGroupSet::empty()) }
     }
 }
 
 impl GroupSource for FromHistory {
+    fn set_loader(&self, loader: Option<Arc<dyn GroupLoader>>) {
+        *self.loader.lock().unwrap() = loader;
+    }
+
     fn request(&self, groups: &KeyGroupSet) {
         let mut requested = self.requested.lock().unwrap();
         *requested = requested.union(groups);
@@ -29,7 +33,14 @@ impl GroupSource for FromHistory {
     fn wait(&self, group: KeyGroup) -> Result<Arrived> {
         let (history, groups) = (self.history.lock().unwrap().clone(), std::iter::once(group).collect());
         self.forget(&groups);
-        let loaded = self.loader.as_ref().map(|loader| loader.load(&history, &groups, None)).transpose()?.flatten();
+        let loaded = self
+            .loader
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|loader| loader.load(&history, &groups, None))
+            .transpose()?
+            .flatten();
         let content = loaded.map_or_else(|| ArrivedContent::Rows(vec![Arc::new(history)]), ArrivedContent::Loaded);
         Ok(Arrived { groups, content })
     }
@@ -39,8 +50,8 @@ impl GroupSource for FromHistory {
         requested.iter().map(|group| self.wait(group).unwrap()).collect()
     }
 
-    fn coldest(&self, _resident: &KeyGroupSet) -> Option<KeyGroup> {
-        None
+    fn coldest(&self, resident: &KeyGroupSet) -> Option<KeyGroup> {
+        resident.first()
     }
 
     fn take_back(&self, groups: &KeyGroupSet) {

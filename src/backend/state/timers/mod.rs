@@ -295,12 +295,16 @@ impl Timers {
     /// Makes waiting groups resident and adds their timers to the queue.
     #[cold]
     fn settle_waiting<B: StateBackend>(&mut self, state: &mut KeyedState<B>, groups: &KeyGroupSet) -> Result<()> {
-        state.backend.ensure(groups)?;
-        let mut timers = Vec::new();
-        self.scan(state, groups, |timer| timers.push(timer))?;
-        timers.into_iter().for_each(|timer| self.queue.insert(timer));
-        self.waiting.remove(groups);
-        self.recharge();
+        state.backend.request(groups);
+        // One after the other: memory may have no room for all.
+        for group in groups.iter() {
+            let group = std::iter::once(group).collect();
+            let mut timers = Vec::new();
+            self.scan(state, &group, |timer| timers.push(timer))?;
+            timers.into_iter().for_each(|timer| self.queue.insert(timer));
+            self.waiting.remove(&group);
+            self.recharge();
+        }
         Ok(())
     }
 
