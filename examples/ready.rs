@@ -1,5 +1,5 @@
-//! An engine on one thread that never waits for state: it holds a record back until its key group is loaded, and goes on
-//! with others.
+//! An engine on one thread that never blocks on state: each record waits in a queue until its key group is loaded, while
+//! the thread runs other work.
 //!
 //! ```sh
 //! cargo run --example ready

@@ -25,7 +25,7 @@ pub trait Runtime: Debug + Send + Sync + 'static {
     fn sleep_blocking(&self, duration: Duration) {
         std::thread::sleep(duration);
     }
-    /// Returns whether a thread may [`block`](Self::block): whether futures and blocking work go on meanwhile. Default: no.
+    /// Returns whether a thread may [`block`](Self::block): whether futures and blocking work still run meanwhile. Default: no.
     fn can_block(&self) -> bool {
         false
     }

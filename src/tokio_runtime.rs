@@ -48,7 +48,7 @@ impl Runtime for TokioRuntime {
         tokio::time::sleep(duration).boxed()
     }
 
-    /// Only the runtime of several threads goes on while a thread blocks.
+    /// A runtime of several threads still runs while one of them blocks.
     fn can_block(&self) -> bool {
         !matches!(self.handle.runtime_flavor(), RuntimeFlavor::CurrentThread)
     }

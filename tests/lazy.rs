@@ -1,4 +1,4 @@
-//! Lazy restores: a job goes on while its key groups are absent, and loses nothing.
+//! Lazy restores: a job runs while its key groups are absent, and loses nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -277,7 +277,7 @@ async fn damage_stops_its_group_alone_by_name() -> Result<()> {
     assert!(broken.len() <= 2 && !broken.is_empty(), "a block has rows of few groups: {broken:?}");
     let reported: Vec<_> = world.task.damaged_groups().into_iter().map(|(group, _)| group).collect();
     assert_eq!(reported, broken.into_keys().collect::<Vec<_>>());
-    // The job goes on, and lists the damaged segments as they are.
+    // The job continues, and lists the damaged segments as they are.
     world.put(whole[0], 1)?;
     world.checkpoint().await?;
     let model = world.model.clone();

@@ -23,7 +23,7 @@ impl GroupUses {
         self.0.get(usize::from(group.0)).copied().unwrap_or(0.0)
     }
 
-    /// Counts what a seal reports. A backend's count of a group that was just loaded begins anew: the record goes on until
+    /// Counts what a seal reports. A backend's count of a group that was just loaded starts at zero: the record counts until
     /// the backend has counted as much.
     ///
     /// # Cost

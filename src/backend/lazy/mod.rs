@@ -144,7 +144,13 @@ impl<B: StateBackend> LazyBackend<B> {
         if let Some(kept) = groups.iter().find(is_kept) {
             return Err(Error::usage("key group has state that is not stored, or is in use").with("group", kept));
         }
+        self.evict_stored(groups, source)
+    }
+
+    /// Evicts clean groups that are stored and not in use.
+    fn evict_stored(&mut self, groups: &KeyGroupSet, source: Arc<dyn GroupSource>) -> Result<()> {
         let times = times_of(&self.resident.times(), groups);
+        // Tables may have been defined since the last loader was made.
         source.set_loader(self.resident.group_loader(&[]));
         self.resident.drop_groups(groups)?;
         source.take_back(groups);
@@ -155,15 +161,15 @@ impl<B: StateBackend> LazyBackend<B> {
 
     /// Evicts the least used group, if one can be evicted now. Returns whether it did.
     ///
+    /// * `kept`: groups that stay.
+    ///
     /// # Errors
     /// None from the crate's own backends.
-    ///
-    /// * `kept`: groups that stay.
     pub(crate) fn evict_coldest(&mut self, kept: &KeyGroupSet) -> Result<bool> {
-        let Some(source) = &self.source else { return Ok(false) };
+        let Some(source) = self.source.clone() else { return Ok(false) };
         let clean = self.resident.groups().difference(&self.resident.dirty_groups()).difference(kept);
         let Some(coldest) = source.coldest(&clean) else { return Ok(false) };
-        self.evict(&std::iter::once(coldest).collect()).map(|()| true)
+        self.evict_stored(&std::iter::once(coldest).collect(), source).map(|()| true)
     }
 
     fn set_absent(&mut self, groups: &KeyGroupSet, times: &[GroupTimes], source: Arc<dyn GroupSource>) -> &mut Absent {
@@ -241,7 +247,7 @@ impl<B: StateBackend> LazyBackend<B> {
     ///
     /// # Errors
     /// `Limit` if a clear of one of them could not be repeated; that group stays absent.
-    pub(crate) fn adopt_loaded(&mut self) -> Result<()> {
+    fn adopt_loaded(&mut self) -> Result<()> {
         let Some(source) = self.absent.as_ref().map(|absent| Arc::clone(&absent.source)) else { return Ok(()) };
         let mut adopted = Ok(());
         for arrived in source.take_loaded() {

@@ -222,27 +222,6 @@ impl Shared {
     }
 }
 
-/// A request for a group, by one who waits.
-struct Wanted<'a> {
-    shared: &'a Shared,
-    group: KeyGroupSet,
-}
-
-impl<'a> Wanted<'a> {
-    fn new(shared: &'a Arc<Shared>, group: KeyGroup) -> Self {
-        let group = std::iter::once(group).collect();
-        shared.board().want(&group);
-        shared.request(&group);
-        Self { shared, group }
-    }
-}
-
-impl Drop for Wanted<'_> {
-    fn drop(&mut self) {
-        self.shared.board().unwant(&self.group);
-    }
-}
-
 impl GroupSource for LazyRestore {
     fn set_loader(&self, loader: Option<Arc<dyn GroupLoader>>) {
         *self.shared.loader() = loader;
@@ -253,7 +232,7 @@ impl GroupSource for LazyRestore {
     }
 
     fn wait(&self, group: KeyGroup) -> Result<Arrived> {
-        let wanted = Wanted::new(&self.shared, group);
+        let _held = ReadyGuard::new(Arc::clone(&self.shared), std::iter::once(group).collect());
         let taken = self.shared.board().take(group);
         if let Some(taken) = taken {
             return taken;
@@ -262,9 +241,7 @@ impl GroupSource for LazyRestore {
             let error = Error::usage("group is absent, and its runtime has no other thread to load it on");
             return Err(error.with("group", group).with("remedy", "await Task::ready first, or restore eagerly"));
         }
-        let arrived = self.shared.wait(group);
-        drop(wanted);
-        arrived
+        self.shared.wait(group)
     }
 
     fn take_loaded(&self) -> Vec<Arrived> {

@@ -31,9 +31,7 @@ impl Ready {
     }
 
     pub(super) fn new(shared: Arc<Shared>, groups: KeyGroupSet) -> Self {
-        shared.board().want(&groups);
-        shared.request(&groups);
-        Self { held: Some(ReadyGuard { shared: Some(shared), groups }) }
+        Self { held: Some(ReadyGuard::new(shared, groups)) }
     }
 }
 
@@ -61,6 +59,13 @@ fn unheld() -> Result<ReadyGuard> {
 }
 
 impl ReadyGuard {
+    /// Requests `groups` and holds them.
+    pub(super) fn new(shared: Arc<Shared>, groups: KeyGroupSet) -> Self {
+        shared.board().want(&groups);
+        shared.request(&groups);
+        Self { shared: Some(shared), groups }
+    }
+
     /// Returns the groups.
     #[must_use]
     pub fn groups(&self) -> &KeyGroupSet {
