@@ -287,6 +287,34 @@ async fn damage_stops_its_group_alone_by_name() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn damaged_groups_that_are_given_up_are_empty_from_the_next_checkpoint_on() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let (path, pack) = gate.dump().await.into_iter().find(|(key, _)| key.contains("/data/")).unwrap();
+    let mut damaged = pack.to_vec();
+    let at = damaged.len() / 2;
+    damaged[at] ^= 1;
+    gate.damage(&path, Some(Bytes::from(damaged))).await;
+
+    let mut world = World::open(&gate.objects(), RestoreMode::Auto, model).await?;
+    let lost: Vec<_> = (0..KEYS).filter(|key| world.read(*key).is_err()).collect();
+    let groups: KeyGroupSet = world.task.damaged_groups().into_iter().map(|(group, _)| group).collect();
+    assert!(!lost.is_empty() && !groups.is_empty());
+    let all = KeyGroupSet::all(GROUPS);
+    assert_eq!(world.task.give_up_groups(&all).unwrap_err().kind(), ErrorKind::Usage);
+    world.task.give_up_groups(&groups)?;
+    lost.iter().for_each(|key| drop(world.model.remove(key)));
+    world.put(lost[0], 1)?;
+    world.check()?;
+    assert!(world.task.damaged_groups().is_empty());
+    world.checkpoint().await?;
+    let model = world.model.clone();
+    drop(world);
+    // What is stored of them is not read any more.
+    World::open(&gate.objects(), RestoreMode::Auto, model.clone()).await?.check()?;
+    World::open(&gate.objects(), RestoreMode::Eager, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_map_that_is_declared_late_finds_the_entries_of_groups_loaded_before_and_after() -> Result<()> {
     let gate = Gate::new();
     let (job, seat) = open_seat(&gate.objects(), RestoreMode::Eager).await?;

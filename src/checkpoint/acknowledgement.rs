@@ -48,6 +48,15 @@ pub struct Acknowledgement {
     pub summary: StateSummary,
 }
 
+/// An object of an earlier checkpoint that this one refers to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    /// The object.
+    pub id: ObjectId,
+    /// Those of its bytes that this process needs. Estimated.
+    pub live_bytes: u64,
+}
+
 /// The acknowledgements of all subtasks of this process, with the objects that they refer to.
 #[derive(Debug, Clone, Default)]
 pub struct Placed {
@@ -56,7 +65,7 @@ pub struct Placed {
     /// Objects that this process uploaded and that no committed checkpoint is known to list.
     pub objects: Vec<ObjectRef>,
     /// The other objects referred to: those of the restored checkpoint and of committed ones.
-    pub kept: Vec<ObjectId>,
+    pub kept: Vec<Kept>,
     /// Length of all listed segments.
     pub bytes: u64,
     /// Length of base segments that lie in `objects`.

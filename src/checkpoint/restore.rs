@@ -17,7 +17,7 @@ use crate::manifest::{
 };
 use crate::place::{READ_BYTES_MAX, Store};
 use crate::row::{Narrowed, RowSource, SegmentKind, Stack};
-use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, touching};
+use crate::segment::{BlockEntry, SegmentIndex, SegmentRef, SegmentRows, sum, touching};
 use crate::time::Timestamp;
 
 /// Segments up to this length are read in one request, index and all.
@@ -99,6 +99,15 @@ impl SegmentReader {
             opened.add_sizes(&mut sizes);
         }
         sizes
+    }
+
+    /// Returns the stored bytes of the rows that each segment has of its groups.
+    pub(crate) fn live_bytes(&self) -> Vec<u64> {
+        let bytes = |opened: &Opened| {
+            let blocks = opened.content.index().blocks_of(&opened.segment.groups);
+            sum(blocks.into_iter().map(|block| u64::from(block.length)))
+        };
+        self.segments.iter().map(bytes).collect()
     }
 
     /// Returns a lower bound of the times of the group's timers in `table`; `None` if it has none there.

@@ -6,3 +6,4 @@ pub mod estimate;
 pub mod formula;
 pub mod interval;
 pub mod retention;
+pub mod rewrite;

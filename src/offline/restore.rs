@@ -10,6 +10,7 @@ use super::rescale::scaled;
 use super::{ReportProgress, reader};
 use crate::checkpoint::found::found;
 use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
+use crate::checkpoint::pipeline::timer_rules;
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore::SegmentReader;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ use crate::manifest::{
 };
 use crate::place::pack::{PACK_BYTES, PackBuilder};
 use crate::place::{DataObjects, Store};
-use crate::row::{Rules, SealedPart, SegmentKind, TableRules};
+use crate::row::{SealedPart, SegmentKind};
 use crate::runtime::run_blocking;
 use crate::segment::{EncodeOptions, Encoded, Encoder, SegmentRef, sum};
 
@@ -122,15 +123,6 @@ async fn write(
     found(to, manifest).await
 }
 
-/// Returns rules that change no row, under which segments tell their earliest timers.
-fn timer_rules(operator: &OperatorManifest) -> Rules {
-    let mut rules = Rules::none();
-    for table in operator.tables.iter().filter(|table| table.holds_timers()) {
-        rules.define(table.id, TableRules { version: table.value.version, timers: true, ..TableRules::default() });
-    }
-    rules
-}
-
 fn stored_bytes(share: &Share) -> u64 {
     sum(share.segments.iter().map(|segment| segment.length))
 }
@@ -159,7 +151,7 @@ impl<'a> Packs<'a> {
         let Share { subtask, groups, watermark, times, segments, mut opaques, heat } = share;
         let (attempt, epoch) = (self.manifest.attempt, self.manifest.epoch);
         let id = SegmentId { attempt, operator: operator.id, subtask, epoch, part: Part(0) };
-        let rules = timer_rules(operator);
+        let rules = timer_rules(&operator.tables);
         let reader = SegmentReader::open(from, &narrowed(&segments, wanted)).await?;
         let mut segments = Vec::new();
         for groups in reader.parts(&groups, PART_BYTES) {

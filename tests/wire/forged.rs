@@ -1,6 +1,6 @@
 //! Messages that no worker should send: each is refused with its error and counted, and the job continues.
 
-use alluvium::internals::wire::{Acknowledge, Envelope, ToOwner, ToWorker, encode};
+use alluvium::internals::wire::{Acknowledge, Envelope, Kept, ToOwner, ToWorker, encode};
 use alluvium::manifest::{INLINE_OPAQUE_BYTES, Layout, ObjectId, SegmentRef, SubtaskEntry, SubtaskManifest};
 use alluvium::{
     Attempt, Epoch, ErrorKind, Job, JobId, JobSettings, KeyGroupSet, Opaque, OpaqueRole, OperatorId, Owner, Result,
@@ -88,7 +88,7 @@ const REFERENCES: [(&str, Edit); 8] = [
     }),
     ("an object that it does not list", |it| it.placed.objects.clear()),
     ("a segment in an object that it does not list", |it| segment(it).object = strange()),
-    ("a kept object that nobody lists", |it| it.placed.kept.push(strange())),
+    ("a kept object that nobody lists", |it| it.placed.kept.push(Kept { id: strange(), live_bytes: 1 })),
     ("an object twice", |it| it.placed.objects.push(it.placed.objects[0].clone())),
     ("shards too small for their object", |it| {
         it.placed.objects[0].layout = Layout::Shards { k: 4, m: 2, shard_bytes: 1 };
@@ -159,7 +159,7 @@ async fn what_another_worker_uploaded_is_not_a_workers_to_list() -> Result<()> {
         let [first, second] = &mut game.workers;
         first.acknowledge(first.answer(epoch, sliced))?;
         let mut answer = second.answer(epoch, sliced);
-        answer.placed.kept.push(first.object(committed));
+        answer.placed.kept.push(Kept { id: first.object(committed), live_bytes: 1 });
         second.acknowledge(answer)?;
         assert!(game.job.wait(epoch).await?.is_none());
         assert_eq!(game.owner.refused().last.unwrap().kind(), ErrorKind::Corrupt);

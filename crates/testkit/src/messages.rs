@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use alluvium::backend::{CheckpointTimes, GroupHeat, Outcome, SegmentKind, Statistic};
 use alluvium::internals::wire::{
-    Acknowledge, Acknowledgement, Assign, AssignedOperator, Envelope, Hello, Placed, Settle, StateSummary, TableEntry,
-    ToOwner, ToWorker,
+    Acknowledge, Acknowledgement, Assign, AssignedOperator, Envelope, Hello, Kept, Placed, Settle, StateSummary,
+    TableEntry, ToOwner, ToWorker,
 };
 use alluvium::interval::{LoadSample, Observation};
 use alluvium::manifest::{
@@ -67,7 +67,7 @@ pub fn to_owner() -> Vec<(&'static str, Envelope<ToOwner>)> {
 
 /// Returns a message of each kind from an owner, by name.
 pub fn to_worker() -> Vec<(&'static str, Envelope<ToWorker>)> {
-    let settle = |outcome, chain| ToWorker::Settle(Settle { epoch: Epoch(9), outcome, chain });
+    let settle = |outcome, chain, rewrite| ToWorker::Settle(Settle { epoch: Epoch(9), outcome, chain, rewrite });
     let first = Assign {
         first_epoch: Epoch(1),
         restored: None,
@@ -80,8 +80,8 @@ pub fn to_worker() -> Vec<(&'static str, Envelope<ToWorker>)> {
     let told = [
         ("assign", ToWorker::Assign(Box::new(assign()))),
         ("assign-empty", ToWorker::Assign(Box::new(first))),
-        ("settle-committed", settle(Outcome::Commit, Some(chain()))),
-        ("settle-aborted", settle(Outcome::Abort, None)),
+        ("settle-committed", settle(Outcome::Commit, Some(chain()), vec![KEPT])),
+        ("settle-aborted", settle(Outcome::Abort, None, Vec::new())),
         ("stop", ToWorker::Stop(Error::fenced("a newer attempt owns the job").with("attempt", 4))),
     ];
     told.into_iter().map(|(name, body)| (name, envelope(body))).collect()
@@ -185,7 +185,7 @@ pub fn acknowledge() -> Acknowledge {
     let placed = Placed {
         acknowledgements: (0..).zip(entries).map(acknowledge).collect(),
         objects: vec![object(OWN)],
-        kept: vec![KEPT],
+        kept: vec![Kept { id: KEPT, live_bytes: 700 }],
         bytes: 2048,
         new_base_bytes: 512,
         uploads: 1,

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
-use crate::row::{GroupTimes, Rules, later_times, times_of};
+use crate::row::{GroupTimes, Rules, Stack, later_times, times_of};
 use crate::time::Timestamp;
 
 use self::clears::Clears;
@@ -223,17 +223,27 @@ impl<B: StateBackend> LazyBackend<B> {
         }
     }
 
-    /// Adopts an absent group, and whatever else is loaded. While memory lacks, evicts others, but none of `kept`.
+    /// Adopts an absent group, and whatever else is loaded. While memory is short, evicts others, but none of `kept`.
     #[cold]
     #[inline(never)]
     fn bring(&mut self, group: KeyGroup, kept: &KeyGroupSet) -> Result<()> {
         loop {
             match self.adopt_loaded().and_then(|()| self.adopt_one(group)) {
+                Ok(()) => break,
                 // Another group makes room for this one.
-                Err(error) if error.kind() == ErrorKind::Limit && self.evict_coldest(kept)? => {}
-                other => return other,
+                Err(error)
+                    if error.kind() == ErrorKind::Limit && (self.evict_coldest(kept)? || self.wait_for_loads()) => {}
+                Err(error) => return Err(error),
             }
         }
+        let kept = kept.union(&std::iter::once(group).collect());
+        while self.source.as_ref().is_some_and(|source| source.is_crowded()) && self.evict_coldest(&kept)? {}
+        Ok(())
+    }
+
+    /// Waits for loads of the background, which are adopted and can be evicted then. Returns whether there were any.
+    fn wait_for_loads(&self) -> bool {
+        self.absent.as_ref().is_some_and(|absent| absent.source.wait_for_loads())
     }
 
     /// Waits for a group, if it is absent, and adopts it.
@@ -278,6 +288,21 @@ impl<B: StateBackend> LazyBackend<B> {
             return adopted;
         }
         self.end_absence(&groups);
+        Ok(())
+    }
+
+    /// Makes absent groups resident and empty, whatever is stored of them. Their next seal must be a base.
+    ///
+    /// # Errors
+    /// `Usage` if a group is not absent.
+    pub(crate) fn give_up(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        let Some(absent) = self.absent.as_mut().filter(|absent| groups.difference(&absent.groups).is_empty()) else {
+            return Err(Error::usage("only absent key groups can be given up").with("groups", groups));
+        };
+        self.resident.resume(&times_of(&absent.times, &absent.evicted.intersection(groups)));
+        self.resident.load(&Stack::default(), groups)?;
+        absent.source.forget(groups);
+        self.end_absence(groups);
         Ok(())
     }
 

@@ -74,6 +74,17 @@ pub trait GroupSource: fmt::Debug + Send + Sync {
     /// [ready](crate::Task::ready). `None` if there is none.
     fn coldest(&self, resident: &KeyGroupSet) -> Option<KeyGroup>;
 
+    /// Returns whether so much of the memory budget is held that groups should be evicted before writes need it.
+    fn is_crowded(&self) -> bool {
+        false
+    }
+
+    /// Blocks the calling thread until no group is being loaded: what is being loaded holds memory, and cannot be evicted.
+    /// Returns false if there was nothing to wait for, or the thread must not block.
+    fn wait_for_loads(&self) -> bool {
+        false
+    }
+
     /// Takes groups back, which are absent again: they could not be adopted, or their owner evicts them.
     fn take_back(&self, groups: &KeyGroupSet);
 

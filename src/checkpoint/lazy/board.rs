@@ -25,6 +25,10 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ticket(u64);
 
+/// Groups whose uses per byte differ by less than about this factor come in the order of their numbers: neighbours share blocks,
+/// and are read in one request. It costs at most this factor of the sum that the order keeps small.
+const STEP: f64 = 1.15;
+
 /// Bytes that a group counts for beside its own, when groups are put in order.
 const GROUP_BYTES: u64 = 4096;
 
@@ -143,6 +147,12 @@ impl Board {
     /// Returns those of `groups` that are being loaded under `ticket`.
     pub(super) fn loading(&self, groups: &KeyGroupSet, ticket: Ticket) -> KeyGroupSet {
         groups.iter().filter(|group| self.is_loading(*group, ticket)).collect()
+    }
+
+    /// Returns how many groups are being loaded.
+    pub(super) fn loads(&self) -> usize {
+        let is_loading = |stage: &&Stage| matches!(stage, Stage::Loading(_));
+        if self.ended.is_some() { 0 } else { self.stages.values().filter(is_loading).count() }
     }
 
     fn is_loading(&self, group: KeyGroup, ticket: Ticket) -> bool {
@@ -293,7 +303,10 @@ pub(super) fn is_permanent(error: &Error) -> bool {
 /// (W. E. Smith, "Various optimizers for single-stage production", 1956).
 fn by_smiths_rule(sizes: &BTreeMap<KeyGroup, (u64, f64)>) -> Vec<KeyGroup> {
     #[expect(clippy::cast_precision_loss, reason = "an order needs no more")]
-    let priority = |(bytes, share): (u64, f64)| share / bytes.saturating_add(GROUP_BYTES) as f64;
+    let priority = |(bytes, share): (u64, f64)| {
+        let priority = share / bytes.saturating_add(GROUP_BYTES) as f64;
+        (priority.ln() / STEP.ln()).floor()
+    };
     let mut order: Vec<_> = sizes.iter().map(|(group, size)| (priority(*size), *group)).collect();
     order.sort_by(|(a, first), (b, second)| a.total_cmp(b).then(second.cmp(first)));
     order.into_iter().map(|(_, group)| group).collect()
@@ -331,6 +344,36 @@ mod tests {
         assert_eq!(units(&mut board(&groups), 0), [[4], [0], [2], [1], [3]]);
         let alike: Vec<_> = (0..3u16).map(|group| (group, UNIT, 0.0)).collect();
         assert_eq!(units(&mut board(&alike), 0), [[0], [1], [2]], "without a record, by number");
+    }
+
+    /// The optimum loads groups by their exact uses per byte, and part of a group where it helps.
+    #[test]
+    fn at_any_number_of_bytes_the_served_share_is_within_five_points_of_the_optimum() {
+        for skew in [0.0, 0.5, 0.99, 1.5] {
+            let rank = |group: u16| f64::from(group * 389 % 1024 + 1);
+            let group =
+                |group: u16| (group, 60_000 + u64::from(group) * 7919 % 80_000, 1000.0 * rank(group).powf(-skew));
+            let groups: Vec<_> = (0..1024).map(group).collect();
+            let all = |of: fn(&(u16, u64, f64)) -> f64| groups.iter().map(of).sum::<f64>();
+            let (bytes, uses) = (all(|(_, bytes, _)| *bytes as f64), all(|(.., uses)| *uses));
+            let mut best = groups.clone();
+            best.sort_by(|a, b| (b.2 / b.1 as f64).total_cmp(&(a.2 / a.1 as f64)));
+            let optimum = |most: f64| {
+                let (mut left, mut served) = (most, 0.0);
+                for (_, bytes, uses) in &best {
+                    let part = (left / *bytes as f64).clamp(0.0, 1.0);
+                    (left, served) = (left - part * *bytes as f64, served + part * uses);
+                }
+                served
+            };
+            let (mut loaded, mut served) = (0.0, 0.0);
+            for group in units(&mut board(&groups), 2 << 20).concat() {
+                let (_, bytes_of, uses_of) = groups[usize::from(group)];
+                (loaded, served) = (loaded + bytes_of as f64, served + uses_of);
+                let gap = (optimum(loaded) - served) / uses;
+                assert!(gap <= 0.05, "skew {skew}: {gap} behind after {} of the bytes", loaded / bytes);
+            }
+        }
     }
 
     #[test]

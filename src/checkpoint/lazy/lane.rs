@@ -2,6 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -11,6 +12,7 @@ use super::{Shared, UNIT_BYTES};
 use crate::backend::{ArrivedContent, Loaded};
 use crate::checkpoint::claim;
 use crate::checkpoint::load::Part;
+use crate::checkpoint::pipeline::lock;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::{Narrowed, RowSource};
@@ -64,6 +66,9 @@ impl Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
+        if !self.urgent {
+            self.shared.background.fetch_sub(1, Ordering::Relaxed);
+        }
         if !self.ended {
             self.shared.board().end(Error::stopped("the load of key groups was dropped by its runtime, or panicked"));
             self.shared.notify();
@@ -99,6 +104,16 @@ impl Shared {
 
     /// Loads those of `groups` that are not loaded yet.
     async fn try_load(&self, groups: &KeyGroupSet, ticket: Ticket) -> Result<()> {
+        let rewrites = || lock(&self.chain).rewrites();
+        let before = rewrites();
+        match self.load_once(groups, ticket).await {
+            // They were rewritten meanwhile, and the objects of before are deleted.
+            Err(error) if is_permanent(&error) && rewrites() != before => self.load_once(groups, ticket).await,
+            loaded => loaded,
+        }
+    }
+
+    async fn load_once(&self, groups: &KeyGroupSet, ticket: Ticket) -> Result<()> {
         let groups = self.board().loading(groups, ticket);
         let mut parts = self.parts(&groups).await?;
         // A group that comes in pieces is alone in its parts.

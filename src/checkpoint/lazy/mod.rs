@@ -14,6 +14,7 @@ mod lane;
 mod progress;
 mod ready;
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::load::Parts;
@@ -82,6 +83,8 @@ struct Shared {
     evicted: Mutex<KeyGroupSet>,
     board: Mutex<Board>,
     changed: Condvar,
+    /// Lanes of the background that have not ended.
+    background: AtomicUsize,
 }
 
 impl LazyRestore {
@@ -103,6 +106,7 @@ impl LazyRestore {
             evicted: Mutex::new(KeyGroupSet::empty()),
             board: Mutex::new(board),
             changed: Condvar::new(),
+            background: AtomicUsize::new(lanes),
         });
         (0..lanes).for_each(|_| Lane::spawn(&shared, false));
         Self { shared }
@@ -111,6 +115,11 @@ impl LazyRestore {
     /// Returns a future that resolves once `groups` are loaded.
     pub(crate) fn ready(&self, groups: KeyGroupSet) -> Ready {
         Ready::new(Arc::clone(&self.shared), groups)
+    }
+
+    /// Returns whether the background is loading groups.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.shared.background.load(Ordering::Relaxed) > 0
     }
 
     pub(crate) fn progress(&self) -> RestoreProgress {
@@ -129,8 +138,7 @@ impl LazyRestore {
 
     /// Evicts cold groups of `backend` while the memory budget is nearly spent.
     pub(crate) fn relieve<B: StateBackend>(&self, backend: &mut LazyBackend<B>) -> Result<()> {
-        let limit = self.shared.budget.limit_bytes();
-        if self.shared.budget.held_bytes() <= limit - limit / 8 {
+        if !self.shared.is_crowded() {
             return Ok(());
         }
         let none = KeyGroupSet::empty();
@@ -185,7 +193,7 @@ impl Shared {
     /// Returns how to read `groups`.
     async fn parts(&self, groups: &KeyGroupSet) -> Result<Parts> {
         let evicted = self.evicted().intersection(groups);
-        let reader = if evicted.is_empty() {
+        let reader = if evicted.is_empty() && lock(&self.chain).rewrites() == 0 {
             Arc::clone(&self.reader)
         } else {
             let segments = lock(&self.chain).stored_segments(groups);
@@ -208,17 +216,29 @@ impl Shared {
 
     /// Blocks until `group` is loaded.
     fn wait(&self, group: KeyGroup) -> Result<Arrived> {
-        let mut taken = None;
+        let taken = self.wait_until(|board| board.take(group));
+        taken.unwrap_or_else(|| Err(Error::stopped("the runtime did not let a group be waited for")))
+    }
+
+    /// Blocks until `of` returns something of the board; `None` if the runtime does not let the thread wait.
+    fn wait_until<T>(&self, mut of: impl FnMut(&mut Board) -> Option<T>) -> Option<T> {
+        let mut found = None;
         self.store.runtime().block(&mut || {
             let mut board = self.board();
-            taken = loop {
-                if let Some(taken) = board.take(group) {
-                    break Some(taken);
+            found = loop {
+                if let Some(found) = of(&mut board) {
+                    break Some(found);
                 }
                 board = self.changed.wait(board).unwrap_or_else(PoisonError::into_inner);
             };
         });
-        taken.unwrap_or_else(|| Err(Error::stopped("the runtime did not let a group be waited for")))
+        found
+    }
+
+    /// Returns whether more than 7/8 of the memory budget is held.
+    fn is_crowded(&self) -> bool {
+        let limit = self.budget.limit_bytes();
+        self.budget.held_bytes() > limit - limit / 8
     }
 }
 
@@ -242,6 +262,17 @@ impl GroupSource for LazyRestore {
             return Err(error.with("group", group).with("remedy", "await Task::ready first, or restore eagerly"));
         }
         self.shared.wait(group)
+    }
+
+    fn is_crowded(&self) -> bool {
+        self.shared.is_crowded()
+    }
+
+    fn wait_for_loads(&self) -> bool {
+        let loading = self.shared.board().loads();
+        loading > 0
+            && self.shared.store.runtime().can_block()
+            && self.shared.wait_until(|board| (board.loads() == 0).then_some(())).is_some()
     }
 
     fn take_loaded(&self) -> Vec<Arrived> {

@@ -6,12 +6,14 @@
 //!
 //! Invariants: state whose placement fails or is cancelled stays in its chain, encoded or placed as far as it came, and
 //! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks, and the last pack takes
-//! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads.
+//! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads. Beside it, and bound to
+//! no epoch, [`rewriting`] writes placed state of absent groups again.
 
 mod catalog;
 mod encoding;
 mod manifests;
 mod packer;
+mod rewriting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,13 +21,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::stream::{self, BoxStream, StreamExt as _, TryStreamExt as _};
 use tracing::Instrument as _;
 
-use super::acknowledgement::{Arrival, Placed};
+use super::acknowledgement::{Arrival, Kept, Placed};
 use super::segment_chain::SegmentChain;
 use crate::canary::{self, Canary};
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result, broken};
 use crate::id::{Attempt, Epoch, ObjectId};
+use crate::manifest::ObjectRef;
 use crate::place::Store;
 use crate::place::pack::PackBuilder;
 use crate::runtime::SharedRuntime;
@@ -35,6 +38,8 @@ pub(crate) use catalog::Catalog;
 use encoding::{Encoding, Segment};
 use manifests::Manifests;
 use packer::{Item, OpenPack, Output, Packer, large_opaques};
+
+pub(crate) use rewriting::{Rewritten, TablesOf, timer_rules};
 
 /// Bounds on the background's encoding and uploads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,8 +142,16 @@ impl Pipeline {
     fn placed(&self, epoch: Epoch, manifests: Manifests, uploads: u64) -> Placed {
         let Manifests { acknowledgements, objects, bytes, bases, .. } = manifests;
         let (objects, kept) = self.catalog().report(epoch, &objects);
+        let kept = self.live_of(kept);
         let new_base_bytes = sum(objects.iter().filter_map(|object| bases.get(&object.id)).copied());
         Placed { acknowledgements, objects, kept, bytes, new_base_bytes, uploads }
+    }
+
+    /// Returns the objects with the bytes that the chains need of them.
+    fn live_of(&self, kept: Vec<ObjectId>) -> Vec<Kept> {
+        let mut live = BTreeMap::new();
+        self.chains.values().for_each(|chain| lock(chain).add_live(&mut live));
+        kept.into_iter().map(|id| Kept { id, live_bytes: live.get(&id).copied().unwrap_or(0) }).collect()
     }
 
     /// Returns the bytes of memory held by links that are not placed, including memory shared with backends.
@@ -196,14 +209,17 @@ impl Pipeline {
     /// Uploads one pack and records in the chains where their segments are placed.
     async fn upload(&self, epoch: Epoch, pack: OpenPack) -> Result<()> {
         let OpenPack { id, builder, segments } = pack;
-        let Some(object) = self.store.data().put(builder.finish()?).await? else {
-            return Err(Error::corrupt("a random object name was taken").with("object", id));
-        };
+        let object = self.put(id, builder).await?;
         self.catalog().add(epoch, object);
         for (participant, link, segment) in segments {
             self.chain(participant).placed(link, segment);
         }
         Ok(())
+    }
+
+    async fn put(&self, id: ObjectId, pack: PackBuilder) -> Result<ObjectRef> {
+        let object = self.store.data().put(pack.finish()?).await?;
+        object.ok_or_else(|| Error::corrupt("a random object name was taken").with("object", id))
     }
 
     fn catalog(&self) -> MutexGuard<'_, Catalog> {

@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub(super) stage: Stage,
     /// The rules of its rows; unused once it is placed, and empty if a manifest listed it.
     pub(super) rules: Rules,
+    /// Stored bytes of its rows, where the index was read: a restored segment may have rows of other groups too.
+    pub(super) measured: Option<u64>,
 }
 
 /// How far a link has come.
@@ -75,6 +77,7 @@ impl Link {
             groups: segment.groups.clone(),
             stage: Stage::Placed(segment),
             rules: Rules::none(),
+            measured: None,
         }
     }
 
@@ -105,7 +108,7 @@ impl Link {
     pub(super) fn encoded_as(&self, id: LinkId, encoded: Encoded, budget: &MemoryBudget) -> Self {
         let groups = encoded.groups.clone();
         let stage = Stage::Encoded(Arc::new(EncodedRows::new(encoded, budget)));
-        Self { id, groups, stage, rules: self.rules.clone(), ..*self }
+        Self { id, groups, stage, rules: self.rules.clone(), measured: None, ..*self }
     }
 
     pub(super) fn pending(&self) -> PendingLink {
@@ -116,12 +119,12 @@ impl Link {
         PendingLink { id: self.id, seals: self.seals, content }
     }
 
-    /// Returns the length of its segment; 0 before it is encoded.
+    /// Returns the length of its segment, or of its rows there; 0 before it is encoded.
     pub(super) fn bytes(&self) -> u64 {
         match &self.stage {
             Stage::Sealed(_) => 0,
             Stage::Encoded(encoded) => encoded.held_bytes(),
-            Stage::Placed(segment) => segment.length,
+            Stage::Placed(segment) => self.measured.unwrap_or(segment.length),
         }
     }
 
@@ -130,11 +133,30 @@ impl Link {
         match &self.stage {
             Stage::Sealed(_) => 0,
             Stage::Encoded(encoded) => encoded.encoded().raw_bytes,
-            Stage::Placed(segment) => segment.raw_bytes,
+            Stage::Placed(segment) => match self.measured {
+                Some(bytes) => scaled(segment.raw_bytes, bytes, segment.length),
+                None => segment.raw_bytes,
+            },
         }
     }
 
-    pub(super) fn bytes_per_group(&self) -> u64 {
-        self.bytes() / (self.groups.len().max(1) as u64)
+    /// Returns the number of groups that its bytes are for; it may have handed some of them to newer links since.
+    pub(super) fn covered(&self) -> u64 {
+        let groups = match &self.stage {
+            Stage::Sealed(_) => &self.groups,
+            Stage::Encoded(encoded) => &encoded.encoded().groups,
+            Stage::Placed(segment) => &segment.groups,
+        };
+        groups.len() as u64
     }
+
+    pub(super) fn bytes_per_group(&self) -> u64 {
+        self.bytes() / self.covered().max(1)
+    }
+}
+
+/// Returns `value * part / whole`.
+fn scaled(value: u64, part: u64, whole: u64) -> u64 {
+    let scaled = u128::from(value) * u128::from(part) / u128::from(whole.max(1));
+    u64::try_from(scaled).unwrap_or(u64::MAX)
 }

@@ -6,6 +6,7 @@
 
 mod link;
 mod pending;
+mod rewriting;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -22,8 +23,10 @@ use crate::row::{RowSource, Sealed, SealedPart, SegmentKind};
 use crate::segment::{Encoded, SegmentRef, sum};
 
 use link::{Link, Stage};
+use rewriting::Rewrites;
 
 pub use link::{Content, LinkId, PendingLink, Seals};
+pub use rewriting::Rewriting;
 
 /// Bytes of rows that are worth an encoder of their own: each segment costs a restore a request for its index.
 const ENCODER_BYTES_MIN: u64 = 8 << 20;
@@ -36,7 +39,10 @@ pub struct SegmentChain {
     ids: Ids,
     /// The groups that get a new base at the next seal.
     due: KeyGroupSet,
+    /// Groups that get a new base at the next seal, whatever is due.
+    given_up: KeyGroupSet,
     absent: KeyGroupSet,
+    rewrites: Rewrites,
     budget: MemoryBudget,
     /// The target length of a segment.
     segment_bytes: u64,
@@ -69,7 +75,9 @@ impl SegmentChain {
             links,
             ids,
             due: KeyGroupSet::empty(),
+            given_up: KeyGroupSet::empty(),
             absent: KeyGroupSet::empty(),
+            rewrites: Rewrites::default(),
             budget,
             segment_bytes: u64::MAX,
             encoders: 1,
@@ -105,7 +113,8 @@ impl SegmentChain {
                 raw_bytes_per_group,
             })
             .collect();
-        self.due = bases_due(&sizes, &self.owned.difference(&self.absent), policy);
+        let due = |owned: &KeyGroupSet| bases_due(&sizes, owned, policy);
+        (self.due, self.rewrites.overlong) = (due(&self.owned.difference(&self.absent)), due(&self.absent));
     }
 
     /// Gives all groups a new base at the next seal. Otherwise stored rows would be read under the new rules.
@@ -115,7 +124,7 @@ impl SegmentChain {
 
     /// Takes the groups that get a new base at the current seal.
     pub fn take_due(&mut self) -> KeyGroupSet {
-        std::mem::take(&mut self.due)
+        std::mem::take(&mut self.due).union(&self.rewritten_by_base()).union(&self.given_up)
     }
 
     /// Gives `groups` a new base at the next seal, after a seal that failed.
@@ -123,12 +132,24 @@ impl SegmentChain {
         self.due = self.due.union(groups);
     }
 
+    /// Gives `groups` a new base at the next seal: nothing that is stored of them is needed any more.
+    pub fn give_up(&mut self, groups: &KeyGroupSet) {
+        self.absent = self.absent.difference(groups);
+        self.given_up = self.given_up.union(groups);
+    }
+
     /// Appends the parts of a seal.
     pub fn push(&mut self, sealed: Sealed) {
         let Sealed { cut, parts, .. } = sealed;
         let seals = Seals { first_epoch: cut.epoch, epoch: cut.epoch, part: cut.part };
+        self.rewrites.changed = KeyGroupSet::empty();
         for SealedPart { kind, groups, rows, rules } in parts {
-            self.links.push_back(Link { id: self.ids.draw(), seals, kind, groups, stage: Stage::Sealed(rows), rules });
+            match kind {
+                SegmentKind::Base => self.based(&groups),
+                _ => self.rewrites.changed = groups.clone(),
+            }
+            let (id, stage) = (self.ids.draw(), Stage::Sealed(rows));
+            self.links.push_back(Link { id, seals, kind, groups, stage, rules, measured: None });
         }
     }
 
@@ -167,7 +188,7 @@ impl SegmentChain {
         }
     }
 
-    /// Moves `groups` out of a link, which is removed if no groups remain. Returns the link's position, and a link of
+    /// Rewrites `groups` out of a link, which is removed if no groups remain. Returns the link's position, and a link of
     /// the moved groups.
     fn take_groups(&mut self, id: LinkId, groups: &KeyGroupSet) -> (usize, Link) {
         let at = self.position(id);
@@ -366,6 +387,7 @@ impl SegmentChain {
             stage: Stage::Sealed(restricted(&sources, &groups)),
             groups,
             rules: rules.clone(),
+            measured: None,
         };
         let deltas = touched.difference(&bases);
         let links = [merged(SegmentKind::Base, bases), merged(SegmentKind::Delta, deltas)];
@@ -396,7 +418,7 @@ fn seal_of(seal: &[(&Link, &KeyGroupSet)]) -> (KeyGroupSet, u64, u64) {
     let needed = KeyGroupSet::from_ranges(seal.iter().flat_map(|(_, needed)| needed.ranges().iter().copied()));
     let bytes = sum(seal.iter().map(|(link, _)| link.bytes()));
     let raw_bytes = sum(seal.iter().map(|(link, _)| link.raw_bytes()));
-    let groups = seal.iter().map(|(link, _)| link.groups.len()).sum::<usize>().max(1) as u64;
+    let groups = sum(seal.iter().map(|(link, _)| link.covered())).max(1);
     (needed, bytes / groups, raw_bytes / groups)
 }
 

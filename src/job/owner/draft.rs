@@ -1,16 +1,17 @@
 //! Drafting the manifest of an epoch whose state is placed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::OwnedAttempt;
 use crate::checkpoint::acknowledgement::{Acknowledgement, StateSummary};
 use crate::checkpoint::commit::Draft;
 use crate::control::coordinator::Participant;
 use crate::control::interval::{CheckpointSample, Observation};
+use crate::control::rewrite::{ObjectUse, rewrites_due};
 use crate::error::{Error, Result, broken};
 use crate::id::{Epoch, ObjectId, OperatorId, SessionId};
 use crate::job::interval::Adaptive;
-use crate::job::wire::Acknowledge;
+use crate::job::wire::{Acknowledge, Kept};
 use crate::job::{OperatorSpec, schemas};
 use crate::manifest::{DurabilityLevel, Extension, ManifestKind, ObjectRef, SubtaskEntry, TableSchema};
 use crate::metrics;
@@ -24,6 +25,8 @@ struct Merged {
     heat: BTreeMap<OperatorId, Vec<GroupHeat>>,
     statistics: BTreeMap<OperatorId, BTreeMap<String, u64>>,
     objects: BTreeMap<ObjectId, ObjectRef>,
+    /// Bytes that the workers need of objects of earlier checkpoints.
+    live: BTreeMap<ObjectId, u64>,
     bytes: u64,
     new_base_bytes: u64,
     requests: u64,
@@ -37,13 +40,14 @@ impl OwnedAttempt {
     pub(super) fn draft(&mut self, epoch: Epoch, placed: BTreeMap<SessionId, Acknowledge>) -> Result<Draft> {
         let mut operators: Vec<_> = self.operators.iter().map(OperatorSpec::manifest).collect();
         let Ok(mut tables) = tables_of(&placed) else { broken("tables that had agreed differ") };
-        let Merged { mut entries, heat, statistics, objects, bytes, new_base_bytes, requests } = self.merge(placed)?;
+        let merged = self.merge(placed)?;
+        let Merged { mut entries, heat, statistics, mut objects, live, bytes, new_base_bytes, requests } = merged;
         for operator in &mut operators {
             operator.tables = tables.remove(&operator.id).unwrap_or_default();
         }
         let carried = self.carried.iter().flat_map(|carried| &carried.objects);
-        let mut objects = objects;
         objects.extend(carried.map(|object| (object.id, object.clone())));
+        self.rewrite = self.rewrites_due(&objects, &live);
         self.workers_requests = requests;
         self.measure(&heat, &objects, (bytes, new_base_bytes));
         for operator in &mut operators {
@@ -73,7 +77,9 @@ impl OwnedAttempt {
             merged.bytes = merged.bytes.saturating_add(placed.bytes);
             merged.new_base_bytes = merged.new_base_bytes.saturating_add(placed.new_base_bytes);
             merged.objects.extend(placed.objects.into_iter().map(|object| (object.id, object)));
-            for id in placed.kept {
+            for Kept { id, live_bytes } in placed.kept {
+                let live = merged.live.entry(id).or_default();
+                *live = live.saturating_add(live_bytes);
                 let listed = self.intake.listed(id).cloned();
                 let missing = || Error::corrupt("object is in no committed checkpoint").with("object", id);
                 merged.objects.insert(id, listed.ok_or_else(missing)?);
@@ -81,6 +87,20 @@ impl OwnedAttempt {
             placed.acknowledgements.into_iter().for_each(|acknowledgement| merged.add(acknowledgement));
         }
         Ok(merged)
+    }
+
+    /// Returns the objects to free. What is new, and what carried operators list, counts as live.
+    fn rewrites_due(&self, objects: &BTreeMap<ObjectId, ObjectRef>, live: &BTreeMap<ObjectId, u64>) -> Vec<ObjectId> {
+        let carried: BTreeSet<_> = self.carried.iter().flat_map(|it| &it.objects).map(|object| object.id).collect();
+        let used = |object: &ObjectRef| {
+            let live = live.get(&object.id).filter(|_| !carried.contains(&object.id)).copied();
+            ObjectUse {
+                id: object.id,
+                bytes: object.bytes,
+                live_bytes: live.map_or(object.bytes, |live| live.min(object.bytes)),
+            }
+        };
+        rewrites_due(&objects.values().map(used).collect::<Vec<_>>())
     }
 
     /// Records the bytes that this checkpoint adds to the store, and the bytes that it lists in total.

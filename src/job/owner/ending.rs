@@ -13,7 +13,7 @@ use crate::checkpoint::commit::CommitOutcome;
 use crate::control::coordinator::{Event as Change, Participant};
 use crate::control::interval::{CheckpointSample, Observation};
 use crate::error::{Applied, Error, ErrorKind, Result, broken};
-use crate::id::{Epoch, ManifestId, SessionId};
+use crate::id::{Epoch, ManifestId, ObjectId, SessionId};
 use crate::job::progress::Aborted;
 use crate::job::wire::{Settle, ToWorker};
 use crate::metrics;
@@ -78,7 +78,8 @@ impl OwnedAttempt {
         let started = self.epochs.remove(&epoch).map_or(now, |flight| flight.started);
         let duration = now.since(started);
         self.observe_completed(now, duration);
-        self.settle(epoch, Outcome::Commit);
+        let rewrite = std::mem::take(&mut self.rewrite);
+        self.settle(epoch, Outcome::Commit, rewrite);
         metrics::checkpoint_completed(id.seq, duration);
         tracing::info!(%epoch, id = %id.seq, ?duration, "checkpoint committed");
         self.shared.epoch_ended(epoch, Some(id));
@@ -89,9 +90,9 @@ impl OwnedAttempt {
         self.sweep_late_uploads();
     }
 
-    fn settle(&self, epoch: Epoch, outcome: Outcome) {
+    fn settle(&self, epoch: Epoch, outcome: Outcome, rewrite: Vec<ObjectId>) {
         let decided = |policy| self.shared.adaptive.as_ref().map_or(policy, |adaptive| adaptive.chain_policy(policy));
-        self.broadcast(&ToWorker::Settle(Settle { epoch, outcome, chain: self.chain.map(decided) }));
+        self.broadcast(&ToWorker::Settle(Settle { epoch, outcome, chain: self.chain.map(decided), rewrite }));
     }
 
     /// Returns the number of requests that this process has made.
@@ -117,7 +118,7 @@ impl OwnedAttempt {
         metrics::checkpoint_failed();
         // An epoch that timed out before its trigger was read is unknown here: no subtask has arrived.
         let flight = self.epochs.remove(&epoch).unwrap_or_else(|| InFlight::new(now));
-        self.settle(epoch, Outcome::Abort);
+        self.settle(epoch, Outcome::Abort, Vec::new());
         let missing: Vec<_> = match flight.committing {
             true => Vec::new(),
             false => self.intake.seats().filter(|subtask| !flight.arrived.contains(subtask)).collect(),

@@ -9,7 +9,7 @@ use crate::canary::{self, Canary};
 use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, ObjectId, SessionId};
-use crate::job::wire::{Acknowledge, Acknowledgement};
+use crate::job::wire::{Acknowledge, Acknowledgement, Kept};
 use crate::key_group::subtask_range;
 use crate::manifest::{ObjectRef, SubtaskEntry, SubtaskManifest, check_objects};
 
@@ -153,13 +153,14 @@ impl Intake {
     /// Checks that everything referred to is listed in the acknowledgement, and that what it keeps is the worker's to keep.
     fn check_references(&self, session: SessionId, acknowledge: &Acknowledge) -> Result<()> {
         let placed = &acknowledge.placed;
-        for id in &placed.kept {
+        for Kept { id, .. } in &placed.kept {
             self.check_uploader(session, *id)?;
             if !self.listed.contains_key(id) {
                 return Err(Error::corrupt("object is in no committed checkpoint").with("object", id));
             }
         }
-        let known: BTreeSet<_> = placed.objects.iter().map(|object| object.id).chain(placed.kept.clone()).collect();
+        let kept = placed.kept.iter().map(|kept| kept.id);
+        let known: BTreeSet<_> = placed.objects.iter().map(|object| object.id).chain(kept).collect();
         let referred = placed.acknowledgements.iter().flat_map(|acknowledgement| objects_of(&acknowledgement.entry));
         match referred.into_iter().find(|id| !known.contains(id)) {
             Some(id) if !canary::on(Canary::ForeignSlices) => {
@@ -173,7 +174,7 @@ impl Intake {
     fn check_entries(&self, acknowledge: &Acknowledge) -> Result<()> {
         let placed = &acknowledge.placed;
         let mut lengths = check_objects(&placed.objects)?;
-        lengths.extend(placed.kept.iter().filter_map(|id| Some((*id, self.listed.get(id)?.bytes))));
+        lengths.extend(placed.kept.iter().filter_map(|Kept { id, .. }| Some((*id, self.listed.get(id)?.bytes))));
         for Acknowledgement { participant: (operator, subtask), entry, .. } in &placed.acknowledgements {
             if canary::on(Canary::ForeignSlices) {
                 lengths.extend(objects_of(entry).into_iter().map(|id| (id, u64::MAX)));

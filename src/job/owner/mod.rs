@@ -100,6 +100,8 @@ pub(super) struct OwnedAttempt {
     epochs: BTreeMap<Epoch, InFlight>,
     /// The deadline of the pending timer.
     timer: Option<Timestamp>,
+    /// Objects to free once the checkpoint being committed is.
+    rewrite: Vec<ObjectId>,
     /// The sizes of the checkpoint being committed.
     sample: CheckpointSample,
     /// Requests to the store before the last checkpoint; `None` before the first.
@@ -177,6 +179,7 @@ impl OwnedAttempt {
             garbage: Vec::new(),
             epochs: BTreeMap::new(),
             timer: None,
+            rewrite: Vec::new(),
             sample: CheckpointSample::default(),
             requests: None,
             workers_requests: 0,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{
-    Acknowledge, Acknowledgement, Assign, AssignedOperator, Body, Hello, Placed, Protobuf, Settle, StateSummary,
+    Acknowledge, Acknowledgement, Assign, AssignedOperator, Body, Hello, Kept, Placed, Protobuf, Settle, StateSummary,
     TableEntry, ToOwner, ToWorker, proto,
 };
 use crate::backend::{CheckpointTimes, Outcome};
@@ -78,10 +78,11 @@ impl Body for ToWorker {
     fn to_proto(&self) -> Protobuf {
         Protobuf(match self {
             Self::Assign(assign) => proto::Body::Assign((&**assign).into()),
-            Self::Settle(Settle { epoch, outcome, chain }) => proto::Body::Settle(proto::Settle {
+            Self::Settle(Settle { epoch, outcome, chain, rewrite }) => proto::Body::Settle(proto::Settle {
                 epoch: epoch.0,
                 committed: *outcome == Outcome::Commit,
                 chain: chain.map(chain_to),
+                rewrite: rewrite.iter().copied().map(Into::into).collect(),
             }),
             Self::Stop(error) => proto::Body::Stop(failure(error)),
         })
@@ -94,6 +95,7 @@ impl Body for ToWorker {
                 epoch: Epoch(settle.epoch),
                 outcome: if settle.committed { Outcome::Commit } else { Outcome::Abort },
                 chain: settle.chain.map(chain_of).transpose()?,
+                rewrite: each(settle.rewrite)?,
             })),
             proto::Body::Stop(error) => Ok(Self::Stop(error_of(error)?)),
             _ => Err(other_direction()),
@@ -149,7 +151,8 @@ impl From<&Acknowledge> for proto::Acknowledge {
             epoch: acknowledge.epoch.0,
             subtasks,
             objects: objects.iter().map(Into::into).collect(),
-            kept: kept.iter().copied().map(Into::into).collect(),
+            kept: kept.iter().map(|kept| kept.id.into()).collect(),
+            kept_live_bytes: kept.iter().map(|kept| kept.live_bytes).collect(),
             bytes: *bytes,
             new_base_bytes: *new_base_bytes,
             uploads: *uploads,
@@ -173,7 +176,7 @@ impl TryFrom<proto::Acknowledge> for Acknowledge {
         let placed = Placed {
             acknowledgements,
             objects: each(message.objects)?,
-            kept: each(message.kept)?,
+            kept: kept_of(message.kept, message.kept_live_bytes)?,
             bytes: message.bytes,
             new_base_bytes: message.new_base_bytes,
             uploads: message.uploads,
@@ -195,6 +198,15 @@ impl From<&Acknowledgement> for proto::Acknowledgement {
             statistics: statistics.iter().map(statistic).collect(),
         }
     }
+}
+
+/// # Errors
+/// `Corrupt` if the lists differ in length.
+fn kept_of(ids: Vec<manifest::ObjectId>, live_bytes: Vec<u64>) -> Result<Vec<Kept>> {
+    if ids.len() != live_bytes.len() {
+        return Err(Error::corrupt("kept objects and their live bytes differ in number"));
+    }
+    ids.into_iter().zip(live_bytes).map(|(id, live_bytes)| Ok(Kept { id: id.try_into()?, live_bytes })).collect()
 }
 
 fn acknowledgement_of(message: proto::Acknowledgement, tables: Arc<[TableEntry]>) -> Result<Acknowledgement> {

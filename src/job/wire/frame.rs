@@ -25,7 +25,9 @@ const ACKNOWLEDGE: Fields = &[
     (2, repeated::<proto::Acknowledgement>(ACKNOWLEDGEMENT)),
     (3, repeated::<manifest::Object>(&[])),
     (4, repeated::<manifest::ObjectId>(&[])),
+    (9, Field::Numbers),
 ];
+const SETTLE: Fields = &[(4, repeated::<manifest::ObjectId>(&[]))];
 const OPERATOR: Fields = &[
     (4, Field::Numbers),
     (6, repeated::<manifest::Table>(&[])),
@@ -37,6 +39,7 @@ pub(super) const MESSAGE: Fields = &[
     (12, within(&[(2, repeated::<proto::Participant>(&[]))])),
     (13, within(ACKNOWLEDGE)),
     (30, within(&[(9, repeated::<proto::Operator>(OPERATOR))])),
+    (31, within(SETTLE)),
 ];
 
 /// A message in one of the two directions.

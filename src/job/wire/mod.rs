@@ -16,13 +16,13 @@ use bytes::Bytes;
 
 pub use crate::backend::state::TableEntry;
 use crate::backend::{CheckpointTimes, Outcome};
-pub use crate::checkpoint::acknowledgement::{Acknowledgement, Placed, StateSummary};
+pub use crate::checkpoint::acknowledgement::{Acknowledgement, Kept, Placed, StateSummary};
 use crate::checkpoint::pipeline::PipelineSettings;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::control::interval::Observation;
 use crate::error::Error;
-use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, OperatorId, SessionId, Subtask};
+use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, SessionId, Subtask};
 use crate::job::Strategy;
 use crate::key_group::Partitioner;
 use crate::manifest::{Schema, SubtaskEntry, TableSchema};
@@ -148,7 +148,7 @@ pub struct AssignedOperator {
 }
 
 /// How an epoch ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settle {
     /// The epoch.
     pub epoch: Epoch,
@@ -156,4 +156,6 @@ pub struct Settle {
     pub outcome: Outcome,
     /// When groups get new bases from now on; `None` if each checkpoint writes all groups.
     pub chain: Option<ChainPolicy>,
+    /// Objects to free: the groups that need them get new bases.
+    pub rewrite: Vec<ObjectId>,
 }

@@ -90,6 +90,9 @@ pub(in crate::job) struct Acknowledge {
     pub(in crate::job) uploads: u64,
     #[prost(uint64, tag = "8")]
     pub(in crate::job) requests: u64,
+    /// One for each of `kept`.
+    #[prost(uint64, repeated, tag = "9")]
+    pub(in crate::job) kept_live_bytes: Vec<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -261,7 +264,7 @@ pub(in crate::job) struct Source {
     pub(in crate::job) entry: Option<manifest::SubtaskEntry>,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub(in crate::job) struct Settle {
     #[prost(uint64, tag = "1")]
     pub(in crate::job) epoch: u64,
@@ -269,4 +272,6 @@ pub(in crate::job) struct Settle {
     pub(in crate::job) committed: bool,
     #[prost(message, optional, tag = "3")]
     pub(in crate::job) chain: Option<Chain>,
+    #[prost(message, repeated, tag = "4")]
+    pub(in crate::job) rewrite: Vec<manifest::ObjectId>,
 }

@@ -26,7 +26,7 @@ use tracing::Instrument as _;
 use super::wire::{Acknowledge, Settle, ToOwner};
 use crate::backend::Outcome;
 use crate::checkpoint::acknowledgement::{Arrival, Placed};
-use crate::checkpoint::pipeline::Pipeline;
+use crate::checkpoint::pipeline::{Pipeline, Rewritten, TablesOf};
 use crate::checkpoint::prepared_output::PreparedOutput;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
@@ -58,6 +58,8 @@ enum Step {
     Poll,
     /// Placing ended; `None` if the epoch was aborted meanwhile.
     Placed(Epoch, Option<Result<Placed>>),
+    /// Absent groups were written again.
+    Rewritten(Result<Rewritten>),
 }
 
 /// The worker's part of one attempt.
@@ -73,6 +75,10 @@ struct WorkerAttempt {
     ended: BTreeSet<Epoch>,
     /// The last epoch whose barrier each subtask passed.
     last: BTreeMap<Participant, Epoch>,
+    /// The tables of each subtask, as of its last barrier.
+    tables: TablesOf,
+    /// Whether absent groups are being rewritten.
+    rewriting: bool,
     polling: bool,
     messages: Vec<ToOwner>,
     /// Whether the owner counts this process's requests itself.
@@ -110,6 +116,8 @@ impl WorkerAttempt {
             epochs: BTreeMap::new(),
             ended: BTreeSet::new(),
             last: BTreeMap::new(),
+            tables: TablesOf::new(),
+            rewriting: false,
             polling: false,
             messages: Vec::new(),
             shares_store,
@@ -132,6 +140,7 @@ impl WorkerAttempt {
     fn handle(&mut self, step: Step) {
         match step {
             Step::Poll => self.polling = false,
+            Step::Rewritten(rewritten) => self.rewritten(rewritten),
             Step::Placed(epoch, outcome) => {
                 match outcome {
                     None => {}
@@ -188,6 +197,7 @@ impl WorkerAttempt {
     fn arrived(&mut self, epoch: Epoch, participant: Participant, mut arrival: Arrival) {
         self.last.insert(participant, epoch);
         self.prepared.take(epoch, participant, &mut arrival.opaques);
+        self.tables.insert(participant, Arc::clone(&arrival.summary.tables));
         // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
         let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
@@ -254,7 +264,7 @@ impl WorkerAttempt {
     }
 
     /// Records the outcome of an epoch in the chains. The tasks know it already.
-    fn settle(&mut self, Settle { epoch, outcome, chain }: Settle) {
+    fn settle(&mut self, Settle { epoch, outcome, chain, rewrite }: Settle) {
         self.chain = chain;
         self.ended.insert(epoch);
         while self.ended.len() > ENDED_KEPT {
@@ -267,10 +277,36 @@ impl WorkerAttempt {
         match outcome {
             Outcome::Commit => {
                 self.pipeline.commit(epoch);
+                self.pipeline.free(&rewrite);
+                self.rewrite_absent();
                 // A commit covers all earlier epochs.
                 self.epochs = self.epochs.split_off(&epoch.next());
             }
             Outcome::Abort => self.merge_pending(epoch),
+        }
+    }
+
+    /// Writes absent groups again whose chains are long, or that keep an object to be freed.
+    fn rewrite_absent(&mut self) {
+        if self.rewriting || self.chain.is_none() {
+            return;
+        }
+        let begun = self.pipeline.begin_rewrites();
+        if begun.is_empty() {
+            return;
+        }
+        self.rewriting = true;
+        let rewrite = Arc::clone(&self.pipeline).rewrite(begun, self.tables.clone());
+        self.steps.push(rewrite.map(Step::Rewritten).instrument(tracing::info_span!("rewrite")).boxed());
+    }
+
+    fn rewritten(&mut self, rewritten: Result<Rewritten>) {
+        self.rewriting = false;
+        let newest = self.last.values().copied().max().unwrap_or_default();
+        match rewritten {
+            Ok(rewritten) => self.pipeline.end_rewrites(newest, rewritten),
+            // They stay where they are, and the next commit tries again.
+            Err(error) => tracing::warn!(error = error.chain(), "absent key groups were not rewritten"),
         }
     }
 

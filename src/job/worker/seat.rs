@@ -140,6 +140,7 @@ impl Seat {
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Loaded<B>> {
         let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
+        lock(&self.chain).measure(&reader.live_bytes());
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;

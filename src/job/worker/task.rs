@@ -124,10 +124,28 @@ impl<B: StateBackend> Task<B> {
     }
 
     /// Returns the key groups whose rows are damaged in the restored checkpoint, as far as is known, each with its error.
-    /// Every access to them fails. Checkpoints list their segments again, as they are.
+    /// Every access to them fails. Checkpoints list their segments again, as they are, until [`Task::give_up_groups`], or a
+    /// restart from another checkpoint.
     #[must_use]
     pub fn damaged_groups(&self) -> Vec<(KeyGroup, Error)> {
         self.lazy.as_ref().map_or_else(Vec::new, |lazy| lazy.damaged())
+    }
+
+    /// Gives up all state of damaged key groups: they are empty from now on, and the next checkpoint no longer lists what is
+    /// stored of them. Checkpoints that are retained still do.
+    ///
+    /// # Errors
+    /// `Usage` if a group is not among [`Task::damaged_groups`].
+    pub fn give_up_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {
+        let damaged: KeyGroupSet = self.damaged_groups().into_iter().map(|(group, _)| group).collect();
+        let sound = groups.difference(&damaged);
+        if !sound.is_empty() {
+            return Err(Error::usage("key groups are not known to be damaged").with("groups", sound));
+        }
+        self.state.backend_mut().give_up(groups)?;
+        tracing::warn!(%groups, "damaged key groups were given up, and are empty");
+        lock(&self.chain).give_up(groups);
+        Ok(())
     }
 
     /// Ends an epoch at this task: seals its state, which the background then encodes and uploads.
@@ -181,6 +199,7 @@ impl<B: StateBackend> Task<B> {
         let absent = self.state.backend().absent();
         let mut chain = lock(&self.chain);
         chain.set_absent(absent);
+        chain.set_loading(self.lazy.as_ref().is_some_and(|lazy| lazy.is_loading()));
         chain.push(sealed);
         drop(chain);
         self.newest = Some(epoch);

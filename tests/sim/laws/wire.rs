@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use alluvium::internals::wire::{Acknowledge, Acknowledgement, Envelope, ToOwner, decode, encode};
+use alluvium::internals::wire::{Acknowledge, Acknowledgement, Envelope, Kept, ToOwner, decode, encode};
 use alluvium::manifest::{ObjectId, SubtaskEntry, SubtaskManifest};
 use alluvium::{
     Attempt, Barrier, Epoch, Error, ErrorKind, Inbox, Job, JobBuilder, JobSettings, KeyGroupRange, LogBackend,
@@ -329,7 +329,9 @@ pub(super) fn b25_what_another_worker_uploaded_and_what_nobody_listed_is_refused
         wired.wrong_is_refused(barrier, &wrong, "uploaded by another worker").await;
 
         let (barrier, message) = wired.withhold().await;
-        let wrong = altered(&message, |acknowledge| acknowledge.placed.kept.extend(foreign.iter().map(|it| it.id)));
+        let wrong = altered(&message, |acknowledge| {
+            acknowledge.placed.kept.extend(foreign.iter().map(|it| Kept { id: it.id, live_bytes: 1 }))
+        });
         wired.wrong_is_refused(barrier, &wrong, "uploaded by another worker").await;
 
         let (barrier, message) = wired.withhold().await;
@@ -338,7 +340,7 @@ pub(super) fn b25_what_another_worker_uploaded_and_what_nobody_listed_is_refused
 
         let (barrier, message) = wired.withhold().await;
         let nowhere = ObjectId { attempt: Attempt(1), random: [7; 16] };
-        let wrong = altered(&message, |acknowledge| acknowledge.placed.kept.push(nowhere));
+        let wrong = altered(&message, |acknowledge| acknowledge.placed.kept.push(Kept { id: nowhere, live_bytes: 1 }));
         wired.wrong_is_refused(barrier, &wrong, "in no committed checkpoint").await;
 
         let (barrier, message) = wired.withhold().await;

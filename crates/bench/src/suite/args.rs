@@ -58,6 +58,9 @@ pub struct BenchArgs {
     /// Number of subtasks, each on its own thread
     #[arg(long, default_value_t = 1, value_parser = parallelism(), value_name = "P")]
     pub(super) parallelism: u32,
+    /// Number of key groups, more than the subtasks
+    #[arg(long, default_value_t = DEFAULT_MAX_PARALLELISM, value_parser = clap::value_parser!(u16).range(2..=32_768), value_name = "N")]
+    pub(super) max_parallelism: u16,
     /// Store for checkpoints; jobs remain there [default: a temporary folder, removed at the end]
     #[arg(long, value_name = "URL")]
     pub(super) store: Option<String>,
@@ -147,6 +150,8 @@ pub(super) struct CellSpec {
     /// Length of the paced phase; zero skips it.
     pub(super) paced: Duration,
     pub(super) parallelism: u32,
+    /// Number of key groups.
+    pub(super) max_parallelism: u16,
     pub(super) seed: u64,
 }
 
@@ -154,10 +159,12 @@ impl CellSpec {
     /// Returns flags that span this cell alone, for `phase`.
     pub(super) fn flags(&self, phase: Phase, store: &str) -> Vec<String> {
         let Self { keys, key_bytes, value_bytes, distribution, dirty, checkpoints, parallelism, seed, .. } = self;
+        let groups = self.max_parallelism;
         let paced_ms = self.paced.as_millis();
         let numbers = format!(
             "--keys={keys} --key-bytes={key_bytes} --value-bytes={value_bytes} --distribution={distribution} \
-             --dirty={dirty} --checkpoints={checkpoints} --paced={paced_ms}ms --parallelism={parallelism} --seed={seed}"
+             --dirty={dirty} --checkpoints={checkpoints} --paced={paced_ms}ms --parallelism={parallelism} \
+             --max-parallelism={groups} --seed={seed}"
         );
         let mut flags = vec!["bench".to_owned(), format!("--cell={}", name(&phase)), format!("--store={store}")];
         flags.push(format!("--backend={}", name(&self.backend)));
@@ -252,6 +259,7 @@ impl BenchArgs {
                             checkpoints: self.checkpoints.unwrap_or(defaults.checkpoints),
                             paced: self.paced.unwrap_or(defaults.paced),
                             parallelism: self.parallelism,
+                            max_parallelism: self.max_parallelism,
                             seed: self.seed,
                         }));
                     }
@@ -296,7 +304,19 @@ mod tests {
 
     #[test]
     fn a_cells_flags_span_that_cell() {
-        let args = parse(&["--suite", "full", "--checkpoints", "3", "--parallelism", "2", "--seed", "9"]).unwrap();
+        let args = parse(&[
+            "--suite",
+            "full",
+            "--checkpoints",
+            "3",
+            "--parallelism",
+            "2",
+            "--max-parallelism",
+            "64",
+            "--seed",
+            "9",
+        ])
+        .unwrap();
         for cell in args.cells() {
             let flags = cell.flags(Phase::Steps, "memory:///");
             let flags: Vec<_> = flags.iter().skip(1).map(String::as_str).collect();

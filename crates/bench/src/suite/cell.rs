@@ -17,8 +17,8 @@ use alluvium::RocksDbBackend;
 use alluvium::backend::StateBackend;
 use alluvium::manifest::Manifest;
 use alluvium::{
-    Barrier, DEFAULT_MAX_PARALLELISM, Error, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, OperatorId,
-    OperatorSpec, OverlayBackend, Partitioner, RestoreMode, Result, Runtime as _, Store, TokioRuntime,
+    Barrier, Error, Job, JobBuilder, JobSettings, KeyGroupSet, LogBackend, OperatorId, OperatorSpec, OverlayBackend,
+    Partitioner, RestoreMode, Result, Runtime as _, Store, TokioRuntime,
 };
 use alluvium::{MemoryBudget, RequestCounts};
 use tokio::runtime::Runtime;
@@ -159,7 +159,7 @@ impl<B: StateBackend> Cell<'_, B> {
     }
 
     fn routing(&self) -> Routing {
-        Routing { partitioner: Partitioner::Range { seed: self.spec.seed }, max_parallelism: DEFAULT_MAX_PARALLELISM }
+        Routing { partitioner: Partitioner::Range { seed: self.spec.seed }, max_parallelism: self.spec.max_parallelism }
     }
 
     fn open(&self, parallelism: u32, restore: RestoreMode) -> Result<Job> {
@@ -169,6 +169,7 @@ impl<B: StateBackend> Cell<'_, B> {
                 Strategy::Incremental => alluvium::Strategy::Incremental,
             };
             it.partitioner = Some(self.routing().partitioner);
+            it.max_parallelism = self.spec.max_parallelism;
             it.restore = restore;
         });
         let operator = OperatorSpec::new(OperatorId(1), "bench", parallelism);
@@ -403,6 +404,7 @@ fn report(spec: &CellSpec, written: &Written, restore: Restore, rescale: Rescale
         distribution: spec.distribution.to_string(),
         dirty: spec.dirty.get(),
         parallelism: spec.parallelism,
+        max_parallelism: spec.max_parallelism,
         checkpoints: spec.checkpoints,
         load_ops_s: written.load,
         rmw_ops_s: written.update,

@@ -60,6 +60,8 @@ pub(super) struct CellReport {
     pub(super) distribution: String,
     pub(super) dirty: f64,
     pub(super) parallelism: u32,
+    /// Number of key groups.
+    pub(super) max_parallelism: u16,
     pub(super) checkpoints: u32,
 
     pub(super) load_ops_s: f64,

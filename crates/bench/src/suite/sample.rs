@@ -37,7 +37,7 @@ fn percentiles(p50: f64) -> Value {
 fn cell(backend: &str, distribution: &str) -> Value {
     json!({
         "backend": backend, "strategy": "incremental", "keys": 1000, "key_bytes": 16, "value_bytes": 100,
-        "distribution": distribution, "dirty": 0.1, "parallelism": 1, "checkpoints": 2,
+        "distribution": distribution, "dirty": 0.1, "parallelism": 1, "max_parallelism": 128, "checkpoints": 2,
         "load_ops_s": 2e6, "rmw_ops_s": 6e6, "rmw_batch_ops_s": 9e6, "rmw_ops_s_beside_zstd": 5e6,
         "rmw_ops_s_during_checkpoint": null, "first_10k_ops_s_after_seal": null, "first_touch_ops_s": null,
         "max_op_us": 90.0, "pause_us": percentiles(40.0), "checkpoint_ms": percentiles(20.0),

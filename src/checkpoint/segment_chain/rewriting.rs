@@ -1,0 +1,145 @@
+//! Rewriting what is placed: out of objects that hold little else, and long chains of absent groups into one base.
+//!
+//! A resident group that changes gets a new base at the next seal, beside other state that changes. A cold one, and an absent
+//! one, is read from where it lies and written again among its like, without its task: the copy takes the place of the links
+//! that it was made of, and later ones follow it as before. Packs of cold state stay whole for long, so it is not written again
+//! and again.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::SegmentChain;
+use super::link::{Link, LinkId, Seals, Stage};
+use crate::id::{Epoch, ObjectId};
+use crate::key_group::KeyGroupSet;
+use crate::row::{Rules, SegmentKind};
+use crate::segment::{SegmentRef, sum};
+
+/// The groups to rewrite, and what is known of the absent ones.
+#[derive(Debug, Default)]
+pub(super) struct Rewrites {
+    /// Groups that keep an object stored which is to be freed.
+    wanted: KeyGroupSet,
+    /// The groups that changed before the last seal.
+    pub(super) changed: KeyGroupSet,
+    /// Absent groups whose chains are long.
+    pub(super) overlong: KeyGroupSet,
+    /// Whether absent groups are being loaded: those wait until they are resident.
+    loading: bool,
+    /// How often placed links were rewritten.
+    count: u64,
+}
+
+/// The placed links of some groups, being written again as one base.
+#[derive(Debug)]
+pub struct Rewriting {
+    /// The groups.
+    pub groups: KeyGroupSet,
+    /// The links of these groups.
+    links: Vec<LinkId>,
+    /// Their segments, oldest first, each for the groups that need it.
+    pub segments: Vec<SegmentRef>,
+    /// What the base will cover.
+    pub seals: Seals,
+}
+
+impl SegmentChain {
+    /// Records the stored bytes of the rows that each restored segment has of its groups.
+    ///
+    /// * `bytes`: of each restored segment, in order.
+    pub fn measure(&mut self, bytes: &[u64]) {
+        self.links.iter_mut().zip(bytes).for_each(|(link, bytes)| link.measured = Some(*bytes));
+    }
+
+    /// Adds the bytes that will be needed of each object once the groups that are due have their new bases.
+    pub fn add_live(&self, live: &mut BTreeMap<ObjectId, u64>) {
+        let due = self.due.union(&self.rewritten_by_base());
+        for (link, needed) in self.links.iter().zip(self.needed(Epoch(u64::MAX))) {
+            if let Stage::Placed(segment) = &link.stage {
+                let (bytes, groups) = (live.entry(segment.object).or_default(), needed.difference(&due).len());
+                *bytes = bytes.saturating_add(link.bytes_per_group().saturating_mul(groups as u64));
+            }
+        }
+    }
+
+    /// Has the groups that need one of `objects` rewritten elsewhere, in place of those of earlier calls.
+    pub fn free(&mut self, objects: &BTreeSet<ObjectId>) {
+        let needed = self.needed(Epoch(u64::MAX));
+        let keeps = |link: &Link| matches!(&link.stage, Stage::Placed(segment) if objects.contains(&segment.object));
+        let keeping = self.links.iter().zip(&needed).filter(|(link, _)| keeps(link));
+        let groups = keeping.flat_map(|(_, groups)| groups.ranges().iter().copied());
+        self.rewrites.wanted = KeyGroupSet::from_ranges(groups);
+    }
+
+    /// Says whether absent groups are being loaded.
+    pub fn set_loading(&mut self, loading: bool) {
+        self.rewrites.loading = loading;
+    }
+
+    /// Returns the groups that get a new base for the sake of an object.
+    pub(super) fn rewritten_by_base(&self) -> KeyGroupSet {
+        self.rewrites.wanted.intersection(&self.rewrites.changed).difference(&self.absent)
+    }
+
+    /// Records that `groups` got a new base.
+    pub(super) fn based(&mut self, groups: &KeyGroupSet) {
+        self.rewrites.wanted = self.rewrites.wanted.difference(groups);
+        self.given_up = self.given_up.difference(groups);
+    }
+
+    /// Returns how often placed links were rewritten: what was read of them before lies elsewhere.
+    #[must_use]
+    pub fn rewrites(&self) -> u64 {
+        self.rewrites.count
+    }
+
+    /// Begins to rewrite cold or absent groups of up to `bytes` stored bytes together. Returns `None` if there is none to be
+    /// rewritten.
+    pub fn begin_rewrite(&self, bytes: u64) -> Option<Rewriting> {
+        let Rewrites { wanted, changed, overlong, loading, .. } = &self.rewrites;
+        let wanted = wanted.difference(&changed.difference(&self.absent)).union(overlong);
+        let wanted = if *loading { wanted.difference(&self.absent) } else { wanted };
+        let wanted = self.stored(&wanted);
+        let needed = self.needed(Epoch(u64::MAX));
+        let size = |group| {
+            let links = self.links.iter().zip(&needed).filter(|(_, groups)| groups.contains(group));
+            sum(links.map(|(link, _)| link.bytes_per_group()))
+        };
+        let groups = wanted.divide(bytes, size).into_iter().next().filter(|groups| !groups.is_empty())?;
+        let of_groups = |(_, needed): &(&Link, &KeyGroupSet)| !needed.intersection(&groups).is_empty();
+        let links: Vec<_> = self.links.iter().zip(&needed).filter(of_groups).map(|(link, _)| link).collect();
+        let (newest, first_epoch) = (links.last()?.seals, links.iter().map(|link| link.seals.first_epoch).min()?);
+        Some(Rewriting {
+            links: links.iter().map(|link| link.id).collect(),
+            segments: self.stored_segments(&groups),
+            seals: Seals { first_epoch, ..newest },
+            groups,
+        })
+    }
+
+    /// Puts the new segments in place of the old ones. Groups that got a base meanwhile stay as they are.
+    ///
+    /// * `placed`: the segments that have all rows of the groups.
+    pub fn end_rewrite(&mut self, rewriting: Rewriting, placed: Vec<SegmentRef>) {
+        let Rewriting { groups, links, seals, .. } = rewriting;
+        let needed = self.needed(Epoch(u64::MAX));
+        let replaced = |id: LinkId| links.contains(&id);
+        // A group that got a base needs none of them.
+        let still = self.links.iter().zip(&needed).filter(|(link, _)| replaced(link.id));
+        let still = KeyGroupSet::from_ranges(still.flat_map(|(_, needed)| needed.ranges().iter().copied()));
+        let groups = groups.intersection(&still);
+        for link in self.links.iter_mut().filter(|link| replaced(link.id)) {
+            link.groups = link.groups.difference(&groups);
+        }
+        // What was sealed for these groups since is of later epochs.
+        let at = self.links.partition_point(|link| link.seals.epoch <= seals.epoch);
+        for segment in placed {
+            let (id, kind, rules) = (self.ids.draw(), SegmentKind::Base, Rules::none());
+            let (groups, stage) = (segment.groups.intersection(&groups), Stage::Placed(segment));
+            self.links.insert(at, Link { id, seals, kind, groups, stage, rules, measured: None });
+        }
+        self.links.retain(|link| !link.groups.is_empty());
+        self.rewrites.wanted = self.rewrites.wanted.difference(&groups);
+        self.rewrites.overlong = self.rewrites.overlong.difference(&groups);
+        self.rewrites.count += 1;
+    }
+}
