@@ -88,9 +88,10 @@ pub use backend::{
 pub use backend::{RocksDb, RocksDbBackend, RocksDbSettings};
 pub use checkpoint::claim::Peeked;
 pub use checkpoint::collect::Uncollected;
-pub use checkpoint::lazy::{Ready, ReadyGuard, RestoreProgress};
+pub use checkpoint::lazy::{Ready, ReadyGuard};
 pub use checkpoint::manifest_log::{ManifestLog, RestoreFrom, StoredManifest};
 pub use checkpoint::pipeline::PipelineSettings;
+pub use checkpoint::restore_progress::RestoreProgress;
 pub use codec::schema::Schema;
 pub use codec::typed::{At, Codec, Fixed, ListOf, Migrating, Optional, Ordered, OrderedCodec, Raw, Serde, Unit, Utf8};
 pub use control::chain::ChainPolicy;

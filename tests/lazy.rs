@@ -1,14 +1,15 @@
 //! Lazy restores: a job runs while its key groups are absent, and loses nothing.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use alluvium::backend::StateBackend as _;
 use alluvium::prelude::*;
-use alluvium::{ErrorKind, JobSettings, LogBackend, RestoreMode, Result, Tables};
+use alluvium::{ErrorKind, JobSettings, LogBackend, RestoreMode, RestoreProgress, Result, Tables};
 use alluvium_testkit::{Door, Gate};
 use bytes::Bytes;
 use object_store::ObjectStore;
+use tokio::sync::watch;
 
 const OPERATOR: OperatorId = OperatorId(3);
 const GROUPS: u16 = 16;
@@ -221,7 +222,7 @@ async fn readiness_waits_for_the_groups_of_its_keys_alone() -> Result<()> {
 async fn a_runtime_of_one_thread_restores_eagerly_or_never_waits() -> Result<()> {
     let (gate, model) = stored().await?;
     let mut world = World::open(&gate.objects(), RestoreMode::Auto, model.clone()).await?;
-    assert!(world.absent().is_empty() && world.task.restore_progress().groups == 0);
+    assert!(world.absent().is_empty() && world.task.restore_progress().is_complete());
     world.check()?;
     drop(world);
     let mut world = World::open_absent(&gate, RestoreMode::Lazy, model).await?;
@@ -231,6 +232,77 @@ async fn a_runtime_of_one_thread_restores_eagerly_or_never_waits() -> Result<()>
     let _guard = world.task.ready_groups(&all).await?;
     world.check()?;
     assert!(world.absent().is_empty() && world.task.restore_progress().is_complete());
+    Ok(())
+}
+
+/// What an observer was told: all of it, and the newest to wait for.
+struct Observed {
+    all: Arc<Mutex<Vec<RestoreProgress>>>,
+    newest: watch::Receiver<RestoreProgress>,
+}
+
+impl Observed {
+    fn of(seat: &mut Seat) -> Self {
+        let (all, (sender, newest)) = (Arc::default(), watch::channel(RestoreProgress::default()));
+        let told: Arc<Mutex<Vec<_>>> = Arc::clone(&all);
+        seat.on_restore_progress(move |progress| {
+            told.lock().unwrap().push(progress);
+            sender.send_replace(progress);
+        });
+        Self { all, newest }
+    }
+
+    /// Waits for the last report and checks the way there.
+    async fn end(&mut self) -> RestoreProgress {
+        let end = *self.newest.wait_for(|progress| progress.groups > 0 && progress.has_ended()).await.unwrap();
+        let all = self.all.lock().unwrap();
+        assert_eq!((all[0].groups, all[0].loaded_groups), (usize::from(GROUPS), 0), "the size comes first");
+        assert!(all.is_sorted_by_key(|progress| (progress.loaded_groups, progress.loaded_bytes, progress.elapsed)));
+        assert_eq!(all.iter().filter(|progress| progress.has_ended()).count(), 1);
+        assert_eq!(all.last(), Some(&end));
+        end
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_is_told_of_a_restore_until_its_end() -> Result<()> {
+    let (gate, _) = stored().await?;
+    for mode in [RestoreMode::Lazy, RestoreMode::Eager] {
+        let (_job, mut seat) = open_seat(&gate.objects(), mode).await?;
+        let mut observed = Observed::of(&mut seat);
+        let task = seat.restore(LogBackend::new).await?;
+        let end = observed.end().await;
+        assert!(end.is_complete() && end.ready_share() == 1.0 && end.failed.is_none(), "{end:?}");
+        assert!(end.bytes > u64::from(KEYS) * 512 && end.loaded_bytes == end.bytes, "{end:?}");
+        assert!(end.uses > 0.0 && end.loaded_uses > 0.0, "every key was written");
+        assert_eq!(task.restore_progress(), end);
+        drop(task);
+        assert_eq!(observed.end().await, end, "a task that is dropped later reports nothing");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_observer_is_told_why_a_restore_ended_early() -> Result<()> {
+    let (gate, _) = stored().await?;
+    // The task is dropped before anything could be read.
+    let (job, mut seat) = open_seat(&gate.objects(), RestoreMode::Lazy).await?;
+    let mut observed = Observed::of(&mut seat);
+    let segments = job.restored().unwrap().manifest.operators[0].subtasks[0].inline().unwrap().segments.len();
+    gate.let_reads_pass(segments);
+    drop(seat.restore(LogBackend::new).await?);
+    let end = observed.end().await;
+    assert_eq!((end.failed, end.loaded_groups), (Some(ErrorKind::Stopped), 0));
+    // The seat's restore fails, and then succeeds.
+    gate.let_reads_pass(usize::MAX);
+    gate.set(Door::NoData);
+    let (_job, mut seat) = open_seat(&gate.objects(), RestoreMode::Eager).await?;
+    let observed = Observed::of(&mut seat);
+    let failed = seat.restore(LogBackend::new).await.unwrap_err();
+    gate.set(Door::Open);
+    let _task = failed.into_seat().restore(LogBackend::new).await?;
+    let ends: Vec<_> = observed.all.lock().unwrap().iter().filter(|it| it.has_ended()).map(|it| it.failed).collect();
+    assert_eq!(ends, [Some(ErrorKind::Unavailable), None]);
     Ok(())
 }
 
@@ -276,6 +348,8 @@ async fn damage_stops_its_group_alone_by_name() -> Result<()> {
     }
     assert!(broken.len() <= 2 && !broken.is_empty(), "a block has rows of few groups: {broken:?}");
     let reported: Vec<_> = world.task.damaged_groups().into_iter().map(|(group, _)| group).collect();
+    let progress = world.task.restore_progress();
+    assert!(progress.has_ended() && !progress.is_complete() && progress.damaged_groups == broken.len(), "{progress:?}");
     assert_eq!(reported, broken.into_keys().collect::<Vec<_>>());
     // The job continues, and lists the damaged segments as they are.
     world.put(whole[0], 1)?;

@@ -11,6 +11,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
 use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
+use super::restore_tracker::RestoreTracker;
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -72,6 +73,28 @@ impl Parts {
         let Some((part, reading)) = read? else { return Ok(None) };
         self.next = begin(&self.runtime, reading);
         Ok(Some(part))
+    }
+}
+
+impl Parts {
+    /// Loads all parts into `backend`.
+    ///
+    /// # Errors
+    /// As [`Parts::next`] and [`StateBackend::load`].
+    pub(crate) async fn load_into(mut self, backend: &mut impl StateBackend, tracker: &RestoreTracker) -> Result<()> {
+        let mut last = KeyGroupSet::empty();
+        while let Some(part) = self.next().await? {
+            // A group that comes in pieces is loaded once a part has another group.
+            if !part.continues && !last.is_empty() {
+                tracker.loaded(&last);
+                tracker.report();
+            }
+            part.load_into(backend)?;
+            last = part.groups;
+        }
+        tracker.loaded(&last);
+        tracker.report();
+        Ok(())
     }
 }
 

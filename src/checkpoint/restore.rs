@@ -93,7 +93,7 @@ impl SegmentReader {
 
     /// Returns the stored bytes of each group's rows. A block of several groups counts for its first group; short
     /// segments, already in memory, count for none.
-    pub(super) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
+    pub(crate) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
         let mut sizes = BTreeMap::new();
         for opened in &self.segments {
             opened.add_sizes(&mut sizes);

@@ -1,14 +1,13 @@
 //! What a lazy restore knows of each absent group: how far it has come, who waits, what is next. No I/O.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::task::Waker;
 
 use crate::backend::{Arrived, ArrivedContent};
 use crate::error::{Error, ErrorKind, Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 
-use super::progress::RestoreProgress;
-use crate::checkpoint::uses::GroupUses;
+use crate::checkpoint::load_order::{GroupLoads, by_smiths_rule};
 
 /// How far an absent group has come.
 #[derive(Debug)]
@@ -25,21 +24,12 @@ enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Ticket(u64);
 
-/// Groups whose uses per byte differ by less than about this factor come in the order of their numbers: neighbours share blocks,
-/// and are read in one request. It costs at most this factor of the sum that the order keeps small.
-const STEP: f64 = 1.15;
-
-/// Bytes that a group counts for beside its own, when groups are put in order.
-const GROUP_BYTES: u64 = 4096;
-
 /// The absent groups of one subtask. A group that is not here is resident.
 #[derive(Debug, Default)]
 pub(super) struct Board {
     stages: BTreeMap<KeyGroup, Stage>,
-    /// Stored bytes and share of the traffic of the groups of the restored checkpoint.
-    sizes: BTreeMap<KeyGroup, (u64, f64)>,
-    /// Those of them that were loaded, once.
-    counted: BTreeSet<KeyGroup>,
+    /// Stored bytes of the groups in the restored checkpoint.
+    sizes: BTreeMap<KeyGroup, u64>,
     last_ticket: Ticket,
     /// Groups to load in the background, the next one last.
     order: Vec<KeyGroup>,
@@ -53,28 +43,17 @@ pub(super) struct Board {
     parked: bool,
     /// Why nothing will be loaded any more.
     ended: Option<Error>,
-    pub(super) progress: RestoreProgress,
 }
 
 impl Board {
-    /// Returns the board of a restore of `groups`, all absent.
-    ///
-    /// * `sizes`: their stored bytes.
-    /// * `uses`: how much they were used.
-    pub(super) fn new(groups: &KeyGroupSet, sizes: &BTreeMap<KeyGroup, u64>, uses: &GroupUses) -> Self {
-        let weight = |group| uses.of(group);
-        let all: f64 = groups.iter().map(weight).sum();
-        // Without a record all are alike.
-        #[expect(clippy::cast_precision_loss, reason = "fewer than 2^15 groups")]
-        let share = |group| if all > 0.0 { weight(group) / all } else { 1.0 / groups.len() as f64 };
-        let size = |group: KeyGroup| sizes.get(&group).copied().unwrap_or(0);
-        let sizes: BTreeMap<_, _> = groups.iter().map(|group| (group, (size(group), share(group)))).collect();
-        let bytes = sizes.values().map(|(bytes, _)| bytes).sum();
+    /// Returns the board of a restore of the groups of `loads`, all absent.
+    pub(super) fn new(loads: &GroupLoads) -> Self {
+        let mut order = by_smiths_rule(loads);
+        order.reverse();
         Self {
-            stages: groups.iter().map(|group| (group, Stage::Absent)).collect(),
-            order: by_smiths_rule(&sizes),
-            sizes,
-            progress: RestoreProgress { groups: groups.len(), bytes, ..RestoreProgress::default() },
+            stages: loads.keys().map(|group| (*group, Stage::Absent)).collect(),
+            sizes: loads.iter().map(|(group, load)| (*group, load.bytes)).collect(),
+            order,
             ..Self::default()
         }
     }
@@ -141,7 +120,7 @@ impl Board {
     }
 
     fn bytes_of(&self, group: KeyGroup) -> u64 {
-        self.sizes.get(&group).map_or(0, |(bytes, _)| *bytes)
+        self.sizes.get(&group).copied().unwrap_or(0)
     }
 
     /// Returns those of `groups` that are being loaded under `ticket`.
@@ -159,26 +138,24 @@ impl Board {
         matches!(self.stages.get(&group), Some(Stage::Loading(own)) if *own == ticket)
     }
 
-    /// Records that a group is loaded. A group that was dropped or taken back meanwhile stays as it is.
-    pub(super) fn loaded(&mut self, group: KeyGroup, ticket: Ticket, content: ArrivedContent) {
-        if !self.is_loading(group, ticket) {
-            return;
+    /// Records that a group is loaded. A group that was dropped or taken back meanwhile stays as it is. Returns whether
+    /// the content is used.
+    pub(super) fn loaded(&mut self, group: KeyGroup, ticket: Ticket, content: ArrivedContent) -> bool {
+        let is_current = self.is_loading(group, ticket);
+        if is_current {
+            self.stages.insert(group, Stage::Loaded(content));
         }
-        self.stages.insert(group, Stage::Loaded(content));
-        if let Some((bytes, share)) = self.sizes.get(&group)
-            && self.counted.insert(group)
-        {
-            self.progress.add(*bytes, *share);
-        }
+        is_current
     }
 
-    /// Records that those of `unit` that are still being loaded cannot be loaded.
-    pub(super) fn fail(&mut self, unit: &KeyGroupSet, ticket: Ticket, error: &Error) {
+    /// Records that those of `unit` that are still being loaded cannot be loaded, and returns them.
+    pub(super) fn fail(&mut self, unit: &KeyGroupSet, ticket: Ticket, error: &Error) -> KeyGroupSet {
         if matches!(error.kind(), ErrorKind::Fenced | ErrorKind::Stopped) {
             self.end(error.clone());
         }
         self.parked |= error.kind() == ErrorKind::Limit;
-        for group in self.loading(unit, ticket).iter() {
+        let failed = self.loading(unit, ticket);
+        for group in failed.iter() {
             let stage = if is_permanent(error) || self.wanted.contains_key(&group) {
                 Stage::Failed(error.clone().with("group", group))
             } else {
@@ -188,11 +165,17 @@ impl Board {
             };
             self.stages.insert(group, stage);
         }
+        failed
     }
 
     /// Ends all loading: who waits gets `error`.
     pub(super) fn end(&mut self, error: Error) {
         self.ended.get_or_insert(error);
+    }
+
+    /// Returns why nothing will be loaded any more.
+    pub(super) fn ended(&self) -> Option<ErrorKind> {
+        self.ended.as_ref().map(Error::kind)
     }
 
     /// Returns a loaded group, which is resident from now on, or why it cannot be loaded; `None` while that is not known.
@@ -299,27 +282,15 @@ pub(super) fn is_permanent(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Version)
 }
 
-/// Returns the groups by uses per byte, the highest last. Loaded in this order, the least traffic waits, summed over time
-/// (W. E. Smith, "Various optimizers for single-stage production", 1956).
-fn by_smiths_rule(sizes: &BTreeMap<KeyGroup, (u64, f64)>) -> Vec<KeyGroup> {
-    #[expect(clippy::cast_precision_loss, reason = "an order needs no more")]
-    let priority = |(bytes, share): (u64, f64)| {
-        let priority = share / bytes.saturating_add(GROUP_BYTES) as f64;
-        (priority.ln() / STEP.ln()).floor()
-    };
-    let mut order: Vec<_> = sizes.iter().map(|(group, size)| (priority(*size), *group)).collect();
-    order.sort_by(|(a, first), (b, second)| a.total_cmp(b).then(second.cmp(first)));
-    order.into_iter().map(|(_, group)| group).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::load_order::GroupLoad;
 
     fn board(sizes: &[(u16, u64, f64)]) -> Board {
-        let groups: KeyGroupSet = sizes.iter().map(|(group, ..)| KeyGroup(*group)).collect();
-        let bytes = sizes.iter().map(|(group, bytes, _)| (KeyGroup(*group), *bytes)).collect();
-        Board::new(&groups, &bytes, &sizes.iter().map(|(group, _, uses)| (KeyGroup(*group), *uses)).collect())
+        let load =
+            |(group, bytes, uses): &(u16, u64, f64)| (KeyGroup(*group), GroupLoad { bytes: *bytes, uses: *uses });
+        Board::new(&sizes.iter().map(load).collect())
     }
 
     fn units(board: &mut Board, bytes: u64) -> Vec<Vec<u16>> {
@@ -333,17 +304,6 @@ mod tests {
 
     fn rows() -> ArrivedContent {
         ArrivedContent::Rows(Vec::new())
-    }
-
-    /// The example of the source: the least sum of weight times completion, by brute force, is 107.
-    #[test]
-    fn groups_come_by_uses_per_byte() {
-        const UNIT: u64 = 1 << 30;
-        let (weights, sizes) = ([5.0, 1.0, 8.0, 2.0, 4.0], [2, 1, 4, 4, 1]);
-        let groups: Vec<_> = (0..5u16).zip(sizes).zip(weights).map(|((g, size), w)| (g, size * UNIT, w)).collect();
-        assert_eq!(units(&mut board(&groups), 0), [[4], [0], [2], [1], [3]]);
-        let alike: Vec<_> = (0..3u16).map(|group| (group, UNIT, 0.0)).collect();
-        assert_eq!(units(&mut board(&alike), 0), [[0], [1], [2]], "without a record, by number");
     }
 
     /// The optimum loads groups by their exact uses per byte, and part of a group where it helps.
@@ -378,7 +338,7 @@ mod tests {
 
     #[test]
     fn small_groups_are_loaded_together() {
-        let groups: Vec<_> = (0..6u16).map(|group| (group, 10, 1.0)).collect();
+        let groups: Vec<_> = (0..6u16).map(|group| (group, 10, f64::from(6 - group))).collect();
         assert_eq!(units(&mut board(&groups), 25), [[0, 1], [2, 3], [4, 5]]);
     }
 
@@ -416,10 +376,10 @@ mod tests {
         board.take_back(&unit);
         board.request(&unit);
         let (_, ticket) = board.next_unit(100, true).unwrap();
-        board.loaded(KeyGroup(0), stale, rows());
+        assert!(!board.loaded(KeyGroup(0), stale, rows()));
         board.fail(&unit, stale, &Error::corrupt("an old segment"));
         assert!(board.take(KeyGroup(0)).is_none());
-        board.loaded(KeyGroup(0), ticket, rows());
+        assert!(board.loaded(KeyGroup(0), ticket, rows()));
         assert!(board.take(KeyGroup(0)).unwrap().is_ok());
     }
 
@@ -427,7 +387,7 @@ mod tests {
     fn groups_that_are_taken_back_are_loaded_for_those_who_wait() {
         let mut board = board(&[(0, 10, 2.0), (1, 10, 1.0)]);
         let (unit, ticket) = board.next_unit(100, false).unwrap();
-        unit.iter().for_each(|group| board.loaded(group, ticket, rows()));
+        assert!(unit.iter().all(|group| board.loaded(group, ticket, rows())));
         board.want(&set(&[1]));
         unit.iter().for_each(|group| drop(board.take(group)));
         assert_eq!(board.take_back(&unit), set(&[1]));
@@ -469,20 +429,5 @@ mod tests {
         assert_eq!(board.take(KeyGroup(1)).unwrap().unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(board.are_ready(&set(&[0])).unwrap_err().kind(), ErrorKind::Fenced);
         assert_eq!(board.next_unit(0, false), None);
-    }
-
-    #[test]
-    fn progress_counts_each_group_of_the_checkpoint_once() {
-        let mut board = board(&[(0, 30, 3.0), (1, 10, 1.0)]);
-        for _ in 0..2 {
-            board.request(&set(&[0]));
-            let (_, ticket) = board.next_unit(0, true).unwrap();
-            board.loaded(KeyGroup(0), ticket, rows());
-            board.take(KeyGroup(0)).unwrap().unwrap();
-            let progress = board.progress;
-            assert_eq!((progress.loaded_groups, progress.loaded_bytes, progress.ready_share), (1, 30, 0.75));
-            board.take_back(&set(&[0]));
-        }
-        assert_eq!((board.progress.groups, board.progress.bytes), (2, 40));
     }
 }

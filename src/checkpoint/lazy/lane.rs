@@ -44,6 +44,7 @@ impl Lane {
         }
         while let Some((unit, ticket)) = self.next_unit() {
             let passing = self.shared.load_unit(&unit, ticket).await;
+            self.shared.tracker.report();
             if !self.urgent && passing {
                 self.shared.store.runtime().sleep(PAUSE).await;
             }
@@ -70,8 +71,7 @@ impl Drop for Lane {
             self.shared.background.fetch_sub(1, Ordering::Relaxed);
         }
         if !self.ended {
-            self.shared.board().end(Error::stopped("the load of key groups was dropped by its runtime, or panicked"));
-            self.shared.notify();
+            self.shared.end(Error::stopped("the load of key groups was dropped by its runtime, or panicked"));
         }
     }
 }
@@ -97,7 +97,13 @@ impl Shared {
     async fn fail(&self, unit: &KeyGroupSet, ticket: Ticket, error: Error) -> bool {
         let error = claim::why_unreadable(&self.store, self.attempt, error).await;
         tracing::debug!(groups = %unit, error = error.chain(), "key groups were not loaded");
-        self.board().fail(unit, ticket, &error);
+        let mut board = self.board();
+        let failed = board.fail(unit, ticket, &error);
+        if is_permanent(&error) {
+            self.tracker.damaged(&failed);
+        }
+        board.ended().into_iter().for_each(|why| self.tracker.fail(why));
+        drop(board);
         self.notify();
         !is_permanent(&error)
     }
@@ -139,7 +145,12 @@ impl Shared {
     }
 
     fn loaded(&self, group: KeyGroup, ticket: Ticket, content: ArrivedContent) {
-        self.board().loaded(group, ticket, content);
+        let mut board = self.board();
+        if board.loaded(group, ticket, content) {
+            // Counted before anybody learns that the group is there.
+            self.tracker.loaded(&std::iter::once(group).collect());
+        }
+        drop(board);
         self.notify();
     }
 

@@ -11,15 +11,16 @@
 
 mod board;
 mod lane;
-mod progress;
 mod ready;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::load::Parts;
+use super::load_order::loads_of;
 use super::pipeline::{SharedChain, lock};
 use super::restore::SegmentReader;
+use super::restore_tracker::RestoreTracker;
 use super::uses::GroupUses;
 use crate::backend::{Arrived, GroupLoader, GroupSource, LazyBackend, StateBackend};
 use crate::error::{Error, Result};
@@ -32,7 +33,6 @@ use crate::time::Timestamp;
 use board::Board;
 use lane::Lane;
 
-pub use progress::RestoreProgress;
 pub use ready::{Ready, ReadyGuard};
 
 /// Stored bytes that a lane loads at a time. Small, so that the order of the groups is kept and nobody waits long.
@@ -60,6 +60,7 @@ pub(crate) struct LazyParts {
     pub(crate) budget: MemoryBudget,
     /// Stored bytes of a part of a group that is loaded at a time.
     pub(crate) part_bytes: u64,
+    pub(crate) tracker: Arc<RestoreTracker>,
 }
 
 /// A subtask's lazy restore.
@@ -78,6 +79,7 @@ struct Shared {
     loader: Mutex<Option<Arc<dyn GroupLoader>>>,
     part_bytes: u64,
     budget: MemoryBudget,
+    tracker: Arc<RestoreTracker>,
     uses: Mutex<GroupUses>,
     /// Groups that are not as in `reader`: they were resident, and are absent again.
     evicted: Mutex<KeyGroupSet>,
@@ -90,8 +92,11 @@ struct Shared {
 impl LazyRestore {
     /// Starts loading in the background.
     pub(crate) fn start(parts: LazyParts) -> Self {
-        let LazyParts { store, attempt, chain, reader, loader, groups, uses, budget, part_bytes } = parts;
-        let board = Board::new(&groups, &reader.sizes(), &uses);
+        let LazyParts { store, attempt, chain, reader, loader, groups, uses, budget, part_bytes, tracker } = parts;
+        let loads = loads_of(&groups, &reader.sizes(), &uses);
+        let board = Board::new(&loads);
+        // The first report comes before any of the lanes'.
+        tracker.begin(loads);
         // Without a loader rows would only pile up.
         let lanes = if loader.is_some() && !groups.is_empty() { lanes() } else { 0 };
         let shared = Arc::new(Shared {
@@ -102,6 +107,7 @@ impl LazyRestore {
             loader: Mutex::new(loader),
             part_bytes,
             budget,
+            tracker,
             uses: Mutex::new(uses),
             evicted: Mutex::new(KeyGroupSet::empty()),
             board: Mutex::new(board),
@@ -120,10 +126,6 @@ impl LazyRestore {
     /// Returns whether the background is loading groups.
     pub(crate) fn is_loading(&self) -> bool {
         self.shared.background.load(Ordering::Relaxed) > 0
-    }
-
-    pub(crate) fn progress(&self) -> RestoreProgress {
-        self.shared.board().progress
     }
 
     /// Returns the groups that are damaged, each with its error.
@@ -154,11 +156,8 @@ fn lanes() -> usize {
 
 impl Drop for LazyRestore {
     fn drop(&mut self) {
-        let mut board = self.shared.board();
-        board.end(Error::stopped("the task was dropped"));
-        board.drop_loaded();
-        drop(board);
-        self.shared.notify();
+        self.shared.board().drop_loaded();
+        self.shared.end(Error::stopped("the task was dropped"));
     }
 }
 
@@ -171,6 +170,14 @@ impl Shared {
     fn is_memory_short(&self) -> bool {
         let limit = self.budget.limit_bytes();
         self.budget.held_bytes() > limit - limit / 4
+    }
+
+    /// Ends all loading.
+    fn end(&self, error: Error) {
+        self.tracker.fail(error.kind());
+        self.board().end(error);
+        self.notify();
+        self.tracker.report();
     }
 
     /// Wakes everybody who waits for a group.
@@ -298,6 +305,8 @@ impl GroupSource for LazyRestore {
 
     fn forget(&self, groups: &KeyGroupSet) {
         self.shared.board().forget(groups);
+        self.shared.tracker.forget(groups);
+        self.shared.tracker.report();
     }
 
     fn earliest_timer(&self, table: TableId, group: KeyGroup) -> Option<Timestamp> {

@@ -124,6 +124,7 @@ impl Bench {
             strategy: assign.strategy,
             budget: self.budget.clone(),
             restore: self.restore,
+            observer: None,
         }
     }
 

@@ -12,8 +12,11 @@ use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
 use crate::checkpoint::lazy::{LazyParts, LazyRestore};
 use crate::checkpoint::load::Parts;
+use crate::checkpoint::load_order::loads_of;
 use crate::checkpoint::pipeline::{SharedChain, lock};
 use crate::checkpoint::restore::SegmentReader;
+use crate::checkpoint::restore_progress::RestoreProgress;
+use crate::checkpoint::restore_tracker::{RestoreObserver, RestoreTracker};
 use crate::checkpoint::uses::GroupUses;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Epoch, OperatorId, Subtask};
@@ -48,6 +51,7 @@ pub struct Seat {
     pub(super) strategy: Strategy,
     pub(super) budget: MemoryBudget,
     pub(super) restore: RestoreSettings,
+    pub(super) observer: Option<RestoreObserver>,
 }
 
 impl Seat {
@@ -95,6 +99,26 @@ impl Seat {
         &mut self.tables
     }
 
+    /// Calls `observer` as the progress of [`restore`](Self::restore) changes. Replaces an earlier observer.
+    ///
+    /// The calls of a restore come one at a time, in order:
+    /// 1. once its size is known, with nothing loaded;
+    /// 2. after each part of about 2 MiB of stored rows (eager: half of [`JobSettings::restore_bytes`]), and after each group
+    ///    that somebody waits for; changes during a call are reported together after it;
+    /// 3. once at its end, however it ends: [`RestoreProgress::has_ended`] is true then, and only then. If there is nothing
+    ///    to restore, this is the only call.
+    ///
+    /// An eager restore calls on the thread that restores. A lazy one calls on threads of the runtime, except for its first
+    /// call, and for a last one that is due because the task, or its last absent groups, were dropped. A call should return
+    /// soon: the thread loads no groups meanwhile. An observer that panics is not called again.
+    ///
+    /// A job has many seats: keep the last progress of each, and add them up with `sum()`.
+    ///
+    /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
+    pub fn on_restore_progress(&mut self, observer: impl Fn(RestoreProgress) + Send + Sync + 'static) {
+        self.observer = Some(RestoreObserver::new(observer));
+    }
+
     /// Restores the subtask's state into the empty backend that `make` returns.
     ///
     /// *Lazily*: returns once the indexes of the segments are read, with all key groups absent. A group is loaded when it is
@@ -125,10 +149,13 @@ impl Seat {
         self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>, RestoreError> {
-        match self.load(make).await {
-            Ok(loaded) => Ok(self.into_task(loaded)),
+        let tracker = Arc::new(RestoreTracker::start(Arc::clone(&self.runtime), self.observer.clone()));
+        match self.load(make, &tracker).await {
+            Ok(loaded) => Ok(self.into_task(loaded, tracker)),
             Err(error) => {
                 let error = claim::why_unreadable(&self.store, self.presence.attempt.shared.attempt(), error).await;
+                tracker.fail(error.kind());
+                tracker.report();
                 Err(RestoreError(Box::new((self, error))))
             }
         }
@@ -138,6 +165,7 @@ impl Seat {
     async fn load<B: StateBackend>(
         &self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
+        tracker: &Arc<RestoreTracker>,
     ) -> Result<Loaded<B>> {
         let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
         lock(&self.chain).measure(&reader.live_bytes());
@@ -154,7 +182,7 @@ impl Seat {
         let is_lazy = !under_stored_rules && self.is_lazy(&mut state);
         let waits = is_lazy && !self.share.segments.is_empty();
         if !waits {
-            self.load_all(&mut state, Arc::clone(&reader)).await?;
+            self.load_all(&mut state, Arc::clone(&reader), tracker).await?;
         }
         if under_stored_rules {
             lock(&self.chain).rebase();
@@ -162,18 +190,22 @@ impl Seat {
             self.begin(&mut state);
         }
         let absent = if waits { self.share.groups.clone() } else { KeyGroupSet::empty() };
-        let lazy = is_lazy.then(|| self.start_lazy(&mut state, reader, &absent)).transpose()?;
+        let lazy = is_lazy.then(|| self.start_lazy(&mut state, reader, &absent, tracker)).transpose()?;
         Ok(Loaded { state, operator_state, tables, lazy })
     }
 
     /// Loads all groups.
-    async fn load_all<B: StateBackend>(&self, state: &mut KeyedState<B>, reader: Arc<SegmentReader>) -> Result<()> {
+    async fn load_all<B: StateBackend>(
+        &self,
+        state: &mut KeyedState<B>,
+        reader: Arc<SegmentReader>,
+        tracker: &RestoreTracker,
+    ) -> Result<()> {
+        let has_rows = !self.share.segments.is_empty();
+        let groups = if has_rows { self.share.groups.clone() } else { KeyGroupSet::empty() };
+        tracker.begin(loads_of(&groups, &reader.sizes(), &self.uses()));
         let (runtime, bytes) = (Arc::clone(&self.runtime), self.restore.bytes / 2);
-        let mut parts = Parts::read(runtime, reader, &self.share.groups, bytes);
-        while let Some(part) = parts.next().await? {
-            part.load_into(state.backend_mut())?;
-        }
-        Ok(())
+        Parts::read(runtime, reader, &self.share.groups, bytes).load_into(state.backend_mut(), tracker).await
     }
 
     /// Returns whether groups may be absent.
@@ -191,6 +223,7 @@ impl Seat {
         state: &mut KeyedState<B>,
         reader: Arc<SegmentReader>,
         absent: &KeyGroupSet,
+        tracker: &Arc<RestoreTracker>,
     ) -> Result<Arc<LazyRestore>> {
         let tables: Vec<_> = self.tables.schemas().iter().map(|table| table.id).collect();
         let lazy = Arc::new(LazyRestore::start(LazyParts {
@@ -203,6 +236,7 @@ impl Seat {
             uses: self.uses(),
             budget: self.budget.clone(),
             part_bytes: self.restore.bytes / 2,
+            tracker: Arc::clone(tracker),
         }));
         state.backend_mut().set_source(Arc::<LazyRestore>::clone(&lazy));
         state.backend_mut().add_absent(absent, self.tables.group_times())?;
@@ -233,7 +267,11 @@ impl Seat {
         state.advance(self.share.watermark, self.runtime.now());
     }
 
-    fn into_task<B>(self, Loaded { state, operator_state, tables, lazy }: Loaded<B>) -> Task<B> {
+    fn into_task<B>(
+        self,
+        Loaded { state, operator_state, tables, lazy }: Loaded<B>,
+        tracker: Arc<RestoreTracker>,
+    ) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
         let uses = self.uses();
@@ -251,6 +289,7 @@ impl Seat {
             strategy: self.strategy,
             tables,
             uses,
+            tracker,
             lazy,
         }
     }

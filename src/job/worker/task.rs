@@ -9,8 +9,10 @@ use super::shared::{Mail, Presence};
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
-use crate::checkpoint::lazy::{LazyRestore, Ready, RestoreProgress};
+use crate::checkpoint::lazy::{LazyRestore, Ready};
 use crate::checkpoint::pipeline::{SharedChain, lock};
+use crate::checkpoint::restore_progress::RestoreProgress;
+use crate::checkpoint::restore_tracker::RestoreTracker;
 use crate::checkpoint::uses::GroupUses;
 use crate::error::{Error, Result};
 use crate::id::{Barrier, Epoch, Part, Subtask};
@@ -50,6 +52,7 @@ pub struct Task<B> {
     pub(super) strategy: Strategy,
     pub(super) tables: AgreedTables,
     pub(super) uses: GroupUses,
+    pub(super) tracker: Arc<RestoreTracker>,
     /// `None` if no key group may be absent.
     pub(super) lazy: Option<Arc<LazyRestore>>,
 }
@@ -117,10 +120,11 @@ impl<B: StateBackend> Task<B> {
         }
     }
 
-    /// Returns how far a lazy restore has come; of no groups after an eager one.
+    /// Returns how far its restore has come. [`Seat::on_restore_progress`](crate::Seat::on_restore_progress) has changes
+    /// reported instead.
     #[must_use]
     pub fn restore_progress(&self) -> RestoreProgress {
-        self.lazy.as_ref().map_or_else(RestoreProgress::default, |lazy| lazy.progress())
+        self.tracker.progress()
     }
 
     /// Returns the key groups whose rows are damaged in the restored checkpoint, as far as is known, each with its error.
