@@ -16,6 +16,10 @@
 //! | `alluvium_group_reads`, `alluvium_group_writes` | histogram | recent uses of such a group: a count that decays by an eighth at each seal |
 //! | `alluvium_group_live_bytes` | histogram | bytes of live rows of such a group |
 //! | `alluvium_rocksdb_*` | gauge, label `database` | RocksDB's numbers of a subtask's database after each checkpoint: bytes of block cache, memtables and files, compaction debt, hits and misses, stalls (`docs/rocksdb.md`) |
+//! | `alluvium_restore_groups`, `alluvium_restore_loaded_groups` | gauge, labels `operator`, `subtask` | key groups that a subtask's restore loads, and those loaded so far |
+//! | `alluvium_restore_bytes`, `alluvium_restore_loaded_bytes` | gauge, the same labels | their stored bytes |
+//! | `alluvium_restore_ready_ratio` | gauge, the same labels | share of the recorded traffic that no longer waits for a group, 0 to 1 |
+//! | `alluvium_restore_seconds` | gauge, the same labels | s since the restore began, until it ended |
 //! | `alluvium_checkpoint_interval_seconds` | gauge | s, the chosen interval, if adaptive |
 //! | `alluvium_checkpoint_interval_bound` | gauge, label `bound` | 1 for the bound that decided the interval, else 0 |
 //! | `alluvium_checkpoint_goal_infeasible` | gauge | 1 while the goals cannot be met |
@@ -33,7 +37,7 @@ use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
-use crate::id::Seq;
+use crate::id::{OperatorId, Seq, Subtask};
 
 /// Records a committed checkpoint.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
@@ -107,6 +111,31 @@ pub(crate) fn group_heat(dirty_rows: u64, reads: u64, writes: u64, live_bytes: u
     histogram!("alluvium_group_reads").record(reads as f64);
     histogram!("alluvium_group_writes").record(writes as f64);
     histogram!("alluvium_group_live_bytes").record(live_bytes as f64);
+}
+
+/// How far a subtask's restore has come.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RestoreFigures {
+    pub(crate) groups: usize,
+    pub(crate) loaded_groups: usize,
+    pub(crate) bytes: u64,
+    pub(crate) loaded_bytes: u64,
+    pub(crate) ready_share: f64,
+    pub(crate) elapsed: Duration,
+}
+
+/// Records how far a subtask's restore has come.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
+pub(crate) fn restore(operator: OperatorId, subtask: Subtask, figures: RestoreFigures) {
+    let set = |name: &'static str, value: f64| {
+        gauge!(name, "operator" => operator.to_string(), "subtask" => subtask.to_string()).set(value);
+    };
+    set("alluvium_restore_groups", figures.groups as f64);
+    set("alluvium_restore_loaded_groups", figures.loaded_groups as f64);
+    set("alluvium_restore_bytes", figures.bytes as f64);
+    set("alluvium_restore_loaded_bytes", figures.loaded_bytes as f64);
+    set("alluvium_restore_ready_ratio", figures.ready_share);
+    set("alluvium_restore_seconds", figures.elapsed.as_secs_f64());
 }
 
 /// Records a statistic of a database.

@@ -1,4 +1,4 @@
-//! Follows a restore and reports its progress.
+//! Follows a restore and reports its progress, as metrics and to an observer.
 //!
 //! Invariants: a group counts once, however often it is evicted and loaded again; reports come one at a time, in order, and
 //! end with one that says so; nobody who loads or waits for a group waits for an observer.
@@ -9,8 +9,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::load_order::GroupLoads;
 use super::restore_progress::RestoreProgress;
+use crate::control::coordinator::Participant;
 use crate::error::ErrorKind;
 use crate::key_group::KeyGroupSet;
+use crate::metrics::{self, RestoreFigures};
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
 
@@ -33,6 +35,7 @@ impl fmt::Debug for RestoreObserver {
 /// Follows one restore: counts each of its groups once, and reports.
 #[derive(Debug)]
 pub(crate) struct RestoreTracker {
+    participant: Participant,
     runtime: SharedRuntime,
     started: Timestamp,
     observer: Option<RestoreObserver>,
@@ -59,13 +62,17 @@ struct Reports {
     is_due: bool,
     /// Whether the last report was made.
     have_ended: bool,
+    /// Whether the observer has panicked; it is not called again.
+    has_panicked: bool,
 }
 
 impl RestoreTracker {
     /// Returns the tracker of a restore that starts now.
-    pub(crate) fn start(runtime: SharedRuntime, observer: Option<RestoreObserver>) -> Self {
+    ///
+    /// * `participant`: whose restore it is.
+    pub(crate) fn start(participant: Participant, runtime: SharedRuntime, observer: Option<RestoreObserver>) -> Self {
         let (started, counts, reports) = (runtime.monotonic(), Mutex::default(), Mutex::default());
-        Self { runtime, started, observer, counts, reports }
+        Self { participant, runtime, started, observer, counts, reports }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {
@@ -138,9 +145,8 @@ impl RestoreTracker {
         self.counts().progress
     }
 
-    /// Tells the observer of the progress. If another thread is telling it, that one does so once more.
+    /// Reports the progress. If another thread is reporting, that one does so once more.
     pub(crate) fn report(&self) {
-        let Some(observer) = &self.observer else { return };
         {
             let mut reports = self.reports();
             if reports.have_ended || reports.is_calling {
@@ -151,16 +157,32 @@ impl RestoreTracker {
         }
         loop {
             let (progress, has_ended) = self.snapshot();
-            let observe = AssertUnwindSafe(|| (observer.0)(progress));
+            self.set_metrics(progress);
+            let observer = self.observer.as_ref().filter(|_| !self.reports().has_panicked);
+            let observe = AssertUnwindSafe(|| observer.iter().for_each(|observer| (observer.0)(progress)));
             let is_sound = catch_unwind(observe).is_ok();
             let mut reports = self.reports();
-            // One that panics is not called again: the restore goes on without it.
-            reports.have_ended = has_ended || !is_sound;
+            // The restore goes on without it.
+            reports.has_panicked |= !is_sound;
+            reports.have_ended = has_ended;
             if reports.have_ended || !std::mem::take(&mut reports.is_due) {
                 reports.is_calling = false;
                 return;
             }
         }
+    }
+
+    fn set_metrics(&self, progress: RestoreProgress) {
+        let (operator, subtask) = self.participant;
+        let figures = RestoreFigures {
+            groups: progress.groups,
+            loaded_groups: progress.loaded_groups,
+            bytes: progress.bytes,
+            loaded_bytes: progress.loaded_bytes,
+            ready_share: progress.ready_share(),
+            elapsed: progress.elapsed,
+        };
+        metrics::restore(operator, subtask, figures);
     }
 
     fn snapshot(&self) -> (RestoreProgress, bool) {
@@ -178,14 +200,17 @@ impl Counts {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
     use std::time::Duration;
 
+    use ::metrics::{Counter, Gauge, Histogram, Key, KeyName, Metadata, SharedString, Unit};
     use futures_util::future::BoxFuture;
 
     use super::*;
     use crate::checkpoint::load_order::GroupLoad;
+    use crate::id::{OperatorId, Subtask};
     use crate::key_group::KeyGroup;
     use crate::runtime::Runtime;
 
@@ -225,7 +250,8 @@ mod tests {
     fn tracker(observe: impl Fn(RestoreProgress) + Send + Sync + 'static) -> (Arc<Clock>, Arc<RestoreTracker>) {
         let clock = Arc::new(Clock(AtomicI64::new(1000)));
         let observer = Some(RestoreObserver::new(observe));
-        (Arc::clone(&clock), Arc::new(RestoreTracker::start(clock, observer)))
+        let tracker = RestoreTracker::start((OperatorId(7), Subtask(2)), Arc::<Clock>::clone(&clock), observer);
+        (clock, Arc::new(tracker))
     }
 
     fn recording() -> (Arc<Clock>, Arc<RestoreTracker>, Seen) {
@@ -297,6 +323,55 @@ mod tests {
         tracker.begin(GroupLoads::new());
         tracker.begin(GroupLoads::new());
         assert_eq!(*all.lock().unwrap(), [(0, 0, true)]);
+    }
+
+    /// Gauges by name and labels.
+    #[derive(Debug, Default)]
+    struct Gauges(Mutex<BTreeMap<String, Arc<AtomicU64>>>);
+
+    impl ::metrics::Recorder for Gauges {
+        fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+        fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+        fn register_counter(&self, _: &Key, _: &Metadata<'_>) -> Counter {
+            Counter::noop()
+        }
+
+        fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+            let labels = key.labels().map(|label| format!(" {}={}", label.key(), label.value()));
+            let name = key.name().to_owned() + &labels.collect::<String>();
+            Gauge::from_arc(Arc::clone(self.0.lock().unwrap().entry(name).or_default()))
+        }
+
+        fn register_histogram(&self, _: &Key, _: &Metadata<'_>) -> Histogram {
+            Histogram::noop()
+        }
+    }
+
+    #[test]
+    fn metrics_follow_a_restore_without_an_observer() {
+        let gauges = Gauges::default();
+        let clock = Arc::new(Clock(AtomicI64::new(1000)));
+        ::metrics::with_local_recorder(&gauges, || {
+            let tracker = RestoreTracker::start((OperatorId(7), Subtask(2)), Arc::<Clock>::clone(&clock), None);
+            tracker.begin(loads(5));
+            clock.0.store(3500, Ordering::Relaxed);
+            tracker.loaded(&set(&[0, 2, 4]));
+            tracker.report();
+        });
+        let expected = [
+            ("bytes", 50.0),
+            ("groups", 5.0),
+            ("loaded_bytes", 30.0),
+            ("loaded_groups", 3.0),
+            ("ready_ratio", 0.6),
+            ("seconds", 2.5),
+        ];
+        let all = gauges.0.lock().unwrap();
+        let found = all.iter().map(|(name, value)| (name.clone(), f64::from_bits(value.load(Ordering::Relaxed))));
+        let named = |(name, value)| (format!("alluvium_restore_{name} operator=7 subtask=2"), value);
+        assert_eq!(found.collect::<Vec<_>>(), expected.map(named));
     }
 
     /// A report from within the observer, as from another thread meanwhile, waits for nobody and is not lost.

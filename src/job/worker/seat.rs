@@ -149,7 +149,8 @@ impl Seat {
         self,
         make: impl FnOnce(KeyGroupSet, Partitioner, MemoryBudget) -> B,
     ) -> Result<Task<B>, RestoreError> {
-        let tracker = Arc::new(RestoreTracker::start(Arc::clone(&self.runtime), self.observer.clone()));
+        let (runtime, observer) = (Arc::clone(&self.runtime), self.observer.clone());
+        let tracker = Arc::new(RestoreTracker::start(self.presence.participant, runtime, observer));
         match self.load(make, &tracker).await {
             Ok(loaded) => Ok(self.into_task(loaded, tracker)),
             Err(error) => {
