@@ -38,6 +38,30 @@ fn the_sample_gives_the_same_bytes_at_any_parallelism() {
     matches(&shuffled, &SHUFFLED, &expected(csv.as_bytes(), &SHUFFLED), "20ms");
 }
 
+#[test]
+fn a_restart_says_how_its_restore_went() {
+    let bench = Bench::new();
+    let (store, input) = (bench.store("state"), bench.write("sample.csv", sample::sample()));
+    let job = |more: &str| {
+        let mut args =
+            words(&format!("run --store {store} --job j --parallelism 2 --json --input {}", input.display()));
+        args.extend(KEYED.flags());
+        args.extend(words(more));
+        run(&args)
+    };
+    let first = job("--limit 500");
+    assert!(json(&first)["restore"].is_null() && !stderr(&first).contains("restored"), "{}", stderr(&first));
+    for mode in ["lazy", "eager"] {
+        let again = job(&format!("--restore {mode}"));
+        let (report, shown) = (json(&again), stderr(&again));
+        let restore = &report["restore"];
+        assert_eq!((&restore["groups"], &restore["loaded_groups"]), (&128.into(), &128.into()), "{report}");
+        assert!(restore["failed"].is_null() && restore["ready_90_ms"].as_f64() <= restore["ms"].as_f64(), "{report}");
+        let lines: Vec<_> = shown.lines().filter(|line| line.starts_with("restor")).collect();
+        assert!(matches!(lines[..], [line] if line.starts_with("restored 128 key groups")), "{shown}");
+    }
+}
+
 /// `test.sh` reports when the real input is absent.
 #[test]
 fn the_real_input_gives_the_same_bytes_at_any_parallelism() {

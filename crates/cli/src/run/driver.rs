@@ -29,6 +29,7 @@ use super::progress;
 use super::reader::{self, End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
+use super::restore::RestoreMeter;
 use super::sink::FileSink;
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
@@ -254,7 +255,8 @@ impl Drop for NotifyOnDrop<'_> {
 impl Run<'_> {
     /// Runs reader, subtasks and sink to the end.
     fn process(mut self, source: Source) -> Result<(Job, Report, Vec<OutputRow>, End)> {
-        let seats = self.job.take_seats();
+        let mut seats = self.job.take_seats();
+        let restores = RestoreMeter::watch(&mut seats);
         let restored = self.job.restored().map(|stored| (stored.id.seq, source.records()));
         self.handle.spawn(handle_signals());
         let this = &self;
@@ -262,8 +264,8 @@ impl Run<'_> {
             // Dropped when this closure ends, also by an error.
             let (_running, ended) = mpsc::channel();
             let before = source.records();
-            scope.spawn(move || progress::watch(&this.job, &this.records, before, &ended));
-            let mut seats = seats;
+            let meter = &restores;
+            scope.spawn(move || progress::watch(&this.job, meter, &this.records, before, &ended));
             let sink_seat = take(&mut seats, SINK);
             let (to_sink, sink_queue) = mpsc::channel();
             let sink = sink_seat.map(|seat| {
@@ -293,6 +295,7 @@ impl Run<'_> {
         let output = Output::new(self.program);
         output.sort(&mut rows);
         report.restored = restored;
+        report.restore = restores.summary();
         report.first_record = self.first_record.get().filter(|_| restored.is_some());
         report.keys = output.count_keys(&rows);
         Ok((self.job, report, rows, end))
@@ -395,7 +398,17 @@ impl Run<'_> {
         }
         let stopped = end == End::Stopped;
         Ok((
-            Report { source, restored: None, first_record: None, keys: 0, stopped, pauses, elapsed_s: 0.0, decisions },
+            Report {
+                source,
+                restored: None,
+                restore: None,
+                first_record: None,
+                keys: 0,
+                stopped,
+                pauses,
+                elapsed_s: 0.0,
+                decisions,
+            },
             rows,
             end,
         ))

@@ -25,6 +25,7 @@ mod rate;
 mod reader;
 mod record;
 mod report;
+mod restore;
 mod sink;
 mod sink_task;
 mod source;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::{Job, Progress, Result, Seq};
 
+use super::restore::{RestoreDisplay, RestoreMeter};
 use crate::print;
 use alluvium_bench::clock;
 
@@ -19,13 +20,21 @@ const LINE: Duration = Duration::from_secs(10);
 ///
 /// * `records`: records read, counted from the start of the input.
 /// * `before`: records read before this run.
-pub(super) fn watch(job: &Job, records: &AtomicU64, before: u64, ended: &Receiver<()>) -> Result<()> {
+pub(super) fn watch(
+    job: &Job,
+    restores: &RestoreMeter,
+    records: &AtomicU64,
+    before: u64,
+    ended: &Receiver<()>,
+) -> Result<()> {
     let read = || records.load(Ordering::Relaxed);
     let bar = print::bar("{spinner} {wide_msg}");
     let mut display = Display::new(clock::now(), before);
+    let mut restore = RestoreDisplay::new(restores, clock::now());
     while ended.recv_timeout(POLL) == Err(RecvTimeoutError::Timeout) {
         let now = clock::now();
         display.update(now, &job.progress());
+        restore.due(now, false).map_or(Ok(()), |line| print::note(&line))?;
         if !bar.is_hidden() {
             bar.set_message(display.line(now, read()));
             bar.tick();
@@ -37,7 +46,7 @@ pub(super) fn watch(job: &Job, records: &AtomicU64, before: u64, ended: &Receive
         }
     }
     bar.finish_and_clear();
-    Ok(())
+    restore.due(clock::now(), true).map_or(Ok(()), |line| print::note(&line))
 }
 
 /// The displayed state of a run.

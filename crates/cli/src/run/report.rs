@@ -7,6 +7,7 @@ use alluvium::{Job, Result, Seq};
 use hdrhistogram::Histogram;
 use serde_json::json;
 
+use super::restore::RestoreSummary;
 use super::source::SourceState;
 use crate::print;
 use alluvium_bench::decision::decisions_json;
@@ -16,6 +17,8 @@ use alluvium_bench::decision::decisions_json;
 pub(crate) struct Report {
     pub(crate) source: SourceState,
     pub(crate) restored: Option<(Seq, u64)>,
+    /// How the restore of the state went; `None` without state.
+    pub(crate) restore: Option<RestoreSummary>,
     /// The time from the start of the process to the first record processed after a restore.
     pub(crate) first_record: Option<Duration>,
     pub(crate) keys: u64,
@@ -50,6 +53,7 @@ impl Report {
                 "stopped": self.stopped,
                 "restored_from": restored_from,
                 "restored_offset": restored_offset,
+                "restore": self.restore.map(|restore| restore.json()),
                 "attempt": job.attempt().0,
                 "last_checkpoint": progress.committed.map(|(_, id)| id.seq.0),
                 "checkpoints": {
