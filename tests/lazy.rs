@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use alluvium::backend::StateBackend as _;
+use alluvium::offline::{self, Depth};
 use alluvium::prelude::*;
-use alluvium::{ErrorKind, JobSettings, LogBackend, RestoreMode, RestoreProgress, Result, Tables};
+use alluvium::{ErrorKind, JobSettings, LogBackend, ManifestLog, RestoreMode, RestoreProgress, Result, Tables};
 use alluvium_testkit::{Door, Gate};
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -303,6 +304,31 @@ async fn an_observer_is_told_why_a_restore_ended_early() -> Result<()> {
     let _task = failed.into_seat().restore(LogBackend::new).await?;
     let ends: Vec<_> = observed.all.lock().unwrap().iter().filter(|it| it.has_ended()).map(|it| it.failed).collect();
     assert_eq!(ends, [Some(ErrorKind::Unavailable), None]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inspect_lists_the_groups_as_a_lazy_restore_loads_them() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open(&gate.objects(), RestoreMode::Eager, model).await?;
+    let hot = world.group(7);
+    let key = (0..KEYS).find(|key| world.group(*key) != hot).unwrap();
+    let warm = world.group(key);
+    (0..4000).try_for_each(|version| world.put(7, version))?;
+    (0..1000).try_for_each(|version| world.put(key, version))?;
+    world.checkpoint().await?;
+    let store = alluvium_testkit::store(&gate.objects());
+    let checkpoint = offline::open(&store, &mut ManifestLog::load(&store).await?, None).await?;
+    let order = async |depth| {
+        let inspection = offline::inspect(&store, &checkpoint.manifest, None, depth).await;
+        inspection.map(|inspection| inspection.operators[0].load_order.clone())
+    };
+    let steps = order(Depth::Rows).await?;
+    assert_eq!(steps.iter().map(|step| step.group).collect::<KeyGroupSet>(), KeyGroupSet::all(GROUPS));
+    assert_eq!([steps[0].group, steps[1].group], [hot, warm], "{steps:?}");
+    assert!(steps[0].warmth > steps[1].warmth && steps[1].warmth > steps[2].warmth, "{steps:?}");
+    assert!(steps.iter().map(|step| step.bytes).sum::<u64>() > u64::from(KEYS) * 512);
+    assert!(order(Depth::Manifest).await?.is_empty(), "it has no sizes");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 
 use super::fold;
 use super::list::{Summary, slices};
+use super::load_order::{LoadStep, load_order};
 use super::table::table_name;
 use crate::checkpoint::reading::under;
 use crate::checkpoint::restore;
@@ -55,6 +56,9 @@ pub struct OperatorInspection {
     pub segments: Vec<SegmentRef>,
     /// Segments per key group: the number that a restore of the group folds.
     pub chains: Vec<usize>,
+    /// The key groups in the order in which a lazy restore loads them; each subtask loads its own in this order. Empty at
+    /// [`Depth::Manifest`].
+    pub load_order: Vec<LoadStep>,
     /// Heat of the key groups that changed in this checkpoint's epoch, if the manifest has it.
     pub heat: Vec<GroupHeat>,
     /// Statistics of the backends' storage engine, summed over the subtasks; empty if there is none.
@@ -191,6 +195,7 @@ async fn inspect_operator(
         parallelism: operator.parallelism,
         tables: extents.into_iter().map(|(id, extents)| blank(id, extents)).collect(),
         chains: KeyGroupSet::all(manifest.max_parallelism).iter().map(chain).collect(),
+        load_order: if depth == Depth::Rows { load_order(store, operator).await? } else { Vec::new() },
         heat: manifest.heat(operator.id)?,
         statistics: manifest.statistics(operator.id)?,
         segments,

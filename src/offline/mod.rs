@@ -22,6 +22,7 @@ mod foreign;
 mod get;
 mod inspect;
 mod list;
+mod load_order;
 mod opaques;
 mod rescale;
 mod restore;
@@ -47,6 +48,7 @@ pub use inspect::{
     Depth, Extent, Inspection, ObjectInspection, OperatorInspection, RestoreCost, TableInspection, inspect,
 };
 pub use list::{Listed, Summary, list};
+pub use load_order::LoadStep;
 pub use rescale::{ReadPlan, SubtaskReads, read_plan};
 pub use restore::{RestoreOptions, restore, restore_of};
 pub use sweep::{policy, preview, sweep};

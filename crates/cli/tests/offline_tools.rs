@@ -34,6 +34,26 @@ fn the_tool_signs_verifies_and_never_prints_a_key() {
 }
 
 #[test]
+fn inspect_shows_what_a_lazy_restore_loads_first() {
+    let bench = Bench::new();
+    let rows: String = (0..2000).map(|row| format!("{}\n", if row % 2 == 0 { 7 } else { row })).collect();
+    let input = bench.write("in.csv", format!("k\n{rows}"));
+    let place = format!("--store {} --job j", bench.store("s"));
+    json(&run(words(&format!("run --input {} --key k --agg count --json {place}", input.display()))));
+    let report = json(&run(words(&format!("inspect --json {place}"))));
+    let operators = report["operators"].as_array().unwrap();
+    let order =
+        operators.iter().find(|it| it["name"] == "aggregate").unwrap()["load_order"].as_array().unwrap().clone();
+    let uses: Vec<_> = order.iter().map(|step| step["uses"].as_f64().unwrap()).collect();
+    assert!(uses.len() == 128 && uses[0] > 900.0 && uses[1] < 900.0, "{uses:?}");
+    assert_eq!(order.last().unwrap()["uses_share"], 1.0);
+    let shown = run(words(&format!("inspect {place}")));
+    let text = String::from_utf8(shown.stdout).unwrap();
+    let first = "  a lazy restore loads first\n    key group  uses of late";
+    assert!(text.contains(first) && text.contains("of the recorded uses\n"), "{text}");
+}
+
+#[test]
 fn the_tool_drops_savepoints() {
     let bench = Bench::new();
     bench.write("in.csv", "k\na\nb\n");

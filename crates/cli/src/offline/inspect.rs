@@ -14,6 +14,7 @@ use alluvium::{KeyGroupSet, ManifestLog, Opaque, OpaqueContent, OpaqueRole, Oper
 
 use super::super::{Finding, print};
 use super::list::summary;
+use super::load_order::{load_order_json, load_order_text};
 use super::place::CheckpointArgs;
 use super::text::{Table, size, time};
 use alluvium_bench::clock;
@@ -151,6 +152,7 @@ fn operator_json(operator: &OperatorInspection, inspection: &Inspection) -> Valu
         "tables": operator.tables.iter().map(table_json).collect::<Vec<_>>(),
         "segments": segments.collect::<Vec<_>>(),
         "chain": { "max": longest, "mean": mean },
+        "load_order": load_order_json(&operator.load_order),
         "heat": operator.heat.iter().map(heat_json).collect::<Vec<_>>(),
         "statistics": operator.statistics.iter().map(|s| (s.name.clone(), json!(s.value))).collect::<Map<_, _>>(),
     })
@@ -332,6 +334,7 @@ fn operator_text(operator: &OperatorInspection, inspection: &Inspection) -> Stri
     }
     text.push_str(&tables.print("  "));
     operator.tables.iter().filter(|table| !table.groups.is_empty()).for_each(|table| text.push_str(&histogram(table)));
+    text.push_str(&load_order_text(&operator.load_order));
     text.push_str(&heat_text(operator));
     text.push_str(&statistics_text(operator));
     text.push_str(&segments_text(operator, inspection));

@@ -8,6 +8,7 @@ mod get;
 mod inspect;
 mod key;
 mod list;
+mod load_order;
 mod place;
 mod rescale;
 mod rows;
