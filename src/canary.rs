@@ -84,6 +84,12 @@ pub enum Canary {
     DeclineCommitting,
     /// Sweeps what this attempt has uploaded and not yet committed.
     SweepUploads,
+    /// Seals an absent key group that is to get a new base as an empty one.
+    ForgetAbsent,
+    /// Does not repeat the clears of an absent key group when it is loaded.
+    SkipClears,
+    /// Loads an evicted key group from the segments of the restored checkpoint.
+    LoadStale,
 }
 
 #[cfg(feature = "canary")]

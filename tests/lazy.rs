@@ -1,12 +1,16 @@
 //! Lazy restores: a job runs while its key groups are absent, and loses nothing.
 
 use std::collections::BTreeMap;
+use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex};
 
 use alluvium::backend::StateBackend as _;
+use alluvium::internals::canary::{Canary, plant};
 use alluvium::offline::{self, Depth};
 use alluvium::prelude::*;
-use alluvium::{ErrorKind, JobSettings, LogBackend, ManifestLog, RestoreMode, RestoreProgress, Result, Tables};
+use alluvium::{
+    ErrorKind, JobSettings, LogBackend, ManifestLog, RestoreMode, RestoreProgress, Result, Strategy, Tables,
+};
 use alluvium_testkit::{Door, Gate};
 use bytes::Bytes;
 use object_store::ObjectStore;
@@ -44,8 +48,12 @@ fn settings(mode: RestoreMode) -> JobSettings {
 }
 
 async fn open_seat(objects: &Arc<dyn ObjectStore>, mode: RestoreMode) -> Result<(Job, Seat)> {
+    open_seat_with(objects, settings(mode)).await
+}
+
+async fn open_seat_with(objects: &Arc<dyn ObjectStore>, settings: JobSettings) -> Result<(Job, Seat)> {
     let operator = OperatorSpec::new(OPERATOR, "values", 1).keyed_by(Schema::new("u32le"));
-    let builder = JobBuilder::new(alluvium_testkit::store(objects)).settings(settings(mode)).operator(operator);
+    let builder = JobBuilder::new(alluvium_testkit::store(objects)).settings(settings).operator(operator);
     let mut job = builder.restore_from(RestoreFrom::Newest).open().await?;
     let seat = job.take_seats().remove(0);
     Ok((job, seat))
@@ -61,7 +69,11 @@ impl World {
 
     /// Opens the job of `model`, lets the reads of its segments' indexes pass, and holds all others.
     async fn open_absent(gate: &Arc<Gate>, mode: RestoreMode, model: Model) -> Result<Self> {
-        let (job, mut seat) = open_seat(&gate.objects(), mode).await?;
+        Self::open_absent_with(gate, settings(mode), model).await
+    }
+
+    async fn open_absent_with(gate: &Arc<Gate>, settings: JobSettings, model: Model) -> Result<Self> {
+        let (job, mut seat) = open_seat_with(&gate.objects(), settings).await?;
         let value = seat.tables().value("value", Raw)?;
         let segments = job.restored().unwrap().manifest.operators[0].subtasks[0].inline().unwrap().segments.len();
         gate.let_reads_pass(segments);
@@ -137,6 +149,18 @@ async fn a_checkpoint_of_absent_groups_uploads_nothing_and_restores_right() -> R
     world.checkpoint().await?;
     assert_eq!(puts_of_data(&gate), 0);
     assert_eq!(world.absent(), KeyGroupSet::all(GROUPS), "a barrier loads nothing");
+    let model = world.model.clone();
+    drop(world);
+    gate.let_reads_pass(usize::MAX);
+    World::open(&gate.objects(), RestoreMode::Eager, model).await?.check()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_checkpoint_lists_the_segments_of_absent_groups_again() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let full = settings(RestoreMode::Auto).with(|it| it.strategy = Strategy::Full);
+    let mut world = World::open_absent_with(&gate, full, model).await?;
+    world.checkpoint().await?;
     let model = world.model.clone();
     drop(world);
     gate.let_reads_pass(usize::MAX);
@@ -480,6 +504,22 @@ async fn groups_that_were_dropped_while_absent_are_not_loaded() -> Result<()> {
     Ok(())
 }
 
+/// On one thread, so that a bug can be planted in the lanes, too.
+#[tokio::test]
+async fn an_evicted_group_comes_back_with_what_was_written_since() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let mut world = World::open(&gate.objects(), RestoreMode::Lazy, model).await?;
+    drop(world.task.ready_groups(&KeyGroupSet::all(GROUPS)).await?);
+    world.put(3, 1)?;
+    world.checkpoint().await?;
+    world.task.settle()?;
+    let group: KeyGroupSet = std::iter::once(world.group(3)).collect();
+    world.task.state().backend_mut().evict(&group)?;
+    assert!(world.absent().intersection(&group) == group);
+    let _guard = world.task.ready_groups(&group).await?;
+    world.check()
+}
+
 /// A budget of half the state: the background leaves room for writes, and cold groups make room for others.
 #[tokio::test(flavor = "multi_thread")]
 async fn state_larger_than_the_memory_budget_is_loaded_evicted_and_loaded_again() -> Result<()> {
@@ -491,11 +531,8 @@ async fn state_larger_than_the_memory_budget_is_loaded_evicted_and_loaded_again(
     let (mut model, bytes) = (world.model.clone(), world.task.state().backend().stats().memory_bytes);
     drop(world);
 
-    let operator = OperatorSpec::new(OPERATOR, "values", 1).keyed_by(Schema::new("u32le"));
     let limited = settings(RestoreMode::Auto).with(|it| it.memory_bytes = bytes / 2);
-    let builder = JobBuilder::new(alluvium_testkit::store(&gate.objects())).settings(limited).operator(operator);
-    let mut job = builder.open().await?;
-    let mut seat = job.take_seats().remove(0);
+    let (job, mut seat) = open_seat_with(&gate.objects(), limited).await?;
     let value = seat.tables().value("value", Raw)?;
     let task = seat.restore(LogBackend::new).await?;
     let mut world = World { job, task, value, model: std::mem::take(&mut model) };
@@ -557,4 +594,24 @@ async fn due_timers_fire_in_order_whichever_groups_are_absent() -> Result<()> {
     assert!(fired.is_sorted() && fired.len() == 2001, "{}", fired.len());
     assert!(timers.is_empty() && timers.due_groups(Timestamp::MAX).is_empty());
     Ok(())
+}
+
+type Test = fn() -> Result<()>;
+
+/// Planted bugs of absent groups, each with a test that finds it. They are planted on the test's own thread, where the
+/// backend runs.
+const BREAKS: [(Canary, Test); 3] = [
+    (Canary::ForgetAbsent, a_full_checkpoint_lists_the_segments_of_absent_groups_again),
+    (Canary::SkipClears, a_clear_of_an_absent_group_is_logged_without_a_load),
+    (Canary::LoadStale, an_evicted_group_comes_back_with_what_was_written_since),
+];
+
+#[test]
+fn planted_bugs_of_absent_groups_are_found() {
+    for (canary, test) in BREAKS {
+        plant(Some(canary));
+        let outcome = catch_unwind(test);
+        plant(None);
+        assert!(!matches!(outcome, Ok(Ok(()))), "{canary:?} was not found");
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{GroupLoader, LazyBackend, Loaded};
+use super::{GroupLoader, LazyBackend, Loaded, clears};
 use crate::backend::checks::{check_owned, check_owned_group, check_scope, check_unowned};
 use crate::backend::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write};
+use crate::canary::{self, Canary};
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
@@ -173,6 +174,9 @@ impl<B: StateBackend> StateBackend for LazyBackend<B> {
         self.rules.advance(cut.event_time, cut.processing_time);
         if let (Some(absent), Some(clears)) = (&mut self.absent, clears) {
             absent.clears.seal(clears, &mut sealed, &self.rules);
+        }
+        if canary::on(Canary::ForgetAbsent) {
+            sealed.parts.extend(clears::empty_base(bases.difference(self.resident.groups()), &self.rules));
         }
         Ok(sealed)
     }

@@ -128,6 +128,11 @@ impl Board {
         groups.iter().filter(|group| self.is_loading(*group, ticket)).collect()
     }
 
+    /// Returns the absent groups, however far they have come.
+    pub(super) fn absent(&self) -> KeyGroupSet {
+        self.stages.keys().copied().collect()
+    }
+
     /// Returns how many groups are being loaded.
     pub(super) fn loads(&self) -> usize {
         let is_loading = |stage: &&Stage| matches!(stage, Stage::Loading(_));

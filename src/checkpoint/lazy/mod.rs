@@ -23,6 +23,7 @@ use super::restore::SegmentReader;
 use super::restore_tracker::RestoreTracker;
 use super::uses::GroupUses;
 use crate::backend::{Arrived, GroupLoader, GroupSource, LazyBackend, StateBackend};
+use crate::canary::{self, Canary};
 use crate::error::{Error, Result};
 use crate::id::{Attempt, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
@@ -81,6 +82,8 @@ struct Shared {
     budget: MemoryBudget,
     tracker: Arc<RestoreTracker>,
     uses: Mutex<GroupUses>,
+    /// After so many rewrites of the chain, a reader of the groups that are absent, but for the evicted ones.
+    rewritten: Mutex<Option<(u64, Arc<SegmentReader>)>>,
     /// Groups that are not as in `reader`: they were resident, and are absent again.
     evicted: Mutex<KeyGroupSet>,
     board: Mutex<Board>,
@@ -109,6 +112,7 @@ impl LazyRestore {
             budget,
             tracker,
             uses: Mutex::new(uses),
+            rewritten: Mutex::new(None),
             evicted: Mutex::new(KeyGroupSet::empty()),
             board: Mutex::new(board),
             changed: Condvar::new(),
@@ -200,13 +204,37 @@ impl Shared {
     /// Returns how to read `groups`.
     async fn parts(&self, groups: &KeyGroupSet) -> Result<Parts> {
         let evicted = self.evicted().intersection(groups);
-        let reader = if evicted.is_empty() && lock(&self.chain).rewrites() == 0 {
-            Arc::clone(&self.reader)
+        let reader = if evicted.is_empty() || canary::on(Canary::LoadStale) {
+            self.restored().await?
         } else {
             let segments = lock(&self.chain).stored_segments(groups);
             Arc::new(SegmentReader::open(&self.store, &segments).await?)
         };
         Ok(Parts::read(Arc::clone(self.store.runtime()), reader, groups, self.part_bytes))
+    }
+
+    /// Returns a reader of the groups that are as they were restored, wherever they were rewritten since.
+    async fn restored(&self) -> Result<Arc<SegmentReader>> {
+        let absent = self.board().absent();
+        let (rewrites, segments) = {
+            let chain = lock(&self.chain);
+            match chain.rewrites() {
+                0 => return Ok(Arc::clone(&self.reader)),
+                rewrites => (rewrites, chain.stored_segments(&absent)),
+            }
+        };
+        if let Some((as_of, reader)) = &*self.rewritten()
+            && *as_of == rewrites
+        {
+            return Ok(Arc::clone(reader));
+        }
+        let reader = Arc::new(SegmentReader::open(&self.store, &segments).await?);
+        *self.rewritten() = Some((rewrites, Arc::clone(&reader)));
+        Ok(reader)
+    }
+
+    fn rewritten(&self) -> MutexGuard<'_, Option<(u64, Arc<SegmentReader>)>> {
+        self.rewritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn loader(&self) -> MutexGuard<'_, Option<Arc<dyn GroupLoader>>> {
