@@ -97,6 +97,8 @@ pub(crate) struct Pipeline {
     /// Its share of what may be inline in the manifest: subtask manifests of a greater total weight become slices.
     pub(crate) inline_bytes: usize,
     pub(crate) catalog: Mutex<Catalog>,
+    /// What the next epoch uploads beside its own.
+    pub(crate) rewritten: Mutex<Option<Rewritten>>,
 }
 
 impl Pipeline {
@@ -113,6 +115,7 @@ impl Pipeline {
         policy: Option<ChainPolicy>,
     ) -> Result<Placed> {
         let participants: Vec<_> = arrivals.keys().copied().collect();
+        self.place_rewritten(epoch).await?;
         let opaques = stream::iter(large_opaques(&arrivals).into_iter().map(Ok));
         let items = self.encoded(epoch).map_ok(Item::Segment).chain(opaques).boxed();
         let packer = Packer::new(Arc::clone(&self), epoch, items, arrivals);

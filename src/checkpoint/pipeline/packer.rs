@@ -20,6 +20,7 @@ use crate::place::pack::PackBuilder;
 use crate::segment::{Encoded, SegmentRef};
 
 /// A pack being filled.
+#[derive(Debug)]
 pub(super) struct OpenPack {
     pub(super) id: ObjectId,
     pub(super) builder: PackBuilder,

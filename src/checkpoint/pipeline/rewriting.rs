@@ -1,31 +1,34 @@
-//! Rewriting the placed state of cold and absent groups: read, merged into one base, packed and uploaded. No task takes part.
+//! Rewriting the placed state of cold and absent groups: read and merged into one base beside any epoch, and uploaded with the
+//! next one. No task takes part.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 
 use super::{OpenPack, Pipeline};
 use crate::backend::TableEntry;
 use crate::checkpoint::restore::SegmentReader;
 use crate::checkpoint::segment_chain::Rewriting;
 use crate::control::coordinator::Participant;
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::id::{Epoch, ObjectId, SegmentId};
-use crate::manifest::{ObjectRef, TableSchema};
+use crate::manifest::TableSchema;
+use crate::memory::Charge;
 use crate::row::{Rules, SealedPart, SegmentKind, TableRules};
 use crate::runtime::run_blocking;
-use crate::segment::{Encoder, SegmentRef};
+use crate::segment::{Encoder, SegmentRef, sum};
 
-/// Stored bytes of groups that are rewritten between two commits: about a pack.
-const BYTES_MAX: u64 = 64 << 20;
+/// Stored bytes of groups that are rewritten between two commits. About as much is held in memory until the next epoch.
+const BYTES_MAX: u64 = 32 << 20;
 
 /// Stored bytes that are read and encoded at a time.
 const PART_BYTES: u64 = 8 << 20;
 
-/// State that was written again, to be recorded in its chains.
-#[derive(Debug, Default)]
+/// State that was written again, to be uploaded and recorded in its chains.
+#[derive(Debug)]
 pub(crate) struct Rewritten {
     chains: Vec<(Participant, Rewriting, Vec<SegmentRef>)>,
-    objects: Vec<ObjectRef>,
+    packs: Vec<OpenPack>,
+    charge: Charge,
 }
 
 /// The tables of each subtask.
@@ -52,20 +55,21 @@ impl Pipeline {
         begun
     }
 
-    /// Writes groups again. Nothing refers to the result before [`Pipeline::end_rewrites`]; if that is never called,
-    /// a later attempt sweeps it.
+    /// Reads the groups, and writes them again into packs, which the next epoch uploads. `None` if there are none.
     ///
     /// # Errors
     /// `Corrupt`, naming the object; `Unavailable`, `Denied` or `Limit` from the store or the encoder.
     ///
     /// # Cost
-    /// Memory for 8 MiB of stored blocks, or a key group if that is larger, and for a pack.
+    /// Memory for 8 MiB of stored blocks, or a key group if that is larger, and for the packs, charged to the budget.
     pub(crate) async fn rewrite(
         self: Arc<Self>,
         begun: Vec<(Participant, Rewriting)>,
         tables: TablesOf,
-    ) -> Result<Rewritten> {
-        let (mut rewritten, mut pack) = (Rewritten::default(), self.open_pack());
+    ) -> Result<Option<Rewritten>> {
+        let Some((_, first)) = begun.first() else { return Ok(None) };
+        let budget = first.budget.clone();
+        let (mut chains, mut packs) = (Vec::new(), vec![self.open_pack()]);
         for (participant, rewriting) in begun {
             let rules = tables
                 .get(&participant)
@@ -75,18 +79,17 @@ impl Pipeline {
             for groups in reader.parts(&rewriting.groups, PART_BYTES) {
                 let rows = reader.fetch(&groups).await?;
                 let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: rules.clone() };
-                self.encode_part(part, participant, &rewriting, &mut pack, &mut placed).await?;
-                if pack.builder.len() >= self.settings.pack_bytes {
-                    let full = std::mem::replace(&mut pack, self.open_pack());
-                    rewritten.objects.push(self.put(full.id, full.builder).await?);
+                if packs.last().is_none_or(|pack| pack.builder.len() >= self.settings.pack_bytes) {
+                    packs.push(self.open_pack());
                 }
+                let Some(pack) = packs.last_mut() else { broken("a pack was opened") };
+                self.encode_part(part, participant, &rewriting, pack, &mut placed).await?;
             }
-            rewritten.chains.push((participant, rewriting, placed));
+            chains.push((participant, rewriting, placed));
         }
-        if !pack.builder.is_empty() {
-            rewritten.objects.push(self.put(pack.id, pack.builder).await?);
-        }
-        Ok(rewritten)
+        packs.retain(|pack| !pack.builder.is_empty());
+        let charge = budget.charge(sum(packs.iter().map(|pack| pack.builder.len())));
+        Ok(Some(Rewritten { chains, packs, charge }))
     }
 
     /// Adds the rows of `part` to a pack, in segments of bounded size, and these to `placed`.
@@ -114,12 +117,34 @@ impl Pipeline {
         }
     }
 
-    /// Records what was rewritten: the next checkpoints refer to it.
-    pub(crate) fn end_rewrites(&self, newest: Epoch, rewritten: Rewritten) {
-        rewritten.objects.into_iter().for_each(|object| self.catalog().add(newest, object));
-        for (participant, rewriting, placed) in rewritten.chains {
-            self.chain(participant).end_rewrite(rewriting, placed);
+    /// Hands over what the next epoch uploads.
+    pub(crate) fn set_rewritten(&self, rewritten: Rewritten) {
+        *self.rewritten() = Some(rewritten);
+    }
+
+    /// Uploads what was rewritten, unless newer bases have made it useless, and records it in the chains: the manifest of
+    /// `epoch` lists it. Whatever fails stays where it was, to be rewritten again.
+    pub(super) async fn place_rewritten(&self, epoch: Epoch) -> Result<()> {
+        let rewritten = self.rewritten().take();
+        let Some(Rewritten { chains, packs, charge: _charge }) = rewritten else { return Ok(()) };
+        let is_useful = |(participant, rewriting, _): &(Participant, Rewriting, Vec<SegmentRef>)| {
+            !self.chain(*participant).rewritable(rewriting, epoch).is_empty()
+        };
+        if !chains.iter().any(is_useful) {
+            return Ok(());
         }
+        for pack in packs {
+            let object = self.put(pack.id, pack.builder).await?;
+            self.catalog().add(epoch, object);
+        }
+        for (participant, rewriting, placed) in chains {
+            self.chain(participant).end_rewrite(&rewriting, epoch, placed);
+        }
+        Ok(())
+    }
+
+    fn rewritten(&self) -> MutexGuard<'_, Option<Rewritten>> {
+        self.rewritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,6 +11,7 @@ use super::SegmentChain;
 use super::link::{Link, LinkId, Seals, Stage};
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::KeyGroupSet;
+use crate::memory::MemoryBudget;
 use crate::row::{Rules, SegmentKind};
 use crate::segment::{SegmentRef, sum};
 
@@ -40,6 +41,8 @@ pub struct Rewriting {
     pub segments: Vec<SegmentRef>,
     /// What the base will cover.
     pub seals: Seals,
+    /// What its bytes are charged to until they are uploaded.
+    pub budget: MemoryBudget,
 }
 
 impl SegmentChain {
@@ -112,21 +115,27 @@ impl SegmentChain {
             links: links.iter().map(|link| link.id).collect(),
             segments: self.stored_segments(&groups),
             seals: Seals { first_epoch, ..newest },
+            budget: self.budget.clone(),
             groups,
         })
     }
 
-    /// Puts the new segments in place of the old ones. Groups that got a base meanwhile stay as they are.
+    /// Returns the groups whose new segments a manifest at `epoch` can list: the others got a base meanwhile.
+    #[must_use]
+    pub fn rewritable(&self, rewriting: &Rewriting, epoch: Epoch) -> KeyGroupSet {
+        let links = self.links.iter().zip(self.needed(epoch));
+        let needed = links.filter(|(link, _)| rewriting.links.contains(&link.id)).map(|(_, needed)| needed);
+        let needed = needed.fold(KeyGroupSet::empty(), |all, needed| all.union(&needed));
+        rewriting.groups.intersection(&needed)
+    }
+
+    /// Puts the new segments in place of the old ones, for the groups that are [rewritable](Self::rewritable).
     ///
     /// * `placed`: the segments that have all rows of the groups.
-    pub fn end_rewrite(&mut self, rewriting: Rewriting, placed: Vec<SegmentRef>) {
-        let Rewriting { groups, links, seals, .. } = rewriting;
-        let needed = self.needed(Epoch(u64::MAX));
+    pub fn end_rewrite(&mut self, rewriting: &Rewriting, epoch: Epoch, placed: Vec<SegmentRef>) {
+        let groups = self.rewritable(rewriting, epoch);
+        let Rewriting { links, seals, .. } = rewriting;
         let replaced = |id: LinkId| links.contains(&id);
-        // A group that got a base needs none of them.
-        let still = self.links.iter().zip(&needed).filter(|(link, _)| replaced(link.id));
-        let still = KeyGroupSet::from_ranges(still.flat_map(|(_, needed)| needed.ranges().iter().copied()));
-        let groups = groups.intersection(&still);
         for link in self.links.iter_mut().filter(|link| replaced(link.id)) {
             link.groups = link.groups.difference(&groups);
         }
@@ -135,7 +144,7 @@ impl SegmentChain {
         for segment in placed {
             let (id, kind, rules) = (self.ids.draw(), SegmentKind::Base, Rules::none());
             let (groups, stage) = (segment.groups.intersection(&groups), Stage::Placed(segment));
-            self.links.insert(at, Link { id, seals, kind, groups, stage, rules, measured: None });
+            self.links.insert(at, Link { id, seals: *seals, kind, groups, stage, rules, measured: None });
         }
         self.links.retain(|link| !link.groups.is_empty());
         self.rewrites.wanted = self.rewrites.wanted.difference(&groups);

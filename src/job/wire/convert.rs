@@ -200,9 +200,14 @@ impl From<&Acknowledgement> for proto::Acknowledgement {
     }
 }
 
+/// Without `live_bytes`, all of each object is needed.
+///
 /// # Errors
 /// `Corrupt` if the lists differ in length.
-fn kept_of(ids: Vec<manifest::ObjectId>, live_bytes: Vec<u64>) -> Result<Vec<Kept>> {
+fn kept_of(ids: Vec<manifest::ObjectId>, mut live_bytes: Vec<u64>) -> Result<Vec<Kept>> {
+    if live_bytes.is_empty() {
+        live_bytes.resize(ids.len(), u64::MAX);
+    }
     if ids.len() != live_bytes.len() {
         return Err(Error::corrupt("kept objects and their live bytes differ in number"));
     }

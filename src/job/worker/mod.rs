@@ -58,8 +58,8 @@ enum Step {
     Poll,
     /// Placing ended; `None` if the epoch was aborted meanwhile.
     Placed(Epoch, Option<Result<Placed>>),
-    /// Absent groups were written again.
-    Rewritten(Result<Rewritten>),
+    /// Groups were written again.
+    Rewritten(Result<Option<Rewritten>>),
 }
 
 /// The worker's part of one attempt.
@@ -77,7 +77,7 @@ struct WorkerAttempt {
     last: BTreeMap<Participant, Epoch>,
     /// The tables of each subtask, as of its last barrier.
     tables: TablesOf,
-    /// Whether absent groups are being rewritten.
+    /// Whether groups are being rewritten.
     rewriting: bool,
     polling: bool,
     messages: Vec<ToOwner>,
@@ -278,7 +278,7 @@ impl WorkerAttempt {
             Outcome::Commit => {
                 self.pipeline.commit(epoch);
                 self.pipeline.free(&rewrite);
-                self.rewrite_absent();
+                self.rewrite();
                 // A commit covers all earlier epochs.
                 self.epochs = self.epochs.split_off(&epoch.next());
             }
@@ -286,8 +286,8 @@ impl WorkerAttempt {
         }
     }
 
-    /// Writes absent groups again whose chains are long, or that keep an object to be freed.
-    fn rewrite_absent(&mut self) {
+    /// Writes groups again that keep an object to be freed, or that are absent and have long chains.
+    fn rewrite(&mut self) {
         if self.rewriting || self.chain.is_none() {
             return;
         }
@@ -300,13 +300,12 @@ impl WorkerAttempt {
         self.steps.push(rewrite.map(Step::Rewritten).instrument(tracing::info_span!("rewrite")).boxed());
     }
 
-    fn rewritten(&mut self, rewritten: Result<Rewritten>) {
+    fn rewritten(&mut self, rewritten: Result<Option<Rewritten>>) {
         self.rewriting = false;
-        let newest = self.last.values().copied().max().unwrap_or_default();
         match rewritten {
-            Ok(rewritten) => self.pipeline.end_rewrites(newest, rewritten),
+            Ok(rewritten) => rewritten.into_iter().for_each(|rewritten| self.pipeline.set_rewritten(rewritten)),
             // They stay where they are, and the next commit tries again.
-            Err(error) => tracing::warn!(error = error.chain(), "absent key groups were not rewritten"),
+            Err(error) => tracing::warn!(error = error.chain(), "key groups were not rewritten"),
         }
     }
 

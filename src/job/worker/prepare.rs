@@ -153,6 +153,7 @@ impl Bench {
             chains,
             inline_bytes: usize::try_from(assign.inline_bytes).unwrap_or(usize::MAX),
             catalog: Mutex::default(),
+            rewritten: Mutex::default(),
         };
         let prepared = PreparedOutput::new(self.budget.clone());
         WorkerAttempt::new(shared, pipeline, prepared, assign.chain, self.shares_store)

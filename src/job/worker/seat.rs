@@ -112,7 +112,24 @@ impl Seat {
     /// call, and for a last one that is due because the task, or its last absent groups, were dropped. A call should return
     /// soon: the thread loads no groups meanwhile. An observer that panics is not called again.
     ///
-    /// A job has many seats: keep the last progress of each, and add them up with `sum()`.
+    /// A job has many seats: keep the last progress of each, and add them up.
+    ///
+    /// ```
+    /// # use alluvium::{RestoreProgress, Seat};
+    /// # use std::sync::{Arc, Mutex};
+    /// fn show(seats: &mut [Seat]) {
+    ///     let newest = Arc::new(Mutex::new(vec![RestoreProgress::default(); seats.len()]));
+    ///     for (at, seat) in seats.iter_mut().enumerate() {
+    ///         let newest = Arc::clone(&newest);
+    ///         seat.on_restore_progress(move |progress| {
+    ///             let mut newest = newest.lock().unwrap();
+    ///             newest[at] = progress;
+    ///             let all: RestoreProgress = newest.iter().copied().sum();
+    ///             println!("{} of {} key groups are loaded", all.loaded_groups, all.groups);
+    ///         });
+    ///     }
+    /// }
+    /// ```
     ///
     /// [`JobSettings::restore_bytes`]: crate::job::JobSettings::restore_bytes
     pub fn on_restore_progress(&mut self, observer: impl Fn(RestoreProgress) + Send + Sync + 'static) {
