@@ -133,12 +133,16 @@ impl<B: StateBackend> World<B> {
             live += ranges(&store, segment).await.unwrap().iter().map(|range| range.end - range.start).sum::<u64>();
         }
         let objects = &stored.manifest.objects;
-        let links = |group| subtask.segments.iter().filter(|segment| segment.groups.contains(KeyGroup(group))).count();
+        let links = |group| {
+            let having = subtask.segments.iter().filter(|segment| segment.groups.contains(KeyGroup(group)));
+            having.map(|segment| segment.object.to_string()).collect::<Vec<_>>()
+        };
         Listed {
             stored: objects.iter().map(|object| object.bytes).sum(),
             live,
             objects: objects.iter().map(|object| object.id.to_string()).collect(),
-            longest: (0..GROUPS).map(links).max().unwrap(),
+            longest: (0..GROUPS).map(|group| links(group).len()).max().unwrap(),
+            places: (0..GROUPS).map(links).collect(),
         }
     }
 }
@@ -152,6 +156,8 @@ struct Listed {
     objects: BTreeSet<String>,
     /// The most segments of a group.
     longest: usize,
+    /// The objects that hold each group's segments.
+    places: Vec<Vec<String>>,
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -309,4 +315,36 @@ async fn a_load_that_a_rewrite_overtakes_is_begun_again() -> Result<()> {
     release.send(()).unwrap();
     let _guard = ready.await?;
     world.check()
+}
+
+/// Damage of one absent group keeps no other where it is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_group_holds_up_no_other() -> Result<()> {
+    let gate = Gate::new();
+    let (mut world, cold) = mostly_dead(&gate).await?;
+    let (hot, stored) = (world.key_beside(&cold), store(&gate.objects()));
+    // A byte in the middle of what a restore of the first cold group reads.
+    let settings = JobSettings::default().with(|it| it.max_parallelism = GROUPS);
+    let newest = JobBuilder::new(stored.clone()).settings(settings).peek_restored().await?.unwrap();
+    let segment = newest.manifest.operators[0].subtasks[0].inline().unwrap().segments[0].clone();
+    let of_first = alluvium::manifest::SegmentRef { groups: cold.iter().take(1).collect(), ..segment };
+    let range = ranges(&stored, &of_first).await?.remove(0);
+    let (path, pack) = gate.dump().await.into_iter().find(|(key, _)| key.contains("/data/")).unwrap();
+    let mut damaged = pack.to_vec();
+    damaged[usize::try_from((range.start + range.end) / 2).unwrap()] ^= 1;
+    gate.damage(&path, Some(damaged.into())).await;
+    let links = |listed: &Listed, group: KeyGroup| listed.places[usize::from(group.0)].clone();
+    let groups: Vec<_> = cold.iter().collect();
+    let before = world.listed().await;
+    for version in 10..1000 {
+        world.append(hot, version)?;
+        world.checkpoint().await?;
+        let after = world.listed().await;
+        if links(&after, groups[1]) != links(&before, groups[1]) {
+            assert_eq!(links(&after, groups[0]), links(&before, groups[0]), "the damaged one stays");
+            assert_eq!(world.absent(), cold);
+            return Ok(());
+        }
+    }
+    panic!("the sound group was not rewritten")
 }

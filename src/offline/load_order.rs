@@ -21,7 +21,7 @@ pub struct LoadStep {
     pub bytes: u64,
 }
 
-/// Returns the key groups of `operator` that have stored state, in the order in which a lazy restore loads them.
+/// Returns the key groups of those subtasks of `operator` that have stored state, in the order in which a lazy restore loads them.
 ///
 /// # Errors
 /// As a restore.

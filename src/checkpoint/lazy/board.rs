@@ -315,7 +315,7 @@ mod tests {
     #[test]
     fn at_any_number_of_bytes_the_served_share_is_within_five_points_of_the_optimum() {
         for skew in [0.0, 0.5, 0.99, 1.5] {
-            let rank = |group: u16| f64::from(group * 389 % 1024 + 1);
+            let rank = |group: u16| f64::from(u32::from(group) * 389 % 1024 + 1);
             let group =
                 |group: u16| (group, 60_000 + u64::from(group) * 7919 % 80_000, 1000.0 * rank(group).powf(-skew));
             let groups: Vec<_> = (0..1024).map(group).collect();

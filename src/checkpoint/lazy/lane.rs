@@ -111,11 +111,13 @@ impl Shared {
     /// Loads those of `groups` that are not loaded yet.
     async fn try_load(&self, groups: &KeyGroupSet, ticket: Ticket) -> Result<()> {
         let rewrites = || lock(&self.chain).rewrites();
-        let before = rewrites();
-        match self.load_once(groups, ticket).await {
-            // They were rewritten meanwhile, and the objects of before are deleted.
-            Err(error) if is_permanent(&error) && rewrites() != before => self.load_once(groups, ticket).await,
-            loaded => loaded,
+        loop {
+            let before = rewrites();
+            match self.load_once(groups, ticket).await {
+                // They were rewritten meanwhile, and the objects of before are deleted.
+                Err(error) if is_permanent(&error) && rewrites() != before => {}
+                loaded => return loaded,
+            }
         }
     }
 

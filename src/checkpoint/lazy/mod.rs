@@ -218,7 +218,7 @@ impl Shared {
         let absent = self.board().absent();
         let (rewrites, segments) = {
             let chain = lock(&self.chain);
-            match chain.rewrites() {
+            match chain.rewrites_of_absent() {
                 0 => return Ok(Arc::clone(&self.reader)),
                 rewrites => (rewrites, chain.stored_segments(&absent)),
             }

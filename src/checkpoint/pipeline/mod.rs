@@ -6,8 +6,8 @@
 //!
 //! Invariants: state whose placement fails or is cancelled stays in its chain, encoded or placed as far as it came, and
 //! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks, and the last pack takes
-//! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads. Beside it, and bound to
-//! no epoch, [`rewriting`] writes placed state of absent groups again.
+//! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads. Beside it,
+//! [`rewriting`] writes placed state again, which the next epoch uploads.
 
 mod catalog;
 mod encoding;
@@ -59,8 +59,8 @@ pub struct PipelineSettings {
     /// them. Default 1.
     pub zstd_level: i32,
     /// The share of the time that each encoder works, in percent, from 1 to 100; it pauses for the rest. A lower one leaves
-    /// processors and memory bandwidth to the tasks, and makes checkpoints take longer. Merges of the state of aborted epochs
-    /// do not pause. Default 100: no pauses.
+    /// processors and memory bandwidth to the tasks, and makes checkpoints take longer. Merges of the state of aborted epochs,
+    /// and rewrites, do not pause. Default 100: no pauses.
     pub encoder_share: u32,
 }
 
@@ -115,7 +115,7 @@ impl Pipeline {
         policy: Option<ChainPolicy>,
     ) -> Result<Placed> {
         let participants: Vec<_> = arrivals.keys().copied().collect();
-        self.place_rewritten(epoch).await?;
+        let rewrites = self.place_rewritten(epoch).await;
         let opaques = stream::iter(large_opaques(&arrivals).into_iter().map(Ok));
         let items = self.encoded(epoch).map_ok(Item::Segment).chain(opaques).boxed();
         let packer = Packer::new(Arc::clone(&self), epoch, items, arrivals);
@@ -126,7 +126,7 @@ impl Pipeline {
         if let Some(policy) = policy {
             participants.iter().for_each(|participant| self.chain(*participant).plan_bases(policy));
         }
-        let uploads = finished.iter().filter(|output| output.is_none()).count() as u64;
+        let uploads = rewrites + finished.iter().filter(|output| output.is_none()).count() as u64;
         let Some(manifests) = finished.into_iter().flatten().next() else { broken("a packer ended early") };
         Ok(self.placed(epoch, manifests, uploads))
     }

@@ -9,7 +9,7 @@ use crate::backend::TableEntry;
 use crate::checkpoint::restore::SegmentReader;
 use crate::checkpoint::segment_chain::Rewriting;
 use crate::control::coordinator::Participant;
-use crate::error::{Result, broken};
+use crate::error::{ErrorKind, Result, broken};
 use crate::id::{Epoch, ObjectId, SegmentId};
 use crate::manifest::TableSchema;
 use crate::memory::Charge;
@@ -46,7 +46,7 @@ impl Pipeline {
         let (mut begun, mut left) = (Vec::new(), BYTES_MAX);
         for &participant in self.chains.keys() {
             let Some(rewriting) = self.chain(participant).begin_rewrite(left) else { continue };
-            left = left.saturating_sub(rewriting.segments.iter().map(|segment| segment.length).sum());
+            left = left.saturating_sub(rewriting.bytes);
             begun.push((participant, rewriting));
             if left == 0 {
                 break;
@@ -58,7 +58,7 @@ impl Pipeline {
     /// Reads the groups, and writes them again into packs, which the next epoch uploads. `None` if there are none.
     ///
     /// # Errors
-    /// `Corrupt`, naming the object; `Unavailable`, `Denied` or `Limit` from the store or the encoder.
+    /// `Unavailable`, `Denied` or `Limit` from the store or the encoder. Damaged groups are left out.
     ///
     /// # Cost
     /// Memory for 8 MiB of stored blocks, or a key group if that is larger, and for the packs, charged to the budget.
@@ -69,27 +69,45 @@ impl Pipeline {
     ) -> Result<Option<Rewritten>> {
         let Some((_, first)) = begun.first() else { return Ok(None) };
         let budget = first.budget.clone();
-        let (mut chains, mut packs) = (Vec::new(), vec![self.open_pack()]);
+        let (mut chains, mut packs) = (Vec::new(), Vec::new());
         for (participant, rewriting) in begun {
-            let rules = tables
-                .get(&participant)
-                .map_or_else(Rules::none, |tables| timer_rules(tables.iter().map(|table| &table.schema)));
-            let reader = SegmentReader::open(&self.store, &rewriting.segments).await?;
-            let mut placed = Vec::new();
-            for groups in reader.parts(&rewriting.groups, PART_BYTES) {
-                let rows = reader.fetch(&groups).await?;
-                let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: rules.clone() };
-                if packs.last().is_none_or(|pack| pack.builder.len() >= self.settings.pack_bytes) {
-                    packs.push(self.open_pack());
+            match self.rewrite_chain(participant, &rewriting, tables.get(&participant), &mut packs).await {
+                Ok(placed) => chains.push((participant, rewriting, placed)),
+                // Others are rewritten nevertheless. What was packed of these before the damage is dead.
+                Err(error) if matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Version) => {
+                    tracing::warn!(error = error.chain(), "damaged key groups are not rewritten");
+                    self.chain(participant).fail_rewrite(&rewriting.groups);
                 }
-                let Some(pack) = packs.last_mut() else { broken("a pack was opened") };
-                self.encode_part(part, participant, &rewriting, pack, &mut placed).await?;
+                Err(error) => return Err(error),
             }
-            chains.push((participant, rewriting, placed));
         }
-        packs.retain(|pack| !pack.builder.is_empty());
+        packs.retain(|pack: &OpenPack| !pack.builder.is_empty());
         let charge = budget.charge(sum(packs.iter().map(|pack| pack.builder.len())));
         Ok(Some(Rewritten { chains, packs, charge }))
+    }
+
+    /// Writes the groups of one chain again, and returns their segments.
+    async fn rewrite_chain(
+        &self,
+        participant: Participant,
+        rewriting: &Rewriting,
+        tables: Option<&Arc<[TableEntry]>>,
+        packs: &mut Vec<OpenPack>,
+    ) -> Result<Vec<SegmentRef>> {
+        let schemas = tables.into_iter().flat_map(|tables| tables.iter().map(|table| &table.schema));
+        let rules = timer_rules(schemas);
+        let reader = SegmentReader::open(&self.store, &rewriting.segments).await?;
+        let mut placed = Vec::new();
+        for groups in reader.parts(&rewriting.groups, PART_BYTES) {
+            let rows = reader.fetch(&groups).await?;
+            let part = SealedPart { kind: SegmentKind::Base, groups, rows, rules: rules.clone() };
+            if packs.last().is_none_or(|pack| pack.builder.len() >= self.settings.pack_bytes) {
+                packs.push(self.open_pack());
+            }
+            let Some(pack) = packs.last_mut() else { broken("a pack was opened") };
+            self.encode_part(part, participant, rewriting, pack, &mut placed).await?;
+        }
+        Ok(placed)
     }
 
     /// Adds the rows of `part` to a pack, in segments of bounded size, and these to `placed`.
@@ -123,15 +141,29 @@ impl Pipeline {
     }
 
     /// Uploads what was rewritten, unless newer bases have made it useless, and records it in the chains: the manifest of
-    /// `epoch` lists it. Whatever fails stays where it was, to be rewritten again.
-    pub(super) async fn place_rewritten(&self, epoch: Epoch) -> Result<()> {
+    /// `epoch` lists it. Returns the number of uploads. An error fails no epoch: the state stays where it was, to be rewritten
+    /// again, and packs that were uploaded are swept by a later attempt.
+    pub(super) async fn place_rewritten(&self, epoch: Epoch) -> u64 {
         let rewritten = self.rewritten().take();
-        let Some(Rewritten { chains, packs, charge: _charge }) = rewritten else { return Ok(()) };
+        let Some(rewritten) = rewritten else { return 0 };
+        let uploads = rewritten.packs.len() as u64;
+        match self.upload_rewritten(epoch, rewritten).await {
+            Ok(true) => uploads,
+            Ok(false) => 0,
+            Err(error) => {
+                tracing::warn!(error = error.chain(), "rewritten key groups were not uploaded");
+                0
+            }
+        }
+    }
+
+    async fn upload_rewritten(&self, epoch: Epoch, rewritten: Rewritten) -> Result<bool> {
+        let Rewritten { chains, packs, charge: _charge } = rewritten;
         let is_useful = |(participant, rewriting, _): &(Participant, Rewriting, Vec<SegmentRef>)| {
             !self.chain(*participant).rewritable(rewriting, epoch).is_empty()
         };
         if !chains.iter().any(is_useful) {
-            return Ok(());
+            return Ok(false);
         }
         for pack in packs {
             let object = self.put(pack.id, pack.builder).await?;
@@ -140,7 +172,12 @@ impl Pipeline {
         for (participant, rewriting, placed) in chains {
             self.chain(participant).end_rewrite(&rewriting, epoch, placed);
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Returns whether something waits for the next epoch.
+    pub(crate) fn has_rewritten(&self) -> bool {
+        self.rewritten().is_some()
     }
 
     fn rewritten(&self) -> MutexGuard<'_, Option<Rewritten>> {

@@ -113,8 +113,11 @@ impl SegmentChain {
                 raw_bytes_per_group,
             })
             .collect();
-        let due = |owned: &KeyGroupSet| bases_due(&sizes, owned, policy);
-        (self.due, self.rewrites.overlong) = (due(&self.owned.difference(&self.absent)), due(&self.absent));
+        let due = bases_due(&sizes, &self.owned.difference(&self.absent), policy);
+        // Merging the only segment of a group would shorten nothing.
+        let overlong = self.with_several_links(&bases_due(&sizes, &self.absent, policy));
+        (self.due, self.rewrites.overlong) = (due, overlong);
+        self.rewrites.quota = self.owned.len().div_ceil(policy.spread.max(1));
     }
 
     /// Gives all groups a new base at the next seal. Otherwise stored rows would be read under the new rules.
@@ -124,7 +127,9 @@ impl SegmentChain {
 
     /// Takes the groups that get a new base at the current seal.
     pub fn take_due(&mut self) -> KeyGroupSet {
-        std::mem::take(&mut self.due).union(&self.rewritten_by_base()).union(&self.given_up)
+        let bases = self.next_bases();
+        self.due = KeyGroupSet::empty();
+        bases
     }
 
     /// Gives `groups` a new base at the next seal, after a seal that failed.
@@ -246,12 +251,12 @@ impl SegmentChain {
         self.links.iter().zip(self.needed(Epoch(u64::MAX))).filter_map(narrowed).collect()
     }
 
-    /// Returns those of `groups` all of whose state is placed.
+    /// Returns those of `groups` all of whose state is placed. What is placed of a group that was given up is not its state.
     #[must_use]
     pub fn stored(&self, groups: &KeyGroupSet) -> KeyGroupSet {
         let pending = self.links.iter().filter(|link| !matches!(link.stage, Stage::Placed(_)));
         let pending = KeyGroupSet::from_ranges(pending.flat_map(|link| link.groups.ranges().iter().copied()));
-        groups.difference(&pending)
+        groups.difference(&pending).difference(&self.given_up)
     }
 
     /// Sets the groups that are absent from memory: only a resident one gets a new base.

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::SegmentChain;
 use super::link::{Link, LinkId, Seals, Stage};
 use crate::id::{Epoch, ObjectId};
-use crate::key_group::KeyGroupSet;
+use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
 use crate::row::{Rules, SegmentKind};
 use crate::segment::{SegmentRef, sum};
@@ -26,8 +26,15 @@ pub(super) struct Rewrites {
     pub(super) overlong: KeyGroupSet,
     /// Whether absent groups are being loaded: those wait until they are resident.
     loading: bool,
-    /// How often placed links were rewritten.
+    /// Groups of rewrites that met damage: they are tried one by one.
+    suspect: KeyGroupSet,
+    /// Those whose damage is proved: they stay where they are.
+    damaged: KeyGroupSet,
+    /// Most groups that get a base at a seal, but for those that were given up.
+    pub(super) quota: usize,
+    /// How often placed links were rewritten, and how often those of absent groups.
     count: u64,
+    of_absent: u64,
 }
 
 /// The placed links of some groups, being written again as one base.
@@ -39,6 +46,8 @@ pub struct Rewriting {
     links: Vec<LinkId>,
     /// Their segments, oldest first, each for the groups that need it.
     pub segments: Vec<SegmentRef>,
+    /// About how many stored bytes these groups have there.
+    pub bytes: u64,
     /// What the base will cover.
     pub seals: Seals,
     /// What its bytes are charged to until they are uploaded.
@@ -55,7 +64,7 @@ impl SegmentChain {
 
     /// Adds the bytes that will be needed of each object once the groups that are due have their new bases.
     pub fn add_live(&self, live: &mut BTreeMap<ObjectId, u64>) {
-        let due = self.due.union(&self.rewritten_by_base());
+        let due = self.next_bases();
         for (link, needed) in self.links.iter().zip(self.needed(Epoch(u64::MAX))) {
             if let Stage::Placed(segment) = &link.stage {
                 let (bytes, groups) = (live.entry(segment.object).or_default(), needed.difference(&due).len());
@@ -78,9 +87,23 @@ impl SegmentChain {
         self.rewrites.loading = loading;
     }
 
-    /// Returns the groups that get a new base for the sake of an object.
-    pub(super) fn rewritten_by_base(&self) -> KeyGroupSet {
-        self.rewrites.wanted.intersection(&self.rewrites.changed).difference(&self.absent)
+    /// Returns the groups that get a base at the next seal. Those that get one for the sake of an object fill the quota that
+    /// the others leave; the rest waits.
+    pub(super) fn next_bases(&self) -> KeyGroupSet {
+        let Rewrites { wanted, changed, quota, .. } = &self.rewrites;
+        let freed = wanted.intersection(changed).difference(&self.absent).difference(&self.due);
+        let freed: KeyGroupSet = freed.iter().take(quota.saturating_sub(self.due.len())).collect();
+        self.due.union(&freed).union(&self.given_up)
+    }
+
+    /// Returns the groups that more than one link is needed for.
+    pub(super) fn with_several_links(&self, groups: &KeyGroupSet) -> KeyGroupSet {
+        let (mut once, mut twice) = (KeyGroupSet::empty(), KeyGroupSet::empty());
+        for needed in self.needed(Epoch(u64::MAX)) {
+            let needed = needed.intersection(groups);
+            (once, twice) = (once.union(&needed), twice.union(&once.intersection(&needed)));
+        }
+        twice
     }
 
     /// Records that `groups` got a new base.
@@ -95,29 +118,58 @@ impl SegmentChain {
         self.rewrites.count
     }
 
+    /// As [`SegmentChain::rewrites`], of those that moved absent groups.
+    #[must_use]
+    pub fn rewrites_of_absent(&self) -> u64 {
+        self.rewrites.of_absent
+    }
+
     /// Begins to rewrite cold or absent groups of up to `bytes` stored bytes together. Returns `None` if there is none to be
     /// rewritten.
+    #[must_use]
     pub fn begin_rewrite(&self, bytes: u64) -> Option<Rewriting> {
-        let Rewrites { wanted, changed, overlong, loading, .. } = &self.rewrites;
+        let Rewrites { wanted, changed, overlong, loading, suspect, damaged, .. } = &self.rewrites;
         let wanted = wanted.difference(&changed.difference(&self.absent)).union(overlong);
         let wanted = if *loading { wanted.difference(&self.absent) } else { wanted };
-        let wanted = self.stored(&wanted);
-        let needed = self.needed(Epoch(u64::MAX));
-        let size = |group| {
-            let links = self.links.iter().zip(&needed).filter(|(_, groups)| groups.contains(group));
-            sum(links.map(|(link, _)| link.bytes_per_group()))
+        let wanted = self.stored(&wanted.difference(damaged));
+        let (sound, bytes) = match wanted.difference(suspect) {
+            sound if sound.is_empty() => (wanted, 0),
+            sound => (sound, bytes),
         };
-        let groups = wanted.divide(bytes, size).into_iter().next().filter(|groups| !groups.is_empty())?;
+        let needed = self.needed(Epoch(u64::MAX));
+        let mut sizes: BTreeMap<KeyGroup, u64> = sound.iter().map(|group| (group, 0)).collect();
+        for (link, needed) in self.links.iter().zip(&needed) {
+            let bytes = link.bytes_per_group();
+            for group in needed.iter() {
+                sizes.entry(group).and_modify(|size| *size = size.saturating_add(bytes));
+            }
+        }
+        let mut total = 0u64;
+        let fits = |(at, (_, size)): &(usize, (KeyGroup, u64))| {
+            total = total.saturating_add(*size);
+            *at == 0 || total <= bytes
+        };
+        let taken: Vec<_> = sizes.into_iter().enumerate().take_while(fits).map(|(_, sized)| sized).collect();
+        let bytes = sum(taken.iter().map(|(_, size)| *size));
+        let groups: KeyGroupSet = taken.into_iter().map(|(group, _)| group).collect();
         let of_groups = |(_, needed): &(&Link, &KeyGroupSet)| !needed.intersection(&groups).is_empty();
         let links: Vec<_> = self.links.iter().zip(&needed).filter(of_groups).map(|(link, _)| link).collect();
         let (newest, first_epoch) = (links.last()?.seals, links.iter().map(|link| link.seals.first_epoch).min()?);
         Some(Rewriting {
             links: links.iter().map(|link| link.id).collect(),
             segments: self.stored_segments(&groups),
+            bytes,
             seals: Seals { first_epoch, ..newest },
             budget: self.budget.clone(),
             groups,
         })
+    }
+
+    /// Records that a rewrite of `groups` met damage.
+    pub fn fail_rewrite(&mut self, groups: &KeyGroupSet) {
+        let Rewrites { suspect, damaged, .. } = &mut self.rewrites;
+        let proved = if groups.len() == 1 { damaged } else { suspect };
+        *proved = proved.union(groups);
     }
 
     /// Returns the groups whose new segments a manifest at `epoch` can list: the others got a base meanwhile.
@@ -149,6 +201,8 @@ impl SegmentChain {
         self.links.retain(|link| !link.groups.is_empty());
         self.rewrites.wanted = self.rewrites.wanted.difference(&groups);
         self.rewrites.overlong = self.rewrites.overlong.difference(&groups);
+        self.rewrites.suspect = self.rewrites.suspect.difference(&groups);
         self.rewrites.count += 1;
+        self.rewrites.of_absent += u64::from(!groups.intersection(&self.absent).is_empty());
     }
 }

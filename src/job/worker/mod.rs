@@ -146,7 +146,7 @@ impl WorkerAttempt {
                     None => {}
                     Some(Ok(placed)) => {
                         self.epochs.entry(epoch).and_modify(|epoch| epoch.stage = Stage::Placed);
-                        // Packs are this process's only requests for an epoch.
+                        // Beside the reads of a rewrite, packs are this process's only requests.
                         let requests = if self.shares_store { 0 } else { placed.uploads };
                         self.messages.push(ToOwner::Acknowledge(Box::new(Acknowledge { epoch, placed, requests })));
                     }
@@ -288,7 +288,7 @@ impl WorkerAttempt {
 
     /// Writes groups again that keep an object to be freed, or that are absent and have long chains.
     fn rewrite(&mut self) {
-        if self.rewriting || self.chain.is_none() {
+        if self.rewriting || self.chain.is_none() || self.pipeline.has_rewritten() {
             return;
         }
         let begun = self.pipeline.begin_rewrites();

@@ -59,7 +59,7 @@ pub(super) fn load_order_text(order: &[LoadStep]) -> String {
     let sums = sums(order);
     let Some(all) = sums.last() else { return String::new() };
     if all.uses <= 0.0 {
-        return "  no use of key groups is recorded: a lazy restore loads the smallest first\n".to_owned();
+        return "  no use of key groups is recorded: a lazy restore loads them by number\n".to_owned();
     }
     let percent = |share: Option<f64>| share.map_or_else(|| "-".to_owned(), |share| format!("{:.1} %", share * 100.0));
     let mut table = Table::new(["key group", "uses of late", "bytes", "uses so far", "bytes so far"]);
@@ -119,10 +119,7 @@ mod tests {
     fn without_a_record_or_sizes_there_are_no_shares() {
         assert_eq!((load_order_text(&[]), load_order_json(&[])), (String::new(), json!([])));
         let unused = order(&[(0, 0, 10), (1, 0, 20)]);
-        assert!(
-            load_order_text(&unused).contains("the smallest first")
-                && load_order_json(&unused)[0]["uses_share"].is_null()
-        );
+        assert!(load_order_text(&unused).contains("by number") && load_order_json(&unused)[0]["uses_share"].is_null());
         let short = order(&[(0, 4, 0), (1, 1, 0)]);
         let text = load_order_text(&short);
         assert!(text.ends_with("  the first 1 of 2 key groups have 80 % of the recorded uses\n"), "{text}");
