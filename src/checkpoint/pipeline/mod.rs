@@ -7,7 +7,7 @@
 //! Invariants: state whose placement fails or is cancelled stays in its chain, encoded or placed as far as it came, and
 //! joins the next manifest; segments of all subtasks share packs, in the order of the subtasks, and the last pack takes
 //! their manifests too if these are many; encoding runs at most a few segments ahead of the uploads. Beside it,
-//! [`rewriting`] writes placed state again, which the next epoch uploads.
+//! `rewriting` writes placed state again, which the next epoch uploads.
 
 mod catalog;
 mod encoding;
