@@ -49,7 +49,7 @@ fn the_quick_suite_reports_every_figure() {
     for cell in cells {
         has_exactly(
             cell,
-            "backend strategy keys key_bytes value_bytes distribution dirty parallelism checkpoints
+            "backend strategy keys key_bytes value_bytes distribution dirty parallelism max_parallelism checkpoints
              load_ops_s rmw_ops_s rmw_batch_ops_s rmw_ops_s_beside_zstd rmw_ops_s_during_checkpoint
              first_10k_ops_s_after_seal first_touch_ops_s max_op_us
              pause_us checkpoint_ms dirty_bytes dirty_zstd1_bytes checkpoint_bytes checkpoint_bytes_max full_bytes

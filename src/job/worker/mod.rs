@@ -30,7 +30,7 @@ use crate::checkpoint::pipeline::{Pipeline, Rewritten, TablesOf};
 use crate::checkpoint::prepared_output::PreparedOutput;
 use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::id::Epoch;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
@@ -304,6 +304,8 @@ impl WorkerAttempt {
         self.rewriting = false;
         match rewritten {
             Ok(rewritten) => rewritten.into_iter().for_each(|rewritten| self.pipeline.set_rewritten(rewritten)),
+            // The runtime shuts down.
+            Err(error) if error.kind() == ErrorKind::Stopped => {}
             // They stay where they are, and the next commit tries again.
             Err(error) => tracing::warn!(error = error.chain(), "key groups were not rewritten"),
         }
