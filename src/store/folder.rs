@@ -3,24 +3,29 @@
 //! The library syncs a file before renaming it, and its folder afterwards. If the last sync fails, or the caller stops
 //! waiting for it, the name exists but may be lost at a power failure. Finding the name is therefore no proof.
 //!
-//! Invariants: an object whose create did not succeed is not read before its name is durable; a failed sync is not
-//! retried over the same changes and then trusted; a foreign entry never hides objects.
+//! Invariants: an object whose create did not succeed is not read before its create has ended and its name is durable; a
+//! failed sync is not retried over the same changes and then trusted; a foreign entry never hides objects.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
+use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
+use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use futures_util::stream::BoxStream;
+use futures_util::future::{BoxFuture, OptionFuture, Shared, ready};
+use futures_util::stream::{BoxStream, once};
+use futures_util::{FutureExt as _, StreamExt as _};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    Attributes, CopyOptions, Error, Extensions, GetOptions, GetRange, GetResult, GetResultPayload, ListResult,
+    MultipartUpload, ObjectMeta, ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
+use tokio::sync::oneshot;
 
 use super::fault::behind;
 use super::walk;
@@ -33,9 +38,12 @@ const NO_HARD_LINKS: [i32; 3] = [1, 38, 95];
 pub(super) struct Folder {
     root: PathBuf,
     files: LocalFileSystem,
-    /// Names that may exist without being durable.
-    doubtful: Mutex<BTreeSet<Path>>,
+    /// Names that may exist without being durable, each with the create that made it doubtful.
+    doubtful: Mutex<BTreeMap<Path, Create>>,
 }
+
+/// A create, which goes on when its caller no longer waits. Resolves once it has ended.
+type Create = Shared<BoxFuture<'static, ()>>;
 
 impl Folder {
     /// Opens the existing folder `root`.
@@ -51,16 +59,29 @@ impl Folder {
         prefix.parts().fold(self.root.clone(), |folder, part| folder.join(part.as_ref()))
     }
 
-    fn doubtful(&self) -> MutexGuard<'_, BTreeSet<Path>> {
+    /// Reads a range in one piece of blocking work, where the library opens the file in one and reads it in another.
+    async fn read(&self, location: &Path, range: Range<u64>) -> Result<GetResult> {
+        let bytes = self.files.get_ranges(location, slice::from_ref(&range)).await?.pop().unwrap_or_default();
+        let range = range.start..range.start.saturating_add(bytes.len() as u64);
+        Ok(GetResult {
+            payload: GetResultPayload::Stream(once(ready(Ok(bytes))).boxed()),
+            meta: walk::undescribed(location.clone()),
+            range,
+            attributes: Attributes::default(),
+            extensions: Extensions::default(),
+        })
+    }
+
+    fn doubtful(&self) -> MutexGuard<'_, BTreeMap<Path, Create>> {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Makes durable a name that a failed create may have left. Blocks, which is acceptable because it is rare.
-    fn settle(&self, location: &Path) -> Result<()> {
-        if !self.doubtful().contains(location) {
-            return Ok(());
-        }
-        let failed = |source: io::Error| Error::Generic { store: "folder", source: source.into() };
+    async fn settle(&self, location: &Path) -> Result<()> {
+        let create = self.doubtful().get(location).cloned();
+        let Some(create) = create else { return Ok(()) };
+        // Its last sync may yet fail, and the system then drop the change that is to be synced here.
+        create.await;
         let file = self.files.path_to_filesystem(location)?;
         // The create may also have made parent folders without syncing them.
         for folder in file.ancestors().skip(1).take(location.parts_count()) {
@@ -69,6 +90,16 @@ impl Folder {
         self.doubtful().remove(location);
         Ok(())
     }
+}
+
+/// Returns the range that is all that `options` ask for.
+fn range_alone(options: &GetOptions) -> Option<Range<u64>> {
+    let Some(GetRange::Bounded(range)) = &options.range else { return None };
+    let has_condition = options.if_match.is_some()
+        || options.if_none_match.is_some()
+        || options.if_modified_since.is_some()
+        || options.if_unmodified_since.is_some();
+    (!has_condition && options.version.is_none() && !options.head).then(|| range.clone())
 }
 
 /// Changes a folder, then syncs it. After a failed sync the system may treat the unwritten changes as clean, so that
@@ -93,9 +124,20 @@ impl fmt::Display for Folder {
 #[async_trait]
 impl ObjectStore for Folder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let (sender, receiver) = oneshot::channel();
+        let (files, to) = (self.files.clone(), location.clone());
+        let before = self.doubtful().get(location).cloned();
+        let create = async move {
+            OptionFuture::from(before).await;
+            let put = files.put_opts(&to, payload, options).await;
+            // The receiver is gone if the caller no longer waits.
+            let _given_up = sender.send(put);
+        };
+        let create = create.boxed().shared();
         // Insert before the put: a caller that times out never sees its result.
-        let is_new = self.doubtful().insert(location.clone());
-        let put = self.files.put_opts(location, payload, options).await;
+        let is_new = self.doubtful().insert(location.clone(), create.clone()).is_none();
+        create.await;
+        let put = receiver.await.unwrap_or_else(|_| Err(failed(io::Error::other("the create ended without a result"))));
         if put.is_ok() || is_new && matches!(put, Err(Error::AlreadyExists { .. })) {
             self.doubtful().remove(location);
         }
@@ -107,8 +149,11 @@ impl ObjectStore for Folder {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.settle(location)?;
-        let got = self.files.get_opts(location, options).await;
+        self.settle(location).await?;
+        let got = match range_alone(&options) {
+            Some(range) => self.read(location, range).await,
+            None => self.files.get_opts(location, options).await,
+        };
         // The library reports a folder under the object's name as "not found", but no object can be created there.
         if matches!(got, Err(Error::NotFound { .. })) && self.below(location).is_dir() {
             let source = io::Error::from(ErrorKind::IsADirectory).into();
@@ -148,6 +193,10 @@ fn without_hard_links(error: Error) -> Error {
         }
         _ => error,
     }
+}
+
+fn failed(source: io::Error) -> Error {
+    Error::Generic { store: "folder", source: source.into() }
 }
 
 fn not_implemented(operation: &str) -> Error {

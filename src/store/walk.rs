@@ -153,7 +153,11 @@ fn object(location: Path, metadata: &Metadata) -> ObjectMeta {
 /// Returns the listing of a foreign entry. Its name contains spaces, which no key does.
 fn foreign(prefix: &Path, name: &OsStr, what: &str) -> ObjectMeta {
     let name = [name.as_encoded_bytes(), b" (", what.as_bytes(), b")"].concat();
-    let location = prefix.clone().join(PathPart::from(name.as_slice()));
+    undescribed(prefix.clone().join(PathPart::from(name.as_slice())))
+}
+
+/// Returns the description of an object of which nothing but the name is known.
+pub(super) fn undescribed(location: Path) -> ObjectMeta {
     ObjectMeta { location, last_modified: SystemTime::UNIX_EPOCH.into(), size: 0, e_tag: None, version: None }
 }
 

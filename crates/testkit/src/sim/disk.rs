@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::future::{OptionFuture, Shared};
 use futures_util::stream::BoxStream;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetRange, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
@@ -188,14 +189,17 @@ fn torn(bytes: &[u8], rng: &mut Rng) -> Vec<u8> {
     left
 }
 
+/// Resolves when a create has ended.
+type Ended = Shared<oneshot::Receiver<()>>;
+
 /// A file store on a disk, as one process sees it.
 #[derive(Clone)]
 pub struct DiskStore {
     sim: Sim,
     node: Node,
     disk: Disk,
-    /// Names that may exist without being durable; `None` if the store is not guarded.
-    doubtful: Option<Arc<Mutex<BTreeSet<String>>>>,
+    /// Names that may exist without being durable, each with the end of its create; `None` if the store is not guarded.
+    doubtful: Option<Arc<Mutex<BTreeMap<String, Ended>>>>,
 }
 
 impl DiskStore {
@@ -204,8 +208,9 @@ impl DiskStore {
         Self { sim: sim.clone(), node, disk: disk.clone(), doubtful: guarded.then(Arc::default) }
     }
 
-    fn mark_doubtful(&self, name: &str) -> bool {
-        self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().insert(name.to_owned()))
+    /// Returns the end of an earlier create that made the name doubtful.
+    fn mark_doubtful(&self, name: &str, ended: Ended) -> Option<Ended> {
+        self.doubtful.as_ref().and_then(|doubtful| doubtful.lock().unwrap().insert(name.to_owned(), ended))
     }
 
     fn mark_durable(&self, name: &str) {
@@ -216,7 +221,10 @@ impl DiskStore {
 
     /// Makes durable a name that an earlier create may have left.
     async fn ensure_durable(&self, name: &str) -> Result<()> {
-        if self.doubtful.as_ref().is_some_and(|doubtful| doubtful.lock().unwrap().contains(name)) {
+        let ended = self.doubtful.as_ref().and_then(|doubtful| doubtful.lock().unwrap().get(name).cloned());
+        if let Some(ended) = ended {
+            // A crash drops it.
+            let _ended = ended.await;
             self.disk.touch(name)?;
             self.step().await;
             self.disk.sync_name(name)?;
@@ -265,11 +273,17 @@ impl ObjectStore for DiskStore {
     /// Completes even if the caller is dropped, as a blocking thread does.
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
-        let (sender, receiver) = oneshot::channel();
-        let undoubted = self.mark_doubtful(location.as_ref());
+        let ((sender, receiver), (ends, ended)) = (oneshot::channel(), oneshot::channel());
+        let before = self.mark_doubtful(location.as_ref(), ended.shared());
+        let undoubted = self.doubtful.is_some() && before.is_none();
         let create = self.clone().create(location.to_string(), payload.into());
-        // The receiver may be dropped.
-        self.sim.spawn(self.node, Box::pin(async move { drop(sender.send(create.await)) }));
+        // The receivers may be dropped.
+        let create = async move {
+            OptionFuture::from(before).await;
+            drop(sender.send(create.await));
+            let _waited_for = ends.send(());
+        };
+        self.sim.spawn(self.node, Box::pin(create));
         let created = receiver.await.unwrap_or_else(|_| Err(failed("killed")));
         if created.is_ok() || undoubted && matches!(created, Err(Error::AlreadyExists { .. })) {
             self.mark_durable(location.as_ref());
