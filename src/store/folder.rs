@@ -7,6 +7,7 @@
 //! failed sync is not retried over the same changes and then trusted; a foreign entry never hides objects.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
@@ -16,7 +17,7 @@ use std::slice;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
-use futures_util::future::{BoxFuture, OptionFuture, Shared, ready};
+use futures_util::future::{BoxFuture, Shared, ready};
 use futures_util::stream::{BoxStream, once};
 use futures_util::{FutureExt as _, StreamExt as _};
 use object_store::local::LocalFileSystem;
@@ -59,6 +60,14 @@ impl Folder {
         prefix.parts().fold(self.root.clone(), |folder, part| folder.join(part.as_ref()))
     }
 
+    /// Returns the range that is all that `options` ask for, if the object has it.
+    fn whole_range(&self, location: &Path, options: &GetOptions) -> Option<Range<u64>> {
+        let range = range_alone(options)?;
+        let file = fs::metadata(self.files.path_to_filesystem(location).ok()?).ok()?;
+        // Memory is not allocated by a length that somebody states.
+        (file.is_file() && range.start < range.end && range.end <= file.len()).then_some(range)
+    }
+
     /// Reads a range in one piece of blocking work, where the library opens the file in one and reads it in another.
     async fn read(&self, location: &Path, range: Range<u64>) -> Result<GetResult> {
         let bytes = self.files.get_ranges(location, slice::from_ref(&range)).await?.pop().unwrap_or_default();
@@ -72,6 +81,34 @@ impl Folder {
         })
     }
 
+    /// Notes that `location` is doubtful because of `create`, before which no other may run. Returns whether it was not
+    /// doubtful.
+    async fn begin(&self, location: &Path, create: &Create) -> bool {
+        loop {
+            let running = match self.doubtful().entry(location.clone()) {
+                Entry::Vacant(entry) => {
+                    // Before it begins: a caller that times out never sees its result.
+                    let _inserted = entry.insert(create.clone());
+                    return true;
+                }
+                Entry::Occupied(mut entry) if entry.get().peek().is_some() => {
+                    let _ended = entry.insert(create.clone());
+                    return false;
+                }
+                Entry::Occupied(entry) => entry.get().clone(),
+            };
+            running.await;
+        }
+    }
+
+    /// Notes that the name which `create` made doubtful is durable.
+    fn trust(&self, location: &Path, create: &Create) {
+        let mut doubtful = self.doubtful();
+        if doubtful.get(location).is_some_and(|newest| newest.ptr_eq(create)) {
+            doubtful.remove(location);
+        }
+    }
+
     fn doubtful(&self) -> MutexGuard<'_, BTreeMap<Path, Create>> {
         self.doubtful.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -81,13 +118,13 @@ impl Folder {
         let create = self.doubtful().get(location).cloned();
         let Some(create) = create else { return Ok(()) };
         // Its last sync may yet fail, and the system then drop the change that is to be synced here.
-        create.await;
+        create.clone().await;
         let file = self.files.path_to_filesystem(location)?;
         // The create may also have made parent folders without syncing them.
         for folder in file.ancestors().skip(1).take(location.parts_count()) {
             change_and_sync(folder).map_err(failed)?;
         }
-        self.doubtful().remove(location);
+        self.trust(location, &create);
         Ok(())
     }
 }
@@ -126,20 +163,17 @@ impl ObjectStore for Folder {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let (sender, receiver) = oneshot::channel();
         let (files, to) = (self.files.clone(), location.clone());
-        let before = self.doubtful().get(location).cloned();
         let create = async move {
-            OptionFuture::from(before).await;
             let put = files.put_opts(&to, payload, options).await;
             // The receiver is gone if the caller no longer waits.
             let _given_up = sender.send(put);
         };
         let create = create.boxed().shared();
-        // Insert before the put: a caller that times out never sees its result.
-        let is_new = self.doubtful().insert(location.clone(), create.clone()).is_none();
-        create.await;
+        let is_new = self.begin(location, &create).await;
+        create.clone().await;
         let put = receiver.await.unwrap_or_else(|_| Err(failed(io::Error::other("the create ended without a result"))));
         if put.is_ok() || is_new && matches!(put, Err(Error::AlreadyExists { .. })) {
-            self.doubtful().remove(location);
+            self.trust(location, &create);
         }
         put.map_err(without_hard_links)
     }
@@ -150,7 +184,7 @@ impl ObjectStore for Folder {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         self.settle(location).await?;
-        let got = match range_alone(&options) {
+        let got = match self.whole_range(location, &options) {
             Some(range) => self.read(location, range).await,
             None => self.files.get_opts(location, options).await,
         };

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::{OptionFuture, Shared};
+use futures_util::future::Shared;
 use futures_util::stream::BoxStream;
 use futures_util::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -208,9 +208,25 @@ impl DiskStore {
         Self { sim: sim.clone(), node, disk: disk.clone(), doubtful: guarded.then(Arc::default) }
     }
 
-    /// Returns the end of an earlier create that made the name doubtful.
-    fn mark_doubtful(&self, name: &str, ended: Ended) -> Option<Ended> {
-        self.doubtful.as_ref().and_then(|doubtful| doubtful.lock().unwrap().insert(name.to_owned(), ended))
+    /// Notes that a name is doubtful because of a create with this end, before which no other may run. Returns whether it
+    /// was not doubtful.
+    async fn mark_doubtful(&self, name: &str, ended: Ended) -> bool {
+        let Some(doubtful) = &self.doubtful else { return false };
+        loop {
+            let running = {
+                let mut doubtful = doubtful.lock().unwrap();
+                match doubtful.get(name) {
+                    Some(running) if running.peek().is_none() => running.clone(),
+                    known => {
+                        let is_new = known.is_none();
+                        doubtful.insert(name.to_owned(), ended);
+                        return is_new;
+                    }
+                }
+            };
+            // A crash drops it.
+            let _ended = running.await;
+        }
     }
 
     fn mark_durable(&self, name: &str) {
@@ -274,12 +290,10 @@ impl ObjectStore for DiskStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         assert_eq!(options.mode, PutMode::Create, "{location}: nothing may be overwritten");
         let ((sender, receiver), (ends, ended)) = (oneshot::channel(), oneshot::channel());
-        let before = self.mark_doubtful(location.as_ref(), ended.shared());
-        let undoubted = self.doubtful.is_some() && before.is_none();
+        let undoubted = self.mark_doubtful(location.as_ref(), ended.shared()).await;
         let create = self.clone().create(location.to_string(), payload.into());
         // The receivers may be dropped.
         let create = async move {
-            OptionFuture::from(before).await;
             drop(sender.send(create.await));
             let _waited_for = ends.send(());
         };
