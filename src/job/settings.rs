@@ -26,7 +26,7 @@ pub enum Strategy {
 #[non_exhaustive]
 pub enum RestoreMode {
     /// [`Lazy`](Self::Lazy) where a task can wait for a key group on its thread, as on tokio's runtime of several threads,
-    /// and where groups can be loaded off that thread, as in [`LogBackend`](crate::LogBackend). Otherwise
+    /// and where groups can be loaded off that thread, as in [`LogBackend`](crate::LogBackend) and in RocksDB. Otherwise
     /// [`Eager`](Self::Eager).
     #[default]
     Auto,

@@ -1,5 +1,8 @@
 //! Lazy restores: a job runs while its key groups are absent, and loses nothing.
 
+#[cfg(feature = "rocksdb")]
+mod rocksdb;
+
 use std::collections::BTreeMap;
 use std::panic::catch_unwind;
 use std::sync::{Arc, Mutex};
@@ -372,14 +375,20 @@ async fn a_store_that_fails_is_asked_again() -> Result<()> {
     Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn damage_stops_its_group_alone_by_name() -> Result<()> {
-    let (gate, model) = stored().await?;
+/// Damages the only pack in its middle. Returns its name and its content of before.
+async fn damage_the_pack(gate: &Gate) -> (String, Bytes) {
     let (path, pack) = gate.dump().await.into_iter().find(|(key, _)| key.contains("/data/")).unwrap();
     let mut damaged = pack.to_vec();
     let at = damaged.len() / 2;
     damaged[at] ^= 1;
     gate.damage(&path, Some(Bytes::from(damaged))).await;
+    (path, pack)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn damage_stops_its_group_alone_by_name() -> Result<()> {
+    let (gate, model) = stored().await?;
+    let (path, pack) = damage_the_pack(&gate).await;
 
     let mut world = World::open(&gate.objects(), RestoreMode::Auto, model).await?;
     let (mut whole, mut broken) = (Vec::new(), BTreeMap::<_, usize>::new());
@@ -413,11 +422,7 @@ async fn damage_stops_its_group_alone_by_name() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_groups_that_are_given_up_are_empty_from_the_next_checkpoint_on() -> Result<()> {
     let (gate, model) = stored().await?;
-    let (path, pack) = gate.dump().await.into_iter().find(|(key, _)| key.contains("/data/")).unwrap();
-    let mut damaged = pack.to_vec();
-    let at = damaged.len() / 2;
-    damaged[at] ^= 1;
-    gate.damage(&path, Some(Bytes::from(damaged))).await;
+    damage_the_pack(&gate).await;
 
     let mut world = World::open(&gate.objects(), RestoreMode::Auto, model).await?;
     let lost: Vec<_> = (0..KEYS).filter(|key| world.read(*key).is_err()).collect();

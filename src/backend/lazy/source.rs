@@ -23,6 +23,11 @@ pub trait GroupLoader: fmt::Debug + Send + Sync {
     /// # Errors
     /// `Corrupt` or `Version` from the rows; `Limit` if the memory budget is spent.
     fn load(&self, rows: &dyn RowSource, groups: &KeyGroupSet, so_far: Option<Loaded>) -> Result<Option<Loaded>>;
+
+    /// Returns whether a loaded group costs next to nothing to adopt, so that it is adopted before it is needed. Default: yes.
+    fn is_adopted_freely(&self) -> bool {
+        true
+    }
 }
 
 /// Groups on their way into a backend.
@@ -67,7 +72,7 @@ pub trait GroupSource: fmt::Debug + Send + Sync {
     /// The next call tries again, except after damage.
     fn wait(&self, group: KeyGroup) -> Result<Arrived>;
 
-    /// Returns groups that are loaded and cost nothing to adopt.
+    /// Returns groups that are loaded and [cost next to nothing to adopt](GroupLoader::is_adopted_freely).
     fn take_loaded(&self) -> Vec<Arrived>;
 
     /// Returns the least used of the `resident` groups that can be evicted: all its state is in segments, and nobody has it

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
 use rocksdb::{DB, DBPinnableSlice, DBRawIterator, ErrorKind as Kind, Options, ReadOptions, Snapshot};
@@ -19,9 +20,53 @@ pub(super) struct Db {
     inner: DB,
     /// After `inner`: the folder can be deleted only once the database is closed.
     folder: Folder,
-    /// Kept for the statistics, which RocksDB exposes through its options.
-    pub(super) options: Options,
+    /// Also has the statistics, which RocksDB exposes through its options.
+    pub(super) options: Arc<Options>,
     pub(super) shared_rules: Arc<SharedRules>,
+    pub(super) loads: Arc<LoadFolder>,
+}
+
+/// Where sorted files are written that are to be ingested. It needs no open database.
+pub(super) struct LoadFolder {
+    path: PathBuf,
+    options: Arc<Options>,
+    /// Distinguishes the files of databases that used one folder, one after the other.
+    id: u64,
+    files: AtomicU64,
+}
+
+impl LoadFolder {
+    fn new(database: &Path, options: &Arc<Options>) -> Self {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = IDS.fetch_add(1, Ordering::Relaxed);
+        Self { path: loads_in(database), options: Arc::clone(options), id, files: AtomicU64::new(0) }
+    }
+
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    /// Returns the path of a new file.
+    pub(super) fn new_file(&self) -> PathBuf {
+        self.file(self.files.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Returns the path of a file by its number, from 0.
+    pub(super) fn file(&self, number: u64) -> PathBuf {
+        self.path.join(format!("{}-{number}.sst", self.id))
+    }
+}
+
+/// Returns the folder of the files to ingest. RocksDB does not know it.
+fn loads_in(database: &Path) -> PathBuf {
+    database.join("loads")
+}
+
+/// Deletes a database with the files that it has not ingested.
+fn destroy(options: &Options, folder: &Path) -> Result<(), rocksdb::Error> {
+    // Files of a load that is not yet given up stay until then.
+    drop(std::fs::remove_dir_all(loads_in(folder)));
+    DB::destroy(options, folder)
 }
 
 /// A folder that is deleted on drop.
@@ -29,7 +74,7 @@ struct Folder(PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
-        if let Err(error) = DB::destroy(&Options::default(), &self.0) {
+        if let Err(error) = destroy(&Options::default(), &self.0) {
             tracing::warn!(folder = %self.0.display(), %error, "cannot remove a database");
         }
     }
@@ -50,13 +95,15 @@ impl Db {
         let at = |error: Error| error.with("folder", folder.display());
         let created = std::fs::create_dir_all(folder);
         created.map_err(|error| at(disk_error("cannot make the state folder", error)))?;
-        DB::destroy(&options, folder).map_err(|error| at(rocksdb_error("cannot empty the state folder", error)))?;
+        destroy(&options, folder).map_err(|error| at(rocksdb_error("cannot empty the state folder", error)))?;
         // `destroy` deletes the folder too.
-        let created = std::fs::create_dir_all(folder);
+        let created = std::fs::create_dir_all(loads_in(folder));
         created.map_err(|error| at(disk_error("cannot make the state folder", error)))?;
         let inner = DB::open_cf_with_opts(&options, folder, [(COLUMN_FAMILY, options.clone())])
             .map_err(|error| at(rocksdb_error("cannot open the state folder", error)))?;
-        Ok(Self { inner, folder: Folder(folder.to_owned()), options, shared_rules })
+        let options = Arc::new(options);
+        let loads = Arc::new(LoadFolder::new(folder, &options));
+        Ok(Self { inner, folder: Folder(folder.to_owned()), options, shared_rules, loads })
     }
 
     pub(super) fn inner(&self) -> &DB {

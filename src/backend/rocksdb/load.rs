@@ -1,15 +1,17 @@
-//! Loading restored rows: sorted files that RocksDB ingests without rewriting them.
+//! Loading restored rows: sorted files that RocksDB ingests without rewriting them. Any thread can write the files; the
+//! backend's owner has them ingested.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use rocksdb::{IngestExternalFileOptions, SstFileWriter};
 
 use super::cell::put_all;
-use super::db::{Db, rocksdb_error};
+use super::db::{Db, LoadFolder, rocksdb_error};
 use super::longest::LongestRows;
 use crate::backend::checks::check_loadable;
 use crate::backend::row_key::{encode_row_key, row_bytes};
-use crate::error::{Result, broken};
+use crate::error::{Error, Result, broken};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::{Fold, FoldedGroup, OwnedPiece, RowBatch, RowSource, Rules};
 
@@ -34,49 +36,83 @@ impl Loaded {
     }
 }
 
-/// Adds rows of `groups` that are not in the database yet, all or none.
-///
-/// # Errors
-/// Errors of the source, the rules and the disk.
-pub(super) fn load(
-    db: &Db,
-    rows: &dyn RowSource,
-    groups: &KeyGroupSet,
-    rules: &Rules,
-    longest: &mut LongestRows,
-) -> Result<Vec<(KeyGroup, Loaded)>> {
-    let mut files = Files { db, writer: None, paths: Vec::new() };
-    let loaded = fill(&mut files, rows, groups, rules, longest);
-    let ingested = loaded.and_then(|loaded| files.ingest().map(|()| loaded));
-    // Ingestion moved the files away; after a failure they are still here.
-    files.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
-    ingested
+/// Rows in files that the database has not taken over. They are deleted if it never does.
+pub(super) struct SortedFiles {
+    folder: Arc<LoadFolder>,
+    paths: Vec<PathBuf>,
+    /// What each group has in them.
+    pub(super) loaded: Vec<(KeyGroup, Loaded)>,
+    pub(super) longest: LongestRows,
 }
 
-fn fill(
-    files: &mut Files<'_>,
-    rows: &dyn RowSource,
-    groups: &KeyGroupSet,
-    rules: &Rules,
-    longest: &mut LongestRows,
-) -> Result<Vec<(KeyGroup, Loaded)>> {
-    let mut loaded = Vec::with_capacity(groups.len());
-    let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
-    for group in groups.iter() {
-        let mut total = Loaded::default();
-        let mut folded = FoldedGroup::new(rows, group, Fold::Base, rules);
-        while folded.next_batch(&mut batch)? {
-            if total.rows > 0 {
-                // Batches follow segment order, not row key order: each batch needs a file of its own.
-                files.end()?;
-            }
-            sorted.fill(group, &batch, longest)?;
-            total.add(sorted.write(files)?);
-        }
-        loaded.push((group, total));
-        files.end_if_full()?;
+impl SortedFiles {
+    pub(super) fn new(folder: &Arc<LoadFolder>) -> Self {
+        Self { folder: Arc::clone(folder), paths: Vec::new(), loaded: Vec::new(), longest: LongestRows::default() }
     }
-    Ok(loaded)
+
+    /// Writes the rows of `groups` to files.
+    ///
+    /// # Errors
+    /// Errors of the source, the rules and the disk.
+    pub(super) fn write(
+        folder: &Arc<LoadFolder>,
+        rows: &dyn RowSource,
+        groups: &KeyGroupSet,
+        rules: &Rules,
+    ) -> Result<Self> {
+        let mut files = Self::new(folder);
+        files.add(rows, groups, rules)?;
+        Ok(files)
+    }
+
+    /// Writes rows of `groups` to more files.
+    ///
+    /// # Errors
+    /// As [`SortedFiles::write`]. The files hold some of the rows then.
+    pub(super) fn add(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet, rules: &Rules) -> Result<()> {
+        let Self { folder, paths, loaded, longest } = self;
+        let mut files = Files { folder, writer: None, paths };
+        let (mut batch, mut sorted) = (RowBatch::new(), Sorted::default());
+        for group in groups.iter() {
+            let mut total = Loaded::default();
+            let mut folded = FoldedGroup::new(rows, group, Fold::Base, rules);
+            while folded.next_batch(&mut batch)? {
+                if total.rows > 0 {
+                    // Batches follow segment order, not row key order: each batch needs a file of its own.
+                    files.end()?;
+                }
+                sorted.fill(group, &batch, longest)?;
+                total.add(sorted.write(&mut files)?);
+            }
+            loaded.push((group, total));
+            files.end_if_full()?;
+        }
+        files.end()
+    }
+
+    /// Adds the rows to the database, all or none.
+    ///
+    /// # Errors
+    /// `Usage` if the files are another database's; errors of the disk.
+    pub(super) fn ingest(&self, db: &Db) -> Result<()> {
+        if !Arc::ptr_eq(&self.folder, &db.loads) {
+            return Err(Error::usage("groups were loaded for another backend"));
+        }
+        if self.paths.is_empty() {
+            return Ok(());
+        }
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let ingested = db.inner().ingest_external_file_opts(&options, self.paths.clone());
+        ingested.map_err(|error| rocksdb_error("cannot take over files", error))
+    }
+}
+
+impl Drop for SortedFiles {
+    fn drop(&mut self) {
+        // Ingestion has moved them away.
+        self.paths.iter().for_each(|path| drop(std::fs::remove_file(path)));
+    }
 }
 
 /// One batch of a group as row keys and cells, sorted by row key.
@@ -148,11 +184,11 @@ impl Sorted {
     }
 }
 
-/// Sorted files; at most one is being written.
+/// Writes files, one at a time.
 struct Files<'a> {
-    db: &'a Db,
+    folder: &'a LoadFolder,
     writer: Option<SstFileWriter<'a>>,
-    paths: Vec<PathBuf>,
+    paths: &'a mut Vec<PathBuf>,
 }
 
 impl Files<'_> {
@@ -160,10 +196,10 @@ impl Files<'_> {
         let writer = match &mut self.writer {
             Some(writer) => writer,
             None => {
-                let path = self.db.folder().join(format!("load-{}.sst", self.paths.len()));
-                let writer = SstFileWriter::create(&self.db.options);
+                let path = self.folder.new_file();
+                let writer = SstFileWriter::create(self.folder.options());
+                self.paths.push(path.clone());
                 writer.open(&path).map_err(|error| rocksdb_error("cannot write a file", error))?;
-                self.paths.push(path);
                 self.writer.insert(writer)
             }
         };
@@ -177,16 +213,5 @@ impl Files<'_> {
     fn end(&mut self) -> Result<()> {
         let Some(mut writer) = self.writer.take() else { return Ok(()) };
         writer.finish().map_err(|error| rocksdb_error("cannot write a file", error))
-    }
-
-    fn ingest(&mut self) -> Result<()> {
-        self.end()?;
-        if self.paths.is_empty() {
-            return Ok(());
-        }
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        let ingested = self.db.inner().ingest_external_file_opts(&options, self.paths.clone());
-        ingested.map_err(|error| rocksdb_error("cannot take over files", error))
     }
 }

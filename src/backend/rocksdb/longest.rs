@@ -29,11 +29,21 @@ impl LongestRows {
         *longest = bytes.max(*longest);
     }
 
-    /// Moves the active layer's bounds below it, after a seal or a load.
+    /// Moves the active layer's bounds below it, after a seal.
     pub(super) fn seal(&mut self) {
-        for (table, bytes) in std::mem::take(&mut self.active) {
-            let longest = self.below.entry(table).or_default();
-            *longest = bytes.max(*longest);
+        let active = std::mem::take(&mut self.active);
+        self.raise_below(&active);
+    }
+
+    /// Raises the bounds below the active layer to those of loaded rows.
+    pub(super) fn add_loaded(&mut self, loaded: &Self) {
+        self.raise_below(&loaded.active);
+    }
+
+    fn raise_below(&mut self, bounds: &BTreeMap<TableId, u64>) {
+        for (table, bytes) in bounds {
+            let longest = self.below.entry(*table).or_default();
+            *longest = (*bytes).max(*longest);
         }
     }
 }

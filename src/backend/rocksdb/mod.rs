@@ -21,6 +21,7 @@ mod counts;
 mod db;
 mod gauges;
 mod load;
+mod loader;
 mod longest;
 mod row_write;
 mod settings;
@@ -39,6 +40,8 @@ use rocksdb::{WriteBatch, properties};
 use self::base::Base;
 use self::counts::Counts;
 use self::db::{Db, View};
+use self::load::SortedFiles;
+use self::loader::DetachedLoader;
 use self::longest::LongestRows;
 use self::row_write::Prior;
 use self::slot::Layer;
@@ -48,7 +51,10 @@ use self::writer::{LayerWrite, Writer};
 use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned, check_value};
 use super::layer::Layers;
 use super::row_key::{decode_row_key, encode_clear, encode_row_key, parts, row_bytes};
-use super::{BackendStats, Change, Entry, Outcome, RowRef, Scope, StateBackend, SubRange, Write};
+use super::{
+    BackendStats, Change, Entry, GroupLoader, Loaded as LoadedGroups, Outcome, RowRef, Scope, StateBackend, SubRange,
+    Write,
+};
 use crate::error::Result;
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroupSet};
@@ -138,12 +144,18 @@ impl RocksDbBackend {
 
     /// Adds restored rows of `groups`, all or none.
     fn load_rows(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
+        let files = SortedFiles::write(&self.db.loads, rows, groups, &self.rules)?;
+        self.take_over(&files)
+    }
+
+    /// Adds the rows in `files`, all or none.
+    fn take_over(&mut self, files: &SortedFiles) -> Result<()> {
         self.drain()?;
-        let loaded = load::load(&self.db, rows, groups, &self.rules, &mut self.longest)?;
-        self.longest.seal();
+        files.ingest(&self.db)?;
+        self.longest.add_loaded(&files.longest);
         self.stack.view = View::new(&self.db, self.layers, self.rules.clone());
-        for (group, loaded) in loaded {
-            self.counts.add(group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
+        for (group, loaded) in &files.loaded {
+            self.counts.add(*group, loaded.rows, loaded.live_bytes, loaded.payload_bytes);
         }
         Ok(())
     }
@@ -393,6 +405,18 @@ impl StateBackend for RocksDbBackend {
     fn load_more(&mut self, rows: &dyn RowSource, groups: &KeyGroupSet) -> Result<()> {
         check_owned(&self.groups, groups)?;
         self.load_rows(rows, groups)
+    }
+
+    fn group_loader(&mut self, _tables: &[TableId]) -> Option<Arc<dyn GroupLoader>> {
+        Some(Arc::new(DetachedLoader::new(&self.db.loads, &self.rules)))
+    }
+
+    /// Has files ingested, which takes some syncs of the disk, once RocksDB has all sealed layers.
+    fn adopt(&mut self, loaded: LoadedGroups, groups: &KeyGroupSet) -> Result<()> {
+        check_unowned(&self.groups, groups)?;
+        self.take_over(&*loader::files_of(loaded)?)?;
+        self.groups = self.groups.union(groups);
+        Ok(())
     }
 
     fn drop_groups(&mut self, groups: &KeyGroupSet) -> Result<()> {

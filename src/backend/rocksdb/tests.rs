@@ -294,12 +294,55 @@ fn a_dropped_backend_discards_queued_layers() {
 fn a_load_on_a_full_disk_fails_and_adds_no_rows() {
     let folder = tempfile::tempdir().unwrap();
     let (_stored, base, mut loaded) = base_and_empty_backend(folder.path());
-    std::os::unix::fs::symlink("/dev/full", loaded.db.folder().join("load-0.sst")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", loaded.db.loads.file(0)).unwrap();
     let error = loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Limit, "{error:?}");
     assert!(loaded.groups().is_empty() && loaded.stats().rows == 0);
     loaded.load(&*base.parts[0].rows, &KeyGroupSet::all(GROUPS)).unwrap();
     assert_eq!(loaded.stats().rows, 2000);
+}
+
+#[test]
+fn groups_are_loaded_on_other_threads_in_pieces_and_left_over_files_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (_stored, base, mut loaded) = base_and_empty_backend(folder.path());
+    let (loader, rows) = (loaded.group_loader(&[T]).unwrap(), Arc::clone(&base.parts[0].rows));
+    let group = |group: u16| -> KeyGroupSet { std::iter::once(KeyGroup(group)).collect() };
+    let load = |of: u16| {
+        let (loader, rows) = (Arc::clone(&loader), Arc::clone(&rows));
+        std::thread::spawn(move || loader.load(&*rows, &group(of), None)).join().unwrap().unwrap().unwrap()
+    };
+    let database = loaded.db.folder().to_owned();
+    let waiting = || files(&database.join("loads")).len();
+    let (first, second, third) = (load(0), load(1), load(2));
+    assert_eq!((loaded.stats().rows, waiting()), (0, 3), "nothing is in the database before it is adopted");
+    loaded.adopt(first, &group(0)).unwrap();
+    drop(second);
+    assert_eq!(waiting(), 1, "adopted files were moved, others removed");
+    // The next piece of the same group; its rows are those of another group here.
+    let third = loader.load(&*rows, &group(3), Some(third)).unwrap().unwrap();
+    loaded.adopt(third, &group(2).union(&group(3))).unwrap();
+    loaded.load(&*rows, &group(1)).unwrap();
+    assert_eq!((loaded.stats().rows, waiting()), (2000, 0));
+    for key in 0..2000 {
+        assert!(read(&mut loaded, &key.to_string()).unwrap().is_some(), "key {key}");
+    }
+    assert_eq!(loaded.adopt(Box::new(()), &none()).unwrap_err().kind(), ErrorKind::Usage);
+    let mut other = rocksdb(folder.path()).backend("other", none(), MemoryBudget::new(u64::MAX)).unwrap();
+    assert_eq!(other.adopt(load(0), &group(0)).unwrap_err().kind(), ErrorKind::Usage);
+    // Neither the loader nor what it has loaded keeps the folder in use, and both harm nothing of the next backend there.
+    let late = load(0);
+    drop(loaded);
+    assert!(!database.exists());
+    let mut next = rocksdb(folder.path()).backend("loaded", none(), MemoryBudget::new(u64::MAX)).unwrap();
+    let later = load(1);
+    let of_next = next.group_loader(&[T]).unwrap().load(&*rows, &group(0), None).unwrap().unwrap();
+    drop((late, later));
+    next.adopt(of_next, &group(0)).unwrap();
+    drop(load(2));
+    fs::write(next.db.loads.file(99), b"left over").unwrap();
+    drop(next);
+    assert!(!database.exists());
 }
 
 #[test]

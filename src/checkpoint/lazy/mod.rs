@@ -36,11 +36,12 @@ use lane::Lane;
 
 pub use ready::{Ready, ReadyGuard};
 
-/// Stored bytes that a lane loads at a time. Small, so that the order of the groups is kept and nobody waits long.
-const UNIT_BYTES: u64 = 2 << 20;
+/// Stored bytes that a lane loads at a time. Small, so that the order of the groups is kept and nobody waits long; large
+/// enough that neighbours, which share blocks, are mostly loaded together.
+const UNIT_BYTES: u64 = 4 << 20;
 
 /// Lanes of the background.
-const LANES_MAX: usize = 4;
+const LANES_MAX: usize = 5;
 
 /// Lanes that serve requests alone.
 const URGENT_LANES_MAX: usize = 4;
@@ -96,7 +97,7 @@ impl LazyRestore {
     /// Starts loading in the background.
     pub(crate) fn start(parts: LazyParts) -> Self {
         let LazyParts { store, attempt, chain, reader, loader, groups, uses, budget, part_bytes, tracker } = parts;
-        let loads = loads_of(&groups, &reader.sizes(), &uses);
+        let loads = loads_of(&groups, reader.sizes(), &uses);
         let board = Board::new(&loads);
         // The first report comes before any of the lanes'.
         tracker.begin(loads);
@@ -153,9 +154,9 @@ impl LazyRestore {
     }
 }
 
-/// Returns how many lanes the background has: one for each processor.
+/// Returns how many lanes the background has: one for each processor, and one more, as lanes also wait for the store.
 fn lanes() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(LANES_MAX)
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get).saturating_add(1).min(LANES_MAX)
 }
 
 impl Drop for LazyRestore {
@@ -215,19 +216,18 @@ impl Shared {
 
     /// Returns a reader of the groups that are as they were restored, wherever they were rewritten since.
     async fn restored(&self) -> Result<Arc<SegmentReader>> {
-        let absent = self.board().absent();
-        let (rewrites, segments) = {
-            let chain = lock(&self.chain);
-            match chain.rewrites_of_absent() {
-                0 => return Ok(Arc::clone(&self.reader)),
-                rewrites => (rewrites, chain.stored_segments(&absent)),
-            }
-        };
+        let rewrites = lock(&self.chain).rewrites_of_absent();
+        if rewrites == 0 {
+            return Ok(Arc::clone(&self.reader));
+        }
         if let Some((as_of, reader)) = &*self.rewritten()
             && *as_of == rewrites
         {
             return Ok(Arc::clone(reader));
         }
+        let absent = self.board().absent();
+        // A rewrite that ends here makes the reader newer than its number says; the next call opens another.
+        let segments = lock(&self.chain).stored_segments(&absent);
         let reader = Arc::new(SegmentReader::open(&self.store, &segments).await?);
         *self.rewritten() = Some((rewrites, Arc::clone(&reader)));
         Ok(reader)
@@ -311,7 +311,8 @@ impl GroupSource for LazyRestore {
     }
 
     fn take_loaded(&self) -> Vec<Arrived> {
-        self.shared.board().take_loaded()
+        let is_free = self.shared.loader().as_ref().is_none_or(|loader| loader.is_adopted_freely());
+        if is_free { self.shared.board().take_loaded() } else { Vec::new() }
     }
 
     fn coldest(&self, resident: &KeyGroupSet) -> Option<KeyGroup> {

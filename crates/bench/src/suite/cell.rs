@@ -130,8 +130,8 @@ impl<B: StateBackend> Cell<'_, B> {
         let from = self.spec.parallelism;
         let written = self.write()?;
         let restored = self.restore(from, &written.added, RestoreMode::Eager)?;
-        // Other backends load groups on the task's thread alone.
-        let lazy = (self.spec.backend == BackendKind::Log)
+        // It loads groups on the task's thread alone.
+        let lazy = (self.spec.backend != BackendKind::Overlay)
             .then(|| self.restore(from, &written.added, RestoreMode::Lazy))
             .transpose()?;
         let rescaled = self.restore(from + 1, &written.added, RestoreMode::Eager)?;

@@ -92,7 +92,7 @@ pub(crate) struct RunArgs {
     #[arg(long)]
     pub(crate) fresh: bool,
     /// When the state of the checkpoint is loaded: `lazy`, while records are processed, each key group when it is needed and
-    /// the most used first, if the backend can (`log`); `eager`, before the first record
+    /// the most used first, if the backend can (`log`, `rocksdb`); `eager`, before the first record
     #[arg(long, value_enum, default_value_t = Restore::Lazy)]
     pub(crate) restore: Restore,
     /// Checkpoints to keep
