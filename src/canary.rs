@@ -1,7 +1,7 @@
 //! Planted bugs, off unless a test enables one: they prove that the test suite detects such bugs.
 //!
-//! Each breaks a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `canary` the
-//! switches are constants. `docs/catalogue.md` lists the test that finds each.
+//! Most break a law of `docs/protocol.md` in a way that has lost data in a real system. Without the feature `canary` the
+//! switches are constants. `docs/catalogue.md` lists the law, and the test that finds each.
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -90,6 +90,8 @@ pub enum Canary {
     SkipClears,
     /// Loads an evicted key group from the segments of the restored checkpoint.
     LoadStale,
+    /// Puts a rewritten base after the deltas that its groups got meanwhile.
+    RewriteLast,
 }
 
 #[cfg(feature = "canary")]

@@ -190,6 +190,17 @@ async fn packs_that_cold_groups_keep_alive_are_rewritten() -> Result<()> {
     World::open(&gate, eager_bases(), LogBackend::new, model).await?.check()
 }
 
+/// Holds the next read of a data object until the sender is used. Returns it, and what resolves when that read has begun.
+fn hold_next_read(gate: &Gate) -> (oneshot::Sender<()>, oneshot::Receiver<()>) {
+    let (release, released) = oneshot::channel::<()>();
+    let (began, begun) = oneshot::channel::<()>();
+    gate.before_next_read(async move {
+        let _waiting = began.send(());
+        let _dropped = released.await;
+    });
+    (release, begun)
+}
+
 /// Leaves a job whose only pack is mostly of groups that hold next to nothing now. Returns it with the cold groups absent.
 async fn mostly_dead(gate: &Arc<Gate>) -> Result<(World<OverlayBackend>, KeyGroupSet)> {
     let mut world = World::open(gate, eager_bases(), LogBackend::new, BTreeMap::new()).await?;
@@ -238,22 +249,32 @@ async fn absent_groups_are_rewritten_without_being_loaded() -> Result<()> {
     World::open(&gate, eager_bases(), LogBackend::new, model).await?.check()
 }
 
+/// The clears are sealed and placed after the rewrite has chosen what it reads, and before it puts that elsewhere.
 #[tokio::test(flavor = "multi_thread")]
 async fn clears_of_a_group_that_is_being_rewritten_apply() -> Result<()> {
     let gate = Gate::new();
     let (mut world, cold) = mostly_dead(&gate).await?;
-    let hot = world.key_beside(&cold);
-    let cleared: Vec<_> = (0..KEYS).filter(|key| cold.contains(world.group_of(*key))).step_by(3).collect();
-    for (round, key) in cleared.into_iter().take(12).enumerate() {
-        world.clear(key)?;
-        world.append(hot, 100 + u32::try_from(round).unwrap())?;
+    let (first, hot) = (world.listed().await.objects, world.key_beside(&cold));
+    let (release, mut begun) = hold_next_read(&gate);
+    let mut version = 10;
+    while begun.try_recv().is_err() {
+        assert!(version < 1000, "nothing is rewritten");
+        world.append(hot, version)?;
         world.checkpoint().await?;
-        // Until all is placed, a group is not rewritten; so every third checkpoint has no clear.
-        if round % 3 == 2 {
-            world.checkpoint().await?;
-            world.checkpoint().await?;
-        }
+        version += 1;
     }
+    let cleared: Vec<_> = (0..KEYS).filter(|key| cold.contains(world.group_of(*key))).step_by(3).take(12).collect();
+    cleared.iter().try_for_each(|key| world.clear(*key))?;
+    world.append(hot, version)?;
+    world.checkpoint().await?;
+    release.send(()).unwrap();
+    while !world.listed().await.objects.is_disjoint(&first) {
+        assert!(version < 2000, "the first pack is still listed");
+        world.append(hot, version)?;
+        world.checkpoint().await?;
+        version += 1;
+    }
+    assert_eq!(world.absent(), cold, "nothing was loaded");
     let model = world.model.clone();
     world.check()?;
     drop(world);
@@ -295,12 +316,7 @@ async fn a_load_that_a_rewrite_overtakes_is_begun_again() -> Result<()> {
     let gate = Gate::new();
     let (mut world, cold) = mostly_dead(&gate).await?;
     let (first, hot) = (world.listed().await.objects, world.key_beside(&cold));
-    let (release, released) = oneshot::channel::<()>();
-    let (began, begun) = oneshot::channel::<()>();
-    gate.before_next_read(async move {
-        let _waiting = began.send(());
-        let _dropped = released.await;
-    });
+    let (release, begun) = hold_next_read(&gate);
     let mut ready = std::pin::pin!(world.task.ready_groups(&cold));
     assert!(futures_util::poll!(&mut ready).is_pending());
     begun.await.unwrap();

@@ -297,8 +297,13 @@ fn every_planted_bug_has_a_test() {
     let canaries = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/canary.rs")).unwrap();
     let body = canaries.split("pub enum Canary {").nth(1).unwrap().split("\n}").next().unwrap();
     let variants = body.lines().map(|line| line.trim().trim_end_matches(',')).filter(|line| !line.starts_with("//"));
-    let finders =
-        ["tests/sim/modes.rs", "tests/sim/laws/canaries.rs", "crates/cli/tests/catalogue/canaries.rs", "tests/lazy.rs"];
+    let finders = [
+        "tests/sim/modes.rs",
+        "tests/sim/stack/modes.rs",
+        "tests/sim/laws/canaries.rs",
+        "crates/cli/tests/catalogue/canaries.rs",
+        "tests/lazy/main.rs",
+    ];
     let finders = finders.map(|path| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap());
     for variant in variants.filter(|variant| !variant.is_empty()) {
         let switch = format!("Canary::{variant}");

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::SegmentChain;
 use super::link::{Link, LinkId, Seals, Stage};
+use crate::canary::{self, Canary};
 use crate::id::{Epoch, ObjectId};
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::memory::MemoryBudget;
@@ -192,7 +193,8 @@ impl SegmentChain {
             link.groups = link.groups.difference(&groups);
         }
         // What was sealed for these groups since is of later epochs.
-        let at = self.links.partition_point(|link| link.seals.epoch <= seals.epoch);
+        let later = |link: &Link| link.seals.epoch > seals.epoch && !canary::on(Canary::RewriteLast);
+        let at = self.links.partition_point(|link| !later(link));
         for segment in placed {
             let (id, kind, rules) = (self.ids.draw(), SegmentKind::Base, Rules::none());
             let (groups, stage) = (segment.groups.intersection(&groups), Stage::Placed(segment));

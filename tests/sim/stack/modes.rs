@@ -1,10 +1,12 @@
 //! Search modes for the whole stack.
 
+use alluvium::internals::canary::{Canary, plant};
+
 use super::scenario::{CALM, RANDOM, WAYS, run};
-use crate::budget::{STACK_CRASHED, STACK_SEEDS};
+use crate::budget::{CANARY_SEEDS, STACK_CRASHED, STACK_SEEDS};
 use crate::modes::Suite;
 use crate::points;
-use crate::search::{FailingCalls, Mode, search};
+use crate::search::{FailingCalls, Mode, search, show_line};
 
 const STACK: Suite = Suite {
     name: "stack",
@@ -50,6 +52,19 @@ fn every_call_fails_in_turn_in_every_way() {
     }
     sum.show("stack, each call failing in turn");
     assert!(calls > 20, "{calls} calls");
+}
+
+/// Finding it also proves that the seeds rewrite packs.
+#[test]
+fn a_planted_bug_of_rewrites_is_found() {
+    let (sum, violation) = search(CANARY_SEEDS.get(), |seed| {
+        plant(Some(Canary::RewriteLast));
+        let report = run(seed, RANDOM);
+        plant(None);
+        report
+    });
+    let (seed, violations) = violation.expect("no seed finds a rewritten base in the wrong place");
+    show_line(&format!("found by seed {seed} after {} runs: {}", sum.runs, violations[0]));
 }
 
 #[test]
