@@ -3,14 +3,14 @@
 //! Invariants: a part has whole key groups, or a piece of one group that is larger than a part may be; such a group is
 //! read in ranges, a little of each segment ahead of the merge, and loaded as it is merged.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::vec;
 
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::oneshot;
 
-use super::restore::{Content, Opened, SegmentReader, divide, of_segment};
+use super::restore::{Content, Opened, SegmentReader, of_segment};
 use super::restore_tracker::RestoreTracker;
 use crate::backend::StateBackend;
 use crate::error::{Error, Result};
@@ -58,9 +58,8 @@ impl Parts {
     /// Starts reading the rows of `groups`. About twice `bytes` of stored blocks are held at a time.
     #[must_use]
     pub fn read(runtime: SharedRuntime, reader: Arc<SegmentReader>, groups: &KeyGroupSet, bytes: u64) -> Self {
-        let sizes = reader.sizes();
-        let left = divide(groups, bytes, &sizes).into_iter();
-        let reading = Reading { runtime: Arc::clone(&runtime), reader, left, sizes, bytes, group: None };
+        let left = reader.parts(groups, bytes).into_iter();
+        let reading = Reading { runtime: Arc::clone(&runtime), reader, left, bytes, group: None };
         Self { next: begin(&runtime, reading), runtime }
     }
 
@@ -115,8 +114,6 @@ struct Reading {
     runtime: SharedRuntime,
     reader: Arc<SegmentReader>,
     left: vec::IntoIter<KeyGroupSet>,
-    /// Stored bytes of each group's rows.
-    sizes: BTreeMap<KeyGroup, u64>,
     /// Stored bytes that a part may take.
     bytes: u64,
     /// The group larger than a part that is being read.
@@ -133,7 +130,8 @@ impl Reading {
         }
         let Some(groups) = self.left.next() else { return Ok(None) };
         let alone = groups.first().filter(|_| groups.len() == 1);
-        if let Some(group) = alone.filter(|group| self.sizes.get(group).is_some_and(|size| *size > self.bytes)) {
+        if let Some(group) = alone.filter(|group| self.reader.sizes().get(group).is_some_and(|size| *size > self.bytes))
+        {
             let mut large = Large::new(Arc::clone(&self.reader), group, self.bytes);
             let rows = large.next(&self.runtime).await?.unwrap_or_else(|| large.empty());
             self.group = Some(large);

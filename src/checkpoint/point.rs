@@ -39,7 +39,7 @@ impl KeyReader {
     /// # Cost
     /// A block or two of each segment, or all blocks of the group in a segment without first places.
     pub(crate) async fn fetch(&self, group: KeyGroup, table: TableId, key: &[u8]) -> Result<Arc<dyn RowSource>> {
-        let SegmentReader { store, segments } = &self.segments;
+        let SegmentReader { store, segments, .. } = &self.segments;
         let fetches = segments.iter().filter(|opened| opened.segment.groups.contains(group)).map(async |opened| {
             let rows = match &opened.content {
                 Content::Rows(rows, _) => Arc::clone(rows),

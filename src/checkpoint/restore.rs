@@ -24,13 +24,14 @@ use crate::time::Timestamp;
 const WHOLE_SEGMENT_BYTES: u64 = 32 * 1024;
 
 /// Segments fetched at a time.
-const CONCURRENT_SEGMENTS: usize = 8;
+const CONCURRENT_SEGMENTS: usize = 16;
 
 /// Segments whose indexes were read and verified. Their rows can be read part by part.
 #[derive(Debug)]
 pub struct SegmentReader {
     pub(super) store: Store,
     pub(super) segments: Vec<Opened>,
+    sizes: BTreeMap<KeyGroup, u64>,
 }
 
 /// A segment whose index, or whose whole, was read.
@@ -81,24 +82,20 @@ impl SegmentReader {
     pub async fn open(store: &Store, segments: &[SegmentRef]) -> Result<Self> {
         let span = tracing::info_span!("open segments", segments = segments.len());
         let opened = stream::iter(segments.iter().cloned()).map(|segment| Opened::read(store, segment));
-        let segments = opened.buffered(CONCURRENT_SEGMENTS).try_collect().instrument(span).await?;
-        Ok(Self { store: store.clone(), segments })
+        let segments: Vec<_> = opened.buffered(CONCURRENT_SEGMENTS).try_collect().instrument(span).await?;
+        Ok(Self { store: store.clone(), sizes: sizes_of(&segments), segments })
     }
 
     /// Divides `groups` into parts of at least one group whose stored rows take about `bytes` or less.
     #[must_use]
     pub fn parts(&self, groups: &KeyGroupSet, bytes: u64) -> Vec<KeyGroupSet> {
-        divide(groups, bytes, &self.sizes())
+        groups.divide(bytes, |group| self.sizes.get(&group).copied().unwrap_or(0))
     }
 
     /// Returns the stored bytes of each group's rows. A block of several groups counts for its first group; short
     /// segments, already in memory, count for none.
-    pub(crate) fn sizes(&self) -> BTreeMap<KeyGroup, u64> {
-        let mut sizes = BTreeMap::new();
-        for opened in &self.segments {
-            opened.add_sizes(&mut sizes);
-        }
-        sizes
+    pub(crate) const fn sizes(&self) -> &BTreeMap<KeyGroup, u64> {
+        &self.sizes
     }
 
     /// Returns the stored bytes of the rows that each segment has of its groups.
@@ -151,16 +148,6 @@ impl Opened {
         }
     }
 
-    /// Adds the stored bytes of each group.
-    fn add_sizes(&self, sizes: &mut BTreeMap<KeyGroup, u64>) {
-        // Short segments are in memory already.
-        let Content::Index(index) = &self.content else { return };
-        for block in index.blocks_of(&self.segment.groups) {
-            let size = sizes.entry(block.first).or_default();
-            *size = size.saturating_add(u64::from(block.length));
-        }
-    }
-
     /// Returns the rows of `groups`, a subset of the groups that the segment is needed for.
     async fn fetch(&self, store: &Store, groups: KeyGroupSet) -> Result<Arc<dyn RowSource>> {
         let rows = match &self.content {
@@ -192,9 +179,21 @@ impl Opened {
     }
 }
 
-/// Divides `groups` into parts of at least one group that take about `bytes` or less, by `sizes`.
-pub(super) fn divide(groups: &KeyGroupSet, bytes: u64, sizes: &BTreeMap<KeyGroup, u64>) -> Vec<KeyGroupSet> {
-    groups.divide(bytes, |group| sizes.get(&group).copied().unwrap_or(0))
+/// Returns what [`SegmentReader::sizes`] returns of these segments.
+fn sizes_of(segments: &[Opened]) -> BTreeMap<KeyGroup, u64> {
+    let mut sizes: Vec<u64> = Vec::new();
+    for opened in segments {
+        // Short segments are in memory already.
+        let Content::Index(index) = &opened.content else { continue };
+        for block in index.blocks_of(&opened.segment.groups) {
+            let at = usize::from(block.first.0);
+            if sizes.len() <= at {
+                sizes.resize(at + 1, 0);
+            }
+            sizes.get_mut(at).into_iter().for_each(|size| *size = size.saturating_add(u64::from(block.length)));
+        }
+    }
+    (0..).map(KeyGroup).zip(sizes).filter(|(_, size)| *size > 0).collect()
 }
 
 pub(super) fn of_segment(error: Error, segment: &SegmentRef) -> Error {

@@ -29,16 +29,16 @@ pub(super) async fn load_order(store: &Store, operator: &OperatorManifest) -> Re
     let with_state = |subtask: &&SubtaskManifest| !subtask.segments.is_empty();
     let subtasks: Vec<_> = operator.inline_subtasks()?.into_iter().filter(with_state).collect();
     let segments: Vec<_> = subtasks.iter().flat_map(|subtask| subtask.segments.iter().cloned()).collect();
-    let sizes = SegmentReader::open(store, &segments).await?.sizes();
+    let reader = SegmentReader::open(store, &segments).await?;
     let warmth = subtasks.iter().flat_map(|subtask| subtask.groups.iter().zip(subtask.heat.iter().copied()));
     let warmth: BTreeMap<KeyGroup, Warmth> = warmth.collect();
     let groups = KeyGroupSet::from_ranges(subtasks.iter().flat_map(|subtask| subtask.groups.ranges().iter().copied()));
     let uses: GroupUses = warmth.iter().map(|(group, warmth)| (*group, warmth.weight())).collect();
-    let loads = loads_of(&groups, &sizes, &uses);
+    let loads = loads_of(&groups, reader.sizes(), &uses);
     let step = |group: KeyGroup| LoadStep {
         group,
         warmth: warmth.get(&group).copied().unwrap_or_default(),
-        bytes: sizes.get(&group).copied().unwrap_or(0),
+        bytes: reader.sizes().get(&group).copied().unwrap_or(0),
     };
     Ok(by_smiths_rule(&loads).into_iter().map(step).collect())
 }

@@ -137,13 +137,18 @@ impl SegmentIndex {
         self.blocks.last().map_or(HEADER_BYTES as u64, BlockEntry::end)
     }
 
-    /// Returns the blocks that may have rows of `groups`.
+    /// Returns the blocks that may have rows of `groups`, in order. Costs a search per range of groups.
     pub(crate) fn blocks_of<'a>(&'a self, groups: &'a KeyGroupSet) -> impl Iterator<Item = &'a BlockEntry> {
-        let meets = |block: &BlockEntry| {
-            let next = groups.ranges().partition_point(|range| range.end <= block.first.0);
-            groups.ranges().get(next).is_some_and(|range| range.start <= block.last.0)
+        let mut left = self.blocks.as_slice();
+        let of_range = move |range: &KeyGroupRange| {
+            let from = left.partition_point(|block| block.last.0 < range.start);
+            let (_, rest) = left.split_at(from);
+            let (found, rest) = rest.split_at(rest.partition_point(|block| block.first.0 < range.end));
+            // A block that two ranges meet was found for the first.
+            left = rest;
+            found
         };
-        self.blocks.iter().filter(move |block| meets(block))
+        groups.ranges().iter().flat_map(of_range)
     }
 
     #[cfg(test)]

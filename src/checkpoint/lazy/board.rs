@@ -290,6 +290,7 @@ pub(super) fn is_permanent(error: &Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::lazy::UNIT_BYTES;
     use crate::checkpoint::load_order::GroupLoad;
 
     fn board(sizes: &[(u16, u64, f64)]) -> Board {
@@ -332,7 +333,7 @@ mod tests {
                 served
             };
             let (mut loaded, mut served) = (0.0, 0.0);
-            for unit in units(&mut board(&groups), 2 << 20) {
+            for unit in units(&mut board(&groups), UNIT_BYTES) {
                 for group in unit {
                     let (_, bytes_of, uses_of) = groups[usize::from(group)];
                     (loaded, served) = (loaded + bytes_of as f64, served + uses_of);

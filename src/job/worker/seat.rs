@@ -221,7 +221,7 @@ impl Seat {
     ) -> Result<()> {
         let has_rows = !self.share.segments.is_empty();
         let groups = if has_rows { self.share.groups.clone() } else { KeyGroupSet::empty() };
-        tracker.begin(loads_of(&groups, &reader.sizes(), &self.uses()));
+        tracker.begin(loads_of(&groups, reader.sizes(), &self.uses()));
         let (runtime, bytes) = (Arc::clone(&self.runtime), self.restore.bytes / 2);
         Parts::read(runtime, reader, &self.share.groups, bytes).load_into(state.backend_mut(), tracker).await
     }
