@@ -43,7 +43,7 @@ pub(super) struct Folder {
     doubtful: Mutex<BTreeMap<Path, Create>>,
 }
 
-/// A create, which goes on when its caller no longer waits. Resolves once it has ended.
+/// A create, which runs to its end also if its caller no longer waits. Resolves then.
 type Create = Shared<BoxFuture<'static, ()>>;
 
 impl Folder {

@@ -62,11 +62,13 @@ fn loads_in(database: &Path) -> PathBuf {
     database.join("loads")
 }
 
-/// Deletes a database with the files that it has not ingested.
+/// Deletes a database that nobody uses, with the files that it has not ingested.
 fn destroy(options: &Options, folder: &Path) -> Result<(), rocksdb::Error> {
-    // Files of a load that is not yet given up stay until then.
+    DB::destroy(options, folder)?;
+    // RocksDB deletes its own files alone, and the folder if nothing else is there.
     drop(std::fs::remove_dir_all(loads_in(folder)));
-    DB::destroy(options, folder)
+    drop(std::fs::remove_dir(folder));
+    Ok(())
 }
 
 /// A folder that is deleted on drop.

@@ -351,8 +351,11 @@ fn a_folder_in_use_and_invalid_options_are_refused() {
     let mut first = backend(folder.path());
     write(&mut first, "k", "", Write::Put(b"v")).unwrap();
     let budget = || MemoryBudget::new(u64::MAX);
+    let waiting = first.db.loads.new_file();
+    fs::write(&waiting, b"loaded").unwrap();
     let error = rocksdb(folder.path()).backend("b", none(), budget()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Config, "{error:?}");
+    assert!(waiting.exists(), "files of a backend in use are left alone");
     seal(&mut first, 1, 0, &none());
     assert_eq!(read(&mut first, "k").unwrap().as_deref(), Some(b"v".as_slice()), "nothing was lost");
     for (name, value) in [("write_buffer_size", "many"), ("no_such_option", "1"), ("max_open_files", "7")] {
