@@ -12,10 +12,15 @@
 //!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Storage` is the only way to its
 //!   bytes, and a borrow of it, shared or unique, is one of its bytes;
 //! - a `Storage` on the heap owns the slice that it took from a box;
+//! - a `RegionTable` and a `Directory` keep the addresses of storages that they own and hand out to nobody for changes, so
+//!   that an address and its storage change together; they lend bytes as long as they are borrowed themselves;
 //! - the system zeroes a mapping, and all bit patterns of bytes and words are valid: so bytes are always initialised.
 #![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` measures its gain")]
 
+mod chunk;
+mod directory;
 mod storage;
+mod table;
 
 use std::fmt;
 use std::ptr::NonNull;
@@ -28,7 +33,10 @@ use crate::memory::{Charge, MemoryBudget};
 
 use super::warmer::Warmer;
 
-pub(super) use self::storage::{Buffer, Plain, Storage};
+pub(super) use self::chunk::Chunk;
+pub(super) use self::directory::{Directory, Words};
+pub(super) use self::storage::{Plain, Storage};
+pub(super) use self::table::{Entry, Memory, RegionTable, no_region};
 
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
 

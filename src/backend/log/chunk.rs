@@ -1,69 +1,23 @@
-//! Chunks: the memory of a region, which sealed parts share. Tallies: counts of the records in regions.
+//! Records in chunks, the memory of regions, which sealed parts share. Tallies: counts of the records in regions.
 
-use std::fmt;
-
-use super::arena::{Arena, Buffer, LINE_BYTES, prefetch};
+use super::arena::{Chunk, LINE_BYTES, prefetch};
 use super::record::{Record, Shape};
-use super::region::REGION_OVERHEAD_BYTES;
 use crate::error::broken;
-use crate::memory::Charge;
 
 /// Bytes to prefetch ahead of a sequential pass.
 const READ_AHEAD_BYTES: usize = 1024;
 
-/// The memory of a region.
-pub(super) struct Chunk {
-    pub(super) bytes: Buffer,
-    charge: Charge,
-}
-
-impl fmt::Debug for Chunk {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Chunk({} of {} bytes)", self.bytes.len(), self.bytes.capacity())
-    }
-}
-
 impl Chunk {
-    pub(super) fn new(capacity: usize, arena: &Arena) -> Self {
-        let bytes = Buffer::with_capacity(capacity, arena);
-        let charge = arena.budget().charge(REGION_OVERHEAD_BYTES + bytes.capacity() as u64);
-        Self { bytes, charge }
-    }
-
-    /// Changes the capacity to `capacity` bytes, at least the length.
-    pub(super) fn resize(&mut self, capacity: usize, arena: &Arena) {
-        self.bytes.resize(capacity, arena);
-        self.charge.resize(REGION_OVERHEAD_BYTES + self.bytes.capacity() as u64);
-    }
-
-    /// Returns the bytes of memory held.
-    pub(super) fn held_bytes(&self) -> u64 {
-        self.charge.bytes()
-    }
-
-    /// Returns the bytes of all records.
-    pub(super) fn written_bytes(&self) -> u64 {
-        self.bytes.len() as u64
-    }
-
-    /// Returns the bytes left for further records.
-    pub(super) fn spare_bytes(&self) -> u64 {
-        (self.bytes.capacity() - self.bytes.len()) as u64
-    }
-
     /// Returns the record at an offset.
     #[inline]
     pub(super) fn record(&self, offset: u32) -> Record<'_> {
-        match Record::parse(self.bytes_at(offset)) {
-            Some(record) => record,
-            None => no_record(),
-        }
+        record_in(self.bytes_at(offset))
     }
 
     /// Returns the bytes from a record on, to the end of the memory.
     #[inline]
-    pub(super) fn bytes_at(&self, offset: u32) -> &[u8] {
-        match self.bytes.bytes_from(offset as usize) {
+    fn bytes_at(&self, offset: u32) -> &[u8] {
+        match self.bytes_from(offset as usize) {
             Some(bytes) => bytes,
             None => no_record(),
         }
@@ -80,9 +34,9 @@ impl Chunk {
     /// Returns all records with their offsets, dead ones included, in the order in which they were written.
     pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
         let mut next = 0;
-        let mut ahead = self.bytes.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
+        let mut ahead = self.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
         std::iter::from_fn(move || {
-            if next == self.bytes.len() {
+            if next == self.len() {
                 return None;
             }
             let offset = offset(next);
@@ -91,6 +45,15 @@ impl Chunk {
             ahead.by_ref().take(record.shape.len.div_ceil(LINE_BYTES)).for_each(prefetch);
             Some((offset, record))
         })
+    }
+}
+
+/// Returns the record at the front of `bytes`.
+#[inline]
+pub(super) fn record_in(bytes: &[u8]) -> Record<'_> {
+    match Record::parse(bytes) {
+        Some(record) => record,
+        None => no_record(),
     }
 }
 

@@ -71,16 +71,16 @@ impl Regions {
 impl Region {
     /// Returns whether the region can stay as it is: all its records are live, and they fill at least half of it.
     fn is_clean(&self, section: Section) -> bool {
-        let droppable = section == Section::Frozen && self.tally.tombstones > 0;
+        let droppable = section == Section::Frozen && self.notes.tally.tombstones > 0;
         self.is_all_referenced()
             && !droppable
-            && !self.has_older_pieces
-            && self.chunk().held_bytes() <= 2 * self.tally.bytes()
+            && !self.notes.has_older_pieces
+            && self.chunk().held_bytes() <= 2 * self.notes.tally.bytes()
     }
 
     /// Returns the bytes that one step of cleaning goes through.
     fn cost(&self, section: Section) -> u64 {
-        if self.tally.records() == 0 || self.is_clean(section) { STEP_BYTES } else { self.chunk().held_bytes() }
+        if self.notes.tally.records() == 0 || self.is_clean(section) { STEP_BYTES } else { self.chunk().held_bytes() }
     }
 }
 
@@ -123,7 +123,7 @@ impl Group {
     fn evict_expired(&mut self, churn: u64, rules: &Rules) {
         let frozen = self.regions.run_mut(Section::Frozen);
         frozen.expiry_credit = (frozen.expiry_credit + churn).min(frozen.held_bytes);
-        for _ in 0..self.regions.slots() {
+        for _ in 0..self.regions.issued() {
             let next = self.regions.next_to_expire();
             let Some(region) = self.regions.frozen_at(next) else { continue };
             let frozen = self.regions.run(Section::Frozen);
@@ -176,7 +176,7 @@ impl Group {
     /// Returns whether the region's survivors can be copied: if a sealed part pins the region, the budget needs room
     /// for both.
     fn can_move(&self, region: &Region) -> bool {
-        !region.is_pinned() || self.regions.budget().has_room(region.tally.bytes() + REGION_OVERHEAD_BYTES)
+        !region.is_pinned() || self.regions.budget().has_room(region.notes.tally.bytes() + REGION_OVERHEAD_BYTES)
     }
 
     fn oldest(&self, section: Section) -> Option<&Region> {
@@ -192,7 +192,7 @@ impl Group {
         }
         let moved = self.move_values(section, rules);
         let Some((id, region)) = self.regions.take_oldest(section) else { broken("a section has a region to clean") };
-        let mut left = region.tally.records();
+        let mut left = region.notes.tally.records();
         let mut records = region.chunk().records().filter(|(_, record)| !record.shape.is_dead());
         let mut window = Vec::with_capacity(PREFETCHED_RECORDS);
         while left > 0 {
@@ -218,7 +218,7 @@ impl Group {
     /// Returns whether the index pointed at it.
     fn keep_or_drop(&mut self, section: Section, region: &Region, here: Address, hash: u32, rules: &Rules) -> bool {
         let record = region.chunk().record(here.offset());
-        let bucket = match self.referrer_of(hash, here, &record, region.has_older_pieces) {
+        let bucket = match self.referrer_of(hash, here, &record, region.notes.has_older_pieces) {
             Some(Referrer::Index(bucket)) => bucket,
             Some(Referrer::Chain) => broken("older pieces leave a region before it is removed"),
             None => return false,
@@ -243,7 +243,7 @@ impl Group {
     fn move_values(&mut self, section: Section, rules: &Rules) -> u64 {
         let Some(&id) = self.regions.run(section).order.front() else { return 0 };
         let region = self.regions.region(id);
-        if !region.has_older_pieces {
+        if !region.notes.has_older_pieces {
             return 0;
         }
         let is_older_piece = |offset, record: &Record<'_>| {

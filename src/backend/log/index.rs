@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::broken;
 use crate::memory::Charge;
 
-use self::part::{Part, Search, Slot};
-use super::arena::{Arena, BLOCK_BYTES};
+use self::part::{Part, Search, Slot, empty_slots, repoint, taken_slots};
+use super::arena::{Arena, BLOCK_BYTES, Directory, Storage};
 use super::record::Place;
 
 /// Bits of a slot's address: an offset in a region, and the region's number plus one.
@@ -118,10 +118,11 @@ pub(super) fn tag(hash: u32) -> u32 {
 /// The index of one group.
 #[derive(Debug)]
 pub(super) struct Index {
-    /// By the top `depth` bits of a tag: 2^`depth` part numbers.
-    directory: Vec<u32>,
-    parts: Vec<Part>,
+    /// By the top `depth` bits of a tag: 2^`depth` entries, which lead to the slots of parts.
+    directory: Directory,
     depth: u32,
+    /// The parts, by the numbers of their slots in the directory.
+    parts: Vec<Part>,
     /// Number of slots of all parts.
     slots: usize,
     arena: Arena,
@@ -137,19 +138,22 @@ pub(super) struct Bucket {
 
 impl Index {
     pub(super) fn new(arena: &Arena) -> Self {
-        let (parts, charge) = (vec![Part::new(0, 0, arena)], arena.budget().charge(0));
-        let mut index = Self { directory: vec![0], parts, depth: 0, slots: 0, arena: arena.clone(), charge };
+        let (parts, charge) = (vec![Part::new(0, 0)], arena.budget().charge(0));
+        let directory = Directory::of(vec![empty_slots(0, arena)]);
+        let mut index = Self { directory, depth: 0, parts, slots: 0, arena: arena.clone(), charge };
         index.recharge();
         index
     }
 
+    /// Returns the directory entry of a tag.
+    #[inline(always)]
+    fn entry_of(&self, tag: u32) -> usize {
+        (tag >> (TAG_BITS - self.depth)) as usize
+    }
+
     #[inline]
     fn part_of(&self, tag: u32) -> u32 {
-        let top = tag >> (TAG_BITS - self.depth);
-        match self.directory.get(top as usize) {
-            Some(part) => *part,
-            None => no_part(),
-        }
+        self.directory.table_at(self.entry_of(tag))
     }
 
     #[inline]
@@ -160,10 +164,11 @@ impl Index {
         }
     }
 
+    /// Returns a part and its words.
     #[inline]
-    fn part_mut(&mut self, part: u32) -> &mut Part {
+    fn part_mut(&mut self, part: u32) -> (&mut Part, &mut [u64]) {
         match self.parts.get_mut(part as usize) {
-            Some(part) => part,
+            Some(counts) => (counts, self.directory.table_mut(part)),
             None => no_part(),
         }
     }
@@ -172,15 +177,14 @@ impl Index {
     #[inline(always)]
     pub(super) fn search(&self, hash: u32) -> Search<'_> {
         let tag = tag(hash);
-        self.part(self.part_of(tag)).search(tag)
+        Search::new(self.directory.words(self.entry_of(tag)), tag)
     }
 
     /// Returns every entry with this hash's [`tag`]; other hashes may share it.
     #[inline]
     pub(super) fn hits(&self, hash: u32) -> impl Iterator<Item = (Bucket, Address)> {
-        let tag = tag(hash);
-        let part = self.part_of(tag);
-        self.part(part).search(tag).hits().map(move |(at, address)| (Bucket { part, at }, address))
+        let part = self.part_of(tag(hash));
+        self.search(hash).hits().map(move |(at, address)| (Bucket { part, at }, address))
     }
 
     /// Returns the entry with this hash whose record `is_match` accepts.
@@ -196,26 +200,26 @@ impl Index {
             return 0;
         }
         if part.is_largest() {
-            let directory = if part.depth == self.depth { self.directory.len() } else { 0 };
-            let more = size_of::<Part>() + directory * size_of::<u32>();
+            let entries = if part.depth == self.depth { self.directory.len() } else { 0 };
+            let more = size_of::<Part>() + Directory::growth_bytes(entries);
             return self.arena.growth_bytes(PART_SLOTS * size_of::<Slot>()) + more as u64;
         }
-        let [more, now] = [part.slots_for_one_more(), part.slots.len()].map(|slots| slots * size_of::<Slot>());
+        let [more, now] = [part.slots_for_one_more(), part.slots].map(|slots| slots * size_of::<Slot>());
         if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
     }
 
     /// Returns how many bytes of memory an index for `rows` rows takes.
     pub(super) fn presized_bytes(rows: usize) -> u64 {
         let (depth, slots) = layout_for(rows);
-        ((slots * size_of::<Slot>() + size_of::<u32>() + size_of::<Part>()) << depth) as u64
+        ((slots * size_of::<Slot>() + Directory::growth_bytes(1) + size_of::<Part>()) << depth) as u64
     }
 
     /// Makes room for `rows` rows in an empty index.
     pub(super) fn presize(&mut self, rows: usize) {
         let (depth, slots) = layout_for(rows);
         self.depth = depth;
-        self.directory = (0..1 << depth).collect();
-        self.parts = self.directory.iter().map(|_| Part::new(slots, depth, &self.arena)).collect();
+        self.directory = Directory::of((0..1 << depth).map(|_| empty_slots(slots, &self.arena)).collect());
+        self.parts = vec![Part::new(slots, depth); 1 << depth];
         self.slots = slots << depth;
         self.recharge();
     }
@@ -224,55 +228,69 @@ impl Index {
     pub(super) fn insert(&mut self, hash: u32, address: Address) {
         let tag = tag(hash);
         loop {
-            let part = self.part_of(tag);
-            let Some(part) = self.parts.get_mut(part as usize) else { no_part() };
+            let number = self.part_of(tag);
+            let (part, words) = self.part_mut(number);
             if !part.is_full() {
-                return part.put(Slot::new(tag, address));
+                return part.put(words, Slot::new(tag, address));
             }
             if part.is_largest() {
                 self.split(tag);
             } else {
                 let slots = part.slots_for_one_more();
-                self.slots += slots - part.slots.len();
-                part.resize(slots, &self.arena);
+                self.resize(number, slots);
             }
             self.recharge();
         }
     }
 
+    /// Moves a part's rows to new slots, which drops the removed ones; returns the old slots.
+    fn rebuild(&mut self, number: u32, new: Part) -> Storage<u64> {
+        let words = empty_slots(new.slots, &self.arena);
+        let old = self.directory.replace(number, words);
+        let Some(part) = self.parts.get_mut(number as usize) else { no_part() };
+        self.slots = self.slots + new.slots - part.slots;
+        *part = new;
+        old
+    }
+
+    /// Gives a part another number of slots.
+    fn resize(&mut self, number: u32, slots: usize) {
+        let old = self.rebuild(number, Part::new(slots, self.part(number).depth));
+        let (part, words) = self.part_mut(number);
+        taken_slots(&old).for_each(|slot| part.put(words, slot));
+    }
+
     /// Splits the part of this tag by one more bit.
     fn split(&mut self, tag: u32) {
-        let (old, new) = (self.part_of(tag), part_number(self.parts.len()));
-        let Some(part) = self.parts.get_mut(old as usize) else { no_part() };
-        let depth = part.depth + 1;
-        let is_upper = |tag: u32| tag >> (TAG_BITS - depth) & 1 == 1;
-        let rows = std::mem::replace(part, Part::new(PART_SLOTS, depth, &self.arena));
-        let mut upper = Part::new(PART_SLOTS, depth, &self.arena);
-        rows.taken().for_each(|slot| if is_upper(slot.tag()) { upper.put(slot) } else { part.put(slot) });
-        self.slots += 2 * PART_SLOTS - rows.slots.len();
-        self.parts.push(upper);
+        let lower = self.part_of(tag);
+        let depth = self.part(lower).depth + 1;
+        let old = self.rebuild(lower, Part::new(PART_SLOTS, depth));
+        let upper = self.directory.add(empty_slots(PART_SLOTS, &self.arena));
+        self.parts.push(Part::new(PART_SLOTS, depth));
+        self.slots += PART_SLOTS;
+        for slot in taken_slots(&old) {
+            let is_upper = slot.tag() >> (TAG_BITS - depth) & 1 == 1;
+            let (part, words) = self.part_mut(if is_upper { upper } else { lower });
+            part.put(words, slot);
+        }
         if depth > self.depth {
             self.depth = depth;
-            self.directory = self.directory.iter().flat_map(|part| [*part; 2]).collect();
+            self.directory.double();
         }
-        // A run of directory entries points at the part; the upper half of the run now belongs to the new part.
+        // A run of directory entries leads to the part; the upper half of the run now belongs to the new part.
         let run = 1 << (self.depth - depth);
         let first = ((tag >> (TAG_BITS - depth)) as usize | 1) * run;
-        self.directory.iter_mut().skip(first).take(run).for_each(|part| *part = new);
+        self.directory.point(first, run, upper);
     }
 
     /// Points an entry at another record.
     pub(super) fn point(&mut self, bucket: Bucket, address: Address) {
-        let part = self.part_mut(bucket.part);
-        let slot = part.slots.get(bucket.at);
-        if !slot.is_taken() {
-            broken("a changed entry exists");
-        }
-        part.slots.set(bucket.at, Slot::new(slot.tag(), address));
+        repoint(self.directory.table_mut(bucket.part), bucket.at, address);
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket) {
-        self.part_mut(bucket.part).remove(bucket.at);
+        let (part, words) = self.part_mut(bucket.part);
+        part.remove(words, bucket.at);
     }
 
     /// Gives back memory after a removal, once most of the part is empty. Amortised, a removal pays a constant for
@@ -283,22 +301,21 @@ impl Index {
 
     /// As [`Index::trim_at`], after many removals: one step per part.
     pub(super) fn trim(&mut self) {
-        (0..part_number(self.parts.len())).for_each(|part| self.trim_part(part));
+        (0..).zip(0..self.parts.len()).for_each(|(part, _)| self.trim_part(part));
     }
 
-    fn trim_part(&mut self, part: u32) {
-        let Some(part) = self.parts.get_mut(part as usize) else { no_part() };
-        if part.taken < part.slots.len() / 8 {
+    fn trim_part(&mut self, number: u32) {
+        let part = self.part(number);
+        if part.taken < part.slots / 8 {
             let slots = if part.taken == 0 { 0 } else { (part.taken * 3).next_power_of_two().max(4) };
-            self.slots = self.slots + slots - part.slots.len();
-            part.resize(slots, &self.arena);
+            self.resize(number, slots);
             self.recharge();
         }
     }
 
     /// Returns the addresses of the newest records of all rows, in no particular order.
     pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
-        self.parts.iter().flat_map(Part::taken).map(Slot::address)
+        self.directory.tables().flat_map(taken_slots).map(Slot::address)
     }
 
     /// Returns the bytes of memory held.
@@ -307,19 +324,14 @@ impl Index {
     }
 
     fn recharge(&mut self) {
-        let directory = self.directory.len() * size_of::<u32>() + self.parts.len() * size_of::<Part>();
-        self.charge.resize((self.slots * size_of::<Slot>() + directory) as u64);
+        let parts = self.directory.bytes() + self.parts.len() * size_of::<Part>();
+        self.charge.resize((self.slots * size_of::<Slot>() + parts) as u64);
     }
 }
 
 #[cold]
 fn no_part() -> ! {
     broken("the directory points at existing parts")
-}
-
-/// Returns the number of the next part after `parts` parts.
-fn part_number(parts: usize) -> u32 {
-    u32::try_from(parts).unwrap_or_else(|_| broken("a directory has fewer than 2^32 parts"))
 }
 
 /// Returns the depth of a directory for `rows` rows, and the slots of each part.

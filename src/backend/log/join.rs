@@ -68,12 +68,12 @@ impl Regions {
         let (mut found, mut kept_bytes) = (Neighbours { ids: Vec::new(), cost: 0 }, 0);
         for &id in run.order.range(at..).take(JOINED_MAX) {
             let region = self.region(id);
-            kept_bytes += region.tally.bytes();
+            kept_bytes += region.notes.tally.bytes();
             if !region.is_small() || run.open == Some(id) || kept_bytes > REGION_BYTES as u64 {
                 break;
             }
             found.ids.push(id);
-            found.cost += STEP_BYTES + region.chunk().written_bytes();
+            found.cost += STEP_BYTES + region.chunk().len() as u64;
         }
         // The joined region needs memory beside its sources while sealed parts pin them.
         if !self.budget().has_room(kept_bytes.min(REGION_BYTES as u64) + REGION_OVERHEAD_BYTES) {
@@ -154,7 +154,9 @@ impl Group {
             let region = self.regions.region(id);
             for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
                 let (here, hash) = (Address::new(id, offset), self.hash(&record.place));
-                let Some(referrer) = self.referrer_of(hash, here, &record, region.has_older_pieces) else { continue };
+                let Some(referrer) = self.referrer_of(hash, here, &record, region.notes.has_older_pieces) else {
+                    continue;
+                };
                 let in_pieces = matches!(referrer, Referrer::Chain) || record.meta.is_chained();
                 if in_pieces && !folded.contains_key(&here) {
                     let pieces = self.pieces_within(hash, here, &record, ids);

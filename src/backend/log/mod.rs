@@ -54,8 +54,8 @@ use crate::memory::{Charge, MemoryBudget};
 use crate::row::{Cut, GroupHeat, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
 use crate::time::Timestamp;
 
+use self::arena::Chunk;
 use self::arena::{Arena, prefetch};
-use self::chunk::Chunk;
 use self::group::{Group, has_families};
 use self::load::{Loader, default_threads};
 use self::record::Place;

@@ -307,7 +307,7 @@ impl Group {
     /// As [`Group::tail_value`], if this is the address of the row's record.
     #[inline(always)]
     pub(super) fn tail_value_at(&mut self, address: Address, row: &impl ShortRow) -> Option<TailValue<'_>> {
-        let bytes = self.regions.tail_bytes_or_none(address)?;
+        let bytes = self.regions.tail_bytes(address)?;
         let range = row.value_in(bytes)?;
         Some(TailValue { value: bytes.get_mut(range)?, heat: &mut self.heat })
     }

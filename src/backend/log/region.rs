@@ -18,10 +18,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::error::broken;
-
-use super::arena::BLOCK_BYTES;
-use super::chunk::{Chunk, Tally};
+use super::arena::{BLOCK_BYTES, Entry, Memory, RegionTable};
+use super::chunk::Tally;
 
 /// The most bytes of a region of several records, and so the most that one step of cleaning copies.
 pub(super) const REGION_BYTES: usize = BLOCK_BYTES;
@@ -32,23 +30,15 @@ pub(super) const REGION_BYTES_MIN: usize = 256;
 /// Longer records get a region of their own, so that they waste little of a shared one.
 pub(super) const LARGE_RECORD_BYTES: usize = REGION_BYTES / 4;
 
-/// What a region costs beyond its bytes: its slot, the shared chunk and the counters of the `Arc`.
-pub(super) const REGION_OVERHEAD_BYTES: u64 =
-    (size_of::<RegionSlot>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
-
-#[derive(Debug)]
-pub(super) enum Memory {
-    Tail(Chunk),
-    Clears(Chunk),
-    /// Survivors of cleaning; no sealed part shares it yet.
-    Clean(Chunk),
-    Frozen(Arc<Chunk>),
-}
+/// What a region costs beyond its bytes.
+pub(super) const REGION_OVERHEAD_BYTES: u64 = RegionTable::<Notes>::OVERHEAD_BYTES;
 
 /// A region of a group's log.
-#[derive(Debug)]
-pub(super) struct Region {
-    pub(super) memory: Memory,
+pub(super) type Region = Entry<Notes>;
+
+/// What a group notes about a region.
+#[derive(Debug, Default)]
+pub(super) struct Notes {
     /// Number of records ever written to it.
     pub(super) records: u64,
     pub(super) tally: Tally,
@@ -56,35 +46,9 @@ pub(super) struct Region {
     pub(super) has_older_pieces: bool,
 }
 
-/// The content of a region's slot.
-#[derive(Debug)]
-pub(super) enum RegionSlot {
-    /// The region's number is free.
-    Free,
-    /// The region was taken out; the cleaner is still copying its survivors.
-    Out,
-    In(Region),
-}
-
 impl Region {
-    #[inline]
-    pub(super) fn chunk(&self) -> &Chunk {
-        match &self.memory {
-            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => chunk,
-            Memory::Frozen(chunk) => chunk,
-        }
-    }
-
-    /// Returns the chunk for writing. Panics if the region is frozen.
-    pub(super) fn chunk_mut(&mut self) -> &mut Chunk {
-        match &mut self.memory {
-            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => chunk,
-            Memory::Frozen(_) => broken("a frozen region never changes"),
-        }
-    }
-
     pub(super) fn section(&self) -> Section {
-        match self.memory {
+        match self.memory() {
             Memory::Tail(_) => Section::Tail,
             Memory::Clears(_) => Section::Clears,
             Memory::Clean(_) | Memory::Frozen(_) => Section::Frozen,
@@ -93,26 +57,17 @@ impl Region {
 
     /// Returns whether a sealed part shares its memory, so that removing the region would free nothing.
     pub(super) fn is_pinned(&self) -> bool {
-        matches!(&self.memory, Memory::Frozen(chunk) if Arc::strong_count(chunk) > 1)
+        matches!(self.memory(), Memory::Frozen(chunk) if Arc::strong_count(chunk) > 1)
     }
 
     /// Returns whether it is a candidate for joining.
     pub(super) fn is_small(&self) -> bool {
-        self.chunk().bytes.capacity() < LARGE_RECORD_BYTES
+        self.chunk().capacity() < LARGE_RECORD_BYTES
     }
 
     /// Returns whether the index or a chain points at every record in it.
     pub(super) fn is_all_referenced(&self) -> bool {
-        self.tally.records() == self.records
-    }
-
-    /// Freezes the region; returns it and its chunk.
-    pub(super) fn into_frozen(self) -> (Self, Arc<Chunk>) {
-        let chunk = match self.memory {
-            Memory::Tail(chunk) | Memory::Clears(chunk) | Memory::Clean(chunk) => Arc::new(chunk),
-            Memory::Frozen(chunk) => chunk,
-        };
-        (Self { memory: Memory::Frozen(Arc::clone(&chunk)), ..self }, chunk)
+        self.notes.tally.records() == self.notes.records
     }
 }
 
@@ -151,14 +106,14 @@ impl Run {
     /// Adds a region to the sums.
     pub(super) fn enter(&mut self, region: &Region) {
         self.held_bytes += region.chunk().held_bytes();
-        self.tally.add(&region.tally);
+        self.tally.add(&region.notes.tally);
         self.small += u64::from(region.is_small());
     }
 
     /// Subtracts a region from the sums.
     pub(super) fn leave(&mut self, region: &Region) {
         self.held_bytes -= region.chunk().held_bytes();
-        self.tally.sub(&region.tally);
+        self.tally.sub(&region.notes.tally);
         self.small -= u64::from(region.is_small());
     }
 }

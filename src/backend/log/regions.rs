@@ -8,12 +8,12 @@ use crate::error::{Error, Result, broken};
 use crate::memory::MemoryBudget;
 use crate::time::Timestamp;
 
-use super::arena::{Arena, prefetch, prefetch_lines};
-use super::chunk::{Chunk, Tally, no_record};
+use super::arena::{Arena, Chunk, RegionTable, no_region, prefetch, prefetch_lines};
+use super::chunk::{Tally, no_record, record_in};
 use super::index::{Address, REGIONS_MAX};
 use super::join::JoinProgress;
 use super::record::{Record, Shape, extend, mark_dead, rewrite};
-use super::region::{Memory, Region, RegionSlot, Run, Section};
+use super::region::{Notes, Region, Run, Section};
 
 /// Regions reserved for the cleaner: a group refuses writes once it has only these left.
 const RESERVED_REGIONS: usize = 1024;
@@ -21,9 +21,7 @@ const RESERVED_REGIONS: usize = 1024;
 /// All regions of a group.
 #[derive(Debug)]
 pub(super) struct Regions {
-    slots: Vec<RegionSlot>,
-    /// Numbers of free slots.
-    free: Vec<u32>,
+    table: RegionTable<Notes>,
     tail: Run,
     clears: Run,
     frozen: Run,
@@ -37,8 +35,7 @@ impl Regions {
     pub(super) fn new(arena: &Arena) -> Self {
         let [tail, clears, frozen] = Default::default();
         Self {
-            slots: Vec::new(),
-            free: Vec::new(),
+            table: RegionTable::new(),
             tail,
             clears,
             frozen,
@@ -71,64 +68,51 @@ impl Regions {
     /// Returns a region that is in the log.
     #[inline]
     pub(super) fn region(&self, id: u32) -> &Region {
-        match self.slots.get(id as usize) {
-            Some(RegionSlot::In(region)) => region,
-            _ => no_region(),
-        }
-    }
-
-    #[inline]
-    fn region_mut(&mut self, id: u32) -> &mut Region {
-        match self.slots.get_mut(id as usize) {
-            Some(RegionSlot::In(region)) => region,
-            _ => no_region(),
+        match self.table.get(id) {
+            Some(region) => region,
+            None => no_region(),
         }
     }
 
     /// Returns the region with this number if there is one and it is frozen.
     pub(super) fn frozen_at(&self, id: u32) -> Option<&Region> {
-        match self.slots.get(id as usize) {
-            Some(RegionSlot::In(region)) => Some(region).filter(|region| region.section() == Section::Frozen),
-            Some(RegionSlot::Free) => None,
-            Some(RegionSlot::Out) | None => no_region(),
-        }
-    }
-
-    /// Replaces the content of a slot; returns the region that was there.
-    fn replace_slot(&mut self, id: u32, new: RegionSlot) -> Option<Region> {
-        let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
-        match std::mem::replace(slot, new) {
-            RegionSlot::In(region) => Some(region),
-            RegionSlot::Free | RegionSlot::Out => None,
-        }
+        self.table.get(id).filter(|region| region.section() == Section::Frozen)
     }
 
     /// Takes a region out of the log.
     fn take_out(&mut self, id: u32) -> Region {
-        self.replace_slot(id, RegionSlot::Out).unwrap_or_else(|| no_region())
+        self.table.take(id).unwrap_or_else(|| no_region())
     }
 
     #[inline]
     pub(super) fn record(&self, address: Address) -> Record<'_> {
-        self.region(address.region()).chunk().record(address.offset())
+        record_in(self.bytes_at(address))
     }
 
     /// Returns the bytes from a record on.
-    #[inline]
+    #[inline(always)]
     pub(super) fn bytes_at(&self, address: Address) -> &[u8] {
-        self.region(address.region()).chunk().bytes_at(address.offset())
+        match self.table.bytes(address.region(), address.offset()) {
+            Some(bytes) => bytes,
+            None => self.no_bytes(address),
+        }
+    }
+
+    #[cold]
+    fn no_bytes(&self, address: Address) -> ! {
+        if self.table.get(address.region()).is_some() { no_record() } else { no_region() }
     }
 
     /// Prefetches the first `length` bytes of a record, as far as a few cache lines reach.
     #[inline]
     pub(super) fn prefetch(&self, address: Address, length: usize) {
-        prefetch_lines(self.region(address.region()).chunk().bytes_at(address.offset()), length);
+        prefetch_lines(self.bytes_at(address), length);
     }
 
     /// Returns the value of the record with this shape, `None` if it is a tombstone.
     #[inline]
     pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
-        shape.value(self.region(address.region()).chunk().bytes_at(address.offset()))
+        shape.value(self.bytes_at(address))
     }
 
     /// Returns the mutable value of a tail record with this shape if its metadata is plain.
@@ -145,11 +129,11 @@ impl Regions {
 
     /// Returns `Limit` once region numbers run out, keeping some in reserve for the cleaner.
     pub(super) fn check_not_full(&self) -> Result<()> {
-        if self.slots.len() < REGIONS_MAX - RESERVED_REGIONS || !self.free.is_empty() {
+        if self.table.issued() < REGIONS_MAX - RESERVED_REGIONS || self.table.free() > 0 {
             return Ok(());
         }
         Err(Error::limit("key group is too large for this backend: raise max_parallelism")
-            .with("regions", self.slots.len()))
+            .with("regions", self.table.issued()))
     }
 
     /// Overwrites the value of a tail record with one of at most its capacity; `None` makes the record a tombstone.
@@ -181,40 +165,21 @@ impl Regions {
     }
 
     /// Returns the mutable bytes from a record on, `None` if the record lies outside the tail.
-    #[inline]
-    pub(super) fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
-        let chunk = match self.slots.get_mut(address.region() as usize) {
-            Some(RegionSlot::In(Region { memory: Memory::Tail(chunk), .. })) => chunk,
-            Some(RegionSlot::In(_) | RegionSlot::Out) => return None,
-            Some(RegionSlot::Free) | None => no_region(),
-        };
-        match chunk.bytes.bytes_from_mut(address.offset() as usize) {
-            Some(bytes) => Some(bytes),
-            None => no_record(),
-        }
-    }
-
-    /// As [`Regions::tail_bytes`], in fewer steps; `None` also for an address of no record.
     #[inline(always)]
-    pub(super) fn tail_bytes_or_none(&mut self, address: Address) -> Option<&mut [u8]> {
-        match self.slots.get_mut(address.region() as usize)? {
-            RegionSlot::In(Region { memory: Memory::Tail(chunk), .. }) => {
-                chunk.bytes.bytes_from_mut(address.offset() as usize)
-            }
-            _ => None,
-        }
+    pub(super) fn tail_bytes(&mut self, address: Address) -> Option<&mut [u8]> {
+        self.table.tail_bytes(address.region(), address.offset())
     }
 
     /// Replaces a record's share of the tallies. A record whose region was taken out has none.
     fn recount(&mut self, address: Address, old: &Tally, new: &Tally) {
-        let region = match self.slots.get_mut(address.region() as usize) {
-            Some(RegionSlot::In(region)) => region,
-            Some(RegionSlot::Out) => return,
-            Some(RegionSlot::Free) | None => no_region(),
-        };
-        region.tally.sub(old);
-        region.tally.add(new);
-        let section = region.section();
+        let id = address.region();
+        if self.table.is_out(id) {
+            return;
+        }
+        let Some(notes) = self.table.notes_mut(id) else { no_region() };
+        notes.tally.sub(old);
+        notes.tally.add(new);
+        let section = self.region(id).section();
         let run = self.run_mut(section);
         run.tally.sub(old);
         run.tally.add(new);
@@ -226,17 +191,15 @@ impl Regions {
         let expected_bytes = self.tail.tally.bytes();
         for section in [Section::Clears, Section::Tail] {
             while let Some(id) = self.run_mut(section).order.pop_front() {
-                let Some(slot) = self.slots.get_mut(id as usize) else { no_region() };
-                let RegionSlot::In(region) = std::mem::replace(slot, RegionSlot::Free) else { no_region() };
-                if region.tally.records() == 0 {
-                    self.free.push(id);
+                let Some(region) = self.table.get(id) else { no_region() };
+                if region.notes.tally.records() == 0 {
+                    self.take_out(id);
+                    self.release(id);
                     continue;
                 }
                 self.frozen.order.push_back(id);
-                self.frozen.enter(&region);
-                let (region, chunk) = region.into_frozen();
-                *slot = RegionSlot::In(region);
-                visit(chunk);
+                self.frozen.enter(region);
+                visit(self.table.freeze(id));
             }
             let run = self.run_mut(section);
             *run = Run { order: std::mem::take(&mut run.order), ..Run::default() };
@@ -246,8 +209,7 @@ impl Regions {
 
     /// Prefetches what [`Regions::freeze`] touches first.
     pub(super) fn prefetch_tail(&self) {
-        let open = self.tail.open.and_then(|id| self.slots.get(id as usize));
-        open.into_iter().for_each(prefetch);
+        self.tail.open.into_iter().for_each(|id| self.table.prefetch(id));
         self.tail.order.front().into_iter().for_each(prefetch);
         self.frozen.order.back().into_iter().for_each(prefetch);
     }
@@ -255,19 +217,9 @@ impl Regions {
     /// Passes all frozen regions to `visit`, oldest first, and closes the open one: shared regions never change.
     pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
         self.frozen.open = None;
-        let order = std::mem::take(&mut self.frozen.order);
-        for &id in &order {
-            let region = self.take_out(id);
-            self.put_back(id, region, &mut visit);
+        for &id in &self.frozen.order {
+            visit(self.table.freeze(id));
         }
-        self.frozen.order = order;
-    }
-
-    /// Freezes a region, puts it back into its slot, and passes its chunk to `visit`.
-    fn put_back(&mut self, id: u32, region: Region, visit: &mut impl FnMut(Arc<Chunk>)) {
-        let (region, chunk) = region.into_frozen();
-        visit(chunk);
-        self.replace_slot(id, RegionSlot::In(region));
     }
 
     /// Takes the oldest region out of its section. Its number stays reserved until [`Regions::release`].
@@ -282,18 +234,18 @@ impl Regions {
     /// Returns how many region numbers were ever issued, and how many are free.
     #[cfg(test)]
     pub(super) fn ids(&self) -> (usize, usize) {
-        (self.slots.len(), self.free.len())
+        (self.table.issued(), self.table.free())
     }
 
-    /// Returns the number of slots, free ones included.
-    pub(super) fn slots(&self) -> usize {
-        self.slots.len()
+    /// Returns how many region numbers were ever issued.
+    pub(super) fn issued(&self) -> usize {
+        self.table.issued()
     }
 
     /// Returns the slot to search next for expired records, round-robin.
     pub(super) fn next_to_expire(&mut self) -> u32 {
         let next = self.expiry_next;
-        self.expiry_next = if (next as usize) + 1 < self.slots.len() { next + 1 } else { 0 };
+        self.expiry_next = if (next as usize) + 1 < self.table.issued() { next + 1 } else { 0 };
         next
     }
 
@@ -304,7 +256,10 @@ impl Regions {
 
     /// Notes that a chain points at the record.
     pub(super) fn note_older_piece(&mut self, address: Address) {
-        self.region_mut(address.region()).has_older_pieces = true;
+        match self.table.notes_mut(address.region()) {
+            Some(notes) => notes.has_older_pieces = true,
+            None => no_region(),
+        }
     }
 
     /// Closes a region to further records.
@@ -315,19 +270,11 @@ impl Regions {
 
     /// Frees the number of a region that was taken out.
     pub(super) fn release(&mut self, id: u32) {
-        if self.replace_slot(id, RegionSlot::Free).is_some() {
-            broken("a number is freed after its region is taken out");
-        }
-        self.free.push(id);
+        self.table.release(id);
     }
 }
 
 #[cold]
 fn no_tail_record() -> ! {
     broken("a changed record lies in the tail")
-}
-
-#[cold]
-fn no_region() -> ! {
-    broken("an address is of a region of its group")
 }

@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::{Row, RowBatch, RowKey, RowSource};
 
-use super::chunk::Chunk;
+use super::arena::Chunk;
 use super::table_slots::TableSlots;
 
 /// The shared regions of some groups.
@@ -51,7 +51,7 @@ impl RowSource for SealedChunks {
     fn group_bytes(&self, group: KeyGroup) -> u64 {
         let sum = || {
             let mut bytes = BTreeMap::new();
-            self.chunks.iter().for_each(|(id, chunk)| *bytes.entry(*id).or_default() += chunk.bytes.len() as u64);
+            self.chunks.iter().for_each(|(id, chunk)| *bytes.entry(*id).or_default() += chunk.len() as u64);
             bytes
         };
         self.bytes.get_or_init(sum).get(&group).copied().unwrap_or(0)

@@ -160,9 +160,9 @@ fn check_sums(group: &Group, section: Section) {
     assert!(run.open.is_none_or(|open| run.order.contains(&open)));
     let sum = |f: &dyn Fn(&region::Region) -> u64| run.order.iter().map(|id| f(of(id))).sum::<u64>();
     assert_eq!(run.held_bytes, sum(&|region| region.chunk().held_bytes()));
-    assert_eq!(run.tally.bytes(), sum(&|region| region.tally.bytes()));
-    assert_eq!(run.tally.put_bytes, sum(&|region| region.tally.put_bytes));
-    assert_eq!(run.tally.records(), sum(&|region| region.tally.records()));
+    assert_eq!(run.tally.bytes(), sum(&|region| region.notes.tally.bytes()));
+    assert_eq!(run.tally.put_bytes, sum(&|region| region.notes.tally.put_bytes));
+    assert_eq!(run.tally.records(), sum(&|region| region.notes.tally.records()));
     assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
 }
 

@@ -10,9 +10,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 
-use crate::error::broken;
-
-use super::{Arena, BLOCK_BYTES, BlockAddress, Shared};
+use super::{BLOCK_BYTES, BlockAddress, Shared};
 
 /// Numbers that all bit patterns are valid for, and whose alignment is at most that of a block.
 pub(in crate::backend::log) trait Plain: Copy + Default + Send + Sync + 'static {}
@@ -39,6 +37,11 @@ impl<T: Plain> Storage<T> {
         let start = address.0.cast::<T>();
         debug_assert!(start.is_aligned(), "blocks start at page boundaries");
         Self { start, len: BLOCK_BYTES / size_of::<T>(), home: Some(home) }
+    }
+
+    /// Returns where the values lie, as long as the storage lives, wherever it is moved.
+    pub(super) fn start(&self) -> NonNull<T> {
+        self.start
     }
 
     /// Returns `len` zeros on the heap.
@@ -82,78 +85,4 @@ impl<T: Plain> fmt::Debug for Storage<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Storage({})", self.len)
     }
-}
-
-/// An append-only buffer: in a block if its capacity is that of one, else on the heap.
-pub(in crate::backend::log) struct Buffer {
-    bytes: Storage<u8>,
-    len: usize,
-}
-
-impl Buffer {
-    pub(in crate::backend::log) fn with_capacity(capacity: usize, arena: &Arena) -> Self {
-        let block = if capacity == BLOCK_BYTES { arena.take() } else { None };
-        Self { bytes: block.unwrap_or_else(|| Storage::on_heap(capacity)), len: 0 }
-    }
-
-    pub(in crate::backend::log) fn capacity(&self) -> usize {
-        self.bytes.len()
-    }
-
-    /// Changes the capacity to `capacity` bytes, at least the length.
-    pub(in crate::backend::log) fn resize(&mut self, capacity: usize, arena: &Arena) {
-        let mut resized = Self::with_capacity(capacity, arena);
-        resized.append(self.len).copy_from_slice(self);
-        *self = resized;
-    }
-
-    /// Appends `len` bytes of arbitrary content and returns them for writing. There must be room.
-    pub(in crate::backend::log) fn append(&mut self, len: usize) -> &mut [u8] {
-        let start = self.len;
-        self.len += len;
-        match self.bytes.get_mut(start..self.len) {
-            Some(bytes) => bytes,
-            None => no_room(),
-        }
-    }
-
-    /// Returns all bytes from an offset on, those of arbitrary content after the appended ones included. One check less
-    /// than to look at the appended bytes.
-    #[inline(always)]
-    pub(in crate::backend::log) fn bytes_from_mut(&mut self, offset: usize) -> Option<&mut [u8]> {
-        self.bytes.get_mut(offset..)
-    }
-
-    /// As [`Buffer::bytes_from_mut`], shared.
-    #[inline(always)]
-    pub(in crate::backend::log) fn bytes_from(&self, offset: usize) -> Option<&[u8]> {
-        self.bytes.get(offset..)
-    }
-}
-
-impl Deref for Buffer {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        match self.bytes.get(..self.len) {
-            Some(bytes) => bytes,
-            None => no_room(),
-        }
-    }
-}
-
-impl DerefMut for Buffer {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        match self.bytes.get_mut(..self.len) {
-            Some(bytes) => bytes,
-            None => no_room(),
-        }
-    }
-}
-
-#[cold]
-fn no_room() -> ! {
-    broken("a buffer has room for appended bytes")
 }

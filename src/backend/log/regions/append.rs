@@ -1,15 +1,16 @@
 //! Where a new record goes: into the open region, into that region after it has grown, or into a new one.
 
-use crate::error::{Result, broken};
+use crate::error::Result;
 
 use super::super::super::checks::budget_spent;
-use super::super::chunk::{Chunk, Tally, offset};
+use super::super::arena::{Chunk, Memory};
+use super::super::chunk::{Tally, offset};
 use super::super::index::Address;
 use super::super::record::{Draft, Shape};
 use super::super::region::{
-    LARGE_RECORD_BYTES, Memory, REGION_BYTES, REGION_BYTES_MIN, REGION_OVERHEAD_BYTES, Region, RegionSlot, Section,
+    LARGE_RECORD_BYTES, Notes, REGION_BYTES, REGION_BYTES_MIN, REGION_OVERHEAD_BYTES, Region, Section,
 };
-use super::{Regions, no_region};
+use super::Regions;
 
 /// Where the next record fits.
 enum Fit {
@@ -27,7 +28,7 @@ impl Regions {
             Fit::Here(_) => 0,
             Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + self.arena.growth_bytes(capacity),
             Fit::Grown(id, capacity) => {
-                let held = self.region(id).chunk().bytes.capacity();
+                let held = self.region(id).chunk().capacity();
                 self.arena.growth_bytes(capacity).saturating_sub(held as u64)
             }
         }
@@ -39,8 +40,8 @@ impl Regions {
         }
         let run = self.run(section);
         if let Some(id) = run.open {
-            let bytes = &self.region(id).chunk().bytes;
-            let (needed, capacity) = (bytes.len() + len, bytes.capacity());
+            let chunk = self.region(id).chunk();
+            let (needed, capacity) = (chunk.len() + len, chunk.capacity());
             if needed <= capacity {
                 return Fit::Here(id);
             }
@@ -74,22 +75,15 @@ impl Regions {
 
     /// Creates a region outside the order.
     fn add(&mut self, section: Section, capacity: usize) -> u32 {
-        let chunk = Chunk::new(capacity, &self.arena);
+        let chunk = Chunk::new(capacity, REGION_OVERHEAD_BYTES, &self.arena);
         let memory = match section {
             Section::Tail => Memory::Tail(chunk),
             Section::Clears => Memory::Clears(chunk),
             Section::Frozen => Memory::Clean(chunk),
         };
-        let region = Region { memory, records: 0, tally: Tally::default(), has_older_pieces: false };
+        let region = Region::new(memory, Notes::default());
         self.run_mut(section).enter(&region);
-        let id = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(RegionSlot::Free);
-            u32::try_from(self.slots.len() - 1).unwrap_or_else(|_| no_region())
-        });
-        if self.replace_slot(id, RegionSlot::In(region)).is_some() {
-            broken("a free number has no region");
-        }
-        id
+        self.table.add(region)
     }
 
     /// Creates a frozen region for `bytes` of records, outside the order until [`Regions::end_joined`].
@@ -104,8 +98,8 @@ impl Regions {
 
     /// Returns whether a region has room for a record of `len` bytes.
     pub(in crate::backend::log) fn has_room(&self, id: u32, len: usize) -> bool {
-        let bytes = &self.region(id).chunk().bytes;
-        bytes.len() + len <= bytes.capacity()
+        let chunk = self.region(id).chunk();
+        chunk.len() + len <= chunk.capacity()
     }
 
     /// Appends a tombstone to a region from [`Regions::begin_joined`] that has room for it.
@@ -153,12 +147,11 @@ impl Regions {
 
     #[inline(never)]
     fn grow(&mut self, section: Section, id: u32, capacity: usize) {
-        let arena = self.arena.clone();
-        let region = self.region_mut(id);
-        let (held_bytes, small) = (region.chunk().held_bytes(), region.is_small());
-        region.chunk_mut().resize(capacity, &arena);
-        let more = region.chunk().held_bytes() - held_bytes;
-        let grown_up = small && !region.is_small();
+        let before = self.region(id);
+        let (held_bytes, small) = (before.chunk().held_bytes(), before.is_small());
+        self.table.resize(id, capacity, &self.arena);
+        let after = self.region(id);
+        let (more, grown_up) = (after.chunk().held_bytes() - held_bytes, small && !after.is_small());
         let run = self.run_mut(section);
         run.held_bytes += more;
         run.small -= u64::from(grown_up);
@@ -175,14 +168,12 @@ impl Regions {
         write: impl FnOnce(&mut [u8]),
     ) -> Address {
         let tally = Tally::one(tombstone, len);
-        let region = self.region_mut(id);
-        let chunk = region.chunk_mut();
-        let address = Address::new(id, offset(chunk.bytes.len()));
-        write(chunk.bytes.append(len));
-        region.records += 1;
-        region.tally.add(&tally);
+        let (bytes, at, notes) = self.table.append(id, len);
+        write(bytes);
+        notes.records += 1;
+        notes.tally.add(&tally);
         self.run_mut(section).tally.add(&tally);
-        address
+        Address::new(id, offset(at))
     }
 
     /// Appends a loaded record to the frozen section.
@@ -207,8 +198,8 @@ impl Regions {
     #[inline]
     fn append_to_open(&mut self, draft: &Draft<'_>, len: usize) -> Option<Address> {
         let id = self.frozen.open?;
-        let bytes = &self.region(id).chunk().bytes;
-        if bytes.len() + len > bytes.capacity() || len > LARGE_RECORD_BYTES {
+        let chunk = self.region(id).chunk();
+        if chunk.len() + len > chunk.capacity() || len > LARGE_RECORD_BYTES {
             return None;
         }
         Some(self.append_to(Section::Frozen, id, len, draft.value.is_none(), |to| draft.write(to)))
@@ -218,14 +209,14 @@ impl Regions {
     /// many bytes would come may have opened it too large.
     pub(in crate::backend::log) fn end_load(&mut self) {
         let Some(id) = self.frozen.open else { return };
-        let bytes = &self.region(id).chunk().bytes;
-        let needed = bytes.len().max(REGION_BYTES_MIN);
-        if bytes.capacity() > 2 * needed {
+        let chunk = self.region(id).chunk();
+        let needed = chunk.len().max(REGION_BYTES_MIN);
+        if chunk.capacity() > 2 * needed {
             let mut region = self.take_out(id);
             self.frozen.leave(&region);
             region.chunk_mut().resize(needed, &self.arena);
             self.frozen.enter(&region);
-            self.replace_slot(id, RegionSlot::In(region));
+            self.table.put_back(id, region);
         }
     }
 
