@@ -95,18 +95,30 @@ impl Tally {
         }
     }
 
+    #[inline]
     pub(super) fn add(&mut self, other: &Self) {
-        self.puts += other.puts;
-        self.put_bytes += other.put_bytes;
-        self.tombstones += other.tombstones;
-        self.tombstone_bytes += other.tombstone_bytes;
+        self.replace(&Self::default(), other);
     }
 
+    #[inline]
     pub(super) fn sub(&mut self, other: &Self) {
-        self.puts = subtract(self.puts, other.puts);
-        self.put_bytes = subtract(self.put_bytes, other.put_bytes);
-        self.tombstones = subtract(self.tombstones, other.tombstones);
-        self.tombstone_bytes = subtract(self.tombstone_bytes, other.tombstone_bytes);
+        self.replace(other, &Self::default());
+    }
+
+    /// Counts `new` in place of `old`.
+    ///
+    /// Each count is read and written as one word, which the checks ensure: a wide read of two counts that were just written
+    /// one by one waits until both writes have reached the cache, behind all writes before them that miss it.
+    #[inline]
+    pub(super) fn replace(&mut self, old: &Self, new: &Self) {
+        let changed = |count: u64, old: u64, new: u64| match count.checked_add(new) {
+            Some(sum) => subtract(sum, old),
+            None => broken("a count of records fits a word"),
+        };
+        self.puts = changed(self.puts, old.puts, new.puts);
+        self.put_bytes = changed(self.put_bytes, old.put_bytes, new.put_bytes);
+        self.tombstones = changed(self.tombstones, old.tombstones, new.tombstones);
+        self.tombstone_bytes = changed(self.tombstone_bytes, old.tombstone_bytes, new.tombstone_bytes);
     }
 
     /// Returns the number of records.

@@ -177,12 +177,9 @@ impl Regions {
             return;
         }
         let Some(notes) = self.table.notes_mut(id) else { no_region() };
-        notes.tally.sub(old);
-        notes.tally.add(new);
+        notes.tally.replace(old, new);
         let section = self.region(id).section();
-        let run = self.run_mut(section);
-        run.tally.sub(old);
-        run.tally.add(new);
+        self.run_mut(section).tally.replace(old, new);
     }
 
     /// Freezes the tail and its clears, and passes each region to `visit`. Drops a region if nothing
