@@ -119,13 +119,10 @@ impl Group {
     /// Finds the row's index entry.
     #[inline]
     pub(super) fn find(&self, hash: u32, place: &Place<'_>) -> Option<Found> {
-        let mut shape = None;
-        let (bucket, address) = self.index.find(hash, |address| {
-            let record = self.regions.record(address);
-            shape = record.place.same_row(place).then_some(record.shape);
-            shape.is_some()
-        })?;
-        Some(Found { bucket, address, shape: shape? })
+        self.index.hits(hash).find_map(|(bucket, address)| {
+            let shape = Shape::of_row(self.regions.bytes_at(address), place)?;
+            Some(Found { bucket, address, shape })
+        })
     }
 
     /// Finds the row's newest record and its address.

@@ -60,6 +60,9 @@ const STAMP_AT: usize = 2;
 /// Bytes of a header in which every field has its shortest form.
 pub(super) const SHORT_HEADER_BYTES: usize = 5;
 
+/// The same with a namespace or a sub-key.
+const SCOPED_HEADER_BYTES: usize = 7;
+
 /// Bytes of `more` and its three fields.
 const MORE_BYTES: usize = 1 + 8 + 4 + 4;
 
@@ -183,12 +186,14 @@ impl<'a> Record<'a> {
     /// Parses the record at the front of `bytes`.
     #[inline]
     pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
-        Self::parse_short(bytes).or_else(|| Self::parse_long(bytes))
-    }
-
-    #[inline(never)]
-    fn parse_long(bytes: &'a [u8]) -> Option<Self> {
-        Self::parse_scoped(bytes).or_else(|| Self::parse_full(bytes))
+        // With `or_else` the compiler would copy every record that has a scope.
+        if let Some(record) = Self::parse_short(bytes) {
+            return Some(record);
+        }
+        if let Some(record) = Self::parse_scoped(bytes) {
+            return Some(record);
+        }
+        Self::parse_full(bytes)
     }
 
     /// Parses a record with the shortest header: most have it.
@@ -224,7 +229,7 @@ impl<'a> Record<'a> {
         Some(Self { shape, place, value, meta: ValueMeta::PLAIN })
     }
 
-    #[inline]
+    #[inline(never)]
     fn parse_full(bytes: &'a [u8]) -> Option<Self> {
         let (&flags, rest) = bytes.split_first()?;
         let (meta, clear, rest) = if flags & MORE == 0 { (ValueMeta::PLAIN, 0, rest) } else { take_more(rest)? };

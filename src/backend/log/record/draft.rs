@@ -3,8 +3,8 @@
 use crate::error::broken;
 
 use super::{
-    MORE, MORE_BYTES, OLDER, OPERAND, Place, ROUTED, SCOPED, SHORT_HEADER_BYTES, STAMPED, TOMBSTONE, ValueMeta,
-    WIDTH_SHIFT, flag_if, length_bytes, no_record,
+    MORE, MORE_BYTES, OLDER, OPERAND, Place, ROUTED, SCOPED, SCOPED_HEADER_BYTES, SHORT_HEADER_BYTES, STAMPED,
+    TOMBSTONE, ValueMeta, WIDTH_SHIFT, flag_if, length_bytes, no_record,
 };
 
 /// A record to be written.
@@ -47,23 +47,28 @@ impl<'a> Draft<'a> {
         !self.place.namespace.is_empty() || !self.place.sub.is_empty()
     }
 
-    /// Returns the header without its flags if every field has its shortest form: the common case.
+    /// Returns the header if every field has its shortest form, the common case: all of it if the row has a scope, else
+    /// [`SHORT_HEADER_BYTES`].
     #[inline]
-    fn short_header(&self) -> Option<[u8; SHORT_HEADER_BYTES - 1]> {
-        let Place { table, key, routing, .. } = self.place;
-        if self.has_more() || self.scoped() || routing.is_some() || table.0 >= 0x80 || key.len() >= 0x80 {
+    fn short_header(&self) -> Option<[u8; SCOPED_HEADER_BYTES]> {
+        let Place { table, key, namespace, sub, routing, .. } = self.place;
+        let lengths = [table.0 as usize, key.len(), namespace.len(), sub.len()];
+        if self.has_more() || routing.is_some() || lengths.iter().any(|length| *length >= 0x80) {
             return None;
         }
         let byte = |number: usize| u8::try_from(number).ok();
-        let [table, ..] = table.0.to_le_bytes();
-        Some([byte(self.value.map_or(0, <[u8]>::len))?, byte(self.capacity)?, table, byte(key.len())?])
+        let [table, key, namespace, sub] = lengths.map(low_byte);
+        let flags = flag_if(self.value.is_none(), TOMBSTONE) | flag_if(self.older, OLDER);
+        let flags = flags | flag_if(self.scoped(), SCOPED);
+        Some([flags, byte(self.value.map_or(0, <[u8]>::len))?, byte(self.capacity)?, table, key, namespace, sub])
     }
 
     /// Returns the record's length.
     #[inline]
     pub(in crate::backend::log) fn len(&self) -> usize {
+        let header = if self.scoped() { SCOPED_HEADER_BYTES } else { SHORT_HEADER_BYTES };
         match self.short_header() {
-            Some(_) => SHORT_HEADER_BYTES + self.place.key.len() + self.capacity,
+            Some(_) => header + self.place.bytes() + self.capacity,
             None => self.full_len(),
         }
     }
@@ -91,15 +96,22 @@ impl<'a> Draft<'a> {
     pub(in crate::backend::log) fn write(&self, to: &mut [u8]) {
         let mut out = Writer(to);
         match self.short_header() {
-            Some([value_len, capacity, table, key_len]) => {
-                let flags = flag_if(self.value.is_none(), TOMBSTONE) | flag_if(self.older, OLDER);
+            Some(header) if self.scoped() => {
+                out.put(&header);
+                out.put(self.place.key);
+                out.put(self.place.namespace);
+                out.put(self.place.sub);
+            }
+            Some([flags, value_len, capacity, table, key_len, ..]) => {
                 out.put(&[flags, value_len, capacity, table, key_len]);
                 out.put(self.place.key);
             }
             None => self.write_full_header(&mut out),
         }
         out.put(self.value.unwrap_or_default());
-        out.0.fill(0);
+        if !out.0.is_empty() {
+            out.0.fill(0);
+        }
     }
 
     #[inline(never)]
@@ -133,6 +145,11 @@ impl<'a> Draft<'a> {
             out.put(part);
         }
     }
+}
+
+fn low_byte(number: usize) -> u8 {
+    let [low, ..] = (number as u64).to_le_bytes();
+    low
 }
 
 /// Memory that is filled from the front.

@@ -8,7 +8,7 @@
 
 use std::ops::Range;
 
-use super::{DEAD, OLDER, ROUTED, SCOPED, Shape, TOMBSTONE, WIDTH_SHIFT, flag_if};
+use super::{DEAD, OLDER, Place, ROUTED, Record, SCOPED, SCOPED_HEADER_BYTES, Shape, TOMBSTONE, WIDTH_SHIFT, flag_if};
 
 /// Bytes of a routing hash.
 const ROUTING_BYTES: usize = size_of::<u64>();
@@ -29,9 +29,6 @@ const WIDE_BITS: u64 = !OLDER as u64 | 0xffff << WIDE_FIELDS_AT;
 
 /// The same of a scoped row with lengths of one byte.
 const SCOPED_BITS: u64 = !OLDER as u64 | 0xffff_ffff << NARROW_FIELDS_AT;
-
-/// Where the key begins in a record with such a head.
-const SCOPED_KEY_AT: usize = 7;
 
 /// What the heads of a scoped row's records have in common, if their lengths take one byte and they have no routing hash:
 /// its table's slot, and the lengths of its key, namespace and sub-key.
@@ -113,18 +110,23 @@ impl Head {
         self,
         bytes: &[u8],
         row: ScopedHead,
-        [key, namespace, sub]: [&[u8]; 3],
+        parts: [&[u8]; 3],
     ) -> Option<Range<usize>> {
         if self.0 & SCOPED_BITS != row.0 {
             return None;
         }
-        let namespace_at = SCOPED_KEY_AT + key.len();
-        let sub_at = namespace_at + namespace.len();
-        let value_at = sub_at + sub.len();
-        let same = same_key(bytes.get(SCOPED_KEY_AT..namespace_at)?, key)
-            && same_key(bytes.get(namespace_at..sub_at)?, namespace)
-            && same_key(bytes.get(sub_at..value_at)?, sub);
-        same.then_some(value_at..value_at + ((self.0 >> 8) as usize & 0xff))
+        let value_at = scoped_value_at(bytes, parts)?;
+        Some(value_at..value_at + ((self.0 >> 8) as usize & 0xff))
+    }
+
+    /// Returns the shape of the record at the front of `bytes`, which has this head, if it is the scoped row's, with a
+    /// value or without. `None` says nothing.
+    #[inline(always)]
+    fn scoped_shape(self, bytes: &[u8], row: ScopedHead, parts: [&[u8]; 3]) -> Option<Shape> {
+        if self.0 & SCOPED_BITS & !u64::from(TOMBSTONE) != row.0 {
+            return None;
+        }
+        Some(self.shape(scoped_value_at(bytes, parts)?))
     }
 
     /// Compares the record at the front of `bytes`, which has this head, with a row. `None` if the record must be parsed.
@@ -173,6 +175,46 @@ impl Head {
         let (value_len, capacity) = self.lengths();
         Shape { flags: self.flags(), value_len, capacity, len: value_at + capacity }
     }
+}
+
+impl Shape {
+    /// Returns the shape of the record at the front of `bytes` if it is of the row or clear at `place`. Parses the record
+    /// only if its head is not short: see [`Head`].
+    #[inline]
+    pub(in crate::backend::log) fn of_row(bytes: &[u8], place: &Place<'_>) -> Option<Self> {
+        Self::of_short_row(bytes, place).or_else(|| Self::of_any_row(bytes, place))
+    }
+
+    #[inline(never)]
+    fn of_any_row(bytes: &[u8], place: &Place<'_>) -> Option<Self> {
+        let record = Record::parse(bytes)?;
+        record.place.same_row(place).then_some(record.shape)
+    }
+
+    #[inline(always)]
+    fn of_short_row(bytes: &[u8], place: &Place<'_>) -> Option<Self> {
+        let Place { table, key, namespace, sub, routing, clear } = *place;
+        let head = Head::of(bytes).filter(|_| clear == 0)?;
+        if namespace.is_empty() && sub.is_empty() {
+            let row = RowHead::new(table.0, key.len(), routing.is_some())?;
+            let Compared { same, value_at } = head.compare(bytes, row, key)?;
+            return same.then(|| head.shape(value_at));
+        }
+        let parts = [key, namespace, sub];
+        let row = ScopedHead::new(table.0, parts.map(<[u8]>::len)).filter(|_| routing.is_none())?;
+        head.scoped_shape(bytes, row, parts)
+    }
+}
+
+/// Returns where the value begins in the record at the front of `bytes`, which has the head of a scoped row, if its key,
+/// namespace and sub-key are these.
+#[inline(always)]
+fn scoped_value_at(bytes: &[u8], [key, namespace, sub]: [&[u8]; 3]) -> Option<usize> {
+    let (found_key, rest) = bytes.get(SCOPED_HEADER_BYTES..)?.split_at_checked(key.len())?;
+    let (found_namespace, rest) = rest.split_at_checked(namespace.len())?;
+    let (found_sub, _) = rest.split_at_checked(sub.len())?;
+    let same = same_key(found_key, key) && same_key(found_namespace, namespace) && same_key(found_sub, sub);
+    same.then_some(SCOPED_HEADER_BYTES + key.len() + namespace.len() + sub.len())
 }
 
 /// The result of comparing a record with a row.

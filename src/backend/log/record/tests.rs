@@ -7,6 +7,11 @@ fn bytes(most: usize) -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![Just(vec![]), proptest::collection::vec(any::<u8>(), 0..most)]
 }
 
+/// Returns the shape of a record of this row, as text.
+fn of_row(bytes: &[u8], place: &Place<'_>) -> Option<String> {
+    Shape::of_row(bytes, place).map(|shape| format!("{shape:?}"))
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { rng_seed: RngSeed::Fixed(3), failure_persistence: None, ..Default::default() })]
 
@@ -30,6 +35,17 @@ proptest! {
         prop_assert_eq!((record.value(), shape.capacity, shape.len), (value.as_deref(), capacity, draft.len()));
         prop_assert_eq!((shape.has_older(), shape.is_dead(), record.meta), (older, false, meta));
         prop_assert_eq!((shape.value(&out), shape.is_plain()), (value.as_deref(), meta == ValueMeta::PLAIN));
+        prop_assert_eq!(of_row(&out, &place), Some(format!("{shape:?}")));
+        for part in 0..4 {
+            let longer = [&[&key, &namespace, &sub, &vec![]][part][..], b"x"].concat();
+            let other = match part {
+                0 => Place { key: &longer, ..place },
+                1 => Place { namespace: &longer, ..place },
+                2 => Place { sub: &longer, ..place },
+                _ => Place { table: TableId(!table), ..place },
+            };
+            prop_assert_eq!(of_row(&out, &other), None);
+        }
         for short in [Record::parse_short(&out), Record::parse_scoped(&out)].into_iter().flatten() {
             let any = Record::parse_full(&out).unwrap();
             prop_assert_eq!(format!("{short:?}"), format!("{any:?}"));
@@ -46,6 +62,7 @@ proptest! {
         rewrite(&mut out, &shape, None, later);
         mark_dead(&mut out);
         let record = Record::parse(&out).unwrap();
+        prop_assert_eq!(of_row(&out, &place), Some(format!("{:?}", record.shape)));
         prop_assert!(record.place.same_row(&place) && record.value().is_none() && record.shape.is_dead());
         prop_assert_eq!((record.shape.len, record.shape.has_older(), out.last()), (shape.len, older, Some(&99)));
     }
