@@ -9,6 +9,8 @@ use hashbrown::HashTable;
 
 use super::index::spread;
 use super::record::Place;
+use super::row_hashes::RowHashes;
+use super::small_bytes::SmallBytes;
 use super::sub_keys::SubKeySet;
 use crate::error::broken;
 use crate::id::TableId;
@@ -18,22 +20,34 @@ use crate::memory::{Charge, MemoryBudget};
 struct Family {
     hash: u32,
     /// Table, length of the key, key, namespace.
-    identity: Box<[u8]>,
+    identity: SmallBytes,
     members: Members,
+}
+
+impl Family {
+    /// Returns whether it is the family of `place`, ignoring its sub-key.
+    fn is_of(&self, hash: u32, place: &Place<'_>) -> bool {
+        let rest = || self.identity.bytes().strip_prefix(&identity_head(place))?.strip_prefix(place.key);
+        self.hash == hash && rest() == Some(place.namespace)
+    }
+
+    /// Returns the bytes of memory held beside the table's.
+    fn held_bytes(&self) -> usize {
+        self.identity.heap_bytes() + self.members.held_bytes()
+    }
 }
 
 /// The rows of a family.
 #[derive(Debug)]
 pub(super) enum Members {
-    /// The rows' hashes. Several rows may share a hash.
-    Hashed(HashTable<u32>),
+    Hashed(RowHashes),
     /// Sub-keys of the rows.
     Sorted(SubKeySet),
 }
 
 impl Members {
     fn new(ordered: bool) -> Self {
-        if ordered { Self::Sorted(SubKeySet::default()) } else { Self::Hashed(HashTable::new()) }
+        if ordered { Self::Sorted(SubKeySet::default()) } else { Self::Hashed(RowHashes::default()) }
     }
 
     fn is_empty(&self) -> bool {
@@ -45,29 +59,21 @@ impl Members {
 
     fn held_bytes(&self) -> usize {
         match self {
-            Self::Hashed(hashes) => hashes.allocation_size(),
+            Self::Hashed(hashes) => hashes.held_bytes(),
             Self::Sorted(subs) => subs.held_bytes(),
         }
     }
 
     fn insert(&mut self, row_hash: u32, sub: &[u8]) {
         match self {
-            Self::Hashed(hashes) => drop(hashes.insert_unique(spread(row_hash), row_hash, |hash| spread(*hash))),
+            Self::Hashed(hashes) => hashes.insert(row_hash),
             Self::Sorted(subs) => subs.insert(sub),
         }
     }
 
     fn remove(&mut self, row_hash: u32, sub: &[u8]) {
         match self {
-            Self::Hashed(hashes) => {
-                match hashes.find_entry(spread(row_hash), |hash| *hash == row_hash) {
-                    Ok(entry) => drop(entry.remove()),
-                    Err(_) => broken("a removed row is a member of its family"),
-                }
-                if hashes.len() < hashes.capacity() / 8 {
-                    hashes.shrink_to(hashes.len() * 2, |hash| spread(*hash));
-                }
-            }
+            Self::Hashed(hashes) => hashes.remove(row_hash),
             Self::Sorted(subs) => subs.remove(sub),
         }
     }
@@ -93,9 +99,7 @@ impl Families {
 
     /// Returns the members of the family of `place`, ignoring its sub-key.
     pub(super) fn members(&self, hash: u32, place: &Place<'_>) -> Option<&Members> {
-        let found =
-            self.table.find(spread(hash), |family| family.hash == hash && is_identity_of(&family.identity, place));
-        found.map(|family| &family.members)
+        self.table.find(spread(hash), |family| family.is_of(hash, place)).map(|family| &family.members)
     }
 
     /// Adds a row that gained a value.
@@ -122,20 +126,20 @@ impl Families {
     /// Returns table, key and namespace of each hashed family.
     pub(super) fn unordered(&self) -> Vec<Box<[u8]>> {
         let unordered = |family: &&Family| matches!(family.members, Members::Hashed(_));
-        self.table.iter().filter(unordered).map(|family| family.identity.clone()).collect()
+        self.table.iter().filter(unordered).map(|family| family.identity.bytes().into()).collect()
     }
 
     /// Changes a family, and removes it once it is empty. A missing family is created if `make` gives its kind (true:
     /// sorted).
     fn change(&mut self, hash: u32, place: &Place<'_>, make: Option<bool>, change: impl FnOnce(&mut Members)) {
-        let is_match = |family: &Family| family.hash == hash && is_identity_of(&family.identity, place);
+        let is_match = |family: &Family| family.is_of(hash, place);
         let bucket = self.table.find_bucket_index(spread(hash), is_match);
         let bucket = match (bucket, make) {
             (Some(bucket), _) => bucket,
             (None, None) => no_family(),
             (None, Some(ordered)) => {
                 let family = Family { hash, identity: identity(place), members: Members::new(ordered) };
-                self.members_bytes += family.identity.len();
+                self.members_bytes += family.identity.heap_bytes();
                 let _new = self.table.insert_unique(spread(hash), family, |family| spread(family.hash));
                 self.table.find_bucket_index(spread(hash), is_match).unwrap_or_else(|| no_family())
             }
@@ -145,7 +149,7 @@ impl Families {
         change(&mut family.members);
         self.members_bytes = self.members_bytes + family.members.held_bytes() - before;
         if family.members.is_empty() {
-            self.members_bytes -= family.members.held_bytes() + family.identity.len();
+            self.members_bytes -= family.held_bytes();
             match self.table.get_bucket_entry(bucket) {
                 Ok(entry) => drop(entry.remove()),
                 Err(_) => no_family(),
@@ -161,8 +165,8 @@ impl Families {
     pub(super) fn drop_table(&mut self, table: TableId) {
         let mut removed_bytes = 0;
         self.table.retain(|family| {
-            let removed = place_of(&family.identity).table == table;
-            removed_bytes += if removed { family.members.held_bytes() + family.identity.len() } else { 0 };
+            let removed = place_of(family.identity.bytes()).table == table;
+            removed_bytes += if removed { family.held_bytes() } else { 0 };
             !removed
         });
         self.table.shrink_to(self.table.len(), |family| spread(family.hash));
@@ -171,7 +175,11 @@ impl Families {
     }
 
     fn recharge(&mut self) {
-        self.charge.resize((self.members_bytes + self.table.allocation_size()) as u64);
+        let held = (self.members_bytes + self.table.allocation_size()) as u64;
+        // Other threads share what a charge counts: a write to it waits for all writes before.
+        if held != self.charge.bytes() {
+            self.charge.resize(held);
+        }
     }
 }
 
@@ -181,14 +189,15 @@ fn no_family() -> ! {
 }
 
 /// Encodes a family's place for [`place_of`].
-fn identity(place: &Place<'_>) -> Box<[u8]> {
-    let length =
-        u16::try_from(place.key.len()).unwrap_or_else(|_| broken("keys are checked to be shorter than 64 KiB"));
-    [&place.table.0.to_le_bytes()[..], &length.to_le_bytes(), place.key, place.namespace].concat().into()
+fn identity(place: &Place<'_>) -> SmallBytes {
+    SmallBytes::new(&[&identity_head(place)[..], place.key, place.namespace].concat())
 }
 
-fn is_identity_of(identity: &[u8], place: &Place<'_>) -> bool {
-    place_of(identity).same_family(place)
+/// Returns the table and the length of the key.
+fn identity_head(place: &Place<'_>) -> [u8; 6] {
+    let Ok(length) = u16::try_from(place.key.len()) else { broken("keys are checked to be shorter than 64 KiB") };
+    let ([a, b, c, d], [e, f]) = (place.table.0.to_le_bytes(), length.to_le_bytes());
+    [a, b, c, d, e, f]
 }
 
 /// Returns a family's place, without a sub-key.

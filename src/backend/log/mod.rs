@@ -34,9 +34,11 @@ mod record;
 mod region;
 mod regions;
 mod row_access;
+mod row_hashes;
 mod scan;
 mod sealed;
 mod short_row;
+mod small_bytes;
 mod sub_keys;
 mod table_slots;
 #[cfg(test)]

@@ -2,8 +2,6 @@
 
 use std::ops::RangeBounds;
 
-use hashbrown::HashTable;
-
 use crate::error::{Result, broken};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
@@ -17,6 +15,7 @@ use super::group::{Found, Group, has_families};
 use super::index::{Address, row_hash, tag};
 use super::record::{Draft, Place, Record};
 use super::region::Section;
+use super::row_hashes::RowHashes;
 
 /// Visits the live rows of a group.
 pub(super) struct LiveVisitor<'a, F> {
@@ -112,7 +111,7 @@ impl Group {
     fn each_hashed(
         &self,
         row: &Place<'_>,
-        hashes: &HashTable<u32>,
+        hashes: &RowHashes,
         range: SubRange<'_>,
         mut visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
     ) -> Result<()> {
@@ -121,7 +120,7 @@ impl Group {
         loop {
             let mut filled = 0;
             for (to, hash) in window.iter_mut().zip(&mut left) {
-                *to = *hash;
+                *to = hash;
                 filled += 1;
             }
             let hashes = || window.iter().copied().take(filled);

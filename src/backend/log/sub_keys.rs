@@ -7,53 +7,16 @@ use std::fmt;
 use std::ops::Bound;
 
 use super::super::SubRange;
+use super::small_bytes::SmallBytes;
 use crate::error::broken;
 
 /// The most keys in a run.
 const RUN_KEYS: usize = 64;
 
-const INLINE_BYTES: usize = 22;
-
-#[derive(Clone, PartialEq, Eq)]
-enum SubKey {
-    Inline(u8, [u8; INLINE_BYTES]),
-    Heap(Box<[u8]>),
-}
-
-impl SubKey {
-    fn new(bytes: &[u8]) -> Self {
-        let mut inline = [0; INLINE_BYTES];
-        match (u8::try_from(bytes.len()), inline.get_mut(..bytes.len())) {
-            (Ok(length), Some(to)) => {
-                to.copy_from_slice(bytes);
-                Self::Inline(length, inline)
-            }
-            _ => Self::Heap(bytes.into()),
-        }
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Inline(length, bytes) => match bytes.get(..usize::from(*length)) {
-                Some(bytes) => bytes,
-                None => broken("an inline key fits its array"),
-            },
-            Self::Heap(bytes) => bytes,
-        }
-    }
-
-    fn heap_bytes(&self) -> usize {
-        match self {
-            Self::Inline(..) => 0,
-            Self::Heap(bytes) => bytes.len(),
-        }
-    }
-}
-
 /// Distinct sub-keys in bytewise order.
 #[derive(Clone, Default)]
 pub(super) struct SubKeySet {
-    runs: Vec<Vec<SubKey>>,
+    runs: Vec<Vec<SmallBytes>>,
     held_bytes: usize,
 }
 
@@ -70,7 +33,7 @@ impl SubKeySet {
 
     /// Returns the bytes of memory held.
     pub(super) fn held_bytes(&self) -> usize {
-        self.held_bytes + self.runs.capacity() * size_of::<Vec<SubKey>>()
+        self.held_bytes + self.runs.capacity() * size_of::<Vec<SmallBytes>>()
     }
 
     /// Returns the run of `sub`, and its position there or where it would be inserted.
@@ -105,7 +68,7 @@ impl SubKeySet {
         if run.len() == before {
             run.reserve_exact((before / 4).clamp(1, RUN_KEYS - before.min(RUN_KEYS - 1)));
         }
-        let key = SubKey::new(sub);
+        let key = SmallBytes::new(sub);
         self.held_bytes += key.heap_bytes() + size(run.capacity()) - size(before);
         run.insert(within, key);
     }
@@ -136,7 +99,7 @@ impl SubKeySet {
         let head = self.runs.get(at).and_then(|run| run.get(within..)).unwrap_or_default();
         let rest = self.runs.iter().skip(at + 1).flatten();
         let end = range.1;
-        head.iter().chain(rest).map(SubKey::bytes).take_while(move |sub| match end {
+        head.iter().chain(rest).map(SmallBytes::bytes).take_while(move |sub| match end {
             Bound::Unbounded => true,
             Bound::Included(last) => *sub <= last,
             Bound::Excluded(after) => *sub < after,
@@ -150,7 +113,7 @@ fn no_run() -> ! {
 }
 
 fn size(capacity: usize) -> usize {
-    capacity * size_of::<SubKey>()
+    capacity * size_of::<SmallBytes>()
 }
 
 #[cfg(test)]
@@ -191,7 +154,7 @@ mod tests {
             prop_assert!(subs.range(range).eq(model.iter().filter(within)));
             let all = (Bound::Unbounded, Bound::Unbounded);
             prop_assert!(subs.range(all).eq(model.iter()));
-            let held: usize = subs.runs.iter().map(|run| size(run.capacity()) + run.iter().map(SubKey::heap_bytes).sum::<usize>()).sum();
+            let held: usize = subs.runs.iter().map(|run| size(run.capacity()) + run.iter().map(SmallBytes::heap_bytes).sum::<usize>()).sum();
             prop_assert_eq!(held, subs.held_bytes);
         }
     }
