@@ -15,10 +15,12 @@
 //!   is written or becomes garbage pays for going through `RATE` bytes. So **each section of a group holds at most 4
 //!   times the bytes of the records that the index points at, plus 136 KiB**, after every write.
 
+use super::arena::Chunk;
 use super::chains::PieceRef;
+use super::chunk::offset;
 use super::group::{Found, Group};
 use super::index::{Address, Bucket};
-use super::record::Record;
+use super::record::{Record, Shape};
 use super::region::{REGION_OVERHEAD_BYTES, Region, Run, Section};
 use super::regions::Regions;
 use crate::error::broken;
@@ -137,7 +139,7 @@ impl Group {
             for (here, bytes) in stale {
                 let record = parse_copy(&bytes);
                 let hash = self.hash(&record.place);
-                if let Some(referrer) = self.referrer_of(hash, here, &record, true) {
+                if let Some(referrer) = self.referrer_of(hash, here, Some(record.meta.ordinal)) {
                     self.expire(hash, referrer, here, &record, rules);
                 }
             }
@@ -193,20 +195,14 @@ impl Group {
         let moved = self.move_values(section, rules);
         let Some((id, region)) = self.regions.take_oldest(section) else { broken("a section has a region to clean") };
         let mut left = region.notes.tally.records();
-        let mut records = region.chunk().records().filter(|(_, record)| !record.shape.is_dead());
-        let mut window = Vec::with_capacity(PREFETCHED_RECORDS);
+        let (mut window, mut next) = (Vec::with_capacity(PREFETCHED_RECORDS), 0);
         while left > 0 {
-            let ahead = |(offset, record): (u32, Record<'_>)| {
-                let hash = self.hash(&record.place);
-                self.index.search(hash).prefetch();
-                (offset, hash)
-            };
-            window.extend(records.by_ref().take(PREFETCHED_RECORDS).map(ahead));
+            next = self.look_ahead(region.chunk(), next, &mut window);
             if window.is_empty() {
                 broken("a region has the records that its tally counts");
             }
-            for (offset, hash) in window.drain(..) {
-                left -= u64::from(self.keep_or_drop(section, &region, Address::new(id, offset), hash, rules));
+            for (offset, hash, shape) in window.drain(..) {
+                left -= u64::from(self.keep_or_drop(section, &region, Address::new(id, offset), hash, &shape, rules));
             }
         }
         self.regions.release(id);
@@ -214,25 +210,48 @@ impl Group {
         moved
     }
 
+    /// Adds the next records of a chunk to a window, from byte `next` on, and prefetches their index slots. Skips dead
+    /// ones. Returns where the records behind them begin.
+    fn look_ahead(&self, chunk: &Chunk, mut next: usize, window: &mut Vec<(u32, u32, Shape)>) -> usize {
+        while window.len() < PREFETCHED_RECORDS && next < chunk.len() {
+            let offset = offset(next);
+            let Record { shape, place, .. } = chunk.record(offset);
+            next += shape.len;
+            if !shape.is_dead() {
+                let hash = self.hash(&place);
+                self.index.search(hash).prefetch();
+                window.push((offset, hash, shape));
+            }
+        }
+        next
+    }
+
     /// Copies the record at `here` in `region` to the end of its section, or drops it if it is no longer needed.
-    /// Returns whether the index pointed at it.
-    fn keep_or_drop(&mut self, section: Section, region: &Region, here: Address, hash: u32, rules: &Rules) -> bool {
-        let record = region.chunk().record(here.offset());
-        let bucket = match self.referrer_of(hash, here, &record, region.notes.has_older_pieces) {
+    /// Returns whether the index pointed at it. Parses no record again, where its shape will do.
+    fn keep_or_drop(
+        &mut self,
+        section: Section,
+        region: &Region,
+        here: Address,
+        hash: u32,
+        shape: &Shape,
+        rules: &Rules,
+    ) -> bool {
+        let record = || region.chunk().record(here.offset());
+        let bucket = match self.referrer_of(hash, here, region.notes.has_older_pieces.then(|| record().meta.ordinal)) {
             Some(Referrer::Index(bucket)) => bucket,
             Some(Referrer::Chain) => broken("older pieces leave a region before it is removed"),
             None => return false,
         };
-        if section == Section::Frozen && record.shape.is_tombstone() {
+        if section == Section::Frozen && shape.is_tombstone() {
             self.index.remove(bucket);
-        } else if section == Section::Frozen && has_expired(&record, rules) {
+        } else if section == Section::Frozen && rules.expire() && has_expired(&record(), rules) {
             // Older segments may have the row, but with an older stamp: it has expired there too.
-            self.expire(hash, Referrer::Index(bucket), here, &record, rules);
+            self.expire(hash, Referrer::Index(bucket), here, &record(), rules);
         } else {
-            let bytes = region.chunk().bytes_of(here.offset(), &record.shape);
-            let address = match record.shape.is_compact() {
-                true => self.regions.append_copy(section, &record.shape, bytes),
-                false => self.regions.append(section, &record.copy()),
+            let address = match shape.is_compact() {
+                true => self.regions.append_copy(section, shape, region.chunk().bytes_of(here.offset(), shape)),
+                false => self.regions.append(section, &record().copy()),
             };
             self.index.point(bucket, address);
         }
@@ -247,7 +266,8 @@ impl Group {
             return 0;
         }
         let is_older_piece = |offset, record: &Record<'_>| {
-            let referrer = self.referrer_of(self.hash(&record.place), Address::new(id, offset), record, true);
+            let ordinal = Some(record.meta.ordinal);
+            let referrer = self.referrer_of(self.hash(&record.place), Address::new(id, offset), ordinal);
             matches!(referrer, Some(Referrer::Chain))
         };
         let pieces = region
@@ -287,21 +307,15 @@ impl Group {
         moved
     }
 
-    /// Returns what points at `record`, which lies at `here` and whose row has this hash.
+    /// Returns what points at the record at `here`, whose row has this hash.
     ///
-    /// * `or_older_piece`: whether to search the chains, too.
-    pub(super) fn referrer_of(
-        &self,
-        hash: u32,
-        here: Address,
-        record: &Record<'_>,
-        or_older_piece: bool,
-    ) -> Option<Referrer> {
+    /// * `ordinal`: the record's, to search the chains, too.
+    pub(super) fn referrer_of(&self, hash: u32, here: Address, ordinal: Option<u32>) -> Option<Referrer> {
         if let Some((bucket, _)) = self.index.find(hash, |address| address == here) {
             return Some(Referrer::Index(bucket));
         }
-        let chains = self.chains.as_deref().filter(|_| or_older_piece)?;
-        chains.chain_with(hash, PieceRef { ordinal: record.meta.ordinal, address: here }).map(|_| Referrer::Chain)
+        let piece_ref = PieceRef { ordinal: ordinal?, address: here };
+        self.chains.as_deref()?.chain_with(hash, piece_ref).map(|_| Referrer::Chain)
     }
 }
 

@@ -154,9 +154,8 @@ impl Group {
             let region = self.regions.region(id);
             for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
                 let (here, hash) = (Address::new(id, offset), self.hash(&record.place));
-                let Some(referrer) = self.referrer_of(hash, here, &record, region.notes.has_older_pieces) else {
-                    continue;
-                };
+                let ordinal = region.notes.has_older_pieces.then_some(record.meta.ordinal);
+                let Some(referrer) = self.referrer_of(hash, here, ordinal) else { continue };
                 let in_pieces = matches!(referrer, Referrer::Chain) || record.meta.is_chained();
                 if in_pieces && !folded.contains_key(&here) {
                     let pieces = self.pieces_within(hash, here, &record, ids);
