@@ -32,6 +32,14 @@ pub trait OrderedCodec<V>: Codec<V> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Ordered;
 
+impl Ordered {
+    /// Returns the bytes of a signed number: subtracting the minimum flips the sign bit.
+    #[inline]
+    pub(crate) fn i64_bytes(number: i64) -> [u8; 8] {
+        number.wrapping_sub(i64::MIN).to_be_bytes()
+    }
+}
+
 /// Declares the order-preserving codec of integer types. Subtracting the minimum flips the sign bit.
 macro_rules! integers {
     ($($number:ty => $name:literal),+ $(,)?) => {
@@ -40,11 +48,13 @@ macro_rules! integers {
                 Schema::new($name)
             }
 
+            #[inline]
             fn encode(&self, value: &$number, out: &mut Vec<u8>) -> Result<()> {
                 out.extend_from_slice(&value.wrapping_sub(<$number>::MIN).to_be_bytes());
                 Ok(())
             }
 
+            #[inline]
             fn decode(&self, bytes: &[u8]) -> Result<$number> {
                 let number = bytes.try_into().map(<$number>::from_be_bytes).map_err(|_| mismatch($name))?;
                 Ok(number.wrapping_add(<$number>::MIN))

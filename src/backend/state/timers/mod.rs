@@ -34,6 +34,9 @@ use crate::backend::{Change, Entry, LazyBackend, RowRef, StateBackend};
 
 pub use table::{TimeDomain, TimerTable};
 
+/// Due timers whose rows are prefetched at a time: timers come in the order of time, which is not that of memory.
+const PREFETCHED_TIMERS: usize = 32;
+
 /// A timer that fired: see [`Timers::pop_due`].
 #[derive(Clone, PartialEq, Eq)]
 pub struct Fired(Timer);
@@ -110,8 +113,8 @@ pub struct Timers {
     groups: KeyGroupSet,
     waiting: Waiting,
     queue: Queue,
-    /// Reused for encoding sub-keys.
-    sub: Vec<u8>,
+    /// About how many of the first timers have a row that was prefetched.
+    prefetched: usize,
     charge: Charge,
 }
 
@@ -231,15 +234,18 @@ impl Timers {
                 .with("owned", state.backend.groups())
                 .with("known", &self.groups));
         }
-        let due = self.waiting.due(to);
-        if !due.is_empty() {
+        if self.waiting.earliest().is_some_and(|bound| bound <= to) {
+            let due = self.waiting.due(to);
             self.settle_waiting(state, &due)?;
         }
         while let Some(first) = self.queue.first().filter(|first| first.at <= to) {
+            match self.prefetched.checked_sub(1) {
+                Some(left) => self.prefetched = left,
+                None => self.prefetched = prefetch_due(&self.queue, self.table.id, state, to),
+            }
             let Parts { key, namespace, routing, .. } = first.parts();
             state.set_key_routed(key, routing.unwrap_or_default());
-            encode_time(first.at, &mut self.sub)?;
-            let removed = with_row(state, self.table.id, namespace, &self.sub, remove_row)?;
+            let removed = with_row(state, self.table.id, namespace, &sub_key(first.at), remove_row)?;
             let timer = self.queue.pop();
             self.recharge();
             // Without a row the timer was cleared by other means than this handle: it does not fire.
@@ -319,7 +325,7 @@ impl Timers {
 
     /// Calls `f` with the row of a timer of the current key.
     fn with_row<B: StateBackend, R>(
-        &mut self,
+        &self,
         state: &mut KeyedState<B>,
         namespace: &[u8],
         at: Timestamp,
@@ -328,8 +334,7 @@ impl Timers {
         if !self.table.namespaced && !namespace.is_empty() {
             return Err(Error::usage("table has no namespaces").with("table", self.table.id));
         }
-        encode_time(at, &mut self.sub)?;
-        with_row(state, self.table.id, namespace, &self.sub, f)
+        with_row(state, self.table.id, namespace, &sub_key(at), f)
     }
 
     fn recharge(&mut self) {
@@ -340,9 +345,25 @@ impl Timers {
     }
 }
 
-fn encode_time(at: Timestamp, sub: &mut Vec<u8>) -> Result<()> {
-    sub.clear();
-    Ordered.encode(&at.as_millis(), sub)
+/// Returns a timer's sub-key: its time as [`Ordered`] encodes it.
+fn sub_key(at: Timestamp) -> [u8; 8] {
+    Ordered::i64_bytes(at.as_millis())
+}
+
+/// Prefetches the rows of the first timers due at `to`, if there are several. Returns how many follow the first.
+fn prefetch_due<B: StateBackend>(queue: &Queue, table: TableId, state: &mut KeyedState<B>, to: Timestamp) -> usize {
+    let due = || queue.first_few().take_while(|timer| timer.at <= to).take(PREFETCHED_TIMERS);
+    if due().nth(1).is_none() {
+        return 0;
+    }
+    let due: Vec<_> = due().map(|timer| (timer.parts(), sub_key(timer.at))).collect();
+    let keys = due.iter().map(|(parts, _)| state.locate_routed(parts.key, parts.routing.unwrap_or_default()));
+    let keys: Vec<_> = keys.collect();
+    let rows = due.iter().zip(&keys);
+    let rows = rows.map(|((parts, sub), key)| RowRef { table, key, namespace: parts.namespace, sub });
+    let rows: Vec<_> = rows.collect();
+    state.backend.prefetch(&rows);
+    rows.len() - 1
 }
 
 /// Calls `f` with a row of the current key.

@@ -51,6 +51,11 @@ impl Queue {
         self.front.last()
     }
 
+    /// Returns some of the first timers, in order.
+    pub(super) fn first_few(&self) -> impl Iterator<Item = &Timer> {
+        self.front.iter().rev()
+    }
+
     /// Returns the timers due at `to`, in no particular order.
     pub(super) fn due(&self, to: Timestamp) -> impl Iterator<Item = &Timer> {
         let reached = self.leaves.iter().take_while(move |(start, _)| start.at <= to);

@@ -97,7 +97,7 @@ impl TimerTable {
         let groups = state.backend.groups().clone();
         let charge = state.budget.charge(0);
         let (waiting, queue) = (Waiting::default(), Queue::default());
-        let mut timers = Timers { table: self, groups, waiting, queue, sub: Vec::new(), charge };
+        let mut timers = Timers { table: self, groups, waiting, queue, prefetched: 0, charge };
         if self.restored {
             let groups = timers.groups.clone();
             timers.rebuild(state, &groups)?;
