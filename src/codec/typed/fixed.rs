@@ -82,6 +82,7 @@ macro_rules! fixed {
                 Schema::new($name)
             }
 
+            #[inline]
             fn encode(&self, value: &$number, out: &mut Vec<u8>) -> Result<()> {
                 out.extend_from_slice(&value.to_le_bytes());
                 Ok(())
@@ -92,6 +93,7 @@ macro_rules! fixed {
                 bytes.try_into().map(|to: &mut [u8; size_of::<$number>()]| *to = value.to_le_bytes()).is_ok()
             }
 
+            #[inline]
             fn decode(&self, bytes: &[u8]) -> Result<$number> {
                 bytes.try_into().map(<$number>::from_le_bytes).map_err(|_| mismatch($name))
             }
