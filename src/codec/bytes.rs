@@ -265,6 +265,13 @@ pub(crate) fn put_delimited(out: &mut Vec<u8>, encode: impl FnOnce(&mut Vec<u8>)
     Ok(())
 }
 
+/// Returns the length of the prefix that `a` and `b` share.
+pub(crate) fn shared_prefix(a: &[u8], b: &[u8]) -> usize {
+    let words = a.as_chunks::<8>().0.iter().zip(b.as_chunks::<8>().0).take_while(|(a, b)| a == b).count();
+    let [a, b] = [a, b].map(|bytes| bytes.get(8 * words..).unwrap_or_default());
+    8 * words + a.iter().zip(b).take_while(|(a, b)| a == b).count()
+}
+
 /// Appends the length of `bytes` in LEB128, then `bytes`.
 pub fn put_length_delimited(out: &mut Vec<u8>, bytes: &[u8]) {
     put_length(out, bytes.len());

@@ -182,6 +182,16 @@ impl RowBatch {
         number(self.columns.len())
     }
 
+    /// Returns all rows that were appended, in that order.
+    pub(crate) fn spans(&self) -> RowSpans<'_> {
+        RowSpans { spans: &self.spans, parts: &self.bytes, payloads: &self.bytes, columns: &self.columns }
+    }
+
+    /// Returns the current order, as indexes of spans.
+    pub(crate) fn order(&self) -> &[u32] {
+        &self.order
+    }
+
     /// Returns the rows in their current order.
     pub fn iter(&self) -> impl Iterator<Item = Row<'_>> {
         self.order.iter().filter_map(|&at| self.row(at))

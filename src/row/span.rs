@@ -39,13 +39,25 @@ impl RowSpan {
         parts.get(self.parts as usize..)?.get(..self.key_length as usize)
     }
 
-    /// Returns the place, given the buffer of parts.
+    /// Returns key, namespace and sub-key, each empty if absent.
     #[inline]
-    pub(crate) fn place<'a>(&self, parts: &'a [u8]) -> Option<RowKey<'a>> {
+    pub(crate) fn parts<'a>(&self, parts: &'a [u8]) -> Option<[&'a [u8]; 3]> {
         let rest = parts.get(self.parts as usize..)?;
         let (key, rest) = rest.split_at_checked(self.key_length as usize)?;
         let (namespace, rest) = rest.split_at_checked(self.namespace_length as usize)?;
-        let sub = rest.get(..self.sub_length as usize)?;
+        Some([key, namespace, rest.get(..self.sub_length as usize)?])
+    }
+
+    /// Returns the value or operand, empty if absent.
+    #[inline]
+    pub(crate) fn payload<'a>(&self, payloads: &'a [u8]) -> Option<&'a [u8]> {
+        payloads.get(self.payload as usize..)?.get(..self.payload_length as usize)
+    }
+
+    /// Returns the place, given the buffer of parts.
+    #[inline]
+    pub(crate) fn place<'a>(&self, parts: &'a [u8]) -> Option<RowKey<'a>> {
+        let [key, namespace, sub] = self.parts(parts)?;
         let part = |bit: u8, part: &'a [u8]| (self.shape & bit != 0).then_some(part);
         Some(RowKey {
             table: self.table,
@@ -61,13 +73,13 @@ impl RowSpan {
         if self.op() != shape::PUT || self.namespace_length | self.sub_length | self.columns != 0 {
             return None;
         }
-        Some((self.key(parts)?, payloads.get(self.payload as usize..)?.get(..self.payload_length as usize)?))
+        Some((self.key(parts)?, self.payload(payloads)?))
     }
 
     /// Returns the row, given the buffers.
     #[inline]
     pub(crate) fn row<'a>(&self, parts: &'a [u8], payloads: &'a [u8], columns: &[Columns]) -> Option<Row<'a>> {
-        let payload = payloads.get(self.payload as usize..)?.get(..self.payload_length as usize)?;
+        let payload = self.payload(payloads)?;
         let op = match self.op() {
             shape::PUT => Op::Put(payload),
             shape::DELETE => Op::Delete,
@@ -82,7 +94,7 @@ impl RowSpan {
     }
 }
 
-/// Consecutive rows with their buffers. The parts are contiguous, and so are the payloads.
+/// Rows with their buffers. Those of a block are sorted; their parts are contiguous, and so are their payloads.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct RowSpans<'a> {
     pub(crate) spans: &'a [RowSpan],
@@ -93,7 +105,12 @@ pub(crate) struct RowSpans<'a> {
 
 impl<'a> RowSpans<'a> {
     pub(crate) fn first(&self) -> Option<Row<'a>> {
-        self.spans.first()?.row(self.parts, self.payloads, self.columns)
+        self.row(self.spans.first()?)
+    }
+
+    /// Returns one of the rows.
+    pub(crate) fn row(&self, span: &RowSpan) -> Option<Row<'a>> {
+        span.row(self.parts, self.payloads, self.columns)
     }
 
     /// Returns the place of the last row.

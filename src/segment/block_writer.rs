@@ -1,12 +1,15 @@
 //! Writes a block: collects rows as columns and joins the columns into one payload.
 
+use std::cmp::Ordering;
+
 use super::format::{BlockHeader, Compression, ROW_BYTES, Run, column};
 use super::index::BlockEntry;
-use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint};
+use crate::codec::bytes::{put_length, put_length_delimited, put_u8, put_u16, put_u32, put_varint, shared_prefix};
 use crate::error::{Error, Result};
 use crate::id::Hash;
 use crate::key_group::KeyGroup;
-use crate::row::{Op, Row, shape};
+use crate::row::span::{RowSpan, RowSpans};
+use crate::row::{RowKey, shape};
 
 /// The rows of the block being written, as columns.
 #[derive(Debug, Default)]
@@ -14,7 +17,10 @@ pub(super) struct BlockWriter {
     rows: usize,
     counted_bytes: usize,
     first: KeyGroup,
+    /// The run of the last row, with its rows so far.
     run: Option<(Run, u64)>,
+    /// The shape of the last row.
+    shape: u8,
     runs: Vec<u8>,
     ops: Vec<u8>,
     keys: PrefixColumn,
@@ -39,41 +45,75 @@ impl BlockWriter {
         self.rows == 0
     }
 
-    /// Appends a row; the caller has checked it.
-    pub(super) fn push(&mut self, group: KeyGroup, row: &Row<'_>) {
-        self.push_run(Run { group, table: row.key.table });
-        let (op, has_value) = match row.op {
-            Op::Put(_) => (shape::PUT, true),
-            Op::Delete => (shape::DELETE, false),
-            Op::Merge(_) => (shape::MERGE, true),
-            Op::Clear => (shape::CLEAR, false),
+    /// Appends one of `rows`, of a group not below that of the row before; the caller has checked the rest. Returns false,
+    /// and changes nothing, if it is out of order.
+    pub(super) fn push(&mut self, group: KeyGroup, row: &RowSpan, rows: &RowSpans<'_>) -> bool {
+        let (Some([key, namespace, sub]), Some(payload)) = (row.parts(rows.parts), row.payload(rows.payloads)) else {
+            return false;
         };
-        let parts = [
-            (row.key.key, shape::HAS_KEY, &mut self.keys),
-            (row.key.namespace, shape::HAS_NAMESPACE, &mut self.namespaces),
-            (row.key.sub, shape::HAS_SUB, &mut self.subs),
-        ];
-        let mut byte = op;
-        for (part, bit, column) in parts {
-            let Some(part) = part else { continue };
-            byte |= bit;
-            column.push(part);
-            self.counted_bytes += part.len();
+        let run = Run { group, table: row.table };
+        // The last string of a column may be of a row far before, where the row has no such part.
+        let compare = |bit: u8, column: &PrefixColumn, part: &[u8]| match row.shape & bit {
+            0 => Compared { order: Ordering::Equal, shared: 0 },
+            _ => column.compare(part),
+        };
+        let by_key = compare(shape::HAS_KEY, &self.keys, key);
+        let by_namespace = compare(shape::HAS_NAMESPACE, &self.namespaces, namespace);
+        let by_sub = compare(shape::HAS_SUB, &self.subs, sub);
+        let in_order = match self.run {
+            Some((before, _)) if before == run => {
+                // If both rows have a part, the last string of its column is that of the row before.
+                let presence = |bit: u8| (self.shape & bit).cmp(&(row.shape & bit));
+                let order = presence(shape::HAS_KEY).then(by_key.order);
+                let order = order.then(presence(shape::HAS_NAMESPACE)).then(by_namespace.order);
+                let order = order.then(presence(shape::HAS_SUB)).then(by_sub.order);
+                order.is_lt() || (order.is_eq() && row.op() == shape::MERGE)
+            }
+            before => before.is_none_or(|(before, _)| before < run),
+        };
+        if !in_order {
+            return false;
         }
-        self.ops.push(byte);
-        let payload = row.op.payload();
-        if has_value {
+        self.count(run);
+        self.shape = row.shape;
+        self.ops.push(row.shape);
+        if row.shape & shape::HAS_KEY != 0 {
+            self.keys.push(key, by_key.shared);
+        }
+        if row.shape & shape::HAS_NAMESPACE != 0 {
+            self.namespaces.push(namespace, by_namespace.shared);
+        }
+        if row.shape & shape::HAS_SUB != 0 {
+            self.subs.push(sub, by_sub.shared);
+        }
+        if matches!(row.op(), shape::PUT | shape::MERGE) {
             put_length(&mut self.value_lengths, payload.len());
             self.values.extend_from_slice(payload);
         }
-        self.stamp.push(self.rows, row.columns.stamp.map(i64::to_le_bytes));
-        self.schema.push(self.rows, row.columns.schema.map(u32::to_le_bytes));
-        self.routing.push(self.rows, row.columns.routing.map(u64::to_le_bytes));
-        self.counted_bytes += payload.len() + ROW_BYTES;
+        if row.columns > 0 {
+            let columns = rows.columns_of(row);
+            self.stamp.push(self.rows, columns.stamp.map(i64::to_le_bytes));
+            self.schema.push(self.rows, columns.schema.map(u32::to_le_bytes));
+            self.routing.push(self.rows, columns.routing.map(u64::to_le_bytes));
+        }
+        self.counted_bytes += key.len() + namespace.len() + sub.len() + payload.len() + ROW_BYTES;
         self.rows += 1;
+        true
     }
 
-    fn push_run(&mut self, next: Run) {
+    /// Returns the place of the last row.
+    pub(super) fn last(&self) -> RowKey<'_> {
+        let has = |bit: u8| self.shape & bit != 0;
+        RowKey {
+            table: self.run.map(|(run, _)| run.table).unwrap_or_default(),
+            key: has(shape::HAS_KEY).then_some(&self.keys.last),
+            namespace: has(shape::HAS_NAMESPACE).then_some(&self.namespaces.last),
+            sub: has(shape::HAS_SUB).then_some(&self.subs.last),
+        }
+    }
+
+    /// Counts a row of `next`.
+    fn count(&mut self, next: Run) {
         match &mut self.run {
             Some((run, count)) if *run == next => *count += 1,
             _ => {
@@ -170,28 +210,50 @@ struct PrefixColumn {
     empty: usize,
 }
 
+/// How the last string of a column compares with the next one, and the length of the prefix that they share.
+struct Compared {
+    order: Ordering,
+    shared: usize,
+}
+
 impl PrefixColumn {
     #[inline]
-    fn push(&mut self, part: &[u8]) {
+    fn compare(&self, part: &[u8]) -> Compared {
+        if let (Some(last), Some(next)) = (self.last.first_chunk(), part.first_chunk()) {
+            let (last, next) = (u64::from_be_bytes(*last), u64::from_be_bytes(*next));
+            if last != next {
+                return Compared { order: last.cmp(&next), shared: (last ^ next).leading_zeros() as usize / 8 };
+            }
+        }
+        self.compare_any(part)
+    }
+
+    fn compare_any(&self, part: &[u8]) -> Compared {
+        let shared = shared_prefix(&self.last, part);
+        let rest = |bytes: &[u8]| bytes.get(shared).copied();
+        Compared { order: rest(&self.last).cmp(&rest(part)), shared }
+    }
+
+    #[inline]
+    fn push(&mut self, part: &[u8], shared: usize) {
         if !self.any && part.is_empty() {
             self.empty += 1;
         } else {
-            self.push_next(part);
+            self.push_next(part, shared);
         }
     }
 
-    fn push_next(&mut self, part: &[u8]) {
+    fn push_next(&mut self, part: &[u8], shared: usize) {
         if !self.any {
             self.any = true;
             // An empty string: two zero lengths.
             self.bytes.resize(2 * self.empty, 0);
         }
-        let shared = part.iter().zip(&self.last).take_while(|(new, old)| new == old).count();
-        let added = part.get(shared..).unwrap_or_default();
         put_length(&mut self.bytes, shared);
-        put_length_delimited(&mut self.bytes, added);
-        self.last.truncate(shared);
-        self.last.extend_from_slice(added);
+        put_length_delimited(&mut self.bytes, part.get(shared..).unwrap_or_default());
+        // Whole, not from `shared` on: the next row's comparison would wait for a store that it half overlaps.
+        self.last.clear();
+        self.last.extend_from_slice(part);
     }
 
     /// Returns the column; empty if all its strings are.

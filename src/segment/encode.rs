@@ -81,7 +81,7 @@ impl Encoder {
         let SealedPart { kind, rows, rules, .. } = &self.part;
         let mut folded = FoldedGroup::new(&**rows, group, Fold::of(*kind), rules).spilling(spill);
         while folded.next_batch(&mut self.batch)? {
-            self.batch.iter().try_for_each(|row| writer.push(group, &row))?;
+            writer.push_all(group, &self.batch)?;
         }
         Ok(())
     }

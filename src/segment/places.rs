@@ -2,11 +2,12 @@
 //! may have its rows, and leaves the rest of the key group.
 
 use super::index::BlockEntry;
-use crate::codec::bytes::{Reader, put_length, put_length_delimited, put_u8};
+use crate::codec::bytes::{Reader, put_length, put_length_delimited, put_u8, shared_prefix};
 use crate::error::{Error, Result};
 use crate::id::TableId;
 use crate::key_group::KeyGroup;
-use crate::row::{MAX_SORTABLE_BYTES, Row, RowKey, sortable, sortable_prefix};
+use crate::row::span::RowSpan;
+use crate::row::{MAX_SORTABLE_BYTES, RowKey, shape, sortable, sortable_prefix};
 
 /// Flag: the segment has clears without a key, which any key's reader needs.
 const KEYLESS: u8 = 1;
@@ -34,16 +35,17 @@ pub(super) struct PlaceNotes {
 
 impl PlaceNotes {
     /// Notes a row.
-    pub(super) fn note(&mut self, row: &Row<'_>) {
-        self.keyless |= row.key.key.is_none();
+    #[inline]
+    pub(super) fn note(&mut self, row: &RowSpan) {
+        self.keyless |= row.shape & shape::HAS_KEY == 0;
     }
 
     /// Notes that a block begins with the place `first`, within the group in which the block before ends with `before`.
     pub(super) fn begin_block(&mut self, before: &RowKey<'_>, first: &RowKey<'_>) {
         sortable(before, &mut self.before);
         sortable(first, &mut self.first);
-        self.first.truncate(shared(&self.before, &self.first) + 1);
-        let kept = shared(&self.last, &self.first);
+        self.first.truncate(shared_prefix(&self.before, &self.first) + 1);
+        let kept = shared_prefix(&self.last, &self.first);
         put_length(&mut self.places, kept);
         put_length_delimited(&mut self.places, self.first.get(kept..).unwrap_or_default());
         std::mem::swap(&mut self.last, &mut self.first);
@@ -59,11 +61,6 @@ impl PlaceNotes {
         content.extend_from_slice(&self.places);
         Some(FirstPlaces { content })
     }
-}
-
-/// Returns the length of the common prefix.
-fn shared(a: &[u8], b: &[u8]) -> usize {
-    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 impl FirstPlaces {

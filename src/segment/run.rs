@@ -130,7 +130,7 @@ pub(super) fn spill(batch: &RowBatch) -> Result<Run> {
     let group = KeyGroup(0);
     let groups = std::iter::once(group).collect();
     let mut writer = SegmentWriter::new(SegmentKind::Delta, groups, EncodeOptions::default())?;
-    batch.iter().try_for_each(|row| writer.push(group, &row))?;
+    writer.push_all(group, batch)?;
     let encoded = writer.finish()?;
     Ok(Run::new(SegmentRows::open(encoded.bytes, &encoded.index_hash)?.run(group)))
 }

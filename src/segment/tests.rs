@@ -189,6 +189,27 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
+    fn writers_take_rows_that_may_follow_and_no_others(mut rows in prop::collection::vec(any_row(), 0..60), long in 2..9usize) {
+        rows.sort_by_key(|row| row.group);
+        // Some fill a block: the next row begins another one.
+        for row in rows.iter_mut().step_by(long) {
+            if let OwnedOp::Put(value) | OwnedOp::Merge(value) = &mut row.op {
+                value.resize(70_000, b'v');
+            }
+        }
+        let options = EncodeOptions { codec: Compression::None };
+        let mut writer = SegmentWriter::new(SegmentKind::Delta, KeyGroupSet::all(MAX), options).unwrap();
+        let mut taken: Vec<Owned> = Vec::new();
+        for row in rows {
+            let follows = |last: &Owned| last.group < row.group || row.row().may_follow(&last.row().key);
+            let expected = taken.last().is_none_or(follows);
+            prop_assert_eq!(writer.push(row.group, &row.row()).is_ok(), expected, "{:?} after {:?}", row, taken.last());
+            taken.extend(expected.then_some(row));
+        }
+        prop_assert!(open(&writer.finish().unwrap()).unwrap() == taken);
+    }
+
+    #[test]
     fn rows_survive_encoding_and_decoding(rows in prop::collection::vec(any_row(), 0..200), base: bool, wanted in any_groups()) {
         let kind = if base { SegmentKind::Base } else { SegmentKind::Delta };
         let all = KeyGroupSet::all(MAX);

@@ -12,7 +12,10 @@ use crate::codec::trailer::put_trailer;
 use crate::error::{Error, Result};
 use crate::id::{Hash, TableId};
 use crate::key_group::{KeyGroup, KeyGroupSet, MAX_KEY_GROUPS};
-use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, Row, RowKey, RowKeyBuf, SegmentKind};
+#[cfg(any(test, feature = "internals"))]
+use crate::row::Row;
+use crate::row::span::{RowSpan, RowSpans};
+use crate::row::{MAX_PART_BYTES, MAX_VALUE_BYTES, RowBatch, RowKeyBuf, SegmentKind, shape};
 
 /// Options of the writer. Equal rows give equal bytes under equal options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +38,10 @@ pub struct SegmentWriter {
     block: BlockWriter,
     blocks: Vec<BlockEntry>,
     compressor: Compressor,
-    previous: Previous,
+    /// The group of the last row.
+    group: Option<KeyGroup>,
+    /// The place of the last row of the block before.
+    before: RowKeyBuf,
     timers: Option<TimerNotes>,
     places: PlaceNotes,
 }
@@ -68,7 +74,8 @@ impl SegmentWriter {
             block: BlockWriter::default(),
             blocks: Vec::new(),
             compressor: Compressor::new(options.codec)?,
-            previous: Previous::default(),
+            group: None,
+            before: RowKeyBuf::default(),
             timers: None,
             places: PlaceNotes::default(),
         })
@@ -85,56 +92,80 @@ impl SegmentWriter {
     /// # Errors
     /// `Usage` if the row is out of order, of a group not covered, or its op does not fit its place or the segment's kind.
     /// `Limit` if the row is too large. The segment then remains without the row.
+    #[cfg(any(test, feature = "internals"))]
     pub fn push(&mut self, group: KeyGroup, row: &Row<'_>) -> Result<()> {
+        let mut batch = RowBatch::new();
+        batch.push(row)?;
+        self.push_all(group, &batch)
+    }
+
+    /// Appends the rows of a folded batch.
+    ///
+    /// # Errors
+    /// `Usage` and `Limit` for a row that a reader would refuse; the rows before it remain.
+    pub(super) fn push_all(&mut self, group: KeyGroup, batch: &RowBatch) -> Result<()> {
+        let rows = batch.spans();
+        let mut ordered = batch.order().iter().filter_map(|at| rows.spans.get(*at as usize));
+        ordered.try_for_each(|row| self.add(group, row, &rows))
+    }
+
+    /// Appends one of `rows`. Rows stay spans until they are bytes of a block: copies of a whole `Row` would cost more than
+    /// all else that is done here.
+    #[inline]
+    fn add(&mut self, group: KeyGroup, row: &RowSpan, rows: &RowSpans<'_>) -> Result<()> {
         self.check(group, row)?;
-        let full_at_group = self.block.counted_bytes() >= BLOCK_BYTES_AT_GROUP && self.previous.group != group;
-        if full_at_group || self.block.counted_bytes() >= BLOCK_BYTES {
+        let within = self.group == Some(group);
+        if self.block.counted_bytes() >= if within { BLOCK_BYTES } else { BLOCK_BYTES_AT_GROUP } {
             self.end_block()?;
         }
-        if self.block.is_empty()
-            && let Some((_, last)) = self.previous.row().filter(|(before, _)| *before == group)
-        {
-            self.places.begin_block(&last, &row.key);
+        if self.block.is_empty() && within {
+            self.begin_block(row, rows)?;
+        }
+        if !self.block.push(group, row, rows) {
+            return Err(out_of_order(group));
         }
         self.places.note(row);
-        self.block.push(group, row);
-        if let Some(timers) = &mut self.timers {
-            timers.note(group, row);
+        if let Some(timers) = &mut self.timers
+            && let Some(row) = rows.row(row)
+        {
+            timers.note(group, &row);
         }
-        self.previous.set(group, row);
+        self.group = Some(group);
         Ok(())
     }
 
-    fn check(&self, group: KeyGroup, row: &Row<'_>) -> Result<()> {
-        if !row.key.fits(&row.op) {
-            return Err(Error::usage("row has parts that its operation cannot have"));
-        }
-        if self.kind == SegmentKind::Base && !row.op.belongs_in_base() {
+    #[inline]
+    fn check(&self, group: KeyGroup, row: &RowSpan) -> Result<()> {
+        if self.kind == SegmentKind::Base && !matches!(row.op(), shape::PUT | shape::MERGE) {
             return Err(Error::usage("a base has no deletes and no clears"));
         }
-        let in_order = match self.previous.row() {
-            Some((before, place)) if before == group => row.may_follow(&place),
-            Some((before, _)) => before < group && self.groups.contains(group),
-            None => self.groups.contains(group),
-        };
-        if !in_order {
-            let error = Error::usage("row is out of order or of a group that the segment does not cover");
-            return Err(error.with("group", group));
+        if self.group != Some(group) && (self.group > Some(group) || !self.groups.contains(group)) {
+            return Err(out_of_order(group));
         }
-        let parts = [row.key.key, row.key.namespace, row.key.sub];
-        let longest = parts.into_iter().flatten().map(<[u8]>::len).max().unwrap_or(0);
+        let longest = row.key_length.max(row.namespace_length).max(row.sub_length) as usize;
         if longest > MAX_PART_BYTES {
             let error = Error::limit("key, namespace or sub-key is too long");
             return Err(error.with("bytes", longest).with("limit", MAX_PART_BYTES));
         }
-        let value_bytes = row.op.payload().len();
+        let value_bytes = row.payload_length as usize;
         if value_bytes > MAX_VALUE_BYTES {
             return Err(Error::limit("value is too long").with("bytes", value_bytes).with("limit", MAX_VALUE_BYTES));
         }
         Ok(())
     }
 
+    /// Notes where a block begins within a group.
+    fn begin_block(&mut self, row: &RowSpan, rows: &RowSpans<'_>) -> Result<()> {
+        let before = self.before.get();
+        let Some(row) = rows.row(row).filter(|row| row.may_follow(&before)) else {
+            return Err(out_of_order(self.group.unwrap_or_default()));
+        };
+        self.places.begin_block(&before, &row.key);
+        Ok(())
+    }
+
     fn end_block(&mut self) -> Result<()> {
+        self.before.set(&self.block.last());
         self.blocks.push(self.block.finish(&mut self.compressor, &mut self.segment)?);
         Ok(())
     }
@@ -180,21 +211,7 @@ impl SegmentWriter {
     }
 }
 
-/// Group and place of the last written row.
-#[derive(Default)]
-struct Previous {
-    any: bool,
-    group: KeyGroup,
-    place: RowKeyBuf,
-}
-
-impl Previous {
-    fn row(&self) -> Option<(KeyGroup, RowKey<'_>)> {
-        self.any.then(|| (self.group, self.place.get()))
-    }
-
-    fn set(&mut self, group: KeyGroup, row: &Row<'_>) {
-        (self.any, self.group) = (true, group);
-        self.place.set(&row.key);
-    }
+#[cold]
+fn out_of_order(group: KeyGroup) -> Error {
+    Error::usage("row is out of order or of a group that the segment does not cover").with("group", group)
 }
