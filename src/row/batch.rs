@@ -23,6 +23,7 @@ pub struct RowBatch {
     pub(super) order: Vec<u32>,
     /// Scratch memory for sorting.
     pub(super) ranks: Vec<Rank>,
+    pub(super) spare_ranks: Vec<Rank>,
     /// Runs of earlier rows; `None` if the batch keeps all rows.
     spilled: Option<Spilled>,
 }

@@ -12,7 +12,7 @@ use super::rules::{Below, Rules, TableRules};
 use super::sealed::SegmentKind;
 use super::shape;
 use super::span::RowSpan;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, broken};
 use crate::id::TableId;
 use crate::time::Timestamp;
 
@@ -33,7 +33,7 @@ impl Fold {
 }
 
 /// The sort key of a row: decides most comparisons without reading the row.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rank {
     table: TableId,
     /// The row's index.
@@ -54,9 +54,12 @@ impl RowBatch {
         let (mut kept, mut ranks) = (std::mem::take(&mut self.order), std::mem::take(&mut self.ranks));
         let shared = self.common_prefix_length();
         ranks.clear();
-        ranks.extend(kept.drain(..).filter_map(|at| self.rank(at, shared)));
-        // Stable: rows of one place stay oldest first. Rows already in order cost one pass.
-        ranks.sort_by(|a, b| self.compare(a, b));
+        ranks.extend(kept.drain(..).map(|at| self.rank(at, shared)));
+        // Stable: rows of one place stay oldest first. Words first: few rows have the same one.
+        sort_by_word(&mut ranks, &mut self.spare_ranks);
+        for alike in ranks.chunk_by_mut(|a, b| a.word() == b.word()) {
+            alike.sort_by(|a, b| self.compare_places(a, b));
+        }
         let mut folded = Folded { kept, ruled: Vec::new() };
         for of_table in ranks.chunk_by(|a, b| a.table == b.table) {
             let table = of_table.first().and_then(|row| rules.table(row.table));
@@ -76,7 +79,7 @@ impl RowBatch {
         folded: &mut Folded,
     ) -> Result<()> {
         let mut clears = Clears::default();
-        for run in rows.chunk_by(|a, b| self.compare(a, b).is_eq()) {
+        for run in rows.chunk_by(|a, b| a.prefix == b.prefix && self.compare_places(a, b).is_eq()) {
             let (Some(first), Some(newest)) = (run.first(), run.last()) else { continue };
             if self.op(first.at) == Some(shape::CLEAR) {
                 self.place(first.at).into_iter().for_each(|place| clears.note(&place, newest.at));
@@ -176,10 +179,10 @@ impl RowBatch {
         self.spans.get(at as usize).map(RowSpan::op)
     }
 
-    fn rank(&self, at: u32, shared: usize) -> Option<Rank> {
-        let span = self.spans.get(at as usize)?;
-        let key = span.key(&self.bytes)?;
-        Some(Rank { table: span.table, at, prefix: prefix(key.get(shared..)?) })
+    fn rank(&self, at: u32, shared: usize) -> Rank {
+        let span = self.spans.get(at as usize);
+        let key = span.and_then(|span| span.key(&self.bytes)?.get(shared..));
+        Rank { table: span.map(|span| span.table).unwrap_or_default(), at, prefix: prefix(key.unwrap_or_default()) }
     }
 
     /// Returns the length of the prefix common to all keys.
@@ -196,18 +199,66 @@ impl RowBatch {
         shared.len()
     }
 
-    #[inline]
-    fn compare(&self, a: &Rank, b: &Rank) -> Ordering {
-        match (a.table, a.prefix).cmp(&(b.table, b.prefix)) {
-            Ordering::Equal => self.compare_places(a.at, b.at),
-            order => order,
-        }
-    }
-
     #[inline(never)]
-    fn compare_places(&self, a: u32, b: u32) -> Ordering {
-        self.place(a).cmp(&self.place(b))
+    fn compare_places(&self, a: &Rank, b: &Rank) -> Ordering {
+        self.place(a.at).cmp(&self.place(b.at))
     }
+}
+
+impl Rank {
+    /// Returns table and prefix as one number, in the order of places wherever two differ.
+    #[inline]
+    fn word(&self) -> u128 {
+        u128::from(self.table.0) << u64::BITS | u128::from(self.prefix)
+    }
+}
+
+/// The most buckets of a sort.
+const BUCKETS_MAX: usize = 1 << 11;
+
+/// The fewest rows that are worth buckets.
+const BUCKETED_ROWS_MIN: usize = 256;
+
+/// Sorts by word, stably: into buckets by the bits in which the words differ first, then each bucket. Keys are mostly
+/// hashes or counters, so buckets are small. `spare` is scratch memory.
+fn sort_by_word(ranks: &mut Vec<Rank>, spare: &mut Vec<Rank>) {
+    let words = || ranks.iter().map(Rank::word);
+    if words().is_sorted() {
+        return;
+    }
+    if ranks.len() < BUCKETED_ROWS_MIN {
+        return ranks.sort_by_key(Rank::word);
+    }
+    let (least, most) = words().fold((u128::MAX, 0), |(least, most), word| (least.min(word), most.max(word)));
+    let buckets = (ranks.len() / 4).next_power_of_two().min(BUCKETS_MAX);
+    let shift = (u128::BITS - (most - least).leading_zeros()).saturating_sub(buckets.ilog2());
+    let bucket = |rank: &Rank| usize::try_from((rank.word() - least) >> shift).unwrap_or(usize::MAX);
+    let mut ends = [0usize; BUCKETS_MAX];
+    for rank in &*ranks {
+        let Some(count) = ends.get_mut(bucket(rank)) else { no_bucket() };
+        *count += 1;
+    }
+    let mut end = 0;
+    ends.iter_mut().for_each(|count| (*count, end) = (end, end + *count));
+    spare.clear();
+    spare.resize(ranks.len(), Rank::default());
+    for rank in &*ranks {
+        let Some(next) = ends.get_mut(bucket(rank)) else { no_bucket() };
+        let Some(to) = spare.get_mut(*next) else { no_bucket() };
+        (*to, *next) = (*rank, *next + 1);
+    }
+    std::mem::swap(ranks, spare);
+    let mut start = 0;
+    for end in ends.into_iter().take(buckets) {
+        let Some(of_bucket) = ranks.get_mut(start..end) else { no_bucket() };
+        of_bucket.sort_by_key(Rank::word);
+        start = end;
+    }
+}
+
+#[cold]
+fn no_bucket() -> ! {
+    broken("each row has a place in its bucket")
 }
 
 #[inline]
@@ -359,6 +410,27 @@ mod tests {
             batch.fold(Fold::Delta, &Rules::none()).unwrap();
             expected.sort_unstable();
             assert!(batch.iter().map(|row| row.key).eq(expected));
+        }
+    }
+
+    #[test]
+    fn any_words_are_sorted_and_equal_ones_keep_their_order() {
+        // Few, many, wide, narrow, and in few buckets.
+        let hash = |at: u64| at.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let word_of: [fn(u64) -> u64; 5] = [|at| at, |at| at % 7, |at| at >> 4, |_| 1, |at| u64::MAX * (at % 2)];
+        for (rows, word_of) in
+            [0, 1, 255, 256, 30_000].into_iter().flat_map(|rows| word_of.map(|word_of| (rows, word_of)))
+        {
+            let rank = |at: u32| {
+                let table = TableId(if at.is_multiple_of(50) { u32::MAX } else { at % 2 });
+                Rank { table, at, prefix: word_of(hash(u64::from(at))) }
+            };
+            let mut ranks: Vec<_> = (0..rows).map(rank).collect();
+            let mut expected = ranks.clone();
+            expected.sort_by_key(|rank| (rank.table, rank.prefix, rank.at));
+            sort_by_word(&mut ranks, &mut Vec::new());
+            let fields = |rank: &Rank| (rank.table, rank.prefix, rank.at);
+            assert!(ranks.iter().map(fields).eq(expected.iter().map(fields)));
         }
     }
 
