@@ -147,6 +147,27 @@ impl RowBatch {
         Ok(())
     }
 
+    /// Appends a put without namespace, sub-key and optional columns, newer than all rows so far.
+    ///
+    /// * `bytes`: the key, of `key_length` bytes, then the value.
+    ///
+    /// # Errors
+    /// `Limit` as [`RowBatch::push`].
+    #[inline]
+    pub(crate) fn push_put(&mut self, table: TableId, bytes: &[u8], key_length: usize) -> Result<()> {
+        self.make_room()?;
+        let parts = number(self.bytes.len())?;
+        self.bytes.extend_from_slice(bytes);
+        // What ends below 4 GiB begins there.
+        let (end, key_length) = (number(self.bytes.len())?, number(key_length)?);
+        let payload = parts + key_length;
+        let shape = shape::PUT | shape::HAS_KEY | shape::HAS_NAMESPACE | shape::HAS_SUB;
+        let payload_length = end - payload;
+        self.order.push(number(self.spans.len())?);
+        self.spans.push(RowSpan { table, shape, parts, key_length, payload, payload_length, ..RowSpan::default() });
+        Ok(())
+    }
+
     /// Appends rows, newer than all rows so far.
     ///
     /// # Errors

@@ -1,5 +1,7 @@
 //! Records in chunks, the memory of regions, which sealed parts share. Tallies: counts of the records in regions.
 
+use std::ops::Range;
+
 use super::arena::{Chunk, LINE_BYTES, prefetch};
 use super::record::{Record, Shape};
 use crate::error::broken;
@@ -16,7 +18,7 @@ impl Chunk {
 
     /// Returns the bytes from a record on, to the end of the memory.
     #[inline]
-    fn bytes_at(&self, offset: u32) -> &[u8] {
+    pub(super) fn bytes_at(&self, offset: u32) -> &[u8] {
         match self.bytes_from(offset as usize) {
             Some(bytes) => bytes,
             None => no_record(),
@@ -34,17 +36,23 @@ impl Chunk {
     /// Returns all records with their offsets, dead ones included, in the order in which they were written.
     pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
         let mut next = 0;
-        let mut ahead = self.get(READ_AHEAD_BYTES..).unwrap_or_default().iter().step_by(LINE_BYTES);
         std::iter::from_fn(move || {
             if next == self.len() {
                 return None;
             }
-            let offset = offset(next);
-            let record = self.record(offset);
+            let (start, record) = (next, self.record(offset(next)));
             next += record.shape.len;
-            ahead.by_ref().take(record.shape.len.div_ceil(LINE_BYTES)).for_each(prefetch);
-            Some((offset, record))
+            self.read_ahead(start..next);
+            Some((offset(start), record))
         })
+    }
+
+    /// Prefetches the bytes a little behind those that a sequential pass has come to.
+    #[inline]
+    pub(super) fn read_ahead(&self, read: Range<usize>) {
+        let end = self.len().min(read.end + READ_AHEAD_BYTES);
+        let ahead = self.get(read.start + READ_AHEAD_BYTES..end);
+        ahead.into_iter().flat_map(|bytes| bytes.iter().step_by(LINE_BYTES)).for_each(prefetch);
     }
 }
 

@@ -297,6 +297,31 @@ impl<'a> Record<'a> {
     }
 }
 
+/// A live put with the shortest header: most records are that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct ShortPut<'a> {
+    pub(super) table: TableId,
+    /// The key, then the value.
+    pub(super) bytes: &'a [u8],
+    pub(super) key_len: usize,
+    /// Bytes of the whole record.
+    pub(super) len: usize,
+}
+
+impl<'a> ShortPut<'a> {
+    /// Parses the record at the front of `bytes`. `None` if it is of any other form.
+    #[inline]
+    pub(super) fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let (&[flags, value_len, capacity, table, key_len], rest) = bytes.split_first_chunk()?;
+        if flags & !OLDER != 0 || (table | key_len) >= 0x80 {
+            return None;
+        }
+        let (key_len, len) = (usize::from(key_len), SHORT_HEADER_BYTES + usize::from(key_len) + usize::from(capacity));
+        let bytes = rest.get(..key_len + usize::from(value_len))?;
+        Some(Self { table: TableId(u32::from(table)), bytes, key_len, len })
+    }
+}
+
 /// Marks the record at the front of `bytes` as dead.
 pub(super) fn mark_dead(bytes: &mut [u8]) {
     *flags_mut(bytes) |= DEAD;

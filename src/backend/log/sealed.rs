@@ -8,6 +8,8 @@ use crate::key_group::{KeyGroup, KeyGroupSet};
 use crate::row::{Row, RowBatch, RowKey, RowSource};
 
 use super::arena::Chunk;
+use super::chunk::offset;
+use super::record::ShortPut;
 use super::table_slots::TableSlots;
 
 /// The shared regions of some groups.
@@ -26,6 +28,29 @@ impl SealedChunks {
         let start = self.chunks.partition_point(|(id, _)| *id < group);
         self.chunks.iter().skip(start).take_while(move |(id, _)| *id == group).map(|(_, chunk)| &**chunk)
     }
+
+    /// Appends the rows of a region, oldest first.
+    fn append_chunk(&self, chunk: &Chunk, batch: &mut RowBatch) -> Result<()> {
+        let (mut next, end) = (0, chunk.len());
+        while next < end {
+            let start = next;
+            // Parsed by hand: a copy of a whole record costs more than the rest of this loop.
+            if let Some(put) = ShortPut::parse(chunk.bytes_at(offset(start))) {
+                next += put.len;
+                batch.push_put(self.table_slots.table(put.table), put.bytes, put.key_len)?;
+            } else {
+                let record = chunk.record(offset(start));
+                next += record.shape.len;
+                if !record.shape.is_dead() {
+                    let row = record.row();
+                    let key = RowKey { table: self.table_slots.table(row.key.table), ..row.key };
+                    batch.push(&Row { key, ..row })?;
+                }
+            }
+            chunk.read_ahead(start..next);
+        }
+        Ok(())
+    }
 }
 
 impl RowSource for SealedChunks {
@@ -34,14 +59,7 @@ impl RowSource for SealedChunks {
     }
 
     fn append_group(&self, group: KeyGroup, batch: &mut RowBatch) -> Result<()> {
-        for (_, record) in self.chunks_of(group).flat_map(Chunk::records) {
-            if !record.shape.is_dead() {
-                let row = record.row();
-                let key = RowKey { table: self.table_slots.table(row.key.table), ..row.key };
-                batch.push(&Row { key, ..row })?;
-            }
-        }
-        Ok(())
+        self.chunks_of(group).try_for_each(|chunk| self.append_chunk(chunk, batch))
     }
 
     fn held_bytes(&self) -> u64 {
