@@ -241,7 +241,7 @@ impl Rules<'_> {
         self.check_rows(&rows, index.groups(), Some(SectionCheck::new(&index)))
     }
 
-    /// Decodes the rows of `groups`, which checks their order and groups, and locates their keys.
+    /// Checks the blocks' checksums, decodes the rows of `groups`, which checks their order and groups, and locates their keys.
     ///
     /// * `sections`: compares the index with them, where these are all rows of the segment.
     fn check_rows(
@@ -250,6 +250,7 @@ impl Rules<'_> {
         groups: &KeyGroupSet,
         mut sections: Option<SectionCheck<'_>>,
     ) -> Result<(), Fault> {
+        rows.check_sums().map_err(self.fault(0, DamageKind::Block))?;
         let mut batch = RowBatch::new();
         for group in groups.iter() {
             // Block by block: a group may have any number of rows.

@@ -146,6 +146,18 @@ fn headers_must_agree() {
 }
 
 #[test]
+fn checksums_are_compared_where_they_are_asked_for() {
+    let raw = payload(&two_rows());
+    let block = wrapped(0, &raw, raw.len(), 2, 0).0;
+    assert!(BlockHeader::decode(&block).is_ok() && BlockHeader::check(&block).is_ok());
+    for at in 0..block.len() {
+        let mut damaged = block.to_vec();
+        damaged[at] ^= 1;
+        assert_eq!(BlockHeader::check(&damaged).unwrap_err().kind(), ErrorKind::Corrupt, "byte {at}");
+    }
+}
+
+#[test]
 fn indexes_that_break_a_rule_are_refused() {
     let entry = wrapped(0, b"x", 1, 1, 0).1;
     let decode = |blocks: &[BlockEntry]| {
