@@ -13,12 +13,13 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::thread;
 use std::time::Instant;
 
 use alluvium::backend::{Cut, Part, RowRef, SealedPart, StateBackend, Write};
 use alluvium::internals::row::{RowSource, Stack};
 use alluvium::internals::segment::{EncodeOptions, Encoded, SegmentRows, encode};
-use alluvium::{Epoch, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, TableId, Timestamp};
+use alluvium::{Epoch, KeyGroupRange, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, TableId, Timestamp};
 
 const GROUPS: u16 = 128;
 const DELTAS: u64 = 20;
@@ -42,6 +43,16 @@ fn seal(backend: &mut LogBackend, epoch: u64) -> SealedPart {
     let (event_time, processing_time) = (Timestamp::MIN, Timestamp::MIN);
     let cut = Cut { epoch: Epoch(epoch), part: Part(0), event_time, processing_time };
     backend.seal(cut, &KeyGroupSet::empty()).unwrap().parts.remove(0)
+}
+
+/// Encodes the groups of a part on two threads.
+fn encode_halves(part: &SealedPart) -> [Encoded; 2] {
+    let halves = [KeyGroupRange::new(0, GROUPS / 2), KeyGroupRange::new(GROUPS / 2, GROUPS)];
+    let halves = halves.map(|groups| SealedPart { groups: groups.into(), ..part.clone() });
+    thread::scope(|scope| {
+        let encoders = halves.each_ref().map(|half| scope.spawn(|| encode(half, EncodeOptions::default()).unwrap()));
+        encoders.map(|encoder| encoder.join().unwrap())
+    })
 }
 
 /// Returns segments as a source; each is verified again, as a restore does.
@@ -73,6 +84,7 @@ fn main() {
     (0..rows).for_each(|number| put(&mut state, number, 0));
     let base = seal(&mut state, 1);
     measure("encode everything", rows, rounds, || encode(&base, EncodeOptions::default()).unwrap());
+    measure("encode everything, threads: 2", rows, rounds, || encode_halves(&base));
     let mut segments = vec![encode(&base, EncodeOptions::default()).unwrap()];
     let bytes = segments[0].bytes.len() as u64;
     println!("{:<36} {:6} bytes a row", "segment", bytes / rows);
