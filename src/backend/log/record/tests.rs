@@ -98,3 +98,31 @@ fn a_small_row_costs_five_bytes_of_header() {
     let draft = Draft { older: true, ..Draft::exact(place, &[2; 100], ValueMeta::PLAIN) };
     assert_eq!(draft.len(), 5 + 16 + 100);
 }
+
+#[test]
+fn short_puts_are_told_from_all_other_records() {
+    let place = Place { table: TableId(3), key: b"key", namespace: &[], sub: &[], routing: None, clear: 0 };
+    for (value, spare, older) in [(&b""[..], 0, false), (b"value", 0, true), (b"value", 7, false), (&[1; 255], 0, true)]
+    {
+        let draft = Draft { older, capacity: value.len() + spare, ..Draft::exact(place, value, ValueMeta::PLAIN) };
+        let mut bytes = [draft.encode(), vec![9; 300]].concat();
+        let put = ShortPut::parse(&bytes).unwrap();
+        assert_eq!((put.table, put.key_len, put.len), (place.table, 3, draft.len()));
+        assert_eq!(put.bytes, [b"key", value].concat());
+        mark_dead(&mut bytes);
+        assert!(ShortPut::parse(&bytes).is_none());
+    }
+    let version = ValueMeta { version: 2, ..ValueMeta::PLAIN };
+    for draft in [
+        Draft::without_value(place, true),
+        Draft::exact(place, b"value", version),
+        Draft::exact(place, &[1; 256], ValueMeta::PLAIN),
+        Draft::exact(Place { routing: Some(1), ..place }, b"value", ValueMeta::PLAIN),
+        Draft::exact(Place { namespace: b"n", ..place }, b"value", ValueMeta::PLAIN),
+        Draft::exact(Place { sub: b"s", ..place }, b"value", ValueMeta::PLAIN),
+        Draft::exact(Place { table: TableId(0x80), ..place }, b"value", ValueMeta::PLAIN),
+        Draft::exact(Place { key: &[1; 0x80], ..place }, b"value", ValueMeta::PLAIN),
+    ] {
+        assert!(ShortPut::parse(&draft.encode()).is_none(), "{draft:?}");
+    }
+}
