@@ -281,14 +281,22 @@ impl World {
         sum
     }
 
-    /// Seals after every tenth of the keys, so that each update is the first of its row since a seal.
     fn first_touch(&mut self) -> u64 {
+        self.each_first(Self::update)
+    }
+
+    fn first_edit(&mut self) -> u64 {
+        self.each_first(Self::edit)
+    }
+
+    /// Seals after every tenth of the keys, so that each change is the first of its row since a seal.
+    fn each_first(&mut self, change: fn(&mut Self) -> u64) -> u64 {
         let drawn = std::mem::take(&mut self.drawn);
         let mut sum = 0;
         for keys in drawn.chunks(usize::try_from(self.keys / 10).unwrap().max(1)) {
             self.seal();
             self.drawn.extend_from_slice(keys);
-            sum ^= self.update();
+            sum ^= change(self);
             self.drawn.clear();
         }
         sum
@@ -316,8 +324,9 @@ impl World {
 type Loop = (&'static str, usize, fn(&mut World) -> u64);
 
 const FIRST_TOUCH: &str = "first touch";
+const FIRST_EDIT: &str = "first touch, edit";
 
-const LOOPS: [Loop; 14] = [
+const LOOPS: [Loop; 15] = [
     ("map", OPERATIONS, World::map),
     ("update", OPERATIONS, World::update),
     ("edit", OPERATIONS, World::edit),
@@ -332,6 +341,7 @@ const LOOPS: [Loop; 14] = [
     ("map, dependent", OPERATIONS / 4, World::map_dependent),
     ("update, dependent", OPERATIONS / 4, World::update_dependent),
     (FIRST_TOUCH, OPERATIONS, World::first_touch),
+    (FIRST_EDIT, OPERATIONS, World::first_edit),
 ];
 
 fn main() {
@@ -343,7 +353,7 @@ fn main() {
     let mut rates: Vec<_> = LOOPS.iter().filter(|(name, ..)| wanted(name)).map(|it| (it, Vec::new())).collect();
     for round in 0..rounds {
         for ((name, operations, run), rates) in &mut rates {
-            if *name == FIRST_TOUCH {
+            if [FIRST_TOUCH, FIRST_EDIT].contains(name) {
                 world.draw_in_turns(round)
             } else {
                 world.draw(round)

@@ -9,7 +9,7 @@
 //! [`super::row_access`], which knows every kind of row. That way lies behind calls, so that its code and its arguments
 //! cost the short way nothing.
 
-use crate::error::Result;
+use crate::error::{Result, broken};
 use crate::id::TableId;
 use crate::key_group::CurrentKey;
 
@@ -18,7 +18,8 @@ use super::super::{Change, RowRef, Stored, Write, or_keep};
 use super::LogBackend;
 use super::group::{Found, Group};
 use super::index::{Address, Bucket};
-use super::record::{Compared, Head, Place, RowHead};
+use super::record::{Compared, Head, Place, RowHead, Shape};
+use super::region::Section;
 use super::row_access::Located;
 use super::short_row::{PlainRow, ScopedRow, ShortRow, is_scoped, plain_slot};
 
@@ -233,7 +234,36 @@ impl LogBackend {
 
     #[inline(never)]
     fn edit_rest<R>(&mut self, row: RowByValue<'_>, f: impl FnOnce(&mut [u8]) -> R) -> Result<Option<R>> {
-        self.edit_row(&row.row(), f)
+        let row = row.row();
+        if let Some(plain) = self.plain_row(&row)
+            && let Some((address, shape)) = self.thaw(&plain)?
+        {
+            let (group, rules) = self.group_mut(plain.group);
+            group.heat.read();
+            let Some(value) = group.regions.plain_tail_value(address, &shape) else { not_in_tail() };
+            let result = f(value);
+            // The copy, and as many bytes of garbage.
+            group.maintain(2 * shape.len, rules);
+            return Ok(Some(result));
+        }
+        self.edit_row(&row, f)
+    }
+
+    /// Copies a plain row's frozen record to the tail, where its value can be edited: one copy, in place of one out of the
+    /// log and one back. Returns where the copy lies and its shape; `None` if the general way must edit the row.
+    fn thaw(&mut self, row: &PlainRow<'_>) -> Result<Option<(Address, Shape)>> {
+        let frozen = |group: &Group| group.find_plain(row).filter(|record| group.can_thaw(record));
+        if self.group(row.group).and_then(frozen).is_none() {
+            return Ok(None);
+        }
+        let mut thawed = None;
+        self.change(row.group, |group, _, _| {
+            // Looked for again: an attempt before may have moved it.
+            let record = frozen(group);
+            thawed = record.map(|record| group.thaw(&record)).transpose()?;
+            Ok(())
+        })?;
+        Ok(thawed)
     }
 
     /// As [`StateBackend::write`](super::super::StateBackend::write).
@@ -312,6 +342,22 @@ impl Group {
         Some(TailValue { value: bytes.get_mut(range)?, heat: &mut self.heat })
     }
 
+    /// Returns whether a plain row's record has a value, and all its bytes can be copied to the tail.
+    fn can_thaw(&self, record: &PlainRecord) -> bool {
+        let shape = record.head.shape(record.value_at);
+        shape.is_compact() && !shape.is_tombstone() && self.regions.section(record.address) == Section::Frozen
+    }
+
+    /// Copies a record for which [`Group::can_thaw`] holds to the tail; returns where the copy lies and its shape.
+    fn thaw(&mut self, record: &PlainRecord) -> Result<(Address, Shape)> {
+        let shape = record.head.shape(record.value_at);
+        self.check_budget(0, shape.len)?;
+        let address = self.regions.copy_to_tail(record.address, &shape);
+        self.regions.supersede(record.address, &shape);
+        self.index.point(record.bucket, address);
+        Ok((address, shape))
+    }
+
     /// Returns whether the group has a record of a plain row; `None` if a record on the way must be parsed to know.
     #[inline]
     pub(super) fn has_plain(&self, hash: u32, head: RowHead, key: &[u8]) -> Option<bool> {
@@ -337,4 +383,9 @@ impl Group {
         }
         None
     }
+}
+
+#[cold]
+fn not_in_tail() -> ! {
+    broken("a record that was copied to the tail lies there")
 }

@@ -322,6 +322,11 @@ impl<'a> ShortPut<'a> {
     }
 }
 
+/// Marks the record at the front of `bytes` as newer than another one of its row.
+pub(super) fn mark_older(bytes: &mut [u8]) {
+    *flags_mut(bytes) |= OLDER;
+}
+
 /// Marks the record at the front of `bytes` as dead.
 pub(super) fn mark_dead(bytes: &mut [u8]) {
     *flags_mut(bytes) |= DEAD;

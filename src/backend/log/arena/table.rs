@@ -3,6 +3,7 @@
 //! A record is found by its region's number and an offset there. The array takes 16 bytes a region, so that of ten million
 //! rows lies in an L2 cache; the regions themselves take ten times that, and a frozen one lies behind a further pointer.
 
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
@@ -234,14 +235,32 @@ impl<N> RegionTable<N> {
         Some(unsafe { slice::from_raw_parts_mut(start.add(offset as usize), len) })
     }
 
-    /// Appends `len` bytes to a region that is not frozen and has room; returns them for writing, their offset, and the
-    /// region's notes.
+    /// Appends `len` bytes to a region that is not frozen and has room; returns them for writing, and their offset.
     #[inline]
-    pub(in crate::backend::log) fn append(&mut self, id: u32, len: usize) -> (&mut [u8], usize, &mut N) {
+    pub(in crate::backend::log) fn append(&mut self, id: u32, len: usize) -> (&mut [u8], usize) {
         let Some(Slot::In(entry)) = self.slots.get_mut(id as usize) else { no_region() };
         let chunk = entry.memory.chunk_mut();
         let offset = chunk.len();
-        (chunk.append(len), offset, &mut entry.notes)
+        (chunk.append(len), offset)
+    }
+
+    /// As [`RegionTable::append`], a copy of bytes of another region.
+    pub(in crate::backend::log) fn append_copy(
+        &mut self,
+        id: u32,
+        from: u32,
+        bytes: Range<usize>,
+    ) -> (&mut [u8], usize) {
+        let Ok([Slot::In(to), Slot::In(from)]) = self.slots.get_disjoint_mut([id as usize, from as usize]) else {
+            no_region()
+        };
+        let (chunk, Some(bytes)) = (to.memory.chunk_mut(), from.chunk().get(bytes)) else {
+            broken("a copied record lies within its region")
+        };
+        let offset = chunk.len();
+        let copy = chunk.append(bytes.len());
+        copy.copy_from_slice(bytes);
+        (copy, offset)
     }
 
     /// Changes the capacity of a region that is not frozen.

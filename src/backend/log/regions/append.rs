@@ -3,10 +3,10 @@
 use crate::error::Result;
 
 use super::super::super::checks::budget_spent;
-use super::super::arena::{Chunk, Memory};
+use super::super::arena::{Chunk, Memory, no_region};
 use super::super::chunk::{Tally, offset};
 use super::super::index::Address;
-use super::super::record::{Draft, Shape};
+use super::super::record::{Draft, Shape, mark_older};
 use super::super::region::{
     LARGE_RECORD_BYTES, Notes, REGION_BYTES, REGION_BYTES_MIN, REGION_OVERHEAD_BYTES, Region, Section,
 };
@@ -132,17 +132,33 @@ impl Regions {
         self.append_with(section, bytes.len(), shape.is_tombstone(), |to| to.copy_from_slice(bytes))
     }
 
+    /// Copies a frozen record without spare bytes to the tail, where it has an older one.
+    pub(in crate::backend::log) fn copy_to_tail(&mut self, from: Address, shape: &Shape) -> Address {
+        let id = self.region_for(Section::Tail, shape.len);
+        let record = from.offset() as usize..from.offset() as usize + shape.len;
+        let (copy, at) = self.table.append_copy(id, from.region(), record);
+        mark_older(copy);
+        self.count_appended(Section::Tail, id, &Tally::one(false, shape.len));
+        Address::new(id, offset(at))
+    }
+
     #[inline]
     fn append_with(&mut self, section: Section, len: usize, tombstone: bool, write: impl FnOnce(&mut [u8])) -> Address {
-        let id = match self.fit(section, len) {
+        let id = self.region_for(section, len);
+        self.append_to(section, id, len, tombstone, write)
+    }
+
+    /// Returns a region that has room for a record of `len` bytes.
+    #[inline]
+    fn region_for(&mut self, section: Section, len: usize) -> u32 {
+        match self.fit(section, len) {
             Fit::Here(id) => id,
             Fit::New(capacity, stays_open) => self.open(section, capacity, stays_open),
             Fit::Grown(id, capacity) => {
                 self.grow(section, id, capacity);
                 id
             }
-        };
-        self.append_to(section, id, len, tombstone, write)
+        }
     }
 
     #[inline(never)]
@@ -167,13 +183,19 @@ impl Regions {
         tombstone: bool,
         write: impl FnOnce(&mut [u8]),
     ) -> Address {
-        let tally = Tally::one(tombstone, len);
-        let (bytes, at, notes) = self.table.append(id, len);
+        let (bytes, at) = self.table.append(id, len);
         write(bytes);
-        notes.records += 1;
-        notes.tally.add(&tally);
-        self.run_mut(section).tally.add(&tally);
+        self.count_appended(section, id, &Tally::one(tombstone, len));
         Address::new(id, offset(at))
+    }
+
+    /// Counts a record that was appended to a region.
+    #[inline]
+    fn count_appended(&mut self, section: Section, id: u32, record: &Tally) {
+        let Some(notes) = self.table.notes_mut(id) else { no_region() };
+        notes.records += 1;
+        notes.tally.add(record);
+        self.run_mut(section).tally.add(record);
     }
 
     /// Appends a loaded record to the frozen section.

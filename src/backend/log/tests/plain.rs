@@ -52,6 +52,7 @@ fn rows_whose_tags_collide_are_told_apart() {
             fill(&mut world, first, 10 + round);
             assert_eq!(value(&mut world, first), Some(vec![10 + round; 3]));
             assert_eq!(value(&mut world, second), Some(vec![20 + round; 5]));
+            // The next edits find sealed records.
             drop(world.seal(&KeyGroupSet::empty()));
         }
         world.put(second, 5);
@@ -131,4 +132,89 @@ fn a_panic_in_a_typed_update_changes_nothing() {
     assert_eq!(count.read(&mut state).unwrap(), Some(9));
     count.update(&mut state, |n: &mut Option<u64>| *n = None).unwrap();
     assert_eq!(count.read(&mut state).unwrap(), None);
+}
+
+#[test]
+fn editing_a_sealed_row_copies_it_once_and_leaves_the_sealed_bytes() {
+    // Lengths of one byte and of two; a region of its own; a record in the tail; none.
+    for length in [0, 1, 7, 8, 100, 1000, 40_000] {
+        let mut world = World::new(1, u64::MAX);
+        (0..5).for_each(|key| world.put(key, length));
+        let sealed = world.seal(&KeyGroupSet::empty());
+        for key in 0..4 {
+            let edit = |value: &mut [u8]| value.fill(7);
+            assert_eq!(world.with_row(T, key, b"", |backend, row| backend.edit(row, edit)).unwrap(), Some(()));
+            assert_eq!(value(&mut world, key), Some(vec![7; length]));
+        }
+        world.check();
+        let none = world.with_row(T, 9, b"", |backend, row| backend.edit(row, |_| ())).unwrap();
+        assert_eq!(none, None, "a row without a value is not edited");
+        let mut batch = RowBatch::new();
+        sealed.parts[0].rows.append_group(KeyGroup(0), &mut batch).unwrap();
+        assert!(batch.iter().all(|row| row.op.payload() == vec![1; length]));
+        assert_eq!(delta_rows(&mut world).len(), 4, "a changed row is in the next delta, once");
+        world.write(0, Write::Delete).unwrap();
+        assert_eq!((value(&mut world, 0), delta_rows(&mut world).len()), (None, 1), "the sealed row needs a tombstone");
+        world.check();
+    }
+}
+
+#[test]
+fn editing_sealed_rows_again_and_again_stays_within_the_bound() {
+    let mut world = World::new(2, u64::MAX);
+    (0..4000).for_each(|key| world.put(key, 100));
+    for round in 0..20u32 {
+        drop(world.seal(&KeyGroupSet::empty()));
+        for key in (0..4000).filter(|key| key % 5 == round % 5) {
+            let edited = world.with_row(T, key, b"", |backend, row| backend.edit(row, |value| value[0] = 9)).unwrap();
+            assert_eq!(edited, Some(()));
+        }
+        world.check();
+    }
+    assert!((0..4000).all(|key| value(&mut world, key) == Some([&[9][..], &[1; 99]].concat())));
+}
+
+#[test]
+fn the_last_short_record_of_a_region_is_edited_too() {
+    for [key_bytes, value_bytes] in [[1, 1], [1, 0], [2, 0], [1, 2]] {
+        let mut world = World::new(1, u64::MAX);
+        let keys: Vec<_> = (0..200u8).map(|key| vec![key; key_bytes]).collect();
+        for edit in [false, true] {
+            for bytes in &keys {
+                let key = P.locate(bytes, 0, 1);
+                let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+                if edit {
+                    assert_eq!(world.backend.edit(row, |value| value.fill(7)).unwrap(), Some(()));
+                } else {
+                    world.backend.write(row, Write::Put(&vec![1; value_bytes])).unwrap();
+                }
+            }
+            world.check();
+            // The next tail begins with a region for as many bytes as this one has.
+            drop(world.seal(&KeyGroupSet::empty()));
+        }
+        for bytes in &keys {
+            let key = P.locate(bytes, 0, 1);
+            let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+            let read = world.backend.read(row, |value| value.map(<[u8]>::to_vec)).unwrap();
+            assert_eq!(read, Some(vec![7; value_bytes]));
+        }
+    }
+}
+
+#[test]
+fn a_sealed_row_is_edited_by_a_key_that_is_routed_otherwise() {
+    let mut world = World::new(1, u64::MAX);
+    let plain = P.locate(b"key", 0, 1);
+    for routing in [None, Some(5), None] {
+        let key = CurrentKey { routing, ..plain };
+        let row = RowRef { table: T, key: &key, namespace: &[], sub: &[] };
+        let old = CurrentKey { routing: if routing.is_none() { Some(5) } else { None }, ..plain };
+        world.backend.write(RowRef { key: &old, ..row }, Write::Put(b"value")).unwrap();
+        drop(world.seal(&KeyGroupSet::empty()));
+        assert_eq!(world.backend.edit(row, |value| value[0] = b'V').unwrap(), Some(()));
+        assert!(world.backend.read(row, |value| value == Some(b"Value")).unwrap());
+        world.backend.write(row, Write::Delete).unwrap();
+        world.check();
+    }
 }
