@@ -160,8 +160,8 @@ impl BlockHeader {
         put_checksum(out, start);
     }
 
-    /// Returns the header and the stored payload of a block with no bytes after it. Its bytes are known by their hash, so the
-    /// checksum is left to [`BlockHeader::check`].
+    /// Returns the header and the stored payload of a block with no bytes after it. The caller has compared the block with its
+    /// hash: the checksum is left to [`BlockHeader::check`].
     pub(super) fn decode(block: &[u8]) -> Result<(Self, &[u8])> {
         let mut reader = Reader::new(block);
         let (codec, cipher, reserved) = (reader.u8()?, reader.u8()?, reader.u16()?);

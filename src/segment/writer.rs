@@ -102,7 +102,8 @@ impl SegmentWriter {
     /// Appends the rows of a folded batch.
     ///
     /// # Errors
-    /// `Usage` and `Limit` for a row that a reader would refuse; the rows before it remain.
+    /// `Usage` and `Limit` for a row that a reader would refuse; the rows before it remain. The batch has checked that parts
+    /// fit their operations.
     pub(super) fn push_all(&mut self, group: KeyGroup, batch: &RowBatch) -> Result<()> {
         let rows = batch.spans();
         let mut ordered = batch.order().iter().filter_map(|at| rows.spans.get(*at as usize));

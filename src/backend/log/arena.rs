@@ -9,8 +9,8 @@
 //! - a slab is a private anonymous mapping that only this module knows. It lives as long as `Shared`, which every block
 //!   keeps alive;
 //! - the address of a block is at any time either in `FreeBlocks` or in one `Storage`, and neither can be cloned. A
-//!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Storage` is the only way to its
-//!   bytes, and a borrow of it, shared or unique, is one of its bytes;
+//!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Storage`, or the
+//!   table or directory that owns it, is the only way to its bytes, and a borrow of the owner is one of the bytes;
 //! - a `Storage` on the heap owns the slice that it took from a box;
 //! - a `RegionTable` and a `Directory` keep the addresses of storages that they own and hand out to nobody for changes, so
 //!   that an address and its storage change together; they lend bytes as long as they are borrowed themselves;

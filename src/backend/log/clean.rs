@@ -216,6 +216,7 @@ impl Group {
         while window.len() < PREFETCHED_RECORDS && next < chunk.len() {
             let offset = offset(next);
             let Record { shape, place, .. } = chunk.record(offset);
+            chunk.read_ahead(next..next + shape.len);
             next += shape.len;
             if !shape.is_dead() {
                 let hash = self.hash(&place);

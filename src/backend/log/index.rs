@@ -265,7 +265,11 @@ impl Index {
         let lower = self.part_of(tag);
         let depth = self.part(lower).depth + 1;
         let old = self.rebuild(lower, Part::new(PART_SLOTS, depth));
-        let upper = self.directory.add(empty_slots(PART_SLOTS, &self.arena));
+        if depth > self.depth {
+            self.depth = depth;
+            self.directory.double();
+        }
+        let upper = self.directory.halve(lower, empty_slots(PART_SLOTS, &self.arena));
         self.parts.push(Part::new(PART_SLOTS, depth));
         self.slots += PART_SLOTS;
         for slot in taken_slots(&old) {
@@ -273,14 +277,6 @@ impl Index {
             let (part, words) = self.part_mut(if is_upper { upper } else { lower });
             part.put(words, slot);
         }
-        if depth > self.depth {
-            self.depth = depth;
-            self.directory.double();
-        }
-        // A run of directory entries leads to the part; the upper half of the run now belongs to the new part.
-        let run = 1 << (self.depth - depth);
-        let first = ((tag >> (TAG_BITS - depth)) as usize | 1) * run;
-        self.directory.point(first, run, upper);
     }
 
     /// Points an entry at another record.

@@ -59,32 +59,40 @@ impl Words<'_> {
     }
 }
 
-/// Tables of a power of two of words each, or none, and a directory of a power of two of entries, each of which leads to
-/// one of them.
+/// The words of a table, and the entries that lead to it.
+#[derive(Debug)]
+struct Table {
+    words: Storage<u64>,
+    first: usize,
+    entries: usize,
+}
+
+/// Tables of a power of two of words each, or none, and a directory of entries, each of which leads to one of them.
 ///
-/// Invariant: an entry has the address and the number of words of the table with its number. A table is lent for changes of
-/// its words only; one that is replaced has its entries renewed.
+/// Invariant: a table knows the run of entries that lead to it, and they have the address and the number of its words. Words
+/// are lent for changes of their values only; a table that gets other words has its entries renewed.
 #[derive(Debug)]
 pub(in crate::backend::log) struct Directory {
     entries: Vec<Entry>,
-    tables: Vec<Storage<u64>>,
+    tables: Vec<Table>,
 }
 
 impl Directory {
     /// Returns a directory with an entry for each table.
     pub(in crate::backend::log) fn of(tables: Vec<Storage<u64>>) -> Self {
         let entries = (0..).zip(&tables).map(|(table, words)| Entry::of(table, words)).collect();
+        let tables = (0..).zip(tables).map(|(first, words)| Table { words, first, entries: 1 }).collect();
         Self { entries, tables }
     }
 
     /// Returns the bytes of the directory, without its tables' words.
     pub(in crate::backend::log) fn bytes(&self) -> usize {
-        self.entries.len() * size_of::<Entry>() + self.tables.len() * size_of::<Storage<u64>>()
+        self.entries.len() * size_of::<Entry>() + self.tables.len() * size_of::<Table>()
     }
 
     /// Returns the bytes that `entries` more entries and a table take.
     pub(in crate::backend::log) fn growth_bytes(entries: usize) -> usize {
-        entries * size_of::<Entry>() + size_of::<Storage<u64>>()
+        entries * size_of::<Entry>() + size_of::<Table>()
     }
 
     /// Returns the number of entries.
@@ -116,42 +124,42 @@ impl Directory {
     /// Returns a table's words.
     pub(in crate::backend::log) fn table_mut(&mut self, table: u32) -> &mut [u64] {
         match self.tables.get_mut(table as usize) {
-            Some(words) => words,
+            Some(table) => &mut table.words,
             None => no_table(),
         }
     }
 
-    /// Replaces a table's words; returns the old ones. One step per entry.
+    /// Replaces a table's words; returns the old ones.
     pub(in crate::backend::log) fn replace(&mut self, table: u32, words: Storage<u64>) -> Storage<u64> {
         let entry = Entry::of(table, &words);
-        self.entries.iter_mut().filter(|entry| entry.table == table).for_each(|old| *old = entry);
-        match self.tables.get_mut(table as usize) {
-            Some(old) => std::mem::replace(old, words),
-            None => no_table(),
-        }
-    }
-
-    /// Adds a table that no entry leads to yet; returns its number.
-    pub(in crate::backend::log) fn add(&mut self, words: Storage<u64>) -> u32 {
-        self.tables.push(words);
-        u32::try_from(self.tables.len() - 1).unwrap_or_else(|_| broken("a directory has fewer than 2^32 tables"))
+        let Some(table) = self.tables.get_mut(table as usize) else { no_table() };
+        self.entries.iter_mut().skip(table.first).take(table.entries).for_each(|old| *old = entry);
+        std::mem::replace(&mut table.words, words)
     }
 
     /// Makes two entries of each.
     pub(in crate::backend::log) fn double(&mut self) {
         self.entries = self.entries.iter().flat_map(|entry| [*entry; 2]).collect();
+        for table in &mut self.tables {
+            (table.first, table.entries) = (2 * table.first, 2 * table.entries);
+        }
     }
 
-    /// Makes `count` entries lead to a table.
-    pub(in crate::backend::log) fn point(&mut self, first: usize, count: usize, table: u32) {
-        let Some(words) = self.tables.get(table as usize) else { no_table() };
-        let entry = Entry::of(table, words);
-        self.entries.iter_mut().skip(first).take(count).for_each(|old| *old = entry);
+    /// Adds a table, which gets the upper half of another one's entries; returns its number.
+    pub(in crate::backend::log) fn halve(&mut self, table: u32, words: Storage<u64>) -> u32 {
+        let Ok(new) = u32::try_from(self.tables.len()) else { no_table() };
+        let Some(old) = self.tables.get_mut(table as usize).filter(|table| table.entries > 1) else { no_table() };
+        let entries = old.entries / 2;
+        old.entries -= entries;
+        let (entry, first) = (Entry::of(new, &words), old.first + old.entries);
+        self.entries.iter_mut().skip(first).take(entries).for_each(|old| *old = entry);
+        self.tables.push(Table { words, first, entries });
+        new
     }
 
     /// Returns the words of all tables.
     pub(in crate::backend::log) fn tables(&self) -> impl Iterator<Item = &[u64]> {
-        self.tables.iter().map(|words| &**words)
+        self.tables.iter().map(|table| &*table.words)
     }
 }
 

@@ -56,8 +56,8 @@ impl<T: Plain> Deref for Storage<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` points at `len` aligned and initialised values that only this storage reaches: those of a
-        // block, or of a slice that `on_heap` leaked. They are borrowed as long as `self` is.
+        // SAFETY: `start` points at `len` aligned and initialised values that only this storage and the table or directory
+        // that owns it reach: those of a block, or of a slice that `on_heap` leaked. They are borrowed as long as `self`.
         unsafe { slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }

@@ -90,11 +90,11 @@ struct View {
     start: NonNull<u8>,
     /// Bytes of the memory; 0 without a region.
     len: u32,
-    /// The same if it is the tail's, else 0.
+    /// The same if the region lies in the tail, else 0.
     tail_len: u32,
 }
 
-// SAFETY: only `Regions` uses the address, and as it uses the entry under the same number, which is `Send` and `Sync`.
+// SAFETY: only `RegionTable` uses the address, and as it uses the entry under the same number, which is `Send` and `Sync`.
 unsafe impl Send for View {}
 // SAFETY: as above.
 unsafe impl Sync for View {}

@@ -57,7 +57,7 @@ impl<'a> Search<'a> {
     /// Returns the position and the address of the next slot with the tag; `None` once no further slot can have it.
     #[inline(always)]
     fn next_hit(&mut self) -> Option<(usize, Address)> {
-        // Ends: a part has an empty slot.
+        // Ends: a part has an empty slot, and one without slots looks like an empty slot.
         loop {
             let (at, slot) = (self.at, Slot(*self.words.get(self.at)));
             self.at += 1;

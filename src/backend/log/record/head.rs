@@ -129,7 +129,8 @@ impl Head {
         Some(self.shape(scoped_value_at(bytes, parts)?))
     }
 
-    /// Compares the record at the front of `bytes`, which has this head, with a row. `None` if the record must be parsed.
+    /// Compares the record at the front of `bytes`, which has this head, with a row, whether or not both are routed. `None` if
+    /// the record must be parsed.
     ///
     /// Where the key begins depends on the head. Each case is compared by code of its own, so that the processor can
     /// follow its guess and fetch the key before the head has arrived.
