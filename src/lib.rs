@@ -112,7 +112,7 @@ pub use key_group::{
     owner, subtask_range,
 };
 pub use manifest::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
-pub use memory::{Charge, MemoryBudget};
+pub use memory::{Charge, DiskTier, DiskTierStats, MemoryBudget, TierFile};
 pub use place::{CacheCounts, LocalCache, Store};
 /// The RocksDB that this build has, for [`RocksDb::tuned`].
 #[cfg(feature = "rocksdb")]

@@ -59,6 +59,11 @@ fn steps() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Bytes beyond which cold state goes to a disk: at once, or after a while.
+fn beyond() -> impl Strategy<Value = Option<u64>> {
+    prop_oneof![3 => Just(None), 2 => Just(Some(0)), 2 => (20_000u64..600_000).prop_map(Some)]
+}
+
 /// A bit set of groups; mostly empty.
 fn bases() -> impl Strategy<Value = u16> {
     prop_oneof![4 => Just(0), 2 => 0u16..1 << GROUPS, 1 => Just(u16::MAX)]
@@ -78,9 +83,10 @@ proptest! {
     fn f11_backends_agree_with_a_map(
         on_heap in any::<bool>(),
         parallelism in 1u32..=8,
+        beyond in beyond(),
         steps in proptest::collection::vec(steps(), 1..150),
     ) {
-        let mut world = World::of_logs(parallelism, on_heap);
+        let mut world = World::of_logs(parallelism, on_heap, beyond);
         for step in &steps {
             world.take(step);
         }

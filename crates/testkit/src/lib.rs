@@ -17,6 +17,7 @@
 )]
 
 pub mod bench;
+mod cold;
 pub mod contract;
 mod counting;
 pub mod forged;
@@ -32,6 +33,7 @@ pub mod tool;
 
 use std::path::{Path, PathBuf};
 
+pub use cold::ColdFile;
 pub use counting::{COUNT, Counting, read_counts, runtime, store, store_on};
 pub use gate::{Door, Gate};
 pub use mean::Mean;

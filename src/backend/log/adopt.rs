@@ -89,13 +89,16 @@ impl LogBackend {
     pub(super) fn adopt_loaded(&mut self, loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
         check_unowned(&self.owned, groups)?;
         let loaded = loaded.downcast::<LoadedLogs>().map_err(|_| of_another())?;
-        let LoadedLogs { groups: logs, rules } = *loaded;
-        self.add_groups(groups);
+        let LoadedLogs { groups: mut logs, rules } = *loaded;
         let changes = self.changes_since(&rules);
-        for (id, mut group) in logs {
-            changes.iter().for_each(|change| change.apply(&mut group, &self.rules));
+        for (_, group) in &mut logs {
+            changes.iter().try_for_each(|change| change.apply(group, &self.rules))?;
+        }
+        self.add_groups(groups);
+        for (id, group) in logs {
             *group_cell(&mut self.groups, id) = Some(group);
         }
+        self.relieve();
         Ok(())
     }
 
@@ -123,7 +126,7 @@ enum Change {
 }
 
 impl Change {
-    fn apply(&self, group: &mut Group, rules: &Rules) {
+    fn apply(&self, group: &mut Group, rules: &Rules) -> Result<()> {
         match *self {
             Self::ByKey(table, by_key) => group.group_by_key(table, by_key, rules),
             Self::Ordered(table) => group.order(table),

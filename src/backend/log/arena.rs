@@ -1,4 +1,5 @@
-//! Blocks of 64 KiB, cut from slabs that lie in huge pages, and reused.
+//! Blocks of 64 KiB, cut from slabs that lie in huge pages, and reused. Where many groups share little memory, regions lie in
+//! smaller blocks of one size: the heap would be left with holes of many sizes.
 //!
 //! Fresh memory is expensive: the system zeroes a page at its first touch, and with small pages nearly every row of a
 //! large state misses the TLB. So the arena keeps returned blocks for the next use, in proportion to the blocks in use;
@@ -14,11 +15,14 @@
 //! - a `Storage` on the heap owns the slice that it took from a box;
 //! - a `RegionTable` and a `Directory` keep the addresses of storages that they own and hand out to nobody for changes, so
 //!   that an address and its storage change together; they lend bytes as long as they are borrowed themselves;
+//! - sealed parts share frozen regions and read them under a lock. Only their table can free their memory, by moving them to
+//!   the disk: it forgets the address first, borrowed for changes, so that nobody has it;
 //! - the system zeroes a mapping, and all bit patterns of bytes and words are valid: so bytes are always initialised.
 #![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` measures its gain")]
 
 mod chunk;
 mod directory;
+mod frozen;
 mod storage;
 mod table;
 
@@ -35,10 +39,19 @@ use super::warmer::Warmer;
 
 pub(super) use self::chunk::Chunk;
 pub(super) use self::directory::{Directory, Words};
+pub(super) use self::frozen::{Frozen, RegionBytes};
 pub(super) use self::storage::{Plain, Storage};
-pub(super) use self::table::{Entry, Memory, RegionTable, no_region};
+pub(super) use self::table::{Entry, RegionTable, Residence, no_region};
 
 pub(super) const BLOCK_BYTES: usize = 64 * 1024;
+
+/// Before state goes to the disk, a group has room for so many regions, unless they would be smaller than
+/// `SMALL_REGION_BYTES`.
+const REGIONS_BEFORE_DISK: u64 = 16;
+const SMALL_REGION_BYTES: usize = 16 * 1024;
+
+/// Before state goes to the disk, this much must be allowed for huge pages: they round up what each arena takes.
+const HUGE_PAGES_BYTES: u64 = 256 << 20;
 
 /// Bytes of the smallest page that a system zeroes at once.
 const PAGE_BYTES: usize = 4096;
@@ -64,8 +77,11 @@ struct BlockAddress(NonNull<u8>);
 // SAFETY: no thread uses the memory at an address in `FreeBlocks`.
 unsafe impl Send for BlockAddress {}
 
-/// Blocks that are not in use.
+/// Blocks of one size that are not in use.
 struct FreeBlocks {
+    block_bytes: usize,
+    /// Whether slabs may lie in huge pages.
+    huge_pages: bool,
     slabs: Vec<MmapMut>,
     slabs_bytes: usize,
     /// Blocks without memory: never used, or given back to the system.
@@ -103,10 +119,12 @@ impl FreeBlocks {
         let bytes = self.slabs_bytes.clamp(SLAB_BYTES_MIN, SLAB_BYTES_MAX);
         let Ok(mut slab) = MmapMut::map_anon(bytes) else { return false };
         // Huge pages are a speed-up only: without them all stays correct.
+        let advice = if self.huge_pages { memmap2::Advice::HugePage } else { memmap2::Advice::NoHugePage };
         #[cfg(target_os = "linux")]
-        drop(slab.advise(memmap2::Advice::HugePage));
-        self.unbacked
-            .extend(slab.chunks_exact_mut(BLOCK_BYTES).rev().map(|block| BlockAddress(NonNull::from(block).cast())));
+        drop(slab.advise(advice));
+        self.unbacked.extend(
+            slab.chunks_exact_mut(self.block_bytes).rev().map(|block| BlockAddress(NonNull::from(block).cast())),
+        );
         self.slabs_bytes += bytes;
         self.slabs.push(slab);
         true
@@ -119,7 +137,7 @@ impl FreeBlocks {
             self.discard_pages(&address);
             self.unbacked.push(address);
         }
-        self.charge.resize((self.kept.len() * BLOCK_BYTES) as u64);
+        self.charge.resize((self.kept.len() * self.block_bytes) as u64);
     }
 
     /// Gives a block's memory back to the system.
@@ -130,7 +148,7 @@ impl FreeBlocks {
         let offset = at.addr() - slab.as_ptr().addr();
         #[cfg(unix)]
         // SAFETY: the block is not in use, so no reference to its bytes exists. Afterwards they are zeros or unchanged.
-        drop(unsafe { slab.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, BLOCK_BYTES) });
+        drop(unsafe { slab.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, offset, self.block_bytes) });
         #[cfg(not(unix))]
         let _memory_stays = offset;
     }
@@ -138,18 +156,27 @@ impl FreeBlocks {
 
 struct Shared {
     free: Mutex<FreeBlocks>,
+    block_bytes: usize,
     /// Started when blocks first run short.
     warmer: OnceLock<Warmer>,
 }
 
 impl Shared {
+    fn new(block_bytes: usize, budget: &MemoryBudget) -> Arc<Self> {
+        let (slabs, unbacked, kept) = (Vec::new(), Vec::new(), Vec::new());
+        let huge_pages = budget.bytes_before_disk() >= HUGE_PAGES_BYTES;
+        let charge = budget.charge(0);
+        let free = FreeBlocks { block_bytes, huge_pages, slabs, slabs_bytes: 0, unbacked, kept, in_use: 0, charge };
+        Arc::new(Self { free: Mutex::new(free), block_bytes, warmer: OnceLock::new() })
+    }
+
     fn free(&self) -> MutexGuard<'_, FreeBlocks> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns the block at an address that was just removed from the free blocks.
     fn block<T: Plain>(self: &Arc<Self>, address: BlockAddress) -> Storage<T> {
-        Storage::of_block(address, Arc::clone(self))
+        Storage::of_block(address, self.block_bytes, Arc::clone(self))
     }
 
     /// Takes back a block that is no longer in use.
@@ -191,6 +218,8 @@ impl Shared {
 #[derive(Clone)]
 pub(super) struct Arena {
     shared: Arc<Shared>,
+    /// Blocks for regions, where they are smaller.
+    small: Arc<OnceLock<Arc<Shared>>>,
     budget: MemoryBudget,
     /// Whether it hands out blocks; if not, everything is allocated on the heap.
     has_blocks: bool,
@@ -199,15 +228,45 @@ pub(super) struct Arena {
 impl Arena {
     /// Returns an arena that charges `budget` for kept blocks. Blocks in use are charged by their users.
     pub(super) fn new(budget: &MemoryBudget) -> Self {
-        let (slabs, unbacked, kept) = (Vec::new(), Vec::new(), Vec::new());
-        let free = FreeBlocks { slabs, slabs_bytes: 0, unbacked, kept, in_use: 0, charge: budget.charge(0) };
-        let shared = Shared { free: Mutex::new(free), warmer: OnceLock::new() };
-        Self { shared: Arc::new(shared), budget: budget.clone(), has_blocks: true }
+        Self {
+            shared: Shared::new(BLOCK_BYTES, budget),
+            small: Arc::default(),
+            budget: budget.clone(),
+            has_blocks: true,
+        }
     }
 
     /// Returns an arena without blocks: all memory comes from the global allocator.
     pub(super) fn without_blocks(budget: &MemoryBudget) -> Self {
         Self { has_blocks: false, ..Self::new(budget) }
+    }
+
+    /// Makes regions small enough for `groups` groups that may have to share little memory: each fills one for its tail and
+    /// one for the disk. Only the first call decides.
+    pub(super) fn serve_groups(&self, groups: usize) {
+        let share = self.budget.bytes_before_disk() / (REGIONS_BEFORE_DISK * groups.max(1) as u64);
+        let share = usize::try_from(share).unwrap_or(BLOCK_BYTES).clamp(SMALL_REGION_BYTES, BLOCK_BYTES);
+        if share < BLOCK_BYTES && groups > 0 {
+            self.small.get_or_init(|| Shared::new(1 << share.ilog2(), &self.budget));
+        }
+    }
+
+    fn sources(&self) -> impl Iterator<Item = &Arc<Shared>> {
+        [&self.shared].into_iter().chain(self.small.get())
+    }
+
+    /// Returns the source of blocks of a size.
+    fn source_of(&self, bytes: usize) -> Option<&Arc<Shared>> {
+        if !self.has_blocks {
+            return None;
+        }
+        self.sources().find(|source| source.block_bytes == bytes)
+    }
+
+    /// Returns the most bytes of a region of several records.
+    #[inline]
+    pub(super) fn region_bytes(&self) -> usize {
+        self.small.get().map_or(BLOCK_BYTES, |small| small.block_bytes)
     }
 
     /// Returns the budget for everything allocated from the arena.
@@ -217,15 +276,13 @@ impl Arena {
 
     /// Returns the bytes of kept blocks.
     pub(super) fn free_bytes(&self) -> u64 {
-        self.shared.free().charge.bytes()
+        self.sources().map(|source| source.free().charge.bytes()).sum()
     }
 
-    /// Returns a block of arbitrary content; `None` if the system has no memory or the arena no blocks.
-    pub(super) fn take<T: Plain>(&self) -> Option<Storage<T>> {
-        if !self.has_blocks {
-            return None;
-        }
-        let mut free = self.shared.free();
+    /// Returns a block of arbitrary content; `None` if the system has no memory or the arena no blocks of this size.
+    pub(super) fn take<T: Plain>(&self, bytes: usize) -> Option<Storage<T>> {
+        let source = self.source_of(bytes)?;
+        let mut free = source.free();
         let address = match free.kept.pop() {
             Some(address) => address,
             None => free.take_unbacked()?,
@@ -236,19 +293,20 @@ impl Arena {
         let short = free.runs_short();
         drop(free);
         if short && self.budget.has_room((2 * WARM_BLOCKS * BLOCK_BYTES) as u64) {
-            self.shared.wake_warmer();
+            source.wake_warmer();
         }
-        Some(self.shared.block(address))
+        Some(source.block(address))
     }
 
     /// Gives back the memory of all kept blocks.
     pub(super) fn release(&self) {
-        self.shared.free().release(0);
+        self.sources().for_each(|source| source.free().release(0));
     }
 
     /// Returns how many more bytes an allocation of `capacity` bytes holds: none if a kept block serves it.
     pub(super) fn growth_bytes(&self, capacity: usize) -> u64 {
-        if capacity == BLOCK_BYTES && self.free_bytes() > 0 { 0 } else { capacity as u64 }
+        let is_kept = |source: &Arc<Shared>| source.free().charge.bytes() > 0;
+        if self.source_of(capacity).is_some_and(is_kept) { 0 } else { capacity as u64 }
     }
 }
 
@@ -300,7 +358,7 @@ mod tests {
         let budget = MemoryBudget::new((WARM_BLOCKS * BLOCK_BYTES) as u64);
         let arena = Arena::new(&budget);
         let blocks = SLAB_BYTES_MIN / BLOCK_BYTES * 5 / 2;
-        let mut taken: Vec<_> = (0..blocks).map(|_| arena.take::<u64>().unwrap()).collect();
+        let mut taken: Vec<_> = (0..blocks).map(|_| arena.take::<u64>(BLOCK_BYTES).unwrap()).collect();
         for (n, block) in taken.iter_mut().enumerate() {
             assert!(block.iter().all(|word| *word == 0), "zeros at first");
             block.fill(n as u64 + 1);
@@ -312,13 +370,13 @@ mod tests {
         let other = arena.clone();
         std::thread::spawn(move || drop((taken, other))).join().unwrap();
         assert_eq!((budget.held_bytes(), arena.growth_bytes(BLOCK_BYTES)), ((KEPT_MIN * BLOCK_BYTES) as u64, 0));
-        let reused: Vec<_> = (0..blocks).map(|_| arena.take::<u8>().unwrap()).collect();
+        let reused: Vec<_> = (0..blocks).map(|_| arena.take::<u8>(BLOCK_BYTES).unwrap()).collect();
         let kept = reused.iter().filter(|block| block.len() == BLOCK_BYTES && block[..8] != [0; 8]).count();
         assert_eq!((kept, budget.held_bytes()), (KEPT_MIN, 0), "the memory of other blocks was given back");
         drop(reused);
         arena.release();
         assert_eq!((arena.free_bytes(), budget.held_bytes()), (0, 0));
-        let mut reused = arena.take::<u64>().unwrap();
+        let mut reused = arena.take::<u64>(BLOCK_BYTES).unwrap();
         reused[7] = 7;
         drop(arena);
         assert_eq!(reused[7], 7, "a block keeps its slab");
@@ -332,23 +390,23 @@ mod tests {
         // One byte too little for warming, so no thread starts.
         let budget = MemoryBudget::new((2 * WARM_BLOCKS * BLOCK_BYTES - 1) as u64);
         let arena = Arena::new(&budget);
-        let mut taken: Vec<_> = (1..enough).map(|_| arena.take::<u8>().unwrap()).collect();
+        let mut taken: Vec<_> = (1..enough).map(|_| arena.take::<u8>(BLOCK_BYTES).unwrap()).collect();
         arena.shared.warm();
         assert_eq!(arena.free_bytes(), 0, "a small state needs no warming");
-        taken.push(arena.take().unwrap());
+        taken.push(arena.take(BLOCK_BYTES).unwrap());
         for _ in 0..2 {
             arena.shared.warm();
             assert_eq!(arena.free_bytes(), (WARM_BLOCKS * BLOCK_BYTES) as u64, "one batch is enough");
         }
         assert_eq!(budget.held_bytes(), arena.free_bytes());
-        taken.push(arena.take().unwrap());
+        taken.push(arena.take(BLOCK_BYTES).unwrap());
         assert_eq!(arena.free_bytes(), ((WARM_BLOCKS - 1) * BLOCK_BYTES) as u64, "warmed blocks are used first");
         assert!(arena.shared.warmer.get().is_none());
 
         let arena = Arena::new(&MemoryBudget::new(u64::MAX));
-        taken.extend((1..enough).map(|_| arena.take::<u8>().unwrap()));
+        taken.extend((1..enough).map(|_| arena.take::<u8>(BLOCK_BYTES).unwrap()));
         assert!(arena.shared.warmer.get().is_none(), "a small state needs no thread");
-        taken.push(arena.take().unwrap());
+        taken.push(arena.take(BLOCK_BYTES).unwrap());
         assert!(arena.shared.warmer.get().is_some());
     }
 }

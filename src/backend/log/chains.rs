@@ -162,6 +162,11 @@ impl Chains {
         })
     }
 
+    /// Returns the chains of all rows with this hash.
+    pub(super) fn with_hash(&self, hash: u32) -> impl Iterator<Item = &Chain> {
+        self.table.iter_hash(spread(hash)).filter(move |chain| chain.hash == hash)
+    }
+
     /// Returns the chain with this hash that contains `piece`.
     pub(super) fn chain_with(&self, hash: u32, piece: PieceRef) -> Option<&Chain> {
         self.table.find(spread(hash), |chain| chain.hash == hash && chain.has(piece))

@@ -1,59 +1,51 @@
-//! Records in chunks, the memory of regions, which sealed parts share. Tallies: counts of the records in regions.
+//! Records in regions, given as all their bytes. Tallies: counts of the records in regions.
 
 use std::ops::Range;
 
-use super::arena::{Chunk, LINE_BYTES, prefetch};
+use super::arena::{LINE_BYTES, prefetch};
 use super::record::{Record, Shape};
 use crate::error::broken;
 
 /// Bytes to prefetch ahead of a sequential pass.
 const READ_AHEAD_BYTES: usize = 1024;
 
-impl Chunk {
-    /// Returns the record at an offset.
-    #[inline]
-    pub(super) fn record(&self, offset: u32) -> Record<'_> {
-        record_in(self.bytes_at(offset))
+/// Returns the bytes of a region from a record on.
+#[inline]
+pub(super) fn bytes_from(region: &[u8], offset: u32) -> &[u8] {
+    match region.get(offset as usize..) {
+        Some(bytes) => bytes,
+        None => no_record(),
     }
+}
 
-    /// Returns the bytes from a record on, to the end of the memory.
-    #[inline]
-    pub(super) fn bytes_at(&self, offset: u32) -> &[u8] {
-        match self.bytes_from(offset as usize) {
-            Some(bytes) => bytes,
-            None => no_record(),
+/// Returns the bytes of a region's record with this shape.
+pub(super) fn bytes_of<'a>(region: &'a [u8], offset: u32, shape: &Shape) -> &'a [u8] {
+    match bytes_from(region, offset).get(..shape.len) {
+        Some(bytes) => bytes,
+        None => no_record(),
+    }
+}
+
+/// Returns all records of a region with their offsets, dead ones included, in the order in which they were written.
+pub(super) fn records(region: &[u8]) -> impl Iterator<Item = (u32, Record<'_>)> {
+    let mut next = 0;
+    std::iter::from_fn(move || {
+        if next == region.len() {
+            return None;
         }
-    }
+        let (start, record) = (next, record_in(bytes_from(region, offset(next))));
+        next += record.shape.len;
+        read_ahead(region, start..next);
+        Some((offset(start), record))
+    })
+}
 
-    /// Returns the bytes of the record with this shape.
-    pub(super) fn bytes_of(&self, offset: u32, shape: &Shape) -> &[u8] {
-        match self.bytes_at(offset).get(..shape.len) {
-            Some(bytes) => bytes,
-            None => no_record(),
-        }
-    }
-
-    /// Returns all records with their offsets, dead ones included, in the order in which they were written.
-    pub(super) fn records(&self) -> impl Iterator<Item = (u32, Record<'_>)> {
-        let mut next = 0;
-        std::iter::from_fn(move || {
-            if next == self.len() {
-                return None;
-            }
-            let (start, record) = (next, self.record(offset(next)));
-            next += record.shape.len;
-            self.read_ahead(start..next);
-            Some((offset(start), record))
-        })
-    }
-
-    /// Prefetches the bytes a little behind those that a sequential pass has come to.
-    #[inline]
-    pub(super) fn read_ahead(&self, read: Range<usize>) {
-        let end = self.len().min(read.end + READ_AHEAD_BYTES);
-        let ahead = self.get(read.start + READ_AHEAD_BYTES..end);
-        ahead.into_iter().flat_map(|bytes| bytes.iter().step_by(LINE_BYTES)).for_each(prefetch);
-    }
+/// Prefetches the bytes of a region a little behind those that a sequential pass has come to.
+#[inline]
+pub(super) fn read_ahead(region: &[u8], read: Range<usize>) {
+    let end = region.len().min(read.end + READ_AHEAD_BYTES);
+    let ahead = region.get(read.start + READ_AHEAD_BYTES..end);
+    ahead.into_iter().flat_map(|bytes| bytes.iter().step_by(LINE_BYTES)).for_each(prefetch);
 }
 
 /// Returns the record at the front of `bytes`.

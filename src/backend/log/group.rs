@@ -17,11 +17,12 @@ use crate::time::Timestamp;
 
 use super::super::checks::{budget_spent, check_loadable};
 use super::super::heat::Heat;
-use super::arena::Arena;
-use super::arena::Chunk;
+use super::arena::{Arena, Frozen};
 use super::chains::Chains;
-use super::chunk::subtract;
+use super::chunk::{Tally, subtract};
+use super::demote::FrozenEarly;
 use super::families::Families;
+use super::fetch::Fetched;
 use super::index::{Address, Bucket, Index, row_hash};
 use super::pieces::value_bytes;
 use super::record::{Draft, Place, Record, SHORT_HEADER_BYTES, Shape, ValueMeta};
@@ -51,6 +52,8 @@ pub(super) struct Group {
     pub(super) rows: u64,
     /// Bytes of their keys, namespaces, sub-keys and values.
     pub(super) live_bytes: u64,
+    /// What was frozen before the seal whose delta has it.
+    pub(super) early: Option<Box<FrozenEarly>>,
     /// Whether the group is in the backend's list of dirty groups.
     pub(super) in_dirty_list: bool,
     pub(super) heat: Heat,
@@ -68,6 +71,7 @@ impl Group {
             tables_without_subs: 0,
             rows: 0,
             live_bytes: 0,
+            early: None,
             in_dirty_list: false,
             heat: Heat::default(),
             partitioner,
@@ -82,7 +86,8 @@ impl Group {
         batch.iter().try_for_each(|row| draft_of(&row).map(|draft| left += draft.len()))?;
         let first = self.rows == 0;
         let index_bytes = if first { Index::presized_bytes(batch.len()) } else { 0 };
-        if !budget.has_room(left as u64 + index_bytes) {
+        let rows_bytes = if budget.disk().is_some() { 0 } else { left as u64 };
+        if !budget.has_room(rows_bytes + index_bytes) {
             return Err(budget_spent(budget));
         }
         if first {
@@ -91,12 +96,17 @@ impl Group {
         for row in batch.iter() {
             let mut draft = draft_of(&row)?;
             let hash = self.hash(&draft.place);
-            let before = if draft.meta.operand { self.find(hash, &draft.place) } else { None };
-            draft.meta.ordinal = before.map_or(0, |before| self.meta(&before).ordinal + 1);
+            let (mut before, mut fetched) = (None, Fetched::default());
+            if draft.meta.operand {
+                self.regions.demote_loaded()?;
+                fetched = self.fetch([hash])?;
+                before = self.find(hash, &draft.place, &fetched);
+            }
+            draft.meta.ordinal = before.map_or(0, |before| self.meta(&before, &fetched).ordinal + 1);
             let address = self.regions.load(&draft, &mut left)?;
             let length = draft.capacity as u64;
             if let Some(before) = before {
-                self.link_piece(hash, &draft.place, before, address);
+                self.link_piece(hash, &draft.place, before, address, &fetched);
                 self.live_bytes += length;
             } else {
                 self.index.insert(hash, address);
@@ -116,21 +126,26 @@ impl Group {
         self.partitioner.index_hash(place.key)
     }
 
-    /// Finds the row's index entry.
+    /// Finds the row's index entry. What lies on disk of rows with this hash was fetched.
     #[inline]
-    pub(super) fn find(&self, hash: u32, place: &Place<'_>) -> Option<Found> {
+    pub(super) fn find(&self, hash: u32, place: &Place<'_>, fetched: &Fetched) -> Option<Found> {
         self.index.hits(hash).find_map(|(bucket, address)| {
-            let shape = Shape::of_row(self.regions.bytes_at(address), place)?;
+            let shape = Shape::of_row(self.regions.bytes(address, fetched), place)?;
             Some(Found { bucket, address, shape })
         })
     }
 
-    /// Finds the row's newest record and its address.
+    /// As [`Group::find`], for the row's newest record and its address.
     #[inline]
-    pub(super) fn find_record(&self, hash: u32, place: &Place<'_>) -> Option<(Address, Record<'_>)> {
+    pub(super) fn find_record<'a>(
+        &'a self,
+        hash: u32,
+        place: &Place<'_>,
+        fetched: &'a Fetched,
+    ) -> Option<(Address, Record<'a>)> {
         let mut newest = None;
         let (_, address) = self.index.find(hash, |address| {
-            newest = Some(self.regions.record(address)).filter(|record| record.place.same_row(place));
+            newest = Some(self.regions.record(address, fetched)).filter(|record| record.place.same_row(place));
             newest.is_some()
         })?;
         Some((address, newest?))
@@ -157,12 +172,12 @@ impl Group {
         table: TableId,
         found: &Found,
         rules: &Rules,
-        buffer: &'a mut Vec<u8>,
+        (buffer, fetched): (&'a mut Vec<u8>, &'a Fetched),
     ) -> Result<Option<&'a [u8]>> {
         if found.shape.is_plain() && rules.plain(table) {
-            return Ok(self.regions.value(found.address, &found.shape));
+            return Ok(found.shape.value(self.regions.bytes(found.address, fetched)));
         }
-        self.value_of(hash, &self.regions.record(found.address), rules, buffer)
+        self.value_of(hash, &self.regions.record(found.address, fetched), rules, (buffer, fetched))
     }
 
     /// Returns the value of the row with this newest record; in `buffer` if it differs from the stored bytes.
@@ -171,7 +186,7 @@ impl Group {
         hash: u32,
         record: &Record<'a>,
         rules: &Rules,
-        buffer: &'a mut Vec<u8>,
+        (buffer, fetched): (&'a mut Vec<u8>, &'a Fetched),
     ) -> Result<Option<&'a [u8]>> {
         let Some(piece) = record.piece() else { return Ok(None) };
         let table = match rules.table(record.place.table) {
@@ -184,13 +199,13 @@ impl Group {
             Some(table) => table,
         };
         buffer.clear();
-        let there = table.resolve(self.pieces(hash, record), rules.now(table), buffer)?;
+        let there = table.resolve(self.pieces(hash, record, fetched), rules.now(table), buffer)?;
         Ok(there.then_some(buffer))
     }
 
     /// Returns the stamp of a row's newest record.
-    pub(super) fn stamp(&self, address: Address) -> Option<Timestamp> {
-        self.regions.record(address).meta.stamp
+    pub(super) fn stamp(&self, address: Address, fetched: &Fetched) -> Option<Timestamp> {
+        self.regions.record(address, fetched).meta.stamp
     }
 
     /// Sets the row's whole value; `None` removes it. `found` is its present entry.
@@ -198,7 +213,7 @@ impl Group {
         &mut self,
         hash: u32,
         place: &Place<'_>,
-        found: Option<Found>,
+        (found, fetched): (Option<Found>, &Fetched),
         value: Option<&[u8]>,
         rules: &Rules,
     ) -> Result<()> {
@@ -211,13 +226,13 @@ impl Group {
         if shape.is_tombstone() && value.is_none() {
             return Ok(());
         }
-        let old_meta = self.meta(&found);
+        let old_meta = self.meta(&found, fetched);
         let mut old_bytes = shape.value_len().map(|length| (place.bytes() + length) as u64);
         let in_tail = self.regions.section(found.address) == Section::Tail;
         let fits =
             in_tail && old_meta.can_be_overwritten_by(&meta) && value.is_none_or(|value| value.len() <= shape.capacity);
         let mut older = !in_tail || shape.has_older();
-        let older_pieces = if old_meta.is_chained() { self.older_shapes(hash, place) } else { Vec::new() };
+        let older_pieces = if old_meta.is_chained() { self.older_shapes(hash, place, fetched) } else { Vec::new() };
         let dropped: usize = older_pieces.iter().map(|(_, shape)| shape.len).sum();
         older |= older_pieces
             .iter()
@@ -254,14 +269,21 @@ impl Group {
 
     /// Returns the metadata of a found record.
     #[inline]
-    pub(super) fn meta(&self, found: &Found) -> ValueMeta {
-        if found.shape.is_plain() { ValueMeta::PLAIN } else { self.regions.record(found.address).meta }
+    pub(super) fn meta(&self, found: &Found, fetched: &Fetched) -> ValueMeta {
+        if found.shape.is_plain() { ValueMeta::PLAIN } else { self.regions.record(found.address, fetched).meta }
     }
 
     /// Removes a row without a tombstone: no older record needs hiding, as there is none, or it has expired, or a clear
     /// covers it. Returns the bytes of the row's records.
-    pub(super) fn remove_row(&mut self, hash: u32, found: Found, newest: &Record<'_>, rules: &Rules) -> usize {
-        let older_pieces = if newest.meta.is_chained() { self.older_shapes(hash, &newest.place) } else { Vec::new() };
+    pub(super) fn remove_row(
+        &mut self,
+        hash: u32,
+        (found, fetched): (Found, &Fetched),
+        newest: &Record<'_>,
+        rules: &Rules,
+    ) -> usize {
+        let is_chained = newest.meta.is_chained();
+        let older_pieces = if is_chained { self.older_shapes(hash, &newest.place, fetched) } else { Vec::new() };
         let own_bytes = newest.place.bytes() + newest.value().map_or(0, <[u8]>::len);
         let bytes = older_pieces.iter().map(|(_, shape)| shape.len).sum::<usize>() + found.shape.len;
         self.drop_older(hash, &older_pieces);
@@ -342,13 +364,24 @@ impl Group {
         }
     }
 
-    /// Freezes the tail and passes its regions to `visit`. Returns the number of changed rows.
-    pub(super) fn freeze(&mut self, visit: impl FnMut(Arc<Chunk>)) -> u64 {
-        let dirty_rows =
-            self.regions.run(Section::Tail).tally.records() + self.regions.run(Section::Clears).tally.records();
+    /// Freezes the tail and passes its regions, and those frozen early, to `visit`. Returns the number of changed rows; one
+    /// that was frozen early and changed again counts twice.
+    pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Frozen>)) -> u64 {
+        let mut dirty_rows = self.unsealed().records();
+        if let Some(early) = self.early.take() {
+            dirty_rows += early.rows;
+            early.regions.into_iter().for_each(&mut visit);
+        }
         self.regions.freeze(visit);
         self.in_dirty_list = false;
         dirty_rows
+    }
+
+    /// Returns the records of the tail and its clears.
+    pub(super) fn unsealed(&self) -> Tally {
+        let mut tally = self.regions.run(Section::Tail).tally;
+        tally.add(&self.regions.run(Section::Clears).tally);
+        tally
     }
 
     /// Returns the group's size and use at seal number `seals`, which froze `dirty_rows`.
@@ -359,7 +392,7 @@ impl Group {
 
     /// Returns the bytes of memory held, without regions that only sealed parts still share.
     pub(super) fn held_bytes(&self) -> u64 {
-        let regions: u64 = [Section::Tail, Section::Clears, Section::Frozen]
+        let regions: u64 = [Section::Tail, Section::Clears, Section::Frozen, Section::Disk]
             .iter()
             .map(|section| self.regions.run(*section).held_bytes)
             .sum();

@@ -14,14 +14,16 @@
 use std::collections::BTreeMap;
 
 use super::chains::PieceRef;
+use super::chunk::records;
 use super::clean::{RATE, Referrer, STEP_BYTES};
+use super::fetch::Fetched;
 use super::group::Group;
 use super::index::Address;
 use super::pieces::Folded;
 use super::record::Record;
 use super::region::{LARGE_RECORD_BYTES, REGION_BYTES, REGION_OVERHEAD_BYTES, Run, Section};
 use super::regions::Regions;
-use crate::error::broken;
+use crate::error::{Result, broken};
 use crate::row::Rules;
 
 /// Small regions that any group may have. Few in unit tests, so that they join often.
@@ -73,7 +75,7 @@ impl Regions {
                 break;
             }
             found.ids.push(id);
-            found.cost += STEP_BYTES + region.chunk().len() as u64;
+            found.cost += STEP_BYTES + region.len() as u64;
         }
         // The joined region needs memory beside its sources while sealed parts pin them.
         if !self.budget().has_room(kept_bytes.min(REGION_BYTES as u64) + REGION_OVERHEAD_BYTES) {
@@ -117,9 +119,10 @@ impl Group {
         }
     }
 
-    /// Joins the regions from position `at` on.
+    /// Joins the regions from position `at` on. Leaves them as they are if the disk does not return what it has of their
+    /// rows.
     fn join(&mut self, at: usize, ids: &[u32], rules: &Rules) {
-        let survivors = self.survivors(ids, rules);
+        let Ok(survivors) = self.survivors(ids, rules) else { return };
         let total = survivors.bytes.len();
         let joined = (total > 0).then(|| self.regions.begin_joined(total));
         let mut rest = survivors.bytes.as_slice();
@@ -147,19 +150,20 @@ impl Group {
     }
 
     /// Returns the records in these regions that the index or a chain points at, folded.
-    fn survivors(&self, ids: &[u32], rules: &Rules) -> Survivors {
+    fn survivors(&self, ids: &[u32], rules: &Rules) -> Result<Survivors> {
         let mut survivors = Survivors::default();
         let mut folded: BTreeMap<Address, Option<Folded>> = BTreeMap::new();
         for &id in ids {
             let region = self.regions.region(id);
-            for (offset, record) in region.chunk().records().filter(|(_, record)| !record.shape.is_dead()) {
+            for (offset, record) in records(&region.bytes()?).filter(|(_, record)| !record.shape.is_dead()) {
                 let (here, hash) = (Address::new(id, offset), self.hash(&record.place));
                 let ordinal = region.notes.has_older_pieces.then_some(record.meta.ordinal);
                 let Some(referrer) = self.referrer_of(hash, here, ordinal) else { continue };
                 let in_pieces = matches!(referrer, Referrer::Chain) || record.meta.is_chained();
                 if in_pieces && !folded.contains_key(&here) {
-                    let pieces = self.pieces_within(hash, here, &record, ids);
-                    for of_row in self.fold(&pieces, rules) {
+                    let fetched = self.fetch([hash])?;
+                    let pieces = self.pieces_within(hash, here, &record, (ids, &fetched));
+                    for of_row in self.fold(&pieces, rules, &fetched) {
                         let last = of_row.last();
                         folded.extend(of_row.from.iter().map(|(piece, _)| (piece.address, None)));
                         folded.insert(last.address, Some(of_row));
@@ -174,17 +178,25 @@ impl Group {
                         _ => Form::Copy,
                     },
                 };
-                survivors.push(self, &record, Survivor { hash, referrer, here, form });
+                survivors.push(self, &record, Survivor { hash, referrer, here, form })?;
             }
         }
-        survivors
+        Ok(survivors)
     }
 
     /// Returns the pieces of a row that lie in these regions, from the one at `here` on.
-    fn pieces_within(&self, hash: u32, here: Address, record: &Record<'_>, ids: &[u32]) -> Vec<PieceRef> {
-        let Some(newest) = self.find(hash, &record.place) else { broken("a row in pieces has a newest piece") };
-        let newest_record = self.regions.record(newest.address);
-        let all = self.piece_refs(hash, newest.address, &newest_record);
+    fn pieces_within(
+        &self,
+        hash: u32,
+        here: Address,
+        record: &Record<'_>,
+        (ids, fetched): (&[u32], &Fetched),
+    ) -> Vec<PieceRef> {
+        let Some(newest) = self.find(hash, &record.place, fetched) else {
+            broken("a row in pieces has a newest piece")
+        };
+        let newest_record = self.regions.record(newest.address, fetched);
+        let all = self.piece_refs(hash, newest.address, &newest_record, fetched);
         let from_here = all.skip_while(|piece| piece.address != here);
         from_here.take_while(|piece| ids.contains(&piece.address.region())).collect()
     }
@@ -213,12 +225,14 @@ enum Form {
 }
 
 impl Survivors {
-    fn push(&mut self, group: &Group, record: &Record<'_>, survivor: Survivor) {
+    fn push(&mut self, group: &Group, record: &Record<'_>, survivor: Survivor) -> Result<()> {
         let draft = match &survivor.form {
             Form::Copy => record.copy(),
             Form::Folded(folded) => {
                 let is_newest = matches!(survivor.referrer, Referrer::Index(_));
-                let has_older = !is_newest || group.older_refs(survivor.hash, record).len() >= folded.from.len();
+                let fetched = group.fetch([survivor.hash])?;
+                let older_refs = group.older_refs(survivor.hash, record, &fetched);
+                let has_older = !is_newest || older_refs.len() >= folded.from.len();
                 folded.draft(folded.operand, has_older)
             }
         };
@@ -226,5 +240,6 @@ impl Survivors {
         self.bytes.resize(start + draft.len(), 0);
         draft.write(self.bytes.get_mut(start..).unwrap_or_else(|| broken("a buffer has its new length")));
         self.kept.push(survivor);
+        Ok(())
     }
 }

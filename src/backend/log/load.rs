@@ -193,7 +193,7 @@ impl SortedLoad<'_, '_> {
             return self.add_put(&Draft { place, ..draft_of(&row)? });
         }
         let hash = self.group.hash(&place);
-        if !self.is_shadowed(hash, &place) {
+        if !self.is_shadowed(hash, &place)? {
             self.tombstones.add(&mut self.group, hash, &place)?;
         }
         Ok(())
@@ -202,7 +202,7 @@ impl SortedLoad<'_, '_> {
     #[inline]
     fn add_put(&mut self, draft: &Draft<'_>) -> Result<()> {
         let hash = self.group.hash(&draft.place);
-        if self.is_shadowed(hash, &draft.place) {
+        if self.is_shadowed(hash, &draft.place)? {
             // What is not loaded needs no room.
             self.left = self.left.saturating_sub(draft.len());
             return Ok(());
@@ -216,14 +216,20 @@ impl SortedLoad<'_, '_> {
 
     /// Returns whether a newer run has the row.
     #[inline]
-    fn is_shadowed(&self, hash: u32, place: &Place<'_>) -> bool {
+    fn is_shadowed(&self, hash: u32, place: &Place<'_>) -> Result<bool> {
         if !self.shadowing {
-            return false;
+            return Ok(false);
         }
         let is_plain = place.namespace.is_empty() && place.sub.is_empty() && place.routing.is_none();
         let head = if is_plain { RowHead::new(place.table.0, place.key.len(), false) } else { None };
         let has = head.and_then(|head| self.group.has_plain(hash, head, place.key));
-        has.unwrap_or_else(|| self.group.find(hash, place).is_some())
+        match has {
+            Some(has) => Ok(has),
+            None => {
+                let fetched = self.group.fetch([hash])?;
+                Ok(self.group.find(hash, place, &fetched).is_some())
+            }
+        }
     }
 
     fn end(mut self) -> Option<Box<Group>> {

@@ -3,16 +3,18 @@
 //! ```text
 //! group = index: row -> address of its newest record
 //!         families: key and namespace -> the rows with sub-keys, for maps
+//!         regions on disk, oldest first  cold records, read by position; none unless memory runs short
 //!         frozen regions, oldest first   shared with sealed parts, immutable
 //!         tail                           the writes since the last seal: the next delta as it is
 //! ```
 //!
 //! A write to a row whose newest record lies in the tail happens in place. Any other write appends a record to the
 //! tail: the first touch after a seal copies the row. A seal turns tails into frozen regions and starts new ones; it
-//! copies nothing.
+//! copies nothing. Before the memory budget is spent, the oldest frozen regions move to its disk tier.
 //!
 //! Invariants:
-//! - the tail has at most one live record per row, so it is a delta without any diffing;
+//! - the tail has at most one live record per row, so it is a delta without any diffing. If memory ran short, the delta begins
+//!   with regions that were frozen early, and the newest record of a row comes last;
 //! - a frozen region never changes, and lives as long as the group or a sealed part needs it;
 //! - an operation on the hot path allocates nothing and touches no atomic, except where a region or an index grows;
 //! - groups share nothing: each can be loaded, dropped, sealed or cleaned alone.
@@ -23,19 +25,23 @@ mod batch;
 mod chains;
 mod chunk;
 mod clean;
+mod demote;
 mod families;
+mod fetch;
 mod group;
 mod index;
 mod join;
 mod load;
 mod pieces;
 mod plain;
+mod promote;
 mod record;
 mod region;
 mod regions;
 mod row_access;
 mod row_hashes;
 mod scan;
+mod seal;
 mod sealed;
 mod short_row;
 mod small_bytes;
@@ -47,23 +53,22 @@ mod warmer;
 
 use std::fmt;
 use std::num::NonZeroUsize;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 
-use crate::error::{Result, broken};
+use crate::error::{Error, ErrorKind, Result, broken};
 use crate::id::{Epoch, TableId};
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet, Partitioner};
 use crate::memory::{Charge, MemoryBudget};
-use crate::row::{Cut, GroupHeat, GroupTimes, RowBatch, RowSource, Rules, Sealed, SealedPart, SegmentKind, TableRules};
+use crate::row::{Cut, GroupTimes, RowBatch, RowSource, Rules, Sealed, TableRules};
 use crate::time::Timestamp;
 
-use self::arena::Chunk;
-use self::arena::{Arena, prefetch};
+use self::arena::Arena;
+use self::demote::Demotion;
 use self::group::{Group, has_families};
 use self::load::{Loader, default_threads};
+use self::promote::RecentReads;
 use self::record::Place;
-use self::region::Section;
 use self::scan::LiveVisitor;
-use self::sealed::SealedChunks;
 use self::short_row::RuledSlots;
 use self::table_slots::{TableSlots, renumber};
 use super::checks::{CutOrder, check_owned, check_owned_group, check_row, check_scope, check_unowned};
@@ -71,18 +76,16 @@ use super::{
     BackendStats, Change, Entry, GroupLoader, Loaded, Outcome, RowRef, Scope, StateBackend, Stored, SubRange, Write,
 };
 
-/// Groups prefetched ahead in a pass over all dirty groups.
-const GROUPS_AHEAD: usize = 4;
-
-/// Groups without writes whose heat a seal reports.
-const IDLE_HEAT: usize = 8;
-
 /// The state of one subtask, as a log per key group.
 ///
 /// Memory beyond the rows themselves: 5 bytes of header for a small row (key below 128 bytes, value below 256, no
 /// namespace), and an index entry of 8 bytes in a table that is at least 3/8 full. Garbage is bounded: a group holds at
 /// most 4 times the bytes of its records (live rows, and tombstones until the cleaner has dropped the records they
 /// hide) plus 272 KiB. It usually holds a quarter more than its records; small groups hold much less than the constant.
+///
+/// With a [disk tier](MemoryBudget::with_disk), cold records lie there before the budget is spent. They keep their index
+/// entries in memory, and 300 bytes per region of 16 to 64 KiB. An operation on a cold row reads 1 or 2 KiB, and returns
+/// `Unavailable` if the disk fails or `Corrupt` if it returns other bytes than were written; the row is then unchanged.
 pub struct LogBackend {
     owned: KeyGroupSet,
     partitioner: Partitioner,
@@ -100,6 +103,10 @@ pub struct LogBackend {
     seals: u32,
     /// Where [`LogBackend::reclaim`] last stopped.
     reclaim_next: usize,
+    demotion: Demotion,
+    recent_reads: RecentReads,
+    /// Why the rows of a table could not be ordered by its new rules: the disk did not return them.
+    undefined: Option<(ErrorKind, String)>,
     /// Where [`LogBackend::add_idle_heat`] last stopped.
     heat_next: usize,
     /// The most threads of a load.
@@ -157,6 +164,9 @@ impl LogBackend {
             dirty: Vec::new(),
             seals: 0,
             reclaim_next: 0,
+            demotion: Demotion::default(),
+            recent_reads: RecentReads::default(),
+            undefined: None,
             heat_next: 0,
             load_threads: default_threads(),
             scratch: Vec::new(),
@@ -169,6 +179,7 @@ impl LogBackend {
 
     fn add_groups(&mut self, groups: &KeyGroupSet) {
         self.owned = self.owned.union(groups);
+        self.arena.serve_groups(self.owned.len());
         let end = self.owned.ranges().last().map_or(0, |range| usize::from(range.end));
         if self.groups.len() < end {
             self.groups.reserve_exact(end - self.groups.len());
@@ -189,26 +200,12 @@ impl LogBackend {
         (group_mut, self.rules.of(group))
     }
 
-    /// Prefetches groups that are soon to be sealed, and the tails of groups that were prefetched before.
-    fn prefetch_for_seal(&self, dirty: &[KeyGroup], at: usize) {
-        let ahead = |by: usize| self.group(*dirty.get(at + by)?);
-        ahead(2 * GROUPS_AHEAD).into_iter().for_each(prefetch);
-        ahead(GROUPS_AHEAD).into_iter().for_each(|group| group.regions.prefetch_tail());
-    }
-
-    /// Adds the heat of some groups that were not written, in turn: they may have been read.
-    fn add_idle_heat(&mut self, heat: &mut Vec<GroupHeat>) {
-        let (seals, dirty) = (self.seals, heat.len());
-        for _ in 0..IDLE_HEAT.min(self.groups.len()) {
-            self.heat_next = if self.heat_next + 1 < self.groups.len() { self.heat_next + 1 } else { 0 };
-            let Some(Some(group)) = self.groups.get_mut(self.heat_next) else { continue };
-            let Ok(id) = u16::try_from(self.heat_next).map(KeyGroup) else { continue };
-            let written = heat.get(..dirty).unwrap_or_default();
-            if written.binary_search_by_key(&id, |of_group| of_group.group).is_err() {
-                heat.push(group.heat(id, 0, seals));
-            }
+    /// Returns the error of an earlier [`StateBackend::define`], which could not return it.
+    fn check_defined(&self) -> Result<()> {
+        match &self.undefined {
+            None => Ok(()),
+            Some((kind, why)) => Err(Error::new(*kind, format!("table is not defined for all rows: {why}"))),
         }
-        heat.sort_unstable_by_key(|of_group| of_group.group);
     }
 
     /// Returns what loads `rows`, and the groups.
@@ -217,21 +214,6 @@ impl LogBackend {
         let (rules, table_slots) = (&self.rules, Mutex::new(&mut self.table_slots));
         let loader = Loader { rows, by_id, rules, table_slots, partitioner: self.partitioner, arena: &self.arena };
         (loader, &mut self.groups)
-    }
-
-    fn sealed_part(&self, kind: SegmentKind, groups: KeyGroupSet, chunks: Vec<(KeyGroup, Arc<Chunk>)>) -> SealedPart {
-        let rules = self.rules.renumbered(|slot| self.table_slots.table(slot));
-        SealedPart {
-            kind,
-            groups: groups.clone(),
-            rows: Arc::new(SealedChunks {
-                groups,
-                chunks,
-                table_slots: self.table_slots.clone(),
-                bytes: OnceLock::new(),
-            }),
-            rules,
-        }
     }
 }
 
@@ -256,16 +238,21 @@ impl StateBackend for LogBackend {
         self.ruled.set(table, !self.rules.plain(table));
         let now = has_families(&self.rules, table);
         for group in self.groups.iter_mut().flatten() {
-            if before != now {
-                group.group_by_key(table, now, &self.rules);
+            let defined = if before != now {
+                group.group_by_key(table, now, &self.rules)
             } else if order {
-                group.order(table);
-            }
+                group.order(table)
+            } else {
+                Ok(())
+            };
+            self.undefined = self.undefined.take().or_else(|| defined.err().map(|error| (error.kind(), error.chain())));
         }
     }
 
     fn advance(&mut self, event_time: Timestamp, processing_time: Timestamp) {
         self.rules.advance(event_time, processing_time);
+        // A task that writes little gives memory to those that write.
+        self.relieve();
     }
 
     fn resume(&mut self, times: &[GroupTimes]) {
@@ -316,6 +303,7 @@ impl StateBackend for LogBackend {
         let id = scope.group();
         check_owned_group(&self.owned, id)?;
         check_scope(&scope)?;
+        self.check_defined()?;
         if self.group(id).is_none() {
             return Ok(());
         }
@@ -333,6 +321,7 @@ impl StateBackend for LogBackend {
     ) -> Result<()> {
         let row = RowRef { table: self.table_slots.slot_of(table), key, namespace, sub: &[] };
         check_row(&row)?;
+        self.check_defined()?;
         let place = Place::of_row(&row);
         match self.group(key.group) {
             Some(group) => {
@@ -390,39 +379,12 @@ impl StateBackend for LogBackend {
     }
 
     fn seal(&mut self, cut: Cut, bases: &KeyGroupSet) -> Result<Sealed> {
+        self.check_defined()?;
         self.cuts.check(&cut)?;
         check_owned(&self.owned, bases)?;
         self.cuts.note(&cut);
         self.rules.advance(cut.event_time, cut.processing_time);
-        self.dirty.sort_unstable();
-        self.seals = self.seals.saturating_add(1);
-        let (mut dirty_rows, mut heat) = (0, Vec::with_capacity(self.dirty.len()));
-        let mut delta = Vec::new();
-        let dirty = std::mem::take(&mut self.dirty);
-        for (at, &id) in dirty.iter().enumerate() {
-            self.prefetch_for_seal(&dirty, at);
-            let Some(group) = group_cell(&mut self.groups, id) else { broken("a dirty group was written") };
-            let keep = !bases.contains(id);
-            let rows = group.freeze(|chunk| delta.extend(keep.then_some((id, chunk))));
-            dirty_rows += rows;
-            heat.push(group.heat(id, rows, self.seals));
-        }
-        self.dirty = dirty;
-        self.dirty.clear();
-        self.add_idle_heat(&mut heat);
-        let mut base = Vec::new();
-        for id in bases.iter() {
-            let Some(group) = group_cell(&mut self.groups, id) else { continue };
-            group.regions.share(|chunk| base.push((id, chunk)));
-        }
-        let mut parts = Vec::new();
-        if !bases.is_empty() {
-            parts.push(self.sealed_part(SegmentKind::Base, bases.clone(), base));
-        }
-        if !delta.is_empty() {
-            parts.push(self.sealed_part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
-        }
-        Ok(Sealed { cut, parts, dirty_rows, heat, statistics: Arc::default() })
+        Ok(self.seal_dirty(cut, bases))
     }
 
     fn settle(&mut self, epoch: Epoch, outcome: Outcome) -> Result<()> {
@@ -437,6 +399,7 @@ impl StateBackend for LogBackend {
         for (id, group) in loaded {
             *group_cell(&mut self.groups, id) = Some(group);
         }
+        self.relieve();
         Ok(())
     }
 
@@ -477,8 +440,11 @@ impl StateBackend for LogBackend {
         let memory_bytes = self.charge.bytes() + self.arena.free_bytes();
         let mut stats = BackendStats { memory_bytes, ..BackendStats::default() };
         for group in self.groups.iter().flatten() {
-            let mut tail = group.regions.run(Section::Tail).tally;
-            tail.add(&group.regions.run(Section::Clears).tally);
+            let tail = group.unsealed();
+            if let Some(early) = &group.early {
+                stats.dirty_rows += early.rows;
+                stats.dirty_bytes += early.bytes;
+            }
             stats.rows += group.rows;
             stats.live_bytes += group.live_bytes;
             stats.memory_bytes += group.held_bytes();

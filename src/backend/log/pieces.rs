@@ -6,6 +6,7 @@
 use super::chains::{Chain, Chains, PieceRef};
 use super::chunk::subtract;
 use super::clean::parse_copy;
+use super::fetch::Fetched;
 use super::group::{Found, Group};
 use super::index::{Address, Bucket};
 use super::record::{Draft, Place, Record, Shape, ValueMeta};
@@ -43,20 +44,22 @@ impl Folded {
 }
 
 impl Group {
-    fn chain(&self, hash: u32, place: &Place<'_>) -> Option<&Chain> {
-        self.chains.as_deref()?.chain_of_row(hash, |piece_ref| self.regions.record(piece_ref).place.same_row(place))
+    fn chain(&self, hash: u32, place: &Place<'_>, fetched: &Fetched) -> Option<&Chain> {
+        let is_row = |piece_ref| self.regions.record(piece_ref, fetched).place.same_row(place);
+        self.chains.as_deref()?.chain_of_row(hash, is_row)
     }
 
     /// Returns the older pieces of the row with this newest record, oldest first.
-    pub(super) fn older_refs(&self, hash: u32, newest: &Record<'_>) -> &[PieceRef] {
-        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place) } else { None };
+    pub(super) fn older_refs(&self, hash: u32, newest: &Record<'_>, fetched: &Fetched) -> &[PieceRef] {
+        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place, fetched) } else { None };
         chain.map_or(&[], Chain::pieces)
     }
 
     /// Returns the older pieces of a row with their shapes, oldest first.
-    pub(super) fn older_shapes(&self, hash: u32, place: &Place<'_>) -> Vec<(PieceRef, Shape)> {
-        let older_refs = self.chain(hash, place).map_or(&[][..], Chain::pieces);
-        older_refs.iter().map(|piece_ref| (*piece_ref, self.regions.record(piece_ref.address).shape)).collect()
+    pub(super) fn older_shapes(&self, hash: u32, place: &Place<'_>, fetched: &Fetched) -> Vec<(PieceRef, Shape)> {
+        let older_refs = self.chain(hash, place, fetched).map_or(&[][..], Chain::pieces);
+        let shape = |piece_ref: &PieceRef| self.regions.record(piece_ref.address, fetched).shape;
+        older_refs.iter().map(|piece_ref| (*piece_ref, shape(piece_ref))).collect()
     }
 
     /// Returns all pieces of the row with this newest record, oldest first, the newest included.
@@ -65,14 +68,21 @@ impl Group {
         hash: u32,
         at: Address,
         newest: &Record<'_>,
-    ) -> impl Iterator<Item = PieceRef> + 'a {
+        fetched: &Fetched,
+    ) -> impl Iterator<Item = PieceRef> + use<'a> {
         let last = PieceRef { ordinal: newest.meta.ordinal, address: at };
-        self.older_refs(hash, newest).iter().copied().chain([last])
+        self.older_refs(hash, newest, fetched).iter().copied().chain([last])
     }
 
     /// Returns the values of all pieces of the row with this newest record, oldest first.
-    pub(super) fn pieces<'a>(&'a self, hash: u32, newest: &Record<'a>) -> impl Iterator<Item = Piece<'a>> {
-        let older = self.older_refs(hash, newest).iter().map(|piece_ref| self.regions.record(piece_ref.address));
+    pub(super) fn pieces<'a>(
+        &'a self,
+        hash: u32,
+        newest: &Record<'a>,
+        fetched: &'a Fetched,
+    ) -> impl Iterator<Item = Piece<'a>> {
+        let older_refs = self.older_refs(hash, newest, fetched).iter();
+        let older = older_refs.map(|piece_ref| self.regions.record(piece_ref.address, fetched));
         older.chain([*newest]).map(|record| piece_of(&record))
     }
 
@@ -81,15 +91,15 @@ impl Group {
         &mut self,
         hash: u32,
         place: &Place<'_>,
-        found: Option<Found>,
+        (found, fetched): (Option<Found>, &Fetched),
         piece: &[u8],
         rules: &Rules,
     ) -> Result<()> {
         let Some(found) = found.filter(|found| !found.shape.is_tombstone()) else {
-            return self.set(hash, place, found, Some(piece), rules);
+            return self.set(hash, place, (found, fetched), Some(piece), rules);
         };
-        let newest = self.regions.record(found.address);
-        self.check_row_length(hash, &newest, piece, rules)?;
+        let newest = self.regions.record(found.address, fetched);
+        self.check_row_length(hash, &newest, piece, (rules, fetched))?;
         let (version, stamp) = rules.mark(place.table);
         let in_tail = self.regions.section(found.address) == Section::Tail;
         let (shape, old) = (newest.shape, piece_of(&newest).bytes);
@@ -104,7 +114,7 @@ impl Group {
             self.regions.open_at_end(Section::Tail);
             self.check_budget(0, draft.len())?;
             let address = self.regions.append(Section::Tail, &draft);
-            self.link_piece(hash, place, found, address);
+            self.link_piece(hash, place, found, address, fetched);
             draft.len()
         } else if length <= shape.capacity {
             self.regions.extend(found.address, &shape, piece);
@@ -124,12 +134,18 @@ impl Group {
     /// Refuses a piece that would make the row's value too long, expired pieces not counted.
     ///
     /// One step, as a chain knows its length; one step per piece only if the value is too long with its expired pieces.
-    fn check_row_length(&self, hash: u32, newest: &Record<'_>, piece: &[u8], rules: &Rules) -> Result<()> {
+    fn check_row_length(
+        &self,
+        hash: u32,
+        newest: &Record<'_>,
+        piece: &[u8],
+        (rules, fetched): (&Rules, &Fetched),
+    ) -> Result<()> {
         // No value is longer than all rows of the group together.
         if self.live_bytes + piece.len() as u64 <= MAX_VALUE_BYTES as u64 {
             return Ok(());
         }
-        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place) } else { None };
+        let chain = if newest.meta.is_chained() { self.chain(hash, &newest.place, fetched) } else { None };
         let own = piece_of(newest).bytes.len() + piece.len();
         if chain.map_or(0, Chain::bytes) + own as u64 <= MAX_VALUE_BYTES as u64 {
             return Ok(());
@@ -138,18 +154,26 @@ impl Group {
         let (version, stamp) = rules.mark(table);
         let Some(of_table) = rules.table(table) else { broken("a table that merges has rules") };
         let added = Piece { bytes: piece, version, stamp };
-        of_table.check_length(self.pieces(hash, newest).chain([added]), rules.now(of_table))
+        of_table.check_length(self.pieces(hash, newest, fetched).chain([added]), rules.now(of_table))
     }
 
     /// Points a row's entry at its new piece, and appends the previous one to the row's chain.
-    pub(super) fn link_piece(&mut self, hash: u32, place: &Place<'_>, before: Found, address: Address) {
+    pub(super) fn link_piece(
+        &mut self,
+        hash: u32,
+        place: &Place<'_>,
+        before: Found,
+        address: Address,
+        fetched: &Fetched,
+    ) {
         self.index.point(before.bucket, address);
         self.regions.note_older_piece(before.address);
         let Some(length) = before.shape.value_len() else { broken("a piece follows a value") };
-        let piece_ref = PieceRef { ordinal: self.meta(&before).ordinal, address: before.address };
+        let piece_ref = PieceRef { ordinal: self.meta(&before, fetched).ordinal, address: before.address };
         let (regions, budget) = (&self.regions, self.regions.budget());
         let chains = self.chains.get_or_insert_with(|| Box::new(Chains::new(budget)));
-        chains.push(hash, piece_ref, length as u64, |piece_ref| regions.record(piece_ref).place.same_row(place));
+        let is_row = |piece_ref| regions.record(piece_ref, fetched).place.same_row(place);
+        chains.push(hash, piece_ref, length as u64, is_row);
     }
 
     /// Removes all given older pieces of a row from the log.
@@ -171,10 +195,10 @@ impl Group {
 
     /// Folds consecutive pieces of a row, oldest first, where their table merges them. Pieces on which the operator
     /// fails stay as they are: reading the row returns the error.
-    pub(super) fn fold(&self, pieces: &[PieceRef], rules: &Rules) -> Vec<Folded> {
+    pub(super) fn fold(&self, pieces: &[PieceRef], rules: &Rules, fetched: &Fetched) -> Vec<Folded> {
         let mut folded: Vec<Folded> = Vec::new();
         for &piece_ref in pieces {
-            let record = self.regions.record(piece_ref.address);
+            let record = self.regions.record(piece_ref.address, fetched);
             let piece = piece_of(&record);
             if let (Some(table), Some(before)) = (rules.table(record.place.table), folded.last_mut())
                 && table.append(&mut before.piece, &piece).unwrap_or(false)

@@ -16,6 +16,7 @@ use crate::key_group::CurrentKey;
 use super::super::heat::Heat;
 use super::super::{Change, RowRef, Stored, Write, or_keep};
 use super::LogBackend;
+use super::fetch::Fetched;
 use super::group::{Found, Group};
 use super::index::{Address, Bucket};
 use super::record::{Compared, Head, Place, RowHead, Shape};
@@ -244,6 +245,7 @@ impl LogBackend {
             let result = f(value);
             // The copy, and as many bytes of garbage.
             group.maintain(2 * shape.len, rules);
+            self.relieve();
             return Ok(Some(result));
         }
         self.edit_row(&row, f)
@@ -257,7 +259,7 @@ impl LogBackend {
             return Ok(None);
         }
         let mut thawed = None;
-        self.change(row.group, |group, _, _| {
+        self.change_in_memory(row.group, |group, _, _| {
             // Looked for again: an attempt before may have moved it.
             let record = frozen(group);
             thawed = record.map(|record| group.thaw(&record)).transpose()?;
@@ -303,7 +305,7 @@ impl PlainRow<'_> {
     fn located<'a>(&self, row: &RowRef<'a>, record: PlainRecord) -> Located<'a> {
         let place = Place::of_row(&RowRef { table: self.slot, ..*row });
         let found = Found { bucket: record.bucket, address: record.address, shape: record.head.shape(record.value_at) };
-        Located { id: self.group, hash: self.hash, place, found: Some(found) }
+        Located { id: self.group, hash: self.hash, place, found: Some(found), fetched: Fetched::default() }
     }
 }
 
@@ -320,7 +322,7 @@ impl Group {
     /// As [`Group::short_value`], if this is the address of the row's record.
     #[inline(always)]
     pub(super) fn short_value_at(&self, address: Address, row: &impl ShortRow) -> Lookup<'_> {
-        let bytes = self.regions.bytes_at(address);
+        let Some(bytes) = self.regions.bytes_in_memory(address) else { return Lookup::Unknown };
         match row.value_in(bytes).and_then(|range| bytes.get(range)) {
             Some(value) => Lookup::Found(value),
             None => Lookup::Unknown,
@@ -358,11 +360,12 @@ impl Group {
         Ok((address, shape))
     }
 
-    /// Returns whether the group has a record of a plain row; `None` if a record on the way must be parsed to know.
+    /// Returns whether the group has a record of a plain row; `None` if a record on the way must be parsed or fetched to
+    /// know.
     #[inline]
     pub(super) fn has_plain(&self, hash: u32, head: RowHead, key: &[u8]) -> Option<bool> {
         for (_, address) in self.index.hits(hash) {
-            let bytes = self.regions.bytes_at(address);
+            let bytes = self.regions.bytes_in_memory(address)?;
             if Head::of(bytes)?.compare(bytes, head, key)?.same {
                 return Some(true);
             }
@@ -371,10 +374,10 @@ impl Group {
     }
 
     /// Returns a plain row's newest record, which may be a tombstone; `None` if there is none, or if a record on the way
-    /// must be parsed to know.
+    /// must be parsed or fetched to know.
     fn find_plain(&self, row: &PlainRow<'_>) -> Option<PlainRecord> {
         for (bucket, address) in self.index.hits(row.hash) {
-            let bytes = self.regions.bytes_at(address);
+            let bytes = self.regions.bytes_in_memory(address)?;
             let head = Head::of(bytes)?;
             let Compared { same, value_at } = head.compare(bytes, row.head, row.key)?;
             if same {

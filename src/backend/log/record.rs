@@ -11,7 +11,7 @@
 //!
 //! Invariants:
 //! - a record's length never changes: a value that outgrows its capacity gets a new record;
-//! - records never leave memory, so their layout is not part of any format.
+//! - records never outlive the process, in memory or on its disk tier, so their layout is not part of any format.
 
 mod draft;
 mod head;

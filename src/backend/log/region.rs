@@ -1,6 +1,7 @@
 //! Regions: pieces of memory that hold records, and the sections of a group's log that they form.
 //!
 //! ```text
+//! disk: oldest region, ..., newest region        cold: on disk, or filled with what goes there
 //! frozen: oldest region, ..., newest region      shared with sealed parts, or clean: filled with survivors of cleaning
 //! clears, tail: region, ...                      the writes since the last seal
 //! ```
@@ -8,8 +9,8 @@
 //! Invariants:
 //! - only tail records change, and each row has at most one live whole value in the tail;
 //! - the clears of a tail precede all its rows: the rows they cover are older, and dead if they lay in that tail;
-//! - in the order of the frozen regions, then the tail, a row's newest record comes last, and the older pieces of its
-//!   value precede it in their order;
+//! - in the order of the regions on disk, the frozen ones, then the tail, a row's newest record comes last, and the older
+//!   pieces of its value precede it in their order;
 //! - a run's tally is the sum of its regions' tallies, and counts exactly the records that the index and the chains
 //!   point at;
 //! - memory is charged where it is held: a region that a sealed part still shares stays charged;
@@ -18,7 +19,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::arena::{BLOCK_BYTES, Entry, Memory, RegionTable};
+use super::arena::{BLOCK_BYTES, Entry, RegionTable, Residence};
 use super::chunk::Tally;
 
 /// The most bytes of a region of several records, and so the most that one step of cleaning copies.
@@ -37,8 +38,9 @@ pub(super) const REGION_OVERHEAD_BYTES: u64 = RegionTable::<Notes>::OVERHEAD_BYT
 pub(super) type Region = Entry<Notes>;
 
 /// What a group notes about a region.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Notes {
+    pub(super) section: Section,
     /// Number of records ever written to it.
     pub(super) records: u64,
     pub(super) tally: Tally,
@@ -46,23 +48,36 @@ pub(super) struct Notes {
     pub(super) has_older_pieces: bool,
 }
 
+impl Notes {
+    pub(super) fn new(section: Section) -> Self {
+        Self { section, records: 0, tally: Tally::default(), has_older_pieces: false }
+    }
+}
+
 impl Region {
     pub(super) fn section(&self) -> Section {
-        match self.memory() {
-            Memory::Tail(_) => Section::Tail,
-            Memory::Clears(_) => Section::Clears,
-            Memory::Clean(_) | Memory::Frozen(_) => Section::Frozen,
-        }
+        self.notes.section
     }
 
     /// Returns whether a sealed part shares its memory, so that removing the region would free nothing.
     pub(super) fn is_pinned(&self) -> bool {
-        matches!(self.memory(), Memory::Frozen(chunk) if Arc::strong_count(chunk) > 1)
+        matches!(self.residence(), Residence::Frozen(frozen) if Arc::strong_count(frozen) > 1)
     }
 
     /// Returns whether it is a candidate for joining.
     pub(super) fn is_small(&self) -> bool {
-        self.chunk().capacity() < LARGE_RECORD_BYTES
+        self.capacity() < LARGE_RECORD_BYTES
+    }
+
+    /// Returns the bytes that it holds, in memory and on disk.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let held = self.held();
+        held.memory + held.disk
+    }
+
+    /// Returns whether its records lie on disk.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(self.residence(), Residence::OnDisk(..))
     }
 
     /// Returns whether the index or a chain points at every record in it.
@@ -71,15 +86,17 @@ impl Region {
     }
 }
 
-/// The three sections of a group's log. Their order in time is frozen, clears, tail.
+/// The sections of a group's log. Their order in time is disk, frozen, clears, tail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Section {
     /// The rows written since the last seal: the next delta.
     Tail,
     /// The clears written since the last seal, which precede all rows of the tail.
     Clears,
-    /// All sealed regions, and those that the cleaner fills with their survivors.
+    /// All sealed regions in memory, and those that the cleaner fills with their survivors.
     Frozen,
+    /// The regions on disk, and those that are filled to go there.
+    Disk,
 }
 
 /// The regions of one section, with their sums.
@@ -91,6 +108,8 @@ pub(super) struct Run {
     pub(super) open: Option<u32>,
     /// Bytes of memory held by the regions.
     pub(super) held_bytes: u64,
+    /// Bytes of disk held by the regions.
+    pub(super) disk_bytes: u64,
     pub(super) tally: Tally,
     /// Number of small regions.
     pub(super) small: u64,
@@ -105,14 +124,18 @@ pub(super) struct Run {
 impl Run {
     /// Adds a region to the sums.
     pub(super) fn enter(&mut self, region: &Region) {
-        self.held_bytes += region.chunk().held_bytes();
+        let held = region.held();
+        self.held_bytes += held.memory;
+        self.disk_bytes += held.disk;
         self.tally.add(&region.notes.tally);
         self.small += u64::from(region.is_small());
     }
 
     /// Subtracts a region from the sums.
     pub(super) fn leave(&mut self, region: &Region) {
-        self.held_bytes -= region.chunk().held_bytes();
+        let held = region.held();
+        self.held_bytes -= held.memory;
+        self.disk_bytes -= held.disk;
         self.tally.sub(&region.notes.tally);
         self.small -= u64::from(region.is_small());
     }

@@ -8,8 +8,9 @@ use crate::error::{Error, Result, broken};
 use crate::memory::MemoryBudget;
 use crate::time::Timestamp;
 
-use super::arena::{Arena, Chunk, RegionTable, no_region, prefetch, prefetch_lines};
-use super::chunk::{Tally, no_record, record_in};
+use super::arena::{Arena, Frozen, RegionTable, no_region, prefetch, prefetch_lines};
+use super::chunk::{Tally, record_in};
+use super::fetch::Fetched;
 use super::index::{Address, REGIONS_MAX};
 use super::join::JoinProgress;
 use super::record::{Record, Shape, extend, mark_dead, rewrite};
@@ -25,6 +26,9 @@ pub(super) struct Regions {
     tail: Run,
     clears: Run,
     frozen: Run,
+    disk: Run,
+    /// Regions in memory that are meant for the disk. May have others, which are then skipped.
+    outgoing: Vec<u32>,
     /// The slot to search next for expired records.
     expiry_next: u32,
     pub(super) joining: JoinProgress,
@@ -33,12 +37,14 @@ pub(super) struct Regions {
 
 impl Regions {
     pub(super) fn new(arena: &Arena) -> Self {
-        let [tail, clears, frozen] = Default::default();
+        let [tail, clears, frozen, disk] = Default::default();
         Self {
             table: RegionTable::new(),
             tail,
             clears,
             frozen,
+            disk,
+            outgoing: Vec::new(),
             expiry_next: 0,
             joining: JoinProgress::default(),
             arena: arena.clone(),
@@ -49,11 +55,17 @@ impl Regions {
         self.arena.budget()
     }
 
+    /// Returns the most bytes of a region of several records.
+    pub(super) fn region_bytes(&self) -> usize {
+        self.arena.region_bytes()
+    }
+
     pub(super) fn run(&self, section: Section) -> &Run {
         match section {
             Section::Tail => &self.tail,
             Section::Clears => &self.clears,
             Section::Frozen => &self.frozen,
+            Section::Disk => &self.disk,
         }
     }
 
@@ -62,21 +74,25 @@ impl Regions {
             Section::Tail => &mut self.tail,
             Section::Clears => &mut self.clears,
             Section::Frozen => &mut self.frozen,
+            Section::Disk => &mut self.disk,
         }
+    }
+
+    /// Returns the region with this number, unless there is none in the log.
+    #[inline]
+    pub(super) fn get(&self, id: u32) -> Option<&Region> {
+        self.table.get(id)
     }
 
     /// Returns a region that is in the log.
     #[inline]
     pub(super) fn region(&self, id: u32) -> &Region {
-        match self.table.get(id) {
-            Some(region) => region,
-            None => no_region(),
-        }
+        region_in(&self.table, id)
     }
 
-    /// Returns the region with this number if there is one and it is frozen.
-    pub(super) fn frozen_at(&self, id: u32) -> Option<&Region> {
-        self.table.get(id).filter(|region| region.section() == Section::Frozen)
+    /// Returns the region with this number if there is one and it was sealed.
+    pub(super) fn sealed_at(&self, id: u32) -> Option<&Region> {
+        self.table.get(id).filter(|region| matches!(region.section(), Section::Frozen | Section::Disk))
     }
 
     /// Takes a region out of the log.
@@ -84,35 +100,29 @@ impl Regions {
         self.table.take(id).unwrap_or_else(|| no_region())
     }
 
+    /// Returns a record, from memory or from what was fetched.
     #[inline]
-    pub(super) fn record(&self, address: Address) -> Record<'_> {
-        record_in(self.bytes_at(address))
+    pub(super) fn record<'a>(&'a self, address: Address, fetched: &'a Fetched) -> Record<'a> {
+        record_in(self.bytes(address, fetched))
     }
 
-    /// Returns the bytes from a record on.
+    /// Returns the bytes from a record on; `None` if they lie on disk.
     #[inline(always)]
-    pub(super) fn bytes_at(&self, address: Address) -> &[u8] {
-        match self.table.bytes(address.region(), address.offset()) {
-            Some(bytes) => bytes,
-            None => self.no_bytes(address),
-        }
+    pub(super) fn bytes_in_memory(&self, address: Address) -> Option<&[u8]> {
+        self.table.bytes(address.region(), address.offset())
     }
 
-    #[cold]
-    fn no_bytes(&self, address: Address) -> ! {
-        if self.table.get(address.region()).is_some() { no_record() } else { no_region() }
+    /// Reads the bytes from a record on, which lies on disk: at least `len`, if its region has as many.
+    pub(super) fn read_from(&self, address: Address, len: usize, bytes: &mut Vec<u8>) -> Result<()> {
+        self.table.read_from(address.region(), address.offset(), len, bytes)
     }
 
-    /// Prefetches the first `length` bytes of a record, as far as a few cache lines reach.
+    /// Prefetches the first `length` bytes of a record in memory, as far as a few cache lines reach.
     #[inline]
     pub(super) fn prefetch(&self, address: Address, length: usize) {
-        prefetch_lines(self.bytes_at(address), length);
-    }
-
-    /// Returns the value of the record with this shape, `None` if it is a tombstone.
-    #[inline]
-    pub(super) fn value(&self, address: Address, shape: &Shape) -> Option<&[u8]> {
-        shape.value(self.bytes_at(address))
+        if let Some(bytes) = self.bytes_in_memory(address) {
+            prefetch_lines(bytes, length);
+        }
     }
 
     /// Returns the mutable value of a tail record with this shape if its metadata is plain.
@@ -184,7 +194,7 @@ impl Regions {
 
     /// Freezes the tail and its clears, and passes each region to `visit`. Drops a region if nothing
     /// points at any of its records.
-    pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
+    pub(super) fn freeze(&mut self, mut visit: impl FnMut(Arc<Frozen>)) {
         let expected_bytes = self.tail.tally.bytes();
         for section in [Section::Clears, Section::Tail] {
             while let Some(id) = self.run_mut(section).order.pop_front() {
@@ -197,6 +207,7 @@ impl Regions {
                 self.frozen.order.push_back(id);
                 self.frozen.enter(region);
                 visit(self.table.freeze(id));
+                self.table.notes_mut(id).into_iter().for_each(|notes| notes.section = Section::Frozen);
             }
             let run = self.run_mut(section);
             *run = Run { order: std::mem::take(&mut run.order), ..Run::default() };
@@ -211,10 +222,11 @@ impl Regions {
         self.frozen.order.back().into_iter().for_each(prefetch);
     }
 
-    /// Passes all frozen regions to `visit`, oldest first, and closes the open one: shared regions never change.
-    pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Chunk>)) {
-        self.frozen.open = None;
-        for &id in &self.frozen.order {
+    /// Passes all frozen regions to `visit`, those on disk too, oldest first, and closes the open ones: shared regions never
+    /// change.
+    pub(super) fn share(&mut self, mut visit: impl FnMut(Arc<Frozen>)) {
+        (self.frozen.open, self.disk.open) = (None, None);
+        for &id in self.disk.order.iter().chain(&self.frozen.order) {
             visit(self.table.freeze(id));
         }
     }
@@ -226,6 +238,57 @@ impl Regions {
         let region = self.take_out(id);
         self.run_mut(section).leave(&region);
         Some((id, region))
+    }
+
+    /// Moves the oldest frozen region to the disk as it is.
+    ///
+    /// # Errors
+    /// As [`DiskTier::write`](crate::memory::DiskTier): then it stays where it is.
+    pub(super) fn demote_oldest(&mut self) -> Result<()> {
+        let Some(&id) = self.frozen.order.front() else { return Ok(()) };
+        self.close(Section::Frozen, id);
+        self.frozen.leave(region_in(&self.table, id));
+        if let Err(error) = self.move_to_disk(id) {
+            self.frozen.enter(region_in(&self.table, id));
+            return Err(error);
+        }
+        self.table.notes_mut(id).into_iter().for_each(|notes| notes.section = Section::Disk);
+        self.frozen.order.pop_front();
+        self.disk.order.push_back(id);
+        self.disk.enter(region_in(&self.table, id));
+        Ok(())
+    }
+
+    /// Writes to the disk what is meant for it, but for the region that is being filled. What the disk refuses waits in
+    /// memory.
+    pub(super) fn write_outgoing(&mut self) {
+        if self.outgoing.is_empty() {
+            return;
+        }
+        let open = self.disk.open;
+        for id in std::mem::take(&mut self.outgoing) {
+            let waits = |region: &Region| region.section() == Section::Disk && !region.is_on_disk();
+            if !self.table.get(id).is_some_and(waits) {
+                continue;
+            }
+            if open == Some(id) || self.write_one(id).is_err() {
+                self.outgoing.push(id);
+            }
+        }
+    }
+
+    fn write_one(&mut self, id: u32) -> Result<()> {
+        self.disk.leave(region_in(&self.table, id));
+        let written = self.move_to_disk(id);
+        self.disk.enter(region_in(&self.table, id));
+        written
+    }
+
+    fn move_to_disk(&mut self, id: u32) -> Result<()> {
+        let Self { table, arena, .. } = self;
+        let budget = arena.budget();
+        let Some(disk) = budget.disk() else { broken("a region goes to the disk where there is one") };
+        table.demote(id, disk, budget)
     }
 
     /// Returns how many region numbers were ever issued, and how many are free.
@@ -269,6 +332,10 @@ impl Regions {
     pub(super) fn release(&mut self, id: u32) {
         self.table.release(id);
     }
+}
+
+fn region_in(table: &RegionTable<Notes>, id: u32) -> &Region {
+    table.get(id).unwrap_or_else(|| no_region())
 }
 
 #[cold]

@@ -10,16 +10,36 @@ use super::super::checks::{check_row, check_value, no_merge_operator, not_owned}
 use super::super::heat::Heat;
 use super::super::{Change, RowRef, Write, edit_copy};
 use super::LogBackend;
+use super::demote::DEMOTED_TO_RETRY_BYTES;
+use super::fetch::Fetched;
 use super::group::{Found, Group};
 use super::index::row_hash;
 use super::record::Place;
 
-/// A row of an owned group: its hash, its place, and its index entry if it has one.
+/// A row of an owned group: its hash, its place, its index entry if it has one, and what lies of it on disk.
 pub(super) struct Located<'a> {
     pub(super) id: KeyGroup,
     pub(super) hash: u32,
     pub(super) place: Place<'a>,
     pub(super) found: Option<Found>,
+    pub(super) fetched: Fetched,
+}
+
+impl Located<'_> {
+    /// Calls `f` with the row's entry: that which was found, or one that is looked for again, as cleaning moves records.
+    fn with_entry(
+        &self,
+        group: &mut Group,
+        again: bool,
+        f: impl FnOnce(&mut Group, (Option<Found>, &Fetched)) -> Result<()>,
+    ) -> Result<()> {
+        if !again {
+            return f(group, (self.found, &self.fetched));
+        }
+        let fetched = group.fetch([self.hash])?;
+        let found = group.find(self.hash, &self.place, &fetched);
+        f(group, (found, &fetched))
+    }
 }
 
 impl LogBackend {
@@ -28,11 +48,15 @@ impl LogBackend {
         let (place, id) = (Place::of_row(&self.table_slots.with_slot(row)), row.key.group);
         check_row(row)?;
         let hash = row_hash(row.key.hash, &place);
-        match self.group(id) {
-            Some(group) => Ok(Located { id, hash, place, found: group.find(hash, &place) }),
-            None if self.owned.contains(id) => Ok(Located { id, hash, place, found: None }),
-            None => Err(not_owned(&self.owned, id)),
-        }
+        let (found, fetched) = match self.group(id) {
+            Some(group) => {
+                let fetched = group.fetch([hash])?;
+                (group.find(hash, &place, &fetched), fetched)
+            }
+            None if self.owned.contains(id) => (None, Fetched::default()),
+            None => return Err(not_owned(&self.owned, id)),
+        };
+        Ok(Located { id, hash, place, found, fetched })
     }
 
     /// Reads a row of any kind.
@@ -41,7 +65,9 @@ impl LogBackend {
         if self.rules.expire() && self.renew(&located)? {
             located = self.locate(row)?;
         }
-        self.with_value(&located, |value, _| f(value))
+        let result = self.with_value(&located, |value, _| f(value))?;
+        self.promote_hot(&located);
+        Ok(result)
     }
 
     /// Updates a row of any kind.
@@ -97,7 +123,9 @@ impl LogBackend {
         }
         let (mut buffer, rules) = (std::mem::take(&mut self.value), self.rules.of(located.id));
         let value = match (self.group(located.id), located.found) {
-            (Some(group), Some(found)) => group.value(located.hash, located.place.table, &found, rules, &mut buffer),
+            (Some(group), Some(found)) => {
+                group.value(located.hash, located.place.table, &found, rules, (&mut buffer, &located.fetched))
+            }
             (_, None) => Ok(None),
             (None, Some(_)) => broken("a found row is in a group"),
         };
@@ -113,7 +141,7 @@ impl LogBackend {
         let table = located.place.table;
         let on_read = self.rules.table(table).and_then(|rules| rules.ttl).is_some_and(|ttl| ttl.on_read);
         let Some(found) = located.found.filter(|_| on_read) else { return Ok(false) };
-        let stamp = self.group(located.id).and_then(|group| group.stamp(found.address));
+        let stamp = self.group(located.id).and_then(|group| group.stamp(found.address, &located.fetched));
         if stamp == self.rules.of(located.id).mark(table).1 {
             return Ok(false);
         }
@@ -167,12 +195,13 @@ impl LogBackend {
     /// Merges an operand into the row's value. An operator that grows its value appends the operand without a read.
     pub(super) fn merge(&mut self, located: &Located<'_>, operand: &[u8]) -> Result<()> {
         check_value(operand)?;
-        let Located { hash, place, found, .. } = *located;
+        let place = located.place;
         let no_operator = || no_merge_operator(self.table_slots.table(place.table));
         if operator(&self.rules, place.table).ok_or_else(no_operator)?.grows() {
             return self.change(located.id, |group, rules, is_retry| {
-                let found = if is_retry { group.find(hash, &place) } else { found };
-                group.add_piece(hash, &place, found, operand, rules)
+                located.with_entry(group, is_retry, |group, entry| {
+                    group.add_piece(located.hash, &place, entry, operand, rules)
+                })
             });
         }
         self.update_at(located, |value, rules, merged| {
@@ -192,16 +221,28 @@ impl LogBackend {
         if value.is_none() && located.found.is_none() {
             return Ok(());
         }
-        let Located { hash, place, .. } = *located;
         self.change(located.id, |group, rules, is_retry| {
-            let found = if is_retry { group.find(hash, &place) } else { located.found };
-            group.set(hash, &place, found, value, rules)
+            located.with_entry(group, is_retry, |group, entry| {
+                group.set(located.hash, &located.place, entry, value, rules)
+            })
         })
     }
 
     /// Applies `change` to an owned group, and once more after cleaning if the budget was spent. The last argument of
-    /// `change` is true on that retry: addresses found before are stale, as cleaning moves records.
+    /// `change` is true on that retry: addresses found before are stale, as cleaning moves records. In the end, cold records
+    /// go to the disk if more memory is held than should be.
     pub(super) fn change(
+        &mut self,
+        id: KeyGroup,
+        change: impl FnMut(&mut Group, &Rules, bool) -> Result<()>,
+    ) -> Result<()> {
+        self.change_in_memory(id, change)?;
+        self.relieve();
+        Ok(())
+    }
+
+    /// As [`LogBackend::change`], but what was changed stays in memory.
+    pub(super) fn change_in_memory(
         &mut self,
         id: KeyGroup,
         mut change: impl FnMut(&mut Group, &Rules, bool) -> Result<()>,
@@ -211,6 +252,7 @@ impl LogBackend {
             if refused.kind() != ErrorKind::Limit {
                 return Err(refused);
             }
+            self.demote_cold(DEMOTED_TO_RETRY_BYTES);
             self.reclaim();
             self.arena.release();
             let (group, rules) = self.group_mut(id);

@@ -9,8 +9,10 @@ use crate::row::Rules;
 
 use super::super::{ALL_SUBS, Entry, SubRange};
 use super::batch::PREFETCHED_ROWS;
+use super::chunk::{record_in, records};
 use super::clean::parse_copy;
 use super::families::{Members, place_of};
+use super::fetch::Fetched;
 use super::group::{Found, Group, has_families};
 use super::index::{Address, row_hash, tag};
 use super::record::{Draft, Place, Record};
@@ -32,7 +34,9 @@ impl<F: FnMut(Entry<'_>) -> bool> LiveVisitor<'_, F> {
         let Place { key, namespace, sub, routing, .. } = record.place;
         // Only a value in pieces needs the row's hash.
         let hash = if record.meta.is_chained() { group.hash(&record.place) } else { 0 };
-        let Some(value) = group.value_of(hash, record, self.rules, &mut self.buffer)? else { return Ok(true) };
+        let fetched = if record.meta.is_chained() { group.fetch([hash])? } else { Fetched::default() };
+        let value = group.value_of(hash, record, self.rules, (&mut self.buffer, &fetched))?;
+        let Some(value) = value else { return Ok(true) };
         Ok((self.visit)(Entry { group: self.group, key, namespace, sub, value, routing }))
     }
 }
@@ -45,14 +49,33 @@ impl Group {
         prefix: &[u8],
         mut visitor: LiveVisitor<'_, impl FnMut(Entry<'_>) -> bool>,
     ) -> Result<bool> {
+        self.each_row(|_, record| {
+            let is_wanted = record.place.table == table && record.place.key.starts_with(prefix);
+            if is_wanted { visitor.visit(self, record) } else { Ok(true) }
+        })
+    }
+
+    /// Calls `visit` with address and newest record of each row, tombstones left out, until it returns false. Those in memory
+    /// come first; what lies on disk is read region by region. Returns whether `visit` always returned true.
+    fn each_row(&self, mut visit: impl FnMut(Address, &Record<'_>) -> Result<bool>) -> Result<bool> {
         for address in self.index.addresses() {
-            let record = self.regions.record(address);
-            let place = record.place;
-            if place.table != table || record.shape.is_tombstone() || !place.key.starts_with(prefix) {
+            let Some(bytes) = self.regions.bytes_in_memory(address) else { continue };
+            let record = record_in(bytes);
+            if !record.shape.is_tombstone() && !visit(address, &record)? {
+                return Ok(false);
+            }
+        }
+        for &id in &self.regions.run(Section::Disk).order {
+            let region = self.regions.region(id);
+            if !region.is_on_disk() {
                 continue;
             }
-            if !visitor.visit(self, &record)? {
-                return Ok(false);
+            for (offset, record) in records(&region.bytes()?) {
+                let address = Address::new(id, offset);
+                let is_newest = || self.index.find(self.hash(&record.place), |other| other == address).is_some();
+                if !record.shape.is_dead() && !record.shape.is_tombstone() && is_newest() && !visit(address, &record)? {
+                    return Ok(false);
+                }
             }
         }
         Ok(true)
@@ -68,19 +91,17 @@ impl Group {
     ) -> Result<()> {
         let within = |sub: &[u8]| RangeBounds::<[u8]>::contains(&range, sub);
         if !has_families(visitor.rules, row.table) {
-            for address in self.index.addresses() {
-                let record = self.regions.record(address);
-                let wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
-                if !record.shape.is_tombstone() && wanted(&record.place) && !visitor.visit(self, &record)? {
-                    break;
-                }
-            }
-            return Ok(());
+            let is_wanted = |place: &Place<'_>| place.same_family(row) && within(place.sub);
+            let visit = |_, record: &Record<'_>| {
+                if is_wanted(&record.place) { visitor.visit(self, record) } else { Ok(true) }
+            };
+            return self.each_row(visit).map(|_| ());
         }
         let family = row_hash(key_hash, row);
         if self.may_have_rows_without_subs(row.table)
             && within(&[])
-            && let Some((_, record)) = self.find_record(family, row)
+            && let fetched = self.fetch([family])?
+            && let Some((_, record)) = self.find_record(family, row, &fetched)
             && !visitor.visit(self, &record)?
         {
             return Ok(());
@@ -115,7 +136,7 @@ impl Group {
         range: SubRange<'_>,
         mut visit: impl FnMut(u32, Address, &Record<'_>) -> Result<bool>,
     ) -> Result<()> {
-        let (mut others, mut repeated) = (Vec::new(), Vec::new());
+        let mut repeated = Vec::new();
         let (mut window, mut left) = ([0; PREFETCHED_ROWS], hashes.iter());
         loop {
             let mut filled = 0;
@@ -125,11 +146,13 @@ impl Group {
             }
             let hashes = || window.iter().copied().take(filled);
             self.prefetch(hashes());
+            let fetched = self.fetch(hashes())?;
+            let mut others = Vec::new();
             for hash in hashes() {
                 let mut first = None;
                 others.clear();
                 for (_, address) in self.index.hits(hash) {
-                    let record = self.regions.record(address);
+                    let record = self.regions.record(address, &fetched);
                     let is_member = |place: &Place<'_>| !place.sub.is_empty() && place.same_family(row);
                     if record.shape.is_tombstone() || !is_member(&record.place) {
                         continue;
@@ -181,8 +204,9 @@ impl Group {
             if filled > 1 {
                 self.prefetch(rows().map(|(hash, _)| hash));
             }
+            let fetched = self.fetch(rows().map(|(hash, _)| hash))?;
             for (hash, sub) in rows() {
-                let Some((address, record)) = self.find_record(hash, &row.with_sub(sub)) else { no_record() };
+                let Some((address, record)) = self.find_record(hash, &row.with_sub(sub), &fetched) else { no_record() };
                 if !visit(hash, address, &record)? {
                     return Ok(());
                 }
@@ -194,96 +218,130 @@ impl Group {
         }
     }
 
-    /// Returns hash and newest record's address of each member of the family of `row`.
-    fn member_rows(&self, row: &Place<'_>, members: &Members) -> Vec<(u32, Address)> {
-        let mut rows = Vec::new();
-        let all = self.each_member(self.key_hash(row), row, members, ALL_SUBS, |hash, address, _| {
-            rows.push((hash, address));
-            Ok(true)
-        });
-        if all.is_err() {
-            broken("collecting does not fail");
-        }
-        rows
-    }
-
     /// Sorts the families of a table that was not ordered when its rows were written.
-    pub(super) fn order(&mut self, table: TableId) {
-        let Some(mut families) = self.families.take() else { return };
-        for identity in families.unordered() {
+    ///
+    /// # Errors
+    /// Those of reading the disk: then families may be left unsorted.
+    pub(super) fn order(&mut self, table: TableId) -> Result<()> {
+        for identity in self.families.iter().flat_map(|families| families.unordered()).collect::<Vec<_>>() {
             let row = place_of(&identity);
             if row.table != table {
                 continue;
             }
             let hash = self.hash(&row);
-            let Some(members) = families.members(hash, &row) else { broken("an unordered family exists") };
-            let rows = self.member_rows(&row, members);
-            let subs: Vec<Box<[u8]>> =
-                rows.iter().map(|(_, address)| self.regions.record(*address).place.sub.into()).collect();
-            families.order(hash, &row, &subs);
+            let members = self.families.as_ref().and_then(|families| families.members(hash, &row));
+            let Some(members) = members else { broken("an unordered family exists") };
+            let mut subs = Vec::<Box<[u8]>>::new();
+            self.each_member(self.key_hash(&row), &row, members, ALL_SUBS, |_, _, record| {
+                subs.push(record.place.sub.into());
+                Ok(true)
+            })?;
+            self.families.iter_mut().for_each(|families| families.order(hash, &row, &subs));
         }
-        self.families = Some(families);
+        Ok(())
     }
 
     /// Builds or drops the families of a table.
-    pub(super) fn group_by_key(&mut self, table: TableId, by_key: bool, rules: &Rules) {
+    ///
+    /// # Errors
+    /// Those of reading the disk: then no family was built.
+    pub(super) fn group_by_key(&mut self, table: TableId, by_key: bool, rules: &Rules) -> Result<()> {
         if let (Some(families), false) = (&mut self.families, by_key) {
             families.drop_table(table);
         }
         if !by_key {
-            return;
+            return Ok(());
         }
-        let records = self.index.addresses().map(|address| self.regions.record(address));
-        let is_member = |record: &Record<'_>| {
-            record.place.table == table && !record.shape.is_tombstone() && !record.place.sub.is_empty()
-        };
-        let members: Vec<_> = records.filter(is_member).map(|record| record.encode()).collect();
+        let mut members = Vec::new();
+        self.each_row(|_, record| {
+            if record.place.table == table && !record.place.sub.is_empty() {
+                members.push(Draft::without_value(record.place, false).encode());
+            }
+            Ok(true)
+        })?;
         for record in members.iter().map(|bytes| parse_copy(bytes)) {
             self.note_member(self.hash(&record.place), &record.place, true, rules);
         }
+        Ok(())
     }
 
     /// Removes all rows that `scope` covers. One clear takes the place of their tombstones in the delta.
     pub(super) fn clear(&mut self, scope: &Place<'_>, rules: &Rules) -> Result<()> {
-        let covered = self.covered(scope, rules);
-        let lies_below = |(_, address): &(u32, Address)| {
-            let record = self.regions.record(*address);
-            self.regions.section(*address) != Section::Tail || record.shape.has_older() || record.meta.is_chained()
+        let covered = self.covered(scope, rules)?;
+        let lies_below = |row: &CoveredRow| match &row.on_disk {
+            Some(_) => true,
+            None => {
+                let record = self.regions.record(row.address, &Fetched::default()).shape.has_older();
+                record || self.regions.section(row.address) != Section::Tail
+            }
         };
         let mut churn = 0;
         if covered.iter().any(lies_below) {
             churn += self.write_clear(scope)?;
         }
-        for (hash, address) in covered {
-            let bytes = self.regions.record(address).encode();
+        for CoveredRow { hash, address, on_disk } in covered {
+            let (row, fetched) = match on_disk {
+                Some(on_disk) => *on_disk,
+                None => (self.regions.record(address, &Fetched::default()).encode(), Fetched::default()),
+            };
             let (bucket, _) = self.index.find(hash, |other| other == address).unwrap_or_else(|| no_record());
-            let record = parse_copy(&bytes);
-            churn += self.remove_row(hash, Found { bucket, address, shape: record.shape }, &record, rules);
+            let record = parse_copy(&row);
+            let found = Found { bucket, address, shape: record.shape };
+            churn += self.remove_row(hash, (found, &fetched), &record, rules);
         }
         self.index.trim();
         self.maintain(churn, rules);
         Ok(())
     }
 
-    /// Returns hash and newest record's address of each live row that `scope` covers.
-    fn covered(&self, scope: &Place<'_>, rules: &Rules) -> Vec<(u32, Address)> {
+    /// Returns the live rows that `scope` covers.
+    fn covered(&self, scope: &Place<'_>, rules: &Rules) -> Result<Vec<CoveredRow>> {
+        let mut covered = Vec::new();
         if scope.names_key_and_namespace() && has_families(rules, scope.table) {
             let row = Place::without_sub(scope.table.0, scope.key, scope.namespace);
             let family = self.hash(&row);
-            let plain = self.find(family, &row).filter(|found| !found.shape.is_tombstone());
+            let fetched = self.fetch([family])?;
+            if let Some((address, record)) = self.find_record(family, &row, &fetched)
+                && !record.shape.is_tombstone()
+            {
+                covered.push(self.covered_row(family, address, &record)?);
+            }
             let members = self.families.as_ref().and_then(|families| families.members(family, &row));
-            let members = members.map(|members| self.member_rows(&row, members)).unwrap_or_default();
-            return plain.map(|found| (family, found.address)).into_iter().chain(members).collect();
+            if let Some(members) = members {
+                self.each_member(self.key_hash(&row), &row, members, ALL_SUBS, |hash, address, record| {
+                    covered.push(self.covered_row(hash, address, record)?);
+                    Ok(true)
+                })?;
+            }
+            return Ok(covered);
         }
-        let live = self.index.addresses().map(|address| (address, self.regions.record(address)));
-        let live = live.filter(|(_, record)| !record.shape.is_tombstone() && scope.covers(&record.place));
-        live.map(|(address, record)| (self.hash(&record.place), address)).collect()
+        self.each_row(|address, record| {
+            if scope.covers(&record.place) {
+                covered.push(self.covered_row(self.hash(&record.place), address, record)?);
+            }
+            Ok(true)
+        })?;
+        Ok(covered)
+    }
+
+    /// Returns a covered row. What of it lies on disk is kept, so that nothing can fail once rows are removed.
+    fn covered_row(&self, hash: u32, address: Address, record: &Record<'_>) -> Result<CoveredRow> {
+        let in_memory = self.regions.bytes_in_memory(address).is_some();
+        let on_disk = match in_memory && !record.meta.is_chained() {
+            true => None,
+            false => {
+                let fetched = if record.meta.is_chained() { self.fetch([hash])? } else { Fetched::default() };
+                Some(Box::new((record.encode(), fetched)))
+            }
+        };
+        Ok(CoveredRow { hash, address, on_disk })
     }
 
     /// Writes the clear of `scope`, unless the tail has it already. Returns its length.
     fn write_clear(&mut self, scope: &Place<'_>) -> Result<usize> {
         let hash = self.hash(scope);
-        let found = self.find(hash, scope);
+        let fetched = self.fetch([hash])?;
+        let found = self.find(hash, scope, &fetched);
         if found.is_some_and(|found| self.regions.section(found.address) == Section::Clears) {
             return Ok(0);
         }
@@ -299,6 +357,14 @@ impl Group {
         }
         Ok(draft.len())
     }
+}
+
+/// A row that is being cleared.
+struct CoveredRow {
+    hash: u32,
+    address: Address,
+    /// A copy of its newest record, and what lies on disk of the others, if it may lie there or is in pieces.
+    on_disk: Option<Box<(Vec<u8>, Fetched)>>,
 }
 
 #[cold]

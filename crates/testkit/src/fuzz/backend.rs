@@ -100,7 +100,8 @@ impl From<AnyStep> for Step {
 pub fn backend(data: &[u8]) -> Result<()> {
     let mut data = Unstructured::new(data);
     let Ok(parallelism) = data.int_in_range(1..=8) else { return Ok(()) };
-    let mut world = World::of_logs(parallelism, parallelism % 2 == 0);
+    let mut world =
+        World::of_logs(parallelism, parallelism % 2 == 0, [None, Some(0), Some(65_536)][parallelism as usize % 3]);
     for step in data.arbitrary_iter::<AnyStep>().into_iter().flatten().flatten().take(STEPS) {
         world.take(&step.into());
     }

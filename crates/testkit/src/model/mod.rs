@@ -12,11 +12,12 @@ use alluvium::backend::{
     Append, Fold, MergeOperator, RowBatch, RowRef, RowSource, Rules, Scope, StateBackend, TableRules, Ttl, Upgrade,
 };
 use alluvium::{
-    CurrentKey, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Outcome, OverlayBackend, Result, TableId, Timestamp,
-    subtask_range,
+    CurrentKey, DiskTier, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Outcome, OverlayBackend, Result, TableId,
+    Timestamp, subtask_range,
 };
 
 use self::job::Job;
+use crate::ColdFile;
 
 /// The number of key groups: sometimes more than the subtasks', always fewer than keys.
 pub const GROUPS: u16 = 11;
@@ -189,10 +190,16 @@ fn budget() -> MemoryBudget {
 
 impl World<LogBackend> {
     /// Returns a world on log backends.
-    pub fn of_logs(parallelism: u32, on_heap: bool) -> Self {
+    ///
+    /// * `beyond`: the bytes of memory beyond which they move cold state to a disk.
+    pub fn of_logs(parallelism: u32, on_heap: bool, beyond: Option<u64>) -> Self {
+        let budget = match beyond {
+            None => budget(),
+            Some(bytes) => budget().with_disk_beyond(DiskTier::on_file(ColdFile::default(), u64::MAX), bytes),
+        };
         let make = move |groups| match on_heap {
-            false => LogBackend::new(groups, PARTITIONER, budget()),
-            true => LogBackend::on_heap(groups, PARTITIONER, budget()),
+            false => LogBackend::new(groups, PARTITIONER, budget.clone()),
+            true => LogBackend::on_heap(groups, PARTITIONER, budget.clone()),
         };
         Self::new(make, true, parallelism)
     }

@@ -6,7 +6,7 @@ use std::ops::Deref;
 use crate::error::broken;
 use crate::memory::Charge;
 
-use super::{Arena, BLOCK_BYTES, Storage};
+use super::{Arena, Storage};
 
 /// Appended bytes, and room for more. They are charged to the arena's budget.
 pub(in crate::backend::log) struct Chunk {
@@ -30,17 +30,6 @@ impl Chunk {
     /// Returns the bytes of memory held.
     pub(in crate::backend::log) fn held_bytes(&self) -> u64 {
         self.charge.bytes()
-    }
-
-    /// Returns the bytes left for further records.
-    pub(in crate::backend::log) fn spare_bytes(&self) -> u64 {
-        (self.capacity() - self.len) as u64
-    }
-
-    /// Returns all bytes from an offset on, those of arbitrary content after the appended ones included.
-    #[inline(always)]
-    pub(in crate::backend::log) fn bytes_from(&self, offset: usize) -> Option<&[u8]> {
-        self.storage.get(offset..)
     }
 
     /// Changes the capacity to `capacity` bytes, at least the length.
@@ -67,8 +56,7 @@ impl Chunk {
 }
 
 fn storage(capacity: usize, arena: &Arena) -> Storage<u8> {
-    let block = if capacity == BLOCK_BYTES { arena.take() } else { None };
-    block.unwrap_or_else(|| Storage::on_heap(capacity))
+    arena.take(capacity).unwrap_or_else(|| Storage::on_heap(capacity))
 }
 
 /// The appended bytes.

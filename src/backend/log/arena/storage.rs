@@ -10,7 +10,7 @@ use std::ptr::{self, NonNull};
 use std::slice;
 use std::sync::Arc;
 
-use super::{BLOCK_BYTES, BlockAddress, Shared};
+use super::{BlockAddress, Shared};
 
 /// Numbers that all bit patterns are valid for, and whose alignment is at most that of a block.
 pub(in crate::backend::log) trait Plain: Copy + Default + Send + Sync + 'static {}
@@ -33,10 +33,10 @@ unsafe impl<T: Plain> Sync for Storage<T> {}
 
 impl<T: Plain> Storage<T> {
     /// Returns the storage in a block that nothing else uses.
-    pub(super) fn of_block(address: BlockAddress, home: Arc<Shared>) -> Self {
+    pub(super) fn of_block(address: BlockAddress, bytes: usize, home: Arc<Shared>) -> Self {
         let start = address.0.cast::<T>();
         debug_assert!(start.is_aligned(), "blocks start at page boundaries");
-        Self { start, len: BLOCK_BYTES / size_of::<T>(), home: Some(home) }
+        Self { start, len: bytes / size_of::<T>(), home: Some(home) }
     }
 
     /// Returns where the values lie, as long as the storage lives, wherever it is moved.

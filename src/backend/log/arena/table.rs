@@ -1,77 +1,134 @@
 //! Numbered regions, with the addresses of their memory in one dense array.
 //!
 //! A record is found by its region's number and an offset there. The array takes 16 bytes a region, so that of ten million
-//! rows lies in an L2 cache; the regions themselves take ten times that, and a frozen one lies behind a further pointer.
+//! rows lies in an L2 cache; the regions themselves take ten times that, and a frozen one lies behind a further pointer. A region
+//! on disk has no address.
 
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::slice;
 use std::sync::Arc;
 
-use crate::error::broken;
+use crate::error::{Result, broken};
+use crate::memory::{DiskTier, MemoryBudget};
 
+use super::frozen::{Frozen, RegionBytes};
 use super::{Arena, Chunk, prefetch};
 
-/// The memory of a region, and where it stands in its group's log.
+/// Where a region's records lie, and what can be done with them.
 #[derive(Debug)]
-pub(in crate::backend::log) enum Memory {
+pub(in crate::backend::log) enum Residence {
+    /// Records are added and changed.
     Tail(Chunk),
-    Clears(Chunk),
-    /// Survivors of cleaning; no sealed part shares it yet.
-    Clean(Chunk),
-    Frozen(Arc<Chunk>),
+    /// Records are added.
+    Open(Chunk),
+    /// Nothing changes any more: sealed parts may share it.
+    Frozen(Arc<Frozen>),
+    /// The same, on disk; the bytes that it takes in memory and there.
+    OnDisk(Arc<Frozen>, Held),
 }
 
-impl Memory {
-    #[inline]
-    fn chunk(&self) -> &Chunk {
-        match self {
-            Self::Tail(chunk) | Self::Clears(chunk) | Self::Clean(chunk) => chunk,
-            Self::Frozen(chunk) => chunk,
-        }
-    }
+/// Bytes held by a region.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(in crate::backend::log) struct Held {
+    pub(in crate::backend::log) memory: u64,
+    pub(in crate::backend::log) disk: u64,
+}
 
-    /// Panics if the memory is frozen.
+impl Residence {
+    /// Panics if the region is frozen.
     #[inline]
     fn chunk_mut(&mut self) -> &mut Chunk {
         match self {
-            Self::Tail(chunk) | Self::Clears(chunk) | Self::Clean(chunk) => chunk,
-            Self::Frozen(_) => broken("a frozen region never changes"),
+            Self::Tail(chunk) | Self::Open(chunk) => chunk,
+            Self::Frozen(_) | Self::OnDisk(..) => broken("a frozen region never changes"),
         }
     }
 
-    fn into_frozen(self) -> Arc<Chunk> {
+    fn into_frozen(self) -> Self {
         match self {
-            Self::Tail(chunk) | Self::Clears(chunk) | Self::Clean(chunk) => Arc::new(chunk),
-            Self::Frozen(chunk) => chunk,
+            Self::Tail(chunk) | Self::Open(chunk) => Self::Frozen(Arc::new(Frozen::new(chunk))),
+            Self::Frozen(_) | Self::OnDisk(..) => self,
         }
     }
 }
 
-/// A region: its memory, and what its group notes about it.
+/// A region: where it lies, and what its group notes about it.
 #[derive(Debug)]
 pub(in crate::backend::log) struct Entry<N> {
-    memory: Memory,
+    residence: Residence,
     pub(in crate::backend::log) notes: N,
 }
 
 impl<N> Entry<N> {
-    pub(in crate::backend::log) fn new(memory: Memory, notes: N) -> Self {
-        Self { memory, notes }
+    pub(in crate::backend::log) fn new(residence: Residence, notes: N) -> Self {
+        Self { residence, notes }
     }
 
-    pub(in crate::backend::log) fn memory(&self) -> &Memory {
-        &self.memory
-    }
-
-    #[inline]
-    pub(in crate::backend::log) fn chunk(&self) -> &Chunk {
-        self.memory.chunk()
+    pub(in crate::backend::log) fn residence(&self) -> &Residence {
+        &self.residence
     }
 
     /// Panics if the region is frozen.
     pub(in crate::backend::log) fn chunk_mut(&mut self) -> &mut Chunk {
-        self.memory.chunk_mut()
+        self.residence.chunk_mut()
+    }
+
+    /// Returns the bytes of its records.
+    #[inline]
+    pub(in crate::backend::log) fn len(&self) -> usize {
+        match &self.residence {
+            Residence::Tail(chunk) | Residence::Open(chunk) => chunk.len(),
+            Residence::Frozen(frozen) | Residence::OnDisk(frozen, _) => frozen.len(),
+        }
+    }
+
+    #[inline]
+    pub(in crate::backend::log) fn capacity(&self) -> usize {
+        match &self.residence {
+            Residence::Tail(chunk) | Residence::Open(chunk) => chunk.capacity(),
+            Residence::Frozen(frozen) | Residence::OnDisk(frozen, _) => frozen.capacity(),
+        }
+    }
+
+    /// Returns the bytes left for further records.
+    pub(in crate::backend::log) fn spare_bytes(&self) -> u64 {
+        (self.capacity() - self.len()) as u64
+    }
+
+    #[inline]
+    pub(in crate::backend::log) fn held(&self) -> Held {
+        let memory = match &self.residence {
+            Residence::Tail(chunk) | Residence::Open(chunk) => chunk.held_bytes(),
+            Residence::Frozen(frozen) => frozen.memory_bytes(),
+            Residence::OnDisk(_, held) => return *held,
+        };
+        Held { memory, disk: 0 }
+    }
+
+    /// Returns all its records if they lie on disk.
+    ///
+    /// # Errors
+    /// As [`Frozen::bytes`].
+    pub(in crate::backend::log) fn read(&self) -> Result<Option<Vec<u8>>> {
+        match &self.residence {
+            Residence::OnDisk(frozen, _) => {
+                let mut bytes = Vec::new();
+                frozen.read_from(0, usize::MAX, &mut bytes).map(|()| Some(bytes))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Returns all its records, from wherever they lie.
+    ///
+    /// # Errors
+    /// As [`Frozen::bytes`].
+    pub(in crate::backend::log) fn bytes(&self) -> Result<RegionBytes<'_>> {
+        match &self.residence {
+            Residence::Tail(chunk) | Residence::Open(chunk) => Ok(RegionBytes::Owned(chunk)),
+            Residence::Frozen(frozen) | Residence::OnDisk(frozen, _) => frozen.bytes(),
+        }
     }
 }
 
@@ -102,18 +159,22 @@ unsafe impl Sync for View {}
 impl View {
     const NONE: Self = Self { start: NonNull::dangling(), len: 0, tail_len: 0 };
 
-    fn of(memory: &Memory) -> Self {
-        let storage = &memory.chunk().storage;
-        let len = u32::try_from(storage.len()).unwrap_or_else(|_| broken("a region is shorter than 4 GiB"));
-        let tail_len = if matches!(memory, Memory::Tail(_)) { len } else { 0 };
-        Self { start: storage.start(), len, tail_len }
+    fn of(residence: &Residence) -> Self {
+        let (start, len) = match residence {
+            Residence::Tail(chunk) | Residence::Open(chunk) => (chunk.storage.start(), chunk.storage.len()),
+            Residence::Frozen(frozen) => frozen.memory(),
+            Residence::OnDisk(..) => return Self::NONE,
+        };
+        let len = u32::try_from(len).unwrap_or_else(|_| broken("a region is shorter than 4 GiB"));
+        let tail_len = if matches!(residence, Residence::Tail(_)) { len } else { 0 };
+        Self { start, len, tail_len }
     }
 }
 
 /// Regions by number.
 ///
-/// Invariant: the view under a number is that of the entry there, and `View::NONE` without an entry. An entry is changed by
-/// methods of this type alone, which renew its view if its memory moves.
+/// Invariant: the view under a number is that of the entry there, and `View::NONE` without an entry or if it lies on disk. An
+/// entry is changed by methods of this type alone, which renew its view if its memory moves.
 #[derive(Debug)]
 pub(in crate::backend::log) struct RegionTable<N> {
     views: Vec<View>,
@@ -124,7 +185,7 @@ pub(in crate::backend::log) struct RegionTable<N> {
 impl<N> RegionTable<N> {
     /// What a region costs beyond its bytes: its slot and view, the shared chunk and the counters of the `Arc`.
     pub(in crate::backend::log) const OVERHEAD_BYTES: u64 =
-        (size_of::<Slot<N>>() + size_of::<View>() + size_of::<Chunk>() + 2 * size_of::<usize>()) as u64;
+        (size_of::<Slot<N>>() + size_of::<View>() + size_of::<Frozen>() + 2 * size_of::<usize>()) as u64;
 
     pub(in crate::backend::log) fn new() -> Self {
         Self { views: Vec::new(), slots: Vec::new(), free: Vec::new() }
@@ -182,7 +243,7 @@ impl<N> RegionTable<N> {
             no_region()
         };
         *view = match &new {
-            Slot::In(entry) => View::of(&entry.memory),
+            Slot::In(entry) => View::of(&entry.residence),
             Slot::Free | Slot::Out => View::NONE,
         };
         std::mem::replace(slot, new)
@@ -211,15 +272,17 @@ impl<N> RegionTable<N> {
         matches!(self.slots.get(id as usize), Some(Slot::Out))
     }
 
-    /// Returns the bytes from an offset on to the end of a region's memory; `None` without a region, or beyond its end.
+    /// Returns the bytes from an offset on to the end of a region's memory; `None` without a region, beyond its end, or if
+    /// it lies on disk.
     #[inline(always)]
     pub(in crate::backend::log) fn bytes(&self, id: u32, offset: u32) -> Option<&[u8]> {
         let view = self.views.get(id as usize)?;
         if offset >= view.len {
             return None;
         }
-        // SAFETY: the view has bytes, so it is of an entry: that entry's storage, borrowed as long as `self`, has `len`
-        // bytes from `start` on, and `offset` lies among them.
+        // SAFETY: the view has bytes, so it is of an entry in memory: that entry's storage has `len` bytes from `start` on,
+        // and `offset` lies among them. They are borrowed as long as `self`: sealed parts may share a frozen region, but
+        // only `demote` frees its memory.
         Some(unsafe { slice::from_raw_parts(view.start.as_ptr().add(offset as usize), (view.len - offset) as usize) })
     }
 
@@ -239,7 +302,7 @@ impl<N> RegionTable<N> {
     #[inline]
     pub(in crate::backend::log) fn append(&mut self, id: u32, len: usize) -> (&mut [u8], usize) {
         let Some(Slot::In(entry)) = self.slots.get_mut(id as usize) else { no_region() };
-        let chunk = entry.memory.chunk_mut();
+        let chunk = entry.residence.chunk_mut();
         let offset = chunk.len();
         (chunk.append(len), offset)
     }
@@ -254,12 +317,12 @@ impl<N> RegionTable<N> {
         let Ok([Slot::In(to), Slot::In(from)]) = self.slots.get_disjoint_mut([id as usize, from as usize]) else {
             no_region()
         };
-        let (chunk, Some(bytes)) = (to.memory.chunk_mut(), from.chunk().get(bytes)) else {
-            broken("a copied record lies within its region")
-        };
-        let offset = chunk.len();
-        let copy = chunk.append(bytes.len());
-        copy.copy_from_slice(bytes);
+        let chunk = to.residence.chunk_mut();
+        let (offset, copy) = (chunk.len(), chunk.append(bytes.len()));
+        match from.bytes().ok().as_deref().and_then(|from| from.get(bytes)) {
+            Some(bytes) => copy.copy_from_slice(bytes),
+            None => broken("a copied record lies within its region, in memory"),
+        }
         (copy, offset)
     }
 
@@ -270,12 +333,46 @@ impl<N> RegionTable<N> {
         self.put_back(id, entry);
     }
 
-    /// Freezes a region; returns its chunk.
-    pub(in crate::backend::log) fn freeze(&mut self, id: u32) -> Arc<Chunk> {
-        let Some(Entry { memory, notes }) = self.take(id) else { no_region() };
-        let chunk = memory.into_frozen();
-        self.put_back(id, Entry { memory: Memory::Frozen(Arc::clone(&chunk)), notes });
-        chunk
+    /// Freezes a region; returns its records.
+    pub(in crate::backend::log) fn freeze(&mut self, id: u32) -> Arc<Frozen> {
+        let Some(Entry { residence, notes }) = self.take(id) else { no_region() };
+        let residence = residence.into_frozen();
+        let (Residence::Frozen(frozen) | Residence::OnDisk(frozen, _)) = &residence else { no_region() };
+        let shared = Arc::clone(frozen);
+        self.put_back(id, Entry { residence, notes });
+        shared
+    }
+
+    /// Moves a region in memory to the disk, freezing it. After an error it is frozen and in memory.
+    ///
+    /// # Errors
+    /// As [`DiskTier::write`].
+    pub(in crate::backend::log) fn demote(&mut self, id: u32, disk: &DiskTier, budget: &MemoryBudget) -> Result<()> {
+        let frozen = self.freeze(id);
+        let extent = frozen.write_to(disk, Self::OVERHEAD_BYTES, budget)?;
+        let held = Held { memory: extent.held_bytes(), disk: extent.disk_bytes() };
+        let Some(Entry { notes, .. }) = self.take(id) else { no_region() };
+        // The view is gone: now the memory may go.
+        frozen.move_to(extent);
+        self.put_back(id, Entry { residence: Residence::OnDisk(frozen, held), notes });
+        Ok(())
+    }
+
+    /// Reads the bytes of a region on disk from an offset on: at least `len`, if there are as many.
+    ///
+    /// # Errors
+    /// As [`Frozen::bytes`].
+    pub(in crate::backend::log) fn read_from(
+        &self,
+        id: u32,
+        offset: u32,
+        len: usize,
+        bytes: &mut Vec<u8>,
+    ) -> Result<()> {
+        match self.get(id).map(Entry::residence) {
+            Some(Residence::OnDisk(frozen, _)) => frozen.read_from(offset as usize, len, bytes),
+            _ => no_region(),
+        }
     }
 
     /// Prefetches a region.

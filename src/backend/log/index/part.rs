@@ -2,7 +2,7 @@
 
 use crate::error::broken;
 
-use super::super::arena::{Arena, Storage, Words, prefetch};
+use super::super::arena::{Arena, BLOCK_BYTES, Storage, Words, prefetch};
 use super::{ADDRESS_BITS, Address, DEPTH_MAX, PART_SLOTS};
 
 /// A slot: empty, removed, or a tag and an address.
@@ -85,7 +85,7 @@ impl<'a> Search<'a> {
 
 /// Returns the words of `slots` empty slots: a power of two, or none.
 pub(super) fn empty_slots(slots: usize, arena: &Arena) -> Storage<u64> {
-    let Some(mut block) = (if slots == PART_SLOTS { arena.take() } else { None }) else {
+    let Some(mut block) = (if slots == PART_SLOTS { arena.take(BLOCK_BYTES) } else { None }) else {
         return Storage::on_heap(slots);
     };
     block.fill(Slot::EMPTY.0);

@@ -3,7 +3,7 @@
 use crate::error::Result;
 
 use super::super::super::checks::budget_spent;
-use super::super::arena::{Chunk, Memory, no_region};
+use super::super::arena::{Chunk, Residence, no_region};
 use super::super::chunk::{Tally, offset};
 use super::super::index::Address;
 use super::super::record::{Draft, Shape, mark_older};
@@ -28,7 +28,7 @@ impl Regions {
             Fit::Here(_) => 0,
             Fit::New(capacity, _) => REGION_OVERHEAD_BYTES + self.arena.growth_bytes(capacity),
             Fit::Grown(id, capacity) => {
-                let held = self.region(id).chunk().capacity();
+                let held = self.region(id).capacity();
                 self.arena.growth_bytes(capacity).saturating_sub(held as u64)
             }
         }
@@ -40,20 +40,23 @@ impl Regions {
         }
         let run = self.run(section);
         if let Some(id) = run.open {
-            let chunk = self.region(id).chunk();
-            let (needed, capacity) = (chunk.len() + len, chunk.capacity());
+            let region = self.region(id);
+            let (needed, capacity) = (region.len() + len, region.capacity());
             if needed <= capacity {
                 return Fit::Here(id);
             }
-            if needed <= REGION_BYTES {
-                let wanted = needed.max((2 * capacity).min(REGION_BYTES));
+            let most = self.arena.region_bytes();
+            if needed <= most {
+                let wanted = needed.max((2 * capacity).min(most));
                 return Fit::Grown(id, self.affordable(wanted - capacity, needed - capacity) + capacity);
             }
         }
         // In proportion to the run's bytes, now or at the last seal: few regions, little waste.
         let proportionate = (run.held_bytes / 4).max(run.expected_bytes.saturating_sub(run.held_bytes));
         let proportionate = usize::try_from(proportionate).unwrap_or(REGION_BYTES);
-        let wanted = proportionate.clamp(REGION_BYTES_MIN, REGION_BYTES).max(len);
+        // Where memory is short, in blocks, which leave no holes behind.
+        let least = if self.use_disk() { self.arena.region_bytes() } else { REGION_BYTES_MIN };
+        let wanted = proportionate.clamp(least, self.arena.region_bytes()).max(len);
         Fit::New(self.affordable(wanted, REGION_BYTES_MIN.max(len)), true)
     }
 
@@ -76,14 +79,14 @@ impl Regions {
     /// Creates a region outside the order.
     fn add(&mut self, section: Section, capacity: usize) -> u32 {
         let chunk = Chunk::new(capacity, REGION_OVERHEAD_BYTES, &self.arena);
-        let memory = match section {
-            Section::Tail => Memory::Tail(chunk),
-            Section::Clears => Memory::Clears(chunk),
-            Section::Frozen => Memory::Clean(chunk),
-        };
-        let region = Region::new(memory, Notes::default());
+        let residence = if section == Section::Tail { Residence::Tail(chunk) } else { Residence::Open(chunk) };
+        let region = Region::new(residence, Notes::new(section));
         self.run_mut(section).enter(&region);
-        self.table.add(region)
+        let id = self.table.add(region);
+        if section == Section::Disk {
+            self.outgoing.push(id);
+        }
+        id
     }
 
     /// Creates a frozen region for `bytes` of records, outside the order until [`Regions::end_joined`].
@@ -98,8 +101,8 @@ impl Regions {
 
     /// Returns whether a region has room for a record of `len` bytes.
     pub(in crate::backend::log) fn has_room(&self, id: u32, len: usize) -> bool {
-        let chunk = self.region(id).chunk();
-        chunk.len() + len <= chunk.capacity()
+        let region = self.region(id);
+        region.len() + len <= region.capacity()
     }
 
     /// Appends a tombstone to a region from [`Regions::begin_joined`] that has room for it.
@@ -164,10 +167,10 @@ impl Regions {
     #[inline(never)]
     fn grow(&mut self, section: Section, id: u32, capacity: usize) {
         let before = self.region(id);
-        let (held_bytes, small) = (before.chunk().held_bytes(), before.is_small());
+        let (held_bytes, small) = (before.held().memory, before.is_small());
         self.table.resize(id, capacity, &self.arena);
         let after = self.region(id);
-        let (more, grown_up) = (after.chunk().held_bytes() - held_bytes, small && !after.is_small());
+        let (more, grown_up) = (after.held().memory - held_bytes, small && !after.is_small());
         let run = self.run_mut(section);
         run.held_bytes += more;
         run.small -= u64::from(grown_up);
@@ -216,12 +219,23 @@ impl Regions {
         Ok(address)
     }
 
+    /// Moves what was loaded to the disk, if memory should be left to others. What was found in memory may lie there then.
+    ///
+    /// # Errors
+    /// As [`Regions::demote_oldest`].
+    pub(in crate::backend::log) fn demote_loaded(&mut self) -> Result<()> {
+        while self.budget().loads_to_disk() && self.frozen.order.len() > 1 {
+            self.demote_oldest()?;
+        }
+        Ok(())
+    }
+
     /// Appends a record to the open clean region if it fits there: [`Regions::append`] for the common case.
     #[inline]
     fn append_to_open(&mut self, draft: &Draft<'_>, len: usize) -> Option<Address> {
         let id = self.frozen.open?;
-        let chunk = self.region(id).chunk();
-        if chunk.len() + len > chunk.capacity() || len > LARGE_RECORD_BYTES {
+        let region = self.region(id);
+        if region.len() + len > region.capacity() || len > LARGE_RECORD_BYTES {
             return None;
         }
         Some(self.append_to(Section::Frozen, id, len, draft.value.is_none(), |to| draft.write(to)))
@@ -231,9 +245,9 @@ impl Regions {
     /// many bytes would come may have opened it too large.
     pub(in crate::backend::log) fn end_load(&mut self) {
         let Some(id) = self.frozen.open else { return };
-        let chunk = self.region(id).chunk();
-        let needed = chunk.len().max(REGION_BYTES_MIN);
-        if chunk.capacity() > 2 * needed {
+        let open = self.region(id);
+        let needed = open.len().max(REGION_BYTES_MIN);
+        if open.capacity() > 2 * needed {
             let mut region = self.take_out(id);
             self.frozen.leave(&region);
             region.chunk_mut().resize(needed, &self.arena);
@@ -246,6 +260,8 @@ impl Regions {
         self.check_not_full()?;
         if draft.meta.is_chained() {
             self.open_at_end(Section::Frozen);
+        } else {
+            self.demote_loaded()?;
         }
         if !self.budget().has_room(draft.len() as u64) {
             return Err(budget_spent(self.budget()));
@@ -254,7 +270,11 @@ impl Regions {
             // Past an estimate that was too low, regions grow with the group, so that their number stays low.
             let proportionate = usize::try_from(self.frozen.held_bytes / 4).unwrap_or(REGION_BYTES);
             let wanted = if left < draft.len() { proportionate.max(draft.len()) } else { left };
-            self.open(Section::Frozen, wanted.clamp(REGION_BYTES_MIN, REGION_BYTES), true);
+            self.open(
+                Section::Frozen,
+                wanted.clamp(REGION_BYTES_MIN, self.arena.region_bytes().max(draft.len())),
+                true,
+            );
         }
         Ok(self.append(Section::Frozen, draft))
     }

@@ -1,0 +1,315 @@
+//! The disk tier: cold state in a private file, which is read by position and never durable.
+//!
+//! ```text
+//! bytes --write--> Extent { where they lie, a checksum per block, in memory } --read--> verified bytes
+//! ```
+//!
+//! A mapping of the file would turn an error of the disk into a signal that ends the process. The checksums lie in memory,
+//! so that old bytes at the right place are found as well as damaged ones.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use crate::error::{Error, Result, broken};
+
+use super::file::{TierFile, unnamed_file};
+use super::space::{Space, rounded};
+use super::{Charge, MemoryBudget};
+
+/// Bytes with one checksum, and so the least that is read.
+const BLOCK_BYTES: usize = 1024;
+
+/// Bytes that the file may be too long by, beyond twice its used space.
+const SLACK_BYTES: u64 = 16 << 20;
+
+/// Local disk for cold state, shared by all jobs of a process. Clones share it.
+///
+/// A [`MemoryBudget`] that [has it](MemoryBudget::with_disk) passes it to the backends. Its file has no name and is gone with
+/// the process: what lies there is never the only copy of anything that a checkpoint has.
+///
+/// # Examples
+/// ```
+/// use alluvium::{DiskTier, MemoryBudget};
+/// # let folder = tempfile::tempdir()?;
+/// # let folder = folder.path();
+/// let budget = MemoryBudget::new(1 << 30).with_disk(DiskTier::open(folder, 16 << 30)?);
+/// assert_eq!(budget.disk().map(|disk| disk.stats().held_bytes), Some(0));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone)]
+pub struct DiskTier {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    file: Box<dyn TierFile>,
+    limit: u64,
+    used: Mutex<Used>,
+    counts: Counts,
+}
+
+/// The space in the file, and how long the file has become.
+#[derive(Debug)]
+struct Used {
+    space: Space,
+    file_len: u64,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    reads: AtomicU64,
+    read_bytes: AtomicU64,
+    read_nanos: AtomicU64,
+    writes: AtomicU64,
+    written_bytes: AtomicU64,
+    write_nanos: AtomicU64,
+    failed: AtomicU64,
+    damaged: AtomicU64,
+}
+
+/// What a disk tier holds and has done so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct DiskTierStats {
+    /// Bytes held now.
+    pub held_bytes: u64,
+    /// The most bytes that it may hold.
+    pub limit_bytes: u64,
+    /// Reads: each of one record, or of a region of up to 64 KiB.
+    pub reads: u64,
+    /// Bytes read.
+    pub read_bytes: u64,
+    /// Time spent reading, in nanoseconds.
+    pub read_nanos: u64,
+    /// Writes: each of one region.
+    pub writes: u64,
+    /// Bytes written.
+    pub written_bytes: u64,
+    /// Time spent writing, in nanoseconds.
+    pub write_nanos: u64,
+    /// Reads and writes that the system refused.
+    pub failed: u64,
+    /// Reads of bytes that were not those written.
+    pub damaged: u64,
+}
+
+impl DiskTier {
+    /// Opens a file without a name in `folder`, which is created.
+    ///
+    /// * `limit_bytes`: the most that the file may hold.
+    ///
+    /// # Errors
+    /// `Config` if the folder cannot take files.
+    pub fn open(folder: impl AsRef<Path>, limit_bytes: u64) -> Result<Self> {
+        Ok(Self::on_file(unnamed_file(folder.as_ref())?, limit_bytes))
+    }
+
+    /// Returns a tier on any empty file: for tests with simulated disks.
+    #[must_use]
+    pub fn on_file(file: impl TierFile + 'static, limit_bytes: u64) -> Self {
+        let shared = Shared {
+            file: Box::new(file),
+            limit: limit_bytes,
+            used: Mutex::new(Used { space: Space::new(limit_bytes), file_len: 0 }),
+            counts: Counts::default(),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Returns what it holds and has done so far.
+    #[must_use]
+    pub fn stats(&self) -> DiskTierStats {
+        let Counts { reads, read_bytes, read_nanos, writes, written_bytes, write_nanos, failed, damaged } =
+            &self.shared.counts;
+        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        DiskTierStats {
+            held_bytes: self.shared.used().space.taken_bytes(),
+            limit_bytes: self.shared.limit,
+            reads: of(reads),
+            read_bytes: of(read_bytes),
+            read_nanos: of(read_nanos),
+            writes: of(writes),
+            written_bytes: of(written_bytes),
+            write_nanos: of(write_nanos),
+            failed: of(failed),
+            damaged: of(damaged),
+        }
+    }
+
+    /// Writes `bytes` to free space. What the extent takes in memory, and its owner's `overhead`, is charged to `budget`.
+    ///
+    /// # Errors
+    /// `Limit` if the tier or the disk is full; `Unavailable` if the system refuses otherwise.
+    pub(crate) fn write(&self, bytes: &[u8], overhead: u64, budget: &MemoryBudget) -> Result<Extent> {
+        let shared = &self.shared;
+        let Some(at) = shared.used().take(bytes.len() as u64) else {
+            return Err(Error::limit("disk tier is full").with("limit", shared.limit));
+        };
+        let sums: Box<[u32]> = bytes.chunks(BLOCK_BYTES).map(crc32fast::hash).collect();
+        let charge = budget.charge(overhead + size_of_val(&*sums) as u64);
+        let extent = Extent { tier: self.clone(), at, len: bytes.len(), sums, charge };
+        let started = now();
+        shared.write_all(bytes, at).map_err(|error| shared.failed("write", at, error))?;
+        let counts = &shared.counts;
+        add(&counts.writes, 1);
+        add(&counts.written_bytes, bytes.len() as u64);
+        add(&counts.write_nanos, nanos_since(started));
+        Ok(extent)
+    }
+}
+
+impl fmt::Debug for DiskTier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("DiskTier").field(&self.shared.file).field(&self.stats()).finish()
+    }
+}
+
+impl Used {
+    fn take(&mut self, len: u64) -> Option<u64> {
+        let at = self.space.take(len)?;
+        self.file_len = self.file_len.max(self.space.end());
+        Some(at)
+    }
+
+    /// Returns the length to cut the file to, once most of it is free.
+    fn length_to_cut_to(&mut self) -> Option<u64> {
+        let end = self.space.end();
+        (self.file_len > 2 * end + SLACK_BYTES).then(|| {
+            self.file_len = end;
+            end
+        })
+    }
+}
+
+impl Shared {
+    fn used(&self) -> MutexGuard<'_, Used> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_all(&self, mut bytes: &[u8], mut at: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.write_at(bytes, at) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    bytes = bytes.get(written..).unwrap_or_default();
+                    at += written as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_exact(&self, mut bytes: &mut [u8], mut at: u64) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.file.read_at(bytes, at) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    bytes = bytes.get_mut(read..).unwrap_or_default();
+                    at += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &str, at: u64, error: io::Error) -> Error {
+        add(&self.counts.failed, 1);
+        let full = matches!(
+            error.kind(),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+        );
+        let message = format!("disk tier cannot {what} cold state");
+        let error_of_kind = if full { Error::limit(message) } else { Error::unavailable(message) };
+        error_of_kind.with("offset", at).with_source(error)
+    }
+}
+
+/// Bytes on disk, which are given back when this is dropped.
+pub(crate) struct Extent {
+    tier: DiskTier,
+    at: u64,
+    len: usize,
+    /// Of each block.
+    sums: Box<[u32]>,
+    charge: Charge,
+}
+
+impl Extent {
+    /// Returns the bytes that it takes on disk.
+    pub(crate) fn disk_bytes(&self) -> u64 {
+        rounded(self.len as u64)
+    }
+
+    /// Returns the bytes that it and its owner take in memory.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        self.charge.bytes()
+    }
+
+    /// Puts the bytes in `range`, and those up to the end of the last block, into `bytes`.
+    ///
+    /// # Errors
+    /// `Corrupt` if the disk returns other bytes than were written; `Unavailable` if it returns none.
+    pub(crate) fn read(&self, range: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
+        let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES).min(self.sums.len());
+        let (start, end) = (blocks.start * BLOCK_BYTES, (blocks.end * BLOCK_BYTES).min(self.len));
+        if start > range.start || end < range.end {
+            broken("bytes are read where they were written");
+        }
+        let shared = &self.tier.shared;
+        bytes.clear();
+        bytes.resize(end - start, 0);
+        let (started, at) = (now(), self.at + start as u64);
+        shared.read_exact(bytes, at).map_err(|error| shared.failed("read", at, error))?;
+        add(&shared.counts.reads, 1);
+        add(&shared.counts.read_bytes, bytes.len() as u64);
+        add(&shared.counts.read_nanos, nanos_since(started));
+        let sums = self.sums.get(blocks).unwrap_or_default();
+        if bytes.chunks(BLOCK_BYTES).zip(sums).any(|(block, sum)| crc32fast::hash(block) != *sum) {
+            add(&shared.counts.damaged, 1);
+            return Err(Error::corrupt("cold state on the local disk is damaged").with("offset", at));
+        }
+        bytes.drain(..range.start - start);
+        Ok(())
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        let shared = &self.tier.shared;
+        let mut used = shared.used();
+        used.space.give_back(self.at, self.len as u64);
+        // Under the lock: nobody may have written beyond the new end. A file that stays long is harmless.
+        if let Some(len) = used.length_to_cut_to() {
+            drop(shared.file.set_len(len));
+        }
+    }
+}
+
+impl fmt::Debug for Extent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Extent({} bytes at {})", self.len, self.at)
+    }
+}
+
+fn add(count: &AtomicU64, more: u64) {
+    count.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Returns the time for a measurement: nothing is decided by it.
+#[expect(clippy::disallowed_methods, reason = "see above")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+fn nanos_since(started: Instant) -> u64 {
+    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
+}
