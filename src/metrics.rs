@@ -32,12 +32,19 @@
 //! | `alluvium_cache_bytes` | gauge | room that local copies of packs take |
 //! | `alluvium_cache_read_bytes_total` | counter | bytes read from local copies instead of the store |
 //! | `alluvium_cache_events_total` | counter, label `event` | copies `written`, `skipped` for lack of room, found `damaged`; calls of the disk that `failed` |
+//! | `alluvium_disk_tier_bytes` | gauge | bytes of cold state on the local disk; it and the following are set when `alluvium_sealed_bytes` is, if a job's budget has a disk |
+//! | `alluvium_disk_tier_reads_total`, `alluvium_disk_tier_writes_total` | counter | reads of it, each of a record or a region, and writes, each of a region |
+//! | `alluvium_disk_tier_read_bytes_total`, `alluvium_disk_tier_written_bytes_total` | counter | bytes read and written |
+//! | `alluvium_disk_tier_read_seconds`, `alluvium_disk_tier_write_seconds` | gauge | s that all reads and all writes took together |
+//! | `alluvium_disk_tier_failures_total` | counter | reads and writes that the system refused |
+//! | `alluvium_disk_tier_damaged_total` | counter | reads of other bytes than were written |
 
 use std::time::Duration;
 
 use metrics::{counter, gauge, histogram};
 
 use crate::id::{OperatorId, Seq, Subtask};
+use crate::memory::DiskTierStats;
 
 /// Records a committed checkpoint.
 #[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
@@ -69,6 +76,20 @@ pub(crate) fn in_progress(count: usize) {
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
 pub(crate) fn sealed_bytes(bytes: u64) {
     gauge!("alluvium_sealed_bytes").set(bytes as f64);
+}
+
+/// Records what the disk tier holds, and what it has done since it was opened.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
+pub(crate) fn disk_tier(stats: &DiskTierStats) {
+    gauge!("alluvium_disk_tier_bytes").set(stats.held_bytes as f64);
+    counter!("alluvium_disk_tier_reads_total").absolute(stats.reads);
+    counter!("alluvium_disk_tier_read_bytes_total").absolute(stats.read_bytes);
+    gauge!("alluvium_disk_tier_read_seconds").set(Duration::from_nanos(stats.read_nanos).as_secs_f64());
+    counter!("alluvium_disk_tier_writes_total").absolute(stats.writes);
+    counter!("alluvium_disk_tier_written_bytes_total").absolute(stats.written_bytes);
+    gauge!("alluvium_disk_tier_write_seconds").set(Duration::from_nanos(stats.write_nanos).as_secs_f64());
+    counter!("alluvium_disk_tier_failures_total").absolute(stats.failed);
+    counter!("alluvium_disk_tier_damaged_total").absolute(stats.damaged);
 }
 
 /// Counts a message between an owner and a worker that was not accepted.

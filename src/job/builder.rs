@@ -16,7 +16,6 @@ use crate::checkpoint::restore;
 use crate::error::Result;
 use crate::id::OperatorId;
 use crate::manifest::Program;
-use crate::memory::MemoryBudget;
 use crate::place::Store;
 
 /// Collects a job's settings and operators, and opens the job.
@@ -154,7 +153,7 @@ impl JobBuilder {
                 Err(error) => return Err(claim::why_unreadable(&self.spec.store, claimed.attempt, error).await),
             };
         }
-        let budget = MemoryBudget::new(self.spec.settings.memory_bytes);
+        let budget = self.spec.settings.memory_budget();
         let (store, restore) = (self.spec.store.clone(), self.spec.settings.restore_settings());
         let keep = Arc::new(Keep { owner: Owner::new(self.spec), handle: OnceLock::new() });
         let owner = &keep.owner;

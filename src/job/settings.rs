@@ -9,6 +9,7 @@ use crate::control::retention::RetentionPolicy;
 use crate::id::OperatorId;
 use crate::key_group::{DEFAULT_MAX_PARALLELISM, Partitioner};
 use crate::manifest::OperatorManifest;
+use crate::memory::MemoryBudget;
 
 /// What a checkpoint writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -75,6 +76,9 @@ pub struct JobSettings {
     /// Default `u64::MAX`: unlimited. Workers in other processes have their own
     /// ([`WorkerSettings`](crate::WorkerSettings)).
     pub memory_bytes: u64,
+    /// A budget that jobs of one process share, in place of `memory_bytes`, and the [disk](MemoryBudget::with_disk) that cold
+    /// state goes to. Default `None`: the job has `memory_bytes` of its own. Workers in other processes have their own.
+    pub budget: Option<MemoryBudget>,
     /// Bytes of stored segments that each restoring subtask holds beside its state: half being loaded, half being read.
     /// A key group larger than half is merged as it is read. Default 32 MiB. Workers in other processes have their own.
     pub restore_bytes: u64,
@@ -96,6 +100,7 @@ impl Default for JobSettings {
             chain: ChainPolicy::default(),
             pipeline: PipelineSettings::default(),
             memory_bytes: u64::MAX,
+            budget: None,
             restore_bytes: 32 << 20,
             restore: RestoreMode::default(),
             max_parallelism: DEFAULT_MAX_PARALLELISM,
@@ -107,6 +112,11 @@ impl Default for JobSettings {
 impl JobSettings {
     pub(super) fn restore_settings(&self) -> RestoreSettings {
         RestoreSettings { mode: self.restore, bytes: self.restore_bytes }
+    }
+
+    /// Returns the budget of this process's subtasks.
+    pub(super) fn memory_budget(&self) -> MemoryBudget {
+        self.budget.clone().unwrap_or_else(|| MemoryBudget::new(self.memory_bytes))
     }
 
     /// Returns when groups get new bases; `None` if each checkpoint writes all groups.

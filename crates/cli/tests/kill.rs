@@ -6,7 +6,7 @@
 use std::fs;
 use std::time::Duration;
 
-use alluvium_testkit::oracle::{KEYED, Spec, WINDOWED, expected, sample};
+use alluvium_testkit::oracle::{KEYED, LATEST, Spec, WINDOWED, expected, sample};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::tool::{self, Bench, json, kill, run, words};
 use serde_json::Value;
@@ -15,8 +15,9 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-/// Kills the job many times, then lets it complete. Returns the last report.
-fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) -> Value {
+/// Kills a job over `csv` many times, then lets it complete. Returns the last report.
+fn survive(bench: &Bench, spec: &Spec, csv: &str, extra: &str, output: &str) -> Value {
+    let input = bench.write("sample.csv", csv).display().to_string();
     let kills = setting("ALLUVIUM_KILLS", 10);
     let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
     let args = |parallelism: u64, rate: &str| {
@@ -26,7 +27,7 @@ fn survive(bench: &Bench, spec: &Spec, input: &str, extra: &str, output: &str) -
         args.extend(spec.flags());
         args
     };
-    let records = expected(sample::sample().as_bytes(), spec).records;
+    let records = expected(csv.as_bytes(), spec).records;
     // At this rate all kills hit before the input ends: each run gets half a second at most.
     let rate = format!("--rate {}", (records * 3 / kills).max(200));
     for _ in 0..kills {
@@ -52,9 +53,8 @@ fn length_of(bench: &Bench, folder: &str) -> u64 {
 fn d01_a_run_that_was_killed_restarts_from_local_copies_at_any_parallelism() {
     let bench = Bench::new();
     let csv = sample::sample();
-    let input = bench.write("sample.csv", &csv).display().to_string();
     let (output, disk) = (bench.path("out.csv"), format!("--disk {}:1GiB", bench.path("disk").display()));
-    let report = survive(&bench, &KEYED, &input, &disk, &output.display().to_string());
+    let report = survive(&bench, &KEYED, &csv, &disk, &output.display().to_string());
     assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
     assert!(report["restored_from"].is_u64(), "{report}");
     assert_eq!(report["data_bytes_read"], 0, "{report}");
@@ -92,10 +92,25 @@ fn a_rescale_reads_no_data_on_the_same_machine_and_all_of_it_on_another() {
 fn d01_the_output_survives_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
-    let input = bench.write("sample.csv", &csv).display().to_string();
     let output = bench.path("out.csv");
-    survive(&bench, &KEYED, &input, "", &output.display().to_string());
+    survive(&bench, &KEYED, &csv, "", &output.display().to_string());
     assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
+}
+
+/// With state of four times the memory, most of which lies on the disk.
+#[test]
+fn d01_the_output_survives_kills_with_cold_state_on_disk() {
+    let bench = Bench::new();
+    let csv = sample::wide(60_000, 15_000);
+    let (output, disk) = (bench.path("out.csv"), bench.path("disk"));
+    let tiers = format!("--memory 16MiB --disk {}", disk.display());
+    let report = survive(&bench, &LATEST, &csv, &tiers, &output.display().to_string());
+    assert!(fs::read_to_string(output).unwrap() == expected(csv.as_bytes(), &LATEST).output, "other bytes");
+    assert!(report["restored_from"].is_u64(), "{report}");
+    assert!(report["tiers"]["disk_bytes_max"].as_u64() > Some(32 << 20), "{report}");
+    let names = fs::read_dir(disk).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+    let others: Vec<_> = names.filter(|name| !name.ends_with(".pack")).collect();
+    assert_eq!(others, [""; 0], "cold state has no name");
 }
 
 /// With RocksDB, whose folder the next run takes over from the killed run.
@@ -104,10 +119,9 @@ fn d01_the_output_survives_kills() {
 fn d01_the_output_survives_kills_with_rocksdb() {
     let bench = Bench::new();
     let csv = sample::sample();
-    let input = bench.write("sample.csv", &csv).display().to_string();
     let output = bench.path("out.csv");
     let backend = format!("--backend rocksdb --rocksdb-memory 16MiB --state-dir {}", bench.path("rocksdb").display());
-    survive(&bench, &KEYED, &input, &backend, &output.display().to_string());
+    survive(&bench, &KEYED, &csv, &backend, &output.display().to_string());
     assert_eq!(fs::read_to_string(output).unwrap(), expected(csv.as_bytes(), &KEYED).output);
 }
 
@@ -115,9 +129,8 @@ fn d01_the_output_survives_kills_with_rocksdb() {
 fn b11_closed_windows_are_published_exactly_once_under_kills() {
     let bench = Bench::new();
     let csv = sample::sample();
-    let input = bench.write("sample.csv", &csv).display().to_string();
     let folder = bench.path("parts");
-    survive(&bench, &WINDOWED, &input, "--emit on-close", &folder.display().to_string());
+    survive(&bench, &WINDOWED, &csv, "--emit on-close", &folder.display().to_string());
     let answer = expected(csv.as_bytes(), &WINDOWED).output;
     let mut rows: Vec<&str> = answer.lines().skip(1).collect();
     rows.sort_unstable();

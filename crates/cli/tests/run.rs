@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use alluvium_testkit::oracle::{self, DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
+use alluvium_testkit::oracle::{self, DISTINCT, KEYED, LATEST, SHUFFLED, Spec, WINDOWED, expected, sample};
 use alluvium_testkit::tool::{self, Bench, fails, json, real_data, run, stderr, words};
 
 /// Runs `spec` over `input` at several parallelisms; each run must write `answer`.
@@ -60,6 +60,59 @@ fn a_restart_says_how_its_restore_went() {
         let lines: Vec<_> = shown.lines().filter(|line| line.starts_with("restor")).collect();
         assert!(matches!(lines[..], [line] if line.starts_with("restored 128 key groups")), "{shown}");
     }
+}
+
+#[test]
+fn state_of_four_times_the_memory_lies_on_disk_and_gives_the_same_bytes() {
+    const MEMORY: u64 = 16 << 20;
+    let bench = Bench::new();
+    let csv = sample::wide(60_000, 15_000);
+    let input = bench.write("wide.csv", &csv);
+    let answer = expected(csv.as_bytes(), &LATEST);
+    let (output, disk) = (bench.path("out.csv"), bench.path("disk"));
+    let job = |name: &str, more: &str| {
+        let (store, input, output) = (bench.store("state"), input.display(), output.display());
+        let mut args = words(&format!("run --store {store} --job {name} --json --interval 100ms --parallelism 2"));
+        args.extend(words(&format!("--input {input} --output {output} {more}")));
+        args.extend(LATEST.flags());
+        run(args)
+    };
+    let report = json(&job("unbounded", ""));
+    let held = report["tiers"]["memory_bytes_max"].as_u64().unwrap();
+    assert!(held > 4 * MEMORY && report["tiers"]["disk_writes"] == 0, "{report}");
+    fails(&job("bounded", "--memory 16MiB"), "limit");
+    // Half of it is for local copies.
+    fails(&job("small", &format!("--memory 16MiB --disk {}:64MiB", disk.display())), "limit");
+    let tiers = format!("--memory 16MiB --disk {}", disk.display());
+    // The second run restores the state of the first.
+    for restored in [false, true] {
+        let report = json(&job("tiered", &tiers));
+        assert!(fs::read_to_string(&output).unwrap() == answer.output, "other bytes");
+        fs::remove_file(&output).unwrap();
+        let figure = |name: &str| report["tiers"][name].as_u64().unwrap();
+        let held = (figure("memory_bytes_max"), figure("disk_bytes_max"));
+        assert!(held.0 < MEMORY + MEMORY / 8 && held.1 > 2 * MEMORY, "{report}");
+        assert!(figure("disk_writes") > 0 && figure("disk_reads") > 0, "{report}");
+        assert_eq!((figure("disk_failed"), figure("disk_damaged"), figure("evictions")), (0, 0, 0), "{report}");
+        assert_eq!(report["restore"]["loaded_groups"], if restored { 128.into() } else { serde_json::Value::Null });
+    }
+}
+
+#[test]
+fn memory_too_small_to_work_with_is_refused() {
+    let bench = Bench::new();
+    let input = bench.write("sample.csv", sample::sample());
+    let args = |memory: &str| {
+        let mut args = words(&format!("run --store {} --job j --json --memory {memory}", bench.store("state")));
+        args.extend(["--input".into(), input.display().to_string()]);
+        args.extend(KEYED.flags());
+        args
+    };
+    let error = fails(&run(args("15MiB")), "config");
+    assert!(error.contains("--memory") && error.contains("16.0 MiB"), "{error}");
+    assert!(!bench.path("state").exists(), "before anything is done");
+    let report = json(&run(args("16MiB")));
+    assert!(report["tiers"]["memory_bytes_max"].as_u64() > Some(0), "{report}");
 }
 
 /// `test.sh` reports when the real input is absent.

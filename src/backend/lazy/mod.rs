@@ -44,6 +44,7 @@ pub struct LazyBackend<B> {
     absent: Option<Box<Absent>>,
     source: Option<Arc<dyn GroupSource>>,
     rules: Rules,
+    evictions: u64,
 }
 
 /// The absent groups.
@@ -84,7 +85,8 @@ impl<B: StateBackend> LazyBackend<B> {
     /// Returns `backend`, all of whose groups are resident.
     #[must_use]
     pub fn new(backend: B) -> Self {
-        Self { owned: backend.groups().clone(), resident: backend, absent: None, source: None, rules: Rules::none() }
+        let (owned, rules) = (backend.groups().clone(), Rules::none());
+        Self { owned, resident: backend, absent: None, source: None, rules, evictions: 0 }
     }
 
     /// Returns the wrapped backend, which owns the resident groups.
@@ -97,6 +99,12 @@ impl<B: StateBackend> LazyBackend<B> {
     #[must_use]
     pub fn absent(&self) -> KeyGroupSet {
         self.absent.as_ref().map_or_else(KeyGroupSet::empty, |absent| absent.groups.clone())
+    }
+
+    /// Returns how many groups were evicted so far, each as often as it was.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Sets where evicted groups are loaded from.
@@ -153,6 +161,7 @@ impl<B: StateBackend> LazyBackend<B> {
         // Tables may have been defined since the last loader was made.
         source.set_loader(self.resident.group_loader(&[]));
         self.resident.drop_groups(groups)?;
+        self.evictions += groups.len() as u64;
         source.take_back(groups);
         let evicted = self.set_absent(groups, &times, source);
         evicted.evicted = evicted.evicted.union(groups);

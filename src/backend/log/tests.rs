@@ -126,10 +126,7 @@ impl World {
                 "no record is pointed at twice"
             );
             let families = group.families.as_ref().map_or(0, |families| families.held_bytes());
-            let mut fetched = Fetched::default();
-            for address in group.index.addresses().chain(older_pieces.iter().copied()) {
-                group.fetch_at(address, &mut fetched).unwrap();
-            }
+            let fetched = fetch_all(group, &older_pieces);
             let record = |address: &Address| group.regions.record(*address, &fetched);
             let newest: Vec<_> = group.index.addresses().map(|address| record(&address)).collect();
             assert!(
@@ -160,6 +157,15 @@ impl World {
         assert!(fullest <= 1.0, "{fullest}");
         fullest
     }
+}
+
+/// Fetches all records of a group that lie on disk.
+fn fetch_all(group: &Group, older_pieces: &[Address]) -> Fetched {
+    let mut fetched = Fetched::default();
+    for address in group.index.addresses().chain(older_pieces.iter().copied()) {
+        group.fetch_at(address, &mut fetched).unwrap();
+    }
+    fetched
 }
 
 /// Checks that a section's counts are the sums of its regions'.

@@ -171,10 +171,27 @@ impl Shared {
         self.board.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns whether more than 3/4 of the memory budget is held.
+    /// Returns whether so much of the memory budget is held that groups are loaded only on request, and evicted down to here:
+    /// more than 3/4; with a disk below it, as in [`Shared::is_crowded`].
     fn is_memory_short(&self) -> bool {
+        self.holds_more_than(4)
+    }
+
+    /// Returns whether so much is held that groups should be evicted: more than 7/8. With a disk below, cold records go there
+    /// instead, and what is loaded goes there too. Then it is crowded half-way from where they begin to go to the limit: the
+    /// disk is full, it fails, or what is held cannot go there.
+    fn is_crowded(&self) -> bool {
+        self.holds_more_than(8)
+    }
+
+    /// Returns whether more than the budget without `1 / share` of it is held; with a disk, whether it no longer helps.
+    fn holds_more_than(&self, share: u64) -> bool {
         let limit = self.budget.limit_bytes();
-        self.budget.held_bytes() > limit - limit / 4
+        let most = match self.budget.disk() {
+            None => limit - limit / share,
+            Some(_) => self.budget.bytes_before_disk().midpoint(limit),
+        };
+        self.budget.held_bytes() > most
     }
 
     /// Ends all loading.
@@ -268,12 +285,6 @@ impl Shared {
             };
         });
         found
-    }
-
-    /// Returns whether more than 7/8 of the memory budget is held.
-    fn is_crowded(&self) -> bool {
-        let limit = self.budget.limit_bytes();
-        self.budget.held_bytes() > limit - limit / 8
     }
 }
 

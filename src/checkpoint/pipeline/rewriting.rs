@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use super::{OpenPack, Pipeline};
+use super::{OpenPack, Pipeline, lock};
 use crate::backend::TableEntry;
 use crate::checkpoint::restore::SegmentReader;
 use crate::checkpoint::segment_chain::Rewriting;
@@ -19,6 +19,9 @@ use crate::segment::{Encoder, SegmentRef, sum};
 
 /// Stored bytes of groups that are rewritten between two commits. About as much is held in memory until the next epoch.
 const BYTES_MAX: u64 = 32 << 20;
+
+/// They have at most this part of the memory budget, unless one group is larger.
+const MEMORY_PARTS: u64 = 16;
 
 /// Stored bytes that are read and encoded at a time.
 const PART_BYTES: u64 = 8 << 20;
@@ -43,7 +46,8 @@ impl Pipeline {
 
     /// Returns groups to rewrite now, of a few chains.
     pub(crate) fn begin_rewrites(&self) -> Vec<(Participant, Rewriting)> {
-        let (mut begun, mut left) = (Vec::new(), BYTES_MAX);
+        let memory = self.chains.values().map(|chain| lock(chain).budget().limit_bytes()).min().unwrap_or(u64::MAX);
+        let (mut begun, mut left) = (Vec::new(), BYTES_MAX.min(memory / MEMORY_PARTS));
         for &participant in self.chains.keys() {
             let Some(rewriting) = self.chain(participant).begin_rewrite(left) else { continue };
             left = left.saturating_sub(rewriting.bytes);

@@ -98,6 +98,12 @@ impl SegmentChain {
         Self { encoders: encoders.max(1) as u64, ..self }
     }
 
+    /// Returns what its encoded segments are charged to.
+    #[must_use]
+    pub fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
+
     /// Decides which groups get a new base at the next seal. Called ahead of the seal, so that no barrier waits for it.
     pub fn plan_bases(&mut self, policy: ChainPolicy) {
         let needed = self.needed(Epoch(u64::MAX));

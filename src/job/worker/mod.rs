@@ -32,6 +32,7 @@ use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Epoch;
+use crate::memory::DiskTier;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
 use crate::time::Timestamp;
@@ -83,6 +84,8 @@ struct WorkerAttempt {
     messages: Vec<ToOwner>,
     /// Whether the owner counts this process's requests itself.
     shares_store: bool,
+    /// The disk that cold state goes to.
+    disk: Option<DiskTier>,
 }
 
 /// An epoch from its first sign here until it is settled.
@@ -105,6 +108,7 @@ impl WorkerAttempt {
         prepared: PreparedOutput,
         chain: Option<ChainPolicy>,
         shares_store: bool,
+        disk: Option<DiskTier>,
     ) -> Self {
         Self {
             steps: Steps::new(),
@@ -121,6 +125,7 @@ impl WorkerAttempt {
             polling: false,
             messages: Vec::new(),
             shares_store,
+            disk,
         }
     }
 
@@ -152,7 +157,7 @@ impl WorkerAttempt {
                     }
                     Some(Err(error)) => self.decline(epoch, error),
                 }
-                metrics::sealed_bytes(self.pipeline.held_bytes());
+                self.publish_memory();
             }
         }
     }
@@ -237,12 +242,18 @@ impl WorkerAttempt {
             }
             arrival.opaques.extend(self.prepared.list(epoch, participant));
         }
-        metrics::sealed_bytes(self.pipeline.held_bytes());
         let (pipeline, chain) = (Arc::clone(&self.pipeline), self.chain);
         let span = tracing::info_span!("place", %epoch);
         let (place, handle) = abortable(async move { pipeline.place(epoch, arrivals, chain).await }.instrument(span));
         *stage = Stage::Placing(handle);
         self.steps.push(async move { Step::Placed(epoch, place.await.ok()) }.boxed());
+        self.publish_memory();
+    }
+
+    /// Publishes what sealed state keeps in memory, and what the disk tier holds and has done.
+    fn publish_memory(&self) {
+        metrics::sealed_bytes(self.pipeline.held_bytes());
+        self.disk.iter().for_each(|disk| metrics::disk_tier(&disk.stats()));
     }
 
     /// Schedules the next poll while tasks are expected to seal. The pause grows with the time since the epoch began.

@@ -156,7 +156,8 @@ impl Bench {
             rewritten: Mutex::default(),
         };
         let prepared = PreparedOutput::new(self.budget.clone());
-        WorkerAttempt::new(shared, pipeline, prepared, assign.chain, self.shares_store)
+        let disk = self.budget.disk().cloned();
+        WorkerAttempt::new(shared, pipeline, prepared, assign.chain, self.shares_store, disk)
     }
 }
 

@@ -36,6 +36,8 @@ pub struct WorkerSettings {
     /// Bytes of memory for state and pending uploads of all subtasks in this process. Beyond it, writes return `Limit`.
     /// Default `u64::MAX`: unlimited.
     pub memory_bytes: u64,
+    /// As [`JobSettings::budget`](crate::JobSettings::budget). Default `None`.
+    pub budget: Option<MemoryBudget>,
     /// As [`JobSettings::restore_bytes`](crate::JobSettings::restore_bytes). Default 32 MiB.
     pub restore_bytes: u64,
     /// As [`JobSettings::restore`](crate::JobSettings::restore). Default `Auto`.
@@ -49,6 +51,7 @@ impl Default for WorkerSettings {
             domain: String::new(),
             program: Bytes::new(),
             memory_bytes: u64::MAX,
+            budget: None,
             restore_bytes: 32 << 20,
             restore: RestoreMode::default(),
         }
@@ -137,8 +140,8 @@ impl Worker {
     /// Returns a worker that is not connected.
     #[must_use]
     pub fn new(store: Store, settings: WorkerSettings) -> Self {
-        let budget = MemoryBudget::new(settings.memory_bytes);
-        let WorkerSettings { host, domain, program, restore_bytes, restore, .. } = settings;
+        let WorkerSettings { host, domain, program, memory_bytes, budget, restore_bytes, restore } = settings;
+        let budget = budget.unwrap_or_else(|| MemoryBudget::new(memory_bytes));
         let hello = Hello { host, domain, writer: WRITER.to_owned(), program: Program::new(program).hash };
         let runtime = Arc::clone(store.runtime());
         let restore = RestoreSettings { mode: restore, bytes: restore_bytes };

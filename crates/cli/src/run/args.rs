@@ -10,6 +10,7 @@ use alluvium::{AdaptiveInterval, Error, Result};
 use alluvium_bench::backend::RocksDbArgs;
 use alluvium_bench::backend::{BackendKind, Strategy};
 use alluvium_bench::goal::{self, GoalArg};
+use bytesize::ByteSize;
 use clap::Args;
 
 use super::aggregate::Aggregate;
@@ -108,8 +109,13 @@ pub(crate) struct RunArgs {
     #[arg(long, default_value = "0s", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) min_pause: Duration,
 
+    /// Memory for state and for what is being uploaded, at least 16MiB. Records that need more end the run, unless the
+    /// state can go to --disk [default: no bound]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<ByteSize>,
     /// Folder of this machine for local copies of packs, which a restart reads instead of the store; other runs may share
-    /// it. SIZE bounds it: the least recently used copies go first [default: no folder; no bound]
+    /// it. SIZE bounds them: the least recently used go first. With --memory and the backend `log`, cold state goes there
+    /// too, and each of the two gets half of SIZE [default: no folder; no bound]
     #[arg(long, value_name = "DIR[:SIZE]")]
     pub(crate) disk: Option<DiskArg>,
 
@@ -272,6 +278,7 @@ mod tests {
             ("--retain 0", Usage::ValueValidation),
             ("--rate 0", Usage::ValueValidation),
             ("--disk dir:1XB", Usage::ValueValidation),
+            ("--memory much", Usage::ValueValidation),
         ] {
             let error = parse(extra).expect_err(extra);
             assert_eq!((error.kind(), error.exit_code()), (kind, 2), "{extra}: {error}");

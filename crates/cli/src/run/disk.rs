@@ -12,6 +12,13 @@ pub(crate) struct DiskArg {
     pub(crate) budget: u64,
 }
 
+impl DiskArg {
+    /// Returns the budget of each of two uses.
+    pub(crate) fn half(&self) -> u64 {
+        if self.budget == u64::MAX { u64::MAX } else { self.budget.div_ceil(2) }
+    }
+}
+
 impl FromStr for DiskArg {
     type Err = String;
 

@@ -34,6 +34,7 @@ use super::sink::FileSink;
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
 use super::subtask::{Finished, FirstRecord, ToSubtask, Worker};
+use super::tiers::Tiers;
 use crate::files::Writer;
 use crate::print;
 #[cfg(feature = "rocksdb")]
@@ -62,16 +63,18 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     if let Some(disk) = &args.disk {
         places::check_disk(&disk.folder, &args.store)?;
     }
+    let tiers = Tiers::open(args)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|source| Error::unavailable("cannot start the async runtime").with_source(source))?;
     serve_metrics(args, &runtime)?;
     #[cfg(feature = "rocksdb")]
     let databases = (args.backend == BackendKind::RocksDb).then(|| Databases::open(&args.rocksdb)).transpose()?;
     let started = clock::now();
-    let (job, source) = runtime.block_on(open(args, &program))?;
+    let (job, source) = runtime.block_on(open(args, &program, &tiers))?;
     let run = Run {
         args,
         program: &program,
+        tiers,
         job,
         handle: runtime.handle().clone(),
         records: AtomicU64::new(source.records()),
@@ -89,7 +92,7 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// Opens job and source. Checks flags and input before the claim: the claim stops a running job.
-async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
+async fn open(args: &RunArgs, program: &Program, tiers: &Tiers) -> Result<(Job, Source)> {
     let from = match (args.fresh, args.checkpoint) {
         (true, _) => RestoreFrom::Fresh,
         (_, Some(id)) => RestoreFrom::Checkpoint(Seq(id)),
@@ -98,10 +101,10 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
     let store = Store::open(&args.store, &args.job.parse()?, TokioRuntime::current())?;
     let mut store = store.with_manifest_keys(args.keys.read()?);
     if let Some(disk) = &args.disk {
-        store = store.with_cache(LocalCache::open(&disk.folder, disk.budget, TokioRuntime::current())?);
+        store = store.with_cache(LocalCache::open(&disk.folder, tiers.cache_bytes(disk), TokioRuntime::current())?);
     }
     let mut builder = JobBuilder::new(store)
-        .settings(settings(args))
+        .settings(settings(args, tiers))
         .program(program.to_bytes()?)
         .operator(OperatorSpec::new(SOURCE, "source", 1))
         .operator(OperatorSpec::new(AGGREGATE, "aggregate", args.parallelism).keyed_by(Operator::key_schema(program)))
@@ -127,7 +130,7 @@ async fn open(args: &RunArgs, program: &Program) -> Result<(Job, Source)> {
     Ok((job, source))
 }
 
-fn settings(args: &RunArgs) -> JobSettings {
+fn settings(args: &RunArgs, tiers: &Tiers) -> JobSettings {
     JobSettings::default().with(|it| {
         it.strategy = match args.strategy {
             Strategy::Full => alluvium::Strategy::Full,
@@ -149,6 +152,7 @@ fn settings(args: &RunArgs) -> JobSettings {
             Restore::Lazy => RestoreMode::Auto,
             Restore::Eager => RestoreMode::Eager,
         };
+        tiers.apply(it);
     })
 }
 
@@ -225,6 +229,7 @@ async fn unless_fenced(job: &Job, error: Error) -> Error {
 struct Run<'a> {
     args: &'a RunArgs,
     program: &'a Program,
+    tiers: Tiers,
     job: Job,
     handle: Handle,
     /// Records read, counted from the start of the input.
@@ -329,8 +334,8 @@ impl Run<'_> {
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
         operator.declare(|table| task.state().declare(table))?;
         operator.recover_open_windows(task.state().backend_mut())?;
-        let first_record = &self.first_record;
-        Worker { job: &self.job, task, operator, sink, first_record }.run(&queue)
+        let (tiers, first_record) = (&self.tiers, &self.first_record);
+        Worker { job: &self.job, task, operator, sink, tiers, first_record }.run(&queue)
     }
 
     fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
@@ -408,6 +413,7 @@ impl Run<'_> {
                 pauses,
                 elapsed_s: 0.0,
                 decisions,
+                tiers: self.tiers.json(),
             },
             rows,
             end,

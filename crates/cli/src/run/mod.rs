@@ -30,6 +30,7 @@ mod sink;
 mod sink_task;
 mod source;
 mod subtask;
+mod tiers;
 mod window;
 
 pub(crate) use args::RunArgs as Args;

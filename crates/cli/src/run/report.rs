@@ -5,7 +5,7 @@ use std::time::Duration;
 use alluvium::interval::Decision;
 use alluvium::{Job, Result, Seq};
 use hdrhistogram::Histogram;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::restore::RestoreSummary;
 use super::source::SourceState;
@@ -27,6 +27,8 @@ pub(crate) struct Report {
     pub(crate) elapsed_s: f64,
     /// Decisions of the adaptive interval, each with its time in seconds.
     pub(crate) decisions: Vec<(f64, Decision)>,
+    /// Where the state lay.
+    pub(crate) tiers: Value,
 }
 
 impl Report {
@@ -69,6 +71,7 @@ impl Report {
                 "first_record_ms": self.first_record.map(|time| time.as_secs_f64() * 1000.0),
                 "store_bytes_read": counts.get_bytes,
                 "data_bytes_read": counts.data_bytes,
+                "tiers": self.tiers,
             }));
         }
         let from = restored_from.map_or_else(String::new, |id| format!(", from checkpoint {id} at {restored_offset}"));

@@ -13,6 +13,7 @@ use super::operator::Operator;
 use super::output::OutputRow;
 use super::record::RecordBatch;
 use super::sink_task::ToSink;
+use super::tiers::Tiers;
 use alluvium_bench::clock;
 
 /// A message to a subtask.
@@ -74,6 +75,7 @@ pub(crate) struct Worker<'a, B> {
     pub(crate) task: Task<B>,
     pub(crate) operator: Operator,
     pub(crate) sink: Option<Sender<ToSink>>,
+    pub(crate) tiers: &'a Tiers,
     pub(crate) first_record: &'a FirstRecord,
 }
 
@@ -87,6 +89,7 @@ impl<B: StateBackend> Worker<'_, B> {
         loop {
             match queue.recv() {
                 Ok(ToSubtask::Records(batch)) => {
+                    self.tiers.wait_for_room();
                     let first_record = self.first_record;
                     self.operator.apply_batch(self.task.state().backend_mut(), &batch, || first_record.note())?;
                     metrics::counter!("numRecordsIn").increment(batch.len() as u64);
@@ -102,8 +105,12 @@ impl<B: StateBackend> Worker<'_, B> {
                 Ok(ToSubtask::End) => break,
                 Err(_) => return Err(Error::stopped("the reader has ended")),
             }
+            self.tiers.sample();
         }
-        let rows = self.operator.results(self.task.state().backend_mut())?;
+        let backend = self.task.state().backend_mut();
+        self.tiers.count(backend);
+        let rows = self.operator.results(backend)?;
+        self.tiers.sample();
         Ok(Finished { rows, pauses })
     }
 

@@ -45,6 +45,9 @@ pub const DISTINCT: Spec = Spec { key: "region", agg: "distinct:vm_id", window: 
 /// For the input of [`sample::shuffled`].
 pub const SHUFFLED: Spec = Spec { window: Some(Windows { lateness_ms: 30 * MINUTE_MS, ..MONTHS }), ..KEYED };
 
+/// For the input of [`sample::wide`].
+pub const LATEST: Spec = Spec { key: "id", agg: "count,last:text", window: None, skip_bad: false };
+
 const MONTHS: Windows = Windows { time: "start_time", size_ms: 30 * DAY_MS, lateness_ms: 0 };
 
 impl Spec {

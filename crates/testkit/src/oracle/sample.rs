@@ -40,6 +40,20 @@ impl Numbers {
     }
 }
 
+/// Returns an input whose state is large: `keys` records of different keys with a KiB of text each, which hardly compresses,
+/// then `more` records of random ones of them.
+pub fn wide(keys: u64, more: u64) -> String {
+    let mut random = Rng::from_state(7);
+    let mut csv = "id,text\n".to_owned();
+    for record in 0..keys + more {
+        let id = if record < keys { record } else { random.below(keys) };
+        write!(csv, "{id},").unwrap();
+        (0..64).for_each(|_| write!(csv, "{:016x}", random.below(u64::MAX)).unwrap());
+        csv.push('\n');
+    }
+    csv
+}
+
 /// Returns the sample.
 pub fn sample() -> String {
     let mut numbers = Numbers(Rng::from_state(7));
