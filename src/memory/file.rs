@@ -81,7 +81,7 @@ fn remove_leftovers(folder: &Path) -> io::Result<()> {
         let entry = entry?;
         let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(PREFIX));
         if is_ours && entry.file_type().is_ok_and(|kind| kind.is_file()) {
-            // Whoever else removes it at the same moment does the same work.
+            // Another process may remove it at the same moment.
             drop(fs::remove_file(entry.path()));
         }
     }

@@ -1,4 +1,4 @@
-//! A disk for cold state in memory, which fails as it is told to.
+//! A simulated disk for cold state, with faults on demand.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,7 +53,7 @@ impl ColdFile {
         self.with(|state| state.bytes[bit / 8] ^= 1 << (bit % 8));
     }
 
-    /// Cuts the file, behind the back of whoever uses it.
+    /// Cuts the file under its user.
     pub fn cut(&self, length: usize) {
         self.with(|state| state.bytes.truncate(length));
     }
