@@ -159,12 +159,10 @@ impl World {
     }
 }
 
-/// Fetches all records of a group that lie on disk.
 fn fetch_all(group: &Group, older_pieces: &[Address]) -> Fetched {
     let mut fetched = Fetched::default();
-    for address in group.index.addresses().chain(older_pieces.iter().copied()) {
-        group.fetch_at(address, &mut fetched).unwrap();
-    }
+    let all = group.index.addresses().chain(older_pieces.iter().copied());
+    all.for_each(|address| group.fetch_at(address, &mut fetched).unwrap());
     fetched
 }
 

@@ -55,8 +55,7 @@ impl Lane {
     /// Returns the next groups to load. An urgent lane that has none counts as gone, before anybody can rely on it.
     fn next_unit(&self) -> Option<(KeyGroupSet, Ticket)> {
         // Without a request, a group is not worth the memory that writes will need.
-        let limit = self.shared.budget.limit_bytes();
-        let requests_only = self.urgent || self.shared.budget.held_bytes() > limit - limit / 4;
+        let requests_only = self.urgent || self.shared.is_memory_short();
         let mut board = self.shared.board();
         let unit = board.next_unit(UNIT_BYTES, requests_only);
         if self.urgent && unit.is_none() {
