@@ -96,9 +96,9 @@ impl Space {
     }
 }
 
-/// Returns the space that `length` bytes take.
+/// Returns the space that `length` bytes take. Nothing takes a unit, too: parts of no length could not be told apart.
 pub(super) fn rounded(length: u64) -> u64 {
-    length.next_multiple_of(UNIT_BYTES)
+    length.max(1).next_multiple_of(UNIT_BYTES)
 }
 
 #[cold]
@@ -135,6 +135,14 @@ mod tests {
         }
         taken.into_iter().for_each(|(at, length)| space.give_back(at, length));
         assert_eq!((space.taken_bytes(), space.end(), space.free.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn an_empty_part_takes_space_of_its_own() {
+        let mut space = Space::new(1 << 20);
+        let taken = [512, 0, 512, 512].map(|length| (space.take(length).unwrap(), length));
+        [0, 2, 1, 3].into_iter().for_each(|at: usize| space.give_back(taken[at].0, taken[at].1));
+        assert_eq!((space.taken_bytes(), space.end()), (0, 0));
     }
 
     #[test]
