@@ -16,7 +16,7 @@
 //! - a `RegionTable` and a `Directory` keep the addresses of storages that they own and hand out to nobody for changes, so
 //!   that an address and its storage change together; they lend bytes as long as they are borrowed themselves;
 //! - sealed parts share frozen regions and read them under a lock. Only their table can free their memory, by moving them to
-//!   the disk: it forgets the address first, borrowed for changes, so that nobody has it;
+//!   the disk: that borrows the table for changes, so nobody has bytes of it, and clears the address first;
 //! - the system zeroes a mapping, and all bit patterns of bytes and words are valid: so bytes are always initialised.
 #![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` measures its gain")]
 

@@ -154,7 +154,7 @@ impl Group {
                 let Some(rest) = movable.and_then(|region| credit.checked_sub(self.regions.cost(region))) else {
                     break;
                 };
-                // What the disk does not return stays where it is: whoever needs it gets the error.
+                // A region that cannot be read stays where it is: the operation that needs it returns the error.
                 let Ok(moved) = self.clean_oldest(section, section, rules) else { break };
                 credit = rest.saturating_sub(moved);
             }
