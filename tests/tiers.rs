@@ -364,3 +364,24 @@ fn d12_a_folder_that_cannot_take_cold_state_is_refused() {
         assert_eq!(DiskTier::open(bad, 1 << 20).unwrap_err().kind(), ErrorKind::Config);
     }
 }
+
+#[test]
+fn d14_a_task_that_finds_memory_full_waits_for_what_another_gives_back() {
+    let mut idle = World::with(2 << 20, u64::MAX, (2 << 20) - 4096);
+    let budget = idle.budget.clone();
+    let mut busy = World { backend: LogBackend::new(KeyGroupSet::all(GROUPS), P, budget), ..World::new() };
+    let full = |world: &World| !world.budget.has_room(64 << 10);
+    (0..).take_while(|key| idle.put(*key, 200).is_ok() && !(*key > 7000 && full(&idle))).for_each(drop);
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| (0..40).try_for_each(|key| busy.put(key, 100_000)));
+        while !writing.is_finished() {
+            idle.backend.advance(Timestamp::MIN, Timestamp::MIN);
+            std::thread::yield_now();
+        }
+        writing.join().unwrap()
+    });
+    written.unwrap();
+    busy.check();
+    idle.check();
+    assert!(idle.budget.most_bytes() <= (2 << 20) * 21 / 20, "{}", idle.budget.most_bytes());
+}

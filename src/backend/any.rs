@@ -178,6 +178,10 @@ impl StateBackend for AnyBackend {
         delegate!(self, backend => backend.adopt(loaded, groups))
     }
 
+    fn make_room(&mut self) -> bool {
+        delegate!(self, backend => backend.make_room())
+    }
+
     fn dirty_groups(&self) -> KeyGroupSet {
         delegate!(self, backend => backend.dirty_groups())
     }

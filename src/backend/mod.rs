@@ -292,6 +292,12 @@ pub trait StateBackend: Debug + Send {
         Err(Error::usage("backend has no loader of its own").with("groups", groups))
     }
 
+    /// Frees memory after a load met `Limit`: moves cold rows to a disk or, if none are left in memory, waits until other owners
+    /// of the budget give some back. Returns whether another try may succeed; false, the default, if nothing was freed.
+    fn make_room(&mut self) -> bool {
+        false
+    }
+
     /// Returns the groups that may have writes since the last seal. Default: all.
     fn dirty_groups(&self) -> KeyGroupSet {
         self.groups().clone()

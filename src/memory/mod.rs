@@ -2,20 +2,26 @@
 
 mod disk;
 mod file;
+mod held;
 mod space;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(crate) use self::disk::Extent;
 pub use self::disk::{DiskTier, DiskTierStats};
 pub use self::file::TierFile;
+pub use self::held::Charge;
+use self::held::Held;
+
+/// What is left of a small budget for checkpoints.
+const SPARE_BYTES: u64 = 2 << 20;
 
 /// A shared count of held bytes with a limit, and the disk that state goes to before the limit is reached. Clones share
 /// both.
 #[derive(Debug, Clone)]
 pub struct MemoryBudget {
-    held: Arc<AtomicU64>,
+    /// By all owners, or by the one whose part this is.
+    held: Arc<Held>,
     limit: u64,
     disk: Option<Below>,
 }
@@ -35,10 +41,12 @@ impl MemoryBudget {
         Self { held: Arc::default(), limit, disk: None }
     }
 
-    /// Has backends that can move cold state to `disk` once more than 15/16 of the limit is held.
+    /// Has backends that can move cold state to `disk` once a sixteenth of the limit or less is left, but at least 2 MiB for
+    /// what a checkpoint holds at a time, or a quarter of the limit.
     #[must_use]
     pub fn with_disk(self, disk: DiskTier) -> Self {
-        let beyond = self.limit - self.limit / 16;
+        let left = (self.limit / 16).max(SPARE_BYTES.min(self.limit / 4));
+        let beyond = self.limit - left;
         self.with_disk_beyond(disk, beyond)
     }
 
@@ -54,10 +62,35 @@ impl MemoryBudget {
         self.disk.as_ref().map(|below| &below.disk)
     }
 
+    /// Returns a budget for one owner: what it holds counts here as well, and is known for itself.
+    #[must_use]
+    pub(crate) fn part(&self) -> Self {
+        Self { held: Arc::new(Held::part_of(&self.held)), ..self.clone() }
+    }
+
     /// Returns the bytes held now.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        self.held.load(Ordering::Relaxed)
+        self.held.total().bytes()
+    }
+
+    /// Returns the most bytes that were ever held.
+    #[must_use]
+    pub fn most_bytes(&self) -> u64 {
+        self.held.total().most_bytes()
+    }
+
+    /// Returns the bytes that other parts ever gave back.
+    pub(crate) fn released_by_others(&self) -> u64 {
+        self.held.released_by_others()
+    }
+
+    /// Waits until another part gives memory back, if there is a disk that parts can move state to. Returns false if no other
+    /// part holds any, or none was given back for a while.
+    ///
+    /// * `released`: [`MemoryBudget::released_by_others`] before memory was found to be short.
+    pub(crate) fn wait_for_others(&self, released: u64) -> bool {
+        self.disk.is_some() && self.held.bytes() < self.held_bytes() && self.held.wait_for_others(released)
     }
 
     /// Returns the limit in bytes.
@@ -79,12 +112,17 @@ impl MemoryBudget {
     }
 
     /// Returns how many bytes of cold state should go to the disk now: a little more than what is held too much, so that the
-    /// work comes in batches.
+    /// work comes in batches. While an owner waits for memory, the others give it a batch.
     #[must_use]
     pub(crate) fn bytes_to_demote(&self) -> u64 {
-        match (&self.disk, self.held_bytes()) {
-            (Some(below), held) if held > below.beyond => held - (below.beyond - below.beyond / 16),
-            _ => 0,
+        let Some(Below { beyond, .. }) = self.disk else { return 0 };
+        let (held, batch) = (self.held_bytes(), beyond / 16);
+        if held > beyond {
+            held - (beyond - batch)
+        } else if self.held.total().has_waiting() {
+            batch
+        } else {
+            0
         }
     }
 
@@ -99,36 +137,7 @@ impl MemoryBudget {
     /// [`MemoryBudget::has_room`] first.
     #[must_use]
     pub fn charge(&self, bytes: u64) -> Charge {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        Charge { held: Arc::clone(&self.held), bytes }
-    }
-}
-
-/// Bytes held in a [`MemoryBudget`] until dropped.
-#[derive(Debug)]
-pub struct Charge {
-    held: Arc<AtomicU64>,
-    bytes: u64,
-}
-
-impl Charge {
-    /// Returns the bytes held.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes
-    }
-
-    /// Changes the bytes held to `bytes`.
-    pub fn resize(&mut self, bytes: u64) {
-        self.held.fetch_add(bytes, Ordering::Relaxed);
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
-        self.bytes = bytes;
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        self.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        Charge::new(&self.held, bytes)
     }
 }
 
@@ -144,6 +153,25 @@ mod tests {
         charge.resize(9);
         assert_eq!((budget.held_bytes(), charge.bytes()), (9, 9));
         drop(charge);
-        assert_eq!(budget.held_bytes(), 0);
+        assert_eq!((budget.held_bytes(), budget.most_bytes()), (0, 9));
+    }
+
+    #[test]
+    fn a_part_waits_for_the_others_alone() {
+        let budget = MemoryBudget::new(10).with_disk(DiskTier::on_file(tempfile::tempfile().unwrap(), 0));
+        let (one, other) = (budget.part(), budget.part());
+        let (_of_one, of_other) = (one.charge(4), other.charge(6));
+        assert_eq!((budget.held_bytes(), one.held_bytes()), (10, 10));
+        let before = one.released_by_others();
+        drop(of_other);
+        assert!(!one.wait_for_others(before), "it holds all that is held");
+        let (of_other, _rest) = (other.charge(6), other.charge(1));
+        assert!(one.wait_for_others(before), "memory was given back meanwhile");
+        let before = one.released_by_others();
+        std::thread::scope(|scope| {
+            let waits = scope.spawn(|| one.wait_for_others(before));
+            drop(of_other);
+            assert!(waits.join().unwrap());
+        });
     }
 }

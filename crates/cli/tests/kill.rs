@@ -103,7 +103,7 @@ fn d01_the_output_survives_kills_with_cold_state_on_disk() {
     let bench = Bench::new();
     let csv = sample::wide(60_000, 15_000);
     let (output, disk) = (bench.path("out.csv"), bench.path("disk"));
-    let tiers = format!("--memory 32MiB --disk {}", disk.display());
+    let tiers = format!("--memory 16MiB --disk {}", disk.display());
     let report = survive(&bench, &LATEST, &csv, &tiers, &output.display().to_string());
     assert!(fs::read_to_string(output).unwrap() == expected(csv.as_bytes(), &LATEST).output, "other bytes");
     assert!(report["restored_from"].is_u64(), "{report}");

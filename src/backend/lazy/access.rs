@@ -207,6 +207,10 @@ impl<B: StateBackend> StateBackend for LazyBackend<B> {
         Ok(())
     }
 
+    fn make_room(&mut self) -> bool {
+        self.resident.make_room()
+    }
+
     fn dirty_groups(&self) -> KeyGroupSet {
         self.resident.dirty_groups()
     }

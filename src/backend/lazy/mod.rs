@@ -239,13 +239,18 @@ impl<B: StateBackend> LazyBackend<B> {
         loop {
             match self.adopt_loaded().and_then(|()| self.adopt_one(group)) {
                 Ok(()) => break,
-                // Another group makes room for this one.
+                // Cold rows or another group make room for this one.
                 Err(error)
-                    if error.kind() == ErrorKind::Limit && (self.evict_coldest(kept)? || self.wait_for_loads()) => {}
+                    if error.kind() == ErrorKind::Limit
+                        && (self.resident.make_room() || self.evict_coldest(kept)? || self.wait_for_loads()) => {}
                 Err(error) => return Err(error),
             }
         }
         let kept = kept.union(&std::iter::once(group).collect());
+        if self.source.as_ref().is_some_and(|source| source.is_crowded()) {
+            // What can go to the disk goes first.
+            self.resident.advance(Timestamp::MIN, Timestamp::MIN);
+        }
         while self.source.as_ref().is_some_and(|source| source.is_crowded()) && self.evict_coldest(&kept)? {}
         Ok(())
     }

@@ -16,8 +16,8 @@ use super::arena::Frozen;
 use super::group::Group;
 use super::region::Section;
 
-/// Bytes to move for a write that the budget refused.
-pub(super) const DEMOTED_TO_RETRY_BYTES: u64 = 1 << 20;
+/// The least bytes to move for what the budget refused.
+const DEMOTED_TO_RETRY_BYTES: u64 = 1 << 20;
 
 /// After a search that found nothing to move, memory must grow by this much before the next.
 const FRUITLESS_BYTES: u64 = 64 * 1024;
@@ -32,6 +32,8 @@ pub(super) struct Demotion {
     last: usize,
     /// Bytes held in memory when nothing was left to move.
     fruitless_bytes: Option<u64>,
+    /// Bytes that other owners of the budget had ever given back when it last refused something.
+    released_before: u64,
 }
 
 /// Regions that were frozen before the seal whose delta has them.
@@ -94,13 +96,26 @@ impl LogBackend {
         }
     }
 
-    /// Moves about `bytes` of cold records to the disk, if there is one and it takes them.
-    pub(super) fn demote_cold(&mut self, bytes: u64) {
-        if self.arena.budget().disk().is_none() {
-            return;
+    /// Frees memory for what the budget refused: moves cold records to the disk or, if there are none left, waits until other
+    /// owners of the budget give back some of theirs. Returns whether another try may succeed.
+    pub(super) fn make_room_now(&mut self) -> bool {
+        let budget = self.arena.budget();
+        if budget.disk().is_none() {
+            return false;
         }
+        let (released, bytes) = (budget.released_by_others(), budget.bytes_to_demote().max(DEMOTED_TO_RETRY_BYTES));
+        let moved = self.demote_cold(bytes);
+        self.arena.release();
+        // What others gave back since the last call may have come too late for the caller's try.
+        let last = std::mem::replace(&mut self.demotion.released_before, released);
+        moved || self.arena.budget().wait_for_others(last)
+    }
+
+    /// Moves about `bytes` of cold records to the disk, if it takes them. Returns whether it moved any.
+    fn demote_cold(&mut self, bytes: u64) -> bool {
         let in_use = |backend: &Self| backend.arena.budget().held_bytes().saturating_sub(backend.arena.free_bytes());
-        let target = in_use(self).saturating_sub(bytes);
+        let before = in_use(self);
+        let target = before.saturating_sub(bytes);
         let mut enough = |backend: &Self| in_use(backend) <= target;
         let moved = self.each_group_in_turn(&mut enough, |group, rules| group.demote_oldest(rules)).and_then(|()| {
             // Small tails would make small regions, and each takes some memory wherever it lies.
@@ -118,6 +133,7 @@ impl LogBackend {
             tracing::warn!(error = %error.chain(), "cold state stays in memory");
         }
         self.demotion.fruitless_bytes = (!enough(self)).then(|| self.arena.budget().held_bytes());
+        in_use(self) < before
     }
 
     /// Calls `step` with one group after the other, until `enough`, or no group had anything to move.

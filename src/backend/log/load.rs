@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::id::TableId;
 use crate::key_group::{KeyGroup, KeyGroupSet, Partitioner};
 use crate::row::span::{RowSpan, RowSpans};
@@ -62,9 +62,7 @@ impl Loader<'_> {
             let (mut loaded, mut batch) = (Vec::new(), RowBatch::new());
             while let Some(turn) = turns.clone().nth(next.fetch_add(1, Ordering::Relaxed)) {
                 for &id in turn {
-                    let mut group = None;
-                    self.load(id, &mut group, &mut batch)?;
-                    loaded.extend(group.map(|group| (id, group)));
+                    loaded.extend(self.load_patiently(id, &mut batch)?.map(|group| (id, group)));
                 }
             }
             Ok(loaded)
@@ -80,6 +78,23 @@ impl Loader<'_> {
             }
             loaded
         })
+    }
+
+    /// Returns a new group with the rows of `id`. While memory is short, waits for other owners of the budget.
+    fn load_patiently(&self, id: KeyGroup, batch: &mut RowBatch) -> Result<Option<Box<Group>>> {
+        let budget = self.arena.budget();
+        loop {
+            let (mut group, released) = (None, budget.released_by_others());
+            match self.load(id, &mut group, batch) {
+                Err(refused) if refused.kind() == ErrorKind::Limit => {
+                    drop(group);
+                    if !budget.wait_for_others(released) {
+                        return Err(refused);
+                    }
+                }
+                done => return done.map(|()| group),
+            }
+        }
     }
 
     /// Adds the rows of `id` to `group`, creating it with the first.

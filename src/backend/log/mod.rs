@@ -133,14 +133,14 @@ impl LogBackend {
     ///   located by another partitioner is refused.
     #[must_use]
     pub fn new(groups: KeyGroupSet, partitioner: Partitioner, budget: MemoryBudget) -> Self {
-        Self::with_arena(&groups, partitioner, Arena::new(&budget))
+        Self::with_arena(&groups, partitioner, Arena::new(&budget.part()))
     }
 
     /// As [`LogBackend::new`], with all memory from the global allocator: for allocators that must see every byte, and
     /// for systems that forbid mappings. Slower once the state is larger than the caches.
     #[must_use]
     pub fn on_heap(groups: KeyGroupSet, partitioner: Partitioner, budget: MemoryBudget) -> Self {
-        Self::with_arena(&groups, partitioner, Arena::without_blocks(&budget))
+        Self::with_arena(&groups, partitioner, Arena::without_blocks(&budget.part()))
     }
 
     /// Sets how many threads a load of 1 MiB or more may use, the calling one included. Default: as many as the process may
@@ -419,6 +419,10 @@ impl StateBackend for LogBackend {
 
     fn adopt(&mut self, loaded: Loaded, groups: &KeyGroupSet) -> Result<()> {
         self.adopt_loaded(loaded, groups)
+    }
+
+    fn make_room(&mut self) -> bool {
+        self.make_room_now()
     }
 
     fn dirty_groups(&self) -> KeyGroupSet {

@@ -10,7 +10,6 @@ use super::super::checks::{check_row, check_value, no_merge_operator, not_owned}
 use super::super::heat::Heat;
 use super::super::{Change, RowRef, Write, edit_copy};
 use super::LogBackend;
-use super::demote::DEMOTED_TO_RETRY_BYTES;
 use super::fetch::Fetched;
 use super::group::{Found, Group};
 use super::index::row_hash;
@@ -228,8 +227,8 @@ impl LogBackend {
         })
     }
 
-    /// Applies `change` to an owned group, and once more after cleaning if the budget was spent. The last argument of
-    /// `change` is true on that retry: addresses found before are stale, as cleaning moves records. In the end, cold records
+    /// Applies `change` to an owned group, and again after cleaning if the budget was spent. The last argument of `change` is
+    /// true on a retry: addresses found before are stale, as cleaning moves records. In the end, cold records
     /// go to the disk if more memory is held than should be.
     pub(super) fn change(
         &mut self,
@@ -247,16 +246,17 @@ impl LogBackend {
         id: KeyGroup,
         mut change: impl FnMut(&mut Group, &Rules, bool) -> Result<()>,
     ) -> Result<()> {
-        let (group, rules) = self.group_mut(id);
-        if let Err(refused) = change(group, rules, false) {
-            if refused.kind() != ErrorKind::Limit {
-                return Err(refused);
-            }
-            self.demote_cold(DEMOTED_TO_RETRY_BYTES);
-            self.reclaim();
-            self.arena.release();
+        let mut is_retry = false;
+        loop {
             let (group, rules) = self.group_mut(id);
-            change(group, rules, true)?;
+            match change(group, rules, is_retry) {
+                Err(refused) if refused.kind() == ErrorKind::Limit && (self.make_room_now() || !is_retry) => {
+                    self.reclaim();
+                    self.arena.release();
+                    is_retry = true;
+                }
+                changed => break changed?,
+            }
         }
         let (group, _) = self.group_mut(id);
         group.heat.write();

@@ -1,7 +1,7 @@
 //! The thread of one subtask: records to the operator, barriers to the backend.
 
 use std::sync::OnceLock;
-use std::sync::mpsc::{Receiver, Sender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
@@ -15,6 +15,9 @@ use super::record::RecordBatch;
 use super::sink_task::ToSink;
 use super::tiers::Tiers;
 use alluvium_bench::clock;
+
+/// How long a subtask waits for a message before it looks at its memory.
+const IDLE: Duration = Duration::from_millis(10);
 
 /// A message to a subtask.
 #[derive(Debug)]
@@ -87,9 +90,8 @@ impl<B: StateBackend> Worker<'_, B> {
     pub(crate) fn run(mut self, queue: &Receiver<ToSubtask>) -> Result<Finished> {
         let mut pauses = Histogram::new(3).map_err(|source| Error::usage("no histogram").with_source(source))?;
         loop {
-            match queue.recv() {
+            match queue.recv_timeout(IDLE) {
                 Ok(ToSubtask::Records(batch)) => {
-                    self.tiers.wait_for_room();
                     let first_record = self.first_record;
                     self.operator.apply_batch(self.task.state().backend_mut(), &batch, || first_record.note())?;
                     metrics::counter!("numRecordsIn").increment(batch.len() as u64);
@@ -103,7 +105,9 @@ impl<B: StateBackend> Worker<'_, B> {
                     self.job.observe(Observation::Paused(pause.as_secs_f64()));
                 }
                 Ok(ToSubtask::End) => break,
-                Err(_) => return Err(Error::stopped("the reader has ended")),
+                // Others may be waiting for memory that this one holds.
+                Err(RecvTimeoutError::Timeout) => self.task.state().advance(Timestamp::MIN, Timestamp::MIN),
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::stopped("the reader has ended")),
             }
             self.tiers.sample();
         }

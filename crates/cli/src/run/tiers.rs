@@ -1,12 +1,10 @@
 //! Where a run's state lies: in memory up to `--memory`, and beyond it on `--disk`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use alluvium::backend::{LazyBackend, StateBackend};
 use alluvium::{DiskTier, DiskTierStats, Error, JobSettings, MemoryBudget, Result};
 use alluvium_bench::backend::BackendKind;
-use alluvium_bench::clock;
 use bytesize::ByteSize;
 use serde_json::{Value, json};
 
@@ -20,15 +18,10 @@ const LEAST_MEMORY: ByteSize = ByteSize::mib(16);
 /// Each buffer of a checkpoint or a restore has at most this part of the memory: some seven are held at a time, and what is left must hold the index and what is being written.
 const BUFFERS: u64 = 32;
 
-/// How long a subtask waits for memory to be freed, and how long between two looks.
-const PATIENCE: Duration = Duration::from_millis(500);
-const POLL: Duration = Duration::from_millis(1);
-
-/// The memory of a run, the disk below it, and the most that was seen of each.
+/// The memory of a run, the disk below it, and the most that was seen of that.
 #[derive(Debug)]
 pub(crate) struct Tiers {
     budget: MemoryBudget,
-    memory_bytes_max: AtomicU64,
     disk_bytes_max: AtomicU64,
     groups_absent: AtomicU64,
     evictions: AtomicU64,
@@ -56,8 +49,8 @@ impl Tiers {
     }
 
     fn new(budget: MemoryBudget) -> Self {
-        let [memory_bytes_max, disk_bytes_max, groups_absent, evictions] = Default::default();
-        Self { budget, memory_bytes_max, disk_bytes_max, groups_absent, evictions }
+        let [disk_bytes_max, groups_absent, evictions] = Default::default();
+        Self { budget, disk_bytes_max, groups_absent, evictions }
     }
 
     /// Returns how many bytes of `disk` local copies of packs may take.
@@ -74,25 +67,8 @@ impl Tiers {
         settings.pipeline.pack_bytes = settings.pipeline.pack_bytes.min(most);
     }
 
-    /// Waits while the memory is full although cold state goes to the disk: uploads and loads hold it, and end. If nothing is
-    /// freed for a while, state holds it, and the next write is refused.
-    pub(crate) fn wait_for_room(&self) {
-        let limit = self.budget.limit_bytes();
-        let is_full = |held: u64| self.budget.disk().is_some() && held > limit - limit / 32;
-        let (mut least, mut since) = (u64::MAX, clock::now());
-        let mut held = self.budget.held_bytes();
-        while is_full(held) && since.elapsed() < PATIENCE {
-            clock::sleep(POLL);
-            held = self.budget.held_bytes();
-            if held < least {
-                (least, since) = (held, clock::now());
-            }
-        }
-    }
-
-    /// Looks at how much is held now.
+    /// Looks at how much the disk holds now.
     pub(crate) fn sample(&self) {
-        self.memory_bytes_max.fetch_max(self.budget.held_bytes(), Ordering::Relaxed);
         if let Some(disk) = self.budget.disk() {
             self.disk_bytes_max.fetch_max(disk.stats().held_bytes, Ordering::Relaxed);
         }
@@ -108,7 +84,7 @@ impl Tiers {
         let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
         let disk = self.budget.disk().map_or_else(DiskTierStats::default, DiskTier::stats);
         json!({
-            "memory_bytes_max": of(&self.memory_bytes_max),
+            "memory_bytes_max": self.budget.most_bytes(),
             "disk_bytes_max": of(&self.disk_bytes_max),
             "disk_reads": disk.reads,
             "disk_writes": disk.writes,
