@@ -13,6 +13,9 @@ pub use self::file::TierFile;
 pub use self::held::Charge;
 use self::held::Held;
 
+/// A batch of demotion is one of so many parts of what may be held: what was just freed is not used for a while.
+const BATCHES: u64 = 64;
+
 /// What is left of a small budget for checkpoints.
 const SPARE_BYTES: u64 = 2 << 20;
 
@@ -116,7 +119,7 @@ impl MemoryBudget {
     #[must_use]
     pub(crate) fn bytes_to_demote(&self) -> u64 {
         let Some(Below { beyond, .. }) = self.disk else { return 0 };
-        let (held, batch) = (self.held_bytes(), beyond / 16);
+        let (held, batch) = (self.held_bytes(), beyond / BATCHES);
         if held > beyond {
             held - (beyond - batch)
         } else if self.held.total().has_waiting() {

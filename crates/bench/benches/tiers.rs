@@ -6,7 +6,8 @@
 //!
 //! SHARE is the budget over the bytes of all records (key, value, and the 5 bytes of a header), 0.25 by default. Every cell
 //! is a process of its own, so that its anonymous memory, sampled every 10 ms, is its own; cells run in turns. Printed are
-//! the median and the range of all rounds, in million operations per second, and the most memory of any round.
+//! the median and the range of all rounds, in million operations per second, the most memory of any round, and how often the
+//! log read its disk (the peers are not asked).
 //!
 //! Keys of a zipf distribution are drawn by inverting its integral, so that drawing costs the same for every rank. Hot keys
 //! of the shifting hotspot are a hundredth of all, get nine tenths of the operations, and move by a tenth of themselves each
@@ -111,10 +112,15 @@ trait Store {
     fn add(&mut self, key: &[u8]);
     /// Ends an epoch, where there are epochs.
     fn barrier(&mut self) {}
+    /// Returns how often the disk was read so far, if that is counted.
+    fn disk_reads(&self) -> Option<u64> {
+        None
+    }
 }
 
 struct Log {
     backend: LogBackend,
+    budget: MemoryBudget,
     epoch: u64,
 }
 
@@ -124,8 +130,8 @@ impl Log {
             None => MemoryBudget::new(u64::MAX),
             Some(folder) => MemoryBudget::new(budget).with_disk(DiskTier::open(folder, u64::MAX).unwrap()),
         };
-        let backend = LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, budget);
-        Self { backend, epoch: 0 }
+        let backend = LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, budget.clone());
+        Self { backend, budget, epoch: 0 }
     }
 }
 
@@ -152,6 +158,10 @@ impl Store for Log {
         let at = Timestamp::MIN;
         let cut = Cut { epoch: Epoch(self.epoch), part: Part(0), event_time: at, processing_time: at };
         drop(self.backend.seal(cut, &KeyGroupSet::empty()).unwrap());
+    }
+
+    fn disk_reads(&self) -> Option<u64> {
+        self.budget.disk().map(|disk| disk.stats().reads)
     }
 }
 
@@ -268,17 +278,19 @@ fn cell(store: &str, pattern: &str, keys: u64, value_bytes: usize, budget: u64) 
     let pattern = Pattern::parse(pattern);
     let mut random = Random(99);
     let start = Instant::now();
-    let (mut operations, mut measured_from, mut sealed) = (0u64, None, 0.0);
+    let (mut operations, mut reads, mut measured_from, mut sealed) = (0u64, None, None, 0.0);
     loop {
         let now = start.elapsed().as_secs_f64();
         if now >= WARM_SECONDS && measured_from.is_none() {
-            (operations, measured_from) = (0, Some(now));
+            (operations, reads, measured_from) = (0, store.disk_reads(), Some(now));
         }
         if now >= WARM_SECONDS + SECONDS {
             let rate = operations as f64 / (now - measured_from.unwrap()) / 1e6;
             stop.store(true, Ordering::Relaxed);
             sampler.join().unwrap();
-            println!("{rate:.4} {}", most.load(Ordering::Relaxed));
+            let reads = store.disk_reads().zip(reads).map_or(0, |(after, before)| after - before);
+            let reads = reads as f64 / operations as f64;
+            println!("{rate:.4} {} {reads:.3}", most.load(Ordering::Relaxed));
             return;
         }
         if now - sealed > 1.0 {
@@ -321,6 +333,7 @@ fn main() {
     for pattern in ["uniform", "zipf:0.99", "hotspot"] {
         let mut rates = vec![Vec::new(); stores.len()];
         let mut most = vec![0u64; stores.len()];
+        let mut reads = vec![String::new(); stores.len()];
         for _ in 0..rounds {
             for (at, store) in stores.iter().enumerate() {
                 let output = Command::new(std::env::current_exe().unwrap())
@@ -335,15 +348,16 @@ fn main() {
                 };
                 rates[at].push(rate);
                 most[at] = most[at].max(figures.next().unwrap().parse().unwrap());
+                reads[at] = figures.next().unwrap().into();
             }
         }
         println!("{pattern}");
-        for ((store, rates), most) in stores.iter().zip(&mut rates).zip(&most) {
+        for (((store, rates), most), reads) in stores.iter().zip(&mut rates).zip(&most).zip(&reads) {
             rates.sort_by(f64::total_cmp);
             let Some(median) = rates.get(rates.len() / 2) else { continue };
             let (least, highest) = (rates[0], rates[rates.len() - 1]);
             println!(
-                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget",
+                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget, {reads} counted disk reads an operation",
                 *most as f64 / 1e6,
                 *most as f64 / budget as f64
             );

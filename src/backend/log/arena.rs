@@ -60,8 +60,10 @@ const PAGE_BYTES: usize = 4096;
 const SLAB_BYTES_MIN: usize = 4 << 20;
 const SLAB_BYTES_MAX: usize = 64 << 20;
 
-/// Blocks kept for the next use: a share of those in use (1 of `KEPT_DIVISOR`), plus `KEPT_MIN`.
+/// Blocks kept for the next use: a share of those in use (1 of `KEPT_DIVISOR`), plus `KEPT_MIN`. With a disk below, memory is
+/// short and the share is smaller.
 const KEPT_DIVISOR: usize = 8;
+const KEPT_DIVISOR_WITH_DISK: usize = 32;
 const KEPT_MIN: usize = 4;
 
 /// Blocks run short when fewer than this are kept, and fewer than one of `SHORT_DIVISOR` in use.
@@ -82,6 +84,7 @@ struct FreeBlocks {
     block_bytes: usize,
     /// Whether slabs may lie in huge pages.
     huge_pages: bool,
+    kept_divisor: usize,
     slabs: Vec<MmapMut>,
     slabs_bytes: usize,
     /// Blocks without memory: never used, or given back to the system.
@@ -105,7 +108,7 @@ impl FreeBlocks {
 
     /// Returns the most blocks to keep.
     fn kept_max(&self) -> usize {
-        self.in_use / KEPT_DIVISOR + KEPT_MIN
+        self.in_use / self.kept_divisor + KEPT_MIN
     }
 
     /// Returns whether few blocks are kept, and a batch of warmed ones would all be kept.
@@ -165,8 +168,17 @@ impl Shared {
     fn new(block_bytes: usize, budget: &MemoryBudget) -> Arc<Self> {
         let (slabs, unbacked, kept) = (Vec::new(), Vec::new(), Vec::new());
         let huge_pages = budget.bytes_before_disk() >= HUGE_PAGES_BYTES;
-        let charge = budget.charge(0);
-        let free = FreeBlocks { block_bytes, huge_pages, slabs, slabs_bytes: 0, unbacked, kept, in_use: 0, charge };
+        let free = FreeBlocks {
+            block_bytes,
+            huge_pages,
+            kept_divisor: if budget.disk().is_some() { KEPT_DIVISOR_WITH_DISK } else { KEPT_DIVISOR },
+            slabs,
+            slabs_bytes: 0,
+            unbacked,
+            kept,
+            in_use: 0,
+            charge: budget.charge(0),
+        };
         Arc::new(Self { free: Mutex::new(free), block_bytes, warmer: OnceLock::new() })
     }
 
