@@ -6,7 +6,8 @@ use std::io::ErrorKind as Io;
 
 use alluvium::backend::{BackendStats, Cut, Fold, Part, RowBatch, RowRef, Scope, Sealed, StateBackend as _, Write};
 use alluvium::{
-    DiskTier, Epoch, Error, ErrorKind, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, Result, TableId, Timestamp,
+    DiskTier, Epoch, Error, ErrorKind, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, Result, TableId,
+    Timestamp,
 };
 use alluvium_testkit::ColdFile;
 
@@ -384,4 +385,27 @@ fn d14_a_task_that_finds_memory_full_waits_for_what_another_gives_back() {
     busy.check();
     idle.check();
     assert!(idle.budget.most_bytes() <= (2 << 20) * 21 / 20, "{}", idle.budget.most_bytes());
+}
+
+#[test]
+fn d14_a_task_that_waits_for_memory_gets_blocks_that_another_keeps() {
+    let mut idle = World::with(2 << 20, u64::MAX, (2 << 20) - 4096);
+    (0..4000).for_each(|key| idle.put(key, 200).unwrap());
+    (0..GROUPS).for_each(|group| idle.backend.clear(T, Scope::Namespace(KeyGroup(group), &[])).unwrap());
+    idle.seal(&KeyGroupSet::empty());
+    let budget = idle.budget.clone();
+    let mut busy = World { backend: LogBackend::new(KeyGroupSet::all(GROUPS), P, budget.clone()), ..World::new() };
+    busy.put(1, 10).unwrap();
+    // A little more than there is room for.
+    let length = usize::try_from(budget.limit_bytes() - budget.held_bytes()).unwrap() + (8 << 10);
+    let written = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| busy.put(2, length));
+        while !writing.is_finished() {
+            idle.backend.advance(Timestamp::MIN, Timestamp::MIN);
+            std::thread::yield_now();
+        }
+        writing.join().unwrap()
+    });
+    written.unwrap();
+    busy.check();
 }

@@ -55,7 +55,7 @@ impl Held {
 
     fn give_back(&self, bytes: u64) {
         self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        // Either this sees who waits, or they see what was released: each side writes first and reads then.
+        // No wake-up is lost: this adds before it looks for waiters, and a waiter counts itself before it reads this.
         self.released.fetch_add(bytes, Ordering::SeqCst);
         if let Some(total) = &self.total {
             return total.give_back(bytes);

@@ -13,10 +13,10 @@ pub use self::file::TierFile;
 pub use self::held::Charge;
 use self::held::Held;
 
-/// A batch of demotion is one of so many parts of what may be held: what was just freed is not used for a while.
+/// Cold state goes to the disk in batches of this part of what may be held: larger ones would leave more memory unused.
 const BATCHES: u64 = 64;
 
-/// What is left of a small budget for checkpoints.
+/// What a small budget keeps free for checkpoints.
 const SPARE_BYTES: u64 = 2 << 20;
 
 /// A shared count of held bytes with a limit, and the disk that state goes to before the limit is reached. Clones share
@@ -44,8 +44,8 @@ impl MemoryBudget {
         Self { held: Arc::default(), limit, disk: None }
     }
 
-    /// Has backends that can move cold state to `disk` once a sixteenth of the limit or less is left, but at least 2 MiB for
-    /// what a checkpoint holds at a time, or a quarter of the limit.
+    /// Lets backends move cold state to `disk` once more than 15/16 of the limit is held. A limit below 32 MiB keeps 2 MiB free
+    /// for checkpoints, or a quarter of itself if that is less.
     #[must_use]
     pub fn with_disk(self, disk: DiskTier) -> Self {
         let left = (self.limit / 16).max(SPARE_BYTES.min(self.limit / 4));
@@ -96,6 +96,11 @@ impl MemoryBudget {
         self.disk.is_some() && self.held.bytes() < self.held_bytes() && self.held.wait_for_others(released)
     }
 
+    /// Returns whether a part waits for memory of others.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.held.total().has_waiting()
+    }
+
     /// Returns the limit in bytes.
     #[must_use]
     pub fn limit_bytes(&self) -> u64 {
@@ -122,7 +127,7 @@ impl MemoryBudget {
         let (held, batch) = (self.held_bytes(), beyond / BATCHES);
         if held > beyond {
             held - (beyond - batch)
-        } else if self.held.total().has_waiting() {
+        } else if self.is_waited_for() {
             batch
         } else {
             0

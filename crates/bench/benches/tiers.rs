@@ -6,8 +6,8 @@
 //!
 //! SHARE is the budget over the bytes of all records (key, value, and the 5 bytes of a header), 0.25 by default. Every cell
 //! is a process of its own, so that its anonymous memory, sampled every 10 ms, is its own; cells run in turns. Printed are
-//! the median and the range of all rounds, in million operations per second, the most memory of any round, and how often the
-//! log read its disk (the peers are not asked).
+//! the median and the range of all rounds, in million operations per second, the most memory of any round, and how often an
+//! operation of the log read its disk in the last round.
 //!
 //! Keys of a zipf distribution are drawn by inverting its integral, so that drawing costs the same for every rank. Hot keys
 //! of the shifting hotspot are a hundredth of all, get nine tenths of the operations, and move by a tenth of themselves each
@@ -288,9 +288,10 @@ fn cell(store: &str, pattern: &str, keys: u64, value_bytes: usize, budget: u64) 
             let rate = operations as f64 / (now - measured_from.unwrap()) / 1e6;
             stop.store(true, Ordering::Relaxed);
             sampler.join().unwrap();
-            let reads = store.disk_reads().zip(reads).map_or(0, |(after, before)| after - before);
-            let reads = reads as f64 / operations as f64;
-            println!("{rate:.4} {} {reads:.3}", most.load(Ordering::Relaxed));
+            let reads =
+                store.disk_reads().zip(reads).map(|(after, before)| (after - before) as f64 / operations as f64);
+            let reads = reads.map_or_else(|| "-".into(), |reads| format!("{reads:.3}"));
+            println!("{rate:.4} {} {reads}", most.load(Ordering::Relaxed));
             return;
         }
         if now - sealed > 1.0 {
@@ -357,7 +358,7 @@ fn main() {
             let Some(median) = rates.get(rates.len() / 2) else { continue };
             let (least, highest) = (rates[0], rates[rates.len() - 1]);
             println!(
-                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget, {reads} counted disk reads an operation",
+                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget, {reads} disk reads an operation",
                 *most as f64 / 1e6,
                 *most as f64 / budget as f64
             );

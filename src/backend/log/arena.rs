@@ -13,10 +13,10 @@
 //!   slab's own handle serves for its range and for advice, never to touch bytes. So a `Storage`, or the
 //!   table or directory that owns it, is the only way to its bytes, and a borrow of the owner is one of the bytes;
 //! - a `Storage` on the heap owns the slice that it took from a box;
-//! - a `RegionTable` and a `Directory` keep the addresses of storages that they own and hand out to nobody for changes, so
-//!   that an address and its storage change together; they lend bytes as long as they are borrowed themselves;
+//! - a `RegionTable` and a `Directory` keep the addresses of storages that they own, and let no other code replace them: an
+//!   address and its storage change together; they lend bytes as long as they are borrowed themselves;
 //! - sealed parts share frozen regions and read them under a lock. Only their table can free their memory, by moving them to
-//!   the disk: that borrows the table for changes, so nobody has bytes of it, and clears the address first;
+//!   the disk. That needs a unique borrow of the table, so no reference to the bytes exists, and it clears the address first;
 //! - the system zeroes a mapping, and all bit patterns of bytes and words are valid: so bytes are always initialised.
 #![expect(unsafe_code, reason = "see above; `cargo bench --bench backend_ops` measures its gain")]
 

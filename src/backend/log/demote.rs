@@ -88,10 +88,15 @@ impl LogBackend {
 
     #[cold]
     fn relieve_now(&mut self) {
+        let is_waited_for = self.arena.budget().is_waited_for();
+        if is_waited_for {
+            self.arena.release();
+        }
         // Blocks that are kept for the next use are as good as free.
         let bytes = self.arena.budget().bytes_to_demote().saturating_sub(self.arena.free_bytes());
         let held = self.arena.budget().held_bytes();
-        if bytes > 0 && self.demotion.fruitless_bytes.is_none_or(|fruitless| held > fruitless + FRUITLESS_BYTES) {
+        let may_move = |fruitless| is_waited_for || held > fruitless + FRUITLESS_BYTES;
+        if bytes > 0 && self.demotion.fruitless_bytes.is_none_or(may_move) {
             self.demote_cold(bytes);
         }
     }
