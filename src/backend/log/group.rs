@@ -85,7 +85,7 @@ impl Group {
         let mut left = 0;
         batch.iter().try_for_each(|row| draft_of(&row).map(|draft| left += draft.len()))?;
         let first = self.rows == 0;
-        let index_bytes = if first { Index::presized_bytes(batch.len()) } else { 0 };
+        let index_bytes = if first { self.index.presized_bytes(batch.len()) } else { 0 };
         let rows_bytes = if budget.disk().is_some() { 0 } else { left as u64 };
         if !budget.has_room(rows_bytes + index_bytes) {
             return Err(budget_spent(budget));

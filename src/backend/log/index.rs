@@ -1,18 +1,19 @@
 //! The hash index of one group: from a row's hash to the address of its newest record.
 //!
 //! ```text
-//! directory: top bits of the hash -> part          doubles when a part with a single entry splits
+//! directory: top bits of the hash -> part          runs of entries; doubles when they are too few to cut a part by
 //! part:      slots of hash | address, found by the low bits of the hash, with linear probing
 //! ```
 //!
-//! A slot is one word, so finding a row takes one read of the index and one of the record. A full part grows up to
-//! `PART_SLOTS`, then splits in two: no insertion moves more than a part.
+//! A slot is one word, so finding a row takes one read of the index and one of the record. A full part grows up to the size
+//! of a region, then is cut: no insertion moves more than two parts.
 //!
 //! Invariants:
 //! - every row with a record in the group has exactly one slot under its hash, tombstones and clears included;
 //! - a slot keeps enough of the hash to grow without reading records, and to skip nearly every other row's record;
 //! - a part has at least one empty slot, or no slots.
 
+mod cut;
 mod part;
 
 use xxhash_rust::xxh3::xxh3_64_with_seed;
@@ -20,8 +21,9 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::error::broken;
 use crate::memory::Charge;
 
+use self::cut::{Density, Growth};
 use self::part::{Part, Search, Slot, empty_slots, repoint, taken_slots};
-use super::arena::{Arena, BLOCK_BYTES, Directory, Storage};
+use super::arena::{Arena, Directory};
 use super::record::Place;
 
 /// Bits of a slot's address: an offset in a region, and the region's number plus one.
@@ -34,9 +36,6 @@ const TAG_BITS: u32 = u64::BITS - ADDRESS_BITS;
 
 /// The most regions that a group can have.
 pub(super) const REGIONS_MAX: usize = (1 << REGION_BITS) - 1;
-
-/// The most slots of a part, 64 KiB, unless the directory has no more bits to split it by.
-const PART_SLOTS: usize = BLOCK_BYTES / size_of::<Slot>();
 
 /// The most bits of a tag that the directory uses. The others select a slot within a part.
 const DEPTH_MAX: u32 = 15;
@@ -125,6 +124,7 @@ pub(super) struct Index {
     parts: Vec<Part>,
     /// Number of slots of all parts.
     slots: usize,
+    density: &'static Density,
     arena: Arena,
     charge: Charge,
 }
@@ -138,9 +138,9 @@ pub(super) struct Bucket {
 
 impl Index {
     pub(super) fn new(arena: &Arena) -> Self {
-        let (parts, charge) = (vec![Part::new(0, 0)], arena.budget().charge(0));
-        let directory = Directory::of(vec![empty_slots(0, arena)]);
-        let mut index = Self { directory, depth: 0, parts, slots: 0, arena: arena.clone(), charge };
+        let (density, charge) = (Density::of(arena), arena.budget().charge(0));
+        let (directory, parts) = (Directory::of(empty_slots(0, arena)), vec![Part::new(0, density)]);
+        let mut index = Self { directory, depth: 0, parts, slots: 0, density, arena: arena.clone(), charge };
         index.recharge();
         index
     }
@@ -168,7 +168,7 @@ impl Index {
     #[inline]
     fn part_mut(&mut self, part: u32) -> (&mut Part, &mut [u64]) {
         match self.parts.get_mut(part as usize) {
-            Some(counts) => (counts, self.directory.table_mut(part)),
+            Some(counts) => (counts, self.directory.words_mut(part)),
             None => no_part(),
         }
     }
@@ -195,33 +195,45 @@ impl Index {
 
     /// Returns how many more bytes of memory one more insertion under this hash would take.
     pub(super) fn growth_bytes(&self, hash: u32) -> u64 {
-        let part = self.part(self.part_of(tag(hash)));
+        let number = self.part_of(tag(hash));
+        let part = self.part(number);
         if !part.is_full() {
             return 0;
         }
-        if part.is_largest() {
-            let entries = if part.depth == self.depth { self.directory.len() } else { 0 };
-            let more = size_of::<Part>() + Directory::growth_bytes(entries);
-            return self.arena.growth_bytes(PART_SLOTS * size_of::<Slot>()) + more as u64;
+        match self.growth_of(number) {
+            Growth::Cut(cut) => self.cut_bytes(&cut),
+            Growth::Resize(slots) if slots == part.slots => 0,
+            Growth::Resize(slots) => {
+                let [more, now] = [slots, part.slots].map(|slots| slots * size_of::<Slot>());
+                self.arena.growth_bytes(more).saturating_sub(now as u64)
+            }
         }
-        let [more, now] = [part.slots_for_one_more(), part.slots].map(|slots| slots * size_of::<Slot>());
-        if more == now { 0 } else { self.arena.growth_bytes(more).saturating_sub(now as u64) }
     }
 
     /// Returns how many bytes of memory an index for `rows` rows takes.
-    pub(super) fn presized_bytes(rows: usize) -> u64 {
-        let (depth, slots) = layout_for(rows);
-        ((slots * size_of::<Slot>() + Directory::growth_bytes(1) + size_of::<Part>()) << depth) as u64
+    pub(super) fn presized_bytes(&self, rows: usize) -> u64 {
+        let (parts, slots, depth) = self.layout_for(rows);
+        let of_parts = parts * (slots * size_of::<Slot>() + size_of::<Part>());
+        (of_parts + Directory::growth_bytes(1 << depth, parts)) as u64
     }
 
-    /// Makes room for `rows` rows in an empty index.
+    /// Makes room for `rows` rows in an index that had few.
     pub(super) fn presize(&mut self, rows: usize) {
-        let (depth, slots) = layout_for(rows);
-        self.depth = depth;
-        self.directory = Directory::of((0..1 << depth).map(|_| empty_slots(slots, &self.arena)).collect());
-        self.parts = vec![Part::new(slots, depth); 1 << depth];
-        self.slots = slots << depth;
-        self.recharge();
+        let (parts, slots, depth) = self.layout_for(rows);
+        if self.parts.len() > 1 {
+            return;
+        }
+        self.deepen(depth);
+        let start = |part: usize| part * self.directory.len() / parts;
+        self.replace(&[0], (0..parts).map(|part| (start(part + 1) - start(part), slots)).collect());
+    }
+
+    /// Makes the directory as deep as this, at least.
+    fn deepen(&mut self, depth: u32) {
+        while self.depth < depth {
+            self.depth += 1;
+            self.directory.double();
+        }
     }
 
     /// Adds a row that has no slot yet.
@@ -233,55 +245,21 @@ impl Index {
             if !part.is_full() {
                 return part.put(words, Slot::new(tag, address));
             }
-            if part.is_largest() {
-                self.split(tag);
-            } else {
-                let slots = part.slots_for_one_more();
-                self.resize(number, slots);
+            match self.growth_of(number) {
+                Growth::Cut(cut) => self.cut(&cut),
+                Growth::Resize(slots) => self.resize(number, slots),
             }
-            self.recharge();
         }
-    }
-
-    /// Moves a part's rows to new slots, which drops the removed ones; returns the old slots.
-    fn rebuild(&mut self, number: u32, new: Part) -> Storage<u64> {
-        let words = empty_slots(new.slots, &self.arena);
-        let old = self.directory.replace(number, words);
-        let Some(part) = self.parts.get_mut(number as usize) else { no_part() };
-        self.slots = self.slots + new.slots - part.slots;
-        *part = new;
-        old
     }
 
     /// Gives a part another number of slots.
     fn resize(&mut self, number: u32, slots: usize) {
-        let old = self.rebuild(number, Part::new(slots, self.part(number).depth));
-        let (part, words) = self.part_mut(number);
-        taken_slots(&old).for_each(|slot| part.put(words, slot));
-    }
-
-    /// Splits the part of this tag by one more bit.
-    fn split(&mut self, tag: u32) {
-        let lower = self.part_of(tag);
-        let depth = self.part(lower).depth + 1;
-        let old = self.rebuild(lower, Part::new(PART_SLOTS, depth));
-        if depth > self.depth {
-            self.depth = depth;
-            self.directory.double();
-        }
-        let upper = self.directory.halve(lower, empty_slots(PART_SLOTS, &self.arena));
-        self.parts.push(Part::new(PART_SLOTS, depth));
-        self.slots += PART_SLOTS;
-        for slot in taken_slots(&old) {
-            let is_upper = slot.tag() >> (TAG_BITS - depth) & 1 == 1;
-            let (part, words) = self.part_mut(if is_upper { upper } else { lower });
-            part.put(words, slot);
-        }
+        self.replace(&[number], vec![(self.directory.run(number).len(), slots)]);
     }
 
     /// Points an entry at another record.
     pub(super) fn point(&mut self, bucket: Bucket, address: Address) {
-        repoint(self.directory.table_mut(bucket.part), bucket.at, address);
+        repoint(self.directory.words_mut(bucket.part), bucket.at, address);
     }
 
     pub(super) fn remove(&mut self, bucket: Bucket) {
@@ -305,7 +283,6 @@ impl Index {
         if part.taken < part.slots / 8 {
             let slots = if part.taken == 0 { 0 } else { (part.taken * 3).next_power_of_two().max(4) };
             self.resize(number, slots);
-            self.recharge();
         }
     }
 
@@ -330,117 +307,5 @@ fn no_part() -> ! {
     broken("the directory points at existing parts")
 }
 
-/// Returns the depth of a directory for `rows` rows, and the slots of each part.
-fn layout_for(rows: usize) -> (u32, usize) {
-    // Rows spread unevenly over parts: this leaves room in the fullest of many.
-    const ROWS: usize = PART_SLOTS * 11 / 16;
-    let slots = |rows: usize| (rows * 4 / 3 + 1).next_power_of_two().clamp(4, PART_SLOTS);
-    match rows {
-        0 => (0, 0),
-        1..=ROWS => (0, slots(rows)),
-        _ => (rows.div_ceil(ROWS).next_power_of_two().trailing_zeros().min(DEPTH_MAX), PART_SLOTS),
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::id::TableId;
-    use crate::memory::MemoryBudget;
-    use crate::row::{Columns, Op, Row, RowKey};
-
-    #[test]
-    fn hashes_of_one_key_differ_by_table_and_namespace() {
-        let hash = |table, namespace: &[u8]| {
-            row_hash(
-                0xabcd_ef01_2345_6789,
-                &Place::of_stored(&Row {
-                    key: RowKey::data(TableId(table), b"k", namespace, b""),
-                    op: Op::Put(b""),
-                    columns: Columns::default(),
-                }),
-            )
-        };
-        let mut hashes = Vec::new();
-        for table in 0..8 {
-            hashes.extend((0..64u64).map(|window| hash(table, &window.to_le_bytes())));
-            hashes.push(hash(table, b""));
-        }
-        hashes.sort_unstable();
-        hashes.dedup();
-        assert_eq!(hashes.len(), 8 * 65);
-    }
-
-    #[test]
-    fn predicted_growth_is_exact_and_removals_free_memory() {
-        let budget = MemoryBudget::new(u64::MAX);
-        let mut index = Index::new(&Arena::new(&budget));
-        for row in 0..10_000u32 {
-            let foretold = index.held_bytes() + index.growth_bytes(row);
-            index.insert(row, Address::new(row / 1000, row % 1000));
-            assert_eq!(foretold, index.held_bytes(), "row {row}");
-        }
-        for row in 0..9_900 {
-            let its = Address::new(row / 1000, row % 1000);
-            let (bucket, address) = index.find(row, |address| address == its).unwrap();
-            assert_eq!((address.region(), address.offset()), (row / 1000, row % 1000));
-            index.remove(bucket);
-            index.trim_at(bucket);
-        }
-        assert!(index.held_bytes() < 8_000 && index.addresses().count() == 100);
-        drop(index);
-        assert_eq!(budget.held_bytes(), 0);
-    }
-
-    #[test]
-    #[should_panic(expected = "a removed entry exists")]
-    fn removing_an_entry_twice_panics() {
-        let mut index = Index::new(&Arena::new(&MemoryBudget::new(u64::MAX)));
-        index.insert(5, Address::new(0, 0));
-        let (bucket, _) = index.find(5, |_| true).unwrap();
-        index.remove(bucket);
-        index.remove(bucket);
-    }
-
-    #[test]
-    #[should_panic(expected = "an address has enough bits for its record")]
-    fn an_address_out_of_range_panics() {
-        Address::new(0, 1 << OFFSET_BITS);
-    }
-
-    #[test]
-    fn rows_are_found_while_parts_grow_split_and_shrink() {
-        let budget = MemoryBudget::new(u64::MAX);
-        let address = |row: u32| Address::new(row >> 16, row & 0xffff);
-        // All hashes different; tags shared; many rows per hash.
-        for (rows, hash_of) in [(60_000, None), (60_000, Some(40_000)), (3_000, Some(30))] {
-            let hash = |row: u32| hash_of.map_or_else(|| row.wrapping_mul(0x9e37_79b1), |most| row % most);
-            let mut index = Index::new(&Arena::new(&budget));
-            index.presize(if rows == 3_000 { 0 } else { 20_000 });
-            let find = |index: &Index, row| index.find(hash(row), |found| found == address(row));
-            for row in 0..rows {
-                index.insert(hash(row), address(row));
-                if row % 3 == 2 {
-                    let (bucket, _) = find(&index, row - 1).unwrap();
-                    index.remove(bucket);
-                    index.trim_at(bucket);
-                }
-                if row % 5 == 4 {
-                    let (bucket, _) = find(&index, row - row % 3).unwrap();
-                    index.point(bucket, address(row - row % 3));
-                }
-            }
-            let taken = |row: u32| row % 3 != 1 || row == rows - 1;
-            for row in 0..rows {
-                assert_eq!(find(&index, row).is_some(), taken(row), "row {row} of {rows}");
-            }
-            assert_eq!(index.addresses().count(), (0..rows).filter(|row| taken(*row)).count());
-            let all = index.hits(hash(0)).count();
-            assert!(index.search(hash(0)).first_hit().is_some());
-            assert!(all >= (0..rows).filter(|row| taken(*row) && hash(*row) == hash(0)).count());
-            (0..rows).filter(|row| taken(*row)).for_each(|row| index.remove(find(&index, row).unwrap().0));
-            index.trim();
-            assert!(index.addresses().count() == 0 && index.held_bytes() < 4_000, "{}", index.held_bytes());
-        }
-    }
-}
+mod tests;

@@ -20,7 +20,7 @@ use crate::row::{FIRST_VERSION, Fold, FoldedGroup, RowBatch, RowSource, Rules, S
 use super::super::checks::budget_spent;
 use super::arena::Arena;
 use super::group::{Group, draft_of};
-use super::index::{Address, Index};
+use super::index::Address;
 use super::record::{Draft, Place, RowHead, ValueMeta};
 use super::region::{REGION_BYTES, REGION_BYTES_MIN};
 use super::table_slots::TableSlots;
@@ -192,7 +192,7 @@ impl SortedLoad<'_, '_> {
     /// Makes room for about all rows in the index.
     fn presize(&mut self) -> Result<()> {
         let budget = self.loader.arena.budget();
-        if !budget.has_room(Index::presized_bytes(self.rows)) {
+        if !budget.has_room(self.group.index.presized_bytes(self.rows)) {
             return Err(budget_spent(budget));
         }
         self.group.index.presize(self.rows);

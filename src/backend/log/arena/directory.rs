@@ -4,6 +4,7 @@
 //! lies in between.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use crate::error::broken;
@@ -78,11 +79,9 @@ pub(in crate::backend::log) struct Directory {
 }
 
 impl Directory {
-    /// Returns a directory with an entry for each table.
-    pub(in crate::backend::log) fn of(tables: Vec<Storage<u64>>) -> Self {
-        let entries = (0..).zip(&tables).map(|(table, words)| Entry::of(table, words)).collect();
-        let tables = (0..).zip(tables).map(|(first, words)| Table { words, first, entries: 1 }).collect();
-        Self { entries, tables }
+    /// Returns a directory that leads to one table.
+    pub(in crate::backend::log) fn of(words: Storage<u64>) -> Self {
+        Self { entries: vec![Entry::of(0, &words)], tables: vec![Table { words, first: 0, entries: 1 }] }
     }
 
     /// Returns the bytes of the directory, without its tables' words.
@@ -90,9 +89,9 @@ impl Directory {
         self.entries.len() * size_of::<Entry>() + self.tables.len() * size_of::<Table>()
     }
 
-    /// Returns the bytes that `entries` more entries and a table take.
-    pub(in crate::backend::log) fn growth_bytes(entries: usize) -> usize {
-        entries * size_of::<Entry>() + size_of::<Table>()
+    /// Returns the bytes that so many more entries and tables take.
+    pub(in crate::backend::log) fn growth_bytes(entries: usize, tables: usize) -> usize {
+        entries * size_of::<Entry>() + tables * size_of::<Table>()
     }
 
     /// Returns the number of entries.
@@ -121,20 +120,71 @@ impl Directory {
         self.entry(at).table
     }
 
+    /// Returns the entries that lead to a table.
+    pub(in crate::backend::log) fn run(&self, table: u32) -> Range<usize> {
+        let Table { first, entries, .. } = *self.table(table);
+        first..first + entries
+    }
+
+    fn table(&self, table: u32) -> &Table {
+        match self.tables.get(table as usize) {
+            Some(table) => table,
+            None => no_table(),
+        }
+    }
+
     /// Returns a table's words.
-    pub(in crate::backend::log) fn table_mut(&mut self, table: u32) -> &mut [u64] {
+    pub(in crate::backend::log) fn words_of(&self, table: u32) -> &[u64] {
+        &self.table(table).words
+    }
+
+    /// As [`Directory::words_of`], for changes.
+    pub(in crate::backend::log) fn words_mut(&mut self, table: u32) -> &mut [u64] {
         match self.tables.get_mut(table as usize) {
             Some(table) => &mut table.words,
             None => no_table(),
         }
     }
 
-    /// Replaces a table's words; returns the old ones.
-    pub(in crate::backend::log) fn replace(&mut self, table: u32, words: Storage<u64>) -> Storage<u64> {
-        let entry = Entry::of(table, &words);
-        let Some(table) = self.tables.get_mut(table as usize) else { no_table() };
-        self.entries.iter_mut().skip(table.first).take(table.entries).for_each(|old| *old = entry);
-        std::mem::replace(&mut table.words, words)
+    /// Replaces tables whose entries lie side by side by at least as many others, the first of which get their numbers.
+    /// Returns the old words.
+    ///
+    /// * `new`: in order, words, and how many entries lead to them. All have as many entries as the old ones.
+    pub(in crate::backend::log) fn replace(
+        &mut self,
+        old: &[u32],
+        new: Vec<(Storage<u64>, usize)>,
+    ) -> Vec<Storage<u64>> {
+        let run = self.run_of_all(old);
+        if new.len() < old.len() || new.iter().map(|(_, entries)| entries).sum::<usize>() != run.len() {
+            broken("new tables take the entries of the old ones");
+        }
+        let (mut first, mut replaced) = (run.start, Vec::with_capacity(old.len()));
+        for (at, (words, entries)) in new.into_iter().enumerate() {
+            let Ok(next) = u32::try_from(self.tables.len()) else { no_table() };
+            let number = old.get(at).copied().unwrap_or(next);
+            let entry = Entry::of(number, &words);
+            self.entries.iter_mut().skip(first).take(entries).for_each(|old| *old = entry);
+            let table = Table { words, first, entries };
+            first += entries;
+            match self.tables.get_mut(number as usize) {
+                Some(old) => replaced.push(std::mem::replace(old, table).words),
+                None => self.tables.push(table),
+            }
+        }
+        replaced
+    }
+
+    /// Returns the entries that lead to these tables; panics unless they lie side by side, in this order.
+    pub(in crate::backend::log) fn run_of_all(&self, tables: &[u32]) -> Range<usize> {
+        let mut runs = tables.iter().map(|table| self.run(*table));
+        let Some(first) = runs.next() else { no_table() };
+        runs.fold(first, |all, next| {
+            if next.start != all.end {
+                broken("the entries of replaced tables lie side by side");
+            }
+            all.start..next.end
+        })
     }
 
     /// Makes two entries of each.
@@ -143,18 +193,6 @@ impl Directory {
         for table in &mut self.tables {
             (table.first, table.entries) = (2 * table.first, 2 * table.entries);
         }
-    }
-
-    /// Adds a table, which gets the upper half of another one's entries; returns its number.
-    pub(in crate::backend::log) fn halve(&mut self, table: u32, words: Storage<u64>) -> u32 {
-        let Ok(new) = u32::try_from(self.tables.len()) else { no_table() };
-        let Some(old) = self.tables.get_mut(table as usize).filter(|table| table.entries > 1) else { no_table() };
-        let entries = old.entries / 2;
-        old.entries -= entries;
-        let (entry, first) = (Entry::of(new, &words), old.first + old.entries);
-        self.entries.iter_mut().skip(first).take(entries).for_each(|old| *old = entry);
-        self.tables.push(Table { words, first, entries });
-        new
     }
 
     /// Returns the words of all tables.

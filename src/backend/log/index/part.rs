@@ -2,8 +2,9 @@
 
 use crate::error::broken;
 
-use super::super::arena::{Arena, BLOCK_BYTES, Storage, Words, prefetch};
-use super::{ADDRESS_BITS, Address, DEPTH_MAX, PART_SLOTS};
+use super::super::arena::{Arena, Storage, Words, prefetch};
+use super::cut::Density;
+use super::{ADDRESS_BITS, Address};
 
 /// A slot: empty, removed, or a tag and an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +86,7 @@ impl<'a> Search<'a> {
 
 /// Returns the words of `slots` empty slots: a power of two, or none.
 pub(super) fn empty_slots(slots: usize, arena: &Arena) -> Storage<u64> {
-    let Some(mut block) = (if slots == PART_SLOTS { arena.take(BLOCK_BYTES) } else { None }) else {
+    let Some(mut block) = arena.take(slots * size_of::<Slot>()) else {
         return Storage::on_heap(slots);
     };
     block.fill(Slot::EMPTY.0);
@@ -105,23 +106,24 @@ pub(super) fn repoint(words: &mut [u64], at: usize, address: Address) {
     }
 }
 
-/// Counts of the slots of a part, whose tags share their top `depth` bits. The slots themselves lie in the directory.
+/// Counts of the slots of a part. The slots themselves lie in the directory.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
     pub(super) slots: usize,
     pub(super) taken: usize,
     removed: usize,
-    pub(super) depth: u32,
+    /// The most slots taken or removed. The others stay empty, so that searches are short.
+    most: usize,
 }
 
 impl Part {
-    pub(super) fn new(slots: usize, depth: u32) -> Self {
-        Self { slots, taken: 0, removed: 0, depth }
+    pub(super) fn new(slots: usize, density: &Density) -> Self {
+        Self { slots, taken: 0, removed: 0, most: density.most_of(slots) }
     }
 
-    /// Returns whether one more row needs a resize. A quarter of the slots stays empty, so that searches are short.
+    /// Returns whether one more row needs a resize.
     pub(super) fn is_full(&self) -> bool {
-        (self.taken + self.removed + 1) * 4 > self.slots * 3
+        self.taken + self.removed >= self.most
     }
 
     /// Adds a slot to the part's words, at its position. There must be room.
@@ -153,10 +155,5 @@ impl Part {
     /// Returns the number of slots for one more row: unchanged if enough slots are of removed rows.
     pub(super) fn slots_for_one_more(&self) -> usize {
         if (self.taken + 1) * 2 <= self.slots { self.slots } else { (self.slots * 2).max(4) }
-    }
-
-    /// Returns whether the part must split instead of growing.
-    pub(super) fn is_largest(&self) -> bool {
-        self.slots_for_one_more() > PART_SLOTS && self.depth < DEPTH_MAX
     }
 }
