@@ -1,28 +1,25 @@
 //! The disk tier: cold state in a private file, which is read by position and never durable.
 //!
 //! ```text
-//! bytes --write--> Extent { where they lie, a checksum per block, in memory } --read--> verified bytes
+//! bytes --write--> Extent { where they lie, the numbers of their blocks } --read--> verified bytes
 //! ```
 //!
-//! A mapping of the file would turn an error of the disk into a signal that ends the process. The checksums lie in memory,
-//! so that old bytes at the right place are found as well as damaged ones.
+//! A mapping of the file would turn an error of the disk into a signal that ends the process.
 
 use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::error::{Error, Result, broken};
 
+use super::blocks;
 use super::file::{TierFile, unnamed_file};
 use super::space::{Space, rounded};
 use super::{Charge, MemoryBudget};
-
-/// Bytes with one checksum, and so the least that is read.
-const BLOCK_BYTES: usize = 1024;
 
 /// Bytes that the file may be too long by, beyond twice its used space.
 const SLACK_BYTES: u64 = 16 << 20;
@@ -50,6 +47,8 @@ struct Shared {
     file: Box<dyn TierFile>,
     limit: u64,
     used: Mutex<Used>,
+    /// The number of the next block. The first comes again after 2 TiB, hardly ever at its old place.
+    next_block: AtomicU32,
     counts: Counts,
 }
 
@@ -116,6 +115,7 @@ impl DiskTier {
             file: Box::new(file),
             limit: limit_bytes,
             used: Mutex::new(Used { space: Space::new(limit_bytes), file_len: 0 }),
+            next_block: AtomicU32::new(0),
             counts: Counts::default(),
         };
         Self { shared: Arc::new(shared) }
@@ -147,17 +147,21 @@ impl DiskTier {
     /// `Limit` if the tier or the disk is full; `Unavailable` if the system refuses otherwise.
     pub(crate) fn write(&self, bytes: &[u8], overhead: u64, budget: &MemoryBudget) -> Result<Extent> {
         let shared = &self.shared;
-        let Some(at) = shared.used().take(bytes.len() as u64) else {
+        let (len, count) = (bytes.len(), blocks::count(bytes.len()));
+        let (Ok(len_u32), Ok(count)) = (u32::try_from(len), u32::try_from(count)) else {
+            broken("a region is shorter than 4 GiB")
+        };
+        let Some(at) = shared.used().take(blocks::stored_bytes(len) as u64) else {
             return Err(Error::limit("disk tier is full").with("limit", shared.limit));
         };
-        let sums: Box<[u32]> = bytes.chunks(BLOCK_BYTES).map(crc32fast::hash).collect();
-        let charge = budget.charge(overhead + size_of_val(&*sums) as u64);
-        let extent = Extent { tier: self.clone(), at, len: bytes.len(), sums, charge };
+        let first_block = shared.next_block.fetch_add(count, Ordering::Relaxed);
+        let extent = Extent { tier: self.clone(), at, len: len_u32, first_block, charge: budget.charge(overhead) };
+        let stored = blocks::stored(bytes, first_block);
         let started = now();
-        shared.write_all(bytes, at).map_err(|error| shared.failed("write", at, error))?;
+        shared.write_all(&stored, at).map_err(|error| shared.failed("write", at, error))?;
         let counts = &shared.counts;
         add(&counts.writes, 1);
-        add(&counts.written_bytes, bytes.len() as u64);
+        add(&counts.written_bytes, stored.len() as u64);
         add(&counts.write_nanos, nanos_since(started));
         Ok(extent)
     }
@@ -237,16 +241,20 @@ impl Shared {
 pub(crate) struct Extent {
     tier: DiskTier,
     at: u64,
-    len: usize,
-    /// Of each block.
-    sums: Box<[u32]>,
+    len: u32,
+    /// The number of its first block.
+    first_block: u32,
     charge: Charge,
 }
 
 impl Extent {
     /// Returns the bytes that it takes on disk.
     pub(crate) fn disk_bytes(&self) -> u64 {
-        rounded(self.len as u64)
+        rounded(self.stored_bytes())
+    }
+
+    fn stored_bytes(&self) -> u64 {
+        blocks::stored_bytes(self.len as usize) as u64
     }
 
     /// Returns the bytes that it and its owner take in memory.
@@ -259,25 +267,26 @@ impl Extent {
     /// # Errors
     /// `Corrupt` if the disk returns other bytes than were written; `Unavailable` if it returns none.
     pub(crate) fn read(&self, range: Range<usize>, bytes: &mut Vec<u8>) -> Result<()> {
-        let blocks = range.start / BLOCK_BYTES..range.end.div_ceil(BLOCK_BYTES).min(self.sums.len());
-        let (start, end) = (blocks.start * BLOCK_BYTES, (blocks.end * BLOCK_BYTES).min(self.len));
-        if start > range.start || end < range.end {
+        let len = self.len as usize;
+        if range.start > range.end || range.end > len {
             broken("bytes are read where they were written");
         }
+        let blocks = blocks::around(&range);
+        let place = blocks::place(&blocks, len);
         let shared = &self.tier.shared;
         bytes.clear();
-        bytes.resize(end - start, 0);
-        let (started, at) = (now(), self.at + start as u64);
+        bytes.resize(place.len(), 0);
+        let (started, at) = (now(), self.at + place.start as u64);
         shared.read_exact(bytes, at).map_err(|error| shared.failed("read", at, error))?;
         add(&shared.counts.reads, 1);
         add(&shared.counts.read_bytes, bytes.len() as u64);
         add(&shared.counts.read_nanos, nanos_since(started));
-        let sums = self.sums.get(blocks).unwrap_or_default();
-        if bytes.chunks(BLOCK_BYTES).zip(sums).any(|(block, sum)| crc32fast::hash(block) != *sum) {
+        let Ok(skipped) = u32::try_from(blocks.start) else { broken("a region is shorter than 4 GiB") };
+        let first = self.first_block.wrapping_add(skipped);
+        if !blocks::verify(bytes, first, range.start - blocks::bytes_before(blocks.start)) {
             add(&shared.counts.damaged, 1);
             return Err(Error::corrupt("cold state on the local disk is damaged").with("offset", at));
         }
-        bytes.drain(..range.start - start);
         Ok(())
     }
 }
@@ -286,7 +295,7 @@ impl Drop for Extent {
     fn drop(&mut self) {
         let shared = &self.tier.shared;
         let mut used = shared.used();
-        used.space.give_back(self.at, self.len as u64);
+        used.space.give_back(self.at, self.stored_bytes());
         // Under the lock: nobody may have written beyond the new end. A file that stays long is harmless.
         if let Some(len) = used.length_to_cut_to() {
             drop(shared.file.set_len(len));

@@ -1,5 +1,6 @@
 //! Budgets of a process: memory, shared by several owners, and the local disk that cold state goes to.
 
+mod blocks;
 mod disk;
 mod file;
 mod held;

@@ -79,11 +79,37 @@ pub(super) fn subtract(count: u64, gone: u64) -> u64 {
 
 /// Counts of records that the index and the chains point at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Tally {
-    pub(super) puts: u64,
-    pub(super) put_bytes: u64,
-    pub(super) tombstones: u64,
-    pub(super) tombstone_bytes: u64,
+pub(super) struct Tally<Count = u64> {
+    pub(super) puts: Count,
+    pub(super) put_bytes: Count,
+    pub(super) tombstones: Count,
+    pub(super) tombstone_bytes: Count,
+}
+
+impl<Count: Copy + Into<u64> + TryFrom<u64>> Tally<Count> {
+    /// Counts `new` in place of `old`.
+    ///
+    /// Each count is read and written as one word, which the checks ensure: a wide read of two counts that were just written
+    /// one by one waits until both writes have reached the cache, behind all writes before them that miss it.
+    #[inline]
+    pub(super) fn replace(&mut self, old: &Tally, new: &Tally) {
+        let changed = |count: Count, old: u64, new: u64| {
+            let sum = count.into().checked_add(new).unwrap_or_else(|| too_many());
+            Count::try_from(subtract(sum, old)).unwrap_or_else(|_| too_many())
+        };
+        self.puts = changed(self.puts, old.puts, new.puts);
+        self.put_bytes = changed(self.put_bytes, old.put_bytes, new.put_bytes);
+        self.tombstones = changed(self.tombstones, old.tombstones, new.tombstones);
+        self.tombstone_bytes = changed(self.tombstone_bytes, old.tombstone_bytes, new.tombstone_bytes);
+    }
+
+    /// Returns the same counts as words.
+    pub(super) fn widened(self) -> Tally {
+        let Self { puts, put_bytes, tombstones, tombstone_bytes } = self;
+        let [puts, put_bytes, tombstones, tombstone_bytes] =
+            [puts, put_bytes, tombstones, tombstone_bytes].map(Into::into);
+        Tally { puts, put_bytes, tombstones, tombstone_bytes }
+    }
 }
 
 impl Tally {
@@ -105,22 +131,6 @@ impl Tally {
         self.replace(other, &Self::default());
     }
 
-    /// Counts `new` in place of `old`.
-    ///
-    /// Each count is read and written as one word, which the checks ensure: a wide read of two counts that were just written
-    /// one by one waits until both writes have reached the cache, behind all writes before them that miss it.
-    #[inline]
-    pub(super) fn replace(&mut self, old: &Self, new: &Self) {
-        let changed = |count: u64, old: u64, new: u64| match count.checked_add(new) {
-            Some(sum) => subtract(sum, old),
-            None => broken("a count of records fits a word"),
-        };
-        self.puts = changed(self.puts, old.puts, new.puts);
-        self.put_bytes = changed(self.put_bytes, old.put_bytes, new.put_bytes);
-        self.tombstones = changed(self.tombstones, old.tombstones, new.tombstones);
-        self.tombstone_bytes = changed(self.tombstone_bytes, old.tombstone_bytes, new.tombstone_bytes);
-    }
-
     /// Returns the number of records.
     pub(super) fn records(&self) -> u64 {
         self.puts + self.tombstones
@@ -130,4 +140,9 @@ impl Tally {
     pub(super) fn bytes(&self) -> u64 {
         self.put_bytes + self.tombstone_bytes
     }
+}
+
+#[cold]
+fn too_many() -> ! {
+    broken("a count of records fits its word")
 }

@@ -82,17 +82,17 @@ impl Regions {
 
     /// Returns whether a region can stay as it is: all its records are live, and they fill at least half of it.
     fn is_clean(&self, region: &Region) -> bool {
-        let droppable = self.is_lowest(region.section()) && region.notes.tally.tombstones > 0;
+        let droppable = self.is_lowest(region.section()) && region.notes.tally().tombstones > 0;
         region.is_all_referenced()
             && !droppable
             && !region.notes.has_older_pieces
             && (!region.is_on_disk() || region.len() >= self.region_bytes() / 4)
-            && region.held_bytes() <= 2 * region.notes.tally.bytes()
+            && region.held_bytes() <= 2 * region.notes.tally().bytes()
     }
 
     /// Returns the bytes that one step of cleaning goes through.
     fn cost(&self, region: &Region) -> u64 {
-        if region.notes.tally.records() == 0 || self.is_clean(region) { STEP_BYTES } else { region.held_bytes() }
+        if region.notes.tally().records() == 0 || self.is_clean(region) { STEP_BYTES } else { region.held_bytes() }
     }
 }
 
@@ -235,7 +235,7 @@ impl Group {
     /// needs room for both.
     fn can_move(&self, region: &Region) -> bool {
         !region.is_pinned() && !region.is_on_disk()
-            || self.regions.budget().has_room(region.notes.tally.bytes() + REGION_OVERHEAD_BYTES)
+            || self.regions.budget().has_room(region.notes.tally().bytes() + REGION_OVERHEAD_BYTES)
     }
 
     pub(super) fn oldest(&self, section: Section) -> Option<&Region> {
@@ -267,7 +267,7 @@ impl Group {
                 }
             };
         let Some((id, region)) = self.regions.take_oldest(section) else { no_region_to_clean() };
-        let mut left = region.notes.tally.records();
+        let mut left = region.notes.tally().records();
         let bytes = match &read {
             Some(bytes) => RegionBytes::Owned(bytes),
             None if left == 0 => RegionBytes::Owned(&[]),
@@ -292,7 +292,7 @@ impl Group {
 
     /// Returns the records of the oldest region, if it has live ones and they lie on disk.
     fn read_oldest(&self, section: Section) -> Result<Option<Vec<u8>>> {
-        match self.oldest(section).filter(|region| region.notes.tally.records() > 0) {
+        match self.oldest(section).filter(|region| region.notes.tally().records() > 0) {
             Some(region) => region.read(),
             None => Ok(None),
         }

@@ -51,7 +51,7 @@ impl Group {
     /// `Limit` if the disk is full; `Unavailable` if it fails; `Corrupt` if it returns other bytes than were written.
     fn demote_oldest(&mut self, rules: &Rules) -> Result<bool> {
         let Some(oldest) = self.oldest(Section::Frozen) else { return Ok(false) };
-        let tally = &oldest.notes.tally;
+        let tally = oldest.notes.tally();
         let fills_one = 2 * oldest.len() >= self.regions.region_bytes();
         let is_mostly_live = 2 * tally.bytes() >= oldest.len() as u64 && fills_one;
         if oldest.is_pinned() || oldest.notes.has_older_pieces || is_mostly_live {

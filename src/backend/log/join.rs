@@ -70,7 +70,7 @@ impl Regions {
         let (mut found, mut kept_bytes) = (Neighbours { ids: Vec::new(), cost: 0 }, 0);
         for &id in run.order.range(at..).take(JOINED_MAX) {
             let region = self.region(id);
-            kept_bytes += region.notes.tally.bytes();
+            kept_bytes += region.notes.tally().bytes();
             if !region.is_small() || run.open == Some(id) || kept_bytes > REGION_BYTES as u64 {
                 break;
             }

@@ -37,20 +37,38 @@ pub(super) const REGION_OVERHEAD_BYTES: u64 = RegionTable::<Notes>::OVERHEAD_BYT
 /// A region of a group's log.
 pub(super) type Region = Entry<Notes>;
 
-/// What a group notes about a region.
+/// What a group notes about a region. Many regions lie on disk, so their notes are short: counts of less than 4 GiB.
 #[derive(Debug)]
 pub(super) struct Notes {
     pub(super) section: Section,
-    /// Number of records ever written to it.
-    pub(super) records: u64,
-    pub(super) tally: Tally,
     /// Whether it ever held an older piece of a value, to which a chain points.
     pub(super) has_older_pieces: bool,
+    /// Number of records ever written to it.
+    records: u32,
+    tally: Tally<u32>,
 }
 
 impl Notes {
     pub(super) fn new(section: Section) -> Self {
-        Self { section, records: 0, tally: Tally::default(), has_older_pieces: false }
+        Self { section, has_older_pieces: false, records: 0, tally: Tally::default() }
+    }
+
+    /// Returns the counts of the records that the index or a chain points at.
+    pub(super) fn tally(&self) -> Tally {
+        self.tally.widened()
+    }
+
+    /// Counts a record that was added.
+    #[inline]
+    pub(super) fn add(&mut self, record: &Tally) {
+        self.records += 1;
+        self.recount(&Tally::default(), record);
+    }
+
+    /// Counts `new` in place of `old`.
+    #[inline]
+    pub(super) fn recount(&mut self, old: &Tally, new: &Tally) {
+        self.tally.replace(old, new);
     }
 }
 
@@ -82,7 +100,7 @@ impl Region {
 
     /// Returns whether the index or a chain points at every record in it.
     pub(super) fn is_all_referenced(&self) -> bool {
-        self.notes.tally.records() == self.notes.records
+        self.notes.tally().records() == u64::from(self.notes.records)
     }
 }
 
@@ -127,7 +145,7 @@ impl Run {
         let held = region.held();
         self.held_bytes += held.memory;
         self.disk_bytes += held.disk;
-        self.tally.add(&region.notes.tally);
+        self.tally.add(&region.notes.tally());
         self.small += u64::from(region.is_small());
     }
 
@@ -136,7 +154,7 @@ impl Run {
         let held = region.held();
         self.held_bytes -= held.memory;
         self.disk_bytes -= held.disk;
-        self.tally.sub(&region.notes.tally);
+        self.tally.sub(&region.notes.tally());
         self.small -= u64::from(region.is_small());
     }
 }

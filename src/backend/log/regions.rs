@@ -187,7 +187,7 @@ impl Regions {
             return;
         }
         let Some(notes) = self.table.notes_mut(id) else { no_region() };
-        notes.tally.replace(old, new);
+        notes.recount(old, new);
         let section = self.region(id).section();
         self.run_mut(section).tally.replace(old, new);
     }
@@ -199,7 +199,7 @@ impl Regions {
         for section in [Section::Clears, Section::Tail] {
             while let Some(id) = self.run_mut(section).order.pop_front() {
                 let Some(region) = self.table.get(id) else { no_region() };
-                if region.notes.tally.records() == 0 {
+                if region.notes.tally().records() == 0 {
                     self.take_out(id);
                     self.release(id);
                     continue;

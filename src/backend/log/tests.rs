@@ -175,9 +175,9 @@ fn check_sums(group: &Group, section: Section) {
     assert_eq!(run.held_bytes, sum(&|region| region.held().memory));
     assert_eq!(run.disk_bytes, sum(&|region| region.held().disk));
     assert!(run.order.iter().all(|id| of(id).section() == section));
-    assert_eq!(run.tally.bytes(), sum(&|region| region.notes.tally.bytes()));
-    assert_eq!(run.tally.put_bytes, sum(&|region| region.notes.tally.put_bytes));
-    assert_eq!(run.tally.records(), sum(&|region| region.notes.tally.records()));
+    assert_eq!(run.tally.bytes(), sum(&|region| region.notes.tally().bytes()));
+    assert_eq!(run.tally.put_bytes, sum(&|region| region.notes.tally().put_bytes));
+    assert_eq!(run.tally.records(), sum(&|region| region.notes.tally().records()));
     assert_eq!(run.small, sum(&|region| u64::from(region.is_small())));
 }
 

@@ -21,29 +21,34 @@ enum Content {
 /// The records of a frozen region, which never change.
 pub(in crate::backend::log) struct Frozen {
     content: RwLock<Content>,
-    len: usize,
-    capacity: usize,
-    /// Bytes of memory held while the records lie there.
-    memory_bytes: u64,
+    len: u32,
+    capacity: u32,
+    /// Bytes of memory held beyond the capacity while the records lie there.
+    overhead: u32,
 }
 
 impl Frozen {
     pub(super) fn new(chunk: Chunk) -> Self {
-        let (len, capacity, memory_bytes) = (chunk.len(), chunk.capacity(), chunk.held_bytes());
-        Self { content: RwLock::new(Content::Memory(chunk)), len, capacity, memory_bytes }
+        let overhead = chunk.held_bytes() - chunk.capacity() as u64;
+        let (Ok(len), Ok(capacity), Ok(overhead)) =
+            (u32::try_from(chunk.len()), u32::try_from(chunk.capacity()), u32::try_from(overhead))
+        else {
+            broken("a region is shorter than 4 GiB")
+        };
+        Self { content: RwLock::new(Content::Memory(chunk)), len, capacity, overhead }
     }
 
     /// Returns the bytes of its records.
     pub(in crate::backend::log) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 
     pub(super) fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity as usize
     }
 
     pub(super) fn memory_bytes(&self) -> u64 {
-        self.memory_bytes
+        u64::from(self.capacity) + u64::from(self.overhead)
     }
 
     /// Returns the bytes of memory held now.
@@ -87,7 +92,7 @@ impl Frozen {
         let content = self.content();
         if let Content::Disk(extent) = &*content {
             let mut bytes = Vec::new();
-            extent.read(0..self.len, &mut bytes)?;
+            extent.read(0..self.len(), &mut bytes)?;
             return Ok(RegionBytes::Read(bytes));
         }
         Ok(RegionBytes::Shared(Locked(content)))
@@ -96,7 +101,7 @@ impl Frozen {
     /// Puts the bytes from an offset on into `bytes`, at least `len` of them if there are as many, if they lie on disk.
     pub(super) fn read_from(&self, offset: usize, len: usize, bytes: &mut Vec<u8>) -> Result<()> {
         match &*self.content() {
-            Content::Disk(extent) => extent.read(offset..offset.saturating_add(len).min(self.len), bytes),
+            Content::Disk(extent) => extent.read(offset..offset.saturating_add(len).min(self.len()), bytes),
             Content::Memory(_) => broken("only regions on disk are read"),
         }
     }

@@ -196,8 +196,7 @@ impl Regions {
     #[inline]
     fn count_appended(&mut self, section: Section, id: u32, record: &Tally) {
         let Some(notes) = self.table.notes_mut(id) else { no_region() };
-        notes.records += 1;
-        notes.tally.add(record);
+        notes.add(record);
         self.run_mut(section).tally.add(record);
     }
 
