@@ -34,6 +34,8 @@
 //! | `alluvium_cache_events_total` | counter, label `event` | copies `written`, `skipped` for lack of room, found `damaged`; calls of the disk that `failed` |
 //! | `alluvium_disk_tier_bytes` | gauge | bytes of cold state on the local disk; it and the following are set when `alluvium_sealed_bytes` is, if a job's budget has a disk |
 //! | `alluvium_disk_tier_reads_total`, `alluvium_disk_tier_writes_total` | counter | reads of it, each of a record or a region, and writes, each of a region |
+//! | `alluvium_disk_tier_record_reads_total` | counter | reads of one record each: what an operation did not find in memory |
+//! | `alluvium_disk_tier_slow_reads_total` | counter | reads that took a millisecond or more |
 //! | `alluvium_disk_tier_read_bytes_total`, `alluvium_disk_tier_written_bytes_total` | counter | bytes read and written |
 //! | `alluvium_disk_tier_read_seconds`, `alluvium_disk_tier_write_seconds` | gauge | s that all reads and all writes took together |
 //! | `alluvium_disk_tier_failures_total` | counter | reads and writes that the system refused |
@@ -83,6 +85,8 @@ pub(crate) fn sealed_bytes(bytes: u64) {
 pub(crate) fn disk_tier(stats: &DiskTierStats) {
     gauge!("alluvium_disk_tier_bytes").set(stats.held_bytes as f64);
     counter!("alluvium_disk_tier_reads_total").absolute(stats.reads);
+    counter!("alluvium_disk_tier_record_reads_total").absolute(stats.record_reads);
+    counter!("alluvium_disk_tier_slow_reads_total").absolute(stats.slow_reads);
     counter!("alluvium_disk_tier_read_bytes_total").absolute(stats.read_bytes);
     gauge!("alluvium_disk_tier_read_seconds").set(Duration::from_nanos(stats.read_nanos).as_secs_f64());
     counter!("alluvium_disk_tier_writes_total").absolute(stats.writes);

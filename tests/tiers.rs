@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::ErrorKind as Io;
+use std::time::Duration;
 
-use alluvium::backend::{BackendStats, Cut, Fold, Part, RowBatch, RowRef, Scope, Sealed, StateBackend as _, Write};
+use alluvium::backend::{
+    BackendStats, Change, Cut, Fold, Part, RowBatch, RowRef, Scope, Sealed, StateBackend as _, Stored, Write,
+};
 use alluvium::{
-    DiskTier, Epoch, Error, ErrorKind, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, Result, TableId,
-    Timestamp,
+    CurrentKey, DiskTier, Epoch, Error, ErrorKind, KeyGroup, KeyGroupSet, LogBackend, MemoryBudget, Partitioner,
+    Result, TableId, Timestamp,
 };
 use alluvium_testkit::ColdFile;
 
@@ -167,6 +170,65 @@ fn a_delta_has_nothing_that_was_only_moved_or_read() {
     world.check();
     let delta = world.seal(&KeyGroupSet::empty());
     assert_eq!((rows_of(&delta).unwrap().len(), delta.dirty_rows), (1, 1));
+}
+
+/// Keys whose rows lie on the disk, located.
+fn cold_keys(keys: std::ops::Range<u32>, f: impl FnOnce(&[CurrentKey<'_>])) {
+    let bytes: Vec<[u8; 4]> = keys.map(u32::to_le_bytes).collect();
+    f(&bytes.iter().map(|key| P.locate(key, 0, GROUPS)).collect::<Vec<_>>());
+}
+
+#[test]
+fn reads_of_a_batch_go_out_together_where_the_disk_keeps_readers_waiting() {
+    let mut world = World::new();
+    world.fill();
+    let (file, values) = (world.file.clone(), world.expected.clone());
+    let read = |world: &mut World, keys: std::ops::Range<u32>| {
+        let expected: Vec<_> = keys.clone().map(|key| values[&key].clone()).collect();
+        let _so_far = file.take_reads();
+        cold_keys(keys, |keys| {
+            let check = |at: usize, value: Option<&[u8]>| {
+                assert_eq!(value, Some(&*expected[at]));
+                Ok(())
+            };
+            world.backend.read_many(T, b"", keys, check).unwrap();
+        });
+        file.take_reads()
+    };
+    file.delay_reads(Duration::from_micros(50));
+    let (announced, waits) = read(&mut world, 0..64);
+    assert!(announced + waits >= 64 && waits >= 32, "{announced}, {waits}: it was not known to be slow");
+    assert_eq!(read(&mut world, 64..128), (64, 0));
+    cold_keys(128..192, |keys| {
+        world.backend.prefetch_keys(keys);
+        assert_eq!(file.take_reads(), (64, 0), "no read waits");
+        let mut add = |_: usize, value: Stored<'_>, new: &mut Vec<u8>| {
+            new.extend_from_slice(value.bytes().unwrap());
+            new.push(1);
+            (Some(Change::Put), Ok(()))
+        };
+        world.backend.update_many(T, b"", keys, &mut add).unwrap();
+        let (announced, waits) = file.take_reads();
+        assert!(announced >= 32 && waits < 32, "{announced}, {waits}");
+    });
+}
+
+#[test]
+fn a_seal_reports_what_lies_in_each_tier() {
+    let mut world = World::new();
+    world.fill();
+    (0..100).for_each(|key| drop(world.read(key).unwrap()));
+    let sealed = world.seal(&KeyGroupSet::empty());
+    let number = |name: &str| sealed.statistics.iter().find(|it| it.name == name).unwrap().value;
+    let stats = world.tier.stats();
+    assert_eq!((number("disk_bytes"), number("disk_reads")), (stats.held_bytes, stats.reads));
+    assert_eq!((number("disk_record_reads"), number("uses")), (stats.record_reads, 3001 + 100));
+    assert!((100..110).contains(&stats.record_reads), "a record longer than others may take two");
+    assert_eq!((number("disk_writes"), number("disk_read_us")), (stats.writes, stats.read_nanos / 1000));
+    assert!(number("memory_bytes") <= world.budget.held_bytes() && number("memory_bytes") > 0);
+    let mut alone = LogBackend::new(KeyGroupSet::all(GROUPS), P, MemoryBudget::new(u64::MAX));
+    let cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
+    assert!(alone.seal(cut, &KeyGroupSet::empty()).unwrap().statistics.is_empty(), "without a disk there are no tiers");
 }
 
 #[test]

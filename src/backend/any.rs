@@ -124,6 +124,10 @@ impl StateBackend for AnyBackend {
         delegate!(self, backend => backend.prefetch(rows));
     }
 
+    fn prefetch_keys(&self, keys: &[CurrentKey<'_>]) {
+        delegate!(self, backend => backend.prefetch_keys(keys));
+    }
+
     fn read_many(
         &mut self,
         table: TableId,

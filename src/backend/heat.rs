@@ -26,6 +26,11 @@ impl Heat {
         self.new_writes += 1;
     }
 
+    /// Returns the uses since the last seal that it was part of.
+    pub(super) fn new_uses(&self) -> u64 {
+        self.new_reads + self.new_writes
+    }
+
     /// Returns reads and writes as of seal number `seals`, rounded, and decays the counters.
     #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 uses")]
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "never negative, and saturates")]

@@ -187,6 +187,12 @@ pub trait StateBackend: Debug + Send {
     /// Hints that these rows are about to be used.
     fn prefetch(&mut self, rows: &[RowRef<'_>]);
 
+    /// Hints that rows of these keys, without namespace and sub-key, are soon used, in whichever table: a backend whose disk
+    /// keeps it waiting may have them read meanwhile. The default does nothing.
+    fn prefetch_keys(&self, keys: &[CurrentKey<'_>]) {
+        let _no_hint = keys;
+    }
+
     /// Reads the rows of `keys`, without sub-keys, in order: calls `f` with the index and the value of each, until `f`
     /// fails. Does what a call of [`StateBackend::read`] per key would do, but a backend may look ahead; the default does
     /// not.

@@ -10,13 +10,14 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::error::{Error, Result, broken};
 
 use super::blocks;
+use super::counts::Counts;
 use super::file::{TierFile, unnamed_file};
 use super::space::{Space, rounded};
 use super::{Charge, MemoryBudget};
@@ -40,7 +41,13 @@ const SLACK_BYTES: u64 = 16 << 20;
 /// ```
 #[derive(Clone)]
 pub struct DiskTier {
+    part: Arc<Part>,
+}
+
+/// What one owner has of it, or all of it.
+struct Part {
     shared: Arc<Shared>,
+    counts: Arc<Counts>,
 }
 
 struct Shared {
@@ -49,7 +56,6 @@ struct Shared {
     used: Mutex<Used>,
     /// The number of the next block. The first comes again after 2 TiB, hardly ever at its old place.
     next_block: AtomicU32,
-    counts: Counts,
 }
 
 /// The space in the file, and how long the file has become.
@@ -57,18 +63,6 @@ struct Shared {
 struct Used {
     space: Space,
     file_len: u64,
-}
-
-#[derive(Debug, Default)]
-struct Counts {
-    reads: AtomicU64,
-    read_bytes: AtomicU64,
-    read_nanos: AtomicU64,
-    writes: AtomicU64,
-    written_bytes: AtomicU64,
-    write_nanos: AtomicU64,
-    failed: AtomicU64,
-    damaged: AtomicU64,
 }
 
 /// What a disk tier holds and has done so far.
@@ -81,6 +75,10 @@ pub struct DiskTierStats {
     pub limit_bytes: u64,
     /// Reads: each of one record, or of a region of up to 64 KiB.
     pub reads: u64,
+    /// Reads of one record each: what an operation did not find in memory.
+    pub record_reads: u64,
+    /// Reads that took a millisecond or more.
+    pub slow_reads: u64,
     /// Bytes read.
     pub read_bytes: u64,
     /// Time spent reading, in nanoseconds.
@@ -116,29 +114,26 @@ impl DiskTier {
             limit: limit_bytes,
             used: Mutex::new(Used { space: Space::new(limit_bytes), file_len: 0 }),
             next_block: AtomicU32::new(0),
-            counts: Counts::default(),
         };
-        Self { shared: Arc::new(shared) }
+        Self { part: Arc::new(Part { shared: Arc::new(shared), counts: Arc::default() }) }
+    }
+
+    /// Returns the tier for one owner: what it holds and does counts here as well, and is known for itself.
+    pub(super) fn part(&self) -> Self {
+        let Part { shared, counts } = &*self.part;
+        let counts = Arc::new(Counts::part_of(counts));
+        Self { part: Arc::new(Part { shared: Arc::clone(shared), counts }) }
     }
 
     /// Returns what it holds and has done so far.
     #[must_use]
     pub fn stats(&self) -> DiskTierStats {
-        let Counts { reads, read_bytes, read_nanos, writes, written_bytes, write_nanos, failed, damaged } =
-            &self.shared.counts;
-        let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        DiskTierStats {
-            held_bytes: self.shared.used().space.taken_bytes(),
-            limit_bytes: self.shared.limit,
-            reads: of(reads),
-            read_bytes: of(read_bytes),
-            read_nanos: of(read_nanos),
-            writes: of(writes),
-            written_bytes: of(written_bytes),
-            write_nanos: of(write_nanos),
-            failed: of(failed),
-            damaged: of(damaged),
-        }
+        self.part.counts.stats(self.part.shared.limit)
+    }
+
+    /// Returns whether reads lately had to wait for a device.
+    pub(crate) fn reads_a_device(&self) -> bool {
+        self.part.counts.reads_a_device()
     }
 
     /// Writes `bytes` to free space. What the extent takes in memory, and its owner's `overhead`, is charged to `budget`.
@@ -146,7 +141,7 @@ impl DiskTier {
     /// # Errors
     /// `Limit` if the tier or the disk is full; `Unavailable` if the system refuses otherwise.
     pub(crate) fn write(&self, bytes: &[u8], overhead: u64, budget: &MemoryBudget) -> Result<Extent> {
-        let shared = &self.shared;
+        let Part { shared, counts } = &*self.part;
         let (len, count) = (bytes.len(), blocks::count(bytes.len()));
         let (Ok(len_u32), Ok(count)) = (u32::try_from(len), u32::try_from(count)) else {
             broken("a region is shorter than 4 GiB")
@@ -157,19 +152,17 @@ impl DiskTier {
         let first_block = shared.next_block.fetch_add(count, Ordering::Relaxed);
         let extent = Extent { tier: self.clone(), at, len: len_u32, first_block, charge: budget.charge(overhead) };
         let stored = blocks::stored(bytes, first_block);
+        counts.hold(extent.disk_bytes());
         let started = now();
-        shared.write_all(&stored, at).map_err(|error| shared.failed("write", at, error))?;
-        let counts = &shared.counts;
-        add(&counts.writes, 1);
-        add(&counts.written_bytes, stored.len() as u64);
-        add(&counts.write_nanos, nanos_since(started));
+        shared.write_all(&stored, at).map_err(|error| self.part.failed("write", at, error))?;
+        counts.wrote(stored.len(), started.elapsed());
         Ok(extent)
     }
 }
 
 impl fmt::Debug for DiskTier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("DiskTier").field(&self.shared.file).field(&self.stats()).finish()
+        f.debug_tuple("DiskTier").field(&self.part.shared.file).field(&self.stats()).finish()
     }
 }
 
@@ -224,9 +217,11 @@ impl Shared {
         }
         Ok(())
     }
+}
 
+impl Part {
     fn failed(&self, what: &str, at: u64, error: io::Error) -> Error {
-        add(&self.counts.failed, 1);
+        self.counts.failed();
         let full = matches!(
             error.kind(),
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
@@ -262,6 +257,16 @@ impl Extent {
         self.charge.bytes()
     }
 
+    /// Announces a read of the bytes in `range`, if reads lately had to wait for a device: several announced at once are waited
+    /// for once.
+    pub(crate) fn will_read(&self, range: Range<usize>) {
+        let Part { shared, counts } = &*self.tier.part;
+        if counts.reads_a_device() {
+            let place = blocks::place(&blocks::around(&range), self.len as usize);
+            shared.file.will_read(self.at + place.start as u64, place.len() as u64);
+        }
+    }
+
     /// Puts the bytes in `range`, and those up to the end of the last block, into `bytes`.
     ///
     /// # Errors
@@ -273,18 +278,17 @@ impl Extent {
         }
         let blocks = blocks::around(&range);
         let place = blocks::place(&blocks, len);
-        let shared = &self.tier.shared;
+        let at = self.at + place.start as u64;
+        let Part { shared, counts } = &*self.tier.part;
         bytes.clear();
         bytes.resize(place.len(), 0);
-        let (started, at) = (now(), self.at + place.start as u64);
-        shared.read_exact(bytes, at).map_err(|error| shared.failed("read", at, error))?;
-        add(&shared.counts.reads, 1);
-        add(&shared.counts.read_bytes, bytes.len() as u64);
-        add(&shared.counts.read_nanos, nanos_since(started));
+        let started = now();
+        shared.read_exact(bytes, at).map_err(|error| self.tier.part.failed("read", at, error))?;
+        counts.read(bytes.len(), range.len() < len, started.elapsed());
         let Ok(skipped) = u32::try_from(blocks.start) else { broken("a region is shorter than 4 GiB") };
         let first = self.first_block.wrapping_add(skipped);
         if !blocks::verify(bytes, first, range.start - blocks::bytes_before(blocks.start)) {
-            add(&shared.counts.damaged, 1);
+            counts.damaged();
             return Err(Error::corrupt("cold state on the local disk is damaged").with("offset", at));
         }
         Ok(())
@@ -293,7 +297,8 @@ impl Extent {
 
 impl Drop for Extent {
     fn drop(&mut self) {
-        let shared = &self.tier.shared;
+        let Part { shared, counts } = &*self.tier.part;
+        counts.release(self.disk_bytes());
         let mut used = shared.used();
         used.space.give_back(self.at, self.stored_bytes());
         // Under the lock: nobody may have written beyond the new end. A file that stays long is harmless.
@@ -309,16 +314,8 @@ impl fmt::Debug for Extent {
     }
 }
 
-fn add(count: &AtomicU64, more: u64) {
-    count.fetch_add(more, Ordering::Relaxed);
-}
-
 /// Returns the time for a measurement: nothing is decided by it.
 #[expect(clippy::disallowed_methods, reason = "see above")]
 fn now() -> Instant {
     Instant::now()
-}
-
-fn nanos_since(started: Instant) -> u64 {
-    u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }

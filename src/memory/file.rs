@@ -29,6 +29,11 @@ pub trait TierFile: Debug + Send + Sync {
     /// # Errors
     /// Those of the system.
     fn set_len(&self, len: u64) -> io::Result<()>;
+
+    /// Announces that these bytes are soon read: a hint, which does not wait for them.
+    fn will_read(&self, at: u64, len: u64) {
+        let _no_hint = (at, len);
+    }
 }
 
 impl TierFile for File {
@@ -55,6 +60,13 @@ impl TierFile for File {
     fn set_len(&self, len: u64) -> io::Result<()> {
         Self::set_len(self, len)
     }
+
+    #[cfg(target_os = "linux")]
+    fn will_read(&self, at: u64, len: u64) {
+        let len = std::num::NonZeroU64::new(len);
+        // Without it, the read itself waits.
+        _ = rustix::fs::fadvise(self, at, len, rustix::fs::Advice::WillNeed);
+    }
 }
 
 /// Returns a new file in `folder` that has no name, so that it is gone with the process however that ends. Creates the
@@ -70,9 +82,21 @@ pub(super) fn unnamed_file(folder: &Path) -> Result<File> {
     let (file, name) = named.into_parts();
     // Another process may have taken it for a leftover: gone is gone.
     match name.close() {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(refused(error)),
-        _ => Ok(file),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(refused(error)),
+        _ => read_at_random(&file),
     }
+    Ok(file)
+}
+
+/// Has the system read no more of a file than it is asked to: what lies beside a record is not needed soon.
+fn read_at_random(file: &File) {
+    // A hint only.
+    #[cfg(target_os = "linux")]
+    {
+        _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::Random);
+    }
+    #[cfg(not(target_os = "linux"))]
+    let _no_hint = file;
 }
 
 /// Files of other processes that have a name only for the moment lose nothing by being removed.

@@ -1,6 +1,7 @@
 //! Budgets of a process: memory, shared by several owners, and the local disk that cold state goes to.
 
 mod blocks;
+mod counts;
 mod disk;
 mod file;
 mod held;
@@ -69,7 +70,13 @@ impl MemoryBudget {
     /// Returns a budget for one owner: what it holds counts here as well, and is known for itself.
     #[must_use]
     pub(crate) fn part(&self) -> Self {
-        Self { held: Arc::new(Held::part_of(&self.held)), ..self.clone() }
+        let disk = self.disk.as_ref().map(|Below { disk, beyond }| Below { disk: disk.part(), beyond: *beyond });
+        Self { held: Arc::new(Held::part_of(&self.held)), disk, limit: self.limit }
+    }
+
+    /// Returns the bytes that the owner of this part holds now.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        self.held.bytes()
     }
 
     /// Returns the bytes held now.
@@ -94,7 +101,7 @@ impl MemoryBudget {
     ///
     /// * `released`: [`MemoryBudget::released_by_others`] before memory was found to be short.
     pub(crate) fn wait_for_others(&self, released: u64) -> bool {
-        self.disk.is_some() && self.held.bytes() < self.held_bytes() && self.held.wait_for_others(released)
+        self.disk.is_some() && self.own_bytes() < self.held_bytes() && self.held.wait_for_others(released)
     }
 
     /// Returns whether a part waits for memory of others.

@@ -30,6 +30,7 @@ impl Space {
     }
 
     /// Returns the bytes that are not free.
+    #[cfg(test)]
     pub(super) fn taken_bytes(&self) -> u64 {
         self.taken
     }

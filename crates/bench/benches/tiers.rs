@@ -6,8 +6,12 @@
 //!
 //! SHARE is the budget over the bytes of all records (key, value, and the 5 bytes of a header), 0.25 by default. Every cell
 //! is a process of its own, so that its anonymous memory, sampled every 10 ms, is its own; cells run in turns. Printed are
-//! the median and the range of all rounds, in million operations per second, the most memory of any round, and how often an
-//! operation of the log read its disk in the last round.
+//! the median and the range of all rounds, in million operations per second, the most memory of any round, and of the last round
+//! how often an operation of the log read its disk, and the median pause.
+//!
+//! `TIERS_CGROUP` may be the folder of a control group that every cell joins, such as one that limits memory and page cache. The
+//! log is measured twice: one operation at a time like the others, and in batches of 32, which a disk that is slower than the page
+//! cache serves together. Pauses are those of the seals, one a second.
 //!
 //! Keys of a zipf distribution are drawn by inverting its integral, so that drawing costs the same for every rank. Hot keys
 //! of the shifting hotspot are a hundredth of all, get nine tenths of the operations, and move by a tenth of themselves each
@@ -28,7 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use alluvium::backend::{Change, Cut, Part, RowRef, StateBackend as _};
+use alluvium::backend::{Change, Cut, Part, RowRef, StateBackend as _, Stored};
 use alluvium::{DiskTier, Epoch, KeyGroupSet, LogBackend, MemoryBudget, Partitioner, TableId, Timestamp};
 
 const KEY_BYTES: usize = 16;
@@ -40,6 +44,8 @@ const WARM_SECONDS: f64 = 3.0;
 const SECONDS: f64 = 5.0;
 /// Operations between two looks at the clock.
 const TURN: usize = 256;
+/// Keys of a batch.
+const BATCH: usize = 32;
 
 /// Splitmix64.
 struct Random(u64);
@@ -110,6 +116,9 @@ impl Pattern {
 trait Store {
     fn put(&mut self, key: &[u8], value: &[u8]);
     fn add(&mut self, key: &[u8]);
+    fn add_all(&mut self, keys: &[[u8; KEY_BYTES]]) {
+        keys.iter().for_each(|key| self.add(key));
+    }
     /// Ends an epoch, where there are epochs.
     fn barrier(&mut self) {}
     /// Returns how often the disk was read so far, if that is counted.
@@ -121,17 +130,19 @@ trait Store {
 struct Log {
     backend: LogBackend,
     budget: MemoryBudget,
+    /// Keys of a call.
+    batch: usize,
     epoch: u64,
 }
 
 impl Log {
-    fn new(budget: u64, folder: Option<&Path>) -> Self {
+    fn new(budget: u64, folder: Option<&Path>, batch: usize) -> Self {
         let budget = match folder {
             None => MemoryBudget::new(u64::MAX),
             Some(folder) => MemoryBudget::new(budget).with_disk(DiskTier::open(folder, u64::MAX).unwrap()),
         };
         let backend = LogBackend::new(KeyGroupSet::all(GROUPS), PARTITIONER, budget.clone());
-        Self { backend, budget, epoch: 0 }
+        Self { backend, budget, batch, epoch: 0 }
     }
 }
 
@@ -151,6 +162,30 @@ impl Store for Log {
             (Change::Put, ())
         };
         self.backend.update(row, add).unwrap();
+    }
+
+    fn add_all(&mut self, keys: &[[u8; KEY_BYTES]]) {
+        if self.batch == 1 {
+            return keys.iter().for_each(|key| self.add(key));
+        }
+        let located: Vec<_> = keys.iter().map(|key| PARTITIONER.locate(key, 0, GROUPS)).collect();
+        for keys in located.chunks(self.batch) {
+            let add = |_: usize, value: Stored<'_>, new: &mut Vec<u8>| {
+                let change = match value {
+                    Stored::InPlace(value) => {
+                        add_one(value);
+                        None
+                    }
+                    value => {
+                        new.extend_from_slice(value.bytes().unwrap());
+                        add_one(new);
+                        Some(Change::Put)
+                    }
+                };
+                (change, Ok(()))
+            };
+            self.backend.update_many(TABLE, &[], keys, add).unwrap();
+        }
     }
 
     fn barrier(&mut self) {
@@ -252,15 +287,17 @@ impl Store for Cobble {
 fn cell(store: &str, pattern: &str, keys: u64, value_bytes: usize, budget: u64) {
     let scratch = tempfile::tempdir_in(std::env::var("TIERS_DIR").unwrap_or_else(|_| ".".into())).unwrap();
     let folder = scratch.path();
+    join_cgroup();
     let before = anonymous_bytes();
     let mut store: Box<dyn Store> = match store {
-        "memory" => Box::new(Log::new(budget, None)),
-        "log" => Box::new(Log::new(budget, Some(folder))),
+        "memory" => Box::new(Log::new(budget, None, 1)),
+        "log" => Box::new(Log::new(budget, Some(folder), 1)),
+        "batches" => Box::new(Log::new(budget, Some(folder), BATCH)),
         #[cfg(feature = "peer-rocksdb")]
         "rocksdb" => Box::new(Rocks::new(budget, folder)),
         #[cfg(feature = "peer-cobble")]
         "cobble" => Box::new(Cobble::new(budget, folder)),
-        _ => panic!("store is memory, log, rocksdb or cobble, as built"),
+        _ => panic!("store is memory, log, batches, rocksdb or cobble, as built"),
     };
     let (stop, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let sampler = {
@@ -278,6 +315,7 @@ fn cell(store: &str, pattern: &str, keys: u64, value_bytes: usize, budget: u64) 
     let pattern = Pattern::parse(pattern);
     let mut random = Random(99);
     let start = Instant::now();
+    let (mut pauses, mut drawn) = (Vec::<Duration>::new(), Vec::new());
     let (mut operations, mut reads, mut measured_from, mut sealed) = (0u64, None, None, 0.0);
     loop {
         let now = start.elapsed().as_secs_f64();
@@ -291,17 +329,27 @@ fn cell(store: &str, pattern: &str, keys: u64, value_bytes: usize, budget: u64) 
             let reads =
                 store.disk_reads().zip(reads).map(|(after, before)| (after - before) as f64 / operations as f64);
             let reads = reads.map_or_else(|| "-".into(), |reads| format!("{reads:.3}"));
-            println!("{rate:.4} {} {reads}", most.load(Ordering::Relaxed));
+            pauses.sort();
+            let pause = pauses[pauses.len() / 2].as_secs_f64() * 1e6;
+            println!("{rate:.4} {} {reads} {pause:.0}", most.load(Ordering::Relaxed));
             return;
         }
         if now - sealed > 1.0 {
             sealed = now;
+            let at = Instant::now();
             store.barrier();
+            pauses.push(at.elapsed());
         }
-        for _ in 0..TURN {
-            store.add(&key(pattern.draw(&mut random, keys, now)));
-        }
+        drawn.clear();
+        drawn.extend((0..TURN).map(|_| key(pattern.draw(&mut random, keys, now))));
+        store.add_all(&drawn);
         operations += TURN as u64;
+    }
+}
+
+fn join_cgroup() {
+    if let Ok(group) = std::env::var("TIERS_CGROUP") {
+        fs::write(Path::new(&group).join("cgroup.procs"), std::process::id().to_string()).unwrap();
     }
 }
 
@@ -328,13 +376,14 @@ fn main() {
         state / 1_000_000,
         budget / 1_000_000
     );
-    let mut stores = vec!["memory", "log"];
+    let mut stores = vec!["memory", "log", "batches"];
     stores.extend(cfg!(feature = "peer-rocksdb").then_some("rocksdb"));
     stores.extend(cfg!(feature = "peer-cobble").then_some("cobble"));
     for pattern in ["uniform", "zipf:0.99", "hotspot"] {
         let mut rates = vec![Vec::new(); stores.len()];
         let mut most = vec![0u64; stores.len()];
         let mut reads = vec![String::new(); stores.len()];
+        let mut pauses = vec![String::new(); stores.len()];
         for _ in 0..rounds {
             for (at, store) in stores.iter().enumerate() {
                 let output = Command::new(std::env::current_exe().unwrap())
@@ -350,17 +399,19 @@ fn main() {
                 rates[at].push(rate);
                 most[at] = most[at].max(figures.next().unwrap().parse().unwrap());
                 reads[at] = figures.next().unwrap().into();
+                pauses[at] = figures.next().unwrap().into();
             }
         }
         println!("{pattern}");
-        for (((store, rates), most), reads) in stores.iter().zip(&mut rates).zip(&most).zip(&reads) {
+        for (at, (store, rates)) in stores.iter().zip(&mut rates).enumerate() {
+            let (most, reads, pause) = (most[at], &reads[at], &pauses[at]);
             rates.sort_by(f64::total_cmp);
             let Some(median) = rates.get(rates.len() / 2) else { continue };
             let (least, highest) = (rates[0], rates[rates.len() - 1]);
             println!(
-                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget, {reads} disk reads an operation",
-                *most as f64 / 1e6,
-                *most as f64 / budget as f64
+                "  {store:8} {median:7.3} M/s [{least:.3} to {highest:.3}]  anonymous memory at most {:6.1} MB, {:.2} of the budget, {reads} disk reads an operation, pause {pause} us",
+                most as f64 / 1e6,
+                most as f64 / budget as f64
             );
         }
     }

@@ -1,7 +1,9 @@
 //! A simulated disk for cold state, with faults on demand.
 
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use alluvium::TierFile;
 
@@ -20,6 +22,11 @@ struct State {
     write_error: Option<io::ErrorKind>,
     /// Calls that succeed before an error comes.
     before_error: usize,
+    /// How long a read takes that was not announced.
+    latency: Duration,
+    announced: Vec<Range<u64>>,
+    /// Reads that were not announced.
+    waits: usize,
 }
 
 impl ColdFile {
@@ -40,6 +47,17 @@ impl ColdFile {
     /// Has writes fail after so many more calls, or no longer.
     pub fn fail_writes(&self, error: Option<io::ErrorKind>, after: usize) {
         self.with(|state| (state.write_error, state.before_error) = (error, after));
+    }
+
+    /// Has each read take so long from now on, unless it was announced.
+    pub fn delay_reads(&self, latency: Duration) {
+        self.with(|state| state.latency = latency);
+    }
+
+    /// Returns how many reads were announced since the last call, and how many were not.
+    #[must_use]
+    pub fn take_reads(&self) -> (usize, usize) {
+        self.with(|state| (std::mem::take(&mut state.announced).len(), std::mem::take(&mut state.waits)))
     }
 
     /// Returns how long the file is.
@@ -64,6 +82,10 @@ impl TierFile for ColdFile {
         self.with(|state| {
             if let Some(error) = state.read_error {
                 return Err(error.into());
+            }
+            if !state.announced.iter().any(|range| range.contains(&at)) {
+                state.waits += 1;
+                wait(state.latency);
             }
             let at = usize::try_from(at).unwrap();
             let there = state.bytes.get(at..).unwrap_or_default();
@@ -95,5 +117,18 @@ impl TierFile for ColdFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.with(|state| state.bytes.resize(usize::try_from(len).unwrap(), 0));
         Ok(())
+    }
+
+    fn will_read(&self, at: u64, len: u64) {
+        self.with(|state| state.announced.push(at..at + len));
+    }
+}
+
+/// Takes at least so long, without leaving the processor: longer would make no difference.
+#[expect(clippy::disallowed_methods, reason = "the caller measures how long a read takes")]
+fn wait(latency: Duration) {
+    let start = Instant::now();
+    while start.elapsed() < latency {
+        std::hint::spin_loop();
     }
 }

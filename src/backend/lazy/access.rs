@@ -114,6 +114,10 @@ impl<B: StateBackend> StateBackend for LazyBackend<B> {
         self.resident.prefetch(rows);
     }
 
+    fn prefetch_keys(&self, keys: &[CurrentKey<'_>]) {
+        self.resident.prefetch_keys(keys);
+    }
+
     #[inline]
     fn read_many(
         &mut self,

@@ -10,6 +10,7 @@
 use crate::error::Result;
 use crate::id::TableId;
 use crate::key_group::{CurrentKey, KeyGroup};
+use crate::memory::DiskTier;
 
 use super::super::{Change, RowRef, Stored};
 use super::LogBackend;
@@ -29,6 +30,18 @@ impl LogBackend {
             let Self { table_slots, groups, .. } = self;
             let mut hash = |row: &RowRef<'_>| row_hash(row.key.hash, &Place::of_row(&table_slots.with_slot(row)));
             find_ahead(groups, rows.iter().map(|row| (row.key.group, hash(row))));
+        }
+    }
+
+    /// As [`StateBackend::prefetch_keys`](super::super::StateBackend::prefetch_keys).
+    pub(super) fn announce_keys(&self, keys: &[CurrentKey<'_>]) {
+        if !self.arena.budget().disk().is_some_and(DiskTier::reads_a_device) {
+            return;
+        }
+        for key in keys {
+            let Some(group) = self.group(key.group) else { continue };
+            let hashes = (0..).take(self.table_slots.len()).map(|slot| plain_hash(key.hash, slot));
+            group.prefetch(hashes);
         }
     }
 

@@ -101,6 +101,8 @@ pub struct LogBackend {
     dirty: Vec<KeyGroup>,
     /// Number of seals.
     seals: u32,
+    /// Reads and writes of rows up to the last seal of each group.
+    uses: u64,
     /// Where [`LogBackend::reclaim`] last stopped.
     reclaim_next: usize,
     demotion: Demotion,
@@ -163,6 +165,7 @@ impl LogBackend {
             groups: Vec::new(),
             dirty: Vec::new(),
             seals: 0,
+            uses: 0,
             reclaim_next: 0,
             demotion: Demotion::default(),
             recent_reads: RecentReads::default(),
@@ -335,6 +338,10 @@ impl StateBackend for LogBackend {
 
     fn prefetch(&mut self, rows: &[RowRef<'_>]) {
         self.prefetch_rows(rows);
+    }
+
+    fn prefetch_keys(&self, keys: &[CurrentKey<'_>]) {
+        self.announce_keys(keys);
     }
 
     #[inline]

@@ -117,11 +117,12 @@ impl Regions {
         self.table.read_from(address.region(), address.offset(), len, bytes)
     }
 
-    /// Prefetches the first `length` bytes of a record in memory, as far as a few cache lines reach.
+    /// Prefetches the first `length` bytes of a record: from memory, as far as a few cache lines reach, or from the disk.
     #[inline]
     pub(super) fn prefetch(&self, address: Address, length: usize) {
-        if let Some(bytes) = self.bytes_in_memory(address) {
-            prefetch_lines(bytes, length);
+        match self.bytes_in_memory(address) {
+            Some(bytes) => prefetch_lines(bytes, length),
+            None => self.table.will_read(address.region(), address.offset(), length),
         }
     }
 

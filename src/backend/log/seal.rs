@@ -7,7 +7,8 @@ use super::sealed::SealedRegions;
 use super::{LogBackend, group_cell};
 use crate::error::broken;
 use crate::key_group::{KeyGroup, KeyGroupSet};
-use crate::row::{Cut, GroupHeat, Sealed, SealedPart, SegmentKind};
+use crate::memory::DiskTier;
+use crate::row::{Cut, GroupHeat, Sealed, SealedPart, SegmentKind, Statistic};
 
 /// Groups prefetched ahead in a pass over all dirty groups.
 const GROUPS_AHEAD: usize = 4;
@@ -29,6 +30,7 @@ impl LogBackend {
             let keep = !bases.contains(id);
             let rows = group.freeze(|region| delta.extend(keep.then_some((id, region))));
             dirty_rows += rows;
+            self.uses += group.heat.new_uses();
             heat.push(group.heat(id, rows, self.seals));
         }
         self.dirty = dirty;
@@ -46,7 +48,25 @@ impl LogBackend {
         if !delta.is_empty() {
             parts.push(self.sealed_part(SegmentKind::Delta, delta.iter().map(|(id, _)| *id).collect(), delta));
         }
-        Sealed { cut, parts, dirty_rows, heat, statistics: Arc::default() }
+        Sealed { cut, parts, dirty_rows, heat, statistics: self.statistics() }
+    }
+
+    /// Returns what each tier holds and how often it was used, if there is a disk below memory.
+    fn statistics(&self) -> Arc<[Statistic]> {
+        let budget = self.arena.budget();
+        let Some(disk) = budget.disk().map(DiskTier::stats) else { return Arc::default() };
+        let numbers = [
+            ("memory_bytes", budget.own_bytes()),
+            ("disk_bytes", disk.held_bytes),
+            ("uses", self.uses),
+            ("disk_record_reads", disk.record_reads),
+            ("disk_reads", disk.reads),
+            ("disk_read_us", disk.read_nanos / 1000),
+            ("disk_slow_reads", disk.slow_reads),
+            ("disk_writes", disk.writes),
+            ("disk_write_us", disk.write_nanos / 1000),
+        ];
+        numbers.into_iter().map(|(name, value)| Statistic { name: name.to_owned(), value }).collect()
     }
 
     /// Prefetches groups that are soon to be sealed, and the tails of groups that were prefetched before.
@@ -65,6 +85,7 @@ impl LogBackend {
             let Ok(id) = u16::try_from(self.heat_next).map(KeyGroup) else { continue };
             let written = heat.get(..dirty).unwrap_or_default();
             if written.binary_search_by_key(&id, |of_group| of_group.group).is_err() {
+                self.uses += group.heat.new_uses();
                 heat.push(group.heat(id, 0, seals));
             }
         }

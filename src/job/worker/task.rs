@@ -103,12 +103,14 @@ impl<B: StateBackend> Task<B> {
 
     /// Returns a future that resolves once the key groups of `keys` are loaded, to a guard that keeps them so: for engines
     /// whose threads do not wait. [`KeyedState::locate`] locates keys. After an [eager](crate::RestoreMode::Eager) restore it is
-    /// ready at once.
+    /// ready at once. Rows of the keys that lie on the disk of a [`MemoryBudget`](crate::MemoryBudget) are read meanwhile, all
+    /// at once, if that disk keeps its readers waiting.
     ///
     /// # Errors
     /// Of the future: why a group cannot be loaded. `Corrupt` or `Version`, naming it; `Fenced`; `Limit` if the memory
     /// budget is spent; `Unavailable` if the store does not answer: call again.
     pub fn ready(&self, keys: &[CurrentKey<'_>]) -> Ready {
+        self.state.backend().prefetch_keys(keys);
         self.ready_groups(&keys.iter().map(|key| key.group).collect())
     }
 

@@ -98,6 +98,13 @@ impl Frozen {
         Ok(RegionBytes::Shared(Locked(content)))
     }
 
+    /// Announces a read of `len` bytes from an offset on, if they lie on disk.
+    pub(super) fn will_read(&self, offset: usize, len: usize) {
+        if let Content::Disk(extent) = &*self.content() {
+            extent.will_read(offset..offset.saturating_add(len).min(self.len()));
+        }
+    }
+
     /// Puts the bytes from an offset on into `bytes`, at least `len` of them if there are as many, if they lie on disk.
     pub(super) fn read_from(&self, offset: usize, len: usize, bytes: &mut Vec<u8>) -> Result<()> {
         match &*self.content() {

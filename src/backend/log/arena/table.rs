@@ -375,6 +375,14 @@ impl<N> RegionTable<N> {
         }
     }
 
+    /// Announces a read of `len` bytes of a region from an offset on, if it lies on disk.
+    #[cold]
+    pub(in crate::backend::log) fn will_read(&self, id: u32, offset: u32, len: usize) {
+        if let Some(Residence::OnDisk(frozen, _)) = self.get(id).map(Entry::residence) {
+            frozen.will_read(offset as usize, len);
+        }
+    }
+
     /// Prefetches a region.
     pub(in crate::backend::log) fn prefetch(&self, id: u32) {
         self.slots.get(id as usize).into_iter().for_each(prefetch);
