@@ -13,6 +13,7 @@ use alluvium::{
     Result, TableId, Timestamp,
 };
 use alluvium_testkit::ColdFile;
+use alluvium_testkit::sim::Rng;
 
 const T: TableId = TableId(5);
 const GROUPS: u16 = 4;
@@ -359,6 +360,40 @@ fn d08_cold_records_that_rot_are_errors_and_never_wrong() {
         }
     }
     assert!(found > 50, "most of the file is in use: {found}");
+}
+
+/// Damages the file in the middle of traffic, while the cleaner moves what lies there: each row is right or an error.
+#[test]
+fn d08_cold_records_that_rot_while_they_are_in_use_are_errors_and_never_wrong() {
+    let (mut found, mut moved) = (0, 0);
+    for seed in 0..100 {
+        let mut rng = Rng::from_state(seed);
+        let mut world = World::new();
+        (0..400).for_each(|key| world.put(key, 100).unwrap());
+        let damaged_at = rng.below(1500);
+        for step in 0..3000 {
+            if step == damaged_at {
+                let bits = world.file.length() as u64 * 8;
+                world.file.flip(usize::try_from(rng.below(bits)).unwrap());
+                moved -= world.tier.stats().writes.cast_signed();
+            }
+            let key = u32::try_from(rng.below(400)).unwrap();
+            let result = match rng.below(3) {
+                // A refused write leaves the row as it was.
+                0 => world.put(key, 50 + rng.below(100) as usize),
+                _ => world.read(key).map(|value| assert_eq!(value.as_ref(), world.expected.get(&key), "key {key}")),
+            };
+            if let Err(error) = result {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                found += 1;
+            }
+            if step % 500 == 499 {
+                drop(world.seal(&KeyGroupSet::empty()));
+            }
+        }
+        moved += world.tier.stats().writes.cast_signed();
+    }
+    assert!(found > 100 && moved > 1000, "{found} errors, {moved} regions written after the damage");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The `statistics` extension: numbers reported by the engines below the backends. Readers may ignore it.
+//! The `statistics` extension: numbers reported by the backends, or by the engines below them. Readers may ignore it.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ impl Extension {
 }
 
 impl Manifest {
-    /// Returns the numbers reported by the engines below the backends of `operator`, summed over subtasks, by name; empty
+    /// Returns the numbers reported by the backends of `operator`, or the engines below them, summed over subtasks, by name; empty
     /// without any.
     ///
     /// # Errors

@@ -365,7 +365,7 @@ fn heat_text(operator: &OperatorInspection) -> String {
     text
 }
 
-/// Returns the statistics reported by the backends' engine.
+/// Returns the statistics reported by the backends, or the engines below them.
 fn statistics_text(operator: &OperatorInspection) -> String {
     if operator.statistics.is_empty() {
         return String::new();
@@ -376,7 +376,7 @@ fn statistics_text(operator: &OperatorInspection) -> String {
         let value = if bytes { size(statistic.value) } else { statistic.value.to_string() };
         table.row([statistic.name.clone(), value]);
     }
-    format!("  the engine of its subtasks, in all, before this checkpoint\n{}", table.print("    "))
+    format!("  its subtasks' backends, in all, before this checkpoint\n{}", table.print("    "))
 }
 
 /// Returns a histogram of key groups by rows, one line per bin.

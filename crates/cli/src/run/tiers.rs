@@ -87,6 +87,8 @@ impl Tiers {
             "memory_bytes_max": self.budget.most_bytes(),
             "disk_bytes_max": of(&self.disk_bytes_max),
             "disk_reads": disk.reads,
+            "disk_record_reads": disk.record_reads,
+            "disk_slow_reads": disk.slow_reads,
             "disk_writes": disk.writes,
             "disk_failed": disk.failed,
             "disk_damaged": disk.damaged,
