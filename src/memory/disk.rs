@@ -150,12 +150,14 @@ impl DiskTier {
             return Err(Error::limit("disk tier is full").with("limit", shared.limit));
         };
         let first_block = shared.next_block.fetch_add(count, Ordering::Relaxed);
-        let extent = Extent { tier: self.clone(), at, len: len_u32, first_block, charge: budget.charge(overhead) };
+        let mut extent = Extent { tier: self.clone(), at, len: len_u32, first_block, charge: budget.charge(0) };
         let stored = blocks::stored(bytes, first_block);
         counts.hold(extent.disk_bytes());
         let started = now();
         shared.write_all(&stored, at).map_err(|error| self.part.failed("write", at, error))?;
         counts.wrote(stored.len(), started.elapsed());
+        // Not before: what a failed write gives back would wake owners that wait for memory, for nothing.
+        extent.charge.resize(overhead);
         Ok(extent)
     }
 }
@@ -314,7 +316,7 @@ impl fmt::Debug for Extent {
     }
 }
 
-/// Returns the time for a measurement: nothing is decided by it.
+/// Returns the time for a measurement: it decides hints alone.
 #[expect(clippy::disallowed_methods, reason = "see above")]
 fn now() -> Instant {
     Instant::now()

@@ -63,9 +63,11 @@ impl TierFile for File {
 
     #[cfg(target_os = "linux")]
     fn will_read(&self, at: u64, len: u64) {
-        let len = std::num::NonZeroU64::new(len);
-        // Without it, the read itself waits.
-        _ = rustix::fs::fadvise(self, at, len, rustix::fs::Advice::WillNeed);
+        // No length would mean all up to the end.
+        if let Some(len) = std::num::NonZeroU64::new(len) {
+            // Without it, the read itself waits.
+            _ = rustix::fs::fadvise(self, at, Some(len), rustix::fs::Advice::WillNeed);
+        }
     }
 }
 

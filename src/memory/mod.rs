@@ -173,6 +173,20 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_the_disk_refuses_gives_nothing_back() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let disk = DiskTier::on_file(std::fs::File::open(file.path()).unwrap(), 1 << 20);
+        let budget = MemoryBudget::new(1000).with_disk(disk);
+        let (one, other) = (budget.part(), budget.part());
+        let before = one.released_by_others();
+        for _ in 0..2 {
+            assert!(other.disk().unwrap().write(&[1; 600], 100, &other).is_err());
+        }
+        assert_eq!((one.released_by_others(), budget.held_bytes()), (before, 0), "nobody waits for this");
+        assert_eq!(budget.disk().unwrap().stats().held_bytes, 0);
+    }
+
+    #[test]
     fn a_part_waits_for_the_others_alone() {
         let budget = MemoryBudget::new(10).with_disk(DiskTier::on_file(tempfile::tempfile().unwrap(), 0));
         let (one, other) = (budget.part(), budget.part());

@@ -217,12 +217,12 @@ impl Index {
         (of_parts + Directory::growth_bytes(1 << depth, parts)) as u64
     }
 
-    /// Makes room for `rows` rows in an index that had few.
+    /// Makes room for `rows` rows, unless the index has or had some.
     pub(super) fn presize(&mut self, rows: usize) {
-        let (parts, slots, depth) = self.layout_for(rows);
-        if self.parts.len() > 1 {
+        if self.parts.iter().any(|part| part.taken > 0) || self.parts.len() > 1 {
             return;
         }
+        let (parts, slots, depth) = self.layout_for(rows);
         self.deepen(depth);
         let start = |part: usize| part * self.directory.len() / parts;
         self.replace(&[0], (0..parts).map(|part| (start(part + 1) - start(part), slots)).collect());

@@ -51,10 +51,11 @@ impl LogBackend {
         Sealed { cut, parts, dirty_rows, heat, statistics: self.statistics() }
     }
 
-    /// Returns what each tier holds and how often it was used, if there is a disk below memory.
+    /// Returns what each tier holds and how often it was used, once there was anything on the disk.
     fn statistics(&self) -> Arc<[Statistic]> {
         let budget = self.arena.budget();
-        let Some(disk) = budget.disk().map(DiskTier::stats) else { return Arc::default() };
+        let disk = budget.disk().map(DiskTier::stats).filter(|stats| stats.writes > 0);
+        let Some(disk) = disk else { return Arc::default() };
         let numbers = [
             ("memory_bytes", budget.own_bytes()),
             ("disk_bytes", disk.held_bytes),

@@ -86,11 +86,13 @@ impl Index {
         let slots = self.cut_slots();
         let mut parts = vec![number];
         if self.density.pairs {
+            // A part of many rows with one tag is larger, and stays alone.
+            let is_usual = |part: &u32| self.part(*part).slots <= slots;
             let run = self.directory.run(number);
             if run.end < self.directory.len() {
-                parts.push(self.directory.table_at(run.end));
+                parts.extend(Some(self.directory.table_at(run.end)).filter(is_usual));
             } else if run.start > 0 {
-                parts.insert(0, self.directory.table_at(run.start - 1));
+                parts.splice(..0, Some(self.directory.table_at(run.start - 1)).filter(is_usual));
             }
         }
         let rows = parts.iter().map(|part| self.part(*part).taken).sum();
@@ -134,7 +136,7 @@ impl Index {
         let (mut shares, mut before) = (vec![(0, 0); cut.into], 0);
         let mut to = 0;
         for (at, rows) in rows.iter().enumerate() {
-            let even = (before + rows / 2) * cut.into / all;
+            let even = ((before + rows / 2) * cut.into / all).min(cut.into - 1);
             // No part may be left out, and those that follow need an entry each.
             to = even.clamp(to, to + usize::from(at > 0)).max((cut.into + at).saturating_sub(run.len()));
             shares.get_mut(to).into_iter().for_each(|(entries, of_part)| {

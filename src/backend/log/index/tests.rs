@@ -99,6 +99,28 @@ fn an_address_out_of_range_panics() {
 }
 
 #[test]
+fn parts_are_cut_however_rows_lie_over_the_tags() {
+    let in_first = |bits: u32| (0..).filter(move |hash| tag(*hash) >> (TAG_BITS - bits) == 0).take(7_500);
+    let cases: [Vec<u32>; 4] = [
+        in_first(3).collect(),
+        in_first(9).collect(),
+        vec![5; 7_500],
+        [vec![5; 4_000], vec![77; 4_000], in_first(3).collect()].concat(),
+    ];
+    for arena in &arenas() {
+        for hashes in &cases {
+            let mut index = Index::new(arena);
+            let rows: Vec<(u32, Address)> = hashes.iter().copied().zip((0..).map(|row| Address::new(0, row))).collect();
+            rows.iter().for_each(|(hash, address)| index.insert(*hash, *address));
+            assert_eq!(index.addresses().count(), rows.len());
+            for (hash, address) in rows.iter().step_by(97) {
+                assert!(index.find(*hash, |found| found == *address).is_some());
+            }
+        }
+    }
+}
+
+#[test]
 fn rows_are_found_while_parts_grow_split_and_shrink() {
     arenas().iter().for_each(find_rows);
 }
