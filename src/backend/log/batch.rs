@@ -5,7 +5,7 @@
 //! ```
 //!
 //! An address holds until an update takes the general way, which may move records and reuse their memory: the rows behind
-//! that one are looked for again. Reads of plain tables move nothing.
+//! that one are looked for again. Reads of plain tables move nothing, unless there is a disk that a row may come back from.
 
 use crate::error::Result;
 use crate::id::TableId;
@@ -54,11 +54,13 @@ impl LogBackend {
         mut f: impl FnMut(usize, Option<&[u8]>) -> Result<()>,
     ) -> Result<()> {
         let slot = plain_slot(table, &mut self.table_slots, self.ruled).filter(|_| namespace.is_empty());
+        let may_move = self.arena.budget().disk().is_some();
         let mut indices = 0..;
         for keys in keys.chunks(PREFETCHED_ROWS) {
-            let ahead = self.find_keys(table, namespace, keys);
+            // The table's slot; `None` once an address may no longer hold.
+            let (ahead, mut held) = (self.find_keys(table, namespace, keys), slot);
             for ((key, address), at) in keys.iter().zip(&ahead).zip(&mut indices) {
-                if let (Some(slot), Some(address)) = (slot, *address)
+                if let (Some(slot), Some(address)) = (held, *address)
                     && let Some(row) = PlainRow::new(slot, key)
                     && let Some(group) = self.short_group(&row)
                     && let Lookup::Found(value) = group.short_value_at(address, &row)
@@ -70,6 +72,7 @@ impl LogBackend {
                 }
                 let row = RowRef { table, key, namespace, sub: &[] };
                 self.read_plain(&row, |value| f(at, value))??;
+                held = held.filter(|_| !may_move);
             }
         }
         Ok(())
