@@ -380,7 +380,7 @@ fn d08_cold_records_that_rot_while_they_are_in_use_are_errors_and_never_wrong() 
             let key = u32::try_from(rng.below(400)).unwrap();
             let result = match rng.below(3) {
                 // A refused write leaves the row as it was.
-                0 => world.put(key, 50 + rng.below(100) as usize),
+                0 => world.put(key, 50 + rng.index(100)),
                 _ => world.read(key).map(|value| assert_eq!(value.as_ref(), world.expected.get(&key), "key {key}")),
             };
             if let Err(error) = result {
