@@ -90,6 +90,10 @@ pub enum Canary {
     SkipClears,
     /// Loads an evicted key group from the segments of the restored checkpoint.
     LoadStale,
+    /// Takes a publication of unknown outcome as failed, without asking the target.
+    TrustPublication,
+    /// Publishes output of an epoch that was given up.
+    PublishAborted,
     /// Puts a rewritten base after the deltas that its groups got meanwhile.
     RewriteLast,
 }

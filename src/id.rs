@@ -146,6 +146,11 @@ bits128! {
     JobId
 }
 bits128! {
+    /// Identity of a history of checkpoints. It starts as the job's id, and is drawn anew where a job starts from nothing, from
+    /// a checkpoint that is not its newest, or from a copy. Epochs of two lineages are not comparable.
+    Lineage
+}
+bits128! {
     /// Identity of one connection of a worker to an owner, drawn by the worker for each connection.
     SessionId
 }

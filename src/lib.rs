@@ -74,6 +74,7 @@ mod row;
 mod runtime;
 mod segment;
 mod settings;
+pub mod sink;
 mod store;
 mod time;
 #[cfg(feature = "tokio-runtime")]
@@ -100,7 +101,7 @@ pub use control::retention::RetentionPolicy;
 pub use envelope::{MacKey, MacKeys};
 pub use error::{Applied, Error, ErrorKind, Result};
 pub use id::{
-    Attempt, Awaited, Barrier, Epoch, JobId, JobName, ManifestId, OperatorId, Seq, SessionId, Subtask, TableId,
+    Attempt, Awaited, Barrier, Epoch, JobId, JobName, Lineage, ManifestId, OperatorId, Seq, SessionId, Subtask, TableId,
 };
 pub use job::{
     Aborted, AdaptiveInterval, Assignment, BroadcastState, Inbox, Job, JobBuilder, JobSettings, MAX_MESSAGE_BYTES,

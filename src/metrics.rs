@@ -40,6 +40,8 @@
 //! | `alluvium_disk_tier_read_seconds`, `alluvium_disk_tier_write_seconds` | gauge | s that all reads and all writes took together |
 //! | `alluvium_disk_tier_failures_total` | counter | reads and writes that the system refused |
 //! | `alluvium_disk_tier_damaged_total` | counter | reads of other bytes than were written |
+//! | `alluvium_sink_unpublished_bytes` | gauge, labels `sink`, `subtask` | bytes of output that waits for its publication |
+//! | `alluvium_sink_records_total` | counter, the same labels | records published |
 
 use std::time::Duration;
 
@@ -78,6 +80,20 @@ pub(crate) fn in_progress(count: usize) {
 #[expect(clippy::cast_precision_loss, reason = "fewer than 2^53 bytes")]
 pub(crate) fn sealed_bytes(bytes: u64) {
     gauge!("alluvium_sealed_bytes").set(bytes as f64);
+}
+
+/// Records output of a sink's subtask that waits for its publication.
+#[expect(clippy::cast_precision_loss, reason = "gauges are f64; sizes beyond 2^53 bytes may lose their last digits")]
+pub(crate) fn sink_unpublished(sink: &str, subtask: Subtask, bytes: u64) {
+    let (sink, subtask) = (sink.to_owned(), subtask.to_string());
+    gauge!("alluvium_sink_unpublished_bytes", "sink" => sink, "subtask" => subtask).set(bytes as f64);
+}
+
+/// Records a publication, and the output that still waits.
+pub(crate) fn sink_published(sink: &str, subtask: Subtask, records: usize, waiting_bytes: u64) {
+    let labels = [("sink", sink.to_owned()), ("subtask", subtask.to_string())];
+    counter!("alluvium_sink_records_total", &labels).increment(records as u64);
+    sink_unpublished(sink, subtask, waiting_bytes);
 }
 
 /// Records what the disk tier holds, and what it has done since it was opened.

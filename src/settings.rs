@@ -26,6 +26,7 @@ adjustable!(
     crate::job::JobSettings,
     crate::job::WorkerSettings,
     crate::offline::RestoreOptions,
+    crate::sink::SinkSettings,
     crate::store::StoreSettings,
 );
 #[cfg(feature = "rocksdb")]

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 use crate::canary::{self, Canary};
 use crate::control::retention::{Ledger, RetentionPolicy, retain};
 use crate::error::{Error, ErrorKind, Result};
-use crate::id::{Attempt, Epoch, JobId, ManifestId, Seq};
+use crate::id::{Attempt, Epoch, JobId, Lineage, ManifestId, Seq};
 use crate::key_group::{MAX_KEY_GROUPS, Partitioner};
 use crate::manifest::{AttemptMarker, DurabilityLevel, Manifest, ManifestKind, Program};
 use crate::place::Store;
@@ -54,6 +54,8 @@ pub struct Claimed {
     pub partitioner: Partitioner,
     /// Number of key groups.
     pub max_parallelism: u16,
+    /// The lineage of its checkpoints: that of the restored one if the job continues where it ended.
+    pub lineage: Lineage,
     /// The right to append to the chain.
     pub committer: Committer,
 }
@@ -121,6 +123,7 @@ pub(crate) async fn claim_without(store: &Store, request: &ClaimRequest, unwante
         attempt,
         partitioner: identity.partitioner,
         max_parallelism: identity.max_parallelism,
+        lineage: identity.lineage,
         committer: Committer::new(store, identity, &proposal, restore.as_ref().map(|restore| restore.id), ledger),
         restore,
     })
@@ -196,7 +199,11 @@ impl ClaimRequest {
     }
 
     /// Returns the fields that all manifests of the attempt share. A stored partitioner, with its seed, wins.
-    fn identity(&self, job: JobId, attempt: Attempt, restore: Option<&StoredManifest>) -> Identity {
+    fn identity(
+        &self,
+        (job, attempt, lineage): (JobId, Attempt, Lineage),
+        restore: Option<&StoredManifest>,
+    ) -> Identity {
         Identity {
             job,
             attempt,
@@ -205,6 +212,7 @@ impl ClaimRequest {
             partitioner: restore.map_or(self.partitioner, |restore| restore.manifest.partitioner),
             max_parallelism: self.max_parallelism,
             retention: self.retention,
+            lineage,
         }
     }
 }
@@ -257,7 +265,8 @@ async fn append(
             return Ok(None);
         }
         check_job(job, restore.as_ref())?;
-        let identity = request.identity(job, attempt, restore.as_ref());
+        let lineage = lineage(store, job, newest, restore.as_ref())?;
+        let identity = request.identity((job, attempt, lineage), restore.as_ref());
         let parent = restore.as_ref().map(|restore| restore.id);
         check_unwanted(unwanted, parent)?;
         let retention = retain(request.retention, ManifestKind::Claim, parent, &chain.live());
@@ -272,8 +281,24 @@ async fn append(
     }
 }
 
+/// Returns the lineage of an attempt that restores `restore`: the newest manifest's if the job continues where that ended, else
+/// one drawn anew.
+fn lineage(
+    store: &Store,
+    job: JobId,
+    newest: Option<&StoredManifest>,
+    restore: Option<&StoredManifest>,
+) -> Result<Lineage> {
+    let Some(StoredManifest { id, manifest, .. }) = newest else { return Ok(Lineage(job.0)) };
+    let end = if manifest.kind == ManifestKind::Claim { manifest.parent } else { Some(*id) };
+    let continues = end == restore.map(|restore| restore.id) && !manifest.is_copy()?;
+    if continues { manifest.lineage() } else { Ok(Lineage(store.draw_put_id().0)) }
+}
+
 fn claim_manifest(store: &Store, identity: &Identity, seq: Seq, restore: Option<&StoredManifest>) -> Manifest {
-    let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } = identity.clone();
+    let Identity { job, attempt, writer, program, partitioner, max_parallelism, .. } = identity.clone();
+    let mut extensions = Vec::new();
+    identity.add_lineage(&mut extensions);
     Manifest {
         job,
         seq,
@@ -290,7 +315,7 @@ fn claim_manifest(store: &Store, identity: &Identity, seq: Seq, restore: Option<
         objects: Vec::new(),
         level: restore.map_or(DurabilityLevel::ObjectStore, |restore| restore.manifest.level),
         operators: Vec::new(),
-        extensions: Vec::new(),
+        extensions,
     }
 }
 

@@ -17,7 +17,7 @@ use bytes::Bytes;
 use crate::canary::{self, Canary};
 use crate::control::retention::{Garbage, Ledger, Retention, RetentionPolicy, retain};
 use crate::error::{Applied, Error, ErrorKind, Result};
-use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, Seq};
+use crate::id::{Attempt, Epoch, Hash, JobId, Lineage, ManifestId, ObjectId, Seq};
 use crate::key_group::Partitioner;
 use crate::manifest::{
     DurabilityLevel, Extension, Manifest, ManifestKind, ObjectRef, OperatorManifest, Program, Retained,
@@ -87,6 +87,16 @@ pub(super) struct Identity {
     pub(super) partitioner: Partitioner,
     pub(super) max_parallelism: u16,
     pub(super) retention: RetentionPolicy,
+    pub(super) lineage: Lineage,
+}
+
+impl Identity {
+    /// Adds the lineage to a manifest's extensions, unless it is the job's first.
+    pub(super) fn add_lineage(&self, extensions: &mut Vec<Extension>) {
+        if self.lineage.0 != self.job.0 {
+            extensions.push(Extension::lineage(self.lineage));
+        }
+    }
 }
 
 /// A manifest on its way into the store.
@@ -301,9 +311,10 @@ impl Committer {
     }
 
     fn manifest(&self, seq: Seq, draft: Draft) -> Manifest {
-        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _ } =
+        let Identity { job, attempt, writer, program, partitioner, max_parallelism, retention: _, lineage: _ } =
             self.identity.clone();
-        let Draft { kind, epoch, objects, level, operators, extensions } = draft;
+        let Draft { kind, epoch, objects, level, operators, mut extensions } = draft;
+        self.identity.add_lineage(&mut extensions);
         Manifest {
             job,
             seq,

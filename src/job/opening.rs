@@ -187,7 +187,7 @@ impl Owner {
     pub(super) fn start(&self, opening: Opening, seating: &Seating) -> Result<Job> {
         let Opening { claimed, carried, payload, from } = opening;
         self.claimed.store(true, Ordering::Release);
-        let Claimed { job, attempt, restore: restored, partitioner, max_parallelism, committer, .. } = claimed;
+        let Claimed { job, attempt, restore: restored, partitioner, max_parallelism, lineage, committer } = claimed;
         let JobSpec { store, settings, operators, .. } = &self.spec;
         let first_epoch = restored.as_ref().map_or(Epoch(1), |restored| restored.manifest.epoch.next());
         let plan = Plan {
@@ -195,6 +195,7 @@ impl Owner {
             operators,
             restored: restored.as_ref(),
             first_epoch,
+            lineage,
             partitioner,
             max_parallelism,
             payload,

@@ -5,6 +5,7 @@
 pub(crate) mod convert;
 mod format;
 mod heat;
+mod lineage;
 pub(crate) mod proto;
 pub(crate) mod rescale;
 mod rules;

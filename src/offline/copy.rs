@@ -86,12 +86,13 @@ async fn write(
         done = done.saturating_add(object.bytes);
         progress(done, total);
     }
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         kind: ManifestKind::Savepoint,
         created_at: to.runtime().now(),
         writer: WRITER.to_owned(),
         ..checkpoint.manifest.clone()
     };
+    manifest.mark_copied()?;
     found(to, manifest).await
 }
 

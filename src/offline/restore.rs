@@ -111,7 +111,7 @@ async fn write(
     }
     progress(done, total);
     packs.upload().await?;
-    let manifest = Manifest {
+    let mut manifest = Manifest {
         kind: ManifestKind::Checkpoint,
         created_at: to.runtime().now(),
         writer: WRITER.to_owned(),
@@ -120,6 +120,7 @@ async fn write(
         operators,
         ..manifest.clone()
     };
+    manifest.mark_copied()?;
     found(to, manifest).await
 }
 

@@ -29,6 +29,7 @@ pub mod model;
 pub mod oracle;
 pub mod pump;
 pub mod sim;
+pub mod sink;
 pub mod tool;
 
 use std::path::{Path, PathBuf};

@@ -13,9 +13,9 @@ use alluvium::manifest::{
     SubtaskManifest, SubtaskSlice, TableSchema,
 };
 use alluvium::{
-    Attempt, ChainPolicy, Epoch, Error, JobId, KeyGroup, KeyGroupSet, ManifestId, Opaque, OpaqueRole, OperatorId,
-    Participant, Partitioner, PipelineSettings, Schema, Seq, SessionId, Strategy, Subtask, TableId, Timestamp,
-    subtask_range,
+    Attempt, ChainPolicy, Epoch, Error, JobId, KeyGroup, KeyGroupSet, Lineage, ManifestId, Opaque, OpaqueRole,
+    OperatorId, Participant, Partitioner, PipelineSettings, Schema, Seq, SessionId, Strategy, Subtask, TableId,
+    Timestamp, subtask_range,
 };
 use bytes::Bytes;
 
@@ -219,6 +219,8 @@ fn assign() -> Assign {
     Assign {
         first_epoch: Epoch(9),
         restored: Some(ManifestId { seq: Seq(7), put_id: PutId([0x22; 16]) }),
+        lineage: Lineage([0x33; 16]),
+        restored_lineage: Lineage([0x44; 16]),
         partitioner: Partitioner::Range { seed: 0x0123_4567_89ab_cdef },
         max_parallelism: MAX_PARALLELISM,
         strategy: Strategy::Incremental,

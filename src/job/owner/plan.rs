@@ -8,7 +8,7 @@ use crate::backend::CheckpointTimes;
 use crate::checkpoint::manifest_log::StoredManifest;
 use crate::control::coordinator::Participant;
 use crate::error::Result;
-use crate::id::{Epoch, SessionId, Subtask};
+use crate::id::{Epoch, Lineage, SessionId, Subtask};
 use crate::job::wire::{Assign, AssignedOperator};
 use crate::job::{JobSettings, OperatorSpec};
 use crate::key_group::{Partitioner, check_parallelism};
@@ -21,6 +21,7 @@ pub(in crate::job) struct Plan<'a> {
     pub(in crate::job) operators: &'a [OperatorSpec],
     pub(in crate::job) restored: Option<&'a StoredManifest>,
     pub(in crate::job) first_epoch: Epoch,
+    pub(in crate::job) lineage: Lineage,
     pub(in crate::job) partitioner: Partitioner,
     pub(in crate::job) max_parallelism: u16,
     pub(in crate::job) payload: Bytes,
@@ -30,7 +31,7 @@ impl Plan<'_> {
     /// Returns each worker's assignment.
     ///
     /// # Errors
-    /// `Config` if a parallelism is out of range.
+    /// `Config` if a parallelism is out of range; `Corrupt` if the restored checkpoint's lineage is malformed.
     pub(in crate::job) fn assignments(
         &self,
         seats: &BTreeMap<Participant, SessionId>,
@@ -53,9 +54,12 @@ impl Plan<'_> {
             }
         }
         let inline_bytes = (INLINE_SUBTASKS_BYTES / of_workers.len().max(1)) as u64;
+        let restored_lineage = self.restored.map(|restored| restored.manifest.lineage()).transpose()?;
         let assign = |operators| Assign {
             first_epoch: self.first_epoch,
             restored: self.restored.map(|restored| restored.id),
+            lineage: self.lineage,
+            restored_lineage: restored_lineage.unwrap_or(self.lineage),
             partitioner: self.partitioner,
             max_parallelism: self.max_parallelism,
             strategy: self.settings.strategy,

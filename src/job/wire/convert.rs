@@ -16,7 +16,7 @@ use crate::control::coordinator::Participant;
 use crate::control::estimate::LoadSample;
 use crate::control::interval::Observation;
 use crate::error::{Applied, Error, ErrorKind, Result};
-use crate::id::{Epoch, Hash, OperatorId, Subtask};
+use crate::id::{Epoch, Hash, Lineage, OperatorId, Subtask};
 use crate::job::Strategy;
 use crate::key_group::{Partitioner, check_parallelism};
 use crate::manifest::convert::{bits128, bytes128, each, required};
@@ -307,6 +307,8 @@ impl From<&Assign> for proto::Assign {
             inline_bytes: assign.inline_bytes,
             operators: assign.operators.iter().map(Into::into).collect(),
             payload: assign.payload.clone(),
+            lineage: bytes128(assign.lineage.0),
+            restored_lineage: bytes128(assign.restored_lineage.0),
         }
     }
 }
@@ -347,6 +349,8 @@ impl TryFrom<proto::Assign> for Assign {
             inline_bytes: message.inline_bytes,
             operators,
             payload: Bytes::clone(&message.payload),
+            lineage: Lineage(bits128(&message.lineage, "lineage")?),
+            restored_lineage: Lineage(bits128(&message.restored_lineage, "restored lineage")?),
         })
     }
 }

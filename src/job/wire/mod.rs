@@ -22,7 +22,7 @@ use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::control::interval::Observation;
 use crate::error::Error;
-use crate::id::{Attempt, Epoch, Hash, JobId, ManifestId, ObjectId, OperatorId, SessionId, Subtask};
+use crate::id::{Attempt, Epoch, Hash, JobId, Lineage, ManifestId, ObjectId, OperatorId, SessionId, Subtask};
 use crate::job::Strategy;
 use crate::key_group::Partitioner;
 use crate::manifest::{Schema, SubtaskEntry, TableSchema};
@@ -108,6 +108,10 @@ pub struct Assign {
     pub first_epoch: Epoch,
     /// The checkpoint to restore; `None` to start empty.
     pub restored: Option<ManifestId>,
+    /// The lineage of the attempt's checkpoints.
+    pub lineage: Lineage,
+    /// That of the checkpoint to restore; the attempt's own without one.
+    pub restored_lineage: Lineage,
     /// How keys map to key groups.
     pub partitioner: Partitioner,
     /// Number of key groups.

@@ -208,6 +208,10 @@ pub(in crate::job) struct Assign {
     pub(in crate::job) operators: Vec<Operator>,
     #[prost(bytes = "bytes", tag = "10")]
     pub(in crate::job) payload: Bytes,
+    #[prost(bytes = "bytes", tag = "11")]
+    pub(in crate::job) lineage: Bytes,
+    #[prost(bytes = "bytes", tag = "12")]
+    pub(in crate::job) restored_lineage: Bytes,
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]

@@ -14,6 +14,7 @@ mod prepare;
 mod process;
 mod seat;
 mod shared;
+mod sinks;
 mod task;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -10,6 +10,7 @@ use super::background::Event;
 use super::process::Assignment;
 use super::seat::Seat;
 use super::shared::{AttemptHandle, Presence, Shared};
+use super::sinks::SeatSinks;
 use super::{Anchor, WorkerAttempt};
 use crate::backend::Tables;
 use crate::canary::{self, Canary};
@@ -19,7 +20,7 @@ use crate::checkpoint::prepared_output::PreparedOutput;
 use crate::checkpoint::restore;
 use crate::checkpoint::segment_chain::SegmentChain;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, JobId, OperatorId};
+use crate::id::{Attempt, Epoch, JobId, OperatorId};
 use crate::job::operator_state;
 use crate::job::settings::RestoreSettings;
 use crate::job::wire::{Assign, AssignedOperator};
@@ -27,6 +28,7 @@ use crate::manifest::SubtaskEntry;
 use crate::manifest::rescale::{OperatorPlan, Share, StoredOperator};
 use crate::memory::MemoryBudget;
 use crate::place::Store;
+use crate::sink::{self, Lineages};
 
 /// Operators whose sources are read at a time.
 const CONCURRENT_OPERATORS: usize = 4;
@@ -75,7 +77,7 @@ impl Bench {
         let mut seats = Vec::new();
         for (operator, plan) in assign.operators.iter().zip(plans) {
             seats.extend(
-                plan.shares.into_iter().map(|share| self.seat(&assign, operator, share, &plan.tables, &handle)),
+                plan.shares.into_iter().map(|share| self.seat((job, &assign), operator, share, &plan.tables, &handle)),
             );
         }
         let chains = seats.iter().map(|seat| (seat.presence.participant, Arc::clone(&seat.chain))).collect();
@@ -100,7 +102,7 @@ impl Bench {
 
     fn seat(
         &self,
-        assign: &Assign,
+        (job, assign): (JobId, &Assign),
         operator: &AssignedOperator,
         mut share: Share,
         tables: &[crate::manifest::TableSchema],
@@ -108,6 +110,9 @@ impl Bench {
     ) -> Seat {
         let operator_state =
             share.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
+        let output = share.opaques.extract_if(.., |opaque| sink::carries_output(opaque)).collect();
+        let lineages = Lineages { own: assign.lineage, restored: assign.restored_lineage };
+        let before = Epoch(assign.first_epoch.0.saturating_sub(1));
         let (settlement, settled) = mpsc::unbounded_channel();
         attempt.shared.add_settlement(settlement);
         Seat {
@@ -125,6 +130,7 @@ impl Bench {
             budget: self.budget.clone(),
             restore: self.restore,
             observer: None,
+            sinks: SeatSinks::new(job, lineages, before, output),
         }
     }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::shared::{Mail, Presence};
+use super::sinks::SeatSinks;
 use super::task::{AgreedTables, Task};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
@@ -29,6 +30,7 @@ use crate::manifest::rescale::Share;
 use crate::memory::MemoryBudget;
 use crate::place::Store;
 use crate::runtime::SharedRuntime;
+use crate::sink::{Publisher, Sink, SinkSettings, SinkTarget};
 use crate::time::Timestamp;
 
 /// A subtask before its state is restored. Send it to the thread that will process the subtask's records.
@@ -52,6 +54,7 @@ pub struct Seat {
     pub(super) budget: MemoryBudget,
     pub(super) restore: RestoreSettings,
     pub(super) observer: Option<RestoreObserver>,
+    pub(super) sinks: SeatSinks,
 }
 
 impl Seat {
@@ -97,6 +100,21 @@ impl Seat {
     /// agree on each shared name.
     pub fn tables(&mut self) -> &mut Tables {
         &mut self.tables
+    }
+
+    /// Registers a sink, and returns where to hand in its output. [`restore`](Self::restore) takes over its slots: it fences older
+    /// attempts, and publishes what the restored checkpoint has and the target has not. From then on output is published after the
+    /// commit of its epoch, in the background: nothing has to be done at a barrier.
+    ///
+    /// A sink keeps its name and its operator over restarts, or its output waits for ever: a checkpoint with unpublished output of a
+    /// sink that is not registered is refused. Its number of slots is the operator's parallelism, which may change.
+    ///
+    /// * `name`: 1 to 128 ASCII letters, digits, `_` or `-`; unique in the operator.
+    ///
+    /// # Errors
+    /// `Config` if the name is malformed; `Usage` if the seat has a sink of this name.
+    pub fn add_sink(&mut self, name: &str, target: Arc<dyn SinkTarget>, settings: SinkSettings) -> Result<Sink> {
+        self.sinks.add(name, self.share.subtask, target, settings)
     }
 
     /// Calls `observer` as the progress of [`restore`](Self::restore) changes. Replaces an earlier observer.
@@ -149,10 +167,12 @@ impl Seat {
     ///
     /// # Errors
     /// The error returns the seat, which can be restored again: at once, later, or with another backend.
-    /// * `Config`: another subtask of the operator declared a table differently.
+    /// * `Config`: another subtask of the operator declared a table differently; the target of a sink has other output than the
+    ///   restored checkpoint knows, or the checkpoint has output of a sink that is not registered.
+    /// * `NotFound`, `Denied`: from the target of a sink.
     /// * `Corrupt`: an object, the rows or the operator state are damaged; names the object. Lazily restored, damage of a
     ///   group's rows is an error of each access to that group.
-    /// * `Fenced`: an object is gone because a newer attempt took over.
+    /// * `Fenced`: an object is gone because a newer attempt took over, or that attempt has fenced a sink.
     /// * `Limit`: the rows exceed the memory budget.
     /// * `Version`, `Unavailable`: from the store.
     ///
@@ -188,6 +208,7 @@ impl Seat {
         let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
         lock(&self.chain).measure(&reader.live_bytes());
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
+        let publishers = self.sinks.take_over(&self.presence, &self.runtime).await?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.attempt.shared.schemas.agree(operator, subtask, &tables.entries)?;
@@ -209,7 +230,7 @@ impl Seat {
         }
         let absent = if waits { self.share.groups.clone() } else { KeyGroupSet::empty() };
         let lazy = is_lazy.then(|| self.start_lazy(&mut state, reader, &absent, tracker)).transpose()?;
-        Ok(Loaded { state, operator_state, tables, lazy })
+        Ok(Loaded { state, operator_state, tables, lazy, publishers })
     }
 
     /// Loads all groups.
@@ -287,12 +308,13 @@ impl Seat {
 
     fn into_task<B>(
         self,
-        Loaded { state, operator_state, tables, lazy }: Loaded<B>,
+        Loaded { state, operator_state, tables, lazy, publishers }: Loaded<B>,
         tracker: Arc<RestoreTracker>,
     ) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
         let uses = self.uses();
+        let sinks = self.sinks.into_task(publishers, &self.runtime);
         Task {
             presence: self.presence,
             owned: self.share.groups,
@@ -309,6 +331,7 @@ impl Seat {
             uses,
             tracker,
             lazy,
+            sinks,
         }
     }
 }
@@ -320,6 +343,7 @@ struct Loaded<B> {
     tables: AgreedTables,
     /// `None` if no group may be absent.
     lazy: Option<Arc<LazyRestore>>,
+    publishers: Vec<Publisher>,
 }
 
 /// A failed restore: the error, and the seat, which can be restored again.

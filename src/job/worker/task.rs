@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::shared::{Mail, Presence};
+use super::sinks::TaskSinks;
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
@@ -28,9 +29,9 @@ use crate::time::Timestamp;
 /// A running subtask: the single owner of its backend.
 ///
 /// Process records through [`state`](Self::state) and [`operator_state`](Self::operator_state). At each barrier from
-/// [`Job::trigger`](crate::job::Job::trigger), publish the output that [`committed`](Self::committed) covers, then call
-/// [`barrier`](Self::barrier) or [`decline`](Self::decline), once. Between barriers, [`settle`](Self::settle) learns of
-/// commits.
+/// [`Job::trigger`](crate::job::Job::trigger), call [`barrier`](Self::barrier) or [`decline`](Self::decline), once. Output of
+/// [sinks](crate::Seat::add_sink) follows its checkpoint by itself; an engine that publishes on its own publishes what
+/// [`committed`](Self::committed) covers before each barrier. Between barriers, [`settle`](Self::settle) learns of commits.
 ///
 /// Dropping the task declines every epoch that waits for it. The attempt continues, but completes no further
 /// checkpoint. So when one task fails, end the attempt: drop the job, or, at a worker in another process than the owner,
@@ -55,6 +56,7 @@ pub struct Task<B> {
     pub(super) tracker: Arc<RestoreTracker>,
     /// `None` if no key group may be absent.
     pub(super) lazy: Option<Arc<LazyRestore>>,
+    pub(super) sinks: TaskSinks,
 }
 
 /// The tables on which the operator's subtasks agreed.
@@ -170,7 +172,7 @@ impl<B: StateBackend> Task<B> {
     /// # Errors
     /// The task is unchanged by each: call again, or [`Task::decline`] the epoch. Otherwise the epoch stays open until
     /// its timeout.
-    /// * The job's error, such as `Fenced`, if it has failed.
+    /// * The job's error, such as `Fenced`, if it has failed; that of a sink whose target refused output for good.
     /// * `Config`: another subtask of the operator declared one of the task's new tables differently.
     /// * `Usage`: this attempt never triggered the epoch; the epoch is not newer than this task's last; or an opaque is
     ///   invalid: two share a role and name, a name is too long or reserved for operator state, items are out of order.
@@ -181,12 +183,13 @@ impl<B: StateBackend> Task<B> {
     /// [`OpaqueRole::SinkPrepared`]: crate::manifest::OpaqueRole::SinkPrepared
     pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
         self.check_next(barrier)?;
+        self.sinks.check()?;
         check_handed_in(&opaques)?;
-        let published = self.committed;
+        let published = self.sinks.published(self.committed);
         self.settle()?;
         self.agree_on_tables()?;
         let epoch = barrier.epoch;
-        let opaques = self.operator_state.add_to(opaques)?;
+        let mut opaques = self.operator_state.add_to(opaques)?;
         let cut = Cut { epoch, part: Part(0), event_time: watermark, processing_time: self.runtime.now() };
         let bases = match self.strategy {
             Strategy::Full => self.owned.clone(),
@@ -194,6 +197,7 @@ impl<B: StateBackend> Task<B> {
         };
         let sealed = self.state.backend_mut().seal(cut, &bases);
         let mut sealed = sealed.inspect_err(|_| lock(&self.chain).add_due(&bases))?;
+        opaques.extend(self.sinks.prepare(epoch));
         metrics::dirty_rows(sealed.dirty_rows);
         self.uses.at_seal(&sealed.heat);
         self.lazy.iter().for_each(|lazy| lazy.set_uses(&self.uses));

@@ -1,0 +1,62 @@
+//! Output exactly once: records of an epoch are part of its checkpoint, and are published after its commit.
+//!
+//! ```text
+//! Sink::emit --> draft --barrier--> prepared output in the checkpoint --commit--> SinkSlot::publish(marker, records)
+//! ```
+//!
+//! Each subtask publishes through a [`Slot`] of the target, in the order of epochs, in one transaction per epoch that also sets
+//! the slot's [`Marker`]. A new attempt takes over every slot of the restored checkpoint: it fences older attempts, reads the
+//! marker, and publishes what is missing.
+//!
+//! Invariants:
+//! - records of an epoch are published after a checkpoint that covers it is committed, never before;
+//! - a slot's epochs are published in order, each once, whatever was lost on the way;
+//! - output of an epoch that was given up is published with the next one that is committed;
+//! - a target that has more or less than the restored checkpoint knows is refused, with both epochs.
+
+#[cfg(feature = "conformance")]
+pub mod conformance;
+mod prepared;
+mod publisher;
+mod queue;
+mod slot;
+mod takeover;
+mod target;
+
+pub use prepared::Records;
+pub(crate) use prepared::{PreparedEpoch, carries_output, sink_of};
+pub(crate) use publisher::Publisher;
+pub(crate) use queue::Queue;
+pub use queue::{Sink, SinkProgress};
+pub(crate) use slot::check_name;
+pub use slot::{Marker, Slot};
+pub(crate) use takeover::{Lineages, Takeover};
+pub use target::{SinkSlot, SinkTarget};
+
+/// Settings of a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SinkSettings {
+    /// Most bytes of records that wait for their publication. Beyond, [`Sink::emit`] returns `Limit`. Default: 256 MiB.
+    pub max_unpublished_bytes: u64,
+    /// What to do if the target and the restored checkpoint do not fit together. Default: refuse.
+    pub divergence: Divergence,
+}
+
+impl Default for SinkSettings {
+    fn default() -> Self {
+        Self { max_unpublished_bytes: 256 << 20, divergence: Divergence::Refuse }
+    }
+}
+
+/// What to do with a target that has other output than the restored checkpoint knows: after a start from an older checkpoint or
+/// from nothing, or where the target lost its marker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Divergence {
+    /// Refuse to start.
+    #[default]
+    Refuse,
+    /// Continue from the restored checkpoint: output after it is published again, and stays in the target twice.
+    Continue,
+}
