@@ -1,10 +1,10 @@
 //! Output exactly once: sinks of a job over a target in memory.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use alluvium::sink::conformance;
-use alluvium::sink::{Divergence, Sink, SinkSettings};
+use alluvium::internals::canary::{Canary, plant};
+use alluvium::sink::conformance::{self, Harness};
+use alluvium::sink::{Divergence, ObjectStoreTarget, Sink, SinkSettings, SinkTarget};
 use alluvium::{
     Barrier, Epoch, Error, ErrorKind, Job, JobBuilder, LogBackend, Opaque, OpaqueRole, OperatorId, OperatorSpec,
     Redistribution, RestoreFrom, Result, Seq, Task, Timestamp,
@@ -12,7 +12,12 @@ use alluvium::{
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::sink::{Fate, Flaw, MemoryTarget};
 use alluvium_testkit::{Gate, store};
-use object_store::ObjectStore;
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::TryStreamExt as _;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 
 const OPERATOR: OperatorId = OperatorId(3);
 
@@ -353,13 +358,11 @@ async fn output_of_a_sink_that_is_not_registered_is_not_forgotten() -> Result<()
 
 /// Emits, commits, gives up, crashes and rescales at random, under a target that fails at random. What was dropped keeps running: it
 /// is a zombie.
-#[tokio::test]
-async fn every_record_is_published_once_whatever_happens() {
-    for seed in 0..60 {
+async fn history(seeds: std::ops::Range<u64>) {
+    for seed in seeds {
         let mut rng = Rng::new(seed);
         let place = Place::new();
         let mut job = place.open_at_last(2).await;
-        let mut widths = BTreeMap::new();
         for _ in 0..40 {
             match rng.below(8) {
                 0..3 => job.emit(rng.below(6)).unwrap(),
@@ -372,7 +375,6 @@ async fn every_record_is_published_once_whatever_happens() {
                 }
                 _ => {
                     let parallelism = 1 + u32::try_from(rng.below(4)).unwrap();
-                    *widths.entry(parallelism).or_insert(0) += 1;
                     drop(job);
                     job = place.open_at_last(parallelism).await;
                 }
@@ -380,6 +382,21 @@ async fn every_record_is_published_once_whatever_happens() {
         }
         job.publish().await.unwrap();
         assert_eq!(place.sorted(), (0..job.next).collect::<Vec<_>>(), "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn every_record_is_published_once_whatever_happens() {
+    history(0..60).await;
+}
+
+#[tokio::test]
+async fn a_planted_bug_of_sinks_is_found() {
+    for canary in [Canary::TrustPublication, Canary::PublishAborted] {
+        plant(Some(canary));
+        let found = tokio::spawn(history(0..60)).await.is_err();
+        plant(None);
+        assert!(found, "{canary:?} is not found");
     }
 }
 
@@ -402,4 +419,41 @@ async fn the_suite_finds_each_flaw() {
         let run = tokio::spawn(async move { conformance::run(&MemoryTarget::with_flaw(flaw)).await });
         assert!(run.await.is_err(), "the suite accepts {flaw:?}");
     }
+}
+
+/// An object store as a target, read as its users read it: object by object, in the order of their names.
+struct Bucket(Arc<InMemory>);
+
+#[async_trait]
+impl Harness for Bucket {
+    fn target(&self) -> Arc<dyn SinkTarget> {
+        Arc::new(
+            ObjectStoreTarget::new(Arc::<InMemory>::clone(&self.0), Path::from("out")).with_form("number\n", ".csv"),
+        )
+    }
+
+    fn record(&self, number: u64) -> Bytes {
+        format!("{number}\n").into()
+    }
+
+    async fn read(&self) -> Result<Vec<u64>> {
+        let mut objects: Vec<_> = self.0.list(None).try_collect().await.unwrap();
+        objects.sort_by_key(|object| object.location.clone());
+        let mut numbers = Vec::new();
+        for object in objects.iter().filter(|object| object.size > 0) {
+            let content = self.0.get(&object.location).await.unwrap().bytes().await.unwrap();
+            let rows = std::str::from_utf8(&content).unwrap().strip_prefix("number\n").unwrap();
+            numbers.extend(rows.lines().map(|row| row.parse::<u64>().unwrap()));
+        }
+        Ok(numbers)
+    }
+
+    fn random(&self) -> u128 {
+        9
+    }
+}
+
+#[tokio::test]
+async fn an_object_store_keeps_the_laws() {
+    conformance::run(&Bucket(Arc::new(InMemory::new()))).await;
 }

@@ -14,6 +14,7 @@
 //! - output of an epoch that was given up is published with the next one that is committed;
 //! - a target that has more or less than the restored checkpoint knows is refused, with both epochs.
 
+mod bucket;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod prepared;
@@ -23,6 +24,7 @@ mod slot;
 mod takeover;
 mod target;
 
+pub use bucket::ObjectStoreTarget;
 pub use prepared::Records;
 pub(crate) use prepared::{PreparedEpoch, carries_output, sink_of};
 pub(crate) use publisher::Publisher;

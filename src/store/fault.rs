@@ -14,7 +14,7 @@ const LACKS_CREATE: &str = "store lacks create-if-absent, on which every commit 
 
 /// A failed request, by what is known of its effect.
 #[derive(Debug)]
-pub(super) enum Fault {
+pub(crate) enum Fault {
     /// The object does not exist. For a create: the bucket or container does not exist.
     Missing(Error),
     /// A create was refused because the key is, or is about to be, taken, perhaps by an earlier try of the same call.
@@ -27,7 +27,7 @@ pub(super) enum Fault {
 
 impl Fault {
     /// Classifies the error of a request on `object`.
-    pub(super) fn classify(error: &object_store::Error, object: impl Display) -> Self {
+    pub(crate) fn classify(error: &object_store::Error, object: impl Display) -> Self {
         use object_store::Error as E;
         let fault = |error: Error, source: &E| error.with("object", &object).with_source(shorten(source));
         match error {
@@ -60,7 +60,7 @@ impl Fault {
     }
 
     /// Returns the contained error.
-    pub(super) fn into_error(self) -> Error {
+    pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Missing(error) | Self::Exists(error) | Self::Refused(error) | Self::Unclear(error) => error,
         }

@@ -27,7 +27,7 @@ use crate::error::Result;
 use crate::id::JobName;
 use crate::runtime::SharedRuntime;
 
-use fault::Fault;
+pub(crate) use fault::Fault;
 use retry::Patience;
 
 pub use job_folder::{JobFolder, Put};
