@@ -99,7 +99,7 @@ impl Suite<'_> {
         drop(self.open(1, 0).await);
         assert_eq!(slot.fence(FIRST).await.expect("fences"), None, "a slot that published nothing has no marker");
         assert_eq!(slot.fence(FIRST).await.expect("fences again"), None, "a fence can be repeated");
-        assert_eq!(self.seen(base..base + 10).await, [], "opening and fencing publish nothing");
+        assert!(self.seen(base..base + 10).await.is_empty(), "opening and fencing publish nothing");
     }
 
     async fn records_and_marker_appear_together(&self) {
@@ -122,7 +122,7 @@ impl Suite<'_> {
         slot.fence(FIRST).await.expect("fences");
         slot.publish(marker(FIRST, 4), &Records::default()).await.expect("publishes nothing");
         assert_eq!(self.open(3, 0).await.fence(SECOND).await.expect("fences"), Some(marker(FIRST, 4)));
-        assert_eq!(self.seen(base..base + 10).await, []);
+        assert!(self.seen(base..base + 10).await.is_empty());
     }
 
     async fn any_marker_can_follow_any_other(&self) {

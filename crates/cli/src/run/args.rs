@@ -1,7 +1,6 @@
 //! The flags of `alluvium run`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use alluvium::interval::{FailurePrior, IntervalSettings, ReplayWeight};
@@ -20,6 +19,7 @@ use super::list::{Aggregates, Columns};
 use super::program::{Emit, Format, OnBadRecord, Program};
 use super::rate::RateArg;
 use super::source::Input;
+use super::target::OutputPlace;
 use super::window::{Window, WindowSize};
 use crate::keys::KeyArgs;
 
@@ -129,10 +129,14 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = OnBadRecord::Fail)]
     pub(crate) on_bad_record: OnBadRecord,
 
-    /// Where to write the result: a CSV file; with --emit on-close a folder
+    /// Where to write the result: a CSV file; with --emit on-close a folder, or `s3://bucket/prefix`, `az://...`, `gs://...`
     /// [default: standard output, nowhere with --json]
-    #[arg(long, short, required_if_eq("emit", "on-close"), value_name = "FILE.csv")]
-    pub(crate) output: Option<PathBuf>,
+    #[arg(long, short, required_if_eq("emit", "on-close"), value_name = "FILE.csv|URL")]
+    pub(crate) output: Option<OutputPlace>,
+    /// Continue although the --output URL has other output than the checkpoint knows: after --fresh or --checkpoint, what follows is
+    /// published again
+    #[arg(long)]
+    pub(crate) publish_again: bool,
     /// When to write results: all at the end, or per window when it closes
     #[arg(long, value_enum, default_value_t = Emit::End)]
     pub(crate) emit: Emit,

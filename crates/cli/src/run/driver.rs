@@ -33,7 +33,8 @@ use super::restore::RestoreMeter;
 use super::sink::FileSink;
 use super::sink_task::{self, SinkWorker, ToSink};
 use super::source::{Source, SourceState};
-use super::subtask::{Finished, FirstRecord, ToSubtask, Worker};
+use super::subtask::{Emitter, Finished, FirstRecord, ToSubtask, Worker};
+use super::target::{OutputPlace, RemoteOutput};
 use super::tiers::Tiers;
 use crate::files::Writer;
 use crate::print;
@@ -59,7 +60,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let process_started = clock::now();
     let program = args.program()?;
-    places::check(args.output.as_deref(), program.emit, &args.input, &args.store)?;
+    let path = args.output.as_ref().and_then(OutputPlace::path);
+    places::check(path, program.emit, &args.input, &args.store)?;
+    let remote = args.output.as_ref().map(|place| RemoteOutput::open(place, &program, args.publish_again));
+    let remote = remote.transpose()?.flatten();
     if let Some(disk) = &args.disk {
         places::check_disk(&disk.folder, &args.store)?;
     }
@@ -70,11 +74,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     #[cfg(feature = "rocksdb")]
     let databases = (args.backend == BackendKind::RocksDb).then(|| Databases::open(&args.rocksdb)).transpose()?;
     let started = clock::now();
-    let (job, source) = runtime.block_on(open(args, &program, &tiers))?;
+    let (job, source) = runtime.block_on(open(args, &program, &tiers, remote.as_ref()))?;
     let run = Run {
         args,
         program: &program,
         tiers,
+        remote,
         job,
         handle: runtime.handle().clone(),
         records: AtomicU64::new(source.records()),
@@ -92,7 +97,12 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
 }
 
 /// Opens job and source. Checks flags and input before the claim: the claim stops a running job.
-async fn open(args: &RunArgs, program: &Program, tiers: &Tiers) -> Result<(Job, Source)> {
+async fn open(
+    args: &RunArgs,
+    program: &Program,
+    tiers: &Tiers,
+    remote: Option<&RemoteOutput>,
+) -> Result<(Job, Source)> {
     let from = match (args.fresh, args.checkpoint) {
         (true, _) => RestoreFrom::Fresh,
         (_, Some(id)) => RestoreFrom::Checkpoint(Seq(id)),
@@ -109,11 +119,14 @@ async fn open(args: &RunArgs, program: &Program, tiers: &Tiers) -> Result<(Job, 
         .operator(OperatorSpec::new(SOURCE, "source", 1))
         .operator(OperatorSpec::new(AGGREGATE, "aggregate", args.parallelism).keyed_by(Operator::key_schema(program)))
         .restore_from(from);
-    if program.emit == Emit::OnClose {
+    if program.emit == Emit::OnClose && remote.is_none() {
         builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
     }
     builder.check()?;
-    if let (Emit::OnClose, Some(folder)) = (program.emit, &args.output) {
+    if let Some(remote) = remote {
+        remote.check().await?;
+    }
+    if let (Emit::OnClose, Some(OutputPlace::Path(folder))) = (program.emit, &args.output) {
         let peeked = builder.peek().await?;
         Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
     }
@@ -191,7 +204,7 @@ fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
 async fn write_output(args: &RunArgs, program: &Program, job: &Job, rows: &[OutputRow]) -> Result<()> {
     let output = Output::new(program);
     match &args.output {
-        Some(target) if program.emit == Emit::End => {
+        Some(OutputPlace::Path(target)) if program.emit == Emit::End => {
             // The order matters: see [`Writer`].
             let staged = output.stage(rows, target, writer(job))?;
             job.check_owner().await?;
@@ -230,6 +243,8 @@ struct Run<'a> {
     args: &'a RunArgs,
     program: &'a Program,
     tiers: Tiers,
+    /// `None` if the output is a file, a folder or standard output.
+    remote: Option<RemoteOutput>,
     job: Job,
     handle: Handle,
     /// Records read, counted from the start of the input.
@@ -288,10 +303,10 @@ impl Run<'_> {
             for seat in seats {
                 let (queue, receiver) = sync_channel(QUEUE_BATCHES);
                 queues.push(queue);
-                let sink = sink.is_some().then(|| to_sink.clone());
+                let files = sink.is_some().then(|| to_sink.clone());
                 workers.push(scope.spawn(move || {
                     let _notify = NotifyOnDrop(&this.downstream_ended);
-                    this.worker(seat, sink, receiver)
+                    this.worker(seat, files, receiver)
                 }));
             }
             let read = self.read(source, source_seat, queues);
@@ -329,17 +344,27 @@ impl Run<'_> {
         Ok(ReaderResult { source: reader.source.state(), end, decisions })
     }
 
-    fn worker(&self, seat: Seat, sink: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
+    fn worker(&self, mut seat: Seat, files: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {
+        let emitter = match (&self.remote, files) {
+            (Some(remote), _) => Emitter::Remote(remote.register(&mut seat)?),
+            (None, Some(files)) => Emitter::Files(files),
+            (None, None) => Emitter::None,
+        };
         let mut task = self.task(seat)?;
         let mut operator = Operator::new(self.program, self.job.partitioner(), self.job.max_parallelism())?;
         operator.declare(|table| task.state().declare(table))?;
         operator.recover_open_windows(task.state().backend_mut())?;
         let (tiers, first_record) = (&self.tiers, &self.first_record);
-        Worker { job: &self.job, task, operator, sink, tiers, first_record }.run(&queue)
+        Worker { job: &self.job, task, operator, emitter, tiers, first_record }.run(&queue)
     }
 
     fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
-        let folder = self.args.output.as_deref().ok_or_else(|| Error::config("--emit on-close needs --output"))?;
+        let folder = self
+            .args
+            .output
+            .as_ref()
+            .and_then(OutputPlace::path)
+            .ok_or_else(|| Error::config("--emit on-close needs --output"))?;
         let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
         let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
         let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
@@ -390,6 +415,9 @@ impl Run<'_> {
         published.map_err(&mut collect).ok();
         let finished: Vec<Finished> =
             finished.into_iter().filter_map(|result| result.map_err(&mut collect).ok()).collect();
+        if read.is_ok() {
+            self.published(&finished).map_err(&mut collect).ok();
+        }
         let read = read.map_err(&mut collect).ok();
         if let Some(error) = self.cause(errors) {
             return Err(error);
@@ -418,6 +446,15 @@ impl Run<'_> {
             rows,
             end,
         ))
+    }
+
+    /// Waits until another system has all output that is committed.
+    fn published(&self, finished: &[Finished]) -> Result<()> {
+        let Some((epoch, _)) = self.job.progress().committed else { return Ok(()) };
+        finished.iter().try_for_each(|subtask| match &subtask.emitter {
+            Emitter::Remote(output) => self.handle.block_on(output.sink.published(epoch)),
+            Emitter::None | Emitter::Files(_) => Ok(()),
+        })
     }
 
     /// Returns the error to report. A `Stopped` error is a symptom; the job's own error explains it.

@@ -1,7 +1,7 @@
 //! `alluvium run`: a keyed aggregation over a stream of records.
 //!
 //! ```text
-//! Source --Record--> RecordBatch (one per subtask) --> Operator over a StateBackend --> OutputRow --> file or sink
+//! Source --Record--> RecordBatch (one per subtask) --> Operator over a StateBackend --> OutputRow --> file, sink or target
 //! ```
 //!
 //! Invariants: the output depends on the input alone, never on the parallelism. Decisions that depend on the order of
@@ -30,6 +30,7 @@ mod sink;
 mod sink_task;
 mod source;
 mod subtask;
+mod target;
 mod tiers;
 mod window;
 

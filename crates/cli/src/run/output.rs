@@ -52,9 +52,20 @@ impl Output {
     /// # Errors
     /// `Unavailable` if `to` fails.
     pub(crate) fn write(&self, rows: &[OutputRow], to: impl Write) -> Result<()> {
+        Self::write_records(std::iter::once(&self.header).chain(rows.iter().map(|row| &row.cells)), to)
+    }
+
+    /// Writes one row, without the header.
+    ///
+    /// # Errors
+    /// `Unavailable` if `to` fails.
+    pub(crate) fn write_row(row: &OutputRow, to: impl Write) -> Result<()> {
+        Self::write_records(std::iter::once(&row.cells), to)
+    }
+
+    fn write_records<'a>(mut records: impl Iterator<Item = &'a StringRecord>, to: impl Write) -> Result<()> {
         let mut writer =
             WriterBuilder::new().quote_style(QuoteStyle::Necessary).terminator(Terminator::Any(b'\n')).from_writer(to);
-        let mut records = std::iter::once(&self.header).chain(rows.iter().map(|row| &row.cells));
         let written = records.try_for_each(|record| writer.write_record(record));
         let flushed = written.and_then(|()| writer.flush().map_err(csv::Error::from));
         flushed.map_err(|source| Error::unavailable("cannot write results").with_source(source))

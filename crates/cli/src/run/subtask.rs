@@ -13,6 +13,7 @@ use super::operator::Operator;
 use super::output::OutputRow;
 use super::record::RecordBatch;
 use super::sink_task::ToSink;
+use super::target::SubtaskOutput;
 use super::tiers::Tiers;
 use alluvium_bench::clock;
 
@@ -46,6 +47,30 @@ pub(crate) struct Finished {
     pub(crate) rows: Vec<OutputRow>,
     /// The subtask's pauses in microseconds.
     pub(crate) pauses: Histogram<u64>,
+    pub(crate) emitter: Emitter,
+}
+
+/// Where the rows of closed windows go.
+#[derive(Debug)]
+pub(crate) enum Emitter {
+    /// Nowhere: no window closes.
+    None,
+    /// To the file sink, which all subtasks share.
+    Files(Sender<ToSink>),
+    /// To another system.
+    Remote(SubtaskOutput),
+}
+
+impl Emitter {
+    fn emit(&mut self, barrier: Barrier, rows: Vec<OutputRow>) -> Result<()> {
+        match self {
+            Self::None => Ok(()),
+            Self::Files(sink) => {
+                sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink has ended"))
+            }
+            Self::Remote(output) => output.emit(rows),
+        }
+    }
 }
 
 /// When the first record of the process was processed.
@@ -77,7 +102,7 @@ pub(crate) struct Worker<'a, B> {
     pub(crate) job: &'a Job,
     pub(crate) task: Task<B>,
     pub(crate) operator: Operator,
-    pub(crate) sink: Option<Sender<ToSink>>,
+    pub(crate) emitter: Emitter,
     pub(crate) tiers: &'a Tiers,
     pub(crate) first_record: &'a FirstRecord,
 }
@@ -115,13 +140,13 @@ impl<B: StateBackend> Worker<'_, B> {
         self.tiers.count(backend);
         let rows = self.operator.results(backend)?;
         self.tiers.sample();
-        Ok(Finished { rows, pauses })
+        Ok(Finished { rows, pauses, emitter: self.emitter })
     }
 
     fn end_epoch(&mut self, EpochEnd { barrier, watermark }: EpochEnd) -> Result<()> {
-        if let Some(sink) = &self.sink {
+        if !matches!(self.emitter, Emitter::None) {
             let rows = self.operator.close(self.task.state().backend_mut(), watermark)?;
-            sink.send(ToSink::Rows(barrier, rows)).map_err(|_| Error::stopped("the sink has ended"))?;
+            self.emitter.emit(barrier, rows)?;
         }
         self.task.barrier(barrier, Timestamp::from_millis(watermark), Vec::new())
     }

@@ -50,43 +50,71 @@ fn kill_on_signal(mut command: Command, burnt: &Receiver<()>) {
     kill(&mut child);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn closed_windows_are_published_exactly_once_under_kills() {
+/// Kills the tool at random requests to the store, restarts it at random parallelism, and lets it end.
+///
+/// * `place`: reached through the proxy of the fuse.
+async fn run_under_kills(place: &Place, kills: u64, output: &str, (fuse, burnt): (&Fuse, &Receiver<()>)) {
     let csv = sample::sample();
     let answer = expected(csv.as_bytes(), &WINDOWED);
+    let bench = Bench::new();
+    let input = bench.write("sample.csv", &csv);
+    let store = place.url();
+    let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
+    let mut run = |rate: &str| {
+        let parallelism = 1 + random.below(8);
+        let mut args = words(&format!("run --store {store} --job j --json --interval 30ms --emit on-close {rate}"));
+        args.extend(words(&format!("--input {} --output {output}", input.display())));
+        args.extend(words(&format!("--parallelism {parallelism}")));
+        args.extend(WINDOWED.flags());
+        (place.tool(args), random.below(60), if random.below(2) == 0 { Act::Hang } else { Act::Ignore })
+    };
+    // At this rate the input outlasts the kills.
+    let rate = format!("--rate {}", (1_000 / kills).max(1));
+    for _ in 0..kills {
+        let (command, requests, act) = run(&rate);
+        *fuse.lock().unwrap() = Some((requests, act));
+        kill_on_signal(command, burnt);
+    }
+    let report = json(&run("").0.output().unwrap());
+    assert_eq!(report["records"], answer.records);
+    assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
+    let verify = place.tool(words(&format!("verify --store {store} --job j --level full"))).output().unwrap();
+    assert_eq!(verify.status.code(), Some(0), "{:?}: {}", place.kind, stderr(&verify));
+    println!("{:?}: {kills} kills, attempt {}", place.kind, report["attempt"]);
+}
+
+/// Returns the rows of an undisturbed run, sorted.
+fn rows() -> Vec<String> {
+    let answer = expected(sample::sample().as_bytes(), &WINDOWED);
+    let mut rows: Vec<_> = answer.output.lines().skip(1).map(str::to_owned).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_windows_are_published_exactly_once_under_kills() {
     for place in Place::all("kills").await {
         let bench = Bench::new();
-        let (input, output) = (bench.write("sample.csv", &csv), bench.path("parts"));
+        let output = bench.path("parts");
         let (proxy, fuse, burnt) = proxy_with_fuse(&place);
-        let place = place.via(proxy.address);
-        let (store, kills) = (place.url(), setting("ALLUVIUM_STORE_KILLS", 20));
-        let mut random = Rng::from_state(setting("ALLUVIUM_KILL_SEED", 1));
-        let mut run = |rate: &str| {
-            let parallelism = 1 + random.below(8);
-            let mut args = words(&format!("run --store {store} --job j --json --interval 30ms --emit on-close {rate}"));
-            args.extend(words(&format!("--input {} --output {}", input.display(), output.display())));
-            args.extend(words(&format!("--parallelism {parallelism}")));
-            args.extend(WINDOWED.flags());
-            (place.tool(args), random.below(60), if random.below(2) == 0 { Act::Hang } else { Act::Ignore })
-        };
-        // At this rate the input outlasts the kills.
-        let rate = format!("--rate {}", (1_000 / kills).max(1));
-        for _ in 0..kills {
-            let (command, requests, act) = run(&rate);
-            *fuse.lock().unwrap() = Some((requests, act));
-            kill_on_signal(command, &burnt);
-        }
-        let report = json(&run("").0.output().unwrap());
-        assert_eq!(report["records"], answer.records);
-        assert!(report["attempt"].as_u64().unwrap() > 1, "at least one killed run had claimed the job");
-        let mut rows: Vec<&str> = answer.output.lines().skip(1).collect();
-        rows.sort_unstable();
-        assert_eq!(published(&output), rows, "{:?}", place.kind);
+        let kills = setting("ALLUVIUM_STORE_KILLS", 20);
+        let through = place.via(proxy.address);
+        run_under_kills(&through, kills, &output.display().to_string(), (&fuse, &burnt)).await;
+        assert_eq!(published(&output), rows(), "{:?}", place.kind);
         let staged = fs::read_dir(&output).unwrap();
         let staged = staged.filter(|e| e.as_ref().unwrap().file_name().to_string_lossy().starts_with('.'));
         assert_eq!(staged.count(), 0, "nothing staged is left behind");
-        let verify = place.tool(words(&format!("verify --store {store} --job j --level full"))).output().unwrap();
-        assert_eq!(verify.status.code(), Some(0), "{:?}: {}", place.kind, stderr(&verify));
-        println!("{:?}: {kills} kills, attempt {}, {} requests", place.kind, report["attempt"], proxy.requests());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn closed_windows_are_published_to_the_store_exactly_once_under_kills() {
+    for place in Place::all("kills-out").await {
+        let (proxy, fuse, burnt) = proxy_with_fuse(&place);
+        let kills = setting("ALLUVIUM_STORE_KILLS", 20).div_ceil(2);
+        let output = format!("{}/results", place.url());
+        run_under_kills(&place.via(proxy.address), kills, &output, (&fuse, &burnt)).await;
+        let published = place.rows("some/prefix/results").await;
+        assert_eq!(published, rows(), "{:?}", place.kind);
     }
 }

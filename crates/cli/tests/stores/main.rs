@@ -21,6 +21,7 @@ mod place;
 mod proxy;
 mod secrets;
 mod server;
+mod sinks;
 mod sound;
 mod unfit;
 

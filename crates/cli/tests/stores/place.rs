@@ -6,10 +6,13 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::TryStreamExt as _;
+
 use alluvium::{Access, StoreSettings, open_url_with};
 use object_store::azure::{AzureAccessKey, AzureAuthorizer, AzureCredential};
 use object_store::client::{HttpConnector as _, HttpRequest, HttpRequestBody, ReqwestConnector};
-use object_store::{ClientOptions, ObjectStore};
+use object_store::path::Path;
+use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _};
 
 use super::server::{self, AZURE_ACCOUNT, AZURE_KEY};
 use alluvium_testkit::tool::tool;
@@ -89,6 +92,22 @@ impl Place {
         let environment = self.environment();
         let settings: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
         open_url_with(&self.url(), Access::Write, &settings).unwrap().0
+    }
+
+    /// Returns the rows of all objects below `prefix`, sorted, without their headers.
+    pub(crate) async fn rows(&self, prefix: &str) -> Vec<String> {
+        let store = self.open();
+        let listed: Vec<_> = store.list(Some(&Path::from(prefix))).try_collect().await.unwrap();
+        let mut rows = Vec::new();
+        for object in listed.iter().filter(|object| object.size > 0) {
+            let text = store.get(&object.location).await.unwrap().bytes().await.unwrap();
+            let text = String::from_utf8(text.to_vec()).unwrap();
+            let (header, body) = text.split_once('\n').unwrap();
+            assert!(header.contains("window_start"), "{}: {header}", object.location);
+            rows.extend(body.lines().map(str::to_owned));
+        }
+        rows.sort_unstable();
+        rows
     }
 
     /// Returns the tool's command with its arguments, in an environment that points here.

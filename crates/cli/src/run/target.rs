@@ -1,0 +1,127 @@
+//! Output to other systems: rows of closed windows, published through the sinks of the subtasks.
+
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::sync::Arc;
+
+use alluvium::sink::{Divergence, ObjectStoreTarget, Sink, SinkSettings, SinkTarget};
+use alluvium::{Error, Result, Seat};
+
+use super::output::{Output, OutputRow};
+use super::program::{Emit, Program};
+
+/// Name of the sink in checkpoints, and in the names of its slots.
+const SINK: &str = "output";
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum OutputPlace {
+    /// A file or a folder.
+    Path(PathBuf),
+    /// Another system, by URL.
+    Url(String),
+}
+
+impl FromStr for OutputPlace {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text.split_once("://") {
+            Some(("file", _)) => Err(Error::config("--output takes a file or folder as a path, without file://")),
+            Some(_) => Ok(Self::Url(text.to_owned())),
+            None => Ok(Self::Path(PathBuf::from(text))),
+        }
+    }
+}
+
+impl OutputPlace {
+    pub(crate) fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Path(path) => Some(path),
+            Self::Url(_) => None,
+        }
+    }
+}
+
+/// Output to another system.
+#[derive(Debug, Clone)]
+pub(crate) struct RemoteOutput {
+    target: Arc<dyn SinkTarget>,
+    output: Output,
+    settings: SinkSettings,
+}
+
+impl RemoteOutput {
+    /// Returns the output to `place`, if that is a URL. Makes no request.
+    ///
+    /// * `publish_again`: continue although the target has other output than the restored checkpoint knows.
+    ///
+    /// # Errors
+    /// `Config` if the URL is malformed or names a system that this build lacks, or if the program writes one file at its end.
+    pub(crate) fn open(place: &OutputPlace, program: &Program, publish_again: bool) -> Result<Option<Self>> {
+        let OutputPlace::Url(url) = place else { return Ok(None) };
+        if program.emit == Emit::End {
+            return Err(Error::config("an --output URL needs --emit on-close"));
+        }
+        let output = Output::new(program);
+        let mut header = Vec::new();
+        output.write(&[], &mut header)?;
+        let target = ObjectStoreTarget::open(url)?.with_form(header, ".csv");
+        let divergence = if publish_again { Divergence::Continue } else { Divergence::Refuse };
+        let settings = SinkSettings::default().with(|it| it.divergence = divergence);
+        Ok(Some(Self { target: Arc::new(target), output, settings }))
+    }
+
+    /// Checks, before the job is claimed, that output can be published.
+    ///
+    /// # Errors
+    /// From the target.
+    pub(crate) async fn check(&self) -> Result<()> {
+        self.target.check().await
+    }
+
+    /// Registers the output with a subtask's seat.
+    ///
+    /// # Errors
+    /// As [`Seat::add_sink`].
+    pub(crate) fn register(&self, seat: &mut Seat) -> Result<SubtaskOutput> {
+        let sink = seat.add_sink(SINK, Arc::clone(&self.target), self.settings)?;
+        Ok(SubtaskOutput { sink, output: self.output.clone() })
+    }
+}
+
+/// A subtask's output to another system.
+#[derive(Debug)]
+pub(crate) struct SubtaskOutput {
+    pub(crate) sink: Sink,
+    output: Output,
+}
+
+impl SubtaskOutput {
+    /// Emits the rows of closed windows, sorted.
+    ///
+    /// # Errors
+    /// As [`Sink::emit`].
+    pub(crate) fn emit(&mut self, mut rows: Vec<OutputRow>) -> Result<()> {
+        self.output.sort(&mut rows);
+        let mut record = Vec::new();
+        for row in &rows {
+            record.clear();
+            Output::write_row(row, &mut record)?;
+            self.sink.emit(&record)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_and_urls_are_told_apart() {
+        assert_eq!("out.csv".parse::<OutputPlace>().unwrap(), OutputPlace::Path(PathBuf::from("out.csv")));
+        assert_eq!("s3://b/p".parse::<OutputPlace>().unwrap(), OutputPlace::Url("s3://b/p".to_owned()));
+        assert!("file:///x".parse::<OutputPlace>().is_err());
+    }
+}
