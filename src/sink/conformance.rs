@@ -4,7 +4,7 @@
 //! target.
 
 use std::collections::BTreeSet;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -56,6 +56,7 @@ pub async fn run(harness: &dyn Harness) {
     suite.a_later_attempt_fences_an_earlier_one().await;
     suite.a_fence_ends_earlier_calls_of_the_same_attempt().await;
     suite.a_dropped_publication_is_all_or_nothing().await;
+    suite.a_stopped_publication_changes_nothing_after_a_fence().await;
     suite.many_records_are_published_at_once().await;
 }
 
@@ -186,7 +187,7 @@ impl Suite<'_> {
             let mut slot = self.open(8, subtask).await;
             slot.fence(FIRST).await.expect("fences");
             let records = self.records(start..start + 5);
-            let done = poll_times(slot.publish(marker(FIRST, 1), &records), polls).await;
+            let done = poll_times(&mut pin!(slot.publish(marker(FIRST, 1), &records)), polls).await;
             drop(slot);
             let mut slot = self.open(8, subtask).await;
             let found = slot.fence(SECOND).await.expect("fences");
@@ -200,9 +201,35 @@ impl Suite<'_> {
         }
     }
 
-    async fn many_records_are_published_at_once(&self) {
+    /// Stops the publication after each number of polls in turn, and continues it once a newer attempt has the slot: a process that
+    /// was paused, or cut off, in each of its calls.
+    async fn a_stopped_publication_changes_nothing_after_a_fence(&self) {
         let base = self.base(9);
-        let mut slot = self.open(9, 0).await;
+        for polls in 0..40u64 {
+            let subtask = u32::try_from(polls).expect("few");
+            let start = base + polls * 10;
+            let (mut older, mut newer) = (self.open(9, subtask).await, self.open(9, subtask).await);
+            older.fence(FIRST).await.expect("fences");
+            let records = self.records(start..start + 5);
+            let mut publication = pin!(older.publish(marker(FIRST, 1), &records));
+            let done = poll_times(&mut publication, polls).await;
+            let found = newer.fence(SECOND).await.expect("fences");
+            let expected: Vec<_> = if found.is_some() { (start..start + 5).collect() } else { Vec::new() };
+            assert_eq!(self.seen(start..start + 10).await, expected, "after {polls} polls: marker {found:?}");
+            if done {
+                assert!(found.is_some(), "a publication that returned stands");
+                return;
+            }
+            let late = publication.await;
+            assert!(late.is_err() || found.is_some(), "a stopped publication succeeds after a fence: {polls} polls");
+            assert_eq!(self.seen(start..start + 10).await, expected, "a stopped attempt publishes after {polls} polls");
+            assert_eq!(newer.fence(SECOND).await.expect("fences"), found, "a stopped attempt moves the marker");
+        }
+    }
+
+    async fn many_records_are_published_at_once(&self) {
+        let base = self.base(10);
+        let mut slot = self.open(10, 0).await;
         slot.fence(FIRST).await.expect("fences");
         slot.publish(marker(FIRST, 1), &self.records(base..base + 2000)).await.expect("publishes");
         let seen = self.seen(base..base + 5000).await;
@@ -214,7 +241,7 @@ impl Suite<'_> {
     /// Returns the first record number of a law: apart from those of other laws and of other runs of the suite.
     fn base(&self, law: u64) -> u64 {
         let run = u64::from_be_bytes(std::array::from_fn(|at| self.job.0.get(at).copied().unwrap_or_default()));
-        (run >> 20 << 16 | law << 13) & (u64::MAX >> 11)
+        (run >> 20 << 16 | law << 12) & (u64::MAX >> 11)
     }
 }
 
@@ -227,8 +254,7 @@ fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
 }
 
 /// Polls `future` at most `polls` times, whenever it asks for it; returns whether it ended.
-async fn poll_times(future: impl Future<Output = Result<()>>, polls: u64) -> bool {
-    let mut future = pin!(future);
+async fn poll_times(future: &mut Pin<&mut impl Future<Output = Result<()>>>, polls: u64) -> bool {
     let mut left = polls;
     poll_fn(move |context| {
         if left == 0 {
@@ -240,7 +266,7 @@ async fn poll_times(future: impl Future<Output = Result<()>>, polls: u64) -> boo
                 result.expect("an undisturbed publication succeeds");
                 Poll::Ready(true)
             }
-            // The last poll: drop it now.
+            // The last poll.
             Poll::Pending if left == 0 => Poll::Ready(false),
             Poll::Pending => Poll::Pending,
         }
