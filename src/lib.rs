@@ -34,7 +34,7 @@
 //! # Where to find things
 //! What an embedder uses is at the crate root, and the most used of it in [`prelude`]. To implement a [`StateBackend`], see
 //! [`backend`]; to read stored values without their types, [`schema`]; to tune adaptive checkpoints, [`interval`]; for a
-//! checkpoint's content, [`manifest`]; for tools that work on stored checkpoints, [`offline`].
+//! checkpoint's content, [`manifest`]; for output that is published exactly once, [`sink`]; for tools that work on stored checkpoints, [`offline`].
 //!
 //! [`StateBackend`]: backend::StateBackend
 //!
@@ -44,7 +44,7 @@
 //! | `tokio-runtime` | yes | `TokioRuntime`, for engines on tokio |
 //! | `aws`, `azure`, `gcp` | no | object stores other than local files and memory |
 //! | `rocksdb` | no | `RocksDbBackend`, for state far larger than memory |
-//! | `conformance` | no | `backend::conformance`, the test suite of a [`StateBackend`] |
+//! | `conformance` | no | `backend::conformance` and `sink::conformance`, the test suites of a [`StateBackend`] and of a target of output |
 //! | `internals` | no | `internals`, the crate's own modules, for tests and tools; no promise of stability |
 //! | `canary` | no | planted bugs that a test suite must find; never for production |
 #![cfg_attr(
@@ -148,6 +148,11 @@ pub struct Readme;
 #[cfg(all(doctest, feature = "tokio-runtime"))]
 #[doc = include_str!("../docs/embedding.md")]
 pub struct Embedding;
+
+/// Keeps the code of the notes on exactly-once output compiling and running.
+#[cfg(all(doctest, feature = "tokio-runtime"))]
+#[doc = include_str!("../docs/exactly-once.md")]
+pub struct ExactlyOnce;
 
 /// Keeps the code of the security notes compiling and running.
 #[cfg(all(doctest, feature = "tokio-runtime"))]
