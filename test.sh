@@ -17,6 +17,7 @@ if [ ! -f "${ALLUVIUM_DATA:-../shared/data}/cloud_benchmarks.csv.gz" ]; then
   echo "NOT TESTED: the real input is absent (set ALLUVIUM_DATA to its folder); the sample is tested"
 fi
 tests/stores/install.sh
+crates/postgres/tests/install.sh
 source tests/rocksdb/env.sh
 
-cargo test --locked --workspace --features rocksdb --no-fail-fast
+cargo test --locked --workspace --features rocksdb,postgres --no-fail-fast

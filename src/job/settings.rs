@@ -84,6 +84,9 @@ pub struct JobSettings {
     pub restore_bytes: u64,
     /// When the rows of the restored checkpoint are loaded. Default `Auto`. Workers in other processes have their own.
     pub restore: RestoreMode,
+    /// Refuse a store whose checkpoints are lost with this machine ([`Store::lost_with`](crate::Store::lost_with)). Default: no; a job
+    /// with a sink warns.
+    pub durable_store: bool,
     /// Number of key groups, 1 to 32768; fixed for the job's life. No operator can have more subtasks. Default 128.
     pub max_parallelism: u16,
     /// How keys map to key groups; fixed for the job's life. Default `None`: `Range` with a random seed.
@@ -103,6 +106,7 @@ impl Default for JobSettings {
             budget: None,
             restore_bytes: 32 << 20,
             restore: RestoreMode::default(),
+            durable_store: false,
             max_parallelism: DEFAULT_MAX_PARALLELISM,
             partitioner: None,
         }

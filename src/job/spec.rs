@@ -43,6 +43,10 @@ impl JobSpec {
         if self.operators.is_empty() {
             return Err(Error::config("a job needs an operator"));
         }
+        if let Some(with) = self.store.lost_with().filter(|_| self.settings.durable_store) {
+            return Err(Error::config("checkpoints would be lost with this machine, which a setting forbids")
+                .with("with", with));
+        }
         if let Some(adaptive) = &self.settings.adaptive {
             adaptive.goals.check()?;
             adaptive.settings.check()?;

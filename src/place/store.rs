@@ -21,6 +21,7 @@ pub struct Store {
     data: DataObjects,
     runtime: SharedRuntime,
     manifest_keys: Arc<MacKeys>,
+    lost_with: Option<&'static str>,
 }
 
 impl Store {
@@ -34,7 +35,7 @@ impl Store {
         settings: StoreSettings,
     ) -> Self {
         let folder = JobFolder::new(objects, prefix, job, Arc::clone(&runtime), settings);
-        Self { data: DataObjects::new(folder.clone()), folder, runtime, manifest_keys: Arc::default() }
+        Self { data: DataObjects::new(folder.clone()), folder, runtime, manifest_keys: Arc::default(), lost_with: None }
     }
 
     /// Opens the store of `job` at `url`, creating a local folder that does not exist.
@@ -43,7 +44,15 @@ impl Store {
     /// As [`open_url`].
     pub fn open(url: &str, job: &JobName, runtime: impl Runtime) -> Result<Self> {
         let (objects, prefix) = open_url(url, Access::Write)?;
-        Ok(Self::new(objects, &prefix, job, Arc::new(runtime), StoreSettings::default()))
+        let store = Self::new(objects, &prefix, job, Arc::new(runtime), StoreSettings::default());
+        Ok(Self { lost_with: lost_with(url), ..store })
+    }
+
+    /// Returns what the checkpoints are lost with, if the store's URL says so: this process, or a disk of this machine. Output that
+    /// leaves the machine then outlives the checkpoints that say it is published.
+    #[must_use]
+    pub fn lost_with(&self) -> Option<&'static str> {
+        self.lost_with
     }
 
     /// Sets the keys that sign and verify the job's manifests. Default: none.
@@ -98,6 +107,14 @@ impl Store {
     /// answer.
     pub async fn probe(&self) -> Result<()> {
         self.folder.probe().await
+    }
+}
+
+fn lost_with(url: &str) -> Option<&'static str> {
+    match url.split_once(':')?.0 {
+        "memory" => Some("this process"),
+        "file" => Some("the disk of its folder"),
+        _ => None,
     }
 }
 

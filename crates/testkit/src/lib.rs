@@ -27,6 +27,8 @@ mod mean;
 pub mod messages;
 pub mod model;
 pub mod oracle;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod pump;
 pub mod sim;
 pub mod sink;

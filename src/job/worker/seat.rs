@@ -114,6 +114,12 @@ impl Seat {
     /// # Errors
     /// `Config` if the name is malformed; `Usage` if the seat has a sink of this name.
     pub fn add_sink(&mut self, name: &str, target: Arc<dyn SinkTarget>, settings: SinkSettings) -> Result<Sink> {
+        if let Some(with) = self.store.lost_with().filter(|_| self.share.subtask == Subtask(0)) {
+            tracing::warn!(
+                sink = name,
+                "output leaves this machine, but the checkpoints are lost with {with}: a job without them cannot know what it published"
+            );
+        }
         self.sinks.add(name, self.share.subtask, target, settings)
     }
 

@@ -137,6 +137,9 @@ pub(crate) struct RunArgs {
     /// published again
     #[arg(long)]
     pub(crate) publish_again: bool,
+    /// Refuse a --store whose checkpoints are lost with this machine
+    #[arg(long)]
+    pub(crate) durable_store: bool,
     /// When to write results: all at the end, or per window when it closes
     #[arg(long, value_enum, default_value_t = Emit::End)]
     pub(crate) emit: Emit,

@@ -161,6 +161,7 @@ fn settings(args: &RunArgs, tiers: &Tiers) -> JobSettings {
         it.adaptive = args.adaptive();
         it.retention = RetentionPolicy::default().with(|it| it.checkpoints = args.retain);
         it.max_parallelism = args.max_parallelism;
+        it.durable_store = args.durable_store;
         it.restore = match args.restore {
             Restore::Lazy => RestoreMode::Auto,
             Restore::Eager => RestoreMode::Eager,

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use alluvium::{Error, Result};
 use csv::{QuoteStyle, StringRecord, Terminator, WriterBuilder};
+use serde_json::{Map, Value};
 
 use super::program::Program;
 use crate::files::{StagedFile, Writer, folder_of, io_error};
@@ -61,6 +62,20 @@ impl Output {
     /// `Unavailable` if `to` fails.
     pub(crate) fn write_row(row: &OutputRow, to: impl Write) -> Result<()> {
         Self::write_records(std::iter::once(&row.cells), to)
+    }
+
+    /// Writes one row as a JSON object: a string for each column, null for an empty cell beside the key.
+    ///
+    /// # Errors
+    /// `Unavailable` if `to` fails.
+    pub(crate) fn write_json(&self, row: &OutputRow, to: impl Write) -> Result<()> {
+        let cell = |(at, (name, cell)): (usize, (&'_ str, &'_ str))| {
+            let empty = cell.is_empty() && at >= self.key_columns;
+            (name.to_owned(), if empty { Value::Null } else { Value::from(cell) })
+        };
+        let object: Map<_, _> = self.header.iter().zip(&row.cells).enumerate().map(cell).collect();
+        serde_json::to_writer(to, &object)
+            .map_err(|source| Error::unavailable("cannot write results").with_source(source))
     }
 
     fn write_records<'a>(mut records: impl Iterator<Item = &'a StringRecord>, to: impl Write) -> Result<()> {
@@ -146,6 +161,15 @@ mod tests {
         let text = String::from_utf8(bytes).unwrap();
         let (_, line) = text.split_once('\n').unwrap();
         assert_eq!(line, "plain,, space ,#x,',\\,\"a,b\",\"say \"\"x\"\"\",\"a\nb\",\"a\rb\",é;\t|\n");
+    }
+
+    #[test]
+    fn a_json_row_has_null_for_an_empty_aggregate_alone() {
+        let output = Output { header: StringRecord::from(vec!["k", "window_start", "min_x"]), key_columns: 1 };
+        let cells = StringRecord::from(vec!["", "1970-01-01T00:00:00Z", ""]);
+        let mut bytes = Vec::new();
+        output.write_json(&OutputRow { cells, window: Some(0) }, &mut bytes).unwrap();
+        assert_eq!(bytes, br#"{"k":"","min_x":null,"window_start":"1970-01-01T00:00:00Z"}"#);
     }
 
     #[test]

@@ -47,8 +47,18 @@ impl OutputPlace {
 #[derive(Debug, Clone)]
 pub(crate) struct RemoteOutput {
     target: Arc<dyn SinkTarget>,
+    form: Form,
     output: Output,
     settings: SinkSettings,
+}
+
+/// The form of a record.
+#[derive(Debug, Clone, Copy)]
+enum Form {
+    /// A line of CSV.
+    Csv,
+    /// A JSON object with a string, or null for an empty cell, for each column.
+    Json,
 }
 
 impl RemoteOutput {
@@ -64,12 +74,17 @@ impl RemoteOutput {
             return Err(Error::config("an --output URL needs --emit on-close"));
         }
         let output = Output::new(program);
-        let mut header = Vec::new();
-        output.write(&[], &mut header)?;
-        let target = ObjectStoreTarget::open(url)?.with_form(header, ".csv");
+        let (target, form): (Arc<dyn SinkTarget>, _) = match url.split_once("://") {
+            Some(("postgres" | "postgresql", _)) => (postgres(url, program)?, Form::Json),
+            _ => {
+                let mut header = Vec::new();
+                output.write(&[], &mut header)?;
+                (Arc::new(ObjectStoreTarget::open(url)?.with_form(header, ".csv")), Form::Csv)
+            }
+        };
         let divergence = if publish_again { Divergence::Continue } else { Divergence::Refuse };
         let settings = SinkSettings::default().with(|it| it.divergence = divergence);
-        Ok(Some(Self { target: Arc::new(target), output, settings }))
+        Ok(Some(Self { target, form, output, settings }))
     }
 
     /// Checks, before the job is claimed, that output can be published.
@@ -86,7 +101,7 @@ impl RemoteOutput {
     /// As [`Seat::add_sink`].
     pub(crate) fn register(&self, seat: &mut Seat) -> Result<SubtaskOutput> {
         let sink = seat.add_sink(SINK, Arc::clone(&self.target), self.settings)?;
-        Ok(SubtaskOutput { sink, output: self.output.clone() })
+        Ok(SubtaskOutput { sink, form: self.form, output: self.output.clone() })
     }
 }
 
@@ -94,6 +109,7 @@ impl RemoteOutput {
 #[derive(Debug)]
 pub(crate) struct SubtaskOutput {
     pub(crate) sink: Sink,
+    form: Form,
     output: Output,
 }
 
@@ -107,11 +123,40 @@ impl SubtaskOutput {
         let mut record = Vec::new();
         for row in &rows {
             record.clear();
-            Output::write_row(row, &mut record)?;
+            match self.form {
+                Form::Csv => Output::write_row(row, &mut record)?,
+                Form::Json => self.output.write_json(row, &mut record)?,
+            }
             self.sink.emit(&record)?;
         }
         Ok(())
     }
+}
+
+/// Returns the table at `postgres://user@host:port/database/table`, in which keys and windows replace their former rows.
+#[cfg(feature = "postgres")]
+fn postgres(url: &str, program: &Program) -> Result<Arc<dyn SinkTarget>> {
+    use alluvium_postgres::{PostgresSettings, PostgresTarget};
+    let malformed = || Error::config("a table's url is postgres://user@host:port/database/table");
+    let mut server = url::Url::parse(url).map_err(|_| malformed())?;
+    if server.password().is_some() {
+        return Err(Error::config("a password does not belong into a url: set PGPASSWORD"));
+    }
+    let path = server.path().to_owned();
+    let (database, table) = path
+        .rsplit_once('/')
+        .filter(|(database, table)| database.len() > 1 && !table.is_empty())
+        .ok_or_else(malformed)?;
+    server.set_path(database);
+    let window = program.window.iter().map(|_| "window_start".to_owned());
+    let key = program.key.iter().cloned().chain(window).collect();
+    let settings = PostgresSettings::new(server.as_str(), table).with(|it| it.key = key);
+    Ok(Arc::new(PostgresTarget::new(settings)?))
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres(_url: &str, _program: &Program) -> Result<Arc<dyn SinkTarget>> {
+    Err(Error::config("this build lacks PostgreSQL: build it with the feature `postgres`"))
 }
 
 #[cfg(test)]

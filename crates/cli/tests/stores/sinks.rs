@@ -75,8 +75,11 @@ async fn a_target_that_is_missing_stops_no_job() {
         let mut args = words(&format!("run --store {} --job j --json --emit on-close", bench.store("s")));
         args.extend(words(&format!("--input {} --output {}", input.display(), place.named("absent").url())));
         args.extend(WINDOWED.flags());
-        let error = fails(&place.tool(args).output().unwrap(), "config");
+        let error = fails(&place.tool(&args).output().unwrap(), "config");
         assert!(error.contains("does not exist"), "{error}");
+        args.push("--durable-store".to_owned());
+        let error = fails(&place.tool(args).output().unwrap(), "config");
+        assert!(error.contains("lost with this machine") && error.contains("disk of its folder"), "{error}");
         assert!(!bench.path("s").join("j").exists(), "nothing was claimed");
     }
 }
