@@ -56,7 +56,7 @@
 //! | `lineage text`, `published_attempt bigint`, `epoch bigint` | the marker; null until something is published |
 //! | `updated_at timestamptz NOT NULL DEFAULT now()` | for those who clean up: rows of jobs that are gone can be deleted |
 //!
-//! Do not delete the rows of a job that runs or will be restored: it will refuse to start, as it cannot tell what is published. The
+//! Do not delete the rows of a job that runs or will be restored: it will refuse to start, as it cannot know what is published. The
 //! table must be in the same database as the rows. The role needs `SELECT`, `INSERT` and `UPDATE` on it; and on the target `INSERT`,
 //! with a key also `SELECT` and `UPDATE`.
 //!

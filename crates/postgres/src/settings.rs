@@ -1,4 +1,4 @@
-//! What a target is told: where the server is, which table, how long to wait.
+//! Settings of a target: where the server is, which table, how long to wait.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -21,7 +21,7 @@ const COLUMNS: &str = "
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Claim {
     attempt: i64,
-    /// Counts the slot's fences, so that an earlier call of the same attempt is told from a later one.
+    /// Counts the slot's fences, so that an earlier call of the same attempt differs from a later one.
     fence: i64,
 }
 

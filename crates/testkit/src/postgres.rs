@@ -17,7 +17,7 @@ use tempfile::TempDir;
 use tokio_postgres::{Client, NoTls};
 
 /// Ties the server to this process: the shell's standard input closes whenever this process ends, and the shell then ends the
-/// server and removes its folder, unless it is told to keep that. First prints the server's process id.
+/// server and removes its folder, unless it is to stay. First prints the server's process id.
 const LEASH: &str = r#"exec 2>&1; "$@" & echo $!; exec >&- 2>&-
 read -r keep; kill -QUIT $!; wait $!; [ -n "$keep" ] || rm -rf "$0""#;
 
