@@ -23,6 +23,8 @@ mod counting;
 pub mod forged;
 pub mod fuzz;
 mod gate;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 mod mean;
 pub mod messages;
 pub mod model;

@@ -1,0 +1,257 @@
+//! Publishing through one slot.
+//!
+//! A producer belongs to one call at a time. A call takes it out of the slot, and puts it back when it has succeeded: whatever else
+//! happens to the call, the producer is dropped, and the next fence opens another, which ends the transaction left behind. A failed
+//! transaction is never aborted by its own producer: an abort that comes late could meet a successor's transaction.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use alluvium::sink::{Marker, Records, SinkSlot, Slot};
+use alluvium::{Attempt, Error, Result};
+use async_trait::async_trait;
+use krafka::Kafka;
+use krafka::admin::ConfigResource;
+use krafka::error::ErrorCode;
+use krafka::producer::{TransactionState, TransactionalProducer};
+use tokio::time::Instant;
+
+use crate::cluster;
+use crate::committed::{self, Until};
+use crate::connect;
+use crate::entry::Entry;
+use crate::errors;
+use crate::failure::Failure;
+use crate::pace::Pace;
+use crate::plan::{self, Bounds};
+use crate::settings::{KafkaCompression, KafkaTargetSettings};
+use crate::slots_topic::SlotsTopic;
+use crate::target;
+
+/// The publisher of one slot.
+#[derive(Debug)]
+pub(crate) struct KafkaSlot {
+    place: Arc<Place>,
+    held: Option<Held>,
+    pace: Pace,
+}
+
+/// What does not change while a slot is open.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) settings: Arc<KafkaTargetSettings>,
+    pub(crate) entries: SlotsTopic,
+    /// The slot's name.
+    pub(crate) slot: String,
+}
+
+/// A slot that is fenced: the producer that has its transactional id.
+pub(crate) struct Held {
+    kafka: Kafka,
+    producer: TransactionalProducer,
+    attempt: Attempt,
+    /// The topic's `max.message.bytes`, if it can be read.
+    batch_bytes_max: Option<usize>,
+}
+
+impl fmt::Debug for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Held").field("attempt", &self.attempt).finish_non_exhaustive()
+    }
+}
+
+impl KafkaSlot {
+    pub(crate) fn new(settings: Arc<KafkaTargetSettings>, slot: &Slot, entries: SlotsTopic) -> Self {
+        let place = Arc::new(Place { settings, entries, slot: slot.to_string() });
+        Self { place, held: None, pace: Pace::default() }
+    }
+}
+
+#[async_trait]
+impl SinkSlot for KafkaSlot {
+    async fn fence(&mut self, attempt: Attempt) -> Result<Option<Marker>> {
+        let kafka = match self.held.take() {
+            Some(held) => held.close().await,
+            None => connect::connect(&self.place.settings.connection).await?,
+        };
+        let (held, marker) = self.place.fence(kafka, attempt).await?;
+        self.held = Some(held);
+        Ok(marker)
+    }
+
+    async fn publish(&mut self, marker: Marker, records: &Records) -> Result<()> {
+        let Some(held) = self.held.take() else {
+            return Err(Error::usage("a slot is fenced before its first publication, and after a failed one"));
+        };
+        let timeout = self.place.settings.transaction_timeout;
+        if let Some(expected) = self.pace.expected(records.bytes()).filter(|expected| *expected > timeout) {
+            let slot = &self.place.slot;
+            tracing::warn!(slot, ?expected, ?timeout, "publication may take longer than its transaction");
+        }
+        let started = Instant::now();
+        if let Err(failure) = held.publish(&self.place, marker, records).await {
+            return Err(self.place.explain(&held.kafka, held.attempt, failure, started.elapsed()).await);
+        }
+        let took = started.elapsed();
+        if took > timeout / 2 {
+            tracing::warn!(
+                slot = self.place.slot,
+                ?took,
+                ?timeout,
+                "publication took more than half of its transaction's timeout"
+            );
+        }
+        self.pace.learn(records.bytes(), took);
+        self.held = Some(held);
+        Ok(())
+    }
+}
+
+impl Place {
+    /// Takes the slot over, and returns its marker.
+    async fn fence(&self, kafka: Kafka, attempt: Attempt) -> Result<(Held, Option<Marker>)> {
+        self.entries.ensure(&kafka, &self.settings).await?;
+        // Before a producer is opened, as that would stop a later attempt that has the slot.
+        self.refuse_later(self.entry(&kafka, Until::Stable).await?, attempt)?;
+        let held = self.open(kafka, attempt).await?;
+        let found = self.entry(&held.kafka, Until::Settled).await?;
+        self.refuse_later(found, attempt)?;
+        let marker = found.and_then(|entry| entry.marker);
+        let started = Instant::now();
+        let written = held.transact(std::iter::empty(), self.entries.record(Entry { attempt, marker })).await;
+        if let Err(failure) = written {
+            return Err(self.explain(&held.kafka, attempt, failure, started.elapsed()).await);
+        }
+        Ok((held, marker))
+    }
+
+    /// Opens a producer. Kafka ends the transaction of the one before it, and refuses whatever that one still sends.
+    async fn open(&self, kafka: Kafka, attempt: Attempt) -> Result<Held> {
+        let KafkaTargetSettings {
+            topic,
+            transaction_timeout,
+            answer_timeout,
+            delivery_timeout,
+            batch_bytes,
+            buffer_bytes,
+            compression,
+            ..
+        } = &*self.settings;
+        let max = cluster::setting(&kafka, ConfigResource::topic(topic), "max.message.bytes", *answer_timeout).await;
+        let batch_bytes_max: Option<usize> = max.and_then(|max| max.parse().ok());
+        let builder = kafka
+            .producer()
+            .transaction_timeout(*transaction_timeout)
+            .max_block(*answer_timeout)
+            .delivery_timeout(*delivery_timeout)
+            .linger(target::LINGER)
+            .compression(target::compression(*compression))
+            .batch_size(batch_bytes_max.map_or(*batch_bytes, |max| max.min(*batch_bytes)))
+            .buffer_memory(*buffer_bytes);
+        let id = format!("alluvium.{}", self.slot);
+        match builder.build_transactional(&id).await {
+            Ok(producer) => Ok(Held { kafka, producer, attempt, batch_bytes_max }),
+            Err(error) if errors::has_code(&error, ErrorCode::InvalidTransactionTimeout) => {
+                let leader = target::topic_of(&kafka, &self.settings).await?.leader();
+                let longest = match leader {
+                    Some(leader) => cluster::longest_transaction(&kafka, leader, *answer_timeout).await,
+                    None => None,
+                };
+                Err(cluster::timeout_too_long(*transaction_timeout, longest))
+            }
+            Err(error) => {
+                let error = errors::failed("producer of a slot cannot be opened", &error);
+                Err(error.with("transactional_id", id))
+            }
+        }
+    }
+
+    async fn entry(&self, kafka: &Kafka, until: Until) -> Result<Option<Entry>> {
+        committed::entry(kafka, &self.entries, until, self.settings.answer_timeout).await
+    }
+
+    fn refuse_later(&self, found: Option<Entry>, attempt: Attempt) -> Result<()> {
+        match found.filter(|entry| entry.attempt > attempt) {
+            Some(entry) => Err(self.fenced(attempt, entry.attempt)),
+            None => Ok(()),
+        }
+    }
+
+    fn fenced(&self, attempt: Attempt, by: Attempt) -> Error {
+        let error = Error::fenced("a later attempt has the slot").with("slot", &self.slot);
+        error.with("attempt", attempt).with("by_attempt", by)
+    }
+
+    /// Returns the error for a failed transaction.
+    ///
+    /// A producer that was stopped does not tell by whom: a later attempt, an older one that was refused just after, or the
+    /// coordinator, at the end of the transaction's time. The slot's entry and the clock do.
+    async fn explain(&self, kafka: &Kafka, attempt: Attempt, failure: Failure, elapsed: Duration) -> Error {
+        if !failure.is_fenced() {
+            return failure.into_error(&self.settings.topic);
+        }
+        let timeout = self.settings.transaction_timeout;
+        let found = self.entry(kafka, Until::Stable).await;
+        let error = match found {
+            Ok(Some(entry)) if entry.attempt > attempt => self.fenced(attempt, entry.attempt),
+            Ok(_) if elapsed >= timeout => {
+                let error =
+                    Error::unavailable("publication took longer than its transaction may; raise transaction_timeout");
+                error.with("took", format_args!("{elapsed:?}")).with("transaction_timeout", format_args!("{timeout:?}"))
+            }
+            Ok(_) => Error::unavailable("another producer took the slot's transactional id").with("slot", &self.slot),
+            Err(error) => Error::unavailable("a producer was stopped, and it is not known by whom").with_source(error),
+        };
+        failure.note(error)
+    }
+}
+
+impl Held {
+    /// Publishes records and sets the marker, in one transaction.
+    async fn publish(&self, place: &Place, marker: Marker, records: &Records) -> Result<(), Failure> {
+        let settings = &place.settings;
+        let bounds = self.bounds(settings, records).await?;
+        let largest = plan::check(&settings.topic, records, bounds)?;
+        let entry = Entry { attempt: self.attempt, marker: Some(marker) };
+        let sent = self.transact(plan::records(&settings.topic, records), place.entries.record(entry)).await;
+        sent.map_err(|failure| failure.with_largest(largest))
+    }
+
+    async fn bounds(&self, settings: &KafkaTargetSettings, records: &Records) -> Result<Bounds> {
+        let batch_bytes_max = self.batch_bytes_max.filter(|_| settings.compression == KafkaCompression::None);
+        let partitions = match records.is_empty() {
+            true => 0,
+            false => target::topic_of(&self.kafka, settings).await?.partitions(),
+        };
+        Ok(Bounds { partitions, batch_bytes_max })
+    }
+
+    /// Sends records and an entry, and commits them.
+    async fn transact(
+        &self,
+        records: impl Iterator<Item = Result<krafka::Record>> + Send,
+        entry: krafka::Record,
+    ) -> Result<(), Failure> {
+        self.producer.begin().map_err(Failure::staging)?;
+        for record in records.chain(std::iter::once(Ok(entry))) {
+            // Nobody waits for one record: one that cannot be delivered makes the commit fail.
+            drop(self.producer.enqueue(record?).await.map_err(Failure::staging)?);
+        }
+        self.producer.commit().await.map_err(|error| {
+            // Only then was the coordinator not asked. Any of its answers may be to a second try, of which the first succeeded.
+            let is_open = error.requires_abort() && self.producer.state() == TransactionState::Open;
+            if is_open { Failure::staging(error) } else { Failure::committing(error) }
+        })
+    }
+
+    /// Closes an idle producer and returns its connections.
+    async fn close(self) -> Kafka {
+        if self.producer.state() == TransactionState::Ready
+            && let Err(error) = self.producer.close().await
+        {
+            tracing::debug!(%error, "producer of a slot cannot be closed");
+        }
+        self.kafka
+    }
+}

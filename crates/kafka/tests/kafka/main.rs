@@ -1,0 +1,100 @@
+//! The target on krafka's broker for tests, under both versions of transactions.
+
+mod away;
+mod lost;
+mod records;
+mod refused;
+mod sound;
+mod topics;
+mod zombie;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use alluvium::sink::{Marker, Records, SinkSlot, SinkTarget, Slot};
+use alluvium::{Applied, Attempt, Epoch, Error, ErrorKind, JobId, Lineage, OperatorId, Result, Subtask};
+use alluvium_kafka::{KafkaConnection, KafkaRecord, KafkaTarget, KafkaTargetSettings};
+use alluvium_testkit::kafka::{ApiKey, Broker, Control, ErrorCode};
+
+const FIRST: Attempt = Attempt(1);
+const SECOND: Attempt = Attempt(2);
+
+const TOPIC: &str = "counts";
+
+/// Transaction versions.
+const VERSIONS: [i16; 2] = [1, 2];
+
+fn marker(attempt: Attempt, epoch: u64) -> Marker {
+    Marker { lineage: Lineage([7; 16]), attempt, epoch: Epoch(epoch) }
+}
+
+fn slot() -> Slot {
+    Slot { job: JobId([7; 16]), operator: OperatorId(1), sink: "counts".to_owned(), subtask: Subtask(0) }
+}
+
+/// The topic of slots of [`slot`].
+fn slots_topic() -> String {
+    format!("alluvium.{}.1.counts", JobId([7; 16]))
+}
+
+/// The transactional id of [`slot`].
+fn transactional_id() -> String {
+    format!("alluvium.{}", slot())
+}
+
+/// Returns a broker with the topic, of one partition.
+fn broker(version: i16) -> Broker {
+    let broker = Broker::start(version);
+    broker.create_topic(TOPIC, 1);
+    broker
+}
+
+fn settings(broker: &Broker) -> KafkaTargetSettings {
+    KafkaTargetSettings::new(KafkaConnection::new(broker.address()), TOPIC)
+}
+
+/// Returns settings that give up soon.
+fn hasty(broker: &Broker) -> KafkaTargetSettings {
+    settings(broker).with(|it| {
+        it.connection.connect_timeout = Duration::from_millis(300);
+        it.connection.request_timeout = Duration::from_millis(300);
+        it.answer_timeout = Duration::from_millis(700);
+        it.delivery_timeout = Duration::from_millis(700);
+    })
+}
+
+fn target(settings: KafkaTargetSettings) -> Arc<KafkaTarget> {
+    Arc::new(KafkaTarget::new(settings).unwrap())
+}
+
+async fn open(settings: KafkaTargetSettings) -> Box<dyn SinkSlot> {
+    target(settings).open(&slot()).await.unwrap()
+}
+
+/// Returns a slot that is fenced.
+async fn fenced(settings: KafkaTargetSettings) -> Box<dyn SinkSlot> {
+    let mut opened = open(settings).await;
+    assert_eq!(opened.fence(FIRST).await.unwrap(), None);
+    opened
+}
+
+/// Returns records with these values.
+fn records(values: impl IntoIterator<Item = &'static str>) -> Records {
+    values.into_iter().map(|value| KafkaRecord::new("key", value).to_bytes()).collect()
+}
+
+/// Returns the error of `result`, which must be of `kind`.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind) -> Error {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), kind, "{}", error.chain());
+    error
+}
+
+/// Checks that `error` contains each of `parts`.
+#[track_caller]
+fn says(error: &Error, parts: &[&str]) {
+    for part in parts {
+        assert!(error.chain().contains(part), "`{part}` is not in: {}", error.chain());
+    }
+}
