@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use alluvium::sink::{Marker, Records, SinkSlot, Slot};
-use alluvium::{Attempt, Error, Result};
+use alluvium::{Attempt, Error, ErrorKind, Result};
 use async_trait::async_trait;
 use krafka::Kafka;
 use krafka::admin::ConfigResource;
@@ -24,7 +24,7 @@ use crate::entry::Entry;
 use crate::errors;
 use crate::failure::Failure;
 use crate::pace::Pace;
-use crate::plan::{self, Bounds};
+use crate::plan::{self, Bounds, Placed};
 use crate::settings::{KafkaCompression, KafkaTargetSettings};
 use crate::slots_topic::SlotsTopic;
 use crate::target;
@@ -111,9 +111,8 @@ impl SinkSlot for KafkaSlot {
 impl Place {
     /// Takes the slot over, and returns its marker.
     async fn fence(&self, kafka: Kafka, attempt: Attempt) -> Result<(Held, Option<Marker>)> {
-        self.entries.ensure(&kafka, &self.settings).await?;
         // Before a producer is opened, as that would stop a later attempt that has the slot.
-        self.refuse_later(self.entry(&kafka, Until::Stable).await?, attempt)?;
+        self.refuse_later(self.first_look(&kafka).await?, attempt)?;
         let held = self.open(kafka, attempt).await?;
         let found = self.entry(&held.kafka, Until::Settled).await?;
         self.refuse_later(found, attempt)?;
@@ -167,6 +166,20 @@ impl Place {
         }
     }
 
+    /// Returns the slot's entry. Creates the topic of slots if it is absent.
+    async fn first_look(&self, kafka: &Kafka) -> Result<Option<Entry>> {
+        match self.entry(kafka, Until::Stable).await {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.entries.ensure(kafka, &self.settings).await?;
+                self.entry(kafka, Until::Stable).await
+            }
+            looked => {
+                self.entries.check_policy(kafka, self.settings.answer_timeout).await?;
+                looked
+            }
+        }
+    }
+
     async fn entry(&self, kafka: &Kafka, until: Until) -> Result<Option<Entry>> {
         committed::entry(kafka, &self.entries, until, self.settings.answer_timeout).await
     }
@@ -211,20 +224,28 @@ impl Held {
     /// Publishes records and sets the marker, in one transaction.
     async fn publish(&self, place: &Place, marker: Marker, records: &Records) -> Result<(), Failure> {
         let settings = &place.settings;
-        let bounds = self.bounds(settings, records).await?;
-        let largest = plan::check(&settings.topic, records, bounds)?;
+        let largest = self.check(settings, records).await?;
         let entry = Entry { attempt: self.attempt, marker: Some(marker) };
         let sent = self.transact(plan::records(&settings.topic, records), place.entries.record(entry)).await;
         sent.map_err(|failure| failure.with_largest(largest))
     }
 
-    async fn bounds(&self, settings: &KafkaTargetSettings, records: &Records) -> Result<Bounds> {
+    /// Checks records and returns the largest.
+    async fn check(&self, settings: &KafkaTargetSettings, records: &Records) -> Result<Placed, Failure> {
+        if records.is_empty() {
+            return Ok(Placed::default());
+        }
+        let topic = &settings.topic;
+        let partitions = self.producer.partitions_for(topic).await.map_err(Failure::staging)?.len();
         let batch_bytes_max = self.batch_bytes_max.filter(|_| settings.compression == KafkaCompression::None);
-        let partitions = match records.is_empty() {
-            true => 0,
-            false => target::topic_of(&self.kafka, settings).await?.partitions(),
-        };
-        Ok(Bounds { partitions, batch_bytes_max })
+        let bounds = Bounds { partitions, batch_bytes_max };
+        let checked = plan::check(topic, records, bounds);
+        if checked.is_err() {
+            // The topic may have more partitions by now.
+            let partitions = target::topic_of(&self.kafka, settings).await?.partitions();
+            return Ok(plan::check(topic, records, Bounds { partitions, ..bounds })?);
+        }
+        Ok(checked?)
     }
 
     /// Sends records and an entry, and commits them.

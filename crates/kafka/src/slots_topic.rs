@@ -54,14 +54,11 @@ impl SlotsTopic {
     /// Creates the topic if it is absent, and checks that it has the slot's partition.
     ///
     /// # Errors
-    /// `NotFound` if it is absent and is not to be created; `Config` if it has too few partitions, or would lose entries.
+    /// `NotFound` if it is absent and is not to be created; `Config` if it has too few partitions.
     pub(crate) async fn ensure(&self, kafka: &Kafka, settings: &KafkaTargetSettings) -> Result<()> {
         let patience = settings.answer_timeout;
         let found = match Topic::find(kafka, &self.name, patience).await? {
-            Some(found) => {
-                check_policy(kafka, &self.name, patience).await?;
-                found
-            }
+            Some(found) => found,
             None => {
                 create(kafka, &self.name, settings, false).await?;
                 self.await_creation(kafka, patience).await?
@@ -75,7 +72,15 @@ impl SlotsTopic {
         Err(error.with("subtask", self.partition))
     }
 
-    /// Waits until all brokers know of the topic.
+    /// Checks that the topic's entries stay, if that can be known.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) async fn check_policy(&self, kafka: &Kafka, patience: Duration) -> Result<()> {
+        check_policy(kafka, &self.name, patience).await
+    }
+
+    /// Waits until the slot's partition has a leader.
     async fn await_creation(&self, kafka: &Kafka, patience: Duration) -> Result<Topic> {
         let look = async {
             let mut ticks = tokio::time::interval(LOOK_AGAIN);
@@ -97,7 +102,7 @@ impl SlotsTopic {
 /// Checks that a topic of slots exists or can be created, and changes nothing.
 ///
 /// # Errors
-/// As [`SlotsTopic::ensure`].
+/// As [`SlotsTopic::ensure`] and [`SlotsTopic::check_policy`].
 pub(crate) async fn check(kafka: &Kafka, name: &str, settings: &KafkaTargetSettings) -> Result<()> {
     match Topic::find(kafka, name, settings.answer_timeout).await? {
         Some(_) => check_policy(kafka, name, settings.answer_timeout).await,
@@ -105,7 +110,6 @@ pub(crate) async fn check(kafka: &Kafka, name: &str, settings: &KafkaTargetSetti
     }
 }
 
-/// Checks that a topic's entries stay, if that can be known.
 async fn check_policy(kafka: &Kafka, name: &str, patience: Duration) -> Result<()> {
     let policy = cluster::setting(kafka, ConfigResource::topic(name), "cleanup.policy", patience).await;
     match policy.filter(|policy| policy != "compact") {

@@ -1,1 +1,58 @@
-//! todo
+//! A broker that is away.
+
+use crate::*;
+
+#[tokio::test]
+async fn a_broker_that_is_away_at_the_start() {
+    let broker = broker(2);
+    broker.crash(0);
+    let target = target(hasty(&broker));
+    says(&refused(target.check().await, ErrorKind::Unavailable), &[&broker.address()]);
+    let mut slot = target.open(&slot()).await.unwrap();
+    refused(slot.fence(FIRST).await, ErrorKind::Unavailable);
+    refused(slot.publish(marker(FIRST, 1), &records(["a"])).await, ErrorKind::Usage);
+    broker.restart(0);
+    target.check().await.unwrap();
+    assert_eq!(slot.fence(FIRST).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_name_that_is_none_makes_the_target_unavailable() {
+    let connection = KafkaConnection::new("no-such-host.invalid:9092");
+    let target = target(KafkaTargetSettings::new(connection, TOPIC));
+    says(&refused(target.check().await, ErrorKind::Unavailable), &["no-such-host.invalid"]);
+}
+
+#[tokio::test]
+async fn a_broker_that_goes_before_a_publication() {
+    for version in VERSIONS {
+        let broker = broker(version);
+        let mut slot = fenced(hasty(&broker)).await;
+        broker.crash(0);
+        let error = refused(slot.publish(marker(FIRST, 1), &records(["a"])).await, ErrorKind::Unavailable);
+        assert_eq!(error.applied(), Applied::No, "the commit was not sent: {}", error.chain());
+        refused(slot.fence(FIRST).await, ErrorKind::Unavailable);
+        broker.restart(0);
+        assert_eq!(slot.fence(FIRST).await.unwrap(), None);
+        slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
+        assert_eq!(broker.values(TOPIC), ["a"]);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_that_restarts_within_a_publication_is_waited_for() {
+    for version in VERSIONS {
+        let broker = broker(version);
+        let mut slot = fenced(settings(&broker)).await;
+        slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
+        let before = broker.request_count(ApiKey::Produce);
+        let published = records(["b"]);
+        let mut publication = slot.publish(marker(FIRST, 2), &published);
+        poll_until(&mut publication, || broker.request_count(ApiKey::Produce) > before).await;
+        broker.crash(0);
+        broker.restart(0);
+        publication.await.unwrap();
+        assert_eq!(broker.values(TOPIC), ["a", "b"]);
+        assert_eq!(slot.fence(FIRST).await.unwrap(), Some(marker(FIRST, 2)));
+    }
+}

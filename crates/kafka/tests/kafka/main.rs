@@ -98,3 +98,19 @@ fn says(error: &Error, parts: &[&str]) {
         assert!(error.chain().contains(part), "`{part}` is not in: {}", error.chain());
     }
 }
+
+/// Polls a call, which must not end, until `is_there`.
+async fn poll_until<F: Future + Unpin>(call: &mut F, is_there: impl Fn() -> bool)
+where
+    F::Output: std::fmt::Debug,
+{
+    while !is_there() {
+        let once = std::future::poll_fn(|context| {
+            let polled = std::pin::Pin::new(&mut *call).poll(context);
+            assert!(polled.is_pending(), "the call has ended: {polled:?}");
+            std::task::Poll::Ready(())
+        });
+        once.await;
+        tokio::task::yield_now().await;
+    }
+}
