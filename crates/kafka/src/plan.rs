@@ -3,7 +3,7 @@
 use alluvium::sink::Records;
 use alluvium::{Error, Result};
 use bytes::Bytes;
-use krafka::Record;
+use krafka::{KrafkaError, Record};
 
 use crate::record::KafkaRecord;
 
@@ -17,6 +17,8 @@ pub(crate) struct Bounds {
     pub(crate) partitions: usize,
     /// Its largest batch, if that is known and batches are not compressed.
     pub(crate) batch_bytes_max: Option<usize>,
+    /// What the client can hold.
+    pub(crate) buffer_bytes: usize,
 }
 
 /// A record by its place in the publication.
@@ -49,9 +51,14 @@ pub(crate) fn check(topic: &str, records: &Records, bounds: Bounds) -> Result<Pl
         if bytes > largest.bytes {
             largest = Placed { place, bytes };
         }
-        of_client(topic, record)
-            .validate()
-            .map_err(|error| named(Error::input("record cannot be sent").with_source(error.to_string())))?;
+        let record = of_client(topic, record);
+        let invalid = |error: KrafkaError| named(Error::input("record cannot be sent").with_source(error.to_string()));
+        record.validate().map_err(invalid)?;
+        let held = record.estimated_size();
+        if held > bounds.buffer_bytes {
+            let error = named(Error::limit("record is larger than buffer_bytes")).with("bytes", held);
+            return Err(error.with("buffer_bytes", bounds.buffer_bytes));
+        }
     }
     Ok(largest)
 }
@@ -91,7 +98,7 @@ mod tests {
     use super::*;
     use alluvium::ErrorKind;
 
-    const BOUNDS: Bounds = Bounds { partitions: 2, batch_bytes_max: Some(100) };
+    const BOUNDS: Bounds = Bounds { partitions: 2, batch_bytes_max: Some(100), buffer_bytes: 1000 };
 
     fn refused(bad: Bytes) -> Error {
         let good = KafkaRecord::new("k", "v").to_bytes();

@@ -238,7 +238,7 @@ impl Held {
         let topic = &settings.topic;
         let partitions = self.producer.partitions_for(topic).await.map_err(Failure::staging)?.len();
         let batch_bytes_max = self.batch_bytes_max.filter(|_| settings.compression == KafkaCompression::None);
-        let bounds = Bounds { partitions, batch_bytes_max };
+        let bounds = Bounds { partitions, batch_bytes_max, buffer_bytes: settings.buffer_bytes };
         let checked = plan::check(topic, records, bounds);
         if checked.is_err() {
             // The topic may have more partitions by now.

@@ -25,7 +25,7 @@ async fn a_name_that_is_none_makes_the_target_unavailable() {
 
 #[tokio::test]
 async fn a_broker_that_goes_before_a_publication() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(hasty(&broker)).await;
         broker.crash(0);
@@ -36,12 +36,13 @@ async fn a_broker_that_goes_before_a_publication() {
         assert_eq!(slot.fence(FIRST).await.unwrap(), None);
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a"]);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_broker_that_restarts_within_a_publication_is_waited_for() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(settings(&broker)).await;
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
@@ -54,5 +55,6 @@ async fn a_broker_that_restarts_within_a_publication_is_waited_for() {
         publication.await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a", "b"]);
         assert_eq!(slot.fence(FIRST).await.unwrap(), Some(marker(FIRST, 2)));
-    }
+    })
+    .await;
 }

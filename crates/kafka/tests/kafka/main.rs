@@ -21,8 +21,14 @@ const SECOND: Attempt = Attempt(2);
 
 const TOPIC: &str = "counts";
 
-/// Transaction versions.
+/// Versions of transactions.
 const VERSIONS: [i16; 2] = [1, 2];
+
+/// Runs a test under both versions, at the same time.
+async fn each_version(test: impl AsyncFn(i16)) {
+    let [first, second] = VERSIONS;
+    tokio::join!(test(first), test(second));
+}
 
 fn marker(attempt: Attempt, epoch: u64) -> Marker {
     Marker { lineage: Lineage([7; 16]), attempt, epoch: Epoch(epoch) }

@@ -82,7 +82,8 @@ async fn a_record_that_is_too_large_for_the_buffer() {
     let mut slot = fenced(settings(&broker).with(|it| it.buffer_bytes = it.batch_bytes)).await;
     let large = KafkaRecord::new("key", vec![b'x'; 1 << 20]).to_bytes();
     let error = refused(slot.publish(marker(FIRST, 1), &[large].iter().collect()).await, ErrorKind::Limit);
-    says(&error, &["largest_record=`0`"]);
+    says(&error, &["record=`0`", "buffer_bytes=`65536`"]);
+    assert!(broker.all_records(TOPIC).unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ async fn a_topic_that_does_not_exist() {
 
 #[tokio::test]
 async fn a_topic_that_is_deleted() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(hasty(&broker)).await;
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
@@ -28,7 +28,8 @@ async fn a_topic_that_is_deleted() {
         assert_eq!(slot.fence(FIRST).await.unwrap(), Some(marker(FIRST, 1)));
         slot.publish(marker(FIRST, 2), &records(["b"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["b"]);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -98,7 +99,7 @@ async fn an_entry_that_is_deleted_is_none() {
 /// Behind an open transaction of another slot, a slot's last entry is not readable yet: an older one must not be taken for it.
 #[tokio::test]
 async fn a_transaction_that_another_slot_has_open_is_waited_for() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(hasty(&broker)).await;
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
@@ -109,7 +110,8 @@ async fn a_transaction_that_another_slot_has_open_is_waited_for() {
         says(&refused(slot.fence(FIRST).await, ErrorKind::Unavailable), &[&slots_topic(), "partition=`0`"]);
         other.commit().await.unwrap();
         assert_eq!(slot.fence(FIRST).await.unwrap(), Some(marker(FIRST, 2)));
-    }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use crate::*;
 
 #[tokio::test]
 async fn a_zombie_that_resumes_is_fenced_and_harms_nobody() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut older = fenced(settings(&broker)).await;
         older.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
@@ -20,12 +20,13 @@ async fn a_zombie_that_resumes_is_fenced_and_harms_nobody() {
         says(&error, &["attempt=`1` by_attempt=`2`"]);
         newer.publish(marker(SECOND, 2), &records(["c"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a", "c"]);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn an_older_attempt_that_fences_late_does_not_take_the_transactional_id() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut newer = open(settings(&broker)).await;
         newer.fence(SECOND).await.unwrap();
@@ -35,13 +36,14 @@ async fn an_older_attempt_that_fences_late_does_not_take_the_transactional_id() 
         assert_eq!(broker.transactional_producer(&transactional_id()), producer);
         newer.publish(marker(SECOND, 1), &records(["a"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a"]);
-    }
+    })
+    .await;
 }
 
 /// The older one has seen no later entry, and takes the transactional id when the later one has it already.
 #[tokio::test]
 async fn an_older_attempt_that_fences_at_the_same_time_stops_the_later_one_only_once() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         broker.on_once(ApiKey::InitProducerId, |_| Control::Error(ErrorCode::ConcurrentTransactions));
         let (mut older, mut newer) = (open(settings(&broker)).await, open(settings(&broker)).await);
@@ -57,13 +59,14 @@ async fn an_older_attempt_that_fences_at_the_same_time_stops_the_later_one_only_
         assert_eq!(newer.fence(SECOND).await.unwrap(), Some(marker(SECOND, 1)));
         newer.publish(marker(SECOND, 2), &records(["b"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a", "b"]);
-    }
+    })
+    .await;
 }
 
 /// The reverse: the older one has the transactional id, and the later one takes it before the older one writes its entry.
 #[tokio::test]
 async fn an_older_attempt_that_is_overtaken_in_its_fence_writes_no_entry() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let (mut older, mut newer) = (open(settings(&broker)).await, open(settings(&broker)).await);
         let mut fencing = older.fence(FIRST);
@@ -72,12 +75,13 @@ async fn an_older_attempt_that_is_overtaken_in_its_fence_writes_no_entry() {
         refused(fencing.await, ErrorKind::Fenced);
         newer.publish(marker(SECOND, 1), &records(["a"])).await.unwrap();
         assert_eq!(newer.fence(SECOND).await.unwrap(), Some(marker(SECOND, 1)));
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_producer_of_others_with_the_same_transactional_id_stops_a_publication() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(settings(&broker)).await;
         let other = Kafka::builder(broker.address()).connect().await.unwrap();
@@ -86,12 +90,13 @@ async fn a_producer_of_others_with_the_same_transactional_id_stops_a_publication
         assert_eq!(slot.fence(FIRST).await.unwrap(), None);
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
         assert_eq!(broker.values(TOPIC), ["a"]);
-    }
+    })
+    .await;
 }
 
 #[tokio::test]
 async fn a_transaction_that_runs_out_says_how_long_it_took() {
-    for version in VERSIONS {
+    each_version(async |version| {
         for (timeout, parts) in [
             (Duration::from_millis(1), &["longer than its transaction", "took=`", "transaction_timeout=`1ms`"][..]),
             (Duration::from_secs(60), &["another producer"]),
@@ -111,13 +116,14 @@ async fn a_transaction_that_runs_out_says_how_long_it_took() {
             assert_eq!(slot.fence(FIRST).await.unwrap(), None);
             assert!(broker.values(TOPIC).is_empty());
         }
-    }
+    })
+    .await;
 }
 
 /// The commit is decided, and its markers are not written yet: what it published is not readable.
 #[tokio::test]
 async fn a_fence_does_not_read_past_a_commit_that_is_not_complete() {
-    for version in VERSIONS {
+    each_version(async |version| {
         let broker = broker(version);
         let mut older = fenced(settings(&broker)).await;
         broker.hold_transaction_markers(true);
@@ -127,5 +133,6 @@ async fn a_fence_does_not_read_past_a_commit_that_is_not_complete() {
         broker.hold_transaction_markers(false);
         assert_eq!(newer.fence(SECOND).await.unwrap(), Some(marker(FIRST, 1)));
         assert_eq!(broker.values(TOPIC), ["a"]);
-    }
+    })
+    .await;
 }
