@@ -37,6 +37,17 @@ pub(crate) struct KafkaSlot {
     pace: Pace,
 }
 
+/// How often a fence is tried when an older attempt, which goes on publishing, takes the transactional id back just before the
+/// later one has written its entry.
+const FENCE_TRIES: u32 = 5;
+
+/// How one try to fence ended.
+enum Fence {
+    Taken(Held, Option<Marker>),
+    /// By another producer, whose attempt is not later.
+    Stopped(Error),
+}
+
 /// What does not change while a slot is open.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -111,6 +122,17 @@ impl SinkSlot for KafkaSlot {
 impl Place {
     /// Takes the slot over, and returns its marker.
     async fn fence(&self, kafka: Kafka, attempt: Attempt) -> Result<(Held, Option<Marker>)> {
+        let mut tries = 1;
+        loop {
+            match self.try_fence(kafka.clone(), attempt).await? {
+                Fence::Taken(held, marker) => return Ok((held, marker)),
+                Fence::Stopped(_) if tries < FENCE_TRIES => tries += 1,
+                Fence::Stopped(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn try_fence(&self, kafka: Kafka, attempt: Attempt) -> Result<Fence> {
         // Before a producer is opened, as that would stop a later attempt that has the slot.
         self.refuse_later(self.first_look(&kafka).await?, attempt)?;
         let held = self.open(kafka, attempt).await?;
@@ -118,11 +140,13 @@ impl Place {
         self.refuse_later(found, attempt)?;
         let marker = found.and_then(|entry| entry.marker);
         let started = Instant::now();
-        let written = held.transact(std::iter::empty(), self.entries.record(Entry { attempt, marker })).await;
-        if let Err(failure) = written {
-            return Err(self.explain(&held.kafka, attempt, failure, started.elapsed()).await);
-        }
-        Ok((held, marker))
+        let Err(failure) = held.transact(std::iter::empty(), self.entries.record(Entry { attempt, marker })).await
+        else {
+            return Ok(Fence::Taken(held, marker));
+        };
+        let is_stopped = failure.is_fenced();
+        let error = self.explain(&held.kafka, attempt, failure, started.elapsed()).await;
+        if is_stopped && error.kind() == ErrorKind::Unavailable { Ok(Fence::Stopped(error)) } else { Err(error) }
     }
 
     /// Opens a producer. Kafka ends the transaction of the one before it, and refuses whatever that one still sends.

@@ -17,9 +17,8 @@ use crate::entry::Entry;
 use crate::errors;
 use crate::settings::KafkaTargetSettings;
 
-/// Settings of a topic of slots that is created. Small segments keep compaction close to the end, and so reading short.
-const TOPIC_SETTINGS: [(&str, &str); 3] =
-    [("cleanup.policy", "compact"), ("segment.bytes", "16777216"), ("min.cleanable.dirty.ratio", "0.1")];
+/// Settings of a topic of slots that is created. What is older than a day can be compacted.
+const TOPIC_SETTINGS: [(&str, &str); 2] = [("cleanup.policy", "compact"), ("segment.ms", "86400000")];
 
 /// How often to look for a topic that was just created.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);

@@ -1,5 +1,7 @@
 //! A broker that is away.
 
+use tokio::task::JoinSet;
+
 use crate::*;
 
 #[tokio::test]
@@ -57,4 +59,47 @@ async fn a_broker_that_restarts_within_a_publication_is_waited_for() {
         assert_eq!(slot.fence(FIRST).await.unwrap(), Some(marker(FIRST, 2)));
     })
     .await;
+}
+
+/// Polls of a publication after which the broker goes.
+const POLLS: [u32; 8] = [0, 1, 2, 3, 4, 5, 6, 8];
+
+#[tokio::test]
+async fn each_record_is_there_once_whenever_the_broker_goes() {
+    let mut running = JoinSet::new();
+    for version in VERSIONS {
+        for polls in POLLS {
+            running.spawn(the_broker_goes(version, polls));
+        }
+    }
+    running.join_all().await;
+}
+
+async fn the_broker_goes(version: i16, polls: u32) {
+    let broker = broker(version);
+    let mut slot = fenced(hasty(&broker)).await;
+    let published = records(["a", "b"]);
+    let mut publication = slot.publish(marker(FIRST, 1), &published);
+    let mut outcome = None;
+    for _ in 0..polls {
+        if outcome.is_none() {
+            outcome = poll_once(&mut publication).await;
+        }
+    }
+    broker.crash(0);
+    let outcome = match outcome {
+        Some(outcome) => outcome,
+        None => publication.as_mut().await,
+    };
+    drop(publication);
+    if let Err(error) = &outcome {
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{}", error.chain());
+    }
+    broker.restart(0);
+    let found = slot.fence(FIRST).await.unwrap();
+    assert!(found.is_some() || outcome.is_err(), "an acknowledged publication is lost after {polls} polls");
+    if found.is_none() {
+        slot.publish(marker(FIRST, 1), &published).await.unwrap();
+    }
+    assert_eq!(broker.values(TOPIC), ["a", "b"], "after {polls} polls: {outcome:?}");
 }

@@ -1,14 +1,18 @@
 //! The target on krafka's broker for tests, under both versions of transactions.
 
 mod away;
+mod kills;
 mod lost;
+mod pace;
 mod records;
 mod refused;
 mod sound;
 mod topics;
 mod zombie;
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use alluvium::sink::{Marker, Records, SinkSlot, SinkTarget, Slot};
@@ -56,7 +60,11 @@ fn broker(version: i16) -> Broker {
 }
 
 fn settings(broker: &Broker) -> KafkaTargetSettings {
-    KafkaTargetSettings::new(KafkaConnection::new(broker.address()), TOPIC)
+    settings_at(&broker.address())
+}
+
+fn settings_at(address: &str) -> KafkaTargetSettings {
+    KafkaTargetSettings::new(KafkaConnection::new(address), TOPIC)
 }
 
 /// Returns settings that give up soon.
@@ -105,18 +113,23 @@ fn says(error: &Error, parts: &[&str]) {
     }
 }
 
+/// Polls a call once; then lets others run.
+async fn poll_once<F: Future + Unpin>(call: &mut F) -> Option<F::Output> {
+    let polled = std::future::poll_fn(|context| Poll::Ready(Pin::new(&mut *call).poll(context))).await;
+    tokio::task::yield_now().await;
+    match polled {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
+}
+
 /// Polls a call, which must not end, until `is_there`.
 async fn poll_until<F: Future + Unpin>(call: &mut F, is_there: impl Fn() -> bool)
 where
     F::Output: std::fmt::Debug,
 {
     while !is_there() {
-        let once = std::future::poll_fn(|context| {
-            let polled = std::pin::Pin::new(&mut *call).poll(context);
-            assert!(polled.is_pending(), "the call has ended: {polled:?}");
-            std::task::Poll::Ready(())
-        });
-        once.await;
-        tokio::task::yield_now().await;
+        let ended = poll_once(call).await;
+        assert!(ended.is_none(), "the call has ended: {ended:?}");
     }
 }

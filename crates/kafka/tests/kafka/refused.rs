@@ -1,6 +1,6 @@
 //! What the brokers refuse.
 
-use alluvium_kafka::{KafkaSasl, KafkaSaslMechanism};
+use alluvium_kafka::{KafkaClientCertificate, KafkaSasl, KafkaSaslMechanism, KafkaTls};
 
 use crate::*;
 
@@ -53,6 +53,28 @@ async fn a_wrong_password_is_refused_and_not_shown() {
     let error = refused(checked(Some("hunter2")).await, ErrorKind::Denied);
     assert!(!format!("{error:?}").contains("hunter"), "{error:?}");
     refused(checked(None).await, ErrorKind::Unavailable);
+}
+
+#[tokio::test]
+async fn files_of_certificates_that_are_absent() {
+    let broker = broker(2);
+    let own = KafkaClientCertificate { certificate: "/absent/own.pem".into(), key: "/absent/key.pem".into() };
+    let tls: [(KafkaTls, &str); 2] = [
+        (KafkaTls::default().with(|it| it.root_certificates = Some("/absent/roots.pem".into())), "/absent/roots.pem"),
+        (KafkaTls::default().with(|it| it.client_certificate = Some(own)), "/absent/own.pem"),
+    ];
+    for (tls, path) in tls {
+        let target = target(settings(&broker).with(|it| it.connection.tls = Some(tls)));
+        says(&refused(target.check().await, ErrorKind::Config), &[path]);
+    }
+}
+
+#[tokio::test]
+async fn a_broker_without_tls() {
+    let broker = broker(2);
+    let target = target(hasty(&broker).with(|it| it.connection.tls = Some(KafkaTls::default())));
+    let error = target.check().await.unwrap_err();
+    assert!(matches!(error.kind(), ErrorKind::Denied | ErrorKind::Unavailable), "{}", error.chain());
 }
 
 #[tokio::test]

@@ -79,6 +79,25 @@ async fn an_older_attempt_that_is_overtaken_in_its_fence_writes_no_entry() {
     .await;
 }
 
+/// An older one that goes on publishing fences again at once when it is stopped.
+#[tokio::test]
+async fn a_fence_that_an_older_attempt_interrupts_goes_on() {
+    each_version(async |version| {
+        let broker = broker(version);
+        let (mut older, mut newer) = (fenced(settings(&broker)).await, open(settings(&broker)).await);
+        let producer = broker.transactional_producer(&transactional_id());
+        let mut fencing = newer.fence(SECOND);
+        poll_until(&mut fencing, || broker.transactional_producer(&transactional_id()) != producer).await;
+        assert_eq!(older.fence(FIRST).await.unwrap(), None);
+        older.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
+        assert_eq!(fencing.await.unwrap(), Some(marker(FIRST, 1)));
+        refused(older.publish(marker(FIRST, 2), &records(["b"])).await, ErrorKind::Fenced);
+        newer.publish(marker(SECOND, 2), &records(["c"])).await.unwrap();
+        assert_eq!(broker.values(TOPIC), ["a", "c"]);
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn a_producer_of_others_with_the_same_transactional_id_stops_a_publication() {
     each_version(async |version| {
