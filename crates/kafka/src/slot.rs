@@ -33,7 +33,7 @@ use crate::target;
 #[derive(Debug)]
 pub(crate) struct KafkaSlot {
     place: Arc<Place>,
-    held: Option<Held>,
+    held: Option<Box<Held>>,
     pace: Pace,
 }
 
@@ -43,7 +43,7 @@ const FENCE_TRIES: u32 = 5;
 
 /// How one try to fence ended.
 enum Fence {
-    Taken(Held, Option<Marker>),
+    Taken(Box<Held>, Option<Marker>),
     /// By another producer, whose attempt is not later.
     Stopped(Error),
 }
@@ -121,7 +121,7 @@ impl SinkSlot for KafkaSlot {
 
 impl Place {
     /// Takes the slot over, and returns its marker.
-    async fn fence(&self, kafka: Kafka, attempt: Attempt) -> Result<(Held, Option<Marker>)> {
+    async fn fence(&self, kafka: Kafka, attempt: Attempt) -> Result<(Box<Held>, Option<Marker>)> {
         let mut tries = 1;
         loop {
             match self.try_fence(kafka.clone(), attempt).await? {
@@ -150,7 +150,7 @@ impl Place {
     }
 
     /// Opens a producer. Kafka ends the transaction of the one before it, and refuses whatever that one still sends.
-    async fn open(&self, kafka: Kafka, attempt: Attempt) -> Result<Held> {
+    async fn open(&self, kafka: Kafka, attempt: Attempt) -> Result<Box<Held>> {
         let KafkaTargetSettings {
             topic,
             transaction_timeout,
@@ -174,7 +174,7 @@ impl Place {
             .buffer_memory(*buffer_bytes);
         let id = format!("alluvium.{}", self.slot);
         match builder.build_transactional(&id).await {
-            Ok(producer) => Ok(Held { kafka, producer, attempt, batch_bytes_max }),
+            Ok(producer) => Ok(Box::new(Held { kafka, producer, attempt, batch_bytes_max })),
             Err(error) if errors::has_code(&error, ErrorCode::InvalidTransactionTimeout) => {
                 let leader = target::topic_of(&kafka, &self.settings).await?.leader();
                 let longest = match leader {
