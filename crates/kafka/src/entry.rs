@@ -9,6 +9,9 @@ use alluvium::{Attempt, Error, Result};
 const VERSION: &str = "1";
 const NO_MARKER: &str = "-";
 
+/// How much of a damaged entry an error shows.
+const SHOWN_BYTES: usize = 100;
+
 /// The entry of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -30,7 +33,8 @@ impl Entry {
     /// # Errors
     /// `Corrupt`; `Version` if a later version wrote it.
     pub(crate) fn parse(value: &[u8]) -> Result<Self> {
-        let damaged = || Error::corrupt("entry of a slot is damaged").with("entry", value.escape_ascii());
+        let start = value.get(..SHOWN_BYTES).unwrap_or(value);
+        let damaged = || Error::corrupt("entry of a slot is damaged").with("starts_with", start.escape_ascii());
         let text = std::str::from_utf8(value).map_err(|_| damaged())?;
         let (version, rest) = text.split_once(' ').ok_or_else(damaged)?;
         if version != VERSION {

@@ -37,6 +37,9 @@ pub(crate) fn check(topic: &str, records: &Records, bounds: Bounds) -> Result<Pl
     for (place, bytes) in records.iter().enumerate() {
         let named = |error: Error| error.with("topic", topic).with("record", place);
         let record = KafkaRecord::from_bytes(bytes).map_err(named)?;
+        if let Some(timestamp) = record.timestamp.filter(|timestamp| *timestamp < 0) {
+            return Err(named(Error::input("record has a time before 1970")).with("timestamp", timestamp));
+        }
         let bytes = record.payload();
         if let Some(partition) = record.partition
             && usize::try_from(partition).map_or(true, |partition| partition >= bounds.partitions)
@@ -117,6 +120,8 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Input);
             assert!(error.message().ends_with(&format!("partition=`{partition}` partitions=`2`")), "{error}");
         }
+        let early = KafkaRecord { timestamp: Some(-1), ..KafkaRecord::default() };
+        assert_eq!(refused(early.to_bytes()).kind(), ErrorKind::Input);
         let error = refused(KafkaRecord::new("", "x".repeat(40)).to_bytes());
         assert_eq!(error.kind(), ErrorKind::Limit);
         assert!(error.message().ends_with("bytes=`40` max.message.bytes=`100`"), "{error}");

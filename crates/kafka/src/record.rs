@@ -26,7 +26,8 @@ pub struct KafkaRecord {
     pub value: Option<Bytes>,
     /// Names and values of headers, in order; names may repeat.
     pub headers: Vec<(String, Option<Bytes>)>,
-    /// Milliseconds since 1970. Default: the time of the publication. A topic with `message.timestamp.type=LogAppendTime` ignores it.
+    /// Milliseconds since 1970, not negative. Default: the time of the publication. A topic with
+    /// `message.timestamp.type=LogAppendTime` ignores it.
     pub timestamp: Option<i64>,
     /// The partition. Default: by the key; without a key, runs of records go to partitions drawn at random.
     pub partition: Option<i32>,

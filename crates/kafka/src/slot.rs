@@ -197,10 +197,11 @@ impl Place {
                 self.entries.ensure(kafka, &self.settings).await?;
                 self.entry(kafka, Until::Stable).await
             }
-            looked => {
+            Ok(found) => {
                 self.entries.check_policy(kafka, self.settings.answer_timeout).await?;
-                looked
+                Ok(found)
             }
+            failed => failed,
         }
     }
 

@@ -56,14 +56,14 @@ async fn a_topic_of_slots_with_too_few_partitions() {
     assert_eq!(slot.fence(FIRST).await.unwrap(), None);
 }
 
+/// Another subtask creates it between the look and the creation.
 #[tokio::test]
-async fn subtasks_that_create_the_topic_of_slots_at_the_same_time() {
+async fn a_topic_of_slots_that_another_subtask_creates_at_the_same_time() {
     let broker = broker(2);
-    let target = target(settings(&broker).with(|it| it.slots_partitions = 2));
-    let mut first = target.open(&slot()).await.unwrap();
-    let mut other = target.open(&Slot { subtask: Subtask(1), ..slot() }).await.unwrap();
-    let fenced = tokio::join!(first.fence(FIRST), other.fence(FIRST));
-    assert_eq!((fenced.0.unwrap(), fenced.1.unwrap()), (None, None));
+    let exists = Control::Error(ErrorCode::TopicAlreadyExists);
+    broker.on_once(ApiKey::CreateTopics, move |_| Control::ApplyThen(Box::new(exists.clone())));
+    fenced(settings(&broker)).await;
+    assert_eq!(broker.request_count(ApiKey::CreateTopics), 1);
 }
 
 async fn client(broker: &Broker) -> Kafka {
