@@ -82,9 +82,18 @@ pub(crate) fn is_fenced(error: &KrafkaError) -> bool {
     match error {
         KrafkaError::Fenced { .. } | KrafkaError::IllegalState { .. } => true,
         KrafkaError::Broker { code, .. } => of(&format!("{code:?}")),
-        KrafkaError::TransactionAbortable { message } => code_in(message).is_some_and(of),
+        KrafkaError::TransactionAbortable { message } => {
+            message.contains("(fenced: ") || code_in(message).is_some_and(of)
+        }
         _ => false,
     }
+}
+
+/// Returns whether a commit failed because a record before it had: the coordinator was not asked. Any of its answers may be to a
+/// second try, of which the first took effect.
+pub(crate) fn is_not_asked(error: &KrafkaError) -> bool {
+    let refused = "cannot commit: a send in this transaction failed";
+    matches!(error, KrafkaError::TransactionAbortable { message } if message.starts_with(refused))
 }
 
 /// Returns whether Kafka answered with `code`.
@@ -128,6 +137,10 @@ mod tests {
         for code in ["ProducerFenced", "InvalidProducerEpoch", "InvalidTxnState"] {
             assert!(is_fenced(&abortable(&format!("produce to t-0 failed with {code}"))));
         }
+        let nested =
+            "cannot commit: a send in this transaction failed (fenced: InvalidProducerEpoch: another producer)";
+        assert!(is_fenced(&abortable(nested)) && is_not_asked(&abortable(nested)));
+        assert!(!is_not_asked(&abortable("produce to t-0 failed with InvalidTxnState")));
         assert!(!is_fenced(&abortable("produce to InvalidProducerEpoch-0 failed with MessageTooLarge")));
         let late = "delivery timed out (possibly written: false): t-0; last error: broker error: \
                     UnknownTopicOrPartition - produce to t-0 failed";

@@ -284,11 +284,11 @@ impl Held {
             // Nobody waits for one record: one that cannot be delivered makes the commit fail.
             drop(self.producer.enqueue(record?).await.map_err(Failure::staging)?);
         }
-        self.producer.commit().await.map_err(|error| {
-            // Only then was the coordinator not asked. Any of its answers may be to a second try, of which the first succeeded.
-            let is_open = error.requires_abort() && self.producer.state() == TransactionState::Open;
-            if is_open { Failure::staging(error) } else { Failure::committing(error) }
-        })
+        let failed = |error| match errors::is_not_asked(&error) {
+            true => Failure::staging(error),
+            false => Failure::committing(error),
+        };
+        self.producer.commit().await.map_err(failed)
     }
 
     /// Closes an idle producer and returns its connections.

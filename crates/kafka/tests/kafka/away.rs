@@ -30,10 +30,13 @@ async fn a_broker_that_goes_before_a_publication() {
     each_version(async |version| {
         let broker = broker(version);
         let mut slot = fenced(hasty(&broker)).await;
+        // A request that the broker is just reading would still be answered.
+        broker.on(ApiKey::Produce, |_| Control::Disconnect);
         broker.crash(0);
         let error = refused(slot.publish(marker(FIRST, 1), &records(["a"])).await, ErrorKind::Unavailable);
         assert_eq!(error.applied(), Applied::No, "the commit was not sent: {}", error.chain());
         refused(slot.fence(FIRST).await, ErrorKind::Unavailable);
+        broker.clear_hooks();
         broker.restart(0);
         assert_eq!(slot.fence(FIRST).await.unwrap(), None);
         slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
