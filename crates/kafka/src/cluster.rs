@@ -84,3 +84,18 @@ pub(crate) fn timeout_too_long(timeout: Duration, longest: Option<Duration>) -> 
         None => error.with("transaction.max.timeout.ms", "not readable"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_that_is_too_long_shows_both_numbers() {
+        let error = timeout_too_long(Duration::from_secs(1200), Some(Duration::from_secs(900)));
+        assert_eq!(error.kind(), alluvium::ErrorKind::Config);
+        assert!(
+            error.message().ends_with("transaction_timeout_ms=`1200000` transaction.max.timeout.ms=`900000`"),
+            "{error}"
+        );
+    }
+}

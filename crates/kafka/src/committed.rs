@@ -32,16 +32,6 @@ pub(crate) enum Until {
 /// # Errors
 /// `Corrupt` if it is damaged; `Unavailable` if it cannot be read in time.
 pub(crate) async fn entry(kafka: &Kafka, of: &SlotsTopic, until: Until, patience: Duration) -> Result<Option<Entry>> {
-    entry_near(kafka, of, until, patience, NEAR_THE_END).await
-}
-
-async fn entry_near(
-    kafka: &Kafka,
-    of: &SlotsTopic,
-    until: Until,
-    patience: Duration,
-    near: i64,
-) -> Result<Option<Entry>> {
     let named = |error: Error| error.with("slots_topic", &of.name).with("partition", of.partition);
     let late = |_| {
         let what = match until {
@@ -53,15 +43,15 @@ async fn entry_near(
         named(Error::unavailable(what))
     };
     let failed = |error| named(errors::failed("entry of a slot cannot be read", &error));
-    let read = tokio::time::timeout(patience, last_value(kafka, of, until, near));
+    let read = tokio::time::timeout(patience, last_value(kafka, of, until));
     let value = read.await.map_err(late)?.map_err(failed)?;
     value.map(|value| Entry::parse(&value)).transpose().map_err(named)
 }
 
-async fn last_value(kafka: &Kafka, of: &SlotsTopic, until: Until, near: i64) -> krafka::Result<Option<Bytes>> {
+async fn last_value(kafka: &Kafka, of: &SlotsTopic, until: Until) -> krafka::Result<Option<Bytes>> {
     let start = offset(kafka, of, OffsetSpec::Earliest, Until::Settled).await?;
     let end = offset(kafka, of, OffsetSpec::Latest, until).await?;
-    let from = end.saturating_sub(near).max(start);
+    let from = end.saturating_sub(NEAR_THE_END).max(start);
     if let Some(value) = last_in(kafka, of, from, end).await? {
         return Ok(value);
     }

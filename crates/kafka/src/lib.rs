@@ -31,6 +31,8 @@
 //! A record that cannot be published ends the sink: bytes that are no record, a partition that the topic has not (`Input`), or more
 //! bytes than the topic or the buffer takes (`Limit`). The error has the record's place in the publication, counted from 0. If only
 //! the broker knows that a record is too large, it does not say which: the error has the place of the largest.
+//! A topic that takes less than 64 KiB at once, and whose settings cannot be read, needs a smaller
+//! [`batch_bytes`](KafkaTargetSettings::batch_bytes).
 //!
 //! # Guarantees
 //! - **Once**: each record of a committed checkpoint is published once, whatever was lost on the way: the process, a broker, the
@@ -62,6 +64,9 @@
 //! | key | job, operator, sink and subtask |
 //! | value | `1 <attempt> <marker>`: the version of this format, the attempt that has the slot, and how far it has come, or `-` |
 //!
+//! Whether it can be created is known when the first slot is fenced; with a name [of its own](KafkaTargetSettings::slots_topic), the
+//! check at the start tells.
+//!
 //! Do not delete the topic of a job that runs or will be restored: it will refuse to start, as it cannot know what is published. If it
 //! has fewer partitions than the sink has subtasks, add some; entries stay where they are. A topic with another cleanup policy is
 //! refused, if its settings can be read: retention would delete markers.
@@ -77,7 +82,7 @@
 //! No group of consumers is used. The transactional id of a slot is `alluvium.<job>.<operator>.<sink>.<subtask>`.
 //!
 //! # Connections
-//! Each subtask that publishes has its own, to the brokers that it needs. With [TLS](KafkaConnection::tls) the brokers' certificates
+//! Needs Kafka 3.9 or later. Each subtask that publishes has connections of its own, to the brokers that it needs. With [TLS](KafkaConnection::tls) the brokers' certificates
 //! and names are always verified. [Passwords](KafkaConnection::sasl) by PLAIN and SCRAM; Kerberos and OAuth are not supported. No
 //! password is in an error, a log line or `Debug`.
 //!

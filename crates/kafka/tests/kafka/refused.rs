@@ -37,6 +37,20 @@ async fn a_topic_of_slots_that_may_not_be_created() {
     says(&error, &[&format!("slots_topic=`{}`", slots_topic())]);
 }
 
+/// The client does not tell why a read of records gets nothing.
+#[tokio::test]
+async fn a_topic_of_slots_that_may_not_be_read() {
+    for (api, kind, part) in [
+        (ApiKey::ListOffsets, ErrorKind::Denied, "TopicAuthorizationFailed"),
+        (ApiKey::Fetch, ErrorKind::Unavailable, "permission READ"),
+    ] {
+        let broker = broker(2);
+        let mut slot = fenced(hasty(&broker)).await;
+        broker.on(api, |_| Control::Error(ErrorCode::TopicAuthorizationFailed));
+        says(&refused(slot.fence(FIRST).await, kind), &[&format!("slots_topic=`{}`", slots_topic()), part]);
+    }
+}
+
 #[tokio::test]
 async fn a_wrong_password_is_refused_and_not_shown() {
     let broker = broker(2);

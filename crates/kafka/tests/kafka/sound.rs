@@ -32,18 +32,12 @@ impl Harness for Topic {
     }
 }
 
-async fn keeps_the_laws(version: i16) {
-    let broker = broker(version);
-    let target = target(settings(&broker));
-    conformance::run(&Topic { broker, target }).await;
-}
-
 #[tokio::test]
-async fn transactions_of_version_1_keep_the_laws_of_targets() {
-    keeps_the_laws(1).await;
-}
-
-#[tokio::test]
-async fn transactions_of_version_2_keep_the_laws_of_targets() {
-    keeps_the_laws(2).await;
+async fn a_topic_keeps_the_laws_of_targets() {
+    each_version(async |version| {
+        let broker = broker(version);
+        let target = target(settings(&broker));
+        conformance::run(&Topic { broker, target }).await;
+    })
+    .await;
 }
