@@ -78,6 +78,7 @@ async fn last_in(kafka: &Kafka, of: &SlotsTopic, start: i64, end: i64) -> krafka
         .isolation_level(IsolationLevel::ReadCommitted)
         .auto_offset_reset(AutoOffsetReset::None)
         .fetch_max_wait(FETCH_WAIT)
+        .metrics_push(false)
         .build()
         .await?;
     consumer.assign(name, vec![*partition]).await?;

@@ -28,8 +28,8 @@
 //! - A record without a value is a tombstone: in a compacted topic it deletes its key.
 //! - Records of one subtask keep their order within a partition.
 //!
-//! A record that cannot be published ends the sink: bytes that are no record, a partition that the topic has not (`Input`), or more
-//! bytes than the topic or the buffer takes (`Limit`). The error has the record's place in the publication, counted from 0. If only
+//! A record that cannot be published ends the sink: bytes that are no record, a partition that the topic has not, no key in a
+//! compacted topic (`Input`), or more bytes than the topic or the buffer takes (`Limit`). The error has the record's place in the publication, counted from 0. If only
 //! the broker knows that a record is too large, it does not say which: the error has the place of the largest.
 //! A topic that takes less than 64 KiB at once, and whose settings cannot be read, needs a smaller
 //! [`batch_bytes`](KafkaTargetSettings::batch_bytes).
@@ -37,8 +37,9 @@
 //! # Guarantees
 //! - **Once**: each record of a committed checkpoint is published once, whatever was lost on the way: the process, a broker, the
 //!   answer to the commit. Records of an epoch that was given up come with the next one that is committed.
-//! - **Atomic for each slot and publication**: a reader with `isolation.level=read_committed` sees all records of one subtask's
-//!   publication, or none. **Other readers also see records of transactions that failed.** Kafka's default is `read_uncommitted`.
+//! - **Atomic for each slot and publication**: a reader with `isolation.level=read_committed` gets all records of one subtask's
+//!   publication, or none. They become readable at the same time within a partition, but not in all partitions. **Other readers also
+//!   get records of transactions that failed.** Kafka's default is `read_uncommitted`.
 //! - **Fenced**: once an attempt has a slot, no older one publishes through it.
 //!
 //! They rest on the cluster: it must keep what it has acknowledged. All replicas in sync acknowledge (`acks=all`), so the topics, and
@@ -74,7 +75,7 @@
 //! # Permissions
 //! | resource | operations |
 //! |---|---|
-//! | topic of records | `Describe`, `Write`; optional `DescribeConfigs`: to name a record that is too large |
+//! | topic of records | `Describe`, `Write`; optional `DescribeConfigs`: to name a record that is too large or has no key |
 //! | topic of slots (prefix `alluvium.`) | `Describe`, `Read`, `Write`; optional `Create`, `DescribeConfigs` |
 //! | transactional ids (prefix `alluvium.`) | `Describe`, `Write` |
 //! | cluster | optional `DescribeConfigs`: to compare the transaction timeout with the brokers' maximum |

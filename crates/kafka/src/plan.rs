@@ -17,6 +17,8 @@ pub(crate) struct Bounds {
     pub(crate) partitions: usize,
     /// Its largest batch, if that is known and batches are not compressed.
     pub(crate) batch_bytes_max: Option<usize>,
+    /// Whether it takes no records without a key.
+    pub(crate) needs_key: bool,
     /// What the client can hold.
     pub(crate) buffer_bytes: usize,
 }
@@ -37,6 +39,9 @@ pub(crate) fn check(topic: &str, records: &Records, bounds: Bounds) -> Result<Pl
     for (place, bytes) in records.iter().enumerate() {
         let named = |error: Error| error.with("topic", topic).with("record", place);
         let record = KafkaRecord::from_bytes(bytes).map_err(named)?;
+        if bounds.needs_key && record.key.is_none() {
+            return Err(named(Error::input("record has no key, and the topic is compacted")));
+        }
         if let Some(timestamp) = record.timestamp.filter(|timestamp| *timestamp < 0) {
             return Err(named(Error::input("record has a time before 1970")).with("timestamp", timestamp));
         }
@@ -101,7 +106,7 @@ mod tests {
     use super::*;
     use alluvium::ErrorKind;
 
-    const BOUNDS: Bounds = Bounds { partitions: 2, batch_bytes_max: Some(100), buffer_bytes: 1000 };
+    const BOUNDS: Bounds = Bounds { partitions: 2, batch_bytes_max: Some(100), needs_key: true, buffer_bytes: 1000 };
 
     fn refused(bad: Bytes) -> Error {
         let good = KafkaRecord::new("k", "v").to_bytes();
@@ -114,13 +119,14 @@ mod tests {
     #[test]
     fn records_that_the_topic_cannot_hold_are_named() {
         assert_eq!(refused(Bytes::from_static(b"junk")).kind(), ErrorKind::Input);
+        assert_eq!(refused(KafkaRecord::default().to_bytes()).kind(), ErrorKind::Input);
         for partition in [-1, 2, i32::MAX] {
-            let record = KafkaRecord { partition: Some(partition), ..KafkaRecord::default() };
+            let record = KafkaRecord { partition: Some(partition), ..KafkaRecord::new("", "") };
             let error = refused(record.to_bytes());
             assert_eq!(error.kind(), ErrorKind::Input);
             assert!(error.message().ends_with(&format!("partition=`{partition}` partitions=`2`")), "{error}");
         }
-        let early = KafkaRecord { timestamp: Some(-1), ..KafkaRecord::default() };
+        let early = KafkaRecord { timestamp: Some(-1), ..KafkaRecord::new("", "") };
         assert_eq!(refused(early.to_bytes()).kind(), ErrorKind::Input);
         let error = refused(KafkaRecord::new("", "x".repeat(40)).to_bytes());
         assert_eq!(error.kind(), ErrorKind::Limit);

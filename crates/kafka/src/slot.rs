@@ -64,6 +64,8 @@ pub(crate) struct Held {
     attempt: Attempt,
     /// The topic's `max.message.bytes`, if it can be read.
     batch_bytes_max: Option<usize>,
+    /// Whether the topic is compacted; not, if that cannot be read.
+    is_compacted: bool,
 }
 
 impl fmt::Debug for Held {
@@ -161,8 +163,9 @@ impl Place {
             compression,
             ..
         } = &*self.settings;
-        let max = cluster::setting(&kafka, ConfigResource::topic(topic), "max.message.bytes", *answer_timeout).await;
-        let batch_bytes_max: Option<usize> = max.and_then(|max| max.parse().ok());
+        let setting = async |name| cluster::setting(&kafka, ConfigResource::topic(topic), name, *answer_timeout).await;
+        let batch_bytes_max: Option<usize> = setting("max.message.bytes").await.and_then(|max| max.parse().ok());
+        let is_compacted = setting("cleanup.policy").await.is_some_and(|policy| policy.contains("compact"));
         let builder = kafka
             .producer()
             .transaction_timeout(*transaction_timeout)
@@ -174,7 +177,7 @@ impl Place {
             .buffer_memory(*buffer_bytes);
         let id = format!("alluvium.{}", self.slot);
         match builder.build_transactional(&id).await {
-            Ok(producer) => Ok(Box::new(Held { kafka, producer, attempt, batch_bytes_max })),
+            Ok(producer) => Ok(Box::new(Held { kafka, producer, attempt, batch_bytes_max, is_compacted })),
             Err(error) if errors::has_code(&error, ErrorCode::InvalidTransactionTimeout) => {
                 let leader = target::topic_of(&kafka, &self.settings).await?.leader();
                 let longest = match leader {
@@ -263,7 +266,8 @@ impl Held {
         let topic = &settings.topic;
         let partitions = self.producer.partitions_for(topic).await.map_err(Failure::staging)?.len();
         let batch_bytes_max = self.batch_bytes_max.filter(|_| settings.compression == KafkaCompression::None);
-        let bounds = Bounds { partitions, batch_bytes_max, buffer_bytes: settings.buffer_bytes };
+        let bounds =
+            Bounds { partitions, batch_bytes_max, needs_key: self.is_compacted, buffer_bytes: settings.buffer_bytes };
         let checked = plan::check(topic, records, bounds);
         if checked.is_err() {
             // The topic may have more partitions by now.
