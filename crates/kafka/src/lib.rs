@@ -29,8 +29,9 @@
 //! - Records of one subtask keep their order within a partition.
 //!
 //! A record that cannot be published ends the sink: bytes that are no record, a partition that the topic has not, no key in a
-//! compacted topic (`Input`), or more bytes than the topic or the buffer takes (`Limit`). The error has the record's place in the publication, counted from 0. If only
-//! the broker knows that a record is too large, it does not say which: the error has the place of the largest.
+//! compacted topic (`Input`), or more bytes than the topic or the buffer takes (`Limit`). The error has the record's place in the
+//! publication, counted from 0. If only the broker knows that a record is too large, it does not say which: the error has the place
+//! of the largest.
 //! A topic that takes less than 64 KiB at once, and whose settings cannot be read, needs a smaller
 //! [`batch_bytes`](KafkaTargetSettings::batch_bytes).
 //!
@@ -83,8 +84,8 @@
 //! No group of consumers is used. The transactional id of a slot is `alluvium.<job>.<operator>.<sink>.<subtask>`.
 //!
 //! # Connections
-//! Needs Kafka 3.9 or later. Each subtask that publishes has connections of its own, to the brokers that it needs. With [TLS](KafkaConnection::tls) the brokers' certificates
-//! and names are always verified. [Passwords](KafkaConnection::sasl) by PLAIN and SCRAM; Kerberos and OAuth are not supported. No
+//! Needs Kafka 3.9 or later. Each subtask that publishes has connections of its own, to the brokers that it needs. With
+//! [TLS](KafkaConnection::tls) the brokers' certificates and names are always verified. [Passwords](KafkaConnection::sasl) by PLAIN and SCRAM; Kerberos and OAuth are not supported. No
 //! password is in an error, a log line or `Debug`.
 //!
 //! # What was tested
