@@ -85,8 +85,8 @@
 //!
 //! # Connections
 //! Needs Kafka 3.9 or later. Each subtask that publishes has connections of its own, to the brokers that it needs. With
-//! [TLS](KafkaConnection::tls) the brokers' certificates and names are always verified. [Passwords](KafkaConnection::sasl) by PLAIN and SCRAM; Kerberos and OAuth are not supported. No
-//! password is in an error, a log line or `Debug`.
+//! [TLS](KafkaConnection::tls) the brokers' certificates and names are always verified. [Passwords](KafkaConnection::sasl) by PLAIN
+//! and SCRAM; Kerberos and OAuth are not supported. No password is in an error, a log line or `Debug`.
 //!
 //! # What was tested
 //! The suite of laws that every target of alluvium must keep, and faults of all requests of a publication and of a fence, on the broker
