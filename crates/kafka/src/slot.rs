@@ -37,7 +37,7 @@ pub(crate) struct KafkaSlot {
     pace: Pace,
 }
 
-/// How often a fence is tried when an older attempt, which goes on publishing, takes the transactional id back just before the
+/// How often a fence is tried when an older attempt, which is still publishing, takes the transactional id back just before the
 /// later one has written its entry.
 const FENCE_TRIES: u32 = 5;
 

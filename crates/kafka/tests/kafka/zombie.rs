@@ -1,4 +1,4 @@
-//! Attempts that go on after a later one has come, and what stops a producer by mistake.
+//! Attempts that keep publishing after a later one has come, and what stops a producer by mistake.
 
 use alluvium_testkit::kafka::Kafka;
 
@@ -79,7 +79,7 @@ async fn an_older_attempt_that_is_overtaken_in_its_fence_writes_no_entry() {
     .await;
 }
 
-/// An older one that goes on publishing fences again at once when it is stopped.
+/// An older one that keeps publishing fences again at once when it is stopped.
 #[tokio::test]
 async fn a_fence_that_an_older_attempt_interrupts_goes_on() {
     each_version(async |version| {
