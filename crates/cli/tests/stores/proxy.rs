@@ -96,7 +96,7 @@ struct Shared {
     plan: Plan,
     asked: Mutex<BTreeMap<(String, String), u64>>,
     done: Mutex<BTreeMap<String, u64>>,
-    endless_bytes: AtomicU64,
+    longest_answer: AtomicU64,
 }
 
 impl Proxy {
@@ -105,7 +105,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, done) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { upstream, plan: Box::new(plan), asked, done, endless_bytes: AtomicU64::new(0) });
+        let shared = Arc::new(Shared { upstream, plan: Box::new(plan), asked, done, longest_answer: AtomicU64::new(0) });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
@@ -127,9 +127,9 @@ impl Proxy {
         self.done().values().sum()
     }
 
-    /// Returns the bytes of endless answers taken by clients.
-    pub(crate) fn endless_bytes(&self) -> u64 {
-        self.shared.endless_bytes.load(Ordering::Relaxed)
+    /// Returns the most bytes of one endless answer that left the proxy: read by the client, or in socket buffers.
+    pub(crate) fn longest_answer(&self) -> u64 {
+        self.shared.longest_answer.load(Ordering::Relaxed)
     }
 }
 
@@ -163,9 +163,11 @@ impl Shared {
     /// Answers until the client closes the connection.
     fn answer_without_end(&self, mut client: TcpStream, head: &str, more: &str) -> io::Result<()> {
         client.write_all(head.as_bytes())?;
+        let mut sent = 0;
         loop {
             client.write_all(more.as_bytes())?;
-            self.endless_bytes.fetch_add(more.len() as u64, Ordering::Relaxed);
+            sent += more.len() as u64;
+            self.longest_answer.fetch_max(sent, Ordering::Relaxed);
         }
     }
 }
