@@ -34,7 +34,8 @@
 //! # Where to find things
 //! What an embedder uses is at the crate root, and the most used of it in [`prelude`]. To implement a [`StateBackend`], see
 //! [`backend`]; to read stored values without their types, [`schema`]; to tune adaptive checkpoints, [`interval`]; for a
-//! checkpoint's content, [`manifest`]; for output that is published exactly once, [`sink`]; for tools that work on stored checkpoints, [`offline`].
+//! checkpoint's content, [`manifest`]; for input that can be read again, [`source`]; for output that is
+//! published exactly once, [`sink`]; for tools that work on stored checkpoints, [`offline`].
 //!
 //! [`StateBackend`]: backend::StateBackend
 //!
@@ -44,7 +45,7 @@
 //! | `tokio-runtime` | yes | `TokioRuntime`, for engines on tokio |
 //! | `aws`, `azure`, `gcp` | no | object stores other than local files and memory |
 //! | `rocksdb` | no | `RocksDbBackend`, for state far larger than memory |
-//! | `conformance` | no | `backend::conformance` and `sink::conformance`, the test suites of a [`StateBackend`] and of a target of output |
+//! | `conformance` | no | `conformance` in `backend`, `sink` and `source`: the test suites of a [`StateBackend`], a target, a source |
 //! | `internals` | no | `internals`, the crate's own modules, for tests and tools; no promise of stability |
 //! | `canary` | no | planted bugs that a test suite must find; never for production |
 #![cfg_attr(
@@ -75,6 +76,7 @@ mod runtime;
 mod segment;
 mod settings;
 pub mod sink;
+pub mod source;
 mod store;
 mod time;
 #[cfg(feature = "tokio-runtime")]

@@ -27,6 +27,7 @@ adjustable!(
     crate::job::WorkerSettings,
     crate::offline::RestoreOptions,
     crate::sink::SinkSettings,
+    crate::source::SourceSettings,
     crate::store::StoreSettings,
 );
 #[cfg(feature = "rocksdb")]

@@ -34,6 +34,7 @@ pub mod postgres;
 pub mod pump;
 pub mod sim;
 pub mod sink;
+pub mod source;
 pub mod tool;
 
 use std::path::{Path, PathBuf};

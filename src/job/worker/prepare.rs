@@ -122,6 +122,7 @@ impl Bench {
             share,
             operator_state,
             partitioner: assign.partitioner,
+            parallelism: operator.parallelism,
             max_parallelism: assign.max_parallelism,
             store: self.store.clone(),
             runtime: Arc::clone(self.store.runtime()),

@@ -31,6 +31,7 @@ use crate::memory::MemoryBudget;
 use crate::place::Store;
 use crate::runtime::SharedRuntime;
 use crate::sink::{Publisher, Sink, SinkSettings, SinkTarget};
+use crate::source::{Source, SourceReader, SourceSettings};
 use crate::time::Timestamp;
 
 /// A subtask before its state is restored. Send it to the thread that will process the subtask's records.
@@ -45,6 +46,7 @@ pub struct Seat {
     pub(super) operator_state: Vec<Opaque>,
     pub(super) tables: Tables,
     pub(super) partitioner: Partitioner,
+    pub(super) parallelism: u32,
     pub(super) max_parallelism: u16,
     pub(super) store: Store,
     pub(super) runtime: SharedRuntime,
@@ -68,6 +70,12 @@ impl Seat {
     #[must_use]
     pub fn subtask(&self) -> Subtask {
         self.share.subtask
+    }
+
+    /// Returns the number of subtasks of its operator.
+    #[must_use]
+    pub fn parallelism(&self) -> u32 {
+        self.parallelism
     }
 
     /// Returns the key groups that it will own.
@@ -121,6 +129,23 @@ impl Seat {
             );
         }
         self.sinks.add(name, self.share.subtask, target, settings)
+    }
+
+    /// Opens the splits of `source` that this subtask owns, where the restored checkpoint has them. At each barrier, hand in
+    /// [`SourceReader::opaque`].
+    ///
+    /// * `name`: names the positions in a checkpoint; unique in the operator, and the same over restarts.
+    ///
+    /// # Errors
+    /// As [`SourceReader::open`].
+    pub async fn open_source<S: Source>(
+        &self,
+        name: &str,
+        source: S,
+        settings: SourceSettings,
+    ) -> Result<SourceReader<S>> {
+        let place = (self.share.subtask, self.parallelism);
+        SourceReader::open(name, source, settings, place, &self.share.opaques).await
     }
 
     /// Calls `observer` as the progress of [`restore`](Self::restore) changes. Replaces an earlier observer.
