@@ -52,6 +52,10 @@ pub(crate) struct RunArgs {
     /// How long a window stays open after the watermark has passed its end [default: 0s]
     #[arg(long, requires = "window", value_parser = humantime::parse_duration, value_name = "DURATION")]
     pub(crate) lateness: Option<Duration>,
+    /// Most that one record moves the watermark ahead, so that one with a wrong clock, far in the future, does not make all that
+    /// follow late. After a real gap, a few records catch up [default: no bound]
+    #[arg(long, requires = "window", value_parser = positive_duration, value_name = "DURATION")]
+    pub(crate) max_ahead: Option<Duration>,
 
     /// Store of checkpoints: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
@@ -271,6 +275,8 @@ mod tests {
             ("--window tumbling:30d", Usage::MissingRequiredArgument),
             ("--time t", Usage::MissingRequiredArgument),
             ("--lateness 1s", Usage::MissingRequiredArgument),
+            ("--max-ahead 1s", Usage::MissingRequiredArgument),
+            ("--max-ahead 0s --window tumbling:1s --time t", Usage::ValueValidation),
             ("--window sliding:1s --time t", Usage::ValueValidation),
             ("--window tumbling:0s --time t", Usage::ValueValidation),
             ("--window tumbling:10 --time t", Usage::ValueValidation),

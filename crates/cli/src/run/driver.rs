@@ -9,10 +9,11 @@ use std::thread::{self, ScopedJoinHandle};
 
 use alluvium::interval::Decision;
 use alluvium::manifest::Manifest;
+use alluvium::source::SourceSettings;
 use alluvium::{
     AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LocalCache, LogBackend,
-    Opaque, OpaqueRole, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy,
-    Seat, Seq, Store, StoredManifest, Task, TokioRuntime,
+    Opaque, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
+    Store, StoredManifest, Task, TokioRuntime,
 };
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
@@ -26,7 +27,7 @@ use super::owner::Owner;
 use super::places;
 use super::program::{Emit, Program};
 use super::progress;
-use super::reader::{self, End, Pace, Reader};
+use super::reader::{End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
 use super::restore::RestoreMeter;
@@ -132,14 +133,14 @@ async fn open(
     }
     let peeked = builder.peek_restored().await?;
     check_program(peeked.as_ref(), program)?;
-    let source = open_source(args, program, peeked.as_ref())?;
+    let source = open_source(args, program, peeked.as_ref()).await?;
     let job = builder.open().await?;
     // The job that the claim stopped may have committed once more before it.
     if job.restored().map(|stored| stored.id) == peeked.map(|stored| stored.id) {
         return Ok((job, source));
     }
     check_program(job.restored(), program)?;
-    let source = open_source(args, program, job.restored())?;
+    let source = open_source(args, program, job.restored()).await?;
     Ok((job, source))
 }
 
@@ -177,19 +178,18 @@ fn check_program(restored: Option<&StoredManifest>, program: &Program) -> Result
     }
 }
 
-fn open_source(args: &RunArgs, program: &Program, restored: Option<&StoredManifest>) -> Result<Source> {
-    let state = restored.map(|stored| position(&stored.manifest)).transpose()?;
-    Source::open(&args.input, program, state)
+async fn open_source(args: &RunArgs, program: &Program, restored: Option<&StoredManifest>) -> Result<Source> {
+    let state = restored.map(|stored| source_state(&stored.manifest)).transpose()?;
+    let settings = SourceSettings::default().with(|it| it.max_ahead = args.max_ahead);
+    Source::open(&args.input, program, settings, state).await
 }
 
-/// Returns the source position stored in a checkpoint.
-fn position(manifest: &Manifest) -> Result<SourceState> {
+/// Returns the source's state in a checkpoint.
+fn source_state(manifest: &Manifest) -> Result<SourceState> {
     let operator = manifest.operators.iter().find(|operator| operator.id == SOURCE);
     let subtasks = operator.map(|operator| operator.inline_subtasks()).transpose()?.unwrap_or_default();
-    let mut opaques = subtasks.iter().flat_map(|subtask| &subtask.opaques);
-    let is_position = |opaque: &&Opaque| opaque.role == OpaqueRole::Source && opaque.name == reader::OPAQUE;
-    let position = opaques.find(is_position).ok_or_else(|| Error::corrupt("checkpoint has no source position"))?;
-    SourceState::from_bytes(&position.items()?.concat())
+    let opaques: Vec<Opaque> = subtasks.iter().flat_map(|subtask| subtask.opaques.iter().cloned()).collect();
+    SourceState::from_opaques(&opaques)
 }
 
 fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
@@ -342,7 +342,7 @@ impl Run<'_> {
         };
         let end = reader.run()?;
         let decisions = reader.meter.map(LoadMeter::into_decisions).unwrap_or_default();
-        Ok(ReaderResult { source: reader.source.state(), end, decisions })
+        Ok(ReaderResult { source: reader.source.state()?, end, decisions })
     }
 
     fn worker(&self, mut seat: Seat, files: Option<Sender<ToSink>>, queue: Receiver<ToSubtask>) -> Result<Finished> {

@@ -2,8 +2,10 @@
 
 use std::fs;
 
+use alluvium::source::SourceSettings;
 use alluvium::{ErrorKind, Result};
 use clap::Parser;
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::aggregate::Aggregate;
@@ -51,17 +53,17 @@ pub fn input(data: &[u8]) -> Result<()> {
     };
     let args = parse(&format!("--input {} {flags}", path.display())).expect("flags of the tool");
     let program = args.program().expect("a program");
-    let whole = read(Source::open(&args.input, &program, None)?, usize::MAX)?.0;
-    let (first, state) = read(Source::open(&args.input, &program, None)?, (*records).into())?;
-    let state = SourceState::from_bytes(&state.to_bytes()?).expect("an encoded state decodes");
-    let rest = read(Source::open(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
+    let whole = read(open(&args.input, &program, None)?, usize::MAX)?.0;
+    let (first, state) = read(open(&args.input, &program, None)?, (*records).into())?;
+    let state = SourceState::from_opaques(&state.to_opaques()?).expect("an encoded state decodes");
+    let rest = read(open(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
     let rest = rest.expect("a readable input stays readable").0;
     let same = first.iter().chain(&rest).take(whole.len()).eq(&whole);
     assert!(same, "another run reads other records: {first:?} {rest:?} {whole:?}");
     if path.extension().is_some_and(|extension| extension == "csv" || extension == "jsonl") {
         let cut = content.len() * usize::from(*records) / 256;
         fs::write(&path, &content[..cut]).expect("a temporary file");
-        let old = Source::open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
+        let old = open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
         fs::write(&path, content).expect("a temporary file");
         old.into_iter().for_each(|old| check_grown(&args, &program, old, &whole));
     }
@@ -70,7 +72,7 @@ pub fn input(data: &[u8]) -> Result<()> {
 
 /// Resumes after the `old` records of an input that has grown: it yields the rest of `whole`, or is refused.
 fn check_grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
-    let more = Source::open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
+    let more = open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
     match more {
         Ok((more, _)) => {
             let same = old.iter().chain(&more).take(whole.len()).eq(whole);
@@ -78,6 +80,11 @@ fn check_grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, So
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Input, "{error}"),
     }
+}
+
+fn open(input: &Input, program: &Program, state: Option<SourceState>) -> Result<Source> {
+    let source = Source::open(input, program, SourceSettings::default(), state);
+    source.now_or_never().expect("files are opened at once")
 }
 
 /// Reads up to `limit` records, as text, and returns them with the state after the last.
@@ -89,7 +96,8 @@ fn read(mut source: Source, limit: usize) -> Result<(Vec<String>, SourceState)> 
             next => format!("{next:?}"),
         });
     }
-    Ok((all, source.state()))
+    let state = source.state()?;
+    Ok((all, state))
 }
 
 /// Parses fuzzed text as flags, and as every other textual value of the tool.
@@ -124,8 +132,8 @@ pub fn flags(data: &[u8]) -> Result<()> {
     if let Ok(program) = Program::from_bytes(data) {
         assert_eq!(Program::from_bytes(&program.to_bytes()?)?, program);
     }
-    let state = SourceState::from_bytes(data)?;
-    assert_eq!(SourceState::from_bytes(&state.to_bytes()?)?, state);
+    let state = SourceState::from_json(data)?;
+    assert_eq!(SourceState::from_json(&state.to_json()?)?, state);
     Ok(())
 }
 

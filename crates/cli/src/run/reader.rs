@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
 use alluvium::interval::Observation;
-use alluvium::{Barrier, Error, Job, ManifestId, Opaque, OpaqueRole, Result, Task, Timestamp, owner};
+use alluvium::{Barrier, Error, Job, ManifestId, Result, Task, Timestamp, owner};
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
@@ -19,9 +19,6 @@ use super::record::RecordBatch;
 use super::source::{Next, Source};
 use super::subtask::{EpochEnd, ToSubtask};
 use alluvium_bench::{clock, given_up};
-
-/// Name of the opaque that holds the source position.
-pub(crate) const OPAQUE: &str = "input";
 
 /// Records per batch.
 const BATCH_RECORDS: usize = 1024;
@@ -156,8 +153,8 @@ impl<B: StateBackend> Reader<'_, B> {
 
     fn end_epoch(&mut self, barrier: Barrier, watermark: i64) -> Result<()> {
         self.flush()?;
-        let position = Opaque::new(OpaqueRole::Source, OPAQUE, self.source.state().to_bytes()?);
-        self.task.barrier(barrier, Timestamp::from_millis(watermark), vec![position])?;
+        let positions = self.source.state()?.to_opaques()?;
+        self.task.barrier(barrier, Timestamp::from_millis(watermark), positions)?;
         self.queues.iter().try_for_each(|queue| send(queue, ToSubtask::Barrier(EpochEnd { barrier, watermark })))
     }
 

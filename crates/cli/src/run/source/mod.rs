@@ -10,16 +10,18 @@ mod gzip;
 mod input;
 mod jsonl;
 mod nexmark;
+mod splits;
+mod state;
 mod tape;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::io;
 
-use alluvium::{Error, Result};
+use alluvium::source::{Advance, SourceReader, SourceSettings};
+use alluvium::{Error, Result, Subtask, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::columns::{Column, Kind};
@@ -29,8 +31,11 @@ use super::window::{Window, parse_time};
 use csv::CsvRows;
 use jsonl::JsonlRows;
 use nexmark::NexmarkRows;
+use splits::{InputSource, RowReader};
+use state::SPLITS;
 
 pub(crate) use input::Input;
+pub(crate) use state::SourceState;
 pub(crate) use tape::Check;
 
 /// The largest record, without its line end.
@@ -38,27 +43,6 @@ const MAX_RECORD_BYTES: usize = 16 << 20;
 
 /// The largest encoded key or sub-key: see [`alluvium::backend::StateBackend`].
 const MAX_KEY_BYTES: usize = u16::MAX as usize;
-
-/// The source's part of a checkpoint, stored as JSON.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct SourceState {
-    /// Records read from the start of the input, including bad and late ones.
-    pub(crate) records: u64,
-    /// The start of the next record.
-    #[serde(flatten)]
-    pub(crate) position: Position,
-    /// Malformed records that were skipped.
-    pub(crate) bad_records: u64,
-    /// Records dropped because their windows were closed.
-    pub(crate) late_records: u64,
-    /// The kinds of columns that have had a non-null cell.
-    pub(crate) kinds: BTreeMap<String, Kind>,
-    /// The maximum event time of all records, in milliseconds since the Unix epoch.
-    pub(crate) watermark: Option<i64>,
-    /// Start of the last window that the end of the input closed, regardless of the watermark.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) closed: Option<i64>,
-}
 
 /// A place in the input.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +66,29 @@ impl Position {
     /// Returns a position between two lines.
     fn new(offset: u64, line: u64, check: Check) -> Self {
         Self { offset, line, check, unterminated: false, ends_at: None }
+    }
+
+    /// Encodes the position, as JSON.
+    ///
+    /// # Errors
+    /// `Usage` if serialization fails, which no position causes.
+    fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|source| Error::usage("position has no JSON form").with_source(source))
+    }
+
+    /// Decodes a position.
+    ///
+    /// # Errors
+    /// `Corrupt` if the bytes do not decode, or no input has such a position.
+    fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let damaged = || Error::corrupt("stored position of the input is damaged");
+        let position: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
+        position.is_possible().then_some(position).ok_or_else(damaged)
+    }
+
+    /// Returns whether an input can have it: each line has at least one byte.
+    fn is_possible(&self) -> bool {
+        self.line <= self.offset.saturating_add(1) && self.ends_at.is_none_or(|end| end >= self.offset)
     }
 }
 
@@ -118,6 +125,7 @@ enum Step {
 }
 
 /// The defect of a record.
+#[derive(Debug, Clone, Copy)]
 struct Malformed {
     /// Index of the wanted column, if the defect is in one.
     column: Option<usize>,
@@ -127,7 +135,7 @@ struct Malformed {
 /// The reader of a job's input.
 #[derive(Debug)]
 pub(crate) struct Source {
-    rows: Box<dyn Rows>,
+    splits: SourceReader<InputSource>,
     /// The input's name in messages.
     name: String,
     wanted: Wanted,
@@ -141,6 +149,7 @@ pub(crate) struct Source {
     bad_records: u64,
     late_records: u64,
     watermark: Option<i64>,
+    latest: Option<i64>,
     closed: Option<i64>,
 }
 
@@ -170,35 +179,46 @@ impl Wanted {
         let cells = columns.into_iter().map(|column| (index(&column.name), column)).collect();
         Self { names, key, time, cells }
     }
-}
 
-impl SourceState {
-    /// Encodes the state for a checkpoint.
-    ///
-    /// # Errors
-    /// `Usage` if serialization fails, which no state causes.
-    pub(crate) fn to_bytes(&self) -> Result<Vec<u8>> {
-        serde_json::to_vec(self).map_err(|source| Error::usage("source state has no JSON form").with_source(source))
-    }
-
-    /// Decodes a checkpoint's state.
-    ///
-    /// # Errors
-    /// `Corrupt` if the bytes do not decode or their counts are impossible: each record and each line has at least one
-    /// byte.
-    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let damaged = || Error::corrupt("stored source state is damaged");
-        let state: Self = serde_json::from_slice(bytes).map_err(|source| damaged().with_source(source))?;
-        let Position { offset, line, ends_at, .. } = state.position;
-        let skipped = state.bad_records.saturating_add(state.late_records);
-        if state.records > offset
-            || line > offset.saturating_add(1)
-            || skipped > state.records
-            || ends_at.is_some_and(|end| end < offset)
-        {
-            return Err(damaged());
+    /// Parses a row into the draft and returns its event time.
+    fn parse(
+        &self,
+        rows: &dyn Rows,
+        window: Option<&Window>,
+        kinds: &[Option<Kind>],
+        draft: &mut Draft,
+    ) -> Result<Option<i64>, Malformed> {
+        let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
+        let text = |column: usize| {
+            let cell = rows.cell(column).unwrap_or_default();
+            std::str::from_utf8(cell).map_err(|_| malformed(column, "not valid UTF-8"))
+        };
+        draft.clear();
+        for column in &self.key {
+            if rows.cell(*column).is_none() {
+                return Err(malformed(*column, "no key"));
+            }
+            let length = draft.push_key(text(*column)?).map_err(|_| malformed(*column, "key has no encoding"))?;
+            if length > MAX_KEY_BYTES {
+                return Err(malformed(*column, "key is longer than 65535 bytes"));
+            }
         }
-        Ok(state)
+        let mut time = None;
+        if let (Some(window), Some(column)) = (window, self.time) {
+            let parsed = parse_time(text(column)?).and_then(|time| Some((time, window.start(time)?)));
+            let (parsed, start) = parsed.ok_or_else(|| malformed(column, "not a time"))?;
+            draft.set_window(start);
+            time = Some(parsed);
+        }
+        for ((index, column), kind) in self.cells.iter().zip(kinds) {
+            let text = text(*index)?;
+            let value = column.demand.parse(*kind, text).map_err(|reason| malformed(*index, reason))?;
+            if column.distinct && text.len() > MAX_KEY_BYTES {
+                return Err(malformed(*index, "distinct cell is longer than 65535 bytes"));
+            }
+            draft.push_cell(value, text);
+        }
+        Ok(time)
     }
 }
 
@@ -208,13 +228,21 @@ impl Source {
     /// # Errors
     /// `Config` for an unknown column; `Input` if the input is empty, cannot be read, or has changed;
     /// `NotFound` or `Denied`.
-    pub(crate) fn open(input: &Input, program: &Program, restored: Option<SourceState>) -> Result<Self> {
-        let name = input.name();
+    pub(crate) async fn open(
+        input: &Input,
+        program: &Program,
+        settings: SourceSettings,
+        restored: Option<SourceState>,
+    ) -> Result<Self> {
         let wanted = Wanted::of(program);
-        let rows = open_rows(input, program.format, &wanted.names).map_err(|error| with_input_name(error, &name))?;
+        let (start, opaques) = match &restored {
+            Some(state) => (state.position.clone(), state.splits.as_slice()),
+            None => (None, &[][..]),
+        };
+        let source = InputSource { input: input.clone(), format: program.format, wanted: wanted.names.clone(), start };
         let mut source = Self {
-            rows,
-            name,
+            splits: SourceReader::open(SPLITS, source, settings, (Subtask(0), 1), opaques).await?,
+            name: input.name(),
             kinds: vec![None; wanted.cells.len()],
             wanted,
             window: program.window.clone(),
@@ -225,21 +253,18 @@ impl Source {
             bad_records: 0,
             late_records: 0,
             watermark: None,
+            latest: None,
             closed: None,
         };
-        if let Some(state) = restored {
-            source.resume(&state)?;
-        }
+        restored.iter().for_each(|state| source.resume(state));
         Ok(source)
     }
 
-    fn resume(&mut self, state: &SourceState) -> Result<()> {
-        self.rows.resume(&state.position).map_err(|error| with_input_name(error, &self.name))?;
+    fn resume(&mut self, state: &SourceState) {
         (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
-        (self.watermark, self.closed) = (state.watermark, state.closed);
+        (self.watermark, self.latest, self.closed) = (state.watermark, state.latest.or(state.watermark), state.closed);
         let kind = |(_, column): &(usize, Column)| state.kinds.get(&column.name).copied();
         self.kinds = self.wanted.cells.iter().map(kind).collect();
-        Ok(())
     }
 
     /// Reads the next record.
@@ -247,15 +272,15 @@ impl Source {
     /// # Errors
     /// `Input` if the record is malformed, unless such records are skipped, or if the input cannot be read.
     pub(crate) fn next(&mut self) -> Result<Next<'_>> {
-        let parsed = match self.rows.next().map_err(|error| with_input_name(error, &self.name))? {
-            Step::End => return Ok(Next::End),
-            Step::Malformed(malformed) => Err(malformed),
-            Step::Row => self.parse(),
+        let (Advance::Record, Some((_, reader))) = (self.splits.advance()?, self.splits.current()) else {
+            return Ok(Next::End);
         };
         self.records += 1;
+        let parsed =
+            reader.row().and_then(|row| self.wanted.parse(row, self.window.as_ref(), &self.kinds, &mut self.draft));
         let time = match parsed {
             Ok(time) => time,
-            Err(malformed) if self.on_bad_record == OnBadRecord::Fail => return Err(self.error(&malformed)),
+            Err(malformed) if self.on_bad_record == OnBadRecord::Fail => return Err(self.error(reader, malformed)),
             Err(_) => {
                 self.bad_records += 1;
                 return Ok(Next::Skipped);
@@ -271,54 +296,24 @@ impl Source {
             self.late_records += 1;
             return Ok(Next::Skipped);
         }
-        self.watermark = self.watermark.max(time);
+        if let Some(time) = time {
+            self.latest = self.latest.max(Some(time));
+            self.splits.set_time(Timestamp::from_millis(time));
+            let watermark = Some(self.splits.watermark()).filter(|watermark| *watermark > Timestamp::MIN);
+            self.watermark = self.watermark.max(watermark.map(Timestamp::as_millis));
+        }
         Ok(Next::Record(record))
     }
 
-    /// Parses the current row into the draft and returns its event time. Leaves the kinds unchanged.
-    fn parse(&mut self) -> Result<Option<i64>, Malformed> {
-        let (rows, draft) = (&self.rows, &mut self.draft);
-        let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
-        let text = |column: usize| {
-            let cell = rows.cell(column).unwrap_or_default();
-            std::str::from_utf8(cell).map_err(|_| malformed(column, "not valid UTF-8"))
-        };
-        draft.clear();
-        for column in &self.wanted.key {
-            if rows.cell(*column).is_none() {
-                return Err(malformed(*column, "no key"));
-            }
-            let length = draft.push_key(text(*column)?).map_err(|_| malformed(*column, "key has no encoding"))?;
-            if length > MAX_KEY_BYTES {
-                return Err(malformed(*column, "key is longer than 65535 bytes"));
-            }
-        }
-        let mut time = None;
-        if let (Some(window), Some(column)) = (&self.window, self.wanted.time) {
-            let parsed = parse_time(text(column)?).and_then(|time| Some((time, window.start(time)?)));
-            let (parsed, start) = parsed.ok_or_else(|| malformed(column, "not a time"))?;
-            draft.set_window(start);
-            time = Some(parsed);
-        }
-        for ((index, column), kind) in self.wanted.cells.iter().zip(&self.kinds) {
-            let text = text(*index)?;
-            let value = column.demand.parse(*kind, text).map_err(|reason| malformed(*index, reason))?;
-            if column.distinct && text.len() > MAX_KEY_BYTES {
-                return Err(malformed(*index, "distinct cell is longer than 65535 bytes"));
-            }
-            draft.push_cell(value, text);
-        }
-        Ok(time)
-    }
-
-    fn error(&self, malformed: &Malformed) -> Error {
+    fn error(&self, reader: &RowReader, malformed: Malformed) -> Error {
+        let rows = reader.rows();
         let error = Error::input(format!("malformed record: {}", malformed.reason))
             .with("file", &self.name)
-            .with("line", self.rows.line());
+            .with("line", rows.line());
         match malformed.column.and_then(|column| Some((column, self.wanted.names.get(column)?))) {
             None => error,
             Some((column, name)) => {
-                let cell = String::from_utf8_lossy(self.rows.cell(column).unwrap_or_default());
+                let cell = String::from_utf8_lossy(rows.cell(column).unwrap_or_default());
                 let shown: String = cell.chars().take(60).flat_map(char::escape_debug).collect();
                 error.with("column", name).with("cell", shown)
             }
@@ -327,25 +322,29 @@ impl Source {
 
     /// Returns the state after the record just read, for a checkpoint.
     ///
-    /// Costs a hash of up to 64 KiB, or of the consumed bytes still buffered.
-    pub(crate) fn state(&self) -> SourceState {
+    /// # Errors
+    /// From reading what proves a position.
+    pub(crate) fn state(&mut self) -> Result<SourceState> {
+        let splits = vec![self.splits.opaque()?];
         let kinds = self.wanted.cells.iter().zip(&self.kinds);
-        SourceState {
+        Ok(SourceState {
             records: self.records,
-            position: self.rows.position(),
             bad_records: self.bad_records,
             late_records: self.late_records,
             kinds: kinds.filter_map(|((_, column), kind)| Some((column.name.clone(), (*kind)?))).collect(),
             watermark: self.watermark,
+            latest: self.latest.filter(|_| self.latest != self.watermark),
             closed: self.closed,
-        }
+            position: None,
+            splits,
+        })
     }
 
     /// Records that the end of the input closes all windows. If the input grows later, records of these windows are
     /// late, because their results are published.
     pub(crate) fn close_windows(&mut self) {
-        if let (Some(window), Some(watermark), true) = (&self.window, self.watermark, self.end_closes) {
-            self.closed = self.closed.max(window.start(watermark));
+        if let (Some(window), Some(latest), true) = (&self.window, self.latest, self.end_closes) {
+            self.closed = self.closed.max(window.start(latest));
         }
     }
 
@@ -366,7 +365,7 @@ impl Source {
         self.late_records
     }
 
-    /// Returns the maximum event time of all records read.
+    /// Returns the watermark: the maximum event time of all records read, but for what `--max-ahead` holds back.
     pub(crate) fn watermark(&self) -> Option<i64> {
         self.watermark
     }

@@ -110,6 +110,9 @@ impl Rows for NexmarkRows {
     }
 
     fn resume(&mut self, position: &Position) -> Result<()> {
+        if position.offset > self.bids {
+            return Err(super::changed(position.offset));
+        }
         self.generator = std::mem::take(&mut self.generator).with_offset(position.offset);
         Ok(())
     }

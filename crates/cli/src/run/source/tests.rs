@@ -1,14 +1,18 @@
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
 
 use alluvium::ErrorKind;
 use clap::Parser;
+use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::*;
 use crate::run::args::RunArgs;
 use crate::run::record::decode_key;
+
+mod laws;
 
 #[derive(Debug, Parser)]
 struct Tool {
@@ -37,7 +41,7 @@ impl Case {
     }
 
     fn open(&self) -> Result<Source> {
-        Source::open(&self.input, &self.program, None)
+        open(&self.input, &self.program, None)
     }
 
     fn path(&self) -> PathBuf {
@@ -58,6 +62,15 @@ impl Case {
             Ok(mut source) => rest(&mut source).unwrap_err(),
         }
     }
+}
+
+fn open(input: &Input, program: &Program, state: Option<SourceState>) -> Result<Source> {
+    Source::open(input, program, SourceSettings::default(), state).now_or_never().unwrap()
+}
+
+/// Returns the line of the next record.
+fn line(source: &Source) -> u64 {
+    source.splits.current().unwrap().1.rows().position().line
 }
 
 fn parse(input: &str, flags: &str) -> (Input, Program) {
@@ -148,14 +161,14 @@ fn a_source_resumed_after_n_records_yields_the_rest() {
     let cases = cases.map(|(name, content)| Case::new(name, content, KEYED));
     inputs.extend(cases.iter().map(|case| (case.input.clone(), case.program.clone())));
     for (input, program) in &inputs {
-        let mut source = Source::open(input, program, None).unwrap();
-        let all = rest(&mut Source::open(input, program, None).unwrap()).unwrap();
+        let mut source = open(input, program, None).unwrap();
+        let all = rest(&mut open(input, program, None).unwrap()).unwrap();
         for n in 0..=all.len() {
-            let state = source.state();
-            let restored = SourceState::from_bytes(&state.to_bytes().unwrap()).unwrap();
+            let state = source.state().unwrap();
+            let restored = SourceState::from_opaques(&state.to_opaques().unwrap()).unwrap();
             assert_eq!(restored, state);
-            let mut resumed = Source::open(input, program, Some(restored)).unwrap();
-            assert_eq!(resumed.state(), state);
+            let mut resumed = open(input, program, Some(restored)).unwrap();
+            assert_eq!(resumed.state().unwrap(), state);
             assert_eq!(rest(&mut resumed).unwrap(), all[n..], "{input:?} after {n}");
             assert_eq!(resumed.records(), all.len() as u64);
             let _read = source.next().unwrap();
@@ -171,11 +184,11 @@ fn a_changed_input_is_refused() {
         for _ in 0..4 {
             source.next().unwrap();
         }
-        let state = source.state();
+        let state = source.state().unwrap();
         let longer = format!("{content}\n");
         for (changed, fine) in [(longer.clone(), true), (longer.replace("quoted", "quoteD"), false)] {
             fs::write(case.path(), compressed(name, changed.as_bytes())).unwrap();
-            let opened = Source::open(&case.input, &case.program, Some(state.clone()));
+            let opened = open(&case.input, &case.program, Some(state.clone()));
             assert_eq!(opened.is_ok(), fine, "{name}");
             if let Err(error) = opened {
                 assert_eq!(error.kind(), ErrorKind::Input);
@@ -184,7 +197,7 @@ fn a_changed_input_is_refused() {
             }
         }
         fs::write(case.path(), compressed(name, &content.as_bytes()[..content.len() / 2])).unwrap();
-        assert!(Source::open(&case.input, &case.program, Some(state)).is_err(), "shorter {name}");
+        assert!(open(&case.input, &case.program, Some(state)).is_err(), "shorter {name}");
     }
 }
 
@@ -197,7 +210,7 @@ fn the_error_for_an_unknown_column_lists_the_available_ones() {
         (Case::new("in.csv", CSV, "--key k --agg sum:nope").error(), "nope", "w,k,v"),
         (Case::new("in.csv", CSV, "--key k --agg count --window tumbling:1s --time t").error(), "t", "w,k,v"),
         (Case::new("in.jsonl", JSONL, "--key k --agg sum:nope").error(), "nope", "k,other,v,w"),
-        (Source::open(&nexmark, &of_bids, None).unwrap_err(), "cost", bids),
+        (open(&nexmark, &of_bids, None).unwrap_err(), "cost", bids),
     ] {
         assert_eq!(error.kind(), ErrorKind::Config);
         let message = error.message();
@@ -223,7 +236,7 @@ fn empty_inputs_are_refused() {
 #[test]
 fn unreadable_inputs_are_refused() {
     let case = Case::new("in.csv", CSV, KEYED);
-    let kind = |path: PathBuf| Source::open(&Input::Path(path), &case.program, None).unwrap_err().kind();
+    let kind = |path: PathBuf| open(&Input::Path(path), &case.program, None).unwrap_err().kind();
     assert_eq!(kind(case.folder.path().join("none.csv")), ErrorKind::NotFound);
     assert_eq!(kind(case.folder.path().to_owned()), ErrorKind::Input);
     for name in ["in.csv.gz", "in.csv.zst"] {
@@ -295,7 +308,7 @@ fn a_skipped_record_changes_only_a_count() {
     let mut source = case.open().unwrap();
     // The first sets no kind for u, the second none for v; neither moves the watermark; the fifth is late.
     assert_eq!(rest(&mut source).unwrap(), ["skipped", "skipped", "c|20|5|1", "skipped", "skipped", "f|20|8|?"]);
-    let state = source.state();
+    let state = source.state().unwrap();
     assert_eq!((state.records, state.bad_records, state.late_records, state.watermark), (6, 3, 1, Some(29)));
     assert_eq!(state.kinds, BTreeMap::from([("u".to_owned(), Kind::Integer), ("v".to_owned(), Kind::Integer)]));
     assert_eq!((source.bad_records(), source.late_records(), source.watermark()), (3, 1, Some(29)));
@@ -323,7 +336,7 @@ fn kinds_and_watermark_survive_a_restart() {
     let case = Case::new("in.csv", csv, &format!("{WINDOWED} --on-bad-record skip"));
     let mut source = case.open().unwrap();
     source.next().unwrap();
-    let mut resumed = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
+    let mut resumed = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
     assert_eq!(rest(&mut resumed).unwrap(), ["skipped", "skipped"]);
     assert_eq!((resumed.bad_records(), resumed.late_records()), (1, 1));
 }
@@ -358,10 +371,10 @@ fn a_record_that_is_too_long_is_one_bad_record() {
         let case = Case::new(name, &content, "--key k --agg count --on-bad-record skip");
         let mut source = case.open().unwrap();
         let mut all = vec![text(&source.next().unwrap(), 0), text(&source.next().unwrap(), 0)];
-        let state = source.state();
+        let state = source.state().unwrap();
         all.extend(rest(&mut source).unwrap());
         assert_eq!(all, ["a", "skipped", "c"], "{name}");
-        let mut resumed = Source::open(&case.input, &case.program, Some(state)).unwrap();
+        let mut resumed = open(&case.input, &case.program, Some(state)).unwrap();
         assert_eq!(rest(&mut resumed).unwrap(), ["c"], "{name}");
         let error = Case::new(name, &content, "--key k --agg count").error();
         let line = before.lines().count() + 1;
@@ -374,7 +387,7 @@ fn a_record_that_is_too_long_is_one_bad_record() {
     let all = rest(&mut source).unwrap();
     assert_eq!((all[0].as_str(), all[1].as_str(), all.last().unwrap().as_str()), ("a", "skipped", "c"));
     assert_eq!(all.len(), 3 + MAX_RECORD_BYTES / 2);
-    assert_eq!(source.state().position.line, 5 + MAX_RECORD_BYTES as u64 / 2);
+    assert_eq!(line(&source), 5 + MAX_RECORD_BYTES as u64 / 2);
     // The longest allowed records.
     for (name, content) in [
         ("in.csv", format!("k,v\n{},{}\nc,3\n", "a", &huge[2..])),
@@ -401,9 +414,9 @@ fn a_stray_quote_costs_one_record() {
         assert_eq!(case.all(), records, "{content:?}");
         let mut source = case.open().unwrap();
         for n in 0..=records.len() {
-            let state = source.state();
-            let mut resumed = Source::open(&case.input, &case.program, Some(state.clone())).unwrap();
-            assert_eq!(resumed.state(), state);
+            let state = source.state().unwrap();
+            let mut resumed = open(&case.input, &case.program, Some(state.clone())).unwrap();
+            assert_eq!(resumed.state().unwrap(), state);
             assert_eq!(rest(&mut resumed).unwrap(), records[n..], "{content:?} after {n}");
             let _read = source.next().unwrap();
         }
@@ -414,14 +427,14 @@ fn a_stray_quote_costs_one_record() {
 
 /// Reads to the end. Returns the records as text, and the states at all record boundaries.
 fn records_and_states(source: &mut Source) -> (Vec<String>, Vec<SourceState>) {
-    let (mut read, mut states) = (Vec::new(), vec![source.state()]);
+    let (mut read, mut states) = (Vec::new(), vec![source.state().unwrap()]);
     loop {
         let next = text(&source.next().unwrap(), 0);
         if next == "end" {
             return (read, states);
         }
         read.push(next);
-        states.push(source.state());
+        states.push(source.state().unwrap());
     }
 }
 
@@ -459,14 +472,14 @@ fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
             fs::write(case.path(), compressed(&name, whole.as_bytes())).unwrap();
             let expected = case.all();
             for (n, state) in states.iter().enumerate() {
-                let resumed = Source::open(&case.input, &case.program, Some(state.clone()));
-                let got = resumed.and_then(|mut source| Ok((rest(&mut source)?, source.state())));
+                let resumed = open(&case.input, &case.program, Some(state.clone()));
+                let got = resumed.and_then(|mut source| Ok((rest(&mut source)?, line(&source))));
                 match got {
-                    Ok((more_read, state)) => {
+                    Ok((more_read, end)) => {
                         assert_eq!([&read[..n], &more_read].concat(), expected, "{old:?} + {more:?} after {n}");
                         let mut plain = case.open().unwrap();
                         let _all = rest(&mut plain).unwrap();
-                        assert_eq!(state.position.line, plain.state().position.line, "{old:?} + {more:?} after {n}");
+                        assert_eq!(end, line(&plain), "{old:?} + {more:?} after {n}");
                         assert!(fine || n < read.len(), "{old:?} + {more:?}");
                     }
                     Err(error) => {
@@ -487,7 +500,7 @@ fn a_utf_8_byte_order_mark_is_skipped_and_others_are_refused() {
         let content = if name.contains("csv") { "k\na\nb\n" } else { "{\"k\":\"a\"}\n{\"k\":\"b\"}\n" };
         let case = Case::new(name, format!("\u{feff}{content}"), "--key k --agg count");
         assert_eq!(case.all(), ["a", "b"], "{name}");
-        let mut resumed = Source::open(&case.input, &case.program, Some(case.open().unwrap().state())).unwrap();
+        let mut resumed = open(&case.input, &case.program, Some(case.open().unwrap().state().unwrap())).unwrap();
         assert_eq!(rest(&mut resumed).unwrap(), ["a", "b"], "{name}");
         let wide = |bytes: fn(u16) -> [u8; 2]| {
             format!("\u{feff}{content}").encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
@@ -540,16 +553,16 @@ fn records_of_windows_closed_by_the_end_of_the_input_are_late_after_it_grows() {
         let case = Case::new("in.csv", old, flags);
         let mut source = case.open().unwrap();
         let _all = rest(&mut source).unwrap();
-        let before = source.state();
+        let before = source.state().unwrap();
         for _ in 0..3 {
             source.close_windows();
-            source = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
+            source = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
         }
         fs::write(case.path(), format!("{old}{more}")).unwrap();
-        let mut grown = Source::open(&case.input, &case.program, Some(source.state())).unwrap();
+        let mut grown = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), expected);
         // A checkpoint from before the end has no closed windows.
-        let mut grown = Source::open(&case.input, &case.program, Some(before)).unwrap();
+        let mut grown = open(&case.input, &case.program, Some(before)).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), ["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]);
     }
 }
@@ -564,23 +577,4 @@ fn json_numbers_keep_their_text() {
 fn a_column_may_first_appear_later_in_jsonl() {
     let content = "{\"k\":1}\n{\"k\":2,\"v\":5}\n";
     assert_eq!(Case::new("in.jsonl", content, "--key k --agg sum:v").all(), ["1|?", "2|5"]);
-}
-
-#[test]
-fn damaged_states_are_refused() {
-    let case = Case::new("in.csv", CSV, KEYED);
-    let mut source = case.open().unwrap();
-    source.next().unwrap();
-    let state = String::from_utf8(source.state().to_bytes().unwrap()).unwrap();
-    for (whole, damaged) in [
-        ("\"records\":1", "\"records\":99"),
-        ("\"line\":2", "\"line\":18446744073709551615"),
-        ("\"bad_records\":0", "\"bad_records\":2"),
-        ("\"offset\":", "\"offset\":-"),
-        ("}", ""),
-    ] {
-        assert!(state.contains(whole), "{state}");
-        let error = SourceState::from_bytes(state.replace(whole, damaged).as_bytes()).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Corrupt, "{damaged}");
-    }
 }
