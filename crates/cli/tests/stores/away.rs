@@ -97,7 +97,7 @@ fn a30_a_store_that_says_nothing_is_reported_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a28_odd_names_beside_a_job_are_foreign_and_hide_nothing() {
-    for place in Place::all("odd-names").await {
+    for place in Place::in_memory("odd-names").await {
         let bench = Bench::new();
         let input = bench.write("in.csv", "k,v\na,1\n");
         let run = || {

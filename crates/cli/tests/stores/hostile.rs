@@ -46,7 +46,7 @@ fn bounded(place: &Place, proxy: &Proxy, error: &Error, limit: u64) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a27_an_error_without_end_is_read_only_at_its_start() {
-    for place in Place::all("a27-error").await {
+    for place in Place::in_memory("a27-error").await {
         let act = Act::Endless(head("500 Internal Server Error", ""), NONSENSE);
         let proxy = Proxy::start(place.address, move |_| act.clone());
         let store = store(&place, &proxy);
@@ -62,7 +62,7 @@ async fn a27_an_error_without_end_is_read_only_at_its_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a27_a_listing_without_end_is_given_up() {
-    for place in Place::all("a27-list").await {
+    for place in Place::in_memory("a27-list").await {
         let act = Act::Endless(head("200 OK", ""), NONSENSE);
         let proxy = Proxy::start(place.address, move |_| act.clone());
         let error = store(&place, &proxy).folder().list(KeyClass::Manifest).await.unwrap_err();
@@ -72,7 +72,7 @@ async fn a27_a_listing_without_end_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a27_an_object_that_is_longer_than_it_says_is_not_read_to_its_end() {
-    for place in Place::all("a27-object").await {
+    for place in Place::in_memory("a27-object").await {
         let headers = "ETag: \"e\"\r\nLast-Modified: Sat, 01 Jan 2022 00:00:00 GMT\r\nContent-Range: bytes 0-63/64\r\n";
         let length = "Content-Length: 1000000000000\r\n";
         let act = Act::Endless(head("206 Partial Content", &format!("{headers}{length}")), NONSENSE);
@@ -101,8 +101,8 @@ async fn a27_entities_in_a_listing_are_not_expanded() {
     let azure = "<EnumerationResults><Blobs><Blob><Name>&e29;</Name><Properties><Content-Length>1</Content-Length>\
                  <Last-Modified>Sat, 01 Jan 2022 00:00:00 GMT</Last-Modified></Properties></Blob></Blobs>\
                  </EnumerationResults>";
-    for place in Place::all("a27-bomb").await {
-        let body = format!("{bomb}{}", if place.kind == Kind::S3 { &s3 } else { azure });
+    for place in Place::in_memory("a27-bomb").await {
+        let body = format!("{bomb}{}", if place.kind == Kind::Azure { azure } else { &s3 });
         let text = head("200 OK", &format!("Content-Length: {}\r\n", body.len())) + &body;
         let proxy = Proxy::start(place.address, move |request: &Request| match request.lists() {
             true => Act::Say(text.clone()),

@@ -15,10 +15,10 @@ use alluvium_testkit::sim::Rng;
 use alluvium_testkit::tool::{Bench, json, kill, published, stderr, words};
 
 /// The requests left before the kill, and the act for the last of them.
-type Fuse = Arc<Mutex<Option<(u64, Act)>>>;
+pub(crate) type Fuse = Arc<Mutex<Option<(u64, Act)>>>;
 
 /// Starts a proxy that reports when the fuse reaches zero.
-fn proxy_with_fuse(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
+pub(crate) fn proxy_with_fuse(place: &Place) -> (Proxy, Fuse, Receiver<()>) {
     let (sender, burnt) = channel();
     let fuse = Fuse::default();
     let burning = Arc::clone(&fuse);
@@ -84,7 +84,7 @@ async fn run_under_kills(place: &Place, kills: u64, output: &str, (fuse, burnt):
 }
 
 /// Returns the rows of an undisturbed run, sorted.
-fn rows() -> Vec<String> {
+pub(crate) fn rows() -> Vec<String> {
     let answer = expected(sample::sample().as_bytes(), &WINDOWED);
     let mut rows: Vec<_> = answer.output.lines().skip(1).map(str::to_owned).collect();
     rows.sort_unstable();

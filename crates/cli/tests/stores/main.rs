@@ -1,6 +1,8 @@
-//! Real object-store servers on loopback: S3 (moto) and Azure Blob (Azurite), if `install.sh` has installed them.
+//! Real object-store servers on loopback: S3 (moto, SeaweedFS) and Azure Blob (Azurite), if `install.sh` has installed
+//! them.
 //!
-//! `ALLUVIUM_STORE_KILLS` sets the number of kills per kind of store (20), `ALLUVIUM_STORE_SEEDS` the number of network
+//! `ALLUVIUM_STORE_KILLS` sets the number of kills of the tool per kind of store (20), a fifth of which is the number of
+//! kills of a server; `ALLUVIUM_STORE_SEEDS` the number of network
 //! seeds (2); `ALLUVIUM_REQUIRE_STORES=1` makes a missing server an error.
 #![expect(
     clippy::disallowed_methods,
@@ -19,6 +21,8 @@ mod kills;
 mod network;
 mod place;
 mod proxy;
+mod restarts;
+mod seaweedfs;
 mod secrets;
 mod server;
 mod sinks;

@@ -30,7 +30,7 @@ const ALL: &[Act] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_job_survives_a_bad_network() {
-    for place in Place::all("network-job").await {
+    for place in Place::in_memory("network-job").await {
         for seed in 0..setting("ALLUVIUM_STORE_SEEDS", 2) * 3 {
             let place = place.named(&format!("network-job-{seed}"));
             place.make().await;
@@ -43,7 +43,7 @@ async fn a_job_survives_a_bad_network() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_tool_publishes_once_through_a_bad_network() {
     let csv = sample::sample();
-    for place in Place::all("network-tool").await {
+    for place in Place::in_memory("network-tool").await {
         for seed in 0..setting("ALLUVIUM_STORE_SEEDS", 2) {
             let bench = Bench::new();
             let input = bench.write("sample.csv", &csv);
@@ -72,8 +72,8 @@ async fn the_tool_publishes_once_through_a_bad_network() {
 }
 
 /// Waits for a process that must end by itself.
-fn ended(mut child: Child) -> Output {
-    for _ in 0..600 {
+pub(crate) fn ended(mut child: Child) -> Output {
+    for _ in 0..1_800 {
         if child.try_wait().unwrap().is_some() {
             return child.wait_with_output().unwrap();
         }
@@ -89,7 +89,7 @@ async fn a20_whichever_request_is_denied_the_tool_ends_and_can_be_run_again() {
     let answer = expected(csv.as_bytes(), &WINDOWED).output;
     let mut rows: Vec<&str> = answer.lines().skip(1).collect();
     rows.sort_unstable();
-    for place in Place::all("denied").await {
+    for place in Place::in_memory("denied").await {
         let bench = Bench::new();
         let input = bench.write("sample.csv", &csv);
         for nth in (1..).step_by(3) {
@@ -124,7 +124,7 @@ async fn a20_whichever_request_is_denied_the_tool_ends_and_can_be_run_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a20_a_subtask_that_cannot_be_restored_ends_the_run_at_once() {
     let csv = sample::sample();
-    for place in Place::all("restore-denied").await {
+    for place in Place::in_memory("restore-denied").await {
         let bench = Bench::new();
         let (input, output) = (bench.write("sample.csv", &csv), bench.path("out.csv"));
         let run = |place: &Place, extra: &str| {

@@ -14,17 +14,22 @@ use object_store::client::{HttpConnector as _, HttpRequest, HttpRequestBody, Req
 use object_store::path::Path;
 use object_store::{ClientOptions, ObjectStore, ObjectStoreExt as _};
 
+use super::seaweedfs;
 use super::server::{self, AZURE_ACCOUNT, AZURE_KEY};
 use alluvium_testkit::tool::tool;
 
-/// Stands for a user's own credentials: the S3 server accepts any.
+/// Stands for a user's own credentials: the S3 servers accept any.
 pub(crate) const S3_ID: &str = "PLANTED-S3-ID";
 pub(crate) const S3_SECRET: &str = "PLANTED-S3-SECRET";
 pub(crate) const S3_TOKEN: &str = "PLANTED-S3-TOKEN";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
+    /// moto.
     S3,
+    /// S3 too, with the objects on disk.
+    SeaweedFs,
+    /// Azurite.
     Azure,
 }
 
@@ -37,16 +42,31 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Creates a bucket and a container called `name`, on the installed servers.
+    /// Creates a bucket or container called `name` on each installed server.
     pub(crate) async fn all(name: &str) -> Vec<Self> {
+        let mut places = Self::in_memory(name).await;
+        if let Some(address) = seaweedfs::shared() {
+            places.push(Self::create_on(Kind::SeaweedFs, address, name).await);
+        }
+        places
+    }
+
+    /// Creates a bucket and a container called `name` on the installed servers that keep them in memory: one of each
+    /// protocol, for tests of the client.
+    pub(crate) async fn in_memory(name: &str) -> Vec<Self> {
         let mut places = Vec::new();
         for (kind, server) in [(Kind::S3, server::s3()), (Kind::Azure, server::azure())] {
             let Some(server) = server else { continue };
-            let place = Self { kind, bucket: name.to_owned(), address: server.address };
-            place.make().await;
-            places.push(place);
+            places.push(Self::create_on(kind, server.address, name).await);
         }
         places
+    }
+
+    /// Creates a bucket or container on the server at `address`.
+    pub(crate) async fn create_on(kind: Kind, address: SocketAddr, name: &str) -> Self {
+        let place = Self { kind, bucket: name.to_owned(), address };
+        place.make().await;
+        place
     }
 
     /// Returns the same place reached through `address`.
@@ -61,7 +81,7 @@ impl Place {
 
     pub(crate) fn url(&self) -> String {
         match self.kind {
-            Kind::S3 => format!("s3://{}/some/prefix", self.bucket),
+            Kind::S3 | Kind::SeaweedFs => format!("s3://{}/some/prefix", self.bucket),
             Kind::Azure => format!("az://{}/some/prefix", self.bucket),
         }
     }
@@ -70,7 +90,7 @@ impl Place {
     pub(crate) fn environment(&self) -> Vec<(&'static str, String)> {
         let address = self.address;
         match self.kind {
-            Kind::S3 => vec![
+            Kind::S3 | Kind::SeaweedFs => vec![
                 ("AWS_ENDPOINT", format!("http://{address}")),
                 ("AWS_ALLOW_HTTP", "true".to_owned()),
                 ("AWS_REGION", "us-east-1".to_owned()),
@@ -134,7 +154,7 @@ impl Place {
         let mut request = HttpRequest::new(HttpRequestBody::empty());
         *request.method_mut() = "PUT".parse().unwrap();
         let url = match self.kind {
-            Kind::S3 => format!("http://{address}/{bucket}{below}"),
+            Kind::S3 | Kind::SeaweedFs => format!("http://{address}/{bucket}{below}"),
             Kind::Azure => format!("http://{address}/{AZURE_ACCOUNT}/{bucket}{below}"),
         };
         *request.uri_mut() = url.parse().unwrap();

@@ -1,8 +1,8 @@
-//! Real object-store servers: in memory, on a free loopback port, for the life of this process.
+//! Real object-store servers in memory, on a free loopback port, for the life of this process.
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 
@@ -11,8 +11,8 @@ pub(crate) const AZURE_ACCOUNT: &str = "planted";
 pub(crate) const AZURE_KEY: &str = "UExBTlRFRC1BWlVSRS1LRVktVEhBVC1OT0JPRFktTUFZLVNFRS4uLg==";
 
 /// Ties a server to this process: the shell's standard input closes whenever this process ends, and the shell then
-/// kills the server.
-const LEASH: &str = r#"exec 2>&1; "$@" & read -r _; kill $!"#;
+/// kills the server. The shell gives up its own output, so that the output ends if the server does.
+const LEASH: &str = r#"exec 2>&1; "$@" & exec >/dev/null 2>&1; read -r _; kill $!"#;
 
 /// A running server.
 #[derive(Debug)]
@@ -37,8 +37,8 @@ pub(crate) fn azure() -> Option<&'static Server> {
     SERVER.get_or_init(|| start("azurite", "node_modules/.bin/azurite-blob", &args)).as_ref()
 }
 
-/// Starts a server installed by `install.sh`, and returns once the server has printed its address.
-fn start(name: &str, program: &str, args: &[&str]) -> Option<Server> {
+/// Returns the folder into which `install.sh` has installed a server, or `None` if it has not.
+pub(crate) fn installed(name: &str) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("stores").join(name);
     if !folder.join("installed").exists() {
         let message = format!("NOT TESTED: {name} is not installed (tests/stores/install.sh does that)");
@@ -46,6 +46,12 @@ fn start(name: &str, program: &str, args: &[&str]) -> Option<Server> {
         eprintln!("{message}");
         return None;
     }
+    Some(folder)
+}
+
+/// Starts a server, and returns once it has printed its address.
+fn start(name: &str, program: &str, args: &[&str]) -> Option<Server> {
+    let folder = installed(name)?;
     let mut command = Command::new("sh");
     command.args(["-c", LEASH, name]).arg(folder.join(program)).args(args).current_dir(&folder);
     command.env("PYTHONUNBUFFERED", "1").env("AZURITE_ACCOUNTS", format!("{AZURE_ACCOUNT}:{AZURE_KEY}"));

@@ -15,7 +15,7 @@ async fn refused(place: &Place) -> Error {
 
 /// Opens a job through a proxy that does `act` to every create.
 async fn refused_by(name: &str, act: Act, kind: ErrorKind, text: &str) {
-    for place in Place::all(name).await {
+    for place in Place::in_memory(name).await {
         let done = act.clone();
         let plan = move |request: &super::proxy::Request| match request.method == "PUT" {
             true => done.clone(),
@@ -33,7 +33,7 @@ async fn refused_by(name: &str, act: Act, kind: ErrorKind, text: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a21_a_bucket_that_is_missing_is_told_at_the_start() {
-    for place in Place::all("a21-there").await {
+    for place in Place::in_memory("a21-there").await {
         let error = refused(&place.named("a21-not-there")).await;
         assert_eq!(error.kind(), ErrorKind::Config, "{:?}: {}", place.kind, error.chain());
         assert!(error.chain().contains("bucket or container of the store does not exist"), "{}", error.chain());
@@ -43,7 +43,7 @@ async fn a21_a_bucket_that_is_missing_is_told_at_the_start() {
 /// A read-only tool starts with a listing, whose refusals the library does not distinguish.
 #[tokio::test(flavor = "multi_thread")]
 async fn a20_a21_a_listing_that_is_refused_is_not_asked_for_again() {
-    for place in Place::all("a21-list").await {
+    for place in Place::in_memory("a21-list").await {
         let error = store_on(&place.named("a21-no-list").open(), runtime(), quick());
         let error = error.folder().list(alluvium::internals::store::KeyClass::Manifest).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Config, "{:?}: {}", place.kind, error.chain());
@@ -73,7 +73,7 @@ async fn a23_a_store_that_ignores_the_condition_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a22_a23_the_tool_refuses_them_too() {
-    for place in Place::all("a22-tool").await {
+    for place in Place::in_memory("a22-tool").await {
         for (act, text) in [(Act::Refuse(501), "lacks create-if-absent"), (Act::Strip, "ignores create-if-absent")] {
             let proxy = Proxy::start(place.address, move |request| match request.method == "PUT" {
                 true => act.clone(),
