@@ -105,7 +105,8 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let (asked, done) = (Mutex::default(), Mutex::default());
-        let shared = Arc::new(Shared { upstream, plan: Box::new(plan), asked, done, longest_answer: AtomicU64::new(0) });
+        let shared =
+            Arc::new(Shared { upstream, plan: Box::new(plan), asked, done, longest_answer: AtomicU64::new(0) });
         let accepting = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
