@@ -38,6 +38,8 @@ async fn a_publication_that_may_run_out_of_time_is_announced() {
     let (log, _logging) = logging();
     let broker = broker(2);
     let mut slot = fenced(settings(&broker).with(|it| it.transaction_timeout = Duration::from_millis(1))).await;
+    // However fast the machine is, a publication takes longer than its transaction may.
+    broker.on(ApiKey::EndTxn, |_| Control::Delay(Duration::from_millis(5)));
     let large = |count: usize| vec![KafkaRecord::new("key", vec![b'x'; 1 << 20]).to_bytes(); count].iter().collect();
     let (after, before) = ("took more than half of its transaction", "may take longer than its transaction");
     log.take();
