@@ -20,4 +20,4 @@ tests/stores/install.sh
 crates/postgres/tests/install.sh
 source tests/rocksdb/env.sh
 
-cargo test --locked --workspace --features rocksdb,postgres --no-fail-fast
+cargo test --locked --workspace --features rocksdb,postgres,kafka --no-fail-fast

@@ -5,7 +5,9 @@
 //! transaction is never aborted by its own producer: an abort that comes late could meet a successor's transaction.
 
 use std::fmt;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use alluvium::sink::{Marker, Records, SinkSlot, Slot};
@@ -85,7 +87,7 @@ impl KafkaSlot {
 impl SinkSlot for KafkaSlot {
     async fn fence(&mut self, attempt: Attempt) -> Result<Option<Marker>> {
         let kafka = match self.held.take() {
-            Some(held) => held.close().await,
+            Some(held) => held.kafka.clone(),
             None => connect::connect(&self.place.settings.connection).await?,
         };
         let (held, marker) = self.place.fence(kafka, attempt).await?;
@@ -172,6 +174,8 @@ impl Place {
             .max_block(*answer_timeout)
             .delivery_timeout(*delivery_timeout)
             .linger(target::LINGER)
+            // Or closing would wait for a last push.
+            .metrics_push(false)
             .compression(target::compression(*compression))
             .batch_size(batch_bytes_max.map_or(*batch_bytes, |max| max.min(*batch_bytes)))
             .buffer_memory(*buffer_bytes);
@@ -294,14 +298,14 @@ impl Held {
         };
         self.producer.commit().await.map_err(failed)
     }
+}
 
-    /// Closes an idle producer and returns its connections.
-    async fn close(self) -> Kafka {
-        if self.producer.state() == TransactionState::Ready
-            && let Err(error) = self.producer.close().await
-        {
-            tracing::debug!(%error, "producer of a slot cannot be closed");
+impl Drop for Held {
+    /// Closes an idle producer. One with a transaction is left as it is: closing would abort the transaction.
+    fn drop(&mut self) {
+        if self.producer.state() == TransactionState::Ready {
+            // One poll closes it: it has nothing to send and nothing to wait for.
+            let _closed = pin!(self.producer.close()).poll(&mut Context::from_waker(Waker::noop()));
         }
-        self.kafka
     }
 }

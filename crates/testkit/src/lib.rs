@@ -20,6 +20,7 @@ pub mod bench;
 mod cold;
 pub mod contract;
 mod counting;
+mod errors;
 pub mod forged;
 pub mod fuzz;
 mod gate;
@@ -41,6 +42,7 @@ use std::path::{Path, PathBuf};
 
 pub use cold::ColdFile;
 pub use counting::{COUNT, Counting, read_counts, runtime, store, store_on};
+pub use errors::{refused, says};
 pub use gate::{Door, Gate};
 pub use mean::Mean;
 

@@ -133,8 +133,8 @@ pub(crate) struct RunArgs {
     #[arg(long, value_enum, default_value_t = OnBadRecord::Fail)]
     pub(crate) on_bad_record: OnBadRecord,
 
-    /// Where to write the result: a CSV file; with --emit on-close a folder, or `s3://bucket/prefix`, `az://...`, `gs://...`
-    /// [default: standard output, nowhere with --json]
+    /// Where to write the result: a CSV file; with --emit on-close a folder, `s3://bucket/prefix`, `az://...`, `gs://...`,
+    /// `postgres://user@host/database/table`, or `kafka://host:port/topic` [default: standard output, nowhere with --json]
     #[arg(long, short, required_if_eq("emit", "on-close"), value_name = "FILE.csv|URL")]
     pub(crate) output: Option<OutputPlace>,
     /// Continue although the --output URL has other output than the checkpoint knows: after --fresh or --checkpoint, what follows is

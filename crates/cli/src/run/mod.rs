@@ -14,6 +14,8 @@ mod columns;
 mod disk;
 mod driver;
 mod interval;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod list;
 mod operator;
 mod output;

@@ -33,6 +33,12 @@ impl Output {
         Self { header: program.output_columns().collect::<Vec<_>>().into(), key_columns: program.key.len() }
     }
 
+    /// Returns the output with these columns, the first of which are the key.
+    #[cfg(test)]
+    pub(crate) fn of(columns: &[&str], key_columns: usize) -> Self {
+        Self { header: columns.to_vec().into(), key_columns }
+    }
+
     /// Sorts the rows by their key cells' UTF-8 bytes, then by window.
     pub(crate) fn sort(&self, rows: &mut [OutputRow]) {
         let keys = self.key_columns;
@@ -69,11 +75,25 @@ impl Output {
     /// # Errors
     /// `Unavailable` if `to` fails.
     pub(crate) fn write_json(&self, row: &OutputRow, to: impl Write) -> Result<()> {
+        self.write_cells(row, self.header.len(), to)
+    }
+
+    /// Writes the key and window of a row as a JSON object: a string for each key column, and the window's start.
+    ///
+    /// # Errors
+    /// `Unavailable` if `to` fails.
+    #[cfg(feature = "kafka")]
+    pub(crate) fn write_json_key(&self, row: &OutputRow, to: impl Write) -> Result<()> {
+        self.write_cells(row, self.key_columns + usize::from(row.window.is_some()), to)
+    }
+
+    /// Writes the first `columns` cells of a row as a JSON object.
+    fn write_cells(&self, row: &OutputRow, columns: usize, to: impl Write) -> Result<()> {
         let cell = |(at, (name, cell)): (usize, (&'_ str, &'_ str))| {
             let empty = cell.is_empty() && at >= self.key_columns;
             (name.to_owned(), if empty { Value::Null } else { Value::from(cell) })
         };
-        let object: Map<_, _> = self.header.iter().zip(&row.cells).enumerate().map(cell).collect();
+        let object: Map<_, _> = self.header.iter().zip(&row.cells).take(columns).enumerate().map(cell).collect();
         serde_json::to_writer(to, &object)
             .map_err(|source| Error::unavailable("cannot write results").with_source(source))
     }
@@ -98,10 +118,14 @@ impl Output {
 /// Refuses, before the job starts, a target that a rename could not create.
 ///
 /// # Errors
-/// `Config` if the target is a folder; `NotFound` or `Denied` if its folder cannot be read.
+/// `Config` if the target is a folder or a special file; `NotFound` or `Denied` if its folder cannot be read.
 pub(crate) fn check_target(target: &Path) -> Result<()> {
     if target.file_name().is_none() || target.is_dir() {
         return Err(Error::config("--output is a folder").with("file", target.display()));
+    }
+    if fs::metadata(target).is_ok_and(|found| !found.is_file()) {
+        // A rename would put a file in its place: of /dev/null, say.
+        return Err(Error::config("--output is a device, a pipe or a socket").with("file", target.display()));
     }
     let folder = folder_of(target);
     let metadata =
@@ -121,7 +145,7 @@ mod tests {
     const WRITER: Writer = Writer { job: JobId([9; 16]), attempt: Attempt(7) };
 
     fn output() -> Output {
-        Output { header: StringRecord::from(vec!["a", "b", "window_start", "count"]), key_columns: 2 }
+        Output::of(&["a", "b", "window_start", "count"], 2)
     }
 
     fn row(a: &str, b: &str, window: i64) -> OutputRow {
@@ -155,7 +179,7 @@ mod tests {
     #[test]
     fn only_cells_that_need_quotes_are_quoted() {
         let cells = ["plain", "", " space ", "#x", "'", "\\", "a,b", "say \"x\"", "a\nb", "a\rb", "é;\t|"];
-        let output = Output { header: StringRecord::from(vec!["a"; cells.len()]), key_columns: 1 };
+        let output = Output::of(&["a"; 11], 1);
         let mut bytes = Vec::new();
         output.write(&[OutputRow { cells: StringRecord::from(cells.to_vec()), window: None }], &mut bytes).unwrap();
         let text = String::from_utf8(bytes).unwrap();
@@ -165,7 +189,7 @@ mod tests {
 
     #[test]
     fn a_json_row_has_null_for_an_empty_aggregate_alone() {
-        let output = Output { header: StringRecord::from(vec!["k", "window_start", "min_x"]), key_columns: 1 };
+        let output = Output::of(&["k", "window_start", "min_x"], 1);
         let cells = StringRecord::from(vec!["", "1970-01-01T00:00:00Z", ""]);
         let mut bytes = Vec::new();
         output.write_json(&OutputRow { cells, window: Some(0) }, &mut bytes).unwrap();

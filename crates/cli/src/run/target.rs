@@ -59,6 +59,9 @@ enum Form {
     Csv,
     /// A JSON object with a string, or null for an empty cell, for each column.
     Json,
+    /// A Kafka record: the same object as its value, and one of the key columns and the window's start as its key.
+    #[cfg(feature = "kafka")]
+    Kafka,
 }
 
 impl RemoteOutput {
@@ -76,6 +79,10 @@ impl RemoteOutput {
         let output = Output::new(program);
         let (target, form): (Arc<dyn SinkTarget>, _) = match url.split_once("://") {
             Some(("postgres" | "postgresql", _)) => (postgres(url, program)?, Form::Json),
+            #[cfg(feature = "kafka")]
+            Some(("kafka", rest)) => (super::kafka::target(rest)?, Form::Kafka),
+            #[cfg(not(feature = "kafka"))]
+            Some(("kafka", _)) => return Err(lacks("Kafka", "kafka")),
             _ => {
                 let mut header = Vec::new();
                 output.write(&[], &mut header)?;
@@ -126,6 +133,8 @@ impl SubtaskOutput {
             match self.form {
                 Form::Csv => Output::write_row(row, &mut record)?,
                 Form::Json => self.output.write_json(row, &mut record)?,
+                #[cfg(feature = "kafka")]
+                Form::Kafka => super::kafka::write(&self.output, row, &mut record)?,
             }
             self.sink.emit(&record)?;
         }
@@ -140,7 +149,7 @@ fn postgres(url: &str, program: &Program) -> Result<Arc<dyn SinkTarget>> {
     let malformed = || Error::config("a table's url is postgres://user@host:port/database/table");
     let mut server = url::Url::parse(url).map_err(|_| malformed())?;
     if server.password().is_some() {
-        return Err(Error::config("a password does not belong into a url: set PGPASSWORD"));
+        return Err(Error::config("a password does not belong in a url: set PGPASSWORD"));
     }
     let path = server.path().to_owned();
     let (database, table) = path
@@ -156,7 +165,13 @@ fn postgres(url: &str, program: &Program) -> Result<Arc<dyn SinkTarget>> {
 
 #[cfg(not(feature = "postgres"))]
 fn postgres(_url: &str, _program: &Program) -> Result<Arc<dyn SinkTarget>> {
-    Err(Error::config("this build lacks PostgreSQL: build it with the feature `postgres`"))
+    Err(lacks("PostgreSQL", "postgres"))
+}
+
+/// Returns the error for a system that this build lacks.
+#[cfg(not(all(feature = "kafka", feature = "postgres")))]
+fn lacks(system: &str, feature: &str) -> Error {
+    Error::config(format!("this build lacks {system}: build it with the feature `{feature}`"))
 }
 
 #[cfg(test)]

@@ -16,9 +16,10 @@ use std::task::Poll;
 use std::time::Duration;
 
 use alluvium::sink::{Marker, Records, SinkSlot, SinkTarget, Slot};
-use alluvium::{Applied, Attempt, Epoch, Error, ErrorKind, JobId, Lineage, OperatorId, Result, Subtask};
+use alluvium::{Applied, Attempt, Epoch, ErrorKind, JobId, Lineage, OperatorId, Result, Subtask};
 use alluvium_kafka::{KafkaConnection, KafkaRecord, KafkaTarget, KafkaTargetSettings};
 use alluvium_testkit::kafka::{ApiKey, Broker, Control, ErrorCode};
+use alluvium_testkit::{refused, says};
 
 const FIRST: Attempt = Attempt(1);
 const SECOND: Attempt = Attempt(2);
@@ -95,22 +96,6 @@ async fn fenced(settings: KafkaTargetSettings) -> Box<dyn SinkSlot> {
 /// Returns records with these values.
 fn records(values: impl IntoIterator<Item = &'static str>) -> Records {
     values.into_iter().map(|value| KafkaRecord::new("key", value).to_bytes()).collect()
-}
-
-/// Returns the error of `result`, which must be of `kind`.
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind) -> Error {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), kind, "{}", error.chain());
-    error
-}
-
-/// Checks that `error` contains each of `parts`.
-#[track_caller]
-fn says(error: &Error, parts: &[&str]) {
-    for part in parts {
-        assert!(error.chain().contains(part), "`{part}` is not in: {}", error.chain());
-    }
 }
 
 /// Polls a call once; then lets others run.

@@ -1,4 +1,4 @@
-//! Publications that come near the end of their transaction's time.
+//! What is logged: publications that come near the end of their transaction's time.
 
 use std::io;
 use std::sync::Mutex;
@@ -25,15 +25,21 @@ impl io::Write for Log {
     }
 }
 
-#[tokio::test]
-async fn a_publication_that_may_run_out_of_time_is_announced() {
+/// Logs to a string until the guard is dropped.
+fn logging() -> (Log, tracing::subscriber::DefaultGuard) {
     let log = Log::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    (log, tracing::subscriber::set_default(subscriber))
+}
 
+#[tokio::test]
+async fn a_publication_that_may_run_out_of_time_is_announced() {
+    let (log, _logging) = logging();
     let broker = broker(2);
     let mut slot = fenced(settings(&broker).with(|it| it.transaction_timeout = Duration::from_millis(1))).await;
+    // However fast the machine is, a publication takes longer than its transaction may.
+    broker.on(ApiKey::EndTxn, |_| Control::Delay(Duration::from_millis(5)));
     let large = |count: usize| vec![KafkaRecord::new("key", vec![b'x'; 1 << 20]).to_bytes(); count].iter().collect();
     let (after, before) = ("took more than half of its transaction", "may take longer than its transaction");
     log.take();
@@ -43,4 +49,16 @@ async fn a_publication_that_may_run_out_of_time_is_announced() {
     slot.publish(marker(FIRST, 2), &large(16)).await.unwrap();
     let second = log.take();
     assert!(second.contains(before) && second.contains("expected=") && second.contains(after), "{second}");
+}
+
+#[tokio::test]
+async fn a_slot_that_is_dropped_between_publications_logs_no_warning() {
+    let (log, _logging) = logging();
+    let broker = broker(2);
+    let mut slot = fenced(settings(&broker)).await;
+    slot.publish(marker(FIRST, 1), &records(["a"])).await.unwrap();
+    log.take();
+    drop(slot);
+    let logged = log.take();
+    assert!(!logged.contains("WARN"), "{logged}");
 }

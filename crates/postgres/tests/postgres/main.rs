@@ -22,6 +22,7 @@ use std::sync::Arc;
 use alluvium::sink::{Marker, Records, SinkSlot, SinkTarget, Slot};
 use alluvium::{Attempt, Epoch, Error, ErrorKind, JobId, Lineage, OperatorId, Result, Subtask};
 use alluvium_postgres::{PostgresSettings, PostgresTarget};
+use alluvium_testkit::{refused, says};
 
 use server::Server;
 
@@ -62,20 +63,4 @@ async fn fenced(settings: PostgresSettings) -> (Box<dyn SinkSlot>, Slot) {
 
 fn records<T: AsRef<[u8]>>(records: impl IntoIterator<Item = T>) -> Records {
     records.into_iter().collect()
-}
-
-/// Returns the error of `result`, which must be of `kind`.
-#[track_caller]
-fn refused<T: std::fmt::Debug>(result: Result<T>, kind: ErrorKind) -> Error {
-    let error = result.unwrap_err();
-    assert_eq!(error.kind(), kind, "{}", error.chain());
-    error
-}
-
-/// Checks that `error` contains each of `parts`.
-#[track_caller]
-fn says(error: &Error, parts: &[&str]) {
-    for part in parts {
-        assert!(error.chain().contains(part), "`{part}` is not in: {}", error.chain());
-    }
 }
