@@ -40,6 +40,19 @@ pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<()> {
     sync_folder(folder_of(to))
 }
 
+/// Refuses a result's name that a device, a pipe or a socket has: the rename would put a file in its place, `/dev/null` included.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn check_not_special(target: &Path) -> Result<()> {
+    match fs::metadata(target) {
+        Ok(found) if !found.is_file() && !found.is_dir() => {
+            Err(Error::config("--output is a device, a pipe or a socket").with("file", target.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Syncs a folder, which makes its file names durable.
 ///
 /// # Errors

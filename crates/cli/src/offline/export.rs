@@ -12,7 +12,7 @@ use serde_json::json;
 use super::super::{Finding, print};
 use super::place::{CheckpointArgs, Groups, runtime};
 use super::rows::{Format, RowWriter};
-use crate::files::{folder_of, io_error, rename_durably};
+use crate::files::{check_not_special, folder_of, io_error, rename_durably};
 
 #[derive(Debug, clap::Args)]
 pub(in super::super) struct Args {
@@ -88,6 +88,7 @@ struct StagedFile {
 
 impl StagedFile {
     fn create(target: &Path) -> Result<Self> {
+        check_not_special(target)?;
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let staged = folder_of(target).join(format!(".{name}.{:032x}.tmp", runtime().random()));
         let file = OpenOptions::new().write(true).create_new(true).open(&staged);

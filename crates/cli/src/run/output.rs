@@ -9,7 +9,7 @@ use csv::{QuoteStyle, StringRecord, Terminator, WriterBuilder};
 use serde_json::{Map, Value};
 
 use super::program::Program;
-use crate::files::{StagedFile, Writer, folder_of, io_error};
+use crate::files::{StagedFile, Writer, check_not_special, folder_of, io_error};
 
 /// The results of one key and window.
 #[derive(Debug, Clone, PartialEq)]
@@ -123,10 +123,7 @@ pub(crate) fn check_target(target: &Path) -> Result<()> {
     if target.file_name().is_none() || target.is_dir() {
         return Err(Error::config("--output is a folder").with("file", target.display()));
     }
-    if fs::metadata(target).is_ok_and(|found| !found.is_file()) {
-        // A rename would put a file in its place: of /dev/null, say.
-        return Err(Error::config("--output is a device, a pipe or a socket").with("file", target.display()));
-    }
+    check_not_special(target)?;
     let folder = folder_of(target);
     let metadata =
         fs::metadata(folder).map_err(|source| io_error("cannot read the folder of --output", folder, source))?;
@@ -232,6 +229,7 @@ mod tests {
         assert_eq!(kind(folder.path()), ErrorKind::Config);
         assert_eq!(kind(&folder.path().join("none/out.csv")), ErrorKind::NotFound);
         assert_eq!(kind(&file.join("out.csv")), ErrorKind::Config);
+        assert_eq!(kind(Path::new("/dev/null")), ErrorKind::Config);
         check_target(&file).unwrap();
         check_target(Path::new("out.csv")).unwrap();
     }
