@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::server::installed;
 
 /// Runs the server until a line arrives on standard input, or standard input closes, as it does whenever this process
-/// ends; in that case the server's files go too. The signal is SIGKILL: on SIGTERM this server goes on for minutes.
+/// ends; in that case the server's files go too. The signal is SIGKILL: on SIGTERM this server runs for minutes more.
 const LEASH: &str = r#"exec 2>&1; "$@" & exec >/dev/null 2>&1
 read -r _; ended=$?; kill -9 $!; wait
 [ $ended = 0 ] || rm -rf "$FOLDER" $SOCKETS"#;
