@@ -164,6 +164,21 @@ async fn whatever_happens_each_record_is_read_once() {
 }
 
 #[tokio::test]
+async fn a_split_that_appears_is_read_from_its_beginning_wherever_the_job_started() {
+    let topic = filled(1, 3).starting_at_end();
+    let settings = SourceSettings::default();
+    let mut reader = open(&topic, settings, &[]).await.unwrap();
+    assert_eq!(rest(&mut reader), [0; 0], "the job starts at the end");
+    let opaque = reader.opaque().unwrap();
+    topic.add_partition();
+    topic.append(1, 0, 7);
+    assert_eq!(reader.discover().await.unwrap(), 1);
+    assert_eq!(rest(&mut reader), [7]);
+    // While no attempt was running, too.
+    assert_eq!(rest(&mut open(&topic, settings, &[opaque]).await.unwrap()), [7]);
+}
+
+#[tokio::test]
 async fn splits_are_read_in_turn() {
     let topic = filled(3, 500);
     let mut reader = open(&topic, SourceSettings::default(), &[]).await.unwrap();
@@ -233,7 +248,10 @@ async fn only_a_split_that_is_known_to_have_no_more_becomes_idle() {
 
     // After a restart, the split that was idle does not take it back.
     let opaque = reader.opaque().unwrap();
-    assert_eq!(millis(&mut open(&topic, settings, &[opaque]).await.unwrap()), 500);
+    let mut reader = open(&topic, settings, &[opaque]).await.unwrap();
+    assert_eq!(millis(&mut reader), 500);
+    let records: Vec<_> = reader.progress().map(|split| split.records).collect();
+    assert_eq!(records, [1, 1], "counts continue");
 }
 
 #[tokio::test]

@@ -176,7 +176,7 @@ impl<S: Source> SourceReader<S> {
     /// As [`SplitReader::advance`]. Restore the subtask then, from the last checkpoint.
     pub fn advance(&mut self) -> Result<Advance> {
         let mut best = if self.source.is_bounded() { Advance::End } else { Advance::CaughtUp };
-        for _ in 0..=self.splits.len() {
+        for _ in 0..self.splits.len() {
             if self.left == 0 {
                 self.next_turn();
             }

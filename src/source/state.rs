@@ -102,6 +102,10 @@ fn stored(split: &SplitState) -> Stored<'_> {
 }
 
 fn parsed(stored: Stored<'_>) -> Result<SplitState> {
+    if stored.records > i64::MAX.unsigned_abs() {
+        // The count grows from here, and must not overflow.
+        return Err(Error::corrupt("split has an impossible number of records").with("records", stored.records));
+    }
     Ok(SplitState {
         id: SplitId::new(stored.name, stored.number)?,
         position: Position::new(stored.position.to_vec())?,
@@ -143,6 +147,10 @@ mod tests {
         }
         let longer = [bytes, &b"x"[..]].concat();
         assert_eq!(SubtaskState::parse(&longer).unwrap_err().kind(), ErrorKind::Corrupt);
+        let mut endless = state();
+        endless.splits[0].records = u64::MAX;
+        let endless = endless.to_opaque("clicks").unwrap();
+        assert_eq!(SubtaskState::of("clicks", &[endless]).unwrap_err().kind(), ErrorKind::Corrupt);
         let later = [&[2], &bytes[1..]].concat();
         assert_eq!(SubtaskState::parse(&later).unwrap_err().kind(), ErrorKind::Version);
     }

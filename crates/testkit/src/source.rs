@@ -57,6 +57,8 @@ struct State {
 pub struct MemoryTopic {
     state: Arc<Mutex<State>>,
     flaw: Option<Flaw>,
+    /// Whether a job that starts from nothing starts at the end.
+    starts_at_end: bool,
 }
 
 impl MemoryTopic {
@@ -68,6 +70,12 @@ impl MemoryTopic {
 
     pub fn with_flaw(mut self, flaw: Flaw) -> Self {
         self.flaw = Some(flaw);
+        self
+    }
+
+    /// Lets jobs that start from nothing start at the end.
+    pub fn starting_at_end(mut self) -> Self {
+        self.starts_at_end = true;
         self
     }
 
@@ -123,6 +131,7 @@ impl MemoryTopic {
         let end = self.state().partitions[partition].entries.len();
         let position = match from {
             StartAt::Position(position) => position,
+            StartAt::Configured if self.starts_at_end => return Ok(end),
             StartAt::Beginning if self.has(Flaw::NewAtEnd) && partition > 1 => return Ok(end),
             _ => return Ok(0),
         };

@@ -2,10 +2,8 @@
 
 use std::fs;
 
-use alluvium::source::SourceSettings;
 use alluvium::{ErrorKind, Result};
 use clap::Parser;
-use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::aggregate::Aggregate;
@@ -53,17 +51,17 @@ pub fn input(data: &[u8]) -> Result<()> {
     };
     let args = parse(&format!("--input {} {flags}", path.display())).expect("flags of the tool");
     let program = args.program().expect("a program");
-    let whole = read(open(&args.input, &program, None)?, usize::MAX)?.0;
-    let (first, state) = read(open(&args.input, &program, None)?, (*records).into())?;
+    let whole = read(Source::open_now(&args.input, &program, None)?, usize::MAX)?.0;
+    let (first, state) = read(Source::open_now(&args.input, &program, None)?, (*records).into())?;
     let state = SourceState::from_opaques(&state.to_opaques()?).expect("an encoded state decodes");
-    let rest = read(open(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
+    let rest = read(Source::open_now(&args.input, &program, Some(state)).expect("the same input"), usize::MAX);
     let rest = rest.expect("a readable input stays readable").0;
     let same = first.iter().chain(&rest).take(whole.len()).eq(&whole);
     assert!(same, "another run reads other records: {first:?} {rest:?} {whole:?}");
     if path.extension().is_some_and(|extension| extension == "csv" || extension == "jsonl") {
         let cut = content.len() * usize::from(*records) / 256;
         fs::write(&path, &content[..cut]).expect("a temporary file");
-        let old = open(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
+        let old = Source::open_now(&args.input, &program, None).and_then(|source| read(source, usize::MAX));
         fs::write(&path, content).expect("a temporary file");
         old.into_iter().for_each(|old| check_grown(&args, &program, old, &whole));
     }
@@ -72,7 +70,7 @@ pub fn input(data: &[u8]) -> Result<()> {
 
 /// Resumes after the `old` records of an input that has grown: it yields the rest of `whole`, or is refused.
 fn check_grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, SourceState), whole: &[String]) {
-    let more = open(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
+    let more = Source::open_now(&args.input, program, Some(state)).and_then(|source| read(source, usize::MAX));
     match more {
         Ok((more, _)) => {
             let same = old.iter().chain(&more).take(whole.len()).eq(whole);
@@ -80,11 +78,6 @@ fn check_grown(args: &RunArgs, program: &Program, (old, state): (Vec<String>, So
         }
         Err(error) => assert_eq!(error.kind(), ErrorKind::Input, "{error}"),
     }
-}
-
-fn open(input: &Input, program: &Program, state: Option<SourceState>) -> Result<Source> {
-    let source = Source::open(input, program, SourceSettings::default(), state);
-    source.now_or_never().expect("files are opened at once")
 }
 
 /// Reads up to `limit` records, as text, and returns them with the state after the last.

@@ -5,13 +5,11 @@ use std::path::Path;
 
 use alluvium::backend::{Cut, Part, StateBackend};
 use alluvium::schema::{Type, decode_any};
-use alluvium::source::SourceSettings;
 use alluvium::{
     Epoch, ErrorKind, KeyGroupSet, MemoryBudget, OverlayBackend, Partitioner, Result, Timestamp, owner, subtask_range,
 };
 use alluvium_testkit::oracle::{DISTINCT, KEYED, SHUFFLED, Spec, WINDOWED, expected, sample};
 use clap::Parser;
-use futures_util::FutureExt as _;
 use tempfile::TempDir;
 
 use super::args::RunArgs;
@@ -37,10 +35,6 @@ fn parse(input: &Path, flags: &[String]) -> (Input, Program) {
     (args.input.clone(), args.program().unwrap())
 }
 
-fn open(input: &Input, program: &Program, state: Option<SourceState>) -> Result<Source> {
-    Source::open(input, program, SourceSettings::default(), state).now_or_never().unwrap()
-}
-
 /// The operators of a job, without threads, and the source that feeds them.
 struct Job {
     program: Program,
@@ -51,7 +45,7 @@ struct Job {
 
 impl Job {
     fn start(input: &Input, program: &Program, parallelism: u32) -> Result<Self> {
-        Self::with_source(open(input, program, None)?, program, parallelism)
+        Self::with_source(Source::open_now(input, program, None)?, program, parallelism)
     }
 
     fn with_source(source: Source, program: &Program, parallelism: u32) -> Result<Self> {
@@ -98,7 +92,7 @@ impl Job {
     /// Checkpoints the job and resumes it at `parallelism`.
     fn restart(mut self, input: &Input, parallelism: u32) -> Self {
         let state = SourceState::from_opaques(&self.source.state().unwrap().to_opaques().unwrap()).unwrap();
-        let source = open(input, &self.program, Some(state)).unwrap();
+        let source = Source::open_now(input, &self.program, Some(state)).unwrap();
         let mut next = Self::with_source(source, &self.program, parallelism).unwrap();
         let cut = Cut { epoch: Epoch(1), part: Part(0), event_time: Timestamp::MIN, processing_time: Timestamp::MIN };
         for (_, old) in &mut self.subtasks {

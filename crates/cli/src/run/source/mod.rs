@@ -260,6 +260,14 @@ impl Source {
         Ok(source)
     }
 
+    /// As [`open`](Self::open), with default settings, for inputs that are opened at once: files, generators.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn open_now(input: &Input, program: &Program, restored: Option<SourceState>) -> Result<Self> {
+        let source = Self::open(input, program, SourceSettings::default(), restored);
+        futures_util::FutureExt::now_or_never(source)
+            .unwrap_or_else(|| Err(Error::usage("input makes its opener wait")))
+    }
+
     fn resume(&mut self, state: &SourceState) {
         (self.records, self.bad_records, self.late_records) = (state.records, state.bad_records, state.late_records);
         (self.watermark, self.latest, self.closed) = (state.watermark, state.latest.or(state.watermark), state.closed);

@@ -41,7 +41,7 @@ impl Case {
     }
 
     fn open(&self) -> Result<Source> {
-        open(&self.input, &self.program, None)
+        Source::open_now(&self.input, &self.program, None)
     }
 
     fn path(&self) -> PathBuf {
@@ -62,10 +62,6 @@ impl Case {
             Ok(mut source) => rest(&mut source).unwrap_err(),
         }
     }
-}
-
-fn open(input: &Input, program: &Program, state: Option<SourceState>) -> Result<Source> {
-    Source::open(input, program, SourceSettings::default(), state).now_or_never().unwrap()
 }
 
 /// Returns the line of the next record.
@@ -161,13 +157,13 @@ fn a_source_resumed_after_n_records_yields_the_rest() {
     let cases = cases.map(|(name, content)| Case::new(name, content, KEYED));
     inputs.extend(cases.iter().map(|case| (case.input.clone(), case.program.clone())));
     for (input, program) in &inputs {
-        let mut source = open(input, program, None).unwrap();
-        let all = rest(&mut open(input, program, None).unwrap()).unwrap();
+        let mut source = Source::open_now(input, program, None).unwrap();
+        let all = rest(&mut Source::open_now(input, program, None).unwrap()).unwrap();
         for n in 0..=all.len() {
             let state = source.state().unwrap();
             let restored = SourceState::from_opaques(&state.to_opaques().unwrap()).unwrap();
             assert_eq!(restored, state);
-            let mut resumed = open(input, program, Some(restored)).unwrap();
+            let mut resumed = Source::open_now(input, program, Some(restored)).unwrap();
             assert_eq!(resumed.state().unwrap(), state);
             assert_eq!(rest(&mut resumed).unwrap(), all[n..], "{input:?} after {n}");
             assert_eq!(resumed.records(), all.len() as u64);
@@ -188,7 +184,7 @@ fn a_changed_input_is_refused() {
         let longer = format!("{content}\n");
         for (changed, fine) in [(longer.clone(), true), (longer.replace("quoted", "quoteD"), false)] {
             fs::write(case.path(), compressed(name, changed.as_bytes())).unwrap();
-            let opened = open(&case.input, &case.program, Some(state.clone()));
+            let opened = Source::open_now(&case.input, &case.program, Some(state.clone()));
             assert_eq!(opened.is_ok(), fine, "{name}");
             if let Err(error) = opened {
                 assert_eq!(error.kind(), ErrorKind::Input);
@@ -197,7 +193,7 @@ fn a_changed_input_is_refused() {
             }
         }
         fs::write(case.path(), compressed(name, &content.as_bytes()[..content.len() / 2])).unwrap();
-        assert!(open(&case.input, &case.program, Some(state)).is_err(), "shorter {name}");
+        assert!(Source::open_now(&case.input, &case.program, Some(state)).is_err(), "shorter {name}");
     }
 }
 
@@ -210,7 +206,7 @@ fn the_error_for_an_unknown_column_lists_the_available_ones() {
         (Case::new("in.csv", CSV, "--key k --agg sum:nope").error(), "nope", "w,k,v"),
         (Case::new("in.csv", CSV, "--key k --agg count --window tumbling:1s --time t").error(), "t", "w,k,v"),
         (Case::new("in.jsonl", JSONL, "--key k --agg sum:nope").error(), "nope", "k,other,v,w"),
-        (open(&nexmark, &of_bids, None).unwrap_err(), "cost", bids),
+        (Source::open_now(&nexmark, &of_bids, None).unwrap_err(), "cost", bids),
     ] {
         assert_eq!(error.kind(), ErrorKind::Config);
         let message = error.message();
@@ -236,7 +232,7 @@ fn empty_inputs_are_refused() {
 #[test]
 fn unreadable_inputs_are_refused() {
     let case = Case::new("in.csv", CSV, KEYED);
-    let kind = |path: PathBuf| open(&Input::Path(path), &case.program, None).unwrap_err().kind();
+    let kind = |path: PathBuf| Source::open_now(&Input::Path(path), &case.program, None).unwrap_err().kind();
     assert_eq!(kind(case.folder.path().join("none.csv")), ErrorKind::NotFound);
     assert_eq!(kind(case.folder.path().to_owned()), ErrorKind::Input);
     for name in ["in.csv.gz", "in.csv.zst"] {
@@ -336,7 +332,7 @@ fn kinds_and_watermark_survive_a_restart() {
     let case = Case::new("in.csv", csv, &format!("{WINDOWED} --on-bad-record skip"));
     let mut source = case.open().unwrap();
     source.next().unwrap();
-    let mut resumed = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
+    let mut resumed = Source::open_now(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
     assert_eq!(rest(&mut resumed).unwrap(), ["skipped", "skipped"]);
     assert_eq!((resumed.bad_records(), resumed.late_records()), (1, 1));
 }
@@ -374,7 +370,7 @@ fn a_record_that_is_too_long_is_one_bad_record() {
         let state = source.state().unwrap();
         all.extend(rest(&mut source).unwrap());
         assert_eq!(all, ["a", "skipped", "c"], "{name}");
-        let mut resumed = open(&case.input, &case.program, Some(state)).unwrap();
+        let mut resumed = Source::open_now(&case.input, &case.program, Some(state)).unwrap();
         assert_eq!(rest(&mut resumed).unwrap(), ["c"], "{name}");
         let error = Case::new(name, &content, "--key k --agg count").error();
         let line = before.lines().count() + 1;
@@ -415,7 +411,7 @@ fn a_stray_quote_costs_one_record() {
         let mut source = case.open().unwrap();
         for n in 0..=records.len() {
             let state = source.state().unwrap();
-            let mut resumed = open(&case.input, &case.program, Some(state.clone())).unwrap();
+            let mut resumed = Source::open_now(&case.input, &case.program, Some(state.clone())).unwrap();
             assert_eq!(resumed.state().unwrap(), state);
             assert_eq!(rest(&mut resumed).unwrap(), records[n..], "{content:?} after {n}");
             let _read = source.next().unwrap();
@@ -472,7 +468,7 @@ fn d21_an_input_that_grows_is_gone_on_with_or_refused() {
             fs::write(case.path(), compressed(&name, whole.as_bytes())).unwrap();
             let expected = case.all();
             for (n, state) in states.iter().enumerate() {
-                let resumed = open(&case.input, &case.program, Some(state.clone()));
+                let resumed = Source::open_now(&case.input, &case.program, Some(state.clone()));
                 let got = resumed.and_then(|mut source| Ok((rest(&mut source)?, line(&source))));
                 match got {
                     Ok((more_read, end)) => {
@@ -500,7 +496,8 @@ fn a_utf_8_byte_order_mark_is_skipped_and_others_are_refused() {
         let content = if name.contains("csv") { "k\na\nb\n" } else { "{\"k\":\"a\"}\n{\"k\":\"b\"}\n" };
         let case = Case::new(name, format!("\u{feff}{content}"), "--key k --agg count");
         assert_eq!(case.all(), ["a", "b"], "{name}");
-        let mut resumed = open(&case.input, &case.program, Some(case.open().unwrap().state().unwrap())).unwrap();
+        let mut resumed =
+            Source::open_now(&case.input, &case.program, Some(case.open().unwrap().state().unwrap())).unwrap();
         assert_eq!(rest(&mut resumed).unwrap(), ["a", "b"], "{name}");
         let wide = |bytes: fn(u16) -> [u8; 2]| {
             format!("\u{feff}{content}").encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
@@ -556,13 +553,13 @@ fn records_of_windows_closed_by_the_end_of_the_input_are_late_after_it_grows() {
         let before = source.state().unwrap();
         for _ in 0..3 {
             source.close_windows();
-            source = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
+            source = Source::open_now(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
         }
         fs::write(case.path(), format!("{old}{more}")).unwrap();
-        let mut grown = open(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
+        let mut grown = Source::open_now(&case.input, &case.program, Some(source.state().unwrap())).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), expected);
         // A checkpoint from before the end has no closed windows.
-        let mut grown = open(&case.input, &case.program, Some(before)).unwrap();
+        let mut grown = Source::open_now(&case.input, &case.program, Some(before)).unwrap();
         assert_eq!(rest(&mut grown).unwrap(), ["a|20|4", "a|20|5", "a|30|6", "b|20|7", "b|40|8"]);
     }
 }

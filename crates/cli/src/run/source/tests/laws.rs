@@ -25,7 +25,7 @@ fn states_from_before_there_were_splits_are_read() {
     assert!(stored.contains("\"offset\":12,\"line\":2,\"check\":{\"tail\":"), "{stored}");
     let opaque = Opaque::new(OpaqueRole::Source, "input", stored.clone());
     let state = SourceState::from_opaques(&[opaque]).unwrap();
-    let mut source = open(&case.input, &case.program, Some(state)).unwrap();
+    let mut source = Source::open_now(&case.input, &case.program, Some(state)).unwrap();
     assert_eq!(rest(&mut source).unwrap(), RECORDS[1..]);
     // A position belongs to both, or is missing.
     let both =
