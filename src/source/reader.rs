@@ -26,7 +26,6 @@ pub struct SourceReader<S: Source> {
     settings: SourceSettings,
     subtask: Subtask,
     parallelism: u32,
-    /// Sorted by id.
     splits: Vec<OpenSplit<S::Reader>>,
     /// The split of the current record, and how many more it may give in this turn.
     turn: usize,
@@ -150,7 +149,8 @@ impl<S: Source> SourceReader<S> {
 
     async fn open_split(&mut self, id: &SplitId, from: StartAt<'_>, restored: Option<&SplitState>) -> Result<()> {
         let reader = self.source.open(id, from).await.map_err(|error| of_split(error, id))?;
-        let split = OpenSplit {
+        // At the end, so that the split of the current record stays where it is.
+        self.splits.push(OpenSplit {
             id: id.clone(),
             reader,
             records: restored.map_or(0, |state| state.records),
@@ -158,11 +158,7 @@ impl<S: Source> SourceReader<S> {
             found: Advance::Pending,
             caught_up_since: None,
             is_idle: false,
-        };
-        let at = self.splits.partition_point(|known| known.id < *id);
-        self.splits.insert(at, split);
-        // A current record is given up only by the caller: its split moved on if a new one came before it.
-        self.turn += usize::from(at <= self.turn && self.splits.len() > 1);
+        });
         self.holder = None;
         Ok(())
     }
@@ -305,7 +301,7 @@ impl<S: Source> SourceReader<S> {
         SubtaskState { watermark, splits }.to_opaque(&self.name)
     }
 
-    /// Returns how far each split has been read, in the order of their ids.
+    /// Returns how far each split has been read, in the order in which they were opened.
     pub fn progress(&self) -> impl Iterator<Item = SplitProgress> {
         self.splits.iter().map(|split| SplitProgress {
             id: split.id.clone(),
