@@ -110,6 +110,7 @@ mod record;
 mod settings;
 mod slot;
 mod slots_topic;
+mod source;
 mod target;
 
 pub use record::KafkaRecord;
@@ -117,4 +118,5 @@ pub use settings::{
     KafkaClientCertificate, KafkaCompression, KafkaConnection, KafkaSasl, KafkaSaslMechanism, KafkaTargetSettings,
     KafkaTls,
 };
+pub use source::{KafkaIsolation, KafkaReader, KafkaSource, KafkaSourceSettings, KafkaStart};
 pub use target::KafkaTarget;
