@@ -5,6 +5,7 @@ use alluvium::source::{SourceReader, SourceSettings};
 use alluvium::{Job, JobBuilder, LogBackend, OperatorSpec, Task};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::{Gate, store};
+use futures_util::future::join_all;
 
 use super::*;
 
@@ -164,7 +165,5 @@ async fn history(seed: u64) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn each_record_is_copied_once_whatever_fails() {
-    for seed in 0..4 {
-        history(seed).await;
-    }
+    join_all((0..4).map(history)).await;
 }
