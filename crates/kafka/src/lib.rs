@@ -32,7 +32,7 @@
 //!   created anew is refused too (`Input`), and one that is gone is `NotFound`.
 //! - With [`ReadCommitted`](KafkaIsolation::ReadCommitted), the default, records of aborted transactions are never seen. An open
 //!   transaction holds back what follows it in its partition.
-//! - A partition has caught up only if a broker has said so within about 4 s. While brokers are away, nothing is known; after
+//! - A partition has caught up only if a broker has said so within the last few seconds. While brokers are away, nothing is known; after
 //!   [`patience`](KafkaSourceSettings::patience) it is an error (`Unavailable`).
 //! - Each open partition has a task, connections of its own, and a buffer of bounded size
 //!   ([`buffer_bytes`](KafkaSourceSettings::buffer_bytes)). A partition that nobody reads, or whose broker is slow, stops no other.

@@ -98,24 +98,34 @@ impl Fetcher {
 
     /// Asks whether the partition is still there, and has records from the position on.
     async fn ask(&mut self) -> Result<()> {
-        let bounds = match self.partition.look().await {
-            Ok(bounds) => bounds,
+        match self.is_at_end().await {
+            Ok(true) => {
+                self.answered = Instant::now();
+                self.queue.add([], self.next, true);
+            }
+            Ok(false) => {
+                // After failures the client waits for up to 30 s until it fetches again, unless it is placed anew.
+                let Partition { topic, number, .. } = &*self.partition;
+                self.consumer.seek(topic, *number, self.next).await.map_err(|error| self.failed(&error))?;
+            }
             Err(error) if error.kind() == ErrorKind::Unavailable => {
                 self.reason = Some(error);
                 return Ok(());
             }
             Err(error) => return Err(error),
-        };
-        self.partition.check_bounds(bounds, self.next)?;
-        self.reason = None;
-        if self.next >= bounds.readable_end {
-            self.answered = Instant::now();
-            self.queue.add([], self.next, true);
-            return Ok(());
         }
-        // There are records: after failures the client waits for up to 30 s until it fetches again, unless it is placed anew.
-        let Partition { topic, number, .. } = &*self.partition;
-        self.consumer.seek(topic, *number, self.next).await.map_err(|error| self.failed(&error))
+        self.reason = None;
+        Ok(())
+    }
+
+    async fn is_at_end(&self) -> Result<bool> {
+        self.partition.look().await?;
+        if self.partition.readable_end().await? == self.next {
+            return Ok(true);
+        }
+        let bounds = self.partition.bounds().await?;
+        self.partition.check_bounds(bounds, self.next)?;
+        Ok(self.next >= bounds.readable_end)
     }
 
     fn add(&mut self, records: Vec<ConsumerRecord>, position: i64, is_caught_up: bool) {

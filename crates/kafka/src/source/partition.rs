@@ -16,7 +16,7 @@ use crate::errors;
 pub(super) const FETCH_WAIT: Duration = Duration::from_millis(500);
 
 /// How long what a fetch has said of the partition's end counts.
-pub(super) const SAID_FOR: Duration = Duration::from_secs(1);
+pub(super) const SAID_FOR: Duration = Duration::from_secs(2);
 
 /// A partition that exists, and a client with connections of its own. A broker that holds a fetch back does not answer what else
 /// comes on the same connection, so that readers that shared a client would wait for each other.
@@ -77,13 +77,12 @@ impl Partition {
         Err(self.named(Error::input("topic was deleted and created anew: the records at the position are gone")))
     }
 
-    /// Looks up whether the partition is still there, and which records it has.
+    /// Looks up whether the partition is still there.
     ///
     /// # Errors
     /// As [`find`](Self::find); `Input` if the topic is another by now.
-    pub(super) async fn look(&self) -> Result<Bounds> {
-        self.check(&existing(&self.kafka, &self.topic, self.settings.patience).await?)?;
-        self.bounds().await
+    pub(super) async fn look(&self) -> Result<()> {
+        self.check(&existing(&self.kafka, &self.topic, self.settings.patience).await?)
     }
 
     /// Returns which records the partition has.
@@ -93,11 +92,15 @@ impl Partition {
     pub(super) async fn bounds(&self) -> Result<Bounds> {
         let earliest = self.offset(OffsetSpec::Earliest, false).await?;
         let end = self.offset(OffsetSpec::Latest, false).await?;
-        let readable_end = match self.settings.isolation {
-            KafkaIsolation::ReadCommitted => self.offset(OffsetSpec::Latest, true).await?,
-            KafkaIsolation::ReadUncommitted => end,
-        };
-        Ok(Bounds { earliest, end, readable_end })
+        Ok(Bounds { earliest, end, readable_end: self.readable_end().await? })
+    }
+
+    /// Returns the offset after the last record that may be read.
+    ///
+    /// # Errors
+    /// As [`bounds`](Self::bounds).
+    pub(super) async fn readable_end(&self) -> Result<i64> {
+        self.offset(OffsetSpec::Latest, self.settings.isolation == KafkaIsolation::ReadCommitted).await
     }
 
     async fn offset(&self, spec: OffsetSpec, read_committed: bool) -> Result<i64> {

@@ -13,7 +13,7 @@ use super::settings::RECORD_BYTES;
 use crate::record::KafkaRecord;
 
 /// How long the answer that a partition has no more records counts. A broker that is asked answers several times in it.
-const CAUGHT_UP_FOR: Duration = Duration::from_secs(3);
+const CAUGHT_UP_FOR: Duration = Duration::from_secs(5);
 
 /// A record, and where it was.
 #[derive(Debug)]

@@ -15,7 +15,7 @@ use alluvium_testkit::kafka::{Kafka, Record};
 use crate::*;
 
 /// A generous bound: only a test that hangs reaches it.
-const HANGS: Duration = Duration::from_secs(120);
+const HANGS: Duration = Duration::from_secs(60);
 
 async fn within<T>(work: impl Future<Output = T>) -> T {
     tokio::time::timeout(HANGS, work).await.expect("the test hangs")

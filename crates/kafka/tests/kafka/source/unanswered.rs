@@ -111,3 +111,15 @@ async fn fetches_that_fail_now_and_then_lose_nothing() {
     }
     assert_eq!(read, expected);
 }
+
+#[test]
+fn a_reader_whose_runtime_has_ended_says_so() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let (_broker, mut reader) = runtime.block_on(async {
+        let broker = partitioned(2, 1);
+        let reader = read(&broker, StartAt::Configured).await;
+        (broker, reader)
+    });
+    drop(runtime);
+    refused(reader.advance(), ErrorKind::Unavailable);
+}
