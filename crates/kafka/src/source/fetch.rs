@@ -5,6 +5,7 @@
 //! partition for a while, the task asks where the partition ends, which all brokers answer or refuse.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium::{Error, ErrorKind, Result};
 use krafka::KrafkaError;
@@ -21,7 +22,7 @@ use crate::record::KafkaRecord;
 pub(super) struct Fetcher {
     partition: Arc<Partition>,
     consumer: Arc<Consumer>,
-    queue: Arc<Queue>,
+    queue: Filled,
     /// The offset from which records are awaited.
     next: i64,
     /// When the brokers last said something that agrees with what has been read.
@@ -32,14 +33,13 @@ pub(super) struct Fetcher {
 
 impl Fetcher {
     pub(super) fn new(partition: Arc<Partition>, consumer: Arc<Consumer>, queue: Arc<Queue>, next: i64) -> Self {
-        Self { partition, consumer, queue, next, answered: Instant::now(), reason: None }
+        Self { partition, consumer, queue: Filled(queue), next, answered: Instant::now(), reason: None }
     }
 
     /// Fetches until something fails.
     pub(super) async fn run(mut self) {
-        let ended = Ended(Arc::clone(&self.queue));
         loop {
-            if self.queue.wait_for_room().await {
+            if self.queue.0.wait_for_room().await {
                 self.answered = Instant::now();
             }
             let deadline = self.answered + self.partition.settings.patience;
@@ -48,7 +48,7 @@ impl Fetcher {
                 Ok(Err(error)) => error,
                 Err(_) => self.unanswered(),
             };
-            return ended.0.fail(error);
+            return self.queue.0.fail(error);
         }
     }
 
@@ -101,7 +101,7 @@ impl Fetcher {
         match self.is_at_end().await {
             Ok(true) => {
                 self.answered = Instant::now();
-                self.queue.add([], self.next, true);
+                self.queue.0.add([], self.next, true);
             }
             Ok(false) => {
                 // After failures the client waits for up to 30 s until it fetches again, unless it is placed anew.
@@ -119,18 +119,20 @@ impl Fetcher {
     }
 
     async fn is_at_end(&self) -> Result<bool> {
-        self.partition.look().await?;
-        if self.partition.readable_end().await? == self.next {
+        // The client tries until its time is over: with less than all of it, the reason is known before the patience ends.
+        let timeout = (self.partition.settings.patience / 4).max(Duration::from_millis(1));
+        self.partition.look(timeout).await?;
+        if self.partition.readable_end(timeout).await? == self.next {
             return Ok(true);
         }
-        let bounds = self.partition.bounds().await?;
+        let bounds = self.partition.bounds(timeout).await?;
         self.partition.check_bounds(bounds, self.next)?;
         Ok(self.next >= bounds.readable_end)
     }
 
     fn add(&mut self, records: Vec<ConsumerRecord>, position: i64, is_caught_up: bool) {
         self.next = position;
-        self.queue.add(records.into_iter().map(fetched), position, is_caught_up);
+        self.queue.0.add(records.into_iter().map(fetched), position, is_caught_up);
     }
 
     fn failed(&self, error: &KrafkaError) -> Error {
@@ -161,10 +163,10 @@ fn fetched(record: ConsumerRecord) -> Fetched {
     Fetched { record, offset }
 }
 
-/// Says that the task has ended, however it ends, so that no reader waits for it for ever.
-struct Ended(Arc<Queue>);
+/// A queue that fails when the task ends, however it ends, or never starts: no reader waits for it for ever.
+struct Filled(Arc<Queue>);
 
-impl Drop for Ended {
+impl Drop for Filled {
     fn drop(&mut self) {
         self.0.fail(Error::unavailable("the task that reads a partition was stopped"));
     }

@@ -84,7 +84,7 @@ impl Source for KafkaSource {
         if let Some(place) = place {
             partition.check_id(place.topic_id)?;
         }
-        let bounds = partition.bounds().await?;
+        let bounds = partition.bounds(self.settings.patience).await?;
         let next = match (place, from, self.settings.start) {
             (Some(place), ..) => place.next,
             (None, StartAt::Configured, KafkaStart::Latest) => bounds.readable_end,

@@ -60,10 +60,11 @@ impl Partition {
         if found.is_readable() == Some(false) {
             return Err(Error::denied("topic may not be read").with("topic", &self.topic));
         }
+        self.check_id(found.id())?;
         if !found.has(self.number) {
             return Err(self.named(Error::not_found("topic has no such partition")));
         }
-        self.check_id(found.id())
+        Ok(())
     }
 
     /// Checks that the topic that is there now is the partition's.
@@ -81,32 +82,32 @@ impl Partition {
     ///
     /// # Errors
     /// As [`find`](Self::find); `Input` if the topic is another by now.
-    pub(super) async fn look(&self) -> Result<()> {
-        self.check(&existing(&self.kafka, &self.topic, self.settings.patience).await?)
+    pub(super) async fn look(&self, timeout: Duration) -> Result<()> {
+        self.check(&existing(&self.kafka, &self.topic, timeout).await?)
     }
 
     /// Returns which records the partition has.
     ///
     /// # Errors
     /// `NotFound`, `Denied` or `Unavailable`.
-    pub(super) async fn bounds(&self) -> Result<Bounds> {
-        let earliest = self.offset(OffsetSpec::Earliest, false).await?;
-        let end = self.offset(OffsetSpec::Latest, false).await?;
-        Ok(Bounds { earliest, end, readable_end: self.readable_end().await? })
+    pub(super) async fn bounds(&self, timeout: Duration) -> Result<Bounds> {
+        let earliest = self.offset(OffsetSpec::Earliest, false, timeout).await?;
+        let end = self.offset(OffsetSpec::Latest, false, timeout).await?;
+        Ok(Bounds { earliest, end, readable_end: self.readable_end(timeout).await? })
     }
 
     /// Returns the offset after the last record that may be read.
     ///
     /// # Errors
     /// As [`bounds`](Self::bounds).
-    pub(super) async fn readable_end(&self) -> Result<i64> {
-        self.offset(OffsetSpec::Latest, self.settings.isolation == KafkaIsolation::ReadCommitted).await
+    pub(super) async fn readable_end(&self, timeout: Duration) -> Result<i64> {
+        self.offset(OffsetSpec::Latest, self.settings.isolation == KafkaIsolation::ReadCommitted, timeout).await
     }
 
-    async fn offset(&self, spec: OffsetSpec, read_committed: bool) -> Result<i64> {
+    async fn offset(&self, spec: OffsetSpec, read_committed: bool, timeout: Duration) -> Result<i64> {
         let failed = |error| self.named(errors::failed("partition's offsets cannot be read", &error));
         let at = TopicPartition::new(&self.topic, self.number);
-        let options = ListOffsetsOptions::default().read_committed(read_committed).timeout(self.settings.patience);
+        let options = ListOffsetsOptions::default().read_committed(read_committed).timeout(timeout);
         let mut listed = self.kafka.admin().list_offsets([(at.clone(), spec)], options).await.map_err(failed)?;
         let listed = listed.remove(&at).unwrap_or_else(|| Err(KrafkaError::unknown_topic(&self.topic)));
         Ok(listed.map_err(failed)?.offset)

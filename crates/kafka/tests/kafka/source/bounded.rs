@@ -93,8 +93,9 @@ async fn input_with_an_end_ends_where_it_was_when_opened() {
     let position = reader.position().unwrap();
     let mut resumed = bounded.open(&split(0), StartAt::Position(&position)).await.unwrap();
     assert_eq!(rest(&mut resumed).await, ["c"]);
-    let mut empty = bounded.open(&split(1), StartAt::Configured).await.unwrap();
-    assert_eq!(empty.advance().unwrap(), Advance::End);
+    transact(&broker, 1, &["open"], None).await;
+    let mut unreadable = bounded.open(&split(1), StartAt::Configured).await.unwrap();
+    assert_eq!(unreadable.advance().unwrap(), Advance::End, "an open transaction is not waited for");
 }
 
 #[tokio::test]
