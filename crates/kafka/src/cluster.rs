@@ -9,7 +9,8 @@ use krafka::error::ErrorCode;
 
 use crate::errors;
 
-/// The bit of the operation WRITE among those that a broker says are allowed.
+/// The bits of operations among those that a broker says are allowed.
+const READ: i32 = 1 << 3;
 const WRITE: i32 = 1 << 4;
 
 /// A topic that exists.
@@ -32,9 +33,19 @@ impl Topic {
         }
     }
 
+    /// Returns its id, which no other topic has; zeros if the brokers do not say.
+    pub(crate) fn id(&self) -> [u8; 16] {
+        self.0.topic_id
+    }
+
     /// Returns the number of its partitions.
     pub(crate) fn partitions(&self) -> usize {
         self.0.partitions.len()
+    }
+
+    /// Returns the numbers of its partitions.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = i32> {
+        self.0.partitions.iter().map(|it| it.partition)
     }
 
     /// Returns whether it has a partition.
@@ -54,7 +65,16 @@ impl Topic {
 
     /// Returns whether this client may write to it, if the brokers say.
     pub(crate) fn is_writable(&self) -> Option<bool> {
-        self.0.authorized_operations.map(|operations| operations & WRITE != 0)
+        self.allows(WRITE)
+    }
+
+    /// Returns whether this client may read it, if the brokers say.
+    pub(crate) fn is_readable(&self) -> Option<bool> {
+        self.allows(READ)
+    }
+
+    fn allows(&self, operation: i32) -> Option<bool> {
+        self.0.authorized_operations.map(|operations| operations & operation != 0)
     }
 }
 

@@ -1,4 +1,4 @@
-//! The target on krafka's broker for tests, under both versions of transactions.
+//! The target and the source on krafka's broker for tests, under both versions of transactions.
 
 mod away;
 mod kills;
@@ -7,6 +7,7 @@ mod pace;
 mod records;
 mod refused;
 mod sound;
+mod source;
 mod topics;
 mod zombie;
 
