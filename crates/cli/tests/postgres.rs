@@ -1,4 +1,4 @@
-//! Closed windows in a table of a real PostgreSQL server: each row once, under SIGKILL and rescales.
+//! From files and topics to a table of a real PostgreSQL server: each row once, under SIGKILL and rescales.
 
 use std::process::Stdio;
 
@@ -11,8 +11,10 @@ use alluvium_testkit::tool::{Bench, fails, json, kill, stderr, tool, words};
 const KILLS: u64 = 5;
 
 /// Returns the columns of the result and its rows, sorted.
-fn answer() -> (Vec<String>, Vec<Vec<String>>) {
-    let answer = expected(sample::sample().as_bytes(), &WINDOWED);
+///
+/// * `input`: text of a CSV file.
+fn answer(input: &str) -> (Vec<String>, Vec<Vec<String>>) {
+    let answer = expected(input.as_bytes(), &WINDOWED);
     let mut reader = csv::Reader::from_reader(answer.output.as_bytes());
     let cells = |record: &csv::StringRecord| record.iter().map(str::to_owned).collect::<Vec<_>>();
     let columns = cells(reader.headers().unwrap());
@@ -48,32 +50,61 @@ fn url(server: &Server, table: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_closed_window_is_one_row_under_kills() {
     let Some(server) = Server::shared() else { return };
-    let (columns, expected) = answer();
-    create(server, "killed", &columns).await;
     let bench = Bench::new();
     let input = bench.write("sample.csv", sample::sample());
+    let text = sample::sample();
+    each_row_is_there_once(server, &bench, "from_a_file", (&input.display().to_string(), &text), || ()).await;
+}
+
+#[cfg(feature = "kafka")]
+#[tokio::test(flavor = "multi_thread")]
+async fn each_closed_window_of_a_topic_is_one_row_under_kills() {
+    use alluvium_testkit::kafka::Broker;
+    let Some(server) = Server::shared() else { return };
+    let broker = Broker::start(2);
+    assert!(broker.create_topic("readings", 3));
+    let mut records = sample::json(3);
+    let rest = records.split_off(1);
+    broker.produce("readings", records);
+    let input = format!("kafka://{}/readings?stop-at-end", broker.address());
+    let grow = || broker.produce("readings", rest);
+    each_row_is_there_once(server, &Bench::new(), "from_a_topic", (&input, &sample::sorted()), grow).await;
+}
+
+/// * `input`: where it is, and its records as CSV.
+/// * `grow`: makes the input whole after its first record, which sets the kinds of the columns.
+async fn each_row_is_there_once(
+    server: &Server,
+    bench: &Bench,
+    table: &str,
+    (input, text): (&str, &str),
+    grow: impl FnOnce(),
+) {
+    let (columns, expected) = answer(text);
+    create(server, table, &columns).await;
     let mut random = Rng::new(1);
     let mut run = |rate: &str| {
         let parallelism = 1 + random.below(4);
-        let (store, output) = (bench.store("s"), url(server, "killed"));
-        let mut args = words(&format!("run --store {store} --job j --json --interval 20ms --emit on-close {rate}"));
-        args.extend(words(&format!("--input {} --output {output} --parallelism {parallelism}", input.display())));
+        let (store, output) = (bench.store("s"), url(server, table));
+        let mut args =
+            words(&format!("run --store {store} --job {table} --json --interval 20ms --emit on-close {rate}"));
+        args.extend(words(&format!("--input {input} --output {output} --parallelism {parallelism}")));
         args.extend(WINDOWED.flags());
         tool(args)
     };
-    let published = "SELECT coalesce(sum(epoch), 0)::text FROM alluvium_slots";
+    json(&run("--limit 1").output().unwrap());
+    grow();
+    let client = server.client().await;
+    let published = format!("SELECT count(*) FROM {table}");
     for _ in 0..KILLS {
         let mut child = run("--rate 300").stdout(Stdio::null()).spawn().unwrap();
-        // The table of slots comes with the first run.
-        let client = server.client().await;
         let mut before = None;
         loop {
             if child.try_wait().unwrap().is_some() {
                 panic!("it ended before it could be killed: {}", stderr(&child.wait_with_output().unwrap()));
             }
-            let Ok(now) = client.query_one(published, &[]).await else { continue };
-            let now = now.get::<_, String>(0);
-            if *before.get_or_insert_with(|| now.clone()) != now {
+            let now: i64 = client.query_one(&published, &[]).await.unwrap().get(0);
+            if *before.get_or_insert(now) != now {
                 break;
             }
         }
@@ -81,13 +112,13 @@ async fn each_closed_window_is_one_row_under_kills() {
     }
     let report = json(&run("").output().unwrap());
     assert!(report["attempt"].as_u64().unwrap() > KILLS, "{report}");
-    assert!(rows(server, "killed", &columns).await == expected);
+    assert!(rows(server, table, &columns).await == expected);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_that_does_not_fit_is_refused_before_the_claim() {
     let Some(server) = Server::shared() else { return };
-    let (columns, _) = answer();
+    let (columns, _) = answer(&sample::sample());
     let bench = Bench::new();
     let input = bench.write("sample.csv", sample::sample());
     let run = |output: &str| {

@@ -31,6 +31,21 @@ impl Broker {
         self.broker.bootstrap_servers()
     }
 
+    /// Writes values to partitions of a topic, in order and outside of transactions.
+    pub fn produce(&self, topic: &str, values: impl IntoIterator<Item = (i32, String), IntoIter: Send>) {
+        let values = values.into_iter();
+        let work = async {
+            let kafka = Kafka::builder(self.address()).connect().await.unwrap();
+            let producer = kafka.producer().build().await.unwrap();
+            for (partition, value) in values {
+                drop(producer.enqueue(Record::new(topic, value).partition(partition)).await.unwrap());
+            }
+            producer.close().await.unwrap();
+        };
+        let runtime = self.runtime.as_ref().unwrap();
+        std::thread::scope(|scope| scope.spawn(|| runtime.block_on(work)).join()).unwrap();
+    }
+
     /// Returns what a reader with `isolation.level=read_committed` sees of a topic: by partition, in order.
     pub fn committed(&self, topic: &str) -> Vec<ConsumerRecord> {
         let mut records = self.broker.committed_records(topic).unwrap();

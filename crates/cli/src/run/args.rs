@@ -29,9 +29,10 @@ use crate::keys::KeyArgs;
 /// is that of an uninterrupted run.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct RunArgs {
-    /// Input: a file (`.gz` and `.zst` are decompressed), `-` for standard input, or the bids among the first EVENTS
-    /// events of a NEXMark generator (SEED picks the stream, default 0)
-    #[arg(long, short, value_name = "PATH|-|nexmark:EVENTS[:SEED]")]
+    /// Input: a file (`.gz` and `.zst` are decompressed), `-` for standard input, the bids among the first EVENTS
+    /// events of a NEXMark generator (SEED picks the stream, default 0), or a topic of JSON objects,
+    /// `kafka://host:port/topic`; with `?stop-at-end`, up to where it ends when the run starts
+    #[arg(long, short, value_name = "PATH|-|nexmark:EVENTS[:SEED]|URL")]
     pub(crate) input: Input,
     /// Format of the input [default: by the file's extension, else csv]
     #[arg(long, value_enum)]
@@ -56,6 +57,9 @@ pub(crate) struct RunArgs {
     /// follow late. After a real gap, a few records catch up [default: no bound]
     #[arg(long, requires = "window", value_parser = positive_duration, value_name = "DURATION")]
     pub(crate) max_ahead: Option<Duration>,
+    /// Let the watermark pass a partition that has had no more records for this long; later ones may be late [default: wait for it]
+    #[arg(long, requires = "window", value_parser = positive_duration, value_name = "DURATION")]
+    pub(crate) idle_after: Option<Duration>,
 
     /// Store of checkpoints: file:///dir, memory:///, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
@@ -188,6 +192,7 @@ impl RunArgs {
         let format = match (&self.input, self.format) {
             (Input::Nexmark { .. }, None) => None,
             (Input::Nexmark { .. }, Some(_)) => return Err(Error::config("--format does not apply to nexmark input")),
+            (Input::Topic(_), Some(Format::Csv)) => return Err(Error::config("records of a topic are JSON, not CSV")),
             (input, format) => Some(format.unwrap_or_else(|| input.format())),
         };
         let key: Vec<String> = self.key.iter().flat_map(|columns| columns.0.clone()).collect();
@@ -213,8 +218,9 @@ impl RunArgs {
             job_mtbf: mtbf.as_secs_f64(),
             ..FailurePrior::default()
         });
-        // Without a rate the input is a batch: a replay delays the end, but no backlog grows.
-        let weight = if self.rate.is_some() { ReplayWeight::CatchUp } else { ReplayWeight::Batch };
+        // Without a rate, input that is there already is a batch: a replay delays the end, but no backlog grows.
+        let has_rate = self.rate.is_some() || matches!(self.input, Input::Topic(_));
+        let weight = if has_rate { ReplayWeight::CatchUp } else { ReplayWeight::Batch };
         let settings = IntervalSettings::default().with(|it| {
             it.shortest = SHORTEST;
             it.first = Duration::from_secs(1);
@@ -276,6 +282,7 @@ mod tests {
             ("--time t", Usage::MissingRequiredArgument),
             ("--lateness 1s", Usage::MissingRequiredArgument),
             ("--max-ahead 1s", Usage::MissingRequiredArgument),
+            ("--idle-after 1s", Usage::MissingRequiredArgument),
             ("--max-ahead 0s --window tumbling:1s --time t", Usage::ValueValidation),
             ("--window sliding:1s --time t", Usage::ValueValidation),
             ("--window tumbling:0s --time t", Usage::ValueValidation),

@@ -8,19 +8,16 @@ use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use alluvium::interval::Decision;
-use alluvium::manifest::Manifest;
-use alluvium::source::SourceSettings;
 use alluvium::{
-    AnyBackend, CheckpointPolicy, Error, ErrorKind, Job, JobBuilder, JobSettings, KeyGroupSet, LocalCache, LogBackend,
-    Opaque, OperatorId, OperatorSpec, OverlayBackend, RestoreFrom, RestoreMode, Result, RetentionPolicy, Seat, Seq,
-    Store, StoredManifest, Task, TokioRuntime,
+    AnyBackend, Error, ErrorKind, Job, KeyGroupSet, LogBackend, OperatorId, OverlayBackend, Result, Seat, Task,
 };
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
 use tokio::sync::Notify;
 
-use super::args::{Restore, RunArgs};
+use super::args::RunArgs;
 use super::interval::{Interval, LoadMeter};
+use super::open::{AGGREGATE, SINK, SOURCE, open};
 use super::operator::Operator;
 use super::output::{Output, OutputRow};
 use super::owner::Owner;
@@ -39,14 +36,10 @@ use super::target::{OutputPlace, RemoteOutput};
 use super::tiers::Tiers;
 use crate::files::Writer;
 use crate::print;
+use alluvium_bench::backend::BackendKind;
 #[cfg(feature = "rocksdb")]
 use alluvium_bench::backend::Databases;
-use alluvium_bench::backend::{BackendKind, Strategy};
 use alluvium_bench::clock;
-
-const SOURCE: OperatorId = OperatorId(1);
-const AGGREGATE: OperatorId = OperatorId(2);
-const SINK: OperatorId = OperatorId(3);
 
 /// Capacity of a subtask's queue, in batches.
 const QUEUE_BATCHES: usize = 8;
@@ -60,9 +53,11 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// As its parts; store and output are then as after a crash.
 pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let process_started = clock::now();
+    args.input.check()?;
     let program = args.program()?;
     let path = args.output.as_ref().and_then(OutputPlace::path);
     places::check(path, program.emit, &args.input, &args.store)?;
+    places::check_topics(&args.input, args.output.as_ref())?;
     let remote = args.output.as_ref().map(|place| RemoteOutput::open(place, &program, args.publish_again));
     let remote = remote.transpose()?.flatten();
     if let Some(disk) = &args.disk {
@@ -95,101 +90,6 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
         runtime.block_on(write_output(args, &program, &job, &rows))?;
     }
     report.print(&job, args.json)
-}
-
-/// Opens job and source. Checks flags and input before the claim: the claim stops a running job.
-async fn open(
-    args: &RunArgs,
-    program: &Program,
-    tiers: &Tiers,
-    remote: Option<&RemoteOutput>,
-) -> Result<(Job, Source)> {
-    let from = match (args.fresh, args.checkpoint) {
-        (true, _) => RestoreFrom::Fresh,
-        (_, Some(id)) => RestoreFrom::Checkpoint(Seq(id)),
-        _ => RestoreFrom::Newest,
-    };
-    let store = Store::open(&args.store, &args.job.parse()?, TokioRuntime::current())?;
-    let mut store = store.with_manifest_keys(args.keys.read()?);
-    if let Some(disk) = &args.disk {
-        store = store.with_cache(LocalCache::open(&disk.folder, tiers.cache_bytes(disk), TokioRuntime::current())?);
-    }
-    let mut builder = JobBuilder::new(store)
-        .settings(settings(args, tiers))
-        .program(program.to_bytes()?)
-        .operator(OperatorSpec::new(SOURCE, "source", 1))
-        .operator(OperatorSpec::new(AGGREGATE, "aggregate", args.parallelism).keyed_by(Operator::key_schema(program)))
-        .restore_from(from);
-    if program.emit == Emit::OnClose && remote.is_none() {
-        builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
-    }
-    builder.check()?;
-    if let Some(remote) = remote {
-        remote.check().await?;
-    }
-    if let (Emit::OnClose, Some(OutputPlace::Path(folder))) = (program.emit, &args.output) {
-        let peeked = builder.peek().await?;
-        Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
-    }
-    let peeked = builder.peek_restored().await?;
-    check_program(peeked.as_ref(), program)?;
-    let source = open_source(args, program, peeked.as_ref()).await?;
-    let job = builder.open().await?;
-    // The job that the claim stopped may have committed once more before it.
-    if job.restored().map(|stored| stored.id) == peeked.map(|stored| stored.id) {
-        return Ok((job, source));
-    }
-    check_program(job.restored(), program)?;
-    let source = open_source(args, program, job.restored()).await?;
-    Ok((job, source))
-}
-
-fn settings(args: &RunArgs, tiers: &Tiers) -> JobSettings {
-    JobSettings::default().with(|it| {
-        it.strategy = match args.strategy {
-            Strategy::Full => alluvium::Strategy::Full,
-            Strategy::Incremental => alluvium::Strategy::Incremental,
-        };
-        it.checkpoints = CheckpointPolicy::default().with(|it| {
-            it.interval = match args.interval {
-                Interval::Fixed(interval) => interval,
-                Interval::Adaptive => CheckpointPolicy::default().interval,
-            };
-            it.min_pause = args.min_pause;
-            it.timeout = args.checkpoint_timeout;
-            it.max_in_flight = usize::try_from(args.max_in_flight).unwrap_or(usize::MAX);
-        });
-        it.adaptive = args.adaptive();
-        it.retention = RetentionPolicy::default().with(|it| it.checkpoints = args.retain);
-        it.max_parallelism = args.max_parallelism;
-        it.durable_store = args.durable_store;
-        it.restore = match args.restore {
-            Restore::Lazy => RestoreMode::Auto,
-            Restore::Eager => RestoreMode::Eager,
-        };
-        tiers.apply(it);
-    })
-}
-
-fn check_program(restored: Option<&StoredManifest>, program: &Program) -> Result<()> {
-    match restored {
-        Some(stored) => Program::check(&Program::from_bytes(&stored.manifest.program.bytes)?, program),
-        None => Ok(()),
-    }
-}
-
-async fn open_source(args: &RunArgs, program: &Program, restored: Option<&StoredManifest>) -> Result<Source> {
-    let state = restored.map(|stored| source_state(&stored.manifest)).transpose()?;
-    let settings = SourceSettings::default().with(|it| it.max_ahead = args.max_ahead);
-    Source::open(&args.input, program, settings, state).await
-}
-
-/// Returns the source's state in a checkpoint.
-fn source_state(manifest: &Manifest) -> Result<SourceState> {
-    let operator = manifest.operators.iter().find(|operator| operator.id == SOURCE);
-    let subtasks = operator.map(|operator| operator.inline_subtasks()).transpose()?.unwrap_or_default();
-    let opaques: Vec<Opaque> = subtasks.iter().flat_map(|subtask| subtask.opaques.iter().cloned()).collect();
-    SourceState::from_opaques(&opaques)
 }
 
 fn serve_metrics(args: &RunArgs, runtime: &Runtime) -> Result<()> {
@@ -339,6 +239,8 @@ impl Run<'_> {
             records: &self.records,
             downstream_ended: &self.downstream_ended,
             handle: self.handle.clone(),
+            started: clock::now(),
+            discovered: clock::now(),
         };
         let end = reader.run()?;
         let decisions = reader.meter.map(LoadMeter::into_decisions).unwrap_or_default();

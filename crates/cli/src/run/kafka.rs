@@ -1,11 +1,12 @@
-//! Kafka, as `--output` names it.
+//! Kafka, as `--input` and `--output` name it.
 
 use std::sync::Arc;
 
 use alluvium::sink::SinkTarget;
 use alluvium::{Error, Result};
 use alluvium_kafka::{
-    KafkaConnection, KafkaRecord, KafkaSasl, KafkaSaslMechanism, KafkaTarget, KafkaTargetSettings, KafkaTls,
+    KafkaConnection, KafkaRecord, KafkaSasl, KafkaSaslMechanism, KafkaSource, KafkaSourceSettings, KafkaStart,
+    KafkaTarget, KafkaTargetSettings, KafkaTls,
 };
 
 use super::output::{Output, OutputRow};
@@ -20,6 +21,14 @@ struct Place<'a> {
     topic: &'a str,
     is_encrypted: bool,
     login: Option<Login<'a>>,
+    reading: Reading,
+}
+
+/// What an input reads of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Reading {
+    stops_at_end: bool,
+    starts_at_latest: bool,
 }
 
 /// A user, and how it proves its password.
@@ -34,6 +43,24 @@ struct Login<'a> {
 struct Options {
     is_encrypted: bool,
     mechanism: Option<KafkaSaslMechanism>,
+    reading: Reading,
+}
+
+/// Returns the source at `kafka://[user@]host:port[,host:port...]/topic[?tls&plain|scram256|scram512&stop-at-end&latest]`. Makes no
+/// request.
+///
+/// * `rest`: the URL after `kafka://`.
+///
+/// # Errors
+/// `Config` if it is malformed, or if a user has no password in the environment.
+pub(super) fn source(rest: &str) -> Result<KafkaSource> {
+    let place = Place::parse(rest)?;
+    let (topic, Reading { stops_at_end, starts_at_latest }) = (place.topic, place.reading);
+    let settings = KafkaSourceSettings::default().with(|it| {
+        it.stop_at_end = stops_at_end;
+        it.start = if starts_at_latest { KafkaStart::Latest } else { KafkaStart::Earliest };
+    });
+    KafkaSource::new(place.connection()?, topic, settings)
 }
 
 /// Returns the topic at `kafka://[user@]host:port[,host:port...]/topic[?tls&plain|scram256|scram512]`.
@@ -43,13 +70,12 @@ struct Options {
 /// # Errors
 /// `Config` if it is malformed, or if a user has no password in the environment.
 pub(super) fn target(rest: &str) -> Result<Arc<dyn SinkTarget>> {
-    let Place { servers, topic, is_encrypted, login } = Place::parse(rest)?;
-    let sasl = login.map(Login::with_password).transpose()?;
-    let connection = KafkaConnection::new(servers).with(|it| {
-        it.tls = is_encrypted.then(KafkaTls::default);
-        it.sasl = sasl;
-    });
-    Ok(Arc::new(KafkaTarget::new(KafkaTargetSettings::new(connection, topic))?))
+    let place = Place::parse(rest)?;
+    if place.reading != Reading::default() {
+        return Err(Error::config("stop-at-end and latest are for an --input"));
+    }
+    let topic = place.topic;
+    Ok(Arc::new(KafkaTarget::new(KafkaTargetSettings::new(place.connection()?, topic))?))
 }
 
 /// Writes a row as a record: its key and window, and the whole row.
@@ -70,7 +96,7 @@ impl<'a> Place<'a> {
         let malformed =
             || Error::config("a topic's url is kafka://[user@]host:port[,host:port...]/topic[?tls&scram512]");
         let (place, options) = rest.split_once('?').unwrap_or((rest, ""));
-        let Options { is_encrypted, mechanism } = Options::parse(options)?;
+        let Options { is_encrypted, mechanism, reading } = Options::parse(options)?;
         let (authority, topic) = place.split_once('/').ok_or_else(malformed)?;
         let (user, servers) = match authority.rsplit_once('@') {
             Some((user, servers)) => (Some(user), servers),
@@ -94,7 +120,15 @@ impl<'a> Place<'a> {
                 ));
             }
         };
-        Ok(Self { servers, topic, is_encrypted, login })
+        Ok(Self { servers, topic, is_encrypted, login, reading })
+    }
+
+    fn connection(self) -> Result<KafkaConnection> {
+        let sasl = self.login.map(Login::with_password).transpose()?;
+        Ok(KafkaConnection::new(self.servers).with(|it| {
+            it.tls = self.is_encrypted.then(KafkaTls::default);
+            it.sasl = sasl;
+        }))
     }
 }
 
@@ -118,10 +152,21 @@ impl Options {
                     options.is_encrypted = true;
                     continue;
                 }
+                "stop-at-end" => {
+                    options.reading.stops_at_end = true;
+                    continue;
+                }
+                "latest" => {
+                    options.reading.starts_at_latest = true;
+                    continue;
+                }
                 "plain" => KafkaSaslMechanism::Plain,
                 "scram256" => KafkaSaslMechanism::ScramSha256,
                 "scram512" => KafkaSaslMechanism::ScramSha512,
-                _ => return Err(Error::config("a topic's url takes ?tls, and one of plain, scram256 and scram512")),
+                _ => {
+                    let why = "a topic's url takes ?tls, one of plain, scram256 and scram512, stop-at-end, and latest";
+                    return Err(Error::config(why));
+                }
             };
             if options.mechanism.replace(mechanism).is_some() {
                 return Err(Error::config("a topic's url takes one of plain, scram256 and scram512"));
@@ -150,15 +195,26 @@ mod tests {
 
     #[test]
     fn urls_are_taken_apart() {
-        let plain = Place { servers: "a:9092", topic: "clicks", is_encrypted: false, login: None };
+        let reading = Reading::default();
+        let plain = Place { servers: "a:9092", topic: "clicks", is_encrypted: false, login: None, reading };
         assert_eq!(Place::parse("a:9092/clicks").unwrap(), plain);
         let login = Some(Login { user: "me@corp", mechanism: KafkaSaslMechanism::ScramSha256 });
-        let full = Place { servers: "a:9092,[::1]:9093", topic: "a.b_c-D", is_encrypted: true, login };
+        let full = Place { servers: "a:9092,[::1]:9093", topic: "a.b_c-D", is_encrypted: true, login, reading };
         assert_eq!(Place::parse("me@corp@a:9092,[::1]:9093/a.b_c-D?tls&scram256").unwrap(), full);
         for (name, mechanism) in [("plain", KafkaSaslMechanism::Plain), ("scram512", KafkaSaslMechanism::ScramSha512)] {
             let url = format!("me@a:1/t?{name}");
             assert_eq!(Place::parse(&url).unwrap().login, Some(Login { user: "me", mechanism }));
         }
+    }
+
+    #[test]
+    fn an_input_says_where_it_starts_and_ends() {
+        let reading = |options: &str| Place::parse(&format!("a:1/t?{options}")).unwrap().reading;
+        assert_eq!(reading("stop-at-end"), Reading { stops_at_end: true, starts_at_latest: false });
+        assert_eq!(reading("tls&latest"), Reading { stops_at_end: false, starts_at_latest: true });
+        source("a:1/t?latest&stop-at-end").unwrap();
+        let error = target("a:1/t?latest").unwrap_err();
+        assert!(error.kind() == ErrorKind::Config && error.chain().contains("for an --input"), "{}", error.chain());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod interval;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod list;
+mod open;
 mod operator;
 mod output;
 mod owner;

@@ -15,6 +15,7 @@ use super::output::check_target;
 use super::program::Emit;
 use super::sink::{check_folder, is_of_sink};
 use super::source::Input;
+use super::target::OutputPlace;
 use crate::files::{folder_of, names_in};
 
 /// Refuses an output that would replace the input or lie among checkpoints.
@@ -50,6 +51,19 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
     }
 }
 
+/// Refuses an output to the topic that is read: the run would read its own results for ever.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn check_topics(input: &Input, output: Option<&OutputPlace>) -> Result<()> {
+    let (Input::Topic(input), Some(OutputPlace::Url(output))) = (input, output) else { return Ok(()) };
+    let place = |url: &str| url.split('?').next().unwrap_or_default().to_owned();
+    match output.strip_prefix("kafka://") {
+        Some(output) if place(output) == place(input) => Err(Error::config("--output is the topic of --input")),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a folder of local copies that lies among checkpoints.
 ///
 /// # Errors
@@ -72,7 +86,7 @@ fn metadata_of(input: &Input) -> Option<Metadata> {
     let metadata = match input {
         Input::Path(path) => fs::metadata(path),
         Input::Stdin => io::stdin().as_fd().try_clone_to_owned().and_then(|file| File::from(file).metadata()),
-        Input::Nexmark { .. } => return None,
+        Input::Nexmark { .. } | Input::Topic(_) => return None,
     };
     metadata.ok().filter(Metadata::is_file)
 }
@@ -143,6 +157,11 @@ mod tests {
         check(None, Emit::End, &input, &store).unwrap();
         for bad in ["store", "store/cache", "way/cache"] {
             assert_eq!(check_disk(&path(bad), &store).unwrap_err().kind(), ErrorKind::Config, "{bad}");
+        }
+        let (read, written) = ("kafka://h:1/t?stop-at-end".parse().unwrap(), |url: &str| url.parse().unwrap());
+        assert_eq!(check_topics(&read, Some(&written("kafka://h:1/t"))).unwrap_err().kind(), ErrorKind::Config);
+        for fine in ["kafka://h:1/u", "kafka://g:1/t", "s3://h:1/t"] {
+            check_topics(&read, Some(&written(fine))).unwrap();
         }
         check_disk(&path("cache"), &store).unwrap();
         check_disk(&path("store"), "s3://bucket").unwrap();

@@ -8,10 +8,11 @@ use std::time::{Duration, Instant};
 
 use alluvium::backend::StateBackend;
 use alluvium::interval::Observation;
-use alluvium::{Barrier, Error, Job, ManifestId, Result, Task, Timestamp, owner};
+use alluvium::{Barrier, Error, ErrorKind, Job, ManifestId, Result, Task, Timestamp, owner};
 use futures_util::future::{Either, select};
 use tokio::runtime::Handle;
 use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::interval::LoadMeter;
 use super::rate::RateArg;
@@ -28,6 +29,13 @@ const BATCH_BYTES: usize = 256 * 1024;
 
 /// Records between two polls of the clock.
 const POLL_RECORDS: u64 = 256;
+
+/// Longest wait for a record until a checkpoint may be due.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Time between two looks for new parts of the input, and how long one may take.
+const DISCOVER_EACH: Duration = Duration::from_secs(30);
+const DISCOVER_WITHIN: Duration = Duration::from_secs(5);
 
 /// Tries of the final checkpoint.
 const FINAL_TRIES: usize = 3;
@@ -50,6 +58,9 @@ pub(crate) struct Reader<'a, B> {
     /// Notified when a subtask or the sink ends; before the reader ends, only a failure ends them.
     pub(crate) downstream_ended: &'a Notify,
     pub(crate) handle: Handle,
+    pub(crate) started: Instant,
+    /// When parts of the input were last looked for.
+    pub(crate) discovered: Instant,
 }
 
 /// The reason why reading ended.
@@ -95,6 +106,10 @@ impl<B: StateBackend> Reader<'_, B> {
             let record = match self.source.next()? {
                 Next::Record(record) => record,
                 Next::Skipped => continue,
+                Next::Wait => match self.wait()? {
+                    true => return Ok(End::Stopped),
+                    false => continue,
+                },
                 Next::End => return Ok(End::Input),
             };
             let key = partitioner.locate(record.key, 0, max);
@@ -123,9 +138,41 @@ impl<B: StateBackend> Reader<'_, B> {
         self.checkpoint_if_due()
     }
 
+    /// Waits until the input may have a record, for a moment at most, and starts a due checkpoint. Returns true if the reader must
+    /// stop.
+    fn wait(&mut self) -> Result<bool> {
+        self.flush()?;
+        let before = clock::now();
+        let ready = async { timeout(MOMENT, self.source.ready()).await.or(Ok(())) };
+        block_on(&self.handle, self.downstream_ended, ready)?;
+        self.meter.iter_mut().for_each(|meter| meter.add_idle(before.elapsed()));
+        self.checkpoint_if_due()
+    }
+
+    /// Looks for parts of the input that have appeared. If the brokers are away, it is done later.
+    fn discover_if_due(&mut self) -> Result<()> {
+        if self.source.is_bounded() || self.discovered.elapsed() < DISCOVER_EACH {
+            return Ok(());
+        }
+        self.discovered = clock::now();
+        let found = async { Ok(timeout(DISCOVER_WITHIN, self.source.discover()).await) };
+        match block_on(&self.handle, self.downstream_ended, found)? {
+            Ok(Ok(0)) => {}
+            Ok(Ok(new)) => tracing::info!(new, "the input has new partitions"),
+            Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => {
+                tracing::warn!(error = error.chain(), "cannot look for new partitions of the input");
+            }
+            Ok(Err(error)) => return Err(error),
+            Err(_) => tracing::warn!(waited = ?DISCOVER_WITHIN, "cannot look for new partitions of the input"),
+        }
+        Ok(())
+    }
+
     /// Reports progress and load, and starts a due checkpoint. Returns true if the reader must stop.
     fn checkpoint_if_due(&mut self) -> Result<bool> {
         self.records.store(self.source.records(), Ordering::Relaxed);
+        self.discover_if_due()?;
+        self.source.tick(Timestamp::from_millis(0).after(self.started.elapsed()));
         if let Some(meter) = &mut self.meter {
             meter.sample(self.job, self.source.records());
         }
@@ -168,22 +215,22 @@ impl<B: StateBackend> Reader<'_, B> {
         };
         self.job.observe(Observation::Ending);
         for _ in 0..FINAL_TRIES {
-            let barrier = self.block_on(self.job.trigger_when_possible())?;
+            let barrier = block_on(&self.handle, self.downstream_ended, self.job.trigger_when_possible())?;
             self.end_epoch(barrier, watermark)?;
-            if let Some(id) = self.block_on(self.job.wait(barrier))? {
+            if let Some(id) = block_on(&self.handle, self.downstream_ended, self.job.wait(barrier))? {
                 return Ok(id);
             }
         }
         Err(given_up("the final checkpoint was aborted", self.job))
     }
+}
 
-    /// Waits for `work`, which may need all subtasks: if one ends, fails at once, not at the checkpoint's timeout.
-    fn block_on<R>(&self, work: impl Future<Output = Result<R>>) -> Result<R> {
-        let (work, ended) = (pin!(work), pin!(self.downstream_ended.notified()));
-        match self.handle.block_on(select(work, ended)) {
-            Either::Left((outcome, _)) => outcome,
-            Either::Right(_) => Err(Error::stopped("a subtask has ended")),
-        }
+/// Waits for `work`, which may need all subtasks: if one ends, fails at once, not at the checkpoint's timeout.
+fn block_on<R>(handle: &Handle, downstream_ended: &Notify, work: impl Future<Output = Result<R>>) -> Result<R> {
+    let (work, ended) = (pin!(work), pin!(downstream_ended.notified()));
+    match handle.block_on(select(work, ended)) {
+        Either::Left((outcome, _)) => outcome,
+        Either::Right(_) => Err(Error::stopped("a subtask has ended")),
     }
 }
 

@@ -170,7 +170,7 @@ fn postgres(_url: &str, _program: &Program) -> Result<Arc<dyn SinkTarget>> {
 
 /// Returns the error for a system that this build lacks.
 #[cfg(not(all(feature = "kafka", feature = "postgres")))]
-fn lacks(system: &str, feature: &str) -> Error {
+pub(super) fn lacks(system: &str, feature: &str) -> Error {
     Error::config(format!("this build lacks {system}: build it with the feature `{feature}`"))
 }
 

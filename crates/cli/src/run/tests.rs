@@ -71,6 +71,7 @@ impl Job {
                     self.batches[owner(MAX_PARALLELISM, parallelism, key.group) as usize].push(record, &key);
                 }
                 Next::Skipped => {}
+                Next::Wait => panic!("input makes its reader wait"),
                 Next::End => ended = true,
             }
             if ended || self.batches.iter().any(|batch| batch.len() >= 100) {

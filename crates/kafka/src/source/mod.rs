@@ -17,17 +17,24 @@ mod reader;
 mod settings;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium::source::{Source, SplitId, StartAt};
-use alluvium::{Error, Result};
+use alluvium::{Error, ErrorKind, Result};
 use async_trait::async_trait;
+use tokio::time::Instant;
 
+use crate::cluster::Topic;
 use crate::connect;
 use crate::settings::KafkaConnection;
 use partition::Partition;
 use position::Place;
 pub use reader::KafkaReader;
 pub use settings::{KafkaIsolation, KafkaSourceSettings, KafkaStart};
+
+/// The first and the longest time until brokers that are away are tried again.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// A topic of Kafka that is read exactly once: each partition is a split, with the topic's name and the partition's number. See the
 /// [crate's page](crate#reading).
@@ -66,8 +73,13 @@ impl Source for KafkaSource {
     type Reader = KafkaReader;
 
     async fn splits(&self) -> Result<Vec<SplitId>> {
-        let kafka = connect::connect(&self.connection).await?;
-        let found = partition::existing(&kafka, &self.topic, self.settings.patience).await?;
+        let mut tries = Tries::new(self.settings.patience);
+        let found = loop {
+            match self.find().await {
+                Ok(found) => break found,
+                Err(error) => tries.again(error).await?,
+            }
+        };
         let numbers = found.numbers().map(u32::try_from);
         // Kafka has no negative ones.
         numbers.flatten().map(|number| SplitId::new(&self.topic, number)).collect()
@@ -79,6 +91,27 @@ impl Source for KafkaSource {
             StartAt::Position(position) => Some(Place::parse(position)?),
             _ => None,
         };
+        let mut tries = Tries::new(self.settings.patience);
+        loop {
+            match self.try_open(number, place, from).await {
+                Ok(reader) => return Ok(reader),
+                Err(error) => tries.again(error).await?,
+            }
+        }
+    }
+
+    fn is_bounded(&self) -> bool {
+        self.settings.stop_at_end
+    }
+}
+
+impl KafkaSource {
+    async fn find(&self) -> Result<Topic> {
+        let kafka = connect::connect(&self.connection).await?;
+        partition::existing(&kafka, &self.topic, self.settings.patience).await
+    }
+
+    async fn try_open(&self, number: i32, place: Option<Place>, from: StartAt<'_>) -> Result<KafkaReader> {
         let kafka = connect::connect(&self.connection).await?;
         let partition = Partition::find(kafka, &self.topic, number, Arc::clone(&self.settings)).await?;
         if let Some(place) = place {
@@ -93,9 +126,33 @@ impl Source for KafkaSource {
         partition.check_bounds(bounds, next)?;
         KafkaReader::start(partition, bounds, next).await
     }
+}
 
-    fn is_bounded(&self) -> bool {
-        self.settings.stop_at_end
+/// The tries of a call while brokers are away.
+struct Tries {
+    started: Instant,
+    patience: Duration,
+    delay: Duration,
+}
+
+impl Tries {
+    fn new(patience: Duration) -> Self {
+        Self { started: Instant::now(), patience, delay: FIRST_DELAY }
+    }
+
+    /// Waits for the next try.
+    ///
+    /// # Errors
+    /// `error`, if another try cannot help, or there is no time for one.
+    async fn again(&mut self, error: Error) -> Result<()> {
+        let left = self.patience.saturating_sub(self.started.elapsed());
+        if error.kind() != ErrorKind::Unavailable || left <= self.delay {
+            return Err(error);
+        }
+        tracing::warn!(error = error.chain(), "waiting for Kafka (at most {} s more)", left.as_secs());
+        tokio::time::sleep(self.delay).await;
+        self.delay = (self.delay * 2).min(LONGEST_DELAY);
+        Ok(())
     }
 }
 

@@ -25,7 +25,7 @@ pub struct KafkaSourceSettings {
     /// About the most bytes of records that are fetched and not yet read, for each partition. At least 64 KiB. A fetch asks for an
     /// eighth of it, as compressed; a single larger batch comes whole. Default: 8 MiB.
     pub buffer_bytes: usize,
-    /// How long a partition that is not answered is waited for. Default: 60 s.
+    /// How long brokers that are away, or do not answer for a partition, are waited for, with warnings. Default: 60 s.
     pub patience: Duration,
 }
 

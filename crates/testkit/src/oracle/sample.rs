@@ -1,6 +1,7 @@
 //! Generates `crates/cli/tests/data/sample.csv`: a small input with the traits of the cloud benchmarks, and some worse
 //! ones.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::{DAY_MS, MINUTE_MS, date_of, records};
@@ -52,6 +53,34 @@ pub fn wide(keys: u64, more: u64) -> String {
         csv.push('\n');
     }
     csv
+}
+
+/// Returns the sample in order of time.
+pub fn sorted() -> String {
+    let text = sample();
+    let all = records(&text);
+    let (header, rest) = all.split_first().expect("a header");
+    let mut rest = rest.to_vec();
+    rest.sort_by_key(|record| time(record));
+    std::iter::once(*header).chain(rest).collect()
+}
+
+fn time(record: &str) -> i64 {
+    super::time_of(record.split(',').next().unwrap()).expect("a time first")
+}
+
+/// Returns the records of [`sorted`] as JSON objects, each with the partition that its key belongs to.
+pub fn json(partitions: i32) -> Vec<(i32, String)> {
+    let text = sorted();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let names = reader.headers().unwrap().clone();
+    let object = |record: csv::StringRecord| {
+        let cells: BTreeMap<_, _> = names.iter().zip(&record).collect();
+        let key = [cells["vm_id"], cells["test"]].concat();
+        let partition = key.bytes().map(i32::from).sum::<i32>() % partitions;
+        (partition, serde_json::to_string(&cells).unwrap())
+    };
+    reader.records().map(|record| object(record.unwrap())).collect()
 }
 
 /// Returns the sample.
@@ -125,7 +154,6 @@ pub fn shuffled(csv: &str) -> String {
     let mut numbers = Numbers(Rng::from_state(11));
     let all = records(csv);
     let (header, rest) = all.split_first().expect("a header");
-    let time = |record: &str| super::time_of(record.split(',').next().unwrap()).expect("a time first");
     let mut order: Vec<(i64, &str)> =
         rest.iter().map(|record| (time(record) + numbers.below(HOUR_MS), *record)).collect();
     order.sort_by_key(|(time, _)| *time);

@@ -20,12 +20,17 @@ pub(crate) enum Input {
     Stdin,
     /// The bids among the first `events` events of a generator.
     Nexmark { events: u64, seed: u32 },
+    /// A topic of Kafka, by what follows `kafka://` in its URL. See [`check`](Self::check).
+    Topic(String),
 }
 
 impl FromStr for Input {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
+        if let Some(place) = text.strip_prefix("kafka://") {
+            return Ok(Self::Topic(place.to_owned()));
+        }
         let Some(spec) = text.strip_prefix("nexmark:") else {
             return match text {
                 "" => Err(Error::usage("an input is a path, - or nexmark:EVENTS[:SEED]")),
@@ -42,19 +47,41 @@ impl FromStr for Input {
 }
 
 impl Input {
+    /// Checks a URL, which parsing the flag does not: its message would repeat a misplaced password.
+    ///
+    /// # Errors
+    /// `Config` if it is malformed, of another system, or of one that this build lacks.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Path(path) if path.to_string_lossy().contains("://") => {
+                Err(Error::config("--input takes a path, without file://, or kafka://host:port/topic"))
+            }
+            #[cfg(feature = "kafka")]
+            Self::Topic(place) => crate::run::kafka::source(place).map(drop),
+            #[cfg(not(feature = "kafka"))]
+            Self::Topic(_) => Err(crate::run::target::lacks("Kafka", "kafka")),
+            Self::Path(_) | Self::Stdin | Self::Nexmark { .. } => Ok(()),
+        }
+    }
+
     /// Returns the input's identity in the stored program. It omits a file's folder: input and store can move to
-    /// another machine; [`super::Check`] compares the content.
+    /// another machine; [`super::Check`] compares the content. It omits a topic's brokers: positions have the topic's id.
     pub(crate) fn identity(&self) -> String {
         match self {
             Self::Path(path) => path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
             Self::Stdin => "-".to_owned(),
             Self::Nexmark { events, seed } => format!("nexmark:{events}:{seed}"),
+            Self::Topic(place) => format!("kafka:{}", topic_of(place)),
         }
     }
 
-    /// Returns the format by the file's extension.
+    /// Returns the format by the file's extension; of a topic, JSON.
     pub(crate) fn format(&self) -> Format {
-        let Self::Path(path) = self else { return Format::Csv };
+        let path = match self {
+            Self::Path(path) => path,
+            Self::Topic(_) => return Format::Jsonl,
+            Self::Stdin | Self::Nexmark { .. } => return Format::Csv,
+        };
         let plain = if is_compressed(path) { path.with_extension("") } else { path.clone() };
         match extension(&plain).as_str() {
             "jsonl" | "ndjson" | "json" => Format::Jsonl,
@@ -91,6 +118,12 @@ pub(super) fn open(path: Option<&Path>) -> Result<Tape> {
         _ => Stream::Once(Box::new(file)),
     };
     Ok(Tape::new(stream))
+}
+
+/// Returns the topic of a URL without `kafka://`.
+fn topic_of(place: &str) -> &str {
+    let (place, _) = place.split_once('?').unwrap_or((place, ""));
+    place.rsplit_once('/').map_or(place, |(_, topic)| topic)
 }
 
 fn is_compressed(path: &Path) -> bool {

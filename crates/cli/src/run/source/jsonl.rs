@@ -18,16 +18,65 @@ const RECORDS_WITH_ALL_COLUMNS: usize = 100;
 #[derive(Debug)]
 pub(super) struct JsonlRows {
     tape: Tape,
-    wanted: Vec<String>,
     /// The current line without its end.
     bytes: Vec<u8>,
-    /// The wanted cells of the current record, concatenated, and the range of each.
-    text: String,
-    cells: Vec<Option<(usize, usize)>>,
+    cells: JsonCells,
     /// The line of the current record, from 1.
     line: u64,
     /// As in [`Position`].
     unterminated: bool,
+}
+
+/// The wanted cells of a JSON object.
+#[derive(Debug)]
+pub(super) struct JsonCells {
+    wanted: Vec<String>,
+    /// The cells, concatenated, and the range of each.
+    text: String,
+    cells: Vec<Option<(usize, usize)>>,
+}
+
+impl JsonCells {
+    pub(super) fn new(wanted: &[String]) -> Self {
+        Self { wanted: wanted.to_vec(), text: String::new(), cells: vec![None; wanted.len()] }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.text.clear();
+        self.cells.fill(None);
+    }
+
+    /// Returns a cell of the object that was parsed last.
+    pub(super) fn get(&self, wanted: usize) -> Option<&[u8]> {
+        let (start, end) = (*self.cells.get(wanted)?)?;
+        self.text.get(start..end).map(str::as_bytes)
+    }
+
+    /// Extracts the wanted cells from a JSON object.
+    pub(super) fn parse(&mut self, object: &[u8]) -> Result<(), Malformed> {
+        self.clear();
+        let raw = Wanted { names: &self.wanted }.deserialize_line(object);
+        let raw = raw.map_err(|_| Malformed { column: None, reason: "not a JSON object" })?;
+        for (index, cell) in raw.into_iter().enumerate() {
+            let Some(raw) = cell else { continue };
+            let malformed = |reason| Malformed { column: Some(index), reason };
+            let start = self.text.len();
+            match raw.get().as_bytes().first() {
+                Some(b'{' | b'[') => return Err(malformed("neither text nor a number")),
+                Some(b'"') => {
+                    let text: Cow<'_, str> =
+                        serde_json::from_str(raw.get()).map_err(|_| malformed("not valid text"))?;
+                    self.text.push_str(&text);
+                }
+                _ if raw.get() == "null" => continue,
+                _ => self.text.push_str(raw.get()),
+            }
+            if let Some(cell) = self.cells.get_mut(index) {
+                *cell = Some((start, self.text.len()));
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The outcome of reading a line.
@@ -53,8 +102,7 @@ impl JsonlRows {
         if let Some(unknown) = wanted.iter().find(|name| !names.is_empty() && !names.contains(*name)) {
             return Err(super::unknown_column(unknown, &names.into_iter().collect::<Vec<_>>()));
         }
-        let (cells, bytes, text) = (vec![None; wanted.len()], Vec::new(), String::new());
-        Ok(Self { tape, wanted: wanted.to_vec(), bytes, text, cells, line: 0, unterminated: false })
+        Ok(Self { tape, bytes: Vec::new(), cells: JsonCells::new(wanted), line: 0, unterminated: false })
     }
 
     /// Reads the next line that is not blank.
@@ -103,48 +151,20 @@ impl JsonlRows {
             }
         }
     }
-
-    /// Extracts the wanted cells from the current line.
-    fn parse(&mut self) -> Result<(), Malformed> {
-        self.text.clear();
-        self.cells.fill(None);
-        let raw = Wanted { names: &self.wanted }.deserialize_line(&self.bytes);
-        let raw = raw.map_err(|_| Malformed { column: None, reason: "not a JSON object" })?;
-        for (index, cell) in raw.into_iter().enumerate() {
-            let Some(raw) = cell else { continue };
-            let malformed = |reason| Malformed { column: Some(index), reason };
-            let start = self.text.len();
-            match raw.get().as_bytes().first() {
-                Some(b'{' | b'[') => return Err(malformed("neither text nor a number")),
-                Some(b'"') => {
-                    let text: Cow<'_, str> =
-                        serde_json::from_str(raw.get()).map_err(|_| malformed("not valid text"))?;
-                    self.text.push_str(&text);
-                }
-                _ if raw.get() == "null" => continue,
-                _ => self.text.push_str(raw.get()),
-            }
-            if let Some(cell) = self.cells.get_mut(index) {
-                *cell = Some((start, self.text.len()));
-            }
-        }
-        Ok(())
-    }
 }
 
 impl Rows for JsonlRows {
     fn next(&mut self) -> Result<Step> {
-        self.cells.fill(None);
+        self.cells.clear();
         Ok(match self.read_line()? {
             Read::End => Step::End,
             Read::TooLong => Step::Malformed(Malformed { column: None, reason: TOO_LONG }),
-            Read::Line => self.parse().map_or_else(Step::Malformed, |()| Step::Row),
+            Read::Line => self.cells.parse(&self.bytes).map_or_else(Step::Malformed, |()| Step::Row),
         })
     }
 
     fn cell(&self, wanted: usize) -> Option<&[u8]> {
-        let (start, end) = (*self.cells.get(wanted)?)?;
-        self.text.get(start..end).map(str::as_bytes)
+        self.cells.get(wanted)
     }
 
     fn line(&self) -> u64 {

@@ -13,6 +13,8 @@ mod nexmark;
 mod splits;
 mod state;
 mod tape;
+#[cfg(feature = "kafka")]
+mod topic;
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +22,7 @@ mod tests;
 use std::fmt::Debug;
 use std::io;
 
-use alluvium::source::{Advance, SourceReader, SourceSettings};
+use alluvium::source::{Advance, Source as _, SourceReader, SourceSettings};
 use alluvium::{Error, Result, Subtask, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -31,7 +33,7 @@ use super::window::{Window, parse_time};
 use csv::CsvRows;
 use jsonl::JsonlRows;
 use nexmark::NexmarkRows;
-use splits::{InputSource, RowReader};
+use splits::{AnySource, RecordReader};
 use state::SPLITS;
 
 pub(crate) use input::Input;
@@ -99,6 +101,8 @@ pub(crate) enum Next<'a> {
     Record(Record<'a>),
     /// A malformed or late record, counted and skipped.
     Skipped,
+    /// None is at hand; more may come.
+    Wait,
     /// The end of the input.
     End,
 }
@@ -135,9 +139,8 @@ struct Malformed {
 /// The reader of a job's input.
 #[derive(Debug)]
 pub(crate) struct Source {
-    splits: SourceReader<InputSource>,
-    /// The input's name in messages.
-    name: String,
+    splits: SourceReader<AnySource>,
+    is_bounded: bool,
     wanted: Wanted,
     window: Option<Window>,
     /// Whether the end of the input closes all windows.
@@ -180,22 +183,25 @@ impl Wanted {
         Self { names, key, time, cells }
     }
 
-    /// Parses a row into the draft and returns its event time.
+    /// Parses the current record into the draft and returns its event time.
     fn parse(
         &self,
-        rows: &dyn Rows,
+        reader: &dyn RecordReader,
         window: Option<&Window>,
         kinds: &[Option<Kind>],
         draft: &mut Draft,
     ) -> Result<Option<i64>, Malformed> {
         let malformed = |column: usize, reason| Malformed { column: Some(column), reason };
         let text = |column: usize| {
-            let cell = rows.cell(column).unwrap_or_default();
+            let cell = reader.cell(column).unwrap_or_default();
             std::str::from_utf8(cell).map_err(|_| malformed(column, "not valid UTF-8"))
         };
         draft.clear();
+        if let Some(malformed) = reader.malformed() {
+            return Err(malformed);
+        }
         for column in &self.key {
-            if rows.cell(*column).is_none() {
+            if reader.cell(*column).is_none() {
                 return Err(malformed(*column, "no key"));
             }
             let length = draft.push_key(text(*column)?).map_err(|_| malformed(*column, "key has no encoding"))?;
@@ -239,10 +245,11 @@ impl Source {
             Some(state) => (state.position.clone(), state.splits.as_slice()),
             None => (None, &[][..]),
         };
-        let source = InputSource { input: input.clone(), format: program.format, wanted: wanted.names.clone(), start };
+        let source = AnySource::new(input, program.format, &wanted.names, start)?;
+        let is_bounded = source.is_bounded();
         let mut source = Self {
             splits: SourceReader::open(SPLITS, source, settings, (Subtask(0), 1), opaques).await?,
-            name: input.name(),
+            is_bounded,
             kinds: vec![None; wanted.cells.len()],
             wanted,
             window: program.window.clone(),
@@ -280,12 +287,13 @@ impl Source {
     /// # Errors
     /// `Input` if the record is malformed, unless such records are skipped, or if the input cannot be read.
     pub(crate) fn next(&mut self) -> Result<Next<'_>> {
-        let (Advance::Record, Some((_, reader))) = (self.splits.advance()?, self.splits.current()) else {
-            return Ok(Next::End);
+        let reader = match (self.splits.advance()?, self.splits.current()) {
+            (Advance::Record, Some((_, reader))) => &**reader,
+            (Advance::End, _) => return Ok(Next::End),
+            _ => return Ok(Next::Wait),
         };
         self.records += 1;
-        let parsed =
-            reader.row().and_then(|row| self.wanted.parse(row, self.window.as_ref(), &self.kinds, &mut self.draft));
+        let parsed = self.wanted.parse(reader, self.window.as_ref(), &self.kinds, &mut self.draft);
         let time = match parsed {
             Ok(time) => time,
             Err(malformed) if self.on_bad_record == OnBadRecord::Fail => return Err(self.error(reader, malformed)),
@@ -307,21 +315,43 @@ impl Source {
         if let Some(time) = time {
             self.latest = self.latest.max(Some(time));
             self.splits.set_time(Timestamp::from_millis(time));
-            let watermark = Some(self.splits.watermark()).filter(|watermark| *watermark > Timestamp::MIN);
-            self.watermark = self.watermark.max(watermark.map(Timestamp::as_millis));
+            self.watermark = self.watermark.max(watermark_of(&mut self.splits));
         }
         Ok(Next::Record(record))
     }
 
-    fn error(&self, reader: &RowReader, malformed: Malformed) -> Error {
-        let rows = reader.rows();
-        let error = Error::input(format!("malformed record: {}", malformed.reason))
-            .with("file", &self.name)
-            .with("line", rows.line());
+    /// Completes once there may be a record, after [`Next::Wait`].
+    pub(crate) async fn ready(&mut self) {
+        self.splits.ready().await;
+    }
+
+    /// Moves the watermark past what has become idle.
+    ///
+    /// * `now`: by a clock that never goes back.
+    pub(crate) fn tick(&mut self, now: Timestamp) {
+        self.splits.tick(now);
+        self.watermark = self.watermark.max(watermark_of(&mut self.splits));
+    }
+
+    /// Returns whether the input has an end, and so all its parts when it is opened.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.is_bounded
+    }
+
+    /// Opens parts that have appeared, and returns how many they are.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(crate) async fn discover(&mut self) -> Result<usize> {
+        self.splits.discover().await
+    }
+
+    fn error(&self, reader: &dyn RecordReader, malformed: Malformed) -> Error {
+        let error = reader.locate(Error::input(format!("malformed record: {}", malformed.reason)));
         match malformed.column.and_then(|column| Some((column, self.wanted.names.get(column)?))) {
             None => error,
             Some((column, name)) => {
-                let cell = String::from_utf8_lossy(rows.cell(column).unwrap_or_default());
+                let cell = String::from_utf8_lossy(reader.cell(column).unwrap_or_default());
                 let shown: String = cell.chars().take(60).flat_map(char::escape_debug).collect();
                 error.with("column", name).with("cell", shown)
             }
@@ -384,6 +414,7 @@ fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result
         Input::Nexmark { events, seed } => return Ok(Box::new(NexmarkRows::open(*events, *seed, wanted)?)),
         Input::Path(path) => Some(path.as_path()),
         Input::Stdin => None,
+        Input::Topic(_) => return Err(Error::usage("a topic is not read as rows")),
     };
     let mut tape = input::open(path)?;
     tape.skip_byte_order_mark()?;
@@ -391,6 +422,11 @@ fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result
         Format::Csv => Box::new(CsvRows::open(tape, wanted)?),
         Format::Jsonl => Box::new(JsonlRows::open(tape, wanted)?),
     })
+}
+
+/// Returns the watermark in milliseconds; `None` before the first event time.
+fn watermark_of(splits: &mut SourceReader<AnySource>) -> Option<i64> {
+    Some(splits.watermark()).filter(|watermark| *watermark > Timestamp::MIN).map(Timestamp::as_millis)
 }
 
 /// Adds the input's name to an error.

@@ -1,10 +1,86 @@
-//! The input as splits: a file, standard input and a generator are one each.
+//! The input as splits: a file, standard input and a generator are one each, a topic has its partitions.
+
+use std::fmt::Debug;
 
 use alluvium::source::{Advance, Position as SplitPosition, Source, SplitId, SplitReader, StartAt};
 use alluvium::{Error, Result};
 use async_trait::async_trait;
 
+#[cfg(feature = "kafka")]
+use super::topic::TopicSource;
 use super::{Format, Input, Malformed, Position, Rows, Step, open_rows, with_input_name};
+
+/// Any input.
+#[derive(Debug)]
+pub(super) enum AnySource {
+    Whole(InputSource),
+    #[cfg(feature = "kafka")]
+    Topic(TopicSource),
+}
+
+impl AnySource {
+    /// Returns the source of an input. Makes no request.
+    ///
+    /// * `wanted`: the columns to read.
+    /// * `start`: as in [`InputSource`].
+    ///
+    /// # Errors
+    /// As [`Input::check`].
+    pub(super) fn new(
+        input: &Input,
+        format: Option<Format>,
+        wanted: &[String],
+        start: Option<Position>,
+    ) -> Result<Self> {
+        let wanted = wanted.to_vec();
+        Ok(match input {
+            #[cfg(feature = "kafka")]
+            Input::Topic(place) => Self::Topic(TopicSource { topic: crate::run::kafka::source(place)?, wanted }),
+            _ => Self::Whole(InputSource { input: input.clone(), format, wanted, start }),
+        })
+    }
+}
+
+/// Reads the records of a split.
+pub(super) trait RecordReader: SplitReader {
+    /// Returns a cell of the current record, by the index of the wanted column; `None` if the record has none.
+    fn cell(&self, wanted: usize) -> Option<&[u8]>;
+
+    /// Returns the defect of the current record, if it is malformed.
+    fn malformed(&self) -> Option<Malformed>;
+
+    /// Adds the place of the current record to an error.
+    fn locate(&self, error: Error) -> Error;
+}
+
+#[async_trait]
+impl Source for AnySource {
+    type Reader = Box<dyn RecordReader>;
+
+    async fn splits(&self) -> Result<Vec<SplitId>> {
+        match self {
+            Self::Whole(source) => source.splits().await,
+            #[cfg(feature = "kafka")]
+            Self::Topic(source) => source.splits().await,
+        }
+    }
+
+    async fn open(&self, split: &SplitId, from: StartAt<'_>) -> Result<Self::Reader> {
+        Ok(match self {
+            Self::Whole(source) => Box::new(source.open(split, from).await?),
+            #[cfg(feature = "kafka")]
+            Self::Topic(source) => Box::new(source.open(split, from).await?),
+        })
+    }
+
+    fn is_bounded(&self) -> bool {
+        match self {
+            Self::Whole(source) => source.is_bounded(),
+            #[cfg(feature = "kafka")]
+            Self::Topic(source) => source.is_bounded(),
+        }
+    }
+}
 
 /// An input in one piece.
 #[derive(Debug)]
@@ -57,15 +133,17 @@ pub(super) struct RowReader {
     malformed: Option<Malformed>,
 }
 
-impl RowReader {
-    /// Returns the current row, or its defect.
-    pub(super) fn row(&self) -> Result<&dyn Rows, Malformed> {
-        self.malformed.map_or(Ok(&*self.rows), Err)
+impl RecordReader for RowReader {
+    fn cell(&self, wanted: usize) -> Option<&[u8]> {
+        self.rows.cell(wanted)
     }
 
-    /// Returns the rows, for messages on the current one.
-    pub(super) fn rows(&self) -> &dyn Rows {
-        &*self.rows
+    fn malformed(&self) -> Option<Malformed> {
+        self.malformed
+    }
+
+    fn locate(&self, error: Error) -> Error {
+        error.with("file", &self.name).with("line", self.rows.line())
     }
 }
 

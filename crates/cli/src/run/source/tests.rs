@@ -64,9 +64,14 @@ impl Case {
     }
 }
 
+/// Returns the position of the next record.
+fn position(source: &Source) -> Position {
+    Position::from_bytes(source.splits.current().unwrap().1.position().unwrap().bytes()).unwrap()
+}
+
 /// Returns the line of the next record.
 fn line(source: &Source) -> u64 {
-    source.splits.current().unwrap().1.rows().position().line
+    position(source).line
 }
 
 fn parse(input: &str, flags: &str) -> (Input, Program) {
@@ -93,6 +98,7 @@ fn compressed(name: &str, content: &[u8]) -> Vec<u8> {
 fn text(next: &Next<'_>, source_columns: usize) -> String {
     match next {
         Next::Skipped => "skipped".to_owned(),
+        Next::Wait => panic!("input makes its reader wait"),
         Next::End => "end".to_owned(),
         Next::Record(record) => {
             let mut parts = vec![decode_key(record.key, 1).unwrap().concat()];

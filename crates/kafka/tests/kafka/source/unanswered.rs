@@ -53,6 +53,16 @@ async fn a_broker_that_stays_away_is_unavailable_after_the_patience() {
 }
 
 #[tokio::test]
+async fn brokers_that_come_back_while_a_partition_is_opened_are_waited_for() {
+    let broker = partitioned(2, 1);
+    write(&broker, 0, ["a"]).await;
+    // The client itself tries to connect once.
+    broker.on_times(ApiKey::ApiVersions, 3, |_| Control::Disconnect);
+    let mut reader = within(read(&broker, StartAt::Configured)).await;
+    assert_eq!(rest(&mut reader).await, ["a"]);
+}
+
+#[tokio::test]
 async fn a_fetch_that_is_refused_is_not_taken_for_an_empty_partition() {
     let broker = partitioned(2, 1);
     write(&broker, 0, ["a"]).await;

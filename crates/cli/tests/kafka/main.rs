@@ -1,7 +1,10 @@
-//! Closed windows in a topic of a broker for tests: each row once, whatever is killed.
+//! From files and topics of a broker for tests to a topic: each row once, whatever is killed.
+
+mod input;
+mod million;
+mod output;
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -16,6 +19,10 @@ use serde_json::Value;
 /// Runs that are disturbed. Each reads a further part of the input.
 const DISTURBED: u64 = 12;
 
+/// Partitions of the input.
+const PARTITIONS: i32 = 3;
+
+const INPUT: &str = "readings";
 const TOPIC: &str = "closed";
 
 /// Windows of a day: nearly every checkpoint closes some.
@@ -24,21 +31,41 @@ const DAYS: Spec = Spec { window: Some(Windows { time: "start_time", size_ms: DA
 /// Names and cells of a row, sorted by name.
 type Row = Vec<(String, String)>;
 
-/// Returns the command of a run with the sample as its input.
-fn run_to(bench: &Bench, store: &str, output: &str, more: &str) -> Command {
-    let (store, input) = (bench.store(store), bench.write("sample.csv", sample::sample()));
-    let mut args = words(&format!("run --store {store} --job j --json --output {output} {more}"));
-    args.extend(words(&format!("--input {}", input.display())));
+/// Returns the command of a run.
+fn run(bench: &Bench, store: &str, input: &str, output: &str, more: &str) -> Command {
+    let store = bench.store(store);
+    let mut args = words(&format!("run --store {store} --job j --json --input {input} --output {output} {more}"));
     args.extend(DAYS.flags());
     let mut command = tool(args);
     command.env_remove("KAFKA_PASSWORD");
     command
 }
 
+/// Returns the sample as a file. Its order is that of time, so that no record is late, whatever partition is read first.
+fn file(bench: &Bench) -> String {
+    bench.write("sample.csv", sample::sorted()).display().to_string()
+}
+
+/// Returns the sample as a topic, with its end. The first record is read: the kinds of the columns are those of its cells.
+fn topic(bench: &Bench, broker: &Broker) -> String {
+    assert!(broker.create_topic(INPUT, PARTITIONS));
+    let input = format!("kafka://{}/{INPUT}?stop-at-end", broker.address());
+    let mut records = sample::json(PARTITIONS);
+    let rest = records.split_off(1);
+    broker.produce(INPUT, records);
+    json(&run(bench, "topic", &input, &output(broker), "--emit on-close --limit 1").output().unwrap());
+    broker.produce(INPUT, rest);
+    input
+}
+
+fn output(broker: &Broker) -> String {
+    format!("kafka://{}/{TOPIC}", broker.address())
+}
+
 /// Returns the rows of an undisturbed run to a file, sorted.
 fn rows_in_a_file(bench: &Bench) -> Vec<Row> {
     let output = bench.path("out.csv");
-    json(&run_to(bench, "file", &output.display().to_string(), "").output().unwrap());
+    json(&run(bench, "file", &file(bench), &output.display().to_string(), "").output().unwrap());
     let mut reader = csv::Reader::from_path(output).unwrap();
     let names = reader.headers().unwrap().clone();
     let row = |record: csv::StringRecord| {
@@ -86,13 +113,18 @@ struct Disturbance {
 }
 
 impl Disturbance {
-    fn draw(random: &mut Rng, parallelism: u64) -> Self {
+    fn draw(random: &mut Rng, apis: &[ApiKey], parallelism: u64) -> Self {
         let mut either = || random.below(2) == 0;
-        let api = if either() { ApiKey::Produce } else { ApiKey::EndTxn };
         let (is_applied, is_killed) = (either(), either());
-        // The fence of each subtask makes one, and publications at least one more.
+        let api = apis[random.index(apis.len())];
         let at = 1 + random.below(parallelism + 6);
         Self { api, at, is_applied, is_killed, broker_crashes: !is_killed || random.below(3) == 0 }
+    }
+
+    /// Returns whether every run makes the request: something is fetched; the fence of each subtask publishes, and then at least one
+    /// subtask its rows.
+    fn is_certain(self, parallelism: u64) -> bool {
+        self.at <= if self.api == ApiKey::Fetch { 1 } else { parallelism + 1 }
     }
 
     /// Returns what receives a message when the request arrives.
@@ -113,9 +145,10 @@ impl Disturbance {
         arrival
     }
 
-    /// Disturbs a run. One that is not killed must end well. Returns whether it was reached before its end.
-    fn act(self, broker: &Broker, mut child: Child) -> bool {
+    /// Disturbs a run. One that is not killed must end well. Returns whether the request was made before its end.
+    fn act(self, broker: &Broker, mut run: Command) -> bool {
         let arrival = self.await_on(broker);
+        let mut child = run.spawn().unwrap();
         let is_reached = is_reached(&mut child, &arrival);
         if is_reached && self.is_killed {
             kill(&mut child);
@@ -143,100 +176,29 @@ fn is_reached(child: &mut Child, arrival: &Receiver<()>) -> bool {
     }
 }
 
-fn each_row_is_there_once(version: i16) {
+/// * `apis`: requests that are disturbed.
+fn each_row_is_there_once(version: i16, apis: &[ApiKey], input: impl Fn(&Bench, &Broker) -> String) {
     let broker = Broker::start(version);
     assert!(broker.create_topic(TOPIC, 3));
     let bench = Bench::new();
-    let expected = rows_in_a_file(&bench);
+    let (input, expected) = (input(&bench, &broker), rows_in_a_file(&bench));
     let mut random = Rng::new(version.unsigned_abs().into());
-    let output = format!("kafka://{}/{TOPIC}", broker.address());
+    let output = output(&broker);
     let records = 2_400;
     let (mut kills, mut certain) = (0, 0);
     for part in 1..=DISTURBED {
         let parallelism = 1 + random.below(4);
-        let disturbance = Disturbance::draw(&mut random, parallelism);
+        let disturbance = Disturbance::draw(&mut random, apis, parallelism);
         let limit = part * records / (DISTURBED + 1);
         // The rate makes many checkpoints of a part; the outcome does not depend on how many.
         let more = format!("--emit on-close --interval 20ms --rate 400 --limit {limit} --parallelism {parallelism}");
-        let child = run_to(&bench, "topic", &output, &more).spawn().unwrap();
-        let is_reached = disturbance.act(&broker, child);
-        assert!(is_reached || disturbance.at > parallelism + 1, "never reached: {disturbance:?}");
+        let is_reached = disturbance.act(&broker, run(&bench, "topic", &input, &output, &more));
+        assert!(is_reached || !disturbance.is_certain(parallelism), "never reached: {disturbance:?}");
         kills += u64::from(is_reached && disturbance.is_killed);
-        certain += u64::from(disturbance.at <= parallelism + 1 && disturbance.is_killed);
+        certain += u64::from(disturbance.is_certain(parallelism) && disturbance.is_killed);
     }
     assert!(certain > 0 && kills >= certain, "{kills} of {certain}");
-    json(&run_to(&bench, "topic", &output, "--emit on-close --parallelism 2").output().unwrap());
+    json(&run(&bench, "topic", &input, &output, "--emit on-close --parallelism 2").output().unwrap());
     let found = rows_in_the_topic(&broker);
     assert!(found == expected, "{} rows in the topic, {} in the file", found.len(), expected.len());
-}
-
-#[test]
-fn each_row_is_there_once_whatever_is_killed_with_transactions_of_version_1() {
-    each_row_is_there_once(1);
-}
-
-#[test]
-fn each_row_is_there_once_whatever_is_killed_with_transactions_of_version_2() {
-    each_row_is_there_once(2);
-}
-
-#[test]
-fn a_topic_that_does_not_fit_is_refused_before_the_claim() {
-    let broker = Broker::start(2);
-    let bench = Bench::new();
-    let run = |output: &str| run_to(&bench, "s", output, "--emit on-close").output().unwrap();
-    let absent = fails(&run(&format!("kafka://{}/absent", broker.address())), "not_found");
-    assert!(absent.contains("topic=`absent`"), "{absent}");
-    fails(&run("kafka://127.0.0.1:1/t"), "unavailable");
-    for (bad, part) in [
-        ("kafka://h:9092/t?ssl", "takes ?tls"),
-        ("kafka://h:9092", "kafka://[user@]host:port"),
-        ("kafka://h:9092/t/u", "kafka://[user@]host:port"),
-        ("kafka://me@h:9092/t", "needs ?plain"),
-        ("kafka://h:9092/t?plain", "needs a user"),
-        ("kafka://me@h:9092/t?plain", "set KAFKA_PASSWORD"),
-        ("kafka://me:hunter2@h:9092/t?plain", "set KAFKA_PASSWORD"),
-    ] {
-        let error = fails(&run(bad), "config");
-        assert!(error.contains(part) && !error.contains("hunter2"), "{bad}: {error}");
-    }
-    let at_the_end = run_to(&bench, "s", &format!("kafka://{}/t", broker.address()), "").output().unwrap();
-    assert!(fails(&at_the_end, "config").contains("--emit on-close"));
-    assert!(!bench.path("s").join("j").exists(), "nothing was claimed");
-}
-
-#[test]
-fn the_password_is_in_no_log_no_error_and_no_checkpoint() {
-    const PASSWORD: &str = "hunter2-hunter2";
-    let broker = Broker::start(2);
-    assert!(broker.create_topic(TOPIC, 3));
-    broker.require_sasl_plain("me", PASSWORD);
-    let bench = Bench::new();
-    let output = format!("kafka://me@{}/{TOPIC}?plain", broker.address());
-    let run = |password: &str| {
-        let mut command = run_to(&bench, "s", &output, "--emit on-close");
-        command.env("KAFKA_PASSWORD", password).env("RUST_LOG", "trace").output().unwrap()
-    };
-    let wrong = format!("{PASSWORD}-no");
-    let refused = run(&wrong);
-    fails(&refused, "denied");
-    let done = run(PASSWORD);
-    json(&done);
-    for output in [refused, done] {
-        let text = stderr(&output);
-        assert!(text.contains("DEBUG krafka"), "the client logs too");
-        assert!(!text.contains(PASSWORD) && !String::from_utf8_lossy(&output.stdout).contains(PASSWORD));
-    }
-    assert!(!contains(bench.folder.path(), PASSWORD.as_bytes()));
-}
-
-/// Returns whether a file below a folder contains `text`.
-fn contains(folder: &Path, text: &[u8]) -> bool {
-    std::fs::read_dir(folder).unwrap().any(|entry| {
-        let path = entry.unwrap().path();
-        match path.is_dir() {
-            true => contains(&path, text),
-            false => std::fs::read(path).unwrap().windows(text.len()).any(|part| part == text),
-        }
-    })
 }
