@@ -106,9 +106,9 @@ pub use id::{
     Attempt, Awaited, Barrier, Epoch, JobId, JobName, Lineage, ManifestId, OperatorId, Seq, SessionId, Subtask, TableId,
 };
 pub use job::{
-    Aborted, AdaptiveInterval, Assignment, BroadcastState, Inbox, Job, JobBuilder, JobSettings, MAX_MESSAGE_BYTES,
-    OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError, RestoreMode, Seat,
-    Seating, Strategy, Task, Worker, WorkerInfo, WorkerSettings,
+    Aborted, AdaptiveInterval, Assignment, BroadcastState, InFlight, Inbox, Job, JobBuilder, JobSettings,
+    MAX_MESSAGE_BYTES, OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError,
+    RestoreMode, Seat, Seating, Strategy, Task, Worker, WorkerInfo, WorkerSettings,
 };
 pub use key_group::{
     CurrentKey, DEFAULT_MAX_PARALLELISM, KeyGroup, KeyGroupRange, KeyGroupSet, MAX_KEY_GROUPS, Partitioner, java_hash,

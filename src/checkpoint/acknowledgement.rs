@@ -32,6 +32,8 @@ pub(crate) struct Arrival {
     /// How much each owned group was used lately.
     pub(crate) uses: GroupUses,
     pub(crate) opaques: Vec<Opaque>,
+    /// Whether its in-flight data are among the opaques, or it has none.
+    pub(crate) is_complete: bool,
     /// The newest commit that the task knew before the barrier: output up to it is published.
     pub(crate) published: Option<Epoch>,
     pub(crate) summary: StateSummary,

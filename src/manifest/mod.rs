@@ -6,6 +6,7 @@ pub(crate) mod convert;
 mod format;
 mod heat;
 mod lineage;
+mod opaque;
 pub(crate) mod proto;
 pub(crate) mod rescale;
 mod rules;
@@ -354,6 +355,8 @@ pub enum Redistribution {
     Broadcast = 4,
     /// To the owner of its channel.
     ByChannel = 5,
+    /// Each item to the owner of its key group: see [`Opaque::in_flight`].
+    ByKeyGroup = 6,
 }
 
 /// The bytes of an opaque.

@@ -2,13 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-
-use super::{
-    Manifest, Opaque, OpaqueContent, OpaqueReach, OpaqueRole, Redistribution, SubtaskEntry, SubtaskManifest,
-    TableSchema,
-};
-use crate::error::{Error, Result};
+use super::{Manifest, Opaque, OpaqueContent, OpaqueReach, Redistribution, SubtaskEntry, SubtaskManifest, TableSchema};
+use crate::error::Result;
 use crate::id::{OperatorId, Subtask};
 use crate::key_group::{KeyGroupRange, KeyGroupSet, check_parallelism, subtask_range};
 use crate::row::{GroupTimes, Warmth, later_times};
@@ -112,6 +107,7 @@ impl OperatorPlan {
             for opaque in &subtask.opaques {
                 match opaque.redistribution {
                     Redistribution::Split if stored.parallelism != parallelism => lists.push(opaque),
+                    Redistribution::ByKeyGroup => seats.distribute_groups(&subtask.groups, opaque)?,
                     _ => seats.distribute(subtask.subtask, opaque),
                 }
             }
@@ -264,11 +260,29 @@ impl Seats {
                 self.give(if from.0 < self.parallelism { from.0 } else { 0 }, opaque);
             }
             Redistribution::ByChannel => self.give(opaque.channel.unwrap_or(0) % self.parallelism.max(1), opaque),
+            Redistribution::ByKeyGroup => {}
             Redistribution::Broadcast if from.0 > 0 => {}
             Redistribution::Broadcast | Redistribution::Union => {
                 self.shares.iter_mut().for_each(|share| share.opaques.push(opaque.clone()));
             }
         }
+    }
+
+    /// Gives each item of an opaque to the share that has its key group. A share gets one opaque of a name, whatever its old owners
+    /// were; items of one group stay in order, since a group has one old owner.
+    ///
+    /// * `groups`: those of the old subtask.
+    fn distribute_groups(&mut self, groups: &KeyGroupSet, opaque: &Opaque) -> Result<()> {
+        opaque.check_in_flight(groups)?;
+        for (group, item) in opaque.group_items()? {
+            let at = self.ranges.partition_point(|range| range.end <= group.0);
+            if self.ranges.get(at).is_some_and(|range| range.start <= group.0)
+                && let Some(share) = self.shares.get_mut(at)
+            {
+                share.add_in_flight(opaque, group, &item);
+            }
+        }
+        Ok(())
     }
 
     fn give(&mut self, subtask: u32, opaque: &Opaque) {
@@ -319,42 +333,6 @@ fn divided(ranges: &[KeyGroupRange], range: KeyGroupRange) -> impl Iterator<Item
     let from = ranges.partition_point(|other| other.end <= range.start);
     let overlaps = ranges.iter().enumerate().skip(from).map(move |(at, other)| (at, other.intersection(range)));
     overlaps.take_while(|(_, overlap)| !overlap.is_empty())
-}
-
-impl Opaque {
-    /// Returns an opaque that stays with the subtask of the same index.
-    #[must_use]
-    pub fn new(role: OpaqueRole, name: impl Into<String>, bytes: impl Into<Bytes>) -> Self {
-        Self {
-            role,
-            name: name.into(),
-            redistribution: Redistribution::None,
-            channel: None,
-            item_offsets: Vec::new(),
-            content: OpaqueContent::Inline(bytes.into()),
-        }
-    }
-
-    /// Returns the items of a list: the bytes between offsets, or all bytes as one item without offsets.
-    ///
-    /// # Errors
-    /// `Usage` if the content is not inline; `Corrupt` if the offsets do not fit it.
-    pub fn items(&self) -> Result<Vec<Bytes>> {
-        let OpaqueContent::Inline(bytes) = &self.content else {
-            return Err(Error::usage("opaque is stored elsewhere").with("name", &self.name));
-        };
-        if self.item_offsets.is_empty() {
-            return Ok(vec![bytes.clone()]);
-        }
-        let misfit = || Error::corrupt("item offsets do not fit the opaque").with("name", &self.name);
-        let end = bytes.len() as u64;
-        let ends = self.item_offsets.iter().skip(1).copied().chain([end]);
-        let slice = |(&start, stop): (&u64, u64)| {
-            let range = usize::try_from(start).ok()?..usize::try_from(stop).ok()?;
-            (range.start <= range.end && stop <= end).then(|| bytes.slice(range))
-        };
-        self.item_offsets.iter().zip(ends).map(|bounds| slice(bounds).ok_or_else(misfit)).collect()
-    }
 }
 
 #[cfg(test)]

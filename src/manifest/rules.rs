@@ -225,17 +225,18 @@ fn check_items(opaque: &Opaque, length: u64) -> Result<()> {
     Err(Error::corrupt("items of the opaque are out of order"))
 }
 
-/// Checks the opaques of an embedder at a barrier: of any length, inline, with unique names.
+/// Checks the opaques of an embedder at a barrier: of any length, inline, with unique names, and items of its own key groups alone.
 ///
 /// # Errors
 /// `Usage`, naming the opaque.
-pub(crate) fn check_handed_in(opaques: &[Opaque]) -> Result<()> {
+pub(crate) fn check_handed_in(opaques: &[Opaque], owned: &KeyGroupSet) -> Result<()> {
     let check = |opaque: &Opaque| {
         let OpaqueContent::Inline(bytes) = &opaque.content else {
             return Err(Error::corrupt("content is not inline"));
         };
         name("opaque", &opaque.name)?;
-        check_items(opaque, bytes.len() as u64)
+        check_items(opaque, bytes.len() as u64)?;
+        opaque.check_in_flight(owned)
     };
     let refused = |error: Error| Error::usage("opaque cannot be part of a checkpoint").with_source(error);
     for opaque in opaques {

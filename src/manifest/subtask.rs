@@ -11,7 +11,7 @@ use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
 stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared });
-stored_enum!(Redistribution { None, Split, Union, Broadcast, ByChannel });
+stored_enum!(Redistribution { None, Split, Union, Broadcast, ByChannel, ByKeyGroup });
 
 impl From<&SubtaskManifest> for proto::SubtaskManifest {
     fn from(subtask: &SubtaskManifest) -> Self {

@@ -82,6 +82,8 @@ impl SubtaskManifest {
             Redistribution::None => OpaqueReach::SameIndex,
             Redistribution::Split => OpaqueReach::Lists,
             Redistribution::Broadcast if self.subtask.0 > 0 => OpaqueReach::None,
+            // Who gets its key groups gets their items, and reads it for their rows anyway.
+            Redistribution::ByKeyGroup => OpaqueReach::None,
             Redistribution::Broadcast | Redistribution::Union | Redistribution::ByChannel => OpaqueReach::OtherSubtasks,
         };
         self.opaques.iter().map(reach).max().unwrap_or(OpaqueReach::None)
@@ -294,6 +296,7 @@ mod tests {
         assert_eq!(reach(0, &[Redistribution::Broadcast]), OpaqueReach::OtherSubtasks);
         assert_eq!(reach(1, &[Redistribution::Union, Redistribution::None]), OpaqueReach::OtherSubtasks);
         assert_eq!(reach(1, &[Redistribution::ByChannel]), OpaqueReach::OtherSubtasks);
+        assert_eq!(reach(1, &[Redistribution::ByKeyGroup]), OpaqueReach::None);
     }
 
     #[test]

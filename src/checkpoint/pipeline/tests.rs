@@ -84,6 +84,7 @@ impl Process {
                     times: Vec::new(),
                     uses: GroupUses::default(),
                     opaques,
+                    is_complete: true,
                     published: None,
                     summary,
                 },

@@ -10,6 +10,7 @@
 //! barrier, or when the engine announces it.
 
 mod background;
+mod in_flight;
 mod prepare;
 mod process;
 mod seat;
@@ -33,6 +34,7 @@ use crate::control::chain::ChainPolicy;
 use crate::control::coordinator::Participant;
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Epoch;
+use crate::manifest::Opaque;
 use crate::memory::DiskTier;
 use crate::metrics;
 use crate::runtime::SharedRuntime;
@@ -40,6 +42,7 @@ use crate::time::Timestamp;
 
 use shared::{Mail, Shared, Steps};
 
+pub use in_flight::InFlight;
 pub(super) use process::Local;
 pub use process::{Assignment, Worker, WorkerSettings};
 pub use seat::{RestoreError, Seat};
@@ -185,6 +188,7 @@ impl WorkerAttempt {
                     arrived.entry(epoch).or_default().push(participant);
                     self.arrived(epoch, participant, arrival);
                 }
+                Mail::InFlight(epoch, participant, opaques) => self.in_flight(epoch, participant, opaques),
                 Mail::Declined(epoch, reason) => declined.push((epoch, reason)),
                 Mail::Dropped(participant) => {
                     let last = self.last.get(&participant).copied();
@@ -204,7 +208,7 @@ impl WorkerAttempt {
         self.last.insert(participant, epoch);
         self.prepared.take(epoch, participant, &mut arrival.opaques);
         self.tables.insert(participant, Arc::clone(&arrival.summary.tables));
-        // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
+        // Epochs ascend: a subtask that skipped an epoch will not arrive for it, nor complete one.
         let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
@@ -224,18 +228,30 @@ impl WorkerAttempt {
         }
     }
 
+    /// Completes an arrival, unless its epoch has ended.
+    fn in_flight(&mut self, epoch: Epoch, participant: Participant, opaques: Vec<Opaque>) {
+        let epoch = self.epochs.get_mut(&epoch);
+        if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = epoch
+            && let Some(arrival) = arrivals.get_mut(&participant)
+        {
+            arrival.opaques.extend(opaques);
+            arrival.is_complete = true;
+        }
+    }
+
     fn decline(&mut self, epoch: Epoch, reason: Error) {
         self.messages.push(ToOwner::Decline(epoch, reason));
     }
 
-    /// Starts placing the oldest epoch that is not placed, once every subtask has arrived.
+    /// Starts placing the oldest epoch that is not placed, once every subtask has arrived with its in-flight data.
     fn place_oldest(&mut self) {
+        let all = self.pipeline.chains.len();
         let oldest = self.epochs.iter_mut().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
         let Some((&epoch, InProgress { stage, .. })) = oldest else { return };
-        let Stage::Gathering(arrivals) = stage else { return };
-        if arrivals.len() < self.pipeline.chains.len() {
+        if stage.waits_for_any(all) {
             return;
         }
+        let Stage::Gathering(arrivals) = stage else { return };
         let mut arrivals = std::mem::take(arrivals);
         for (&participant, arrival) in &mut arrivals {
             if let Some(published) = arrival.published {
@@ -264,8 +280,7 @@ impl WorkerAttempt {
             return true;
         }
         let all = self.pipeline.chains.len();
-        let gathers = |epoch: &&InProgress| matches!(&epoch.stage, Stage::Gathering(arrivals) if arrivals.len() < all);
-        let oldest = self.epochs.values().find(gathers);
+        let oldest = self.epochs.values().find(|epoch| epoch.stage.waits_for_any(all));
         self.polling = oldest.is_some();
         if let Some(oldest) = oldest {
             let pause = (self.runtime.monotonic().since(oldest.started) / POLL_FRACTION).clamp(POLL_MIN, POLL_MAX);
@@ -334,8 +349,15 @@ impl WorkerAttempt {
 }
 
 impl Stage {
-    /// Returns whether the epoch waits for `participant` to arrive.
+    /// Returns whether the epoch waits for `participant` to arrive, or for its in-flight data.
     fn waits_for(&self, participant: Participant) -> bool {
-        matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
+        let Self::Gathering(arrivals) = self else { return false };
+        arrivals.get(&participant).is_none_or(|arrival| !arrival.is_complete)
+    }
+
+    /// As [`waits_for`](Self::waits_for), for any of the `all` subtasks of this process.
+    fn waits_for_any(&self, all: usize) -> bool {
+        let Self::Gathering(arrivals) = self else { return false };
+        arrivals.len() < all || arrivals.values().any(|arrival| !arrival.is_complete)
     }
 }

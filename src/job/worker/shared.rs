@@ -16,6 +16,7 @@ use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Barrier, Epoch};
 use crate::job::schemas::Schemas;
+use crate::manifest::Opaque;
 
 /// Asynchronous work in progress, each future with its result.
 pub(super) type Steps<S> = FuturesUnordered<BoxFuture<'static, S>>;
@@ -27,6 +28,8 @@ pub(super) enum Mail {
     Restored(Participant),
     /// A subtask ended an epoch.
     Arrived(Epoch, Participant, Arrival),
+    /// The in-flight data of a subtask that has ended an epoch.
+    InFlight(Epoch, Participant, Vec<Opaque>),
     /// A subtask refuses an epoch.
     Declined(Epoch, Error),
     /// A seat or task was dropped. It will arrive for no further epoch.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use super::in_flight::InFlight;
 use super::shared::{Mail, Presence};
 use super::sinks::TaskSinks;
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
@@ -20,7 +21,7 @@ use crate::id::{Barrier, Epoch, Part, Subtask};
 use crate::job::Strategy;
 use crate::job::operator_state::OperatorState;
 use crate::key_group::{CurrentKey, KeyGroup, KeyGroupSet};
-use crate::manifest::{Opaque, check_handed_in};
+use crate::manifest::{Opaque, OpaqueRole, check_handed_in};
 use crate::metrics;
 use crate::row::Cut;
 use crate::runtime::SharedRuntime;
@@ -182,9 +183,38 @@ impl<B: StateBackend> Task<B> {
     ///
     /// [`OpaqueRole::SinkPrepared`]: crate::manifest::OpaqueRole::SinkPrepared
     pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
+        self.pass(barrier, watermark, opaques, true)
+    }
+
+    /// As [`barrier`](Self::barrier), at an epoch whose in-flight data are not known yet: the barrier overtakes records on the way
+    /// to this task, or is on its way around a cycle. The task goes on with records at once; each one that the barrier has overtaken
+    /// is processed and also logged, and the log is handed in with [`InFlight::complete`], once the barrier has come on every channel.
+    /// Until then the epoch is open. After a restore, the task processes the logged records before all others.
+    ///
+    /// A later barrier of this task before that ends the epoch: the job aborts it.
+    ///
+    /// # Errors
+    /// As [`barrier`](Self::barrier); `Usage` if `opaques` has in-flight data already.
+    pub fn barrier_in_flight(
+        &mut self,
+        barrier: Barrier,
+        watermark: Timestamp,
+        opaques: Vec<Opaque>,
+    ) -> Result<InFlight> {
+        if let Some(early) = opaques.iter().find(|opaque| opaque.role == OpaqueRole::InFlight) {
+            let error = Error::usage("in-flight data are handed in when they are complete");
+            return Err(error.with("opaque", &early.name));
+        }
+        self.pass(barrier, watermark, opaques, false)?;
+        let Presence { attempt, participant } = &self.presence;
+        Ok(InFlight::new(attempt.clone(), barrier.epoch, *participant, self.owned.clone()))
+    }
+
+    /// * `is_complete`: whether all in-flight data are among the opaques.
+    fn pass(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>, is_complete: bool) -> Result<()> {
         self.check_next(barrier)?;
         self.sinks.check()?;
-        check_handed_in(&opaques)?;
+        check_handed_in(&opaques, &self.owned)?;
         let published = self.sinks.published(self.committed);
         self.settle()?;
         self.agree_on_tables()?;
@@ -216,7 +246,7 @@ impl<B: StateBackend> Task<B> {
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
         let (owned, uses) = (self.owned.clone(), self.uses.clone());
-        let arrival = Arrival { owned, watermark, times, uses, opaques, published, summary };
+        let arrival = Arrival { owned, watermark, times, uses, opaques, is_complete, published, summary };
         self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 

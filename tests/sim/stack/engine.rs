@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt::Debug;
 
 use alluvium::{
-    AnyBackend, Assignment, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, Opaque, OpaqueContent, OpaqueRole,
+    AnyBackend, Assignment, Barrier, Epoch, Error, Job, JobBuilder, JobSettings, KeyGroup, Opaque, OpaqueRole,
     OperatorId, OperatorSpec, ReadyGuard, Redistribution, RestoreFrom, Result, Schema, SharedRuntime, Store, Task,
     Timestamp, owner,
 };
@@ -222,10 +222,7 @@ impl Engine {
         let targets = match record.reach() {
             Reach::All => 0..self.subtasks.len(),
             Reach::Owner => {
-                let max = self.job.max_parallelism();
-                let (key, routing) = (Workload::key(record.key), Workload::routing(record.key));
-                let group = self.job.partitioner().locate(&key, routing, max).group;
-                let at = owner(max, parallelism, group) as usize;
+                let at = owner(self.job.max_parallelism(), parallelism, self.group(&record)) as usize;
                 at..at + 1
             }
         };
@@ -282,6 +279,33 @@ impl Engine {
         self.read += records;
     }
 
+    /// Returns the records in flight on a channel, of as many as there are subtasks.
+    fn in_flight_by_channel(&self, channel: usize) -> Vec<Opaque> {
+        let channels = self.subtasks.len() as u64;
+        let records = self.in_flight.iter().filter(|index| *index % channels == channel as u64);
+        let bytes: Vec<u8> = records.flat_map(|index| index.to_le_bytes()).collect();
+        if bytes.is_empty() {
+            return Vec::new();
+        }
+        let mut opaque = Opaque::new(OpaqueRole::InFlight, format!("input {channel}"), bytes);
+        (opaque.redistribution, opaque.channel) = (Redistribution::ByChannel, u32::try_from(channel).ok());
+        vec![opaque]
+    }
+
+    /// Returns the records in flight to a subtask, by the key groups of their keys.
+    fn in_flight_by_key_group(&self, at: usize) -> Opaque {
+        let group = |index: u64| self.group(&self.judge.workload.record(index));
+        let records = self.in_flight.iter().map(|index| (group(*index), index.to_le_bytes()));
+        let of = |group| owner(self.job.max_parallelism(), self.shape.parallelism, group) as usize;
+        Opaque::in_flight("input", records.filter(|(group, _)| of(*group) == at))
+    }
+
+    /// Returns the key group of a record's key.
+    fn group(&self, record: &Record) -> KeyGroup {
+        let (key, routing) = (Workload::key(record.key), Workload::routing(record.key));
+        self.job.partitioner().locate(&key, routing, self.job.max_parallelism()).group
+    }
+
     /// Triggers a checkpoint; `None` if too many are in flight.
     pub(crate) fn trigger(&self) -> Result<Option<Barrier>> {
         let barrier = self.job.trigger()?;
@@ -290,6 +314,35 @@ impl Engine {
             None => self.judge.sim.hit("limit of epochs in flight hit"),
         }
         Ok(barrier)
+    }
+
+    /// Ends an epoch at the subtasks with state. Every other one is ended before the records in flight are handed in. Returns whether
+    /// key groups are absent.
+    async fn end_epoch<F: Future<Output = ()>>(
+        &mut self,
+        barrier: Barrier,
+        watermark: Timestamp,
+        pause: &mut impl FnMut() -> F,
+    ) -> Result<bool> {
+        let is_late = barrier.epoch.0 % 2 == 1;
+        let (mut late, mut absent) = (Vec::new(), false);
+        for at in 0..self.subtasks.len() {
+            pause().await;
+            self.now(at);
+            let opaques = if is_late { Vec::new() } else { self.in_flight_by_channel(at) };
+            late.extend(self.subtasks[at].with(|subtask| {
+                absent |= !subtask.absent().is_empty();
+                match is_late {
+                    true => subtask.task.barrier_in_flight(barrier, watermark, opaques).map(Some),
+                    false => subtask.task.barrier(barrier, watermark, opaques).map(|()| None),
+                }
+            })?);
+        }
+        for (at, epoch) in late.into_iter().enumerate() {
+            pause().await;
+            epoch.complete(vec![self.in_flight_by_key_group(at)])?;
+        }
+        Ok(absent)
     }
 
     /// Passes a barrier to all tasks; `pause` is awaited between them.
@@ -322,18 +375,7 @@ impl Engine {
         let watermark = self.time.map_or(Timestamp::MIN, Timestamp::from_millis);
         let position = Opaque::new(OpaqueRole::Source, "log", self.read.to_le_bytes().to_vec());
         self.source.with(|task| task.barrier(barrier, watermark, vec![position]))?;
-        let (count, mut absent) = (self.subtasks.len(), false);
-        for at in 0..count {
-            pause().await;
-            self.now(at);
-            let dealt: Vec<u64> =
-                self.in_flight.iter().copied().filter(|index| *index % count as u64 == at as u64).collect();
-            let opaques = (!dealt.is_empty()).then(|| in_flight(at, &dealt)).into_iter().collect();
-            self.subtasks[at].with(|subtask| {
-                absent |= !subtask.absent().is_empty();
-                subtask.task.barrier(barrier, watermark, opaques)
-            })?;
-        }
+        let absent = self.end_epoch(barrier, watermark, &mut pause).await?;
         // Before the first record, only barriers advance processing time.
         let least_ms = self.time.map_or(i64::MIN, |_| least_now_ms);
         // Absent groups keep the times of the restored checkpoint.
@@ -387,17 +429,4 @@ impl Engine {
 /// Prints copies that should be equal; several alternatives fail the comparison.
 fn alternatives(all: &[impl Debug]) -> String {
     all.iter().map(|one| format!("{one:?}")).collect::<Vec<_>>().join(" or ")
-}
-
-/// Returns the opaque with the records in flight to a subtask.
-fn in_flight(channel: usize, records: &[u64]) -> Opaque {
-    let bytes: Vec<u8> = records.iter().flat_map(|index| index.to_le_bytes()).collect();
-    Opaque {
-        role: OpaqueRole::InFlight,
-        name: format!("input {channel}"),
-        redistribution: Redistribution::ByChannel,
-        channel: u32::try_from(channel).ok(),
-        item_offsets: Vec::new(),
-        content: OpaqueContent::Inline(bytes.into()),
-    }
 }

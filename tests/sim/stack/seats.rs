@@ -3,7 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use alluvium::{
-    AnyBackend, Assignment, Error, Opaque, OpaqueRole, OperatorId, OverlayBackend, Result, Seat, SharedRuntime, Task,
+    AnyBackend, Assignment, Error, Opaque, OpaqueRole, OperatorId, OverlayBackend, Redistribution, Result, Seat,
+    SharedRuntime, Task,
 };
 
 use super::engine::{SINK, SOURCE};
@@ -114,7 +115,10 @@ impl Stored {
 
 /// Decodes an opaque's numbers.
 fn numbers(opaque: &Opaque) -> Result<Vec<u64>> {
-    let bytes = opaque.items()?.concat();
+    let bytes = match opaque.redistribution {
+        Redistribution::ByKeyGroup => opaque.group_items()?.into_iter().flat_map(|(_, item)| item).collect(),
+        _ => opaque.items()?.concat(),
+    };
     Ok(bytes.chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes"))).collect())
 }
 

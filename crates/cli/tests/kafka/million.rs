@@ -32,6 +32,7 @@ fn fill(broker: &Broker) -> Counted {
 /// Runs to the end through the failures, at changing parallelism.
 ///
 /// * `disturb`: disturbs a run; returns whether it came to it.
+#[expect(clippy::print_stdout, reason = "run by hand, for its figures")]
 fn run_through_failures(
     (bench, broker, output): (&Bench, &Broker, &str),
     mut disturb: impl FnMut(&mut Rng, u64, Command) -> bool,

@@ -144,6 +144,7 @@ impl Tries {
     ///
     /// # Errors
     /// `error`, if another try cannot help, or there is no time for one.
+    #[expect(clippy::disallowed_methods, reason = "the client runs on tokio, whatever the engine runs on")]
     async fn again(&mut self, error: Error) -> Result<()> {
         let left = self.patience.saturating_sub(self.started.elapsed());
         if error.kind() != ErrorKind::Unavailable || left <= self.delay {
