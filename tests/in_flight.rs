@@ -1,6 +1,7 @@
 //! In-flight data: an engine whose barriers overtake records in its channels, and go around a cycle.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use alluvium::{
     Barrier, ErrorKind, Fixed, InFlight, Job, JobBuilder, KeyGroup, LogBackend, Opaque, OpaqueRole, OperatorId,
@@ -301,6 +302,17 @@ async fn open() -> Result<(Job, Task<LogBackend>, Barrier)> {
     let task = job.take_seats().remove(0).restore(LogBackend::new).await?;
     let barrier = job.trigger()?.expect("none is in flight");
     Ok((job, task, barrier))
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_waits_for_its_in_flight_data() -> Result<()> {
+    let (job, mut task, barrier) = open().await?;
+    let epoch = task.barrier_in_flight(barrier, Timestamp::MIN, vec![])?;
+    // The clock moves once nothing else can.
+    assert!(tokio::time::timeout(Duration::from_secs(60), job.wait(barrier)).await.is_err());
+    epoch.complete(vec![Opaque::in_flight("a", [(KeyGroup(7), b"x")])])?;
+    assert!(job.wait(barrier).await?.is_some());
+    Ok(())
 }
 
 #[tokio::test]
