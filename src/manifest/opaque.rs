@@ -1,6 +1,6 @@
 //! The items of opaques.
 
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::rescale::Share;
 use super::{Opaque, OpaqueContent, OpaqueRole, Redistribution};
@@ -45,34 +45,48 @@ impl Opaque {
     /// Returns records between operators, each with the key group of the subtask that was to process it: a channel's state in an
     /// unaligned checkpoint, or a log of the back edge of a cycle. After a restore at any parallelism, the owner of a group gets its
     /// records, in this order, by [`group_items`](Self::group_items).
-    #[must_use]
-    pub fn in_flight(name: impl Into<String>, records: impl IntoIterator<Item = (KeyGroup, impl AsRef<[u8]>)>) -> Self {
-        let (mut bytes, mut item_offsets) = (BytesMut::new(), Vec::new());
+    ///
+    /// # Errors
+    /// `Limit` if a record has 4 GiB or more.
+    pub fn in_flight(
+        name: impl Into<String>,
+        records: impl IntoIterator<Item = (KeyGroup, impl AsRef<[u8]>)>,
+    ) -> Result<Self> {
+        let mut bytes = BytesMut::new();
         for (group, record) in records {
-            item_offsets.push(bytes.len() as u64);
-            put_item(&mut bytes, group, record.as_ref());
+            put_item(&mut bytes, group, record.as_ref())?;
         }
-        Self {
-            redistribution: Redistribution::ByKeyGroup,
-            item_offsets,
-            ..Self::new(OpaqueRole::InFlight, name, bytes.freeze())
-        }
+        let opaque = Self::new(OpaqueRole::InFlight, name, bytes.freeze());
+        Ok(Self { redistribution: Redistribution::ByKeyGroup, ..opaque })
     }
 
     /// Returns the records of [`in_flight`](Self::in_flight), each with its key group.
     ///
     /// # Errors
-    /// As [`items`](Self::items); `Corrupt` if an item has no key group.
+    /// As [`items`](Self::items); `Corrupt` if they do not decode.
     pub fn group_items(&self) -> Result<Vec<(KeyGroup, Bytes)>> {
-        // Without items there are no offsets.
-        if self.item_offsets.is_empty() && self.content == OpaqueContent::Inline(Bytes::new()) {
-            return Ok(Vec::new());
+        let mut items = Vec::new();
+        for mut bytes in self.items()? {
+            while !bytes.is_empty() {
+                let item = take_item(&mut bytes);
+                let damaged = || Error::corrupt("items of the opaque do not decode").with("name", &self.name);
+                items.push(item.ok_or_else(damaged)?);
+            }
         }
-        let item = |item: Bytes| match *item {
-            [low, high, ..] => Ok((KeyGroup(u16::from_le_bytes([low, high])), item.slice(2..))),
-            _ => Err(Error::corrupt("item of the opaque has no key group").with("name", &self.name)),
-        };
-        self.items()?.into_iter().map(item).collect()
+        Ok(items)
+    }
+
+    /// Returns it with the items of these key groups alone, if it is redistributed by them.
+    ///
+    /// # Errors
+    /// As [`group_items`](Self::group_items).
+    pub(crate) fn of_groups(self, groups: &KeyGroupSet) -> Result<Self> {
+        if self.redistribution != Redistribution::ByKeyGroup {
+            return Ok(self);
+        }
+        let items = self.group_items()?.into_iter().filter(|(group, _)| groups.contains(*group));
+        let content = Self::in_flight("", items)?.content;
+        Ok(Self { item_offsets: Vec::new(), content, ..self })
     }
 
     /// Checks that the items are of these key groups, if they are redistributed by them.
@@ -94,25 +108,94 @@ impl Opaque {
 }
 
 impl Share {
-    /// Adds an item of `from` to the opaque of its role and name.
-    pub(super) fn add_in_flight(&mut self, from: &Opaque, group: KeyGroup, item: &[u8]) {
-        let known = self.opaques.iter().position(|known| (known.role, &known.name) == (from.role, &from.name));
+    /// Adds an item of `from` to the opaque of its name.
+    ///
+    /// # Errors
+    /// `Limit`, as [`Opaque::in_flight`].
+    pub(super) fn add_in_flight(&mut self, from: &Opaque, group: KeyGroup, item: &[u8]) -> Result<()> {
+        let identity = |it: &Opaque| (it.role, it.redistribution, it.name.clone());
+        let known = self.opaques.iter().position(|known| identity(known) == identity(from));
         let at = known.unwrap_or_else(|| {
             let content = OpaqueContent::Inline(Bytes::new());
             self.opaques.push(Opaque { item_offsets: Vec::new(), content, ..from.clone() });
             self.opaques.len() - 1
         });
-        let Some(Opaque { item_offsets, content: OpaqueContent::Inline(bytes), .. }) = self.opaques.get_mut(at) else {
-            return;
-        };
-        item_offsets.push(bytes.len() as u64);
-        let mut longer = std::mem::take(bytes).try_into_mut().unwrap_or_else(|bytes| bytes.as_ref().into());
-        put_item(&mut longer, group, item);
-        *bytes = longer.freeze();
+        if let Some(Opaque { content: OpaqueContent::Inline(bytes), .. }) = self.opaques.get_mut(at) {
+            let mut longer = std::mem::take(bytes).try_into_mut().unwrap_or_else(|bytes| bytes.as_ref().into());
+            put_item(&mut longer, group, item)?;
+            *bytes = longer.freeze();
+        }
+        Ok(())
     }
 }
 
-fn put_item(bytes: &mut BytesMut, group: KeyGroup, record: &[u8]) {
+/// Writes a key group, the record's length and the record.
+fn put_item(bytes: &mut BytesMut, group: KeyGroup, record: &[u8]) -> Result<()> {
+    let length = u32::try_from(record.len());
+    let length = length.map_err(|_| Error::limit("record in flight is too long").with("bytes", record.len()))?;
     bytes.put_u16_le(group.0);
+    bytes.put_u32_le(length);
     bytes.put_slice(record);
+    Ok(())
+}
+
+fn take_item(bytes: &mut Bytes) -> Option<(KeyGroup, Bytes)> {
+    let (group, length) = (bytes.try_get_u16_le().ok()?, bytes.try_get_u32_le().ok()?);
+    let length = usize::try_from(length).ok().filter(|length| *length <= bytes.len())?;
+    Some((KeyGroup(group), bytes.split_to(length)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::id::Subtask;
+    use crate::time::Timestamp;
+
+    fn in_flight(name: &str, items: &[(u16, &str)]) -> Opaque {
+        Opaque::in_flight(name, items.iter().map(|(group, item)| (KeyGroup(*group), item))).unwrap()
+    }
+
+    #[test]
+    fn items_keep_their_groups_and_their_order() {
+        let opaque = in_flight("a", &[(7, "x"), (3, ""), (7, "yz")]);
+        let items: Vec<_> = opaque.group_items().unwrap();
+        let item = |group, item: &'static str| (KeyGroup(group), Bytes::from_static(item.as_bytes()));
+        assert_eq!(items, [item(7, "x"), item(3, ""), item(7, "yz")]);
+        assert_eq!(
+            opaque.of_groups(&[KeyGroup(7)].into_iter().collect()).unwrap(),
+            in_flight("a", &[(7, "x"), (7, "yz")])
+        );
+        assert_eq!(in_flight("a", &[]).group_items().unwrap(), []);
+    }
+
+    #[test]
+    fn items_that_do_not_decode_are_corrupt() {
+        let whole = in_flight("a", &[(7, "x")]);
+        let OpaqueContent::Inline(bytes) = &whole.content else { panic!("it is inline") };
+        for length in 1..bytes.len() {
+            let cut = Opaque { content: OpaqueContent::Inline(bytes.slice(..length)), ..whole.clone() };
+            assert_eq!(cut.group_items().unwrap_err().kind(), ErrorKind::Corrupt);
+        }
+        let others = [KeyGroup(8)].into_iter().collect();
+        assert_eq!(whole.check_in_flight(&others).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_share_keeps_opaques_of_one_name_apart_that_are_redistributed_differently() {
+        let other = Opaque::new(OpaqueRole::InFlight, "a", "other");
+        let mut share = Share {
+            subtask: Subtask(0),
+            groups: KeyGroupSet::all(8),
+            watermark: Timestamp::MIN,
+            times: Vec::new(),
+            segments: Vec::new(),
+            opaques: vec![other.clone()],
+            heat: Vec::new(),
+        };
+        for item in ["x", "y"] {
+            share.add_in_flight(&in_flight("a", &[]), KeyGroup(7), item.as_bytes()).unwrap();
+        }
+        assert_eq!(share.opaques, [other, in_flight("a", &[(7, "x"), (7, "y")])]);
+    }
 }

@@ -279,7 +279,7 @@ impl Seats {
             if self.ranges.get(at).is_some_and(|range| range.start <= group.0)
                 && let Some(share) = self.shares.get_mut(at)
             {
-                share.add_in_flight(opaque, group, &item);
+                share.add_in_flight(opaque, group, &item)?;
             }
         }
         Ok(())

@@ -11,7 +11,8 @@ use crate::manifest::{Opaque, OpaqueContent, OpaqueRole};
 /// Joins opaques with the same role and name, appending their items in order.
 ///
 /// # Errors
-/// `Usage` if one is not inline; `Config` if they belong to different channels, which only their engine can merge.
+/// `Usage` if one is not inline; `Config` if they belong to different channels, or are redistributed differently, which only their
+/// engine can merge.
 pub(super) fn joined(opaques: Vec<Opaque>) -> Result<Vec<Opaque>> {
     let mut groups: BTreeMap<(OpaqueRole, String), Vec<Opaque>> = BTreeMap::new();
     for opaque in opaques {
@@ -27,6 +28,10 @@ fn join(mut opaques: Vec<Opaque>) -> Result<Opaque> {
     }
     if opaques.iter().any(|opaque| opaque.channel != last.channel) {
         let error = Error::config("opaques of one name were on different channels: keep the parallelism");
+        return Err(error.with("name", &last.name));
+    }
+    if opaques.iter().any(|opaque| opaque.redistribution != last.redistribution) {
+        let error = Error::config("opaques of one name are redistributed differently: keep the parallelism");
         return Err(error.with("name", &last.name));
     }
     let (mut bytes, mut item_offsets) = (BytesMut::new(), Vec::new());

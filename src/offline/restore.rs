@@ -165,7 +165,8 @@ impl<'a> Packs<'a> {
             // restore.
             opaques.retain(|opaque| opaque.redistribution != Redistribution::Union);
         }
-        let mut opaques = joined(opaques)?;
+        let opaques = joined(opaques)?.into_iter().map(|opaque| opaque.of_groups(wanted));
+        let mut opaques = opaques.collect::<Result<Vec<_>>>()?;
         for opaque in &mut opaques {
             self.store_large(id, opaque).await?;
         }

@@ -185,10 +185,15 @@ impl WorkerAttempt {
             match mail {
                 Mail::Restored(participant) => rest.push(ToOwner::Restored(participant)),
                 Mail::Arrived(epoch, participant, arrival) => {
-                    arrived.entry(epoch).or_default().push(participant);
+                    if arrival.is_complete {
+                        arrived.entry(epoch).or_default().push(participant);
+                    }
                     self.arrived(epoch, participant, arrival);
                 }
-                Mail::InFlight(epoch, participant, opaques) => self.in_flight(epoch, participant, opaques),
+                Mail::InFlight(epoch, participant, opaques) => {
+                    arrived.entry(epoch).or_default().push(participant);
+                    self.in_flight(epoch, participant, opaques);
+                }
                 Mail::Declined(epoch, reason) => declined.push((epoch, reason)),
                 Mail::Dropped(participant) => {
                     let last = self.last.get(&participant).copied();
@@ -208,7 +213,7 @@ impl WorkerAttempt {
         self.last.insert(participant, epoch);
         self.prepared.take(epoch, participant, &mut arrival.opaques);
         self.tables.insert(participant, Arc::clone(&arrival.summary.tables));
-        // Epochs ascend: a subtask that skipped an epoch will not arrive for it, nor complete one.
+        // Epochs ascend: a subtask that skipped an epoch will not arrive for it.
         let skipped = self.epochs.range(..epoch).filter(|(_, older)| older.stage.waits_for(participant));
         let skipped: Vec<_> = skipped.map(|(&older, _)| older).collect();
         for older in skipped {
@@ -349,13 +354,12 @@ impl WorkerAttempt {
 }
 
 impl Stage {
-    /// Returns whether the epoch waits for `participant` to arrive, or for its in-flight data.
+    /// Returns whether the epoch waits for `participant` to arrive.
     fn waits_for(&self, participant: Participant) -> bool {
-        let Self::Gathering(arrivals) = self else { return false };
-        arrivals.get(&participant).is_none_or(|arrival| !arrival.is_complete)
+        matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
     }
 
-    /// As [`waits_for`](Self::waits_for), for any of the `all` subtasks of this process.
+    /// Returns whether it waits for any of the `all` subtasks of this process to arrive, or for its in-flight data.
     fn waits_for_any(&self, all: usize) -> bool {
         let Self::Gathering(arrivals) = self else { return false };
         arrivals.len() < all || arrivals.values().any(|arrival| !arrival.is_complete)

@@ -2,9 +2,12 @@
 
 use proptest::prelude::*;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::id::{Part, SegmentId};
 use crate::key_group::KeyGroup;
+use crate::manifest::OpaqueRole;
 use crate::manifest::tests::manifest;
 
 fn seats() -> Seats {

@@ -293,7 +293,7 @@ impl Engine {
     }
 
     /// Returns the records in flight to a subtask, by the key groups of their keys.
-    fn in_flight_by_key_group(&self, at: usize) -> Opaque {
+    fn in_flight_by_key_group(&self, at: usize) -> Result<Opaque> {
         let group = |index: u64| self.group(&self.judge.workload.record(index));
         let records = self.in_flight.iter().map(|index| (group(*index), index.to_le_bytes()));
         let of = |group| owner(self.job.max_parallelism(), self.shape.parallelism, group) as usize;
@@ -340,7 +340,7 @@ impl Engine {
         }
         for (at, epoch) in late.into_iter().enumerate() {
             pause().await;
-            epoch.complete(vec![self.in_flight_by_key_group(at)])?;
+            epoch.complete(vec![self.in_flight_by_key_group(at)?])?;
         }
         Ok(absent)
     }

@@ -64,6 +64,7 @@ pub(super) async fn open(
         return Ok((job, source));
     }
     check_program(job.restored(), program)?;
+    drop(source);
     let source = open_source(args, program, job.restored()).await?;
     Ok((job, source))
 }

@@ -146,6 +146,7 @@ impl<B: StateBackend> Reader<'_, B> {
         let ready = async { timeout(MOMENT, self.source.ready()).await.or(Ok(())) };
         block_on(&self.handle, self.downstream_ended, ready)?;
         self.meter.iter_mut().for_each(|meter| meter.add_idle(before.elapsed()));
+        self.pace.iter_mut().for_each(Pace::forgo);
         self.checkpoint_if_due()
     }
 
@@ -159,7 +160,8 @@ impl<B: StateBackend> Reader<'_, B> {
         match block_on(&self.handle, self.downstream_ended, found)? {
             Ok(Ok(0)) => {}
             Ok(Ok(new)) => tracing::info!(new, "the input has new partitions"),
-            Ok(Err(error)) if error.kind() == ErrorKind::Unavailable => {
+            // A broker may not know of a partition yet that another has named; readers notice a topic that is gone.
+            Ok(Err(error)) if matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::NotFound) => {
                 tracing::warn!(error = error.chain(), "cannot look for new partitions of the input");
             }
             Ok(Err(error)) => return Err(error),
@@ -251,6 +253,11 @@ impl Pace {
     /// Returns a pace that starts now.
     pub(crate) fn new(rate: RateArg) -> Self {
         Self { start: clock::now(), rate, released: 0 }
+    }
+
+    /// Gives up the records that were released or could have been, as there were none: they are not made up for later.
+    fn forgo(&mut self) {
+        self.released = self.rate.allowed(self.start.elapsed()).try_into().unwrap_or(u64::MAX);
     }
 
     /// Releases the next record and returns `None`, or returns the delay until its release.

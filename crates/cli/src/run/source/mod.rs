@@ -3,7 +3,8 @@
 //! Invariants:
 //! - a malformed record changes nothing but a count: it sets no kind and moves no watermark;
 //! - a new source over the same input, resumed from the state after n records, yields the records after n;
-//! - resumed over a grown input, it yields what one read of the whole input would have, or refuses the input.
+//! - resumed over a grown input, it yields what one read of the whole input would have, or refuses the input. For a topic, this holds of
+//!   each partition's records, but not of which ones are late.
 
 mod csv;
 mod gzip;
