@@ -13,7 +13,7 @@ use krafka::admin::TopicPartition;
 use krafka::consumer::{Consumer, ConsumerRecord};
 use tokio::time::Instant;
 
-use super::partition::{FETCH_WAIT, Partition, SAID_FOR};
+use super::partition::{FETCH_WAIT, Partition, SAID_FOR, UNKNOWN_FOR};
 use super::queue::{Fetched, Queue};
 use super::settings::KafkaIsolation;
 use crate::errors;
@@ -29,11 +29,21 @@ pub(super) struct Fetcher {
     answered: Instant,
     /// Why the brokers could not be asked.
     reason: Option<Error>,
+    /// Since when they have not known the partition.
+    unknown_since: Option<Instant>,
 }
 
 impl Fetcher {
     pub(super) fn new(partition: Arc<Partition>, consumer: Arc<Consumer>, queue: Arc<Queue>, next: i64) -> Self {
-        Self { partition, consumer, queue: Filled(queue), next, answered: Instant::now(), reason: None }
+        Self {
+            partition,
+            consumer,
+            queue: Filled(queue),
+            next,
+            answered: Instant::now(),
+            reason: None,
+            unknown_since: None,
+        }
     }
 
     /// Fetches until something fails.
@@ -77,7 +87,7 @@ impl Fetcher {
             return self.ask().await;
         }
         if said.is_some() {
-            self.answered = Instant::now();
+            (self.answered, self.unknown_since) = (Instant::now(), None);
         }
         self.add(records, position, said == Some(true));
         Ok(())
@@ -112,9 +122,23 @@ impl Fetcher {
                 self.reason = Some(error);
                 return Ok(());
             }
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.unknown(error).await,
             Err(error) => return Err(error),
         }
-        self.reason = None;
+        (self.reason, self.unknown_since) = (None, None);
+        Ok(())
+    }
+
+    /// Waits a moment before the brokers are asked again for a partition that they do not know.
+    ///
+    /// # Errors
+    /// `error`, once it has been unknown for long.
+    #[expect(clippy::disallowed_methods, reason = "the client runs on tokio, whatever the engine runs on")]
+    async fn unknown(&mut self, error: Error) -> Result<()> {
+        if self.unknown_since.get_or_insert_with(Instant::now).elapsed() >= UNKNOWN_FOR {
+            return Err(error);
+        }
+        tokio::time::sleep(FETCH_WAIT).await;
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use tokio::time::Instant;
 use crate::cluster::Topic;
 use crate::connect;
 use crate::settings::KafkaConnection;
-use partition::Partition;
+use partition::{Partition, UNKNOWN_FOR};
 use position::Place;
 pub use reader::KafkaReader;
 pub use settings::{KafkaIsolation, KafkaSourceSettings, KafkaStart};
@@ -128,7 +128,7 @@ impl KafkaSource {
     }
 }
 
-/// The tries of a call while brokers are away.
+/// The tries of a call while brokers are away, or do not know what is new.
 struct Tries {
     started: Instant,
     patience: Duration,
@@ -146,8 +146,13 @@ impl Tries {
     /// `error`, if another try cannot help, or there is no time for one.
     #[expect(clippy::disallowed_methods, reason = "the client runs on tokio, whatever the engine runs on")]
     async fn again(&mut self, error: Error) -> Result<()> {
-        let left = self.patience.saturating_sub(self.started.elapsed());
-        if error.kind() != ErrorKind::Unavailable || left <= self.delay {
+        let patience = match error.kind() {
+            ErrorKind::Unavailable => self.patience,
+            ErrorKind::NotFound => self.patience.min(UNKNOWN_FOR),
+            _ => return Err(error),
+        };
+        let left = patience.saturating_sub(self.started.elapsed());
+        if left <= self.delay {
             return Err(error);
         }
         tracing::warn!(error = error.chain(), "waiting for Kafka (at most {} s more)", left.as_secs());

@@ -18,6 +18,9 @@ pub(super) const FETCH_WAIT: Duration = Duration::from_millis(500);
 /// How long what a fetch has said of the partition's end counts.
 pub(super) const SAID_FOR: Duration = Duration::from_secs(2);
 
+/// How long a partition must be unknown until it counts as gone: a broker may not have heard yet of one that is new.
+pub(super) const UNKNOWN_FOR: Duration = Duration::from_secs(3);
+
 /// A partition that exists, and a client with connections of its own. A broker that holds a fetch back does not answer what else
 /// comes on the same connection, so that readers that shared a client would wait for each other.
 pub(super) struct Partition {

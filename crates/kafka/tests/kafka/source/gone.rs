@@ -14,6 +14,26 @@ async fn what_does_not_exist_is_not_found() {
 }
 
 #[tokio::test]
+async fn a_broker_that_does_not_know_a_new_partition_yet_is_asked_again() {
+    let broker = partitioned(2, 1);
+    write(&broker, 0, ["a"]).await;
+    broker.on_times(ApiKey::ListOffsets, 2, |_| Control::Error(ErrorCode::UnknownTopicOrPartition));
+    let mut reader = within(read(&broker, StartAt::Configured)).await;
+    assert_eq!(rest(&mut reader).await, ["a"]);
+    broker.on_times(ApiKey::ListOffsets, 2, |_| Control::Error(ErrorCode::UnknownTopicOrPartition));
+    broker.on(ApiKey::Fetch, |_| Control::Error(ErrorCode::UnknownTopicOrPartition));
+    asked(&broker, ApiKey::ListOffsets, 3).await;
+    broker.clear_hooks();
+    write(&broker, 0, ["b"]).await;
+    let mut found = Vec::new();
+    while found.is_empty() {
+        found = rest(&mut reader).await;
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(found, ["b"]);
+}
+
+#[tokio::test]
 async fn a_topic_that_is_deleted_ends_its_readers() {
     for values in [&["a", "b"][..], &[]] {
         let broker = partitioned(2, 1);
