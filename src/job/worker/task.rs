@@ -187,7 +187,7 @@ impl<B: StateBackend> Task<B> {
     }
 
     /// As [`barrier`](Self::barrier), at an epoch whose in-flight data are not known yet: the barrier overtakes records on the way
-    /// to this task, or is on its way around a cycle. The task goes on with records at once; each one that the barrier has overtaken
+    /// to this task, or is on its way around a cycle. The task processes records at once; each one that the barrier has overtaken
     /// is processed and also logged, and the log is handed in with [`InFlight::complete`], once the barrier has come on every channel.
     /// Until then the epoch is open, and later ones wait for it. After a restore, the task processes the logged records before all
     /// others.
