@@ -106,7 +106,7 @@ pub use id::{
     Attempt, Awaited, Barrier, Epoch, JobId, JobName, Lineage, ManifestId, OperatorId, Seq, SessionId, Subtask, TableId,
 };
 pub use job::{
-    Aborted, AdaptiveInterval, Assignment, BroadcastState, InFlight, Inbox, Job, JobBuilder, JobSettings,
+    Aborted, AdaptiveInterval, Assignment, BroadcastState, InFlightData, Inbox, Job, JobBuilder, JobSettings,
     MAX_MESSAGE_BYTES, OperatorList, OperatorSpec, OperatorState, Outbox, Owner, Progress, Refused, RestoreError,
     RestoreMode, Seat, Seating, Strategy, Task, Worker, WorkerInfo, WorkerSettings,
 };

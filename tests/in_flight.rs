@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use alluvium::{
-    Barrier, ErrorKind, Fixed, InFlight, Job, JobBuilder, KeyGroup, LogBackend, Opaque, OpaqueRole, OperatorId,
+    Barrier, ErrorKind, Fixed, InFlightData, Job, JobBuilder, KeyGroup, LogBackend, Opaque, OpaqueRole, OperatorId,
     OperatorSpec, Result, Schema, Store, Task, Timestamp, TokioRuntime, ValueState,
 };
 use alluvium_testkit::sim::Rng;
@@ -60,7 +60,7 @@ enum Item {
 
 /// What a subtask does for an epoch between its barrier and the last one of its channels.
 struct Logging {
-    epoch: InFlight,
+    epoch: InFlightData,
     /// Channels on which the barrier has not come yet.
     awaited: BTreeSet<usize>,
     log: Vec<(KeyGroup, [u8; 16])>,

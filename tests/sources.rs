@@ -70,6 +70,25 @@ async fn the_suite_finds_each_flaw() {
     }
 }
 
+#[tokio::test]
+async fn an_end_that_is_not_final_holds_the_watermark_back() -> Result<()> {
+    let topic = MemoryTopic::new(2);
+    for (partition, time) in [(0, 10), (1, 20)] {
+        topic.append(partition, time, 0);
+    }
+    topic.close();
+    for (is_final, watermark) in [(true, 20), (false, 10)] {
+        let settings = SourceSettings::default().with(|it| it.end_is_final = is_final);
+        let mut reader = open(&topic, settings, &[]).await?;
+        rest(&mut reader);
+        assert_eq!(reader.advance()?, Advance::End);
+        assert_eq!((millis(&mut reader), reader.is_idle()), (watermark, is_final));
+        let opaque = reader.opaque()?;
+        assert_eq!(millis(&mut open(&topic, settings, &[opaque]).await?), watermark, "a later run");
+    }
+    Ok(())
+}
+
 /// A job of several subtasks that copies what it reads; what an attempt has read since its checkpoint is lost with it.
 struct Copying {
     topic: MemoryTopic,

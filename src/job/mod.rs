@@ -37,7 +37,7 @@ pub use owner::{Refused, WorkerInfo};
 pub use progress::{Aborted, Progress};
 pub use settings::{AdaptiveInterval, JobSettings, OperatorSpec, RestoreMode, Strategy};
 pub use wire::MAX_MESSAGE_BYTES;
-pub use worker::{Assignment, InFlight, RestoreError, Seat, Task, Worker, WorkerSettings};
+pub use worker::{Assignment, InFlightData, RestoreError, Seat, Task, Worker, WorkerSettings};
 
 /// Name and version that manifests carry as their writer.
 pub(crate) const WRITER: &str = concat!("alluvium ", env!("CARGO_PKG_VERSION"));

@@ -10,7 +10,7 @@
 //! - every split has one owner among the subtasks, which follows from its id and the parallelism alone;
 //! - at any parallelism, a restored job reads each split from its position in the checkpoint: no record is skipped or read twice;
 //! - the watermark of a subtask never goes back, nor does the least one of a job over a restart;
-//! - a split that may still have earlier records holds the watermark back: only one that is at its end does not, or one that is
+//! - a split that may still have earlier records holds the watermark back: only one that is at its last end does not, or one that is
 //!   known to have had no more for as long as the settings say.
 
 #[cfg(feature = "conformance")]
@@ -26,7 +26,7 @@ pub use reader::{SourceReader, SplitProgress};
 pub use split::{Advance, Position, Source, SplitId, SplitReader, StartAt};
 
 /// Settings of a source.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SourceSettings {
     /// How much earlier than the latest event time of its split a record may be without being late. Default: 0.
@@ -39,7 +39,16 @@ pub struct SourceSettings {
     /// How long a split must have had no more records until it does not hold the watermark back. Records that it gets later may be
     /// late. A split whose system does not answer is not idle. Default: never.
     pub idle_after: Option<Duration>,
+    /// Whether a split at its end does not get more records in later runs either, so that it does not hold the watermark back. Else
+    /// the next run of a job whose splits end at different times would find new records of the earlier ones late. Default: yes.
+    pub end_is_final: bool,
     /// Whether the source may start from nothing although the restored checkpoint has positions of other sources in its operator.
     /// Default: no, because that is what a renamed source looks like.
     pub is_new: bool,
+}
+
+impl Default for SourceSettings {
+    fn default() -> Self {
+        Self { delay: Duration::ZERO, max_ahead: None, idle_after: None, end_is_final: true, is_new: false }
+    }
 }

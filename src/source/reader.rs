@@ -64,8 +64,8 @@ struct OpenSplit<R> {
 }
 
 impl<R> OpenSplit<R> {
-    fn holds_back(&self) -> bool {
-        self.found != Advance::End && !self.is_idle
+    fn holds_back(&self, settings: &SourceSettings) -> bool {
+        !self.is_idle && (self.found != Advance::End || !settings.end_is_final)
     }
 }
 
@@ -197,13 +197,13 @@ impl<S: Source> SourceReader<S> {
     fn note(&mut self, found: Advance) -> bool {
         let Some(split) = self.splits.get_mut(self.turn) else { return false };
         let is_record = found == Advance::Record;
-        let held_back = split.holds_back();
+        let held_back = split.holds_back(&self.settings);
         split.found = found;
         if found != Advance::CaughtUp {
             // Whether a split that does not answer has more is not known.
             (split.caught_up_since, split.is_idle) = (None, false);
         }
-        if split.holds_back() != held_back {
+        if split.holds_back(&self.settings) != held_back {
             self.holder = None;
         }
         if is_record {
@@ -235,7 +235,7 @@ impl<S: Source> SourceReader<S> {
     }
 
     /// Returns the time before which no more records are expected, [`Timestamp::MIN`] at first; it never goes back. It is that of
-    /// the split that is furthest behind, among those that are neither idle nor at their end; without such a split, that of the
+    /// the split that is furthest behind, among those that are neither idle nor at their final end; without such a split, that of the
     /// split that is furthest ahead.
     ///
     /// A job's watermark is the least one of the subtasks that are not [idle](Self::is_idle).
@@ -245,7 +245,7 @@ impl<S: Source> SourceReader<S> {
     pub fn watermark(&mut self) -> Timestamp {
         if self.holder.is_none() {
             let of = |split: &OpenSplit<S::Reader>| split.clock.watermark(&self.settings);
-            let held = self.splits.iter().enumerate().filter(|(_, split)| split.holds_back());
+            let held = self.splits.iter().enumerate().filter(|(_, split)| split.holds_back(&self.settings));
             let least = held.min_by_key(|(_, split)| of(split));
             let found = least.map(|(_, split)| of(split)).or_else(|| self.splits.iter().map(of).max());
             self.watermark = self.watermark.max(found.unwrap_or(Timestamp::MIN));
@@ -254,11 +254,11 @@ impl<S: Source> SourceReader<S> {
         self.watermark
     }
 
-    /// Returns whether no split holds the watermark back: all are idle or at their end, or there is none. The watermark of the job
+    /// Returns whether no split holds the watermark back: all are idle or at their final end, or there is none. The watermark of the job
     /// is then that of its other subtasks.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        !self.splits.iter().any(OpenSplit::holds_back)
+        !self.splits.iter().any(|split| split.holds_back(&self.settings))
     }
 
     /// Looks which splits have become idle.

@@ -12,7 +12,7 @@ use crate::manifest::{Opaque, OpaqueRole, check_handed_in};
 /// Dropped without [`complete`](Self::complete), it declines the epoch, which the job then aborts.
 #[derive(Debug)]
 #[must_use = "the epoch waits for the in-flight data"]
-pub struct InFlight {
+pub struct InFlightData {
     attempt: AttemptHandle,
     epoch: Epoch,
     participant: Participant,
@@ -20,7 +20,7 @@ pub struct InFlight {
     is_complete: bool,
 }
 
-impl InFlight {
+impl InFlightData {
     pub(super) fn new(attempt: AttemptHandle, epoch: Epoch, participant: Participant, owned: KeyGroupSet) -> Self {
         Self { attempt, epoch, participant, owned, is_complete: false }
     }
@@ -52,7 +52,7 @@ impl InFlight {
     }
 }
 
-impl Drop for InFlight {
+impl Drop for InFlightData {
     fn drop(&mut self) {
         if !self.is_complete {
             let (operator, subtask) = self.participant;

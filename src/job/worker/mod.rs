@@ -42,7 +42,7 @@ use crate::time::Timestamp;
 
 use shared::{Mail, Shared, Steps};
 
-pub use in_flight::InFlight;
+pub use in_flight::InFlightData;
 pub(super) use process::Local;
 pub use process::{Assignment, Worker, WorkerSettings};
 pub use seat::{RestoreError, Seat};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::in_flight::InFlight;
+use super::in_flight::InFlightData;
 use super::shared::{Mail, Presence};
 use super::sinks::TaskSinks;
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
@@ -188,7 +188,7 @@ impl<B: StateBackend> Task<B> {
 
     /// As [`barrier`](Self::barrier), at an epoch whose in-flight data are not known yet: the barrier overtakes records on the way
     /// to this task, or is on its way around a cycle. The task processes records at once; each one that the barrier has overtaken
-    /// is processed and also logged, and the log is handed in with [`InFlight::complete`], once the barrier has come on every channel.
+    /// is processed and also logged, and the log is handed in with [`InFlightData::complete`], once the barrier has come on every channel.
     /// Until then the epoch is open, and later ones wait for it. After a restore, the task processes the logged records before all
     /// others.
     ///
@@ -199,14 +199,14 @@ impl<B: StateBackend> Task<B> {
         barrier: Barrier,
         watermark: Timestamp,
         opaques: Vec<Opaque>,
-    ) -> Result<InFlight> {
+    ) -> Result<InFlightData> {
         if let Some(early) = opaques.iter().find(|opaque| opaque.role == OpaqueRole::InFlight) {
             let error = Error::usage("in-flight data are handed in when they are complete");
             return Err(error.with("opaque", &early.name));
         }
         self.pass(barrier, watermark, opaques, false)?;
         let Presence { attempt, participant } = &self.presence;
-        Ok(InFlight::new(attempt.clone(), barrier.epoch, *participant, self.owned.clone()))
+        Ok(InFlightData::new(attempt.clone(), barrier.epoch, *participant, self.owned.clone()))
     }
 
     /// * `is_complete`: whether all in-flight data are among the opaques.

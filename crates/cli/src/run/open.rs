@@ -108,6 +108,8 @@ async fn open_source(args: &RunArgs, program: &Program, restored: Option<&Stored
     let settings = SourceSettings::default().with(|it| {
         it.max_ahead = args.max_ahead;
         it.idle_after = args.idle_after;
+        // Windows that are not published yet may get records of a later run.
+        it.end_is_final = program.emit == Emit::OnClose;
     });
     Source::open(&args.input, program, settings, state).await
 }

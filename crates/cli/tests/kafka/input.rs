@@ -84,6 +84,25 @@ fn a_partition_without_records_holds_windows_open_until_it_is_idle() {
 }
 
 #[test]
+fn a_later_run_finds_no_record_late_of_a_partition_that_ended_earlier() {
+    let (bench, broker) = (Bench::new(), broker(2));
+    let (store, address) = (bench.store("s"), broker.address());
+    let flags = "run --json --key machine --agg count --window tumbling:10s --time at";
+    let run = || {
+        json(
+            &tool(words(&format!("{flags} --store {store} --job j --input kafka://{address}/{INPUT}?stop-at-end")))
+                .output()
+                .unwrap(),
+        )
+    };
+    broker.produce(INPUT, [(0, reading("a", 1)), (1, reading("b", 55))]);
+    run();
+    broker.produce(INPUT, [(0, reading("a", 12))]);
+    let report = run();
+    assert_eq!((&report["records"], &report["late_records"]), (&3.into(), &0.into()), "{report}");
+}
+
+#[test]
 fn partitions_that_are_added_are_read_from_their_beginning() {
     let (bench, broker) = (Bench::new(), broker(1));
     let input = format!("--input kafka://{}/{INPUT}?stop-at-end&latest", broker.address());
