@@ -305,6 +305,23 @@ async fn open() -> Result<(Job, Task<LogBackend>, Barrier)> {
 }
 
 #[tokio::test(start_paused = true)]
+async fn in_flight_data_take_memory_of_the_budget() -> Result<()> {
+    let (job, mut task, first) = open().await?;
+    let slow = task.barrier_in_flight(first, Timestamp::MIN, vec![])?;
+    let second = job.trigger()?.expect("one may be in flight");
+    let log = Opaque::in_flight("a", [(KeyGroup(7), vec![7; 1 << 20])])?;
+    let before = job.budget().held_bytes();
+    task.barrier_in_flight(second, Timestamp::MIN, vec![])?.complete(vec![log])?;
+    // The second epoch waits for the first. The clock moves once nothing else can.
+    assert!(tokio::time::timeout(Duration::from_secs(60), job.wait(second)).await.is_err());
+    assert!(job.budget().held_bytes() >= before + (1 << 20));
+    slow.complete(vec![])?;
+    assert!(job.wait(second).await?.is_some());
+    assert!(job.budget().held_bytes() < before + (1 << 20));
+    Ok(())
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_epoch_waits_for_its_in_flight_data() -> Result<()> {
     let (job, mut task, barrier) = open().await?;
     let epoch = task.barrier_in_flight(barrier, Timestamp::MIN, vec![])?;

@@ -7,6 +7,7 @@ use crate::control::coordinator::Participant;
 use crate::id::Epoch;
 use crate::key_group::KeyGroupSet;
 use crate::manifest::{ObjectId, ObjectRef, Opaque, SubtaskEntry};
+use crate::memory::Charge;
 use crate::row::{GroupHeat, GroupTimes, Statistic};
 use crate::time::Timestamp;
 
@@ -34,6 +35,8 @@ pub(crate) struct Arrival {
     pub(crate) opaques: Vec<Opaque>,
     /// Whether its in-flight data are among the opaques, or it has none.
     pub(crate) is_complete: bool,
+    /// What the in-flight data that followed take of the memory budget.
+    pub(crate) in_flight: Option<Charge>,
     /// The newest commit that the task knew before the barrier: output up to it is published.
     pub(crate) published: Option<Epoch>,
     pub(crate) summary: StateSummary,

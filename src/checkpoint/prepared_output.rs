@@ -35,13 +35,18 @@ impl PreparedOutput {
     pub(crate) fn take(&mut self, epoch: Epoch, participant: Participant, opaques: &mut Vec<Opaque>) {
         let prepared: Vec<_> = opaques.extract_if(.., |opaque| opaque.role == OpaqueRole::SinkPrepared).collect();
         for opaque in prepared {
-            let bytes = match &opaque.content {
-                OpaqueContent::Inline(bytes) => bytes.len() as u64,
-                OpaqueContent::Stored(_) => 0,
-            };
-            let charge = self.budget.charge(bytes);
+            let charge = self.charge(std::slice::from_ref(&opaque));
             self.waiting.entry(participant).or_default().push(Prepared { epoch, opaque, charge });
         }
+    }
+
+    /// Charges opaques to the memory budget.
+    pub(crate) fn charge(&self, opaques: &[Opaque]) -> Charge {
+        let bytes = opaques.iter().map(|opaque| match &opaque.content {
+            OpaqueContent::Inline(bytes) => bytes.len() as u64,
+            OpaqueContent::Stored(_) => 0,
+        });
+        self.budget.charge(bytes.sum())
     }
 
     /// Returns the prepared output that the manifest of `epoch` lists for a subtask, oldest first.

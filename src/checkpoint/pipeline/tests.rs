@@ -85,6 +85,7 @@ impl Process {
                     uses: GroupUses::default(),
                     opaques,
                     is_complete: true,
+                    in_flight: None,
                     published: None,
                     summary,
                 },

@@ -239,6 +239,7 @@ impl WorkerAttempt {
         if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = epoch
             && let Some(arrival) = arrivals.get_mut(&participant)
         {
+            arrival.in_flight = Some(self.prepared.charge(&opaques));
             arrival.opaques.extend(opaques);
             arrival.is_complete = true;
         }

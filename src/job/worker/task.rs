@@ -245,7 +245,8 @@ impl<B: StateBackend> Task<B> {
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
         let (owned, uses) = (self.owned.clone(), self.uses.clone());
-        let arrival = Arrival { owned, watermark, times, uses, opaques, is_complete, published, summary };
+        let in_flight = None;
+        let arrival = Arrival { owned, watermark, times, uses, opaques, is_complete, in_flight, published, summary };
         self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))
     }
 

@@ -53,6 +53,7 @@ impl Carried {
             Redistribution::Broadcast,
             Redistribution::None,
             Redistribution::ByChannel,
+            Redistribution::ByKeyGroup,
         ];
         // Usually the redistribution of that kind of state, so that fuzzing gets past the first check.
         let own = match &self.name {
