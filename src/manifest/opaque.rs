@@ -84,21 +84,34 @@ impl Opaque {
         if self.redistribution != Redistribution::ByKeyGroup {
             return Ok(self);
         }
-        let items = self.group_items()?.into_iter().filter(|(group, _)| groups.contains(*group));
-        let content = Self::in_flight("", items)?.content;
-        Ok(Self { item_offsets: Vec::new(), content, ..self })
+        self.with_items(self.group_items()?.into_iter().filter(|(group, _)| groups.contains(*group)))
+    }
+
+    /// Returns it with these records in place of its own.
+    ///
+    /// # Errors
+    /// As [`in_flight`](Self::in_flight).
+    pub(super) fn with_items(&self, items: impl Iterator<Item = (KeyGroup, Bytes)>) -> Result<Self> {
+        let Self { role, channel, .. } = *self;
+        Ok(Self { role, channel, ..Self::in_flight(&self.name, items)? })
     }
 
     /// Checks that the items are of these key groups, if they are redistributed by them.
     ///
     /// # Errors
-    /// As [`group_items`](Self::group_items); `Corrupt`, with the group.
+    /// As [`items_of`](Self::items_of).
     pub(crate) fn check_in_flight(&self, groups: &KeyGroupSet) -> Result<()> {
-        if self.redistribution != Redistribution::ByKeyGroup {
-            return Ok(());
-        }
-        match self.group_items()?.into_iter().find(|(group, _)| !groups.contains(*group)) {
-            None => Ok(()),
+        if self.redistribution == Redistribution::ByKeyGroup { self.items_of(groups).map(drop) } else { Ok(()) }
+    }
+
+    /// Returns the records, which must be of these key groups.
+    ///
+    /// # Errors
+    /// As [`group_items`](Self::group_items); `Corrupt`, with the group.
+    pub(super) fn items_of(&self, groups: &KeyGroupSet) -> Result<Vec<(KeyGroup, Bytes)>> {
+        let items = self.group_items()?;
+        match items.iter().find(|(group, _)| !groups.contains(*group)) {
+            None => Ok(items),
             Some((group, _)) => {
                 let error = Error::corrupt("item is of a key group that the subtask does not own");
                 Err(error.with("name", &self.name).with("group", group))
@@ -108,24 +121,21 @@ impl Opaque {
 }
 
 impl Share {
-    /// Adds an item of `from` to the opaque of its name.
+    /// Adds records in flight to the opaque of the same name.
     ///
-    /// # Errors
-    /// `Limit`, as [`Opaque::in_flight`].
-    pub(super) fn add_in_flight(&mut self, from: &Opaque, group: KeyGroup, item: &[u8]) -> Result<()> {
-        let identity = |it: &Opaque| (it.role, it.redistribution, it.name.clone());
-        let known = self.opaques.iter().position(|known| identity(known) == identity(from));
-        let at = known.unwrap_or_else(|| {
-            let content = OpaqueContent::Inline(Bytes::new());
-            self.opaques.push(Opaque { item_offsets: Vec::new(), content, ..from.clone() });
-            self.opaques.len() - 1
-        });
-        if let Some(Opaque { content: OpaqueContent::Inline(bytes), .. }) = self.opaques.get_mut(at) {
-            let mut longer = std::mem::take(bytes).try_into_mut().unwrap_or_else(|bytes| bytes.as_ref().into());
-            put_item(&mut longer, group, item)?;
-            *bytes = longer.freeze();
+    /// * `more`: made by [`Opaque::with_items`], as all that are added, so that their contents can follow each other.
+    pub(super) fn add_in_flight(&mut self, more: Opaque) {
+        let identity = |it: &Opaque| (it.role, it.redistribution);
+        let mut known = self.opaques.iter_mut();
+        let known = known.find(|known| identity(known) == identity(&more) && known.name == more.name);
+        match (known.map(|known| &mut known.content), &more.content) {
+            (Some(OpaqueContent::Inline(bytes)), OpaqueContent::Inline(more)) => {
+                let mut longer = std::mem::take(bytes).try_into_mut().unwrap_or_else(|bytes| bytes.as_ref().into());
+                longer.extend_from_slice(more);
+                *bytes = longer.freeze();
+            }
+            _ => self.opaques.push(more),
         }
-        Ok(())
     }
 }
 
@@ -194,7 +204,7 @@ mod tests {
             heat: Vec::new(),
         };
         for item in ["x", "y"] {
-            share.add_in_flight(&in_flight("a", &[]), KeyGroup(7), item.as_bytes()).unwrap();
+            share.add_in_flight(in_flight("a", &[(7, item)]));
         }
         assert_eq!(share.opaques, [other, in_flight("a", &[(7, "x"), (7, "y")])]);
     }

@@ -1,6 +1,6 @@
 //! Restore plans: computes each subtask's share of a manifest at a parallelism, without I/O.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Manifest, Opaque, OpaqueContent, OpaqueReach, Redistribution, SubtaskEntry, SubtaskManifest, TableSchema};
 use crate::error::Result;
@@ -273,13 +273,17 @@ impl Seats {
     ///
     /// * `groups`: those of the old subtask.
     fn distribute_groups(&mut self, groups: &KeyGroupSet, opaque: &Opaque) -> Result<()> {
-        opaque.check_in_flight(groups)?;
-        for (group, item) in opaque.group_items()? {
+        let mut parts: BTreeMap<usize, Vec<_>> = BTreeMap::new();
+        for (group, item) in opaque.items_of(groups)? {
             let at = self.ranges.partition_point(|range| range.end <= group.0);
-            if self.ranges.get(at).is_some_and(|range| range.start <= group.0)
-                && let Some(share) = self.shares.get_mut(at)
-            {
-                share.add_in_flight(opaque, group, &item)?;
+            if self.ranges.get(at).is_some_and(|range| range.start <= group.0) {
+                parts.entry(at).or_default().push((group, item));
+            }
+        }
+        for (at, items) in parts {
+            let part = opaque.with_items(items.into_iter())?;
+            if let Some(share) = self.shares.get_mut(at) {
+                share.add_in_flight(part);
             }
         }
         Ok(())

@@ -57,7 +57,8 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     let program = args.program()?;
     let path = args.output.as_ref().and_then(OutputPlace::path);
     places::check(path, program.emit, &args.input, &args.store)?;
-    places::check_topics(&args.input, args.output.as_ref())?;
+    #[cfg(feature = "kafka")]
+    super::kafka::check_loop(&args.input, args.output.as_ref())?;
     let remote = args.output.as_ref().map(|place| RemoteOutput::open(place, &program, args.publish_again));
     let remote = remote.transpose()?.flatten();
     if let Some(disk) = &args.disk {

@@ -10,6 +10,8 @@ use alluvium_kafka::{
 };
 
 use super::output::{Output, OutputRow};
+use super::source::Input;
+use super::target::OutputPlace;
 
 /// The longest name of a topic.
 const TOPIC_BYTES_MAX: usize = 249;
@@ -76,6 +78,21 @@ pub(super) fn target(rest: &str) -> Result<Arc<dyn SinkTarget>> {
     }
     let topic = place.topic;
     Ok(Arc::new(KafkaTarget::new(KafkaTargetSettings::new(place.connection()?, topic))?))
+}
+
+/// Refuses an output to the topic that is read: the run would read its own results for ever.
+///
+/// # Errors
+/// `Config`, also if a URL is malformed.
+pub(super) fn check_loop(input: &Input, output: Option<&OutputPlace>) -> Result<()> {
+    let (Input::Topic(read), Some(OutputPlace::Url(written))) = (input, output) else { return Ok(()) };
+    let Some(written) = written.strip_prefix("kafka://") else { return Ok(()) };
+    let (read, written) = (Place::parse(read)?, Place::parse(written)?);
+    let mut servers = read.servers.split(',');
+    if read.topic == written.topic && servers.any(|server| written.servers.split(',').any(|other| other == server)) {
+        return Err(Error::config("--output is the topic of --input"));
+    }
+    Ok(())
 }
 
 /// Writes a row as a record: its key and window, and the whole row.
@@ -215,6 +232,19 @@ mod tests {
         source("a:1/t?latest&stop-at-end").unwrap();
         let error = target("a:1/t?latest").unwrap_err();
         assert!(error.kind() == ErrorKind::Config && error.chain().contains("for an --input"), "{}", error.chain());
+    }
+
+    #[test]
+    fn an_output_to_the_topic_of_the_input_is_refused() {
+        let check = |output: &str| {
+            check_loop(&"kafka://h:1,i:1/t?stop-at-end".parse().unwrap(), Some(&output.parse().unwrap()))
+        };
+        for bad in ["kafka://h:1/t", "kafka://me@i:1,h:1/t?plain"] {
+            assert_eq!(check(bad).unwrap_err().kind(), ErrorKind::Config);
+        }
+        for fine in ["kafka://h:1/u", "kafka://g:1/t", "s3://h:1/t"] {
+            check(fine).unwrap();
+        }
     }
 
     #[test]

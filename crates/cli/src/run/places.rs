@@ -15,7 +15,6 @@ use super::output::check_target;
 use super::program::Emit;
 use super::sink::{check_folder, is_of_sink};
 use super::source::Input;
-use super::target::OutputPlace;
 use crate::files::{folder_of, names_in};
 
 /// Refuses an output that would replace the input or lie among checkpoints.
@@ -49,27 +48,6 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
         }
         _ => Ok(()),
     }
-}
-
-/// Refuses an output to the topic that is read: the run would read its own results for ever.
-///
-/// # Errors
-/// `Config`.
-pub(crate) fn check_topics(input: &Input, output: Option<&OutputPlace>) -> Result<()> {
-    let (Input::Topic(input), Some(OutputPlace::Url(output))) = (input, output) else { return Ok(()) };
-    let Some(output) = output.strip_prefix("kafka://") else { return Ok(()) };
-    let ((servers, topic), (others, other)) = (place_of(input), place_of(output));
-    if topic == other && servers.split(',').any(|server| others.split(',').any(|other| other == server)) {
-        return Err(Error::config("--output is the topic of --input"));
-    }
-    Ok(())
-}
-
-/// Returns the servers and the topic of a URL without `kafka://`.
-fn place_of(url: &str) -> (&str, &str) {
-    let place = url.split('?').next().unwrap_or_default();
-    let (authority, topic) = place.rsplit_once('/').unwrap_or((place, ""));
-    (authority.rsplit('@').next().unwrap_or_default(), topic)
 }
 
 /// Refuses a folder of local copies that lies among checkpoints.
@@ -165,13 +143,6 @@ mod tests {
         check(None, Emit::End, &input, &store).unwrap();
         for bad in ["store", "store/cache", "way/cache"] {
             assert_eq!(check_disk(&path(bad), &store).unwrap_err().kind(), ErrorKind::Config, "{bad}");
-        }
-        let (read, written) = ("kafka://h:1,i:1/t?stop-at-end".parse().unwrap(), |url: &str| url.parse().unwrap());
-        for bad in ["kafka://h:1/t", "kafka://me@i:1,h:1/t?plain"] {
-            assert_eq!(check_topics(&read, Some(&written(bad))).unwrap_err().kind(), ErrorKind::Config);
-        }
-        for fine in ["kafka://h:1/u", "kafka://g:1/t", "s3://h:1/t"] {
-            check_topics(&read, Some(&written(fine))).unwrap();
         }
         check_disk(&path("cache"), &store).unwrap();
         check_disk(&path("store"), "s3://bucket").unwrap();
