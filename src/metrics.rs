@@ -90,9 +90,9 @@ pub(crate) fn sink_unpublished(sink: &str, subtask: Subtask, bytes: u64) {
 }
 
 /// Records a publication, and the output that still waits.
-pub(crate) fn sink_published(sink: &str, subtask: Subtask, records: usize, waiting_bytes: u64) {
+pub(crate) fn sink_published(sink: &str, subtask: Subtask, records: u64, waiting_bytes: u64) {
     let labels = [("sink", sink.to_owned()), ("subtask", subtask.to_string())];
-    counter!("alluvium_sink_records_total", &labels).increment(records as u64);
+    counter!("alluvium_sink_records_total", &labels).increment(records);
     sink_unpublished(sink, subtask, waiting_bytes);
 }
 

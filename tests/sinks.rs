@@ -5,11 +5,9 @@ use std::sync::Arc;
 
 use alluvium::internals::canary::{Canary, plant};
 use alluvium::sink::conformance::{self, Harness};
-use alluvium::sink::{Divergence, ObjectStoreTarget, Sink, SinkSettings, SinkTarget};
-use alluvium::{
-    Barrier, Epoch, Error, ErrorKind, Job, JobBuilder, LogBackend, Opaque, OpaqueRole, OperatorId, OperatorSpec,
-    Redistribution, RestoreFrom, Result, Seq, Task, Timestamp,
-};
+use alluvium::sink::{Divergence, ObjectStoreTarget, SinkSettings, SinkTarget};
+use alluvium::{ErrorKind, JobBuilder, LogBackend, OperatorSpec, RestoreFrom, Result, Seat, Seq};
+use alluvium_testkit::copying::{COPY, Copying};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::sink::{Fate, Flaw, MemoryTarget};
 use alluvium_testkit::{Gate, store};
@@ -19,17 +17,6 @@ use futures_util::{FutureExt as _, TryStreamExt as _};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-
-const OPERATOR: OperatorId = OperatorId(3);
-
-/// A job that copies the numbers 0, 1, 2, ... to a target: number `n` through subtask `n % parallelism`. Its position is in its
-/// checkpoints.
-struct Copying {
-    job: Job,
-    tasks: Vec<Task<LogBackend>>,
-    sinks: Vec<Sink>,
-    next: u64,
-}
 
 #[derive(Clone)]
 struct Place {
@@ -48,19 +35,8 @@ impl Place {
     }
 
     async fn open_from(&self, parallelism: u32, from: RestoreFrom) -> Result<Copying> {
-        let operator = OperatorSpec::new(OPERATOR, "copy", parallelism);
-        let mut job = JobBuilder::new(store(&self.objects)).operator(operator).restore_from(from).open().await?;
-        let (mut tasks, mut sinks, mut next) = (Vec::new(), Vec::new(), 0);
-        for mut seat in job.take_seats() {
-            let position = seat.opaques().iter().find(|opaque| opaque.role == OpaqueRole::Source);
-            if let Some(position) = position {
-                let item = position.items()?.concat();
-                next = u64::from_le_bytes(item.as_slice().try_into().unwrap());
-            }
-            sinks.push(seat.add_sink("out", Arc::new(self.target.clone()), self.settings)?);
-            tasks.push(seat.restore(LogBackend::new).await?);
-        }
-        Ok(Copying { job, tasks, sinks, next })
+        let register = |seat: &mut Seat| seat.add_sink("out", Arc::new(self.target.clone()), self.settings);
+        Copying::open(&self.objects, parallelism, from, register).await
     }
 
     /// As [`Place::open`], as often as the target is away.
@@ -81,67 +57,6 @@ impl Place {
         let mut numbers = self.numbers();
         numbers.sort_unstable();
         numbers
-    }
-}
-
-impl Copying {
-    fn emit(&mut self, count: u64) -> Result<()> {
-        for _ in 0..count {
-            let at = usize::try_from(self.next).unwrap() % self.sinks.len();
-            self.sinks[at].emit(self.next.to_string().as_bytes())?;
-            self.next += 1;
-        }
-        Ok(())
-    }
-
-    fn position(&self) -> Opaque {
-        let opaque = Opaque::new(OpaqueRole::Source, "position", self.next.to_le_bytes().to_vec());
-        Opaque { redistribution: Redistribution::Broadcast, ..opaque }
-    }
-
-    fn trigger(&mut self) -> Result<Barrier> {
-        self.job.trigger()?.ok_or_else(|| Error::limit("too many checkpoints in flight"))
-    }
-
-    fn barrier(&mut self) -> Result<Epoch> {
-        let barrier = self.trigger()?;
-        let position = self.position();
-        for task in &mut self.tasks {
-            task.barrier(barrier, Timestamp::MIN, vec![position.clone()])?;
-        }
-        Ok(barrier.epoch)
-    }
-
-    /// Ends an epoch that its last subtask declines.
-    async fn give_up(&mut self) -> Result<()> {
-        let barrier = self.trigger()?;
-        let position = self.position();
-        let last = self.tasks.len() - 1;
-        for task in &mut self.tasks[..last] {
-            task.barrier(barrier, Timestamp::MIN, vec![position.clone()])?;
-        }
-        self.tasks[last].decline(barrier, "a test")?;
-        assert_eq!(self.job.wait(barrier.epoch).await?, None);
-        Ok(())
-    }
-
-    async fn checkpoint(&mut self) -> Result<Epoch> {
-        let epoch = self.barrier()?;
-        assert!(self.job.wait(epoch).await?.is_some());
-        Ok(epoch)
-    }
-
-    async fn publish(&mut self) -> Result<Epoch> {
-        let epoch = self.checkpoint().await?;
-        self.published(epoch).await?;
-        Ok(epoch)
-    }
-
-    async fn published(&self, epoch: Epoch) -> Result<()> {
-        for sink in &self.sinks {
-            sink.published(epoch).await?;
-        }
-        Ok(())
     }
 }
 
@@ -342,7 +257,7 @@ async fn output_of_a_sink_that_is_not_registered_is_not_forgotten() -> Result<()
     place.target.meet([Fate::Wait]);
     job.emit(1)?;
     job.checkpoint().await?;
-    let operator = OperatorSpec::new(OPERATOR, "copy", 1);
+    let operator = OperatorSpec::new(COPY, "copy", 1);
     let mut opened = JobBuilder::new(store(&place.objects)).operator(operator).open().await?;
     let mut seat = opened.take_seats().remove(0);
     seat.add_sink("other", Arc::new(place.target.clone()), SinkSettings::default())?;

@@ -33,8 +33,8 @@ pub(crate) struct Arrival {
     /// How much each owned group was used lately.
     pub(crate) uses: GroupUses,
     pub(crate) opaques: Vec<Opaque>,
-    /// Whether its in-flight data are among the opaques, or it has none.
-    pub(crate) is_complete: bool,
+    /// How many hand-ins it still waits for: in-flight data, staged output.
+    pub(crate) awaits: usize,
     /// What the in-flight data that followed take of the memory budget.
     pub(crate) in_flight: Option<Charge>,
     /// The newest commit that the task knew before the barrier: output up to it is published.

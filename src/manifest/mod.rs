@@ -8,6 +8,7 @@ mod heat;
 mod lineage;
 mod opaque;
 pub(crate) mod proto;
+mod record_sum;
 pub(crate) mod rescale;
 mod rules;
 mod statistics;
@@ -29,6 +30,7 @@ pub use crate::id::{Hash, ObjectId, PutId, SegmentId};
 pub use crate::row::Warmth;
 pub use crate::segment::SegmentRef;
 pub use format::MAX_MANIFEST_BYTES;
+pub use record_sum::RecordSum;
 pub use rules::MAX_NAME_BYTES;
 pub(crate) use rules::{check_groups, check_handed_in, check_objects};
 pub use summary::{OpaqueReach, SubtaskSummary};
@@ -339,6 +341,8 @@ pub enum OpaqueRole {
     InFlight = 3,
     /// Prepared output of a two-phase sink.
     SinkPrepared = 4,
+    /// Count and hash of what the slots of a sink have emitted.
+    SinkSums = 5,
 }
 
 /// How an opaque is distributed at another parallelism. The numbers are part of the format.

@@ -10,7 +10,7 @@ use crate::row::{GroupTimes, Life, SegmentKind, Warmth};
 use crate::segment::SegmentRef;
 use crate::time::Timestamp;
 
-stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared });
+stored_enum!(OpaqueRole { Source, Operator, InFlight, SinkPrepared, SinkSums });
 stored_enum!(Redistribution { None, Split, Union, Broadcast, ByChannel, ByKeyGroup });
 
 impl From<&SubtaskManifest> for proto::SubtaskManifest {

@@ -68,6 +68,30 @@ impl ObjectStoreTarget {
     pub fn with_form(self, header: impl Into<Bytes>, extension: impl Into<String>) -> Self {
         Self { header: header.into(), extension: extension.into(), ..self }
     }
+
+    /// Calls `each` with what a slot has published, in order: the marker and the content of every object with records.
+    ///
+    /// # Errors
+    /// From `each`; `Corrupt` if an object has lost its metadata; `NotFound` if one is missing between others; `Denied` or
+    /// `Unavailable` from the store.
+    ///
+    /// # Cost
+    /// A listing, and a read of each object, one at a time.
+    pub async fn read(&self, slot: &Slot, mut each: impl FnMut(Marker, Bytes) -> Result<()> + Send) -> Result<()> {
+        let slot = ObjectStoreSlot::new(self, slot);
+        let (last, _) = slot.end().await?;
+        for number in 1..=last {
+            let path = slot.path(number);
+            let failed = |error: object_store::Error| Fault::classify(&error, &path).into_error();
+            let found = self.store.get_opts(&path, GetOptions::default()).await.map_err(failed)?;
+            let head = Head::from_attributes(&found.attributes).map_err(|error| error.with("object", &path))?;
+            let content = found.bytes().await.map_err(failed)?;
+            if let Some(marker) = head.marker.filter(|_| !content.is_empty()) {
+                each(marker, content)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl fmt::Debug for ObjectStoreTarget {
@@ -84,8 +108,7 @@ impl SinkTarget for ObjectStoreTarget {
     }
 
     async fn open(&self, slot: &Slot) -> Result<Box<dyn SinkSlot>> {
-        let folder = self.prefix.clone().join(slot.to_string());
-        Ok(Box::new(ObjectStoreSlot { target: self.clone(), folder, next: 1 }))
+        Ok(Box::new(ObjectStoreSlot::new(self, slot)))
     }
 }
 
@@ -121,6 +144,10 @@ impl Head {
 }
 
 impl ObjectStoreSlot {
+    fn new(target: &ObjectStoreTarget, slot: &Slot) -> Self {
+        Self { target: target.clone(), folder: target.prefix.clone().join(slot.to_string()), next: 1 }
+    }
+
     fn path(&self, number: u64) -> Path {
         self.folder.clone().join(format!("{PREFIX}{number:012}{}", self.target.extension))
     }

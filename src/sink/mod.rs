@@ -8,6 +8,8 @@
 //! the slot's [`Marker`]. A new attempt takes over every slot of the restored checkpoint: it fences older attempts, reads the
 //! marker, and publishes what is missing.
 //!
+//! Large output is staged in the target instead, and the checkpoint lists the staged parts: see [`StagedTarget`].
+//!
 //! Invariants:
 //! - records of an epoch are published after a checkpoint that covers it is committed, never before;
 //! - a slot's epochs are published in order, each once, whatever was lost on the way;
@@ -21,17 +23,24 @@ mod prepared;
 mod publisher;
 mod queue;
 mod slot;
+mod staged;
+mod sums;
 mod takeover;
 mod target;
 
+use std::time::Duration;
+
 pub use bucket::ObjectStoreTarget;
 pub use prepared::Records;
-pub(crate) use prepared::{PreparedEpoch, carries_output, sink_of};
-pub(crate) use publisher::Publisher;
+pub(crate) use prepared::{Form, PreparedEpoch, is_of_sink, sink_of};
+pub(crate) use publisher::{EpochWriter, Publisher};
 pub(crate) use queue::Queue;
 pub use queue::{Sink, SinkProgress};
 pub(crate) use slot::check_name;
 pub use slot::{Marker, Slot};
+pub use staged::{Claim, FolderTarget, StagedPart, StagedSlot, StagedTarget};
+pub(crate) use staged::{Draining, StagedWriter, Stager, Staging};
+pub(crate) use sums::{slot_sums, stored_sums};
 pub(crate) use takeover::{Lineages, Takeover};
 pub use target::{SinkSlot, SinkTarget};
 
@@ -41,13 +50,16 @@ pub use target::{SinkSlot, SinkTarget};
 pub struct SinkSettings {
     /// Most bytes of records that wait for their publication. Beyond, [`Sink::emit`] returns `Limit`. Default: 256 MiB.
     pub max_unpublished_bytes: u64,
+    /// How long a target may be away until the sink ends with its error, and so does the next barrier; at most 10 s longer. Default: for
+    /// ever, while the job runs on and output waits.
+    pub patience: Option<Duration>,
     /// What to do if the target and the restored checkpoint do not fit together. Default: refuse.
     pub divergence: Divergence,
 }
 
 impl Default for SinkSettings {
     fn default() -> Self {
-        Self { max_unpublished_bytes: 256 << 20, divergence: Divergence::Refuse }
+        Self { max_unpublished_bytes: 256 << 20, patience: None, divergence: Divergence::Refuse }
     }
 }
 

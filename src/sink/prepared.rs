@@ -1,9 +1,10 @@
-//! The output of one epoch and slot, as it lies in a checkpoint.
+//! The output of one epoch and slot, as it lies in a checkpoint: its records, or the part that they are staged in.
 //!
 //! ```text
 //! version 1 (u8) | subtask (u32) | epoch (u64) | marked (u64, all ones: none) | records (u32) | { length (u32) | bytes } ...
 //! ```
-//! Numbers are little-endian. Every epoch has one, also without records: it says what the target's marker was.
+//! Numbers are little-endian. A staged part takes the place of a record. Without staging, every epoch has one, also without records: it
+//! says what the target's marker was.
 
 use bytes::{Buf as _, Bytes};
 
@@ -11,8 +12,26 @@ use crate::error::{Error, Result};
 use crate::id::{Epoch, Subtask};
 use crate::manifest::{Opaque, OpaqueRole};
 
-/// Prefix of the names of opaques with the output of a sink; the sink's name follows.
-const PREFIX: &str = "sink:";
+/// What a checkpoint has of a sink's output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Form {
+    /// The records.
+    Records,
+    /// The parts in which they are staged.
+    Parts,
+}
+
+impl Form {
+    const ALL: [Self; 2] = [Self::Records, Self::Parts];
+
+    /// Returns the prefix of the names of its opaques; the sink's name follows.
+    fn prefix(self) -> &'static str {
+        match self {
+            Self::Records => "sink:",
+            Self::Parts => "staged:",
+        }
+    }
+}
 
 const VERSION: u8 = 1;
 const NO_EPOCH: u64 = u64::MAX;
@@ -67,13 +86,8 @@ impl<T: AsRef<[u8]>> FromIterator<T> for Records {
     fn from_iter<I: IntoIterator<Item = T>>(records: I) -> Self {
         let mut draft = Draft::default();
         records.into_iter().for_each(|record| draft.push(record.as_ref()));
-        let prepared = draft.prepare(Subtask(0), Epoch(0), None);
-        Self { frames: prepared.slice(HEADER_BYTES..), count: prepared_count(&prepared) }
+        draft.into_records()
     }
-}
-
-fn prepared_count(prepared: &Bytes) -> u32 {
-    prepared.get(HEADER_BYTES - 4..HEADER_BYTES).map_or(0, |mut count| count.get_u32_le())
 }
 
 fn next_frame(rest: &mut Bytes) -> Option<Bytes> {
@@ -103,12 +117,23 @@ impl Draft {
         (self.bytes.len() - HEADER_BYTES) as u64
     }
 
+    /// Returns the number of its records.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
     /// Adds a record of less than 4 GiB. There are fewer than 2^32 records, as each takes memory.
     pub(super) fn push(&mut self, record: &[u8]) {
         let length = u32::try_from(record.len()).unwrap_or(u32::MAX);
         self.bytes.extend_from_slice(&length.to_le_bytes());
         self.bytes.extend_from_slice(record);
         self.count += 1;
+    }
+
+    /// Returns the records alone.
+    pub(super) fn into_records(self) -> Records {
+        let count = self.count;
+        Records { frames: Bytes::from(self.bytes).slice(HEADER_BYTES..), count }
     }
 
     /// Returns the output of an epoch.
@@ -158,18 +183,19 @@ impl PreparedEpoch {
 }
 
 /// Returns the opaque with the prepared output of the sink `name`.
-pub(super) fn opaque(name: &str, prepared: Bytes) -> Opaque {
-    Opaque::new(OpaqueRole::SinkPrepared, format!("{PREFIX}{name}"), prepared)
+pub(super) fn opaque(form: Form, name: &str, prepared: Bytes) -> Opaque {
+    Opaque::new(OpaqueRole::SinkPrepared, format!("{}{name}", form.prefix()), prepared)
 }
 
-/// Returns whether an opaque carries the output of a registered sink.
-pub(crate) fn carries_output(opaque: &Opaque) -> bool {
-    sink_of(opaque).is_some()
+/// Returns whether an opaque is one of a registered sink.
+pub(crate) fn is_of_sink(opaque: &Opaque) -> bool {
+    opaque.role == OpaqueRole::SinkSums || sink_of(opaque).is_some()
 }
 
-/// Returns the name of the sink whose output an opaque carries.
-pub(crate) fn sink_of(opaque: &Opaque) -> Option<&str> {
-    opaque.name.strip_prefix(PREFIX).filter(|_| opaque.role == OpaqueRole::SinkPrepared)
+/// Returns the sink whose output an opaque carries.
+pub(crate) fn sink_of(opaque: &Opaque) -> Option<(Form, &str)> {
+    let name = |form: Form| Some((form, opaque.name.strip_prefix(form.prefix())?));
+    Form::ALL.into_iter().find_map(name).filter(|_| opaque.role == OpaqueRole::SinkPrepared)
 }
 
 fn damaged() -> Error {

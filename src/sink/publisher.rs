@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::prepared::Records;
@@ -14,17 +15,56 @@ use crate::canary::{self, Canary};
 use crate::error::{Applied, Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, Lineage};
 use crate::runtime::SharedRuntime;
+use crate::time::Timestamp;
 
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// An attempt's right to publish through a slot.
+/// The pauses between attempts at a target that is away.
+#[derive(Debug)]
+pub(super) struct Backoff<'a> {
+    runtime: &'a SharedRuntime,
+    pause: Duration,
+    until: Option<Timestamp>,
+}
+
+impl<'a> Backoff<'a> {
+    /// * `patience`: [`SinkSettings::patience`](super::SinkSettings::patience).
+    pub(super) fn new(runtime: &'a SharedRuntime, patience: Option<Duration>) -> Self {
+        let until = patience.map(|patience| runtime.monotonic().after(patience));
+        Self { runtime, pause: BACKOFF_MIN, until }
+    }
+
+    /// Waits until the next attempt. Returns false if there is to be none.
+    pub(super) async fn wait(&mut self) -> bool {
+        if self.until.is_some_and(|until| self.runtime.monotonic() >= until) {
+            return false;
+        }
+        self.runtime.sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(BACKOFF_MAX);
+        true
+    }
+}
+
+/// An attempt's right to publish what its checkpoints have of a slot.
+#[async_trait]
+pub(crate) trait EpochWriter: std::fmt::Debug + Send {
+    /// Returns the epoch of the target's marker, as the next checkpoint is to expect it.
+    fn marked(&self) -> Option<Epoch>;
+
+    /// Publishes the output of an epoch, unless an earlier call that failed has.
+    ///
+    /// # Errors
+    /// `Unavailable`: call again. Others are final.
+    async fn publish(&mut self, epoch: Epoch, output: &Records) -> Result<()>;
+}
+
+/// Publishes records in one transaction per epoch.
 #[derive(Debug)]
 pub(crate) struct SlotWriter {
     slot: Box<dyn SinkSlot>,
     attempt: Attempt,
     lineage: Lineage,
-    runtime: SharedRuntime,
     /// The target's marker, unless a publication is in doubt.
     marker: Option<Marker>,
     /// Whether the outcome of a publication is unknown.
@@ -32,13 +72,8 @@ pub(crate) struct SlotWriter {
 }
 
 impl SlotWriter {
-    pub(super) fn new(slot: Box<dyn SinkSlot>, attempt: Attempt, lineage: Lineage, runtime: SharedRuntime) -> Self {
-        Self { slot, attempt, lineage, runtime, marker: None, in_doubt: true }
-    }
-
-    /// Returns the epoch of the target's marker.
-    pub(crate) fn marked(&self) -> Option<Epoch> {
-        self.marker.map(|marker| marker.epoch)
+    pub(super) fn new(slot: Box<dyn SinkSlot>, attempt: Attempt, lineage: Lineage) -> Self {
+        Self { slot, attempt, lineage, marker: None, in_doubt: true }
     }
 
     /// Fences older attempts and returns the target's marker.
@@ -48,11 +83,28 @@ impl SlotWriter {
         Ok(self.marker)
     }
 
-    /// Publishes the records of an epoch, unless an earlier call that failed has.
-    ///
-    /// # Errors
-    /// `Unavailable`: call again. Others are final.
-    pub(super) async fn publish(&mut self, epoch: Epoch, records: &Records) -> Result<()> {
+    /// Finds out whether the publication in doubt took effect: after the fence it either has, or never will.
+    async fn settle(&mut self, sought: Marker) -> Result<bool> {
+        let before = self.marker;
+        let found = self.slot.fence(self.attempt).await?;
+        if found != before && found != Some(sought) {
+            let text = |marker: Option<Marker>| marker.map_or_else(|| "none".to_owned(), |marker| marker.to_string());
+            let error = Error::config("target's marker was changed by another writer");
+            return Err(error.with("expected", text(before)).with("found", text(found)));
+        }
+        self.marker = found;
+        self.in_doubt = false;
+        Ok(found == Some(sought))
+    }
+}
+
+#[async_trait]
+impl EpochWriter for SlotWriter {
+    fn marked(&self) -> Option<Epoch> {
+        self.marker.map(|marker| marker.epoch)
+    }
+
+    async fn publish(&mut self, epoch: Epoch, records: &Records) -> Result<()> {
         let marker = Marker { lineage: self.lineage, attempt: self.attempt, epoch };
         if self.in_doubt && self.settle(marker).await? {
             return Ok(());
@@ -75,35 +127,27 @@ impl SlotWriter {
             Err(unsettled) => Err(unsettled.with_source(error.chain())),
         }
     }
-
-    /// Finds out whether the publication in doubt took effect: after the fence it either has, or never will.
-    async fn settle(&mut self, sought: Marker) -> Result<bool> {
-        let before = self.marker;
-        let found = self.slot.fence(self.attempt).await?;
-        if found != before && found != Some(sought) {
-            let text = |marker: Option<Marker>| marker.map_or_else(|| "none".to_owned(), |marker| marker.to_string());
-            let error = Error::config("target's marker was changed by another writer");
-            return Err(error.with("expected", text(before)).with("found", text(found)));
-        }
-        self.marker = found;
-        self.in_doubt = false;
-        Ok(found == Some(sought))
-    }
 }
 
 /// Publishes the output of one sink and subtask as commits come.
 #[derive(Debug)]
 pub(crate) struct Publisher {
-    writer: SlotWriter,
+    writer: Box<dyn EpochWriter>,
     queue: Arc<Queue>,
     settled: UnboundedReceiver<(Epoch, Outcome)>,
+    runtime: SharedRuntime,
 }
 
 impl Publisher {
     /// * `settled`: the outcomes of the attempt's epochs.
-    pub(crate) fn new(writer: SlotWriter, queue: Arc<Queue>, settled: UnboundedReceiver<(Epoch, Outcome)>) -> Self {
+    pub(crate) fn new(
+        writer: Box<dyn EpochWriter>,
+        queue: Arc<Queue>,
+        settled: UnboundedReceiver<(Epoch, Outcome)>,
+        runtime: SharedRuntime,
+    ) -> Self {
         queue.set_marked(writer.marked());
-        Self { writer, queue, settled }
+        Self { writer, queue, settled, runtime }
     }
 
     /// Publishes until the attempt ends and all that it committed is published, or until the target refuses.
@@ -120,21 +164,21 @@ impl Publisher {
 
     /// Publishes all output up to `committed`.
     async fn publish_to(&mut self, committed: Epoch) -> Result<()> {
-        while let Some((epoch, records)) = self.queue.next(committed)? {
-            if !records.is_empty() {
-                self.publish(epoch, &records).await?;
+        while let Some((epoch, output)) = self.queue.next(committed)? {
+            if !output.is_empty() {
+                self.publish(epoch, &output).await?;
             }
-            self.queue.published(epoch, self.writer.marked(), &records);
+            self.queue.published(epoch, self.writer.marked());
         }
         self.queue.covered(committed);
         Ok(())
     }
 
     /// Publishes one epoch, however often the target is away.
-    async fn publish(&mut self, epoch: Epoch, records: &Records) -> Result<()> {
-        let mut pause = BACKOFF_MIN;
+    async fn publish(&mut self, epoch: Epoch, output: &Records) -> Result<()> {
+        let mut backoff = Backoff::new(&self.runtime, self.queue.settings().patience);
         loop {
-            let error = match self.writer.publish(epoch, records).await {
+            let error = match self.writer.publish(epoch, output).await {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
@@ -143,9 +187,10 @@ impl Publisher {
                 return Err(error);
             }
             tracing::warn!(error = error.chain(), %epoch, "output is not published yet");
-            self.queue.delayed(error);
-            self.writer.runtime.sleep(pause).await;
-            pause = (pause * 2).min(BACKOFF_MAX);
+            self.queue.delayed(error.clone());
+            if !backoff.wait().await {
+                return Err(error);
+            }
         }
     }
 }

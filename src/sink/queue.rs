@@ -7,7 +7,9 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::SinkSettings;
-use super::prepared::{Draft, HEADER_BYTES, PreparedEpoch, Records, opaque};
+use super::prepared::{Draft, Form, PreparedEpoch, Records, opaque};
+use super::staged::StagedPart;
+use super::sums::{self, SlotSums};
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Subtask};
 use crate::manifest::Opaque;
@@ -92,11 +94,26 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     draft: Draft,
+    /// What the slot has emitted, and those whose sums it carries on.
+    sums: SlotSums,
     /// Prepared and not published, oldest first.
-    waiting: VecDeque<(Epoch, Bytes)>,
+    waiting: VecDeque<Waiting>,
+    /// Bytes of records that are in memory until they are published, or staged.
     waiting_bytes: u64,
+    /// Epochs whose output is being staged.
+    staging: usize,
     /// The epoch of the target's marker.
     marked: Option<Epoch>,
+}
+
+/// The output of an epoch that waits for its publication.
+#[derive(Debug, Clone)]
+struct Waiting {
+    epoch: Epoch,
+    prepared: Bytes,
+    records: u64,
+    /// Of records in memory: none if they are staged.
+    bytes: u64,
 }
 
 impl State {
@@ -107,13 +124,20 @@ impl State {
 
 impl Queue {
     /// * `published`: the restored checkpoint's epoch.
-    pub(crate) fn new(name: &str, subtask: Subtask, settings: SinkSettings, published: Option<Epoch>) -> Self {
+    /// * `restored`: what it has of all the sink's slots.
+    pub(crate) fn new(
+        name: &str,
+        (subtask, parallelism): (Subtask, u32),
+        settings: SinkSettings,
+        (published, restored): (Option<Epoch>, SlotSums),
+    ) -> Self {
         let progress = SinkProgress { published, ..SinkProgress::default() };
+        let state = State { sums: sums::inherited(restored, subtask, parallelism), ..State::default() };
         Self {
             name: name.to_owned(),
             subtask,
             settings,
-            state: Mutex::default(),
+            state: Mutex::new(state),
             progress: watch::Sender::new(progress),
         }
     }
@@ -142,7 +166,13 @@ impl Queue {
             return Err(error.with("bytes", after).with("limit", limit));
         }
         state.draft.push(record);
+        state.sums.entry(self.subtask).or_default().add(record);
         Ok(())
+    }
+
+    /// Returns what the sink's slots have emitted, for the checkpoint of an epoch that has ended.
+    pub(crate) fn sums(&self) -> Opaque {
+        sums::to_opaque(&self.name, &self.lock().sums)
     }
 
     /// Returns why nothing more will be published, if so.
@@ -153,11 +183,44 @@ impl Queue {
     /// Ends the epoch: returns its output, for the checkpoint.
     pub(crate) fn prepare(&self, epoch: Epoch) -> Opaque {
         let mut state = self.lock();
-        let prepared = std::mem::take(&mut state.draft).prepare(self.subtask, epoch, state.marked);
-        state.waiting_bytes += (prepared.len() - HEADER_BYTES) as u64;
-        state.waiting.push_back((epoch, prepared.clone()));
+        let draft = std::mem::take(&mut state.draft);
+        let (records, bytes) = (u64::from(draft.count()), draft.len());
+        let prepared = draft.prepare(self.subtask, epoch, state.marked);
+        state.waiting_bytes += bytes;
+        state.waiting.push_back(Waiting { epoch, prepared: prepared.clone(), records, bytes });
         metrics::sink_unpublished(&self.name, self.subtask, state.waiting_bytes);
-        opaque(&self.name, prepared)
+        opaque(Form::Records, &self.name, prepared)
+    }
+
+    /// Ends the epoch: returns its output, to be staged. `None` if there is none, and nothing is being staged: the checkpoint also
+    /// needs what earlier epochs, given up since, have staged.
+    pub(crate) fn drain(&self) -> Option<Records> {
+        let mut state = self.lock();
+        if state.draft.count() == 0 && state.staging == 0 {
+            return None;
+        }
+        let draft = std::mem::take(&mut state.draft);
+        state.staging += 1;
+        state.waiting_bytes += draft.len();
+        metrics::sink_unpublished(&self.name, self.subtask, state.waiting_bytes);
+        Some(draft.into_records())
+    }
+
+    /// Records that the output of an epoch is staged; returns what the checkpoint lists of it.
+    pub(super) fn staged(&self, epoch: Epoch, records: &Records, part: Option<StagedPart>) -> Vec<Opaque> {
+        let mut state = self.lock();
+        state.staging -= 1;
+        state.waiting_bytes -= records.bytes() as u64;
+        metrics::sink_unpublished(&self.name, self.subtask, state.waiting_bytes);
+        let Some(part) = part else { return Vec::new() };
+        let mut draft = Draft::default();
+        draft.push(part.bytes());
+        let prepared = draft.prepare(self.subtask, epoch, None);
+        state.waiting.push_back(Waiting { epoch, prepared: prepared.clone(), records: records.len() as u64, bytes: 0 });
+        drop(state);
+        // Whoever waits for room may find it.
+        self.progress.send_modify(|progress| progress.delayed = None);
+        vec![opaque(Form::Parts, &self.name, prepared)]
     }
 
     /// Returns the epoch up to which all output is published.
@@ -171,23 +234,22 @@ impl Queue {
 
     /// Returns the oldest output that waits, if `committed` covers it.
     pub(super) fn next(&self, committed: Epoch) -> Result<Option<(Epoch, Records)>> {
-        let next = self.lock().waiting.front().filter(|(epoch, _)| *epoch <= committed).cloned();
-        let parse = |(epoch, prepared): (Epoch, Bytes)| Ok((epoch, PreparedEpoch::parse(&prepared)?.records));
-        next.map(parse).transpose()
+        let next = self.lock().waiting.front().filter(|next| next.epoch <= committed).cloned();
+        next.map(|next| Ok((next.epoch, PreparedEpoch::parse(&next.prepared)?.records))).transpose()
     }
 
     /// Removes the oldest output, which is published.
-    pub(super) fn published(&self, epoch: Epoch, marked: Option<Epoch>, records: &Records) {
+    pub(super) fn published(&self, epoch: Epoch, marked: Option<Epoch>) {
         let mut state = self.lock();
         state.marked = marked;
-        if let Some((_, prepared)) = state.waiting.pop_front() {
-            state.waiting_bytes -= (prepared.len() - HEADER_BYTES) as u64;
-        }
-        metrics::sink_published(&self.name, self.subtask, records.len(), state.waiting_bytes);
+        let published = state.waiting.pop_front();
+        let (records, bytes) = published.map_or((0, 0), |published| (published.records, published.bytes));
+        state.waiting_bytes -= bytes;
+        metrics::sink_published(&self.name, self.subtask, records, state.waiting_bytes);
         drop(state);
         self.progress.send_modify(|progress| {
             progress.published = Some(epoch);
-            progress.records += records.len() as u64;
+            progress.records += records;
             progress.delayed = None;
         });
     }

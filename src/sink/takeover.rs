@@ -1,13 +1,14 @@
 //! Taking a slot over: what the restored checkpoint knows against what the target says.
 
+use bytes::Bytes;
+
 use super::Divergence;
 use super::prepared::{PreparedEpoch, Records};
-use super::publisher::SlotWriter;
+use super::publisher::{EpochWriter as _, SlotWriter};
 use super::slot::{Marker, Slot};
 use super::target::SinkTarget;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, Epoch, Lineage};
-use crate::runtime::SharedRuntime;
 
 /// The history that an attempt continues, and its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +27,11 @@ pub(crate) struct Takeover {
     /// The restored checkpoint's epoch; 0 without one.
     pub(crate) epoch: Epoch,
     pub(crate) divergence: Divergence,
-    pub(crate) runtime: SharedRuntime,
 }
 
 /// What the restored checkpoint knows of a slot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Known {
+pub(in crate::sink) struct Known {
     /// The epoch of the target's marker.
     marked: Option<Epoch>,
     /// Output that may not be published yet, in the order of epochs.
@@ -40,11 +40,16 @@ pub(super) struct Known {
 
 impl Known {
     /// * `prepared`: what the checkpoint lists for the slot.
-    pub(super) fn new(mut prepared: Vec<PreparedEpoch>) -> Self {
+    pub(in crate::sink) fn new(mut prepared: Vec<PreparedEpoch>) -> Self {
         prepared.sort_by_key(|prepared| prepared.epoch);
         let marked = prepared.iter().filter_map(|prepared| prepared.marked).max();
         let with_records = prepared.into_iter().filter(|prepared| !prepared.records.is_empty());
         Self { marked, waiting: with_records.map(|prepared| (prepared.epoch, prepared.records)).collect() }
+    }
+
+    /// Returns the staged parts, if the output is staged, in the order of epochs.
+    pub(in crate::sink) fn parts(&self) -> impl Iterator<Item = Bytes> + '_ {
+        self.waiting.iter().flat_map(|(_, parts)| parts.iter())
     }
 }
 
@@ -64,7 +69,7 @@ impl Takeover {
         let named = |error: Error| error.with("slot", slot);
         let known = Known::new(prepared);
         let opened = target.open(slot).await.map_err(named)?;
-        let mut writer = SlotWriter::new(opened, self.attempt, self.lineages.own, self.runtime.clone());
+        let mut writer = SlotWriter::new(opened, self.attempt, self.lineages.own);
         let marker = writer.fence().await.map_err(named)?;
         let (covered, adopts) = match self.covered(&known, marker) {
             Ok(covered) => (covered, marker.is_some_and(|marker| marker.lineage != self.lineages.own)),
@@ -97,7 +102,7 @@ impl Takeover {
     }
 
     /// Returns the epoch up to which the target has the checkpoint's output; `None` if it has none.
-    fn covered(&self, known: &Known, marker: Option<Marker>) -> Result<Option<Epoch>> {
+    pub(in crate::sink) fn covered(&self, known: &Known, marker: Option<Marker>) -> Result<Option<Epoch>> {
         let Some(marker) = marker else {
             return match known.marked {
                 None => Ok(None),

@@ -16,6 +16,7 @@
 #[cfg(feature = "conformance")]
 pub mod conformance;
 mod reader;
+mod recount;
 mod split;
 mod state;
 mod watermark;
@@ -23,7 +24,10 @@ mod watermark;
 use std::time::Duration;
 
 pub use reader::{SourceReader, SplitProgress};
-pub use split::{Advance, Position, Source, SplitId, SplitReader, StartAt};
+pub use recount::{Recounted, recount};
+pub use split::{Advance, Position, Source, SplitId, SplitReader, StartAt, hash_of};
+pub use state::StoredSplit;
+pub(crate) use state::stored_splits;
 
 /// Settings of a source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

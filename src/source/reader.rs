@@ -43,6 +43,8 @@ pub struct SplitProgress {
     pub id: SplitId,
     /// Records read, from where the job started.
     pub records: u64,
+    /// The sum of their hashes, modulo 2^128, if each [has one](SplitReader::hash).
+    pub hash: Option<u128>,
     /// The time before which it is expected to have no more records.
     pub watermark: Timestamp,
     /// What the last attempt to read it has found.
@@ -56,6 +58,7 @@ struct OpenSplit<R> {
     id: SplitId,
     reader: R,
     records: u64,
+    hash: Option<u128>,
     clock: SplitClock,
     found: Advance,
     /// Since when it is known to have no more records, by the clock of [`SourceReader::tick`].
@@ -154,6 +157,7 @@ impl<S: Source> SourceReader<S> {
             id: id.clone(),
             reader,
             records: restored.map_or(0, |state| state.records),
+            hash: restored.map_or(Some(0), |state| state.hash),
             clock: restored.map_or_else(SplitClock::default, |state| state.clock),
             found: Advance::Pending,
             caught_up_since: None,
@@ -208,6 +212,7 @@ impl<S: Source> SourceReader<S> {
         }
         if is_record {
             split.records += 1;
+            split.hash = split.hash.and_then(|sum| Some(sum.wrapping_add(split.reader.hash()?)));
             self.left -= 1;
         }
         is_record
@@ -295,7 +300,8 @@ impl<S: Source> SourceReader<S> {
         let watermark = self.watermark();
         let state = |split: &OpenSplit<S::Reader>| -> Result<SplitState> {
             let position = split.reader.position().map_err(|error| of_split(error, &split.id))?;
-            Ok(SplitState { id: split.id.clone(), position, records: split.records, clock: split.clock })
+            let OpenSplit { records, hash, clock, .. } = *split;
+            Ok(SplitState { id: split.id.clone(), position, records, hash, clock })
         };
         let splits = self.splits.iter().map(state).collect::<Result<_>>()?;
         SubtaskState { watermark, splits }.to_opaque(&self.name)
@@ -306,6 +312,7 @@ impl<S: Source> SourceReader<S> {
         self.splits.iter().map(|split| SplitProgress {
             id: split.id.clone(),
             records: split.records,
+            hash: split.hash,
             watermark: split.clock.watermark(&self.settings),
             found: split.found,
             is_idle: split.is_idle,

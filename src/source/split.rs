@@ -5,7 +5,7 @@ use std::task::{Context, Poll};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{Xxh3Default, xxh3_64};
 
 use crate::error::{Error, Result};
 use crate::id::Subtask;
@@ -56,6 +56,12 @@ pub trait SplitReader: Debug + Send + 'static {
     /// From reading what proves the position.
     fn position(&self) -> Result<Position>;
 
+    /// Returns a hash of the current record, the same whenever it is read: of its content, so that a record that is lost, altered or
+    /// there twice can be found later. [`hash_of`](super::hash_of) makes one. Default: none, records are only counted.
+    fn hash(&self) -> Option<u128> {
+        None
+    }
+
     /// Returns `Ready` once [`advance`](Self::advance) may have something new, and else wakes the context's task when it has. Default:
     /// ready at once, as for files.
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<()> {
@@ -72,9 +78,27 @@ impl<R: SplitReader + ?Sized> SplitReader for Box<R> {
         (**self).position()
     }
 
+    fn hash(&self) -> Option<u128> {
+        (**self).hash()
+    }
+
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         (**self).poll_ready(context)
     }
+}
+
+/// Returns a hash of a record that consists of `pieces`: its columns, or its key and its value. `None` and an empty piece differ.
+///
+/// It is XXH3 of 128 bits: fast, and no defence against records made on purpose.
+#[must_use]
+pub fn hash_of<'a>(pieces: impl IntoIterator<Item = Option<&'a [u8]>>) -> u128 {
+    let mut hasher = Xxh3Default::new();
+    for piece in pieces {
+        // All ones is the length of no piece.
+        hasher.update(&piece.map_or(u64::MAX, |piece| piece.len() as u64).to_le_bytes());
+        hasher.update(piece.unwrap_or_default());
+    }
+    hasher.digest128()
 }
 
 /// What moving to the next record has found.

@@ -1,7 +1,8 @@
 //! The positions of a subtask's splits, as they lie in a checkpoint.
 //!
 //! ```text
-//! version 1 (u8) | watermark (i64) | postcard list of splits: name, number, position, records, latest and first event time
+//! version 2 (u8) | watermark (i64) | postcard list of splits: name, number, position, records, latest and first event time
+//!                | postcard list of the sums of the splits' hashes, each optional; absent in version 1
 //! ```
 //! Each restored subtask gets those of all subtasks, and keeps the splits that it owns.
 
@@ -13,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::manifest::{Opaque, OpaqueRole, Redistribution};
 use crate::time::Timestamp;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+const WITHOUT_HASHES: u8 = 1;
 
 /// A split at a barrier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) struct SplitState {
     pub(super) position: Position,
     /// Records read since its start.
     pub(super) records: u64,
+    /// The sum of their hashes, if each has one.
+    pub(super) hash: Option<u128>,
     pub(super) clock: SplitClock,
 }
 
@@ -30,6 +34,30 @@ pub(super) struct SplitState {
 pub(super) struct SubtaskState {
     pub(super) watermark: Timestamp,
     pub(super) splits: Vec<SplitState>,
+}
+
+/// A split as a checkpoint has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoredSplit {
+    /// The split.
+    pub id: SplitId,
+    /// Where the next record begins.
+    pub position: Position,
+    /// Records read, from where the job started.
+    pub records: u64,
+    /// The sum of their hashes, modulo 2^128, if each [has one](super::SplitReader::hash).
+    pub hash: Option<u128>,
+}
+
+/// Returns the splits of the source `name`, as the opaques of any number of subtasks have them.
+///
+/// # Errors
+/// `Corrupt`; `Version` if a later version wrote them.
+pub(crate) fn stored_splits(name: &str, opaques: &[Opaque]) -> Result<Vec<StoredSplit>> {
+    let splits = SubtaskState::of(name, opaques)?.into_iter().flat_map(|state| state.splits);
+    let stored = |SplitState { id, position, records, hash, .. }| StoredSplit { id, position, records, hash };
+    Ok(splits.map(stored).collect())
 }
 
 #[derive(Serialize, Deserialize)]
@@ -51,8 +79,9 @@ impl SubtaskState {
         let mut bytes = vec![VERSION];
         bytes.extend_from_slice(&self.watermark.as_millis().to_le_bytes());
         let splits: Vec<_> = self.splits.iter().map(stored).collect();
-        let bytes = postcard::to_extend(&splits, bytes)
-            .map_err(|source| Error::usage("positions have no encoding").with_source(source))?;
+        let hashes: Vec<_> = self.splits.iter().map(|split| split.hash).collect();
+        let bytes = postcard::to_extend(&splits, bytes).and_then(|bytes| postcard::to_extend(&hashes, bytes));
+        let bytes = bytes.map_err(|source| Error::usage("positions have no encoding").with_source(source))?;
         let mut opaque = Opaque::new(OpaqueRole::Source, name, bytes);
         opaque.redistribution = Redistribution::Union;
         Ok(opaque)
@@ -75,17 +104,21 @@ impl SubtaskState {
     fn parse(bytes: &[u8]) -> Result<Self> {
         let damaged = || Error::corrupt("stored positions of splits are damaged");
         let (version, rest) = bytes.split_first().ok_or_else(damaged)?;
-        if *version != VERSION {
+        if !matches!(*version, VERSION | WITHOUT_HASHES) {
             return Err(Error::version("positions of splits have an unknown version").with("version", version));
         }
         let (watermark, rest) = rest.split_first_chunk().ok_or_else(damaged)?;
         let (stored, rest): (Vec<Stored<'_>>, _) =
             postcard::take_from_bytes(rest).map_err(|source| damaged().with_source(source))?;
-        if !rest.is_empty() {
+        let (hashes, rest) = match *version {
+            WITHOUT_HASHES => (vec![None; stored.len()], rest),
+            _ => postcard::take_from_bytes(rest).map_err(|source| damaged().with_source(source))?,
+        };
+        if !rest.is_empty() || hashes.len() != stored.len() {
             return Err(damaged());
         }
-        let splits =
-            stored.into_iter().map(parsed).collect::<Result<_>>().map_err(|source| damaged().with_source(source))?;
+        let splits = stored.into_iter().zip(hashes).map(parsed).collect::<Result<_>>();
+        let splits = splits.map_err(|source| damaged().with_source(source))?;
         Ok(Self { watermark: Timestamp::from_millis(i64::from_le_bytes(*watermark)), splits })
     }
 }
@@ -101,7 +134,7 @@ fn stored(split: &SplitState) -> Stored<'_> {
     }
 }
 
-fn parsed(stored: Stored<'_>) -> Result<SplitState> {
+fn parsed((stored, hash): (Stored<'_>, Option<u128>)) -> Result<SplitState> {
     if stored.records > i64::MAX.unsigned_abs() {
         // The count grows from here, and must not overflow.
         return Err(Error::corrupt("split has an impossible number of records").with("records", stored.records));
@@ -110,6 +143,7 @@ fn parsed(stored: Stored<'_>) -> Result<SplitState> {
         id: SplitId::new(stored.name, stored.number)?,
         position: Position::new(stored.position.to_vec())?,
         records: stored.records,
+        hash,
         clock: SplitClock { latest: stored.latest, first: stored.first },
     })
 }
@@ -121,10 +155,11 @@ mod tests {
     use crate::manifest::OpaqueContent;
 
     fn state() -> SubtaskState {
-        let split = |number, latest, first| SplitState {
+        let split = |number, latest: Option<i64>, first| SplitState {
             id: SplitId::new("topic", number).unwrap(),
             position: Position::new(vec![1, 2, 3]).unwrap(),
             records: 1 << 40,
+            hash: latest.map(|_| u128::MAX - 7),
             clock: SplitClock { latest, first },
         };
         let splits = vec![split(0, Some(-5), None), split(7, None, Some(i64::MAX))];
@@ -136,6 +171,19 @@ mod tests {
         let other = Opaque::new(OpaqueRole::Source, "other", vec![9]);
         let opaques = [state().to_opaque("clicks").unwrap(), other];
         assert_eq!(SubtaskState::of("clicks", &opaques).unwrap(), [state()]);
+    }
+
+    #[test]
+    fn positions_without_hashes_come_back() {
+        let mut expected = state();
+        expected.splits.iter_mut().for_each(|split| split.hash = None);
+        let opaque = expected.to_opaque("clicks").unwrap();
+        let OpaqueContent::Inline(bytes) = &opaque.content else { panic!("inline") };
+        // The list of hashes: its length, and two that are absent.
+        let (before, hashes) = bytes.split_at(bytes.len() - 3);
+        assert_eq!(hashes, [2, 0, 0]);
+        let older = [&[WITHOUT_HASHES], &before[1..]].concat();
+        assert_eq!(SubtaskState::parse(&older).unwrap(), expected);
     }
 
     #[test]
@@ -151,7 +199,7 @@ mod tests {
         endless.splits[0].records = u64::MAX;
         let endless = endless.to_opaque("clicks").unwrap();
         assert_eq!(SubtaskState::of("clicks", &[endless]).unwrap_err().kind(), ErrorKind::Corrupt);
-        let later = [&[2], &bytes[1..]].concat();
+        let later = [&[3], &bytes[1..]].concat();
         assert_eq!(SubtaskState::parse(&later).unwrap_err().kind(), ErrorKind::Version);
     }
 }

@@ -7,6 +7,7 @@ mod files;
 mod keys;
 mod offline;
 mod print;
+mod reconcile;
 mod run;
 
 #[cfg(any(test, feature = "fuzzing"))]
@@ -37,6 +38,11 @@ enum Command {
     Interval(Box<interval::Args>),
     /// Measure backends and snapshot strategies on this machine.
     Bench(Box<suite::Args>),
+    /// Compare what a job has read and published with what its checkpoints say of it.
+    ///
+    /// Each checkpoint counts and hashes the records of every part of the input, and of every slot of the output. Without --input and
+    /// --output, shows what the newest one says. Exit code 3 if an end differs: the first epoch at which it does is named.
+    Reconcile(reconcile::Args),
     #[command(flatten)]
     Offline(offline::Command),
 }
@@ -72,6 +78,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args).map(|()| Finding::Nothing),
         Command::Interval(args) => interval::run(&args, &print::out).map(|()| Finding::Nothing),
         Command::Bench(args) => suite::run(&args, &print::out).map(|()| Finding::Nothing),
+        Command::Reconcile(args) => block_on(reconcile::run(args)),
         Command::Offline(command) => block_on(offline::run(command)),
     };
     match outcome {

@@ -187,7 +187,7 @@ fn d20_a_folder_of_parts_belongs_to_one_job() {
     let published = tool::published(&job.bench.path("parts"));
     for (other, store) in [("other", "state"), ("j", "elsewhere")] {
         let line = fails(&run(args(other, store, "")), "config");
-        assert!(line.contains("job=`j`") && line.contains("state"), "{line}");
+        assert!(line.contains("job=`j at file:") && line.contains("state"), "{line}");
         let listed = run(words(&format!("list --store {} --job {other} --json", job.bench.store(store))));
         assert!(!listed.status.success(), "nothing is claimed");
     }

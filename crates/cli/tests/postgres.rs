@@ -113,6 +113,18 @@ async fn each_row_is_there_once(
     let report = json(&run("").output().unwrap());
     assert!(report["attempt"].as_u64().unwrap() > KILLS, "{report}");
     assert!(rows(server, table, &columns).await == expected);
+    let reconciled = || {
+        let (store, output) = (bench.store("s"), url(server, table));
+        let ends = format!("--input {input} --output {output} --json");
+        tool(words(&format!("reconcile --store {store} --job {table} {ends}"))).output().unwrap()
+    };
+    let same = reconciled();
+    assert!(same.status.success(), "{} {}", String::from_utf8_lossy(&same.stdout), stderr(&same));
+    client
+        .execute(&format!("DELETE FROM {table} WHERE ctid IN (SELECT ctid FROM {table} LIMIT 1)"), &[])
+        .await
+        .unwrap();
+    assert_eq!(reconciled().status.code(), Some(3), "a lost row is found");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use crate::session::{Connector, Session};
 use crate::settings::PostgresSettings;
 use crate::slot::PostgresSlot;
 use crate::slots::Slots;
-use crate::table::Table;
+use crate::table::{Table, field};
 
 /// The longest time to connect to one address, and that sent bytes wait for their acknowledgement, unless the settings say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -49,6 +49,21 @@ impl PostgresTarget {
             return Err(Error::config("key names a column twice").with("key", settings.key.join(",")));
         }
         Ok(Self { place: Arc::new(Place { connector, settings, begin }) })
+    }
+
+    /// Returns the number of the table's rows, whoever wrote them.
+    ///
+    /// # Errors
+    /// `NotFound` if there is no such table, `Denied`, `Config`; `Unavailable` if the server does not answer.
+    ///
+    /// # Cost
+    /// The server reads the whole table, or an index of it.
+    pub async fn count(&self) -> Result<u64> {
+        let mut session = Session::open(&self.place.connector).await?;
+        let table = self.place.table(&mut session).await?;
+        let rows = session.query(&format!("SELECT count(*) AS rows FROM {}", table.quoted), &[]).await?;
+        let count: i64 = rows.first().map_or(Ok(0), |row| field(row, "rows"))?;
+        Ok(u64::try_from(count).unwrap_or_default())
     }
 }
 

@@ -19,6 +19,7 @@
 pub mod bench;
 mod cold;
 pub mod contract;
+pub mod copying;
 mod counting;
 mod errors;
 pub mod forged;
@@ -36,6 +37,7 @@ pub mod pump;
 pub mod sim;
 pub mod sink;
 pub mod source;
+pub mod staged;
 pub mod tool;
 
 use std::path::{Path, PathBuf};

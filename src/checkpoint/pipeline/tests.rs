@@ -84,7 +84,7 @@ impl Process {
                     times: Vec::new(),
                     uses: GroupUses::default(),
                     opaques,
-                    is_complete: true,
+                    awaits: 0,
                     in_flight: None,
                     published: None,
                     summary,

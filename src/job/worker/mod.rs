@@ -185,14 +185,15 @@ impl WorkerAttempt {
             match mail {
                 Mail::Restored(participant) => rest.push(ToOwner::Restored(participant)),
                 Mail::Arrived(epoch, participant, arrival) => {
-                    if arrival.is_complete {
+                    if arrival.awaits == 0 {
                         arrived.entry(epoch).or_default().push(participant);
                     }
                     self.arrived(epoch, participant, arrival);
                 }
-                Mail::InFlight(epoch, participant, opaques) => {
-                    arrived.entry(epoch).or_default().push(participant);
-                    self.in_flight(epoch, participant, opaques);
+                Mail::Late(epoch, participant, opaques) => {
+                    if self.late(epoch, participant, opaques) {
+                        arrived.entry(epoch).or_default().push(participant);
+                    }
                 }
                 Mail::Declined(epoch, reason) => declined.push((epoch, reason)),
                 Mail::Dropped(participant) => {
@@ -233,23 +234,26 @@ impl WorkerAttempt {
         }
     }
 
-    /// Completes an arrival, unless its epoch has ended.
-    fn in_flight(&mut self, epoch: Epoch, participant: Participant, opaques: Vec<Opaque>) {
+    /// Adds to an arrival what it waits for, unless its epoch has ended. Returns whether the arrival is complete now.
+    fn late(&mut self, epoch: Epoch, participant: Participant, mut opaques: Vec<Opaque>) -> bool {
+        // Later epochs list what one that was given up has staged.
+        self.prepared.take(epoch, participant, &mut opaques);
         let epoch = self.epochs.get_mut(&epoch);
-        if let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = epoch
-            && let Some(arrival) = arrivals.get_mut(&participant)
-        {
+        let Some(InProgress { stage: Stage::Gathering(arrivals), .. }) = epoch else { return false };
+        let Some(arrival) = arrivals.get_mut(&participant) else { return false };
+        if !opaques.is_empty() {
             arrival.in_flight = Some(self.prepared.charge(&opaques));
             arrival.opaques.extend(opaques);
-            arrival.is_complete = true;
         }
+        arrival.awaits = arrival.awaits.saturating_sub(1);
+        arrival.awaits == 0
     }
 
     fn decline(&mut self, epoch: Epoch, reason: Error) {
         self.messages.push(ToOwner::Decline(epoch, reason));
     }
 
-    /// Starts placing the oldest epoch that is not placed, once every subtask has arrived with its in-flight data.
+    /// Starts placing the oldest epoch that is not placed, once every subtask has arrived with all that follows.
     fn place_oldest(&mut self) {
         let all = self.pipeline.chains.len();
         let oldest = self.epochs.iter_mut().find(|(_, epoch)| !matches!(epoch.stage, Stage::Placed));
@@ -360,9 +364,9 @@ impl Stage {
         matches!(self, Self::Gathering(arrivals) if !arrivals.contains_key(&participant))
     }
 
-    /// Returns whether it waits for any of the `all` subtasks of this process to arrive, or for its in-flight data.
+    /// Returns whether it waits for any of the `all` subtasks of this process to arrive, or for what follows.
     fn waits_for_any(&self, all: usize) -> bool {
         let Self::Gathering(arrivals) = self else { return false };
-        arrivals.len() < all || arrivals.values().any(|arrival| !arrival.is_complete)
+        arrivals.len() < all || arrivals.values().any(|arrival| arrival.awaits > 0)
     }
 }

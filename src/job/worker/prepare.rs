@@ -110,7 +110,7 @@ impl Bench {
     ) -> Seat {
         let operator_state =
             share.opaques.extract_if(.., |opaque| operator_state::carries_operator_state(opaque)).collect();
-        let output = share.opaques.extract_if(.., |opaque| sink::carries_output(opaque)).collect();
+        let output = share.opaques.extract_if(.., |opaque| sink::is_of_sink(opaque)).collect();
         let lineages = Lineages { own: assign.lineage, restored: assign.restored_lineage };
         let before = Epoch(assign.first_epoch.0.saturating_sub(1));
         let (settlement, settled) = mpsc::unbounded_channel();

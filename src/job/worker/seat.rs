@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::shared::{Mail, Presence};
-use super::sinks::SeatSinks;
+use super::sinks::{Ready, SeatSinks, Target};
 use super::task::{AgreedTables, Task};
 use crate::backend::{KeyedState, Outcome, StateBackend, Tables};
 use crate::checkpoint::claim;
@@ -30,7 +30,7 @@ use crate::manifest::rescale::Share;
 use crate::memory::MemoryBudget;
 use crate::place::Store;
 use crate::runtime::SharedRuntime;
-use crate::sink::{Publisher, Sink, SinkSettings, SinkTarget};
+use crate::sink::{Sink, SinkSettings, SinkTarget, StagedTarget};
 use crate::source::{Source, SourceReader, SourceSettings};
 use crate::time::Timestamp;
 
@@ -120,15 +120,35 @@ impl Seat {
     /// * `name`: 1 to 128 ASCII letters, digits, `_` or `-`; unique in the operator.
     ///
     /// # Errors
-    /// `Config` if the name is malformed; `Usage` if the seat has a sink of this name.
+    /// `Config` if the name is malformed; `Usage` if the seat has a sink of this name; `Corrupt` or `Version` if what the checkpoint
+    /// has of the sink cannot be read.
     pub fn add_sink(&mut self, name: &str, target: Arc<dyn SinkTarget>, settings: SinkSettings) -> Result<Sink> {
+        self.add(name, Target::Transactional(target), settings)
+    }
+
+    /// As [`add_sink`](Self::add_sink), for large output: records are staged in the target after the barrier, and checkpoints list
+    /// where. An epoch is open until its output is staged. A sink does not change from one kind to the other while a checkpoint has
+    /// unpublished output of it.
+    ///
+    /// # Errors
+    /// As [`add_sink`](Self::add_sink).
+    pub fn add_staged_sink(
+        &mut self,
+        name: &str,
+        target: Arc<dyn StagedTarget>,
+        settings: SinkSettings,
+    ) -> Result<Sink> {
+        self.add(name, Target::Staged(target), settings)
+    }
+
+    fn add(&mut self, name: &str, target: Target, settings: SinkSettings) -> Result<Sink> {
         if let Some(with) = self.store.lost_with().filter(|_| self.share.subtask == Subtask(0)) {
             tracing::warn!(
                 sink = name,
                 "output leaves this machine, but the checkpoints are lost with {with}: a job without them cannot know what it published"
             );
         }
-        self.sinks.add(name, self.share.subtask, target, settings)
+        self.sinks.add(name, (self.share.subtask, self.parallelism), target, settings)
     }
 
     /// Opens the splits of `source` that this subtask owns, where the restored checkpoint has them. At each barrier, hand in
@@ -239,7 +259,7 @@ impl Seat {
         let reader = Arc::new(SegmentReader::open(&self.store, &self.share.segments).await?);
         lock(&self.chain).measure(&reader.live_bytes());
         let operator_state = OperatorState::restore(self.share.subtask, &self.operator_state)?;
-        let publishers = self.sinks.take_over(&self.presence, &self.runtime).await?;
+        let sinks = self.sinks.take_over(&self.presence, &self.runtime).await?;
         let tables = AgreedTables::new(&self.tables);
         let (operator, subtask) = self.presence.participant;
         self.presence.attempt.shared.schemas.agree(operator, subtask, &tables.entries)?;
@@ -261,7 +281,7 @@ impl Seat {
         }
         let absent = if waits { self.share.groups.clone() } else { KeyGroupSet::empty() };
         let lazy = is_lazy.then(|| self.start_lazy(&mut state, reader, &absent, tracker)).transpose()?;
-        Ok(Loaded { state, operator_state, tables, lazy, publishers })
+        Ok(Loaded { state, operator_state, tables, lazy, sinks })
     }
 
     /// Loads all groups.
@@ -339,13 +359,13 @@ impl Seat {
 
     fn into_task<B>(
         self,
-        Loaded { state, operator_state, tables, lazy, publishers }: Loaded<B>,
+        Loaded { state, operator_state, tables, lazy, sinks }: Loaded<B>,
         tracker: Arc<RestoreTracker>,
     ) -> Task<B> {
         // An attempt that has ended counts no restores.
         let _ended = self.presence.attempt.post(Mail::Restored(self.presence.participant));
         let uses = self.uses();
-        let sinks = self.sinks.into_task(publishers, &self.runtime);
+        let sinks = self.sinks.into_task(sinks, &self.runtime);
         Task {
             presence: self.presence,
             owned: self.share.groups,
@@ -374,7 +394,7 @@ struct Loaded<B> {
     tables: AgreedTables,
     /// `None` if no group may be absent.
     lazy: Option<Arc<LazyRestore>>,
-    publishers: Vec<Publisher>,
+    sinks: Vec<Ready>,
 }
 
 /// A failed restore: the error, and the seat, which can be restored again.

@@ -28,8 +28,8 @@ pub(super) enum Mail {
     Restored(Participant),
     /// A subtask ended an epoch.
     Arrived(Epoch, Participant, Arrival),
-    /// The in-flight data of a subtask that has ended an epoch.
-    InFlight(Epoch, Participant, Vec<Opaque>),
+    /// What follows a subtask's arrival at an epoch: in-flight data, staged output.
+    Late(Epoch, Participant, Vec<Opaque>),
     /// A subtask refuses an epoch.
     Declined(Epoch, Error),
     /// A seat or task was dropped. It will arrive for no further epoch.

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc::UnboundedReceiver;
 
-use super::in_flight::InFlightData;
+use super::in_flight::{HandIn, InFlightData};
 use super::shared::{Mail, Presence};
-use super::sinks::TaskSinks;
+use super::sinks::{Drained, TaskSinks};
 use crate::backend::{KeyedState, Outcome, StateBackend, TableEntry, Tables};
 use crate::canary::{self, Canary};
 use crate::checkpoint::acknowledgement::{Arrival, StateSummary};
@@ -183,7 +183,7 @@ impl<B: StateBackend> Task<B> {
     ///
     /// [`OpaqueRole::SinkPrepared`]: crate::manifest::OpaqueRole::SinkPrepared
     pub fn barrier(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>) -> Result<()> {
-        self.pass(barrier, watermark, opaques, true)
+        self.pass(barrier, watermark, opaques, 0)
     }
 
     /// As [`barrier`](Self::barrier), at an epoch whose in-flight data are not known yet: the barrier overtakes records on the way
@@ -204,13 +204,12 @@ impl<B: StateBackend> Task<B> {
             let error = Error::usage("in-flight data are handed in when they are complete");
             return Err(error.with("opaque", &early.name));
         }
-        self.pass(barrier, watermark, opaques, false)?;
-        let Presence { attempt, participant } = &self.presence;
-        Ok(InFlightData::new(attempt.clone(), barrier.epoch, *participant, self.owned.clone()))
+        self.pass(barrier, watermark, opaques, 1)?;
+        Ok(InFlightData::new(HandIn::new(&self.presence, barrier.epoch), self.owned.clone()))
     }
 
-    /// * `is_complete`: whether all in-flight data are among the opaques.
-    fn pass(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>, is_complete: bool) -> Result<()> {
+    /// * `awaits`: the engine's hand-ins that follow.
+    fn pass(&mut self, barrier: Barrier, watermark: Timestamp, opaques: Vec<Opaque>, awaits: usize) -> Result<()> {
         self.check_next(barrier)?;
         self.sinks.check()?;
         check_handed_in(&opaques, &self.owned)?;
@@ -227,6 +226,7 @@ impl<B: StateBackend> Task<B> {
         let sealed = self.state.backend_mut().seal(cut, &bases);
         let mut sealed = sealed.inspect_err(|_| lock(&self.chain).add_due(&bases))?;
         opaques.extend(self.sinks.prepare(epoch));
+        let staging = self.sinks.drain(epoch, &self.presence);
         metrics::dirty_rows(sealed.dirty_rows);
         self.uses.at_seal(&sealed.heat);
         self.lazy.iter().for_each(|lazy| lazy.set_uses(&self.uses));
@@ -245,9 +245,12 @@ impl<B: StateBackend> Task<B> {
         self.sealed.insert(epoch);
         let times = if canary::on(Canary::ForgetTimes) { Vec::new() } else { self.state.backend().times() };
         let (owned, uses) = (self.owned.clone(), self.uses.clone());
-        let in_flight = None;
-        let arrival = Arrival { owned, watermark, times, uses, opaques, is_complete, in_flight, published, summary };
-        self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))
+        let (awaits, in_flight) = (awaits + staging.len(), None);
+        let arrival = Arrival { owned, watermark, times, uses, opaques, awaits, in_flight, published, summary };
+        self.presence.attempt.post(Mail::Arrived(epoch, self.presence.participant, arrival))?;
+        // Hand-ins must not overtake the arrival.
+        staging.into_iter().for_each(Drained::stage);
+        Ok(())
     }
 
     /// Refuses to end an epoch at this task, for example because a sink cannot prepare its output. The job aborts the

@@ -241,6 +241,7 @@ const fn role(role: OpaqueRole) -> &'static str {
         OpaqueRole::Operator => "operator",
         OpaqueRole::InFlight => "in_flight",
         OpaqueRole::SinkPrepared => "sink_prepared",
+        OpaqueRole::SinkSums => "sink_sums",
         _ => "unknown",
     }
 }

@@ -23,6 +23,9 @@ use alluvium::Result;
 
 use super::Finding;
 
+pub(crate) use place::JobArgs;
+pub(crate) use text::Table;
+
 /// Offline tools. Each works with no engine and no user code.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {

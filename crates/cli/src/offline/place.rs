@@ -16,7 +16,7 @@ use super::super::print;
 
 /// A store.
 #[derive(Debug, Clone, Args)]
-pub(super) struct StoreArgs {
+pub(crate) struct StoreArgs {
     /// Where checkpoints are: file:///dir, s3://bucket/prefix, az://container/prefix, gs://bucket/prefix
     #[arg(long, short, value_name = "URL")]
     pub(super) store: String,
@@ -26,7 +26,7 @@ pub(super) struct StoreArgs {
 
 /// A job.
 #[derive(Debug, Clone, Args)]
-pub(super) struct JobArgs {
+pub(crate) struct JobArgs {
     #[command(flatten)]
     pub(super) store: StoreArgs,
     /// Name of the job within the store
@@ -99,7 +99,7 @@ impl JobArgs {
     ///
     /// # Errors
     /// `NotFound`, listing the existing jobs, if the job has no manifest.
-    pub(super) async fn open(&self) -> Result<(Store, ManifestLog)> {
+    pub(crate) async fn open(&self) -> Result<(Store, ManifestLog)> {
         let store = self.store.open(&self.job.parse()?, Access::Read)?;
         let chain = ManifestLog::load(&store).await?;
         if chain.end() == Seq(0) {

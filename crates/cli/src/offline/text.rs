@@ -7,28 +7,28 @@ use alluvium::offline::Foreign;
 
 /// A text table with aligned columns: text left, figures right.
 #[derive(Debug)]
-pub(super) struct Table<const N: usize> {
+pub(crate) struct Table<const N: usize> {
     rows: Vec<[String; N]>,
 }
 
 impl<const N: usize> Table<N> {
     /// Returns a table with these headings.
-    pub(super) fn new(headings: [&str; N]) -> Self {
+    pub(crate) fn new(headings: [&str; N]) -> Self {
         Self { rows: vec![headings.map(str::to_owned)] }
     }
 
     /// Returns whether the table has no rows but its headings.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.rows.len() < 2
     }
 
     /// Adds a row.
-    pub(super) fn row(&mut self, cells: [String; N]) {
+    pub(crate) fn row(&mut self, cells: [String; N]) {
         self.rows.push(cells);
     }
 
     /// Returns the table as lines, each indented by `indent`; an empty table returns an empty string.
-    pub(super) fn print(&self, indent: &str) -> String {
+    pub(crate) fn print(&self, indent: &str) -> String {
         if self.is_empty() {
             return String::new();
         }

@@ -8,8 +8,10 @@ use std::sync::mpsc::{self, Receiver, Sender, sync_channel};
 use std::thread::{self, ScopedJoinHandle};
 
 use alluvium::interval::Decision;
+use alluvium::sink::Sink;
 use alluvium::{
-    AnyBackend, Error, ErrorKind, Job, KeyGroupSet, LogBackend, OperatorId, OverlayBackend, Result, Seat, Task,
+    AnyBackend, Epoch, Error, ErrorKind, Job, KeyGroupSet, LogBackend, OpaqueRole, OperatorId, OverlayBackend, Result,
+    Seat, Task, TokioRuntime,
 };
 use hdrhistogram::Histogram;
 use tokio::runtime::{Handle, Runtime};
@@ -20,7 +22,6 @@ use super::interval::{Interval, LoadMeter};
 use super::open::{AGGREGATE, SINK, SOURCE, open};
 use super::operator::Operator;
 use super::output::{Output, OutputRow};
-use super::owner::Owner;
 use super::places;
 use super::program::{Emit, Program};
 use super::progress;
@@ -28,11 +29,10 @@ use super::reader::{End, Pace, Reader};
 use super::record::RecordBatch;
 use super::report::Report;
 use super::restore::RestoreMeter;
-use super::sink::FileSink;
-use super::sink_task::{self, SinkWorker, ToSink};
+use super::sink_task::{SinkWorker, ToSink};
 use super::source::{Source, SourceState};
 use super::subtask::{Emitter, Finished, FirstRecord, ToSubtask, Worker};
-use super::target::{OutputPlace, RemoteOutput};
+use super::target::{FolderOutput, OutputPlace, RemoteOutput};
 use super::tiers::Tiers;
 use crate::files::Writer;
 use crate::print;
@@ -70,12 +70,14 @@ pub(crate) fn run(args: &RunArgs) -> Result<()> {
     serve_metrics(args, &runtime)?;
     #[cfg(feature = "rocksdb")]
     let databases = (args.backend == BackendKind::RocksDb).then(|| Databases::open(&args.rocksdb)).transpose()?;
+    let folder = FolderOutput::open(args, &program, TokioRuntime::new(runtime.handle().clone()))?;
     let started = clock::now();
-    let (job, source) = runtime.block_on(open(args, &program, &tiers, remote.as_ref()))?;
+    let (job, source) = runtime.block_on(open(args, &program, &tiers, folder.as_ref(), remote.as_ref()))?;
     let run = Run {
         args,
         program: &program,
         tiers,
+        folder,
         remote,
         job,
         handle: runtime.handle().clone(),
@@ -145,6 +147,8 @@ struct Run<'a> {
     args: &'a RunArgs,
     program: &'a Program,
     tiers: Tiers,
+    /// `None` if no parts are written to a folder.
+    folder: Option<FolderOutput>,
     /// `None` if the output is a file, a folder or standard output.
     remote: Option<RemoteOutput>,
     job: Job,
@@ -193,12 +197,9 @@ impl Run<'_> {
             let sink = sink_seat.map(|seat| {
                 scope.spawn(move || {
                     let _notify = NotifyOnDrop(&this.downstream_ended);
-                    this.sink(seat, sink_queue)
+                    this.sink(seat, &sink_queue)
                 })
             });
-            if sink.is_some() {
-                self.handle.spawn(sink_task::forward_commits(self.job.watch(), to_sink.clone()));
-            }
             let source_seat = take(&mut seats, SOURCE).ok_or_else(|| Error::usage("the job has no source"))?;
             let mut queues = Vec::new();
             let mut workers = Vec::new();
@@ -262,19 +263,14 @@ impl Run<'_> {
         Worker { job: &self.job, task, operator, emitter, tiers, first_record }.run(&queue)
     }
 
-    fn sink(&self, seat: Seat, queue: Receiver<ToSink>) -> Result<()> {
-        let folder = self
-            .args
-            .output
-            .as_ref()
-            .and_then(OutputPlace::path)
-            .ok_or_else(|| Error::config("--emit on-close needs --output"))?;
-        let sink = FileSink::open(folder, writer(&self.job), Output::new(self.program))?;
-        let owner = Owner::new(self.job.id(), &self.args.job, &self.args.store);
-        let epoch = self.job.restored().map(|stored| stored.manifest.epoch);
-        let recovered = sink.recover(&owner, epoch, &sink_task::listed_parts(seat.opaques())?);
-        let worked =
-            recovered.and_then(|()| SinkWorker::new(self.task(seat)?, sink, self.args.parallelism).run(&queue));
+    fn sink(&self, mut seat: Seat, queue: &Receiver<ToSink>) -> Result<Sink> {
+        let folder = self.folder.as_ref().ok_or_else(|| Error::config("--emit on-close needs --output"))?;
+        if seat.opaques().iter().any(|opaque| opaque.role == OpaqueRole::SinkPrepared) {
+            return Err(Error::version("checkpoint lists the parts of its output as earlier builds did"));
+        }
+        let (output, subtasks) = (Output::new(self.program), self.args.parallelism);
+        let sink = folder.register(&mut seat)?;
+        let worked = self.task(seat).and_then(|task| SinkWorker { task, sink, output, subtasks }.run(queue));
         worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
     }
 
@@ -303,24 +299,20 @@ impl Run<'_> {
         &self,
         read: Result<ReaderResult>,
         workers: Vec<ScopedJoinHandle<'_, Result<Finished>>>,
-        sink: Option<ScopedJoinHandle<'_, Result<()>>>,
+        sink: Option<ScopedJoinHandle<'_, Result<Sink>>>,
         to_sink: &Sender<ToSink>,
     ) -> Result<(Report, Vec<OutputRow>, End)> {
         let finished: Vec<Result<Finished>> = workers.into_iter().map(join).collect();
-        // The sink publishes the last commit before it ends: `forward_commits` may not have sent the commit yet.
-        if let (Ok(_), Some((epoch, _))) = (&read, self.job.progress().committed) {
-            let _sink_ended = to_sink.send(ToSink::Committed(epoch));
-        }
         let _sink_ended = to_sink.send(ToSink::End);
-        let published = sink.map_or(Ok(()), join);
+        let sink = sink.map(join).transpose();
         let mut errors = Vec::new();
         let mut collect = |error: Error| errors.push(error);
         // Subtask errors precede the reader's: a failed subtask aborts the reader's last checkpoint.
-        published.map_err(&mut collect).ok();
+        let sink = sink.map_err(&mut collect).ok().flatten();
         let finished: Vec<Finished> =
             finished.into_iter().filter_map(|result| result.map_err(&mut collect).ok()).collect();
         if read.is_ok() {
-            self.published(&finished).map_err(&mut collect).ok();
+            self.published(sink.as_ref(), &finished).map_err(&mut collect).ok();
         }
         let read = read.map_err(&mut collect).ok();
         if let Some(error) = self.cause(errors) {
@@ -352,11 +344,18 @@ impl Run<'_> {
         ))
     }
 
-    /// Waits until another system has all output that is committed.
-    fn published(&self, finished: &[Finished]) -> Result<()> {
+    /// Waits until all output that is committed is published.
+    ///
+    /// * `sink`: that of the folder, if there is one.
+    fn published(&self, sink: Option<&Sink>, finished: &[Finished]) -> Result<()> {
         let Some((epoch, _)) = self.job.progress().committed else { return Ok(()) };
+        let published = |sink: &Sink, epoch: Epoch| {
+            let published = self.handle.block_on(sink.published(epoch));
+            published.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
+        };
+        sink.map_or(Ok(()), |sink| published(sink, epoch))?;
         finished.iter().try_for_each(|subtask| match &subtask.emitter {
-            Emitter::Remote(output) => self.handle.block_on(output.sink.published(epoch)),
+            Emitter::Remote(output) => published(&output.sink, epoch),
             Emitter::None | Emitter::Files(_) => Ok(()),
         })
     }

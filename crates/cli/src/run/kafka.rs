@@ -1,8 +1,11 @@
 //! Kafka, as `--input` and `--output` name it.
 
+use std::future::poll_fn;
 use std::sync::Arc;
 
+use alluvium::manifest::RecordSum;
 use alluvium::sink::SinkTarget;
+use alluvium::source::{Advance, Source as _, SplitReader as _, StartAt};
 use alluvium::{Error, Result};
 use alluvium_kafka::{
     KafkaConnection, KafkaRecord, KafkaSasl, KafkaSaslMechanism, KafkaSource, KafkaSourceSettings, KafkaStart,
@@ -78,6 +81,31 @@ pub(super) fn target(rest: &str) -> Result<Arc<dyn SinkTarget>> {
     }
     let topic = place.topic;
     Ok(Arc::new(KafkaTarget::new(KafkaTargetSettings::new(place.connection()?, topic))?))
+}
+
+/// Returns the sum of all committed records of the topic at a URL, each as [`write`] made it.
+///
+/// * `rest`: the URL after `kafka://`.
+///
+/// # Errors
+/// As [`source`]; others from the brokers.
+pub(super) async fn topic_sum(rest: &str) -> Result<RecordSum> {
+    let topic = source(rest)?;
+    let mut sum = RecordSum::default();
+    for split in topic.splits().await? {
+        let mut reader = topic.open(&split, StartAt::Beginning).await?;
+        loop {
+            match reader.advance()? {
+                Advance::Record => {
+                    let record = reader.current().cloned().unwrap_or_default();
+                    sum.add(&KafkaRecord { key: record.key, value: record.value, ..KafkaRecord::default() }.to_bytes());
+                }
+                Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
+                _ => break,
+            }
+        }
+    }
+    Ok(sum)
 }
 
 /// Refuses an output to the topic that is read: the run would read its own results for ever.

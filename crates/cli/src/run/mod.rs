@@ -20,7 +20,6 @@ mod list;
 mod open;
 mod operator;
 mod output;
-mod owner;
 mod places;
 mod program;
 mod progress;
@@ -29,7 +28,6 @@ mod reader;
 mod record;
 mod report;
 mod restore;
-mod sink;
 mod sink_task;
 mod source;
 mod subtask;
@@ -39,6 +37,10 @@ mod window;
 
 pub(crate) use args::RunArgs as Args;
 pub(crate) use driver::run;
+pub(crate) use output::Output;
+pub(crate) use program::{Emit, Program};
+pub(crate) use source::{Input, SPLITS, recount};
+pub(crate) use target::{OutputPlace, row_count, topic_sum};
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

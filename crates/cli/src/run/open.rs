@@ -11,10 +11,9 @@ use alluvium_bench::backend::Strategy;
 use super::args::{Restore, RunArgs};
 use super::interval::Interval;
 use super::operator::Operator;
-use super::owner::Owner;
 use super::program::{Emit, Program};
 use super::source::{Source, SourceState};
-use super::target::{OutputPlace, RemoteOutput};
+use super::target::{FolderOutput, RemoteOutput};
 use super::tiers::Tiers;
 
 pub(super) const SOURCE: OperatorId = OperatorId(1);
@@ -26,6 +25,7 @@ pub(super) async fn open(
     args: &RunArgs,
     program: &Program,
     tiers: &Tiers,
+    folder: Option<&FolderOutput>,
     remote: Option<&RemoteOutput>,
 ) -> Result<(Job, Source)> {
     let from = match (args.fresh, args.checkpoint) {
@@ -44,16 +44,16 @@ pub(super) async fn open(
         .operator(OperatorSpec::new(SOURCE, "source", 1))
         .operator(OperatorSpec::new(AGGREGATE, "aggregate", args.parallelism).keyed_by(Operator::key_schema(program)))
         .restore_from(from);
-    if program.emit == Emit::OnClose && remote.is_none() {
+    if folder.is_some() {
         builder = builder.operator(OperatorSpec::new(SINK, "sink", 1));
     }
     builder.check()?;
     if let Some(remote) = remote {
         remote.check().await?;
     }
-    if let (Emit::OnClose, Some(OutputPlace::Path(folder))) = (program.emit, &args.output) {
+    if let Some(folder) = folder {
         let peeked = builder.peek().await?;
-        Owner::check(folder, peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
+        folder.target.check_owner(peeked.as_ref().map(|peeked| peeked.newest.manifest.job))?;
     }
     let peeked = builder.peek_restored().await?;
     check_program(peeked.as_ref(), program)?;

@@ -70,6 +70,14 @@ impl Output {
         Self::write_records(std::iter::once(&row.cells), to)
     }
 
+    /// Writes the cells of one row, as [`write_row`](Self::write_row) does.
+    ///
+    /// # Errors
+    /// `Unavailable` if `to` fails.
+    pub(crate) fn write_cells_of(cells: &StringRecord, to: impl Write) -> Result<()> {
+        Self::write_records(std::iter::once(cells), to)
+    }
+
     /// Writes one row as a JSON object: a string for each column, null for an empty cell beside the key.
     ///
     /// # Errors

@@ -13,7 +13,6 @@ use url::Url;
 
 use super::output::check_target;
 use super::program::Emit;
-use super::sink::{check_folder, is_of_sink};
 use super::source::Input;
 use crate::files::{folder_of, names_in};
 
@@ -41,7 +40,7 @@ pub(crate) fn check(output: Option<&Path>, emit: Emit, input: &Input, store: &st
         Emit::End if is_input(output) => refused("--output is the --input"),
         Emit::OnClose if output.is_dir() => {
             let names = names_in(output)?;
-            match names.iter().any(|name| is_of_sink(name) && is_input(&output.join(name))) {
+            match names.iter().any(|name| name.starts_with("part-") && is_input(&output.join(name))) {
                 true => refused("--input is a part file in the --output folder"),
                 false => Ok(()),
             }
@@ -61,6 +60,14 @@ pub(crate) fn check_disk(folder: &Path, store: &str) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+fn check_folder(folder: &Path) -> Result<()> {
+    if fs::metadata(folder).is_ok_and(|metadata| !metadata.is_dir()) {
+        let error = Error::config("--output is a file, --emit on-close needs a folder");
+        return Err(error.with("file", folder.display()));
+    }
+    Ok(())
 }
 
 fn same(a: &Metadata, b: &Metadata) -> bool {

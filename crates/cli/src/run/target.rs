@@ -1,17 +1,23 @@
-//! Output to other systems: rows of closed windows, published through the sinks of the subtasks.
+//! Output of closed windows: to a folder through one sink for all subtasks, to other systems through the sinks of the subtasks.
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use alluvium::sink::{Divergence, ObjectStoreTarget, Sink, SinkSettings, SinkTarget};
-use alluvium::{Error, Result, Seat};
+use alluvium::manifest::RecordSum;
+use alluvium::sink::{Divergence, FolderTarget, ObjectStoreTarget, Sink, SinkSettings, SinkTarget};
+use alluvium::{Error, Result, Seat, TokioRuntime};
 
+use super::args::RunArgs;
 use super::output::{Output, OutputRow};
 use super::program::{Emit, Program};
 
 /// Name of the sink in checkpoints, and in the names of its slots.
 const SINK: &str = "output";
+
+/// How long a local folder may refuse output, full as it may be, until the run ends.
+const FOLDER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Where results go.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +47,48 @@ impl OutputPlace {
             Self::Url(_) => None,
         }
     }
+}
+
+/// Output to a folder.
+#[derive(Debug, Clone)]
+pub(crate) struct FolderOutput {
+    pub(crate) target: FolderTarget,
+    settings: SinkSettings,
+}
+
+impl FolderOutput {
+    /// Returns the output to the folder of `--output`, if that takes the rows of closed windows.
+    ///
+    /// # Errors
+    /// None: rows have a header.
+    pub(crate) fn open(args: &RunArgs, program: &Program, runtime: TokioRuntime) -> Result<Option<Self>> {
+        let folder = args.output.as_ref().and_then(OutputPlace::path).filter(|_| program.emit == Emit::OnClose);
+        let Some(folder) = folder else { return Ok(None) };
+        let mut header = Vec::new();
+        Output::new(program).write(&[], &mut header)?;
+        let described = format!("{} at {}", args.job, args.store);
+        let target = FolderTarget::new(folder, runtime).with_form(header, ".csv").described(described);
+        // The rows of an epoch are in memory anyway, and epochs in flight are bounded.
+        let settings = settings(args.publish_again).with(|it| {
+            it.max_unpublished_bytes = u64::MAX;
+            it.patience = Some(FOLDER_PATIENCE);
+        });
+        Ok(Some(Self { target, settings }))
+    }
+
+    /// Registers the output with the sink's seat.
+    ///
+    /// # Errors
+    /// As [`Seat::add_staged_sink`].
+    pub(crate) fn register(&self, seat: &mut Seat) -> Result<Sink> {
+        seat.add_staged_sink(SINK, Arc::new(self.target.clone()), self.settings)
+    }
+}
+
+/// * `publish_again`: continue although the target has other output than the restored checkpoint knows.
+fn settings(publish_again: bool) -> SinkSettings {
+    let divergence = if publish_again { Divergence::Continue } else { Divergence::Refuse };
+    SinkSettings::default().with(|it| it.divergence = divergence)
 }
 
 /// Output to another system.
@@ -89,9 +137,7 @@ impl RemoteOutput {
                 (Arc::new(ObjectStoreTarget::open(url)?.with_form(header, ".csv")), Form::Csv)
             }
         };
-        let divergence = if publish_again { Divergence::Continue } else { Divergence::Refuse };
-        let settings = SinkSettings::default().with(|it| it.divergence = divergence);
-        Ok(Some(Self { target, form, output, settings }))
+        Ok(Some(Self { target, form, output, settings: settings(publish_again) }))
     }
 
     /// Checks, before the job is claimed, that output can be published.
@@ -142,9 +188,42 @@ impl SubtaskOutput {
     }
 }
 
-/// Returns the table at `postgres://user@host:port/database/table`, in which keys and windows replace their former rows.
+/// Returns the sum of all records of a topic, each in the form in which it was emitted.
+///
+/// # Errors
+/// From the brokers.
+#[cfg(feature = "kafka")]
+pub(crate) async fn topic_sum(rest: &str) -> Result<RecordSum> {
+    super::kafka::topic_sum(rest).await
+}
+
+#[cfg(not(feature = "kafka"))]
+pub(crate) async fn topic_sum(_rest: &str) -> Result<RecordSum> {
+    Err(lacks("Kafka", "kafka"))
+}
+
+/// Returns the number of rows of a table.
+///
+/// # Errors
+/// From the server.
+#[cfg(feature = "postgres")]
+pub(crate) async fn row_count(url: &str, program: &Program) -> Result<u64> {
+    table(url, program)?.count().await
+}
+
+#[cfg(not(feature = "postgres"))]
+pub(crate) async fn row_count(_url: &str, _program: &Program) -> Result<u64> {
+    Err(lacks("PostgreSQL", "postgres"))
+}
+
 #[cfg(feature = "postgres")]
 fn postgres(url: &str, program: &Program) -> Result<Arc<dyn SinkTarget>> {
+    Ok(Arc::new(table(url, program)?))
+}
+
+/// Returns the table at `postgres://user@host:port/database/table`, in which keys and windows replace their former rows.
+#[cfg(feature = "postgres")]
+fn table(url: &str, program: &Program) -> Result<alluvium_postgres::PostgresTarget> {
     use alluvium_postgres::{PostgresSettings, PostgresTarget};
     let malformed = || Error::config("a table's url is postgres://user@host:port/database/table");
     let mut server = url::Url::parse(url).map_err(|_| malformed())?;
@@ -160,7 +239,7 @@ fn postgres(url: &str, program: &Program) -> Result<Arc<dyn SinkTarget>> {
     let window = program.window.iter().map(|_| "window_start".to_owned());
     let key = program.key.iter().cloned().chain(window).collect();
     let settings = PostgresSettings::new(server.as_str(), table).with(|it| it.key = key);
-    Ok(Arc::new(PostgresTarget::new(settings)?))
+    PostgresTarget::new(settings)
 }
 
 #[cfg(not(feature = "postgres"))]

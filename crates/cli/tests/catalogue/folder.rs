@@ -168,7 +168,9 @@ impl Case<'_> {
         let output = self.scene.emit == Emit::OnClose;
         for entry in fs::read_dir(self.path(if output { "parts" } else { "" })).unwrap() {
             let name = entry.unwrap().file_name().into_string().unwrap();
-            let known = name.starts_with("part-") || ["_owner.json", "state", "out.csv"].contains(&name.as_str());
+            let known = name.starts_with("part-")
+                || name.starts_with("_slot-0-")
+                || ["_owner.json", "state", "out.csv"].contains(&name.as_str());
             assert!(known, "{what}: {name} is left behind");
         }
     }

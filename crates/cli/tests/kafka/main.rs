@@ -201,4 +201,12 @@ fn each_row_is_there_once(version: i16, apis: &[ApiKey], input: impl Fn(&Bench, 
     json(&run(&bench, "topic", &input, &output, "--emit on-close --parallelism 2").output().unwrap());
     let found = rows_in_the_topic(&broker);
     assert!(found == expected, "{} rows in the topic, {} in the file", found.len(), expected.len());
+    let reconciled = || {
+        let ends = format!("--input {input} --output {output} --json");
+        tool(words(&format!("reconcile --store {} --job j {ends}", bench.store("topic")))).output().unwrap()
+    };
+    let same = reconciled();
+    assert!(same.status.success(), "{} {}", String::from_utf8_lossy(&same.stdout), stderr(&same));
+    broker.produce(TOPIC, [(0, "{}".to_owned())]);
+    assert_eq!(reconciled().status.code(), Some(3), "a record that the job did not write is found");
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use alluvium::Result;
-use alluvium::source::{Advance, Position, SplitReader};
+use alluvium::source::{Advance, Position, SplitReader, hash_of};
 use futures_util::future::{AbortHandle, abortable};
 
 use super::fetch::Fetcher;
@@ -115,6 +115,11 @@ impl SplitReader for KafkaReader {
 
     fn position(&self) -> Result<Position> {
         Place { topic_id: self.topic_id, next: self.next }.to_position()
+    }
+
+    fn hash(&self) -> Option<u128> {
+        let record = self.current()?;
+        Some(hash_of([record.key.as_deref(), record.value.as_deref()]))
     }
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {

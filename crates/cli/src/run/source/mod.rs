@@ -23,7 +23,7 @@ mod tests;
 use std::fmt::Debug;
 use std::io;
 
-use alluvium::source::{Advance, Source as _, SourceReader, SourceSettings};
+use alluvium::source::{Advance, Recounted, Source as _, SourceReader, SourceSettings, StoredSplit};
 use alluvium::{Error, Result, Subtask, Timestamp};
 use serde::{Deserialize, Serialize};
 
@@ -35,10 +35,9 @@ use csv::CsvRows;
 use jsonl::JsonlRows;
 use nexmark::NexmarkRows;
 use splits::{AnySource, RecordReader};
-use state::SPLITS;
 
 pub(crate) use input::Input;
-pub(crate) use state::SourceState;
+pub(crate) use state::{SPLITS, SourceState};
 pub(crate) use tape::Check;
 
 /// The largest record, without its line end.
@@ -408,6 +407,24 @@ impl Source {
     pub(crate) fn watermark(&self) -> Option<i64> {
         self.watermark
     }
+}
+
+/// Reads a split of the input again, and compares it with what checkpoints say of it.
+///
+/// # Errors
+/// `Config` if the program has another input; others as [`alluvium::source::recount`].
+pub(crate) async fn recount(
+    input: &Input,
+    program: &Program,
+    stored: &[StoredSplit],
+    since_first: bool,
+) -> Result<Vec<Recounted>> {
+    if input.identity() != program.input {
+        let error = Error::config("--input differs from the stored program").with("stored", &program.input);
+        return Err(error.with("given", input.identity()));
+    }
+    let source = AnySource::new(input, program.format, &Wanted::of(program).names, None)?;
+    alluvium::source::recount(&source, stored, since_first).await
 }
 
 fn open_rows(input: &Input, format: Option<Format>, wanted: &[String]) -> Result<Box<dyn Rows>> {

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use alluvium::source::{Advance, Position as SplitPosition, Source, SplitId, SplitReader, StartAt};
+use alluvium::source::{Advance, Position as SplitPosition, Source, SplitId, SplitReader, StartAt, hash_of};
 use alluvium::{Error, Result};
 use async_trait::async_trait;
 
@@ -82,6 +82,12 @@ impl Source for AnySource {
     }
 }
 
+/// Returns a hash of the cells that the job reads; all malformed records have the same.
+pub(super) fn hash_of_record(reader: &impl RecordReader, columns: usize) -> u128 {
+    let columns = if reader.malformed().is_some() { 0 } else { columns };
+    hash_of((0..columns).map(|column| reader.cell(column)))
+}
+
 /// An input in one piece.
 #[derive(Debug)]
 pub(super) struct InputSource {
@@ -120,7 +126,7 @@ impl Source for InputSource {
         let named = |error| with_input_name(error, &name);
         let mut rows = open_rows(&self.input, self.format, &self.wanted).map_err(named)?;
         position.map_or(Ok(()), |position| rows.resume(&position)).map_err(named)?;
-        Ok(RowReader { rows, name, malformed: None })
+        Ok(RowReader { rows, columns: self.wanted.len(), name, malformed: None })
     }
 }
 
@@ -128,6 +134,7 @@ impl Source for InputSource {
 #[derive(Debug)]
 pub(super) struct RowReader {
     rows: Box<dyn Rows>,
+    columns: usize,
     /// The input's name in messages.
     name: String,
     malformed: Option<Malformed>,
@@ -155,6 +162,10 @@ impl SplitReader for RowReader {
             Step::Row => None,
         };
         Ok(Advance::Record)
+    }
+
+    fn hash(&self) -> Option<u128> {
+        Some(hash_of_record(self, self.columns))
     }
 
     /// Costs a hash of up to 64 KiB, or of the consumed bytes still buffered.

@@ -11,7 +11,7 @@ use super::{Kind, Position};
 const COUNTS: &str = "input";
 
 /// The name of the source whose positions are in the other opaque.
-pub(super) const SPLITS: &str = "splits";
+pub(crate) const SPLITS: &str = "splits";
 
 /// The source's part of a checkpoint: its counts, stored as JSON, and the positions of its splits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

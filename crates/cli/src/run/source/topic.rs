@@ -8,7 +8,7 @@ use alluvium_kafka::{KafkaReader, KafkaSource};
 use async_trait::async_trait;
 
 use super::jsonl::JsonCells;
-use super::splits::RecordReader;
+use super::splits::{RecordReader, hash_of_record};
 use super::{MAX_RECORD_BYTES, Malformed, TOO_LONG};
 
 /// A topic whose records are JSON objects.
@@ -29,7 +29,8 @@ impl Source for TopicSource {
 
     async fn open(&self, split: &SplitId, from: StartAt<'_>) -> Result<TopicReader> {
         let records = self.topic.open(split, from).await?;
-        Ok(TopicReader { split: split.clone(), records, cells: JsonCells::new(&self.wanted), malformed: None })
+        let (columns, cells) = (self.wanted.len(), JsonCells::new(&self.wanted));
+        Ok(TopicReader { split: split.clone(), records, columns, cells, malformed: None })
     }
 
     fn is_bounded(&self) -> bool {
@@ -42,6 +43,7 @@ impl Source for TopicSource {
 pub(super) struct TopicReader {
     split: SplitId,
     records: KafkaReader,
+    columns: usize,
     cells: JsonCells,
     malformed: Option<Malformed>,
 }
@@ -84,6 +86,10 @@ impl SplitReader for TopicReader {
 
     fn position(&self) -> Result<Position> {
         self.records.position()
+    }
+
+    fn hash(&self) -> Option<u128> {
+        Some(hash_of_record(self, self.columns))
     }
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {

@@ -3,6 +3,8 @@
 //! Each check panics with the law that does not hold. They use slots of a job drawn anew, so that a suite can run again on the same
 //! target.
 
+mod staged;
+
 use std::collections::BTreeSet;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use futures_util::future::poll_fn;
 use super::{Marker, Records, SinkSlot, SinkTarget, Slot};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Attempt, Epoch, JobId, Lineage, OperatorId, Subtask};
+
+pub use staged::{StagedHarness, run_staged};
 
 /// A target under test.
 #[async_trait]
@@ -254,7 +258,7 @@ fn kind<T>(result: Result<T>) -> Option<ErrorKind> {
 }
 
 /// Polls `future` at most `polls` times, whenever it asks for it; returns whether it ended.
-async fn poll_times(future: &mut Pin<&mut impl Future<Output = Result<()>>>, polls: u64) -> bool {
+async fn poll_times<T>(future: &mut Pin<&mut impl Future<Output = Result<T>>>, polls: u64) -> bool {
     let mut left = polls;
     poll_fn(move |context| {
         if left == 0 {
@@ -263,7 +267,7 @@ async fn poll_times(future: &mut Pin<&mut impl Future<Output = Result<()>>>, pol
         left -= 1;
         match future.as_mut().poll(context) {
             Poll::Ready(result) => {
-                result.expect("an undisturbed publication succeeds");
+                assert!(result.is_ok(), "an undisturbed call succeeds");
                 Poll::Ready(true)
             }
             // The last poll.

@@ -1,0 +1,237 @@
+//! A target of staged output in memory, with faults and planted flaws.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use alluvium::sink::conformance::StagedHarness;
+use alluvium::sink::{Claim, Marker, Records, Slot, StagedPart, StagedSlot, StagedTarget};
+use alluvium::{Attempt, Epoch, Error, JobId, Lineage, Result};
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::watch;
+
+/// What happens to a call that stages or publishes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StagedFate {
+    Succeed,
+    /// Fails, and nothing has happened.
+    Fail,
+    /// Takes effect, and the answer is lost.
+    LoseAnswer,
+    /// Refuses for good.
+    Refuse,
+    /// Waits until [`MemoryStaging::resume`], before anything happens.
+    Wait,
+}
+
+/// A planted flaw of a target.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StagedFlaw {
+    /// Readers see what is staged.
+    SeenEarly,
+    /// A fence leaves what older attempts staged.
+    KeepStaged,
+    /// A fence removes what is listed too.
+    ForgetListed,
+    /// A repeated publication adds the records again.
+    PublishAgain,
+    /// Staged names have no attempt.
+    SharedNames,
+    AcceptOlder,
+    OutOfOrder,
+}
+
+/// The name of a part: slot, epoch, attempt.
+type Name = (Slot, u64, u64);
+
+#[derive(Debug, Default)]
+struct Content {
+    staged: BTreeMap<Name, Vec<Bytes>>,
+    published: BTreeMap<Name, Vec<Bytes>>,
+    /// The newest attempt of each slot, the lineage, and the attempt before which parts no longer count.
+    claims: BTreeMap<Slot, (u64, Lineage, u64)>,
+}
+
+/// A target in memory. Its clones share the content.
+#[derive(Debug, Clone)]
+pub struct MemoryStaging {
+    content: Arc<Mutex<Content>>,
+    fates: Arc<Mutex<VecDeque<StagedFate>>>,
+    resumed: watch::Sender<bool>,
+    flaw: Option<StagedFlaw>,
+}
+
+impl MemoryStaging {
+    pub fn new() -> Self {
+        Self { content: Arc::default(), fates: Arc::default(), resumed: watch::Sender::new(false), flaw: None }
+    }
+
+    pub fn with_flaw(flaw: StagedFlaw) -> Self {
+        Self { flaw: Some(flaw), ..Self::new() }
+    }
+
+    /// Sets the fates of the next calls that stage or publish.
+    pub fn meet(&self, fates: impl IntoIterator<Item = StagedFate>) {
+        self.fates.lock().unwrap().extend(fates);
+    }
+
+    /// Lets calls that wait continue.
+    pub fn resume(&self) {
+        self.resumed.send_replace(true);
+    }
+
+    /// Returns what readers see, part by part.
+    pub fn records(&self) -> Vec<Bytes> {
+        let content = self.content();
+        let early = content.staged.values().filter(|_| self.has(StagedFlaw::SeenEarly));
+        content.published.values().chain(early).flatten().cloned().collect()
+    }
+
+    /// Returns the number of parts that are staged and not published.
+    pub fn staged(&self) -> usize {
+        self.content().staged.len()
+    }
+
+    fn content(&self) -> MutexGuard<'_, Content> {
+        self.content.lock().unwrap()
+    }
+
+    fn has(&self, flaw: StagedFlaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    /// Awaits the fate of a call. Returns whether its answer is lost.
+    async fn fate(&self) -> Result<bool> {
+        let fate = self.fates.lock().unwrap().pop_front().unwrap_or(StagedFate::Succeed);
+        tokio::task::yield_now().await;
+        match fate {
+            StagedFate::Fail => return Err(Error::unavailable("the target is away")),
+            StagedFate::Refuse => return Err(Error::input("the target refuses a record")),
+            StagedFate::Wait => {
+                let mut resumed = self.resumed.subscribe();
+                resumed.wait_for(|resumed| *resumed).await.expect("the target outlives its slots");
+            }
+            StagedFate::Succeed | StagedFate::LoseAnswer => {}
+        }
+        Ok(fate == StagedFate::LoseAnswer)
+    }
+}
+
+#[async_trait]
+impl StagedTarget for MemoryStaging {
+    async fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    async fn open(&self, slot: &Slot, attempt: Attempt) -> Result<Box<dyn StagedSlot>> {
+        Ok(Box::new(MemorySlot { target: self.clone(), slot: slot.clone(), attempt: attempt.0 }))
+    }
+}
+
+#[derive(Debug)]
+struct MemorySlot {
+    target: MemoryStaging,
+    slot: Slot,
+    attempt: u64,
+}
+
+impl MemorySlot {
+    fn check(&self, content: &Content) -> Result<()> {
+        let newest = content.claims.get(&self.slot).map_or(0, |claim| claim.0);
+        if newest > self.attempt && !self.target.has(StagedFlaw::AcceptOlder) {
+            return Err(Error::fenced("a later attempt has the slot").with("by", newest));
+        }
+        Ok(())
+    }
+
+    fn name(&self, part: &StagedPart) -> Name {
+        let mut numbers =
+            part.bytes().chunks_exact(8).map(|bytes| u64::from_le_bytes(bytes.try_into().expect("8 bytes")));
+        let mut next = || numbers.next().expect("two numbers");
+        (self.slot.clone(), next(), next())
+    }
+}
+
+fn answer<T>(answer: T, is_lost: bool) -> Result<T> {
+    if is_lost { Err(Error::unavailable("no answer").unknown()) } else { Ok(answer) }
+}
+
+#[async_trait]
+impl StagedSlot for MemorySlot {
+    async fn published(&self) -> Result<Option<Marker>> {
+        let content = self.target.content();
+        self.check(&content)?;
+        let (_, lineage, since) = content.claims.get(&self.slot).copied().unwrap_or((0, Lineage([0; 16]), 0));
+        let own = content.published.keys().filter(|(slot, _, attempt)| *slot == self.slot && *attempt >= since);
+        let newest = own.map(|(_, epoch, attempt)| (*epoch, *attempt)).max();
+        let marker = |(epoch, attempt)| Marker { lineage, attempt: Attempt(attempt), epoch: Epoch(epoch) };
+        Ok(newest.map(marker))
+    }
+
+    async fn fence(&self, claim: Claim, listed: &[StagedPart]) -> Result<()> {
+        let mut content = self.target.content();
+        self.check(&content)?;
+        let since = content.claims.get(&self.slot).map_or(0, |claim| claim.2);
+        let since = if claim.disregards_published { self.attempt } else { since };
+        content.claims.insert(self.slot.clone(), (self.attempt, claim.lineage, since));
+        if self.target.has(StagedFlaw::KeepStaged) {
+            return Ok(());
+        }
+        let listed: Vec<_> = listed.iter().map(|part| self.name(part)).collect();
+        let forgets = self.target.has(StagedFlaw::ForgetListed);
+        let own = self.attempt;
+        content.staged.retain(|name, _| name.0 != self.slot || name.2 >= own || (!forgets && listed.contains(name)));
+        Ok(())
+    }
+
+    async fn stage(&self, epoch: Epoch, records: &Records) -> Result<StagedPart> {
+        let is_lost = self.target.fate().await?;
+        let attempt = if self.target.has(StagedFlaw::SharedNames) { 0 } else { self.attempt };
+        let mut records: Vec<_> = records.iter().collect();
+        if self.target.has(StagedFlaw::OutOfOrder) {
+            records.reverse();
+        }
+        self.target.content().staged.insert((self.slot.clone(), epoch.0, attempt), records);
+        answer(StagedPart::new([epoch.0.to_le_bytes(), attempt.to_le_bytes()].concat()), is_lost)
+    }
+
+    async fn publish(&self, part: &StagedPart) -> Result<()> {
+        let is_lost = self.target.fate().await?;
+        let name = self.name(part);
+        let mut content = self.target.content();
+        if let Some(records) = content.staged.remove(&name) {
+            content.published.insert(name, records);
+            return answer((), is_lost);
+        }
+        let again = self.target.has(StagedFlaw::PublishAgain);
+        match content.published.get_mut(&name) {
+            Some(records) if again => records.extend_from_within(..),
+            Some(_) => {}
+            None => return Err(Error::not_found("part is neither staged nor published")),
+        }
+        answer((), is_lost)
+    }
+}
+
+#[async_trait]
+impl StagedHarness for MemoryStaging {
+    fn target(&self, _job: JobId) -> Arc<dyn StagedTarget> {
+        Arc::new(self.clone())
+    }
+
+    fn record(&self, number: u64) -> Bytes {
+        number.to_string().into()
+    }
+
+    async fn read(&self, job: JobId) -> Result<Vec<u64>> {
+        let content = self.content();
+        let early = content.staged.iter().filter(|_| self.has(StagedFlaw::SeenEarly));
+        let own = content.published.iter().chain(early).filter(|(name, _)| name.0.job == job);
+        let number = |record: &Bytes| std::str::from_utf8(record).unwrap().parse().unwrap();
+        Ok(own.flat_map(|(_, records)| records.iter().map(number)).collect())
+    }
+
+    fn random(&self) -> u128 {
+        7
+    }
+}

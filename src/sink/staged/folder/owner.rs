@@ -1,0 +1,129 @@
+//! The owner of a folder: parts of two sinks in one folder would be the result of neither.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::files::{io_error, read, remove, sync_folder, write_durably};
+use super::names;
+use crate::error::{Error, Result};
+use crate::id::{Attempt, JobId, OperatorId};
+use crate::sink::slot::Slot;
+
+/// File name of the owner's record.
+pub(super) const RECORD: &str = "_owner.json";
+
+/// The sink that a folder belongs to, in all attempts of its job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Owner {
+    /// The job's id, in hexadecimal.
+    id: String,
+    /// For error messages only.
+    job: String,
+    operator: u32,
+    sink: String,
+}
+
+impl Owner {
+    pub(super) fn of(slot: &Slot, described: &str) -> Self {
+        let Slot { job, operator: OperatorId(operator), sink, .. } = slot;
+        Self { id: job.to_string(), job: described.to_owned(), operator: *operator, sink: sink.clone() }
+    }
+
+    /// Refuses a folder of another job; `None` is a new job, which owns no folder.
+    ///
+    /// # Errors
+    /// `Config`, naming the owner; `Corrupt` if the record is damaged; `Denied` or `Unavailable`.
+    pub(super) fn check(folder: &Path, job: Option<JobId>) -> Result<()> {
+        match Self::read(folder)? {
+            Some(owner) if job.is_none_or(|id| owner.id != id.to_string()) => Err(owner.refusal(folder)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Refuses a folder of another sink, or of another job.
+    ///
+    /// # Errors
+    /// As [`Owner::check`].
+    pub(super) fn check_own(&self, folder: &Path) -> Result<()> {
+        let is_own = |owner: &Self| (&owner.id, owner.operator, &owner.sink) == (&self.id, self.operator, &self.sink);
+        match Self::read(folder)?.filter(|owner| !is_own(owner)) {
+            Some(owner) => Err(owner.refusal(folder)),
+            None => Ok(()),
+        }
+    }
+
+    /// Claims the folder.
+    ///
+    /// # Errors
+    /// As [`Owner::check`].
+    pub(super) fn claim(&self, folder: &Path, job: JobId, attempt: Attempt) -> Result<()> {
+        if Self::read(folder)?.is_none() {
+            let (staged, record) = (folder.join(names::staged(job, attempt, RECORD)), folder.join(RECORD));
+            let text = serde_json::to_vec(self)
+                .map_err(|source| Error::usage("owner has no JSON form").with_source(source))?;
+            write_durably(&staged, std::iter::once(&text[..]))?;
+            // A hard link, unlike a rename, cannot replace a concurrent job's record.
+            let linked = fs::hard_link(&staged, &record);
+            remove(&staged)?;
+            match linked {
+                Err(source) if source.kind() != ErrorKind::AlreadyExists => {
+                    return Err(io_error("cannot write file", &record, source));
+                }
+                _ => sync_folder(folder)?,
+            }
+        }
+        self.check_own(folder)
+    }
+
+    fn refusal(&self, folder: &Path) -> Error {
+        let error = Error::config("folder of the output belongs to another job").with("folder", folder.display());
+        let error = error.with("job", &self.job).with("id", &self.id).with("operator", self.operator);
+        error.with("sink", &self.sink).with("record", RECORD)
+    }
+
+    fn read(folder: &Path) -> Result<Option<Self>> {
+        let record = folder.join(RECORD);
+        let Some(text) = read(&record)? else { return Ok(None) };
+        serde_json::from_slice(&text).map(Some).map_err(|source| {
+            Error::corrupt("record of the folder's owner is damaged").with("file", record.display()).with_source(source)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::ErrorKind;
+    use crate::id::Subtask;
+
+    #[test]
+    fn a_folder_belongs_to_the_first_sink_that_claims_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let slot = |job, sink: &str| Slot {
+            job: JobId([job; 16]),
+            operator: OperatorId(1),
+            sink: sink.to_owned(),
+            subtask: Subtask(0),
+        };
+        let claim = |slot: &Slot, attempt| {
+            Owner::of(slot, &format!("job {}", slot.job.0[0])).claim(folder.path(), slot.job, Attempt(attempt))
+        };
+        Owner::check(folder.path(), None).unwrap();
+        for attempt in [1, 2] {
+            claim(&slot(1, "out"), attempt).unwrap();
+            for other in [slot(2, "out"), slot(1, "other")] {
+                let error = claim(&other, attempt).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Config);
+                assert!(error.message().contains("job=`job 1`"), "{error}");
+            }
+            assert!(Owner::check(folder.path(), None).is_err());
+            Owner::check(folder.path(), Some(JobId([1; 16]))).unwrap();
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+        fs::write(folder.path().join(RECORD), "{").unwrap();
+        assert_eq!(claim(&slot(1, "out"), 3).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}

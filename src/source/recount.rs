@@ -1,0 +1,63 @@
+//! Reading a split again, to compare it with what checkpoints say of it.
+
+use std::future::poll_fn;
+
+use super::split::{Advance, Source, SplitReader, StartAt};
+use super::state::StoredSplit;
+use crate::error::{Error, Result};
+use crate::manifest::RecordSum;
+
+/// What a split has, as far as a checkpoint has read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recounted {
+    /// Its records up to the checkpoint's position, or all of them if there are fewer.
+    pub found: RecordSum,
+    /// Whether they are the records that the checkpoint counts: as many, with the same hashes; without hashes, up to the same position.
+    pub is_same: bool,
+}
+
+/// Reads a split again and compares it with what checkpoints say of it; returns one result for each.
+///
+/// * `stored`: the split in successive checkpoints, oldest first.
+/// * `since_first`: read from the first of them on, and trust what it counts. Else from the split's beginning, which is right only if
+///   the job started there and nothing has been cut off since.
+///
+/// # Errors
+/// As [`Source::open`] and [`SplitReader::advance`].
+pub async fn recount<S: Source>(source: &S, stored: &[StoredSplit], since_first: bool) -> Result<Vec<Recounted>> {
+    let Some(first) = stored.first() else { return Ok(Vec::new()) };
+    if stored.iter().any(|other| other.id != first.id) {
+        return Err(Error::usage("checkpoints of several splits are compared at once").with("split", &first.id));
+    }
+    let from = if since_first { StartAt::Position(&first.position) } else { StartAt::Beginning };
+    let mut reader = source.open(&first.id, from).await?;
+    let mut sum = match since_first {
+        true => RecordSum { records: first.records, hash: first.hash.unwrap_or_default() },
+        false => RecordSum::default(),
+    };
+    let mut recounted = Vec::new();
+    for expected in stored {
+        while sum.records < expected.records && next(&mut reader).await? {
+            sum.add_hash(reader.hash().unwrap_or_default());
+        }
+        let is_same = sum.records == expected.records
+            && match expected.hash {
+                Some(hash) => hash == sum.hash,
+                None => reader.position()? == expected.position,
+            };
+        recounted.push(Recounted { found: sum, is_same });
+    }
+    Ok(recounted)
+}
+
+/// Moves to the next record; returns false if there is none now.
+async fn next(reader: &mut impl SplitReader) -> Result<bool> {
+    loop {
+        match reader.advance()? {
+            Advance::Record => return Ok(true),
+            Advance::CaughtUp | Advance::End => return Ok(false),
+            Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
+        }
+    }
+}
