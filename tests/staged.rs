@@ -250,6 +250,31 @@ async fn d17_a_start_that_goes_back_is_refused_under_later_output() -> Result<()
     Ok(())
 }
 
+/// What is staged outlives a start from an older checkpoint: the user may go back to the newest.
+#[tokio::test]
+async fn a_start_from_an_older_checkpoint_does_not_cost_the_newest_its_output() -> Result<()> {
+    let mut place = Place::new();
+    let mut job = place.open(1).await?;
+    job.emit(1)?;
+    let epoch = job.barrier()?;
+    let older = job.job.wait(epoch).await?.unwrap().seq;
+    job.published(epoch).await?;
+    place.target.meet([StagedFate::Succeed, StagedFate::Wait]);
+    job.emit(1)?;
+    let epoch = job.barrier()?;
+    let newest = job.job.wait(epoch).await?.unwrap().seq;
+    drop(job);
+    drop(place.open_from(1, RestoreFrom::Checkpoint(older)).await?);
+    assert_eq!(place.sorted(), [0]);
+    // The slot is another history's meanwhile.
+    let refused = place.open_from(1, RestoreFrom::Checkpoint(newest)).await.unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::Config);
+    place.settings.divergence = Divergence::Continue;
+    place.open_from(1, RestoreFrom::Checkpoint(newest)).await?;
+    assert_eq!(place.sorted(), [0, 1], "parts are there once even so");
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_sink_does_not_change_its_kind_over_output_that_waits() -> Result<()> {
     let place = Place::new();
@@ -415,24 +440,30 @@ async fn d11_a_folder_keeps_what_is_listed_and_what_is_not_its_own() -> Result<(
     assert_eq!(epoch, Epoch(1));
     assert_eq!(written.names("part-"), ["part-1-1", "part-1-1-1"]);
     let staged = |rest: &str| format!(".staged-{}-{rest}", job.job.id());
-    let dead = [staged("1-part-9-1"), staged("1-part-9-1-1"), staged("1-_owner.json"), staged("1-_slot-0-1")];
+    let id = job.job.id();
+    let records = [staged("1-_owner.json-0"), staged(&format!("1-_slot-{id}-0-1"))];
+    let dead = [staged("1-part-9-1"), staged("1-part-9-1-1")].into_iter().chain(records).collect::<Vec<_>>();
     let foreign = [
         staged("1-part-03-1"),
-        staged("1-part-3-1.bak"),
         staged("9-part-9-9"),
         format!(".staged-{}-1-part-3-1", JobId([8; 16])),
         ".staged-part-3-1".to_owned(),
         "notes.txt".to_owned(),
     ];
     dead.iter().chain(&foreign).for_each(|name| fs::write(written.folder.path().join(name), "").unwrap());
+    // Kept by the attempt that first does not list them, and removed by the next.
+    let kept = [staged("2-part-9-1"), staged("2-part-9-1-1")];
     drop(job);
-    let job = written.open(2).await?;
-    assert_eq!(written.names("part-"), ["part-1-1", "part-1-1-1"]);
-    let mut expected: Vec<_> = foreign.into_iter().filter(|name| name.starts_with('.')).collect();
-    expected.sort_unstable();
-    assert_eq!(written.names("."), expected);
-    assert_eq!(written.names("_"), ["_owner.json", "_slot-0-2", "_slot-1-2"]);
-    drop(job);
+    for (attempt, kept) in [(2, &kept[..]), (3, &[])] {
+        drop(written.open(2).await?);
+        assert_eq!(written.names("part-"), ["part-1-1", "part-1-1-1"]);
+        let hidden = foreign.iter().filter(|name| name.starts_with('.'));
+        let mut expected: Vec<_> = hidden.chain(kept).cloned().collect();
+        expected.sort_unstable();
+        assert_eq!(written.names("."), expected);
+        let slots = [0, 1].map(|slot| format!("_slot-{id}-{slot}-{attempt}"));
+        assert_eq!(written.names("_"), ["_owner.json".to_owned()].into_iter().chain(slots).collect::<Vec<_>>());
+    }
     Ok(())
 }
 
@@ -442,14 +473,17 @@ async fn a_damaged_or_missing_part_is_not_published() -> Result<()> {
     let mut job = written.open(1).await?;
     job.emit(4)?;
     job.publish().await?;
+    let id = job.job.id();
     drop(job);
-    let part = written.folder.path().join("part-1-1");
-    fs::write(&part, "other").unwrap();
-    assert_eq!(written.open(1).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let (part, staged) = (written.folder.path().join("part-1-1"), format!(".staged-{id}-1-part-1-1"));
     fs::remove_file(&part).unwrap();
     assert_eq!(written.open(1).await.unwrap_err().kind(), ErrorKind::NotFound);
+    fs::write(written.folder.path().join(staged), "other").unwrap();
+    assert_eq!(written.open(1).await.unwrap_err().kind(), ErrorKind::Corrupt);
+    let [staged] = &written.names(".staged")[..] else { panic!("the part is staged") };
+    fs::remove_file(written.folder.path().join(staged)).unwrap();
     // A link could point anywhere.
-    std::os::unix::fs::symlink(written.folder.path(), &part).unwrap();
+    std::os::unix::fs::symlink(written.folder.path(), written.folder.path().join(staged)).unwrap();
     assert_eq!(written.open(1).await.unwrap_err().kind(), ErrorKind::Corrupt);
     Ok(())
 }

@@ -4,8 +4,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 /// How many records, and which, in whatever order: their number, and the sum of their hashes modulo 2^128.
 ///
-/// Two sets of records with one sum are the same set, but for a chance of about 2^-128 and for records made on purpose: the hash
-/// (XXH3, 128 bits) is fast, and no defence against an adversary.
+/// Two sets of records with one sum are the same set, except with a probability of about 2^-128, or if somebody crafts records: the
+/// hash (XXH3, 128 bits) is fast, and no defence against an adversary.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub struct RecordSum {
     /// The number of records.

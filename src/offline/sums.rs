@@ -1,5 +1,7 @@
 //! What checkpoints say of the ends of a job: how far each split was read, and what each slot of a sink has emitted.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use crate::checkpoint::manifest_log::{ManifestLog, StoredManifest};
 use crate::error::{ErrorKind, Result};
 use crate::id::{Epoch, OperatorId, Seq};
@@ -44,12 +46,20 @@ pub struct SlotSum {
     pub slot: Slot,
     /// What it has emitted.
     pub sum: RecordSum,
-    /// Epochs whose output the checkpoint still lists, ascending: it may be published or not.
-    pub listed: Vec<Epoch>,
+    /// The output that the checkpoint still lists, by epoch: it may be published or not. `None` if it is staged in the target.
+    pub listed: BTreeMap<Epoch, Option<RecordSum>>,
 }
 
-/// Returns what each live checkpoint says of the ends of the job, oldest first. Savepoints are among them; those that were dropped
-/// meanwhile are not.
+impl SlotSum {
+    /// Returns what a checkpoint says of a slot.
+    #[must_use]
+    pub fn new(slot: Slot, sum: RecordSum, listed: BTreeMap<Epoch, Option<RecordSum>>) -> Self {
+        Self { slot, sum, listed }
+    }
+}
+
+/// Returns what live checkpoints say of the ends of the job, oldest first: the one that the job would restore, and those that it follows
+/// from. Checkpoints of a history that the job has left are not among them.
 ///
 /// * `sources`: the names of sources, as given to [`Seat::open_source`](crate::Seat::open_source).
 ///
@@ -59,15 +69,22 @@ pub struct SlotSum {
 /// # Cost
 /// Reads every checkpoint with its opaques, output that waits for its publication included.
 pub async fn end_sums(store: &Store, chain: &mut ManifestLog, sources: &[&str]) -> Result<Vec<EndSums>> {
-    let mut sums = Vec::new();
-    for retained in chain.restorable() {
-        match reader(store, chain, Some(retained.id.seq)).resolved().await {
-            Ok(checkpoint) => sums.push(of_checkpoint(&checkpoint, sources)?),
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
+    let mut sums = VecDeque::new();
+    let mut next = None;
+    loop {
+        let checkpoint = match reader(store, chain, next).resolved().await {
+            Ok(checkpoint) => checkpoint,
+            // Dropped, so that the ones before it are not known.
+            Err(error) if error.kind() == ErrorKind::NotFound && next.is_some() => break,
             Err(error) => return Err(error),
+        };
+        sums.push_front(of_checkpoint(&checkpoint, sources)?);
+        match checkpoint.manifest.parent {
+            Some(parent) => next = Some(parent.seq),
+            None => break,
         }
     }
-    Ok(sums)
+    Ok(sums.into())
 }
 
 fn of_checkpoint(StoredManifest { id, manifest, .. }: &StoredManifest, sources: &[&str]) -> Result<EndSums> {

@@ -39,7 +39,7 @@ pub use queue::{Sink, SinkProgress};
 pub(crate) use slot::check_name;
 pub use slot::{Marker, Slot};
 pub use staged::{Claim, FolderTarget, StagedPart, StagedSlot, StagedTarget};
-pub(crate) use staged::{Draining, StagedWriter, Stager, Staging};
+pub(crate) use staged::{Draining, StagedTakeover, StagedWriter, Stager, Staging};
 pub(crate) use sums::{slot_sums, stored_sums};
 pub(crate) use takeover::{Lineages, Takeover};
 pub use target::{SinkSlot, SinkTarget};
@@ -48,10 +48,10 @@ pub use target::{SinkSlot, SinkTarget};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SinkSettings {
-    /// Most bytes of records that wait for their publication. Beyond, [`Sink::emit`] returns `Limit`. Default: 256 MiB.
+    /// Most bytes of records that wait to be published, or staged. Beyond, [`Sink::emit`] returns `Limit`. Default: 256 MiB.
     pub max_unpublished_bytes: u64,
-    /// How long a target may be away until the sink ends with its error, and so does the next barrier; at most 10 s longer. Default: for
-    /// ever, while the job runs on and output waits.
+    /// How long a target may be away until the sink ends with its error, and so does the next barrier. Looked at between calls, at most
+    /// 10 s apart. Default: for ever, while the job runs on and output waits.
     pub patience: Option<Duration>,
     /// What to do if the target and the restored checkpoint do not fit together. Default: refuse.
     pub divergence: Divergence,

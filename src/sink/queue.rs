@@ -100,7 +100,7 @@ struct State {
     waiting: VecDeque<Waiting>,
     /// Bytes of records that are in memory until they are published, or staged.
     waiting_bytes: u64,
-    /// Epochs whose output is being staged.
+    /// Epochs whose output is being staged, or is not handed in yet.
     staging: usize,
     /// The epoch of the target's marker.
     marked: Option<Epoch>,
@@ -124,15 +124,15 @@ impl State {
 
 impl Queue {
     /// * `published`: the restored checkpoint's epoch.
-    /// * `restored`: what it has of all the sink's slots.
+    /// * `restored`: what the subtask's slot had emitted, and others whose sums it carries on.
     pub(crate) fn new(
         name: &str,
-        (subtask, parallelism): (Subtask, u32),
+        subtask: Subtask,
         settings: SinkSettings,
-        (published, restored): (Option<Epoch>, SlotSums),
+        (published, sums): (Option<Epoch>, SlotSums),
     ) -> Self {
         let progress = SinkProgress { published, ..SinkProgress::default() };
-        let state = State { sums: sums::inherited(restored, subtask, parallelism), ..State::default() };
+        let state = State { sums, ..State::default() };
         Self {
             name: name.to_owned(),
             subtask,
@@ -209,7 +209,6 @@ impl Queue {
     /// Records that the output of an epoch is staged; returns what the checkpoint lists of it.
     pub(super) fn staged(&self, epoch: Epoch, records: &Records, part: Option<StagedPart>) -> Vec<Opaque> {
         let mut state = self.lock();
-        state.staging -= 1;
         state.waiting_bytes -= records.bytes() as u64;
         metrics::sink_unpublished(&self.name, self.subtask, state.waiting_bytes);
         let Some(part) = part else { return Vec::new() };
@@ -221,6 +220,11 @@ impl Queue {
         // Whoever waits for room may find it.
         self.progress.send_modify(|progress| progress.delayed = None);
         vec![opaque(Form::Parts, &self.name, prepared)]
+    }
+
+    /// Records that what was staged for an epoch is handed in.
+    pub(super) fn handed_in(&self) {
+        self.lock().staging -= 1;
     }
 
     /// Returns the epoch up to which all output is published.

@@ -3,23 +3,23 @@
 //! ```text
 //! version 1 (u8) | per slot: subtask (u32) | records (u64) | sum of the hashes of records (u128)
 //! ```
-//! Numbers are little-endian. A subtask lists its own slot, and those of subtasks that are gone with the same index modulo the
-//! parallelism.
+//! Numbers are little-endian. A subtask lists its own slot; subtask 0 also lists those of subtasks that are gone, and keeps what it has of
+//! them if they come back: a slot's sum is what all subtasks have of it together.
 
 use std::collections::BTreeMap;
 
 use bytes::{Buf as _, BufMut as _, Bytes};
 
-use super::prepared::{PreparedEpoch, sink_of};
+use super::prepared::{Form, PreparedEpoch, Records, sink_of};
 use crate::error::{Error, Result};
 use crate::id::{Epoch, Subtask};
-use crate::manifest::{Opaque, OpaqueRole, RecordSum, Redistribution};
+use crate::manifest::{Opaque, OpaqueRole, RecordSum};
 
 const VERSION: u8 = 1;
 const SLOT_BYTES: usize = 4 + 8 + 16;
 
-/// What a checkpoint says of slots: what each has emitted, and the epochs whose output is listed.
-pub(crate) type SlotAccounts = BTreeMap<Subtask, (RecordSum, Vec<Epoch>)>;
+/// What a checkpoint says of slots: what each has emitted, and the output that is listed, by epoch; `None` if it is staged.
+pub(crate) type SlotAccounts = BTreeMap<Subtask, (RecordSum, BTreeMap<Epoch, Option<RecordSum>>)>;
 
 /// The sums of slots.
 pub(crate) type SlotSums = BTreeMap<Subtask, RecordSum>;
@@ -32,7 +32,7 @@ pub(super) fn to_opaque(name: &str, sums: &SlotSums) -> Opaque {
         bytes.put_u64_le(sum.records);
         bytes.put_u128_le(sum.hash);
     }
-    Opaque { redistribution: Redistribution::Union, ..Opaque::new(OpaqueRole::SinkSums, name, bytes) }
+    Opaque::new(OpaqueRole::SinkSums, name, bytes)
 }
 
 /// Returns the sums of a sink's slots.
@@ -46,9 +46,8 @@ pub(crate) fn slot_sums(name: &str, opaques: &[Opaque]) -> Result<SlotSums> {
     for opaque in opaques.iter().filter(|opaque| opaque.role == OpaqueRole::SinkSums && opaque.name == name) {
         for item in opaque.items()? {
             for (subtask, sum) in parse(item).map_err(|error| error.with("sink", name))? {
-                if sums.insert(subtask, sum).is_some() {
-                    return Err(damaged().with("sink", name).with("subtask", subtask));
-                }
+                let all = sums.entry(subtask).or_default();
+                *all = *all + sum;
             }
         }
     }
@@ -65,27 +64,25 @@ pub(crate) fn stored_sums(opaques: &[Opaque]) -> Result<BTreeMap<String, SlotAcc
     for opaque in opaques.iter().filter(|opaque| opaque.role == OpaqueRole::SinkSums) {
         if !sinks.contains_key(&opaque.name) {
             let sums = slot_sums(&opaque.name, opaques)?.into_iter();
-            sinks.insert(opaque.name.clone(), sums.map(|(subtask, sum)| (subtask, (sum, Vec::new()))).collect());
+            sinks.insert(opaque.name.clone(), sums.map(|(subtask, sum)| (subtask, (sum, BTreeMap::new()))).collect());
         }
     }
-    for (sink, opaque) in opaques.iter().filter_map(|opaque| Some((sink_of(opaque)?.1, opaque))) {
+    for ((form, sink), opaque) in opaques.iter().filter_map(|opaque| Some((sink_of(opaque)?, opaque))) {
         for bytes in opaque.items()? {
             let PreparedEpoch { subtask, epoch, records, .. } = PreparedEpoch::parse(&bytes)?;
             let account = sinks.get_mut(sink).and_then(|slots| slots.get_mut(&subtask));
             if let Some((_, listed)) = account.filter(|_| !records.is_empty()) {
-                listed.push(epoch);
+                listed.insert(epoch, (form == Form::Records).then(|| sum_of(&records)));
             }
         }
     }
-    sinks.values_mut().flat_map(BTreeMap::values_mut).for_each(|(_, listed)| listed.sort_unstable());
     Ok(sinks)
 }
 
-/// Returns the sums that a subtask carries on: that of its own slot, and those of slots that no subtask has any more.
-pub(super) fn inherited(mut sums: SlotSums, own: Subtask, parallelism: u32) -> SlotSums {
-    sums.retain(|slot, _| *slot == own || (slot.0 >= parallelism && slot.0 % parallelism == own.0));
-    sums.entry(own).or_default();
-    sums
+fn sum_of(records: &Records) -> RecordSum {
+    let mut sum = RecordSum::default();
+    records.iter().for_each(|record| sum.add(&record));
+    sum
 }
 
 fn parse(mut bytes: Bytes) -> Result<Vec<(Subtask, RecordSum)>> {
@@ -125,21 +122,8 @@ mod tests {
             [to_opaque("out", &sums(&[0, 2])), to_opaque("out", &sums(&[1])), to_opaque("other", &sums(&[0]))];
         assert_eq!(slot_sums("out", &opaques).unwrap(), sums(&[0, 1, 2]));
         assert_eq!(slot_sums("none", &opaques).unwrap(), SlotSums::new());
-    }
-
-    #[test]
-    fn every_slot_has_one_heir_at_any_parallelism() {
-        let stored = [0, 1, 2, 3, 7];
-        for parallelism in 1..=9 {
-            let mut found = SlotSums::new();
-            for own in 0..parallelism {
-                for (slot, sum) in inherited(sums(&stored), Subtask(own), parallelism) {
-                    assert_eq!(found.insert(slot, sum), None, "slot {slot} at {parallelism}");
-                }
-            }
-            found.retain(|_, sum| *sum != RecordSum::default());
-            assert_eq!(found, sums(&stored), "{parallelism}");
-        }
+        let shared = slot_sums("out", &[to_opaque("out", &sums(&[0, 1])), to_opaque("out", &sums(&[1]))]).unwrap();
+        assert_eq!(shared[&Subtask(1)].records, 8, "two subtasks have parts of a slot's sum");
     }
 
     #[test]
@@ -149,7 +133,5 @@ mod tests {
             assert_eq!(parse(bytes.slice(..cut)).unwrap_err().kind(), ErrorKind::Corrupt, "{cut}");
         }
         assert_eq!(parse(Bytes::from_static(&[2])).unwrap_err().kind(), ErrorKind::Version);
-        let twice = [to_opaque("out", &sums(&[1])), to_opaque("out", &sums(&[1]))];
-        assert_eq!(slot_sums("out", &twice).unwrap_err().kind(), ErrorKind::Corrupt);
     }
 }

@@ -48,8 +48,8 @@ impl Known {
     }
 
     /// Returns the staged parts, if the output is staged, in the order of epochs.
-    pub(in crate::sink) fn parts(&self) -> impl Iterator<Item = Bytes> + '_ {
-        self.waiting.iter().flat_map(|(_, parts)| parts.iter())
+    pub(in crate::sink) fn parts(&self) -> impl Iterator<Item = (Epoch, Bytes)> + '_ {
+        self.waiting.iter().flat_map(|(epoch, parts)| parts.iter().map(|part| (*epoch, part)))
     }
 }
 
@@ -93,7 +93,7 @@ impl Takeover {
     }
 
     /// Returns the epoch up to which a target that diverges is known to have, or to have had, the checkpoint's output.
-    fn surely_covered(&self, known: &Known, marker: Option<Marker>) -> Option<Epoch> {
+    pub(in crate::sink) fn surely_covered(&self, known: &Known, marker: Option<Marker>) -> Option<Epoch> {
         let Lineages { own, restored } = self.lineages;
         match marker.filter(|marker| marker.lineage == own || marker.lineage == restored) {
             Some(marker) => Some(marker.epoch.min(self.epoch)),

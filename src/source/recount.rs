@@ -24,11 +24,12 @@ pub struct Recounted {
 ///   the job started there and nothing has been cut off since.
 ///
 /// # Errors
-/// As [`Source::open`] and [`SplitReader::advance`].
+/// `Usage` if the checkpoints are of several splits, or count less than one before; others as [`Source::open`] and
+/// [`SplitReader::advance`].
 pub async fn recount<S: Source>(source: &S, stored: &[StoredSplit], since_first: bool) -> Result<Vec<Recounted>> {
     let Some(first) = stored.first() else { return Ok(Vec::new()) };
-    if stored.iter().any(|other| other.id != first.id) {
-        return Err(Error::usage("checkpoints of several splits are compared at once").with("split", &first.id));
+    if stored.iter().any(|other| other.id != first.id) || !stored.is_sorted_by_key(|split| split.records) {
+        return Err(Error::usage("checkpoints do not follow each other").with("split", &first.id));
     }
     let from = if since_first { StartAt::Position(&first.position) } else { StartAt::Beginning };
     let mut reader = source.open(&first.id, from).await?;

@@ -107,10 +107,28 @@ fn each_damage_of_an_output_is_found_at_its_epoch() {
 fn a_part_that_is_still_staged_is_not_a_difference() {
     let finished = Finished::new();
     let last = finished.part_names().pop().unwrap();
-    let staged = format!(".staged-{}-1-{last}", "0".repeat(32));
+    let owner = fs::read_to_string(finished.parts().join("_owner.json")).unwrap();
+    let owner: Value = serde_json::from_str(&owner).unwrap();
+    let staged = format!(".staged-{}-1-{last}", owner["id"].as_str().unwrap());
     fs::rename(finished.parts().join(&last), finished.parts().join(staged)).unwrap();
     let (code, _, folder) = finished.reconcile("");
     assert_eq!((code, &folder["outcome"]), (0, &"unpublished".into()));
+    // It does not excuse other damage.
+    fs::remove_file(finished.parts().join(&finished.part_names()[0])).unwrap();
+    let (code, _, folder) = finished.reconcile("");
+    assert_eq!((code, &folder["outcome"]), (3, &"differs".into()));
+}
+
+#[test]
+fn a_part_that_no_checkpoint_counts_is_found() {
+    let finished = Finished::new();
+    let parts = finished.part_names();
+    for stray in ["part-999-1.csv", "part-1-1-copy.csv", "part-1-1.csv.bak"] {
+        fs::copy(finished.parts().join(&parts[0]), finished.parts().join(stray)).unwrap();
+        let (code, _, folder) = finished.reconcile("");
+        assert_eq!((code, &folder["outcome"]), (3, &"differs".into()), "{stray}");
+        fs::remove_file(finished.parts().join(stray)).unwrap();
+    }
 }
 
 #[test]

@@ -46,10 +46,19 @@ type Name = (Slot, u64, u64);
 
 #[derive(Debug, Default)]
 struct Content {
-    staged: BTreeMap<Name, Vec<Bytes>>,
+    /// Each with the attempt that may publish it.
+    staged: BTreeMap<Name, (u64, Vec<Bytes>)>,
     published: BTreeMap<Name, Vec<Bytes>>,
-    /// The newest attempt of each slot, the lineage, and the attempt before which parts no longer count.
-    claims: BTreeMap<Slot, (u64, Lineage, u64)>,
+    claims: BTreeMap<Slot, Claimed>,
+}
+
+/// The newest claim to a slot.
+#[derive(Debug, Clone, Copy)]
+struct Claimed {
+    attempt: u64,
+    lineage: Lineage,
+    /// The attempt before which parts no longer count, and the epoch up to which all counts as published then.
+    disregards: Option<(u64, Epoch)>,
 }
 
 /// A target in memory. Its clones share the content.
@@ -83,7 +92,7 @@ impl MemoryStaging {
     /// Returns what readers see, part by part.
     pub fn records(&self) -> Vec<Bytes> {
         let content = self.content();
-        let early = content.staged.values().filter(|_| self.has(StagedFlaw::SeenEarly));
+        let early = content.staged.values().filter(|_| self.has(StagedFlaw::SeenEarly)).map(|(_, records)| records);
         content.published.values().chain(early).flatten().cloned().collect()
     }
 
@@ -137,7 +146,7 @@ struct MemorySlot {
 
 impl MemorySlot {
     fn check(&self, content: &Content) -> Result<()> {
-        let newest = content.claims.get(&self.slot).map_or(0, |claim| claim.0);
+        let newest = content.claims.get(&self.slot).map_or(0, |claim| claim.attempt);
         if newest > self.attempt && !self.target.has(StagedFlaw::AcceptOlder) {
             return Err(Error::fenced("a later attempt has the slot").with("by", newest));
         }
@@ -161,26 +170,35 @@ impl StagedSlot for MemorySlot {
     async fn published(&self) -> Result<Option<Marker>> {
         let content = self.target.content();
         self.check(&content)?;
-        let (_, lineage, since) = content.claims.get(&self.slot).copied().unwrap_or((0, Lineage([0; 16]), 0));
+        let claim = content.claims.get(&self.slot);
+        let lineage = claim.map_or(Lineage([0; 16]), |claim| claim.lineage);
+        let disregards = claim.and_then(|claim| claim.disregards);
+        let since = disregards.map_or(0, |(since, _)| since);
         let own = content.published.keys().filter(|(slot, _, attempt)| *slot == self.slot && *attempt >= since);
-        let newest = own.map(|(_, epoch, attempt)| (*epoch, *attempt)).max();
-        let marker = |(epoch, attempt)| Marker { lineage, attempt: Attempt(attempt), epoch: Epoch(epoch) };
-        Ok(newest.map(marker))
+        let parts = own.map(|(_, epoch, attempt)| (Epoch(*epoch), *attempt));
+        let newest = parts.chain(disregards.map(|(since, epoch)| (epoch, since))).max();
+        Ok(newest.map(|(epoch, attempt)| Marker { lineage, attempt: Attempt(attempt), epoch }))
     }
 
     async fn fence(&self, claim: Claim, listed: &[StagedPart]) -> Result<()> {
         let mut content = self.target.content();
         self.check(&content)?;
-        let since = content.claims.get(&self.slot).map_or(0, |claim| claim.2);
-        let since = if claim.disregards_published { self.attempt } else { since };
-        content.claims.insert(self.slot.clone(), (self.attempt, claim.lineage, since));
+        let before = content.claims.get(&self.slot).copied();
+        if before.is_some_and(|it| it.attempt == self.attempt && it.lineage != claim.lineage) {
+            return Err(Error::fenced("another copy of the job has the slot"));
+        }
+        let disregards = claim.disregards_after.map(|epoch| (self.attempt, epoch));
+        let disregards = disregards.or_else(|| before.and_then(|before| before.disregards));
+        let claimed = Claimed { attempt: self.attempt, lineage: claim.lineage, disregards };
+        content.claims.insert(self.slot.clone(), claimed);
         if self.target.has(StagedFlaw::KeepStaged) {
             return Ok(());
         }
         let listed: Vec<_> = listed.iter().map(|part| self.name(part)).collect();
         let forgets = self.target.has(StagedFlaw::ForgetListed);
-        let own = self.attempt;
-        content.staged.retain(|name, _| name.0 != self.slot || name.2 >= own || (!forgets && listed.contains(name)));
+        for (name, (holder, _)) in content.staged.iter_mut().filter(|(name, _)| name.0 == self.slot) {
+            *holder = if forgets && listed.contains(name) { u64::MAX } else { self.attempt.max(*holder) };
+        }
         Ok(())
     }
 
@@ -191,7 +209,7 @@ impl StagedSlot for MemorySlot {
         if self.target.has(StagedFlaw::OutOfOrder) {
             records.reverse();
         }
-        self.target.content().staged.insert((self.slot.clone(), epoch.0, attempt), records);
+        self.target.content().staged.insert((self.slot.clone(), epoch.0, attempt), (self.attempt, records));
         answer(StagedPart::new([epoch.0.to_le_bytes(), attempt.to_le_bytes()].concat()), is_lost)
     }
 
@@ -199,7 +217,10 @@ impl StagedSlot for MemorySlot {
         let is_lost = self.target.fate().await?;
         let name = self.name(part);
         let mut content = self.target.content();
-        if let Some(records) = content.staged.remove(&name) {
+        let keeps = self.target.has(StagedFlaw::KeepStaged);
+        let is_held = content.staged.get(&name).is_some_and(|(holder, _)| keeps || *holder == self.attempt);
+        let held = if is_held { content.staged.remove(&name) } else { None };
+        if let Some((_, records)) = held {
             content.published.insert(name, records);
             return answer((), is_lost);
         }
@@ -226,6 +247,7 @@ impl StagedHarness for MemoryStaging {
     async fn read(&self, job: JobId) -> Result<Vec<u64>> {
         let content = self.content();
         let early = content.staged.iter().filter(|_| self.has(StagedFlaw::SeenEarly));
+        let early = early.map(|(name, (_, records))| (name, records));
         let own = content.published.iter().chain(early).filter(|(name, _)| name.0.job == job);
         let number = |record: &Bytes| std::str::from_utf8(record).unwrap().parse().unwrap();
         Ok(own.flat_map(|(_, records)| records.iter().map(number)).collect())

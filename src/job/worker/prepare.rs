@@ -131,7 +131,7 @@ impl Bench {
             budget: self.budget.clone(),
             restore: self.restore,
             observer: None,
-            sinks: SeatSinks::new(job, lineages, before, output),
+            sinks: SeatSinks::new(job, lineages, before, (operator.parallelism, output)),
         }
     }
 

@@ -142,13 +142,13 @@ impl Seat {
     }
 
     fn add(&mut self, name: &str, target: Target, settings: SinkSettings) -> Result<Sink> {
-        if let Some(with) = self.store.lost_with().filter(|_| self.share.subtask == Subtask(0)) {
+        if let Some(with) = self.store.lost_with().filter(|_| self.share.subtask == Subtask(0) && !target.is_local()) {
             tracing::warn!(
                 sink = name,
                 "output leaves this machine, but the checkpoints are lost with {with}: a job without them cannot know what it published"
             );
         }
-        self.sinks.add(name, (self.share.subtask, self.parallelism), target, settings)
+        self.sinks.add(name, self.share.subtask, target, settings)
     }
 
     /// Opens the splits of `source` that this subtask owns, where the restored checkpoint has them. At each barrier, hand in

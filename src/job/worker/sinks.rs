@@ -10,13 +10,14 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use super::in_flight::HandIn;
 use super::shared::Presence;
 use crate::backend::Outcome;
+use crate::control::coordinator::Participant;
 use crate::error::{Error, Result};
-use crate::id::{Epoch, JobId, Subtask};
+use crate::id::{Epoch, JobId, OperatorId, Subtask};
 use crate::manifest::Opaque;
 use crate::runtime::SharedRuntime;
 use crate::sink::{
     Draining, EpochWriter, Form, Lineages, PreparedEpoch, Publisher, Queue, Sink, SinkSettings, SinkTarget, Slot,
-    StagedTarget, StagedWriter, Stager, Staging, Takeover, check_name, sink_of, slot_sums,
+    StagedTakeover, StagedTarget, StagedWriter, Stager, Staging, Takeover, check_name, sink_of, slot_sums,
 };
 
 /// The sinks of a seat.
@@ -25,6 +26,8 @@ pub(super) struct SeatSinks {
     pub(super) lineages: Lineages,
     /// The epoch before the attempt's first.
     pub(super) before: Epoch,
+    /// The operator's.
+    parallelism: u32,
     /// What the restored checkpoint has of sinks.
     pub(super) restored: Vec<Opaque>,
     registered: Vec<Registered>,
@@ -79,6 +82,13 @@ impl Target {
         }
     }
 
+    pub(super) fn is_local(&self) -> bool {
+        match self {
+            Self::Transactional(_) => false,
+            Self::Staged(target) => target.is_local(),
+        }
+    }
+
     async fn check(&self) -> Result<()> {
         match self {
             Self::Transactional(target) => target.check().await,
@@ -88,24 +98,23 @@ impl Target {
 }
 
 impl SeatSinks {
-    pub(super) fn new(job: JobId, lineages: Lineages, before: Epoch, restored: Vec<Opaque>) -> Self {
-        Self { job, lineages, before, restored, registered: Vec::new() }
+    pub(super) fn new(
+        job: JobId,
+        lineages: Lineages,
+        before: Epoch,
+        (parallelism, restored): (u32, Vec<Opaque>),
+    ) -> Self {
+        Self { job, lineages, before, parallelism, restored, registered: Vec::new() }
     }
 
-    pub(super) fn add(
-        &mut self,
-        name: &str,
-        (subtask, parallelism): (Subtask, u32),
-        target: Target,
-        settings: SinkSettings,
-    ) -> Result<Sink> {
+    pub(super) fn add(&mut self, name: &str, subtask: Subtask, target: Target, settings: SinkSettings) -> Result<Sink> {
         check_name(name)?;
         if self.registered.iter().any(|registered| registered.queue.name() == name) {
             return Err(Error::usage("the seat has a sink of this name").with("sink", name));
         }
         let published = (self.before > Epoch(0)).then_some(self.before);
         let restored = (published, slot_sums(name, &self.restored)?);
-        let queue = Arc::new(Queue::new(name, (subtask, parallelism), settings, restored));
+        let queue = Arc::new(Queue::new(name, subtask, settings, restored));
         self.registered.push(Registered { queue: Arc::clone(&queue), target });
         Ok(Sink::new(queue))
     }
@@ -117,37 +126,76 @@ impl SeatSinks {
     /// `Config` if the checkpoint has output of a sink that is not registered, or if a target diverges from the checkpoint;
     /// `Corrupt` or `Version` if the stored output cannot be read; others from the targets.
     pub(super) async fn take_over(&self, presence: &Presence, runtime: &SharedRuntime) -> Result<Vec<Ready>> {
-        let mut restored = self.restored_output()?;
-        let (operator, own) = presence.participant;
-        let mut ready = Vec::new();
-        for Registered { queue, target } in &self.registered {
-            target.check().await.map_err(|error| error.with("sink", queue.name()))?;
-            let mut slots = restored.remove(&(target.form(), queue.name().to_owned())).unwrap_or_default();
-            let takeover = Takeover {
-                attempt: presence.attempt.shared.attempt(),
-                lineages: self.lineages,
-                epoch: self.before,
-                divergence: queue.settings().divergence,
-            };
-            let slot = |subtask| Slot { job: self.job, operator, sink: queue.name().to_owned(), subtask };
-            let prepared = slots.remove(&own).unwrap_or_default();
-            let gone = slots.into_iter().map(|(gone, prepared)| (slot(gone), prepared)).collect();
-            let (writer, stager) = match target {
-                Target::Transactional(target) => {
-                    (of_records(&takeover, &**target, gone, (slot(own), prepared)).await?, None)
-                }
+        let restored = self.restored_output()?;
+        self.check_registered(&restored, presence.participant.0)?;
+        // Staged targets are looked at first, all of them, so that a start that one refuses changes nothing in the others.
+        let mut looked = Vec::new();
+        for registered in &self.registered {
+            let named = |error: Error| error.with("sink", registered.queue.name());
+            registered.target.check().await.map_err(named)?;
+            let slots = self.slots(registered, &restored, presence.participant)?;
+            let takeover = self.takeover(registered, presence);
+            looked.push(match &registered.target {
+                Target::Transactional(target) => Looked::Transactional(takeover, target, slots),
                 Target::Staged(target) => {
-                    let writer = of_parts(&takeover, &**target, gone, (slot(own), prepared)).await?;
-                    let stager = Stager::new(Arc::clone(&writer.0), Arc::clone(queue), Arc::clone(runtime));
-                    (Box::new(writer) as Box<dyn EpochWriter>, Some(stager))
+                    let mut found = Vec::new();
+                    for (slot, prepared) in slots {
+                        found.push(takeover.look(&**target, slot, prepared).await?);
+                    }
+                    Looked::Staged(takeover, found)
                 }
-            };
+            });
+        }
+        let mut ready = Vec::new();
+        for (Registered { queue, .. }, looked) in self.registered.iter().zip(looked) {
+            let (writer, stager) = looked.take(queue, runtime).await?;
             let publisher = Publisher::new(writer, Arc::clone(queue), settlements(presence), Arc::clone(runtime));
             ready.push(Ready { publisher, stager });
         }
-        let lost = restored.iter().find(|(_, slots)| slots.values().flatten().any(|epoch| !epoch.records.is_empty()));
-        match lost {
-            None => Ok(ready),
+        Ok(ready)
+    }
+
+    fn takeover(&self, registered: &Registered, presence: &Presence) -> Takeover {
+        Takeover {
+            attempt: presence.attempt.shared.attempt(),
+            lineages: self.lineages,
+            epoch: self.before,
+            divergence: registered.queue.settings().divergence,
+        }
+    }
+
+    /// Returns the slots of a sink that this subtask takes over, with what the checkpoint has of each: those of subtasks that are gone,
+    /// then its own.
+    fn slots(
+        &self,
+        Registered { queue, target }: &Registered,
+        restored: &RestoredOutput,
+        (operator, own): Participant,
+    ) -> Result<Vec<(Slot, Vec<PreparedEpoch>)>> {
+        let sink = queue.name();
+        let mut slots = restored.get(&(target.form(), sink.to_owned())).cloned().unwrap_or_default();
+        if target.form() == Form::Parts && own == Subtask(0) {
+            // Epochs without output have no parts, so that the slots of subtasks that are gone may not be known by those.
+            let gone = slot_sums(sink, &self.restored)?.into_keys().filter(|slot| slot.0 >= self.parallelism);
+            for slot in gone {
+                slots.entry(slot).or_default();
+            }
+        }
+        let prepared = slots.remove(&own).unwrap_or_default();
+        let slot = |subtask| Slot { job: self.job, operator, sink: sink.to_owned(), subtask };
+        let gone = slots.into_iter().map(|(gone, prepared)| (slot(gone), prepared));
+        Ok(gone.chain([(slot(own), prepared)]).collect())
+    }
+
+    /// Refuses a checkpoint that has output of a sink that is not registered.
+    fn check_registered(&self, restored: &RestoredOutput, operator: OperatorId) -> Result<()> {
+        let is_known = |(form, sink): &(Form, String)| {
+            self.registered.iter().any(|known| known.target.form() == *form && known.queue.name() == sink)
+        };
+        let has_output =
+            |slots: &BTreeMap<_, Vec<PreparedEpoch>>| slots.values().flatten().any(|it| !it.records.is_empty());
+        match restored.iter().find(|(sink, slots)| !is_known(sink) && has_output(slots)) {
+            None => Ok(()),
             Some(((_, sink), _)) => {
                 let error = Error::config("restored checkpoint has output of a sink that is not registered");
                 Err(error.with("operator", operator).with("sink", sink))
@@ -185,30 +233,39 @@ impl SeatSinks {
 /// What a checkpoint has, by sink and slot.
 type RestoredOutput = BTreeMap<(Form, String), BTreeMap<Subtask, Vec<PreparedEpoch>>>;
 
-/// Takes over a sink's slots: those of subtasks that are gone, then the subtask's own, whose writer it returns.
-async fn of_records(
-    takeover: &Takeover,
-    target: &dyn SinkTarget,
-    gone: Vec<(Slot, Vec<PreparedEpoch>)>,
-    (own, prepared): (Slot, Vec<PreparedEpoch>),
-) -> Result<Box<dyn EpochWriter>> {
-    for (slot, prepared) in gone {
-        takeover.of(target, &slot, prepared).await?;
-    }
-    Ok(Box::new(takeover.of(target, &own, prepared).await?))
+/// A sink whose slots are known, the subtask's own last, and not taken over yet.
+enum Looked<'a> {
+    Transactional(Takeover, &'a Arc<dyn SinkTarget>, Vec<(Slot, Vec<PreparedEpoch>)>),
+    Staged(Takeover, Vec<StagedTakeover>),
 }
 
-/// As [`of_records`], for staged output.
-async fn of_parts(
-    takeover: &Takeover,
-    target: &dyn StagedTarget,
-    gone: Vec<(Slot, Vec<PreparedEpoch>)>,
-    (own, prepared): (Slot, Vec<PreparedEpoch>),
-) -> Result<StagedWriter> {
-    for (slot, prepared) in gone {
-        takeover.of_staged(target, &slot, prepared).await?;
+impl Looked<'_> {
+    /// Takes over the slots; returns the right to publish through the own one, and what stages its output.
+    async fn take(
+        self,
+        queue: &Arc<Queue>,
+        runtime: &SharedRuntime,
+    ) -> Result<(Box<dyn EpochWriter>, Option<(Stager, Draining)>)> {
+        let own_is_last = || Error::usage("a sink has no slot");
+        match self {
+            Self::Transactional(takeover, target, slots) => {
+                let mut writer = Err(own_is_last());
+                for (slot, prepared) in slots {
+                    writer = Ok(takeover.of(&**target, &slot, prepared).await?);
+                }
+                Ok((Box::new(writer?), None))
+            }
+            Self::Staged(takeover, slots) => {
+                let mut writer = Err(own_is_last());
+                for slot in slots {
+                    writer = Ok(takeover.take(slot).await?);
+                }
+                let writer: StagedWriter = writer?;
+                let stager = Stager::new(Arc::clone(&writer.0), Arc::clone(queue), Arc::clone(runtime));
+                Ok((Box::new(writer), Some(stager)))
+            }
+        }
     }
-    takeover.of_staged(target, &own, prepared).await
 }
 
 /// Returns the outcomes of epochs from now on.

@@ -42,7 +42,9 @@ pub async fn run_staged(harness: &dyn StagedHarness) {
     suite.slots_are_independent().await;
     suite.a_new_attempt_publishes_what_is_listed().await;
     suite.an_older_attempt_publishes_nothing_that_is_not_listed().await;
+    suite.what_was_not_listed_once_can_be_listed_again().await;
     suite.an_older_attempt_cannot_take_the_slot_back().await;
+    suite.a_copy_of_the_job_is_fenced().await;
     suite.two_attempts_never_share_what_they_stage().await;
     suite.disregarded_parts_no_longer_count().await;
     suite.a_dropped_call_can_be_repeated().await;
@@ -57,7 +59,7 @@ struct Suite<'a> {
 
 const LINEAGE: Lineage = Lineage([7; 16]);
 
-const CLAIM: Claim = Claim { lineage: LINEAGE, disregards_published: false };
+const CLAIM: Claim = Claim { lineage: LINEAGE, disregards_after: None };
 
 impl Suite<'_> {
     /// Returns the job of a law.
@@ -167,6 +169,24 @@ impl Suite<'_> {
         assert_eq!(self.seen(6).await, [0, 1]);
     }
 
+    /// A start from an older checkpoint, and then one from the newest after all.
+    async fn what_was_not_listed_once_can_be_listed_again(&self) {
+        let first = self.fenced(11, 0, FIRST, &[]).await;
+        let part = self.stage(&*first, 1, 0..2).await;
+        self.fenced(11, 0, SECOND, &[]).await;
+        assert!(first.publish(&part).await.is_err());
+        let third = self.fenced(11, 0, Attempt(3), std::slice::from_ref(&part)).await;
+        third.publish(&part).await.expect("a part outlives one attempt that does not list it");
+        assert_eq!(self.seen(11).await, [0, 1]);
+    }
+
+    async fn a_copy_of_the_job_is_fenced(&self) {
+        self.fenced(12, 0, FIRST, &[]).await;
+        let copy = self.open(12, 0, FIRST).await;
+        let claim = Claim { lineage: Lineage([9; 16]), ..CLAIM };
+        assert_eq!(kind(copy.fence(claim, &[]).await), Some(ErrorKind::Fenced), "one attempt, two lineages");
+    }
+
     async fn an_older_attempt_cannot_take_the_slot_back(&self) {
         self.fenced(7, 0, SECOND, &[]).await;
         let older = self.open(7, 0, FIRST).await;
@@ -190,8 +210,9 @@ impl Suite<'_> {
         older.publish(&part).await.expect("publishes");
         let newer = self.open(9, 0, SECOND).await;
         let other = Lineage([8; 16]);
-        newer.fence(Claim { lineage: other, disregards_published: true }, &[]).await.expect("fences");
-        assert_eq!(newer.published().await.expect("answers"), None);
+        newer.fence(Claim { lineage: other, disregards_after: Some(Epoch(1)) }, &[]).await.expect("fences");
+        let claimed = Marker { lineage: other, attempt: SECOND, epoch: Epoch(1) };
+        assert_eq!(newer.published().await.expect("answers"), Some(claimed));
         let again = self.stage(&*newer, 2, 0..2).await;
         newer.publish(&again).await.expect("publishes");
         let third = self.open(9, 0, Attempt(3)).await;

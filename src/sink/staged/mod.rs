@@ -20,7 +20,7 @@ use crate::id::{Attempt, Epoch, Lineage};
 
 pub use folder::FolderTarget;
 pub(crate) use stager::{Draining, Stager, Staging};
-pub(crate) use takeover::StagedWriter;
+pub(crate) use takeover::{StagedTakeover, StagedWriter};
 
 /// A system that takes output in two steps: folders, and whatever else can give finished output its name at once. Suits large output,
 /// which then is in no checkpoint. `conformance::run_staged` checks an
@@ -34,6 +34,11 @@ pub trait StagedTarget: Debug + Send + Sync + 'static {
     /// `NotFound`, `Config` or `Denied`, naming what is wrong; `Unavailable` if the target does not answer.
     async fn check(&self) -> Result<()>;
 
+    /// Returns whether the output is on this machine's disk, and so is lost together with checkpoints that are kept there. Default: no.
+    fn is_local(&self) -> bool {
+        false
+    }
+
     /// Returns the publisher of a slot, for one attempt. Changes nothing that readers see.
     ///
     /// # Errors
@@ -45,19 +50,20 @@ pub trait StagedTarget: Debug + Send + Sync + 'static {
 /// [`stage`](Self::stage) and [`publish`](Self::publish) may run at the same time. Each call may be repeated after an error.
 #[async_trait]
 pub trait StagedSlot: Debug + Send + Sync {
-    /// Returns how far the slot is published: the newest part that readers see, or saw. `None` if there is none, or none after a
-    /// [`fence`](Self::fence) that disregards what was there.
+    /// Returns how far the slot is published: the marker of the newest part that readers see. `None` if there is none. After a
+    /// [`fence`](Self::fence) that disregards what was there: that of the claim, or of a newer part.
     ///
     /// # Errors
     /// `Config` if the target belongs to another job; `Fenced` if a later attempt has the slot; `Corrupt` if the target's own
     /// records are damaged; `Unavailable` if the target does not answer; others as [`StagedTarget::check`].
     async fn published(&self) -> Result<Option<Marker>>;
 
-    /// Takes the slot over. Once this has returned, no attempt before this one publishes a part that is not `listed`: what they
-    /// staged is removed.
+    /// Takes the slot over. Once this has returned, no attempt before this one publishes a part that is not `listed`, at whatever
+    /// point of whatever call it wakes up. What they staged is kept until a second attempt does not list it either: a user who starts
+    /// from an older checkpoint may go back.
     ///
     /// # Errors
-    /// As [`published`](Self::published).
+    /// As [`published`](Self::published); `Fenced` also if another copy of the job has taken the slot over as this attempt.
     async fn fence(&self, claim: Claim, listed: &[StagedPart]) -> Result<()>;
 
     /// Stages the output of an epoch, durably, where readers do not see it. Returns what [`publish`](Self::publish) needs, in this
@@ -72,7 +78,7 @@ pub trait StagedSlot: Debug + Send + Sync {
     /// slot in the order of epochs.
     ///
     /// # Errors
-    /// `NotFound` if the part is neither staged nor published; `Corrupt` if it is not as it was staged; `Unavailable`: the crate tries
+    /// `Fenced` if a later attempt has the slot; `NotFound` if the part is neither staged nor published; `Corrupt` if it is not as it was staged; `Unavailable`: the crate tries
     /// again; others as for [`stage`](Self::stage).
     async fn publish(&self, part: &StagedPart) -> Result<()>;
 }
@@ -100,6 +106,7 @@ impl StagedPart {
 pub struct Claim {
     /// The lineage of the attempt's checkpoints.
     pub lineage: Lineage,
-    /// Whether what other attempts have published counts no more: the user accepts that it is published again.
-    pub disregards_published: bool,
+    /// The epoch of the restored checkpoint, if what other attempts have published after it counts no more: the user accepts that it is
+    /// published again.
+    pub disregards_after: Option<Epoch>,
 }

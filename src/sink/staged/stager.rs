@@ -64,7 +64,11 @@ impl Stager {
     pub(crate) async fn run(mut self) {
         while let Some(Staging { epoch, records, hand_in }) = self.waiting.recv().await {
             match self.stage(epoch, &records).await {
-                Ok(part) => hand_in(Ok(self.queue.staged(epoch, &records, part))),
+                Ok(part) => {
+                    hand_in(Ok(self.queue.staged(epoch, &records, part)));
+                    // Only now: an epoch that does not wait must find the part handed in.
+                    self.queue.handed_in();
+                }
                 Err(error) => {
                     tracing::error!(error = error.chain(), %epoch, "output cannot be staged");
                     self.queue.fail(error.clone());

@@ -17,12 +17,12 @@ pub(super) fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
 }
 
 /// Writes a new file of these pieces and syncs its bytes, replacing any file of this name. Does not follow links.
-pub(super) fn write_durably<'a>(path: &Path, mut pieces: impl Iterator<Item = &'a [u8]>) -> Result<()> {
+pub(super) fn write_durably<P: AsRef<[u8]>, I: Iterator<Item = P>>(path: &Path, pieces: impl Fn() -> I) -> Result<()> {
     let failed = |source| io_error("cannot write file", path, source);
     remove(path)?;
     let file = OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     let mut file = io::BufWriter::new(file);
-    pieces.try_for_each(|piece| file.write_all(piece)).map_err(failed)?;
+    pieces().try_for_each(|piece| file.write_all(piece.as_ref())).map_err(failed)?;
     let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
     file.sync_all().map_err(failed)
 }

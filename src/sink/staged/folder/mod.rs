@@ -1,14 +1,15 @@
 //! Output to a local folder.
 //!
-//! A part is staged as `.staged-<job>-<attempt>-<name>` and renamed to its name, `part-<epoch>-<attempt><extension>`; parts of other
-//! subtasks than the first have `-<subtask>` after the attempt. `_owner.json` names the job and sink that the folder belongs to, and
-//! `_slot-<subtask>-<attempt>` what the newest attempt knows of the slot.
+//! A part is staged as `.staged-<job>-<holder>-<name>` and renamed to its name, `part-<epoch>-<attempt><extension>`; parts of other
+//! subtasks than the first have `-<subtask>` after the attempt. The holder is the attempt that may publish it: first the one that staged
+//! it, then one that has taken it over. `_owner.json` names the job and sink that the folder belongs to, and
+//! `_slot-<job>-<subtask>-<attempt>` has what the newest attempt knows of the slot.
 //!
 //! Invariants:
 //! - every part that a committed checkpoint lists gets its name exactly once, however often publishing is retried;
-//! - no other file ever gets a part's name. A file that an older attempt may still rename was staged before the newer attempt began,
-//!   which removes such files, beside those that its checkpoint lists, before it publishes; the late rename then fails;
-//! - only files that older attempts of the same slot staged are removed.
+//! - no other file ever gets a part's name. An attempt renames files that it holds, and no others: once a newer attempt has taken all of
+//!   them over, an older one that wakes up finds nothing, whatever it was about to do;
+//! - a file is removed by an attempt that does not list it, if it was not listed by the attempt before either.
 
 mod files;
 mod names;
@@ -33,12 +34,12 @@ use slot::FolderSlot;
 
 /// A local folder that takes output, each epoch of a slot as one file of records one after the other.
 ///
-/// Readers read `part-*`. Parts may be moved away, except those of the newest checkpoint: a start looks for them. The folder belongs to
-/// one sink of one job; another is refused.
+/// Readers read `part-*`. They may move parts away, but must leave the newest one of each subtask: it says how far the output has come.
+/// The folder belongs to one sink of one job; another is refused.
 ///
 /// # Cost
 /// Per epoch with output and slot: a file written and synced, then a rename and two syncs of the folder. A part is read once before it
-/// is renamed, to compare its hash.
+/// is renamed, to compare its hash. Per start and slot, listings of the folder.
 #[derive(Debug, Clone)]
 pub struct FolderTarget {
     folder: PathBuf,
@@ -56,7 +57,8 @@ impl FolderTarget {
         Self { folder: folder.into(), runtime: Arc::new(runtime), header, extension, described }
     }
 
-    /// Starts each part with `header`, and ends its name with `extension`: with the names of the columns and `.csv`, say.
+    /// Starts each part with `header`, and ends its name with `extension`: with the names of the columns and `.csv`, say. The extension
+    /// begins with a dot, and stays the same over restarts.
     #[must_use]
     pub fn with_form(self, header: impl Into<Bytes>, extension: impl Into<String>) -> Self {
         Self { header: header.into(), extension: extension.into(), ..self }
@@ -78,13 +80,11 @@ impl FolderTarget {
         Owner::check(&self.folder, job)
     }
 
-    /// Returns whether `name` is that of a part, or of a record of the target beside them.
-    #[must_use]
-    pub fn is_own(&self, name: &str) -> bool {
-        name == owner::RECORD || names::slot_of(name).is_some() || names::Part::parse(name, &self.extension).is_some()
-    }
-
     fn check_folder(&self) -> Result<()> {
+        if !self.extension.is_empty() && !self.extension.starts_with('.') {
+            let error = Error::config("extension of parts does not begin with a dot");
+            return Err(error.with("extension", &self.extension));
+        }
         if fs::metadata(&self.folder).is_ok_and(|metadata| !metadata.is_dir()) {
             return Err(Error::config("output needs a folder, and is a file").with("file", self.folder.display()));
         }
@@ -106,6 +106,10 @@ impl StagedTarget for FolderTarget {
     async fn check(&self) -> Result<()> {
         let target = self.clone();
         self.run(move || target.check_folder()).await
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     async fn open(&self, slot: &Slot, attempt: Attempt) -> Result<Box<dyn StagedSlot>> {

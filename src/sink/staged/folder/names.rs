@@ -12,6 +12,7 @@ pub(super) struct Part {
 }
 
 impl Part {
+    /// * `extension`: empty, or begins with a dot.
     pub(super) fn name(self, extension: &str) -> String {
         let Self { epoch, attempt, subtask } = self;
         match subtask {
@@ -20,8 +21,11 @@ impl Part {
         }
     }
 
-    pub(super) fn parse(name: &str, extension: &str) -> Option<Self> {
-        let mut numbers = name.strip_prefix("part-")?.strip_suffix(extension)?.split('-');
+    /// Parses a name with whatever extension.
+    pub(super) fn parse(name: &str) -> Option<Self> {
+        let extension = name.find('.').unwrap_or(name.len());
+        let (plain, extension) = name.split_at_checked(extension)?;
+        let mut numbers = plain.strip_prefix("part-")?.split('-');
         let (epoch, attempt) = (numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?);
         let subtask = numbers.next().map_or(Ok(0), str::parse).ok()?;
         let part = Self { epoch: Epoch(epoch), attempt: Attempt(attempt), subtask: Subtask(subtask) };
@@ -29,28 +33,30 @@ impl Part {
     }
 }
 
-/// Returns the name under which an attempt stages the file `name`.
-pub(super) fn staged(job: JobId, attempt: Attempt, name: &str) -> String {
-    format!(".staged-{job}-{attempt}-{name}")
+/// Returns the name under which a file that is to be called `name` is staged.
+///
+/// * `holder`: the attempt that may publish it: the one that staged it, or a later one that has taken it over.
+pub(super) fn staged(job: JobId, holder: Attempt, name: &str) -> String {
+    format!(".staged-{job}-{holder}-{name}")
 }
 
-/// Returns the attempt of the job that staged a file, and the name that the file was to get.
+/// Returns the holder of a file that the job has staged, and what it is to be called.
 pub(super) fn staged_by(job: JobId, name: &str) -> Option<(Attempt, &str)> {
-    let (attempt, result) = name.strip_prefix(&format!(".staged-{job}-"))?.split_once('-')?;
-    let attempt = Attempt(attempt.parse().ok()?);
-    (staged(job, attempt, result) == name).then_some((attempt, result))
+    let (holder, result) = name.strip_prefix(&format!(".staged-{job}-"))?.split_once('-')?;
+    let holder = Attempt(holder.parse().ok()?);
+    (staged(job, holder, result) == name).then_some((holder, result))
 }
 
 /// Returns the name of what an attempt knows of a slot.
-pub(super) fn slot(subtask: Subtask, attempt: Attempt) -> String {
-    format!("_slot-{subtask}-{attempt}")
+pub(super) fn slot(job: JobId, subtask: Subtask, attempt: Attempt) -> String {
+    format!("_slot-{job}-{subtask}-{attempt}")
 }
 
-/// Returns the slot and the attempt of such a name.
-pub(super) fn slot_of(name: &str) -> Option<(Subtask, Attempt)> {
-    let (subtask, attempt) = name.strip_prefix("_slot-")?.split_once('-')?;
+/// Returns the slot of the job, and the attempt, of such a name.
+pub(super) fn slot_of(job: JobId, name: &str) -> Option<(Subtask, Attempt)> {
+    let (subtask, attempt) = name.strip_prefix(&format!("_slot-{job}-"))?.split_once('-')?;
     let parsed = (Subtask(subtask.parse().ok()?), Attempt(attempt.parse().ok()?));
-    (slot(parsed.0, parsed.1) == name).then_some(parsed)
+    (slot(job, parsed.0, parsed.1) == name).then_some(parsed)
 }
 
 #[cfg(test)]
@@ -63,12 +69,12 @@ mod tests {
         assert_eq!(part(0).name(".csv"), "part-12-3.csv");
         assert_eq!(part(7).name(""), "part-12-3-7");
         for (part, extension) in [(part(0), ".csv"), (part(7), ".csv"), (part(0), ""), (part(7), "")] {
-            assert_eq!(Part::parse(&part.name(extension), extension), Some(part));
+            assert_eq!(Part::parse(&part.name(extension)), Some(part));
         }
         for foreign in
-            ["part-1-2-0.csv", "part-01-2.csv", "part-1.csv", "part-1-2-3-4.csv", "part-1-2.csv.bak", "part-1-2"]
+            ["part-1-2-0.csv", "part-01-2.csv", "part-1.csv", "part-1-2-3-4.csv", "part-1-2-copy", "part-x-2"]
         {
-            assert_eq!(Part::parse(foreign, ".csv"), None, "{foreign}");
+            assert_eq!(Part::parse(foreign), None, "{foreign}");
         }
     }
 
@@ -81,9 +87,11 @@ mod tests {
         for foreign in [name.replace("-9-", "-09-"), name.replace("-9-", "-x-"), name.replace(".staged", "staged")] {
             assert_eq!(staged_by(job, &foreign), None, "{foreign}");
         }
-        assert_eq!(slot_of(&slot(Subtask(4), Attempt(2))), Some((Subtask(4), Attempt(2))));
-        for foreign in ["_slot-4", "_slot-04-2", "_slot-4-2-1", "slot-4-2"] {
-            assert_eq!(slot_of(foreign), None, "{foreign}");
+        let name = slot(job, Subtask(4), Attempt(2));
+        assert_eq!(slot_of(job, &name), Some((Subtask(4), Attempt(2))));
+        assert_eq!(slot_of(other, &name), None);
+        for foreign in [name.replace("-4-2", "-04-2"), name.replace("-4-2", "-4"), format!("{name}-1")] {
+            assert_eq!(slot_of(job, &foreign), None, "{foreign}");
         }
     }
 }

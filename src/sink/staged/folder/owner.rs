@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::files::{io_error, read, remove, sync_folder, write_durably};
 use super::names;
 use crate::error::{Error, Result};
-use crate::id::{Attempt, JobId, OperatorId};
+use crate::id::{Attempt, JobId, OperatorId, Subtask};
 use crate::sink::slot::Slot;
 
 /// File name of the owner's record.
@@ -24,12 +24,15 @@ pub(super) struct Owner {
     job: String,
     operator: u32,
     sink: String,
+    /// That of all parts.
+    extension: String,
 }
 
 impl Owner {
-    pub(super) fn of(slot: &Slot, described: &str) -> Self {
+    pub(super) fn of(slot: &Slot, described: &str, extension: &str) -> Self {
         let Slot { job, operator: OperatorId(operator), sink, .. } = slot;
-        Self { id: job.to_string(), job: described.to_owned(), operator: *operator, sink: sink.clone() }
+        let (job_name, extension) = (described.to_owned(), extension.to_owned());
+        Self { id: job.to_string(), job: job_name, operator: *operator, sink: sink.clone(), extension }
     }
 
     /// Refuses a folder of another job; `None` is a new job, which owns no folder.
@@ -43,28 +46,33 @@ impl Owner {
         }
     }
 
-    /// Refuses a folder of another sink, or of another job.
+    /// Refuses a folder of another sink, of another job, or with another extension.
     ///
     /// # Errors
     /// As [`Owner::check`].
     pub(super) fn check_own(&self, folder: &Path) -> Result<()> {
-        let is_own = |owner: &Self| (&owner.id, owner.operator, &owner.sink) == (&self.id, self.operator, &self.sink);
-        match Self::read(folder)?.filter(|owner| !is_own(owner)) {
-            Some(owner) => Err(owner.refusal(folder)),
-            None => Ok(()),
+        let Some(owner) = Self::read(folder)? else { return Ok(()) };
+        if (&owner.id, owner.operator, &owner.sink) != (&self.id, self.operator, &self.sink) {
+            return Err(owner.refusal(folder));
         }
+        if owner.extension != self.extension {
+            let error = Error::config("parts of the folder have another extension").with("folder", folder.display());
+            return Err(error.with("extension", owner.extension).with("given", &self.extension));
+        }
+        Ok(())
     }
 
     /// Claims the folder.
     ///
     /// # Errors
-    /// As [`Owner::check`].
-    pub(super) fn claim(&self, folder: &Path, job: JobId, attempt: Attempt) -> Result<()> {
+    /// As [`Owner::check_own`].
+    pub(super) fn claim(&self, folder: &Path, slot: &Slot, attempt: Attempt) -> Result<()> {
         if Self::read(folder)?.is_none() {
-            let (staged, record) = (folder.join(names::staged(job, attempt, RECORD)), folder.join(RECORD));
+            let staged = names::staged(slot.job, attempt, &staged_record(slot.subtask));
+            let (staged, record) = (folder.join(staged), folder.join(RECORD));
             let text = serde_json::to_vec(self)
                 .map_err(|source| Error::usage("owner has no JSON form").with_source(source))?;
-            write_durably(&staged, std::iter::once(&text[..]))?;
+            write_durably(&staged, || std::iter::once(&text))?;
             // A hard link, unlike a rename, cannot replace a concurrent job's record.
             let linked = fs::hard_link(&staged, &record);
             remove(&staged)?;
@@ -88,16 +96,22 @@ impl Owner {
         let record = folder.join(RECORD);
         let Some(text) = read(&record)? else { return Ok(None) };
         serde_json::from_slice(&text).map(Some).map_err(|source| {
-            Error::corrupt("record of the folder's owner is damaged").with("file", record.display()).with_source(source)
+            Error::corrupt("record of the folder's owner is damaged, or an earlier build's")
+                .with("file", record.display())
+                .with_source(source)
         })
     }
+}
+
+/// Returns what a slot's own copy of the record is to be called while it is staged: slots claim the folder at the same time.
+pub(super) fn staged_record(subtask: Subtask) -> String {
+    format!("{RECORD}-{subtask}")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::error::ErrorKind;
-    use crate::id::Subtask;
 
     #[test]
     fn a_folder_belongs_to_the_first_sink_that_claims_it() {
@@ -109,7 +123,7 @@ mod tests {
             subtask: Subtask(0),
         };
         let claim = |slot: &Slot, attempt| {
-            Owner::of(slot, &format!("job {}", slot.job.0[0])).claim(folder.path(), slot.job, Attempt(attempt))
+            Owner::of(slot, &format!("job {}", slot.job.0[0]), ".csv").claim(folder.path(), slot, Attempt(attempt))
         };
         Owner::check(folder.path(), None).unwrap();
         for attempt in [1, 2] {
@@ -123,6 +137,8 @@ mod tests {
             Owner::check(folder.path(), Some(JobId([1; 16]))).unwrap();
             assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
         }
+        let other = Owner::of(&slot(1, "out"), "job 1", "").claim(folder.path(), &slot(1, "out"), Attempt(3));
+        assert!(other.unwrap_err().message().contains("extension"));
         fs::write(folder.path().join(RECORD), "{").unwrap();
         assert_eq!(claim(&slot(1, "out"), 3).unwrap_err().kind(), ErrorKind::Corrupt);
     }

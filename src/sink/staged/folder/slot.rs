@@ -5,13 +5,12 @@ use std::io::ErrorKind as IoErrorKind;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::FolderTarget;
 use super::files::{create_folder, io_error, names_in, read, remove, rename_durably, sync_folder, write_durably};
 use super::names::{self, Part};
-use super::owner::{Owner, RECORD};
+use super::owner::{Owner, staged_record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::{Attempt, Epoch, Lineage, Subtask};
 use crate::sink::prepared::Records;
@@ -47,27 +46,29 @@ impl Listed {
     }
 }
 
-/// What an attempt knows of a slot, in its file: `<lineage>.<since>`.
+/// What an attempt knows of a slot, in its file: `<lineage>.<since>.<epoch>`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct SlotRecord {
     /// The lineage of the attempt's checkpoints.
     lineage: Lineage,
-    /// Parts of attempts before this one count no more.
+    /// Parts of attempts before this one count no more: all up to `epoch` is published, as far as the user is concerned.
     since: Attempt,
+    epoch: Epoch,
 }
 
 impl SlotRecord {
     /// A folder without a record has no lineage, so that parts in it are another's.
-    const NONE: Self = Self { lineage: Lineage([0; 16]), since: Attempt(0) };
+    const NONE: Self = Self { lineage: Lineage([0; 16]), since: Attempt(0), epoch: Epoch(0) };
 
     fn parse(text: &str) -> Option<Self> {
-        let (lineage, since) = text.split_once('.')?;
-        let record = Self { lineage: lineage.parse().ok()?, since: Attempt(since.parse().ok()?) };
-        (record.to_text() == text).then_some(record)
+        // The same three parts as a marker, though the second means another thing.
+        let Marker { lineage, attempt: since, epoch } = text.parse().ok()?;
+        Some(Self { lineage, since, epoch })
     }
 
     fn to_text(self) -> String {
-        format!("{}.{}", self.lineage, self.since)
+        let Self { lineage, since, epoch } = self;
+        Marker { lineage, attempt: since, epoch }.to_string()
     }
 }
 
@@ -89,11 +90,12 @@ impl FolderSlot {
     }
 
     fn owner(&self) -> Owner {
-        Owner::of(&self.slot, &self.target.described)
+        Owner::of(&self.slot, &self.target.described, &self.target.extension)
     }
 
-    fn staged(&self, attempt: Attempt, name: &str) -> String {
-        names::staged(self.slot.job, attempt, name)
+    /// Returns the name under which this attempt holds a file.
+    fn staged(&self, name: &str) -> String {
+        names::staged(self.slot.job, self.attempt, name)
     }
 
     fn name(&self, listed: Listed) -> String {
@@ -107,83 +109,109 @@ impl FolderSlot {
         self.target.run(move || work(&slot)).await
     }
 
-    /// Returns what the newest attempt knows of the slot.
+    /// Returns the newest attempt that has taken the slot over, and what it knows.
     ///
     /// # Errors
     /// `Fenced` if that is a later one; `Corrupt`.
-    fn record(&self, names: &[String]) -> Result<SlotRecord> {
-        let own =
-            names.iter().filter_map(|name| names::slot_of(name).filter(|(subtask, _)| *subtask == self.subtask()));
-        let Some(attempt) = own.map(|(_, attempt)| attempt).max() else { return Ok(SlotRecord::NONE) };
+    fn record(&self) -> Result<(Attempt, SlotRecord)> {
+        let names = names_in(self.folder())?;
+        let of_slot = names.iter().filter_map(|name| names::slot_of(self.slot.job, name));
+        let attempts = of_slot.filter(|(subtask, _)| *subtask == self.subtask()).map(|(_, attempt)| attempt);
+        let Some(attempt) = attempts.max() else { return Ok((Attempt(0), SlotRecord::NONE)) };
         if attempt > self.attempt {
             return Err(Error::fenced("a later attempt has the slot").with("by", attempt));
         }
-        let path = self.path(&names::slot(self.subtask(), attempt));
+        let path = self.path(&names::slot(self.slot.job, self.subtask(), attempt));
         let text = read(&path)?.unwrap_or_default();
         let record = std::str::from_utf8(&text).ok().and_then(SlotRecord::parse);
-        record.ok_or_else(|| Error::corrupt("record of a slot is damaged").with("file", path.display()))
+        let damaged = || Error::corrupt("record of a slot is damaged").with("file", path.display());
+        Ok((attempt, record.ok_or_else(damaged)?))
     }
 
     fn published_now(&self) -> Result<Option<Marker>> {
         self.owner().check_own(self.folder())?;
+        let (_, SlotRecord { lineage, since, epoch }) = self.record()?;
+        let disregarded = (since > Attempt(0)).then_some(Marker { lineage, attempt: since, epoch });
         let names = names_in(self.folder())?;
-        let SlotRecord { lineage, since } = self.record(&names)?;
-        let parts = names.iter().filter_map(|name| Part::parse(name, &self.target.extension));
+        let parts = names.iter().filter_map(|name| Part::parse(name));
         let newest = parts.filter(|part| part.subtask == self.subtask() && part.attempt >= since).max();
-        Ok(newest.map(|Part { epoch, attempt, .. }| Marker { lineage, attempt, epoch }))
+        let newest = newest.map(|Part { epoch, attempt, .. }| Marker { lineage, attempt, epoch });
+        Ok(newest.filter(|newest| disregarded.is_none_or(|it| newest.epoch >= it.epoch)).or(disregarded))
     }
 
     fn fence_now(&self, claim: Claim, listed: &[StagedPart]) -> Result<()> {
-        create_folder(self.folder())?;
-        self.owner().claim(self.folder(), self.slot.job, self.attempt)?;
-        let names = names_in(self.folder())?;
-        let since = if claim.disregards_published { self.attempt } else { self.record(&names)?.since };
-        self.put_record(SlotRecord { lineage: claim.lineage, since })?;
         let listed = listed.iter().map(|part| Listed::of(part).map(|listed| self.name(listed)));
         let listed: Vec<String> = listed.collect::<Result<_>>()?;
-        for name in names_in(self.folder())? {
-            let is_older = match (names::staged_by(self.slot.job, &name), names::slot_of(&name)) {
-                (Some((attempt, result)), _) => {
-                    attempt < self.attempt && self.is_of_slot(result) && !listed.iter().any(|part| part == result)
-                }
-                (None, Some((subtask, attempt))) => subtask == self.subtask() && attempt < self.attempt,
-                (None, None) => false,
-            };
-            if is_older {
-                remove(&self.path(&name))?;
-            }
+        create_folder(self.folder())?;
+        self.owner().claim(self.folder(), &self.slot, self.attempt)?;
+        let (by, known) = self.record()?;
+        if by == self.attempt && known.lineage != claim.lineage {
+            let error = Error::fenced("another copy of the job has the slot, as the same attempt");
+            return Err(error.with("attempt", by).with("lineage", known.lineage));
         }
-        Ok(())
+        let SlotRecord { since, epoch, .. } = known;
+        let (since, epoch) = claim.disregards_after.map_or((since, epoch), |epoch| (self.attempt, epoch));
+        self.put_record(SlotRecord { lineage: claim.lineage, since, epoch })?;
+        // An older attempt may take files over meanwhile, from even older ones: until none is left.
+        while self.take_files_over(&listed)? {}
+        sync_folder(self.folder())
     }
 
-    /// Returns whether a file with this name, once published, is of the slot, or of the whole folder.
+    /// Takes over what older attempts hold. Returns whether there was anything.
+    fn take_files_over(&self, listed: &[String]) -> Result<bool> {
+        let mut has_found = false;
+        for name in names_in(self.folder())? {
+            let path = self.path(&name);
+            if names::slot_of(self.slot.job, &name)
+                .is_some_and(|(subtask, by)| subtask == self.subtask() && by < self.attempt)
+            {
+                remove(&path)?;
+            }
+            let Some((holder, result)) = names::staged_by(self.slot.job, &name) else { continue };
+            if holder >= self.attempt || !self.is_of_slot(result) {
+                continue;
+            }
+            has_found = true;
+            // Nobody has listed it for two attempts.
+            let is_left = Part::parse(result).is_none_or(|part| part.attempt != holder);
+            if is_left && !listed.iter().any(|part| part == result) {
+                remove(&path)?;
+                continue;
+            }
+            match fs::rename(&path, self.path(&self.staged(result))) {
+                Err(source) if source.kind() != IoErrorKind::NotFound => {
+                    return Err(io_error("cannot rename file", &path, source));
+                }
+                _ => {}
+            }
+        }
+        Ok(has_found)
+    }
+
+    /// Returns whether a file that is to be called `name` is the slot's.
     fn is_of_slot(&self, name: &str) -> bool {
-        let part = Part::parse(name, &self.target.extension).map(|part| part.subtask);
-        let slot = names::slot_of(name).map(|(subtask, _)| subtask);
-        name == RECORD || part.or(slot) == Some(self.subtask())
+        let part = Part::parse(name).map(|part| part.subtask);
+        let slot = names::slot_of(self.slot.job, name).map(|(subtask, _)| subtask);
+        part.or(slot) == Some(self.subtask()) || name == staged_record(self.subtask())
     }
 
     fn put_record(&self, record: SlotRecord) -> Result<()> {
-        let name = names::slot(self.subtask(), self.attempt);
-        let staged = self.staged(self.attempt, &name);
-        write_durably(&self.path(&staged), std::iter::once(record.to_text().as_bytes()))?;
+        let name = names::slot(self.slot.job, self.subtask(), self.attempt);
+        let staged = self.staged(&name);
+        write_durably(&self.path(&staged), || std::iter::once(record.to_text()))?;
         rename_durably(self.folder(), &staged, &name)
     }
 
     fn stage_now(&self, epoch: Epoch, records: &Records) -> Result<StagedPart> {
-        let content: Vec<Bytes> = std::iter::once(self.target.header.clone()).chain(records.iter()).collect();
-        let mut hasher = blake3::Hasher::new();
-        for piece in &content {
-            hasher.update(piece);
+        let pieces = || std::iter::once(self.target.header.clone()).chain(records.iter());
+        let (mut hasher, mut bytes) = (blake3::Hasher::new(), 0);
+        for piece in pieces() {
+            hasher.update(&piece);
+            bytes += piece.len() as u64;
         }
-        let listed = Listed {
-            epoch: epoch.0,
-            attempt: self.attempt.0,
-            bytes: content.iter().map(|piece| piece.len() as u64).sum(),
-            blake3: *hasher.finalize().as_bytes(),
-        };
-        let staged = self.path(&self.staged(self.attempt, &self.name(listed)));
-        write_durably(&staged, content.iter().map(AsRef::as_ref))?;
+        let blake3 = *hasher.finalize().as_bytes();
+        let listed = Listed { epoch: epoch.0, attempt: self.attempt.0, bytes, blake3 };
+        write_durably(&self.path(&self.staged(&self.name(listed))), pieces)?;
         sync_folder(self.folder())?;
         listed.to_part()
     }
@@ -191,7 +219,7 @@ impl FolderSlot {
     fn publish_now(&self, part: &StagedPart) -> Result<()> {
         let listed = Listed::of(part)?;
         let name = self.name(listed);
-        let (staged, published) = (self.staged(Attempt(listed.attempt), &name), self.path(&name));
+        let (staged, published) = (self.staged(&name), self.path(&name));
         if !holds(&published, listed)? && holds(&self.path(&staged), listed)? {
             match rename_durably(self.folder(), &staged, &name) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -202,6 +230,7 @@ impl FolderSlot {
         if holds(&published, listed)? {
             return sync_folder(self.folder());
         }
+        self.record()?;
         Err(Error::not_found("part of a committed checkpoint is neither staged nor published")
             .with("file", published.display()))
     }
