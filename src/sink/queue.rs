@@ -217,7 +217,7 @@ impl Queue {
         let prepared = draft.prepare(self.subtask, epoch, None);
         state.waiting.push_back(Waiting { epoch, prepared: prepared.clone(), records: records.len() as u64, bytes: 0 });
         drop(state);
-        // Whoever waits for room may find it.
+        // Waits for room end with it.
         self.progress.send_modify(|progress| progress.delayed = None);
         vec![opaque(Form::Parts, &self.name, prepared)]
     }

@@ -51,7 +51,7 @@ impl PostgresTarget {
         Ok(Self { place: Arc::new(Place { connector, settings, begin }) })
     }
 
-    /// Returns the number of the table's rows, whoever wrote them.
+    /// Returns the number of the table's rows, other writers' too.
     ///
     /// # Errors
     /// `NotFound` if there is no such table, `Denied`, `Config`; `Unavailable` if the server does not answer.

@@ -172,7 +172,7 @@ impl FolderSlot {
                 continue;
             }
             has_found = true;
-            // Nobody has listed it for two attempts.
+            // The attempt before did not list it either.
             let is_left = Part::parse(result).is_none_or(|part| part.attempt != holder);
             if is_left && !listed.iter().any(|part| part == result) {
                 remove(&path)?;
