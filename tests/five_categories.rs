@@ -11,7 +11,8 @@ use alluvium::{
     Barrier, Epoch, Error, Job, JobBuilder, LogBackend, OperatorId, OperatorSpec, Result, Seat, Subtask, Task,
     Timestamp,
 };
-use alluvium_testkit::sink::{Fate, Flaw, MemoryTarget};
+use alluvium_testkit::Fate;
+use alluvium_testkit::sink::{Flaw, MemoryTarget};
 use alluvium_testkit::source::MemoryTopic;
 use alluvium_testkit::{Gate, store};
 use async_trait::async_trait;
@@ -228,7 +229,7 @@ async fn crash_around_a_commit(wrong: Option<Wrong>) -> Vec<u64> {
     job.copy(5);
     drop(job); // five records are not committed
     let mut job = place.start(1).await;
-    place.target.meet([Fate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.copy(10);
     job.checkpoint().await;
     drop(job); // ten records are committed, and not published
@@ -249,11 +250,11 @@ async fn category_1_checkpoint_and_sink_apart() {
 async fn rebalance_under_a_publication(flaw: Option<Flaw>) -> Vec<u64> {
     let place = Place::new(60, None).with_flaw(flaw);
     let mut stopped = place.start(2).await;
-    place.target.meet([Fate::Wait; 2]);
+    place.target.fates().meet([Fate::Wait; 2]);
     stopped.copy(10);
     let epoch = stopped.checkpoint().await;
     let job = place.start(3).await;
-    place.target.resume();
+    place.target.fates().resume();
     for subtask in &mut stopped.subtasks {
         let outcome = subtask.output.publish(epoch).await;
         assert_eq!(outcome.is_ok(), flaw.is_some(), "a target with a fence refuses them: {outcome:?}");

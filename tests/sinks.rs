@@ -1,19 +1,19 @@
 //! Output exactly once: sinks of a job over a target in memory.
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium::internals::canary::{Canary, plant};
 use alluvium::sink::conformance::{self, Harness};
 use alluvium::sink::{Divergence, ObjectStoreTarget, SinkSettings, SinkTarget};
 use alluvium::{ErrorKind, JobBuilder, LogBackend, OperatorSpec, RestoreFrom, Result, Seat, Seq};
-use alluvium_testkit::copying::{COPY, Copying};
+use alluvium_testkit::copying::{COPY, Copying, numbers, open_at_last, panics};
 use alluvium_testkit::sim::Rng;
-use alluvium_testkit::sink::{Fate, Flaw, MemoryTarget};
-use alluvium_testkit::{Gate, store};
+use alluvium_testkit::sink::{Flaw, MemoryTarget};
+use alluvium_testkit::{Fate, Gate, store};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, TryStreamExt as _};
+use futures_util::TryStreamExt as _;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
@@ -39,18 +39,12 @@ impl Place {
         Copying::open(&self.objects, parallelism, from, register).await
     }
 
-    /// As [`Place::open`], as often as the target is away.
     async fn open_at_last(&self, parallelism: u32) -> Copying {
-        loop {
-            match self.open(parallelism).await {
-                Ok(job) => return job,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
-            }
-        }
+        open_at_last(async || self.open(parallelism).await).await
     }
 
     fn numbers(&self) -> Vec<u64> {
-        self.target.records().iter().map(|record| std::str::from_utf8(record).unwrap().parse().unwrap()).collect()
+        numbers(&self.target.records())
     }
 
     fn sorted(&self) -> Vec<u64> {
@@ -86,7 +80,7 @@ async fn a_restart_publishes_what_was_committed_and_not_published() -> Result<()
     let mut job = place.open(3).await?;
     job.emit(9)?;
     job.publish().await?;
-    place.target.meet([Fate::Wait; 3]);
+    place.target.fates().meet([Fate::Wait; 3]);
     job.emit(9)?;
     job.checkpoint().await?;
     job.emit(9)?; // Lost: no checkpoint has it.
@@ -94,7 +88,7 @@ async fn a_restart_publishes_what_was_committed_and_not_published() -> Result<()
     // Subtasks 1 and 2 are gone: subtask 0 takes their slots over.
     let mut job = place.open(1).await?;
     assert_eq!((place.sorted(), job.next), ((0..18).collect(), 18));
-    place.target.resume();
+    place.target.fates().resume();
     job.emit(2)?;
     job.publish().await?;
     assert_eq!(place.sorted(), (0..20).collect::<Vec<_>>(), "the stopped attempt publishes nothing when it continues");
@@ -105,13 +99,13 @@ async fn a_restart_publishes_what_was_committed_and_not_published() -> Result<()
 async fn a_stopped_attempt_publishes_nothing_after_its_successor() -> Result<()> {
     let place = Place::new();
     let mut older = place.open(1).await?;
-    place.target.meet([Fate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     older.emit(3)?;
     let epoch = older.checkpoint().await?;
     let mut newer = place.open(1).await?;
     newer.emit(3)?;
     newer.publish().await?;
-    place.target.resume();
+    place.target.fates().resume();
     assert_eq!(older.published(epoch).await.unwrap_err().kind(), ErrorKind::Fenced);
     assert_eq!(place.numbers(), (0..6).collect::<Vec<_>>());
     Ok(())
@@ -122,7 +116,7 @@ async fn an_unknown_outcome_is_settled_by_the_target() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(1).await?;
     for fates in [&[Fate::LoseAnswer][..], &[Fate::Fail, Fate::Fail, Fate::LoseAnswer], &[Fate::Fail]] {
-        place.target.meet(fates.iter().copied());
+        place.target.fates().meet(fates.iter().copied());
         job.emit(4)?;
         job.publish().await?;
     }
@@ -134,7 +128,7 @@ async fn an_unknown_outcome_is_settled_by_the_target() -> Result<()> {
 async fn a_refusal_ends_the_job_and_loses_nothing() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(1).await?;
-    place.target.meet([Fate::Refuse]);
+    place.target.fates().meet([Fate::Refuse]);
     job.emit(4)?;
     let epoch = job.checkpoint().await?;
     assert_eq!(job.published(epoch).await.unwrap_err().kind(), ErrorKind::Input);
@@ -151,18 +145,32 @@ async fn unpublished_output_is_bounded() -> Result<()> {
     place.settings = SinkSettings::default().with(|it| it.max_unpublished_bytes = 100);
     let mut job = place.open(1).await?;
     job.emit(10)?;
-    place.target.meet([Fate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.checkpoint().await?;
     let full = job.emit(100).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Limit, "{full}");
     let taken = job.next;
     assert!(taken < 25);
-    place.target.resume();
+    place.target.fates().resume();
     job.checkpoint().await?;
     job.sinks[0].room().await?;
     job.emit(5)?;
     job.publish().await?;
     assert_eq!(place.numbers(), (0..taken + 5).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_for_longer_than_the_sinks_patience_ends_it() -> Result<()> {
+    let mut place = Place::new();
+    place.settings = SinkSettings::default().with(|it| it.patience = Some(Duration::ZERO));
+    let mut job = place.open(1).await?;
+    place.target.fates().meet([Fate::Fail]);
+    job.emit(4)?;
+    let epoch = job.checkpoint().await?;
+    assert_eq!(job.published(epoch).await.unwrap_err().kind(), ErrorKind::Unavailable);
+    place.open(1).await?;
+    assert_eq!(place.numbers(), [0, 1, 2, 3], "what is committed is published by the next attempt");
     Ok(())
 }
 
@@ -215,7 +223,7 @@ async fn an_older_checkpoint_with_nothing_published_after_it_is_another_lineage(
     job.emit(4)?;
     let first = job.publish().await?;
     let older = job.job.watch().borrow().committed.map(|(_, id)| id.seq).unwrap();
-    place.target.meet([Fate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.emit(4)?;
     job.checkpoint().await?;
     let newest = job.job.watch().borrow().committed.map(|(_, id)| id.seq).unwrap();
@@ -228,7 +236,7 @@ async fn an_older_checkpoint_with_nothing_published_after_it_is_another_lineage(
     // The abandoned branch has the same epochs, and other output.
     let refused = place.open_from(1, RestoreFrom::Checkpoint(newest)).await.err().unwrap();
     assert_eq!(refused.kind(), ErrorKind::Config, "{refused}");
-    place.target.resume();
+    place.target.fates().resume();
     tokio::task::yield_now().await;
     assert_eq!(place.numbers(), (0..5).collect::<Vec<_>>());
     Ok(())
@@ -254,7 +262,7 @@ async fn a_target_that_lost_its_marker_is_refused() -> Result<()> {
 async fn output_of_a_sink_that_is_not_registered_is_not_forgotten() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(1).await?;
-    place.target.meet([Fate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.emit(1)?;
     job.checkpoint().await?;
     let operator = OperatorSpec::new(COPY, "copy", 1);
@@ -287,7 +295,7 @@ async fn history(seeds: std::ops::Range<u64>) {
                 5 => drop(job.publish().await.unwrap()),
                 6 => {
                     let fate = [Fate::Fail, Fate::LoseAnswer, Fate::Succeed][usize::try_from(rng.below(3)).unwrap()];
-                    place.target.meet([fate]);
+                    place.target.fates().meet([fate]);
                 }
                 _ => {
                     let parallelism = 1 + u32::try_from(rng.below(4)).unwrap();
@@ -304,11 +312,6 @@ async fn history(seeds: std::ops::Range<u64>) {
 #[tokio::test]
 async fn every_record_is_published_once_whatever_happens() {
     history(0..60).await;
-}
-
-/// Returns whether `check` panics.
-async fn panics(check: impl Future<Output = ()>) -> bool {
-    AssertUnwindSafe(check).catch_unwind().await.is_err()
 }
 
 #[tokio::test]

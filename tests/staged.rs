@@ -1,18 +1,18 @@
 //! Output exactly once, staged: sinks of a job over a target in memory, and over a folder.
 
 use std::fs;
-use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use alluvium::sink::conformance::{StagedHarness, run_staged};
 use alluvium::sink::{Divergence, FolderTarget, SinkSettings, StagedTarget};
 use alluvium::{Epoch, ErrorKind, JobId, OpaqueRole, RestoreFrom, Result, Seat, Seq, TokioRuntime};
-use alluvium_testkit::Gate;
-use alluvium_testkit::copying::Copying;
+use alluvium_testkit::copying::{Copying, numbers as numbers_of, open_at_last, panics};
 use alluvium_testkit::sim::Rng;
 use alluvium_testkit::sink::MemoryTarget;
-use alluvium_testkit::staged::{MemoryStaging, StagedFate, StagedFlaw};
+use alluvium_testkit::staged::{MemoryStaging, StagedFlaw};
+use alluvium_testkit::{Fate, Gate};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::FutureExt as _;
@@ -39,19 +39,12 @@ impl Place {
         Copying::open(&self.objects, parallelism, from, register).await
     }
 
-    /// As [`Place::open`], as often as the target is away.
     async fn open_at_last(&self, parallelism: u32) -> Copying {
-        loop {
-            match self.open(parallelism).await {
-                Ok(job) => return job,
-                Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
-            }
-        }
+        open_at_last(async || self.open(parallelism).await).await
     }
 
     fn sorted(&self) -> Vec<u64> {
-        let number = |record: &Bytes| std::str::from_utf8(record).unwrap().parse().unwrap();
-        let mut numbers: Vec<u64> = self.target.records().iter().map(number).collect();
+        let mut numbers = numbers_of(&self.target.records());
         numbers.sort_unstable();
         numbers
     }
@@ -102,7 +95,7 @@ async fn a_checkpoint_has_the_parts_and_not_the_records() -> Result<()> {
 async fn a_barrier_does_not_wait_for_staging_and_its_epoch_does() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(2).await?;
-    place.target.meet([StagedFate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.emit(4)?;
     let epoch = job.barrier()?;
     job.emit(4)?;
@@ -111,7 +104,7 @@ async fn a_barrier_does_not_wait_for_staging_and_its_epoch_does() -> Result<()> 
         tokio::task::yield_now().await;
         assert!((&mut ended).now_or_never().is_none(), "an epoch is committed with its output alone");
     }
-    place.target.resume();
+    place.target.fates().resume();
     assert!(ended.await?.is_some());
     job.publish().await?;
     assert_eq!(place.sorted(), numbers(8));
@@ -123,7 +116,7 @@ async fn a_barrier_does_not_wait_for_staging_and_its_epoch_does() -> Result<()> 
 async fn an_epoch_waits_for_what_earlier_ones_are_still_staging() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(2).await?;
-    place.target.meet([StagedFate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.emit(1)?;
     job.give_up().await?;
     let epoch = job.barrier()?;
@@ -132,7 +125,7 @@ async fn an_epoch_waits_for_what_earlier_ones_are_still_staging() -> Result<()> 
         tokio::task::yield_now().await;
         assert!((&mut ended).now_or_never().is_none());
     }
-    place.target.resume();
+    place.target.fates().resume();
     assert!(ended.await?.is_some());
     drop(job);
     place.open(1).await?;
@@ -148,15 +141,15 @@ async fn a_restart_publishes_what_was_committed_and_not_published() -> Result<()
     job.publish().await?;
     job.emit(9)?;
     // Three parts are staged, and none is published.
-    let staged = [StagedFate::Succeed; 3];
-    place.target.meet(staged.into_iter().chain([StagedFate::Wait; 3]));
+    let staged = [Fate::Succeed; 3];
+    place.target.fates().meet(staged.into_iter().chain([Fate::Wait; 3]));
     job.checkpoint().await?;
     job.emit(9)?; // Lost: no checkpoint has it.
     drop(job);
     // Subtasks 1 and 2 are gone: subtask 0 takes their slots over.
     let mut job = place.open(1).await?;
     assert_eq!((place.sorted(), job.next), (numbers(18), 18));
-    place.target.resume();
+    place.target.fates().resume();
     job.emit(2)?;
     job.publish().await?;
     assert_eq!(place.sorted(), numbers(20), "the stopped attempt publishes nothing twice when it continues");
@@ -165,11 +158,11 @@ async fn a_restart_publishes_what_was_committed_and_not_published() -> Result<()
 
 #[tokio::test]
 async fn lost_answers_change_nothing() -> Result<()> {
-    use StagedFate::{Fail, LoseAnswer};
+    use Fate::{Fail, LoseAnswer};
     let place = Place::new();
     let mut job = place.open(1).await?;
     for fates in [&[LoseAnswer][..], &[Fail, Fail, LoseAnswer, Fail, LoseAnswer], &[Fail]] {
-        place.target.meet(fates.iter().copied());
+        place.target.fates().meet(fates.iter().copied());
         job.emit(4)?;
         job.publish().await?;
     }
@@ -181,7 +174,7 @@ async fn lost_answers_change_nothing() -> Result<()> {
 async fn a_refusal_declines_the_epoch_and_ends_the_job() -> Result<()> {
     let place = Place::new();
     let mut job = place.open(1).await?;
-    place.target.meet([StagedFate::Refuse]);
+    place.target.fates().meet([Fate::Refuse]);
     job.emit(4)?;
     let epoch = job.barrier()?;
     assert_eq!(job.job.wait(epoch).await?, None, "the epoch is given up");
@@ -201,12 +194,12 @@ async fn what_waits_in_memory_is_bounded_and_what_is_staged_is_not() -> Result<(
     let mut place = Place::new();
     place.settings = SinkSettings::default().with(|it| it.max_unpublished_bytes = 200);
     let mut job = place.open(1).await?;
-    place.target.meet([StagedFate::Wait]);
+    place.target.fates().meet([Fate::Wait]);
     job.emit(20)?;
     let epoch = job.barrier()?;
     let full = job.emit(100).unwrap_err();
     assert_eq!(full.kind(), ErrorKind::Limit, "{full}");
-    place.target.resume();
+    place.target.fates().resume();
     job.sinks[0].room().await?;
     assert!(job.job.wait(epoch).await?.is_some());
     for _ in 0..20 {
@@ -215,6 +208,19 @@ async fn what_waits_in_memory_is_bounded_and_what_is_staged_is_not() -> Result<(
     }
     job.publish().await?;
     assert_eq!(place.sorted(), numbers(job.next));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_target_that_is_away_for_longer_than_the_sinks_patience_ends_it() -> Result<()> {
+    let mut place = Place::new();
+    place.settings = SinkSettings::default().with(|it| it.patience = Some(Duration::ZERO));
+    let mut job = place.open(1).await?;
+    place.target.fates().meet([Fate::Fail]);
+    job.emit(4)?;
+    let epoch = job.barrier()?;
+    assert_eq!(job.job.wait(epoch).await?, None, "the epoch is given up");
+    assert_eq!(job.barrier().unwrap_err().kind(), ErrorKind::Unavailable);
     Ok(())
 }
 
@@ -259,7 +265,7 @@ async fn a_start_from_an_older_checkpoint_does_not_cost_the_newest_its_output() 
     let epoch = job.barrier()?;
     let older = job.job.wait(epoch).await?.unwrap().seq;
     job.published(epoch).await?;
-    place.target.meet([StagedFate::Succeed, StagedFate::Wait]);
+    place.target.fates().meet([Fate::Succeed, Fate::Wait]);
     job.emit(1)?;
     let epoch = job.barrier()?;
     let newest = job.job.wait(epoch).await?.unwrap().seq;
@@ -280,7 +286,7 @@ async fn a_sink_does_not_change_its_kind_over_output_that_waits() -> Result<()> 
     let place = Place::new();
     let mut job = place.open(1).await?;
     job.emit(1)?;
-    place.target.meet([StagedFate::Succeed, StagedFate::Wait]);
+    place.target.fates().meet([Fate::Succeed, Fate::Wait]);
     job.checkpoint().await?;
     let target = MemoryTarget::new();
     let register = |seat: &mut Seat| seat.add_sink("out", Arc::new(target.clone()), SinkSettings::default());
@@ -311,8 +317,8 @@ async fn history(seed: u64, flaw: Option<StagedFlaw>) {
             5 => drop(job.publish().await.unwrap()),
             6 => open = Some(job.barrier().unwrap()),
             7 => {
-                let fates = [StagedFate::Fail, StagedFate::LoseAnswer, StagedFate::Succeed];
-                place.target.meet([fates[usize::try_from(rng.below(3)).unwrap()]]);
+                let fates = [Fate::Fail, Fate::LoseAnswer, Fate::Succeed];
+                place.target.fates().meet([fates[usize::try_from(rng.below(3)).unwrap()]]);
             }
             _ => {
                 let parallelism = 1 + u32::try_from(rng.below(4)).unwrap();
@@ -334,11 +340,6 @@ async fn every_record_is_published_once_whatever_happens() {
     for seed in 0..60 {
         history(seed, None).await;
     }
-}
-
-/// Returns whether `check` panics.
-async fn panics(check: impl Future<Output = ()>) -> bool {
-    AssertUnwindSafe(check).catch_unwind().await.is_err()
 }
 
 #[tokio::test]

@@ -39,7 +39,7 @@ pub use queue::{Sink, SinkProgress};
 pub(crate) use slot::check_name;
 pub use slot::{Marker, Slot};
 pub use staged::{Claim, FolderTarget, StagedPart, StagedSlot, StagedTarget};
-pub(crate) use staged::{Draining, StagedTakeover, StagedWriter, Stager, Staging};
+pub(crate) use staged::{Draining, StagedTakeover, Stager, Staging};
 pub(crate) use sums::{slot_sums, stored_sums};
 pub(crate) use takeover::{Lineages, Takeover};
 pub use target::{SinkSlot, SinkTarget};

@@ -20,29 +20,38 @@ use crate::time::Timestamp;
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
 
-/// The pauses between attempts at a target that is away.
+/// Tries again at a target that is away, with growing pauses.
 #[derive(Debug)]
 pub(super) struct Backoff<'a> {
+    queue: &'a Queue,
     runtime: &'a SharedRuntime,
     pause: Duration,
+    /// The end of the sink's patience.
     until: Option<Timestamp>,
 }
 
 impl<'a> Backoff<'a> {
-    /// * `patience`: [`SinkSettings::patience`](super::SinkSettings::patience).
-    pub(super) fn new(runtime: &'a SharedRuntime, patience: Option<Duration>) -> Self {
-        let until = patience.map(|patience| runtime.monotonic().after(patience));
-        Self { runtime, pause: BACKOFF_MIN, until }
+    pub(super) fn new(queue: &'a Queue, runtime: &'a SharedRuntime) -> Self {
+        let until = queue.settings().patience.map(|patience| runtime.monotonic().after(patience));
+        Self { queue, runtime, pause: BACKOFF_MIN, until }
     }
 
-    /// Waits until the next attempt. Returns false if there is to be none.
-    pub(super) async fn wait(&mut self) -> bool {
-        if self.until.is_some_and(|until| self.runtime.monotonic() >= until) {
-            return false;
+    /// Waits until the next try after `error`.
+    ///
+    /// * `is_abandoned`: whether nobody waits for the outcome any more.
+    ///
+    /// # Errors
+    /// `error`, if there is to be no other try.
+    pub(super) async fn after(&mut self, error: Error, epoch: Epoch, is_abandoned: bool) -> Result<()> {
+        let is_over = || self.until.is_some_and(|until| self.runtime.monotonic() >= until);
+        if error.kind() != ErrorKind::Unavailable || is_abandoned || is_over() {
+            return Err(error);
         }
+        tracing::warn!(error = error.chain(), %epoch, "output is late: the target is away");
+        self.queue.delayed(error);
         self.runtime.sleep(self.pause).await;
         self.pause = (self.pause * 2).min(BACKOFF_MAX);
-        true
+        Ok(())
     }
 }
 
@@ -176,21 +185,11 @@ impl Publisher {
 
     /// Publishes one epoch, however often the target is away.
     async fn publish(&mut self, epoch: Epoch, output: &Records) -> Result<()> {
-        let mut backoff = Backoff::new(&self.runtime, self.queue.settings().patience);
+        let mut backoff = Backoff::new(&self.queue, &self.runtime);
         loop {
-            let error = match self.writer.publish(epoch, output).await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let abandoned = self.settled.is_closed() && Arc::strong_count(&self.queue) == 1;
-            if error.kind() != ErrorKind::Unavailable || abandoned {
-                return Err(error);
-            }
-            tracing::warn!(error = error.chain(), %epoch, "output is not published yet");
-            self.queue.delayed(error.clone());
-            if !backoff.wait().await {
-                return Err(error);
-            }
+            let Err(error) = self.writer.publish(epoch, output).await else { return Ok(()) };
+            let is_abandoned = self.settled.is_closed() && Arc::strong_count(&self.queue) == 1;
+            backoff.after(error, epoch, is_abandoned).await?;
         }
     }
 }

@@ -170,6 +170,11 @@ impl Queue {
         Ok(())
     }
 
+    /// Returns its slot, and those of other subtasks whose sums it carries on.
+    pub(crate) fn slots(&self) -> Vec<Subtask> {
+        self.lock().sums.keys().copied().collect()
+    }
+
     /// Returns what the sink's slots have emitted, for the checkpoint of an epoch that has ended.
     pub(crate) fn sums(&self) -> Opaque {
         sums::to_opaque(&self.name, &self.lock().sums)

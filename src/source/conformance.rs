@@ -7,7 +7,7 @@ use std::future::poll_fn;
 
 use async_trait::async_trait;
 
-use super::{Advance, Position, Source, SourceReader, SourceSettings, SplitId, SplitReader, StartAt};
+use super::{Advance, Position, Source, SourceReader, SourceSettings, SplitId, SplitReader, StartAt, next_record};
 use crate::error::{Error, ErrorKind, Result};
 use crate::id::Subtask;
 use crate::manifest::Opaque;
@@ -70,13 +70,7 @@ impl<H: Harness> Suite<'_, H> {
 
     /// Reads to the next record; `None` where there is none.
     async fn next(&self, reader: &mut <H::Source as Source>::Reader) -> Option<Vec<u8>> {
-        loop {
-            match reader.advance().expect("a split is readable") {
-                Advance::Record => return Some(self.harness.record(reader)),
-                Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
-                Advance::CaughtUp | Advance::End => return None,
-            }
-        }
+        next_record(reader).await.expect("a split is readable").then(|| self.harness.record(reader))
     }
 
     async fn rest(&self, reader: &mut <H::Source as Source>::Reader) -> Vec<Vec<u8>> {

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 pub use reader::{SourceReader, SplitProgress};
 pub use recount::{Recounted, recount};
-pub use split::{Advance, Position, Source, SplitId, SplitReader, StartAt, hash_of};
+pub use split::{Advance, Position, Source, SplitId, SplitReader, StartAt, hash_of, next_record};
 pub use state::StoredSplit;
 pub(crate) use state::stored_splits;
 

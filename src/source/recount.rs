@@ -1,8 +1,6 @@
 //! Reading a split again, to compare it with what checkpoints say of it.
 
-use std::future::poll_fn;
-
-use super::split::{Advance, Source, SplitReader, StartAt};
+use super::split::{Source, SplitReader as _, StartAt, next_record};
 use super::state::StoredSplit;
 use crate::error::{Error, Result};
 use crate::manifest::RecordSum;
@@ -25,7 +23,7 @@ pub struct Recounted {
 ///
 /// # Errors
 /// `Usage` if the checkpoints are of several splits, or count less than one before; others as [`Source::open`] and
-/// [`SplitReader::advance`].
+/// [`SplitReader::advance`](super::SplitReader::advance).
 pub async fn recount<S: Source>(source: &S, stored: &[StoredSplit], since_first: bool) -> Result<Vec<Recounted>> {
     let Some(first) = stored.first() else { return Ok(Vec::new()) };
     if stored.iter().any(|other| other.id != first.id) || !stored.is_sorted_by_key(|split| split.records) {
@@ -39,7 +37,7 @@ pub async fn recount<S: Source>(source: &S, stored: &[StoredSplit], since_first:
     };
     let mut recounted = Vec::new();
     for expected in stored {
-        while sum.records < expected.records && next(&mut reader).await? {
+        while sum.records < expected.records && next_record(&mut reader).await? {
             sum.add_hash(reader.hash().unwrap_or_default());
         }
         let is_same = sum.records == expected.records
@@ -50,15 +48,4 @@ pub async fn recount<S: Source>(source: &S, stored: &[StoredSplit], since_first:
         recounted.push(Recounted { found: sum, is_same });
     }
     Ok(recounted)
-}
-
-/// Moves to the next record; returns false if there is none now.
-async fn next(reader: &mut impl SplitReader) -> Result<bool> {
-    loop {
-        match reader.advance()? {
-            Advance::Record => return Ok(true),
-            Advance::CaughtUp | Advance::End => return Ok(false),
-            Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! What an input must do to be read exactly once.
 
 use std::fmt::{self, Debug};
+use std::future::poll_fn;
 use std::task::{Context, Poll};
 
 use async_trait::async_trait;
@@ -84,6 +85,20 @@ impl<R: SplitReader + ?Sized> SplitReader for Box<R> {
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         (**self).poll_ready(context)
+    }
+}
+
+/// Moves to the next record, and waits for one that may be on its way; returns false if there is none now.
+///
+/// # Errors
+/// As [`SplitReader::advance`].
+pub async fn next_record(reader: &mut impl SplitReader) -> Result<bool> {
+    loop {
+        match reader.advance()? {
+            Advance::Record => return Ok(true),
+            Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
+            Advance::CaughtUp | Advance::End => return Ok(false),
+        }
     }
 }
 

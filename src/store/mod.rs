@@ -6,6 +6,7 @@
 
 mod cloud;
 mod fault;
+pub mod files;
 mod folder;
 #[cfg(any(feature = "aws", feature = "azure", feature = "gcp"))]
 mod http;

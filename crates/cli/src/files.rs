@@ -1,44 +1,15 @@
-//! Atomic file writes: staged under a temporary name, synced, then renamed, by one writer at a time.
+//! Atomic writes of single results, by one writer at a time.
 
 use std::ffi::OsStr;
-use std::fs::{self, DirEntry, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use alluvium::internals::store::files::{remove, staged_by, staged_name, write_durably};
 use alluvium::{Attempt, Error, JobId, Result};
 use xxhash_rust::xxh3::xxh3_128;
 
-/// Maps a failed file operation to an error kind.
-pub(crate) fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
-    let error = match source.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::IsADirectory => Error::not_found(what),
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::denied(what),
-        _ => Error::unavailable(what),
-    };
-    error.with("file", path.display()).with_source(source)
-}
-
-/// Writes a new file and syncs its bytes, replacing any file of this name. Does not follow links.
-///
-/// # Errors
-/// As `write`, or the I/O error.
-pub(crate) fn write_durably(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<()>) -> Result<()> {
-    let failed = |source| io_error("cannot write file", path, source);
-    remove(path)?;
-    let mut file = BufWriter::new(OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?);
-    write(&mut file)?;
-    let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
-    file.sync_all().map_err(failed)
-}
-
-/// Renames a file within its folder, and syncs the folder.
-///
-/// # Errors
-/// The I/O error.
-pub(crate) fn rename_durably(from: &Path, to: &Path) -> Result<()> {
-    fs::rename(from, to).map_err(|source| io_error("cannot rename file", to, source))?;
-    sync_folder(folder_of(to))
-}
+pub(crate) use alluvium::internals::store::files::{folder_of, io_error, names_in, rename_durably};
 
 /// Refuses a result's name that a device, a pipe or a socket has: the rename would put a file in its place, `/dev/null` included.
 ///
@@ -50,23 +21,6 @@ pub(crate) fn check_not_special(target: &Path) -> Result<()> {
             Err(Error::config("--output is a device, a pipe or a socket").with("file", target.display()))
         }
         _ => Ok(()),
-    }
-}
-
-/// Syncs a folder, which makes its file names durable.
-///
-/// # Errors
-/// The I/O error.
-pub(crate) fn sync_folder(folder: &Path) -> Result<()> {
-    let sync = File::open(folder).and_then(|folder| folder.sync_all());
-    sync.map_err(|source| io_error("cannot sync folder", folder, source))
-}
-
-/// Returns the parent folder of a path.
-pub(crate) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
     }
 }
 
@@ -85,52 +39,26 @@ pub(crate) struct Writer {
 impl Writer {
     /// Returns the temporary name for `result`.
     pub(crate) fn staged_name(self, result: &str) -> String {
-        format!(".staged-{}-{}-{result}", self.job, self.attempt)
+        staged_name(self.job, self.attempt, result)
     }
 
     /// Returns the result's name if `name` was staged by an older attempt of the job.
     fn staged_by_older(self, name: &str) -> Option<&str> {
-        let own = name.strip_prefix(&format!(".staged-{}-", self.job))?;
-        let (attempt, result) = own.split_once('-')?;
-        let older = Self { attempt: Attempt(attempt.parse().ok()?), ..self };
-        (older.attempt < self.attempt && older.staged_name(result) == name).then_some(result)
+        staged_by(self.job, name).filter(|(attempt, _)| *attempt < self.attempt).map(|(_, result)| result)
     }
 
-    /// Removes the files in a folder that older attempts of the job staged for `unwanted` results. Those attempts are
-    /// dead, or will fail to publish.
+    /// Removes the files in a folder that older attempts of the job staged for `result`. Those attempts are dead, or will fail to
+    /// publish.
     ///
     /// # Errors
     /// The I/O error.
-    pub(crate) fn remove_older(self, folder: &Path, unwanted: impl Fn(&str, &str) -> bool) -> Result<()> {
+    fn remove_older(self, folder: &Path, result: &str) -> Result<()> {
         for name in names_in(folder)? {
-            if self.staged_by_older(&name).is_some_and(|result| unwanted(&name, result)) {
+            if self.staged_by_older(&name) == Some(result) {
                 remove(&folder.join(name))?;
             }
         }
         Ok(())
-    }
-}
-
-/// Returns the UTF-8 names in a folder, sorted.
-///
-/// # Errors
-/// The I/O error.
-pub(crate) fn names_in(folder: &Path) -> Result<Vec<String>> {
-    let failed = |source| io_error("cannot list folder", folder, source);
-    let entries: Vec<DirEntry> = fs::read_dir(folder).and_then(Iterator::collect).map_err(failed)?;
-    let mut names: Vec<_> = entries.iter().filter_map(|entry| entry.file_name().into_string().ok()).collect();
-    names.sort_unstable();
-    Ok(names)
-}
-
-/// Removes a file, if it exists.
-///
-/// # Errors
-/// The I/O error.
-pub(crate) fn remove(path: &Path) -> Result<()> {
-    match fs::remove_file(path) {
-        Err(source) if source.kind() != ErrorKind::NotFound => Err(io_error("cannot remove file", path, source)),
-        _ => Ok(()),
     }
 }
 
@@ -153,7 +81,7 @@ impl StagedFile {
     ) -> Result<Self> {
         let folder = folder_of(target);
         let result = label(&target.file_name().map(OsStr::to_string_lossy).unwrap_or_default());
-        writer.remove_older(folder, |_, found| found == result)?;
+        writer.remove_older(folder, &result)?;
         let file = Self { staged: folder.join(writer.staged_name(&result)), target: target.to_owned() };
         write_durably(&file.staged, write)?;
         Ok(file)
@@ -193,17 +121,6 @@ mod tests {
         let older = writer(9).staged_name("out-1.csv");
         assert_eq!(writer(10).staged_by_older(&older), Some("out-1.csv"));
         assert_eq!(writer(9).staged_by_older(&older), None);
-        let other = Writer { job: JobId([1; 16]), attempt: Attempt(1) };
-        for foreign in [
-            other.staged_name("out-1.csv"),
-            older.replace("-9-", "-09-"),
-            older.replace("-9-", "-x-"),
-            older.replace("-9-", "-"),
-            older.replace(".staged", "staged"),
-            format!(".staged-{JOB}-"),
-        ] {
-            assert_eq!(writer(10).staged_by_older(&foreign), None, "{foreign}");
-        }
     }
 
     #[test]

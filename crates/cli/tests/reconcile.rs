@@ -163,3 +163,15 @@ fn without_ends_it_shows_what_the_checkpoint_says() {
     let absent = run(words(&format!("reconcile --store {} --job k", finished.bench.store("state"))));
     fails(&absent, "not_found");
 }
+
+#[test]
+fn checkpoints_of_a_history_that_the_job_has_left_are_not_compared() {
+    let finished = Finished::new();
+    let listed = json(&run(words(&format!("list --store {} --job j --json", finished.bench.store("state")))));
+    let oldest = listed["jobs"][0]["checkpoints"].as_array().unwrap()[0]["id"].as_u64().unwrap();
+    let back = format!("run --interval 20ms --retain 100 --emit on-close --checkpoint {oldest} --publish-again");
+    json(&run(finished.words(&back, true)));
+    let (code, input, folder) = finished.reconcile("");
+    assert_eq!((code, &input["outcome"]), (3, &"same".into()), "{input}");
+    assert_eq!(folder["outcome"], "differs", "parts after that checkpoint are there twice");
+}

@@ -1,12 +1,15 @@
 //! A job that copies numbers to a sink.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use alluvium::sink::Sink;
 use alluvium::{
-    Barrier, Epoch, Error, Job, JobBuilder, LogBackend, Opaque, OpaqueRole, OperatorId, OperatorSpec, Redistribution,
-    RestoreFrom, Result, Seat, Task, Timestamp,
+    Barrier, Epoch, Error, ErrorKind, Job, JobBuilder, LogBackend, Opaque, OpaqueRole, OperatorId, OperatorSpec,
+    Redistribution, RestoreFrom, Result, Seat, Task, Timestamp,
 };
+use bytes::Bytes;
+use futures_util::FutureExt as _;
 use object_store::ObjectStore;
 
 use crate::store;
@@ -124,4 +127,24 @@ impl Copying {
         }
         Ok(())
     }
+}
+
+/// Opens a job as often as its sink's target is away.
+pub async fn open_at_last(open: impl AsyncFn() -> Result<Copying>) -> Copying {
+    loop {
+        match open().await {
+            Ok(job) => return job,
+            Err(error) => assert_eq!(error.kind(), ErrorKind::Unavailable, "{error:?}"),
+        }
+    }
+}
+
+/// Returns the numbers that a target has, in its order.
+pub fn numbers(records: &[Bytes]) -> Vec<u64> {
+    records.iter().map(|record| std::str::from_utf8(record).unwrap().parse().unwrap()).collect()
+}
+
+/// Returns whether `check` panics.
+pub async fn panics(check: impl Future<Output = ()>) -> bool {
+    AssertUnwindSafe(check).catch_unwind().await.is_err()
 }

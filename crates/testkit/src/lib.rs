@@ -22,6 +22,7 @@ pub mod contract;
 pub mod copying;
 mod counting;
 mod errors;
+mod fates;
 pub mod forged;
 pub mod fuzz;
 mod gate;
@@ -45,6 +46,7 @@ use std::path::{Path, PathBuf};
 pub use cold::ColdFile;
 pub use counting::{COUNT, Counting, read_counts, runtime, store, store_on};
 pub use errors::{refused, says};
+pub use fates::{Fate, Fates};
 pub use gate::{Door, Gate};
 pub use mean::Mean;
 

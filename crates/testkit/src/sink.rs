@@ -1,6 +1,6 @@
 //! A transactional target in memory, with faults and planted flaws.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use alluvium::sink::conformance::Harness;
@@ -8,21 +8,8 @@ use alluvium::sink::{Marker, Records, SinkSlot, SinkTarget, Slot};
 use alluvium::{Attempt, Error, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
 
-/// What happens to a call of publish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Succeed,
-    /// Fails, and nothing is published.
-    Fail,
-    /// Publishes, and the answer is lost.
-    LoseAnswer,
-    /// Refuses the records for good.
-    Refuse,
-    /// Waits until [`MemoryTarget::resume`], before anything is published.
-    Wait,
-}
+use crate::fates::{Fates, answer};
 
 /// A planted flaw of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,28 +38,22 @@ struct SlotState {
 #[derive(Debug, Clone)]
 pub struct MemoryTarget {
     slots: Arc<Mutex<BTreeMap<Slot, SlotState>>>,
-    fates: Arc<Mutex<VecDeque<Fate>>>,
-    resumed: watch::Sender<bool>,
+    fates: Fates,
     flaw: Option<Flaw>,
 }
 
 impl MemoryTarget {
     pub fn new() -> Self {
-        Self { slots: Arc::default(), fates: Arc::default(), resumed: watch::Sender::new(false), flaw: None }
+        Self { slots: Arc::default(), fates: Fates::new(), flaw: None }
     }
 
     pub fn with_flaw(flaw: Flaw) -> Self {
         Self { flaw: Some(flaw), ..Self::new() }
     }
 
-    /// Sets the fates of the next calls of publish.
-    pub fn meet(&self, fates: impl IntoIterator<Item = Fate>) {
-        self.fates.lock().unwrap().extend(fates);
-    }
-
-    /// Lets calls that wait continue.
-    pub fn resume(&self) {
-        self.resumed.send_replace(true);
+    /// Returns the fates of calls of publish.
+    pub fn fates(&self) -> &Fates {
+        &self.fates
     }
 
     /// Returns what readers see, slot by slot.
@@ -157,16 +138,7 @@ impl SinkSlot for MemorySlot {
     }
 
     async fn publish(&mut self, marker: Marker, records: &Records) -> Result<()> {
-        let fate = self.target.fates.lock().unwrap().pop_front().unwrap_or(Fate::Succeed);
-        match fate {
-            Fate::Fail => return Err(Error::unavailable("the target is away")),
-            Fate::Refuse => return Err(Error::input("the target refuses a record")),
-            Fate::Wait => {
-                let mut resumed = self.target.resumed.subscribe();
-                resumed.wait_for(|resumed| *resumed).await.expect("the target outlives its slots");
-            }
-            Fate::Succeed | Fate::LoseAnswer => {}
-        }
+        let is_lost = self.target.fates.call().await?;
         if self.target.has(Flaw::Uncommitted) {
             self.target.slots().get_mut(&self.slot).expect("fenced").records.extend(records.iter());
         }
@@ -176,10 +148,7 @@ impl SinkSlot for MemorySlot {
             tokio::task::yield_now().await;
             self.target.slots().get_mut(&self.slot).expect("fenced").marker = Some(marker);
         }
-        if fate == Fate::LoseAnswer {
-            return Err(Error::unavailable("no answer").unknown());
-        }
-        Ok(())
+        answer((), is_lost)
     }
 }
 

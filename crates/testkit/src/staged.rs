@@ -1,6 +1,6 @@
 //! A target of staged output in memory, with faults and planted flaws.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use alluvium::sink::conformance::StagedHarness;
@@ -8,21 +8,8 @@ use alluvium::sink::{Claim, Marker, Records, Slot, StagedPart, StagedSlot, Stage
 use alluvium::{Attempt, Epoch, Error, JobId, Lineage, Result};
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::watch;
 
-/// What happens to a call that stages or publishes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StagedFate {
-    Succeed,
-    /// Fails, and nothing has happened.
-    Fail,
-    /// Takes effect, and the answer is lost.
-    LoseAnswer,
-    /// Refuses for good.
-    Refuse,
-    /// Waits until [`MemoryStaging::resume`], before anything happens.
-    Wait,
-}
+use crate::fates::{Fates, answer};
 
 /// A planted flaw of a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,28 +52,22 @@ struct Claimed {
 #[derive(Debug, Clone)]
 pub struct MemoryStaging {
     content: Arc<Mutex<Content>>,
-    fates: Arc<Mutex<VecDeque<StagedFate>>>,
-    resumed: watch::Sender<bool>,
+    fates: Fates,
     flaw: Option<StagedFlaw>,
 }
 
 impl MemoryStaging {
     pub fn new() -> Self {
-        Self { content: Arc::default(), fates: Arc::default(), resumed: watch::Sender::new(false), flaw: None }
+        Self { content: Arc::default(), fates: Fates::new(), flaw: None }
     }
 
     pub fn with_flaw(flaw: StagedFlaw) -> Self {
         Self { flaw: Some(flaw), ..Self::new() }
     }
 
-    /// Sets the fates of the next calls that stage or publish.
-    pub fn meet(&self, fates: impl IntoIterator<Item = StagedFate>) {
-        self.fates.lock().unwrap().extend(fates);
-    }
-
-    /// Lets calls that wait continue.
-    pub fn resume(&self) {
-        self.resumed.send_replace(true);
+    /// Returns the fates of calls that stage or publish.
+    pub fn fates(&self) -> &Fates {
+        &self.fates
     }
 
     /// Returns what readers see, part by part.
@@ -110,19 +91,9 @@ impl MemoryStaging {
     }
 
     /// Awaits the fate of a call. Returns whether its answer is lost.
-    async fn fate(&self) -> Result<bool> {
-        let fate = self.fates.lock().unwrap().pop_front().unwrap_or(StagedFate::Succeed);
+    async fn call(&self) -> Result<bool> {
         tokio::task::yield_now().await;
-        match fate {
-            StagedFate::Fail => return Err(Error::unavailable("the target is away")),
-            StagedFate::Refuse => return Err(Error::input("the target refuses a record")),
-            StagedFate::Wait => {
-                let mut resumed = self.resumed.subscribe();
-                resumed.wait_for(|resumed| *resumed).await.expect("the target outlives its slots");
-            }
-            StagedFate::Succeed | StagedFate::LoseAnswer => {}
-        }
-        Ok(fate == StagedFate::LoseAnswer)
+        self.fates.call().await
     }
 }
 
@@ -159,10 +130,6 @@ impl MemorySlot {
         let mut next = || numbers.next().expect("two numbers");
         (self.slot.clone(), next(), next())
     }
-}
-
-fn answer<T>(answer: T, is_lost: bool) -> Result<T> {
-    if is_lost { Err(Error::unavailable("no answer").unknown()) } else { Ok(answer) }
 }
 
 #[async_trait]
@@ -203,7 +170,7 @@ impl StagedSlot for MemorySlot {
     }
 
     async fn stage(&self, epoch: Epoch, records: &Records) -> Result<StagedPart> {
-        let is_lost = self.target.fate().await?;
+        let is_lost = self.target.call().await?;
         let attempt = if self.target.has(StagedFlaw::SharedNames) { 0 } else { self.attempt };
         let mut records: Vec<_> = records.iter().collect();
         if self.target.has(StagedFlaw::OutOfOrder) {
@@ -214,7 +181,7 @@ impl StagedSlot for MemorySlot {
     }
 
     async fn publish(&self, part: &StagedPart) -> Result<()> {
-        let is_lost = self.target.fate().await?;
+        let is_lost = self.target.call().await?;
         let name = self.name(part);
         let mut content = self.target.content();
         let keeps = self.target.has(StagedFlaw::KeepStaged);

@@ -17,7 +17,7 @@ use crate::manifest::Opaque;
 use crate::runtime::SharedRuntime;
 use crate::sink::{
     Draining, EpochWriter, Form, Lineages, PreparedEpoch, Publisher, Queue, Sink, SinkSettings, SinkTarget, Slot,
-    StagedTakeover, StagedTarget, StagedWriter, Stager, Staging, Takeover, check_name, sink_of, slot_sums,
+    StagedTakeover, StagedTarget, Stager, Staging, Takeover, check_name, sink_of, slot_sums,
 };
 
 /// The sinks of a seat.
@@ -133,16 +133,19 @@ impl SeatSinks {
         for registered in &self.registered {
             let named = |error: Error| error.with("sink", registered.queue.name());
             registered.target.check().await.map_err(named)?;
-            let slots = self.slots(registered, &restored, presence.participant)?;
+            let Slots { gone, own: (slot, prepared) } = self.slots(registered, &restored, presence.participant);
             let takeover = self.takeover(registered, presence);
             looked.push(match &registered.target {
-                Target::Transactional(target) => Looked::Transactional(takeover, target, slots),
+                Target::Transactional(target) => {
+                    Looked::Transactional(takeover, target, Slots { gone, own: (slot, prepared) })
+                }
                 Target::Staged(target) => {
                     let mut found = Vec::new();
-                    for (slot, prepared) in slots {
+                    for (slot, prepared) in gone {
                         found.push(takeover.look(&**target, slot, prepared).await?);
                     }
-                    Looked::Staged(takeover, found)
+                    let own = takeover.look(&**target, slot, prepared).await?;
+                    Looked::Staged(takeover, Slots { gone: found, own })
                 }
             });
         }
@@ -164,27 +167,25 @@ impl SeatSinks {
         }
     }
 
-    /// Returns the slots of a sink that this subtask takes over, with what the checkpoint has of each: those of subtasks that are gone,
-    /// then its own.
+    /// Returns the slots of a sink that this subtask takes over, with what the checkpoint has of each.
     fn slots(
         &self,
         Registered { queue, target }: &Registered,
         restored: &RestoredOutput,
         (operator, own): Participant,
-    ) -> Result<Vec<(Slot, Vec<PreparedEpoch>)>> {
+    ) -> Slots<(Slot, Vec<PreparedEpoch>)> {
         let sink = queue.name();
         let mut slots = restored.get(&(target.form(), sink.to_owned())).cloned().unwrap_or_default();
         if target.form() == Form::Parts && own == Subtask(0) {
             // Epochs without output have no parts, so that the slots of subtasks that are gone may not be known by those.
-            let gone = slot_sums(sink, &self.restored)?.into_keys().filter(|slot| slot.0 >= self.parallelism);
-            for slot in gone {
+            for slot in queue.slots().into_iter().filter(|slot| slot.0 >= self.parallelism) {
                 slots.entry(slot).or_default();
             }
         }
         let prepared = slots.remove(&own).unwrap_or_default();
         let slot = |subtask| Slot { job: self.job, operator, sink: sink.to_owned(), subtask };
-        let gone = slots.into_iter().map(|(gone, prepared)| (slot(gone), prepared));
-        Ok(gone.chain([(slot(own), prepared)]).collect())
+        let gone = slots.into_iter().map(|(gone, prepared)| (slot(gone), prepared)).collect();
+        Slots { gone, own: (slot(own), prepared) }
     }
 
     /// Refuses a checkpoint that has output of a sink that is not registered.
@@ -233,10 +234,16 @@ impl SeatSinks {
 /// What a checkpoint has, by sink and slot.
 type RestoredOutput = BTreeMap<(Form, String), BTreeMap<Subtask, Vec<PreparedEpoch>>>;
 
-/// A sink whose slots are known, the subtask's own last, and not taken over yet.
+/// The slots of a sink that a subtask takes over: those of subtasks that are gone, and its own.
+struct Slots<T> {
+    gone: Vec<T>,
+    own: T,
+}
+
+/// A sink whose slots are known, and not taken over yet.
 enum Looked<'a> {
-    Transactional(Takeover, &'a Arc<dyn SinkTarget>, Vec<(Slot, Vec<PreparedEpoch>)>),
-    Staged(Takeover, Vec<StagedTakeover>),
+    Transactional(Takeover, &'a Arc<dyn SinkTarget>, Slots<(Slot, Vec<PreparedEpoch>)>),
+    Staged(Takeover, Slots<StagedTakeover>),
 }
 
 impl Looked<'_> {
@@ -246,21 +253,18 @@ impl Looked<'_> {
         queue: &Arc<Queue>,
         runtime: &SharedRuntime,
     ) -> Result<(Box<dyn EpochWriter>, Option<(Stager, Draining)>)> {
-        let own_is_last = || Error::usage("a sink has no slot");
         match self {
-            Self::Transactional(takeover, target, slots) => {
-                let mut writer = Err(own_is_last());
-                for (slot, prepared) in slots {
-                    writer = Ok(takeover.of(&**target, &slot, prepared).await?);
+            Self::Transactional(takeover, target, Slots { gone, own: (slot, prepared) }) => {
+                for (slot, prepared) in gone {
+                    takeover.of(&**target, &slot, prepared).await?;
                 }
-                Ok((Box::new(writer?), None))
+                Ok((Box::new(takeover.of(&**target, &slot, prepared).await?), None))
             }
-            Self::Staged(takeover, slots) => {
-                let mut writer = Err(own_is_last());
-                for slot in slots {
-                    writer = Ok(takeover.take(slot).await?);
+            Self::Staged(takeover, Slots { gone, own }) => {
+                for slot in gone {
+                    takeover.take(slot).await?;
                 }
-                let writer: StagedWriter = writer?;
+                let writer = takeover.take(own).await?;
                 let stager = Stager::new(Arc::clone(&writer.0), Arc::clone(queue), Arc::clone(runtime));
                 Ok((Box::new(writer), Some(stager)))
             }

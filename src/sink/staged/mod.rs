@@ -20,7 +20,7 @@ use crate::id::{Attempt, Epoch, Lineage};
 
 pub use folder::FolderTarget;
 pub(crate) use stager::{Draining, Stager, Staging};
-pub(crate) use takeover::{StagedTakeover, StagedWriter};
+pub(crate) use takeover::StagedTakeover;
 
 /// A system that takes output in two steps: folders, and whatever else can give finished output its name at once. Suits large output,
 /// which then is in no checkpoint. `conformance::run_staged` checks an

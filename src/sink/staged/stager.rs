@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::{StagedPart, StagedSlot};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::id::Epoch;
 use crate::manifest::Opaque;
 use crate::runtime::SharedRuntime;
@@ -92,19 +92,11 @@ impl Stager {
         if records.is_empty() {
             return Ok(None);
         }
-        let mut backoff = Backoff::new(&self.runtime, self.queue.settings().patience);
+        let mut backoff = Backoff::new(&self.queue, &self.runtime);
         loop {
-            let error = match self.slot.stage(epoch, records).await {
+            match self.slot.stage(epoch, records).await {
                 Ok(part) => return Ok(Some(part)),
-                Err(error) => error,
-            };
-            if error.kind() != ErrorKind::Unavailable || self.waiting.is_closed() {
-                return Err(error);
-            }
-            tracing::warn!(error = error.chain(), %epoch, "output is not staged yet");
-            self.queue.delayed(error.clone());
-            if !backoff.wait().await {
-                return Err(error);
+                Err(error) => backoff.after(error, epoch, self.waiting.is_closed()).await?,
             }
         }
     }

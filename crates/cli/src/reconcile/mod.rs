@@ -8,9 +8,9 @@ mod output;
 
 use std::collections::BTreeMap;
 
-use alluvium::offline::{self, EndSums};
+use alluvium::offline::{self, EndSums, SplitSum};
 use alluvium::source::{SplitId, StoredSplit};
-use alluvium::{Error, Result};
+use alluvium::{Epoch, Result};
 
 use crate::Finding;
 use crate::offline::JobArgs;
@@ -49,9 +49,6 @@ pub(crate) async fn run(args: Args) -> Result<Finding> {
     let newest = offline::find(&store, &mut chain, None).await?;
     let program = Program::from_bytes(&newest.manifest.program.bytes)?;
     let checkpoints = offline::end_sums(&store, &mut chain, &[SPLITS]).await?;
-    if checkpoints.is_empty() {
-        return Err(Error::not_found("the job has no checkpoint"));
-    }
     let mut ends = Vec::new();
     match &args.input {
         Some(input) => ends.extend(of_input(input, &program, &checkpoints, args.since_oldest).await?),
@@ -69,19 +66,20 @@ pub(crate) async fn run(args: Args) -> Result<Finding> {
 
 /// Compares each split with all checkpoints that have it.
 async fn of_input(input: &Input, program: &Program, checkpoints: &[EndSums], since_oldest: bool) -> Result<Vec<End>> {
-    let mut splits: BTreeMap<&SplitId, Vec<(&EndSums, StoredSplit)>> = BTreeMap::new();
+    let mut splits: BTreeMap<&SplitId, (Vec<Epoch>, Vec<StoredSplit>)> = BTreeMap::new();
     for checkpoint in checkpoints {
-        for split in &checkpoint.splits {
-            splits.entry(&split.split.id).or_default().push((checkpoint, split.split.clone()));
+        for SplitSum { split, .. } in &checkpoint.splits {
+            let (epochs, stored) = splits.entry(&split.id).or_default();
+            epochs.push(checkpoint.epoch);
+            stored.push(split.clone());
         }
     }
     let mut ends = Vec::new();
-    for (id, stored) in splits {
-        let only: Vec<_> = stored.iter().map(|(_, split)| split.clone()).collect();
-        let recounted = recount(input, program, &only, since_oldest).await?;
+    for (id, (epochs, stored)) in splits {
+        let recounted = recount(input, program, &stored, since_oldest).await?;
         let mut end = End::new("input", id.to_string());
-        for ((checkpoint, split), recounted) in stored.into_iter().zip(recounted) {
-            end.compare(checkpoint.epoch, (split.records, recounted.found.records), recounted.is_same);
+        for ((epoch, split), recounted) in epochs.into_iter().zip(stored).zip(recounted) {
+            end.compare(epoch, (split.records, recounted.found.records), recounted.is_same);
         }
         ends.push(end);
     }

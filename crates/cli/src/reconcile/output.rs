@@ -4,13 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
+use alluvium::internals::store::files::staged_by;
 use alluvium::manifest::RecordSum;
 use alluvium::offline::{EndSums, SlotSum};
-use alluvium::sink::{ObjectStoreTarget, Slot};
+use alluvium::sink::{FolderTarget, ObjectStoreTarget, Slot};
 use alluvium::{Epoch, Error, JobId, Result};
 
-#[cfg(test)]
-use super::compare::Comparison;
 use super::compare::End;
 use crate::files::{io_error, names_in};
 use crate::run::{Emit, Output, OutputPlace, Program, row_count, topic_sum};
@@ -76,10 +75,8 @@ async fn of_store(url: &str, checkpoints: &[EndSums]) -> Result<Vec<End>> {
 /// Returns what the parts in a folder have.
 fn of_folder(folder: &Path, job: Option<JobId>) -> Result<Parts> {
     let mut parts = Parts::default();
-    let prefix = job.map(|job| format!(".staged-{job}-"));
     for name in names_in(folder)? {
-        let held = prefix.as_ref().and_then(|prefix| name.strip_prefix(prefix)?.split_once('-'));
-        let staged = held.and_then(|(_holder, part)| epoch_of_part(part));
+        let staged = job.and_then(|job| staged_by(job, &name)).and_then(|(_holder, part)| FolderTarget::epoch_of(part));
         if staged.is_none() && !name.starts_with("part-") {
             continue;
         }
@@ -90,18 +87,11 @@ fn of_folder(folder: &Path, job: Option<JobId>) -> Result<Parts> {
             parts.staged.entry(epoch).or_default().push(found);
         } else {
             // Readers take whatever is called so for output, though no checkpoint counts it.
-            let sum = parts.published.entry(epoch_of_part(&name).unwrap_or(Epoch(u64::MAX))).or_default();
+            let sum = parts.published.entry(FolderTarget::epoch_of(&name).unwrap_or(Epoch(u64::MAX))).or_default();
             *sum = *sum + found;
         }
     }
     Ok(parts)
-}
-
-/// Returns the epoch in the name of a part, `part-<epoch>-<attempt>.csv`.
-fn epoch_of_part(name: &str) -> Option<Epoch> {
-    let (epoch, attempt) = name.strip_prefix("part-")?.strip_suffix(".csv")?.split_once('-')?;
-    attempt.parse::<u64>().ok()?;
-    epoch.parse().ok().map(Epoch)
 }
 
 /// Returns what CSV with a header has, each row in the form in which it was emitted.
@@ -111,7 +101,7 @@ fn of_rows(content: &[u8]) -> Result<RecordSum> {
     for row in csv::ReaderBuilder::new().flexible(true).from_reader(content).into_records() {
         let cells = row.map_err(|source| Error::input("output is no CSV").with_source(source))?;
         line.clear();
-        Output::write_cells_of(&cells, &mut line)?;
+        Output::write_row(&cells, &mut line)?;
         sum.add(&line);
     }
     Ok(sum)
@@ -199,6 +189,7 @@ mod tests {
 
     use alluvium::{OperatorId, Subtask};
 
+    use super::super::compare::Comparison;
     use super::*;
 
     fn sum(records: &[&str]) -> RecordSum {

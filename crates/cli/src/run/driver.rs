@@ -268,9 +268,8 @@ impl Run<'_> {
         if seat.opaques().iter().any(|opaque| opaque.role == OpaqueRole::SinkPrepared) {
             return Err(Error::version("checkpoint lists the parts of its output as earlier builds did"));
         }
-        let (output, subtasks) = (Output::new(self.program), self.args.parallelism);
-        let sink = folder.register(&mut seat)?;
-        let worked = self.task(seat).and_then(|task| SinkWorker { task, sink, output, subtasks }.run(queue));
+        let (output, subtasks) = (folder.register(&mut seat)?, self.args.parallelism);
+        let worked = self.task(seat).and_then(|task| SinkWorker { task, output, subtasks }.run(queue));
         worked.map_err(|error| self.handle.block_on(unless_fenced(&self.job, error)))
     }
 

@@ -1,11 +1,10 @@
 //! Kafka, as `--input` and `--output` name it.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use alluvium::manifest::RecordSum;
 use alluvium::sink::SinkTarget;
-use alluvium::source::{Advance, Source as _, SplitReader as _, StartAt};
+use alluvium::source::{Source as _, StartAt, next_record};
 use alluvium::{Error, Result};
 use alluvium_kafka::{
     KafkaConnection, KafkaRecord, KafkaSasl, KafkaSaslMechanism, KafkaSource, KafkaSourceSettings, KafkaStart,
@@ -94,15 +93,9 @@ pub(super) async fn topic_sum(rest: &str) -> Result<RecordSum> {
     let mut sum = RecordSum::default();
     for split in topic.splits().await? {
         let mut reader = topic.open(&split, StartAt::Beginning).await?;
-        loop {
-            match reader.advance()? {
-                Advance::Record => {
-                    let record = reader.current().cloned().unwrap_or_default();
-                    sum.add(&KafkaRecord { key: record.key, value: record.value, ..KafkaRecord::default() }.to_bytes());
-                }
-                Advance::Pending => poll_fn(|context| reader.poll_ready(context)).await,
-                _ => break,
-            }
+        while next_record(&mut reader).await? {
+            let KafkaRecord { key, value, .. } = reader.current().cloned().unwrap_or_default();
+            sum.add(&KafkaRecord { key, value, ..KafkaRecord::default() }.to_bytes());
         }
     }
     Ok(sum)

@@ -62,19 +62,11 @@ impl Output {
         Self::write_records(std::iter::once(&self.header).chain(rows.iter().map(|row| &row.cells)), to)
     }
 
-    /// Writes one row, without the header.
+    /// Writes the cells of one row, without the header.
     ///
     /// # Errors
     /// `Unavailable` if `to` fails.
-    pub(crate) fn write_row(row: &OutputRow, to: impl Write) -> Result<()> {
-        Self::write_records(std::iter::once(&row.cells), to)
-    }
-
-    /// Writes the cells of one row, as [`write_row`](Self::write_row) does.
-    ///
-    /// # Errors
-    /// `Unavailable` if `to` fails.
-    pub(crate) fn write_cells_of(cells: &StringRecord, to: impl Write) -> Result<()> {
+    pub(crate) fn write_row(cells: &StringRecord, to: impl Write) -> Result<()> {
         Self::write_records(std::iter::once(cells), to)
     }
 

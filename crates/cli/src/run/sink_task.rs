@@ -9,7 +9,8 @@ use alluvium::backend::StateBackend;
 use alluvium::sink::Sink;
 use alluvium::{Barrier, Epoch, Error, Result, Task, Timestamp};
 
-use super::output::{Output, OutputRow};
+use super::output::OutputRow;
+use super::target::SubtaskOutput;
 
 /// A message to the sink.
 #[derive(Debug)]
@@ -24,8 +25,7 @@ pub(crate) enum ToSink {
 #[derive(Debug)]
 pub(crate) struct SinkWorker<B> {
     pub(crate) task: Task<B>,
-    pub(crate) sink: Sink,
-    pub(crate) output: Output,
+    pub(crate) output: SubtaskOutput,
     pub(crate) subtasks: u32,
 }
 
@@ -48,20 +48,14 @@ impl<B: StateBackend> SinkWorker<B> {
                         self.end_epoch(barrier, rows)?;
                     }
                 }
-                Ok(ToSink::End) => return Ok(self.sink),
+                Ok(ToSink::End) => return Ok(self.output.sink),
                 Err(_) => return Err(Error::stopped("the subtasks have ended")),
             }
         }
     }
 
-    fn end_epoch(&mut self, barrier: Barrier, mut rows: Vec<OutputRow>) -> Result<()> {
-        self.output.sort(&mut rows);
-        let mut record = Vec::new();
-        for row in &rows {
-            record.clear();
-            Output::write_row(row, &mut record)?;
-            self.sink.emit(&record)?;
-        }
+    fn end_epoch(&mut self, barrier: Barrier, rows: Vec<OutputRow>) -> Result<()> {
+        self.output.emit(rows)?;
         self.task.barrier(barrier, Timestamp::MIN, Vec::new())
     }
 }

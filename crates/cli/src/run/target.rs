@@ -53,6 +53,7 @@ impl OutputPlace {
 #[derive(Debug, Clone)]
 pub(crate) struct FolderOutput {
     pub(crate) target: FolderTarget,
+    output: Output,
     settings: SinkSettings,
 }
 
@@ -64,8 +65,8 @@ impl FolderOutput {
     pub(crate) fn open(args: &RunArgs, program: &Program, runtime: TokioRuntime) -> Result<Option<Self>> {
         let folder = args.output.as_ref().and_then(OutputPlace::path).filter(|_| program.emit == Emit::OnClose);
         let Some(folder) = folder else { return Ok(None) };
-        let mut header = Vec::new();
-        Output::new(program).write(&[], &mut header)?;
+        let (output, mut header) = (Output::new(program), Vec::new());
+        output.write(&[], &mut header)?;
         let described = format!("{} at {}", args.job, args.store);
         let target = FolderTarget::new(folder, runtime).with_form(header, ".csv").described(described);
         // The rows of an epoch are in memory anyway, and epochs in flight are bounded.
@@ -73,15 +74,16 @@ impl FolderOutput {
             it.max_unpublished_bytes = u64::MAX;
             it.patience = Some(FOLDER_PATIENCE);
         });
-        Ok(Some(Self { target, settings }))
+        Ok(Some(Self { target, output, settings }))
     }
 
     /// Registers the output with the sink's seat.
     ///
     /// # Errors
     /// As [`Seat::add_staged_sink`].
-    pub(crate) fn register(&self, seat: &mut Seat) -> Result<Sink> {
-        seat.add_staged_sink(SINK, Arc::new(self.target.clone()), self.settings)
+    pub(crate) fn register(&self, seat: &mut Seat) -> Result<SubtaskOutput> {
+        let sink = seat.add_staged_sink(SINK, Arc::new(self.target.clone()), self.settings)?;
+        Ok(SubtaskOutput { sink, form: Form::Csv, output: self.output.clone() })
     }
 }
 
@@ -158,7 +160,7 @@ impl RemoteOutput {
     }
 }
 
-/// A subtask's output to another system.
+/// A subtask's output to a folder or to another system.
 #[derive(Debug)]
 pub(crate) struct SubtaskOutput {
     pub(crate) sink: Sink,
@@ -177,7 +179,7 @@ impl SubtaskOutput {
         for row in &rows {
             record.clear();
             match self.form {
-                Form::Csv => Output::write_row(row, &mut record)?,
+                Form::Csv => Output::write_row(&row.cells, &mut record)?,
                 Form::Json => self.output.write_json(row, &mut record)?,
                 #[cfg(feature = "kafka")]
                 Form::Kafka => super::kafka::write(&self.output, row, &mut record)?,

@@ -57,6 +57,14 @@ async fn output_after_an_older_checkpoint_is_refused_or_published_again() {
         };
         json(&run(""));
         let once = place.rows("some/prefix/results").await;
+        let reconciled = || {
+            let ends = format!("--input {} --output {url}/results", input.display());
+            place.tool(words(&format!("reconcile --store {url} --job j --json {ends}"))).output().unwrap()
+        };
+        let same = reconciled();
+        let document: serde_json::Value = serde_json::from_slice(&same.stdout).unwrap();
+        let outcomes: Vec<_> = document["ends"].as_array().unwrap().iter().map(|end| &end["outcome"]).collect();
+        assert!(same.status.success() && outcomes.len() > 1 && outcomes.iter().all(|it| *it == "same"), "{document}");
         let refused = fails(&run("--fresh"), "config");
         assert!(refused.contains("published=") && refused.contains("restored=`0`"), "{refused}");
         assert_eq!(place.rows("some/prefix/results").await, once);
@@ -64,6 +72,7 @@ async fn output_after_an_older_checkpoint_is_refused_or_published_again() {
         let mut twice = [once.clone(), once].concat();
         twice.sort_unstable();
         assert_eq!(place.rows("some/prefix/results").await, twice);
+        assert_eq!(reconciled().status.code(), Some(3), "rows that are there twice are found");
     }
 }
 

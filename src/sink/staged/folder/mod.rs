@@ -11,7 +11,6 @@
 //!   them over, an older one that wakes up finds nothing, whatever it was about to do;
 //! - a file is removed by an attempt that does not list it, if it was not listed by the attempt before either.
 
-mod files;
 mod names;
 mod owner;
 mod slot;
@@ -25,10 +24,11 @@ use bytes::Bytes;
 
 use super::{StagedSlot, StagedTarget};
 use crate::error::{Error, Result};
-use crate::id::{Attempt, JobId};
+use crate::id::{Attempt, Epoch, JobId};
 use crate::runtime::{Runtime, SharedRuntime, run_blocking};
 use crate::sink::slot::Slot;
 
+use names::Part;
 use owner::Owner;
 use slot::FolderSlot;
 
@@ -78,6 +78,12 @@ impl FolderTarget {
     pub fn check_owner(&self, job: Option<JobId>) -> Result<()> {
         self.check_folder()?;
         Owner::check(&self.folder, job)
+    }
+
+    /// Returns the epoch of a part, by its file name; `None` if it is none's.
+    #[must_use]
+    pub fn epoch_of(name: &str) -> Option<Epoch> {
+        Part::parse(name).map(|part| part.epoch)
     }
 
     fn check_folder(&self) -> Result<()> {

@@ -33,20 +33,6 @@ impl Part {
     }
 }
 
-/// Returns the name under which a file that is to be called `name` is staged.
-///
-/// * `holder`: the attempt that may publish it: the one that staged it, or a later one that has taken it over.
-pub(super) fn staged(job: JobId, holder: Attempt, name: &str) -> String {
-    format!(".staged-{job}-{holder}-{name}")
-}
-
-/// Returns the holder of a file that the job has staged, and what it is to be called.
-pub(super) fn staged_by(job: JobId, name: &str) -> Option<(Attempt, &str)> {
-    let (holder, result) = name.strip_prefix(&format!(".staged-{job}-"))?.split_once('-')?;
-    let holder = Attempt(holder.parse().ok()?);
-    (staged(job, holder, result) == name).then_some((holder, result))
-}
-
 /// Returns the name of what an attempt knows of a slot.
 pub(super) fn slot(job: JobId, subtask: Subtask, attempt: Attempt) -> String {
     format!("_slot-{job}-{subtask}-{attempt}")
@@ -79,14 +65,8 @@ mod tests {
     }
 
     #[test]
-    fn staged_names_and_slots_parse_back() {
+    fn names_of_slots_parse_back() {
         let (job, other) = (JobId([0xab; 16]), JobId([1; 16]));
-        let name = staged(job, Attempt(9), "part-1-9.csv");
-        assert_eq!(staged_by(job, &name), Some((Attempt(9), "part-1-9.csv")));
-        assert_eq!(staged_by(other, &name), None);
-        for foreign in [name.replace("-9-", "-09-"), name.replace("-9-", "-x-"), name.replace(".staged", "staged")] {
-            assert_eq!(staged_by(job, &foreign), None, "{foreign}");
-        }
         let name = slot(job, Subtask(4), Attempt(2));
         assert_eq!(slot_of(job, &name), Some((Subtask(4), Attempt(2))));
         assert_eq!(slot_of(other, &name), None);

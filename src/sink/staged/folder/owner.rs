@@ -6,11 +6,10 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::files::{io_error, read, remove, sync_folder, write_durably};
-use super::names;
 use crate::error::{Error, Result};
 use crate::id::{Attempt, JobId, OperatorId, Subtask};
 use crate::sink::slot::Slot;
+use crate::store::files::{io_error, read, remove, staged_name, sync_folder, write_durably};
 
 /// File name of the owner's record.
 pub(super) const RECORD: &str = "_owner.json";
@@ -68,17 +67,18 @@ impl Owner {
     /// As [`Owner::check_own`].
     pub(super) fn claim(&self, folder: &Path, slot: &Slot, attempt: Attempt) -> Result<()> {
         if Self::read(folder)?.is_none() {
-            let staged = names::staged(slot.job, attempt, &staged_record(slot.subtask));
+            let staged = staged_name(slot.job, attempt, &staged_record(slot.subtask));
             let (staged, record) = (folder.join(staged), folder.join(RECORD));
             let text = serde_json::to_vec(self)
                 .map_err(|source| Error::usage("owner has no JSON form").with_source(source))?;
-            write_durably(&staged, || std::iter::once(&text))?;
+            let failed = |source| io_error("cannot write file", &record, source);
+            write_durably(&staged, |file| file.write_all(&text).map_err(failed))?;
             // A hard link, unlike a rename, cannot replace a concurrent job's record.
             let linked = fs::hard_link(&staged, &record);
             remove(&staged)?;
             match linked {
                 Err(source) if source.kind() != ErrorKind::AlreadyExists => {
-                    return Err(io_error("cannot write file", &record, source));
+                    return Err(failed(source));
                 }
                 _ => sync_folder(folder)?,
             }

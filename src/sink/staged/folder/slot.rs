@@ -8,7 +8,6 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use super::FolderTarget;
-use super::files::{create_folder, io_error, names_in, read, remove, rename_durably, sync_folder, write_durably};
 use super::names::{self, Part};
 use super::owner::{Owner, staged_record};
 use crate::error::{Error, ErrorKind, Result};
@@ -16,6 +15,9 @@ use crate::id::{Attempt, Epoch, Lineage, Subtask};
 use crate::sink::prepared::Records;
 use crate::sink::slot::{Marker, Slot};
 use crate::sink::staged::{Claim, StagedPart, StagedSlot};
+use crate::store::files::{
+    folder_of, io_error, names_in, read, remove, rename_durably, staged_by, staged_name, sync_folder, write_durably,
+};
 
 /// A slot of one attempt.
 #[derive(Debug, Clone)]
@@ -95,7 +97,7 @@ impl FolderSlot {
 
     /// Returns the name under which this attempt holds a file.
     fn staged(&self, name: &str) -> String {
-        names::staged(self.slot.job, self.attempt, name)
+        staged_name(self.slot.job, self.attempt, name)
     }
 
     fn name(&self, listed: Listed) -> String {
@@ -109,12 +111,20 @@ impl FolderSlot {
         self.target.run(move || work(&slot)).await
     }
 
+    /// Returns the names in the folder; none if there is no folder yet.
+    fn names(&self) -> Result<Vec<String>> {
+        match names_in(self.folder()) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+            names => names,
+        }
+    }
+
     /// Returns the newest attempt that has taken the slot over, and what it knows.
     ///
     /// # Errors
     /// `Fenced` if that is a later one; `Corrupt`.
     fn record(&self) -> Result<(Attempt, SlotRecord)> {
-        let names = names_in(self.folder())?;
+        let names = self.names()?;
         let of_slot = names.iter().filter_map(|name| names::slot_of(self.slot.job, name));
         let attempts = of_slot.filter(|(subtask, _)| *subtask == self.subtask()).map(|(_, attempt)| attempt);
         let Some(attempt) = attempts.max() else { return Ok((Attempt(0), SlotRecord::NONE)) };
@@ -122,7 +132,8 @@ impl FolderSlot {
             return Err(Error::fenced("a later attempt has the slot").with("by", attempt));
         }
         let path = self.path(&names::slot(self.slot.job, self.subtask(), attempt));
-        let text = read(&path)?.unwrap_or_default();
+        // A later attempt has removed it, and has one of its own.
+        let Some(text) = read(&path)? else { return self.record() };
         let record = std::str::from_utf8(&text).ok().and_then(SlotRecord::parse);
         let damaged = || Error::corrupt("record of a slot is damaged").with("file", path.display());
         Ok((attempt, record.ok_or_else(damaged)?))
@@ -132,7 +143,7 @@ impl FolderSlot {
         self.owner().check_own(self.folder())?;
         let (_, SlotRecord { lineage, since, epoch }) = self.record()?;
         let disregarded = (since > Attempt(0)).then_some(Marker { lineage, attempt: since, epoch });
-        let names = names_in(self.folder())?;
+        let names = self.names()?;
         let parts = names.iter().filter_map(|name| Part::parse(name));
         let newest = parts.filter(|part| part.subtask == self.subtask() && part.attempt >= since).max();
         let newest = newest.map(|Part { epoch, attempt, .. }| Marker { lineage, attempt, epoch });
@@ -142,7 +153,8 @@ impl FolderSlot {
     fn fence_now(&self, claim: Claim, listed: &[StagedPart]) -> Result<()> {
         let listed = listed.iter().map(|part| Listed::of(part).map(|listed| self.name(listed)));
         let listed: Vec<String> = listed.collect::<Result<_>>()?;
-        create_folder(self.folder())?;
+        fs::create_dir_all(self.folder()).map_err(|source| io_error("cannot create folder", self.folder(), source))?;
+        sync_folder(folder_of(self.folder()))?;
         self.owner().claim(self.folder(), &self.slot, self.attempt)?;
         let (by, known) = self.record()?;
         if by == self.attempt && known.lineage != claim.lineage {
@@ -167,7 +179,7 @@ impl FolderSlot {
             {
                 remove(&path)?;
             }
-            let Some((holder, result)) = names::staged_by(self.slot.job, &name) else { continue };
+            let Some((holder, result)) = staged_by(self.slot.job, &name) else { continue };
             if holder >= self.attempt || !self.is_of_slot(result) {
                 continue;
             }
@@ -197,9 +209,10 @@ impl FolderSlot {
 
     fn put_record(&self, record: SlotRecord) -> Result<()> {
         let name = names::slot(self.slot.job, self.subtask(), self.attempt);
-        let staged = self.staged(&name);
-        write_durably(&self.path(&staged), || std::iter::once(record.to_text()))?;
-        rename_durably(self.folder(), &staged, &name)
+        let (staged, record) = (self.path(&self.staged(&name)), record.to_text());
+        let failed = |source| io_error("cannot write file", &staged, source);
+        write_durably(&staged, |file| file.write_all(record.as_bytes()).map_err(failed))?;
+        rename_durably(&staged, &self.path(&name))
     }
 
     fn stage_now(&self, epoch: Epoch, records: &Records) -> Result<StagedPart> {
@@ -211,7 +224,9 @@ impl FolderSlot {
         }
         let blake3 = *hasher.finalize().as_bytes();
         let listed = Listed { epoch: epoch.0, attempt: self.attempt.0, bytes, blake3 };
-        write_durably(&self.path(&self.staged(&self.name(listed))), pieces)?;
+        let staged = self.path(&self.staged(&self.name(listed)));
+        let failed = |source| io_error("cannot write file", &staged, source);
+        write_durably(&staged, |file| pieces().try_for_each(|piece| file.write_all(&piece)).map_err(failed))?;
         sync_folder(self.folder())?;
         listed.to_part()
     }
@@ -219,9 +234,9 @@ impl FolderSlot {
     fn publish_now(&self, part: &StagedPart) -> Result<()> {
         let listed = Listed::of(part)?;
         let name = self.name(listed);
-        let (staged, published) = (self.staged(&name), self.path(&name));
-        if !holds(&published, listed)? && holds(&self.path(&staged), listed)? {
-            match rename_durably(self.folder(), &staged, &name) {
+        let (staged, published) = (self.path(&self.staged(&name)), self.path(&name));
+        if !holds(&published, listed)? && holds(&staged, listed)? {
+            match rename_durably(&staged, &published) {
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
                 renamed => return renamed,
             }
