@@ -148,7 +148,7 @@ fn dial(address: &str) -> io::Result<TcpStream> {
     Err(last)
 }
 
-/// Exchanges greetings, ours first, so that the other side can tell what is wrong too. Returns `None` if there is none.
+/// Exchanges greetings. Sends ours before it checks theirs: each side names a difference. Returns `None` if the other side sends none.
 fn greet(mut stream: &TcpStream, ours: &Greeting, patience: Duration) -> Result<Option<Greeting>> {
     let mut bytes = [0; Greeting::BYTES];
     let greeted = (|| {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! A dataflow has [`Time`] as its timestamp: an epoch, and the watermark of the source. The owner of the job, which is at worker 0,
-//! announces the end of an epoch. Each source cuts its input where it is, and goes on in the next epoch; each operator with state
+//! announces the end of an epoch. Each source records its position and enters the next epoch at once; each operator with state
 //! takes its part of the checkpoint once its input frontier has passed the epoch, and holds back the records of later epochs until
 //! then. State is encoded and uploaded on the store's runtime, off the dataflow's threads. The messages of owner and workers are edges
 //! of a dataflow of their own.
