@@ -287,13 +287,9 @@ impl Process {
         let owner = specs.into_iter().fold(builder, JobBuilder::operator).owner()?;
         let sources = job.sources() * u64::from(self.shape.workers());
         let (runtime, shape, start_within) = (self.runtime().clone(), self.shape, self.job.start_within);
-        let ownership = Ownership { owner, runtime, shape, operators, sources, heard, down, start_within };
         let summary = Arc::clone(&self.summary);
-        Ok(async move {
-            let ended = ownership.run().await?;
-            let _once = summary.set(ended);
-            Ok(())
-        })
+        let ownership = Ownership { owner, runtime, shape, operators, sources, heard, down, start_within, summary };
+        Ok(ownership.run())
     }
 
     fn link(

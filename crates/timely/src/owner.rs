@@ -1,5 +1,6 @@
 //! The owner's part of a job, at the first process: opens the attempt, triggers checkpoints, and ends the job.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use alluvium::{
@@ -49,6 +50,8 @@ pub(crate) struct Ownership {
     pub(crate) down: Port<Vec<(u64, Down)>>,
     /// How long all processes have to greet, and the store to answer.
     pub(crate) start_within: Duration,
+    /// Set before the workers hear of the end.
+    pub(crate) summary: Arc<OnceLock<Summary>>,
 }
 
 /// What the workers report, apart from their links.
@@ -62,8 +65,8 @@ impl Ownership {
     ///
     /// # Errors
     /// As [`Owner::open`], and the job's.
-    pub(crate) async fn run(self) -> Result<Summary> {
-        let Self { owner, runtime, shape, operators, sources, heard, down, start_within } = self;
+    pub(crate) async fn run(self) -> Result<()> {
+        let Self { owner, runtime, shape, operators, sources, heard, down, start_within, summary } = self;
         let (sessions, greeted) = watch::channel(vec![None; shape.processes as usize]);
         let (reports, mut reported) = unbounded_channel();
         let mut inboxes = Vec::new();
@@ -81,12 +84,12 @@ impl Ownership {
             .boxed(),
         );
         let opening = open(&owner, &operators, shape, greeted);
-        let opened = alluvium_timeout(&runtime, start_within, opening).await;
+        let opened = within(&runtime, start_within, opening).await;
         let job = opened.unwrap_or_else(|| {
             Err(Error::unavailable("the job did not start in time").with("limit", format!("{start_within:?}")))
         })?;
         tracing::info!(attempt = %job.attempt(), workers = shape.workers(), "the job has started");
-        let cluster = Cluster { job, down, workers: u64::from(shape.workers()) };
+        let cluster = Cluster { job, down, workers: u64::from(shape.workers()), summary };
         tokio::select! {
             ended = cluster.run(&runtime, sources, &mut reported) => ended,
             Ok(error) = is_broken.wait_for(Option::is_some) => Err(error.clone().unwrap_or_else(|| Error::stopped("a link is broken"))),
@@ -94,7 +97,7 @@ impl Ownership {
     }
 }
 
-async fn alluvium_timeout<R>(runtime: &SharedRuntime, limit: Duration, future: impl Future<Output = R>) -> Option<R> {
+async fn within<R>(runtime: &SharedRuntime, limit: Duration, future: impl Future<Output = R>) -> Option<R> {
     tokio::select! {
         result = future => Some(result),
         () = runtime.sleep(limit) => None,
@@ -164,15 +167,11 @@ struct Cluster {
     job: Job,
     down: Port<Vec<(u64, Down)>>,
     workers: u64,
+    summary: Arc<OnceLock<Summary>>,
 }
 
 impl Cluster {
-    async fn run(
-        self,
-        runtime: &SharedRuntime,
-        sources: u64,
-        reports: &mut UnboundedReceiver<Report>,
-    ) -> Result<Summary> {
+    async fn run(self, runtime: &SharedRuntime, sources: u64, reports: &mut UnboundedReceiver<Report>) -> Result<()> {
         let mut left = sources;
         let mut progress = self.job.watch();
         while left > 0 {
@@ -200,8 +199,9 @@ impl Cluster {
                 None => return Err(Error::stopped("the links are broken")),
             }
         }
+        let _once = self.summary.set(Summary::of(&self.job));
         self.broadcast(&Down::End);
-        Ok(Summary::of(&self.job))
+        Ok(())
     }
 
     /// Takes checkpoints until one has the end of all sources.
